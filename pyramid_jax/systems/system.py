@@ -1,0 +1,106 @@
+"""What a system is to the trainer and to the sampler."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import Protocol
+
+import flax.struct
+import jax
+
+from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.diffusion import sampling
+
+
+Params = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+Metrics = Mapping[str, jax.Array]
+
+
+@flax.struct.dataclass
+class Weights:
+  """Everything that a system needs to be run.
+
+  Attributes:
+    params: {player: tree}, the trained weights (EMA where it is averaged).
+    frozen: {part: tree}, the weights of `System.frozen_parts`.
+    extra: the untrained state: batch statistics, the measured latent scale.
+  """
+
+  params: Params
+  frozen: Params
+  extra: Params
+
+
+@flax.struct.dataclass
+class FrozenPart:
+  """Weights that a system uses and never trains.
+
+  Attributes:
+    init: key -> tree, works under `jax.eval_shape`.
+    family: the converter family of foreign files, a key of
+      `interop.convert.FAMILIES`.
+    path: a workdir or a weight file; empty: the top floor decides (a first
+      stage is trained in `WORKDIR/first_stage`) or refuses.
+    field: the field of the config that holds `path`, for error messages.
+    player: the player of the workdir's checkpoint that is this part.
+  """
+
+  init: Callable[[jax.Array], Any] = flax.struct.field(pytree_node=False)
+  family: str = flax.struct.field(pytree_node=False)
+  path: str = flax.struct.field(pytree_node=False, default='')
+  field: str = flax.struct.field(pytree_node=False, default='')
+  player: str = flax.struct.field(pytree_node=False, default='generator')
+
+
+class System(Protocol):
+  """One paper: which parts, which loss, which stages.
+
+  Built once from the config by `systems.create(config)`; holds no arrays.
+  """
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    """Returns `(params, extra)`, params by player; traceable."""
+
+  def frozen_parts(self) -> Mapping[str, FrozenPart]:
+    """Returns the parts that are loaded, never trained."""
+
+  def losses(
+    self,
+    params: Params,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    step: jax.Array,
+    batch: Batch,
+  ) -> tuple[Mapping[str, tuple[jax.Array, Metrics]], Params]:
+    """Returns `({player: (loss, metrics)}, extra)`.
+
+    Player p's loss is differentiated by `params[p]` alone, at the parameters
+    before the step (the reference code alternates the players instead).
+    `step` counts finished updates, `extra` comes back for the next step.
+    """
+
+  def ema_patterns(self) -> list[str]:
+    """Returns regular expressions of the averaged 'player/path' names."""
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    """Returns what the sampler needs of a batch, the null condition too."""
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+  ) -> list[sampling.Stage]:
+    """Returns the stages, coarse to fine; shape is (B, H, W) of the image."""
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    """Returns (B, H, W, 3) in [-1, 1]; an unfinished state gives a preview."""
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    """Returns (B, H, W, 3) in [-1, 1]: samples, or reconstructions."""

@@ -1,0 +1,48 @@
+"""Package metadata of pyramid_jax."""
+
+import pathlib
+
+import setuptools
+
+
+HERE = pathlib.Path(__file__).parent
+TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4']
+
+setuptools.setup(
+  name='pyramid_jax',
+  version='0.1.0',
+  description='Images generated coarse to fine, in JAX.',
+  long_description=(HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['pyramid_jax', 'pyramid_jax.*']),
+  # Lower bound: the oldest version the tests ran on. Upper bound: the first
+  # minor version they have not seen.
+  install_requires=[
+    'absl-py>=2.1',
+    'clu>=0.0.12,<0.1',
+    'einops>=0.8,<0.9',
+    'flax>=0.12.8,<0.13',
+    'jax>=0.10.2,<0.12',
+    'ml_collections>=1.1,<2',
+    'numpy>=2.0,<3',
+    'optax>=0.2.8,<0.3',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'pillow>=11,<14',
+    'scipy>=1.14,<2',
+    'tensorboardX>=2.6.2,<3',
+  ],
+  extras_require={
+    'test': TEST,
+    'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],
+    'tf': [
+      'importlib_resources',
+      'tensorboard',
+      'tensorflow-cpu',
+      'tensorflow-datasets>=4.9.10,<5',
+    ],
+    'cuda': ['jax[cuda12]'],
+    'tpu': ['jax[tpu]'],
+  },
+)

@@ -1,0 +1,46 @@
+"""Settings that must stand before jax creates its backend."""
+
+import os
+import pathlib
+import tempfile
+
+
+# Eight CPU devices for the sharding tests; NPROC keeps the collectives of so
+# many devices from starving each other on a machine with few cores.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('NPROC', '16')
+flags = os.environ.get('XLA_FLAGS', '')
+if 'host_platform_device_count' not in flags:
+  os.environ['XLA_FLAGS'] = (
+    flags + ' --xla_force_host_platform_device_count=8'
+  ).strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+jax.config.update(
+  'jax_compilation_cache_dir',
+  os.path.join(tempfile.gettempdir(), 'pyramid_jax_test_cache'),
+)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+GOLDEN = pathlib.Path(
+  os.environ.get(
+    'PYRAMID_JAX_GOLDEN',
+    pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'golden',
+  )
+)
+
+
+@pytest.fixture
+def golden():
+  """Returns a function from a golden file's name to its path, or skips."""
+
+  def path(name: str) -> pathlib.Path:
+    file = GOLDEN / name
+    if not file.exists():
+      pytest.skip(f'golden file {file} is not here')
+    return file
+
+  return path
