@@ -1,0 +1,221 @@
+"""Two-way map between official state dicts and our parameter trees.
+
+A `rename` is the whole knowledge about a network: it turns a Flax path into
+the official key and the kind of tensor found there. The kind says how the
+layout changes; every change is a permutation of elements, so the way back is
+exact and holds for gradients as well.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+from flax import traverse_util
+import flax.core
+import numpy as np
+
+
+Path = tuple[str, ...]
+Rename = Callable[[Path], tuple[str, str]]
+Shape = tuple[int, ...]
+
+
+def _conv_to_flax(w: np.ndarray) -> np.ndarray:
+  return np.moveaxis(w, (0, 1), (-1, -2))
+
+
+def _conv_to_official(w: np.ndarray) -> np.ndarray:
+  return np.moveaxis(w, (-1, -2), (0, 1))
+
+
+# flax.linen.ConvTranspose does not flip its kernel, PyTorch's does.
+def _conv_transpose_to_flax(w: np.ndarray) -> np.ndarray:
+  return w.transpose(2, 3, 0, 1)[::-1, ::-1]
+
+
+def _conv_transpose_to_official(w: np.ndarray) -> np.ndarray:
+  return w[::-1, ::-1].transpose(2, 3, 0, 1)
+
+
+def _same(w: np.ndarray) -> np.ndarray:
+  return w
+
+
+class Kind(NamedTuple):
+  """How a tensor changes its layout; `rank` is the official one, if fixed."""
+
+  rank: int | None
+  to_flax: Callable[[np.ndarray], np.ndarray]
+  to_official: Callable[[np.ndarray], np.ndarray]
+
+
+KINDS = {
+  # (O, I, *space) <-> nn.Conv (*space, I, O), any number of dimensions
+  'conv': Kind(None, _conv_to_flax, _conv_to_official),
+  # (I, O, h, w) <-> nn.ConvTranspose(padding='SAME') (h, w, I, O)
+  'conv_transpose': Kind(
+    4, _conv_transpose_to_flax, _conv_transpose_to_official
+  ),
+  # (O, I) <-> nn.Dense (I, O)
+  'linear': Kind(2, np.transpose, np.transpose),
+  # pointwise convolutions that are nn.Dense here: (O, I, 1), (O, I, 1, 1)
+  'conv1d': Kind(3, lambda w: w[..., 0].T, lambda w: w.T[..., None]),
+  'conv1x1': Kind(4, lambda w: w[..., 0, 0].T, lambda w: w.T[..., None, None]),
+  'embedding': Kind(None, _same, _same),
+  'norm': Kind(None, _same, _same),
+  'bias': Kind(None, _same, _same),
+  'raw': Kind(None, _same, _same),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """What became of the keys of a state dict; shapes are official ones.
+
+  Attributes:
+    matched: keys that were taken.
+    missing: keys that the template needs and the state dict lacks.
+    unused: keys of the state dict that nothing asked for.
+    mismatched: key -> (shape found, shape needed); the value was not taken.
+  """
+
+  matched: dict[str, Shape]
+  missing: dict[str, Shape]
+  unused: dict[str, Shape]
+  mismatched: dict[str, tuple[Shape, Shape]]
+
+  @property
+  def complete(self) -> bool:
+    """Says whether every parameter was found with its shape."""
+    return not self.missing and not self.mismatched
+
+  def lines(self, limit: int = 0) -> list[str]:
+    """Returns a printable account; at most `limit` keys a group (0: all)."""
+    groups = {
+      'matched': {k: str(v) for k, v in self.matched.items()},
+      'missing': {k: str(v) for k, v in self.missing.items()},
+      'mismatched': {
+        k: f'{got}, needed {want}' for k, (got, want) in self.mismatched.items()
+      },
+      'unused': {k: str(v) for k, v in self.unused.items()},
+    }
+    lines = []
+    for name, keys in groups.items():
+      lines.append(f'{name}: {len(keys)}')
+      shown = list(keys.items())[: limit or None]
+      lines.extend(f'  {key} {text}' for key, text in shown)
+      if len(shown) < len(keys):
+        lines.append(f'  ... and {len(keys) - len(shown)} more')
+    return lines
+
+  def require_complete(self) -> None:
+    """Raises ValueError naming the first missing or mismatched keys."""
+    if self.complete:
+      return
+    first = [f'{k} {s} is missing' for k, s in self.missing.items()]
+    first += [
+      f'{k} is {got}, needed {want}'
+      for k, (got, want) in self.mismatched.items()
+    ]
+    more = f' and {len(first) - 4} more' if len(first) > 4 else ''
+    raise ValueError('incomplete state dict: ' + '; '.join(first[:4]) + more)
+
+
+def flatten(tree: Any) -> dict[Path, Any]:
+  """Flattens nested dicts to `{path: leaf}`."""
+  return traverse_util.flatten_dict(flax.core.unfreeze(tree))
+
+
+def to_flax(
+  state: Mapping[str, np.ndarray],
+  template: Any,
+  rename: Rename,
+  prefix: str = '',
+) -> tuple[dict[str, Any], Report]:
+  """Fills a parameter tree from an official state dict.
+
+  Args:
+    state: official key -> array.
+    template: tree of arrays or shapes (`jax.eval_shape`); gives the shapes
+      and dtypes. A leaf that is missing or mismatched is kept from here.
+    rename: Flax path -> (official key without prefix, kind).
+    prefix: put before every official key; keys without it are not looked at.
+
+  Returns:
+    The tree of NumPy arrays, and the account of keys (prefix included).
+
+  Raises:
+    ValueError: an unknown kind, or two parameters that want the same key.
+  """
+  leaves: dict[Path, Any] = {}
+  wanted: dict[str, Path] = {}
+  report = Report(matched={}, missing={}, unused={}, mismatched={})
+  for path, leaf in flatten(template).items():
+    leaves[path] = leaf
+    if leaf is traverse_util.empty_node:
+      continue
+    key, kind = rename(path)
+    key = prefix + key
+    if key in wanted:
+      raise ValueError(f'{key!r} is wanted by {wanted[key]} and by {path}')
+    wanted[key] = path
+    need = _official_shape(tuple(leaf.shape), kind, path)
+    if key not in state:
+      report.missing[key] = need
+      continue
+    value = np.asarray(state[key])
+    if value.shape != need and not (need == () and value.size == 1):
+      report.mismatched[key] = (value.shape, need)
+      continue
+    value = KINDS[kind].to_flax(value.reshape(need))
+    # a copy, so that no parameter keeps a mapped file or a big storage alive
+    leaves[path] = np.array(value, dtype=leaf.dtype, order='C')
+    report.matched[key] = need
+  for key, value in state.items():
+    if key.startswith(prefix) and key not in wanted:
+      report.unused[key] = tuple(np.shape(value))
+  return traverse_util.unflatten_dict(leaves), report
+
+
+def to_official(
+  params: Any, rename: Rename, prefix: str = ''
+) -> dict[str, np.ndarray]:
+  """Turns our tree (parameters or gradients) into an official state dict.
+
+  Exactly the inverse of `to_flax`.
+
+  Raises:
+    ValueError: an unknown kind, or two parameters with the same key.
+  """
+  state: dict[str, np.ndarray] = {}
+  for path, leaf in flatten(params).items():
+    if leaf is traverse_util.empty_node:
+      continue
+    key, kind = rename(path)
+    key = prefix + key
+    if key in state:
+      raise ValueError(f'two parameters are named {key!r}; one is {path}')
+    value = _kind(kind, path).to_official(np.asarray(leaf))
+    state[key] = np.array(value, order='C')
+  return state
+
+
+def _kind(kind: str, path: Path) -> Kind:
+  if kind not in KINDS:
+    raise ValueError(
+      f'kind {kind!r} of {"/".join(path)}; allowed: {", ".join(KINDS)}'
+    )
+  return KINDS[kind]
+
+
+def _official_shape(shape: Shape, kind: str, path: Path) -> Shape:
+  rank, _, backward = _kind(kind, path)
+  # a view of one zero: only the shape is wanted, whatever its size
+  official = backward(np.broadcast_to(np.float32(0), shape)).shape
+  if rank is not None and len(official) != rank:
+    raise ValueError(
+      f'{"/".join(path)} of shape {shape} cannot be of kind {kind!r}'
+    )
+  return official
