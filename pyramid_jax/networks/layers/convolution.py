@@ -1,0 +1,57 @@
+"""Two-dimensional convolution with PyTorch's padding and initialisation."""
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from pyramid_jax.networks.layers import init
+
+
+class Conv(nn.Module):
+  """Convolves (B, H, W, C) images; kernel HWIO, float32 parameters.
+
+  Attributes:
+    features: output channels.
+    kernel_size: side of the square kernel.
+    strides: step in both directions.
+    padding: zeros added before the convolution, an int for all four sides or
+      ((top, bottom), (left, right)); None pads kernel_size // 2, which keeps
+      the size of an odd kernel at stride 1.
+    use_bias: whether a bias is added.
+    dtype: of the activations.
+    kernel_init: initialiser of the kernel; PyTorch's default unless given.
+    bias_init: initialiser of the bias; PyTorch's default unless given.
+  """
+
+  features: int
+  kernel_size: int = 3
+  strides: int = 1
+  padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None
+  use_bias: bool = True
+  dtype: jnp.dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = init.torch_kernel
+  bias_init: nn.initializers.Initializer | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, H, W, C) to (B, H', W', features)."""
+    k = self.kernel_size
+    shape = (k, k, x.shape[-1], self.features)
+    padding = k // 2 if self.padding is None else self.padding
+    if isinstance(padding, int):
+      padding = ((padding, padding), (padding, padding))
+
+    kernel = self.param('kernel', self.kernel_init, shape)
+    y = lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (self.strides, self.strides),
+      padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    if self.use_bias:
+      bias_init = self.bias_init or init.torch_bias(k * k * x.shape[-1])
+      bias = self.param('bias', bias_init, (self.features,))
+      y = y + bias.astype(self.dtype)
+    return y
