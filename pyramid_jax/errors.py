@@ -1,0 +1,45 @@
+"""Exit codes, and the errors that end a command with one line."""
+
+from collections.abc import Iterator
+import contextlib
+
+
+# Those of sysexits.h where it has one; a launcher restarts on RESTART alone.
+OK = 0
+USAGE = 64  # wrong flag, config or argument
+DATA = 65  # a file is damaged or is not what it should be
+MISSING = 66  # an input is not there
+BUG = 70  # an unexpected exception
+OUTPUT = 73  # the workdir cannot be written
+RESTART = 75  # preempted; the same command goes on
+DIVERGED = 76  # NaN or Inf in the loss or in the gradients
+
+
+class UserError(ValueError):
+  """An error that the user can mend, told in one line.
+
+  Attributes:
+    code: exit code of the process, one of the constants of this module.
+  """
+
+  def __init__(self, message: str, code: int = USAGE):
+    super().__init__(' '.join(message.split()))
+    self.code = code
+
+
+@contextlib.contextmanager
+def user_errors(value: int = USAGE, missing: int = MISSING) -> Iterator[None]:
+  """Turns the errors that lower floors raise on bad input into `UserError`.
+
+  Args:
+    value: exit code of a ValueError, which is how they refuse a value.
+    missing: exit code of a file that is absent or cannot be read.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except ValueError as error:
+    raise UserError(str(error), value) from error
+  except OSError as error:
+    raise UserError(str(error), missing) from error
