@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class Weights:
   extra: Params
 
 
-@flax.struct.dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FrozenPart:
   """Weights that a system uses and never trains.
 
@@ -46,11 +47,11 @@ class FrozenPart:
     player: the player of the workdir's checkpoint that is this part.
   """
 
-  init: Callable[[jax.Array], Any] = flax.struct.field(pytree_node=False)
-  family: str = flax.struct.field(pytree_node=False)
-  path: str = flax.struct.field(pytree_node=False, default='')
-  field: str = flax.struct.field(pytree_node=False, default='')
-  player: str = flax.struct.field(pytree_node=False, default='generator')
+  init: Callable[[jax.Array], Any]
+  family: str
+  path: str = ''
+  field: str = ''
+  player: str = 'generator'
 
 
 class System(Protocol):

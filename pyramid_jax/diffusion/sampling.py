@@ -1,0 +1,190 @@
+"""The coarse-to-fine loop: the one sampler of every system."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
+
+
+# shape -> standard normal
+Normal = Callable[[tuple[int, ...]], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """One step from coarse to fine.
+
+  `state` is the list of finished scales, coarse to fine, each at its own grid.
+
+  Attributes:
+    spans: (levels, denoise) pairs, scanned in turn with the solver's carry
+      kept; `denoise(x, level, context, first) -> Prediction`, guidance inside.
+    enter: (state, normal) -> (x, context); `normal(shape)` is the stage's
+      initial noise, `context` all that does not depend on the level.
+    leave: (state, x, context) -> state with this stage's scale finished.
+  """
+
+  spans: tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
+  enter: Callable[[list[jax.Array], Normal], tuple[jax.Array, Any]]
+  leave: Callable[[list[jax.Array], jax.Array, Any], list[jax.Array]]
+
+
+@flax.struct.dataclass
+class Noise:
+  """The randomness of a sampling run: a key, or recorded arrays.
+
+  Attributes:
+    key: typed key, or None when recorded.
+    initial: recorded initial noise, one array a stage.
+    steps: recorded noise of the steps, one (S, ...) array a stage.
+  """
+
+  key: jax.Array | None = None
+  initial: tuple[jax.Array, ...] = ()
+  steps: tuple[jax.Array, ...] = ()
+
+  @classmethod
+  def from_key(cls, key: jax.Array) -> 'Noise':
+    """Draws everything from one typed key."""
+    return cls(key=key)
+
+  @classmethod
+  def recorded(
+    cls, initial: Sequence[jax.Array], steps: Sequence[jax.Array] = ()
+  ) -> 'Noise':
+    """Replays recorded noise; `steps` may be empty for eta = 0."""
+    return cls(initial=tuple(initial), steps=tuple(steps))
+
+  def start(self, stage: int) -> Normal:
+    """Returns the initial noise of a stage, by shape."""
+    if self.key is None:
+      return lambda shape: jnp.broadcast_to(self.initial[stage], shape)
+    key = jax.random.fold_in(self.key, 2 * stage)
+    return lambda shape: jax.random.normal(key, shape)
+
+  def per_step(self, stage: int, count: int, shape: tuple[int, ...]) -> Any:
+    """Returns `count` rows to scan over; see `draw`."""
+    if self.key is None:
+      if not self.steps:
+        return jnp.zeros((count,))
+      if self.steps[stage].shape != (count, *shape):
+        raise ValueError(
+          f'recorded noise of stage {stage} has shape'
+          f' {self.steps[stage].shape}, needed is {(count, *shape)}'
+        )
+      return self.steps[stage]
+    return jax.random.split(jax.random.fold_in(self.key, 2 * stage + 1), count)
+
+  def draw(self, row: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Turns one row of `per_step` into noise of a shape."""
+    if self.key is None:
+      return row if self.steps else jnp.zeros(shape)
+    return jax.random.normal(row, shape)
+
+
+@flax.struct.dataclass
+class Trace:
+  """Every step of a stage: x after it and its clean prediction, (S, B, ...)."""
+
+  x: jax.Array
+  x0: jax.Array
+
+
+def run(
+  stages: Sequence[Stage],
+  solver: solvers.Solver,
+  noise: Noise,
+  *,
+  start: Sequence[jax.Array] = (),
+  first: int = 0,
+  last: int | None = None,
+  trace: bool = False,
+) -> Any:
+  """Samples coarse to fine; to be called under `jax.jit`.
+
+  The stages are unrolled (their shapes differ), the levels of each are one
+  `lax.scan`, so compile time does not grow with the number of steps.
+
+  Args:
+    stages: coarse to fine.
+    solver: one step.
+    noise: drawn or recorded.
+    start: the finished scales that `first` builds on.
+    first: the first stage to run.
+    last: the last stage to run, None for the finest.
+    trace: also return every step.
+
+  Returns:
+    The list of finished scales, coarse to fine; with `trace` a pair of it and
+    a list of `Trace`, one a stage that ran.
+
+  Raises:
+    ValueError: `start` does not hold `first` scales, or `last` is no stage.
+  """
+  last = len(stages) - 1 if last is None else last
+  if len(start) != first:
+    raise ValueError(
+      f'starting at stage {first} needs {first} finished scales,'
+      f' got {len(start)}'
+    )
+  if not first <= last < len(stages):
+    raise ValueError(
+      f'the last stage is {last}, allowed are {first}..{len(stages) - 1}'
+    )
+  state, traces = list(start), []
+  for index in range(first, last + 1):
+    state, steps = _run_stage(stages[index], index, solver, noise, state, trace)
+    traces.append(steps)
+  return (state, traces) if trace else state
+
+
+def _run_stage(
+  stage: Stage,
+  index: int,
+  solver: solvers.Solver,
+  noise: Noise,
+  state: list[jax.Array],
+  trace: bool,
+) -> tuple[list[jax.Array], Trace | None]:
+  """Runs one stage; returns the new state and, if asked, its steps."""
+  x, context = stage.enter(state, noise.start(index))
+  total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
+  rows = noise.per_step(index, total, x.shape)
+  carry, taken, outputs = None, 0, []
+  for levels, denoise in stage.spans:
+
+    def bound(x, level, first, denoise=denoise):
+      return denoise(x, level, context, first)
+
+    def step(carry, scanned, bound=bound):
+      level, next_level, row = scanned
+      draw = lambda: noise.draw(row, x.shape)
+      carry = solver.step(carry, bound, level, next_level, draw)
+      return carry, (carry.x, carry.prediction.x0) if trace else None
+
+    done = 0
+    if carry is None:
+      carry, done = solver.init(x, bound, levels)
+      if done and trace:
+        outputs.append((carry.x[None], carry.prediction.x0[None]))
+    count = levels.time.shape[0] - 1
+    scanned = (
+      solvers.row(levels, slice(done, -1)),
+      solvers.row(levels, slice(done + 1, None)),
+      rows[taken + done : taken + count],
+    )
+    carry, out = jax.lax.scan(step, carry, scanned)
+    outputs.append(out)
+    taken += count
+  state = stage.leave(state, carry.x, context)
+  if not trace:
+    return state, None
+  xs, x0s = (jnp.concatenate(o) for o in zip(*outputs, strict=True))
+  return state, Trace(x=xs, x0=x0s)

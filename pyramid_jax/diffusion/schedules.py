@@ -1,0 +1,183 @@
+"""Noise schedules of discrete chains, tabulated in float64."""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
+
+
+@flax.struct.dataclass
+class Levels:
+  """Noise levels: S+1 rows in sampling order, the last is the end level.
+
+  A noisy state is `alpha * x0 + sigma * eps`. One row, as a solver sees it,
+  has scalars.
+
+  Attributes:
+    time: (S+1,) float32, what the network is told.
+    alpha: (S+1,) float32 in (0, 1].
+    sigma: (S+1,) float32 in [0, 1).
+    log_beta: (S+1,) float32, log variance of the noise that leads from the
+      next row's level to this one's (ancestral sampling; 0 in the last row).
+    log_variance: (S+1,) float32, clipped log variance of the posterior.
+  """
+
+  time: jax.Array
+  alpha: jax.Array
+  sigma: jax.Array
+  log_beta: jax.Array
+  log_variance: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chain:
+  """A variance-preserving chain of T discrete levels (float64 tables).
+
+  Buffers of CompVis/latent-diffusion: ldm/models/diffusion/ddpm.py
+  `register_schedule`.
+
+  Attributes:
+    betas: (T,) float64.
+  """
+
+  betas: np.ndarray
+
+  @property
+  def length(self) -> int:
+    return len(self.betas)
+
+  @property
+  def alphas_bar(self) -> np.ndarray:
+    """(T,) the product of 1 - beta up to and including each index."""
+    return np.cumprod(1.0 - self.betas)
+
+  @property
+  def posterior_variance(self) -> np.ndarray:
+    """(T,) variance of q(x_{t-1} | x_t, x0)."""
+    bar = self.alphas_bar
+    before = np.append(1.0, bar[:-1])
+    return self.betas * (1.0 - before) / (1.0 - bar)
+
+  @property
+  def vlb_weights(self) -> np.ndarray:
+    """(T,) weights of the eps loss in the variational bound.
+
+    Element 0 repeats element 1, as in ldm/models/diffusion/ddpm.py.
+    """
+    with np.errstate(divide='ignore'):
+      weights = self.betas**2 / (
+        2.0
+        * self.posterior_variance
+        * (1.0 - self.betas)
+        * (1.0 - self.alphas_bar)
+      )
+    weights[0] = weights[1]
+    return weights
+
+  @property
+  def vlb_weights_x0(self) -> np.ndarray:
+    """(T,) the same for a network that predicts x0 (official form)."""
+    bar = self.alphas_bar
+    weights = 0.5 * np.sqrt(bar) / (2.0 - bar)
+    weights[0] = weights[1]
+    return weights
+
+  def alpha(self, t: jax.Array) -> jax.Array:
+    """Returns sqrt(alphas_bar) at integer t, float32."""
+    return jnp.asarray(np.sqrt(self.alphas_bar), jnp.float32)[t]
+
+  def sigma(self, t: jax.Array) -> jax.Array:
+    """Returns sqrt(1 - alphas_bar) at integer t, float32."""
+    return jnp.asarray(np.sqrt(1.0 - self.alphas_bar), jnp.float32)[t]
+
+
+def make_chain(
+  kind: str = 'linear',
+  timesteps: int = 1000,
+  linear_start: float = 0.0015,
+  linear_end: float = 0.0155,
+  cosine_s: float = 8e-3,
+) -> Chain:
+  """Builds a chain.
+
+  Matches `make_beta_schedule` of CompVis/latent-diffusion:
+  ldm/modules/diffusionmodules/util.py. 'linear' is linear in sqrt(beta).
+
+  Raises:
+    ValueError: unknown kind.
+  """
+  if kind == 'linear':
+    betas = np.linspace(linear_start**0.5, linear_end**0.5, timesteps) ** 2
+  elif kind == 'sqrt_linear':
+    betas = np.linspace(linear_start, linear_end, timesteps)
+  elif kind == 'sqrt':
+    betas = np.linspace(linear_start, linear_end, timesteps) ** 0.5
+  elif kind == 'cosine':
+    k = np.arange(timesteps + 1) / timesteps
+    bar = np.cos((k + cosine_s) / (1 + cosine_s) * np.pi / 2) ** 2
+    betas = np.clip(1 - bar[1:] / bar[:-1], 0, 0.999)
+  else:
+    raise ValueError(f'beta schedule {kind!r} is not one of {SCHEDULES}')
+  return Chain(betas=betas)
+
+
+def uniform_timesteps(length: int, steps: int) -> np.ndarray:
+  """Returns the official DDIM time steps, ascending.
+
+  `range(0, T, T // S) + 1` of ldm/modules/diffusionmodules/util.py: T // S may
+  give more than S steps, and counts that would reach index T are refused.
+
+  Raises:
+    ValueError: steps out of range, or a count that the rule cannot serve.
+  """
+  if not 1 <= steps <= length:
+    raise ValueError(f'sampling steps {steps} must lie in 1..{length}')
+  times = np.arange(0, length, length // steps) + 1
+  if times[-1] >= length:
+    raise ValueError(
+      f'{steps} sampling steps: the official spacing of {length} levels would'
+      f' reach level {times[-1]}; take a divisor of {length} below {length},'
+      ' such as 10, 20, 25, 50, 100, 200, 250 of 1000'
+    )
+  return times
+
+
+def spread_timesteps(length: int, steps: int) -> np.ndarray:
+  """Returns `steps` ascending indices from 0 to length - 1, evenly spread."""
+  if not 1 <= steps <= length:
+    raise ValueError(f'sampling steps {steps} must lie in 1..{length}')
+  if steps == 1:
+    return np.array([length - 1])
+  return np.round(np.linspace(0, length - 1, steps)).astype(np.int64)
+
+
+def levels(chain: Chain, times: np.ndarray, end_bar: float) -> Levels:
+  """Tabulates the levels of ascending `times` for a falling sweep.
+
+  Args:
+    chain: the trained chain.
+    times: (S,) ascending indices into it.
+    end_bar: alphas_bar of the end level: 1 for a clean end, or
+      `chain.alphas_bar[0]` for the official DDIM.
+
+  Returns:
+    `Levels` of S+1 rows, highest noise first. The end row repeats the last
+    time (PLMS evaluates the network there).
+  """
+  bar = np.append(chain.alphas_bar[times][::-1], end_bar)
+  before = bar[1:]
+  beta = 1.0 - bar[:-1] / before
+  variance = beta * (1.0 - before) / (1.0 - bar[:-1])
+  f32 = lambda x: jnp.asarray(x, jnp.float32)
+  return Levels(
+    time=f32(np.append(times[::-1], times[0])),
+    alpha=f32(np.sqrt(bar)),
+    sigma=f32(np.sqrt(1.0 - bar)),
+    log_beta=f32(np.append(np.log(np.maximum(beta, 1e-20)), 0.0)),
+    log_variance=f32(np.append(np.log(np.maximum(variance, 1e-20)), 0.0)),
+  )
