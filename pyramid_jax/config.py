@@ -79,6 +79,7 @@ def base() -> ConfigDict:
         'stage_loss_ratio': (0.5, 0.5),  # weight of each scale, coarse first
         'native_scales': False,  # diffuse each scale at its own resolution
       },
+      'loss': _loss(),
       'sample': _sample(),
       'evaluate': {
         'count': 1000,  # images of a table
@@ -147,8 +148,25 @@ def _condition() -> Mapping[str, Any]:
     'heads': 8,
     'head_dim': 64,
     'vocab_size': 30522,  # rows of the token embedding
+    'num_labels': 25,  # categories of the box encoder, padding included
+    'null_prefix': (),  # first tokens of the null text, the rest is padding
+    'pad_id': 0,  # padding token of a text
     'weights': '',  # file of a frozen encoder
     'drop': 0.0,  # share of training conditions replaced by the null one
+  }
+
+
+def _loss() -> Mapping[str, Any]:
+  return {  # of a first stage
+    'perceptual': 'pyramid',  # lpips | pyramid (L1 + L2 of pyramids) | none
+    'perceptual_weight': 1.0,
+    'perceptual_weights': '',  # file of LPIPS with its VGG16
+    'codebook_weight': 1.0,
+    'disc_weight': 0.8,  # of the adversarial term; 0 = no discriminator
+    'disc_start': 30001,  # first step with the adversarial term
+    'disc_loss': 'hinge',  # hinge | vanilla
+    'disc_width': 64,  # channels after the first convolution
+    'disc_layers': 2,  # strided convolutions of the discriminator
   }
 
 
