@@ -1,0 +1,159 @@
+"""Boxes as a sequence of tokens."""
+
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+Array = jax.Array | np.ndarray
+
+
+def array_module(*arrays) -> types.ModuleType:
+  """Returns `jax.numpy` if any argument is a JAX array, else `numpy`."""
+  return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+
+
+def compact(keep: Array, tokens: Array, n_max: int, none: int) -> Array:
+  """Moves the kept rows to the front, in order, and pads to `n_max` rows.
+
+  Args:
+    keep: (..., N) bool.
+    tokens: (..., N, K) integers.
+    n_max: rows of the result; kept rows beyond it are cut off.
+    none: the token of the padding.
+
+  Returns:
+    (..., n_max, K) of the type of `tokens`.
+  """
+  xp = array_module(keep, tokens)
+  order = xp.argsort(~keep, axis=-1, stable=True)
+  tokens = xp.where(keep[..., None], tokens, none)
+  tokens = xp.take_along_axis(tokens, order[..., None], axis=-2)[..., :n_max, :]
+  missing = n_max - tokens.shape[-2]
+  widths = [(0, 0)] * (tokens.ndim - 2) + [(0, missing), (0, 0)]
+  return xp.pad(tokens, widths, constant_values=none)
+
+
+def coordinate_tokens(xy: Array, no_tokens: int, shift: int = 0) -> Array:
+  """Returns the grid cell of points: `round(y (g-1)) g + round(x (g-1))`.
+
+  g = floor(sqrt(no_tokens)); halves round to even, as Python does.
+
+  Args:
+    xy: (..., 2) in [0, 1].
+    no_tokens: the size of the grid's vocabulary.
+    shift: added to every token.
+
+  Returns:
+    (...,) int32.
+  """
+  xp = array_module(xy)
+  g = math.isqrt(no_tokens)
+  cell = xp.round(xy * (g - 1)).astype(xp.int32)
+  return cell[..., 1] * g + cell[..., 0] + shift
+
+
+def _mirror(boxes: Array, flipped: Array) -> Array:
+  xp = array_module(boxes, flipped)
+  x0, y0, x1, y1 = (boxes[..., i] for i in range(4))
+  mirrored = xp.stack([1 - x1, y0, 1 - x0, y1], axis=-1)
+  return xp.where(flipped[..., None], mirrored, boxes)
+
+
+def _clamp(boxes: Array) -> Array:
+  """Moves the first corner into the image, keeping the size, then cuts.
+
+  This is the official rule; it differs from an intersection for boxes that
+  begin outside of the image.
+  """
+  xp = array_module(boxes)
+  first = xp.clip(boxes[..., :2], 0, 1)
+  last = xp.minimum(boxes[..., 2:] + (first - boxes[..., :2]), 1)
+  return xp.concatenate([first, last], axis=-1)
+
+
+def layout_tokens(
+  boxes: Array,
+  labels: Array,
+  flags: Array | None,
+  n_max: int,
+  no_tokens: int,
+  n_classes: int,
+  shift: int = 0,
+  crop: Array | None = None,
+  flipped: Array | bool = False,
+) -> Array:
+  """Returns the token sequence of a layout, three tokens a box.
+
+  The 'objects_bbox' sequence of Frido and LDM (taming-transformers:
+  conditional_builder/objects_bbox.py): per box the category
+  `label - 1 + n_classes * flags`, the cell of (x0, y0) and the cell of
+  (x1, y1); padding is `no_tokens - 1`. Boxes of label 0 and boxes that share
+  no area with the crop (without one: with the image) are dropped and the rest
+  moves up.
+
+  Two uses: with `crop`, boxes and crop are those of the FULL image before
+  mirroring (`boxes_full`, `crop`, `flipped` of an example), and two tokens of
+  the crop's corners are appended ('encode_crop'); without it the boxes are
+  taken as they are (`boxes` of an example, mirrored already).
+
+  NumPy arrays give a NumPy array, in the precision of `boxes` (the official
+  code computes in float64); a JAX array anywhere gives a JAX array, and the
+  function may be jitted.
+
+  Args:
+    boxes: (..., N, 4) x0, y0, x1, y1 in [0, 1].
+    labels: (..., N) int32, 0 = padding.
+    flags: (..., N) int32 `box_flags`, masked to the bits the model was trained
+      with (OpenImages: bit 0; COCO and Visual Genome: none), or None.
+    n_max: boxes of the sequence.
+    no_tokens: vocabulary of positions, 1024 or 8192.
+    n_classes: categories without padding.
+    shift: added to position tokens only (Visual Genome: 179).
+    crop: (..., 4) x0, y0, x1, y1 of the full image, or None.
+    flipped: (...) bool, whether boxes and crop are to be mirrored.
+
+  Returns:
+    (..., 3 * n_max) int32, two more with `crop`.
+
+  Raises:
+    ValueError: the categories do not fit below `no_tokens`.
+  """
+  if n_classes > no_tokens:
+    raise ValueError(
+      f'{n_classes} categories do not fit into no_tokens={no_tokens}.'
+    )
+  xp = array_module(boxes, labels, flags, crop, flipped)
+  boxes, labels = xp.asarray(boxes), xp.asarray(labels)
+  flipped = xp.asarray(flipped, dtype=bool)
+  window = xp.asarray([0.0, 0.0, 1.0, 1.0], dtype=boxes.dtype)
+  window = window if crop is None else xp.asarray(crop)
+  corner = xp.maximum(boxes[..., :2], window[..., None, :2])
+  overlap = xp.minimum(boxes[..., 2:], window[..., None, 2:]) - corner
+  keep = (labels > 0) & xp.all(overlap > 0, axis=-1)
+
+  none = no_tokens - 1
+  categories = labels.astype(xp.int32) - 1
+  if flags is not None:
+    categories = categories + n_classes * xp.asarray(flags).astype(xp.int32)
+  boxes = _mirror(_clamp(boxes), flipped[..., None])
+  # Padding may hold anything, NaN too; its cells must not overflow.
+  boxes = xp.where(keep[..., None], boxes, 0)
+  tokens = xp.stack(
+    [
+      categories,
+      coordinate_tokens(boxes[..., :2], no_tokens, shift),
+      coordinate_tokens(boxes[..., 2:], no_tokens, shift),
+    ],
+    axis=-1,
+  )
+  tokens = compact(keep, tokens, n_max, none)
+  tokens = tokens.reshape(*tokens.shape[:-2], 3 * n_max)
+  if crop is not None:
+    corners = _mirror(window, flipped).reshape(*window.shape[:-1], 2, 2)
+    extra = coordinate_tokens(corners, no_tokens, shift)
+    tokens = xp.concatenate([tokens, extra], axis=-1)
+  return tokens
