@@ -24,7 +24,7 @@ def mix64(x: np.ndarray) -> np.ndarray:
     z = x + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def hash64(*words) -> np.ndarray:
@@ -34,7 +34,7 @@ def hash64(*words) -> np.ndarray:
     *words: Python integers (taken modulo 2**64) or integer arrays; their order
       matters.
   """
-  value = np.uint64(0)
+  value = np.asarray(0, np.uint64)
   for word in words:
     value = mix64(value ^ _as_uint64(word))
   return value

@@ -128,7 +128,7 @@ def layout_tokens(
     )
   xp = array_module(boxes, labels, flags, crop, flipped)
   boxes, labels = xp.asarray(boxes), xp.asarray(labels)
-  flipped = xp.asarray(flipped, dtype=bool)
+  mirror = xp.asarray(flipped, dtype=bool)
   window = xp.asarray([0.0, 0.0, 1.0, 1.0], dtype=boxes.dtype)
   window = window if crop is None else xp.asarray(crop)
   corner = xp.maximum(boxes[..., :2], window[..., None, :2])
@@ -139,7 +139,7 @@ def layout_tokens(
   categories = labels.astype(xp.int32) - 1
   if flags is not None:
     categories = categories + n_classes * xp.asarray(flags).astype(xp.int32)
-  boxes = _mirror(_clamp(boxes), flipped[..., None])
+  boxes = _mirror(_clamp(boxes), mirror[..., None])
   # Padding may hold anything, NaN too; its cells must not overflow.
   boxes = xp.where(keep[..., None], boxes, 0)
   tokens = xp.stack(
@@ -153,7 +153,7 @@ def layout_tokens(
   tokens = compact(keep, tokens, n_max, none)
   tokens = tokens.reshape(*tokens.shape[:-2], 3 * n_max)
   if crop is not None:
-    corners = _mirror(window, flipped).reshape(*window.shape[:-1], 2, 2)
+    corners = _mirror(window, mirror).reshape(*window.shape[:-1], 2, 2)
     extra = coordinate_tokens(corners, no_tokens, shift)
     tokens = xp.concatenate([tokens, extra], axis=-1)
   return tokens

@@ -1,0 +1,200 @@
+"""The order of a run's examples, and their way to the device."""
+
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent import futures
+import types
+from typing import Any
+from typing import Generic
+from typing import Protocol
+from typing import TypeVar
+
+import numpy as np
+
+from pyramid_jax.conditions import hashing
+from pyramid_jax.data import permutation
+
+
+Placed = TypeVar('Placed')
+# Word of the hash that makes the draws of examples.
+_STREAM = 100
+
+
+class Source(Protocol):
+  """What `Batches` needs of a reader."""
+
+  def __len__(self) -> int:
+    """Returns the number of examples."""
+
+  def batch(self, indices: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+    """Returns stacked host arrays of examples, (B, ...) each."""
+
+
+class Batches:
+  """An endless sequence of batches; its only state is a step.
+
+  Example number n of a run (`step * batch_size + row`) is the reader's example
+  `permute(n mod N, key=(seed, n div N))`, with the draw `hash(seed, n)`. So the
+  global batch of a step is the same for any number of processes, and a resumed
+  run repeats and misses nothing.
+  """
+
+  def __init__(
+    self,
+    reader: Source,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    """Fixes the order.
+
+    Args:
+      reader: a `reader.Reader`.
+      batch_size: examples of the global batch.
+      seed: of the order and of the draws.
+      shuffle: False reads the examples in the reader's order.
+      process_index: which part of every batch `at` returns.
+      process_count: the number of parts.
+
+    Raises:
+      ValueError: an empty reader, or a batch that does not split evenly.
+    """
+    if len(reader) < 1:
+      raise ValueError('the reader has no examples.')
+    if batch_size < 1 or batch_size % process_count:
+      raise ValueError(
+        f'batch_size is {batch_size}, must be a positive multiple of the '
+        f'number of processes, {process_count}.'
+      )
+    if not 0 <= process_index < process_count:
+      raise ValueError(
+        f'process_index is {process_index}, must be in [0, {process_count}).'
+      )
+    self.reader = reader
+    self.batch_size = batch_size
+    self.seed = seed
+    self.shuffle = shuffle
+    local = batch_size // process_count
+    self._rows = np.arange(local) + process_index * local
+
+  def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns this process's (indices int64, draws uint64) of a step >= 0."""
+    if step < 0:
+      raise ValueError(f'step is {step}, must be at least 0.')
+    position = step * self.batch_size + self._rows
+    length = len(self.reader)
+    epoch, index = np.divmod(position, length)
+    if self.shuffle:
+      index = permutation.permute(index, length, self.seed, epoch)
+    return index, hashing.hash64(self.seed, _STREAM, position)
+
+  def at(self, step: int) -> dict[str, Any]:
+    """Returns this process's rows of the global batch of a step >= 0."""
+    return self.reader.batch(*self.order(step))
+
+
+def split_text(
+  batch: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Parts a batch into what a device can hold and what it cannot.
+
+  Returns:
+    (arrays, text): `text` has the arrays of strings and bytes.
+  """
+  text = {k: v for k, v in batch.items() if np.asarray(v).dtype.kind in 'SUO'}
+  return {k: v for k, v in batch.items() if k not in text}, text
+
+
+class Prefetcher(Generic[Placed]):
+  """An iterator that prepares the next batches in threads, in order.
+
+  Iterate over it, or use it as a context manager to stop early; at most
+  `depth` batches are ready or in work. An exception of the reader is raised
+  where its batch would have come.
+  """
+
+  def __init__(
+    self,
+    batches: Batches,
+    first_step: int,
+    last_step: int,
+    place: Callable[[dict[str, Any]], Placed],
+    depth: int,
+    threads: int,
+  ):
+    if depth < 1 or threads < 1:
+      raise ValueError(
+        f'depth and threads must be at least 1, got {depth} and {threads}.'
+      )
+    self._make = lambda step: place(batches.at(step))
+    self._steps = iter(range(first_step, last_step))
+    self._pool = futures.ThreadPoolExecutor(threads, 'prefetch')
+    self._pending: deque[futures.Future[Placed]] = deque()
+    for _ in range(depth):
+      self._submit()
+
+  def _submit(self) -> None:
+    step = next(self._steps, None)
+    if step is not None:
+      self._pending.append(self._pool.submit(self._make, step))
+
+  def __iter__(self) -> Iterator[Placed]:
+    return self
+
+  def __next__(self) -> Placed:
+    if not self._pending:
+      self.close()
+      raise StopIteration
+    try:
+      batch = self._pending.popleft().result()
+    except BaseException:
+      self.close()
+      raise
+    self._submit()
+    return batch
+
+  def __enter__(self) -> 'Prefetcher[Placed]':
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: types.TracebackType | None,
+  ) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Drops what is prepared and waits for the threads; may be repeated."""
+    self._steps = iter(())
+    self._pending.clear()
+    self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prefetch(
+  batches: Batches,
+  first_step: int,
+  last_step: int,
+  place: Callable[[dict[str, Any]], Placed],
+  depth: int = 2,
+  threads: int = 2,
+) -> Prefetcher[Placed]:
+  """Returns an iterator over the batches of [first_step, last_step).
+
+  Args:
+    batches: what to read.
+    first_step: the step of the first batch.
+    last_step: the step after the last batch.
+    place: puts a host batch onto the mesh; runs in the threads too, so that
+      the transfer overlaps the computation.
+    depth: batches in work or ready.
+    threads: batches in work at a time.
+
+  Raises:
+    ValueError: depth or threads below 1.
+  """
+  return Prefetcher(batches, first_step, last_step, place, depth, threads)
