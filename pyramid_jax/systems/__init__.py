@@ -1,0 +1,31 @@
+"""The systems by name; one file per paper."""
+
+from collections.abc import Callable
+import importlib
+
+from ml_collections import ConfigDict
+
+from pyramid_jax.systems import system as system_lib
+
+
+# name -> module with `create(config) -> System`
+SYSTEMS = {
+  'autoencoder': 'pyramid_jax.systems.autoencoder',
+  'frido': 'pyramid_jax.systems.frido',
+}
+
+
+def create(config: ConfigDict) -> system_lib.System:
+  """Builds the system that `config.system.name` names.
+
+  Raises:
+    ValueError: unknown name, or a config that the system cannot serve.
+  """
+  name = config.system.name
+  if name not in SYSTEMS:
+    raise ValueError(
+      f'config.system.name is {name!r}, must be one of {", ".join(SYSTEMS)}'
+    )
+  make: Callable[[ConfigDict], system_lib.System]
+  make = importlib.import_module(SYSTEMS[name]).create
+  return make(config)

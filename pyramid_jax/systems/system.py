@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 from typing import Protocol
@@ -11,6 +12,7 @@ import jax
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import solvers
 
 
 Params = Mapping[str, Any]
@@ -101,7 +103,53 @@ class System(Protocol):
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     """Returns (B, H, W, 3) in [-1, 1]; an unfinished state gives a preview."""
 
+  @property
+  def solver(self) -> solvers.Solver:
+    """The sampler's solver."""
+
+  @property
+  def image_size(self) -> int:
+    """Side of a sample, px."""
+
   def preview(
     self, weights: Weights, key: jax.Array, batch: Batch
   ) -> jax.Array:
     """Returns (B, H, W, 3) in [-1, 1]: samples, or reconstructions."""
+
+
+def generate(
+  system: System,
+  weights: Weights,
+  key: jax.Array,
+  batch: Batch,
+  count: int,
+  *,
+  start: Sequence[jax.Array] = (),
+  last: int | None = None,
+) -> tuple[jax.Array, list[jax.Array]]:
+  """Samples images: condition, stages, decode, to be called under `jax.jit`.
+
+  Args:
+    system: what to sample from.
+    weights: its weights.
+    key: typed key of all noise.
+    batch: the arrays of `count` conditions.
+    count: B.
+    start: finished scales to build on, coarse first.
+    last: the last stage to run, None for the finest; an earlier one gives a
+      preview.
+
+  Returns:
+    Images (B, H, W, 3) in [-1, 1] and the finished scales.
+  """
+  condition = system.condition(weights, batch)
+  shape = (count, system.image_size, system.image_size)
+  state = sampling.run(
+    system.stages(weights, condition, shape),
+    system.solver,
+    sampling.Noise.from_key(key),
+    start=start,
+    first=len(start),
+    last=last,
+  )
+  return system.decode(weights, state), state

@@ -1,0 +1,172 @@
+"""Condition encoders: from the arrays of a batch to cross-attention tokens."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.networks import text_encoders
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = Mapping[str, jax.Array]
+
+
+class Encoder(Protocol):
+  """Turns a batch into tokens (B, L, D), and knows the null condition."""
+
+  trained: bool
+
+  def init(self, key: jax.Array, batch: Batch) -> Any:
+    """Returns the weights."""
+
+  def encode(self, params: Any, batch: Batch) -> jax.Array:
+    """Returns the tokens of the batch's condition."""
+
+  def null(self, params: Any, batch: Batch) -> jax.Array:
+    """Returns the tokens of the null condition, for as many examples."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenEncoder:
+  """A transformer on token ids: the papers' `BERTEmbedder`, or frozen CLIP.
+
+  Attributes:
+    network: the transformer.
+    task: decides the null condition (davidhalladay/Frido:
+      scripts/sample_diffusion.py): the encoded empty text, encoded zeros for
+      label sets, zeros in place of the encoding for layouts.
+    null_prefix: first ids of the empty text.
+    pad_id: the id that fills it up.
+  """
+
+  network: text_encoders.TransformerEncoder | text_encoders.CLIPTextEncoder
+  task: str
+  null_prefix: tuple[int, ...]
+  pad_id: int
+  trained: bool = True
+
+  def init(self, key: jax.Array, batch: Batch) -> Any:
+    return self.network.init(key, batch['condition_ids'][:1])['params']
+
+  def encode(self, params: Any, batch: Batch) -> jax.Array:
+    return self.network.apply({'params': params}, batch['condition_ids'])
+
+  def null(self, params: Any, batch: Batch) -> jax.Array:
+    count, length = batch['condition_ids'].shape
+    if self.task == 'layout':
+      return jnp.zeros((count, length, self.network.dim))
+    ids = jnp.full((1, length), self.pad_id, jnp.int32)
+    prefix = jnp.asarray(self.null_prefix, jnp.int32)[:length]
+    ids = ids.at[0, : len(prefix)].set(prefix)
+    tokens = self.network.apply({'params': params}, ids)
+    return jnp.broadcast_to(tokens, (count, *tokens.shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoxesEncoder:
+  """Our own layout encoder: one token per object, null = no object."""
+
+  network: text_encoders.BoxEncoder
+  trained: bool = True
+
+  def init(self, key: jax.Array, batch: Batch) -> Any:
+    one = [batch[name][:1] for name in ('boxes', 'labels', 'n_boxes')]
+    return self.network.init(key, *one)['params']
+
+  def encode(self, params: Any, batch: Batch) -> jax.Array:
+    return self.network.apply(
+      {'params': params}, batch['boxes'], batch['labels'], batch['n_boxes']
+    )
+
+  def null(self, params: Any, batch: Batch) -> jax.Array:
+    boxes, labels = batch['boxes'], batch['labels']
+    none = jnp.zeros_like(batch['n_boxes'])
+    return self.network.apply(
+      {'params': params}, jnp.zeros_like(boxes), jnp.zeros_like(labels), none
+    )
+
+
+def create(config: ConfigDict) -> Encoder | None:
+  """Builds the encoder of `config.condition`, None for task 'none'.
+
+  Raises:
+    ValueError: an encoder that does not serve the task.
+  """
+  c = config.condition
+  if c.task == 'none':
+    return None
+  if c.encoder == 'boxes':
+    if c.task != 'layout':
+      raise ValueError(
+        "config.condition.encoder 'boxes' serves the task 'layout',"
+        f' not {c.task!r}'
+      )
+    network = text_encoders.BoxEncoder(
+      dim=c.dim,
+      depth=c.depth,
+      heads=c.heads,
+      num_labels=c.num_labels,
+      dtype=jnp.dtype(config.dtype),
+    )
+    return BoxesEncoder(network=network)
+  if c.encoder == 'clip':
+    if c.task not in ('text', 'scene_graph'):
+      raise ValueError(
+        "config.condition.encoder 'clip' serves the tasks 'text' and"
+        f" 'scene_graph', not {c.task!r}"
+      )
+    network = text_encoders.CLIPTextEncoder(dtype=jnp.dtype(config.dtype))
+  else:
+    network = text_encoders.TransformerEncoder(
+      vocab_size=c.vocab_size,
+      max_seq_len=c.max_length,
+      dim=c.dim,
+      depth=c.depth,
+      heads=c.heads,
+      head_dim=c.head_dim,
+      dtype=jnp.dtype(config.dtype),
+      remat=config.remat,
+    )
+  return TokenEncoder(
+    network=network,
+    task=c.task,
+    null_prefix=tuple(c.null_prefix),
+    pad_id=c.pad_id,
+    trained=c.encoder != 'clip',
+  )
+
+
+def frozen_part(encoder: Encoder, config: ConfigDict) -> system_lib.FrozenPart:
+  """Returns the part under which a frozen encoder is loaded."""
+  ids = jnp.zeros((1, config.condition.max_length), jnp.int32)
+  return system_lib.FrozenPart(
+    init=lambda key: encoder.init(key, {'condition_ids': ids}),
+    family='clip_text',
+    path=config.condition.weights,
+    field='condition.weights',
+  )
+
+
+def dropped(
+  tokens: jax.Array, null: jax.Array, key: jax.Array, share: float
+) -> jax.Array:
+  """Replaces each example's tokens by the null tokens with chance `share`."""
+  drop = jax.random.bernoulli(key, share, (tokens.shape[0], 1, 1))
+  return jnp.where(drop, null, tokens)
+
+
+def condition(
+  encoder: Encoder | None, params: Any, batch: Batch
+) -> condition_lib.Condition:
+  """Encodes a batch for sampling, with the null condition."""
+  if encoder is None:
+    return condition_lib.Condition()
+  return condition_lib.Condition(
+    context=encoder.encode(params, batch), null=encoder.null(params, batch)
+  )

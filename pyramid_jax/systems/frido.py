@@ -1,0 +1,489 @@
+"""Frido (arXiv:2208.13753): feature pyramid diffusion, coarse to fine.
+
+The scales of a multi-scale VQGAN are diffused one after the other by one
+PyU-Net that is told the scale; finished scales gate its norms. Every scale is
+trained at every step. Matches davidhalladay/Frido: frido/models/diffusion/
+{frido,ddim,plms}.py in the official layout, where all scales live on the grid
+of the finest; `native_scales` diffuses each at its own resolution.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import guidance
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.networks import msvqgan
+from pyramid_jax.networks import pyunet
+from pyramid_jax.networks.layers import resampling
+from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = system_lib.Batch
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+# (x, t, stage) -> predicted noise of the stage's scale
+Denoiser = Callable[[jax.Array, jax.Array, int], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+  """How the training loss is formed.
+
+  Attributes:
+    loss_type: 'l1' or 'l2'.
+    noise_mix_ratio: share of noise in the known coarser scales.
+    stage_loss_ratio: the weight of each scale, coarse first.
+  """
+
+  loss_type: str
+  noise_mix_ratio: float
+  stage_loss_ratio: tuple[float, ...]
+
+
+def stage_input(
+  zs: Sequence[jax.Array],
+  noises: Sequence[jax.Array],
+  alpha: jax.Array,
+  sigma: jax.Array,
+  mix_ratio: float,
+) -> jax.Array:
+  """Returns the network's input at stage len(zs) - 1 of training.
+
+  Args:
+    zs: clean scales 0..s, coarse first, (B, H_j, W_j, C_j).
+    noises: standard normals of the same shapes.
+    alpha: (B,) of the drawn noise level.
+    sigma: (B,).
+    mix_ratio: noise augmentation of the scales before the last.
+
+  Returns:
+    (B, H_s, W_s, C_0 + ... + C_s): the mixed coarser scales, upsampled to the
+    grid of scale s, and the noisy scale s.
+  """
+  *coarse, z = zs
+  grid = z.shape[1:3]
+  known = [
+    resampling.nearest(gaussian.mix_noise(c, n, mix_ratio), grid)
+    for c, n in zip(coarse, noises[:-1], strict=True)
+  ]
+  noisy = gaussian.q_sample(z, noises[-1], alpha, sigma)
+  return jnp.concatenate([*known, noisy], axis=-1)
+
+
+def diffusion_loss(
+  denoiser: Denoiser,
+  chain: schedules.Chain,
+  settings: LossSettings,
+  zs: Sequence[jax.Array],
+  t: jax.Array,
+  noises: Sequence[Sequence[jax.Array]],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The loss of all scales at recorded noise (frido.py `p_losses`).
+
+  Args:
+    denoiser: the network with its condition.
+    chain: the training chain.
+    settings: see `LossSettings`.
+    zs: scaled latents, coarse first, each on the grid it is diffused at.
+    t: (B,) int32, one level per example for all scales.
+    noises: for stage s the noises of scales 0..s.
+
+  Returns:
+    The weighted loss and metrics: `loss_{s}`, `loss_vlb_{s}`.
+  """
+  total, metrics = jnp.zeros(()), {}
+  alpha, sigma = chain.alpha(t), chain.sigma(t)
+  vlb = jnp.asarray(chain.vlb_weights, jnp.float32)[t]
+  for s, ratio in enumerate(settings.stage_loss_ratio):
+    x = stage_input(
+      zs[: s + 1], noises[s], alpha, sigma, settings.noise_mix_ratio
+    )
+    errors = gaussian.error(
+      denoiser(x, t, s), noises[s][-1], settings.loss_type
+    )
+    metrics[f'loss_{s}'] = errors.mean()
+    metrics[f'loss_vlb_{s}'] = (vlb * errors).mean()
+    total += ratio * metrics[f'loss_{s}']
+  return total, metrics
+
+
+def make_stages(
+  unet: pyunet.PyUNet,
+  params: Any,
+  chain: schedules.Chain,
+  solver: solvers.Solver,
+  *,
+  context: jax.Array | None,
+  null: jax.Array | None,
+  scale: float,
+  steps: Sequence[int],
+  shapes: Sequence[tuple[int, int, int, int]],
+  pools: Sequence[int],
+  cached: bool = True,
+) -> list[sampling.Stage]:
+  """Builds the stages of a sampling run.
+
+  Args:
+    unet: the denoiser.
+    params: its weights.
+    chain: the training chain.
+    solver: decides the levels.
+    context: (B, L, D) condition tokens, or None.
+    null: (B, L, D) null tokens, used when `scale` is not 1.
+    scale: classifier-free guidance, 1 = none.
+    steps: solver steps of each scale.
+    shapes: (B, H, W, C) at which each scale is diffused.
+    pools: by which factor each finished scale is average-pooled to its own
+      grid (the official layout diffuses coarse scales on the fine grid).
+    cached: compute gates, keys and values once per image instead of once per
+      step (the same numbers).
+
+  Returns:
+    Stages, coarse first.
+  """
+  guided = scale != 1 and null is not None
+  if guided and context is not None:
+    context = jnp.concatenate([context, null])
+  stages = []
+  for s, (b, h, w, c) in enumerate(shapes):
+    stage = _stage(
+      unet,
+      params,
+      solver.levels(chain, steps[s]),
+      index=s,
+      context=context,
+      shape=(2 * b if guided else b, h, w, c),
+      pool=pools[s],
+      cached=cached,
+    )
+    stages.append(guidance.classifier_free(stage, scale) if guided else stage)
+  return stages
+
+
+def _stage(
+  unet: pyunet.PyUNet,
+  params: Any,
+  levels: schedules.Levels,
+  *,
+  index: int,
+  context: jax.Array | None,
+  shape: tuple[int, int, int, int],
+  pool: int,
+  cached: bool,
+) -> sampling.Stage:
+  """One scale: noise in, the finished scale at its own grid out."""
+
+  def call(x, time, known, **kwargs):
+    x = jnp.concatenate([*known, x], axis=-1)
+    t = jnp.full(x.shape[:1], time)
+    return unet.apply(
+      kwargs.pop('variables'), x, t, context, stage=index, **kwargs
+    )
+
+  def enter(state, normal):
+    known = [resampling.nearest(z, shape[1:3]) for z in state]
+    x = normal(shape)
+    variables = {'params': params}
+    if cached:
+      _, kept = call(x, 0.0, known, variables=variables, mutable=['cache'])
+      variables |= kept
+    return x, (known, variables)
+
+  def denoise(x, level, context, first=True):
+    del first
+    known, variables = context
+    eps = call(x, level.time, known, variables=variables)
+    return solvers.Prediction.from_eps(x, eps.astype(jnp.float32), level)
+
+  def leave(state, x, context):
+    del context
+    return [*state, resampling.average_pool(x, pool) if pool > 1 else x]
+
+  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frido:
+  """The system; see the module docstring and `systems.system.System`.
+
+  Attributes:
+    first_stage: the multi-scale VQGAN, frozen.
+    first_stage_path: its checkpoint, empty to train it.
+    unet: the denoiser.
+    encoder: of the condition, None without.
+    condition_part: where a frozen encoder's weights are.
+    chain: the training chain.
+    loss: how the loss is formed.
+    drop: share of conditions replaced by the null condition in training.
+    native_scales: diffuse each scale at its own resolution.
+    solver: of sampling.
+    steps: solver steps of each scale.
+    guidance: classifier-free guidance scale.
+    image_size: px of a sample, a multiple of the first stage's factor.
+  """
+
+  first_stage: msvqgan.MSVQGAN
+  first_stage_path: str
+  unet: pyunet.PyUNet
+  encoder: conditioning.Encoder | None
+  condition_part: system_lib.FrozenPart | None
+  chain: schedules.Chain
+  loss: LossSettings
+  drop: float
+  native_scales: bool
+  solver: solvers.Solver
+  steps: tuple[int, ...]
+  guidance: float
+  image_size: int
+
+  @property
+  def scales(self) -> int:
+    return len(self.first_stage.embed_dim)
+
+  def _grids(self, height: int, width: int) -> list[tuple[int, int]]:
+    """The (H, W) at which each scale is diffused, coarse first."""
+    fine = self.first_stage.factor
+    grids = []
+    for s in range(self.scales):
+      f = fine * 2 ** (self.scales - 1 - s) if self.native_scales else fine
+      grids.append((height // f, width // f))
+    return grids
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    keys = jax.random.split(key)
+    size = self.image_size
+    h, w = self._grids(size, size)[-1]
+    x = jnp.zeros((1, h, w, sum(self.first_stage.embed_dim)))
+    params = {}
+    context = None
+    if self.encoder is not None:
+      tree = self.encoder.init(keys[1], batch)
+      one = {name: value[:1] for name, value in batch.items()}
+      context = self.encoder.encode(tree, one)
+      if self.encoder.trained:
+        params['condition'] = tree
+    params['unet'] = self.unet.init(
+      keys[0], x, jnp.zeros((1,)), context, stage=self.scales - 1
+    )['params']
+    extra = {'latent_scale': jnp.ones((self.scales,))}
+    return {'generator': params}, extra
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    size = self.image_size
+    image = jnp.zeros((1, size, size, 3))
+    parts = {
+      'first_stage': system_lib.FrozenPart(
+        init=lambda key: self.first_stage.init(key, image)['params'],
+        family='frido.msvqgan',
+        path=self.first_stage_path,
+        field='first_stage.checkpoint',
+      )
+    }
+    if self.condition_part is not None:
+      parts['condition'] = self.condition_part
+    return parts
+
+  def latents(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
+    """Returns the unquantised, unscaled latents, each at its own grid."""
+    return self.first_stage.apply(
+      {'params': frozen['first_stage']}, image, method='encode'
+    )
+
+  def losses(
+    self,
+    params: Params,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    step: jax.Array,
+    batch: Batch,
+  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    image = batch['image']
+    raw = [
+      z.astype(jnp.float32)
+      for z in jax.lax.stop_gradient(self.latents(frozen, image))
+    ]
+    # Measured once, on the first batch, as frido.py `on_train_batch_start`.
+    measured = jnp.stack([1.0 / jnp.std(z, ddof=1) for z in raw])
+    scale = jnp.where(step == 0, measured, extra['latent_scale'])
+    zs = [z * scale[s] for s, z in enumerate(raw)]
+    if not self.native_scales:
+      zs = [resampling.nearest(z, zs[-1].shape[1:3]) for z in zs]
+    time_key, drop_key, noise_key = jax.random.split(key, 3)
+    t = jax.random.randint(time_key, image.shape[:1], 0, self.chain.length)
+    noises = [
+      [
+        jax.random.normal(
+          jax.random.fold_in(noise_key, s * self.scales + j), z.shape
+        )
+        for j, z in enumerate(zs[: s + 1])
+      ]
+      for s in range(self.scales)
+    ]
+    context = self._training_context(params, frozen, drop_key, batch)
+    unet = {'params': params['generator']['unet']}
+    loss, metrics = diffusion_loss(
+      lambda x, t, s: self.unet.apply(unet, x, t, context, stage=s),
+      self.chain,
+      self.loss,
+      zs,
+      t,
+      noises,
+    )
+    return {'generator': (loss, metrics)}, {'latent_scale': scale}
+
+  def _encoder_params(self, params: Params, frozen: Params) -> Any:
+    trained = self.encoder is not None and self.encoder.trained
+    return (params['generator'] if trained else frozen).get('condition')
+
+  def _training_context(
+    self, params: Params, frozen: Params, key: jax.Array, batch: Batch
+  ) -> jax.Array | None:
+    if self.encoder is None:
+      return None
+    tree = self._encoder_params(params, frozen)
+    tokens = self.encoder.encode(tree, batch)
+    if self.drop == 0:
+      return tokens
+    null = self.encoder.null(tree, batch)
+    return conditioning.dropped(tokens, null, key, self.drop)
+
+  def ema_patterns(self) -> list[str]:
+    # The official EMA leaves a jointly trained encoder out; ours averages all.
+    return ['generator/.*']
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    tree = self._encoder_params(weights.params, weights.frozen)
+    return conditioning.condition(self.encoder, tree, batch)
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+    cached: bool = True,
+  ) -> list[sampling.Stage]:
+    b, height, width = shape
+    channels = self.first_stage.embed_dim
+    grids = self._grids(height, width)
+    last = self.scales - 1
+    return make_stages(
+      self.unet,
+      weights.params['generator']['unet'],
+      self.chain,
+      self.solver,
+      context=condition.context,
+      null=condition.null,
+      scale=self.guidance,
+      steps=self.steps,
+      shapes=[(b, *grid, channels[s]) for s, grid in enumerate(grids)],
+      pools=[
+        1 if self.native_scales else 2 ** (last - s) for s in range(last + 1)
+      ],
+      cached=cached,
+    )
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    scale = weights.extra['latent_scale']
+    zs = [z / scale[s] for s, z in enumerate(state)]
+    b, h, w, _ = zs[-1].shape
+    for s in range(len(zs), self.scales):  # not sampled yet: the mean, 0
+      h, w = 2 * h, 2 * w
+      zs.append(jnp.zeros((b, h, w, self.first_stage.embed_dim[s])))
+    tree = {'params': weights.frozen['first_stage']}
+    image = self.first_stage.apply(tree, zs, method='decode')
+    return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    count = next(iter(batch.values())).shape[0]
+    return system_lib.generate(self, weights, key, batch, count)[0]
+
+
+def create(config: ConfigDict) -> Frido:
+  """Builds the system of a config.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  first_stage = autoencoder.network(config.first_stage)
+  embed = first_stage.embed_dim
+  size = config.data.image_size
+  coarsest = first_stage.factor * 2 ** (len(embed) - 1)
+  if size % coarsest:
+    raise ValueError(
+      f'config.data.image_size is {size}, must be a multiple of {coarsest},'
+      ' the factor of the coarsest scale'
+    )
+  d = config.diffusion
+  if len(d.stage_loss_ratio) != len(embed):
+    raise ValueError(
+      f'config.diffusion.stage_loss_ratio has {len(d.stage_loss_ratio)}'
+      f' values, must have one for each of the {len(embed)} scales'
+    )
+  chain = schedules.make_chain(
+    d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
+  )
+  solver = solvers.create(config.sample.solver, config.sample.eta)
+  steps = _steps_per_scale(config.sample.steps, len(embed))
+  for count in steps:
+    solver.levels(chain, count)  # refuses a bad count before anything is built
+  encoder = conditioning.create(config)
+  frozen = encoder is not None and not encoder.trained
+  return Frido(
+    first_stage=first_stage,
+    first_stage_path=config.first_stage.checkpoint,
+    unet=pyunet.PyUNet(
+      **config.network.to_dict(),
+      split_embed_dim_list=tuple(embed),
+      num_stage=len(embed),
+      context_dim=None if encoder is None else config.condition.dim,
+      dtype=jnp.dtype(config.dtype),
+      remat=config.remat,
+    ),
+    encoder=encoder,
+    condition_part=(
+      conditioning.frozen_part(encoder, config) if frozen else None
+    ),
+    chain=chain,
+    loss=LossSettings(
+      loss_type=d.loss_type,
+      noise_mix_ratio=d.noise_mix_ratio,
+      stage_loss_ratio=tuple(d.stage_loss_ratio),
+    ),
+    drop=config.condition.drop,
+    native_scales=d.native_scales,
+    solver=solver,
+    steps=steps,
+    guidance=config.sample.guidance,
+    image_size=size,
+  )
+
+
+def _steps_per_scale(
+  steps: int | Sequence[int], scales: int
+) -> tuple[int, ...]:
+  counts = (steps,) * scales if isinstance(steps, int) else tuple(steps)
+  if len(counts) != scales:
+    raise ValueError(
+      f'config.sample.steps has {len(counts)} values, must be one number or'
+      f' one for each of the {scales} scales'
+    )
+  return counts
