@@ -1,0 +1,38 @@
+"""What a source of examples is to the rest of the library."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import jax
+import numpy as np
+
+
+class Reader(Protocol):
+  """A random-access source of examples, one per split.
+
+  Attributes:
+    label_names: the names of the labels; entry 0 is padding.
+    report: counts of what was skipped, by reason; filled while reading.
+  """
+
+  label_names: tuple[str, ...]
+  report: dict[str, int]
+
+  def __len__(self) -> int:
+    """Returns the number of examples."""
+
+  def batch(
+    self, indices: np.ndarray, draws: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns stacked host arrays, a function of the arguments alone.
+
+    Args:
+      indices: (B,) int64 in [0, len).
+      draws: (B,) uint64, the seed of each example's crop, flip and shuffle.
+    """
+
+  def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Turns host arrays into those of the networks; pure, runs inside jit.
+
+    `image` becomes (B, H, W, 3) float32 in [-1, 1].
+    """

@@ -1,0 +1,7 @@
+"""Scenes of coloured shapes: a data set that needs no download."""
+
+from pyramid_jax.data.shapes.reader import ShapesReader
+from pyramid_jax.data.shapes.scenes import LABEL_NAMES
+
+
+__all__ = ['LABEL_NAMES', 'ShapesReader']

@@ -1,0 +1,150 @@
+"""The reader of the `shapes` set: scenes, then pictures on the device."""
+
+from collections.abc import Mapping
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.conditions import hashing
+from pyramid_jax.conditions import labels as labels_lib
+from pyramid_jax.conditions import layout
+from pyramid_jax.data.shapes import render
+from pyramid_jax.data.shapes import scenes
+
+
+# Every index is a scene; this many so that an index is an int32.
+LENGTH = 2**31 - 1
+TASKS = ('none', 'text', 'layout', 'label', 'scene_graph')
+_SHUFFLE = 16  # word of the hash that orders the labels
+
+
+class ShapesReader:
+  """Makes examples of `shapes` from nothing (see `data.reader.Reader`).
+
+  `batch` computes what is cheap on the host: specifications, conditions and
+  tokens. `finish` draws the pictures on the device from the specifications.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    split: str,
+    *,
+    maps: bool = False,
+  ):
+    """Reads `config.data` and `config.condition`.
+
+    Args:
+      config: of a run.
+      split: train, val or test.
+      maps: whether `finish` adds `mask` and `edge`.
+
+    Raises:
+      ValueError: unknown split, level or task.
+    """
+    self.label_names = scenes.LABEL_NAMES
+    self.report: dict[str, int] = {}
+    self.level = config.data.level
+    self.image_size = config.data.image_size
+    self._seed = scenes.split_seed(config.data.seed, split)
+    self._max_objects = config.data.max_objects
+    self._condition = config.condition
+    self._maps = maps
+    if self.level not in range(len(scenes.LEVELS)):
+      raise ValueError(
+        f'data.level must be 0..{len(scenes.LEVELS) - 1}, got {self.level!r}.'
+      )
+    if self._condition.task not in TASKS:
+      raise ValueError(
+        f'condition.task must be one of {TASKS}, got {self._condition.task!r}.'
+      )
+
+  def __len__(self) -> int:
+    return LENGTH
+
+  def batch(
+    self, indices: np.ndarray, draws: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns the conditions and specifications of scenes.
+
+    Args:
+      indices: (B,) int64 in [0, len).
+      draws: (B,) uint64, the seeds of the shuffles.
+    """
+    indices = np.asarray(indices, np.int64)
+    spec = scenes.sample(self._seed, indices, self.level)
+    pad = max(self._max_objects - spec.labels.shape[1], 0)
+
+    def widen(x: np.ndarray, value: int = 0) -> np.ndarray:
+      widths = [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)
+      return np.pad(x, widths, constant_values=value)
+
+    sides = spec.geometry[..., 2]
+    largest = sides.argmax(1)[:, None]
+    out = {
+      'id': indices,
+      'boxes': widen(spec.boxes),
+      'labels': widen(spec.labels),
+      'box_flags': np.zeros((len(spec), spec.labels.shape[1] + pad), np.int32),
+      'n_boxes': spec.n_boxes,
+      'class': np.take_along_axis(spec.labels, largest, 1)[:, 0],
+      'geometry': widen(spec.geometry),
+      'parents': widen(spec.parents, -1),
+      'background': spec.background,
+      'texture': spec.texture,
+    }
+    ids = self._condition_ids(out, draws)
+    if ids is not None:
+      out['condition_ids'] = np.asarray(ids, np.int32)
+    return out
+
+  def _condition_ids(
+    self, batch: Mapping[str, np.ndarray], draws: np.ndarray
+  ) -> layout.Array | None:
+    """Returns (B, L) token ids of the configured task."""
+    condition = self._condition
+    if condition.task == 'layout':
+      return layout.layout_tokens(
+        batch['boxes'],
+        batch['labels'],
+        None,
+        condition.max_objects,
+        condition.no_tokens,
+        scenes.THINGS,
+        condition.shift,
+      )
+    if condition.task == 'label':
+      labels = batch['labels']
+      slots = np.arange(labels.shape[1])
+      keys = hashing.hash64(np.asarray(draws)[:, None], _SHUFFLE, slots)
+      order = np.argsort(keys, axis=1, kind='stable')
+      return labels_lib.label_tokens(
+        np.take_along_axis(labels, order, 1),
+        condition.max_objects,
+        condition.no_tokens,
+        scenes.THINGS,
+      )
+    return None
+
+  def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Adds `image` (B, H, W, 3) float32 in [-1, 1]; pure, runs inside jit.
+
+    The values are those of the uint8 picture, `x / 127.5 - 1`. With `maps`
+    also `mask` and `edge`, (B, H, W) uint8.
+    """
+    out = dict(batch)
+    out['image'] = render.image(batch, self.image_size) / 127.5 - 1
+    if self._maps:
+      drawn = render.maps(batch, self.image_size)
+      out['mask'], out['edge'] = drawn['mask'], drawn['edge']
+    return out
+
+  def render_batch(self, indices: np.ndarray) -> np.ndarray:
+    """Returns (B, H, W, 3) uint8 pictures, for metrics and documents."""
+    spec = scenes.sample(self._seed, np.asarray(indices), self.level)
+    picture = _render_image(render.spec_arrays(spec), self.image_size)
+    return np.asarray(picture).astype(np.uint8)
+
+
+_render_image = jax.jit(render.image, static_argnames='size')
