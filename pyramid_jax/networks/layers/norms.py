@@ -155,11 +155,12 @@ class GatedNorm(nn.Module):
   def _gate(
     self, cond: jax.Array, shape: tuple[int, ...]
   ) -> tuple[jax.Array, jax.Array]:
-    cond = resampling.nearest(cond, shape[1:3])
+    _, height, width, channels = shape
+    cond = resampling.nearest(cond, (height, width))
     hidden = convolution.Conv(
       self.hidden, dtype=self.dtype, name='mlp_shared_0'
     )(cond)
     hidden = nn.relu(hidden)
-    gamma = convolution.Conv(shape[-1], dtype=self.dtype, name='mlp_gamma')
-    beta = convolution.Conv(shape[-1], dtype=self.dtype, name='mlp_beta')
+    gamma = convolution.Conv(channels, dtype=self.dtype, name='mlp_gamma')
+    beta = convolution.Conv(channels, dtype=self.dtype, name='mlp_beta')
     return gamma(hidden), beta(hidden)

@@ -1,0 +1,163 @@
+"""Vector quantisation, and measures of how a codebook is used."""
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from pyramid_jax.networks.layers import init
+
+
+# Distances are computed for this many codes at a time: all of them at once
+# would take tokens x codes floats, gigabytes for a batch of training.
+CODES_AT_ONCE = 1024
+
+
+class VectorQuantizer(nn.Module):
+  """Replaces vectors by the nearest entries of a codebook (1711.00937).
+
+  Matches CompVis/taming-transformers, taming/modules/vqvae/quantize.py,
+  VectorQuantizer2. Everything is float32.
+
+  Attributes:
+    num_codes: entries of the codebook.
+    features: channels of an entry.
+    beta: weight of one of the two terms of the loss, see `legacy`.
+    legacy: beta weighs the term that moves the codebook, as in all published
+      models, instead of the term that moves the encoder.
+    init_normal: entries start as N(0, 1) instead of U(+-1 / num_codes).
+  """
+
+  num_codes: int
+  features: int
+  beta: float = 0.25
+  legacy: bool = True
+  init_normal: bool = False
+
+  def setup(self):
+    initialiser = (
+      nn.initializers.normal(1.0)
+      if self.init_normal
+      else init.symmetric_uniform(1 / self.num_codes)
+    )
+    self.embedding = self.param(
+      'embedding', initialiser, (self.num_codes, self.features)
+    )
+
+  def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Quantises z.
+
+    Args:
+      z: (..., features).
+
+    Returns:
+      The entries, float32 of z's shape, whose gradient goes straight to z;
+      their indices, (...) int32; and the codebook loss, a scalar.
+
+    Raises:
+      ValueError: z does not have `features` channels.
+    """
+    if z.shape[-1] != self.features:
+      raise ValueError(
+        f'the codebook has entries of {self.features} channels, got z of '
+        f'shape {z.shape}.'
+      )
+    z = z.astype(jnp.float32)
+    codes = nearest_code(lax.stop_gradient(z), self.embedding)
+    entries = self.lookup(codes)
+
+    towards_entry = jnp.mean((lax.stop_gradient(entries) - z) ** 2)
+    towards_z = jnp.mean((entries - lax.stop_gradient(z)) ** 2)
+    if self.legacy:
+      loss = towards_entry + self.beta * towards_z
+    else:
+      loss = self.beta * towards_entry + towards_z
+    return z + lax.stop_gradient(entries - z), codes, loss
+
+  def lookup(self, codes: jax.Array) -> jax.Array:
+    """Returns the entries (..., features) of codes (...) int32."""
+    return jnp.take(self.embedding, codes, axis=0)
+
+
+def nearest_code(z: jax.Array, codebook: jax.Array) -> jax.Array:
+  """Returns the index of the entry nearest to every vector, first on ties.
+
+  Args:
+    z: (..., D) float32.
+    codebook: (K, D) float32.
+
+  Returns:
+    (...) int32 in [0, K).
+  """
+  codebook = lax.stop_gradient(codebook)
+  if codebook.shape[0] <= CODES_AT_ONCE:
+    return jnp.argmin(_distances(z, codebook), -1).astype(jnp.int32)
+
+  blocks = -(-codebook.shape[0] // CODES_AT_ONCE)
+  missing = blocks * CODES_AT_ONCE - codebook.shape[0]
+  # Repeats of the first entry never win a tie against it.
+  padded = jnp.concatenate([codebook, jnp.tile(codebook[:1], (missing, 1))])
+
+  def step(best, block):
+    distance, index = best
+    entries, first = block
+    distances = _distances(z, entries)
+    nearest = jnp.argmin(distances, -1).astype(jnp.int32)
+    smallest = jnp.min(distances, -1)
+    closer = smallest < distance
+    return (
+      jnp.where(closer, smallest, distance),
+      jnp.where(closer, first + nearest, index),
+    ), None
+
+  start = (
+    jnp.full(z.shape[:-1], jnp.inf, jnp.float32),
+    jnp.zeros(z.shape[:-1], jnp.int32),
+  )
+  entries = padded.reshape(blocks, CODES_AT_ONCE, -1)
+  firsts = jnp.arange(blocks, dtype=jnp.int32) * CODES_AT_ONCE
+  (_, index), _ = lax.scan(step, start, (entries, firsts))
+  return index
+
+
+def _distances(z: jax.Array, entries: jax.Array) -> jax.Array:
+  # Less |z|^2, which is the same for all entries and only adds rounding. The
+  # precision is asked for: fast float32 modes of accelerators flip codes.
+  inner = jnp.einsum(
+    '...d,kd->...k', z, entries, precision=lax.Precision.HIGHEST
+  )
+  return jnp.sum(entries**2, -1) - 2 * inner
+
+
+def code_counts(codes: jax.Array, num_codes: int) -> jax.Array:
+  """Counts how often every entry occurs; counts of batches may be added.
+
+  Args:
+    codes: int32 of any shape, in [0, num_codes).
+    num_codes: entries of the codebook.
+
+  Returns:
+    (num_codes,) int32.
+  """
+  return jnp.bincount(codes.reshape(-1), length=num_codes).astype(jnp.int32)
+
+
+def perplexity(counts: jax.Array) -> jax.Array:
+  """Returns exp of the entropy of the codes, between 1 and their number.
+
+  As in CompVis/latent-diffusion: ldm/modules/losses/vqperceptual.py.
+
+  Args:
+    counts: (K,) from `code_counts`.
+  """
+  p = counts / jnp.maximum(counts.sum(), 1)
+  return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10)))
+
+
+def dead_codes(counts: jax.Array) -> jax.Array:
+  """Returns how many entries of a codebook never occur, int32.
+
+  Args:
+    counts: (K,) from `code_counts`.
+  """
+  return jnp.sum(counts == 0, dtype=jnp.int32)

@@ -1,0 +1,263 @@
+"""The multi-scale vector-quantised autoencoder of Frido (arXiv:2208.13753).
+
+Reference: davidhalladay/Frido, taming/models/msvqgan.py, MSFPNVQModel and
+VQModelInterface, and MSEncoder of taming/modules/diffusionmodules/model.py.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks import autoencoder
+from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import init
+from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.networks.layers import resampling
+
+
+class MSEncoder(autoencoder.Levels, kw_only=True):
+  """An encoder with one head on each of its last levels.
+
+  Attributes:
+    z_channels: channels of each head, FINEST first, the reference's order.
+    double_z: whether the heads have twice the channels.
+  """
+
+  z_channels: tuple[int, ...]
+  double_z: bool = False
+
+  def setup(self):
+    scales = len(self.z_channels)
+    if not 0 < scales <= len(self.ch_mult):
+      raise ValueError(
+        f'z_channels {self.z_channels} must name between 1 and '
+        f'{len(self.ch_mult)} scales, one of each of the last levels of '
+        f'ch_mult {self.ch_mult}.'
+      )
+    self.conv_in = convolution.Conv(self.ch, dtype=self.dtype)
+    self.down = autoencoder.down_levels(self)
+    self.mid_ms = [self.middle() for _ in range(scales)]
+    self.norm_out_ms = [
+      norms.GroupNorm(autoencoder.EPS, dtype=self.dtype) for _ in range(scales)
+    ]
+    factor = 2 if self.double_z else 1
+    self.conv_out_ms = [convolution.Conv(factor * z) for z in self.z_channels]
+
+  def __call__(self, image: jax.Array) -> list[jax.Array]:
+    """Maps (B, H, W, 3) in [-1, 1] to features, float32, FINEST first.
+
+    Raises:
+      ValueError: a side of the image cannot be halved often enough.
+    """
+    features = autoencoder.run_down(self, image)[-len(self.z_channels) :]
+    heads = zip(
+      self.mid_ms, self.norm_out_ms, self.conv_out_ms, features, strict=True
+    )
+    return [conv(nn.swish(norm(mid(x)))) for mid, norm, conv, x in heads]
+
+
+class MSVQGAN(nn.Module, kw_only=True):
+  """Codes an image at several scales, each with a codebook of its own.
+
+  A scale is encoded knowing the codes of the coarser ones; every scale has
+  twice the height and width of the one before. All lists are COARSE FIRST,
+  but for `edconfig['z_channels']`.
+
+  Attributes:
+    edconfig: fields of `MSEncoder`, but for dtype and remat.
+    ddconfig: fields of `autoencoder.Decoder`, but for dtype and remat, and
+      `z_channels`, the channels that it is fed.
+    embed_dim: channels of the latent of each scale.
+    n_embed: entries of the codebook of each scale.
+    quant_beta: `beta` of the quantisers.
+    legacy: `legacy` of the quantisers.
+    init_normal: `init_normal` of the quantisers.
+    shared_ch: channels of the networks that merge finished scales into the
+      next; 128 in the reference.
+    shared_num_res_blocks: `num_res_blocks` of these; 2 in the reference.
+    dtype: of the activations; latents and images are float32.
+    remat: recompute the blocks' activations in the backward pass.
+  """
+
+  edconfig: Mapping[str, Any]
+  ddconfig: Mapping[str, Any]
+  embed_dim: tuple[int, ...]
+  n_embed: tuple[int, ...]
+  quant_beta: float = 0.25
+  legacy: bool = True
+  init_normal: bool = False
+  shared_ch: int = 128
+  shared_num_res_blocks: int = 2
+  dtype: jnp.dtype = jnp.float32
+  remat: bool = False
+
+  def setup(self):
+    z_channels = self.edconfig['z_channels']
+    scales = len(self.embed_dim)
+    if not len(z_channels) == len(self.n_embed) == scales:
+      raise ValueError(
+        'edconfig.z_channels, embed_dim and n_embed must have one entry a '
+        f'scale, got {tuple(z_channels)}, {self.embed_dim}, {self.n_embed}.'
+      )
+    common: dict[str, Any] = {'dtype': self.dtype, 'remat': self.remat}
+    decoder = dict(self.ddconfig)
+    pointwise = lambda features: convolution.Conv(features, 1)
+
+    self.encoder = MSEncoder(**self.edconfig, **common)
+    self.ms_quant_conv = [pointwise(c) for c in self.embed_dim]
+    self.ms_quantize = [
+      quantizer.VectorQuantizer(
+        n, c, self.quant_beta, self.legacy, self.init_normal
+      )
+      for n, c in zip(self.n_embed, self.embed_dim, strict=True)
+    ]
+    self.upsample = [self._upsample() for _ in range(scales - 1)]
+    self.shared_post_quant_conv = [
+      pointwise(z_channels[0]) for _ in range(scales - 1)
+    ]
+    self.shared_decoder = [
+      autoencoder.Decoder(
+        ch=self.shared_ch,
+        ch_mult=(1,),
+        num_res_blocks=self.shared_num_res_blocks,
+        out_ch=self.embed_dim[0],
+        **common,
+      )
+      for _ in range(scales - 1)
+    ]
+    self.post_quant_conv = pointwise(decoder.pop('z_channels'))
+    self.decoder = autoencoder.Decoder(**decoder, **common)
+
+  def _upsample(self) -> nn.ConvTranspose:
+    features = self.embed_dim[0]
+    return nn.ConvTranspose(
+      features,
+      (4, 4),
+      strides=(2, 2),
+      padding='SAME',
+      kernel_init=init.torch_kernel,
+      bias_init=init.torch_bias(16 * features),
+    )
+
+  def __call__(self, image: jax.Array) -> dict[str, Any]:
+    """Encodes, quantises and decodes: the path of training.
+
+    Args:
+      image: (B, H, W, 3) in [-1, 1], sides divisible by the largest halving.
+
+    Returns:
+      `reconstruction` (B, H, W, 3) float32; `features`, from which
+      `last_conv` made it; `codes`, a list of (B, h, w) int32; and
+      `codebook_losses`, a list of scalars.
+    """
+    _, quantized, codes, losses = self._encode(image)
+    features = self.decode_features(quantized, quantize=False)
+    return {
+      'reconstruction': self.last_conv(features),
+      'features': features,
+      'codes': codes,
+      'codebook_losses': losses,
+    }
+
+  def encode(self, image: jax.Array) -> list[jax.Array]:
+    """Returns the latents before quantisation, which diffusion models.
+
+    Args:
+      image: (B, H, W, 3) in [-1, 1].
+
+    Returns:
+      One (B, h, w, embed_dim) float32 a scale, each on its own grid.
+    """
+    return self._encode(image)[0]
+
+  def _encode(self, image: jax.Array) -> tuple[list[Any], ...]:
+    latents, quantized, codes, losses = [], [], [], []
+    finished: list[jax.Array] = []  # coarser scales, brought to this grid
+    for i, x in enumerate(reversed(self.encoder(image))):
+      if i:
+        upsample = self.upsample[i - 1]
+        conv = self.shared_post_quant_conv[i - 1]
+        finished = [conv(upsample(p)) for p in finished]
+        x = self.shared_decoder[i - 1](jnp.concatenate([*finished, x], -1))
+      z = self.ms_quant_conv[i](x)
+      q, code, loss = self.ms_quantize[i](z)
+      finished.append(q)
+      latents.append(z)
+      quantized.append(q)
+      codes.append(code)
+      losses.append(loss)
+    return latents, quantized, codes, losses
+
+  def quantize(
+    self, zs: Sequence[jax.Array]
+  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """Quantises latents on the grids that they come with.
+
+    Args:
+      zs: one (B, h, w, embed_dim) a scale.
+
+    Returns:
+      The entries, with gradients straight to zs; the codes, (B, h, w) int32;
+      and the codebook losses, scalars.
+
+    Raises:
+      ValueError: not one latent a scale, or not with its channels.
+    """
+    self._check(zs)
+    results = [
+      quantize(z) for quantize, z in zip(self.ms_quantize, zs, strict=True)
+    ]
+    entries, codes, losses = zip(*results, strict=True)
+    return list(entries), list(codes), list(losses)
+
+  def decode(self, zs: Sequence[jax.Array], quantize: bool = True) -> jax.Array:
+    """Maps latents to an image.
+
+    Args:
+      zs: one (B, h, w, embed_dim) a scale, on its own grid or already on the
+        grid of the finest.
+      quantize: False where zs are entries of the codebooks already.
+
+    Returns:
+      (B, H, W, 3) float32, about [-1, 1].
+
+    Raises:
+      ValueError: the number, channels or grids of zs do not fit.
+    """
+    return self.last_conv(self.decode_features(zs, quantize))
+
+  def decode_features(
+    self, zs: Sequence[jax.Array], quantize: bool = True
+  ) -> jax.Array:
+    """Returns what `decode` computes before its last convolution."""
+    self._check(zs)
+    if quantize:
+      # On the grids as given: lookups commute with repetition.
+      zs, _, _ = self.quantize(zs)
+    _, height, width, _ = zs[-1].shape
+    zs = [resampling.nearest(z, (height, width)) for z in zs]
+    z = self.post_quant_conv(jnp.concatenate(zs[::-1], -1))
+    return self.decoder.features(z)
+
+  def last_conv(self, features: jax.Array) -> jax.Array:
+    """Maps the result of `decode_features` to the image (B, H, W, 3)."""
+    return self.decoder.last_conv(features)
+
+  def _check(self, zs: Sequence[jax.Array]) -> None:
+    got = [z.shape for z in zs]
+    if [shape[-1] for shape in got] != list(self.embed_dim):
+      raise ValueError(
+        f'latents must have {self.embed_dim} channels, coarse to fine, got '
+        f'shapes {got}.'
+      )
+    height, width = got[-1][1:3]
+    if any(height % h or width % w for _, h, w, _ in got):
+      raise ValueError(
+        'the grid of the last latent must be a multiple of every other, got '
+        f'shapes {got}.'
+      )
