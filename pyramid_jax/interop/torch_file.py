@@ -1,0 +1,362 @@
+"""Reads the tensors of a PyTorch checkpoint without PyTorch.
+
+Both layouts of `torch.save`: the zip archive (`data.pkl` beside `data/<key>`,
+since PyTorch 1.6) and the older row of pickles followed by raw storages. The
+pickles go through `unpickler`, so a file can name tensors and nothing else.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import io
+import mmap
+import os
+import reprlib
+import struct
+from typing import Any
+from typing import BinaryIO
+import zipfile
+import zlib
+
+from absl import logging
+import ml_dtypes
+import numpy as np
+
+from pyramid_jax.interop import unpickler
+
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# how a legacy file begins: that number, pickled
+LEGACY_START = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+LEGACY_PROTOCOL = 1001
+MAX_PICKLE_BYTES = 128 << 20
+MAX_UNPACKED_BYTES = 8 << 30
+MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 16
+# a tensor may repeat its storage by zero strides (`expand`) up to this size
+MAX_REPEATED_ELEMENTS = 1 << 22
+
+_STORAGES = {
+  'torch.FloatStorage': np.dtype('<f4'),
+  'torch.HalfStorage': np.dtype('<f2'),
+  'torch.BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
+  'torch.DoubleStorage': np.dtype('<f8'),
+  'torch.LongStorage': np.dtype('<i8'),
+  'torch.IntStorage': np.dtype('<i4'),
+  'torch.ShortStorage': np.dtype('<i2'),
+  'torch.CharStorage': np.dtype('i1'),
+  'torch.ByteStorage': np.dtype('u1'),
+  'torch.BoolStorage': np.dtype('u1'),
+}
+
+# Objects that training frameworks leave in checkpoints. They are never
+# imported or run: a placeholder takes their place.
+_INERT = (
+  '__builtin__.dict',
+  '__builtin__.float',
+  '__builtin__.int',
+  '__builtin__.list',
+  '__builtin__.set',
+  '__builtin__.str',
+  '_codecs.encode',
+  'argparse.Namespace',
+  'builtins.bool',
+  'builtins.dict',
+  'builtins.float',
+  'builtins.int',
+  'builtins.list',
+  'builtins.set',
+  'builtins.str',
+  'collections.defaultdict',
+  'numpy.core.multiarray._reconstruct',
+  'numpy.core.multiarray.scalar',
+  'numpy._core.multiarray._reconstruct',
+  'numpy._core.multiarray.scalar',
+  'numpy.dtype',
+  'numpy.ndarray',
+  'omegaconf.base.ContainerMetadata',
+  'omegaconf.base.Metadata',
+  'omegaconf.dictconfig.DictConfig',
+  'omegaconf.listconfig.ListConfig',
+  'omegaconf.nodes.AnyNode',
+  'omegaconf.nodes.BooleanNode',
+  'omegaconf.nodes.FloatNode',
+  'omegaconf.nodes.IntegerNode',
+  'omegaconf.nodes.StringNode',
+  'pytorch_lightning.callbacks.early_stopping.EarlyStopping',
+  'pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor',
+  'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint',
+  'pytorch_lightning.utilities.parsing.AttributeDict',
+  'lightning_fabric.utilities.data.AttributeDict',
+  'torch.bfloat16',
+  'torch.device',
+  'torch.float16',
+  'torch.float32',
+  'torch.float64',
+  'torch.int64',
+  'torch.Size',
+  'typing.Any',
+)
+
+
+@dataclasses.dataclass(eq=False)
+class _Storage:
+  """A flat buffer; `data` comes later in the legacy layout."""
+
+  name: str
+  dtype: np.dtype
+  size: int
+  data: np.ndarray | None = None
+
+  def fill(self, raw: np.ndarray) -> None:
+    """Takes the bytes of the buffer, at least as many as it needs."""
+    need = self.size * self.dtype.itemsize
+    if raw.size < need:
+      raise ValueError(
+        f'storage {self.name!r} has {raw.size} bytes, needs {need}'
+      )
+    self.data = raw[:need].view(self.dtype)
+
+
+@dataclasses.dataclass(eq=False)
+class _Tensor:
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+  def numpy(self) -> np.ndarray:
+    """Returns a read-only view (bfloat16: a float32 copy)."""
+    data = self.storage.data
+    if data is None:
+      raise ValueError(f'storage {self.storage.name!r} is not in the file')
+    view = np.lib.stride_tricks.as_strided(
+      data[self.offset :] if 0 not in self.shape else data[:0],
+      self.shape,
+      [s * data.itemsize for s in self.strides],
+      writeable=False,
+    )
+    if self.storage.dtype == ml_dtypes.bfloat16:
+      return view.astype(np.float32)
+    return view != 0 if self.storage.name.endswith(' Bool') else view
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Returns the state dict of a PyTorch checkpoint.
+
+  That is the entry `state_dict` where there is one (Lightning), else the
+  object itself. Arrays are read-only views of the mapped file; bfloat16
+  becomes float32. Entries that are not tensors or numbers are left out.
+
+  Raises:
+    ValueError: damage, a global that is not allowed (named), or no tensors.
+    OSError: the file cannot be opened.
+  """
+  with open(path, 'rb') as file:
+    if os.fstat(file.fileno()).st_size == 0:
+      raise ValueError('the file is empty')
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  raw = np.frombuffer(mapped, np.uint8)
+  try:
+    if raw[:4].tobytes() == b'PK\x03\x04':
+      return _tensors(_read_zip(path, raw))
+    return _tensors(_read_legacy(mapped, raw))
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+  ) as error:
+    raise ValueError(f'damaged checkpoint: {error}') from error
+
+
+def _read_zip(path: str | os.PathLike[str], raw: np.ndarray) -> Any:
+  with zipfile.ZipFile(path) as archive:
+    members = {info.filename: info for info in archive.infolist()}
+    heads = [name for name in members if name.endswith('/data.pkl')]
+    if len(heads) != 1 or heads[0].count('/') != 1:
+      raise ValueError('the archive has no single <name>/data.pkl')
+    root = heads[0].removesuffix('data.pkl')
+    if root + 'constants.pkl' in members:
+      raise ValueError('a TorchScript archive: save its state_dict instead')
+    order = members.get(root + 'byteorder')
+    if order and _member(archive, raw, order).tobytes() != b'little':
+      raise ValueError('byte order: only little-endian files are read')
+    if members[heads[0]].file_size > MAX_PICKLE_BYTES:
+      raise ValueError(f'data.pkl is larger than {MAX_PICKLE_BYTES} bytes')
+    packed = [m for m in members.values() if m.compress_type]
+    if sum(m.file_size for m in packed) > MAX_UNPACKED_BYTES:
+      raise ValueError(f'unpacks to more than {MAX_UNPACKED_BYTES} bytes')
+    storages: dict[str, _Storage] = {}
+
+    def persistent(identifier: Any) -> _Storage:
+      storage = _storage(identifier, storages)
+      if storage.data is None:
+        info = members.get(f'{root}data/{identifier[2]}')
+        if info is None:
+          raise ValueError(f'the archive lacks data/{identifier[2]}')
+        storage.fill(_member(archive, raw, info))
+      return storage
+
+    head = _member(archive, raw, members[heads[0]]).tobytes()
+    return unpickler.load(io.BytesIO(head), _allowed(), persistent)
+
+
+def _member(
+  archive: zipfile.ZipFile, raw: np.ndarray, info: zipfile.ZipInfo
+) -> np.ndarray:
+  """Returns the bytes of a member, mapped where it is stored as it is."""
+  if info.flag_bits & 1:
+    raise ValueError(f'{info.filename!r} is encrypted')
+  if info.compress_type != zipfile.ZIP_STORED:
+    return np.frombuffer(archive.read(info), np.uint8)
+  head = raw[info.header_offset : info.header_offset + 30].tobytes()
+  if len(head) < 30 or head[:4] != b'PK\x03\x04':
+    raise ValueError(f'damaged archive at {info.filename!r}')
+  start = info.header_offset + 30 + sum(struct.unpack('<HH', head[26:]))
+  if start + info.file_size > raw.size:
+    raise ValueError(f'{info.filename!r} reaches beyond the end of the file')
+  return raw[start : start + info.file_size]
+
+
+def _read_legacy(file: BinaryIO | mmap.mmap, raw: np.ndarray) -> Any:
+  storages: dict[str, _Storage] = {}
+
+  def load(persistent: Callable[[Any], Any] = _no_storage) -> Any:
+    return unpickler.load(file, _allowed(), persistent)  # type: ignore[arg-type]
+
+  if load() != LEGACY_MAGIC:
+    raise ValueError('not a PyTorch file: the magic number is missing')
+  version = load()
+  if version != LEGACY_PROTOCOL:
+    raise ValueError(
+      f'file protocol {reprlib.repr(version)}, needed {LEGACY_PROTOCOL}'
+    )
+  system = load()
+  if not isinstance(system, dict) or not system.get('little_endian'):
+    raise ValueError('byte order: only little-endian files are read')
+  result = load(lambda identifier: _storage(identifier, storages))
+  keys = load()
+  if not isinstance(keys, list):
+    raise ValueError('damaged checkpoint: no list of storages')
+  position = file.tell()
+  for key in keys:
+    if not isinstance(key, str) or key not in storages:
+      raise ValueError(f'storage {reprlib.repr(key)} belongs to no tensor')
+    if position + 8 > raw.size:
+      raise ValueError(f'the file ends before storage {key!r}')
+    (size,) = struct.unpack('<q', raw[position : position + 8].tobytes())
+    storage = storages[key]
+    if size != storage.size:
+      raise ValueError(f'storage {key!r} has {size} elements, not its own')
+    position += 8
+    need = size * storage.dtype.itemsize
+    storage.fill(raw[position : position + need])
+    position += need
+  return result
+
+
+def _no_storage(identifier: Any) -> Any:
+  raise ValueError(f'unexpected storage {reprlib.repr(identifier)}')
+
+
+def _storage(identifier: Any, storages: dict[str, _Storage]) -> _Storage:
+  """Finds or makes the storage of a persistent identifier."""
+  if (
+    not isinstance(identifier, tuple)
+    or len(identifier) not in (5, 6)
+    or identifier[0] != 'storage'
+    or not isinstance(identifier[1], unpickler.Global)
+    or identifier[1].name not in _STORAGES
+  ):
+    raise ValueError(f'damaged checkpoint: storage {reprlib.repr(identifier)}')
+  _, kind, key, _, size = identifier[:5]
+  if not isinstance(key, str) or type(size) is not int or size < 0:
+    raise ValueError(f'damaged checkpoint: storage {reprlib.repr(identifier)}')
+  if len(identifier) == 6 and identifier[5] is not None:
+    raise ValueError(f'storage {key!r} is a view, which is not supported')
+  name = f'{key} {kind.name.removeprefix("torch.").removesuffix("Storage")}'
+  made = storages.setdefault(key, _Storage(name, _STORAGES[kind.name], size))
+  if (made.name, made.size) != (name, size):
+    raise ValueError(f'storage {key!r} is described in two ways')
+  return made
+
+
+def _tensor(
+  storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
+) -> _Tensor:
+  """Stands for `_rebuild_tensor_v2`; nothing may leave the storage."""
+  numbers = (offset, *shape, *strides)
+  if (
+    not isinstance(storage, _Storage)
+    or len(shape) != len(strides)
+    or len(shape) > MAX_DIMENSIONS
+    or any(type(n) is not int or not 0 <= n < 1 << 48 for n in numbers)
+  ):
+    raise ValueError(
+      f'a tensor of shape {reprlib.repr(shape)}, strides'
+      f' {reprlib.repr(strides)}, offset {reprlib.repr(offset)}'
+    )
+  count = 1
+  for n in shape:
+    count *= n
+  last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+  if count and last >= storage.size:
+    raise ValueError(
+      f'a tensor of shape {shape}, strides {strides}, offset {offset} leaves'
+      f' its storage of {storage.size} elements'
+    )
+  if count > max(storage.size, MAX_REPEATED_ELEMENTS):
+    raise ValueError(
+      f'a tensor of shape {shape} repeats a storage of {storage.size}'
+    )
+  return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+  return data
+
+
+def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
+  return {unpickler.checked_key(key): value for key, value in items}
+
+
+def _allowed() -> Mapping[str, unpickler.Global]:
+  makers: dict[str, Callable[..., Any]] = {
+    'collections.OrderedDict': _ordered_dict,
+    'torch._utils._rebuild_tensor': _tensor,
+    'torch._utils._rebuild_tensor_v2': _tensor,
+    'torch._utils._rebuild_parameter': _parameter,
+  }
+  for name in (*_INERT, *_STORAGES):
+    # the name is bound now; the arguments are thrown away
+    makers[name] = lambda *_, _name=name: unpickler.Inert(_name)
+  return {name: unpickler.Global(name, m) for name, m in makers.items()}
+
+
+def _tensors(loaded: Any) -> dict[str, np.ndarray]:
+  """Picks the state dict out of what a checkpoint holds."""
+  if isinstance(loaded, dict) and isinstance(loaded.get('state_dict'), dict):
+    loaded = loaded['state_dict']
+  if not isinstance(loaded, dict):
+    raise ValueError(f'the checkpoint holds a {type(loaded).__name__}')
+  if len(loaded) > MAX_TENSORS:
+    raise ValueError(f'{len(loaded)} tensors; at most {MAX_TENSORS}')
+  state: dict[str, np.ndarray] = {}
+  skipped = []
+  for key, value in loaded.items():
+    if isinstance(value, _Tensor):
+      state[str(key)] = value.numpy()
+    elif isinstance(value, bool | int | float):
+      state[str(key)] = np.asarray(value)
+    else:
+      skipped.append(str(key))
+  if skipped:
+    logging.info('Not tensors, left out: %s', ', '.join(skipped[:20]))
+  if not any(isinstance(v, _Tensor) for v in loaded.values()):
+    raise ValueError(
+      'the checkpoint has no tensors at its top or under state_dict; it has'
+      f' {", ".join(map(str, list(loaded)[:10]))}'
+    )
+  return state

@@ -1,0 +1,119 @@
+"""One reader for weight files: the content decides, not the name."""
+
+import os
+import pathlib
+import tokenize
+import zipfile
+import zlib
+
+import numpy as np
+
+from pyramid_jax.interop import safetensors_file
+from pyramid_jax.interop import torch_file
+
+
+FORMATS = 'PyTorch (zip or legacy), safetensors, npz'
+MAX_UNPACKED_BYTES = 8 << 30
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Returns name -> array of a PyTorch, safetensors or npz file.
+
+  No code of the file is run, and sizes are checked before memory is taken.
+
+  Raises:
+    ValueError: one line with the path: an unknown format, damage, or
+      something that does not belong in a weight file.
+    OSError: the file cannot be opened.
+  """
+  path = pathlib.Path(path)
+  try:
+    return _READERS[_format(path)](path)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Returns the arrays of an npz file; objects are refused.
+
+  Raises:
+    ValueError: damage, an object array, or more than `MAX_UNPACKED_BYTES`.
+    OSError: the file cannot be opened.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      members = archive.infolist()
+      total = sum(info.file_size for info in members)
+      if total > MAX_UNPACKED_BYTES:
+        raise ValueError(
+          f'unpacks to {total} bytes; limit: {MAX_UNPACKED_BYTES}'
+        )
+      return {
+        info.filename.removesuffix('.npy'): _read_npy(archive, info)
+        for info in members
+      }
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    tokenize.TokenError,
+  ) as error:
+    raise ValueError(f'damaged npz: {error}') from error
+
+
+def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+  # numpy.load believes the array's header and allocates what it says; here
+  # the zip directory has to agree first.
+  with archive.open(info) as file:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+      header = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+      header = np.lib.format.read_array_header_2_0(file)
+    else:
+      raise ValueError(f'{info.filename!r}: npy version {version}')
+    shape, is_fortran, dtype = header
+    if dtype.hasobject:
+      raise ValueError(f'{info.filename!r} holds Python objects')
+    need = dtype.itemsize
+    for n in shape:
+      need *= n
+    if need != info.file_size - file.tell():
+      raise ValueError(
+        f'{info.filename!r}: {shape} of {dtype} needs {need} bytes, the'
+        f' archive has {info.file_size - file.tell()}'
+      )
+    raw = file.read(need)
+  if len(raw) != need:
+    raise ValueError(f'{info.filename!r} is cut short')
+  return np.ndarray(shape, dtype, buffer=raw, order='F' if is_fortran else 'C')
+
+
+_READERS = {
+  'torch': torch_file.read,
+  'safetensors': safetensors_file.read,
+  'npz': read_npz,
+}
+
+
+def _format(path: pathlib.Path) -> str:
+  with open(path, 'rb') as file:
+    start = file.read(64)
+  if start.startswith(torch_file.LEGACY_START):
+    return 'torch'
+  if start[8:9] == b'{':
+    return 'safetensors'
+  if start[:4] == b'PK\x03\x04':
+    try:
+      with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    except zipfile.BadZipFile as error:
+      raise ValueError(f'a damaged or cut zip archive: {error}') from error
+    if any(name.endswith('/data.pkl') for name in names):
+      return 'torch'
+    if names and all(name.endswith('.npy') for name in names):
+      return 'npz'
+  raise ValueError(f'not a weight file; formats read: {FORMATS}')

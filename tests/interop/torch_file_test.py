@@ -1,0 +1,243 @@
+"""PyTorch files without PyTorch: what is read, what is refused."""
+
+import os
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch_writer
+
+from pyramid_jax.interop import torch_file
+
+
+Name = torch_writer.Name
+Call = torch_writer.Call
+WRITERS = {
+  'zip': torch_writer.write_zip,
+  'legacy': torch_writer.write_legacy,
+}
+
+
+@pytest.fixture(params=sorted(WRITERS))
+def write(request, tmp_path):
+  """Returns a function that writes an object and gives the path."""
+
+  def write_it(value):
+    path = tmp_path / 'model.ckpt'
+    WRITERS[request.param](path, value)
+    return path
+
+  return write_it
+
+
+def sample():
+  rng = np.random.default_rng(0)
+  return torch_writer.Ordered(
+    {
+      'a.weight': torch_writer.tensor(
+        rng.normal(size=(3, 4)).astype('f4'), is_parameter=True
+      ),
+      'a.bias': torch_writer.tensor(rng.normal(size=5).astype('f2')),
+      'count': torch_writer.tensor(np.int64(7)),
+    }
+  )
+
+
+@pytest.mark.parametrize('dtype', sorted(torch_writer.STORAGES, key=str))
+def test_dtypes(write, dtype):
+  want = np.asarray([[0, 1, 0], [2, 1, 3]]).astype(dtype)
+  got = torch_file.read(write({'x': torch_writer.tensor(want)}))['x']
+  is_bf16 = dtype == ml_dtypes.bfloat16
+  assert got.dtype == (np.float32 if is_bf16 else dtype)
+  np.testing.assert_array_equal(got, want.astype(got.dtype))
+
+
+def test_order_names_scalars(write):
+  state = sample()
+  got = torch_file.read(write(state))
+  assert list(got) == ['a.weight', 'a.bias', 'count']
+  assert got['count'].shape == ()
+  assert got['count'] == 7
+  want = state['a.weight'].storage.reshape(3, 4)
+  np.testing.assert_array_equal(got['a.weight'], want)
+  assert not got['a.weight'].flags.writeable
+
+
+def test_shared_storage_strides_and_offsets(write):
+  base = np.arange(24, dtype='f4')
+  got = torch_file.read(
+    write(
+      {
+        'rows': torch_writer.Tensor(base, (4, 6), (6, 1)),
+        'transposed': torch_writer.Tensor(base, (6, 4), (1, 6)),
+        'part': torch_writer.Tensor(base, (2, 3), (12, 2), offset=1),
+        'expanded': torch_writer.Tensor(base, (5, 2), (0, 1), offset=22),
+        'empty': torch_writer.Tensor(base, (0, 3), (3, 1), offset=24),
+      }
+    )
+  )
+  rows = base.reshape(4, 6)
+  np.testing.assert_array_equal(got['rows'], rows)
+  np.testing.assert_array_equal(got['transposed'], rows.T)
+  np.testing.assert_array_equal(got['part'], [[1, 3, 5], [13, 15, 17]])
+  np.testing.assert_array_equal(got['expanded'], [[22, 23]] * 5)
+  assert got['empty'].shape == (0, 3)
+
+
+def test_lightning_checkpoint(write):
+  """Callbacks and configurations are passed over, never imported."""
+  config = Call(
+    Name('omegaconf.dictconfig', 'DictConfig'),
+    (),
+    {'_metadata': Call(Name('omegaconf.base', 'ContainerMetadata'), ())},
+  )
+  callback = Name(
+    'pytorch_lightning.callbacks.model_checkpoint', 'ModelCheckpoint'
+  )
+  got = torch_file.read(
+    write(
+      {
+        'epoch': 3,
+        'callbacks': {callback: {'best_model_score': None}},
+        'hyper_parameters': config,
+        'optimizer_states': [{'state': {0: {'step': 1}}, 'lr': 1e-6}],
+        'state_dict': sample(),
+      }
+    )
+  )
+  assert list(got) == ['a.weight', 'a.bias', 'count']
+
+
+def test_compressed_archive(tmp_path):
+  path = tmp_path / 'x.pt'
+  torch_writer.write_zip(path, sample(), zipfile.ZIP_DEFLATED)
+  want = sample()['a.weight'].storage.reshape(3, 4)
+  np.testing.assert_array_equal(torch_file.read(path)['a.weight'], want)
+
+
+@pytest.mark.parametrize(
+  ('value', 'name'),
+  [
+    (Call(Name('os', 'system'), ('touch PWNED',)), 'os.system'),
+    (Call(Name('posix', 'system'), ('touch PWNED',)), 'posix.system'),
+    (Call(Name('builtins', 'eval'), ('1',)), 'builtins.eval'),
+    (
+      Call(Name('builtins', 'getattr'), (Name('torch', 'FloatStorage'), 'x')),
+      'builtins.getattr',
+    ),
+    (Name('torch.nn.modules.linear', 'Linear'), 'torch.nn.modules.linear'),
+    (Name('torch', 'FloatStorage.__class__'), 'torch.FloatStorage.__class__'),
+    (Name('collections', 'OrderedDict.__init__'), 'OrderedDict.__init__'),
+    (Name('torch._utils', '_rebuild_tensor_v3'), '_rebuild_tensor_v3'),
+  ],
+)
+def test_malicious_globals(write, tmp_path, monkeypatch, value, name):
+  monkeypatch.chdir(tmp_path)
+  path = write({'state_dict': {'x': value}})
+  with pytest.raises(ValueError, match=f'global .*{name}.* is not allowed'):
+    torch_file.read(path)
+  assert not os.path.exists('PWNED')
+
+
+def test_state_for_a_function_is_refused(write):
+  """BUILD could set attributes of what it finds on the stack."""
+  function = Name('torch._utils', '_rebuild_tensor_v2')
+  code = torch_writer.Pickler()
+  body = (
+    b'\x80\x02'
+    + code.encode(function)
+    + code.encode((None, {'make': 1}))
+    + b'b.'
+  )
+  path = write({})
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('archive/data.pkl', body)
+  with pytest.raises(ValueError, match='a state for a Global'):
+    torch_file.read(path)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'shape': (4, 4), 'strides': (4, 1)}, 'leaves its storage of 12'),
+    ({'shape': (3,), 'strides': (1,), 'offset': 10}, 'leaves its storage'),
+    ({'shape': (3,), 'strides': (-1,), 'offset': 2}, r'strides \(-1,\)'),
+    ({'shape': (3,), 'strides': (1,), 'offset': -1}, 'offset -1'),
+    ({'shape': (3, 1), 'strides': (1,)}, r'shape \(3, 1\)'),
+    ({'shape': (2**40,), 'strides': (0,)}, 'repeats a storage of 12'),
+    ({'shape': (True,), 'strides': (1,)}, r'shape \(True,\)'),
+  ],
+)
+def test_tensors_stay_in_their_storage(write, fields, message):
+  bad = torch_writer.Tensor(np.zeros(12, 'f4'), **fields)
+  with pytest.raises(ValueError, match=message):
+    torch_file.read(write({'x': bad}))
+
+
+def test_nested_keys_cost_nothing(write):
+  """A tuple doubled sixty times would take for ever to hash or to print."""
+  path = write({})
+  doubled = b''.join(b'q%ch%c\x86' % (i, i) for i in range(60))
+  for end in (b'Ns.', b'Q.'):
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('archive/data.pkl', b'\x80\x02})' + doubled + end)
+    with pytest.raises(ValueError, match='a key that is a tuple|storage'):
+      torch_file.read(path)
+
+
+def test_no_tensors(write):
+  with pytest.raises(ValueError, match='no tensors .* it has epoch, model'):
+    torch_file.read(write({'epoch': 1, 'model': {}}))
+  with pytest.raises(ValueError, match='holds a list'):
+    torch_file.read(write([1]))
+
+
+def test_archive_refusals(tmp_path):
+  path = tmp_path / 'x.pt'
+  torch_writer.write_zip(path, sample())
+  with zipfile.ZipFile(path, 'a') as archive:
+    archive.writestr('archive/constants.pkl', b'')
+  with pytest.raises(ValueError, match='TorchScript'):
+    torch_file.read(path)
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('archive/data.pkl', b'')
+    archive.writestr('archive/byteorder', 'big')
+  with pytest.raises(ValueError, match='little-endian'):
+    torch_file.read(path)
+  torch_writer.write_zip(path, sample())
+  with zipfile.ZipFile(path) as archive:
+    head = archive.read('archive/data.pkl')
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('archive/data.pkl', head)
+    archive.writestr('archive/data/0', b'1234')
+  with pytest.raises(ValueError, match="'0 Float' has 4 bytes, needs 48"):
+    torch_file.read(path)
+
+
+def test_cut_files(write):
+  path = write(sample())
+  whole = path.read_bytes()
+  for length in range(0, len(whole) - 1, 7):
+    path.write_bytes(whole[:length])
+    with pytest.raises(ValueError, match='.'):
+      torch_file.read(path)
+
+
+def test_fuzz(write):
+  """Damage either raises ValueError or gives arrays; nothing else."""
+  path = write(sample())
+  whole = path.read_bytes()
+  rng = np.random.default_rng(1)
+  refused = 0
+  for _ in range(600):
+    raw = bytearray(whole)
+    for place in rng.integers(0, len(raw), rng.integers(1, 4)):
+      raw[place] = rng.integers(0, 256)
+    path.write_bytes(raw)
+    try:
+      for array in torch_file.read(path).values():
+        assert array.size < 1 << 23
+    except ValueError:
+      refused += 1
+  assert refused > 100
