@@ -256,7 +256,7 @@ class Frido:
 
   def _grids(self, height: int, width: int) -> list[tuple[int, int]]:
     """The (H, W) at which each scale is diffused, coarse first."""
-    fine = self.first_stage.factor
+    fine = autoencoder.factor(self.first_stage)
     grids = []
     for s in range(self.scales):
       f = fine * 2 ** (self.scales - 1 - s) if self.native_scales else fine
@@ -426,7 +426,7 @@ def create(config: ConfigDict) -> Frido:
   first_stage = autoencoder.network(config.first_stage)
   embed = first_stage.embed_dim
   size = config.data.image_size
-  coarsest = first_stage.factor * 2 ** (len(embed) - 1)
+  coarsest = autoencoder.factor(first_stage) * 2 ** (len(embed) - 1)
   if size % coarsest:
     raise ValueError(
       f'config.data.image_size is {size}, must be a multiple of {coarsest},'
