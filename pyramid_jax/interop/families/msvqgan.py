@@ -85,7 +85,7 @@ def build(config: Mapping[str, Any]) -> msvqgan.MSVQGAN:
     Unsupported: an argument that we do not have, or do not know.
   """
   config = dict(config)
-  allowed = {
+  allowed: dict[str, Sequence[Any]] = {
     'fusion': ('concat',),
     'remap': (None,),
     'channel_range': ([], (), None),
@@ -152,39 +152,49 @@ def run(case: Case) -> dict[str, np.ndarray]:
     Unsupported: an option that we do not have.
   """
   module = build(case.config)
-  image = _nhwc(case.inputs['x'])
-  template = jax.eval_shape(module.init, jax.random.key(0), image)['params']
-  params, report = mapping.to_flax(case.state, template, rename)
-  report.require_complete()
-  variables = {'params': params}
-  apply = jax.jit(module.apply, static_argnames='method')
-
-  features = apply(variables, image, method=lambda m, x: m.encoder(x))
-  outputs = {f'encoder_h_{k}': _nchw(h) for k, h in enumerate(features)}
-
-  latents = apply(variables, image, method='encode')
-  entries, codes, losses = apply(variables, latents, method='quantize')
-  for i, (z, q, c) in enumerate(zip(latents, entries, codes, strict=True)):
-    outputs[f'prequant_{i}'] = _nchw(z)
-    outputs[f'quant_{i}'] = _nchw(q)
-    outputs[f'indices_{i}'] = np.asarray(c)
-  fine = entries[-1].shape[1]
-  outputs['train_fused'] = _nchw(_on_grid(entries[::-1], fine))
-  outputs['emb_loss'] = np.asarray(sum(losses)).reshape(1)
-  outputs['recon'] = _nchw(apply(variables, image)['reconstruction'])
-
-  latent = _on_grid(latents, fine)
-  outputs['latent'] = _nchw(latent)
-  free = {}
+  inputs = {'x': _nhwc(case.inputs['x'])}
   if 'latent_free' in case.inputs:
-    free['_free'] = _nhwc(case.inputs['latent_free'])
-  for suffix, z in {'': latent, **free}.items():
+    inputs['latent_free'] = _nhwc(case.inputs['latent_free'])
+  template = jax.eval_shape(module.init, jax.random.key(0), inputs['x'])
+  params, report = mapping.to_flax(case.state, template['params'], rename)
+  report.require_complete()
+  outputs = jax.jit(module.apply, static_argnames='method')(
+    {'params': params}, inputs, method=_outputs
+  )
+  return {
+    name: np.asarray(_nchw(x) if x.ndim == 4 else x)
+    for name, x in outputs.items()
+  }
+
+
+def _outputs(
+  module: msvqgan.MSVQGAN, inputs: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """Computes every output of a bound module, images as (B, H, W, C)."""
+  features = module.encoder(inputs['x'])
+  latents = module.encode(inputs['x'])
+  entries, codes, losses = module.quantize(latents)
+  fine = entries[-1].shape[1]
+  latent = _on_grid(latents, fine)
+  outputs = {
+    **{f'encoder_h_{k}': h for k, h in enumerate(features)},
+    **{f'prequant_{i}': z for i, z in enumerate(latents)},
+    **{f'quant_{i}': q for i, q in enumerate(entries)},
+    **{f'indices_{i}': c for i, c in enumerate(codes)},
+    'train_fused': _on_grid(entries[::-1], fine),
+    'emb_loss': sum(losses, start=jnp.zeros(1)),
+    'recon': module.decode(entries, quantize=False),
+    'latent': latent,
+  }
+  decoded = {'': latent}
+  if 'latent_free' in inputs:
+    decoded['_free'] = inputs['latent_free']
+  for suffix, z in decoded.items():
     zs = jnp.split(z, np.cumsum(module.embed_dim)[:-1], -1)
-    decoded = apply(variables, zs, method='decode')
-    _, codes, _ = apply(variables, zs, method='quantize')
-    outputs[f'dec{suffix}'] = _nchw(decoded)
-    outputs[f'codes{suffix}'] = np.stack(
-      [np.asarray(c).reshape(len(c), -1) for c in codes]
+    outputs[f'dec{suffix}'] = module.decode(zs)
+    _, codes, _ = module.quantize(zs)
+    outputs[f'codes{suffix}'] = jnp.stack(
+      [c.reshape(len(c), -1) for c in codes]
     )
   return outputs
 
@@ -204,5 +214,5 @@ def _nhwc(x: np.ndarray) -> jax.Array:
   return jnp.asarray(x).transpose(0, 2, 3, 1)
 
 
-def _nchw(x: jax.Array) -> np.ndarray:
-  return np.asarray(x).transpose(0, 3, 1, 2)
+def _nchw(x: jax.Array) -> jax.Array:
+  return x.transpose(0, 3, 1, 2)
