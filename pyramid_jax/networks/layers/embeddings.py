@@ -1,0 +1,74 @@
+"""Embeddings of noise levels, grid positions and coordinates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def timestep_embedding(
+  t: jax.Array, dim: int, max_period: float = 10000.0
+) -> jax.Array:
+  """Returns cosines, then sines, of t at geometrically falling frequencies.
+
+  As in the reference U-Nets (CompVis/latent-diffusion:
+  ldm/modules/diffusionmodules/util.py): frequency i is
+  max_period ** (-i / (dim // 2)); an odd dim ends in a zero.
+
+  Args:
+    t: (B,) noise levels, integer or fractional.
+    dim: size of the embedding.
+    max_period: the longest period over 2 pi.
+
+  Returns:
+    (B, dim) float32.
+  """
+  half = dim // 2
+  frequencies = np.exp(-np.log(max_period) * np.arange(half) / half)
+  angles = t.astype(jnp.float32)[:, None] * frequencies.astype(np.float32)
+  embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+  return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
+  """Returns the mean of a coordinate's two table rows for every grid token.
+
+  Token k reads rows k // height and k % height, which on square grids are its
+  row and column (davidhalladay/Frido: frido/modules/attention.py).
+
+  Args:
+    table: (N, C), a row for each coordinate.
+    height: of the grid, at most N.
+    width: of the grid, at most N.
+
+  Returns:
+    (height * width, C).
+
+  Raises:
+    ValueError: the grid has more coordinates than the table rows.
+  """
+  if max(height, width) > len(table):
+    raise ValueError(
+      f'a {height} x {width} grid needs more position embeddings than the '
+      f'{len(table)} there are.'
+    )
+  # (width, height): entry (i, j) is token i * height + j.
+  both = table[:width, None] + table[None, :height]
+  return both.reshape(width * height, -1) / 2
+
+
+def fourier_features(x: jax.Array, num_frequencies: int) -> jax.Array:
+  """Returns sines and cosines of pi x, 2 pi x, 4 pi x ... of every coordinate.
+
+  The encoding of positions of NeRF (arXiv:2003.08934, equation 4).
+
+  Args:
+    x: (..., D) coordinates in [0, 1].
+    num_frequencies: octaves F.
+
+  Returns:
+    (..., 2 * F * D) float32.
+  """
+  octaves = np.pi * 2.0 ** np.arange(num_frequencies)
+  angles = x.astype(jnp.float32)[..., None] * octaves.astype(np.float32)
+  features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+  return features.reshape(*x.shape[:-1], -1)

@@ -1,0 +1,241 @@
+"""Transformer blocks of the U-Nets and of the condition encoders."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks.layers import attention
+from pyramid_jax.networks.layers import blocks
+from pyramid_jax.networks.layers import caching
+from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import resampling
+
+
+class CrossAttention(nn.Module):
+  """Attention from tokens to a context, or to themselves.
+
+  Queries, keys and values have no bias, the output has one. Keys and values
+  of a context go through `caching.cached`: a sampler's context stays.
+
+  Attributes:
+    heads: number of heads.
+    head_dim: width of a head.
+    dropout: rate on the output when training.
+    dtype: of the activations.
+  """
+
+  heads: int
+  head_dim: int
+  dropout: float = 0.0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    context: jax.Array | None = None,
+    train: bool = False,
+  ) -> jax.Array:
+    """Maps (B, T, C) to the same shape.
+
+    Args:
+      x: (B, T, C) tokens.
+      context: (B, S, D) tokens to attend to; None for x itself.
+      train: whether dropout is active, which needs a 'dropout' key.
+    """
+    q = self._project('to_q', x)
+    if context is None:
+      k, v = self._project('to_k', x), self._project('to_v', x)
+    else:
+      source = context  # mypy does not carry the narrowing into a lambda
+      k, v = caching.cached(
+        self,
+        'kv',
+        lambda: (self._project('to_k', source), self._project('to_v', source)),
+      )
+    out = attention.dot_product_attention(q, k, v)
+    out = out.reshape(*out.shape[:2], -1)
+    out = linear.Linear(x.shape[-1], dtype=self.dtype, name='to_out')(out)
+    return nn.Dropout(self.dropout, deterministic=not train)(out)
+
+  def _project(self, name: str, x: jax.Array) -> jax.Array:
+    width = self.heads * self.head_dim
+    y = linear.Linear(width, use_bias=False, dtype=self.dtype, name=name)(x)
+    return y.reshape(*y.shape[:2], self.heads, self.head_dim)
+
+
+class FeedForward(nn.Module):
+  """Two linear layers around an exact GELU.
+
+  Attributes:
+    gated: multiply the first half of the hidden values by the GELU of the
+      second half (GEGLU, arXiv:2002.05202) instead of the GELU alone.
+    mult: hidden width over the input's.
+    dtype: of the activations.
+  """
+
+  gated: bool = True
+  mult: int = 4
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (..., C) to the same shape."""
+    hidden = self.mult * x.shape[-1] * (2 if self.gated else 1)
+    h = linear.Linear(hidden, dtype=self.dtype, name='net_0')(x)
+    if self.gated:
+      value, gate = jnp.split(h, 2, axis=-1)
+      h = value * nn.gelu(gate, approximate=False)
+    else:
+      h = nn.gelu(h, approximate=False)
+    return linear.Linear(x.shape[-1], dtype=self.dtype, name='net_2')(h)
+
+
+class BasicTransformerBlock(nn.Module):
+  """Self-attention, attention to a context, feed-forward, each on a LayerNorm.
+
+  davidhalladay/Frido: frido/modules/attention.py. With `previous`, tokens of
+  the coarser scales, these first attend to themselves and are then attended
+  to between self-attention and the context.
+
+  Attributes:
+    heads: of every attention.
+    head_dim: of every attention.
+    use_mscond: whether `previous` may be given.
+    dtype: of the activations.
+  """
+
+  heads: int
+  head_dim: int
+  use_mscond: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    context: jax.Array | None = None,
+    previous: jax.Array | None = None,
+    train: bool = False,
+  ) -> jax.Array:
+    """Maps (B, T, C) to the same shape.
+
+    Args:
+      x: (B, T, C) tokens.
+      context: (B, S, D); None makes the second attention a self-attention.
+      previous: (B, P, C) tokens of the coarser scales, or None.
+      train: whether dropout is active (only around `previous`).
+    """
+    x = x + self._attention('attn1')(self._norm('norm1', x))
+    if self.use_mscond and previous is not None:
+      p = self._attention('attn_prev', dropout=0.5)(
+        self._norm('norm_prev', previous), None, train
+      )
+      x = x + self._attention('attn_cross', dropout=0.2)(
+        self._norm('norm_cross', x), previous + p, train
+      )
+    x = x + self._attention('attn2')(self._norm('norm2', x), context)
+    feed_forward = FeedForward(dtype=self.dtype, name='ff')
+    return x + feed_forward(self._norm('norm3', x))
+
+  def _norm(self, name: str, x: jax.Array) -> jax.Array:
+    return norms.LayerNorm(dtype=self.dtype, name=name)(x)
+
+  def _attention(self, name: str, dropout: float = 0.0) -> CrossAttention:
+    return CrossAttention(
+      self.heads, self.head_dim, dropout, self.dtype, name=name
+    )
+
+
+class SpatialTransformer(nn.Module):
+  """Transformer blocks over the pixels of a map, as a residual.
+
+  davidhalladay/Frido: frido/modules/attention.py; without `gated`,
+  `use_mscond` and `max_grid` also CompVis/latent-diffusion:
+  ldm/modules/attention.py.
+
+  Attributes:
+    heads: of every attention.
+    head_dim: of every attention; the tokens are heads * head_dim wide.
+    depth: number of blocks.
+    gated: whether the group norm is gated by the coarser scales.
+    use_mscond: whether the blocks attend to the coarser scales too.
+    max_grid: longest side with a position embedding, 0 for none.
+    dtype: of the activations.
+  """
+
+  heads: int
+  head_dim: int
+  depth: int = 1
+  gated: bool = False
+  use_mscond: bool = False
+  max_grid: int = 0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    context: jax.Array | None = None,
+    cond: jax.Array | None = None,
+    train: bool = False,
+  ) -> jax.Array:
+    """Maps (B, H, W, C) to the same shape.
+
+    Args:
+      x: (B, H, W, C).
+      context: (B, S, D) or None.
+      cond: (B, H', W', E) features of the coarser scales, or None.
+      train: whether dropout is active.
+
+    Raises:
+      ValueError: position embeddings, for a grid beyond `max_grid` or for
+        tokens that are not as wide as x.
+    """
+    b, height, width, channels = x.shape
+    inner = self.heads * self.head_dim
+    tokens = blocks.normalise(
+      x, cond, gated=self.gated, eps=1e-6, dtype=self.dtype, name='norm'
+    ).reshape(b, height * width, channels)
+    tokens = linear.Linear(inner, dtype=self.dtype, name='proj_in')(tokens)
+    previous = None
+    if self.use_mscond and cond is not None:
+      previous = resampling.nearest(cond, (height, width))
+      previous = previous.reshape(b, height * width, -1)
+      previous = linear.Linear(inner, dtype=self.dtype, name='cond_proj_in')(
+        previous
+      )
+    if self.max_grid:
+      if inner != channels:
+        raise ValueError(
+          f'position embeddings of {channels} channels do not fit tokens of '
+          f'{self.heads} heads x {self.head_dim}.'
+        )
+      embed = nn.Embed(
+        self.max_grid,
+        channels,
+        embedding_init=nn.initializers.normal(1.0),
+        name='pos_embed',
+      )
+      table = embed(jnp.arange(self.max_grid))
+      position = embeddings.grid_embedding(table, height, width)
+      tokens = tokens + position.astype(self.dtype)
+    for i in range(self.depth):
+      block = BasicTransformerBlock(
+        self.heads,
+        self.head_dim,
+        self.use_mscond,
+        self.dtype,
+        name=f'transformer_blocks_{i}',
+      )
+      tokens = block(tokens, context, previous, train)
+    tokens = linear.Linear(
+      channels,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.zeros,
+      name='proj_out',
+    )(tokens)
+    return x + tokens.reshape(x.shape)
