@@ -144,7 +144,7 @@ def _vertices() -> np.ndarray:
 VERTICES = _vertices()
 
 
-def _extents(shape: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+def extents(shape: np.ndarray, rotation: np.ndarray) -> np.ndarray:
   """Returns (..., 4) x0, y0, x1, y1 of turned shapes of half size 1."""
   upright = np.array([-1.0, -1.0, 1.0, 1.0])
   if not rotation.any():
@@ -165,7 +165,7 @@ def _place(
   shape = (u[..., 0] * len(SHAPES)).astype(np.int32)
   colour = (u[..., 1] * len(COLOURS)).astype(np.int32)
   rotation = level.rotation * (2 * u[..., 5] - 1)
-  unit = _extents(shape, rotation)
+  unit = extents(shape, rotation)
   sides = unit[..., 2:] - unit[..., :2]
   side = cell * (level.min_size + (level.max_size - level.min_size) * u[..., 2])
   # A turned shape is wider than its side and must still fit its cell.
@@ -196,7 +196,7 @@ def _nest(
   other = 1 + (small[:, 1] * (len(COLOURS) - 1)).astype(np.int32)
   colour = np.stack([colour, (colour + other) % len(COLOURS)], 1)
   rotation = np.repeat(level.rotation * (2 * big[:, 5:6] - 1), 2, 1)
-  unit = _extents(shape, rotation)
+  unit = extents(shape, rotation)
 
   side = 0.45 + 0.1 * big[:, 2]
   inner = side * NEST_SIDE[shape[:, 0]]
@@ -205,7 +205,7 @@ def _nest(
   centre = low - unit[:, 0, :2] * side[:, None] / 2
 
   # The ring around the small object must survive at 32 px.
-  small_side = np.minimum(0.12 + 0.1 * small[:, 2], 0.7 * inner)
+  small_side = np.minimum(0.15 + 0.08 * small[:, 2], 0.75 * inner)
   jitter = 0.3 * (inner - small_side)[:, None] * (2 * small[:, 3:5] - 1)
   offset = jitter + np.stack(
     [np.zeros_like(side), NEST_DOWN[shape[:, 0]] * side / 2], -1

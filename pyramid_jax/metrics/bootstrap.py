@@ -1,0 +1,107 @@
+"""Scores with bootstrap intervals over images."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import numpy as np
+
+from pyramid_jax.conditions import hashing
+
+
+RESAMPLES = 1000
+COVERAGE = 0.95
+_STREAM = 31  # word of the hash, apart from every other use
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """A number with its interval.
+
+  Attributes:
+    value: over all images; NaN where no image counts.
+    low: lower end of the bootstrap 95 % interval over images.
+    high: upper end.
+    n: images that count.
+  """
+
+  value: float
+  low: float
+  high: float
+  n: int
+
+
+@functools.lru_cache(maxsize=8)
+def _counts(n: int, resamples: int) -> np.ndarray:
+  """Returns (resamples, n) float32: how often each image is drawn."""
+  out = np.empty((resamples, n), np.float32)
+  for row in range(resamples):
+    picks = hashing.below(n, _STREAM, row, np.arange(n))
+    out[row] = np.bincount(picks, minlength=n)
+  return out
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+  values = values[np.isfinite(values)]
+  if not len(values):
+    return float('nan'), float('nan')
+  tail = (1 - COVERAGE) / 2
+  low, high = np.quantile(values, [tail, 1 - tail])
+  return float(low), float(high)
+
+
+def ratio(
+  numerators: np.ndarray,
+  denominators: np.ndarray,
+  resamples: int = RESAMPLES,
+) -> Score:
+  """Returns sum(numerators) / sum(denominators), the micro average.
+
+  Args:
+    numerators: (B,) per image, e.g. hits.
+    denominators: (B,) >= 0 per image, e.g. asked objects; images with none
+      do not count.
+    resamples: bootstrap draws of B images.
+  """
+  denominators = np.asarray(denominators, np.float64)
+  used = denominators > 0
+  top = np.asarray(numerators, np.float64)[used]
+  bottom = denominators[used]
+  n = int(used.sum())
+  if n == 0:
+    return Score(float('nan'), float('nan'), float('nan'), 0)
+  drawn = _counts(n, resamples)
+  low, high = _interval((drawn @ top) / (drawn @ bottom))
+  return Score(float(top.sum() / bottom.sum()), low, high, n)
+
+
+def mean(values: np.ndarray, resamples: int = RESAMPLES) -> Score:
+  """Returns the mean of (B,) values over images, NaN left out."""
+  values = np.asarray(values, np.float64)
+  finite = ~np.isnan(values)
+  return ratio(np.where(finite, values, 0), finite, resamples)
+
+
+def statistic(
+  rows: np.ndarray,
+  function: Callable[[np.ndarray], float],
+  resamples: int = RESAMPLES,
+) -> Score:
+  """Returns a function of the mean of per-image rows.
+
+  Distances between distributions are larger on resampled images than on the
+  images, so the interval is moved to have its median at the value.
+
+  Args:
+    rows: (B, K) per image.
+    function: maps a mean (K,) to a number.
+    resamples: bootstrap draws of B images.
+  """
+  rows = np.asarray(rows, np.float64)
+  n = len(rows)
+  if n == 0:
+    return Score(float('nan'), float('nan'), float('nan'), 0)
+  value = float(function(rows.mean(0)))
+  drawn = np.array([function(x) for x in _counts(n, resamples) @ rows / n])
+  low, high = _interval(drawn - np.median(drawn) + value)
+  return Score(value, low, high, n)
