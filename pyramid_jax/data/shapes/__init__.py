@@ -2,6 +2,7 @@
 
 from pyramid_jax.data.shapes.reader import ShapesReader
 from pyramid_jax.data.shapes.scenes import LABEL_NAMES
+from pyramid_jax.data.shapes.text import VOCABULARY
 
 
-__all__ = ['LABEL_NAMES', 'ShapesReader']
+__all__ = ['LABEL_NAMES', 'VOCABULARY', 'ShapesReader']

@@ -9,8 +9,10 @@ import numpy as np
 from pyramid_jax.conditions import hashing
 from pyramid_jax.conditions import labels as labels_lib
 from pyramid_jax.conditions import layout
+from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data.shapes import render
 from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data.shapes import text
 
 
 # Every index is a scene; this many so that an index is an int32.
@@ -31,6 +33,7 @@ class ShapesReader:
     config: ConfigDict,
     split: str,
     *,
+    full: bool | None = None,
     maps: bool = False,
   ):
     """Reads `config.data` and `config.condition`.
@@ -38,11 +41,15 @@ class ShapesReader:
     Args:
       config: of a run.
       split: train, val or test.
+      full: whether `batch` adds every condition, not only those of the task;
+        None: outside of training. Among them is `caption`, bytes that cannot
+        enter jit.
       maps: whether `finish` adds `mask` and `edge`.
 
     Raises:
       ValueError: unknown split, level or task.
     """
+    self._full = split != 'train' if full is None else full
     self.label_names = scenes.LABEL_NAMES
     self.report: dict[str, int] = {}
     self.level = config.data.level
@@ -51,6 +58,12 @@ class ShapesReader:
     self._max_objects = config.data.max_objects
     self._condition = config.condition
     self._maps = maps
+    self._captions = text.tokenizer()
+    self._tokenizer: tokenizers.Tokenizer
+    if config.condition.encoder == 'clip':
+      self._tokenizer = tokenizers.create(config)
+    else:
+      self._tokenizer = text.tokenizer(config.condition.max_length)
     if self.level not in range(len(scenes.LEVELS)):
       raise ValueError(
         f'data.level must be 0..{len(scenes.LEVELS) - 1}, got {self.level!r}.'
@@ -94,28 +107,51 @@ class ShapesReader:
       'background': spec.background,
       'texture': spec.texture,
     }
+    self._add_texts(out, spec)
     ids = self._condition_ids(out, draws)
     if ids is not None:
       out['condition_ids'] = np.asarray(ids, np.int32)
     return out
 
+  def _add_texts(self, out: dict[str, np.ndarray], spec: scenes.Scenes) -> None:
+    """Adds captions, triples and the ids of the text of the task."""
+    task = self._condition.task
+    texts: list[str] = []
+    if self._full or task == 'text':
+      texts = text.captions(self._seed, out['id'], spec)
+      ids = np.stack([self._captions.encode(x) for x in texts])
+      out['caption_ids'] = ids
+      out['caption_mask'] = ids != self._captions.pad_id
+    if self._full:
+      out['caption'] = np.array([x.encode() for x in texts])
+    if self._full or task == 'scene_graph':
+      width = out['labels'].shape[1]
+      out['triples'] = text.triples(self._seed, out['id'], spec, width)
+    if task == 'scene_graph':
+      texts = text.graphs(spec, out['triples'])
+    if task in tokenizers.TEXT_TASKS:
+      ids = np.stack([self._tokenizer.encode(x) for x in texts])
+      out['condition_ids'] = ids
+
   def _condition_ids(
     self, batch: Mapping[str, np.ndarray], draws: np.ndarray
   ) -> layout.Array | None:
-    """Returns (B, L) token ids of the configured task."""
+    """Returns (B, L) token ids of the boxes or labels, if those are asked."""
     condition = self._condition
+    labels = batch['labels']
     if condition.task == 'layout':
+      whole = np.tile(np.array([0, 0, 1, 1], np.float32), (len(labels), 1))
       return layout.layout_tokens(
         batch['boxes'],
-        batch['labels'],
+        labels,
         None,
         condition.max_objects,
         condition.no_tokens,
         scenes.THINGS,
         condition.shift,
+        whole if condition.encode_crop else None,
       )
     if condition.task == 'label':
-      labels = batch['labels']
       slots = np.arange(labels.shape[1])
       keys = hashing.hash64(np.asarray(draws)[:, None], _SHUFFLE, slots)
       order = np.argsort(keys, axis=1, kind='stable')
