@@ -1,0 +1,120 @@
+"""What a run writes about itself: lines, metrics and TensorBoard events."""
+
+from collections.abc import Mapping
+import json
+import logging as std_logging
+import math
+import os
+import pathlib
+from typing import Any
+import warnings
+
+from absl import logging
+import numpy as np
+import tensorboardX
+
+
+METRICS = 'metrics.jsonl'
+EVENTS = 'tensorboard'
+
+
+def setup() -> None:
+  """Makes absl's log plain lines and keeps out what is not about the run."""
+  handler = logging.get_absl_handler()
+  handler.setFormatter(_Plain())
+  # Absl's logger is one for all libraries; the path tells whose line it is.
+  logging.get_absl_logger().addFilter(_is_ours)
+  # Orbax leaves coroutines behind when a file that it reads is damaged.
+  warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
+
+
+class _Plain(std_logging.Formatter):
+  """The message; its level too when that is more than INFO."""
+
+  def format(self, record: std_logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.levelno > std_logging.INFO:
+      text = f'{record.levelname}: {text}'
+    if record.exc_info:
+      text += '\n' + self.formatException(record.exc_info)
+    return text
+
+
+def _is_ours(record: std_logging.LogRecord) -> bool:
+  foreign = f'{os.sep}orbax{os.sep}' in record.pathname
+  return not foreign or record.levelno > std_logging.ERROR
+
+
+def add_file(workdir: str | os.PathLike[str], process_index: int = 0) -> None:
+  """Copies the log into `WORKDIR/logs/`, with the time of every line."""
+  folder = pathlib.Path(workdir) / 'logs'
+  folder.mkdir(parents=True, exist_ok=True)
+  handler = std_logging.FileHandler(folder / f'process_{process_index}.log')
+  handler.setFormatter(
+    std_logging.Formatter('%(asctime)s %(levelname)s %(message)s')
+  )
+  logging.get_absl_logger().addHandler(handler)
+
+
+class MetricWriter:
+  """Writes scalars and images of a run, with the method names of clu.
+
+  `metrics.jsonl` gets one JSON object a line, `step` first; a number that is
+  not finite becomes null. TensorBoard events hold the same and the images.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str], first_step: int = 0):
+    """Opens the files.
+
+    Args:
+      workdir: an existing directory.
+      first_step: finished updates of the state that the run goes on from;
+        lines of later steps, and a half line, are of a run that was cut off
+        and are removed.
+    """
+    self._path = pathlib.Path(workdir) / METRICS
+    truncate(self._path, first_step)
+    self._file = self._path.open('a')
+    self._events = tensorboardX.SummaryWriter(
+      str(pathlib.Path(workdir) / EVENTS), purge_step=first_step + 1
+    )
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Appends one line."""
+    values: dict[str, Any] = {'step': step}
+    for name, value in scalars.items():
+      number = float(value)
+      values[name] = number if math.isfinite(number) else None
+      self._events.add_scalar(name, number, step)
+    self._file.write(json.dumps(values) + '\n')
+    self._file.flush()
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Adds (H, W, 3) uint8 images to the events."""
+    for name, image in images.items():
+      self._events.add_image(name, image, step, dataformats='HWC')
+
+  def flush(self) -> None:
+    self._file.flush()
+    self._events.flush()
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()
+
+
+def truncate(path: pathlib.Path, step: int) -> None:
+  """Removes the lines after `step` and what is not a whole line, atomically."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text(errors='replace').splitlines():
+    try:
+      values = json.loads(line)
+    except json.JSONDecodeError:
+      continue
+    if isinstance(values, dict) and values.get('step', math.inf) <= step:
+      kept.append(line + '\n')
+  aside = path.with_name(f'{path.name}.tmp')
+  aside.write_text(''.join(kept))
+  os.replace(aside, path)
