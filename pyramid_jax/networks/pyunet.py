@@ -206,7 +206,7 @@ class PyUNet(nn.Module):
       ValueError: options that contradict each other, or arguments that do
         not fit them.
     """
-    self._check_options()
+    self.check_options()
     self._check_arguments(x, context, y, stage)
     emb = self._embedding(t, y, stage)
     h, cond = self._stem(x, stage)
@@ -424,7 +424,8 @@ class PyUNet(nn.Module):
       if self.use_split_head:
         self._head(features, other)
 
-  def _check_options(self) -> None:
+  def check_options(self) -> None:
+    """Raises ValueError if attributes contradict each other."""
     split = self.split_embed_dim_list
     refused = {
       'channel_mult must start with 1': self.channel_mult[0] != 1,
@@ -458,6 +459,9 @@ class PyUNet(nn.Module):
           f'{self.use_spatial_transformer}, split_embed_dim_list = {split}, '
           f'out_channels = {self.out_channels}, n_embed = {self.n_embed}.'
         )
+    for mult in self.channel_mult:
+      self.heads(mult * self.model_channels)
+      self.heads(mult * self.model_channels, up=True)
 
   def _check_arguments(
     self,

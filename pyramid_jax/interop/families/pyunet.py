@@ -124,7 +124,12 @@ def build(config: Mapping[str, Any]) -> pyunet.PyUNet:
       f'split_embed_dim_list {list(split)} does not add up to in_channels = '
       f'{config["in_channels"]}.'
     )
-  return pyunet.PyUNet(**fields)
+  network = pyunet.PyUNet(**fields)
+  try:
+    network.check_options()
+  except ValueError as error:
+    raise families.Unsupported(str(error)) from error
+  return network
 
 
 def run(case: families.Case) -> dict[str, np.ndarray]:

@@ -1,0 +1,188 @@
+"""The text encoders: official keys and recorded runs.
+
+`rename`, `build` and `run` are for the transformer trained with LDM and Frido
+(CompVis/latent-diffusion: ldm/modules/encoders/modules.py, BERTEmbedder and
+TransformerEmbedder; keys without their prefix 'transformer.');
+`rename_clip` and `from_openai` are for CLIP's text tower.
+"""
+
+from collections.abc import Mapping
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.interop import families
+from pyramid_jax.interop import mapping
+from pyramid_jax.networks import text_encoders
+
+
+_KINDS = {'scale': 'norm', 'embedding': 'embedding', 'kernel': 'linear'}
+
+# Parts of an encoder block -> (offset of the official sub-layer, its names).
+_SUBLAYERS = {
+  'norm_attn': (0, '0'),
+  'attn': (0, '1'),
+  'norm_ff': (1, '0'),
+  'ff': (1, '1'),
+}
+
+
+def rename(path: mapping.Path) -> tuple[str, str]:
+  """Returns official key and kind of a `TransformerEncoder` parameter.
+
+  Its blocks must not be stacked: see `unstack`.
+  """
+  *modules, leaf = path
+  if modules[0] == 'layers':
+    number = int(modules[1].removeprefix('layer_'))
+    offset, part = _SUBLAYERS[modules[2]]
+    inner = [{'net_0': 'net.0.0', 'net_2': 'net.2'}.get(m, m) for m in modules]
+    layer = f'attn_layers.layers.{2 * number + offset}'
+    key = '.'.join([layer, part, *inner[3:]])
+  elif modules == ['pos_emb']:
+    key = 'pos_emb.emb'
+  else:
+    key = '.'.join(modules)
+  return _leaf(key, leaf)
+
+
+def rename_clip(path: mapping.Path) -> tuple[str, str]:
+  """Returns key and kind of a `CLIPTextEncoder` parameter.
+
+  Keys are those of huggingface/transformers: CLIPTextModel, and
+  CLIPTextModelWithProjection for the projection.
+  """
+  *modules, leaf = path
+  name = modules[0]
+  if name == 'text_projection':
+    return _leaf(name, leaf)
+  if name.endswith('_embedding'):
+    return _leaf(f'text_model.embeddings.{name}', leaf)
+  if name == 'final_layer_norm':
+    return _leaf(f'text_model.{name}', leaf)
+  layer = 'text_model.encoder.layers.' + name.removeprefix('layers_')
+  part = modules[1]
+  if part.endswith('_proj'):
+    part = f'self_attn.{part}'
+  elif part.startswith('fc'):
+    part = f'mlp.{part}'
+  return _leaf(f'{layer}.{part}', leaf)
+
+
+def _leaf(key: str, leaf: str) -> tuple[str, str]:
+  if leaf == 'bias':
+    return f'{key}.bias', 'bias'
+  return f'{key}.weight', _KINDS[leaf]
+
+
+# What openai/CLIP and huggingface/transformers call the same thing.
+_OPENAI = {
+  'token_embedding.': 'text_model.embeddings.token_embedding.',
+  'positional_embedding': 'text_model.embeddings.position_embedding.weight',
+  'ln_final.': 'text_model.final_layer_norm.',
+  'transformer.resblocks.': 'text_model.encoder.layers.',
+  'text_projection': 'text_projection.weight',
+}
+_OPENAI_INNER = {
+  '.ln_1.': '.layer_norm1.',
+  '.ln_2.': '.layer_norm2.',
+  '.attn.': '.self_attn.',
+  '.mlp.c_fc.': '.mlp.fc1.',
+  '.mlp.c_proj.': '.mlp.fc2.',
+}
+
+
+def from_openai(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the text tower of an openai/CLIP state dict under the HF keys.
+
+  Args:
+    state: keys of openai/CLIP: clip/model.py, CLIP; those of its image tower
+      are left out.
+  """
+  renamed = {}
+  for key, value in state.items():
+    start = next((s for s in _OPENAI if key.startswith(s)), None)
+    if start is None:
+      continue
+    new = _OPENAI[start] + key.removeprefix(start)
+    for ours, theirs in _OPENAI_INNER.items():
+      new = new.replace(ours, theirs)
+    if start == 'text_projection':  # not transposed there when it is applied
+      value = value.T
+    if match := re.fullmatch(r'(.*)\.in_proj_(weight|bias)', new):
+      for part, third in zip('qkv', np.split(value, 3), strict=True):
+        renamed[f'{match[1]}.{part}_proj.{match[2]}'] = third
+    else:
+      renamed[new] = value
+  return renamed
+
+
+def unstack(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Gives every block of a scanned encoder its own parameters."""
+  layers = params['layers']['layer']
+  depth = len(jax.tree.leaves(layers)[0])
+  split = {
+    f'layer_{i}': jax.tree.map(lambda leaf, i=i: leaf[i], layers)
+    for i in range(depth)
+  }
+  return {**params, 'layers': split}
+
+
+def stack(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Undoes `unstack`."""
+  layers = params['layers']
+  ordered = [layers[f'layer_{i}'] for i in range(len(layers))]
+  joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
+  return {**params, 'layers': {'layer': joined}}
+
+
+def build(config: Mapping[str, Any]) -> text_encoders.TransformerEncoder:
+  """Returns the encoder of an official constructor's arguments.
+
+  Raises:
+    Unsupported: an unknown argument.
+  """
+  needed = {'n_embed', 'n_layer'}
+  # Not of the numbers: where it runs, what makes the ids, training's dropout.
+  ignored = {'device', 'use_tokenizer', 'cond_key', 'embedding_dropout'}
+  unknown = sorted(
+    set(config) - needed - ignored - {'vocab_size', 'max_seq_len'}
+  )
+  if unknown or needed - set(config):
+    raise families.Unsupported(
+      f'arguments of BERTEmbedder: unknown {unknown}, missing '
+      f'{sorted(needed - set(config))}.'
+    )
+  return text_encoders.TransformerEncoder(
+    vocab_size=config.get('vocab_size', 30522),
+    max_seq_len=config.get('max_seq_len', 77),
+    dim=config['n_embed'],
+    depth=config['n_layer'],
+  )
+
+
+def run(case: families.Case) -> dict[str, np.ndarray]:
+  """Computes emb, logits and emb_short (without the last 3 tokens).
+
+  Raises:
+    Unsupported: see `build`, or an output of another name.
+  """
+  encoder = build(case.config)
+  tokens = case.inputs['tokens']
+  template = jax.eval_shape(encoder.init, jax.random.key(0), tokens)
+  params, report = mapping.to_flax(case.state, template['params'], rename)
+  report.require_complete()
+  apply = jax.jit(encoder.apply, static_argnames='method')
+  variables = {'params': params}
+  compute = {
+    'emb': lambda: apply(variables, tokens),
+    'logits': lambda: apply(variables, tokens, method='logits'),
+    'emb_short': lambda: apply(variables, tokens[:, :-3]),
+  }
+  unknown = sorted(set(case.expected) - set(compute))
+  if unknown:
+    raise families.Unsupported(f'unknown outputs of ldm.bert: {unknown}')
+  return {name: np.asarray(compute[name]()) for name in case.expected}

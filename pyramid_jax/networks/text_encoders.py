@@ -1,0 +1,326 @@
+"""Encoders that turn captions, tokens and boxes into a context."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks.layers import attention
+from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import transformer
+
+
+class EncoderBlock(nn.Module):
+  """Self-attention, then a GELU feed-forward, each on a LayerNorm.
+
+  CompVis/latent-diffusion: ldm/modules/x_transformer.py.
+
+  Attributes:
+    heads: number of heads.
+    head_dim: width of a head; heads * head_dim need not be C.
+    dtype: of the activations.
+  """
+
+  heads: int
+  head_dim: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, N, C) to the same shape."""
+    attend = transformer.CrossAttention(
+      self.heads, self.head_dim, dtype=self.dtype, name='attn'
+    )
+    x = x + attend(norms.LayerNorm(dtype=self.dtype, name='norm_attn')(x))
+    feed_forward = transformer.FeedForward(
+      gated=False, dtype=self.dtype, name='ff'
+    )
+    return x + feed_forward(
+      norms.LayerNorm(dtype=self.dtype, name='norm_ff')(x)
+    )
+
+
+class EncoderStack(nn.Module):
+  """`depth` encoder blocks.
+
+  Attributes:
+    depth: number of blocks.
+    heads: of every block.
+    head_dim: of every block.
+    dtype: of the activations.
+    remat: whether blocks recompute their activations in the backward pass.
+    scan: whether the blocks are one `lax.scan`, which compiles in a time that
+      does not grow with depth; their parameters then have a leading axis.
+  """
+
+  depth: int
+  heads: int
+  head_dim: int
+  dtype: jnp.dtype = jnp.float32
+  remat: bool = False
+  scan: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, N, C) to the same shape."""
+    module = nn.remat(EncoderBlock) if self.remat else EncoderBlock
+    if not self.scan:
+      for i in range(self.depth):
+        block = module(self.heads, self.head_dim, self.dtype, name=f'layer_{i}')
+        x = block(x)
+      return x
+    scanned = nn.scan(
+      lambda block, x, _: (block(x), None),
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=self.depth,
+    )
+    block = module(self.heads, self.head_dim, self.dtype, name='layer')
+    return scanned(block, x, None)[0]
+
+
+class TransformerEncoder(nn.Module):
+  """Token and position embeddings and a stack of encoder blocks.
+
+  The condition encoder of LDM and Frido, trained with their denoisers
+  (CompVis/latent-diffusion: ldm/modules/x_transformer.py, TransformerWrapper
+  around Encoder). There is no mask: padding is attended to.
+
+  Attributes:
+    vocab_size: rows of the token embedding.
+    max_seq_len: rows of the position embedding.
+    dim: width of the tokens.
+    depth: number of blocks.
+    heads: of every block.
+    head_dim: of every block.
+    dtype: of the activations and the result.
+    remat: see `EncoderStack`.
+    scan: see `EncoderStack`.
+  """
+
+  vocab_size: int
+  max_seq_len: int
+  dim: int
+  depth: int
+  heads: int = 8
+  head_dim: int = 64
+  dtype: jnp.dtype = jnp.float32
+  remat: bool = False
+  scan: bool = False
+
+  def setup(self) -> None:
+    self.token_emb = _embed(self.vocab_size, self.dim, 0.02)
+    self.pos_emb = _embed(self.max_seq_len, self.dim, 0.02)
+    self.layers = EncoderStack(
+      self.depth, self.heads, self.head_dim, self.dtype, self.remat, self.scan
+    )
+    self.norm = norms.LayerNorm(dtype=self.dtype)
+    self.to_logits = linear.Linear(self.vocab_size)
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Maps (B, N) token ids to (B, N, dim) features.
+
+    Raises:
+      ValueError: N is above `max_seq_len`.
+    """
+    positions = _positions(tokens, self.max_seq_len)
+    x = self.token_emb(tokens) + self.pos_emb(positions)
+    x = self.norm(self.layers(x.astype(self.dtype)))
+    if self.is_initializing():
+      self.to_logits(x)  # in every checkpoint, and read by `logits` alone
+    return x
+
+  def logits(self, tokens: jax.Array) -> jax.Array:
+    """Maps (B, N) token ids to (B, N, vocab_size) float32 logits."""
+    return self.to_logits(self(tokens))
+
+
+class ClipBlock(nn.Module):
+  """Causal self-attention, then a feed-forward, each on a LayerNorm.
+
+  Attributes:
+    heads: number of heads, which divides the width.
+    mlp_dim: hidden width of the feed-forward.
+    dtype: of the activations.
+  """
+
+  heads: int
+  mlp_dim: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, N, C) to the same shape."""
+    b, n, dim = x.shape
+    h = norms.LayerNorm(dtype=self.dtype, name='layer_norm1')(x)
+    q, k, v = (
+      linear.Linear(dim, dtype=self.dtype, name=f'{part}_proj')(h).reshape(
+        b, n, self.heads, -1
+      )
+      for part in 'qkv'
+    )
+    past = jnp.tril(jnp.ones((n, n), bool))
+    bias = jnp.where(past, 0.0, jnp.finfo(jnp.float32).min)
+    h = attention.dot_product_attention(q, k, v, bias=bias).reshape(x.shape)
+    x = x + linear.Linear(dim, dtype=self.dtype, name='out_proj')(h)
+
+    h = norms.LayerNorm(dtype=self.dtype, name='layer_norm2')(x)
+    h = linear.Linear(self.mlp_dim, dtype=self.dtype, name='fc1')(h)
+    h = h * nn.sigmoid(1.702 * h)  # what CLIP was trained with for a GELU
+    return x + linear.Linear(dim, dtype=self.dtype, name='fc2')(h)
+
+
+class CLIPTextEncoder(nn.Module):
+  """The text tower of CLIP (arXiv:2103.00020); the defaults are ViT-L/14's.
+
+  huggingface/transformers: CLIPTextModel; openai/CLIP: encode_text.
+
+  Attributes:
+    vocab_size: rows of the token embedding.
+    max_length: rows of the position embedding.
+    dim: width of the tokens.
+    depth: number of blocks.
+    heads: of every block.
+    mlp_dim: hidden width of the feed-forwards.
+    projection_dim: width of the space shared with images, None without.
+    dtype: of the activations and the result.
+  """
+
+  vocab_size: int = 49408
+  max_length: int = 77
+  dim: int = 768
+  depth: int = 12
+  heads: int = 12
+  mlp_dim: int = 3072
+  projection_dim: int | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self) -> None:
+    self.token_embedding = _embed(self.vocab_size, self.dim, 0.02)
+    self.position_embedding = _embed(self.max_length, self.dim, 0.01)
+    self.layers = [
+      ClipBlock(self.heads, self.mlp_dim, self.dtype) for _ in range(self.depth)
+    ]
+    self.final_layer_norm = norms.LayerNorm(dtype=self.dtype)
+    if self.projection_dim is not None:
+      self.text_projection = linear.Linear(self.projection_dim, use_bias=False)
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Maps (B, N) token ids to (B, N, dim), the last hidden states.
+
+    Raises:
+      ValueError: N is above `max_length`.
+    """
+    positions = _positions(tokens, self.max_length)
+    x = self.token_embedding(tokens) + self.position_embedding(positions)
+    x = x.astype(self.dtype)
+    for layer in self.layers:
+      x = layer(x)
+    x = self.final_layer_norm(x)
+    if self.is_initializing() and self.projection_dim is not None:
+      self.text_projection(x)
+    return x
+
+  def pooled(self, tokens: jax.Array) -> jax.Array:
+    """Maps (B, N) token ids to (B, 1, projection_dim) unit vectors.
+
+    The state at the end-of-text token, the largest id, is projected.
+
+    Raises:
+      ValueError: there is no projection, or N is above `max_length`.
+    """
+    if self.projection_dim is None:
+      raise ValueError('pooled features need projection_dim, got None.')
+    end = tokens.argmax(axis=-1)[:, None, None]
+    x = jnp.take_along_axis(self(tokens), end, axis=1)
+    x = self.text_projection(x.astype(jnp.float32))
+    x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x.astype(self.dtype)
+
+
+class BoxEncoder(nn.Module):
+  """One token for each labelled box: an encoder without coordinate tokens.
+
+  An object is the sum of a label embedding and a linear map of the Fourier
+  features of its corners, centre and size; the places of absent objects hold
+  a learned null vector. The blocks of `TransformerEncoder` follow, without
+  position embeddings: the order of the objects means nothing.
+
+  Attributes:
+    dim: width of the tokens.
+    depth: number of blocks.
+    heads: of every block.
+    num_labels: categories, the padding label 0 included.
+    num_frequencies: octaves of the Fourier features.
+    head_dim: of every block.
+    dtype: of the activations and the result.
+    remat: see `EncoderStack`.
+  """
+
+  dim: int
+  depth: int
+  heads: int
+  num_labels: int
+  num_frequencies: int = 8
+  head_dim: int = 64
+  dtype: jnp.dtype = jnp.float32
+  remat: bool = False
+
+  @nn.compact
+  def __call__(
+    self, boxes: jax.Array, labels: jax.Array, n_boxes: jax.Array
+  ) -> jax.Array:
+    """Returns (B, N, dim) tokens.
+
+    Args:
+      boxes: (B, N, 4) x0, y0, x1, y1 in [0, 1].
+      labels: (B, N) int32 in [0, num_labels).
+      n_boxes: (B,) int32, the number of objects that are there.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    if (
+      boxes.ndim != 3
+      or boxes.shape[-1] != 4
+      or labels.shape != boxes.shape[:2]
+      or n_boxes.shape != boxes.shape[:1]
+    ):
+      raise ValueError(
+        'the box encoder takes boxes (B, N, 4), labels (B, N) and n_boxes '
+        f'(B,), got {boxes.shape}, {labels.shape} and {n_boxes.shape}.'
+      )
+    low, high = boxes[..., :2], boxes[..., 2:]
+    geometry = jnp.concatenate([boxes, (low + high) / 2, high - low], axis=-1)
+    features = embeddings.fourier_features(geometry, self.num_frequencies)
+    x = linear.Linear(self.dim, name='box_proj')(features)
+    # The linear map's values have a deviation of about 0.4: no part drowns.
+    x = x + _embed(self.num_labels, self.dim, 0.4, name='label_emb')(labels)
+    null = self.param('null', nn.initializers.normal(0.4), (self.dim,))
+    is_there = jnp.arange(boxes.shape[1]) < n_boxes[:, None]
+    x = jnp.where(is_there[..., None], x, null).astype(self.dtype)
+    x = EncoderStack(
+      self.depth,
+      self.heads,
+      self.head_dim,
+      self.dtype,
+      self.remat,
+      name='layers',
+    )(x)
+    return norms.LayerNorm(dtype=self.dtype, name='norm')(x)
+
+
+def _embed(
+  rows: int, dim: int, deviation: float, name: str | None = None
+) -> nn.Embed:
+  normal = nn.initializers.normal(deviation)
+  return nn.Embed(rows, dim, embedding_init=normal, name=name)
+
+
+def _positions(tokens: jax.Array, limit: int) -> jax.Array:
+  if tokens.ndim != 2 or tokens.shape[1] > limit:
+    raise ValueError(
+      f'tokens must be (B, N) with N <= {limit}, got shape {tokens.shape}.'
+    )
+  return jnp.arange(tokens.shape[1])
