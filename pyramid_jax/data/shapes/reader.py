@@ -90,6 +90,8 @@ class ShapesReader:
     pad = max(self._max_objects - spec.labels.shape[1], 0)
 
     def widen(x: np.ndarray, value: int = 0) -> np.ndarray:
+      if not pad:
+        return x
       widths = [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)
       return np.pad(x, widths, constant_values=value)
 

@@ -275,27 +275,24 @@ def sample(seed: int, indices: np.ndarray, level: int) -> Scenes:
       u[rows], spec
     )
     parents[rows, 1] = 0
+    # What is in the way of the big object goes, the rest moves up; the first
+    # two stay where they are.
     big = boxes[rows, :1]
     after = boxes[rows, 2:, :2] > big[..., 2:] + MARGIN
     before = boxes[rows, 2:, 2:] < big[..., :2] - MARGIN
     keep[rows, 2:] &= np.any(after | before, axis=-1)
-  order = np.argsort(~keep, axis=1, kind='stable')
-  keep = np.take_along_axis(keep, order, 1)
-  labels = np.take_along_axis(1 + shape * len(COLOURS) + colour, order, 1)
+    order = np.argsort(~keep, axis=1, kind='stable')
+    row = np.arange(len(order))[:, None]
+    shape, colour, geometry, boxes, keep = (
+      x[row, order] for x in (shape, colour, geometry, boxes, keep)
+    )
   kind, texture = _texture(seed, indices)
-
-  def sort(x: np.ndarray) -> np.ndarray:
-    x = np.take_along_axis(x, order[..., None], 1) * keep[..., None]
-    return x.astype(np.float32)
-
   return Scenes(
     n_boxes=keep.sum(1, dtype=np.int32),
-    labels=np.where(keep, labels, 0).astype(np.int32),
-    geometry=sort(geometry),
-    parents=np.where(keep, np.take_along_axis(parents, order, 1), -1).astype(
-      np.int32
-    ),
-    boxes=sort(boxes),
+    labels=keep * (1 + shape * len(COLOURS) + colour),
+    geometry=(geometry * keep[..., None]).astype(np.float32),
+    parents=parents,
+    boxes=(boxes * keep[..., None]).astype(np.float32),
     background=kind,
     texture=texture,
   )
