@@ -152,14 +152,15 @@ class MSVQGAN(nn.Module, kw_only=True):
 
     Returns:
       `reconstruction` (B, H, W, 3) float32; `features`, from which
-      `last_conv` made it; `codes`, a list of (B, h, w) int32; and
-      `codebook_losses`, a list of scalars.
+      `last_conv` made it; `latents` as from `encode`; `codes`, a list of
+      (B, h, w) int32; and `codebook_losses`, a list of scalars.
     """
-    _, quantized, codes, losses = self._encode(image)
+    latents, quantized, codes, losses = self._encode(image)
     features = self.decode_features(quantized, quantize=False)
     return {
       'reconstruction': self.last_conv(features),
       'features': features,
+      'latents': latents,
       'codes': codes,
       'codebook_losses': losses,
     }

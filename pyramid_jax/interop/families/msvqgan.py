@@ -172,7 +172,8 @@ def _outputs(
 ) -> dict[str, jax.Array]:
   """Computes every output of a bound module, images as (B, H, W, C)."""
   features = module.encoder(inputs['x'])
-  latents = module.encode(inputs['x'])
+  trained = module(inputs['x'])
+  latents = trained['latents']
   entries, codes, losses = module.quantize(latents)
   fine = entries[-1].shape[1]
   latent = _on_grid(latents, fine)
@@ -183,7 +184,7 @@ def _outputs(
     **{f'indices_{i}': c for i, c in enumerate(codes)},
     'train_fused': _on_grid(entries[::-1], fine),
     'emb_loss': sum(losses, start=jnp.zeros(1)),
-    'recon': module.decode(entries, quantize=False),
+    'recon': trained['reconstruction'],
     'latent': latent,
   }
   decoded = {'': latent}
