@@ -261,12 +261,7 @@ class PyUNet(nn.Module):
     train: bool,
   ) -> jax.Array:
     expert = f'_expert_{stage}' if self.use_stage_expert else ''
-    down, up = layout(
-      self.model_channels,
-      self.channel_mult,
-      self.num_res_blocks,
-      self.attention_resolutions,
-    )
+    down, up = self._layout()
     skips = []
     first = 0
     if not self.use_split_head:
@@ -299,6 +294,14 @@ class PyUNet(nn.Module):
         _, height, width, _ = skips[-1].shape
         h = self._up(name, h, emb, cond, (height, width), train)
     return h
+
+  def _layout(self) -> tuple[list[Entry], list[Entry]]:
+    return layout(
+      self.model_channels,
+      self.channel_mult,
+      self.num_res_blocks,
+      self.attention_resolutions,
+    )
 
   def _down(
     self,
@@ -391,7 +394,7 @@ class PyUNet(nn.Module):
     return out
 
   def _out(self, h: jax.Array, name: str, channels: int | None) -> jax.Array:
-    assert channels is not None  # see _check_options
+    assert channels is not None  # see check_options
     # float32: a few channels wide, and what the sampler integrates
     h = nn.silu(norms.GroupNorm(1e-5, name=f'{name}_0')(h))
     return convolution.Conv(
@@ -459,9 +462,14 @@ class PyUNet(nn.Module):
           f'{self.use_spatial_transformer}, split_embed_dim_list = {split}, '
           f'out_channels = {self.out_channels}, n_embed = {self.n_embed}.'
         )
-    for mult in self.channel_mult:
-      self.heads(mult * self.model_channels)
-      self.heads(mult * self.model_channels, up=True)
+    down, up = self._layout()
+    for entry in down:
+      if entry.attends:
+        self.heads(entry.channels)
+    self.heads(down[-1].channels if down else self.model_channels)
+    for entry in up:
+      if entry.attends:
+        self.heads(entry.channels, up=True)
 
   def _check_arguments(
     self,

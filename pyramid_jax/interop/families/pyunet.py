@@ -119,10 +119,11 @@ def build(config: Mapping[str, Any]) -> pyunet.PyUNet:
   if unknown:
     raise families.Unsupported(f'unknown arguments of PyUNetModel: {unknown}')
   split = config.get('split_embed_dim_list', ())
-  if fields.get('use_split_head') and sum(split) != config['in_channels']:
+  channels = config.get('in_channels')
+  if config.get('use_split_head') and channels not in (None, sum(split)):
     raise families.Unsupported(
       f'split_embed_dim_list {list(split)} does not add up to in_channels = '
-      f'{config["in_channels"]}.'
+      f'{channels}.'
     )
   network = pyunet.PyUNet(**fields)
   try:
