@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import types
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -262,12 +263,8 @@ def load(path: str) -> ConfigDict:
     raise errors.UserError(f'--config={path}: must be FILE.py[:variant,...].')
   if not file.is_file():
     raise errors.UserError(f'--config={path}: there is no file {file}.')
-  spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
-  if spec is None or spec.loader is None:
-    raise errors.UserError(f'--config={path}: {file} cannot be imported.')
-  module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
+    module = _execute(file)
   except SyntaxError as error:
     raise errors.UserError(f'--config={path}: {error}.') from error
   if not hasattr(module, 'get_config'):
@@ -280,6 +277,20 @@ def load(path: str) -> ConfigDict:
       'not a ConfigDict.'
     )
   return from_json(to_json(config))
+
+
+def sibling(file: str, name: str) -> types.ModuleType:
+  """Returns the config module `name` that lies beside the config `file`."""
+  return _execute(pathlib.Path(file).with_name(f'{name}.py'))
+
+
+def _execute(file: pathlib.Path) -> types.ModuleType:
+  spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+  assert spec is not None  # the name ends in .py
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 def override(config: ConfigDict, values: Mapping[str, str]) -> None:

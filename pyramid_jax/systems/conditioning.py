@@ -111,6 +111,7 @@ def create(config: ConfigDict) -> Encoder | None:
       dim=c.dim,
       depth=c.depth,
       heads=c.heads,
+      head_dim=c.head_dim,
       num_labels=c.num_labels,
       dtype=jnp.dtype(config.dtype),
     )
@@ -121,7 +122,15 @@ def create(config: ConfigDict) -> Encoder | None:
         "config.condition.encoder 'clip' serves the tasks 'text' and"
         f" 'scene_graph', not {c.task!r}"
       )
-    network = text_encoders.CLIPTextEncoder(dtype=jnp.dtype(config.dtype))
+    network = text_encoders.CLIPTextEncoder(
+      vocab_size=c.vocab_size,
+      max_length=c.max_length,
+      dim=c.dim,
+      depth=c.depth,
+      heads=c.heads,
+      mlp_dim=4 * c.dim,
+      dtype=jnp.dtype(config.dtype),
+    )
   else:
     network = text_encoders.TransformerEncoder(
       vocab_size=c.vocab_size,

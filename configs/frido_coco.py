@@ -1,0 +1,156 @@
+r"""Frido on COCO, 256 px: text, layout, label set or scene graph to image.
+
+arXiv:2208.13753; davidhalladay/Frido: configs/frido/*/*.yaml. Published FID
+(davidhalladay/Frido: README.md, DDIM 200 steps a scale, eta 1): text 11.24,
+text_clip 10.74, layout 37.14 (tuned from OpenImages), label 27.65, scene graph
+46.11. The U-Net has 511.7 M parameters; the condition encoder 186.2 M. The
+reference's learning rate of 1e-6 looks like that of a fine-tuning.
+
+  python -m pyramid_jax.main --config=configs/frido_coco.py:layout \
+      --config.data.root=COCO/2017 --workdir=DIR
+
+Variants: text (default, COCO 2014), text_clip, layout, label, scene_graph
+(COCO 2017); debug: the smallest size. The first stage is trained in
+DIR/first_stage unless config.first_stage.checkpoint names one.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+TASKS = ('text', 'text_clip', 'layout', 'label', 'scene_graph')
+CLIP_START, CLIP_END = 49406, 49407
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the second stage."""
+  variant = config_lib.parse_variants(arg, task=TASKS, debug=False)
+  task = variant['task']
+  config = config_lib.base()
+  config.name = f'frido_coco_{task}'
+  config.system.name = 'frido'
+  config.network = ConfigDict(
+    {
+      'image_size': 64 if task == 'layout' else 32,
+      'model_channels': 192,
+      'channel_mult': (1, 2, 3, 5),
+      'num_res_blocks': 2,
+      'attention_resolutions': (8, 4, 2),
+      'num_head_channels': 32,  # legacy: one head all the same
+      'use_spatial_transformer': True,
+      'transformer_depth': 1,
+      'legacy': True,
+      'use_split_head': True,
+      'use_spade_norm': True,
+    }
+  )
+  config.optimizer.name = 'adamw'
+  config.optimizer.weight_decay = 0.01
+  config.train.learning_rate = 1e-6
+  config.train.steps = 1_000_000
+  config.train.log_every = 50
+  config.train.checkpoint_every = 5000
+  config.train.sample_every = 10000
+  config.sample.steps, config.sample.eta = 200, 1.0
+
+  config.data.image_size = 256
+  config.data.name = 'coco'
+  config.data.max_objects = 30
+  config.data.crop, config.data.eval_crop = 'random-1d', 'center'
+  {
+    'text': _text,
+    'text_clip': _text_clip,
+    'layout': _layout,
+    'label': _label,
+    'scene_graph': _scene_graph,
+  }[task](config)
+
+  scales = 'f8f4' if task == 'layout' else 'f16f8'
+  debug = ',debug' if variant['debug'] else ''
+  first = config_lib.sibling(__file__, 'msvqgan_coco')
+  config_lib.add_first_stage(config, first.get_config(scales + debug))
+  if variant['debug']:
+    _shrink(config)
+    config_lib.sibling(__file__, 'msvqgan_openimages').small_run(config)
+  # Only the 2017 edition has the stuff that the first stage filters by.
+  config.first_stage.data.year = config.data.year
+  config.first_stage.data.use_stuff = config.data.use_stuff
+  return config
+
+
+def _objects(config: ConfigDict, area: float, low: int, high: int) -> None:
+  """Keeps images of low..high objects larger than `area` of the image."""
+  config.data.min_area = area
+  config.data.min_objects, config.data.max_objects_image = low, high
+  config.data.eval_min_objects, config.data.eval_max_objects = low, high
+
+
+def _text(config: ConfigDict) -> None:
+  config.data.year, config.data.use_stuff = 2014, False
+  _objects(config, 1e-5, 2, 30)
+  config.data.eval_min_objects, config.data.eval_max_objects = 0, 90
+  config.data.flip = True
+  config.train.batch_size = 32
+  config.condition.task = 'text'
+  config.condition.max_length = 77
+  config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+  config.sample.guidance = 1.5
+
+
+def _text_clip(config: ConfigDict) -> None:
+  _text(config)
+  config.condition.encoder = 'clip'
+  config.condition.vocab_size = 49408
+  config.condition.dim, config.condition.depth = 768, 12
+  config.condition.heads = 12
+  config.condition.null_prefix = (CLIP_START, CLIP_END)
+  config.condition.pad_id = CLIP_END
+
+
+def _layout(config: ConfigDict) -> None:
+  config.data.year = 2017
+  _objects(config, 0.02, 3, 8)
+  config.data.crop, config.data.flip = 'center', True
+  config.data.max_objects = 8
+  config.train.batch_size = 4
+  config.condition.task = 'layout'
+  config.condition.max_length = 96
+  config.condition.max_objects = 8
+  config.condition.no_tokens = 1024
+  config.condition.encode_crop = True
+
+
+def _label(config: ConfigDict) -> None:
+  config.data.year = 2017
+  _objects(config, 1e-4, 2, 30)
+  config.data.eval_crop, config.data.flip = 'none', True
+  config.train.batch_size = 2
+  config.condition.task = 'label'
+  config.condition.max_length = 77
+  config.condition.max_objects = 30
+  config.condition.no_tokens = 1024
+
+
+def _scene_graph(config: ConfigDict) -> None:
+  config.data.year = 2017
+  _objects(config, 0.02, 3, 8)
+  config.data.max_objects = 8
+  config.train.batch_size = 24
+  config.condition.task = 'scene_graph'
+  config.condition.max_length = 180
+  config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+  config.sample.guidance = 1.5
+
+
+def _shrink(config: ConfigDict) -> None:
+  config.network.model_channels = 32
+  config.network.channel_mult = (1, 2)
+  config.network.num_res_blocks = 1
+  config.network.attention_resolutions = (2,)
+  config.network.image_size = 8
+  config.condition.dim, config.condition.depth = 32, 1
+  config.condition.heads, config.condition.head_dim = 2, 16
+  config.data.image_size = 32
+  config.sample.steps = 4
+  config.sample.count = config.sample.batch_size = 2
