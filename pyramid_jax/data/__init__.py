@@ -1,6 +1,7 @@
 """Readers of data sets by name, batching and prefetch."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 import importlib
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from pyramid_jax.data import reader as reader_lib
 
 
 # name -> (module, class); the class is built as `class(config, split)`, and
-# the module may name absent files with `missing_inputs(config)`.
+# a module whose data are files has `missing_inputs(config, splits)`.
 READERS = {
   'shapes': ('pyramid_jax.data.shapes', 'ShapesReader'),
   'image_folder': ('pyramid_jax.data.image_folder', 'ImageFolderReader'),
@@ -37,30 +38,34 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
 
   Raises:
     ValueError: unknown name or split, or data that cannot be read.
-    FileNotFoundError: files are missing; the message names all of them.
+    FileNotFoundError: files are missing; the message has all of them.
   """
   if split not in SPLITS:
     raise ValueError(f'split is {split!r}, must be one of {", ".join(SPLITS)}.')
-  module = _module(config)
+  missing = missing_inputs(config, (split,))
+  if missing:
+    raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
   make: Callable[[ConfigDict, str], reader_lib.Reader]
-  make = getattr(module, READERS[config.data.name][1])
+  make = getattr(_module(config), READERS[config.data.name][1])
   return make(config, split)
 
 
-def missing_inputs(config: ConfigDict) -> list[str]:
-  """Returns what the readers of all splits and the tokenizer lack.
+def missing_inputs(
+  config: ConfigDict, splits: Iterable[str] = SPLITS
+) -> list[str]:
+  """Returns what the reader of these splits and the tokenizer lack.
 
   Args:
     config: a whole config.
+    splits: some of train, val, test.
 
   Returns:
-    One entry a file or folder: its path and the config field that names it.
+    'path (what it is and the config field)' of every absent file or folder.
 
   Raises:
-    ValueError: unknown `config.data.name`.
+    ValueError: unknown `config.data.name`, or a field out of its range.
   """
   find = getattr(_module(config), 'missing_inputs', None)
-  lines = find(config) if find else []
-  if config.data.name != 'shapes':  # words of scenes need no file
-    lines += tokenizers.missing_inputs(config)
-  return lines
+  if find is None:  # a reader that makes its data
+    return []
+  return [*find(config, splits), *tokenizers.missing_inputs(config)]

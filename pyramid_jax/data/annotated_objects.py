@@ -1,0 +1,215 @@
+"""Images with labelled boxes: what all such data sets have in common."""
+
+import pathlib
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.conditions import hashing
+from pyramid_jax.conditions import labels as labels_lib
+from pyramid_jax.conditions import layout
+from pyramid_jax.conditions import scene_graph
+from pyramid_jax.data import file_reader
+from pyramid_jax.data import images
+from pyramid_jax.data import object_index
+
+
+TASKS = ('none', 'text', 'layout', 'label', 'scene_graph')
+_SHUFFLE = 105  # word of the hash that orders the objects
+
+
+def boxes_in_crop(
+  boxes: np.ndarray, crop: np.ndarray, flipped: bool
+) -> np.ndarray:
+  """Cuts boxes by the crop and expresses them in it.
+
+  Args:
+    boxes: (N, 4) x0, y0, x1, y1 of the full image.
+    crop: (4,) likewise.
+    flipped: whether the result is mirrored.
+
+  Returns:
+    (N, 4) in [0, 1] of the crop.
+  """
+  size = np.tile(crop[2:] - crop[:2], 2)
+  inside = ((boxes - np.tile(crop[:2], 2)) / size).clip(0, 1)
+  if flipped:
+    inside[:, [0, 2]] = 1 - inside[:, [2, 0]]
+  return inside
+
+
+def _pad(values: np.ndarray, rows: int) -> np.ndarray:
+  padded = np.zeros((rows, *values.shape[1:]), values.dtype)
+  padded[: len(values)] = values
+  return padded
+
+
+class AnnotatedObjectsReader(file_reader.FileReader):
+  """A reader of images with boxes (see `reader.Reader`).
+
+  Examples have `image` (uint8 until `finish`), `boxes`, `labels`, `box_flags`,
+  `n_boxes`, `boxes_full`, `crop`, `flipped` and `id`; by task also
+  `condition_ids`, for texts `caption_ids` and `caption_mask`, for scene graphs
+  `triples`; and outside of training the text itself, `caption` (bytes).
+
+  The draw of an example decides its crop, its flip, the order of its objects
+  and the relations of its scene graph, which speaks of what the crop shows.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    split: str,
+    index: object_index.Index,
+    folder: pathlib.Path,
+    token_flags: int = 0,
+  ):
+    """Reads `config.data` and `config.condition`.
+
+    Args:
+      config: a whole config.
+      split: train, val or test.
+      index: the images of the split.
+      folder: what the files of the index are relative to.
+      token_flags: the bits of `box_flags` that object tokens tell apart
+        (OpenImages: 1; COCO and Visual Genome: none).
+
+    Raises:
+      ValueError: unknown task, no images, or tokens that the encoder lacks.
+    """
+    super().__init__(config, split, len(index.ids), images.resize_plain)
+    self.label_names = tuple(name.decode() for name in index.names)
+    self._config = config
+    self._index = index
+    self._folder = folder
+    self._token_flags = token_flags
+    if not len(index.ids):
+      filters = object_index.Filters.of(config, split)
+      raise errors.UserError(
+        f'no image of {folder} passes {filters} and the id file.', errors.DATA
+      )
+    self._check_condition()
+    logging.info('%s images of %s in %s', len(self), split, folder)
+
+  def _check_condition(self) -> None:
+    c = self._config.condition
+    if c.task not in TASKS:
+      raise ValueError(
+        f'config.condition.task is {c.task!r}, must be one of '
+        f'{", ".join(TASKS)}.'
+      )
+    labels = len(self.label_names)
+    if c.task == 'layout' and c.encoder == 'boxes' and c.num_labels < labels:
+      raise ValueError(
+        f'config.condition.num_labels is {c.num_labels}, must be at least '
+        f'{labels}: that many labels, padding included, are in the data.'
+      )
+    tokens = c.no_tokens + c.shift
+    if c.task in ('layout', 'label') and c.encoder != 'boxes':
+      if c.vocab_size < tokens:
+        raise ValueError(
+          f'config.condition.vocab_size is {c.vocab_size}, must be at least '
+          f'no_tokens + shift = {tokens}.'
+        )
+      if self._token_flags == 0 and labels > c.no_tokens:
+        raise ValueError(
+          f'config.condition.no_tokens is {c.no_tokens}, must be at least '
+          f'{labels}: that many labels, padding included, are in the data.'
+        )
+
+  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
+    """Returns one example, or raises `BrokenImage`."""
+    table = self._index
+    picture = images.read(self._folder / table.files[index].decode())
+    pixels, crop, flipped = self.transform(picture, draw)
+    rows = np.arange(table.starts[index], table.starts[index + 1])
+    rows = rows[hashing.order(len(rows), draw, _SHUFFLE)]
+    low = np.maximum(table.boxes[rows, :2], crop[:2])
+    high = np.minimum(table.boxes[rows, 2:], crop[2:])
+    places = self._config.data.max_objects
+    rows = rows[np.all(high > low, axis=-1)][:places]
+
+    full = table.boxes[rows]
+    boxes = boxes_in_crop(full, crop, flipped)
+    example = {
+      'image': np.ascontiguousarray(pixels),
+      'boxes': _pad(boxes.astype(np.float32), places),
+      'labels': _pad(table.labels[rows], places),
+      'box_flags': _pad(table.flags[rows], places),
+      'n_boxes': np.asarray(len(rows), np.int32),
+      'boxes_full': _pad(full.astype(np.float32), places),
+      'crop': crop.astype(np.float32),
+      'flipped': np.asarray(flipped),
+      'id': table.ids[index],
+    }
+    task = self._config.condition.task
+    if task == 'layout':
+      # From float64, as the official code computes, not from the arrays above.
+      window = crop if self._config.condition.encode_crop else None
+      seen = boxes if window is None else full
+      mirror = flipped and window is not None
+      example['condition_ids'] = self._layout(rows, seen, window, mirror)
+    elif task == 'label':
+      example['condition_ids'] = self._label(rows)
+    elif task == 'text':
+      example.update(self.text_arrays(table.captions[index].decode()))
+    elif task == 'scene_graph':
+      example.update(self._graph(rows, boxes, flipped, draw))
+    return example
+
+  def _layout(
+    self,
+    rows: np.ndarray,
+    boxes: np.ndarray,
+    crop: np.ndarray | None,
+    flipped: bool,
+  ) -> np.ndarray:
+    c = self._config.condition
+    tokens = layout.layout_tokens(
+      boxes,
+      self._index.labels[rows],
+      self._index.flags[rows] & self._token_flags,
+      c.max_objects,
+      c.no_tokens,
+      len(self.label_names) - 1,
+      c.shift,
+      crop,
+      flipped,
+    )
+    return np.asarray(tokens)
+
+  def _label(self, rows: np.ndarray) -> np.ndarray:
+    c = self._config.condition
+    tokens = labels_lib.label_tokens(
+      self._index.labels[rows],
+      c.max_objects,
+      c.no_tokens,
+      len(self.label_names) - 1,
+      self._index.flags[rows] & self._token_flags,
+    )
+    return np.asarray(tokens)
+
+  def _graph(
+    self, rows: np.ndarray, boxes: np.ndarray, flipped: bool, draw: np.uint64
+  ) -> dict[str, np.ndarray]:
+    """Relations of the visible boxes, as triples and as text.
+
+    The centroid of a mask is known for the whole object; in a box that the
+    crop cuts it stays at the same part of the visible box.
+    """
+    part = self._index.centroids[rows]
+    if flipped:
+      part = np.stack([1 - part[:, 0], part[:, 1]], axis=-1)
+    centres = boxes[:, :2] + part * (boxes[:, 2:] - boxes[:, :2])
+    places = self._config.data.max_objects
+    triples = scene_graph.relations_from_boxes(
+      _pad(boxes, places),
+      np.asarray(len(rows)),
+      np.asarray(draw),
+      _pad(centres, places),
+    )
+    names = [self.label_names[k] for k in self._index.labels[rows]]
+    text = scene_graph.graph_text(names, triples)
+    return {'triples': triples, **self.text_arrays(text)}

@@ -1,0 +1,174 @@
+"""A folder of one's own images.
+
+`config.data.root` holds images at any depth. If it has a folder `train`, then
+every split reads the folder of its name (test falls back to `val`); otherwise
+all splits read everything. The first folder of a path is the image's class.
+
+`captions.jsonl`, beside the images, gives captions, one object a line:
+{"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
+leaves images without a caption out.
+"""
+
+from collections.abc import Iterable
+import json
+import os
+import pathlib
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.data import annotation_files
+from pyramid_jax.data import file_reader
+from pyramid_jax.data import images
+
+
+TASKS = ('none', 'text')
+CAPTIONS = 'captions.jsonl'
+
+
+def folder(config: ConfigDict, split: str) -> pathlib.Path:
+  """Returns the folder that a split reads."""
+  root = pathlib.Path(config.data.root).expanduser()
+  if not (root / 'train').is_dir():
+    return root
+  if split == 'test' and not (root / 'test').is_dir():
+    return root / 'val'
+  return root / split
+
+
+def missing_inputs(
+  config: ConfigDict, splits: Iterable[str] = ('train', 'val', 'test')
+) -> list[str]:
+  """Returns 'path (what it is)' of everything that is not there."""
+  if not config.data.root:
+    return ['the folder of images (config.data.root is empty)']
+  lines = []
+  for split in splits:
+    base = folder(config, split)
+    if not base.is_dir():
+      lines.append(f'{base} (image folder, config.data.root)')
+    elif config.condition.task == 'text' and not (base / CAPTIONS).is_file():
+      lines.append(f'{base / CAPTIONS} (captions, config.data.root)')
+  return list(dict.fromkeys(lines))
+
+
+def find_images(base: pathlib.Path) -> list[str]:
+  """Returns the paths of all images below a folder, sorted.
+
+  Hidden files and folders are left out.
+  """
+  found = []
+  for parent, folders, files in os.walk(base):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    for name in files:
+      if name.lower().endswith(images.SUFFIXES) and not name.startswith('.'):
+        path = pathlib.Path(parent, name).relative_to(base)
+        found.append(path.as_posix())
+  return sorted(found)
+
+
+def load_captions(path: pathlib.Path) -> dict[str, str]:
+  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
+
+  Raises:
+    UserError: a line is something else; the message has its number.
+  """
+  captions: dict[str, str] = {}
+  for number, line in annotation_files.load_lines(path):
+    try:
+      entry = json.loads(line)
+    except json.JSONDecodeError:
+      entry = None
+    if not isinstance(entry, dict) or not all(
+      isinstance(entry.get(key), str) for key in ('file', 'caption')
+    ):
+      annotation_files.fail(
+        path,
+        f'line {number}',
+        f'must be {{"file": TEXT, "caption": TEXT}}, got {line!r:.60}',
+      )
+    name = pathlib.PurePosixPath(entry['file']).as_posix()
+    captions.setdefault(name, entry['caption'])
+  return captions
+
+
+class ImageFolderReader(file_reader.FileReader):
+  """Reads a folder of images (see the module and `reader.Reader`).
+
+  Examples have `image` (uint8 until `finish`), `class` (0 = none), `crop`,
+  `flipped` and `id` (the place in the sorted list), and with the task 'text'
+  `condition_ids`, `caption_ids`, `caption_mask` and outside of training
+  `caption`. Images are turned as their EXIF data say and resized with
+  antialiasing.
+  """
+
+  def __init__(self, config: ConfigDict, split: str):
+    """Lists the files.
+
+    Args:
+      config: a whole config.
+      split: train, val or test.
+
+    Raises:
+      ValueError: no images, a task that needs boxes, or malformed captions.
+      FileNotFoundError: the folder or the captions are missing.
+    """
+    missing = missing_inputs(config, (split,))
+    if missing:
+      raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
+    task = config.condition.task
+    if task not in TASKS:
+      raise ValueError(
+        f'config.condition.task is {task!r}, must be one of '
+        f'{", ".join(TASKS)} for config.data.name = image_folder.'
+      )
+    self._folder = folder(config, split)
+    self._files = find_images(self._folder)
+    if not self._files:
+      raise errors.UserError(
+        f'{self._folder} (config.data.root) holds no images; expected files '
+        f'that end in {", ".join(images.SUFFIXES)}.',
+        errors.MISSING,
+      )
+    found = len(self._files)
+    self._captions: dict[str, str] = {}
+    if task == 'text':
+      self._use_captions()
+    count = len(self._files)
+    super().__init__(config, split, count, images.resize_smooth)
+    if found != count:
+      self.report['without_caption'] = found - count
+    classes = [name.split('/')[0] for name in self._files if '/' in name]
+    self.label_names = ('', *sorted(set(classes)))
+    self._labels = {name: i for i, name in enumerate(self.label_names)}
+    logging.info('%d images of %s in %s', count, split, self._folder)
+
+  def _use_captions(self) -> None:
+    path = self._folder / CAPTIONS
+    self._captions = load_captions(path)
+    files = [name for name in self._files if name in self._captions]
+    if not files:
+      raise errors.UserError(
+        f'{path} has no caption of any of the {len(self._files)} images.',
+        errors.DATA,
+      )
+    self._files = files
+
+  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
+    """Returns one example, or raises `BrokenImage`."""
+    name = self._files[index]
+    picture = images.read(self._folder / name, upright=True)
+    pixels, crop, flipped = self.transform(picture, draw)
+    label = self._labels[name.split('/')[0]] if '/' in name else 0
+    example = {
+      'image': np.ascontiguousarray(pixels),
+      'class': np.asarray(label, np.int32),
+      'crop': crop.astype(np.float32),
+      'flipped': np.asarray(flipped),
+      'id': np.asarray(index, np.int64),
+    }
+    if self._captions:
+      example.update(self.text_arrays(self._captions[name]))
+    return example

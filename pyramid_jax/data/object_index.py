@@ -1,0 +1,183 @@
+"""Which images and objects of an annotated data set make a split."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.data import annotation_files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objects:
+  """All objects of a data set, in the order of its files.
+
+  Attributes:
+    image: (M,) int64, the position of each object's image.
+    boxes: (M, 4) float64 x0, y0, x1, y1 of the full image.
+    area: (M,) float64, of the box as a part of the image.
+    labels: (M,) int32, 1 + category number.
+    flags: (M,) int32 `box_flags`.
+    centroids: (M, 2) float64, of the mask, as parts of the box.
+  """
+
+  image: np.ndarray
+  boxes: np.ndarray
+  area: np.ndarray
+  labels: np.ndarray
+  flags: np.ndarray
+  centroids: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Index:
+  """The images of a split that passed the filters, with their objects.
+
+  Attributes:
+    ids: (N,) int64.
+    files: (N,) bytes, paths inside of the image folder.
+    starts: (N + 1,) int64; objects of image i are `starts[i]:starts[i + 1]`.
+    boxes: (M, 4) float64 x0, y0, x1, y1 of the full image.
+    labels: (M,) int32.
+    flags: (M,) int32.
+    centroids: (M, 2) float64, as parts of the box.
+    captions: (N,) bytes, or (0,).
+    names: (K + 1,) bytes, the names of the labels.
+  """
+
+  ids: np.ndarray
+  files: np.ndarray
+  starts: np.ndarray
+  boxes: np.ndarray
+  labels: np.ndarray
+  flags: np.ndarray
+  centroids: np.ndarray
+  captions: np.ndarray
+  names: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filters:
+  """Which objects and images of a split stay.
+
+  Attributes:
+    min_area: an object stays if its box is strictly larger.
+    min_objects: fewest objects of an image, counted after `min_area`.
+    max_objects: most objects of an image.
+  """
+
+  min_area: float
+  min_objects: int
+  max_objects: int
+
+  @classmethod
+  def of(cls, config: ConfigDict, split: str) -> 'Filters':
+    """Reads `config.data` for a split."""
+    d = config.data
+    if split == 'train':
+      return cls(
+        min_area=d.min_area,
+        min_objects=d.min_objects,
+        max_objects=d.max_objects_image,
+      )
+    return cls(
+      min_area=d.min_area,
+      min_objects=d.eval_min_objects,
+      max_objects=d.eval_max_objects,
+    )
+
+
+def number_categories(ids: Sequence[str]) -> dict[str, int]:
+  """Maps category ids to labels 1, 2, ... in the order of their STRINGS.
+
+  '1', '10', '11', '2', ...; '/m/01s55n' (the suitcase of OpenImages) goes
+  last (taming-transformers: annotated_objects_dataset.py).
+  """
+  ordered = sorted(ids, key=lambda i: (i == '/m/01s55n', i))
+  return {category: 1 + rank for rank, category in enumerate(ordered)}
+
+
+def first_captions(
+  captions: Sequence[tuple[int, str]],
+) -> dict[int, str]:
+  """Maps an image id to its first caption, without any '.'."""
+  first: dict[int, str] = {}
+  for image_id, caption in captions:
+    first.setdefault(image_id, caption.replace('.', ''))
+  return first
+
+
+def load_ids(path: pathlib.Path) -> set[int]:
+  """Reads a file of image ids, one a line, leading zeros or not.
+
+  Raises:
+    UserError: a line is not a number.
+  """
+  ids = set()
+  for number, line in annotation_files.load_lines(path):
+    if not line.isdecimal():
+      annotation_files.fail(
+        path, f'line {number}', f'must be an image id, got {line!r:.60}'
+      )
+    ids.add(int(line))
+  return ids
+
+
+def select(
+  image_ids: Sequence[int],
+  files: Sequence[str],
+  objects: Objects,
+  filters: Filters,
+  names: Sequence[str],
+  only: set[int] | None = None,
+  captions: Mapping[int, str] | None = None,
+) -> Index:
+  """Applies the filters and sorts the images by id, as strings.
+
+  An image without any object vanishes even when none is asked for; one whose
+  objects are all too small does not.
+
+  Args:
+    image_ids: (N,) the ids of all images.
+    files: (N,) their paths.
+    objects: all objects of known categories.
+    filters: of the split.
+    names: of the labels.
+    only: the ids to keep, None = all.
+    captions: {id: caption}; images without one vanish.
+  """
+  count = len(image_ids)
+  has_any = np.bincount(objects.image, minlength=count) > 0
+  large = objects.area > filters.min_area
+  kept = np.bincount(objects.image[large], minlength=count)
+  passed = has_any & (kept >= filters.min_objects)
+  passed &= kept <= filters.max_objects
+  chosen = [
+    (str(image_ids[i]), i)
+    for i in np.flatnonzero(passed).tolist()
+    if (only is None or image_ids[i] in only)
+    and (captions is None or image_ids[i] in captions)
+  ]
+  positions = [i for _, i in sorted(chosen)]
+  order = np.array(positions, np.int64)
+  rank = np.full(count, -1)
+  rank[order] = np.arange(len(order))
+
+  row = np.where(large, rank[objects.image], -1)
+  rows = np.argsort(row, kind='stable')[np.count_nonzero(row < 0) :]
+  starts = np.concatenate([[0], np.cumsum(kept[order])])
+  said = [captions[image_ids[i]] for i in positions] if captions else []
+  return Index(
+    ids=np.array([image_ids[i] for i in positions], np.int64),
+    files=np.array([files[i].encode() for i in positions], np.bytes_),
+    starts=starts.astype(np.int64),
+    boxes=objects.boxes[rows],
+    labels=objects.labels[rows],
+    flags=objects.flags[rows],
+    centroids=objects.centroids[rows],
+    captions=np.array([text.encode() for text in said], np.bytes_),
+    names=np.array([name.encode() for name in names], np.bytes_),
+  )

@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from pyramid_jax import errors
+from pyramid_jax.data import annotation_files as af
+
+
+FIELDS = {'id': af.is_int, 'bbox': af.is_bbox, 'width': af.is_positive}
+GOOD = {'id': 1, 'bbox': [0, 0.5, 2, 3], 'width': 2.5}
+
+
+@pytest.mark.parametrize(
+  ('entry', 'words'),
+  [
+    ({'id': 1, 'width': 1}, r'objects\[1\] lacks "bbox"'),
+    ({**GOOD, 'id': '1'}, r'objects\[1\] has "id": \'1\', must be an integer'),
+    ({**GOOD, 'id': True}, 'must be an integer'),
+    ({**GOOD, 'bbox': [1, 2, 3]}, r'must be \[x, y, width, height\]'),
+    ({**GOOD, 'bbox': [1, 2, -3, 1]}, 'must be'),
+    ({**GOOD, 'bbox': [1, 2, float('nan'), 1]}, 'must be'),
+    ({**GOOD, 'width': 0}, 'must be a positive number'),
+    ([], r'objects\[1\] must be an object, got \[\]'),
+  ],
+)
+def test_entries_name_file_position_and_field(tmp_path, entry, words):
+  path = tmp_path / 'a.json'
+  path.write_text(json.dumps({'objects': [GOOD, entry]}))
+  document = af.load_json(path)
+  with pytest.raises(errors.UserError, match=words) as error:
+    list(af.entries(path, document, 'objects', FIELDS))
+  assert str(path) in str(error.value)
+  assert '\n' not in str(error.value)
+  assert error.value.code == errors.DATA
+
+
+def test_good_entries(tmp_path):
+  got = list(af.entries(tmp_path, {'objects': [GOOD]}, 'objects', FIELDS))
+  assert got == [(0, GOOD)]
+
+
+def test_missing_section_and_broken_files(tmp_path):
+  path = tmp_path / 'a.json'
+  with pytest.raises(errors.UserError, match='"objects" must be a list'):
+    list(af.entries(path, {}, 'objects', FIELDS))
+  for text in ('{"a": [1', '', '\x00'):
+    path.write_text(text)
+    with pytest.raises(errors.UserError, match=r'a\.json: not JSON'):
+      af.load_json(path)
+  path.write_bytes(b'\xff{}')
+  with pytest.raises(errors.UserError, match=r'a\.json: not JSON'):
+    af.load_json(path)
+  path.write_text('[]')
+  with pytest.raises(errors.UserError, match='must be an object, got list'):
+    af.load_json(path)
+  with pytest.raises(FileNotFoundError):
+    af.load_json(tmp_path / 'absent')
+
+
+def test_lines(tmp_path):
+  path = tmp_path / 'ids.txt'
+  path.write_text('\ufeff1\r\n\n  2 \n')
+  assert af.load_lines(path) == [(1, '1'), (3, '2')]
+  path.write_bytes(b'\xff')
+  with pytest.raises(errors.UserError, match='not UTF-8'):
+    af.load_lines(path)

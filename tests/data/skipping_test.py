@@ -1,0 +1,55 @@
+import pytest
+
+from pyramid_jax import errors
+from pyramid_jax.data import images
+from pyramid_jax.data import skipping
+
+
+def loader(broken):
+  def load(index):
+    if index in broken:
+      raise images.BrokenImage(f'{index}.jpg', 'truncated')
+    return index * 10
+
+  return load
+
+
+def test_next_valid_index_after_the_last_comes_the_first():
+  report = {}
+  skipper = skipping.Skipper(5, report)
+  load = loader({1, 2, 4})
+  assert skipper.first_valid(0, load) == (0, 0)
+  assert report == {'broken_images': 0, 'replaced_examples': 0}
+  assert skipper.first_valid(1, load) == (3, 30)
+  assert skipper.first_valid(4, load) == (0, 0)
+  assert skipper.first_valid(1, load) == (3, 30)
+  # Three different images, three replaced examples.
+  assert report == {'broken_images': 3, 'replaced_examples': 3}
+
+
+def test_all_broken():
+  skipper = skipping.Skipper(3, {})
+  with pytest.raises(errors.UserError, match='none of the 3 images') as error:
+    skipper.first_valid(2, loader({0, 1, 2}))
+  assert error.value.code == errors.DATA
+
+
+@pytest.mark.parametrize(('length', 'allowed'), [(200, 10), (30000, 30)])
+def test_too_many_broken(length, allowed):
+  skipper = skipping.Skipper(length, {})
+  load = loader(set(range(0, length, 2)))
+  for index in range(0, 2 * allowed, 2):
+    skipper.first_valid(index, load)
+  skipper.first_valid(0, load)  # known already
+  words = rf'{allowed + 1} of {length} images are broken, at most {allowed} '
+  with pytest.raises(errors.UserError, match=words) as error:
+    skipper.first_valid(2 * allowed, load)
+  assert f'{2 * allowed}.jpg: truncated' in str(error.value)
+
+
+def test_other_errors_pass():
+  def load(index):
+    raise KeyError(index)
+
+  with pytest.raises(KeyError):
+    skipping.Skipper(3, {}).first_valid(0, load)
