@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.conditions import request
+from pyramid_jax.conditions import tokenizers
+
+
+NAMES = ('', 'red circle', 'blue square', 'green cross')
+TOKENIZER = tokenizers.WordTokenizer(
+  ('red', 'circle', 'blue', 'square', 'left', 'of', ',', 'a', 'b'), 12
+)
+
+
+def config(**condition):
+  c = config_lib.base()
+  c.data.max_objects = 3
+  c.condition.update(max_objects=3, no_tokens=1024, **condition)
+  return c
+
+
+def test_layout_tokens_are_those_of_the_boxes():
+  text = json.dumps([{'label': 'blue square', 'box': [0.5, 0.25, 1, 1]}])
+  layouts = request.parse_layout(text, NAMES)
+  rows = request.from_layouts(layouts, config(), NAMES)
+  # Category 2 - 1; (0.5, 0.25) is column round(15.5) = 16, row 8 of 32.
+  assert rows['condition_ids'][0].tolist() == [1, 272, 1023] + [1023] * 6
+  assert rows['n_boxes'].tolist() == [1]
+  cropped = request.from_layouts(layouts, config(encode_crop=True), NAMES)
+  assert cropped['condition_ids'][0, -2:].tolist() == [0, 1023]
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('{', 'not JSON'),
+    ('[]', 'list of'),
+    ('[{"label": "red circle"}]', 'got {"label": "red circle"}'),
+    ('[{"label": "cat", "box": [0, 0, 1, 1]}]', "'cat' is not known"),
+    ('[{"label": "red circle", "box": [0.5, 0, 0.2, 1]}]', r'\[0.5, 0, 0.2'),
+  ],
+)
+def test_bad_layouts_are_named(text, message):
+  with pytest.raises(ValueError, match=message):
+    request.parse_layout(text, NAMES)
+
+
+def test_too_many_objects_are_refused():
+  layouts = [[(1, [0, 0, 1, 1])] * 4]
+  with pytest.raises(ValueError, match='4 objects.*1..3'):
+    request.from_layouts(layouts, config(), NAMES)
+
+
+def test_labels_become_a_multiset():
+  rows = request.from_labels(['red circle, red circle'], config(), NAMES)
+  assert rows['condition_ids'].tolist() == [[0, 0, 1023]]
+  with pytest.raises(ValueError, match='dog'):
+    request.from_labels(['dog'], config(), NAMES)
+
+
+def test_graph_letters_tell_objects_apart():
+  rows = request.from_graphs(
+    ['red circle A, left of, red circle B; red circle B, left of, blue square'],
+    config(),
+    TOKENIZER,
+    NAMES,
+  )
+  assert rows['labels'].tolist() == [[1, 1, 2]]
+  assert rows['triples'].tolist() == [[[0, 1, 1], [1, 1, 2]]]
+  assert rows['caption'][0] == (
+    b'red circle A left of red circle B , red circle B left of blue square'
+  )
+  with pytest.raises(ValueError, match='behind'):
+    request.from_graphs(
+      ['red circle, behind, blue square'], config(), TOKENIZER, NAMES
+    )
+
+
+def test_text_loses_its_full_stops():
+  rows = request.from_text(['red. circle'], TOKENIZER)
+  np.testing.assert_array_equal(
+    rows['condition_ids'][0], TOKENIZER.encode('red circle')
+  )
