@@ -131,7 +131,7 @@ def from_layouts(
     c.no_tokens,
     len(label_names) - 1,
     c.shift,
-    np.array([0.0, 0.0, 1.0, 1.0]) if c.encode_crop else None,
+    np.tile([0.0, 0.0, 1.0, 1.0], (len(boxes), 1)) if c.encode_crop else None,
   )
   return {
     'boxes': boxes,
