@@ -235,7 +235,7 @@ def _part_of_box(
   try:
     centre = segmentations.centroid(mask) if mask else None
   except ValueError as error:
-    annotation_files.fail(path, f'annotations[{i}]', str(error))
+    annotation_files.fail(path, f'annotations[{i}]', f'has {error}')
   if centre is None or not width or not height:
     return 0.5, 0.5
   part = ((centre[0] - x) / width, (centre[1] - y) / height)

@@ -273,5 +273,6 @@ class Transform:
 
 
 def to_float(image: jax.Array) -> jax.Array:
-  """Maps uint8 to float32 in [-1, 1], on the device."""
-  return jnp.asarray(image, jnp.float32) / 127.5 - 1
+  """Maps uint8 to float32 in [-1, 1], `x / 127.5 - 1`, on the device."""
+  # In this order 255 stays 1 when XLA multiplies by the rounded reciprocal.
+  return (jnp.asarray(image, jnp.float32) - 127.5) / 127.5

@@ -87,5 +87,5 @@ def centroid(segmentation: Any) -> tuple[float, float] | None:
     if isinstance(counts, str):
       counts = _decode_counts(counts)
     return _run_centroid(counts, height)
-  except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+  except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
     raise ValueError(f'not a segmentation: {error!r}') from None

@@ -299,6 +299,9 @@ def test_unknown_crop():
 
 
 def test_to_float():
-  got = images.to_float(np.array([0, 255, 51], np.uint8))
+  values = np.arange(256, dtype=np.uint8)
+  got = jax.jit(images.to_float)(values)
   assert got.dtype == jnp.float32
-  np.testing.assert_allclose(got, [-1, 1, -0.6], atol=1e-6)
+  np.testing.assert_allclose(got, values / 127.5 - 1, atol=2e-7)
+  assert float(got.min()) == -1
+  assert float(got.max()) == 1

@@ -49,5 +49,5 @@ def test_no_area():
 
 @pytest.mark.parametrize('bad', [{}, 7, {'counts': [1]}, [[1, 2, 3]]])
 def test_malformed(bad):
-  with pytest.raises(ValueError, match='segmentation|reshape'):
+  with pytest.raises(ValueError, match='not a segmentation'):
     segmentations.centroid(bad)

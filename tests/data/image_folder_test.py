@@ -1,0 +1,187 @@
+import json
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import data
+from pyramid_jax import errors
+from pyramid_jax.data import image_folder
+
+
+def paint(path, colour, size=(8, 6)):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new('RGB', size, colour).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+  base = tmp_path / 'pictures'
+  paint(base / 'dogs' / 'b.png', 'red')
+  paint(base / 'cats' / 'deep' / 'a.PNG', 'lime')
+  paint(base / 'cats' / 'z.webp', 'blue')
+  paint(base / 'loose.png', 'white')
+  paint(base / '.hidden' / 'x.png', 'black')
+  paint(base / '._y.png', 'black')
+  (base / 'notes.txt').write_text('not an image')
+  return base
+
+
+def make_config(root, task='none', **fields):
+  config = config_lib.base()
+  config.data.update(name='image_folder', root=str(root), image_size=4)
+  config.condition.task = task
+  config.condition.max_length = 6
+  for name, value in fields.items():
+    section = config.data if name in config.data else config.condition
+    section[name] = value
+  return config.lock()
+
+
+def read_all(reader):
+  count = len(reader)
+  return reader.batch(np.arange(count), np.zeros(count, np.uint64))
+
+
+def test_files_are_sorted_and_folders_are_classes(root):
+  reader = data.create(make_config(root), 'train')
+  assert reader.label_names == ('', 'cats', 'dogs')
+  batch = read_all(reader)
+  # cats/deep/a.PNG, cats/z.webp, dogs/b.png, loose.png
+  assert batch['class'].tolist() == [1, 1, 2, 0]
+  assert batch['id'].tolist() == [0, 1, 2, 3]
+  middle = batch['image'][:, 2, 2].astype(int)
+  want = [[0, 255, 0], [0, 0, 255], [255, 0, 0], [255, 255, 255]]
+  assert np.abs(middle - want).max() < 12  # WebP is lossy
+  assert batch['image'].shape == (4, 4, 4, 3)
+  assert reader.report == {'broken_images': 0, 'replaced_examples': 0}
+  finished = jax.jit(reader.finish)(batch)
+  np.testing.assert_allclose(finished['image'][2, 2, 2], [1, -1, -1])
+
+
+def test_every_split_reads_a_plain_folder(root):
+  for split in data.SPLITS:
+    assert len(data.create(make_config(root), split)) == 4
+
+
+def test_folders_of_splits(tmp_path):
+  paint(tmp_path / 'train' / 'a.png', 'red')
+  paint(tmp_path / 'train' / 'b.png', 'red')
+  paint(tmp_path / 'val' / 'c.png', 'red')
+  config = make_config(tmp_path)
+  assert len(data.create(config, 'train')) == 2
+  assert len(data.create(config, 'val')) == 1
+  assert len(data.create(config, 'test')) == 1
+  paint(tmp_path / 'test' / 'd.png', 'red')
+  paint(tmp_path / 'test' / 'e.png', 'red')
+  paint(tmp_path / 'test' / 'f.png', 'red')
+  assert len(data.create(config, 'test')) == 3
+
+
+def test_crop_flip_and_orientation(tmp_path):
+  pixels = np.zeros((4, 8, 3), np.uint8)
+  pixels[:, 4:] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 3  # upside down
+  Image.fromarray(pixels).save(tmp_path / 'a.png', exif=exif)
+  reader = data.create(make_config(tmp_path, crop='none', flip=True), 'train')
+  seen = set()
+  for draw in range(20):
+    batch = reader.batch(np.zeros(1, int), np.array([draw], np.uint64))
+    left = int(batch['image'][0, 0, 0, 0])
+    flipped = bool(batch['flipped'][0])
+    assert (left < 128) == flipped  # turned, white is at the left
+    seen.add(flipped)
+  assert seen == {False, True}
+  val = data.create(make_config(tmp_path, flip=True), 'val')
+  assert not read_all(val)['flipped'].any()
+  np.testing.assert_allclose(read_all(val)['crop'], [[0.25, 0, 0.75, 1]])
+
+
+def test_one_broken_file_of_five(root):
+  (root / 'cats' / 'broken.jpg').write_bytes(b'\xff\xd8\xff')
+  reader = data.create(make_config(root), 'train')
+  assert len(reader) == 5
+  batch = read_all(reader)
+  # cats/broken.jpg is the first; the next one takes its place.
+  assert batch['id'].tolist() == [1, 1, 2, 3, 4]
+  assert reader.report == {'broken_images': 1, 'replaced_examples': 1}
+
+
+def write_captions(root, entries):
+  lines = [json.dumps(entry) for entry in entries]
+  (root / 'captions.jsonl').write_text('\n'.join(lines) + '\n')
+
+
+@pytest.fixture
+def vocab(tmp_path):
+  path = tmp_path / 'vocab.txt'
+  path.write_text('[PAD]\n[UNK]\n[CLS]\n[SEP]\na\ncat\n')
+  return str(path)
+
+
+def test_captions(root, vocab):
+  write_captions(
+    root,
+    [
+      {'file': 'cats/z.webp', 'caption': 'a cat'},
+      {'file': './loose.png', 'caption': 'cat'},
+      {'file': 'cats/z.webp', 'caption': 'second'},
+      {'file': 'gone.png', 'caption': 'x'},
+    ],
+  )
+  config = make_config(root, 'text', vocab_file=vocab)
+  reader = data.create(config, 'val')
+  batch = read_all(reader)
+  assert batch['caption'].tolist() == [b'a cat', b'cat']
+  np.testing.assert_array_equal(
+    batch['condition_ids'], [[2, 4, 5, 3, 0, 0], [2, 5, 3, 0, 0, 0]]
+  )
+  np.testing.assert_array_equal(batch['caption_mask'].sum(1), [4, 3])
+  assert reader.report['without_caption'] == 2
+  assert reader.label_names == ('', 'cats')
+  assert 'caption' not in read_all(data.create(config, 'train'))
+
+
+@pytest.mark.parametrize('line', ['{"file": "a"}', 'x', '["a", "b"]', '{"a'])
+def test_malformed_captions(root, vocab, line):
+  (root / 'captions.jsonl').write_text(f'\n{line}\n')
+  config = make_config(root, 'text', vocab_file=vocab)
+  with pytest.raises(errors.UserError, match=r'captions\.jsonl: line 2 must'):
+    data.create(config, 'train')
+
+
+def test_captions_of_other_files(root, vocab):
+  write_captions(root, [{'file': 'gone.png', 'caption': 'x'}])
+  config = make_config(root, 'text', vocab_file=vocab)
+  with pytest.raises(errors.UserError, match='no caption of any of the 4'):
+    data.create(config, 'train')
+
+
+def one_line(error):
+  text = str(error.value)
+  assert '\n' not in text
+  return text
+
+
+def test_nothing_to_read(tmp_path, vocab):
+  with pytest.raises(errors.UserError, match=r'holds no images') as error:
+    data.create(make_config(tmp_path), 'train')
+  assert str(tmp_path) in one_line(error)
+  assert error.value.code == errors.MISSING
+  with pytest.raises(FileNotFoundError, match=r'/no/where \(image folder'):
+    data.create(make_config('/no/where'), 'train')
+  with pytest.raises(FileNotFoundError, match=r'config\.data\.root is empty'):
+    data.create(make_config(''), 'train')
+  with pytest.raises(FileNotFoundError) as error:
+    data.create(make_config(tmp_path, 'text', vocab_file='/no/v'), 'train')
+  assert 'captions.jsonl' in one_line(error)
+  assert '/no/v (config.condition.vocab_file)' in one_line(error)
+  assert image_folder.missing_inputs(make_config(tmp_path)) == []
+
+
+def test_tasks_that_need_boxes(root):
+  with pytest.raises(ValueError, match="'layout', must be one of none, text"):
+    data.create(make_config(root, 'layout'), 'train')
