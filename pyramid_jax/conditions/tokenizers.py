@@ -361,8 +361,9 @@ def create(config: ConfigDict) -> Tokenizer:
   c = config.condition
   tokenizer: Tokenizer
   if c.encoder == 'clip':
-    return load_clip(c.vocab_file, c.merges_file, c.max_length)
-  tokenizer = load_word_piece(c.vocab_file, c.max_length)
+    tokenizer = load_clip(c.vocab_file, c.merges_file, c.max_length)
+  else:
+    tokenizer = load_word_piece(c.vocab_file, c.max_length)
   if tokenizer.size > c.vocab_size:
     raise ValueError(
       f'{c.vocab_file} has {tokenizer.size} tokens, more than '
