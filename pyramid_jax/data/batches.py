@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from concurrent import futures
 import types
 from typing import Any
@@ -95,18 +94,6 @@ class Batches:
   def at(self, step: int) -> dict[str, Any]:
     """Returns this process's rows of the global batch of a step >= 0."""
     return self.reader.batch(*self.order(step))
-
-
-def split_text(
-  batch: Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Parts a batch into what a device can hold and what it cannot.
-
-  Returns:
-    (arrays, text): `text` has the arrays of strings and bytes.
-  """
-  text = {k: v for k, v in batch.items() if np.asarray(v).dtype.kind in 'SUO'}
-  return {k: v for k, v in batch.items() if k not in text}, text
 
 
 class Prefetcher(Generic[Placed]):

@@ -140,10 +140,3 @@ def test_prefetch_refuses_no_threads():
   run = batches.Batches(Numbers(10), 1, 0)
   with pytest.raises(ValueError, match='got 2 and 0'):
     batches.prefetch(run, 0, 1, lambda batch: batch, 2, 0)
-
-
-def test_split_text():
-  batch = {'image': np.zeros(2), 'caption': np.array([b'a', b'bc'])}
-  arrays, text = batches.split_text(batch)
-  assert list(arrays) == ['image']
-  assert list(text) == ['caption']
