@@ -107,6 +107,8 @@ class PyUNet(nn.Module):
     dropout: rate in the residual blocks when training.
     dtype: of the activations.
     remat: whether blocks recompute their activations in the backward pass.
+    gate_width: hidden channels of the gates; 128 in the reference.
+    grid_frequencies: see `transformer.SpatialTransformer`; 0 in the reference.
   """
 
   split_embed_dim_list: Sequence[int] = ()
@@ -139,6 +141,8 @@ class PyUNet(nn.Module):
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  gate_width: int = 128
+  grid_frequencies: int = 0
 
   def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
     """Returns number and width of the heads of an attention.
@@ -345,6 +349,7 @@ class PyUNet(nn.Module):
       self.use_spade_norm,
       resample,
       self.dtype,
+      self.gate_width,
       name=name,
     )
 
@@ -370,6 +375,8 @@ class PyUNet(nn.Module):
         self.use_mscond,
         self.image_size if self.use_pos_embed else 0,
         self.dtype,
+        self.gate_width,
+        self.grid_frequencies,
         name=name,
       )(h, context, cond, train)
     module = blocks.AttentionBlock
@@ -380,6 +387,7 @@ class PyUNet(nn.Module):
       self.use_new_attention_order,
       self.use_spade_norm,
       self.dtype,
+      self.gate_width,
       name=name,
     )(h, cond)
 

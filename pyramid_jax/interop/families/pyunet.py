@@ -70,7 +70,7 @@ _CONV_1X1 = (
 )
 _CONV_1D = ('qkv', 'attn_out')
 _LINEAR = re.compile(
-  r'time_embed_\d|label_emb|emb_layers_1|to_(q|k|v|out)|net_\d'
+  r'time_embed_\d|label_emb|emb_layers_1|to_(q|k|v|out)|net_\d|grid_proj'
 )
 
 

@@ -19,6 +19,7 @@ def normalise(
   eps: float,
   dtype: jnp.dtype,
   name: str,
+  gate_width: int = 128,
 ) -> jax.Array:
   """Applies a group norm named `name`, gated by `cond` if `gated`.
 
@@ -31,9 +32,12 @@ def normalise(
     eps: added to the variance.
     dtype: of the result.
     name: of the norm in the calling module.
+    gate_width: hidden channels of the gate.
   """
   if gated:
-    return norms.GatedNorm(eps, dtype=dtype, name=name)(x, cond)
+    return norms.GatedNorm(eps, hidden=gate_width, dtype=dtype, name=name)(
+      x, cond
+    )
   return norms.GroupNorm(eps, dtype=dtype, name=name)(x)
 
 
@@ -119,6 +123,7 @@ class ResBlock(nn.Module):
     resample: 'up' or 'down' resizes the map between the first norm and the
       first convolution; None keeps its size.
     dtype: of the activations.
+    gate_width: hidden channels of the gates.
   """
 
   out_channels: int
@@ -127,6 +132,7 @@ class ResBlock(nn.Module):
   gated: bool = False
   resample: str | None = None
   dtype: jnp.dtype = jnp.float32
+  gate_width: int = 128
 
   @nn.compact
   def __call__(
@@ -174,7 +180,13 @@ class ResBlock(nn.Module):
 
   def _norm(self, x: jax.Array, cond: jax.Array | None, name: str) -> jax.Array:
     return normalise(
-      x, cond, gated=self.gated, eps=1e-5, dtype=self.dtype, name=name
+      x,
+      cond,
+      gated=self.gated,
+      eps=1e-5,
+      dtype=self.dtype,
+      name=name,
+      gate_width=self.gate_width,
     )
 
   def _conv(self, x: jax.Array, name: str, zero: bool = False) -> jax.Array:
@@ -200,12 +212,14 @@ class AttentionBlock(nn.Module):
       together in the projection's channels, instead of those of each head.
     gated: whether the norm is gated by the coarser scales.
     dtype: of the activations.
+    gate_width: hidden channels of the gate.
   """
 
   heads: int
   use_new_attention_order: bool = False
   gated: bool = False
   dtype: jnp.dtype = jnp.float32
+  gate_width: int = 128
 
   @nn.compact
   def __call__(self, x: jax.Array, cond: jax.Array | None = None) -> jax.Array:
@@ -217,7 +231,13 @@ class AttentionBlock(nn.Module):
     """
     b, height, width, channels = x.shape
     h = normalise(
-      x, cond, gated=self.gated, eps=1e-5, dtype=self.dtype, name='norm'
+      x,
+      cond,
+      gated=self.gated,
+      eps=1e-5,
+      dtype=self.dtype,
+      name='norm',
+      gate_width=self.gate_width,
     ).reshape(b, height * width, channels)
     qkv = linear.Linear(3 * channels, dtype=self.dtype, name='qkv')(h)
     if self.use_new_attention_order:

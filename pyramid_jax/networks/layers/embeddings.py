@@ -56,6 +56,16 @@ def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
   return both.reshape(width * height, -1) / 2
 
 
+def grid_centres(height: int, width: int) -> jax.Array:
+  """Returns x, y in (0, 1) of the cells of a grid, (height * width, 2)."""
+  y, x = jnp.meshgrid(
+    (jnp.arange(height) + 0.5) / height,
+    (jnp.arange(width) + 0.5) / width,
+    indexing='ij',
+  )
+  return jnp.stack([x.ravel(), y.ravel()], axis=-1)
+
+
 def fourier_features(x: jax.Array, num_frequencies: int) -> jax.Array:
   """Returns sines and cosines of pi x, 2 pi x, 4 pi x ... of every coordinate.
 

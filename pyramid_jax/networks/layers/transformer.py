@@ -164,6 +164,10 @@ class SpatialTransformer(nn.Module):
     use_mscond: whether the blocks attend to the coarser scales too.
     max_grid: longest side with a position embedding, 0 for none.
     dtype: of the activations.
+    gate_width: hidden channels of the gate.
+    grid_frequencies: octaves of the Fourier features of a token's place that
+      are projected and added to it, 0 for none (ours: attention to boxes
+      then finds its place at once).
   """
 
   heads: int
@@ -173,6 +177,8 @@ class SpatialTransformer(nn.Module):
   use_mscond: bool = False
   max_grid: int = 0
   dtype: jnp.dtype = jnp.float32
+  gate_width: int = 128
+  grid_frequencies: int = 0
 
   @nn.compact
   def __call__(
@@ -197,7 +203,13 @@ class SpatialTransformer(nn.Module):
     b, height, width, channels = x.shape
     inner = self.heads * self.head_dim
     tokens = blocks.normalise(
-      x, cond, gated=self.gated, eps=1e-6, dtype=self.dtype, name='norm'
+      x,
+      cond,
+      gated=self.gated,
+      eps=1e-6,
+      dtype=self.dtype,
+      name='norm',
+      gate_width=self.gate_width,
     ).reshape(b, height * width, channels)
     tokens = linear.Linear(inner, dtype=self.dtype, name='proj_in')(tokens)
     previous = None
@@ -222,6 +234,13 @@ class SpatialTransformer(nn.Module):
       table = embed(jnp.arange(self.max_grid))
       position = embeddings.grid_embedding(table, height, width)
       tokens = tokens + position.astype(self.dtype)
+    if self.grid_frequencies:
+      place = embeddings.fourier_features(
+        embeddings.grid_centres(height, width), self.grid_frequencies
+      )
+      tokens = tokens + linear.Linear(
+        inner, use_bias=False, dtype=self.dtype, name='grid_proj'
+      )(place)
     for i in range(self.depth):
       block = BasicTransformerBlock(
         self.heads,

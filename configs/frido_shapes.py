@@ -1,0 +1,140 @@
+r"""Frido on `shapes`, 32 px: the two-core tier. Needs no data.
+
+arXiv:2208.13753 in small: a two-scale VQGAN (8x8 and 4x4 latents), then a
+PyU-Net that diffuses the coarse scale at 4x4 and the fine one at 8x8, gated by
+it. Measured scores, curves and times: docs/results.md.
+
+  python -m pyramid_jax.main --config=configs/frido_shapes.py --workdir=DIR
+
+Variants: layout (default), text, label, scene_graph; long (resumable, at most
+90 minutes on two cores); official (all scales on the fine grid, as released);
+gpu (128 px, one large GPU; not measured); debug: the smallest size.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+TASKS = ('layout', 'text', 'label', 'scene_graph')
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the second stage."""
+  variant = config_lib.parse_variants(
+    arg, task=TASKS, long=False, official=False, gpu=False, debug=False
+  )
+  task = variant['task']
+  config = config_lib.base()
+  config.name = f'frido_shapes_{task}'
+  config.system.name = 'frido'
+  config.network = ConfigDict(
+    {
+      'image_size': 8,
+      'model_channels': 64,
+      'channel_mult': (1, 2),
+      'num_res_blocks': 1,
+      'attention_resolutions': (1, 2),
+      'num_head_channels': 32,
+      'legacy': False,  # several heads
+      'use_spatial_transformer': True,
+      'use_split_head': True,
+      'use_spade_norm': True,
+      'gate_width': 16,
+      'grid_frequencies': 6,
+    }
+  )
+  config.data.name = 'shapes'
+  config.data.level = 1
+  config.data.image_size = 32
+  config.data.max_objects = 4
+
+  config.condition.task = task
+  config.condition.dim, config.condition.depth = 128, 2
+  config.condition.heads, config.condition.head_dim = 4, 32
+  config.condition.drop = 0.1
+  config.condition.max_objects = 4
+  config.condition.vocab_size = 256
+  if task == 'layout':
+    config.condition.encoder = 'boxes'
+    config.condition.num_labels = 25  # padding and 24 categories
+  elif task == 'label':
+    config.condition.max_length, config.condition.no_tokens = 4, 25
+  else:
+    config.condition.max_length = 40
+    config.condition.null_prefix = (2, 3)  # begin, end
+
+  config.diffusion.native_scales = not variant['official']
+  config.diffusion.loss_type = 'l2'
+  config.optimizer.name = 'adamw'
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.b2 = 0.99
+  config.ema.decay = 0.998
+  config.train.steps = 2400
+  config.train.batch_size = 64
+  config.train.learning_rate = 1e-3
+  config.train.warmup_steps = 100
+  config.train.decay_steps = 2400
+  config.train.log_every = 10
+  config.train.checkpoint_every = 600
+  config.train.sample_every = 600
+  config.train.eval_every = 600
+  config.sample.steps = 25
+  config.sample.guidance = 2.0
+  config.sample.count = config.sample.batch_size = 16
+  config.evaluate.count, config.evaluate.batch_size = 1000, 100
+
+  first = config_lib.sibling(__file__, 'msvqgan_shapes')
+  names = [name for name in ('long', 'gpu', 'debug') if variant[name]]
+  config_lib.add_first_stage(config, first.get_config(','.join(names)))
+  if variant['long']:
+    config.train.steps = config.train.decay_steps = 12000
+    config.train.checkpoint_every = config.train.sample_every = 1500
+    config.train.eval_every = 1500
+    config.ema.decay = 0.9995
+  if variant['gpu']:
+    _enlarge(config)
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _enlarge(config: ConfigDict) -> None:
+  """128 px, 32x32 and 16x16 latents, about 100 M parameters."""
+  net = config.network
+  net.image_size, net.model_channels = 32, 160
+  net.channel_mult, net.num_res_blocks = (1, 2, 4), 2
+  net.attention_resolutions = (2, 4)
+  net.gate_width = 128
+  config.dtype = 'bfloat16'
+  config.data.image_size = 128
+  config.data.level, config.data.max_objects = 2, 6
+  config.condition.dim, config.condition.depth = 512, 6
+  config.condition.heads, config.condition.head_dim = 8, 64
+  config.condition.max_objects = 6
+  config.train.batch_size = 256
+  config.train.learning_rate = 2e-4
+  config.train.warmup_steps = 1000
+  config.train.steps = config.train.decay_steps = 50000
+  config.train.checkpoint_every = config.train.sample_every = 5000
+  config.train.eval_every = 5000
+  config.ema.decay = 0.9999
+  config.sample.steps = 50
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of two images, with every periodic action once."""
+  config.network.model_channels = 32
+  config.network.channel_mult = (1, 1)
+  config.network.attention_resolutions = (2,)
+  config.network.image_size = 8
+  config.condition.dim, config.condition.depth = 32, 1
+  config.condition.heads, config.condition.head_dim = 2, 16
+  config.data.image_size = 32
+  config.train.steps, config.train.batch_size = 6, 2
+  config.train.log_every = 1
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.train.eval_every = 3
+  config.sample.steps = 4
+  config.sample.count = config.sample.batch_size = 2
+  config.evaluate.count = config.evaluate.batch_size = 8

@@ -1,0 +1,113 @@
+r"""MS-VQGAN on `shapes`, 32 px, scales f8 and f4: the two-core tier.
+
+Needs no data. Measured results: docs/results.md.
+
+  python -m pyramid_jax.main --config=configs/msvqgan_shapes.py --workdir=DIR
+
+Variants: gpu (128 px, for one large GPU; not measured); debug: the smallest
+size; long: three times the steps.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of a first stage."""
+  variant = config_lib.parse_variants(arg, gpu=False, long=False, debug=False)
+  config = config_lib.base()
+  config.name = 'msvqgan_shapes'
+  config.system.name = 'autoencoder'
+  config.network = ConfigDict(
+    {
+      # No block before the last level: the strided convolutions do the work.
+      'edconfig': {
+        'ch': 64,
+        'ch_mult': (1, 1, 1, 1),
+        'num_res_blocks': 0,
+        'attn_resolutions': (),
+        'resolution': 32,
+        'z_channels': (4, 4),
+        'attn_type': 'none',
+      },
+      'ddconfig': {
+        'ch': 32,
+        'ch_mult': (1, 2, 2),
+        'num_res_blocks': 0,
+        'attn_resolutions': (),
+        'resolution': 32,
+        'z_channels': 8,
+        'resamp_with_conv': False,
+        'attn_type': 'none',
+      },
+      'embed_dim': (4, 4),
+      'n_embed': (512, 512),
+      'shared_ch': 64,
+      'shared_num_res_blocks': 0,
+    }
+  )
+  config.data.name = 'shapes'
+  config.data.level = 1
+  config.data.image_size = 32
+  config.data.max_objects = 4
+
+  config.train.steps = 1000
+  config.train.batch_size = 32
+  config.train.learning_rate = 2e-3
+  config.train.warmup_steps = 50
+  config.train.decay_steps = 1000
+  config.train.log_every = 10
+  config.train.checkpoint_every = 500
+  config.train.sample_every = 500
+  config.optimizer.b2 = 0.99
+
+  config.loss.perceptual = 'pyramid'
+  config.loss.disc_start = 600
+  config.loss.disc_weight = 0.1
+  config.loss.disc_width = 16
+  config.evaluate.count, config.evaluate.batch_size = 1000, 100
+  if variant['long']:
+    config.train.steps = config.train.decay_steps = 3000
+    config.loss.disc_start = 2000
+  if variant['gpu']:
+    _enlarge(config)
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _enlarge(config: ConfigDict) -> None:
+  """128 px, scales f8 and f4, about 15 M parameters."""
+  net = config.network
+  for part in (net.edconfig, net.ddconfig):
+    part.ch, part.num_res_blocks, part.resolution = 64, 2, 128
+    part.attn_type, part.attn_resolutions = 'vanilla', (16,)
+  net.edconfig.ch_mult, net.ddconfig.ch_mult = (1, 1, 2, 4), (1, 2, 4)
+  net.ddconfig.resamp_with_conv = True
+  net.n_embed = (2048, 2048)
+  net.shared_ch, net.shared_num_res_blocks = 128, 2
+  config.dtype = 'bfloat16'
+  config.data.image_size = 128
+  config.data.level, config.data.max_objects = 2, 6
+  config.train.batch_size = 128
+  config.train.learning_rate = 5e-4
+  config.train.steps = config.train.decay_steps = 20000
+  config.train.checkpoint_every = config.train.sample_every = 2000
+  config.loss.disc_start = 10000
+  config.loss.disc_weight, config.loss.disc_width = 0.5, 64
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of two images, with every periodic action once."""
+  net = config.network
+  net.edconfig.ch, net.ddconfig.ch = 32, 32
+  net.ddconfig.ch_mult = (1, 1, 1)
+  net.n_embed = (32, 32)
+  net.shared_ch = 32
+  config.data.image_size = 32
+  config.train.steps, config.train.batch_size = 6, 2
+  config.train.log_every = 1
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.loss.disc_start, config.loss.disc_width = 2, 8
+  config.evaluate.count = config.evaluate.batch_size = 8
