@@ -32,10 +32,10 @@ class Score:
 
 
 @functools.lru_cache(maxsize=8)
-def _counts(n: int, resamples: int) -> np.ndarray:
-  """Returns (resamples, n) float32: how often each image is drawn."""
-  out = np.empty((resamples, n), np.float32)
-  for row in range(resamples):
+def resamples(n: int, draws: int = RESAMPLES) -> np.ndarray:
+  """Returns (draws, n) int32: how often each of n images is drawn."""
+  out = np.empty((draws, n), np.int32)
+  for row in range(draws):
     picks = hashing.below(n, _STREAM, row, np.arange(n))
     out[row] = np.bincount(picks, minlength=n)
   return out
@@ -50,18 +50,13 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
   return float(low), float(high)
 
 
-def ratio(
-  numerators: np.ndarray,
-  denominators: np.ndarray,
-  resamples: int = RESAMPLES,
-) -> Score:
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Score:
   """Returns sum(numerators) / sum(denominators), the micro average.
 
   Args:
     numerators: (B,) per image, e.g. hits.
     denominators: (B,) >= 0 per image, e.g. asked objects; images with none
       do not count.
-    resamples: bootstrap draws of B images.
   """
   denominators = np.asarray(denominators, np.float64)
   used = denominators > 0
@@ -70,38 +65,45 @@ def ratio(
   n = int(used.sum())
   if n == 0:
     return Score(float('nan'), float('nan'), float('nan'), 0)
-  drawn = _counts(n, resamples)
+  drawn = resamples(n)
   low, high = _interval((drawn @ top) / (drawn @ bottom))
   return Score(float(top.sum() / bottom.sum()), low, high, n)
 
 
-def mean(values: np.ndarray, resamples: int = RESAMPLES) -> Score:
+def mean(values: np.ndarray) -> Score:
   """Returns the mean of (B,) values over images, NaN left out."""
   values = np.asarray(values, np.float64)
   finite = ~np.isnan(values)
-  return ratio(np.where(finite, values, 0), finite, resamples)
+  return ratio(np.where(finite, values, 0), finite)
+
+
+def centred(value: float, drawn: np.ndarray, n: int) -> Score:
+  """Returns a score whose interval is moved to have its median at the value.
+
+  Distances between distributions are larger on resampled images than on the
+  images themselves; the spread is what the draws tell.
+
+  Args:
+    value: of the images.
+    drawn: (R,) values of resampled images.
+    n: images.
+  """
+  low, high = _interval(drawn - np.median(drawn) + value)
+  return Score(value, low, high, n)
 
 
 def statistic(
-  rows: np.ndarray,
-  function: Callable[[np.ndarray], float],
-  resamples: int = RESAMPLES,
+  rows: np.ndarray, function: Callable[[np.ndarray], float]
 ) -> Score:
-  """Returns a function of the mean of per-image rows.
-
-  Distances between distributions are larger on resampled images than on the
-  images, so the interval is moved to have its median at the value.
+  """Returns a function of the mean of per-image rows, see `centred`.
 
   Args:
     rows: (B, K) per image.
     function: maps a mean (K,) to a number.
-    resamples: bootstrap draws of B images.
   """
   rows = np.asarray(rows, np.float64)
   n = len(rows)
   if n == 0:
     return Score(float('nan'), float('nan'), float('nan'), 0)
-  value = float(function(rows.mean(0)))
-  drawn = np.array([function(x) for x in _counts(n, resamples) @ rows / n])
-  low, high = _interval(drawn - np.median(drawn) + value)
-  return Score(value, low, high, n)
+  drawn = np.array([function(x) for x in resamples(n) @ rows / n])
+  return centred(float(function(rows.mean(0))), drawn, n)

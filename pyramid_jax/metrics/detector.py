@@ -76,7 +76,9 @@ def colour_map(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (N, H, W) float32 in [0, 1].
   """
   pixels = images.astype(np.float32) / 255
-  saturation = pixels.max(-1) - pixels.min(-1)
+  red, green, blue = (pixels[..., i] for i in range(3))
+  high = np.maximum(np.maximum(red, green), blue)
+  saturation = high - np.minimum(np.minimum(red, green), blue)
   palette = scenes.PALETTE - scenes.PALETTE.mean(1, keepdims=True)
   palette /= np.linalg.norm(palette, axis=1, keepdims=True)
   # The palette is mean-free, so the pixels need not be.

@@ -99,6 +99,7 @@ class ShapesReader:
     largest = sides.argmax(1)[:, None]
     out = {
       'id': indices,
+      'level': np.full(len(spec), self.level, np.int32),
       'boxes': widen(spec.boxes),
       'labels': widen(spec.labels),
       'box_flags': np.zeros((len(spec), spec.labels.shape[1] + pad), np.int32),

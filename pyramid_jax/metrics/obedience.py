@@ -1,0 +1,266 @@
+"""Do `shapes` pictures obey their conditions? One entry for every task."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from pyramid_jax.conditions import hashing
+from pyramid_jax.data.shapes import scenes
+from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import captions
+from pyramid_jax.metrics import detector
+from pyramid_jax.metrics import image_quality
+from pyramid_jax.metrics import layout
+from pyramid_jax.metrics import relations
+from pyramid_jax.metrics import shape_distribution
+from pyramid_jax.metrics import stuff
+
+
+Score = bootstrap.Score
+Examples = Mapping[str, np.ndarray]
+TASKS = ('none', 'text', 'layout', 'label', 'scene_graph', 'class')
+# What each task reads of the examples.
+_NEEDS = {
+  'none': ('boxes', 'labels', 'n_boxes'),
+  'text': ('caption',),
+  'layout': ('boxes', 'labels', 'n_boxes'),
+  'label': ('labels',),
+  'scene_graph': ('labels', 'triples'),
+  'class': ('boxes', 'labels', 'n_boxes', 'class'),
+}
+_TURNED_LEVEL = 3
+_STREAM = 32  # word of the hash that shuffles conditions
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of a table of scores.
+
+  Attributes:
+    name: of the score.
+    score: of the pictures.
+    ceiling: of real pictures of the same conditions.
+    floor: of real pictures of other conditions; None where a score does not
+      look at conditions.
+  """
+
+  name: str
+  score: Score
+  ceiling: Score | None
+  floor: Score | None
+
+
+def _check(
+  task: str,
+  images: np.ndarray,
+  examples: Examples,
+  label_names: Sequence[str] | None,
+) -> None:
+  detector.check(images)
+  if task not in TASKS:
+    raise ValueError(f'task must be one of {TASKS}, got {task!r}.')
+  if label_names is not None and tuple(label_names) != scenes.LABEL_NAMES:
+    raise ValueError(
+      'obedience is measured on shapes only, '
+      f'got the labels {tuple(label_names)[:4]}...'
+    )
+  missing = [key for key in _NEEDS[task] if key not in examples]
+  if missing:
+    raise ValueError(
+      f'task {task!r} needs examples with {missing}, got {sorted(examples)}.'
+    )
+  if len(examples[_NEEDS[task][0]]) != len(images):
+    raise ValueError(
+      f'{len(images)} images and {len(examples[_NEEDS[task][0]])} examples '
+      'must be equally many.'
+    )
+
+
+def _level(examples: Examples) -> int | None:
+  """Returns the level of the scenes, if the examples tell."""
+  if 'level' not in examples:
+    return None
+  levels = np.unique(examples['level'])
+  return int(levels[0]) if len(levels) == 1 else None
+
+
+def _detect(
+  images: np.ndarray, examples: Examples
+) -> list[detector.Detections]:
+  return detector.detect(images, _level(examples) == _TURNED_LEVEL)
+
+
+def _task_scores(
+  task: str,
+  images: np.ndarray,
+  examples: Examples,
+  found: Sequence[detector.Detections],
+) -> dict[str, Score]:
+  """Returns the scores that compare pictures with their conditions."""
+  if task == 'layout':
+    matches = layout.match_all(examples, found)
+    pure = layout.purity(images, matches, found)
+    return {**layout.scores(matches), 'detected_purity': pure}
+  if task == 'label':
+    return layout.label_scores(examples, found)
+  if task == 'scene_graph':
+    labels = layout.label_scores(examples, found)
+    related = relations.relation_scores(examples, found)
+    return {**related, 'category_acc': labels['category_acc']}
+  if task == 'text':
+    kinds = stuff.background_kinds(images)
+    return captions.caption_scores(examples['caption'], found, kinds)
+  if task == 'class':
+    largest = np.array([d.labels[0] if len(d) else 0 for d in found])
+    return {'class_acc': bootstrap.mean(largest == examples['class'])}
+  return {}
+
+
+def _distribution_scores(
+  task: str,
+  images: np.ndarray,
+  examples: Examples,
+  found: Sequence[detector.Detections],
+  real_images: np.ndarray | None,
+) -> dict[str, Score]:
+  """Returns the scores that look at all pictures together."""
+  scores = {}
+  if task in ('none', 'class'):
+    level = _level(examples)
+    scores = shape_distribution.total_variation(
+      shape_distribution.found_histograms(found),
+      shape_distribution.asked_histograms(examples)
+      if level is None
+      else shape_distribution.exact_histograms(level),
+    )
+  if real_images is not None:
+    real = shape_distribution.shape_features(
+      real_images, _detect(real_images, examples)
+    )
+    features = shape_distribution.shape_features(images, found)
+    scores['shape_fd'] = shape_distribution.shape_fd(features, real)
+  return scores
+
+
+def scores(
+  task: str,
+  images: np.ndarray,
+  examples: Examples,
+  label_names: Sequence[str] | None = None,
+  real_images: np.ndarray | None = None,
+) -> dict[str, Score]:
+  """Returns the scores of pictures made for a task.
+
+  Args:
+    task: none | text | layout | label | scene_graph | class.
+    images: (B, H, W, 3) uint8.
+    examples: stacked conditions of the pictures, with the keys of the reader
+      of `shapes`; with `level`, turned shapes are expected where there are
+      some, and distributions are compared with the exact one.
+    label_names: of the reader, to refuse other data sets.
+    real_images: (M, H, W, 3) uint8 pictures of the data, adds `shape_fd`.
+
+  Returns:
+    layout: layout_recall, layout_precision, layout_f1, mIoU, category_acc,
+      count_acc, detected_purity;
+    label: category_acc, category_precision, count_acc;
+    scene_graph: relation_acc, 'relation_acc/left of' and so on, category_acc;
+    text: caption_acc, attribute_acc, relation_acc, stuff_acc;
+    class: class_acc and those of none;
+    none: tv_count, tv_colour, tv_shape, tv_pos.
+
+  Raises:
+    ValueError: unknown task, other labels, missing keys or wrong shapes.
+  """
+  _check(task, images, examples, label_names)
+  found = _detect(images, examples)
+  return {
+    **_task_scores(task, images, examples, found),
+    **_distribution_scores(task, images, examples, found, real_images),
+  }
+
+
+def reconstruction_scores(
+  images: np.ndarray, real_images: np.ndarray, examples: Examples
+) -> dict[str, Score]:
+  """Returns the scores of a first stage.
+
+  Args:
+    images: (B, H, W, 3) uint8 reconstructions.
+    real_images: (B, H, W, 3) uint8 originals.
+    examples: their `boxes`, `labels` and `n_boxes`.
+
+  Returns:
+    psnr (dB), ssim, layout_recall and category_acc.
+  """
+  _check('layout', images, examples, None)
+  matches = layout.match_all(examples, _detect(images, examples))
+  found = layout.scores(matches)
+  return {
+    'psnr': bootstrap.mean(image_quality.psnr(images, real_images)),
+    'ssim': bootstrap.mean(image_quality.ssim(images, real_images)),
+    'layout_recall': found['layout_recall'],
+    'category_acc': found['category_acc'],
+  }
+
+
+def shuffled(examples: Examples, seed: int) -> dict[str, np.ndarray]:
+  """Returns the examples in an order that leaves none in its place.
+
+  Raises:
+    ValueError: fewer than two examples.
+  """
+  count = len(next(iter(examples.values())))
+  if count < 2:
+    raise ValueError(f'shuffling needs at least 2 examples, got {count}.')
+  order = hashing.order(count, seed, _STREAM)
+  moved = np.empty_like(order)
+  moved[order] = np.roll(order, 1)
+  return {key: np.asarray(value)[moved] for key, value in examples.items()}
+
+
+def with_bounds(
+  task: str,
+  images: np.ndarray,
+  examples: Examples,
+  real_images: np.ndarray,
+  seed: int = 0,
+) -> list[Row]:
+  """Returns a table: every score beside what is best and what is chance.
+
+  The ceiling is the score of real pictures of the conditions, the floor that
+  of real pictures whose conditions were shuffled. The ceiling of `shape_fd` is
+  the distance between two halves of the real pictures (of half as many, so a
+  little too large); it has no floor, nor do the `tv_*` scores.
+
+  Args:
+    task: as for `scores`.
+    images: (B, H, W, 3) uint8.
+    examples: B stacked conditions.
+    real_images: (B, H, W, 3) uint8 pictures of the same conditions.
+    seed: of the shuffle.
+
+  Raises:
+    ValueError: as for `scores`, or the pictures are not equally many.
+  """
+  if len(real_images) != len(images):
+    raise ValueError(
+      f'{len(images)} images and {len(real_images)} real images must be '
+      'equally many.'
+    )
+  values = scores(task, images, examples, real_images=real_images)
+  found = _detect(real_images, examples)
+  ceiling = _task_scores(task, real_images, examples, found)
+  floor = _task_scores(task, real_images, shuffled(examples, seed), found)
+  ceiling.update(_distribution_scores(task, real_images, examples, found, None))
+  if len(images) >= 4:
+    features = shape_distribution.shape_features(real_images, found)
+    ceiling['shape_fd'] = shape_distribution.shape_fd(
+      features[::2], features[1::2]
+    )
+  return [
+    Row(name, score, ceiling.get(name), floor.get(name))
+    for name, score in values.items()
+  ]
