@@ -82,7 +82,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     image = image.convert('RGBA')
     paper = Image.new('RGBA', image.size, (255, 255, 255, 255))
     image = Image.alpha_composite(paper, image)
-  return np.asarray(image.convert('RGB'))
+  return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
 def read(
@@ -156,16 +156,23 @@ def resize_plain(
     (height, width, 3) uint8.
   """
   left, top, width, height = window
-  x0, x1, wx = _taps(image.shape[1], size[0], left, width)
-  y0, y1, wy = _taps(image.shape[0], size[1], top, height)
-  wx, wy = wx[None, :, None], wy[:, None, None]
+  rows, columns, channels = image.shape
+  x0, x1, wx = _taps(columns, size[0], left, width)
+  y0, y1, wy = _taps(rows, size[1], top, height)
+  # Channels join the columns: NumPy is slow on a last axis of three.
+  channel = np.arange(channels)
+  x0 = (x0[:, None] * channels + channel).ravel()
+  x1 = (x1[:, None] * channels + channel).ravel()
+  wx, wy = np.repeat(wx, channels), wy[:, None]
   vx, vy = 1 - wx, 1 - wy
-  above, under = image[y0], image[y1]
+  flat = image.reshape(rows, columns * channels)
+  above, under = flat[y0], flat[y1]
   # In the order of the original: rounding decides what truncation cuts off.
-  value = (vy * vx) * above[:, x0] + (vy * wx) * above[:, x1]
-  value += (wy * vx) * under[:, x0]
-  value += (wy * wx) * under[:, x1]
-  return value.astype(np.uint8)
+  value = (vy * vx) * above.take(x0, axis=1)
+  value += (vy * wx) * above.take(x1, axis=1)
+  value += (wy * vx) * under.take(x0, axis=1)
+  value += (wy * wx) * under.take(x1, axis=1)
+  return value.astype(np.uint8).reshape(height, width, channels)
 
 
 def resize_smooth(
