@@ -1,0 +1,135 @@
+"""Initial values without a compilation.
+
+A jitted `init` unrolls the random number generator once for every parameter:
+minutes of compilation for a second of arithmetic. Here `init` is only traced,
+the forward pass falls away as dead code, and what is left, a handful of
+elementwise operations, is done by NumPy. Random bits come from
+`jax.random.bits`, at a few sizes only: the first n bits of a longer draw are
+those of a shorter one. So the values are those of `jax.jit(init)`, whatever
+the mesh.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.extend import core
+from jax.interpreters import partial_eval
+import numpy as np
+from scipy import special
+
+
+# Sizes of draws: each is one compilation, so they are few.
+_DRAWS = tuple(1 << n for n in range(10, 63, 3))
+
+
+def evaluate(function: Callable[..., Any], *args: Any) -> Any:
+  """Returns `function(*args)` as NumPy arrays, operation by operation.
+
+  Args:
+    function: traceable; meant for the `init` of a system.
+    *args: trees of arrays.
+  """
+  closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+  jaxpr, used = partial_eval.dce_jaxpr(
+    closed.jaxpr, [True] * len(closed.jaxpr.outvars)
+  )
+  flat = [a for a, u in zip(jax.tree.leaves(args), used, strict=True) if u]
+  values = _run(jaxpr, closed.consts, flat)
+  return jax.tree.unflatten(
+    jax.tree.structure(shapes), [np.asarray(v) for v in values]
+  )
+
+
+def place(values: Any, shardings: Any) -> Any:
+  """Puts host arrays, the same in every process, into their shardings."""
+  if jax.process_count() == 1:
+    # No aliasing: these buffers are donated to the first step.
+    return jax.device_put(values, shardings, may_alias=False)
+  return jax.tree.map(
+    lambda v, s: jax.make_array_from_callback(v.shape, s, lambda i: v[i]),
+    values,
+    shardings,
+  )
+
+
+def _run(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
+  """Evaluates a jaxpr, by NumPy where it can."""
+  known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+  known.update(zip(jaxpr.invars, args, strict=True))
+
+  def read(atom: Any) -> Any:
+    if isinstance(atom, core.Literal):
+      aval: Any = atom.aval
+      return np.asarray(atom.val, aval.dtype)
+    return known[atom]
+
+  for eqn in jaxpr.eqns:
+    values = [read(atom) for atom in eqn.invars]
+    name = eqn.primitive.name
+    if name in _CALLS:
+      inner = eqn.params['jaxpr']
+      results = _run(
+        getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), values
+      )
+    elif name in _RULES:
+      result = _RULES[name](eqn.params, *values)
+      results = [np.asarray(result, eqn.outvars[0].aval.dtype)]
+    else:
+      results = eqn.primitive.bind(*values, **eqn.params)
+      results = results if eqn.primitive.multiple_results else [results]
+    known.update(zip(eqn.outvars, results, strict=True))
+  return [read(atom) for atom in jaxpr.outvars]
+
+
+def _bits(params: Mapping[str, Any], key: jax.Array) -> np.ndarray:
+  """`random_bits` of one key, cut from a longer draw."""
+  shape = params['shape']
+  size = int(np.prod(shape))
+  drawn = next(n for n in _DRAWS if n >= size)
+  dtype = np.dtype(f'uint{params["bit_width"]}')
+  if key.shape:  # several keys at once: no prefix to cut
+    return np.asarray(jax.vmap(lambda k: jax.random.bits(k, shape, dtype))(key))
+  return np.asarray(jax.random.bits(key, (drawn,), dtype))[:size].reshape(shape)
+
+
+def _broadcast(params: Mapping[str, Any], x: Any, *_: Any) -> np.ndarray:
+  shape = params['shape']
+  places = params['broadcast_dimensions']
+  ones = [1] * len(shape)
+  for axis, size in zip(places, np.shape(x), strict=True):
+    ones[axis] = size
+  return np.broadcast_to(np.reshape(x, ones), shape)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+  return lambda params, *values: function(*values)
+
+
+# Primitives that hold a jaxpr and just run it.
+_CALLS = ('jit', 'pjit', 'remat2', 'checkpoint', 'closed_call')
+_RULES: dict[str, Callable[..., Any]] = {
+  'add': _plain(np.add),
+  'bitcast_convert_type': lambda p, x: np.ascontiguousarray(x).view(
+    p['new_dtype']
+  ),
+  'broadcast_in_dim': _broadcast,
+  'convert_element_type': lambda p, x: np.asarray(x).astype(p['new_dtype']),
+  'copy': _plain(np.array),
+  'div': _plain(np.divide),
+  'erf': _plain(special.erf),
+  'erf_inv': _plain(special.erfinv),
+  'max': _plain(np.maximum),
+  'min': _plain(np.minimum),
+  'mul': _plain(np.multiply),
+  'neg': _plain(np.negative),
+  'nextafter': _plain(np.nextafter),
+  'or': _plain(np.bitwise_or),
+  'random_bits': _bits,
+  'reshape': lambda p, x: np.reshape(x, p['new_sizes']),
+  'shift_right_logical': _plain(np.right_shift),
+  'sqrt': _plain(np.sqrt),
+  'stop_gradient': lambda p, x: x,
+  'sub': _plain(np.subtract),
+}
