@@ -203,8 +203,9 @@ class Autoencoder:
   image_size: int
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    del batch  # all shapes are known
     keys = jax.random.split(key)
-    image = batch['image'][:1]
+    image = jnp.zeros((1, self.image_size, self.image_size, 3))
     params = {'generator': self.model.init(keys[0], image)['params']}
     extra = {}
     if self.discriminator is not None:

@@ -22,7 +22,7 @@ class Encoder(Protocol):
 
   trained: bool
 
-  def init(self, key: jax.Array, batch: Batch) -> Any:
+  def init(self, key: jax.Array) -> Any:
     """Returns the weights."""
 
   def encode(self, params: Any, batch: Batch) -> jax.Array:
@@ -51,8 +51,8 @@ class TokenEncoder:
   pad_id: int
   trained: bool = True
 
-  def init(self, key: jax.Array, batch: Batch) -> Any:
-    return self.network.init(key, batch['condition_ids'][:1])['params']
+  def init(self, key: jax.Array) -> Any:
+    return self.network.init(key, jnp.zeros((1, 2), jnp.int32))['params']
 
   def encode(self, params: Any, batch: Batch) -> jax.Array:
     return self.network.apply({'params': params}, batch['condition_ids'])
@@ -75,9 +75,10 @@ class BoxesEncoder:
   network: text_encoders.BoxEncoder
   trained: bool = True
 
-  def init(self, key: jax.Array, batch: Batch) -> Any:
-    one = [batch[name][:1] for name in ('boxes', 'labels', 'n_boxes')]
-    return self.network.init(key, *one)['params']
+  def init(self, key: jax.Array) -> Any:
+    boxes, labels = jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), jnp.int32)
+    none = jnp.zeros((1,), jnp.int32)
+    return self.network.init(key, boxes, labels, none)['params']
 
   def encode(self, params: Any, batch: Batch) -> jax.Array:
     return self.network.apply(
@@ -153,9 +154,8 @@ def create(config: ConfigDict) -> Encoder | None:
 
 def frozen_part(encoder: Encoder, config: ConfigDict) -> system_lib.FrozenPart:
   """Returns the part under which a frozen encoder is loaded."""
-  ids = jnp.zeros((1, config.condition.max_length), jnp.int32)
   return system_lib.FrozenPart(
-    init=lambda key: encoder.init(key, {'condition_ids': ids}),
+    init=encoder.init,
     family='clip_text',
     path=config.condition.weights,
     field='condition.weights',

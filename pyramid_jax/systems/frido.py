@@ -264,6 +264,7 @@ class Frido:
     return grids
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    del batch  # all shapes are known
     keys = jax.random.split(key)
     size = self.image_size
     h, w = self._grids(size, size)[-1]
@@ -271,11 +272,9 @@ class Frido:
     params = {}
     context = None
     if self.encoder is not None:
-      tree = self.encoder.init(keys[1], batch)
-      one = {name: value[:1] for name, value in batch.items()}
-      context = self.encoder.encode(tree, one)
+      context = jnp.zeros((1, 1, self.encoder.network.dim))
       if self.encoder.trained:
-        params['condition'] = tree
+        params['condition'] = self.encoder.init(keys[1])
     params['unet'] = self.unet.init(
       keys[0], x, jnp.zeros((1,)), context, stage=self.scales - 1
     )['params']

@@ -63,7 +63,10 @@ class System(Protocol):
   """
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    """Returns `(params, extra)`, params by player; traceable."""
+    """Returns `(params, extra)`, params by player; traceable.
+
+    `batch` may be empty where shapes are all that is asked for.
+    """
 
   def frozen_parts(self) -> Mapping[str, FrozenPart]:
     """Returns the parts that are loaded, never trained."""

@@ -1,0 +1,296 @@
+"""Scores: of a checkpoint, of a folder of images, of saved samples."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import data
+from pyramid_jax import errors
+from pyramid_jax import grids
+from pyramid_jax import loading
+from pyramid_jax import progress
+from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import image_quality
+from pyramid_jax.metrics import obedience
+from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import system as system_lib
+
+
+Row = obedience.Row
+Score = bootstrap.Score
+QUICK = 200  # images of an evaluation during training
+_SEED = 17  # of the order of the conditions
+
+
+def run(
+  config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
+) -> None:
+  """Prints and saves the table of scores of a run or of saved samples.
+
+  Writes `scores.json` and `scores.md` into WORKDIR/samples, or beside the
+  samples that `options['samples']` names.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    options: of the command line: `samples`, an .npz or a folder of images;
+      `split`; `checkpoint_step`.
+
+  Raises:
+    UserError: nothing to score, or nothing to score it with.
+  """
+  samples = options.get('samples')
+  split = options.get('split') or 'test'
+  if samples:
+    rows, about = _score_saved(config, pathlib.Path(samples), split)
+    folder = pathlib.Path(samples)
+    folder = folder if folder.is_dir() else folder.parent
+  else:
+    rows, about = _score_checkpoint(
+      config, workdir, split, options.get('checkpoint_step')
+    )
+    folder = workdir / 'samples'
+  table = to_markdown(rows)
+  logging.info('scores of %s\n%s', about, table)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'scores.md').write_text(f'{about}\n\n{table}')
+  (folder / 'scores.json').write_text(
+    json.dumps({'about': about, 'scores': to_json(rows)}, indent=2) + '\n'
+  )
+
+
+def during_training(
+  system: system_lib.System,
+  config: ConfigDict,
+  reader: Any,
+  weights: system_lib.Weights,
+) -> dict[str, float]:
+  """Returns the scores of a few images, by name, for the curves of a run.
+
+  Args:
+    system: what is trained.
+    config: of the run.
+    reader: of the validation split.
+    weights: with the averages in place.
+  """
+  count = min(QUICK, config.evaluate.count)
+  rows = _score(system, config, reader, weights, count, bounds=False)
+  return {row.name: row.score.value for row in rows}
+
+
+def _score_checkpoint(
+  config: ConfigDict, workdir: pathlib.Path, split: str, step: int | None
+) -> tuple[list[Row], str]:
+  run_ = loading.load(config, workdir, step)
+  with errors.user_errors():
+    reader = data.create(run_.config, split)
+  count = config.evaluate.count
+  rows = _score(run_.system, config, reader, run_.weights, count, bounds=True)
+  return rows, f'{workdir}, step {run_.step}, {count} images of {split}'
+
+
+def _score(
+  system: system_lib.System,
+  config: ConfigDict,
+  reader: Any,
+  weights: system_lib.Weights,
+  count: int,
+  bounds: bool,
+) -> list[Row]:
+  """Reconstructs or samples `count` images and scores them."""
+  is_first_stage = isinstance(system, autoencoder.Autoencoder)
+  make = _reconstruct(system) if is_first_stage else _sample(system)
+  finish = jax.jit(reader.finish)
+  images, real, examples, counts = [], [], [], None
+  for index, batch in enumerate(_batches(config, reader, count)):
+    arrays = numeric(batch)
+    finished = finish(arrays)
+    key = jax.random.fold_in(jax.random.key(config.sample.seed), index)
+    made, more = make(weights, key, finished)
+    counts = more if counts is None else jax.tree.map(np.add, counts, more)
+    images.append(grids.to_uint8(made))
+    real.append(grids.to_uint8(finished['image']))
+    examples.append(batch)
+  stacked = {
+    name: np.concatenate([e[name] for e in examples])[:count]
+    for name in examples[0]
+  }
+  all_images = np.concatenate(images)[:count]
+  all_real = np.concatenate(real)[:count]
+  if is_first_stage:
+    codes = [_codebook_rows(s, c) for s, c in enumerate(counts)]
+    rows = _reconstruction_rows(reader, all_images, all_real, stacked)
+    return [*rows, *(row for scale in codes for row in scale)]
+  return _task_rows(config, reader, all_images, all_real, stacked, bounds)
+
+
+def _sample(system: system_lib.System):
+  @jax.jit
+  def sample(weights, key, batch):
+    count = batch['image'].shape[0]
+    return system_lib.generate(system, weights, key, batch, count)[0], ()
+
+  return sample
+
+
+def _reconstruct(system: autoencoder.Autoencoder):
+  @jax.jit
+  def reconstruct(weights, key, batch):
+    del key
+    images, codes = system.reconstruct(weights, batch['image'])
+    sizes = system.model.n_embed
+    counts = [
+      quantizer.code_counts(c, n) for c, n in zip(codes, sizes, strict=True)
+    ]
+    return images, counts
+
+  return reconstruct
+
+
+def _batches(
+  config: ConfigDict, reader: Any, count: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields host batches of the split, enough for `count` images."""
+  if count > len(reader):
+    raise errors.UserError(
+      f'config.evaluate.count is {count}, the split has {len(reader)} images.'
+    )
+  size = min(config.evaluate.batch_size, count)
+  source = batches_lib.Batches(reader, size, seed=_SEED, shuffle=False)
+  bar = progress.Progress(0, -(-count // size), size, unit='batch')
+  for step in range(-(-count // size)):
+    yield source.at(step)
+    bar.update(step + 1)
+
+
+def _task_rows(
+  config: ConfigDict,
+  reader: Any,
+  images: np.ndarray,
+  real: np.ndarray,
+  examples: Mapping[str, np.ndarray],
+  bounds: bool,
+) -> list[Row]:
+  if config.data.name != 'shapes':
+    return _no_scores()
+  task = config.condition.task
+  if bounds:
+    return obedience.with_bounds(task, images, examples, real, config.data.seed)
+  scores = obedience.scores(task, images, examples, reader.label_names)
+  return [Row(name, score, None, None) for name, score in scores.items()]
+
+
+def _no_scores() -> list[Row]:
+  logging.warning(
+    'no score of samples: the analytic detector knows shapes only, and no'
+    ' feature network is given for FID.'
+  )
+  return []
+
+
+def _reconstruction_rows(
+  reader: Any,
+  images: np.ndarray,
+  real: np.ndarray,
+  examples: Mapping[str, np.ndarray],
+) -> list[Row]:
+  del reader
+  if 'geometry' in examples:  # shapes: objects can be found again
+    values = obedience.reconstruction_scores(images, real, examples)
+  else:
+    values = {
+      'psnr': bootstrap.mean(image_quality.psnr(images, real)),
+      'ssim': bootstrap.mean(image_quality.ssim(images, real)),
+    }
+  return [Row(name, score, None, None) for name, score in values.items()]
+
+
+def _codebook_rows(scale: int, counts: Any) -> list[Row]:
+  counts = np.asarray(counts)
+  exact = lambda v: Score(float(v), float(v), float(v), int(counts.sum()))
+  perplexity = exact(quantizer.perplexity(counts))
+  dead = exact(quantizer.dead_codes(counts))
+  return [
+    Row(f'perplexity_{scale}', perplexity, None, None),
+    Row(f'dead_codes_{scale}', dead, None, None),
+  ]
+
+
+def _score_saved(
+  config: ConfigDict, path: pathlib.Path, split: str
+) -> tuple[list[Row], str]:
+  """Scores an .npz of --mode=sample, or a folder of images."""
+  if not path.exists():
+    raise errors.UserError(f'--samples={path}: not there.', errors.MISSING)
+  if path.is_dir():
+    saved = path / 'samples.npz'
+    if not saved.is_file():
+      raise errors.UserError(
+        f'--samples={path}: the folder has no samples.npz, and without it the'
+        ' conditions of its images are not known.',
+        errors.MISSING,
+      )
+    path = saved
+  with errors.user_errors(value=errors.DATA):
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+  if 'arr_0' not in arrays:
+    raise errors.UserError(
+      f'--samples={path}: has no array arr_0, only {sorted(arrays)}.',
+      errors.DATA,
+    )
+  images = arrays.pop('arr_0')
+  about = f'{path}, {len(images)} images'
+  if config.data.name != 'shapes':
+    return _no_scores(), about
+  del split
+  with errors.user_errors(value=errors.DATA):
+    scores = obedience.scores(config.condition.task, images, arrays)
+  return [Row(n, s, None, None) for n, s in scores.items()], about
+
+
+def numeric(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the arrays that a device can hold (text stays on the host)."""
+  return {k: v for k, v in batch.items() if v.dtype.kind not in 'SUO'}
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+  """Returns the table: score, its 95 % interval, ceiling and floor."""
+  lines = [
+    '| score | value | 95 % interval | ceiling | floor | n |',
+    '|---|---|---|---|---|---|',
+  ]
+  number = lambda s: '-' if s is None else f'{s.value:.4g}'
+  for row in rows:
+    s = row.score
+    lines.append(
+      f'| {row.name} | {s.value:.4g} | {s.low:.4g} .. {s.high:.4g} |'
+      f' {number(row.ceiling)} | {number(row.floor)} | {s.n} |'
+    )
+  return '\n'.join(lines) + '\n'
+
+
+def to_json(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+  """Returns {name: {value, low, high, n, ceiling, floor}}."""
+  value = lambda s: None if s is None else s.value
+  return {
+    row.name: {
+      'value': row.score.value,
+      'low': row.score.low,
+      'high': row.score.high,
+      'n': row.score.n,
+      'ceiling': value(row.ceiling),
+      'floor': value(row.floor),
+    }
+    for row in rows
+  }

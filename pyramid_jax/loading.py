@@ -1,0 +1,73 @@
+"""Weights of a workdir, for everything that does not train."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax import errors
+from pyramid_jax import frozen as frozen_lib
+from pyramid_jax import systems
+from pyramid_jax.scaling import checkpoints
+from pyramid_jax.scaling import mesh as mesh_lib
+from pyramid_jax.scaling import sharding
+from pyramid_jax.systems import system as system_lib
+
+
+LABELS = 'labels.json'  # of a workdir: the label names of its data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A run that can be sampled from.
+
+  Attributes:
+    system: built from the config.
+    weights: on the devices, with the averages in place.
+    step: of the checkpoint, None for the newest valid one.
+  """
+
+  system: system_lib.System
+  weights: system_lib.Weights
+  step: int
+
+
+def load(
+  config: ConfigDict,
+  workdir: str | os.PathLike[str],
+  step: int | None = None,
+) -> Run:
+  """Restores the weights of a workdir straight into their shardings.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    step: of the checkpoint; None for the newest valid one.
+
+  Raises:
+    UserError: no usable checkpoint, or weights of another network.
+  """
+  with errors.user_errors():
+    system = systems.create(config)
+  mesh = mesh_lib.create(config.mesh)
+  min_size = config.mesh.fsdp_min_size
+  params, extra = jax.eval_shape(system.init, jax.random.key(0), {})
+  trees = checkpoints.load(
+    workdir,
+    {
+      'params': sharding.abstract(params, mesh, min_size),
+      'extra': sharding.abstract(extra, mesh, min_size),
+      'step': sharding.abstract(
+        jax.ShapeDtypeStruct((), jnp.int32), mesh, min_size
+      ),
+    },
+    step,
+  )
+  weights = system_lib.Weights(
+    params=trees['params'],
+    frozen=frozen_lib.load(system, config, mesh, workdir),
+    extra=trees['extra'],
+  )
+  return Run(system=system, weights=weights, step=int(trees['step']))

@@ -1,0 +1,222 @@
+"""A workdir and conditions in, images on disk out."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import data
+from pyramid_jax import errors
+from pyramid_jax import evaluate
+from pyramid_jax import grids
+from pyramid_jax import loading
+from pyramid_jax import progress
+from pyramid_jax.conditions import request
+from pyramid_jax.conditions import tokenizers
+from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data.shapes import text as shapes_text
+from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import system as system_lib
+
+
+# The option that carries the condition of a task.
+OPTION = {
+  'text': 'prompt',
+  'layout': 'layout',
+  'label': 'labels',
+  'scene_graph': 'graph',
+}
+
+
+def run(
+  config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
+) -> None:
+  """Samples images into WORKDIR/samples.
+
+  Writes `%06d.png`, `grid.png` (each image beside its condition),
+  `samples.npz` (`arr_0` (N, H, W, 3) uint8 and the conditions under their
+  example names) and `latents.npz` (`latent_0` is the coarsest scale, which
+  `--coarse_latent` takes).
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    options: of the command line: `prompt`, `layout` (a JSON file), `labels`,
+      `graph`; `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the
+      last scale to sample; `coarse_latent`, a file of finished scales.
+
+  Raises:
+    UserError: a condition or option that cannot be served.
+  """
+  count = options.get('count') or config.sample.count
+  seed = options.get('seed')
+  seed = config.sample.seed if seed is None else seed
+  run_ = loading.load(config, workdir, options.get('checkpoint_step'))
+  system = run_.system
+  if isinstance(system, autoencoder.Autoencoder):
+    raise errors.UserError(
+      f'{workdir} holds a first stage, which reconstructs and does not'
+      ' sample; --mode=evaluate measures it.'
+    )
+  examples = _conditions(config, workdir, options, count)
+  start = _start(options.get('coarse_latent'), count)
+  last = options.get('last_scale')
+  with errors.user_errors():
+    images, state = _generate(
+      system, run_.weights, examples, config, count, seed, start, last
+    )
+  _write(workdir / 'samples', config, images, state, examples, _labels(workdir))
+
+
+def _generate(
+  system: system_lib.System,
+  weights: system_lib.Weights,
+  examples: Mapping[str, np.ndarray],
+  config: ConfigDict,
+  count: int,
+  seed: int,
+  start: Sequence[np.ndarray],
+  last: int | None,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+  """Runs the sampler batch by batch; all batches are one program."""
+  size = min(config.sample.batch_size, count)
+
+  @jax.jit
+  def sample(weights, key, batch, start):
+    return system_lib.generate(
+      system, weights, key, batch, size, start=start, last=last
+    )
+
+  arrays = evaluate.numeric(examples)
+  batches = -(-count // size)
+  bar = progress.Progress(0, batches, size, unit='batch')
+  images, states = [], []
+  for index in range(batches):
+    # The last batch is filled up with its own first rows.
+    rows = np.arange(index * size, (index + 1) * size) % count
+    key = jax.random.fold_in(jax.random.key(seed), index)
+    made, state = sample(
+      weights,
+      key,
+      {name: value[rows] for name, value in arrays.items()},
+      [scale[rows] for scale in start],
+    )
+    images.append(grids.to_uint8(made))
+    states.append([np.asarray(scale) for scale in state])
+    bar.update(index + 1)
+  scales = zip(*states, strict=True)
+  return (
+    np.concatenate(images)[:count],
+    [np.concatenate(scale)[:count] for scale in scales],
+  )
+
+
+def _conditions(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  options: Mapping[str, Any],
+  count: int,
+) -> dict[str, np.ndarray]:
+  """Returns `count` rows: what was asked for, or the test split's."""
+  task = config.condition.task
+  given = [name for name in OPTION.values() if options.get(name)]
+  wrong = [name for name in given if name != OPTION.get(task)]
+  if wrong:
+    there = f'--{OPTION[task]}' if task in OPTION else 'no condition'
+    raise errors.UserError(
+      f'--{wrong[0]} is no condition of the task {task!r}, which takes {there}.'
+    )
+  if not given:
+    with errors.user_errors():
+      reader = data.create(config, options.get('split') or 'test')
+    source = batches_lib.Batches(reader, count, seed=0, shuffle=False)
+    return source.at(0)
+  rows = _requested(config, workdir, task, options[given[0]])
+  # In turn, as often as images are asked for.
+  return {name: np.resize(v, (count, *v.shape[1:])) for name, v in rows.items()}
+
+
+def _requested(
+  config: ConfigDict, workdir: pathlib.Path, task: str, value: str
+) -> dict[str, np.ndarray]:
+  names = _labels(workdir)
+  with errors.user_errors():
+    if task == 'layout':
+      text = pathlib.Path(value).read_text()
+      layouts = request.parse_layout(text, names)
+      return request.from_layouts(layouts, config, names)
+    if task == 'label':
+      return request.from_labels([value], config, names)
+    tokenizer = _tokenizer(config)
+    if task == 'scene_graph':
+      return request.from_graphs([value], config, tokenizer, names)
+    return request.from_text([value], tokenizer)
+
+
+def _tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
+  if config.data.name == 'shapes' and config.condition.encoder != 'clip':
+    return shapes_text.tokenizer(config.condition.max_length)
+  return tokenizers.create(config)
+
+
+def _labels(workdir: pathlib.Path) -> tuple[str, ...]:
+  """The label names that training wrote down."""
+  file = workdir / loading.LABELS
+  return tuple(json.loads(file.read_text())) if file.is_file() else ()
+
+
+def _start(path: str | None, count: int) -> list[np.ndarray]:
+  """Reads the finished scales to build on, coarse first."""
+  if not path:
+    return []
+  with errors.user_errors(value=errors.DATA):
+    with np.load(path, allow_pickle=False) as file:
+      names = sorted(n for n in file.files if n.startswith('latent_'))
+      scales = [file[name] for name in names]
+  if not scales:
+    raise errors.UserError(
+      f'--coarse_latent={path}: has no array latent_0, only'
+      f' {sorted(file.files)}.',
+      errors.DATA,
+    )
+  return [
+    np.resize(s, (count, *s.shape[1:])).astype(np.float32) for s in scales
+  ]
+
+
+def _write(
+  folder: pathlib.Path,
+  config: ConfigDict,
+  images: np.ndarray,
+  state: Sequence[np.ndarray],
+  examples: Mapping[str, np.ndarray],
+  label_names: Sequence[str],
+) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  for index, image in enumerate(images):
+    grids.save(folder / f'{index:06d}.png', image)
+  shown = min(len(images), 64)
+  grid = grids.draw(
+    images[:shown], examples, config.condition.task, label_names
+  )
+  grids.save(folder / 'grid.png', grid)
+  _save_npz(folder / 'samples.npz', {'arr_0': images, **examples})
+  latents = {f'latent_{s}': scale for s, scale in enumerate(state)}
+  _save_npz(folder / 'latents.npz', latents)
+  logging.info(
+    '%d images in %s: %%06d.png, grid.png, samples.npz', len(images), folder
+  )
+
+
+def _save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes beside and renames."""
+  aside = path.with_name(f'.{path.name}')
+  with aside.open('wb') as file:
+    np.savez(file, **arrays)
+  aside.rename(path)
