@@ -241,9 +241,11 @@ def _score_saved(
         errors.MISSING,
       )
     path = saved
-  with errors.user_errors(value=errors.DATA):
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
+  with (
+    errors.user_errors(value=errors.DATA),
+    np.load(path, allow_pickle=False) as file,
+  ):
+    arrays = {name: file[name] for name in file.files}
   if 'arr_0' not in arrays:
     raise errors.UserError(
       f'--samples={path}: has no array arr_0, only {sorted(arrays)}.',

@@ -175,10 +175,12 @@ def _start(path: str | None, count: int) -> list[np.ndarray]:
   """Reads the finished scales to build on, coarse first."""
   if not path:
     return []
-  with errors.user_errors(value=errors.DATA):
-    with np.load(path, allow_pickle=False) as file:
-      names = sorted(n for n in file.files if n.startswith('latent_'))
-      scales = [file[name] for name in names]
+  with (
+    errors.user_errors(value=errors.DATA),
+    np.load(path, allow_pickle=False) as file,
+  ):
+    names = sorted(n for n in file.files if n.startswith('latent_'))
+    scales = [file[name] for name in names]
   if not scales:
     raise errors.UserError(
       f'--coarse_latent={path}: has no array latent_0, only'
