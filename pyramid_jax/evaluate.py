@@ -1,5 +1,6 @@
 """Scores: of a checkpoint, of a folder of images, of saved samples."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from pyramid_jax.systems import system as system_lib
 
 Row = obedience.Row
 Score = bootstrap.Score
+# (weights, key, finished batch) -> images in [-1, 1], codes counted by scale
+Maker = Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
 QUICK = 200  # images of an evaluation during training
 _SEED = 17  # of the order of the conditions
 
@@ -69,23 +72,27 @@ def run(
   )
 
 
+Scorer = Callable[[system_lib.Weights], dict[str, float]]
+
+
 def during_training(
-  system: system_lib.System,
-  config: ConfigDict,
-  reader: Any,
-  weights: system_lib.Weights,
-) -> dict[str, float]:
-  """Returns the scores of a few images, by name, for the curves of a run.
+  system: system_lib.System, config: ConfigDict, reader: Any
+) -> Scorer:
+  """Returns a function from weights to scores by name, for a run's curves.
 
   Args:
     system: what is trained.
     config: of the run.
     reader: of the validation split.
-    weights: with the averages in place.
   """
+  make = _maker(system)  # compiled once, at the first call
   count = min(QUICK, config.evaluate.count)
-  rows = _score(system, config, reader, weights, count, bounds=False)
-  return {row.name: row.score.value for row in rows}
+
+  def score(weights: system_lib.Weights) -> dict[str, float]:
+    rows = _score(system, make, config, reader, weights, count, bounds=False)
+    return {row.name: row.score.value for row in rows}
+
+  return score
 
 
 def _score_checkpoint(
@@ -93,7 +100,7 @@ def _score_checkpoint(
 ) -> tuple[list[Row], str]:
   run_ = loading.load(config, workdir, step)
   with errors.user_errors():
-    reader = data.create(run_.config, split)
+    reader = data.create(config, split)
   count = config.evaluate.count
   rows = _score(run_.system, config, reader, run_.weights, count, bounds=True)
   return rows, f'{workdir}, step {run_.step}, {count} images of {split}'
@@ -101,6 +108,7 @@ def _score_checkpoint(
 
 def _score(
   system: system_lib.System,
+  make: Maker,
   config: ConfigDict,
   reader: Any,
   weights: system_lib.Weights,
@@ -108,8 +116,6 @@ def _score(
   bounds: bool,
 ) -> list[Row]:
   """Reconstructs or samples `count` images and scores them."""
-  is_first_stage = isinstance(system, autoencoder.Autoencoder)
-  make = _reconstruct(system) if is_first_stage else _sample(system)
   finish = jax.jit(reader.finish)
   images, real, examples, counts = [], [], [], None
   for index, batch in enumerate(_batches(config, reader, count)):
@@ -127,14 +133,20 @@ def _score(
   }
   all_images = np.concatenate(images)[:count]
   all_real = np.concatenate(real)[:count]
-  if is_first_stage:
+  if isinstance(system, autoencoder.Autoencoder):
     codes = [_codebook_rows(s, c) for s, c in enumerate(counts)]
     rows = _reconstruction_rows(reader, all_images, all_real, stacked)
     return [*rows, *(row for scale in codes for row in scale)]
   return _task_rows(config, reader, all_images, all_real, stacked, bounds)
 
 
-def _sample(system: system_lib.System):
+def _maker(system: system_lib.System) -> Maker:
+  if isinstance(system, autoencoder.Autoencoder):
+    return _reconstruct(system)
+  return _sample(system)
+
+
+def _sample(system: system_lib.System) -> Maker:
   @jax.jit
   def sample(weights, key, batch):
     count = batch['image'].shape[0]
@@ -143,7 +155,7 @@ def _sample(system: system_lib.System):
   return sample
 
 
-def _reconstruct(system: autoencoder.Autoencoder):
+def _reconstruct(system: autoencoder.Autoencoder) -> Maker:
   @jax.jit
   def reconstruct(weights, key, batch):
     del key

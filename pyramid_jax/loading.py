@@ -1,7 +1,10 @@
 """Weights of a workdir, for everything that does not train."""
 
+from collections.abc import Sequence
 import dataclasses
+import json
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -71,3 +74,19 @@ def load(
     extra=trees['extra'],
   )
   return Run(system=system, weights=weights, step=int(trees['step']))
+
+
+def write_labels(
+  workdir: str | os.PathLike[str], label_names: Sequence[str]
+) -> None:
+  """Writes down the label names of a run's data, for who samples from it."""
+  file = pathlib.Path(workdir) / LABELS
+  aside = file.with_name(f'{LABELS}.tmp')
+  aside.write_text(json.dumps(list(label_names)))
+  aside.replace(file)
+
+
+def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns the label names of a run's data, none if it has none."""
+  file = pathlib.Path(workdir) / LABELS
+  return tuple(json.loads(file.read_text())) if file.is_file() else ()

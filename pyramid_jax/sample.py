@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import pathlib
 from typing import Any
 
@@ -71,7 +70,14 @@ def run(
     images, state = _generate(
       system, run_.weights, examples, config, count, seed, start, last
     )
-  _write(workdir / 'samples', config, images, state, examples, _labels(workdir))
+  _write(
+    workdir / 'samples',
+    config,
+    images,
+    state,
+    examples,
+    loading.read_labels(workdir),
+  )
 
 
 def _generate(
@@ -145,7 +151,7 @@ def _conditions(
 def _requested(
   config: ConfigDict, workdir: pathlib.Path, task: str, value: str
 ) -> dict[str, np.ndarray]:
-  names = _labels(workdir)
+  names = loading.read_labels(workdir)
   with errors.user_errors():
     if task == 'layout':
       text = pathlib.Path(value).read_text()
@@ -163,12 +169,6 @@ def _tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
   if config.data.name == 'shapes' and config.condition.encoder != 'clip':
     return shapes_text.tokenizer(config.condition.max_length)
   return tokenizers.create(config)
-
-
-def _labels(workdir: pathlib.Path) -> tuple[str, ...]:
-  """The label names that training wrote down."""
-  file = workdir / loading.LABELS
-  return tuple(json.loads(file.read_text())) if file.is_file() else ()
 
 
 def _start(path: str | None, count: int) -> list[np.ndarray]:
