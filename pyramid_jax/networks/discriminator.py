@@ -121,8 +121,10 @@ class BatchNorm(nn.Module):
     if train and renew and not self.is_initializing():
       count = x.size // x.shape[-1]
       unbiased = var * (count / max(count - 1, 1))
-      running_mean.value += MOMENTUM * (mean - running_mean.value)
-      running_var.value += MOMENTUM * (unbiased - running_var.value)
+      # No `+=`: it would write into the caller's arrays if they are NumPy's.
+      old_mean, old_var = running_mean.value, running_var.value
+      running_mean.value = old_mean + MOMENTUM * (mean - old_mean)
+      running_var.value = old_var + MOMENTUM * (unbiased - old_var)
     x = (x - mean) * (lax.rsqrt(var + EPS) * scale) + bias
     return x.astype(self.dtype)
 

@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import init
+
+
+@pytest.mark.parametrize(
+  ('fields', 'size'),
+  [
+    ({}, (8, 6)),
+    ({'kernel_size': 1}, (8, 6)),
+    ({'strides': 2, 'padding': 1}, (4, 3)),
+    ({'strides': 2, 'padding': ((0, 1), (0, 1))}, (4, 3)),
+    ({'kernel_size': 4, 'strides': 2, 'padding': 1}, (4, 3)),
+    ({'kernel_size': 4, 'padding': 1}, (7, 5)),
+  ],
+)
+def test_sizes(fields, size):
+  module = convolution.Conv(5, **fields)
+  x = jnp.zeros((2, 8, 6, 3))
+
+  y, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+
+  assert y.shape == (2, *size, 5)
+
+
+@pytest.mark.parametrize(
+  ('padding', 'first_input_row'), [(1, -1), (((0, 1), (0, 1)), 0)]
+)
+def test_strided_padding_decides_which_pixels_meet_the_kernel(
+  padding, first_input_row
+):
+  x = np.arange(64.0, dtype=np.float32).reshape(1, 8, 8, 1)
+  module = convolution.Conv(1, strides=2, padding=padding, use_bias=False)
+  kernel = np.zeros((3, 3, 1, 1), np.float32)
+  kernel[0, 0] = 1  # picks the first pixel under the kernel
+
+  y = module.apply({'params': {'kernel': kernel}}, x)
+
+  want = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  start = 1 + first_input_row
+  np.testing.assert_array_equal(
+    y, want[:, start : start + 8 : 2, start : start + 8 : 2]
+  )
+
+
+def test_default_initialisation_is_uniform_to_the_root_of_fan_in():
+  x = jnp.zeros((1, 4, 4, 16))
+
+  params = convolution.Conv(64).init(jax.random.key(0), x)['params']
+
+  bound = (9 * 16) ** -0.5
+  for leaf in ('kernel', 'bias'):
+    values = np.abs(params[leaf])
+    assert values.max() <= bound
+    assert values.max() > 0.9 * bound
+  std = np.std(params['kernel'])
+  np.testing.assert_allclose(std, bound / 3**0.5, rtol=0.03)
+
+
+def test_symmetric_uniform_fills_both_sides():
+  values = init.symmetric_uniform(0.5)(jax.random.key(0), (1000,))
+
+  assert -0.5 <= values.min() < -0.45
+  assert 0.45 < values.max() <= 0.5
+
+
+def test_element_types():
+  x = jnp.zeros((1, 4, 4, 2))
+  module = convolution.Conv(3, dtype=jnp.bfloat16)
+
+  y, variables = module.init_with_output(jax.random.key(0), x)
+
+  assert y.dtype == jnp.bfloat16
+  assert variables['params']['kernel'].dtype == jnp.float32
