@@ -1,0 +1,320 @@
+"""Families `frido.sampler` and `frido.training_loss`.
+
+davidhalladay/Frido: frido/models/diffusion/{ddim,plms,frido}.py, run through
+the library's one sampler and the system's own loss.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.interop import families
+from pyramid_jax.interop import mapping
+from pyramid_jax.interop.families import pyunet as pyunet_family
+from pyramid_jax.networks import pyunet
+from pyramid_jax.networks.layers import resampling
+from pyramid_jax.systems import frido
+
+
+# Arguments of FridoDiffusion that we follow at these values only.
+_FIXED: dict[str, Any] = {
+  'v_posterior': 0.0,
+  'l_simple_weight': 1.0,
+  'original_elbo_weight': 0.0,
+  'logvar_init': 0.0,
+  'learn_logvar': False,
+  'clip_denoised': False,
+}
+_CHAIN = {
+  'timesteps': 'timesteps',
+  'beta_schedule': 'kind',
+  'linear_start': 'linear_start',
+  'linear_end': 'linear_end',
+  'cosine_s': 'cosine_s',
+}
+_SAMPLER = {
+  'kind',
+  'S',
+  'eta',
+  'unconditional_guidance_scale',
+  'batch_size',
+  'shape',
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Model:
+  """What both families build from a case."""
+
+  unet: pyunet.PyUNet
+  params: Any
+  chain: schedules.Chain
+  channels: tuple[int, ...]
+
+  def split(self, x: np.ndarray) -> list[jax.Array]:
+    """Splits NCHW into the scales, each (B, H, W, C)."""
+    places = np.cumsum(self.channels)[:-1]
+    return jnp.split(jnp.asarray(x.transpose(0, 2, 3, 1)), places, axis=-1)
+
+  def context(
+    self, inputs: Mapping[str, np.ndarray], name: str
+  ) -> jax.Array | None:
+    """Returns an input if it is there and the network reads one."""
+    if name not in inputs or not self.unet.use_spatial_transformer:
+      return None
+    return jnp.asarray(inputs[name])
+
+
+def run(case: families.Case) -> dict[str, np.ndarray]:
+  """Computes the recorded outputs of either family.
+
+  Raises:
+    Unsupported: an option that we do not have.
+    ValueError: an incomplete state dict.
+  """
+  if case.family == 'frido.sampler':
+    return _run_sampler(case)
+  return _run_loss(case)
+
+
+def _run_sampler(case: families.Case) -> dict[str, np.ndarray]:
+  config = dict(case.config)
+  sampler = config.pop('sampler')
+  unknown = sorted(sampler.keys() - _SAMPLER)
+  if unknown:
+    raise families.Unsupported(f'unknown arguments of the sampler: {unknown}')
+  if config.get('parameterization', 'eps') != 'eps':
+    raise families.Unsupported(
+      f'parameterization {config["parameterization"]!r} in the sampler, which'
+      ' reads every output as noise'
+    )
+  _check_arguments(config, {'parameterization'})
+  noises = [f'noise_{s}' for s in range(len(config['embed_dim_list']))]
+  _check_inputs(case, ['noise_T', 'context', 'unconditional_context', *noises])
+  solver, steps = _solver(sampler), int(sampler['S'])
+  eta = float(sampler.get('eta', 0.0))
+  if eta and noises[0] not in case.inputs:
+    raise families.Unsupported(f'eta = {eta} without recorded noise')
+  chain = _chain(config['diffusion'])
+  try:
+    levels = solver.levels(chain, steps)
+  except ValueError as error:
+    raise families.Unsupported(str(error)) from error
+  model = _build(case, config, chain)
+  initial = model.split(case.inputs['noise_T'])
+  context, null = (
+    model.context(case.inputs, name)
+    for name in ('context', 'unconditional_context')
+  )
+  recorded: tuple[jax.Array, ...] = ()
+  if noises[0] in case.inputs:
+    recorded = tuple(
+      _last_channels(case.inputs[name], c)
+      for name, c in zip(noises, model.channels, strict=True)
+    )
+
+  def sample(params, initial, recorded, context, null):
+    stages = frido.make_stages(
+      model.unet,
+      params,
+      model.chain,
+      solver,
+      context=context,
+      null=null,
+      scale=float(sampler.get('unconditional_guidance_scale', 1.0)),
+      steps=[steps] * len(initial),
+      shapes=[x.shape for x in initial],
+      pools=[2**s for s in reversed(range(len(initial)))],
+    )
+    noise = sampling.Noise.recorded(initial, recorded)
+    return sampling.run(stages, solver, noise, trace=True)
+
+  state, traces = jax.jit(sample)(
+    model.params, tuple(initial), recorded, context, null
+  )
+  outputs = _schedule(model.chain, levels, eta)
+  return outputs | _steps(initial, state, traces)
+
+
+def _solver(sampler: Mapping[str, Any]) -> solvers.Solver:
+  kind = sampler['kind']
+  if kind not in ('ddim', 'plms'):
+    raise families.Unsupported(f'sampler {kind!r}; supported: ddim, plms')
+  try:
+    return solvers.create(kind, float(sampler.get('eta', 0.0)))
+  except ValueError as error:
+    raise families.Unsupported(str(error)) from error
+
+
+def _schedule(
+  chain: schedules.Chain, levels: schedules.Levels, eta: float
+) -> dict[str, np.ndarray]:
+  """The official sampler's tables, ascending, of the levels that were run."""
+  bar = np.square(np.asarray(levels.alpha, np.float64))
+  std = np.exp(0.5 * np.asarray(levels.log_variance, np.float64))
+  return {
+    'ddim_timesteps': np.asarray(levels.time)[:-1][::-1].astype(np.int32),
+    'ddim_alphas': bar[:-1][::-1],
+    'ddim_alphas_prev': bar[1:][::-1],
+    'ddim_sigmas': eta * std[:-1][::-1],
+    'betas': chain.betas,
+    'alphas_cumprod': chain.alphas_bar,
+  }
+
+
+def _steps(
+  initial: Sequence[jax.Array],
+  state: Sequence[jax.Array],
+  traces: Sequence[sampling.Trace],
+) -> dict[str, np.ndarray]:
+  """Names every step, with the finished scales in front (fine grid)."""
+  _, height, width, _ = initial[-1].shape
+  finished = [resampling.nearest(z, (height, width)) for z in state]
+  outputs = {}
+  for s, trace in enumerate(traces):
+    known = finished[:s]
+    count = trace.x.shape[0]
+    repeated = [jnp.broadcast_to(z, (count, *z.shape)) for z in known]
+    first = _nchw(jnp.concatenate([*known, initial[s]], -1))
+    outputs[f'x_first_in_{s}'] = first
+    if s:
+      outputs[f'stage_final_{s - 1}'] = first
+    outputs[f'x_t_{s}'] = _nchw(jnp.concatenate([*repeated, trace.x], -1))
+    outputs[f'pred_x0_{s}'] = _nchw(jnp.concatenate([*repeated, trace.x0], -1))
+  latent = _nchw(jnp.concatenate(finished, -1))
+  return outputs | {f'stage_final_{len(traces) - 1}': latent, 'latent': latent}
+
+
+def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
+  config = dict(case.config)
+  if config.get('parameterization', 'eps') != 'eps':
+    raise families.Unsupported(
+      f'parameterization {config["parameterization"]!r}; supported: eps'
+    )
+  own = {
+    'parameterization',
+    'loss_type',
+    'noise_mix_ratio',
+    'stage_loss_ratio',
+  }
+  _check_arguments(config, own)
+  _check_inputs(case, ['x_start', 'noise', 't', 'context'])
+  model = _build(case, config, _chain(config['diffusion']))
+  scales = len(model.channels)
+  ratio = config.get('stage_loss_ratio') or [0.5] * scales
+  if len(ratio) != scales:
+    raise families.Unsupported(f'stage_loss_ratio {ratio} of {scales} scales')
+  settings = frido.LossSettings(
+    loss_type=config.get('loss_type', 'l2'),
+    noise_mix_ratio=float(config.get('noise_mix_ratio', 0.0)),
+    stage_loss_ratio=tuple(ratio),
+  )
+  zs, noise = (model.split(case.inputs[name]) for name in ('x_start', 'noise'))
+  t = jnp.asarray(case.inputs['t'])
+  context = model.context(case.inputs, 'context')
+
+  def total(params):
+    calls = []
+
+    def denoiser(x, t, s):
+      y = model.unet.apply({'params': params}, x, t, context, stage=s)
+      calls.append((jnp.concatenate([x, *noise[s + 1 :]], -1), y))
+      return y
+
+    # The recorded run draws one tensor for all scales.
+    noises = [noise[: s + 1] for s in range(scales)]
+    loss, metrics = frido.diffusion_loss(
+      denoiser, model.chain, settings, zs, t, noises
+    )
+    return loss, (metrics, calls)
+
+  value_and_grad = jax.jit(jax.value_and_grad(total, has_aux=True))
+  (loss, (metrics, calls)), grads = value_and_grad(model.params)
+  outputs = {'total': np.asarray(loss), 'lvlb_weights': model.chain.vlb_weights}
+  outputs |= {name: np.asarray(value) for name, value in metrics.items()}
+  for s, (x, y) in enumerate(calls):
+    outputs[f'x_noisy_{s}'] = _nchw(x)
+    outputs[f'model_output_{s}'] = _nchw(y)
+  for key, value in mapping.to_official(grads, pyunet_family.rename).items():
+    outputs[f'grad/{key}'] = value
+  return outputs
+
+
+def _check_arguments(config: Mapping[str, Any], own: set[str]) -> None:
+  """Refuses arguments that we do not follow."""
+  for name, value in _FIXED.items():
+    if config.get(name, value) != value:
+      raise families.Unsupported(
+        f'{name} = {config[name]!r}; supported: {value!r}'
+      )
+  known = {'unet_config', 'diffusion', 'embed_dim_list', 'num_stage'}
+  unknown = sorted(config.keys() - known - own - _FIXED.keys())
+  unknown += sorted(config['diffusion'].keys() - _CHAIN.keys())
+  if unknown:
+    raise families.Unsupported(f'unknown arguments: {unknown}')
+  channels = list(config['embed_dim_list'])
+  unet_config = config['unet_config']
+  if not unet_config.get('use_split_head', False):
+    raise families.Unsupported('use_split_head = False: one head for all')
+  if list(unet_config['split_embed_dim_list']) != channels or config.get(
+    'num_stage', len(channels)
+  ) != len(channels):
+    raise families.Unsupported(
+      f'embed_dim_list {channels} does not agree with split_embed_dim_list'
+      f' {unet_config["split_embed_dim_list"]} or num_stage'
+    )
+
+
+def _chain(config: Mapping[str, Any]) -> schedules.Chain:
+  try:
+    return schedules.make_chain(**{_CHAIN[k]: v for k, v in config.items()})
+  except ValueError as error:
+    raise families.Unsupported(str(error)) from error
+
+
+def _build(
+  case: families.Case, config: Mapping[str, Any], chain: schedules.Chain
+) -> _Model:
+  """Builds the network and loads its weights."""
+  channels = tuple(config['embed_dim_list'])
+  unet = pyunet_family.build(config['unet_config'])
+  x = jax.ShapeDtypeStruct((1, 8, 8, sum(channels)), jnp.float32)
+  t = jax.ShapeDtypeStruct((1,), jnp.float32)
+  context = None
+  if unet.use_spatial_transformer and 'context' in case.inputs:
+    shape = (1, *case.inputs['context'].shape[1:])
+    context = jax.ShapeDtypeStruct(shape, jnp.float32)
+  template = jax.eval_shape(
+    lambda x, t, c: unet.init(jax.random.key(0), x, t, c, stage=0),
+    x,
+    t,
+    context,
+  )
+  params, report = mapping.to_flax(
+    case.state, template['params'], pyunet_family.rename
+  )
+  report.require_complete()
+  return _Model(unet=unet, params=params, chain=chain, channels=channels)
+
+
+def _check_inputs(case: families.Case, known: Sequence[str]) -> None:
+  unknown = sorted(case.inputs.keys() - set(known))
+  if unknown:
+    raise families.Unsupported(f'{case.family} with inputs {unknown}')
+
+
+def _last_channels(x: np.ndarray, count: int) -> jax.Array:
+  """(S, B, C, H, W) -> (S, B, H, W, count), the current scale's."""
+  return jnp.asarray(np.moveaxis(x[:, :, -count:], 2, -1))
+
+
+def _nchw(x: jax.Array) -> np.ndarray:
+  return np.moveaxis(np.asarray(x), -1, -3)

@@ -1,0 +1,83 @@
+"""The first stage's losses against the official code."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pyramid_jax.interop import families
+from pyramid_jax.interop import verify
+
+
+@pytest.fixture
+def case(golden):
+  return verify.read_case(golden('ldm_vq_loss.npz'))
+
+
+def with_options(case, **options):
+  return dataclasses.replace(case, config={**case.config, **options})
+
+
+@pytest.mark.slow
+def test_recorded_losses_and_gradients_are_reproduced(case):
+  rows = verify.compare(verify.run(case), case, 1e-5)
+  assert len(rows) == 29
+  assert [row for row in rows if not row.ok] == []
+
+
+def test_options(case):
+  """Other weights and the other adversarial loss, by hand."""
+  case = with_options(
+    case,
+    perceptual_weight=0.0,
+    codebook_weight=0.25,
+    disc_factor=0.5,
+    disc_loss='vanilla',
+  )
+  out = verify.run(case)
+  pixels = np.abs(case.inputs['inputs'] - case.inputs['reconstructions'])
+  np.testing.assert_allclose(out['after/gen/nll_loss'], pixels.mean(), 1e-5)
+  assert out['after/gen/p_loss'] == 0
+  np.testing.assert_allclose(
+    out['after/gen_loss'],
+    pixels.mean()
+    + 0.25 * case.inputs['codebook_loss'].mean()
+    + 0.5 * out['after/gen/d_weight'] * out['after/gen/g_loss'],
+    rtol=1e-5,
+  )
+  assert out['before/gen/disc_factor'] == 0
+  assert out['before/disc_loss'] == 0
+  assert 0 < out['after/disc_loss'] < 5
+
+
+def test_condition_of_the_discriminator(case):
+  """A condition is put beside the image; of weight zero it does nothing."""
+  weight = case.state['discriminator.main.0.weight']
+  wide = np.concatenate([weight, np.zeros_like(weight)], 1)
+  conditional = dataclasses.replace(
+    with_options(
+      case, perceptual_weight=0.0, disc_conditional=True, disc_in_channels=6
+    ),
+    state={**case.state, 'discriminator.main.0.weight': wide},
+    inputs={**case.inputs, 'cond': case.inputs['inputs'] ** 2},
+  )
+  want = verify.run(with_options(case, perceptual_weight=0.0))
+  got = verify.run(conditional)
+  for name in ('after/gen_loss', 'after/disc_loss', 'before/gen/g_loss'):
+    np.testing.assert_allclose(got[name], want[name], rtol=1e-5)
+  assert got['after/disc_grad_first_conv'].shape == (8, 6, 4, 4)
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'pixel_loss': 'l2'}, "pixel_loss = 'l2'; supported: 'l1'"),
+    ({'perceptual_loss': 'dists'}, 'perceptual_loss'),
+    ({'disc_loss': 'wasserstein'}, "disc_loss is 'wasserstein'"),
+    ({'disc_conditional': True}, 'must come together'),
+    ({'logvar_init': 0.0}, r"inputs .*: \['logvar_init'\]"),
+  ],
+)
+def test_unsupported_options(case, options, message):
+  with pytest.raises(families.Unsupported, match=message):
+    verify.run(with_options(case, **options))
