@@ -30,6 +30,7 @@ _NEEDS = {
   'scene_graph': ('labels', 'triples'),
   'class': ('boxes', 'labels', 'n_boxes', 'class'),
 }
+MAX_PSNR = 100.0  # dB; equal pictures have no finite one
 _TURNED_LEVEL = 3
 _STREAM = 32  # word of the hash that shuffles conditions
 
@@ -193,13 +194,15 @@ def reconstruction_scores(
     examples: their `boxes`, `labels` and `n_boxes`.
 
   Returns:
-    psnr (dB), ssim, layout_recall and category_acc.
+    psnr (dB, at most 100, also where nothing differs), ssim, layout_recall
+    and category_acc.
   """
   _check('layout', images, examples, None)
   matches = layout.match_all(examples, _detect(images, examples))
   found = layout.scores(matches)
+  psnr = image_quality.psnr(images, real_images)
   return {
-    'psnr': bootstrap.mean(image_quality.psnr(images, real_images)),
+    'psnr': bootstrap.mean(np.minimum(psnr, MAX_PSNR)),
     'ssim': bootstrap.mean(image_quality.ssim(images, real_images)),
     'layout_recall': found['layout_recall'],
     'category_acc': found['category_acc'],

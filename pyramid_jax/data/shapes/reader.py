@@ -47,7 +47,8 @@ class ShapesReader:
       maps: whether `finish` adds `mask` and `edge`.
 
     Raises:
-      ValueError: unknown split, level or task.
+      ValueError: unknown split, level or task, or a sequence of boxes or
+        labels that is too short for the level.
     """
     self._full = split != 'train' if full is None else full
     self.label_names = scenes.LABEL_NAMES
@@ -68,9 +69,14 @@ class ShapesReader:
       raise ValueError(
         f'data.level must be 0..{len(scenes.LEVELS) - 1}, got {self.level!r}.'
       )
-    if self._condition.task not in TASKS:
+    task, room = self._condition.task, self._condition.max_objects
+    if task not in TASKS:
+      raise ValueError(f'condition.task must be one of {TASKS}, got {task!r}.')
+    most = scenes.LEVELS[self.level].max_objects
+    if task in ('layout', 'label') and room < most:
       raise ValueError(
-        f'condition.task must be one of {TASKS}, got {self._condition.task!r}.'
+        f'condition.max_objects must be at least {most} at data.level '
+        f'{self.level}, got {room}.'
       )
 
   def __len__(self) -> int:

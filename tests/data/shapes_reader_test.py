@@ -1,0 +1,192 @@
+"""Batches of shapes: conditions from the host, pictures from the device."""
+
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.data import shapes
+from pyramid_jax.data.shapes import render_numpy
+from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data.shapes import text
+
+
+def _config(task='none', level=1, **condition):
+  config = config_lib.base()
+  config.data.level = level
+  config.data.image_size = 32
+  config.data.seed = 3
+  config.data.max_objects = 6
+  config.condition.task = task
+  config.condition.max_objects = 9
+  for key, value in condition.items():
+    config.condition[key] = value
+  return config
+
+
+def _batch(config, split='train', count=16, draw=0, **kwargs):
+  reader = shapes.ShapesReader(config, split, **kwargs)
+  draws = np.arange(count, dtype=np.uint64) + np.uint64(draw)
+  return reader, reader.batch(np.arange(count), draws)
+
+
+def test_conditions_of_a_batch():
+  reader, batch = _batch(_config(level=2), 'val')
+  spec = scenes.sample(3 + 2**32, np.arange(16), 2)
+  np.testing.assert_array_equal(batch['boxes'], spec.boxes)
+  np.testing.assert_array_equal(batch['labels'], spec.labels)
+  np.testing.assert_array_equal(batch['n_boxes'], spec.n_boxes)
+  assert not batch['box_flags'].any()
+  assert batch['box_flags'].shape == batch['labels'].shape
+  np.testing.assert_array_equal(batch['id'], np.arange(16))
+  assert (
+    batch['caption'][0].decode()
+    == text.captions(3 + 2**32, np.arange(1), spec_of(spec, 1))[0]
+  )
+  np.testing.assert_array_equal(
+    batch['caption_ids'][0],
+    text.tokenizer().encode(batch['caption'][0].decode()),
+  )
+  np.testing.assert_array_equal(
+    batch['caption_mask'], batch['caption_ids'] != 0
+  )
+  assert batch['triples'].shape == (16, 12, 3)
+  largest = spec.geometry[..., 2].argmax(1)
+  np.testing.assert_array_equal(
+    batch['class'], spec.labels[np.arange(16), largest]
+  )
+  dtypes = {key: str(value.dtype) for key, value in batch.items()}
+  for key in ('labels', 'n_boxes', 'class', 'triples', 'caption_ids', 'level'):
+    assert dtypes[key] == 'int32'
+  assert dtypes['boxes'] == 'float32'
+  assert dtypes['id'] == 'int64'
+  assert len(reader) == 2**31 - 1
+  assert reader.label_names[1] == 'red circle'
+  assert len(reader.label_names) == 25
+
+
+def spec_of(spec, count):
+  fields = {k: v[:count] for k, v in vars(spec).items()}
+  return scenes.Scenes(**fields)
+
+
+def test_boxes_are_padded_to_the_config():
+  _, batch = _batch(_config(level=1))
+  assert batch['boxes'].shape == (16, 6, 4)
+  assert batch['parents'].shape == (16, 6)
+  assert (batch['parents'] == -1).all()
+  np.testing.assert_array_equal(
+    batch['labels'] > 0, np.arange(6) < batch['n_boxes'][:, None]
+  )
+  _, batch = _batch(_config(level=3))  # nothing is cut off
+  assert batch['boxes'].shape == (16, 9, 4)
+
+
+@pytest.mark.parametrize('level', [0, 3])
+def test_finish_draws_the_pictures_inside_jit(level):
+  reader, batch = _batch(_config('layout', level=level), maps=True)
+  out = jax.jit(reader.finish)(batch)
+  spec = scenes.sample(3, np.arange(16), level)
+  want = render_numpy.render(spec, 32)
+  image = np.asarray(out['image'])
+  assert image.dtype == np.float32
+  levels = (image + 1) * 127.5
+  np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+  assert np.abs(levels - want['image']).max() <= 1 + 1e-4
+  pictures = reader.render_batch(np.arange(16))
+  assert pictures.dtype == np.uint8
+  np.testing.assert_array_equal(pictures, np.round(levels))
+  for name in ('mask', 'edge'):
+    assert out[name].dtype == np.uint8
+    assert (np.asarray(out[name]) != want[name]).mean() < 1e-3
+  np.testing.assert_array_equal(out['condition_ids'], batch['condition_ids'])
+
+
+def test_maps_only_when_asked():
+  reader, batch = _batch(_config())
+  out = jax.eval_shape(reader.finish, batch)
+  assert out['image'].shape == (16, 32, 32, 3)
+  assert 'mask' not in out
+  assert 'edge' not in out
+
+
+def test_layout_tokens():
+  config = _config('layout', encode_crop=True)
+  _, batch = _batch(config)
+  ids = batch['condition_ids']
+  assert ids.shape == (16, 29)
+  assert ids.dtype == np.int32
+  assert ids[:, -2:].tolist() == [[0, 1023]] * 16
+  n = batch['n_boxes'][0]
+  first = ids[0, : 3 * n].reshape(n, 3)
+  np.testing.assert_array_equal(first[:, 0], batch['labels'][0, :n] - 1)
+  x, y = np.round(batch['boxes'][0, :n, :2] * 31).astype(int).T
+  np.testing.assert_array_equal(first[:, 1], y * 32 + x)
+  assert (ids[0, 3 * n : -2] == 1023).all()
+
+
+def test_label_tokens_are_shuffled_by_the_draws():
+  config = _config('label', level=3)
+  batches = [_batch(config, draw=d)[1] for d in (0, 0, 99)]
+  ids = [b['condition_ids'] for b in batches]
+  np.testing.assert_array_equal(ids[0], ids[1])
+  assert (ids[0] != ids[2]).any()
+  for tokens in ids:
+    for row, labels in zip(tokens, batches[0]['labels'], strict=True):
+      assert sorted(row[row != 1023] + 1) == sorted(labels[labels > 0])
+
+
+@pytest.mark.parametrize('task', ['text', 'scene_graph'])
+def test_text_tokens(task):
+  config = _config(task, level=2, max_length=90)
+  _, batch = _batch(config, full=True)
+  ids = batch['condition_ids']
+  assert ids.shape == (16, 90)
+  assert ids.dtype == np.int32
+  spec = scenes.sample(3, np.arange(16), 2)
+  texts = [x.decode() for x in batch['caption']]
+  if task == 'scene_graph':
+    texts = text.graphs(spec, batch['triples'])
+  for row, line in zip(ids, texts, strict=True):
+    words = [text.VOCABULARY[i] for i in row if i > 3]
+    assert words == line.lower().replace(',', ' , ').split()
+
+
+@pytest.mark.parametrize(
+  ('task', 'extra'),
+  [
+    ('none', set()),
+    ('layout', {'condition_ids'}),
+    ('text', {'condition_ids', 'caption_ids', 'caption_mask'}),
+    ('scene_graph', {'condition_ids', 'triples'}),
+  ],
+)
+def test_training_batches_hold_only_what_the_task_needs(task, extra):
+  _, lean = _batch(_config(task), count=2)
+  _, full = _batch(_config(task), 'test', count=2)
+  texts = {'caption', 'caption_ids', 'caption_mask', 'triples'}
+  assert set(lean) & (texts | {'condition_ids'}) == extra
+  assert texts <= set(full)
+  # Everything of a training batch can enter jit.
+  assert all(x.dtype.kind in 'iufb' for x in lean.values())
+
+
+def test_batches_depend_on_indices_alone():
+  reader, batch = _batch(_config('layout'))
+  again = reader.batch(np.array([7]), np.array([7], np.uint64))
+  for key, value in again.items():
+    np.testing.assert_array_equal(value[0], batch[key][7], err_msg=key)
+
+
+def test_bad_values():
+  config = _config()
+  with pytest.raises(ValueError, match="split must be one of .*got 'dev'"):
+    shapes.ShapesReader(config, 'dev')
+  config.data.level = 7
+  with pytest.raises(ValueError, match='data.level must be 0..3, got 7'):
+    shapes.ShapesReader(config, 'train')
+  with pytest.raises(ValueError, match="condition.task .*got 'sketch'"):
+    shapes.ShapesReader(_config('sketch'), 'train')
+  config = _config('layout', level=3, max_objects=8)
+  with pytest.raises(ValueError, match='max_objects must be at least 9.*got 8'):
+    shapes.ShapesReader(config, 'train')

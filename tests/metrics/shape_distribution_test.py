@@ -1,0 +1,133 @@
+"""Frechet distances in closed form, total variations by hand."""
+
+import numpy as np
+import pytest
+
+from pyramid_jax.data.shapes import render_numpy
+from pyramid_jax.data.shapes import scenes
+from pyramid_jax.metrics import detector
+from pyramid_jax.metrics import shape_distribution
+
+
+def _with_moments(mean, sd, n=200):
+  """Samples whose sample mean and covariance are exact."""
+  x = np.random.RandomState(0).standard_normal((n, len(sd)))
+  x -= x.mean(0)
+  q, _ = np.linalg.qr(x)
+  return q * np.sqrt(n - 1) * sd + mean
+
+
+def test_frechet_distance_of_diagonal_gaussians():
+  a, b = np.array([1.0, 2, 0, 3]), np.array([2.0, 2, 0, 0.5])
+  mean = np.array([1.0, -1, 0, 0])
+  x, y = _with_moments(mean, a), _with_moments(0 * mean, b)
+  want = (mean**2).sum() + ((a - b) ** 2).sum()
+  got = shape_distribution.frechet_distance(x, y)
+  np.testing.assert_allclose(got, want, rtol=1e-10)
+  turn, _ = np.linalg.qr(np.random.RandomState(1).standard_normal((4, 4)))
+  got = shape_distribution.frechet_distance(x @ turn, y @ turn)
+  np.testing.assert_allclose(got, want, rtol=1e-10)
+
+
+@pytest.mark.parametrize('rows', [5, 300])
+def test_frechet_distance_with_matrix_roots(rows):
+  """Against eigenvalues of S1 S2, also with fewer rows than features."""
+  random = np.random.RandomState(0)
+  mix = random.standard_normal((10, 10))
+  x = random.standard_normal((rows, 10)) @ mix
+  y = random.standard_normal((40, 10)) + 0.3
+  s1, s2 = np.cov(x.T), np.cov(y.T)
+  eigen = np.linalg.eigvals(s1 @ s2).real
+  trace = np.sqrt(np.maximum(eigen, 0)).sum()
+  want = ((x.mean(0) - y.mean(0)) ** 2).sum()
+  want += np.trace(s1) + np.trace(s2) - 2 * trace
+  got = shape_distribution.frechet_distance(x, y)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  assert abs(shape_distribution.frechet_distance(x, x)) < 1e-9
+  with pytest.raises(ValueError, match=r'at least 2 rows.*\(1, 10\)'):
+    shape_distribution.frechet_distance(x[:1], y)
+
+
+def _real(level, count, first=0):
+  spec = scenes.sample(2, np.arange(first, first + count), level)
+  images = render_numpy.render(spec, 32)['image']
+  return spec, images, detector.detect(images)
+
+
+def test_features_see_colour_place_and_texture():
+  spec, images, found = _real(1, 30)
+  features = shape_distribution.shape_features(images, found)
+  assert features.shape == (30, shape_distribution.FEATURES)
+  assert np.isfinite(features).all()
+  np.testing.assert_allclose(features[:, :27].sum(1) / 4, 1)
+  counts = np.zeros((30, 6))
+  for b in range(30):
+    colours = (spec.labels[b, : spec.n_boxes[b]] - 1) % 6
+    counts[b] = np.bincount(colours, minlength=6)
+  same = (features[:, 51:57] * 2 == counts).all(1)
+  assert same.mean() > 0.95
+  # A mirrored picture differs in place and angles only.
+  mirrored = images[:, :, ::-1]
+  other = shape_distribution.shape_features(mirrored, detector.detect(mirrored))
+  np.testing.assert_allclose(other[:, :27], features[:, :27])
+  np.testing.assert_allclose(other[:, 59], 2 - features[:, 59], atol=1e-9)
+
+
+def test_shape_fd_knows_the_level():
+  _, images, found = _real(1, 150)
+  features = shape_distribution.shape_features(images, found)
+  _, images, found = _real(1, 150, first=1000)
+  same = shape_distribution.shape_features(images, found)
+  _, images, found = _real(2, 150)
+  other = shape_distribution.shape_features(images, found)
+  near = shape_distribution.shape_fd(same, features)
+  far = shape_distribution.shape_fd(other, features)
+  assert near.low <= near.value <= near.high
+  assert near.high < far.low
+
+
+def test_total_variation_by_hand():
+  asked = {
+    'boxes': np.array([[[0, 0, 0.2, 0.2], [0.8, 0.8, 1, 1]]] * 2),
+    'labels': np.array([[1, 24], [1, 24]]),
+    'n_boxes': np.array([2, 2]),
+  }
+  found = [
+    detector.Detections(
+      boxes=np.array([[0, 0, 0.2, 0.2]]),
+      labels=np.array([label], np.int32),
+      areas=np.array([4]),
+      masks=(),
+    )
+    for label in (1, 2)
+  ]
+  scores = shape_distribution.total_variation(
+    shape_distribution.found_histograms(found),
+    shape_distribution.asked_histograms(asked),
+  )
+  values = {name: s.value for name, s in scores.items()}
+  # Asked: red and magenta, circles and crosses, two opposite corners.
+  assert values == pytest.approx(
+    {'tv_count': 1, 'tv_colour': 0.5, 'tv_shape': 0.5, 'tv_pos': 0.5}
+  )
+
+
+@pytest.mark.parametrize('level', range(4))
+def test_total_variation_of_the_truth_is_small(level):
+  spec, _, found = _real(level, 300)
+  exact = shape_distribution.exact_histograms(level)
+  rows = shape_distribution.asked_histograms(vars(spec))
+  for score in shape_distribution.total_variation(rows, exact).values():
+    assert score.value < 0.1
+  if level in (0, 1):
+    rows = shape_distribution.found_histograms(found)
+    scores = shape_distribution.total_variation(rows, exact)
+    assert max(s.value for s in scores.values()) < 0.12
+
+
+def test_nothing_detected_is_as_far_as_can_be():
+  none = detector.detect(np.full((3, 16, 16, 3), 128, np.uint8))
+  rows = shape_distribution.found_histograms(none)
+  exact = shape_distribution.exact_histograms(1)
+  scores = shape_distribution.total_variation(rows, exact)
+  assert {s.value for s in scores.values()} == {1.0}
