@@ -67,6 +67,16 @@ def steps(workdir: str | os.PathLike[str]) -> list[int]:
   return sorted((int(p.name) for p in found), reverse=True)
 
 
+def reaches(workdir: str | os.PathLike[str], step: int) -> bool:
+  """Whether a whole checkpoint of `step` or later seems to be there."""
+  folder = directory(workdir)
+  return any(
+    (folder / str(found) / 'meta').is_dir()
+    for found in steps(workdir)
+    if found >= step
+  )
+
+
 def items_of(state: state_lib.TrainState) -> dict[str, Any]:
   """Returns the arrays of a checkpoint by item."""
   rest = {

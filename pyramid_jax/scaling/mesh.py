@@ -82,13 +82,18 @@ def place(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     (B, ...) arrays, split by `batch_sharding`.
   """
   sharding = batch_sharding(mesh)
-  arrays = {k: v for k, v in batch.items() if v.dtype.kind in 'biuf'}
+  arrays = numeric(batch)
   if jax.process_count() == 1:
     return jax.device_put(arrays, sharding)
   return {
     k: jax.make_array_from_process_local_data(sharding, v)
     for k, v in arrays.items()
   }
+
+
+def numeric(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the arrays that a device can hold."""
+  return {k: v for k, v in batch.items() if v.dtype.kind in 'biuf'}
 
 
 def needs_blocking(mesh: Mesh) -> bool:
