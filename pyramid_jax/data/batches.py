@@ -100,7 +100,7 @@ class Prefetcher(Generic[Placed]):
   """An iterator that prepares the next batches in threads, in order.
 
   Iterate over it, or use it as a context manager to stop early; at most
-  `depth` batches are ready or in work. An exception of the reader is raised
+  `depth` batches, or one for each thread, are ready or in work. An exception of the reader is raised
   where its batch would have come.
   """
 
@@ -121,7 +121,7 @@ class Prefetcher(Generic[Placed]):
     self._steps = iter(range(first_step, last_step))
     self._pool = futures.ThreadPoolExecutor(threads, 'prefetch')
     self._pending: deque[futures.Future[Placed]] = deque()
-    for _ in range(depth):
+    for _ in range(max(depth, threads)):
       self._submit()
 
   def _submit(self) -> None:
@@ -178,7 +178,7 @@ def prefetch(
     last_step: the step after the last batch.
     place: puts a host batch onto the mesh; runs in the threads too, so that
       the transfer overlaps the computation.
-    depth: batches in work or ready.
+    depth: batches in work or ready, at least one for each thread.
     threads: batches in work at a time.
 
   Raises:

@@ -118,6 +118,18 @@ def test_prefetch_is_bounded():
   assert len(started) == 4
 
 
+def test_prefetch_gives_every_thread_a_batch():
+  together = threading.Barrier(4, timeout=20)
+
+  def place(batch):
+    together.wait()
+    return batch
+
+  run = batches.Batches(Numbers(100), 1, seed=2)
+  with batches.prefetch(run, 0, 4, place, depth=1, threads=4) as loader:
+    assert len(list(loader)) == 4
+
+
 def test_prefetch_raises_in_order_and_stops_its_threads():
   class Broken(Numbers):
     def batch(self, indices, draws):
