@@ -100,8 +100,8 @@ class Prefetcher(Generic[Placed]):
   """An iterator that prepares the next batches in threads, in order.
 
   Iterate over it, or use it as a context manager to stop early; at most
-  `depth` batches, or one for each thread, are ready or in work. An exception of the reader is raised
-  where its batch would have come.
+  `depth` batches, or one for each thread, are ready or in work. An
+  exception of the reader is raised where its batch would have come.
   """
 
   def __init__(
