@@ -76,3 +76,17 @@ def test_element_types():
 
   assert y.dtype == jnp.bfloat16
   assert variables['params']['kernel'].dtype == jnp.float32
+
+
+@pytest.mark.parametrize('size', [(2, 2), (1, 3), (1, 1)])
+def test_maps_of_a_few_pixels_are_convolved_like_larger_ones(size):
+  x = jax.random.normal(jax.random.key(0), (3, *size, 5))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 4))
+  # The same map in the corner of a larger one, with the zeros made explicit.
+  larger = jnp.pad(x, ((0, 0), (1, 5), (1, 5), (0, 0)))
+
+  with jax.default_matmul_precision('highest'):
+    got = convolution.convolve(x, kernel, 1, ((1, 1), (1, 1)))
+    want = convolution.convolve(larger, kernel, 1, ((0, 0), (0, 0)))
+
+  np.testing.assert_allclose(got, want[:, : size[0], : size[1]], atol=1e-5)

@@ -8,6 +8,10 @@ import jax.numpy as jnp
 from pyramid_jax.networks.layers import init
 
 
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+_FEW_PIXELS = 4
+
+
 class Conv(nn.Module):
   """Convolves (B, H, W, C) images; kernel HWIO, float32 parameters.
 
@@ -43,15 +47,39 @@ class Conv(nn.Module):
       padding = ((padding, padding), (padding, padding))
 
     kernel = self.param('kernel', self.kernel_init, shape)
-    y = lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      (self.strides, self.strides),
-      padding,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    y = convolve(
+      x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding
     )
     if self.use_bias:
       bias_init = self.bias_init or init.torch_bias(k * k * x.shape[-1])
       bias = self.param('bias', bias_init, (self.features,))
       y = y + bias.astype(self.dtype)
     return y
+
+
+def convolve(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: int,
+  padding: tuple[tuple[int, int], tuple[int, int]],
+) -> jax.Array:
+  """Convolves (B, H, W, C) with an HWIO kernel.
+
+  Maps of a few pixels, as the coarse scales of small models have them, become
+  one matrix product of patches: XLA's CPU convolution is six times slower
+  there, and the patches of so small a map cost nothing.
+  """
+  _, height, width, channels = x.shape
+  k = kernel.shape[0]
+  few = height * width <= _FEW_PIXELS and k > 1 and strides == 1
+  if not few or jax.default_backend() != 'cpu':
+    return lax.conv_general_dilated(
+      x, kernel, (strides, strides), padding, dimension_numbers=_LAYOUT
+    )
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  height, width = x.shape[1] - k + 1, x.shape[2] - k + 1
+  patches = jnp.concatenate(
+    [x[:, i : i + height, j : j + width] for i in range(k) for j in range(k)],
+    axis=-1,
+  )
+  return patches @ kernel.reshape(k * k * channels, -1)
