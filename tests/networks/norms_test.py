@@ -51,22 +51,39 @@ def test_group_norm_keeps_precision_where_the_first_row_is_unlike_the_rest():
   np.testing.assert_allclose(got, _group_norm(x, 32, 1e-6), atol=2e-4)
 
 
-def test_group_norm_has_the_gradient_of_the_two_pass_form():
+def test_group_norm_has_the_gradient_of_the_plain_form():
   x, weight = _normal(0, 2, 6, 5, 8) + 2, _normal(1, 2, 6, 5, 8)
+  scale, bias = _normal(2, 8), _normal(3, 8)
 
-  def two_pass(x):
+  def plain(x, scale, bias):
     grouped = x.reshape(2, 30, 4, 2)
     centred = grouped - grouped.mean((1, 3), keepdims=True)
     var = (centred**2).mean((1, 3), keepdims=True)
-    return (weight * (centred / jnp.sqrt(var + 1e-5)).reshape(x.shape)).sum()
+    y = (centred / jnp.sqrt(var + 1e-5)).reshape(x.shape)
+    return (weight * (y * scale + bias)).sum()
 
-  def ours(x):
-    y = norms.group_norm(x, np.ones(8), np.zeros(8), 4, 1e-5)
-    return (weight * y).sum()
+  def ours(x, scale, bias):
+    return (weight * norms.group_norm(x, scale, bias, 4, 1e-5)).sum()
 
-  np.testing.assert_allclose(
-    jax.jit(jax.grad(ours))(x), jax.jit(jax.grad(two_pass))(x), atol=1e-5
+  got = jax.jit(jax.grad(ours, (0, 1, 2)))(x, scale, bias)
+
+  want = jax.jit(jax.grad(plain, (0, 1, 2)))(x, scale, bias)
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_group_norm_keeps_the_input_in_its_own_element_type():
+  x = jnp.asarray(_normal(0, 2, 8, 8, 32), jnp.bfloat16)
+  scale = jnp.ones(32)
+
+  _, backward = jax.vjp(
+    lambda x, s: norms.group_norm(x, s, scale, 8, 1e-5), x, scale
   )
+  dx, _ = backward(jnp.ones(x.shape))
+
+  kept = [leaf.dtype for leaf in jax.tree.leaves(backward) if leaf.ndim == 4]
+  assert kept == [jnp.bfloat16]
+  assert dx.dtype == jnp.bfloat16
 
 
 def test_group_norm_of_bfloat16_has_float32_statistics():
