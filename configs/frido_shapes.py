@@ -32,15 +32,15 @@ def get_config(arg: str = '') -> ConfigDict:
     {
       'image_size': 8,
       'model_channels': 64,
-      'channel_mult': (1, 2),
+      'channel_mult': (1, 1),
       'num_res_blocks': 1,
-      'attention_resolutions': (1, 2),
+      'attention_resolutions': (1,),
       'num_head_channels': 32,
       'legacy': False,  # several heads
       'use_spatial_transformer': True,
       'use_split_head': True,
       'use_spade_norm': True,
-      'gate_width': 16,
+      'gate_width': 8,
       'grid_frequencies': 6,
     }
   )

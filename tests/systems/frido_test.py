@@ -1,0 +1,196 @@
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.systems import frido
+from pyramid_jax.systems import system as system_lib
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+
+
+def load(variants='debug', **overrides):
+  config = config_lib.load(f'{CONFIGS}/frido_shapes.py:{variants}')
+  config_lib.override(
+    config, {k.replace('__', '.'): v for k, v in overrides.items()}
+  )
+  return config
+
+
+def fill(tree, seed=0):
+  """Random weights everywhere, zero-initialised layers too."""
+  leaves, structure = jax.tree.flatten(tree)
+  rng = np.random.default_rng(seed)
+  return jax.tree.unflatten(
+    structure,
+    [
+      jnp.asarray(
+        rng.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1]))),
+        jnp.float32,
+      )
+      for leaf in leaves
+    ],
+  )
+
+
+def weights_of(system):
+  params, extra = jax.eval_shape(system.init, jax.random.key(0), {})
+  frozen = {
+    name: fill(jax.eval_shape(part.init, jax.random.key(0)), 1)
+    for name, part in system.frozen_parts().items()
+  }
+  extra = jax.tree.map(lambda s: jnp.full(s.shape, 0.5), extra)
+  return system_lib.Weights(params=fill(params), frozen=frozen, extra=extra)
+
+
+BATCH = {
+  'image': jax.random.uniform(jax.random.key(5), (2, 32, 32, 3)) * 2 - 1,
+  'boxes': jnp.tile(jnp.array([0.1, 0.1, 0.6, 0.5]), (2, 4, 1)),
+  'labels': jnp.array([[1, 2, 0, 0], [3, 0, 0, 0]]),
+  'n_boxes': jnp.array([2, 1]),
+}
+
+
+@pytest.fixture(scope='module')
+def native():
+  system = systems.create(load())
+  return system, weights_of(system)
+
+
+def test_latent_scale_is_measured_on_the_first_step_only(native):
+  system, weights = native
+
+  @jax.jit
+  def losses(step):
+    return system.losses(
+      weights.params,
+      weights.frozen,
+      weights.extra,
+      jax.random.key(0),
+      step,
+      BATCH,
+    )
+
+  results, extra = losses(jnp.int32(0))
+  raw = system.latents(weights.frozen, BATCH['image'])
+  for s, z in enumerate(raw):
+    scaled = np.asarray(z) * float(extra['latent_scale'][s])
+    assert scaled.std(ddof=1) == pytest.approx(1.0, rel=1e-4)
+  loss, metrics = results['generator']
+  mean = (metrics['loss_0'] + metrics['loss_1']) / 2
+  np.testing.assert_allclose(loss, mean, rtol=1e-5)
+
+  _, later = losses(jnp.int32(1))
+  np.testing.assert_array_equal(later['latent_scale'], 0.5)
+
+
+def test_cache_changes_nothing_and_a_coarse_latent_is_built_on(native):
+  system, weights = native
+  noise = sampling.Noise.from_key(jax.random.key(3))
+
+  @jax.jit
+  def sample(weights):
+    condition = system.condition(weights, BATCH)
+    build = lambda cached: system.stages(
+      weights, condition, (2, 32, 32), cached=cached
+    )
+    full = sampling.run(build(True), system.solver, noise)
+    plain = sampling.run(build(False), system.solver, noise)
+    late = sampling.run(
+      build(True), system.solver, noise, start=full[:1], first=1
+    )
+    preview = system.decode(weights, full[:1])
+    return full, plain, late, preview, system.decode(weights, full)
+
+  with jax.default_matmul_precision('highest'):
+    full, plain, late, preview, image = sample(weights)
+  assert [z.shape for z in full] == [(2, 4, 4, 8), (2, 8, 8, 8)]
+  for a, b in zip(full, plain, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max())
+  np.testing.assert_allclose(late[1], full[1], rtol=1e-5, atol=1e-5)
+  assert preview.shape == image.shape == (2, 32, 32, 3)
+  assert np.abs(image).max() <= 1
+  assert not np.allclose(preview, image)
+
+
+def test_official_layout_leaves_a_pooled_coarse_scale():
+  chain = schedules.make_chain()
+  solver = solvers.DDIM()
+  system = systems.create(load('official,debug'))
+  assert system._grids(32, 32) == [(8, 8), (8, 8)]
+  weights = weights_of(system)
+  stages = frido.make_stages(
+    system.unet,
+    weights.params['generator']['unet'],
+    chain,
+    solver,
+    context=jnp.zeros((1, 4, 32)),
+    null=None,
+    scale=1.0,
+    steps=(2, 2),
+    shapes=[(1, 8, 8, 8)] * 2,
+    pools=(2, 1),
+  )
+  x = jnp.arange(8.0 * 8 * 8).reshape(1, 8, 8, 8)
+  (coarse,) = stages[0].leave([], x, None)
+  want = np.asarray(x).reshape(1, 4, 2, 4, 2, 8).mean((2, 4))
+  np.testing.assert_allclose(coarse, want)
+  enter = stages[1].enter
+  x, (known, _) = jax.eval_shape(
+    lambda c: enter([c], lambda shape: jnp.zeros(shape)), coarse
+  )
+  assert x.shape == known[0].shape == (1, 8, 8, 8)
+
+
+def test_stage_input_mixes_noise_into_the_coarse_scale_only():
+  z = [jnp.ones((1, 2, 2, 1)), jnp.full((1, 4, 4, 1), 2.0)]
+  noise = [jnp.full((1, 2, 2, 1), 11.0), jnp.full((1, 4, 4, 1), 3.0)]
+  alpha, sigma = jnp.array([0.8]), jnp.array([0.6])
+  x = frido.stage_input(z, noise, alpha, sigma, mix_ratio=0.1)
+  np.testing.assert_allclose(x[..., 0], 0.9 + 1.1, rtol=1e-6)
+  np.testing.assert_allclose(x[..., 1], 0.8 * 2 + 0.6 * 3, rtol=1e-6)
+
+
+def test_dropped_conditions_are_the_null_condition(native):
+  system, weights = native
+  always = dataclasses.replace(system, drop=1.0)
+  tokens = always._training_context(
+    weights.params, weights.frozen, jax.random.key(0), BATCH
+  )
+  null = system.condition(weights, BATCH).null
+  np.testing.assert_array_equal(tokens, null)
+  never = dataclasses.replace(system, drop=0.0)
+  tokens = never._training_context(
+    weights.params, weights.frozen, jax.random.key(0), BATCH
+  )
+  assert not np.allclose(tokens, null)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'data__image_size': '36'}, 'image_size is 36, must be a multiple of 8'),
+    ({'sample__steps': '5,5,5'}, 'has 3 values'),
+    ({'sample__steps': '300'}, '300 sampling steps'),
+    ({'diffusion__stage_loss_ratio': '1.0'}, 'has 1'),
+    ({'system__name': 'fridge'}, "'fridge', must be one of"),
+  ],
+)
+def test_fields_that_do_not_fit_are_named(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    systems.create(load(**overrides))
+
+
+def test_box_encoder_refuses_other_tasks():
+  config = load('text,debug', condition__encoder='boxes')
+  with pytest.raises(ValueError, match="'boxes' serves the task 'layout'"):
+    systems.create(config)
