@@ -15,12 +15,12 @@ import json
 import os
 import sys
 import traceback
-from typing import NoReturn
 
 import jax
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.interop import command_line
 from pyramid_jax.interop import families
 from pyramid_jax.interop import weight_file
 
@@ -190,13 +190,6 @@ def verify(path: str, tolerance: float | None = None) -> tuple[int, str]:
   return OFF if failed else errors.OK, f'{head}\n{table(rows)}'
 
 
-class _Parser(argparse.ArgumentParser):
-  """Leaves with our code for a wrong command line."""
-
-  def error(self, message: str) -> NoReturn:
-    self.exit(errors.USAGE, f'{self.prog}: {message}\n')
-
-
 def _positive(text: str) -> float:
   value = float(text)
   if not 0 < value < np.inf:
@@ -206,7 +199,7 @@ def _positive(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Verifies all files of a command line; returns the largest exit code."""
-  parser = _Parser(
+  parser = command_line.Parser(
     prog='python -m pyramid_jax.interop.verify',
     description='Compares our numbers with recorded reference runs.',
   )

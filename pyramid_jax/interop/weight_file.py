@@ -33,6 +33,22 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raise ValueError(f'{path}: {error}') from error
 
 
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+  """Returns the free text of a safetensors file, {} for other formats.
+
+  Raises:
+    ValueError: an unknown format, or damage.
+    OSError: the file cannot be opened.
+  """
+  path = pathlib.Path(path)
+  try:
+    if _format(path) != 'safetensors':
+      return {}
+    return safetensors_file.read_metadata(path)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Returns the arrays of an npz file; objects are refused.
 

@@ -1,0 +1,258 @@
+"""Official checkpoints to ours, and back.
+
+  python -m pyramid_jax.interop.convert --family=frido \
+      --config=configs/frido_coco.py:text --checkpoint=model.ckpt --workdir=DIR
+
+writes a workdir that `--mode=sample` reads. The other families are single
+networks and write DIR/params.safetensors, which a config can name as weights:
+`lpips` and `clip_text` need no config; several files are joined by commas.
+`--export=FILE.safetensors` instead of `--checkpoint` goes the other way.
+
+Exit codes: 0 done, 64 a wrong command line or config, 65 a file that is
+damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
+"""
+
+import argparse
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import hashlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax import systems
+from pyramid_jax.interop import command_line
+from pyramid_jax.interop import frido_workdir
+from pyramid_jax.interop import mapping
+from pyramid_jax.interop import parts
+from pyramid_jax.interop import safetensors_file
+from pyramid_jax.interop import weight_file
+from pyramid_jax.networks import lpips
+from pyramid_jax.networks import text_encoders
+from pyramid_jax.scaling import initial
+from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import frido
+
+
+# The single networks; `load_part` reads one from a foreign or converted file.
+FAMILIES = parts.FAMILIES
+load_part = parts.load_part
+
+WHOLE = 'frido'
+PARAMS = 'params.safetensors'
+RECORD = 'params.json'
+
+
+def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
+  """Reads an official checkpoint and writes DIR.
+
+  Raises:
+    UserError: anything that the user can mend.
+  """
+  workdir = pathlib.Path(flags.workdir)
+  frido_workdir.refuse_used(workdir, [PARAMS])
+  with errors.user_errors(value=errors.DATA):
+    state = _read_files(flags.checkpoint)
+  if flags.family == WHOLE:
+    system = _frido(config)
+    with errors.user_errors(value=errors.DATA):
+      trees, report = frido_workdir.from_official(
+        state, system, keep_initial=flags.allow_missing
+      )
+    _account(report, flags.allow_missing)
+    frido_workdir.write(workdir, config, trees)
+    return
+  template = _template(flags.family, config, flags.allow_missing)
+  with errors.user_errors(value=errors.DATA):
+    params, report = parts.to_flax(flags.family, state, template)
+  _account(report, flags.allow_missing)
+  record = {
+    'family': flags.family,
+    'files': {path: _sha256(path) for path in flags.checkpoint.split(',')},
+    'tensors': len(report.matched),
+    'missing': list(report.missing),
+    'unused': list(report.unused),
+  }
+  with errors.user_errors(missing=errors.OUTPUT):
+    workdir.mkdir(parents=True, exist_ok=True)
+    parts.write(flags.family, workdir / PARAMS, params)
+    (workdir / RECORD).write_text(json.dumps(record, indent=2) + '\n')
+
+
+def export(flags: argparse.Namespace) -> None:
+  """Writes the weights of DIR in the official layout.
+
+  Raises:
+    UserError: DIR holds no such weights.
+  """
+  workdir = pathlib.Path(flags.workdir)
+  if flags.family == WHOLE:
+    state = frido_workdir.to_official(workdir)
+  else:
+    with errors.user_errors(value=errors.DATA):
+      family, params = parts.read_own(workdir / PARAMS)
+      if family != flags.family:
+        raise ValueError(f'{workdir} holds {family!r}, not {flags.family!r}')
+      state = parts.to_official(family, params)
+  target = pathlib.Path(flags.export)
+  if target.exists():
+    raise errors.UserError(f'{target} exists already.', errors.OUTPUT)
+  with errors.user_errors(missing=errors.OUTPUT):
+    safetensors_file.write(target, state, {'format': 'pt'})
+  sys.stdout.write(f'{len(state)} tensors written to {target}\n')
+
+
+def _read_files(paths: str) -> dict[str, np.ndarray]:
+  state: dict[str, np.ndarray] = {}
+  for path in paths.split(','):
+    state |= weight_file.read(path)
+  return state
+
+
+def _account(report: mapping.Report, allow_missing: bool) -> None:
+  """Prints what became of the keys; raises when that is not enough."""
+  sys.stdout.write('\n'.join(report.lines()) + '\n')
+  sys.stdout.flush()
+  missing = {} if allow_missing else report.missing
+  problems = [f'{len(missing)} missing keys'] if missing else []
+  if report.mismatched:
+    problems.append(f'{len(report.mismatched)} keys of another shape')
+  if not report.matched:
+    problems = ['no key fits: another family, or another checkpoint']
+  if problems:
+    hint = '; --allow_missing keeps initial values' if missing else ''
+    raise errors.UserError(
+      f'not converted: {" and ".join(problems)} (listed above){hint}.',
+      errors.DATA,
+    )
+
+
+def _frido(config: ConfigDict | None) -> frido.Frido:
+  system = _system(config)
+  if not isinstance(system, frido.Frido):
+    raise errors.UserError(
+      f'--family={WHOLE} needs a config of the system frido, '
+      f'not {type(system).__name__}.'
+    )
+  return system
+
+
+def _system(config: ConfigDict | None) -> Any:
+  if config is None:
+    raise errors.UserError('--config=FILE.py[:variant] must be given.')
+  with errors.user_errors():
+    return systems.create(config)
+
+
+def _template(
+  family: str, config: ConfigDict | None, keep_initial: bool
+) -> Any:
+  """Returns the shapes of a single network, or its initial values."""
+  key = jax.random.key(0)
+  evaluate = initial.evaluate if keep_initial else jax.eval_shape
+  if family == 'lpips':
+    image = jnp.zeros((1, 32, 32, 3))
+    return evaluate(lpips.LPIPS().init, key, image, image)['params']
+  if family == 'clip_text' and config is None:
+    network = text_encoders.CLIPTextEncoder()
+    return evaluate(network.init, key, jnp.zeros((1, 8), jnp.int32))['params']
+  inits = _inits(_system(config))
+  if family not in inits:
+    raise errors.UserError(
+      f'the config has no part {family!r}; it has {", ".join(sorted(inits))}.'
+    )
+  return evaluate(inits[family], key)
+
+
+def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
+  """Returns how each single network of a system is initialised."""
+
+  def trained(player: str, name: str = '') -> Callable[[jax.Array], Any]:
+    def init(key):
+      tree = system.init(key, {})[0][player]
+      return tree[name] if name else tree
+
+    return init
+
+  def judge(key):
+    params, extra = system.init(key, {})
+    return {'params': params['discriminator'], **extra}
+
+  inits = {part.family: part.init for part in system.frozen_parts().values()}
+  if isinstance(system, frido.Frido):
+    inits['frido.pyunet'] = trained('generator', 'unet')
+    encoder = system.encoder
+    if isinstance(encoder, conditioning.TokenEncoder) and encoder.trained:
+      inits['bert'] = trained('generator', 'condition')
+  elif isinstance(system, autoencoder.Autoencoder):
+    inits['frido.msvqgan'] = trained('generator')
+    if system.discriminator is not None:
+      inits['discriminator'] = judge
+  return inits
+
+
+def _sha256(path: str) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _parse(
+  arguments: Sequence[str] | None,
+) -> tuple[argparse.Namespace, Mapping[str, str]]:
+  parser = command_line.Parser(
+    prog='python -m pyramid_jax.interop.convert',
+    description='Converts official checkpoints, in both directions.',
+  )
+  families = [WHOLE, *FAMILIES]
+  parser.add_argument('--family', required=True, choices=families)
+  parser.add_argument('--config', help='FILE.py[:variant,...]')
+  parser.add_argument('--checkpoint', help='PyTorch, safetensors or npz')
+  parser.add_argument('--workdir', required=True, help='folder to write')
+  parser.add_argument(
+    '--allow_missing',
+    action='store_true',
+    help='keep initial values for what the checkpoint lacks',
+  )
+  parser.add_argument('--export', help='FILE.safetensors to write from DIR')
+  flags, rest = parser.parse_known_args(arguments)
+  overrides = {}
+  for argument in rest:
+    name, equals, value = argument.removeprefix('--config.').partition('=')
+    if not argument.startswith('--config.') or not equals:
+      parser.error(f'unknown argument {argument!r}')
+    overrides[name] = value
+  if bool(flags.checkpoint) == bool(flags.export):
+    parser.error('give either --checkpoint=FILE or --export=FILE')
+  return flags, overrides
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs a command line and returns the exit code."""
+  flags, overrides = _parse(arguments)
+  try:
+    if flags.export:
+      export(flags)
+      return errors.OK
+    config = config_lib.load(flags.config) if flags.config else None
+    if config is not None:
+      config_lib.override(config, overrides)
+      config_lib.validate(config)
+    convert(flags, config)
+  except errors.UserError as error:
+    sys.stderr.write(f'error: {error}\n')
+    return error.code
+  return errors.OK
+
+
+if __name__ == '__main__':
+  sys.exit(main())

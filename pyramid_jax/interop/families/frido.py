@@ -1,0 +1,216 @@
+"""Whole checkpoints of Frido, as released, and back.
+
+davidhalladay/Frido: frido/models/diffusion/frido.py, FridoDiffusion: the raw
+U-Net, its averages under flattened names, the first stage, the condition
+encoder, the scale of the latents and the buffers of the noise schedule.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.interop import mapping
+from pyramid_jax.interop import parts
+from pyramid_jax.interop.families import msvqgan
+from pyramid_jax.interop.families import pyunet
+from pyramid_jax.interop.families import text_encoders
+
+
+UNET = 'model.diffusion_model.'
+EMA = 'model_ema.'
+FIRST_STAGE = 'first_stage_model.'
+CONDITION = 'cond_stage_model.transformer.'
+OPENAI_CONDITION = 'cond_stage_model.model.'
+SCALE = 'scale_factor'
+DECAY = EMA + 'decay'
+UPDATES = EMA + 'num_updates'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trees:
+  """The parts of a system: shapes to be filled, or weights.
+
+  Attributes:
+    unet: the raw weights of the denoiser.
+    ema: its averages; None where the checkpoint has none.
+    first_stage: the multi-scale VQGAN.
+    condition: a trained condition encoder, raw; None without.
+    clip: a frozen CLIP text encoder; None without.
+    latent_scale: (S,), coarse first.
+    updates: of the averages.
+  """
+
+  unet: Any
+  ema: Any
+  first_stage: Any
+  condition: Any
+  clip: Any
+  latent_scale: Any
+  updates: int = 0
+
+
+def ema_rename(path: mapping.Path) -> tuple[str, str]:
+  """Names an average: 'diffusion_model.' and the raw key without dots."""
+  key, kind = pyunet.rename(path)
+  return EMA + f'diffusion_model.{key}'.replace('.', ''), kind
+
+
+def to_flax(
+  state: Mapping[str, np.ndarray],
+  template: Trees,
+  chain: schedules.Chain,
+) -> tuple[Trees, mapping.Report]:
+  """Takes a checkpoint apart.
+
+  Args:
+    state: the official state dict.
+    template: shapes, or values to keep where something is missing.
+    chain: of the config, which the buffers have to agree with.
+
+  Returns:
+    The weights and the account of all keys.
+
+  Raises:
+    ValueError: a noise schedule that is not the config's.
+  """
+  report = mapping.Report(matched={}, missing={}, unused={}, mismatched={})
+
+  def take(tree, rename, prefix):
+    filled, part = mapping.to_flax(state, tree, rename, prefix)
+    report.matched.update(part.matched)
+    report.missing.update(part.missing)
+    report.mismatched.update(part.mismatched)
+    return filled
+
+  unet = take(template.unet, pyunet.rename, UNET)
+  ema = None
+  if any(key.startswith(EMA + 'diffusion_model') for key in state):
+    ema = take(unet, ema_rename, '')
+  first_stage = take(template.first_stage, msvqgan.rename, FIRST_STAGE)
+  condition = clip = None
+  if template.condition is not None:
+    condition = take(template.condition, text_encoders.rename, CONDITION)
+  if template.clip is not None:
+    clip = _clip(state, template.clip, report)
+  scale = _latent_scale(state, template.latent_scale, report)
+  _check_schedule(state, chain, report)
+  for key in (DECAY, UPDATES):
+    if key in state:
+      report.matched[key] = np.shape(state[key])
+  for key, value in state.items():
+    if key not in report.matched and key not in report.mismatched:
+      report.unused[key] = np.shape(value)
+  trees = Trees(
+    unet=unet,
+    ema=ema,
+    first_stage=first_stage,
+    condition=condition,
+    clip=clip,
+    latent_scale=scale,
+    updates=int(np.ravel(state.get(UPDATES, 0))[0]),
+  )
+  return trees, report
+
+
+def _clip(
+  state: Mapping[str, np.ndarray], template: Any, report: mapping.Report
+) -> Any:
+  """Takes CLIP from the checkpoint, whichever way it was built."""
+  clip, part = parts.to_flax('clip_text', state, template)
+  report.missing.update(part.missing)
+  report.mismatched.update(part.mismatched)
+  # openai/CLIP's keys were renamed on the way: account for them as they are
+  openai = {
+    key: np.shape(value)
+    for key, value in state.items()
+    if key.startswith(OPENAI_CONDITION) and '.visual.' not in key
+  }
+  report.matched.update(openai or part.matched)
+  return clip
+
+
+def _latent_scale(
+  state: Mapping[str, np.ndarray], template: Any, report: mapping.Report
+) -> Any:
+  """Returns (S,); old files hold one number for all scales."""
+  if SCALE not in state:
+    report.missing[SCALE] = tuple(template.shape)
+    return template
+  value = np.ravel(np.asarray(state[SCALE], np.float32))
+  if value.size not in (1, template.shape[0]):
+    report.mismatched[SCALE] = (value.shape, tuple(template.shape))
+    return template
+  report.matched[SCALE] = np.shape(state[SCALE])
+  return np.array(np.broadcast_to(value, template.shape))
+
+
+def schedule_buffers(chain: schedules.Chain) -> dict[str, np.ndarray]:
+  """Returns the twelve float32 buffers of `register_schedule`, (T,) each."""
+  betas, bar = chain.betas, chain.alphas_bar
+  before = np.append(1.0, bar[:-1])
+  variance = chain.posterior_variance
+  buffers = {
+    'betas': betas,
+    'alphas_cumprod': bar,
+    'alphas_cumprod_prev': before,
+    'sqrt_alphas_cumprod': np.sqrt(bar),
+    'sqrt_one_minus_alphas_cumprod': np.sqrt(1 - bar),
+    'log_one_minus_alphas_cumprod': np.log(1 - bar),
+    'sqrt_recip_alphas_cumprod': np.sqrt(1 / bar),
+    'sqrt_recipm1_alphas_cumprod': np.sqrt(1 / bar - 1),
+    'posterior_variance': variance,
+    'posterior_log_variance_clipped': np.log(np.maximum(variance, 1e-20)),
+    'posterior_mean_coef1': betas * np.sqrt(before) / (1 - bar),
+    'posterior_mean_coef2': (1 - before) * np.sqrt(1 - betas) / (1 - bar),
+  }
+  return {name: value.astype(np.float32) for name, value in buffers.items()}
+
+
+def _check_schedule(
+  state: Mapping[str, np.ndarray],
+  chain: schedules.Chain,
+  report: mapping.Report,
+) -> None:
+  """Compares the buffers; without this a wrong config samples noise."""
+  for name, want in schedule_buffers(chain).items():
+    if name not in state:
+      continue
+    got = np.asarray(state[name])
+    if got.shape != want.shape or not np.allclose(got, want, 1e-3, 1e-6):
+      ends = [
+        f'{np.ravel(v)[0]:.6g}..{np.ravel(v)[-1]:.6g}' for v in (got, want)
+      ]
+      raise ValueError(
+        f'{name} of the checkpoint is {ends[0]} ({got.size} levels), that of'
+        f' config.diffusion {ends[1]} ({want.size} levels)'
+      )
+    report.matched[name] = got.shape
+
+
+def to_official(
+  trees: Trees, chain: schedules.Chain, decay: float
+) -> dict[str, np.ndarray]:
+  """Puts a checkpoint together again, the inverse of `to_flax`.
+
+  Args:
+    trees: the weights.
+    chain: of the config; gives the buffers.
+    decay: of the averages.
+  """
+  state = mapping.to_official(trees.unet, pyunet.rename, UNET)
+  if trees.ema is not None:
+    state |= mapping.to_official(trees.ema, ema_rename)
+    state[DECAY] = np.asarray(decay, np.float32)
+    state[UPDATES] = np.asarray(trees.updates, np.int32)
+  state |= mapping.to_official(trees.first_stage, msvqgan.rename, FIRST_STAGE)
+  for tree, rename in (
+    (trees.condition, text_encoders.rename),
+    (trees.clip, text_encoders.rename_clip),
+  ):
+    if tree is not None:
+      state |= mapping.to_official(tree, rename, CONDITION)
+  state[SCALE] = np.asarray(trees.latent_scale, np.float32)
+  return state | schedule_buffers(chain)

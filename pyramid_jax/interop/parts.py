@@ -1,0 +1,236 @@
+"""Single networks from foreign files, and back.
+
+A part is read from a file of its own or from a bigger checkpoint that holds it
+under a prefix; it is written as a safetensors file under our own paths.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Any
+
+from absl import logging
+from flax import traverse_util
+import numpy as np
+
+from pyramid_jax.interop import mapping
+from pyramid_jax.interop import safetensors_file
+from pyramid_jax.interop import weight_file
+from pyramid_jax.interop.families import discriminator
+from pyramid_jax.interop.families import lpips
+from pyramid_jax.interop.families import msvqgan
+from pyramid_jax.interop.families import pyunet
+from pyramid_jax.interop.families import text_encoders
+from pyramid_jax.networks import lpips as lpips_network
+
+
+State = Mapping[str, np.ndarray]
+
+# What our own files say of themselves.
+FORMAT = 'pyramid_jax'
+
+
+def _same(state: State) -> State:
+  return state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+  """How the official code names a network.
+
+  Attributes:
+    rename: our path -> (official key, kind).
+    prefixes: what may stand before the keys, in order of preference.
+    adapt: brings other layouts of the same weights to the official one.
+    constants: official buffers that are no weights of ours: checked when
+      read, written when exported.
+  """
+
+  rename: mapping.Rename
+  prefixes: tuple[str, ...] = ('',)
+  adapt: Callable[[State], State] = _same
+  constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def _adapt_clip(state: State) -> State:
+  """Takes openai/CLIP files too, alone or inside a checkpoint."""
+  for prefix in ('', 'cond_stage_model.model.'):
+    if f'{prefix}token_embedding.weight' in state:
+      inner = {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if key.startswith(prefix)
+      }
+      return text_encoders.from_openai(inner)
+  return state
+
+
+def _adapt_lpips(state: State) -> State:
+  """Takes torchvision's VGG16 beside the weightings (features.N, linN)."""
+  slices = {
+    str(index): f'net.slice{number}.{index}'
+    for number, (_, indices) in enumerate(lpips_network.SLICES, start=1)
+    for index in indices
+  }
+  adapted = {}
+  for key, value in state.items():
+    if key.startswith('features.'):
+      _, index, leaf = key.split('.')
+      adapted[f'{slices.get(index, "features." + index)}.{leaf}'] = value
+    else:
+      adapted[key] = value
+  return adapted
+
+
+# The keys of a checkpoint say where they come from: a training checkpoint of a
+# first stage has `loss.`, one of Frido has `first_stage_model.` and so on.
+FAMILIES = {
+  'frido.msvqgan': Part(
+    rename=msvqgan.rename, prefixes=('', 'first_stage_model.')
+  ),
+  'frido.pyunet': Part(
+    rename=pyunet.rename,
+    prefixes=('', 'model.diffusion_model.', 'diffusion_model.'),
+  ),
+  'bert': Part(
+    rename=text_encoders.rename,
+    prefixes=('', 'cond_stage_model.transformer.', 'transformer.'),
+  ),
+  'clip_text': Part(
+    rename=text_encoders.rename_clip,
+    prefixes=('', 'cond_stage_model.transformer.'),
+    adapt=_adapt_clip,
+  ),
+  'discriminator': Part(
+    rename=discriminator.rename,
+    prefixes=('', 'loss.discriminator.', 'discriminator.'),
+  ),
+  'lpips': Part(
+    rename=lpips.rename,
+    prefixes=('', 'loss.perceptual_loss.', 'perceptual_loss.'),
+    adapt=_adapt_lpips,
+    constants={
+      'scaling_layer.shift': lpips_network.SHIFT.reshape(1, 3, 1, 1),
+      'scaling_layer.scale': lpips_network.SCALE.reshape(1, 3, 1, 1),
+    },
+  ),
+}
+
+
+def part(family: str) -> Part:
+  """Returns a family.
+
+  Raises:
+    ValueError: there is no such family.
+  """
+  if family not in FAMILIES:
+    raise ValueError(
+      f'converter family {family!r}; allowed: {", ".join(FAMILIES)}'
+    )
+  return FAMILIES[family]
+
+
+def to_flax(
+  family: str, state: State, template: Any
+) -> tuple[dict[str, Any], mapping.Report]:
+  """Finds a network in a state dict, see `mapping.to_flax`.
+
+  Raises:
+    ValueError: an unknown family, or constants that are not the published
+      ones.
+  """
+  how = part(family)
+  state = how.adapt(state)
+  found = [
+    (mapping.to_flax(state, template, how.rename, prefix), prefix)
+    for prefix in how.prefixes
+  ]
+  # max keeps the first of equals, so the order of the prefixes decides
+  (params, report), prefix = max(found, key=lambda f: len(f[0][1].matched))
+  for name, want in how.constants.items():
+    key = prefix + name
+    if key not in state:
+      continue
+    if not np.allclose(np.ravel(state[key]), np.ravel(want)):
+      raise ValueError(f'{key} is {np.ravel(state[key])}, needed {want}')
+    report.matched[key] = report.unused.pop(key)
+  for key, value in state.items():
+    if not key.startswith(prefix):
+      report.unused[key] = tuple(np.shape(value))
+  return params, report
+
+
+def to_official(family: str, params: Any) -> dict[str, np.ndarray]:
+  """Returns the official state dict of a network, without prefix."""
+  how = part(family)
+  return mapping.to_official(params, how.rename) | dict(how.constants)
+
+
+def read(
+  family: str, path: str | os.PathLike[str], template: Any
+) -> tuple[dict[str, Any], mapping.Report]:
+  """Reads a network from a foreign file, or from one that `write` made.
+
+  Args:
+    family: a key of `FAMILIES`.
+    path: PyTorch, safetensors or npz.
+    template: tree of shapes; a leaf that is missing is kept from here.
+
+  Raises:
+    ValueError: an unreadable file, or our own file of another family.
+    OSError: the file cannot be opened.
+  """
+  state = weight_file.read(path)
+  metadata = weight_file.metadata(path)
+  if metadata.get('format') != FORMAT:
+    return to_flax(family, state, template)
+  if metadata.get('family') != family:
+    raise ValueError(
+      f'{path} holds {metadata.get("family")!r}, needed {family!r}'
+    )
+  return mapping.to_flax(state, template, lambda path: ('/'.join(path), 'raw'))
+
+
+def load_part(
+  family: str, path: str | os.PathLike[str], template: Any
+) -> dict[str, Any]:
+  """Reads a network whole; keys that it does not need are logged.
+
+  Raises:
+    ValueError: see `read`, or one line that names what is missing.
+    OSError: the file cannot be opened.
+  """
+  params, report = read(family, path, template)
+  try:
+    report.require_complete()
+  except ValueError as error:
+    raise ValueError(f'{path} as {family}: {error}') from error
+  if report.unused:
+    logging.info('%s: %d keys are not used', path, len(report.unused))
+  return params
+
+
+def write(family: str, path: str | os.PathLike[str], params: Any) -> None:
+  """Writes a network under our own paths."""
+  arrays = {
+    '/'.join(names): np.asarray(leaf)
+    for names, leaf in traverse_util.flatten_dict(params).items()
+  }
+  metadata = {'format': FORMAT, 'family': family}
+  safetensors_file.write(path, arrays, metadata)
+
+
+def read_own(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+  """Returns the family and the tree of a file that `write` made.
+
+  Raises:
+    ValueError: some other file.
+    OSError: the file cannot be opened.
+  """
+  metadata = weight_file.metadata(path)
+  if metadata.get('format') != FORMAT:
+    raise ValueError(f'{path} was not written by this package')
+  arrays = weight_file.read(path)
+  tree = {tuple(name.split('/')): array for name, array in arrays.items()}
+  return metadata['family'], traverse_util.unflatten_dict(tree)

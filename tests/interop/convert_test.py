@@ -1,0 +1,312 @@
+"""A released checkpoint, built small with every group of keys, and back."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import torch_writer
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax import loading
+from pyramid_jax import systems
+from pyramid_jax.interop import convert
+from pyramid_jax.interop import frido_workdir
+from pyramid_jax.interop import safetensors_file
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = f'{ROOT}/configs/frido_coco.py'
+FIRST_CONFIG = f'{ROOT}/configs/msvqgan_coco.py:debug'
+
+# Spelled out here, not asked of the code under test.
+UNET_KEY = 'input_blocks.0.0.in_layers.0.param_free_norm.weight'
+EMA_KEY = (
+  'model_ema.diffusion_modelinput_blocks00in_layers0param_free_normweight'
+)
+CONV = 'pre_input_blocks.0.0.weight'
+CONV_EMA = 'model_ema.diffusion_modelpre_input_blocks00weight'
+TOKENS = 'cond_stage_model.transformer.token_emb.weight'
+QUERY = 'cond_stage_model.transformer.attn_layers.layers.0.1.to_q.weight'
+UPSAMPLE = 'first_stage_model.upsample.0.weight'
+LOSS = 'first_stage_model.loss.logvar'
+
+
+def schedule():
+  """The twelve buffers, by the formulas of DDPM."""
+  beta = np.linspace(0.0015**0.5, 0.0155**0.5, 1000) ** 2
+  bar = np.cumprod(1 - beta)
+  prev = np.append(1, bar[:-1])
+  variance = beta * (1 - prev) / (1 - bar)
+  buffers = {
+    'betas': beta,
+    'alphas_cumprod': bar,
+    'alphas_cumprod_prev': prev,
+    'sqrt_alphas_cumprod': bar**0.5,
+    'sqrt_one_minus_alphas_cumprod': (1 - bar) ** 0.5,
+    'log_one_minus_alphas_cumprod': np.log(1 - bar),
+    'sqrt_recip_alphas_cumprod': bar**-0.5,
+    'sqrt_recipm1_alphas_cumprod': (1 / bar - 1) ** 0.5,
+    'posterior_variance': variance,
+    'posterior_log_variance_clipped': np.log(np.append(1e-20, variance[1:])),
+    'posterior_mean_coef1': beta * prev**0.5 / (1 - bar),
+    'posterior_mean_coef2': (1 - prev) * (1 - beta) ** 0.5 / (1 - bar),
+  }
+  return {k: v.astype(np.float32) for k, v in buffers.items()}
+
+
+def system_of(config):
+  return systems.create(config_lib.load(config))
+
+
+@pytest.fixture(scope='module')
+def released():
+  """An official state dict of the smallest text model."""
+  system = system_of(f'{CONFIG}:text,debug')
+  _, report = frido_workdir.from_official({}, system, keep_initial=False)
+  rng = np.random.default_rng(0)
+  draw = lambda shape: rng.normal(size=shape).astype(np.float32)
+  state = {key: draw(shape) for key, shape in report.missing.items()}
+  for key, value in list(state.items()):
+    prefix, dot, name = key.partition('.')
+    if prefix == 'model':
+      state[f'model_ema.{name.replace(".", "")}'] = draw(value.shape)
+  state |= schedule()
+  state['model_ema.decay'] = np.float32(0.9999).reshape(())
+  state['model_ema.num_updates'] = np.asarray(1234, np.int32)
+  state['scale_factor'] = np.asarray([0.25, 0.5], np.float32)
+  state[LOSS] = draw((3,))
+  return state
+
+
+def write(path, state):
+  tensors = {k: torch_writer.tensor(v) for k, v in state.items()}
+  ordered = torch_writer.Ordered(tensors)
+  torch_writer.write_zip(path, {'epoch': 3, 'state_dict': ordered})
+  return path
+
+
+def run(family, workdir, *rest):
+  return convert.main([f'--family={family}', f'--workdir={workdir}', *rest])
+
+
+@pytest.fixture(scope='module')
+def converted(released, tmp_path_factory):
+  """The workdir of the released model."""
+  folder = tmp_path_factory.mktemp('converted')
+  file = write(folder / 'model.ckpt', released)
+  code = run(
+    'frido',
+    folder / 'run',
+    f'--config={CONFIG}:text,debug',
+    f'--checkpoint={file}',
+    '--config.data.root=somewhere',
+  )
+  assert code == 0
+  return folder / 'run'
+
+
+def test_keys_of_a_release(released):
+  for key in (EMA_KEY, CONV_EMA, TOKENS, QUERY, UPSAMPLE):
+    assert key in released
+  assert f'model.diffusion_model.{UNET_KEY}' in released
+  counts = {}
+  for key in released:
+    prefix = key.partition('.')[0]
+    counts[prefix] = counts.get(prefix, 0) + 1
+  assert counts['model_ema'] == counts['model'] + 2
+
+
+def test_values_land_in_their_places(released, converted):
+  text = (converted / 'config.json').read_text()
+  config = config_lib.from_json(text)
+  assert config.data.root == 'somewhere'
+  run_ = loading.load(config, converted)
+  assert run_.step == 1234
+  weights = run_.weights
+  generator = weights.params['generator']
+  conv = generator['unet']['pre_input_blocks_0_0']['kernel']
+  np.testing.assert_array_equal(conv, released[CONV_EMA].transpose(2, 3, 1, 0))
+  encoder = generator['condition']
+  np.testing.assert_array_equal(
+    encoder['token_emb']['embedding'], released[TOKENS]
+  )
+  query = encoder['layers']['layer_0']['attn']['to_q']['kernel']
+  np.testing.assert_array_equal(query, released[QUERY].T)
+  up = weights.frozen['first_stage']['upsample_0']['kernel']
+  np.testing.assert_array_equal(
+    up, released[UPSAMPLE].transpose(2, 3, 0, 1)[::-1, ::-1]
+  )
+  np.testing.assert_array_equal(weights.extra['latent_scale'], [0.25, 0.5])
+
+
+def test_first_stage_is_a_run_of_its_own(converted):
+  folder = converted / 'first_stage'
+  config = config_lib.from_json((folder / 'config.json').read_text())
+  assert config.system.name == 'autoencoder'
+  assert config.data.root == 'somewhere'
+  assert loading.load(config, folder).step == 1
+
+
+def test_export_is_exact(released, converted, tmp_path, capsys):
+  target = tmp_path / 'official.safetensors'
+  assert run('frido', converted, f'--export={target}') == 0
+  assert f'{len(released) - 1} tensors written' in capsys.readouterr().out
+  state = safetensors_file.read(target)
+  assert state.keys() == released.keys() - {LOSS}
+  buffers = schedule()
+  for key, value in state.items():
+    if key in buffers:
+      np.testing.assert_allclose(value, released[key], rtol=2e-5)
+    else:
+      np.testing.assert_array_equal(value, released[key], err_msg=key)
+  assert run('frido', converted, f'--export={target}') == errors.OUTPUT
+
+
+def test_second_conversion_is_refused(released, converted, tmp_path, capsys):
+  code = run(
+    'frido',
+    converted,
+    f'--config={CONFIG}:text,debug',
+    '--checkpoint=whatever.ckpt',
+  )
+  assert code == errors.OUTPUT
+  assert 'holds a run already (config.json)' in capsys.readouterr().err
+
+
+def attempt(state, tmp_path, *rest):
+  file = write(tmp_path / 'model.ckpt', state)
+  config = f'--config={CONFIG}:text,debug'
+  return run('frido', tmp_path / 'run', config, f'--checkpoint={file}', *rest)
+
+
+def test_missing_keys(released, tmp_path, capsys):
+  state = {k: v for k, v in released.items() if k != TOKENS}
+  assert attempt(state, tmp_path) == errors.DATA
+  captured = capsys.readouterr()
+  assert f'missing: 1\n  {TOKENS} (30522, 32)' in captured.out
+  assert f'unused: 1\n  {LOSS} (3,)' in captured.out
+  assert f'  {EMA_KEY} (32,)' in captured.out
+  assert '1 missing keys (listed above); --allow_missing' in captured.err
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_allowed_missing_keys_and_a_scalar_scale(released, tmp_path):
+  state = {k: v for k, v in released.items() if k not in (QUERY, EMA_KEY)}
+  state['scale_factor'] = np.asarray(0.3, np.float32)
+  assert attempt(state, tmp_path, '--allow_missing') == 0
+  text = (tmp_path / 'run' / 'config.json').read_text()
+  weights = loading.load(config_lib.from_json(text), tmp_path / 'run').weights
+  generator = weights.params['generator']
+  query = generator['condition']['layers']['layer_0']['attn']['to_q']['kernel']
+  assert 0 < np.abs(query).mean() < 1
+  np.testing.assert_allclose(weights.extra['latent_scale'], [0.3, 0.3])
+  norm = generator['unet']['input_blocks_0_0']['in_layers_0']
+  # an average that is missing is its raw weight
+  np.testing.assert_array_equal(
+    norm['param_free_norm']['scale'],
+    released[f'model.diffusion_model.{UNET_KEY}'],
+  )
+
+
+def test_wrong_shapes_and_schedule(released, tmp_path, capsys):
+  wrong = {**released, TOKENS: released[TOKENS][:-1]}
+  assert attempt(wrong, tmp_path, '--allow_missing') == errors.DATA
+  out = capsys.readouterr()
+  assert f'{TOKENS} (30521, 32), needed (30522, 32)' in out.out
+  betas = np.linspace(1e-4, 2e-2, 1000, dtype=np.float32)
+  assert attempt({**released, 'betas': betas}, tmp_path) == errors.DATA
+  assert 'betas of the checkpoint is 0.0001..0.02' in capsys.readouterr().err
+
+
+def test_wrong_inputs(tmp_path, capsys):
+  absent = '--checkpoint=absent.ckpt'
+  config = f'--config={CONFIG}:text,debug'
+  other = f'--config={FIRST_CONFIG}'
+  text = tmp_path / 'text'
+  text.write_text('hello')
+  damaged = f'--checkpoint={text}'
+  lines = [
+    ([absent, config], errors.MISSING, 'absent.ckpt'),
+    ([damaged, config], errors.DATA, 'not a weight file; formats read'),
+    ([damaged], errors.DATA, 'not a weight file'),
+    ([absent, f'{config}x'], errors.USAGE, "'debugx'"),
+    ([absent, config, '--config.data.rot=x'], errors.USAGE, "'data.root'?"),
+    ([f'--export={tmp_path}/x'], errors.MISSING, 'config.json'),
+  ]
+  for arguments, code, message in lines:
+    assert run('frido', tmp_path / 'run', *arguments) == code
+    assert message in capsys.readouterr().err
+  for arguments in ([config], [absent, config, '--speed=2'], ['--config']):
+    with pytest.raises(SystemExit) as exit_info:
+      run('frido', tmp_path / 'run', *arguments)
+    assert exit_info.value.code == errors.USAGE
+  file = write(tmp_path / 'x.ckpt', {'a': np.zeros(2, np.float32)})
+  tiny = f'--checkpoint={file}'
+  assert run('frido', tmp_path / 'run', tiny, other) == errors.USAGE
+  assert 'needs a config of the system frido' in capsys.readouterr().err
+  assert run('bert', tmp_path / 'run', tiny, other) == errors.USAGE
+  assert "has no part 'bert'; it has discr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('family', ['frido.msvqgan', 'discriminator'])
+def test_parts_of_a_training_checkpoint(family, tmp_path, capsys):
+  rng = np.random.default_rng(0)
+  state = {'loss.perceptual_loss.lin0.model.1.weight': np.zeros((1, 64, 1, 1))}
+  names = {'frido.msvqgan': '', 'discriminator': 'loss.discriminator.'}
+  for part, prefix in names.items():
+    template = convert._template(part, config_lib.load(FIRST_CONFIG), False)
+    _, report = convert.parts.to_flax(part, {}, template)
+    state |= {
+      prefix + key: rng.normal(size=shape).astype(np.float32)
+      for key, shape in report.missing.items()
+    }
+  file = write(tmp_path / 'last.ckpt', state)
+  workdir = tmp_path / 'part'
+  flags = [f'--config={FIRST_CONFIG}', f'--checkpoint={file}']
+  assert run(family, workdir, *flags) == 0
+  out = capsys.readouterr().out
+  assert 'missing: 0\nmismatched: 0\nunused: ' in out
+  assert '  loss.perceptual_loss.lin0.model.1.weight (1, 64, 1, 1)' in out
+  record = json.loads((workdir / 'params.json').read_text())
+  assert record['family'] == family
+  assert len(record['files'][str(file)]) == 64
+  assert run(family, workdir, *flags) == errors.OUTPUT
+
+  template = convert._template(family, config_lib.load(FIRST_CONFIG), False)
+  foreign = convert.load_part(family, file, template)
+  own = convert.load_part(family, workdir / 'params.safetensors', template)
+  assert_equal_trees(foreign, own)
+  other = {'frido.msvqgan': 'discriminator', 'discriminator': 'frido.msvqgan'}
+  with pytest.raises(ValueError, match=f"holds '{family}', needed"):
+    convert.load_part(other[family], workdir / 'params.safetensors', template)
+
+  target = tmp_path / 'official.safetensors'
+  assert run(family, workdir, f'--export={target}') == 0
+  back = safetensors_file.read(target)
+  assert len(back) == record['tensors']
+  for key, value in back.items():
+    np.testing.assert_array_equal(value, state[names[family] + key])
+
+
+def assert_equal_trees(a, b):
+  a, b = (convert.mapping.flatten(tree) for tree in (a, b))
+  assert a.keys() == b.keys()
+  for path, value in a.items():
+    np.testing.assert_array_equal(value, b[path])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('variant', 'first_stage', 'encoder'),
+  [('text', 410, 422), ('layout', 366, 422)],
+)
+def test_key_lists_of_the_released_models(variant, first_stage, encoder):
+  """1057 tensors of the U-Net and the published parts (shapes only)."""
+  system = system_of(f'{CONFIG}:{variant}')
+  _, report = frido_workdir.from_official({}, system, keep_initial=False)
+  prefixes = ('model.', 'first_stage_model.', 'cond_stage_model.', 'scale_f')
+  counts = [sum(k.startswith(p) for k in report.missing) for p in prefixes]
+  assert counts == [1057, first_stage, encoder, 1]
