@@ -181,6 +181,7 @@ def read(
     ValueError: an unreadable file, or our own file of another family.
     OSError: the file cannot be opened.
   """
+  part(family)  # a wrong name is told before a big file is read
   state = weight_file.read(path)
   metadata = weight_file.metadata(path)
   if metadata.get('format') != FORMAT:
