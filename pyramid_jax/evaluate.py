@@ -23,6 +23,7 @@ from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import obedience
 from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
 
@@ -119,7 +120,7 @@ def _score(
   finish = jax.jit(reader.finish)
   images, real, examples, counts = [], [], [], None
   for index, batch in enumerate(_batches(config, reader, count)):
-    arrays = numeric(batch)
+    arrays = mesh_lib.numeric(batch)
     finished = finish(arrays)
     key = jax.random.fold_in(jax.random.key(config.sample.seed), index)
     made, more = make(weights, key, finished)
@@ -271,11 +272,6 @@ def _score_saved(
   with errors.user_errors(value=errors.DATA):
     scores = obedience.scores(config.condition.task, images, arrays)
   return [Row(n, s, None, None) for n, s in scores.items()], about
-
-
-def numeric(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the arrays that a device can hold (text stays on the host)."""
-  return {k: v for k, v in batch.items() if v.dtype.kind not in 'SUO'}
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

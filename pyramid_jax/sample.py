@@ -12,7 +12,6 @@ import numpy as np
 
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax import evaluate
 from pyramid_jax import grids
 from pyramid_jax import loading
 from pyramid_jax import progress
@@ -20,6 +19,7 @@ from pyramid_jax.conditions import request
 from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.shapes import text as shapes_text
+from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
 
@@ -99,7 +99,7 @@ def _generate(
       system, weights, key, batch, size, start=start, last=last
     )
 
-  arrays = evaluate.numeric(examples)
+  arrays = mesh_lib.numeric(examples)
   batches = -(-count // size)
   bar = progress.Progress(0, batches, size, unit='batch')
   images, states = [], []
