@@ -45,12 +45,14 @@ def write_coco(root, year):
       captions.append(
         {'id': number, 'image_id': number, 'caption': 'A dog near a kite.'}
       )
-    write = lambda kind, **content: (
-      root / 'annotations' / f'{kind}_{split}{year}.json'
-    ).write_text(json.dumps({'images': images, **content}))
-    write('instances', annotations=things, categories=categories(1, 2))
-    write('stuff', annotations=stuff, categories=categories(92))
-    write('captions', annotations=captions)
+    contents = {
+      'instances': {'annotations': things, 'categories': categories(1, 2)},
+      'stuff': {'annotations': stuff, 'categories': categories(92)},
+      'captions': {'annotations': captions},
+    }
+    for kind, content in contents.items():
+      file = root / 'annotations' / f'{kind}_{split}{year}.json'
+      file.write_text(json.dumps({'images': images, **content}))
 
 
 def annotation(number, image, category, box):
