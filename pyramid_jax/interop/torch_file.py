@@ -51,22 +51,22 @@ _STORAGES = {
 
 # Objects that training frameworks leave in checkpoints. They are never
 # imported or run: a placeholder takes their place.
+_TYPES = (
+  'bool',
+  'bytes',
+  'dict',
+  'float',
+  'int',
+  'list',
+  'set',
+  'str',
+  'tuple',
+)
 _INERT = (
-  '__builtin__.dict',
-  '__builtin__.float',
-  '__builtin__.int',
-  '__builtin__.list',
-  '__builtin__.set',
-  '__builtin__.str',
+  *(f'builtins.{name}' for name in _TYPES),
+  *(f'__builtin__.{name}' for name in (*_TYPES, 'long', 'unicode')),
   '_codecs.encode',
   'argparse.Namespace',
-  'builtins.bool',
-  'builtins.dict',
-  'builtins.float',
-  'builtins.int',
-  'builtins.list',
-  'builtins.set',
-  'builtins.str',
   'collections.defaultdict',
   'numpy.core.multiarray._reconstruct',
   'numpy.core.multiarray.scalar',

@@ -99,6 +99,7 @@ def test_lightning_checkpoint(write):
     write(
       {
         'epoch': 3,
+        'reference_type': Name('__builtin__', 'long'),
         'callbacks': {callback: {'best_model_score': None}},
         'hyper_parameters': config,
         'optimizer_states': [{'state': {0: {'step': 1}}, 'lr': 1e-6}],
