@@ -86,6 +86,11 @@ def test_padding_and_empty_boxes_are_dropped_and_the_rest_moves_up():
   np.testing.assert_array_equal(got, [8, 0, 1023, 1023, 1023, 1023, 0, 1020])
 
 
+def test_label_zero_is_padding_whatever_its_box():
+  got = layout.layout_tokens(BOXES, np.array([0, 18, 0]), None, 1, 1024, 171)
+  np.testing.assert_array_equal(got, [17, 528, 1023])
+
+
 def test_more_boxes_than_places_are_cut_off():
   got = layout.layout_tokens(BOXES, LABELS, None, 1, 1024, 171)
   np.testing.assert_array_equal(got, [5, 195, 620])

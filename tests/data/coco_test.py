@@ -337,6 +337,25 @@ def test_centroids_of_masks_decide_relations(root):
   assert set(text.split(' , ')) <= {'person above dog', 'dog below person'}
 
 
+def test_centroids_are_mirrored(root):
+  files = root / 'coco' / '2017' / 'annotations'
+  heavy_top = thing(9, 1, [2, 0, 2, 4])
+  heavy_top['segmentation'] = [[2, 0, 4, 0, 4, 1, 2.2, 1, 2.2, 4, 2, 4]]
+  other = thing(9, 2, [2, 0.6, 1.2, 1.8])
+  path = files / 'instances_train2017.json'
+  write(path, [heavy_top, other], [image(9)], THINGS)
+  config = make_config(root, 'scene_graph', use_stuff=False, flip=True)
+  reader = data.create(config, 'train')
+  draw = next(d for d in range(50) if one(reader, 9, d)['flipped'][0])
+  batch = one(reader, 9, draw)
+  # In the mirrored crop of 4 px the centres are (3.21, 0.96) and (3.4, 1.5);
+  # a centroid that was not mirrored would lie at 2.79, left of the dog.
+  for subject, predicate, _ in batch['triples'][0, :2]:
+    name = scene_graph.PREDICATES[predicate]
+    person = batch['labels'][0, subject] == PERSON
+    assert name == ('above' if person else 'below')
+
+
 def test_compressed_masks_of_stuff(root):
   config = make_config(root, 'scene_graph', crop='none')
   reader = data.create(config, 'train')

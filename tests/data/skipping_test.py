@@ -1,3 +1,4 @@
+from absl import logging
 import pytest
 
 from pyramid_jax import errors
@@ -12,6 +13,15 @@ def loader(broken):
     return index * 10
 
   return load
+
+
+def test_an_image_is_named_once(monkeypatch):
+  said = []
+  monkeypatch.setattr(logging, 'warning', lambda *args: said.append(args[1]))
+  skipper = skipping.Skipper(5, {})
+  for _ in range(3):
+    skipper.first_valid(1, loader({1, 2}))
+  assert [error.path for error in said] == ['1.jpg', '2.jpg']
 
 
 def test_next_valid_index_after_the_last_comes_the_first():
