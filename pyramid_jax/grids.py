@@ -71,8 +71,7 @@ def draw(
     if real is not None:
       panels.append(_enlarge(real[i]))
     rows.append(_row(panels))
-  columns = columns or max(1, round(len(rows) ** 0.5 * 0.75))
-  return _tile(rows, columns)
+  return _tile(rows, columns or _columns(len(rows)))
 
 
 def save(path: str | os.PathLike[str], image: np.ndarray) -> None:
@@ -170,6 +169,13 @@ def _row(panels: Sequence[Image.Image]) -> Image.Image:
     row.paste(panel, (x, _GAP))
     x += panel.width + _GAP
   return row
+
+
+def _columns(cells: int) -> int:
+  """A few less than rows, for cells are wide; with a full last row if near."""
+  wish = max(1, round(cells**0.5 * 0.75))
+  full = [c for c in (wish, wish + 1, wish - 1) if c > 0 and cells % c == 0]
+  return full[0] if full else wish
 
 
 def _tile(cells: Sequence[Image.Image], columns: int) -> np.ndarray:

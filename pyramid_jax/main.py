@@ -20,10 +20,8 @@ def main(overrides: dict[str, str]) -> int:
   """Does what the flags say and returns the exit code."""
   _cache_programs()
   workdir = pathlib.Path(options.WORKDIR.value)
-  if options.CONFIG.value:
-    config = config_lib.load(options.CONFIG.value)
-  else:
-    config = workdir_lib.read_config(workdir)
+  path = options.CONFIG.value
+  config = config_lib.load(path) if path else workdir_lib.read_config(workdir)
   config_lib.override(config, overrides)
   config_lib.validate(config)
   module = importlib.import_module(f'pyramid_jax.{options.MODE.value}')

@@ -242,50 +242,32 @@ def _loop(
 ) -> None:
   """Runs the steps that are left; the last one is saved before it returns."""
   train = job.config.train
-  first, size = int(state.step), train.batch_size
+  first, last = int(state.step), train.steps
   ahead = 0 if mesh_lib.needs_blocking(job.mesh) else _AHEAD
-  bar = progress.Progress(first, train.steps, size)
-  draw = _grid_maker(job)
-  score = evaluate.during_training(job.system, job.config, job.reader_val)
+  batches = batches_lib.prefetch(
+    _batches(job.config, job.reader),
+    first,
+    last,
+    lambda batch: mesh_lib.place(job.mesh, batch),
+    threads=job.config.data.workers,
+  )
   pending: deque[tuple[int, Any]] = deque()
-  with (
-    contextlib.closing(logs.MetricWriter(job.workdir, first)) as writer,
-    batches_lib.prefetch(
-      _batches(job.config, job.reader),
-      first,
-      train.steps,
-      lambda batch: mesh_lib.place(job.mesh, batch),
-      threads=job.config.data.workers,
-    ) as batches,
-  ):
+  with batches, contextlib.closing(_Records(job, store, first)) as records:
     for step, batch in enumerate(batches, first + 1):
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         state, metrics = step_fn(state, frozen, batch)
       pending.append((step, metrics))
       due = _Due.at(step, train)
-      wait = stop.requested or due.evaluate or due.grid or due.save
+      stopping = stop.requested and step < last
+      wait = stopping or due.evaluate or due.grid or due.save
       while len(pending) > (0 if wait else ahead):
         done, metrics = pending.popleft()
-        _check_finite(done, metrics, job.workdir)
-        bar.update(done)
+        records.check(done, metrics)
         if _Due.at(done, train).log and not (wait and done == step):
-          _log(writer, bar, done, metrics, {})
-      if not wait:
-        continue
-      with bar.pause():
-        weights = _weights(state, frozen)
-        scores: Mapping[str, float] = {}
-        if due.evaluate and not stop.requested:
-          scores = score(weights)
-          logging.info('validation: %s', _short(scores))
-        if due.log:
-          _log(writer, bar, step, metrics, scores)
-        if due.grid and not stop.requested:
-          writer.write_images(step, {'samples': draw(step, weights)})
-        # Last, so that a run that is cut off before does the rest again.
-        if due.save or stop.requested:
-          store.save(state, job.config, job.mesh, step * size)
-      if stop.requested and step < train.steps:
+          records.log(done, metrics)
+      if wait:
+        records.write(step, state, frozen, metrics, due, stopping)
+      if stopping:
         store.wait()
         raise errors.UserError(
           f'stopped after step {step}, which is saved; the same command goes '
@@ -293,46 +275,85 @@ def _loop(
           errors.RESTART,
         )
   store.wait()
-  _report_skipped(job)
 
 
-def _check_finite(step: int, metrics: Any, workdir: pathlib.Path) -> None:
-  """Waits for a step, and ends the run if its numbers are not numbers."""
-  if float(metrics['finite']):
-    return
-  good = next(iter(checkpoints.steps(workdir)), None)
-  raise errors.UserError(
-    f'the loss or a gradient is not finite in step {step} (loss '
-    f'{float(metrics["loss"])}); last good checkpoint: '
-    f'{"none" if good is None else f"step {good}"}.',
-    errors.DIVERGED,
-  )
+class _Records:
+  """What the loop leaves on disk and on the terminal."""
 
+  def __init__(self, job: _Job, store: checkpoints.Checkpoints, first: int):
+    self._job = job
+    self._store = store
+    self._writer = logs.MetricWriter(job.workdir, first)
+    train = job.config.train
+    self._bar = progress.Progress(first, train.steps, train.batch_size)
+    self._draw = _grid_maker(job)
+    self._score = evaluate.during_training(
+      job.system, job.config, job.reader_val
+    )
 
-def _log(
-  writer: logs.MetricWriter,
-  bar: progress.Progress,
-  step: int,
-  metrics: Any,
-  scores: Mapping[str, float],
-) -> None:
-  values = jax.device_get(metrics)
-  del values['finite']
-  row = {'loss': values.pop('loss'), **values}
-  row |= {f'eval/{name}': value for name, value in scores.items()}
-  row['images_per_sec'] = bar.images_per_sec()
-  row['seconds'] = bar.seconds()
-  writer.write_scalars(step, row)
+  def close(self) -> None:
+    self._writer.close()
+    skipped = {k: n for k, n in self._job.reader.report.items() if n}
+    if skipped:
+      text = ', '.join(f'{n} {reason}' for reason, n in skipped.items())
+      logging.warning('images skipped: %s', text)
 
+  def check(self, step: int, metrics: Any) -> None:
+    """Waits for a step, and ends the run if its numbers are not numbers."""
+    if float(metrics['finite']):
+      self._bar.update(step)
+      return
+    self._store.wait()
+    good = next(iter(checkpoints.steps(self._job.workdir)), None)
+    raise errors.UserError(
+      f'the loss or a gradient is not finite in step {step} (loss '
+      f'{float(metrics["loss"])}); last good checkpoint: '
+      f'{"none" if good is None else f"step {good}"}.',
+      errors.DIVERGED,
+    )
 
-def _weights(
-  state: state_lib.TrainState, frozen: Mapping[str, Any]
-) -> system_lib.Weights:
-  return system_lib.Weights(
-    params=state_lib.averaged(state.params, state.ema),
-    frozen=frozen,
-    extra=state.extra,
-  )
+  def log(
+    self, step: int, metrics: Any, scores: Mapping[str, float] | None = None
+  ) -> None:
+    """Writes the line of a step."""
+    values = jax.device_get(metrics)
+    del values['finite']
+    row = {'loss': values.pop('loss'), **values}
+    row |= {f'eval/{name}': v for name, v in (scores or {}).items()}
+    row['images_per_sec'] = self._bar.images_per_sec()
+    row['seconds'] = self._bar.seconds()
+    self._writer.write_scalars(step, row)
+
+  def write(
+    self,
+    step: int,
+    state: state_lib.TrainState,
+    frozen: Mapping[str, Any],
+    metrics: Any,
+    due: _Due,
+    stopping: bool,
+  ) -> None:
+    """Does what is due; when stopping, only what must not be lost."""
+    job = self._job
+    weights = system_lib.Weights(
+      params=state_lib.averaged(state.params, state.ema),
+      frozen=frozen,
+      extra=state.extra,
+    )
+    with self._bar.pause():
+      scores: Mapping[str, float] = {}
+      if due.evaluate and not stopping:
+        scores = self._score(weights)
+        logging.info('validation: %s', _short(scores))
+      if due.log:
+        self.log(step, metrics, scores)
+      if due.grid and not stopping:
+        grid = self._draw(step, weights)
+        self._writer.write_images(step, {'samples': grid})
+      # Last, so that a run that is cut off before does the rest again.
+      if due.save or stopping:
+        position = step * job.config.train.batch_size
+        self._store.save(state, job.config, job.mesh, position)
 
 
 def _short(scores: Mapping[str, float]) -> str:
@@ -366,10 +387,3 @@ def _grid_maker(
     return image
 
   return draw
-
-
-def _report_skipped(job: _Job) -> None:
-  skipped = {k: n for k, n in job.reader.report.items() if n}
-  if skipped:
-    text = ', '.join(f'{n} {reason}' for reason, n in skipped.items())
-    logging.warning('images skipped: %s', text)

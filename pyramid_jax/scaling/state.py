@@ -247,7 +247,7 @@ def make_step(
       )
     finite = jnp.ones((), bool)
     for player, grad in grads.items():
-      norm = optax.global_norm(grad)
+      norm = optax.tree.norm(grad)
       metrics[f'{_prefix(player, grads)}grad_norm'] = norm
       loss = metrics[f'{_prefix(player, grads)}loss']
       finite &= jnp.isfinite(norm) & jnp.isfinite(loss)

@@ -1,0 +1,240 @@
+from ml_collections import ConfigDict
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+
+
+def locked():
+  return config_lib.from_json(config_lib.to_json(two_stages()))
+
+
+def two_stages():
+  config = config_lib.base()
+  config.network.width = 3
+  config.sample.steps = (5, 6)
+  config_lib.add_first_stage(config, config_lib.base())
+  return config
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'want'),
+  [
+    ('train.steps', '1000', 1000),
+    ('train.learning_rate', '3', 3.0),
+    ('train.learning_rate', '1e-3', 1e-3),
+    ('remat', 'true', True),
+    ('remat', 'False', False),
+    ('data.root', '/a=b', '/a=b'),
+    ('data.root', '', ''),
+    ('diffusion.stage_loss_ratio', '1,2.5', (1.0, 2.5)),
+    ('diffusion.stage_loss_ratio', '(1, 2)', (1.0, 2.0)),
+    ('sample.steps', '7', 7),
+    ('sample.steps', '50,20', (50, 20)),
+    ('first_stage.train.steps', '5', 5),
+    ('first_stage.sample.steps', '5,5', (5, 5)),
+    ('first_stage.checkpoint', 'DIR', 'DIR'),
+    ('network.width', '4', 4),
+  ],
+)
+def test_override(name, text, want):
+  config = locked()
+  config_lib.override(config, {name: text})
+  got = config_lib.flatten(config)[name]
+  assert got == want
+  assert type(got) is type(want)
+
+
+@pytest.mark.parametrize(
+  ('name', 'nearest'),
+  [
+    ('train.step', 'train.steps'),
+    ('trian.steps', 'train.steps'),
+    ('model.width', 'network.width'),
+    ('lerning_rate', 'train.learning_rate'),
+    ('first_stage.train.stps', 'first_stage.train.steps'),
+  ],
+)
+def test_unknown_field(name, nearest):
+  config = locked()
+  with pytest.raises(errors.UserError, match=f"{name}: .*'{nearest}'") as info:
+    config_lib.override(config, {name: '1'})
+  assert info.value.code == errors.USAGE
+
+
+def test_nothing_is_near():
+  with pytest.raises(errors.UserError, match='no such field.$'):
+    config_lib.override(locked(), {'qqqqqqqq': '1'})
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'kind'),
+  [
+    ('train.steps', '3.5', 'int'),
+    ('train.steps', 'many', 'int'),
+    ('train.learning_rate', 'fast', 'float'),
+    ('remat', 'maybe', 'bool'),
+    ('diffusion.stage_loss_ratio', '1,x', 'tuple'),
+  ],
+)
+def test_wrong_type(name, text, kind):
+  with pytest.raises(errors.UserError, match=f'{name}={text}: must be {kind}'):
+    config_lib.override(locked(), {name: text})
+
+
+def test_sections_are_no_fields():
+  with pytest.raises(errors.UserError, match='no such field'):
+    config_lib.override(locked(), {'train': '1'})
+
+
+def test_json_round_trip():
+  config = locked()
+  again = config_lib.from_json(config_lib.to_json(config))
+  assert again.to_dict() == config.to_dict()
+  assert again.sample.steps == (5, 6)
+  assert again.is_locked
+  again.sample.steps = 3  # an int or a tuple
+  with pytest.raises(ValueError, match='JSON object'):
+    config_lib.from_json('[]')
+
+
+def test_locked_configs_take_no_new_fields():
+  with pytest.raises(AttributeError):
+    locked().train.step = 3
+
+
+def test_first_stage_reads_the_same_data():
+  config = locked()
+  config_lib.override(config, {'data.root': '/data'})
+  assert config_lib.first_stage(config).data.root == '/data'
+  config_lib.override(config, {'first_stage.data.root': '/other'})
+  first = config_lib.first_stage(config)
+  assert first.data.root == '/other'
+  assert 'checkpoint' not in first
+  assert first.is_locked
+  assert config.first_stage.checkpoint == ''  # the config itself is unchanged
+
+
+def test_variants():
+  known = {'debug': False, 'task': ('text', 'layout')}
+  parse = lambda arg: config_lib.parse_variants(arg, **known)
+  assert parse('') == parse(None) == {'debug': False, 'task': 'text'}
+  assert parse('layout,debug') == {'debug': True, 'task': 'layout'}
+  with pytest.raises(ValueError, match="'layuot'.*'layout'"):
+    parse('layuot')
+  with pytest.raises(ValueError, match="'text' and 'layout' exclude"):
+    parse('text,layout')
+
+
+def write(tmp_path, text):
+  file = tmp_path / 'some_config.py'
+  file.write_text(text)
+  return file
+
+
+BODY = """
+from pyramid_jax import config as config_lib
+def get_config(arg=''):
+  variant = config_lib.parse_variants(arg, debug=False)
+  config = config_lib.base()
+  config.name = 'debug' if variant['debug'] else 'full'
+  config.network = {'mult': [1, 2]}
+  return config
+"""
+
+
+def test_load(tmp_path):
+  file = write(tmp_path, BODY)
+  config = config_lib.load(str(file))
+  assert config.name == 'full'
+  assert config.network.mult == (1, 2)  # as it comes back from JSON
+  assert config.is_locked
+  assert config_lib.load(f'{file}:debug').name == 'debug'
+
+
+@pytest.mark.parametrize(
+  ('text', 'suffix', 'message'),
+  [
+    (BODY, ':debgu', "'debgu'.*'debug'"),
+    ('x = 1', '', 'no get_config'),
+    ('def get_config(arg): return 3', '', 'returned int'),
+    ('def get_config(', '', 'never closed'),
+    (None, '', 'there is no file'),
+  ],
+)
+def test_load_refuses(tmp_path, text, suffix, message):
+  file = write(tmp_path, text) if text else tmp_path / 'none.py'
+  with pytest.raises(errors.UserError, match=message) as info:
+    config_lib.load(f'{file}{suffix}')
+  assert info.value.code == errors.USAGE
+  assert '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize(
+  ('path', 'message'),
+  [
+    ('https://example.org/config.py', 'not fetched'),
+    ('configs/frido_shapes', 'FILE.py'),
+  ],
+)
+def test_load_refuses_what_is_no_file(path, message):
+  with pytest.raises(errors.UserError, match=message):
+    config_lib.load(path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'message'),
+  [
+    ('train.steps', '0', 'train.steps is 0, must be at least 1'),
+    ('train.learning_rate', 'nan', 'learning_rate is nan'),
+    ('train.accumulate', '3', 'batch_size is 16, .*accumulate = 3'),
+    ('dtype', 'float16', "'float16', must be one of float32, bfloat16"),
+    ('condition.task', 'texts', "'texts', must be one of none, text"),
+    ('optimizer.name', 'sgd', 'adam, adamw'),
+    ('sample.solver', 'euler', 'ddim, plms, ddpm'),
+    ('sample.steps', '5,0', r'sample.steps is \(5, 0\)'),
+    ('sample.guidance', '-1', 'guidance is -1.0, must be at least 0'),
+    ('ema.decay', '1', r'in \[0, 1\)'),
+    ('condition.drop', '1.5', r'in \[0, 1\]'),
+    ('mesh.fsdp', '0', '-1 .the rest. or at least 1'),
+    ('first_stage.train.steps', '0', 'config.first_stage.train.steps is 0'),
+  ],
+)
+def test_validate(name, text, message):
+  config = locked()
+  config_lib.validate(config)
+  config_lib.override(config, {name: text})
+  with pytest.raises(errors.UserError, match=message):
+    config_lib.validate(config)
+
+
+def test_what_a_resume_may_change():
+  old, new = locked(), locked()
+  free = {
+    'train.steps': '9',
+    'train.log_every': '9',
+    'train.checkpoint_every': '9',
+    'train.sample_every': '9',
+    'train.eval_every': '9',
+    'sample.steps': '9',
+    'sample.guidance': '9',
+    'evaluate.count': '9',
+    'data.root': '/elsewhere',
+    'first_stage.train.steps': '9',
+    'first_stage.data.root': '/elsewhere',
+  }
+  config_lib.override(new, free)
+  assert config_lib.resume_differences(old, new) == []
+  config_lib.override(new, {'train.seed': '1', 'first_stage.dtype': 'bfloat16'})
+  assert config_lib.resume_differences(old, new) == [
+    "first_stage.dtype: 'float32' -> 'bfloat16'",
+    'train.seed: 0 -> 1',
+  ]
+
+
+def test_fields_that_came_or_went():
+  old, new = ConfigDict({'a': 1, 'b': {'c': 2}}), ConfigDict({'a': 1, 'd': 3})
+  assert config_lib.resume_differences(old, new) == [
+    "b.c: 2 -> 'absent'",
+    "d: 'absent' -> 3",
+  ]

@@ -1,0 +1,152 @@
+"""A system and a reader that train in milliseconds, and a command with them.
+
+Also a config file: `python tests/fake_run.py --config=tests/fake_run.py ...`
+is the command line of the library with these two in place of the real ones.
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import data
+from pyramid_jax import evaluate
+from pyramid_jax import main
+from pyramid_jax import systems
+from pyramid_jax.systems import system as system_lib
+
+
+def get_config(arg=''):
+  variant = config_lib.parse_variants(arg, two=False)
+  config = config_lib.base()
+  config.name = config.system.name = 'fake'
+  config.network = {'width': 8, 'poison': -1, 'pause': 0.0}
+  config.data.name = 'fake'
+  config.data.image_size = 4
+  config.data.workers = 1
+  config.ema.decay = 0.9
+  config.train.steps = 4
+  config.train.batch_size = 8
+  config.train.learning_rate = 0.01
+  config.train.log_every = config.train.checkpoint_every = 1
+  config.train.sample_every = 0
+  config.sample.batch_size = 2
+  config.mesh.fsdp_min_size = 16
+  if variant['two']:
+    config_lib.add_first_stage(config, get_config())
+  return config
+
+
+class System:
+  """Two players; noise, a running count, a parameter that is not averaged."""
+
+  def __init__(self, config):
+    self.width = config.network.width
+    self.two = 'first_stage' in config
+    self.path = config.first_stage.checkpoint if self.two else ''
+    if self.width < 1:
+      raise ValueError(f'config.network.width is {self.width}, must be > 0.')
+
+  def init(self, key, batch):
+    del batch
+    keys = jax.random.split(key)
+    generator = {
+      'w': jax.random.normal(keys[0], (8, self.width)),
+      'b': jnp.zeros((self.width,)),
+    }
+    critic = {'v': jax.random.normal(keys[1], (self.width,))}
+    extra = {'count': jnp.zeros((), jnp.int32)}
+    return {'generator': generator, 'critic': critic}, extra
+
+  def frozen_parts(self):
+    if not self.two:
+      return {}
+    part = system_lib.FrozenPart(
+      init=lambda key: self.init(key, {})[0]['generator'],
+      family='none',
+      path=self.path,
+      field='first_stage.checkpoint',
+    )
+    return {'first_stage': part}
+
+  def losses(self, params, frozen, extra, key, step, batch):
+    x = batch['x']
+    if self.two:
+      x = x + x @ frozen['first_stage']['w'] @ jnp.ones((self.width, 8)) / 8
+    made = x @ params['generator']['w'] + params['generator']['b']
+    made += 0.1 * jax.random.normal(key, made.shape[1:])
+    error = jnp.mean(jnp.square(made - batch['y']))
+    critic = lambda z: jnp.mean(z @ params['critic']['v'])
+    losses = {
+      'generator': (error - 0.1 * critic(made), {'error': error}),
+      'critic': (
+        critic(made) ** 2 + jnp.sum(params['critic']['v'] ** 2),
+        {'step': step},
+      ),
+    }
+    return losses, {'count': extra['count'] + 1}
+
+  def ema_patterns(self):
+    return ['generator/w']
+
+  def preview(self, weights, key, batch):
+    del key
+    return jnp.zeros_like(batch['image']) + weights.params['generator']['b'][0]
+
+
+class Reader:
+  """Rows that are functions of their index and draw."""
+
+  label_names = ('padding', 'thing')
+
+  def __init__(self, config):
+    self.config = config
+    self.report = {'broken': 1}
+
+  def __len__(self):
+    return 50
+
+  def batch(self, indices, draws):
+    time.sleep(self.config.network.pause)
+    place = np.arange(8) * 0.7 + indices[:, None]
+    x = np.sin(place) + (draws[:, None] % 7) * 0.1
+    x = x.astype(np.float32)
+    # The poisoned batch is known by its place in the run.
+    step = self.config.network.poison
+    if step >= 0 and len(indices) == self.config.train.batch_size:
+      x = np.where(draws[0] == _draw(self.config, step), np.nan, x)
+    image = np.zeros((len(indices), 4, 4, 3), np.uint8)
+    caption = np.array(['a thing'] * len(indices))
+    return {'x': x.astype(np.float32), 'image': image, 'caption': caption}
+
+  def finish(self, batch):
+    image = batch['image'].astype(jnp.float32) / 127.5 - 1.0
+    return {**batch, 'image': image, 'y': jnp.cos(batch['x'][:, :1])}
+
+
+def _draw(config, step):
+  from pyramid_jax.data import batches
+
+  reader = Reader(config)
+  order = batches.Batches(reader, config.train.batch_size, config.train.seed)
+  return order.order(step)[1][0]
+
+
+def install(setattr=setattr):
+  """Puts the fakes in place; pass `monkeypatch.setattr` to undo it."""
+  setattr(systems, 'create', System)
+  setattr(data, 'create', lambda config, split: Reader(config))
+  setattr(data, 'missing_inputs', lambda config: [])
+  setattr(
+    evaluate,
+    'during_training',
+    lambda system, config, reader: lambda weights: {'score': 0.5},
+  )
+
+
+if __name__ == '__main__':
+  install()
+  sys.exit(main.run())

@@ -1,0 +1,224 @@
+import fake_run
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.scaling import initial
+from pyramid_jax.scaling import mesh as mesh_lib
+from pyramid_jax.scaling import sharding
+from pyramid_jax.scaling import state as state_lib
+
+
+def make_config(**fields):
+  config = fake_run.get_config()
+  values = {k.replace('__', '.'): str(v) for k, v in fields.items()}
+  config_lib.override(config, values)
+  return config
+
+
+def host_batch(config, step=0):
+  size = config.train.batch_size
+  rows = np.arange(size) + step * size
+  return fake_run.Reader(config).batch(rows, rows.astype(np.uint64))
+
+
+class Quiet(fake_run.System):
+  """Without noise, so that microbatches and their whole agree."""
+
+  def losses(self, params, frozen, extra, key, step, batch):
+    x = batch['x'] @ params['generator']['w'] + params['generator']['b']
+    error = jnp.mean(jnp.square(x - batch['y']))
+    v = params['critic']['v']
+    judged = jnp.mean(x @ v)
+    losses = {
+      'generator': (error - judged, {'error': error}),
+      'critic': (jnp.mean((x @ v) ** 2), {}),
+    }
+    return losses, {'count': extra['count'] + 1}
+
+
+def run(config, devices, steps=3, system=Quiet):
+  """Returns the state and the metrics after some steps on a mesh."""
+  mesh = mesh_lib.create(config.mesh, devices)
+  system = system(config)
+  finish = fake_run.Reader(config).finish
+  place = lambda step: mesh_lib.place(mesh, host_batch(config, step))
+  create = lambda batch: state_lib.create(system, config, finish, batch)
+  abstract = sharding.abstract(
+    jax.eval_shape(create, place(0)), mesh, config.mesh.fsdp_min_size
+  )
+  step_fn = state_lib.compile_step(
+    state_lib.make_step(system, config, finish, mesh),
+    mesh,
+    abstract,
+    {},
+    place(0),
+  )
+  shardings = jax.tree.map(lambda s: s.sharding, abstract)
+  state = initial.place(initial.evaluate(create, place(0)), shardings)
+  metrics = {}
+  for step in range(steps):
+    state, metrics = step_fn(state, {}, place(step))
+    jax.block_until_ready(state)
+  return state, jax.device_get(metrics)
+
+
+def test_data_and_fsdp_equal_one_device():
+  split = make_config(mesh__data=2, mesh__fsdp=4, train__steps=3)
+  a, metrics_a = run(split, jax.devices(), system=fake_run.System)
+  b, metrics_b = run(make_config(), jax.devices()[:1], system=fake_run.System)
+  spec = a.params['generator']['w'].sharding
+  assert isinstance(spec, NamedSharding)
+  assert 'fsdp' in spec.spec
+  assert a.opt_state['generator'][0].mu['w'].sharding == spec
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+    (a, metrics_a),
+    (b, metrics_b),
+  )
+
+
+def test_accumulation_equals_the_full_batch():
+  a, metrics_a = run(make_config(), jax.devices()[:2])
+  b, metrics_b = run(make_config(train__accumulate=4), jax.devices()[:2])
+  # Adam divides by the gradient's size, so rounding is magnified.
+  np.testing.assert_allclose(
+    a.params['generator']['w'], b.params['generator']['w'], atol=1e-5
+  )
+  assert metrics_a['error'] == pytest.approx(metrics_b['error'], rel=1e-5)
+  assert metrics_a['grad_norm'] == pytest.approx(
+    metrics_b['grad_norm'], rel=1e-5
+  )
+  assert int(a.extra['count']) == 3
+  assert int(b.extra['count']) == 12  # every microbatch went through
+
+
+def test_each_player_moves_by_its_own_loss():
+  p = {'a': jnp.asarray(2.0), 'b': jnp.asarray(3.0)}
+
+  def losses(params):
+    product = params['a'] * params['b']
+    return {'a': product**2, 'b': params['b'] - 5 * product}, 'aux'
+
+  values, aux, grads = state_lib.gradients(losses, p)
+  assert (float(values['a']), float(values['b'])) == (36.0, -27.0)
+  assert aux == 'aux'
+  assert float(grads['a']) == 2 * 6 * 3  # d (ab)^2 / da
+  assert float(grads['b']) == 1 - 5 * 2  # d (b - 5ab) / db
+
+
+def test_forward_pass_is_traced_once():
+  calls = []
+
+  def losses(params):
+    calls.append(1)
+    return {'a': params['a'] ** 2, 'b': params['b'] * params['a']}, None
+
+  state_lib.gradients(losses, {'a': jnp.ones(()), 'b': jnp.ones(())})
+  assert len(calls) == 1
+
+
+def test_ema_rule():
+  config = make_config(ema__decay=0.9999)
+  decays = [float(state_lib.ema_decay(config, n)) for n in (1, 2, 90, 10**6)]
+  np.testing.assert_allclose(decays, [2 / 11, 3 / 12, 0.91, 0.9999], rtol=1e-6)
+
+
+def test_ema_follows_the_parameters():
+  config = make_config(train__learning_rate=0.1)
+  means, values = None, None
+  for steps in range(3):
+    state, _ = run(config, jax.devices()[:1], steps)
+    values = np.asarray(state.params['generator']['w'])
+    if steps == 0:
+      means = values
+    else:
+      d = min(0.9, (1 + steps) / (10 + steps))
+      means = d * means + (1 - d) * values
+    assert set(state.ema) == {'generator'}
+    assert set(state.ema['generator']) == {'w'}  # the only pattern
+    np.testing.assert_allclose(
+      state.ema['generator']['w'], means, rtol=1e-5, atol=1e-6
+    )
+  whole = state_lib.averaged(state.params, state.ema)
+  assert whole['generator']['w'] is state.ema['generator']['w']
+  assert whole['generator']['b'] is state.params['generator']['b']
+
+
+@pytest.mark.parametrize(
+  ('warmup', 'decay', 'want'),
+  [
+    (0, 0, [1, 1, 1, 1]),
+    (4, 0, [0.25, 0.5, 1, 1]),
+    (0, 8, [1, 0.5 + 0.5 * np.cos(np.pi / 8), 0.5, 0]),
+    (4, 12, [0.25, 0.5, 1, 0.5]),
+  ],
+)
+def test_learning_rate(warmup, decay, want):
+  config = make_config(
+    train__learning_rate=1, train__warmup_steps=warmup, train__decay_steps=decay
+  )
+  got = [float(state_lib.learning_rate(config, n)) for n in (0, 1, 4, 8)]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  longer = make_config(
+    train__learning_rate=1,
+    train__warmup_steps=warmup,
+    train__decay_steps=decay,
+    train__steps=10**6,
+  )
+  assert got == [
+    float(state_lib.learning_rate(longer, n)) for n in (0, 1, 4, 8)
+  ]
+
+
+def test_clipping_bounds_a_player():
+  free, _ = run(make_config(optimizer__eps=1), jax.devices()[:1], 1)
+  held, metrics = run(
+    make_config(optimizer__eps=1, train__clip_norm=1e-3), jax.devices()[:1], 1
+  )
+  start, _ = run(make_config(), jax.devices()[:1], 0)
+  move = lambda s: np.abs(
+    np.asarray(s.params['generator']['w'])
+    - np.asarray(start.params['generator']['w'])
+  ).max()
+  assert metrics['grad_norm'] > 0.1  # reported as it was
+  assert move(held) < 0.01 * move(free)
+
+
+def test_weight_decay_of_adamw_only():
+  def moved(name):
+    config = make_config(
+      optimizer__name=name,
+      optimizer__weight_decay=0.5,
+      train__learning_rate=0.1,
+    )
+    state, _ = run(config, jax.devices()[:1], 1)
+    return np.asarray(state.params['generator']['w'])
+
+  start, _ = run(make_config(), jax.devices()[:1], 0)
+  w = np.asarray(start.params['generator']['w'])
+  np.testing.assert_allclose(
+    moved('adamw'), moved('adam') - 0.1 * 0.5 * w, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize('where', ['loss', 'gradient'])
+def test_finite_sees_losses_and_gradients(where):
+  class Broken(Quiet):
+    def losses(self, params, frozen, extra, key, step, batch):
+      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+      value, metrics = losses['critic']
+      v = params['critic']['v']
+      if where == 'loss':
+        value += jnp.inf
+      else:  # the value is finite, its gradient at 0 is not
+        value += jnp.sqrt(jnp.sum(v * 0))
+      return {**losses, 'critic': (value, metrics)}, extra
+
+  _, good = run(make_config(), jax.devices()[:1], 1)
+  _, bad = run(make_config(), jax.devices()[:1], 1, Broken)
+  assert good['finite'] == 1.0
+  assert bad['finite'] == 0.0
