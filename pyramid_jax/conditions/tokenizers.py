@@ -395,7 +395,9 @@ def missing_inputs(config: ConfigDict) -> list[str]:
       ('merges_file', c.merges_file, CLIP_MERGES),
     ]
   return [
-    f'{path or what} (config.condition.{field})'
+    f'{path} (config.condition.{field})'
+    if path
+    else f'{what} (config.condition.{field} is empty)'
     for field, path, what in files
     if not path or not pathlib.Path(path).expanduser().is_file()
   ]

@@ -220,4 +220,4 @@ def test_missing_inputs(tmp_path, clip_files):
   lines = tokenizers.missing_inputs(
     config(task='scene_graph', encoder='clip', vocab_file=vocab)
   )
-  assert lines == ["CLIP's merges.txt (config.condition.merges_file)"]
+  assert lines == ["CLIP's merges.txt (config.condition.merges_file is empty)"]
