@@ -1,6 +1,5 @@
 """The weights that a system uses and never trains."""
 
-import importlib
 import os
 import pathlib
 from typing import Any
@@ -10,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
+from pyramid_jax.interop import parts
 from pyramid_jax.scaling import checkpoints
 from pyramid_jax.scaling import initial
 from pyramid_jax.scaling import sharding
@@ -85,8 +85,6 @@ def load(
 def _read_file(
   part: system_lib.FrozenPart, path: pathlib.Path, shapes: Any
 ) -> Any:
-  # Only those who bring foreign weights pay for the import.
-  convert = importlib.import_module('pyramid_jax.interop.convert')
   with errors.user_errors(value=errors.DATA):
-    values = convert.load_part(part.family, path, shapes)
+    values = parts.load_part(part.family, path, shapes)
   return initial.place(values, jax.tree.map(lambda s: s.sharding, shapes))
