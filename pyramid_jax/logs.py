@@ -6,6 +6,7 @@ import logging as std_logging
 import math
 import os
 import pathlib
+import sys
 from typing import Any
 import warnings
 
@@ -24,8 +25,14 @@ def setup() -> None:
   handler.setFormatter(_Plain())
   # Absl's logger is one for all libraries; the path tells whose line it is.
   logging.get_absl_logger().addFilter(_is_ours)
-  # Orbax leaves coroutines behind when a file that it reads is damaged.
+  # What Orbax leaves behind when a file that it reads is damaged.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
+  sys.unraisablehook = _unraisable
+
+
+def _unraisable(event: Any) -> None:
+  if str(event.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(event)
 
 
 class _Plain(std_logging.Formatter):
