@@ -1,7 +1,8 @@
 """The arrays that condition a network."""
 
+from typing import Any
+
 import flax.struct
-import jax
 
 
 @flax.struct.dataclass
@@ -9,9 +10,10 @@ class Condition:
   """An encoded condition, ready for cross-attention.
 
   Attributes:
-    context: (B, L, D) tokens, or None for an unconditional system.
-    null: (B, L, D) tokens of the null condition for classifier-free guidance.
+    context: (B, L, D) tokens, or a tree of arrays that the network takes for
+      them, or None for an unconditional system.
+    null: the same of the null condition, for classifier-free guidance.
   """
 
-  context: jax.Array | None = None
-  null: jax.Array | None = None
+  context: Any = None
+  null: Any = None

@@ -182,7 +182,7 @@ class PyUNet(nn.Module):
     self,
     x: jax.Array,
     t: jax.Array,
-    context: jax.Array | None = None,
+    context: transformer.Context | None = None,
     y: jax.Array | None = None,
     *,
     stage: int,
@@ -196,8 +196,8 @@ class PyUNet(nn.Module):
       x: (B, H, W, C) with at least the channels of scales 0..stage, coarse
         first; later ones are ignored. Any grid.
       t: (B,), or (1,) if the whole batch shares it; index of the noise level.
-      context: (B, S, context_dim), or None, which makes transformers attend
-        to the map itself.
+      context: (B, S, context_dim), or such tokens with their places, or
+        None, which makes transformers attend to the map itself.
       y: (B,) class ids or (B, num_classes) vectors if `num_classes`.
       stage: which scale, 0 = coarsest.
       train: whether dropout is active, which needs a 'dropout' key.
@@ -260,7 +260,7 @@ class PyUNet(nn.Module):
     h: jax.Array,
     emb: jax.Array,
     cond: jax.Array | None,
-    context: jax.Array | None,
+    context: transformer.Context | None,
     stage: int,
     train: bool,
   ) -> jax.Array:
@@ -358,7 +358,7 @@ class PyUNet(nn.Module):
     name: str,
     h: jax.Array,
     cond: jax.Array | None,
-    context: jax.Array | None,
+    context: transformer.Context | None,
     train: bool,
     up: bool = False,
   ) -> jax.Array:
@@ -419,7 +419,7 @@ class PyUNet(nn.Module):
     self,
     x: jax.Array,
     emb: jax.Array,
-    context: jax.Array | None,
+    context: transformer.Context | None,
     stage: int,
   ) -> None:
     grid = x.shape[:3]
@@ -482,7 +482,7 @@ class PyUNet(nn.Module):
   def _check_arguments(
     self,
     x: jax.Array,
-    context: jax.Array | None,
+    context: transformer.Context | None,
     y: jax.Array | None,
     stage: int,
   ) -> None:

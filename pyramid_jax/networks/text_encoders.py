@@ -243,9 +243,10 @@ class BoxEncoder(nn.Module):
   """One token for each labelled box: an encoder without coordinate tokens.
 
   An object is the sum of a label embedding and a linear map of the Fourier
-  features of its corners, centre and size; the places of absent objects hold
-  a learned null vector. The blocks of `TransformerEncoder` follow, without
-  position embeddings: the order of the objects means nothing.
+  features of its corners, centre and size. One learned null token more stands
+  for the rest of the image, and for absent objects. The blocks of
+  `TransformerEncoder` follow, without position embeddings: the order of the
+  objects means nothing.
 
   Attributes:
     dim: width of the tokens.
@@ -270,8 +271,8 @@ class BoxEncoder(nn.Module):
   @nn.compact
   def __call__(
     self, boxes: jax.Array, labels: jax.Array, n_boxes: jax.Array
-  ) -> jax.Array:
-    """Returns (B, N, dim) tokens.
+  ) -> transformer.PlacedTokens:
+    """Returns (B, N + 1, dim) tokens with their boxes.
 
     Args:
       boxes: (B, N, 4) x0, y0, x1, y1 in [0, 1].
@@ -298,8 +299,13 @@ class BoxEncoder(nn.Module):
     # The linear map's values have a deviation of about 0.4: no part drowns.
     x = x + _embed(self.num_labels, self.dim, 0.4, name='label_emb')(labels)
     null = self.param('null', nn.initializers.normal(0.4), (self.dim,))
-    is_there = jnp.arange(boxes.shape[1]) < n_boxes[:, None]
-    x = jnp.where(is_there[..., None], x, null).astype(self.dtype)
+    n = boxes.shape[1]
+    is_there = (jnp.arange(n + 1) < n_boxes[:, None])[..., None]
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+    x = jnp.where(is_there, x, null).astype(self.dtype)
+    anywhere = jnp.array([0.0, 0.0, 1.0, 1.0])
+    places = jnp.pad(boxes, ((0, 0), (0, 1), (0, 0)))
+    places = jnp.where(is_there, places, anywhere)
     x = EncoderStack(
       self.depth,
       self.heads,
@@ -308,7 +314,8 @@ class BoxEncoder(nn.Module):
       self.remat,
       name='layers',
     )(x)
-    return norms.LayerNorm(dtype=self.dtype, name='norm')(x)
+    x = norms.LayerNorm(dtype=self.dtype, name='norm')(x)
+    return transformer.PlacedTokens(values=x, places=places)
 
 
 def _embed(

@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.networks import text_encoders
+from pyramid_jax.networks.layers import transformer
 from pyramid_jax.systems import system as system_lib
 
 
 Batch = Mapping[str, jax.Array]
+Context = transformer.Context
 
 
 class Encoder(Protocol):
@@ -22,13 +24,17 @@ class Encoder(Protocol):
 
   trained: bool
 
+  @property
+  def example(self) -> Batch:
+    """The least that can be encoded."""
+
   def init(self, key: jax.Array) -> Any:
     """Returns the weights."""
 
-  def encode(self, params: Any, batch: Batch) -> jax.Array:
+  def encode(self, params: Any, batch: Batch) -> Context:
     """Returns the tokens of the batch's condition."""
 
-  def null(self, params: Any, batch: Batch) -> jax.Array:
+  def null(self, params: Any, batch: Batch) -> Context:
     """Returns the tokens of the null condition, for as many examples."""
 
 
@@ -51,13 +57,17 @@ class TokenEncoder:
   pad_id: int
   trained: bool = True
 
-  def init(self, key: jax.Array) -> Any:
-    return self.network.init(key, jnp.zeros((1, 2), jnp.int32))['params']
+  @property
+  def example(self) -> Batch:
+    return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
 
-  def encode(self, params: Any, batch: Batch) -> jax.Array:
+  def init(self, key: jax.Array) -> Any:
+    return self.network.init(key, *self.example.values())['params']
+
+  def encode(self, params: Any, batch: Batch) -> Context:
     return self.network.apply({'params': params}, batch['condition_ids'])
 
-  def null(self, params: Any, batch: Batch) -> jax.Array:
+  def null(self, params: Any, batch: Batch) -> Context:
     count, length = batch['condition_ids'].shape
     if self.task == 'layout':
       return jnp.zeros((count, length, self.network.dim))
@@ -70,22 +80,28 @@ class TokenEncoder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BoxesEncoder:
-  """Our own layout encoder: one token per object, null = no object."""
+  """Our own layout encoder: one placed token per object; null = no object."""
 
   network: text_encoders.BoxEncoder
   trained: bool = True
 
-  def init(self, key: jax.Array) -> Any:
-    boxes, labels = jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), jnp.int32)
-    none = jnp.zeros((1,), jnp.int32)
-    return self.network.init(key, boxes, labels, none)['params']
+  @property
+  def example(self) -> Batch:
+    return {
+      'boxes': jnp.zeros((1, 1, 4)),
+      'labels': jnp.zeros((1, 1), jnp.int32),
+      'n_boxes': jnp.zeros((1,), jnp.int32),
+    }
 
-  def encode(self, params: Any, batch: Batch) -> jax.Array:
+  def init(self, key: jax.Array) -> Any:
+    return self.network.init(key, *self.example.values())['params']
+
+  def encode(self, params: Any, batch: Batch) -> Context:
     return self.network.apply(
       {'params': params}, batch['boxes'], batch['labels'], batch['n_boxes']
     )
 
-  def null(self, params: Any, batch: Batch) -> jax.Array:
+  def null(self, params: Any, batch: Batch) -> Context:
     boxes, labels = batch['boxes'], batch['labels']
     none = jnp.zeros_like(batch['n_boxes'])
     return self.network.apply(
@@ -163,11 +179,11 @@ def frozen_part(encoder: Encoder, config: ConfigDict) -> system_lib.FrozenPart:
 
 
 def dropped(
-  tokens: jax.Array, null: jax.Array, key: jax.Array, share: float
-) -> jax.Array:
+  tokens: Context, null: Context, key: jax.Array, share: float
+) -> Context:
   """Replaces each example's tokens by the null tokens with chance `share`."""
   drop = jax.random.bernoulli(key, share, (tokens.shape[0], 1, 1))
-  return jnp.where(drop, null, tokens)
+  return jax.tree.map(lambda n, t: jnp.where(drop, n, t), null, tokens)
 
 
 def condition(

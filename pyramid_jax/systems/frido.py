@@ -34,6 +34,7 @@ from pyramid_jax.systems import system as system_lib
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
+Context = conditioning.Context
 
 # (x, t, stage) -> predicted noise of the stage's scale
 Denoiser = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -127,8 +128,8 @@ def make_stages(
   chain: schedules.Chain,
   solver: solvers.Solver,
   *,
-  context: jax.Array | None,
-  null: jax.Array | None,
+  context: Context | None,
+  null: Context | None,
   scale: float,
   steps: Sequence[int],
   shapes: Sequence[tuple[int, int, int, int]],
@@ -142,8 +143,8 @@ def make_stages(
     params: its weights.
     chain: the training chain.
     solver: decides the levels.
-    context: (B, L, D) condition tokens, or None.
-    null: (B, L, D) null tokens, used when `scale` is not 1.
+    context: (B, L, D) condition tokens, perhaps with places, or None.
+    null: the null tokens, used when `scale` is not 1.
     scale: classifier-free guidance, 1 = none.
     steps: solver steps of each scale.
     shapes: (B, H, W, C) at which each scale is diffused.
@@ -157,7 +158,7 @@ def make_stages(
   """
   guided = scale != 1 and null is not None
   if guided and context is not None:
-    context = jnp.concatenate([context, null])
+    context = jax.tree.map(lambda *x: jnp.concatenate(x), context, null)
   stages = []
   for s, (b, h, w, c) in enumerate(shapes):
     stage = _stage(
@@ -180,7 +181,7 @@ def _stage(
   levels: schedules.Levels,
   *,
   index: int,
-  context: jax.Array | None,
+  context: Context | None,
   shape: tuple[int, int, int, int],
   pool: int,
   cached: bool,
@@ -272,9 +273,10 @@ class Frido:
     params = {}
     context = None
     if self.encoder is not None:
-      context = jnp.zeros((1, 1, self.encoder.network.dim))
+      tree = self.encoder.init(keys[1])
+      context = self.encoder.encode(tree, self.encoder.example)
       if self.encoder.trained:
-        params['condition'] = self.encoder.init(keys[1])
+        params['condition'] = tree
     params['unet'] = self.unet.init(
       keys[0], x, jnp.zeros((1,)), context, stage=self.scales - 1
     )['params']
@@ -351,7 +353,7 @@ class Frido:
 
   def _training_context(
     self, params: Params, frozen: Params, key: jax.Array, batch: Batch
-  ) -> jax.Array | None:
+  ) -> Context | None:
     if self.encoder is None:
       return None
     tree = self._encoder_params(params, frozen)

@@ -1,6 +1,7 @@
 """Transformer blocks of the U-Nets and of the condition encoders."""
 
 from flax import linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +12,54 @@ from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
+
+
+@flax.struct.dataclass
+class PlacedTokens:
+  """A context whose tokens lie somewhere in the image.
+
+  Attributes:
+    values: (B, S, D) tokens.
+    places: (B, S, 4) boxes x0, y0, x1, y1 in [0, 1]; all of the image for a
+      token that lies nowhere in particular.
+  """
+
+  values: jax.Array
+  places: jax.Array
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.values.shape
+
+  @property
+  def ndim(self) -> int:
+    return self.values.ndim
+
+
+# Either tokens alone, (B, S, D), or tokens with their places.
+Context = jax.Array | PlacedTokens
+
+
+def distance_outside(places: jax.Array, height: int, width: int) -> jax.Array:
+  """Returns how far the cells of a grid lie outside of boxes.
+
+  In units of half the box's side, or of half a cell where that is larger; 0
+  inside. The larger of both directions counts.
+
+  Args:
+    places: (B, S, 4) x0, y0, x1, y1 in [0, 1].
+    height: of the grid.
+    width: of the grid.
+
+  Returns:
+    (B, height * width, S) float32.
+  """
+  cells = embeddings.grid_centres(height, width)[:, None]  # (T, 1, 2)
+  low, high = places[:, None, :, :2], places[:, None, :, 2:]
+  half_cell = 0.5 / jnp.array([width, height])
+  half = jnp.maximum((high - low) / 2, half_cell)
+  distance = jnp.abs(cells - (low + high) / 2) / half
+  return nn.relu(distance.max(-1) - 1)
 
 
 class CrossAttention(nn.Module):
@@ -37,6 +86,7 @@ class CrossAttention(nn.Module):
     x: jax.Array,
     context: jax.Array | None = None,
     train: bool = False,
+    outside: jax.Array | None = None,
   ) -> jax.Array:
     """Maps (B, T, C) to the same shape.
 
@@ -44,6 +94,8 @@ class CrossAttention(nn.Module):
       x: (B, T, C) tokens.
       context: (B, S, D) tokens to attend to; None for x itself.
       train: whether dropout is active, which needs a 'dropout' key.
+      outside: (B, T, S) distances that lower a head's logits by a learned
+        factor, or None.
     """
     q = self._project('to_q', x)
     if context is None:
@@ -55,7 +107,13 @@ class CrossAttention(nn.Module):
         'kv',
         lambda: (self._project('to_k', source), self._project('to_v', source)),
       )
-    out = attention.dot_product_attention(q, k, v)
+    bias = None
+    if outside is not None:
+      strength = self.param(
+        'place_strength', nn.initializers.constant(3.0), (self.heads,)
+      )
+      bias = -strength[:, None, None] * outside[:, None]
+    out = attention.dot_product_attention(q, k, v, bias=bias)
     out = out.reshape(*out.shape[:2], -1)
     out = linear.Linear(x.shape[-1], dtype=self.dtype, name='to_out')(out)
     return nn.Dropout(self.dropout, deterministic=not train)(out)
@@ -119,6 +177,7 @@ class BasicTransformerBlock(nn.Module):
     context: jax.Array | None = None,
     previous: jax.Array | None = None,
     train: bool = False,
+    outside: jax.Array | None = None,
   ) -> jax.Array:
     """Maps (B, T, C) to the same shape.
 
@@ -127,6 +186,7 @@ class BasicTransformerBlock(nn.Module):
       context: (B, S, D); None makes the second attention a self-attention.
       previous: (B, P, C) tokens of the coarser scales, or None.
       train: whether dropout is active (only around `previous`).
+      outside: (B, T, S), see `CrossAttention`, or None.
     """
     x = x + self._attention('attn1')(self._norm('norm1', x))
     if self.use_mscond and previous is not None:
@@ -136,7 +196,9 @@ class BasicTransformerBlock(nn.Module):
       x = x + self._attention('attn_cross', dropout=0.2)(
         self._norm('norm_cross', x), previous + p, train
       )
-    x = x + self._attention('attn2')(self._norm('norm2', x), context)
+    x = x + self._attention('attn2')(
+      self._norm('norm2', x), context, train, outside
+    )
     feed_forward = FeedForward(dtype=self.dtype, name='ff')
     return x + feed_forward(self._norm('norm3', x))
 
@@ -184,7 +246,7 @@ class SpatialTransformer(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    context: jax.Array | None = None,
+    context: Context | None = None,
     cond: jax.Array | None = None,
     train: bool = False,
   ) -> jax.Array:
@@ -192,7 +254,7 @@ class SpatialTransformer(nn.Module):
 
     Args:
       x: (B, H, W, C).
-      context: (B, S, D) or None.
+      context: (B, S, D), or such tokens with their places, or None.
       cond: (B, H', W', E) features of the coarser scales, or None.
       train: whether dropout is active.
 
@@ -202,6 +264,10 @@ class SpatialTransformer(nn.Module):
     """
     b, height, width, channels = x.shape
     inner = self.heads * self.head_dim
+    outside = None
+    if isinstance(context, PlacedTokens):
+      outside = distance_outside(context.places, height, width)
+      context = context.values
     tokens = blocks.normalise(
       x,
       cond,
@@ -249,7 +315,7 @@ class SpatialTransformer(nn.Module):
         self.dtype,
         name=f'transformer_blocks_{i}',
       )
-      tokens = block(tokens, context, previous, train)
+      tokens = block(tokens, context, previous, train, outside)
     tokens = linear.Linear(
       channels,
       dtype=self.dtype,
