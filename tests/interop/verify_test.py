@@ -138,6 +138,7 @@ def test_exit_codes(tmp_path, capsys):
   for worst in (1, 64, 65, 66):
     files = [path for path, code in codes.items() if code <= worst]
     assert verify.main(files) == worst
+    assert verify.main(files[::-1]) == worst
 
 
 def test_wrong_command_line(capsys):
