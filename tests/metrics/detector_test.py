@@ -105,6 +105,25 @@ def test_one_square_by_hand():
   assert found.colours.tolist() == [1]
 
 
+def test_holes_do_not_change_a_shape():
+  """A square with a square on it is no cross, and keeps its box."""
+  image = np.full((1, 32, 32, 3), 128, np.uint8)
+  image[0, 4:24, 4:24] = scenes.PALETTE[0] * 255
+  image[0, 5:23, 6:22] = scenes.PALETTE[2] * 255
+  (found,) = detector.detect(image)
+  names = sorted(scenes.LABEL_NAMES[y] for y in found.labels)
+  assert names == ['blue square', 'red square']
+
+
+def test_an_outline_is_filled():
+  side = (np.arange(10) + 0.5) / 5 - 1
+  d = render_numpy.distance(3, *np.meshgrid(side, side)) * 5
+  image = np.full((1, 32, 32, 3), 128, np.uint8)
+  image[0, 4:14, 4:14][(d < 0) & (d > -1)] = scenes.PALETTE[0] * 255
+  (found,) = detector.detect(image)
+  assert [scenes.LABEL_NAMES[y] for y in found.labels] == ['red cross']
+
+
 def test_small_specks_do_not_count():
   image = np.full((2, 64, 64, 3), 128, np.uint8)
   image[0, 4:6, 4:6] = scenes.PALETTE[0] * 255  # 4 px

@@ -91,15 +91,15 @@ def test_scores_are_pooled_over_objects():
 
 
 def test_label_scores_count_every_copy():
-  examples = {'labels': np.array([[RED, RED, GREEN], [GREEN, 0, 0]])}
+  examples = {'labels': np.array([[RED, RED, GREEN], [GREEN, GREEN, 0]])}
   where = [0, 0, 1, 1]
   found = [
     _found((RED, where), (GREEN, where), (GREEN, where)),
-    _found((GREEN, where)),
+    _found((GREEN, where), (GREEN, where)),
   ]
   scores = layout.label_scores(examples, found)
-  assert scores['category_acc'].value == pytest.approx(3 / 4)
-  assert scores['category_precision'].value == pytest.approx(3 / 4)
+  assert scores['category_acc'].value == pytest.approx(4 / 5)
+  assert scores['category_precision'].value == pytest.approx(4 / 5)
   assert scores['count_acc'].value == 1
 
 

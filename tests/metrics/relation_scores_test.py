@@ -89,3 +89,11 @@ def test_caption_scores():
   assert scores['relation_acc'].n == 1
   assert scores['stuff_acc'].value == pytest.approx(1 / 2)
   assert scores['caption_acc'].value == pytest.approx(5 / 7)
+
+
+def test_too_many_are_as_wrong_as_too_few():
+  lines = ['a red circle on a wavy background'] * 3
+  red = (RED, _box(0.1, 0.5))
+  found = [_found(), _found(red), _found(red, red)]
+  scores = captions.caption_scores(lines, found, np.zeros(3))
+  assert scores['attribute_acc'].value == pytest.approx(1 / 3)

@@ -112,6 +112,19 @@ def test_total_variation_by_hand():
   )
 
 
+def test_positions_tell_rows_from_columns():
+  boxes = np.array([[[0.8, 0, 1, 0.2]]])
+  rows = [
+    shape_distribution.asked_histograms(
+      {'boxes': x, 'labels': np.array([[1]]), 'n_boxes': np.array([1])}
+    )
+    for x in (boxes, boxes[..., [1, 0, 3, 2]])
+  ]
+  scores = shape_distribution.total_variation(*rows)
+  assert scores['tv_pos'].value == 1
+  assert scores['tv_shape'].value == 0
+
+
 @pytest.mark.parametrize('level', range(4))
 def test_total_variation_of_the_truth_is_small(level):
   spec, _, found = _real(level, 300)

@@ -27,3 +27,12 @@ def test_a_picture_without_ground():
   image = np.zeros((1, 16, 16, 3), np.uint8)
   image[..., 0] = 255
   assert stuff.background_kinds(image).tolist() == [0]
+
+
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_both_diagonals_are_alike(sign):
+  x, y = np.meshgrid(*[(np.arange(32) + 0.5) / 32] * 2)
+  wave = 128 + 18 * np.sin(2 * np.pi * 4 * (x + sign * y))
+  image = np.repeat(np.round(wave)[None, ..., None], 3, -1).astype(np.uint8)
+  checks = scenes.BACKGROUNDS.index('checks')
+  assert stuff.background_kinds(image).tolist() == [checks]
