@@ -70,28 +70,26 @@ def get_config(arg: str = '') -> ConfigDict:
   config.optimizer.weight_decay = 0.01
   config.optimizer.b2 = 0.99
   config.ema.decay = 0.998
-  config.train.steps = 3000
+  config.train.steps = 2000
   config.train.batch_size = 32
   config.train.learning_rate = 1e-3
   config.train.warmup_steps = 100
-  config.train.decay_steps = 3000
+  config.train.decay_steps = 2000
   config.train.log_every = 10
-  config.train.checkpoint_every = 750
-  config.train.sample_every = 750
-  config.train.eval_every = 750
+  config.train.checkpoint_every = 500
+  config.train.sample_every = 500
+  config.train.eval_every = 500
   config.sample.steps = 25
   config.sample.guidance = 2.0
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100
 
   first = config_lib.sibling(__file__, 'msvqgan_shapes')
-  names = [name for name in ('long', 'gpu', 'debug') if variant[name]]
+  names = [name for name in ('gpu', 'debug') if variant[name]]
   config_lib.add_first_stage(config, first.get_config(','.join(names)))
   if variant['long']:
-    config.train.steps = config.train.decay_steps = 12000
-    config.train.checkpoint_every = config.train.sample_every = 1500
-    config.train.eval_every = 1500
-    config.ema.decay = 0.9995
+    config.train.steps = config.train.decay_steps = 6000
+    config.ema.decay = 0.999
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
