@@ -31,6 +31,7 @@ from pyramid_jax import workdir as workdir_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.scaling import checkpoints
+from pyramid_jax.scaling import hashes
 from pyramid_jax.scaling import initial
 from pyramid_jax.scaling import lock
 from pyramid_jax.scaling import mesh as mesh_lib
@@ -120,19 +121,20 @@ def _train(
   logging.info('training %s in %s', config.name or config.system.name, workdir)
   job = _prepare(config, workdir)
   _report(job)
-  store = checkpoints.Checkpoints(workdir, config.train.keep)
-  with contextlib.closing(store):
-    with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles beside
-      compiled = pool.submit(_compile, job)
-      state = _restore_or_create(job, store)
-      frozen = frozen_lib.load(job.system, config, job.mesh, workdir)
-      step = compiled.result()
-    workdir_lib.write_record(workdir, config, job.reader.label_names)
-    stop.graceful = True
-    try:
+  with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles beside
+    compiled = pool.submit(_compile, job)
+    frozen = frozen_lib.load(job.system, config, job.mesh, workdir)
+    digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
+    store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
+    state = _restore_or_create(job, store)
+    step = compiled.result()
+  workdir_lib.write_record(workdir, config, job.reader.label_names)
+  stop.graceful = True
+  try:
+    with contextlib.closing(store):
       _loop(job, step, state, frozen, store, stop)
-    finally:
-      stop.graceful = False
+  finally:
+    stop.graceful = False
 
 
 def _prepare(config: ConfigDict, workdir: pathlib.Path) -> _Job:

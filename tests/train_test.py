@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,10 +187,25 @@ def test_first_stage_is_trained_first(tmp_path):
   train.run(config, tmp_path)
   assert checkpoints.steps(first)[0] == 3
 
+  # Other weights in its place are noticed.
+  second = checkpoints.directory(tmp_path)
+  first_folder = checkpoints.directory(first)
+  shutil.rmtree(first_folder / '3')
+  config = make_config('two', train__steps=6)
+  with pytest.raises(errors.UserError, match='weights of first_stage'):
+    train.run(config, tmp_path)
+  assert (second / '4').is_dir()
+
+
+def test_first_stage_that_is_given(tmp_path):
+  first = tmp_path / 'first'
+  train.run(make_config(train__steps=3), first)
+  config = make_config('two', train__steps=2, first_stage__train__steps=3)
+  train.run(config, tmp_path / 'trained')
   # The second stage saw the averages of the first one's weights.
   given = make_config('two', train__steps=2, first_stage__checkpoint=first)
   train.run(given, tmp_path / 'given')
-  assert content(tmp_path / 'given', 2) == content(tmp_path, 2)
+  assert content(tmp_path / 'given', 2) == content(tmp_path / 'trained', 2)
 
 
 def command(workdir, *flags):

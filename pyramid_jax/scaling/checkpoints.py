@@ -91,15 +91,22 @@ def items_of(state: state_lib.TrainState) -> dict[str, Any]:
 class Checkpoints:
   """The checkpoints of the run that owns a workdir."""
 
-  def __init__(self, workdir: str | os.PathLike[str], keep: int):
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    keep: int,
+    frozen: Mapping[str, str] | None = None,
+  ):
     """Names the directory; nothing is written yet.
 
     Args:
       workdir: of the run.
       keep: newest checkpoints that stay.
+      frozen: hashes of the weights that the run uses and does not train.
     """
     self._workdir = workdir
     self._keep = keep
+    self._frozen = dict(frozen or {})
     self._manager: ocp.CheckpointManager | None = None
 
   def restore_latest(
@@ -116,12 +123,14 @@ class Checkpoints:
       None when there never was a checkpoint.
 
     Raises:
-      UserError: a checkpoint of another config, or none that is valid.
+      UserError: a checkpoint of another config or of other frozen weights,
+        or none that is valid.
     """
     for step in steps(self._workdir):
       path = directory(self._workdir) / str(step)
       try:
         items = _restore(path, items_of(abstract), partial=False)
+        self._check_frozen(path)
       except DamagedError as error:
         bad = _set_aside(path, error.reason)
         logging.warning('%s is damaged (%s), now %s', path, error, bad.name)
@@ -137,6 +146,16 @@ class Checkpoints:
         errors.DATA,
       )
     return None
+
+  def _check_frozen(self, path: pathlib.Path) -> None:
+    was = _meta_of(path).get('frozen', {})
+    changed = [p for p, v in self._frozen.items() if was.get(p, v) != v]
+    if changed:
+      raise errors.UserError(
+        f'the weights of {", ".join(changed)} are not those that {path} was '
+        'trained with; put them back, or take another workdir.',
+        errors.DATA,
+      )
 
   def save(
     self,
@@ -163,6 +182,7 @@ class Checkpoints:
     _check_space(self._workdir, items)
     meta = {
       'config': config.to_dict(),
+      'frozen': self._frozen,
       'versions': {p: importlib.metadata.version(p) for p in _PACKAGES},
       'mesh': dict(mesh.shape),
       'tree': {name: _manifest(tree) for name, tree in items.items()},
@@ -318,11 +338,15 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _manifest_of(path: pathlib.Path) -> _Manifest:
+  return _meta_of(path)['tree']
+
+
+def _meta_of(path: pathlib.Path) -> dict[str, Any]:
   if not (path / 'meta').is_dir():
     raise DamagedError('incomplete', 'there is no item meta')
   with _damage('unreadable'):
     handler = ocp.JsonCheckpointHandler()
-    return ocp.Checkpointer(handler).restore(path / 'meta')['tree']
+    return ocp.Checkpointer(handler).restore(path / 'meta')
 
 
 def _compare(

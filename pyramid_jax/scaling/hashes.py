@@ -6,6 +6,7 @@ A hash is a sum over the values, each mixed with its position in the logical
 array, so it is the same for every sharding and takes one pass.
 """
 
+import hashlib
 from typing import Any
 
 import jax
@@ -35,19 +36,23 @@ def _words(bits, index):
   return first, _mix(first ^ np.uint32(_SECOND))
 
 
+def _unsigned(dtype: np.dtype) -> np.dtype:
+  """Of the same width; 64 bits are two words."""
+  return np.dtype(f'uint{min(32, dtype.itemsize * 8)}')
+
+
 @jax.jit
 def _on_device(x: jax.Array) -> jax.Array:
   """Returns the (2,) uint32 hash of an array."""
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
-  width = x.dtype.itemsize * 8
-  bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{width}'))
-  index = jnp.zeros(x.shape, jnp.uint32)
+  bits = jax.lax.bitcast_convert_type(x, _unsigned(x.dtype))
+  index = jnp.zeros(bits.shape, jnp.uint32)
   stride = 1
-  for axis in reversed(range(x.ndim)):
-    place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+  for axis in reversed(range(bits.ndim)):
+    place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
     index += place * np.uint32(stride % 2**32)
-    stride *= x.shape[axis]
+    stride *= bits.shape[axis]
   words = _words(bits.astype(jnp.uint32), index)
   return jnp.stack([w.sum(dtype=jnp.uint32) for w in words])
 
@@ -55,7 +60,7 @@ def _on_device(x: jax.Array) -> jax.Array:
 def _on_host(x: np.ndarray) -> np.ndarray:
   """Returns what `_on_device` does."""
   x = np.ascontiguousarray(x).reshape(-1)
-  bits = x.view(f'uint{x.dtype.itemsize * 8}')
+  bits = x.view(_unsigned(x.dtype))
   total = np.zeros(2, np.uint32)
   for start in range(0, bits.size, _CHUNK):
     part = bits[start : start + _CHUNK].astype(np.uint32)
@@ -80,6 +85,11 @@ def tree(values: Any) -> dict[str, str]:
     sharding.path_name(path): f'{int(h[0]):08x}{int(h[1]):08x}'
     for (path, _), h in zip(leaves, jax.device_get(hashes), strict=True)
   }
+
+
+def digest(values: Any) -> str:
+  """Returns one hash of a tree: of its paths and the hashes there."""
+  return hashlib.sha256(repr(tree(values)).encode()).hexdigest()[:16]
 
 
 def _is_on_host(leaf: Any) -> bool:

@@ -308,3 +308,21 @@ def test_nothing_averaged(tmp_path):
   assert_equal(store.restore_latest(abstract), state)
   weights = checkpoints.load(tmp_path, {'params': abstract.params})
   assert_equal(weights['params'], state.params)
+
+
+def test_other_frozen_weights_are_refused(tmp_path):
+  mesh = make_mesh()
+  state, abstract = make_state(mesh, step=1)
+  frozen = {'first_stage': 'aa', 'clip': 'bb'}
+  store = checkpoints.Checkpoints(tmp_path, 1, frozen)
+  store.save(state, fake_run.get_config(), mesh, 0)
+  store.close()
+  again = lambda **new: checkpoints.Checkpoints(
+    tmp_path, 1, frozen | new
+  ).restore_latest(abstract)
+  assert_equal(again(), state)
+  assert_equal(again(added='cc'), state)  # what was not there is not checked
+  with pytest.raises(errors.UserError, match='weights of clip are') as info:
+    again(clip='cc')
+  assert info.value.code == errors.DATA
+  assert checkpoints.steps(tmp_path) == [1]

@@ -49,3 +49,10 @@ def test_names_and_scalars():
   assert list(values) == ['a/b', 'c/0']
   assert values['c/0'] == '0' * 16
   assert len(values['a/b']) == 16
+
+
+def test_digest():
+  base = hashes.digest({'a': np.ones(3), 'b': np.zeros(3)})
+  assert len(base) == 16
+  assert hashes.digest({'a': np.ones(3), 'b': np.zeros(3)}) == base
+  assert hashes.digest({'a': np.zeros(3), 'b': np.ones(3)}) != base
