@@ -7,6 +7,10 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 install_package ''
 
+# One program splits its work badly over CPU cores; two, each with half of the
+# batch, do it 1.3 times faster. Accelerators are not touched by this.
+export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
+
 workdir="${1:-runs/frido_shapes}"
 config="configs/frido_shapes.py:${2:-layout}"
 main=("$PYTHON" -m pyramid_jax.main --workdir="$workdir")

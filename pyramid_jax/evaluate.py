@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -77,7 +78,7 @@ Scorer = Callable[[system_lib.Weights], dict[str, float]]
 
 
 def during_training(
-  system: system_lib.System, config: ConfigDict, reader: Any
+  system: system_lib.System, config: ConfigDict, reader: Any, mesh: Mesh
 ) -> Scorer:
   """Returns a function from weights to scores by name, for a run's curves.
 
@@ -85,12 +86,15 @@ def during_training(
     system: what is trained.
     config: of the run.
     reader: of the validation split.
+    mesh: where the weights are.
   """
   make = _maker(system)  # compiled once, at the first call
   count = min(QUICK, config.evaluate.count)
 
   def score(weights: system_lib.Weights) -> dict[str, float]:
-    rows = _score(system, make, config, reader, weights, count, bounds=False)
+    rows = _score(
+      system, make, config, reader, mesh, weights, count, bounds=False
+    )
     return {row.name: row.score.value for row in rows}
 
   return score
@@ -103,7 +107,16 @@ def _score_checkpoint(
   with errors.user_errors():
     reader = data.create(config, split)
   count = config.evaluate.count
-  rows = _score(run_.system, config, reader, run_.weights, count, bounds=True)
+  rows = _score(
+    run_.system,
+    _maker(run_.system),
+    config,
+    reader,
+    run_.mesh,
+    run_.weights,
+    count,
+    bounds=True,
+  )
   return rows, f'{workdir}, step {run_.step}, {count} images of {split}'
 
 
@@ -112,16 +125,17 @@ def _score(
   make: Maker,
   config: ConfigDict,
   reader: Any,
+  mesh: Mesh,
   weights: system_lib.Weights,
   count: int,
   bounds: bool,
 ) -> list[Row]:
   """Reconstructs or samples `count` images and scores them."""
   finish = jax.jit(reader.finish)
-  images, real, examples, counts = [], [], [], None
+  images, real, examples = [], [], []
+  counts: Any = None
   for index, batch in enumerate(_batches(config, reader, count)):
-    arrays = mesh_lib.numeric(batch)
-    finished = finish(arrays)
+    finished = finish(mesh_lib.spread(mesh, batch))
     key = jax.random.fold_in(jax.random.key(config.sample.seed), index)
     made, more = make(weights, key, finished)
     counts = more if counts is None else jax.tree.map(np.add, counts, more)

@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
@@ -28,11 +29,13 @@ class Run:
 
   Attributes:
     system: built from the config.
-    weights: on the devices, with the averages in place.
+    mesh: the devices.
+    weights: on the mesh, with the averages in place.
     step: of the checkpoint, None for the newest valid one.
   """
 
   system: system_lib.System
+  mesh: Mesh
   weights: system_lib.Weights
   step: int
 
@@ -73,7 +76,7 @@ def load(
     frozen=frozen_lib.load(system, config, mesh, workdir),
     extra=trees['extra'],
   )
-  return Run(system=system, weights=weights, step=int(trees['step']))
+  return Run(system=system, mesh=mesh, weights=weights, step=int(trees['step']))
 
 
 def write_labels(

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import pathlib
 from typing import Any
 
 from absl import logging
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -68,7 +70,15 @@ def run(
   last = options.get('last_scale')
   with errors.user_errors():
     images, state = _generate(
-      system, run_.weights, examples, config, count, seed, start, last
+      system,
+      run_.mesh,
+      run_.weights,
+      examples,
+      config,
+      count,
+      seed,
+      start,
+      last,
     )
   _write(
     workdir / 'samples',
@@ -82,6 +92,7 @@ def run(
 
 def _generate(
   system: system_lib.System,
+  mesh: Mesh,
   weights: system_lib.Weights,
   examples: Mapping[str, np.ndarray],
   config: ConfigDict,
@@ -100,6 +111,7 @@ def _generate(
     )
 
   arrays = mesh_lib.numeric(examples)
+  place = functools.partial(mesh_lib.spread, mesh)
   batches = -(-count // size)
   bar = progress.Progress(0, batches, size, unit='batch')
   images, states = [], []
@@ -110,8 +122,8 @@ def _generate(
     made, state = sample(
       weights,
       key,
-      {name: value[rows] for name, value in arrays.items()},
-      [scale[rows] for scale in start],
+      place({name: value[rows] for name, value in arrays.items()}),
+      list(place({str(s): z[rows] for s, z in enumerate(start)}).values()),
     )
     images.append(grids.to_uint8(made))
     states.append([np.asarray(scale) for scale in state])
@@ -220,5 +232,5 @@ def _save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes beside and renames."""
   aside = path.with_name(f'.{path.name}')
   with aside.open('wb') as file:
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]
   aside.rename(path)

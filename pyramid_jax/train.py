@@ -290,7 +290,7 @@ class _Records:
     self._bar = progress.Progress(first, train.steps, train.batch_size)
     self._draw = _grid_maker(job)
     self._score = evaluate.during_training(
-      job.system, job.config, job.reader_val
+      job.system, job.config, job.reader_val, job.mesh
     )
 
   def close(self) -> None:
@@ -368,7 +368,7 @@ def _grid_maker(
   """Returns a function that draws and saves the grid of a step."""
   count = min(_GRID, job.config.sample.batch_size)
   host = batches_lib.Batches(job.reader_val, count, seed=0, shuffle=False).at(0)
-  arrays = mesh_lib.numeric(host)
+  arrays = mesh_lib.spread(job.mesh, host)
 
   @jax.jit
   def preview(weights, batch):

@@ -91,6 +91,24 @@ def place(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   }
 
 
+def spread(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Puts a batch of any size, the same in every process, on the devices.
+
+  Args:
+    mesh: see `create`.
+    batch: (B, ...) host arrays; strings are dropped.
+
+  Returns:
+    (B, ...) arrays, split where B divides among the devices, else whole on
+    each.
+  """
+  arrays = numeric(batch)
+  rows = next(iter(arrays.values())).shape[0] if arrays else 0
+  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  sharding = batch_sharding(mesh) if rows % parts == 0 else replicated(mesh)
+  return jax.device_put(arrays, sharding)
+
+
 def numeric(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the arrays that a device can hold."""
   return {k: v for k, v in batch.items() if v.dtype.kind in 'biuf'}
