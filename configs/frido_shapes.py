@@ -70,15 +70,15 @@ def get_config(arg: str = '') -> ConfigDict:
   config.optimizer.weight_decay = 0.01
   config.optimizer.b2 = 0.99
   config.ema.decay = 0.998
-  config.train.steps = 2000
+  config.train.steps = 1800
   config.train.batch_size = 32
   config.train.learning_rate = 1e-3
   config.train.warmup_steps = 100
-  config.train.decay_steps = 2000
+  config.train.decay_steps = 1800
   config.train.log_every = 10
-  config.train.checkpoint_every = 500
-  config.train.sample_every = 500
-  config.train.eval_every = 500
+  config.train.checkpoint_every = 450
+  config.train.sample_every = 450
+  config.train.eval_every = 450
   config.sample.steps = 25
   config.sample.guidance = 2.0
   config.sample.count = config.sample.batch_size = 16
@@ -114,8 +114,8 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.learning_rate = 2e-4
   config.train.warmup_steps = 1000
   config.train.steps = config.train.decay_steps = 50000
-  config.train.checkpoint_every = config.train.sample_every = 5000
-  config.train.eval_every = 5000
+  config.train.checkpoint_every = config.train.sample_every = 4500
+  config.train.eval_every = 4500
   config.ema.decay = 0.9999
   config.sample.steps = 50
 

@@ -52,14 +52,14 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.image_size = 32
   config.data.max_objects = 4
 
-  config.train.steps = 1000
+  config.train.steps = 900
   config.train.batch_size = 32
   config.train.learning_rate = 2e-3
   config.train.warmup_steps = 50
-  config.train.decay_steps = 1000
+  config.train.decay_steps = 900
   config.train.log_every = 10
-  config.train.checkpoint_every = 500
-  config.train.sample_every = 500
+  config.train.checkpoint_every = 450
+  config.train.sample_every = 450
   config.optimizer.b2 = 0.99
 
   config.loss.perceptual = 'pyramid'
