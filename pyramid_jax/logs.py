@@ -1,6 +1,8 @@
 """What a run writes about itself: lines, metrics and TensorBoard events."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import json
 import logging as std_logging
 import math
@@ -52,7 +54,10 @@ def _is_ours(record: std_logging.LogRecord) -> bool:
   return not foreign or record.levelno > std_logging.ERROR
 
 
-def add_file(workdir: str | os.PathLike[str], process_index: int = 0) -> None:
+@contextlib.contextmanager
+def copied(
+  workdir: str | os.PathLike[str], process_index: int = 0
+) -> Iterator[None]:
   """Copies the log into `WORKDIR/logs/`, with the time of every line."""
   folder = pathlib.Path(workdir) / 'logs'
   folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +65,14 @@ def add_file(workdir: str | os.PathLike[str], process_index: int = 0) -> None:
   handler.setFormatter(
     std_logging.Formatter('%(asctime)s %(levelname)s %(message)s')
   )
-  logging.get_absl_logger().addHandler(handler)
+  handler.addFilter(_is_ours)
+  logger = logging.get_absl_logger()
+  logger.addHandler(handler)
+  try:
+    yield
+  finally:
+    logger.removeHandler(handler)
+    handler.close()
 
 
 class MetricWriter:

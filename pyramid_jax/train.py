@@ -74,6 +74,7 @@ def run(
     for _, folder in reversed(stages):  # the outer folder first
       workdir_lib.make(folder)
       stack.enter_context(lock.Lock(folder, takeover))
+    stack.enter_context(logs.copied(workdir, jax.process_index()))
     stop = stack.enter_context(preemption.Preemption())
     for stage, folder in stages:
       _train(stage, folder, stop)

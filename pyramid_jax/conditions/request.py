@@ -70,7 +70,7 @@ def parse_layout(
 def _parse_object(
   item: Any, label_names: Sequence[str]
 ) -> tuple[int, list[float]]:
-  box = item.get('box') if isinstance(item, Mapping) else None
+  box: Any = item.get('box') if isinstance(item, Mapping) else None
   numbers = isinstance(box, list) and all(
     isinstance(v, int | float) and not isinstance(v, bool) for v in box
   )

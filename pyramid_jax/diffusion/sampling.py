@@ -157,7 +157,8 @@ def _run_stage(
   x, context = stage.enter(state, noise.start(index))
   total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
   rows = noise.per_step(index, total, x.shape)
-  carry, taken, outputs = None, 0, []
+  carry: Any = None
+  taken, outputs = 0, []
   for levels, denoise in stage.spans:
 
     def bound(x, level, first, denoise=denoise):

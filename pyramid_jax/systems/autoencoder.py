@@ -238,7 +238,7 @@ class Autoencoder:
     del key
     image = batch['image']
     generator = params['generator']
-    out = self.model.apply({'params': generator}, image)
+    out = system_lib.apply(self.model, generator, image)
     discriminate = None
     if self.discriminator is not None:
       fixed = jax.lax.stop_gradient(params['discriminator'])
@@ -272,12 +272,13 @@ class Autoencoder:
     decoder = generator['decoder']
     conv = {**decoder['conv_out'], 'kernel': kernel}
     tree = {**generator, 'decoder': {**decoder, 'conv_out': conv}}
-    return self.model.apply({'params': tree}, features, method='last_conv')
+    return system_lib.apply(self.model, tree, features, method='last_conv')
 
   def _logits(
     self, params: Any, extra: Params, image: jax.Array
   ) -> tuple[jax.Array, Params]:
     """Returns logits in training mode and the new running statistics."""
+    assert self.discriminator is not None
     logits, state = self.discriminator.apply(
       {'params': params, 'batch_stats': extra['batch_stats']},
       image,
@@ -288,7 +289,7 @@ class Autoencoder:
 
   def _distance(self, frozen: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     if self.perceptual == 'lpips':
-      return lpips.LPIPS().apply({'params': frozen['lpips']}, x, y)
+      return system_lib.apply(lpips.LPIPS(), frozen['lpips'], x, y)
     if self.perceptual == 'pyramid':
       return lpips.pyramid_l1_l2(x, y)
     return jnp.zeros(x.shape[:1])
@@ -324,15 +325,15 @@ class Autoencoder:
     raise ValueError('a first stage reconstructs, it does not sample')
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    tree = {'params': weights.params['generator']}
-    image = self.model.apply(tree, state, method='decode')
+    tree = weights.params['generator']
+    image = system_lib.apply(self.model, tree, state, method='decode')
     return jnp.clip(image, -1.0, 1.0)
 
   def reconstruct(
     self, weights: Weights, image: jax.Array
   ) -> tuple[jax.Array, list[jax.Array]]:
     """Returns reconstructions in [-1, 1] and the codes of each scale."""
-    out = self.model.apply({'params': weights.params['generator']}, image)
+    out = system_lib.apply(self.model, weights.params['generator'], image)
     return jnp.clip(out['reconstruction'], -1.0, 1.0), out['codes']
 
   def preview(

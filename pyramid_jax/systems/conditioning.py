@@ -22,7 +22,9 @@ Context = transformer.Context
 class Encoder(Protocol):
   """Turns a batch into tokens (B, L, D), and knows the null condition."""
 
-  trained: bool
+  @property
+  def trained(self) -> bool:
+    """Whether the weights are trained with the system."""
 
   @property
   def example(self) -> Batch:
@@ -65,7 +67,7 @@ class TokenEncoder:
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: Batch) -> Context:
-    return self.network.apply({'params': params}, batch['condition_ids'])
+    return system_lib.apply(self.network, params, batch['condition_ids'])
 
   def null(self, params: Any, batch: Batch) -> Context:
     count, length = batch['condition_ids'].shape
@@ -74,7 +76,7 @@ class TokenEncoder:
     ids = jnp.full((1, length), self.pad_id, jnp.int32)
     prefix = jnp.asarray(self.null_prefix, jnp.int32)[:length]
     ids = ids.at[0, : len(prefix)].set(prefix)
-    tokens = self.network.apply({'params': params}, ids)
+    tokens = system_lib.apply(self.network, params, ids)
     return jnp.broadcast_to(tokens, (count, *tokens.shape[1:]))
 
 
@@ -97,15 +99,15 @@ class BoxesEncoder:
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: Batch) -> Context:
-    return self.network.apply(
-      {'params': params}, batch['boxes'], batch['labels'], batch['n_boxes']
+    return system_lib.apply(
+      self.network, params, batch['boxes'], batch['labels'], batch['n_boxes']
     )
 
   def null(self, params: Any, batch: Batch) -> Context:
     boxes, labels = batch['boxes'], batch['labels']
     none = jnp.zeros_like(batch['n_boxes'])
-    return self.network.apply(
-      {'params': params}, jnp.zeros_like(boxes), jnp.zeros_like(labels), none
+    return system_lib.apply(
+      self.network, params, jnp.zeros_like(boxes), jnp.zeros_like(labels), none
     )
 
 
@@ -124,7 +126,7 @@ def create(config: ConfigDict) -> Encoder | None:
         "config.condition.encoder 'boxes' serves the task 'layout',"
         f' not {c.task!r}'
       )
-    network = text_encoders.BoxEncoder(
+    boxes = text_encoders.BoxEncoder(
       dim=c.dim,
       depth=c.depth,
       heads=c.heads,
@@ -132,7 +134,8 @@ def create(config: ConfigDict) -> Encoder | None:
       num_labels=c.num_labels,
       dtype=jnp.dtype(config.dtype),
     )
-    return BoxesEncoder(network=network)
+    return BoxesEncoder(network=boxes)
+  network: text_encoders.TransformerEncoder | text_encoders.CLIPTextEncoder
   if c.encoder == 'clip':
     if c.task not in ('text', 'scene_graph'):
       raise ValueError(

@@ -76,9 +76,9 @@ def stage_input(
     grid of scale s, and the noisy scale s.
   """
   *coarse, z = zs
-  grid = z.shape[1:3]
+  _, height, width, _ = z.shape
   known = [
-    resampling.nearest(gaussian.mix_noise(c, n, mix_ratio), grid)
+    resampling.nearest(gaussian.mix_noise(c, n, mix_ratio), (height, width))
     for c, n in zip(coarse, noises[:-1], strict=True)
   ]
   noisy = gaussian.q_sample(z, noises[-1], alpha, sigma)
@@ -300,8 +300,8 @@ class Frido:
 
   def latents(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
     """Returns the unquantised, unscaled latents, each at its own grid."""
-    return self.first_stage.apply(
-      {'params': frozen['first_stage']}, image, method='encode'
+    return system_lib.apply(
+      self.first_stage, frozen['first_stage'], image, method='encode'
     )
 
   def losses(
@@ -323,7 +323,8 @@ class Frido:
     scale = jnp.where(step == 0, measured, extra['latent_scale'])
     zs = [z * scale[s] for s, z in enumerate(raw)]
     if not self.native_scales:
-      zs = [resampling.nearest(z, zs[-1].shape[1:3]) for z in zs]
+      _, height, width, _ = zs[-1].shape
+      zs = [resampling.nearest(z, (height, width)) for z in zs]
     time_key, drop_key, noise_key = jax.random.split(key, 3)
     t = jax.random.randint(time_key, image.shape[:1], 0, self.chain.length)
     noises = [
@@ -336,9 +337,9 @@ class Frido:
       for s in range(self.scales)
     ]
     context = self._training_context(params, frozen, drop_key, batch)
-    unet = {'params': params['generator']['unet']}
+    unet = params['generator']['unet']
     loss, metrics = diffusion_loss(
-      lambda x, t, s: self.unet.apply(unet, x, t, context, stage=s),
+      lambda x, t, s: system_lib.apply(self.unet, unet, x, t, context, stage=s),
       self.chain,
       self.loss,
       zs,
@@ -407,8 +408,8 @@ class Frido:
     for s in range(len(zs), self.scales):  # not sampled yet: the mean, 0
       h, w = 2 * h, 2 * w
       zs.append(jnp.zeros((b, h, w, self.first_stage.embed_dim[s])))
-    tree = {'params': weights.frozen['first_stage']}
-    image = self.first_stage.apply(tree, zs, method='decode')
+    tree = weights.frozen['first_stage']
+    image = system_lib.apply(self.first_stage, tree, zs, method='decode')
     return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
 
   def preview(
@@ -447,7 +448,9 @@ def create(config: ConfigDict) -> Frido:
   for count in steps:
     solver.levels(chain, count)  # refuses a bad count before anything is built
   encoder = conditioning.create(config)
-  frozen = encoder is not None and not encoder.trained
+  part = None
+  if encoder is not None and not encoder.trained:
+    part = conditioning.frozen_part(encoder, config)
   return Frido(
     first_stage=first_stage,
     first_stage_path=config.first_stage.checkpoint,
@@ -460,9 +463,7 @@ def create(config: ConfigDict) -> Frido:
       remat=config.remat,
     ),
     encoder=encoder,
-    condition_part=(
-      conditioning.frozen_part(encoder, config) if frozen else None
-    ),
+    condition_part=part,
     chain=chain,
     loss=LossSettings(
       loss_type=d.loss_type,

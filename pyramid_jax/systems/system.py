@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 from typing import Protocol
 
+from flax import linen as nn
 import flax.struct
 import jax
 
@@ -118,6 +119,11 @@ class System(Protocol):
     self, weights: Weights, key: jax.Array, batch: Batch
   ) -> jax.Array:
     """Returns (B, H, W, 3) in [-1, 1]: samples, or reconstructions."""
+
+
+def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
+  """Returns what a module, or its `method`, gives with these parameters."""
+  return module.apply({'params': params}, *args, **kwargs)
 
 
 def generate(

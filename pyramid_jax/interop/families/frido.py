@@ -13,7 +13,6 @@ import numpy as np
 
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import text_encoders
@@ -119,16 +118,23 @@ def _clip(
   state: Mapping[str, np.ndarray], template: Any, report: mapping.Report
 ) -> Any:
   """Takes CLIP from the checkpoint, whichever way it was built."""
-  clip, part = parts.to_flax('clip_text', state, template)
-  report.missing.update(part.missing)
-  report.mismatched.update(part.mismatched)
-  # openai/CLIP's keys were renamed on the way: account for them as they are
+  rename = text_encoders.rename_clip
   openai = {
-    key: np.shape(value)
+    key.removeprefix(OPENAI_CONDITION): value
     for key, value in state.items()
     if key.startswith(OPENAI_CONDITION) and '.visual.' not in key
   }
-  report.matched.update(openai or part.matched)
+  if not openai:
+    clip, part = mapping.to_flax(state, template, rename, CONDITION)
+    report.matched.update(part.matched)
+  else:
+    # other keys, and one tensor for three: account for them as they are
+    renamed = text_encoders.from_openai(openai)
+    clip, part = mapping.to_flax(renamed, template, rename)
+    for key, value in openai.items():
+      report.matched[OPENAI_CONDITION + key] = np.shape(value)
+  report.missing.update(part.missing)
+  report.mismatched.update(part.mismatched)
   return clip
 
 
