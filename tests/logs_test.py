@@ -64,3 +64,12 @@ def test_lines_of_the_checkpoint_library_are_kept_out():
   assert logs._is_ours(record(std_logging.CRITICAL, foreign))
   before = list(logging.get_absl_logger().filters)
   assert logs._is_ours not in before  # importing sets nothing up
+
+
+def test_copied_into_the_workdir(tmp_path):
+  with logs.copied(tmp_path):
+    logging.error('inside %d', 3)
+  logging.error('outside')
+  text = (tmp_path / 'logs' / 'process_0.log').read_text()
+  assert text.endswith('ERROR inside 3\n')
+  assert 'outside' not in text
