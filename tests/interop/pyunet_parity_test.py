@@ -1,5 +1,7 @@
 """The pyramid U-Net against numbers and keys of the official code."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,24 @@ def test_recorded_outputs_are_reproduced(golden, file):
   with jax.default_matmul_precision('highest'):
     rows = verify.compare(family.run(case), case, 1e-5)
   assert len(rows) == len(case.expected)
+  assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.parametrize(
+  'name', ['uncond', 'class', 'context', 'context_legacy', 'sss_updown']
+)
+def test_without_its_own_options_it_is_the_unet_of_ldm(golden, name):
+  # Same trunk and keys; only the rule of the head counts has to be named.
+  case = verify.read_case(golden(f'ldm_unet_{name}.npz'))
+  config = {**case.config, 'legacy': False, 'use_embed': True}
+  expected = {
+    'y_0': case.expected['y'],
+    'middle_0': case.expected['middle_block'],
+  }
+  case = dataclasses.replace(case, config=config, expected=expected)
+  with jax.default_matmul_precision('highest'):
+    rows = verify.compare(family.run(case), case, 1e-5)
+  assert len(rows) == 2
   assert [row for row in rows if not row.ok] == []
 
 

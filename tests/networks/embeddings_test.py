@@ -1,0 +1,42 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax.networks.layers import embeddings
+
+
+def test_timestep_embedding_has_cosines_first():
+  got = embeddings.timestep_embedding(jnp.array([10]), 8)
+  want = [-0.839072, 0.540302, 0.995004, 0.999950, -0.544021, 0.841471]
+  np.testing.assert_allclose(got[0, :6], want, atol=1e-6)
+
+
+def test_timestep_embedding_of_odd_size_and_fractional_levels():
+  t = np.array([0.5, 123.25])
+  got = embeddings.timestep_embedding(jnp.asarray(t), 5)
+  angles = t[:, None] * 10000.0 ** -np.array([0, 0.5])
+  want = np.concatenate([np.cos(angles), np.sin(angles), np.zeros((2, 1))], 1)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(3, 3), (2, 5), (4, 1)])
+def test_grid_embedding_reads_quotient_and_remainder(height, width):
+  table = np.random.default_rng(0).normal(size=(5, 2))
+  got = embeddings.grid_embedding(jnp.asarray(table), height, width)
+  k = np.arange(height * width)
+  want = (table[k // height] + table[k % height]) / 2
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_grid_embedding_refuses_a_larger_grid():
+  with pytest.raises(ValueError, match='3 x 6 .* 5 there are'):
+    embeddings.grid_embedding(jnp.zeros((5, 2)), 3, 6)
+
+
+def test_fourier_features():
+  x = np.array([[0.25, 1.0]])
+  got = embeddings.fourier_features(jnp.asarray(x), 2)
+  angles = np.pi * np.array([0.25, 0.5])
+  first = np.concatenate([np.sin(angles), np.cos(angles)])
+  second = [0, 0, -1, 1]
+  np.testing.assert_allclose(got, [np.concatenate([first, second])], atol=1e-6)
