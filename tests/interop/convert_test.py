@@ -60,16 +60,15 @@ def system_of(config):
   return systems.create(config_lib.load(config))
 
 
-@pytest.fixture(scope='module')
-def released():
-  """An official state dict of the smallest text model."""
-  system = system_of(f'{CONFIG}:text,debug')
+def make_release(variant):
+  """An official state dict of the smallest model of a task."""
+  system = system_of(f'{CONFIG}:{variant},debug')
   _, report = frido_workdir.from_official({}, system, keep_initial=False)
   rng = np.random.default_rng(0)
   draw = lambda shape: rng.normal(size=shape).astype(np.float32)
   state = {key: draw(shape) for key, shape in report.missing.items()}
   for key, value in list(state.items()):
-    prefix, dot, name = key.partition('.')
+    prefix, _, name = key.partition('.')
     if prefix == 'model':
       state[f'model_ema.{name.replace(".", "")}'] = draw(value.shape)
   state |= schedule()
@@ -78,6 +77,11 @@ def released():
   state['scale_factor'] = np.asarray([0.25, 0.5], np.float32)
   state[LOSS] = draw((3,))
   return state
+
+
+@pytest.fixture(scope='module')
+def released():
+  return make_release('text')
 
 
 def write(path, state):
@@ -249,6 +253,27 @@ def test_wrong_inputs(tmp_path, capsys):
   assert 'needs a config of the system frido' in capsys.readouterr().err
   assert run('bert', tmp_path / 'run', tiny, other) == errors.USAGE
   assert "has no part 'bert'; it has discr" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_frozen_clip_becomes_a_file_of_the_workdir(tmp_path):
+  released = make_release('text_clip')
+  key = 'cond_stage_model.transformer.text_model.final_layer_norm.bias'
+  file = write(tmp_path / 'model.ckpt', released)
+  flags = [f'--config={CONFIG}:text_clip,debug', f'--checkpoint={file}']
+  workdir = tmp_path / 'run'
+  assert run('frido', workdir, *flags) == 0
+  config = config_lib.from_json((workdir / 'config.json').read_text())
+  assert config.condition.weights == str(workdir / 'condition.safetensors')
+  frozen = loading.load(config, workdir).weights.frozen
+  np.testing.assert_array_equal(
+    frozen['condition']['final_layer_norm']['bias'], released[key]
+  )
+  target = tmp_path / 'official.safetensors'
+  assert run('frido', workdir, f'--export={target}') == 0
+  state = safetensors_file.read(target)
+  assert state.keys() == released.keys() - {LOSS}
+  np.testing.assert_array_equal(state[key], released[key])
 
 
 @pytest.mark.parametrize('family', ['frido.msvqgan', 'discriminator'])
