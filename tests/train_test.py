@@ -168,6 +168,21 @@ def test_a_config_that_does_not_fit(tmp_path, fields, message):
   assert info.value.code == errors.USAGE
 
 
+def test_data_that_cannot_be_read(tmp_path, monkeypatch):
+  read = fake_run.Reader.batch
+
+  def batch(self, indices, draws):
+    if 20 in indices:
+      raise ValueError('too many broken images')
+    return read(self, indices, draws)
+
+  monkeypatch.setattr(fake_run.Reader, 'batch', batch)
+  with pytest.raises(errors.UserError, match='broken') as info:
+    train.run(make_config(train__steps=9), tmp_path)
+  assert info.value.code == errors.DATA
+  assert lines(tmp_path)  # it was not the first batch
+
+
 def test_read_only_workdir(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(errors.UserError) as info:
