@@ -88,7 +88,7 @@ def get_config(arg: str = '') -> ConfigDict:
   names = [name for name in ('gpu', 'debug') if variant[name]]
   config_lib.add_first_stage(config, first.get_config(','.join(names)))
   if variant['long']:
-    config.train.steps = config.train.decay_steps = 6000
+    config.train.steps = config.train.decay_steps = 4000
     config.ema.decay = 0.999
   if variant['gpu']:
     _enlarge(config)
