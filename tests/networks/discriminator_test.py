@@ -41,6 +41,9 @@ def test_shapes(fields, shape, logits):
   assert got.shape == logits
   assert got.dtype == jnp.float32
   assert ('batch_stats' in variables) != fields.get('use_actnorm', False)
+  layers = fields.get('n_layers', 3)
+  last = variables['params'][f'main_{3 * layers + 2}']['kernel']
+  assert last.shape[2] == 4 * min(2**layers, 8)
 
 
 def test_initialisation_is_the_official_one():
