@@ -180,6 +180,8 @@ def verify(path: str, tolerance: float | None = None) -> tuple[int, str]:
     return errors.USAGE, f'{path}: unsupported: {problem}'
   except ValueError as problem:
     return errors.DATA, f'{path}: {case.family}: {problem}'
+  except KeyError as problem:
+    return errors.DATA, f'{path}: {case.family}: the file lacks {problem}'
   except Exception:  # a defect of ours: the other files are still verified
     text = traceback.format_exc()
     return OFF, f'{path}: {case.family}: failed\n{text}'

@@ -109,6 +109,7 @@ def test_exit_codes(tmp_path, capsys):
   misfit = write(
     tmp_path / 'misfit.npz', **{'state/w': x, 'in/x': x, 'out/y': x}
   )
+  no_input = write(tmp_path / 'no_input.npz', META, **{'out/y': x})
   text = tmp_path / 'text.npz'
   text.write_text('hello')
   plain = tmp_path / 'plain.npz'
@@ -122,6 +123,7 @@ def test_exit_codes(tmp_path, capsys):
     option: 64,
     family: 64,
     misfit: 65,
+    no_input: 65,
     str(text): 65,
     str(plain): 65,
     no_tolerance: 65,
@@ -134,6 +136,7 @@ def test_exit_codes(tmp_path, capsys):
   assert f"{option}: unsupported: mode 'a'" in captured.err
   assert "unknown family 'ldm.nothing'; known: frido.msvqgan" in captured.err
   assert 'meta lacks tolerance' in captured.err
+  assert "toy: the file lacks 'x'" in captured.err
   assert 'TypeError: a defect' in captured.out
   for worst in (1, 64, 65, 66):
     files = [path for path, code in codes.items() if code <= worst]
