@@ -85,10 +85,10 @@ def get_config(arg: str = '') -> ConfigDict:
   config.evaluate.count, config.evaluate.batch_size = 1000, 100
 
   first = config_lib.sibling(__file__, 'msvqgan_shapes')
-  names = [name for name in ('gpu', 'debug') if variant[name]]
+  names = [name for name in ('long', 'gpu', 'debug') if variant[name]]
   config_lib.add_first_stage(config, first.get_config(','.join(names)))
   if variant['long']:
-    config.train.steps = config.train.decay_steps = 4000
+    config.train.steps = config.train.decay_steps = 3600
     config.ema.decay = 0.999
   if variant['gpu']:
     _enlarge(config)

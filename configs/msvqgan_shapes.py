@@ -4,8 +4,8 @@ Needs no data. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/msvqgan_shapes.py --workdir=DIR
 
-Variants: gpu (128 px, for one large GPU; not measured); debug: the smallest
-size.
+Variants: long (more than twice the steps); gpu (128 px, for one large GPU; not
+measured); debug: the smallest size.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from pyramid_jax import config as config_lib
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of a first stage."""
-  variant = config_lib.parse_variants(arg, gpu=False, debug=False)
+  variant = config_lib.parse_variants(arg, long=False, gpu=False, debug=False)
   config = config_lib.base()
   config.name = 'msvqgan_shapes'
   config.system.name = 'autoencoder'
@@ -67,6 +67,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.loss.disc_weight = 0.1
   config.loss.disc_width = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100
+  if variant['long']:
+    config.train.steps = config.train.decay_steps = 2000
+    config.loss.disc_start = 1400
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:

@@ -21,7 +21,7 @@ VARIANTS = {
   ),
   'msvqgan_coco': ('f16f8', 'f8f4'),
   'msvqgan_openimages': ('f16f8', 'f8f4'),
-  'msvqgan_shapes': ('gpu',),
+  'msvqgan_shapes': ('gpu', 'long'),
 }
 
 
