@@ -338,6 +338,17 @@ def test_keys_of_the_options(config, expected):
   assert {k: shapes.get(k) for k in expected} == expected
 
 
+def test_parameters_of_ours_have_keys_too():
+  place = ('input_blocks_2_1', 'transformer_blocks_0', 'attn2')
+  key = 'input_blocks.2.1.transformer_blocks.0.attn2'
+  renamed = family.rename((*place, 'place_strength'))
+  assert renamed == (f'{key}.place_strength', 'raw')
+  assert family.rename((*place, 'to_k', 'kernel')) == (
+    f'{key}.to_k.weight',
+    'linear',
+  )
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

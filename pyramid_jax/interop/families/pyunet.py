@@ -85,6 +85,8 @@ def rename(path: mapping.Path) -> tuple[str, str]:
   key = '.'.join(parts)
   if leaf == 'bias':
     return f'{key}.bias', 'bias'
+  if leaf not in ('kernel', 'scale', 'embedding'):  # ours, not in the original
+    return f'{key}.{leaf}', 'raw'
   return f'{key}.weight', _kind(modules[-1], leaf)
 
 
