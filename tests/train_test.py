@@ -20,6 +20,7 @@ from pyramid_jax import errors
 from pyramid_jax import train
 from pyramid_jax.scaling import checkpoints
 from pyramid_jax.scaling import hashes
+from pyramid_jax.scaling import mesh as mesh_lib
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -115,6 +116,28 @@ def test_lines_after_the_checkpoint_are_written_anew(tmp_path):
   rows = lines(tmp_path)
   assert [row['step'] for row in rows] == [1, 2, 3, 4]
   assert rows[2]['loss'] != 9
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+  """Lets the host run ahead, which it does not on several CPU devices."""
+  monkeypatch.setattr(mesh_lib, 'needs_blocking', lambda mesh: False)
+
+
+@pytest.mark.usefixtures('ahead')
+def test_running_ahead_changes_nothing(reference, tmp_path):
+  fields = {'train__log_every': 2, 'train__checkpoint_every': 5}
+  train.run(make_config(train__steps=4, **fields), tmp_path)
+  assert content(tmp_path) == content(reference)
+  rows, want = lines(tmp_path), lines(reference)
+  assert [row['step'] for row in rows] == [1, 2, 4]
+  assert [row['loss'] for row in rows] == [want[i]['loss'] for i in (0, 1, 3)]
+
+
+@pytest.mark.usefixtures('ahead')
+@pytest.mark.parametrize('every', [1, 3])
+def test_nan_stops_a_run_that_is_ahead(tmp_path, every):
+  test_nan_stops_the_run(tmp_path, every)
 
 
 @pytest.mark.parametrize('every', [1, 3])

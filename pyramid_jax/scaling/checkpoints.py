@@ -166,6 +166,8 @@ class Checkpoints:
   ) -> None:
     """Starts to save a state; returns once it may be donated.
 
+    A step that is there already is left as it is.
+
     Args:
       state: on the devices.
       config: the whole config, for the record.
@@ -176,8 +178,6 @@ class Checkpoints:
       UserError: this or the save before could not be written.
     """
     step = int(state.step)
-    if (directory(self._workdir) / str(step)).exists():
-      return
     items = items_of(state)
     _check_space(self._workdir, items)
     meta = {
