@@ -93,8 +93,9 @@ def load(tmp_path, variant):
   values = {
     'data.root': str(root),
     'condition.vocab_file': str(tmp_path / 'vocab.txt'),
-    'mesh.data': '1',
-    'first_stage.mesh.data': '1',
+    # One example a device: the tests have eight.
+    'train.batch_size': '8',
+    'first_stage.train.batch_size': '8',
   }
   config_lib.override(config, values)
   return config
