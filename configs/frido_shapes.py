@@ -88,7 +88,7 @@ def get_config(arg: str = '') -> ConfigDict:
   names = [name for name in ('long', 'gpu', 'debug') if variant[name]]
   config_lib.add_first_stage(config, first.get_config(','.join(names)))
   if variant['long']:
-    config.train.steps = config.train.decay_steps = 3600
+    config.train.steps = config.train.decay_steps = 2600
     config.ema.decay = 0.999
   if variant['gpu']:
     _enlarge(config)
