@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
@@ -48,11 +49,26 @@ class LossSettings:
     loss_type: 'l1' or 'l2'.
     noise_mix_ratio: share of noise in the known coarser scales.
     stage_loss_ratio: the weight of each scale, coarse first.
+    parameterization: what the network predicts: 'eps', which the samplers
+      read, or 'x0'.
   """
 
   loss_type: str
   noise_mix_ratio: float
   stage_loss_ratio: tuple[float, ...]
+  parameterization: str = 'eps'
+
+  def __post_init__(self):
+    if self.parameterization not in gaussian.PARAMETERIZATIONS:
+      raise ValueError(
+        f'parameterization {self.parameterization!r} is not one of'
+        f' {gaussian.PARAMETERIZATIONS}'
+      )
+
+  def vlb_weights(self, chain: schedules.Chain) -> np.ndarray:
+    """Returns the (T,) weights of the variational bound."""
+    eps = self.parameterization == 'eps'
+    return chain.vlb_weights if eps else chain.vlb_weights_x0
 
 
 def stage_input(
@@ -108,14 +124,13 @@ def diffusion_loss(
   """
   total, metrics = jnp.zeros(()), {}
   alpha, sigma = chain.alpha(t), chain.sigma(t)
-  vlb = jnp.asarray(chain.vlb_weights, jnp.float32)[t]
+  vlb = jnp.asarray(settings.vlb_weights(chain), jnp.float32)[t]
   for s, ratio in enumerate(settings.stage_loss_ratio):
     x = stage_input(
       zs[: s + 1], noises[s], alpha, sigma, settings.noise_mix_ratio
     )
-    errors = gaussian.error(
-      denoiser(x, t, s), noises[s][-1], settings.loss_type
-    )
+    target = noises[s][-1] if settings.parameterization == 'eps' else zs[s]
+    errors = gaussian.error(denoiser(x, t, s), target, settings.loss_type)
     metrics[f'loss_{s}'] = errors.mean()
     metrics[f'loss_vlb_{s}'] = (vlb * errors).mean()
     total += ratio * metrics[f'loss_{s}']

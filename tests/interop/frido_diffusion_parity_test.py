@@ -155,7 +155,7 @@ def test_rows_of_the_reference_table(kind, first, mean, std, total):
     ('diffusion', {'beta_schedule': 'sigmoid'}, "'sigmoid' is not one of"),
     ('diffusion', {'given_betas': []}, 'given_betas'),
     ('', {'v_posterior': 0.1}, 'v_posterior = 0.1; supported: 0.0'),
-    ('', {'parameterization': 'x0'}, "parameterization 'x0'"),
+    ('', {'parameterization': 'v'}, "parameterization 'v'"),
     ('', {'embed_dim_list': [3, 5]}, 'does not agree'),
     ('unet_config', {'use_split_head': False}, 'use_split_head = False'),
     ('unet_config', {'magic': 1}, 'magic'),

@@ -160,6 +160,30 @@ def test_stage_input_mixes_noise_into_the_coarse_scale_only():
   np.testing.assert_allclose(x[..., 1], 0.8 * 2 + 0.6 * 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize('parameterization', ['eps', 'x0'])
+def test_loss_is_zero_for_the_right_answer(parameterization):
+  chain = schedules.make_chain()
+  settings = frido.LossSettings(
+    loss_type='l2',
+    noise_mix_ratio=0.1,
+    stage_loss_ratio=(0.5, 0.5),
+    parameterization=parameterization,
+  )
+  zs = [jnp.ones((2, 2, 2, 1)), jnp.full((2, 4, 4, 1), 2.0)]
+  noises = [[zs[0] * 3], [zs[0] * 4, zs[1] * 5]]
+  answers = [n[-1] for n in noises] if parameterization == 'eps' else zs
+  t = jnp.array([3, 500])
+
+  def loss(answers):
+    denoiser = lambda x, t, s: answers[s]
+    return frido.diffusion_loss(denoiser, chain, settings, zs, t, noises)[0]
+
+  assert loss(answers) == 0
+  assert loss([a + 1 for a in answers]) == pytest.approx(1.0)
+  with pytest.raises(ValueError, match="'v'"):
+    dataclasses.replace(settings, parameterization='v')
+
+
 def test_dropped_conditions_are_the_null_condition(native):
   system, weights = native
   always = dataclasses.replace(system, drop=1.0)

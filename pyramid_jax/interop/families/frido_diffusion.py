@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -195,9 +196,11 @@ def _steps(
 
 def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
   config = dict(case.config)
-  if config.get('parameterization', 'eps') != 'eps':
+  parameterization = config.get('parameterization', 'eps')
+  if parameterization not in gaussian.PARAMETERIZATIONS:
     raise families.Unsupported(
-      f'parameterization {config["parameterization"]!r}; supported: eps'
+      f'parameterization {parameterization!r}; supported:'
+      f' {gaussian.PARAMETERIZATIONS}'
     )
   own = {
     'parameterization',
@@ -216,6 +219,7 @@ def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
     loss_type=config.get('loss_type', 'l2'),
     noise_mix_ratio=float(config.get('noise_mix_ratio', 0.0)),
     stage_loss_ratio=tuple(ratio),
+    parameterization=parameterization,
   )
   zs, noise = (model.split(case.inputs[name]) for name in ('x_start', 'noise'))
   t = jnp.asarray(case.inputs['t'])
@@ -238,7 +242,10 @@ def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
 
   value_and_grad = jax.jit(jax.value_and_grad(total, has_aux=True))
   (loss, (metrics, calls)), grads = value_and_grad(model.params)
-  outputs = {'total': np.asarray(loss), 'lvlb_weights': model.chain.vlb_weights}
+  outputs = {
+    'total': np.asarray(loss),
+    'lvlb_weights': settings.vlb_weights(model.chain),
+  }
   outputs |= {name: np.asarray(value) for name, value in metrics.items()}
   for s, (x, y) in enumerate(calls):
     outputs[f'x_noisy_{s}'] = _nchw(x)
