@@ -7,6 +7,7 @@ import pytest
 
 from pyramid_jax.interop.families import pyunet as family
 from pyramid_jax.networks import pyunet
+from pyramid_jax.networks.layers import trunk
 
 
 B, SIDE = 2, 8
@@ -193,7 +194,7 @@ def test_heads_that_do_not_fill_the_channels_are_refused(channels):
 
 
 def test_layout_of_the_published_network():
-  down, up = pyunet.layout(192, (1, 2, 3, 5), 2, (8, 4, 2))
+  down, up = trunk.layout(192, (1, 2, 3, 5), 2, (8, 4, 2))
   assert [e.channels for e in down] == (
     [192] * 3 + [384] * 3 + [576] * 3 + [960] * 2
   )
