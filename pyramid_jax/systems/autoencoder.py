@@ -30,6 +30,7 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 PERCEPTUAL = ('lpips', 'pyramid', 'none')
+PIXEL_LOSSES = ('l1', 'l2')
 DISC_LOSSES = ('hinge', 'vanilla')
 MAX_ADAPTIVE_WEIGHT = 1e4
 
@@ -45,6 +46,7 @@ class LossSettings:
     disc_start: first step with the adversarial term.
     disc_loss: 'hinge' or 'vanilla'.
     disc_factor: of both adversarial losses once they have started.
+    pixel_loss: 'l1', or 'l2' as one of the reference files allows.
   """
 
   perceptual_weight: float = 1.0
@@ -53,8 +55,13 @@ class LossSettings:
   disc_start: int = 0
   disc_loss: str = 'hinge'
   disc_factor: float = 1.0
+  pixel_loss: str = 'l1'
 
   def __post_init__(self):
+    if self.pixel_loss not in PIXEL_LOSSES:
+      raise ValueError(
+        f'pixel_loss is {self.pixel_loss!r}, must be one of {PIXEL_LOSSES}'
+      )
     if self.disc_loss not in DISC_LOSSES:
       raise ValueError(
         f'disc_loss is {self.disc_loss!r}, must be one of {DISC_LOSSES}'
@@ -70,16 +77,20 @@ def reconstruction_loss(
   reconstruction: jax.Array,
   perceptual: Callable[[jax.Array, jax.Array], jax.Array],
   weight: float,
+  pixel_loss: str = 'l1',
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns (nll, mean L1, mean perceptual distance), scalars.
+  """Returns (nll, mean pixel loss, mean perceptual distance), scalars.
 
   Args:
     image: (B, H, W, C) in [-1, 1].
     reconstruction: the same shape.
     perceptual: (x, y) -> (B,).
     weight: of the perceptual distance.
+    pixel_loss: 'l1' or 'l2'.
   """
-  pixels = jnp.abs(image - reconstruction).mean()
+  difference = image - reconstruction
+  measure = jnp.abs if pixel_loss == 'l1' else jnp.square
+  pixels = measure(difference).mean()
   distance = perceptual(image, reconstruction).mean()
   return pixels + weight * distance, pixels, distance
 
@@ -119,6 +130,7 @@ def generator_loss(
       reconstruct(features, kernel),
       perceptual,
       settings.perceptual_weight,
+      settings.pixel_loss,
     )
 
   nll, rec, distance = nll_of(features, kernel)

@@ -71,7 +71,7 @@ def test_condition_of_the_discriminator(case):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'pixel_loss': 'l2'}, "pixel_loss = 'l2'; supported: 'l1'"),
+    ({'pixel_loss': 'l3'}, "pixel_loss is 'l3', must be one of"),
     ({'perceptual_loss': 'dists'}, 'perceptual_loss'),
     ({'disc_loss': 'wasserstein'}, "disc_loss is 'wasserstein'"),
     ({'disc_conditional': True}, 'must come together'),

@@ -43,6 +43,16 @@ def test_adversarial_term_waits_for_its_start():
   np.testing.assert_allclose(loss, 3.25 + 0.5 / 4.0001 * 12, rtol=1e-5)
 
 
+@pytest.mark.parametrize(('kind', 'expected'), [('l1', 2.0), ('l2', 4.0)])
+def test_pixel_losses(kind, expected):
+  image, wrong = jnp.ones((1, 2, 2, 3)), jnp.full((1, 2, 2, 3), 3.0)
+  nothing = lambda x, y: jnp.zeros(1)
+  loss, _, _ = autoencoder.reconstruction_loss(
+    image, wrong, nothing, 1.0, pixel_loss=kind
+  )
+  assert loss == expected
+
+
 def test_adaptive_weight_is_clipped():
   weight = autoencoder.adaptive_weight(jnp.ones(4) * 1e6, jnp.zeros(4))
   np.testing.assert_allclose(weight, 1e4)

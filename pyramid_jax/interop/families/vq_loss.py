@@ -23,7 +23,6 @@ from pyramid_jax.systems import autoencoder
 
 # Arguments and the values at which we follow them.
 _FIXED: dict[str, tuple[Any, ...]] = {
-  'pixel_loss': ('l1',),
   'perceptual_loss': ('lpips',),
 }
 # The reference stores these and never uses them in the losses.
@@ -34,6 +33,7 @@ _SETTINGS = {
   'disc_weight': 1.0,
   'disc_factor': 1.0,
   'disc_loss': 'hinge',
+  'pixel_loss': 'l1',
 }
 _DISCRIMINATOR = {
   'disc_num_layers': ('n_layers', 3),
