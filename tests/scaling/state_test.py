@@ -96,6 +96,25 @@ def test_accumulation_equals_the_full_batch():
   assert int(b.extra['count']) == 12  # every microbatch went through
 
 
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_noise_is_a_function_of_seed_and_step(accumulate):
+  class Noisy(Quiet):
+    def losses(self, params, frozen, extra, key, step, batch):
+      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+      value, _ = losses['critic']
+      noise = {'noise': jax.random.normal(key)}
+      return {**losses, 'critic': (value, noise)}, extra
+
+  def noise(seed, steps):
+    config = make_config(train__seed=seed, train__accumulate=accumulate)
+    _, metrics = run(config, jax.devices()[:1], steps, Noisy)
+    return float(metrics['critic/noise'])
+
+  drawn = [noise(0, 1), noise(0, 2), noise(1, 1)]
+  assert len(set(drawn)) == 3
+  assert noise(0, 2) == drawn[1]
+
+
 def test_each_player_moves_by_its_own_loss():
   p = {'a': jnp.asarray(2.0), 'b': jnp.asarray(3.0)}
 
