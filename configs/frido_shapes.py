@@ -98,7 +98,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """128 px, 32x32 and 16x16 latents, about 100 M parameters."""
+  """128 px, 32x32 and 16x16 latents."""
   net = config.network
   net.image_size, net.model_channels = 32, 160
   net.channel_mult, net.num_res_blocks = (1, 2, 4), 2

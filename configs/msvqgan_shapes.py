@@ -78,7 +78,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """128 px, scales f8 and f4, about 15 M parameters."""
+  """128 px, scales f8 and f4."""
   net = config.network
   for part in (net.edconfig, net.ddconfig):
     part.ch, part.num_res_blocks, part.resolution = 64, 2, 128
