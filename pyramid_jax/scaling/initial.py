@@ -43,15 +43,24 @@ def evaluate(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def place(values: Any, shardings: Any) -> Any:
-  """Puts host arrays, the same in every process, into their shardings."""
-  if jax.process_count() == 1:
-    # No aliasing: these buffers are donated to the first step.
-    return jax.device_put(values, shardings, may_alias=False)
-  return jax.tree.map(
-    lambda v, s: jax.make_array_from_callback(v.shape, s, lambda i: v[i]),
-    values,
-    shardings,
-  )
+  """Puts host arrays, the same in every process, into their shardings.
+
+  Every shard is made from a copy of its own. On CPUs jax may use the memory
+  of a NumPy array as it is, for several devices at once and whatever
+  `may_alias` says, and these buffers are donated to the first step.
+  """
+
+  def put(value: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    indices = sharding.addressable_devices_indices_map(value.shape)
+    shards = [
+      jax.device_put(np.array(value[index]), device)
+      for device, index in indices.items()
+    ]
+    return jax.make_array_from_single_device_arrays(
+      value.shape, sharding, shards
+    )
+
+  return jax.tree.map(put, values, shardings)
 
 
 def _run(jaxpr: Any, consts: Any, args: Any) -> list[Any]:

@@ -64,11 +64,35 @@ def test_what_is_not_needed_is_not_run():
   np.testing.assert_array_equal(ones, np.ones(3))
 
 
-def test_placed_buffers_are_their_own():
+def _at_offset(offset):
+  """Returns 0..7 at a distance in bytes from a multiple of 64."""
+  raw = np.zeros(256, np.uint8)
+  first = -raw.ctypes.data % 64 + offset
+  host = raw[first : first + 32].view(np.float32)
+  host[:] = np.arange(8.0)
+  return host
+
+
+# jax takes over memory that is aligned to 64 bytes: which shard begins there
+# differs with the offset.
+@pytest.mark.parametrize('offset', [0, 16, 32, 48])
+@pytest.mark.parametrize('spec', [P('x'), P()])
+def test_placed_buffers_are_their_own(spec, offset):
   mesh = jax.make_mesh((8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))
-  host = {'a': np.arange(8.0, dtype=np.float32)}
-  shardings = {'a': NamedSharding(mesh, P('x'))}
-  placed = jax.block_until_ready(initial.place(host, shardings))
-  host['a'][:] = 0
-  np.testing.assert_array_equal(placed['a'], np.arange(8.0))
-  assert placed['a'].sharding == shardings['a']
+  host = _at_offset(offset)
+  sharding = NamedSharding(mesh, spec)
+  placed = jax.block_until_ready(initial.place([host], [sharding]))[0]
+  host[:] = 0
+  for shard in placed.addressable_shards:
+    np.testing.assert_array_equal(shard.data, np.arange(8.0)[shard.index])
+  pointers = {s.data.unsafe_buffer_pointer() for s in placed.addressable_shards}
+  assert len(pointers) == 8
+  assert placed.sharding == sharding
+
+
+def test_scalars_are_placed():
+  mesh = jax.make_mesh((8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))
+  value = np.asarray(3, np.int32)
+  placed = initial.place(value, NamedSharding(mesh, P()))
+  assert placed.dtype == np.int32
+  assert int(placed) == 3
