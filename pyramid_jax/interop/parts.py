@@ -22,6 +22,7 @@ from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import text_encoders
+from pyramid_jax.interop.families import unet
 from pyramid_jax.networks import lpips as lpips_network
 
 
@@ -83,16 +84,16 @@ def _adapt_lpips(state: State) -> State:
   return adapted
 
 
+_UNET_PREFIXES = ('', 'model.diffusion_model.', 'diffusion_model.')
+
 # The keys of a checkpoint say where they come from: a training checkpoint of a
 # first stage has `loss.`, one of Frido has `first_stage_model.` and so on.
 FAMILIES = {
   'frido.msvqgan': Part(
     rename=msvqgan.rename, prefixes=('', 'first_stage_model.')
   ),
-  'frido.pyunet': Part(
-    rename=pyunet.rename,
-    prefixes=('', 'model.diffusion_model.', 'diffusion_model.'),
-  ),
+  'frido.pyunet': Part(rename=pyunet.rename, prefixes=_UNET_PREFIXES),
+  'ldm.unet': Part(rename=unet.rename, prefixes=_UNET_PREFIXES),
   'bert': Part(
     rename=text_encoders.rename,
     prefixes=('', 'cond_stage_model.transformer.', 'transformer.'),

@@ -52,6 +52,7 @@ FAMILIES = {
   'ldm.bert': f'{_HERE}.text_encoders',
   'ldm.discriminator': f'{_HERE}.discriminator',
   'ldm.lpips': f'{_HERE}.lpips',
+  'ldm.unet': f'{_HERE}.unet',
   'ldm.vq_loss': f'{_HERE}.vq_loss',
 }
 
