@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
-import numpy as np
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
@@ -50,7 +49,7 @@ class LossSettings:
     noise_mix_ratio: share of noise in the known coarser scales.
     stage_loss_ratio: the weight of each scale, coarse first.
     parameterization: what the network predicts: 'eps', which the samplers
-      read, or 'x0'.
+      read, 'x0' or 'v'.
   """
 
   loss_type: str
@@ -59,16 +58,7 @@ class LossSettings:
   parameterization: str = 'eps'
 
   def __post_init__(self):
-    if self.parameterization not in gaussian.PARAMETERIZATIONS:
-      raise ValueError(
-        f'parameterization {self.parameterization!r} is not one of'
-        f' {gaussian.PARAMETERIZATIONS}'
-      )
-
-  def vlb_weights(self, chain: schedules.Chain) -> np.ndarray:
-    """Returns the (T,) weights of the variational bound."""
-    eps = self.parameterization == 'eps'
-    return chain.vlb_weights if eps else chain.vlb_weights_x0
+    gaussian.check_parameterization(self.parameterization)
 
 
 def stage_input(
@@ -124,12 +114,15 @@ def diffusion_loss(
   """
   total, metrics = jnp.zeros(()), {}
   alpha, sigma = chain.alpha(t), chain.sigma(t)
-  vlb = jnp.asarray(settings.vlb_weights(chain), jnp.float32)[t]
+  weights = chain.loss_weights(settings.parameterization)
+  vlb = jnp.asarray(weights, jnp.float32)[t]
   for s, ratio in enumerate(settings.stage_loss_ratio):
     x = stage_input(
       zs[: s + 1], noises[s], alpha, sigma, settings.noise_mix_ratio
     )
-    target = noises[s][-1] if settings.parameterization == 'eps' else zs[s]
+    target = gaussian.target(
+      settings.parameterization, zs[s], noises[s][-1], alpha, sigma
+    )
     errors = gaussian.error(denoiser(x, t, s), target, settings.loss_type)
     metrics[f'loss_{s}'] = errors.mean()
     metrics[f'loss_vlb_{s}'] = (vlb * errors).mean()
