@@ -51,7 +51,10 @@ def base() -> ConfigDict:
       'name': '',  # of the experiment, for logs
       'dtype': 'float32',  # of activations; weights are always float32
       'remat': False,  # recompute activations in the backward pass
-      'system': {'name': ''},  # a key of pyramid_jax.systems.SYSTEMS
+      'system': {
+        'name': '',  # a key of pyramid_jax.systems.SYSTEMS
+        'network': 'msvqgan',  # of a first stage: msvqgan | kl | vq
+      },
       'train': _train(),
       'optimizer': {
         'name': 'adam',  # adam | adamw

@@ -19,6 +19,7 @@ from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import discriminator as discriminator_lib
+from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import msvqgan
 from pyramid_jax.networks.layers import quantizer
@@ -29,6 +30,14 @@ Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
 
+Network = msvqgan.MSVQGAN | first_stages.AutoencoderKL | first_stages.VQModel
+
+# config.system.network -> the class whose fields are config.network
+NETWORKS: Mapping[str, Callable[..., Network]] = {
+  'msvqgan': msvqgan.MSVQGAN,
+  'kl': first_stages.AutoencoderKL,
+  'vq': first_stages.VQModel,
+}
 PERCEPTUAL = ('lpips', 'pyramid', 'none')
 PIXEL_LOSSES = ('l1', 'l2')
 DISC_LOSSES = ('hinge', 'vanilla')
@@ -355,17 +364,32 @@ class Autoencoder:
     return self.reconstruct(weights, batch['image'])[0]
 
 
-def network(config: ConfigDict) -> msvqgan.MSVQGAN:
-  """Builds the autoencoder that a first-stage config describes."""
+def network(config: ConfigDict) -> Network:
+  """Builds the autoencoder that a first-stage config describes.
+
+  Raises:
+    ValueError: `config.system.network` is not one of `NETWORKS`.
+  """
+  kind = config.system.get('network', 'msvqgan')
+  if kind not in NETWORKS:
+    raise ValueError(
+      f'config.system.network is {kind!r}, must be one of {", ".join(NETWORKS)}'
+    )
   fields = config.network.to_dict()
-  return msvqgan.MSVQGAN(
+  return NETWORKS[kind](
     **fields, dtype=jnp.dtype(config.dtype), remat=config.remat
   )
 
 
-def factor(model: msvqgan.MSVQGAN) -> int:
+def factor(model: Network) -> int:
   """Returns how many pixels a side of a cell of the finest latent has."""
   return 2 ** (len(model.ddconfig['ch_mult']) - 1)
+
+
+def channels(model: Network) -> tuple[int, ...]:
+  """Returns the channels of the latent of each scale, coarse first."""
+  embed = model.embed_dim
+  return (embed,) if isinstance(embed, int) else tuple(embed)
 
 
 def create(config: ConfigDict) -> Autoencoder:

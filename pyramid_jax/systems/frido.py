@@ -434,6 +434,11 @@ def create(config: ConfigDict) -> Frido:
     ValueError: a field that does not fit the others; see the message.
   """
   first_stage = autoencoder.network(config.first_stage)
+  if not isinstance(first_stage, msvqgan.MSVQGAN):
+    raise ValueError(
+      f'config.first_stage.system.network is'
+      f" {config.first_stage.system.network!r}, must be 'msvqgan' for frido"
+    )
   embed = first_stage.embed_dim
   size = config.data.image_size
   coarsest = autoencoder.factor(first_stage) * 2 ** (len(embed) - 1)
