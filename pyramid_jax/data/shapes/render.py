@@ -16,11 +16,12 @@ from pyramid_jax.data.shapes import scenes
 
 Arrays = Mapping[str, jax.Array]
 
+SPEC = ('labels', 'geometry', 'background', 'texture')  # what is drawn
+
 
 def spec_arrays(spec: scenes.Scenes) -> dict[str, np.ndarray]:
   """Returns what `image` and `maps` need of scenes, by example-dict key."""
-  keys = ('labels', 'geometry', 'background', 'texture')
-  return {key: getattr(spec, key) for key in keys}
+  return {key: getattr(spec, key) for key in SPEC}
 
 
 def distance(shape: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
