@@ -21,7 +21,17 @@ from pyramid_jax import errors
 
 DTYPES = ('float32', 'bfloat16')
 OPTIMIZERS = ('adam', 'adamw')
-TASKS = ('none', 'text', 'layout', 'label', 'scene_graph')
+TASKS = (
+  'none',
+  'text',
+  'layout',
+  'label',
+  'scene_graph',
+  'class',
+  'map',
+  'superres',
+  'inpaint',
+)
 ENCODERS = ('tokens', 'boxes', 'clip')
 SOLVERS = ('ddim', 'plms', 'ddpm')
 
@@ -116,6 +126,7 @@ def _data() -> Mapping[str, Any]:
     'name': 'shapes',  # a key of pyramid_jax.data.READERS
     'root': '',  # directory of the files; unused by shapes
     'image_size': 32,  # px, both sides
+    'lr_factor': 4,  # side of an image over its low-resolution version's
     'level': 1,  # difficulty of shapes, 0..3
     'seed': 0,  # of the scenes of shapes
     'year': 2014,  # edition of coco: 2014 | 2017
@@ -138,7 +149,9 @@ def _data() -> Mapping[str, Any]:
 
 def _condition() -> Mapping[str, Any]:
   return {
-    'task': 'none',  # none | text | layout | label | scene_graph
+    # none | text | layout | label | scene_graph | class | map | superres |
+    # inpaint
+    'task': 'none',
     'encoder': 'tokens',  # tokens | boxes | clip
     'vocab_file': '',  # of the tokenizer
     'merges_file': '',  # of the CLIP tokenizer
@@ -389,7 +402,7 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     at_least(1, f'train.{name}')
   at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')
-  at_least(1, 'data.workers', 'diffusion.timesteps')
+  at_least(1, 'data.workers', 'data.lr_factor', 'diffusion.timesteps')
   at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
   at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
   at_least(0, 'train.sample_every', 'train.eval_every', 'train.seed')
