@@ -17,6 +17,7 @@ import numpy as np
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import discriminator
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
@@ -102,6 +103,12 @@ FAMILIES = {
     rename=text_encoders.rename_clip,
     prefixes=('', 'cond_stage_model.transformer.'),
     adapt=_adapt_clip,
+  ),
+  'class_embedder': Part(
+    rename=conditioners.rename, prefixes=('', 'cond_stage_model.')
+  ),
+  'spatial_rescaler': Part(
+    rename=conditioners.rename, prefixes=('', 'cond_stage_model.')
   ),
   'discriminator': Part(
     rename=discriminator.rename,
