@@ -52,9 +52,10 @@ FAMILIES = {
   'ldm.autoencoder_kl': f'{_HERE}.autoencoder',
   'ldm.bert': f'{_HERE}.text_encoders',
   'ldm.discriminator': f'{_HERE}.discriminator',
+  'ldm.kl_loss': f'{_HERE}.first_stage_losses',
   'ldm.lpips': f'{_HERE}.lpips',
   'ldm.vq': f'{_HERE}.autoencoder',
-  'ldm.vq_loss': f'{_HERE}.vq_loss',
+  'ldm.vq_loss': f'{_HERE}.first_stage_losses',
 }
 
 
