@@ -195,6 +195,9 @@ def _loss() -> Mapping[str, Any]:
     'perceptual_weight': 1.0,
     'perceptual_weights': '',  # file of LPIPS with its VGG16
     'codebook_weight': 1.0,
+    'kl_weight': 1e-6,  # of the divergence of a kl network
+    'logvar_init': 0.0,  # log variance of the reconstruction of a kl network
+    'train_logvar': False,  # whether it is trained; the reference does not
     'disc_weight': 0.8,  # of the adversarial term; 0 = no discriminator
     'disc_start': 30001,  # first step with the adversarial term
     'disc_loss': 'hinge',  # hinge | vanilla
