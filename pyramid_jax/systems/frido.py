@@ -451,7 +451,10 @@ def create(config: ConfigDict) -> Frido:
   chain = schedules.make_chain(
     d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
   )
-  solver = solvers.create(config.sample.solver, config.sample.eta)
+  sample = config.sample
+  solver = solvers.create(
+    sample.solver, sample.eta, sample.spacing, sample.temperature
+  )
   steps = _steps_per_scale(config.sample.steps, len(embed))
   for count in steps:
     solver.levels(chain, count)  # refuses a bad count before anything is built
