@@ -7,11 +7,11 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import first_stage_losses
 
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'msvqgan_shapes.py'
-SETTINGS = autoencoder.LossSettings(
+SETTINGS = first_stage_losses.VQSettings(
   perceptual_weight=0.0, disc_weight=0.5, disc_start=10
 )
 
@@ -20,7 +20,7 @@ def toy(step):
   """A one-weight decoder and a linear discriminator, by hand."""
   image = jnp.zeros((1, 2, 2, 1))
   features = jnp.ones((1, 2, 2, 1))
-  return autoencoder.generator_loss(
+  return first_stage_losses.generator_loss(
     SETTINGS,
     image,
     features,
@@ -47,14 +47,14 @@ def test_adversarial_term_waits_for_its_start():
 def test_pixel_losses(kind, expected):
   image, wrong = jnp.ones((1, 2, 2, 3)), jnp.full((1, 2, 2, 3), 3.0)
   nothing = lambda x, y: jnp.zeros(1)
-  loss, _, _ = autoencoder.reconstruction_loss(
+  loss, _, _ = first_stage_losses.reconstruction_loss(
     image, wrong, nothing, 1.0, pixel_loss=kind
   )
   assert loss == expected
 
 
 def test_adaptive_weight_is_clipped():
-  weight = autoencoder.adaptive_weight(jnp.ones(4) * 1e6, jnp.zeros(4))
+  weight = first_stage_losses.adaptive_weight(jnp.ones(4) * 1e6, jnp.zeros(4))
   np.testing.assert_allclose(weight, 1e4)
 
 
@@ -62,9 +62,11 @@ def test_adaptive_weight_is_clipped():
   ('kind', 'expected'), [('hinge', 0.5 * (0.5 + 2)), ('vanilla', None)]
 )
 def test_discriminator_losses(kind, expected):
-  settings = autoencoder.LossSettings(disc_loss=kind)
+  settings = first_stage_losses.VQSettings(disc_loss=kind)
   real, fake = jnp.array([0.5]), jnp.array([1.0])
-  loss, _ = autoencoder.discriminator_loss(settings, real, fake, jnp.int32(0))
+  loss, _ = first_stage_losses.discriminator_loss(
+    settings, real, fake, jnp.int32(0)
+  )
   if expected is None:
     expected = 0.5 * (np.log1p(np.exp(-0.5)) + np.log1p(np.exp(1.0)))
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -102,4 +104,4 @@ def test_bad_fields_are_named():
   with pytest.raises(ValueError, match='20, must be a multiple of 8'):
     systems.create(config)
   with pytest.raises(ValueError, match="'wgan'"):
-    autoencoder.LossSettings(disc_loss='wgan')
+    first_stage_losses.VQSettings(disc_loss='wgan')

@@ -49,10 +49,14 @@ FAMILIES = {
   'frido.pyunet': f'{_HERE}.pyunet',
   'frido.sampler': f'{_HERE}.frido_diffusion',
   'frido.training_loss': f'{_HERE}.frido_diffusion',
+  'ldm.autoencoder_kl': f'{_HERE}.autoencoder',
   'ldm.bert': f'{_HERE}.text_encoders',
   'ldm.discriminator': f'{_HERE}.discriminator',
+  'ldm.kl_loss': f'{_HERE}.first_stage_losses',
   'ldm.lpips': f'{_HERE}.lpips',
-  'ldm.vq_loss': f'{_HERE}.vq_loss',
+  'ldm.unet': f'{_HERE}.unet',
+  'ldm.vq': f'{_HERE}.autoencoder',
+  'ldm.vq_loss': f'{_HERE}.first_stage_losses',
 }
 
 
