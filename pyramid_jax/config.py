@@ -35,7 +35,8 @@ TASKS = (
   'inpaint',
 )
 ENCODERS = ('tokens', 'boxes', 'clip')
-SOLVERS = ('ddim', 'plms', 'ddpm')
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
+SPACINGS = ('official', 'exact', 'log_snr', 'quad')
 
 # What may differ between a run and its resumption: nothing that the numbers
 # of a finished step depend on.
@@ -210,8 +211,11 @@ def _sample() -> Mapping[str, Any]:
   return {
     'steps': 50,  # solver steps of every scale, or (coarse, ..., fine)
     'guidance': 1.0,  # classifier-free guidance; 1 = none
+    'guidance_interval': (0.0, 1.0),  # parts of the chain's time it acts in
     'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
-    'solver': 'ddim',  # ddim | plms | ddpm
+    'temperature': 1.0,  # factor of the noise of ddim and ddpm
+    'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | heun
+    'spacing': 'official',  # of levels: official | exact | log_snr | quad
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample
     'seed': 0,
@@ -420,6 +424,7 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   one_of('condition.task', TASKS)
   one_of('condition.encoder', ENCODERS)
   one_of('sample.solver', SOLVERS)
+  one_of('sample.spacing', SPACINGS)
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     at_least(1, f'train.{name}')
   at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')
@@ -432,6 +437,13 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
+  at_least(0, 'sample.temperature')
+  interval = fields['sample.guidance_interval']
+  check(
+    'sample.guidance_interval',
+    len(interval) in (0, 2) and sorted((0, *interval, 1)) == [0, *interval, 1],
+    'two numbers 0 <= from <= to <= 1, or ()',
+  )
   accumulate = fields['train.accumulate']
   check(
     'train.batch_size',
