@@ -20,8 +20,20 @@ from pyramid_jax import errors
 
 
 DTYPES = ('float32', 'bfloat16')
+ATTENTION = ('auto', 'xla', 'cudnn', 'flash')
+PARAMETERIZATIONS = ('eps', 'x0', 'v')
 OPTIMIZERS = ('adam', 'adamw')
-TASKS = ('none', 'text', 'layout', 'label', 'scene_graph')
+TASKS = (
+  'none',
+  'text',
+  'layout',
+  'label',
+  'scene_graph',
+  'class',
+  'map',
+  'superres',
+  'inpaint',
+)
 ENCODERS = ('tokens', 'boxes', 'clip')
 SOLVERS = ('ddim', 'plms', 'ddpm')
 
@@ -51,6 +63,7 @@ def base() -> ConfigDict:
       'name': '',  # of the experiment, for logs
       'dtype': 'float32',  # of activations; weights are always float32
       'remat': False,  # recompute activations in the backward pass
+      'attention': 'auto',  # auto | xla | cudnn (GPU) | flash (TPU)
       'system': {
         'name': '',  # a key of pyramid_jax.systems.SYSTEMS
         'network': 'msvqgan',  # of a first stage: msvqgan | kl | vq
@@ -78,7 +91,14 @@ def base() -> ConfigDict:
         'beta_schedule': 'linear',  # linear in sqrt(beta)
         'linear_start': 0.0015,  # first beta
         'linear_end': 0.0155,  # last beta
-        'loss_type': 'l1',  # l1 | l2, of the predicted noise
+        'loss_type': 'l1',  # l1 | l2
+        'parameterization': 'eps',  # what is predicted: eps | x0 | v
+        'simple_weight': 1.0,  # of the mean error in the loss of ldm
+        'elbo_weight': 0.0,  # of the variational bound in the loss of ldm
+        'logvar_init': 0.0,  # log variance of the errors of a level
+        'learn_logvar': False,  # train it, one number a level
+        'scale_factor': 1.0,  # of the latents of ldm
+        'scale_by_std': False,  # measure it on the first batch instead
         'noise_mix_ratio': 0.1,  # noise in the coarser scales in training
         'stage_loss_ratio': (0.5, 0.5),  # weight of each scale, coarse first
         'native_scales': False,  # diffuse each scale at its own resolution
@@ -116,6 +136,7 @@ def _data() -> Mapping[str, Any]:
     'name': 'shapes',  # a key of pyramid_jax.data.READERS
     'root': '',  # directory of the files; unused by shapes
     'image_size': 32,  # px, both sides
+    'lr_factor': 4,  # side of an image over its low-resolution version's
     'level': 1,  # difficulty of shapes, 0..3
     'seed': 0,  # of the scenes of shapes
     'year': 2014,  # edition of coco: 2014 | 2017
@@ -138,7 +159,9 @@ def _data() -> Mapping[str, Any]:
 
 def _condition() -> Mapping[str, Any]:
   return {
-    'task': 'none',  # none | text | layout | label | scene_graph
+    # none | text | layout | label | scene_graph | class | map | superres |
+    # inpaint
+    'task': 'none',
     'encoder': 'tokens',  # tokens | boxes | clip
     'vocab_file': '',  # of the tokenizer
     'merges_file': '',  # of the CLIP tokenizer
@@ -153,6 +176,12 @@ def _condition() -> Mapping[str, Any]:
     'head_dim': 64,
     'vocab_size': 30522,  # rows of the token embedding
     'num_labels': 25,  # categories of the box encoder, padding included
+    'num_classes': 1000,  # classes, the one for none not counted
+    'null_class': True,  # whether there is a class for none
+    'class_by': 'crossattn',  # crossattn | adm (with the noise level)
+    'also': '',  # a second condition: '' | class
+    'map_classes': 182,  # values of a semantic map
+    'map_channels': 3,  # of a semantic map beside the latent
     'null_prefix': (),  # first tokens of the null text, the rest is padding
     'pad_id': 0,  # padding token of a text
     'weights': '',  # file of a frozen encoder
@@ -385,6 +414,8 @@ def _validate(config: ConfigDict, prefix: str) -> None:
     check(name, fields[name] in allowed, f'one of {", ".join(allowed)}')
 
   one_of('dtype', DTYPES)
+  one_of('attention', ATTENTION)
+  one_of('diffusion.parameterization', PARAMETERIZATIONS)
   one_of('optimizer.name', OPTIMIZERS)
   one_of('condition.task', TASKS)
   one_of('condition.encoder', ENCODERS)
@@ -392,7 +423,9 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     at_least(1, f'train.{name}')
   at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')
-  at_least(1, 'data.workers', 'diffusion.timesteps')
+  at_least(1, 'condition.num_classes', 'condition.map_classes')
+  at_least(1, 'condition.map_channels')
+  at_least(1, 'data.workers', 'data.lr_factor', 'diffusion.timesteps')
   at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
   at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
   at_least(0, 'train.sample_every', 'train.eval_every', 'train.seed')

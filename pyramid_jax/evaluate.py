@@ -10,19 +10,23 @@ from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax import examples as examples_lib
 from pyramid_jax import grids
 from pyramid_jax import loading
 from pyramid_jax import progress
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data.shapes import render as shapes_render
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import obedience
+from pyramid_jax.metrics import restoration
 from pyramid_jax.networks.layers import quantizer
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
@@ -132,6 +136,7 @@ def _score(
 ) -> list[Row]:
   """Reconstructs or samples `count` images and scores them."""
   finish = jax.jit(reader.finish)
+  task = config.condition.task
   images, real, examples = [], [], []
   counts: Any = None
   for index, batch in enumerate(_batches(config, reader, count)):
@@ -139,9 +144,10 @@ def _score(
     key = jax.random.fold_in(jax.random.key(config.sample.seed), index)
     made, more = make(weights, key, finished)
     counts = more if counts is None else jax.tree.map(np.add, counts, more)
-    images.append(grids.to_uint8(made))
+    example = examples_lib.seen(batch, examples_lib.pictures(task, finished))
+    images.append(examples_lib.composite(grids.to_uint8(made), example))
     real.append(grids.to_uint8(finished['image']))
-    examples.append(batch)
+    examples.append(example)
   stacked = {
     name: np.concatenate([e[name] for e in examples])[:count]
     for name in examples[0]
@@ -152,7 +158,8 @@ def _score(
     codes = [_codebook_rows(s, c) for s, c in enumerate(counts)]
     rows = _reconstruction_rows(reader, all_images, all_real, stacked)
     return [*rows, *(row for scale in codes for row in scale)]
-  return _task_rows(config, reader, all_images, all_real, stacked, bounds)
+  whole = all_real if bounds else None
+  return _task_rows(config, reader.label_names, all_images, whole, stacked)
 
 
 def _maker(system: system_lib.System) -> Maker:
@@ -202,19 +209,29 @@ def _batches(
 
 def _task_rows(
   config: ConfigDict,
-  reader: Any,
+  label_names: Sequence[str] | None,
   images: np.ndarray,
-  real: np.ndarray,
+  real: np.ndarray | None,
   examples: Mapping[str, np.ndarray],
-  bounds: bool,
 ) -> list[Row]:
-  if config.data.name != 'shapes':
-    return _no_scores()
+  """Scores samples, beside their bounds where there are real pictures."""
   task = config.condition.task
-  if bounds:
-    return obedience.with_bounds(task, images, examples, real, config.data.seed)
-  scores = obedience.scores(task, images, examples, reader.label_names)
-  return [Row(name, score, None, None) for name, score in scores.items()]
+  if config.data.name == 'shapes':
+    if real is not None and len(images) > 1:
+      seed = config.data.seed
+      return obedience.with_bounds(task, images, examples, real, seed)
+    scores = obedience.scores(task, images, examples, label_names)
+    return [Row(name, score, None, None) for name, score in scores.items()]
+  if task not in restoration.TASKS:
+    return _no_scores()
+  scores = restoration.scores(task, images, examples)
+  if 'image' not in examples:
+    return [Row(name, score, None, None) for name, score in scores.items()]
+  whole = examples['image']
+  ceiling = restoration.scores(task, whole, examples)
+  plain = restoration.baseline(task, examples, whole.shape[1:3])
+  floor = restoration.scores(task, plain, examples)
+  return [Row(n, s, ceiling[n], floor[n]) for n, s in scores.items()]
 
 
 def _no_scores() -> list[Row]:
@@ -280,12 +297,20 @@ def _score_saved(
     )
   images = arrays.pop('arr_0')
   about = f'{path}, {len(images)} images'
-  if config.data.name != 'shapes':
-    return _no_scores(), about
   del split
   with errors.user_errors(value=errors.DATA):
-    scores = obedience.scores(config.condition.task, images, arrays)
-  return [Row(n, s, None, None) for n, s in scores.items()], about
+    real = _whole_pictures(arrays, images.shape[1])
+    return _task_rows(config, None, images, real, arrays), about
+
+
+def _whole_pictures(
+  arrays: Mapping[str, np.ndarray], size: int
+) -> np.ndarray | None:
+  """Returns the real pictures of saved conditions, if they tell."""
+  if 'geometry' in arrays:  # a scene of shapes, drawn again
+    spec = {name: jnp.asarray(arrays[name]) for name in shapes_render.SPEC}
+    return np.asarray(shapes_render.image(spec, size)).astype(np.uint8)
+  return arrays.get('image')
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

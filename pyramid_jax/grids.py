@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence
+import colorsys
+import functools
 import os
 import pathlib
 import textwrap
@@ -51,7 +53,8 @@ def draw(
     batch: the host arrays of the N examples, keys as in `data.reader`; a
       condition that is absent is not drawn.
     task: what of it the samples were given: 'text', 'layout', 'label',
-      'scene_graph'; 'none' draws no condition.
+      'scene_graph', 'class', 'map', 'superres', 'inpaint'; 'none' draws no
+      condition.
     label_names: names of the labels, entry 0 is padding.
     real: (N, H, W, 3) uint8.
     columns: cells in a row; by default about as many as rows.
@@ -63,11 +66,9 @@ def draw(
   for i, image in enumerate(images):
     panels = [_enlarge(image)]
     side = panels[0].size
-    texts = _texts(batch, i, task, label_names)
-    if task == 'layout' and 'boxes' in batch:
-      panels.insert(0, _layout_panel(side, batch, i, label_names))
-    elif texts is not None:
-      panels.insert(0, _text_panel(side, texts))
+    panel = _condition_panel(side, batch, i, task, label_names)
+    if panel is not None:
+      panels.insert(0, panel)
     if real is not None:
       panels.append(_enlarge(real[i]))
     rows.append(_row(panels))
@@ -109,6 +110,8 @@ def _texts(
   if task == 'text' and 'caption' in batch:
     caption = batch['caption'][i]
     return [caption.decode() if isinstance(caption, bytes) else str(caption)]
+  if task == 'class' and 'class' in batch:
+    return [_name(int(batch['class'][i]), names)]
   if task == 'label' and 'labels' in batch:
     counts = Counter(_name(label, names) for label in _labels(batch, i))
     return [f'{n} {name}' for name, n in sorted(counts.items())]
@@ -122,6 +125,47 @@ def _texts(
       if min(s, o) >= 0 and p > 0 and max(s, o) < len(labels)
     ]
   return None
+
+
+def _condition_panel(
+  side: tuple[int, int],
+  batch: Mapping[str, Any],
+  i: int,
+  task: str,
+  names: Sequence[str],
+) -> Image.Image | None:
+  """Draws the condition of an example, None if it is not there."""
+  picture = _picture(batch, i, task)
+  if picture is not None:
+    panel = Image.fromarray(picture)
+    return panel.resize(side, Image.Resampling.NEAREST)
+  if task == 'layout' and 'boxes' in batch:
+    return _layout_panel(side, batch, i, names)
+  texts = _texts(batch, i, task, names)
+  return None if texts is None else _text_panel(side, texts)
+
+
+def _picture(batch: Mapping[str, Any], i: int, task: str) -> np.ndarray | None:
+  """A condition that is a picture, as (h, w, 3) uint8."""
+  if task == 'map' and 'mask' in batch:
+    return _map_colours()[np.asarray(batch['mask'][i])]
+  if task == 'superres' and 'lr_image' in batch:
+    return np.asarray(batch['lr_image'][i])
+  if task == 'inpaint' and {'image', 'inpaint_mask'} <= batch.keys():
+    hole = np.asarray(batch['inpaint_mask'][i])[..., None] > 0
+    return np.where(hole, np.uint8(0), batch['image'][i])
+  return None
+
+
+@functools.cache
+def _map_colours() -> np.ndarray:
+  """Returns the (256, 3) uint8 colours of classes, neighbours far apart."""
+  colours = []
+  for number in range(256):
+    hue = number * 0.618034 % 1  # the golden ratio
+    value = (1.0, 0.75, 0.5)[number % 3]
+    colours.append(colorsys.hsv_to_rgb(hue, 0.65, value if number else 0))
+  return np.round(255 * np.array(colours)).astype(np.uint8)
 
 
 def _font() -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import evaluate
+from pyramid_jax import examples as examples_lib
 from pyramid_jax import grids
 from pyramid_jax import logs
 from pyramid_jax import progress
@@ -155,6 +156,7 @@ def _grid_maker(
   job: Job,
 ) -> Callable[[int, system_lib.Weights], np.ndarray]:
   """Returns a function that draws and saves the grid of a step."""
+  task = job.config.condition.task
   count = min(_GRID, job.config.sample.batch_size)
   host = batches_lib.Batches(job.reader_val, count, seed=0, shuffle=False).at(0)
   arrays = mesh_lib.spread(job.mesh, host)
@@ -163,14 +165,15 @@ def _grid_maker(
   def preview(weights, batch):
     batch = job.reader_val.finish(batch)
     key = jax.random.key(job.config.sample.seed)
-    return job.system.preview(weights, key, batch), batch['image']
+    images = job.system.preview(weights, key, batch)
+    return images, batch['image'], examples_lib.pictures(task, batch)
 
   def draw(step: int, weights: system_lib.Weights) -> np.ndarray:
-    images, real = jax.device_get(preview(weights, arrays))
+    images, real, drawn = jax.device_get(preview(weights, arrays))
     image = grids.draw(
       grids.to_uint8(images),
-      host,
-      job.config.condition.task,
+      examples_lib.seen(host, drawn),
+      task,
       job.reader.label_names,
       real=grids.to_uint8(real),
     )

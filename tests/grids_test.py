@@ -18,6 +18,11 @@ def make_batch(n=2):
     'boxes': boxes,
     'labels': np.tile([1, 2, 0], (n, 1)),
     'n_boxes': np.full(n, 2),
+    'class': np.full(n, 2),
+    'mask': np.tile(np.uint8([[0, 1], [25, 2]]), (n, 1, 1)),
+    'lr_image': np.full((n, 2, 2, 3), 99, np.uint8),
+    'image': np.full((n, 32, 32, 3), 77, np.uint8),
+    'inpaint_mask': np.tile(np.arange(32) < 16, (n, 32, 1)).astype(np.uint8),
     'caption': np.array([b'a red circle'] * n),
     'triples': np.tile([[[0, 1, 1], [0, 0, 1], [-1, -1, -1]]], (n, 1, 1)),
   }
@@ -30,7 +35,14 @@ def draw(task, batch=None, n=2, **kwargs):
 
 @pytest.mark.parametrize(
   ('task', 'panels'),
-  [('none', 1), ('layout', 2), ('text', 2), ('label', 2), ('scene_graph', 2)],
+  [
+    ('none', 1),
+    ('layout', 2),
+    ('text', 2),
+    ('label', 2),
+    ('scene_graph', 2),
+    ('class', 2),
+  ],
 )
 def test_condition_beside_the_sample(task, panels):
   grid = draw(task, columns=1)
@@ -62,7 +74,22 @@ def test_boxes_are_where_they_should_be():
   assert columns.max() <= 130  # the name may be longer than the box
 
 
+def test_pictures_that_are_conditions():
+  panel = lambda task: draw(task, n=1)[4:164, 4:164]
+  assert (panel('superres') == 99).all()
+  holed = panel('inpaint')
+  assert (holed[:, :80] == 0).all()
+  assert (holed[:, 80:] == 77).all()
+  quarters = panel('map').reshape(2, 80, 2, 80, 3)
+  colours = quarters[:, 0, :, 0].reshape(4, 3)
+  assert (quarters == quarters[:, :1, :, :1]).all()
+  assert len({tuple(c) for c in colours}) == 4
+  assert colours[0].tolist() == [0, 0, 0]  # unlabelled
+
+
 def test_conditions_that_are_not_there():
+  for task in ('map', 'superres', 'inpaint', 'class'):
+    assert draw(task, {'labels': np.ones(2)}, columns=1).shape[1] == 168
   grid = draw('text', {'labels': np.ones((2, 3), np.int32)}, columns=1)
   assert grid.shape[1] == 168
 
@@ -71,6 +98,7 @@ def test_words():
   batch = make_batch(1)
   words = lambda task: grids._texts(batch, 0, task, NAMES)
   assert words('text') == ['a red circle']
+  assert words('class') == ['blue square']
   assert words('label') == ['1 blue square', '1 red circle']
   assert words('scene_graph') == ['red circle left of blue square']
   assert words('none') is None

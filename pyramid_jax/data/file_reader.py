@@ -85,8 +85,8 @@ class FileReader:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Makes `image` float32 in [-1, 1]; pure, runs inside jit."""
-    return {**batch, 'image': images.to_float(batch['image'])}
+    """Makes the pictures float32 in [-1, 1]; pure, runs inside jit."""
+    return images.finish(batch)
 
   def text_arrays(self, text: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a text condition.

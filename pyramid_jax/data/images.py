@@ -1,6 +1,7 @@
 """Image files: safe decoding, resizing, crops and flips."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import errno
 import io
@@ -283,3 +284,15 @@ def to_float(image: jax.Array) -> jax.Array:
   """Maps uint8 to float32 in [-1, 1], `x / 127.5 - 1`, on the device."""
   # In this order 255 stays 1 when XLA multiplies by the rounded reciprocal.
   return (jnp.asarray(image, jnp.float32) - 127.5) / 127.5
+
+
+def finish(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Makes the uint8 pictures of a batch float32 in [-1, 1], on the device.
+
+  These are `image` and `lr_image`; maps of numbers stay what they are.
+  """
+  out = dict(batch)
+  for name in ('image', 'lr_image'):
+    if name in out:
+      out[name] = to_float(out[name])
+  return out

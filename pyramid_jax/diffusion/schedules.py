@@ -9,6 +9,8 @@ import numpy as np
 
 
 SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
+# What a network may predict of a noisy state; see `gaussian.target`.
+PARAMETERIZATIONS = ('eps', 'x0', 'v')
 
 
 @flax.struct.dataclass
@@ -43,9 +45,12 @@ class Chain:
 
   Attributes:
     betas: (T,) float64.
+    v_posterior: 0 gives ancestral steps the variance of the posterior, 1 that
+      of the forward step, between is linear.
   """
 
   betas: np.ndarray
+  v_posterior: float = 0.0
 
   @property
   def length(self) -> int:
@@ -58,10 +63,26 @@ class Chain:
 
   @property
   def posterior_variance(self) -> np.ndarray:
-    """(T,) variance of q(x_{t-1} | x_t, x0)."""
+    """(T,) variance of q(x_{t-1} | x_t, x0), see `v_posterior`."""
+    bar = self.alphas_bar
+    return self.step_variance(self.betas, np.append(1.0, bar[:-1]), bar)
+
+  def step_variance(
+    self, beta: np.ndarray, before: np.ndarray, bar: np.ndarray
+  ) -> np.ndarray:
+    """Returns the variance of a step by beta from level bar to `before`."""
+    small = beta * (1.0 - before) / (1.0 - bar)
+    return (1.0 - self.v_posterior) * small + self.v_posterior * beta
+
+  @property
+  def posterior_mean(self) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) factors of x0 and of x_t in the mean of q(x_{t-1} | x_t, x0)."""
     bar = self.alphas_bar
     before = np.append(1.0, bar[:-1])
-    return self.betas * (1.0 - before) / (1.0 - bar)
+    return (
+      self.betas * np.sqrt(before) / (1.0 - bar),
+      (1.0 - before) * np.sqrt(1.0 - self.betas) / (1.0 - bar),
+    )
 
   @property
   def vlb_weights(self) -> np.ndarray:
@@ -87,6 +108,25 @@ class Chain:
     weights[0] = weights[1]
     return weights
 
+  @property
+  def vlb_weights_v(self) -> np.ndarray:
+    """(T,) the same for v: its error is that of eps over sqrt(alphas_bar)."""
+    weights = self.vlb_weights * self.alphas_bar
+    weights[0] = weights[1]
+    return weights
+
+  def loss_weights(self, parameterization: str) -> np.ndarray:
+    """Returns the (T,) weights of the variational bound.
+
+    Args:
+      parameterization: one of `PARAMETERIZATIONS`.
+    """
+    return {
+      'eps': self.vlb_weights,
+      'x0': self.vlb_weights_x0,
+      'v': self.vlb_weights_v,
+    }[parameterization]
+
   def alpha(self, t: jax.Array) -> jax.Array:
     """Returns sqrt(alphas_bar) at integer t, float32."""
     return jnp.asarray(np.sqrt(self.alphas_bar), jnp.float32)[t]
@@ -102,6 +142,7 @@ def make_chain(
   linear_start: float = 0.0015,
   linear_end: float = 0.0155,
   cosine_s: float = 8e-3,
+  v_posterior: float = 0.0,
 ) -> Chain:
   """Builds a chain.
 
@@ -123,7 +164,7 @@ def make_chain(
     betas = np.clip(1 - bar[1:] / bar[:-1], 0, 0.999)
   else:
     raise ValueError(f'beta schedule {kind!r} is not one of {SCHEDULES}')
-  return Chain(betas=betas)
+  return Chain(betas=betas, v_posterior=v_posterior)
 
 
 def uniform_timesteps(length: int, steps: int) -> np.ndarray:
@@ -172,7 +213,7 @@ def levels(chain: Chain, times: np.ndarray, end_bar: float) -> Levels:
   bar = np.append(chain.alphas_bar[times][::-1], end_bar)
   before = bar[1:]
   beta = 1.0 - bar[:-1] / before
-  variance = beta * (1.0 - before) / (1.0 - bar[:-1])
+  variance = chain.step_variance(beta, before, bar[:-1])
   f32 = lambda x: jnp.asarray(x, jnp.float32)
   return Levels(
     time=f32(np.append(times[::-1], times[0])),

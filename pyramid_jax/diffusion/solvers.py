@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import schedules
 
 
@@ -31,6 +32,41 @@ class Prediction:
   def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
     """Completes a predicted noise by the clean state it implies."""
     return cls(x0=(x - level.sigma * eps) / level.alpha, eps=eps)
+
+  @classmethod
+  def from_x0(cls, x: jax.Array, x0: jax.Array, level: Levels):
+    """Completes a predicted clean state by its noise, 0 at a clean level."""
+    inverse = jnp.where(
+      level.sigma > 0, 1.0 / jnp.where(level.sigma > 0, level.sigma, 1.0), 0.0
+    )
+    return cls(x0=x0, eps=(x - level.alpha * x0) * inverse)
+
+  @classmethod
+  def from_v(cls, x: jax.Array, v: jax.Array, level: Levels):
+    """Takes v = alpha * eps - sigma * x0 apart (arXiv:2202.00512)."""
+    return cls(
+      x0=level.alpha * x - level.sigma * v,
+      eps=level.sigma * x + level.alpha * v,
+    )
+
+  @classmethod
+  def of(
+    cls, parameterization: str, x: jax.Array, value: jax.Array, level: Levels
+  ):
+    """Completes what a network predicts of x.
+
+    Args:
+      parameterization: what `value` is: 'eps', 'x0' or 'v'.
+      x: (B, H, W, C) the noisy state.
+      value: (B, H, W, C) the network's output.
+      level: of x.
+
+    Raises:
+      ValueError: unknown parameterization.
+    """
+    gaussian.check_parameterization(parameterization)
+    build = {'eps': cls.from_eps, 'x0': cls.from_x0, 'v': cls.from_v}
+    return build[parameterization](x, value, level)
 
 
 @flax.struct.dataclass

@@ -6,6 +6,7 @@ from scipy import ndimage
 from pyramid_jax.metrics import detector
 
 
+MAX_PSNR = 100.0  # dB; equal pictures have no finite one
 SSIM_SIGMA = 1.5
 SSIM_RADIUS = 5  # an 11 x 11 window
 SSIM_C1 = (0.01 * 255) ** 2
@@ -41,6 +42,11 @@ def psnr(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
   error = np.square(a - b).mean((1, 2, 3))
   with np.errstate(divide='ignore'):
     return 10 * np.log10(255**2 / error)
+
+
+def capped(decibels: np.ndarray) -> np.ndarray:
+  """Returns ratios that have a mean: at most 100 dB."""
+  return np.minimum(decibels, MAX_PSNR)
 
 
 def _blur(x: np.ndarray) -> np.ndarray:

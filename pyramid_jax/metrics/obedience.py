@@ -14,13 +14,14 @@ from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import layout
 from pyramid_jax.metrics import relations
+from pyramid_jax.metrics import restoration
+from pyramid_jax.metrics import segmentation
 from pyramid_jax.metrics import shape_distribution
 from pyramid_jax.metrics import stuff
 
 
 Score = bootstrap.Score
 Examples = Mapping[str, np.ndarray]
-TASKS = ('none', 'text', 'layout', 'label', 'scene_graph', 'class')
 # What each task reads of the examples.
 _NEEDS = {
   'none': ('boxes', 'labels', 'n_boxes'),
@@ -29,8 +30,11 @@ _NEEDS = {
   'label': ('labels',),
   'scene_graph': ('labels', 'triples'),
   'class': ('boxes', 'labels', 'n_boxes', 'class'),
+  'map': ('mask',),
+  'superres': ('lr_image',),
+  'inpaint': ('inpaint_mask', 'image'),
 }
-MAX_PSNR = 100.0  # dB; equal pictures have no finite one
+TASKS = tuple(_NEEDS)
 _TURNED_LEVEL = 3
 _STREAM = 32  # word of the hash that shuffles conditions
 
@@ -116,6 +120,12 @@ def _task_scores(
   if task == 'class':
     largest = np.array([d.labels[0] if len(d) else 0 for d in found])
     return {'class_acc': bootstrap.mean(largest == examples['class'])}
+  if task == 'map':
+    kinds = stuff.background_kinds(images)
+    seen = segmentation.class_maps(images.shape[1:3], found, kinds)
+    return segmentation.scores(seen, examples['mask'])
+  if task in restoration.TASKS:
+    return restoration.scores(task, images, examples)
   return {}
 
 
@@ -155,7 +165,8 @@ def scores(
   """Returns the scores of pictures made for a task.
 
   Args:
-    task: none | text | layout | label | scene_graph | class.
+    task: none | text | layout | label | scene_graph | class | map |
+      superres | inpaint.
     images: (B, H, W, 3) uint8.
     examples: stacked conditions of the pictures, with the keys of the reader
       of `shapes`; with `level`, turned shapes are expected where there are
@@ -170,6 +181,8 @@ def scores(
     scene_graph: relation_acc, 'relation_acc/left of' and so on, category_acc;
     text: caption_acc, attribute_acc, relation_acc, stuff_acc;
     class: class_acc and those of none;
+    map: seg_miou, pixel_acc;
+    superres, inpaint: see `restoration.scores`;
     none: tv_count, tv_colour, tv_shape, tv_pos.
 
   Raises:
@@ -202,7 +215,7 @@ def reconstruction_scores(
   found = layout.scores(matches)
   psnr = image_quality.psnr(images, real_images)
   return {
-    'psnr': bootstrap.mean(np.minimum(psnr, MAX_PSNR)),
+    'psnr': bootstrap.mean(image_quality.capped(psnr)),
     'ssim': bootstrap.mean(image_quality.ssim(images, real_images)),
     'layout_recall': found['layout_recall'],
     'category_acc': found['category_acc'],
@@ -224,6 +237,20 @@ def shuffled(examples: Examples, seed: int) -> dict[str, np.ndarray]:
   return {key: np.asarray(value)[moved] for key, value in examples.items()}
 
 
+def _floor(
+  task: str,
+  real_images: np.ndarray,
+  examples: Examples,
+  found: Sequence[detector.Detections],
+  seed: int,
+) -> dict[str, Score]:
+  """Returns the scores of what needs no model."""
+  if task in restoration.TASKS:
+    plain = restoration.baseline(task, examples, real_images.shape[1:3])
+    return restoration.scores(task, plain, examples)
+  return _task_scores(task, real_images, shuffled(examples, seed), found)
+
+
 def with_bounds(
   task: str,
   images: np.ndarray,
@@ -234,9 +261,11 @@ def with_bounds(
   """Returns a table: every score beside what is best and what is chance.
 
   The ceiling is the score of real pictures of the conditions, the floor that
-  of real pictures whose conditions were shuffled. The ceiling of `shape_fd` is
-  the distance between two halves of the real pictures (of half as many, so a
-  little too large); it has no floor, nor do the `tv_*` scores.
+  of real pictures whose conditions were shuffled; of super-resolution that of
+  bicubic enlargement, of inpainting that of holes in the mean colour of the
+  rest. The ceiling of `shape_fd` is the distance between two halves of the
+  real pictures (of half as many, so a little too large); it has no floor, nor
+  do the `tv_*` scores.
 
   Args:
     task: as for `scores`.
@@ -256,7 +285,7 @@ def with_bounds(
   values = scores(task, images, examples, real_images=real_images)
   found = _detect(real_images, examples)
   ceiling = _task_scores(task, real_images, examples, found)
-  floor = _task_scores(task, real_images, shuffled(examples, seed), found)
+  floor = _floor(task, real_images, examples, found, seed)
   ceiling.update(_distribution_scores(task, real_images, examples, found, None))
   if len(images) >= 4:
     features = shape_distribution.shape_features(real_images, found)

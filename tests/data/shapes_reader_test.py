@@ -6,6 +6,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax.data import shapes
+from pyramid_jax.data.shapes import reader as reader_lib
 from pyramid_jax.data.shapes import render_numpy
 from pyramid_jax.data.shapes import scenes
 from pyramid_jax.data.shapes import text
@@ -110,6 +111,66 @@ def test_maps_only_when_asked():
   assert 'edge' not in out
 
 
+def test_low_resolution_pictures_are_box_filtered():
+  reader, batch = _batch(_config('superres', level=2))
+  out = jax.jit(reader.finish)(batch)
+  pictures = reader.render_batch(np.arange(16)).astype(float)
+  want = np.round(pictures.reshape(16, 8, 4, 8, 4, 3).mean((2, 4)))
+  low = np.asarray(out['lr_image'])
+  assert low.shape == (16, 8, 8, 3)
+  assert low.dtype == np.float32
+  np.testing.assert_allclose((low + 1) * 127.5, want, atol=1e-4)
+
+  config = _config('superres')
+  config.data.lr_factor = 2
+  reader, batch = _batch(config)
+  assert jax.eval_shape(reader.finish, batch)['lr_image'].shape[1:3] == (16, 16)
+
+
+def test_holes_depend_on_the_index_alone():
+  reader, batch = _batch(_config('inpaint'))
+  out = jax.jit(reader.finish)(batch)
+  mask = np.asarray(out['inpaint_mask'])
+  assert mask.shape == (16, 32, 32)
+  assert mask.dtype == np.uint8
+  assert set(np.unique(mask)) == {0, 1}
+  assert len({m.tobytes() for m in mask}) == 16
+  again = reader.batch(np.array([7]), np.array([99], np.uint64))
+  again = np.asarray(jax.jit(reader.finish)(again)['inpaint_mask'])
+  np.testing.assert_array_equal(again[0], mask[7])
+  _, other = _batch(_config('inpaint'), 'test')
+  assert (other['hole_boxes'] != batch['hole_boxes']).any()
+
+
+def test_semantic_maps():
+  reader, batch = _batch(_config('map', level=2))
+  out = jax.jit(reader.finish)(batch)
+  assert 'edge' not in out
+  want = render_numpy.render(scenes.sample(3, np.arange(16), 2), 32)['mask']
+  assert out['mask'].dtype == np.uint8
+  assert (np.asarray(out['mask']) != want).mean() < 1e-3
+
+
+def test_pictures_of_conditions_only_for_their_tasks():
+  extra = {'mask', 'edge', 'lr_image', 'inpaint_mask'}
+  wanted = {
+    'map': {'mask'},
+    'superres': {'lr_image'},
+    'inpaint': {'inpaint_mask'},
+  }
+  for task in reader_lib.TASKS:
+    reader, batch = _batch(_config(task, level=0))
+    out = jax.eval_shape(reader.finish, batch)
+    assert set(out) & extra == wanted.get(task, set()), task
+    assert ('hole_boxes' in batch) == (task == 'inpaint')
+
+
+def test_one_object_gives_the_class():
+  _, batch = _batch(_config('class', level=0))
+  np.testing.assert_array_equal(batch['class'], batch['labels'][:, 0])
+  assert 1 <= batch['class'].min() <= batch['class'].max() <= 24
+
+
 def test_layout_tokens():
   config = _config('layout', encode_crop=True)
   _, batch = _batch(config)
@@ -187,6 +248,10 @@ def test_bad_values():
     shapes.ShapesReader(config, 'train')
   with pytest.raises(ValueError, match="condition.task .*got 'sketch'"):
     shapes.ShapesReader(_config('sketch'), 'train')
+  config = _config('superres')
+  config.data.image_size = 30
+  with pytest.raises(ValueError, match='image_size is 30.*lr_factor = 4'):
+    shapes.ShapesReader(config, 'train')
   config = _config('layout', level=3, max_objects=8)
   with pytest.raises(ValueError, match='max_objects must be at least 9.*got 8'):
     shapes.ShapesReader(config, 'train')

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -10,6 +11,7 @@ from pyramid_jax.conditions import hashing
 from pyramid_jax.conditions import labels as labels_lib
 from pyramid_jax.conditions import layout
 from pyramid_jax.conditions import tokenizers
+from pyramid_jax.data import holes
 from pyramid_jax.data.shapes import render
 from pyramid_jax.data.shapes import scenes
 from pyramid_jax.data.shapes import text
@@ -17,7 +19,17 @@ from pyramid_jax.data.shapes import text
 
 # Every index is a scene; this many so that an index is an int32.
 LENGTH = 2**31 - 1
-TASKS = ('none', 'text', 'layout', 'label', 'scene_graph')
+TASKS = (
+  'none',
+  'text',
+  'layout',
+  'label',
+  'scene_graph',
+  'class',
+  'map',
+  'superres',
+  'inpaint',
+)
 _SHUFFLE = 16  # word of the hash that orders the labels
 
 
@@ -44,11 +56,12 @@ class ShapesReader:
       full: whether `batch` adds every condition, not only those of the task;
         None: outside of training. Among them is `caption`, bytes that cannot
         enter jit.
-      maps: whether `finish` adds `mask` and `edge`.
+      maps: whether `finish` adds `mask` and `edge` whatever the task.
 
     Raises:
-      ValueError: unknown split, level or task, or a sequence of boxes or
-        labels that is too short for the level.
+      ValueError: unknown split, level or task, a sequence of boxes or labels
+        that is too short for the level, or a size that `lr_factor` does not
+        divide.
     """
     self._full = split != 'train' if full is None else full
     self.label_names = scenes.LABEL_NAMES
@@ -59,6 +72,7 @@ class ShapesReader:
     self._max_objects = config.data.max_objects
     self._condition = config.condition
     self._maps = maps
+    self._lr_factor = config.data.lr_factor
     self._captions = text.tokenizer()
     self._tokenizer: tokenizers.Tokenizer
     if config.condition.encoder == 'clip':
@@ -77,6 +91,11 @@ class ShapesReader:
       raise ValueError(
         f'condition.max_objects must be at least {most} at data.level '
         f'{self.level}, got {room}.'
+      )
+    if task == 'superres' and self.image_size % self._lr_factor:
+      raise ValueError(
+        f'data.image_size is {self.image_size}, must be divisible by '
+        f'data.lr_factor = {self._lr_factor}.'
       )
 
   def __len__(self) -> int:
@@ -116,6 +135,9 @@ class ShapesReader:
       'background': spec.background,
       'texture': spec.texture,
     }
+    if self._condition.task == 'inpaint':
+      u = scenes.uniforms(self._seed, indices, scenes.INPAINT, holes.UNIFORMS)
+      out.update(holes.sample(u))
     self._add_texts(out, spec)
     ids = self._condition_ids(out, draws)
     if ids is not None:
@@ -173,16 +195,27 @@ class ShapesReader:
     return None
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Adds `image` (B, H, W, 3) float32 in [-1, 1]; pure, runs inside jit.
+    """Adds the pictures; pure, runs inside jit.
 
-    The values are those of the uint8 picture, `x / 127.5 - 1`. With `maps`
-    also `mask` and `edge`, (B, H, W) uint8.
+    `image` (B, H, W, 3) float32 in [-1, 1], the values of the uint8 picture,
+    `x / 127.5 - 1`. By task also `lr_image`, the same of the box-filtered
+    picture; `mask` (B, H, W) uint8, the semantic map; `inpaint_mask`
+    (B, H, W) uint8, 1 = hole. With `maps` also `mask` and `edge`.
     """
     out = dict(batch)
-    out['image'] = render.image(batch, self.image_size) / 127.5 - 1
-    if self._maps:
-      drawn = render.maps(batch, self.image_size)
-      out['mask'], out['edge'] = drawn['mask'], drawn['edge']
+    task, size = self._condition.task, self.image_size
+    picture = render.image(batch, size)
+    out['image'] = picture / 127.5 - 1
+    if task == 'superres':
+      out['lr_image'] = render.shrink(picture, self._lr_factor) / 127.5 - 1
+    if task == 'inpaint':
+      hole = holes.draw(batch['hole_strokes'], batch['hole_boxes'], size)
+      out['inpaint_mask'] = jnp.asarray(hole)
+    if self._maps or task == 'map':
+      drawn = render.maps(batch, size)
+      out['mask'] = drawn['mask']
+      if self._maps:
+        out['edge'] = drawn['edge']
     return out
 
   def render_batch(self, indices: np.ndarray) -> np.ndarray:

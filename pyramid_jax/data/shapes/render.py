@@ -5,6 +5,7 @@ scene looks the same at every resolution. `render_numpy` is the reference.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ from pyramid_jax.data.shapes import scenes
 
 Arrays = Mapping[str, jax.Array]
 
+SPEC = ('labels', 'geometry', 'background', 'texture')  # what is drawn
+
 
 def spec_arrays(spec: scenes.Scenes) -> dict[str, np.ndarray]:
   """Returns what `image` and `maps` need of scenes, by example-dict key."""
-  keys = ('labels', 'geometry', 'background', 'texture')
-  return {key: getattr(spec, key) for key in keys}
+  return {key: getattr(spec, key) for key in SPEC}
 
 
 def distance(shape: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
@@ -125,6 +127,19 @@ def image(spec: Arrays, size: int) -> jax.Array:
   start = background(spec['background'], spec['texture'], size)
   picture, _ = jax.lax.scan(paint, start, _objects(spec))
   return jnp.round(jnp.clip(picture, 0, 1) * 255)
+
+
+def shrink(images: Any, factor: int) -> Any:
+  """Returns the means of blocks of `factor` x `factor` pixels, rounded.
+
+  Args:
+    images: (..., H, W, C), grey levels 0..255, NumPy or JAX.
+    factor: divides H and W.
+  """
+  *lead, height, width, channels = images.shape
+  rows, columns = height // factor, width // factor
+  blocks = images.reshape(*lead, rows, factor, columns, factor, channels)
+  return blocks.mean((-4, -2)).round()
 
 
 def maps(spec: Arrays, size: int) -> dict[str, jax.Array]:

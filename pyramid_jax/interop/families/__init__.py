@@ -54,6 +54,7 @@ FAMILIES = {
   'ldm.discriminator': f'{_HERE}.discriminator',
   'ldm.kl_loss': f'{_HERE}.first_stage_losses',
   'ldm.lpips': f'{_HERE}.lpips',
+  'ldm.unet': f'{_HERE}.unet',
   'ldm.vq': f'{_HERE}.autoencoder',
   'ldm.vq_loss': f'{_HERE}.first_stage_losses',
 }

@@ -1,0 +1,147 @@
+"""How near restored pictures are to the whole ones, and what costs nothing.
+
+Super-resolution stands beside bicubic enlargement, inpainting beside a hole of
+one colour: what a model adds is the distance to these.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from pyramid_jax.data.shapes import render
+from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import image_quality
+
+
+Score = bootstrap.Score
+Examples = Mapping[str, np.ndarray]
+TASKS = ('superres', 'inpaint')
+
+
+def bicubic(low: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Enlarges pictures by Pillow's bicubic filter.
+
+  Args:
+    low: (N, h, w, 3) uint8.
+    size: height and width of the result.
+
+  Returns:
+    (N, H, W, 3) uint8.
+  """
+  resized = [
+    Image.fromarray(x).resize(size[::-1], Image.Resampling.BICUBIC) for x in low
+  ]
+  return np.stack([np.asarray(x) for x in resized])
+
+
+def mean_filled(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+  """Fills each hole with the mean colour of the pixels that are known.
+
+  Args:
+    images: (N, H, W, 3) uint8.
+    holes: (N, H, W), 1 = hole.
+
+  Returns:
+    (N, H, W, 3) uint8; middle grey where no pixel is known.
+  """
+  known = (holes == 0)[..., None]
+  count = known.sum((1, 2))
+  total = (images * known).sum((1, 2), dtype=np.float64)
+  colour = np.where(count > 0, total / np.maximum(count, 1), 127.5)
+  fill = np.round(colour).astype(np.uint8)[:, None, None]
+  return np.where(known, images, fill)
+
+
+def region_psnr(
+  images: np.ndarray, targets: np.ndarray, region: np.ndarray
+) -> np.ndarray:
+  """Returns the peak signal-to-noise ratio of a part of each image in dB.
+
+  Args:
+    images: (N, H, W, 3) uint8.
+    targets: the same.
+    region: (N, H, W) bool.
+
+  Returns:
+    (N,) float64, infinite where nothing differs, NaN for an empty part.
+  """
+  error = np.square(images.astype(np.float64) - targets).mean(-1)
+  count = region.sum((1, 2))
+  with np.errstate(divide='ignore', invalid='ignore'):
+    return 10 * np.log10(255**2 * count / (error * region).sum((1, 2)))
+
+
+def _check(task: str, images: np.ndarray, examples: Examples) -> None:
+  if task not in TASKS:
+    raise ValueError(f'task must be one of {TASKS}, got {task!r}.')
+  shape = images.shape
+  if task == 'inpaint' and examples['inpaint_mask'].shape != shape[:3]:
+    raise ValueError(
+      f'images {shape} and holes {examples["inpaint_mask"].shape} must agree.'
+    )
+  if task == 'superres':
+    low = examples['lr_image'].shape
+    factor = shape[1] // low[1] if low[1] else 0
+    if not factor or shape[1:3] != (factor * low[1], factor * low[2]):
+      raise ValueError(
+        f'images {shape} must be a whole number of times as large as their '
+        f'low-resolution versions {low}.'
+      )
+
+
+def scores(
+  task: str, images: np.ndarray, examples: Examples
+) -> dict[str, Score]:
+  """Returns the scores of restored pictures.
+
+  Args:
+    task: superres | inpaint.
+    images: (N, H, W, 3) uint8.
+    examples: `image` (N, H, W, 3) uint8, the whole pictures, and `lr_image`
+      (N, h, w, 3) uint8 or `inpaint_mask` (N, H, W), 1 = hole.
+
+  Returns:
+    superres: psnr (dB), ssim, and lr_consistency, the psnr (dB) of the
+      box-filtered picture to the one that was given; without `image` only
+      the last.
+    inpaint: hole_psnr, known_psnr (dB) of the parts, psnr and ssim of all.
+    Ratios are at most 100 dB, also where nothing differs.
+
+  Raises:
+    ValueError: unknown task, or sizes that do not fit.
+  """
+  _check(task, images, examples)
+  values = {}
+  if task == 'inpaint':
+    hole = examples['inpaint_mask'] > 0
+    for name, region in (('hole_psnr', hole), ('known_psnr', ~hole)):
+      values[name] = image_quality.capped(
+        region_psnr(images, examples['image'], region)
+      )
+  if 'image' in examples:
+    values['psnr'] = image_quality.capped(
+      image_quality.psnr(images, examples['image'])
+    )
+    values['ssim'] = image_quality.ssim(images, examples['image'])
+  if task == 'superres':
+    low = examples['lr_image']
+    small = render.shrink(images, images.shape[1] // low.shape[1])
+    psnr = image_quality.psnr(small.astype(np.uint8), low)
+    values['lr_consistency'] = image_quality.capped(psnr)
+  return {name: bootstrap.mean(value) for name, value in values.items()}
+
+
+def baseline(
+  task: str, examples: Examples, size: tuple[int, int]
+) -> np.ndarray:
+  """Returns what needs no model: (N, H, W, 3) uint8.
+
+  Args:
+    task: superres | inpaint.
+    examples: as for `scores`.
+    size: height and width of the pictures.
+  """
+  if task == 'superres':
+    return bicubic(examples['lr_image'], size)
+  return mean_filled(examples['image'], examples['inpaint_mask'])
