@@ -53,6 +53,7 @@ FAMILIES = {
   'ldm.discriminator': f'{_HERE}.discriminator',
   'ldm.lpips': f'{_HERE}.lpips',
   'ldm.vq_loss': f'{_HERE}.vq_loss',
+  'metrics.fid': f'{_HERE}.metrics',
 }
 
 
