@@ -9,8 +9,9 @@ twice and mixed to 3 channels beside the latent.
       --config.data.root=LANDSCAPES --workdir=DIR
 
 Reads a folder of images with their maps: 1.map.png beside 1.jpg, grey values
-that number the classes. Variants: px256 (default), px512; debug: the smallest size. The first stage is
-trained in DIR/first_stage unless config.first_stage.checkpoint names one.
+that number the classes. Variants: px256 (default), px512; debug: the smallest
+size. The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
 """
 
 from ml_collections import ConfigDict
