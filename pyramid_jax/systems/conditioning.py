@@ -40,6 +40,15 @@ class BothEncoder:
   trained: bool = True
 
   @property
+  def widths(self) -> encoders.Widths:
+    first, second = self.first.widths, self.second.widths
+    return encoders.Widths(
+      context=first.context + second.context,
+      concat=first.concat + second.concat,
+      classes=first.classes + second.classes,
+    )
+
+  @property
   def example(self) -> Batch:
     return {**self.first.example, **self.second.example}
 
@@ -66,14 +75,11 @@ class BothEncoder:
   ) -> Inputs:
     given = {}
     for encoded in (first, second):
-      for name, value in vars(encoders.as_inputs(encoded)).items():
-        if value is not None and name in given:
-          raise ValueError(
-            f'both conditions are a {name}; give the class by'
-            " config.condition.class_by = 'adm'"
-          )
-        if value is not None:
-          given[name] = value
+      given |= {
+        name: value
+        for name, value in vars(encoders.as_inputs(encoded)).items()
+        if value is not None
+      }
     return Inputs(**given)
 
 
@@ -113,7 +119,13 @@ def create(
       f"config.condition.also is {c.also!r}, must be '' or 'class' beside"
       f" another task than 'class'; config.condition.task is {c.task!r}"
     )
-  return BothEncoder(first=encoder, second=_classes(config))
+  second = _classes(config)
+  if encoder.widths.context and second.widths.context:
+    raise ValueError(
+      f'config.condition.task {c.task!r} and the class are both tokens; give'
+      " the class by config.condition.class_by = 'adm'"
+    )
+  return BothEncoder(first=encoder, second=second)
 
 
 def _classes(config: ConfigDict) -> encoders.ClassEncoder:
@@ -134,11 +146,6 @@ def _classes(config: ConfigDict) -> encoders.ClassEncoder:
     has_null=c.null_class,
     dim=c.dim if c.class_by == 'crossattn' else 0,
   )
-
-
-def class_rows(config: ConfigDict) -> int:
-  """Returns the rows of a table of the classes, one for none included."""
-  return _classes(config).rows
 
 
 def _pictures(config: ConfigDict, first_stage: autoencoder.Network) -> Encoder:

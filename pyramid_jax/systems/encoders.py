@@ -34,12 +34,31 @@ class Inputs:
   y: jax.Array | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Widths:
+  """What a U-Net must be made for, 0 where there is nothing of a kind.
+
+  Attributes:
+    context: width of the tokens.
+    concat: channels beside the latent's.
+    classes: rows of the U-Net's own table of classes.
+  """
+
+  context: int = 0
+  concat: int = 0
+  classes: int = 0
+
+
 class Encoder(Protocol):
   """Turns a batch into a condition, and knows the null condition."""
 
   @property
   def trained(self) -> bool:
     """Whether the weights, if any, are trained with the system."""
+
+  @property
+  def widths(self) -> Widths:
+    """What it gives."""
 
   @property
   def example(self) -> Batch:
@@ -91,6 +110,10 @@ class TokenEncoder:
   trained: bool = True
 
   @property
+  def widths(self) -> Widths:
+    return Widths(context=self.network.dim)
+
+  @property
   def example(self) -> Batch:
     return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
 
@@ -117,6 +140,10 @@ class BoxesEncoder:
 
   network: text_encoders.BoxEncoder
   trained: bool = True
+
+  @property
+  def widths(self) -> Widths:
+    return Widths(context=self.network.dim)
 
   @property
   def example(self) -> Batch:
@@ -164,6 +191,12 @@ class ClassEncoder:
   def rows(self) -> int:
     """Rows of the table."""
     return self.classes + self.has_null
+
+  @property
+  def widths(self) -> Widths:
+    if self.dim:
+      return Widths(context=self.dim)
+    return Widths(classes=self.rows)
 
   @property
   def network(self) -> conditioners.ClassEmbedder:
