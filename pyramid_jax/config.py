@@ -34,8 +34,11 @@ TASKS = (
   'superres',
   'inpaint',
 )
+DEGRADATIONS = ('bicubic', 'bsr_light')
+RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
-SOLVERS = ('ddim', 'plms', 'ddpm')
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
+SPACINGS = ('official', 'exact', 'log_snr', 'quad')
 
 # What may differ between a run and its resumption: nothing that the numbers
 # of a finished step depend on.
@@ -137,12 +140,16 @@ def _data() -> Mapping[str, Any]:
     'root': '',  # directory of the files; unused by shapes
     'image_size': 32,  # px, both sides
     'lr_factor': 4,  # side of an image over its low-resolution version's
+    'degradation': 'bicubic',  # of photographs: bicubic | bsr_light
     'level': 1,  # difficulty of shapes, 0..3
     'seed': 0,  # of the scenes of shapes
     'year': 2014,  # edition of coco: 2014 | 2017
     'max_objects': 8,  # boxes of an example, the rest is padding
-    'crop': 'random-1d',  # in training: center | random-1d | random-2d | none
+    # In training: center | random-1d | random-2d | none | square |
+    # random-half | adm, see data/transforms.py.
+    'crop': 'random-1d',
     'eval_crop': 'center',  # in validation and test
+    'resize': '',  # plain | smooth | area; empty = what the reader prefers
     'flip': False,  # mirror every second training image
     'min_area': 0.0,  # smallest box, as a part of the image
     'min_objects': 0,  # images with fewer boxes are left out
@@ -210,8 +217,11 @@ def _sample() -> Mapping[str, Any]:
   return {
     'steps': 50,  # solver steps of every scale, or (coarse, ..., fine)
     'guidance': 1.0,  # classifier-free guidance; 1 = none
+    'guidance_interval': (0.0, 1.0),  # parts of the chain's time it acts in
     'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
-    'solver': 'ddim',  # ddim | plms | ddpm
+    'temperature': 1.0,  # factor of the noise of ddim and ddpm
+    'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | heun
+    'spacing': 'official',  # of levels: official | exact | log_snr | quad
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample
     'seed': 0,
@@ -419,7 +429,10 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   one_of('optimizer.name', OPTIMIZERS)
   one_of('condition.task', TASKS)
   one_of('condition.encoder', ENCODERS)
+  one_of('data.resize', RESIZES)
+  one_of('data.degradation', DEGRADATIONS)
   one_of('sample.solver', SOLVERS)
+  one_of('sample.spacing', SPACINGS)
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     at_least(1, f'train.{name}')
   at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')
@@ -432,6 +445,13 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
+  at_least(0, 'sample.temperature')
+  interval = fields['sample.guidance_interval']
+  check(
+    'sample.guidance_interval',
+    len(interval) in (0, 2) and sorted((0, *interval, 1)) == [0, *interval, 1],
+    'two numbers 0 <= from <= to <= 1, or ()',
+  )
   accumulate = fields['train.accumulate']
   check(
     'train.batch_size',

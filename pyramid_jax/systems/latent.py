@@ -162,7 +162,7 @@ def fields(config: ConfigDict) -> dict[str, Any]:
       f'config.data.image_size is {size}, must be a multiple of {coarsest},'
       ' the factor of the coarsest scale'
     )
-  d = config.diffusion
+  d, sample = config.diffusion, config.sample
   encoder = conditioning.create(config, first_stage)
   return {
     'first_stage': first_stage,
@@ -173,7 +173,9 @@ def fields(config: ConfigDict) -> dict[str, Any]:
       d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
     ),
     'drop': config.condition.drop,
-    'solver': solvers.create(config.sample.solver, config.sample.eta),
-    'guidance': config.sample.guidance,
+    'solver': solvers.create(
+      sample.solver, sample.eta, sample.spacing, sample.temperature
+    ),
+    'guidance': sample.guidance,
     'image_size': size,
   }

@@ -180,8 +180,8 @@ def test_loss_is_zero_for_the_right_answer(parameterization):
 
   assert loss(answers) == 0
   assert loss([a + 1 for a in answers]) == pytest.approx(1.0)
-  with pytest.raises(ValueError, match="'v'"):
-    dataclasses.replace(settings, parameterization='v')
+  with pytest.raises(ValueError, match="'noise'"):
+    dataclasses.replace(settings, parameterization='noise')
 
 
 def test_dropped_conditions_are_the_null_condition(native):
