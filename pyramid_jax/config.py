@@ -20,6 +20,8 @@ from pyramid_jax import errors
 
 
 DTYPES = ('float32', 'bfloat16')
+ATTENTION = ('auto', 'xla', 'cudnn', 'flash')
+PARAMETERIZATIONS = ('eps', 'x0', 'v')
 OPTIMIZERS = ('adam', 'adamw')
 TASKS = (
   'none',
@@ -35,7 +37,8 @@ TASKS = (
 DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
-SOLVERS = ('ddim', 'plms', 'ddpm')
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
+SPACINGS = ('official', 'exact', 'log_snr', 'quad')
 
 # What may differ between a run and its resumption: nothing that the numbers
 # of a finished step depend on.
@@ -63,7 +66,11 @@ def base() -> ConfigDict:
       'name': '',  # of the experiment, for logs
       'dtype': 'float32',  # of activations; weights are always float32
       'remat': False,  # recompute activations in the backward pass
-      'system': {'name': ''},  # a key of pyramid_jax.systems.SYSTEMS
+      'attention': 'auto',  # auto | xla | cudnn (GPU) | flash (TPU)
+      'system': {
+        'name': '',  # a key of pyramid_jax.systems.SYSTEMS
+        'network': 'msvqgan',  # of a first stage: msvqgan | kl | vq
+      },
       'train': _train(),
       'optimizer': {
         'name': 'adam',  # adam | adamw
@@ -87,7 +94,14 @@ def base() -> ConfigDict:
         'beta_schedule': 'linear',  # linear in sqrt(beta)
         'linear_start': 0.0015,  # first beta
         'linear_end': 0.0155,  # last beta
-        'loss_type': 'l1',  # l1 | l2, of the predicted noise
+        'loss_type': 'l1',  # l1 | l2
+        'parameterization': 'eps',  # what is predicted: eps | x0 | v
+        'simple_weight': 1.0,  # of the mean error in the loss of ldm
+        'elbo_weight': 0.0,  # of the variational bound in the loss of ldm
+        'logvar_init': 0.0,  # log variance of the errors of a level
+        'learn_logvar': False,  # train it, one number a level
+        'scale_factor': 1.0,  # of the latents of ldm
+        'scale_by_std': False,  # measure it on the first batch instead
         'noise_mix_ratio': 0.1,  # noise in the coarser scales in training
         'stage_loss_ratio': (0.5, 0.5),  # weight of each scale, coarse first
         'native_scales': False,  # diffuse each scale at its own resolution
@@ -172,6 +186,12 @@ def _condition() -> Mapping[str, Any]:
     'head_dim': 64,
     'vocab_size': 30522,  # rows of the token embedding
     'num_labels': 25,  # categories of the box encoder, padding included
+    'num_classes': 1000,  # classes, the one for none not counted
+    'null_class': True,  # whether there is a class for none
+    'class_by': 'crossattn',  # crossattn | adm (with the noise level)
+    'also': '',  # a second condition: '' | class
+    'map_classes': 182,  # values of a semantic map
+    'map_channels': 3,  # of a semantic map beside the latent
     'null_prefix': (),  # first tokens of the null text, the rest is padding
     'pad_id': 0,  # padding token of a text
     'weights': '',  # file of a frozen encoder
@@ -185,6 +205,9 @@ def _loss() -> Mapping[str, Any]:
     'perceptual_weight': 1.0,
     'perceptual_weights': '',  # file of LPIPS with its VGG16
     'codebook_weight': 1.0,
+    'kl_weight': 1e-6,  # of the divergence of a kl network
+    'logvar_init': 0.0,  # log variance of the reconstruction of a kl network
+    'train_logvar': False,  # whether it is trained; the reference does not
     'disc_weight': 0.8,  # of the adversarial term; 0 = no discriminator
     'disc_start': 30001,  # first step with the adversarial term
     'disc_loss': 'hinge',  # hinge | vanilla
@@ -197,8 +220,11 @@ def _sample() -> Mapping[str, Any]:
   return {
     'steps': 50,  # solver steps of every scale, or (coarse, ..., fine)
     'guidance': 1.0,  # classifier-free guidance; 1 = none
+    'guidance_interval': (0.0, 1.0),  # parts of the chain's time it acts in
     'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
-    'solver': 'ddim',  # ddim | plms | ddpm
+    'temperature': 1.0,  # factor of the noise of ddim and ddpm
+    'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | heun
+    'spacing': 'official',  # of levels: official | exact | log_snr | quad
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample
     'seed': 0,
@@ -401,15 +427,20 @@ def _validate(config: ConfigDict, prefix: str) -> None:
     check(name, fields[name] in allowed, f'one of {", ".join(allowed)}')
 
   one_of('dtype', DTYPES)
+  one_of('attention', ATTENTION)
+  one_of('diffusion.parameterization', PARAMETERIZATIONS)
   one_of('optimizer.name', OPTIMIZERS)
   one_of('condition.task', TASKS)
   one_of('condition.encoder', ENCODERS)
   one_of('data.resize', RESIZES)
   one_of('data.degradation', DEGRADATIONS)
   one_of('sample.solver', SOLVERS)
+  one_of('sample.spacing', SPACINGS)
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     at_least(1, f'train.{name}')
   at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')
+  at_least(1, 'condition.num_classes', 'condition.map_classes')
+  at_least(1, 'condition.map_channels')
   at_least(1, 'data.workers', 'data.lr_factor', 'diffusion.timesteps')
   at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
   at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
@@ -417,6 +448,13 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
+  at_least(0, 'sample.temperature')
+  interval = fields['sample.guidance_interval']
+  check(
+    'sample.guidance_interval',
+    len(interval) in (0, 2) and sorted((0, *interval, 1)) == [0, *interval, 1],
+    'two numbers 0 <= from <= to <= 1, or ()',
+  )
   accumulate = fields['train.accumulate']
   check(
     'train.batch_size',

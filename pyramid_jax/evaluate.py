@@ -182,7 +182,7 @@ def _reconstruct(system: autoencoder.Autoencoder) -> Maker:
   def reconstruct(weights, key, batch):
     del key
     images, codes = system.reconstruct(weights, batch['image'])
-    sizes = system.model.n_embed
+    sizes = autoencoder.codebooks(system.model)
     counts = [
       quantizer.code_counts(c, n) for c, n in zip(codes, sizes, strict=True)
     ]

@@ -1,10 +1,14 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
+from pyramid_jax.interop import mapping
+from pyramid_jax.interop.families import autoencoder as family
+from pyramid_jax.systems import autoencoder
 
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -19,6 +23,18 @@ VARIANTS = {
     'official',
     'gpu',
   ),
+  'ldm_autoencoder': (
+    'kl_f4',
+    'kl_f8',
+    'kl_f16',
+    'kl_f32',
+    'vq_f4',
+    'vq_f4_noattn',
+    'vq_f8',
+    'vq_f8_n256',
+    'vq_f16',
+  ),
+  'ldm_autoencoder_shapes': ('kl', 'vq', 'gpu', 'vq,gpu'),
   'msvqgan_coco': ('f16f8', 'f8f4'),
   'msvqgan_openimages': ('f16f8', 'f8f4'),
   'msvqgan_shapes': ('gpu', 'long'),
@@ -58,6 +74,39 @@ def test_coco_configs_have_the_published_sizes(
   assert count(params['generator']['condition']) == condition
   part = system.frozen_parts()['first_stage']
   assert count(jax.eval_shape(part.init, jax.random.key(0))) == first_stage
+
+
+# Millions of parameters of the whole, the encoder and the decoder, and keys.
+# The encoder and decoder of vq_f8_n256 are those of vq_f8.
+AUTOENCODERS = {
+  'vq_f4': (55.32, 22.34, 32.96, 205),
+  'vq_f4_noattn': (53.22, 21.29, 31.91, 185),
+  'vq_f8': (67.72, 27.40, 40.25, 299),
+  'vq_f8_n256': (67.65, 27.40, 40.25, 299),
+  'vq_f16': (69.59, 28.16, 41.31, 343),
+  'kl_f4': (55.31, 22.35, 32.96, 204),
+  'kl_f8': (83.65, 34.16, 49.49, 248),
+  'kl_f16': (69.61, 28.27, 41.34, 342),
+  'kl_f32': (103.88, 42.61, 61.24, 436),
+}
+
+
+@pytest.mark.parametrize('variant', VARIANTS['ldm_autoencoder'])
+def test_ldm_autoencoders_have_the_published_sizes(variant):
+  config = config_lib.load(f'{CONFIGS}/ldm_autoencoder.py:{variant}')
+  model = autoencoder.network(config)
+  tree = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
+  )['params']
+  millions = lambda tree: round(
+    sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6, 2
+  )
+  assert AUTOENCODERS[variant] == (
+    millions(tree),
+    millions(tree['encoder']),
+    millions(tree['decoder']),
+    len(mapping.to_flax({}, tree, family.rename)[1].missing),
+  )
 
 
 @pytest.mark.parametrize('variant', ['layout', 'text', 'label', 'scene_graph'])

@@ -70,3 +70,29 @@ def params(
   filled, report = mapping.to_flax(state, template, rename)
   report.require_complete()
   return filled
+
+
+def sine(shape: tuple[int, ...], phase: float = 0.5) -> np.ndarray:
+  """Returns sin(0.11 n + phase) over the C-order index n."""
+  n = np.arange(np.prod(shape, dtype=np.int64))
+  return np.sin(0.11 * n + phase).reshape(shape).astype(np.float32)
+
+
+def sine_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+  """Fills an official state dict by sines, key by key in sorted order.
+
+  Args:
+    shapes: of all tensors, PyTorch's layout.
+  """
+  state = {}
+  for i, (key, shape) in enumerate(sorted(shapes.items())):
+    size = int(np.prod(shape, dtype=np.int64))
+    s = np.sin(0.37 * np.arange(size) + 1.3 * i).reshape(shape)
+    if len(shape) >= 2:
+      s = s * np.sqrt(2 / np.prod(shape[1:]))
+    elif key.endswith('weight'):
+      s = 1 + 0.1 * s
+    else:
+      s = 0.1 * s
+    state[key] = s.astype(np.float32)
+  return state

@@ -1,11 +1,31 @@
 """Forward process and losses of Gaussian diffusion on a discrete chain."""
 
+from collections.abc import Callable
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.diffusion import schedules
+
 
 LOSSES = ('l1', 'l2')
-PARAMETERIZATIONS = ('eps', 'x0')
+PARAMETERIZATIONS = schedules.PARAMETERIZATIONS
+
+# (x, t) -> what the network predicts of x
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def check_parameterization(name: str) -> None:
+  """Refuses what no network predicts here.
+
+  Raises:
+    ValueError: unknown name.
+  """
+  if name not in PARAMETERIZATIONS:
+    raise ValueError(
+      f'parameterization {name!r} is not one of {PARAMETERIZATIONS}'
+    )
 
 
 def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -25,6 +45,34 @@ def q_sample(
     sigma: (B,) or scalar.
   """
   return per_example(alpha, x0) * x0 + per_example(sigma, x0) * eps
+
+
+def target(
+  parameterization: str,
+  x0: jax.Array,
+  eps: jax.Array,
+  alpha: jax.Array,
+  sigma: jax.Array,
+) -> jax.Array:
+  """Returns what the network should predict, (B, H, W, C).
+
+  Args:
+    parameterization: 'eps' the noise, 'x0' the clean state, or 'v', which is
+      alpha * eps - sigma * x0 (arXiv:2202.00512, appendix D).
+    x0: (B, H, W, C) clean.
+    eps: (B, H, W, C) standard normal.
+    alpha: (B,) or scalar.
+    sigma: (B,) or scalar.
+
+  Raises:
+    ValueError: unknown parameterization.
+  """
+  check_parameterization(parameterization)
+  if parameterization == 'eps':
+    return eps
+  if parameterization == 'x0':
+    return x0
+  return per_example(alpha, x0) * eps - per_example(sigma, x0) * x0
 
 
 def mix_noise(x: jax.Array, eps: jax.Array, ratio: float) -> jax.Array:
@@ -51,3 +99,69 @@ def error(prediction: jax.Array, target: jax.Array, kind: str) -> jax.Array:
   else:
     difference = jnp.square(difference)
   return jnp.mean(difference, axis=tuple(range(1, difference.ndim)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+  """How the training loss of a discrete chain is formed.
+
+  Attributes:
+    loss_type: 'l1' or 'l2'.
+    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
+    simple_weight: of the mean error.
+    elbo_weight: of the variational bound.
+  """
+
+  loss_type: str
+  parameterization: str = 'eps'
+  simple_weight: float = 1.0
+  elbo_weight: float = 0.0
+
+  def __post_init__(self):
+    check_parameterization(self.parameterization)
+    if self.loss_type not in LOSSES:
+      raise ValueError(f'loss type {self.loss_type!r} is not one of {LOSSES}')
+
+
+def loss(
+  denoiser: Denoiser,
+  chain: schedules.Chain,
+  settings: LossSettings,
+  x0: jax.Array,
+  t: jax.Array,
+  eps: jax.Array,
+  logvar: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The training loss at recorded noise.
+
+  Matches `p_losses` of CompVis/latent-diffusion: ldm/models/diffusion/ddpm.py.
+
+  Args:
+    denoiser: the network with its condition.
+    chain: the training chain.
+    settings: see `LossSettings`.
+    x0: (B, H, W, C) clean, scaled.
+    t: (B,) int32, the level of each example.
+    eps: (B, H, W, C) standard normal.
+    logvar: (T,) log variance of the errors of each level, a trained parameter
+      or a constant; None is zero.
+
+  Returns:
+    The loss and the metrics `loss_simple`, `loss_vlb` and, with `logvar`,
+    `loss_gamma` and `logvar`.
+  """
+  alpha, sigma = chain.alpha(t), chain.sigma(t)
+  prediction = denoiser(q_sample(x0, eps, alpha, sigma), t)
+  wanted = target(settings.parameterization, x0, eps, alpha, sigma)
+  errors = error(prediction, wanted, settings.loss_type)
+  weights = chain.loss_weights(settings.parameterization)
+  bound = jnp.asarray(weights, jnp.float32)[t] * errors
+  metrics = {'loss_simple': errors.mean(), 'loss_vlb': bound.mean()}
+  simple = metrics['loss_simple']
+  if logvar is not None:
+    simple = (errors / jnp.exp(logvar[t]) + logvar[t]).mean()
+    metrics |= {'loss_gamma': simple, 'logvar': logvar.mean()}
+  total = settings.simple_weight * simple
+  if settings.elbo_weight:
+    total += settings.elbo_weight * metrics['loss_vlb']
+  return total, metrics

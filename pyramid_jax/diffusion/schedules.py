@@ -1,6 +1,8 @@
 """Noise schedules of discrete chains, tabulated in float64."""
 
+from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
@@ -9,6 +11,9 @@ import numpy as np
 
 
 SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
+SPACINGS = ('official', 'exact', 'log_snr', 'quad')
+# What a network may predict of a noisy state; see `gaussian.target`.
+PARAMETERIZATIONS = ('eps', 'x0', 'v')
 
 
 @flax.struct.dataclass
@@ -25,6 +30,7 @@ class Levels:
     log_beta: (S+1,) float32, log variance of the noise that leads from the
       next row's level to this one's (ancestral sampling; 0 in the last row).
     log_variance: (S+1,) float32, clipped log variance of the posterior.
+    length: T, the number of levels of the chain they were taken from.
   """
 
   time: jax.Array
@@ -32,6 +38,7 @@ class Levels:
   sigma: jax.Array
   log_beta: jax.Array
   log_variance: jax.Array
+  length: int = flax.struct.field(pytree_node=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +50,12 @@ class Chain:
 
   Attributes:
     betas: (T,) float64.
+    v_posterior: 0 gives ancestral steps the variance of the posterior, 1 that
+      of the forward step, between is linear.
   """
 
   betas: np.ndarray
+  v_posterior: float = 0.0
 
   @property
   def length(self) -> int:
@@ -58,10 +68,26 @@ class Chain:
 
   @property
   def posterior_variance(self) -> np.ndarray:
-    """(T,) variance of q(x_{t-1} | x_t, x0)."""
+    """(T,) variance of q(x_{t-1} | x_t, x0), see `v_posterior`."""
+    bar = self.alphas_bar
+    return self.step_variance(self.betas, np.append(1.0, bar[:-1]), bar)
+
+  def step_variance(
+    self, beta: np.ndarray, before: np.ndarray, bar: np.ndarray
+  ) -> np.ndarray:
+    """Returns the variance of a step by beta from level bar to `before`."""
+    small = beta * (1.0 - before) / (1.0 - bar)
+    return (1.0 - self.v_posterior) * small + self.v_posterior * beta
+
+  @property
+  def posterior_mean(self) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) factors of x0 and of x_t in the mean of q(x_{t-1} | x_t, x0)."""
     bar = self.alphas_bar
     before = np.append(1.0, bar[:-1])
-    return self.betas * (1.0 - before) / (1.0 - bar)
+    return (
+      self.betas * np.sqrt(before) / (1.0 - bar),
+      (1.0 - before) * np.sqrt(1.0 - self.betas) / (1.0 - bar),
+    )
 
   @property
   def vlb_weights(self) -> np.ndarray:
@@ -87,6 +113,25 @@ class Chain:
     weights[0] = weights[1]
     return weights
 
+  @property
+  def vlb_weights_v(self) -> np.ndarray:
+    """(T,) the same for v: its error is that of eps over sqrt(alphas_bar)."""
+    weights = self.vlb_weights * self.alphas_bar
+    weights[0] = weights[1]
+    return weights
+
+  def loss_weights(self, parameterization: str) -> np.ndarray:
+    """Returns the (T,) weights of the variational bound.
+
+    Args:
+      parameterization: one of `PARAMETERIZATIONS`.
+    """
+    return {
+      'eps': self.vlb_weights,
+      'x0': self.vlb_weights_x0,
+      'v': self.vlb_weights_v,
+    }[parameterization]
+
   def alpha(self, t: jax.Array) -> jax.Array:
     """Returns sqrt(alphas_bar) at integer t, float32."""
     return jnp.asarray(np.sqrt(self.alphas_bar), jnp.float32)[t]
@@ -102,6 +147,7 @@ def make_chain(
   linear_start: float = 0.0015,
   linear_end: float = 0.0155,
   cosine_s: float = 8e-3,
+  v_posterior: float = 0.0,
 ) -> Chain:
   """Builds a chain.
 
@@ -123,7 +169,7 @@ def make_chain(
     betas = np.clip(1 - bar[1:] / bar[:-1], 0, 0.999)
   else:
     raise ValueError(f'beta schedule {kind!r} is not one of {SCHEDULES}')
-  return Chain(betas=betas)
+  return Chain(betas=betas, v_posterior=v_posterior)
 
 
 def uniform_timesteps(length: int, steps: int) -> np.ndarray:
@@ -142,7 +188,7 @@ def uniform_timesteps(length: int, steps: int) -> np.ndarray:
     raise ValueError(
       f'{steps} sampling steps: the official spacing of {length} levels would'
       f' reach level {times[-1]}; take a divisor of {length} below {length},'
-      ' such as 10, 20, 25, 50, 100, 200, 250 of 1000'
+      " such as 10, 20, 25, 50, 100, 200, 250 of 1000, or spacing 'exact'"
     )
   return times
 
@@ -156,6 +202,64 @@ def spread_timesteps(length: int, steps: int) -> np.ndarray:
   return np.round(np.linspace(0, length - 1, steps)).astype(np.int64)
 
 
+def quadratic_timesteps(length: int, steps: int) -> np.ndarray:
+  """Returns the official DDIM time steps that grow with the square, ascending.
+
+  The first of them may repeat; they end near 0.8 T. From
+  ldm/modules/diffusionmodules/util.py, `ddim_discretize` = 'quad'.
+  """
+  if not 1 <= steps <= length:
+    raise ValueError(f'sampling steps {steps} must lie in 1..{length}')
+  return (np.linspace(0, np.sqrt(0.8 * length), steps) ** 2).astype(int) + 1
+
+
+def log_snr_timesteps(chain: Chain, steps: int) -> np.ndarray:
+  """Returns `steps` + 1 indices from 0 to T - 1, even in log(alpha / sigma).
+
+  Levels are whole numbers: where the rule would repeat one (many steps, little
+  noise) it takes the next.
+  """
+  if not 1 <= steps < chain.length:
+    raise ValueError(
+      f'sampling steps {steps} must lie in 1..{chain.length - 1}'
+    )
+  bar = chain.alphas_bar
+  snr = np.log(bar) - np.log1p(-bar)
+  even = np.linspace(snr[0], snr[-1], steps + 1)
+  places = np.round(np.interp(-even, -snr, np.arange(chain.length)))
+  order = np.arange(steps + 1)
+  times = order + np.maximum.accumulate(places.astype(int) - order)
+  return np.minimum(times, chain.length - 1 - order[::-1])
+
+
+def spaced_levels(chain: Chain, steps: int, spacing: str) -> Levels:
+  """Returns the levels of a sweep.
+
+  'official' and 'quad' are the rules of CompVis/latent-diffusion: the number
+  of steps of the former may differ from `steps` (`uniform_timesteps`), and the
+  sample keeps the noise of the chain's first level. 'exact' takes exactly
+  `steps` levels, any number of 1..T, evenly spread from the last one of the
+  chain to the first, and ends clean. 'log_snr' takes exactly `steps` levels
+  evenly spread in the log signal-to-noise ratio, which solvers of higher order
+  follow best, and ends at the chain's first level.
+
+  Args:
+    chain: the trained chain.
+    steps: S.
+    spacing: one of `SPACINGS`.
+
+  Raises:
+    ValueError: a count that the rule cannot serve.
+  """
+  if spacing == 'exact':
+    return levels(chain, spread_timesteps(chain.length, steps), 1.0)
+  if spacing == 'log_snr':
+    times = log_snr_timesteps(chain, steps)
+    return levels(chain, times[1:], chain.alphas_bar[0])
+  rule = {'official': uniform_timesteps, 'quad': quadratic_timesteps}[spacing]
+  return levels(chain, rule(chain.length, steps), chain.alphas_bar[0])
+
+
 def levels(chain: Chain, times: np.ndarray, end_bar: float) -> Levels:
   """Tabulates the levels of ascending `times` for a falling sweep.
 
@@ -166,18 +270,19 @@ def levels(chain: Chain, times: np.ndarray, end_bar: float) -> Levels:
       `chain.alphas_bar[0]` for the official DDIM.
 
   Returns:
-    `Levels` of S+1 rows, highest noise first. The end row repeats the last
-    time (PLMS evaluates the network there).
+    `Levels` of S+1 rows, highest noise first, on the host. The end row
+    repeats the last time (PLMS may evaluate the network there).
   """
   bar = np.append(chain.alphas_bar[times][::-1], end_bar)
   before = bar[1:]
   beta = 1.0 - bar[:-1] / before
-  variance = beta * (1.0 - before) / (1.0 - bar[:-1])
-  f32 = lambda x: jnp.asarray(x, jnp.float32)
+  variance = chain.step_variance(beta, before, bar[:-1])
+  f32: Callable[..., Any] = lambda x: np.asarray(x, np.float32)
   return Levels(
     time=f32(np.append(times[::-1], times[0])),
     alpha=f32(np.sqrt(bar)),
     sigma=f32(np.sqrt(1.0 - bar)),
     log_beta=f32(np.append(np.log(np.maximum(beta, 1e-20)), 0.0)),
     log_variance=f32(np.append(np.log(np.maximum(variance, 1e-20)), 0.0)),
+    length=chain.length,
   )

@@ -1,112 +1,54 @@
-"""One step of a sampler: (carry, denoise, level, next level, noise) -> carry.
+"""Solvers: DDIM, PLMS, Heun, DPM-Solver++ and DDPM; see `stepping`."""
 
-A solver is a frozen dataclass with `levels(chain, steps)`, the noise levels it
-walks, `init(...)`, which may already take first steps that differ from the
-others, and `step(...)`, which is scanned.
-"""
-
-from collections.abc import Callable
 import dataclasses
-from typing import Protocol
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import stepping
 
 
 Levels = schedules.Levels
+Prediction = stepping.Prediction
+Carry = stepping.Carry
+Denoise = stepping.Denoise
+Draw = stepping.Draw
+Solver = stepping.Solver
+row = stepping.row
 
 
-@flax.struct.dataclass
-class Prediction:
-  """What a denoiser returns: the clean state and the noise, (B, H, W, C)."""
-
-  x0: jax.Array
-  eps: jax.Array
-
-  @classmethod
-  def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
-    """Completes a predicted noise by the clean state it implies."""
-    return cls(x0=(x - level.sigma * eps) / level.alpha, eps=eps)
-
-
-@flax.struct.dataclass
-class Carry:
-  """The state of a solver between two steps.
-
-  Attributes:
-    x: (B, H, W, C) the state at the current level.
-    prediction: of the step's first network call.
-    history: what a multistep solver remembers.
-  """
-
-  x: jax.Array
-  prediction: Prediction
-  history: tuple[jax.Array, ...] = ()
-
-
-# denoise(x, level, first) -> Prediction; `first` marks a step's first call.
-Denoise = Callable[[jax.Array, Levels, bool], Prediction]
-# noise() -> standard normal of the state's shape.
-Draw = Callable[[], jax.Array]
-
-
-class Solver(Protocol):
-  """See the module docstring."""
-
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    """Returns the levels of a sweep of `steps` steps."""
-
-  def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
-  ) -> tuple[Carry, int]:
-    """Returns the carry and the number of steps already taken (0 or 1)."""
-
-  def step(
-    self,
-    carry: Carry,
-    denoise: Denoise,
-    level: Levels,
-    next_level: Levels,
-    noise: Draw,
-  ) -> Carry:
-    """Goes from `level` to `next_level`."""
-
-
-def row(levels: Levels, index: int | slice) -> Levels:
-  """Returns one row (scalars) of the levels, or a slice of rows."""
-  return jax.tree.map(lambda a: a[index], levels)
-
-
-def _empty(x: jax.Array) -> Prediction:
-  return Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
+def _start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
+  """The carry before the first step."""
+  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
+  return Carry(x=x, prediction=nothing, history=history)
 
 
 @dataclasses.dataclass(frozen=True)
 class DDIM:
-  """DDIM (arXiv:2010.02502 eq. 12), official spacing and end level.
+  """DDIM (arXiv:2010.02502 eq. 12).
 
-  Matches CompVis/latent-diffusion: ldm/models/diffusion/ddim.py; the sample
-  keeps the noise of the first level of the chain.
+  Matches CompVis/latent-diffusion: ldm/models/diffusion/ddim.py.
 
   Attributes:
     eta: 0 deterministic, 1 as noisy as DDPM.
+    spacing: of the levels, see `schedules.spaced_levels`.
+    temperature: factor of the noise.
   """
 
   eta: float = 0.0
+  spacing: str = 'official'
+  temperature: float = 1.0
 
   def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    times = schedules.uniform_timesteps(chain.length, steps)
-    return schedules.levels(chain, times, chain.alphas_bar[0])
+    return schedules.spaced_levels(chain, steps, self.spacing)
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return Carry(x=x, prediction=_empty(x)), 0
+    return _start(x), 0
 
   def step(
     self,
@@ -117,7 +59,8 @@ class DDIM:
     noise: Draw,
   ) -> Carry:
     prediction = denoise(carry.x, level, True)
-    x = ddim_update(prediction, level, next_level, self.eta, noise)
+    draw = lambda: self.temperature * noise()
+    x = ddim_update(prediction, level, next_level, self.eta, draw)
     return Carry(x=x, prediction=prediction)
 
 
@@ -143,6 +86,18 @@ def _euler(prediction: Prediction, next_level: Levels) -> jax.Array:
   return next_level.alpha * prediction.x0 + next_level.sigma * prediction.eps
 
 
+def _improved_euler(
+  now: Prediction,
+  x: jax.Array,
+  denoise: Denoise,
+  level: Levels,
+  next_level: Levels,
+) -> Prediction:
+  """Averages the noise of this level and that where an Euler step leads."""
+  ahead = denoise(_euler(now, next_level), next_level, False)
+  return Prediction.from_eps(x, (now.eps + ahead.eps) / 2, level)
+
+
 @dataclasses.dataclass(frozen=True)
 class PLMS:
   """Pseudo linear multistep (arXiv:2202.09778), fourth order.
@@ -150,21 +105,23 @@ class PLMS:
   Matches CompVis/latent-diffusion: ldm/models/diffusion/plms.py: the first
   step is an improved Euler step with a second network call; the history is
   three network outputs.
+
+  Attributes:
+    spacing: of the levels, see `schedules.spaced_levels`.
   """
 
+  spacing: str = 'official'
+
   def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return DDIM().levels(chain, steps)
+    return schedules.spaced_levels(chain, steps, self.spacing)
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     level, next_level = row(levels, 0), row(levels, 1)
     now = denoise(x, level, True)
-    trial = _euler(now, next_level)
-    ahead = denoise(trial, next_level, False)
-    eps = (now.eps + ahead.eps) / 2
+    prediction = _improved_euler(now, x, denoise, level, next_level)
     past = jnp.zeros((3, *x.shape), x.dtype).at[0].set(now.eps)
-    prediction = Prediction.from_eps(x, eps, level)
     x = _euler(prediction, next_level)
     return Carry(x, prediction, (jnp.ones((), jnp.int32), past)), 1
 
@@ -206,17 +163,23 @@ class DDPM:
 
   All T levels when `steps` is T, else an even subset with the posterior of
   the shortened chain. Ends clean; the last step adds no noise.
+
+  Attributes:
+    temperature: factor of the noise.
+    clip: keep the clean prediction in [-1, 1], for images, not for latents.
   """
 
+  temperature: float = 1.0
+  clip: bool = False
+
   def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    times = schedules.spread_timesteps(chain.length, steps)
-    return schedules.levels(chain, times, 1.0)
+    return schedules.spaced_levels(chain, steps, 'exact')
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return Carry(x=x, prediction=_empty(x)), 0
+    return _start(x), 0
 
   def step(
     self,
@@ -227,6 +190,9 @@ class DDPM:
     noise: Draw,
   ) -> Carry:
     prediction = denoise(carry.x, level, True)
+    if self.clip:
+      x0 = jnp.clip(prediction.x0, -1.0, 1.0)
+      prediction = Prediction.from_x0(carry.x, x0, level)
     beta = jnp.exp(level.log_beta)
     variance = level.sigma**2
     mean = (beta * next_level.alpha / variance) * prediction.x0 + (
@@ -235,22 +201,141 @@ class DDPM:
     std = jnp.where(
       next_level.sigma > 0, jnp.exp(0.5 * level.log_variance), 0.0
     )
-    return Carry(x=mean + std * noise(), prediction=prediction)
+    x = mean + std * self.temperature * noise()
+    return Carry(x=x, prediction=prediction)
 
 
-SOLVERS = ('ddim', 'plms', 'ddpm')
+@dataclasses.dataclass(frozen=True)
+class Heun:
+  """Heun's second order rule, two network calls a step, one in the last.
+
+  In x / alpha as a function of sigma / alpha, where a DDIM step is an Euler
+  step (arXiv:2206.00364, algorithm 1 without churn); the last step is Euler.
+
+  Attributes:
+    spacing: of the levels, see `schedules.spaced_levels`.
+  """
+
+  spacing: str = 'official'
+
+  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
+    return schedules.spaced_levels(chain, steps, self.spacing)
+
+  def init(
+    self, x: jax.Array, denoise: Denoise, levels: Levels
+  ) -> tuple[Carry, int]:
+    del denoise, levels
+    return _start(x), 0
+
+  def step(
+    self,
+    carry: Carry,
+    denoise: Denoise,
+    level: Levels,
+    next_level: Levels,
+    noise: Draw,
+  ) -> Carry:
+    del noise
+    now = denoise(carry.x, level, True)
+    better = jax.lax.cond(
+      stepping.is_end(level, next_level),
+      lambda: now,
+      lambda: _improved_euler(now, carry.x, denoise, level, next_level),
+    )
+    return Carry(x=_euler(better, next_level), prediction=now)
 
 
-def create(name: str, eta: float = 0.0) -> Solver:
+@dataclasses.dataclass(frozen=True)
+class DPMSolverPP2M:
+  """DPM-Solver++ (2M) (arXiv:2211.01095, algorithm 2), one call a step.
+
+  The clean state is extrapolated in half the log signal-to-noise ratio from
+  this step's prediction and the last one's. The first step and the last are
+  of first order.
+
+  Attributes:
+    spacing: of the levels, see `schedules.spaced_levels`.
+  """
+
+  spacing: str = 'official'
+
+  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
+    return schedules.spaced_levels(chain, steps, self.spacing)
+
+  def init(
+    self, x: jax.Array, denoise: Denoise, levels: Levels
+  ) -> tuple[Carry, int]:
+    del denoise, levels
+    # A past infinitely far away has no weight: the first step is DDIM's.
+    return _start(x, (jnp.zeros_like(x), jnp.asarray(-jnp.inf))), 0
+
+  def step(
+    self,
+    carry: Carry,
+    denoise: Denoise,
+    level: Levels,
+    next_level: Levels,
+    noise: Draw,
+  ) -> Carry:
+    del noise
+    now = denoise(carry.x, level, True)
+    past, before = carry.history
+    here, ahead = _half_log_snr(level), _half_log_snr(next_level)
+    weight = jnp.where(
+      stepping.is_end(level, next_level),
+      0.0,
+      (ahead - here) / (2.0 * (here - before)),
+    )
+    x0 = now.x0 + weight * (now.x0 - past)
+    x = _euler(Prediction.from_x0(carry.x, x0, level), next_level)
+    return Carry(x=x, prediction=now, history=(now.x0, here))
+
+
+def _half_log_snr(level: Levels) -> jax.Array:
+  """Returns log(alpha / sigma), infinite at a clean level."""
+  return jnp.log(level.alpha) - jnp.log(level.sigma)
+
+
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
+
+
+def create(
+  name: str,
+  eta: float = 0.0,
+  spacing: str = 'official',
+  temperature: float = 1.0,
+) -> Solver:
   """Returns a solver by name.
 
+  Args:
+    name: one of `SOLVERS`.
+    eta: noise of DDIM.
+    spacing: one of `schedules.SPACINGS`; DDPM is always exact.
+    temperature: factor of the noise of DDIM and DDPM.
+
   Raises:
-    ValueError: unknown name, or eta where the solver has none.
+    ValueError: unknown name or spacing, or noise where a solver has none.
   """
-  if name == 'ddim':
-    return DDIM(eta=eta)
   if name not in SOLVERS:
     raise ValueError(f'sample.solver {name!r} is not one of {SOLVERS}')
-  if name == 'plms' and eta != 0:
-    raise ValueError(f'sample.eta is {eta}, but PLMS needs eta = 0')
-  return PLMS() if name == 'plms' else DDPM()
+  if spacing not in schedules.SPACINGS:
+    raise ValueError(
+      f'sample.spacing {spacing!r} is not one of {schedules.SPACINGS}'
+    )
+  if name == 'ddim':
+    return DDIM(eta=eta, spacing=spacing, temperature=temperature)
+  if name == 'ddpm':
+    return DDPM(temperature=temperature)
+  if eta != 0:
+    raise ValueError(f'sample.eta is {eta}, but {name} needs eta = 0')
+  if temperature != 1:
+    raise ValueError(
+      f'sample.temperature is {temperature}, but {name} adds no noise'
+    )
+  if name == 'plms':
+    return PLMS(spacing=spacing)
+  if spacing == 'quad':
+    raise ValueError(f"sample.spacing 'quad' repeats levels: not for {name}")
+  return (
+    Heun(spacing=spacing) if name == 'heun' else DPMSolverPP2M(spacing=spacing)
+  )

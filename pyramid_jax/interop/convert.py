@@ -40,7 +40,7 @@ from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.scaling import initial
 from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import encoders
 from pyramid_jax.systems import frido
 
 
@@ -192,7 +192,7 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
   if isinstance(system, frido.Frido):
     inits['frido.pyunet'] = trained('generator', 'unet')
     encoder = system.encoder
-    if isinstance(encoder, conditioning.TokenEncoder) and encoder.trained:
+    if isinstance(encoder, encoders.TokenEncoder) and encoder.trained:
       inits['bert'] = trained('generator', 'condition')
   elif isinstance(system, autoencoder.Autoencoder):
     inits['frido.msvqgan'] = trained('generator')

@@ -25,7 +25,7 @@ from pyramid_jax.scaling import initial
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.scaling import sharding
 from pyramid_jax.scaling import state as state_lib
-from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import encoders
 from pyramid_jax.systems import frido
 
 
@@ -59,7 +59,7 @@ def from_official(
     ValueError: a config that no official checkpoint can have, or another
       noise schedule.
   """
-  if isinstance(system.encoder, conditioning.BoxesEncoder):
+  if isinstance(system.encoder, encoders.BoxesEncoder):
     raise ValueError(
       "config.condition.encoder is 'boxes', which no official checkpoint has;"
       " needed 'tokens' or 'clip'"
@@ -169,7 +169,7 @@ def to_official(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     config = config_lib.from_json((workdir / CONFIG).read_text())
     system = systems.create(config)
     if not isinstance(system, frido.Frido) or isinstance(
-      system.encoder, conditioning.BoxesEncoder
+      system.encoder, encoders.BoxesEncoder
     ):
       raise ValueError(f'{workdir} is not of a system that Frido has')
   shapes = _template(system)

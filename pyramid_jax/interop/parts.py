@@ -17,11 +17,13 @@ import numpy as np
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import discriminator
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import text_encoders
+from pyramid_jax.interop.families import unet
 from pyramid_jax.networks import lpips as lpips_network
 
 
@@ -83,16 +85,16 @@ def _adapt_lpips(state: State) -> State:
   return adapted
 
 
+_UNET_PREFIXES = ('', 'model.diffusion_model.', 'diffusion_model.')
+
 # The keys of a checkpoint say where they come from: a training checkpoint of a
 # first stage has `loss.`, one of Frido has `first_stage_model.` and so on.
 FAMILIES = {
   'frido.msvqgan': Part(
     rename=msvqgan.rename, prefixes=('', 'first_stage_model.')
   ),
-  'frido.pyunet': Part(
-    rename=pyunet.rename,
-    prefixes=('', 'model.diffusion_model.', 'diffusion_model.'),
-  ),
+  'frido.pyunet': Part(rename=pyunet.rename, prefixes=_UNET_PREFIXES),
+  'ldm.unet': Part(rename=unet.rename, prefixes=_UNET_PREFIXES),
   'bert': Part(
     rename=text_encoders.rename,
     prefixes=('', 'cond_stage_model.transformer.', 'transformer.'),
@@ -101,6 +103,12 @@ FAMILIES = {
     rename=text_encoders.rename_clip,
     prefixes=('', 'cond_stage_model.transformer.'),
     adapt=_adapt_clip,
+  ),
+  'class_embedder': Part(
+    rename=conditioners.rename, prefixes=('', 'cond_stage_model.')
+  ),
+  'spatial_rescaler': Part(
+    rename=conditioners.rename, prefixes=('', 'cond_stage_model.')
   ),
   'discriminator': Part(
     rename=discriminator.rename,

@@ -19,7 +19,7 @@ from pyramid_jax.networks.layers import resampling
 
 EPS = 1e-6  # of every group norm of the first stages
 
-ATTN_TYPES = ('vanilla', 'none')
+ATTN_TYPES = ('vanilla', 'linear', 'none')
 
 
 class ResnetBlock(nn.Module):
@@ -75,6 +75,33 @@ class AttnBlock(nn.Module):
     return x + pointwise('proj_out')(y)
 
 
+class LinearAttnBlock(nn.Module):
+  """Attention whose cost is linear in the positions, in place of its input.
+
+  Neither a norm nor a residual: CompVis/latent-diffusion: ldm/modules/
+  attention.py, LinearAttention with one head.
+
+  Attributes:
+    dtype: of the activations; the softmax is float32.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, H, W, C) to the same shape."""
+    b, h, w, c = x.shape
+    qkv = convolution.Conv(
+      3 * c, 1, use_bias=False, dtype=self.dtype, name='to_qkv'
+    )(x).reshape(b, h * w, 3 * c)
+    q, k, v = jnp.split(qkv, 3, axis=-1)
+    k = jax.nn.softmax(k.astype(jnp.float32), axis=1).astype(self.dtype)
+    y = q @ jnp.einsum('bnd,bne->bde', k, v)
+    return convolution.Conv(c, 1, dtype=self.dtype, name='to_out')(
+      y.reshape(b, h, w, c)
+    )
+
+
 class Downsample(nn.Module):
   """Halves height and width.
 
@@ -127,7 +154,7 @@ class Level(nn.Module):
   Attributes:
     features: output channels.
     blocks: number of residual blocks.
-    attention: whether every block is followed by attention.
+    attn_type: of the attention that follows every block; 'none' for none.
     dropout: rate in the blocks.
     resample: 'down', 'up' or None: what follows the last block.
     resamp_with_conv: whether that resampling has a convolution.
@@ -137,7 +164,7 @@ class Level(nn.Module):
 
   features: int
   blocks: int
-  attention: bool
+  attn_type: str
   dropout: float
   resample: str | None
   resamp_with_conv: bool
@@ -148,10 +175,10 @@ class Level(nn.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the output of the last block, before and after resampling."""
     block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
-    attn = nn.remat(AttnBlock) if self.remat else AttnBlock
+    attn = attention_block(self.attn_type, self.remat)
     for i in range(self.blocks):
       x = block(self.features, self.dropout, self.dtype, name=f'block_{i}')(x)
-      if self.attention:
+      if attn is not None:
         x = attn(self.dtype, name=f'attn_{i}')(x)
     if self.resample is None:
       return x, x
@@ -164,13 +191,13 @@ class Middle(nn.Module):
   """Block, attention, block at the channels of the input.
 
   Attributes:
-    attention: whether there is attention in between.
+    attn_type: of the attention in between; 'none' for none.
     dropout: rate in the blocks.
     dtype: of the activations.
     remat: recompute the activations in the backward pass.
   """
 
-  attention: bool
+  attn_type: str
   dropout: float
   dtype: jnp.dtype
   remat: bool
@@ -179,11 +206,25 @@ class Middle(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, H, W, C) to the same shape."""
     block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
-    attn = nn.remat(AttnBlock) if self.remat else AttnBlock
+    attn = attention_block(self.attn_type, self.remat)
     x = block(x.shape[-1], self.dropout, self.dtype, name='block_1')(x)
-    if self.attention:
+    if attn is not None:
       x = attn(self.dtype, name='attn_1')(x)
     return block(x.shape[-1], self.dropout, self.dtype, name='block_2')(x)
+
+
+def attention_block(attn_type: str, remat: bool) -> type[nn.Module] | None:
+  """Returns the class of the attention of a kind, None for 'none'.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if attn_type not in ATTN_TYPES:
+    raise ValueError(f'attn_type is {attn_type!r}, allowed: {ATTN_TYPES}.')
+  if attn_type == 'none':
+    return None
+  block = AttnBlock if attn_type == 'vanilla' else LinearAttnBlock
+  return nn.remat(block) if remat else block
 
 
 class Levels(nn.Module, kw_only=True):
@@ -198,7 +239,7 @@ class Levels(nn.Module, kw_only=True):
     resolution: nominal side of the image.
     dropout: rate in the blocks.
     resamp_with_conv: whether changes of resolution have a convolution.
-    attn_type: 'vanilla', or 'none' for no attention at all.
+    attn_type: 'vanilla', 'linear', or 'none' for no attention at all.
     dtype: of the activations; latents and images are float32.
     remat: recompute the blocks' activations in the backward pass.
   """
@@ -221,7 +262,7 @@ class Levels(nn.Module, kw_only=True):
     return Level(
       features=self.ch * self.ch_mult[index],
       blocks=blocks,
-      attention=self.has_attention and nominal in self.attn_resolutions,
+      attn_type=self.attn_type if nominal in self.attn_resolutions else 'none',
       dropout=self.dropout,
       resample=resample,
       resamp_with_conv=self.resamp_with_conv,
@@ -229,22 +270,9 @@ class Levels(nn.Module, kw_only=True):
       remat=self.remat,
     )
 
-  @property
-  def has_attention(self) -> bool:
-    """Says whether there is any attention.
-
-    Raises:
-      ValueError: an unknown `attn_type`.
-    """
-    if self.attn_type not in ATTN_TYPES:
-      raise ValueError(
-        f'attn_type is {self.attn_type!r}, allowed: {ATTN_TYPES}.'
-      )
-    return self.attn_type == 'vanilla'
-
   def middle(self) -> Middle:
     """Returns the unnamed middle of the network."""
-    return Middle(self.has_attention, self.dropout, self.dtype, self.remat)
+    return Middle(self.attn_type, self.dropout, self.dtype, self.remat)
 
 
 class Encoder(Levels, kw_only=True):

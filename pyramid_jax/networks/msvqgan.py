@@ -144,17 +144,21 @@ class MSVQGAN(nn.Module, kw_only=True):
       bias_init=init.torch_bias(16 * features),
     )
 
-  def __call__(self, image: jax.Array) -> dict[str, Any]:
+  def __call__(
+    self, image: jax.Array, noise: jax.Array | None = None
+  ) -> dict[str, Any]:
     """Encodes, quantises and decodes: the path of training.
 
     Args:
       image: (B, H, W, 3) in [-1, 1], sides divisible by the largest halving.
+      noise: not used.
 
     Returns:
       `reconstruction` (B, H, W, 3) float32; `features`, from which
       `last_conv` made it; `latents` as from `encode`; `codes`, a list of
       (B, h, w) int32; and `codebook_losses`, a list of scalars.
     """
+    del noise
     latents, quantized, codes, losses = self._encode(image)
     features = self.decode_features(quantized, quantize=False)
     return {
@@ -165,15 +169,19 @@ class MSVQGAN(nn.Module, kw_only=True):
       'codebook_losses': losses,
     }
 
-  def encode(self, image: jax.Array) -> list[jax.Array]:
+  def encode(
+    self, image: jax.Array, noise: jax.Array | None = None
+  ) -> list[jax.Array]:
     """Returns the latents before quantisation, which diffusion models.
 
     Args:
       image: (B, H, W, 3) in [-1, 1].
+      noise: not used: these latents are not drawn.
 
     Returns:
       One (B, h, w, embed_dim) float32 a scale, each on its own grid.
     """
+    del noise
     return self._encode(image)[0]
 
   def _encode(self, image: jax.Array) -> tuple[list[Any], ...]:

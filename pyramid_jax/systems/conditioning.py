@@ -1,140 +1,189 @@
-"""Condition encoders: from the arrays of a batch to cross-attention tokens."""
+"""Which encoder serves a condition, and how it is used."""
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.networks import conditioners
 from pyramid_jax.networks import text_encoders
-from pyramid_jax.networks.layers import transformer
+from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import encoders
+from pyramid_jax.systems import picture_encoders
 from pyramid_jax.systems import system as system_lib
 
 
 Batch = Mapping[str, jax.Array]
-Context = transformer.Context
+Context = encoders.Context
+Encoder = encoders.Encoder
+Inputs = encoders.Inputs
 
-
-class Encoder(Protocol):
-  """Turns a batch into tokens (B, L, D), and knows the null condition."""
-
-  @property
-  def trained(self) -> bool:
-    """Whether the weights are trained with the system."""
-
-  @property
-  def example(self) -> Batch:
-    """The least that can be encoded."""
-
-  def init(self, key: jax.Array) -> Any:
-    """Returns the weights."""
-
-  def encode(self, params: Any, batch: Batch) -> Context:
-    """Returns the tokens of the batch's condition."""
-
-  def null(self, params: Any, batch: Batch) -> Context:
-    """Returns the tokens of the null condition, for as many examples."""
+PICTURES = ('map', 'superres', 'inpaint')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenEncoder:
-  """A transformer on token ids: the papers' `BERTEmbedder`, or frozen CLIP.
+class BothEncoder:
+  """Two conditions at once, such as a picture's channels and a class.
 
   Attributes:
-    network: the transformer.
-    task: decides the null condition (davidhalladay/Frido:
-      scripts/sample_diffusion.py): the encoded empty text, encoded zeros for
-      label sets, zeros in place of the encoding for layouts.
-    null_prefix: first ids of the empty text.
-    pad_id: the id that fills it up.
+    first: of `condition.task`.
+    second: of `condition.also`.
   """
 
-  network: text_encoders.TransformerEncoder | text_encoders.CLIPTextEncoder
-  task: str
-  null_prefix: tuple[int, ...]
-  pad_id: int
+  first: Encoder
+  second: Encoder
   trained: bool = True
 
   @property
   def example(self) -> Batch:
-    return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
+    return {**self.first.example, **self.second.example}
 
   def init(self, key: jax.Array) -> Any:
-    return self.network.init(key, *self.example.values())['params']
-
-  def encode(self, params: Any, batch: Batch) -> Context:
-    return system_lib.apply(self.network, params, batch['condition_ids'])
-
-  def null(self, params: Any, batch: Batch) -> Context:
-    count, length = batch['condition_ids'].shape
-    if self.task == 'layout':
-      return jnp.zeros((count, length, self.network.dim))
-    ids = jnp.full((1, length), self.pad_id, jnp.int32)
-    prefix = jnp.asarray(self.null_prefix, jnp.int32)[:length]
-    ids = ids.at[0, : len(prefix)].set(prefix)
-    tokens = system_lib.apply(self.network, params, ids)
-    return jnp.broadcast_to(tokens, (count, *tokens.shape[1:]))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BoxesEncoder:
-  """Our own layout encoder: one placed token per object; null = no object."""
-
-  network: text_encoders.BoxEncoder
-  trained: bool = True
-
-  @property
-  def example(self) -> Batch:
+    keys = jax.random.split(key)
     return {
-      'boxes': jnp.zeros((1, 1, 4)),
-      'labels': jnp.zeros((1, 1), jnp.int32),
-      'n_boxes': jnp.zeros((1,), jnp.int32),
+      'first': self.first.init(keys[0]),
+      'second': self.second.init(keys[1]),
     }
 
-  def init(self, key: jax.Array) -> Any:
-    return self.network.init(key, *self.example.values())['params']
-
-  def encode(self, params: Any, batch: Batch) -> Context:
-    return system_lib.apply(
-      self.network, params, batch['boxes'], batch['labels'], batch['n_boxes']
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    return self._join(
+      self.first.encode(params['first'], batch),
+      self.second.encode(params['second'], batch),
     )
 
-  def null(self, params: Any, batch: Batch) -> Context:
-    boxes, labels = batch['boxes'], batch['labels']
-    none = jnp.zeros_like(batch['n_boxes'])
-    return system_lib.apply(
-      self.network, params, jnp.zeros_like(boxes), jnp.zeros_like(labels), none
-    )
+  def null(self, params: Any, batch: Batch) -> Inputs | None:
+    first = self.first.null(params['first'], batch)
+    second = self.second.null(params['second'], batch)
+    return None if second is None else self._join(first, second)
+
+  def _join(
+    self, first: Context | Inputs | None, second: Context | Inputs | None
+  ) -> Inputs:
+    given = {}
+    for encoded in (first, second):
+      for name, value in vars(encoders.as_inputs(encoded)).items():
+        if value is not None and name in given:
+          raise ValueError(
+            f'both conditions are a {name}; give the class by'
+            " config.condition.class_by = 'adm'"
+          )
+        if value is not None:
+          given[name] = value
+    return Inputs(**given)
 
 
-def create(config: ConfigDict) -> Encoder | None:
+def create(
+  config: ConfigDict, first_stage: autoencoder.Network | None = None
+) -> Encoder | None:
   """Builds the encoder of `config.condition`, None for task 'none'.
 
+  Args:
+    config: of the run.
+    first_stage: what a condition that is a picture needs to know of it.
+
   Raises:
-    ValueError: an encoder that does not serve the task.
+    ValueError: an encoder that does not serve the task, or a picture that
+      does not fit the first stage.
   """
   c = config.condition
   if c.task == 'none':
     return None
-  if c.encoder == 'boxes':
-    if c.task != 'layout':
+  if c.task == 'class':
+    encoder: Encoder = _classes(config)
+  elif c.task in PICTURES:
+    if first_stage is None:
       raise ValueError(
-        "config.condition.encoder 'boxes' serves the task 'layout',"
-        f' not {c.task!r}'
+        f'config.condition.task {c.task!r} is not served by the system'
+        f' {config.system.name!r}'
       )
-    boxes = text_encoders.BoxEncoder(
-      dim=c.dim,
-      depth=c.depth,
-      heads=c.heads,
-      head_dim=c.head_dim,
-      num_labels=c.num_labels,
-      dtype=jnp.dtype(config.dtype),
+    encoder = _pictures(config, first_stage)
+  elif c.encoder == 'boxes':
+    encoder = _boxes(config)
+  else:
+    encoder = _tokens(config)
+  if not c.also:
+    return encoder
+  if c.also != 'class' or c.task == 'class':
+    raise ValueError(
+      f"config.condition.also is {c.also!r}, must be '' or 'class' beside"
+      f" another task than 'class'; config.condition.task is {c.task!r}"
     )
-    return BoxesEncoder(network=boxes)
+  return BothEncoder(first=encoder, second=_classes(config))
+
+
+def _classes(config: ConfigDict) -> encoders.ClassEncoder:
+  c = config.condition
+  if c.class_by not in ('crossattn', 'adm'):
+    raise ValueError(
+      f'config.condition.class_by is {c.class_by!r}, must be one of crossattn,'
+      ' adm'
+    )
+  if not c.null_class and (c.drop or config.sample.guidance != 1):
+    raise ValueError(
+      'config.condition.null_class is False, so there is no null condition for'
+      f' config.condition.drop = {c.drop} and config.sample.guidance ='
+      f' {config.sample.guidance}, which must be 0 and 1'
+    )
+  return encoders.ClassEncoder(
+    classes=c.num_classes,
+    has_null=c.null_class,
+    dim=c.dim if c.class_by == 'crossattn' else 0,
+  )
+
+
+def class_rows(config: ConfigDict) -> int:
+  """Returns the rows of a table of the classes, one for none included."""
+  return _classes(config).rows
+
+
+def _pictures(config: ConfigDict, first_stage: autoencoder.Network) -> Encoder:
+  c, size = config.condition, config.data.image_size
+  factor = autoencoder.factor(first_stage)
+  if c.task == 'map':
+    return picture_encoders.MapEncoder(
+      network=conditioners.SpatialRescaler(
+        n_stages=int(math.log2(factor)), out_channels=c.map_channels
+      ),
+      classes=c.map_classes,
+      image_size=size,
+    )
+  if c.task == 'inpaint':
+    return picture_encoders.HoleEncoder(
+      first_stage=first_stage, image_size=size
+    )
+  if config.data.lr_factor != factor:
+    raise ValueError(
+      f'config.data.lr_factor is {config.data.lr_factor}, must be {factor}, the'
+      " factor of the first stage: the small picture has the latent's grid"
+    )
+  return picture_encoders.LowResolutionEncoder(side=size // factor)
+
+
+def _boxes(config: ConfigDict) -> encoders.BoxesEncoder:
+  c = config.condition
+  if c.task != 'layout':
+    raise ValueError(
+      "config.condition.encoder 'boxes' serves the task 'layout',"
+      f' not {c.task!r}'
+    )
+  boxes = text_encoders.BoxEncoder(
+    dim=c.dim,
+    depth=c.depth,
+    heads=c.heads,
+    head_dim=c.head_dim,
+    num_labels=c.num_labels,
+    dtype=jnp.dtype(config.dtype),
+  )
+  return encoders.BoxesEncoder(network=boxes)
+
+
+def _tokens(config: ConfigDict) -> encoders.TokenEncoder:
+  c = config.condition
   network: text_encoders.TransformerEncoder | text_encoders.CLIPTextEncoder
   if c.encoder == 'clip':
     if c.task not in ('text', 'scene_graph'):
@@ -162,7 +211,7 @@ def create(config: ConfigDict) -> Encoder | None:
       dtype=jnp.dtype(config.dtype),
       remat=config.remat,
     )
-  return TokenEncoder(
+  return encoders.TokenEncoder(
     network=network,
     task=c.task,
     null_prefix=tuple(c.null_prefix),
@@ -171,8 +220,14 @@ def create(config: ConfigDict) -> Encoder | None:
   )
 
 
-def frozen_part(encoder: Encoder, config: ConfigDict) -> system_lib.FrozenPart:
-  """Returns the part under which a frozen encoder is loaded."""
+def frozen_part(
+  encoder: Encoder | None, config: ConfigDict
+) -> system_lib.FrozenPart | None:
+  """Returns the part under which a frozen text encoder is loaded, or None."""
+  if isinstance(encoder, BothEncoder):
+    encoder = encoder.first
+  if not isinstance(encoder, encoders.TokenEncoder) or encoder.trained:
+    return None
   return system_lib.FrozenPart(
     init=encoder.init,
     family='clip_text',
@@ -181,12 +236,49 @@ def frozen_part(encoder: Encoder, config: ConfigDict) -> system_lib.FrozenPart:
   )
 
 
-def dropped(
-  tokens: Context, null: Context, key: jax.Array, share: float
-) -> Context:
-  """Replaces each example's tokens by the null tokens with chance `share`."""
-  drop = jax.random.bernoulli(key, share, (tokens.shape[0], 1, 1))
-  return jax.tree.map(lambda n, t: jnp.where(drop, n, t), null, tokens)
+def trained(encoder: Encoder, params: Any) -> Any:
+  """Returns what of an encoder's weights is trained with the system."""
+  if isinstance(encoder, BothEncoder):
+    parts = {'first': encoder.first, 'second': encoder.second}
+    kept = {name: trained(part, params[name]) for name, part in parts.items()}
+    return {name: tree for name, tree in kept.items() if tree}
+  return params if encoder.trained else {}
+
+
+def weights(
+  encoder: Encoder | None, generator: Any, frozen: Mapping[str, Any]
+) -> Any:
+  """Returns the weights of an encoder.
+
+  Args:
+    encoder: whose.
+    generator: the trained tree; its part `condition` has what `trained` gave.
+    frozen: the parts that are never trained.
+  """
+  if encoder is None:
+    return None
+  tree = generator.get('condition', {})
+  if isinstance(encoder, BothEncoder):
+    parts = {'first': encoder.first, 'second': encoder.second}
+    return {
+      name: weights(part, {'condition': tree.get(name, {})}, frozen)
+      for name, part in parts.items()
+    }
+  if encoder.trained:
+    return tree
+  is_hole = isinstance(encoder, picture_encoders.HoleEncoder)
+  return frozen.get('first_stage' if is_hole else 'condition')
+
+
+def dropped(tokens: Any, null: Any, key: jax.Array, share: float) -> Any:
+  """Replaces each example's condition by the null one with chance `share`."""
+  count = jax.tree.leaves(tokens)[0].shape[0]
+  drop = jax.random.bernoulli(key, share, (count,))
+  return jax.tree.map(
+    lambda n, t: jnp.where(drop.reshape(count, *[1] * (t.ndim - 1)), n, t),
+    null,
+    tokens,
+  )
 
 
 def condition(
@@ -198,3 +290,8 @@ def condition(
   return condition_lib.Condition(
     context=encoder.encode(params, batch), null=encoder.null(params, batch)
   )
+
+
+def pair(context: Any, null: Any) -> Any:
+  """Returns conditions and null conditions as one batch, see `guidance`."""
+  return jax.tree.map(lambda *x: jnp.concatenate(x), context, null)

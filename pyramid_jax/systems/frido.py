@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
-import numpy as np
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
@@ -29,6 +28,8 @@ from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import encoders
+from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
 
 
@@ -50,7 +51,7 @@ class LossSettings:
     noise_mix_ratio: share of noise in the known coarser scales.
     stage_loss_ratio: the weight of each scale, coarse first.
     parameterization: what the network predicts: 'eps', which the samplers
-      read, or 'x0'.
+      read, 'x0' or 'v'.
   """
 
   loss_type: str
@@ -59,16 +60,7 @@ class LossSettings:
   parameterization: str = 'eps'
 
   def __post_init__(self):
-    if self.parameterization not in gaussian.PARAMETERIZATIONS:
-      raise ValueError(
-        f'parameterization {self.parameterization!r} is not one of'
-        f' {gaussian.PARAMETERIZATIONS}'
-      )
-
-  def vlb_weights(self, chain: schedules.Chain) -> np.ndarray:
-    """Returns the (T,) weights of the variational bound."""
-    eps = self.parameterization == 'eps'
-    return chain.vlb_weights if eps else chain.vlb_weights_x0
+    gaussian.check_parameterization(self.parameterization)
 
 
 def stage_input(
@@ -124,12 +116,15 @@ def diffusion_loss(
   """
   total, metrics = jnp.zeros(()), {}
   alpha, sigma = chain.alpha(t), chain.sigma(t)
-  vlb = jnp.asarray(settings.vlb_weights(chain), jnp.float32)[t]
+  weights = chain.loss_weights(settings.parameterization)
+  vlb = jnp.asarray(weights, jnp.float32)[t]
   for s, ratio in enumerate(settings.stage_loss_ratio):
     x = stage_input(
       zs[: s + 1], noises[s], alpha, sigma, settings.noise_mix_ratio
     )
-    target = noises[s][-1] if settings.parameterization == 'eps' else zs[s]
+    target = gaussian.target(
+      settings.parameterization, zs[s], noises[s][-1], alpha, sigma
+    )
     errors = gaussian.error(denoiser(x, t, s), target, settings.loss_type)
     metrics[f'loss_{s}'] = errors.mean()
     metrics[f'loss_vlb_{s}'] = (vlb * errors).mean()
@@ -173,7 +168,7 @@ def make_stages(
   """
   guided = scale != 1 and null is not None
   if guided and context is not None:
-    context = jax.tree.map(lambda *x: jnp.concatenate(x), context, null)
+    context = conditioning.pair(context, null)
   stages = []
   for s, (b, h, w, c) in enumerate(shapes):
     stage = _stage(
@@ -203,26 +198,26 @@ def _stage(
 ) -> sampling.Stage:
   """One scale: noise in, the finished scale at its own grid out."""
 
-  def call(x, time, known, **kwargs):
+  def call(variables, x, time, known, **kwargs):
     x = jnp.concatenate([*known, x], axis=-1)
     t = jnp.full(x.shape[:1], time)
-    return unet.apply(
-      kwargs.pop('variables'), x, t, context, stage=index, **kwargs
-    )
+    return unet.apply(variables, x, t, context, stage=index, **kwargs)
 
   def enter(state, normal):
     known = [resampling.nearest(z, shape[1:3]) for z in state]
     x = normal(shape)
     variables = {'params': params}
     if cached:
-      _, kept = call(x, 0.0, known, variables=variables, mutable=['cache'])
-      variables |= kept
+      variables = latent.with_cache(
+        params,
+        lambda variables, **kwargs: call(variables, x, 0.0, known, **kwargs),
+      )
     return x, (known, variables)
 
   def denoise(x, level, context, first=True):
     del first
     known, variables = context
-    eps = call(x, level.time, known, variables=variables)
+    eps = call(variables, x, level.time, known)
     return solvers.Prediction.from_eps(x, eps.astype(jnp.float32), level)
 
   def leave(state, x, context):
@@ -233,42 +228,24 @@ def _stage(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frido:
+class Frido(latent.LatentSystem):
   """The system; see the module docstring and `systems.system.System`.
 
-  Attributes:
-    first_stage: the multi-scale VQGAN, frozen.
-    first_stage_path: its checkpoint, empty to train it.
+  Attributes, beside those of `latent.LatentSystem`:
     unet: the denoiser.
-    encoder: of the condition, None without.
-    condition_part: where a frozen encoder's weights are.
-    chain: the training chain.
     loss: how the loss is formed.
-    drop: share of conditions replaced by the null condition in training.
     native_scales: diffuse each scale at its own resolution.
-    solver: of sampling.
     steps: solver steps of each scale.
-    guidance: classifier-free guidance scale.
-    image_size: px of a sample, a multiple of the first stage's factor.
   """
 
-  first_stage: msvqgan.MSVQGAN
-  first_stage_path: str
   unet: pyunet.PyUNet
-  encoder: conditioning.Encoder | None
-  condition_part: system_lib.FrozenPart | None
-  chain: schedules.Chain
   loss: LossSettings
-  drop: float
   native_scales: bool
-  solver: solvers.Solver
   steps: tuple[int, ...]
-  guidance: float
-  image_size: int
 
   @property
   def scales(self) -> int:
-    return len(self.first_stage.embed_dim)
+    return len(self.latent_channels)
 
   def _grids(self, height: int, width: int) -> list[tuple[int, int]]:
     """The (H, W) at which each scale is diffused, coarse first."""
@@ -284,40 +261,14 @@ class Frido:
     keys = jax.random.split(key)
     size = self.image_size
     h, w = self._grids(size, size)[-1]
-    x = jnp.zeros((1, h, w, sum(self.first_stage.embed_dim)))
-    params = {}
-    context = None
-    if self.encoder is not None:
-      tree = self.encoder.init(keys[1])
-      context = self.encoder.encode(tree, self.encoder.example)
-      if self.encoder.trained:
-        params['condition'] = tree
+    x = jnp.zeros((1, h, w, sum(self.latent_channels)))
+    tree, context = self.init_condition(keys[1])
+    params = {'condition': tree} if tree else {}
     params['unet'] = self.unet.init(
       keys[0], x, jnp.zeros((1,)), context, stage=self.scales - 1
     )['params']
     extra = {'latent_scale': jnp.ones((self.scales,))}
     return {'generator': params}, extra
-
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
-    size = self.image_size
-    image = jnp.zeros((1, size, size, 3))
-    parts = {
-      'first_stage': system_lib.FrozenPart(
-        init=lambda key: self.first_stage.init(key, image)['params'],
-        family='frido.msvqgan',
-        path=self.first_stage_path,
-        field='first_stage.checkpoint',
-      )
-    }
-    if self.condition_part is not None:
-      parts['condition'] = self.condition_part
-    return parts
-
-  def latents(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
-    """Returns the unquantised, unscaled latents, each at its own grid."""
-    return system_lib.apply(
-      self.first_stage, frozen['first_stage'], image, method='encode'
-    )
 
   def losses(
     self,
@@ -329,12 +280,9 @@ class Frido:
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     image = batch['image']
-    raw = [
-      z.astype(jnp.float32)
-      for z in jax.lax.stop_gradient(self.latents(frozen, image))
-    ]
+    raw = self.latents(frozen, image)
     # Measured once, on the first batch, as frido.py `on_train_batch_start`.
-    measured = jnp.stack([1.0 / jnp.std(z, ddof=1) for z in raw])
+    measured = latent.inverse_std(raw)
     scale = jnp.where(step == 0, measured, extra['latent_scale'])
     zs = [z * scale[s] for s, z in enumerate(raw)]
     if not self.native_scales:
@@ -351,7 +299,7 @@ class Frido:
       ]
       for s in range(self.scales)
     ]
-    context = self._training_context(params, frozen, drop_key, batch)
+    context = self.training_context(params, frozen, drop_key, batch)
     unet = params['generator']['unet']
     loss, metrics = diffusion_loss(
       lambda x, t, s: system_lib.apply(self.unet, unet, x, t, context, stage=s),
@@ -363,32 +311,6 @@ class Frido:
     )
     return {'generator': (loss, metrics)}, {'latent_scale': scale}
 
-  def _encoder_params(self, params: Params, frozen: Params) -> Any:
-    trained = self.encoder is not None and self.encoder.trained
-    return (params['generator'] if trained else frozen).get('condition')
-
-  def _training_context(
-    self, params: Params, frozen: Params, key: jax.Array, batch: Batch
-  ) -> Context | None:
-    if self.encoder is None:
-      return None
-    tree = self._encoder_params(params, frozen)
-    tokens = self.encoder.encode(tree, batch)
-    if self.drop == 0:
-      return tokens
-    null = self.encoder.null(tree, batch)
-    return conditioning.dropped(tokens, null, key, self.drop)
-
-  def ema_patterns(self) -> list[str]:
-    # The official EMA leaves a jointly trained encoder out; ours averages all.
-    return ['generator/.*']
-
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
-    tree = self._encoder_params(weights.params, weights.frozen)
-    return conditioning.condition(self.encoder, tree, batch)
-
   def stages(
     self,
     weights: Weights,
@@ -397,7 +319,7 @@ class Frido:
     cached: bool = True,
   ) -> list[sampling.Stage]:
     b, height, width = shape
-    channels = self.first_stage.embed_dim
+    channels = self.latent_channels
     grids = self._grids(height, width)
     last = self.scales - 1
     return make_stages(
@@ -417,15 +339,12 @@ class Frido:
     )
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    scale = weights.extra['latent_scale']
-    zs = [z / scale[s] for s, z in enumerate(state)]
+    zs = list(state)
     b, h, w, _ = zs[-1].shape
     for s in range(len(zs), self.scales):  # not sampled yet: the mean, 0
       h, w = 2 * h, 2 * w
-      zs.append(jnp.zeros((b, h, w, self.first_stage.embed_dim[s])))
-    tree = weights.frozen['first_stage']
-    image = system_lib.apply(self.first_stage, tree, zs, method='decode')
-    return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
+      zs.append(jnp.zeros((b, h, w, self.latent_channels[s])))
+    return self.decode_scaled(weights, zs)
 
   def preview(
     self, weights: Weights, key: jax.Array, batch: Batch
@@ -440,35 +359,38 @@ def create(config: ConfigDict) -> Frido:
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
-  first_stage = autoencoder.network(config.first_stage)
-  embed = first_stage.embed_dim
-  size = config.data.image_size
-  coarsest = autoencoder.factor(first_stage) * 2 ** (len(embed) - 1)
-  if size % coarsest:
+  common = latent.fields(config)
+  first_stage, encoder = common['first_stage'], common['encoder']
+  if not isinstance(first_stage, msvqgan.MSVQGAN):
     raise ValueError(
-      f'config.data.image_size is {size}, must be a multiple of {coarsest},'
-      ' the factor of the coarsest scale'
+      f'config.first_stage.system.network is'
+      f" {config.first_stage.system.network!r}, must be 'msvqgan' for frido"
     )
+  if encoder is not None and not isinstance(
+    encoder, encoders.TokenEncoder | encoders.BoxesEncoder
+  ):
+    raise ValueError(
+      f'config.condition.task {config.condition.task!r} with'
+      f' config.condition.also {config.condition.also!r} is not served by'
+      ' frido, which takes tokens'
+    )
+  embed = first_stage.embed_dim
   d = config.diffusion
+  if d.parameterization != 'eps':
+    raise ValueError(
+      f'config.diffusion.parameterization is {d.parameterization!r}, must be'
+      " 'eps' for frido"
+    )
   if len(d.stage_loss_ratio) != len(embed):
     raise ValueError(
       f'config.diffusion.stage_loss_ratio has {len(d.stage_loss_ratio)}'
       f' values, must have one for each of the {len(embed)} scales'
     )
-  chain = schedules.make_chain(
-    d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
-  )
-  solver = solvers.create(config.sample.solver, config.sample.eta)
   steps = _steps_per_scale(config.sample.steps, len(embed))
-  for count in steps:
-    solver.levels(chain, count)  # refuses a bad count before anything is built
-  encoder = conditioning.create(config)
-  part = None
-  if encoder is not None and not encoder.trained:
-    part = conditioning.frozen_part(encoder, config)
+  for count in steps:  # refuses a bad count before anything is built
+    common['solver'].levels(common['chain'], count)
   return Frido(
-    first_stage=first_stage,
-    first_stage_path=config.first_stage.checkpoint,
+    **common,
     unet=pyunet.PyUNet(
       **config.network.to_dict(),
       split_embed_dim_list=tuple(embed),
@@ -476,21 +398,15 @@ def create(config: ConfigDict) -> Frido:
       context_dim=None if encoder is None else config.condition.dim,
       dtype=jnp.dtype(config.dtype),
       remat=config.remat,
+      attention=config.attention,
     ),
-    encoder=encoder,
-    condition_part=part,
-    chain=chain,
     loss=LossSettings(
       loss_type=d.loss_type,
       noise_mix_ratio=d.noise_mix_ratio,
       stage_loss_ratio=tuple(d.stage_loss_ratio),
     ),
-    drop=config.condition.drop,
     native_scales=d.native_scales,
-    solver=solver,
     steps=steps,
-    guidance=config.sample.guidance,
-    image_size=size,
   )
 
 

@@ -79,6 +79,23 @@ def test_rows_of_the_reference_table(config, tokens, first, mean, std, abs_sum):
   np.testing.assert_allclose(np.abs(got).sum(), abs_sum, rtol=1e-6)
 
 
+def test_rows_of_the_table_of_sines():
+  config = {'n_embed': 32, 'n_layer': 2, 'vocab_size': 50, 'max_seq_len': 7}
+  encoder = family.build(config)
+  tokens = jnp.array([[1, 2, 3, 4, 5, 6, 0], [49, 7, 7, 0, 0, 0, 0]])
+  template = jax.eval_shape(encoder.init, jax.random.key(0), tokens)['params']
+  # The official keys are sorted with their prefix, which changes nothing.
+  shapes = official_fill.official_shapes(template, family.rename)
+  state = official_fill.sine_state(shapes)
+  params, _ = mapping.to_flax(state, template, family.rename)
+  with jax.default_matmul_precision('highest'):
+    got = np.float64(jax.jit(encoder.apply)({'params': params}, tokens))
+  np.testing.assert_allclose(got.mean(), -0.0042128, atol=1e-5)
+  np.testing.assert_allclose(got.std(), 1.0329433, atol=1e-5)
+  first = (-1.1689187, 1.0611793, -0.7468690, 0.6076044)
+  np.testing.assert_allclose(got.ravel()[:4], first, atol=2e-5)
+
+
 @pytest.mark.parametrize(
   ('length', 'parameters'),
   [(77, 186_154_682), (96, 186_166_842), (180, 186_220_602)],

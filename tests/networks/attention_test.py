@@ -1,4 +1,7 @@
+import types
+
 import jax
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,7 +57,9 @@ def test_softmax_is_float32_in_bfloat16():
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'implementation': 'flash'}, 'implementation'),
+    ({'implementation': 'fast'}, "'fast', allowed: auto, xla, cudnn, flash"),
+    ({'implementation': 'flash'}, 'runs on tpu, this is cpu'),
+    ({'implementation': 'cudnn'}, 'runs on gpu, this is cpu'),
     ({'k': jnp.zeros((2, 3, 1, 8))}, 'k, v'),
     (
       {'k': jnp.zeros((2, 3, 4, 8)), 'v': jnp.zeros((2, 3, 4, 8))},
@@ -66,3 +71,70 @@ def test_refuses(change, message):
   arguments = dict(zip('qkv', _qkv(), strict=True)) | change
   with pytest.raises(ValueError, match=message):
     attention.dot_product_attention(**arguments)
+
+
+def _shapes(t=1024, s=1024, dim=64, dtype=jnp.bfloat16):
+  q = jax.ShapeDtypeStruct((2, t, 4, dim), dtype)
+  k = jax.ShapeDtypeStruct((2, s, 4, dim), dtype)
+  return q, k, k
+
+
+@pytest.mark.parametrize(
+  ('asked', 'platform', 'shapes', 'more', 'expected'),
+  [
+    ('auto', 'cpu', {}, {}, 'xla'),
+    ('auto', 'gpu', {'t': 64, 's': 77}, {'capability': 8.0}, 'cudnn'),
+    ('auto', 'gpu', {'dim': 128}, {'capability': 9.0}, 'cudnn'),
+    ('auto', 'gpu', {'dtype': jnp.float16}, {'capability': 9.0}, 'cudnn'),
+    ('auto', 'gpu', {'dtype': jnp.float32}, {'capability': 9.0}, 'xla'),
+    ('auto', 'gpu', {'dim': 136}, {'capability': 9.0}, 'xla'),
+    ('auto', 'gpu', {'dim': 36}, {'capability': 9.0}, 'xla'),
+    ('auto', 'gpu', {}, {'capability': 7.5}, 'xla'),
+    ('auto', 'gpu', {}, {'capability': 9.0, 'has_bias': True}, 'xla'),
+    ('xla', 'gpu', {}, {'capability': 9.0}, 'xla'),
+    ('cudnn', 'gpu', {}, {'capability': 9.0}, 'cudnn'),
+    ('cudnn', 'gpu', {'dim': 576}, {'capability': 9.0}, 'xla'),
+    ('auto', 'tpu', {}, {}, 'flash'),
+    ('auto', 'tpu', {'dtype': jnp.float32}, {}, 'flash'),
+    ('auto', 'tpu', {'t': 512, 's': 512}, {}, 'xla'),
+    ('flash', 'tpu', {'t': 512, 's': 512}, {}, 'flash'),
+    ('flash', 'tpu', {'s': 77}, {}, 'xla'),
+    ('flash', 'tpu', {'dim': 192}, {}, 'xla'),
+    ('flash', 'tpu', {'dim': 256}, {}, 'flash'),
+    ('flash', 'tpu', {}, {'has_bias': True}, 'xla'),
+    ('xla', 'tpu', {}, {}, 'xla'),
+  ],
+)
+def test_choice_of_the_kernel(asked, platform, shapes, more, expected):
+  arguments = _shapes(**shapes)
+  assert attention.choose(asked, platform, *arguments, **more) == expected
+
+
+def test_the_flash_kernel_gets_what_it_takes(monkeypatch):
+  # The kernel itself, interpreted, and chosen as on the platform it is for.
+  monkeypatch.setattr(attention, 'choose', lambda *_, **__: 'flash')
+  q, k, v = _qkv(t=128, s=256, heads=1, dim=32)
+  with pltpu.force_tpu_interpret_mode():
+    got = attention.dot_product_attention(q, k, v, scale=0.3)
+  np.testing.assert_allclose(
+    got, _numpy_attention(q, k, v, scale=0.3), atol=1e-5
+  )
+
+
+def test_the_cudnn_kernel_gets_what_it_takes(monkeypatch):
+  monkeypatch.setattr(attention, 'choose', lambda *_, **__: 'cudnn')
+  taken = {}
+
+  def kernel(q, k, v, **kwargs):
+    taken.update(kwargs)
+    return _numpy_attention(q, k, v, scale=kwargs['scale'])
+
+  fake = types.SimpleNamespace(dot_product_attention=kernel)
+  monkeypatch.setattr(attention.jax, 'nn', fake)
+  q, k, v = _qkv()
+  got = attention.dot_product_attention(q, k, v, scale=0.3)
+  monkeypatch.undo()
+  assert taken == {'scale': 0.3, 'implementation': 'cudnn'}
+  np.testing.assert_allclose(
+    got, _numpy_attention(q, k, v, scale=0.3), atol=1e-5
+  )

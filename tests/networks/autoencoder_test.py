@@ -104,7 +104,9 @@ SMALL = {'ch': 32, 'ch_mult': (1, 1), 'num_res_blocks': 1}
 
 def test_remat_changes_no_gradient():
   x = np.random.default_rng(0).standard_normal((1, 4, 4, 32)).astype('f')
-  plain = autoencoder.Level(32, 1, True, 0.0, None, True, jnp.float32, False)
+  plain = autoencoder.Level(
+    32, 1, 'vanilla', 0.0, None, True, jnp.float32, False
+  )
   remat = plain.clone(remat=True)
   params = _filled(plain, x)
 
@@ -171,6 +173,25 @@ def test_sides_that_cannot_be_halved_are_named():
 
 
 def test_unknown_attention_is_named():
-  module = autoencoder.Decoder(**SMALL, attn_type='linear')
-  with pytest.raises(ValueError, match="'linear', allowed: .*vanilla"):
+  module = autoencoder.Decoder(**SMALL, attn_type='flash')
+  with pytest.raises(ValueError, match="'flash', allowed: .*vanilla"):
     _shapes(module, 1, 4, 4, 3)
+
+
+def test_linear_attention_by_hand():
+  """Every position reads the sum of values weighted over all positions."""
+  x = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype('f')
+  block = autoencoder.LinearAttnBlock()
+  params = _filled(block, x)
+  tree = params['params']
+
+  q, k, v = np.split(
+    x.reshape(6, 4) @ tree['to_qkv']['kernel'][0, 0], 3, axis=-1
+  )
+  k = np.exp(k) / np.exp(k).sum(0)
+  want = q @ (k.T @ v) @ tree['to_out']['kernel'][0, 0]
+  want = want + tree['to_out']['bias']
+
+  np.testing.assert_allclose(
+    block.apply(params, x).reshape(6, 4), want, atol=1e-5
+  )

@@ -180,20 +180,20 @@ def test_loss_is_zero_for_the_right_answer(parameterization):
 
   assert loss(answers) == 0
   assert loss([a + 1 for a in answers]) == pytest.approx(1.0)
-  with pytest.raises(ValueError, match="'v'"):
-    dataclasses.replace(settings, parameterization='v')
+  with pytest.raises(ValueError, match="'noise'"):
+    dataclasses.replace(settings, parameterization='noise')
 
 
 def test_dropped_conditions_are_the_null_condition(native):
   system, weights = native
   always = dataclasses.replace(system, drop=1.0)
-  tokens = always._training_context(
+  tokens = always.training_context(
     weights.params, weights.frozen, jax.random.key(0), BATCH
   )
   null = system.condition(weights, BATCH).null
   jax.tree.map(np.testing.assert_array_equal, tokens, null)
   never = dataclasses.replace(system, drop=0.0)
-  tokens = never._training_context(
+  tokens = never.training_context(
     weights.params, weights.frozen, jax.random.key(0), BATCH
   )
   assert not np.allclose(tokens.values, null.values)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -34,6 +33,7 @@ _FIXED: dict[str, Any] = {
   'learn_logvar': False,
   'clip_denoised': False,
 }
+_PARAMETERIZATIONS = ('eps', 'x0')
 _CHAIN = {
   'timesteps': 'timesteps',
   'beta_schedule': 'kind',
@@ -197,10 +197,9 @@ def _steps(
 def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
   config = dict(case.config)
   parameterization = config.get('parameterization', 'eps')
-  if parameterization not in gaussian.PARAMETERIZATIONS:
+  if parameterization not in _PARAMETERIZATIONS:
     raise families.Unsupported(
-      f'parameterization {parameterization!r}; supported:'
-      f' {gaussian.PARAMETERIZATIONS}'
+      f'parameterization {parameterization!r}; supported: {_PARAMETERIZATIONS}'
     )
   own = {
     'parameterization',
@@ -244,7 +243,7 @@ def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
   (loss, (metrics, calls)), grads = value_and_grad(model.params)
   outputs = {
     'total': np.asarray(loss),
-    'lvlb_weights': settings.vlb_weights(model.chain),
+    'lvlb_weights': model.chain.loss_weights(parameterization),
   }
   outputs |= {name: np.asarray(value) for name, value in metrics.items()}
   for s, (x, y) in enumerate(calls):

@@ -114,12 +114,12 @@ def build(config: Mapping[str, Any]) -> msvqgan.MSVQGAN:
     )
   return msvqgan.MSVQGAN(
     edconfig={
-      **_levels('edconfig', edconfig, {'multiscale', 'z_channels'}),
+      **levels('edconfig', edconfig, {'multiscale', 'z_channels'}),
       'z_channels': tuple(edconfig['z_channels']),
       'double_z': edconfig.get('double_z', True),
     },
     ddconfig={
-      **_levels('ddconfig', ddconfig, {'z_channels', 'give_pre_end'}),
+      **levels('ddconfig', ddconfig, {'z_channels', 'give_pre_end'}),
       'z_channels': ddconfig['z_channels'],
       'out_ch': ddconfig['out_ch'],
     },
@@ -129,7 +129,7 @@ def build(config: Mapping[str, Any]) -> msvqgan.MSVQGAN:
   )
 
 
-def _levels(
+def levels(
   which: str, config: Mapping[str, Any], known: set[str]
 ) -> dict[str, Any]:
   """Returns the fields of `autoencoder.Levels` from a nested config."""

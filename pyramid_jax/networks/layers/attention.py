@@ -1,15 +1,23 @@
-"""The attention function that every network of this library calls."""
+"""The one attention function: every attention in the package calls it."""
 
 import jax
 import jax.numpy as jnp
 
 
-IMPLEMENTATIONS = (None, 'xla', 'cudnn')
+IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'flash')
 
-# The fused kernel's limits: element types, widest head, and its multiple.
+# Limits of the fused kernel of cuDNN: element types, widest head, its multiple.
 _CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 _CUDNN_MAX_HEAD_DIM = 128
 _CUDNN_HEAD_DIM_MULTIPLE = 8
+
+# The flash kernel for TPUs walks over blocks of so many tokens, and takes
+# heads up to that width or multiples of it.
+_FLASH_BLOCK = 128
+# Fewer queries: the logits are small, and XLA fuses what comes after them.
+_FLASH_MIN_QUERIES = 1024
+
+_PLATFORMS = {'cudnn': 'gpu', 'flash': 'tpu'}
 
 
 def dot_product_attention(
@@ -19,7 +27,7 @@ def dot_product_attention(
   *,
   bias: jax.Array | None = None,
   scale: float | None = None,
-  implementation: str | None = None,
+  implementation: str = 'auto',
 ) -> jax.Array:
   """Softmax attention with logits and weights computed in float32.
 
@@ -29,14 +37,13 @@ def dot_product_attention(
     v: (B, S, H, D) values.
     bias: added to the scaled logits, broadcastable to (B, H, T, S).
     scale: factor of the logits, D ** -0.5 when None.
-    implementation: 'xla', 'cudnn' (the fused GPU kernel), or None: 'cudnn'
-      where the platform and the arguments allow it, else 'xla'.
+    implementation: see `choose`.
 
   Returns:
     (B, T, H, D) in the element type of `v`.
 
   Raises:
-    ValueError: a shape that does not fit, or an unknown implementation.
+    ValueError: a shape that does not fit, or see `choose`.
   """
   if q.ndim != 4 or k.shape != v.shape or k.ndim != 4:
     raise ValueError(
@@ -47,20 +54,72 @@ def dot_product_attention(
     raise ValueError(
       f'q {q.shape} and k {k.shape} must agree in all but the token axis.'
     )
-  if implementation not in IMPLEMENTATIONS:
-    raise ValueError(
-      f'implementation is {implementation!r}, allowed: {IMPLEMENTATIONS}.'
-    )
-  if implementation is None:
-    fused = bias is None and _cudnn_fits(q, k, v)
-    implementation = 'cudnn' if fused else 'xla'
+  kernel = choose(
+    implementation,
+    jax.default_backend(),
+    q,
+    k,
+    v,
+    has_bias=bias is not None,
+    capability=_capability(),
+  )
   if scale is None:
     scale = q.shape[-1] ** -0.5
-  if implementation == 'cudnn':
+  if kernel == 'cudnn':
     return jax.nn.dot_product_attention(
-      q, k, v, bias, scale=scale, implementation='cudnn'
+      q, k, v, scale=scale, implementation='cudnn'
     )
+  if kernel == 'flash':
+    return _flash_attention(q, k, v, scale)
   return _matmul_attention(q, k, v, bias, scale)
+
+
+def choose(
+  implementation: str,
+  platform: str,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  *,
+  has_bias: bool = False,
+  capability: float = 0.0,
+) -> str:
+  """Returns which kernel computes an attention: 'xla', 'cudnn' or 'flash'.
+
+  Args:
+    implementation: 'auto': the fused kernel of the platform where it takes
+      these arguments and is worth it, else 'xla'; 'xla': always; 'cudnn'
+      (GPU) or 'flash' (TPU): that kernel wherever it takes the arguments,
+      'xla' for the attentions that it does not (wide heads, a bias, odd
+      numbers of tokens).
+    platform: 'cpu', 'gpu' or 'tpu'.
+    q: queries, or their shape and element type.
+    k: keys, likewise.
+    v: values, likewise.
+    has_bias: whether something is added to the logits.
+    capability: compute capability of a GPU.
+
+  Raises:
+    ValueError: an unknown implementation, or one of another platform.
+  """
+  if implementation not in IMPLEMENTATIONS:
+    raise ValueError(
+      f'attention is {implementation!r}, allowed: {", ".join(IMPLEMENTATIONS)}.'
+    )
+  needed = _PLATFORMS.get(implementation, platform)
+  if needed != platform:
+    raise ValueError(
+      f'attention {implementation!r} runs on {needed}, this is {platform}; '
+      "use 'auto'."
+    )
+  if has_bias or implementation == 'xla':
+    return 'xla'
+  if platform == 'gpu' and capability >= 8.0 and _cudnn_fits(q, k, v):
+    return 'cudnn'
+  worth_it = implementation == 'flash' or q.shape[1] >= _FLASH_MIN_QUERIES
+  if platform == 'tpu' and worth_it and _flash_fits(q, k):
+    return 'flash'
+  return 'xla'
 
 
 def _matmul_attention(
@@ -83,6 +142,21 @@ def _matmul_attention(
   return jnp.swapaxes(jnp.matmul(weights, v), 1, 2)
 
 
+def _flash_attention(
+  q: jax.Array, k: jax.Array, v: jax.Array, scale: float
+) -> jax.Array:
+  from jax.experimental.pallas.ops.tpu import flash_attention  # of TPUs only
+
+  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+  out = flash_attention.flash_attention(q, k, v, sm_scale=scale)
+  return jnp.swapaxes(out, 1, 2)
+
+
+def _capability() -> float:
+  """Returns the compute capability of the first device, 0 if it has none."""
+  return float(getattr(jax.devices()[0], 'compute_capability', '0'))
+
+
 def _cudnn_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
   head_dim = q.shape[-1]
   return (
@@ -90,6 +164,13 @@ def _cudnn_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     and q.dtype == k.dtype == v.dtype
     and head_dim <= _CUDNN_MAX_HEAD_DIM
     and head_dim % _CUDNN_HEAD_DIM_MULTIPLE == 0
-    and jax.default_backend() == 'gpu'
-    and float(getattr(jax.devices()[0], 'compute_capability', '0')) >= 8.0
+  )
+
+
+def _flash_fits(q: jax.Array, k: jax.Array) -> bool:
+  head_dim = q.shape[-1]
+  return (
+    q.shape[1] % _FLASH_BLOCK == 0
+    and k.shape[1] % _FLASH_BLOCK == 0
+    and (head_dim < _FLASH_BLOCK or head_dim % _FLASH_BLOCK == 0)
   )

@@ -213,6 +213,7 @@ class AttentionBlock(nn.Module):
     gated: whether the norm is gated by the coarser scales.
     dtype: of the activations.
     gate_width: hidden channels of the gate.
+    attention: which kernel, see `attention.dot_product_attention`.
   """
 
   heads: int
@@ -220,6 +221,7 @@ class AttentionBlock(nn.Module):
   gated: bool = False
   dtype: jnp.dtype = jnp.float32
   gate_width: int = 128
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array, cond: jax.Array | None = None) -> jax.Array:
@@ -246,7 +248,9 @@ class AttentionBlock(nn.Module):
     else:
       qkv = qkv.reshape(b, height * width, self.heads, -1)
       q, k, v = jnp.split(qkv, 3, axis=-1)
-    h = attention.dot_product_attention(q, k, v).reshape(h.shape)
+    h = attention.dot_product_attention(
+      q, k, v, implementation=self.attention
+    ).reshape(h.shape)
     h = linear.Linear(
       channels,
       dtype=self.dtype,

@@ -73,12 +73,14 @@ class CrossAttention(nn.Module):
     head_dim: width of a head.
     dropout: rate on the output when training.
     dtype: of the activations.
+    attention: which kernel, see `attention.dot_product_attention`.
   """
 
   heads: int
   head_dim: int
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
@@ -113,7 +115,9 @@ class CrossAttention(nn.Module):
         'place_strength', nn.initializers.constant(3.0), (self.heads,)
       )
       bias = -strength[:, None, None] * outside[:, None]
-    out = attention.dot_product_attention(q, k, v, bias=bias)
+    out = attention.dot_product_attention(
+      q, k, v, bias=bias, implementation=self.attention
+    )
     out = out.reshape(*out.shape[:2], -1)
     out = linear.Linear(x.shape[-1], dtype=self.dtype, name='to_out')(out)
     return nn.Dropout(self.dropout, deterministic=not train)(out)
@@ -163,12 +167,14 @@ class BasicTransformerBlock(nn.Module):
     head_dim: of every attention.
     use_mscond: whether `previous` may be given.
     dtype: of the activations.
+    attention: which kernel, see `attention.dot_product_attention`.
   """
 
   heads: int
   head_dim: int
   use_mscond: bool = False
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
@@ -207,7 +213,12 @@ class BasicTransformerBlock(nn.Module):
 
   def _attention(self, name: str, dropout: float = 0.0) -> CrossAttention:
     return CrossAttention(
-      self.heads, self.head_dim, dropout, self.dtype, name=name
+      self.heads,
+      self.head_dim,
+      dropout,
+      self.dtype,
+      self.attention,
+      name=name,
     )
 
 
@@ -230,6 +241,7 @@ class SpatialTransformer(nn.Module):
     grid_frequencies: octaves of the Fourier features of a token's place that
       are projected and added to it, 0 for none (ours: attention to boxes
       then finds its place at once).
+    attention: which kernel, see `attention.dot_product_attention`.
   """
 
   heads: int
@@ -241,6 +253,7 @@ class SpatialTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
   gate_width: int = 128
   grid_frequencies: int = 0
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
@@ -313,6 +326,7 @@ class SpatialTransformer(nn.Module):
         self.head_dim,
         self.use_mscond,
         self.dtype,
+        self.attention,
         name=f'transformer_blocks_{i}',
       )
       tokens = block(tokens, context, previous, train, outside)

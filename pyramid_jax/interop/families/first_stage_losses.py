@@ -1,7 +1,8 @@
-"""Family `ldm.vq_loss`: the game of a vector-quantised first stage.
+"""Families `ldm.vq_loss` and `ldm.kl_loss`: the game of a first stage.
 
 CompVis/latent-diffusion: ldm/modules/losses/vqperceptual.py, and its origin
-taming/modules/losses/vqperceptual.py: VQLPIPSWithDiscriminator.
+taming/modules/losses/vqperceptual.py: VQLPIPSWithDiscriminator; and
+ldm/modules/losses/contperceptual.py: LPIPSWithDiscriminator.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,13 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import discriminator as discriminator_family
 from pyramid_jax.interop.families import lpips as lpips_family
 from pyramid_jax.networks import discriminator
+from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks.layers import convolution
-from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import first_stage_losses
 
+
+KL = 'ldm.kl_loss'
 
 # Arguments and the values at which we follow them.
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -28,20 +32,20 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 # The reference stores these and never uses them in the losses.
 _WITHOUT_EFFECT = {'class', 'pixelloss_weight', 'n_classes'}
 _SETTINGS = {
-  'codebook_weight': 1.0,
   'perceptual_weight': 1.0,
   'disc_weight': 1.0,
   'disc_factor': 1.0,
   'disc_loss': 'hinge',
-  'pixel_loss': 'l1',
 }
+_SETTINGS_VQ = _SETTINGS | {'codebook_weight': 1.0, 'pixel_loss': 'l1'}
+_SETTINGS_KL = _SETTINGS | {'kl_weight': 1.0}
 _DISCRIMINATOR = {
   'disc_num_layers': ('n_layers', 3),
   'disc_in_channels': ('input_nc', 3),
   'disc_ndf': ('ndf', 64),
   'use_actnorm': ('use_actnorm', False),
 }
-_INPUTS = {'inputs', 'hidden', 'reconstructions', 'codebook_loss', 'cond'}
+_INPUTS = {'inputs', 'hidden', 'reconstructions', 'cond'}
 
 
 def run(case: families.Case) -> dict[str, np.ndarray]:
@@ -62,14 +66,15 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   kernel = jnp.asarray(case.state['last_layer.weight'].transpose(2, 3, 1, 0))
   bias = jnp.asarray(case.state['last_layer.bias'])
   last = convolution.Conv(len(bias), kernel_size=kernel.shape[0])
-  codebook_loss = jnp.asarray(case.inputs['codebook_loss']).mean()
+  regularizer = _regularizer(case)
+  logvar = _logvar(case)
 
   def reconstruct(features, kernel):
     params = {'kernel': kernel, 'bias': bias}
     return last.apply({'params': params}, features)
 
   def generator(kernel, step):
-    return autoencoder.generator_loss(
+    return first_stage_losses.generator_loss(
       settings,
       image,
       features,
@@ -77,13 +82,14 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
       reconstruct,
       perceptual,
       lambda x: judge(judge_params, x),
-      codebook_loss,
+      regularizer,
       step,
+      logvar,
     )
 
   def critic(params, step):
     fake = reconstruct(features, kernel)
-    return autoencoder.discriminator_loss(
+    return first_stage_losses.discriminator_loss(
       settings, judge(params, image), judge(params, fake), step
     )
 
@@ -104,29 +110,52 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   return outputs
 
 
-def _settings(case: families.Case) -> autoencoder.LossSettings:
+def _regularizer(case: families.Case) -> jax.Array:
+  """Returns the scalar codebook loss, or the divergences (B,)."""
+  if case.family != KL:
+    return jnp.asarray(case.inputs['codebook_loss']).mean()
+  moments = _nhwc(case.inputs['moments'])
+  return first_stages.divergence(*first_stages.split_moments(moments))
+
+
+def _logvar(case: families.Case) -> jax.Array:
+  """Returns the scalar parameter, or its initial value."""
+  value = case.state.get('logvar', case.config.get('logvar_init', 0.0))
+  return jnp.asarray(value, jnp.float32).reshape(())
+
+
+def _settings(case: families.Case) -> first_stage_losses.LossSettings:
   config = case.config
   for name, allowed in _FIXED.items():
     if config.get(name, allowed[0]) not in allowed:
       raise families.Unsupported(
         f'{name} = {config[name]!r}; supported: {allowed[0]!r}'
       )
+  is_kl = case.family == KL
+  settings = _SETTINGS_KL if is_kl else _SETTINGS_VQ
   own = {'disc_start', 'disc_conditional'}
+  if is_kl:
+    own.add('logvar_init')
   known = own | _FIXED.keys() | _WITHOUT_EFFECT
-  known |= _SETTINGS.keys() | _DISCRIMINATOR.keys()
+  known |= settings.keys() | _DISCRIMINATOR.keys()
   unknown = sorted(config.keys() - known)
-  unknown += sorted(case.inputs.keys() - _INPUTS)
+  inputs = _INPUTS | {'moments' if is_kl else 'codebook_loss'}
+  unknown += sorted(case.inputs.keys() - inputs)
+  name_of_class = f'{"" if is_kl else "VQ"}LPIPSWithDiscriminator'
   if unknown:
     raise families.Unsupported(
-      f'unknown arguments or inputs of VQLPIPSWithDiscriminator: {unknown}'
+      f'unknown arguments or inputs of {name_of_class}: {unknown}'
     )
   if config.get('disc_conditional', False) != ('cond' in case.inputs):
     raise families.Unsupported(
       'disc_conditional, and the input cond, must come together'
     )
-  fields = {k: config.get(k, default) for k, default in _SETTINGS.items()}
+  fields = {k: config.get(k, default) for k, default in settings.items()}
+  build: Callable[..., first_stage_losses.LossSettings] = (
+    first_stage_losses.KLSettings if is_kl else first_stage_losses.VQSettings
+  )
   try:
-    return autoencoder.LossSettings(disc_start=config['disc_start'], **fields)
+    return build(disc_start=config['disc_start'], **fields)
   except ValueError as error:
     raise families.Unsupported(str(error)) from error
 

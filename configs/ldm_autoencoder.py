@@ -1,0 +1,196 @@
+r"""The first stages of latent diffusion, 256 px: every published one.
+
+arXiv:2112.10752; CompVis/latent-diffusion: models/first_stage_models/*/
+config.yaml, which were trained on OpenImages. Nothing of it is measured here.
+Learning rate 4.5e-6 times the batch, as its --scale_lr does; the batch is that
+of one of its GPUs. The steps are those of the released weights.
+
+  python -m pyramid_jax.main --config=configs/ldm_autoencoder.py:kl_f8 \
+      --config.data.root=OPENIMAGES/train --workdir=DIR
+
+Reads any folder of images (config.data.name = 'image_folder'); the reference
+resizes the shorter side to 384 px and cuts 256, here a random square of at
+least 256 px is resized. Variants: kl_f4 (default), kl_f8, kl_f16, kl_f32,
+vq_f4, vq_f4_noattn, vq_f8, vq_f8_n256, vq_f16; debug: the smallest size.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+LEARNING_RATE = 4.5e-6  # of one image in the batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """What distinguishes a published first stage.
+
+  Attributes:
+    ch_mult: one factor a level, that of the image first.
+    channels: of a latent.
+    n_embed: entries of the codebook; 0 for a Kullback-Leibler one.
+    attn_resolutions: with attention beside that of the middle.
+    attn_type: 'none' for no attention at all.
+    batch_size: images of one GPU.
+    disc_start: first step with the adversarial term.
+    disc_weight: of that term.
+    disc_layers: strided convolutions of the discriminator.
+    steps: of the released weights.
+  """
+
+  ch_mult: tuple[int, ...]
+  channels: int
+  n_embed: int = 0
+  attn_resolutions: tuple[int, ...] = ()
+  attn_type: str = 'vanilla'
+  batch_size: int
+  disc_start: int = 50001
+  disc_weight: float = 0.5
+  disc_layers: int = 3
+  steps: int
+
+
+MODELS = {
+  'kl_f4': Model(ch_mult=(1, 2, 4), channels=3, batch_size=10, steps=176_991),
+  'kl_f8': Model(ch_mult=(1, 2, 4, 4), channels=4, batch_size=4, steps=246_803),
+  'kl_f16': Model(
+    ch_mult=(1, 1, 2, 2, 4),
+    channels=16,
+    attn_resolutions=(16,),
+    batch_size=6,
+    steps=442_998,
+  ),
+  'kl_f32': Model(
+    ch_mult=(1, 1, 2, 2, 4, 4),
+    channels=64,
+    attn_resolutions=(16, 8),
+    batch_size=6,
+    steps=406_763,
+  ),
+  'vq_f4': Model(
+    ch_mult=(1, 2, 4),
+    channels=3,
+    n_embed=8192,
+    batch_size=8,
+    disc_start=0,
+    disc_weight=0.75,
+    steps=533_066,
+  ),
+  'vq_f4_noattn': Model(
+    ch_mult=(1, 2, 4),
+    channels=3,
+    n_embed=8192,
+    attn_type='none',
+    batch_size=8,
+    disc_start=11,
+    disc_weight=0.75,
+    steps=658_131,
+  ),
+  'vq_f8': Model(
+    ch_mult=(1, 2, 2, 4),
+    channels=4,
+    n_embed=16384,
+    attn_resolutions=(32,),
+    batch_size=10,
+    disc_start=1,
+    disc_weight=0.6,
+    disc_layers=2,
+    steps=971_043,
+  ),
+  'vq_f8_n256': Model(
+    ch_mult=(1, 2, 2, 4),
+    channels=4,
+    n_embed=256,
+    attn_resolutions=(32,),
+    batch_size=10,
+    disc_start=250_001,
+    disc_weight=0.75,
+    steps=1_608_649,
+  ),
+  'vq_f16': Model(
+    ch_mult=(1, 1, 2, 2, 4),
+    channels=8,
+    n_embed=16384,
+    attn_resolutions=(16,),
+    batch_size=14,
+    disc_start=250_001,
+    disc_weight=0.75,
+    disc_layers=2,
+    steps=1_101_166,
+  ),
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of a first stage."""
+  variant = config_lib.parse_variants(arg, model=tuple(MODELS), debug=False)
+  model = MODELS[variant['model']]
+  config = config_lib.base()
+  config.name = f'ldm_autoencoder_{variant["model"]}'
+  config.system.name = 'autoencoder'
+  config.system.network = 'vq' if model.n_embed else 'kl'
+  config.network = network(variant['model'])
+
+  config.data.name = 'image_folder'
+  config.data.image_size = 256
+  config.data.crop = 'random-2d'
+
+  config.train.batch_size = model.batch_size
+  config.train.steps = model.steps
+  config.train.learning_rate = LEARNING_RATE * model.batch_size
+  config.train.log_every = 50
+  config.train.checkpoint_every = 5000
+  config.train.sample_every = 5000
+  config.optimizer.b1, config.optimizer.b2 = 0.5, 0.9
+
+  config.loss.perceptual = 'lpips'  # file: config.loss.perceptual_weights
+  config.loss.codebook_weight = 1.0
+  config.loss.kl_weight = 1e-6
+  config.loss.disc_weight = model.disc_weight
+  config.loss.disc_start = model.disc_start
+  config.loss.disc_layers = model.disc_layers
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def network(name: str) -> ConfigDict:
+  """Returns the constructor fields of a model, a key of `MODELS`."""
+  model = MODELS[name]
+  fields = {
+    'ddconfig': {
+      'ch': 128,
+      'ch_mult': model.ch_mult,
+      'num_res_blocks': 2,
+      'attn_resolutions': model.attn_resolutions,
+      'attn_type': model.attn_type,
+      'resolution': 256,
+      'z_channels': model.channels,
+    },
+    'embed_dim': model.channels,
+  }
+  if model.n_embed:
+    fields['n_embed'] = model.n_embed
+  return ConfigDict(fields)
+
+
+def _shrink(config: ConfigDict) -> None:
+  """The smallest that runs the same code: six steps of two images."""
+  net = config.network.ddconfig
+  net.ch, net.num_res_blocks = 32, 1
+  net.ch_mult = (1,) * len(net.ch_mult)
+  # The nominal resolutions shrink with the image.
+  net.attn_resolutions = tuple(r // 8 for r in net.attn_resolutions)
+  net.resolution = 32
+  if 'n_embed' in config.network:
+    config.network.n_embed = 32
+  config.data.image_size = 32
+  config.loss.perceptual = 'pyramid'
+  config.loss.disc_width, config.loss.disc_start = 8, 2
+  config.train.steps, config.train.batch_size = 6, 2
+  config.train.log_every = 1
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.evaluate.count = config.evaluate.batch_size = 2

@@ -1,0 +1,104 @@
+r"""First stages of latent diffusion on `shapes`, 32 px, f4: the two-core tier.
+
+A latent is 8 x 8 x 4. Needs no data. Measured results: docs/results.md.
+
+  python -m pyramid_jax.main --config=configs/ldm_autoencoder_shapes.py:kl \
+      --workdir=DIR
+
+Variants: kl (default), vq; gpu (128 px, for one large GPU; not measured);
+debug: the smallest size.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of a first stage."""
+  variant = config_lib.parse_variants(
+    arg, network=('kl', 'vq'), gpu=False, debug=False
+  )
+  is_kl = variant['network'] == 'kl'
+  config = config_lib.base()
+  config.name = f'ldm_autoencoder_shapes_{variant["network"]}'
+  config.system.name = 'autoencoder'
+  config.system.network = variant['network']
+  config.network = ConfigDict(
+    {
+      # No block of the encoder before its middle, and one in every level of
+      # the decoder: the strided convolutions do the work.
+      'ddconfig': {
+        'ch': 64,
+        'ch_mult': (1, 1, 1),
+        'num_res_blocks': 0,
+        'attn_resolutions': (),
+        'attn_type': 'none',
+        'resolution': 32,
+        'z_channels': 4,
+      },
+      'embed_dim': 4,
+    }
+  )
+  if not is_kl:
+    config.network.n_embed = 1024
+  config.data.name = 'shapes'
+  config.data.level = 1
+  config.data.image_size = 32
+  config.data.max_objects = 4
+
+  config.train.steps = 900
+  config.train.batch_size = 32
+  config.train.learning_rate = 2e-3
+  config.train.warmup_steps = 50
+  config.train.decay_steps = 900
+  config.train.log_every = 10
+  config.train.checkpoint_every = 450
+  config.train.sample_every = 450
+  config.optimizer.b2 = 0.99
+
+  config.loss.perceptual = 'pyramid'
+  config.loss.kl_weight = 1e-3
+  config.loss.disc_start = 600
+  config.loss.disc_weight = 0.1
+  config.loss.disc_width = 16
+  config.evaluate.count, config.evaluate.batch_size = 1000, 100
+  if variant['gpu']:
+    _enlarge(config)
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _enlarge(config: ConfigDict) -> None:
+  """128 px: latents of 32 x 32."""
+  net = config.network.ddconfig
+  net.num_res_blocks, net.resolution = 2, 128
+  net.ch_mult = (1, 2, 4)
+  net.attn_type = 'vanilla'
+  if 'n_embed' in config.network:
+    config.network.n_embed = 8192
+  config.dtype = 'bfloat16'
+  config.data.image_size = 128
+  config.data.level, config.data.max_objects = 2, 6
+  config.train.batch_size = 128
+  config.train.learning_rate = 5e-4
+  config.train.steps = config.train.decay_steps = 20000
+  config.train.checkpoint_every = config.train.sample_every = 2000
+  config.loss.disc_start = 10000
+  config.loss.disc_weight, config.loss.disc_width = 0.5, 64
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of two images, with every periodic action once."""
+  net = config.network
+  net.ddconfig.ch, net.ddconfig.num_res_blocks = 32, 0
+  net.ddconfig.ch_mult = (1, 1, 1)
+  if 'n_embed' in net:
+    net.n_embed = 32
+  config.data.image_size = 32
+  config.train.steps, config.train.batch_size = 6, 2
+  config.train.log_every = 1
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.loss.disc_start, config.loss.disc_width = 2, 8
+  config.evaluate.count = config.evaluate.batch_size = 8

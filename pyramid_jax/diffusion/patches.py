@@ -1,0 +1,198 @@
+"""Maps larger than a network was trained for, in overlapping windows.
+
+Windows lie on the batch axis, so that one call of a network serves all of
+them; where they overlap, their outputs are averaged, less near their borders.
+Follows the split-input mode of CompVis/latent-diffusion:
+ldm/models/diffusion/ddpm.py, and covers the borders that it leaves out.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tiling:
+  """Where the windows of a map lie, row by row; see `tiling`.
+
+  Attributes:
+    shape: (H, W) of the map.
+    size: (h, w) of a window.
+    rows: first row of each row of windows.
+    columns: first column of each column of windows.
+    limits: smallest and largest weight of a place in its window.
+    ties: the same for windows among each other, None for equal windows.
+  """
+
+  shape: tuple[int, int]
+  size: tuple[int, int]
+  rows: tuple[int, ...]
+  columns: tuple[int, ...]
+  limits: tuple[float, float]
+  ties: tuple[float, float] | None = None
+
+  @property
+  def count(self) -> int:
+    """L, the number of windows."""
+    return len(self.rows) * len(self.columns)
+
+  @property
+  def weights(self) -> np.ndarray:
+    """(rows, columns, h, w) float64, of every place of every window."""
+    inside = np.clip(_border_distance(*self.size), *self.limits)
+    among = np.ones((len(self.rows), len(self.columns)))
+    if self.ties:
+      among = np.clip(_border_distance(*among.shape), *self.ties)
+    return among[:, :, None, None] * inside
+
+  @property
+  def total(self) -> np.ndarray:
+    """(H, W) float64, the sum of the weights of all windows."""
+    total, weights = np.zeros(self.shape), self.weights
+    height, width = self.size
+    for i, row in enumerate(self.rows):
+      for j, column in enumerate(self.columns):
+        place = slice(row, row + height), slice(column, column + width)
+        total[place] += weights[i, j]
+    return total
+
+  def at(self, height: int, width: int) -> 'Tiling':
+    """Returns the same windows of the same map at another resolution.
+
+    Raises:
+      ValueError: a window would begin or end between two places.
+    """
+
+    def scaled(values: Sequence[int], new: int, old: int) -> tuple[int, ...]:
+      if any(value * new % old for value in values):
+        raise ValueError(
+          f'windows of {self.size} at rows {self.rows} and columns'
+          f' {self.columns} of {self.shape} do not fit a map of'
+          f' {(height, width)}'
+        )
+      return tuple(value * new // old for value in values)
+
+    rows = scaled((*self.rows, self.size[0]), height, self.shape[0])
+    columns = scaled((*self.columns, self.size[1]), width, self.shape[1])
+    return dataclasses.replace(
+      self,
+      shape=(height, width),
+      size=(rows[-1], columns[-1]),
+      rows=rows[:-1],
+      columns=columns[:-1],
+    )
+
+
+def tiling(
+  shape: tuple[int, int],
+  size: int | tuple[int, int],
+  stride: int | tuple[int, int],
+  *,
+  limits: tuple[float, float] = (0.01, 0.5),
+  ties: tuple[float, float] | None = None,
+) -> Tiling:
+  """Covers a map with windows.
+
+  Where the stride does not end at the border, one more window does; a window
+  larger than the map is the map.
+
+  Args:
+    shape: (H, W) of the map.
+    size: of a window, one number or (h, w).
+    stride: between windows, one number or (rows, columns).
+    limits: smallest and largest weight of a place; between them it is the
+      distance from the window's border, as a part of its side.
+    ties: the same limits for whole windows, by their distance from the border
+      of the grid of windows; None weighs them equally.
+
+  Raises:
+    ValueError: numbers that leave places uncovered.
+  """
+  sizes = (size, size) if isinstance(size, int) else size
+  strides = (stride, stride) if isinstance(stride, int) else stride
+  sizes = (min(sizes[0], shape[0]), min(sizes[1], shape[1]))
+  for pair in (limits, ties or limits):
+    if not 0 < pair[0] <= pair[1]:
+      raise ValueError(f'weights from {pair}: must be 0 < smallest <= largest')
+  return Tiling(
+    shape=shape,
+    size=sizes,
+    rows=_starts(shape[0], sizes[0], strides[0]),
+    columns=_starts(shape[1], sizes[1], strides[1]),
+    limits=limits,
+    ties=ties,
+  )
+
+
+def _starts(length: int, size: int, stride: int) -> tuple[int, ...]:
+  if size < 1 or stride < 1:
+    raise ValueError(
+      f'windows of {size} every {stride}: both must be at least 1'
+    )
+  if size < length and stride > size:
+    raise ValueError(f'windows of {size} every {stride} leave gaps')
+  starts = list(range(0, length - size + 1, stride))
+  if starts[-1] + size < length:
+    starts.append(length - size)
+  return tuple(starts)
+
+
+def _border_distance(height: int, width: int) -> np.ndarray:
+  """(H, W) the distance from the border as a part of the side, <= 1/2."""
+
+  def along(count: int) -> np.ndarray:
+    if count == 1:  # no border along a side of one place
+      return np.array([0.5])
+    place = np.arange(count) / (count - 1)
+    return np.minimum(place, 1.0 - place)
+
+  return np.minimum(along(height)[:, None], along(width)[None])
+
+
+def windows(x: jax.Array, tiles: Tiling) -> jax.Array:
+  """Cuts (B, H, W, C) into (B * L, h, w, C), the windows of an image together.
+
+  Raises:
+    ValueError: a map of another size.
+  """
+  if x.shape[1:3] != tiles.shape:
+    raise ValueError(
+      f'the map is {x.shape[1:3]}, its windows are for {tiles.shape}'
+    )
+  height, width = tiles.size
+  x = jnp.stack([x[:, r : r + height] for r in tiles.rows], axis=1)
+  x = jnp.stack([x[..., c : c + width, :] for c in tiles.columns], axis=2)
+  return x.reshape(-1, height, width, x.shape[-1])
+
+
+def merge(patches: jax.Array, tiles: Tiling) -> jax.Array:
+  """Averages (B * L, h, w, C) to (B, H, W, C), the inverse of `windows`.
+
+  Raises:
+    ValueError: windows of another size, or not L of each image.
+  """
+  count, height, width, channels = patches.shape
+  if (height, width) != tiles.size or count % tiles.count:
+    raise ValueError(
+      f'{count} windows of {(height, width)}, needed are {tiles.count} of'
+      f' {tiles.size} an image'
+    )
+  rows, columns = tiles.rows, tiles.columns
+  shape = (-1, len(rows), len(columns), height, width, channels)
+  weights = jnp.asarray(tiles.weights, jnp.float32)[..., None]
+  x = patches.reshape(shape) * weights
+  bands = jnp.zeros((*x.shape[:2], height, tiles.shape[1], channels), x.dtype)
+  for j, c in enumerate(columns):
+    bands = bands.at[..., c : c + width, :].add(x[:, :, j])
+  whole = jnp.zeros((x.shape[0], *tiles.shape, channels), x.dtype)
+  for i, r in enumerate(rows):
+    whole = whole.at[:, r : r + height].add(bands[:, i])
+  return whole / jnp.asarray(tiles.total, jnp.float32)[..., None]
+
+
+def repeat(values: jax.Array, tiles: Tiling) -> jax.Array:
+  """Gives every window of an image what the image has: (B, ...) to (B * L)."""
+  return jnp.repeat(values, tiles.count, axis=0)

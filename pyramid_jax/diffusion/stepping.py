@@ -1,0 +1,120 @@
+"""What a solver is: (carry, denoise, level, next level, noise) -> carry.
+
+A solver is a frozen dataclass with `levels(chain, steps)`, the noise levels it
+walks, `init(...)`, which may already take first steps that differ from the
+others, and `step(...)`, which is scanned.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import schedules
+
+
+Levels = schedules.Levels
+
+
+@flax.struct.dataclass
+class Prediction:
+  """What a denoiser returns: the clean state and the noise, (B, H, W, C)."""
+
+  x0: jax.Array
+  eps: jax.Array
+
+  @classmethod
+  def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
+    """Completes a predicted noise by the clean state it implies."""
+    return cls(x0=(x - level.sigma * eps) / level.alpha, eps=eps)
+
+  @classmethod
+  def from_x0(cls, x: jax.Array, x0: jax.Array, level: Levels):
+    """Completes a predicted clean state by its noise, 0 at a clean level."""
+    inverse = jnp.where(
+      level.sigma > 0, 1.0 / jnp.where(level.sigma > 0, level.sigma, 1.0), 0.0
+    )
+    return cls(x0=x0, eps=(x - level.alpha * x0) * inverse)
+
+  @classmethod
+  def from_v(cls, x: jax.Array, v: jax.Array, level: Levels):
+    """Takes v = alpha * eps - sigma * x0 apart (arXiv:2202.00512)."""
+    return cls(
+      x0=level.alpha * x - level.sigma * v,
+      eps=level.sigma * x + level.alpha * v,
+    )
+
+  @classmethod
+  def of(
+    cls, parameterization: str, x: jax.Array, value: jax.Array, level: Levels
+  ):
+    """Completes what a network predicts of x.
+
+    Args:
+      parameterization: what `value` is: 'eps', 'x0' or 'v'.
+      x: (B, H, W, C) the noisy state.
+      value: (B, H, W, C) the network's output.
+      level: of x.
+
+    Raises:
+      ValueError: unknown parameterization.
+    """
+    gaussian.check_parameterization(parameterization)
+    build = {'eps': cls.from_eps, 'x0': cls.from_x0, 'v': cls.from_v}
+    return build[parameterization](x, value, level)
+
+
+@flax.struct.dataclass
+class Carry:
+  """The state of a solver between two steps.
+
+  Attributes:
+    x: (B, H, W, C) the state at the current level.
+    prediction: of the step's first network call.
+    history: what a multistep solver remembers.
+  """
+
+  x: jax.Array
+  prediction: Prediction
+  history: tuple[jax.Array, ...] = ()
+
+
+# denoise(x, level, first) -> Prediction; `first` marks a step's first call.
+Denoise = Callable[[jax.Array, Levels, bool], Prediction]
+# noise() -> standard normal of the state's shape.
+Draw = Callable[[], jax.Array]
+
+
+class Solver(Protocol):
+  """See the module docstring."""
+
+  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
+    """Returns the levels of a sweep of `steps` steps."""
+
+  def init(
+    self, x: jax.Array, denoise: Denoise, levels: Levels
+  ) -> tuple[Carry, int]:
+    """Returns the carry and the number of steps already taken (0 or 1)."""
+
+  def step(
+    self,
+    carry: Carry,
+    denoise: Denoise,
+    level: Levels,
+    next_level: Levels,
+    noise: Draw,
+  ) -> Carry:
+    """Goes from `level` to `next_level`."""
+
+
+def row(levels: Levels, index: int | slice) -> Levels:
+  """Returns one row (scalars) of the levels, or a slice of rows."""
+  return jax.tree.map(lambda a: a[index], levels)
+
+
+def is_end(level: Levels, next_level: Levels) -> jax.Array:
+  """Says whether a step is the last: no network is trained for its end."""
+  return level.time == next_level.time

@@ -1,0 +1,360 @@
+"""The body that the U-Nets share."""
+
+from collections.abc import Sequence
+import dataclasses
+import re
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks.layers import blocks
+from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import transformer
+from pyramid_jax.networks.layers import trunk
+
+
+class Trunk(nn.Module):
+  """What the U-Nets have in common, to be derived from.
+
+  A derived network says how heads are counted (`heads`), checks its own
+  options (`contradictions`), and calls the methods below from its compact
+  `__call__`, which therefore own the parameters.
+
+  Attributes:
+    model_channels: width of the first level, a multiple of 32.
+    num_res_blocks: residual blocks of a level on the way down.
+    attention_resolutions: factors of reduction at which blocks attend.
+    channel_mult: width of each level over the first; starts with 1.
+    conv_resample: whether resampling has a convolution.
+    num_classes: size of `y`, None for a network without it.
+    num_heads: of every attention, -1 if `num_head_channels` is given.
+    num_head_channels: width of a head, -1 if `num_heads` is given.
+    num_heads_upsample: heads on the way up, read where `legacy`, no
+      transformer and `num_head_channels` = -1 meet; -1 for `num_heads`.
+    use_scale_shift_norm: whether the embedding scales and shifts.
+    resblock_updown: whether residual blocks do the resampling.
+    use_new_attention_order: see `blocks.AttentionBlock`.
+    use_spatial_transformer: attend by transformers with a context, else by
+      self-attention alone.
+    transformer_depth: blocks of a transformer.
+    context_dim: width of the context; needed by transformers.
+    n_embed: number of code ids; not None: the result is their logits.
+    legacy: an older rule of counting heads, see `heads`.
+    out_channels: of the result.
+    dropout: rate in the residual blocks when training.
+    dtype: of the activations.
+    remat: whether blocks recompute their activations in the backward pass.
+    grid_frequencies: see `transformer.SpatialTransformer`; 0 in the reference.
+    attention: which kernel attends, see `attention.dot_product_attention`.
+  """
+
+  model_channels: int = 192
+  num_res_blocks: int = 2
+  attention_resolutions: Sequence[int] = (8, 4, 2)
+  channel_mult: Sequence[int] = (1, 2, 4, 8)
+  conv_resample: bool = True
+  num_classes: int | None = None
+  num_heads: int = -1
+  num_head_channels: int = -1
+  num_heads_upsample: int = -1
+  use_scale_shift_norm: bool = False
+  resblock_updown: bool = False
+  use_new_attention_order: bool = False
+  use_spatial_transformer: bool = False
+  transformer_depth: int = 1
+  context_dim: int | None = None
+  n_embed: int | None = None
+  legacy: bool = True
+  out_channels: int | None = None
+  dropout: float = 0.0
+  dtype: jnp.dtype = jnp.float32
+  remat: bool = False
+  grid_frequencies: int = 0
+  attention: str = 'auto'
+
+  # Of a pyramid, whose network makes fields of them.
+  use_spade_norm = False
+  use_mscond = False
+  gate_width = 128
+
+  def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
+    """Returns number and width of the heads of an attention.
+
+    Args:
+      channels: of the map.
+      up: whether the attention lies on the way up.
+
+    Raises:
+      ValueError: the channels cannot be split so.
+    """
+    raise NotImplementedError
+
+  def max_grid(self) -> int:
+    """Returns the longest side with a position embedding, 0 for none."""
+    return 0
+
+  def _bad_heads(self, channels: int) -> ValueError:
+    return ValueError(
+      f'{channels} channels cannot be split into heads with num_heads = '
+      f'{self.num_heads}, num_head_channels = {self.num_head_channels}, '
+      f'num_heads_upsample = {self.num_heads_upsample}.'
+    )
+
+  def layout(self) -> tuple[list[trunk.Entry], list[trunk.Entry]]:
+    """Returns the entries of this network, see `trunk.layout`."""
+    return trunk.layout(
+      self.model_channels,
+      self.channel_mult,
+      self.num_res_blocks,
+      self.attention_resolutions,
+    )
+
+  def contradictions(self) -> dict[str, bool]:
+    """Returns what is not allowed, and whether the attributes do it."""
+    return {
+      'channel_mult must start with 1': self.channel_mult[0] != 1,
+      'num_heads and num_head_channels must be positive, or one of them -1': (
+        max(self.num_heads, self.num_head_channels) < 1
+        or 0 in (self.num_heads, self.num_head_channels)
+      ),
+      'context_dim belongs to use_spatial_transformer, which needs it': (
+        (self.context_dim is not None) != self.use_spatial_transformer
+      ),
+    }
+
+  def check_options(self) -> None:
+    """Raises ValueError if attributes contradict each other."""
+    names = [field.name for field in dataclasses.fields(self)]
+    for message, is_refused in self.contradictions().items():
+      if is_refused:
+        got = ', '.join(
+          f'{name} = {getattr(self, name)!r}'
+          for name in names
+          if re.search(rf'\b{name}\b', message)
+        )
+        raise ValueError(f'{message}; got {got}.')
+    down, up = self.layout()
+    for entry in down:
+      if entry.attends:
+        self.heads(entry.channels)
+    self.heads(down[-1].channels if down else self.model_channels)
+    for entry in up:
+      if entry.attends:
+        self.heads(entry.channels, up=True)
+
+  def check_conditions(
+    self,
+    context: transformer.Context | None,
+    y: jax.Array | None,
+    y_shape: tuple[int, ...] | None,
+  ) -> None:
+    """Raises ValueError if the conditions do not fit the attributes.
+
+    Args:
+      context: of the call.
+      y: of the call.
+      y_shape: what y must be, None for no y.
+    """
+    if context is not None and (
+      context.ndim != 3 or context.shape[-1] != self.context_dim
+    ):
+      raise ValueError(
+        f'context must be (B, S, {self.context_dim}), or None without '
+        f'use_spatial_transformer; got shape {context.shape}.'
+      )
+    if (None if y is None else y.shape) != y_shape:
+      raise ValueError(
+        f'y must be of shape {y_shape}, got {None if y is None else y.shape};'
+        f' num_classes = {self.num_classes}.'
+      )
+
+  def embed_level(self, t: jax.Array) -> jax.Array:
+    """Returns the embedding of noise levels (B,), (B, 4 model_channels)."""
+    width = 4 * self.model_channels
+    emb = embeddings.timestep_embedding(t, self.model_channels)
+    emb = nn.silu(linear.Linear(width, name='time_embed_0')(emb))
+    return linear.Linear(width, name='time_embed_2')(emb)
+
+  def embed_label(self, y: jax.Array) -> jax.Array:
+    """Returns the embedding of class ids (B,), (B, 4 model_channels)."""
+    assert self.num_classes is not None
+    return nn.Embed(
+      self.num_classes,
+      4 * self.model_channels,
+      embedding_init=nn.initializers.normal(1.0),
+      name='label_emb',
+    )(y)
+
+  def walk(
+    self,
+    h: jax.Array,
+    emb: jax.Array,
+    context: transformer.Context | None,
+    train: bool,
+    *,
+    cond: jax.Array | None = None,
+    suffix: str = '',
+    stem: bool = True,
+  ) -> jax.Array:
+    """Goes down, through the middle and up again.
+
+    Args:
+      h: (B, H, W, C), any grid.
+      emb: (B, E) or (1, E), the embedding after its SiLU.
+      context: of the transformers.
+      train: whether dropout is active.
+      cond: features of the coarser scales, for gates.
+      suffix: of the names of the three lists of blocks.
+      stem: whether the first entry is a convolution of h.
+
+    Returns:
+      (B, H, W, model_channels).
+    """
+    down, up = self.layout()
+    skips = []
+    first = 0
+    if stem:
+      h = self.conv(f'input_blocks{suffix}_0_0')(h)
+      first = 1
+    skips.append(h)
+    for i, entry in enumerate(down, first):
+      name = f'input_blocks{suffix}_{i}'
+      if entry.resample:
+        h = self._down(name, h, emb, cond, train)
+      else:
+        h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
+        if entry.attends:
+          h = self._attend(f'{name}_1', h, cond, context, train)
+      skips.append(h)
+
+    name, channels = f'middle_block{suffix}', h.shape[-1]
+    h = self._res(f'{name}_0', channels)(h, emb, cond, None, train)
+    h = self._attend(f'{name}_1', h, cond, context, train)
+    h = self._res(f'{name}_2', channels)(h, emb, cond, None, train)
+
+    for i, entry in enumerate(up):
+      name = f'output_blocks{suffix}_{i}'
+      h = jnp.concatenate([h, skips.pop()], axis=-1)
+      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
+      if entry.attends:
+        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
+      if entry.resample:
+        name = f'{name}_{1 + entry.attends}'
+        _, height, width, _ = skips[-1].shape
+        h = self._up(name, h, emb, cond, (height, width), train)
+    return h
+
+  def _down(
+    self,
+    name: str,
+    h: jax.Array,
+    emb: jax.Array,
+    cond: jax.Array | None,
+    train: bool,
+  ) -> jax.Array:
+    if self.resblock_updown:
+      res = self._res(f'{name}_0', h.shape[-1], 'down')
+      return res(h, emb, cond, None, train)
+    return blocks.Downsample(self.conv_resample, self.dtype, name=f'{name}_0')(
+      h
+    )
+
+  def _up(
+    self,
+    name: str,
+    h: jax.Array,
+    emb: jax.Array,
+    cond: jax.Array | None,
+    size: tuple[int, int],
+    train: bool,
+  ) -> jax.Array:
+    if self.resblock_updown:
+      res = self._res(name, h.shape[-1], 'up')
+      return res(h, emb, cond, size, train)
+    return blocks.Upsample(self.conv_resample, self.dtype, name=name)(h, size)
+
+  def _res(
+    self, name: str, channels: int, resample: str | None = None
+  ) -> blocks.ResBlock:
+    module = blocks.ResBlock
+    if self.remat:
+      module = nn.remat(module, static_argnums=(4, 5))  # size and train
+    return module(
+      channels,
+      self.dropout,
+      self.use_scale_shift_norm,
+      self.use_spade_norm,
+      resample,
+      self.dtype,
+      self.gate_width,
+      name=name,
+    )
+
+  def _attend(
+    self,
+    name: str,
+    h: jax.Array,
+    cond: jax.Array | None,
+    context: transformer.Context | None,
+    train: bool,
+    up: bool = False,
+  ) -> jax.Array:
+    heads, head_dim = self.heads(h.shape[-1], up)
+    if self.use_spatial_transformer:
+      spatial = transformer.SpatialTransformer
+      if self.remat:
+        spatial = nn.remat(spatial, static_argnums=(4,))  # train
+      return spatial(
+        heads,
+        head_dim,
+        self.transformer_depth,
+        self.use_spade_norm,
+        self.use_mscond,
+        self.max_grid(),
+        self.dtype,
+        self.gate_width,
+        self.grid_frequencies,
+        self.attention,
+        name=name,
+      )(h, context, cond, train)
+    module = blocks.AttentionBlock
+    if self.remat:
+      module = nn.remat(module)
+    return module(
+      heads,
+      self.use_new_attention_order,
+      self.use_spade_norm,
+      self.dtype,
+      self.gate_width,
+      self.attention,
+      name=name,
+    )(h, cond)
+
+  def whole_head(self, h: jax.Array) -> jax.Array:
+    """Returns all output channels, or the logits of code ids, float32."""
+    if self.n_embed is None or self.is_initializing():
+      out = self.out(h, 'out', self.out_channels)
+    if self.n_embed is not None:
+      h = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
+      out = linear.Linear(self.n_embed, name='id_predictor_1')(h)
+    return out
+
+  def out(self, h: jax.Array, name: str, channels: int | None) -> jax.Array:
+    """Returns (B, H, W, channels) float32: norm, SiLU, convolution."""
+    assert channels is not None  # see contradictions
+    # float32: a few channels wide, and what the sampler integrates
+    h = nn.silu(norms.GroupNorm(1e-5, name=f'{name}_0')(h))
+    return convolution.Conv(
+      channels,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.zeros,
+      name=f'{name}_2',
+    )(h)
+
+  def conv(self, name: str) -> convolution.Conv:
+    """Returns a 3 x 3 convolution to the width of the first level."""
+    return convolution.Conv(self.model_channels, dtype=self.dtype, name=name)

@@ -1,0 +1,193 @@
+"""Condition encoders that give tokens: texts, sequences, boxes, classes."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+from typing import Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks import conditioners
+from pyramid_jax.networks import text_encoders
+from pyramid_jax.networks.layers import transformer
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = Mapping[str, jax.Array]
+Context = transformer.Context
+
+
+@flax.struct.dataclass
+class Inputs:
+  """What a U-Net is told beside the noise level.
+
+  Attributes:
+    context: tokens (B, L, D) that are attended to, perhaps with places.
+    concat: (B, h, w, C) channels beside the latent's, on its grid.
+    y: (B,) class ids that are embedded with the noise level.
+  """
+
+  context: Context | None = None
+  concat: jax.Array | None = None
+  y: jax.Array | None = None
+
+
+class Encoder(Protocol):
+  """Turns a batch into a condition, and knows the null condition."""
+
+  @property
+  def trained(self) -> bool:
+    """Whether the weights, if any, are trained with the system."""
+
+  @property
+  def example(self) -> Batch:
+    """The least that can be encoded."""
+
+  def init(self, key: jax.Array) -> Any:
+    """Returns the weights; empty where there are none."""
+
+  def encode(self, params: Any, batch: Batch) -> Context | Inputs:
+    """Returns the batch's condition; tokens alone are a context."""
+
+  def null(self, params: Any, batch: Batch) -> Context | Inputs | None:
+    """Returns the null condition for as many examples, None: there is none."""
+
+
+def as_inputs(encoded: Context | Inputs | None) -> Inputs:
+  """Returns what an encoder gave as `Inputs`."""
+  if isinstance(encoded, Inputs):
+    return encoded
+  return Inputs(context=encoded)
+
+
+def example(encoder: Encoder | None, key: jax.Array) -> Context | Inputs | None:
+  """Returns the shapes of the encoded example, None without an encoder."""
+  if encoder is None:
+    return None
+  return jax.eval_shape(
+    lambda key: encoder.encode(encoder.init(key), encoder.example), key
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenEncoder:
+  """A transformer on token ids: the papers' `BERTEmbedder`, or frozen CLIP.
+
+  Attributes:
+    network: the transformer.
+    task: decides the null condition (davidhalladay/Frido:
+      scripts/sample_diffusion.py): the encoded empty text, encoded zeros for
+      label sets, zeros in place of the encoding for layouts.
+    null_prefix: first ids of the empty text.
+    pad_id: the id that fills it up.
+  """
+
+  network: text_encoders.TransformerEncoder | text_encoders.CLIPTextEncoder
+  task: str
+  null_prefix: tuple[int, ...]
+  pad_id: int
+  trained: bool = True
+
+  @property
+  def example(self) -> Batch:
+    return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
+
+  def init(self, key: jax.Array) -> Any:
+    return self.network.init(key, *self.example.values())['params']
+
+  def encode(self, params: Any, batch: Batch) -> Context:
+    return system_lib.apply(self.network, params, batch['condition_ids'])
+
+  def null(self, params: Any, batch: Batch) -> Context:
+    count, length = batch['condition_ids'].shape
+    if self.task == 'layout':
+      return jnp.zeros((count, length, self.network.dim))
+    ids = jnp.full((1, length), self.pad_id, jnp.int32)
+    prefix = jnp.asarray(self.null_prefix, jnp.int32)[:length]
+    ids = ids.at[0, : len(prefix)].set(prefix)
+    tokens = system_lib.apply(self.network, params, ids)
+    return jnp.broadcast_to(tokens, (count, *tokens.shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoxesEncoder:
+  """Our own layout encoder: one placed token per object; null = no object."""
+
+  network: text_encoders.BoxEncoder
+  trained: bool = True
+
+  @property
+  def example(self) -> Batch:
+    return {
+      'boxes': jnp.zeros((1, 1, 4)),
+      'labels': jnp.zeros((1, 1), jnp.int32),
+      'n_boxes': jnp.zeros((1,), jnp.int32),
+    }
+
+  def init(self, key: jax.Array) -> Any:
+    return self.network.init(key, *self.example.values())['params']
+
+  def encode(self, params: Any, batch: Batch) -> Context:
+    return system_lib.apply(
+      self.network, params, batch['boxes'], batch['labels'], batch['n_boxes']
+    )
+
+  def null(self, params: Any, batch: Batch) -> Context:
+    boxes, labels = batch['boxes'], batch['labels']
+    none = jnp.zeros_like(batch['n_boxes'])
+    return system_lib.apply(
+      self.network, params, jnp.zeros_like(boxes), jnp.zeros_like(labels), none
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassEncoder:
+  """Classes as one token each, or as ids for the U-Net's own embedding.
+
+  A batch counts classes from 1, with 0 for none; the tables of the published
+  models count from 0, and none is the row after the last class.
+
+  Attributes:
+    classes: how many there are.
+    has_null: whether there is a row for none.
+    dim: width of a token; 0 leaves the ids to the U-Net.
+  """
+
+  classes: int
+  has_null: bool
+  dim: int
+  trained: bool = True
+
+  @property
+  def rows(self) -> int:
+    """Rows of the table."""
+    return self.classes + self.has_null
+
+  @property
+  def network(self) -> conditioners.ClassEmbedder:
+    return conditioners.ClassEmbedder(n_classes=self.rows, dim=self.dim)
+
+  @property
+  def example(self) -> Batch:
+    return {'class': jnp.ones((1,), jnp.int32)}
+
+  def init(self, key: jax.Array) -> Any:
+    if not self.dim:
+      return {}
+    return self.network.init(key, *self.example.values())['params']
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    return self._embedded(params, batch['class'])
+
+  def null(self, params: Any, batch: Batch) -> Inputs | None:
+    if not self.has_null:
+      return None
+    return self._embedded(params, jnp.zeros_like(batch['class']))
+
+  def _embedded(self, params: Any, classes: jax.Array) -> Inputs:
+    ids = jnp.where(classes == 0, self.rows - 1, classes - 1)
+    if not self.dim:
+      return Inputs(y=ids)
+    return Inputs(context=system_lib.apply(self.network, params, ids))

@@ -1,0 +1,246 @@
+"""The losses of the first stages, as pure functions.
+
+Two families. Vector quantised: CompVis/taming-transformers,
+taming/modules/losses/vqperceptual.py, as used by davidhalladay/Frido:
+taming/models/msvqgan.py; all terms are means. Kullback-Leibler:
+CompVis/latent-diffusion, ldm/modules/losses/contperceptual.py,
+LPIPSWithDiscriminator; the reconstruction is a sum over an image, whose
+scale the logarithm of a variance may learn.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+PIXEL_LOSSES = ('l1', 'l2')
+DISC_LOSSES = ('hinge', 'vanilla')
+MAX_ADAPTIVE_WEIGHT = 1e4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+  """How the losses of a first stage are formed; see the two families below.
+
+  Attributes:
+    perceptual_weight: of the perceptual distance.
+    disc_weight: of the adversarial term, times the adaptive weight.
+    disc_start: first step with the adversarial term.
+    disc_loss: 'hinge' or 'vanilla'.
+    disc_factor: of both adversarial losses once they have started.
+    pixel_loss: 'l1', or 'l2' as one of the reference files allows.
+  """
+
+  perceptual_weight: float = 1.0
+  disc_weight: float = 0.8
+  disc_start: int = 0
+  disc_loss: str = 'hinge'
+  disc_factor: float = 1.0
+  pixel_loss: str = 'l1'
+
+  def __post_init__(self):
+    if self.pixel_loss not in PIXEL_LOSSES:
+      raise ValueError(
+        f'pixel_loss is {self.pixel_loss!r}, must be one of {PIXEL_LOSSES}'
+      )
+    if self.disc_loss not in DISC_LOSSES:
+      raise ValueError(
+        f'disc_loss is {self.disc_loss!r}, must be one of {DISC_LOSSES}'
+      )
+
+  def factor(self, step: jax.Array) -> jax.Array:
+    """Returns disc_factor from disc_start on, 0 before."""
+    return jnp.where(step >= self.disc_start, self.disc_factor, 0.0)
+
+  def reduce(
+    self, rec: jax.Array, size: int, logvar: jax.Array | float
+  ) -> jax.Array:
+    """Returns the reconstruction's part of the loss.
+
+    Args:
+      rec: mean pixel loss and weighted perceptual distance.
+      size: values of an image.
+      logvar: of the reconstruction; not used where there is none.
+    """
+    raise NotImplementedError
+
+  def regularise(
+    self, value: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the latent's part of the loss, and its metrics."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VQSettings(LossSettings):
+  """How the losses of a vector-quantised first stage are formed.
+
+  Attributes:
+    codebook_weight: of the codebook loss.
+  """
+
+  codebook_weight: float = 1.0
+
+  def reduce(
+    self, rec: jax.Array, size: int, logvar: jax.Array | float
+  ) -> jax.Array:
+    del size, logvar
+    return rec
+
+  def regularise(
+    self, value: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Takes the codebook loss, a scalar."""
+    return self.codebook_weight * value, {'quant_loss': value}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KLSettings(LossSettings):
+  """How the losses of a Kullback-Leibler first stage are formed.
+
+  Attributes:
+    kl_weight: of the divergence, which is summed over a latent.
+  """
+
+  kl_weight: float = 1.0
+
+  def reduce(
+    self, rec: jax.Array, size: int, logvar: jax.Array | float
+  ) -> jax.Array:
+    return size * (rec / jnp.exp(logvar) + logvar)
+
+  def regularise(
+    self, value: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Takes the divergences of the examples, (B,)."""
+    kl = value.mean()
+    return self.kl_weight * kl, {'kl_loss': kl}
+
+
+def reconstruction_loss(
+  image: jax.Array,
+  reconstruction: jax.Array,
+  perceptual: Callable[[jax.Array, jax.Array], jax.Array],
+  weight: float,
+  pixel_loss: str = 'l1',
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns (their weighted sum, mean pixel loss, mean perceptual distance).
+
+  Args:
+    image: (B, H, W, C) in [-1, 1].
+    reconstruction: the same shape.
+    perceptual: (x, y) -> (B,).
+    weight: of the perceptual distance.
+    pixel_loss: 'l1' or 'l2'.
+  """
+  difference = image - reconstruction
+  measure = jnp.abs if pixel_loss == 'l1' else jnp.square
+  pixels = measure(difference).mean()
+  distance = perceptual(image, reconstruction).mean()
+  return pixels + weight * distance, pixels, distance
+
+
+def generator_loss(
+  settings: LossSettings,
+  image: jax.Array,
+  features: jax.Array,
+  kernel: jax.Array,
+  reconstruct: Callable[[jax.Array, jax.Array], jax.Array],
+  perceptual: Callable[[jax.Array, jax.Array], jax.Array],
+  discriminate: Callable[[jax.Array], jax.Array] | None,
+  regularizer: jax.Array,
+  step: jax.Array,
+  logvar: jax.Array | float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The generator's loss (optimizer_idx 0 of both reference files).
+
+  Args:
+    settings: `VQSettings` or `KLSettings`.
+    image: (B, H, W, 3).
+    features: (B, H, W, F), what the decoder's last convolution is fed.
+    kernel: that convolution's kernel; the adaptive weight compares the
+      gradients of both terms there.
+    reconstruct: (features, kernel) -> image.
+    perceptual: (x, y) -> (B,).
+    discriminate: image -> logits; None for no adversarial term.
+    regularizer: what `settings.regularise` takes.
+    step: finished updates.
+    logvar: of the reconstruction, scalar; used by `KLSettings`.
+
+  Returns:
+    The loss and metrics under the official names.
+  """
+  logvar = jnp.asarray(logvar, jnp.float32)
+  size = image[0].size
+
+  def nll_of(features, kernel):
+    rec, _, distance = reconstruction_loss(
+      image,
+      reconstruct(features, kernel),
+      perceptual,
+      settings.perceptual_weight,
+      settings.pixel_loss,
+    )
+    return settings.reduce(rec, size, logvar), rec, distance
+
+  nll, rec, distance = nll_of(features, kernel)
+  latent, metrics = settings.regularise(regularizer)
+  total = nll + latent
+  metrics |= {'nll_loss': nll, 'rec_loss': rec, 'p_loss': distance}
+  if isinstance(settings, KLSettings):
+    metrics['logvar'] = logvar
+  if discriminate is not None:
+
+    def g_of(features, kernel):
+      return -discriminate(reconstruct(features, kernel)).mean()
+
+    g = g_of(features, kernel)
+    # Constants for the weight: nothing is differentiated twice.
+    still, at = jax.lax.stop_gradient((features, kernel))
+    weight = settings.disc_weight * adaptive_weight(
+      jax.grad(lambda k: nll_of(still, k)[0])(at),
+      jax.grad(lambda k: g_of(still, k))(at),
+    )
+    if isinstance(settings, KLSettings) and not settings.disc_factor > 0:
+      weight = jnp.zeros_like(weight)  # that file does not compute it then
+    factor = settings.factor(step)
+    total += weight * factor * g
+    metrics |= {'g_loss': g, 'd_weight': weight, 'disc_factor': factor}
+  metrics['total_loss'] = total
+  return total, metrics
+
+
+def adaptive_weight(nll_grad: jax.Array, g_grad: jax.Array) -> jax.Array:
+  """Returns the ratio of the gradients' norms, clipped, a constant."""
+  ratio = jnp.linalg.norm(nll_grad.ravel()) / (
+    jnp.linalg.norm(g_grad.ravel()) + 1e-4
+  )
+  return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, MAX_ADAPTIVE_WEIGHT))
+
+
+def discriminator_loss(
+  settings: LossSettings,
+  real: jax.Array,
+  fake: jax.Array,
+  step: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The discriminator's loss (optimizer_idx 1 of both reference files).
+
+  Args:
+    settings: see `LossSettings`.
+    real: logits of images.
+    fake: logits of reconstructions, constants for the generator.
+    step: finished updates.
+  """
+  if settings.disc_loss == 'hinge':
+    terms = jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + fake).mean()
+  else:
+    terms = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
+  loss = settings.factor(step) * 0.5 * terms
+  return loss, {
+    'disc_loss': loss,
+    'logits_real': real.mean(),
+    'logits_fake': fake.mean(),
+  }

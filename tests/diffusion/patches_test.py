@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax.diffusion import patches
+
+
+def ramp(shape):
+  return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+
+
+def test_published_normaliser():
+  tiles = patches.tiling((6, 6), 4, 2)
+  border = [0.01, 0.01, 0.02, 0.02, 0.01, 0.01]
+  second = [0.01, 1 / 3, 0.343333, 0.343333, 1 / 3, 0.01]
+  third = [0.02, 0.343333, 0.363333, 0.363333, 0.343333, 0.02]
+  expected = [border, second, third, third, second, border]
+  np.testing.assert_allclose(tiles.total, expected, atol=1e-6)
+
+
+def test_published_normaliser_with_weighted_windows():
+  # Every window of a 2 x 2 grid lies at its border.
+  plain = patches.tiling((6, 6), 4, 2)
+  tiles = patches.tiling((6, 6), 4, 2, ties=(0.01, 0.5))
+  np.testing.assert_allclose(tiles.total, 0.01 * plain.total)
+  one_row = patches.tiling((4, 12), 4, 2, ties=(0.01, 0.5))
+  # Five windows in one row: their order counts, the missing column does not.
+  np.testing.assert_allclose(
+    one_row.weights[0, :, 1, 1] * 3, [0.01, 0.25, 0.5, 0.25, 0.01]
+  )
+
+
+@pytest.mark.parametrize(
+  ('shape', 'size', 'stride', 'rows', 'columns'),
+  [
+    ((6, 6), 4, 2, (0, 2), (0, 2)),
+    ((7, 10), 4, 3, (0, 3), (0, 3, 6)),
+    ((8, 11), 4, 3, (0, 3, 4), (0, 3, 6, 7)),  # the last one moves inside
+    ((9, 6), (3, 4), (2, 1), (0, 2, 4, 6), (0, 1, 2)),
+    ((3, 9), 4, 3, (0,), (0, 3, 5)),  # higher than the map
+    ((5, 5), 8, 16, (0,), (0,)),
+  ],
+)
+def test_windows_cover_the_map(shape, size, stride, rows, columns):
+  tiles = patches.tiling(shape, size, stride)
+  assert (tiles.rows, tiles.columns) == (rows, columns)
+  assert tiles.total.min() > 0
+  x = ramp((2, *shape, 3))
+  cut = patches.windows(x, tiles)
+  assert cut.shape == (2 * tiles.count, *tiles.size, 3)
+  np.testing.assert_allclose(patches.merge(cut, tiles), x, rtol=1e-6)
+
+
+def test_windows_lie_where_the_tiling_says():
+  tiles = patches.tiling((8, 11), (4, 5), 3)
+  x = ramp((2, 8, 11, 1))
+  cut = patches.windows(x, tiles)
+  index = tiles.count + len(tiles.columns) + 2  # image 1, row 1, column 2
+  np.testing.assert_array_equal(cut[index], x[1, 3:7, 6:11])
+
+
+def test_overlap_is_averaged_with_more_weight_inside():
+  tiles = patches.tiling((1, 6), (1, 4), 2)
+  left, right = jnp.zeros((1, 1, 4, 1)), jnp.ones((1, 1, 4, 1))
+  got = patches.merge(jnp.concatenate([left, right]), tiles)[0, 0, :, 0]
+  # Weights along a window: .01 1/3 1/3 .01.
+  share = 0.01 / (0.01 + 1 / 3)
+  np.testing.assert_allclose(got, [0, 0, share, 1 - share, 1, 1], atol=1e-6)
+
+
+def test_other_resolutions_have_the_same_windows():
+  tiles = patches.tiling((8, 11), 4, 3)
+  fine = tiles.at(32, 44)
+  assert fine.size == (16, 16)
+  assert fine.rows == (0, 12, 16)
+  assert fine.at(8, 11) == tiles
+  x = ramp((1, 32, 44, 1))
+  np.testing.assert_allclose(
+    patches.merge(patches.windows(x, fine), fine), x, rtol=1e-6
+  )
+  with pytest.raises(ValueError, match='do not fit a map of'):
+    tiles.at(4, 11)
+
+
+def test_repeated_conditions_follow_the_windows():
+  tiles = patches.tiling((4, 6), 4, 2)
+  tokens = jnp.arange(2)[:, None, None]
+  got = patches.repeat(tokens, tiles)
+  np.testing.assert_array_equal(got[:, 0, 0], [0, 0, 1, 1])
+
+
+def test_numbers_that_cannot_work_are_told():
+  with pytest.raises(ValueError, match='windows of 4 every 5 leave gaps'):
+    patches.tiling((8, 8), 4, 5)
+  with pytest.raises(ValueError, match='windows of 4 every 0'):
+    patches.tiling((8, 8), 4, 0)
+  with pytest.raises(ValueError, match=r'weights from \(0.0, 0.5\)'):
+    patches.tiling((8, 8), 4, 2, limits=(0.0, 0.5))
+  tiles = patches.tiling((8, 8), 4, 2)
+  with pytest.raises(ValueError, match=r'map is \(8, 9\)'):
+    patches.windows(jnp.zeros((1, 8, 9, 1)), tiles)
+  with pytest.raises(ValueError, match='8 windows'):
+    patches.merge(jnp.zeros((8, 4, 4, 1)), tiles)
+
+
+def test_program_size_follows_the_sides_not_their_product():
+  def lines(side):
+    tiles = patches.tiling((side, side), 4, 2)
+    both = lambda x: patches.merge(patches.windows(x, tiles), tiles)
+    x = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    return len(str(jax.make_jaxpr(both)(x)).splitlines())
+
+  assert lines(40) < 3 * lines(20)
