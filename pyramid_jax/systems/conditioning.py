@@ -1,7 +1,6 @@
 """Which encoder serves a condition, and how it is used."""
 
 from collections.abc import Mapping
-import dataclasses
 import math
 from typing import Any
 
@@ -24,63 +23,6 @@ Encoder = encoders.Encoder
 Inputs = encoders.Inputs
 
 PICTURES = ('map', 'superres', 'inpaint')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BothEncoder:
-  """Two conditions at once, such as a picture's channels and a class.
-
-  Attributes:
-    first: of `condition.task`.
-    second: of `condition.also`.
-  """
-
-  first: Encoder
-  second: Encoder
-  trained: bool = True
-
-  @property
-  def widths(self) -> encoders.Widths:
-    first, second = self.first.widths, self.second.widths
-    return encoders.Widths(
-      context=first.context + second.context,
-      concat=first.concat + second.concat,
-      classes=first.classes + second.classes,
-    )
-
-  @property
-  def example(self) -> Batch:
-    return {**self.first.example, **self.second.example}
-
-  def init(self, key: jax.Array) -> Any:
-    keys = jax.random.split(key)
-    return {
-      'first': self.first.init(keys[0]),
-      'second': self.second.init(keys[1]),
-    }
-
-  def encode(self, params: Any, batch: Batch) -> Inputs:
-    return self._join(
-      self.first.encode(params['first'], batch),
-      self.second.encode(params['second'], batch),
-    )
-
-  def null(self, params: Any, batch: Batch) -> Inputs | None:
-    first = self.first.null(params['first'], batch)
-    second = self.second.null(params['second'], batch)
-    return None if second is None else self._join(first, second)
-
-  def _join(
-    self, first: Context | Inputs | None, second: Context | Inputs | None
-  ) -> Inputs:
-    given = {}
-    for encoded in (first, second):
-      given |= {
-        name: value
-        for name, value in vars(encoders.as_inputs(encoded)).items()
-        if value is not None
-      }
-    return Inputs(**given)
 
 
 def create(
@@ -125,7 +67,7 @@ def create(
       f'config.condition.task {c.task!r} and the class are both tokens; give'
       " the class by config.condition.class_by = 'adm'"
     )
-  return BothEncoder(first=encoder, second=second)
+  return encoders.BothEncoder(first=encoder, second=second)
 
 
 def _classes(config: ConfigDict) -> encoders.ClassEncoder:
@@ -231,7 +173,7 @@ def frozen_part(
   encoder: Encoder | None, config: ConfigDict
 ) -> system_lib.FrozenPart | None:
   """Returns the part under which a frozen text encoder is loaded, or None."""
-  if isinstance(encoder, BothEncoder):
+  if isinstance(encoder, encoders.BothEncoder):
     encoder = encoder.first
   if not isinstance(encoder, encoders.TokenEncoder) or encoder.trained:
     return None
@@ -245,7 +187,7 @@ def frozen_part(
 
 def trained(encoder: Encoder, params: Any) -> Any:
   """Returns what of an encoder's weights is trained with the system."""
-  if isinstance(encoder, BothEncoder):
+  if isinstance(encoder, encoders.BothEncoder):
     parts = {'first': encoder.first, 'second': encoder.second}
     kept = {name: trained(part, params[name]) for name, part in parts.items()}
     return {name: tree for name, tree in kept.items() if tree}
@@ -265,7 +207,7 @@ def weights(
   if encoder is None:
     return None
   tree = generator.get('condition', {})
-  if isinstance(encoder, BothEncoder):
+  if isinstance(encoder, encoders.BothEncoder):
     parts = {'first': encoder.first, 'second': encoder.second}
     return {
       name: weights(part, {'condition': tree.get(name, {})}, frozen)

@@ -224,3 +224,60 @@ class ClassEncoder:
     if not self.dim:
       return Inputs(y=ids)
     return Inputs(context=system_lib.apply(self.network, params, ids))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BothEncoder:
+  """Two conditions at once, such as a picture's channels and a class.
+
+  Attributes:
+    first: of `condition.task`.
+    second: of `condition.also`.
+  """
+
+  first: Encoder
+  second: Encoder
+  trained: bool = True
+
+  @property
+  def widths(self) -> Widths:
+    first, second = self.first.widths, self.second.widths
+    return Widths(
+      context=first.context + second.context,
+      concat=first.concat + second.concat,
+      classes=first.classes + second.classes,
+    )
+
+  @property
+  def example(self) -> Batch:
+    return {**self.first.example, **self.second.example}
+
+  def init(self, key: jax.Array) -> Any:
+    keys = jax.random.split(key)
+    return {
+      'first': self.first.init(keys[0]),
+      'second': self.second.init(keys[1]),
+    }
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    return self._join(
+      self.first.encode(params['first'], batch),
+      self.second.encode(params['second'], batch),
+    )
+
+  def null(self, params: Any, batch: Batch) -> Inputs | None:
+    first = self.first.null(params['first'], batch)
+    second = self.second.null(params['second'], batch)
+    return None if second is None else self._join(first, second)
+
+  def _join(
+    self, first: Context | Inputs | None, second: Context | Inputs | None
+  ) -> Inputs:
+    given: dict[str, Any] = {}
+    for encoded in (first, second):
+      given |= {
+        name: value
+        for name, value in vars(as_inputs(encoded)).items()
+        if value is not None
+      }
+    return Inputs(**given)

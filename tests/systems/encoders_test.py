@@ -89,7 +89,7 @@ def test_small_pictures_stay_what_they_are():
 def test_weights_of_two_encoders_come_from_where_they_are():
   hole = picture_encoders.HoleEncoder(first_stage=FirstStage(), image_size=8)
   classes = encoders.ClassEncoder(classes=3, has_null=True, dim=2)
-  both = conditioning.BothEncoder(first=hole, second=classes)
+  both = encoders.BothEncoder(first=hole, second=classes)
   trained = conditioning.trained(both, {'first': 1.0, 'second': TABLE})
   assert trained == {'second': TABLE}
   found = conditioning.weights(
