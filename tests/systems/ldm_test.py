@@ -253,7 +253,7 @@ def test_scale_of_latents_is_undone_before_decoding():
 @pytest.mark.parametrize(
   ('variants', 'overrides', 'message'),
   [
-    ('debug', {'data__image_size': '36'}, 'must be a multiple of 4'),
+    ('debug', {'data__image_size': '34'}, 'must be a multiple of 4'),
     ('debug', {'sample__steps': '5,5'}, r'\(5, 5\), must be one number'),
     ('debug', {'sample__steps': '300'}, '300 sampling steps'),
     ('debug', {'condition__task': 'none'}, 'use_spatial_transformer is True'),
