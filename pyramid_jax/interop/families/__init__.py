@@ -57,7 +57,6 @@ FAMILIES = {
   'ldm.unet': f'{_HERE}.unet',
   'ldm.vq': f'{_HERE}.autoencoder',
   'ldm.vq_loss': f'{_HERE}.first_stage_losses',
-  'ldm.vq_loss': f'{_HERE}.vq_loss',
   'metrics.fid': f'{_HERE}.metrics',
 }
 
