@@ -71,15 +71,39 @@ def load(
   lines = missing(system, workdir)
   if lines:
     raise errors.UserError('missing: ' + '; '.join(lines), errors.MISSING)
-  trees = {}
-  for name, part in system.frozen_parts().items():
-    path = path_of(name, part, workdir)
-    assert path is not None
-    if path.is_dir() or not part.path:
-      trees[name] = checkpoints.load_part(path, part.player, shapes[name])
-    else:
-      trees[name] = _read_file(part, path, shapes[name])
-  return trees
+  return {
+    name: _load(part, path_of(name, part, workdir), shapes[name])
+    for name, part in system.frozen_parts().items()
+  }
+
+
+def load_one(
+  system: system_lib.System, config: ConfigDict, mesh: Mesh, name: str
+) -> Any:
+  """Reads a part whose path the config names onto the mesh.
+
+  Raises:
+    UserError: weights that are missing, damaged or of another network.
+  """
+  part = system.frozen_parts()[name]
+  path = pathlib.Path(part.path)
+  if not part.path or not path.exists():
+    raise errors.UserError(
+      f'missing: {part.path or "nothing"} (config.{part.field}, weights of'
+      f' {name})',
+      errors.MISSING,
+    )
+  shapes = abstract(system, mesh, config.mesh.fsdp_min_size)
+  return _load(part, path, shapes[name])
+
+
+def _load(
+  part: system_lib.FrozenPart, path: pathlib.Path | None, shapes: Any
+) -> Any:
+  assert path is not None
+  if path.is_dir() or not part.path:
+    return checkpoints.load_part(path, part.player, shapes)
+  return _read_file(part, path, shapes)
 
 
 def _read_file(

@@ -24,6 +24,7 @@ from pyramid_jax import preemption
 from pyramid_jax import records as records_lib
 from pyramid_jax import workdir as workdir_lib
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import latent_cache
 from pyramid_jax.scaling import checkpoints
 from pyramid_jax.scaling import hashes
 from pyramid_jax.scaling import initial
@@ -89,6 +90,7 @@ def _train(
     compiled = pool.submit(_compile, job)
     frozen = frozen_lib.load(job.system, config, job.mesh, workdir)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
+    latent_cache.check(job.reader, digests)
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
     state = _restore_or_create(job, store)
     step = compiled.result()

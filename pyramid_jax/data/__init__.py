@@ -17,6 +17,8 @@ READERS = {
   'image_folder': ('pyramid_jax.data.image_folder', 'ImageFolderReader'),
   'coco': ('pyramid_jax.data.coco', 'CocoReader'),
 }
+LATENTS = 'latents'  # cached for training; other splits read their source
+READERS[LATENTS] = ('pyramid_jax.data.latent_cache', 'LatentReader')
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
 TFDS = 'tfds/'
@@ -77,6 +79,8 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
   missing = missing_inputs(config, (split,))
   if missing:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
+  if config.data.name == LATENTS and split != 'train':
+    return create(_module(config).source(config), split)
   make: Callable[[ConfigDict, str], reader_lib.Reader]
   make = getattr(_module(config), _entry(config)[1])
   return make(config, split)

@@ -147,6 +147,7 @@ class TfdsReader(file_reader.FileReader):
     if self._has_class and task != 'layout':
       named = features['label']
     self.label_names = ('', *named.names) if named is not None else ('',)
+    self.check_classes(config)
     logging.info('%d images of %s, split %s', len(self), path, name)
     if split != 'train' and name == 'train':
       logging.warning('%s has no split but train, %s reads it', path, split)

@@ -1,6 +1,7 @@
 """The parser of this room's commands."""
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
 
 from pyramid_jax import errors
@@ -14,3 +15,21 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     self.exit(errors.USAGE, f'{self.prog}: {message}\n')
+
+
+def overrides(
+  parser: argparse.ArgumentParser, rest: Sequence[str]
+) -> dict[str, str]:
+  """Returns {'data.root': 'DIR'} of `--config.data.root=DIR` and the like.
+
+  Args:
+    parser: whose errors end the program.
+    rest: arguments that it does not know.
+  """
+  values = {}
+  for argument in rest:
+    name, equals, value = argument.removeprefix('--config.').partition('=')
+    if not argument.startswith('--config.') or not equals:
+      parser.error(f'unknown argument {argument!r}')
+    values[name] = value
+  return values

@@ -250,12 +250,7 @@ def _parse(
     help='names of the tensors that --export writes',
   )
   flags, rest = parser.parse_known_args(arguments)
-  overrides = {}
-  for argument in rest:
-    name, equals, value = argument.removeprefix('--config.').partition('=')
-    if not argument.startswith('--config.') or not equals:
-      parser.error(f'unknown argument {argument!r}')
-    overrides[name] = value
+  overrides = command_line.overrides(parser, rest)
   if bool(flags.checkpoint) == bool(flags.export):
     parser.error('give either --checkpoint=FILE or --export=FILE')
   return flags, overrides

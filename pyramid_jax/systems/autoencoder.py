@@ -266,6 +266,13 @@ def factor(model: Network) -> int:
   return 2 ** (len(model.ddconfig['ch_mult']) - 1)
 
 
+def coarsest_factor(model: Network) -> int:
+  """Returns the same of the coarsest latent: sides must be multiples of it."""
+  if isinstance(model, msvqgan.MSVQGAN):
+    return 2 ** (len(model.edconfig['ch_mult']) - 1)
+  return factor(model)
+
+
 def channels(model: Network) -> tuple[int, ...]:
   """Returns the channels of the latent of each scale, coarse first."""
   embed = model.embed_dim
@@ -293,10 +300,7 @@ def create(config: ConfigDict) -> Autoencoder:
       f' {", ".join(PERCEPTUAL)}'
     )
   model = network(config)
-  encoder = (
-    model.edconfig if isinstance(model, msvqgan.MSVQGAN) else model.ddconfig
-  )
-  coarsest = 2 ** (len(encoder['ch_mult']) - 1)
+  coarsest = coarsest_factor(model)
   if config.data.image_size % coarsest:
     raise ValueError(
       f'config.data.image_size is {config.data.image_size}, must be a'

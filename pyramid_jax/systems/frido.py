@@ -279,8 +279,7 @@ class Frido(latent.LatentSystem):
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
-    image = batch['image']
-    raw = self.latents(frozen, image)
+    raw = self.batch_latents(frozen, batch, key)
     # Measured once, on the first batch, as frido.py `on_train_batch_start`.
     measured = latent.inverse_std(raw)
     scale = jnp.where(step == 0, measured, extra['latent_scale'])
@@ -289,7 +288,7 @@ class Frido(latent.LatentSystem):
       _, height, width, _ = zs[-1].shape
       zs = [resampling.nearest(z, (height, width)) for z in zs]
     time_key, drop_key, noise_key = jax.random.split(key, 3)
-    t = jax.random.randint(time_key, image.shape[:1], 0, self.chain.length)
+    t = jax.random.randint(time_key, raw[0].shape[:1], 0, self.chain.length)
     noises = [
       [
         jax.random.normal(

@@ -96,6 +96,32 @@ class LatentSystem:
     )
     return [z.astype(jnp.float32) for z in jax.lax.stop_gradient(zs)]
 
+  def batch_latents(
+    self, frozen: Params, batch: Batch, key: jax.Array
+  ) -> list[jax.Array]:
+    """Returns the latents of a training batch, encoded here or beforehand.
+
+    Args:
+      frozen: with the part 'first_stage'.
+      batch: has `image`, or `latent_mean_S` of every scale and perhaps
+        `latent_std_S` (see `data.latent_cache`).
+      key: of what draws a latent from its distribution.
+    """
+    if 'latent_mean_0' not in batch:
+      b, height, width, _ = batch['image'].shape
+      cell = autoencoder.factor(self.first_stage)
+      shape = b, height // cell, width // cell, self.latent_channels[-1]
+      noise = jax.random.normal(key, shape)
+      return self.latents(frozen, batch['image'], noise)
+    zs = [
+      batch[f'latent_mean_{s}'].astype(jnp.float32)
+      for s in range(len(self.latent_channels))
+    ]
+    if 'latent_std_0' not in batch:
+      return zs
+    noise = jax.random.normal(key, zs[0].shape)
+    return [zs[0] + batch['latent_std_0'].astype(jnp.float32) * noise]
+
   def training_context(
     self, params: Params, frozen: Params, key: jax.Array, batch: Batch
   ) -> Any:

@@ -182,10 +182,8 @@ class LDM(latent.LatentSystem):
     time_key, drop_key, noise_key, draw_key, dropout_key = jax.random.split(
       key, 5
     )
-    image = batch['image']
-    count = image.shape[0]
-    draw = jax.random.normal(draw_key, self._latent_shape(*image.shape[:3]))
-    raw = self.latents(frozen, image, draw)
+    raw = self.batch_latents(frozen, batch, draw_key)
+    count = raw[0].shape[0]
     scale = extra['latent_scale']
     if self.scale_by_std:
       scale = jnp.where(step == 0, latent.inverse_std(raw), scale)
