@@ -1,9 +1,9 @@
 r"""LDM, 256 px: boxes with their categories as the condition.
 
 arXiv:2112.10752, tables 9 and 15; CompVis/latent-diffusion: models/ldm/
-layout2img-openimages256/config.yaml. Published FID: openimages 32.02; coco 42.06
-(LDM-8 from scratch, 100 steps). Nothing of it is measured here. The U-Net of
-openimages has 246 M parameters, the encoder of 92 tokens 59 M.
+layout2img-openimages256/config.yaml. Published FID: openimages 32.02; coco
+42.06 (LDM-8 from scratch, 100 steps). Nothing of it is measured here. The U-Net
+of openimages has 246 M parameters, the encoder of 92 tokens 59 M.
 
   python -m pyramid_jax.main --config=configs/ldm_layout.py:coco \
       --config.data.root=COCO/2017 --workdir=DIR

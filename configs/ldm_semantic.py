@@ -1,8 +1,8 @@
 r"""LDM, 256 or 512 px: a semantic map as the condition.
 
 arXiv:2112.10752, table 15; CompVis/latent-diffusion: models/ldm/
-semantic_synthesis{256,512}/config.yaml. No score is published, and nothing of it
-is measured here. The U-Net has 215 M parameters; the map is one-hot, halved
+semantic_synthesis{256,512}/config.yaml. No score is published, and nothing of
+it is measured here. The U-Net has 215 M parameters; the map is one-hot, halved
 twice and mixed to 3 channels beside the latent.
 
   python -m pyramid_jax.main --config=configs/ldm_semantic.py \

@@ -14,8 +14,8 @@ configs/stable-diffusion/v1-inference.yaml.
 
 Reads a folder of images with captions.jsonl. Needs the vocabulary:
 config.condition.vocab_file, and for clip merges_file and weights. Variants:
-small (default), 1p4b, clip; debug: the smallest size. The first stage is trained
-in DIR/first_stage unless config.first_stage.checkpoint names one.
+small (default), 1p4b, clip; debug: the smallest size. The first stage is
+trained in DIR/first_stage unless config.first_stage.checkpoint names one.
 """
 
 from ml_collections import ConfigDict

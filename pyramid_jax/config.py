@@ -161,6 +161,9 @@ def _data() -> Mapping[str, Any]:
     'ids_file': '',  # image ids to train on; empty = all
     'eval_ids_file': '',  # image ids to evaluate on; empty = all
     'workers': 2,  # decoding threads
+    # Of tfds/NAME: what train, val and test read, e.g. ('train[:90%]',
+    # 'train[90%:]', 'train[90%:]'); empty = the splits of those names.
+    'splits': (),
   }
 
 

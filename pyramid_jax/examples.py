@@ -148,7 +148,7 @@ def _asked(
   if task == 'label':
     return request.from_labels([value], config, names)
   if task == 'class':
-    return request.from_classes(value, names)
+    return request.from_classes(value, config, names)
   tokenizer = _tokenizer(config)
   if task == 'scene_graph':
     return request.from_graphs([value], config, tokenizer, names)

@@ -32,7 +32,7 @@ def make_config(task, level=2, size=32):
   config.data.image_size = size
   config.data.max_objects = 6
   config.condition.task = task
-  config.condition.num_labels = 29
+  config.condition.map_classes = 29
   config.condition.max_length = 40
   config.condition.max_objects = 6
   config.sample.count, config.sample.batch_size = 6, 4

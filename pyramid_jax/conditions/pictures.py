@@ -17,7 +17,7 @@ def from_map(classes: np.ndarray, config: ConfigDict) -> dict[str, np.ndarray]:
   Raises:
     ValueError: a class that the model does not have.
   """
-  count = config.condition.num_labels
+  count = config.condition.map_classes
   if classes.max() >= count:
     raise ValueError(
       f'the map has the class {classes.max()}, the model takes 0..{count - 1}'

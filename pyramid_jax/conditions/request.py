@@ -245,13 +245,14 @@ def _parse_graph(
 
 
 def from_classes(
-  text: str, label_names: Sequence[str]
+  text: str, config: ConfigDict, label_names: Sequence[str]
 ) -> dict[str, np.ndarray]:
   """Returns the rows of classes: 'red circle', or '1, 7' by number.
 
   Args:
     text: names or numbers of classes, by commas.
-    label_names: entry 0 is no class; without names, numbers from 1 are taken.
+    config: of the run.
+    label_names: entry 0 is no class; may be empty, and numbers still count.
 
   Returns:
     `class` (B,) int32.
@@ -261,18 +262,17 @@ def from_classes(
   """
   # A name may have commas itself.
   parts = [text] if text in label_names else text.split(',')
-  ids = [_class_id(part.strip(), label_names) for part in parts]
+  count = len(label_names) - 1 if label_names else config.condition.num_classes
+  ids = [_class_id(part.strip(), count, label_names) for part in parts]
   return {'class': np.array(ids, np.int32)}
 
 
-def _class_id(name: str, label_names: Sequence[str]) -> int:
-  if name.isdecimal() and name not in label_names:
-    count = len(label_names) - 1
-    if int(name) < 1 or 0 < count < int(name):
-      allowed = f'1..{count}' if count > 0 else 'at least 1'
-      raise ValueError(f'class {name} is not known, numbers are {allowed}')
-    return int(name)
-  return label_id(name, label_names)
+def _class_id(name: str, count: int, label_names: Sequence[str]) -> int:
+  if not name.isdecimal() or name in label_names:
+    return label_id(name, label_names)
+  if not 1 <= int(name) <= count:
+    raise ValueError(f'class {name} is not known, numbers are 1..{count}')
+  return int(name)
 
 
 def _check_count(count: int, places: int) -> None:

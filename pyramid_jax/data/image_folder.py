@@ -153,8 +153,9 @@ class ImageFolderReader(file_reader.FileReader):
       self.report[f'without_{what}'] = found - count
     classes = [name.split('/')[0] for name in self._files if '/' in name]
     self.label_names = ('', *sorted(set(classes)))
+    self.check_classes(config)
     self._labels = {name: i for i, name in enumerate(self.label_names)}
-    self._classes = config.condition.num_labels
+    self._classes = config.condition.map_classes
     logging.info('%d images of %s in %s', count, split, self._folder)
 
   def _use_captions(self) -> None:
@@ -193,7 +194,7 @@ class ImageFolderReader(file_reader.FileReader):
     if classes.max() >= self._classes:
       raise errors.UserError(
         f'{path} has the class {classes.max()}, must be below'
-        f' config.condition.num_labels = {self._classes}.',
+        f' config.condition.map_classes = {self._classes}.',
         errors.DATA,
       )
     return classes

@@ -80,14 +80,14 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _decode(
+  data: bytes,
   path: str | os.PathLike,
   max_pixels: int,
   convert: Callable[[Image.Image], np.ndarray],
 ) -> np.ndarray:
   """Opens a file safely and converts what is in it."""
-  data = io.BytesIO(_load_bytes(pathlib.Path(path)))
   try:
-    with Image.open(data, formats=FORMATS) as file:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
       width, height = file.size
       if width * height > max_pixels:
         raise BrokenImage(
@@ -124,8 +124,18 @@ def read(
   Raises:
     BrokenImage: no such file, another format, too large, or damaged.
   """
+  return decode(_load_bytes(pathlib.Path(path)), path, upright, max_pixels)
+
+
+def decode(
+  data: bytes,
+  name: str | os.PathLike,
+  upright: bool = False,
+  max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+  """Decodes the bytes of an image file; `name` is for errors, see `read`."""
   turn = ImageOps.exif_transpose if upright else lambda image: image
-  return _decode(path, max_pixels, lambda file: _to_rgb(turn(file)))
+  return _decode(data, name, max_pixels, lambda file: _to_rgb(turn(file)))
 
 
 def read_map(
@@ -153,7 +163,7 @@ def read_map(
       )
     return np.asarray(file)
 
-  return _decode(path, max_pixels, convert)
+  return _decode(_load_bytes(pathlib.Path(path)), path, max_pixels, convert)
 
 
 def to_float(image: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from pyramid_jax.conditions import pictures
 def _config():
   config = config_lib.base()
   config.data.image_size = 16
-  config.condition.num_labels = 5
+  config.condition.map_classes = 5
   return config
 
 

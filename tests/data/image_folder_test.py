@@ -220,8 +220,8 @@ def test_bad_semantic_maps(root):
   reader = data.create(make_config(root, 'map'), 'train')
   with pytest.raises(errors.UserError, match='none of the 1 images'):
     read_all(reader)
-  Image.fromarray(np.full((6, 8), 25, np.uint8)).save(root / 'loose.map.png')
-  with pytest.raises(errors.UserError, match='class 25.*num_labels = 25'):
+  Image.fromarray(np.full((6, 8), 182, np.uint8)).save(root / 'loose.map.png')
+  with pytest.raises(errors.UserError, match='class 182.*map_classes = 182'):
     read_all(reader)
 
 
@@ -269,3 +269,10 @@ def test_the_config_decides_how_to_resize(root):
   assert rows[''] == rows['smooth']
   assert rows['area'] == [0, 64, 255, 255]
   assert rows['plain'] == [0, 0, 255, 255]
+
+
+def test_more_classes_than_the_model_has(root):
+  reader = data.create(make_config(root, 'class', num_classes=2), 'train')
+  assert read_all(reader)['class'].max() == 2
+  with pytest.raises(ValueError, match='num_classes is 1, must be at least 2'):
+    data.create(make_config(root, 'class', num_classes=1), 'train')
