@@ -29,7 +29,6 @@ from pyramid_jax.scaling import initial
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.scaling import sharding
 from pyramid_jax.scaling import state as state_lib
-from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import frido
 from pyramid_jax.systems import ldm
@@ -77,7 +76,7 @@ def layout_of(system: System) -> latent_checkpoint.Layout:
         ' trained with all scales on the fine grid, needed False'
       )
     return latent_checkpoint.Layout(unet=pyunet.rename)
-  if isinstance(encoder, conditioning.BothEncoder):
+  if isinstance(encoder, encoders.BothEncoder):
     raise ValueError(
       'config.condition.also is set, which no official checkpoint has;'
       " needed ''"
