@@ -101,7 +101,7 @@ def run(
   manifest = {
     'format': latent_cache.FORMAT,
     'autoencoder': hashes.digest(params),
-    'network': config.first_stage.system.get('network', 'msvqgan'),
+    'network': config.first_stage.system.network,
     'data': config.data.to_dict(),
     'fixed': latent_cache.fixed_fields(config),
     'label_names': list(reader.label_names),

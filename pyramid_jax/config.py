@@ -489,16 +489,28 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
   """Returns the locked config of a text of `to_json`.
 
+  A field that it lacks came later than the run, and has its default.
+
   Raises:
     ValueError: the text is not a JSON object.
   """
   values = _tuples(json.loads(text))
   if not isinstance(values, dict):
     raise ValueError(f'a config is a JSON object, got {type(values).__name__}.')
-  config = _build(values)
+  config = _build(_completed(values))
   if 'first_stage' in values:
-    config.first_stage = _build(values['first_stage'])
+    config.first_stage = _build(_completed(values['first_stage']))
   return config.lock()
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+  """Returns values with the defaults of what is not there."""
+  completed = base().to_dict()
+  for name, value in values.items():
+    old = completed.get(name)
+    is_section = isinstance(old, dict) and isinstance(value, dict)
+    completed[name] = {**old, **value} if is_section else value
+  return completed
 
 
 def _build(values: dict[str, Any]) -> ConfigDict:

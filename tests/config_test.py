@@ -1,3 +1,5 @@
+import json
+
 from ml_collections import ConfigDict
 import pytest
 
@@ -247,3 +249,27 @@ def test_fields_that_came_or_went():
     "b.c: 2 -> 'absent'",
     "d: 'absent' -> 3",
   ]
+
+
+def test_a_config_of_an_older_run_gets_the_defaults_of_new_fields():
+  config = config_lib.base()
+  values = json.loads(config_lib.to_json(config))
+  del values['attention'], values['system']['network']
+  values['train']['steps'] = 7
+  values['first_stage'] = {'system': {'name': 'autoencoder'}, 'checkpoint': ''}
+
+  read = config_lib.from_json(json.dumps(values))
+
+  assert read.attention == config.attention
+  assert read.system.network == 'msvqgan'
+  assert read.train.steps == 7
+  assert read.first_stage.system.to_dict() == {
+    'name': 'autoencoder',
+    'network': 'msvqgan',
+  }
+  assert read.first_stage.loss.kl_weight == config.loss.kl_weight
+  del read, values['first_stage']
+  again = config_lib.from_json(json.dumps(values))
+  with again.unlocked():
+    again.train.steps = config.train.steps
+  assert config_lib.resume_differences(again, config) == []

@@ -244,7 +244,7 @@ def network(config: ConfigDict) -> Network:
   Raises:
     ValueError: `config.system.network` is not one of `NETWORKS`.
   """
-  kind = config.system.get('network', 'msvqgan')  # older configs lack it
+  kind = config.system.network
   if kind not in NETWORKS:
     raise ValueError(
       f'config.system.network is {kind!r}, must be one of {", ".join(NETWORKS)}'
