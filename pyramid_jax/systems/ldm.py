@@ -7,7 +7,9 @@ or with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -74,6 +76,7 @@ def make_stage(
   context: Inputs,
   null: Inputs | None = None,
   scale: float = 1.0,
+  interval: Sequence[float] = (),
   parameterization: str = 'eps',
   cached: bool = True,
 ) -> sampling.Stage:
@@ -87,14 +90,37 @@ def make_stage(
     context: the condition of B images.
     null: the null condition, used when `scale` is not 1.
     scale: classifier-free guidance, 1 = none.
+    interval: where it acts, see `guidance.classifier_free`.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
     cached: compute keys and values once per image instead of once per step
       (the same numbers).
   """
-  guided = scale != 1 and null is not None
-  if guided:
-    context = conditioning.pair(context, null)
-    shape = (2 * shape[0], *shape[1:])
+  build = functools.partial(
+    _stage,
+    unet,
+    params,
+    levels,
+    parameterization=parameterization,
+    cached=cached,
+  )
+  stage = build(context, shape)
+  if scale == 1 or null is None:
+    return stage
+  both = build(conditioning.pair(context, null), (2 * shape[0], *shape[1:]))
+  return guidance.classifier_free(both, scale, interval, stage)
+
+
+def _stage(
+  unet: unet_lib.UNet,
+  params: Any,
+  levels: schedules.Levels,
+  context: Inputs,
+  shape: tuple[int, int, int, int],
+  *,
+  parameterization: str,
+  cached: bool,
+) -> sampling.Stage:
+  """The stage of one batch of conditions, without guidance."""
 
   def call(variables, x, time, **kwargs):
     # One level for the whole batch: it is embedded once.
@@ -120,8 +146,7 @@ def make_stage(
     del variables
     return [*state, x]
 
-  stage = sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
-  return guidance.classifier_free(stage, scale) if guided else stage
+  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,6 +261,7 @@ class LDM(latent.LatentSystem):
       context=encoders.as_inputs(condition.context),
       null=encoders.as_inputs(condition.null) if has_null else None,
       scale=self.guidance,
+      interval=self.guidance_interval,
       parameterization=self.loss.parameterization,
       cached=cached,
     )
