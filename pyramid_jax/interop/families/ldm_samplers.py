@@ -307,6 +307,7 @@ def _loss(case: families.Case, model: _Model) -> dict[str, np.ndarray]:
   x0, eps = (
     jnp.asarray(chains.nhwc(case.inputs[n])) for n in ('x_start', 'loss_noise')
   )
+  t = jnp.asarray(case.inputs['t'])
   logvar = jnp.full((model.chain.length,), float(options['logvar_init']))
   logvar = jnp.asarray(case.inputs.get('logvar', logvar))
 
@@ -319,7 +320,7 @@ def _loss(case: families.Case, model: _Model) -> dict[str, np.ndarray]:
       return y
 
     loss, metrics = gaussian.loss(
-      denoiser, model.chain, settings, x0, case.inputs['t'], eps, logvar
+      denoiser, model.chain, settings, x0, t, eps, logvar
     )
     return loss, (metrics, calls[0])
 
