@@ -6,6 +6,12 @@ import setuptools
 
 
 HERE = pathlib.Path(__file__).parent
+# Reads what is prepared as array_record, without TensorFlow.
+TFDS = [
+  'array_record>=0.8,<0.9',
+  'importlib_resources',
+  'tensorflow-datasets>=4.9.10,<5',
+]
 TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4']
 
 setuptools.setup(
@@ -36,12 +42,8 @@ setuptools.setup(
   extras_require={
     'test': TEST,
     'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],
-    'tf': [
-      'importlib_resources',
-      'tensorboard',
-      'tensorflow-cpu',
-      'tensorflow-datasets>=4.9.10,<5',
-    ],
+    'tfds': TFDS,
+    'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],
     'cuda': ['jax[cuda12]'],
     'tpu': ['jax[tpu]'],
   },

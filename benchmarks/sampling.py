@@ -23,6 +23,7 @@ from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 
 from pyramid_jax.diffusion import sampling
@@ -84,7 +85,9 @@ def main(argv: list[str]) -> None:
 
   if _OFFICIAL.value:
     runs['official PyTorch code'] = _official(steps)
-  times = {name: _best(run) for name, run in runs.items()}
+  times = {
+    name: measuring.best(run, _ROUNDS.value) for name, run in runs.items()
+  }
   base = next(iter(times.values()))
   print('\n| sampler | seconds | images/s | speed over (a) |')
   print('|---|---|---|---|')
@@ -101,20 +104,11 @@ def main(argv: list[str]) -> None:
 
 
 def _params(unet: pyunet.PyUNet) -> Any:
-  """Random weights; the zero-initialised layers are filled too."""
   x = jnp.zeros((1, SIDE, SIDE, sum(SPLIT)))
   context = jnp.zeros((1, *CONTEXT[1:]))
-  shapes = jax.eval_shape(
-    lambda k: unet.init(k, x, jnp.zeros(1), context, stage=1), jax.random.key(0)
-  )['params']
-  rng = np.random.default_rng(0)
-
-  def fill(leaf):
-    fan_in = max(1, int(np.prod(leaf.shape[:-1])))
-    values = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
-    return jnp.asarray(values + (len(leaf.shape) == 1), jnp.float32)
-
-  return jax.tree.map(fill, shapes)
+  return measuring.random_params(
+    lambda key: unet.init(key, x, jnp.zeros(1), context, stage=1)
+  )
 
 
 def _shapes(native: bool) -> list[tuple[int, int, int, int]]:
@@ -202,17 +196,6 @@ def _official(steps: int) -> Callable[[], Any]:
           model(x, torch.full((BATCH,), t), context=context, stage=stage)
 
   return run
-
-
-def _best(run: Callable[[], Any]) -> float:
-  """Returns the shortest of some timings, after one that does not count."""
-  jax.block_until_ready(run())
-  times = []
-  for _ in range(_ROUNDS.value):
-    start = time.monotonic()
-    jax.block_until_ready(run())
-    times.append(time.monotonic() - start)
-  return min(times)
 
 
 if __name__ == '__main__':

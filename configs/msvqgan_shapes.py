@@ -52,24 +52,25 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.image_size = 32
   config.data.max_objects = 4
 
-  config.train.steps = 900
-  config.train.batch_size = 32
+  # Many small updates: at equal images a batch of 8 is far ahead of one of 32.
+  config.train.steps = 3600
+  config.train.batch_size = 8
   config.train.learning_rate = 2e-3
-  config.train.warmup_steps = 50
-  config.train.decay_steps = 900
-  config.train.log_every = 10
-  config.train.checkpoint_every = 450
-  config.train.sample_every = 450
+  config.train.warmup_steps = 200
+  config.train.decay_steps = 3600
+  config.train.log_every = 40
+  config.train.checkpoint_every = 1800
+  config.train.sample_every = 1800
   config.optimizer.b2 = 0.99
 
   config.loss.perceptual = 'pyramid'
-  config.loss.disc_start = 600
+  config.loss.disc_start = 2400
   config.loss.disc_weight = 0.1
   config.loss.disc_width = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100
   if variant['long']:
-    config.train.steps = config.train.decay_steps = 2000
-    config.loss.disc_start = 1400
+    config.train.steps = config.train.decay_steps = 9000
+    config.loss.disc_start = 6000
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:

@@ -34,6 +34,8 @@ TASKS = (
   'superres',
   'inpaint',
 )
+DEGRADATIONS = ('bicubic', 'bsr_light')
+RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
 SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
 SPACINGS = ('official', 'exact', 'log_snr', 'quad')
@@ -138,12 +140,16 @@ def _data() -> Mapping[str, Any]:
     'root': '',  # directory of the files; unused by shapes
     'image_size': 32,  # px, both sides
     'lr_factor': 4,  # side of an image over its low-resolution version's
+    'degradation': 'bicubic',  # of photographs: bicubic | bsr_light
     'level': 1,  # difficulty of shapes, 0..3
     'seed': 0,  # of the scenes of shapes
     'year': 2014,  # edition of coco: 2014 | 2017
     'max_objects': 8,  # boxes of an example, the rest is padding
-    'crop': 'random-1d',  # in training: center | random-1d | random-2d | none
+    # In training: center | random-1d | random-2d | none | square |
+    # random-half | adm, see data/transforms.py.
+    'crop': 'random-1d',
     'eval_crop': 'center',  # in validation and test
+    'resize': '',  # plain | smooth | area; empty = what the reader prefers
     'flip': False,  # mirror every second training image
     'min_area': 0.0,  # smallest box, as a part of the image
     'min_objects': 0,  # images with fewer boxes are left out
@@ -155,6 +161,9 @@ def _data() -> Mapping[str, Any]:
     'ids_file': '',  # image ids to train on; empty = all
     'eval_ids_file': '',  # image ids to evaluate on; empty = all
     'workers': 2,  # decoding threads
+    # Of tfds/NAME: what train, val and test read, e.g. ('train[:90%]',
+    # 'train[90%:]', 'train[90%:]'); empty = the splits of those names.
+    'splits': (),
   }
 
 
@@ -423,6 +432,8 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   one_of('optimizer.name', OPTIMIZERS)
   one_of('condition.task', TASKS)
   one_of('condition.encoder', ENCODERS)
+  one_of('data.resize', RESIZES)
+  one_of('data.degradation', DEGRADATIONS)
   one_of('sample.solver', SOLVERS)
   one_of('sample.spacing', SPACINGS)
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):

@@ -1,26 +1,53 @@
-"""Examples on the host, with the pictures among their conditions.
+"""Examples on the host: of a split, or what a person asks for.
 
-`Reader.finish` draws these on the device; scores, grids and files want them as
-a person sees them, in uint8, and the sampler takes them back.
+`Reader.finish` draws the pictures among the conditions on the device; scores,
+grids and files want them as a person sees them, in uint8, and the sampler
+takes them back.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
+import pathlib
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import data
+from pyramid_jax import errors
 from pyramid_jax import grids
+from pyramid_jax.conditions import pictures as pictures_lib
+from pyramid_jax.conditions import request
+from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import images as images_lib
+from pyramid_jax.data import transforms
+from pyramid_jax.data.shapes import text as shapes_text
 from pyramid_jax.scaling import mesh as mesh_lib
 
+
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+WHITE = 127.5  # and brighter is a hole
 
 # By task. `image` is the whole picture of what is to be restored.
 PICTURES = {
   'map': ('mask',),
   'superres': ('lr_image', 'image'),
   'inpaint': ('inpaint_mask', 'image'),
+}
+
+
+# The options that carry the condition of a task, all of them.
+OPTIONS = {
+  'text': ('prompt',),
+  'layout': ('layout',),
+  'label': ('labels',),
+  'scene_graph': ('graph',),
+  'class': ('label',),
+  'map': ('map',),
+  'superres': ('image',),
+  'inpaint': ('image', 'mask'),
 }
 
 
@@ -73,3 +100,97 @@ def composite(
     return images
   hole = examples['inpaint_mask'][..., None] > 0
   return np.where(hole, images, examples['image'])
+
+
+def of_request(
+  config: ConfigDict, label_names: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, np.ndarray] | None:
+  """Returns the rows that a person asks for, None if nothing is asked.
+
+  Args:
+    config: of the run.
+    label_names: of its data, entry 0 is padding.
+    options: of the command line: `prompt`, `layout` (a JSON file), `labels`,
+      `graph`, `label` (classes), `map` (a PNG of classes), `image` (a picture
+      to enlarge, or to mend with `mask`, a picture whose white is painted).
+
+  Raises:
+    ValueError: a condition that cannot be served.
+    OSError: a file that is not there.
+  """
+  task = config.condition.task
+  own = OPTIONS.get(task, ())
+  known = dict.fromkeys(name for names in OPTIONS.values() for name in names)
+  given = [name for name in known if options.get(name)]
+  wrong = [name for name in given if name not in own]
+  takes = ' and '.join(f'--{name}' for name in own) or 'no condition'
+  if wrong:
+    raise errors.UserError(
+      f'--{wrong[0]} is no condition of the task {task!r}, which takes {takes}.'
+    )
+  if not given:
+    return None
+  if len(given) < len(own):
+    raise errors.UserError(
+      f'--{given[0]} is not enough: the task {task!r} takes {takes}.'
+    )
+  if task in PICTURES:
+    return _asked_picture(config, task, options)
+  return _asked(config, task, options[own[0]], label_names)
+
+
+def _asked(
+  config: ConfigDict, task: str, value: str, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  if task == 'layout':
+    layouts = request.parse_layout(pathlib.Path(value).read_text(), names)
+    return request.from_layouts(layouts, config, names)
+  if task == 'label':
+    return request.from_labels([value], config, names)
+  if task == 'class':
+    return request.from_classes(value, names)
+  tokenizer = _tokenizer(config)
+  if task == 'scene_graph':
+    return request.from_graphs([value], config, tokenizer, names)
+  return request.from_text([value], tokenizer)
+
+
+def _tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
+  if config.data.name == 'shapes' and config.condition.encoder != 'clip':
+    return shapes_text.tokenizer(config.condition.max_length)
+  return tokenizers.create(config)
+
+
+def _asked_picture(
+  config: ConfigDict, task: str, options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  size = config.data.image_size
+  try:
+    if task == 'map':
+      classes = images_lib.read_map(_existing('map', options))
+      crop = transforms.middle_square(classes.shape)
+      classes = transforms.cut_map(classes, crop, size)
+      return pictures_lib.from_map(classes, config)
+    image = images_lib.read(_existing('image', options), upright=True)
+    if task == 'superres':
+      return pictures_lib.from_low_resolution(image, config)
+    mask = images_lib.read(_existing('mask', options), upright=True)
+  except images_lib.BrokenImage as error:
+    raise errors.UserError(str(error), errors.DATA) from error
+  if mask.shape != image.shape:
+    raise ValueError(
+      f'--mask={options["mask"]} is {mask.shape[1]} x {mask.shape[0]} px,'
+      f' --image={options["image"]} {image.shape[1]} x {image.shape[0]} px;'
+      ' they must agree.'
+    )
+  fit = transforms.Transform(size=size, resize=transforms.resize_smooth)
+  pixels, crop, _ = fit(image, 0)
+  hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, size)
+  return pictures_lib.from_holes(pixels, hole)
+
+
+def _existing(name: str, options: Mapping[str, Any]) -> pathlib.Path:
+  path = pathlib.Path(options[name])
+  if not path.is_file():
+    raise errors.UserError(f'--{name}={path}: not there.', errors.MISSING)
+  return path

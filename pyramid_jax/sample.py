@@ -12,27 +12,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax import examples as examples_lib
 from pyramid_jax import grids
 from pyramid_jax import loading
 from pyramid_jax import progress
-from pyramid_jax.conditions import request
-from pyramid_jax.conditions import tokenizers
-from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data.shapes import text as shapes_text
+from pyramid_jax.data import images as data_images
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
-
-
-# The option that carries the condition of a task.
-OPTION = {
-  'text': 'prompt',
-  'layout': 'layout',
-  'label': 'labels',
-  'scene_graph': 'graph',
-}
 
 
 def run(
@@ -41,16 +29,17 @@ def run(
   """Samples images into WORKDIR/samples.
 
   Writes `%06d.png`, `grid.png` (each image beside its condition),
-  `samples.npz` (`arr_0` (N, H, W, 3) uint8 and the conditions under their
-  example names) and `latents.npz` (`latent_0` is the coarsest scale, which
-  `--coarse_latent` takes).
+  `samples.npz` (`arr_0` (N, H, W, 3) uint8, as the evaluator of ADM reads it,
+  and the conditions under their example names) and `latents.npz` (`latent_0`
+  is the coarsest scale, which `--coarse_latent` takes). What is known of a
+  picture with holes is put back into the samples.
 
   Args:
     config: of the run.
     workdir: of the run.
-    options: of the command line: `prompt`, `layout` (a JSON file), `labels`,
-      `graph`; `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the
-      last scale to sample; `coarse_latent`, a file of finished scales.
+    options: of the command line: the condition, see `examples.of_request`;
+      `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the last
+      scale to sample; `coarse_latent`, a file of finished scales.
 
   Raises:
     UserError: a condition or option that cannot be served.
@@ -83,7 +72,7 @@ def run(
   _write(
     workdir / 'samples',
     config,
-    images,
+    examples_lib.composite(images, examples),
     state,
     examples,
     loading.read_labels(workdir),
@@ -106,6 +95,7 @@ def _generate(
 
   @jax.jit
   def sample(weights, key, batch, start):
+    batch = data_images.finish(batch)
     return system_lib.generate(
       system, weights, key, batch, size, start=start, last=last
     )
@@ -142,45 +132,14 @@ def _conditions(
   count: int,
 ) -> dict[str, np.ndarray]:
   """Returns `count` rows: what was asked for, or the test split's."""
-  task = config.condition.task
-  given = [name for name in OPTION.values() if options.get(name)]
-  wrong = [name for name in given if name != OPTION.get(task)]
-  if wrong:
-    there = f'--{OPTION[task]}' if task in OPTION else 'no condition'
-    raise errors.UserError(
-      f'--{wrong[0]} is no condition of the task {task!r}, which takes {there}.'
-    )
-  if not given:
-    with errors.user_errors():
-      reader = data.create(config, options.get('split') or 'test')
-    source = batches_lib.Batches(reader, count, seed=0, shuffle=False)
-    return source.at(0)
-  rows = _requested(config, workdir, task, options[given[0]])
+  with errors.user_errors():
+    names = loading.read_labels(workdir)
+    rows = examples_lib.of_request(config, names, options)
+    if rows is None:
+      split = options.get('split') or 'test'
+      return examples_lib.of_split(config, split, count)
   # In turn, as often as images are asked for.
   return {name: np.resize(v, (count, *v.shape[1:])) for name, v in rows.items()}
-
-
-def _requested(
-  config: ConfigDict, workdir: pathlib.Path, task: str, value: str
-) -> dict[str, np.ndarray]:
-  names = loading.read_labels(workdir)
-  with errors.user_errors():
-    if task == 'layout':
-      text = pathlib.Path(value).read_text()
-      layouts = request.parse_layout(text, names)
-      return request.from_layouts(layouts, config, names)
-    if task == 'label':
-      return request.from_labels([value], config, names)
-    tokenizer = _tokenizer(config)
-    if task == 'scene_graph':
-      return request.from_graphs([value], config, tokenizer, names)
-    return request.from_text([value], tokenizer)
-
-
-def _tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
-  if config.data.name == 'shapes' and config.condition.encoder != 'clip':
-    return shapes_text.tokenizer(config.condition.max_length)
-  return tokenizers.create(config)
 
 
 def _start(path: str | None, count: int) -> list[np.ndarray]:

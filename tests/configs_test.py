@@ -35,6 +35,33 @@ VARIANTS = {
     'vq_f16',
   ),
   'ldm_autoencoder_shapes': ('kl', 'vq', 'gpu', 'vq,gpu'),
+  'ldm_imagenet': ('v1', 'v2'),
+  'ldm_inpaint': ('',),
+  'ldm_layout': ('openimages', 'coco'),
+  'ldm_semantic': ('px256', 'px512'),
+  'ldm_shapes': (
+    'layout',
+    'class',
+    'label',
+    'text',
+    'superres',
+    'inpaint',
+    'map',
+    'none',
+    'vq',
+    'long',
+    'gpu',
+    'class,gpu',
+    'inpaint,gpu',
+  ),
+  'ldm_superres': ('bsr', 'bicubic'),
+  'ldm_text': ('small', '1p4b', 'clip'),
+  'ldm_unconditional': (
+    'celebahq',
+    'ffhq',
+    'lsun_bedrooms',
+    'lsun_churches',
+  ),
   'msvqgan_coco': ('f16f8', 'f8f4'),
   'msvqgan_openimages': ('f16f8', 'f8f4'),
   'msvqgan_shapes': ('gpu', 'long'),
@@ -109,9 +136,42 @@ def test_ldm_autoencoders_have_the_published_sizes(variant):
   )
 
 
-@pytest.mark.parametrize('variant', ['layout', 'text', 'label', 'scene_graph'])
+# Of the U-Net, as published, and of the trained condition encoder.
+LDM = (
+  ('ldm_imagenet.py:v1', 394.98, 0.512),
+  ('ldm_imagenet.py:v2', 400.92, 0.512512),
+  ('ldm_inpaint.py', 387.25, 0),
+  ('ldm_layout.py:openimages', 246.28, 58.86),
+  ('ldm_semantic.py:px256', 215.23, 0.000546),
+  ('ldm_superres.py:bsr', 113.62, 0),
+  ('ldm_text.py:small', 403.62, 186.15),
+  ('ldm_text.py:1p4b', 872.30, 581.99),
+  ('ldm_text.py:clip', 859.52, 0),
+  ('ldm_unconditional.py:ffhq', 274.06, 0),
+  ('ldm_unconditional.py:lsun_churches', 294.97, 0),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('file', 'unet', 'condition'), LDM)
+def test_ldm_configs_have_the_published_sizes(file, unet, condition):
+  system = systems.create(config_lib.load(f'{CONFIGS}/{file}'))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+  assert round(count(params['generator']['unet']), 2) == unet
+  got = count(params['generator'].get('condition', {}))
+  assert got == pytest.approx(condition, abs=0.005 if condition > 1 else 0)
+
+
+@pytest.mark.parametrize(
+  'variant',
+  [
+    *(f'frido_shapes.py:{v}' for v in VARIANTS['frido_shapes'][:4]),
+    *(f'ldm_shapes.py:{v}' for v in VARIANTS['ldm_shapes'][:9]),
+  ],
+)
 def test_small_networks_stay_below_three_million(variant):
-  config = config_lib.load(f'{CONFIGS}/frido_shapes.py:{variant}')
+  config = config_lib.load(f'{CONFIGS}/{variant}')
   system = systems.create(config)
   params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
   part = system.frozen_parts()['first_stage']

@@ -9,6 +9,8 @@ import tempfile
 # many devices from starving each other on a machine with few cores.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('NPROC', '16')
+# Threads of BLAS that wait for a busy core cost more than they bring.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 flags = os.environ.get('XLA_FLAGS', '')
 if 'host_platform_device_count' not in flags:
   os.environ['XLA_FLAGS'] = (

@@ -25,9 +25,19 @@ def from_text(
 
   Returns:
     `condition_ids` (B, L) int32 and `caption` (B,) bytes.
+
+  Raises:
+    ValueError: a text is longer than what the encoder takes.
   """
   # '.' is absent from every training caption.
-  ids = [tokenizer.encode(text.replace('.', '')) for text in texts]
+  plain = [text.replace('.', '') for text in texts]
+  longest = max(plain, key=tokenizer.length)
+  if tokenizer.length(longest) > tokenizer.max_length:
+    raise ValueError(
+      f'the text {longest[:40]!r}... has {tokenizer.length(longest)} tokens, '
+      f'start and end included; the model takes {tokenizer.max_length}'
+    )
+  ids = [tokenizer.encode(text) for text in plain]
   return {
     'condition_ids': np.stack(ids),
     'caption': np.array([text.encode() for text in texts]),
@@ -232,6 +242,37 @@ def _parse_graph(
   if not triples:
     raise ValueError(f'the graph {text!r} has no relation')
   return labels, triples
+
+
+def from_classes(
+  text: str, label_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Returns the rows of classes: 'red circle', or '1, 7' by number.
+
+  Args:
+    text: names or numbers of classes, by commas.
+    label_names: entry 0 is no class; without names, numbers from 1 are taken.
+
+  Returns:
+    `class` (B,) int32.
+
+  Raises:
+    ValueError: an unknown class.
+  """
+  # A name may have commas itself.
+  parts = [text] if text in label_names else text.split(',')
+  ids = [_class_id(part.strip(), label_names) for part in parts]
+  return {'class': np.array(ids, np.int32)}
+
+
+def _class_id(name: str, label_names: Sequence[str]) -> int:
+  if name.isdecimal() and name not in label_names:
+    count = len(label_names) - 1
+    if int(name) < 1 or 0 < count < int(name):
+      allowed = f'1..{count}' if count > 0 else 'at least 1'
+      raise ValueError(f'class {name} is not known, numbers are {allowed}')
+    return int(name)
+  return label_id(name, label_names)
 
 
 def _check_count(count: int, places: int) -> None:

@@ -43,6 +43,10 @@ class Tokenizer:
     ids = list(self._words(text))[: self.max_length - 2]
     return [self._start, *ids, self._end]
 
+  def length(self, text: str) -> int:
+    """Returns the ids of the whole text, with start and end."""
+    return 2 + sum(1 for _ in self._words(text))
+
   def encode(self, text: str) -> np.ndarray:
     """Returns (max_length,) int32: `tokens(text)` and padding."""
     ids = np.full(self.max_length, self.pad_id, np.int32)

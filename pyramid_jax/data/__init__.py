@@ -18,15 +18,47 @@ READERS = {
   'coco': ('pyramid_jax.data.coco', 'CocoReader'),
 }
 SPLITS = ('train', 'val', 'test')
+# 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
+TFDS = 'tfds/'
+TFDS_READER = ('pyramid_jax.data.tfds_reader', 'TfdsReader')
+
+_PICTURES = 'train/ and val/ with its images at any depth'
+_CAPTIONS = f'{_PICTURES}, and a captions.jsonl in each for text'
+# Sets that have no reader of their own, and the folder that serves instead.
+FOLDERS = {
+  'celebahq': _PICTURES,
+  'cifar10': 'train/CLASS/ and val/CLASS/ with its images',
+  'conceptual_captions': _CAPTIONS,
+  'ffhq': _PICTURES,
+  'imagenet': 'train/CLASS/ and val/CLASS/ with its images',
+  'laion': _CAPTIONS,
+  'landscapes': f'{_PICTURES}, the map of a.jpg beside it as a.map.png',
+  'lsun': _PICTURES,
+  'openimages': f'{_PICTURES} (first stages and super-resolution only)',
+  'places': _PICTURES,
+}
+
+
+def _entry(config: ConfigDict) -> tuple[str, str]:
+  name = config.data.name
+  if name.startswith(TFDS):
+    return TFDS_READER
+  if name in FOLDERS:
+    raise ValueError(
+      f'config.data.name is {name!r}, which has no reader yet; use'
+      ' config.data.name = image_folder with config.data.root = a folder that'
+      f' holds {FOLDERS[name]}.'
+    )
+  if name not in READERS:
+    raise ValueError(
+      f'config.data.name is {name!r}, must be one of {", ".join(READERS)}, '
+      f'{TFDS}NAME.'
+    )
+  return READERS[name]
 
 
 def _module(config: ConfigDict):
-  name = config.data.name
-  if name not in READERS:
-    raise ValueError(
-      f'config.data.name is {name!r}, must be one of {", ".join(READERS)}.'
-    )
-  return importlib.import_module(READERS[name][0])
+  return importlib.import_module(_entry(config)[0])
 
 
 def create(config: ConfigDict, split: str) -> reader_lib.Reader:
@@ -46,7 +78,7 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
   if missing:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
   make: Callable[[ConfigDict, str], reader_lib.Reader]
-  make = getattr(_module(config), READERS[config.data.name][1])
+  make = getattr(_module(config), _entry(config)[1])
   return make(config, split)
 
 

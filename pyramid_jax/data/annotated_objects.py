@@ -40,7 +40,8 @@ def boxes_in_crop(
   return inside
 
 
-def _pad(values: np.ndarray, rows: int) -> np.ndarray:
+def pad(values: np.ndarray, rows: int) -> np.ndarray:
+  """Fills up with rows of zeros."""
   padded = np.zeros((rows, *values.shape[1:]), values.dtype)
   padded[: len(values)] = values
   return padded
@@ -79,7 +80,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     Raises:
       ValueError: unknown task, no images, or tokens that the encoder lacks.
     """
-    super().__init__(config, split, len(index.ids), images.resize_plain)
+    super().__init__(config, split, len(index.ids), 'plain')
     self.label_names = tuple(name.decode() for name in index.names)
     self._config = config
     self._index = index
@@ -135,11 +136,11 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     boxes = boxes_in_crop(full, crop, flipped)
     example = {
       'image': np.ascontiguousarray(pixels),
-      'boxes': _pad(boxes.astype(np.float32), places),
-      'labels': _pad(table.labels[rows], places),
-      'box_flags': _pad(table.flags[rows], places),
+      'boxes': pad(boxes.astype(np.float32), places),
+      'labels': pad(table.labels[rows], places),
+      'box_flags': pad(table.flags[rows], places),
       'n_boxes': np.asarray(len(rows), np.int32),
-      'boxes_full': _pad(full.astype(np.float32), places),
+      'boxes_full': pad(full.astype(np.float32), places),
       'crop': crop.astype(np.float32),
       'flipped': np.asarray(flipped),
       'id': table.ids[index],
@@ -205,10 +206,10 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     centres = boxes[:, :2] + part * (boxes[:, 2:] - boxes[:, :2])
     places = self._config.data.max_objects
     triples = scene_graph.relations_from_boxes(
-      _pad(boxes, places),
+      pad(boxes, places),
       np.asarray(len(rows)),
       np.asarray(draw),
-      _pad(centres, places),
+      pad(centres, places),
     )
     names = [self.label_names[k] for k in self._index.labels[rows]]
     text = scene_graph.graph_text(names, triples)

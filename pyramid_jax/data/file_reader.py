@@ -4,12 +4,20 @@ from collections.abc import Mapping
 import functools
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax.conditions import hashing
 from pyramid_jax.conditions import tokenizers
+from pyramid_jax.data import degradation
+from pyramid_jax.data import holes
 from pyramid_jax.data import images
 from pyramid_jax.data import skipping
+from pyramid_jax.data import transforms
+
+
+_HOLES = 107  # word of the hash that makes holes
 
 
 class FileReader:
@@ -31,7 +39,7 @@ class FileReader:
     config: ConfigDict,
     split: str,
     length: int,
-    resize: images.Resize,
+    preferred: str,
   ):
     """Reads `config.data` and `config.condition`.
 
@@ -39,21 +47,30 @@ class FileReader:
       config: a whole config.
       split: train, val or test.
       length: number of examples.
-      resize: how pictures get their size.
+      preferred: how pictures get their size unless the config tells, a key
+        of `transforms.RESIZES`.
 
     Raises:
-      ValueError: an unknown crop, or a vocabulary that cannot be used.
+      ValueError: an unknown crop, a vocabulary that cannot be used, or a size
+        that `lr_factor` does not divide.
     """
     train = split == 'train'
     self.report: dict[str, int] = {}
-    self.transform = images.Transform(
+    self.transform = transforms.Transform(
       size=config.data.image_size,
       crop=config.data.crop if train else config.data.eval_crop,
       flip=config.data.flip and train,
-      resize=resize,
+      resize=transforms.RESIZES[config.data.resize or preferred],
     )
+    self._task = config.condition.task
+    self._degradation = (config.data.degradation, config.data.lr_factor)
+    if self._task == 'superres' and self.transform.size % config.data.lr_factor:
+      raise ValueError(
+        f'config.data.image_size is {self.transform.size}, must be divisible '
+        f'by config.data.lr_factor = {config.data.lr_factor}.'
+      )
     self.tokenizer: tokenizers.Tokenizer | None = None
-    if config.condition.task in tokenizers.TEXT_TASKS:
+    if self._task in tokenizers.TEXT_TASKS:
       self.tokenizer = tokenizers.create(config)
     self.keep_text = not train
     self._length = length
@@ -85,8 +102,37 @@ class FileReader:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Makes the pictures float32 in [-1, 1]; pure, runs inside jit."""
-    return images.finish(batch)
+    """Makes the pictures float32 in [-1, 1]; pure, runs inside jit.
+
+    For inpainting it draws `inpaint_mask` (B, H, W) uint8, 1 = hole.
+    """
+    out = images.finish(batch)
+    if 'hole_strokes' in batch:
+      hole = holes.draw(
+        batch['hole_strokes'], batch['hole_boxes'], self.transform.size
+      )
+      out['inpaint_mask'] = jnp.asarray(hole)
+    return out
+
+  def restoration_arrays(
+    self, pixels: np.ndarray, draw: np.uint64
+  ) -> dict[str, np.ndarray]:
+    """Returns what is left of a picture that is to be restored.
+
+    `lr_image` (h, w, 3) uint8 for super-resolution, the arrays of
+    `holes.sample` for inpainting, nothing for other tasks.
+
+    Args:
+      pixels: (size, size, 3) uint8.
+      draw: the seed of the example.
+    """
+    if self._task == 'superres':
+      kind, factor = self._degradation
+      return {'lr_image': degradation.degrade(kind, pixels, factor, draw)}
+    if self._task == 'inpaint':
+      u = hashing.uniforms(draw, _HOLES, np.arange(holes.UNIFORMS))
+      return {name: x[0] for name, x in holes.sample(u[None]).items()}
+    return {}
 
   def text_arrays(self, text: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a text condition.

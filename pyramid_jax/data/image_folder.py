@@ -7,6 +7,9 @@ all splits read everything. The first folder of a path is the image's class.
 `captions.jsonl`, beside the images, gives captions, one object a line:
 {"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
 leaves images without a caption out.
+
+`1.map.png`, beside `1.jpg`, is the image's semantic map: 8-bit grey values, or
+a palette, 0 = unlabelled. The task 'map' leaves images without one out.
 """
 
 from collections.abc import Iterable
@@ -22,9 +25,11 @@ from pyramid_jax import errors
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
+from pyramid_jax.data import transforms
 
 
-TASKS = ('none', 'text')
+TASKS = ('none', 'text', 'class', 'map', 'superres', 'inpaint')
+MAP = '.map.png'
 CAPTIONS = 'captions.jsonl'
 
 
@@ -57,13 +62,15 @@ def missing_inputs(
 def find_images(base: pathlib.Path) -> list[str]:
   """Returns the paths of all images below a folder, sorted.
 
-  Hidden files and folders are left out.
+  Hidden files and folders, and semantic maps, are left out.
   """
   found = []
   for parent, folders, files in os.walk(base):
     folders[:] = [name for name in folders if not name.startswith('.')]
     for name in files:
-      if name.lower().endswith(images.SUFFIXES) and not name.startswith('.'):
+      if name.startswith('.') or name.endswith(MAP):
+        continue
+      if name.lower().endswith(images.SUFFIXES):
         path = pathlib.Path(parent, name).relative_to(base)
         found.append(path.as_posix())
   return sorted(found)
@@ -100,8 +107,9 @@ class ImageFolderReader(file_reader.FileReader):
   Examples have `image` (uint8 until `finish`), `class` (0 = none), `crop`,
   `flipped` and `id` (the place in the sorted list), and with the task 'text'
   `condition_ids`, `caption_ids`, `caption_mask` and outside of training
-  `caption`. Images are turned as their EXIF data say and resized with
-  antialiasing.
+  `caption`; with 'map' `mask`; with 'superres' and 'inpaint' what
+  `restoration_arrays` makes. Images are turned as their EXIF data say and
+  resized with antialiasing.
   """
 
   def __init__(self, config: ConfigDict, split: str):
@@ -136,13 +144,17 @@ class ImageFolderReader(file_reader.FileReader):
     self._captions: dict[str, str] = {}
     if task == 'text':
       self._use_captions()
+    elif task == 'map':
+      self._use_maps()
     count = len(self._files)
-    super().__init__(config, split, count, images.resize_smooth)
+    super().__init__(config, split, count, 'smooth')
     if found != count:
-      self.report['without_caption'] = found - count
+      what = 'caption' if task == 'text' else 'map'
+      self.report[f'without_{what}'] = found - count
     classes = [name.split('/')[0] for name in self._files if '/' in name]
     self.label_names = ('', *sorted(set(classes)))
     self._labels = {name: i for i, name in enumerate(self.label_names)}
+    self._classes = config.condition.num_labels
     logging.info('%d images of %s in %s', count, split, self._folder)
 
   def _use_captions(self) -> None:
@@ -155,6 +167,36 @@ class ImageFolderReader(file_reader.FileReader):
         errors.DATA,
       )
     self._files = files
+
+  def _use_maps(self) -> None:
+    files = [name for name in self._files if self._map(name).is_file()]
+    if not files:
+      raise errors.UserError(
+        f'{self._folder} has no semantic map of any of the {len(self._files)} '
+        f'images; the map of a.jpg is a{MAP}.',
+        errors.DATA,
+      )
+    self._files = files
+
+  def _map(self, name: str) -> pathlib.Path:
+    return (self._folder / name).with_suffix(MAP)
+
+  def _read_map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    path = self._map(name)
+    classes = images.read_map(path)
+    if classes.shape != shape[:2]:
+      raise images.BrokenImage(
+        path,
+        f'{classes.shape[1]}x{classes.shape[0]} px, its image has'
+        f' {shape[1]}x{shape[0]}',
+      )
+    if classes.max() >= self._classes:
+      raise errors.UserError(
+        f'{path} has the class {classes.max()}, must be below'
+        f' config.condition.num_labels = {self._classes}.',
+        errors.DATA,
+      )
+    return classes
 
   def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
     """Returns one example, or raises `BrokenImage`."""
@@ -169,6 +211,10 @@ class ImageFolderReader(file_reader.FileReader):
       'flipped': np.asarray(flipped),
       'id': np.asarray(index, np.int64),
     }
+    if self._task == 'map':
+      classes = self._read_map(name, picture.shape)
+      example['mask'] = transforms.cut_map(classes, crop, len(pixels), flipped)
+    example.update(self.restoration_arrays(pixels, draw))
     if self._captions:
       example.update(self.text_arrays(self._captions[name]))
     return example

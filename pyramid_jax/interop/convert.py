@@ -3,10 +3,12 @@
   python -m pyramid_jax.interop.convert --family=frido \
       --config=configs/frido_coco.py:text --checkpoint=model.ckpt --workdir=DIR
 
-writes a workdir that `--mode=sample` reads. The other families are single
-networks and write DIR/params.safetensors, which a config can name as weights:
-`lpips` and `clip_text` need no config; several files are joined by commas.
-`--export=FILE.safetensors` instead of `--checkpoint` goes the other way.
+writes a workdir that `--mode=sample` reads; so does `--family=ldm`. The other
+families are single networks and write DIR/params.safetensors, which a config
+can name as weights: `lpips` and `clip_text` need no config; several files are
+joined by commas. `--export=FILE.safetensors` instead of `--checkpoint` goes the
+other way; with `--layout=diffusers` a first stage of LDM is written under the
+names of that library. Both layouts are read.
 
 Exit codes: 0 done, 64 a wrong command line or config, 65 a file that is
 damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
@@ -31,7 +33,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.interop import command_line
-from pyramid_jax.interop import frido_workdir
+from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
@@ -42,13 +44,15 @@ from pyramid_jax.scaling import initial
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import frido
+from pyramid_jax.systems import ldm
+from pyramid_jax.systems import picture_encoders
 
 
 # The single networks; `load_part` reads one from a foreign or converted file.
 FAMILIES = parts.FAMILIES
 load_part = parts.load_part
 
-WHOLE = 'frido'
+WHOLE = tuple(latent_workdir.SYSTEMS)
 PARAMS = 'params.safetensors'
 RECORD = 'params.json'
 
@@ -60,17 +64,17 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
     UserError: anything that the user can mend.
   """
   workdir = pathlib.Path(flags.workdir)
-  frido_workdir.refuse_used(workdir, [PARAMS])
+  latent_workdir.refuse_used(workdir, [PARAMS])
   with errors.user_errors(value=errors.DATA):
     state = _read_files(flags.checkpoint)
-  if flags.family == WHOLE:
-    system = _frido(config)
+  if flags.family in WHOLE:
+    system = _latent_system(flags.family, config)
     with errors.user_errors(value=errors.DATA):
-      trees, report = frido_workdir.from_official(
+      trees, report = latent_workdir.from_official(
         state, system, keep_initial=flags.allow_missing
       )
     _account(report, flags.allow_missing)
-    frido_workdir.write(workdir, config, trees)
+    latent_workdir.write(workdir, config, trees)
     return
   template = _template(flags.family, config, flags.allow_missing)
   with errors.user_errors(value=errors.DATA):
@@ -96,14 +100,14 @@ def export(flags: argparse.Namespace) -> None:
     UserError: DIR holds no such weights.
   """
   workdir = pathlib.Path(flags.workdir)
-  if flags.family == WHOLE:
-    state = frido_workdir.to_official(workdir)
+  if flags.family in WHOLE:
+    state = latent_workdir.to_official(flags.family, workdir)
   else:
     with errors.user_errors(value=errors.DATA):
       family, params = parts.read_own(workdir / PARAMS)
       if family != flags.family:
         raise ValueError(f'{workdir} holds {family!r}, not {flags.family!r}')
-      state = parts.to_official(family, params)
+      state = parts.to_official(family, params, flags.layout)
   target = pathlib.Path(flags.export)
   if target.exists():
     raise errors.UserError(f'{target} exists already.', errors.OUTPUT)
@@ -137,11 +141,13 @@ def _account(report: mapping.Report, allow_missing: bool) -> None:
     )
 
 
-def _frido(config: ConfigDict | None) -> frido.Frido:
+def _latent_system(
+  family: str, config: ConfigDict | None
+) -> latent_workdir.System:
   system = _system(config)
-  if not isinstance(system, frido.Frido):
+  if not isinstance(system, latent_workdir.SYSTEMS[family]):
     raise errors.UserError(
-      f'--family={WHOLE} needs a config of the system frido, '
+      f'--family={family} needs a config of the system {family}, '
       f'not {type(system).__name__}.'
     )
   return system
@@ -189,16 +195,29 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
     return {'params': params['discriminator'], **extra}
 
   inits = {part.family: part.init for part in system.frozen_parts().values()}
-  if isinstance(system, frido.Frido):
-    inits['frido.pyunet'] = trained('generator', 'unet')
-    encoder = system.encoder
-    if isinstance(encoder, encoders.TokenEncoder) and encoder.trained:
-      inits['bert'] = trained('generator', 'condition')
+  if isinstance(system, frido.Frido | ldm.LDM):
+    is_frido = isinstance(system, frido.Frido)
+    inits['frido.pyunet' if is_frido else 'ldm.unet'] = trained(
+      'generator', 'unet'
+    )
+    family = _condition_family(system.encoder)
+    if family:
+      inits[family] = trained('generator', 'condition')
   elif isinstance(system, autoencoder.Autoencoder):
-    inits['frido.msvqgan'] = trained('generator')
+    inits[autoencoder.family(system.model)] = trained('generator')
     if system.discriminator is not None:
       inits['discriminator'] = judge
   return inits
+
+
+def _condition_family(encoder: Any) -> str:
+  """Returns the family of a trained condition encoder, '' for none."""
+  if isinstance(encoder, encoders.TokenEncoder) and encoder.trained:
+    return 'bert'
+  if isinstance(encoder, encoders.ClassEncoder):
+    return 'class_embedder' if encoder.dim else ''
+  is_map = isinstance(encoder, picture_encoders.MapEncoder)
+  return 'spatial_rescaler' if is_map else ''
 
 
 def _sha256(path: str) -> str:
@@ -213,7 +232,7 @@ def _parse(
     prog='python -m pyramid_jax.interop.convert',
     description='Converts official checkpoints, in both directions.',
   )
-  families = [WHOLE, *FAMILIES]
+  families = [*WHOLE, *FAMILIES]
   parser.add_argument('--family', required=True, choices=families)
   parser.add_argument('--config', help='FILE.py[:variant,...]')
   parser.add_argument('--checkpoint', help='PyTorch, safetensors or npz')
@@ -224,6 +243,12 @@ def _parse(
     help='keep initial values for what the checkpoint lacks',
   )
   parser.add_argument('--export', help='FILE.safetensors to write from DIR')
+  parser.add_argument(
+    '--layout',
+    choices=parts.LAYOUTS,
+    default=parts.LAYOUTS[0],
+    help='names of the tensors that --export writes',
+  )
   flags, rest = parser.parse_known_args(arguments)
   overrides = {}
   for argument in rest:

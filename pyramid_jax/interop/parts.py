@@ -17,7 +17,9 @@ import numpy as np
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from pyramid_jax.interop.families import autoencoder
 from pyramid_jax.interop.families import conditioners
+from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import discriminator
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
@@ -31,6 +33,9 @@ State = Mapping[str, np.ndarray]
 
 # What our own files say of themselves.
 FORMAT = 'pyramid_jax'
+
+# How the tensors of an exported file are named.
+LAYOUTS = ('official', 'diffusers')
 
 
 def _same(state: State) -> State:
@@ -47,12 +52,15 @@ class Part:
     adapt: brings other layouts of the same weights to the official one.
     constants: official buffers that are no weights of ours: checked when
       read, written when exported.
+    to_diffusers: turns an official state dict into one of that library; None
+      where there is no such layout.
   """
 
   rename: mapping.Rename
   prefixes: tuple[str, ...] = ('',)
   adapt: Callable[[State], State] = _same
   constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  to_diffusers: Callable[[State], State] | None = None
 
 
 def _adapt_clip(state: State) -> State:
@@ -87,12 +95,21 @@ def _adapt_lpips(state: State) -> State:
 
 _UNET_PREFIXES = ('', 'model.diffusion_model.', 'diffusion_model.')
 
+_FIRST_STAGE = Part(
+  rename=autoencoder.rename,
+  prefixes=('', 'first_stage_model.'),
+  adapt=diffusers.to_official,
+  to_diffusers=diffusers.from_official,
+)
+
 # The keys of a checkpoint say where they come from: a training checkpoint of a
 # first stage has `loss.`, one of Frido has `first_stage_model.` and so on.
 FAMILIES = {
   'frido.msvqgan': Part(
     rename=msvqgan.rename, prefixes=('', 'first_stage_model.')
   ),
+  'ldm.autoencoder_kl': _FIRST_STAGE,
+  'ldm.vq': _FIRST_STAGE,
   'frido.pyunet': Part(rename=pyunet.rename, prefixes=_UNET_PREFIXES),
   'ldm.unet': Part(rename=unet.rename, prefixes=_UNET_PREFIXES),
   'bert': Part(
@@ -169,10 +186,29 @@ def to_flax(
   return params, report
 
 
-def to_official(family: str, params: Any) -> dict[str, np.ndarray]:
-  """Returns the official state dict of a network, without prefix."""
+def to_official(
+  family: str, params: Any, layout: str = 'official'
+) -> dict[str, np.ndarray]:
+  """Returns the state dict of a network, without prefix.
+
+  Args:
+    family: a key of `FAMILIES`.
+    params: the tree.
+    layout: one of `LAYOUTS`.
+
+  Raises:
+    ValueError: a family that has not this layout.
+  """
   how = part(family)
-  return mapping.to_official(params, how.rename) | dict(how.constants)
+  state = mapping.to_official(params, how.rename) | dict(how.constants)
+  if layout == 'official':
+    return state
+  if how.to_diffusers is None:
+    having = [name for name, p in FAMILIES.items() if p.to_diffusers]
+    raise ValueError(
+      f'{family!r} has no layout {layout!r}; only {", ".join(having)} have it'
+    )
+  return dict(how.to_diffusers(state))
 
 
 def read(

@@ -13,6 +13,7 @@ import numpy as np
 from pyramid_jax.data.shapes import scenes
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import detector
+from pyramid_jax.metrics import frechet
 
 
 FEATURES = 64
@@ -94,46 +95,6 @@ def shape_features(
   return features * _SCALES
 
 
-def _fit(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the mean (D,) and a root R, R^T R the covariance, of (N, D)."""
-  x = np.asarray(x, np.float64)
-  mean = x.mean(0)
-  root = np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode='r')
-  return mean, np.asarray(root)
-
-
-def _distance(
-  a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
-) -> float:
-  """Returns the squared Frechet distance of two fits."""
-  (mean_a, root_a), (mean_b, root_b) = a, b
-  cross = np.linalg.norm(root_a @ root_b.T, 'nuc')
-  spread = np.square(root_a).sum() + np.square(root_b).sum()
-  return float(np.square(mean_a - mean_b).sum() + spread - 2 * cross)
-
-
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-  """Returns the squared Frechet distance of Gaussians fitted to features.
-
-  |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)); the last trace is the sum of
-  the singular values of A B^T with A^T A = S1 and B^T B = S2, which needs no
-  matrix square root and stays exact for singular covariances.
-
-  Args:
-    x: (N, D) float64, N at least 2.
-    y: (M, D) float64, M at least 2.
-
-  Raises:
-    ValueError: fewer than two rows, or rows of different lengths.
-  """
-  if min(len(x), len(y)) < 2 or x.shape[1:] != y.shape[1:]:
-    raise ValueError(
-      'features must be two arrays of at least 2 rows of the same length, '
-      f'got {x.shape} and {y.shape}.'
-    )
-  return _distance(_fit(x), _fit(y))
-
-
 def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
   """Returns the Frechet distance to real features, with its interval.
 
@@ -142,12 +103,12 @@ def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
     real: (M, 64) of real pictures.
 
   Raises:
-    ValueError: as for `frechet_distance`.
+    ValueError: as for `frechet.feature_distance`.
   """
-  value = frechet_distance(features, real)
-  target = _fit(real)
+  value = frechet.feature_distance(features, real)
+  target = frechet.fit(real)
   drawn = [
-    _distance(_fit(np.repeat(features, times, axis=0)), target)
+    frechet.distance(frechet.fit(np.repeat(features, times, axis=0)), target)
     for times in bootstrap.resamples(len(features), _FD_RESAMPLES)
   ]
   return bootstrap.centred(value, np.array(drawn), len(features))

@@ -40,11 +40,11 @@ NETWORKS: Mapping[str, Callable[..., Network]] = {
   'kl': first_stages.AutoencoderKL,
   'vq': first_stages.VQModel,
 }
-# the same -> the converter family of its weights
-FAMILIES = {
-  'msvqgan': 'frido.msvqgan',
-  'kl': 'ldm.autoencoder_kl',
-  'vq': 'ldm.vq',
+# The converter family of each network's weights.
+FAMILIES: Mapping[type, str] = {
+  msvqgan.MSVQGAN: 'frido.msvqgan',
+  first_stages.AutoencoderKL: 'ldm.autoencoder_kl',
+  first_stages.VQModel: 'ldm.vq',
 }
 PERCEPTUAL = ('lpips', 'pyramid', 'none')
 LOGVAR = 'logvar'  # the player that learns the scale of the reconstruction
@@ -238,36 +238,27 @@ class Autoencoder:
     return self.reconstruct(weights, batch['image'])[0]
 
 
-def kind(config: ConfigDict) -> str:
-  """Returns which autoencoder a first-stage config describes.
-
-  Raises:
-    ValueError: `config.system.network` is not one of `NETWORKS`.
-  """
-  name = config.system.get('network', 'msvqgan')  # older configs lack it
-  if name not in NETWORKS:
-    raise ValueError(
-      f'config.system.network is {name!r}, must be one of {", ".join(NETWORKS)}'
-    )
-  return name
-
-
 def network(config: ConfigDict) -> Network:
   """Builds the autoencoder that a first-stage config describes.
 
   Raises:
-    ValueError: see `kind`.
+    ValueError: `config.system.network` is not one of `NETWORKS`.
   """
-  return NETWORKS[kind(config)](
+  kind = config.system.get('network', 'msvqgan')  # older configs lack it
+  if kind not in NETWORKS:
+    raise ValueError(
+      f'config.system.network is {kind!r}, must be one of {", ".join(NETWORKS)}'
+    )
+  return NETWORKS[kind](
     **config.network.to_dict(),
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
   )
 
 
-def family(config: ConfigDict) -> str:
-  """Returns the converter family of the weights of a first-stage config."""
-  return FAMILIES[kind(config)]
+def family(model: Network) -> str:
+  """Returns the converter family of a network's weights."""
+  return FAMILIES[type(model)]
 
 
 def factor(model: Network) -> int:

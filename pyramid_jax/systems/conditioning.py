@@ -1,7 +1,6 @@
 """Which encoder serves a condition, and how it is used."""
 
 from collections.abc import Mapping
-import dataclasses
 import math
 from typing import Any
 
@@ -24,57 +23,6 @@ Encoder = encoders.Encoder
 Inputs = encoders.Inputs
 
 PICTURES = ('map', 'superres', 'inpaint')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BothEncoder:
-  """Two conditions at once, such as a picture's channels and a class.
-
-  Attributes:
-    first: of `condition.task`.
-    second: of `condition.also`.
-  """
-
-  first: Encoder
-  second: Encoder
-  trained: bool = True
-
-  @property
-  def example(self) -> Batch:
-    return {**self.first.example, **self.second.example}
-
-  def init(self, key: jax.Array) -> Any:
-    keys = jax.random.split(key)
-    return {
-      'first': self.first.init(keys[0]),
-      'second': self.second.init(keys[1]),
-    }
-
-  def encode(self, params: Any, batch: Batch) -> Inputs:
-    return self._join(
-      self.first.encode(params['first'], batch),
-      self.second.encode(params['second'], batch),
-    )
-
-  def null(self, params: Any, batch: Batch) -> Inputs | None:
-    first = self.first.null(params['first'], batch)
-    second = self.second.null(params['second'], batch)
-    return None if second is None else self._join(first, second)
-
-  def _join(
-    self, first: Context | Inputs | None, second: Context | Inputs | None
-  ) -> Inputs:
-    given = {}
-    for encoded in (first, second):
-      for name, value in vars(encoders.as_inputs(encoded)).items():
-        if value is not None and name in given:
-          raise ValueError(
-            f'both conditions are a {name}; give the class by'
-            " config.condition.class_by = 'adm'"
-          )
-        if value is not None:
-          given[name] = value
-    return Inputs(**given)
 
 
 def create(
@@ -113,7 +61,13 @@ def create(
       f"config.condition.also is {c.also!r}, must be '' or 'class' beside"
       f" another task than 'class'; config.condition.task is {c.task!r}"
     )
-  return BothEncoder(first=encoder, second=_classes(config))
+  second = _classes(config)
+  if encoder.widths.context and second.widths.context:
+    raise ValueError(
+      f'config.condition.task {c.task!r} and the class are both tokens; give'
+      " the class by config.condition.class_by = 'adm'"
+    )
+  return encoders.BothEncoder(first=encoder, second=second)
 
 
 def _classes(config: ConfigDict) -> encoders.ClassEncoder:
@@ -134,11 +88,6 @@ def _classes(config: ConfigDict) -> encoders.ClassEncoder:
     has_null=c.null_class,
     dim=c.dim if c.class_by == 'crossattn' else 0,
   )
-
-
-def class_rows(config: ConfigDict) -> int:
-  """Returns the rows of a table of the classes, one for none included."""
-  return _classes(config).rows
 
 
 def _pictures(config: ConfigDict, first_stage: autoencoder.Network) -> Encoder:
@@ -224,7 +173,7 @@ def frozen_part(
   encoder: Encoder | None, config: ConfigDict
 ) -> system_lib.FrozenPart | None:
   """Returns the part under which a frozen text encoder is loaded, or None."""
-  if isinstance(encoder, BothEncoder):
+  if isinstance(encoder, encoders.BothEncoder):
     encoder = encoder.first
   if not isinstance(encoder, encoders.TokenEncoder) or encoder.trained:
     return None
@@ -238,7 +187,7 @@ def frozen_part(
 
 def trained(encoder: Encoder, params: Any) -> Any:
   """Returns what of an encoder's weights is trained with the system."""
-  if isinstance(encoder, BothEncoder):
+  if isinstance(encoder, encoders.BothEncoder):
     parts = {'first': encoder.first, 'second': encoder.second}
     kept = {name: trained(part, params[name]) for name, part in parts.items()}
     return {name: tree for name, tree in kept.items() if tree}
@@ -258,7 +207,7 @@ def weights(
   if encoder is None:
     return None
   tree = generator.get('condition', {})
-  if isinstance(encoder, BothEncoder):
+  if isinstance(encoder, encoders.BothEncoder):
     parts = {'first': encoder.first, 'second': encoder.second}
     return {
       name: weights(part, {'condition': tree.get(name, {})}, frozen)

@@ -34,12 +34,31 @@ class Inputs:
   y: jax.Array | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Widths:
+  """What a U-Net must be made for, 0 where there is nothing of a kind.
+
+  Attributes:
+    context: width of the tokens.
+    concat: channels beside the latent's.
+    classes: rows of the U-Net's own table of classes.
+  """
+
+  context: int = 0
+  concat: int = 0
+  classes: int = 0
+
+
 class Encoder(Protocol):
   """Turns a batch into a condition, and knows the null condition."""
 
   @property
   def trained(self) -> bool:
     """Whether the weights, if any, are trained with the system."""
+
+  @property
+  def widths(self) -> Widths:
+    """What it gives."""
 
   @property
   def example(self) -> Batch:
@@ -91,6 +110,10 @@ class TokenEncoder:
   trained: bool = True
 
   @property
+  def widths(self) -> Widths:
+    return Widths(context=self.network.dim)
+
+  @property
   def example(self) -> Batch:
     return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
 
@@ -117,6 +140,10 @@ class BoxesEncoder:
 
   network: text_encoders.BoxEncoder
   trained: bool = True
+
+  @property
+  def widths(self) -> Widths:
+    return Widths(context=self.network.dim)
 
   @property
   def example(self) -> Batch:
@@ -166,6 +193,12 @@ class ClassEncoder:
     return self.classes + self.has_null
 
   @property
+  def widths(self) -> Widths:
+    if self.dim:
+      return Widths(context=self.dim)
+    return Widths(classes=self.rows)
+
+  @property
   def network(self) -> conditioners.ClassEmbedder:
     return conditioners.ClassEmbedder(n_classes=self.rows, dim=self.dim)
 
@@ -191,3 +224,60 @@ class ClassEncoder:
     if not self.dim:
       return Inputs(y=ids)
     return Inputs(context=system_lib.apply(self.network, params, ids))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BothEncoder:
+  """Two conditions at once, such as a picture's channels and a class.
+
+  Attributes:
+    first: of `condition.task`.
+    second: of `condition.also`.
+  """
+
+  first: Encoder
+  second: Encoder
+  trained: bool = True
+
+  @property
+  def widths(self) -> Widths:
+    first, second = self.first.widths, self.second.widths
+    return Widths(
+      context=first.context + second.context,
+      concat=first.concat + second.concat,
+      classes=first.classes + second.classes,
+    )
+
+  @property
+  def example(self) -> Batch:
+    return {**self.first.example, **self.second.example}
+
+  def init(self, key: jax.Array) -> Any:
+    keys = jax.random.split(key)
+    return {
+      'first': self.first.init(keys[0]),
+      'second': self.second.init(keys[1]),
+    }
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    return self._join(
+      self.first.encode(params['first'], batch),
+      self.second.encode(params['second'], batch),
+    )
+
+  def null(self, params: Any, batch: Batch) -> Inputs | None:
+    first = self.first.null(params['first'], batch)
+    second = self.second.null(params['second'], batch)
+    return None if second is None else self._join(first, second)
+
+  def _join(
+    self, first: Context | Inputs | None, second: Context | Inputs | None
+  ) -> Inputs:
+    given: dict[str, Any] = {}
+    for encoded in (first, second):
+      given |= {
+        name: value
+        for name, value in vars(as_inputs(encoded)).items()
+        if value is not None
+      }
+    return Inputs(**given)

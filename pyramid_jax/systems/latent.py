@@ -12,8 +12,6 @@ from ml_collections import ConfigDict
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.networks import first_stages
-from pyramid_jax.networks import msvqgan
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
@@ -23,13 +21,6 @@ from pyramid_jax.systems import system as system_lib
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
-
-# The converter family of each first stage's weights.
-FAMILIES: Mapping[type, str] = {
-  msvqgan.MSVQGAN: 'frido.msvqgan',
-  first_stages.AutoencoderKL: 'ldm.autoencoder_kl',
-  first_stages.VQModel: 'ldm.vq',
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +73,7 @@ class LatentSystem:
     parts = {
       'first_stage': system_lib.FrozenPart(
         init=lambda key: self.first_stage.init(key, image)['params'],
-        family=FAMILIES[type(self.first_stage)],
+        family=autoencoder.family(self.first_stage),
         path=self.first_stage_path,
         field='first_stage.checkpoint',
       )

@@ -316,22 +316,21 @@ def _unet(
   config: ConfigDict, channels: int, encoder: conditioning.Encoder | None
 ) -> unet_lib.UNet:
   """Builds the U-Net, whose channels and conditions follow from the rest."""
-  inputs = encoders.as_inputs(encoders.example(encoder, jax.random.key(0)))
+  widths = encoders.Widths() if encoder is None else encoder.widths
   fields = config.network.to_dict()
   attends = fields.get('use_spatial_transformer', False)
-  if attends != (inputs.context is not None):
+  if attends != bool(widths.context):
     raise ValueError(
       f'config.network.use_spatial_transformer is {attends}, must be'
       f' {not attends}: config.condition.task is {config.condition.task!r} and'
       f' config.condition.also {config.condition.also!r}'
     )
-  concat = inputs.concat
   network = unet_lib.UNet(
     **fields,
-    in_channels=channels + (0 if concat is None else concat.shape[-1]),
+    in_channels=channels + widths.concat,
     out_channels=channels,
-    context_dim=None if inputs.context is None else inputs.context.shape[-1],
-    num_classes=None if inputs.y is None else conditioning.class_rows(config),
+    context_dim=widths.context or None,
+    num_classes=widths.classes or None,
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
     attention=config.attention,

@@ -36,6 +36,10 @@ class MapEncoder:
   trained: bool = True
 
   @property
+  def widths(self) -> encoders.Widths:
+    return encoders.Widths(concat=self.network.out_channels or self.classes)
+
+  @property
   def example(self) -> Batch:
     size = self.image_size
     return {'mask': jnp.zeros((1, size, size), jnp.uint8)}
@@ -64,6 +68,10 @@ class LowResolutionEncoder:
 
   side: int
   trained: bool = False
+
+  @property
+  def widths(self) -> encoders.Widths:
+    return encoders.Widths(concat=3)
 
   @property
   def example(self) -> Batch:
@@ -97,6 +105,11 @@ class HoleEncoder:
   first_stage: autoencoder.Network
   image_size: int
   trained: bool = False
+
+  @property
+  def widths(self) -> encoders.Widths:
+    (channels,) = autoencoder.channels(self.first_stage)
+    return encoders.Widths(concat=channels + 1)
 
   @property
   def example(self) -> Batch:

@@ -10,7 +10,7 @@ from pyramid_jax.conditions import tokenizers
 
 NAMES = ('', 'red circle', 'blue square', 'green cross')
 TOKENIZER = tokenizers.WordTokenizer(
-  ('red', 'circle', 'blue', 'square', 'left', 'of', ',', 'a', 'b'), 12
+  ('red', 'circle', 'blue', 'square', 'left', 'of', ',', 'a', 'b'), 24
 )
 
 
@@ -83,3 +83,37 @@ def test_text_loses_its_full_stops():
   np.testing.assert_array_equal(
     rows['condition_ids'][0], TOKENIZER.encode('red circle')
   )
+
+
+def test_texts_longer_than_the_context_are_refused():
+  fits = ' '.join(['red'] * 22)
+  assert request.from_text([fits], TOKENIZER)['condition_ids'].shape == (1, 24)
+  with pytest.raises(ValueError, match='has 25 tokens.*the model takes 24'):
+    request.from_text(['red', f'{fits} circle'], TOKENIZER)
+
+
+def test_classes_by_name_and_by_number():
+  rows = request.from_classes('blue square', NAMES)
+  assert rows['class'].tolist() == [2]
+  assert rows['class'].dtype == np.int32
+  rows = request.from_classes('3, red circle', NAMES)
+  assert rows['class'].tolist() == [3, 1]
+  commas = ('', 'tench, Tinca tinca', 'hen')
+  rows = request.from_classes('tench, Tinca tinca', commas)
+  assert rows['class'].tolist() == [1]
+  assert request.from_classes('999', ())['class'].tolist() == [999]
+
+
+@pytest.mark.parametrize(
+  ('text', 'names', 'message'),
+  [
+    ('cat', NAMES, "'cat' is not known, labels are red circle"),
+    ('4', NAMES, 'class 4 is not known, numbers are 1..3'),
+    ('0', NAMES, 'class 0 is not known, numbers are 1..3'),
+    ('0', (), 'numbers are at least 1'),
+    ('-1', NAMES, "'-1' is not known"),
+  ],
+)
+def test_unknown_classes_are_named(text, names, message):
+  with pytest.raises(ValueError, match=message):
+    request.from_classes(text, names)

@@ -1,6 +1,7 @@
 from ml_collections import ConfigDict
 import pytest
 
+from pyramid_jax import config as config_lib
 from pyramid_jax import data
 
 
@@ -10,3 +11,11 @@ def test_unknown_names_list_the_allowed_ones():
     data.create(config, 'train')
   with pytest.raises(ValueError, match="'dev'.*train, val, test"):
     data.create(config, 'dev')
+
+
+@pytest.mark.parametrize('name', data.FOLDERS)
+def test_sets_without_a_reader_say_what_serves_instead(name):
+  config = config_lib.base()
+  config.data.name = name
+  with pytest.raises(ValueError, match='use config.data.name = image_folder'):
+    data.create(config, 'train')

@@ -8,6 +8,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax.data import degradation
 from pyramid_jax.data import image_folder
 
 
@@ -185,3 +186,86 @@ def test_nothing_to_read(tmp_path, vocab):
 def test_tasks_that_need_boxes(root):
   with pytest.raises(ValueError, match="'layout', must be one of none, text"):
     data.create(make_config(root, 'layout'), 'train')
+
+
+def test_semantic_maps(root):
+  classes = np.zeros((6, 8), np.uint8)
+  classes[:, 4:] = 5
+  for name in ('dogs/b', 'cats/z'):
+    Image.fromarray(classes).save(root / f'{name}.map.png')
+  assert len(data.create(make_config(root), 'train')) == 4  # maps are no images
+  reader = data.create(make_config(root, 'map', flip=True), 'train')
+  assert len(reader) == 2
+  assert reader.report['without_map'] == 2
+  for draw in range(8):
+    batch = reader.batch(np.arange(2), np.full(2, draw, np.uint64))
+    assert batch['mask'].shape == (2, 4, 4)
+    assert batch['mask'].dtype == np.uint8
+    left, right = batch['mask'][:, :, 0], batch['mask'][:, :, -1]
+    flipped = batch['flipped'][:, None]
+    crop = batch['crop'][:, None]
+    high = (crop[..., 2] > 0.55) * 5, (crop[..., 0] >= 0.45) * 5
+    assert (np.where(flipped, left, right) == high[0]).all()
+    assert (np.where(flipped, right, left) == high[1]).all()
+  finished = jax.jit(reader.finish)(batch)
+  np.testing.assert_array_equal(finished['mask'], batch['mask'])
+
+
+def test_bad_semantic_maps(root):
+  with pytest.raises(
+    errors.UserError, match=r'the map of a.jpg is a\.map\.png'
+  ):
+    data.create(make_config(root, 'map'), 'train')
+  Image.fromarray(np.zeros((5, 8), np.uint8)).save(root / 'loose.map.png')
+  reader = data.create(make_config(root, 'map'), 'train')
+  with pytest.raises(errors.UserError, match='none of the 1 images'):
+    read_all(reader)
+  Image.fromarray(np.full((6, 8), 25, np.uint8)).save(root / 'loose.map.png')
+  with pytest.raises(errors.UserError, match='class 25.*num_labels = 25'):
+    read_all(reader)
+
+
+def test_pictures_to_enlarge(root):
+  config = make_config(root, 'superres', lr_factor=2)
+  reader = data.create(config, 'train')
+  batch = read_all(reader)
+  assert batch['lr_image'].shape == (4, 2, 2, 3)
+  want = [degradation.degrade('bicubic', x, 2, 0) for x in batch['image']]
+  np.testing.assert_array_equal(batch['lr_image'], want)
+  finished = jax.jit(reader.finish)(batch)
+  low = (np.asarray(finished['lr_image']) + 1) * 127.5
+  np.testing.assert_allclose(low, batch['lr_image'], atol=1e-4)
+  config = make_config(root, 'superres', degradation='bsr_light', image_size=16)
+  batch = read_all(data.create(config, 'train'))
+  want = [degradation.degrade('bsr_light', x, 4, 0) for x in batch['image']]
+  np.testing.assert_array_equal(batch['lr_image'], want)
+  with pytest.raises(ValueError, match='image_size is 4.*lr_factor = 3'):
+    data.create(make_config(root, 'superres', lr_factor=3), 'train')
+
+
+def test_pictures_with_holes(root):
+  config = make_config(root, 'inpaint', image_size=32)
+  reader = data.create(config, 'train')
+  draws = np.arange(4).astype(np.uint64)
+  batch = reader.batch(np.arange(4), draws)
+  mask = np.asarray(jax.jit(reader.finish)(batch)['inpaint_mask'])
+  assert mask.shape == (4, 32, 32)
+  assert mask.dtype == np.uint8
+  assert all(0 < m.mean() < 0.9 for m in mask)
+  again = reader.batch(np.zeros(4, int), draws)  # another picture, same draw
+  np.testing.assert_array_equal(again['hole_boxes'], batch['hole_boxes'])
+  assert len({m.tobytes() for m in mask}) == 4
+
+
+def test_the_config_decides_how_to_resize(root):
+  paint(root / 'dogs' / 'edge.png', 'black', (16, 16))
+  pixels = np.zeros((16, 16, 3), np.uint8)
+  pixels[:, 7:] = 255
+  Image.fromarray(pixels).save(root / 'dogs' / 'edge.png')
+  rows = {}
+  for name in ('', 'smooth', 'plain', 'area'):
+    reader = data.create(make_config(root, resize=name), 'train')
+    rows[name] = read_all(reader)['image'][3, 0, :, 0].tolist()
+  assert rows[''] == rows['smooth']
+  assert rows['area'] == [0, 64, 255, 255]
+  assert rows['plain'] == [0, 0, 255, 255]

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pyramid_jax.conditions import hashing
 from pyramid_jax.data import images
 
 
@@ -159,143 +158,37 @@ def test_flaky_disks_are_tried_again(tmp_path, monkeypatch):
     images.read(tmp_path / 'a.png')
 
 
-def test_resize_plain_by_hand():
-  row = np.array([[[0, 0, 0], [100, 50, 10], [201, 50, 10], [255, 0, 0]]])
-  image = row.astype(np.uint8)
-  # Halving without antialiasing: the mean of pixels 2i and 2i + 1, cut off.
-  got = images.resize_plain(image, (2, 1), (0, 0, 2, 1))
-  np.testing.assert_array_equal(got, [[[50, 25, 5], [228, 25, 5]]])
-  # Doubling: weights 1/4 and 3/4, borders repeated.
-  got = images.resize_plain(image[:, :2], (4, 1), (0, 0, 4, 1))
-  np.testing.assert_array_equal(got[0, :, 0], [0, 25, 75, 100])
-  # Of four pixels one in three: taps at 0.833 - no box filter.
-  got = images.resize_plain(image, (3, 1), (0, 0, 3, 1))
-  np.testing.assert_array_equal(got[0, :, 0], [16, 150, 246])
+def test_maps_keep_their_values(tmp_path):
+  classes = np.array([[0, 3], [250, 7]], np.uint8)
+  Image.fromarray(classes).save(tmp_path / 'grey.png')
+  picture = Image.fromarray(classes).convert('P')
+  picture.putpalette(list(range(255, -1, -1)) * 3)
+  picture.putdata([0, 3, 250, 7])
+  picture.save(tmp_path / 'palette.png')
+  for name in ('grey', 'palette'):
+    got = images.read_map(tmp_path / f'{name}.png')
+    np.testing.assert_array_equal(got, classes)
+  Image.fromarray(gradient(2, 2)).save(tmp_path / 'rgb.png')
+  with pytest.raises(images.BrokenImage, match='mode RGB, a map of classes'):
+    images.read_map(tmp_path / 'rgb.png')
+  Image.fromarray(classes.astype(np.uint16)).save(tmp_path / 'deep.png')
+  with pytest.raises(images.BrokenImage, match='mode I;16, a map'):
+    images.read_map(tmp_path / 'deep.png')
+  with pytest.raises(images.BrokenImage, match='2x2 px, at most 3'):
+    images.read_map(tmp_path / 'grey.png', max_pixels=3)
 
 
-@pytest.mark.parametrize('size', [(31, 17), (9, 40), (64, 64)])
-def test_resize_plain_is_linear_without_antialias(size):
-  image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
-  got = images.resize_plain(image, size, (0, 0, *size))
-  want = jax.image.resize(
-    jnp.asarray(image, jnp.float32),
-    (size[1], size[0], 3),
-    'linear',
-    antialias=False,
-  )
-  error = np.asarray(want) - got
-  assert error.min() > -1e-3
-  assert error.max() < 1 + 1e-3
-
-
-@pytest.mark.parametrize('resize', [images.resize_plain, images.resize_smooth])
-def test_window_is_a_part_of_the_whole(resize):
-  image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
-  whole = resize(image, (30, 20), (0, 0, 30, 20)).astype(int)
-  part = resize(image, (30, 20), (5, 3, 10, 12)).astype(int)
-  assert part.shape == (12, 10, 3)
-  error = np.abs(part - whole[3:15, 5:15])
-  assert error.max() <= (resize is images.resize_smooth)
-
-
-def test_smooth_resize_averages():
-  checks = np.indices((32, 32)).sum(0) % 2 * 255
-  image = np.repeat(checks[..., None], 3, -1).astype(np.uint8)
-  got = images.resize_smooth(image, (4, 4), (0, 0, 4, 4))
-  assert np.abs(got.astype(int) - 127).max() <= 12
-
-
-def test_center_crop():
-  image = gradient(4, 8)
-  transform = images.Transform(size=4, crop='center')
-  pixels, crop, flipped = transform(image, 0)
-  np.testing.assert_array_equal(pixels, image[:, 2:6])
-  np.testing.assert_allclose(crop, [0.25, 0, 0.75, 1])
-  assert flipped is False
-  pixels, crop, _ = transform(image.transpose(1, 0, 2), 0)
-  np.testing.assert_allclose(crop, [0, 0.25, 1, 0.75])
-  # 5 - 4 leaves half a pixel: round(0.5) = 0, but the box is in the middle.
-  pixels, crop, _ = transform(gradient(4, 5), 0)
-  np.testing.assert_array_equal(pixels, gradient(4, 5)[:, :4])
-  np.testing.assert_allclose(crop, [0.1, 0, 0.9, 1])
-
-
-def test_center_crop_of_another_size():
-  pixels, crop, _ = images.Transform(size=8)(gradient(4, 6), 0)
-  assert pixels.shape == (8, 8, 3)
-  # Resized to 12x8, cut at 2: the crop is 2/12..10/12.
-  np.testing.assert_allclose(crop, [1 / 6, 0, 5 / 6, 1])
-  want = images.resize_plain(gradient(4, 6), (12, 8), (0, 0, 12, 8))[:, 2:10]
-  np.testing.assert_array_equal(pixels, want)
-
-
-def test_random_1d_crop_covers_all_places():
-  image = gradient(4, 7)
-  transform = images.Transform(size=4, crop='random-1d')
-  seen = set()
-  for draw in range(60):
-    pixels, crop, _ = transform(image, draw)
-    left = round(crop[0] * 7)
-    np.testing.assert_array_equal(pixels, image[:, left : left + 4])
-    np.testing.assert_allclose(crop, [left / 7, 0, (left + 4) / 7, 1])
-    seen.add(left)
-  assert seen == {0, 1, 2, 3}
-  again, _, _ = transform(image, 5)
-  np.testing.assert_array_equal(again, transform(image, 5)[0])
-
-
-def test_random_2d_crop():
-  image = gradient(6, 9)
-  transform = images.Transform(size=4, crop='random-2d')
-  sides, places = set(), set()
-  for draw in range(200):
-    pixels, crop, _ = transform(image, draw)
-    x0, y0, x1, y1 = np.round(crop * [9, 6, 9, 6]).astype(int)
-    assert 0 <= x0 < x1 <= 9
-    assert 0 <= y0 < y1 <= 6
-    assert x1 - x0 == y1 - y0
-    sides.add(x1 - x0)
-    places.add((x0, y0))
-    part = image[y0:y1, x0:x1]
-    want = images.resize_plain(part, (4, 4), (0, 0, 4, 4))
-    np.testing.assert_array_equal(pixels, want)
-  assert sides == {4, 5, 6}
-  assert len(places) > 12
-  # Smaller than the result: the shorter side is taken whole.
-  _, crop, _ = images.Transform(size=50, crop='random-2d')(image, 0)
-  np.testing.assert_allclose(crop[3] - crop[1], 1)
-
-
-def test_no_crop_squashes():
-  pixels, crop, _ = images.Transform(size=4, crop='none')(gradient(4, 8), 0)
-  np.testing.assert_array_equal(pixels[0, :, 0], [0, 2, 4, 6])
-  np.testing.assert_array_equal(crop, [0, 0, 1, 1])
-
-
-def test_flip():
-  image = gradient(4, 4)
-  transform = images.Transform(size=4, flip=True)
-  count = 0
-  for draw in range(100):
-    pixels, crop, flipped = transform(image, draw)
-    assert flipped == bool(hashing.uniforms(draw, 104) < 0.5)
-    want = image[:, ::-1] if flipped else image
-    np.testing.assert_array_equal(pixels, want)
-    np.testing.assert_array_equal(crop, [0, 0, 1, 1])
-    count += flipped
-  assert 30 < count < 70
-
-
-def test_extreme_shapes_stay_small():
-  thin = np.zeros((1, 60000, 3), np.uint8)
-  pixels, crop, _ = images.Transform(size=256)(thin, 0)
-  assert pixels.shape == (256, 256, 3)
-  assert crop[2] - crop[0] == pytest.approx(1 / 60000)
-
-
-def test_unknown_crop():
-  with pytest.raises(ValueError, match="'centre'.*center, random-1d"):
-    images.Transform(size=4, crop='centre')
+def test_finish_leaves_maps_alone():
+  batch = {
+    'image': jnp.full((1, 2, 2, 3), 255, jnp.uint8),
+    'lr_image': jnp.zeros((1, 1, 1, 3), jnp.uint8),
+    'mask': jnp.full((1, 2, 2), 9, jnp.uint8),
+  }
+  out = jax.jit(images.finish)(batch)
+  assert (out['image'] == 1).all()
+  assert (out['lr_image'] == -1).all()
+  assert out['mask'].dtype == jnp.uint8
+  assert (out['mask'] == 9).all()
 
 
 def test_to_float():

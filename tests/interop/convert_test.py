@@ -12,7 +12,7 @@ from pyramid_jax import errors
 from pyramid_jax import loading
 from pyramid_jax import systems
 from pyramid_jax.interop import convert
-from pyramid_jax.interop import frido_workdir
+from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
 
 
@@ -63,7 +63,7 @@ def system_of(config):
 def make_release(variant):
   """An official state dict of the smallest model of a task."""
   system = system_of(f'{CONFIG}:{variant},debug')
-  _, report = frido_workdir.from_official({}, system, keep_initial=False)
+  _, report = latent_workdir.from_official({}, system, keep_initial=False)
   rng = np.random.default_rng(0)
   draw = lambda shape: rng.normal(size=shape).astype(np.float32)
   state = {key: draw(shape) for key, shape in report.missing.items()}
@@ -331,7 +331,7 @@ def assert_equal_trees(a, b):
 def test_key_lists_of_the_released_models(variant, first_stage, encoder):
   """1057 tensors of the U-Net and the published parts (shapes only)."""
   system = system_of(f'{CONFIG}:{variant}')
-  _, report = frido_workdir.from_official({}, system, keep_initial=False)
+  _, report = latent_workdir.from_official({}, system, keep_initial=False)
   prefixes = ('model.', 'first_stage_model.', 'cond_stage_model.', 'scale_f')
   counts = [sum(k.startswith(p) for k in report.missing) for p in prefixes]
   assert counts == [1057, first_stage, encoder, 1]

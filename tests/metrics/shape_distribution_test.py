@@ -1,4 +1,4 @@
-"""Frechet distances in closed form, total variations by hand."""
+"""Features of pictures, total variations by hand."""
 
 import numpy as np
 import pytest
@@ -7,45 +7,6 @@ from pyramid_jax.data.shapes import render_numpy
 from pyramid_jax.data.shapes import scenes
 from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import shape_distribution
-
-
-def _with_moments(mean, sd, n=200):
-  """Samples whose sample mean and covariance are exact."""
-  x = np.random.RandomState(0).standard_normal((n, len(sd)))
-  x -= x.mean(0)
-  q, _ = np.linalg.qr(x)
-  return q * np.sqrt(n - 1) * sd + mean
-
-
-def test_frechet_distance_of_diagonal_gaussians():
-  a, b = np.array([1.0, 2, 0, 3]), np.array([2.0, 2, 0, 0.5])
-  mean = np.array([1.0, -1, 0, 0])
-  x, y = _with_moments(mean, a), _with_moments(0 * mean, b)
-  want = (mean**2).sum() + ((a - b) ** 2).sum()
-  got = shape_distribution.frechet_distance(x, y)
-  np.testing.assert_allclose(got, want, rtol=1e-10)
-  turn, _ = np.linalg.qr(np.random.RandomState(1).standard_normal((4, 4)))
-  got = shape_distribution.frechet_distance(x @ turn, y @ turn)
-  np.testing.assert_allclose(got, want, rtol=1e-10)
-
-
-@pytest.mark.parametrize('rows', [5, 300])
-def test_frechet_distance_with_matrix_roots(rows):
-  """Against eigenvalues of S1 S2, also with fewer rows than features."""
-  random = np.random.RandomState(0)
-  mix = random.standard_normal((10, 10))
-  x = random.standard_normal((rows, 10)) @ mix
-  y = random.standard_normal((40, 10)) + 0.3
-  s1, s2 = np.cov(x.T), np.cov(y.T)
-  eigen = np.linalg.eigvals(s1 @ s2).real
-  trace = np.sqrt(np.maximum(eigen, 0)).sum()
-  want = ((x.mean(0) - y.mean(0)) ** 2).sum()
-  want += np.trace(s1) + np.trace(s2) - 2 * trace
-  got = shape_distribution.frechet_distance(x, y)
-  np.testing.assert_allclose(got, want, rtol=1e-5)
-  assert abs(shape_distribution.frechet_distance(x, x)) < 1e-9
-  with pytest.raises(ValueError, match=r'at least 2 rows.*\(1, 10\)'):
-    shape_distribution.frechet_distance(x[:1], y)
 
 
 def _real(level, count, first=0):

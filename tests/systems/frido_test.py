@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
@@ -12,7 +13,6 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.systems import frido
-from pyramid_jax.systems import system as system_lib
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -26,32 +26,6 @@ def load(variants='debug', **overrides):
   return config
 
 
-def fill(tree, seed=0):
-  """Random weights everywhere, zero-initialised layers too."""
-  leaves, structure = jax.tree.flatten(tree)
-  rng = np.random.default_rng(seed)
-  return jax.tree.unflatten(
-    structure,
-    [
-      jnp.asarray(
-        rng.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1]))),
-        jnp.float32,
-      )
-      for leaf in leaves
-    ],
-  )
-
-
-def weights_of(system):
-  params, extra = jax.eval_shape(system.init, jax.random.key(0), {})
-  frozen = {
-    name: fill(jax.eval_shape(part.init, jax.random.key(0)), 1)
-    for name, part in system.frozen_parts().items()
-  }
-  extra = jax.tree.map(lambda s: jnp.full(s.shape, 0.5), extra)
-  return system_lib.Weights(params=fill(params), frozen=frozen, extra=extra)
-
-
 BATCH = {
   'image': jax.random.uniform(jax.random.key(5), (2, 32, 32, 3)) * 2 - 1,
   'boxes': jnp.tile(jnp.array([0.1, 0.1, 0.6, 0.5]), (2, 4, 1)),
@@ -63,7 +37,7 @@ BATCH = {
 @pytest.fixture(scope='module')
 def native():
   system = systems.create(load())
-  return system, weights_of(system)
+  return system, system_weights.weights_of(system)
 
 
 def test_latent_scale_is_measured_on_the_first_step_only(native):
@@ -127,7 +101,7 @@ def test_official_layout_leaves_a_pooled_coarse_scale():
   solver = solvers.DDIM()
   system = systems.create(load('official,debug'))
   assert system._grids(32, 32) == [(8, 8), (8, 8)]
-  weights = weights_of(system)
+  weights = system_weights.weights_of(system)
   stages = frido.make_stages(
     system.unet,
     weights.params['generator']['unet'],
@@ -180,8 +154,8 @@ def test_loss_is_zero_for_the_right_answer(parameterization):
 
   assert loss(answers) == 0
   assert loss([a + 1 for a in answers]) == pytest.approx(1.0)
-  with pytest.raises(ValueError, match="'v'"):
-    dataclasses.replace(settings, parameterization='v')
+  with pytest.raises(ValueError, match="'noise'"):
+    dataclasses.replace(settings, parameterization='noise')
 
 
 def test_dropped_conditions_are_the_null_condition(native):

@@ -60,6 +60,7 @@ FAMILIES = {
   'ldm.unet': f'{_HERE}.unet',
   'ldm.vq': f'{_HERE}.autoencoder',
   'ldm.vq_loss': f'{_HERE}.first_stage_losses',
+  'metrics.fid': f'{_HERE}.metrics',
 }
 
 

@@ -1,6 +1,7 @@
-"""Whole checkpoints of Frido, as released, and back.
+"""Whole checkpoints of systems on latents, as released, and back.
 
-davidhalladay/Frido: frido/models/diffusion/frido.py, FridoDiffusion: the raw
+davidhalladay/Frido: frido/models/diffusion/frido.py, FridoDiffusion, and
+CompVis/latent-diffusion: ldm/models/diffusion/ddpm.py, LatentDiffusion: the raw
 U-Net, its averages under flattened names, the first stage, the condition
 encoder, the scale of the latents and the buffers of the noise schedule.
 """
@@ -14,18 +15,42 @@ import numpy as np
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import msvqgan
-from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import text_encoders
 
 
 UNET = 'model.diffusion_model.'
 EMA = 'model_ema.'
 FIRST_STAGE = 'first_stage_model.'
-CONDITION = 'cond_stage_model.transformer.'
-OPENAI_CONDITION = 'cond_stage_model.model.'
+CONDITION = 'cond_stage_model.'
+TRANSFORMER = CONDITION + 'transformer.'
+OPENAI_CONDITION = CONDITION + 'model.'
 SCALE = 'scale_factor'
+LOGVAR = 'logvar'
 DECAY = EMA + 'decay'
 UPDATES = EMA + 'num_updates'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """How the checkpoints of a system name its parts.
+
+  Attributes:
+    unet: names of the denoiser.
+    condition: names of a trained condition encoder.
+    condition_prefix: what stands before them.
+    repeats_first_stage: whether the first stage is the condition encoder too,
+      and its tensors are there twice.
+    stores_scale: whether the scale of the latents is in the checkpoint; else
+      it is a constant of the config.
+    scalar_scale: whether that is a number instead of one a scale.
+  """
+
+  unet: mapping.Rename
+  condition: mapping.Rename = text_encoders.rename
+  condition_prefix: str = TRANSFORMER
+  repeats_first_stage: bool = False
+  stores_scale: bool = True
+  scalar_scale: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +60,11 @@ class Trees:
   Attributes:
     unet: the raw weights of the denoiser.
     ema: its averages; None where the checkpoint has none.
-    first_stage: the multi-scale VQGAN.
+    first_stage: the autoencoder.
     condition: a trained condition encoder, raw; None without.
     clip: a frozen CLIP text encoder; None without.
     latent_scale: (S,), coarse first.
+    logvar: (T,), trained log variances of the errors; None without.
     updates: of the averages.
   """
 
@@ -48,19 +74,25 @@ class Trees:
   condition: Any
   clip: Any
   latent_scale: Any
+  logvar: Any = None
   updates: int = 0
 
 
-def ema_rename(path: mapping.Path) -> tuple[str, str]:
-  """Names an average: 'diffusion_model.' and the raw key without dots."""
-  key, kind = pyunet.rename(path)
-  return EMA + f'diffusion_model.{key}'.replace('.', ''), kind
+def ema_rename(unet: mapping.Rename) -> mapping.Rename:
+  """Names averages: 'diffusion_model.' and the raw key without dots."""
+
+  def rename(path: mapping.Path) -> tuple[str, str]:
+    key, kind = unet(path)
+    return EMA + f'diffusion_model.{key}'.replace('.', ''), kind
+
+  return rename
 
 
 def to_flax(
   state: Mapping[str, np.ndarray],
   template: Trees,
   chain: schedules.Chain,
+  layout: Layout,
 ) -> tuple[Trees, mapping.Report]:
   """Takes a checkpoint apart.
 
@@ -68,6 +100,7 @@ def to_flax(
     state: the official state dict.
     template: shapes, or values to keep where something is missing.
     chain: of the config, which the buffers have to agree with.
+    layout: of the system.
 
   Returns:
     The weights and the account of all keys.
@@ -84,17 +117,27 @@ def to_flax(
     report.mismatched.update(part.mismatched)
     return filled
 
-  unet = take(template.unet, pyunet.rename, UNET)
+  unet = take(template.unet, layout.unet, UNET)
   ema = None
   if any(key.startswith(EMA + 'diffusion_model') for key in state):
-    ema = take(unet, ema_rename, '')
+    ema = take(unet, ema_rename(layout.unet), '')
   first_stage = take(template.first_stage, msvqgan.rename, FIRST_STAGE)
-  condition = clip = None
+  if layout.repeats_first_stage and any(
+    key.startswith(CONDITION) for key in state
+  ):
+    take(template.first_stage, msvqgan.rename, CONDITION)
+  condition = clip = logvar = None
   if template.condition is not None:
-    condition = take(template.condition, text_encoders.rename, CONDITION)
+    condition = take(
+      template.condition, layout.condition, layout.condition_prefix
+    )
   if template.clip is not None:
     clip = _clip(state, template.clip, report)
-  scale = _latent_scale(state, template.latent_scale, report)
+  if template.logvar is not None:
+    logvar = take({LOGVAR: template.logvar}, _raw, '')[LOGVAR]
+  scale = template.latent_scale
+  if layout.stores_scale or SCALE in state:
+    scale = _latent_scale(state, template.latent_scale, report)
   _check_schedule(state, chain, report)
   for key in (DECAY, UPDATES):
     if key in state:
@@ -109,9 +152,14 @@ def to_flax(
     condition=condition,
     clip=clip,
     latent_scale=scale,
+    logvar=logvar,
     updates=int(np.ravel(state.get(UPDATES, 0))[0]),
   )
   return trees, report
+
+
+def _raw(path: mapping.Path) -> tuple[str, str]:
+  return '.'.join(path), 'raw'
 
 
 def _clip(
@@ -125,7 +173,7 @@ def _clip(
     if key.startswith(OPENAI_CONDITION) and '.visual.' not in key
   }
   if not openai:
-    clip, part = mapping.to_flax(state, template, rename, CONDITION)
+    clip, part = mapping.to_flax(state, template, rename, TRANSFORMER)
     report.matched.update(part.matched)
   else:
     # other keys, and one tensor for three: account for them as they are
@@ -197,7 +245,7 @@ def _check_schedule(
 
 
 def to_official(
-  trees: Trees, chain: schedules.Chain, decay: float
+  trees: Trees, chain: schedules.Chain, decay: float, layout: Layout
 ) -> dict[str, np.ndarray]:
   """Puts a checkpoint together again, the inverse of `to_flax`.
 
@@ -205,18 +253,26 @@ def to_official(
     trees: the weights.
     chain: of the config; gives the buffers.
     decay: of the averages.
+    layout: of the system.
   """
-  state = mapping.to_official(trees.unet, pyunet.rename, UNET)
+  state = mapping.to_official(trees.unet, layout.unet, UNET)
   if trees.ema is not None:
-    state |= mapping.to_official(trees.ema, ema_rename)
+    state |= mapping.to_official(trees.ema, ema_rename(layout.unet))
     state[DECAY] = np.asarray(decay, np.float32)
     state[UPDATES] = np.asarray(trees.updates, np.int32)
-  state |= mapping.to_official(trees.first_stage, msvqgan.rename, FIRST_STAGE)
-  for tree, rename in (
-    (trees.condition, text_encoders.rename),
-    (trees.clip, text_encoders.rename_clip),
-  ):
-    if tree is not None:
-      state |= mapping.to_official(tree, rename, CONDITION)
-  state[SCALE] = np.asarray(trees.latent_scale, np.float32)
+  prefixes = [FIRST_STAGE] + [CONDITION] * layout.repeats_first_stage
+  for prefix in prefixes:
+    state |= mapping.to_official(trees.first_stage, msvqgan.rename, prefix)
+  if trees.condition is not None:
+    state |= mapping.to_official(
+      trees.condition, layout.condition, layout.condition_prefix
+    )
+  if trees.clip is not None:
+    rename = text_encoders.rename_clip
+    state |= mapping.to_official(trees.clip, rename, TRANSFORMER)
+  if trees.logvar is not None:
+    state[LOGVAR] = np.asarray(trees.logvar, np.float32)
+  if layout.stores_scale:
+    scale = np.asarray(trees.latent_scale, np.float32)
+    state[SCALE] = scale.reshape(()) if layout.scalar_scale else scale
   return state | schedule_buffers(chain)

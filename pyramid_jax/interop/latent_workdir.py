@@ -1,9 +1,10 @@
-"""A whole Frido checkpoint as a workdir, and a workdir as a checkpoint.
+"""A whole checkpoint of Frido or LDM as a workdir, and a workdir as one.
 
 What is sampled with is what the reference samples with: the averaged U-Net
 beside the raw condition encoder.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
 from typing import Any
@@ -19,19 +20,32 @@ from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
-from pyramid_jax.interop.families import frido as frido_family
+from pyramid_jax.interop.families import conditioners
+from pyramid_jax.interop.families import latent_checkpoint
+from pyramid_jax.interop.families import pyunet
+from pyramid_jax.interop.families import unet
 from pyramid_jax.scaling import checkpoints
 from pyramid_jax.scaling import initial
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.scaling import sharding
 from pyramid_jax.scaling import state as state_lib
+from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import frido
+from pyramid_jax.systems import ldm
+from pyramid_jax.systems import picture_encoders
 
 
 CONFIG = 'config.json'
 FIRST_STAGE = 'first_stage'
 CLIP_FILE = 'condition.safetensors'
+
+# --family of a whole checkpoint -> the system that it belongs to
+System = frido.Frido | ldm.LDM
+SYSTEMS: Mapping[str, type[frido.Frido] | type[ldm.LDM]] = {
+  'frido': frido.Frido,
+  'ldm': ldm.LDM,
+}
 
 
 def refuse_used(workdir: pathlib.Path, names: Sequence[str] = ()) -> None:
@@ -44,9 +58,47 @@ def refuse_used(workdir: pathlib.Path, names: Sequence[str] = ()) -> None:
       )
 
 
+def layout_of(system: System) -> latent_checkpoint.Layout:
+  """Returns how the official checkpoints of a system name its parts.
+
+  Raises:
+    ValueError: a config that no official checkpoint can have.
+  """
+  encoder = system.encoder
+  if isinstance(encoder, encoders.BoxesEncoder):
+    raise ValueError(
+      "config.condition.encoder is 'boxes', which no official checkpoint has;"
+      " needed 'tokens' or 'clip'"
+    )
+  if isinstance(system, frido.Frido):
+    if system.native_scales:
+      raise ValueError(
+        'config.diffusion.native_scales is True; the official weights were'
+        ' trained with all scales on the fine grid, needed False'
+      )
+    return latent_checkpoint.Layout(unet=pyunet.rename)
+  if isinstance(encoder, conditioning.BothEncoder):
+    raise ValueError(
+      'config.condition.also is set, which no official checkpoint has;'
+      " needed ''"
+    )
+  small = (encoders.ClassEncoder, picture_encoders.MapEncoder)
+  fields: dict[str, Any] = {}
+  if isinstance(encoder, small):
+    fields['condition'] = conditioners.rename
+    fields['condition_prefix'] = latent_checkpoint.CONDITION
+  return latent_checkpoint.Layout(
+    unet=unet.rename,
+    repeats_first_stage=isinstance(encoder, picture_encoders.HoleEncoder),
+    stores_scale=system.scale_by_std,
+    scalar_scale=True,
+    **fields,
+  )
+
+
 def from_official(
-  state: dict[str, np.ndarray], system: frido.Frido, keep_initial: bool
-) -> tuple[frido_family.Trees, mapping.Report]:
+  state: dict[str, np.ndarray], system: System, keep_initial: bool
+) -> tuple[latent_checkpoint.Trees, mapping.Report]:
   """Takes an official checkpoint apart.
 
   Args:
@@ -59,21 +111,12 @@ def from_official(
     ValueError: a config that no official checkpoint can have, or another
       noise schedule.
   """
-  if isinstance(system.encoder, encoders.BoxesEncoder):
-    raise ValueError(
-      "config.condition.encoder is 'boxes', which no official checkpoint has;"
-      " needed 'tokens' or 'clip'"
-    )
-  if system.native_scales:
-    raise ValueError(
-      'config.diffusion.native_scales is True; the official weights were'
-      ' trained with all scales on the fine grid, needed False'
-    )
+  layout = layout_of(system)
   template = _template(system, initial.evaluate if keep_initial else None)
-  return frido_family.to_flax(state, template, system.chain)
+  return latent_checkpoint.to_flax(state, template, system.chain, layout)
 
 
-def _template(system: frido.Frido, evaluate: Any = None) -> frido_family.Trees:
+def _template(system: System, evaluate: Any = None) -> latent_checkpoint.Trees:
   """Returns the shapes of all parts, or what `evaluate` makes of `init`."""
   evaluate = evaluate or jax.eval_shape
   key = jax.random.key(0)
@@ -84,18 +127,23 @@ def _template(system: frido.Frido, evaluate: Any = None) -> frido_family.Trees:
     # weights that the config names stay where they are
     if name == FIRST_STAGE or not part.path
   }
-  return frido_family.Trees(
-    unet=params['generator']['unet'],
-    ema=params['generator']['unet'],
+  generator = params['generator']
+  scale = extra['latent_scale']
+  if isinstance(system, ldm.LDM) and not system.scale_by_std:
+    scale = np.full(scale.shape, system.scale_factor, np.float32)
+  return latent_checkpoint.Trees(
+    unet=generator['unet'],
+    ema=generator['unet'],
     first_stage=frozen[FIRST_STAGE],
-    condition=params['generator'].get('condition'),
+    condition=generator.get('condition'),
     clip=frozen.get('condition'),
-    latent_scale=extra['latent_scale'],
+    latent_scale=scale,
+    logvar=generator.get('logvar'),
   )
 
 
 def write(
-  workdir: pathlib.Path, config: ConfigDict, trees: frido_family.Trees
+  workdir: pathlib.Path, config: ConfigDict, trees: latent_checkpoint.Trees
 ) -> None:
   """Writes a workdir; `config.json` comes last and makes it one.
 
@@ -113,9 +161,7 @@ def write(
         config.condition.weights = str(file)
   first = _first_stage_config(config)
   _save(workdir / FIRST_STAGE, first, {'generator': trees.first_stage})
-  generator = {'unet': trees.unet}
-  if trees.condition is not None:
-    generator['condition'] = trees.condition
+  generator = _generator(trees)
   _save(
     workdir,
     config,
@@ -128,6 +174,16 @@ def write(
   with errors.user_errors(missing=errors.OUTPUT):
     for folder, text in ((workdir / FIRST_STAGE, first), (workdir, config)):
       (folder / CONFIG).write_text(config_lib.to_json(text))
+
+
+def _generator(trees: latent_checkpoint.Trees) -> dict[str, Any]:
+  """Returns the tree of the player, as the system has it."""
+  parts = {
+    'unet': trees.unet,
+    'condition': trees.condition,
+    'logvar': trees.logvar,
+  }
+  return {name: tree for name, tree in parts.items() if tree is not None}
 
 
 def _first_stage_config(config: ConfigDict) -> ConfigDict:
@@ -159,8 +215,12 @@ def _save(
   saver.close()
 
 
-def to_official(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the newest checkpoint of a workdir as an official state dict.
+
+  Args:
+    family: a key of `SYSTEMS`.
+    workdir: of the run.
 
   Raises:
     UserError: no such workdir, or a system that the official code lacks.
@@ -168,18 +228,14 @@ def to_official(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   with errors.user_errors(value=errors.DATA):
     config = config_lib.from_json((workdir / CONFIG).read_text())
     system = systems.create(config)
-    if not isinstance(system, frido.Frido) or isinstance(
-      system.encoder, encoders.BoxesEncoder
-    ):
-      raise ValueError(f'{workdir} is not of a system that Frido has')
+    if not isinstance(system, SYSTEMS[family]):
+      raise ValueError(f'{workdir} is not of the system {family}')
+    layout = layout_of(system)
   shapes = _template(system)
   mesh = mesh_lib.create(config.mesh)
   place = lambda tree: sharding.abstract(tree, mesh, config.mesh.fsdp_min_size)
-  generator = {'unet': shapes.unet}
-  if shapes.condition is not None:
-    generator['condition'] = shapes.condition
   abstract = {
-    'params': {'generator': place(generator)},
+    'params': {'generator': place(_generator(shapes))},
     'extra': {'latent_scale': place(shapes.latent_scale)},
     'step': place(jax.ShapeDtypeStruct((), jnp.int32)),
   }
@@ -193,7 +249,7 @@ def to_official(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     with errors.user_errors(value=errors.DATA):
       clip = parts.load_part('clip_text', part.path, tree)
   first = system.first_stage_path or workdir / FIRST_STAGE
-  trees = frido_family.Trees(
+  trees = latent_checkpoint.Trees(
     unet=raw['unet'],
     ema=averaged['params']['generator']['unet'],
     first_stage=checkpoints.load_part(
@@ -202,9 +258,12 @@ def to_official(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     condition=raw.get('condition'),
     clip=clip,
     latent_scale=averaged['extra']['latent_scale'],
+    logvar=raw.get('logvar'),
     updates=step,
   )
-  return frido_family.to_official(trees, system.chain, config.ema.decay)
+  return latent_checkpoint.to_official(
+    trees, system.chain, config.ema.decay, layout
+  )
 
 
 def _raw(workdir: pathlib.Path, step: int, abstract: Any) -> Any:

@@ -1,0 +1,76 @@
+r"""LDM, 256 px: boxes with their categories as the condition.
+
+arXiv:2112.10752, tables 9 and 15; CompVis/latent-diffusion: models/ldm/
+layout2img-openimages256/config.yaml. Published FID: openimages 32.02; coco
+42.06 (LDM-8 from scratch, 100 steps). Nothing of it is measured here. The U-Net
+of openimages has 246 M parameters, the encoder of 92 tokens 59 M.
+
+  python -m pyramid_jax.main --config=configs/ldm_layout.py:coco \
+      --config.data.root=COCO/2017 --workdir=DIR
+
+There is no reader of OpenImages: for it, as for coco, the boxes are read from
+annotations/instances_train2017.json beside train2017/. Variants: openimages
+(default), coco; debug: the smallest size. The first stage is trained in
+DIR/first_stage unless config.first_stage.checkpoint names one.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+OBJECTS = 30
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the second stage."""
+  variant = config_lib.parse_variants(
+    arg, data=('openimages', 'coco'), debug=False
+  )
+  is_coco = variant['data'] == 'coco'
+  shared = config_lib.sibling(__file__, 'ldm_unconditional')
+  config = shared.published(f'ldm_layout_{variant["data"]}')
+  config.condition.task = 'layout'
+  config.condition.max_objects = OBJECTS
+  config.condition.encode_crop = True
+  config.condition.max_length = 3 * OBJECTS + 2
+  config.condition.no_tokens = config.condition.vocab_size = 8192
+  config.condition.dim, config.condition.depth = 512, 16
+  config.diffusion.linear_end = 0.0205
+  config.diffusion.loss_type = 'l1'
+
+  config.data.name = 'coco'
+  config.data.year = 2017
+  config.data.max_objects = OBJECTS
+  config.data.min_area = 1e-4
+  config.data.min_objects, config.data.max_objects_image = 2, OBJECTS
+  config.data.eval_min_objects, config.data.eval_max_objects = 2, OBJECTS
+  config.data.crop, config.data.flip = 'random-2d', True
+  if is_coco:
+    config.network = shared.attending(
+      channel_mult=(1, 2, 4),
+      attention_resolutions=(4, 2, 1),
+      num_head_channels=32,
+      transformer_depth=2,
+      dropout=0.1,
+    )
+    config.train.batch_size = 48
+    config.train.steps = 170_000
+    config.train.learning_rate = 1e-6 * 48
+    config.sample.steps = 100
+  else:
+    config.network = shared.attending(
+      model_channels=128,
+      channel_mult=(1, 2, 3, 4),
+      num_head_channels=32,
+      transformer_depth=3,
+    )
+    config.train.batch_size = 24
+    config.train.steps = 4_400_000
+    config.train.learning_rate = 2e-6 * 24
+  first = 'vq_f8' if is_coco else 'vq_f4'
+  config = shared.complete(config, first, variant['debug'])
+  # The autoencoder sees the same images, of any content.
+  config.first_stage.data.name = 'coco'
+  config.first_stage.data.year = 2017
+  return config

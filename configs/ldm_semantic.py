@@ -1,0 +1,49 @@
+r"""LDM, 256 or 512 px: a semantic map as the condition.
+
+arXiv:2112.10752, table 15; CompVis/latent-diffusion: models/ldm/
+semantic_synthesis{256,512}/config.yaml. No score is published, and nothing of
+it is measured here. The U-Net has 215 M parameters; the map is one-hot, halved
+twice and mixed to 3 channels beside the latent.
+
+  python -m pyramid_jax.main --config=configs/ldm_semantic.py \
+      --config.data.root=LANDSCAPES --workdir=DIR
+
+Reads a folder of images with their maps: 1.map.png beside 1.jpg, grey values
+that number the classes. Variants: px256 (default), px512; debug: the smallest
+size. The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the second stage."""
+  variant = config_lib.parse_variants(arg, size=('px256', 'px512'), debug=False)
+  large = variant['size'] == 'px512'
+  shared = config_lib.sibling(__file__, 'ldm_unconditional')
+  config = shared.published(f'ldm_semantic_{variant["size"]}')
+  config.network = ConfigDict(
+    {
+      'model_channels': 128,
+      'channel_mult': (1, 4, 8),
+      'num_res_blocks': 2,
+      # No level is so coarse: only the middle attends, as published.
+      'attention_resolutions': (32, 16, 8),
+      'num_heads': 8,
+    }
+  )
+  config.condition.task = 'map'
+  config.condition.map_classes = 182
+  config.condition.map_channels = 3
+  config.diffusion.linear_end = 0.0205
+  config.diffusion.loss_type = 'l1'
+  config.data.image_size = 512 if large else 256
+  config.data.flip = True
+  config.data.crop = 'random-2d'
+  config.train.batch_size = 8 if large else 48
+  config.train.learning_rate = 1e-6 * config.train.batch_size
+  config.train.steps = 360_000
+  return shared.complete(config, 'vq_f4', variant['debug'])

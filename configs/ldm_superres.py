@@ -1,0 +1,48 @@
+r"""LDM, 64 to 256 px: super-resolution by 4.
+
+arXiv:2112.10752, tables 5, 11 and 15; CompVis/latent-diffusion: models/ldm/
+bsr_sr/config.yaml. Published on ImageNet for bicubic reduction: FID 2.8, PSNR
+24.4 (100 steps, eta 1; a U-Net of 169 M that is not released). Nothing of it is
+measured here. The released U-Net, for both variants here, has 114 M parameters;
+the small picture is channels beside the latent, as it is.
+
+  python -m pyramid_jax.main --config=configs/ldm_superres.py:bsr \
+      --config.data.root=IMAGES --workdir=DIR
+
+Reads any folder of images. Variants: bsr (default; blind degradation, light
+version), bicubic; debug: the smallest size. The first stage is trained in
+DIR/first_stage unless config.first_stage.checkpoint names one.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the second stage."""
+  variant = config_lib.parse_variants(
+    arg, degradation=('bsr', 'bicubic'), debug=False
+  )
+  bsr = variant['degradation'] == 'bsr'
+  shared = config_lib.sibling(__file__, 'ldm_unconditional')
+  config = shared.published(f'ldm_superres_{variant["degradation"]}')
+  config.network = ConfigDict(
+    {
+      'model_channels': 160,
+      'channel_mult': (1, 2, 2, 4),
+      'num_res_blocks': 2,
+      'attention_resolutions': (16, 8),
+      'num_head_channels': 32,
+    }
+  )
+  config.condition.task = 'superres'
+  config.diffusion.linear_end = 0.0155
+  config.data.lr_factor = 4
+  config.data.degradation = 'bsr_light' if bsr else 'bicubic'
+  config.data.crop = 'random-2d'
+  config.train.batch_size = 64
+  config.train.learning_rate = 1e-6 * 64
+  config.train.steps = 860_000
+  config.sample.steps, config.sample.eta = 100, 1.0
+  return shared.complete(config, 'vq_f4', variant['debug'])

@@ -1,0 +1,76 @@
+r"""LDM, 256 px: a text as the condition.
+
+arXiv:2112.10752, tables 2 and 15; CompVis/latent-diffusion: models/ldm/
+text2img256/config.yaml (small), configs/latent-diffusion/
+txt2img-1p4B-eval.yaml (1p4b). Published FID on COCO, 30k images, 250 DDIM
+steps: 1p4b 23.31, guided by 1.5 12.63; small 16.79 or guided 13.89 (100 steps,
+README). Nothing of it is measured here. U-Net and encoder have 404 M and 186 M
+parameters (small), 872 M and 582 M (1p4b). `clip` attends to the tokens of
+frozen CLIP ViT-L/14, with a U-Net of 860 M as in CompVis/stable-diffusion:
+configs/stable-diffusion/v1-inference.yaml.
+
+  python -m pyramid_jax.main --config=configs/ldm_text.py:small \
+      --config.data.root=CAPTIONED --workdir=DIR
+
+Reads a folder of images with captions.jsonl. Needs the vocabulary:
+config.condition.vocab_file, and for clip merges_file and weights. Variants:
+small (default), 1p4b, clip; debug: the smallest size. The first stage is
+trained in DIR/first_stage unless config.first_stage.checkpoint names one.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+CLIP_START, CLIP_END = 49406, 49407
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the second stage."""
+  variant = config_lib.parse_variants(
+    arg, size=('small', '1p4b', 'clip'), debug=False
+  )
+  size = variant['size']
+  shared = config_lib.sibling(__file__, 'ldm_unconditional')
+  config = shared.published(f'ldm_text_{size}')
+  config.condition.task = 'text'
+  config.condition.max_length = 77
+  config.condition.drop = 0.1  # not published
+  config.sample.guidance = 1.5
+  if size == 'small':
+    config.network = shared.attending(num_head_channels=32)
+    config.condition.dim, config.condition.depth = 640, 32
+    config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+    config.train.batch_size = 28
+    config.train.learning_rate = 2e-6 * 28
+    config.train.steps = 1_000_000
+    config.sample.steps = 100
+    return shared.complete(config, 'vq_f4', variant['debug'])
+  config.network = shared.attending(
+    model_channels=320,
+    channel_mult=(1, 2, 4, 4),
+    attention_resolutions=(4, 2, 1),
+    num_heads=8,
+    legacy=False,
+  )
+  config.remat = True
+  config.diffusion.linear_start = 0.00085
+  config.diffusion.linear_end = 0.012
+  config.diffusion.scale_factor = 0.18215
+  config.train.batch_size = 680
+  config.train.learning_rate = 1e-4
+  config.train.steps = 390_000
+  config.sample.steps = 250
+  if size == 'clip':
+    config.condition.encoder = 'clip'
+    config.condition.vocab_size = 49408
+    config.condition.dim, config.condition.depth = 768, 12
+    config.condition.heads = 12
+    config.condition.null_prefix = (CLIP_START, CLIP_END)
+    config.condition.pad_id = CLIP_END
+  else:
+    config.condition.dim, config.condition.depth = 1280, 32
+    config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+    config.ema.decay = 0.0  # the published weights are no average
+  return shared.complete(config, 'kl_f8', variant['debug'])

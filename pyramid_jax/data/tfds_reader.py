@@ -1,0 +1,240 @@
+"""Data sets that TensorFlow Datasets has prepared; TensorFlow is not needed.
+
+`config.data.name` is 'tfds/imagenet2012', 'tfds/lsun/bedroom' and so on,
+`config.data.root` the folder that holds them, ~/tensorflow_datasets if empty.
+Nothing is downloaded here. The files must be of the format array_record, which
+can be read at any place:
+
+  tfds build imagenet2012 --file_format=array_record
+
+What an example holds depends on the features that are there: an `image`, a
+`label`, a `caption` or `captions`, and `objects` with `bbox` and `label`.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import json
+import pathlib
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.data import annotated_objects
+from pyramid_jax.data import file_reader
+from pyramid_jax.data import images
+
+
+TASKS = ('none', 'class', 'text', 'layout', 'superres', 'inpaint')
+ROOT = '~/tensorflow_datasets'
+INFO = 'dataset_info.json'
+FORMAT = 'array_record'
+OBJECTS = ('objects', 'bobjects')
+TEXTS = ('caption', 'captions', 'text')
+# Where each split looks, in this order.
+_NAMES = {
+  'train': ('train',),
+  'val': ('validation', 'val', 'test', 'train'),
+  'test': ('test', 'validation', 'val', 'train'),
+}
+
+
+def folder(config: ConfigDict) -> pathlib.Path:
+  """Returns the folder of the newest version of the configured set."""
+  root = pathlib.Path(config.data.root or ROOT).expanduser()
+  base = root / config.data.name.partition('/')[2]
+  versions = [path.parent for path in base.glob(f'*/{INFO}')]
+  if (base / INFO).is_file() or not versions:
+    return base
+  number = lambda path: [
+    (len(part), part) for part in path.name.split('.')
+  ]  # 10 comes after 9
+  return max(versions, key=number)
+
+
+def missing_inputs(
+  config: ConfigDict, splits: Iterable[str] = ('train', 'val', 'test')
+) -> list[str]:
+  """Returns 'path (what it is)' if the set is not there."""
+  del splits  # all are in one folder
+  path = folder(config)
+  if (path / INFO).is_file():
+    return []
+  name = config.data.name.partition('/')[2]
+  return [
+    f'{path} (from "tfds build {name} --file_format={FORMAT}", '
+    'config.data.root)'
+  ]
+
+
+def _library() -> Any:
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise errors.UserError(
+      f'config.data.name = tfds/... needs a library: {error}; install'
+      " 'pyramid_jax[tfds]'."
+    ) from error
+  return tfds
+
+
+def _check_format(path: pathlib.Path) -> None:
+  try:
+    found = json.loads((path / INFO).read_text()).get('fileFormat', 'tfrecord')
+  except (json.JSONDecodeError, AttributeError):
+    raise errors.UserError(
+      f'{path / INFO} is not JSON of TensorFlow Datasets.', errors.DATA
+    ) from None
+  if found != FORMAT:
+    raise errors.UserError(
+      f'{path} is stored as {found}, must be {FORMAT}: build it with'
+      f' --file_format={FORMAT}.',
+      errors.DATA,
+    )
+
+
+class TfdsReader(file_reader.FileReader):
+  """Reads a prepared set (see the module and `reader.Reader`).
+
+  Examples have `image` (uint8 until `finish`), `crop`, `flipped` and `id` (the
+  place in the stored order); where the set has them `class` (0 = none) and
+  `boxes`, `labels`, `box_flags`, `n_boxes` of what the crop shows; by task
+  what `text_arrays` or `restoration_arrays` make.
+  """
+
+  def __init__(self, config: ConfigDict, split: str):
+    """Opens the files.
+
+    Args:
+      config: a whole config.
+      split: train, val or test.
+
+    Raises:
+      ValueError: a task that the set cannot serve, or a split that is not
+        there.
+    """
+    task = config.condition.task
+    if task not in TASKS:
+      raise ValueError(
+        f'config.condition.task is {task!r}, must be one of '
+        f'{", ".join(TASKS)} for config.data.name = {config.data.name}.'
+      )
+    path = folder(config)
+    _check_format(path)
+    tfds = _library()
+    builder = tfds.builder_from_directory(path)
+    features = builder.info.features
+    self._check_features(config, features)
+    name = _split_name(config, split, tuple(builder.info.splits))
+    try:
+      self._source = builder.as_data_source(
+        name, decoders={'image': tfds.decode.SkipDecoding()}
+      )
+    except ValueError as error:
+      raise ValueError(
+        f'config.data.splits has {name!r}, the splits of {path} are '
+        f'{", ".join(builder.info.splits)}: {error}'
+      ) from error
+    super().__init__(config, split, len(self._source), 'smooth')
+    self._path = path
+    self._places = config.data.max_objects
+    self._objects = next((key for key in OBJECTS if key in features), '')
+    self._text = next((key for key in TEXTS if key in features), '')
+    self._has_class = 'label' in features
+    named = features[self._objects]['label'] if self._objects else None
+    if self._has_class and task != 'layout':
+      named = features['label']
+    self.label_names = ('', *named.names) if named is not None else ('',)
+    logging.info('%d images of %s, split %s', len(self), path, name)
+    if split != 'train' and name == 'train':
+      logging.warning('%s has no split but train, %s reads it', path, split)
+
+  def _check_features(self, config: ConfigDict, features: Any) -> None:
+    task, name = config.condition.task, config.data.name
+    needs = {'class': ('label',), 'text': TEXTS, 'layout': OBJECTS}
+    for keys in (('image',), needs.get(task, ('image',))):
+      if not any(key in features for key in keys):
+        raise ValueError(
+          f'config.condition.task = {task} needs the feature '
+          f'{" or ".join(keys)}; {name} has {", ".join(features)}.'
+        )
+    if task == 'layout' and config.condition.encoder != 'boxes':
+      raise ValueError(
+        f'config.condition.encoder is {config.condition.encoder!r}, must be'
+        f" 'boxes' for the layouts of {name}."
+      )
+
+  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
+    """Returns one example, or raises `BrokenImage`."""
+    stored = self._source[index]
+    where = f'{self._path}, example {index}'
+    picture = images.decode(stored['image'], where)
+    pixels, crop, flipped = self.transform(picture, draw)
+    example = {
+      'image': np.ascontiguousarray(pixels),
+      'crop': crop.astype(np.float32),
+      'flipped': np.asarray(flipped),
+      'id': np.asarray(index, np.int64),
+    }
+    if self._has_class:
+      # Some test sets hide their labels as -1.
+      example['class'] = np.asarray(stored['label'] + 1, np.int32)
+    if self._objects:
+      objects = stored[self._objects]
+      example.update(self._boxes(objects, crop, flipped))
+    if self.tokenizer is not None:
+      example.update(self.text_arrays(_caption(stored[self._text])))
+    example.update(self.restoration_arrays(pixels, draw))
+    return example
+
+  def _boxes(
+    self, objects: Mapping[str, Any], crop: np.ndarray, flipped: bool
+  ) -> dict[str, np.ndarray]:
+    # Stored as y0, x0, y1, x1.
+    full = np.array(objects['bbox'], np.float64).reshape(-1, 4)[:, [1, 0, 3, 2]]
+    labels = np.array(objects['label'], np.int32) + 1
+    crowd = objects.get('is_crowd', objects.get('is_group_of'))
+    flags = np.zeros(len(labels), np.int32)
+    if crowd is not None:
+      flags = (np.array(crowd, np.int32) > 0).astype(np.int32)
+    low = np.maximum(full[:, :2], crop[:2])
+    high = np.minimum(full[:, 2:], crop[2:])
+    seen = np.flatnonzero(np.all(high > low, axis=-1))[: self._places]
+    boxes = annotated_objects.boxes_in_crop(full[seen], crop, flipped)
+    pad = lambda x: annotated_objects.pad(x, self._places)
+    return {
+      'boxes': pad(boxes.astype(np.float32)),
+      'labels': pad(labels[seen]),
+      'box_flags': pad(flags[seen]),
+      'n_boxes': np.asarray(len(seen), np.int32),
+    }
+
+
+def _split_name(config: ConfigDict, split: str, there: tuple[str, ...]) -> str:
+  """Returns what a split of ours reads of the set's."""
+  given = config.data.splits
+  if given:
+    if len(given) != len(_NAMES):
+      raise ValueError(
+        f'config.data.splits is {given}, must name what train, val and test'
+        ' read.'
+      )
+    return given[list(_NAMES).index(split)]
+  name = next((name for name in _NAMES[split] if name in there), None)
+  if name is None:
+    raise ValueError(
+      f'config.data.splits is empty, must name what train, val and test read:'
+      f' the splits of {config.data.name} are {", ".join(there)}.'
+    )
+  return name
+
+
+def _caption(value: Any) -> str:
+  """Returns the text of a feature; of several, the first."""
+  if isinstance(value, Mapping):
+    value = value['text']
+  if isinstance(value, list | tuple | np.ndarray):
+    value = value[0] if len(value) else ''
+  return value.decode() if isinstance(value, bytes) else str(value)

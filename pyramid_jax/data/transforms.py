@@ -1,0 +1,267 @@
+"""Resizing, crops and flips of decoded images."""
+
+from collections.abc import Callable
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from pyramid_jax.conditions import hashing
+
+
+CROPS = (
+  'center',
+  'random-1d',
+  'random-2d',
+  'none',
+  'square',
+  'random-half',
+  'adm',
+)
+
+# Words of the hash, one for each choice of an example.
+_LEFT, _TOP, _SIDE, _FLIP = 101, 102, 103, 104
+
+
+def _taps(
+  inputs: int, outputs: int, first: int, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns both source indices and the weight of the second, float32."""
+  scale = np.float32(inputs) / np.float32(outputs)
+  index = np.arange(first, first + count, dtype=np.float32)
+  source = scale * (index + np.float32(0.5)) - np.float32(0.5)
+  source = np.maximum(source, np.float32(0))
+  low = np.minimum(source.astype(np.int64), inputs - 1)
+  high = np.minimum(low + 1, inputs - 1)
+  return low, high, source - low.astype(np.float32)
+
+
+def resize_plain(
+  image: np.ndarray,
+  size: tuple[int, int],
+  window: tuple[int, int, int, int],
+) -> np.ndarray:
+  """Resizes as Frido does: bilinear, no antialiasing, truncated to uint8.
+
+  That is `torch.nn.functional.interpolate(align_corners=False)` of a uint8
+  tensor in torchvision 0.8.1, on which the published FID references depend.
+
+  Args:
+    image: (H, W, 3) uint8.
+    size: width and height of the whole resized image.
+    window: left, top, width, height of the part that is computed.
+
+  Returns:
+    (height, width, 3) uint8.
+  """
+  left, top, width, height = window
+  rows, columns, channels = image.shape
+  x0, x1, wx = _taps(columns, size[0], left, width)
+  y0, y1, wy = _taps(rows, size[1], top, height)
+  # Channels join the columns: NumPy is slow on a last axis of three.
+  channel = np.arange(channels)
+  x0 = (x0[:, None] * channels + channel).ravel()
+  x1 = (x1[:, None] * channels + channel).ravel()
+  wx, wy = np.repeat(wx, channels), wy[:, None]
+  vx, vy = 1 - wx, 1 - wy
+  flat = image.reshape(rows, columns * channels)
+  above, under = flat[y0], flat[y1]
+  # In the order of the original: rounding decides what truncation cuts off.
+  value = (vy * vx) * above.take(x0, axis=1)
+  value += (vy * wx) * above.take(x1, axis=1)
+  value += (wy * vx) * under.take(x0, axis=1)
+  value += (wy * wx) * under.take(x1, axis=1)
+  return value.astype(np.uint8).reshape(height, width, channels)
+
+
+def _resize(
+  image: np.ndarray,
+  size: tuple[int, int],
+  window: tuple[int, int, int, int],
+  kind: Image.Resampling,
+) -> np.ndarray:
+  left, top, width, height = window
+  x, y = image.shape[1] / size[0], image.shape[0] / size[1]
+  box = (left * x, top * y, (left + width) * x, (top + height) * y)
+  return np.asarray(Image.fromarray(image).resize((width, height), kind, box))
+
+
+def resize_smooth(
+  image: np.ndarray,
+  size: tuple[int, int],
+  window: tuple[int, int, int, int],
+) -> np.ndarray:
+  """Resizes with Pillow's antialiased bicubic filter; as `resize_plain`."""
+  return _resize(image, size, window, Image.Resampling.BICUBIC)
+
+
+def resize_area(
+  image: np.ndarray,
+  size: tuple[int, int],
+  window: tuple[int, int, int, int],
+) -> np.ndarray:
+  """Resizes with means over areas; as `resize_plain`."""
+  return _resize(image, size, window, Image.Resampling.BOX)
+
+
+def middle_square(shape: tuple[int, ...]) -> np.ndarray:
+  """Returns the crop (4,) x0, y0, x1, y1 of an image (H, W, ...)."""
+  height, width = shape[:2]
+  x, y = (0.5 - min(height, width) / side / 2 for side in (width, height))
+  return np.array([x, y, 1 - x, 1 - y])
+
+
+def cut_map(
+  values: np.ndarray, crop: np.ndarray, size: int, flipped: bool = False
+) -> np.ndarray:
+  """Cuts and resizes a map as its image was, by nearest neighbours.
+
+  Args:
+    values: (H, W) of any type.
+    crop: (4,) x0, y0, x1, y1 in [0, 1] of the full image.
+    size: of the result.
+    flipped: whether the image is mirrored.
+
+  Returns:
+    (size, size).
+  """
+  middles = (np.arange(size) + 0.5) / size
+  places = []
+  for axis, count in ((1, values.shape[0]), (0, values.shape[1])):
+    part = crop[axis] + middles * (crop[axis + 2] - crop[axis])
+    # What lies on the border of two pixels belongs to the second.
+    index = np.floor(part * count + 1e-6).astype(np.int64)
+    places.append(index.clip(0, count - 1))
+  cut = values[places[0][:, None], places[1]]
+  return cut[:, ::-1] if flipped else cut
+
+
+Resize = Callable[
+  [np.ndarray, tuple[int, int], tuple[int, int, int, int]], np.ndarray
+]
+
+
+RESIZES: dict[str, Resize] = {
+  'plain': resize_plain,
+  'smooth': resize_smooth,
+  'area': resize_area,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transform:
+  """Resize, crop and flip of one example.
+
+  The crops of taming-transformers (data/image_transforms.py): 'center' and
+  'random-1d' resize the shorter side to `size`, then cut a square in the
+  middle or anywhere along the longer side; 'random-2d' cuts a random square
+  of at least `size` pixels, then resizes; 'none' squashes.
+
+  Those of latent-diffusion (ldm/data): 'square' cuts the middle square, then
+  resizes (lsun.py); 'random-half' does so with a random square of at least
+  half the shorter side (imagenet.py, of super-resolution).
+
+  That of guided-diffusion (image_datasets.py): 'adm' halves the picture by
+  means while it is twice too large, resizes the shorter side by Pillow's
+  bicubic filter whatever `resize` says, then cuts the middle.
+
+  Attributes:
+    size: both sides of the result.
+    crop: one of `CROPS`.
+    flip: whether to mirror with chance one half.
+    resize: one of the values of `RESIZES`.
+  """
+
+  size: int
+  crop: str = 'center'
+  flip: bool = False
+  resize: Resize = resize_plain
+
+  def __post_init__(self):
+    if self.crop not in CROPS:
+      raise ValueError(
+        f'crop is {self.crop!r}, must be one of {", ".join(CROPS)}.'
+      )
+
+  def __call__(
+    self, image: np.ndarray, draw: int | np.integer
+  ) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Applies the choices of a draw.
+
+    Args:
+      image: (H, W, 3) uint8.
+      draw: the seed of the example.
+
+    Returns:
+      (size, size, 3) uint8; the crop (4,) float64 as x0, y0, x1, y1 of the
+      full image in [0, 1], before mirroring; whether it is mirrored.
+    """
+    size = self.size
+    if self.crop == 'none':
+      pixels = self.resize(image, (size, size), (0, 0, size, size))
+      crop = np.array([0.0, 0.0, 1.0, 1.0])
+    elif self.crop in ('random-2d', 'random-half', 'square'):
+      pixels, crop = self._resized_square(image, draw)
+    elif self.crop == 'adm':
+      pixels, crop = self._halved(image)
+    else:
+      height, width = image.shape[:2]
+      short = min(width, height)
+      resized = (size * width // short, size * height // short)
+      left, top, crop = self._square(resized, draw)
+      pixels = self.resize(image, resized, (left, top, size, size))
+    flipped = self.flip and bool(hashing.uniforms(draw, _FLIP) < 0.5)
+    if flipped:
+      pixels = pixels[:, ::-1]
+    return pixels, crop, flipped
+
+  def _resized_square(
+    self, image: np.ndarray, draw: int | np.integer
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a square, then resizes it."""
+    height, width = image.shape[:2]
+    side, size = min(width, height), self.size
+    if self.crop == 'random-2d' and side > size:
+      side = size + int(hashing.below(side - size + 1, draw, _SIDE))
+    elif self.crop == 'random-half':
+      side = max(1, int(side * (0.5 + hashing.uniforms(draw, _SIDE) / 2)))
+    if self.crop == 'square':
+      left, top = (width - side) // 2, (height - side) // 2
+    else:
+      left = int(hashing.below(width - side + 1, draw, _LEFT))
+      top = int(hashing.below(height - side + 1, draw, _TOP))
+    part = image[top : top + side, left : left + side]
+    pixels = self.resize(part, (size, size), (0, 0, size, size))
+    crop = np.array([left, top, left + side, top + side], np.float64)
+    return pixels, crop / (width, height, width, height)
+
+  def _halved(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The crop of guided-diffusion."""
+    picture, size = Image.fromarray(image), self.size
+    while min(picture.size) >= 2 * size:
+      half = (picture.width // 2, picture.height // 2)
+      picture = picture.resize(half, Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    width, height = (round(side * scale) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    pixels = np.asarray(picture)[top : top + size, left : left + size]
+    crop = np.array([left, top, left + size, top + size], np.float64)
+    return pixels, crop / (width, height, width, height)
+
+  def _square(
+    self, resized: tuple[int, int], draw: int | np.integer
+  ) -> tuple[int, int, np.ndarray]:
+    """Returns left, top and the crop of a square along the longer side."""
+    width, height = resized
+    size = self.size
+    if self.crop == 'center':
+      left, top = round((width - size) / 2), round((height - size) / 2)
+      # The official box is exactly in the middle, though the pixels are cut
+      # at whole numbers.
+      x, y = 0.5 - size / width / 2, 0.5 - size / height / 2
+      return left, top, np.array([x, y, x + size / width, y + size / height])
+    left = int(hashing.below(width - size + 1, draw, _LEFT))
+    top = int(hashing.below(height - size + 1, draw, _TOP))
+    box = np.array([left, top, left + size, top + size], np.float64)
+    return left, top, box / (width, height, width, height)

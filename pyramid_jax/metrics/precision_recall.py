@@ -1,0 +1,109 @@
+"""Precision and recall of samples by the manifolds of features.
+
+arXiv:1904.06991, as openai/guided-diffusion computes it: a set covers the
+balls around its points that reach to their k-th neighbours. Precision is the
+part of the samples inside the real set, recall the part of the real pictures
+inside the set of samples.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+
+
+NEIGHBOURS = (3,)
+_BLOCK = 2000  # rows of distances at a time
+
+
+def _distances(
+  rows: np.ndarray, columns: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+  """Yields blocks of squared distances, (block, M) float64."""
+  # About a common middle, so that little is lost in the differences.
+  middle = columns.mean(0, dtype=np.float64)
+  a, b = rows - middle, columns - middle
+  square = np.square(b).sum(1)
+  for start in range(0, len(a), _BLOCK):
+    part = a[start : start + _BLOCK]
+    block = np.square(part).sum(1)[:, None] + square - 2 * part @ b.T
+    yield slice(start, start + len(part)), np.maximum(block, 0)
+
+
+def radii(
+  features: np.ndarray,
+  neighbours: Sequence[int] = NEIGHBOURS,
+  percentile: float | None = None,
+) -> np.ndarray:
+  """Returns the squared distances to the k-th neighbours.
+
+  Args:
+    features: (N, D).
+    neighbours: each k, at most N - 1; a point is not its own neighbour.
+    percentile: radii above it become 0, None = none do.
+
+  Returns:
+    (N, K) float64.
+
+  Raises:
+    ValueError: a k for which there are too few points.
+  """
+  wrong = [k for k in neighbours if not 1 <= k < len(features)]
+  if wrong or not len(neighbours):
+    raise ValueError(
+      f'neighbours are {tuple(neighbours)}, must be 1..{len(features) - 1}: '
+      f'there are {len(features)} points.'
+    )
+  out = np.empty((len(features), len(neighbours)))
+  places = list(neighbours)
+  for rows, block in _distances(features, features):
+    index = np.arange(rows.start, rows.stop)
+    block[index - rows.start, index] = 0  # the point itself comes first
+    out[rows] = np.partition(block, places, axis=1)[:, places]
+  if percentile is not None:
+    out[out > np.percentile(out, percentile, axis=0)] = 0
+  return out
+
+
+def covered(
+  points: np.ndarray, features: np.ndarray, reach: np.ndarray
+) -> np.ndarray:
+  """Returns the part of points that lie in a ball of a set.
+
+  Args:
+    points: (N, D).
+    features: (M, D), the middles of the balls.
+    reach: (M, K) squared radii.
+
+  Returns:
+    (K,) in [0, 1].
+  """
+  inside = np.zeros(reach.shape[1])
+  for _, block in _distances(points, features):
+    for k, radius in enumerate(reach.T):
+      inside[k] += (block <= radius).any(1).sum()
+  return inside / len(points)
+
+
+def precision_recall(
+  real: np.ndarray,
+  samples: np.ndarray,
+  neighbours: Sequence[int] = NEIGHBOURS,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns precision (K,) and recall (K,).
+
+  Args:
+    real: (N, D) features of real pictures.
+    samples: (M, D); both are biased where N and M differ.
+    neighbours: each k.
+
+  Raises:
+    ValueError: features of different lengths, or as `radii`.
+  """
+  if real.shape[1:] != samples.shape[1:]:
+    raise ValueError(
+      f'features {real.shape} and {samples.shape} must have the same length.'
+    )
+  precision = covered(samples, real, radii(real, neighbours))
+  recall = covered(real, samples, radii(samples, neighbours))
+  return precision, recall

@@ -1,0 +1,249 @@
+"""From options to samples to scores, with a system that repaints its input."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax import evaluate
+from pyramid_jax import examples
+from pyramid_jax import loading
+from pyramid_jax import sample
+from pyramid_jax.data.shapes import scenes
+from pyramid_jax.metrics import detector
+from pyramid_jax.metrics import image_quality
+from pyramid_jax.metrics import restoration
+from pyramid_jax.scaling import mesh as mesh_lib
+from pyramid_jax.systems import system as system_lib
+
+
+NAMES = scenes.LABEL_NAMES
+
+
+def make_config(task, level=2, size=32):
+  config = config_lib.base()
+  config.data.level = level
+  config.data.image_size = size
+  config.data.max_objects = 6
+  config.condition.task = task
+  config.condition.num_labels = 29
+  config.condition.max_length = 40
+  config.condition.max_objects = 6
+  config.sample.count, config.sample.batch_size = 6, 4
+  config.evaluate.count, config.evaluate.batch_size = 10, 5
+  return config.lock()
+
+
+def _generate(system, weights, key, batch, count, *, start=(), last=None):
+  """Enlarges by repetition; elsewhere noise, within what the batch tells."""
+  del system, weights, start, last
+  noise = jax.random.uniform(key, (count, 32, 32, 3), minval=-1)
+  if 'lr_image' in batch:
+    noise = jnp.repeat(jnp.repeat(batch['lr_image'], 4, 1), 4, 2)
+  return noise, [jnp.zeros((count, 2, 2, 3))]
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+  loading.write_labels(tmp_path, NAMES)
+  run = types.SimpleNamespace(
+    system=None,
+    weights=None,
+    mesh=mesh_lib.create(config_lib.base().mesh),
+    step=3,
+  )
+  monkeypatch.setattr(loading, 'load', lambda *args: run)
+  monkeypatch.setattr(system_lib, 'generate', _generate)
+  return tmp_path
+
+
+def saved(workdir):
+  with np.load(workdir / 'samples' / 'samples.npz', allow_pickle=False) as file:
+    return {name: file[name] for name in file.files}
+
+
+def scores(config, workdir, **options):
+  evaluate.run(config, workdir, options)
+  text = (workdir / 'samples' / 'scores.json').read_text()
+  return json.loads(text)['scores']
+
+
+def test_enlarged_pictures_and_their_scores(workdir):
+  config = make_config('superres')
+  sample.run(config, workdir, {})
+  arrays = saved(workdir)
+  assert arrays['arr_0'].shape == (6, 32, 32, 3)
+  assert arrays['arr_0'].dtype == np.uint8
+  low = arrays['lr_image']
+  assert low.dtype == np.uint8
+  np.testing.assert_array_equal(arrays['arr_0'][:, ::4, ::4], low)
+  bicubic = restoration.bicubic(low, (32, 32))
+  want = image_quality.psnr(bicubic, arrays['image']).mean()
+
+  file = workdir / 'samples' / 'samples.npz'
+  table = scores(config, workdir, samples=str(file))
+  assert table['psnr']['floor'] == pytest.approx(want)
+  assert table['psnr']['ceiling'] == table['lr_consistency']['value'] == 100
+  assert 15 < table['psnr']['value'] < want  # repetition is worse
+  assert table['shape_fd']['n'] == 6
+  fresh = scores(config, workdir)
+  assert fresh['psnr']['n'] == 10
+  assert fresh['psnr']['floor'] > fresh['psnr']['value']
+
+
+def test_what_is_known_is_put_back(workdir):
+  config = make_config('inpaint')
+  sample.run(config, workdir, {})
+  arrays = saved(workdir)
+  hole = arrays['inpaint_mask'] > 0
+  assert (arrays['arr_0'][~hole] == arrays['image'][~hole]).all()
+  assert (arrays['arr_0'][hole] != arrays['image'][hole]).mean() > 0.9
+  for options in ({'samples': str(workdir / 'samples')}, {}):
+    table = scores(config, workdir, **options)
+    assert table['known_psnr']['value'] == 100
+    noise, plain = (table['hole_psnr'][k] for k in ('value', 'floor'))
+    assert noise < plain < 40
+
+
+def test_maps_and_classes_of_a_split(workdir):
+  config = make_config('map')
+  sample.run(config, workdir, {})
+  assert saved(workdir)['mask'].shape == (6, 32, 32)
+  table = scores(config, workdir, samples=str(workdir / 'samples'))
+  assert table['pixel_acc']['ceiling'] > 0.9 > table['pixel_acc']['floor']
+  config = make_config('class', level=0)
+  table = scores(config, workdir)
+  assert table['class_acc']['ceiling'] == 1
+
+
+def test_other_data_are_restored_too(workdir):
+  """What needs no detector is scored without one."""
+  folder = workdir / 'pictures'
+  folder.mkdir()
+  y, x = np.mgrid[:32, :32]
+  for i in range(10):
+    wave = np.stack([4 * x + i, 4 * y, 2 * x + 2 * y], -1)
+    Image.fromarray(wave.astype(np.uint8)).save(folder / f'{i}.png')
+  config = make_config('inpaint').unlock()
+  config.data.name, config.data.root = 'image_folder', str(folder)
+  table = scores(config, workdir)
+  assert table['hole_psnr']['value'] < table['hole_psnr']['floor'] < 100
+  assert table['known_psnr']['value'] == 100
+  assert 'shape_fd' not in table
+
+
+def paint(path, size, colour=(10, 20, 30), mode='RGB'):
+  Image.new('RGB', size, colour).convert(mode).save(path)
+  return str(path)
+
+
+def test_pictures_that_a_person_gives(workdir):
+  config = make_config('superres')
+  image = paint(workdir / 'a.png', (8, 8))
+  sample.run(config, workdir, {'image': image, 'count': 2})
+  arrays = saved(workdir)
+  assert (arrays['lr_image'] == (10, 20, 30)).all()
+  assert (arrays['arr_0'] == (10, 20, 30)).all()
+  table = scores(config, workdir, samples=str(workdir / 'samples'))
+  assert list(table) == ['lr_consistency']
+
+  config = make_config('inpaint')
+  image = paint(workdir / 'b.jpg', (64, 48), (200, 0, 0), 'CMYK')
+  mask = np.zeros((48, 64), np.uint8)
+  mask[:24] = 128  # 0.5 and more is a hole
+  mask[24:] = 127
+  Image.fromarray(mask).save(workdir / 'mask.png')
+  asked = {'image': image, 'mask': str(workdir / 'mask.png'), 'count': 2}
+  sample.run(config, workdir, asked)
+  arrays = saved(workdir)
+  np.testing.assert_array_equal(
+    arrays['inpaint_mask'], np.tile(np.arange(32) < 16, (2, 32, 1)).mT
+  )
+  assert (np.ptp(arrays['arr_0'][:, 16:], (1, 2)) < 4).all()
+
+  config = make_config('map')
+  classes = np.full((40, 40), 25, np.uint8)
+  classes[10:30, 10:30] = 1
+  Image.fromarray(classes).save(workdir / 'map.png')
+  sample.run(config, workdir, {'map': str(workdir / 'map.png')})
+  mask = saved(workdir)['mask']
+  assert mask.shape == (6, 32, 32)
+  assert (mask[:, 8:24, 8:24] == 1).all()
+  assert (mask == 25).sum() == 6 * (32 * 32 - 16 * 16)
+
+
+def test_classes_in_turn(workdir):
+  config = make_config('class', level=0)
+  sample.run(config, workdir, {'label': 'red circle, 7', 'count': 3})
+  assert saved(workdir)['class'].tolist() == [1, 7, 1]
+
+
+def fails(config, code=errors.USAGE, **options):
+  with (
+    pytest.raises(errors.UserError) as error,
+    errors.user_errors(),
+  ):
+    examples.of_request(config, NAMES, options)
+  assert '\n' not in str(error.value)
+  assert error.value.code == code
+  return str(error.value)
+
+
+def test_requests_that_cannot_be_served(tmp_path):
+  image = paint(tmp_path / 'a.png', (32, 32))
+  mask = paint(tmp_path / 'm.png', (31, 32), (255, 255, 255), 'L')
+  black = paint(tmp_path / 'k.png', (32, 32), (0, 0, 0), 'L')
+  broken = tmp_path / 'broken.png'
+  broken.write_bytes((tmp_path / 'a.png').read_bytes()[:40])
+  inpaint, superres = make_config('inpaint'), make_config('superres')
+
+  message = fails(inpaint, image=image, mask=mask)
+  assert message.endswith(
+    f'm.png is 31 x 32 px, --image={image} 32 x 32 px; they must agree.'
+  )
+  assert 'has no hole' in fails(inpaint, image=image, mask=black)
+  assert 'takes --image and --mask' in fails(inpaint, image=image)
+  assert 'takes --image and --mask' in fails(inpaint, prompt='x')
+  message = fails(inpaint, errors.MISSING, image='/no/a.png', mask=mask)
+  assert message == '--image=/no/a.png: not there.'
+  assert 'broken.png' in fails(superres, errors.DATA, image=str(broken))
+  assert '32 x 32 px; the model enlarges 8 x 8' in fails(superres, image=image)
+  message = fails(make_config('map'), errors.DATA, map=image)
+  assert 'a map of classes' in message
+  high = paint(tmp_path / 'high.png', (4, 4), (29, 29, 29), 'L')
+  assert 'takes 0..28' in fails(make_config('map'), map=high)
+  assert "'dog' is not known" in fails(make_config('class', 0), label='dog')
+  assert 'takes no condition' in fails(make_config('none'), label='dog')
+  long = ' '.join(['red'] * 39)
+  message = fails(make_config('text'), prompt=long)
+  assert '41 tokens' in message
+  assert 'takes 40' in message
+
+
+def test_pictures_too_large_to_read(tmp_path):
+  Image.new('L', (8001, 8000)).save(tmp_path / 'huge.png')
+  message = fails(
+    make_config('superres'), errors.DATA, image=str(tmp_path / 'huge.png')
+  )
+  assert '8001x8000 px, at most 64000000 pixels are read' in message
+
+
+def test_deep_and_grey_pictures_are_converted(tmp_path):
+  config = make_config('superres')
+  deep = np.full((8, 8), 0x12FF, np.uint16)
+  Image.fromarray(deep).save(tmp_path / 'deep.png')
+  rows = examples.of_request(config, NAMES, {'image': tmp_path / 'deep.png'})
+  assert (rows['lr_image'] == 0x12).all()
+  clear = paint(tmp_path / 'clear.png', (8, 8), (9, 9, 9), 'RGBA')
+  rows = examples.of_request(config, NAMES, {'image': clear})
+  assert (detector.check(rows['lr_image']) == 9).all()
+
+
+def test_nothing_asked():
+  assert examples.of_request(make_config('class', 0), NAMES, {}) is None

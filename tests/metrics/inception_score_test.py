@@ -1,0 +1,39 @@
+"""The inception score by its definition."""
+
+import numpy as np
+import pytest
+
+from pyramid_jax.metrics import inception_score
+
+
+def test_clear_pictures_of_every_class():
+  logits = 1000.0 * np.tile(np.eye(5), (4, 1))
+  score, spread = inception_score.inception_score(logits, 10)
+  assert score == pytest.approx(5)
+  assert spread == pytest.approx(0)
+
+
+def test_pictures_that_are_all_alike():
+  logits = np.tile(np.random.RandomState(0).randn(1, 7), (9, 1))
+  assert inception_score.inception_score(logits)[0] == pytest.approx(1)
+
+
+def test_splits_are_in_order_and_the_last_is_shorter():
+  logits = np.random.RandomState(0).randn(23, 6)
+  p = np.exp(logits)
+  p /= p.sum(1, keepdims=True)
+  want = []
+  for part in (p[:10], p[10:20], p[20:]):
+    divergence = (part * np.log(part / part.mean(0))).sum(1)
+    want.append(np.exp(divergence.mean()))
+  got = inception_score.split_scores(logits, 10)
+  np.testing.assert_allclose(got, want, rtol=1e-12)
+  score = inception_score.inception_score(logits, 10)
+  np.testing.assert_allclose(score, (np.mean(want), np.std(want)))
+
+
+def test_bad_values():
+  with pytest.raises(ValueError, match=r'got \(0, 5\) and 10'):
+    inception_score.split_scores(np.zeros((0, 5)), 10)
+  with pytest.raises(ValueError, match=r'got \(2, 5\) and 0'):
+    inception_score.split_scores(np.zeros((2, 5)), 0)

@@ -1,0 +1,290 @@
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official_fill
+import pytest
+import system_weights
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import encoders
+from pyramid_jax.systems import latent
+from pyramid_jax.systems import ldm
+from pyramid_jax.systems import system as system_lib
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+TASKS = (
+  'layout',
+  'class',
+  'label',
+  'text',
+  'superres',
+  'inpaint',
+  'map',
+  'none',
+)
+B = 2
+
+
+def load(variants='debug', **overrides):
+  config = config_lib.load(f'{CONFIGS}/ldm_shapes.py:{variants}')
+  config_lib.override(
+    config, {k.replace('__', '.'): v for k, v in overrides.items()}
+  )
+  return config
+
+
+BATCH = {
+  'image': jax.random.uniform(jax.random.key(5), (B, 32, 32, 3)) * 2 - 1,
+  'boxes': jnp.tile(jnp.array([0.1, 0.1, 0.6, 0.5]), (B, 4, 1)),
+  'labels': jnp.array([[1, 2, 0, 0], [3, 0, 0, 0]]),
+  'n_boxes': jnp.array([2, 1]),
+  'class': jnp.array([3, 24]),
+  'condition_ids': jnp.array([[2, 7, 3, 0], [2, 9, 9, 3]]),
+  'lr_image': jnp.ones((B, 8, 8, 3)),
+  'mask': jnp.tile(jnp.arange(32, dtype=jnp.uint8) % 29, (B, 32, 1)),
+  'inpaint_mask': jnp.zeros((B, 32, 32), jnp.uint8).at[:, :8].set(1),
+}
+
+
+def losses(system, weights, step, batch=BATCH):
+  return system.losses(
+    weights.params,
+    weights.frozen,
+    weights.extra,
+    jax.random.key(0),
+    step,
+    batch,
+  )
+
+
+def shapes(system):
+  """Traces training and sampling, without computing anything."""
+  weights = system_weights.shapes_of(system)
+  trained = jax.eval_shape(
+    functools.partial(losses, system), weights, jnp.int32(0)
+  )
+  sampled = jax.eval_shape(
+    lambda weights: system_lib.generate(
+      system, weights, jax.random.key(0), BATCH, B
+    ),
+    weights,
+  )
+  return weights, trained, sampled
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_every_task_trains_and_samples(task):
+  first = 'vq' if task in ('inpaint', 'text') else 'kl'
+  system = systems.create(load(f'{task},{first},debug'))
+  _, (results, extra), (image, state) = shapes(system)
+  loss, metrics = results['generator']
+  assert loss.shape == ()
+  assert {'loss_simple', 'loss_vlb'} <= metrics.keys()
+  assert extra['latent_scale'].shape == (1,)
+  assert image.shape == (B, 32, 32, 3)
+  assert [z.shape for z in state] == [(B, 8, 8, 4)]
+  channels = {'superres': 3, 'inpaint': 5, 'map': 8}.get(task, 0)
+  assert system.unet.in_channels == 4 + channels
+
+
+def test_classes_by_the_noise_level_beside_a_picture():
+  config = load(
+    'superres,debug',
+    condition__also='class',
+    condition__class_by='adm',
+    condition__num_classes='24',
+    diffusion__learn_logvar='true',
+    diffusion__parameterization='v',
+  )
+  system = systems.create(config)
+  assert system.unet.num_classes == 25
+  weights, (results, _), (image, _) = shapes(system)
+  generator = weights.params['generator']
+  assert generator['logvar'].shape == (1000,)
+  assert generator['unet']['label_emb']['embedding'].shape == (25, 128)
+  assert 'condition' not in generator  # nothing of it is trained
+  assert 'logvar' in results['generator'][1]
+  assert image.shape == (B, 32, 32, 3)
+
+
+def test_latent_scale_is_measured_on_the_first_step_only():
+  system = systems.create(load('none,vq,debug'))
+  weights = system_weights.weights_of(system)
+  run = jax.jit(functools.partial(losses, system))
+  batch = {'image': BATCH['image']}
+  _, extra = run(weights, jnp.int32(0), batch)
+  (z,) = system.latents(weights.frozen, BATCH['image'])
+  scaled = np.asarray(z) * float(extra['latent_scale'][0])
+  assert scaled.std(ddof=1) == pytest.approx(1.0, rel=1e-4)
+  results, later = run(weights, jnp.int32(1), batch)
+  np.testing.assert_array_equal(later['latent_scale'], 0.5)
+  loss, metrics = results['generator']
+  np.testing.assert_allclose(loss, metrics['loss_simple'], rtol=1e-6)
+
+
+def test_cache_changes_nothing():
+  system = systems.create(load('class,debug'))
+  weights = system_weights.weights_of(system)
+  noise = sampling.Noise.from_key(jax.random.key(3))
+
+  @jax.jit
+  def sample(weights):
+    condition = system.condition(weights, {'class': BATCH['class']})
+    return [
+      sampling.run(
+        system.stages(weights, condition, (B, 32, 32), cached=cached),
+        system.solver,
+        noise,
+      )[0]
+      for cached in (True, False)
+    ]
+
+  with jax.default_matmul_precision('highest'):
+    cached, plain = sample(weights)
+  np.testing.assert_allclose(cached, plain, atol=2e-4 * np.abs(plain).max())
+
+
+class Toy:
+  """tanh(x) t / 1000 + 0.05 x + 0.1 c, the network of the reference table."""
+
+  def apply(self, variables, x, t, context, y, **kwargs):
+    del y
+    out = jnp.tanh(x) * t.reshape(-1, 1, 1, 1) / 1000 + 0.05 * x
+    if context is not None:
+      out += 0.1 * context.reshape(-1, 1, 1, 1)
+    return (out, {}) if 'mutable' in kwargs else out
+
+
+def sample_toy(network, solver, scale=1.0, parameterization='eps', x=None):
+  chain = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+  if x is None:
+    x = official_fill.sine((2, 1, 2, 2), 0.2).transpose(0, 2, 3, 1)
+  stage = ldm.make_stage(
+    network,
+    {},
+    solver.levels(chain, 5),
+    shape=x.shape,
+    context=encoders.Inputs(context=jnp.ones((2, 1, 1))),
+    null=encoders.Inputs(context=jnp.zeros((2, 1, 1))),
+    scale=scale,
+    parameterization=parameterization,
+  )
+  noise = sampling.Noise.recorded([x])
+  with jax.default_matmul_precision('highest'):
+    (z,) = sampling.run([stage], solver, noise)
+  return z.transpose(0, 3, 1, 2).ravel()
+
+
+def test_guided_sampling_of_the_reference_table():
+  want = (
+    [-2.091297, -1.695078, -1.323459, -0.973421]
+    + [-0.638513, -0.308696, 0.026656, 0.371490],
+    [-0.786471, -0.472157, -0.180788, 0.097766]
+    + [0.373875, 0.659011, 0.960828, 1.276792],
+  )
+  for solver, row in zip((solvers.DDIM(), solvers.PLMS()), want, strict=True):
+    got = sample_toy(Toy(), solver, scale=3.0)
+    np.testing.assert_allclose(got, row, atol=1e-5)
+
+
+@pytest.mark.parametrize('parameterization', ['eps', 'x0', 'v'])
+def test_a_perfect_network_leads_to_the_clean_latent(parameterization):
+  chain = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+  clean = jnp.linspace(-1, 1, 8).reshape(2, 2, 2, 1)
+
+  class Perfect:
+    def apply(self, variables, x, t, context, y, **kwargs):
+      level = t.astype(jnp.int32)[0]
+      alpha, sigma = chain.alpha(level), chain.sigma(level)
+      eps = (x - alpha * clean) / sigma
+      out = {'eps': eps, 'x0': clean, 'v': alpha * eps - sigma * clean}
+      out = out[parameterization]
+      return (out, {}) if 'mutable' in kwargs else out
+
+  got = sample_toy(
+    Perfect(),
+    dataclasses.replace(solvers.DDIM(), eta=0.0),
+    parameterization=parameterization,
+    x=jnp.ones((2, 2, 2, 1)),
+  )
+  # The official end level keeps the noise of the first level.
+  np.testing.assert_allclose(got, clean.ravel(), atol=0.08)
+
+
+def test_dropped_conditions_are_null():
+  tokens = encoders.Inputs(concat=jnp.ones((64, 2, 2, 1)), y=jnp.ones(64))
+  null = jax.tree.map(jnp.zeros_like, tokens)
+  mixed = conditioning.dropped(tokens, null, jax.random.key(0), 0.25)
+  assert 0.05 < 1 - mixed.y.mean() < 0.5
+  for a, b in zip(mixed.concat, mixed.y, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_scale_of_latents_is_undone_before_decoding():
+  class FirstStage:
+    def apply(self, variables, zs, method):
+      assert method == 'decode'
+      return jnp.repeat(zs[0], 3, axis=-1)
+
+  system = systems.create(load('none,debug'))
+  system = dataclasses.replace(system, first_stage=FirstStage())
+  weights = system_lib.Weights(
+    params={},
+    frozen={'first_stage': {}},
+    extra={'latent_scale': jnp.array([2.0])},
+  )
+  image = system.decode(weights, [jnp.full((1, 2, 2, 1), 0.5)])
+  np.testing.assert_array_equal(image, 0.25)
+  np.testing.assert_allclose(
+    latent.inverse_std([jnp.array([1.0, 3.0, 5.0])]), 0.5
+  )
+
+
+@pytest.mark.parametrize(
+  ('variants', 'overrides', 'message'),
+  [
+    ('debug', {'data__image_size': '36'}, 'must be a multiple of 4'),
+    ('debug', {'sample__steps': '5,5'}, r'\(5, 5\), must be one number'),
+    ('debug', {'sample__steps': '300'}, '300 sampling steps'),
+    ('debug', {'condition__task': 'none'}, 'use_spatial_transformer is True'),
+    ('superres,debug', {'data__lr_factor': '2'}, 'lr_factor is 2, must be 4'),
+    (
+      'class,debug',
+      {'condition__null_class': 'false'},
+      'condition.drop = 0.1 and config.sample.guidance = 2.0',
+    ),
+    ('class,debug', {'condition__class_by': 'name'}, "'name', must be one of"),
+    ('class,debug', {'condition__also': 'class'}, "also is 'class'"),
+    ('text,debug', {'condition__also': 'class'}, 'are both tokens'),
+    ('debug', {'diffusion__parameterization': 'x'}, "'x' is not one of"),
+  ],
+)
+def test_fields_that_do_not_fit_are_named(variants, overrides, message):
+  with pytest.raises(ValueError, match=message):
+    systems.create(load(variants, **overrides))
+
+
+def test_a_first_stage_of_two_scales_is_refused():
+  config = load('none,debug')
+  frido = config_lib.load(f'{CONFIGS}/frido_shapes.py:debug')
+  with config.unlocked():
+    config.first_stage = frido.first_stage
+  with pytest.raises(ValueError, match='has 2 scales, must have one'):
+    systems.create(config)
+
+
+def test_frido_refuses_pictures():
+  config = config_lib.load(f'{CONFIGS}/frido_shapes.py:debug')
+  config_lib.override(config, {'condition.task': 'map'})
+  with pytest.raises(ValueError, match="'map' .* not served by frido"):
+    systems.create(config)
