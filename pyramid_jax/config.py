@@ -225,6 +225,7 @@ def _sample() -> Mapping[str, Any]:
     'temperature': 1.0,  # factor of the noise of ddim and ddpm
     'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | heun
     'spacing': 'official',  # of levels: official | exact | log_snr | quad
+    'windows': (0, 0),  # (side, stride) in a latent larger than they are
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample
     'seed': 0,
@@ -454,6 +455,15 @@ def _validate(config: ConfigDict, prefix: str) -> None:
     'sample.guidance_interval',
     len(interval) in (0, 2) and sorted((0, *interval, 1)) == [0, *interval, 1],
     'two numbers 0 <= from <= to <= 1, or ()',
+  )
+  windows = fields['sample.windows']
+  check(
+    'sample.windows',
+    len(windows) == 2 and min(0, *windows) == 0 and windows[1] <= windows[0],
+    'two numbers, the side of a window and at most as long a stride',
+  )
+  check(
+    'sample.windows', windows[1] > 0 or windows[0] == 0, 'with a stride above 0'
   )
   accumulate = fields['train.accumulate']
   check(

@@ -203,6 +203,8 @@ def test_load_refuses_what_is_no_file(path, message):
     ('sample.guidance_interval', '0.8,0.2', r'\(0.8, 0.2\), must be two'),
     ('sample.guidance_interval', '0.8,1.2', r'\(0.8, 1.2\), must be two'),
     ('sample.guidance_interval', '0.8', r'\(0.8,\), must be two'),
+    ('sample.windows', '4,8', r'\(4, 8\), must be two numbers'),
+    ('sample.windows', '4,0', r'\(4, 0\), must be with a stride above 0'),
     ('sample.temperature', '-1', 'temperature is -1.0, must be at least 0'),
     ('sample.guidance', '-1', 'guidance is -1.0, must be at least 0'),
     ('ema.decay', '1', r'in \[0, 1\)'),

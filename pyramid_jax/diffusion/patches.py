@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import stepping
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tiling:
@@ -196,3 +199,39 @@ def merge(patches: jax.Array, tiles: Tiling) -> jax.Array:
 def repeat(values: jax.Array, tiles: Tiling) -> jax.Array:
   """Gives every window of an image what the image has: (B, ...) to (B * L)."""
   return jnp.repeat(values, tiles.count, axis=0)
+
+
+def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
+  """Makes a stage of windows one of whole maps.
+
+  At every call the network sees all windows as one batch, and what it predicts
+  of them is merged; the solver only sees whole maps.
+
+  Args:
+    stage: built for B * L windows: each condition that lies on the map is cut
+      by `windows`, every other one is given to all windows by `repeat`.
+    tiles: the windows of the stage's map.
+
+  Returns:
+    A stage of B maps. Finished scales are cut by the same windows.
+  """
+
+  def enter(state, normal):
+    def cut(shape):
+      whole = (shape[0] // tiles.count, *tiles.shape, shape[-1])
+      return windows(normal(whole), tiles)
+
+    known = [windows(z, tiles.at(*z.shape[1:3])) for z in state]
+    x, context = stage.enter(known, cut)
+    return merge(x, tiles), context
+
+  def over(denoise):
+    def call(x, level, context, first=True):
+      prediction = denoise(windows(x, tiles), level, context, first)
+      eps = merge(prediction.eps, tiles)
+      return stepping.Prediction.from_eps(x, eps, level)
+
+    return call
+
+  spans = tuple((levels, over(denoise)) for levels, denoise in stage.spans)
+  return dataclasses.replace(stage, spans=spans, enter=enter)

@@ -29,11 +29,14 @@ class Stage:
     enter: (state, normal) -> (x, context); `normal(shape)` is the stage's
       initial noise, `context` all that does not depend on the level.
     leave: (state, x, context) -> state with this stage's scale finished.
+    before: (x, level, draw) -> x, changes the state in front of each step;
+      `draw()` is noise of its own. None leaves it as it is.
   """
 
   spans: tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
   enter: Callable[[list[jax.Array], Normal], tuple[jax.Array, Any]]
   leave: Callable[[list[jax.Array], jax.Array, Any], list[jax.Array]]
+  before: Callable[..., jax.Array] | None = None
 
 
 @flax.struct.dataclass
@@ -44,11 +47,13 @@ class Noise:
     key: typed key, or None when recorded.
     initial: recorded initial noise, one array a stage.
     steps: recorded noise of the steps, one (S, ...) array a stage.
+    before: recorded noise of `Stage.before`, one (S, ...) array a stage.
   """
 
   key: jax.Array | None = None
   initial: tuple[jax.Array, ...] = ()
   steps: tuple[jax.Array, ...] = ()
+  before: tuple[jax.Array, ...] = ()
 
   @classmethod
   def from_key(cls, key: jax.Array) -> 'Noise':
@@ -57,10 +62,13 @@ class Noise:
 
   @classmethod
   def recorded(
-    cls, initial: Sequence[jax.Array], steps: Sequence[jax.Array] = ()
+    cls,
+    initial: Sequence[jax.Array],
+    steps: Sequence[jax.Array] = (),
+    before: Sequence[jax.Array] = (),
   ) -> 'Noise':
-    """Replays recorded noise; `steps` may be empty for eta = 0."""
-    return cls(initial=tuple(initial), steps=tuple(steps))
+    """Replays recorded noise; what nothing draws from may be empty."""
+    return cls(initial=tuple(initial), steps=tuple(steps), before=tuple(before))
 
   def start(self, stage: int) -> Normal:
     """Returns the initial noise of a stage, by shape."""
@@ -69,24 +77,39 @@ class Noise:
     key = jax.random.fold_in(self.key, 2 * stage)
     return lambda shape: jax.random.normal(key, shape)
 
-  def per_step(self, stage: int, count: int, shape: tuple[int, ...]) -> Any:
-    """Returns `count` rows to scan over; see `draw`."""
+  def per_step(
+    self, stage: int, count: int, shape: tuple[int, ...]
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns `count` rows of the steps and of `before`; see `draw`."""
     if self.key is None:
-      if not self.steps:
-        return jnp.zeros((count,))
-      if self.steps[stage].shape != (count, *shape):
-        raise ValueError(
-          f'recorded noise of stage {stage} has shape'
-          f' {self.steps[stage].shape}, needed is {(count, *shape)}'
-        )
-      return self.steps[stage]
-    return jax.random.split(jax.random.fold_in(self.key, 2 * stage + 1), count)
+      rows = (count, *shape)
+      return (
+        _recorded(self.steps, stage, rows),
+        _recorded(self.before, stage, rows),
+      )
+    key = jax.random.fold_in(self.key, 2 * stage + 1)
+    keys = jax.random.split(key, count)
+    return keys, jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
 
   def draw(self, row: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Turns one row of `per_step` into noise of a shape."""
     if self.key is None:
-      return row if self.steps else jnp.zeros(shape)
+      return jnp.broadcast_to(row, shape)
     return jax.random.normal(row, shape)
+
+
+def _recorded(
+  arrays: Sequence[jax.Array], stage: int, shape: tuple[int, ...]
+) -> jax.Array:
+  """Returns the rows of a stage, zeros where nothing was recorded."""
+  if not arrays:
+    return jnp.zeros(shape[:1])
+  if arrays[stage].shape != shape:
+    raise ValueError(
+      f'recorded noise of stage {stage} has shape'
+      f' {arrays[stage].shape}, needed is {shape}'
+    )
+  return arrays[stage]
 
 
 @flax.struct.dataclass
@@ -157,6 +180,14 @@ def _run_stage(
   x, context = stage.enter(state, noise.start(index))
   total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
   rows = noise.per_step(index, total, x.shape)
+  if stage.before and noise.key is None and not noise.before:
+    raise ValueError(f'stage {index} needs recorded noise before its steps')
+
+  def before(x, level, rows):
+    if stage.before is None:
+      return x
+    return stage.before(x, level, lambda: noise.draw(rows[1], x.shape))
+
   carry: Any = None
   taken, outputs = 0, []
   for levels, denoise in stage.spans:
@@ -165,21 +196,25 @@ def _run_stage(
       return denoise(x, level, context, first)
 
     def step(carry, scanned, bound=bound):
-      level, next_level, row = scanned
-      draw = lambda: noise.draw(row, x.shape)
+      level, next_level, rows = scanned
+      draw = lambda: noise.draw(rows[0], x.shape)
+      carry = carry.replace(x=before(carry.x, level, rows))
       carry = solver.step(carry, bound, level, next_level, draw)
       return carry, (carry.x, carry.prediction.x0) if trace else None
 
     done = 0
     if carry is None:
-      carry, done = solver.init(x, bound, levels)
-      if done and trace:
+      begin = before(x, solvers.row(levels, 0), solvers.row(rows, 0))
+      carry, done = solver.init(begin, bound, levels)
+      if not done:  # the first step is scanned, with its own change
+        carry = carry.replace(x=x)
+      elif trace:
         outputs.append((carry.x[None], carry.prediction.x0[None]))
     count = levels.time.shape[0] - 1
     scanned = (
       solvers.row(levels, slice(done, -1)),
       solvers.row(levels, slice(done + 1, None)),
-      rows[taken + done : taken + count],
+      solvers.row(rows, slice(taken + done, taken + count)),
     )
     carry, out = jax.lax.scan(step, carry, scanned)
     outputs.append(out)

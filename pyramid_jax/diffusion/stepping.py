@@ -7,6 +7,7 @@ others, and `step(...)`, which is scanned.
 
 from collections.abc import Callable
 from typing import Protocol
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -17,6 +18,7 @@ from pyramid_jax.diffusion import schedules
 
 
 Levels = schedules.Levels
+T = TypeVar('T')
 
 
 @flax.struct.dataclass
@@ -110,8 +112,8 @@ class Solver(Protocol):
     """Goes from `level` to `next_level`."""
 
 
-def row(levels: Levels, index: int | slice) -> Levels:
-  """Returns one row (scalars) of the levels, or a slice of rows."""
+def row(levels: T, index: int | slice) -> T:
+  """Returns one row (scalars) of levels or of a like tree, or a slice."""
   return jax.tree.map(lambda a: a[index], levels)
 
 

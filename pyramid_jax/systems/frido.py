@@ -141,6 +141,7 @@ def make_stages(
   context: Context | None,
   null: Context | None,
   scale: float,
+  interval: Sequence[float] = (),
   steps: Sequence[int],
   shapes: Sequence[tuple[int, int, int, int]],
   pools: Sequence[int],
@@ -156,6 +157,7 @@ def make_stages(
     context: (B, L, D) condition tokens, perhaps with places, or None.
     null: the null tokens, used when `scale` is not 1.
     scale: classifier-free guidance, 1 = none.
+    interval: where it acts, see `guidance.classifier_free`.
     steps: solver steps of each scale.
     shapes: (B, H, W, C) at which each scale is diffused.
     pools: by which factor each finished scale is average-pooled to its own
@@ -167,21 +169,30 @@ def make_stages(
     Stages, coarse first.
   """
   guided = scale != 1 and null is not None
+  both = context
   if guided and context is not None:
-    context = conditioning.pair(context, null)
+    both = conditioning.pair(context, null)
   stages = []
   for s, (b, h, w, c) in enumerate(shapes):
-    stage = _stage(
-      unet,
-      params,
-      solver.levels(chain, steps[s]),
-      index=s,
-      context=context,
-      shape=(2 * b if guided else b, h, w, c),
-      pool=pools[s],
-      cached=cached,
-    )
-    stages.append(guidance.classifier_free(stage, scale) if guided else stage)
+
+    def build(context, count, s=s, size=(h, w, c)):
+      return _stage(
+        unet,
+        params,
+        solver.levels(chain, steps[s]),
+        index=s,
+        context=context,
+        shape=(count, *size),
+        pool=pools[s],
+        cached=cached,
+      )
+
+    stage = build(context, b)
+    if guided:
+      stage = guidance.classifier_free(
+        build(both, 2 * b), scale, interval, stage
+      )
+    stages.append(stage)
   return stages
 
 
@@ -329,6 +340,7 @@ class Frido(latent.LatentSystem):
       context=condition.context,
       null=condition.null,
       scale=self.guidance,
+      interval=self.guidance_interval,
       steps=self.steps,
       shapes=[(b, *grid, channels[s]) for s, grid in enumerate(grids)],
       pools=[

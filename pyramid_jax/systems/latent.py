@@ -36,6 +36,7 @@ class LatentSystem:
     drop: share of conditions replaced by the null condition in training.
     solver: of sampling.
     guidance: classifier-free guidance scale, 1 = none.
+    guidance_interval: where it acts, see `guidance.classifier_free`.
     image_size: px of a sample, a multiple of the first stage's factor.
   """
 
@@ -47,6 +48,7 @@ class LatentSystem:
   drop: float
   solver: solvers.Solver
   guidance: float
+  guidance_interval: tuple[float, ...]
   image_size: int
 
   @property
@@ -203,5 +205,6 @@ def fields(config: ConfigDict) -> dict[str, Any]:
       sample.solver, sample.eta, sample.spacing, sample.temperature
     ),
     'guidance': sample.guidance,
+    'guidance_interval': tuple(sample.guidance_interval),
     'image_size': size,
   }

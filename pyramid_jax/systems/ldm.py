@@ -7,7 +7,9 @@ or with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from ml_collections import ConfigDict
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import guidance
+from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -74,8 +77,10 @@ def make_stage(
   context: Inputs,
   null: Inputs | None = None,
   scale: float = 1.0,
+  interval: Sequence[float] = (),
   parameterization: str = 'eps',
   cached: bool = True,
+  tiles: patches.Tiling | None = None,
 ) -> sampling.Stage:
   """Builds the only stage: noise in, the scaled latent out.
 
@@ -87,14 +92,63 @@ def make_stage(
     context: the condition of B images.
     null: the null condition, used when `scale` is not 1.
     scale: classifier-free guidance, 1 = none.
+    interval: where it acts, see `guidance.classifier_free`.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
     cached: compute keys and values once per image instead of once per step
       (the same numbers).
+    tiles: windows of a latent larger than the network was trained for.
   """
-  guided = scale != 1 and null is not None
-  if guided:
-    context = conditioning.pair(context, null)
-    shape = (2 * shape[0], *shape[1:])
+  if tiles is not None:
+    windows = make_stage(
+      unet,
+      params,
+      levels,
+      shape=(shape[0] * tiles.count, *tiles.size, shape[-1]),
+      context=_of_windows(context, tiles),
+      null=None if null is None else _of_windows(null, tiles),
+      scale=scale,
+      interval=interval,
+      parameterization=parameterization,
+      cached=cached,
+    )
+    return patches.split(windows, tiles)
+  build = functools.partial(
+    _stage,
+    unet,
+    params,
+    levels,
+    parameterization=parameterization,
+    cached=cached,
+  )
+  stage = build(context, shape)
+  if scale == 1 or null is None:
+    return stage
+  both = build(conditioning.pair(context, null), (2 * shape[0], *shape[1:]))
+  return guidance.classifier_free(both, scale, interval, stage)
+
+
+def _of_windows(inputs: Inputs, tiles: patches.Tiling) -> Inputs:
+  """Cuts what lies on the latent's grid, gives the rest to every window."""
+  concat = inputs.concat
+  everywhere = jax.tree.map(
+    lambda x: patches.repeat(x, tiles), dataclasses.replace(inputs, concat=None)
+  )
+  if concat is not None:
+    concat = patches.windows(concat, tiles)
+  return dataclasses.replace(everywhere, concat=concat)
+
+
+def _stage(
+  unet: unet_lib.UNet,
+  params: Any,
+  levels: schedules.Levels,
+  context: Inputs,
+  shape: tuple[int, int, int, int],
+  *,
+  parameterization: str,
+  cached: bool,
+) -> sampling.Stage:
+  """The stage of one batch of conditions, without guidance."""
 
   def call(variables, x, time, **kwargs):
     # One level for the whole batch: it is embedded once.
@@ -120,8 +174,7 @@ def make_stage(
     del variables
     return [*state, x]
 
-  stage = sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
-  return guidance.classifier_free(stage, scale) if guided else stage
+  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +189,8 @@ class LDM(latent.LatentSystem):
     scale_factor: of the latents, unless it is measured.
     scale_by_std: whether it is measured on the first batch.
     steps: solver steps.
+    windows: (side, stride) of the windows in which a larger latent is
+      sampled, (0, 0) for never.
   """
 
   unet: unet_lib.UNet
@@ -145,12 +200,21 @@ class LDM(latent.LatentSystem):
   scale_factor: float
   scale_by_std: bool
   steps: int
+  windows: tuple[int, int] = (0, 0)
 
   def _latent_shape(
     self, count: int, height: int, width: int
   ) -> tuple[int, int, int, int]:
     f = autoencoder.factor(self.first_stage)
     return count, height // f, width // f, self.latent_channels[0]
+
+  def _tiles(self, height: int, width: int) -> patches.Tiling | None:
+    """The windows of an image, None if one call sees it whole."""
+    side, stride = self.windows
+    _, *grid, _ = self._latent_shape(1, height, width)
+    if not side or max(grid) <= side:
+      return None
+    return patches.tiling((grid[0], grid[1]), side, stride)
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
@@ -234,8 +298,10 @@ class LDM(latent.LatentSystem):
       context=encoders.as_inputs(condition.context),
       null=encoders.as_inputs(condition.null) if has_null else None,
       scale=self.guidance,
+      interval=self.guidance_interval,
       parameterization=self.loss.parameterization,
       cached=cached,
+      tiles=self._tiles(*shape[1:]),
     )
     return [stage]
 
@@ -281,6 +347,7 @@ def create(config: ConfigDict) -> LDM:
     scale_factor=d.scale_factor,
     scale_by_std=d.scale_by_std,
     steps=steps,
+    windows=tuple(config.sample.windows),
   )
 
 

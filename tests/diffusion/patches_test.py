@@ -3,7 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import patches
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
 
 
 def ramp(shape):
@@ -112,3 +116,89 @@ def test_program_size_follows_the_sides_not_their_product():
     return len(str(jax.make_jaxpr(both)(x)).splitlines())
 
   assert lines(40) < 3 * lines(20)
+
+
+CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+
+
+def stage(solver, shape, map_, token, blur=False):
+  """A stage with a condition on the map and one of the image.
+
+  With `blur` the network looks at its neighbours, and at no others.
+  """
+
+  def denoise(x, level, context, first=True):
+    del first
+    seen = x
+    if blur:
+      seen = (jnp.roll(x, 1, 1) + jnp.roll(x, -1, 1)) / 2
+    on_map, of_image = context
+    eps = jnp.tanh(seen) * level.time / 1000 + 0.1 * on_map + of_image
+    return solvers.Prediction.from_eps(x, eps, level)
+
+  return sampling.Stage(
+    spans=((solver.levels(CHAIN, 5), denoise),),
+    enter=lambda state, normal: (normal(shape), (map_, token)),
+    leave=lambda state, x, context: [*state, x],
+  )
+
+
+def test_a_network_that_sees_single_places_does_not_notice_the_windows():
+  solver = solvers.create('ddim')
+  tiles = patches.tiling((7, 10), 4, 3)
+  noise = sampling.Noise.from_key(jax.random.key(0))
+  map_ = jax.random.normal(jax.random.key(1), (2, 7, 10, 3))
+  token = jnp.array([0.5, -0.5])[:, None, None, None]
+  (want,) = sampling.run(
+    [stage(solver, map_.shape, map_, token)], solver, noise
+  )
+  parts = stage(
+    solver,
+    (2 * tiles.count, *tiles.size, 3),
+    patches.windows(map_, tiles),
+    patches.repeat(token, tiles),
+  )
+  (got,) = sampling.run([patches.split(parts, tiles)], solver, noise)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_inside_and_outside_of_guidance_agree():
+  solver = solvers.create('ddim')
+  tiles = patches.tiling((7, 10), 4, 3)
+  noise = sampling.Noise.from_key(jax.random.key(0))
+  map_ = jax.random.normal(jax.random.key(1), (2, 7, 10, 3))
+  pair = jnp.concatenate([map_, jnp.zeros_like(map_)])
+  token = jnp.array([0.5, -0.5, 0, 0])[:, None, None, None]
+  parts = stage(
+    solver,
+    (4 * tiles.count, *tiles.size, 3),
+    patches.windows(pair, tiles),
+    patches.repeat(token, tiles),
+    blur=True,
+  )
+  inside = guidance.classifier_free(patches.split(parts, tiles), 2.0)
+  outside = patches.split(guidance.classifier_free(parts, 2.0), tiles)
+  first, second = (
+    sampling.run([s], solver, noise)[0] for s in (inside, outside)
+  )
+  assert first.shape == map_.shape
+  np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_finished_scales_are_cut_by_the_same_windows():
+  tiles = patches.tiling((8, 12), 4, 2)
+  coarse = jnp.arange(24.0).reshape(1, 4, 6, 1)
+  seen = []
+
+  def enter(state, normal):
+    seen.extend(state)
+    return normal((tiles.count, 4, 4, 1)), None
+
+  solver = solvers.create('ddim')
+  parts = stage(solver, None, 0.0, 0.0)
+  parts = sampling.dataclasses.replace(parts, enter=enter)
+  whole = patches.split(parts, tiles)
+  x, _ = whole.enter([coarse], lambda shape: jnp.ones(shape))
+  assert x.shape == (1, 8, 12, 1)
+  assert seen[0].shape == (tiles.count, 2, 2, 1)
+  np.testing.assert_array_equal(seen[0][1], coarse[0, 0:2, 1:3])

@@ -11,6 +11,7 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
+from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -165,7 +166,9 @@ class Toy:
     return (out, {}) if 'mutable' in kwargs else out
 
 
-def sample_toy(network, solver, scale=1.0, parameterization='eps', x=None):
+def sample_toy(
+  network, solver, scale=1.0, parameterization='eps', x=None, **options
+):
   chain = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
   if x is None:
     x = official_fill.sine((2, 1, 2, 2), 0.2).transpose(0, 2, 3, 1)
@@ -178,6 +181,7 @@ def sample_toy(network, solver, scale=1.0, parameterization='eps', x=None):
     null=encoders.Inputs(context=jnp.zeros((2, 1, 1))),
     scale=scale,
     parameterization=parameterization,
+    **options,
   )
   noise = sampling.Noise.recorded([x])
   with jax.default_matmul_precision('highest'):
@@ -195,6 +199,18 @@ def test_guided_sampling_of_the_reference_table():
   for solver, row in zip((solvers.DDIM(), solvers.PLMS()), want, strict=True):
     got = sample_toy(Toy(), solver, scale=3.0)
     np.testing.assert_allclose(got, row, atol=1e-5)
+
+
+def test_windows_of_a_large_latent_and_an_interval_of_guidance():
+  # The toy network sees single places: windows change nothing.
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 10, 1)))
+  tiles = patches.tiling((7, 10), 4, 3)
+  options = {'scale': 3.0, 'x': x, 'interval': (0.1, 0.7)}
+  whole = sample_toy(Toy(), solvers.DDIM(), **options)
+  parts = sample_toy(Toy(), solvers.DDIM(), **options, tiles=tiles)
+  np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+  everywhere = sample_toy(Toy(), solvers.DDIM(), scale=3.0, x=x)
+  assert np.abs(whole - everywhere).max() > 0.1
 
 
 @pytest.mark.parametrize('parameterization', ['eps', 'x0', 'v'])

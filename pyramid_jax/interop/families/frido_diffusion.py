@@ -18,6 +18,7 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
+from pyramid_jax.interop.families import chains
 from pyramid_jax.interop.families import pyunet as pyunet_family
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
@@ -34,13 +35,6 @@ _FIXED: dict[str, Any] = {
   'clip_denoised': False,
 }
 _PARAMETERIZATIONS = ('eps', 'x0')
-_CHAIN = {
-  'timesteps': 'timesteps',
-  'beta_schedule': 'kind',
-  'linear_start': 'linear_start',
-  'linear_end': 'linear_end',
-  'cosine_s': 'cosine_s',
-}
 _SAMPLER = {
   'kind',
   'S',
@@ -104,7 +98,7 @@ def _run_sampler(case: families.Case) -> dict[str, np.ndarray]:
   eta = float(sampler.get('eta', 0.0))
   if eta and noises[0] not in case.inputs:
     raise families.Unsupported(f'eta = {eta} without recorded noise')
-  chain = _chain(config['diffusion'])
+  chain = chains.build(config['diffusion'])
   try:
     levels = solver.levels(chain, steps)
   except ValueError as error:
@@ -141,7 +135,7 @@ def _run_sampler(case: families.Case) -> dict[str, np.ndarray]:
   state, traces = jax.jit(sample)(
     model.params, tuple(initial), recorded, context, null
   )
-  outputs = _schedule(model.chain, levels, eta)
+  outputs = chains.buffers(model.chain) | chains.ddim_tables(chain, levels, eta)
   return outputs | _steps(initial, state, traces)
 
 
@@ -153,22 +147,6 @@ def _solver(sampler: Mapping[str, Any]) -> solvers.Solver:
     return solvers.create(kind, float(sampler.get('eta', 0.0)))
   except ValueError as error:
     raise families.Unsupported(str(error)) from error
-
-
-def _schedule(
-  chain: schedules.Chain, levels: schedules.Levels, eta: float
-) -> dict[str, np.ndarray]:
-  """The official sampler's tables, ascending, of the levels that were run."""
-  bar = np.square(np.asarray(levels.alpha, np.float64))
-  std = np.exp(0.5 * np.asarray(levels.log_variance, np.float64))
-  return {
-    'ddim_timesteps': np.asarray(levels.time)[:-1][::-1].astype(np.int32),
-    'ddim_alphas': bar[:-1][::-1],
-    'ddim_alphas_prev': bar[1:][::-1],
-    'ddim_sigmas': eta * std[:-1][::-1],
-    'betas': chain.betas,
-    'alphas_cumprod': chain.alphas_bar,
-  }
 
 
 def _steps(
@@ -184,13 +162,15 @@ def _steps(
     known = finished[:s]
     count = trace.x.shape[0]
     repeated = [jnp.broadcast_to(z, (count, *z.shape)) for z in known]
-    first = _nchw(jnp.concatenate([*known, initial[s]], -1))
+    first = chains.nchw(jnp.concatenate([*known, initial[s]], -1))
     outputs[f'x_first_in_{s}'] = first
     if s:
       outputs[f'stage_final_{s - 1}'] = first
-    outputs[f'x_t_{s}'] = _nchw(jnp.concatenate([*repeated, trace.x], -1))
-    outputs[f'pred_x0_{s}'] = _nchw(jnp.concatenate([*repeated, trace.x0], -1))
-  latent = _nchw(jnp.concatenate(finished, -1))
+    outputs[f'x_t_{s}'] = chains.nchw(jnp.concatenate([*repeated, trace.x], -1))
+    outputs[f'pred_x0_{s}'] = chains.nchw(
+      jnp.concatenate([*repeated, trace.x0], -1)
+    )
+  latent = chains.nchw(jnp.concatenate(finished, -1))
   return outputs | {f'stage_final_{len(traces) - 1}': latent, 'latent': latent}
 
 
@@ -209,7 +189,7 @@ def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
   }
   _check_arguments(config, own)
   _check_inputs(case, ['x_start', 'noise', 't', 'context'])
-  model = _build(case, config, _chain(config['diffusion']))
+  model = _build(case, config, chains.build(config['diffusion']))
   scales = len(model.channels)
   ratio = config.get('stage_loss_ratio') or [0.5] * scales
   if len(ratio) != scales:
@@ -247,8 +227,8 @@ def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
   }
   outputs |= {name: np.asarray(value) for name, value in metrics.items()}
   for s, (x, y) in enumerate(calls):
-    outputs[f'x_noisy_{s}'] = _nchw(x)
-    outputs[f'model_output_{s}'] = _nchw(y)
+    outputs[f'x_noisy_{s}'] = chains.nchw(x)
+    outputs[f'model_output_{s}'] = chains.nchw(y)
   for key, value in mapping.to_official(grads, pyunet_family.rename).items():
     outputs[f'grad/{key}'] = value
   return outputs
@@ -263,7 +243,7 @@ def _check_arguments(config: Mapping[str, Any], own: set[str]) -> None:
       )
   known = {'unet_config', 'diffusion', 'embed_dim_list', 'num_stage'}
   unknown = sorted(config.keys() - known - own - _FIXED.keys())
-  unknown += sorted(config['diffusion'].keys() - _CHAIN.keys())
+  unknown += sorted(config['diffusion'].keys() - chains.ARGUMENTS.keys())
   if unknown:
     raise families.Unsupported(f'unknown arguments: {unknown}')
   channels = list(config['embed_dim_list'])
@@ -277,13 +257,6 @@ def _check_arguments(config: Mapping[str, Any], own: set[str]) -> None:
       f'embed_dim_list {channels} does not agree with split_embed_dim_list'
       f' {unet_config["split_embed_dim_list"]} or num_stage'
     )
-
-
-def _chain(config: Mapping[str, Any]) -> schedules.Chain:
-  try:
-    return schedules.make_chain(**{_CHAIN[k]: v for k, v in config.items()})
-  except ValueError as error:
-    raise families.Unsupported(str(error)) from error
 
 
 def _build(
@@ -320,7 +293,3 @@ def _check_inputs(case: families.Case, known: Sequence[str]) -> None:
 def _last_channels(x: np.ndarray, count: int) -> jax.Array:
   """(S, B, C, H, W) -> (S, B, H, W, count), the current scale's."""
   return jnp.asarray(np.moveaxis(x[:, :, -count:], 2, -1))
-
-
-def _nchw(x: jax.Array) -> np.ndarray:
-  return np.moveaxis(np.asarray(x), -1, -3)

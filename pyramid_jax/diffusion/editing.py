@@ -1,0 +1,110 @@
+"""Starting from an image instead of from noise, as functions of a stage.
+
+They wrap a whole stage: guidance and windows come first.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+
+from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import stepping
+
+
+Spans = tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
+
+
+def from_image(
+  stage: sampling.Stage, z0: jax.Array, strength: float
+) -> sampling.Stage:
+  """Image to image (arXiv:2108.01073): noises z0 and denoises it again.
+
+  Of S steps the last int(strength * S) are taken; z0 is noised to the level
+  where they begin, with the stage's initial noise.
+
+  Args:
+    stage: of B images.
+    z0: (B, H, W, C) the clean state, scaled as the stage's.
+    strength: in (0, 1], the share of the steps; 1 keeps least of z0.
+
+  Raises:
+    ValueError: a strength out of range, or without a step.
+  """
+  total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
+  if not 0 < strength <= 1:
+    raise ValueError(f'strength {strength} must lie in (0, 1]')
+  count = int(round(strength * total, 6))  # 0.29 * 100 is 29
+  if count < 1:
+    raise ValueError(
+      f'strength {strength} of {total} steps leaves none; at least'
+      f' {1 / total:.3g} is needed'
+    )
+  spans = _last_steps(stage.spans, count)
+  level = stepping.row(spans[0][0], 0)
+
+  def enter(state, normal):
+    noise, context = stage.enter(state, normal)
+    _same_shape('image', z0, noise)
+    return gaussian.q_sample(z0, noise, level.alpha, level.sigma), context
+
+  return dataclasses.replace(stage, spans=spans, enter=enter)
+
+
+def _last_steps(spans: Spans, count: int) -> Spans:
+  """Returns the last `count` steps."""
+  kept: list[Any] = []
+  for levels, denoise in reversed(spans):
+    taken = min(count, levels.time.shape[0] - 1)
+    if taken:
+      last = stepping.row(levels, slice(-taken - 1, None))
+      kept.insert(0, (last, denoise))
+    count -= taken
+  return tuple(kept)
+
+
+def masked(
+  stage: sampling.Stage,
+  z0: jax.Array,
+  mask: jax.Array,
+  *,
+  composite: bool = False,
+) -> sampling.Stage:
+  """Fills in what a mask leaves free, by noising the rest anew at each step.
+
+  Matches CompVis/latent-diffusion: ldm/models/diffusion/{ddim,plms}.py.
+
+  Args:
+    stage: of B images.
+    z0: (B, H, W, C) the known state, scaled as the stage's.
+    mask: (B or 1, H, W, 1), 1 where z0 is kept, 0 where it is made up.
+    composite: also put z0 into the result, which otherwise has been denoised
+      once more.
+
+  Raises:
+    ValueError: a mask of another size.
+  """
+  if mask.shape[1:] != (*z0.shape[1:3], 1):
+    raise ValueError(
+      f'the mask has shape {mask.shape}, needed is {(*z0.shape[:3], 1)}'
+    )
+
+  def keep(known: jax.Array, x: jax.Array) -> jax.Array:
+    return mask * known + (1.0 - mask) * x
+
+  def before(x, level, draw):
+    _same_shape('known state', z0, x)
+    return keep(gaussian.q_sample(z0, draw(), level.alpha, level.sigma), x)
+
+  def leave(state, x, context):
+    return stage.leave(state, keep(z0, x) if composite else x, context)
+
+  return dataclasses.replace(stage, before=before, leave=leave)
+
+
+def _same_shape(name: str, z0: jax.Array, x: jax.Array) -> None:
+  if z0.shape != x.shape:
+    raise ValueError(f'the {name} has shape {z0.shape}, needed is {x.shape}')

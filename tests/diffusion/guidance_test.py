@@ -1,0 +1,126 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax.diffusion import guidance
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
+
+
+CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+SHAPE = (2, 4, 4, 1)
+
+
+def eps_of(x, level, condition):
+  return jnp.tanh(x) * level.time / 1000 + 0.3 * condition
+
+
+def stage(levels, condition, seen=None):
+  """A stage of as many images as there are conditions."""
+  shape = (len(condition), *SHAPE[1:])
+  condition = jnp.asarray(condition)[:, None, None, None]
+
+  def denoise(x, level, context, first=True):
+    del first
+    if seen is not None:
+      seen.append(x.shape[0])
+    return solvers.Prediction.from_eps(x, eps_of(x, level, context), level)
+
+  return sampling.Stage(
+    spans=((levels, denoise),),
+    enter=lambda state, normal: (normal(shape), condition),
+    leave=lambda state, x, context: [*state, x],
+  )
+
+
+COND, NULL = [1.0, 2.0], [0.0, 0.0]
+
+
+def sample(solver, s):
+  noise = sampling.Noise.from_key(jax.random.key(3))
+  return jax.jit(functools.partial(sampling.run, [s], solver))(noise)[0]
+
+
+def masked_scale(levels, scale, interval):
+  """The same by one stage whose scale depends on the level."""
+  halves = [jnp.asarray(c)[:, None, None, None] for c in (COND, NULL)]
+
+  def denoise(x, level, context, first=True):
+    del first, context
+    cond, null = (eps_of(x, level, c) for c in halves)
+    part = level.time / 1000
+    inside = (interval[0] <= part) & (part <= interval[1])
+    eps = null + jnp.where(inside, scale, 1.0) * (cond - null)
+    return solvers.Prediction.from_eps(x, eps, level)
+
+  return sampling.Stage(
+    spans=((levels, denoise),),
+    enter=lambda state, normal: (normal(SHAPE), None),
+    leave=lambda state, x, context: [*state, x],
+  )
+
+
+@pytest.mark.parametrize('name', ['ddim', 'ddpm', 'dpmpp_2m'])
+@pytest.mark.parametrize('interval', [(0.2, 0.705), (0.0, 0.5), (0.6, 1.0)])
+def test_an_interval_equals_a_scale_that_depends_on_the_level(name, interval):
+  solver = solvers.create(name)
+  levels = solver.levels(CHAIN, 10)
+  guided = guidance.classifier_free(
+    stage(levels, COND + NULL), 3.0, interval, stage(levels, COND)
+  )
+  want = sample(solver, masked_scale(levels, 3.0, interval))
+  np.testing.assert_allclose(sample(solver, guided), want, rtol=2e-5, atol=2e-5)
+  everywhere = sample(solver, masked_scale(levels, 3.0, (0.0, 1.0)))
+  assert np.abs(want - everywhere).max() > 0.01
+
+
+def test_plms_keeps_its_history_over_the_border():
+  solver = solvers.create('plms')
+  levels = solver.levels(CHAIN, 10)
+  interval = (0.0, 0.65)  # not in the first step, which looks ahead
+  guided = guidance.classifier_free(
+    stage(levels, COND + NULL), 3.0, interval, stage(levels, COND)
+  )
+  want = sample(solver, masked_scale(levels, 3.0, interval))
+  np.testing.assert_allclose(sample(solver, guided), want, rtol=2e-5, atol=2e-5)
+
+
+def test_outside_the_interval_the_network_sees_b_images():
+  solver = solvers.create('ddim')
+  levels = solver.levels(CHAIN, 10)
+  pairs, single = [], []
+  guided = guidance.classifier_free(
+    stage(levels, COND + NULL, pairs),
+    3.0,
+    (0.2, 0.705),
+    stage(levels, COND, single),
+  )
+  lengths = [len(part.time) - 1 for part, _ in guided.spans]
+  assert lengths == [2, 6, 2]  # times 901 .. 1, the middle is 701 .. 201
+  sample(solver, guided)
+  assert set(pairs) == {4}
+  assert set(single) == {2}
+
+
+def test_the_whole_interval_is_plain_guidance():
+  solver = solvers.create('ddim')
+  levels = solver.levels(CHAIN, 5)
+  single = []
+  s = stage(levels, COND + NULL)
+  results = [
+    sample(solver, guidance.classifier_free(s, 3.0, *options))
+    for options in ([], [()], [(0.0, 1.0), stage(levels, COND, single)])
+  ]
+  np.testing.assert_array_equal(results[0], results[1])
+  np.testing.assert_array_equal(results[0], results[2])
+  assert single == []
+
+
+def test_an_interval_without_a_stage_for_the_rest_is_refused():
+  levels = solvers.create('ddim').levels(CHAIN, 5)
+  with pytest.raises(ValueError, match=r'within \(0.2, 0.7\) needs a stage'):
+    guidance.classifier_free(stage(levels, COND + NULL), 3.0, (0.2, 0.7))
