@@ -79,6 +79,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = 1800
   config.train.sample_every = 1800
   config.train.eval_every = 1800
+  if task != 'layout':  # 12 minutes of one core
+    config.train.steps = config.train.decay_steps = 5400
+    config.train.eval_every = 1350
   config.sample.steps = 25
   config.sample.guidance = 2.0
   config.sample.count = config.sample.batch_size = 16
@@ -88,7 +91,7 @@ def get_config(arg: str = '') -> ConfigDict:
   names = [name for name in ('long', 'gpu', 'debug') if variant[name]]
   config_lib.add_first_stage(config, first.get_config(','.join(names)))
   if variant['long']:
-    config.train.steps = config.train.decay_steps = 14400
+    config.train.steps = config.train.decay_steps = 10800
     config.ema.decay = 0.9998
   if variant['gpu']:
     _enlarge(config)
