@@ -1,0 +1,134 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official_fill
+import pytest
+
+from pyramid_jax.interop.families import unet as family
+from pyramid_jax.networks import unet
+
+
+B, SIDE = 2, 8
+PLAIN = {
+  'in_channels': 3,
+  'out_channels': 3,
+  'model_channels': 32,
+  'num_res_blocks': 1,
+  'attention_resolutions': (2,),
+  'channel_mult': (1, 2),
+  'num_heads': 2,
+}
+ATTENDING = PLAIN | {'use_spatial_transformer': True, 'context_dim': 12}
+
+
+def _inputs(options, **changes):
+  inputs = {
+    'x': jax.random.normal(jax.random.key(0), (B, SIDE, SIDE, 3)),
+    't': jnp.array([3, 700]),
+  }
+  if options.get('context_dim'):
+    inputs['context'] = jnp.ones((B, 5, options['context_dim']))
+  if options.get('num_classes'):
+    inputs['y'] = jnp.arange(B)
+  return inputs | changes
+
+
+def _trace(options, **changes):
+  network = unet.UNet(**options)
+  return jax.eval_shape(
+    lambda: network.init_with_output(
+      jax.random.key(0), **_inputs(options, **changes)
+    )
+  )
+
+
+@pytest.mark.parametrize(
+  ('options', 'channels', 'up', 'expected'),
+  [
+    # Self-attention: the width decides where it is given.
+    ({'num_heads': -1, 'num_head_channels': 16}, 64, False, (4, 16)),
+    ({'num_heads': 8, 'num_head_channels': 16}, 64, True, (4, 16)),
+    ({'num_heads': 4, 'num_heads_upsample': 8}, 64, False, (4, 16)),
+    ({'num_heads': 4, 'num_heads_upsample': 8}, 64, True, (8, 8)),
+    (
+      {'num_heads': 4, 'num_heads_upsample': 8, 'legacy': False},
+      64,
+      True,
+      (4, 16),
+    ),
+    # Transformers: legacy lets the heads fill the channels.
+    (ATTENDING | {'num_heads': 8}, 64, True, (8, 8)),
+    (
+      ATTENDING | {'num_heads': -1, 'num_head_channels': 64},
+      96,
+      False,
+      (1, 96),
+    ),
+    (
+      ATTENDING | {'num_heads': -1, 'num_head_channels': 64, 'legacy': False},
+      96,
+      False,
+      (1, 64),
+    ),
+  ],
+)
+def test_rule_of_the_heads(options, channels, up, expected):
+  assert unet.UNet(**options).heads(channels, up) == expected
+
+
+@pytest.mark.parametrize('base', [PLAIN, ATTENDING])
+def test_heads_that_do_not_exist_are_refused(base):
+  with pytest.raises(ValueError, match='32 channels cannot be split'):
+    unet.UNet(**base | {'num_heads': 40}).heads(32)
+
+
+@pytest.mark.parametrize(
+  ('options', 'channels'),
+  [
+    (PLAIN | {'num_classes': 4, 'use_scale_shift_norm': True}, 3),
+    (PLAIN | {'conv_resample': False, 'n_embed': 9}, 9),
+    (PLAIN | {'resblock_updown': True, 'dtype': jnp.bfloat16}, 3),
+    (ATTENDING | {'transformer_depth': 2, 'remat': True}, 3),
+  ],
+)
+def test_result_is_float32_on_the_grid_of_x(options, channels):
+  out, _ = _trace(options)
+  assert out.shape == (B, SIDE, SIDE, channels)
+  assert out.dtype == jnp.float32
+
+
+def test_a_shared_level_and_a_cache_change_nothing():
+  network = unet.UNet(**ATTENDING)
+  inputs = _inputs(ATTENDING, t=jnp.array([7, 7]))
+  params = official_fill.params(network.init, family.rename, **inputs)
+  variables = {'params': params}
+
+  @jax.jit
+  def run(variables):
+    want = network.apply(variables, **inputs)
+    _, kept = network.apply(variables, **inputs, mutable=['cache'])
+    other = inputs | {'t': jnp.array([7])}
+    # The context is not read again: its keys and values are in the cache.
+    other['context'] = jnp.zeros_like(inputs['context'])
+    return want, network.apply(variables | kept, **other)
+
+  want, got = run(variables)
+  np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+  ('options', 'changes', 'message'),
+  [
+    (PLAIN, {'x': jnp.zeros((B, 8, 8, 4))}, r'x must be \(B, H, W, 3\)'),
+    (PLAIN, {'y': jnp.arange(B)}, 'y must be of shape None'),
+    (PLAIN | {'num_classes': 4}, {'y': None}, r'y must be of shape \(2,\)'),
+    (ATTENDING, {'context': jnp.ones((B, 5, 7))}, r'must be \(B, S, 12\)'),
+    (PLAIN, {'context': jnp.ones((B, 5, 7))}, r'must be \(B, S, None\)'),
+    (PLAIN | {'out_channels': None}, {}, 'out_channels is needed'),
+    (PLAIN | {'attention': 'fast'}, {}, "attention is 'fast'"),
+    (ATTENDING | {'attention': 'cudnn'}, {}, "'cudnn' runs on gpu"),
+  ],
+)
+def test_refuses(options, changes, message):
+  with pytest.raises(ValueError, match=message):
+    _trace(options, **changes)
