@@ -44,6 +44,8 @@ def get_config(arg: str = '') -> ConfigDict:
       'grid_frequencies': 6,
     }
   )
+  if task != 'layout':  # nothing says where: the whole condition everywhere
+    config.network.pool_context = True
   config.data.name = 'shapes'
   config.data.level = 1
   config.data.image_size = 32

@@ -105,6 +105,7 @@ def _network(task: str) -> ConfigDict:
         'num_head_channels': 32,
         'use_spatial_transformer': True,
         'grid_frequencies': 6,
+        'pool_context': task != 'layout',
       }
     )
   return ConfigDict(

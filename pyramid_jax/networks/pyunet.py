@@ -106,7 +106,7 @@ class PyUNet(unet_trunk.Trunk):
     """
     self.check_options()
     self._check_arguments(x, context, y, stage)
-    emb = self._embedding(t, y, stage)
+    emb = self._embedding(t, context, y, stage)
     h, cond = self._stem(x, stage)
     if self.is_initializing():
       # The parameters of all scales are made, whichever `stage` is.
@@ -117,9 +117,13 @@ class PyUNet(unet_trunk.Trunk):
     return self._head(h, stage)
 
   def _embedding(
-    self, t: jax.Array, y: jax.Array | None, stage: int
+    self,
+    t: jax.Array,
+    context: transformer.Context | None,
+    y: jax.Array | None,
+    stage: int,
   ) -> jax.Array:
-    emb = self.embed_level(t)
+    emb = self.embed_context(self.embed_level(t), context)
     width = emb.shape[-1]
     if y is not None and self.use_embed:
       emb += self.embed_label(y)

@@ -84,7 +84,7 @@ class UNet(unet_trunk.Trunk):
       )
     y_shape = None if self.num_classes is None else x.shape[:1]
     self.check_conditions(context, y, y_shape)
-    emb = self.embed_level(t)
+    emb = self.embed_context(self.embed_level(t), context)
     if y is not None:
       emb += self.embed_label(y)
     # Every block begins with the SiLU: done once.

@@ -49,6 +49,9 @@ class Trunk(nn.Module):
     dtype: of the activations.
     remat: whether blocks recompute their activations in the backward pass.
     grid_frequencies: see `transformer.SpatialTransformer`; 0 in the reference.
+    pool_context: also add the mean of the context's tokens, normalised and
+      projected, to the embedding of the level (ours: every block then knows
+      what is asked for, not only those that attend).
     attention: which kernel attends, see `attention.dot_product_attention`.
   """
 
@@ -74,6 +77,7 @@ class Trunk(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
   grid_frequencies: int = 0
+  pool_context: bool = False
   attention: str = 'auto'
 
   # Of a pyramid, whose network makes fields of them.
@@ -188,6 +192,19 @@ class Trunk(nn.Module):
       embedding_init=nn.initializers.normal(1.0),
       name='label_emb',
     )(y)
+
+  def embed_context(
+    self, emb: jax.Array, context: transformer.Context | None
+  ) -> jax.Array:
+    """Returns emb (B or 1, E) with the pooled context if `pool_context`."""
+    if not self.pool_context:
+      return emb
+    if context is None:
+      raise ValueError('pool_context needs a context, got none.')
+    if isinstance(context, transformer.PlacedTokens):
+      context = context.values
+    mean = norms.LayerNorm(name='pooled_norm')(context.mean(1))
+    return emb + linear.Linear(emb.shape[-1], name='pooled_proj')(mean)
 
   def walk(
     self,

@@ -132,3 +132,27 @@ def test_a_shared_level_and_a_cache_change_nothing():
 def test_refuses(options, changes, message):
   with pytest.raises(ValueError, match=message):
     _trace(options, **changes)
+
+
+def test_pooled_context_reaches_every_block():
+  options = ATTENDING | {'pool_context': True}
+  context = jax.random.normal(jax.random.key(1), (B, 5, 12))
+  inputs = _inputs(options, context=context)
+  pooled, plain = unet.UNet(**options), unet.UNet(**ATTENDING)
+  params = pooled.init(jax.random.key(0), **inputs)['params']
+  assert params['pooled_proj']['kernel'].shape == (12, 128)
+  rng = np.random.default_rng(0)  # also where weights begin as zeros
+  params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params)
+
+  got = pooled.apply({'params': params}, **inputs)
+  want = plain.apply({'params': params}, **inputs)
+  assert np.abs(got - want).max() > 1e-3
+  params['pooled_proj'] = jax.tree.map(jnp.zeros_like, params['pooled_proj'])
+  got = pooled.apply({'params': params}, **inputs)
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_pooled_context_is_needed():
+  options = ATTENDING | {'pool_context': True}
+  with pytest.raises(ValueError, match='pool_context needs a context'):
+    _trace(options, context=None)
