@@ -46,6 +46,7 @@ def get_config(arg: str = '') -> ConfigDict:
   )
   if task != 'layout':  # nothing says where: the whole condition everywhere
     config.network.pool_context = True
+    config.diffusion.parameterization = 'v'
   config.data.name = 'shapes'
   config.data.level = 1
   config.data.image_size = 32

@@ -50,8 +50,7 @@ class LossSettings:
     loss_type: 'l1' or 'l2'.
     noise_mix_ratio: share of noise in the known coarser scales.
     stage_loss_ratio: the weight of each scale, coarse first.
-    parameterization: what the network predicts: 'eps', which the samplers
-      read, 'x0' or 'v'.
+    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
   """
 
   loss_type: str
@@ -145,6 +144,7 @@ def make_stages(
   steps: Sequence[int],
   shapes: Sequence[tuple[int, int, int, int]],
   pools: Sequence[int],
+  parameterization: str = 'eps',
   cached: bool = True,
 ) -> list[sampling.Stage]:
   """Builds the stages of a sampling run.
@@ -162,6 +162,7 @@ def make_stages(
     shapes: (B, H, W, C) at which each scale is diffused.
     pools: by which factor each finished scale is average-pooled to its own
       grid (the official layout diffuses coarse scales on the fine grid).
+    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
     cached: compute gates, keys and values once per image instead of once per
       step (the same numbers).
 
@@ -184,6 +185,7 @@ def make_stages(
         context=context,
         shape=(count, *size),
         pool=pools[s],
+        parameterization=parameterization,
         cached=cached,
       )
 
@@ -205,6 +207,7 @@ def _stage(
   context: Context | None,
   shape: tuple[int, int, int, int],
   pool: int,
+  parameterization: str,
   cached: bool,
 ) -> sampling.Stage:
   """One scale: noise in, the finished scale at its own grid out."""
@@ -228,8 +231,8 @@ def _stage(
   def denoise(x, level, context, first=True):
     del first
     known, variables = context
-    eps = call(variables, x, level.time, known)
-    return solvers.Prediction.from_eps(x, eps.astype(jnp.float32), level)
+    value = call(variables, x, level.time, known).astype(jnp.float32)
+    return solvers.Prediction.of(parameterization, x, value, level)
 
   def leave(state, x, context):
     del context
@@ -346,6 +349,7 @@ class Frido(latent.LatentSystem):
       pools=[
         1 if self.native_scales else 2 ** (last - s) for s in range(last + 1)
       ],
+      parameterization=self.loss.parameterization,
       cached=cached,
     )
 
@@ -387,11 +391,6 @@ def create(config: ConfigDict) -> Frido:
     )
   embed = first_stage.embed_dim
   d = config.diffusion
-  if d.parameterization != 'eps':
-    raise ValueError(
-      f'config.diffusion.parameterization is {d.parameterization!r}, must be'
-      " 'eps' for frido"
-    )
   if len(d.stage_loss_ratio) != len(embed):
     raise ValueError(
       f'config.diffusion.stage_loss_ratio has {len(d.stage_loss_ratio)}'
@@ -415,6 +414,7 @@ def create(config: ConfigDict) -> Frido:
       loss_type=d.loss_type,
       noise_mix_ratio=d.noise_mix_ratio,
       stage_loss_ratio=tuple(d.stage_loss_ratio),
+      parameterization=d.parameterization,
     ),
     native_scales=d.native_scales,
     steps=steps,
