@@ -158,6 +158,30 @@ def test_loss_is_zero_for_the_right_answer(parameterization):
     dataclasses.replace(settings, parameterization='noise')
 
 
+@pytest.mark.parametrize(
+  ('parameterization', 'x0'),
+  [
+    ('eps', lambda x, level: x / level.alpha),
+    ('x0', lambda x, level: 0 * x),
+    ('v', lambda x, level: level.alpha * x),
+  ],
+)
+def test_stages_read_what_the_network_predicts(parameterization, x0):
+  system = systems.create(load(diffusion__parameterization=parameterization))
+  weights = system_weights.weights_of(system)
+  unet = weights.params['generator']['unet']
+  unet |= {
+    f'out_{s}_2': jax.tree.map(jnp.zeros_like, unet[f'out_{s}_2'])
+    for s in range(2)
+  }  # a network that predicts zeros
+  stage = system.stages(weights, system.condition(weights, BATCH), (2, 32, 32))
+  (levels, denoise), *_ = stage[0].spans
+  x, context = stage[0].enter([], lambda shape: jnp.ones(shape))
+  level = solvers.row(levels, 0)
+  got = denoise(x, level, context).x0
+  np.testing.assert_allclose(got, x0(x, level), rtol=1e-4, atol=1e-5)
+
+
 def test_dropped_conditions_are_the_null_condition(native):
   system, weights = native
   always = dataclasses.replace(system, drop=1.0)
