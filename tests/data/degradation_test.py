@@ -66,6 +66,16 @@ def test_gaussian_kernels():
   assert (moved.sum(0) * np.arange(25)).sum() == pytest.approx(13.5)
 
 
+def test_subsampling_takes_the_middle_of_blocks():
+  ramp = np.tile(np.arange(64.0)[:, None], (64, 1, 3))
+  draws = degradation._Draws
+  # One whose first number is not for a plain resize.
+  seed = next(d for d in range(99) if draws(d).number() >= 0.8)
+  got = degradation._down(ramp, draws(seed), 4)[4:12, 4:12]
+  want = np.tile((4 * np.arange(4, 12) + 1.5)[:, None], (8, 1, 3))
+  np.testing.assert_allclose(got, want, atol=0.05)
+
+
 def test_bsr_light_is_a_function_of_the_draw():
   image = smooth_picture()
   first = [degradation.degrade('bsr_light', image, 4, d) for d in range(8)]
