@@ -47,19 +47,19 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.image_size = 32
   config.data.max_objects = 4
 
-  config.train.steps = 900
-  config.train.batch_size = 32
+  config.train.steps = 5400
+  config.train.batch_size = 8
   config.train.learning_rate = 2e-3
-  config.train.warmup_steps = 50
-  config.train.decay_steps = 900
-  config.train.log_every = 10
-  config.train.checkpoint_every = 450
-  config.train.sample_every = 450
+  config.train.warmup_steps = 200
+  config.train.decay_steps = 5400
+  config.train.log_every = 40
+  config.train.checkpoint_every = 1800
+  config.train.sample_every = 1800
   config.optimizer.b2 = 0.99
 
   config.loss.perceptual = 'pyramid'
   config.loss.kl_weight = 1e-3
-  config.loss.disc_start = 600
+  config.loss.disc_start = 3600
   config.loss.disc_weight = 0.1
   config.loss.disc_width = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100

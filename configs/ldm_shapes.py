@@ -59,20 +59,21 @@ def get_config(arg: str = '') -> ConfigDict:
   _condition(config, task)
 
   config.diffusion.loss_type = 'l2'
+  config.diffusion.parameterization = 'v'
   config.diffusion.scale_by_std = True
   config.optimizer.name = 'adamw'
   config.optimizer.weight_decay = 0.01
   config.optimizer.b2 = 0.99
-  config.ema.decay = 0.998
-  config.train.steps = 1800
-  config.train.batch_size = 32
+  config.ema.decay = 0.9995
+  config.train.steps = 5400
+  config.train.batch_size = 8
   config.train.learning_rate = 1e-3
-  config.train.warmup_steps = 100
-  config.train.decay_steps = 1800
-  config.train.log_every = 10
-  config.train.checkpoint_every = 450
-  config.train.sample_every = 450
-  config.train.eval_every = 450
+  config.train.warmup_steps = 200
+  config.train.decay_steps = 5400
+  config.train.log_every = 40
+  config.train.checkpoint_every = 1350
+  config.train.sample_every = 1350
+  config.train.eval_every = 1350
   config.sample.steps = 25
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100
@@ -82,8 +83,8 @@ def get_config(arg: str = '') -> ConfigDict:
   names += [name for name in ('gpu', 'debug') if variant[name]]
   config_lib.add_first_stage(config, first.get_config(','.join(names)))
   if variant['long']:
-    config.train.steps = config.train.decay_steps = 6000
-    config.ema.decay = 0.999
+    config.train.steps = config.train.decay_steps = 24000
+    config.ema.decay = 0.9998
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:

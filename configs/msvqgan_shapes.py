@@ -53,18 +53,18 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.max_objects = 4
 
   # Many small updates: at equal images a batch of 8 is far ahead of one of 32.
-  config.train.steps = 3600
+  config.train.steps = 5400
   config.train.batch_size = 8
   config.train.learning_rate = 2e-3
   config.train.warmup_steps = 200
-  config.train.decay_steps = 3600
+  config.train.decay_steps = 5400
   config.train.log_every = 40
   config.train.checkpoint_every = 1800
   config.train.sample_every = 1800
   config.optimizer.b2 = 0.99
 
   config.loss.perceptual = 'pyramid'
-  config.loss.disc_start = 2400
+  config.loss.disc_start = 3600
   config.loss.disc_weight = 0.1
   config.loss.disc_width = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100
