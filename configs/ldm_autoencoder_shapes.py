@@ -1,6 +1,6 @@
 r"""First stages of latent diffusion on `shapes`, 32 px, f4: the two-core tier.
 
-A latent is 8 x 8 x 4. Needs no data. Measured results: docs/results.md.
+A latent is 8 x 8 x 4. Needs no data. Not trained to the end yet.
 
   python -m pyramid_jax.main --config=configs/ldm_autoencoder_shapes.py:kl \
       --workdir=DIR

@@ -2,7 +2,7 @@ r"""LDM on `shapes`, 32 px: the two-core tier, every task. Needs no data.
 
 arXiv:2112.10752 in small: an autoencoder of 8 x 8 x 4 latents, then a U-Net on
 them. Difficulty of the data: class 0; layout, label and none 1; text, superres,
-inpaint and map 2. Measured scores and times: docs/results.md.
+inpaint and map 2. Not trained to the end yet.
 
   python -m pyramid_jax.main --config=configs/ldm_shapes.py:text --workdir=DIR
 

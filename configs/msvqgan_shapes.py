@@ -4,7 +4,7 @@ Needs no data. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/msvqgan_shapes.py --workdir=DIR
 
-Variants: long (more than twice the steps); gpu (128 px, for one large GPU; not
+Variants: long (two thirds more steps); gpu (128 px, for one large GPU; not
 measured); debug: the smallest size.
 """
 
