@@ -5,8 +5,10 @@ grids and files want them as a person sees them, in uint8, and the sampler
 takes them back.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import pathlib
 from typing import Any
 
@@ -120,6 +122,8 @@ def of_request(
   """
   task = config.condition.task
   own = OPTIONS.get(task, ())
+  if edits(task):  # they are no condition here
+    options = dict(options, image='', mask='')
   known = dict.fromkeys(name for names in OPTIONS.values() for name in names)
   given = [name for name in known if options.get(name)]
   wrong = [name for name in given if name not in own]
@@ -137,6 +141,76 @@ def of_request(
   if task in PICTURES:
     return _asked_picture(config, task, options)
   return _asked(config, task, options[own[0]], label_names)
+
+
+def edits(task: str) -> bool:
+  """Whether a picture is something to begin with, not the condition."""
+  return 'image' not in OPTIONS.get(task, ())
+
+
+def edit_of_request(
+  config: ConfigDict, options: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], float] | None:
+  """Returns the picture that sampling is asked to begin with.
+
+  Args:
+    config: of the run.
+    options: of the command line: `image`, and `strength` (image to image),
+      `mask` (what is white is sampled anew) or both.
+
+  Returns:
+    `image` (1, H, W, 3) uint8, with a mask also `inpaint_mask` (1, H, W)
+    uint8, 1 = painted, and the strength; None if nothing is asked.
+
+  Raises:
+    ValueError: options that do not go together, or a picture or mask that
+      cannot be served.
+    OSError: a file that is not there.
+  """
+  strength = options.get('strength')
+  if not _asks_edit(config.condition.task, options, strength):
+    return None
+  with _broken_images():
+    if options.get('mask'):
+      rows = _picture_with_holes(config, options)
+    else:
+      image = images_lib.read(_existing('image', options), upright=True)
+      rows = {'image': _fit(config)(image, 0)[0][None]}
+  return rows, 1.0 if strength is None else strength
+
+
+def _asks_edit(
+  task: str, options: Mapping[str, Any], strength: float | None
+) -> bool:
+  """Whether an edit is asked for; refuses options that do not go together."""
+  if strength is not None and not 0 < strength <= 1:
+    raise errors.UserError(f'--strength={strength}: must lie in (0, 1].')
+  if not edits(task):
+    if strength is None:
+      return False
+    raise errors.UserError(
+      f'--strength is not for the task {task!r}, whose condition is --image.'
+    )
+  given = [name for name in ('image', 'mask') if options.get(name)]
+  if strength is not None:
+    given.append('strength')
+  if not given:
+    return False
+  if 'image' not in given:
+    raise errors.UserError(
+      f'--{given[0]} needs --image, the picture to change.'
+    )
+  if given == ['image']:
+    raise errors.UserError(
+      f'--image of the task {task!r} needs --strength (image to image),'
+      ' --mask (paint a part), or both.'
+    )
+  own = OPTIONS.get(task, ())
+  if own and not options.get(own[0]):
+    raise errors.UserError(
+      f'--image needs --{own[0]}, the condition of the task {task!r}.'
+    )
+  return True
 
 
 def _asked(
@@ -165,27 +239,45 @@ def _asked_picture(
   config: ConfigDict, task: str, options: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
   size = config.data.image_size
-  try:
+  with _broken_images():
     if task == 'map':
       classes = images_lib.read_map(_existing('map', options))
       crop = transforms.middle_square(classes.shape)
       classes = transforms.cut_map(classes, crop, size)
       return pictures_lib.from_map(classes, config)
+    if task == 'inpaint':
+      return _picture_with_holes(config, options)
     image = images_lib.read(_existing('image', options), upright=True)
-    if task == 'superres':
-      return pictures_lib.from_low_resolution(image, config)
-    mask = images_lib.read(_existing('mask', options), upright=True)
+    return pictures_lib.from_low_resolution(image, config)
+
+
+@contextlib.contextmanager
+def _broken_images() -> Iterator[None]:
+  try:
+    yield
   except images_lib.BrokenImage as error:
     raise errors.UserError(str(error), errors.DATA) from error
+
+
+def _fit(config: ConfigDict) -> transforms.Transform:
+  return transforms.Transform(
+    size=config.data.image_size, resize=transforms.resize_smooth
+  )
+
+
+def _picture_with_holes(
+  config: ConfigDict, options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  image = images_lib.read(_existing('image', options), upright=True)
+  mask = images_lib.read(_existing('mask', options), upright=True)
   if mask.shape != image.shape:
     raise ValueError(
       f'--mask={options["mask"]} is {mask.shape[1]} x {mask.shape[0]} px,'
       f' --image={options["image"]} {image.shape[1]} x {image.shape[0]} px;'
       ' they must agree.'
     )
-  fit = transforms.Transform(size=size, resize=transforms.resize_smooth)
-  pixels, crop, _ = fit(image, 0)
-  hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, size)
+  pixels, crop, _ = _fit(config)(image, 0)
+  hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, config.data.image_size)
   return pictures_lib.from_holes(pixels, hole)
 
 

@@ -38,6 +38,7 @@ def run(
     config: of the run.
     workdir: of the run.
     options: of the command line: the condition, see `examples.of_request`;
+      `image` with `strength` or `mask`, see `examples.edit_of_request`;
       `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the last
       scale to sample; `coarse_latent`, a file of finished scales.
 
@@ -54,7 +55,7 @@ def run(
       f'{workdir} holds a first stage, which reconstructs and does not'
       ' sample; --mode=evaluate measures it.'
     )
-  examples = _conditions(config, workdir, options, count)
+  examples, strength = _conditions(config, workdir, options, count)
   start = _start(options.get('coarse_latent'), count)
   last = options.get('last_scale')
   with errors.user_errors():
@@ -68,6 +69,7 @@ def run(
       seed,
       start,
       last,
+      strength,
     )
   _write(
     workdir / 'samples',
@@ -89,6 +91,7 @@ def _generate(
   seed: int,
   start: Sequence[np.ndarray],
   last: int | None,
+  strength: float | None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
   """Runs the sampler batch by batch; all batches are one program."""
   size = min(config.sample.batch_size, count)
@@ -96,8 +99,13 @@ def _generate(
   @jax.jit
   def sample(weights, key, batch, start):
     batch = data_images.finish(batch)
+    edit = None
+    if strength is not None:
+      edit = system_lib.Edit(
+        batch['image'], batch.get('inpaint_mask'), strength
+      )
     return system_lib.generate(
-      system, weights, key, batch, size, start=start, last=last
+      system, weights, key, batch, size, start=start, last=last, edit=edit
     )
 
   arrays = mesh_lib.numeric(examples)
@@ -130,16 +138,24 @@ def _conditions(
   workdir: pathlib.Path,
   options: Mapping[str, Any],
   count: int,
-) -> dict[str, np.ndarray]:
-  """Returns `count` rows: what was asked for, or the test split's."""
+) -> tuple[dict[str, np.ndarray], float | None]:
+  """Returns `count` rows: what was asked for, or the test split's.
+
+  With them the strength of an edit, None if there is none.
+  """
   with errors.user_errors():
     names = loading.read_labels(workdir)
+    edit = examples_lib.edit_of_request(config, options)
     rows = examples_lib.of_request(config, names, options)
-    if rows is None:
+    if rows is None and edit is None:
       split = options.get('split') or 'test'
-      return examples_lib.of_split(config, split, count)
+      return examples_lib.of_split(config, split, count), None
+  picture, strength = edit or ({}, None)
+  rows = (rows or {}) | picture
   # In turn, as often as images are asked for.
-  return {name: np.resize(v, (count, *v.shape[1:])) for name, v in rows.items()}
+  return {
+    name: np.resize(v, (count, *v.shape[1:])) for name, v in rows.items()
+  }, strength
 
 
 def _start(path: str | None, count: int) -> list[np.ndarray]:

@@ -98,6 +98,14 @@ def test_sampling_what_a_person_asks_for(workdir, tmp_path):
   with np.load(latents) as saved:
     assert saved['latent_1'].shape == (2, 8, 8, 8)
 
+  picture = tmp_path / 'picture.png'
+  Image.new('RGB', (40, 40), 'red').save(picture)
+  call(*asked, f'--layout={file}', f'--image={picture}', '--strength=0.5')
+  with np.load(workdir / 'samples' / 'samples.npz') as saved:
+    assert (saved['image'] == (255, 0, 0)).all()
+  wrong = call(*asked, f'--image={picture}', '--strength=0.5', code=64)
+  assert '--image needs --layout' in wrong
+
   file.write_text('[{"label": "red cat", "box": [0.1, 0.1, 0.5, 0.5]}]')
   assert "'red cat' is not known" in call(*asked, f'--layout={file}', code=64)
   wrong = call(*asked, '--prompt=a red circle', code=64)

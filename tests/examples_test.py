@@ -40,10 +40,14 @@ def make_config(task, level=2, size=32):
   return config.lock()
 
 
-def _generate(system, weights, key, batch, count, *, start=(), last=None):
+def _generate(
+  system, weights, key, batch, count, *, start=(), last=None, edit=None
+):
   """Enlarges by repetition; elsewhere noise, within what the batch tells."""
   del system, weights, start, last
   noise = jax.random.uniform(key, (count, 32, 32, 3), minval=-1)
+  if edit is not None:
+    noise = edit.image * edit.strength
   if 'lr_image' in batch:
     noise = jnp.repeat(jnp.repeat(batch['lr_image'], 4, 1), 4, 2)
   return noise, [jnp.zeros((count, 2, 2, 3))]
@@ -178,6 +182,28 @@ def test_pictures_that_a_person_gives(workdir):
   assert (mask == 25).sum() == 6 * (32 * 32 - 16 * 16)
 
 
+def test_pictures_to_begin_with(workdir):
+  config = make_config('text')
+  image = paint(workdir / 'a.png', (64, 32), (255, 255, 255))
+  asked = {'prompt': 'a red circle', 'image': image, 'count': 2}
+  sample.run(config, workdir, {**asked, 'strength': 0.5})
+  arrays = saved(workdir)
+  assert arrays['caption'].tolist() == [b'a red circle'] * 2
+  assert (arrays['image'] == 255).all()
+  assert (arrays['arr_0'] == 191).all()  # 0.5 of [-1, 1]
+
+  mask = np.zeros((32, 64), np.uint8)
+  mask[:, 32:] = 255
+  Image.fromarray(mask).save(workdir / 'mask.png')
+  both = {**asked, 'strength': 0.5, 'mask': str(workdir / 'mask.png')}
+  sample.run(config, workdir, both)
+  made = saved(workdir)['arr_0']
+  assert (made[:, :, 16:] == 191).all()
+  assert (made[:, :, :16] == 255).all()  # what is known is put back
+  sample.run(config, workdir, {**both, 'strength': None})
+  assert (saved(workdir)['arr_0'] == 255).all()  # strength 1
+
+
 def test_classes_in_turn(workdir):
   config = make_config('class', level=0)
   sample.run(config, workdir, {'label': 'red circle, 7', 'count': 3})
@@ -224,6 +250,36 @@ def test_requests_that_cannot_be_served(tmp_path):
   message = fails(make_config('text'), prompt=long)
   assert '41 tokens' in message
   assert 'takes 40' in message
+
+
+def test_edits_that_cannot_be_served(tmp_path):
+  image = paint(tmp_path / 'a.png', (32, 32))
+  mask = paint(tmp_path / 'm.png', (31, 32), (255, 255, 255), 'L')
+
+  def refused(task, code=errors.USAGE, **options):
+    with pytest.raises(errors.UserError) as error, errors.user_errors():
+      examples.edit_of_request(make_config(task), options)
+    assert '\n' not in str(error.value)
+    assert error.value.code == code
+    return str(error.value)
+
+  text = {'prompt': 'a red circle', 'image': image}
+  assert '--strength=0: must lie in (0, 1].' in refused(
+    'text', strength=0, **text
+  )
+  assert '--strength=1.5: must lie' in refused('text', strength=1.5, **text)
+  assert 'needs --strength (image to image)' in refused('text', **text)
+  assert '--image needs --prompt' in refused('text', image=image, strength=0.5)
+  assert '--mask needs --image' in refused('none', mask=mask)
+  assert '--strength needs --image' in refused('none', strength=0.5)
+  assert "task 'superres', whose condition is --image" in refused(
+    'superres', image=image, strength=0.5
+  )
+  assert 'they must agree' in refused('none', image=image, mask=mask)
+  missing = refused('none', errors.MISSING, image='/no.png', strength=0.5)
+  assert missing == '--image=/no.png: not there.'
+  assert examples.edit_of_request(make_config('text'), {'prompt': 'a'}) is None
+  assert examples.edit_of_request(make_config('superres'), text) is None
 
 
 def test_pictures_too_large_to_read(tmp_path):

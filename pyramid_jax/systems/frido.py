@@ -270,6 +270,12 @@ class Frido(latent.LatentSystem):
       grids.append((height // f, width // f))
     return grids
 
+  def on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
+    if self.native_scales:
+      return zs
+    _, height, width, _ = zs[-1].shape
+    return [resampling.nearest(z, (height, width)) for z in zs]
+
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
     keys = jax.random.split(key)
@@ -297,10 +303,7 @@ class Frido(latent.LatentSystem):
     # Measured once, on the first batch, as frido.py `on_train_batch_start`.
     measured = latent.inverse_std(raw)
     scale = jnp.where(step == 0, measured, extra['latent_scale'])
-    zs = [z * scale[s] for s, z in enumerate(raw)]
-    if not self.native_scales:
-      _, height, width, _ = zs[-1].shape
-      zs = [resampling.nearest(z, (height, width)) for z in zs]
+    zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
     time_key, drop_key, noise_key = jax.random.split(key, 3)
     t = jax.random.randint(time_key, raw[0].shape[:1], 0, self.chain.length)
     noises = [

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.diffusion import editing
+from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.systems import autoencoder
@@ -149,6 +151,23 @@ class LatentSystem:
     )
     return conditioning.condition(self.encoder, tree, batch)
 
+  def on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
+    """Returns latents at the grids where they are diffused."""
+    return zs
+
+  def edited(
+    self,
+    weights: Weights,
+    stages: list[sampling.Stage],
+    edit: system_lib.Edit,
+  ) -> list[sampling.Stage]:
+    raw = self.latents(weights.frozen, edit.image)
+    scale = weights.extra['latent_scale']
+    zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
+    return [
+      _edited_stage(stage, z, edit) for stage, z in zip(stages, zs, strict=True)
+    ]
+
   def decode_scaled(self, weights: Weights, zs: list[jax.Array]) -> jax.Array:
     """Maps latents as they are diffused to images in [-1, 1]."""
     scale = weights.extra['latent_scale']
@@ -156,6 +175,22 @@ class LatentSystem:
     tree = weights.frozen['first_stage']
     image = system_lib.apply(self.first_stage, tree, zs, method='decode')
     return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
+
+
+def _edited_stage(
+  stage: sampling.Stage, z: jax.Array, edit: system_lib.Edit
+) -> sampling.Stage:
+  if edit.strength < 1 or edit.mask is None:
+    stage = editing.from_image(stage, z, edit.strength)
+  if edit.mask is None:
+    return stage
+  # A place of the latent is free if any of its pixels is.
+  b, height, width, _ = z.shape
+  hole = (edit.mask != 0).reshape(
+    b, height, edit.mask.shape[1] // height, width, -1
+  )
+  keep = 1.0 - hole.any((2, 4))[..., None].astype(z.dtype)
+  return editing.masked(stage, z, keep)
 
 
 def inverse_std(zs: list[jax.Array]) -> jax.Array:

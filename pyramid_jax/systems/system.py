@@ -36,6 +36,23 @@ class Weights:
   extra: Params
 
 
+@flax.struct.dataclass
+class Edit:
+  """A picture to begin with, instead of noise.
+
+  Attributes:
+    image: (B, H, W, 3) in [-1, 1].
+    mask: (B, H, W), not 0 where the picture is painted anew; None: all of it
+      may change.
+    strength: in (0, 1], the share of the steps that are taken; the picture
+      is noised to the level where they begin.
+  """
+
+  image: jax.Array
+  mask: jax.Array | None = None
+  strength: float = flax.struct.field(pytree_node=False, default=1.0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrozenPart:
   """Weights that a system uses and never trains.
@@ -104,6 +121,11 @@ class System(Protocol):
   ) -> list[sampling.Stage]:
     """Returns the stages, coarse to fine; shape is (B, H, W) of the image."""
 
+  def edited(
+    self, weights: Weights, stages: list[sampling.Stage], edit: Edit
+  ) -> list[sampling.Stage]:
+    """Returns the stages such that they begin with a picture."""
+
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     """Returns (B, H, W, 3) in [-1, 1]; an unfinished state gives a preview."""
 
@@ -135,6 +157,7 @@ def generate(
   *,
   start: Sequence[jax.Array] = (),
   last: int | None = None,
+  edit: Edit | None = None,
 ) -> tuple[jax.Array, list[jax.Array]]:
   """Samples images: condition, stages, decode, to be called under `jax.jit`.
 
@@ -147,14 +170,18 @@ def generate(
     start: finished scales to build on, coarse first.
     last: the last stage to run, None for the finest; an earlier one gives a
       preview.
+    edit: a picture to begin with.
 
   Returns:
     Images (B, H, W, 3) in [-1, 1] and the finished scales.
   """
   condition = system.condition(weights, batch)
   shape = (count, system.image_size, system.image_size)
+  stages = system.stages(weights, condition, shape)
+  if edit is not None:
+    stages = system.edited(weights, stages, edit)
   state = sampling.run(
-    system.stages(weights, condition, shape),
+    stages,
     system.solver,
     sampling.Noise.from_key(key),
     start=start,
