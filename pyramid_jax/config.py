@@ -22,7 +22,8 @@ from pyramid_jax import errors
 DTYPES = ('float32', 'bfloat16')
 ATTENTION = ('auto', 'xla', 'cudnn', 'flash')
 PARAMETERIZATIONS = ('eps', 'x0', 'v')
-OPTIMIZERS = ('adam', 'adamw')
+OPTIMIZERS = ('adam', 'adamw', 'muon')
+PIXEL_LOSSES = ('l1', 'l2')
 TASKS = (
   'none',
   'text',
@@ -73,11 +74,11 @@ def base() -> ConfigDict:
       },
       'train': _train(),
       'optimizer': {
-        'name': 'adam',  # adam | adamw
+        'name': 'adam',  # adam | adamw | muon (kernels; the rest by adamw)
         'b1': 0.9,
         'b2': 0.999,
         'eps': 1e-8,
-        'weight_decay': 0.0,  # adamw only, times the learning rate
+        'weight_decay': 0.0,  # not of adam, times the learning rate
       },
       'ema': {'decay': 0.9999},  # of update n: min(decay, (1 + n) / (10 + n))
       'mesh': {
@@ -202,6 +203,7 @@ def _condition() -> Mapping[str, Any]:
 def _loss() -> Mapping[str, Any]:
   return {  # of a first stage
     'perceptual': 'pyramid',  # lpips | pyramid (L1 + L2 of pyramids) | none
+    'pixel_loss': 'l1',  # l1 | l2; the papers' is l1
     'perceptual_weight': 1.0,
     'perceptual_weights': '',  # file of LPIPS with its VGG16
     'codebook_weight': 1.0,
@@ -431,6 +433,7 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   one_of('attention', ATTENTION)
   one_of('diffusion.parameterization', PARAMETERIZATIONS)
   one_of('optimizer.name', OPTIMIZERS)
+  one_of('loss.pixel_loss', PIXEL_LOSSES)
   one_of('condition.task', TASKS)
   one_of('condition.encoder', ENCODERS)
   one_of('data.resize', RESIZES)

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 import optax
+import optax.contrib
 
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import system as system_lib
@@ -24,6 +25,8 @@ Batch = Mapping[str, jax.Array]
 Finish = Callable[[Batch], Batch]
 Optimizers = Mapping[str, optax.GradientTransformation]
 
+# Of an update of Muon, as large as one of Adam (arXiv:2502.16982).
+MUON_RMS = 0.2
 # The player whose total is reported as `loss`.
 MAIN = 'generator'
 # Stream of the initial weights; the steps fold in their own number.
@@ -83,13 +86,43 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     tx = optax.adam(rate, **moments)
   elif c.name == 'adamw':
     tx = optax.adamw(rate, weight_decay=c.weight_decay, **moments)
+  elif c.name == 'muon':
+    tx = optax.contrib.muon(
+      rate,
+      eps=c.eps,
+      weight_decay=c.weight_decay,
+      adam_b1=c.b1,
+      adam_b2=c.b2,
+      adam_weight_decay=c.weight_decay,
+      muon_weight_dimension_numbers=_matrices,
+      consistent_rms=MUON_RMS,
+    )
   else:
     raise ValueError(
-      f'config.optimizer.name is {c.name!r}, must be adam or adamw.'
+      f'config.optimizer.name is {c.name!r}, must be adam, adamw or muon.'
     )
   if config.train.clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(config.train.clip_norm), tx)
   return tx
+
+
+def _matrices(params: Any) -> Any:
+  """Says which weights Muon takes for matrices: all kernels.
+
+  A convolution's kernel is a matrix from its window to the output channels;
+  the first of three axes counts layers that are scanned. The rest (biases,
+  norms, embeddings, codebooks) is left to Adam.
+  """
+
+  def numbers(path, leaf):
+    if path[-1].key != 'kernel' or leaf.ndim not in (2, 3, 4):
+      return None
+    first = 1 if leaf.ndim == 3 else 0
+    return optax.contrib.MuonDimensionNumbers(
+      tuple(range(first, leaf.ndim - 1)), leaf.ndim - 1
+    )
+
+  return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 def prune(params: Any, patterns: list[str]) -> Any:

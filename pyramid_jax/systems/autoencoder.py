@@ -330,6 +330,7 @@ def _settings(c: ConfigDict, is_kl: bool) -> first_stage_losses.LossSettings:
     'disc_weight': c.disc_weight,
     'disc_start': c.disc_start,
     'disc_loss': c.disc_loss,
+    'pixel_loss': c.pixel_loss,
   }
   if is_kl:
     return first_stage_losses.KLSettings(kl_weight=c.kl_weight, **common)

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
+import optax
 import pytest
 
 from pyramid_jax import config as config_lib
@@ -222,6 +223,39 @@ def test_weight_decay_of_adamw_only():
   np.testing.assert_allclose(
     moved('adamw'), moved('adam') - 0.1 * 0.5 * w, atol=1e-6
   )
+
+
+def test_muon_turns_kernels_by_orthogonal_updates():
+  """Every direction of a kernel moves alike; the rest is moved by Adam."""
+  shapes = {
+    'dense': {'kernel': (12, 6), 'bias': (6,)},
+    'conv': {'kernel': (3, 3, 2, 8)},
+    'scanned': {'kernel': (2, 6, 6)},
+    'table': {'embedding': (5, 6)},
+  }
+  keys = iter(jax.random.split(jax.random.key(0), 10))
+  draw = lambda shape: jax.random.normal(next(keys), shape)
+  is_shape = lambda x: isinstance(x, tuple)
+  params = jax.tree.map(draw, shapes, is_leaf=is_shape)
+  gradients = jax.tree.map(draw, shapes, is_leaf=is_shape)
+
+  def moves(tx):
+    return tx.update(gradients, tx.init(params), params)[0]
+
+  config = make_config(optimizer__name='muon', train__learning_rate=0.1)
+  muon = moves(state_lib.optimizer(config))
+  adam = moves(optax.adam(0.1, nesterov=True))
+  for matrix in (
+    muon['dense']['kernel'],
+    muon['conv']['kernel'].reshape(18, 8),
+    *muon['scanned']['kernel'],
+  ):
+    values = np.linalg.svd(matrix, compute_uv=False)
+    unit = 0.1 * state_lib.MUON_RMS * np.sqrt(max(matrix.shape))
+    assert (values > 0.6 * unit).all()
+    assert (values < 1.3 * unit).all()
+  for layer, leaf in (('dense', 'bias'), ('table', 'embedding')):
+    np.testing.assert_allclose(muon[layer][leaf], adam[layer][leaf], rtol=1e-5)
 
 
 @pytest.mark.parametrize('where', ['loss', 'gradient'])
