@@ -89,8 +89,6 @@ def get_config(arg: str = '') -> ConfigDict:
     _enlarge(config)
   if variant['debug']:
     _shrink(config)
-  config.first_stage.data.level = config.data.level
-  config.first_stage.data.max_objects = config.data.max_objects
   return config
 
 
