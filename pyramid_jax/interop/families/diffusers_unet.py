@@ -90,7 +90,7 @@ def to_official(state: State, heads: Heads | None = None) -> State:
     if key not in names:
       raise ValueError(f'{key} of diffusers has no place in a U-Net of LDM')
     if key.endswith(('.proj_in.weight', '.proj_out.weight')):
-      value = value.reshape(*value.shape[:2], 1, 1)
+      value = value[..., None, None] if value.ndim == 2 else value
     elif not plan.depth and key.endswith('.to_out.0.weight'):
       value = value[..., None]
     official[names[key]] = value
