@@ -38,8 +38,8 @@ TASKS = (
 DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
-SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
-SPACINGS = ('official', 'exact', 'log_snr', 'quad')
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun')
+SPACINGS = ('auto', 'official', 'exact', 'log_snr', 'quad')
 
 # What may differ between a run and its resumption: nothing that the numbers
 # of a finished step depend on.
@@ -225,8 +225,10 @@ def _sample() -> Mapping[str, Any]:
     'guidance_interval': (0.0, 1.0),  # parts of the chain's time it acts in
     'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
     'temperature': 1.0,  # factor of the noise of ddim and ddpm
-    'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | heun
-    'spacing': 'official',  # of levels: official | exact | log_snr | quad
+    'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | unipc | heun
+    # Of levels: official | exact | log_snr | quad | auto = official for ddim
+    # and plms, log_snr for dpmpp_2m, unipc and heun.
+    'spacing': 'auto',
     'windows': (0, 0),  # (side, stride) in a latent larger than they are
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample

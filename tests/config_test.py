@@ -198,7 +198,7 @@ def test_load_refuses_what_is_no_file(path, message):
     (
       'sample.spacing',
       'even',
-      "'even', must be one of official, exact, log_snr",
+      "'even', must be one of auto, official, exact, log_snr",
     ),
     ('sample.guidance_interval', '0.8,0.2', r'\(0.8, 0.2\), must be two'),
     ('sample.guidance_interval', '0.8,1.2', r'\(0.8, 1.2\), must be two'),

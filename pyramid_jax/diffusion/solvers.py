@@ -1,11 +1,14 @@
-"""Solvers: DDIM, PLMS, Heun, DPM-Solver++ and DDPM; see `stepping`."""
+"""Solvers by name; DDIM, PLMS, DDPM and Heun are here. See `stepping`."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import exponential
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import stepping
 
@@ -17,12 +20,6 @@ Denoise = stepping.Denoise
 Draw = stepping.Draw
 Solver = stepping.Solver
 row = stepping.row
-
-
-def _start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
-  """The carry before the first step."""
-  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
-  return Carry(x=x, prediction=nothing, history=history)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +45,7 @@ class DDIM:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -73,17 +70,12 @@ def ddim_update(
 ) -> jax.Array:
   """Returns the state at `next_level` (arXiv:2010.02502 eq. 12 and 16)."""
   if eta == 0:
-    return _euler(prediction, next_level)
+    return stepping.euler(prediction, next_level)
   ratio = jnp.square(level.alpha / next_level.alpha)
   std = eta * next_level.sigma / level.sigma * jnp.sqrt(1.0 - ratio)
   along = jnp.sqrt(jnp.maximum(next_level.sigma**2 - std**2, 0.0))
   x = next_level.alpha * prediction.x0 + along * prediction.eps
   return x + std * noise()
-
-
-def _euler(prediction: Prediction, next_level: Levels) -> jax.Array:
-  """The deterministic DDIM update."""
-  return next_level.alpha * prediction.x0 + next_level.sigma * prediction.eps
 
 
 def _improved_euler(
@@ -94,7 +86,7 @@ def _improved_euler(
   next_level: Levels,
 ) -> Prediction:
   """Averages the noise of this level and that where an Euler step leads."""
-  ahead = denoise(_euler(now, next_level), next_level, False)
+  ahead = denoise(stepping.euler(now, next_level), next_level, False)
   return Prediction.from_eps(x, (now.eps + ahead.eps) / 2, level)
 
 
@@ -122,7 +114,7 @@ class PLMS:
     now = denoise(x, level, True)
     prediction = _improved_euler(now, x, denoise, level, next_level)
     past = jnp.zeros((3, *x.shape), x.dtype).at[0].set(now.eps)
-    x = _euler(prediction, next_level)
+    x = stepping.euler(prediction, next_level)
     return Carry(x, prediction, (jnp.ones((), jnp.int32), past)), 1
 
   def step(
@@ -138,7 +130,7 @@ class PLMS:
     count, past = carry.history
     eps = _multistep(now.eps, past, count)
     prediction = Prediction.from_eps(carry.x, eps, level)
-    x = _euler(prediction, next_level)
+    x = stepping.euler(prediction, next_level)
     past = jnp.concatenate([now.eps[None], past[:2]])
     return Carry(x, prediction, (count + 1, past))
 
@@ -179,7 +171,7 @@ class DDPM:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -216,7 +208,7 @@ class Heun:
     spacing: of the levels, see `schedules.spaced_levels`.
   """
 
-  spacing: str = 'official'
+  spacing: str = 'log_snr'
 
   def levels(self, chain: schedules.Chain, steps: int) -> Levels:
     return schedules.spaced_levels(chain, steps, self.spacing)
@@ -225,7 +217,7 @@ class Heun:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -242,67 +234,16 @@ class Heun:
       lambda: now,
       lambda: _improved_euler(now, carry.x, denoise, level, next_level),
     )
-    return Carry(x=_euler(better, next_level), prediction=now)
+    return Carry(x=stepping.euler(better, next_level), prediction=now)
 
 
-@dataclasses.dataclass(frozen=True)
-class DPMSolverPP2M:
-  """DPM-Solver++ (2M) (arXiv:2211.01095, algorithm 2), one call a step.
-
-  The clean state is extrapolated in half the log signal-to-noise ratio from
-  this step's prediction and the last one's. The first step and the last are
-  of first order.
-
-  Attributes:
-    spacing: of the levels, see `schedules.spaced_levels`.
-  """
-
-  spacing: str = 'official'
-
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, self.spacing)
-
-  def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
-  ) -> tuple[Carry, int]:
-    del denoise, levels
-    # A past infinitely far away has no weight: the first step is DDIM's.
-    return _start(x, (jnp.zeros_like(x), jnp.asarray(-jnp.inf))), 0
-
-  def step(
-    self,
-    carry: Carry,
-    denoise: Denoise,
-    level: Levels,
-    next_level: Levels,
-    noise: Draw,
-  ) -> Carry:
-    del noise
-    now = denoise(carry.x, level, True)
-    past, before = carry.history
-    here, ahead = _half_log_snr(level), _half_log_snr(next_level)
-    weight = jnp.where(
-      stepping.is_end(level, next_level),
-      0.0,
-      (ahead - here) / (2.0 * (here - before)),
-    )
-    x0 = now.x0 + weight * (now.x0 - past)
-    x = _euler(Prediction.from_x0(carry.x, x0, level), next_level)
-    return Carry(x=x, prediction=now, history=(now.x0, here))
-
-
-def _half_log_snr(level: Levels) -> jax.Array:
-  """Returns log(alpha / sigma), infinite at a clean level."""
-  return jnp.log(level.alpha) - jnp.log(level.sigma)
-
-
-SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun')
 
 
 def create(
   name: str,
   eta: float = 0.0,
-  spacing: str = 'official',
+  spacing: str = 'auto',
   temperature: float = 1.0,
 ) -> Solver:
   """Returns a solver by name.
@@ -310,7 +251,9 @@ def create(
   Args:
     name: one of `SOLVERS`.
     eta: noise of DDIM.
-    spacing: one of `schedules.SPACINGS`; DDPM is always exact.
+    spacing: one of `schedules.SPACINGS`, or 'auto' for the one that suits the
+      solver: 'official' for DDIM and PLMS, as published, 'log_snr' for those
+      of second order. DDPM is always exact.
     temperature: factor of the noise of DDIM and DDPM.
 
   Raises:
@@ -318,12 +261,14 @@ def create(
   """
   if name not in SOLVERS:
     raise ValueError(f'sample.solver {name!r} is not one of {SOLVERS}')
-  if spacing not in schedules.SPACINGS:
+  if spacing not in ('auto', *schedules.SPACINGS):
     raise ValueError(
-      f'sample.spacing {spacing!r} is not one of {schedules.SPACINGS}'
+      f'sample.spacing {spacing!r} is not one of'
+      f' {("auto", *schedules.SPACINGS)}'
     )
+  spaced = {} if spacing == 'auto' else {'spacing': spacing}
   if name == 'ddim':
-    return DDIM(eta=eta, spacing=spacing, temperature=temperature)
+    return DDIM(eta=eta, temperature=temperature, **spaced)
   if name == 'ddpm':
     return DDPM(temperature=temperature)
   if eta != 0:
@@ -333,9 +278,12 @@ def create(
       f'sample.temperature is {temperature}, but {name} adds no noise'
     )
   if name == 'plms':
-    return PLMS(spacing=spacing)
+    return PLMS(**spaced)
   if spacing == 'quad':
     raise ValueError(f"sample.spacing 'quad' repeats levels: not for {name}")
-  return (
-    Heun(spacing=spacing) if name == 'heun' else DPMSolverPP2M(spacing=spacing)
-  )
+  second_order: Mapping[str, Callable[..., Solver]] = {
+    'heun': Heun,
+    'dpmpp_2m': exponential.DPMSolverPP2M,
+    'unipc': exponential.UniPC,
+  }
+  return second_order[name](**spaced)

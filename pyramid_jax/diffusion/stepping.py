@@ -90,6 +90,17 @@ Denoise = Callable[[jax.Array, Levels, bool], Prediction]
 Draw = Callable[[], jax.Array]
 
 
+def start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
+  """Returns the carry before the first step."""
+  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
+  return Carry(x=x, prediction=nothing, history=history)
+
+
+def euler(prediction: Prediction, next_level: Levels) -> jax.Array:
+  """Returns the state at `next_level` by a deterministic DDIM step."""
+  return next_level.alpha * prediction.x0 + next_level.sigma * prediction.eps
+
+
 class Solver(Protocol):
   """See the module docstring."""
 

@@ -7,8 +7,8 @@ writes a workdir that `--mode=sample` reads; so does `--family=ldm`. The other
 families are single networks and write DIR/params.safetensors, which a config
 can name as weights: `lpips` and `clip_text` need no config; several files are
 joined by commas. `--export=FILE.safetensors` instead of `--checkpoint` goes the
-other way; with `--layout=diffusers` a first stage of LDM is written under the
-names of that library. Both layouts are read.
+other way; with `--layout=diffusers` a first stage or a U-Net of LDM is written
+under the names of that library. Both layouts are read.
 
 Exit codes: 0 done, 64 a wrong command line or config, 65 a file that is
 damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
@@ -77,8 +77,11 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
     latent_workdir.write(workdir, config, trees)
     return
   template = _template(flags.family, config, flags.allow_missing)
+  heads = None
+  if flags.family == 'ldm.unet':
+    heads = parts.Heads.of(_system(config).unet)
   with errors.user_errors(value=errors.DATA):
-    params, report = parts.to_flax(flags.family, state, template)
+    params, report = parts.to_flax(flags.family, state, template, heads)
   _account(report, flags.allow_missing)
   record = {
     'family': flags.family,
@@ -89,7 +92,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   }
   with errors.user_errors(missing=errors.OUTPUT):
     workdir.mkdir(parents=True, exist_ok=True)
-    parts.write(flags.family, workdir / PARAMS, params)
+    parts.write(flags.family, workdir / PARAMS, params, heads)
     (workdir / RECORD).write_text(json.dumps(record, indent=2) + '\n')
 
 
@@ -97,17 +100,24 @@ def export(flags: argparse.Namespace) -> None:
   """Writes the weights of DIR in the official layout.
 
   Raises:
-    UserError: DIR holds no such weights.
+    UserError: DIR holds no such weights, or they have no such layout.
   """
   workdir = pathlib.Path(flags.workdir)
   if flags.family in WHOLE:
+    if flags.layout != 'official':
+      raise errors.UserError(
+        f'--layout={flags.layout} is one of single networks, not of'
+        f' --family={flags.family}; export it, convert the part that is wanted'
+        ' out of that file, and export the part.'
+      )
     state = latent_workdir.to_official(flags.family, workdir)
   else:
     with errors.user_errors(value=errors.DATA):
       family, params = parts.read_own(workdir / PARAMS)
       if family != flags.family:
         raise ValueError(f'{workdir} holds {family!r}, not {flags.family!r}')
-      state = parts.to_official(family, params, flags.layout)
+      heads = parts.read_heads(workdir / PARAMS)
+      state = parts.to_official(family, params, flags.layout, heads)
   target = pathlib.Path(flags.export)
   if target.exists():
     raise errors.UserError(f'{target} exists already.', errors.OUTPUT)

@@ -20,6 +20,7 @@ from pyramid_jax.interop import weight_file
 from pyramid_jax.interop.families import autoencoder
 from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import diffusers
+from pyramid_jax.interop.families import diffusers_unet
 from pyramid_jax.interop.families import discriminator
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
@@ -30,15 +31,20 @@ from pyramid_jax.networks import lpips as lpips_network
 
 
 State = Mapping[str, np.ndarray]
+Heads = diffusers_unet.Heads
 
 # What our own files say of themselves.
 FORMAT = 'pyramid_jax'
+
+# Where the heads of a U-Net stand in them.
+HEADS = 'heads'
 
 # How the tensors of an exported file are named.
 LAYOUTS = ('official', 'diffusers')
 
 
-def _same(state: State) -> State:
+def _same(state: State, heads: Heads | None) -> State:
+  del heads
   return state
 
 
@@ -49,22 +55,24 @@ class Part:
   Attributes:
     rename: our path -> (official key, kind).
     prefixes: what may stand before the keys, in order of preference.
-    adapt: brings other layouts of the same weights to the official one.
+    adapt: brings other layouts of the same weights to the official one;
+      told the heads of the network where its family needs them.
     constants: official buffers that are no weights of ours: checked when
       read, written when exported.
-    to_diffusers: turns an official state dict into one of that library; None
-      where there is no such layout.
+    to_diffusers: turns an official state dict into one of that library, told
+      the same; None where there is no such layout.
   """
 
   rename: mapping.Rename
   prefixes: tuple[str, ...] = ('',)
-  adapt: Callable[[State], State] = _same
+  adapt: Callable[[State, Heads | None], State] = _same
   constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  to_diffusers: Callable[[State], State] | None = None
+  to_diffusers: Callable[[State, Heads | None], State] | None = None
 
 
-def _adapt_clip(state: State) -> State:
+def _adapt_clip(state: State, heads: Heads | None) -> State:
   """Takes openai/CLIP files too, alone or inside a checkpoint."""
+  del heads
   for prefix in ('', 'cond_stage_model.model.'):
     if f'{prefix}token_embedding.weight' in state:
       inner = {
@@ -76,30 +84,13 @@ def _adapt_clip(state: State) -> State:
   return state
 
 
-def _adapt_lpips(state: State) -> State:
-  """Takes torchvision's VGG16 beside the weightings (features.N, linN)."""
-  slices = {
-    str(index): f'net.slice{number}.{index}'
-    for number, (_, indices) in enumerate(lpips_network.SLICES, start=1)
-    for index in indices
-  }
-  adapted = {}
-  for key, value in state.items():
-    if key.startswith('features.'):
-      _, index, leaf = key.split('.')
-      adapted[f'{slices.get(index, "features." + index)}.{leaf}'] = value
-    else:
-      adapted[key] = value
-  return adapted
-
-
 _UNET_PREFIXES = ('', 'model.diffusion_model.', 'diffusion_model.')
 
 _FIRST_STAGE = Part(
   rename=autoencoder.rename,
   prefixes=('', 'first_stage_model.'),
-  adapt=diffusers.to_official,
-  to_diffusers=diffusers.from_official,
+  adapt=lambda state, _: diffusers.to_official(state),
+  to_diffusers=lambda state, _: diffusers.from_official(state),
 )
 
 # The keys of a checkpoint say where they come from: a training checkpoint of a
@@ -111,7 +102,12 @@ FAMILIES = {
   'ldm.autoencoder_kl': _FIRST_STAGE,
   'ldm.vq': _FIRST_STAGE,
   'frido.pyunet': Part(rename=pyunet.rename, prefixes=_UNET_PREFIXES),
-  'ldm.unet': Part(rename=unet.rename, prefixes=_UNET_PREFIXES),
+  'ldm.unet': Part(
+    rename=unet.rename,
+    prefixes=_UNET_PREFIXES,
+    adapt=diffusers_unet.to_official,
+    to_diffusers=diffusers_unet.from_official,
+  ),
   'bert': Part(
     rename=text_encoders.rename,
     prefixes=('', 'cond_stage_model.transformer.', 'transformer.'),
@@ -134,7 +130,7 @@ FAMILIES = {
   'lpips': Part(
     rename=lpips.rename,
     prefixes=('', 'loss.perceptual_loss.', 'perceptual_loss.'),
-    adapt=_adapt_lpips,
+    adapt=lambda state, _: lpips.from_torchvision(state),
     constants={
       'scaling_layer.shift': lpips_network.SHIFT.reshape(1, 3, 1, 1),
       'scaling_layer.scale': lpips_network.SCALE.reshape(1, 3, 1, 1),
@@ -157,16 +153,22 @@ def part(family: str) -> Part:
 
 
 def to_flax(
-  family: str, state: State, template: Any
+  family: str, state: State, template: Any, heads: Heads | None = None
 ) -> tuple[dict[str, Any], mapping.Report]:
   """Finds a network in a state dict, see `mapping.to_flax`.
 
+  Args:
+    family: a key of `FAMILIES`.
+    state: of any layout that is known.
+    template: tree of shapes; a leaf that is missing is kept from here.
+    heads: of the network, for a U-Net in the layout of diffusers.
+
   Raises:
-    ValueError: an unknown family, or constants that are not the published
-      ones.
+    ValueError: an unknown family, a network that it does not have, or
+      constants that are not the published ones.
   """
   how = part(family)
-  state = how.adapt(state)
+  state = how.adapt(state, heads)
   found = [
     (mapping.to_flax(state, template, how.rename, prefix), prefix)
     for prefix in how.prefixes
@@ -187,7 +189,10 @@ def to_flax(
 
 
 def to_official(
-  family: str, params: Any, layout: str = 'official'
+  family: str,
+  params: Any,
+  layout: str = 'official',
+  heads: Heads | None = None,
 ) -> dict[str, np.ndarray]:
   """Returns the state dict of a network, without prefix.
 
@@ -195,9 +200,10 @@ def to_official(
     family: a key of `FAMILIES`.
     params: the tree.
     layout: one of `LAYOUTS`.
+    heads: of the network, for a U-Net in the layout of diffusers.
 
   Raises:
-    ValueError: a family that has not this layout.
+    ValueError: a family or a network that has not this layout.
   """
   how = part(family)
   state = mapping.to_official(params, how.rename) | dict(how.constants)
@@ -208,7 +214,7 @@ def to_official(
     raise ValueError(
       f'{family!r} has no layout {layout!r}; only {", ".join(having)} have it'
     )
-  return dict(how.to_diffusers(state))
+  return dict(how.to_diffusers(state, heads))
 
 
 def read(
@@ -256,13 +262,20 @@ def load_part(
   return params
 
 
-def write(family: str, path: str | os.PathLike[str], params: Any) -> None:
-  """Writes a network under our own paths."""
+def write(
+  family: str,
+  path: str | os.PathLike[str],
+  params: Any,
+  heads: Heads | None = None,
+) -> None:
+  """Writes a network under our own paths, and the heads of a U-Net."""
   arrays = {
     '/'.join(names): np.asarray(leaf)
     for names, leaf in traverse_util.flatten_dict(params).items()
   }
   metadata = {'format': FORMAT, 'family': family}
+  if heads is not None:
+    metadata[HEADS] = heads.to_json()
   safetensors_file.write(path, arrays, metadata)
 
 
@@ -279,3 +292,9 @@ def read_own(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
   arrays = weight_file.read(path)
   tree = {tuple(name.split('/')): array for name, array in arrays.items()}
   return metadata['family'], traverse_util.unflatten_dict(tree)
+
+
+def read_heads(path: str | os.PathLike[str]) -> Heads | None:
+  """Returns the heads that `write` was given."""
+  text = weight_file.metadata(path).get(HEADS)
+  return None if text is None else Heads.from_json(text)

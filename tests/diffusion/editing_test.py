@@ -37,14 +37,18 @@ def normal(seed, shape=SHAPE):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
+def solver_of(name):
+  return solvers.create(name, spacing='official')
+
+
 def run(s, name='ddim', **recorded):
   noise = sampling.Noise.recorded([normal(0)], **recorded)
-  return np.asarray(sampling.run([s], solvers.create(name), noise)[0])
+  return np.asarray(sampling.run([s], solver_of(name), noise)[0])
 
 
 @pytest.mark.parametrize('name', ['ddim', 'plms', 'heun'])
 def test_image_to_image_takes_the_last_steps(name):
-  levels = solvers.create(name).levels(CHAIN, 10)
+  levels = solver_of(name).levels(CHAIN, 10)
   z0 = normal(1)
   got = run(editing.from_image(stage(levels), z0, 0.4), name)
   # By hand: the levels of times 301, 201, 101, 1 and the end.
@@ -52,7 +56,7 @@ def test_image_to_image_takes_the_last_steps(name):
   assert tail.time.tolist() == [301, 201, 101, 1, 1]
   begin = gaussian.q_sample(z0, normal(0), tail.alpha[0], tail.sigma[0])
   (want,) = sampling.run(
-    [stage(tail)], solvers.create(name), sampling.Noise.recorded([begin])
+    [stage(tail)], solver_of(name), sampling.Noise.recorded([begin])
   )
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
@@ -104,11 +108,11 @@ def half():
   )
 
 
-@pytest.mark.parametrize('name', ['ddim', 'plms', 'dpmpp_2m'])
+@pytest.mark.parametrize('name', ['ddim', 'plms', 'dpmpp_2m', 'unipc'])
 def test_masked_sampling_equals_a_plain_loop(name):
   # Every place of the toy network is on its own, so the free places must not
   # change, and each call sees the known ones at the noise of its level.
-  levels = solvers.create(name).levels(CHAIN, 5)
+  levels = solver_of(name).levels(CHAIN, 5)
   z0, mask = normal(1), half()
   before = normal(2, (5, *SHAPE))
   seen = []

@@ -129,7 +129,8 @@ def relative_error(solver, steps):
 
 
 @pytest.mark.parametrize(
-  ('name', 'order'), [('ddim', 1), ('dpmpp_2m', 2), ('heun', 2)]
+  ('name', 'order'),
+  [('ddim', 1), ('dpmpp_2m', 2), ('heun', 2), ('unipc', 2)],
 )
 def test_order_of_convergence(name, order):
   solver = solvers.create(name)
@@ -153,8 +154,11 @@ def test_second_order_is_nearer_at_equal_calls():
     ('ddpm', 'exact', 300, 0.08),
     ('dpmpp_2m', 'official', 100, 0.03),
     ('dpmpp_2m', 'log_snr', 20, 0.01),
+    ('unipc', 'official', 100, 0.03),
+    ('unipc', 'log_snr', 20, 0.01),
     ('heun', 'official', 50, 0.02),
     ('heun', 'exact', 50, 0.02),
+    ('heun', 'log_snr', 20, 0.02),
   ],
 )
 def test_samples_have_the_deviation_of_the_data(name, spacing, steps, within):
@@ -190,6 +194,28 @@ def test_even_log_snr_suits_second_order():
   assert error('log_snr') < error('official') / 5
 
 
+@pytest.mark.parametrize(
+  ('name', 'spacing'),
+  [
+    ('ddim', 'official'),
+    ('plms', 'official'),
+    ('ddpm', 'exact'),
+    ('dpmpp_2m', 'log_snr'),
+    ('unipc', 'log_snr'),
+    ('heun', 'log_snr'),
+  ],
+)
+def test_the_spacing_suits_the_solver_unless_it_is_given(name, spacing):
+  def times(**options):
+    return solvers.create(name, **options).levels(CHAIN, 10).time.tolist()
+
+  want = schedules.spaced_levels(CHAIN, 10, spacing).time.tolist()
+  assert times() == times(spacing='auto') == want
+  given = 'exact' if name == 'ddpm' else 'official'
+  want = schedules.spaced_levels(CHAIN, 10, given).time.tolist()
+  assert times(spacing='official') == want
+
+
 @pytest.mark.parametrize('steps', [1, 2, 20, 50, 333, 999])
 def test_log_snr_spacing_takes_every_count(steps):
   times = schedules.log_snr_timesteps(CHAIN, steps)
@@ -222,8 +248,9 @@ def test_exact_spacing_takes_every_count(name, steps):
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('steps', [1, 2, 3])
 def test_few_steps_stay_finite(name, steps):
-  for spacing in ('official', 'exact'):
-    if (spacing, steps) == ('official', 3):
+  for spacing in ('auto', 'official', 'exact', 'log_snr'):
+    official = spacing == 'auto' and name in ('ddim', 'plms')
+    if steps == 3 and (official or spacing == 'official'):
       continue  # refused
     solver = solvers.create(name, spacing=spacing)
     s = stage(solver.levels(CHAIN, steps), gaussian_eps, (1, 2, 2, 1))
@@ -250,7 +277,14 @@ def calls(solver, steps):
 
 @pytest.mark.parametrize(
   ('name', 'expected'),
-  [('ddim', 10), ('plms', 11), ('ddpm', 10), ('dpmpp_2m', 10), ('heun', 19)],
+  [
+    ('ddim', 10),
+    ('plms', 11),
+    ('ddpm', 10),
+    ('dpmpp_2m', 10),
+    ('unipc', 10),
+    ('heun', 19),
+  ],
 )
 def test_number_of_network_calls(name, expected):
   assert calls(solvers.create(name), 10) == expected
@@ -311,7 +345,10 @@ def test_clipped_ddpm_keeps_images_in_range():
   ('options', 'message'),
   [
     ({'name': 'euler'}, "'euler' is not one of .*heun"),
-    ({'name': 'ddim', 'spacing': 'even'}, "'even' is not one of"),
+    (
+      {'name': 'ddim', 'spacing': 'even'},
+      "'even' is not one of .*'auto', 'off",
+    ),
     ({'name': 'heun', 'eta': 0.5}, 'eta is 0.5, but heun'),
     ({'name': 'plms', 'temperature': 0.5}, 'temperature is 0.5, but plms'),
     ({'name': 'dpmpp_2m', 'spacing': 'quad'}, 'not for dpmpp_2m'),

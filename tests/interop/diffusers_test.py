@@ -199,4 +199,7 @@ def test_other_networks_have_one_layout(tmp_path, capsys):
     ]
   )
   assert code == errors.DATA
-  assert 'only ldm.autoencoder_kl, ldm.vq have it' in capsys.readouterr().err
+  assert (
+    'only ldm.autoencoder_kl, ldm.vq, ldm.unet have it'
+    in capsys.readouterr().err
+  )

@@ -68,6 +68,16 @@ def losses(system, weights, step, batch=BATCH):
   )
 
 
+@pytest.mark.parametrize(
+  ('given', 'spacing'), [({}, 'log_snr'), ({'spacing': 'official'}, 'official')]
+)
+def test_the_spacing_follows_the_solver_unless_it_is_given(given, spacing):
+  given = {f'sample__{name}': value for name, value in given.items()}
+  system = systems.create(load(sample__solver='unipc', **given))
+  assert system.solver == solvers.create('unipc', spacing=spacing)
+  assert systems.create(load()).solver.spacing == 'official'
+
+
 def shapes(system):
   """Traces training and sampling, without computing anything."""
   weights = system_weights.shapes_of(system)

@@ -35,6 +35,23 @@ def rename(path: Sequence[str], use_dropout: bool = True) -> tuple[str, str]:
   return f'{net}.{conv}.bias', 'bias'
 
 
+def from_torchvision(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Renames torchvision's VGG16 beside the weightings (features.N, linN)."""
+  slices = {
+    str(index): f'net.slice{number}.{index}'
+    for number, (_, indices) in enumerate(lpips.SLICES, start=1)
+    for index in indices
+  }
+  renamed = {}
+  for key, value in state.items():
+    if key.startswith('features.'):
+      _, index, leaf = key.split('.')
+      renamed[f'{slices.get(index, "features." + index)}.{leaf}'] = value
+    else:
+      renamed[key] = value
+  return renamed
+
+
 def build(config: Mapping[str, Any]) -> lpips.LPIPS:
   """Builds the module from the official constructor arguments.
 
