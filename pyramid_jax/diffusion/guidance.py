@@ -99,7 +99,7 @@ def _cut(
   levels: schedules.Levels, low: float, high: float
 ) -> list[tuple[bool, schedules.Levels]]:
   """Cuts levels into runs of steps that begin inside or outside."""
-  part = np.asarray(levels.time)[:-1] / levels.length
+  part = np.asarray(levels.part)[:-1]
   inside = (low <= part) & (part <= high)
   edges = [0, *(np.flatnonzero(np.diff(inside)) + 1), len(inside)]
   return [

@@ -200,6 +200,8 @@ def _run_stage(
       draw = lambda: noise.draw(rows[0], x.shape)
       carry = carry.replace(x=before(carry.x, level, rows))
       carry = solver.step(carry, bound, level, next_level, draw)
+      # The raw variance is for the step alone.
+      carry = carry.replace(prediction=carry.prediction.replace(variance=None))
       return carry, (carry.x, carry.prediction.x0) if trace else None
 
     done = 0

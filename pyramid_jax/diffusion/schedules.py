@@ -40,6 +40,11 @@ class Levels:
   log_variance: jax.Array
   length: int = flax.struct.field(pytree_node=False)
 
+  @property
+  def part(self) -> jax.Array:
+    """(S+1,) the place in the chain's time, from 0, clean, to 1."""
+    return self.time / self.length
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chain:

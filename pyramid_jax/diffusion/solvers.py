@@ -19,12 +19,6 @@ Solver = stepping.Solver
 row = stepping.row
 
 
-def _start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
-  """The carry before the first step."""
-  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
-  return Carry(x=x, prediction=nothing, history=history)
-
-
 @dataclasses.dataclass(frozen=True)
 class DDIM:
   """DDIM (arXiv:2010.02502 eq. 12).
@@ -48,7 +42,7 @@ class DDIM:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -179,7 +173,7 @@ class DDPM:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -225,7 +219,7 @@ class Heun:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -267,7 +261,7 @@ class DPMSolverPP2M:
   ) -> tuple[Carry, int]:
     del denoise, levels
     # A past infinitely far away has no weight: the first step is DDIM's.
-    return _start(x, (jnp.zeros_like(x), jnp.asarray(-jnp.inf))), 0
+    return stepping.start(x, (jnp.zeros_like(x), jnp.asarray(-jnp.inf))), 0
 
   def step(
     self,

@@ -6,6 +6,7 @@ others, and `step(...)`, which is scanned.
 """
 
 from collections.abc import Callable
+from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
@@ -23,10 +24,19 @@ T = TypeVar('T')
 
 @flax.struct.dataclass
 class Prediction:
-  """What a denoiser returns: the clean state and the noise, (B, H, W, C)."""
+  """What a denoiser returns of a noisy state, (B, H, W, C) each.
+
+  Attributes:
+    x0: the clean state.
+    eps: the noise.
+    variance: the raw output of a network that also learned the variance of
+      ancestral steps, see `stepping.log_variance`; solvers that do not use it
+      ignore it.
+  """
 
   x0: jax.Array
   eps: jax.Array
+  variance: jax.Array | None = None
 
   @classmethod
   def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
@@ -84,6 +94,12 @@ class Carry:
   history: tuple[jax.Array, ...] = ()
 
 
+def start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
+  """Returns the carry before the first step."""
+  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
+  return Carry(x=x, prediction=nothing, history=history)
+
+
 # denoise(x, level, first) -> Prediction; `first` marks a step's first call.
 Denoise = Callable[[jax.Array, Levels, bool], Prediction]
 # noise() -> standard normal of the state's shape.
@@ -93,8 +109,14 @@ Draw = Callable[[], jax.Array]
 class Solver(Protocol):
   """See the module docstring."""
 
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    """Returns the levels of a sweep of `steps` steps."""
+  def levels(self, chain: Any, steps: int) -> Levels:
+    """Returns the levels of a sweep of `steps` steps.
+
+    Args:
+      chain: what the network was trained on: a `schedules.Chain`, or a
+        preconditioning for the solvers of `continuous`.
+      steps: S.
+    """
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Levels
