@@ -1,4 +1,4 @@
-"""EDM (arXiv:2206.00364): preconditioning, laws of noise levels, the loss.
+"""EDM (arXiv:2206.00364): preconditioning; `edm_loss` trains with it.
 
 A noisy image is `y + sigma * eps`. A preconditioning turns a raw network F
 into a denoiser D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), for the
@@ -25,8 +25,6 @@ from pyramid_jax.diffusion import stepping
 
 # (x, c_noise) -> the raw output; a second half of its channels is ignored.
 Network = Callable[[jax.Array, jax.Array], jax.Array]
-# (x, sigma) -> the clean image
-Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _math(x: Any) -> types.ModuleType:
@@ -54,7 +52,7 @@ def vp_time(sigma: Any, beta_d: float, beta_min: float) -> Any:
 def iddpm_sigmas(length: int, c1: float, c2: float) -> np.ndarray:
   """Returns the (M + 1,) falling levels u_0 .. u_M = 0 of iDDPM, float64.
 
-  arXiv:2206.00364, table 1 and appendix C.3.4.
+  The row "time steps" of table 1.
   """
   bar = np.sin(0.5 * np.pi * np.arange(length + 1) / length / (c2 + 1)) ** 2
   u = np.zeros(length + 1)
@@ -64,15 +62,17 @@ def iddpm_sigmas(length: int, c1: float, c2: float) -> np.ndarray:
   return u
 
 
-def _check(name: str, value: float, ok: bool, allowed: str) -> None:
+def check(name: str, value: float, ok: bool, allowed: str) -> None:
+  """Raises ValueError of one line where a value is not `ok`."""
   if not ok:
     raise ValueError(f'{name} is {value}, must be {allowed}')
 
 
-def _check_range(low: float, high: float, zero: bool = False) -> None:
+def check_range(low: float, high: float, zero: bool = False) -> None:
+  """Refuses noise levels that do not rise from above 0, or from 0 on."""
   allowed = f'{"at least" if zero else "above"} 0 and below sigma_max {high}'
-  ok = (0 <= low if zero else 0 < low) and low < high
-  _check('sigma_min', low, ok, allowed)
+  ok = (low >= 0 if zero else low > 0) and low < high
+  check('sigma_min', low, ok, allowed)
 
 
 class Preconditioning(Protocol):
@@ -116,7 +116,7 @@ class VP:
   epsilon_t: float = 1e-5
 
   def __post_init__(self):
-    _check_vp(self.beta_d, self.beta_min, self.epsilon_t)
+    check_vp(self.beta_d, self.beta_min, self.epsilon_t)
 
   @property
   def sigma_min(self) -> float:
@@ -142,10 +142,11 @@ class VP:
     return sigma
 
 
-def _check_vp(beta_d: float, beta_min: float, epsilon_t: float) -> None:
-  _check('beta_d', beta_d, beta_d >= 0, 'at least 0')
-  _check('beta_min', beta_min, beta_min > 0, 'above 0')
-  _check('epsilon_t', epsilon_t, 0 < epsilon_t < 1, 'between 0 and 1')
+def check_vp(beta_d: float, beta_min: float, epsilon_t: float) -> None:
+  """Refuses what is no VP process."""
+  check('beta_d', beta_d, beta_d >= 0, 'at least 0')
+  check('beta_min', beta_min, beta_min > 0, 'above 0')
+  check('epsilon_t', epsilon_t, 0 < epsilon_t < 1, 'between 0 and 1')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,7 @@ class VE:
   sigma_max: float = 100.0
 
   def __post_init__(self):
-    _check_range(self.sigma_min, self.sigma_max)
+    check_range(self.sigma_min, self.sigma_max)
 
   def c_skip(self, sigma: Any) -> Any:
     return _math(sigma).ones_like(sigma)
@@ -189,9 +190,9 @@ class IDDPM:
   length: int = 1000
 
   def __post_init__(self):
-    _check('C_1', self.c1, 0 < self.c1 < 1, 'between 0 and 1')
-    _check('C_2', self.c2, self.c2 >= 0, 'at least 0')
-    _check('M', self.length, self.length >= 2, 'at least 2')
+    check('C_1', self.c1, 0 < self.c1 < 1, 'between 0 and 1')
+    check('C_2', self.c2, self.c2 >= 0, 'at least 0')
+    check('M', self.length, self.length >= 2, 'at least 2')
 
   @property
   def sigmas(self) -> np.ndarray:
@@ -244,8 +245,8 @@ class EDM:
   sigma_data: float = 0.5
 
   def __post_init__(self):
-    _check_range(self.sigma_min, self.sigma_max, zero=True)
-    _check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
+    check_range(self.sigma_min, self.sigma_max, zero=True)
+    check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
 
   def c_skip(self, sigma: Any) -> Any:
     return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
@@ -279,7 +280,9 @@ def make_preconditioning(name: str, **options: Any) -> Preconditioning:
     ValueError: unknown name, or an attribute out of range.
   """
   if name not in _PRECONDITIONINGS:
-    raise ValueError(f'preconditioning {name!r} is not one of {PRECONDITIONINGS}')
+    raise ValueError(
+      f'preconditioning {name!r} is not one of {PRECONDITIONINGS}'
+    )
   return _PRECONDITIONINGS[name](**options)
 
 
@@ -313,145 +316,3 @@ def predict(
   sigma = level.sigma / level.alpha
   x0 = denoise(precond, network, x / level.alpha, sigma)
   return stepping.Prediction.from_x0(x, x0, level)
-
-
-class Law(Protocol):
-  """The distribution of the noise levels in training and their weight."""
-
-  def draw(self, key: jax.Array, count: int) -> jax.Array:
-    """Returns (B,) random numbers, which `sigma` turns into levels."""
-
-  def sigma(self, random: jax.Array) -> jax.Array:
-    """Returns the (B,) noise levels."""
-
-  def weight(self, sigma: jax.Array) -> jax.Array:
-    """Returns the (B,) weights of the squared errors."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VPLaw:
-  """Uniform in the time of the VP process; attributes as of `VP`."""
-
-  beta_d: float = 19.9
-  beta_min: float = 0.1
-  epsilon_t: float = 1e-5
-
-  def __post_init__(self):
-    _check_vp(self.beta_d, self.beta_min, self.epsilon_t)
-
-  def draw(self, key: jax.Array, count: int) -> jax.Array:
-    return jax.random.uniform(key, (count,))
-
-  def sigma(self, random: jax.Array) -> jax.Array:
-    time = 1.0 + random * (self.epsilon_t - 1.0)
-    return vp_sigma(time, self.beta_d, self.beta_min)
-
-  def weight(self, sigma: jax.Array) -> jax.Array:
-    return 1.0 / sigma**2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VELaw:
-  """Uniform in log sigma."""
-
-  sigma_min: float = 0.02
-  sigma_max: float = 100.0
-
-  def __post_init__(self):
-    _check_range(self.sigma_min, self.sigma_max)
-
-  def draw(self, key: jax.Array, count: int) -> jax.Array:
-    return jax.random.uniform(key, (count,))
-
-  def sigma(self, random: jax.Array) -> jax.Array:
-    return self.sigma_min * (self.sigma_max / self.sigma_min) ** random
-
-  def weight(self, sigma: jax.Array) -> jax.Array:
-    return 1.0 / sigma**2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EDMLaw:
-  """Normal in log sigma.
-
-  Attributes:
-    mean: of log sigma.
-    std: of log sigma.
-    sigma_data: as of `EDM`.
-  """
-
-  mean: float = -1.2
-  std: float = 1.2
-  sigma_data: float = 0.5
-
-  def __post_init__(self):
-    _check('P_std', self.std, self.std > 0, 'above 0')
-    _check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
-
-  def draw(self, key: jax.Array, count: int) -> jax.Array:
-    return jax.random.normal(key, (count,))
-
-  def sigma(self, random: jax.Array) -> jax.Array:
-    return jnp.exp(random * self.std + self.mean)
-
-  def weight(self, sigma: jax.Array) -> jax.Array:
-    return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
-
-
-_LAWS: dict[str, Callable[..., Law]] = {
-  'vp': VPLaw,
-  've': VELaw,
-  'edm': EDMLaw,
-}
-LAWS = tuple(_LAWS)
-
-
-def make_law(name: str, **options: Any) -> Law:
-  """Returns a law of training by name, with the attributes of its class.
-
-  Raises:
-    ValueError: unknown name, or an attribute out of range.
-  """
-  if name not in _LAWS:
-    raise ValueError(f'law of noise levels {name!r} is not one of {LAWS}')
-  return _LAWS[name](**options)
-
-
-def weighted_errors(
-  denoiser: Denoiser,
-  law: Law,
-  y: jax.Array,
-  random: jax.Array,
-  eps: jax.Array,
-) -> jax.Array:
-  """Returns weight * (D(y + sigma eps) - y)^2, (B, H, W, C) float32.
-
-  Args:
-    denoiser: (noisy images, (B,) sigma) -> clean images.
-    law: of the noise levels.
-    y: (B, H, W, C) clean images, augmented.
-    random: (B,) as `law.draw` gives it.
-    eps: (B, H, W, C) standard normal.
-  """
-  sigma = law.sigma(random)
-  clean = denoiser(gaussian.q_sample(y, eps, jnp.ones(()), sigma), sigma)
-  weight = gaussian.per_example(law.weight(sigma), y)
-  return weight * jnp.square(clean.astype(jnp.float32) - y)
-
-
-def loss(
-  denoiser: Denoiser,
-  law: Law,
-  y: jax.Array,
-  random: jax.Array,
-  eps: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The training loss at recorded noise: a sum over an image's values.
-
-  Args: see `weighted_errors`.
-
-  Returns:
-    The mean over the batch, and the metric `loss_mean`, the same a value.
-  """
-  errors = weighted_errors(denoiser, law, y, random, eps)
-  return errors.sum() / y.shape[0], {'loss_mean': errors.mean()}

@@ -18,6 +18,7 @@ import numpy as np
 
 from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import edm
+from pyramid_jax.diffusion import edm_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.interop import families
 from pyramid_jax.interop.families import chains
@@ -162,8 +163,8 @@ def _loss(
     raise families.Unsupported(f'loss {kind!r}; known: {sorted(_LOSSES)}')
   arguments = ast.literal_eval(found[2]) if found else {}
   law_name, renamed = _LOSSES[kind]
-  law = edm.make_law(law_name, **_named(arguments, renamed))
-  errors = edm.weighted_errors(
+  law = edm_loss.make_law(law_name, **_named(arguments, renamed))
+  errors = edm_loss.weighted_errors(
     lambda x, sigma: edm.denoise(precond, network, x, sigma),
     law,
     jnp.asarray(chains.nhwc(case.inputs['loss_images'])),
