@@ -66,9 +66,9 @@ def _strided(length: int, count: int) -> np.ndarray:
   for stride in range(1, length):
     if len(range(0, length, stride)) == count:
       return np.arange(0, length, stride)
-  near = sorted({len(range(0, length, s)) for s in range(1, length)})
-  around = [max([n for n in near if n < count], default=near[0])]
-  around += [n for n in near if n > count][:1]
+  counts = sorted({len(range(0, length, s)) for s in range(1, length)})
+  around = [n for n in counts if n < count][-1:]
+  around += [n for n in counts if n > count][:1]
   raise ValueError(
     f"respacing 'ddim{count}': no whole stride through {length} levels gives"
     f' {count} steps; the nearest that do: {_text(around)}'
