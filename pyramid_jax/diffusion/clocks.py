@@ -44,6 +44,11 @@ class Point(schedules.Levels):
     m = np if isinstance(self.sigma, np.ndarray | np.generic) else jnp
     return m.arctan2(self.sigma, self.alpha) * (2.0 / np.pi)
 
+  @property
+  def initial_std(self) -> jax.Array | float:
+    """Standard deviation of the state in which a whole sweep begins."""
+    return self.sigma[0]
+
   def slope(self, x: jax.Array, eps: jax.Array) -> jax.Array:
     """Returns dx/dt of the noise-free process (algorithm 1)."""
     return self.drift * x + self.gain * eps

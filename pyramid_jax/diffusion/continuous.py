@@ -22,7 +22,7 @@ class Heun:
   Matches `edm_sampler` and `ablation_sampler` of NVlabs/edm: generate.py. Two
   network calls a step and one in the last, or one always ('euler'). The levels
   come from a preconditioning instead of a chain, and `sampling.Stage.enter`
-  starts at `levels.sigma[0]` times the initial noise.
+  starts at `levels.initial_std` times the initial noise.
 
   Attributes:
     solver: 'heun' or 'euler'.

@@ -48,6 +48,14 @@ class Levels:
     """(S+1,) the place in the chain's time, from 0, clean, to 1."""
     return self.time / self.length
 
+  @property
+  def initial_std(self) -> jax.Array | float:
+    """Standard deviation of the state in which a whole sweep begins.
+
+    A chain ends so near to pure noise that it is taken for it.
+    """
+    return 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chain:

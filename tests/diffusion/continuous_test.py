@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.diffusion import continuous
+from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import sampling
@@ -33,7 +34,7 @@ def stage(levels, shape=SHAPE, seen=None):
 
   return sampling.Stage(
     spans=((levels, denoise),),
-    enter=lambda state, normal: (levels.sigma[0] * normal(shape), None),
+    enter=lambda state, normal: (levels.initial_std * normal(shape), None),
     leave=lambda state, x, context: [*state, x],
   )
 
@@ -218,7 +219,7 @@ def test_guidance_in_an_interval():
     return sampling.Stage(
       spans=((levels, denoise),),
       enter=lambda state, normal: (
-        levels.sigma[0] * normal((len(offsets), *SHAPE[1:])),
+        levels.initial_std * normal((len(offsets), *SHAPE[1:])),
         offsets,
       ),
       leave=lambda state, x, context: [*state, x],
@@ -241,6 +242,17 @@ def test_guidance_in_an_interval():
     x0 = clean(want, now) + (3.0 if now <= 1 else 1.0)
     want = x0 + after / now * (want - x0)
   np.testing.assert_allclose(x, want, rtol=1e-4, atol=1e-4)
+
+
+def test_image_to_image_begins_at_its_level():
+  solver = continuous.Heun(solver='euler')
+  levels = solver.levels(EDM, 10)
+  z0 = jax.random.normal(jax.random.key(4), SHAPE)
+  edited = editing.from_image(stage(levels), z0, 0.5)
+  ((last, _),) = edited.spans
+  np.testing.assert_array_equal(last.sigma, levels.sigma[5:])
+  x, _ = edited.enter([], lambda shape: jnp.ones(shape))
+  np.testing.assert_allclose(x, z0 + levels.sigma[5], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def _sampler(case: families.Case) -> dict[str, np.ndarray]:
   stage = sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (
-      levels.sigma[0] * normal(latents.shape),
+      levels.initial_std * normal(latents.shape),
       None,
     ),
     leave=lambda state, x, context: [*state, x],
