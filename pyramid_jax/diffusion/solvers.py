@@ -151,7 +151,7 @@ def _multistep(eps: jax.Array, past: jax.Array, count: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class DDPM:
-  """Ancestral sampling with the fixed small variance (arXiv:2006.11239).
+  """Ancestral sampling (arXiv:2006.11239).
 
   All T levels when `steps` is T, else an even subset with the posterior of
   the shortened chain. Ends clean; the last step adds no noise.
@@ -159,13 +159,20 @@ class DDPM:
   Attributes:
     temperature: factor of the noise.
     clip: keep the clean prediction in [-1, 1], for images, not for latents.
+    variance: of a step, see `stepping.ancestral`.
+    spacing: of the levels, see `schedules.spaced_levels`; one that ends clean.
   """
 
   temperature: float = 1.0
   clip: bool = False
+  variance: str = 'fixed_small'
+  spacing: str = 'exact'
+
+  def __post_init__(self):
+    stepping.check_variance(self.variance)
 
   def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, 'exact')
+    return schedules.spaced_levels(chain, steps, self.spacing)
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Levels
@@ -181,18 +188,15 @@ class DDPM:
     next_level: Levels,
     noise: Draw,
   ) -> Carry:
-    prediction = denoise(carry.x, level, True)
-    if self.clip:
-      x0 = jnp.clip(prediction.x0, -1.0, 1.0)
-      prediction = Prediction.from_x0(carry.x, x0, level)
-    beta = jnp.exp(level.log_beta)
-    variance = level.sigma**2
-    mean = (beta * next_level.alpha / variance) * prediction.x0 + (
-      next_level.sigma**2 * jnp.sqrt(1.0 - beta) / variance
-    ) * carry.x
-    std = jnp.where(
-      next_level.sigma > 0, jnp.exp(0.5 * level.log_variance), 0.0
+    prediction, mean, log = stepping.ancestral(
+      denoise(carry.x, level, True),
+      carry.x,
+      level,
+      next_level,
+      self.variance,
+      self.clip,
     )
+    std = jnp.where(next_level.sigma > 0, jnp.exp(0.5 * log), 0.0)
     x = mean + std * self.temperature * noise()
     return Carry(x=x, prediction=prediction)
 
@@ -245,6 +249,7 @@ def create(
   eta: float = 0.0,
   spacing: str = 'auto',
   temperature: float = 1.0,
+  variance: str = 'fixed_small',
 ) -> Solver:
   """Returns a solver by name.
 
@@ -253,8 +258,10 @@ def create(
     eta: noise of DDIM.
     spacing: one of `schedules.SPACINGS`, or 'auto' for the one that suits the
       solver: 'official' for DDIM and PLMS, as published, 'log_snr' for those
-      of second order. DDPM is always exact.
+      of second order. DDPM is exact unless it is one of ADM's, which also end
+      clean.
     temperature: factor of the noise of DDIM and DDPM.
+    variance: of the steps of DDPM, see `stepping.ancestral`.
 
   Raises:
     ValueError: unknown name or spacing, or noise where a solver has none.
@@ -270,7 +277,8 @@ def create(
   if name == 'ddim':
     return DDIM(eta=eta, temperature=temperature, **spaced)
   if name == 'ddpm':
-    return DDPM(temperature=temperature)
+    clean = spacing if spacing in ('adm', 'strided') else 'exact'
+    return DDPM(temperature=temperature, variance=variance, spacing=clean)
   if eta != 0:
     raise ValueError(f'sample.eta is {eta}, but {name} needs eta = 0')
   if temperature != 1:

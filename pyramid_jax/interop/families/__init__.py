@@ -45,6 +45,9 @@ class Case:
 _HERE = 'pyramid_jax.interop.families'
 
 FAMILIES = {
+  'adm.diffusion': f'{_HERE}.adm',
+  'edm.precond': f'{_HERE}.edm',
+  'edm.sampler': f'{_HERE}.edm',
   'frido.msvqgan': f'{_HERE}.msvqgan',
   'frido.pyunet': f'{_HERE}.pyunet',
   'frido.sampler': f'{_HERE}.frido_diffusion',
