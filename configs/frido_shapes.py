@@ -56,7 +56,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.condition.heads, config.condition.head_dim = 4, 32
   config.condition.drop = 0.1
   config.condition.max_objects = 4
-  config.condition.vocab_size = 256
+  config.condition.vocab_size, config.condition.embed_std = 256, 1.0
   if task == 'layout':
     config.condition.encoder = 'boxes'
     config.condition.num_labels = 25  # padding and 24 categories

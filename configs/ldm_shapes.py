@@ -127,7 +127,7 @@ def _condition(config: ConfigDict, task: str) -> None:
   c.dim, c.depth = 128, 2
   c.heads, c.head_dim = 4, 32
   c.max_objects = config.data.max_objects
-  c.vocab_size = 256
+  c.vocab_size, c.embed_std = 256, 1.0
   if task == 'layout':
     c.encoder = 'boxes'
     c.num_labels = CATEGORIES + 1  # padding is one

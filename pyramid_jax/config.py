@@ -198,6 +198,7 @@ def _condition() -> Mapping[str, Any]:
     'heads': 8,
     'head_dim': 64,
     'vocab_size': 30522,  # rows of the token embedding
+    'embed_std': 0.02,  # of the initial embeddings
     'num_labels': 25,  # categories of the box encoder, padding included
     'num_classes': 1000,  # classes, the one for none not counted
     'null_class': True,  # whether there is a class for none
@@ -466,7 +467,7 @@ def _validate(config: ConfigDict, prefix: str) -> None:
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
-  at_least(0, 'sample.temperature')
+  at_least(0, 'sample.temperature', 'condition.embed_std')
   interval = fields['sample.guidance_interval']
   check(
     'sample.guidance_interval',

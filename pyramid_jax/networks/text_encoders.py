@@ -97,6 +97,9 @@ class TransformerEncoder(nn.Module):
     dtype: of the activations and the result.
     remat: see `EncoderStack`.
     scan: see `EncoderStack`.
+    embed_std: of the initial embeddings. With that of the reference the first
+      blocks outweigh them, and it takes many images until words are told
+      apart.
   """
 
   vocab_size: int
@@ -108,10 +111,11 @@ class TransformerEncoder(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
   scan: bool = False
+  embed_std: float = 0.02
 
   def setup(self) -> None:
-    self.token_emb = _embed(self.vocab_size, self.dim, 0.02)
-    self.pos_emb = _embed(self.max_seq_len, self.dim, 0.02)
+    self.token_emb = _embed(self.vocab_size, self.dim, self.embed_std)
+    self.pos_emb = _embed(self.max_seq_len, self.dim, self.embed_std)
     self.layers = EncoderStack(
       self.depth, self.heads, self.head_dim, self.dtype, self.remat, self.scan
     )

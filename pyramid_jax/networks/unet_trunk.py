@@ -17,6 +17,9 @@ from pyramid_jax.networks.layers import transformer
 from pyramid_jax.networks.layers import trunk
 
 
+POOLS = 8  # queries that pool a context
+
+
 class Trunk(nn.Module):
   """What the U-Nets have in common, to be derived from.
 
@@ -49,9 +52,10 @@ class Trunk(nn.Module):
     dtype: of the activations.
     remat: whether blocks recompute their activations in the backward pass.
     grid_frequencies: see `transformer.SpatialTransformer`; 0 in the reference.
-    pool_context: also add the mean of the context's tokens, normalised and
-      projected, to the embedding of the level (ours: every block then knows
-      what is asked for, not only those that attend).
+    pool_context: also add the context's tokens, pooled by the attention of
+      `POOLS` learned queries, normalised and projected, to the embedding of
+      the level (ours: every block then knows what is asked for, not only
+      those that attend).
     attention: which kernel attends, see `attention.dot_product_attention`.
   """
 
@@ -203,8 +207,13 @@ class Trunk(nn.Module):
       raise ValueError('pool_context needs a context, got none.')
     if isinstance(context, transformer.PlacedTokens):
       context = context.values
-    mean = norms.LayerNorm(name='pooled_norm')(context.mean(1))
-    return emb + linear.Linear(emb.shape[-1], name='pooled_proj')(mean)
+    # Every query may learn to pass over padding and to look for its words.
+    scores = linear.Linear(POOLS, use_bias=False, name='pooled_query')(context)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1)
+    pooled = jnp.einsum('blp,blc->bpc', weights, context)
+    pooled = norms.LayerNorm(name='pooled_norm')(pooled)
+    pooled = pooled.reshape(len(pooled), -1)
+    return emb + linear.Linear(emb.shape[-1], name='pooled_proj')(pooled)
 
   def walk(
     self,

@@ -159,6 +159,7 @@ def _tokens(config: ConfigDict) -> encoders.TokenEncoder:
       head_dim=c.head_dim,
       dtype=jnp.dtype(config.dtype),
       remat=config.remat,
+      embed_std=c.embed_std,
     )
   return encoders.TokenEncoder(
     network=network,
