@@ -45,6 +45,7 @@ class Case:
 _HERE = 'pyramid_jax.interop.families'
 
 FAMILIES = {
+  'diffit.latent': f'{_HERE}.latent_diffit',
   'frido.msvqgan': f'{_HERE}.msvqgan',
   'frido.pyunet': f'{_HERE}.pyunet',
   'frido.sampler': f'{_HERE}.frido_diffusion',
