@@ -14,6 +14,7 @@ from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import tmsa
 
 
@@ -153,7 +154,7 @@ class LatentDiffiT(nn.Module):
       bias_init=nn.initializers.zeros,
       name='final_layer_linear',
     )(h)
-    return self._unpatchify(h)
+    return resampling.depth_to_space(h, self.patch_size)
 
   def _embed_level(self, t: jax.Array) -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, hidden_size)."""
@@ -206,14 +207,6 @@ class LatentDiffiT(nn.Module):
       length=self.depth,
     )
     return scanned(block(name=BLOCKS), h, cond)[0]
-
-  def _unpatchify(self, h: jax.Array) -> jax.Array:
-    """Maps (B, grid, grid, p * p * C) to (B, grid * p, grid * p, C)."""
-    b, grid, _, _ = h.shape
-    p = self.patch_size
-    h = h.reshape(b, grid, grid, p, p, self.out_channels)
-    h = h.transpose(0, 1, 3, 2, 4, 5)
-    return h.reshape(b, grid * p, grid * p, self.out_channels)
 
 
 # Xavier's limit for the kernel (p, p, C, D) as one matrix (p * p * C, D).

@@ -79,3 +79,18 @@ def test_table_of_positions_tells_columns_first():
   )
   with pytest.raises(ValueError, match='multiple of 4 channels, got 6'):
     embeddings.sincos_table(6, 2)
+
+
+def test_random_frequencies_stay():
+  t = np.array([0.0, 0.25, -1.5])
+  got = embeddings.random_fourier_features(jnp.asarray(t), 512, 4.0)
+  np.testing.assert_allclose(got[0], [1.0] * 256 + [0.0] * 256)
+  np.testing.assert_allclose(
+    got[:, :256] ** 2 + got[:, 256:] ** 2, 1, rtol=1e-5
+  )
+  again = embeddings.random_fourier_features(jnp.asarray(t), 512, 4.0)
+  np.testing.assert_array_equal(got, again)
+  # The mean of cos(w t) over N(0, s^2) frequencies w is exp(-(s t)^2 / 2).
+  small = embeddings.random_fourier_features(jnp.array([0.03]), 4096, 4.0)
+  want = np.exp(-((2 * np.pi * 4.0 * 0.03) ** 2) / 2)
+  np.testing.assert_allclose(small[0, :2048].mean(), want, atol=0.03)

@@ -176,7 +176,7 @@ def test_added_time_is_a_shift_of_the_tokens():
   block = tmsa.DiffiTBlock(heads=2, window=3, time_token='add')
   params = _filled(block, x, time)
   apply = jax.jit(lambda p, x: block.apply({'params': p}, x, time))
-  got = apply(params, x)
+  got = np.asarray(apply(params, x))
   proj = params['time_proj']
   shift = time @ proj['kernel'] + proj['bias']
   proj['kernel'][:], proj['bias'][:] = 0, 0
@@ -199,8 +199,10 @@ def test_dropout_needs_training():
   block = tmsa.DiffiTBlock(heads=2, window=3, dropout=0.5)
   params = _filled(block, x, time)
   rngs = {'dropout': KEY}
+  want = _apply(block.clone(dropout=0.0), params, x, time)
   off = _apply(block, params, x, time, False, rngs=rngs)
   on = _apply(block, params, x, time, True, rngs=rngs)
+  np.testing.assert_allclose(off, want, atol=1e-6)
   assert np.abs(on - off).max() > 1e-2
 
 

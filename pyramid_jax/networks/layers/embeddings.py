@@ -35,6 +35,29 @@ def timestep_embedding(
   return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
+def random_fourier_features(
+  t: jax.Array, dim: int, scale: float = 16.0
+) -> jax.Array:
+  """Returns cosines, then sines, of t at fixed random frequencies.
+
+  The embedding of NCSN++ (arXiv:2011.13456; NVlabs/edm: training/networks.py,
+  FourierEmbedding). The frequencies are no parameters: they are drawn from a
+  fixed seed, N(0, scale^2) periods for a unit of t.
+
+  Args:
+    t: (B,) noise levels.
+    dim: size of the embedding, even.
+    scale: deviation of the frequencies.
+
+  Returns:
+    (B, dim) float32.
+  """
+  frequencies = np.random.RandomState(0).standard_normal(dim // 2)
+  frequencies = (2 * np.pi * scale * frequencies).astype(np.float32)
+  angles = t.astype(jnp.float32)[:, None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
 def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
   """Returns the mean of a coordinate's two table rows for every grid token.
 
