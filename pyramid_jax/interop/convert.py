@@ -5,10 +5,10 @@
 
 writes a workdir that `--mode=sample` reads; so does `--family=ldm`. The other
 families are single networks and write DIR/params.safetensors, which a config
-can name as weights: `lpips`, `clip_text` and `diffit.latent` need no config;
-several files are joined by commas. `--export=FILE.safetensors` instead of
-`--checkpoint` goes the other way; with `--layout=diffusers` a first stage of
-LDM is written under the names of that library. Both layouts are read.
+can name as weights: `lpips`, `clip_text`, `inception` and `diffit.latent` need
+no config; several files are joined by commas. `--export=FILE.safetensors`
+instead of `--checkpoint` goes the other way; with `--layout=diffusers` a first
+stage of LDM is written under the names of that library. Both layouts are read.
 
 Exit codes: 0 done, 64 a wrong command line or config, 65 a file that is
 damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
@@ -39,6 +39,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
 from pyramid_jax.interop.families import latent_diffit
+from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.scaling import initial
@@ -184,6 +185,9 @@ def _template(
   if family == 'lpips':
     image = jnp.zeros((1, 32, 32, 3))
     return evaluate(lpips.LPIPS().init, key, image, image)['params']
+  if family == 'inception':
+    image = jnp.zeros((1, inception.SIDE, inception.SIDE, 3))
+    return evaluate(inception.InceptionV3().init, key, image)
   if family == 'clip_text' and config is None:
     network = text_encoders.CLIPTextEncoder()
     return evaluate(network.init, key, jnp.zeros((1, 8), jnp.int32))['params']

@@ -21,6 +21,7 @@ from pyramid_jax.interop.families import autoencoder
 from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import discriminator
+from pyramid_jax.interop.families import inception
 from pyramid_jax.interop.families import latent_diffit
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
@@ -162,6 +163,9 @@ FAMILIES = {
     unstack=latent_diffit.unstack,
     stack=latent_diffit.stack,
     strict=True,
+  ),
+  'inception': Part(
+    rename=inception.rename, adapt=inception.adapt, strict=True
   ),
 }
 
