@@ -38,7 +38,7 @@ DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
 SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'heun')
-SPACINGS = ('official', 'exact', 'log_snr', 'quad')
+SPACINGS = ('official', 'exact', 'log_snr', 'quad', 'adm', 'strided')
 
 # What may differ between a run and its resumption: nothing that the numbers
 # of a finished step depend on.
@@ -79,7 +79,11 @@ def base() -> ConfigDict:
         'eps': 1e-8,
         'weight_decay': 0.0,  # adamw only, times the learning rate
       },
-      'ema': {'decay': 0.9999},  # of update n: min(decay, (1 + n) / (10 + n))
+      'ema': {
+        'decay': 0.9999,  # of update n: min(decay, (1 + n) / (10 + n))
+        'halflife_images': 0.0,  # above 0: this rule instead (EDM)
+        'halflife_rampup': 0.05,  # at most this part of the images so far
+      },
       'mesh': {
         'data': -1,  # devices that split the batch; -1 = the rest
         'fsdp': 1,  # devices that split the batch and the parameters
@@ -224,7 +228,8 @@ def _sample() -> Mapping[str, Any]:
     'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
     'temperature': 1.0,  # factor of the noise of ddim and ddpm
     'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | heun
-    'spacing': 'official',  # of levels: official | exact | log_snr | quad
+    # of levels: official | exact | log_snr | quad | adm | strided
+    'spacing': 'official',
     'windows': (0, 0),  # (side, stride) in a latent larger than they are
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample
@@ -471,6 +476,7 @@ def _validate(config: ConfigDict, prefix: str) -> None:
     fields['train.batch_size'] % accumulate == 0,
     f'divisible by config.{prefix}train.accumulate = {accumulate}',
   )
+  at_least(0, 'ema.halflife_images', 'ema.halflife_rampup')
   check('ema.decay', 0 <= fields['ema.decay'] < 1, 'in [0, 1)')
   check('condition.drop', 0 <= fields['condition.drop'] <= 1, 'in [0, 1]')
   for axis in ('data', 'fsdp', 'tensor'):

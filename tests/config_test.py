@@ -208,6 +208,7 @@ def test_load_refuses_what_is_no_file(path, message):
     ('sample.temperature', '-1', 'temperature is -1.0, must be at least 0'),
     ('sample.guidance', '-1', 'guidance is -1.0, must be at least 0'),
     ('ema.decay', '1', r'in \[0, 1\)'),
+    ('ema.halflife_images', '-1', 'images is -1.0, must be at least 0'),
     ('condition.drop', '1.5', r'in \[0, 1\]'),
     ('mesh.fsdp', '0', '-1 .the rest. or at least 1'),
     ('first_stage.train.steps', '0', 'config.first_stage.train.steps is 0'),

@@ -43,12 +43,14 @@ def from_image(
       f'strength {strength} of {total} steps leaves none; at least'
       f' {1 / total:.3g} is needed'
     )
+  initial_std = stage.spans[0][0].initial_std
   spans = _last_steps(stage.spans, count)
   level = stepping.row(spans[0][0], 0)
 
   def enter(state, normal):
     noise, context = stage.enter(state, normal)
     _same_shape('image', z0, noise)
+    noise = noise / initial_std
     return gaussian.q_sample(z0, noise, level.alpha, level.sigma), context
 
   return dataclasses.replace(stage, spans=spans, enter=enter)

@@ -25,6 +25,9 @@ def classifier_free(
   scale: float,
   interval: Sequence[float] = (),
   plain: sampling.Stage | None = None,
+  *,
+  channels: int | None = None,
+  power: float | None = None,
 ) -> sampling.Stage:
   """Guides a stage: e = e_null + scale (e_cond - e_null), one batched call.
 
@@ -40,13 +43,22 @@ def classifier_free(
       the scale acts in steps that begin there. () is everywhere.
     plain: the same stage built for B images with the condition alone, which
       takes the other steps.
+    channels: how many of the noise's channels are guided; None is all. DiT
+      and its kin guide 3 of a latent's 4.
+    power: of the power-cosine schedule, which lets the scale grow from 1 to
+      `scale` as the noise falls (`power_cosine`); None is a constant scale.
 
   Returns:
     A stage of B images.
 
   Raises:
-    ValueError: steps outside the interval, but no `plain`.
+    ValueError: steps outside the interval, but no `plain`; no channels, or a
+      power of 0 or below.
   """
+  if channels is not None and channels < 1:
+    raise ValueError(f'guided channels {channels} must be at least 1')
+  if power is not None and power <= 0:
+    raise ValueError(f'power {power} of the guidance schedule must be above 0')
   low, high = interval or (0.0, 1.0)
   parts = [
     (index, inside, levels)
@@ -60,7 +72,7 @@ def classifier_free(
     )
   other = None if everywhere else plain
   spans = tuple(
-    (levels, _guided(stage.spans[index][1], scale))
+    (levels, _guided(stage.spans[index][1], scale, channels, power))
     if inside or other is None
     else (levels, _unguided(other.spans[index][1]))
     for index, inside, levels in parts
@@ -80,11 +92,42 @@ def classifier_free(
   return dataclasses.replace(stage, spans=spans, enter=enter, leave=leave)
 
 
-def _guided(denoise: Callable[..., Any], scale: float) -> Callable[..., Any]:
+def power_cosine(scale: float, part: jax.Array, power: float) -> jax.Array:
+  """Returns the guidance scale at a part of the chain's time.
+
+  1 at the noisiest level, `scale` at the cleanest (NVlabs/DiffiT:
+  diffit/diffit.py, after arXiv:2303.14389).
+
+  Args:
+    scale: at the cleanest level.
+    part: t / T in [0, 1].
+    power: how late the scale grows.
+  """
+  return 1.0 + (scale - 1.0) * 0.5 * (
+    1.0 - jnp.cos(jnp.pi * (1.0 - part) ** power)
+  )
+
+
+def _guided(
+  denoise: Callable[..., Any],
+  scale: float,
+  channels: int | None,
+  power: float | None,
+) -> Callable[..., Any]:
   def call(x, level, context, first=True):
     prediction = denoise(double(x), level, context[0], first)
     cond, null = jnp.split(prediction.eps, 2)
-    return solvers.Prediction.from_eps(x, null + scale * (cond - null), level)
+    s = scale if power is None else power_cosine(scale, level.part, power)
+    eps = null + s * (cond - null)
+    if channels is not None:
+      eps = jnp.concatenate(
+        [eps[..., :channels], cond[..., channels:]], axis=-1
+      )
+    variance = prediction.variance
+    if variance is not None:  # of the conditional half
+      variance = jnp.split(variance, 2)[0]
+    guided = solvers.Prediction.from_eps(x, eps, level)
+    return guided.replace(variance=variance)
 
   return call
 
@@ -99,7 +142,7 @@ def _cut(
   levels: schedules.Levels, low: float, high: float
 ) -> list[tuple[bool, schedules.Levels]]:
   """Cuts levels into runs of steps that begin inside or outside."""
-  part = np.asarray(levels.time)[:-1] / levels.length
+  part = np.asarray(levels.part)[:-1]
   inside = (low <= part) & (part <= high)
   edges = [0, *(np.flatnonzero(np.diff(inside)) + 1), len(inside)]
   return [

@@ -229,7 +229,11 @@ def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
     def call(x, level, context, first=True):
       prediction = denoise(windows(x, tiles), level, context, first)
       eps = merge(prediction.eps, tiles)
-      return stepping.Prediction.from_eps(x, eps, level)
+      variance = prediction.variance
+      if variance is not None:
+        variance = merge(variance, tiles)
+      whole = stepping.Prediction.from_eps(x, eps, level)
+      return whole.replace(variance=variance)
 
     return call
 

@@ -27,7 +27,8 @@ class Stage:
     spans: (levels, denoise) pairs, scanned in turn with the solver's carry
       kept; `denoise(x, level, context, first) -> Prediction`, guidance inside.
     enter: (state, normal) -> (x, context); `normal(shape)` is the stage's
-      initial noise, `context` all that does not depend on the level.
+      initial noise, of which x has `levels.initial_std` times as much;
+      `context` is all that does not depend on the level.
     leave: (state, x, context) -> state with this stage's scale finished.
     before: (x, level, draw) -> x, changes the state in front of each step;
       `draw()` is noise of its own. None leaves it as it is.
@@ -200,6 +201,8 @@ def _run_stage(
       draw = lambda: noise.draw(rows[0], x.shape)
       carry = carry.replace(x=before(carry.x, level, rows))
       carry = solver.step(carry, bound, level, next_level, draw)
+      # The raw variance is for the step alone.
+      carry = carry.replace(prediction=carry.prediction.replace(variance=None))
       return carry, (carry.x, carry.prediction.x0) if trace else None
 
     done = 0

@@ -1,6 +1,7 @@
 """Noise schedules of discrete chains, tabulated in float64."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import respacing
+
 
 SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
-SPACINGS = ('official', 'exact', 'log_snr', 'quad')
+SPACINGS = ('official', 'exact', 'log_snr', 'quad', 'adm', 'strided')
 # What a network may predict of a noisy state; see `gaussian.target`.
 PARAMETERIZATIONS = ('eps', 'x0', 'v')
 
@@ -39,6 +42,19 @@ class Levels:
   log_beta: jax.Array
   log_variance: jax.Array
   length: int = flax.struct.field(pytree_node=False)
+
+  @property
+  def part(self) -> jax.Array:
+    """(S+1,) the place in the chain's time, from 0, clean, to 1."""
+    return self.time / self.length
+
+  @property
+  def initial_std(self) -> jax.Array | float:
+    """Standard deviation of the state in which a whole sweep begins.
+
+    A chain ends so near to pure noise that it is taken for it.
+    """
+    return 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +257,8 @@ def spaced_levels(chain: Chain, steps: int, spacing: str) -> Levels:
   `steps` levels, any number of 1..T, evenly spread from the last one of the
   chain to the first, and ends clean. 'log_snr' takes exactly `steps` levels
   evenly spread in the log signal-to-noise ratio, which solvers of higher order
-  follow best, and ends at the chain's first level.
+  follow best, and ends at the chain's first level. 'adm' and 'strided' are
+  ADM's rules 'S' and 'ddimS' and end clean (`respaced_levels`).
 
   Args:
     chain: the trained chain.
@@ -251,13 +268,52 @@ def spaced_levels(chain: Chain, steps: int, spacing: str) -> Levels:
   Raises:
     ValueError: a count that the rule cannot serve.
   """
+  if spacing in ('adm', 'strided'):
+    rule = 'ddim' if spacing == 'strided' else ''
+    return respaced_levels(chain, f'{rule}{steps}')
   if spacing == 'exact':
     return levels(chain, spread_timesteps(chain.length, steps), 1.0)
   if spacing == 'log_snr':
     times = log_snr_timesteps(chain, steps)
     return levels(chain, times[1:], chain.alphas_bar[0])
-  rule = {'official': uniform_timesteps, 'quad': quadratic_timesteps}[spacing]
-  return levels(chain, rule(chain.length, steps), chain.alphas_bar[0])
+  count = {'official': uniform_timesteps, 'quad': quadratic_timesteps}[spacing]
+  return levels(chain, count(chain.length, steps), chain.alphas_bar[0])
+
+
+def respaced(chain: Chain, times: np.ndarray) -> Chain:
+  """Returns the short chain of ascending `times`, each level as noisy."""
+  bar = chain.alphas_bar[times]
+  betas = 1.0 - bar / np.append(1.0, bar[:-1])
+  return dataclasses.replace(chain, betas=betas)
+
+
+def respaced_levels(
+  chain: Chain, sections: str | Sequence[int] = '', rescale: bool = False
+) -> Levels:
+  """Returns the levels of a respaced chain, as ADM samples it.
+
+  Matches openai/guided-diffusion: guided_diffusion/respace.py. The network is
+  told the index in the long chain; the sweep ends clean and the last step has
+  the log variance of the one before it, not that of no noise.
+
+  Args:
+    chain: the trained chain.
+    sections: see `respacing.space_timesteps`; '' keeps every level.
+    rescale: tell the network the index of a chain of 1000 (a real number).
+
+  Raises:
+    ValueError: sections that the rule cannot serve.
+  """
+  times = respacing.space_timesteps(chain.length, sections)
+  rows = levels(chain, times, 1.0)
+  variance: Any = np.array(rows.log_variance)
+  if len(times) > 1:
+    variance[-2] = variance[-3]
+  rows = dataclasses.replace(rows, log_variance=variance)
+  if not rescale:
+    return rows
+  time = rows.time * (1000.0 / chain.length)
+  return dataclasses.replace(rows, time=time, length=1000)
 
 
 def levels(chain: Chain, times: np.ndarray, end_bar: float) -> Levels:

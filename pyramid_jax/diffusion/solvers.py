@@ -19,12 +19,6 @@ Solver = stepping.Solver
 row = stepping.row
 
 
-def _start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
-  """The carry before the first step."""
-  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
-  return Carry(x=x, prediction=nothing, history=history)
-
-
 @dataclasses.dataclass(frozen=True)
 class DDIM:
   """DDIM (arXiv:2010.02502 eq. 12).
@@ -48,7 +42,7 @@ class DDIM:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -159,7 +153,7 @@ def _multistep(eps: jax.Array, past: jax.Array, count: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class DDPM:
-  """Ancestral sampling with the fixed small variance (arXiv:2006.11239).
+  """Ancestral sampling (arXiv:2006.11239).
 
   All T levels when `steps` is T, else an even subset with the posterior of
   the shortened chain. Ends clean; the last step adds no noise.
@@ -167,19 +161,26 @@ class DDPM:
   Attributes:
     temperature: factor of the noise.
     clip: keep the clean prediction in [-1, 1], for images, not for latents.
+    variance: of a step, see `stepping.ancestral`.
+    spacing: of the levels, see `schedules.spaced_levels`; one that ends clean.
   """
 
   temperature: float = 1.0
   clip: bool = False
+  variance: str = 'fixed_small'
+  spacing: str = 'exact'
+
+  def __post_init__(self):
+    stepping.check_variance(self.variance)
 
   def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, 'exact')
+    return schedules.spaced_levels(chain, steps, self.spacing)
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -189,18 +190,15 @@ class DDPM:
     next_level: Levels,
     noise: Draw,
   ) -> Carry:
-    prediction = denoise(carry.x, level, True)
-    if self.clip:
-      x0 = jnp.clip(prediction.x0, -1.0, 1.0)
-      prediction = Prediction.from_x0(carry.x, x0, level)
-    beta = jnp.exp(level.log_beta)
-    variance = level.sigma**2
-    mean = (beta * next_level.alpha / variance) * prediction.x0 + (
-      next_level.sigma**2 * jnp.sqrt(1.0 - beta) / variance
-    ) * carry.x
-    std = jnp.where(
-      next_level.sigma > 0, jnp.exp(0.5 * level.log_variance), 0.0
+    prediction, mean, log = stepping.ancestral(
+      denoise(carry.x, level, True),
+      carry.x,
+      level,
+      next_level,
+      self.variance,
+      self.clip,
     )
+    std = jnp.where(next_level.sigma > 0, jnp.exp(0.5 * log), 0.0)
     x = mean + std * self.temperature * noise()
     return Carry(x=x, prediction=prediction)
 
@@ -225,7 +223,7 @@ class Heun:
     self, x: jax.Array, denoise: Denoise, levels: Levels
   ) -> tuple[Carry, int]:
     del denoise, levels
-    return _start(x), 0
+    return stepping.start(x), 0
 
   def step(
     self,
@@ -267,7 +265,7 @@ class DPMSolverPP2M:
   ) -> tuple[Carry, int]:
     del denoise, levels
     # A past infinitely far away has no weight: the first step is DDIM's.
-    return _start(x, (jnp.zeros_like(x), jnp.asarray(-jnp.inf))), 0
+    return stepping.start(x, (jnp.zeros_like(x), jnp.asarray(-jnp.inf))), 0
 
   def step(
     self,
@@ -304,14 +302,17 @@ def create(
   eta: float = 0.0,
   spacing: str = 'official',
   temperature: float = 1.0,
+  variance: str = 'fixed_small',
 ) -> Solver:
   """Returns a solver by name.
 
   Args:
     name: one of `SOLVERS`.
     eta: noise of DDIM.
-    spacing: one of `schedules.SPACINGS`; DDPM is always exact.
+    spacing: one of `schedules.SPACINGS`; DDPM is exact unless it is one of
+      ADM's, which also end clean.
     temperature: factor of the noise of DDIM and DDPM.
+    variance: of the steps of DDPM, see `stepping.ancestral`.
 
   Raises:
     ValueError: unknown name or spacing, or noise where a solver has none.
@@ -325,7 +326,8 @@ def create(
   if name == 'ddim':
     return DDIM(eta=eta, spacing=spacing, temperature=temperature)
   if name == 'ddpm':
-    return DDPM(temperature=temperature)
+    clean = spacing if spacing in ('adm', 'strided') else 'exact'
+    return DDPM(temperature=temperature, variance=variance, spacing=clean)
   if eta != 0:
     raise ValueError(f'sample.eta is {eta}, but {name} needs eta = 0')
   if temperature != 1:

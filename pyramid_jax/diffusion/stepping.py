@@ -6,6 +6,7 @@ others, and `step(...)`, which is scanned.
 """
 
 from collections.abc import Callable
+from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
@@ -18,15 +19,24 @@ from pyramid_jax.diffusion import schedules
 
 
 Levels = schedules.Levels
+VARIANCES = ('fixed_small', 'fixed_large', 'learned_range')
 T = TypeVar('T')
 
 
 @flax.struct.dataclass
 class Prediction:
-  """What a denoiser returns: the clean state and the noise, (B, H, W, C)."""
+  """What a denoiser returns of a noisy state, (B, H, W, C) each.
+
+  Attributes:
+    x0: the clean state.
+    eps: the noise.
+    variance: the raw output of a network that also learned the variance of
+      ancestral steps, see `ancestral`; other solvers ignore it.
+  """
 
   x0: jax.Array
   eps: jax.Array
+  variance: jax.Array | None = None
 
   @classmethod
   def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
@@ -58,7 +68,8 @@ class Prediction:
     Args:
       parameterization: what `value` is: 'eps', 'x0' or 'v'.
       x: (B, H, W, C) the noisy state.
-      value: (B, H, W, C) the network's output.
+      value: (B, H, W, C) the network's output, or (B, H, W, 2C) with the raw
+        variance of ancestral steps in the second half.
       level: of x.
 
     Raises:
@@ -66,7 +77,11 @@ class Prediction:
     """
     gaussian.check_parameterization(parameterization)
     build = {'eps': cls.from_eps, 'x0': cls.from_x0, 'v': cls.from_v}
-    return build[parameterization](x, value, level)
+    variance = None
+    if value.shape[-1] == 2 * x.shape[-1]:
+      value, variance = jnp.split(value, 2, axis=-1)
+    prediction = build[parameterization](x, value, level)
+    return prediction.replace(variance=variance)
 
 
 @flax.struct.dataclass
@@ -84,6 +99,12 @@ class Carry:
   history: tuple[jax.Array, ...] = ()
 
 
+def start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
+  """Returns the carry before the first step."""
+  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
+  return Carry(x=x, prediction=nothing, history=history)
+
+
 # denoise(x, level, first) -> Prediction; `first` marks a step's first call.
 Denoise = Callable[[jax.Array, Levels, bool], Prediction]
 # noise() -> standard normal of the state's shape.
@@ -91,13 +112,19 @@ Draw = Callable[[], jax.Array]
 
 
 class Solver(Protocol):
-  """See the module docstring."""
+  """See the module docstring; the levels are of the solver's own class."""
 
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    """Returns the levels of a sweep of `steps` steps."""
+  def levels(self, chain: Any, steps: int) -> Levels:
+    """Returns the levels of a sweep of `steps` steps.
+
+    Args:
+      chain: what the network was trained on: a `schedules.Chain`, or a
+        preconditioning for the solvers of `continuous`.
+      steps: S.
+    """
 
   def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
+    self, x: jax.Array, denoise: Denoise, levels: Any
   ) -> tuple[Carry, int]:
     """Returns the carry and the number of steps already taken (0 or 1)."""
 
@@ -105,11 +132,82 @@ class Solver(Protocol):
     self,
     carry: Carry,
     denoise: Denoise,
-    level: Levels,
-    next_level: Levels,
+    level: Any,
+    next_level: Any,
     noise: Draw,
   ) -> Carry:
     """Goes from `level` to `next_level`."""
+
+
+def ancestral(
+  prediction: Prediction,
+  x: jax.Array,
+  level: Levels,
+  next_level: Levels,
+  variance: str = 'fixed_small',
+  clip: bool = False,
+) -> tuple[Prediction, jax.Array, jax.Array]:
+  """Returns p(x at the next level | x), a normal distribution.
+
+  Matches `p_mean_variance` of openai/guided-diffusion:
+  guided_diffusion/gaussian_diffusion.py.
+
+  Args:
+    prediction: of x.
+    x: (B, H, W, C) the state.
+    level: of x, as is `next_level` scalars or arrays that broadcast over x.
+    next_level: less noisy.
+    variance: 'fixed_small' of the posterior, 'fixed_large' of the forward
+      step, or 'learned_range', between them as the network says
+      (arXiv:2102.09672 eq. 15).
+    clip: keep the clean prediction in [-1, 1], for images, not for latents.
+
+  Returns:
+    The prediction, perhaps clipped, the mean and the log variance.
+
+  Raises:
+    ValueError: a network without a variance that should have one.
+  """
+  if clip:
+    x0 = jnp.clip(prediction.x0, -1.0, 1.0)
+    clipped = Prediction.from_x0(x, x0, level)
+    prediction = clipped.replace(variance=prediction.variance)
+  mean = posterior_mean(prediction.x0, x, level, next_level)
+  if variance == 'fixed_small':
+    return prediction, mean, level.log_variance
+  if variance == 'fixed_large':
+    # The last step would have that of all noise from a clean image.
+    log = jnp.where(next_level.sigma > 0, level.log_beta, level.log_variance)
+    return prediction, mean, log
+  if prediction.variance is None:
+    raise ValueError(
+      "variance 'learned_range' needs a network with twice the channels of the"
+      f' state, this one predicts {x.shape[-1]}'
+    )
+  part = (prediction.variance + 1.0) / 2.0
+  log = part * level.log_beta + (1.0 - part) * level.log_variance
+  return prediction, mean, log
+
+
+def posterior_mean(
+  x0: jax.Array, x: jax.Array, level: Levels, next_level: Levels
+) -> jax.Array:
+  """Returns the mean of q(x at the next level | x, x0) (DDPM eq. 7)."""
+  beta = jnp.exp(level.log_beta)
+  variance = level.sigma**2
+  return (beta * next_level.alpha / variance) * x0 + (
+    next_level.sigma**2 * jnp.sqrt(1.0 - beta) / variance
+  ) * x
+
+
+def check_variance(name: str) -> None:
+  """Refuses a variance that ancestral steps do not have.
+
+  Raises:
+    ValueError: unknown name.
+  """
+  if name not in VARIANCES:
+    raise ValueError(f'variance {name!r} is not one of {VARIANCES}')
 
 
 def row(levels: T, index: int | slice) -> T:

@@ -185,7 +185,9 @@ class LatentDiffiT(nn.Module):
 
   def _walk(self, h: jax.Array, cond: jax.Array) -> jax.Array:
     """Maps (B, grid, grid, hidden_size) through all blocks."""
-    module = nn.remat(tmsa.DiffiTBlock) if self.remat else tmsa.DiffiTBlock
+    module = tmsa.DiffiTBlock
+    if self.remat:  # within a scan nothing could undo it
+      module = nn.remat(module, prevent_cse=not self.scan)
     block = functools.partial(
       module,
       heads=self.num_heads,

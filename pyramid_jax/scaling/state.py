@@ -110,11 +110,21 @@ def averaged(params: Any, ema: Any) -> Any:
 
 
 def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
-  """Returns min(decay, (1 + n) / (10 + n)), n counting this update too.
+  """Returns the weight of the old average in update n, counting from 1.
 
-  The rule of LDM and Frido (davidhalladay/Frido: frido/modules/ema.py).
+  It is min(decay, (1 + n) / (10 + n)), the rule of LDM and Frido
+  (davidhalladay/Frido: frido/modules/ema.py), or follows from a half-life in
+  images that grows with those seen before (EDM, NVlabs/edm:
+  training/training_loop.py): the first update then keeps nothing.
   """
   n = jnp.asarray(updates, jnp.float32)
+  if config.ema.halflife_images:
+    batch = config.train.batch_size
+    seen = (n - 1.0) * batch
+    life = jnp.minimum(
+      config.ema.halflife_images, config.ema.halflife_rampup * seen
+    )
+    return 0.5 ** (batch / jnp.maximum(life, 1e-8))
   return jnp.minimum(config.ema.decay, (1.0 + n) / (10.0 + n))
 
 

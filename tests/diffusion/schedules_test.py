@@ -186,3 +186,31 @@ def test_levels_fall_and_end_where_asked():
   assert np.all(np.diff(levels.sigma) < 0)
   assert levels.sigma[-1] == 0
   np.testing.assert_allclose(levels.alpha**2 + levels.sigma**2, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('spacing', 'steps', 'expected'),
+  [
+    ('adm', 5, [999, 749, 500, 250, 0]),
+    ('strided', 5, [800, 600, 400, 200, 0]),
+  ],
+)
+def test_spacings_of_adm(spacing, steps, expected):
+  chain = schedules.make_chain()
+  levels = schedules.spaced_levels(chain, steps, spacing)
+  assert levels.time[:-1].tolist() == expected
+  assert levels.alpha[-1] == 1
+  np.testing.assert_allclose(
+    levels.alpha[:-1] ** 2, chain.alphas_bar[expected], rtol=1e-6
+  )
+  # The last step has the variance of the one before it.
+  assert levels.log_variance[-2] == levels.log_variance[-3]
+  plain = schedules.levels(chain, np.array(expected[::-1]), 1.0)
+  np.testing.assert_array_equal(
+    levels.log_variance[:-2], plain.log_variance[:-2]
+  )
+
+
+def test_strided_spacing_refuses_what_no_stride_gives():
+  with pytest.raises(ValueError, match='gives 60 steps; .* 59,63'):
+    schedules.spaced_levels(schedules.make_chain(), 60, 'strided')

@@ -146,6 +146,25 @@ def test_ema_rule():
   np.testing.assert_allclose(decays, [2 / 11, 3 / 12, 0.91, 0.9999], rtol=1e-6)
 
 
+def test_ema_half_life_in_images():
+  config = make_config(
+    ema__halflife_images=500_000.0, train__batch_size=500, ema__decay=0.1
+  )
+  decay = lambda n: float(state_lib.ema_decay(config, n))
+  assert decay(1) == 0  # no image was seen before
+  # 5 % of the images so far: 500 after 20 updates, 500,000 after 20,000.
+  assert decay(21) == pytest.approx(0.5, rel=1e-6)
+  assert decay(81) == pytest.approx(0.5**0.25, rel=1e-6)
+  for n in (20_001, 10**6):
+    assert decay(n) == pytest.approx(0.5**0.001, rel=1e-6)
+  slow = make_config(
+    ema__halflife_images=1000.0,
+    ema__halflife_rampup=float('inf'),
+    train__batch_size=500,
+  )
+  assert float(state_lib.ema_decay(slow, 2)) == pytest.approx(0.5**0.5)
+
+
 def test_ema_follows_the_parameters():
   config = make_config(train__learning_rate=0.1)
   means, values = None, None

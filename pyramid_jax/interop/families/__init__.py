@@ -45,7 +45,10 @@ class Case:
 _HERE = 'pyramid_jax.interop.families'
 
 FAMILIES = {
+  'adm.diffusion': f'{_HERE}.adm',
   'diffit.latent': f'{_HERE}.latent_diffit',
+  'edm.precond': f'{_HERE}.edm',
+  'edm.sampler': f'{_HERE}.edm',
   'frido.msvqgan': f'{_HERE}.msvqgan',
   'frido.pyunet': f'{_HERE}.pyunet',
   'frido.sampler': f'{_HERE}.frido_diffusion',

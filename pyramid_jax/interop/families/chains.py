@@ -71,7 +71,7 @@ def ddim_tables(
   }
 
 
-def nchw(x: jax.Array) -> np.ndarray:
+def nchw(x: jax.Array | np.ndarray) -> np.ndarray:
   """(..., H, W, C) -> (..., C, H, W)."""
   return np.moveaxis(np.asarray(x), -1, -3)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import guidance
 from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
 from pyramid_jax.networks import latent_diffit
@@ -269,7 +270,8 @@ def _guided_run(
       factor = scale
       if network.input_size <= _LARGEST_SCHEDULED:
         length = config.get('diffusion_steps', 1000)
-        factor = power_cosine(scale, t, length, config.get('scale_pow', 4.0))
+        power = config.get('scale_pow', 4.0)
+        factor = guidance.power_cosine(scale, jnp.float32(t / length), power)
       cond, null = np.split(out[..., :3], 2)
       mixed = null + factor * (cond - null)
       out = np.concatenate(
@@ -277,8 +279,3 @@ def _guided_run(
       )
     rows.append(out.transpose(0, 3, 1, 2))
   return np.stack(rows)
-
-
-def power_cosine(scale: float, t: float, length: int, power: float) -> float:
-  """Returns the guidance scale at level t of a chain of `length` levels."""
-  return 1 + (scale - 1) * (1 - np.cos(np.pi * (1 - t / length) ** power)) / 2

@@ -1,0 +1,162 @@
+"""The training loss of EDM (arXiv:2206.00364) and its laws of noise levels.
+
+Table 1: how often a noise level is trained, and how much its errors weigh, for
+the networks of `edm`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.diffusion import edm
+from pyramid_jax.diffusion import gaussian
+
+
+# (x, sigma) -> the clean image
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Law(Protocol):
+  """The distribution of the noise levels in training and their weight."""
+
+  def draw(self, key: jax.Array, count: int) -> jax.Array:
+    """Returns (B,) random numbers, which `sigma` turns into levels."""
+
+  def sigma(self, random: jax.Array) -> jax.Array:
+    """Returns the (B,) noise levels."""
+
+  def weight(self, sigma: jax.Array) -> jax.Array:
+    """Returns the (B,) weights of the squared errors."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VPLaw:
+  """Uniform in the time of the VP process; attributes as of `edm.VP`."""
+
+  beta_d: float = 19.9
+  beta_min: float = 0.1
+  epsilon_t: float = 1e-5
+
+  def __post_init__(self):
+    edm.check_vp(self.beta_d, self.beta_min, self.epsilon_t)
+
+  def draw(self, key: jax.Array, count: int) -> jax.Array:
+    return jax.random.uniform(key, (count,))
+
+  def sigma(self, random: jax.Array) -> jax.Array:
+    time = (1.0 - random) + random * self.epsilon_t
+    return edm.vp_sigma(time, self.beta_d, self.beta_min)
+
+  def weight(self, sigma: jax.Array) -> jax.Array:
+    return 1.0 / sigma**2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VELaw:
+  """Uniform in log sigma."""
+
+  sigma_min: float = 0.02
+  sigma_max: float = 100.0
+
+  def __post_init__(self):
+    edm.check_range(self.sigma_min, self.sigma_max)
+
+  def draw(self, key: jax.Array, count: int) -> jax.Array:
+    return jax.random.uniform(key, (count,))
+
+  def sigma(self, random: jax.Array) -> jax.Array:
+    return self.sigma_min * (self.sigma_max / self.sigma_min) ** random
+
+  def weight(self, sigma: jax.Array) -> jax.Array:
+    return 1.0 / sigma**2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDMLaw:
+  """Normal in log sigma.
+
+  Attributes:
+    mean: of log sigma.
+    std: of log sigma.
+    sigma_data: as of `edm.EDM`.
+  """
+
+  mean: float = -1.2
+  std: float = 1.2
+  sigma_data: float = 0.5
+
+  def __post_init__(self):
+    edm.check('P_std', self.std, self.std > 0, 'above 0')
+    edm.check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
+
+  def draw(self, key: jax.Array, count: int) -> jax.Array:
+    return jax.random.normal(key, (count,))
+
+  def sigma(self, random: jax.Array) -> jax.Array:
+    return jnp.exp(random * self.std + self.mean)
+
+  def weight(self, sigma: jax.Array) -> jax.Array:
+    return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+
+_LAWS: dict[str, Callable[..., Law]] = {
+  'vp': VPLaw,
+  've': VELaw,
+  'edm': EDMLaw,
+}
+LAWS = tuple(_LAWS)
+
+
+def make_law(name: str, **options: Any) -> Law:
+  """Returns a law of training by name, with the attributes of its class.
+
+  Raises:
+    ValueError: unknown name, or an attribute out of range.
+  """
+  if name not in _LAWS:
+    raise ValueError(f'law of noise levels {name!r} is not one of {LAWS}')
+  return _LAWS[name](**options)
+
+
+def weighted_errors(
+  denoiser: Denoiser,
+  law: Law,
+  y: jax.Array,
+  random: jax.Array,
+  eps: jax.Array,
+) -> jax.Array:
+  """Returns weight * (D(y + sigma eps) - y)^2, (B, H, W, C) float32.
+
+  Args:
+    denoiser: (noisy images, (B,) sigma) -> clean images.
+    law: of the noise levels.
+    y: (B, H, W, C) clean images, augmented.
+    random: (B,) as `law.draw` gives it.
+    eps: (B, H, W, C) standard normal.
+  """
+  sigma = law.sigma(random)
+  clean = denoiser(gaussian.q_sample(y, eps, jnp.ones(()), sigma), sigma)
+  weight = gaussian.per_example(law.weight(sigma), y)
+  return weight * jnp.square(clean.astype(jnp.float32) - y)
+
+
+def loss(
+  denoiser: Denoiser,
+  law: Law,
+  y: jax.Array,
+  random: jax.Array,
+  eps: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The training loss at recorded noise: a sum over an image's values.
+
+  Args: see `weighted_errors`.
+
+  Returns:
+    The mean over the batch, and the metric `loss_mean`, the same a value.
+  """
+  errors = weighted_errors(denoiser, law, y, random, eps)
+  return errors.sum() / y.shape[0], {'loss_mean': errors.mean()}

@@ -1,0 +1,200 @@
+"""The losses of iDDPM and ADM: the variance of a step is learned too.
+
+arXiv:2102.09672 and openai/guided-diffusion:
+guided_diffusion/gaussian_diffusion.py. Everything is at recorded noise and per
+example; levels are the rows of `schedules.respaced_levels`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import stepping
+
+
+LOSSES = ('mse', 'rescaled_mse', 'rescaled_kl')
+
+# (x, what the network is told of the level, (B,)) -> (B, H, W, C or 2C)
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+  """How the loss is formed.
+
+  Attributes:
+    loss: 'mse', the mean squared error plus, where the variance is learned,
+      the variational bound that trains it alone; 'rescaled_mse' with the bound
+      times S / 1000; 'rescaled_kl' the bound times S alone. S is the number of
+      levels.
+    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
+    variance: see `stepping.ancestral`.
+  """
+
+  loss: str = 'mse'
+  parameterization: str = 'eps'
+  variance: str = 'learned_range'
+
+  def __post_init__(self):
+    gaussian.check_parameterization(self.parameterization)
+    stepping.check_variance(self.variance)
+    if self.loss not in LOSSES:
+      raise ValueError(f'loss {self.loss!r} is not one of {LOSSES}')
+
+
+def count(levels: schedules.Levels) -> int:
+  """Returns S, the number of steps through the levels."""
+  return levels.time.shape[0] - 1
+
+
+def at(
+  levels: schedules.Levels, t: jax.Array
+) -> tuple[schedules.Levels, schedules.Levels]:
+  """Returns the levels t and those a step leads to, (B, 1, 1, 1) each.
+
+  Args:
+    levels: S + 1 rows, as they are sampled.
+    t: (B,) int32, 0 the least noisy level, S - 1 the noisiest.
+  """
+
+  def rows(index):
+    return jax.tree.map(
+      lambda a: jnp.asarray(a)[index][:, None, None, None], levels
+    )
+
+  last = count(levels)
+  return rows(last - 1 - t), rows(last - t)
+
+
+def loss(
+  denoiser: Denoiser,
+  levels: schedules.Levels,
+  settings: LossSettings,
+  x0: jax.Array,
+  t: jax.Array,
+  eps: jax.Array,
+) -> dict[str, jax.Array]:
+  """The training loss of each example at recorded noise.
+
+  Args:
+    denoiser: the network with its condition; it is told `levels.time`.
+    levels: of the whole chain in training, or respaced.
+    settings: see `LossSettings`.
+    x0: (B, H, W, C) clean.
+    t: (B,) int32, see `at`.
+    eps: (B, H, W, C) standard normal.
+
+  Returns:
+    (B,) `loss` and what it is made of: `mse`, the mean error, and `vb`, the
+    bound in bits per value, weighted.
+
+  Raises:
+    ValueError: the network does not predict a variance that is learned.
+  """
+  level, next_level = at(levels, t)
+  x = gaussian.q_sample(x0, eps, level.alpha, level.sigma)
+  value = denoiser(x, level.time.reshape(-1)).astype(jnp.float32)
+  # An error of the mean, unless the bound is the loss: it trains the variance.
+  frozen = settings.loss != 'rescaled_kl'
+  bound = _bound(settings, value, x0, x, level, next_level, frozen)
+  if settings.loss == 'rescaled_kl':
+    total = bound * count(levels)
+    return {'loss': total, 'vb': total}
+  target = gaussian.target(
+    settings.parameterization, x0, eps, level.alpha, level.sigma
+  )
+  mean = value[..., : x.shape[-1]]
+  mse = gaussian.error(mean, target, 'l2')
+  if settings.variance != 'learned_range':
+    return {'loss': mse, 'mse': mse}
+  if settings.loss == 'rescaled_mse':
+    bound = bound * (count(levels) / 1000.0)
+  return {'loss': mse + bound, 'mse': mse, 'vb': bound}
+
+
+def _bound(
+  settings: LossSettings,
+  value: jax.Array,
+  x0: jax.Array,
+  x: jax.Array,
+  level: schedules.Levels,
+  next_level: schedules.Levels,
+  frozen: bool,
+) -> jax.Array:
+  """Returns this level's term of the variational bound, (B,) bits a value."""
+  prediction = stepping.Prediction.of(
+    settings.parameterization, x, value, level
+  )
+  if frozen:
+    prediction = prediction.replace(
+      x0=jax.lax.stop_gradient(prediction.x0),
+      eps=jax.lax.stop_gradient(prediction.eps),
+    )
+  _, mean, log_variance = stepping.ancestral(
+    prediction, x, level, next_level, settings.variance
+  )
+  true_mean = stepping.posterior_mean(x0, x, level, next_level)
+  kl = normal_kl(true_mean, level.log_variance, mean, log_variance)
+  likelihood = discretized_log_likelihood(x0, mean, 0.5 * log_variance)
+  clean = next_level.sigma == 0
+  return _bits(jnp.where(clean, -likelihood, kl))
+
+
+def _bits(nats: jax.Array) -> jax.Array:
+  """Averages each example, (B,)."""
+  return nats.mean(axis=tuple(range(1, nats.ndim))) / np.log(2.0)
+
+
+def normal_kl(
+  mean1: jax.Array, log_var1: jax.Array, mean2: jax.Array, log_var2: jax.Array
+) -> jax.Array:
+  """Returns KL(N(mean1, e^log_var1) || N(mean2, e^log_var2)), nats."""
+  difference = log_var1 - log_var2
+  return 0.5 * (
+    jnp.expm1(difference)
+    - difference
+    + jnp.square(mean1 - mean2) * jnp.exp(-log_var2)
+  )
+
+
+def discretized_log_likelihood(
+  x: jax.Array, mean: jax.Array, log_scale: jax.Array
+) -> jax.Array:
+  """Returns the log probability of the bins of 1/127.5 around x, nats.
+
+  The outermost bins reach to infinity. The distribution function of the
+  normal is approximated by a logistic one of a cubic.
+
+  Args:
+    x: (B, H, W, C) images in [-1, 1] (latents are treated as if they were).
+    mean: of the normal distribution.
+    log_scale: log of its standard deviation.
+  """
+  scale = jnp.exp(-log_scale)
+
+  def below(edge):
+    z = scale * edge
+    return jax.nn.sigmoid(2.0 * np.sqrt(2.0 / np.pi) * (z + 0.044715 * z**3))
+
+  low = below(x - mean - 1.0 / 255.0)
+  high = below(x - mean + 1.0 / 255.0)
+  mass = jnp.where(
+    x < -0.999, high, jnp.where(x > 0.999, 1.0 - low, high - low)
+  )
+  return jnp.log(jnp.maximum(mass, 1e-12))
+
+
+def prior_bits(levels: schedules.Levels, x0: jax.Array) -> jax.Array:
+  """Returns KL(q(x at the noisiest level | x0) || N(0, 1)), (B,).
+
+  In bits a value.
+  """
+  first = stepping.row(levels, 0)
+  log_variance = jnp.log1p(-(jnp.asarray(first.alpha) ** 2))
+  zero = jnp.zeros(())
+  return _bits(normal_kl(first.alpha * x0, log_variance, zero, zero))
