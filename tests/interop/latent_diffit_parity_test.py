@@ -212,6 +212,8 @@ def test_keys_of_the_release(size, tokens, rows):
     TINY,
     TINY | {'input_size': 12, 'patch_size': 3, 'learn_sigma': False},
     TINY | {'in_channels': 3, 'depth': 3, 'mlp_ratio': 2.7},
+    # int(28 * (61 / 28)) is 60.
+    TINY | {'hidden_size': 28, 'mlp_ratio': 2.18},
   ],
 )
 def test_sizes_are_read_off_a_file(config):
