@@ -256,6 +256,11 @@ def test_a_released_file_there_and_back(tmp_path, capsys):
     foreign = convert.load_part(FAMILY, file, template)
     jax.tree.map(np.testing.assert_array_equal, params, foreign)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, template)
+    again = tmp_path / f'{scan}.safetensors'
+    parts.write(FAMILY, again, params)
+    assert safetensors_file.read(again).keys() == (
+      safetensors_file.read(own).keys()
+    )
 
 
 @pytest.mark.parametrize(
