@@ -5,10 +5,11 @@
 
 writes a workdir that `--mode=sample` reads; so does `--family=ldm`. The other
 families are single networks and write DIR/params.safetensors, which a config
-can name as weights: `lpips` and `clip_text` need no config; several files are
-joined by commas. `--export=FILE.safetensors` instead of `--checkpoint` goes the
-other way; with `--layout=diffusers` a first stage or a U-Net of LDM is written
-under the names of that library. Both layouts are read.
+can name as weights: `lpips`, `clip_text`, `inception` and `diffit.latent` need
+no config; several files are joined by commas. `--export=FILE.safetensors`
+instead of `--checkpoint` goes the other way; with `--layout=diffusers` a first
+stage or a U-Net of LDM is written under the names of that library. Both layouts
+are read.
 
 Exit codes: 0 done, 64 a wrong command line or config, 65 a file that is
 damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
@@ -38,6 +39,8 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from pyramid_jax.interop.families import latent_diffit
+from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.scaling import initial
@@ -76,13 +79,13 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
     _account(report, flags.allow_missing)
     latent_workdir.write(workdir, config, trees)
     return
-  template = _template(flags.family, config, flags.allow_missing)
+  template = _template(flags.family, config, flags.allow_missing, state)
   heads = None
   if flags.family == 'ldm.unet':
     heads = parts.Heads.of(_system(config).unet)
   with errors.user_errors(value=errors.DATA):
     params, report = parts.to_flax(flags.family, state, template, heads)
-  _account(report, flags.allow_missing)
+  _account(report, flags.allow_missing, parts.part(flags.family).strict)
   record = {
     'family': flags.family,
     'files': {path: _sha256(path) for path in flags.checkpoint.split(',')},
@@ -133,7 +136,9 @@ def _read_files(paths: str) -> dict[str, np.ndarray]:
   return state
 
 
-def _account(report: mapping.Report, allow_missing: bool) -> None:
+def _account(
+  report: mapping.Report, allow_missing: bool, strict: bool = False
+) -> None:
   """Prints what became of the keys; raises when that is not enough."""
   sys.stdout.write('\n'.join(report.lines()) + '\n')
   sys.stdout.flush()
@@ -141,6 +146,8 @@ def _account(report: mapping.Report, allow_missing: bool) -> None:
   problems = [f'{len(missing)} missing keys'] if missing else []
   if report.mismatched:
     problems.append(f'{len(report.mismatched)} keys of another shape')
+  if strict and report.unused:
+    problems.append(f'{len(report.unused)} unknown keys')
   if not report.matched:
     problems = ['no key fits: another family, or another checkpoint']
   if problems:
@@ -171,17 +178,34 @@ def _system(config: ConfigDict | None) -> Any:
 
 
 def _template(
-  family: str, config: ConfigDict | None, keep_initial: bool
+  family: str,
+  config: ConfigDict | None,
+  keep_initial: bool,
+  state: Mapping[str, np.ndarray] | None = None,
 ) -> Any:
-  """Returns the shapes of a single network, or its initial values."""
+  """Returns the shapes of a single network, or its initial values.
+
+  Args:
+    family: of the network.
+    config: whose network it is, None where the family needs none.
+    keep_initial: whether initial values are wanted.
+    state: the official weights, which the sizes can be read off.
+  """
   key = jax.random.key(0)
   evaluate = initial.evaluate if keep_initial else jax.eval_shape
   if family == 'lpips':
     image = jnp.zeros((1, 32, 32, 3))
     return evaluate(lpips.LPIPS().init, key, image, image)['params']
+  if family == 'inception':
+    image = jnp.zeros((1, inception.SIDE, inception.SIDE, 3))
+    return evaluate(inception.InceptionV3().init, key, image)
   if family == 'clip_text' and config is None:
     network = text_encoders.CLIPTextEncoder()
     return evaluate(network.init, key, jnp.zeros((1, 8), jnp.int32))['params']
+  if family == 'diffit.latent' and config is None and state is not None:
+    with errors.user_errors(value=errors.DATA):
+      diffit = latent_diffit.infer(state)
+    return evaluate(diffit.init, key, *latent_diffit.nothing(diffit))['params']
   inits = _inits(_system(config))
   if family not in inits:
     raise errors.UserError(

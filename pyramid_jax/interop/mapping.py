@@ -9,11 +9,13 @@ exact and holds for gradients as well.
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import re
 from typing import Any
 from typing import NamedTuple
 
 from flax import traverse_util
 import flax.core
+import jax
 import numpy as np
 
 
@@ -121,6 +123,44 @@ class Report:
     ]
     more = f' and {len(first) - 4} more' if len(first) > 4 else ''
     raise ValueError('incomplete state dict: ' + '; '.join(first[:4]) + more)
+
+
+def unstack(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  """Replaces a scanned module `name` by modules `name`_0, `name`_1 ...
+
+  Args:
+    tree: parameters or their shapes; one without the module comes back.
+    name: of the module, whose leaves have a leading axis.
+  """
+  if name not in tree:
+    return tree
+  rest = {key: value for key, value in tree.items() if key != name}
+  depth = jax.tree.leaves(tree[name])[0].shape[0]
+
+  def row(leaf, i):
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+      return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    return leaf[i]
+
+  return rest | {
+    f'{name}_{i}': jax.tree.map(lambda leaf, i=i: row(leaf, i), tree[name])
+    for i in range(depth)
+  }
+
+
+def stack(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Undoes `unstack`, with arrays of NumPy."""
+  depth = sum(re.fullmatch(rf'{name}_\d+', key) is not None for key in tree)
+  parts = [tree[f'{name}_{i}'] for i in range(depth)]
+  rest = {k: v for k, v in tree.items() if not re.fullmatch(rf'{name}_\d+', k)}
+
+  def joined(*leaves):
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+      shape = (depth, *leaves[0].shape)
+      return jax.ShapeDtypeStruct(shape, leaves[0].dtype)
+    return np.stack(leaves)
+
+  return rest | {name: jax.tree.map(joined, *parts)}
 
 
 def flatten(tree: Any) -> dict[Path, Any]:

@@ -22,6 +22,8 @@ from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import diffusers_unet
 from pyramid_jax.interop.families import discriminator
+from pyramid_jax.interop.families import inception
+from pyramid_jax.interop.families import latent_diffit
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pyunet
@@ -48,6 +50,15 @@ def _same(state: State, heads: Heads | None) -> State:
   return state
 
 
+def _unchanged(tree: Any) -> Any:
+  return tree
+
+
+def _no_buffers(params: Any) -> State:
+  del params
+  return {}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
   """How the official code names a network.
@@ -59,6 +70,11 @@ class Part:
       told the heads of the network where its family needs them.
     constants: official buffers that are no weights of ours: checked when
       read, written when exported.
+    buffers: further ones, of an (unstacked) tree.
+    unstack: gives scanned blocks their own parameters, as they have them in
+      files; other trees come back as they are.
+    stack: undoes `unstack`.
+    strict: whether a file must hold the network alone, buffers included.
     to_diffusers: turns an official state dict into one of that library, told
       the same; None where there is no such layout.
   """
@@ -67,6 +83,10 @@ class Part:
   prefixes: tuple[str, ...] = ('',)
   adapt: Callable[[State, Heads | None], State] = _same
   constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  buffers: Callable[[Any], State] = _no_buffers
+  unstack: Callable[[Any], Any] = _unchanged
+  stack: Callable[[Any], Any] = _unchanged
+  strict: bool = False
   to_diffusers: Callable[[State, Heads | None], State] | None = None
 
 
@@ -136,6 +156,19 @@ FAMILIES = {
       'scaling_layer.scale': lpips_network.SCALE.reshape(1, 3, 1, 1),
     },
   ),
+  'diffit.latent': Part(
+    rename=latent_diffit.rename,
+    prefixes=latent_diffit.PREFIXES,
+    buffers=latent_diffit.buffers,
+    unstack=latent_diffit.unstack,
+    stack=latent_diffit.stack,
+    strict=True,
+  ),
+  'inception': Part(
+    rename=inception.rename,
+    adapt=lambda state, _: inception.adapt(state),
+    strict=True,
+  ),
 }
 
 
@@ -169,23 +202,37 @@ def to_flax(
   """
   how = part(family)
   state = how.adapt(state, heads)
+  unstacked = how.unstack(template)
   found = [
-    (mapping.to_flax(state, template, how.rename, prefix), prefix)
+    (mapping.to_flax(state, unstacked, how.rename, prefix), prefix)
     for prefix in how.prefixes
   ]
   # max keeps the first of equals, so the order of the prefixes decides
   (params, report), prefix = max(found, key=lambda f: len(f[0][1].matched))
-  for name, want in how.constants.items():
+  constants = {**how.constants, **how.buffers(unstacked)}
+  for name, want in constants.items():
     key = prefix + name
-    if key not in state:
-      continue
-    if not np.allclose(np.ravel(state[key]), np.ravel(want)):
-      raise ValueError(f'{key} is {np.ravel(state[key])}, needed {want}')
-    report.matched[key] = report.unused.pop(key)
+    if key in state:
+      _check_constant(key, state[key], want)
+      report.matched[key] = report.unused.pop(key)
+    elif how.strict:
+      report.missing[key] = want.shape
   for key, value in state.items():
     if not key.startswith(prefix):
       report.unused[key] = tuple(np.shape(value))
-  return params, report
+  return params if unstacked is template else how.stack(params), report
+
+
+def _check_constant(key: str, found: np.ndarray, want: np.ndarray) -> None:
+  """Raises ValueError if a constant is not the published one."""
+  if np.size(found) != np.size(want):
+    raise ValueError(f'{key} is {np.shape(found)}, needed {want.shape}')
+  if not np.allclose(np.ravel(found), np.ravel(want)):
+    got, needed = (
+      np.array2string(np.ravel(x), threshold=6, max_line_width=200)
+      for x in (found, want)
+    )
+    raise ValueError(f'{key} is {got}, needed {needed}')
 
 
 def to_official(
@@ -206,7 +253,9 @@ def to_official(
     ValueError: a family or a network that has not this layout.
   """
   how = part(family)
-  state = mapping.to_official(params, how.rename) | dict(how.constants)
+  params = how.unstack(params)
+  state = mapping.to_official(params, how.rename)
+  state |= {**how.constants, **how.buffers(params)}
   if layout == 'official':
     return state
   if how.to_diffusers is None:
@@ -231,7 +280,7 @@ def read(
     ValueError: an unreadable file, or our own file of another family.
     OSError: the file cannot be opened.
   """
-  part(family)  # a wrong name is told before a big file is read
+  how = part(family)  # a wrong name is told before a big file is read
   state = weight_file.read(path)
   metadata = weight_file.metadata(path)
   if metadata.get('format') != FORMAT:
@@ -240,7 +289,11 @@ def read(
     raise ValueError(
       f'{path} holds {metadata.get("family")!r}, needed {family!r}'
     )
-  return mapping.to_flax(state, template, lambda path: ('/'.join(path), 'raw'))
+  unstacked = how.unstack(template)
+  params, report = mapping.to_flax(
+    state, unstacked, lambda path: ('/'.join(path), 'raw')
+  )
+  return params if unstacked is template else how.stack(params), report
 
 
 def load_part(
@@ -249,12 +302,16 @@ def load_part(
   """Reads a network whole; keys that it does not need are logged.
 
   Raises:
-    ValueError: see `read`, or one line that names what is missing.
+    ValueError: see `read`, or one line that names what is missing or, in a
+      strict family, not needed.
     OSError: the file cannot be opened.
   """
   params, report = read(family, path, template)
   try:
     report.require_complete()
+    if report.unused and part(family).strict:
+      first = ', '.join(sorted(report.unused)[:4])
+      raise ValueError(f'{len(report.unused)} unknown keys: {first}')
   except ValueError as error:
     raise ValueError(f'{path} as {family}: {error}') from error
   if report.unused:
@@ -271,7 +328,9 @@ def write(
   """Writes a network under our own paths, and the heads of a U-Net."""
   arrays = {
     '/'.join(names): np.asarray(leaf)
-    for names, leaf in traverse_util.flatten_dict(params).items()
+    for names, leaf in traverse_util.flatten_dict(
+      part(family).unstack(params)
+    ).items()
   }
   metadata = {'format': FORMAT, 'family': family}
   if heads is not None:
@@ -280,7 +339,7 @@ def write(
 
 
 def read_own(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
-  """Returns the family and the tree of a file that `write` made.
+  """Returns the family and the (unstacked) tree of a file that `write` made.
 
   Raises:
     ValueError: some other file.

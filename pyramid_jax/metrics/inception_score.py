@@ -5,11 +5,76 @@ all pictures (arXiv:1606.03498). It depends on the order of the pictures, for
 it is a mean over splits, and says little about other sets than ImageNet.
 """
 
+from collections.abc import Mapping
+import dataclasses
+
 import numpy as np
 from scipy import special
 
 
 SPLIT_SIZE = 5000  # pictures, as in openai/guided-diffusion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+  """Sums over pictures of one split, float64.
+
+  Attributes:
+    count: pictures.
+    probabilities: (K,) sum of the class probabilities.
+    negentropy: sum of p log p.
+  """
+
+  count: int
+  probabilities: np.ndarray
+  negentropy: float
+
+  def merge(self, other: 'Split') -> 'Split':
+    """Returns the sums over the pictures of both."""
+    return Split(
+      count=self.count + other.count,
+      probabilities=self.probabilities + other.probabilities,
+      negentropy=self.negentropy + other.negentropy,
+    )
+
+  @property
+  def score(self) -> float:
+    """exp of the mean divergence from the mean probabilities."""
+    mean = self.probabilities / self.count
+    divergence = self.negentropy / self.count - special.xlogy(mean, mean).sum()
+    return float(np.exp(divergence))
+
+
+Splits = Mapping[int, Split]  # by number
+
+
+def split_sums(
+  logits: np.ndarray, places: np.ndarray, split_size: int = SPLIT_SIZE
+) -> Splits:
+  """Returns the sums of some pictures, to be merged with those of others.
+
+  Args:
+    logits: (N, K) of the classifier.
+    places: (N,) place of each picture in the whole order, from 0.
+    split_size: pictures of a split.
+  """
+  log_p = special.log_softmax(np.asarray(logits, np.float64), axis=1)
+  p = np.exp(log_p)
+  numbers = places // split_size
+  return {
+    int(number): Split(
+      count=int((numbers == number).sum()),
+      probabilities=p[numbers == number].sum(0),
+      negentropy=float((p * log_p)[numbers == number].sum()),
+    )
+    for number in np.unique(numbers)
+  }
+
+
+def merge_splits(a: Splits, b: Splits) -> Splits:
+  """Returns the sums over the pictures of both."""
+  both = {n: a[n].merge(b[n]) for n in a.keys() & b.keys()}
+  return {**a, **b, **both}
 
 
 def split_scores(
@@ -32,14 +97,8 @@ def split_scores(
       f'logits must be (N, K) with N > 0 and split_size > 0, got '
       f'{logits.shape} and {split_size}.'
     )
-  log_p = special.log_softmax(np.asarray(logits, np.float64), axis=1)
-  scores = []
-  for start in range(0, len(log_p), split_size):
-    part = log_p[start : start + split_size]
-    log_mean = special.logsumexp(part, axis=0) - np.log(len(part))
-    divergence = (np.exp(part) * (part - log_mean)).sum(1)
-    scores.append(np.exp(divergence.mean()))
-  return np.array(scores)
+  sums = split_sums(logits, np.arange(len(logits)), split_size)
+  return np.array([sums[number].score for number in sorted(sums)])
 
 
 def inception_score(

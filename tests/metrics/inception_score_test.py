@@ -37,3 +37,15 @@ def test_bad_values():
     inception_score.split_scores(np.zeros((0, 5)), 10)
   with pytest.raises(ValueError, match=r'got \(2, 5\) and 0'):
     inception_score.split_scores(np.zeros((2, 5)), 0)
+
+
+def test_sums_of_parts_are_merged():
+  rng = np.random.RandomState(0)
+  logits, order = rng.randn(23, 6), rng.permutation(23)
+  sums = {}
+  for part in np.split(order, [4, 5, 17]):
+    one = inception_score.split_sums(logits[part], part, 10)
+    sums = inception_score.merge_splits(sums, one)
+  got = [sums[number].score for number in sorted(sums)]
+  want = inception_score.split_scores(logits, 10)
+  np.testing.assert_allclose(got, want, rtol=1e-12)

@@ -2,6 +2,7 @@ import types
 
 import jax
 from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas.ops.tpu import flash_attention
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,7 +91,11 @@ def _shapes(t=1024, s=1024, dim=64, dtype=jnp.bfloat16):
     ('auto', 'gpu', {'dim': 136}, {'capability': 9.0}, 'xla'),
     ('auto', 'gpu', {'dim': 36}, {'capability': 9.0}, 'xla'),
     ('auto', 'gpu', {}, {'capability': 7.5}, 'xla'),
-    ('auto', 'gpu', {}, {'capability': 9.0, 'has_bias': True}, 'xla'),
+    ('auto', 'gpu', {}, {'capability': 9.0, 'has_bias': True}, 'cudnn'),
+    ('auto', 'gpu', {'s': 77}, {'capability': 9.0, 'has_bias': True}, 'xla'),
+    ('auto', 'gpu', {'t': 77}, {'capability': 9.0, 'has_bias': True}, 'xla'),
+    ('auto', 'gpu', {}, {'capability': 8.9, 'has_bias': True}, 'xla'),
+    ('xla', 'gpu', {}, {'capability': 9.0, 'has_bias': True}, 'xla'),
     ('xla', 'gpu', {}, {'capability': 9.0}, 'xla'),
     ('cudnn', 'gpu', {}, {'capability': 9.0}, 'cudnn'),
     ('cudnn', 'gpu', {'dim': 576}, {'capability': 9.0}, 'xla'),
@@ -101,7 +106,9 @@ def _shapes(t=1024, s=1024, dim=64, dtype=jnp.bfloat16):
     ('flash', 'tpu', {'s': 77}, {}, 'xla'),
     ('flash', 'tpu', {'dim': 192}, {}, 'xla'),
     ('flash', 'tpu', {'dim': 256}, {}, 'flash'),
-    ('flash', 'tpu', {}, {'has_bias': True}, 'xla'),
+    ('flash', 'tpu', {}, {'has_bias': True}, 'flash'),
+    ('auto', 'tpu', {}, {'has_bias': True}, 'flash'),
+    ('auto', 'tpu', {'s': 77}, {'has_bias': True}, 'xla'),
     ('xla', 'tpu', {}, {}, 'xla'),
   ],
 )
@@ -121,6 +128,73 @@ def test_the_flash_kernel_gets_what_it_takes(monkeypatch):
   )
 
 
+def _flash_reference(q, k, v, bias=None, *, sm_scale):
+  """What the flash kernel computes: the sum with the bias is scaled."""
+  logits = jnp.einsum('bhtd,bhsd->bhts', q, k) + (0 if bias is None else bias)
+  return jax.nn.softmax(logits * sm_scale) @ v
+
+
+@pytest.mark.parametrize('rows', [1, 2])
+def test_the_flash_kernel_adds_a_bias(monkeypatch, rows):
+  q, k, v = _qkv(t=128, s=128, heads=2, dim=32)
+  bias = jax.random.normal(jax.random.key(1), (rows, 2, 128, 128))
+  weights = jax.random.normal(jax.random.key(2), q.shape)
+
+  def total(q, bias):
+    out = attention.dot_product_attention(q, k, v, bias=bias, scale=0.3)
+    return (out * weights).sum(), out
+
+  both = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+  with jax.default_matmul_precision('highest'):
+    (_, want), grads = both(q, bias)
+    monkeypatch.setattr(attention, 'choose', lambda *_, **__: 'flash')
+    if rows == 1:  # the interpreter has no kernels under vmap
+      monkeypatch.setattr(flash_attention, 'flash_attention', _flash_reference)
+    with pltpu.force_tpu_interpret_mode():
+      (_, got), flash_grads = both(q, bias)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  for a, b in zip(flash_grads, grads, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_the_flash_kernel_reads_one_bias_for_all_images(monkeypatch):
+  monkeypatch.setattr(attention, 'choose', lambda *_, **__: 'flash')
+  q = jax.ShapeDtypeStruct((2, 256, 4, 72), jnp.bfloat16)
+  bias = jax.ShapeDtypeStruct((4, 256, 256), jnp.float32)
+
+  def attend(q, bias):
+    return attention.dot_product_attention(q, q, q, bias=bias)
+
+  def lowered(function):
+    traced = jax.jit(function).trace(q, bias)
+    return traced.lower(lowering_platforms=('tpu',)).as_text()
+
+  text = lowered(attend)
+  assert 'tpu_custom_call' in text
+  assert '1x4x256x256xf32' in text
+  assert '2x4x256x256xf32' not in text
+  gradient = jax.grad(lambda *x: attend(*x).sum(dtype='float32'), (0, 1))
+  assert lowered(gradient).count('tpu_custom_call') == 3
+
+
+@pytest.mark.parametrize('rows', [(), (2,)])
+def test_the_cudnn_kernel_gets_the_bias_it_takes(monkeypatch, rows):
+  monkeypatch.setattr(attention, 'choose', lambda *_, **__: 'cudnn')
+  taken = {}
+  fake = types.SimpleNamespace(
+    dot_product_attention=lambda q, k, v, **kwargs: taken.update(kwargs)
+  )
+  monkeypatch.setattr(attention.jax, 'nn', fake)
+  q, k, v = _qkv(t=4, s=6, dtype=jnp.bfloat16)
+  bias = jnp.full((*rows, 1, 1, 6), -jnp.inf).at[..., 0].set(3.0)
+  attention.dot_product_attention(q, k, v, bias=bias)
+  monkeypatch.undo()
+  assert taken['bias'].shape == (*(rows or (1,)), 2, 4, 6)
+  assert taken['bias'].dtype == jnp.bfloat16
+  assert jnp.isfinite(taken['bias']).all()
+  np.testing.assert_array_equal(taken['bias'][..., 0], 3.0)
+
+
 def test_the_cudnn_kernel_gets_what_it_takes(monkeypatch):
   monkeypatch.setattr(attention, 'choose', lambda *_, **__: 'cudnn')
   taken = {}
@@ -134,7 +208,7 @@ def test_the_cudnn_kernel_gets_what_it_takes(monkeypatch):
   q, k, v = _qkv()
   got = attention.dot_product_attention(q, k, v, scale=0.3)
   monkeypatch.undo()
-  assert taken == {'scale': 0.3, 'implementation': 'cudnn'}
+  assert taken == {'scale': 0.3, 'bias': None, 'implementation': 'cudnn'}
   np.testing.assert_allclose(
     got, _numpy_attention(q, k, v, scale=0.3), atol=1e-5
   )

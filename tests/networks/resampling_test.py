@@ -55,3 +55,11 @@ def test_average_pool_drops_an_odd_row():
   np.testing.assert_array_equal(
     resampling.average_pool(x), resampling.average_pool(x[:, :4])
   )
+
+
+def test_pixels_of_a_cell_become_channels():
+  x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+  got = resampling.space_to_depth(jnp.asarray(x), 2)
+  assert got.shape == (2, 2, 3, 12)
+  np.testing.assert_array_equal(got[1, 1, 2], x[1, 2:, 4:].ravel())
+  np.testing.assert_array_equal(resampling.depth_to_space(got, 2), x)

@@ -103,6 +103,27 @@ def test_transformer_remat_and_dtype():
   np.testing.assert_allclose(half.astype(jnp.float32), want, atol=0.1)
 
 
+def test_words_are_told_apart_from_the_start_by_large_embeddings():
+  """The mean of a text says which of two words it has, wherever it stands."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(2, 40, (256, 12))
+  word = rng.integers(0, 2, 256)
+  tokens[np.arange(256), rng.integers(0, 12, 256)] = word
+
+  def told_apart(embed_std):
+    network = text_encoders.TransformerEncoder(
+      40, 12, 64, 2, heads=2, head_dim=32, embed_std=embed_std
+    )
+    params = network.init(jax.random.key(0), jnp.asarray(tokens))
+    pooled = np.asarray(network.apply(params, jnp.asarray(tokens)).mean(1))
+    one, two = (pooled[:128][word[:128] == w].mean(0) for w in (0, 1))
+    guess = (pooled[128:] - (one + two) / 2) @ (two - one) > 0
+    return (guess == word[128:]).mean()
+
+  assert told_apart(1.0) > 0.9
+  assert told_apart(1.0) > told_apart(0.02)
+
+
 def test_transformer_attends_to_padding():
   module = _transformer()
   variables = jax.jit(module.init)(KEY, TOKENS)

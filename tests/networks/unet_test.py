@@ -1,3 +1,4 @@
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import unet
+from pyramid_jax.networks import unet_trunk
 
 
 B, SIDE = 2, 8
@@ -140,7 +142,7 @@ def test_pooled_context_reaches_every_block():
   inputs = _inputs(options, context=context)
   pooled, plain = unet.UNet(**options), unet.UNet(**ATTENDING)
   params = pooled.init(jax.random.key(0), **inputs)['params']
-  assert params['pooled_proj']['kernel'].shape == (12, 128)
+  assert params['pooled_proj']['kernel'].shape == (unet_trunk.POOLS * 12, 128)
   rng = np.random.default_rng(0)  # also where weights begin as zeros
   params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params)
 
@@ -150,6 +152,35 @@ def test_pooled_context_reaches_every_block():
   params['pooled_proj'] = jax.tree.map(jnp.zeros_like, params['pooled_proj'])
   got = pooled.apply({'params': params}, **inputs)
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+class Pooled(unet.UNet):
+  """The pooling alone."""
+
+  @nn.compact
+  def __call__(self, emb, context):
+    return self.embed_context(emb, context)
+
+
+def test_a_query_of_the_pool_may_pass_over_padding():
+  context = jax.random.normal(jax.random.key(1), (B, 5, 12))
+  context = context.at[:, 3:].set(0.0).at[:, 3:, 0].set(50.0)  # padding
+  longer = jnp.concatenate([context, context[:, 3:]], axis=1)
+  network = Pooled(**ATTENDING | {'pool_context': True})
+  emb = jnp.zeros((1, 128))
+  params = network.init(jax.random.key(0), emb, context)['params']
+
+  def difference():
+    one, other = (
+      network.apply({'params': params}, emb, x) for x in (context, longer)
+    )
+    return np.abs(one - other).max()
+
+  away = jnp.zeros((12, unet_trunk.POOLS)).at[0].set(-1.0)
+  params['pooled_query']['kernel'] = away
+  assert difference() < 1e-5
+  params['pooled_query']['kernel'] = jnp.zeros_like(away)  # the mean sees it
+  assert difference() > 1e-2
 
 
 def test_pooled_context_is_needed():

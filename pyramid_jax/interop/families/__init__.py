@@ -46,6 +46,7 @@ _HERE = 'pyramid_jax.interop.families'
 
 FAMILIES = {
   'adm.diffusion': f'{_HERE}.adm',
+  'diffit.latent': f'{_HERE}.latent_diffit',
   'edm.precond': f'{_HERE}.edm',
   'edm.sampler': f'{_HERE}.edm',
   'frido.msvqgan': f'{_HERE}.msvqgan',

@@ -11,7 +11,6 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.interop import families
@@ -122,21 +121,12 @@ def from_openai(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def unstack(params: Mapping[str, Any]) -> dict[str, Any]:
   """Gives every block of a scanned encoder its own parameters."""
-  layers = params['layers']['layer']
-  depth = len(jax.tree.leaves(layers)[0])
-  split = {
-    f'layer_{i}': jax.tree.map(lambda leaf, i=i: leaf[i], layers)
-    for i in range(depth)
-  }
-  return {**params, 'layers': split}
+  return {**params, 'layers': mapping.unstack(params['layers'], 'layer')}
 
 
 def stack(params: Mapping[str, Any]) -> dict[str, Any]:
   """Undoes `unstack`."""
-  layers = params['layers']
-  ordered = [layers[f'layer_{i}'] for i in range(len(layers))]
-  joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
-  return {**params, 'layers': {'layer': joined}}
+  return {**params, 'layers': mapping.stack(params['layers'], 'layer')}
 
 
 def build(config: Mapping[str, Any]) -> text_encoders.TransformerEncoder:

@@ -6,10 +6,16 @@ import jax.numpy as jnp
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'flash')
 
-# Limits of the fused kernel of cuDNN: element types, widest head, its multiple.
+# Limits of the fused kernel of cuDNN: GPUs, element types, widest head, its
+# multiple.
+_CUDNN_CAPABILITY = 8.0
 _CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 _CUDNN_MAX_HEAD_DIM = 128
 _CUDNN_HEAD_DIM_MULTIPLE = 8
+# With a bias: the oldest GPUs whose kernel gives its gradient too, and the
+# lowest value (in place of minus infinity) that the kernel computes with.
+_CUDNN_BIAS_CAPABILITY = 9.0
+_CUDNN_LOWEST = {'bfloat16': -(2.0**41), 'float16': -(2.0**15)}
 
 # The flash kernel for TPUs walks over blocks of so many tokens, and takes
 # heads up to that width or multiples of it.
@@ -35,7 +41,8 @@ def dot_product_attention(
     q: (B, T, H, D) queries.
     k: (B, S, H, D) keys.
     v: (B, S, H, D) values.
-    bias: added to the scaled logits, broadcastable to (B, H, T, S).
+    bias: added to the scaled logits, broadcastable to (B, H, T, S); the
+      kernel of cuDNN takes it in the element type of `q`.
     scale: factor of the logits, D ** -0.5 when None.
     implementation: see `choose`.
 
@@ -66,11 +73,9 @@ def dot_product_attention(
   if scale is None:
     scale = q.shape[-1] ** -0.5
   if kernel == 'cudnn':
-    return jax.nn.dot_product_attention(
-      q, k, v, scale=scale, implementation='cudnn'
-    )
+    return _cudnn_attention(q, k, v, bias, scale)
   if kernel == 'flash':
-    return _flash_attention(q, k, v, scale)
+    return _flash_attention(q, k, v, bias, scale)
   return _matmul_attention(q, k, v, bias, scale)
 
 
@@ -90,8 +95,8 @@ def choose(
     implementation: 'auto': the fused kernel of the platform where it takes
       these arguments and is worth it, else 'xla'; 'xla': always; 'cudnn'
       (GPU) or 'flash' (TPU): that kernel wherever it takes the arguments,
-      'xla' for the attentions that it does not (wide heads, a bias, odd
-      numbers of tokens).
+      'xla' for the attentions that it does not (wide heads, odd numbers of
+      tokens).
     platform: 'cpu', 'gpu' or 'tpu'.
     q: queries, or their shape and element type.
     k: keys, likewise.
@@ -112,9 +117,9 @@ def choose(
       f'attention {implementation!r} runs on {needed}, this is {platform}; '
       "use 'auto'."
     )
-  if has_bias or implementation == 'xla':
+  if implementation == 'xla':
     return 'xla'
-  if platform == 'gpu' and capability >= 8.0 and _cudnn_fits(q, k, v):
+  if platform == 'gpu' and _cudnn_fits(q, k, v, has_bias, capability):
     return 'cudnn'
   worth_it = implementation == 'flash' or q.shape[1] >= _FLASH_MIN_QUERIES
   if platform == 'tpu' and worth_it and _flash_fits(q, k):
@@ -142,13 +147,49 @@ def _matmul_attention(
   return jnp.swapaxes(jnp.matmul(weights, v), 1, 2)
 
 
+def _whole_bias(bias: jax.Array, q: jax.Array, k: jax.Array) -> jax.Array:
+  """Returns the bias as (B or 1, H, T, S)."""
+  bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+  return jnp.broadcast_to(
+    bias, (bias.shape[0], q.shape[2], q.shape[1], k.shape[1])
+  )
+
+
+def _cudnn_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  bias: jax.Array | None,
+  scale: float,
+) -> jax.Array:
+  if bias is not None:
+    lowest = _CUDNN_LOWEST[q.dtype.name]
+    bias = _whole_bias(jnp.maximum(bias, lowest).astype(q.dtype), q, k)
+  return jax.nn.dot_product_attention(
+    q, k, v, bias=bias, scale=scale, implementation='cudnn'
+  )
+
+
 def _flash_attention(
-  q: jax.Array, k: jax.Array, v: jax.Array, scale: float
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  bias: jax.Array | None,
+  scale: float,
 ) -> jax.Array:
   from jax.experimental.pallas.ops.tpu import flash_attention  # of TPUs only
 
+  def attend(q, k, v, bias):
+    return flash_attention.flash_attention(q, k, v, bias, sm_scale=scale)
+
+  if bias is not None:  # the kernel scales the sum of product and bias
+    bias = _whole_bias(bias, q, k) / scale
   q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-  out = flash_attention.flash_attention(q, k, v, sm_scale=scale)
+  if bias is None or len(bias) == len(q):
+    return jnp.swapaxes(attend(q, k, v, bias), 1, 2)
+  # One bias for the batch is read where it is, not copied for every image.
+  each = jax.vmap(attend, in_axes=(0, 0, 0, None))
+  out = each(q[:, None], k[:, None], v[:, None], bias)[:, 0]
   return jnp.swapaxes(out, 1, 2)
 
 
@@ -157,14 +198,25 @@ def _capability() -> float:
   return float(getattr(jax.devices()[0], 'compute_capability', '0'))
 
 
-def _cudnn_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
+def _cudnn_fits(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  has_bias: bool,
+  capability: float,
+) -> bool:
   head_dim = q.shape[-1]
-  return (
-    q.dtype in _CUDNN_DTYPES
+  fits = (
+    capability >= _CUDNN_CAPABILITY
+    and q.dtype in _CUDNN_DTYPES
     and q.dtype == k.dtype == v.dtype
     and head_dim <= _CUDNN_MAX_HEAD_DIM
     and head_dim % _CUDNN_HEAD_DIM_MULTIPLE == 0
   )
+  if not has_bias:
+    return fits
+  is_even = q.shape[1] % 2 == k.shape[1] % 2 == 0
+  return fits and is_even and capability >= _CUDNN_BIAS_CAPABILITY
 
 
 def _flash_fits(q: jax.Array, k: jax.Array) -> bool:

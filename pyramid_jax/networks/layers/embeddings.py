@@ -1,12 +1,14 @@
 """Embeddings of noise levels, grid positions and coordinates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
 def timestep_embedding(
-  t: jax.Array, dim: int, max_period: float = 10000.0
+  t: jax.Array, dim: int, max_period: float = 10000.0, endpoint: bool = False
 ) -> jax.Array:
   """Returns cosines, then sines, of t at geometrically falling frequencies.
 
@@ -18,15 +20,42 @@ def timestep_embedding(
     t: (B,) noise levels, integer or fractional.
     dim: size of the embedding.
     max_period: the longest period over 2 pi.
+    endpoint: whether that period is among them, as in NVlabs/edm:
+      training/networks.py, PositionalEmbedding: the divisor of i is then
+      dim // 2 - 1.
 
   Returns:
     (B, dim) float32.
   """
   half = dim // 2
-  frequencies = np.exp(-np.log(max_period) * np.arange(half) / half)
+  steps = max(half - endpoint, 1)
+  frequencies = np.exp(-np.log(max_period) * np.arange(half) / steps)
   angles = t.astype(jnp.float32)[:, None] * frequencies.astype(np.float32)
   embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
   return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+def random_fourier_features(
+  t: jax.Array, dim: int, scale: float = 16.0
+) -> jax.Array:
+  """Returns cosines, then sines, of t at fixed random frequencies.
+
+  The embedding of NCSN++ (arXiv:2011.13456; NVlabs/edm: training/networks.py,
+  FourierEmbedding). The frequencies are no parameters: they are drawn from a
+  fixed seed, N(0, scale^2) periods for a unit of t.
+
+  Args:
+    t: (B,) noise levels.
+    dim: size of the embedding, even.
+    scale: deviation of the frequencies.
+
+  Returns:
+    (B, dim) float32.
+  """
+  frequencies = np.random.RandomState(0).standard_normal(dim // 2)
+  frequencies = (2 * np.pi * scale * frequencies).astype(np.float32)
+  angles = t.astype(jnp.float32)[:, None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
@@ -54,6 +83,37 @@ def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
   # (width, height): entry (i, j) is token i * height + j.
   both = table[:width, None] + table[None, :height]
   return both.reshape(width * height, -1) / 2
+
+
+@functools.cache
+def sincos_table(dim: int, grid: int) -> np.ndarray:
+  """Returns the fixed position embedding of a square grid.
+
+  The two-dimensional table of MAE and DiT (facebookresearch/DiT: models.py):
+  the first half of a token's channels tells its column, the second its row,
+  each half by sines and then cosines; computed in float64.
+
+  Args:
+    dim: channels, a multiple of 4.
+    grid: side of the grid.
+
+  Returns:
+    (grid, grid, dim) float32, rows first.
+
+  Raises:
+    ValueError: other channels.
+  """
+  if dim % 4:
+    raise ValueError(
+      f'a table of positions needs a multiple of 4 channels, got {dim}.'
+    )
+  frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
+  angles = np.arange(grid)[:, None] * frequencies
+  place = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  shape = (grid, grid, dim // 2)
+  column = np.broadcast_to(place[None], shape)
+  row = np.broadcast_to(place[:, None], shape)
+  return np.concatenate([column, row], axis=-1).astype(np.float32)
 
 
 def grid_centres(height: int, width: int) -> jax.Array:

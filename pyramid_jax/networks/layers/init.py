@@ -32,3 +32,12 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
     fan_in: input features times the receptive field of the kernel beside it.
   """
   return symmetric_uniform(fan_in**-0.5)
+
+
+def xavier(gain: float = 1.0) -> nn.initializers.Initializer:
+  """Returns Xavier's uniform initialiser times `gain`.
+
+  For the same kernels as `torch_kernel`: U(-b, b) with
+  b = gain * sqrt(6 / (fan_in + fan_out)); a gain of 0 gives zeros.
+  """
+  return nn.initializers.variance_scaling(gain**2, 'fan_avg', 'uniform')

@@ -141,20 +141,25 @@ class LayerNorm(nn.Module):
   Attributes:
     eps: added to the variance; PyTorch's default.
     dtype: of the result.
+    affine: whether a learned scale and shift follow.
   """
 
   eps: float = 1e-5
   dtype: jnp.dtype = jnp.float32
+  affine: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises (..., C)."""
-    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
-    bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    channels = x.shape[-1]
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)
     variance = (centred**2).mean(-1, keepdims=True)
-    x = centred * lax.rsqrt(variance + self.eps) * scale + bias
+    x = centred * lax.rsqrt(variance + self.eps)
+    if self.affine:
+      scale = self.param('scale', nn.initializers.ones, (channels,))
+      bias = self.param('bias', nn.initializers.zeros, (channels,))
+      x = x * scale + bias
     return x.astype(self.dtype)
 
 

@@ -67,3 +67,27 @@ def average_pool(x: jax.Array, factor: int = 2) -> jax.Array:
     x.astype(jnp.float32), 0.0, lax.add, window, window, 'VALID'
   )
   return (total / factor**2).astype(x.dtype)
+
+
+def space_to_depth(x: jax.Array, cell: int) -> jax.Array:
+  """Makes the pixels of cell x cell squares channels of one position.
+
+  Args:
+    x: (B, H, W, C).
+    cell: divides both sides.
+
+  Returns:
+    (B, H / cell, W / cell, cell * cell * C), ordered (row, column, channel).
+  """
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // cell, cell, w // cell, cell, c)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, h // cell, w // cell, cell * cell * c)
+
+
+def depth_to_space(x: jax.Array, cell: int) -> jax.Array:
+  """Undoes `space_to_depth`, to (B, cell * H, cell * W, C / cell ** 2)."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h, w, cell, cell, c // cell**2)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, h * cell, w * cell, c // cell**2)

@@ -1,0 +1,281 @@
+"""Latent DiffiT: official keys and recorded runs.
+
+NVlabs/DiffiT: diffit/diffit.py, DiffiT. The fixed position table and the index
+buffers of its state dict are computed, not converted: `buffers`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.diffusion import guidance
+from pyramid_jax.interop import families
+from pyramid_jax.interop import mapping
+from pyramid_jax.networks import latent_diffit
+from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import tmsa
+
+
+Network = latent_diffit.LatentDiffiT
+
+# What may stand before the keys of a released file.
+PREFIXES = ('', 'module.', 'model.', 'ema.')
+
+POSITIONS = 'pos_embed'
+_INDEX = 'relative_position_index'
+
+# Arguments of the official constructor that are fields of ours.
+_SAME = (
+  'input_size',
+  'patch_size',
+  'in_channels',
+  'hidden_size',
+  'depth',
+  'num_heads',
+  'mlp_ratio',
+  'class_dropout_prob',
+  'num_classes',
+  'learn_sigma',
+)
+# Accepted there without any effect.
+_IGNORED = {'enable_mask', 'mask_ratio', 'decode_layer'}
+# Of the guided call.
+_GUIDANCE = {'cfg_scale', 'scale_pow', 'diffusion_steps'}
+_OFFICIAL_DEPTH = 30  # of the class; its factory says 28
+_LARGEST_SCHEDULED = 32  # side of the latents whose guidance has a schedule
+
+_MODULES = {
+  'x_embedder_proj': 'x_embedder.proj',
+  't_embedder_mlp_0': 't_embedder.mlp.0',
+  't_embedder_mlp_2': 't_embedder.mlp.2',
+  'y_embedder': 'y_embedder.embedding_table',
+  'final_layer_linear': 'final_layer.linear',
+  'mlp_fc1': 'mlp.fc1',
+  'mlp_fc2': 'mlp.fc2',
+}
+
+
+def rename(path: mapping.Path) -> tuple[str, str]:
+  """Returns official key and kind of a parameter; blocks are unstacked."""
+  *modules, leaf = path
+  names = [_MODULES.get(m, re.sub(r'^blocks_', 'blocks.', m)) for m in modules]
+  key = '.'.join(names)
+  if leaf == 'bias':
+    return f'{key}.bias', 'bias'
+  if leaf == 'embedding':
+    return f'{key}.weight', 'embedding'
+  if leaf == 'kernel':
+    is_conv = modules[-1] == 'x_embedder_proj'
+    return f'{key}.weight', 'conv' if is_conv else 'linear'
+  return f'{key}.{leaf}', 'raw'
+
+
+def unstack(params: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Gives every block of a scanned network its own parameters."""
+  return mapping.unstack(params, latent_diffit.BLOCKS)
+
+
+def stack(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Undoes `unstack`."""
+  return mapping.stack(params, latent_diffit.BLOCKS)
+
+
+def buffers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the constants of the official state dict.
+
+  Args:
+    params: unstacked parameters, or their shapes.
+  """
+  blocks = [name for name in params if re.fullmatch(r'blocks_\d+', name)]
+  rows, _ = params['blocks_0']['attn']['relative_position_bias_table'].shape
+  grid = _grid(rows)
+  (dim,) = params['x_embedder_proj']['bias'].shape
+  index = tmsa.relative_position_index(grid)
+  positions = embeddings.sincos_table(dim, grid).reshape(1, grid**2, dim)
+  return {POSITIONS: positions} | {
+    f'{name.replace("_", ".")}.attn.{_INDEX}': index for name in blocks
+  }
+
+
+def infer(state: Mapping[str, np.ndarray]) -> Network:
+  """Returns the network whose weights an official state dict holds.
+
+  Raises:
+    ValueError: keys that tell the sizes are missing, or sizes that no
+      network has.
+  """
+  key = 'x_embedder.proj.weight'
+  prefix = next((p for p in PREFIXES if p + key in state), None)
+  if prefix is None:
+    raise ValueError(f'no key {key!r}: not a latent DiffiT')
+
+  def shape(name: str, rank: int = 2) -> tuple[int, ...]:
+    if prefix + name not in state:
+      raise ValueError(f'no key {prefix + name!r}: an incomplete latent DiffiT')
+    found = np.shape(state[prefix + name])
+    if len(found) != rank or 0 in found:
+      raise ValueError(f'{prefix + name} of shape {found}, needed rank {rank}')
+    return found
+
+  width, channels, patch, _ = shape(key, 4)
+  rows, heads = shape('blocks.0.attn.relative_position_bias_table')
+  hidden, _ = shape('blocks.0.mlp.fc1.weight')
+  labels, _ = shape('y_embedder.embedding_table.weight')
+  outputs, _ = shape('final_layer.linear.weight')
+  if outputs not in (patch**2 * channels, 2 * patch**2 * channels):
+    raise ValueError(
+      f'{outputs} outputs for patches of {patch} x {patch} x {channels}: '
+      'needed as many values, or twice as many'
+    )
+  numbers = [
+    int(match[1])
+    for match in (re.match(rf'{prefix}blocks\.(\d+)\.', k) for k in state)
+    if match
+  ]
+  network = Network(
+    input_size=_grid(rows) * patch,
+    patch_size=patch,
+    in_channels=channels,
+    hidden_size=width,
+    depth=max(numbers) + 1,
+    num_heads=heads,
+    mlp_ratio=_ratio(hidden, width),
+    num_classes=labels - 1,
+    learn_sigma=outputs == 2 * patch**2 * channels,
+    scan=False,
+  )
+  network.check_options()
+  return network
+
+
+def nothing(network: Network) -> tuple[jax.Array, ...]:
+  """Returns arguments that a network can be initialised with."""
+  side = network.input_size
+  x = jnp.zeros((1, side, side, network.in_channels))
+  return x, jnp.zeros(1), jnp.zeros(1, jnp.int32)
+
+
+def shapes(network: Network) -> Any:
+  """Returns the shapes of the parameters of a network."""
+  arguments = (jax.random.key(0), *nothing(network))
+  return jax.eval_shape(network.init, *arguments)['params']
+
+
+def _grid(rows: int) -> int:
+  """Returns the side of the grid that has so many relative positions."""
+  span = round(rows**0.5)
+  if span**2 != rows or span % 2 == 0:
+    raise ValueError(
+      f'a relative position table of {rows} rows; needed the square of an odd '
+      'number'
+    )
+  return (span + 1) // 2
+
+
+def _ratio(hidden: int, width: int) -> float:
+  """Returns a ratio r with int(r * width) = hidden."""
+  ratio = hidden / width
+  return ratio if int(ratio * width) == hidden else (hidden + 0.5) / width
+
+
+def build(config: Mapping[str, Any]) -> Network:
+  """Returns the network of an official constructor's arguments.
+
+  Raises:
+    Unsupported: an unknown argument, or options that contradict each other.
+  """
+  unknown = sorted(set(config) - {*_SAME, *_IGNORED, *_GUIDANCE})
+  if unknown:
+    raise families.Unsupported(f'unknown arguments of DiffiT: {unknown}')
+  fields = {'depth': _OFFICIAL_DEPTH} | {
+    name: value for name, value in config.items() if name in _SAME
+  }
+  network = Network(**fields, scan=False)
+  try:
+    network.check_options()
+  except ValueError as error:
+    raise families.Unsupported(str(error)) from error
+  return network
+
+
+def run(case: families.Case) -> dict[str, np.ndarray]:
+  """Computes out, tokens, cond, blockN of the N-th block, and cfg_out.
+
+  Raises:
+    Unsupported: see `build`, or an output of another name.
+    ValueError: an incomplete state dict, or other constants in it.
+  """
+  network = build(case.config)
+  params, report = mapping.to_flax(case.state, shapes(network), rename)
+  report.require_complete()
+  for name, want in buffers(params).items():
+    if not np.array_equal(case.state.get(name, want), want):
+      raise ValueError(f'{name} is not the table of this size')
+
+  def apply(params, x, t, y):
+    return network.apply(
+      {'params': params},
+      x,
+      t,
+      y,
+      capture_intermediates=lambda module, method: (
+        len(module.path) == 1 and method == '__call__'
+      ),
+      mutable=['intermediates'],
+    )
+
+  apply = jax.jit(apply)
+  x = case.inputs['x'].transpose(0, 2, 3, 1)
+  out, taken = apply(params, x, case.inputs['t'], case.inputs['y'])
+  taken = taken['intermediates']
+  outputs = {'out': np.asarray(out).transpose(0, 3, 1, 2)}
+  outputs |= {name: np.asarray(taken[name][0]) for name in ('tokens', 'cond')}
+  outputs |= {
+    f'block{i}': np.asarray(taken[f'blocks_{i}']['__call__'][0])
+    for i in range(network.depth)
+  }
+  for name, value in outputs.items():
+    if name == 'tokens' or name.startswith('block'):
+      outputs[name] = value.reshape(len(value), -1, value.shape[-1])
+  if 'cfg_out' in case.expected:
+    call = lambda *inputs: np.asarray(apply(params, *inputs)[0])
+    outputs['cfg_out'] = _guided_run(case, network, call)
+  unknown = sorted(set(case.expected) - set(outputs))
+  if unknown:
+    raise families.Unsupported(f'unknown outputs of diffit.latent: {unknown}')
+  return {name: outputs[name] for name in case.expected}
+
+
+def _guided_run(
+  case: families.Case,
+  network: Network,
+  call: Callable[..., np.ndarray],
+) -> np.ndarray:
+  """Returns (K, 2B, C, H, W), the official guided call at K levels."""
+  config, labels = case.config, case.inputs['cfg_y']
+  scale = config.get('cfg_scale')
+  half = case.inputs['cfg_x'].transpose(0, 2, 3, 1)
+  if scale is not None:  # both passes see the first half of the batch
+    half = half[: len(half) // 2]
+    half = np.concatenate([half, half])
+  rows = []
+  for t in case.inputs['cfg_t']:
+    out = call(half, np.full(len(half), t, np.float32), labels)
+    if scale is not None:
+      factor = scale
+      if network.input_size <= _LARGEST_SCHEDULED:
+        length = config.get('diffusion_steps', 1000)
+        power = config.get('scale_pow', 4.0)
+        factor = guidance.power_cosine(scale, jnp.float32(t / length), power)
+      cond, null = np.split(out[..., :3], 2)
+      mixed = null + factor * (cond - null)
+      out = np.concatenate(
+        [np.concatenate([mixed, mixed]), out[..., 3:]], axis=-1
+      )
+    rows.append(out.transpose(0, 3, 1, 2))
+  return np.stack(rows)

@@ -1,0 +1,257 @@
+"""Scores of pictures by Inception-v3: FID, sFID, inception score, precision.
+
+Features are computed in batches on the devices and folded on the host, in
+float64, into states that can be merged: of batches, devices or processes.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.metrics import detector
+from pyramid_jax.metrics import frechet
+from pyramid_jax.metrics import inception_reference
+from pyramid_jax.metrics import inception_score
+from pyramid_jax.metrics import precision_recall
+from pyramid_jax.networks import inception
+
+
+FILE = 'pt_inception-2015-12-05-6726825d.pth'
+# The graph's tensor was identified by its size alone: numbers of sFID are not
+# compared with others' before a reference of theirs has been reproduced.
+SFID_NOTE = 'unverified against ADM'
+_BLOCK = 4096  # rows that are folded at a time
+
+Features = inception.Outputs
+Extract = Callable[[np.ndarray], Features]
+
+
+def require_weights(path: str, field: str) -> pathlib.Path:
+  """Returns the path of the weights.
+
+  Args:
+    path: what a config names, '' for nothing.
+    field: which field of the config it is.
+
+  Raises:
+    FileNotFoundError: one line that says what to put where.
+  """
+  if not path or not pathlib.Path(path).is_file():
+    found = f'{path} is no file' if path else 'it is not set'
+    raise FileNotFoundError(
+      f'FID and its kin are unavailable: put {FILE} (or what '
+      f'pyramid_jax.interop.convert made of it) at {field}; {found}.'
+    )
+  return pathlib.Path(path)
+
+
+def extractor(
+  variables: Any,
+  batch_size: int,
+  place: Callable[[np.ndarray], jax.Array] = jnp.asarray,
+  network: inception.InceptionV3 | None = None,
+) -> Extract:
+  """Returns a function from pictures to their features on the host.
+
+  Args:
+    variables: parameters and running statistics of the network.
+    batch_size: pictures at a time; fewer are filled up with blank ones, so
+      that one program serves all.
+    place: puts a batch on the devices, perhaps split over them.
+    network: the published one if None.
+  """
+  model = network or inception.InceptionV3()
+
+  @jax.jit
+  def run(variables, images):
+    return model.apply(variables, inception.preprocess(images))
+
+  def extract(images: np.ndarray) -> Features:
+    detector.check(images)
+    parts = []
+    for start in range(0, len(images), batch_size):
+      part = images[start : start + batch_size]
+      blank = batch_size - len(part)
+      padded = np.pad(part, ((0, blank), (0, 0), (0, 0), (0, 0)))
+      outputs = run(variables, place(padded))
+      host = jax.tree.map(np.asarray, outputs)
+      parts.append(_first(host, len(part)))
+    return _joined(parts)
+
+  return extract
+
+
+def _first(features: Features, count: int) -> Features:
+  return jax.tree.map(lambda x: x[:count], features)
+
+
+def _joined(parts: list[Features]) -> Features:
+  return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+  """What the scores need of a set of pictures, or of a part of it.
+
+  Attributes:
+    pool: moments of the 2048 averages.
+    spatial: moments of the 2023 spatial features.
+    splits: sums of the inception score.
+    places: (M,) places of the pictures whose features are kept.
+    features: (M, 2048) float32, their averages, for precision and recall.
+  """
+
+  pool: frechet.Moments
+  spatial: frechet.Moments
+  splits: inception_score.Splits
+  places: np.ndarray
+  features: np.ndarray
+
+  def merge(self, other: 'State') -> 'State':
+    """Returns the state of the pictures of both, which share none."""
+    places = np.concatenate([self.places, other.places])
+    features = np.concatenate([self.features, other.features])
+    order = np.argsort(places, kind='stable')
+    return State(
+      pool=self.pool.merge(other.pool),
+      spatial=self.spatial.merge(other.spatial),
+      splits=inception_score.merge_splits(self.splits, other.splits),
+      places=places[order],
+      features=features[order],
+    )
+
+
+def state(
+  features: Features,
+  places: np.ndarray,
+  keep: int,
+  split_size: int = inception_score.SPLIT_SIZE,
+) -> State:
+  """Returns the state of some pictures.
+
+  Args:
+    features: of N pictures.
+    places: (N,) place of each in the whole set, from 0.
+    keep: features of the first so many of the set are kept.
+    split_size: pictures of a split of the inception score.
+  """
+  kept = places < keep
+  return State(
+    pool=frechet.moments(np.asarray(features.pool)),
+    spatial=frechet.moments(np.asarray(features.spatial)),
+    splits=inception_score.split_sums(
+      np.asarray(features.logits_unbiased), places, split_size
+    ),
+    places=places[kept],
+    features=np.asarray(features.pool)[kept],
+  )
+
+
+def collect(
+  extract: Extract,
+  batches: Iterable[tuple[np.ndarray, np.ndarray]],
+  keep: int,
+  split_size: int = inception_score.SPLIT_SIZE,
+) -> State:
+  """Returns the state of all pictures.
+
+  Args:
+    extract: see `extractor`.
+    batches: pairs of places (B,) in the whole set and pictures
+      (B, H, W, 3) uint8.
+    keep: see `state`.
+    split_size: see `state`.
+
+  Raises:
+    ValueError: no pictures.
+  """
+  states = [
+    state(features, places, keep, split_size)
+    for features, places in _blocks(extract, batches)
+  ]
+  if not states:
+    raise ValueError('there are no pictures to score.')
+  return functools.reduce(State.merge, states)
+
+
+def _blocks(
+  extract: Extract, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[Features, np.ndarray]]:
+  """Yields features and places of about `_BLOCK` pictures at a time."""
+  features: list[Features] = []
+  places: list[np.ndarray] = []
+  for numbers, images in batches:
+    if not len(images):
+      continue
+    features.append(extract(images))
+    places.append(np.asarray(numbers))
+    if sum(map(len, places)) >= _BLOCK:
+      yield _joined(features), np.concatenate(places)
+      features, places = [], []
+  if places:
+    yield _joined(features), np.concatenate(places)
+
+
+def scores(
+  samples: State, reference: inception_reference.Reference
+) -> dict[str, float]:
+  """Returns the scores by name; names say how many pictures were scored.
+
+  Args:
+    samples: the state of the pictures.
+    reference: what they are compared with; scores whose part it lacks are
+      left out.
+
+  Raises:
+    ValueError: fewer than two pictures, or too few kept features.
+  """
+  count = round(samples.pool.count)
+  number = f'{count // 1000}k' if count % 1000 == 0 else str(count)
+  fit = frechet.fit_moments
+  out = {
+    f'fid_{inception_reference.RESIZE}_{number}': frechet.distance(
+      fit(samples.pool), reference.pool
+    )
+  }
+  if reference.spatial is not None:
+    out[f'sfid_{inception_reference.RESIZE}_{number}'] = frechet.distance(
+      fit(samples.spatial), reference.spatial
+    )
+  out[f'inception_score_{number}'] = float(
+    np.mean([split.score for split in samples.splits.values()])
+  )
+  if reference.features is not None and len(reference.features):
+    precision, recall = precision_recall.precision_recall(
+      reference.features, samples.features
+    )
+    out[f'precision_{number}'] = float(precision[0])
+    out[f'recall_{number}'] = float(recall[0])
+  return out
+
+
+def reference_of(state: State) -> inception_reference.Reference:
+  """Returns a state as a reference for other pictures."""
+  return inception_reference.Reference(
+    pool=frechet.fit_moments(state.pool),
+    spatial=frechet.fit_moments(state.spatial),
+    features=state.features,
+    count=round(state.pool.count),
+  )
+
+
+def with_features(
+  reference: inception_reference.Reference, extract: Extract
+) -> inception_reference.Reference:
+  """Returns a reference whose pictures have become features."""
+  if reference.images is None:
+    return reference
+  features = np.asarray(extract(reference.images).pool)
+  return dataclasses.replace(reference, features=features, images=None)

@@ -1,0 +1,229 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax.networks.layers import tmsa
+
+
+B, SIDE, C, D = 2, 6, 8, 5
+KEY = jax.random.key(0)
+
+
+def _inputs(side=SIDE):
+  rng = np.random.default_rng(1)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  return draw(B, side, side, C), draw(B, D)
+
+
+def _filled(module, *inputs):
+  """Random parameters, also where they begin as zeros."""
+  params = jax.eval_shape(module.init, KEY, *inputs)['params']
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda p: (0.5 * rng.normal(size=p.shape)).astype(np.float32), params
+  )
+
+
+def _apply(module, params, *inputs, **kwargs):
+  return jax.jit(lambda p: module.apply({'params': p}, *inputs, **kwargs))(
+    params
+  )
+
+
+def _numpy_attention(p, x, time, heads):
+  """TMSA of one window, token by token, as the equations have it."""
+  side, dim = x.shape[1], C // heads
+  p = jax.tree.map(np.float64, p)
+  tokens = np.float64(x).reshape(B, side**2, C)
+  out = np.zeros_like(tokens)
+  offset = np.zeros((B, 3 * C))
+  if 'qkv_temb' in p:
+    offset = np.float64(time) @ p['qkv_temb']['kernel'] + p['qkv_temb']['bias']
+  for b in range(B):
+    z = tokens[b] @ p['qkv']['kernel'] + p['qkv']['bias'] + offset[b]
+    for h in range(heads):
+      q, k, v = (z[:, i * C + h * dim :][:, :dim] for i in range(3))
+      logits = q @ k.T / np.sqrt(dim)
+      for i in range(side**2):
+        for j in range(side**2):
+          down = i // side - j // side + side - 1
+          right = i % side - j % side + side - 1
+          row = down * (2 * side - 1) + right
+          logits[i, j] += p['relative_position_bias_table'][row, h]
+      weights = np.exp(logits - logits.max(1, keepdims=True))
+      weights /= weights.sum(1, keepdims=True)
+      out[b, :, h * dim : (h + 1) * dim] = weights @ v
+  out = out @ p['proj']['kernel'] + p['proj']['bias']
+  return out.reshape(x.shape)
+
+
+def test_index_of_the_release():
+  index = tmsa.relative_position_index(16)
+  assert index[0, :4].tolist() == [480, 479, 478, 477]
+  assert (index[0, 16], index[255, 0], index[0, 255]) == (449, 960, 0)
+  assert index.sum() == 31_457_280
+
+
+@pytest.mark.parametrize('window', [1, 4])
+def test_bias_is_the_table_at_the_index(window):
+  table = jax.random.normal(KEY, ((2 * window - 1) ** 2, 3))
+  index = tmsa.relative_position_index(window)
+  weights = np.random.default_rng(0).normal(size=(3, *index.shape))
+
+  @jax.jit
+  def both(table):
+    bias, backward = jax.vjp(
+      lambda t: tmsa.relative_position_bias(t, window), table
+    )
+    return bias, backward(jnp.float32(weights))[0]
+
+  bias, gradient = both(table)
+  np.testing.assert_array_equal(
+    bias, np.asarray(table)[index].transpose(2, 0, 1)
+  )
+  want = np.zeros(table.shape)
+  np.add.at(want, index, weights.transpose(1, 2, 0))
+  np.testing.assert_allclose(gradient, want, atol=1e-5)
+
+
+def test_windows_there_and_back():
+  x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+  windows = jax.jit(lambda x: tmsa.to_windows(x, 2))(x)
+  assert windows.shape == (2 * 2 * 3, 4, 3)
+  np.testing.assert_array_equal(windows[1], x[0, :2, 2:4].reshape(4, 3))
+  np.testing.assert_array_equal(windows[3], x[0, 2:, :2].reshape(4, 3))
+  np.testing.assert_array_equal(tmsa.from_windows(windows, 4, 6), x)
+  with pytest.raises(ValueError, match=r'4 x 6 cannot be cut .* 4 x 4'):
+    tmsa.to_windows(x, 4)
+
+
+@pytest.mark.parametrize('use_time', [True, False])
+def test_one_window_equals_the_equations(use_time):
+  module = tmsa.TimeAttention(heads=2, window=3, use_time=use_time)
+  x, time = _inputs(side=3)
+  params = _filled(module, x, time)
+  assert ('qkv_temb' in params) == use_time
+  with jax.default_matmul_precision('highest'):
+    got = _apply(module, params, x, time)
+  np.testing.assert_allclose(
+    got, _numpy_attention(params, x, time, 2), atol=2e-5
+  )
+
+
+def test_windows_do_not_see_each_other():
+  module = tmsa.TimeAttention(heads=2, window=3)
+  x, time = _inputs()
+  params = _filled(module, x, time)
+  whole = _apply(module, params, x, time)
+  alone = jax.jit(module.apply)
+  for rows in (slice(0, 3), slice(3, 6)):
+    for columns in (slice(0, 3), slice(3, 6)):
+      part = alone({'params': params}, x[:, rows, columns], time)
+      np.testing.assert_allclose(part, whole[:, rows, columns], atol=1e-5)
+
+
+def test_translation_by_a_window_commutes():
+  block = tmsa.DiffiTBlock(heads=2, window=3)
+  x, time = _inputs()
+  params = _filled(block, x, time)
+  apply = jax.jit(lambda x: block.apply({'params': params}, x, time))
+  want = np.asarray(apply(x))
+  moved = apply(np.roll(x, (3, -3), (1, 2)))
+  np.testing.assert_allclose(moved, np.roll(want, (3, -3), (1, 2)), atol=1e-5)
+  moved = apply(np.roll(x, 1, 1))
+  assert np.abs(moved - np.roll(want, 1, 1)).max() > 1e-2
+
+
+def test_time_in_the_values_alone_shifts_the_output():
+  """With Wq_t = Wk_t = 0 it is Attn(x) + time Wv_t in front of `proj`."""
+  module = tmsa.TimeAttention(heads=2, window=3)
+  x, time = _inputs()
+  params = _filled(module, x, time)
+  for leaf in params['qkv_temb'].values():
+    leaf[..., : 2 * C] = 0
+  with jax.default_matmul_precision('highest'):
+    got = _apply(module, params, x, time)
+    plain = tmsa.TimeAttention(heads=2, window=3, use_time=False)
+    rest = {k: v for k, v in params.items() if k != 'qkv_temb'}
+    want = np.asarray(_apply(plain, rest, x, time))
+  temb = params['qkv_temb']
+  shift = time @ temb['kernel'][:, 2 * C :] + temb['bias'][2 * C :]
+  want = want + (shift @ params['proj']['kernel'])[:, None, None]
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize('token', tmsa.TIME_TOKENS)
+def test_without_its_weights_time_is_ignored(token):
+  block = tmsa.DiffiTBlock(heads=2, window=3, time_token=token)
+  x, time = _inputs()
+  params = _filled(block, x, time)
+  weights = params['attn']['qkv_temb'] if token == 'tmsa' else None
+  weights = weights or params['time_proj']
+
+  @jax.jit
+  def change(params):
+    apply = lambda time: block.apply({'params': params}, x, time)
+    return apply(time) - apply(time + 1)
+
+  assert np.abs(change(params)).max() > 1e-3
+  weights['kernel'][:] = 0
+  np.testing.assert_allclose(change(params), np.zeros_like(x), atol=1e-6)
+
+
+def test_added_time_is_a_shift_of_the_tokens():
+  x, time = _inputs()
+  block = tmsa.DiffiTBlock(heads=2, window=3, time_token='add')
+  params = _filled(block, x, time)
+  apply = jax.jit(lambda p, x: block.apply({'params': p}, x, time))
+  got = np.asarray(apply(params, x))
+  proj = params['time_proj']
+  shift = time @ proj['kernel'] + proj['bias']
+  proj['kernel'][:], proj['bias'][:] = 0, 0
+  want = apply(params, x + shift[:, None, None])
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_gains_of_the_initial_weights():
+  x, time = _inputs()
+  block = tmsa.DiffiTBlock(heads=2, window=3, qkv_gain=0.5, out_gain=0.0)
+  params = jax.jit(block.init)(KEY, x, time)['params']
+  limit = 0.5 * np.sqrt(6 / (C + 3 * C))
+  largest = np.abs(params['attn']['qkv']['kernel']).max()
+  assert 0.9 * limit < largest <= limit
+  np.testing.assert_array_equal(_apply(block, params, x, time), x)
+
+
+def test_dropout_needs_training():
+  x, time = _inputs()
+  block = tmsa.DiffiTBlock(heads=2, window=3, dropout=0.5)
+  params = _filled(block, x, time)
+  rngs = {'dropout': KEY}
+  want = _apply(block.clone(dropout=0.0), params, x, time)
+  off = _apply(block, params, x, time, False, rngs=rngs)
+  on = _apply(block, params, x, time, True, rngs=rngs)
+  np.testing.assert_allclose(off, want, atol=1e-6)
+  assert np.abs(on - off).max() > 1e-2
+
+
+def test_activations_have_the_dtype():
+  x, time = _inputs()
+  block = tmsa.DiffiTBlock(heads=2, window=3, dtype=jnp.bfloat16)
+  shape = jax.eval_shape(
+    lambda: block.init_with_output(KEY, jnp.bfloat16(x), time)[0]
+  )
+  assert shape.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'heads': 3}, '8 channels cannot be split into 3 heads'),
+    ({'window': 4}, r'6 x 6 cannot be cut .* 4 x 4'),
+    ({'time_token': 'both'}, "'both', allowed: tmsa, add"),
+  ],
+)
+def test_refuses(options, message):
+  block = tmsa.DiffiTBlock(**{'heads': 2, 'window': 3} | options)
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(lambda: block.init(KEY, *_inputs()))
