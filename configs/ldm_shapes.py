@@ -2,7 +2,7 @@ r"""LDM on `shapes`, 32 px: the two-core tier, every task. Needs no data.
 
 arXiv:2112.10752 in small: an autoencoder of 8 x 8 x 4 latents, then a U-Net on
 them. Difficulty of the data: class 0; layout, label and none 1; text, superres,
-inpaint and map 2. Not trained to the end yet.
+inpaint and map 2. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/ldm_shapes.py:text --workdir=DIR
 
@@ -31,6 +31,8 @@ TASKS = (
 # Conditions that are tokens; the others are channels beside the latent.
 TOKENS = ('layout', 'class', 'label', 'text')
 LEVELS = {'class': 0, 'text': 2, 'superres': 2, 'inpaint': 2, 'map': 2}
+# Updates of 8 images: 5 to 12 minutes of one core, three times that for text.
+STEPS = {'text': 10800, 'superres': 4000, 'inpaint': 4000}
 OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a level
 CATEGORIES = 24
 BACKGROUNDS = 4
@@ -65,15 +67,14 @@ def get_config(arg: str = '') -> ConfigDict:
   config.optimizer.weight_decay = 0.01
   config.optimizer.b2 = 0.99
   config.ema.decay = 0.9995
-  config.train.steps = 5400
+  config.train.steps = config.train.decay_steps = STEPS.get(task, 4800)
   config.train.batch_size = 8
   config.train.learning_rate = 1e-3
   config.train.warmup_steps = 200
-  config.train.decay_steps = 5400
   config.train.log_every = 40
-  config.train.checkpoint_every = 1350
-  config.train.sample_every = 1350
-  config.train.eval_every = 1350
+  config.train.checkpoint_every = config.train.steps // 4
+  config.train.sample_every = config.train.steps // 4
+  config.train.eval_every = config.train.steps // 4
   config.sample.steps = 25
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100
