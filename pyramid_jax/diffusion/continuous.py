@@ -16,7 +16,7 @@ SOLVERS = ('heun', 'euler')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Heun:
+class Heun(stepping.Scanned):
   """Heun's rule with churn (arXiv:2206.00364, algorithm 2), generalized.
 
   Matches `edm_sampler` and `ablation_sampler` of NVlabs/edm: generate.py. Two
@@ -168,12 +168,6 @@ class Heun:
       ),
       length_of_step=clocks.float32(_closed(step)),
     )
-
-  def init(
-    self, x: jax.Array, denoise: stepping.Denoise, levels: clocks.Levels
-  ) -> tuple[stepping.Carry, int]:
-    del denoise, levels
-    return stepping.start(x), 0
 
   def step(
     self,

@@ -22,7 +22,7 @@ Prediction = stepping.Prediction
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolverPP2M:
+class DPMSolverPP2M(stepping.Spaced, stepping.Scanned):
   """DPM-Solver++ (2M) (arXiv:2211.01095, algorithm 2), one call a step.
 
   The clean state is extrapolated in half the log signal-to-noise ratio from
@@ -35,14 +35,8 @@ class DPMSolverPP2M:
 
   spacing: str = 'log_snr'
 
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, self.spacing)
-
-  def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
-  ) -> tuple[Carry, int]:
-    del denoise, levels
-    return stepping.start(x, _nothing(x)), 0
+  def history(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    return _nothing(x)
 
   def step(
     self,
@@ -61,7 +55,7 @@ class DPMSolverPP2M:
 
 
 @dataclasses.dataclass(frozen=True)
-class UniPC:
+class UniPC(stepping.Spaced, stepping.Scanned):
   """UniPC of order 2 (arXiv:2302.04867, algorithms 1 and 2), one call a step.
 
   The variant that predicts clean states, with B(h) = exp(-h) - 1. Steps are
@@ -75,14 +69,8 @@ class UniPC:
 
   spacing: str = 'log_snr'
 
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, self.spacing)
-
-  def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
-  ) -> tuple[Carry, int]:
-    del denoise, levels
-    return stepping.start(x, _nothing(x) + _nothing(x)), 0
+  def history(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    return _nothing(x) + _nothing(x)
 
   def step(
     self,

@@ -23,7 +23,7 @@ row = stepping.row
 
 
 @dataclasses.dataclass(frozen=True)
-class DDIM:
+class DDIM(stepping.Spaced, stepping.Scanned):
   """DDIM (arXiv:2010.02502 eq. 12).
 
   Matches CompVis/latent-diffusion: ldm/models/diffusion/ddim.py.
@@ -37,15 +37,6 @@ class DDIM:
   eta: float = 0.0
   spacing: str = 'official'
   temperature: float = 1.0
-
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, self.spacing)
-
-  def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
-  ) -> tuple[Carry, int]:
-    del denoise, levels
-    return stepping.start(x), 0
 
   def step(
     self,
@@ -91,7 +82,7 @@ def _improved_euler(
 
 
 @dataclasses.dataclass(frozen=True)
-class PLMS:
+class PLMS(stepping.Spaced):
   """Pseudo linear multistep (arXiv:2202.09778), fourth order.
 
   Matches CompVis/latent-diffusion: ldm/models/diffusion/plms.py: the first
@@ -103,9 +94,6 @@ class PLMS:
   """
 
   spacing: str = 'official'
-
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, self.spacing)
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Levels
@@ -150,7 +138,7 @@ def _multistep(eps: jax.Array, past: jax.Array, count: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM:
+class DDPM(stepping.Spaced, stepping.Scanned):
   """Ancestral sampling (arXiv:2006.11239).
 
   All T levels when `steps` is T, else an even subset with the posterior of
@@ -170,15 +158,6 @@ class DDPM:
 
   def __post_init__(self):
     stepping.check_variance(self.variance)
-
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, self.spacing)
-
-  def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
-  ) -> tuple[Carry, int]:
-    del denoise, levels
-    return stepping.start(x), 0
 
   def step(
     self,
@@ -202,7 +181,7 @@ class DDPM:
 
 
 @dataclasses.dataclass(frozen=True)
-class Heun:
+class Heun(stepping.Spaced, stepping.Scanned):
   """Heun's second order rule, two network calls a step, one in the last.
 
   In x / alpha as a function of sigma / alpha, where a DDIM step is an Euler
@@ -213,15 +192,6 @@ class Heun:
   """
 
   spacing: str = 'log_snr'
-
-  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
-    return schedules.spaced_levels(chain, steps, self.spacing)
-
-  def init(
-    self, x: jax.Array, denoise: Denoise, levels: Levels
-  ) -> tuple[Carry, int]:
-    del denoise, levels
-    return stepping.start(x), 0
 
   def step(
     self,

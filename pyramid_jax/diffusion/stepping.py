@@ -105,12 +105,6 @@ Denoise = Callable[[jax.Array, Levels, bool], Prediction]
 Draw = Callable[[], jax.Array]
 
 
-def start(x: jax.Array, history: tuple[jax.Array, ...] = ()) -> Carry:
-  """Returns the carry before the first step."""
-  nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
-  return Carry(x=x, prediction=nothing, history=history)
-
-
 def euler(prediction: Prediction, next_level: Levels) -> jax.Array:
   """Returns the state at `next_level` by a deterministic DDIM step."""
   return next_level.alpha * prediction.x0 + next_level.sigma * prediction.eps
@@ -142,6 +136,34 @@ class Solver(Protocol):
     noise: Draw,
   ) -> Carry:
     """Goes from `level` to `next_level`."""
+
+
+class Spaced:
+  """What solvers share that walk levels of a chain, spaced by name.
+
+  A class with an attribute `spacing`, see `schedules.spaced_levels`.
+  """
+
+  spacing: str
+
+  def levels(self, chain: schedules.Chain, steps: int) -> Levels:
+    return schedules.spaced_levels(chain, steps, self.spacing)
+
+
+class Scanned:
+  """What solvers share that scan their first step as all others."""
+
+  def history(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns what is remembered before the first step from x."""
+    del x
+    return ()
+
+  def init(
+    self, x: jax.Array, denoise: Denoise, levels: Any
+  ) -> tuple[Carry, int]:
+    del denoise, levels
+    nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
+    return Carry(x=x, prediction=nothing, history=self.history(x)), 0
 
 
 def ancestral(

@@ -97,9 +97,8 @@ class TransformerEncoder(nn.Module):
     dtype: of the activations and the result.
     remat: see `EncoderStack`.
     scan: see `EncoderStack`.
-    embed_std: of the initial embeddings. With that of the reference the first
-      blocks outweigh them, and it takes many images until words are told
-      apart.
+    embed_std: of the initial embeddings; with that of the reference, 0.02,
+      the first blocks outweigh them.
   """
 
   vocab_size: int

@@ -109,9 +109,9 @@ def test_printed_steps_of_ddim(j, expected):
   denoise = lambda x, level, first: stepping.Prediction.of(
     'eps', x, VALUE, level
   )
-  carry = solvers.DDIM().step(
-    stepping.start(X), denoise, level, next_level, lambda: X
-  )
+  solver = solvers.DDIM()
+  carry, _ = solver.init(X, denoise, level)
+  carry = solver.step(carry, denoise, level, next_level, lambda: X)
   np.testing.assert_allclose(first_two(carry.x), expected, rtol=1e-6)
 
 

@@ -59,6 +59,16 @@ def test_pixel_losses(kind, expected):
   assert loss == expected
 
 
+@pytest.mark.parametrize('network', ['kl', 'vq'])
+def test_the_pixel_loss_of_a_config(network):
+  config = config_lib.load(
+    f'{CONFIGS}/ldm_autoencoder_shapes.py:{network},debug'
+  )
+  assert systems.create(config).settings.pixel_loss == 'l2'
+  config_lib.override(config, {'loss.pixel_loss': 'l1'})
+  assert systems.create(config).settings.pixel_loss == 'l1'
+
+
 def test_adaptive_weight_is_clipped():
   weight = first_stage_losses.adaptive_weight(jnp.ones(4) * 1e6, jnp.zeros(4))
   np.testing.assert_allclose(weight, 1e4)

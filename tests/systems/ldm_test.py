@@ -143,6 +143,13 @@ def test_latent_scale_is_measured_on_the_first_step_only():
   np.testing.assert_allclose(loss, metrics['loss_simple'], rtol=1e-6)
 
 
+def test_deviation_of_the_initial_text_embeddings():
+  for value, expected in (('1.0', 1.0), ('0.02', 0.02)):
+    system = systems.create(load('text,debug', condition__embed_std=value))
+    table = system.encoder.init(jax.random.key(0))['token_emb']['embedding']
+    assert np.std(table) == pytest.approx(expected, rel=0.1)
+
+
 def test_cache_changes_nothing():
   system = systems.create(load('class,debug'))
   weights = system_weights.weights_of(system)
