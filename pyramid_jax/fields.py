@@ -1,0 +1,295 @@
+"""The fields of a config: their defaults and what each may be."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyramid_jax import errors
+
+
+DTYPES = ('float32', 'bfloat16')
+ATTENTION = ('auto', 'xla', 'cudnn', 'flash')
+PARAMETERIZATIONS = ('eps', 'x0', 'v')
+OPTIMIZERS = ('adam', 'adamw', 'muon')
+PIXEL_LOSSES = ('l1', 'l2')
+TASKS = (
+  'none',
+  'text',
+  'layout',
+  'label',
+  'scene_graph',
+  'class',
+  'map',
+  'superres',
+  'inpaint',
+)
+DEGRADATIONS = ('bicubic', 'bsr_light')
+RESIZES = ('', 'plain', 'smooth', 'area')
+ENCODERS = ('tokens', 'boxes', 'clip')
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun')
+SPACINGS = (
+  'auto',
+  'official',
+  'exact',
+  'log_snr',
+  'quad',
+  'adm',
+  'strided',
+)
+
+
+def defaults() -> dict[str, Any]:
+  """Returns {section: {field: default}}, a dictionary of its own."""
+  return {
+    'name': '',  # of the experiment, for logs
+    'dtype': 'float32',  # of activations; weights are always float32
+    'remat': False,  # recompute activations in the backward pass
+    'attention': 'auto',  # auto | xla | cudnn (GPU) | flash (TPU)
+    'system': {
+      'name': '',  # a key of pyramid_jax.systems.SYSTEMS
+      'network': 'msvqgan',  # of a first stage: msvqgan | kl | vq
+    },
+    'train': _train(),
+    'optimizer': {
+      'name': 'adam',  # adam | adamw | muon (kernels; the rest by adamw)
+      'b1': 0.9,
+      'b2': 0.999,
+      'eps': 1e-8,
+      'weight_decay': 0.0,  # not of adam, times the learning rate
+    },
+    'ema': {
+      'decay': 0.9999,  # of update n: min(decay, (1 + n) / (10 + n))
+      'halflife_images': 0.0,  # above 0: this rule instead (EDM)
+      'halflife_rampup': 0.05,  # at most this part of the images so far
+    },
+    'mesh': {
+      'data': -1,  # devices that split the batch; -1 = the rest
+      'fsdp': 1,  # devices that split the batch and the parameters
+      'tensor': 1,  # devices that split what the sharding rules name
+      'fsdp_min_size': 2**16,  # values; smaller leaves are replicated
+    },
+    'data': _data(),
+    'condition': _condition(),
+    'network': {},  # constructor fields of the network
+    'diffusion': {
+      'timesteps': 1000,  # noise levels of the training chain
+      'beta_schedule': 'linear',  # linear in sqrt(beta)
+      'linear_start': 0.0015,  # first beta
+      'linear_end': 0.0155,  # last beta
+      'loss_type': 'l1',  # l1 | l2
+      'parameterization': 'eps',  # what is predicted: eps | x0 | v
+      'simple_weight': 1.0,  # of the mean error in the loss of ldm
+      'elbo_weight': 0.0,  # of the variational bound in the loss of ldm
+      'logvar_init': 0.0,  # log variance of the errors of a level
+      'learn_logvar': False,  # train it, one number a level
+      'scale_factor': 1.0,  # of the latents of ldm
+      'scale_by_std': False,  # measure it on the first batch instead
+      'noise_mix_ratio': 0.1,  # noise in the coarser scales in training
+      'stage_loss_ratio': (0.5, 0.5),  # weight of each scale, coarse first
+      'native_scales': False,  # diffuse each scale at its own resolution
+    },
+    'loss': _loss(),
+    'sample': _sample(),
+    'evaluate': {
+      'count': 1000,  # images of a table
+      'batch_size': 100,  # images at a time
+    },
+  }
+
+
+def _train() -> Mapping[str, Any]:
+  return {
+    'steps': 1000,  # updates; no schedule depends on it
+    'batch_size': 16,  # examples of an update, over all devices
+    'learning_rate': 1e-4,  # peak
+    'seed': 0,  # of weights, noise and order of the data
+    'log_every': 10,  # steps between lines of metrics
+    'checkpoint_every': 500,  # steps; the last step is always saved
+    'sample_every': 500,  # steps between grids; 0 = the last step only
+    'eval_every': 0,  # steps between evaluations; 0 = never
+    'accumulate': 1,  # microbatches of an update
+    'clip_norm': 0.0,  # global norm of a player's gradients; 0 = off
+    'decay_steps': 0,  # length of the cosine decay; 0 = constant
+    'warmup_steps': 0,  # of linear warm-up from zero
+    'keep': 3,  # newest checkpoints that stay
+  }
+
+
+def _data() -> Mapping[str, Any]:
+  return {
+    'name': 'shapes',  # a key of pyramid_jax.data.READERS
+    'root': '',  # directory of the files; unused by shapes
+    'image_size': 32,  # px, both sides
+    'lr_factor': 4,  # side of an image over its low-resolution version's
+    'degradation': 'bicubic',  # of photographs: bicubic | bsr_light
+    'level': 1,  # difficulty of shapes, 0..3
+    'seed': 0,  # of the scenes of shapes
+    'year': 2014,  # edition of coco: 2014 | 2017
+    'max_objects': 8,  # boxes of an example, the rest is padding
+    # In training: center | random-1d | random-2d | none | square |
+    # random-half | adm, see data/transforms.py.
+    'crop': 'random-1d',
+    'eval_crop': 'center',  # in validation and test
+    'resize': '',  # plain | smooth | area; empty = what the reader prefers
+    'flip': False,  # mirror every second training image
+    'min_area': 0.0,  # smallest box, as a part of the image
+    'min_objects': 0,  # images with fewer boxes are left out
+    'max_objects_image': 30,  # and so are images with more
+    'eval_min_objects': 0,  # the same in validation and test
+    'eval_max_objects': 30,
+    'use_stuff': True,  # add the stuff annotations of coco
+    'category_file': '',  # MID,Name rows that renumber the categories
+    'ids_file': '',  # image ids to train on; empty = all
+    'eval_ids_file': '',  # image ids to evaluate on; empty = all
+    'workers': 2,  # decoding threads
+    # Of tfds/NAME: what train, val and test read, e.g. ('train[:90%]',
+    # 'train[90%:]', 'train[90%:]'); empty = the splits of those names.
+    'splits': (),
+  }
+
+
+def _condition() -> Mapping[str, Any]:
+  return {
+    # none | text | layout | label | scene_graph | class | map | superres |
+    # inpaint
+    'task': 'none',
+    'encoder': 'tokens',  # tokens | boxes | clip
+    'vocab_file': '',  # of the tokenizer
+    'merges_file': '',  # of the CLIP tokenizer
+    'max_length': 77,  # tokens of a sequence
+    'no_tokens': 1024,  # coordinate tokens, a square number of places
+    'max_objects': 8,  # objects of a layout or label sequence
+    'encode_crop': False,  # append the crop to a layout
+    'shift': 0,  # first coordinate token
+    'dim': 640,  # width of the encoder and of its tokens
+    'depth': 32,  # blocks of the encoder
+    'heads': 8,
+    'head_dim': 64,
+    'vocab_size': 30522,  # rows of the token embedding
+    'embed_std': 0.02,  # of the initial embeddings
+    'num_labels': 25,  # categories of the box encoder, padding included
+    'num_classes': 1000,  # classes, the one for none not counted
+    'null_class': True,  # whether there is a class for none
+    'class_by': 'crossattn',  # crossattn | adm (with the noise level)
+    'also': '',  # a second condition: '' | class
+    'map_classes': 182,  # values of a semantic map
+    'map_channels': 3,  # of a semantic map beside the latent
+    'null_prefix': (),  # first tokens of the null text, the rest is padding
+    'pad_id': 0,  # padding token of a text
+    'weights': '',  # file of a frozen encoder
+    'drop': 0.0,  # share of training conditions replaced by the null one
+  }
+
+
+def _loss() -> Mapping[str, Any]:
+  return {  # of a first stage
+    'perceptual': 'pyramid',  # lpips | pyramid (L1 + L2 of pyramids) | none
+    'pixel_loss': 'l1',  # l1 | l2; the papers' is l1
+    'perceptual_weight': 1.0,
+    'perceptual_weights': '',  # file of LPIPS with its VGG16
+    'codebook_weight': 1.0,
+    'kl_weight': 1e-6,  # of the divergence of a kl network
+    'logvar_init': 0.0,  # log variance of the reconstruction of a kl network
+    'train_logvar': False,  # whether it is trained; the reference does not
+    'disc_weight': 0.8,  # of the adversarial term; 0 = no discriminator
+    'disc_start': 30001,  # first step with the adversarial term
+    'disc_loss': 'hinge',  # hinge | vanilla
+    'disc_width': 64,  # channels after the first convolution
+    'disc_layers': 2,  # strided convolutions of the discriminator
+  }
+
+
+def _sample() -> Mapping[str, Any]:
+  return {
+    'steps': 50,  # solver steps of every scale, or (coarse, ..., fine)
+    'guidance': 1.0,  # classifier-free guidance; 1 = none
+    'guidance_interval': (0.0, 1.0),  # parts of the chain's time it acts in
+    'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
+    'temperature': 1.0,  # factor of the noise of ddim and ddpm
+    'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | unipc | heun
+    # Of levels: official | exact | log_snr | quad | adm | strided | auto =
+    # official for ddim and plms, log_snr for dpmpp_2m, unipc and heun.
+    'spacing': 'auto',
+    'windows': (0, 0),  # (side, stride) in a latent larger than they are
+    'batch_size': 16,  # images at a time
+    'count': 16,  # images of --mode=sample
+    'seed': 0,
+  }
+
+
+def check(fields: Mapping[str, Any], prefix: str = '') -> None:
+  """Checks what can be known of the fields before anything is built.
+
+  Args:
+    fields: {'train.steps': 1000, ...}.
+    prefix: of their names in messages.
+
+  Raises:
+    UserError: the first field that is out of its range, and that range.
+  """
+
+  def need(name: str, ok: bool, allowed: str) -> None:
+    if not ok:
+      raise errors.UserError(
+        f'config.{prefix}{name} is {fields[name]!r}, must be {allowed}.'
+      )
+
+  def at_least(low: float, *names: str) -> None:
+    for name in names:
+      values = fields[name]
+      values = values if isinstance(values, tuple) else (values,)
+      need(name, all(v >= low for v in values), f'at least {low}')
+
+  def one_of(name: str, allowed: tuple[str, ...]) -> None:
+    need(name, fields[name] in allowed, f'one of {", ".join(allowed)}')
+
+  one_of('dtype', DTYPES)
+  one_of('attention', ATTENTION)
+  one_of('diffusion.parameterization', PARAMETERIZATIONS)
+  one_of('optimizer.name', OPTIMIZERS)
+  one_of('loss.pixel_loss', PIXEL_LOSSES)
+  one_of('condition.task', TASKS)
+  one_of('condition.encoder', ENCODERS)
+  one_of('data.resize', RESIZES)
+  one_of('data.degradation', DEGRADATIONS)
+  one_of('sample.solver', SOLVERS)
+  one_of('sample.spacing', SPACINGS)
+  for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
+    at_least(1, f'train.{name}')
+  at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')
+  at_least(1, 'condition.num_classes', 'condition.map_classes')
+  at_least(1, 'condition.map_channels')
+  at_least(1, 'data.workers', 'data.lr_factor', 'diffusion.timesteps')
+  at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
+  at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
+  at_least(0, 'train.sample_every', 'train.eval_every', 'train.seed')
+  at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
+  at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
+  at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
+  at_least(0, 'sample.temperature', 'condition.embed_std')
+  interval = fields['sample.guidance_interval']
+  need(
+    'sample.guidance_interval',
+    len(interval) in (0, 2) and sorted((0, *interval, 1)) == [0, *interval, 1],
+    'two numbers 0 <= from <= to <= 1, or ()',
+  )
+  windows = fields['sample.windows']
+  need(
+    'sample.windows',
+    len(windows) == 2 and min(0, *windows) == 0 and windows[1] <= windows[0],
+    'two numbers, the side of a window and at most as long a stride',
+  )
+  need(
+    'sample.windows', windows[1] > 0 or windows[0] == 0, 'with a stride above 0'
+  )
+  accumulate = fields['train.accumulate']
+  need(
+    'train.batch_size',
+    fields['train.batch_size'] % accumulate == 0,
+    f'divisible by config.{prefix}train.accumulate = {accumulate}',
+  )
+  at_least(0, 'ema.halflife_images', 'ema.halflife_rampup')
+  need('ema.decay', 0 <= fields['ema.decay'] < 1, 'in [0, 1)')
+  need('condition.drop', 0 <= fields['condition.drop'] <= 1, 'in [0, 1]')
+  for axis in ('data', 'fsdp', 'tensor'):
+    size = fields[f'mesh.{axis}']
+    need(f'mesh.{axis}', size == -1 or size >= 1, '-1 (the rest) or at least 1')
