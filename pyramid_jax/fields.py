@@ -25,7 +25,10 @@ TASKS = (
 DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
-SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun')
+SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun', 'euler')
+PRECONDITIONINGS = ('vp', 've', 'iddpm', 'edm')
+LAWS = ('', 'vp', 've', 'edm')
+DISCRETIZATIONS = ('vp', 've', 'iddpm', 'edm')
 SPACINGS = (
   'auto',
   'official',
@@ -55,6 +58,7 @@ def defaults() -> dict[str, Any]:
       'b2': 0.999,
       'eps': 1e-8,
       'weight_decay': 0.0,  # not of adam, times the learning rate
+      'nan_to_zero': False,  # gradients: NaN is 0, infinite +-1e5 (EDM)
     },
     'ema': {
       'decay': 0.9999,  # of update n: min(decay, (1 + n) / (10 + n))
@@ -86,6 +90,14 @@ def defaults() -> dict[str, Any]:
       'noise_mix_ratio': 0.1,  # noise in the coarser scales in training
       'stage_loss_ratio': (0.5, 0.5),  # weight of each scale, coarse first
       'native_scales': False,  # diffuse each scale at its own resolution
+      'preconditioning': 'edm',  # of diffit: vp | ve | iddpm | edm
+      # Of the noise levels of diffit: vp | ve | edm; empty = that of the
+      # preconditioning (iddpm has none).
+      'law': '',
+      'sigma_data': 0.5,  # deviation of clean images, for edm
+      'P_mean': -1.2,  # mean of log sigma, law edm
+      'P_std': 1.2,  # its deviation
+      'augment': 0.0,  # chance of each non-leaking move of diffit; 0 = off
     },
     'loss': _loss(),
     'sample': _sample(),
@@ -205,11 +217,21 @@ def _sample() -> Mapping[str, Any]:
     'guidance_interval': (0.0, 1.0),  # parts of the chain's time it acts in
     'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
     'temperature': 1.0,  # factor of the noise of ddim and ddpm
-    'solver': 'ddim',  # ddim | plms | ddpm | dpmpp_2m | unipc | heun
+    # ddim | plms | ddpm | dpmpp_2m | unipc | heun; of diffit, in continuous
+    # time: heun | euler.
+    'solver': 'ddim',
     # Of levels: official | exact | log_snr | quad | adm | strided | auto =
     # official for ddim and plms, log_snr for dpmpp_2m, unipc and heun.
     'spacing': 'auto',
     'windows': (0, 0),  # (side, stride) in a latent larger than they are
+    'discretization': 'edm',  # levels of diffit: vp | ve | iddpm | edm
+    'rho': 7.0,  # how much those of edm crowd at low noise
+    'sigma_min': 0.0,  # the lowest; 0 = the discretization's own
+    'sigma_max': 0.0,  # the highest; 0 = the discretization's own
+    'churn': 0.0,  # noise that diffit adds anew, over all steps
+    'churn_min': 0.0,  # sigma from which on it does
+    'churn_max': 0.0,  # up to which; 0 = no bound
+    'churn_noise': 1.0,  # deviation of that noise
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample
     'seed': 0,
@@ -253,6 +275,9 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   one_of('data.degradation', DEGRADATIONS)
   one_of('sample.solver', SOLVERS)
   one_of('sample.spacing', SPACINGS)
+  one_of('sample.discretization', DISCRETIZATIONS)
+  one_of('diffusion.preconditioning', PRECONDITIONINGS)
+  one_of('diffusion.law', LAWS)
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     at_least(1, f'train.{name}')
   at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')
@@ -266,6 +291,11 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
   at_least(0, 'sample.temperature', 'condition.embed_std')
+  at_least(0, 'sample.churn', 'sample.churn_min', 'sample.churn_max')
+  at_least(0, 'sample.churn_noise', 'sample.sigma_min', 'sample.sigma_max')
+  for name in ('sample.rho', 'diffusion.sigma_data', 'diffusion.P_std'):
+    need(name, fields[name] > 0, 'above 0')
+  need('diffusion.augment', 0 <= fields['diffusion.augment'] <= 1, 'in [0, 1]')
   interval = fields['sample.guidance_interval']
   need(
     'sample.guidance_interval',

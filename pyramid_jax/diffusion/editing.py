@@ -18,6 +18,32 @@ from pyramid_jax.diffusion import stepping
 Spans = tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
 
 
+def edited(
+  stage: sampling.Stage,
+  z0: jax.Array,
+  mask: jax.Array | None = None,
+  strength: float = 1.0,
+) -> sampling.Stage:
+  """Begins with a picture: image to image, masked sampling, or both.
+
+  Args:
+    stage: of B images.
+    z0: (B, h, w, C) the picture's state, scaled as the stage's.
+    mask: (B, H, W) on the picture's own grid, not 0 where it is made up;
+      None: all of it may change. A place of the state is free if any of its
+      pixels is.
+    strength: in (0, 1], see `from_image`.
+  """
+  if strength < 1 or mask is None:
+    stage = from_image(stage, z0, strength)
+  if mask is None:
+    return stage
+  b, height, width, _ = z0.shape
+  hole = (mask != 0).reshape(b, height, mask.shape[1] // height, width, -1)
+  keep = 1.0 - hole.any((2, 4))[..., None].astype(z0.dtype)
+  return masked(stage, z0, keep)
+
+
 def from_image(
   stage: sampling.Stage, z0: jax.Array, strength: float
 ) -> sampling.Stage:

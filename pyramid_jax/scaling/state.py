@@ -288,6 +288,8 @@ def make_step(
       grads, metrics, extra = _accumulate(
         one, state.extra, key, _microbatches(batch, count, mesh), count
       )
+    if config.optimizer.nan_to_zero:
+      grads = jax.tree.map(_without_nan, grads)
     finite = jnp.ones((), bool)
     for player, grad in grads.items():
       norm = optax.tree.norm(grad)
@@ -300,6 +302,11 @@ def make_step(
     return _update(config, state, grads, extra), metrics
 
   return step
+
+
+def _without_nan(grad: jax.Array) -> jax.Array:
+  """Makes NaN 0 and bounds the infinite (NVlabs/edm: training_loop.py)."""
+  return jnp.nan_to_num(grad, nan=0.0, posinf=1e5, neginf=-1e5)
 
 
 def _accumulate(one, extra, key, batches, count):

@@ -11,6 +11,7 @@ from pyramid_jax.systems import system as system_lib
 # name -> module with `create(config) -> System`
 SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
+  'diffit': 'pyramid_jax.systems.diffit',
   'frido': 'pyramid_jax.systems.frido',
   'ldm': 'pyramid_jax.systems.ldm',
 }

@@ -220,6 +220,33 @@ def weights(
   return frozen.get('first_stage' if is_hole else 'condition')
 
 
+def training_context(
+  encoder: Encoder | None,
+  generator: Any,
+  frozen: Mapping[str, Any],
+  drop: float,
+  key: jax.Array,
+  batch: Batch,
+) -> Any:
+  """Encodes a training batch, None without an encoder.
+
+  Args:
+    encoder: of the condition.
+    generator: the trained tree, see `weights`.
+    frozen: the parts that are never trained.
+    drop: share of the conditions that the null condition replaces.
+    key: of that choice.
+    batch: what is encoded.
+  """
+  if encoder is None:
+    return None
+  tree = weights(encoder, generator, frozen)
+  tokens = encoder.encode(tree, batch)
+  if drop == 0:
+    return tokens
+  return dropped(tokens, encoder.null(tree, batch), key, drop)
+
+
 def dropped(tokens: Any, null: Any, key: jax.Array, share: float) -> Any:
   """Replaces each example's condition by the null one with chance `share`."""
   count = jax.tree.leaves(tokens)[0].shape[0]

@@ -367,8 +367,7 @@ class Frido(latent.LatentSystem):
   def preview(
     self, weights: Weights, key: jax.Array, batch: Batch
   ) -> jax.Array:
-    count = next(iter(batch.values())).shape[0]
-    return system_lib.generate(self, weights, key, batch, count)[0]
+    return system_lib.sample_batch(self, weights, key, batch)
 
 
 def create(config: ConfigDict) -> Frido:

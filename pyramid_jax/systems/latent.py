@@ -130,14 +130,9 @@ class LatentSystem:
     self, params: Params, frozen: Params, key: jax.Array, batch: Batch
   ) -> Any:
     """Encodes a batch, some of it replaced by the null condition."""
-    if self.encoder is None:
-      return None
-    tree = conditioning.weights(self.encoder, params['generator'], frozen)
-    tokens = self.encoder.encode(tree, batch)
-    if self.drop == 0:
-      return tokens
-    null = self.encoder.null(tree, batch)
-    return conditioning.dropped(tokens, null, key, self.drop)
+    return conditioning.training_context(
+      self.encoder, params['generator'], frozen, self.drop, key, batch
+    )
 
   def ema_patterns(self) -> list[str]:
     # The official EMA leaves a jointly trained encoder out; ours averages all.
@@ -165,7 +160,8 @@ class LatentSystem:
     scale = weights.extra['latent_scale']
     zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
     return [
-      _edited_stage(stage, z, edit) for stage, z in zip(stages, zs, strict=True)
+      editing.edited(stage, z, edit.mask, edit.strength)
+      for stage, z in zip(stages, zs, strict=True)
     ]
 
   def decode_scaled(self, weights: Weights, zs: list[jax.Array]) -> jax.Array:
@@ -175,22 +171,6 @@ class LatentSystem:
     tree = weights.frozen['first_stage']
     image = system_lib.apply(self.first_stage, tree, zs, method='decode')
     return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
-
-
-def _edited_stage(
-  stage: sampling.Stage, z: jax.Array, edit: system_lib.Edit
-) -> sampling.Stage:
-  if edit.strength < 1 or edit.mask is None:
-    stage = editing.from_image(stage, z, edit.strength)
-  if edit.mask is None:
-    return stage
-  # A place of the latent is free if any of its pixels is.
-  b, height, width, _ = z.shape
-  hole = (edit.mask != 0).reshape(
-    b, height, edit.mask.shape[1] // height, width, -1
-  )
-  keep = 1.0 - hole.any((2, 4))[..., None].astype(z.dtype)
-  return editing.masked(stage, z, keep)
 
 
 def inverse_std(zs: list[jax.Array]) -> jax.Array:

@@ -311,8 +311,7 @@ class LDM(latent.LatentSystem):
   def preview(
     self, weights: Weights, key: jax.Array, batch: Batch
   ) -> jax.Array:
-    count = next(iter(batch.values())).shape[0]
-    return system_lib.generate(self, weights, key, batch, count)[0]
+    return system_lib.sample_batch(self, weights, key, batch)
 
 
 def create(config: ConfigDict) -> LDM:
@@ -327,11 +326,7 @@ def create(config: ConfigDict) -> LDM:
     raise ValueError(
       f'the first stage has {len(channels)} scales, must have one for ldm'
     )
-  d, steps = config.diffusion, config.sample.steps
-  if not isinstance(steps, int):
-    raise ValueError(
-      f'config.sample.steps is {tuple(steps)}, must be one number for ldm'
-    )
+  d, steps = config.diffusion, system_lib.steps_of_one_stage(config)
   common['solver'].levels(common['chain'], steps)  # refuses a bad count
   return LDM(
     **common,

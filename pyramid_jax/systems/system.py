@@ -10,6 +10,7 @@ from typing import Protocol
 from flax import linen as nn
 import flax.struct
 import jax
+from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import sampling
@@ -189,3 +190,26 @@ def generate(
     last=last,
   )
   return system.decode(weights, state), state
+
+
+def sample_batch(
+  system: System, weights: Weights, key: jax.Array, batch: Batch
+) -> jax.Array:
+  """Returns a sample of every condition in a batch, see `generate`."""
+  count = next(iter(batch.values())).shape[0]
+  return generate(system, weights, key, batch, count)[0]
+
+
+def steps_of_one_stage(config: ConfigDict) -> int:
+  """Returns the solver steps of a system that has one stage.
+
+  Raises:
+    ValueError: one number for each of several stages.
+  """
+  steps = config.sample.steps
+  if not isinstance(steps, int):
+    raise ValueError(
+      f'config.sample.steps is {tuple(steps)}, must be one number for'
+      f' {config.system.name}'
+    )
+  return steps

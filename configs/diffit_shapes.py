@@ -1,0 +1,121 @@
+r"""DiffiT in image space on `shapes`, 32 px: the two-core tier. Needs no data.
+
+arXiv:2312.02139, section 3.2, in small: pixels in squares of 2 x 2 are the
+channels of a 16 x 16 grid, on which and on half of it the network works.
+Trained in EDM's preconditioning, sampled in 18 steps of Heun. One object an
+image (difficulty 0), told by its class. Measured results: docs/results.md.
+
+  python -m pyramid_jax.main --config=configs/diffit_shapes.py --workdir=DIR
+
+Variants: class (default), none: the condition; plain (for comparison: the time
+token is added to the tokens of plain blocks); long (at most 45 minutes on two
+cores); gpu (64 px, one large GPU, about 20 minutes; not measured); debug: the
+smallest size.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+CATEGORIES = 24
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration."""
+  variant = config_lib.parse_variants(
+    arg,
+    task=('class', 'none'),
+    plain=False,
+    long=False,
+    gpu=False,
+    debug=False,
+  )
+  config = config_lib.base()
+  config.name = f'diffit_shapes_{variant["task"]}'
+  config.system.name = 'diffit'
+  config.network = ConfigDict(
+    {
+      'width': 64,
+      'channel_mult': (1, 2),
+      'num_blocks': 2,
+      'window': 8,
+      'head_dim': 32,
+      'mlp_ratio': 2.0,
+      'time_dim': 256,
+      'time_token': 'add' if variant['plain'] else 'tmsa',
+      'embedding_dim': 128,
+      'stem_stride': 2,
+      'dropout': 0.0,
+    }
+  )
+  config.data.name = 'shapes'
+  config.data.level = 0
+  config.data.image_size = 32
+  config.data.max_objects = 4
+  if variant['task'] == 'class':
+    config.condition.task, config.condition.class_by = 'class', 'adm'
+    config.condition.num_classes = CATEGORIES
+    config.condition.drop = 0.1
+    config.sample.guidance = 2.0
+
+  config.diffusion.preconditioning = 'edm'
+  config.diffusion.sigma_data = 0.32  # of the pictures of level 0
+  config.optimizer.name = 'adamw'
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.b2 = 0.99
+  config.ema.decay = 0.9995
+  config.train.batch_size = 16
+  config.train.learning_rate = 1e-3
+  config.train.warmup_steps = 200
+  config.train.log_every = 40
+  _train_for(config, 4000)
+  config.sample.solver = 'heun'
+  config.sample.steps = 18
+  config.sample.count = config.sample.batch_size = 16
+  config.evaluate.count, config.evaluate.batch_size = 1000, 100
+  if variant['long']:
+    _train_for(config, 9000)
+    config.ema.decay = 0.9998
+  if variant['gpu']:
+    _enlarge(config)
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _train_for(config: ConfigDict, steps: int) -> None:
+  """Sets the length of the training and what follows from it."""
+  config.train.steps = config.train.decay_steps = steps
+  config.train.checkpoint_every = config.train.sample_every = steps // 4
+  config.train.eval_every = steps // 2
+
+
+def _enlarge(config: ConfigDict) -> None:
+  """64 px, all of the published size but the blocks."""
+  net = config.network
+  net.width, net.channel_mult, net.head_dim = 128, (1, 2, 2), 64
+  net.mlp_ratio, net.time_dim = 4.0, 512
+  config.dtype = 'bfloat16'
+  config.data.image_size = 64
+  config.train.batch_size = 256
+  config.train.learning_rate = 5e-4
+  config.train.warmup_steps = 500
+  _train_for(config, 10_000)
+  config.ema.decay = 0.9995
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of two images, with every periodic action once."""
+  net = config.network
+  net.width, net.channel_mult, net.num_blocks = 16, (1, 1), 1
+  net.head_dim, net.time_dim = 16, 32
+  config.data.image_size = 32
+  config.train.batch_size = 2
+  config.train.warmup_steps = 2
+  config.train.log_every = 1
+  _train_for(config, 6)
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.sample.steps = 3
+  config.sample.count = config.sample.batch_size = 2
+  config.evaluate.count = config.evaluate.batch_size = 8
