@@ -79,15 +79,6 @@ class FileReader:
   def __len__(self) -> int:
     return self._length
 
-  def check_classes(self, config: ConfigDict) -> None:
-    """Raises a ValueError if a class-conditional model lacks a class."""
-    most, found = config.condition.num_classes, len(self.label_names) - 1
-    if self._task == 'class' and found > most:
-      raise ValueError(
-        f'config.condition.num_classes is {most}, must be at least {found}: '
-        'that many classes are in the data.'
-      )
-
   def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
     """Returns one example, or raises `BrokenImage`."""
     raise NotImplementedError

@@ -25,6 +25,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
+from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import transforms
 
 
@@ -153,7 +154,7 @@ class ImageFolderReader(file_reader.FileReader):
       self.report[f'without_{what}'] = found - count
     classes = [name.split('/')[0] for name in self._files if '/' in name]
     self.label_names = ('', *sorted(set(classes)))
-    self.check_classes(config)
+    reader_lib.check_classes(config, self.label_names)
     self._labels = {name: i for i, name in enumerate(self.label_names)}
     self._classes = config.condition.map_classes
     logging.info('%d images of %s in %s', count, split, self._folder)

@@ -1,9 +1,11 @@
 """What a source of examples is to the rest of the library."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Protocol
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
 
@@ -36,3 +38,18 @@ class Reader(Protocol):
 
     `image` becomes (B, H, W, 3) float32 in [-1, 1].
     """
+
+
+def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:
+  """Raises a ValueError if a class-conditional model lacks a class.
+
+  Args:
+    config: of a run.
+    label_names: of the classes in the data, entry 0 is none.
+  """
+  most, found = config.condition.num_classes, len(label_names) - 1
+  if config.condition.task == 'class' and found > most:
+    raise ValueError(
+      f'config.condition.num_classes is {most}, must be at least {found}: '
+      'that many classes are in the data.'
+    )

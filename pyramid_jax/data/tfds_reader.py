@@ -25,6 +25,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
+from pyramid_jax.data import reader as reader_lib
 
 
 TASKS = ('none', 'class', 'text', 'layout', 'superres', 'inpaint')
@@ -147,7 +148,7 @@ class TfdsReader(file_reader.FileReader):
     if self._has_class and task != 'layout':
       named = features['label']
     self.label_names = ('', *named.names) if named is not None else ('',)
-    self.check_classes(config)
+    reader_lib.check_classes(config, self.label_names)
     logging.info('%d images of %s, split %s', len(self), path, name)
     if split != 'train' and name == 'train':
       logging.warning('%s has no split but train, %s reads it', path, split)

@@ -57,7 +57,7 @@ def raw_network(
   def call(x: jax.Array, c_noise: jax.Array) -> jax.Array:
     # One level for the whole batch is embedded once.
     levels = jnp.atleast_1d(c_noise)
-    return network.apply({'params': params}, x, levels, inputs.y, **kwargs)
+    return system_lib.apply(network, params, x, levels, inputs.y, **kwargs)
 
   return call
 
@@ -277,7 +277,7 @@ def create(config: ConfigDict) -> DiffiT:
   )
 
 
-def _encoder(config: ConfigDict) -> encoders.ClassEncoder | None:
+def _encoder(config: ConfigDict) -> conditioning.Encoder | None:
   c = config.condition
   if c.task not in TASKS:
     raise ValueError(
@@ -335,9 +335,7 @@ def _law(config: ConfigDict) -> edm_loss.Law:
       f' {d.preconditioning!r}, which has none of its own'
     )
   if name == 'edm':
-    return edm_loss.EDMLaw(
-      mean=d.P_mean, std=d.P_std, sigma_data=d.sigma_data
-    )
+    return edm_loss.EDMLaw(mean=d.P_mean, std=d.P_std, sigma_data=d.sigma_data)
   return edm_loss.make_law(name)
 
 

@@ -12,6 +12,7 @@ from pyramid_jax.conditions import labels as labels_lib
 from pyramid_jax.conditions import layout
 from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data import holes
+from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.shapes import render
 from pyramid_jax.data.shapes import scenes
 from pyramid_jax.data.shapes import text
@@ -59,9 +60,9 @@ class ShapesReader:
       maps: whether `finish` adds `mask` and `edge` whatever the task.
 
     Raises:
-      ValueError: unknown split, level or task, a sequence of boxes or labels
-        that is too short for the level, or a size that `lr_factor` does not
-        divide.
+      ValueError: unknown split, level or task, fewer classes than there are,
+        a sequence of boxes or labels that is too short for the level, or a
+        size that `lr_factor` does not divide.
     """
     self._full = split != 'train' if full is None else full
     self.label_names = scenes.LABEL_NAMES
@@ -86,6 +87,7 @@ class ShapesReader:
     task, room = self._condition.task, self._condition.max_objects
     if task not in TASKS:
       raise ValueError(f'condition.task must be one of {TASKS}, got {task!r}.')
+    reader_lib.check_classes(config, self.label_names)
     most = scenes.LEVELS[self.level].max_objects
     if task in ('layout', 'label') and room < most:
       raise ValueError(
