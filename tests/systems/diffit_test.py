@@ -1,0 +1,238 @@
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import system_weights
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.systems import system as system_lib
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+B = 2
+BATCH = {
+  'image': jax.random.uniform(jax.random.key(5), (B, 16, 16, 3)) * 2 - 1,
+  'class': jnp.array([3, 24]),
+}
+SIGMA_DATA = 0.4
+
+
+def load(variants='debug', **overrides):
+  config = config_lib.load(f'{CONFIGS}/diffit_shapes.py:{variants}')
+  values = {
+    'data__image_size': '16',
+    'network__window': '4',
+    'diffusion__sigma_data': str(SIGMA_DATA),
+    **overrides,
+  }
+  config_lib.override(
+    config, {k.replace('__', '.'): v for k, v in values.items()}
+  )
+  return config
+
+
+@pytest.fixture(scope='module')
+def moved():
+  """A system with classes, guidance and augmentation, and its weights."""
+  system = systems.create(load(diffusion__augment='0.5'))
+  return system, system_weights.weights_of(system)
+
+
+def losses(system, weights, key=0, batch=BATCH):
+  args = weights.params, weights.frozen, weights.extra
+  results, _ = system.losses(*args, jax.random.key(key), jnp.int32(0), batch)
+  return results['generator']
+
+
+def denoised(system, weights, x, sigma, ids, moves=None):
+  """D(x; sigma) by the formulas of the paper; ids count from 0, 24 = none."""
+  per = lambda v: np.reshape(v, (-1, 1, 1, 1))
+  total = sigma**2 + SIGMA_DATA**2
+  out = system.network.apply(
+    {'params': weights.params['generator']['network']},
+    jnp.asarray(x / per(np.sqrt(total)), jnp.float32),
+    jnp.asarray(np.log(sigma) / 4, jnp.float32),
+    jnp.asarray(ids),
+    moves,
+  )
+  skip = per(SIGMA_DATA**2 / total)
+  scale = per(sigma * SIGMA_DATA / np.sqrt(total))
+  return skip * x + scale * np.asarray(out, np.float64)
+
+
+def test_loss_of_the_paper_on_the_same_draws(moved):
+  system, weights = moved
+  keys = jax.random.split(jax.random.key(1), 5)
+  images, moves = system.augment(BATCH['image'], keys[2])
+  assert moves.shape == (B, 9)
+  y = np.asarray(images, np.float64)
+  sigma = np.exp(-1.2 + 1.2 * np.float64(jax.random.normal(keys[0], (B,))))
+  eps = np.asarray(jax.random.normal(keys[1], y.shape))
+  noisy = y + sigma.reshape(-1, 1, 1, 1) * eps
+  dropped = np.asarray(jax.random.bernoulli(keys[3], system.drop, (B,)))
+  ids = np.where(dropped, 24, np.array([2, 23]))
+  with jax.default_matmul_precision('highest'):
+    loss, metrics = jax.jit(functools.partial(losses, system, key=1))(weights)
+    clean = denoised(system, weights, noisy, sigma, ids, moves)
+  weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+  want = (weight.reshape(-1, 1, 1, 1) * (clean - y) ** 2).sum() / B
+  np.testing.assert_allclose(loss, want, rtol=1e-4)
+  np.testing.assert_allclose(metrics['loss_mean'], want / y[0].size, rtol=1e-4)
+
+
+def draw(system, weights, noise, classes=BATCH['class']):
+  @jax.jit
+  def sample(weights, classes):
+    condition = system.condition(weights, {'class': classes})
+    stages = system.stages(weights, condition, (B, 16, 16))
+    return sampling.run(stages, system.solver, noise)[0]
+
+  with jax.default_matmul_precision('highest'):
+    return np.asarray(sample(weights, classes))
+
+
+def test_samples_are_those_of_a_plain_loop(moved):
+  # Algorithm 2 without churn, guided; nothing is told of the augmentation.
+  system, weights = moved
+  start = np.random.default_rng(0).normal(size=(B, 16, 16, 3))
+  got = draw(system, weights, sampling.Noise.recorded([jnp.asarray(start)]))
+
+  def slope(x, t):
+    sigma = np.full(B, t)
+    call = functools.partial(denoised, system, weights, x, sigma)
+    null, cond = call([24, 24]), call([2, 23])
+    return (x - (null + 2.0 * (cond - null))) / t
+
+  grid = np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 3) ** 7
+  x = start * grid[0]
+  with jax.default_matmul_precision('highest'):
+    for t, after in zip(grid, [*grid[1:], 0.0], strict=True):
+      d = slope(x, t)
+      ahead = x + (after - t) * d
+      if after:
+        ahead = x + (after - t) * 0.5 * (d + slope(ahead, after))
+      x = ahead
+  np.testing.assert_allclose(got, x, atol=2e-4 * np.abs(x).max())
+
+
+def test_classes_matter_and_none_is_one_of_them(moved):
+  system, weights = moved
+  noise = sampling.Noise.from_key(jax.random.key(0))
+  images = [
+    draw(system, weights, noise, jnp.array([3, label])) for label in (24, 7, 0)
+  ]
+  for other in images[1:]:
+    np.testing.assert_array_equal(images[0][0], other[0])
+    assert np.abs(images[0][1] - other[1]).max() > 1e-3
+
+
+def test_only_training_is_told_of_the_augmentation(moved):
+  system, weights = moved
+  tree = weights.params['generator']['network']
+  kernel = {'kernel': -3 * tree['map_augment']['kernel']}
+  other = weights.replace(
+    params={'generator': {'network': {**tree, 'map_augment': kernel}}}
+  )
+  noise = sampling.Noise.from_key(jax.random.key(0))
+  np.testing.assert_array_equal(
+    draw(system, weights, noise), draw(system, other, noise)
+  )
+  run = jax.jit(functools.partial(losses, system))
+  assert float(run(weights)[0]) != float(run(other)[0])
+
+
+@pytest.mark.parametrize(
+  ('task', 'overrides'),
+  [
+    ('none', {'diffusion__preconditioning': 'vp', 'sample__solver': 'euler'}),
+    ('none', {'diffusion__preconditioning': 've', 'sample__churn': '40'}),
+    (
+      'class',
+      {'diffusion__preconditioning': 'iddpm', 'diffusion__law': 'edm'},
+    ),
+    (
+      'class',
+      {
+        'sample__discretization': 'vp',
+        'sample__guidance_interval': '0.2,0.8',
+        'sample__steps': '6',
+        'network__time_token': 'add',
+      },
+    ),
+  ],
+)
+def test_every_choice_trains_and_samples(task, overrides):
+  system = systems.create(load(f'{task},debug', **overrides))
+  weights = system_weights.shapes_of(system)
+  loss, _ = jax.eval_shape(functools.partial(losses, system), weights)
+  image, state = jax.eval_shape(
+    lambda weights: system_lib.generate(
+      system, weights, jax.random.key(0), BATCH, B
+    ),
+    weights,
+  )
+  assert loss.shape == ()
+  assert image.shape == (B, 16, 16, 3)
+  assert [x.shape for x in state] == [(B, 16, 16, 3)]
+  assert system.network.num_classes == (24 if task == 'class' else 0)
+  assert system.network.augment_dim == 0
+
+
+def test_settings_of_sampling_reach_the_solver():
+  settings = {
+    'rho': 5.0,
+    'sigma_min': 0.01,
+    'sigma_max': 50.0,
+    'churn': 40.0,
+    'churn_min': 0.05,
+    'churn_max': 30.0,
+    'churn_noise': 1.003,
+    'discretization': 've',
+    'solver': 'euler',
+  }
+  given = {f'sample__{name}': str(value) for name, value in settings.items()}
+  solver = systems.create(load(**given)).solver
+  assert {name: getattr(solver, name) for name in settings} == settings
+  plain = systems.create(load()).solver
+  levels = plain.levels(systems.create(load()).precond, 3)
+  np.testing.assert_allclose(levels.sigma[[0, 2, 3]], [80, 0.002, 0])
+  assert plain.churn_max == np.inf
+
+
+def test_images_are_clipped():
+  system = systems.create(load())
+  image = system.decode(None, [jnp.array([-3.0, 0.5, 2.0])])
+  np.testing.assert_array_equal(image, [-1.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'condition__task': 'text'}, "'text' is not served by diffit.*none, class"),
+    ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'adm'"),
+    (
+      {'condition__null_class': 'false'},
+      'condition.drop = 0.1 and config.sample.guidance = 2.0',
+    ),
+    ({'data__image_size': '20'}, '20 x 20 do not fit.*multiples of 16'),
+    ({'network__head_dim': '5'}, 'head_dim = 5 must divide the 16'),
+    ({'network__time_token': 'none'}, "'none', allowed: tmsa, add"),
+    ({'sample__solver': 'ddim'}, "'ddim', must be one of heun, euler"),
+    ({'sample__eta': '1'}, 'eta is 1.0, must be 0 for diffit'),
+    ({'sample__steps': '5,5'}, r'\(5, 5\), must be one number for diffit'),
+    ({'sample__sigma_min': '90'}, 'levels from sigma 90.0 to 80.0'),
+    (
+      {'diffusion__preconditioning': 'iddpm'},
+      "law is '', must be one of vp, ve, edm .*'iddpm'",
+    ),
+  ],
+)
+def test_fields_that_do_not_fit_are_named(overrides, message):
+  with pytest.raises(ValueError, match=message) as error:
+    systems.create(load(**overrides))
+  assert '\n' not in str(error.value)
