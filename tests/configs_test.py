@@ -13,6 +13,9 @@ from pyramid_jax.systems import autoencoder
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 VARIANTS = {
+  'diffit_cifar10': ('none,vp', 'class,vp', 'none,ve', 'class,ve'),
+  'diffit_ffhq64': ('vp', 've'),
+  'diffit_shapes': ('class', 'none', 'plain', 'long', 'gpu', 'none,gpu'),
   'frido_coco': ('text', 'text_clip', 'layout', 'label', 'scene_graph'),
   'frido_shapes': (
     'layout',
@@ -171,9 +174,30 @@ def test_ldm_configs_have_the_published_sizes(file, unet, condition):
   assert got == pytest.approx(condition, abs=0.005 if condition > 1 else 0)
 
 
+# In millions; class and augmentation add a linear map each, Fourier features
+# are 256.
+DIFFIT = (
+  ('diffit_cifar10.py', 43.68),
+  ('diffit_cifar10.py:class,ve', 43.75),
+  ('diffit_ffhq64.py', 49.66),
+)
+
+
+@pytest.mark.parametrize(('file', 'millions'), DIFFIT)
+def test_diffit_configs_have_the_recommended_sizes(file, millions):
+  config = config_lib.load(f'{CONFIGS}/{file}')
+  system = systems.create(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  leaves = jax.tree.leaves(params['generator'])
+  assert round(sum(leaf.size for leaf in leaves) / 1e6, 2) == millions
+  images = config.train.steps * config.train.batch_size
+  assert images == pytest.approx(200e6, rel=1e-4)
+
+
 @pytest.mark.parametrize(
   'variant',
   [
+    *(f'diffit_shapes.py:{v}' for v in ('class', 'plain')),
     *(f'frido_shapes.py:{v}' for v in VARIANTS['frido_shapes'][:4]),
     *(f'ldm_shapes.py:{v}' for v in VARIANTS['ldm_shapes'][:9]),
   ],
@@ -182,11 +206,9 @@ def test_small_networks_stay_below_three_million(variant):
   config = config_lib.load(f'{CONFIGS}/{variant}')
   system = systems.create(config)
   params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
-  part = system.frozen_parts()['first_stage']
-  trees = {
-    **params['generator'],
-    'first_stage': jax.eval_shape(part.init, jax.random.key(0)),
-  }
+  trees = dict(params['generator'])
+  for name, part in system.frozen_parts().items():
+    trees[name] = jax.eval_shape(part.init, jax.random.key(0))
   for name, tree in trees.items():
     count = sum(leaf.size for leaf in jax.tree.leaves(tree))
     assert count <= 3_000_000, name

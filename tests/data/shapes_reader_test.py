@@ -252,6 +252,10 @@ def test_bad_values():
   config.data.image_size = 30
   with pytest.raises(ValueError, match='image_size is 30.*lr_factor = 4'):
     shapes.ShapesReader(config, 'train')
+  config = _config('class')
+  config.condition.num_classes = 23
+  with pytest.raises(ValueError, match='num_classes is 23, must be at least'):
+    shapes.ShapesReader(config, 'train')
   config = _config('layout', level=3, max_objects=8)
   with pytest.raises(ValueError, match='max_objects must be at least 9.*got 8'):
     shapes.ShapesReader(config, 'train')

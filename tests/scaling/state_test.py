@@ -294,3 +294,24 @@ def test_finite_sees_losses_and_gradients(where):
   _, bad = run(make_config(), jax.devices()[:1], 1, Broken)
   assert good['finite'] == 1.0
   assert bad['finite'] == 0.0
+
+
+def test_gradients_that_are_no_numbers_may_be_replaced():
+  class Broken(Quiet):
+    def losses(self, params, frozen, extra, key, step, batch):
+      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+      v, b = params['critic']['v'], params['generator']['b']
+      # Both are 0; the slopes are infinite and NaN.
+      steep = jnp.sqrt(jnp.sum(v - jax.lax.stop_gradient(v)))
+      broken = jnp.sqrt(jnp.sum(b * 0))
+      (error, told), (judged, more) = losses['generator'], losses['critic']
+      both = {'generator': (error + broken, told)}
+      return {**both, 'critic': (judged + steep, more)}, extra
+
+  config = make_config(optimizer__nan_to_zero=True)
+  state, metrics = run(config, jax.devices()[:1], 1, Broken)
+  assert metrics['finite'] == 1.0
+  np.testing.assert_array_equal(state.params['generator']['b'], 0.0)
+  assert metrics['critic/grad_norm'] == pytest.approx(1e5 * 8**0.5)
+  _, metrics = run(make_config(), jax.devices()[:1], 1, Broken)
+  assert metrics['finite'] == 0.0

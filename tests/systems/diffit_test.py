@@ -36,95 +36,108 @@ def load(variants='debug', **overrides):
   return config
 
 
+class Moved:
+  """A system with classes, guidance and augmentation, and its programs."""
+
+  def __init__(self):
+    self.system = systems.create(load(diffusion__augment='0.5'))
+    self.weights = system_weights.weights_of(self.system)
+    self._losses = jax.jit(functools.partial(losses, self.system))
+    self._sample = jax.jit(self._run)
+    self._apply = jax.jit(
+      lambda x, noise, ids, moves: self.system.network.apply(
+        {'params': self.weights.params['generator']['network']},
+        x,
+        noise,
+        ids,
+        moves,
+      )
+    )
+
+  def losses(self, weights, key=0):
+    with jax.default_matmul_precision('highest'):
+      return self._losses(weights, jax.random.key(key))
+
+  def sample(self, weights, initial, classes=BATCH['class']):
+    with jax.default_matmul_precision('highest'):
+      return np.asarray(self._sample(weights, initial, classes))
+
+  def _run(self, weights, initial, classes):
+    condition = self.system.condition(weights, {'class': classes})
+    stages = self.system.stages(weights, condition, (B, 16, 16))
+    noise = sampling.Noise.recorded([initial])
+    return sampling.run(stages, self.system.solver, noise)[0]
+
+  def denoised(self, x, sigma, ids, moves=None):
+    """D(x; sigma) by the paper's formulas; ids count from 0, 24 = none."""
+    per = lambda v: np.reshape(v, (-1, 1, 1, 1))
+    total = sigma**2 + SIGMA_DATA**2
+    scaled = jnp.asarray(x / per(np.sqrt(total)), jnp.float32)
+    noise = jnp.asarray(np.log(sigma) / 4, jnp.float32)
+    moves = jnp.zeros((B, 9)) if moves is None else moves
+    with jax.default_matmul_precision('highest'):
+      out = self._apply(scaled, noise, jnp.asarray(ids), moves)
+    skip = per(SIGMA_DATA**2 / total)
+    scale = per(sigma * SIGMA_DATA / np.sqrt(total))
+    return skip * x + scale * np.asarray(out, np.float64)
+
+
 @pytest.fixture(scope='module')
 def moved():
-  """A system with classes, guidance and augmentation, and its weights."""
-  system = systems.create(load(diffusion__augment='0.5'))
-  return system, system_weights.weights_of(system)
+  return Moved()
 
 
-def losses(system, weights, key=0, batch=BATCH):
+INITIAL = jnp.asarray(np.random.default_rng(0).normal(size=(B, 16, 16, 3)))
+
+
+def losses(system, weights, key, batch=BATCH):
   args = weights.params, weights.frozen, weights.extra
-  results, _ = system.losses(*args, jax.random.key(key), jnp.int32(0), batch)
-  return results['generator']
-
-
-def denoised(system, weights, x, sigma, ids, moves=None):
-  """D(x; sigma) by the formulas of the paper; ids count from 0, 24 = none."""
-  per = lambda v: np.reshape(v, (-1, 1, 1, 1))
-  total = sigma**2 + SIGMA_DATA**2
-  out = system.network.apply(
-    {'params': weights.params['generator']['network']},
-    jnp.asarray(x / per(np.sqrt(total)), jnp.float32),
-    jnp.asarray(np.log(sigma) / 4, jnp.float32),
-    jnp.asarray(ids),
-    moves,
-  )
-  skip = per(SIGMA_DATA**2 / total)
-  scale = per(sigma * SIGMA_DATA / np.sqrt(total))
-  return skip * x + scale * np.asarray(out, np.float64)
+  return system.losses(*args, key, jnp.int32(0), batch)[0]['generator']
 
 
 def test_loss_of_the_paper_on_the_same_draws(moved):
-  system, weights = moved
   keys = jax.random.split(jax.random.key(1), 5)
-  images, moves = system.augment(BATCH['image'], keys[2])
+  images, moves = jax.jit(moved.system.augment)(BATCH['image'], keys[2])
   assert moves.shape == (B, 9)
+  assert np.abs(moves).max() > 0
   y = np.asarray(images, np.float64)
   sigma = np.exp(-1.2 + 1.2 * np.float64(jax.random.normal(keys[0], (B,))))
   eps = np.asarray(jax.random.normal(keys[1], y.shape))
   noisy = y + sigma.reshape(-1, 1, 1, 1) * eps
-  dropped = np.asarray(jax.random.bernoulli(keys[3], system.drop, (B,)))
+  dropped = jax.random.bernoulli(keys[3], moved.system.drop, (B,))
   ids = np.where(dropped, 24, np.array([2, 23]))
-  with jax.default_matmul_precision('highest'):
-    loss, metrics = jax.jit(functools.partial(losses, system, key=1))(weights)
-    clean = denoised(system, weights, noisy, sigma, ids, moves)
+  clean = moved.denoised(noisy, sigma, ids, moves)
   weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
   want = (weight.reshape(-1, 1, 1, 1) * (clean - y) ** 2).sum() / B
+  loss, metrics = moved.losses(moved.weights, key=1)
   np.testing.assert_allclose(loss, want, rtol=1e-4)
   np.testing.assert_allclose(metrics['loss_mean'], want / y[0].size, rtol=1e-4)
 
 
-def draw(system, weights, noise, classes=BATCH['class']):
-  @jax.jit
-  def sample(weights, classes):
-    condition = system.condition(weights, {'class': classes})
-    stages = system.stages(weights, condition, (B, 16, 16))
-    return sampling.run(stages, system.solver, noise)[0]
-
-  with jax.default_matmul_precision('highest'):
-    return np.asarray(sample(weights, classes))
-
-
 def test_samples_are_those_of_a_plain_loop(moved):
   # Algorithm 2 without churn, guided; nothing is told of the augmentation.
-  system, weights = moved
-  start = np.random.default_rng(0).normal(size=(B, 16, 16, 3))
-  got = draw(system, weights, sampling.Noise.recorded([jnp.asarray(start)]))
-
   def slope(x, t):
     sigma = np.full(B, t)
-    call = functools.partial(denoised, system, weights, x, sigma)
-    null, cond = call([24, 24]), call([2, 23])
+    null = moved.denoised(x, sigma, [24, 24])
+    cond = moved.denoised(x, sigma, [2, 23])
     return (x - (null + 2.0 * (cond - null))) / t
 
   grid = np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 3) ** 7
-  x = start * grid[0]
-  with jax.default_matmul_precision('highest'):
-    for t, after in zip(grid, [*grid[1:], 0.0], strict=True):
-      d = slope(x, t)
-      ahead = x + (after - t) * d
-      if after:
-        ahead = x + (after - t) * 0.5 * (d + slope(ahead, after))
-      x = ahead
+  x = np.float64(INITIAL) * grid[0]
+  for t, after in zip(grid, [*grid[1:], 0.0], strict=True):
+    d = slope(x, t)
+    ahead = x + (after - t) * d
+    if after:
+      ahead = x + (after - t) * 0.5 * (d + slope(ahead, after))
+    x = ahead
+  got = moved.sample(moved.weights, INITIAL)
   np.testing.assert_allclose(got, x, atol=2e-4 * np.abs(x).max())
 
 
 def test_classes_matter_and_none_is_one_of_them(moved):
-  system, weights = moved
-  noise = sampling.Noise.from_key(jax.random.key(0))
   images = [
-    draw(system, weights, noise, jnp.array([3, label])) for label in (24, 7, 0)
+    moved.sample(moved.weights, INITIAL, jnp.array([3, label]))
+    for label in (24, 7, 0)
   ]
   for other in images[1:]:
     np.testing.assert_array_equal(images[0][0], other[0])
@@ -132,18 +145,16 @@ def test_classes_matter_and_none_is_one_of_them(moved):
 
 
 def test_only_training_is_told_of_the_augmentation(moved):
-  system, weights = moved
-  tree = weights.params['generator']['network']
+  tree = moved.weights.params['generator']['network']
   kernel = {'kernel': -3 * tree['map_augment']['kernel']}
-  other = weights.replace(
+  other = moved.weights.replace(
     params={'generator': {'network': {**tree, 'map_augment': kernel}}}
   )
-  noise = sampling.Noise.from_key(jax.random.key(0))
   np.testing.assert_array_equal(
-    draw(system, weights, noise), draw(system, other, noise)
+    moved.sample(moved.weights, INITIAL), moved.sample(other, INITIAL)
   )
-  run = jax.jit(functools.partial(losses, system))
-  assert float(run(weights)[0]) != float(run(other)[0])
+  values = [float(moved.losses(w)[0]) for w in (moved.weights, other)]
+  assert values[0] != values[1]
 
 
 @pytest.mark.parametrize(
@@ -169,11 +180,10 @@ def test_only_training_is_told_of_the_augmentation(moved):
 def test_every_choice_trains_and_samples(task, overrides):
   system = systems.create(load(f'{task},debug', **overrides))
   weights = system_weights.shapes_of(system)
-  loss, _ = jax.eval_shape(functools.partial(losses, system), weights)
+  key = jax.random.key(0)
+  loss, _ = jax.eval_shape(functools.partial(losses, system), weights, key)
   image, state = jax.eval_shape(
-    lambda weights: system_lib.generate(
-      system, weights, jax.random.key(0), BATCH, B
-    ),
+    lambda weights: system_lib.generate(system, weights, key, BATCH, B),
     weights,
   )
   assert loss.shape == ()
@@ -213,7 +223,10 @@ def test_images_are_clipped():
 @pytest.mark.parametrize(
   ('overrides', 'message'),
   [
-    ({'condition__task': 'text'}, "'text' is not served by diffit.*none, class"),
+    (
+      {'condition__task': 'text'},
+      "'text' is not served by diffit.*none, class",
+    ),
     ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'adm'"),
     (
       {'condition__null_class': 'false'},

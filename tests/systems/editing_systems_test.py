@@ -22,6 +22,7 @@ IMAGE = jax.random.uniform(jax.random.key(5), (B, 32, 32, 3)) * 2 - 1
 MASK = jnp.zeros((B, 32, 32), jnp.uint8)
 MASK = MASK.at[0, 9, 30].set(1).at[1, :, :16].set(1)
 CASES = {
+  'diffit': ('diffit_shapes.py:none,debug', {'sample.steps': '4'}),
   'ldm': ('ldm_shapes.py:none,debug', {}),
   'frido': ('frido_shapes.py:debug', {}),
   'frido official': (
@@ -45,6 +46,8 @@ def made(request):
     'n_boxes': jnp.zeros((B,), jnp.int32),
   }
   stages = system.stages(weights, system.condition(weights, batch), (B, 32, 32))
+  if request.param == 'diffit':  # the state is the picture
+    return system, weights, stages, [IMAGE]
   zs = [0.5 * z for z in system.latents(weights.frozen, IMAGE)]
   if request.param == 'frido official':
     zs = [resampling.nearest(z, zs[-1].shape[1:3]) for z in zs]
@@ -96,7 +99,7 @@ def test_the_whole_strength_begins_with_the_picture_too(made):
 
 
 def test_generating_edits(made):
-  system, weights, _, _ = made
+  system, weights, stages, _ = made
   batch = {
     'boxes': jnp.zeros((B, 4, 4)),
     'labels': jnp.zeros((B, 4), jnp.int32),
@@ -111,4 +114,4 @@ def test_generating_edits(made):
     edit,
   )
   assert images.shape == (B, 32, 32, 3)
-  assert len(state) == len(system.latent_channels)
+  assert len(state) == len(stages)
