@@ -12,6 +12,7 @@ from pyramid_jax.systems import system as system_lib
 SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
   'frido': 'pyramid_jax.systems.frido',
+  'latent_diffit': 'pyramid_jax.systems.latent_diffit',
   'ldm': 'pyramid_jax.systems.ldm',
 }
 
