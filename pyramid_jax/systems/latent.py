@@ -342,9 +342,7 @@ def with_cache(params: Any, call: Callable[..., Any]) -> dict[str, Any]:
   return variables | kept
 
 
-def fields(
-  config: ConfigDict, learns_variance: bool = False
-) -> dict[str, Any]:
+def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
   """Returns the attributes of `LatentSystem` that a config describes.
 
   Args:
