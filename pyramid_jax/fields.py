@@ -9,6 +9,8 @@ from pyramid_jax import errors
 DTYPES = ('float32', 'bfloat16')
 ATTENTION = ('auto', 'xla', 'cudnn', 'flash')
 PARAMETERIZATIONS = ('eps', 'x0', 'v')
+CHAIN_LOSSES = ('mse', 'rescaled_mse', 'rescaled_kl')
+VARIANCES = ('fixed_small', 'fixed_large', 'learned_range')
 OPTIMIZERS = ('adam', 'adamw', 'muon')
 PIXEL_LOSSES = ('l1', 'l2')
 TASKS = (
@@ -81,6 +83,11 @@ def defaults() -> dict[str, Any]:
       'linear_end': 0.0155,  # last beta
       'loss_type': 'l1',  # l1 | l2
       'parameterization': 'eps',  # what is predicted: eps | x0 | v
+      # Of latent_diffit: mse | rescaled_mse | rescaled_kl.
+      'loss': 'mse',
+      # Of the steps of ddpm: fixed_small | fixed_large | learned_range (of a
+      # network that predicts it too).
+      'variance': 'fixed_small',
       'simple_weight': 1.0,  # of the mean error in the loss of ldm
       'elbo_weight': 0.0,  # of the variational bound in the loss of ldm
       'logvar_init': 0.0,  # log variance of the errors of a level
@@ -215,6 +222,8 @@ def _sample() -> Mapping[str, Any]:
     'steps': 50,  # solver steps of every scale, or (coarse, ..., fine)
     'guidance': 1.0,  # classifier-free guidance; 1 = none
     'guidance_interval': (0.0, 1.0),  # parts of the chain's time it acts in
+    'guidance_channels': 0,  # the first so many are guided; 0 = all
+    'guidance_power': 0.0,  # above 0: it grows from 1 as the noise falls
     'eta': 0.0,  # noise of ddim: 0 = deterministic, 1 = ancestral
     'temperature': 1.0,  # factor of the noise of ddim and ddpm
     # ddim | plms | ddpm | dpmpp_2m | unipc | heun; of diffit, in continuous
@@ -267,6 +276,8 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   one_of('dtype', DTYPES)
   one_of('attention', ATTENTION)
   one_of('diffusion.parameterization', PARAMETERIZATIONS)
+  one_of('diffusion.loss', CHAIN_LOSSES)
+  one_of('diffusion.variance', VARIANCES)
   one_of('optimizer.name', OPTIMIZERS)
   one_of('loss.pixel_loss', PIXEL_LOSSES)
   one_of('condition.task', TASKS)
@@ -296,6 +307,7 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   for name in ('sample.rho', 'diffusion.sigma_data', 'diffusion.P_std'):
     need(name, fields[name] > 0, 'above 0')
   need('diffusion.augment', 0 <= fields['diffusion.augment'] <= 1, 'in [0, 1]')
+  at_least(0, 'sample.guidance_channels', 'sample.guidance_power')
   interval = fields['sample.guidance_interval']
   need(
     'sample.guidance_interval',

@@ -39,7 +39,8 @@ class LatentDiffiT(nn.Module):
     mlp_ratio: hidden width of the feed-forwards over the tokens'.
     class_dropout_prob: how often a label is replaced by the null class when
       training; 0 leaves the null class out.
-    num_classes: labels; the null class is the one after the last.
+    num_classes: labels, 0 for a network without; the null class is the one
+      after the last.
     learn_sigma: whether the result has as many channels again, the raw
       values of the variance.
     dtype: of the activations; the embeddings and the result are float32.
@@ -93,19 +94,35 @@ class LatentDiffiT(nn.Module):
         f'hidden_size = {self.hidden_size} must be a multiple of 4 and of '
         f'num_heads = {self.num_heads}.'
       )
-    if self.depth < 1 or self.num_classes < 1:
+    if self.depth < 1 or self.num_classes < 0:
       raise ValueError(
-        f'depth = {self.depth} and num_classes = {self.num_classes} must be '
-        'positive.'
+        f'depth = {self.depth} must be positive and num_classes = '
+        f'{self.num_classes} at least 0.'
       )
     if not 0 <= self.class_dropout_prob < 1:
       raise ValueError(
         f'class_dropout_prob = {self.class_dropout_prob} must be in [0, 1).'
       )
 
+  def _check_inputs(self, x: jax.Array, y: jax.Array | None) -> None:
+    """Raises ValueError if arguments do not fit the attributes."""
+    wanted = (self.input_size, self.input_size, self.in_channels)
+    labels = None if y is None else y.shape
+    fits = labels == (x.shape[:1] if self.num_classes else None)
+    if x.ndim != 4 or x.shape[1:] != wanted or not fits:
+      raise ValueError(
+        f'x must be (B, {", ".join(map(str, wanted))}) with y '
+        f'{"(B,)" if self.num_classes else None}, got {x.shape} and {labels}.'
+      )
+
   @nn.compact
   def __call__(
-    self, x: jax.Array, t: jax.Array, y: jax.Array, *, train: bool = False
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    y: jax.Array | None = None,
+    *,
+    train: bool = False,
   ) -> jax.Array:
     """Returns the prediction.
 
@@ -113,7 +130,8 @@ class LatentDiffiT(nn.Module):
       x: (B, input_size, input_size, in_channels).
       t: (B,), or (1,) if the whole batch shares it; index of the noise level
         in the chain of training, which may be fractional.
-      y: (B,) class ids in [0, num_classes], num_classes being the null class.
+      y: (B,) class ids in [0, num_classes], num_classes being the null class;
+        None for a network without classes.
       train: whether labels are dropped, which needs a 'dropout' key.
 
     Returns:
@@ -125,12 +143,7 @@ class LatentDiffiT(nn.Module):
         not fit them.
     """
     self.check_options()
-    wanted = (self.input_size, self.input_size, self.in_channels)
-    if x.ndim != 4 or x.shape[1:] != wanted or y.shape != x.shape[:1]:
-      raise ValueError(
-        f'x must be (B, {", ".join(map(str, wanted))}) with y (B,), got '
-        f'{x.shape} and {y.shape}.'
-      )
+    self._check_inputs(x, y)
     h = convolution.Conv(
       self.hidden_size,
       self.patch_size,
@@ -144,7 +157,9 @@ class LatentDiffiT(nn.Module):
     positions = embeddings.sincos_table(self.hidden_size, self.grid)
     h = h + positions.astype(self.dtype)
     self.sow('intermediates', 'tokens', h)
-    cond = self._embed_level(t) + self._embed_label(y, train)
+    cond = self._embed_level(t)
+    if y is not None:
+      cond = cond + self._embed_label(y, train)
     self.sow('intermediates', 'cond', cond)
     h = self._walk(h, cond)
     h = nn.silu(norms.LayerNorm(1e-6, affine=False, name='final_norm')(h))

@@ -13,6 +13,7 @@ SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
   'diffit': 'pyramid_jax.systems.diffit',
   'frido': 'pyramid_jax.systems.frido',
+  'latent_diffit': 'pyramid_jax.systems.latent_diffit',
   'ldm': 'pyramid_jax.systems.ldm',
 }
 

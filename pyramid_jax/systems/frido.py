@@ -141,6 +141,8 @@ def make_stages(
   null: Context | None,
   scale: float,
   interval: Sequence[float] = (),
+  channels: int | None = None,
+  power: float | None = None,
   steps: Sequence[int],
   shapes: Sequence[tuple[int, int, int, int]],
   pools: Sequence[int],
@@ -158,6 +160,8 @@ def make_stages(
     null: the null tokens, used when `scale` is not 1.
     scale: classifier-free guidance, 1 = none.
     interval: where it acts, see `guidance.classifier_free`.
+    channels: of each scale that it acts on, likewise.
+    power: how it grows, likewise.
     steps: solver steps of each scale.
     shapes: (B, H, W, C) at which each scale is diffused.
     pools: by which factor each finished scale is average-pooled to its own
@@ -192,7 +196,12 @@ def make_stages(
     stage = build(context, b)
     if guided:
       stage = guidance.classifier_free(
-        build(both, 2 * b), scale, interval, stage
+        build(both, 2 * b),
+        scale,
+        interval,
+        stage,
+        channels=channels,
+        power=power,
       )
     stages.append(stage)
   return stages
@@ -347,6 +356,8 @@ class Frido(latent.LatentSystem):
       null=condition.null,
       scale=self.guidance,
       interval=self.guidance_interval,
+      channels=self.guidance_channels,
+      power=self.guidance_power,
       steps=self.steps,
       shapes=[(b, *grid, channels[s]) for s, grid in enumerate(grids)],
       pools=[

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import editing
+from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -22,6 +24,7 @@ from pyramid_jax.systems import system as system_lib
 
 Batch = system_lib.Batch
 Params = system_lib.Params
+Shape = tuple[int, int, int, int]
 Weights = system_lib.Weights
 
 
@@ -39,6 +42,8 @@ class LatentSystem:
     solver: of sampling.
     guidance: classifier-free guidance scale, 1 = none.
     guidance_interval: where it acts, see `guidance.classifier_free`.
+    guidance_channels: of the latent that it acts on, None for all.
+    guidance_power: of its schedule, None for a constant scale.
     image_size: px of a sample, a multiple of the first stage's factor.
   """
 
@@ -51,6 +56,8 @@ class LatentSystem:
   solver: solvers.Solver
   guidance: float
   guidance_interval: tuple[float, ...]
+  guidance_channels: int | None
+  guidance_power: float | None
   image_size: int
 
   @property
@@ -173,6 +180,130 @@ class LatentSystem:
     return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneLatentSystem(LatentSystem):
+  """What the systems share whose first stage has one scale.
+
+  Attributes, beside those of `LatentSystem`:
+    scale_factor: of the latents, unless it is measured.
+    scale_by_std: whether it is measured on the first batch.
+    steps: solver steps.
+  """
+
+  scale_factor: float
+  scale_by_std: bool
+  steps: int
+
+  def latent_shape(self, count: int, height: int, width: int) -> Shape:
+    """Returns the shape of the latents of so many images of a size."""
+    f = autoencoder.factor(self.first_stage)
+    return count, height // f, width // f, self.latent_channels[0]
+
+  def initial_scale(self) -> Params:
+    """Returns the untrained state before the first step."""
+    return {'latent_scale': jnp.full((1,), self.scale_factor)}
+
+  def scaled_latents(
+    self,
+    frozen: Params,
+    extra: Params,
+    step: jax.Array,
+    batch: Batch,
+    key: jax.Array,
+  ) -> tuple[jax.Array, Params]:
+    """Returns a training batch as it is diffused, and the new `extra`.
+
+    Args: see `batch_latents`, and `system.System.losses` for `extra`, `step`.
+    """
+    raw = self.batch_latents(frozen, batch, key)
+    scale = extra['latent_scale']
+    if self.scale_by_std:
+      scale = jnp.where(step == 0, inverse_std(raw), scale)
+    return raw[0] * scale[0], {'latent_scale': scale}
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    return self.decode_scaled(weights, state)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    return system_lib.sample_batch(self, weights, key, batch)
+
+
+def one_stage(
+  call: Callable[..., Any],
+  params: Any,
+  levels: schedules.Levels,
+  shape: Shape,
+  parameterization: str,
+  cached: bool = True,
+) -> sampling.Stage:
+  """Builds the only stage of one batch of conditions, without guidance.
+
+  Args:
+    call: (variables, x, time, **kwargs of `module.apply`) -> what is predicted
+      of (B, h, w, C) at one level () of the whole batch.
+    params: of the denoiser.
+    levels: of the solver.
+    shape: of the latent.
+    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
+    cached: compute what does not depend on the level once per image.
+  """
+
+  def enter(state, normal):
+    del state
+    x = normal(shape)
+    variables = {'params': params}
+    if cached:
+      variables = with_cache(
+        params,
+        lambda variables, **kwargs: call(variables, x, jnp.zeros(()), **kwargs),
+      )
+    return x, variables
+
+  def denoise(x, level, variables, first=True):
+    del first
+    value = call(variables, x, level.time)
+    return solvers.Prediction.of(parameterization, x, value, level)
+
+  def leave(state, x, variables):
+    del variables
+    return [*state, x]
+
+  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
+
+
+def guided_stage(
+  build: Callable[[Any, Shape], sampling.Stage],
+  shape: Shape,
+  context: Any,
+  null: Any,
+  scale: float,
+  interval: Sequence[float] = (),
+  channels: int | None = None,
+  power: float | None = None,
+) -> sampling.Stage:
+  """Builds a stage, guided if there is a null condition and a scale.
+
+  Args:
+    build: (condition, shape of the latent) -> the stage without guidance.
+    shape: of the latent.
+    context: the condition of B images.
+    null: the null condition, None without one.
+    scale: classifier-free guidance, 1 = none.
+    interval: this and the others as of `guidance.classifier_free`.
+    channels: which channels are guided.
+    power: how late guidance grows.
+  """
+  stage = build(context, shape)
+  if scale == 1 or null is None:
+    return stage
+  both = build(conditioning.pair(context, null), (2 * shape[0], *shape[1:]))
+  return guidance.classifier_free(
+    both, scale, interval, stage, channels=channels, power=power
+  )
+
+
 def inverse_std(zs: list[jax.Array]) -> jax.Array:
   """Returns what scales each latent to a standard deviation of 1, (S,)."""
   return jnp.stack([1.0 / jnp.std(z, ddof=1) for z in zs])
@@ -190,8 +321,12 @@ def with_cache(params: Any, call: Callable[..., Any]) -> dict[str, Any]:
   return variables | kept
 
 
-def fields(config: ConfigDict) -> dict[str, Any]:
+def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
   """Returns the attributes of `LatentSystem` that a config describes.
+
+  Args:
+    config: of the run.
+    learns_variance: whether the network predicts the variance of a step.
 
   Raises:
     ValueError: a field that does not fit the others; see the message.
@@ -206,6 +341,11 @@ def fields(config: ConfigDict) -> dict[str, Any]:
       ' the factor of the coarsest scale'
     )
   d, sample = config.diffusion, config.sample
+  if d.variance == 'learned_range' and not learns_variance:
+    raise ValueError(
+      "config.diffusion.variance is 'learned_range', but the network of the"
+      f' system {config.system.name!r} predicts no variance here'
+    )
   encoder = conditioning.create(config, first_stage)
   return {
     'first_stage': first_stage,
@@ -217,9 +357,42 @@ def fields(config: ConfigDict) -> dict[str, Any]:
     ),
     'drop': config.condition.drop,
     'solver': solvers.create(
-      sample.solver, sample.eta, sample.spacing, sample.temperature
+      sample.solver,
+      sample.eta,
+      sample.spacing,
+      sample.temperature,
+      d.variance,
     ),
     'guidance': sample.guidance,
     'guidance_interval': tuple(sample.guidance_interval),
+    'guidance_channels': sample.guidance_channels or None,
+    'guidance_power': sample.guidance_power or None,
     'image_size': size,
+  }
+
+
+def one_latent_fields(
+  config: ConfigDict, learns_variance: bool = False
+) -> dict[str, Any]:
+  """Returns the attributes of `OneLatentSystem` that a config describes.
+
+  Args: see `fields`.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  common = fields(config, learns_variance)
+  scales = len(autoencoder.channels(common['first_stage']))
+  if scales != 1:
+    raise ValueError(
+      f'the first stage has {scales} scales, must have one for'
+      f' {config.system.name}'
+    )
+  d, steps = config.diffusion, system_lib.steps_of_one_stage(config)
+  common['solver'].levels(common['chain'], steps)  # refuses a bad count
+  return {
+    **common,
+    'scale_factor': d.scale_factor,
+    'scale_by_std': d.scale_by_std,
+    'steps': steps,
   }

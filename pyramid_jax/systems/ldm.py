@@ -9,7 +9,6 @@ or with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -18,11 +17,9 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
-from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import conditioning
@@ -78,6 +75,8 @@ def make_stage(
   null: Inputs | None = None,
   scale: float = 1.0,
   interval: Sequence[float] = (),
+  channels: int | None = None,
+  power: float | None = None,
   parameterization: str = 'eps',
   cached: bool = True,
   tiles: patches.Tiling | None = None,
@@ -93,6 +92,8 @@ def make_stage(
     null: the null condition, used when `scale` is not 1.
     scale: classifier-free guidance, 1 = none.
     interval: where it acts, see `guidance.classifier_free`.
+    channels: what it acts on, likewise.
+    power: how it grows, likewise.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
     cached: compute keys and values once per image instead of once per step
       (the same numbers).
@@ -108,23 +109,29 @@ def make_stage(
       null=None if null is None else _of_windows(null, tiles),
       scale=scale,
       interval=interval,
+      channels=channels,
+      power=power,
       parameterization=parameterization,
       cached=cached,
     )
     return patches.split(windows, tiles)
-  build = functools.partial(
-    _stage,
-    unet,
-    params,
-    levels,
-    parameterization=parameterization,
-    cached=cached,
+
+  def build(context, shape):
+    # One level for the whole batch: it is embedded once.
+    return latent.one_stage(
+      lambda variables, x, time, **kwargs: predict(
+        unet, variables, x, time[None], context, **kwargs
+      ),
+      params,
+      levels,
+      shape,
+      parameterization,
+      cached,
+    )
+
+  return latent.guided_stage(
+    build, shape, context, null, scale, interval, channels, power
   )
-  stage = build(context, shape)
-  if scale == 1 or null is None:
-    return stage
-  both = build(conditioning.pair(context, null), (2 * shape[0], *shape[1:]))
-  return guidance.classifier_free(both, scale, interval, stage)
 
 
 def _of_windows(inputs: Inputs, tiles: patches.Tiling) -> Inputs:
@@ -138,57 +145,15 @@ def _of_windows(inputs: Inputs, tiles: patches.Tiling) -> Inputs:
   return dataclasses.replace(everywhere, concat=concat)
 
 
-def _stage(
-  unet: unet_lib.UNet,
-  params: Any,
-  levels: schedules.Levels,
-  context: Inputs,
-  shape: tuple[int, int, int, int],
-  *,
-  parameterization: str,
-  cached: bool,
-) -> sampling.Stage:
-  """The stage of one batch of conditions, without guidance."""
-
-  def call(variables, x, time, **kwargs):
-    # One level for the whole batch: it is embedded once.
-    return predict(unet, variables, x, time[None], context, **kwargs)
-
-  def enter(state, normal):
-    del state
-    x = normal(shape)
-    variables = {'params': params}
-    if cached:
-      variables = latent.with_cache(
-        params,
-        lambda variables, **kwargs: call(variables, x, jnp.zeros(()), **kwargs),
-      )
-    return x, variables
-
-  def denoise(x, level, variables, first=True):
-    del first
-    value = call(variables, x, level.time)
-    return solvers.Prediction.of(parameterization, x, value, level)
-
-  def leave(state, x, variables):
-    del variables
-    return [*state, x]
-
-  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LDM(latent.LatentSystem):
+class LDM(latent.OneLatentSystem):
   """The system; see the module docstring and `systems.system.System`.
 
-  Attributes, beside those of `latent.LatentSystem`:
+  Attributes, beside those of `latent.OneLatentSystem`:
     unet: the denoiser.
     loss: how the loss is formed.
     logvar_init: log variance of the errors of every level.
     learn_logvar: whether it is trained.
-    scale_factor: of the latents, unless it is measured.
-    scale_by_std: whether it is measured on the first batch.
-    steps: solver steps.
     windows: (side, stride) of the windows in which a larger latent is
       sampled, (0, 0) for never.
   """
@@ -197,21 +162,12 @@ class LDM(latent.LatentSystem):
   loss: gaussian.LossSettings
   logvar_init: float
   learn_logvar: bool
-  scale_factor: float
-  scale_by_std: bool
-  steps: int
   windows: tuple[int, int] = (0, 0)
-
-  def _latent_shape(
-    self, count: int, height: int, width: int
-  ) -> tuple[int, int, int, int]:
-    f = autoencoder.factor(self.first_stage)
-    return count, height // f, width // f, self.latent_channels[0]
 
   def _tiles(self, height: int, width: int) -> patches.Tiling | None:
     """The windows of an image, None if one call sees it whole."""
     side, stride = self.windows
-    _, *grid, _ = self._latent_shape(1, height, width)
+    _, *grid, _ = self.latent_shape(1, height, width)
     if not side or max(grid) <= side:
       return None
     return patches.tiling((grid[0], grid[1]), side, stride)
@@ -221,7 +177,7 @@ class LDM(latent.LatentSystem):
     keys = jax.random.split(key)
     tree, zeros = self.init_condition(keys[1])
     inputs = encoders.as_inputs(zeros)
-    x = jnp.zeros(self._latent_shape(1, self.image_size, self.image_size))
+    x = jnp.zeros(self.latent_shape(1, self.image_size, self.image_size))
     if inputs.concat is not None:
       x = jnp.concatenate([x, inputs.concat], axis=-1)
     params = {'condition': tree} if tree else {}
@@ -230,9 +186,7 @@ class LDM(latent.LatentSystem):
     )['params']
     if self.learn_logvar:
       params['logvar'] = jnp.full((self.chain.length,), self.logvar_init)
-    return {'generator': params}, {
-      'latent_scale': jnp.full((1,), self.scale_factor)
-    }
+    return {'generator': params}, self.initial_scale()
 
   def losses(
     self,
@@ -246,12 +200,7 @@ class LDM(latent.LatentSystem):
     time_key, drop_key, noise_key, draw_key, dropout_key = jax.random.split(
       key, 5
     )
-    raw = self.batch_latents(frozen, batch, draw_key)
-    count = raw[0].shape[0]
-    scale = extra['latent_scale']
-    if self.scale_by_std:
-      scale = jnp.where(step == 0, latent.inverse_std(raw), scale)
-    z = raw[0] * scale[0]
+    z, extra = self.scaled_latents(frozen, extra, step, batch, draw_key)
     inputs = encoders.as_inputs(
       self.training_context(params, frozen, drop_key, batch)
     )
@@ -269,11 +218,11 @@ class LDM(latent.LatentSystem):
       self.chain,
       self.loss,
       z,
-      jax.random.randint(time_key, (count,), 0, self.chain.length),
+      jax.random.randint(time_key, z.shape[:1], 0, self.chain.length),
       jax.random.normal(noise_key, z.shape),
       self._logvar(generator),
     )
-    return {'generator': (loss, metrics)}, {'latent_scale': scale}
+    return {'generator': (loss, metrics)}, extra
 
   def _logvar(self, generator: Any) -> jax.Array | None:
     if self.learn_logvar:
@@ -294,24 +243,18 @@ class LDM(latent.LatentSystem):
       self.unet,
       weights.params['generator']['unet'],
       self.solver.levels(self.chain, self.steps),
-      shape=self._latent_shape(*shape),
+      shape=self.latent_shape(*shape),
       context=encoders.as_inputs(condition.context),
       null=encoders.as_inputs(condition.null) if has_null else None,
       scale=self.guidance,
       interval=self.guidance_interval,
+      channels=self.guidance_channels,
+      power=self.guidance_power,
       parameterization=self.loss.parameterization,
       cached=cached,
       tiles=self._tiles(*shape[1:]),
     )
     return [stage]
-
-  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    return self.decode_scaled(weights, state)
-
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    return system_lib.sample_batch(self, weights, key, batch)
 
 
 def create(config: ConfigDict) -> LDM:
@@ -320,17 +263,12 @@ def create(config: ConfigDict) -> LDM:
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
-  common = latent.fields(config)
-  channels = autoencoder.channels(common['first_stage'])
-  if len(channels) != 1:
-    raise ValueError(
-      f'the first stage has {len(channels)} scales, must have one for ldm'
-    )
-  d, steps = config.diffusion, system_lib.steps_of_one_stage(config)
-  common['solver'].levels(common['chain'], steps)  # refuses a bad count
+  common = latent.one_latent_fields(config)
+  d = config.diffusion
+  (channels,) = autoencoder.channels(common['first_stage'])
   return LDM(
     **common,
-    unet=_unet(config, channels[0], common['encoder']),
+    unet=_unet(config, channels, common['encoder']),
     loss=gaussian.LossSettings(
       loss_type=d.loss_type,
       parameterization=d.parameterization,
@@ -339,9 +277,6 @@ def create(config: ConfigDict) -> LDM:
     ),
     logvar_init=d.logvar_init,
     learn_logvar=d.learn_logvar,
-    scale_factor=d.scale_factor,
-    scale_by_std=d.scale_by_std,
-    steps=steps,
     windows=tuple(config.sample.windows),
   )
 

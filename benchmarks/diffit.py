@@ -1,0 +1,329 @@
+r"""Speed of DiffiT, and how much of the machine's matrix rate it uses.
+
+Times, for the latent network XL/2 (561 M parameters, 256 tokens an image) and
+for the network in image space that CIFAR-10 is trained with,
+  a forward pass,
+  a training step as the trainer takes it (loss, gradients, AdamW, averages),
+    with activations kept and recomputed (remat),
+with every attention kernel of the platform. The rate of each is compared with
+that of large matrix products, measured in the same run; a training step counts
+as three forward passes, whatever is recomputed.
+
+  python benchmarks/diffit.py [--size=xl] [--networks=latent,image] [--batch=64]
+      [--image_batch=512] [--rounds=5]
+
+`--size=small` is for a CPU: the debug configs. Everything is compiled first,
+at once; on a large GPU all of it takes about a minute. Prints Markdown tables.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from concurrent import futures
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import measuring
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.diffusion import edm
+from pyramid_jax.diffusion import edm_loss
+from pyramid_jax.networks import diffit
+from pyramid_jax.scaling import mesh as mesh_lib
+from pyramid_jax.scaling import sharding
+from pyramid_jax.scaling import state as state_lib
+
+
+_SIZE = flags.DEFINE_enum('size', 'xl', ('xl', 'small'), 'of the networks')
+_NETWORKS = flags.DEFINE_list('networks', 'latent,image', 'what is timed')
+_BATCH = flags.DEFINE_integer('batch', 0, 'latents; 0 = 64, or 4 if small')
+_IMAGE_BATCH = flags.DEFINE_integer('image_batch', 0, 'images; 0 = 512, or 8')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'timings of each, the best counts')
+
+CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'diffit_imagenet.py'
+KERNELS = {'gpu': ('xla', 'cudnn'), 'tpu': ('xla', 'flash'), 'cpu': ('xla',)}
+MATRIX = {'gpu': 8192, 'tpu': 8192, 'cpu': 1024}  # side of the products
+CHAIN = 8  # products in a row
+SIDE = 32  # px of CIFAR-10
+IMAGE_SMALL = {'width': 16, 'num_blocks': 1, 'head_dim': 16, 'time_dim': 32}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSystem:
+  """What the trainer needs of DiffiT in image space: a loss, without labels."""
+
+  network: diffit.DiffiT
+
+  def init(self, key, batch):
+    del batch
+    x = jnp.zeros((1, SIDE, SIDE, 3))
+    return {'generator': self.network.init(key, x, jnp.zeros(1))['params']}, {}
+
+  def ema_patterns(self):
+    return ['generator/.*']
+
+  def losses(self, params, frozen, extra, key, step, batch):
+    del frozen, step
+    image, law = batch['image'], edm_loss.make_law('edm')
+    keys = jax.random.split(key, 3)
+
+    def network(x, label):
+      return self.network.apply(
+        {'params': params['generator']},
+        x,
+        label,
+        train=True,
+        rngs={'dropout': keys[2]},
+      )
+
+    loss, metrics = edm_loss.loss(
+      lambda x, sigma: edm.denoise(edm.EDM(), network, x, sigma),
+      law,
+      image,
+      law.draw(keys[0], image.shape[0]),
+      jax.random.normal(keys[1], image.shape),
+    )
+    return {'generator': (loss, metrics)}, extra
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+  """A system to time.
+
+  Attributes:
+    system: of the network.
+    config: of a run of it.
+    batch: shapes of a batch.
+    forward: (parameters of the network, batch) -> a forward pass.
+  """
+
+  system: Any
+  config: ConfigDict
+  batch: Mapping[str, Any]
+  forward: Callable[[Any, Any], jax.Array]
+
+  @property
+  def count(self) -> int:
+    """Images of a batch."""
+    return self.config.train.batch_size
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  # The weights, their averages and the optimizer's of XL/2 take 9 GB.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
+  start = time.monotonic()
+  device: Any = jax.devices()[0]
+  side = MATRIX[device.platform]
+  rate = _matrix_rate(side, _dtype(device.platform))
+  print(
+    f'{device.device_kind}, jax {jax.__version__}: {_dtype(device.platform)}'
+    f' products of side {side} run at {rate / 1e12:.3g} TFLOP/s.'
+  )
+  for name in _NETWORKS.value:
+    _time_network(name, device.platform, rate)
+  print(f'\nAll of it took {time.monotonic() - start:.0f} s.')
+
+
+def _matrix_rate(side: int, dtype: str) -> float:
+  """Returns the FLOP/s of matrix products."""
+  a, b = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
+  b = b / side**0.5
+
+  @jax.jit
+  def products(a, b):
+    return jax.lax.fori_loop(0, CHAIN, lambda _, x: x @ b, a)
+
+  secs = measuring.best(lambda: products(a, b), _ROUNDS.value)
+  return CHAIN * 2 * side**3 / secs
+
+
+def _time_network(name: str, platform: str, rate: float) -> None:
+  """Prints the table of one network."""
+  make = {'latent': _latent, 'image': _image}[name]
+  plain = make(platform, 'xla', False)
+  state = _state_shapes(plain)
+  tree = state.params['generator']
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(tree))
+  work = 2 * measuring.macs(plain.forward, tree, plain.batch)
+  print(
+    f'\n{name}: {parameters:,} parameters,'
+    f' {work / 2e9 / plain.count:.4g} GMACs a forward pass of an image,'
+    f' {plain.count} images at a time.'
+  )
+  start = time.monotonic()
+  # XLA compiles several programs beside each other.
+  with futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
+    programs = {}
+    for kernel in KERNELS[platform]:
+      kept, remat = make(platform, kernel, False), make(platform, kernel, True)
+      for what, compiler, subject in (
+        ('forward', _compile_forward, kept),
+        ('training step', _compile_step, kept),
+        ('training step, remat', _compile_step, remat),
+      ):
+        programs[what, kernel] = pool.submit(compiler, subject, state)
+  print(f'Compiled in {time.monotonic() - start:.0f} s.\n')
+  print('| what | attention | ms | images/s | TFLOP/s | of the matrix rate |')
+  print('|---|---|---|---|---|---|')
+  batch, held = _batch(plain), [_fresh(state)]
+  for (what, kernel), program in programs.items():
+    run, factor = (_step, 3) if 'step' in what else (_pass, 1)
+    try:
+      secs = _seconds(run, program.result(), held, batch)
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+      reason = str(error).strip().splitlines()[0][:160]
+      print(f'| {what} | {kernel} | fails: {reason} | | | |')
+      held.clear()  # a step that failed has consumed it
+      held.append(_fresh(state))
+      continue
+    flops = factor * work / secs
+    print(
+      f'| {what} | {kernel} | {1e3 * secs:.1f} | {plain.count / secs:.1f}'
+      f' | {flops / 1e12:.3g} | {flops / rate:.1%} |'
+    )
+
+
+def _dtype(platform: str) -> str:
+  return 'float32' if platform == 'cpu' else 'bfloat16'
+
+
+def _is_small() -> bool:
+  return _SIZE.value == 'small'
+
+
+def _latent(platform: str, kernel: str, remat: bool) -> Subject:
+  """Latents that were computed beforehand, as they are read from a cache."""
+  config = config_lib.load(f'{CONFIG}:{"debug" if _is_small() else "256"}')
+  count = _BATCH.value or (4 if _is_small() else 64)
+  _set(config, platform, kernel, remat, count)
+  system = systems.create(config)
+  shape = system.latent_shape(count, system.image_size, system.image_size)
+  batch = {
+    'latent_mean_0': jax.ShapeDtypeStruct(shape, jnp.float16),
+    'latent_std_0': jax.ShapeDtypeStruct(shape, jnp.float16),
+    'class': jax.ShapeDtypeStruct((count,), jnp.int32),
+  }
+
+  def forward(tree, batch):
+    return system.network.apply(
+      {'params': tree['network']},
+      batch['latent_mean_0'].astype(jnp.float32),
+      jnp.full(count, 500.0),
+      batch['class'],
+    )
+
+  return Subject(system=system, config=config, batch=batch, forward=forward)
+
+
+def _image(platform: str, kernel: str, remat: bool) -> Subject:
+  config = config_lib.base()
+  count = _IMAGE_BATCH.value or (8 if _is_small() else 512)
+  _set(config, platform, kernel, remat, count)
+  network = diffit.DiffiT(
+    **(IMAGE_SMALL if _is_small() else {}),
+    dtype=jnp.dtype(config.dtype),
+    remat=remat,
+    attention=kernel,
+  )
+  batch = {'image': jax.ShapeDtypeStruct((count, SIDE, SIDE, 3), jnp.float32)}
+
+  def forward(tree, batch):
+    return network.apply({'params': tree}, batch['image'], jnp.zeros(count))
+
+  return Subject(
+    system=ImageSystem(network=network),
+    config=config,
+    batch=batch,
+    forward=forward,
+  )
+
+
+def _set(
+  config: ConfigDict, platform: str, kernel: str, remat: bool, count: int
+) -> None:
+  values = {
+    'dtype': _dtype(platform),
+    'attention': kernel,
+    'remat': str(remat),
+    'train.batch_size': str(count),
+    'optimizer.name': 'adamw',
+  }
+  config_lib.override(config, values)
+
+
+def _mesh(subject: Subject) -> jax.sharding.Mesh:
+  return mesh_lib.create(subject.config.mesh, jax.devices()[:1])
+
+
+def _state_shapes(subject: Subject) -> state_lib.TrainState:
+  """Returns the state of a run as shapes with shardings."""
+  create = lambda batch: state_lib.create(
+    subject.system, subject.config, lambda batch: batch, batch
+  )
+  shapes = jax.eval_shape(create, subject.batch)
+  min_size = subject.config.mesh.fsdp_min_size
+  return sharding.abstract(shapes, _mesh(subject), min_size)
+
+
+def _fresh(state: state_lib.TrainState) -> state_lib.TrainState:
+  """Returns a state with weights of no meaning."""
+  zeros = jax.jit(
+    lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state),
+    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
+  )()
+  params = jax.device_put(
+    measuring.device_params(state.params),
+    jax.tree.map(lambda leaf: leaf.sharding, state.params),
+  )
+  return zeros.replace(params=params)
+
+
+def _batch(subject: Subject) -> dict[str, jax.Array]:
+  """Returns a batch on the device: ones."""
+  ones = {
+    name: jnp.ones(leaf.shape, leaf.dtype)
+    for name, leaf in subject.batch.items()
+  }
+  return jax.device_put(ones, mesh_lib.batch_sharding(_mesh(subject)))
+
+
+def _compile_forward(subject: Subject, state: state_lib.TrainState) -> Any:
+  forward = jax.jit(subject.forward)
+  return forward.lower(state.params['generator'], subject.batch).compile()
+
+
+def _compile_step(subject: Subject, state: state_lib.TrainState) -> Any:
+  mesh = _mesh(subject)
+  step = state_lib.make_step(
+    subject.system, subject.config, lambda batch: batch, mesh
+  )
+  return state_lib.compile_step(step, mesh, state, {}, subject.batch)
+
+
+def _seconds(
+  run: Callable[..., Any], program: Any, held: list[Any], batch: Any
+) -> float:
+  return measuring.best(lambda: run(program, held, batch), _ROUNDS.value)
+
+
+def _pass(program: Any, held: list[Any], batch: Any) -> Any:
+  return program(held[0].params['generator'], batch)
+
+
+def _step(program: Any, held: list[Any], batch: Any) -> Any:
+  """Takes a step; the program consumes the state that is held."""
+  held[0], metrics = program(held[0], {}, batch)
+  return metrics
+
+
+if __name__ == '__main__':
+  app.run(main)
