@@ -15,6 +15,10 @@ train/CLASS/ and val/CLASS/ serves as well:
 
       --config.data.name=image_folder --config.data.root=CIFAR10
 
+config.train.accumulate and config.remat save memory. EDM multiplies float32 in
+full; on a GPU that takes JAX_DEFAULT_MATMUL_PRECISION=highest. The learning
+rate rises over ten million images, 200 million are a whole training.
+
 Variants: none (default), class (conditional); vp (default), ve: the embedding
 of the noise level, of DDPM++ or of NCSN++ (both are trained in EDM's
 preconditioning; the processes themselves: config.diffusion.preconditioning=vp

@@ -8,9 +8,9 @@ image (difficulty 0), told by its class. Measured results: docs/results.md.
   python -m pyramid_jax.main --config=configs/diffit_shapes.py --workdir=DIR
 
 Variants: class (default), none: the condition; plain (for comparison: the time
-token is added to the tokens of plain blocks); long (at most 45 minutes on two
-cores); gpu (64 px, one large GPU, about 20 minutes; not measured); debug: the
-smallest size.
+token is added to the tokens of plain blocks, which have a fifth fewer
+parameters); long (at most 45 minutes on two cores); gpu (64 px, one large GPU,
+about 20 minutes; not measured); debug: the smallest size.
 """
 
 from ml_collections import ConfigDict
