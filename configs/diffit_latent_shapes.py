@@ -73,7 +73,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.warmup_steps = 200
   config.train.log_every = 40
   config.train.checkpoint_every = config.train.sample_every = steps // 4
-  config.train.eval_every = steps // 2
+  config.train.eval_every = steps // 4
   config.sample.steps = 25
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 100

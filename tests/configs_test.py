@@ -13,6 +13,8 @@ from pyramid_jax.systems import autoencoder
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 VARIANTS = {
+  'diffit_imagenet': ('256', '512'),
+  'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
   'frido_coco': ('text', 'text_clip', 'layout', 'label', 'scene_graph'),
   'frido_shapes': (
     'layout',
@@ -174,6 +176,7 @@ def test_ldm_configs_have_the_published_sizes(file, unet, condition):
 @pytest.mark.parametrize(
   'variant',
   [
+    *(f'diffit_latent_shapes.py:{v}' for v in ('class', 'none', 'plain')),
     *(f'frido_shapes.py:{v}' for v in VARIANTS['frido_shapes'][:4]),
     *(f'ldm_shapes.py:{v}' for v in VARIANTS['ldm_shapes'][:9]),
   ],
