@@ -228,12 +228,6 @@ class OneLatentSystem(LatentSystem):
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     return self.decode_scaled(weights, state)
 
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    count = next(iter(batch.values())).shape[0]
-    return system_lib.generate(self, weights, key, batch, count)[0]
-
 
 def one_stage(
   call: Callable[..., Any],

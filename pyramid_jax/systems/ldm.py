@@ -256,6 +256,12 @@ class LDM(latent.OneLatentSystem):
     )
     return [stage]
 
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    count = next(iter(batch.values())).shape[0]
+    return system_lib.generate(self, weights, key, batch, count)[0]
+
 
 def create(config: ConfigDict) -> LDM:
   """Builds the system of a config.
