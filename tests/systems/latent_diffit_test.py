@@ -205,6 +205,9 @@ def test_what_is_not_guided_is_of_the_condition_bit_for_bit():
   system = create()
   weights = system_weights.weights_of(system)
   assert (system.guidance_channels, system.guidance_power) == (3, 4.0)
+  assert system.solver == solvers.create(
+    'ddpm', spacing='adm', variance='learned_range'
+  )
 
   @jax.jit
   def predictions(weights):
