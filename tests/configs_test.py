@@ -16,6 +16,8 @@ VARIANTS = {
   'diffit_cifar10': ('none,vp', 'class,vp', 'none,ve', 'class,ve'),
   'diffit_ffhq64': ('vp', 've'),
   'diffit_shapes': ('class', 'none', 'plain', 'long', 'gpu', 'none,gpu'),
+  'diffit_imagenet': ('256', '512'),
+  'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
   'frido_coco': ('text', 'text_clip', 'layout', 'label', 'scene_graph'),
   'frido_shapes': (
     'layout',
@@ -198,6 +200,7 @@ def test_diffit_configs_have_the_recommended_sizes(file, millions):
   'variant',
   [
     *(f'diffit_shapes.py:{v}' for v in ('class', 'plain')),
+    *(f'diffit_latent_shapes.py:{v}' for v in ('class', 'none', 'plain')),
     *(f'frido_shapes.py:{v}' for v in VARIANTS['frido_shapes'][:4]),
     *(f'ldm_shapes.py:{v}' for v in VARIANTS['ldm_shapes'][:9]),
   ],

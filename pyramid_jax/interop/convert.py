@@ -3,13 +3,14 @@
   python -m pyramid_jax.interop.convert --family=frido \
       --config=configs/frido_coco.py:text --checkpoint=model.ckpt --workdir=DIR
 
-writes a workdir that `--mode=sample` reads; so does `--family=ldm`. The other
-families are single networks and write DIR/params.safetensors, which a config
-can name as weights: `lpips`, `clip_text`, `inception` and `diffit.latent` need
-no config; several files are joined by commas. `--export=FILE.safetensors`
-instead of `--checkpoint` goes the other way; with `--layout=diffusers` a first
-stage or a U-Net of LDM is written under the names of that library. Both layouts
-are read.
+writes a workdir that `--mode=sample` reads; so do `--family=ldm` and
+`--family=latent_diffit`, which takes the files of the network and of the first
+stage. The other families are single networks and write DIR/params.safetensors,
+which a config can name as weights: `lpips`, `clip_text`, `inception` and
+`diffit.latent` need no config; several files are joined by commas.
+`--export=FILE.safetensors` instead of `--checkpoint` goes the other way; with
+`--layout=diffusers` a first stage or a U-Net of LDM is written under the names
+of that library. Both layouts are read.
 
 Exit codes: 0 done, 64 a wrong command line or config, 65 a file that is
 damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
@@ -34,6 +35,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.interop import command_line
+from pyramid_jax.interop import diffit_workdir
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -47,6 +49,7 @@ from pyramid_jax.scaling import initial
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import frido
+from pyramid_jax.systems import latent_diffit as latent_diffit_system
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import picture_encoders
 
@@ -55,7 +58,12 @@ from pyramid_jax.systems import picture_encoders
 FAMILIES = parts.FAMILIES
 load_part = parts.load_part
 
-WHOLE = tuple(latent_workdir.SYSTEMS)
+# --family of a whole checkpoint -> how it becomes a workdir
+WHOLE = {
+  family: module
+  for module in (latent_workdir, diffit_workdir)
+  for family in module.SYSTEMS
+}
 PARAMS = 'params.safetensors'
 RECORD = 'params.json'
 
@@ -71,13 +79,13 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   with errors.user_errors(value=errors.DATA):
     state = _read_files(flags.checkpoint)
   if flags.family in WHOLE:
-    system = _latent_system(flags.family, config)
+    system, whole = _whole_system(flags.family, config), WHOLE[flags.family]
     with errors.user_errors(value=errors.DATA):
-      trees, report = latent_workdir.from_official(
+      trees, report = whole.from_official(
         state, system, keep_initial=flags.allow_missing
       )
-    _account(report, flags.allow_missing)
-    latent_workdir.write(workdir, config, trees)
+    _account(report, flags.allow_missing, whole is diffit_workdir)
+    whole.write(workdir, config, trees)
     return
   template = _template(flags.family, config, flags.allow_missing, state)
   heads = None
@@ -113,7 +121,7 @@ def export(flags: argparse.Namespace) -> None:
         f' --family={flags.family}; export it, convert the part that is wanted'
         ' out of that file, and export the part.'
       )
-    state = latent_workdir.to_official(flags.family, workdir)
+    state = WHOLE[flags.family].to_official(flags.family, workdir)
   else:
     with errors.user_errors(value=errors.DATA):
       family, params = parts.read_own(workdir / PARAMS)
@@ -158,11 +166,10 @@ def _account(
     )
 
 
-def _latent_system(
-  family: str, config: ConfigDict | None
-) -> latent_workdir.System:
+def _whole_system(family: str, config: ConfigDict | None) -> Any:
+  """Returns the system of a config, which must be that of the family."""
   system = _system(config)
-  if not isinstance(system, latent_workdir.SYSTEMS[family]):
+  if not isinstance(system, WHOLE[family].SYSTEMS[family]):
     raise errors.UserError(
       f'--family={family} needs a config of the system {family}, '
       f'not {type(system).__name__}.'
@@ -237,6 +244,8 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
     family = _condition_family(system.encoder)
     if family:
       inits[family] = trained('generator', 'condition')
+  elif isinstance(system, latent_diffit_system.LatentDiffiT):
+    inits['diffit.latent'] = trained('generator', 'network')
   elif isinstance(system, autoencoder.Autoencoder):
     inits[autoencoder.family(system.model)] = trained('generator')
     if system.discriminator is not None:

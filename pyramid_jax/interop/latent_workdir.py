@@ -151,24 +151,62 @@ def write(
   """
   config = config_lib.from_json(config_lib.to_json(config))
   with errors.user_errors(missing=errors.OUTPUT):
+    workdir.mkdir(parents=True, exist_ok=True)
+    if trees.clip is not None:
+      file = workdir.absolute() / CLIP_FILE
+      parts.write('clip_text', file, trees.clip)
+      with config.unlocked():
+        config.condition.weights = str(file)
+  write_run(
+    workdir,
+    config,
+    generator=_generator(trees),
+    ema={} if trees.ema is None else {'unet': trees.ema},
+    first_stage=trees.first_stage,
+    latent_scale=trees.latent_scale,
+    step=trees.updates,
+  )
+
+
+def write_run(
+  workdir: pathlib.Path,
+  config: ConfigDict,
+  *,
+  generator: Any,
+  first_stage: Any,
+  latent_scale: Any,
+  ema: Any = None,
+  step: int = 0,
+) -> None:
+  """Writes the files of a run; `config.json` comes last and makes it one.
+
+  Args:
+    workdir: of the run.
+    config: of the run; its first stage will be the one beside it.
+    generator: the trained weights.
+    first_stage: the weights of the autoencoder.
+    latent_scale: (S,) of the latents.
+    ema: the averaged part of `generator`.
+    step: of the checkpoint, if above 0.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  config = config_lib.from_json(config_lib.to_json(config))
+  with errors.user_errors(missing=errors.OUTPUT):
     (workdir / FIRST_STAGE).mkdir(parents=True)
     with config.unlocked():
       config.first_stage.checkpoint = ''
-      if trees.clip is not None:
-        file = workdir.absolute() / CLIP_FILE
-        parts.write('clip_text', file, trees.clip)
-        config.condition.weights = str(file)
   first = _first_stage_config(config)
-  _save(workdir / FIRST_STAGE, first, {'generator': trees.first_stage})
-  generator = _generator(trees)
+  _save(workdir / FIRST_STAGE, first, {'generator': first_stage})
   _save(
     workdir,
     config,
     {'generator': generator},
-    ema={} if trees.ema is None else {'generator': {'unet': trees.ema}},
-    extra={'latent_scale': trees.latent_scale},
+    ema={'generator': ema} if ema else {},
+    extra={'latent_scale': latent_scale},
     # a first step would measure the scale of the latents anew
-    step=max(1, trees.updates),
+    step=max(1, step),
   )
   with errors.user_errors(missing=errors.OUTPUT):
     for folder, text in ((workdir / FIRST_STAGE, first), (workdir, config)):

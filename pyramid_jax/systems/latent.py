@@ -224,11 +224,6 @@ class OneLatentSystem(LatentSystem):
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     return self.decode_scaled(weights, state)
 
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    return system_lib.sample_batch(self, weights, key, batch)
-
 
 def one_stage(
   call: Callable[..., Any],

@@ -112,10 +112,10 @@ class LatentDiffiT(latent.OneLatentSystem):
     z, extra = self.scaled_latents(frozen, extra, step, batch, draw_key)
     encoded = self.training_context(params, frozen, drop_key, batch)
     labels = encoders.as_inputs(encoded).y
-    variables = {'params': params['generator']['network']}
+    tree = params['generator']['network']
     terms = learned_range.loss(
-      lambda x, t: self.network.apply(
-        variables, x, t, labels, train=True, rngs={'dropout': drop_key}
+      lambda x, t: system_lib.apply(
+        self.network, tree, x, t, labels, train=True, rngs={'dropout': drop_key}
       ),
       schedules.respaced_levels(self.chain),
       self.loss,
@@ -146,6 +146,11 @@ class LatentDiffiT(latent.OneLatentSystem):
       parameterization=self.loss.parameterization,
     )
     return [stage]
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    return system_lib.sample_batch(self, weights, key, batch)
 
 
 def create(config: ConfigDict) -> LatentDiffiT:

@@ -256,6 +256,11 @@ class LDM(latent.OneLatentSystem):
     )
     return [stage]
 
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    return system_lib.sample_batch(self, weights, key, batch)
+
 
 def create(config: ConfigDict) -> LDM:
   """Builds the system of a config.
