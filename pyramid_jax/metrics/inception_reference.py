@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 
+from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import frechet
 
 
@@ -75,10 +76,14 @@ def _reference(file: np.lib.npyio.NpzFile) -> Reference:
     pool=pool,
     spatial=_fit(file, 'mu_s', 'sigma_s'),
     features=file.get('features'),
-    images=None if 'features' in file else file.get('arr_0'),
+    images=None if 'features' in file else _images(file),
     count=int(file['n']) if 'n' in file else None,
     own='feature' in file,
   )
+
+
+def _images(file: np.lib.npyio.NpzFile) -> np.ndarray | None:
+  return detector.check(file['arr_0']) if 'arr_0' in file else None
 
 
 def _fit(
