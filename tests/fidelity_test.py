@@ -208,11 +208,11 @@ def test_a_checkpoint(weights, tmp_path, monkeypatch):
   monkeypatch.setattr(loading, 'load', lambda *args: run)
   monkeypatch.setattr(system_lib, 'generate', negative)
   table, about = score(config, tmp_path)
-  batches = pictures.of_split(config, 'test', mesh).batches(COUNT)
-  ((_, real),) = batches
+  batches = pictures.of_split(config, 'test', mesh).batches(5)
+  real = np.concatenate([images for _, images in batches])
   want = wanted(features, 255 - real, real)
   agree({name: table.pop(name) for name in want}, want)
-  assert table['class_acc']['ceiling'] == 1
+  assert table['class_acc']['ceiling'] > 0.9 > table['class_acc']['value']
   assert f'{tmp_path}, step 3, {COUNT} images of test; FID and its kin' in about
   assert f'against the real images of test ({COUNT} images)' in about
 
