@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 import pathlib
 from typing import Any
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -22,14 +20,11 @@ from pyramid_jax import grids
 from pyramid_jax import loading
 from pyramid_jax import pictures as pictures_lib
 from pyramid_jax import progress
+from pyramid_jax import score_rows
 from pyramid_jax import score_table
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data.shapes import render as shapes_render
-from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import obedience
-from pyramid_jax.metrics import restoration
 from pyramid_jax.networks.layers import quantizer
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
@@ -37,7 +32,6 @@ from pyramid_jax.systems import system as system_lib
 
 
 Row = obedience.Row
-Score = bootstrap.Score
 # (weights, key, finished batch) -> images in [-1, 1], codes counted by scale
 Maker = Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
 QUICK = 200  # images of an evaluation during training
@@ -127,6 +121,8 @@ def _score_checkpoint(
     run_.weights,
     count,
     bounds=True,
+    # Statistics of whole sets want conditions from all over the split.
+    shuffle=judge is not None and judge.standard is not None,
   )
   about = f'{workdir}, step {run_.step}, {count} images of {split}'
   if judge is None:
@@ -147,6 +143,7 @@ def _score(
   weights: system_lib.Weights,
   count: int,
   bounds: bool,
+  shuffle: bool = False,
 ) -> tuple[list[Row], np.ndarray, np.ndarray]:
   """Reconstructs or samples `count` images and scores them.
 
@@ -157,7 +154,7 @@ def _score(
   task = config.condition.task
   images, real, examples = [], [], []
   counts: Any = None
-  for index, batch in enumerate(_batches(config, reader, count)):
+  for index, batch in enumerate(_batches(config, reader, count, shuffle)):
     finished = finish(mesh_lib.spread(mesh, batch))
     key = jax.random.fold_in(jax.random.key(config.sample.seed), index)
     made, more = make(weights, key, finished)
@@ -173,13 +170,13 @@ def _score(
   all_images = np.concatenate(images)[:count]
   all_real = np.concatenate(real)[:count]
   if isinstance(system, autoencoder.Autoencoder):
-    codes = [_codebook_rows(s, c) for s, c in enumerate(counts)]
-    rows = _reconstruction_rows(reader, all_images, all_real, stacked)
+    codes = [score_rows.of_codebook(s, c) for s, c in enumerate(counts)]
+    rows = score_rows.of_reconstructions(all_images, all_real, stacked)
     rows += [row for scale in codes for row in scale]
   else:
     whole = all_real if bounds else None
     names = reader.label_names
-    rows = _task_rows(config, names, all_images, whole, stacked)
+    rows = score_rows.of_task(config, names, all_images, whole, stacked)
   return rows, all_images, all_real
 
 
@@ -213,72 +210,16 @@ def _reconstruct(system: autoencoder.Autoencoder) -> Maker:
 
 
 def _batches(
-  config: ConfigDict, reader: Any, count: int
+  config: ConfigDict, reader: Any, count: int, shuffle: bool
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields host batches of the split, enough for `count` images."""
   pictures_lib.check_count(count, len(reader))
   size = min(config.evaluate.batch_size, count)
-  source = batches_lib.Batches(reader, size, seed=_SEED, shuffle=False)
+  source = batches_lib.Batches(reader, size, _SEED, shuffle)
   bar = progress.Progress(0, -(-count // size), size, unit='batch')
   for step in range(-(-count // size)):
     yield source.at(step)
     bar.update(step + 1)
-
-
-def _task_rows(
-  config: ConfigDict,
-  label_names: Sequence[str] | None,
-  images: np.ndarray,
-  real: np.ndarray | None,
-  examples: Mapping[str, np.ndarray],
-) -> list[Row]:
-  """Scores samples, beside their bounds where there are real pictures."""
-  task = config.condition.task
-  if config.data.name == 'shapes':
-    if real is not None and len(images) > 1:
-      seed = config.data.seed
-      return obedience.with_bounds(task, images, examples, real, seed)
-    scores = obedience.scores(task, images, examples, label_names)
-    return [Row(name, score, None, None) for name, score in scores.items()]
-  if task not in restoration.TASKS:
-    logging.info('no score of the conditions: the detector knows shapes only.')
-    return []
-  scores = restoration.scores(task, images, examples)
-  if 'image' not in examples:
-    return [Row(name, score, None, None) for name, score in scores.items()]
-  whole = examples['image']
-  ceiling = restoration.scores(task, whole, examples)
-  plain = restoration.baseline(task, examples, whole.shape[1:3])
-  floor = restoration.scores(task, plain, examples)
-  return [Row(n, s, ceiling[n], floor[n]) for n, s in scores.items()]
-
-
-def _reconstruction_rows(
-  reader: Any,
-  images: np.ndarray,
-  real: np.ndarray,
-  examples: Mapping[str, np.ndarray],
-) -> list[Row]:
-  del reader
-  if 'geometry' in examples:  # shapes: objects can be found again
-    values = obedience.reconstruction_scores(images, real, examples)
-  else:
-    values = {
-      'psnr': bootstrap.mean(image_quality.psnr(images, real)),
-      'ssim': bootstrap.mean(image_quality.ssim(images, real)),
-    }
-  return [Row(name, score, None, None) for name, score in values.items()]
-
-
-def _codebook_rows(scale: int, counts: Any) -> list[Row]:
-  counts = np.asarray(counts)
-  exact = lambda v: Score(float(v), float(v), float(v), int(counts.sum()))
-  perplexity = exact(quantizer.perplexity(counts))
-  dead = exact(quantizer.dead_codes(counts))
-  return [
-    Row(f'perplexity_{scale}', perplexity, None, None),
-    Row(f'dead_codes_{scale}', dead, None, None),
-  ]
 
 
 def _score_saved(
@@ -298,30 +239,9 @@ def _score_saved(
     )
   about = f'{samples.name}, {samples.count} images'
   if judge is None:
-    return _condition_rows(config, arrays), about
+    return score_rows.of_saved(config, arrays), about
   told = arrays.keys() - {'arr_0', 'arr_1'}  # files of ADM have but these
-  rows = _condition_rows(config, arrays) if told else []
+  rows = score_rows.of_saved(config, arrays) if told else []
   real = judge.real(config, split, samples.count)
   more, notes = judge.rows(samples, real)
   return [*rows, *more], f'{about}; {notes}'
-
-
-def _condition_rows(
-  config: ConfigDict, arrays: Mapping[str, np.ndarray]
-) -> list[Row]:
-  """Scores images `arr_0` by the conditions beside them."""
-  examples = dict(arrays)
-  images = examples.pop('arr_0')
-  with errors.user_errors(value=errors.DATA):
-    real = _whole_pictures(examples, images.shape[1])
-    return _task_rows(config, None, images, real, examples)
-
-
-def _whole_pictures(
-  arrays: Mapping[str, np.ndarray], size: int
-) -> np.ndarray | None:
-  """Returns the real pictures of saved conditions, if they tell."""
-  if 'geometry' in arrays:  # a scene of shapes, drawn again
-    spec = {name: jnp.asarray(arrays[name]) for name in shapes_render.SPEC}
-    return np.asarray(shapes_render.image(spec, size)).astype(np.uint8)
-  return arrays.get('image')

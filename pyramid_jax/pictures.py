@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
+import zipfile
 
 import jax
 from jax.sharding import Mesh
@@ -141,6 +142,10 @@ def of_saved(
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+  if not zipfile.is_zipfile(path):
+    raise errors.UserError(
+      f'--samples={path}: is neither a folder nor an .npz.', errors.DATA
+    )
   with (
     errors.user_errors(value=errors.DATA),
     np.load(path, allow_pickle=False) as file,

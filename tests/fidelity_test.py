@@ -19,6 +19,8 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import evaluate
+from pyramid_jax import examples
+from pyramid_jax import fidelity
 from pyramid_jax import loading
 from pyramid_jax import pictures
 from pyramid_jax.interop import parts
@@ -120,6 +122,7 @@ def test_folders_and_files_of_pictures(weights, tmp_path):
   config = make_config(path, paint(tmp_path / 'real', real))
   table, about = score(config, folder, samples=str(folder))
   agree(table, want)
+  assert fidelity.create(config).batch_size % jax.device_count() == 0
   assert table[f'fid_tf1_{COUNT}']['low'] is None
   assert table[f'recall_{COUNT}']['n'] == 30
   half = frechet.feature_distance(
@@ -197,16 +200,22 @@ def test_the_real_images_of_a_split(weights, tmp_path):
   assert 'the real images of train' in about
 
 
-def test_a_checkpoint(weights, tmp_path, monkeypatch):
-  path, features = weights
-  config = make_config(path, level=0)
-  with config.unlocked():
-    config.condition.task, config.evaluate.count = 'class', COUNT
-  mesh = mesh_lib.create(config.mesh)
+@pytest.fixture
+def mesh(monkeypatch):
+  """Makes every checkpoint one that paints negatives."""
+  mesh = mesh_lib.create(config_lib.base().mesh)
   run = types.SimpleNamespace(system=None, weights=None, mesh=mesh, step=3)
   negative = lambda system, weights, key, batch, count: (-batch['image'], ())
   monkeypatch.setattr(loading, 'load', lambda *args: run)
   monkeypatch.setattr(system_lib, 'generate', negative)
+  return mesh
+
+
+def test_a_checkpoint(weights, mesh, tmp_path):
+  path, features = weights
+  config = make_config(path, level=0)
+  with config.unlocked():
+    config.condition.task, config.evaluate.count = 'class', COUNT
   table, about = score(config, tmp_path)
   batches = pictures.of_split(config, 'test', mesh).batches(5)
   real = np.concatenate([images for _, images in batches])
@@ -215,6 +224,30 @@ def test_a_checkpoint(weights, tmp_path, monkeypatch):
   assert table['class_acc']['ceiling'] > 0.9 > table['class_acc']['value']
   assert f'{tmp_path}, step 3, {COUNT} images of test; FID and its kin' in about
   assert f'against the real images of test ({COUNT} images)' in about
+
+
+def test_conditions_from_all_over_the_split(
+  weights, mesh, tmp_path, monkeypatch
+):
+  """Statistics of whole sets are not met by the first classes alone."""
+  root = tmp_path / 'data'
+  root.mkdir()
+  real = draw(30, 2, side=16)
+  val = paint(root / 'val', real)
+  paint(root / 'train', real[:1])
+  made = []
+  record = lambda images, examples: made.append(images) or images
+  monkeypatch.setattr(examples, 'composite', record)
+  first = [image.tobytes() for image in 255 - real[:COUNT]]
+  for reference in ('', val):
+    config = make_config(weights[0], reference, name='image_folder')
+    with config.unlocked():
+      config.data.root, config.evaluate.count = str(root), COUNT
+    made.clear()
+    score(config, tmp_path)
+    got = [image.tobytes() for image in np.concatenate(made)[:COUNT]]
+    assert len(set(got)) == COUNT
+    assert (got == first) == (not reference)
 
 
 def test_without_weights(tmp_path, caplog):

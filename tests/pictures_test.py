@@ -95,4 +95,7 @@ def test_saved_samples(tmp_path):
   assert text.endswith('got (3, 2, 2, 3) float64.')
   assert code == errors.DATA
   path.write_bytes(b'no archive')
-  assert fails(path)[1] == errors.DATA
+  assert fails(path) == (
+    f'--samples={path}: is neither a folder nor an .npz.',
+    errors.DATA,
+  )

@@ -54,10 +54,10 @@ def read(path: str | os.PathLike[str]) -> Reference:
     OSError: the file cannot be opened.
   """
   try:
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-      raise ValueError(f'one array {file.shape}, not an .npz of statistics')
-    with file:
+    with open(path, 'rb') as stream:
+      if not zipfile.is_zipfile(stream):
+        raise ValueError('it is no .npz of statistics')
+    with np.load(path, allow_pickle=False) as file:
       return _reference(file)
   except _DAMAGE as error:
     raise ValueError(f'{path}: {error}') from error

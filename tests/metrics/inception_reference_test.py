@@ -94,8 +94,10 @@ def test_other_files_are_refused(tmp_path, change, message):
 
 def test_one_array_is_refused(tmp_path):
   np.save(tmp_path / 'stats.npy', np.zeros((3, 4)))
-  with pytest.raises(ValueError, match=r'stats\.npy: one array \(3, 4\)'):
+  with pytest.raises(ValueError, match=r'stats\.npy: it is no \.npz'):
     reference_lib.read(tmp_path / 'stats.npy')
+  with pytest.raises(FileNotFoundError):
+    reference_lib.read(tmp_path / 'none.npz')
 
 
 def test_a_damaged_file_is_refused(tmp_path):
