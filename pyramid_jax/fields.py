@@ -111,6 +111,10 @@ def defaults() -> dict[str, Any]:
     'evaluate': {
       'count': 1000,  # images of a table
       'batch_size': 100,  # images at a time
+      'inception': '',  # file of the network behind FID; empty = no FID
+      # Statistics (.npz) or a folder of images that samples are compared
+      # with; empty = the real images of the split.
+      'reference': '',
     },
   }
 

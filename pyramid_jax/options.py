@@ -30,6 +30,11 @@ _OPTIONS = (
   flags.DEFINE_integer('last_scale', None, 'sample: stop after this scale'),
   flags.DEFINE_string('coarse_latent', '', 'sample: file of coarse scales'),
   flags.DEFINE_string('samples', '', 'evaluate: an .npz or a folder'),
+  flags.DEFINE_string(
+    'write_reference',
+    '',
+    'evaluate: new .npz, statistics of --split (train) or of --samples',
+  ),
   flags.DEFINE_string('split', '', 'sample, evaluate: train, val or test'),
   flags.DEFINE_integer('checkpoint_step', None, 'sample, evaluate: step'),
 )

@@ -126,6 +126,9 @@ def test_a_system_draws_from_what_is_cached():
 def test_other_splits_come_from_the_source(cache):
   reader = data.create(cached_config(cache), 'val')
   assert type(reader) is type(data.create(load(), 'val'))
+  images = data.uncached(cached_config(cache))
+  assert images.data.name == load().data.name
+  assert data.uncached(images) is images
 
 
 def test_another_autoencoder_is_refused(cache, first_stage):

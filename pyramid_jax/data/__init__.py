@@ -80,10 +80,17 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
   if missing:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
   if config.data.name == LATENTS and split != 'train':
-    return create(_module(config).source(config), split)
+    return create(uncached(config), split)
   make: Callable[[ConfigDict, str], reader_lib.Reader]
   make = getattr(_module(config), _entry(config)[1])
   return make(config, split)
+
+
+def uncached(config: ConfigDict) -> ConfigDict:
+  """Returns the config of the images behind cached latents, or itself."""
+  if config.data.name != LATENTS:
+    return config
+  return _module(config).source(config)
 
 
 def missing_inputs(

@@ -77,6 +77,26 @@ def find_images(base: pathlib.Path) -> list[str]:
   return sorted(found)
 
 
+def require_images(base: pathlib.Path, name: str) -> list[str]:
+  """Returns what `find_images` does, at least one.
+
+  Args:
+    base: the folder.
+    name: what the message calls it.
+
+  Raises:
+    UserError: there are none.
+  """
+  found = find_images(base)
+  if not found:
+    raise errors.UserError(
+      f'{name} holds no images; expected files that end in '
+      f'{", ".join(images.SUFFIXES)}.',
+      errors.MISSING,
+    )
+  return found
+
+
 def load_captions(path: pathlib.Path) -> dict[str, str]:
   """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
 
@@ -134,13 +154,9 @@ class ImageFolderReader(file_reader.FileReader):
         f'{", ".join(TASKS)} for config.data.name = image_folder.'
       )
     self._folder = folder(config, split)
-    self._files = find_images(self._folder)
-    if not self._files:
-      raise errors.UserError(
-        f'{self._folder} (config.data.root) holds no images; expected files '
-        f'that end in {", ".join(images.SUFFIXES)}.',
-        errors.MISSING,
-      )
+    self._files = require_images(
+      self._folder, f'{self._folder} (config.data.root)'
+    )
     found = len(self._files)
     self._captions: dict[str, str] = {}
     if task == 'text':

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy import stats
 
 from pyramid_jax.conditions import hashing
 
@@ -75,6 +76,21 @@ def mean(values: np.ndarray) -> Score:
   values = np.asarray(values, np.float64)
   finite = ~np.isnan(values)
   return ratio(np.where(finite, values, 0), finite)
+
+
+def proportion(share: float, n: int) -> Score:
+  """Returns the share of n images that have a property.
+
+  Its interval is that of infinitely many resamples.
+  """
+  tail = (1 - COVERAGE) / 2
+  low, high = stats.binom.ppf([tail, 1 - tail], n, share) / n
+  return Score(float(share), float(low), float(high), n)
+
+
+def without_interval(value: float, n: int) -> Score:
+  """Returns a number over n images whose spread one set does not tell."""
+  return Score(float(value), float('nan'), float('nan'), n)
 
 
 def centred(value: float, drawn: np.ndarray, n: int) -> Score:

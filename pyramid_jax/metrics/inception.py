@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_reference
@@ -29,9 +30,19 @@ FILE = 'pt_inception-2015-12-05-6726825d.pth'
 # compared with others' before a reference of theirs has been reproduced.
 SFID_NOTE = 'unverified against ADM'
 _BLOCK = 4096  # rows that are folded at a time
+_FEWEST = max(precision_recall.NEIGHBOURS)  # pictures, and one more
 
 Features = inception.Outputs
 Extract = Callable[[np.ndarray], Features]
+
+
+def unavailable(path: str, field: str) -> str:
+  """Returns one line that says what to put where, see `require_weights`."""
+  found = f'{path} is no file' if path else 'it is not set'
+  return (
+    f'FID and its kin are unavailable: put {FILE} (or what '
+    f'pyramid_jax.interop.convert made of it) at {field}; {found}.'
+  )
 
 
 def require_weights(path: str, field: str) -> pathlib.Path:
@@ -45,11 +56,7 @@ def require_weights(path: str, field: str) -> pathlib.Path:
     FileNotFoundError: one line that says what to put where.
   """
   if not path or not pathlib.Path(path).is_file():
-    found = f'{path} is no file' if path else 'it is not set'
-    raise FileNotFoundError(
-      f'FID and its kin are unavailable: put {FILE} (or what '
-      f'pyramid_jax.interop.convert made of it) at {field}; {found}.'
-    )
+    raise FileNotFoundError(unavailable(path, field))
   return pathlib.Path(path)
 
 
@@ -173,12 +180,44 @@ def collect(
   Raises:
     ValueError: no pictures.
   """
-  states = [
+  return _merged(
     state(features, places, keep, split_size)
     for features, places in _blocks(extract, batches)
-  ]
+  )
+
+
+def collect_halves(
+  extract: Extract,
+  batches: Iterable[tuple[np.ndarray, np.ndarray]],
+  keep: int,
+) -> tuple[State, State]:
+  """Returns the states of the pictures at even and at odd places.
+
+  Merged they are that of all pictures; their distance is what two sets of real
+  pictures have, though of half as many.
+
+  Args:
+    extract: see `collect`.
+    batches: see `collect`.
+    keep: see `state`.
+
+  Raises:
+    ValueError: fewer than two pictures.
+  """
+  halves: tuple[list[State], list[State]] = ([], [])
+  for features, places in _blocks(extract, batches):
+    for odd, states in enumerate(halves):
+      rows = places % 2 == odd
+      if rows.any():
+        part = jax.tree.map(lambda x, rows=rows: x[rows], features)
+        states.append(state(part, places[rows], keep))
+  return _merged(halves[0]), _merged(halves[1])
+
+
+def _merged(states: Iterable[State]) -> State:
+  states = list(states)
   if not states:
-    raise ValueError('there are no pictures to score.')
+    raise ValueError('there are too few pictures to score.')
   return functools.reduce(State.merge, states)
 
 
@@ -202,38 +241,37 @@ def _blocks(
 
 def scores(
   samples: State, reference: inception_reference.Reference
-) -> dict[str, float]:
+) -> dict[str, bootstrap.Score]:
   """Returns the scores by name; names say how many pictures were scored.
+
+  Precision and recall have intervals over pictures, the inception score one
+  over its splits, the distances none.
 
   Args:
     samples: the state of the pictures.
     reference: what they are compared with; scores whose part it lacks are
-      left out.
+      left out, and so are precision and recall of too few pictures.
 
   Raises:
-    ValueError: fewer than two pictures, or too few kept features.
+    ValueError: fewer than two pictures.
   """
   count = round(samples.pool.count)
   number = f'{count // 1000}k' if count % 1000 == 0 else str(count)
-  fit = frechet.fit_moments
-  out = {
-    f'fid_{inception_reference.RESIZE}_{number}': frechet.distance(
-      fit(samples.pool), reference.pool
-    )
-  }
+  variant = f'{inception_reference.RESIZE}_{number}'
+
+  def distance(moments: frechet.Moments, fit: frechet.Fit) -> bootstrap.Score:
+    value = frechet.distance(frechet.fit_moments(moments), fit)
+    return bootstrap.without_interval(value, count)
+
+  out = {f'fid_{variant}': distance(samples.pool, reference.pool)}
   if reference.spatial is not None:
-    out[f'sfid_{inception_reference.RESIZE}_{number}'] = frechet.distance(
-      fit(samples.spatial), reference.spatial
-    )
-  out[f'inception_score_{number}'] = float(
-    np.mean([split.score for split in samples.splits.values()])
-  )
-  if reference.features is not None and len(reference.features):
-    precision, recall = precision_recall.precision_recall(
-      reference.features, samples.features
-    )
-    out[f'precision_{number}'] = float(precision[0])
-    out[f'recall_{number}'] = float(recall[0])
+    out[f'sfid_{variant}'] = distance(samples.spatial, reference.spatial)
+  out[f'inception_score_{number}'] = inception_score.over_splits(samples.splits)
+  real, ours = reference.features, samples.features
+  if real is not None and min(len(real), len(ours)) > _FEWEST:
+    precision, recall = precision_recall.precision_recall(real, ours)
+    out[f'precision_{number}'] = bootstrap.proportion(precision[0], len(ours))
+    out[f'recall_{number}'] = bootstrap.proportion(recall[0], len(real))
   return out
 
 

@@ -9,15 +9,18 @@ import dataclasses
 import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
+from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import frechet
 
 
 FEATURE = 'inception-2015-12-05'
 RESIZE = 'tf1'  # how pictures become 299 x 299
 _OURS = {'feature': FEATURE, 'resize': RESIZE}
+_DAMAGE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Reference:
     images: (M, H, W, 3) uint8 whose averages those are, still to be computed;
       None without.
     count: pictures behind the Gaussians, None if unknown.
+    own: whether our network made it, and not others' in a file.
   """
 
   pool: frechet.Fit
@@ -38,6 +42,7 @@ class Reference:
   features: np.ndarray | None = None
   images: np.ndarray | None = None
   count: int | None = None
+  own: bool = True
 
 
 def read(path: str | os.PathLike[str]) -> Reference:
@@ -49,9 +54,12 @@ def read(path: str | os.PathLike[str]) -> Reference:
     OSError: the file cannot be opened.
   """
   try:
+    with open(path, 'rb') as stream:
+      if not zipfile.is_zipfile(stream):
+        raise ValueError('it is no .npz of statistics')
     with np.load(path, allow_pickle=False) as file:
       return _reference(file)
-  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+  except _DAMAGE as error:
     raise ValueError(f'{path}: {error}') from error
 
 
@@ -68,9 +76,14 @@ def _reference(file: np.lib.npyio.NpzFile) -> Reference:
     pool=pool,
     spatial=_fit(file, 'mu_s', 'sigma_s'),
     features=file.get('features'),
-    images=file.get('arr_0'),
+    images=None if 'features' in file else _images(file),
     count=int(file['n']) if 'n' in file else None,
+    own='feature' in file,
   )
+
+
+def _images(file: np.lib.npyio.NpzFile) -> np.ndarray | None:
+  return detector.check(file['arr_0']) if 'arr_0' in file else None
 
 
 def _fit(
@@ -95,16 +108,23 @@ def write(
   pool: frechet.Moments,
   spatial: frechet.Moments,
   features: np.ndarray,
+  images: np.ndarray,
   source: str,
 ) -> None:
   """Writes statistics; the file appears under its name when it is whole.
+
+  Programs that read the files of ADM read it too.
 
   Args:
     path: of the file, which ends in .npz.
     pool: moments of the averages.
     spatial: moments of the spatial features.
     features: (M, 2048) averages for precision and recall.
+    images: (M, H, W, 3) uint8, the pictures that these are of.
     source: hash of what the pictures were.
+
+  Raises:
+    FileExistsError: the file is there.
   """
   path = pathlib.Path(path)
   part = path.with_name(path.name + '.part')
@@ -116,6 +136,7 @@ def write(
       mu_s=spatial.mean,
       sigma_s=spatial.covariance,
       features=features,
+      arr_0=images,
       n=np.int64(round(pool.count)),
       source_sha256=np.str_(source),
       feature=np.str_(FEATURE),
@@ -123,4 +144,7 @@ def write(
     )
     file.flush()
     os.fsync(file.fileno())
+  if path.exists():  # since the pictures were read
+    part.unlink()
+    raise FileExistsError(f'{path} is there, and is not overwritten.')
   os.replace(part, path)

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from scipy import special
 
+from pyramid_jax.metrics import bootstrap
+
 
 SPLIT_SIZE = 5000  # pictures, as in openai/guided-diffusion
 
@@ -75,6 +77,18 @@ def merge_splits(a: Splits, b: Splits) -> Splits:
   """Returns the sums over the pictures of both."""
   both = {n: a[n].merge(b[n]) for n in a.keys() & b.keys()}
   return {**a, **b, **both}
+
+
+def over_splits(splits: Splits) -> bootstrap.Score:
+  """Returns the mean over splits; two of them or more tell its interval."""
+  values = np.array([split.score for split in splits.values()])
+  n = sum(split.count for split in splits.values())
+  if len(values) < 2:
+    return bootstrap.without_interval(values.mean(), n)
+  error = values.std(ddof=1) / np.sqrt(len(values))
+  reach = float(special.ndtri((1 + bootstrap.COVERAGE) / 2) * error)
+  mean = float(values.mean())
+  return bootstrap.Score(mean, mean - reach, mean + reach, n)
 
 
 def split_scores(

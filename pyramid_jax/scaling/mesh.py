@@ -59,9 +59,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_parts(mesh: Mesh) -> int:
+  """Returns how many parts a batch is split into."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
   """Raises a ValueError unless every device gets whole microbatches."""
-  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  parts = batch_parts(mesh)
   if batch_size % (parts * accumulate):
     raise ValueError(
       f'config.train.batch_size is {batch_size}, must be divisible by '
@@ -104,7 +109,7 @@ def spread(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """
   arrays = numeric(batch)
   rows = next(iter(arrays.values())).shape[0] if arrays else 0
-  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  parts = batch_parts(mesh)
   sharding = batch_sharding(mesh) if rows % parts == 0 else replicated(mesh)
   return jax.device_put(arrays, sharding)
 

@@ -39,6 +39,15 @@ def test_width_of_an_interval():
   np.testing.assert_allclose(score.high - score.low, width, rtol=0.1)
 
 
+def test_a_proportion_has_the_interval_of_many_resamples():
+  drawn = bootstrap.mean(np.arange(1000) < 700)
+  exact = bootstrap.proportion(0.7, 1000)
+  assert (exact.value, exact.n) == (0.7, 1000)
+  np.testing.assert_allclose(
+    [exact.low, exact.high], [drawn.low, drawn.high], atol=0.003
+  )
+
+
 def test_resamples_draw_as_many_as_there_are():
   drawn = bootstrap.resamples(50, 200)
   assert drawn.shape == (200, 50)

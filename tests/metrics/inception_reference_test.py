@@ -31,6 +31,7 @@ def test_file_of_adm(tmp_path):
   np.testing.assert_allclose(got.spatial.root.T @ got.spatial.root, sigma_s)
   np.testing.assert_array_equal(got.images, images)
   assert got.features is None
+  assert not got.own
 
 
 def test_file_of_edm(tmp_path):
@@ -44,23 +45,30 @@ def test_file_of_edm(tmp_path):
 def test_own_file_there_and_back(tmp_path):
   pool, spatial = _rows(6), _rows(4, 1)
   path = tmp_path / 'own.npz'
+  images = np.full((5, 2, 2, 3), 7, np.uint8)
   reference_lib.write(
     path,
     frechet.moments(pool),
     frechet.moments(spatial),
     pool[:5].astype(np.float32),
+    images,
     'ab12',
   )
   got = reference_lib.read(path)
   assert abs(frechet.distance(got.pool, frechet.fit(pool))) < 1e-10
   assert abs(frechet.distance(got.spatial, frechet.fit(spatial))) < 1e-10
   np.testing.assert_array_equal(got.features, pool[:5].astype(np.float32))
-  assert got.count == 30
+  assert (got.count, got.own, got.images) == (30, True, None)
   with np.load(path, allow_pickle=False) as file:
     assert str(file['source_sha256']) == 'ab12'
+    np.testing.assert_array_equal(file['arr_0'], images)
     assert (str(file['feature']), str(file['resize'])) == (
       'inception-2015-12-05',
       'tf1',
+    )
+  with pytest.raises(FileExistsError, match='own.npz is there'):
+    reference_lib.write(
+      path, frechet.moments(pool), frechet.moments(spatial), pool, images, ''
     )
   assert [p.name for p in tmp_path.iterdir()] == ['own.npz']
 
@@ -82,6 +90,14 @@ def test_other_files_are_refused(tmp_path, change, message):
   np.savez(path, **{k: v for k, v in entries.items() if v is not None})
   with pytest.raises(ValueError, match=f'stats.npz: .*{message}'):
     reference_lib.read(path)
+
+
+def test_one_array_is_refused(tmp_path):
+  np.save(tmp_path / 'stats.npy', np.zeros((3, 4)))
+  with pytest.raises(ValueError, match=r'stats\.npy: it is no \.npz'):
+    reference_lib.read(tmp_path / 'stats.npy')
+  with pytest.raises(FileNotFoundError):
+    reference_lib.read(tmp_path / 'none.npz')
 
 
 def test_a_damaged_file_is_refused(tmp_path):

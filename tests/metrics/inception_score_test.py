@@ -49,3 +49,12 @@ def test_sums_of_parts_are_merged():
   got = [sums[number].score for number in sorted(sums)]
   want = inception_score.split_scores(logits, 10)
   np.testing.assert_allclose(got, want, rtol=1e-12)
+  score = inception_score.over_splits(sums)
+  reach = 1.959964 * want.std(ddof=1) / 3**0.5
+  np.testing.assert_allclose(
+    [score.value, score.low, score.high],
+    want.mean() + reach * np.array([0, -1, 1]),
+    rtol=1e-6,
+  )
+  assert score.n == 23
+  assert np.isnan(inception_score.over_splits({0: sums[0]}).low)

@@ -66,7 +66,15 @@ def test_scores_are_those_of_all_features_at_once():
   }
   assert got.keys() == want.keys()
   for name, value in want.items():
-    np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(got[name].value, value, rtol=1e-6, err_msg=name)
+  assert {name: score.n for name, score in got.items()} == {
+    'fid_tf1_50': 50,
+    'sfid_tf1_50': 50,
+    'inception_score_50': 50,
+    'precision_50': 25,
+    'recall_50': 25,
+  }
+  assert np.isnan(got['fid_tf1_50'].low)
 
 
 def test_batches_blocks_and_order_do_not_matter(monkeypatch):
@@ -91,8 +99,34 @@ def test_a_set_has_no_distance_from_itself():
   one = _collect(_pictures(50), 10)
   got = inception.scores(one, inception.reference_of(one))
   trace = np.trace(one.pool.covariance)
-  assert abs(got['fid_tf1_50']) < 1e-6 * trace
-  assert got['precision_50'] == got['recall_50'] == 1
+  assert abs(got['fid_tf1_50'].value) < 1e-6 * trace
+  assert got['precision_50'].value == got['recall_50'].value == 1
+
+
+def test_halves_make_a_whole(monkeypatch):
+  monkeypatch.setattr(inception, '_BLOCK', 8)
+  images = _pictures(51)
+  even, odd = inception.collect_halves(_features, _batches(images, 7), 25)
+  np.testing.assert_array_equal(odd.places, np.arange(1, 25, 2))
+  want = frechet.moments(_features(images[::2]).pool)
+  np.testing.assert_allclose(even.pool.scatter, want.scatter, rtol=1e-6)
+  got, want = even.merge(odd), _collect(images, 51, split_size=5000)
+  np.testing.assert_allclose(got.pool.scatter, want.pool.scatter, rtol=1e-6)
+  np.testing.assert_array_equal(got.features, want.features)
+  assert got.splits[0].score == pytest.approx(want.splits[0].score)
+  with pytest.raises(ValueError, match='too few pictures'):
+    inception.collect_halves(_features, _batches(images[:1], 7), 25)
+
+
+def test_few_pictures_have_no_precision():
+  few, many = _collect(_pictures(3), 3), _collect(_pictures(50, 1), 10)
+  for ours, real in ((few, many), (many, few)):
+    names = inception.scores(ours, inception.reference_of(real)).keys()
+    assert {name.split('_')[0] for name in names} == {
+      'fid',
+      'sfid',
+      'inception',
+    }
 
 
 def test_names_count_thousands():
@@ -102,7 +136,7 @@ def test_names_count_thousands():
 
 
 def test_nothing_to_score():
-  with pytest.raises(ValueError, match='no pictures'):
+  with pytest.raises(ValueError, match='too few pictures'):
     inception.collect(_features, [], keep=1)
 
 

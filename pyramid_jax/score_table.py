@@ -1,0 +1,64 @@
+"""A table of scores as text and as JSON, and on disk."""
+
+from collections.abc import Sequence
+import json
+import math
+import pathlib
+
+from pyramid_jax.metrics import obedience
+
+
+Row = obedience.Row
+
+
+def write(folder: pathlib.Path, about: str, rows: Sequence[Row]) -> None:
+  """Writes `scores.json` and `scores.md`.
+
+  Args:
+    folder: is made if it is not there.
+    about: what was scored, one line.
+    rows: of the table.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'scores.md').write_text(f'{about}\n\n{to_markdown(rows)}')
+  (folder / 'scores.json').write_text(
+    json.dumps({'about': about, 'scores': to_json(rows)}, indent=2) + '\n'
+  )
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+  """Returns the table: score, its 95 % interval, ceiling and floor."""
+  lines = [
+    '| score | value | 95 % interval | ceiling | floor | n |',
+    '|---|---|---|---|---|---|',
+  ]
+  number = lambda s: '-' if s is None else f'{s.value:.4g}'
+  for row in rows:
+    s = row.score
+    known = math.isfinite(s.low) and math.isfinite(s.high)
+    interval = f'{s.low:.4g} .. {s.high:.4g}' if known else '-'
+    lines.append(
+      f'| {row.name} | {s.value:.4g} | {interval} |'
+      f' {number(row.ceiling)} | {number(row.floor)} | {s.n} |'
+    )
+  return '\n'.join(lines) + '\n'
+
+
+def to_json(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+  """Returns {name: {value, low, high, n, ceiling, floor}}.
+
+  An interval that is not known is null.
+  """
+  value = lambda s: None if s is None else s.value
+  known = lambda x: x if math.isfinite(x) else None
+  return {
+    row.name: {
+      'value': row.score.value,
+      'low': known(row.score.low),
+      'high': known(row.score.high),
+      'n': row.score.n,
+      'ceiling': value(row.ceiling),
+      'floor': value(row.floor),
+    }
+    for row in rows
+  }
