@@ -23,6 +23,7 @@ MASK = jnp.zeros((B, 32, 32), jnp.uint8)
 MASK = MASK.at[0, 9, 30].set(1).at[1, :, :16].set(1)
 CASES = {
   'ldm': ('ldm_shapes.py:none,debug', {}),
+  'latent diffit': ('diffit_latent_shapes.py:none,debug', {}),
   'frido': ('frido_shapes.py:debug', {}),
   'frido official': (
     'frido_shapes.py:official,debug',
