@@ -51,8 +51,9 @@ class LatentDiffiT(nn.Module):
       values of the variance.
     dtype: of the activations; the embeddings and the result are float32.
     remat: whether blocks recompute their activations in the backward pass.
-    remat_keeps: a key of `REMAT_KEEPS`: all but 'products' costs little to
-      recompute; 'nothing' takes the least memory and a third more time.
+    remat_keeps: a key of `REMAT_KEEPS`. What is not kept with 'products' is
+      little arithmetic; 'nothing' takes the least memory and another forward
+      pass.
     scan: whether the blocks are one `lax.scan`, which compiles in a time that
       does not grow with depth; their parameters then have a leading axis.
     attention: which kernel attends, see `attention.dot_product_attention`.
