@@ -4,7 +4,8 @@ Times, for the latent network XL/2 (561 M parameters, 256 tokens an image) and
 for the network in image space that CIFAR-10 is trained with,
   a forward pass,
   a training step as the trainer takes it (loss, gradients, AdamW, averages),
-    with activations kept and recomputed (remat),
+    for which all activations are kept, or the products with weights alone, or
+    nothing within a block: the rest is computed anew,
 with every attention kernel of the platform. The rate of each is compared with
 that of large matrix products, measured in the same run; a training step counts
 as three forward passes, whatever is recomputed.
@@ -13,7 +14,7 @@ as three forward passes, whatever is recomputed.
       [--image_batch=512] [--rounds=5]
 
 `--size=small` is for a CPU: the debug configs. Everything is compiled first,
-at once; on a large GPU all of it takes about a minute. Prints Markdown tables.
+at once. Prints Markdown tables.
 """
 
 from collections.abc import Callable
@@ -149,7 +150,7 @@ def _matrix_rate(side: int, dtype: str) -> float:
 def _time_network(name: str, platform: str, rate: float) -> None:
   """Prints the table of one network."""
   make = {'latent': _latent, 'image': _image}[name]
-  plain = make(platform, 'xla', False)
+  plain = make(platform, 'xla', 'all')
   state = _state_shapes(plain)
   tree = state.params['generator']
   parameters = sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -160,17 +161,7 @@ def _time_network(name: str, platform: str, rate: float) -> None:
     f' {plain.count} images at a time.'
   )
   start = time.monotonic()
-  # XLA compiles several programs beside each other.
-  with futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
-    programs = {}
-    for kernel in KERNELS[platform]:
-      kept, remat = make(platform, kernel, False), make(platform, kernel, True)
-      for what, compiler, subject in (
-        ('forward', _compile_forward, kept),
-        ('training step', _compile_step, kept),
-        ('training step, remat', _compile_step, remat),
-      ):
-        programs[what, kernel] = pool.submit(compiler, subject, state)
+  programs = _compiled(make, platform, state)
   print(f'Compiled in {time.monotonic() - start:.0f} s.\n')
   print('| what | attention | ms | images/s | TFLOP/s | of the matrix rate |')
   print('|---|---|---|---|---|---|')
@@ -192,6 +183,30 @@ def _time_network(name: str, platform: str, rate: float) -> None:
     )
 
 
+def _compiled(
+  make: Callable[[str, str, str], Subject],
+  platform: str,
+  state: state_lib.TrainState,
+) -> dict[tuple[str, str], futures.Future[Any]]:
+  """Returns the programs by what they do and by the attention kernel."""
+  keeps = (
+    ('all', 'products', 'nothing') if make is _latent else ('all', 'nothing')
+  )
+  programs = {}
+  # XLA compiles several programs beside each other.
+  with futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
+    for kernel in KERNELS[platform]:
+      subjects = {kept: make(platform, kernel, kept) for kept in keeps}
+      programs['forward', kernel] = pool.submit(
+        _compile_forward, subjects['all'], state
+      )
+      for kept, subject in subjects.items():
+        programs[f'training step, {kept} kept', kernel] = pool.submit(
+          _compile_step, subject, state
+        )
+  return programs
+
+
 def _dtype(platform: str) -> str:
   return 'float32' if platform == 'cpu' else 'bfloat16'
 
@@ -200,11 +215,13 @@ def _is_small() -> bool:
   return _SIZE.value == 'small'
 
 
-def _latent(platform: str, kernel: str, remat: bool) -> Subject:
+def _latent(platform: str, kernel: str, keeps: str) -> Subject:
   """Latents that were computed beforehand, as they are read from a cache."""
   config = config_lib.load(f'{CONFIG}:{"debug" if _is_small() else "256"}')
   count = _BATCH.value or (4 if _is_small() else 64)
-  _set(config, platform, kernel, remat, count)
+  _set(config, platform, kernel, keeps, count)
+  if config.remat:
+    config_lib.override(config, {'network.remat_keeps': keeps})
   system = systems.create(config)
   shape = system.latent_shape(count, system.image_size, system.image_size)
   batch = {
@@ -224,14 +241,14 @@ def _latent(platform: str, kernel: str, remat: bool) -> Subject:
   return Subject(system=system, config=config, batch=batch, forward=forward)
 
 
-def _image(platform: str, kernel: str, remat: bool) -> Subject:
+def _image(platform: str, kernel: str, keeps: str) -> Subject:
   config = config_lib.base()
   count = _IMAGE_BATCH.value or (8 if _is_small() else 512)
-  _set(config, platform, kernel, remat, count)
+  _set(config, platform, kernel, keeps, count)
   network = diffit.DiffiT(
     **(IMAGE_SMALL if _is_small() else {}),
     dtype=jnp.dtype(config.dtype),
-    remat=remat,
+    remat=config.remat,
     attention=kernel,
   )
   batch = {'image': jax.ShapeDtypeStruct((count, SIDE, SIDE, 3), jnp.float32)}
@@ -248,12 +265,12 @@ def _image(platform: str, kernel: str, remat: bool) -> Subject:
 
 
 def _set(
-  config: ConfigDict, platform: str, kernel: str, remat: bool, count: int
+  config: ConfigDict, platform: str, kernel: str, keeps: str, count: int
 ) -> None:
   values = {
     'dtype': _dtype(platform),
     'attention': kernel,
-    'remat': str(remat),
+    'remat': str(keeps != 'all'),
     'train.batch_size': str(count),
     'optimizer.name': 'adamw',
   }

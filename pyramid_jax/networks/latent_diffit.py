@@ -19,6 +19,12 @@ from pyramid_jax.networks.layers import tmsa
 
 
 FREQUENCIES = 256  # channels of the sines and cosines of the noise level
+# What blocks keep for the backward pass if they recompute their activations:
+# the results of their linear layers, or nothing but what goes in.
+REMAT_KEEPS = {
+  'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'nothing': jax.checkpoint_policies.nothing_saveable,
+}
 BLOCKS = 'blocks'  # the scanned blocks; alone they are blocks_0, blocks_1 ...
 
 
@@ -45,6 +51,9 @@ class LatentDiffiT(nn.Module):
       values of the variance.
     dtype: of the activations; the embeddings and the result are float32.
     remat: whether blocks recompute their activations in the backward pass.
+    remat_keeps: a key of `REMAT_KEEPS`. What is not kept with 'products' is
+      little arithmetic; 'nothing' takes the least memory and another forward
+      pass.
     scan: whether the blocks are one `lax.scan`, which compiles in a time that
       does not grow with depth; their parameters then have a leading axis.
     attention: which kernel attends, see `attention.dot_product_attention`.
@@ -63,6 +72,7 @@ class LatentDiffiT(nn.Module):
   learn_sigma: bool = True
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  remat_keeps: str = 'products'
   scan: bool = True
   attention: str = 'auto'
   time_token: str = 'tmsa'
@@ -98,6 +108,11 @@ class LatentDiffiT(nn.Module):
       raise ValueError(
         f'depth = {self.depth} must be positive and num_classes = '
         f'{self.num_classes} at least 0.'
+      )
+    if self.remat_keeps not in REMAT_KEEPS:
+      raise ValueError(
+        f'remat_keeps is {self.remat_keeps!r}, allowed: '
+        f'{", ".join(REMAT_KEEPS)}.'
       )
     if not 0 <= self.class_dropout_prob < 1:
       raise ValueError(
@@ -202,7 +217,11 @@ class LatentDiffiT(nn.Module):
     """Maps (B, grid, grid, hidden_size) through all blocks."""
     module = tmsa.DiffiTBlock
     if self.remat:  # within a scan nothing could undo it
-      module = nn.remat(module, prevent_cse=not self.scan)
+      module = nn.remat(
+        module,
+        prevent_cse=not self.scan,
+        policy=REMAT_KEEPS[self.remat_keeps],
+      )
     block = functools.partial(
       module,
       heads=self.num_heads,

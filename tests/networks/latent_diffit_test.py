@@ -79,7 +79,12 @@ def test_scan_and_remat_change_no_number():
 
   want_grads, want = run(plain, params)
   assert np.abs(want).max() > 0.1
-  for options in ({'scan': False, 'remat': True}, {}, {'remat': True}):
+  for options in (
+    {'scan': False, 'remat': True},
+    {},
+    {'remat': True},
+    {'remat': True, 'remat_keeps': 'nothing'},
+  ):
     network = _network(**options)
     grads, got = run(network, stacked if network.scan else params)
     np.testing.assert_allclose(got, want, atol=2e-5)
@@ -92,6 +97,33 @@ def test_scan_and_remat_change_no_number():
       grads,
       want_grads,
     )
+
+
+def test_how_much_is_kept_for_the_backward_pass():
+  def kept(**options):
+    network = _network(**options)
+    run = lambda p: network.apply({'params': p}, *_inputs(network))
+    pulled = jax.eval_shape(
+      lambda p: jax.vjp(run, p)[1], family.shapes(network)
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(pulled))
+
+  everything, products = kept(), kept(remat=True)
+  nothing = kept(remat=True, remat_keeps='nothing')
+  assert everything > 1.5 * products > 1.5 * nothing
+
+
+def test_a_network_without_classes():
+  network = _network(num_classes=0)
+  params = _random(network)
+  assert 'y_embedder' not in params
+  x, t, y = _inputs(network)
+  out = _apply(network, params, x, t, train=True)  # no key is needed
+  assert out.shape == (B, 8, 8, 8)
+  with pytest.raises(ValueError, match='with y None, got .* and \\(4,\\)'):
+    _apply(network, params, x, t, y)
+  with pytest.raises(ValueError, match=r'with y \(B,\), got .* and None'):
+    _apply(_network(), params, x, t)
 
 
 def test_initial_values():
@@ -192,6 +224,8 @@ def test_bfloat16_is_close_and_its_result_float32():
     ({'hidden_size': 18}, 'hidden_size = 18 must be a multiple of 4'),
     ({'num_heads': 3}, 'num_heads = 3'),
     ({'depth': 0}, 'depth = 0'),
+    ({'num_classes': -1}, 'num_classes = -1'),
+    ({'remat_keeps': 'all'}, "'all', allowed: products, nothing"),
     ({'class_dropout_prob': 1.0}, r'class_dropout_prob = 1.0 must be in'),
     ({'attention': 'fast'}, "attention is 'fast'"),
     ({'time_token': 'none'}, "'none', allowed: tmsa, add"),

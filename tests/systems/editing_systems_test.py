@@ -24,6 +24,7 @@ MASK = MASK.at[0, 9, 30].set(1).at[1, :, :16].set(1)
 CASES = {
   'diffit': ('diffit_shapes.py:none,debug', {'sample.steps': '4'}),
   'ldm': ('ldm_shapes.py:none,debug', {}),
+  'latent diffit': ('diffit_latent_shapes.py:none,debug', {}),
   'frido': ('frido_shapes.py:debug', {}),
   'frido official': (
     'frido_shapes.py:official,debug',

@@ -157,7 +157,8 @@ def nothing(network: Network) -> tuple[jax.Array, ...]:
   """Returns arguments that a network can be initialised with."""
   side = network.input_size
   x = jnp.zeros((1, side, side, network.in_channels))
-  return x, jnp.zeros(1), jnp.zeros(1, jnp.int32)
+  labels = (jnp.zeros(1, jnp.int32),) if network.num_classes else ()
+  return x, jnp.zeros(1), *labels
 
 
 def shapes(network: Network) -> Any:
