@@ -62,7 +62,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
   config.diffusion.parameterization = 'v'
   config.diffusion.scale_by_std = True
-  config.optimizer.name = 'adamw'
+  config.optimizer.name = 'muon'
   config.optimizer.weight_decay = 0.01
   config.optimizer.b2 = 0.99
   config.ema.decay = 0.9998 if variant['long'] else 0.9995

@@ -82,9 +82,12 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = 1050
   config.train.sample_every = 2100
   config.train.eval_every = 1050
-  if task != 'layout':  # 12 minutes of one core
-    config.train.steps = config.train.decay_steps = 5400
-    config.train.eval_every = 1350
+  if task != 'layout':  # less than 12 minutes of one core
+    config.optimizer.name = 'muon'
+    config.train.steps = config.train.decay_steps = 1500
+    config.train.batch_size = 16
+    config.train.eval_every = config.train.checkpoint_every = 500
+    config.train.sample_every = 1500
   config.sample.steps = 25
   config.sample.guidance = 2.0
   config.sample.count = config.sample.batch_size = 16
