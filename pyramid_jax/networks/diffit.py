@@ -57,7 +57,6 @@ class ResBlock(nn.Module):
     conv_gain: factor of the convolution's initial weights.
     qkv_gain: see `tmsa.DiffiTBlock`.
     branch_gain: `out_gain` of `tmsa.DiffiTBlock`.
-    bias_gain: see `tmsa.TimeAttention`.
     dtype: of the activations.
     attention: see `tmsa.DiffiTBlock`.
   """
@@ -73,7 +72,6 @@ class ResBlock(nn.Module):
   conv_gain: float = 1.0
   qkv_gain: float = 1.0
   branch_gain: float = 1.0
-  bias_gain: float = 1.0
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
 
@@ -106,7 +104,6 @@ class ResBlock(nn.Module):
       self.attention,
       self.qkv_gain,
       self.branch_gain,
-      self.bias_gain,
       name='transformer',
     )(h, time, train)
     if x.shape[-1] != self.out_channels:
@@ -158,7 +155,6 @@ class DiffiT(nn.Module):
     conv_gain: factor of the initial convolutions of the residual blocks.
     branch_gain: of the last layers of attentions and feed-forwards.
     qkv_gain: of the queries, keys and values.
-    bias_gain: of the biases by relative position, see `tmsa.TimeAttention`.
     head_gain: of the last convolution.
     time_token: 'tmsa', or 'add' for blocks of plain attention in front of
       which the time token is added, to compare with.
@@ -190,7 +186,6 @@ class DiffiT(nn.Module):
   conv_gain: float = 1e-5
   branch_gain: float = 1e-5
   qkv_gain: float = 0.2**0.5
-  bias_gain: float = 1.0
   head_gain: float = 1e-5
   time_token: str = 'tmsa'
   dtype: jnp.dtype = jnp.float32
@@ -404,7 +399,6 @@ class DiffiT(nn.Module):
       self.conv_gain,
       self.qkv_gain,
       self.branch_gain,
-      self.bias_gain,
       self.dtype,
       self.attention,
       name=name,

@@ -194,18 +194,6 @@ def test_gains_of_the_initial_weights():
   np.testing.assert_array_equal(_apply(block, params, x, time), x)
 
 
-def test_bias_gain_is_a_factor_of_the_table():
-  x, time = _inputs()
-  block = tmsa.DiffiTBlock(heads=2, window=3)
-  params = _filled(block, x, time)
-  got = _apply(block.clone(bias_gain=8.0), params, x, time)
-  plain = _apply(block, params, x, time)
-  params['attn']['relative_position_bias_table'] *= 8.0
-  want = _apply(block, params, x, time)
-  np.testing.assert_allclose(got, want, atol=1e-5)
-  assert np.abs(got - plain).max() > 1e-3
-
-
 def test_dropout_needs_training():
   x, time = _inputs()
   block = tmsa.DiffiTBlock(heads=2, window=3, dropout=0.5)

@@ -117,8 +117,6 @@ class TimeAttention(nn.Module):
     attention: which kernel, see `attention.dot_product_attention`.
     qkv_gain: factor of Xavier's initial weights of the three projections.
     out_gain: of the output's.
-    bias_gain: factor of the biases by relative position. Adam, whose steps are
-      as long for every weight, learns them that much faster.
   """
 
   heads: int
@@ -129,7 +127,6 @@ class TimeAttention(nn.Module):
   attention: str = 'auto'
   qkv_gain: float = 1.0
   out_gain: float = 1.0
-  bias_gain: float = 1.0
 
   @nn.compact
   def __call__(
@@ -166,7 +163,7 @@ class TimeAttention(nn.Module):
       q,
       k,
       v,
-      bias=relative_position_bias(self.bias_gain * table, self.window),
+      bias=relative_position_bias(table, self.window),
       implementation=self.attention,
     )
     out = from_windows(out.reshape(*out.shape[:2], channels), height, width)
@@ -199,7 +196,6 @@ class DiffiTBlock(nn.Module):
     attention: see `TimeAttention`.
     qkv_gain: see `TimeAttention`.
     out_gain: factor of Xavier's initial weights at the end of both branches.
-    bias_gain: see `TimeAttention`.
   """
 
   heads: int
@@ -211,7 +207,6 @@ class DiffiTBlock(nn.Module):
   attention: str = 'auto'
   qkv_gain: float = 1.0
   out_gain: float = 1.0
-  bias_gain: float = 1.0
 
   @nn.compact
   def __call__(
@@ -234,7 +229,6 @@ class DiffiTBlock(nn.Module):
       self.attention,
       self.qkv_gain,
       self.out_gain,
-      self.bias_gain,
       name='attn',
     )
     x = x + attend(self._norm('norm1', x), time, train)
