@@ -21,7 +21,7 @@ from pyramid_jax import config as config_lib
 
 
 CATEGORIES = 24
-STEPS, LONG = 8000, 18_000  # updates of 32 images
+STEPS, LONG = 6600, 15_000  # updates of 32 images
 
 
 def get_config(arg: str = '') -> ConfigDict:
@@ -60,7 +60,6 @@ def get_config(arg: str = '') -> ConfigDict:
     config.condition.drop = 0.1
     config.sample.guidance = 2.0
 
-  config.diffusion.parameterization = 'v'
   config.diffusion.scale_by_std = True
   config.optimizer.name = 'muon'
   config.optimizer.weight_decay = 0.01
