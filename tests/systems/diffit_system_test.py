@@ -20,6 +20,7 @@ BATCH = {
   'class': jnp.array([3, 24]),
 }
 SIGMA_DATA = 0.4
+P_MEAN, P_STD = -0.6, 1.1
 
 
 def load(variants='debug', **overrides):
@@ -28,6 +29,8 @@ def load(variants='debug', **overrides):
     'data__image_size': '16',
     'network__window': '4',
     'diffusion__sigma_data': str(SIGMA_DATA),
+    'diffusion__P_mean': str(P_MEAN),
+    'diffusion__P_std': str(P_STD),
     **overrides,
   }
   config_lib.override(
@@ -101,7 +104,7 @@ def test_loss_of_the_paper_on_the_same_draws(moved):
   assert moves.shape == (B, 9)
   assert np.abs(moves).max() > 0
   y = np.asarray(images, np.float64)
-  sigma = np.exp(-1.2 + 1.2 * np.float64(jax.random.normal(keys[0], (B,))))
+  sigma = np.exp(P_MEAN + P_STD * np.float64(jax.random.normal(keys[0], (B,))))
   eps = np.asarray(jax.random.normal(keys[1], y.shape))
   noisy = y + sigma.reshape(-1, 1, 1, 1) * eps
   dropped = jax.random.bernoulli(keys[3], moved.system.drop, (B,))
