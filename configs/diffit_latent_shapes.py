@@ -2,15 +2,14 @@ r"""Latent DiffiT on `shapes`, 32 px, a class as the condition: two-core tier.
 
 arXiv:2312.02139 in small: the autoencoder of configs/ldm_autoencoder_shapes.py,
 whose latents are 8 x 8 x 4, then a transformer of 2.8 M parameters on their 64
-places. Needs no data. One shape an image (level 0). Patches of 2 x 2 places
-cost a quarter and learn outlines no sooner: docs/results.md.
+places. Needs no data. One shape an image (level 0). Measured: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/diffit_latent_shapes.py \
       --workdir=DIR
 
 Variants: class (default), none; plain: blocks whose attention is not told the
 noise level and the class, which are added to their tokens instead; long (about
-twice the steps); gpu (128 px, one large GPU; not measured); debug: the smallest
+twice the steps; not run); gpu (128 px, one large GPU; not run); debug: smallest
 size. The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one; that of configs/ldm_shapes.py serves.
 """

@@ -9,8 +9,8 @@ image (difficulty 0), told by its class. Measured results: docs/results.md.
 
 Variants: class (default), none: the condition; plain (for comparison: the time
 token is added to the tokens of plain blocks, which have a fifth fewer
-parameters); long (at most 45 minutes on two cores); gpu (64 px, one large GPU,
-about 20 minutes; not measured); debug: the smallest size.
+parameters; not run); long (meant for 45 minutes on two cores; not run); gpu (64
+px, one large GPU; 750 steps were run); debug: the smallest size.
 """
 
 from ml_collections import ConfigDict
@@ -61,7 +61,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
   config.diffusion.preconditioning = 'edm'
   config.diffusion.sigma_data = 0.32  # of the pictures of level 0
-  # Noisier than EDM's -1.2 and 1.2: where outlines are decided, not textures.
+  # Noisier than EDM's -1.2 and 1.2, for outlines: see docs/results.md.
   config.diffusion.P_mean, config.diffusion.P_std = -0.4, 1.0
   config.optimizer.name = 'muon'
   config.optimizer.weight_decay = 0.01

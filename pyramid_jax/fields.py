@@ -4,13 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyramid_jax import errors
+from pyramid_jax.diffusion import clocks
+from pyramid_jax.diffusion import continuous
+from pyramid_jax.diffusion import edm
+from pyramid_jax.diffusion import edm_loss
+from pyramid_jax.diffusion import learned_range
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import stepping
 
 
 DTYPES = ('float32', 'bfloat16')
 ATTENTION = ('auto', 'xla', 'cudnn', 'flash')
-PARAMETERIZATIONS = ('eps', 'x0', 'v')
-CHAIN_LOSSES = ('mse', 'rescaled_mse', 'rescaled_kl')
-VARIANCES = ('fixed_small', 'fixed_large', 'learned_range')
 OPTIMIZERS = ('adam', 'adamw', 'muon')
 PIXEL_LOSSES = ('l1', 'l2')
 TASKS = (
@@ -27,19 +32,29 @@ TASKS = (
 DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
-SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun', 'euler')
-PRECONDITIONINGS = ('vp', 've', 'iddpm', 'edm')
-LAWS = ('', 'vp', 've', 'edm')
-DISCRETIZATIONS = ('vp', 've', 'iddpm', 'edm')
-SPACINGS = (
-  'auto',
-  'official',
-  'exact',
-  'log_snr',
-  'quad',
-  'adm',
-  'strided',
-)
+SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
+LAWS = ('', *edm_loss.LAWS)
+SPACINGS = ('auto', *schedules.SPACINGS)
+
+# Of the fields that are one of several names.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+  'dtype': DTYPES,
+  'attention': ATTENTION,
+  'diffusion.parameterization': schedules.PARAMETERIZATIONS,
+  'diffusion.loss': learned_range.LOSSES,
+  'diffusion.variance': stepping.VARIANCES,
+  'optimizer.name': OPTIMIZERS,
+  'loss.pixel_loss': PIXEL_LOSSES,
+  'condition.task': TASKS,
+  'condition.encoder': ENCODERS,
+  'data.resize': RESIZES,
+  'data.degradation': DEGRADATIONS,
+  'sample.solver': SOLVERS,
+  'sample.spacing': SPACINGS,
+  'sample.discretization': clocks.DISCRETIZATIONS,
+  'diffusion.preconditioning': edm.PRECONDITIONINGS,
+  'diffusion.law': LAWS,
+}
 
 
 def defaults() -> dict[str, Any]:
@@ -274,25 +289,8 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
       values = values if isinstance(values, tuple) else (values,)
       need(name, all(v >= low for v in values), f'at least {low}')
 
-  def one_of(name: str, allowed: tuple[str, ...]) -> None:
+  for name, allowed in CHOICES.items():
     need(name, fields[name] in allowed, f'one of {", ".join(allowed)}')
-
-  one_of('dtype', DTYPES)
-  one_of('attention', ATTENTION)
-  one_of('diffusion.parameterization', PARAMETERIZATIONS)
-  one_of('diffusion.loss', CHAIN_LOSSES)
-  one_of('diffusion.variance', VARIANCES)
-  one_of('optimizer.name', OPTIMIZERS)
-  one_of('loss.pixel_loss', PIXEL_LOSSES)
-  one_of('condition.task', TASKS)
-  one_of('condition.encoder', ENCODERS)
-  one_of('data.resize', RESIZES)
-  one_of('data.degradation', DEGRADATIONS)
-  one_of('sample.solver', SOLVERS)
-  one_of('sample.spacing', SPACINGS)
-  one_of('sample.discretization', DISCRETIZATIONS)
-  one_of('diffusion.preconditioning', PRECONDITIONINGS)
-  one_of('diffusion.law', LAWS)
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     at_least(1, f'train.{name}')
   at_least(1, 'train.accumulate', 'train.keep', 'data.image_size')

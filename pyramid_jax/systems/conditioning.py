@@ -1,6 +1,8 @@
 """Which encoder serves a condition, and how it is used."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -9,6 +11,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.diffusion import guidance
+from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import conditioners
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.systems import autoencoder
@@ -218,6 +222,37 @@ def weights(
     return tree
   is_hole = isinstance(encoder, picture_encoders.HoleEncoder)
   return frozen.get('first_stage' if is_hole else 'condition')
+
+
+def guided_stage(
+  build: Callable[[Any, tuple[int, int, int, int]], sampling.Stage],
+  shape: tuple[int, int, int, int],
+  context: Any,
+  null: Any,
+  scale: float,
+  interval: Sequence[float] = (),
+  channels: int | None = None,
+  power: float | None = None,
+) -> sampling.Stage:
+  """Builds a stage, guided if there is a null condition and a scale.
+
+  Args:
+    build: (condition, shape of the state) -> the stage without guidance.
+    shape: of the state, (B, h, w, C).
+    context: the condition of B images.
+    null: the null condition, None without one.
+    scale: classifier-free guidance, 1 = none.
+    interval: this and the others as of `guidance.classifier_free`.
+    channels: which channels are guided.
+    power: how late guidance grows.
+  """
+  stage = build(context, shape)
+  if scale == 1 or null is None:
+    return stage
+  both = build(pair(context, null), (2 * shape[0], *shape[1:]))
+  return guidance.classifier_free(
+    both, scale, interval, stage, channels=channels, power=power
+  )
 
 
 def training_context(

@@ -23,7 +23,6 @@ from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
-from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import diffit as diffit_lib
 from pyramid_jax.systems import conditioning
@@ -88,11 +87,7 @@ def make_stage(
     interval: where it acts, see `guidance.classifier_free`.
   """
   build = functools.partial(_stage, network, params, precond, levels)
-  stage = build(context, shape)
-  if scale == 1 or null is None:
-    return stage
-  both = build(conditioning.pair(context, null), (2 * shape[0], *shape[1:]))
-  return guidance.classifier_free(both, scale, interval, stage)
+  return conditioning.guided_stage(build, shape, context, null, scale, interval)
 
 
 def _stage(

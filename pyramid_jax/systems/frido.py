@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
-from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -173,37 +172,27 @@ def make_stages(
   Returns:
     Stages, coarse first.
   """
-  guided = scale != 1 and null is not None
-  both = context
-  if guided and context is not None:
-    both = conditioning.pair(context, null)
   stages = []
-  for s, (b, h, w, c) in enumerate(shapes):
+  for s, shape in enumerate(shapes):
 
-    def build(context, count, s=s, size=(h, w, c)):
+    def build(context, shape, s=s):
       return _stage(
         unet,
         params,
         solver.levels(chain, steps[s]),
         index=s,
         context=context,
-        shape=(count, *size),
+        shape=shape,
         pool=pools[s],
         parameterization=parameterization,
         cached=cached,
       )
 
-    stage = build(context, b)
-    if guided:
-      stage = guidance.classifier_free(
-        build(both, 2 * b),
-        scale,
-        interval,
-        stage,
-        channels=channels,
-        power=power,
+    stages.append(
+      conditioning.guided_stage(
+        build, shape, context, null, scale, interval, channels, power
       )
-    stages.append(stage)
+    )
   return stages
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -12,7 +11,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import editing
-from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -266,37 +264,6 @@ def one_stage(
     return [*state, x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
-
-
-def guided_stage(
-  build: Callable[[Any, Shape], sampling.Stage],
-  shape: Shape,
-  context: Any,
-  null: Any,
-  scale: float,
-  interval: Sequence[float] = (),
-  channels: int | None = None,
-  power: float | None = None,
-) -> sampling.Stage:
-  """Builds a stage, guided if there is a null condition and a scale.
-
-  Args:
-    build: (condition, shape of the latent) -> the stage without guidance.
-    shape: of the latent.
-    context: the condition of B images.
-    null: the null condition, None without one.
-    scale: classifier-free guidance, 1 = none.
-    interval: this and the others as of `guidance.classifier_free`.
-    channels: which channels are guided.
-    power: how late guidance grows.
-  """
-  stage = build(context, shape)
-  if scale == 1 or null is None:
-    return stage
-  both = build(conditioning.pair(context, null), (2 * shape[0], *shape[1:]))
-  return guidance.classifier_free(
-    both, scale, interval, stage, channels=channels, power=power
-  )
 
 
 def inverse_std(zs: list[jax.Array]) -> jax.Array:

@@ -20,6 +20,7 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.networks import latent_diffit as network_lib
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
@@ -75,7 +76,7 @@ def make_stage(
       cached=False,  # nothing but labels is independent of the level
     )
 
-  return latent.guided_stage(
+  return conditioning.guided_stage(
     build, shape, labels, null, scale, interval, channels, power
   )
 

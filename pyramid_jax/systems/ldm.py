@@ -129,7 +129,7 @@ def make_stage(
       cached,
     )
 
-  return latent.guided_stage(
+  return conditioning.guided_stage(
     build, shape, context, null, scale, interval, channels, power
   )
 
