@@ -177,17 +177,17 @@ class Heun(stepping.Scanned):
     next_level: clocks.Levels,
     noise: stepping.Draw,
   ) -> stepping.Carry:
-    x = level.keep * carry.x
+    x = level.times(level.keep, carry.x)
     if self.churn:
-      x = x + level.noise * noise()
+      x = x + level.times(level.noise, noise())
     now = denoise(x, level.churned, True)
-    slope = level.churned.slope(x, now.eps)
+    slope = level.churned.slope(x, now)
 
     def corrected():
       there = x + self.alpha * level.length_of_step * slope
       ahead = denoise(there, level.middle, False)
       weight = 1.0 / (2.0 * self.alpha)
-      other = level.middle.slope(there, ahead.eps)
+      other = level.middle.slope(there, ahead)
       return (1.0 - weight) * slope + weight * other
 
     if self.solver == 'heun':

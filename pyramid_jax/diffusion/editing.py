@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import stepping
@@ -77,7 +76,7 @@ def from_image(
     noise, context = stage.enter(state, normal)
     _same_shape('image', z0, noise)
     noise = noise / initial_std
-    return gaussian.q_sample(z0, noise, level.alpha, level.sigma), context
+    return level.noised(z0, noise), context
 
   return dataclasses.replace(stage, spans=spans, enter=enter)
 
@@ -125,7 +124,7 @@ def masked(
 
   def before(x, level, draw):
     _same_shape('known state', z0, x)
-    return keep(gaussian.q_sample(z0, draw(), level.alpha, level.sigma), x)
+    return keep(level.noised(z0, draw()), x)
 
   def leave(state, x, context):
     return stage.leave(state, keep(z0, x) if composite else x, context)

@@ -116,18 +116,23 @@ def _guided(
 ) -> Callable[..., Any]:
   def call(x, level, context, first=True):
     prediction = denoise(double(x), level, context[0], first)
-    cond, null = jnp.split(prediction.eps, 2)
     s = scale if power is None else power_cosine(scale, level.part, power)
-    eps = null + s * (cond - null)
-    if channels is not None:
-      eps = jnp.concatenate(
-        [eps[..., :channels], cond[..., channels:]], axis=-1
+
+    def guided(both):
+      cond, null = jnp.split(both, 2)
+      far = null + s * (cond - null)
+      if channels is None:
+        return far
+      return jnp.concatenate(
+        [far[..., :channels], cond[..., channels:]], axis=-1
       )
+
     variance = prediction.variance
     if variance is not None:  # of the conditional half
       variance = jnp.split(variance, 2)[0]
-    guided = solvers.Prediction.from_eps(x, eps, level)
-    return guided.replace(variance=variance)
+    return solvers.Prediction(
+      x0=guided(prediction.x0), eps=guided(prediction.eps), variance=variance
+    )
 
   return call
 

@@ -49,7 +49,7 @@ class Prediction:
     inverse = jnp.where(
       level.sigma > 0, 1.0 / jnp.where(level.sigma > 0, level.sigma, 1.0), 0.0
     )
-    return cls(x0=x0, eps=(x - level.alpha * x0) * inverse)
+    return cls(x0=x0, eps=(x - level.times(level.alpha, x0)) * inverse)
 
   @classmethod
   def from_v(cls, x: jax.Array, v: jax.Array, level: Levels):
@@ -107,7 +107,7 @@ Draw = Callable[[], jax.Array]
 
 def euler(prediction: Prediction, next_level: Levels) -> jax.Array:
   """Returns the state at `next_level` by a deterministic DDIM step."""
-  return next_level.alpha * prediction.x0 + next_level.sigma * prediction.eps
+  return next_level.noised(prediction.x0, prediction.eps)
 
 
 class Solver(Protocol):
@@ -153,17 +153,17 @@ class Spaced:
 class Scanned:
   """What solvers share that scan their first step as all others."""
 
-  def history(self, x: jax.Array) -> tuple[jax.Array, ...]:
+  def history(self, x: jax.Array, levels: Any) -> tuple[jax.Array, ...]:
     """Returns what is remembered before the first step from x."""
-    del x
+    del x, levels
     return ()
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Any
   ) -> tuple[Carry, int]:
-    del denoise, levels
+    del denoise
     nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
-    return Carry(x=x, prediction=nothing, history=self.history(x)), 0
+    return Carry(x=x, prediction=nothing, history=self.history(x, levels)), 0
 
 
 def ancestral(
