@@ -76,6 +76,10 @@ def load(
     frozen=frozen_lib.load(system, config, mesh, workdir),
     extra=trees['extra'],
   )
+  check = getattr(system, 'check_extra', None)
+  if check is not None:
+    with errors.user_errors():
+      check(trees['extra'])
   return Run(system=system, mesh=mesh, weights=weights, step=int(trees['step']))
 
 

@@ -108,8 +108,8 @@ def _stage(
     del context, first
     return edm.predict(precond, raw_network(network, params, inputs), x, level)
 
-  def leave(state, x, context):
-    del context
+  def leave(state, x, x0, context):
+    del x0, context
     return [*state, x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)

@@ -232,8 +232,8 @@ def _stage(
     value = call(variables, x, level.time, known).astype(jnp.float32)
     return solvers.Prediction.of(parameterization, x, value, level)
 
-  def leave(state, x, context):
-    del context
+  def leave(state, x, x0, context):
+    del x0, context
     return [*state, resampling.average_pool(x, pool) if pool > 1 else x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
