@@ -56,8 +56,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.network = ConfigDict(
     {
       'model_channels': 64,
-      'channel_mult': (1, 2),
-      'num_res_blocks': 1,
+      'channel_mult': (1, 1),
+      'num_res_blocks': 2,
       'attention_resolutions': (2,),
       'num_head_channels': 32,
       'use_spatial_transformer': task != 'none',
@@ -154,7 +154,7 @@ def _enlarge(config: ConfigDict) -> None:
 def _shrink(config: ConfigDict) -> None:
   """Six steps of as many images as stages, every periodic action once."""
   config.network.model_channels = 32
-  config.network.channel_mult = (1, 1)
+  config.network.num_res_blocks = 1
   config.condition.dim, config.condition.depth = 32, 1
   config.condition.heads, config.condition.head_dim = 2, 16
   config.data.image_size = 32
