@@ -60,6 +60,8 @@ def get_config(arg: str = '') -> ConfigDict:
       'num_res_blocks': 2,
       'attention_resolutions': (2,),
       'num_head_channels': 32,
+      # Norms of two channels a group take a plain shift away again.
+      'use_scale_shift_norm': True,
       'use_spatial_transformer': task != 'none',
       'grid_frequencies': 6 if task != 'none' else 0,
       'pool_context': task in ('text', 'class'),
