@@ -161,7 +161,7 @@ def _shrink(config: ConfigDict) -> None:
   config.condition.heads, config.condition.head_dim = 2, 16
   config.data.image_size = 32
   config.train.batch_size = 6
-  config.laplacian.stage_batch = ()
+  config.laplacian.stage_batch = (0,)
   config.train.warmup_steps = 2
   config.train.log_every = 1
   _train_for(config, 6)

@@ -254,10 +254,10 @@ def _laplacian() -> Mapping[str, Any]:
     'preconditioning': 'band',  # of each band | scalar, of their sum
     'shared': False,  # one network for all stages, or one each
     'latent': False,  # of the latents of a first stage, or of images
-    # One number a stage, coarse to fine; () is the default of each.
-    'stage_batch': (),  # examples of a batch; equal parts
-    'wavelets': (),  # levels of the Haar packet around the network; 0
-    'guidance_parts': (),  # of sample.guidance - 1; 1
+    # One number a stage, coarse to fine, or one for all.
+    'stage_batch': (0,),  # examples of a batch; 0 = equal parts
+    'wavelets': (0,),  # levels of the Haar packet around the network
+    'guidance_parts': (1.0,),  # of sample.guidance - 1
   }
 
 

@@ -3,8 +3,9 @@
 The stages are the resolutions of a Laplacian pyramid. The coarsest begins with
 noise; where a band is about to appear, the state is doubled and the missing
 noise is added. A finished scale is (B, h, w, 2C): the state at the stage's last
-noise level and the clean image of its last step. The report shows the idea and no numbers: filters, rates,
-switches, noise levels, losses and sizes are our choices.
+noise level and the clean image of its last step. The report shows the idea and
+no numbers: filters, rates, switches, noise levels, losses and sizes are our
+choices.
 """
 
 from collections.abc import Mapping
@@ -352,7 +353,7 @@ def create(config: ConfigDict) -> LaDM:
   steps = sample.steps
   steps = (steps,) * levels if isinstance(steps, int) else tuple(steps)
   laplacian_levels.sweep(process, steps)  # refuses another number
-  wavelets = _per_stage(config, 'wavelets', 0)
+  wavelets = _per_stage(config, 'wavelets')
   return LaDM(
     networks=_networks(config, encoder, wavelets),
     encoder=encoder,
@@ -373,7 +374,7 @@ def create(config: ConfigDict) -> LaDM:
     ),
     guidance=tuple(
       1.0 + (sample.guidance - 1.0) * part
-      for part in _per_stage(config, 'guidance_parts', 1.0)
+      for part in _per_stage(config, 'guidance_parts')
     ),
     guidance_interval=tuple(sample.guidance_interval),
     image_size=config.data.image_size,
@@ -391,7 +392,7 @@ def _process(config: ConfigDict) -> laplacian.Process:
     f.sigma_max,
   )
   for wavelet, stage in zip(
-    _per_stage(config, 'wavelets', 0), range(f.levels, 0, -1), strict=True
+    _per_stage(config, 'wavelets'), range(f.levels, 0, -1), strict=True
   ):
     cell = 2 ** (stage - 1 + wavelet)
     if size % cell:
@@ -402,14 +403,14 @@ def _process(config: ConfigDict) -> laplacian.Process:
   return process
 
 
-def _per_stage(config: ConfigDict, name: str, default: Any) -> tuple[Any, ...]:
+def _per_stage(config: ConfigDict, name: str) -> tuple[Any, ...]:
   """Returns a field that has one value a stage, coarse to fine."""
   values, levels = tuple(config.laplacian[name]), config.laplacian.levels
-  if not values:
-    return (default,) * levels
+  if len(values) == 1:
+    return values * levels
   if len(values) != levels:
     raise ValueError(
-      f'config.laplacian.{name} is {values}, must be () or {levels} numbers,'
+      f'config.laplacian.{name} is {values}, must be one number or {levels},'
       ' coarse to fine'
     )
   return values
@@ -429,13 +430,13 @@ def _stage_batch(config: ConfigDict) -> tuple[int, ...]:
   levels, size = config.laplacian.levels, config.train.batch_size
   size //= config.train.accumulate
   shares = tuple(config.laplacian.stage_batch)
-  if not shares and size % levels == 0:
+  if shares == (0,) and size % levels == 0:
     return (size // levels,) * levels
   if len(shares) != levels or sum(shares) != size or min(shares) < 1:
     raise ValueError(
       f'config.laplacian.stage_batch is {shares}, must be {levels} numbers'
-      f' above 0, coarse to fine, that sum to {size}, the batch; () is equal'
-      ' parts'
+      f' above 0, coarse to fine, that sum to {size}, the batch, or 0 for equal'
+      ' parts of it'
     )
   return shares
 

@@ -62,7 +62,8 @@ def test_bands_are_orthogonal_and_mixed_by_their_factors():
   np.testing.assert_allclose(parts[1], laplacian.up(ups[1]), atol=1e-6)
   factors = jnp.array([[0.0, 0.3, 0.9], [0.2, 0.5, 1.0]])
   mixed = laplacian.mix(factors, x)
-  want = sum(f[:, None, None, None] * p for f, p in zip(factors.T, parts))
+  pairs = zip(factors.T, parts, strict=True)
+  want = sum(f[:, None, None, None] * p for f, p in pairs)
   np.testing.assert_allclose(mixed, want, atol=1e-6)
   flat = laplacian.up(laplacian.down(mixed[:1]))
   np.testing.assert_array_equal(mixed[:1], flat)  # exactly, where it is 0
@@ -248,38 +249,39 @@ def closed_form(process, stages, method):
   """The factors by the formulas of each band, in float64."""
   beta2 = gaussian_bands.data_powers(process)
   variance = np.zeros(process.levels)
-  for stage, sigma in zip(range(process.levels, 0, -1), stages):
+  for stage, sigma in zip(range(process.levels, 0, -1), stages, strict=True):
     variance[stage - 1] = process.bounds(stage)[1] ** 2
-    alpha, slope = (
-      process.alphas(sigma),
-      process.dalphas(np.maximum(sigma, 1e-9), stage),
-    )
+    alpha = process.alphas(sigma)
+    slope = process.dalphas(np.maximum(sigma, 1e-9), stage)
     for i in range(stage - 1, process.levels):
-
-      def value(j, x=1.0):
-        a = alpha[j, i]
-        k = a * beta2[i] / (a**2 * beta2[i] + sigma[j] ** 2)
-        d = k * x
-        return d, (x - a * d) / sigma[j] if sigma[j] else 0.0
-
       for j in range(len(sigma) - 1):
-        d, eps = value(j)
-        h = sigma[j + 1] - sigma[j]
-        a2, s2, added = alpha[j + 1, i], sigma[j + 1], 0.0
-        rate = eps + slope[j, i] * d
-        if method == 'ddim':
-          m = a2 * d + s2 * eps
-        elif method == 'ancestral':
-          r = alpha[j, i] * s2 / (a2 * sigma[j])
-          added = s2**2 * (1 - r**2)
-          m = a2 * d + np.sqrt(s2**2 - added) * eps
-        else:
-          m = 1 + h * rate
-          if method == 'heun' and s2:
-            d2, eps2 = value(j + 1, m)
-            m = 1 + h / 2 * (rate + eps2 + slope[j + 1, i] * d2)
+        pair = slice(j, j + 2)
+        m, added = one_step(
+          alpha[pair, i], slope[pair, i], sigma[pair], beta2[i], method
+        )
         variance[i] = m**2 * variance[i] + added
   return np.sqrt(variance / beta2)
+
+
+def one_step(a, slope, s, beta2, method):
+  """The factor of a band in a step from s[0] to s[1], and the added power."""
+
+  def parts(j, x):
+    clean = a[j] * beta2 / (a[j] ** 2 * beta2 + s[j] ** 2) * x
+    return clean, (x - a[j] * clean) / s[j]
+
+  clean, eps = parts(0, 1.0)
+  rate = eps + slope[0] * clean
+  if method == 'ddim':
+    return a[1] * clean + s[1] * eps, 0.0
+  if method == 'ancestral':
+    added = s[1] ** 2 * (1 - (a[0] * s[1] / (a[1] * s[0])) ** 2)
+    return a[1] * clean + np.sqrt(s[1] ** 2 - added) * eps, added
+  m = 1 + (s[1] - s[0]) * rate
+  if method == 'heun' and s[1]:
+    clean, eps = parts(1, m)
+    m = 1 + (s[1] - s[0]) / 2 * (rate + eps + slope[1] * clean)
+  return m, 0.0
 
 
 @pytest.mark.parametrize('method', ['euler', 'ddim', 'heun', 'ancestral'])
@@ -362,7 +364,7 @@ def sample(
   """Gaussian data through the one sampler."""
   tables = laplacian_levels.sweep(process, steps, rho=3.0, churn=churn)
   stages = []
-  for stage, table in zip(range(process.levels, 0, -1), tables):
+  for stage, table in zip(range(process.levels, 0, -1), tables, strict=True):
 
     def enter(state, normal, stage=stage, table=table):
       n = side // 2 ** (stage - 1)
