@@ -84,7 +84,7 @@ def bands(x: jax.Array, levels: int) -> list[jax.Array]:
   """
   if levels < 1:
     raise ValueError(f'a pyramid of {levels} levels: must be at least 1')
-  check_sides(*x.shape[-3:-1], levels)
+  check_sides(x.shape[-3:-1], levels)
   x, parts = _float(x), []
   for _ in range(levels - 1):
     small = down(x)
@@ -119,11 +119,11 @@ def mix(factors: jax.Array, x: jax.Array) -> jax.Array:
   for _ in range(factors.shape[-1] - 1):
     smaller.append(down(smaller[-1]))
   steps = jnp.diff(factors, axis=-1, prepend=0.0)
-  total = None
-  for i in reversed(range(factors.shape[-1])):
-    part = gaussian.per_example(steps[..., i], x) * smaller[i]
-    total = part if total is None else part + up(total)
-  return total
+  parts = [
+    gaussian.per_example(steps[..., i], x) * part
+    for i, part in enumerate(smaller)
+  ]
+  return merge(parts)
 
 
 def haar(x: jax.Array, level: int) -> jax.Array:
@@ -136,7 +136,7 @@ def haar(x: jax.Array, level: int) -> jax.Array:
   Raises:
     ValueError: sides that 2^n does not divide.
   """
-  check_sides(*x.shape[-3:-1], level + 1)
+  check_sides(x.shape[-3:-1], level + 1)
   x = _float(x)
   for _ in range(level):
     a, b = x[..., 0::2, 0::2, :], x[..., 0::2, 1::2, :]
@@ -176,12 +176,13 @@ def _butterfly(
   )
 
 
-def check_sides(height: int, width: int, levels: int) -> None:
+def check_sides(sides: Sequence[int], levels: int) -> None:
   """Refuses an image that cannot be halved levels - 1 times.
 
   Raises:
     ValueError: a side that 2^(levels-1) does not divide.
   """
+  height, width = sides
   cell = 2 ** (levels - 1)
   if height % cell or width % cell:
     raise ValueError(
@@ -363,7 +364,7 @@ class Process:
   def clean(self, image: jax.Array, stage: int) -> jax.Array:
     """Returns what a stage predicts: the image at its resolution."""
     self.check_stage(stage)
-    check_sides(*image.shape[-3:-1], self.levels)
+    check_sides(image.shape[-3:-1], self.levels)
     return pooled(image, stage - 1)
 
   def noised(

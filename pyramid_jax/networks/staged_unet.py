@@ -34,7 +34,7 @@ class StagedUNet(unet.UNet):
     context: transformer.Context | None = None,
     y: jax.Array | None = None,
     *,
-    stage: int,
+    stage: int = 0,
     train: bool = False,
   ) -> jax.Array:
     """Returns the prediction of a stage.

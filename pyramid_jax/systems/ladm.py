@@ -283,7 +283,7 @@ class LaDM:
     cached: bool = True,
   ) -> list[sampling.Stage]:
     params = weights.params['generator']['networks']
-    laplacian.check_sides(*shape[1:], self.process.levels)
+    laplacian.check_sides(shape[1:], self.process.levels)
     has_null = condition.null is not None
     tables = laplacian_levels.sweep(
       self.process, self.steps, self.rho, self.churn
@@ -319,7 +319,7 @@ class LaDM:
     edit: system_lib.Edit,
   ) -> list[sampling.Stage]:
     del weights  # the state is the image
-    laplacian.check_sides(*edit.image.shape[1:3], self.process.levels)
+    laplacian.check_sides(edit.image.shape[1:3], self.process.levels)
     return laplacian_editing.edited(
       stages, edit.image, edit.mask, edit.strength
     )

@@ -53,7 +53,7 @@ class StageNetwork:
       **kwargs: of `module.apply`.
     """
     args = self.arguments(x, c_noise, inputs)
-    out = self.module.apply(variables, *args, **self._stage(), **kwargs)
+    out: Any = self.module.apply(variables, *args, **self._stage(), **kwargs)
     if not kwargs.get('mutable'):
       return laplacian.inverse_haar(out, self.wavelet)
     return laplacian.inverse_haar(out[0], self.wavelet), out[1]
@@ -78,7 +78,7 @@ class StageNetwork:
     x = laplacian.haar(x, self.wavelet)
     return x, TIME_SCALE * c_noise, inputs.context, inputs.y
 
-  def _stage(self) -> dict[str, int]:
+  def _stage(self) -> dict[str, Any]:
     return {} if self.stage is None else {'stage': self.stage}
 
 
