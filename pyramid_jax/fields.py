@@ -161,6 +161,9 @@ def _data() -> Mapping[str, Any]:
     'degradation': 'bicubic',  # of photographs: bicubic | bsr_light
     'level': 1,  # difficulty of shapes, 0..3
     'seed': 0,  # of the scenes of shapes
+    # Beside the images of shapes, whatever the task: edges | mask |
+    # inpaint_mask, any of them.
+    'maps': (),
     'year': 2014,  # edition of coco: 2014 | 2017
     'max_objects': 8,  # boxes of an example, the rest is padding
     # In training: center | random-1d | random-2d | none | square |
