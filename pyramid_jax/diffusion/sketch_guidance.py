@@ -19,9 +19,7 @@ from pyramid_jax.diffusion import solvers
 
 
 # (prediction with its taps, level, initial noise) -> (B,) losses
-Loss = Callable[
-  [solvers.Prediction, schedules.Levels, jax.Array], jax.Array
-]
+Loss = Callable[[solvers.Prediction, schedules.Levels, jax.Array], jax.Array]
 # The step that a correction is measured by: without the noise that it drew
 # anew, or as it was.
 NORM_REFS = ('mean', 'sample')

@@ -395,9 +395,7 @@ class Sketch:
     }
     predicted = [
       self._predict(variables, s, taps, told)
-      for s, (taps, told, _) in enumerate(
-        self._read(of_base, key, batch, rows)
-      )
+      for s, (taps, told, _) in enumerate(self._read(of_base, key, batch, rows))
     ]
     edges = self.edges_of_targets(of_base, predicted)
     return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
@@ -442,9 +440,7 @@ def _examples(levels: schedules.Levels, rows: jax.Array) -> Any:
   return dataclasses.replace(at, time=at.time.reshape(-1))
 
 
-def _renewed(
-  old: jax.Array, part: jax.Array, errors: jax.Array
-) -> jax.Array:
+def _renewed(old: jax.Array, part: jax.Array, errors: jax.Array) -> jax.Array:
   """Returns the newest mean error in each of `PARTS` parts of the time."""
   bins = jnp.clip((part * PARTS).astype(jnp.int32), 0, PARTS - 1)
   hits = jax.nn.one_hot(bins, PARTS)
