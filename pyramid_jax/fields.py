@@ -129,6 +129,7 @@ def defaults() -> dict[str, Any]:
       'P_std': 1.2,  # its deviation
       'augment': 0.0,  # chance of each non-leaking move of diffit; 0 = off
     },
+    'laplacian': _laplacian(),
     'loss': _loss(),
     'sketch': _sketch(),
     'sample': _sample(),
@@ -281,6 +282,30 @@ def _sketch() -> Mapping[str, Any]:
     'stop_fraction': (0.5, 0.3),
     'norm_ref': 'mean',  # the step without its noise (mean), or with (sample)
     'foreign': False,  # evaluate with the edges of another example
+  }
+
+
+def _laplacian() -> Mapping[str, Any]:
+  return {  # of ladm; the stages are counted from 1, the finest
+    'levels': 3,  # resolutions
+    # Sigmas of the full resolution, from which on the bands 1, 2, ... are
+    # gone and the next stage is enough; rising.
+    'switch_sigmas': (1.0, 2.4),
+    # How they fade: quad | linear | seglinear | coslog | vp | hard.
+    'schedule': 'quad',
+    # Root mean square of the bands of the data, finest first, the last of
+    # what is left at the coarsest resolution (python -m
+    # pyramid_jax.measure_bands).
+    'band_rms': (0.086, 0.098, 0.53),
+    'sigma_min': 0.002,
+    'sigma_max': 320.0,  # 80 at the coarsest of three resolutions
+    'preconditioning': 'band',  # of each band | scalar, of their sum
+    'shared': False,  # one network for all stages, or one each
+    'latent': False,  # of the latents of a first stage, or of images
+    # One number a stage, coarse to fine; () is the default of each.
+    'stage_batch': (),  # examples of a batch; equal parts
+    'wavelets': (),  # levels of the Haar packet around the network; 0
+    'guidance_parts': (),  # of sample.guidance - 1; 1
   }
 
 

@@ -81,6 +81,10 @@ def load(
     frozen=frozen_lib.load(system, config, mesh, folder),
     extra=trees['extra'],
   )
+  check = getattr(system, 'check_extra', None)
+  if check is not None:
+    with errors.user_errors():
+      check(trees['extra'])
   step = int(trees['step'])
   if isinstance(system, sketch.Sketch):
     was = checkpoints.frozen(folder, step).get(sketch.BASE)

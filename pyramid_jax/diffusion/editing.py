@@ -60,14 +60,7 @@ def from_image(
     ValueError: a strength out of range, or without a step.
   """
   total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
-  if not 0 < strength <= 1:
-    raise ValueError(f'strength {strength} must lie in (0, 1]')
-  count = int(round(strength * total, 6))  # 0.29 * 100 is 29
-  if count < 1:
-    raise ValueError(
-      f'strength {strength} of {total} steps leaves none; at least'
-      f' {1 / total:.3g} is needed'
-    )
+  count = steps_of(strength, total)
   initial_std = stage.spans[0][0].initial_std
   spans = _last_steps(stage.spans, count)
   level = stepping.row(spans[0][0], 0)
@@ -79,6 +72,23 @@ def from_image(
     return level.noised(z0, noise), context
 
   return dataclasses.replace(stage, spans=spans, enter=enter)
+
+
+def steps_of(strength: float, total: int) -> int:
+  """Returns how many of so many steps a strength leaves.
+
+  Raises:
+    ValueError: a strength out of range, or without a step.
+  """
+  if not 0 < strength <= 1:
+    raise ValueError(f'strength {strength} must lie in (0, 1]')
+  count = int(round(strength * total, 6))  # 0.29 * 100 is 29
+  if count < 1:
+    raise ValueError(
+      f'strength {strength} of {total} steps leaves none; at least'
+      f' {1 / total:.3g} is needed'
+    )
+  return count
 
 
 def _last_steps(spans: Spans, count: int) -> Spans:
@@ -126,8 +136,8 @@ def masked(
     _same_shape('known state', z0, x)
     return keep(level.noised(z0, draw()), x)
 
-  def leave(state, x, context):
-    return stage.leave(state, keep(z0, x) if composite else x, context)
+  def leave(state, x, x0, context):
+    return stage.leave(state, keep(z0, x) if composite else x, x0, context)
 
   return dataclasses.replace(stage, before=before, leave=leave)
 

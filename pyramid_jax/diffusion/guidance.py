@@ -100,8 +100,8 @@ def classifier_free(
     alone = None if other is None else other.enter(state, normal)[1]
     return jnp.split(x, 2)[0], (context, alone)
 
-  def leave(state, x, context):
-    return stage.leave(state, x, context[0])
+  def leave(state, x, x0, context):
+    return stage.leave(state, x, x0, context[0])
 
   return dataclasses.replace(
     stage, spans=spans, enter=enter, leave=leave, halves=halves

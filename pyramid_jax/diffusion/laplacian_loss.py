@@ -49,9 +49,7 @@ class Preconditioning:
     """Returns what the network is told of sigma (...), as EDM has it."""
     return jnp.log(sigma / 2 ** (self.stage - 1)) / 4.0
 
-  def factors(
-    self, sigma: jax.Array
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def factors(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns c_in, c_skip and c_out, (..., K), or (..., 1) of 'scalar'.
 
     Args:

@@ -31,7 +31,8 @@ class Stage:
     enter: (state, normal) -> (x, context); `normal(shape)` is the stage's
       initial noise, of which x has `levels.initial_std` times as much;
       `context` is all that does not depend on the level.
-    leave: (state, x, context) -> state with this stage's scale finished.
+    leave: (state, x, x0, context) -> state with this stage's scale finished;
+      x0 is the clean prediction of the last step.
     before: (x, level, draw) -> x, changes the state in front of each step;
       `draw()` is noise of its own. None leaves it as it is.
     after: (x_next, x, prediction, mean) -> x_next, changes the state that a
@@ -43,7 +44,7 @@ class Stage:
 
   spans: tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
   enter: Callable[[list[jax.Array], Normal], tuple[jax.Array, Any]]
-  leave: Callable[[list[jax.Array], jax.Array, Any], list[jax.Array]]
+  leave: Callable[[list[jax.Array], jax.Array, jax.Array, Any], list[jax.Array]]
   before: Callable[..., jax.Array] | None = None
   after: Callable[..., jax.Array] | None = None
   halves: 'Halves | None' = None
@@ -247,7 +248,7 @@ def _run_stage(
     carry, out = jax.lax.scan(step, carry, scanned)
     outputs.append(out)
     taken += count
-  state = stage.leave(state, carry.x, context)
+  state = stage.leave(state, carry.x, carry.prediction.x0, context)
   if not trace:
     return state, None
   xs, x0s = (jnp.concatenate(o) for o in zip(*outputs, strict=True))

@@ -71,8 +71,8 @@ def steered(
     _, null = halves.null.enter(state, normal)
     return x, (whole, cond, null, initial)
 
-  def leave(state, x, context):
-    return stage.leave(state, x, context[0])
+  def leave(state, x, x0, context):
+    return stage.leave(state, x, x0, context[0])
 
   def after(x_next, x, prediction, mean):
     if prediction.gradient is None:

@@ -81,8 +81,8 @@ class EdgePredictor(nn.Module):
     octaves: of the encoding of the noise, see `encode_level`.
     noise_input: one of `NOISE_INPUTS`.
     tap_norm: 'layer' normalises each activation over its channels first.
-    patch: side of the square of places that one token of the denoiser stands
-      for; 1 for a denoiser without tokens.
+    patches: of each stage, side of the square of places that one token of the
+      denoiser stands for; () for denoisers without tokens, 1 everywhere.
     head: what serves a patch: 'pixel', all places by themselves, told where
       in the patch they are; 'token', one evaluation that predicts all of it.
     dtype: of the activations; wider ones that come in keep their width.
@@ -93,7 +93,7 @@ class EdgePredictor(nn.Module):
   octaves: int = OCTAVES
   noise_input: str = 'scalar'
   tap_norm: str = 'layer'
-  patch: int = 1
+  patches: Sequence[int] = ()
   head: str = 'pixel'
   dtype: jnp.dtype = jnp.float32
 
@@ -109,11 +109,13 @@ class EdgePredictor(nn.Module):
         raise ValueError(
           f'{name} is {getattr(self, name)!r}, allowed: {", ".join(choices)}.'
         )
-    if not self.hidden or min(*self.hidden, *self.out_channels, self.patch) < 1:
+    sizes = (*self.hidden, *self.out_channels, *self.patches)
+    fits = len(self.patches) in (0, len(self.out_channels))
+    if not self.hidden or min(sizes) < 1 or not fits:
       raise ValueError(
         f'hidden = {tuple(self.hidden)}, out_channels ='
-        f' {tuple(self.out_channels)} and patch = {self.patch} must be'
-        ' positive, with a hidden layer.'
+        f' {tuple(self.out_channels)} and patches = {tuple(self.patches)} must'
+        ' be positive, patches of as many stages, with a hidden layer.'
       )
 
   @nn.compact
@@ -144,13 +146,13 @@ class EdgePredictor(nn.Module):
       ValueError: options or sizes that are not allowed.
     """
     self.check_options()
-    by_token = self.head == 'token'
-    if size[0] % self.patch or size[1] % self.patch:
+    patch = self.patches[stage] if self.patches else 1
+    if size[0] % patch or size[1] % patch:
       raise ValueError(
         f'an edge map of {size[0]} x {size[1]} must have sides that are'
-        f' multiples of patch = {self.patch}.'
+        f' multiples of patches[{stage}] = {patch}.'
       )
-    cell = self.patch if by_token else 1
+    cell = self._cell(stage)
     grid = (size[0] // cell, size[1] // cell)
     h = self._first_layer(taps, noise, grid, stage)
     layers = [
@@ -160,9 +162,13 @@ class EdgePredictor(nn.Module):
     if self.is_initializing():  # the parameters of all stages are made
       for other in range(len(self.out_channels)):
         if other != stage:
-          self._rest(layers, h, other, cell, train)
-    h = self._rest(layers, h, stage, cell, train)
+          self._rest(layers, h, other, train)
+    h = self._rest(layers, h, stage, train)
     return resampling.depth_to_space(h, cell)
+
+  def _cell(self, stage: int) -> int:
+    """Returns the side of the square that one evaluation predicts."""
+    return self.patches[stage] if self.patches and self.head == 'token' else 1
 
   def _first_layer(
     self,
@@ -196,10 +202,13 @@ class EdgePredictor(nn.Module):
     if len(self.out_channels) > 1:
       shape = (len(self.out_channels), *features)
       h = h + self.param('fc0_stage', kernel_init, shape)[stage]
-    if self.patch > 1 and self.head == 'pixel':
-      shape = (self.patch, self.patch, *features)
-      place = self.param('fc0_place', kernel_init, shape)
-      h = h + jnp.tile(place, (grid[0] // self.patch, grid[1] // self.patch, 1))
+    patches = self.patches if self.head == 'pixel' else ()
+    for other, patch in enumerate(patches):
+      place = self.param(
+        f'fc0_place_{other}', kernel_init, (patch, patch, *features)
+      )
+      if other == stage:
+        h = h + jnp.tile(place, (grid[0] // patch, grid[1] // patch, 1))
     return h
 
   def _rest(
@@ -207,10 +216,9 @@ class EdgePredictor(nn.Module):
     layers: Sequence[linear.Linear],
     h: jax.Array,
     stage: int,
-    cell: int,
     train: bool,
   ) -> jax.Array:
-    """Returns (B, h, w, cell^2 out_channels[stage]), float32 or wider."""
+    """Returns (B, h, w, channels), float32 or wider."""
     # Stages differ in their statistics, so each has norms of its own.
     own = f'_{stage}' if len(self.out_channels) > 1 else ''
     dtype = h.dtype
@@ -218,7 +226,7 @@ class EdgePredictor(nn.Module):
       h = layers[i - 1](h) if i else h
       norm = norms.BatchNorm(dtype, name=f'norm{i}{own}')
       h = norm(nn.relu(h), train)
-    channels = cell**2 * self.out_channels[stage]
+    channels = self._cell(stage) ** 2 * self.out_channels[stage]
     wide = jnp.promote_types(dtype, jnp.float32)
     return _linear(f'out{own}', channels, wide, init.torch_kernel)(h)
 

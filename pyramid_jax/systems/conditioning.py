@@ -190,6 +190,16 @@ def frozen_part(
   )
 
 
+def init(encoder: Encoder | None, key: jax.Array) -> tuple[Any, Any]:
+  """Returns an encoder's trained weights and a condition of zeros."""
+  if encoder is None:
+    return {}, None
+  zeros = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, s.dtype), encoders.example(encoder, key)
+  )
+  return trained(encoder, encoder.init(key)), zeros
+
+
 def trained(encoder: Encoder, params: Any) -> Any:
   """Returns what of an encoder's weights is trained with the system."""
   if isinstance(encoder, encoders.BothEncoder):

@@ -124,8 +124,8 @@ def _stage(
     raw = raw_network(network, params, inputs, taps, found)
     return edm.predict(precond, raw, x, level).replace(taps=found)
 
-  def leave(state, x, context):
-    del context
+  def leave(state, x, x0, context):
+    del x0, context
     return [*state, x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)

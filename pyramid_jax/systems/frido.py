@@ -234,8 +234,8 @@ def _stage(
     prediction = solvers.Prediction.of(parameterization, x, value, level)
     return prediction.replace(taps=found)
 
-  def leave(state, x, context):
-    del context
+  def leave(state, x, x0, context):
+    del x0, context
     return [*state, resampling.average_pool(x, pool) if pool > 1 else x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)

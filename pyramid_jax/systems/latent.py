@@ -16,7 +16,6 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import conditioning
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import system as system_lib
 
 
@@ -65,14 +64,7 @@ class LatentSystem:
 
   def init_condition(self, key: jax.Array) -> tuple[Any, Any]:
     """Returns the encoder's trained weights and a condition of zeros."""
-    if self.encoder is None:
-      return {}, None
-    zeros = jax.tree.map(
-      lambda s: jnp.zeros(s.shape, s.dtype),
-      encoders.example(self.encoder, key),
-    )
-    tree = conditioning.trained(self.encoder, self.encoder.init(key))
-    return tree, zeros
+    return conditioning.init(self.encoder, key)
 
   def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
     size = self.image_size
@@ -264,8 +256,8 @@ def one_stage(
     prediction = solvers.Prediction.of(parameterization, x, value, level)
     return prediction.replace(taps=found)
 
-  def leave(state, x, variables):
-    del variables
+  def leave(state, x, x0, variables):
+    del x0, variables
     return [*state, x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)

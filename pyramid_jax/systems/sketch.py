@@ -26,8 +26,10 @@ from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.systems import encoders
+from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import ladm
 from pyramid_jax.systems import latent
+from pyramid_jax.systems import latent_diffit
 from pyramid_jax.systems import system as system_lib
 
 
@@ -207,7 +209,7 @@ class Sketch:
       stages = self._stages_to_train(weights, targets[0].shape[0])
       state: list[jax.Array] = []
       for stage, target in zip(stages, targets, strict=True):
-        state = stage.leave(state, target, None)
+        state = stage.leave(state, target, target, None)
       return self.base.decode(weights, state).mean(-1)
     pixels = targets[-1]
     cell = size // pixels.shape[1]
@@ -452,10 +454,7 @@ def _renewed(old: jax.Array, part: jax.Array, errors: jax.Array) -> jax.Array:
 def example_condition(base: system_lib.System) -> condition_lib.Condition:
   """Returns a condition of zeros of one example, to trace with."""
   encoder = getattr(base, 'encoder', None)
-  if encoder is None:
-    return condition_lib.Condition()
-  shapes = encoders.example(encoder, jax.random.key(0))
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  _, zeros = conditioning.init(encoder, jax.random.key(0))
   return condition_lib.Condition(context=zeros, null=zeros)
 
 
@@ -481,7 +480,7 @@ def stage_shapes(
       level = solvers.row(jax.tree.map(jnp.asarray, levels), 0)
       prediction = denoise(x, level, context, True, taps=taps)
       found.append((x, [prediction.taps[name] for name in taps]))
-      state = stage.leave(state, x, context)
+      state = stage.leave(state, x, prediction.x0, context)
     return found
 
   return tuple(
@@ -542,21 +541,35 @@ def _predictors(
       return shape.state[-1]
     return (base.image_size // shape.state[1]) ** 2
 
-  def build(outs: Sequence[int]) -> edge_predictor.EdgePredictor:
+  def build(
+    outs: Sequence[int], patches: Sequence[int]
+  ) -> edge_predictor.EdgePredictor:
     return edge_predictor.EdgePredictor(
       out_channels=tuple(outs),
       hidden=tuple(c.hidden),
       octaves=c.octaves,
       noise_input=c.noise_input,
       tap_norm=c.tap_norm,
-      patch=getattr(getattr(base, 'network', None), 'patch_size', 1),
+      patches=tuple(patches),
       head=c.head,
     )
 
   outs = [channels(shape) for shape in shapes]
+  patches = _patches(base, len(shapes))
   if c.shared:
-    return (build(outs),)
-  return tuple(build([out]) for out in outs)
+    return (build(outs, patches),)
+  return tuple(
+    build([out], [patch]) for out, patch in zip(outs, patches, strict=True)
+  )
+
+
+def _patches(base: system_lib.System, count: int) -> tuple[int, ...]:
+  """Returns the sides of the squares that the base's networks see as one."""
+  if isinstance(base, ladm.LaDM):
+    return tuple(2**wavelet for wavelet in base.networks.wavelets)
+  if isinstance(base, latent_diffit.LatentDiffiT):
+    return (base.network.patch_size,) * count
+  return (1,) * count
 
 
 def _base_config(config: ConfigDict) -> ConfigDict:

@@ -329,7 +329,7 @@ def test_heun_is_of_second_order_on_data_with_a_mean():
     stage = sampling.Stage(
       spans=((table, lambda x, level, context, first: denoise(x, level)),),
       enter=lambda state, normal: (begin, None),
-      leave=lambda state, x, context: [x],
+      leave=lambda state, x, x0, context: [x],
     )
     noise = sampling.Noise.from_key(jax.random.key(0))
     return jax.jit(lambda: sampling.run([stage], solver, noise))()[0]
@@ -380,7 +380,7 @@ def sample(
       sampling.Stage(
         spans=((table, denoise),),
         enter=enter,
-        leave=lambda state, x, context: [*state, x],
+        leave=lambda state, x, x0, context: [*state, x],
       )
     )
   method = solvers.per_band(solver, churn=churn.amount if churn else 0.0)

@@ -49,7 +49,7 @@ def plain(levels, condition, seen=None):
   return sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (normal(shape), condition),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 

@@ -147,7 +147,7 @@ def test_statistics_are_renewed_by_a_tenth():
 
 @pytest.mark.parametrize('head', ['pixel', 'token'])
 def test_heads_of_a_base_with_tokens(head):
-  module, variables, taps, noise = build(patch=2, head=head)
+  module, variables, taps, noise = build(patches=(2,), head=head)
   got = module.apply(variables, taps, noise, SIZE)
   assert got.shape == (B, *SIZE, 4)
   # Places within a patch differ though the activations there do not.
@@ -174,5 +174,5 @@ def test_wide_numbers_stay_wide():
 def test_wrong_options_are_named():
   with pytest.raises(ValueError, match="noise_input is 'none', allowed: scal"):
     build(noise_input='none')
-  with pytest.raises(ValueError, match=r'8 x 8 must have .* patch = 3'):
-    build(patch=3)
+  with pytest.raises(ValueError, match=r'8 x 8 must have .* patches\[0\] = 3'):
+    build(patches=(3,))
