@@ -77,6 +77,11 @@ def run(
     raise errors.UserError(
       f'config.condition.task is {task!r}, whose condition needs the image.'
     )
+  if flips and config.data.maps:
+    raise errors.UserError(
+      '--flips does not mirror maps; config.data.maps is'
+      f' {tuple(config.data.maps)}, must be ().'
+    )
   if flips and (task not in latent_cache.FLIPPABLE or config.condition.also):
     raise errors.UserError(
       f'--flips serves the tasks {", ".join(latent_cache.FLIPPABLE)}: places'

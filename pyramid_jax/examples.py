@@ -56,8 +56,14 @@ OPTIONS = {
 def pictures(
   task: str, finished: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-  """Picks the pictures of a task's condition from a finished batch."""
-  return {name: finished[name] for name in PICTURES.get(task, ())}
+  """Picks the pictures of a task's condition from a finished batch.
+
+  True edges, which any task may have beside it, come along in [-1, 1].
+  """
+  drawn = {name: finished[name] for name in PICTURES.get(task, ())}
+  if 'edges' in finished:
+    drawn['edges'] = 2 * finished['edges'] - 1
+  return drawn
 
 
 def seen(
@@ -83,7 +89,7 @@ def of_split(
   reader = data.create(config, split)
   batch = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
   task = config.condition.task
-  if task not in PICTURES:
+  if task not in PICTURES and 'edges' not in config.data.maps:
     return batch
   draw = jax.jit(lambda b: pictures(task, reader.finish(b)))
   return seen(batch, draw(mesh_lib.numeric(batch)))

@@ -10,8 +10,10 @@ from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
 from pyramid_jax.diffusion import learned_range
 from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import stepping
+from pyramid_jax.networks import edge_predictor
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -34,6 +36,7 @@ RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
+TARGET_SPACES = ('latent', 'pixels')
 SPACINGS = ('auto', *schedules.SPACINGS)
 
 # Of the fields that are one of several names.
@@ -54,6 +57,11 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'sample.discretization': clocks.DISCRETIZATIONS,
   'diffusion.preconditioning': edm.PRECONDITIONINGS,
   'diffusion.law': LAWS,
+  'sketch.noise_input': edge_predictor.NOISE_INPUTS,
+  'sketch.tap_norm': edge_predictor.TAP_NORMS,
+  'sketch.head': edge_predictor.HEADS,
+  'sketch.target_space': TARGET_SPACES,
+  'sketch.norm_ref': sketch_guidance.NORM_REFS,
 }
 
 
@@ -123,6 +131,7 @@ def defaults() -> dict[str, Any]:
     },
     'laplacian': _laplacian(),
     'loss': _loss(),
+    'sketch': _sketch(),
     'sample': _sample(),
     'evaluate': {
       'count': 1000,  # images of a table
@@ -162,6 +171,9 @@ def _data() -> Mapping[str, Any]:
     'degradation': 'bicubic',  # of photographs: bicubic | bsr_light
     'level': 1,  # difficulty of shapes, 0..3
     'seed': 0,  # of the scenes of shapes
+    # Beside the images of shapes, whatever the task: edges | mask |
+    # inpaint_mask, any of them.
+    'maps': (),
     'year': 2014,  # edition of coco: 2014 | 2017
     'max_objects': 8,  # boxes of an example, the rest is padding
     # In training: center | random-1d | random-2d | none | square |
@@ -234,6 +246,42 @@ def _loss() -> Mapping[str, Any]:
     'disc_loss': 'hinge',  # hinge | vanilla
     'disc_width': 64,  # channels after the first convolution
     'disc_layers': 2,  # strided convolutions of the discriminator
+  }
+
+
+def _sketch() -> Mapping[str, Any]:
+  return {  # of the system sketch, and of sampling with what it trained
+    'base': '',  # workdir of the frozen system whose activations are read
+    # Activations, by the names of the network; the paper's.
+    'taps': (
+      'in2',
+      'in4',
+      'in8',
+      'mid0',
+      'mid1',
+      'mid2',
+      'out2',
+      'out4',
+      'out8',
+    ),
+    'hidden': (512, 256, 128, 64),  # widths of the predictor
+    'octaves': 10,  # of the encoding of the noise level
+    'noise_input': 'scalar',  # what tells the level: scalar | map | map_pred
+    'tap_norm': 'layer',  # of each activation: layer | none
+    'head': 'token',  # of a base with tokens: token | pixel
+    'shared': True,  # one predictor for all stages of the base, or one each
+    # What is predicted of the edge map: what the first stage makes of it
+    # (latent), or its pixels.
+    'target_space': 'latent',
+    # Of sampling any system: a workdir of the system sketch.
+    'predictor': '',
+    # Length of a correction over that of its step, and the share of the steps
+    # that are corrected: of each stage, coarse first; the last serves the
+    # rest.
+    'beta': (1.6, 0.8, 0.4),
+    'stop_fraction': (0.5, 0.3),
+    'norm_ref': 'mean',  # the step without its noise (mean), or with (sample)
+    'foreign': False,  # evaluate with the edges of another example
   }
 
 
@@ -356,6 +404,12 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
     fields['train.batch_size'] % accumulate == 0,
     f'divisible by config.{prefix}train.accumulate = {accumulate}',
   )
+  at_least(0, 'sketch.beta')
+  at_least(1, 'sketch.hidden', 'sketch.octaves')
+  for name in ('beta', 'stop_fraction', 'hidden', 'taps'):
+    need(f'sketch.{name}', len(fields[f'sketch.{name}']) > 0, 'not empty')
+  stops = fields['sketch.stop_fraction']
+  need('sketch.stop_fraction', 0 <= min(stops) <= max(stops) <= 1, 'in [0, 1]')
   at_least(0, 'ema.halflife_images', 'ema.halflife_rampup')
   need('ema.decay', 0 <= fields['ema.decay'] < 1, 'in [0, 1)')
   need('condition.drop', 0 <= fields['condition.drop'] <= 1, 'in [0, 1]')

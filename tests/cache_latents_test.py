@@ -158,6 +158,9 @@ def test_caches_that_do_not_fit_are_refused(cache, tmp_path):
   config = cached_config(cache, **{'data.level': '1'})
   with pytest.raises(errors.UserError, match=r'config\.data\.level is 1, the'):
     data.create(config, 'train')
+  config = cached_config(cache, **{'data.maps': 'edges'})
+  with pytest.raises(errors.UserError, match=r"data\.maps is \('edges',\), th"):
+    data.create(config, 'train')
   folder = shutil.copytree(cache, tmp_path / 'copy')
   (folder / 'train-00001.json').unlink()
   with pytest.raises(errors.UserError, match='lacks 1 of its shards.*00001'):
@@ -190,6 +193,9 @@ def test_what_cannot_be_cached(cache, first_stage, tmp_path, capsys):
   assert 'condition needs the image' in capsys.readouterr().err
   assert write(file, tmp_path / 'a', '--flips', task='layout') == errors.USAGE
   assert '--flips serves the tasks none, class' in capsys.readouterr().err
+  maps = ('--flips', '--config.data.maps=edges')
+  assert write(file, tmp_path / 'a', *maps) == errors.USAGE
+  assert '--flips does not mirror maps' in capsys.readouterr().err
   assert write('absent', tmp_path / 'a') == errors.MISSING
   assert 'absent (config.first_stage.checkpoint' in capsys.readouterr().err
   assert write(file, cache) == errors.OUTPUT  # without --flips

@@ -126,6 +126,26 @@ def test_maps_and_classes_of_a_split(workdir):
   assert table['class_acc']['ceiling'] == 1
 
 
+def test_edges_go_with_samples_to_their_score(workdir):
+  config = make_config('text').unlock()
+  config.data.maps = ('edges',)
+  config.lock()
+  fresh = scores(config, workdir)
+  assert fresh['edge_f1']['n'] == 10
+  assert fresh['edge_f1']['ceiling'] > 0.9 > 0.5 > fresh['edge_f1']['floor']
+  sample.run(config, workdir, {})
+  lines = saved(workdir)['edges']
+  assert lines.dtype == np.uint8
+  assert lines.shape == (6, 32, 32)
+  assert (lines == 0).mean() > 0.5 > (lines > 200).mean() > 0.01
+  table = scores(config, workdir, samples=str(workdir / 'samples'))
+  assert table['edge_f1']['ceiling'] > 0.9 > 0.5 > table['edge_f1']['floor']
+  # Nobody asks for edges: they are neither drawn nor scored.
+  plain = make_config('text')
+  assert 'edge_f1' not in scores(plain, workdir)
+  assert 'edges' not in examples.of_split(plain, 'test', 2)
+
+
 def test_other_data_are_restored_too(workdir):
   """What needs no detector is scored without one."""
   folder = workdir / 'pictures'

@@ -81,6 +81,11 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
   if config.data.name == LATENTS and split != 'train':
     return create(uncached(config), split)
+  if config.data.maps and config.data.name not in ('shapes', LATENTS):
+    raise ValueError(
+      f'config.data.maps is {tuple(config.data.maps)}, must be () with'
+      f' config.data.name = {config.data.name}: shapes alone has maps.'
+    )
   make: Callable[[ConfigDict, str], reader_lib.Reader]
   make = getattr(_module(config), _entry(config)[1])
   return make(config, split)

@@ -175,10 +175,13 @@ def to_float(image: jax.Array) -> jax.Array:
 def finish(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   """Makes the uint8 pictures of a batch float32 in [-1, 1], on the device.
 
-  These are `image` and `lr_image`; maps of numbers stay what they are.
+  These are `image`, `lr_image` and `sketch`; `edges` come to lie in [0, 1],
+  and maps of numbers stay what they are.
   """
   out = dict(batch)
-  for name in ('image', 'lr_image'):
+  for name in ('image', 'lr_image', 'sketch'):
     if name in out:
       out[name] = to_float(out[name])
+  if 'edges' in out:
+    out['edges'] = jnp.asarray(out['edges'], jnp.float32) / 255
   return out

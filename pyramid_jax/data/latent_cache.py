@@ -37,6 +37,7 @@ FIXED = (
   'data.level',
   'data.max_objects',
   'data.lr_factor',
+  'data.maps',
   'condition.task',
   'condition.also',
   'condition.encoder',
@@ -54,11 +55,11 @@ _STREAM = 300  # word of the hash that mirrors
 
 
 def fixed_fields(config: ConfigDict) -> dict[str, Any]:
-  """Returns the fields of `FIXED` that a config has."""
+  """Returns the fields of `FIXED` that are not empty in a config."""
   fields = {}
   for name in FIXED:
     section, field = name.split('.')
-    if field in config[section]:
+    if config[section].get(field, ()) != ():
       fields[name] = config[section][field]
   return fields
 

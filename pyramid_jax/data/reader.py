@@ -9,6 +9,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 
+# What `config.data.maps` may ask for beside the images.
+MAPS = ('edges', 'mask', 'inpaint_mask')
+
+
 class Reader(Protocol):
   """A random-access source of examples, one per split.
 

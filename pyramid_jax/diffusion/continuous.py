@@ -177,7 +177,7 @@ class Heun(stepping.Scanned):
     next_level: clocks.Levels,
     noise: stepping.Draw,
   ) -> stepping.Carry:
-    x = level.times(level.keep, carry.x)
+    x = kept = level.times(level.keep, carry.x)
     if self.churn:
       x = x + level.times(level.noise, noise())
     now = denoise(x, level.churned, True)
@@ -193,8 +193,9 @@ class Heun(stepping.Scanned):
     if self.solver == 'heun':
       # A level that was rounded may repeat, so the time does not tell the end.
       slope = jax.lax.cond(next_level.sigma > 0, corrected, lambda: slope)
-    x = x + level.length_of_step * slope
-    return stepping.Carry(x=x, prediction=now)
+    step = level.length_of_step * slope
+    mean = kept + step if self.churn else None
+    return stepping.Carry(x=x + step, prediction=now, mean=mean)
 
 
 def _closed(values: np.ndarray) -> np.ndarray:

@@ -32,7 +32,8 @@ class Point(schedules.Levels):
   @property
   def part(self) -> jax.Array:
     """(S+1,) the place in the time of a cosine chain, from 0, clean, to 1."""
-    return np.arctan(np.asarray(self.sigma)) * (2.0 / np.pi)
+    m = np if isinstance(self.sigma, np.ndarray | np.generic) else jax.numpy
+    return m.arctan(self.sigma) * (2.0 / np.pi)
 
   @property
   def initial_std(self) -> jax.Array | float:

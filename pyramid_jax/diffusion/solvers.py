@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -50,9 +51,12 @@ class DDIM(stepping.Spaced, stepping.Scanned):
     noise: Draw,
   ) -> Carry:
     prediction = denoise(carry.x, level, True)
-    draw = lambda: self.temperature * noise()
-    x = ddim_update(prediction, level, next_level, self.eta, draw)
-    return Carry(x=x, prediction=prediction)
+    update = functools.partial(
+      ddim_update, prediction, level, next_level, self.eta
+    )
+    x = update(lambda: self.temperature * noise())
+    mean = update(lambda: jnp.zeros_like(x)) if self.eta else None
+    return Carry(x=x, prediction=prediction, mean=mean)
 
 
 def ddim_update(
@@ -180,7 +184,7 @@ class DDPM(stepping.Spaced, stepping.Scanned):
     )
     std = jnp.where(next_level.sigma > 0, jnp.exp(0.5 * log), 0.0)
     x = mean + std * self.temperature * noise()
-    return Carry(x=x, prediction=prediction)
+    return Carry(x=x, prediction=prediction, mean=mean)
 
 
 @dataclasses.dataclass(frozen=True)

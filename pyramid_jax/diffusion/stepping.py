@@ -6,6 +6,7 @@ others, and `step(...)`, which is scanned.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
 from typing import TypeVar
@@ -32,11 +33,16 @@ class Prediction:
     eps: the noise.
     variance: the raw output of a network that also learned the variance of
       ancestral steps, see `ancestral`; other solvers ignore it.
+    taps: activations of the network by name, where they were asked for.
+    gradient: of a loss with respect to the noisy state, for `Stage.after`;
+      solvers never see it.
   """
 
   x0: jax.Array
   eps: jax.Array
   variance: jax.Array | None = None
+  taps: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+  gradient: jax.Array | None = None
 
   @classmethod
   def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
@@ -92,11 +98,14 @@ class Carry:
     x: (B, H, W, C) the state at the current level.
     prediction: of the step's first network call.
     history: what a multistep solver remembers.
+    mean: x without the noise that this step drew, None if it drew none; it
+      lives until the step is over.
   """
 
   x: jax.Array
   prediction: Prediction
   history: tuple[jax.Array, ...] = ()
+  mean: jax.Array | None = None
 
 
 # denoise(x, level, first) -> Prediction; `first` marks a step's first call.

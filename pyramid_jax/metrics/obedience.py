@@ -11,6 +11,7 @@ from pyramid_jax.data.shapes import scenes
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import captions
 from pyramid_jax.metrics import detector
+from pyramid_jax.metrics import edges
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import layout
 from pyramid_jax.metrics import relations
@@ -129,6 +130,14 @@ def _task_scores(
   return {}
 
 
+def _edge_scores(images: np.ndarray, examples: Examples) -> dict[str, Score]:
+  """Returns how well pictures follow the edges that they were asked for."""
+  wanted = edges.asked(examples)
+  if wanted is None:
+    return {}
+  return edges.scores(edges.of_shapes(images), wanted)
+
+
 def _distribution_scores(
   task: str,
   images: np.ndarray,
@@ -184,6 +193,7 @@ def scores(
     map: seg_miou, pixel_acc;
     superres, inpaint: see `restoration.scores`;
     none: tv_count, tv_colour, tv_shape, tv_pos.
+    Those of `edges.scores` are added where examples ask for edges.
 
   Raises:
     ValueError: unknown task, other labels, missing keys or wrong shapes.
@@ -192,6 +202,7 @@ def scores(
   found = _detect(images, examples)
   return {
     **_task_scores(task, images, examples, found),
+    **_edge_scores(images, examples),
     **_distribution_scores(task, images, examples, found, real_images),
   }
 
@@ -245,10 +256,12 @@ def _floor(
   seed: int,
 ) -> dict[str, Score]:
   """Returns the scores of what needs no model."""
+  others = shuffled(examples, seed)
+  lines = _edge_scores(real_images, others)
   if task in restoration.TASKS:
     plain = restoration.baseline(task, examples, real_images.shape[1:3])
-    return restoration.scores(task, plain, examples)
-  return _task_scores(task, real_images, shuffled(examples, seed), found)
+    return {**restoration.scores(task, plain, examples), **lines}
+  return {**_task_scores(task, real_images, others, found), **lines}
 
 
 def with_bounds(
@@ -285,6 +298,7 @@ def with_bounds(
   values = scores(task, images, examples, real_images=real_images)
   found = _detect(real_images, examples)
   ceiling = _task_scores(task, real_images, examples, found)
+  ceiling.update(_edge_scores(real_images, examples))
   floor = _floor(task, real_images, examples, found, seed)
   ceiling.update(_distribution_scores(task, real_images, examples, found, None))
   if len(images) >= 4:

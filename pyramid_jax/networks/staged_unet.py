@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks import unet
+from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import transformer
 
 
@@ -36,7 +37,8 @@ class StagedUNet(unet.UNet):
     *,
     stage: int = 0,
     train: bool = False,
-  ) -> jax.Array:
+    taps: Sequence[str] = (),
+  ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction of a stage.
 
     Keys and values of the context go through `caching.cached`.
@@ -48,9 +50,11 @@ class StagedUNet(unet.UNet):
       y: likewise.
       stage: which, 0 = coarsest.
       train: whether dropout is active, which needs a 'dropout' key.
+      taps: names of activations, see `Trunk.walk`; the same for all stages.
 
     Returns:
-      (B, H, W, stage_out[stage]) float32.
+      (B, H, W, stage_out[stage]) float32; with `taps` a pair of it and {name:
+      activation}.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -72,8 +76,10 @@ class StagedUNet(unet.UNet):
     if self.is_initializing():
       self._touch_other_stages(x, stage)
     h = self.conv(f'stem_{stage}')(x)
-    h = self.walk(h, nn.silu(emb), context, train, stem=False)
-    return self.out(h, f'out_{stage}', self.stage_out[stage])
+    found: dict[str, jax.Array] = {}
+    h = self.walk(h, nn.silu(emb), context, train, stem=False, found=found)
+    out = self.out(h, f'out_{stage}', self.stage_out[stage])
+    return (out, taps_lib.pick(found, taps)) if taps else out
 
   def _touch_other_stages(self, x: jax.Array, stage: int) -> None:
     for other, channels in enumerate(self.stage_in):

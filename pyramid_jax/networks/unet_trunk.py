@@ -225,6 +225,7 @@ class Trunk(nn.Module):
     cond: jax.Array | None = None,
     suffix: str = '',
     stem: bool = True,
+    found: dict[str, jax.Array] | None = None,
   ) -> jax.Array:
     """Goes down, through the middle and up again.
 
@@ -236,11 +237,14 @@ class Trunk(nn.Module):
       cond: features of the coarser scales, for gates.
       suffix: of the names of the three lists of blocks.
       stem: whether the first entry is a convolution of h.
+      found: filled with what comes out of every entry: `in0` (of the stem),
+        `in1` ..., `mid0`, `mid1`, `mid2`, `out0` ...
 
     Returns:
       (B, H, W, model_channels).
     """
     down, up = self.layout()
+    found = {} if found is None else found
     skips = []
     first = 0
     if stem:
@@ -256,11 +260,16 @@ class Trunk(nn.Module):
         if entry.attends:
           h = self._attend(f'{name}_1', h, cond, context, train)
       skips.append(h)
+    found.update({f'in{i}': skip for i, skip in enumerate(skips)})
 
     name, channels = f'middle_block{suffix}', h.shape[-1]
-    h = self._res(f'{name}_0', channels)(h, emb, cond, None, train)
-    h = self._attend(f'{name}_1', h, cond, context, train)
-    h = self._res(f'{name}_2', channels)(h, emb, cond, None, train)
+    h = found['mid0'] = self._res(f'{name}_0', channels)(
+      h, emb, cond, None, train
+    )
+    h = found['mid1'] = self._attend(f'{name}_1', h, cond, context, train)
+    h = found['mid2'] = self._res(f'{name}_2', channels)(
+      h, emb, cond, None, train
+    )
 
     for i, entry in enumerate(up):
       name = f'output_blocks{suffix}_{i}'
@@ -272,6 +281,7 @@ class Trunk(nn.Module):
         name = f'{name}_{1 + entry.attends}'
         _, height, width, _ = skips[-1].shape
         h = self._up(name, h, emb, cond, (height, width), train)
+      found[f'out{i}'] = h
     return h
 
   def _down(
@@ -373,9 +383,11 @@ class Trunk(nn.Module):
     """Returns (B, H, W, channels) float32: norm, SiLU, convolution."""
     assert channels is not None  # see contradictions
     # float32: a few channels wide, and what the sampler integrates
-    h = nn.silu(norms.GroupNorm(1e-5, name=f'{name}_0')(h))
+    dtype = jnp.promote_types(h.dtype, jnp.float32)
+    h = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
     return convolution.Conv(
       channels,
+      dtype=dtype,
       kernel_init=nn.initializers.zeros,
       bias_init=nn.initializers.zeros,
       name=f'{name}_2',

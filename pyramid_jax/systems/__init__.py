@@ -16,6 +16,7 @@ SYSTEMS = {
   'latent_diffit': 'pyramid_jax.systems.latent_diffit',
   'ladm': 'pyramid_jax.systems.ladm',
   'ldm': 'pyramid_jax.systems.ldm',
+  'sketch': 'pyramid_jax.systems.sketch',
 }
 
 

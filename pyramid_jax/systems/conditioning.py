@@ -261,7 +261,13 @@ def guided_stage(
     return stage
   both = build(pair(context, null), (2 * shape[0], *shape[1:]))
   return guidance.classifier_free(
-    both, scale, interval, stage, channels=channels, power=power
+    both,
+    scale,
+    interval,
+    stage,
+    channels=channels,
+    power=power,
+    null=build(null, shape),
   )
 
 

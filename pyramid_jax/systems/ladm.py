@@ -10,7 +10,6 @@ choices.
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -75,7 +74,7 @@ def make_stage(
   def build(inputs, shape):
     def call(variables, x, time, **kwargs):
       # One level for the whole batch: it is embedded once.
-      return network.apply(variables, x, time[None], inputs, **kwargs)
+      return network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
 
     def enter(state, normal):
       x = _entered(precond, levels, state, normal(shape))
@@ -86,10 +85,18 @@ def make_stage(
         variables |= fill(variables, mutable=['cache'])[1]
       return x, variables
 
-    def denoise(x, level, variables, first=True):
+    def denoise(x, level, variables, first=True, taps=()):
       del first
-      bound = functools.partial(call, variables)
-      return precond.predict(bound, x, level)
+      found: dict[str, jax.Array] = {}
+
+      def bound(x, time):
+        out = call(variables, x, time, taps=taps)
+        if not taps:
+          return out
+        found.update(out[1])
+        return out[0]
+
+      return precond.predict(bound, x, level).replace(taps=found)
 
     def leave(state, x, x0, variables):
       del variables
@@ -311,6 +318,10 @@ class LaDM:
         self.stage_numbers, tables, self.guidance, strict=True
       )
     ]
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    del weights  # they are images
+    return [self.process.clean(image, stage) for stage in self.stage_numbers]
 
   def edited(
     self,

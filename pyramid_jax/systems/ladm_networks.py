@@ -42,7 +42,7 @@ class StageNetwork:
     inputs: Inputs,
     **kwargs: Any,
   ) -> Any:
-    """Returns (B, h, w, C), and what is mutable if anything is.
+    """Returns (B, h, w, C), and what is mutable or activations if asked.
 
     Args:
       variables: of the module.
@@ -54,7 +54,7 @@ class StageNetwork:
     """
     args = self.arguments(x, c_noise, inputs)
     out: Any = self.module.apply(variables, *args, **self._stage(), **kwargs)
-    if not kwargs.get('mutable'):
+    if not kwargs.get('mutable') and not kwargs.get('taps'):
       return laplacian.inverse_haar(out, self.wavelet)
     return laplacian.inverse_haar(out[0], self.wavelet), out[1]
 

@@ -147,15 +147,18 @@ class LatentSystem:
     """Returns latents at the grids where they are diffused."""
     return zs
 
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    raw = self.latents(weights.frozen, image)
+    scale = weights.extra['latent_scale']
+    return self.on_grids([z * scale[s] for s, z in enumerate(raw)])
+
   def edited(
     self,
     weights: Weights,
     stages: list[sampling.Stage],
     edit: system_lib.Edit,
   ) -> list[sampling.Stage]:
-    raw = self.latents(weights.frozen, edit.image)
-    scale = weights.extra['latent_scale']
-    zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
+    zs = self.states(weights, edit.image)
     return [
       editing.edited(stage, z, edit.mask, edit.strength)
       for stage, z in zip(stages, zs, strict=True)
@@ -227,7 +230,7 @@ def one_stage(
 
   Args:
     call: (variables, x, time, **kwargs of `module.apply`) -> what is predicted
-      of (B, h, w, C) at one level () of the whole batch.
+      of (B, h, w, C) at one level () of the whole batch, or at levels (B,).
     params: of the denoiser.
     levels: of the solver.
     shape: of the latent.
@@ -246,10 +249,12 @@ def one_stage(
       )
     return x, variables
 
-  def denoise(x, level, variables, first=True):
+  def denoise(x, level, variables, first=True, taps=()):
     del first
-    value = call(variables, x, level.time)
-    return solvers.Prediction.of(parameterization, x, value, level)
+    out = call(variables, x, level.time, taps=taps)
+    value, found = out if taps else (out, {})
+    prediction = solvers.Prediction.of(parameterization, x, value, level)
+    return prediction.replace(taps=found)
 
   def leave(state, x, x0, variables):
     del x0, variables

@@ -19,3 +19,13 @@ def test_sets_without_a_reader_say_what_serves_instead(name):
   config.data.name = name
   with pytest.raises(ValueError, match='use config.data.name = image_folder'):
     data.create(config, 'train')
+
+
+def test_maps_are_of_shapes_alone(tmp_path):
+  for split in ('train', 'val'):
+    (tmp_path / split).mkdir()
+  config = config_lib.base()
+  config.data.name, config.data.root = 'image_folder', str(tmp_path)
+  config.data.maps = ('edges',)
+  with pytest.raises(ValueError, match=r"maps is \('edges',\).*image_folder"):
+    data.create(config, 'train')

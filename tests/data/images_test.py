@@ -182,9 +182,13 @@ def test_finish_leaves_maps_alone():
   batch = {
     'image': jnp.full((1, 2, 2, 3), 255, jnp.uint8),
     'lr_image': jnp.zeros((1, 1, 1, 3), jnp.uint8),
+    'sketch': jnp.full((1, 2, 2), 255, jnp.uint8),
+    'edges': jnp.full((1, 2, 2), 51, jnp.uint8),
     'mask': jnp.full((1, 2, 2), 9, jnp.uint8),
   }
   out = jax.jit(images.finish)(batch)
+  assert (out['sketch'] == 1).all()
+  np.testing.assert_allclose(out['edges'], np.full((1, 2, 2), 0.2), rtol=1e-6)
   assert (out['image'] == 1).all()
   assert (out['lr_image'] == -1).all()
   assert out['mask'].dtype == jnp.uint8

@@ -85,7 +85,9 @@ def test_boxes_are_padded_to_the_config():
 
 @pytest.mark.parametrize('level', [0, 3])
 def test_finish_draws_the_pictures_inside_jit(level):
-  reader, batch = _batch(_config('layout', level=level), maps=True)
+  config = _config('layout', level=level)
+  config.data.maps = ('edges', 'mask')
+  reader, batch = _batch(config)
   out = jax.jit(reader.finish)(batch)
   spec = scenes.sample(3, np.arange(16), level)
   want = render_numpy.render(spec, 32)
@@ -97,9 +99,10 @@ def test_finish_draws_the_pictures_inside_jit(level):
   pictures = reader.render_batch(np.arange(16))
   assert pictures.dtype == np.uint8
   np.testing.assert_array_equal(pictures, np.round(levels))
-  for name in ('mask', 'edge'):
-    assert out[name].dtype == np.uint8
-    assert (np.asarray(out[name]) != want[name]).mean() < 1e-3
+  assert out['mask'].dtype == np.uint8
+  assert (np.asarray(out['mask']) != want['mask']).mean() < 1e-3
+  assert out['edges'].dtype == np.float32
+  assert np.abs(out['edges'] - want['edge'] / 255).max() < 0.02
   np.testing.assert_array_equal(out['condition_ids'], batch['condition_ids'])
 
 
@@ -107,8 +110,18 @@ def test_maps_only_when_asked():
   reader, batch = _batch(_config())
   out = jax.eval_shape(reader.finish, batch)
   assert out['image'].shape == (16, 32, 32, 3)
-  assert 'mask' not in out
-  assert 'edge' not in out
+  assert not set(out) & {'mask', 'edge', 'edges', 'inpaint_mask'}
+
+
+@pytest.mark.parametrize('name', ['edges', 'mask', 'inpaint_mask'])
+def test_a_map_beside_any_task(name):
+  config = _config('text', level=0)
+  config.data.maps = (name,)
+  reader, batch = _batch(config, count=2)
+  out = jax.eval_shape(reader.finish, batch)
+  found = set(out) & {'mask', 'edge', 'edges', 'inpaint_mask'}
+  assert found == {name}
+  assert out[name].shape == (2, 32, 32)
 
 
 def test_low_resolution_pictures_are_box_filtered():
@@ -145,14 +158,14 @@ def test_holes_depend_on_the_index_alone():
 def test_semantic_maps():
   reader, batch = _batch(_config('map', level=2))
   out = jax.jit(reader.finish)(batch)
-  assert 'edge' not in out
+  assert 'edges' not in out
   want = render_numpy.render(scenes.sample(3, np.arange(16), 2), 32)['mask']
   assert out['mask'].dtype == np.uint8
   assert (np.asarray(out['mask']) != want).mean() < 1e-3
 
 
 def test_pictures_of_conditions_only_for_their_tasks():
-  extra = {'mask', 'edge', 'lr_image', 'inpaint_mask'}
+  extra = {'mask', 'edges', 'lr_image', 'inpaint_mask'}
   wanted = {
     'map': {'mask'},
     'superres': {'lr_image'},
@@ -248,6 +261,10 @@ def test_bad_values():
     shapes.ShapesReader(config, 'train')
   with pytest.raises(ValueError, match="condition.task .*got 'sketch'"):
     shapes.ShapesReader(_config('sketch'), 'train')
+  config = _config()
+  config.data.maps = ('mask', 'depth')
+  with pytest.raises(ValueError, match="maps is .*'depth'.* of edges, mask, i"):
+    shapes.ShapesReader(config, 'train')
   config = _config('superres')
   config.data.image_size = 30
   with pytest.raises(ValueError, match='image_size is 30.*lr_factor = 4'):

@@ -47,7 +47,6 @@ class ShapesReader:
     split: str,
     *,
     full: bool | None = None,
-    maps: bool = False,
   ):
     """Reads `config.data` and `config.condition`.
 
@@ -57,12 +56,11 @@ class ShapesReader:
       full: whether `batch` adds every condition, not only those of the task;
         None: outside of training. Among them is `caption`, bytes that cannot
         enter jit.
-      maps: whether `finish` adds `mask` and `edge` whatever the task.
 
     Raises:
-      ValueError: unknown split, level or task, fewer classes than there are,
-        a sequence of boxes or labels that is too short for the level, or a
-        size that `lr_factor` does not divide.
+      ValueError: unknown split, level, task or map, fewer classes than there
+        are, a sequence of boxes or labels that is too short for the level, or
+        a size that `lr_factor` does not divide.
     """
     self._full = split != 'train' if full is None else full
     self.label_names = scenes.LABEL_NAMES
@@ -72,7 +70,7 @@ class ShapesReader:
     self._seed = scenes.split_seed(config.data.seed, split)
     self._max_objects = config.data.max_objects
     self._condition = config.condition
-    self._maps = maps
+    self._maps = {*config.data.maps, *_maps_of(config.condition.task)}
     self._lr_factor = config.data.lr_factor
     self._captions = text.tokenizer()
     self._tokenizer: tokenizers.Tokenizer
@@ -87,6 +85,11 @@ class ShapesReader:
     task, room = self._condition.task, self._condition.max_objects
     if task not in TASKS:
       raise ValueError(f'condition.task must be one of {TASKS}, got {task!r}.')
+    if not self._maps <= set(reader_lib.MAPS):
+      raise ValueError(
+        f'config.data.maps is {tuple(config.data.maps)}, must be of'
+        f' {", ".join(reader_lib.MAPS)}.'
+      )
     reader_lib.check_classes(config, self.label_names)
     most = scenes.LEVELS[self.level].max_objects
     if task in ('layout', 'label') and room < most:
@@ -137,7 +140,7 @@ class ShapesReader:
       'background': spec.background,
       'texture': spec.texture,
     }
-    if self._condition.task == 'inpaint':
+    if 'inpaint_mask' in self._maps:
       u = scenes.uniforms(self._seed, indices, scenes.INPAINT, holes.UNIFORMS)
       out.update(holes.sample(u))
     self._add_texts(out, spec)
@@ -201,8 +204,9 @@ class ShapesReader:
 
     `image` (B, H, W, 3) float32 in [-1, 1], the values of the uint8 picture,
     `x / 127.5 - 1`. By task also `lr_image`, the same of the box-filtered
-    picture; `mask` (B, H, W) uint8, the semantic map; `inpaint_mask`
-    (B, H, W) uint8, 1 = hole. With `maps` also `mask` and `edge`.
+    picture. By task or `config.data.maps` also, (B, H, W) each: `mask` uint8,
+    the semantic map; `inpaint_mask` uint8, 1 = hole; `edges` float32 in
+    [0, 1], the visible outlines.
     """
     out = dict(batch)
     task, size = self._condition.task, self.image_size
@@ -210,14 +214,13 @@ class ShapesReader:
     out['image'] = picture / 127.5 - 1
     if task == 'superres':
       out['lr_image'] = render.shrink(picture, self._lr_factor) / 127.5 - 1
-    if task == 'inpaint':
+    if 'inpaint_mask' in self._maps:
       hole = holes.draw(batch['hole_strokes'], batch['hole_boxes'], size)
       out['inpaint_mask'] = jnp.asarray(hole)
-    if self._maps or task == 'map':
+    if self._maps & {'mask', 'edges'}:
       drawn = render.maps(batch, size)
-      out['mask'] = drawn['mask']
-      if self._maps:
-        out['edge'] = drawn['edge']
+      drawn['edges'] = drawn['edge'] / jnp.float32(255)
+      out |= {name: drawn[name] for name in self._maps & set(drawn)}
     return out
 
   def render_batch(self, indices: np.ndarray) -> np.ndarray:
@@ -225,6 +228,11 @@ class ShapesReader:
     spec = scenes.sample(self._seed, np.asarray(indices), self.level)
     picture = _render_image(render.spec_arrays(spec), self.image_size)
     return np.asarray(picture).astype(np.uint8)
+
+
+def _maps_of(task: str) -> tuple[str, ...]:
+  """Returns the maps that a task cannot do without."""
+  return {'map': ('mask',), 'inpaint': ('inpaint_mask',)}.get(task, ())
 
 
 _render_image = jax.jit(render.image, static_argnames='size')
