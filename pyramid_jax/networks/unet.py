@@ -1,5 +1,7 @@
 """The denoiser of LDM: a U-Net with attention to a context."""
 
+from collections.abc import Sequence
+
 from flax import linen as nn
 import jax
 
@@ -56,6 +58,7 @@ class UNet(unet_trunk.Trunk):
     y: jax.Array | None = None,
     *,
     train: bool = False,
+    control: Sequence[jax.Array] | jax.Array | None = None,
   ) -> jax.Array:
     """Returns the prediction.
 
@@ -69,6 +72,7 @@ class UNet(unet_trunk.Trunk):
         None, which makes transformers attend to the map itself.
       y: (B,) class ids if `num_classes`.
       train: whether dropout is active, which needs a 'dropout' key.
+      control: see `unet_trunk.Trunk.walk`.
 
     Returns:
       (B, H, W, out_channels) float32, or n_embed channels.
@@ -88,7 +92,7 @@ class UNet(unet_trunk.Trunk):
     if y is not None:
       emb += self.embed_label(y)
     # Every block begins with the SiLU: done once.
-    h = self.walk(x, nn.silu(emb), context, train)
+    h = self.walk(x, nn.silu(emb), context, train, control=control)
     return self.whole_head(h)
 
   def contradictions(self) -> dict[str, bool]:

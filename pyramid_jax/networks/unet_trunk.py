@@ -225,6 +225,7 @@ class Trunk(nn.Module):
     cond: jax.Array | None = None,
     suffix: str = '',
     stem: bool = True,
+    control: Sequence[jax.Array] | jax.Array | None = None,
   ) -> jax.Array:
     """Goes down, through the middle and up again.
 
@@ -236,16 +237,66 @@ class Trunk(nn.Module):
       cond: features of the coarser scales, for gates.
       suffix: of the names of the three lists of blocks.
       stem: whether the first entry is a convolution of h.
+      control: what is added to every skip and last to the middle, which a
+        `controlnet.Branch` gives; a branch itself takes its map here.
 
     Returns:
       (B, H, W, model_channels).
     """
-    down, up = self.layout()
+    skips, h = self.descend(
+      h, emb, context, train, cond=cond, suffix=suffix, stem=stem
+    )
+    if control is not None:
+      *beside, middle = control
+      skips = [x + c for x, c in zip(skips, beside, strict=True)]
+      h = h + middle
+    for i, entry in enumerate(self.layout()[1]):
+      name = f'output_blocks{suffix}_{i}'
+      h = jnp.concatenate([h, skips.pop()], axis=-1)
+      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
+      if entry.attends:
+        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
+      if entry.resample:
+        name = f'{name}_{1 + entry.attends}'
+        _, height, width, _ = skips[-1].shape
+        h = self._up(name, h, emb, cond, (height, width), train)
+    return h
+
+  def descend(
+    self,
+    h: jax.Array,
+    emb: jax.Array,
+    context: transformer.Context | None,
+    train: bool,
+    *,
+    cond: jax.Array | None = None,
+    suffix: str = '',
+    stem: bool = True,
+    hint: jax.Array | None = None,
+  ) -> tuple[list[jax.Array], jax.Array]:
+    """Goes down and through the middle.
+
+    Args:
+      h: and the others as of `walk`.
+      emb: likewise.
+      context: likewise.
+      train: likewise.
+      cond: likewise.
+      suffix: likewise.
+      stem: likewise.
+      hint: (B, H, W, model_channels), added to the first entry.
+
+    Returns:
+      The skips, finest first, and the result of the middle.
+    """
+    down, _ = self.layout()
     skips = []
     first = 0
     if stem:
       h = self.conv(f'input_blocks{suffix}_0_0')(h)
       first = 1
+    if hint is not None:
+      h = h + hint
     skips.append(h)
     for i, entry in enumerate(down, first):
       name = f'input_blocks{suffix}_{i}'
@@ -261,18 +312,7 @@ class Trunk(nn.Module):
     h = self._res(f'{name}_0', channels)(h, emb, cond, None, train)
     h = self._attend(f'{name}_1', h, cond, context, train)
     h = self._res(f'{name}_2', channels)(h, emb, cond, None, train)
-
-    for i, entry in enumerate(up):
-      name = f'output_blocks{suffix}_{i}'
-      h = jnp.concatenate([h, skips.pop()], axis=-1)
-      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
-      if entry.attends:
-        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
-      if entry.resample:
-        name = f'{name}_{1 + entry.attends}'
-        _, height, width, _ = skips[-1].shape
-        h = self._up(name, h, emb, cond, (height, width), train)
-    return h
+    return skips, h
 
   def _down(
     self,
