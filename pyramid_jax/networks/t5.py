@@ -49,8 +49,7 @@ def relative_buckets(
   distance = np.abs(offset)
   side = buckets // 2
   exact = side // 2
-  # At whole results, as at 16, 32 and 64, the logarithms must not fall short.
-  growth = np.log(np.maximum(distance, 1) / exact) + 1e-9
+  growth = np.log(np.maximum(distance, 1) / exact)
   far = exact + np.floor(growth / np.log(max_distance / exact) * exact)
   row = np.where(distance < exact, distance, np.minimum(far, side - 1))
   return (row + side * (offset > 0)).astype(np.int32)
