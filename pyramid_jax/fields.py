@@ -33,7 +33,7 @@ TASKS = (
 )
 DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
-ENCODERS = ('tokens', 'boxes', 'clip')
+ENCODERS = ('tokens', 'boxes', 'clip', 't5')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
 TARGET_SPACES = ('latent', 'pixels')
@@ -203,8 +203,8 @@ def _condition() -> Mapping[str, Any]:
     # none | text | layout | label | scene_graph | class | map | superres |
     # inpaint
     'task': 'none',
-    'encoder': 'tokens',  # tokens | boxes | clip
-    'vocab_file': '',  # of the tokenizer
+    'encoder': 'tokens',  # tokens | boxes | clip | t5
+    'vocab_file': '',  # of the tokenizer; the tokenizer.json of t5
     'merges_file': '',  # of the CLIP tokenizer
     'max_length': 77,  # tokens of a sequence
     'no_tokens': 1024,  # coordinate tokens, a square number of places
@@ -215,6 +215,7 @@ def _condition() -> Mapping[str, Any]:
     'depth': 32,  # blocks of the encoder
     'heads': 8,
     'head_dim': 64,
+    'mlp_dim': 0,  # hidden width of the blocks of t5; 0 = 4 dim
     'vocab_size': 30522,  # rows of the token embedding
     'embed_std': 0.02,  # of the initial embeddings
     'num_labels': 25,  # categories of the box encoder, padding included
@@ -373,6 +374,7 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
   at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
   at_least(0, 'train.sample_every', 'train.eval_every', 'train.seed')
+  at_least(0, 'condition.mlp_dim')
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')

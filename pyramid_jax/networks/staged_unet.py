@@ -38,6 +38,7 @@ class StagedUNet(unet.UNet):
     stage: int = 0,
     train: bool = False,
     taps: Sequence[str] = (),
+    control: Sequence[jax.Array] | jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction of a stage.
 
@@ -51,6 +52,7 @@ class StagedUNet(unet.UNet):
       stage: which, 0 = coarsest.
       train: whether dropout is active, which needs a 'dropout' key.
       taps: names of activations, see `Trunk.walk`; the same for all stages.
+      control: see `Trunk.walk`.
 
     Returns:
       (B, H, W, stage_out[stage]) float32; with `taps` a pair of it and {name:
@@ -77,8 +79,16 @@ class StagedUNet(unet.UNet):
       self._touch_other_stages(x, stage)
     h = self.conv(f'stem_{stage}')(x)
     found: dict[str, jax.Array] = {}
-    h = self.walk(h, nn.silu(emb), context, train, stem=False, found=found)
-    out = self.out(h, f'out_{stage}', self.stage_out[stage])
+    h = self.walk(
+      h,
+      nn.silu(emb),
+      context,
+      train,
+      stem=False,
+      found=found,
+      control=control,
+    )
+    out = self.stage_head(h, stage)
     return (out, taps_lib.pick(found, taps)) if taps else out
 
   def _touch_other_stages(self, x: jax.Array, stage: int) -> None:
@@ -86,7 +96,11 @@ class StagedUNet(unet.UNet):
       if other != stage:
         zeros = jnp.zeros((*x.shape[:3], channels), x.dtype)
         h = self.conv(f'stem_{other}')(zeros)
-        self.out(h, f'out_{other}', self.stage_out[other])
+        self.stage_head(h, other)
+
+  def stage_head(self, h: jax.Array, stage: int) -> jax.Array:
+    """Returns what a stage predicts."""
+    return self.out(h, f'out_{stage}', self.stage_out[stage])
 
   def _check_stage(self, x: jax.Array, stage: int) -> None:
     count = len(self.stage_in)

@@ -60,6 +60,7 @@ class UNet(unet_trunk.Trunk):
     *,
     train: bool = False,
     taps: Sequence[str] = (),
+    control: Sequence[jax.Array] | jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction, and the activations of `taps` if there are.
 
@@ -74,6 +75,7 @@ class UNet(unet_trunk.Trunk):
       y: (B,) class ids if `num_classes`.
       train: whether dropout is active, which needs a 'dropout' key.
       taps: names of activations, see `Trunk.walk`.
+      control: see `unet_trunk.Trunk.walk`.
 
     Returns:
       (B, H, W, out_channels) float32, or n_embed channels; with `taps` a pair
@@ -95,7 +97,7 @@ class UNet(unet_trunk.Trunk):
       emb += self.embed_label(y)
     # Every block begins with the SiLU: done once.
     found: dict[str, jax.Array] = {}
-    h = self.walk(x, nn.silu(emb), context, train, found=found)
+    h = self.walk(x, nn.silu(emb), context, train, found=found, control=control)
     out = self.whole_head(h)
     return (out, taps_lib.pick(found, taps)) if taps else out
 

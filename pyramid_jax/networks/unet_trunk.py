@@ -226,6 +226,7 @@ class Trunk(nn.Module):
     suffix: str = '',
     stem: bool = True,
     found: dict[str, jax.Array] | None = None,
+    control: Sequence[jax.Array] | jax.Array | None = None,
   ) -> jax.Array:
     """Goes down, through the middle and up again.
 
@@ -239,17 +240,71 @@ class Trunk(nn.Module):
       stem: whether the first entry is a convolution of h.
       found: filled with what comes out of every entry: `in0` (of the stem),
         `in1` ..., `mid0`, `mid1`, `mid2`, `out0` ...
+      control: what is added to every skip and last to the middle, which a
+        `controlnet.Branch` gives; a branch itself takes its map here.
 
     Returns:
       (B, H, W, model_channels).
     """
-    down, up = self.layout()
+    found = {} if found is None else found
+    skips, h = self.descend(
+      h, emb, context, train, cond=cond, suffix=suffix, stem=stem, found=found
+    )
+    if control is not None:
+      *beside, middle = control
+      skips = [x + c for x, c in zip(skips, beside, strict=True)]
+      h = h + middle
+    for i, entry in enumerate(self.layout()[1]):
+      name = f'output_blocks{suffix}_{i}'
+      h = jnp.concatenate([h, skips.pop()], axis=-1)
+      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
+      if entry.attends:
+        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
+      if entry.resample:
+        name = f'{name}_{1 + entry.attends}'
+        _, height, width, _ = skips[-1].shape
+        h = self._up(name, h, emb, cond, (height, width), train)
+      found[f'out{i}'] = h
+    return h
+
+  def descend(
+    self,
+    h: jax.Array,
+    emb: jax.Array,
+    context: transformer.Context | None,
+    train: bool,
+    *,
+    cond: jax.Array | None = None,
+    suffix: str = '',
+    stem: bool = True,
+    hint: jax.Array | None = None,
+    found: dict[str, jax.Array] | None = None,
+  ) -> tuple[list[jax.Array], jax.Array]:
+    """Goes down and through the middle.
+
+    Args:
+      h: and the others as of `walk`.
+      emb: likewise.
+      context: likewise.
+      train: likewise.
+      cond: likewise.
+      suffix: likewise.
+      stem: likewise.
+      hint: (B, H, W, model_channels), added to the first entry.
+      found: as of `walk`.
+
+    Returns:
+      The skips, finest first, and the result of the middle.
+    """
+    down, _ = self.layout()
     found = {} if found is None else found
     skips = []
     first = 0
     if stem:
       h = self.conv(f'input_blocks{suffix}_0_0')(h)
       first = 1
+    if hint is not None:
+      h = h + hint
     skips.append(h)
     for i, entry in enumerate(down, first):
       name = f'input_blocks{suffix}_{i}'
@@ -270,19 +325,7 @@ class Trunk(nn.Module):
     h = found['mid2'] = self._res(f'{name}_2', channels)(
       h, emb, cond, None, train
     )
-
-    for i, entry in enumerate(up):
-      name = f'output_blocks{suffix}_{i}'
-      h = jnp.concatenate([h, skips.pop()], axis=-1)
-      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
-      if entry.attends:
-        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
-      if entry.resample:
-        name = f'{name}_{1 + entry.attends}'
-        _, height, width, _ = skips[-1].shape
-        h = self._up(name, h, emb, cond, (height, width), train)
-      found[f'out{i}'] = h
-    return h
+    return skips, h
 
   def _down(
     self,

@@ -219,6 +219,26 @@ class BatchNorm(nn.Module):
     return x.astype(self.dtype)
 
 
+class RMSNorm(nn.Module):
+  """Division by the root mean square of the last axis (arXiv:1910.07467).
+
+  Attributes:
+    eps: added to the mean square.
+    dtype: of the result.
+  """
+
+  eps: float = 1e-6
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises (..., C)."""
+    x = x.astype(jnp.float32)
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    square = (x**2).mean(-1, keepdims=True)
+    return (x * lax.rsqrt(square + self.eps) * scale).astype(self.dtype)
+
+
 class GatedNorm(nn.Module):
   """Group norm whose scale and shift are read off a map (SPADE).
 
