@@ -21,8 +21,10 @@ from pyramid_jax import errors
 from pyramid_jax import grids
 from pyramid_jax.conditions import pictures as pictures_lib
 from pyramid_jax.conditions import request
+from pyramid_jax.conditions import sketches
 from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import drawings
 from pyramid_jax.data import images as images_lib
 from pyramid_jax.data import transforms
 from pyramid_jax.data.shapes import text as shapes_text
@@ -211,12 +213,44 @@ def _asks_edit(
       f'--image of the task {task!r} needs --strength (image to image),'
       ' --mask (paint a part), or both.'
     )
+  _need_condition(task, options, 'image')
+  return True
+
+
+def _need_condition(task: str, options: Mapping[str, Any], name: str) -> None:
   own = OPTIONS.get(task, ())
   if own and not options.get(own[0]):
     raise errors.UserError(
-      f'--image needs --{own[0]}, the condition of the task {task!r}.'
+      f'--{name} needs --{own[0]}, the condition of the task {task!r}.'
     )
-  return True
+
+
+def sketch_of_request(
+  config: ConfigDict, options: Mapping[str, Any]
+) -> dict[str, np.ndarray] | None:
+  """Returns the drawing that sampling is asked to follow.
+
+  Args:
+    config: of the run.
+    options: of the command line: `sketch`, a picture or SVG of any size.
+
+  Returns:
+    `sketch` (1, H, W) uint8, 255 = line; None if nothing is asked.
+
+  Raises:
+    ValueError: no condition beside it, or what is no drawing.
+    OSError: a file that is not there.
+  """
+  if not options.get('sketch'):
+    return None
+  _need_condition(config.condition.task, options, 'sketch')
+  path = _existing('sketch', options)
+  with _broken_images():
+    pixels = drawings.read(path)
+  try:
+    return sketches.from_drawing(pixels, config.data.image_size)
+  except ValueError as error:
+    raise errors.UserError(f'--sketch={path}: {error}.', errors.DATA) from error
 
 
 def _asked(

@@ -24,6 +24,7 @@ _OPTIONS = (
   flags.DEFINE_string('map', '', 'sample: PNG of classes'),
   flags.DEFINE_string('image', '', 'sample: picture to enlarge, mend, change'),
   flags.DEFINE_string('mask', '', 'sample: its mask, white is painted'),
+  flags.DEFINE_string('sketch', '', 'sample: drawing to follow, or an SVG'),
   flags.DEFINE_float('strength', None, 'sample: share of steps after --image'),
   flags.DEFINE_integer('count', None, 'sample: images', lower_bound=1),
   flags.DEFINE_integer('seed', None, 'sample: of the noise', lower_bound=0),

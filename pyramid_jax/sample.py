@@ -41,6 +41,7 @@ def run(
     workdir: of the run.
     options: of the command line: the condition, see `examples.of_request`;
       `image` with `strength` or `mask`, see `examples.edit_of_request`;
+      `sketch`, see `examples.sketch_of_request`;
       `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the last
       scale to sample; `coarse_latent`, a file of finished scales.
 
@@ -154,12 +155,13 @@ def _conditions(
   with errors.user_errors():
     names = loading.read_labels(workdir)
     edit = examples_lib.edit_of_request(config, options)
+    sketch = examples_lib.sketch_of_request(config, options)
     rows = examples_lib.of_request(config, names, options)
-    if rows is None and edit is None:
+    if rows is None and edit is None and sketch is None:
       split = options.get('split') or 'test'
       return examples_lib.of_split(config, split, count), None
   picture, strength = edit or ({}, None)
-  rows = (rows or {}) | picture
+  rows = (rows or {}) | picture | (sketch or {})
   # In turn, as often as images are asked for.
   return {
     name: np.resize(v, (count, *v.shape[1:])) for name, v in rows.items()

@@ -224,6 +224,63 @@ def test_pictures_to_begin_with(workdir):
   assert (saved(workdir)['arr_0'] == 255).all()  # strength 1
 
 
+def test_a_drawing_goes_with_its_samples(workdir):
+  config = make_config('text')
+  path = workdir / 'drawing'
+  path.write_text(
+    '<svg viewBox="0 0 80 40"><circle cx="40" cy="20" r="15" fill="none"'
+    ' stroke="white"/></svg>'
+  )
+  asked = {'prompt': 'a red circle', 'sketch': str(path), 'count': 3}
+  sample.run(config, workdir, asked)
+  arrays = saved(workdir)
+  lines = arrays['sketch']
+  assert lines.shape == (3, 32, 32)
+  assert lines.dtype == np.uint8
+  y, x = np.mgrid[:32, :32] - 15.5
+  radius = np.hypot(x, y) * 80 / 32
+  assert 20 < (lines[0] == 255).sum() < 80
+  assert np.abs(radius[lines[0] == 255] - 15).max() < 4
+  assert (lines[0] == lines[2]).all()
+  # The sketch is what the pictures are held to.
+  table = scores(config, workdir, samples=str(workdir / 'samples'))
+  assert table['edge_f1']['value'] < 0.5
+  ring = np.abs(radius[None, ..., None] - 15) < 3
+  red = np.where(ring, (230, 25, 25), 128).astype(np.uint8)
+  np.savez(
+    workdir / 'samples' / 'samples.npz',
+    **{**arrays, 'arr_0': np.tile(red, (3, 1, 1, 1))},
+  )
+  table = scores(config, workdir, samples=str(workdir / 'samples'))
+  assert table['edge_f1']['value'] > 0.7
+
+
+def test_drawings_that_cannot_be_followed(tmp_path):
+  photograph = np.random.RandomState(0).randint(0, 256, (40, 40, 3), np.uint8)
+  Image.fromarray(photograph).save(tmp_path / 'photo.png')
+  blank = paint(tmp_path / 'blank.png', (32, 32), (255, 255, 255))
+  (tmp_path / 'text.svg').write_text('<svg viewBox="0 0 9 9"><text/></svg>')
+
+  def refused(task, code=errors.DATA, **options):
+    with pytest.raises(errors.UserError) as error, errors.user_errors():
+      examples.sketch_of_request(make_config(task), options)
+    assert '\n' not in str(error.value)
+    assert error.value.code == code
+    return str(error.value)
+
+  message = refused('none', sketch=blank)
+  assert message == f'--sketch={blank}: the drawing is empty.'
+  message = refused('none', sketch=str(tmp_path / 'photo.png'))
+  assert 'this is a photograph; draw lines' in message
+  message = refused('none', sketch=str(tmp_path / 'text.svg'))
+  assert 'the element <text> is not read' in message
+  message = refused('none', errors.MISSING, sketch='/no.png')
+  assert message == '--sketch=/no.png: not there.'
+  message = refused('text', errors.USAGE, sketch=blank)
+  assert '--sketch needs --prompt, the condition' in message
+  assert examples.sketch_of_request(make_config('text'), {}) is None
+
+
 def test_classes_in_turn(workdir):
   config = make_config('class', level=0)
   sample.run(config, workdir, {'label': 'red circle, 7', 'count': 3})

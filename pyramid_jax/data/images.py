@@ -53,7 +53,12 @@ class BrokenImage(Exception):
     self.reason = reason
 
 
-def _load_bytes(path: pathlib.Path) -> bytes:
+def load_bytes(path: pathlib.Path) -> bytes:
+  """Returns what is in a file; disks that falter are tried again.
+
+  Raises:
+    BrokenImage: no such file, or more than `MAX_BYTES`.
+  """
   pauses = iter(_PAUSES_SECS)
   while True:
     try:
@@ -68,11 +73,23 @@ def _load_bytes(path: pathlib.Path) -> bytes:
     time.sleep(pause)
 
 
+def _is_transparent(image: Image.Image) -> bool:
+  modes = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
+  return 'transparency' in image.info or image.mode in modes
+
+
+def _to_rgba(image: Image.Image) -> np.ndarray:
+  if _is_transparent(image):
+    return np.asarray(image.convert('RGBA'))
+  pixels = _to_rgb(image)
+  return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
   if image.mode.startswith('I'):  # 16 bits a pixel
     grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255)
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-  if 'transparency' in image.info or image.mode in ('RGBA', 'LA', 'PA', 'La'):
+  if _is_transparent(image):
     image = image.convert('RGBA')
     paper = Image.new('RGBA', image.size, (255, 255, 255, 255))
     image = Image.alpha_composite(paper, image)
@@ -124,7 +141,7 @@ def read(
   Raises:
     BrokenImage: no such file, another format, too large, or damaged.
   """
-  return decode(_load_bytes(pathlib.Path(path)), path, upright, max_pixels)
+  return decode(load_bytes(pathlib.Path(path)), path, upright, max_pixels)
 
 
 def decode(
@@ -136,6 +153,26 @@ def decode(
   """Decodes the bytes of an image file; `name` is for errors, see `read`."""
   turn = ImageOps.exif_transpose if upright else lambda image: image
   return _decode(data, name, max_pixels, lambda file: _to_rgb(turn(file)))
+
+
+def decode_rgba(
+  data: bytes, name: str | os.PathLike, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+  """Decodes the bytes of an image file with its opacity, upright.
+
+  Args:
+    data: JPEG, PNG or WebP.
+    name: for errors.
+    max_pixels: larger images are refused.
+
+  Returns:
+    (H, W, 4) uint8; the last channel is 255 where the file has no opacity.
+
+  Raises:
+    BrokenImage: as `read`.
+  """
+  upright = ImageOps.exif_transpose
+  return _decode(data, name, max_pixels, lambda file: _to_rgba(upright(file)))
 
 
 def read_map(
@@ -163,7 +200,7 @@ def read_map(
       )
     return np.asarray(file)
 
-  return _decode(_load_bytes(pathlib.Path(path)), path, max_pixels, convert)
+  return _decode(load_bytes(pathlib.Path(path)), path, max_pixels, convert)
 
 
 def to_float(image: jax.Array) -> jax.Array:

@@ -1,0 +1,34 @@
+"""Files of drawings: pictures with their opacity, or SVG."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from pyramid_jax.data import images
+from pyramid_jax.data import svg
+
+
+_BYTE_ORDER_MARK = b'\xef\xbb\xbf'
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+  """Reads a drawing; the content decides, not the name.
+
+  Args:
+    path: of a JPEG, PNG or WebP file, or of an SVG file.
+
+  Returns:
+    (H, W, 4) uint8: red, green, blue and opacity.
+
+  Raises:
+    BrokenImage: no such file, another format, too large, or damaged.
+  """
+  path = pathlib.Path(path)
+  data = images.load_bytes(path)
+  if not data.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b'<'):
+    return images.decode_rgba(data, path)
+  try:
+    return svg.rasterise(data)
+  except ValueError as error:
+    raise images.BrokenImage(path, str(error)) from error

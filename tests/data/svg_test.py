@@ -1,0 +1,255 @@
+"""Shapes of SVG where arithmetic puts them."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from pyramid_jax.data import svg
+from pyramid_jax.data import svg_shapes
+
+
+def document(body, frame='viewBox="0 0 100 100"'):
+  space = 'xmlns="http://www.w3.org/2000/svg"'
+  return f'<svg {space} {frame}>{body}</svg>'.encode()
+
+
+def ink(body, side=100, **kwargs):
+  """Returns where something is drawn."""
+  return svg.rasterise(document(body, **kwargs), side)[..., 3] > 0
+
+
+def stroked(body, width=3):
+  return f'<g fill="none" stroke="black" stroke-width="{width}">{body}</g>'
+
+
+def same(a, b):
+  """Whether two drawings agree but for pixels at their rims."""
+  differ = a ^ b
+  return not ndimage.binary_erosion(differ, np.ones((2, 2))).any()
+
+
+def test_a_circle_is_round():
+  y, x = np.mgrid[:200, :200] + 0.5
+  r = np.hypot(x - 80, y - 100) / 2
+  got = ink(stroked('<circle cx="40" cy="50" r="30"/>', 4), 200)
+  assert got[np.abs(r - 30) < 1.3].all()
+  assert not got[np.abs(r - 30) > 2.8].any()
+  full = ink('<ellipse cx="40" cy="50" rx="30" ry="30"/>', 200)
+  assert same(full, r < 30)
+
+
+@pytest.mark.parametrize(
+  ('path', 'other'),
+  [
+    ('M10 20 L60 20 L60 70 Z', '<polygon points="10,20 60,20 60,70"/>'),
+    ('m10,20 50,0 0,50 z', '<polygon points="10 20 60 20 60 70"/>'),
+    ('M10 20h50v50L10 20', '<polyline points="10,20 60,20 60,70 10,20"/>'),
+    ('M10 20H60V70', '<polyline points="10,20,60,20,60,70"/>'),
+    ('M10 20 60 70', '<line x1="10" y1="20" x2="60" y2="70"/>'),
+    ('M10-2e1 60 7.0e1', '<line x1="10" y1="-20" x2="60" y2="70"/>'),
+    ('M10 20h40v30h-40z', '<rect x="10" y="20" width="40" height="30"/>'),
+    (  # flags may stand close together
+      'M70 50a30 30 0 11-60 0 30 30 0 0160 0z',
+      '<circle cx="40" cy="50" r="30"/>',
+    ),
+    (  # too small to reach: enlarged
+      'M10 50A3 1.5 0 0 1 70 50A30 15 0 0 1 10 50Z',
+      '<ellipse cx="40" cy="50" rx="30" ry="15"/>',
+    ),
+    (
+      'M20 20h40a10 10 0 0 1 10 10v20a10 10 0 0 1-10 10h-40'
+      'a10 10 0 0 1-10-10v-20a10 10 0 0 1 10-10z',
+      '<rect x="10" y="20" width="60" height="40" rx="10"/>',
+    ),
+  ],
+)
+def test_paths_are_the_shapes_that_they_describe(path, other):
+  for wrap in (stroked, lambda body: body):
+    got, want = ink(wrap(f'<path d="{path}"/>'), 200), ink(wrap(other), 200)
+    assert want.any() or 'line' in other
+    assert same(got, want), path
+
+
+def test_curves_pass_where_their_polynomials_do():
+  p = np.array([[10, 80], [20, 10], [70, 0], [90, 60]], float)
+  t = np.linspace(0, 1, 200)[:, None]
+  cubic = (
+    (1 - t) ** 3 * p[0]
+    + 3 * t * (1 - t) ** 2 * p[1]
+    + 3 * t**2 * (1 - t) * p[2]
+    + t**3 * p[3]
+  )
+  square = (1 - t) ** 2 * p[0] + 2 * t * (1 - t) * p[1] + t**2 * p[3]
+
+  def farthest(data, curve):
+    points = svg_shapes.path(data)[0][0]
+    gaps = np.linalg.norm(points[:, None] - curve[None], axis=-1).min(1)
+    return gaps.max()
+
+  assert farthest('M10 80C20 10 70 0 90 60', cubic) < 0.5
+  assert farthest('m10 80c10-70 60-80 80-20', cubic) < 0.5
+  assert farthest('M10 80Q20 10 90 60', square) < 0.5
+  # Smooth joints mirror the last control point; without one it is the place.
+  joined = svg_shapes.path('M0 0C0 10 10 10 10 0S20-10 20 0')[0][0]
+  written = svg_shapes.path('M0 0C0 10 10 10 10 0C10-10 20-10 20 0')[0][0]
+  np.testing.assert_allclose(joined, written)
+  joined = svg_shapes.path('M0 0q5 10 10 0t10 0')[0][0]
+  written = svg_shapes.path('M0 0q5 10 10 0q5-10 10 0')[0][0]
+  np.testing.assert_allclose(joined, written)
+  alone = svg_shapes.path('M0 0L5 5T10 0')[0][0]
+  assert np.ptp(alone[1:] @ [1, 1]) < 1e-9  # a straight line
+
+
+@pytest.mark.parametrize('large', [0, 1])
+@pytest.mark.parametrize('sweep', [0, 1])
+def test_arcs_take_the_side_that_their_flags_say(large, sweep):
+  ((points, _),) = svg_shapes.path(f'M3 1A2 2 0 {large} {sweep} 1 3')
+  # Angles grow clockwise on the screen: from (3, 1) round (1, 1) to (1, 3).
+  centre = (1, 1) if large != sweep else (3, 3)
+  np.testing.assert_allclose(np.hypot(*(points - centre).T), 2)
+  length = np.hypot(*np.diff(points, axis=0).T).sum()
+  want = np.pi * (3 if large else 1)
+  assert length == pytest.approx(want, rel=1e-3)
+  # A turned ellipse is the turned picture of one.
+  ((turned, _),) = svg_shapes.path(f'M0 0A4 2 30 {large} {sweep} 5 1')
+  turn = np.exp(-1j * np.pi / 6)
+  flat = (turned @ [1, 1j]) * turn
+  end = flat[-1]
+  ((level, _),) = svg_shapes.path(
+    f'M0 0A4 2 0 {large} {sweep} {end.real} {end.imag}'
+  )
+  np.testing.assert_allclose(flat, level @ [1, 1j], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+  ('transform', 'points'),
+  [
+    ('translate(10,20)', '20,30 50,30'),
+    ('translate(10)', '20,10 50,10'),
+    ('scale(2)', '20,20 80,20'),
+    ('scale(2 3)', '20,30 80,30'),
+    ('rotate(90)translate(0 -40)', '30,10 30,40'),
+    ('rotate(90 10 10)', '10,10 10,40'),
+    ('matrix(0 1 1 0 5 6)', '15,16 15,46'),
+    ('skewY(45)', '10,20 40,50'),
+    ('translate(10,20), scale(2)', '30,40 90,40'),
+  ],
+)
+def test_transforms(transform, points):
+  line = f'<g transform="{transform}"><path d="M10 10H40"/></g>'
+  got = ink(stroked(line, 0.1), 200)
+  want = ink(stroked(f'<polyline points="{points}"/>', 0.1), 200)
+  assert want.sum() > 40
+  assert not (got & ~ndimage.binary_dilation(want, np.ones((3, 3)))).any()
+  assert not (want & ~ndimage.binary_dilation(got, np.ones((3, 3)))).any()
+
+
+def test_widths_grow_with_transforms():
+  line = '<line x1="0" y1="10" x2="20" y2="10" transform="scale(5)"/>'
+  assert ink(stroked(line, 2))[:, 50].sum() == pytest.approx(10, abs=1)
+
+
+def test_styles():
+  body = (
+    '<g style="stroke:red; fill:none" stroke="blue">'
+    '<path d="M0 10H100" style="stroke-width:4px"/>'
+    '<path d="M0 30H100" stroke="#00ff00"/>'
+    '<path d="M0 50H100" visibility="hidden"/>'
+    '<g display="none"><path d="M0 50H100"/></g>'
+    '<path d="M0 50H100" stroke="none" />'
+    '<path d="M0 50H100" stroke-opacity="0"/>'
+    '</g><path d="M0 70H100V90H0z"/>'
+  )
+  picture = svg.rasterise(document(body), 100)
+  assert picture[10, 50].tolist() == [255, 0, 0, 255]
+  assert picture[29:31, 50].max(0).tolist() == [0, 255, 0, 255]
+  assert picture[80, 50].tolist() == [0, 0, 0, 255]  # filled by default
+  assert not picture[35:65, :, 3].any()
+  assert picture[:25, 50, 3].sum() == pytest.approx(4 * 255, abs=255)
+
+
+def test_holes():
+  hole = 'M10 10H90V90H10z M30 30{}z'
+  around, against = hole.format('H70V70H30'), hole.format('V70H70V30')
+  for path, rule, filled in (
+    (around, 'nonzero', True),
+    (against, 'nonzero', False),
+    (around, 'evenodd', False),
+    (against, 'evenodd', False),
+  ):
+    got = ink(f'<path fill-rule="{rule}" d="{path}"/>')
+    assert got[20, 20]
+    assert got[50, 50] == filled, (path, rule)
+
+
+def test_the_frame():
+  body = stroked('<path d="M10 10H20"/>')
+  shifted = ink(body, frame='viewBox="5 5 20 10"', side=40)
+  assert shifted.shape == (20, 40)
+  assert shifted[10, 11:29].all()
+  assert not shifted[:, 34:].any()
+  sized = ink(body, frame='width="40mm" height="20"', side=40)
+  assert sized.shape == (20, 40)
+
+
+def test_what_is_beside_the_drawing_does_not_matter():
+  body = (
+    '<title>a</title><metadata><b xmlns="c"><text/></b></metadata>'
+    '<defs><clipPath id="a"><circle r="3"/></clipPath></defs>'
+    '<x:grid xmlns:x="http://inkscape"><x:text/></x:grid>'
+  )
+  line = stroked('<path d="M10 10H90"/>')
+  np.testing.assert_array_equal(ink(body + line), ink(line))
+  kind = '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "svg11.dtd">'
+  data = b'<?xml version="1.0"?>' + kind.encode() + document(line)
+  np.testing.assert_array_equal(svg.rasterise(data, 100)[..., 3] > 0, ink(line))
+
+
+BOMB = (
+  b'<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]>'
+  b'<svg viewBox="0 0 1 1"><title>&b;</title></svg>'
+)
+
+
+@pytest.mark.parametrize(
+  ('data', 'words'),
+  [
+    (document('<text x="1">a</text>'), '<text> is not read; read are g, a, p'),
+    (document('<style>a</style>'), '<style> is not read'),
+    (document('<use href="#a"/>'), '<use> is not read'),
+    (document('<svg/>'), '<svg> is not read'),
+    (document('<path d="M1 1" stroke="url(#a)"/>'), r"stroke 'url\(#a\)' is"),
+    (document('<path d="L1 1"/>'), "begin with M, got 'L'"),
+    (document('<path d="M1 1 X2"/>'), "from 'X2' on"),
+    (document('<path d="M1 1 L2"/>'), "from '' on"),
+    (document('<path d="M1 1 A1 1 0 2 1 4 4"/>'), "from '2 1 4 4' on"),
+    (document('<path d="M1 1 2 2z 3"/>'), 'must go on with a command'),
+    (document('<rect width="50%" height="1"/>'), "'50%' is not a length"),
+    (document('<g transform="spin(3)"/>'), r'transform spin\(3.0,\)'),
+    (document('<g transform="??"/>'), r"transform '\?\?' is not read"),
+    (document('', frame=''), 'no viewBox, and no width and height'),
+    (document('', frame='viewBox="0 0 0 5"'), 'no viewBox'),
+    (b'<html></html>', '<html> is not read'),
+    (b'<g></g>', 'not an SVG drawing'),
+    (b'<svg viewBox="0 0 1 1">', 'not XML'),
+    (BOMB, "declares the entity 'a'"),
+    (b'<' * (svg.MAX_BYTES + 1), 'at most 4194304 are read'),
+    (document('<path/>' * 10_001), '10001 shapes of SVG, at most 10000'),
+  ],
+)
+def test_what_is_refused(data, words):
+  with pytest.raises(ValueError, match=words) as error:
+    svg.rasterise(data)
+  assert '\n' not in str(error.value)
+
+
+def test_absurd_numbers_do_no_harm():
+  for number in ('1e9', '-1e9', '1e-9', '0'):
+    body = stroked(f'<path d="M{number} 5L10 {number}A9 9 0 0 1 50 50"/>', 1)
+    assert ink(body + stroked(f'<circle r="{number}"/>', number)).shape
+  for number in ('1e300', '-1e999'):
+    for body in (f'<path d="M{number} 5"/>', f'<circle r="{number}"/>'):
+      with pytest.raises(ValueError, match='is not at most 1e'):
+        ink(body)
+  with pytest.raises(ValueError, match='number nan is not at most'):
+    ink('<g transform="scale(nan)"/>')
