@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.diffusion import editing
-from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
 
 
 def edited(
   stages: list[sampling.Stage],
-  image: jax.Array,
+  cleans: list[jax.Array],
   mask: jax.Array | None = None,
   strength: float = 1.0,
 ) -> list[sampling.Stage]:
@@ -23,16 +22,13 @@ def edited(
 
   Args:
     stages: coarse to fine, of B images.
-    image: (B, H, W, C) at the finest resolution.
+    cleans: the image at the resolution of each stage.
     mask: (B, H, W), not 0 where it is made up; None: all of it may change.
     strength: in (0, 1], the share of the steps that are taken.
 
   Raises:
     ValueError: a strength out of range, or without a step.
   """
-  cleans = [
-    laplacian.pooled(image, times) for times in reversed(range(len(stages)))
-  ]
   if strength < 1 or mask is None:
     stages, cleans = _begun(stages, cleans, strength)
   if mask is None:

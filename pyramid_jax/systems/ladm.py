@@ -31,6 +31,7 @@ from pyramid_jax.networks import unet
 from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import ladm_networks
+from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
@@ -39,7 +40,6 @@ Inputs = encoders.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
 
-CHANNELS = 3
 SOLVERS = tuple(m for m in solvers.BAND_METHODS if m != 'ancestral')
 
 
@@ -127,6 +127,7 @@ class LaDM:
   Lists of stages are coarse to fine.
 
   Attributes:
+    space: images, or the latents of a first stage.
     networks: of the stages.
     encoder: of the condition, None without.
     condition_part: where a frozen encoder's weights are.
@@ -144,6 +145,7 @@ class LaDM:
     image_size: px of a sample.
   """
 
+  space: spaces.Space
   networks: ladm_networks.Networks
   encoder: conditioning.Encoder | None
   condition_part: system_lib.FrozenPart | None
@@ -171,9 +173,12 @@ class LaDM:
     tree, zeros = conditioning.init(self.encoder, keys[1])
     params = {'condition': tree} if tree else {}
     params['networks'] = self.networks.init(
-      keys[0], encoders.as_inputs(zeros), self.image_size
+      keys[0],
+      encoders.as_inputs(zeros),
+      self.image_size // self.space.factor,
     )
-    return {'generator': params}, {'process': self.fingerprint()}
+    extra = {'process': self.fingerprint(), **self.space.extra()}
+    return {'generator': params}, extra
 
   def fingerprint(self) -> dict[str, jax.Array]:
     """Returns the process as arrays, which live in the checkpoint."""
@@ -201,9 +206,10 @@ class LaDM:
         )
 
   def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    parts = self.space.frozen_parts()
     if self.condition_part is None:
-      return {}
-    return {'condition': self.condition_part}
+      return parts
+    return {**parts, 'condition': self.condition_part}
 
   def losses(
     self,
@@ -214,9 +220,9 @@ class LaDM:
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
-    del step
-    drop_key, key = jax.random.split(key)
+    drop_key, latent_key, key = jax.random.split(key, 3)
     generator = params['generator']
+    clean, space = self.space.training(frozen, extra, step, batch, latent_key)
     inputs = encoders.as_inputs(
       conditioning.training_context(
         self.encoder, generator, frozen, self.drop, drop_key, batch
@@ -231,26 +237,26 @@ class LaDM:
         generator['networks'],
         stage,
         jax.random.fold_in(key, stage),
-        batch['image'][begin:end],
+        clean[begin:end],
         mine,
       )
       total += float(shares[stage - 1]) * loss
       metrics[f'loss_stage_{stage}'] = loss
       metrics |= {f'{name}_stage_{stage}': v for name, v in parts.items()}
       begin = end
-    return {'generator': (total, metrics)}, extra
+    return {'generator': (total, metrics)}, {**extra, **space}
 
   def _stage_loss(
     self,
     params: Any,
     stage: int,
     key: jax.Array,
-    image: jax.Array,
+    whole: jax.Array,
     inputs: Inputs,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     """Returns the loss of a stage on its part of a batch."""
     sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
-    clean = self.process.clean(image, stage)
+    clean = self.process.clean(whole, stage)
     network = self.networks.of_stage(stage)
     return laplacian_loss.loss(
       lambda x, time: network.apply(
@@ -263,7 +269,7 @@ class LaDM:
       ),
       self.precond(stage),
       clean,
-      self.law.draw(sigma_key, self.process, stage, image.shape[0]),
+      self.law.draw(sigma_key, self.process, stage, whole.shape[0]),
       jax.random.normal(noise_key, clean.shape),
     )
 
@@ -290,12 +296,15 @@ class LaDM:
     cached: bool = True,
   ) -> list[sampling.Stage]:
     params = weights.params['generator']['networks']
-    laplacian.check_sides(shape[1:], self.process.levels)
+    count, height, width = (
+      shape[0],
+      *(n // self.space.factor for n in shape[1:]),
+    )
+    laplacian.check_sides((height, width), self.process.levels)
     has_null = condition.null is not None
     tables = laplacian_levels.sweep(
       self.process, self.steps, self.rho, self.churn
     )
-    count, height, width = shape
     return [
       make_stage(
         self.networks.of_stage(stage),
@@ -306,7 +315,7 @@ class LaDM:
           count,
           height // 2 ** (stage - 1),
           width // 2 ** (stage - 1),
-          CHANNELS,
+          self.space.channels,
         ),
         context=encoders.as_inputs(condition.context),
         null=encoders.as_inputs(condition.null) if has_null else None,
@@ -320,8 +329,8 @@ class LaDM:
     ]
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
-    del weights  # they are images
-    return [self.process.clean(image, stage) for stage in self.stage_numbers]
+    whole = self.space.states(weights, image)
+    return [self.process.clean(whole, stage) for stage in self.stage_numbers]
 
   def edited(
     self,
@@ -329,21 +338,17 @@ class LaDM:
     stages: list[sampling.Stage],
     edit: system_lib.Edit,
   ) -> list[sampling.Stage]:
-    del weights  # the state is the image
-    laplacian.check_sides(edit.image.shape[1:3], self.process.levels)
-    return laplacian_editing.edited(
-      stages, edit.image, edit.mask, edit.strength
-    )
+    cleans = self.states(weights, edit.image)
+    return laplacian_editing.edited(stages, cleans, edit.mask, edit.strength)
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     """Returns the image of the last finished stage, at its resolution.
 
     Of a stage before the finest it is the mean of what is possible there.
     """
-    del weights
     x, x0 = jnp.split(state[-1], 2, axis=-1)
-    image = x if x.shape[1] == self.image_size else x0
-    return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
+    is_whole = x.shape[1] * self.space.factor == self.image_size
+    return self.space.decode(weights, x if is_whole else x0)
 
   def preview(
     self, weights: Weights, key: jax.Array, batch: Batch
@@ -358,7 +363,8 @@ def create(config: ConfigDict) -> LaDM:
     ValueError: a field that does not fit the others; see the message.
   """
   sample = config.sample
-  process = _process(config)
+  space = spaces.create(config, config.laplacian.latent)
+  process = _process(config, space)
   encoder = conditioning.create(config)
   levels = process.levels
   steps = sample.steps
@@ -366,7 +372,8 @@ def create(config: ConfigDict) -> LaDM:
   laplacian_levels.sweep(process, steps)  # refuses another number
   wavelets = _per_stage(config, 'wavelets')
   return LaDM(
-    networks=_networks(config, encoder, wavelets),
+    space=space,
+    networks=_networks(config, space, encoder, wavelets),
     encoder=encoder,
     condition_part=conditioning.frozen_part(encoder, config),
     process=process,
@@ -392,7 +399,7 @@ def create(config: ConfigDict) -> LaDM:
   )
 
 
-def _process(config: ConfigDict) -> laplacian.Process:
+def _process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
   f, size = config.laplacian, config.data.image_size
   process = laplacian.Process(
     f.levels,
@@ -405,7 +412,7 @@ def _process(config: ConfigDict) -> laplacian.Process:
   for wavelet, stage in zip(
     _per_stage(config, 'wavelets'), range(f.levels, 0, -1), strict=True
   ):
-    cell = 2 ** (stage - 1 + wavelet)
+    cell = space.factor * 2 ** (stage - 1 + wavelet)
     if size % cell:
       raise ValueError(
         f'config.data.image_size is {size}, must be a multiple of {cell} for'
@@ -474,13 +481,14 @@ def _solver(config: ConfigDict) -> solvers.Solver:
 
 def _networks(
   config: ConfigDict,
+  space: spaces.Space,
   encoder: conditioning.Encoder | None,
   wavelets: tuple[int, ...],
 ) -> ladm_networks.Networks:
   """Builds the networks, whose channels and conditions follow from the rest."""
   widths = encoders.Widths() if encoder is None else encoder.widths
-  outs = [CHANNELS * 4**n for n in wavelets]
-  ins = [(CHANNELS + widths.concat) * 4**n for n in wavelets]
+  outs = [space.channels * 4**n for n in wavelets]
+  ins = [(space.channels + widths.concat) * 4**n for n in wavelets]
   common = config.network.to_dict() | {
     'context_dim': widths.context or None,
     'num_classes': widths.classes or None,
@@ -498,5 +506,5 @@ def _networks(
     ]
   modules[0].check_options()
   return ladm_networks.Networks(
-    modules=modules, wavelets=wavelets, channels=CHANNELS
+    modules=modules, wavelets=wavelets, channels=space.channels
   )

@@ -26,35 +26,17 @@ Weights = system_lib.Weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentSystem:
-  """A system on latents, to be derived from; see `systems.system.System`.
+class Latents:
+  """The latents of a frozen first stage.
 
   Attributes:
     first_stage: the autoencoder, frozen.
     first_stage_path: its checkpoint, empty to train it.
-    encoder: of the condition, None without.
-    condition_part: where a frozen encoder's weights are.
-    chain: the training chain.
-    drop: share of conditions replaced by the null condition in training.
-    solver: of sampling.
-    guidance: classifier-free guidance scale, 1 = none.
-    guidance_interval: where it acts, see `guidance.classifier_free`.
-    guidance_channels: of the latent that it acts on, None for all.
-    guidance_power: of its schedule, None for a constant scale.
     image_size: px of a sample, a multiple of the first stage's factor.
   """
 
   first_stage: autoencoder.Network
   first_stage_path: str
-  encoder: conditioning.Encoder | None
-  condition_part: system_lib.FrozenPart | None
-  chain: schedules.Chain
-  drop: float
-  solver: solvers.Solver
-  guidance: float
-  guidance_interval: tuple[float, ...]
-  guidance_channels: int | None
-  guidance_power: float | None
   image_size: int
 
   @property
@@ -62,14 +44,10 @@ class LatentSystem:
     """Channels of the latent of each scale, coarse first."""
     return autoencoder.channels(self.first_stage)
 
-  def init_condition(self, key: jax.Array) -> tuple[Any, Any]:
-    """Returns the encoder's trained weights and a condition of zeros."""
-    return conditioning.init(self.encoder, key)
-
   def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
     size = self.image_size
     image = jnp.zeros((1, size, size, 3))
-    parts = {
+    return {
       'first_stage': system_lib.FrozenPart(
         init=lambda key: self.first_stage.init(key, image)['params'],
         family=autoencoder.family(self.first_stage),
@@ -77,9 +55,6 @@ class LatentSystem:
         field='first_stage.checkpoint',
       )
     }
-    if self.condition_part is not None:
-      parts['condition'] = self.condition_part
-    return parts
 
   def latents(
     self, frozen: Params, image: jax.Array, noise: jax.Array | None = None
@@ -123,6 +98,91 @@ class LatentSystem:
     noise = jax.random.normal(key, zs[0].shape)
     return [zs[0] + batch['latent_std_0'].astype(jnp.float32) * noise]
 
+  def decode_scaled(self, weights: Weights, zs: list[jax.Array]) -> jax.Array:
+    """Maps latents as they are diffused to images in [-1, 1]."""
+    scale = weights.extra['latent_scale']
+    zs = [z / scale[s] for s, z in enumerate(zs)]
+    tree = weights.frozen['first_stage']
+    image = system_lib.apply(self.first_stage, tree, zs, method='decode')
+    return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneLatent(Latents):
+  """The latents of a first stage that has one scale.
+
+  Attributes, beside those of `Latents`:
+    scale_factor: of the latents, unless it is measured.
+    scale_by_std: whether it is measured on the first batch.
+  """
+
+  scale_factor: float
+  scale_by_std: bool
+
+  def latent_shape(self, count: int, height: int, width: int) -> Shape:
+    """Returns the shape of the latents of so many images of a size."""
+    f = autoencoder.factor(self.first_stage)
+    return count, height // f, width // f, self.latent_channels[0]
+
+  def initial_scale(self) -> Params:
+    """Returns the untrained state before the first step."""
+    return {'latent_scale': jnp.full((1,), self.scale_factor)}
+
+  def scaled_latents(
+    self,
+    frozen: Params,
+    extra: Params,
+    step: jax.Array,
+    batch: Batch,
+    key: jax.Array,
+  ) -> tuple[jax.Array, Params]:
+    """Returns a training batch as it is diffused, and the new `extra`.
+
+    Args: see `batch_latents`, and `system.System.losses` for `extra`, `step`.
+    """
+    raw = self.batch_latents(frozen, batch, key)
+    scale = extra['latent_scale']
+    if self.scale_by_std:
+      scale = jnp.where(step == 0, inverse_std(raw), scale)
+    return raw[0] * scale[0], {'latent_scale': scale}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentSystem(Latents):
+  """A system on latents, to be derived from; see `systems.system.System`.
+
+  Attributes, beside those of `Latents`:
+    encoder: of the condition, None without.
+    condition_part: where a frozen encoder's weights are.
+    chain: the training chain.
+    drop: share of conditions replaced by the null condition in training.
+    solver: of sampling.
+    guidance: classifier-free guidance scale, 1 = none.
+    guidance_interval: where it acts, see `guidance.classifier_free`.
+    guidance_channels: of the latent that it acts on, None for all.
+    guidance_power: of its schedule, None for a constant scale.
+  """
+
+  encoder: conditioning.Encoder | None
+  condition_part: system_lib.FrozenPart | None
+  chain: schedules.Chain
+  drop: float
+  solver: solvers.Solver
+  guidance: float
+  guidance_interval: tuple[float, ...]
+  guidance_channels: int | None
+  guidance_power: float | None
+
+  def init_condition(self, key: jax.Array) -> tuple[Any, Any]:
+    """Returns the encoder's trained weights and a condition of zeros."""
+    return conditioning.init(self.encoder, key)
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    parts = super().frozen_parts()
+    if self.condition_part is None:
+      return parts
+    return {**parts, 'condition': self.condition_part}
+
   def training_context(
     self, params: Params, frozen: Params, key: jax.Array, batch: Batch
   ) -> Any:
@@ -164,55 +224,16 @@ class LatentSystem:
       for stage, z in zip(stages, zs, strict=True)
     ]
 
-  def decode_scaled(self, weights: Weights, zs: list[jax.Array]) -> jax.Array:
-    """Maps latents as they are diffused to images in [-1, 1]."""
-    scale = weights.extra['latent_scale']
-    zs = [z / scale[s] for s, z in enumerate(zs)]
-    tree = weights.frozen['first_stage']
-    image = system_lib.apply(self.first_stage, tree, zs, method='decode')
-    return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OneLatentSystem(LatentSystem):
+class OneLatentSystem(LatentSystem, OneLatent):
   """What the systems share whose first stage has one scale.
 
-  Attributes, beside those of `LatentSystem`:
-    scale_factor: of the latents, unless it is measured.
-    scale_by_std: whether it is measured on the first batch.
+  Attributes, beside those of `LatentSystem` and `OneLatent`:
     steps: solver steps.
   """
 
-  scale_factor: float
-  scale_by_std: bool
   steps: int
-
-  def latent_shape(self, count: int, height: int, width: int) -> Shape:
-    """Returns the shape of the latents of so many images of a size."""
-    f = autoencoder.factor(self.first_stage)
-    return count, height // f, width // f, self.latent_channels[0]
-
-  def initial_scale(self) -> Params:
-    """Returns the untrained state before the first step."""
-    return {'latent_scale': jnp.full((1,), self.scale_factor)}
-
-  def scaled_latents(
-    self,
-    frozen: Params,
-    extra: Params,
-    step: jax.Array,
-    batch: Batch,
-    key: jax.Array,
-  ) -> tuple[jax.Array, Params]:
-    """Returns a training batch as it is diffused, and the new `extra`.
-
-    Args: see `batch_latents`, and `system.System.losses` for `extra`, `step`.
-    """
-    raw = self.batch_latents(frozen, batch, key)
-    scale = extra['latent_scale']
-    if self.scale_by_std:
-      scale = jnp.where(step == 0, inverse_std(raw), scale)
-    return raw[0] * scale[0], {'latent_scale': scale}
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     return self.decode_scaled(weights, state)
@@ -280,15 +301,11 @@ def with_cache(params: Any, call: Callable[..., Any]) -> dict[str, Any]:
   return variables | kept
 
 
-def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
-  """Returns the attributes of `LatentSystem` that a config describes.
-
-  Args:
-    config: of the run.
-    learns_variance: whether the network predicts the variance of a step.
+def space_fields(config: ConfigDict) -> dict[str, Any]:
+  """Returns the attributes of `Latents` that a config describes.
 
   Raises:
-    ValueError: a field that does not fit the others; see the message.
+    ValueError: an image size that the first stage does not divide.
   """
   first_stage = autoencoder.network(config.first_stage)
   scales = len(autoencoder.channels(first_stage))
@@ -299,16 +316,50 @@ def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
       f'config.data.image_size is {size}, must be a multiple of {coarsest},'
       ' the factor of the coarsest scale'
     )
+  return {
+    'first_stage': first_stage,
+    'first_stage_path': config.first_stage.checkpoint,
+    'image_size': size,
+  }
+
+
+def scale_fields(config: ConfigDict) -> dict[str, Any]:
+  """Returns the attributes of `OneLatent` beside those of `Latents`.
+
+  Raises:
+    ValueError: a first stage of several scales.
+  """
+  first_stage = autoencoder.network(config.first_stage)
+  scales = len(autoencoder.channels(first_stage))
+  if scales != 1:
+    raise ValueError(
+      f'the first stage has {scales} scales, must have one for'
+      f' {config.system.name}'
+    )
+  d = config.diffusion
+  return {'scale_factor': d.scale_factor, 'scale_by_std': d.scale_by_std}
+
+
+def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
+  """Returns the attributes of `LatentSystem` that a config describes.
+
+  Args:
+    config: of the run.
+    learns_variance: whether the network predicts the variance of a step.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  space = space_fields(config)
   d, sample = config.diffusion, config.sample
   if d.variance == 'learned_range' and not learns_variance:
     raise ValueError(
       "config.diffusion.variance is 'learned_range', but the network of the"
       f' system {config.system.name!r} predicts no variance here'
     )
-  encoder = conditioning.create(config, first_stage)
+  encoder = conditioning.create(config, space['first_stage'])
   return {
-    'first_stage': first_stage,
-    'first_stage_path': config.first_stage.checkpoint,
+    **space,
     'encoder': encoder,
     'condition_part': conditioning.frozen_part(encoder, config),
     'chain': schedules.make_chain(
@@ -326,7 +377,6 @@ def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
     'guidance_interval': tuple(sample.guidance_interval),
     'guidance_channels': sample.guidance_channels or None,
     'guidance_power': sample.guidance_power or None,
-    'image_size': size,
   }
 
 
@@ -341,17 +391,11 @@ def one_latent_fields(
     ValueError: a field that does not fit the others; see the message.
   """
   common = fields(config, learns_variance)
-  scales = len(autoencoder.channels(common['first_stage']))
-  if scales != 1:
-    raise ValueError(
-      f'the first stage has {scales} scales, must have one for'
-      f' {config.system.name}'
-    )
-  d, steps = config.diffusion, system_lib.steps_of_one_stage(config)
+  scale = scale_fields(config)
+  steps = system_lib.steps_of_one_stage(config)
   common['solver'].levels(common['chain'], steps)  # refuses a bad count
   return {
     **common,
-    'scale_factor': d.scale_factor,
-    'scale_by_std': d.scale_by_std,
+    **scale,
     'steps': steps,
   }

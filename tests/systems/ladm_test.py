@@ -106,8 +106,7 @@ def test_the_loss_is_that_of_each_stage_on_its_part(separate):
   assert extra is weights.extra or extra.keys() == weights.extra.keys()
 
   # The finest stage has the last image; by the pure loss on the same draws.
-  _, key = jax.random.split(key)
-  drop = jax.random.split(jax.random.key(0))[0]
+  drop, _, key = jax.random.split(key, 3)
   keys = jax.random.split(jax.random.fold_in(key, 1), 3)
   clean = system.process.clean(BATCH['image'][2:], 1)
   dropped = jax.random.bernoulli(drop, system.drop, (B,))[2]
