@@ -130,6 +130,11 @@ def defaults() -> dict[str, Any]:
       'augment': 0.0,  # chance of each non-leaking move of diffit; 0 = off
     },
     'laplacian': _laplacian(),
+    'control': {  # of ladm_control
+      'base': '',  # workdir of the frozen ladm
+      'map': 'edges',  # edges | mask (semantic, depth) | inpaint
+      'weight': 1.0,  # in sampling: 0 = not obeyed, 1 as trained
+    },
     'loss': _loss(),
     'sketch': _sketch(),
     'sample': _sample(),

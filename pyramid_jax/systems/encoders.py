@@ -28,11 +28,13 @@ class Inputs:
     context: tokens (B, L, D) that are attended to, perhaps with places.
     concat: (B, h, w, C) channels beside the latent's, on its grid.
     y: (B,) class ids that are embedded with the noise level.
+    control: (B, H, W, C) the map of a ControlNet, on the image's grid.
   """
 
   context: Context | None = None
   concat: jax.Array | None = None
   y: jax.Array | None = None
+  control: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

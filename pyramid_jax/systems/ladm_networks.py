@@ -53,10 +53,14 @@ class StageNetwork:
       **kwargs: of `module.apply`.
     """
     args = self.arguments(x, c_noise, inputs)
-    out: Any = self.module.apply(variables, *args, **self._stage(), **kwargs)
+    out = self.call(variables, *args, **self._stage(), **kwargs)
     if not kwargs.get('mutable') and not kwargs.get('taps'):
       return laplacian.inverse_haar(out, self.wavelet)
     return laplacian.inverse_haar(out[0], self.wavelet), out[1]
+
+  def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    """Applies the module to `arguments`."""
+    return self.module.apply(variables, *args, **kwargs)
 
   def init(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
     """Returns the weights; x is (B, h, w, C) at the stage's resolution."""

@@ -1,0 +1,247 @@
+"""ControlNet for LaDM: a map says where things are, the base stays frozen.
+
+Each stage of a trained LaDM gets a branch (`networks/controlnet.py`) that takes
+the map at the stage's resolution. A branch is stored as its difference from the
+weights that it copies: at first it is the copy, and changes nothing. Attaching
+it so is the original ControlNet's way (arXiv:2302.05543); the report on LaDM
+(arXiv:2411.07126) shows a copied encoder and new blocks for the map.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.networks import controlnet
+from pyramid_jax.networks import staged_unet
+from pyramid_jax.networks import unet
+from pyramid_jax.systems import encoders
+from pyramid_jax.systems import ladm
+from pyramid_jax.systems import ladm_networks
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = system_lib.Batch
+Inputs = encoders.Inputs
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+BASE = 'base'  # the frozen part that is the trained LaDM
+# The maps and their channels: edges in [0, 1], a semantic map (or a depth map:
+# one channel), a picture with a hole and where the hole is.
+MAPS = {'edges': 1, 'mask': 1, 'inpaint': 4}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlledNetwork(ladm_networks.StageNetwork):
+  """The network of a stage with its branch.
+
+  The weights are {'base': those of the network, 'branch': of the branch}.
+
+  Attributes, beside those of `StageNetwork`:
+    branch: of `module`.
+    weight: how far the map is obeyed, 0 = not at all, 1 as trained.
+    is_line: whether the map has thin lines or holes, of which pooling keeps
+      the largest value, else the mean.
+  """
+
+  branch: nn.Module
+  weight: float
+  is_line: bool
+
+  def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    params = variables['params']
+    *told, control = args
+    aside = {k: v for k, v in kwargs.items() if k in ('train', 'rngs', 'stage')}
+    given: Any = self.branch.apply(
+      {'params': params['branch']}, *told, control=control, **aside
+    )
+    rest = {k: v for k, v in variables.items() if k != 'params'}
+    return self.module.apply(
+      {'params': params['base'], **rest},
+      *told,
+      control=controlnet.weighted(given, self.weight),
+      **kwargs,
+    )
+
+  def init_branch(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
+    """Returns the initial weights of the branch."""
+    *args, control = self.arguments(x, jnp.zeros((1,)), inputs)
+    tree = self.branch.init(key, *args, control=control, **self._stage())
+    return tree['params']
+
+  def arguments(
+    self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
+  ) -> tuple[Any, ...]:
+    args = super().arguments(x, c_noise, inputs)
+    assert inputs.control is not None  # see `LaDMControl.told`
+    return *args, self._pooled(inputs.control)
+
+  def _pooled(self, control: jax.Array) -> jax.Array:
+    if not self.is_line:
+      return laplacian.pooled(control, self.halvings)
+    cell = 2**self.halvings
+    b, height, width, c = control.shape
+    cells = (b, height // cell, cell, width // cell, cell, c)
+    return control.reshape(cells).max((2, 4))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaDMControl(ladm.LaDM):
+  """The system; see the module docstring and `systems.system.System`.
+
+  Attributes, beside those of `ladm.LaDM`, the base:
+    base_path: the workdir of the base.
+    kind_of_map: a key of `MAPS`.
+    map_scale: what values of a semantic map are divided by.
+    weight: see `ControlledNetwork`.
+  """
+
+  base_path: str
+  kind_of_map: str
+  map_scale: float
+  weight: float
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    base, extra = super().init(key, batch)
+    side = self.image_size
+    channels = MAPS[self.kind_of_map]
+    blank = jnp.zeros((1, side, side, channels))
+    _, zeros = ladm.conditioning.init(self.encoder, key)
+    inputs = dataclasses.replace(encoders.as_inputs(zeros), control=blank)
+    branches = {}
+    for stage in self.stage_numbers:
+      n = side // 2 ** (stage - 1)
+      fresh = self._controlled(stage).init_branch(
+        jax.random.fold_in(key, stage),
+        jnp.zeros((1, n, n, self.space.channels)),
+        inputs,
+      )
+      own = self.networks.params_of(base['generator']['networks'], stage)
+      branches[f'stage_{stage}'] = {
+        name: jax.tree.map(jnp.zeros_like, tree) if name in own else tree
+        for name, tree in fresh.items()
+      }
+    return {'generator': {'branches': branches}}, extra
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    part = system_lib.FrozenPart(
+      init=lambda key: super(LaDMControl, self).init(key, {})[0]['generator'],
+      family='',
+      path=self.base_path,
+      field='control.base',
+    )
+    return {**super().frozen_parts(), BASE: part}
+
+  def generator(self, params: Params, frozen: Params) -> Any:
+    base = jax.lax.stop_gradient(frozen[BASE])
+    networks = {}
+    for stage in self.stage_numbers:
+      name = f'stage_{stage}'
+      own = self.networks.params_of(base['networks'], stage)
+      moved = params['generator']['branches'][name]
+      networks[name] = {
+        'base': own,
+        'branch': {
+          k: jax.tree.map(jnp.add, own[k], tree) if k in own else tree
+          for k, tree in moved.items()
+        },
+      }
+    return {**base, 'networks': networks}
+
+  def network(self, stage: int) -> ladm_networks.StageNetwork:
+    return self._controlled(stage)
+
+  def params_of(self, params: Any, stage: int) -> Any:
+    return params[f'stage_{stage}']
+
+  def _controlled(self, stage: int) -> ControlledNetwork:
+    plain = self.networks.of_stage(stage)
+    assert isinstance(plain.module, unet.UNet)  # of `ladm.create`
+    is_staged = isinstance(plain.module, staged_unet.StagedUNet)
+    kind = controlnet.ControlStagedUNet if is_staged else controlnet.ControlUNet
+    return ControlledNetwork(
+      module=plain.module,
+      stage=plain.stage,
+      wavelet=plain.wavelet,
+      halvings=plain.halvings,
+      branch=controlnet.branch(
+        kind, plain.module, MAPS[self.kind_of_map], 2**plain.wavelet
+      ),
+      weight=self.weight,
+      is_line=self.kind_of_map != 'mask',
+    )
+
+  def told(self, encoded: Any, batch: Batch) -> Inputs:
+    return dataclasses.replace(
+      encoders.as_inputs(encoded), control=self.control_map(batch)
+    )
+
+  def control_map(self, batch: Batch) -> jax.Array:
+    """Returns the map of a batch, (B, H, W, C) float32.
+
+    Args:
+      batch: `sketch` (B, H, W) in [-1, 1] or else `edges` in [0, 1], `mask`,
+        or `image` and `inpaint_mask`, as the kind of map needs.
+    """
+    if self.kind_of_map == 'mask':
+      return batch['mask'][..., None].astype(jnp.float32) / self.map_scale
+    if self.kind_of_map == 'inpaint':
+      hole = (batch['inpaint_mask'] > 0)[..., None].astype(jnp.float32)
+      return jnp.concatenate([(1.0 - hole) * batch['image'], hole], axis=-1)
+    if 'sketch' in batch:
+      return (batch['sketch'][..., None].astype(jnp.float32) + 1.0) / 2.0
+    return batch['edges'][..., None].astype(jnp.float32)
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    given = super().condition(weights, batch)
+    null = given.null
+    return condition_lib.Condition(
+      context=self.told(given.context, batch),
+      null=None if null is None else self.told(null, batch),
+    )
+
+
+def create(config: ConfigDict) -> LaDMControl:
+  """Builds the system of a config.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  c = config.control
+  if config.laplacian.latent:
+    raise ValueError(
+      'config.laplacian.latent is True, must be False for ladm_control: maps'
+      ' are of images'
+    )
+  if c.map not in MAPS:
+    raise ValueError(
+      f'config.control.map is {c.map!r}, must be one of {", ".join(MAPS)}'
+    )
+  need: Sequence[str] = {
+    'edges': ('edges',),
+    'mask': ('mask',),
+    'inpaint': ('inpaint_mask',),
+  }[c.map]
+  if config.data.name == 'shapes' and not set(need) <= set(config.data.maps):
+    raise ValueError(
+      f'config.data.maps is {tuple(config.data.maps)}, must have {need[0]!r}'
+      f' for config.control.map {c.map!r}'
+    )
+  base = ladm.create(config)
+  return LaDMControl(
+    **{f.name: getattr(base, f.name) for f in dataclasses.fields(base)},
+    base_path=c.base,
+    kind_of_map=c.map,
+    map_scale=float(config.condition.map_classes),
+    weight=c.weight,
+  )
