@@ -132,7 +132,7 @@ def defaults() -> dict[str, Any]:
     'laplacian': _laplacian(),
     'control': {  # of ladm_control
       'base': '',  # workdir of the frozen ladm
-      'map': 'edges',  # edges | mask (semantic, depth) | inpaint
+      'map': 'edges',  # edges | mask | inpaint
       'weight': 1.0,  # in sampling: 0 = not obeyed, 1 as trained
     },
     'loss': _loss(),
@@ -227,7 +227,13 @@ def _condition() -> Mapping[str, Any]:
     'num_classes': 1000,  # classes, the one for none not counted
     'null_class': True,  # whether there is a class for none
     'class_by': 'crossattn',  # crossattn | adm (with the noise level)
-    'also': '',  # a second condition: '' | class
+    'also': '',  # a second condition: '' | class | camera | superres
+    'camera_drop': 0.15,  # share of attributes of the camera forgotten
+    # Deviation of the noise on small pictures beside images (not beside
+    # latents): in training its logarithm is uniform from low to high.
+    'lr_noise_low': 0.01,
+    'lr_noise_high': 0.5,
+    'lr_noise_sampling': 0.1,
     'map_classes': 182,  # values of a semantic map
     'map_channels': 3,  # of a semantic map beside the latent
     'null_prefix': (),  # first tokens of the null text, the rest is padding
@@ -419,7 +425,20 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   need('sketch.stop_fraction', 0 <= min(stops) <= max(stops) <= 1, 'in [0, 1]')
   at_least(0, 'ema.halflife_images', 'ema.halflife_rampup')
   need('ema.decay', 0 <= fields['ema.decay'] < 1, 'in [0, 1)')
-  need('condition.drop', 0 <= fields['condition.drop'] <= 1, 'in [0, 1]')
+  for name in ('condition.drop', 'condition.camera_drop'):
+    need(name, 0 <= fields[name] <= 1, 'in [0, 1]')
+  low = fields['condition.lr_noise_low']
+  need('condition.lr_noise_low', low > 0, 'above 0')
+  need(
+    'condition.lr_noise_sampling',
+    fields['condition.lr_noise_sampling'] > 0,
+    'above 0',
+  )
+  need(
+    'condition.lr_noise_high',
+    fields['condition.lr_noise_high'] >= low,
+    f'at least config.{prefix}condition.lr_noise_low = {low}',
+  )
   for axis in ('data', 'fsdp', 'tensor'):
     size = fields[f'mesh.{axis}']
     need(f'mesh.{axis}', size == -1 or size >= 1, '-1 (the rest) or at least 1')

@@ -13,6 +13,7 @@ from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data import degradation
 from pyramid_jax.data import holes
 from pyramid_jax.data import images
+from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import skipping
 from pyramid_jax.data import transforms
 
@@ -64,7 +65,8 @@ class FileReader:
     )
     self._task = config.condition.task
     self._degradation = (config.data.degradation, config.data.lr_factor)
-    if self._task == 'superres' and self.transform.size % config.data.lr_factor:
+    self._gives_small = reader_lib.gives_small_pictures(config)
+    if self._gives_small and self.transform.size % config.data.lr_factor:
       raise ValueError(
         f'config.data.image_size is {self.transform.size}, must be divisible '
         f'by config.data.lr_factor = {config.data.lr_factor}.'
@@ -126,13 +128,14 @@ class FileReader:
       pixels: (size, size, 3) uint8.
       draw: the seed of the example.
     """
-    if self._task == 'superres':
+    arrays: dict[str, np.ndarray] = {}
+    if self._gives_small:
       kind, factor = self._degradation
-      return {'lr_image': degradation.degrade(kind, pixels, factor, draw)}
+      arrays['lr_image'] = degradation.degrade(kind, pixels, factor, draw)
     if self._task == 'inpaint':
       u = hashing.uniforms(draw, _HOLES, np.arange(holes.UNIFORMS))
-      return {name: x[0] for name, x in holes.sample(u[None]).items()}
-    return {}
+      arrays |= {name: x[0] for name, x in holes.sample(u[None]).items()}
+    return arrays
 
   def text_arrays(self, text: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a text condition.

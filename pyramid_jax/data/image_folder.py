@@ -6,22 +6,26 @@ all splits read everything. The first folder of a path is the image's class.
 
 `captions.jsonl`, beside the images, gives captions, one object a line:
 {"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
-leaves images without a caption out.
+leaves images without a caption out. A line may also have what is known of the
+camera, "pitch" and "depth_of_field" in the words of `conditions.camera`.
 
 `1.map.png`, beside `1.jpg`, is the image's semantic map: 8-bit grey values, or
 a palette, 0 = unlabelled. The task 'map' leaves images without one out.
 """
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 import json
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.conditions import camera
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
@@ -55,9 +59,13 @@ def missing_inputs(
     base = folder(config, split)
     if not base.is_dir():
       lines.append(f'{base} (image folder, config.data.root)')
-    elif config.condition.task == 'text' and not (base / CAPTIONS).is_file():
+    elif _needs_captions(config) and not (base / CAPTIONS).is_file():
       lines.append(f'{base / CAPTIONS} (captions, config.data.root)')
   return list(dict.fromkeys(lines))
+
+
+def _needs_captions(config: ConfigDict) -> bool:
+  return config.condition.task == 'text' or config.condition.also == 'camera'
 
 
 def find_images(base: pathlib.Path) -> list[str]:
@@ -97,13 +105,8 @@ def require_images(base: pathlib.Path, name: str) -> list[str]:
   return found
 
 
-def load_captions(path: pathlib.Path) -> dict[str, str]:
-  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
-
-  Raises:
-    UserError: a line is something else; the message has its number.
-  """
-  captions: dict[str, str] = {}
+def _entries(path: pathlib.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+  """Yields the number, the file and the whole entry of every line."""
   for number, line in annotation_files.load_lines(path):
     try:
       entry = json.loads(line)
@@ -117,9 +120,34 @@ def load_captions(path: pathlib.Path) -> dict[str, str]:
         f'line {number}',
         f'must be {{"file": TEXT, "caption": TEXT}}, got {line!r:.60}',
       )
-    name = pathlib.PurePosixPath(entry['file']).as_posix()
+    yield number, pathlib.PurePosixPath(entry['file']).as_posix(), entry
+
+
+def load_captions(path: pathlib.Path) -> dict[str, str]:
+  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
+
+  Raises:
+    UserError: a line is something else; the message has its number.
+  """
+  captions: dict[str, str] = {}
+  for _, name, entry in _entries(path):
     captions.setdefault(name, entry['caption'])
   return captions
+
+
+def load_cameras(path: pathlib.Path) -> dict[str, dict[str, int]]:
+  """Reads the ids of the cameras from the same lines.
+
+  Raises:
+    UserError: a value that there is not; the message has its line.
+  """
+  cameras: dict[str, dict[str, int]] = {}
+  for number, name, entry in _entries(path):
+    try:
+      cameras.setdefault(name, camera.ids(entry))
+    except ValueError as error:
+      annotation_files.fail(path, f'line {number}:', f'{error}')
+  return cameras
 
 
 class ImageFolderReader(file_reader.FileReader):
@@ -129,7 +157,8 @@ class ImageFolderReader(file_reader.FileReader):
   `flipped` and `id` (the place in the sorted list), and with the task 'text'
   `condition_ids`, `caption_ids`, `caption_mask` and outside of training
   `caption`; with 'map' `mask`; with 'superres' and 'inpaint' what
-  `restoration_arrays` makes. Images are turned as their EXIF data say and
+  `restoration_arrays` makes; with the second condition 'camera' its
+  attributes, 0 = not known. Images are turned as their EXIF data say and
   resized with antialiasing.
   """
 
@@ -159,6 +188,9 @@ class ImageFolderReader(file_reader.FileReader):
     )
     found = len(self._files)
     self._captions: dict[str, str] = {}
+    self._cameras: dict[str, dict[str, int]] | None = None
+    if config.condition.also == 'camera':
+      self._cameras = load_cameras(self._folder / CAPTIONS)
     if task == 'text':
       self._use_captions()
     elif task == 'map':
@@ -233,6 +265,9 @@ class ImageFolderReader(file_reader.FileReader):
       classes = self._read_map(name, picture.shape)
       example['mask'] = transforms.cut_map(classes, crop, len(pixels), flipped)
     example.update(self.restoration_arrays(pixels, draw))
+    if self._cameras is not None:
+      ids = self._cameras.get(name, camera.ids({}))
+      example.update({k: np.asarray(v, np.int32) for k, v in ids.items()})
     if self._captions:
       example.update(self.text_arrays(self._captions[name]))
     return example

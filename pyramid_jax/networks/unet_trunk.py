@@ -180,12 +180,23 @@ class Trunk(nn.Module):
         f' num_classes = {self.num_classes}.'
       )
 
-  def embed_level(self, t: jax.Array) -> jax.Array:
+  def embed_level(self, t: jax.Array, name: str = 'time_embed') -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, 4 model_channels)."""
     width = 4 * self.model_channels
     emb = embeddings.timestep_embedding(t, self.model_channels)
-    emb = nn.silu(linear.Linear(width, name='time_embed_0')(emb))
-    return linear.Linear(width, name='time_embed_2')(emb)
+    emb = nn.silu(linear.Linear(width, name=f'{name}_0')(emb))
+    return linear.Linear(width, name=f'{name}_2')(emb)
+
+  def embed_concat_noise(self, logarithm: jax.Array) -> jax.Array:
+    """Returns the embedding of the noise on a picture beside the state.
+
+    Args:
+      logarithm: (B,), of its deviation.
+
+    Returns:
+      (B, 4 model_channels), to be added to that of the level.
+    """
+    return self.embed_level(250.0 * logarithm, 'concat_noise_embed')
 
   def embed_label(self, y: jax.Array) -> jax.Array:
     """Returns the embedding of class ids (B,), (B, 4 model_channels)."""

@@ -8,7 +8,6 @@ it so is the original ControlNet's way (arXiv:2302.05543); the report on LaDM
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -18,10 +17,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
-from pyramid_jax.diffusion import laplacian
 from pyramid_jax.networks import controlnet
 from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
+from pyramid_jax.systems import control_maps
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import ladm
 from pyramid_jax.systems import ladm_networks
@@ -33,10 +32,10 @@ Inputs = encoders.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
 
+# Arguments of the network that are the branch's, too.
+_BOTH = ('train', 'rngs', 'stage', 'concat_noise')
+
 BASE = 'base'  # the frozen part that is the trained LaDM
-# The maps and their channels: edges in [0, 1], a semantic map (or a depth map:
-# one channel), a picture with a hole and where the hole is.
-MAPS = {'edges': 1, 'mask': 1, 'inpaint': 4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,18 +47,15 @@ class ControlledNetwork(ladm_networks.StageNetwork):
   Attributes, beside those of `StageNetwork`:
     branch: of `module`.
     weight: how far the map is obeyed, 0 = not at all, 1 as trained.
-    is_line: whether the map has thin lines or holes, of which pooling keeps
-      the largest value, else the mean.
   """
 
   branch: nn.Module
   weight: float
-  is_line: bool
 
   def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
     params = variables['params']
     *told, control = args
-    aside = {k: v for k, v in kwargs.items() if k in ('train', 'rngs', 'stage')}
+    aside = {k: v for k, v in kwargs.items() if k in _BOTH}
     given: Any = self.branch.apply(
       {'params': params['branch']}, *told, control=control, **aside
     )
@@ -74,7 +70,7 @@ class ControlledNetwork(ladm_networks.StageNetwork):
   def init_branch(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
     """Returns the initial weights of the branch."""
     *args, control = self.arguments(x, jnp.zeros((1,)), inputs)
-    tree = self.branch.init(key, *args, control=control, **self._stage())
+    tree = self.branch.init(key, *args, control=control, **self._told(inputs))
     return tree['params']
 
   def arguments(
@@ -82,15 +78,7 @@ class ControlledNetwork(ladm_networks.StageNetwork):
   ) -> tuple[Any, ...]:
     args = super().arguments(x, c_noise, inputs)
     assert inputs.control is not None  # see `LaDMControl.told`
-    return *args, self._pooled(inputs.control)
-
-  def _pooled(self, control: jax.Array) -> jax.Array:
-    if not self.is_line:
-      return laplacian.pooled(control, self.halvings)
-    cell = 2**self.halvings
-    b, height, width, c = control.shape
-    cells = (b, height // cell, cell, width // cell, cell, c)
-    return control.reshape(cells).max((2, 4))
+    return *args, inputs.control[self.halvings]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,21 +87,20 @@ class LaDMControl(ladm.LaDM):
 
   Attributes, beside those of `ladm.LaDM`, the base:
     base_path: the workdir of the base.
-    kind_of_map: a key of `MAPS`.
-    map_scale: what values of a semantic map are divided by.
+    control_map: makes the map of a stage.
     weight: see `ControlledNetwork`.
   """
 
   base_path: str
-  kind_of_map: str
-  map_scale: float
+  control_map: control_maps.ControlMap
   weight: float
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     base, extra = super().init(key, batch)
     side = self.image_size
-    channels = MAPS[self.kind_of_map]
-    blank = jnp.zeros((1, side, side, channels))
+    blank = tuple(
+      jnp.zeros((1, n, n, self.control_map.channels)) for n in self._sides(side)
+    )
     _, zeros = ladm.conditioning.init(self.encoder, key)
     inputs = dataclasses.replace(encoders.as_inputs(zeros), control=blank)
     branches = {}
@@ -173,32 +160,21 @@ class LaDMControl(ladm.LaDM):
       wavelet=plain.wavelet,
       halvings=plain.halvings,
       branch=controlnet.branch(
-        kind, plain.module, MAPS[self.kind_of_map], 2**plain.wavelet
+        kind, plain.module, self.control_map.channels, 2**plain.wavelet
       ),
       weight=self.weight,
-      is_line=self.kind_of_map != 'mask',
     )
 
   def told(self, encoded: Any, batch: Batch) -> Inputs:
-    return dataclasses.replace(
-      encoders.as_inputs(encoded), control=self.control_map(batch)
-    )
+    if 'sketch' in batch:  # a drawing in the place of edges
+      batch = {**batch, 'edges': (batch['sketch'] + 1.0) / 2.0}
+    (side,) = {batch[key].shape[1] for key in self.control_map.keys}
+    maps = tuple(self.control_map(batch, n) for n in self._sides(side))
+    return dataclasses.replace(encoders.as_inputs(encoded), control=maps)
 
-  def control_map(self, batch: Batch) -> jax.Array:
-    """Returns the map of a batch, (B, H, W, C) float32.
-
-    Args:
-      batch: `sketch` (B, H, W) in [-1, 1] or else `edges` in [0, 1], `mask`,
-        or `image` and `inpaint_mask`, as the kind of map needs.
-    """
-    if self.kind_of_map == 'mask':
-      return batch['mask'][..., None].astype(jnp.float32) / self.map_scale
-    if self.kind_of_map == 'inpaint':
-      hole = (batch['inpaint_mask'] > 0)[..., None].astype(jnp.float32)
-      return jnp.concatenate([(1.0 - hole) * batch['image'], hole], axis=-1)
-    if 'sketch' in batch:
-      return (batch['sketch'][..., None].astype(jnp.float32) + 1.0) / 2.0
-    return batch['edges'][..., None].astype(jnp.float32)
+  def _sides(self, side: int) -> list[int]:
+    """Returns the side of each stage, finest first."""
+    return [side // 2**halvings for halvings in range(self.process.levels)]
 
   def condition(
     self, weights: Weights, batch: Batch
@@ -223,25 +199,19 @@ def create(config: ConfigDict) -> LaDMControl:
       'config.laplacian.latent is True, must be False for ladm_control: maps'
       ' are of images'
     )
-  if c.map not in MAPS:
+  control_map = control_maps.ControlMap(
+    kind=c.map, classes=config.condition.map_classes
+  )
+  lacks = set(control_map.keys) - {'image', *config.data.maps}
+  if config.data.name == 'shapes' and lacks:
     raise ValueError(
-      f'config.control.map is {c.map!r}, must be one of {", ".join(MAPS)}'
-    )
-  need: Sequence[str] = {
-    'edges': ('edges',),
-    'mask': ('mask',),
-    'inpaint': ('inpaint_mask',),
-  }[c.map]
-  if config.data.name == 'shapes' and not set(need) <= set(config.data.maps):
-    raise ValueError(
-      f'config.data.maps is {tuple(config.data.maps)}, must have {need[0]!r}'
-      f' for config.control.map {c.map!r}'
+      f'config.data.maps is {tuple(config.data.maps)}, must have'
+      f' {lacks.pop()!r} for config.control.map {c.map!r}'
     )
   base = ladm.create(config)
   return LaDMControl(
     **{f.name: getattr(base, f.name) for f in dataclasses.fields(base)},
     base_path=c.base,
-    kind_of_map=c.map,
-    map_scale=float(config.condition.map_classes),
+    control_map=control_map,
     weight=c.weight,
   )

@@ -53,7 +53,7 @@ class StageNetwork:
       **kwargs: of `module.apply`.
     """
     args = self.arguments(x, c_noise, inputs)
-    out = self.call(variables, *args, **self._stage(), **kwargs)
+    out = self.call(variables, *args, **self._told(inputs), **kwargs)
     if not kwargs.get('mutable') and not kwargs.get('taps'):
       return laplacian.inverse_haar(out, self.wavelet)
     return laplacian.inverse_haar(out[0], self.wavelet), out[1]
@@ -65,7 +65,7 @@ class StageNetwork:
   def init(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
     """Returns the weights; x is (B, h, w, C) at the stage's resolution."""
     args = self.arguments(x, jnp.zeros((1,)), inputs)
-    return self.module.init(key, *args, **self._stage())['params']
+    return self.module.init(key, *args, **self._told(inputs))['params']
 
   def arguments(
     self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
@@ -82,8 +82,10 @@ class StageNetwork:
     x = laplacian.haar(x, self.wavelet)
     return x, TIME_SCALE * c_noise, inputs.context, inputs.y
 
-  def _stage(self) -> dict[str, Any]:
-    return {} if self.stage is None else {'stage': self.stage}
+  def _told(self, inputs: Inputs) -> dict[str, Any]:
+    """Returns the arguments by name that are there."""
+    told = {'stage': self.stage, 'concat_noise': inputs.concat_noise}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -146,6 +146,32 @@ def test_captions(root, vocab):
   assert 'caption' not in read_all(data.create(config, 'train'))
 
 
+def test_cameras(root):
+  write_captions(
+    root,
+    [
+      {'file': 'loose.png', 'caption': 'x', 'pitch': 'eye level'},
+      {'file': 'dogs/b.png', 'caption': 'x', 'depth_of_field': 'deep'},
+    ],
+  )
+  config = make_config(root, also='camera')
+  batch = read_all(data.create(config, 'train'))
+  # cats/deep/a.PNG, cats/z.webp, dogs/b.png, loose.png
+  assert batch['pitch'].tolist() == [0, 0, 0, 2]
+  assert batch['depth_of_field'].tolist() == [0, 0, 2, 0]
+  assert batch['pitch'].dtype == np.int32
+  assert 'pitch' not in read_all(data.create(make_config(root), 'train'))
+
+  (root / 'captions.jsonl').write_text(
+    '{"file": "a", "caption": "x", "pitch": "down"}'
+  )
+  with pytest.raises(errors.UserError, match="line 1: pitch is 'down', must"):
+    data.create(config, 'train')
+  (root / 'captions.jsonl').unlink()
+  with pytest.raises(FileNotFoundError, match=r'captions\.jsonl \(captions'):
+    data.create(config, 'train')
+
+
 @pytest.mark.parametrize('line', ['{"file": "a"}', 'x', '["a", "b"]', '{"a'])
 def test_malformed_captions(root, vocab, line):
   (root / 'captions.jsonl').write_text(f'\n{line}\n')
@@ -235,6 +261,9 @@ def test_pictures_to_enlarge(root):
   finished = jax.jit(reader.finish)(batch)
   low = (np.asarray(finished['lr_image']) + 1) * 127.5
   np.testing.assert_allclose(low, batch['lr_image'], atol=1e-4)
+  config = make_config(root, 'class', also='superres', lr_factor=2)
+  beside = read_all(data.create(config, 'train'))
+  np.testing.assert_array_equal(beside['lr_image'], batch['lr_image'])
   config = make_config(root, 'superres', degradation='bsr_light', image_size=16)
   batch = read_all(data.create(config, 'train'))
   want = [degradation.degrade('bsr_light', x, 4, 0) for x in batch['image']]
