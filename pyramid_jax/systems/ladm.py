@@ -96,7 +96,8 @@ def make_stage(
         found.update(out[1])
         return out[0]
 
-      return precond.predict(bound, x, level).replace(taps=found)
+      prediction = precond.predict(bound, x, level)
+      return dataclasses.replace(prediction, taps=found)
 
     def leave(state, x, x0, variables):
       del variables

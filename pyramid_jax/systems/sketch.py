@@ -331,7 +331,7 @@ class Sketch:
       # one program serves every sketch and strength.
       'beta': jnp.asarray(self.beta) if beta is None else beta,
     }
-    return condition.replace(steer=steer)
+    return dataclasses.replace(condition, steer=steer)
 
   def stages(
     self,
@@ -472,7 +472,8 @@ def stage_shapes(
     parts = base.frozen_parts()
     frozen = {name: part.init(key) for name, part in parts.items()}
     weights = Weights(params=params, frozen=frozen, extra=extra)
-    size, found, state = base.image_size, [], []
+    size, found = base.image_size, []
+    state: list[jax.Array] = []
     condition = example_condition(base)
     for stage in base.stages(weights, condition, (1, size, size)):
       (levels, denoise), *_ = stage.spans
