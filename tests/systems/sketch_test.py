@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import pathlib
 
 import jax
@@ -10,9 +9,7 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
 
@@ -123,9 +120,7 @@ def test_pixel_systems_keep_thin_lines(load):
     assert target.shape == (B, *shape.state[1:3], 1)
     cell = size // target.shape[1]
     whole = np.asarray(edges(size)).reshape(B, size // cell, cell, -1, cell)
-    np.testing.assert_array_equal(
-      target[..., 0] > 0, whole.max((2, 4)) > 0
-    )
+    np.testing.assert_array_equal(target[..., 0] > 0, whole.max((2, 4)) > 0)
 
 
 def test_the_predictor_learns_eight_pictures_by_heart(load):
@@ -192,9 +187,7 @@ def first_gradient(system, weights, batch, dtype=jnp.float32):
   condition = system.condition(weights, batch)
   (stage,) = system.stages(weights, condition, (B, 32, 32))
   (levels, denoise), *_ = stage.spans
-  level = solvers.row(
-    jax.tree.map(lambda a: jnp.asarray(a, dtype), levels), 1
-  )
+  level = solvers.row(jax.tree.map(lambda a: jnp.asarray(a, dtype), levels), 1)
   x = jax.random.normal(jax.random.key(3), (B, 8, 8, 4), dtype)
   _, context = stage.enter([], lambda shape: x)
 
@@ -222,16 +215,12 @@ def test_the_gradient_through_the_network_is_that_of_differences(load):
     wide = dataclasses.replace(system.base.unet, dtype=jnp.float64)
     base = dataclasses.replace(system.base, unet=wide, guidance=2.0)
     system = dataclasses.replace(system, base=base)
-    weights = jax.tree.map(
-      lambda a: a.astype(jnp.float64), weights_of(system)
-    )
+    weights = jax.tree.map(lambda a: a.astype(jnp.float64), weights_of(system))
     batch = batch_of(32)
 
     @jax.jit
     def both(weights, h):
-      x, value, gradient = first_gradient(
-        system, weights, batch, jnp.float64
-      )
+      x, value, gradient = first_gradient(system, weights, batch, jnp.float64)
       d = jax.random.normal(jax.random.key(4), x.shape, jnp.float64)
       difference = (value(x + h * d) - value(x - h * d)) / (2 * h)
       return (gradient * d).sum(), difference, gradient
@@ -247,13 +236,10 @@ def test_recomputed_activations_give_the_same_gradient(load):
     system = systems.create(load(remat=remat))
     assert system.base.unet.remat == (remat == 'true')
     weights, batch = weights_of(system), batch_of(32)
-    run = jax.jit(
-      lambda w, b, system=system: first_gradient(system, w, b)[2]
-    )
+    run = jax.jit(lambda w, b, system=system: first_gradient(system, w, b)[2])
     gradients.append(run(weights, batch))
-  np.testing.assert_allclose(
-    gradients[0], gradients[1], rtol=1e-4, atol=1e-5 * np.abs(gradients[0]).max()
-  )
+  scale = np.abs(gradients[0]).max()
+  np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_wrong_configs_are_named(load, tmp_path):
@@ -269,6 +255,14 @@ def test_wrong_configs_are_named(load, tmp_path):
     systems.create(load(sketch__base=f'{tmp_path}/nowhere'))
 
 
-def test_a_batch_without_edges_is_refused():
+def test_edges_are_those_of_the_data_or_of_a_detector(load):
+  system = systems.create(load())
   with pytest.raises(ValueError, match="config.data.maps = 'edges'"):
-    sketch.asked({'image': jnp.zeros((1, 4, 4, 3))})
+    system.asked({'image': jnp.zeros((1, 4, 4, 3))})
+  half = jnp.ones((1, 16, 16, 3)).at[:, :, 8:].set(-1.0)
+  found = systems.create(load(sketch__edges='sobel')).asked({'image': half})
+  assert (np.asarray(found[0, 4:12]) > 0).any(0).nonzero()[0].tolist() in (
+    [7],
+    [8],
+    [7, 8],
+  )
