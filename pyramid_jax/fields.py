@@ -37,6 +37,7 @@ ENCODERS = ('tokens', 'boxes', 'clip', 't5')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
 TARGET_SPACES = ('latent', 'pixels')
+EDGES = ('true', 'sobel', 'xdog')
 SPACINGS = ('auto', *schedules.SPACINGS)
 
 # Of the fields that are one of several names.
@@ -61,6 +62,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'sketch.tap_norm': edge_predictor.TAP_NORMS,
   'sketch.head': edge_predictor.HEADS,
   'sketch.target_space': TARGET_SPACES,
+  'sketch.edges': EDGES,
   'sketch.norm_ref': sketch_guidance.NORM_REFS,
 }
 
@@ -282,6 +284,7 @@ def _sketch() -> Mapping[str, Any]:
     'tap_norm': 'layer',  # of each activation: layer | none
     'head': 'token',  # of a base with tokens: token | pixel
     'shared': True,  # one predictor for all stages of the base, or one each
+    'edges': 'true',  # of training: those of the data (true) | sobel | xdog
     # What is predicted of the edge map: what the first stage makes of it
     # (latent), or its pixels.
     'target_space': 'latent',

@@ -33,8 +33,12 @@ _KEPT = ('attention', 'remat')
 
 
 def with_edges(config: ConfigDict) -> ConfigDict:
-  """Returns a config whose data tell their edges, if a predictor is named."""
-  if not config.sketch.predictor or 'edges' in config.data.maps:
+  """Returns a config whose data tell their edges, if a predictor is named.
+
+  Only `shapes` can; a predictor of other data has a detector.
+  """
+  known = config.data.name != 'shapes' or 'edges' in config.data.maps
+  if not config.sketch.predictor or known:
     return config
   config = config_lib.from_json(config_lib.to_json(config))
   config.data.maps = (*config.data.maps, 'edges')
@@ -103,7 +107,7 @@ def check_targets(job: Any, frozen: Mapping[str, Any]) -> None:
   host = batches_lib.Batches(job.reader_val, _CHECKED, seed=0, shuffle=False)
   batch = job.reader_val.finish(mesh_lib.numeric(host.at(0)))
   with errors.user_errors():
-    wanted = sketch_lib.asked(batch)
+    wanted = system.asked(batch)
   found = jax.jit(lambda f, e: _there_and_back(system, f, e))(frozen, wanted)
   f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']
   if f1.mean() < LOWEST_F1:

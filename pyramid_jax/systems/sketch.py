@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.conditions import edges as edges_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import sketch_guidance
@@ -82,6 +83,7 @@ class Sketch:
     shapes: of the base's stages, coarse first.
     predictors: one for all stages, or one for each.
     target_space: what is predicted of an edge map, 'latent' or 'pixels'.
+    edges: whose edges are learned: 'true', the data's, or a detector's.
     beta: of each stage, see `sketch_guidance.steered`.
     stop_fraction: of each stage, likewise.
     norm_ref: likewise.
@@ -94,6 +96,7 @@ class Sketch:
   shapes: tuple[StageShape, ...]
   predictors: tuple[edge_predictor.EdgePredictor, ...]
   target_space: str
+  edges: str
   beta: tuple[float, ...]
   stop_fraction: tuple[float, ...]
   norm_ref: str
@@ -180,6 +183,25 @@ class Sketch:
         path = os.path.join(self.base_path, FIRST_STAGE)
       parts[name] = dataclasses.replace(part, path=path)
     return parts
+
+  def asked(self, batch: Batch) -> jax.Array:
+    """Returns the edges that are asked for, (B, H, W) in [-1, 1].
+
+    A drawing, or the edges of the example's picture.
+
+    Raises:
+      ValueError: there are neither.
+    """
+    if 'sketch' in batch:
+      return batch['sketch']
+    if self.edges != 'true':
+      return 2.0 * edges_lib.edges(self.edges)(batch['image']) - 1.0
+    if 'edges' not in batch:
+      raise ValueError(
+        "there is no sketch: give one, data with config.data.maps = 'edges', or"
+        ' a detector by config.sketch.edges'
+      )
+    return 2.0 * batch['edges'] - 1.0
 
   def targets(self, weights: Weights, edges: jax.Array) -> list[jax.Array]:
     """Returns what the predictors should say, of each stage.
@@ -288,7 +310,7 @@ class Sketch:
     del step
     level_key, noise_key = jax.random.split(key)
     weights = self.of_base(frozen)
-    targets = self.targets(weights, asked(batch))
+    targets = self.targets(weights, self.asked(batch))
     count = targets[0].shape[0]
 
     def rows(stage, length):
@@ -326,12 +348,12 @@ class Sketch:
     condition = self.base.condition(of_base, batch)
     beta = batch.get('sketch_beta')
     steer = {
-      'targets': self.targets(of_base, asked(batch)),
+      'targets': self.targets(of_base, self.asked(batch)),
       # (stages,) or, one column a stage, (B, stages); no constants, so that
       # one program serves every sketch and strength.
       'beta': jnp.asarray(self.beta) if beta is None else beta,
     }
-    return condition.replace(steer=steer)
+    return dataclasses.replace(condition, steer=steer)
 
   def stages(
     self,
@@ -409,23 +431,6 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
   return error.sum(-1).mean((1, 2))
 
 
-def asked(batch: Batch) -> jax.Array:
-  """Returns the edges that are asked for, (B, H, W) in [-1, 1].
-
-  A drawing, or the edge map of the example in [0, 1].
-
-  Raises:
-    ValueError: there are neither.
-  """
-  if 'sketch' in batch:
-    return batch['sketch']
-  if 'edges' not in batch:
-    raise ValueError(
-      "there is no sketch: give one, or data with config.data.maps = 'edges'"
-    )
-  return 2.0 * batch['edges'] - 1.0
-
-
 def has_latents(base: system_lib.System) -> bool:
   """Whether what is diffused are latents of a first stage."""
   return isinstance(base, latent.LatentSystem)
@@ -472,7 +477,8 @@ def stage_shapes(
     parts = base.frozen_parts()
     frozen = {name: part.init(key) for name, part in parts.items()}
     weights = Weights(params=params, frozen=frozen, extra=extra)
-    size, found, state = base.image_size, [], []
+    size, found = base.image_size, []
+    state: list[jax.Array] = []
     condition = example_condition(base)
     for stage in base.stages(weights, condition, (1, size, size)):
       (levels, denoise), *_ = stage.spans
@@ -518,6 +524,7 @@ def create(config: ConfigDict) -> Sketch:
     shapes=shapes,
     predictors=_predictors(config, base, shapes),
     target_space=c.target_space,
+    edges=c.edges,
     beta=_per_stage(c.beta, len(shapes)),
     stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
     norm_ref=c.norm_ref,
