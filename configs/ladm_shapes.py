@@ -7,7 +7,9 @@ docs/results.md.
 
   python -m pyramid_jax.main --config=configs/ladm_shapes.py:text --workdir=DIR
 
-Variants: layout (default), text, class, none: the condition; three (default),
+Variants: layout (default), text, class, superres, none: the condition; control:
+a ControlNet for edges on a trained run of the same other variants, which
+--config.control.base names; three (default),
 two, one: the resolutions - one is the same network without a pyramid, at 64 px;
 separate: a network a stage, as the report has it; long (resumable, at most 45
 minutes on two cores); gpu (128 px, one large GPU; not measured); debug: the
@@ -19,8 +21,13 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
-TASKS = ('layout', 'text', 'class', 'none')
-LEVELS = {'class': 0, 'text': 2}  # difficulty of the data, 1 if not said
+TASKS = ('layout', 'text', 'class', 'superres', 'none')
+TOKENS = ('layout', 'text', 'class')
+LEVELS = {
+  'class': 0,
+  'text': 2,
+  'superres': 2,
+}  # difficulty of the data, 1 if not said
 OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
 CATEGORIES = 24
 # Of the pictures (python -m pyramid_jax.measure_bands), by difficulty, finest
@@ -44,6 +51,7 @@ def get_config(arg: str = '') -> ConfigDict:
     task=TASKS,
     levels=('three', 'two', 'one'),
     separate=False,
+    control=False,
     long=False,
     gpu=False,
     debug=False,
@@ -62,8 +70,8 @@ def get_config(arg: str = '') -> ConfigDict:
       'num_head_channels': 32,
       # Norms of two channels a group take a plain shift away again.
       'use_scale_shift_norm': True,
-      'use_spatial_transformer': task != 'none',
-      'grid_frequencies': 6 if task != 'none' else 0,
+      'use_spatial_transformer': task in TOKENS,
+      'grid_frequencies': 6 if task in TOKENS else 0,
       'pool_context': task in ('text', 'class'),
     }
   )
@@ -98,6 +106,11 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.steps = STEPS[levels]
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 50
+  if variant['control']:
+    config.system.name = 'ladm_control'
+    config.name += '_control'
+    config.control.map, config.data.maps = 'edges', ('edges',)
+    _train_for(config, 1500)
   if variant['long']:
     _train_for(config, 9000)
     config.ema.decay = 0.9998
@@ -111,7 +124,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def _condition(config: ConfigDict, task: str) -> None:
   c = config.condition
   c.task = task
-  if task == 'none':
+  if task not in TOKENS:
     return
   config.sample.guidance = 2.0
   c.drop = 0.1

@@ -78,7 +78,7 @@ class StagedUNet(unet.UNet):
       emb.shape[-1],
       embedding_init=nn.initializers.normal(1.0),
       name='stage_emb',
-    )(jnp.asarray(stage))
+    )(jnp.full((1,), stage))
     if self.is_initializing():
       self._touch_other_stages(x, stage)
     h = self.conv(f'stem_{stage}')(x)

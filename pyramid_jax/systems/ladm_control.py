@@ -1,10 +1,10 @@
 """ControlNet for LaDM: a map says where things are, the base stays frozen.
 
-Each stage of a trained LaDM gets a branch (`networks/controlnet.py`) that takes
-the map at the stage's resolution. A branch is stored as its difference from the
-weights that it copies: at first it is the copy, and changes nothing. Attaching
-it so is the original ControlNet's way (arXiv:2302.05543); the report on LaDM
-(arXiv:2411.07126) shows a copied encoder and new blocks for the map.
+Each network of a trained LaDM gets a branch (`networks/controlnet.py`) that
+takes the map at the stage's resolution. A branch is stored as its difference
+from the weights that it copies: at first it is the copy, and changes nothing.
+Attaching it so is the original ControlNet's way (arXiv:2302.05543); the report
+on LaDM (arXiv:2411.07126) shows a copied encoder and new blocks for the map.
 """
 
 from collections.abc import Mapping
@@ -105,6 +105,9 @@ class LaDMControl(ladm.LaDM):
     inputs = dataclasses.replace(encoders.as_inputs(zeros), control=blank)
     branches = {}
     for stage in self.stage_numbers:
+      name = self.networks.name(stage)
+      if name in branches:
+        continue
       n = side // 2 ** (stage - 1)
       fresh = self._controlled(stage).init_branch(
         jax.random.fold_in(key, stage),
@@ -112,9 +115,9 @@ class LaDMControl(ladm.LaDM):
         inputs,
       )
       own = self.networks.params_of(base['generator']['networks'], stage)
-      branches[f'stage_{stage}'] = {
-        name: jax.tree.map(jnp.zeros_like, tree) if name in own else tree
-        for name, tree in fresh.items()
+      branches[name] = {
+        k: jax.tree.map(jnp.zeros_like, tree) if k in own else tree
+        for k, tree in fresh.items()
       }
     return {'generator': {'branches': branches}}, extra
 
@@ -130,37 +133,34 @@ class LaDMControl(ladm.LaDM):
   def generator(self, params: Params, frozen: Params) -> Any:
     base = jax.lax.stop_gradient(frozen[BASE])
     networks = {}
-    for stage in self.stage_numbers:
-      name = f'stage_{stage}'
-      own = self.networks.params_of(base['networks'], stage)
-      moved = params['generator']['branches'][name]
-      networks[name] = {
-        'base': own,
-        'branch': {
-          k: jax.tree.map(jnp.add, own[k], tree) if k in own else tree
-          for k, tree in moved.items()
-        },
+    for name, moved in params['generator']['branches'].items():
+      own = base['networks'][name]
+      branch = {
+        k: jax.tree.map(jnp.add, own[k], tree) if k in own else tree
+        for k, tree in moved.items()
       }
+      networks[name] = {'base': own, 'branch': branch}
     return {**base, 'networks': networks}
 
   def network(self, stage: int) -> ladm_networks.StageNetwork:
     return self._controlled(stage)
-
-  def params_of(self, params: Any, stage: int) -> Any:
-    return params[f'stage_{stage}']
 
   def _controlled(self, stage: int) -> ControlledNetwork:
     plain = self.networks.of_stage(stage)
     assert isinstance(plain.module, unet.UNet)  # of `ladm.create`
     is_staged = isinstance(plain.module, staged_unet.StagedUNet)
     kind = controlnet.ControlStagedUNet if is_staged else controlnet.ControlUNet
+    wavelets = self.networks.wavelets if is_staged else (plain.wavelet,)
     return ControlledNetwork(
       module=plain.module,
       stage=plain.stage,
       wavelet=plain.wavelet,
       halvings=plain.halvings,
       branch=controlnet.branch(
-        kind, plain.module, self.control_map.channels, 2**plain.wavelet
+        kind,
+        plain.module,
+        self.control_map.channels,
+        sorted({2**n for n in wavelets}),
       ),
       weight=self.weight,
     )

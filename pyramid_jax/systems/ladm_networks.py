@@ -119,20 +119,21 @@ class Networks:
 
   def params_of(self, params: Any, stage: int) -> Any:
     """Returns the weights of a stage's network."""
-    return params[self._name(stage)]
+    return params[self.name(stage)]
 
   def init(self, key: jax.Array, inputs: Inputs, side: int) -> dict[str, Any]:
     """Returns the weights of all; `side` is the finest stage's."""
     params: dict[str, Any] = {}
     for stage in range(len(self.wavelets), 0, -1):
-      if self._name(stage) not in params:
+      if self.name(stage) not in params:
         n = side // 2 ** (stage - 1)
-        params[self._name(stage)] = self.of_stage(stage).init(
+        params[self.name(stage)] = self.of_stage(stage).init(
           jax.random.fold_in(key, stage),
           jnp.zeros((1, n, n, self.channels)),
           inputs,
         )
     return params
 
-  def _name(self, stage: int) -> str:
+  def name(self, stage: int) -> str:
+    """Returns the name of a stage's network among the weights."""
     return 'shared' if self.shared else f'stage_{stage}'
