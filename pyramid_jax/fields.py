@@ -134,7 +134,7 @@ def defaults() -> dict[str, Any]:
     'laplacian': _laplacian(),
     'control': {  # of ladm_control
       'base': '',  # workdir of the frozen ladm
-      'map': 'edges',  # edges | mask | inpaint
+      'map': 'edges',  # edges | depth | mask | inpaint
       'weight': 1.0,  # in sampling: 0 = not obeyed, 1 as trained
     },
     'loss': _loss(),

@@ -16,6 +16,7 @@ Batch = Mapping[str, jax.Array]
 KEYS = {
   'edges': ('edges',),
   'mask': ('mask',),
+  'depth': ('mask',),
   'inpaint': ('image', 'inpaint_mask'),
 }
 
@@ -25,7 +26,8 @@ class ControlMap:
   """One kind of map, made from a batch.
 
   `edges` is one channel in [0, 1]; a coarser cell has the strongest of its
-  edges. `mask` is a semantic map, one channel for every class, the share of a
+  edges. `depth` is any map of one channel, values up to 255, the mean of a
+  cell. `mask` is a semantic map, one channel for every class, the share of a
   cell. `inpaint` is the known part of an image in [-1, 1], 0 elsewhere, and
   where it is not known; a coarser cell is known where all of it is.
 
@@ -55,7 +57,9 @@ class ControlMap:
   @property
   def channels(self) -> int:
     """Channels of the result."""
-    return {'edges': 1, 'mask': self.classes, 'inpaint': 4}[self.kind]
+    return {'edges': 1, 'mask': self.classes, 'depth': 1, 'inpaint': 4}[
+      self.kind
+    ]
 
   def __call__(self, batch: Batch, size: int) -> jax.Array:
     """Returns the map at a grid, (B, size, size, channels) float32.
@@ -80,6 +84,9 @@ class ControlMap:
       top = 255 if edges.dtype == jnp.uint8 else 1
       edges = edges[..., None].astype(jnp.float32) / top
       return resampling.max_pool(edges, factor)
+    if self.kind == 'depth':
+      values = maps[0][..., None].astype(jnp.float32) / 255.0
+      return resampling.average_pool(values, factor)
     if self.kind == 'mask':
       one_hot = conditioners.one_hot(maps[0], self.classes)
       return resampling.average_pool(one_hot, factor)
