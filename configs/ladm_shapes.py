@@ -101,7 +101,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.learning_rate = 1e-3
   config.train.warmup_steps = 200
   config.train.log_every = 40
-  _train_for(config, 4000)
+  _train_for(config, 2500)
   config.sample.solver, config.sample.rho = 'ddim', 4.0
   config.sample.steps = STEPS[levels]
   config.sample.count = config.sample.batch_size = 16
@@ -112,7 +112,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.control.map, config.data.maps = 'edges', ('edges',)
     _train_for(config, 1500)
   if variant['long']:
-    _train_for(config, 9000)
+    _train_for(config, 5600)
     config.ema.decay = 0.9998
   if variant['gpu']:
     _enlarge(config)
@@ -136,6 +136,7 @@ def _condition(config: ConfigDict, task: str) -> None:
     c.encoder = 'boxes'
     c.num_labels = CATEGORIES + 1  # padding is one
   elif task == 'text':
+    c.dim, c.heads = 96, 3
     c.max_length = 40
     c.null_prefix = (2, 3)  # begin, end
   elif task == 'class':

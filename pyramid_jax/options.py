@@ -29,6 +29,7 @@ _OPTIONS = (
   flags.DEFINE_integer('count', None, 'sample: images', lower_bound=1),
   flags.DEFINE_integer('seed', None, 'sample: of the noise', lower_bound=0),
   flags.DEFINE_integer('last_scale', None, 'sample: stop after this scale'),
+  flags.DEFINE_string('upsampler', '', 'sample: run that enlarges the result'),
   flags.DEFINE_string('coarse_latent', '', 'sample: file of coarse scales'),
   flags.DEFINE_string('samples', '', 'evaluate: an .npz or a folder'),
   flags.DEFINE_string(
