@@ -176,7 +176,8 @@ def score(
     made, more = make(weights, key, finished)
     counts = more if counts is None else jax.tree.map(np.add, counts, more)
     example = examples_lib.seen(batch, examples_lib.pictures(task, finished))
-    images.append(examples_lib.composite(grids.to_uint8(made), example))
+    whole = grids.to_uint8(made)
+    images.append(examples_lib.composite(whole, example, config.sample.project))
     real.append(grids.to_uint8(finished['image']))
     examples.append(example)
   stacked = {

@@ -98,18 +98,32 @@ def of_split(
 
 
 def composite(
-  images: np.ndarray, examples: Mapping[str, np.ndarray]
+  images: np.ndarray,
+  examples: Mapping[str, np.ndarray],
+  project: bool = False,
 ) -> np.ndarray:
-  """Puts what is known of pictures back in its place, if there are holes.
+  """Puts what is known of pictures back in its place.
 
   Args:
     images: (B, H, W, 3) uint8 samples.
-    examples: with `inpaint_mask` (B, H, W), 1 = hole, and `image` uint8.
+    examples: perhaps with `inpaint_mask` (B, H, W), 1 = hole, and `image`
+      uint8; or with `lr_image` (B, h, w, 3) uint8.
+    project: whether enlarged pictures are changed such that their cells have
+      the means that were given: x + up(y - down(x)).
   """
-  if 'inpaint_mask' not in examples:
+  if 'inpaint_mask' in examples:
+    hole = examples['inpaint_mask'][..., None] > 0
+    return np.where(hole, images, examples['image'])
+  if not project or 'lr_image' not in examples:
     return images
-  hole = examples['inpaint_mask'][..., None] > 0
-  return np.where(hole, images, examples['image'])
+  small, x = examples['lr_image'].astype(float), images.astype(float)
+  b, height, width, c = small.shape
+  factor = x.shape[1] // height
+  for _ in range(4):  # what is cut off at black and white is put elsewhere
+    cells = x.reshape(b, height, factor, width, factor, c)
+    missing = small - cells.mean((2, 4))
+    x = np.clip(x + missing.repeat(factor, 1).repeat(factor, 2), 0, 255)
+  return np.round(x).astype(np.uint8)
 
 
 def of_request(

@@ -339,6 +339,8 @@ def _sample() -> Mapping[str, Any]:
     # Of levels: official | exact | log_snr | quad | adm | strided | auto =
     # official for ddim and plms, log_snr for dpmpp_2m, unipc and heun.
     'spacing': 'auto',
+    # Let enlarged pictures have exactly the given one when they are shrunk.
+    'project': False,
     'windows': (0, 0),  # (side, stride) in a latent larger than they are
     'discretization': 'edm',  # levels of diffit: vp | ve | iddpm | edm
     'rho': 7.0,  # how much those of edm crowd at low noise

@@ -86,7 +86,8 @@ def run(
       strength,
     )
   folder, names = workdir / 'samples', loading.read_labels(workdir)
-  images = examples_lib.composite(images, examples)
+  project = config.sample.project
+  images = examples_lib.composite(images, examples, project)
   if second is None:
     _write(folder, config, images, state, examples, names)
     return
@@ -108,6 +109,7 @@ def run(
       None,
       None,
     )
+  images = examples_lib.composite(images, examples, config.sample.project)
   _write(folder, config, images, state, examples, names)
 
 
