@@ -8,12 +8,12 @@ docs/results.md.
   python -m pyramid_jax.main --config=configs/ladm_shapes.py:text --workdir=DIR
 
 Variants: layout (default), text, class, superres2 and superres4 (from 32 to 64
-and to 128 px), none: the condition; control: a ControlNet for edges on a trained
-run of the same other variants, which --config.control.base names; three
-(default), two, one: the resolutions - one is the same network without a pyramid,
-at 64 px; separate: a network a stage, as the report has it; long (resumable, at
-most 45 minutes on two cores); gpu (128 px, one large GPU; not measured); debug:
-the smallest size.
+and to 128 px), none: the condition; control: a ControlNet for edges on a
+trained run of the same other variants, which --config.control.base names;
+three (default), two, one: the resolutions - one is the same network without a
+pyramid, at 64 px; separate: a network a stage, as the report has it; long
+(resumable, at most 45 minutes on two cores); gpu (128 px, one large GPU; not
+measured); debug: the smallest size.
 """
 
 from ml_collections import ConfigDict
