@@ -187,6 +187,11 @@ def _data() -> Mapping[str, Any]:
     # random-half | adm, see data/transforms.py.
     'crop': 'random-1d',
     'eval_crop': 'center',  # in validation and test
+    # Above 0, training images of image_folder keep about their aspect ratio:
+    # each batch has one of the shapes of about image_size^2 px whose sides
+    # are multiples of this number.
+    'buckets': 0,
+    'bucket_ratio': 2.0,  # of the longer side to the shorter, at most
     'resize': '',  # plain | smooth | area; empty = what the reader prefers
     'flip': False,  # mirror every second training image
     'min_area': 0.0,  # smallest box, as a part of the image
@@ -390,7 +395,7 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
   at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
   at_least(0, 'train.sample_every', 'train.eval_every', 'train.seed')
-  at_least(0, 'condition.mlp_dim')
+  at_least(0, 'condition.mlp_dim', 'data.buckets')
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')

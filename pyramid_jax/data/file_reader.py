@@ -1,5 +1,6 @@
 """What readers of image files have in common."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import functools
 
@@ -85,6 +86,13 @@ class FileReader:
     """Returns one example, or raises `BrokenImage`."""
     raise NotImplementedError
 
+  def loader(
+    self, index: int, draw: np.uint64
+  ) -> Callable[[int], dict[str, np.ndarray]]:
+    """Returns what makes an example in place of the one at `index`."""
+    del index
+    return functools.partial(self.example, draw=draw)
+
   def batch(
     self, indices: np.ndarray, draws: np.ndarray
   ) -> dict[str, np.ndarray]:
@@ -99,7 +107,7 @@ class FileReader:
     """
     rows = []
     for index, draw in zip(np.asarray(indices), np.asarray(draws), strict=True):
-      load = functools.partial(self.example, draw=np.uint64(draw))
+      load = self.loader(int(index), np.uint64(draw))
       rows.append(self._skipper.first_valid(int(index), load)[1])
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 

@@ -11,10 +11,16 @@ camera, "pitch" and "depth_of_field" in the words of `conditions.camera`.
 
 `1.map.png`, beside `1.jpg`, is the image's semantic map: 8-bit grey values, or
 a palette, 0 = unlabelled. The task 'map' leaves images without one out.
+
+With `config.data.buckets` training images keep their aspect ratio, nearly: see
+`data.buckets`.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from concurrent import futures
+import functools
 import json
 import os
 import pathlib
@@ -27,6 +33,7 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.conditions import camera
 from pyramid_jax.data import annotation_files
+from pyramid_jax.data import buckets
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
@@ -34,6 +41,7 @@ from pyramid_jax.data import transforms
 
 
 TASKS = ('none', 'text', 'class', 'map', 'superres', 'inpaint')
+BUCKET_TASKS = ('none', 'text', 'class')  # whose conditions have no grid
 MAP = '.map.png'
 CAPTIONS = 'captions.jsonl'
 
@@ -158,8 +166,9 @@ class ImageFolderReader(file_reader.FileReader):
   `condition_ids`, `caption_ids`, `caption_mask` and outside of training
   `caption`; with 'map' `mask`; with 'superres' and 'inpaint' what
   `restoration_arrays` makes; with the second condition 'camera' its
-  attributes, 0 = not known. Images are turned as their EXIF data say and
-  resized with antialiasing.
+  attributes, 0 = not known; with buckets `aspect`, the logarithms of height and
+  width over `image_size`. Images are turned as their EXIF data say and resized
+  with antialiasing.
   """
 
   def __init__(self, config: ConfigDict, split: str):
@@ -205,7 +214,68 @@ class ImageFolderReader(file_reader.FileReader):
     reader_lib.check_classes(config, self.label_names)
     self._labels = {name: i for i, name in enumerate(self.label_names)}
     self._classes = config.condition.map_classes
+    self.buckets: buckets.Buckets | None = None
+    if config.data.buckets and split == 'train':
+      self.buckets = self._make_buckets(config)
     logging.info('%d images of %s in %s', count, split, self._folder)
+
+  def _make_buckets(self, config: ConfigDict) -> buckets.Buckets:
+    """Reads the sizes of all images and puts them into buckets."""
+    d, c = config.data, config.condition
+    if (
+      c.task not in BUCKET_TASKS
+      or c.also == 'superres'
+      or d.crop not in transforms.SHAPED
+    ):
+      raise ValueError(
+        f'config.data.buckets serves the tasks {", ".join(BUCKET_TASKS)} and'
+        f' the crops {", ".join(transforms.SHAPED)}; config.condition.task is'
+        f' {c.task!r}, config.condition.also {c.also!r}, config.data.crop'
+        f' {d.crop!r}'
+      )
+    allowed = buckets.shapes(d.image_size, d.buckets, d.bucket_ratio)
+
+    def size(name: str) -> buckets.Shape:
+      try:
+        return images.size(self._folder / name)
+      except images.BrokenImage:  # told when it is read
+        return (1, 1)
+
+    with futures.ThreadPoolExecutor(d.workers) as pool:
+      sizes = np.array(list(pool.map(size, self._files)))
+    found = buckets.assign(sizes, allowed, config.train.batch_size)
+    for shape, members in zip(found.shapes, found.members, strict=True):
+      logging.info('%d images of %d x %d px', len(members), *shape[::-1])
+    return found
+
+  def loader(
+    self, index: int, draw: np.uint64
+  ) -> Callable[[int], dict[str, np.ndarray]]:
+    """Returns what makes an example of the shape of the one at `index`."""
+    shape = None if self.buckets is None else self.buckets.shape(index)
+    return functools.partial(self.example, draw=draw, shape=shape)
+
+  def batch(
+    self, indices: np.ndarray, draws: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns stacked examples, with buckets of one of them.
+
+    Args:
+      indices: (B,) int64 in [0, len).
+      draws: (B,) uint64, the seed of each example.
+
+    Raises:
+      UserError: too many images are broken (see `skipping.Skipper`).
+      ValueError: examples of more than one bucket.
+    """
+    if self.buckets is not None:
+      shapes = {self.buckets.shape(int(index)) for index in indices}
+      if len(shapes) > 1:
+        raise ValueError(
+          'config.data.buckets is for training; images of the shapes'
+          f' {sorted(shapes)} are no batch, set it to 0'
+        )
+    return super().batch(indices, draws)
 
   def _use_captions(self) -> None:
     path = self._folder / CAPTIONS
@@ -248,11 +318,19 @@ class ImageFolderReader(file_reader.FileReader):
       )
     return classes
 
-  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
-    """Returns one example, or raises `BrokenImage`."""
+  def example(
+    self, index: int, draw: np.uint64, shape: buckets.Shape | None = None
+  ) -> dict[str, np.ndarray]:
+    """Returns one example, or raises `BrokenImage`.
+
+    Args:
+      index: of the image.
+      draw: the seed of the example.
+      shape: height and width, if it is no square.
+    """
     name = self._files[index]
     picture = images.read(self._folder / name, upright=True)
-    pixels, crop, flipped = self.transform(picture, draw)
+    pixels, crop, flipped = self.transform(picture, draw, shape)
     label = self._labels[name.split('/')[0]] if '/' in name else 0
     example = {
       'image': np.ascontiguousarray(pixels),
@@ -261,6 +339,10 @@ class ImageFolderReader(file_reader.FileReader):
       'flipped': np.asarray(flipped),
       'id': np.asarray(index, np.int64),
     }
+    if shape is not None:
+      example['aspect'] = np.log(
+        np.array(shape, np.float32) / self.transform.size
+      )
     if self._task == 'map':
       classes = self._read_map(name, picture.shape)
       example['mask'] = transforms.cut_map(classes, crop, len(pixels), flipped)
