@@ -12,6 +12,7 @@ from pyramid_jax.interop import edge_networks
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
+from pyramid_jax.interop import weight_file
 from pyramid_jax.interop.families import pidinet as family
 from pyramid_jax.networks import pidinet
 
@@ -189,13 +190,10 @@ def test_plain_kernels_compute_pixel_differences(operation):
   [
     SMALL,
     pidinet.PiDiNet(width=4, dilated=0, attention=False),
-    pidinet.PiDiNet(width=4, dilated=0),
-    pidinet.PiDiNet(width=4, dilated=2, attention=False),
   ],
 )
 def test_the_whole_network(network):
   state = raw_state(network)
-  assert family.infer(state) == network
   image = np.random.RandomState(2).uniform(-1, 1, (19, 22, 3))
   params, report = parts.to_flax('pidinet', state, family.template(network))
   report.require_complete()
@@ -207,6 +205,13 @@ def test_the_whole_network(network):
   for ours, theirs in zip(got, want, strict=True):
     assert np.ptp(theirs) > 0.01  # there is something to agree on
     np.testing.assert_allclose(ours[0], theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize('dilated', [0, 2])
+@pytest.mark.parametrize('attention', [False, True])
+def test_sizes_are_read_off_the_weights(dilated, attention):
+  network = pidinet.PiDiNet(5, dilated, attention)
+  assert family.infer(raw_state(network)) == network
 
 
 def test_parallel_training_puts_a_prefix(tmp_path):
@@ -261,22 +266,26 @@ def test_files_become_detectors(tmp_path, capsys):
   want = reference(state, images[1] / 127.5 - 1)[-1]
   np.testing.assert_allclose(found[1], want, atol=1e-3)
 
+  # What is in [-1, 1] gives the same.
+  as_float = jnp.asarray(images / 127.5 - 1, jnp.float32)
+  again = edge_networks.load(released)(as_float)
+  np.testing.assert_allclose(again, found, atol=1e-5)
+
   workdir = tmp_path / 'converted'
   here = ['--family=pidinet', f'--workdir={workdir}']
   assert convert.main([*here, f'--checkpoint={released}']) == 0
   record = json.loads((workdir / convert.RECORD).read_text())
   assert record['tensors'] == len(state)
   assert record['missing'] == record['unused'] == []
-  file = workdir / convert.PARAMS
-  np.testing.assert_array_equal(edge_networks.load(file)(images), found)
   plain = tmp_path / 'plain.safetensors'
   assert convert.main([*here, f'--export={plain}']) == 0
-  np.testing.assert_array_equal(edge_networks.load(plain)(images), found)
-  # What is in [-1, 1] gives the same.
-  as_float = jnp.asarray(images / 127.5 - 1, jnp.float32)
-  again = edge_networks.load(plain)(as_float)
-  np.testing.assert_allclose(again, found, atol=1e-5)
   capsys.readouterr()
+  template = family.template(SMALL)
+  want = parts.load_part('pidinet', released, template)
+  for file in (workdir / convert.PARAMS, plain):
+    assert family.infer(weight_file.read(file)) == SMALL
+    got = parts.load_part('pidinet', file, template)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_what_is_no_pidinet(tmp_path):
