@@ -12,7 +12,8 @@ TFDS = [
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
-TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4']
+T5 = ['tokenizers>=0.23,<0.24']
+TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4', *T5]
 
 setuptools.setup(
   name='pyramid_jax',
@@ -42,6 +43,7 @@ setuptools.setup(
   extras_require={
     'test': TEST,
     'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],
+    't5': T5,
     'tfds': TFDS,
     'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],
     'cuda': ['jax[cuda12]'],

@@ -29,6 +29,11 @@ RESUMABLE = (
   'train.sample_every',
   'train.eval_every',
   'data.root',
+  'sketch.predictor',
+  'sketch.beta',
+  'sketch.stop_fraction',
+  'sketch.norm_ref',
+  'sketch.foreign',
 )
 RESUMABLE_SECTIONS = ('sample.', 'evaluate.')
 

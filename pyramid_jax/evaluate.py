@@ -22,6 +22,7 @@ from pyramid_jax import pictures as pictures_lib
 from pyramid_jax import progress
 from pyramid_jax import score_rows
 from pyramid_jax import score_table
+from pyramid_jax import steering
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import obedience
@@ -59,6 +60,7 @@ def run(
   if options.get('write_reference'):
     fidelity.write_reference(config, options)
     return
+  config = steering.with_edges(config)
   judge = fidelity.find(config)
   samples = options.get('samples')
   split = options.get('split') or 'test'
@@ -156,6 +158,7 @@ def _score(
   counts: Any = None
   for index, batch in enumerate(_batches(config, reader, count, shuffle)):
     finished = finish(mesh_lib.spread(mesh, batch))
+    finished = steering.foreign(config, finished)
     key = jax.random.fold_in(jax.random.key(config.sample.seed), index)
     made, more = make(weights, key, finished)
     counts = more if counts is None else jax.tree.map(np.add, counts, more)

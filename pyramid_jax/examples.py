@@ -270,8 +270,9 @@ def _asked(
 
 
 def _tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
-  if config.data.name == 'shapes' and config.condition.encoder != 'clip':
-    return shapes_text.tokenizer(config.condition.max_length)
+  c = config.condition
+  if config.data.name == 'shapes' and c.encoder not in tokenizers.PRETRAINED:
+    return shapes_text.tokenizer(c.max_length)
   return tokenizers.create(config)
 
 

@@ -10,8 +10,10 @@ from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
 from pyramid_jax.diffusion import learned_range
 from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import stepping
+from pyramid_jax.networks import edge_predictor
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -31,9 +33,10 @@ TASKS = (
 )
 DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
-ENCODERS = ('tokens', 'boxes', 'clip')
+ENCODERS = ('tokens', 'boxes', 'clip', 't5')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
+TARGET_SPACES = ('latent', 'pixels')
 SPACINGS = ('auto', *schedules.SPACINGS)
 
 # Of the fields that are one of several names.
@@ -54,6 +57,11 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'sample.discretization': clocks.DISCRETIZATIONS,
   'diffusion.preconditioning': edm.PRECONDITIONINGS,
   'diffusion.law': LAWS,
+  'sketch.noise_input': edge_predictor.NOISE_INPUTS,
+  'sketch.tap_norm': edge_predictor.TAP_NORMS,
+  'sketch.head': edge_predictor.HEADS,
+  'sketch.target_space': TARGET_SPACES,
+  'sketch.norm_ref': sketch_guidance.NORM_REFS,
 }
 
 
@@ -121,7 +129,9 @@ def defaults() -> dict[str, Any]:
       'P_std': 1.2,  # its deviation
       'augment': 0.0,  # chance of each non-leaking move of diffit; 0 = off
     },
+    'laplacian': _laplacian(),
     'loss': _loss(),
+    'sketch': _sketch(),
     'sample': _sample(),
     'evaluate': {
       'count': 1000,  # images of a table
@@ -193,8 +203,8 @@ def _condition() -> Mapping[str, Any]:
     # none | text | layout | label | scene_graph | class | map | superres |
     # inpaint
     'task': 'none',
-    'encoder': 'tokens',  # tokens | boxes | clip
-    'vocab_file': '',  # of the tokenizer
+    'encoder': 'tokens',  # tokens | boxes | clip | t5
+    'vocab_file': '',  # of the tokenizer; the tokenizer.json of t5
     'merges_file': '',  # of the CLIP tokenizer
     'max_length': 77,  # tokens of a sequence
     'no_tokens': 1024,  # coordinate tokens, a square number of places
@@ -205,6 +215,7 @@ def _condition() -> Mapping[str, Any]:
     'depth': 32,  # blocks of the encoder
     'heads': 8,
     'head_dim': 64,
+    'mlp_dim': 0,  # hidden width of the blocks of t5; 0 = 4 dim
     'vocab_size': 30522,  # rows of the token embedding
     'embed_std': 0.02,  # of the initial embeddings
     'num_labels': 25,  # categories of the box encoder, padding included
@@ -236,6 +247,66 @@ def _loss() -> Mapping[str, Any]:
     'disc_loss': 'hinge',  # hinge | vanilla
     'disc_width': 64,  # channels after the first convolution
     'disc_layers': 2,  # strided convolutions of the discriminator
+  }
+
+
+def _sketch() -> Mapping[str, Any]:
+  return {  # of the system sketch, and of sampling with what it trained
+    'base': '',  # workdir of the frozen system whose activations are read
+    # Activations, by the names of the network; the paper's.
+    'taps': (
+      'in2',
+      'in4',
+      'in8',
+      'mid0',
+      'mid1',
+      'mid2',
+      'out2',
+      'out4',
+      'out8',
+    ),
+    'hidden': (512, 256, 128, 64),  # widths of the predictor
+    'octaves': 10,  # of the encoding of the noise level
+    'noise_input': 'scalar',  # what tells the level: scalar | map | map_pred
+    'tap_norm': 'layer',  # of each activation: layer | none
+    'head': 'token',  # of a base with tokens: token | pixel
+    'shared': True,  # one predictor for all stages of the base, or one each
+    # What is predicted of the edge map: what the first stage makes of it
+    # (latent), or its pixels.
+    'target_space': 'latent',
+    # Of sampling any system: a workdir of the system sketch.
+    'predictor': '',
+    # Length of a correction over that of its step, and the share of the steps
+    # that are corrected: of each stage, coarse first; the last serves the
+    # rest.
+    'beta': (1.6, 0.8, 0.4),
+    'stop_fraction': (0.5, 0.3),
+    'norm_ref': 'mean',  # the step without its noise (mean), or with (sample)
+    'foreign': False,  # evaluate with the edges of another example
+  }
+
+
+def _laplacian() -> Mapping[str, Any]:
+  return {  # of ladm; the stages are counted from 1, the finest
+    'levels': 3,  # resolutions
+    # Sigmas of the full resolution, from which on the bands 1, 2, ... are
+    # gone and the next stage is enough; rising.
+    'switch_sigmas': (1.0, 2.4),
+    # How they fade: quad | linear | seglinear | coslog | vp | hard.
+    'schedule': 'quad',
+    # Root mean square of the bands of the data, finest first, the last of
+    # what is left at the coarsest resolution (python -m
+    # pyramid_jax.measure_bands).
+    'band_rms': (0.086, 0.098, 0.53),
+    'sigma_min': 0.002,
+    'sigma_max': 320.0,  # 80 at the coarsest of three resolutions
+    'preconditioning': 'band',  # of each band | scalar, of their sum
+    'shared': False,  # one network for all stages, or one each
+    'latent': False,  # of the latents of a first stage, or of images
+    # One number a stage, coarse to fine, or one for all.
+    'stage_batch': (0,),  # examples of a batch; 0 = equal parts
+    'wavelets': (0,),  # levels of the Haar packet around the network
+    'guidance_parts': (1.0,),  # of sample.guidance - 1
   }
 
 
@@ -303,6 +374,7 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
   at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
   at_least(0, 'train.sample_every', 'train.eval_every', 'train.seed')
+  at_least(0, 'condition.mlp_dim')
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
@@ -334,6 +406,12 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
     fields['train.batch_size'] % accumulate == 0,
     f'divisible by config.{prefix}train.accumulate = {accumulate}',
   )
+  at_least(0, 'sketch.beta')
+  at_least(1, 'sketch.hidden', 'sketch.octaves')
+  for name in ('beta', 'stop_fraction', 'hidden', 'taps'):
+    need(f'sketch.{name}', len(fields[f'sketch.{name}']) > 0, 'not empty')
+  stops = fields['sketch.stop_fraction']
+  need('sketch.stop_fraction', 0 <= min(stops) <= max(stops) <= 1, 'in [0, 1]')
   at_least(0, 'ema.halflife_images', 'ema.halflife_rampup')
   need('ema.decay', 0 <= fields['ema.decay'] < 1, 'in [0, 1)')
   need('condition.drop', 0 <= fields['condition.drop'] <= 1, 'in [0, 1]')

@@ -101,6 +101,8 @@ def _load(
   part: system_lib.FrozenPart, path: pathlib.Path | None, shapes: Any
 ) -> Any:
   assert path is not None
+  if not part.player:
+    return checkpoints.load(path, shapes)
   if path.is_dir() or not part.path:
     return checkpoints.load_part(path, part.player, shapes)
   return _read_file(part, path, shapes)

@@ -22,6 +22,7 @@ _SIDE = 160  # px; smaller images are enlarged to about this
 _GAP = 4  # px around every panel
 _FONT_SIZE = 11  # px
 _CHARACTERS = 25  # of a line of text on a panel
+_LINE = (255, 0, 0)  # of edges on a picture
 _COLOURS = (
   (190, 30, 45),
   (20, 110, 60),
@@ -48,10 +49,13 @@ def draw(
 ) -> np.ndarray:
   """Draws a grid; a cell is condition, sample and, if given, the real image.
 
+  Edges that are asked for stand before the sample, and red on it behind it.
+
   Args:
     images: (N, H, W, 3) uint8 samples.
     batch: the host arrays of the N examples, keys as in `data.reader`; a
-      condition that is absent is not drawn.
+      condition that is absent is not drawn. `sketch` or `edges` (N, H, W)
+      uint8.
     task: what of it the samples were given: 'text', 'layout', 'label',
       'scene_graph', 'class', 'map', 'superres', 'inpaint'; 'none' draws no
       condition.
@@ -69,6 +73,10 @@ def draw(
     panel = _condition_panel(side, batch, i, task, label_names)
     if panel is not None:
       panels.insert(0, panel)
+    lines = _lines(batch, i)
+    if lines is not None:
+      panels.insert(-1, _enlarge(np.repeat(lines[..., None], 3, axis=-1)))
+      panels.append(_enlarge(_overlay(image, lines)))
     if real is not None:
       panels.append(_enlarge(real[i]))
     rows.append(_row(panels))
@@ -203,6 +211,21 @@ def _layout_panel(
     y = min(y0 + 1, side[1] - _FONT_SIZE - 2)
     canvas.text((max(0.0, x), y), text, fill=colour, font=font)
   return panel
+
+
+def _lines(batch: Mapping[str, Any], i: int) -> np.ndarray | None:
+  """Returns the edges (H, W) uint8 that an example asks for, if it does."""
+  for name in ('sketch', 'edges'):
+    if name in batch:
+      return np.asarray(batch[name][i])
+  return None
+
+
+def _overlay(image: np.ndarray, lines: np.ndarray) -> np.ndarray:
+  """Draws white lines in red on a picture."""
+  share = lines[..., None].astype(np.float32) / 255
+  mixed = (1 - share) * image + share * np.array(_LINE, np.float32)
+  return np.rint(mixed).astype(np.uint8)
 
 
 def _row(panels: Sequence[Image.Image]) -> Image.Image:

@@ -13,10 +13,13 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import errors
 from pyramid_jax import frozen as frozen_lib
+from pyramid_jax import steering
 from pyramid_jax import systems
 from pyramid_jax.scaling import checkpoints
+from pyramid_jax.scaling import hashes
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.scaling import sharding
+from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
 
@@ -48,20 +51,22 @@ def load(
   """Restores the weights of a workdir straight into their shardings.
 
   Args:
-    config: of the run.
+    config: of the run; with `sketch.predictor` the run is steered by it.
     workdir: of the run.
-    step: of the checkpoint; None for the newest valid one.
+    step: of the checkpoint, with a predictor of its own; None for the newest
+      valid one.
 
   Raises:
     UserError: no usable checkpoint, or weights of another network.
   """
+  config, folder = steering.resolve(config, workdir)
   with errors.user_errors():
     system = systems.create(config)
   mesh = mesh_lib.create(config.mesh)
   min_size = config.mesh.fsdp_min_size
   params, extra = jax.eval_shape(system.init, jax.random.key(0), {})
   trees = checkpoints.load(
-    workdir,
+    folder,
     {
       'params': sharding.abstract(params, mesh, min_size),
       'extra': sharding.abstract(extra, mesh, min_size),
@@ -73,10 +78,19 @@ def load(
   )
   weights = system_lib.Weights(
     params=trees['params'],
-    frozen=frozen_lib.load(system, config, mesh, workdir),
+    frozen=frozen_lib.load(system, config, mesh, folder),
     extra=trees['extra'],
   )
-  return Run(system=system, mesh=mesh, weights=weights, step=int(trees['step']))
+  check = getattr(system, 'check_extra', None)
+  if check is not None:
+    with errors.user_errors():
+      check(trees['extra'])
+  step = int(trees['step'])
+  if isinstance(system, sketch.Sketch):
+    was = checkpoints.frozen(folder, step).get(sketch.BASE)
+    digest = hashes.digest(weights.frozen[sketch.BASE])
+    steering.check_base(system, was, digest, folder)
+  return Run(system=system, mesh=mesh, weights=weights, step=step)
 
 
 def write_labels(

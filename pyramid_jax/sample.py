@@ -17,9 +17,11 @@ from pyramid_jax import examples as examples_lib
 from pyramid_jax import grids
 from pyramid_jax import loading
 from pyramid_jax import progress
+from pyramid_jax import steering
 from pyramid_jax.data import images as data_images
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
 
@@ -46,6 +48,7 @@ def run(
   Raises:
     UserError: a condition or option that cannot be served.
   """
+  config = steering.with_edges(config)
   count = options.get('count') or config.sample.count
   seed = options.get('seed')
   seed = config.sample.seed if seed is None else seed
@@ -55,6 +58,11 @@ def run(
     raise errors.UserError(
       f'{workdir} holds a first stage, which reconstructs and does not'
       ' sample; --mode=evaluate measures it.'
+    )
+  if options.get('sketch') and not isinstance(system, sketch.Sketch):
+    raise errors.UserError(
+      '--sketch needs --config.sketch.predictor=DIR, a run of the system'
+      f" 'sketch' on {workdir}."
     )
   examples, strength = _conditions(config, workdir, options, count)
   start = _start(options.get('coarse_latent'), count)

@@ -22,6 +22,7 @@ from pyramid_jax import job as job_lib
 from pyramid_jax import logs
 from pyramid_jax import preemption
 from pyramid_jax import records as records_lib
+from pyramid_jax import steering
 from pyramid_jax import workdir as workdir_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import latent_cache
@@ -89,6 +90,7 @@ def _train(
   with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles beside
     compiled = pool.submit(_compile, job)
     frozen = frozen_lib.load(job.system, config, job.mesh, workdir)
+    steering.check_targets(job, frozen)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(job.reader, digests)
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)

@@ -13,7 +13,9 @@ class Condition:
     context: (B, L, D) tokens, or a tree of arrays that the network takes for
       them, or None for an unconditional system.
     null: the same of the null condition, for classifier-free guidance.
+    steer: what a loss steers to, see `systems.sketch`.
   """
 
   context: Any = None
   null: Any = None
+  steer: Any = None

@@ -1,4 +1,4 @@
-"""Texts as token ids: WordPiece of BERT, byte pairs of CLIP, whole words."""
+"""Texts as token ids: pieces of BERT, CLIP and T5, and whole words."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import string
+from typing import Any
 import unicodedata
 
 from absl import logging
@@ -16,6 +17,8 @@ import numpy as np
 
 # Tasks whose condition is a text.
 TEXT_TASKS = ('text', 'scene_graph')
+# Encoders that were trained with a tokenizer of their own on any text.
+PRETRAINED = ('clip', 't5')
 
 
 class Tokenizer:
@@ -261,6 +264,40 @@ class ClipTokenizer(Tokenizer):
       yield from self._cached(word)
 
 
+class T5Tokenizer(Tokenizer):
+  """The pieces of T5, by the package `tokenizers`: pieces, end, padding..."""
+
+  PAD, END = '<pad>', '</s>'
+
+  def __init__(self, pieces: Any, max_length: int):
+    """Takes a `tokenizers.Tokenizer`.
+
+    Raises:
+      ValueError: padding is not 0, or the end not 1.
+    """
+    frame = tuple(pieces.token_to_id(token) for token in (self.PAD, self.END))
+    if frame != (0, 1):
+      raise ValueError(
+        f'the ids of {self.PAD} and {self.END} must be 0 and 1, are'
+        f' {frame[0]} and {frame[1]}.'
+      )
+    pieces.no_padding()
+    pieces.no_truncation()
+    self._pieces = pieces
+    super().__init__(max_length, pieces.get_vocab_size(), (1, 1, 0))
+
+  def _words(self, text: str) -> Iterable[int]:
+    return self._pieces.encode(text, add_special_tokens=False).ids
+
+  def tokens(self, text: str) -> list[int]:
+    """Returns the ids of the text cut to fit, and end."""
+    return [*list(self._words(text))[: self.max_length - 1], self._end]
+
+  def length(self, text: str) -> int:
+    """Returns the ids of the whole text, with end."""
+    return super().length(text) - 1
+
+
 class WordTokenizer(Tokenizer):
   """Whole words of a small vocabulary: <bos> words <eos> <pad>..."""
 
@@ -295,6 +332,7 @@ def _read(path: str, field: str, what: str) -> str:
 WORD_PIECES = 'a WordPiece vocab.txt'
 CLIP_VOCAB = "CLIP's vocab.json"
 CLIP_MERGES = "CLIP's merges.txt"
+T5_PIECES = "T5's tokenizer.json"
 
 
 def load_word_piece(path: str, max_length: int) -> WordPieceTokenizer:
@@ -352,12 +390,36 @@ def load_clip(vocab: str, merges: str, max_length: int) -> ClipTokenizer:
     ) from None
 
 
+def load_t5(path: str, max_length: int) -> T5Tokenizer:
+  """Reads the tokenizer.json of Hugging Face's T5.
+
+  Raises:
+    ValueError: the package that reads it is missing, or the file cannot be
+      read or is not what it should be.
+  """
+  text = _read(path, 'vocab_file', T5_PIECES)
+  try:
+    import tokenizers as pieces_lib
+  except ImportError:
+    raise ValueError(
+      "config.condition.encoder 't5' needs the package tokenizers: pip install"
+      " 'pyramid_jax[t5]'."
+    ) from None
+  try:
+    return T5Tokenizer(pieces_lib.Tokenizer.from_str(text), max_length)
+  except Exception as error:  # that package raises nothing more special
+    reason = ' '.join(str(error).split())
+    raise ValueError(
+      f'{path} (config.condition.vocab_file), expected {T5_PIECES}: {reason}'
+    ) from None
+
+
 def create(config: ConfigDict) -> Tokenizer:
   """Builds the tokenizer of a condition encoder from its files.
 
   Args:
-    config: a whole config; `condition.encoder` 'clip' means byte pairs,
-      anything else word pieces.
+    config: a whole config; `condition.encoder` 'clip' means byte pairs, 't5'
+      pieces of T5, anything else word pieces.
 
   Raises:
     ValueError: a vocabulary is missing, broken, or larger than the network's.
@@ -366,6 +428,8 @@ def create(config: ConfigDict) -> Tokenizer:
   tokenizer: Tokenizer
   if c.encoder == 'clip':
     tokenizer = load_clip(c.vocab_file, c.merges_file, c.max_length)
+  elif c.encoder == 't5':
+    tokenizer = load_t5(c.vocab_file, c.max_length)
   else:
     tokenizer = load_word_piece(c.vocab_file, c.max_length)
   if tokenizer.size > c.vocab_size:
@@ -392,7 +456,8 @@ def missing_inputs(config: ConfigDict) -> list[str]:
   c = config.condition
   if c.task not in TEXT_TASKS:
     return []
-  files = [('vocab_file', c.vocab_file, WORD_PIECES)]
+  pieces = T5_PIECES if c.encoder == 't5' else WORD_PIECES
+  files = [('vocab_file', c.vocab_file, pieces)]
   if c.encoder == 'clip':
     files = [
       ('vocab_file', c.vocab_file, CLIP_VOCAB),

@@ -16,6 +16,7 @@ import numpy as np
 
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import stepping
 
 
 DISCRETIZATIONS = ('vp', 've', 'iddpm', 'edm')
@@ -49,9 +50,9 @@ class Point(schedules.Levels):
     """Standard deviation of the state in which a whole sweep begins."""
     return self.sigma[0]
 
-  def slope(self, x: jax.Array, eps: jax.Array) -> jax.Array:
+  def slope(self, x: jax.Array, prediction: stepping.Prediction) -> jax.Array:
     """Returns dx/dt of the noise-free process (algorithm 1)."""
-    return self.drift * x + self.gain * eps
+    return self.drift * x + self.gain * prediction.eps
 
 
 @flax.struct.dataclass

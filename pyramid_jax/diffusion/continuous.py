@@ -177,24 +177,25 @@ class Heun(stepping.Scanned):
     next_level: clocks.Levels,
     noise: stepping.Draw,
   ) -> stepping.Carry:
-    x = level.keep * carry.x
+    x = kept = level.times(level.keep, carry.x)
     if self.churn:
-      x = x + level.noise * noise()
+      x = x + level.times(level.noise, noise())
     now = denoise(x, level.churned, True)
-    slope = level.churned.slope(x, now.eps)
+    slope = level.churned.slope(x, now)
 
     def corrected():
       there = x + self.alpha * level.length_of_step * slope
       ahead = denoise(there, level.middle, False)
       weight = 1.0 / (2.0 * self.alpha)
-      other = level.middle.slope(there, ahead.eps)
+      other = level.middle.slope(there, ahead)
       return (1.0 - weight) * slope + weight * other
 
     if self.solver == 'heun':
       # A level that was rounded may repeat, so the time does not tell the end.
       slope = jax.lax.cond(next_level.sigma > 0, corrected, lambda: slope)
-    x = x + level.length_of_step * slope
-    return stepping.Carry(x=x, prediction=now)
+    step = level.length_of_step * slope
+    mean = kept + step if self.churn else None
+    return stepping.Carry(x=x + step, prediction=now, mean=mean)
 
 
 def _closed(values: np.ndarray) -> np.ndarray:

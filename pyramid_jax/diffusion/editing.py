@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import stepping
@@ -61,14 +60,7 @@ def from_image(
     ValueError: a strength out of range, or without a step.
   """
   total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
-  if not 0 < strength <= 1:
-    raise ValueError(f'strength {strength} must lie in (0, 1]')
-  count = int(round(strength * total, 6))  # 0.29 * 100 is 29
-  if count < 1:
-    raise ValueError(
-      f'strength {strength} of {total} steps leaves none; at least'
-      f' {1 / total:.3g} is needed'
-    )
+  count = steps_of(strength, total)
   initial_std = stage.spans[0][0].initial_std
   spans = _last_steps(stage.spans, count)
   level = stepping.row(spans[0][0], 0)
@@ -77,9 +69,26 @@ def from_image(
     noise, context = stage.enter(state, normal)
     _same_shape('image', z0, noise)
     noise = noise / initial_std
-    return gaussian.q_sample(z0, noise, level.alpha, level.sigma), context
+    return level.noised(z0, noise), context
 
   return dataclasses.replace(stage, spans=spans, enter=enter)
+
+
+def steps_of(strength: float, total: int) -> int:
+  """Returns how many of so many steps a strength leaves.
+
+  Raises:
+    ValueError: a strength out of range, or without a step.
+  """
+  if not 0 < strength <= 1:
+    raise ValueError(f'strength {strength} must lie in (0, 1]')
+  count = int(round(strength * total, 6))  # 0.29 * 100 is 29
+  if count < 1:
+    raise ValueError(
+      f'strength {strength} of {total} steps leaves none; at least'
+      f' {1 / total:.3g} is needed'
+    )
+  return count
 
 
 def _last_steps(spans: Spans, count: int) -> Spans:
@@ -125,10 +134,10 @@ def masked(
 
   def before(x, level, draw):
     _same_shape('known state', z0, x)
-    return keep(gaussian.q_sample(z0, draw(), level.alpha, level.sigma), x)
+    return keep(level.noised(z0, draw()), x)
 
-  def leave(state, x, context):
-    return stage.leave(state, keep(z0, x) if composite else x, context)
+  def leave(state, x, x0, context):
+    return stage.leave(state, keep(z0, x) if composite else x, x0, context)
 
   return dataclasses.replace(stage, before=before, leave=leave)
 

@@ -35,8 +35,8 @@ class DPMSolverPP2M(stepping.Spaced, stepping.Scanned):
 
   spacing: str = 'log_snr'
 
-  def history(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    return _nothing(x)
+  def history(self, x: jax.Array, levels: Levels) -> tuple[jax.Array, ...]:
+    return _nothing(x, levels)
 
   def step(
     self,
@@ -69,8 +69,8 @@ class UniPC(stepping.Spaced, stepping.Scanned):
 
   spacing: str = 'log_snr'
 
-  def history(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    return _nothing(x) + _nothing(x)
+  def history(self, x: jax.Array, levels: Levels) -> tuple[jax.Array, ...]:
+    return _nothing(x, levels) + _nothing(x, levels)
 
   def step(
     self,
@@ -89,9 +89,10 @@ class UniPC(stepping.Spaced, stepping.Scanned):
     return Carry(x=x, prediction=now, history=history)
 
 
-def _nothing(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _nothing(x: jax.Array, levels: Levels) -> tuple[jax.Array, jax.Array]:
   """Returns a past prediction and its place, so far away that it weighs 0."""
-  return jnp.zeros_like(x), jnp.asarray(-jnp.inf)
+  nowhere = jnp.full_like(stepping.row(levels, 0).alpha, -jnp.inf)
+  return jnp.zeros_like(x), nowhere
 
 
 def _extrapolated(
@@ -113,12 +114,9 @@ def _extrapolated(
     next_level: where the step leads.
   """
   here, ahead = _half_log_snr(level), _half_log_snr(next_level)
-  weight = jnp.where(
-    stepping.is_end(level, next_level),
-    0.0,
-    (ahead - here) / (2.0 * (here - before)),
-  )
-  x0 = x0 + weight * (x0 - past)
+  alone = stepping.is_end(level, next_level) | jnp.isinf(before)
+  weight = jnp.where(alone, 0.0, (ahead - here) / (2.0 * (here - before)))
+  x0 = x0 + level.times(weight, x0 - past)
   return stepping.euler(Prediction.from_x0(x, x0, level), next_level)
 
 

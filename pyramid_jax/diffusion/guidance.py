@@ -28,6 +28,7 @@ def classifier_free(
   *,
   channels: int | None = None,
   power: float | None = None,
+  null: sampling.Stage | None = None,
 ) -> sampling.Stage:
   """Guides a stage: e = e_null + scale (e_cond - e_null), one batched call.
 
@@ -47,6 +48,8 @@ def classifier_free(
       and its kin guide 3 of a latent's 4.
     power: of the power-cosine schedule, which lets the scale grow from 1 to
       `scale` as the noise falls (`power_cosine`); None is a constant scale.
+    null: the same stage built for B images with the null condition alone;
+      with it and `plain` the result has `halves`.
 
   Returns:
     A stage of B images.
@@ -71,12 +74,23 @@ def classifier_free(
       f'guidance within {(low, high)} needs a stage for the other steps'
     )
   other = None if everywhere else plain
+  combine = _combination(scale, channels, power)
   spans = tuple(
-    (levels, _guided(stage.spans[index][1], scale, channels, power))
+    (levels, _guided(stage.spans[index][1], combine))
     if inside or other is None
     else (levels, _unguided(other.spans[index][1]))
     for index, inside, levels in parts
   )
+  halves = None
+  if plain is not None and null is not None:
+    halves = sampling.Halves(
+      cond=plain,
+      null=null,
+      spans=tuple(
+        (index, combine if inside or other is None else None)
+        for index, inside, _ in parts
+      ),
+    )
 
   def enter(state, normal):
     def both(shape):
@@ -86,10 +100,12 @@ def classifier_free(
     alone = None if other is None else other.enter(state, normal)[1]
     return jnp.split(x, 2)[0], (context, alone)
 
-  def leave(state, x, context):
-    return stage.leave(state, x, context[0])
+  def leave(state, x, x0, context):
+    return stage.leave(state, x, x0, context[0])
 
-  return dataclasses.replace(stage, spans=spans, enter=enter, leave=leave)
+  return dataclasses.replace(
+    stage, spans=spans, enter=enter, leave=leave, halves=halves
+  )
 
 
 def power_cosine(scale: float, part: jax.Array, power: float) -> jax.Array:
@@ -108,26 +124,40 @@ def power_cosine(scale: float, part: jax.Array, power: float) -> jax.Array:
   )
 
 
+def _combination(
+  scale: float, channels: int | None, power: float | None
+) -> Callable[..., solvers.Prediction]:
+  """Returns (cond, null, level) -> the guided prediction."""
+
+  def combine(cond, null, level):
+    s = scale if power is None else power_cosine(scale, level.part, power)
+
+    def guided(cond, null):
+      far = null + s * (cond - null)
+      if channels is None:
+        return far
+      return jnp.concatenate(
+        [far[..., :channels], cond[..., channels:]], axis=-1
+      )
+
+    return solvers.Prediction(
+      x0=guided(cond.x0, null.x0),
+      eps=guided(cond.eps, null.eps),
+      variance=cond.variance,
+    )
+
+  return combine
+
+
 def _guided(
-  denoise: Callable[..., Any],
-  scale: float,
-  channels: int | None,
-  power: float | None,
+  denoise: Callable[..., Any], combine: Callable[..., solvers.Prediction]
 ) -> Callable[..., Any]:
   def call(x, level, context, first=True):
-    prediction = denoise(double(x), level, context[0], first)
-    cond, null = jnp.split(prediction.eps, 2)
-    s = scale if power is None else power_cosine(scale, level.part, power)
-    eps = null + s * (cond - null)
-    if channels is not None:
-      eps = jnp.concatenate(
-        [eps[..., :channels], cond[..., channels:]], axis=-1
-      )
-    variance = prediction.variance
-    if variance is not None:  # of the conditional half
-      variance = jnp.split(variance, 2)[0]
-    guided = solvers.Prediction.from_eps(x, eps, level)
-    return guided.replace(variance=variance)
+    both = denoise(double(x), level, context[0], first)
+    cond, null = (
+      jax.tree.map(lambda a, i=i: jnp.split(a, 2)[i], both) for i in range(2)
+    )
+    return combine(cond, null, level)
 
   return call
 

@@ -26,18 +26,45 @@ class Stage:
   Attributes:
     spans: (levels, denoise) pairs, scanned in turn with the solver's carry
       kept; `denoise(x, level, context, first) -> Prediction`, guidance inside.
+      That of a network alone also takes `taps`, names of activations that
+      the prediction then has.
     enter: (state, normal) -> (x, context); `normal(shape)` is the stage's
       initial noise, of which x has `levels.initial_std` times as much;
       `context` is all that does not depend on the level.
-    leave: (state, x, context) -> state with this stage's scale finished.
+    leave: (state, x, x0, context) -> state with this stage's scale finished;
+      x0 is the clean prediction of the last step.
     before: (x, level, draw) -> x, changes the state in front of each step;
       `draw()` is noise of its own. None leaves it as it is.
+    after: (x_next, x, prediction, mean) -> x_next, changes the state that a
+      step led to: x is where the network was called first in it, prediction
+      what that gave, mean is x_next without noise that the step drew. None
+      leaves it as it is.
+    halves: of a stage with classifier-free guidance: its two halves apart.
   """
 
   spans: tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
   enter: Callable[[list[jax.Array], Normal], tuple[jax.Array, Any]]
-  leave: Callable[[list[jax.Array], jax.Array, Any], list[jax.Array]]
+  leave: Callable[[list[jax.Array], jax.Array, jax.Array, Any], list[jax.Array]]
   before: Callable[..., jax.Array] | None = None
+  after: Callable[..., jax.Array] | None = None
+  halves: 'Halves | None' = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Halves:
+  """The two network calls of a guided stage, for who treats one otherwise.
+
+  Attributes:
+    cond: the stage of the condition alone.
+    null: the stage of the null condition alone.
+    spans: for each span of the guided stage the index of the span of `cond`
+      and `null` that serves it, and (cond, null, level) -> Prediction, what
+      guidance makes of both predictions; None where the condition is alone.
+  """
+
+  cond: Stage
+  null: Stage
+  spans: tuple[tuple[int, Callable[..., Any] | None], ...]
 
 
 @flax.struct.dataclass
@@ -192,26 +219,25 @@ def _run_stage(
   carry: Any = None
   taken, outputs = 0, []
   for levels, denoise in stage.spans:
+    call = _FirstCall(denoise, context)
 
-    def bound(x, level, first, denoise=denoise):
-      return denoise(x, level, context, first)
-
-    def step(carry, scanned, bound=bound):
+    def step(carry, scanned, call=call):
       level, next_level, rows = scanned
       draw = lambda: noise.draw(rows[0], x.shape)
       carry = carry.replace(x=before(carry.x, level, rows))
-      carry = solver.step(carry, bound, level, next_level, draw)
-      # The raw variance is for the step alone.
-      carry = carry.replace(prediction=carry.prediction.replace(variance=None))
+      carry = solver.step(carry, call, level, next_level, draw)
+      carry = _finished(stage, carry, call)
       return carry, (carry.x, carry.prediction.x0) if trace else None
 
     done = 0
     if carry is None:
       begin = before(x, solvers.row(levels, 0), solvers.row(rows, 0))
-      carry, done = solver.init(begin, bound, levels)
+      carry, done = solver.init(begin, call, levels)
       if not done:  # the first step is scanned, with its own change
         carry = carry.replace(x=x)
-      elif trace:
+      else:
+        carry = _finished(stage, carry, call)
+      if done and trace:
         outputs.append((carry.x[None], carry.prediction.x0[None]))
     count = levels.time.shape[0] - 1
     scanned = (
@@ -222,8 +248,40 @@ def _run_stage(
     carry, out = jax.lax.scan(step, carry, scanned)
     outputs.append(out)
     taken += count
-  state = stage.leave(state, carry.x, context)
+  state = stage.leave(state, carry.x, carry.prediction.x0, context)
   if not trace:
     return state, None
   xs, x0s = (jnp.concatenate(o) for o in zip(*outputs, strict=True))
   return state, Trace(x=xs, x0=x0s)
+
+
+class _FirstCall:
+  """A denoiser as solvers see it, which keeps what its first call gave.
+
+  Attributes, of the step that was traced last:
+    x: the state of the first call.
+    prediction: its result.
+  """
+
+  x: jax.Array
+  prediction: solvers.Prediction
+
+  def __init__(self, denoise: Callable[..., Any], context: Any):
+    self._denoise = denoise
+    self._context = context
+
+  def __call__(self, x, level, first) -> solvers.Prediction:
+    prediction = self._denoise(x, level, self._context, first)
+    if first:
+      self.x, self.prediction = x, prediction
+    return prediction.replace(gradient=None)
+
+
+def _finished(stage: Stage, carry: Any, call: _FirstCall) -> Any:
+  """Applies `Stage.after`, and leaves out what is for the step alone."""
+  x = carry.x
+  if stage.after is not None:
+    mean = x if carry.mean is None else carry.mean
+    x = stage.after(x, call.x, call.prediction, mean)
+  prediction = carry.prediction.replace(variance=None)
+  return carry.replace(x=x, prediction=prediction, mean=None)

@@ -56,6 +56,26 @@ class Levels:
     """
     return 1.0
 
+  # What solvers do to a state at one row. Levels with several bands, whose
+  # `alpha` and other factors are one number a band, do it band by band.
+
+  def times(self, factor: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns the state x (B, H, W, C) times a factor of this row."""
+    return factor * x
+
+  def noised(self, x0: jax.Array, eps: jax.Array) -> jax.Array:
+    """Returns the noisy state of a clean one and of standard noise."""
+    return self.times(self.alpha, x0) + self.sigma * eps
+
+  def renewed(self, ahead: 'Levels') -> jax.Array:
+    """Returns the deviation of the noise that eta = 1 draws anew (DDIM).
+
+    Args:
+      ahead: the next row.
+    """
+    ratio = jnp.square(self.alpha / ahead.alpha)
+    return ahead.sigma / self.sigma * jnp.sqrt(1.0 - ratio)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chain:

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import exponential
+from pyramid_jax.diffusion import gaussian_bands
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import stepping
 
@@ -47,9 +51,12 @@ class DDIM(stepping.Spaced, stepping.Scanned):
     noise: Draw,
   ) -> Carry:
     prediction = denoise(carry.x, level, True)
-    draw = lambda: self.temperature * noise()
-    x = ddim_update(prediction, level, next_level, self.eta, draw)
-    return Carry(x=x, prediction=prediction)
+    update = functools.partial(
+      ddim_update, prediction, level, next_level, self.eta
+    )
+    x = update(lambda: self.temperature * noise())
+    mean = update(lambda: jnp.zeros_like(x)) if self.eta else None
+    return Carry(x=x, prediction=prediction, mean=mean)
 
 
 def ddim_update(
@@ -62,11 +69,11 @@ def ddim_update(
   """Returns the state at `next_level` (arXiv:2010.02502 eq. 12 and 16)."""
   if eta == 0:
     return stepping.euler(prediction, next_level)
-  ratio = jnp.square(level.alpha / next_level.alpha)
-  std = eta * next_level.sigma / level.sigma * jnp.sqrt(1.0 - ratio)
+  std = eta * level.renewed(next_level)
   along = jnp.sqrt(jnp.maximum(next_level.sigma**2 - std**2, 0.0))
-  x = next_level.alpha * prediction.x0 + along * prediction.eps
-  return x + std * noise()
+  x = next_level.times(next_level.alpha, prediction.x0)
+  x = x + next_level.times(along, prediction.eps)
+  return x + next_level.times(std, noise())
 
 
 def _improved_euler(
@@ -177,7 +184,7 @@ class DDPM(stepping.Spaced, stepping.Scanned):
     )
     std = jnp.where(next_level.sigma > 0, jnp.exp(0.5 * log), 0.0)
     x = mean + std * self.temperature * noise()
-    return Carry(x=x, prediction=prediction)
+    return Carry(x=x, prediction=prediction, mean=mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +219,8 @@ class Heun(stepping.Spaced, stepping.Scanned):
 
 
 SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun')
+# Those that can go band by band, see `band_factors`.
+BAND_METHODS = ('euler', 'heun', 'ddim', 'ancestral', 'dpmpp_2m')
 
 
 def create(
@@ -265,3 +274,55 @@ def create(
     'unipc': exponential.UniPC,
   }
   return second_order[name](**spaced)
+
+
+def band_factors(process: Any, levels: Any, method: str) -> jax.Array:
+  """Returns how well a sampler keeps the power of each band of Gaussian data.
+
+  For data whose bands are Gaussian with the process's `band_rms`, the best
+  denoiser multiplies each band by a number, and so does every step: the
+  deviations at the end follow without drawing anything. The steps are those of
+  the solver itself, run on one wave of each band.
+
+  Args:
+    process: a `laplacian.Process`.
+    levels: of each stage, coarse to fine: `laplacian_levels.Levels`, or
+      falling sigmas (S+1,) on the full-resolution clock.
+    method: 'euler', 'heun', 'ddim', 'ancestral' (DDIM with eta = 1) or
+      'dpmpp_2m'.
+
+  Returns:
+    (L,) deviations of the bands at the end over those of the data, finest
+    first.
+
+  Raises:
+    ValueError: unknown method, or levels of another number of stages.
+  """
+  solver = per_band(method)
+  return jax.jit(lambda: gaussian_bands.factors(process, levels, solver))()
+
+
+def per_band(method: str, eta: float = 0.0, churn: float = 0.0) -> Solver:
+  """Returns a solver that goes band by band.
+
+  Args:
+    method: one of `BAND_METHODS`.
+    eta: noise of DDIM.
+    churn: noise that Heun and Euler add anew; their levels hold how much.
+
+  Raises:
+    ValueError: another method, or noise where it has none.
+  """
+  if method not in BAND_METHODS:
+    raise ValueError(
+      f'method {method!r} is not one of {", ".join(BAND_METHODS)}'
+    )
+  if churn and method not in continuous.SOLVERS:
+    raise ValueError(f'churn is {churn}, but {method} needs churn = 0')
+  if method in continuous.SOLVERS:
+    if eta:
+      raise ValueError(f'eta is {eta}, but {method} needs eta = 0')
+    return continuous.Heun(solver=method, churn=churn)
+  if method == 'ancestral':
+    return DDIM(eta=1.0)
+  return create(method, eta)

@@ -6,6 +6,7 @@ others, and `step(...)`, which is scanned.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
 from typing import TypeVar
@@ -32,11 +33,16 @@ class Prediction:
     eps: the noise.
     variance: the raw output of a network that also learned the variance of
       ancestral steps, see `ancestral`; other solvers ignore it.
+    taps: activations of the network by name, where they were asked for.
+    gradient: of a loss with respect to the noisy state, for `Stage.after`;
+      solvers never see it.
   """
 
   x0: jax.Array
   eps: jax.Array
   variance: jax.Array | None = None
+  taps: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+  gradient: jax.Array | None = None
 
   @classmethod
   def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
@@ -49,7 +55,7 @@ class Prediction:
     inverse = jnp.where(
       level.sigma > 0, 1.0 / jnp.where(level.sigma > 0, level.sigma, 1.0), 0.0
     )
-    return cls(x0=x0, eps=(x - level.alpha * x0) * inverse)
+    return cls(x0=x0, eps=(x - level.times(level.alpha, x0)) * inverse)
 
   @classmethod
   def from_v(cls, x: jax.Array, v: jax.Array, level: Levels):
@@ -92,11 +98,14 @@ class Carry:
     x: (B, H, W, C) the state at the current level.
     prediction: of the step's first network call.
     history: what a multistep solver remembers.
+    mean: x without the noise that this step drew, None if it drew none; it
+      lives until the step is over.
   """
 
   x: jax.Array
   prediction: Prediction
   history: tuple[jax.Array, ...] = ()
+  mean: jax.Array | None = None
 
 
 # denoise(x, level, first) -> Prediction; `first` marks a step's first call.
@@ -107,7 +116,7 @@ Draw = Callable[[], jax.Array]
 
 def euler(prediction: Prediction, next_level: Levels) -> jax.Array:
   """Returns the state at `next_level` by a deterministic DDIM step."""
-  return next_level.alpha * prediction.x0 + next_level.sigma * prediction.eps
+  return next_level.noised(prediction.x0, prediction.eps)
 
 
 class Solver(Protocol):
@@ -153,17 +162,17 @@ class Spaced:
 class Scanned:
   """What solvers share that scan their first step as all others."""
 
-  def history(self, x: jax.Array) -> tuple[jax.Array, ...]:
+  def history(self, x: jax.Array, levels: Any) -> tuple[jax.Array, ...]:
     """Returns what is remembered before the first step from x."""
-    del x
+    del x, levels
     return ()
 
   def init(
     self, x: jax.Array, denoise: Denoise, levels: Any
   ) -> tuple[Carry, int]:
-    del denoise, levels
+    del denoise
     nothing = Prediction(x0=jnp.zeros_like(x), eps=jnp.zeros_like(x))
-    return Carry(x=x, prediction=nothing, history=self.history(x)), 0
+    return Carry(x=x, prediction=nothing, history=self.history(x, levels)), 0
 
 
 def ancestral(

@@ -24,6 +24,7 @@ from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import latent_checkpoint
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import unet
+from pyramid_jax.networks import t5
 from pyramid_jax.scaling import checkpoints
 from pyramid_jax.scaling import initial
 from pyramid_jax.scaling import mesh as mesh_lib
@@ -64,9 +65,12 @@ def layout_of(system: System) -> latent_checkpoint.Layout:
     ValueError: a config that no official checkpoint can have.
   """
   encoder = system.encoder
-  if isinstance(encoder, encoders.BoxesEncoder):
+  own = 'boxes' if isinstance(encoder, encoders.BoxesEncoder) else ''
+  if isinstance(getattr(encoder, 'network', None), t5.T5Encoder):
+    own = 't5'
+  if own:
     raise ValueError(
-      "config.condition.encoder is 'boxes', which no official checkpoint has;"
+      f'config.condition.encoder is {own!r}, which no official checkpoint has;'
       " needed 'tokens' or 'clip'"
     )
   if isinstance(system, frido.Frido):

@@ -28,6 +28,7 @@ from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pidinet
 from pyramid_jax.interop.families import pyunet
+from pyramid_jax.interop.families import t5
 from pyramid_jax.interop.families import text_encoders
 from pyramid_jax.interop.families import unet
 from pyramid_jax.networks import lpips as lpips_network
@@ -137,6 +138,9 @@ FAMILIES = {
     rename=text_encoders.rename_clip,
     prefixes=('', 'cond_stage_model.transformer.'),
     adapt=_adapt_clip,
+  ),
+  't5': Part(
+    rename=t5.rename, adapt=lambda state, _: t5.adapt(state), strict=True
   ),
   'class_embedder': Part(
     rename=conditioners.rename, prefixes=('', 'cond_stage_model.')

@@ -1,7 +1,9 @@
 """One reader for weight files: the content decides, not the name."""
 
+import json
 import os
 import pathlib
+import re
 import tokenize
 import zipfile
 import zlib
@@ -12,14 +14,16 @@ from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import torch_file
 
 
-FORMATS = 'PyTorch (zip or legacy), safetensors, npz'
+FORMATS = 'PyTorch (zip or legacy), safetensors (or its index), npz'
+MAX_INDEX_BYTES = 16 << 20
 MAX_UNPACKED_BYTES = 8 << 30
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Returns name -> array of a PyTorch, safetensors or npz file.
 
-  No code of the file is run, and sizes are checked before memory is taken.
+  Several safetensors files are read by their index. No code of the file is
+  run, and sizes are checked before memory is taken.
 
   Raises:
     ValueError: one line with the path: an unknown format, damage, or
@@ -108,9 +112,47 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
   return np.ndarray(shape, dtype, buffer=raw, order='F' if is_fortran else 'C')
 
 
+def _read_index(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of the safetensors files that an index lists.
+
+  The files lie beside it (huggingface/transformers:
+  model.safetensors.index.json).
+  """
+  if path.stat().st_size > MAX_INDEX_BYTES:
+    raise ValueError(
+      f'an index of {path.stat().st_size} bytes; limit: {MAX_INDEX_BYTES}'
+    )
+  try:
+    index = json.loads(path.read_text(encoding='utf-8'))
+  except RecursionError as error:
+    raise ValueError('the index is nested too deeply') from error
+  places = index.get('weight_map')
+  if not isinstance(places, dict):
+    raise ValueError('an index without a weight_map')
+  arrays: dict[str, np.ndarray] = {}
+  for name in sorted({str(file) for file in places.values()}):
+    if not re.fullmatch(r'[^/\\]+\.safetensors', name):
+      raise ValueError(f'{name!r} is no safetensors file beside the index')
+    file = path.with_name(name)
+    try:
+      found = safetensors_file.read(file)
+    except ValueError as error:
+      raise ValueError(f'{name}: {error}') from error
+    here = {key for key, place in places.items() if place == name}
+    if found.keys() != here:
+      odd = sorted(found.keys() ^ here)
+      raise ValueError(
+        f'{name} and the index disagree in {len(odd)} keys, the first is'
+        f' {odd[0]}'
+      )
+    arrays |= found
+  return arrays
+
+
 _READERS = {
   'torch': torch_file.read,
   'safetensors': safetensors_file.read,
+  'index': _read_index,
   'npz': read_npz,
 }
 
@@ -120,6 +162,9 @@ def _format(path: pathlib.Path) -> str:
     start = file.read(64)
   if start.startswith(torch_file.LEGACY_START):
     return 'torch'
+  # A header's length ends in zeros, a text has none.
+  if start[:1] == b'{' and start[7:8] != b'\0':
+    return 'index'
   if start[8:9] == b'{':
     return 'safetensors'
   if start[:4] == b'PK\x03\x04':

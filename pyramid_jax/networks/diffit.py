@@ -20,6 +20,7 @@ from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
+from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import tmsa
 
 
@@ -258,8 +259,9 @@ class DiffiT(nn.Module):
     augment_labels: jax.Array | None = None,
     *,
     train: bool = False,
-  ) -> jax.Array:
-    """Returns the raw result.
+    taps: Sequence[str] = (),
+  ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the raw result, and the activations of `taps` if there are.
 
     Args:
       x: (B, H, W, in_channels), sides multiples of `multiple`.
@@ -269,9 +271,13 @@ class DiffiT(nn.Module):
         for none at all.
       augment_labels: (B, augment_dim) how x was augmented; None = not at all.
       train: whether dropout is active, which needs a 'dropout' key.
+      taps: names of activations: `down0_1` comes out of the second block of
+        the finest level on the way down, `up0_1` on the way up; the coarsest
+        level is on the way down.
 
     Returns:
-      (B, H, W, out_channels) float32.
+      (B, H, W, out_channels) float32; with `taps` a pair of it and {name:
+      activation}.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -287,7 +293,8 @@ class DiffiT(nn.Module):
     time = self._embed(noise_label, class_labels, augment_labels)
     h = resampling.space_to_depth(x, self.stem_stride)
     h = self._conv('stem', self.width)(h)
-    h = self._up(*self._down(h, time, train), time, train)
+    found: dict[str, jax.Array] = {}
+    h = self._up(*self._down(h, time, train, found), time, train, found)
     h = nn.silu(group_norm(h, self.groups, jnp.float32, 'head_norm'))
     h = convolution.Conv(
       self.out_channels * self.stem_stride**2,
@@ -295,7 +302,8 @@ class DiffiT(nn.Module):
       bias_init=nn.initializers.zeros,
       name='head_conv',
     )(h)
-    return resampling.depth_to_space(h, self.stem_stride)
+    out = resampling.depth_to_space(h, self.stem_stride)
+    return (out, taps_lib.pick(found, taps)) if taps else out
 
   def _check_labels(
     self,
@@ -350,13 +358,18 @@ class DiffiT(nn.Module):
     return emb
 
   def _down(
-    self, h: jax.Array, time: jax.Array, train: bool
+    self,
+    h: jax.Array,
+    time: jax.Array,
+    train: bool,
+    found: dict[str, jax.Array],
   ) -> tuple[jax.Array, list[jax.Array]]:
     """Returns the coarsest map, and what the way up gets, finest first."""
     taken = []
     for level, count in enumerate(self._each('num_blocks')):
       for i in range(count):
         h = self._block(f'down_{level}_block_{i}', level)(h, time, train)
+        found[f'down{level}_{i}'] = h
         is_taken = self.skips == 'block' or i == count - 1
         if is_taken and level + 1 < self.levels:
           taken.append(h)
@@ -369,7 +382,12 @@ class DiffiT(nn.Module):
     return h, taken
 
   def _up(
-    self, h: jax.Array, taken: list[jax.Array], time: jax.Array, train: bool
+    self,
+    h: jax.Array,
+    taken: list[jax.Array],
+    time: jax.Array,
+    train: bool,
+    found: dict[str, jax.Array],
   ) -> jax.Array:
     """Returns the finest map, (B, H, W, C)."""
     counts = self._each('num_blocks')
@@ -380,6 +398,7 @@ class DiffiT(nn.Module):
         if self.skips == 'block' or i == 0:
           h = jnp.concatenate([h, taken.pop()], axis=-1)
         h = self._block(f'up_{level}_block_{i}', level)(h, time, train)
+        found[f'up{level}_{i}'] = h
     return h
 
   def _block(self, name: str, level: int) -> ResBlock:

@@ -2,18 +2,16 @@
 
 from flax import linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import norms
 
 
-EPS = 1e-5
-MOMENTUM = 0.1  # weight of the newest batch in the running statistics
 WEIGHT_STD = 0.02
 LEAK = 0.2
 
-STATISTICS = 'batch_stats'
+STATISTICS = norms.STATISTICS
 
 
 class PatchDiscriminator(nn.Module):
@@ -70,7 +68,7 @@ class PatchDiscriminator(nn.Module):
       if self.use_actnorm:
         x = ActNorm(self.dtype, name=name)(x)
       else:
-        x = BatchNorm(self.dtype, name=name)(x, train)
+        x = norms.BatchNorm(self.dtype, _around_one, name=name)(x, train)
       x = nn.leaky_relu(x, LEAK)
     last = self._conv(f'main_{3 * self.n_layers + 2}', 1, 1, True)
     return last(x).astype(jnp.float32)
@@ -88,45 +86,6 @@ class PatchDiscriminator(nn.Module):
       kernel_init=nn.initializers.normal(WEIGHT_STD),
       name=name,
     )
-
-
-class BatchNorm(nn.Module):
-  """Batch normalisation with PyTorch's running statistics.
-
-  The running variance is renewed with the unbiased one, the batch itself is
-  normalised with the biased one (torch.nn.BatchNorm2d, momentum 0.1).
-
-  Attributes:
-    dtype: of the result.
-  """
-
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Normalises (B, H, W, C) in float32."""
-    features = x.shape[-1:]
-    scale = self.param('scale', _around_one, features)
-    bias = self.param('bias', nn.initializers.zeros, features)
-    running_mean = self.variable(STATISTICS, 'mean', jnp.zeros, features)
-    running_var = self.variable(STATISTICS, 'var', jnp.ones, features)
-
-    x = x.astype(jnp.float32)
-    if train:
-      mean = x.mean((0, 1, 2))
-      var = ((x - mean) ** 2).mean((0, 1, 2))
-    else:
-      mean, var = running_mean.value, running_var.value
-    renew = self.is_mutable_collection(STATISTICS)
-    if train and renew and not self.is_initializing():
-      count = x.size // x.shape[-1]
-      unbiased = var * (count / max(count - 1, 1))
-      # No `+=`: it would write into the caller's arrays if they are NumPy's.
-      old_mean, old_var = running_mean.value, running_var.value
-      running_mean.value = old_mean + MOMENTUM * (mean - old_mean)
-      running_var.value = old_var + MOMENTUM * (unbiased - old_var)
-    x = (x - mean) * (lax.rsqrt(var + EPS) * scale) + bias
-    return x.astype(self.dtype)
 
 
 class ActNorm(nn.Module):

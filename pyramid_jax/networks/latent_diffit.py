@@ -4,6 +4,7 @@ NVlabs/DiffiT: diffit/diffit.py, DiffiT; arXiv:2312.02139, section 3.3. The
 noise level and the class act through TMSA alone (`layers/tmsa.py`).
 """
 
+from collections.abc import Sequence
 import functools
 
 from flax import linen as nn
@@ -15,6 +16,7 @@ from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
+from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import tmsa
 
 
@@ -138,8 +140,9 @@ class LatentDiffiT(nn.Module):
     y: jax.Array | None = None,
     *,
     train: bool = False,
-  ) -> jax.Array:
-    """Returns the prediction.
+    taps: Sequence[str] = (),
+  ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the prediction, and the activations of `taps` if there are.
 
     Args:
       x: (B, input_size, input_size, in_channels).
@@ -148,10 +151,13 @@ class LatentDiffiT(nn.Module):
       y: (B,) class ids in [0, num_classes], num_classes being the null class;
         None for a network without classes.
       train: whether labels are dropped, which needs a 'dropout' key.
+      taps: names of activations: `block0` is what goes into the first block,
+        `block1` what comes out of it, and so on up to `depth`.
 
     Returns:
       (B, input_size, input_size, out_channels) float32: the noise, then the
-      raw values of the variance.
+      raw values of the variance. With `taps` a pair of it and {name:
+      activation}, (B, grid, grid, hidden_size) each.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -176,7 +182,8 @@ class LatentDiffiT(nn.Module):
     if y is not None:
       cond = cond + self._embed_label(y, train)
     self.sow('intermediates', 'cond', cond)
-    h = self._walk(h, cond)
+    found = {'block0': h}
+    h = self._walk(h, cond, found if taps else None)
     h = nn.silu(norms.LayerNorm(1e-6, affine=False, name='final_norm')(h))
     h = linear.Linear(
       self.patch_size**2 * self.out_channels,
@@ -184,7 +191,8 @@ class LatentDiffiT(nn.Module):
       bias_init=nn.initializers.zeros,
       name='final_layer_linear',
     )(h)
-    return resampling.depth_to_space(h, self.patch_size)
+    out = resampling.depth_to_space(h, self.patch_size)
+    return (out, taps_lib.pick(found, taps)) if taps else out
 
   def _embed_level(self, t: jax.Array) -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, hidden_size)."""
@@ -213,8 +221,19 @@ class LatentDiffiT(nn.Module):
       name='y_embedder',
     )(y)
 
-  def _walk(self, h: jax.Array, cond: jax.Array) -> jax.Array:
-    """Maps (B, grid, grid, hidden_size) through all blocks."""
+  def _walk(
+    self,
+    h: jax.Array,
+    cond: jax.Array,
+    found: dict[str, jax.Array] | None = None,
+  ) -> jax.Array:
+    """Maps (B, grid, grid, hidden_size) through all blocks.
+
+    Args:
+      h: the tokens.
+      cond: the embedding of noise level and class.
+      found: filled with what comes out of every block; None for nothing.
+    """
     module = tmsa.DiffiTBlock
     if self.remat:  # within a scan nothing could undo it
       module = nn.remat(
@@ -234,15 +253,25 @@ class LatentDiffiT(nn.Module):
     if not self.scan:
       for i in range(self.depth):
         h = block(name=f'{BLOCKS}_{i}')(h, cond)
+        if found is not None:
+          found[f'block{i + 1}'] = h
       return h
+
+    def step(block, h, cond):
+      h = block(h, cond)
+      return h, None if found is None else h
+
     scanned = nn.scan(
-      lambda block, h, cond: (block(h, cond), None),
+      step,
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=nn.broadcast,
       length=self.depth,
     )
-    return scanned(block(name=BLOCKS), h, cond)[0]
+    h, after = scanned(block(name=BLOCKS), h, cond)
+    if found is not None:
+      found.update({f'block{i + 1}': after[i] for i in range(self.depth)})
+    return h
 
 
 # Xavier's limit for the kernel (p, p, C, D) as one matrix (p * p * C, D).

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from pyramid_jax.networks import unet_trunk
 from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import transformer
 
 
@@ -81,7 +82,8 @@ class PyUNet(unet_trunk.Trunk):
     *,
     stage: int,
     train: bool = False,
-  ) -> jax.Array:
+    taps: Sequence[str] = (),
+  ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction for the channels of scale `stage`.
 
     Gates and keys and values of the context go through `caching.cached`.
@@ -95,10 +97,12 @@ class PyUNet(unet_trunk.Trunk):
       y: (B,) class ids or (B, num_classes) vectors if `num_classes`.
       stage: which scale, 0 = coarsest.
       train: whether dropout is active, which needs a 'dropout' key.
+      taps: names of activations, see `Trunk.walk`; the same for all scales.
 
     Returns:
       (B, H, W, split_embed_dim_list[stage]) float32; `out_channels` or
-      `n_embed` channels where these apply.
+      `n_embed` channels where these apply. With `taps` a pair of it and
+      {name: activation}.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -113,8 +117,10 @@ class PyUNet(unet_trunk.Trunk):
       if cond is None:
         cond = jnp.zeros_like(h)
       self._touch_other_scales(x, emb, context, stage)
-    h = self._body(h, emb, cond, context, stage, train)
-    return self._head(h, stage)
+    found: dict[str, jax.Array] = {}
+    h = self._body(h, emb, cond, context, stage, train, found)
+    out = self._head(h, stage)
+    return (out, taps_lib.pick(found, taps)) if taps else out
 
   def _embedding(
     self,
@@ -159,6 +165,7 @@ class PyUNet(unet_trunk.Trunk):
     context: transformer.Context | None,
     stage: int,
     train: bool,
+    found: dict[str, jax.Array] | None = None,
   ) -> jax.Array:
     return self.walk(
       h,
@@ -167,7 +174,9 @@ class PyUNet(unet_trunk.Trunk):
       train,
       cond=cond,
       suffix=f'_expert_{stage}' if self.use_stage_expert else '',
+      # Without one what comes in is the result of the scale's own stem.
       stem=not self.use_split_head,
+      found=found,
     )
 
   def _head(self, h: jax.Array, stage: int) -> jax.Array:

@@ -1,9 +1,12 @@
 """The denoiser of LDM: a U-Net with attention to a context."""
 
+from collections.abc import Sequence
+
 from flax import linen as nn
 import jax
 
 from pyramid_jax.networks import unet_trunk
+from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import transformer
 
 
@@ -56,8 +59,10 @@ class UNet(unet_trunk.Trunk):
     y: jax.Array | None = None,
     *,
     train: bool = False,
-  ) -> jax.Array:
-    """Returns the prediction.
+    taps: Sequence[str] = (),
+    control: Sequence[jax.Array] | jax.Array | None = None,
+  ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the prediction, and the activations of `taps` if there are.
 
     Keys and values of the context go through `caching.cached`.
 
@@ -69,9 +74,12 @@ class UNet(unet_trunk.Trunk):
         None, which makes transformers attend to the map itself.
       y: (B,) class ids if `num_classes`.
       train: whether dropout is active, which needs a 'dropout' key.
+      taps: names of activations, see `Trunk.walk`.
+      control: see `unet_trunk.Trunk.walk`.
 
     Returns:
-      (B, H, W, out_channels) float32, or n_embed channels.
+      (B, H, W, out_channels) float32, or n_embed channels; with `taps` a pair
+      of it and {name: activation}.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -88,8 +96,10 @@ class UNet(unet_trunk.Trunk):
     if y is not None:
       emb += self.embed_label(y)
     # Every block begins with the SiLU: done once.
-    h = self.walk(x, nn.silu(emb), context, train)
-    return self.whole_head(h)
+    found: dict[str, jax.Array] = {}
+    h = self.walk(x, nn.silu(emb), context, train, found=found, control=control)
+    out = self.whole_head(h)
+    return (out, taps_lib.pick(found, taps)) if taps else out
 
   def contradictions(self) -> dict[str, bool]:
     return super().contradictions() | {

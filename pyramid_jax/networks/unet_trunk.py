@@ -225,6 +225,8 @@ class Trunk(nn.Module):
     cond: jax.Array | None = None,
     suffix: str = '',
     stem: bool = True,
+    found: dict[str, jax.Array] | None = None,
+    control: Sequence[jax.Array] | jax.Array | None = None,
   ) -> jax.Array:
     """Goes down, through the middle and up again.
 
@@ -236,16 +238,73 @@ class Trunk(nn.Module):
       cond: features of the coarser scales, for gates.
       suffix: of the names of the three lists of blocks.
       stem: whether the first entry is a convolution of h.
+      found: filled with what comes out of every entry: `in0` (of the stem),
+        `in1` ..., `mid0`, `mid1`, `mid2`, `out0` ...
+      control: what is added to every skip and last to the middle, which a
+        `controlnet.Branch` gives; a branch itself takes its map here.
 
     Returns:
       (B, H, W, model_channels).
     """
-    down, up = self.layout()
+    found = {} if found is None else found
+    skips, h = self.descend(
+      h, emb, context, train, cond=cond, suffix=suffix, stem=stem, found=found
+    )
+    if control is not None:
+      *beside, middle = control
+      skips = [x + c for x, c in zip(skips, beside, strict=True)]
+      h = h + middle
+    for i, entry in enumerate(self.layout()[1]):
+      name = f'output_blocks{suffix}_{i}'
+      h = jnp.concatenate([h, skips.pop()], axis=-1)
+      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
+      if entry.attends:
+        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
+      if entry.resample:
+        name = f'{name}_{1 + entry.attends}'
+        _, height, width, _ = skips[-1].shape
+        h = self._up(name, h, emb, cond, (height, width), train)
+      found[f'out{i}'] = h
+    return h
+
+  def descend(
+    self,
+    h: jax.Array,
+    emb: jax.Array,
+    context: transformer.Context | None,
+    train: bool,
+    *,
+    cond: jax.Array | None = None,
+    suffix: str = '',
+    stem: bool = True,
+    hint: jax.Array | None = None,
+    found: dict[str, jax.Array] | None = None,
+  ) -> tuple[list[jax.Array], jax.Array]:
+    """Goes down and through the middle.
+
+    Args:
+      h: and the others as of `walk`.
+      emb: likewise.
+      context: likewise.
+      train: likewise.
+      cond: likewise.
+      suffix: likewise.
+      stem: likewise.
+      hint: (B, H, W, model_channels), added to the first entry.
+      found: as of `walk`.
+
+    Returns:
+      The skips, finest first, and the result of the middle.
+    """
+    down, _ = self.layout()
+    found = {} if found is None else found
     skips = []
     first = 0
     if stem:
       h = self.conv(f'input_blocks{suffix}_0_0')(h)
       first = 1
+    if hint is not None:
+      h = h + hint
     skips.append(h)
     for i, entry in enumerate(down, first):
       name = f'input_blocks{suffix}_{i}'
@@ -256,23 +315,17 @@ class Trunk(nn.Module):
         if entry.attends:
           h = self._attend(f'{name}_1', h, cond, context, train)
       skips.append(h)
+    found.update({f'in{i}': skip for i, skip in enumerate(skips)})
 
     name, channels = f'middle_block{suffix}', h.shape[-1]
-    h = self._res(f'{name}_0', channels)(h, emb, cond, None, train)
-    h = self._attend(f'{name}_1', h, cond, context, train)
-    h = self._res(f'{name}_2', channels)(h, emb, cond, None, train)
-
-    for i, entry in enumerate(up):
-      name = f'output_blocks{suffix}_{i}'
-      h = jnp.concatenate([h, skips.pop()], axis=-1)
-      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
-      if entry.attends:
-        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
-      if entry.resample:
-        name = f'{name}_{1 + entry.attends}'
-        _, height, width, _ = skips[-1].shape
-        h = self._up(name, h, emb, cond, (height, width), train)
-    return h
+    h = found['mid0'] = self._res(f'{name}_0', channels)(
+      h, emb, cond, None, train
+    )
+    h = found['mid1'] = self._attend(f'{name}_1', h, cond, context, train)
+    h = found['mid2'] = self._res(f'{name}_2', channels)(
+      h, emb, cond, None, train
+    )
+    return skips, h
 
   def _down(
     self,
@@ -373,9 +426,11 @@ class Trunk(nn.Module):
     """Returns (B, H, W, channels) float32: norm, SiLU, convolution."""
     assert channels is not None  # see contradictions
     # float32: a few channels wide, and what the sampler integrates
-    h = nn.silu(norms.GroupNorm(1e-5, name=f'{name}_0')(h))
+    dtype = jnp.promote_types(h.dtype, jnp.float32)
+    h = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
     return convolution.Conv(
       channels,
+      dtype=dtype,
       kernel_init=nn.initializers.zeros,
       bias_init=nn.initializers.zeros,
       name=f'{name}_2',

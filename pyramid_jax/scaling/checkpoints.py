@@ -269,6 +269,11 @@ def load(
   )
 
 
+def frozen(workdir: str | os.PathLike[str], step: int) -> dict[str, str]:
+  """Returns the hashes of the frozen weights that a step was trained with."""
+  return _meta_of(directory(workdir) / str(step)).get('frozen', {})
+
+
 def load_part(
   workdir: str | os.PathLike[str], player: str, abstract: Any
 ) -> Any:

@@ -14,7 +14,9 @@ SYSTEMS = {
   'diffit': 'pyramid_jax.systems.diffit',
   'frido': 'pyramid_jax.systems.frido',
   'latent_diffit': 'pyramid_jax.systems.latent_diffit',
+  'ladm': 'pyramid_jax.systems.ladm',
   'ldm': 'pyramid_jax.systems.ldm',
+  'sketch': 'pyramid_jax.systems.sketch',
 }
 
 

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.conditions import tokenizers
 from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import conditioners
+from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import encoders
@@ -137,13 +139,20 @@ def _boxes(config: ConfigDict) -> encoders.BoxesEncoder:
 
 def _tokens(config: ConfigDict) -> encoders.TokenEncoder:
   c = config.condition
-  network: text_encoders.TransformerEncoder | text_encoders.CLIPTextEncoder
+  if c.encoder in tokenizers.PRETRAINED and c.task not in (
+    'text',
+    'scene_graph',
+  ):
+    raise ValueError(
+      f"config.condition.encoder {c.encoder!r} serves the tasks 'text' and"
+      f" 'scene_graph', not {c.task!r}"
+    )
+  network: (
+    text_encoders.TransformerEncoder
+    | text_encoders.CLIPTextEncoder
+    | t5.T5Encoder
+  )
   if c.encoder == 'clip':
-    if c.task not in ('text', 'scene_graph'):
-      raise ValueError(
-        "config.condition.encoder 'clip' serves the tasks 'text' and"
-        f" 'scene_graph', not {c.task!r}"
-      )
     network = text_encoders.CLIPTextEncoder(
       vocab_size=c.vocab_size,
       max_length=c.max_length,
@@ -151,6 +160,16 @@ def _tokens(config: ConfigDict) -> encoders.TokenEncoder:
       depth=c.depth,
       heads=c.heads,
       mlp_dim=4 * c.dim,
+      dtype=jnp.dtype(config.dtype),
+    )
+  elif c.encoder == 't5':
+    network = t5.T5Encoder(
+      vocab_size=c.vocab_size,
+      dim=c.dim,
+      depth=c.depth,
+      heads=c.heads,
+      head_dim=c.head_dim,
+      mlp_dim=c.mlp_dim or 4 * c.dim,
       dtype=jnp.dtype(config.dtype),
     )
   else:
@@ -170,7 +189,7 @@ def _tokens(config: ConfigDict) -> encoders.TokenEncoder:
     task=c.task,
     null_prefix=tuple(c.null_prefix),
     pad_id=c.pad_id,
-    trained=c.encoder != 'clip',
+    trained=c.encoder not in tokenizers.PRETRAINED,
   )
 
 
@@ -182,12 +201,23 @@ def frozen_part(
     encoder = encoder.first
   if not isinstance(encoder, encoders.TokenEncoder) or encoder.trained:
     return None
+  is_clip = isinstance(encoder.network, text_encoders.CLIPTextEncoder)
   return system_lib.FrozenPart(
     init=encoder.init,
-    family='clip_text',
+    family='clip_text' if is_clip else 't5',
     path=config.condition.weights,
     field='condition.weights',
   )
+
+
+def init(encoder: Encoder | None, key: jax.Array) -> tuple[Any, Any]:
+  """Returns an encoder's trained weights and a condition of zeros."""
+  if encoder is None:
+    return {}, None
+  zeros = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, s.dtype), encoders.example(encoder, key)
+  )
+  return trained(encoder, encoder.init(key)), zeros
 
 
 def trained(encoder: Encoder, params: Any) -> Any:
@@ -251,7 +281,13 @@ def guided_stage(
     return stage
   both = build(pair(context, null), (2 * shape[0], *shape[1:]))
   return guidance.classifier_free(
-    both, scale, interval, stage, channels=channels, power=power
+    both,
+    scale,
+    interval,
+    stage,
+    channels=channels,
+    power=power,
+    null=build(null, shape),
   )
 
 

@@ -42,7 +42,12 @@ _OTHERS = {'eta': 0, 'temperature': 1, 'spacing': 'auto', 'windows': (0, 0)}
 
 
 def raw_network(
-  network: diffit_lib.DiffiT, params: Any, inputs: Inputs, **kwargs: Any
+  network: diffit_lib.DiffiT,
+  params: Any,
+  inputs: Inputs,
+  taps: Sequence[str] = (),
+  found: dict[str, jax.Array] | None = None,
+  **kwargs: Any,
 ) -> edm.Network:
   """Returns the network that a preconditioning stands around.
 
@@ -50,13 +55,22 @@ def raw_network(
     network: F.
     params: its weights.
     inputs: of the condition, of which it takes the classes.
+    taps: names of activations that every call puts into `found`.
+    found: see `taps`.
     **kwargs: of `network.apply`.
   """
 
   def call(x: jax.Array, c_noise: jax.Array) -> jax.Array:
     # One level for the whole batch is embedded once.
-    levels = jnp.atleast_1d(c_noise)
-    return system_lib.apply(network, params, x, levels, inputs.y, **kwargs)
+    levels = jnp.ravel(c_noise)
+    out = system_lib.apply(
+      network, params, x, levels, inputs.y, taps=taps, **kwargs
+    )
+    if not taps:
+      return out
+    assert found is not None
+    found.update(out[1])
+    return out[0]
 
   return call
 
@@ -104,12 +118,14 @@ def _stage(
     del state
     return levels.initial_std * normal(shape), None
 
-  def denoise(x, level, context, first=True):
+  def denoise(x, level, context, first=True, taps=()):
     del context, first
-    return edm.predict(precond, raw_network(network, params, inputs), x, level)
+    found: dict[str, jax.Array] = {}
+    raw = raw_network(network, params, inputs, taps, found)
+    return edm.predict(precond, raw, x, level).replace(taps=found)
 
-  def leave(state, x, context):
-    del context
+  def leave(state, x, x0, context):
+    del x0, context
     return [*state, x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
@@ -223,6 +239,10 @@ class DiffiT:
       interval=self.guidance_interval,
     )
     return [stage]
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    del weights  # the state is the image
+    return [image]
 
   def edited(
     self,

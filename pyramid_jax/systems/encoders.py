@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks import conditioners
+from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.networks.layers import transformer
 from pyramid_jax.systems import system as system_lib
@@ -92,7 +93,10 @@ def example(encoder: Encoder | None, key: jax.Array) -> Context | Inputs | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenEncoder:
-  """A transformer on token ids: the papers' `BERTEmbedder`, or frozen CLIP.
+  """A transformer on token ids: the papers' `BERTEmbedder`, frozen CLIP or T5.
+
+  Padding is a token like others, but not to T5: it attends to none, and gives
+  zeros in its place, which an attention to the context does see.
 
   Attributes:
     network: the transformer.
@@ -103,7 +107,11 @@ class TokenEncoder:
     pad_id: the id that fills it up.
   """
 
-  network: text_encoders.TransformerEncoder | text_encoders.CLIPTextEncoder
+  network: (
+    text_encoders.TransformerEncoder
+    | text_encoders.CLIPTextEncoder
+    | t5.T5Encoder
+  )
   task: str
   null_prefix: tuple[int, ...]
   pad_id: int
@@ -121,7 +129,7 @@ class TokenEncoder:
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: Batch) -> Context:
-    return system_lib.apply(self.network, params, batch['condition_ids'])
+    return self._embedded(params, batch['condition_ids'])
 
   def null(self, params: Any, batch: Batch) -> Context:
     count, length = batch['condition_ids'].shape
@@ -130,8 +138,15 @@ class TokenEncoder:
     ids = jnp.full((1, length), self.pad_id, jnp.int32)
     prefix = jnp.asarray(self.null_prefix, jnp.int32)[:length]
     ids = ids.at[0, : len(prefix)].set(prefix)
-    tokens = system_lib.apply(self.network, params, ids)
+    tokens = self._embedded(params, ids)
     return jnp.broadcast_to(tokens, (count, *tokens.shape[1:]))
+
+  def _embedded(self, params: Any, ids: jax.Array) -> jax.Array:
+    if not isinstance(self.network, t5.T5Encoder):
+      return system_lib.apply(self.network, params, ids)
+    is_there = ids != self.pad_id
+    tokens = system_lib.apply(self.network, params, ids, is_there)
+    return jnp.where(is_there[..., None], tokens, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

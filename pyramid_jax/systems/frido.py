@@ -226,14 +226,16 @@ def _stage(
       )
     return x, (known, variables)
 
-  def denoise(x, level, context, first=True):
+  def denoise(x, level, context, first=True, taps=()):
     del first
     known, variables = context
-    value = call(variables, x, level.time, known).astype(jnp.float32)
-    return solvers.Prediction.of(parameterization, x, value, level)
+    out = call(variables, x, level.time, known, taps=taps)
+    value, found = out if taps else (out, {})
+    prediction = solvers.Prediction.of(parameterization, x, value, level)
+    return prediction.replace(taps=found)
 
-  def leave(state, x, context):
-    del context
+  def leave(state, x, x0, context):
+    del x0, context
     return [*state, resampling.average_pool(x, pool) if pool > 1 else x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)

@@ -16,7 +16,6 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import conditioning
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import system as system_lib
 
 
@@ -27,35 +26,17 @@ Weights = system_lib.Weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentSystem:
-  """A system on latents, to be derived from; see `systems.system.System`.
+class Latents:
+  """The latents of a frozen first stage.
 
   Attributes:
     first_stage: the autoencoder, frozen.
     first_stage_path: its checkpoint, empty to train it.
-    encoder: of the condition, None without.
-    condition_part: where a frozen encoder's weights are.
-    chain: the training chain.
-    drop: share of conditions replaced by the null condition in training.
-    solver: of sampling.
-    guidance: classifier-free guidance scale, 1 = none.
-    guidance_interval: where it acts, see `guidance.classifier_free`.
-    guidance_channels: of the latent that it acts on, None for all.
-    guidance_power: of its schedule, None for a constant scale.
     image_size: px of a sample, a multiple of the first stage's factor.
   """
 
   first_stage: autoencoder.Network
   first_stage_path: str
-  encoder: conditioning.Encoder | None
-  condition_part: system_lib.FrozenPart | None
-  chain: schedules.Chain
-  drop: float
-  solver: solvers.Solver
-  guidance: float
-  guidance_interval: tuple[float, ...]
-  guidance_channels: int | None
-  guidance_power: float | None
   image_size: int
 
   @property
@@ -63,21 +44,10 @@ class LatentSystem:
     """Channels of the latent of each scale, coarse first."""
     return autoencoder.channels(self.first_stage)
 
-  def init_condition(self, key: jax.Array) -> tuple[Any, Any]:
-    """Returns the encoder's trained weights and a condition of zeros."""
-    if self.encoder is None:
-      return {}, None
-    zeros = jax.tree.map(
-      lambda s: jnp.zeros(s.shape, s.dtype),
-      encoders.example(self.encoder, key),
-    )
-    tree = conditioning.trained(self.encoder, self.encoder.init(key))
-    return tree, zeros
-
   def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
     size = self.image_size
     image = jnp.zeros((1, size, size, 3))
-    parts = {
+    return {
       'first_stage': system_lib.FrozenPart(
         init=lambda key: self.first_stage.init(key, image)['params'],
         family=autoencoder.family(self.first_stage),
@@ -85,9 +55,6 @@ class LatentSystem:
         field='first_stage.checkpoint',
       )
     }
-    if self.condition_part is not None:
-      parts['condition'] = self.condition_part
-    return parts
 
   def latents(
     self, frozen: Params, image: jax.Array, noise: jax.Array | None = None
@@ -131,44 +98,6 @@ class LatentSystem:
     noise = jax.random.normal(key, zs[0].shape)
     return [zs[0] + batch['latent_std_0'].astype(jnp.float32) * noise]
 
-  def training_context(
-    self, params: Params, frozen: Params, key: jax.Array, batch: Batch
-  ) -> Any:
-    """Encodes a batch, some of it replaced by the null condition."""
-    return conditioning.training_context(
-      self.encoder, params['generator'], frozen, self.drop, key, batch
-    )
-
-  def ema_patterns(self) -> list[str]:
-    # The official EMA leaves a jointly trained encoder out; ours averages all.
-    return ['generator/.*']
-
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
-    tree = conditioning.weights(
-      self.encoder, weights.params['generator'], weights.frozen
-    )
-    return conditioning.condition(self.encoder, tree, batch)
-
-  def on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
-    """Returns latents at the grids where they are diffused."""
-    return zs
-
-  def edited(
-    self,
-    weights: Weights,
-    stages: list[sampling.Stage],
-    edit: system_lib.Edit,
-  ) -> list[sampling.Stage]:
-    raw = self.latents(weights.frozen, edit.image)
-    scale = weights.extra['latent_scale']
-    zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
-    return [
-      editing.edited(stage, z, edit.mask, edit.strength)
-      for stage, z in zip(stages, zs, strict=True)
-    ]
-
   def decode_scaled(self, weights: Weights, zs: list[jax.Array]) -> jax.Array:
     """Maps latents as they are diffused to images in [-1, 1]."""
     scale = weights.extra['latent_scale']
@@ -179,18 +108,16 @@ class LatentSystem:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OneLatentSystem(LatentSystem):
-  """What the systems share whose first stage has one scale.
+class OneLatent(Latents):
+  """The latents of a first stage that has one scale.
 
-  Attributes, beside those of `LatentSystem`:
+  Attributes, beside those of `Latents`:
     scale_factor: of the latents, unless it is measured.
     scale_by_std: whether it is measured on the first batch.
-    steps: solver steps.
   """
 
   scale_factor: float
   scale_by_std: bool
-  steps: int
 
   def latent_shape(self, count: int, height: int, width: int) -> Shape:
     """Returns the shape of the latents of so many images of a size."""
@@ -219,6 +146,95 @@ class OneLatentSystem(LatentSystem):
       scale = jnp.where(step == 0, inverse_std(raw), scale)
     return raw[0] * scale[0], {'latent_scale': scale}
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentSystem(Latents):
+  """A system on latents, to be derived from; see `systems.system.System`.
+
+  Attributes, beside those of `Latents`:
+    encoder: of the condition, None without.
+    condition_part: where a frozen encoder's weights are.
+    chain: the training chain.
+    drop: share of conditions replaced by the null condition in training.
+    solver: of sampling.
+    guidance: classifier-free guidance scale, 1 = none.
+    guidance_interval: where it acts, see `guidance.classifier_free`.
+    guidance_channels: of the latent that it acts on, None for all.
+    guidance_power: of its schedule, None for a constant scale.
+  """
+
+  encoder: conditioning.Encoder | None
+  condition_part: system_lib.FrozenPart | None
+  chain: schedules.Chain
+  drop: float
+  solver: solvers.Solver
+  guidance: float
+  guidance_interval: tuple[float, ...]
+  guidance_channels: int | None
+  guidance_power: float | None
+
+  def init_condition(self, key: jax.Array) -> tuple[Any, Any]:
+    """Returns the encoder's trained weights and a condition of zeros."""
+    return conditioning.init(self.encoder, key)
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    parts = super().frozen_parts()
+    if self.condition_part is None:
+      return parts
+    return {**parts, 'condition': self.condition_part}
+
+  def training_context(
+    self, params: Params, frozen: Params, key: jax.Array, batch: Batch
+  ) -> Any:
+    """Encodes a batch, some of it replaced by the null condition."""
+    return conditioning.training_context(
+      self.encoder, params['generator'], frozen, self.drop, key, batch
+    )
+
+  def ema_patterns(self) -> list[str]:
+    # The official EMA leaves a jointly trained encoder out; ours averages all.
+    return ['generator/.*']
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    tree = conditioning.weights(
+      self.encoder, weights.params['generator'], weights.frozen
+    )
+    return conditioning.condition(self.encoder, tree, batch)
+
+  def on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
+    """Returns latents at the grids where they are diffused."""
+    return zs
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    raw = self.latents(weights.frozen, image)
+    scale = weights.extra['latent_scale']
+    return self.on_grids([z * scale[s] for s, z in enumerate(raw)])
+
+  def edited(
+    self,
+    weights: Weights,
+    stages: list[sampling.Stage],
+    edit: system_lib.Edit,
+  ) -> list[sampling.Stage]:
+    zs = self.states(weights, edit.image)
+    return [
+      editing.edited(stage, z, edit.mask, edit.strength)
+      for stage, z in zip(stages, zs, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneLatentSystem(LatentSystem, OneLatent):
+  """What the systems share whose first stage has one scale.
+
+  Attributes, beside those of `LatentSystem` and `OneLatent`:
+    steps: solver steps.
+  """
+
+  steps: int
+
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     return self.decode_scaled(weights, state)
 
@@ -235,7 +251,7 @@ def one_stage(
 
   Args:
     call: (variables, x, time, **kwargs of `module.apply`) -> what is predicted
-      of (B, h, w, C) at one level () of the whole batch.
+      of (B, h, w, C) at one level () of the whole batch, or at levels (B,).
     params: of the denoiser.
     levels: of the solver.
     shape: of the latent.
@@ -254,13 +270,15 @@ def one_stage(
       )
     return x, variables
 
-  def denoise(x, level, variables, first=True):
+  def denoise(x, level, variables, first=True, taps=()):
     del first
-    value = call(variables, x, level.time)
-    return solvers.Prediction.of(parameterization, x, value, level)
+    out = call(variables, x, level.time, taps=taps)
+    value, found = out if taps else (out, {})
+    prediction = solvers.Prediction.of(parameterization, x, value, level)
+    return prediction.replace(taps=found)
 
-  def leave(state, x, variables):
-    del variables
+  def leave(state, x, x0, variables):
+    del x0, variables
     return [*state, x]
 
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
@@ -283,15 +301,11 @@ def with_cache(params: Any, call: Callable[..., Any]) -> dict[str, Any]:
   return variables | kept
 
 
-def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
-  """Returns the attributes of `LatentSystem` that a config describes.
-
-  Args:
-    config: of the run.
-    learns_variance: whether the network predicts the variance of a step.
+def space_fields(config: ConfigDict) -> dict[str, Any]:
+  """Returns the attributes of `Latents` that a config describes.
 
   Raises:
-    ValueError: a field that does not fit the others; see the message.
+    ValueError: an image size that the first stage does not divide.
   """
   first_stage = autoencoder.network(config.first_stage)
   scales = len(autoencoder.channels(first_stage))
@@ -302,16 +316,50 @@ def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
       f'config.data.image_size is {size}, must be a multiple of {coarsest},'
       ' the factor of the coarsest scale'
     )
+  return {
+    'first_stage': first_stage,
+    'first_stage_path': config.first_stage.checkpoint,
+    'image_size': size,
+  }
+
+
+def scale_fields(config: ConfigDict) -> dict[str, Any]:
+  """Returns the attributes of `OneLatent` beside those of `Latents`.
+
+  Raises:
+    ValueError: a first stage of several scales.
+  """
+  first_stage = autoencoder.network(config.first_stage)
+  scales = len(autoencoder.channels(first_stage))
+  if scales != 1:
+    raise ValueError(
+      f'the first stage has {scales} scales, must have one for'
+      f' {config.system.name}'
+    )
+  d = config.diffusion
+  return {'scale_factor': d.scale_factor, 'scale_by_std': d.scale_by_std}
+
+
+def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
+  """Returns the attributes of `LatentSystem` that a config describes.
+
+  Args:
+    config: of the run.
+    learns_variance: whether the network predicts the variance of a step.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  space = space_fields(config)
   d, sample = config.diffusion, config.sample
   if d.variance == 'learned_range' and not learns_variance:
     raise ValueError(
       "config.diffusion.variance is 'learned_range', but the network of the"
       f' system {config.system.name!r} predicts no variance here'
     )
-  encoder = conditioning.create(config, first_stage)
+  encoder = conditioning.create(config, space['first_stage'])
   return {
-    'first_stage': first_stage,
-    'first_stage_path': config.first_stage.checkpoint,
+    **space,
     'encoder': encoder,
     'condition_part': conditioning.frozen_part(encoder, config),
     'chain': schedules.make_chain(
@@ -329,7 +377,6 @@ def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
     'guidance_interval': tuple(sample.guidance_interval),
     'guidance_channels': sample.guidance_channels or None,
     'guidance_power': sample.guidance_power or None,
-    'image_size': size,
   }
 
 
@@ -344,17 +391,11 @@ def one_latent_fields(
     ValueError: a field that does not fit the others; see the message.
   """
   common = fields(config, learns_variance)
-  scales = len(autoencoder.channels(common['first_stage']))
-  if scales != 1:
-    raise ValueError(
-      f'the first stage has {scales} scales, must have one for'
-      f' {config.system.name}'
-    )
-  d, steps = config.diffusion, system_lib.steps_of_one_stage(config)
+  scale = scale_fields(config)
+  steps = system_lib.steps_of_one_stage(config)
   common['solver'].levels(common['chain'], steps)  # refuses a bad count
   return {
     **common,
-    'scale_factor': d.scale_factor,
-    'scale_by_std': d.scale_by_std,
+    **scale,
     'steps': steps,
   }

@@ -66,8 +66,8 @@ def make_stage(
   def build(labels, shape):
     # One level for the whole batch: it is embedded once.
     return latent.one_stage(
-      lambda variables, x, time: network.apply(
-        variables, x, time[None], labels
+      lambda variables, x, time, **kwargs: network.apply(
+        variables, x, jnp.atleast_1d(time), labels, **kwargs
       ),
       params,
       levels,

@@ -120,7 +120,7 @@ def make_stage(
     # One level for the whole batch: it is embedded once.
     return latent.one_stage(
       lambda variables, x, time, **kwargs: predict(
-        unet, variables, x, time[None], context, **kwargs
+        unet, variables, x, jnp.atleast_1d(time), context, **kwargs
       ),
       params,
       levels,

@@ -65,7 +65,8 @@ class FrozenPart:
     path: a workdir or a weight file; empty: the top floor decides (a first
       stage is trained in `WORKDIR/first_stage`) or refuses.
     field: the field of the config that holds `path`, for error messages.
-    player: the player of the workdir's checkpoint that is this part.
+    player: the player of the workdir's checkpoint that is this part; empty:
+      all of the run, a tree of `params` by player and `extra`.
   """
 
   init: Callable[[jax.Array], Any]
@@ -121,6 +122,14 @@ class System(Protocol):
     shape: tuple[int, int, int],
   ) -> list[sampling.Stage]:
     """Returns the stages, coarse to fine; shape is (B, H, W) of the image."""
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    """Returns the clean state of every stage, coarse first.
+
+    Args:
+      weights: of the system.
+      image: (B, H, W, 3) in [-1, 1].
+    """
 
   def edited(
     self, weights: Weights, stages: list[sampling.Stage], edit: Edit

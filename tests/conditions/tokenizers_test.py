@@ -1,4 +1,5 @@
 import json
+import sys
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -144,6 +145,67 @@ def test_create_picks_by_encoder(tmp_path, clip_files):
   )
   assert isinstance(made, tokenizers.ClipTokenizer)
   assert made.max_length == 8
+
+
+@pytest.fixture
+def t5_file(tmp_path):
+  """A small tokenizer.json of the kind of T5's, with padding set."""
+  pieces_lib = pytest.importorskip('tokenizers')
+  from tokenizers import models
+  from tokenizers import pre_tokenizers
+
+  vocabulary = [('<pad>', 0.0), ('</s>', 0.0), ('<unk>', -9.0)]
+  vocabulary += [('\u2581a', -1.0), ('\u2581cat', -1.5), ('s', -2.0)]
+  pieces = pieces_lib.Tokenizer(models.Unigram(vocabulary, unk_id=2))
+  pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+  pieces.enable_padding(length=7)
+  pieces.enable_truncation(2)
+  path = tmp_path / 'tokenizer.json'
+  pieces.save(str(path))
+  return path
+
+
+def test_pieces_of_t5(t5_file):
+  t5 = tokenizers.load_t5(str(t5_file), 6)
+  assert t5.tokens('a cats') == [3, 4, 5, 1]
+  assert t5.length('a cats') == 4
+  np.testing.assert_array_equal(t5.encode('a cats'), [3, 4, 5, 1, 0, 0])
+  assert t5.encode('a cats').dtype == np.int32
+  assert t5.tokens('') == [1]
+  assert t5.tokens('a a a a a a a') == [3] * 5 + [1]
+  assert t5.tokens('</s>')[-1] == 1
+  assert t5.size == 6
+  made = tokenizers.create(
+    config(encoder='t5', vocab_file=str(t5_file), null_prefix=(1,))
+  )
+  assert isinstance(made, tokenizers.T5Tokenizer)
+
+
+def test_what_is_no_tokenizer_of_t5(t5_file):
+  path = str(t5_file)
+  text = t5_file.read_text().replace('</s>', '</t>')
+  t5_file.write_text(text)
+  with pytest.raises(ValueError, match='json.*</s> must be 0 and 1') as error:
+    tokenizers.load_t5(path, 6)
+  assert one_line(error).endswith('are 0 and None.')
+  t5_file.write_text('{"a":\n 1}')
+  with pytest.raises(ValueError, match="json.*expected T5's tok") as error:
+    tokenizers.load_t5(path, 6)
+  one_line(error)
+
+
+def test_the_package_of_t5_is_named_where_it_is_missing(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tokenizers', None)
+  path = tmp_path / 'tokenizer.json'
+  path.write_text('{}')
+  with pytest.raises(ValueError, match=r"pip install 'pyramid_jax\[t5\]'"):
+    tokenizers.load_t5(str(path), 6)
+  with pytest.raises(ValueError, match="vocab_file is empty, expected T5's"):
+    tokenizers.load_t5('', 6)
+  missing = tokenizers.missing_inputs(config(encoder='t5'))
+  assert missing == [
+    "T5's tokenizer.json (config.condition.vocab_file is empty)"
+  ]
 
 
 def test_create_warns_of_another_null_text(tmp_path, monkeypatch):

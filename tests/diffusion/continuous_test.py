@@ -35,7 +35,7 @@ def stage(levels, shape=SHAPE, seen=None):
   return sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (levels.initial_std * normal(shape), None),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 
@@ -222,7 +222,7 @@ def test_guidance_in_an_interval():
         levels.initial_std * normal((len(offsets), *SHAPE[1:])),
         offsets,
       ),
-      leave=lambda state, x, context: [*state, x],
+      leave=lambda state, x, x0, context: [*state, x],
     )
 
   guided = guidance.classifier_free(

@@ -29,7 +29,7 @@ def stage(levels, shape=SHAPE, seen=None):
   return sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (normal(shape), None),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 

@@ -44,7 +44,7 @@ def sample(name, steps, spacing='log_snr', eps=mixture_eps, begin=BEGIN):
   stage = sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (normal(begin.shape), None),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
   noise = sampling.Noise.recorded([jnp.asarray(begin, jnp.float32)])
   (x,) = jax.jit(functools.partial(sampling.run, [stage], solver))(noise)

@@ -33,7 +33,7 @@ def stage(levels, condition, seen=None):
   return sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (normal(shape), condition),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 
@@ -60,7 +60,7 @@ def masked_scale(levels, scale, interval):
   return sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (normal(SHAPE), None),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 
@@ -141,7 +141,7 @@ def four(levels, variance=False):
   return sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (normal(shape), None),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 

@@ -276,7 +276,7 @@ def test_scanned_sampler_equals_a_loop(variance):
   stage = sampling.Stage(
     spans=((SHORT, denoise),),
     enter=lambda state, normal: (normal(shape), None),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
   solver = solvers.create('ddpm', spacing='adm', variance=variance)
   recorded = sampling.Noise.recorded(

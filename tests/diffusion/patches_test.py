@@ -139,7 +139,7 @@ def stage(solver, shape, map_, token, blur=False):
   return sampling.Stage(
     spans=((solver.levels(CHAIN, 5), denoise),),
     enter=lambda state, normal: (normal(shape), (map_, token)),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 

@@ -25,7 +25,7 @@ def stage(solver, steps, eps_of, shape=SHAPE):
   return sampling.Stage(
     spans=((solver.levels(CHAIN, steps), denoise),),
     enter=lambda state, normal: (normal(shape), 0.0),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 

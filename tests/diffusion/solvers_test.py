@@ -26,7 +26,7 @@ def stage(levels, denoise_eps, shape, context=0.0):
   return sampling.Stage(
     spans=((levels, denoise),),
     enter=lambda state, normal: (normal(shape), context),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
 

@@ -202,3 +202,7 @@ def test_a_config_that_no_official_checkpoint_has():
   )
   with pytest.raises(ValueError, match=r'config\.condition\.also is set'):
     latent_workdir.layout_of(systems.create(config))
+  config = load('ldm_text:small')
+  config_lib.override(config, {'condition.encoder': 't5'})
+  with pytest.raises(ValueError, match="encoder is 't5', which no official"):
+    latent_workdir.layout_of(systems.create(config))

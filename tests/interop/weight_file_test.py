@@ -1,6 +1,7 @@
 """The content of a file decides how it is read."""
 
 import io
+import json
 import zipfile
 
 import numpy as np
@@ -30,6 +31,36 @@ def test_all_formats_under_one_name(tmp_path, kind):
   got = weight_file.read(path)
   assert list(got) == ['x']
   np.testing.assert_array_equal(got['x'], ARRAY)
+
+
+def test_indices_name_files_beside_them(tmp_path):
+  index = tmp_path / 'model.safetensors.index.json'
+  safetensors_file.write(tmp_path / 'a.safetensors', {'x': ARRAY})
+  safetensors_file.write(tmp_path / 'b.safetensors', {'y': ARRAY, 'z': ARRAY})
+
+  def read(**places):
+    index.write_text(json.dumps({'weight_map': places}))
+    return weight_file.read(index)
+
+  got = read(x='a.safetensors', y='b.safetensors', z='b.safetensors')
+  assert sorted(got) == ['x', 'y', 'z']
+  np.testing.assert_array_equal(got['z'], ARRAY)
+  assert weight_file.metadata(index) == {}
+  with pytest.raises(ValueError, match='b.safetensors .*disagree in 1 .* z$'):
+    read(x='a.safetensors', y='b.safetensors')
+  with pytest.raises(ValueError, match='a.safetensors .*disagree in 1 .* w$'):
+    read(x='a.safetensors', w='a.safetensors')
+  for name in ('../a.safetensors', '/a.safetensors', '..', 'a.bin', 3):
+    with pytest.raises(ValueError, match='is no safetensors file beside'):
+      read(x=name)
+  with pytest.raises(FileNotFoundError):
+    read(x='absent.safetensors')
+  (tmp_path / 'a.safetensors').write_bytes(b'{')
+  with pytest.raises(ValueError, match=f'^{index}: a.safetensors: '):
+    read(x='a.safetensors')
+  index.write_text('{"metadata": {}}')
+  with pytest.raises(ValueError, match='an index without a weight_map'):
+    weight_file.read(index)
 
 
 def test_npz_orders_and_text(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.networks import discriminator
+from pyramid_jax.networks.layers import norms
 
 
 def _shapes(module, *shape):
@@ -89,7 +90,7 @@ def _normalised(x, mean, var, params):
 def test_batch_norm_in_training_uses_the_batch_and_renews_the_statistics():
   x, variables = _batch_norm()
 
-  got, after = discriminator.BatchNorm().apply(
+  got, after = norms.BatchNorm().apply(
     variables, x, True, mutable=['batch_stats']
   )
 
@@ -108,7 +109,7 @@ def test_batch_norm_in_training_uses_the_batch_and_renews_the_statistics():
 def test_batch_norm_in_evaluation_uses_the_running_statistics():
   x, variables = _batch_norm()
 
-  got, after = discriminator.BatchNorm().apply(
+  got, after = norms.BatchNorm().apply(
     variables, x, False, mutable=['batch_stats']
   )
 
@@ -121,8 +122,8 @@ def test_batch_norm_in_evaluation_uses_the_running_statistics():
 def test_training_mode_works_with_fixed_statistics():
   x, variables = _batch_norm()
 
-  fixed = discriminator.BatchNorm().apply(variables, x, True)
-  renewed, _ = discriminator.BatchNorm().apply(
+  fixed = norms.BatchNorm().apply(variables, x, True)
+  renewed, _ = norms.BatchNorm().apply(
     variables, x, True, mutable=['batch_stats']
   )
 

@@ -68,7 +68,7 @@ def test_every_stage_begins_with_the_noised_picture(made):
     x, context = stage.enter(state, jnp.ones)
     noised = start.alpha * z + start.sigma
     np.testing.assert_allclose(x, noised, rtol=1e-5, atol=1e-6)
-    state = stage.leave(state, x, context)
+    state = stage.leave(state, x, x, context)
 
 
 def test_places_of_a_latent_are_free_where_a_pixel_is(made):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from pyramid_jax.networks import conditioners
+from pyramid_jax.networks import t5
+from pyramid_jax.scaling import initial
 from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import picture_encoders
@@ -50,6 +52,28 @@ def test_without_a_row_for_none_there_is_no_null():
     encoder.encode(TABLE, batch).context, [[[6, 7]]]
   )
   assert conditioning.condition(encoder, TABLE, batch).null is None
+
+
+def test_t5_gives_zeros_for_padding_and_does_not_read_it():
+  network = t5.T5Encoder(
+    vocab_size=9, dim=8, depth=1, heads=2, head_dim=4, mlp_dim=8
+  )
+  encoder = encoders.TokenEncoder(
+    network=network, task='text', null_prefix=(1,), pad_id=0, trained=False
+  )
+  assert encoder.widths == encoders.Widths(context=8)
+  params = initial.evaluate(encoder.init, jax.random.key(0))
+  ids = jnp.array([[5, 3, 1, 0, 0], [7, 6, 4, 3, 1]])
+  got = encoder.encode(params, {'condition_ids': ids})
+  shorter = encoder.encode(params, {'condition_ids': ids[:1, :3]})
+  np.testing.assert_array_equal(got[0, 3:], 0)
+  np.testing.assert_allclose(got[:1, :3], shorter, atol=1e-6)
+  assert np.abs(got[1]).min(0).max() > 0.01
+  null = encoder.null(params, {'condition_ids': ids})
+  assert null.shape == (2, 5, 8)
+  end = encoder.encode(params, {'condition_ids': jnp.array([[1]])})
+  np.testing.assert_allclose(null[1, :1], end[0], atol=1e-6)
+  np.testing.assert_array_equal(null[:, 1:], 0)
 
 
 def test_hole_is_black_before_encoding_and_one_in_the_mask():

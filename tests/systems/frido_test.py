@@ -115,7 +115,7 @@ def test_official_layout_leaves_a_pooled_coarse_scale():
     pools=(2, 1),
   )
   x = jnp.arange(8.0 * 8 * 8).reshape(1, 8, 8, 8)
-  (coarse,) = stages[0].leave([], x, None)
+  (coarse,) = stages[0].leave([], x, x, None)
   want = np.asarray(x).reshape(1, 4, 2, 4, 2, 8).mean((2, 4))
   np.testing.assert_allclose(coarse, want)
   enter = stages[1].enter

@@ -108,6 +108,23 @@ def test_every_task_trains_and_samples(task):
   assert system.unet.in_channels == 4 + channels
 
 
+def test_t5_is_a_frozen_encoder_of_texts():
+  fields = {'encoder': 't5', 'mlp_dim': '24', 'dim': '16', 'depth': '1'}
+  fields = {f'condition__{name}': value for name, value in fields.items()}
+  system = systems.create(load('text,debug', **fields))
+  part = system.frozen_parts()['condition']
+  assert (part.family, part.field) == ('t5', 'condition.weights')
+  weights, (results, _), _ = shapes(system)
+  assert 'condition' not in weights.params['generator']
+  assert weights.frozen['condition']['block_0']['wi_0']['kernel'].shape == (
+    16,
+    24,
+  )
+  assert results['generator'][0].shape == ()
+  with pytest.raises(ValueError, match="encoder 't5' serves .* not 'layout'"):
+    systems.create(load('layout,debug', **fields))
+
+
 def test_classes_by_the_noise_level_beside_a_picture():
   config = load(
     'superres,debug',

@@ -74,7 +74,7 @@ class ShapesReader:
     self._lr_factor = config.data.lr_factor
     self._captions = text.tokenizer()
     self._tokenizer: tokenizers.Tokenizer
-    if config.condition.encoder == 'clip':
+    if config.condition.encoder in tokenizers.PRETRAINED:
       self._tokenizer = tokenizers.create(config)
     else:
       self._tokenizer = text.tokenizer(config.condition.max_length)

@@ -64,6 +64,7 @@ FAMILIES = {
   'ldm.unet': f'{_HERE}.unet',
   'ldm.vq': f'{_HERE}.autoencoder',
   'ldm.vq_loss': f'{_HERE}.first_stage_losses',
+  'lgp.mlp': f'{_HERE}.lgp',
   'metrics.fid': f'{_HERE}.metrics',
 }
 

@@ -218,7 +218,7 @@ def _loops(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
   stage = sampling.Stage(
     spans=((process.levels, denoise),),
     enter=lambda state, normal: (normal(x_T.shape), None),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
   def sample(solver, *steps):

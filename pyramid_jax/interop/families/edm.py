@@ -209,7 +209,7 @@ def _sampler(case: families.Case) -> dict[str, np.ndarray]:
       levels.initial_std * normal(latents.shape),
       None,
     ),
-    leave=lambda state, x, context: [*state, x],
+    leave=lambda state, x, x0, context: [*state, x],
   )
 
   def sample(latents, noise):

@@ -137,9 +137,8 @@ def _matmul_attention(
   # Heads next to the batch make both products plain batched matmuls, which on
   # a CPU run up to twice as fast as the same contraction over (B, T, H, D).
   q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-  logits = jnp.matmul(
-    q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32
-  )
+  wide = jnp.promote_types(q.dtype, jnp.float32)
+  logits = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=wide)
   logits = logits * scale
   if bias is not None:
     logits = logits + bias

@@ -1,4 +1,4 @@
-"""Normalisations, computed in float32 whatever the activations are."""
+"""Normalisations, computed in float32 (or wider) whatever comes in."""
 
 import functools
 
@@ -9,7 +9,11 @@ import jax.numpy as jnp
 
 from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import precision
 from pyramid_jax.networks.layers import resampling
+
+
+STATISTICS = 'batch_stats'  # the collection of running statistics
 
 
 class GroupNorm(nn.Module):
@@ -58,7 +62,7 @@ def group_norm(
   num_groups: int,
   eps: float,
 ) -> jax.Array:
-  """Returns the normalised (B, ..., C) array in float32.
+  """Returns the normalised (B, ..., C) array in float32 or wider.
 
   The gradient is written out: it keeps x, in its own element type, and small
   arrays, and takes one pass for all sums, like the forward direction. There
@@ -77,7 +81,7 @@ def group_norm(
 def _group_norm_forward(x, scale, bias, num_groups, eps):
   mean, inverse_std = _group_statistics(x, num_groups, eps)
   spread = functools.partial(_over_positions, x)
-  y = x.astype(jnp.float32) - spread(mean)
+  y = precision.wide(x) - spread(mean)
   y = y * spread(inverse_std * scale) + bias
   return y, (x, scale, mean, inverse_std)
 
@@ -89,7 +93,7 @@ def _group_norm_backward(num_groups, eps, residuals, dy):
   count = x.size // (x.shape[0] * x.shape[-1])
   spread = functools.partial(_over_positions, x)
 
-  normalised = (x.astype(jnp.float32) - spread(mean)) * spread(inverse_std)
+  normalised = (precision.wide(x) - spread(mean)) * spread(inverse_std)
   sums = dy.sum(positions)
   products = (dy * normalised).sum(positions)
   along_one = _group_mean(sums * scale, num_groups) / count
@@ -114,7 +118,7 @@ def _group_statistics(
   last place are lost in the variance.
   """
   positions = tuple(range(1, x.ndim - 1))
-  x = x.astype(jnp.float32)
+  x = precision.wide(x)
   shift = _group_mean(x[:, :1].mean(positions), num_groups)
   centred = x - _over_positions(x, shift)
   mean = _group_mean(centred.mean(positions), num_groups)
@@ -152,7 +156,7 @@ class LayerNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises (..., C)."""
     channels = x.shape[-1]
-    x = x.astype(jnp.float32)
+    x = precision.wide(x)
     centred = x - x.mean(-1, keepdims=True)
     variance = (centred**2).mean(-1, keepdims=True)
     x = centred * lax.rsqrt(variance + self.eps)
@@ -161,6 +165,78 @@ class LayerNorm(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (channels,))
       x = x * scale + bias
     return x.astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation with PyTorch's running statistics.
+
+  The running variance is renewed with the unbiased one, the batch itself is
+  normalised with the biased one (torch.nn.BatchNorm2d, momentum 0.1). Under
+  `jit` the statistics are those of the global batch.
+
+  Attributes:
+    dtype: of the result.
+    scale_init: initialiser of the learned scale.
+    eps: added to the variance.
+    momentum: weight of the newest batch in the running statistics.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  eps: float = 1e-5
+  momentum: float = 0.1
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Normalises (B, H, W, C).
+
+    Args:
+      x: (B, H, W, C).
+      train: normalise with the statistics of this batch, and renew the
+        running ones where the collection `STATISTICS` is mutable.
+    """
+    features = x.shape[-1:]
+    scale = self.param('scale', self.scale_init, features)
+    bias = self.param('bias', nn.initializers.zeros, features)
+    running_mean = self.variable(STATISTICS, 'mean', jnp.zeros, features)
+    running_var = self.variable(STATISTICS, 'var', jnp.ones, features)
+
+    x = precision.wide(x)
+    if train:
+      mean = x.mean((0, 1, 2))
+      var = ((x - mean) ** 2).mean((0, 1, 2))
+    else:
+      mean, var = running_mean.value, running_var.value
+    renew = self.is_mutable_collection(STATISTICS)
+    if train and renew and not self.is_initializing():
+      count = x.size // x.shape[-1]
+      unbiased = var * (count / max(count - 1, 1))
+      # No `+=`: it would write into the caller's arrays if they are NumPy's.
+      old_mean, old_var = running_mean.value, running_var.value
+      running_mean.value = old_mean + self.momentum * (mean - old_mean)
+      running_var.value = old_var + self.momentum * (unbiased - old_var)
+    x = (x - mean) * (lax.rsqrt(var + self.eps) * scale) + bias
+    return x.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+  """Division by the root mean square of the last axis (arXiv:1910.07467).
+
+  Attributes:
+    eps: added to the mean square.
+    dtype: of the result.
+  """
+
+  eps: float = 1e-6
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises (..., C)."""
+    x = x.astype(jnp.float32)
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    square = (x**2).mean(-1, keepdims=True)
+    return (x * lax.rsqrt(square + self.eps) * scale).astype(self.dtype)
 
 
 class GatedNorm(nn.Module):

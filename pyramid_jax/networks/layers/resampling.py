@@ -5,6 +5,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.networks.layers import precision
+
 
 def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Resizes with output pixel i taken from input pixel floor(i * in / out).
@@ -64,7 +66,7 @@ def average_pool(x: jax.Array, factor: int = 2) -> jax.Array:
   """
   window = (1, factor, factor, 1)
   total = lax.reduce_window(
-    x.astype(jnp.float32), 0.0, lax.add, window, window, 'VALID'
+    precision.wide(x), 0.0, lax.add, window, window, 'VALID'
   )
   return (total / factor**2).astype(x.dtype)
 
@@ -91,3 +93,22 @@ def depth_to_space(x: jax.Array, cell: int) -> jax.Array:
   x = x.reshape(b, h, w, cell, cell, c // cell**2)
   x = x.transpose(0, 1, 3, 2, 4, 5)
   return x.reshape(b, h * cell, w * cell, c // cell**2)
+
+
+def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Resizes by linear interpolation between the centres of pixels.
+
+  Matches torch's interpolate(mode='bilinear', align_corners=False): nothing
+  is smoothed on the way down.
+
+  Args:
+    x: (B, H, W, C).
+    size: height and width of the result.
+
+  Returns:
+    (B, *size, C), of the dtype of x.
+  """
+  if x.shape[1:3] == size:
+    return x
+  shape = (x.shape[0], *size, x.shape[-1])
+  return jax.image.resize(x, shape, 'bilinear', antialias=False)

@@ -1,0 +1,172 @@
+r"""LaDM on `shapes`, 64 px: the two-core tier. Needs no data.
+
+arXiv:2411.07126 in small: pictures of 16, 32 and 64 px, one network for all of
+them. Wavelet packets around it let every stage work on a 16 x 16 grid. The
+report shows no numbers: all here are our choices. Measured results:
+docs/results.md.
+
+  python -m pyramid_jax.main --config=configs/ladm_shapes.py:text --workdir=DIR
+
+Variants: layout (default), text, class, none: the condition; three (default),
+two, one: the resolutions - one is the same network without a pyramid, at 64 px;
+separate: a network a stage, as the report has it; long (resumable, at most 45
+minutes on two cores); gpu (128 px, one large GPU; not measured); debug: the
+smallest size.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+TASKS = ('layout', 'text', 'class', 'none')
+LEVELS = {'class': 0, 'text': 2}  # difficulty of the data, 1 if not said
+OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
+CATEGORIES = 24
+# Of the pictures (python -m pyramid_jax.measure_bands), by difficulty, finest
+# first: the two details, the rest at 16 px; the rest at 32 px; the whole.
+DETAILS = {0: (0.053, 0.077), 1: (0.056, 0.080), 2: (0.072, 0.100)}
+REST = {
+  0: (0.310, 0.320, 0.324),
+  1: (0.225, 0.238, 0.245),
+  2: (0.297, 0.314, 0.322),
+}
+KAPPA = 12.0  # noise at a switch over the power of the band that appears
+WAVELETS = {3: (0, 1, 2), 2: (1, 2), 1: (2,)}
+STEPS = {3: (10, 8, 6), 2: (14, 10), 1: (24,)}
+STAGE_BATCH = {3: (8, 5, 3), 2: (11, 5), 1: (16,)}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration."""
+  variant = config_lib.parse_variants(
+    arg,
+    task=TASKS,
+    levels=('three', 'two', 'one'),
+    separate=False,
+    long=False,
+    gpu=False,
+    debug=False,
+  )
+  task = variant['task']
+  levels = {'three': 3, 'two': 2, 'one': 1}[variant['levels']]
+  config = config_lib.base()
+  config.name = f'ladm_shapes_{task}_{levels}'
+  config.system.name = 'ladm'
+  config.network = ConfigDict(
+    {
+      'model_channels': 64,
+      'channel_mult': (1, 1),
+      'num_res_blocks': 2,
+      'attention_resolutions': (2,),
+      'num_head_channels': 32,
+      # Norms of two channels a group take a plain shift away again.
+      'use_scale_shift_norm': True,
+      'use_spatial_transformer': task != 'none',
+      'grid_frequencies': 6 if task != 'none' else 0,
+      'pool_context': task in ('text', 'class'),
+    }
+  )
+  config.data.name = 'shapes'
+  config.data.level = LEVELS.get(task, 1)
+  config.data.image_size = 64
+  config.data.max_objects = OBJECTS[config.data.level]
+  _condition(config, task)
+
+  pyramid = config.laplacian
+  pyramid.levels = levels
+  details = DETAILS[config.data.level][: levels - 1]
+  pyramid.band_rms = (*details, REST[config.data.level][3 - levels])
+  pyramid.switch_sigmas = tuple(
+    KAPPA * 2**i * rms for i, rms in enumerate(details)
+  )
+  pyramid.sigma_max = 80.0 * 2 ** (levels - 1)
+  pyramid.stage_batch = STAGE_BATCH[levels]
+  pyramid.shared = not variant['separate']
+  pyramid.wavelets = WAVELETS[levels]
+  config.diffusion.P_mean, config.diffusion.P_std = -0.4, 1.2
+  config.optimizer.name = 'muon'
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.b2 = 0.99
+  config.ema.decay = 0.9995
+  config.train.batch_size = 16
+  config.train.learning_rate = 1e-3
+  config.train.warmup_steps = 200
+  config.train.log_every = 40
+  _train_for(config, 4000)
+  config.sample.solver, config.sample.rho = 'ddim', 4.0
+  config.sample.steps = STEPS[levels]
+  config.sample.count = config.sample.batch_size = 16
+  config.evaluate.count, config.evaluate.batch_size = 1000, 50
+  if variant['long']:
+    _train_for(config, 9000)
+    config.ema.decay = 0.9998
+  if variant['gpu']:
+    _enlarge(config)
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _condition(config: ConfigDict, task: str) -> None:
+  c = config.condition
+  c.task = task
+  if task == 'none':
+    return
+  config.sample.guidance = 2.0
+  c.drop = 0.1
+  c.dim, c.depth = 128, 2
+  c.heads, c.head_dim = 4, 32
+  c.max_objects = config.data.max_objects
+  c.vocab_size, c.embed_std = 256, 1.0
+  if task == 'layout':
+    c.encoder = 'boxes'
+    c.num_labels = CATEGORIES + 1  # padding is one
+  elif task == 'text':
+    c.max_length = 40
+    c.null_prefix = (2, 3)  # begin, end
+  elif task == 'class':
+    c.num_classes = CATEGORIES
+
+
+def _train_for(config: ConfigDict, steps: int) -> None:
+  """Sets the length of the training and what follows from it."""
+  config.train.steps = config.train.decay_steps = steps
+  config.train.checkpoint_every = config.train.sample_every = steps // 4
+  config.train.eval_every = steps // 4
+
+
+def _enlarge(config: ConfigDict) -> None:
+  """128 px on 32 x 32 grids."""
+  net = config.network
+  net.model_channels, net.channel_mult = 128, (1, 2, 4)
+  net.num_res_blocks, net.attention_resolutions = 2, (2, 4)
+  config.dtype = 'bfloat16'
+  config.data.image_size = 128
+  config.train.batch_size = 192
+  config.laplacian.stage_batch = tuple(
+    12 * part for part in config.laplacian.stage_batch
+  )
+  config.train.learning_rate = 5e-4
+  config.train.warmup_steps = 500
+  _train_for(config, 20_000)
+  config.ema.decay = 0.9998
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of as many images as stages, every periodic action once."""
+  config.network.model_channels = 32
+  config.network.num_res_blocks = 1
+  config.condition.dim, config.condition.depth = 32, 1
+  config.condition.heads, config.condition.head_dim = 2, 16
+  config.data.image_size = 32
+  config.train.batch_size = 6
+  config.laplacian.stage_batch = (0,)
+  config.train.warmup_steps = 2
+  config.train.log_every = 1
+  _train_for(config, 6)
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.train.eval_every = 3
+  config.sample.steps = 2
+  config.sample.count = config.sample.batch_size = 2
+  config.evaluate.count = config.evaluate.batch_size = 8

@@ -1,0 +1,83 @@
+r"""Sketch guidance on `shapes`, 32 px: an edge predictor on a frozen base.
+
+arXiv:2211.13752 in small: the predictor reads the activations of a trained
+system of configs/{ldm,frido,diffit_latent}_shapes.py. Needs no data, only that
+run. Measured results: docs/results.md.
+
+  python -m pyramid_jax.main --config=configs/sketch_shapes.py:ldm \
+      --config.sketch.base=BASE --workdir=DIR
+  python -m pyramid_jax.main --mode=sample --workdir=BASE \
+      --config.sketch.predictor=DIR --sketch=FILE.png --prompt='a red disc'
+  python -m pyramid_jax.main --mode=evaluate --workdir=BASE \
+      --config.sketch.predictor=DIR
+
+Variants, which say what BASE is: ldm (text, default), frido (text), diffit
+(latent DiffiT, class); pixels: predict the pixels of the edge map, for a first
+stage that cannot draw lines; debug: the smallest size.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+# Of each base: its config and variant, and the activations that are read.
+BASES = {
+  'ldm': (
+    'ldm_shapes',
+    'text',
+    ('in1', 'in2', 'in4', 'in5', 'mid1', 'out1', 'out2', 'out4', 'out5'),
+  ),
+  'frido': (
+    'frido_shapes',
+    'text',
+    ('in0', 'in1', 'in3', 'mid0', 'mid1', 'mid2', 'out1', 'out2', 'out3'),
+  ),
+  'diffit': (
+    'diffit_latent_shapes',
+    'class',
+    ('block1', 'block2', 'block3', 'block4', 'block5', 'block6'),
+  ),
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the predictor."""
+  variant = config_lib.parse_variants(
+    arg, base=tuple(BASES), pixels=False, debug=False
+  )
+  name = variant['base']
+  file, task, taps = BASES[name]
+  names = [task, *(['debug'] if variant['debug'] else [])]
+  config = config_lib.sibling(__file__, file).get_config(','.join(names))
+  del config.first_stage  # the base has it
+  config.name = f'sketch_shapes_{name}'
+  config.system.name = 'sketch'
+  config.network = ConfigDict()
+  config.data.maps = ('edges',)
+  config.sketch.taps = taps
+  config.sketch.target_space = 'pixels' if variant['pixels'] else 'latent'
+
+  config.optimizer = config_lib.base().optimizer  # Adam
+  config.train.learning_rate = 1e-3
+  config.train.warmup_steps = 100
+  config.train.steps = config.train.decay_steps = 3000
+  config.train.batch_size = 16
+  config.train.log_every = 50
+  config.train.checkpoint_every = config.train.sample_every = 500
+  config.train.eval_every = 0  # of guided samples: slow
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of two images; the base has the smallest size, too."""
+  taps = {'ldm': ('in1', 'mid1', 'out0'), 'frido': ('in1', 'mid1', 'out0')}
+  base = config.name.rpartition('_')[2]
+  config.sketch.taps = taps.get(base, ('block1', 'block2'))
+  config.sketch.hidden = (32, 16)
+  config.train.steps, config.train.batch_size = 6, 2
+  config.train.warmup_steps = config.train.decay_steps = 0
+  config.train.log_every = 1
+  config.train.checkpoint_every = config.train.sample_every = 3

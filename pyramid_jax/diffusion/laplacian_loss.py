@@ -1,0 +1,183 @@
+"""Preconditioning, noise levels and loss of a stage of Laplacian diffusion.
+
+They generalise EDM's (arXiv:2206.00364): with one level, or where nothing has
+faded, they are EDM's with sigma_data^2 = the power of all bands. The published
+report (arXiv:2411.07126) shows none of them; all is derived or our choice.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.diffusion import stepping
+
+
+KINDS = ('scalar', 'band')
+# (x, c_noise) -> the raw output
+Network = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preconditioning:
+  """What stands around the network of a stage.
+
+  Attributes:
+    process: of the stages.
+    stage: s, 1 is the finest.
+    kind: 'band', where every band of the network's input and target has unit
+      variance at every noise level, or 'scalar', where their sum has.
+  """
+
+  process: laplacian.Process
+  stage: int
+  kind: str = 'band'
+
+  def __post_init__(self):
+    self.process.check_stage(self.stage)
+    if self.kind not in KINDS:
+      raise ValueError(
+        f'preconditioning {self.kind!r} is not one of {", ".join(KINDS)}'
+      )
+
+  def c_noise(self, sigma: jax.Array) -> jax.Array:
+    """Returns what the network is told of sigma (...), as EDM has it."""
+    return jnp.log(sigma / 2 ** (self.stage - 1)) / 4.0
+
+  def factors(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns c_in, c_skip and c_out, (..., K), or (..., 1) of 'scalar'.
+
+    Args:
+      sigma: (...) on the full-resolution clock, above 0.
+    """
+    alpha = self.process.alphas(sigma)[..., self.stage - 1 :]
+    noise = jnp.square(sigma / 2 ** (self.stage - 1))[..., None]
+    power = jnp.asarray(np.square(self.process.band_rms[self.stage - 1 :]))
+    if self.kind == 'band':
+      power = power / band_shares(self.process, self.stage)
+      total = alpha**2 * power + noise
+      c_out = jnp.sqrt(power * noise / total)
+      return 1.0 / jnp.sqrt(total), alpha * power / total, c_out
+    total = (alpha**2 * power).sum(-1, keepdims=True) + noise
+    kept = (alpha * power).sum(-1, keepdims=True)
+    # In the form that keeps digits where little noise is left.
+    lower = jnp.tril(jnp.ones((alpha.shape[-1],) * 2), -1)
+    apart = jnp.square(alpha[..., :, None] - alpha[..., None, :])
+    pairs = (lower * power[:, None] * power * apart).sum((-2, -1))[..., None]
+    c_out = jnp.sqrt((pairs + power.sum() * noise) / total)
+    return 1.0 / jnp.sqrt(total), kept / total, c_out
+
+  def denoise(
+    self, network: Network, x: jax.Array, sigma: jax.Array
+  ) -> jax.Array:
+    """Returns the clean image of the stage, (B, h, w, C) float32.
+
+    Args:
+      network: (its input, c_noise) -> (B, h, w, C).
+      x: (B, h, w, C) the noisy state.
+      sigma: () or (B,), on the full-resolution clock, above 0.
+    """
+    c_in, c_skip, c_out = self.factors(sigma)
+    raw = network(laplacian.mix(c_in, x), self.c_noise(sigma))
+    skip = laplacian.mix(c_skip, x)
+    return skip + laplacian.mix(c_out, raw.astype(jnp.float32))
+
+  def predict(
+    self, network: Network, x: jax.Array, level: Any
+  ) -> stepping.Prediction:
+    """Returns what a solver asks for at a row of the stage's levels."""
+    sigma = level.sigma * 2 ** (self.stage - 1)
+    x0 = self.denoise(network, x, sigma)
+    return stepping.Prediction.from_x0(x, x0, level)
+
+
+def band_shares(process: laplacian.Process, stage: int) -> np.ndarray:
+  """Returns (K,) the share of a stage's values that lie in each band."""
+  depth = np.arange(process.levels - stage + 1)
+  shares = 0.75 * 4.0**-depth
+  shares[-1] = 4.0 ** -depth[-1]
+  return shares
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+  """The noise levels of training: normal in log sigma, cut at the switches.
+
+  Attributes:
+    mean: of log sigma at the coarsest stage, in its own pixels.
+    std: of log sigma.
+  """
+
+  mean: float = -1.2
+  std: float = 1.2
+
+  def __post_init__(self):
+    if self.std <= 0:
+      raise ValueError(f'P_std is {self.std}, must be above 0')
+
+  def range(
+    self, process: laplacian.Process, stage: int
+  ) -> tuple[float, float]:
+    """Returns the part of the normal distribution that a stage owns."""
+    low, high = process.bounds(stage)
+    return self._below(process, low), self._below(process, high)
+
+  def shares(self, process: laplacian.Process) -> np.ndarray:
+    """Returns (L,) how likely each stage is, 1 first."""
+    ends = [self.range(process, s) for s in range(1, process.levels + 1)]
+    sizes = np.array([high - low for low, high in ends])
+    return sizes / sizes.sum()
+
+  def draw(
+    self, key: jax.Array, process: laplacian.Process, stage: int, count: int
+  ) -> jax.Array:
+    """Draws (B,) sigmas of a stage, on the full-resolution clock."""
+    low, high = process.bounds(stage)
+    below = self.range(process, stage)
+    u = jax.random.uniform(key, (count,), minval=below[0], maxval=below[1])
+    log = self._centre(process) + self.std * jax.scipy.special.ndtri(u)
+    return jnp.clip(jnp.exp(log), low, high)
+
+  def _centre(self, process: laplacian.Process) -> float:
+    return self.mean + (process.levels - 1) * math.log(2.0)
+
+  def _below(self, process: laplacian.Process, sigma: float) -> float:
+    z = (math.log(sigma) - self._centre(process)) / self.std
+    return 0.5 * math.erfc(-z / math.sqrt(2.0))
+
+
+def loss(
+  network: Network,
+  precond: Preconditioning,
+  clean: jax.Array,
+  sigma: jax.Array,
+  eps: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The training loss of a stage at recorded noise: a mean over all values.
+
+  Args:
+    network: see `Preconditioning.denoise`.
+    precond: of the stage.
+    clean: (B, h, w, C) the images at the stage's resolution.
+    sigma: (B,) on the full-resolution clock.
+    eps: (B, h, w, C) standard normal.
+
+  Returns:
+    The loss, errors over c_out squared, and the plain squared errors of each
+    band, `mse_band_N`.
+  """
+  x = precond.process.noised(clean, eps, sigma, precond.stage)
+  error = precond.denoise(network, x, sigma) - clean
+  _, _, c_out = precond.factors(sigma)
+  weighted = jnp.square(laplacian.mix(1.0 / c_out, error)).mean()
+  levels = precond.process.levels - precond.stage + 1
+  metrics = {
+    f'mse_band_{precond.stage + i}': jnp.square(part).mean()
+    for i, part in enumerate(laplacian.bands(error, levels))
+  }
+  return weighted, metrics

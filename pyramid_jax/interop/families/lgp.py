@@ -1,0 +1,172 @@
+"""Family `lgp.mlp`: the latent edge predictor of public ports.
+
+Reference: ogkalu2/Sketch-Guided-Stable-Diffusion: Evaluate_LGP.py,
+latent_guidance_predictor. Its first kernel is one matrix over all activations
+and the noise; ours has a kernel for each activation.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.interop import mapping
+from pyramid_jax.interop.families import Case
+from pyramid_jax.interop.families import Unsupported
+from pyramid_jax.networks import edge_predictor
+
+
+HIDDEN = (512, 256, 128, 64)
+FIRST = 'layers.0.weight'
+_ARGUMENTS = ('output_dim', 'input_dim', 'num_encodings')
+_STRIDE = 3  # layers of the reference for one of ours: linear, ReLU, norm
+_LEAVES = {
+  'kernel': ('weight', 'linear'),
+  'bias': ('bias', 'bias'),
+  'scale': ('weight', 'norm'),
+  'mean': ('running_mean', 'raw'),
+  'var': ('running_var', 'raw'),
+}
+
+
+def build(config: Mapping[str, Any]) -> edge_predictor.EdgePredictor:
+  """Builds the module from the official constructor arguments.
+
+  Raises:
+    Unsupported: an argument that we do not know.
+  """
+  unknown = sorted(config.keys() - set(_ARGUMENTS))
+  if unknown:
+    raise Unsupported(
+      f'unknown arguments of latent_guidance_predictor: {unknown}'
+    )
+  return edge_predictor.EdgePredictor(
+    out_channels=(config['output_dim'],),
+    hidden=HIDDEN,
+    octaves=config['num_encodings'],
+    noise_input='map',
+    tap_norm='none',
+  )
+
+
+def rename(path: mapping.Path) -> tuple[str, str]:
+  """Returns the official key and kind of a parameter or statistic.
+
+  Paths may begin with the collection. Parts of the first kernel have keys of
+  their own, `layers.0.weight.NAME`, which `split` makes and `join` removes.
+  """
+  *_, module = path if len(path) == 1 else path[:-1]
+  leaf = path[-1]
+  if leaf == 'fc0_bias':
+    return 'layers.0.bias', 'bias'
+  if module.startswith('fc0_'):
+    return f'{FIRST}.{module}', 'linear'
+  found = re.fullmatch(r'(fc|norm)(\d+)', module)
+  if found:
+    index = _STRIDE * int(found[2]) + (2 if found[1] == 'norm' else 0)
+  elif module == 'out':
+    index = _STRIDE * len(HIDDEN)
+  else:
+    raise ValueError(
+      f'{"/".join(path)} is nothing that the reference has: it knows no stages'
+    )
+  name, kind = _LEAVES[leaf]
+  return f'layers.{index}.{name}', kind
+
+
+def split(
+  state: Mapping[str, np.ndarray], widths: Sequence[int]
+) -> dict[str, np.ndarray]:
+  """Cuts the first kernel of an official state dict into those of the taps.
+
+  Args:
+    state: official.
+    widths: channels of the activations, in the order in which they go in; the
+      rest of the kernel belongs to the noise.
+
+  Raises:
+    ValueError: activations with more channels than the kernel has.
+  """
+  rest = {key: value for key, value in state.items() if key != FIRST}
+  if FIRST not in state:
+    return rest
+  kernel = np.asarray(state[FIRST])
+  if sum(widths) >= kernel.shape[1]:
+    raise ValueError(
+      f'{FIRST} has {kernel.shape[1]} columns, which must be more than the'
+      f' {sum(widths)} channels of the activations {tuple(widths)}'
+    )
+  *parts, noise = np.split(kernel, np.cumsum(widths), axis=1)
+  names = [f'fc0_tap{k}' for k in range(len(widths))]
+  cut = dict(zip(names, parts, strict=True)) | {'fc0_level': noise}
+  return rest | {f'{FIRST}.{name}': part for name, part in cut.items()}
+
+
+def join(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Undoes `split`."""
+  parts = {k: v for k, v in state.items() if k.startswith(f'{FIRST}.')}
+  rest = {k: v for k, v in state.items() if k not in parts}
+  count = len(parts) - 1
+  names = [*(f'fc0_tap{k}' for k in range(count)), 'fc0_level']
+  ordered = [parts[f'{FIRST}.{name}'] for name in names]
+  return rest | {FIRST: np.concatenate(ordered, axis=1)}
+
+
+def from_official(
+  state: Mapping[str, np.ndarray], template: Any
+) -> tuple[dict[str, Any], mapping.Report]:
+  """Turns an official state dict into {'params': ..., 'batch_stats': ...}.
+
+  Args:
+    state: official.
+    template: the same tree of shapes, which says how wide the activations are.
+
+  Raises:
+    ValueError: see `split`.
+  """
+  params = template['params']
+  count = sum(name.startswith('fc0_tap') for name in params)
+  widths = [params[f'fc0_tap{k}']['kernel'].shape[0] for k in range(count)]
+  return mapping.to_flax(split(state, widths), template, rename)
+
+
+def to_official(variables: Any) -> dict[str, np.ndarray]:
+  """Returns the official state dict, but for counts of batches."""
+  return join(mapping.to_official(variables, rename))
+
+
+def run(case: Case) -> dict[str, np.ndarray]:
+  """Computes the encoding and both outputs.
+
+  Raises:
+    Unsupported: an option that we do not have, or sizes that contradict.
+  """
+  module = build(case.config)
+  x, noise = (jnp.asarray(case.inputs[name]) for name in ('x', 't'))
+  encoding = edge_predictor.encode_noise(noise, module.octaves)
+  width = x.shape[-1] + encoding.shape[-1]
+  if width != case.config['input_dim']:
+    raise Unsupported(
+      f'input_dim = {case.config["input_dim"]}, but {x.shape[-1]} features and'
+      f' an encoding of {encoding.shape[-1]} are {width}'
+    )
+  size = noise.shape[1:3]
+  template = jax.eval_shape(
+    lambda key: module.init(key, [x], noise, size), jax.random.key(0)
+  )
+  variables, report = from_official(case.state, template)
+  report.require_complete()
+  y = module.apply(variables, [x], noise, size)
+  y_train, _ = module.apply(
+    variables, [x], noise, size, train=True, mutable=['batch_stats']
+  )
+  flat = lambda a: np.asarray(a).reshape(-1, a.shape[-1])
+  return {
+    'y': flat(y),
+    'y_train': flat(y_train),
+    'encoding': np.asarray(encoding),
+  }

@@ -1,0 +1,251 @@
+"""The latent edge predictor: from a denoiser's activations to an edge map.
+
+arXiv:2211.13752. A small perceptron reads, at every place of a latent, the
+activations that a frozen denoiser has there, and says how the encoded edge map
+looks like at that place.
+"""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.networks.layers import init
+from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import precision
+from pyramid_jax.networks.layers import resampling
+
+
+# What it is told of the noise: the level, the noise itself in training (and
+# the noise of the beginning in sampling), or the noise that is predicted.
+NOISE_INPUTS = ('scalar', 'map', 'map_pred')
+TAP_NORMS = ('layer', 'none')
+HEADS = ('pixel', 'token')
+OCTAVES = 10
+
+
+def encode_level(level: jax.Array, octaves: int) -> jax.Array:
+  """Returns a part of the noise's time with sines and cosines of its octaves.
+
+  Args:
+    level: (B,) in [0, 1].
+    octaves: F; the periods are 1, 2, 4 ...
+
+  Returns:
+    (B, 1 + 2 F): level, sines, cosines of 2 pi level 2^-l for l = 0..F-1.
+  """
+  level = precision.wide(level)
+  angles = level[:, None] * _frequencies(octaves, level.dtype)
+  return jnp.concatenate(
+    [level[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1
+  )
+
+
+def encode_noise(noise: jax.Array, octaves: int) -> jax.Array:
+  """Returns a map of noise with the sines of its octaves.
+
+  Args:
+    noise: (B, H, W, C), scaled as it is in the state.
+    octaves: F.
+
+  Returns:
+    (B, H, W, C (1 + F)): noise, then sin(2 pi noise 2^-l), l = 0..F-1, all
+    channels of an octave together.
+  """
+  noise = precision.wide(noise)
+  angles = noise[..., None, :] * _frequencies(octaves, noise.dtype)[:, None]
+  sines = jnp.sin(angles).reshape(*noise.shape[:-1], -1)
+  return jnp.concatenate([noise, sines], axis=-1)
+
+
+def _frequencies(octaves: int, dtype: jnp.dtype) -> np.ndarray:
+  return (2 * np.pi * 2.0 ** -np.arange(octaves)).astype(dtype)
+
+
+class EdgePredictor(nn.Module):
+  """Predicts encoded edges place by place.
+
+  Activations of many sizes are read. Resizing one and multiplying it by its
+  part of the first kernel commute, so each is multiplied where it is, resized
+  with `hidden[0]` channels and added to the others: the map of all activations
+  is never built.
+
+  Attributes:
+    out_channels: of the edge map; one number for each stage (scale) that
+      shares the network. Each has a head and norms of its own, and adds a
+      learned vector to the first layer.
+    hidden: widths of the hidden layers, each with ReLU and batch norm.
+    octaves: of the encoding of the noise, see `encode_level`.
+    noise_input: one of `NOISE_INPUTS`.
+    tap_norm: 'layer' normalises each activation over its channels first.
+    patches: of each stage, side of the square of places that one token of the
+      denoiser stands for; () for denoisers without tokens, 1 everywhere.
+    head: what serves a patch: 'pixel', all places by themselves, told where
+      in the patch they are; 'token', one evaluation that predicts all of it.
+    dtype: of the activations; wider ones that come in keep their width.
+  """
+
+  out_channels: Sequence[int] = (4,)
+  hidden: Sequence[int] = (512, 256, 128, 64)
+  octaves: int = OCTAVES
+  noise_input: str = 'scalar'
+  tap_norm: str = 'layer'
+  patches: Sequence[int] = ()
+  head: str = 'pixel'
+  dtype: jnp.dtype = jnp.float32
+
+  def check_options(self) -> None:
+    """Raises ValueError if an attribute is not allowed."""
+    allowed = {
+      'noise_input': NOISE_INPUTS,
+      'tap_norm': TAP_NORMS,
+      'head': HEADS,
+    }
+    for name, choices in allowed.items():
+      if getattr(self, name) not in choices:
+        raise ValueError(
+          f'{name} is {getattr(self, name)!r}, allowed: {", ".join(choices)}.'
+        )
+    sizes = (*self.hidden, *self.out_channels, *self.patches)
+    fits = len(self.patches) in (0, len(self.out_channels))
+    if not self.hidden or min(sizes) < 1 or not fits:
+      raise ValueError(
+        f'hidden = {tuple(self.hidden)}, out_channels ='
+        f' {tuple(self.out_channels)} and patches = {tuple(self.patches)} must'
+        ' be positive, patches of as many stages, with a hidden layer.'
+      )
+
+  @nn.compact
+  def __call__(
+    self,
+    taps: Sequence[jax.Array],
+    noise: jax.Array,
+    size: tuple[int, int],
+    *,
+    stage: int = 0,
+    train: bool = False,
+  ) -> jax.Array:
+    """Returns the predicted edge map.
+
+    Args:
+      taps: activations (B, H_k, W_k, C_k), always the same in this order.
+      noise: (B,) or (1,) the part of the noise's time in [0, 1], or for the
+        other `NOISE_INPUTS` the noise of the state, (B, H, W, C).
+      size: height and width of the edge map.
+      stage: which stage's, 0 = coarsest.
+      train: whether batch norms take the statistics of this batch, and renew
+        the running ones where the collection 'batch_stats' is mutable.
+
+    Returns:
+      (B, *size, out_channels[stage]), float32 or wider.
+
+    Raises:
+      ValueError: options or sizes that are not allowed.
+    """
+    self.check_options()
+    patch = self.patches[stage] if self.patches else 1
+    if size[0] % patch or size[1] % patch:
+      raise ValueError(
+        f'an edge map of {size[0]} x {size[1]} must have sides that are'
+        f' multiples of patches[{stage}] = {patch}.'
+      )
+    cell = self._cell(stage)
+    grid = (size[0] // cell, size[1] // cell)
+    h = self._first_layer(taps, noise, grid, stage)
+    layers = [
+      _linear(f'fc{i}', width, h.dtype, nn.initializers.he_uniform())
+      for i, width in enumerate(self.hidden[1:], 1)
+    ]
+    if self.is_initializing():  # the parameters of all stages are made
+      for other in range(len(self.out_channels)):
+        if other != stage:
+          self._rest(layers, h, other, train)
+    h = self._rest(layers, h, stage, train)
+    return resampling.depth_to_space(h, cell)
+
+  def _cell(self, stage: int) -> int:
+    """Returns the side of the square that one evaluation predicts."""
+    return self.patches[stage] if self.patches and self.head == 'token' else 1
+
+  def _first_layer(
+    self,
+    taps: Sequence[jax.Array],
+    noise: jax.Array,
+    grid: tuple[int, int],
+    stage: int,
+  ) -> jax.Array:
+    """Returns (B, *grid, hidden[0]), before the activation."""
+    dtype = self._width(*taps)
+    if self.noise_input == 'scalar':
+      told = encode_level(noise, self.octaves)[:, None, None]
+    else:
+      told = encode_noise(resampling.bilinear(noise, grid), self.octaves)
+    # All parts are drawn as one kernel over what goes in together.
+    total = sum(tap.shape[-1] for tap in taps) + told.shape[-1]
+    kernel_init = init.symmetric_uniform((6 / total) ** 0.5)
+
+    def part(name: str, x: jax.Array) -> jax.Array:
+      return linear.Linear(
+        self.hidden[0], False, dtype, kernel_init=kernel_init, name=name
+      )(x)
+
+    h = part('fc0_level', told)
+    for k, tap in enumerate(taps):
+      if self.tap_norm == 'layer':
+        tap = norms.LayerNorm(dtype=dtype, affine=False, name=f'tap{k}')(tap)
+      h = h + resampling.bilinear(part(f'fc0_tap{k}', tap), grid)
+    features = (self.hidden[0],)
+    h = h + self.param('fc0_bias', nn.initializers.zeros, features)
+    if len(self.out_channels) > 1:
+      shape = (len(self.out_channels), *features)
+      h = h + self.param('fc0_stage', kernel_init, shape)[stage]
+    patches = self.patches if self.head == 'pixel' else ()
+    for other, patch in enumerate(patches):
+      place = self.param(
+        f'fc0_place_{other}', kernel_init, (patch, patch, *features)
+      )
+      if other == stage:
+        h = h + jnp.tile(place, (grid[0] // patch, grid[1] // patch, 1))
+    return h
+
+  def _rest(
+    self,
+    layers: Sequence[linear.Linear],
+    h: jax.Array,
+    stage: int,
+    train: bool,
+  ) -> jax.Array:
+    """Returns (B, h, w, channels), float32 or wider."""
+    # Stages differ in their statistics, so each has norms of its own.
+    own = f'_{stage}' if len(self.out_channels) > 1 else ''
+    dtype = h.dtype
+    for i in range(len(self.hidden)):
+      h = layers[i - 1](h) if i else h
+      norm = norms.BatchNorm(dtype, name=f'norm{i}{own}')
+      h = norm(nn.relu(h), train)
+    channels = self._cell(stage) ** 2 * self.out_channels[stage]
+    wide = jnp.promote_types(dtype, jnp.float32)
+    return _linear(f'out{own}', channels, wide, init.torch_kernel)(h)
+
+  def _width(self, *xs: jax.Array) -> jnp.dtype:
+    """Returns the element type to compute in."""
+    wider = [x.dtype for x in xs if x.dtype.itemsize > 4]
+    return jnp.result_type(self.dtype, *wider)
+
+
+def _linear(
+  name: str,
+  features: int,
+  dtype: jnp.dtype,
+  kernel_init: nn.initializers.Initializer,
+) -> linear.Linear:
+  return linear.Linear(
+    features,
+    dtype=dtype,
+    kernel_init=kernel_init,
+    bias_init=nn.initializers.zeros,
+    name=name,
+  )

@@ -1,0 +1,510 @@
+"""LaDM (arXiv:2411.07126): Laplacian diffusion, coarse to fine in one image.
+
+The stages are the resolutions of a Laplacian pyramid. The coarsest begins with
+noise; where a band is about to appear, the state is doubled and the missing
+noise is added. A finished scale is (B, h, w, 2C): the state at the stage's last
+noise level and the clean image of its last step. The report shows the idea and
+no numbers: filters, rates, switches, noise levels, losses and sizes are our
+choices.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.diffusion import continuous
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.diffusion import laplacian_editing
+from pyramid_jax.diffusion import laplacian_levels
+from pyramid_jax.diffusion import laplacian_loss
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.networks import staged_unet
+from pyramid_jax.networks import unet
+from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import encoders
+from pyramid_jax.systems import ladm_networks
+from pyramid_jax.systems import spaces
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = system_lib.Batch
+Inputs = encoders.Inputs
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+SOLVERS = tuple(m for m in solvers.BAND_METHODS if m != 'ancestral')
+
+
+def make_stage(
+  network: ladm_networks.StageNetwork,
+  params: Any,
+  precond: laplacian_loss.Preconditioning,
+  levels: laplacian_levels.Levels,
+  *,
+  shape: tuple[int, int, int, int],
+  context: Inputs,
+  null: Inputs | None = None,
+  scale: float = 1.0,
+  interval: tuple[float, ...] = (),
+  cached: bool = True,
+) -> sampling.Stage:
+  """Builds one stage.
+
+  Args:
+    network: of the stage.
+    params: its weights.
+    precond: what stands around it.
+    levels: noise levels of the stage's solver.
+    shape: (B, h, w, C) of the stage's state.
+    context: the condition of B images.
+    null: the null condition, used when `scale` is not 1.
+    scale: classifier-free guidance, 1 = none.
+    interval: where it acts, see `guidance.classifier_free`.
+    cached: compute what does not depend on the noise level once a stage.
+  """
+
+  def build(inputs, shape):
+    def call(variables, x, time, **kwargs):
+      # One level for the whole batch: it is embedded once.
+      return network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
+
+    def enter(state, normal):
+      x = _entered(precond, levels, state, normal(shape))
+      variables = {'params': params}
+      if cached:
+        blank = jnp.zeros(shape), jnp.zeros(())
+        fill = lambda variables, **kw: call(variables, *blank, **kw)
+        variables |= fill(variables, mutable=['cache'])[1]
+      return x, variables
+
+    def denoise(x, level, variables, first=True, taps=()):
+      del first
+      found: dict[str, jax.Array] = {}
+
+      def bound(x, time):
+        out = call(variables, x, time, taps=taps)
+        if not taps:
+          return out
+        found.update(out[1])
+        return out[0]
+
+      return precond.predict(bound, x, level).replace(taps=found)
+
+    def leave(state, x, x0, variables):
+      del variables
+      return [*state, jnp.concatenate([x, x0], axis=-1)]
+
+    return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
+
+  return conditioning.guided_stage(build, shape, context, null, scale, interval)
+
+
+def _entered(
+  precond: laplacian_loss.Preconditioning,
+  levels: laplacian_levels.Levels,
+  state: list[jax.Array],
+  noise: jax.Array,
+) -> jax.Array:
+  """Returns the state in which a stage begins."""
+  process, stage = precond.process, precond.stage
+  if stage == process.levels:
+    return levels.initial_std * noise
+  return process.switched(noise, state[-1][..., : noise.shape[-1]], stage + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaDM:
+  """The system; see the module docstring and `systems.system.System`.
+
+  Lists of stages are coarse to fine.
+
+  Attributes:
+    space: images, or the latents of a first stage.
+    networks: of the stages.
+    encoder: of the condition, None without.
+    condition_part: where a frozen encoder's weights are.
+    process: the bands, their fading, the switches.
+    kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
+    law: of the noise levels in training.
+    stage_batch: examples of a batch for each stage.
+    drop: share of conditions replaced by the null condition in training.
+    solver: of sampling, one that goes band by band.
+    steps: of each stage.
+    rho: see `laplacian_levels.sigmas`.
+    churn: noise added anew in sampling.
+    guidance: classifier-free guidance of each stage, 1 = none.
+    guidance_interval: where it acts, see `guidance.classifier_free`.
+    image_size: px of a sample.
+  """
+
+  space: spaces.Space
+  networks: ladm_networks.Networks
+  encoder: conditioning.Encoder | None
+  condition_part: system_lib.FrozenPart | None
+  process: laplacian.Process
+  kind: str
+  law: laplacian_loss.Law
+  stage_batch: tuple[int, ...]
+  drop: float
+  solver: solvers.Solver
+  steps: tuple[int, ...]
+  rho: float
+  churn: laplacian_levels.Churn
+  guidance: tuple[float, ...]
+  guidance_interval: tuple[float, ...]
+  image_size: int
+
+  @property
+  def stage_numbers(self) -> tuple[int, ...]:
+    """The stages as the process counts them, coarse to fine: L .. 1."""
+    return tuple(range(self.process.levels, 0, -1))
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    del batch  # all shapes are known
+    keys = jax.random.split(key)
+    tree, zeros = conditioning.init(self.encoder, keys[1])
+    params = {'condition': tree} if tree else {}
+    params['networks'] = self.networks.init(
+      keys[0],
+      encoders.as_inputs(zeros),
+      self.image_size // self.space.factor,
+    )
+    extra = {'process': self.fingerprint(), **self.space.extra()}
+    return {'generator': params}, extra
+
+  def fingerprint(self) -> dict[str, jax.Array]:
+    """Returns the process as arrays, which live in the checkpoint."""
+    p = self.process
+    return {
+      'schedule': jnp.asarray(laplacian.SCHEDULES.index(p.schedule)),
+      'switch_sigmas': jnp.asarray(p.switch_sigmas, jnp.float32),
+      'band_rms': jnp.asarray(p.band_rms, jnp.float32),
+      'range': jnp.asarray((p.sigma_min, p.sigma_max), jnp.float32),
+    }
+
+  def check_extra(self, extra: Params) -> None:
+    """Refuses weights that were trained with another process.
+
+    Raises:
+      ValueError: the field that differs, and both values.
+    """
+    for name, mine in self.fingerprint().items():
+      theirs = np.asarray(extra['process'][name])
+      if not np.allclose(theirs, mine, rtol=1e-6):
+        raise ValueError(
+          f'config.laplacian is of another process than the checkpoint: {name}'
+          f' is {np.asarray(mine).tolist()}, the weights were trained with'
+          f' {theirs.tolist()}'
+        )
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    parts = self.space.frozen_parts()
+    if self.condition_part is None:
+      return parts
+    return {**parts, 'condition': self.condition_part}
+
+  def losses(
+    self,
+    params: Params,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    step: jax.Array,
+    batch: Batch,
+  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    drop_key, latent_key, key = jax.random.split(key, 3)
+    generator = params['generator']
+    clean, space = self.space.training(frozen, extra, step, batch, latent_key)
+    inputs = encoders.as_inputs(
+      conditioning.training_context(
+        self.encoder, generator, frozen, self.drop, drop_key, batch
+      )
+    )
+    shares = self.law.shares(self.process)
+    total, metrics, begin = jnp.zeros(()), {}, 0
+    for index, stage in enumerate(self.stage_numbers):
+      end = begin + self.stage_batch[index]
+      mine = jax.tree.map(lambda x, a=begin, b=end: x[a:b], inputs)
+      loss, parts = self._stage_loss(
+        generator['networks'],
+        stage,
+        jax.random.fold_in(key, stage),
+        clean[begin:end],
+        mine,
+      )
+      total += float(shares[stage - 1]) * loss
+      metrics[f'loss_stage_{stage}'] = loss
+      metrics |= {f'{name}_stage_{stage}': v for name, v in parts.items()}
+      begin = end
+    return {'generator': (total, metrics)}, {**extra, **space}
+
+  def _stage_loss(
+    self,
+    params: Any,
+    stage: int,
+    key: jax.Array,
+    whole: jax.Array,
+    inputs: Inputs,
+  ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Returns the loss of a stage on its part of a batch."""
+    sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
+    clean = self.process.clean(whole, stage)
+    network = self.networks.of_stage(stage)
+    return laplacian_loss.loss(
+      lambda x, time: network.apply(
+        {'params': self.networks.params_of(params, stage)},
+        x,
+        time,
+        inputs,
+        train=True,
+        rngs={'dropout': dropout_key},
+      ),
+      self.precond(stage),
+      clean,
+      self.law.draw(sigma_key, self.process, stage, whole.shape[0]),
+      jax.random.normal(noise_key, clean.shape),
+    )
+
+  def precond(self, stage: int) -> laplacian_loss.Preconditioning:
+    """Returns what stands around the network of a stage."""
+    return laplacian_loss.Preconditioning(self.process, stage, self.kind)
+
+  def ema_patterns(self) -> list[str]:
+    return ['generator/.*']
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    tree = conditioning.weights(
+      self.encoder, weights.params['generator'], weights.frozen
+    )
+    return conditioning.condition(self.encoder, tree, batch)
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+    cached: bool = True,
+  ) -> list[sampling.Stage]:
+    params = weights.params['generator']['networks']
+    count, height, width = (
+      shape[0],
+      *(n // self.space.factor for n in shape[1:]),
+    )
+    laplacian.check_sides((height, width), self.process.levels)
+    has_null = condition.null is not None
+    tables = laplacian_levels.sweep(
+      self.process, self.steps, self.rho, self.churn
+    )
+    return [
+      make_stage(
+        self.networks.of_stage(stage),
+        self.networks.params_of(params, stage),
+        self.precond(stage),
+        levels,
+        shape=(
+          count,
+          height // 2 ** (stage - 1),
+          width // 2 ** (stage - 1),
+          self.space.channels,
+        ),
+        context=encoders.as_inputs(condition.context),
+        null=encoders.as_inputs(condition.null) if has_null else None,
+        scale=scale,
+        interval=self.guidance_interval,
+        cached=cached,
+      )
+      for stage, levels, scale in zip(
+        self.stage_numbers, tables, self.guidance, strict=True
+      )
+    ]
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    whole = self.space.states(weights, image)
+    return [self.process.clean(whole, stage) for stage in self.stage_numbers]
+
+  def edited(
+    self,
+    weights: Weights,
+    stages: list[sampling.Stage],
+    edit: system_lib.Edit,
+  ) -> list[sampling.Stage]:
+    cleans = self.states(weights, edit.image)
+    return laplacian_editing.edited(stages, cleans, edit.mask, edit.strength)
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    """Returns the image of the last finished stage, at its resolution.
+
+    Of a stage before the finest it is the mean of what is possible there.
+    """
+    x, x0 = jnp.split(state[-1], 2, axis=-1)
+    is_whole = x.shape[1] * self.space.factor == self.image_size
+    return self.space.decode(weights, x if is_whole else x0)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    return system_lib.sample_batch(self, weights, key, batch)
+
+
+def create(config: ConfigDict) -> LaDM:
+  """Builds the system of a config.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  sample = config.sample
+  space = spaces.create(config, config.laplacian.latent)
+  process = _process(config, space)
+  encoder = conditioning.create(config)
+  levels = process.levels
+  steps = sample.steps
+  steps = (steps,) * levels if isinstance(steps, int) else tuple(steps)
+  laplacian_levels.sweep(process, steps)  # refuses another number
+  wavelets = _per_stage(config, 'wavelets')
+  return LaDM(
+    space=space,
+    networks=_networks(config, space, encoder, wavelets),
+    encoder=encoder,
+    condition_part=conditioning.frozen_part(encoder, config),
+    process=process,
+    kind=_kind(config),
+    law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
+    stage_batch=_stage_batch(config),
+    drop=config.condition.drop,
+    solver=_solver(config),
+    steps=steps,
+    rho=sample.rho,
+    churn=laplacian_levels.Churn(
+      amount=sample.churn,
+      low=sample.churn_min,
+      high=sample.churn_max or math.inf,
+      noise=sample.churn_noise,
+    ),
+    guidance=tuple(
+      1.0 + (sample.guidance - 1.0) * part
+      for part in _per_stage(config, 'guidance_parts')
+    ),
+    guidance_interval=tuple(sample.guidance_interval),
+    image_size=config.data.image_size,
+  )
+
+
+def _process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
+  f, size = config.laplacian, config.data.image_size
+  process = laplacian.Process(
+    f.levels,
+    tuple(f.switch_sigmas),
+    f.schedule,
+    tuple(f.band_rms),
+    f.sigma_min,
+    f.sigma_max,
+  )
+  for wavelet, stage in zip(
+    _per_stage(config, 'wavelets'), range(f.levels, 0, -1), strict=True
+  ):
+    cell = space.factor * 2 ** (stage - 1 + wavelet)
+    if size % cell:
+      raise ValueError(
+        f'config.data.image_size is {size}, must be a multiple of {cell} for'
+        f' stage {stage} with config.laplacian.wavelets {wavelet}'
+      )
+  return process
+
+
+def _per_stage(config: ConfigDict, name: str) -> tuple[Any, ...]:
+  """Returns a field that has one value a stage, coarse to fine."""
+  values, levels = tuple(config.laplacian[name]), config.laplacian.levels
+  if len(values) == 1:
+    return values * levels
+  if len(values) != levels:
+    raise ValueError(
+      f'config.laplacian.{name} is {values}, must be one number or {levels},'
+      ' coarse to fine'
+    )
+  return values
+
+
+def _kind(config: ConfigDict) -> str:
+  kind = config.laplacian.preconditioning
+  if kind not in laplacian_loss.KINDS:
+    raise ValueError(
+      f'config.laplacian.preconditioning is {kind!r}, must be one of'
+      f' {", ".join(laplacian_loss.KINDS)}'
+    )
+  return kind
+
+
+def _stage_batch(config: ConfigDict) -> tuple[int, ...]:
+  levels, size = config.laplacian.levels, config.train.batch_size
+  size //= config.train.accumulate
+  shares = tuple(config.laplacian.stage_batch)
+  if shares == (0,) and size % levels == 0:
+    return (size // levels,) * levels
+  if len(shares) != levels or sum(shares) != size or min(shares) < 1:
+    raise ValueError(
+      f'config.laplacian.stage_batch is {shares}, must be {levels} numbers'
+      f' above 0, coarse to fine, that sum to {size}, the batch, or 0 for equal'
+      ' parts of it'
+    )
+  return shares
+
+
+def _solver(config: ConfigDict) -> solvers.Solver:
+  s = config.sample
+  if s.solver not in SOLVERS:
+    raise ValueError(
+      f'config.sample.solver is {s.solver!r}, must be one of'
+      f' {", ".join(SOLVERS)} for ladm'
+    )
+  if config.laplacian.schedule == 'vp' and s.solver in continuous.SOLVERS:
+    raise ValueError(
+      f"config.laplacian.schedule 'vp' has an infinite slope at the switches:"
+      f' config.sample.solver must be ddim, it is {s.solver!r}'
+    )
+  if s.temperature != 1 or tuple(s.windows) != (0, 0):
+    raise ValueError(
+      f'config.sample.temperature is {s.temperature} and config.sample.windows'
+      f' {tuple(s.windows)}, must be 1 and (0, 0) for ladm'
+    )
+  return solvers.per_band(s.solver, s.eta, s.churn)
+
+
+def _networks(
+  config: ConfigDict,
+  space: spaces.Space,
+  encoder: conditioning.Encoder | None,
+  wavelets: tuple[int, ...],
+) -> ladm_networks.Networks:
+  """Builds the networks, whose channels and conditions follow from the rest."""
+  widths = encoders.Widths() if encoder is None else encoder.widths
+  outs = [space.channels * 4**n for n in wavelets]
+  ins = [(space.channels + widths.concat) * 4**n for n in wavelets]
+  common = config.network.to_dict() | {
+    'context_dim': widths.context or None,
+    'num_classes': widths.classes or None,
+    'dtype': jnp.dtype(config.dtype),
+    'remat': config.remat,
+    'attention': config.attention,
+  }
+  modules: list[unet.UNet]
+  if config.laplacian.shared:
+    modules = [staged_unet.StagedUNet(**common, stage_in=ins, stage_out=outs)]
+  else:
+    modules = [
+      unet.UNet(**common, in_channels=i, out_channels=o)
+      for i, o in zip(ins, outs, strict=True)
+    ]
+  modules[0].check_options()
+  return ladm_networks.Networks(
+    modules=modules, wavelets=wavelets, channels=space.channels
+  )
