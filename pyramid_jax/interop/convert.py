@@ -6,9 +6,9 @@
 writes a workdir that `--mode=sample` reads; so do `--family=ldm` and
 `--family=latent_diffit`, which takes the files of the network and of the first
 stage. The other families are single networks and write DIR/params.safetensors,
-which a config can name as weights: `lpips`, `clip_text`, `t5`, `inception` and
-`diffit.latent` need no config; several files are joined by commas, and those
-that a `model.safetensors.index.json` lists are named by it.
+which a config can name as weights: `lpips`, `clip_text`, `t5`, `inception`,
+`pidinet` and `diffit.latent` need no config; several files are joined by
+commas, and those that a `model.safetensors.index.json` lists are named by it.
 `--export=FILE.safetensors` instead of `--checkpoint` goes the other way; with
 `--layout=diffusers` a first stage or a U-Net of LDM is written under the names
 of that library. Both layouts are read.
@@ -43,6 +43,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
 from pyramid_jax.interop.families import latent_diffit
+from pyramid_jax.interop.families import pidinet
 from pyramid_jax.interop.families import t5
 from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
@@ -208,6 +209,10 @@ def _template(
   if family == 'inception':
     image = jnp.zeros((1, inception.SIDE, inception.SIDE, 3))
     return evaluate(inception.InceptionV3().init, key, image)
+  if family == 'pidinet' and state is not None:
+    with errors.user_errors(value=errors.DATA):
+      edges = pidinet.infer(state)
+    return evaluate(edges.init, key, jnp.zeros((1, 16, 16, 3)))['params']
   if family == 'clip_text' and config is None:
     network = text_encoders.CLIPTextEncoder()
     return evaluate(network.init, key, jnp.zeros((1, 8), jnp.int32))['params']

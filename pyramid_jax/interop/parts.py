@@ -26,6 +26,7 @@ from pyramid_jax.interop.families import inception
 from pyramid_jax.interop.families import latent_diffit
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
+from pyramid_jax.interop.families import pidinet
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import t5
 from pyramid_jax.interop.families import text_encoders
@@ -171,6 +172,12 @@ FAMILIES = {
   'inception': Part(
     rename=inception.rename,
     adapt=lambda state, _: inception.adapt(state),
+    strict=True,
+  ),
+  'pidinet': Part(
+    rename=pidinet.rename,
+    prefixes=pidinet.PREFIXES,
+    adapt=lambda state, _: pidinet.adapt(state),
     strict=True,
   ),
 }

@@ -1,0 +1,207 @@
+"""PiDiNet: edges from few parameters (arXiv:2108.07009).
+
+Its pixel differences are plain convolutions once their kernels are rewritten,
+which the converter of its weights does. Only inference is here.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks import lpips
+
+
+# Channels of the first stage and of the dilated convolutions, by the names of
+# Table 5; those that end in -l have no dilated convolutions and no attention.
+SIZES = {
+  'pidinet': (60, 24),
+  'pidinet-small': (30, 12),
+  'pidinet-tiny': (20, 8),
+}
+# What the kernels of the 16 layers are made from, in turn: differences to the
+# centre, around it, along its radii, and none.
+CYCLE = ('cd', 'ad', 'rd', 'cv')
+BLOCKS = (3, 4, 4, 4)  # of each stage
+WIDTHS = (1, 2, 4, 4)  # of each stage, over that of the first
+DILATIONS = (5, 7, 9, 11)
+SMALLEST_SIDE = 2 ** (len(BLOCKS) - 1)
+
+
+def kernel_size(layer: int) -> int:
+  """Returns the side of the plain kernel of a layer, 0 = the first."""
+  return 5 if CYCLE[layer % len(CYCLE)] == 'rd' else 3
+
+
+class PiDiNet(nn.Module):
+  """Edges at four scales, and their mixture.
+
+  Attributes:
+    width: channels of the first stage.
+    dilated: channels of the dilated convolutions; 0 = without.
+    attention: whether each scale is weighed by place.
+    dtype: of the activations; the edge maps are float32.
+  """
+
+  width: int = 60
+  dilated: int = 24
+  attention: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> list[jax.Array]:
+    """Finds edges.
+
+    Args:
+      x: (B, H, W, 3) in [-1, 1], sides of at least 8 pixels.
+
+    Returns:
+      Five (B, H, W) float32 in [0, 1], fine to coarse; the last is the result.
+
+    Raises:
+      ValueError: another shape.
+    """
+    if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST_SIDE:
+      raise ValueError(
+        f'PiDiNet needs (B, H, W, 3) with sides of at least {SMALLEST_SIDE}, '
+        f'got {x.shape}.'
+      )
+    size = (x.shape[1], x.shape[2])
+    # The mean and deviation of ImageNet, as LPIPS writes them.
+    x = ((x - lpips.SHIFT) / lpips.SCALE).astype(self.dtype)
+    x = _conv(self.width, kernel_size(0), 'init_block')(x)
+    layer, maps = 1, []
+    for i, count in enumerate(BLOCKS):
+      for j in range(count):
+        pooled = i > 0 and j == 0
+        name = f'block{i + 1}_{j + 1}'
+        block = Block(
+          WIDTHS[i] * self.width, kernel_size(layer), pooled, name=name
+        )
+        x = block(x)
+        layer += 1
+      maps.append(self._one_map(x, i, size))
+    mixed = _conv(1, 1, 'classifier', use_bias=True)(jnp.concatenate(maps, -1))
+    return [nn.sigmoid(e[..., 0].astype(jnp.float32)) for e in (*maps, mixed)]
+
+  def _one_map(
+    self, x: jax.Array, stage: int, size: tuple[int, int]
+  ) -> jax.Array:
+    """Returns the (B, *size, 1) logits of one scale."""
+    if self.dilated:
+      x = Dilated(self.dilated, name=f'dilations_{stage}')(x)
+    if self.attention:
+      x = Attention(name=f'attentions_{stage}')(x)
+    x = _conv(1, 1, f'conv_reduces_{stage}', use_bias=True)(x)
+    return jax.image.resize(x, (x.shape[0], *size, 1), 'bilinear')
+
+  def edges(self, images: jax.Array) -> jax.Array:
+    """Returns (B, H, W) float32 edges in [0, 1], as every detector does.
+
+    Args:
+      images: (B, H, W, 3), uint8 or float in [-1, 1].
+
+    Raises:
+      ValueError: another shape.
+    """
+    x = jnp.asarray(images)
+    if x.dtype == jnp.uint8:
+      x = x.astype(jnp.float32) / 127.5 - 1
+    return self(x)[-1]
+
+
+def _conv(
+  features: int,
+  size: int,
+  name: str,
+  use_bias: bool = False,
+  dilation: int = 1,
+) -> nn.Conv:
+  """Returns a convolution that keeps the size; computes as its input does."""
+  pad = dilation * (size // 2)
+  return nn.Conv(
+    features,
+    (size, size),
+    padding=((pad, pad), (pad, pad)),
+    kernel_dilation=dilation,
+    use_bias=use_bias,
+    name=name,
+  )
+
+
+class Depthwise(nn.Module):
+  """Convolves each channel with a kernel of its own.
+
+  As a sum of shifted copies, which one loop computes: XLA's convolution in
+  groups is ten times slower on a CPU.
+
+  Attributes:
+    size: side of the kernel, odd.
+  """
+
+  size: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, H, W, C) to the same shape."""
+    _, height, width, channels = x.shape
+    shape = (self.size, self.size, 1, channels)
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    kernel = kernel.astype(x.dtype)
+    pad = self.size // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    total = jnp.zeros_like(x)
+    for i in range(self.size):
+      for j in range(self.size):
+        total += kernel[i, j, 0] * padded[:, i : i + height, j : j + width]
+    return total
+
+
+class Block(nn.Module):
+  """A depthwise and a pointwise convolution beside the identity.
+
+  Attributes:
+    features: channels of the result.
+    size: side of the depthwise kernel.
+    pooled: whether 2 x 2 pixels become one first.
+  """
+
+  features: int
+  size: int
+  pooled: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, H, W, C) to (B, H', W', features)."""
+    if self.pooled:
+      x = nn.max_pool(x, (2, 2), (2, 2))
+    y = nn.relu(Depthwise(self.size, name='conv1')(x))
+    y = _conv(self.features, 1, 'conv2')(y)
+    if self.pooled:
+      x = _conv(self.features, 1, 'shortcut', use_bias=True)(x)
+    return x + y
+
+
+class Dilated(nn.Module):
+  """Looks at four distances at once (CDCM of the paper)."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, H, W, C) to (B, H, W, features)."""
+    x = _conv(self.features, 1, 'conv1', use_bias=True)(nn.relu(x))
+    total = jnp.zeros_like(x)
+    for number, dilation in enumerate(DILATIONS, start=1):
+      conv = _conv(self.features, 3, f'conv2_{number}', dilation=dilation)
+      total += conv(x)
+    return total
+
+
+class Attention(nn.Module):
+  """Weighs every place (CSAM of the paper)."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (B, H, W, C) to the same shape."""
+    y = _conv(4, 1, 'conv1', use_bias=True)(nn.relu(x))
+    return x * nn.sigmoid(_conv(1, 3, 'conv2')(y))
