@@ -65,6 +65,7 @@ def run(
       f" 'sketch' on {workdir}."
     )
   examples, strength = _conditions(config, workdir, options, count)
+  examples = steering.foreign(config, examples)
   start = _start(options.get('coarse_latent'), count)
   last = options.get('last_scale')
   with errors.user_errors():

@@ -81,13 +81,18 @@ def resolve(
   return own, pathlib.Path(path)
 
 
-def foreign(
-  config: ConfigDict, batch: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-  """Gives every example the edges of its neighbour, if the config asks."""
+def foreign(config: ConfigDict, batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Gives every example the edges of its neighbour, if the config asks.
+
+  Args:
+    config: of the run.
+    batch: on the host or on a device.
+  """
   batch = dict(batch)
   if config.sketch.foreign and 'edges' in batch:
-    batch['edges'] = jnp.roll(batch['edges'], 1, axis=0)
+    edges = batch['edges']
+    roll = np.roll if isinstance(edges, np.ndarray) else jnp.roll
+    batch['edges'] = roll(edges, 1, axis=0)
   return batch
 
 

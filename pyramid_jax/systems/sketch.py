@@ -28,6 +28,7 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import diffit
 from pyramid_jax.systems import ladm
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import latent_diffit
@@ -576,6 +577,8 @@ def _patches(base: system_lib.System, count: int) -> tuple[int, ...]:
     return tuple(2**wavelet for wavelet in base.networks.wavelets)
   if isinstance(base, latent_diffit.LatentDiffiT):
     return (base.network.patch_size,) * count
+  if isinstance(base, diffit.DiffiT):
+    return (base.network.stem_stride,) * count
   return (1,) * count
 
 
