@@ -166,6 +166,12 @@ def test_previews_are_edge_maps(load):
     jax.eval_shape(lambda: batch_of(32)),
   )
   assert shown.shape == (B, 32, 32, 3)
+  errors, edges = jax.eval_shape(
+    lambda w, b: system.predicted(w, jax.random.key(0), b, jnp.zeros(B)),
+    weights,
+    jax.eval_shape(lambda: batch_of(32)),
+  )
+  assert (errors.shape, edges.shape) == ((B,), (B, 32, 32))
 
 
 def test_pictures_may_be_the_base(load, tmp_path):
