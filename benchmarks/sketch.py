@@ -11,9 +11,11 @@ strengths and shares of steered steps, and draws the first sketch so:
 
   python benchmarks/sketch.py --workdir=BASE --predictor=DIR [--count=200] \
       [--betas=0,0.4,0.8,1.6,2.4] [--stops=0.25,0.5,0.75,1] \
-      [--foreign] [--picture=FILE.png]
+      [--sdedit=0.6,0.8] [--foreign] [--picture=FILE.png]
 
-A strength of 0 is free sampling. Strengths and shares are of the coarsest
+A strength of 0 is free sampling. `--sdedit` adds SDEdit (arXiv:2108.01073) for
+comparison, which begins with the noised edge map instead, at these shares of
+the steps. Strengths and shares are of the coarsest
 stage; those of finer ones keep the ratios of config.sketch. One program a share
 serves all strengths. Prints Markdown tables.
 """
@@ -58,6 +60,7 @@ _PREDICTOR = flags.DEFINE_string('predictor', '', 'run of the system sketch')
 _COUNT = flags.DEFINE_integer('count', 200, 'images of each setting')
 _BETAS = flags.DEFINE_list('betas', '0,0.4,0.8,1.6,2.4', 'strengths')
 _STOPS = flags.DEFINE_list('stops', '0.25,0.5,0.75,1', 'shares of the steps')
+_SDEDIT = flags.DEFINE_list('sdedit', '', 'shares of the steps of SDEdit')
 _FOREIGN = flags.DEFINE_bool('foreign', False, 'edges of another example')
 _PICTURE = flags.DEFINE_string('picture', '', 'PNG of the first sketch')
 
@@ -174,37 +177,62 @@ def _strengths() -> str:
     f'|---|---|{"---|" * len(SCORES)}---|',
   ]
   rows = []
+
+  def score(make: evaluate.Maker) -> tuple[str, np.ndarray]:
+    start = time.monotonic()
+    scores, made, _ = evaluate.score(
+      run.system,
+      make,
+      config,
+      reader,
+      run.mesh,
+      run.weights,
+      _COUNT.value,
+      bounds=False,
+    )
+    secs = (time.monotonic() - start) / _COUNT.value
+    values = {row.name: row.score.value for row in scores}
+    cells = [f'{values.get(name, np.nan):.3f}' for name in SCORES]
+    return f'{" | ".join(cells)} | {secs:.2f} |', made[0]
+
   for stop in map(float, _STOPS.value):
     sample = _steered(run.system, stop)
     images = []
     for beta in map(float, _BETAS.value):
       strengths = _scaled(run.system.beta, beta)
-      start = time.monotonic()
-      scores, made, _ = evaluate.score(
-        run.system,
+      text, image = score(
         lambda w, k, b, sample=sample, beta=strengths: (
           sample(w, k, b, beta),
           (),
-        ),
-        config,
-        reader,
-        run.mesh,
-        run.weights,
-        _COUNT.value,
-        bounds=False,
+        )
       )
-      secs = (time.monotonic() - start) / _COUNT.value
-      values = {row.name: row.score.value for row in scores}
-      cells = [f'{values.get(name, np.nan):.3f}' for name in SCORES]
-      lines.append(
-        f'| {stop:g} | {beta:g} | {" | ".join(cells)} | {secs:.2f} |'
-      )
+      lines.append(f'| {stop:g} | {beta:g} | {text}')
       print(lines[-1], flush=True)
-      images.append(made[0])
+      images.append(image)
     rows.append(np.concatenate(images, axis=1))
+  for strength in map(float, _SDEDIT.value):
+    text, _ = score(_sdedit(run.system, strength))
+    lines.append(f'| SDEdit | {strength:g} | {text}')
   if _PICTURE.value:
     grids.save(_PICTURE.value, _picture(config, reader, run.mesh, rows))
   return '\n'.join(lines)
+
+
+def _sdedit(system: Any, strength: float) -> evaluate.Maker:
+  """Returns what makes images of noised edge maps, without a predictor."""
+
+  @jax.jit
+  def sample(weights, key, batch):
+    picture = jnp.repeat(system.asked(batch)[..., None], 3, axis=-1)
+    edit = system_lib.Edit(picture, strength=strength)
+    own = system.of_base(weights.frozen)
+    count = picture.shape[0]
+    images, _ = system_lib.generate(
+      system.base, own, key, batch, count, edit=edit
+    )
+    return images, ()
+
+  return sample
 
 
 def _steered(system: Any, stop: float) -> Callable[..., jax.Array]:

@@ -36,7 +36,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.batch_size = 16
   config.train.steps = 3000
   config.train.checkpoint_every = config.train.sample_every = 500
-  config.train.eval_every = 0
+  config.train.eval_every = 500
   config.sample.solver, config.sample.steps = 'ddim', 50
   config.sample.guidance = 8.0
   if variant['debug']:
@@ -44,5 +44,6 @@ def get_config(arg: str = '') -> ConfigDict:
     config.sketch.hidden = (32, 16)
     config.train.steps, config.train.batch_size = 6, 2
     config.train.checkpoint_every = config.train.sample_every = 3
+    config.train.eval_every = 3
     config.sample.steps = 4
   return config

@@ -72,7 +72,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.batch_size = 16
   config.train.log_every = 50
   config.train.checkpoint_every = config.train.sample_every = 500
-  config.train.eval_every = 0  # of guided samples: slow
+  config.train.eval_every = 500
   if variant['debug']:
     _shrink(config)
   return config
@@ -88,3 +88,4 @@ def _shrink(config: ConfigDict) -> None:
   config.train.warmup_steps = config.train.decay_steps = 0
   config.train.log_every = 1
   config.train.checkpoint_every = config.train.sample_every = 3
+  config.train.eval_every = 3

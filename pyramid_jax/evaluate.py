@@ -29,6 +29,7 @@ from pyramid_jax.metrics import obedience
 from pyramid_jax.networks.layers import quantizer
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
 
@@ -91,8 +92,11 @@ def during_training(
     reader: of the validation split.
     mesh: where the weights are.
   """
-  make = _maker(system)  # compiled once, at the first call
   count = min(QUICK, config.evaluate.count)
+  if isinstance(system, sketch.Sketch):  # samples of it would be the base's
+    count = min(count, config.evaluate.batch_size)
+    return steering.scorer(system, reader, mesh, count)
+  make = _maker(system)  # compiled once, at the first call
 
   def of_weights(weights: system_lib.Weights) -> dict[str, float]:
     rows, _, _ = score(

@@ -70,6 +70,7 @@ def run(
     )
   second = _upsampler(options.get('upsampler'), config)
   examples, strength = _conditions(config, workdir, options, count)
+  examples = steering.foreign(config, examples)
   start = _start(options.get('coarse_latent'), count)
   last = options.get('last_scale')
   with errors.user_errors():

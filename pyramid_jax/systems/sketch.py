@@ -28,6 +28,7 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import diffit
 from pyramid_jax.systems import ladm
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import latent_diffit
@@ -402,26 +403,44 @@ class Sketch:
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     return self.base.decode(self.of_base(weights.frozen), state)
 
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    """Returns predicted edge maps, at the parts `SHOWN` of the time in turn."""
+  def predicted(
+    self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Predicts the edges of pictures that are noised.
+
+    Args:
+      weights: of this system.
+      key: of the noise.
+      batch: images, conditions and edges.
+      parts: (B,) of the noise's time in [0, 1], where each is read.
+
+    Returns:
+      The (B,) squared errors, means over stages, and (B, H, W) edge maps.
+    """
     of_base = self.of_base(weights.frozen)
-    parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
+    variables = {
+      'params': weights.params['generator'],
+      'batch_stats': weights.extra['batch_stats'],
+    }
 
     def rows(stage, length):
       del stage
       return ((1.0 - parts) * (length - 1)).astype(jnp.int32)
 
-    variables = {
-      'params': weights.params['generator'],
-      'batch_stats': weights.extra['batch_stats'],
-    }
-    predicted = [
+    got = [
       self._predict(variables, s, taps, told)
       for s, (taps, told, _) in enumerate(self._read(of_base, key, batch, rows))
     ]
-    edges = self.edges_of_targets(of_base, predicted)
+    wanted = self.targets(of_base, self.asked(batch))
+    errors = [distance(g, w) for g, w in zip(got, wanted, strict=True)]
+    return jnp.stack(errors).mean(0), self.edges_of_targets(of_base, got)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    """Returns predicted edge maps, at the parts `SHOWN` of the time in turn."""
+    parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
+    _, edges = self.predicted(weights, key, batch, parts)
     return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
 
 
@@ -576,6 +595,8 @@ def _patches(base: system_lib.System, count: int) -> tuple[int, ...]:
     return tuple(2**wavelet for wavelet in base.networks.wavelets)
   if isinstance(base, latent_diffit.LatentDiffiT):
     return (base.network.patch_size,) * count
+  if isinstance(base, diffit.DiffiT):
+    return (base.network.stem_stride,) * count
   return (1,) * count
 
 
