@@ -7,7 +7,7 @@ import pytest
 
 from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import unet
-from pyramid_jax.networks import unet_trunk
+from pyramid_jax.networks.layers import transformer
 from pyramid_jax.scaling import initial
 
 
@@ -143,7 +143,7 @@ def test_pooled_context_reaches_every_block():
   inputs = _inputs(options, context=context)
   pooled, plain = unet.UNet(**options), unet.UNet(**ATTENDING)
   params = pooled.init(jax.random.key(0), **inputs)['params']
-  assert params['pooled_proj']['kernel'].shape == (unet_trunk.POOLS * 12, 128)
+  assert params['pooled_proj']['kernel'].shape == (transformer.POOLS * 12, 128)
   rng = np.random.default_rng(0)  # also where weights begin as zeros
   params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params)
 
@@ -199,7 +199,7 @@ def test_a_query_of_the_pool_may_pass_over_padding():
     )
     return np.abs(one - other).max()
 
-  away = jnp.zeros((12, unet_trunk.POOLS)).at[0].set(-1.0)
+  away = jnp.zeros((12, transformer.POOLS)).at[0].set(-1.0)
   params['pooled_query']['kernel'] = away
   assert difference() < 1e-5
   params['pooled_query']['kernel'] = jnp.zeros_like(away)  # the mean sees it
