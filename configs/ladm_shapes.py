@@ -7,11 +7,13 @@ docs/results.md.
 
   python -m pyramid_jax.main --config=configs/ladm_shapes.py:text --workdir=DIR
 
-Variants: layout (default), text, class, none: the condition; three (default),
-two, one: the resolutions - one is the same network without a pyramid, at 64 px;
-separate: a network a stage, as the report has it; long (resumable, at most 45
-minutes on two cores); gpu (128 px, one large GPU; not measured); debug: the
-smallest size.
+Variants: layout (default), text, class, superres2 and superres4 (from 32 to 64
+and to 128 px), none: the condition; control: a ControlNet for edges on a
+trained run of the same other variants, which --config.control.base names;
+three (default), two, one: the resolutions - one is the same network without a
+pyramid, at 64 px; separate: a network a stage, as the report has it; long
+(resumable, at most 45 minutes on two cores); gpu (128 px, one large GPU; not
+measured); debug: the smallest size.
 """
 
 from ml_collections import ConfigDict
@@ -19,8 +21,10 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
-TASKS = ('layout', 'text', 'class', 'none')
-LEVELS = {'class': 0, 'text': 2}  # difficulty of the data, 1 if not said
+TASKS = ('layout', 'text', 'class', 'superres2', 'superres4', 'none')
+TOKENS = ('layout', 'text', 'class')
+# Difficulty of the data, 1 if not said.
+LEVELS = {'class': 0, 'text': 2, 'superres2': 2, 'superres4': 2}
 OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
 CATEGORIES = 24
 # Of the pictures (python -m pyramid_jax.measure_bands), by difficulty, finest
@@ -44,6 +48,7 @@ def get_config(arg: str = '') -> ConfigDict:
     task=TASKS,
     levels=('three', 'two', 'one'),
     separate=False,
+    control=False,
     long=False,
     gpu=False,
     debug=False,
@@ -62,8 +67,8 @@ def get_config(arg: str = '') -> ConfigDict:
       'num_head_channels': 32,
       # Norms of two channels a group take a plain shift away again.
       'use_scale_shift_norm': True,
-      'use_spatial_transformer': task != 'none',
-      'grid_frequencies': 6 if task != 'none' else 0,
+      'use_spatial_transformer': task in TOKENS,
+      'grid_frequencies': 6 if task in TOKENS else 0,
       'pool_context': task in ('text', 'class'),
     }
   )
@@ -93,13 +98,20 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.learning_rate = 1e-3
   config.train.warmup_steps = 200
   config.train.log_every = 40
-  _train_for(config, 4000)
+  _train_for(config, 2500)
   config.sample.solver, config.sample.rho = 'ddim', 4.0
   config.sample.steps = STEPS[levels]
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 50
+  if task.startswith('superres'):
+    _enlarging(config, factor=int(task[-1]))
+  if variant['control']:
+    config.system.name = 'ladm_control'
+    config.name += '_control'
+    config.control.map, config.data.maps = 'edges', ('edges',)
+    _train_for(config, 1500)
   if variant['long']:
-    _train_for(config, 9000)
+    _train_for(config, 5600)
     config.ema.decay = 0.9998
   if variant['gpu']:
     _enlarge(config)
@@ -111,7 +123,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def _condition(config: ConfigDict, task: str) -> None:
   c = config.condition
   c.task = task
-  if task == 'none':
+  if task not in TOKENS:
     return
   config.sample.guidance = 2.0
   c.drop = 0.1
@@ -123,10 +135,31 @@ def _condition(config: ConfigDict, task: str) -> None:
     c.encoder = 'boxes'
     c.num_labels = CATEGORIES + 1  # padding is one
   elif task == 'text':
+    c.dim, c.heads = 96, 3
     c.max_length = 40
     c.null_prefix = (2, 3)  # begin, end
   elif task == 'class':
     c.num_classes = CATEGORIES
+
+
+def _enlarging(config: ConfigDict, factor: int) -> None:
+  """From 32 px, which is the coarsest stage, too."""
+  config.condition.task = 'superres'
+  config.data.lr_factor = factor
+  config.data.image_size = 32 * factor
+  pyramid = config.laplacian
+  pyramid.levels = 1 + factor // 2
+  pyramid.band_rms = (0.071, 0.312) if factor == 2 else (0.049, 0.071, 0.312)
+  pyramid.switch_sigmas = tuple(
+    KAPPA * 2**i * rms for i, rms in enumerate(pyramid.band_rms[:-1])
+  )
+  pyramid.sigma_max = 80.0 * factor
+  pyramid.wavelets = (1, 2, 3)[: pyramid.levels]
+  # Little is left to be found in the coarsest.
+  pyramid.stage_batch = (4, 12) if factor == 2 else (2, 6, 8)
+  config.diffusion.P_mean = -1.6
+  config.sample.steps = (3, 9) if factor == 2 else (3, 6, 6)
+  _train_for(config, 1200)
 
 
 def _train_for(config: ConfigDict, steps: int) -> None:

@@ -1,8 +1,8 @@
 r"""Sketch guidance on `shapes`, 32 px: an edge predictor on a frozen base.
 
 arXiv:2211.13752 in small: the predictor reads the activations of a trained
-system of configs/{ldm,frido,diffit_latent}_shapes.py. Needs no data, only that
-run. Measured results: docs/results.md.
+system of configs/{ldm,ladm,frido,diffit_latent}_shapes.py. Needs no data, only
+that run. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/sketch_shapes.py:ldm \
       --config.sketch.base=BASE --workdir=DIR
@@ -11,9 +11,10 @@ run. Measured results: docs/results.md.
   python -m pyramid_jax.main --mode=evaluate --workdir=BASE \
       --config.sketch.predictor=DIR
 
-Variants, which say what BASE is: ldm (text, default), frido (text), diffit
-(latent DiffiT, class); pixels: predict the pixels of the edge map, for a first
-stage that cannot draw lines; debug: the smallest size.
+Variants, which say what BASE is: ldm (text, default), ladm (text), frido
+(text), diffit (latent DiffiT, class); pixels: predict the pixels of the edge
+map, for a first stage that cannot draw lines; debug: the smallest size. What
+the fields of sketch.* do: pyramid_jax/fields.py.
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +26,11 @@ from pyramid_jax import config as config_lib
 BASES = {
   'ldm': (
     'ldm_shapes',
+    'text',
+    ('in1', 'in2', 'in4', 'in5', 'mid1', 'out1', 'out2', 'out4', 'out5'),
+  ),
+  'ladm': (
+    'ladm_shapes',
     'text',
     ('in1', 'in2', 'in4', 'in5', 'mid1', 'out1', 'out2', 'out4', 'out5'),
   ),
@@ -50,7 +56,8 @@ def get_config(arg: str = '') -> ConfigDict:
   file, task, taps = BASES[name]
   names = [task, *(['debug'] if variant['debug'] else [])]
   config = config_lib.sibling(__file__, file).get_config(','.join(names))
-  del config.first_stage  # the base has it
+  if 'first_stage' in config:  # the base has it
+    del config.first_stage
   config.name = f'sketch_shapes_{name}'
   config.system.name = 'sketch'
   config.network = ConfigDict()
@@ -65,7 +72,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.batch_size = 16
   config.train.log_every = 50
   config.train.checkpoint_every = config.train.sample_every = 500
-  config.train.eval_every = 0  # of guided samples: slow
+  config.train.eval_every = 500
   if variant['debug']:
     _shrink(config)
   return config
@@ -73,11 +80,12 @@ def get_config(arg: str = '') -> ConfigDict:
 
 def _shrink(config: ConfigDict) -> None:
   """Six steps of two images; the base has the smallest size, too."""
-  taps = {'ldm': ('in1', 'mid1', 'out0'), 'frido': ('in1', 'mid1', 'out0')}
-  base = config.name.rpartition('_')[2]
-  config.sketch.taps = taps.get(base, ('block1', 'block2'))
+  is_diffit = config.name.endswith('diffit')
+  taps = ('block1', 'block2') if is_diffit else ('in1', 'mid1', 'out0')
+  config.sketch.taps = taps
   config.sketch.hidden = (32, 16)
   config.train.steps, config.train.batch_size = 6, 2
   config.train.warmup_steps = config.train.decay_steps = 0
   config.train.log_every = 1
   config.train.checkpoint_every = config.train.sample_every = 3
+  config.train.eval_every = 3

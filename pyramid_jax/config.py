@@ -34,6 +34,7 @@ RESUMABLE = (
   'sketch.stop_fraction',
   'sketch.norm_ref',
   'sketch.foreign',
+  'control.weight',
 )
 RESUMABLE_SECTIONS = ('sample.', 'evaluate.')
 

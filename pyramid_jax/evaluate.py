@@ -29,6 +29,7 @@ from pyramid_jax.metrics import obedience
 from pyramid_jax.networks.layers import quantizer
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
 
@@ -36,7 +37,7 @@ Row = obedience.Row
 # (weights, key, finished batch) -> images in [-1, 1], codes counted by scale
 Maker = Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
 QUICK = 200  # images of an evaluation during training
-_SEED = 17  # of the order of the conditions
+SEED = 17  # of the order of the conditions
 
 
 def run(
@@ -91,16 +92,19 @@ def during_training(
     reader: of the validation split.
     mesh: where the weights are.
   """
-  make = _maker(system)  # compiled once, at the first call
   count = min(QUICK, config.evaluate.count)
+  if isinstance(system, sketch.Sketch):  # samples of it would be the base's
+    count = min(count, config.evaluate.batch_size)
+    return steering.scorer(system, reader, mesh, count)
+  make = _maker(system)  # compiled once, at the first call
 
-  def score(weights: system_lib.Weights) -> dict[str, float]:
-    rows, _, _ = _score(
+  def of_weights(weights: system_lib.Weights) -> dict[str, float]:
+    rows, _, _ = score(
       system, make, config, reader, mesh, weights, count, bounds=False
     )
     return {row.name: row.score.value for row in rows}
 
-  return score
+  return of_weights
 
 
 def _score_checkpoint(
@@ -114,7 +118,7 @@ def _score_checkpoint(
   with errors.user_errors():
     reader = data.create(data.uncached(config), split)
   count = config.evaluate.count
-  rows, images, real = _score(
+  rows, images, real = score(
     run_.system,
     _maker(run_.system),
     config,
@@ -127,6 +131,8 @@ def _score_checkpoint(
     shuffle=judge is not None and judge.standard is not None,
   )
   about = f'{workdir}, step {run_.step}, {count} images of {split}'
+  if config.sketch.predictor:
+    about += f', steered by {config.sketch.predictor}'
   if judge is None:
     return rows, about
   more, notes = judge.rows(
@@ -136,7 +142,7 @@ def _score_checkpoint(
   return [*rows, *more], f'{about}; {notes}'
 
 
-def _score(
+def score(
   system: system_lib.System,
   make: Maker,
   config: ConfigDict,
@@ -148,6 +154,17 @@ def _score(
   shuffle: bool = False,
 ) -> tuple[list[Row], np.ndarray, np.ndarray]:
   """Reconstructs or samples `count` images and scores them.
+
+  Args:
+    system: of the run.
+    make: what makes the images.
+    config: of the run.
+    reader: of the split.
+    mesh: where the weights are.
+    weights: of the system.
+    count: images.
+    bounds: whether rows have ceilings and floors.
+    shuffle: whether the examples come from all over the split.
 
   Returns:
     The rows, the images that were made, and the real ones of their examples.
@@ -163,7 +180,8 @@ def _score(
     made, more = make(weights, key, finished)
     counts = more if counts is None else jax.tree.map(np.add, counts, more)
     example = examples_lib.seen(batch, examples_lib.pictures(task, finished))
-    images.append(examples_lib.composite(grids.to_uint8(made), example))
+    whole = grids.to_uint8(made)
+    images.append(examples_lib.composite(whole, example, config.sample.project))
     real.append(grids.to_uint8(finished['image']))
     examples.append(example)
   stacked = {
@@ -218,7 +236,7 @@ def _batches(
   """Yields host batches of the split, enough for `count` images."""
   pictures_lib.check_count(count, len(reader))
   size = min(config.evaluate.batch_size, count)
-  source = batches_lib.Batches(reader, size, _SEED, shuffle)
+  source = batches_lib.Batches(reader, size, SEED, shuffle)
   bar = progress.Progress(0, -(-count // size), size, unit='batch')
   for step in range(-(-count // size)):
     yield source.at(step)

@@ -19,6 +19,7 @@ import numpy as np
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import grids
+from pyramid_jax.conditions import camera
 from pyramid_jax.conditions import pictures as pictures_lib
 from pyramid_jax.conditions import request
 from pyramid_jax.conditions import sketches
@@ -40,7 +41,7 @@ PICTURES = {
   'superres': ('lr_image', 'image'),
   'inpaint': ('inpaint_mask', 'image'),
 }
-
+BESIDE = ('mask', 'inpaint_mask', 'lr_image')  # of any task, if asked for
 
 # The options that carry the condition of a task, all of them.
 OPTIONS = {
@@ -60,9 +61,12 @@ def pictures(
 ) -> dict[str, jax.Array]:
   """Picks the pictures of a task's condition from a finished batch.
 
-  True edges, which any task may have beside it, come along in [-1, 1].
+  What any task may have beside it comes along, true edges in [-1, 1].
   """
-  drawn = {name: finished[name] for name in PICTURES.get(task, ())}
+  wanted = [*PICTURES.get(task, ()), *BESIDE]
+  if 'inpaint_mask' in finished:
+    wanted.append('image')
+  drawn = {name: finished[name] for name in wanted if name in finished}
   if 'edges' in finished:
     drawn['edges'] = 2 * finished['edges'] - 1
   return drawn
@@ -90,26 +94,40 @@ def of_split(
   """
   reader = data.create(config, split)
   batch = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
-  task = config.condition.task
-  if task not in PICTURES and 'edges' not in config.data.maps:
+  task, also = config.condition.task, config.condition.also
+  if task not in PICTURES and also != 'superres' and not config.data.maps:
     return batch
   draw = jax.jit(lambda b: pictures(task, reader.finish(b)))
   return seen(batch, draw(mesh_lib.numeric(batch)))
 
 
 def composite(
-  images: np.ndarray, examples: Mapping[str, np.ndarray]
+  images: np.ndarray,
+  examples: Mapping[str, np.ndarray],
+  project: bool = False,
 ) -> np.ndarray:
-  """Puts what is known of pictures back in its place, if there are holes.
+  """Puts what is known of pictures back in its place.
 
   Args:
     images: (B, H, W, 3) uint8 samples.
-    examples: with `inpaint_mask` (B, H, W), 1 = hole, and `image` uint8.
+    examples: perhaps with `inpaint_mask` (B, H, W), 1 = hole, and `image`
+      uint8; or with `lr_image` (B, h, w, 3) uint8.
+    project: whether enlarged pictures are changed such that their cells have
+      the means that were given: x + up(y - down(x)).
   """
-  if 'inpaint_mask' not in examples:
+  if 'inpaint_mask' in examples:
+    hole = examples['inpaint_mask'][..., None] > 0
+    return np.where(hole, images, examples['image'])
+  if not project or 'lr_image' not in examples:
     return images
-  hole = examples['inpaint_mask'][..., None] > 0
-  return np.where(hole, images, examples['image'])
+  small, x = examples['lr_image'].astype(float), images.astype(float)
+  b, height, width, c = small.shape
+  factor = x.shape[1] // height
+  for _ in range(4):  # what is cut off at black and white is put elsewhere
+    cells = x.reshape(b, height, factor, width, factor, c)
+    missing = small - cells.mean((2, 4))
+    x = np.clip(x + missing.repeat(factor, 1).repeat(factor, 2), 0, 255)
+  return np.round(x).astype(np.uint8)
 
 
 def of_request(
@@ -122,15 +140,16 @@ def of_request(
     label_names: of its data, entry 0 is padding.
     options: of the command line: `prompt`, `layout` (a JSON file), `labels`,
       `graph`, `label` (classes), `map` (a PNG of classes), `image` (a picture
-      to enlarge, or to mend with `mask`, a picture whose white is painted).
+      to enlarge, or to mend with `mask`, a picture whose white is painted);
+      beside one of them `pitch` and `depth_of_field` of the camera.
 
   Raises:
     ValueError: a condition that cannot be served.
     OSError: a file that is not there.
   """
   task = config.condition.task
-  own = OPTIONS.get(task, ())
-  if edits(task):  # they are no condition here
+  own = own_options(config)
+  if edits(config):  # they are no condition here
     options = dict(options, image='', mask='')
   known = dict.fromkeys(name for names in OPTIONS.values() for name in names)
   given = [name for name in known if options.get(name)]
@@ -140,20 +159,48 @@ def of_request(
     raise errors.UserError(
       f'--{wrong[0]} is no condition of the task {task!r}, which takes {takes}.'
     )
+  seen_by = _camera(config, options)
   if not given:
+    if any(seen_by.values()):
+      raise errors.UserError(f'the camera is not enough: give {takes}, too.')
     return None
   if len(given) < len(own):
     raise errors.UserError(
       f'--{given[0]} is not enough: the task {task!r} takes {takes}.'
     )
   if task in PICTURES:
-    return _asked_picture(config, task, options)
-  return _asked(config, task, options[own[0]], label_names)
+    rows = _asked_picture(config, task, options)
+  else:
+    rows = _asked(config, task, options[own[0]], label_names)
+  beside = {name: np.array([x], np.int32) for name, x in seen_by.items()}
+  if config.condition.also == 'superres':
+    beside |= _asked_picture(config, 'superres', options)
+  count = len(next(iter(rows.values())))
+  return rows | {name: np.repeat(x, count, 0) for name, x in beside.items()}
 
 
-def edits(task: str) -> bool:
+def own_options(config: ConfigDict) -> tuple[str, ...]:
+  """Returns the options that carry the condition, all of them."""
+  own = OPTIONS.get(config.condition.task, ())
+  return (*own, 'image') if config.condition.also == 'superres' else own
+
+
+def edits(config: ConfigDict) -> bool:
   """Whether a picture is something to begin with, not the condition."""
-  return 'image' not in OPTIONS.get(task, ())
+  return 'image' not in own_options(config)
+
+
+def _camera(config: ConfigDict, options: Mapping[str, Any]) -> dict[str, int]:
+  """Returns the ids of what is asked of the camera, {} if none has a say."""
+  given = [name for name in camera.ATTRIBUTES if options.get(name)]
+  if config.condition.also == 'camera':
+    return camera.ids(options)
+  if given:
+    raise errors.UserError(
+      f'--{given[0]} is for models of the camera; config.condition.also is'
+      f" {config.condition.also!r}, must be 'camera'."
+    )
+  return {}
 
 
 def edit_of_request(
@@ -176,7 +223,7 @@ def edit_of_request(
     OSError: a file that is not there.
   """
   strength = options.get('strength')
-  if not _asks_edit(config.condition.task, options, strength):
+  if not _asks_edit(config, options, strength):
     return None
   with _broken_images():
     if options.get('mask'):
@@ -188,12 +235,13 @@ def edit_of_request(
 
 
 def _asks_edit(
-  task: str, options: Mapping[str, Any], strength: float | None
+  config: ConfigDict, options: Mapping[str, Any], strength: float | None
 ) -> bool:
   """Whether an edit is asked for; refuses options that do not go together."""
   if strength is not None and not 0 < strength <= 1:
     raise errors.UserError(f'--strength={strength}: must lie in (0, 1].')
-  if not edits(task):
+  task = config.condition.task
+  if not edits(config):
     if strength is None:
       return False
     raise errors.UserError(

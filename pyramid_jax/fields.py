@@ -37,6 +37,7 @@ ENCODERS = ('tokens', 'boxes', 'clip', 't5')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
 TARGET_SPACES = ('latent', 'pixels')
+EDGES = ('true', 'sobel', 'xdog')
 SPACINGS = ('auto', *schedules.SPACINGS)
 
 # Of the fields that are one of several names.
@@ -61,6 +62,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'sketch.tap_norm': edge_predictor.TAP_NORMS,
   'sketch.head': edge_predictor.HEADS,
   'sketch.target_space': TARGET_SPACES,
+  'sketch.edges': EDGES,
   'sketch.norm_ref': sketch_guidance.NORM_REFS,
 }
 
@@ -130,6 +132,11 @@ def defaults() -> dict[str, Any]:
       'augment': 0.0,  # chance of each non-leaking move of diffit; 0 = off
     },
     'laplacian': _laplacian(),
+    'control': {  # of ladm_control
+      'base': '',  # workdir of the frozen ladm
+      'map': 'edges',  # edges | depth | mask | inpaint
+      'weight': 1.0,  # in sampling: 0 = not obeyed, 1 as trained
+    },
     'loss': _loss(),
     'sketch': _sketch(),
     'sample': _sample(),
@@ -180,6 +187,11 @@ def _data() -> Mapping[str, Any]:
     # random-half | adm, see data/transforms.py.
     'crop': 'random-1d',
     'eval_crop': 'center',  # in validation and test
+    # Above 0, training images of image_folder keep about their aspect ratio:
+    # each batch has one of the shapes of about image_size^2 px whose sides
+    # are multiples of this number.
+    'buckets': 0,
+    'bucket_ratio': 2.0,  # of the longer side to the shorter, at most
     'resize': '',  # plain | smooth | area; empty = what the reader prefers
     'flip': False,  # mirror every second training image
     'min_area': 0.0,  # smallest box, as a part of the image
@@ -222,7 +234,13 @@ def _condition() -> Mapping[str, Any]:
     'num_classes': 1000,  # classes, the one for none not counted
     'null_class': True,  # whether there is a class for none
     'class_by': 'crossattn',  # crossattn | adm (with the noise level)
-    'also': '',  # a second condition: '' | class
+    'also': '',  # a second condition: '' | class | camera | superres
+    'camera_drop': 0.15,  # share of attributes of the camera forgotten
+    # Deviation of the noise on small pictures beside images (not beside
+    # latents): in training its logarithm is uniform from low to high.
+    'lr_noise_low': 0.01,
+    'lr_noise_high': 0.5,
+    'lr_noise_sampling': 0.1,
     'map_classes': 182,  # values of a semantic map
     'map_channels': 3,  # of a semantic map beside the latent
     'null_prefix': (),  # first tokens of the null text, the rest is padding
@@ -271,6 +289,7 @@ def _sketch() -> Mapping[str, Any]:
     'tap_norm': 'layer',  # of each activation: layer | none
     'head': 'token',  # of a base with tokens: token | pixel
     'shared': True,  # one predictor for all stages of the base, or one each
+    'edges': 'true',  # of training: those of the data (true) | sobel | xdog
     # What is predicted of the edge map: what the first stage makes of it
     # (latent), or its pixels.
     'target_space': 'latent',
@@ -325,6 +344,8 @@ def _sample() -> Mapping[str, Any]:
     # Of levels: official | exact | log_snr | quad | adm | strided | auto =
     # official for ddim and plms, log_snr for dpmpp_2m, unipc and heun.
     'spacing': 'auto',
+    # Let enlarged pictures have exactly the given one when they are shrunk.
+    'project': False,
     'windows': (0, 0),  # (side, stride) in a latent larger than they are
     'discretization': 'edm',  # levels of diffit: vp | ve | iddpm | edm
     'rho': 7.0,  # how much those of edm crowd at low noise
@@ -374,7 +395,7 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   at_least(1, 'sample.steps', 'sample.batch_size', 'sample.count')
   at_least(1, 'evaluate.count', 'evaluate.batch_size', 'mesh.fsdp_min_size')
   at_least(0, 'train.sample_every', 'train.eval_every', 'train.seed')
-  at_least(0, 'condition.mlp_dim')
+  at_least(0, 'condition.mlp_dim', 'data.buckets')
   at_least(0, 'train.clip_norm', 'train.decay_steps', 'train.warmup_steps')
   at_least(0, 'train.learning_rate', 'optimizer.weight_decay')
   at_least(0, 'sample.guidance', 'sample.eta', 'sample.seed', 'data.seed')
@@ -414,7 +435,20 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   need('sketch.stop_fraction', 0 <= min(stops) <= max(stops) <= 1, 'in [0, 1]')
   at_least(0, 'ema.halflife_images', 'ema.halflife_rampup')
   need('ema.decay', 0 <= fields['ema.decay'] < 1, 'in [0, 1)')
-  need('condition.drop', 0 <= fields['condition.drop'] <= 1, 'in [0, 1]')
+  for name in ('condition.drop', 'condition.camera_drop'):
+    need(name, 0 <= fields[name] <= 1, 'in [0, 1]')
+  low = fields['condition.lr_noise_low']
+  need('condition.lr_noise_low', low > 0, 'above 0')
+  need(
+    'condition.lr_noise_sampling',
+    fields['condition.lr_noise_sampling'] > 0,
+    'above 0',
+  )
+  need(
+    'condition.lr_noise_high',
+    fields['condition.lr_noise_high'] >= low,
+    f'at least config.{prefix}condition.lr_noise_low = {low}',
+  )
   for axis in ('data', 'fsdp', 'tensor'):
     size = fields[f'mesh.{axis}']
     need(f'mesh.{axis}', size == -1 or size >= 1, '-1 (the rest) or at least 1')

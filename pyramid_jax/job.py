@@ -15,6 +15,7 @@ from pyramid_jax import errors
 from pyramid_jax import frozen as frozen_lib
 from pyramid_jax import systems
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.scaling import sharding
@@ -89,10 +90,9 @@ def batches(
   config: ConfigDict, reader: reader_lib.Reader
 ) -> batches_lib.Batches:
   """Returns this process's part of the training batches."""
-  return batches_lib.Batches(
-    reader,
-    config.train.batch_size,
-    config.train.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
+  size, seed = config.train.batch_size, config.train.seed
+  part = (jax.process_index(), jax.process_count())
+  found = getattr(reader, 'buckets', None)
+  if found is not None:
+    return buckets_lib.BucketBatches(reader, found, size, seed, *part)
+  return batches_lib.Batches(reader, size, seed, True, *part)

@@ -21,6 +21,10 @@ _OPTIONS = (
   flags.DEFINE_string('labels', '', 'sample: the objects, by commas'),
   flags.DEFINE_string('graph', '', 'sample: the scene graph'),
   flags.DEFINE_string('label', '', 'sample: the class, its name or number'),
+  flags.DEFINE_string(
+    'pitch', '', 'sample: descending, eye level or ascending'
+  ),
+  flags.DEFINE_string('depth_of_field', '', 'sample: shallow or deep'),
   flags.DEFINE_string('map', '', 'sample: PNG of classes'),
   flags.DEFINE_string('image', '', 'sample: picture to enlarge, mend, change'),
   flags.DEFINE_string('mask', '', 'sample: its mask, white is painted'),
@@ -29,6 +33,7 @@ _OPTIONS = (
   flags.DEFINE_integer('count', None, 'sample: images', lower_bound=1),
   flags.DEFINE_integer('seed', None, 'sample: of the noise', lower_bound=0),
   flags.DEFINE_integer('last_scale', None, 'sample: stop after this scale'),
+  flags.DEFINE_string('upsampler', '', 'sample: run that enlarges the result'),
   flags.DEFINE_string('coarse_latent', '', 'sample: file of coarse scales'),
   flags.DEFINE_string('samples', '', 'evaluate: an .npz or a folder'),
   flags.DEFINE_string(

@@ -18,9 +18,11 @@ from pyramid_jax import grids
 from pyramid_jax import loading
 from pyramid_jax import progress
 from pyramid_jax import steering
+from pyramid_jax import workdir as workdir_lib
 from pyramid_jax.data import images as data_images
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import ladm_control
 from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
@@ -43,7 +45,8 @@ def run(
       `image` with `strength` or `mask`, see `examples.edit_of_request`;
       `sketch`, see `examples.sketch_of_request`;
       `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the last
-      scale to sample; `coarse_latent`, a file of finished scales.
+      scale to sample; `coarse_latent`, a file of finished scales;
+      `upsampler`, the workdir of a run that enlarges what this one makes.
 
   Raises:
     UserError: a condition or option that cannot be served.
@@ -59,12 +62,15 @@ def run(
       f'{workdir} holds a first stage, which reconstructs and does not'
       ' sample; --mode=evaluate measures it.'
     )
-  if options.get('sketch') and not isinstance(system, sketch.Sketch):
+  takes_sketches = (sketch.Sketch, ladm_control.LaDMControl)
+  if options.get('sketch') and not isinstance(system, takes_sketches):
     raise errors.UserError(
       '--sketch needs --config.sketch.predictor=DIR, a run of the system'
       f" 'sketch' on {workdir}."
     )
+  second = _upsampler(options.get('upsampler'), config)
   examples, strength = _conditions(config, workdir, options, count)
+  examples = steering.foreign(config, examples)
   start = _start(options.get('coarse_latent'), count)
   last = options.get('last_scale')
   with errors.user_errors():
@@ -80,14 +86,56 @@ def run(
       last,
       strength,
     )
-  _write(
-    workdir / 'samples',
-    config,
-    examples_lib.composite(images, examples),
-    state,
-    examples,
-    loading.read_labels(workdir),
-  )
+  folder, names = workdir / 'samples', loading.read_labels(workdir)
+  project = config.sample.project
+  images = examples_lib.composite(images, examples, project)
+  if second is None:
+    _write(folder, config, images, state, examples, names)
+    return
+  _write(folder / 'small', config, images, state, examples, names)
+  config, other = second
+  with errors.user_errors():
+    asked = examples_lib.of_request(config, names, options) or {}
+    asked = {k: np.resize(v, (count, *v.shape[1:])) for k, v in asked.items()}
+    examples = {**examples, **asked, 'lr_image': images}
+    images, state = _generate(
+      other.system,
+      other.mesh,
+      other.weights,
+      examples,
+      config,
+      count,
+      seed,
+      [],
+      None,
+      None,
+    )
+  images = examples_lib.composite(images, examples, config.sample.project)
+  _write(folder, config, images, state, examples, names)
+
+
+def _upsampler(
+  path: str | None, config: ConfigDict
+) -> tuple[ConfigDict, loading.Run] | None:
+  """Loads the second model of a cascade, None without one.
+
+  Raises:
+    UserError: no run that enlarges pictures of this one's size.
+  """
+  if not path:
+    return None
+  folder = pathlib.Path(path)
+  second = workdir_lib.read_config(folder)
+  tasks = (second.condition.task, second.condition.also)
+  need = config.data.image_size * second.data.lr_factor
+  if 'superres' not in tasks or second.data.image_size != need:
+    raise errors.UserError(
+      f'--upsampler={path}: its condition is {tasks[0]!r}, its image_size'
+      f' {second.data.image_size}; needed is a run with superres whose'
+      f' image_size is {need}, config.data.lr_factor times that of'
+      f' {config.name}.'
+    )
+  return second, loading.load(second, folder)
 
 
 def _generate(

@@ -5,6 +5,7 @@ system `sketch` that was trained on it. Both together are that system; see
 `systems.sketch`.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -21,11 +23,13 @@ from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.metrics import edges as edges_lib
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import sketch as sketch_lib
+from pyramid_jax.systems import system as system_lib
 
 
 # Below it the first stage of a base does not keep lines.
 LOWEST_F1 = 0.8
 _CHECKED = 32  # edge maps that tell
+_PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where predictors are judged
 # What a person asks for, whatever the predictor was trained with.
 _SECTIONS = ('sample', 'evaluate', 'data', 'mesh')
 _FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'foreign')
@@ -33,8 +37,12 @@ _KEPT = ('attention', 'remat')
 
 
 def with_edges(config: ConfigDict) -> ConfigDict:
-  """Returns a config whose data tell their edges, if a predictor is named."""
-  if not config.sketch.predictor or 'edges' in config.data.maps:
+  """Returns a config whose data tell their edges, if a predictor is named.
+
+  Only `shapes` can; a predictor of other data has a detector.
+  """
+  known = config.data.name != 'shapes' or 'edges' in config.data.maps
+  if not config.sketch.predictor or known:
     return config
   config = config_lib.from_json(config_lib.to_json(config))
   config.data.maps = (*config.data.maps, 'edges')
@@ -77,13 +85,18 @@ def resolve(
   return own, pathlib.Path(path)
 
 
-def foreign(
-  config: ConfigDict, batch: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-  """Gives every example the edges of its neighbour, if the config asks."""
+def foreign(config: ConfigDict, batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Gives every example the edges of its neighbour, if the config asks.
+
+  Args:
+    config: of the run.
+    batch: on the host or on a device.
+  """
   batch = dict(batch)
   if config.sketch.foreign and 'edges' in batch:
-    batch['edges'] = jnp.roll(batch['edges'], 1, axis=0)
+    edges = batch['edges']
+    roll = np.roll if isinstance(edges, np.ndarray) else jnp.roll
+    batch['edges'] = roll(edges, 1, axis=0)
   return batch
 
 
@@ -103,7 +116,7 @@ def check_targets(job: Any, frozen: Mapping[str, Any]) -> None:
   host = batches_lib.Batches(job.reader_val, _CHECKED, seed=0, shuffle=False)
   batch = job.reader_val.finish(mesh_lib.numeric(host.at(0)))
   with errors.user_errors():
-    wanted = sketch_lib.asked(batch)
+    wanted = system.asked(batch)
   found = jax.jit(lambda f, e: _there_and_back(system, f, e))(frozen, wanted)
   f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']
   if f1.mean() < LOWEST_F1:
@@ -141,3 +154,41 @@ def check_base(
       f' {system.base_path}; train one on them.',
       errors.DATA,
     )
+
+
+def scorer(
+  system: sketch_lib.Sketch, reader: Any, mesh: Mesh, count: int
+) -> Callable[[system_lib.Weights], dict[str, float]]:
+  """Returns a function from weights to what a predictor makes of new pictures.
+
+  At several noise levels the squared error of what is predicted, and the F1
+  of the edges behind it.
+
+  Args:
+    system: predictor and base.
+    reader: of the validation split.
+    mesh: where the weights are.
+    count: pictures.
+  """
+  host = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
+  arrays = mesh_lib.spread(mesh, host)
+
+  @jax.jit
+  def predict(weights, batch, part):
+    batch = reader.finish(batch)
+    parts = jnp.full(batch['image'].shape[:1], part)
+    errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
+    return errors.mean(), edges, system.asked(batch)
+
+  def of_weights(weights: system_lib.Weights) -> dict[str, float]:
+    scores = {}
+    for part in _PARTS:
+      error, found, wanted = predict(weights, arrays, part)
+      maps = (np.asarray(x) > 0 for x in (found, wanted))
+      scores[f'error_at_{part}'] = float(error)
+      scores[f'edge_f1_at_{part}'] = float(
+        edges_lib.compare(*maps)['f1'].mean()
+      )
+    return scores
+
+  return of_weights

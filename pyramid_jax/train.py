@@ -113,16 +113,31 @@ def _report(job: job_lib.Job) -> None:
 
 
 def _compile(job: job_lib.Job) -> Callable[..., Any]:
-  start = time.monotonic()
   step = state_lib.make_step(
     job.system, job.config, job.reader.finish, job.mesh
   )
-  compiled = state_lib.compile_step(
-    step, job.mesh, job.state, job.frozen, job.batch
-  )
-  secs = time.monotonic() - start
-  logging.info('compiled the train step in %.1f s', secs)
-  return compiled
+
+  def compiled(batch):
+    start = time.monotonic()
+    program = state_lib.compile_step(
+      step, job.mesh, job.state, job.frozen, batch
+    )
+    secs = time.monotonic() - start
+    logging.info('compiled the train step in %.1f s', secs)
+    return program
+
+  first = compiled(job.batch)
+  if not job.config.data.buckets:
+    return first
+  programs = {job.batch['image'].shape: first}
+
+  def run(state, frozen, batch):
+    shape = batch['image'].shape
+    if shape not in programs:
+      programs[shape] = compiled(batch)
+    return programs[shape](state, frozen, batch)
+
+  return run
 
 
 def _restore_or_create(

@@ -70,15 +70,33 @@ VARIANTS = {
   'msvqgan_coco': ('f16f8', 'f8f4'),
   'msvqgan_openimages': ('f16f8', 'f8f4'),
   'msvqgan_shapes': ('gpu', 'long'),
+  'sketch_ldm': ('small', '1p4b', 'clip'),
+  'sketch_shapes': ('ldm', 'ladm', 'frido', 'diffit', 'ldm,pixels'),
+}
+# What lies under an edge predictor, by the first word of its variant.
+BASES = {
+  'ldm': 'ldm_shapes.py:text',
+  'ladm': 'ladm_shapes.py:text',
+  'frido': 'frido_shapes.py:text',
+  'diffit': 'diffit_latent_shapes.py:class',
+  'small': 'ldm_text.py:small',
+  '1p4b': 'ldm_text.py:1p4b',
+  'clip': 'ldm_text.py:clip',
 }
 
 
 @pytest.mark.parametrize('name', sorted(VARIANTS))
-def test_every_variant_builds_a_system_that_is_valid(name):
+def test_every_variant_builds_a_system_that_is_valid(name, tmp_path):
   assert set(VARIANTS) == {p.stem for p in CONFIGS.glob('*.py')}
   for variant in VARIANTS[name]:
     for debug in ('', ',debug'):
       config = config_lib.load(f'{CONFIGS}/{name}.py:{variant}{debug}')
+      if name.startswith('sketch_'):
+        base = config_lib.load(
+          f'{CONFIGS}/{BASES[variant.split(",")[0]]}{debug}'
+        )
+        (tmp_path / 'config.json').write_text(config_lib.to_json(base))
+        config.sketch.base = str(tmp_path)
       config_lib.validate(config)
       systems.create(config)
       if debug:

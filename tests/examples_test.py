@@ -378,5 +378,51 @@ def test_deep_and_grey_pictures_are_converted(tmp_path):
   assert (detector.check(rows['lr_image']) == 9).all()
 
 
+def beside(also, task='class'):
+  config = make_config(task, level=0)
+  with config.unlocked():
+    config.condition.also = also
+  return config
+
+
+def test_the_camera_is_asked_beside_the_condition():
+  config = beside('camera')
+  asked = {'label': '3, 4', 'pitch': 'eye level'}
+  rows = examples.of_request(config, NAMES, asked)
+  assert rows['class'].tolist() == [3, 4]
+  assert rows['pitch'].tolist() == [2, 2]
+  assert rows['depth_of_field'].tolist() == [0, 0]
+  message = fails(config, pitch='eye level')
+  assert 'the camera is not enough: give --label' in message
+  assert "pitch is 'up', must be" in fails(config, label='3', pitch='up')
+  message = fails(beside(''), label='3', depth_of_field='deep')
+  assert '--depth_of_field is for models of the camera' in message
+  assert examples.of_request(config, NAMES, {}) is None
+
+
+def test_a_small_picture_beside_the_condition(tmp_path):
+  config = beside('superres')
+  small = paint(tmp_path / 'small.png', (8, 8), (9, 8, 7))
+  asked = {'label': '3, 4', 'image': small}
+  rows = examples.of_request(config, NAMES, asked)
+  assert rows['lr_image'].shape == (2, 8, 8, 3)
+  assert (rows['lr_image'] == (9, 8, 7)).all()
+  assert '--label is not enough: the task' in fails(config, label='3')
+  assert examples.edit_of_request(config, asked) is None
+  rows = examples.of_split(config, 'test', 2)
+  assert rows['lr_image'].shape == (2, 8, 8, 3)
+  assert rows['lr_image'].dtype == np.uint8
+
+
+def test_maps_of_any_task_come_along():
+  config = beside('')
+  with config.unlocked():
+    config.data.maps = ('mask', 'inpaint_mask')
+  rows = examples.of_split(config, 'test', 2)
+  assert rows['mask'].max() > 1
+  assert rows['inpaint_mask'].shape == (2, 32, 32)
+  assert rows['image'].dtype == np.uint8
+
+
 def test_nothing_asked():
   assert examples.of_request(make_config('class', 0), NAMES, {}) is None

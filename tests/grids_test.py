@@ -126,3 +126,17 @@ def test_save(tmp_path):
   assert os.listdir(tmp_path / 'new') == ['a.png']
   with Image.open(tmp_path / 'new' / 'a.png') as read:
     np.testing.assert_array_equal(np.asarray(read), image)
+
+
+def test_edges_stand_before_the_sample_and_on_it():
+  edges = np.zeros((1, 32, 32), np.uint8)
+  edges[0, 16] = 255
+  for name in ('edges', 'sketch'):
+    grid = draw('none', {name: edges}, n=1)
+    side = 160 + grids._GAP
+    panels = [grid[4:164, 4 + i * side :][:, :160] for i in range(3)]
+    assert (panels[0][80] == 255).all()
+    assert (panels[0][0] == 0).all()
+    assert (panels[1] == 200).all()
+    assert (panels[2][80] == (255, 0, 0)).all()
+    assert (panels[2][0] == 200).all()

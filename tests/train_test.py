@@ -18,9 +18,11 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import train
+from pyramid_jax.data import buckets
 from pyramid_jax.scaling import checkpoints
 from pyramid_jax.scaling import hashes
 from pyramid_jax.scaling import mesh as mesh_lib
+from pyramid_jax.scaling import state as state_lib
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -205,6 +207,35 @@ def test_data_that_cannot_be_read(tmp_path, monkeypatch):
     train.run(config, tmp_path)
   assert info.value.code == errors.DATA
   assert [row['step'] for row in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_program_for_every_shape_of_a_bucket(tmp_path, monkeypatch):
+  class Reader(fake_run.Reader):
+    def __init__(self, config):
+      super().__init__(config)
+      sizes = np.array([[4, 8], [8, 4]] * 25)
+      self.buckets = buckets.assign(sizes, [(4, 8), (8, 4)], 8)
+
+    def batch(self, indices, draws):
+      (shape,) = {self.buckets.shape(index) for index in indices}
+      image = np.zeros((len(indices), *shape, 3), np.uint8)
+      return super().batch(indices, draws) | {'image': image}
+
+  readers = {'train': Reader, 'val': fake_run.Reader}
+  create = lambda config, split: readers[split](config)
+  monkeypatch.setattr(data, 'create', create)
+  compile_step, compiled = state_lib.compile_step, []
+
+  def counted(step, mesh, state, frozen, batch):
+    compiled.append(batch['image'].shape[1:3])
+    return compile_step(step, mesh, state, frozen, batch)
+
+  monkeypatch.setattr(state_lib, 'compile_step', counted)
+  train.run(make_config(data__buckets=4, train__steps=6), tmp_path)
+  assert sorted(compiled) == [(4, 8), (8, 4)]
+  rows = lines(tmp_path)
+  assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  assert all(np.isfinite(row['loss']) for row in rows)
 
 
 def test_read_only_workdir(tmp_path):

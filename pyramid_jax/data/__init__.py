@@ -86,6 +86,12 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
       f'config.data.maps is {tuple(config.data.maps)}, must be () with'
       f' config.data.name = {config.data.name}: shapes alone has maps.'
     )
+  cameras = ('image_folder', LATENTS)
+  if config.condition.also == 'camera' and config.data.name not in cameras:
+    raise ValueError(
+      "config.condition.also is 'camera', which config.data.name ="
+      f' {config.data.name} does not know; use image_folder.'
+    )
   make: Callable[[ConfigDict, str], reader_lib.Reader]
   make = getattr(_module(config), _entry(config)[1])
   return make(config, split)

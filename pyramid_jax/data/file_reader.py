@@ -1,5 +1,6 @@
 """What readers of image files have in common."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import functools
 
@@ -13,6 +14,7 @@ from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data import degradation
 from pyramid_jax.data import holes
 from pyramid_jax.data import images
+from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import skipping
 from pyramid_jax.data import transforms
 
@@ -64,7 +66,8 @@ class FileReader:
     )
     self._task = config.condition.task
     self._degradation = (config.data.degradation, config.data.lr_factor)
-    if self._task == 'superres' and self.transform.size % config.data.lr_factor:
+    self._gives_small = reader_lib.gives_small_pictures(config)
+    if self._gives_small and self.transform.size % config.data.lr_factor:
       raise ValueError(
         f'config.data.image_size is {self.transform.size}, must be divisible '
         f'by config.data.lr_factor = {config.data.lr_factor}.'
@@ -83,6 +86,13 @@ class FileReader:
     """Returns one example, or raises `BrokenImage`."""
     raise NotImplementedError
 
+  def loader(
+    self, index: int, draw: np.uint64
+  ) -> Callable[[int], dict[str, np.ndarray]]:
+    """Returns what makes an example in place of the one at `index`."""
+    del index
+    return functools.partial(self.example, draw=draw)
+
   def batch(
     self, indices: np.ndarray, draws: np.ndarray
   ) -> dict[str, np.ndarray]:
@@ -97,7 +107,7 @@ class FileReader:
     """
     rows = []
     for index, draw in zip(np.asarray(indices), np.asarray(draws), strict=True):
-      load = functools.partial(self.example, draw=np.uint64(draw))
+      load = self.loader(int(index), np.uint64(draw))
       rows.append(self._skipper.first_valid(int(index), load)[1])
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
@@ -126,13 +136,14 @@ class FileReader:
       pixels: (size, size, 3) uint8.
       draw: the seed of the example.
     """
-    if self._task == 'superres':
+    arrays: dict[str, np.ndarray] = {}
+    if self._gives_small:
       kind, factor = self._degradation
-      return {'lr_image': degradation.degrade(kind, pixels, factor, draw)}
+      arrays['lr_image'] = degradation.degrade(kind, pixels, factor, draw)
     if self._task == 'inpaint':
       u = hashing.uniforms(draw, _HOLES, np.arange(holes.UNIFORMS))
-      return {name: x[0] for name, x in holes.sample(u[None]).items()}
-    return {}
+      arrays |= {name: x[0] for name, x in holes.sample(u[None]).items()}
+    return arrays
 
   def text_arrays(self, text: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a text condition.

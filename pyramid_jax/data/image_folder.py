@@ -6,23 +6,34 @@ all splits read everything. The first folder of a path is the image's class.
 
 `captions.jsonl`, beside the images, gives captions, one object a line:
 {"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
-leaves images without a caption out.
+leaves images without a caption out. A line may also have what is known of the
+camera, "pitch" and "depth_of_field" in the words of `conditions.camera`.
 
 `1.map.png`, beside `1.jpg`, is the image's semantic map: 8-bit grey values, or
 a palette, 0 = unlabelled. The task 'map' leaves images without one out.
+
+With `config.data.buckets` training images keep their aspect ratio, nearly: see
+`data.buckets`.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
+from concurrent import futures
+import functools
 import json
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.conditions import camera
 from pyramid_jax.data import annotation_files
+from pyramid_jax.data import buckets
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
@@ -30,6 +41,7 @@ from pyramid_jax.data import transforms
 
 
 TASKS = ('none', 'text', 'class', 'map', 'superres', 'inpaint')
+BUCKET_TASKS = ('none', 'text', 'class')  # whose conditions have no grid
 MAP = '.map.png'
 CAPTIONS = 'captions.jsonl'
 
@@ -55,9 +67,13 @@ def missing_inputs(
     base = folder(config, split)
     if not base.is_dir():
       lines.append(f'{base} (image folder, config.data.root)')
-    elif config.condition.task == 'text' and not (base / CAPTIONS).is_file():
+    elif _needs_captions(config) and not (base / CAPTIONS).is_file():
       lines.append(f'{base / CAPTIONS} (captions, config.data.root)')
   return list(dict.fromkeys(lines))
+
+
+def _needs_captions(config: ConfigDict) -> bool:
+  return config.condition.task == 'text' or config.condition.also == 'camera'
 
 
 def find_images(base: pathlib.Path) -> list[str]:
@@ -97,13 +113,8 @@ def require_images(base: pathlib.Path, name: str) -> list[str]:
   return found
 
 
-def load_captions(path: pathlib.Path) -> dict[str, str]:
-  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
-
-  Raises:
-    UserError: a line is something else; the message has its number.
-  """
-  captions: dict[str, str] = {}
+def _entries(path: pathlib.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+  """Yields the number, the file and the whole entry of every line."""
   for number, line in annotation_files.load_lines(path):
     try:
       entry = json.loads(line)
@@ -117,9 +128,34 @@ def load_captions(path: pathlib.Path) -> dict[str, str]:
         f'line {number}',
         f'must be {{"file": TEXT, "caption": TEXT}}, got {line!r:.60}',
       )
-    name = pathlib.PurePosixPath(entry['file']).as_posix()
+    yield number, pathlib.PurePosixPath(entry['file']).as_posix(), entry
+
+
+def load_captions(path: pathlib.Path) -> dict[str, str]:
+  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
+
+  Raises:
+    UserError: a line is something else; the message has its number.
+  """
+  captions: dict[str, str] = {}
+  for _, name, entry in _entries(path):
     captions.setdefault(name, entry['caption'])
   return captions
+
+
+def load_cameras(path: pathlib.Path) -> dict[str, dict[str, int]]:
+  """Reads the ids of the cameras from the same lines.
+
+  Raises:
+    UserError: a value that there is not; the message has its line.
+  """
+  cameras: dict[str, dict[str, int]] = {}
+  for number, name, entry in _entries(path):
+    try:
+      cameras.setdefault(name, camera.ids(entry))
+    except ValueError as error:
+      annotation_files.fail(path, f'line {number}:', f'{error}')
+  return cameras
 
 
 class ImageFolderReader(file_reader.FileReader):
@@ -129,8 +165,10 @@ class ImageFolderReader(file_reader.FileReader):
   `flipped` and `id` (the place in the sorted list), and with the task 'text'
   `condition_ids`, `caption_ids`, `caption_mask` and outside of training
   `caption`; with 'map' `mask`; with 'superres' and 'inpaint' what
-  `restoration_arrays` makes. Images are turned as their EXIF data say and
-  resized with antialiasing.
+  `restoration_arrays` makes; with the second condition 'camera' its
+  attributes, 0 = not known; with buckets `aspect`, the logarithms of height and
+  width over `image_size`. Images are turned as their EXIF data say and resized
+  with antialiasing.
   """
 
   def __init__(self, config: ConfigDict, split: str):
@@ -159,6 +197,9 @@ class ImageFolderReader(file_reader.FileReader):
     )
     found = len(self._files)
     self._captions: dict[str, str] = {}
+    self._cameras: dict[str, dict[str, int]] | None = None
+    if config.condition.also == 'camera':
+      self._cameras = load_cameras(self._folder / CAPTIONS)
     if task == 'text':
       self._use_captions()
     elif task == 'map':
@@ -173,7 +214,68 @@ class ImageFolderReader(file_reader.FileReader):
     reader_lib.check_classes(config, self.label_names)
     self._labels = {name: i for i, name in enumerate(self.label_names)}
     self._classes = config.condition.map_classes
+    self.buckets: buckets.Buckets | None = None
+    if config.data.buckets and split == 'train':
+      self.buckets = self._make_buckets(config)
     logging.info('%d images of %s in %s', count, split, self._folder)
+
+  def _make_buckets(self, config: ConfigDict) -> buckets.Buckets:
+    """Reads the sizes of all images and puts them into buckets."""
+    d, c = config.data, config.condition
+    if (
+      c.task not in BUCKET_TASKS
+      or c.also == 'superres'
+      or d.crop not in transforms.SHAPED
+    ):
+      raise ValueError(
+        f'config.data.buckets serves the tasks {", ".join(BUCKET_TASKS)} and'
+        f' the crops {", ".join(transforms.SHAPED)}; config.condition.task is'
+        f' {c.task!r}, config.condition.also {c.also!r}, config.data.crop'
+        f' {d.crop!r}'
+      )
+    allowed = buckets.shapes(d.image_size, d.buckets, d.bucket_ratio)
+
+    def size(name: str) -> buckets.Shape:
+      try:
+        return images.size(self._folder / name)
+      except images.BrokenImage:  # told when it is read
+        return (1, 1)
+
+    with futures.ThreadPoolExecutor(d.workers) as pool:
+      sizes = np.array(list(pool.map(size, self._files)))
+    found = buckets.assign(sizes, allowed, config.train.batch_size)
+    for shape, members in zip(found.shapes, found.members, strict=True):
+      logging.info('%d images of %d x %d px', len(members), *shape[::-1])
+    return found
+
+  def loader(
+    self, index: int, draw: np.uint64
+  ) -> Callable[[int], dict[str, np.ndarray]]:
+    """Returns what makes an example of the shape of the one at `index`."""
+    shape = None if self.buckets is None else self.buckets.shape(index)
+    return functools.partial(self.example, draw=draw, shape=shape)
+
+  def batch(
+    self, indices: np.ndarray, draws: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns stacked examples, with buckets of one of them.
+
+    Args:
+      indices: (B,) int64 in [0, len).
+      draws: (B,) uint64, the seed of each example.
+
+    Raises:
+      UserError: too many images are broken (see `skipping.Skipper`).
+      ValueError: examples of more than one bucket.
+    """
+    if self.buckets is not None:
+      shapes = {self.buckets.shape(int(index)) for index in indices}
+      if len(shapes) > 1:
+        raise ValueError(
+          'config.data.buckets is for training; images of the shapes'
+          f' {sorted(shapes)} are no batch, set it to 0'
+        )
+    return super().batch(indices, draws)
 
   def _use_captions(self) -> None:
     path = self._folder / CAPTIONS
@@ -216,11 +318,19 @@ class ImageFolderReader(file_reader.FileReader):
       )
     return classes
 
-  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
-    """Returns one example, or raises `BrokenImage`."""
+  def example(
+    self, index: int, draw: np.uint64, shape: buckets.Shape | None = None
+  ) -> dict[str, np.ndarray]:
+    """Returns one example, or raises `BrokenImage`.
+
+    Args:
+      index: of the image.
+      draw: the seed of the example.
+      shape: height and width, if it is no square.
+    """
     name = self._files[index]
     picture = images.read(self._folder / name, upright=True)
-    pixels, crop, flipped = self.transform(picture, draw)
+    pixels, crop, flipped = self.transform(picture, draw, shape)
     label = self._labels[name.split('/')[0]] if '/' in name else 0
     example = {
       'image': np.ascontiguousarray(pixels),
@@ -229,10 +339,17 @@ class ImageFolderReader(file_reader.FileReader):
       'flipped': np.asarray(flipped),
       'id': np.asarray(index, np.int64),
     }
+    if shape is not None:
+      example['aspect'] = np.log(
+        np.array(shape, np.float32) / self.transform.size
+      )
     if self._task == 'map':
       classes = self._read_map(name, picture.shape)
       example['mask'] = transforms.cut_map(classes, crop, len(pixels), flipped)
     example.update(self.restoration_arrays(pixels, draw))
+    if self._cameras is not None:
+      ids = self._cameras.get(name, camera.ids({}))
+      example.update({k: np.asarray(v, np.int32) for k, v in ids.items()})
     if self._captions:
       example.update(self.text_arrays(self._captions[name]))
     return example

@@ -1,13 +1,16 @@
 """Image files: safe decoding, and pictures on the device."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import errno
 import io
 import os
 import pathlib
 import struct
 import time
+from typing import Any
 import zlib
 
 import jax
@@ -36,6 +39,7 @@ _DECODER_ERRORS = (
 )
 # Errors of a slow or remote disk that a second attempt may mend.
 _TRANSIENT = (errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
+_ORIENTATION = 0x0112  # in EXIF; above 4 the sides are exchanged
 _PAUSES_SECS = (0.05, 0.2, 0.8)
 
 
@@ -103,15 +107,22 @@ def _decode(
   convert: Callable[[Image.Image], np.ndarray],
 ) -> np.ndarray:
   """Opens a file safely and converts what is in it."""
+  with _opened(io.BytesIO(data), path) as file:
+    width, height = file.size
+    if width * height > max_pixels:
+      raise BrokenImage(
+        path, f'{width}x{height} px, at most {max_pixels} pixels are read'
+      )
+    file.load()
+    return convert(file)
+
+
+@contextlib.contextmanager
+def _opened(source: Any, path: str | os.PathLike) -> Iterator[Image.Image]:
+  """Opens a file or a stream; what the decoder raises is a BrokenImage."""
   try:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-      width, height = file.size
-      if width * height > max_pixels:
-        raise BrokenImage(
-          path, f'{width}x{height} px, at most {max_pixels} pixels are read'
-        )
-      file.load()
-      return convert(file)
+    with Image.open(source, formats=FORMATS) as file:
+      yield file
   except Image.UnidentifiedImageError:
     raise BrokenImage(path, f'not one of {", ".join(FORMATS)}') from None
   except _DECODER_ERRORS as error:
@@ -142,6 +153,18 @@ def read(
     BrokenImage: no such file, another format, too large, or damaged.
   """
   return decode(load_bytes(pathlib.Path(path)), path, upright, max_pixels)
+
+
+def size(path: pathlib.Path) -> tuple[int, int]:
+  """Returns height and width of an upright picture, from the file's header.
+
+  Raises:
+    BrokenImage: no such file, another format, or a damaged header.
+  """
+  with _opened(path, path) as file:
+    width, height = file.size
+    turned = file.getexif().get(_ORIENTATION, 1) > 4
+  return (width, height) if turned else (height, width)
 
 
 def decode(

@@ -57,3 +57,8 @@ def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:
       f'config.condition.num_classes is {most}, must be at least {found}: '
       'that many classes are in the data.'
     )
+
+
+def gives_small_pictures(config: ConfigDict) -> bool:
+  """Whether a condition is a small picture, `lr_image`."""
+  return 'superres' in (config.condition.task, config.condition.also)

@@ -19,6 +19,8 @@ CROPS = (
   'adm',
 )
 
+SHAPED = ('center', 'random-1d')  # whose results need not be squares
+
 # Words of the hash, one for each choice of an example.
 _LEFT, _TOP, _SIDE, _FLIP = 101, 102, 103, 104
 
@@ -184,13 +186,18 @@ class Transform:
       )
 
   def __call__(
-    self, image: np.ndarray, draw: int | np.integer
+    self,
+    image: np.ndarray,
+    draw: int | np.integer,
+    shape: tuple[int, int] | None = None,
   ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Applies the choices of a draw.
 
     Args:
       image: (H, W, 3) uint8.
       draw: the seed of the example.
+      shape: height and width of the result in place of `size`, which the
+        crops of `SHAPED` can have.
 
     Returns:
       (size, size, 3) uint8; the crop (4,) float64 as x0, y0, x1, y1 of the
@@ -205,11 +212,14 @@ class Transform:
     elif self.crop == 'adm':
       pixels, crop = self._halved(image)
     else:
+      rows, columns = shape or (size, size)
       height, width = image.shape[:2]
-      short = min(width, height)
-      resized = (size * width // short, size * height // short)
-      left, top, crop = self._square(resized, draw)
-      pixels = self.resize(image, resized, (left, top, size, size))
+      if width * rows > height * columns:
+        resized = (rows * width // height, rows)
+      else:
+        resized = (columns, columns * height // width)
+      left, top, crop = self._part(resized, (columns, rows), draw)
+      pixels = self.resize(image, resized, (left, top, columns, rows))
     flipped = self.flip and bool(hashing.uniforms(draw, _FLIP) < 0.5)
     if flipped:
       pixels = pixels[:, ::-1]
@@ -249,19 +259,23 @@ class Transform:
     crop = np.array([left, top, left + size, top + size], np.float64)
     return pixels, crop / (width, height, width, height)
 
-  def _square(
-    self, resized: tuple[int, int], draw: int | np.integer
+  def _part(
+    self,
+    resized: tuple[int, int],
+    part: tuple[int, int],
+    draw: int | np.integer,
   ) -> tuple[int, int, np.ndarray]:
-    """Returns left, top and the crop of a square along the longer side."""
+    """Returns left, top and the crop of a part, width and height each."""
     width, height = resized
-    size = self.size
+    columns, rows = part
     if self.crop == 'center':
-      left, top = round((width - size) / 2), round((height - size) / 2)
+      left, top = round((width - columns) / 2), round((height - rows) / 2)
       # The official box is exactly in the middle, though the pixels are cut
       # at whole numbers.
-      x, y = 0.5 - size / width / 2, 0.5 - size / height / 2
-      return left, top, np.array([x, y, x + size / width, y + size / height])
-    left = int(hashing.below(width - size + 1, draw, _LEFT))
-    top = int(hashing.below(height - size + 1, draw, _TOP))
-    box = np.array([left, top, left + size, top + size], np.float64)
+      x, y = 0.5 - columns / width / 2, 0.5 - rows / height / 2
+      box = np.array([x, y, x + columns / width, y + rows / height])
+      return left, top, box
+    left = int(hashing.below(width - columns + 1, draw, _LEFT))
+    top = int(hashing.below(height - rows + 1, draw, _TOP))
+    box = np.array([left, top, left + columns, top + rows], np.float64)
     return left, top, box / (width, height, width, height)

@@ -36,9 +36,8 @@ class Stage:
     before: (x, level, draw) -> x, changes the state in front of each step;
       `draw()` is noise of its own. None leaves it as it is.
     after: (x_next, x, prediction, mean) -> x_next, changes the state that a
-      step led to: x is where the network was called first in it, prediction
-      what that gave, mean is x_next without noise that the step drew. None
-      leaves it as it is.
+      step led to from x: prediction is what the step's first call gave, mean
+      is x_next without noise that the step drew. None leaves it as it is.
     halves: of a stage with classifier-free guidance: its two halves apart.
   """
 
@@ -225,8 +224,8 @@ def _run_stage(
       level, next_level, rows = scanned
       draw = lambda: noise.draw(rows[0], x.shape)
       carry = carry.replace(x=before(carry.x, level, rows))
-      carry = solver.step(carry, call, level, next_level, draw)
-      carry = _finished(stage, carry, call)
+      moved = solver.step(carry, call, level, next_level, draw)
+      carry = _finished(stage, carry.x, moved, call)
       return carry, (carry.x, carry.prediction.x0) if trace else None
 
     done = 0
@@ -236,7 +235,7 @@ def _run_stage(
       if not done:  # the first step is scanned, with its own change
         carry = carry.replace(x=x)
       else:
-        carry = _finished(stage, carry, call)
+        carry = _finished(stage, begin, carry, call)
       if done and trace:
         outputs.append((carry.x[None], carry.prediction.x0[None]))
     count = levels.time.shape[0] - 1
@@ -258,12 +257,10 @@ def _run_stage(
 class _FirstCall:
   """A denoiser as solvers see it, which keeps what its first call gave.
 
-  Attributes, of the step that was traced last:
-    x: the state of the first call.
-    prediction: its result.
+  Attributes:
+    prediction: of the first call of the step that was traced last.
   """
 
-  x: jax.Array
   prediction: solvers.Prediction
 
   def __init__(self, denoise: Callable[..., Any], context: Any):
@@ -273,15 +270,15 @@ class _FirstCall:
   def __call__(self, x, level, first) -> solvers.Prediction:
     prediction = self._denoise(x, level, self._context, first)
     if first:
-      self.x, self.prediction = x, prediction
+      self.prediction = prediction
     return prediction.replace(gradient=None)
 
 
-def _finished(stage: Stage, carry: Any, call: _FirstCall) -> Any:
+def _finished(stage: Stage, x: jax.Array, carry: Any, call: _FirstCall) -> Any:
   """Applies `Stage.after`, and leaves out what is for the step alone."""
-  x = carry.x
+  x_next = carry.x
   if stage.after is not None:
-    mean = x if carry.mean is None else carry.mean
-    x = stage.after(x, call.x, call.prediction, mean)
+    mean = x_next if carry.mean is None else carry.mean
+    x_next = stage.after(x_next, x, call.prediction, mean)
   prediction = carry.prediction.replace(variance=None)
-  return carry.replace(x=x, prediction=prediction, mean=None)
+  return carry.replace(x=x_next, prediction=prediction, mean=None)

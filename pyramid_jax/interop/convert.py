@@ -55,6 +55,7 @@ from pyramid_jax.systems import frido
 from pyramid_jax.systems import latent_diffit as latent_diffit_system
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import picture_encoders
+from pyramid_jax.systems import sketch
 
 
 # The single networks; `load_part` reads one from a foreign or converted file.
@@ -246,6 +247,11 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
     params, extra = system.init(key, {})
     return {'params': params['discriminator'], **extra}
 
+  def predictor(key):
+    params, extra = system.init(key, {})
+    statistics = extra['batch_stats']['0']
+    return {'params': params['generator']['0'], 'batch_stats': statistics}
+
   inits = {part.family: part.init for part in system.frozen_parts().values()}
   if isinstance(system, frido.Frido | ldm.LDM):
     is_frido = isinstance(system, frido.Frido)
@@ -257,6 +263,10 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
       inits[family] = trained('generator', 'condition')
   elif isinstance(system, latent_diffit_system.LatentDiffiT):
     inits['diffit.latent'] = trained('generator', 'network')
+  elif isinstance(system, sketch.Sketch):
+    del inits['']  # the base is no single network
+    if len(system.predictors) == 1:
+      inits['lgp.mlp'] = predictor
   elif isinstance(system, autoencoder.Autoencoder):
     inits[autoencoder.family(system.model)] = trained('generator')
     if system.discriminator is not None:

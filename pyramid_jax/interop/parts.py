@@ -24,6 +24,7 @@ from pyramid_jax.interop.families import diffusers_unet
 from pyramid_jax.interop.families import discriminator
 from pyramid_jax.interop.families import inception
 from pyramid_jax.interop.families import latent_diffit
+from pyramid_jax.interop.families import lgp
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pidinet
@@ -56,6 +57,11 @@ def _unchanged(tree: Any) -> Any:
   return tree
 
 
+def _uncut(state: State, tree: Any) -> State:
+  del tree
+  return state
+
+
 def _no_buffers(params: Any) -> State:
   del params
   return {}
@@ -76,6 +82,9 @@ class Part:
     unstack: gives scanned blocks their own parameters, as they have them in
       files; other trees come back as they are.
     stack: undoes `unstack`.
+    cut: cuts official tensors to the parameters of an (unstacked) tree, where
+      several of ours are one of theirs.
+    join: undoes `cut`.
     strict: whether a file must hold the network alone, buffers included.
     to_diffusers: turns an official state dict into one of that library, told
       the same; None where there is no such layout.
@@ -88,6 +97,8 @@ class Part:
   buffers: Callable[[Any], State] = _no_buffers
   unstack: Callable[[Any], Any] = _unchanged
   stack: Callable[[Any], Any] = _unchanged
+  cut: Callable[[State, Any], State] = _uncut
+  join: Callable[[State], State] = _unchanged
   strict: bool = False
   to_diffusers: Callable[[State, Heads | None], State] | None = None
 
@@ -169,6 +180,7 @@ FAMILIES = {
     stack=latent_diffit.stack,
     strict=True,
   ),
+  'lgp.mlp': Part(rename=lgp.rename, cut=lgp.cut, join=lgp.join),
   'inception': Part(
     rename=inception.rename,
     adapt=lambda state, _: inception.adapt(state),
@@ -212,8 +224,8 @@ def to_flax(
       constants that are not the published ones.
   """
   how = part(family)
-  state = how.adapt(state, heads)
   unstacked = how.unstack(template)
+  state = how.cut(how.adapt(state, heads), unstacked)
   found = [
     (mapping.to_flax(state, unstacked, how.rename, prefix), prefix)
     for prefix in how.prefixes
@@ -265,7 +277,7 @@ def to_official(
   """
   how = part(family)
   params = how.unstack(params)
-  state = mapping.to_official(params, how.rename)
+  state = dict(how.join(mapping.to_official(params, how.rename)))
   state |= {**how.constants, **how.buffers(params)}
   if layout == 'official':
     return state

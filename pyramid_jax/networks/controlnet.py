@@ -38,12 +38,13 @@ class Branch(unet_trunk.Trunk):
 
   Attributes, beside those of the U-Net:
     hint_channels: of the control map.
-    cell: pixels of a side of the map for one of the grid of `walk`, above 1
-      where the U-Net begins by making pixels channels.
+    cells: how many times finer than the grid of `walk` the map may be; more
+      than 1 where the U-Net is given pixels as channels. Each has its own
+      first convolutions.
   """
 
   hint_channels: int = 1
-  cell: int = 1
+  cells: Sequence[int] = (1,)
 
   def walk(  # type: ignore[override]
     self,
@@ -63,20 +64,21 @@ class Branch(unet_trunk.Trunk):
       emb: as of `unet_trunk.Trunk.walk`, like the next two.
       context: likewise.
       train: likewise.
-      control: (B, cell * H, cell * W, hint_channels).
+      control: (B, cell * H, cell * W, hint_channels), cell one of `cells`.
       stem: as of `unet_trunk.Trunk.walk`, like the next.
       found: likewise.
 
     Raises:
       ValueError: a map of another size, or none.
     """
-    b, height, width, _ = h.shape
-    cell = self.cell
-    need = (b, cell * height, cell * width, self.hint_channels)
-    got = None if control is None else control.shape
-    if control is None or got != need:
-      raise ValueError(f'the control map must be of shape {need}, got {got}.')
-    hint = self._hint(resampling.space_to_depth(control, cell))
+    cell = self._cell(h, control)
+    if self.is_initializing():
+      b, height, width, _ = h.shape
+      for other in set(self.cells) - {cell}:
+        shape = (b, other * height, other * width, self.hint_channels)
+        self._hint(jnp.zeros(shape), other)
+    assert control is not None  # see _cell
+    hint = self._hint(control, cell)
     skips, h = self.descend(
       h, emb, context, train, stem=stem, hint=hint, found=found
     )
@@ -86,11 +88,25 @@ class Branch(unet_trunk.Trunk):
     """Returns h: a branch ends where the way up would begin."""
     return h
 
-  def _hint(self, x: jax.Array) -> jax.Array:
+  def _cell(self, h: jax.Array, control: jax.Array | None) -> int:
+    b, height, width, _ = h.shape
+    got = None if control is None else control.shape
+    shapes = [
+      (b, c * height, c * width, self.hint_channels) for c in self.cells
+    ]
+    if got not in shapes:
+      raise ValueError(
+        'the control map must be of shape'
+        f' {" or ".join(map(str, shapes))}, got {got}.'
+      )
+    return self.cells[shapes.index(got)]
+
+  def _hint(self, control: jax.Array, cell: int) -> jax.Array:
+    x = resampling.space_to_depth(control, cell)
     for i, width in enumerate(HINT_WIDTHS):
-      conv = convolution.Conv(width, dtype=self.dtype, name=f'hint_{i}')
-      x = nn.silu(conv(x))
-    return self.conv(f'hint_{len(HINT_WIDTHS)}')(x)
+      name = f'hint_{cell}_{i}'
+      x = nn.silu(convolution.Conv(width, dtype=self.dtype, name=name)(x))
+    return self.conv(f'hint_{cell}_{len(HINT_WIDTHS)}')(x)
 
   def _zero(self, place: int, x: jax.Array) -> jax.Array:
     return convolution.Conv(
@@ -118,7 +134,10 @@ B = TypeVar('B', bound=Branch)
 
 
 def branch(
-  kind: type[B], base: unet_trunk.Trunk, hint_channels: int, cell: int = 1
+  kind: type[B],
+  base: unet_trunk.Trunk,
+  hint_channels: int,
+  cells: Sequence[int] = (1,),
 ) -> B:
   """Returns the branch of a U-Net.
 
@@ -126,14 +145,14 @@ def branch(
     kind: class of the branch, which derives from that of the U-Net.
     base: the U-Net.
     hint_channels: of the control map.
-    cell: see `Branch`.
+    cells: see `Branch`.
   """
   fields = {
     field.name: getattr(base, field.name)
     for field in dataclasses.fields(base)
     if field.init and field.name not in ('parent', 'name')
   }
-  return kind(**fields, hint_channels=hint_channels, cell=cell)
+  return kind(**fields, hint_channels=hint_channels, cells=cells)
 
 
 def from_base(params: Mapping[str, Any], base: Mapping[str, Any]) -> Any:

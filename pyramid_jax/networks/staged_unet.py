@@ -39,6 +39,7 @@ class StagedUNet(unet.UNet):
     train: bool = False,
     taps: Sequence[str] = (),
     control: Sequence[jax.Array] | jax.Array | None = None,
+    concat_noise: jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction of a stage.
 
@@ -53,6 +54,7 @@ class StagedUNet(unet.UNet):
       train: whether dropout is active, which needs a 'dropout' key.
       taps: names of activations, see `Trunk.walk`; the same for all stages.
       control: see `Trunk.walk`.
+      concat_noise: as of `unet.UNet`.
 
     Returns:
       (B, H, W, stage_out[stage]) float32; with `taps` a pair of it and {name:
@@ -69,12 +71,14 @@ class StagedUNet(unet.UNet):
     emb = self.embed_context(self.embed_level(t), context)
     if y is not None:
       emb += self.embed_label(y)
+    if concat_noise is not None:
+      emb += self.embed_concat_noise(concat_noise)
     emb += nn.Embed(
       len(self.stage_in),
       emb.shape[-1],
       embedding_init=nn.initializers.normal(1.0),
       name='stage_emb',
-    )(jnp.asarray(stage))
+    )(jnp.full((1,), stage))
     if self.is_initializing():
       self._touch_other_stages(x, stage)
     h = self.conv(f'stem_{stage}')(x)

@@ -61,6 +61,7 @@ class UNet(unet_trunk.Trunk):
     train: bool = False,
     taps: Sequence[str] = (),
     control: Sequence[jax.Array] | jax.Array | None = None,
+    concat_noise: jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction, and the activations of `taps` if there are.
 
@@ -76,6 +77,8 @@ class UNet(unet_trunk.Trunk):
       train: whether dropout is active, which needs a 'dropout' key.
       taps: names of activations, see `Trunk.walk`.
       control: see `unet_trunk.Trunk.walk`.
+      concat_noise: (B,), logarithm of the deviation of the noise on a picture
+        among the channels of x, or None.
 
     Returns:
       (B, H, W, out_channels) float32, or n_embed channels; with `taps` a pair
@@ -95,6 +98,8 @@ class UNet(unet_trunk.Trunk):
     emb = self.embed_context(self.embed_level(t), context)
     if y is not None:
       emb += self.embed_label(y)
+    if concat_noise is not None:
+      emb += self.embed_concat_noise(concat_noise)
     # Every block begins with the SiLU: done once.
     found: dict[str, jax.Array] = {}
     h = self.walk(x, nn.silu(emb), context, train, found=found, control=control)

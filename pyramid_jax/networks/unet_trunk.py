@@ -17,9 +17,6 @@ from pyramid_jax.networks.layers import transformer
 from pyramid_jax.networks.layers import trunk
 
 
-POOLS = 8  # queries that pool a context
-
-
 class Trunk(nn.Module):
   """What the U-Nets have in common, to be derived from.
 
@@ -53,9 +50,9 @@ class Trunk(nn.Module):
     remat: whether blocks recompute their activations in the backward pass.
     grid_frequencies: see `transformer.SpatialTransformer`; 0 in the reference.
     pool_context: also add the context's tokens, pooled by the attention of
-      `POOLS` learned queries, normalised and projected, to the embedding of
-      the level (ours: every block then knows what is asked for, not only
-      those that attend).
+      learned queries, normalised and projected, to the embedding of the
+      level (ours: every block then knows what is asked for, not only those
+      that attend).
     attention: which kernel attends, see `attention.dot_product_attention`.
   """
 
@@ -180,12 +177,23 @@ class Trunk(nn.Module):
         f' num_classes = {self.num_classes}.'
       )
 
-  def embed_level(self, t: jax.Array) -> jax.Array:
+  def embed_level(self, t: jax.Array, name: str = 'time_embed') -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, 4 model_channels)."""
     width = 4 * self.model_channels
     emb = embeddings.timestep_embedding(t, self.model_channels)
-    emb = nn.silu(linear.Linear(width, name='time_embed_0')(emb))
-    return linear.Linear(width, name='time_embed_2')(emb)
+    emb = nn.silu(linear.Linear(width, name=f'{name}_0')(emb))
+    return linear.Linear(width, name=f'{name}_2')(emb)
+
+  def embed_concat_noise(self, logarithm: jax.Array) -> jax.Array:
+    """Returns the embedding of the noise on a picture beside the state.
+
+    Args:
+      logarithm: (B,), of its deviation.
+
+    Returns:
+      (B, 4 model_channels), to be added to that of the level.
+    """
+    return self.embed_level(250.0 * logarithm, 'concat_noise_embed')
 
   def embed_label(self, y: jax.Array) -> jax.Array:
     """Returns the embedding of class ids (B,), (B, 4 model_channels)."""
@@ -205,15 +213,7 @@ class Trunk(nn.Module):
       return emb
     if context is None:
       raise ValueError('pool_context needs a context, got none.')
-    if isinstance(context, transformer.PlacedTokens):
-      context = context.values
-    # Every query may learn to pass over padding and to look for its words.
-    scores = linear.Linear(POOLS, use_bias=False, name='pooled_query')(context)
-    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1)
-    pooled = jnp.einsum('blp,blc->bpc', weights, context)
-    pooled = norms.LayerNorm(name='pooled_norm')(pooled)
-    pooled = pooled.reshape(len(pooled), -1)
-    return emb + linear.Linear(emb.shape[-1], name='pooled_proj')(pooled)
+    return emb + transformer.pooled(context, emb.shape[-1])
 
   def walk(
     self,

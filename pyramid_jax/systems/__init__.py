@@ -15,6 +15,7 @@ SYSTEMS = {
   'frido': 'pyramid_jax.systems.frido',
   'latent_diffit': 'pyramid_jax.systems.latent_diffit',
   'ladm': 'pyramid_jax.systems.ladm',
+  'ladm_control': 'pyramid_jax.systems.ladm_control',
   'ldm': 'pyramid_jax.systems.ldm',
   'sketch': 'pyramid_jax.systems.sketch',
 }

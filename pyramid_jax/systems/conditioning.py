@@ -18,7 +18,9 @@ from pyramid_jax.networks import conditioners
 from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import camera
 from pyramid_jax.systems import encoders
+from pyramid_jax.systems import low_resolution
 from pyramid_jax.systems import picture_encoders
 from pyramid_jax.systems import system as system_lib
 
@@ -29,6 +31,7 @@ Encoder = encoders.Encoder
 Inputs = encoders.Inputs
 
 PICTURES = ('map', 'superres', 'inpaint')
+ALSO = ('class', 'camera', 'superres')
 
 
 def create(
@@ -49,6 +52,8 @@ def create(
     return None
   if c.task == 'class':
     encoder: Encoder = _classes(config)
+  elif c.task == 'superres' and first_stage is None:
+    encoder = low_resolution.create(config)
   elif c.task in PICTURES:
     if first_stage is None:
       raise ValueError(
@@ -62,18 +67,40 @@ def create(
     encoder = _tokens(config)
   if not c.also:
     return encoder
-  if c.also != 'class' or c.task == 'class':
+  if c.also not in ALSO or c.also == c.task:
     raise ValueError(
-      f"config.condition.also is {c.also!r}, must be '' or 'class' beside"
-      f" another task than 'class'; config.condition.task is {c.task!r}"
+      f"config.condition.also is {c.also!r}, must be '' or one of"
+      f' {", ".join(ALSO)} beside another task; config.condition.task is'
+      f' {c.task!r}'
     )
+  second = _second(config, encoder, first_stage)
+  return encoders.BothEncoder(first=encoder, second=second)
+
+
+def _second(
+  config: ConfigDict, first: Encoder, first_stage: autoencoder.Network | None
+) -> Encoder:
+  """Builds the encoder of `config.condition.also`."""
+  c = config.condition
+  if c.also == 'camera':
+    width = first.widths.context or c.dim
+    return camera.CameraEncoder(dim=width, drop=c.camera_drop)
+  if c.also == 'superres':
+    if first.widths.concat:
+      raise ValueError(
+        f'config.condition.task {c.task!r} and the small picture are both'
+        " channels; config.condition.also must not be 'superres'"
+      )
+    if first_stage is None:
+      return low_resolution.create(config)
+    return _small_picture(config, first_stage)
   second = _classes(config)
-  if encoder.widths.context and second.widths.context:
+  if first.widths.context and second.widths.context:
     raise ValueError(
       f'config.condition.task {c.task!r} and the class are both tokens; give'
       " the class by config.condition.class_by = 'adm'"
     )
-  return encoders.BothEncoder(first=encoder, second=second)
+  return second
 
 
 def _classes(config: ConfigDict) -> encoders.ClassEncoder:
@@ -111,6 +138,13 @@ def _pictures(config: ConfigDict, first_stage: autoencoder.Network) -> Encoder:
     return picture_encoders.HoleEncoder(
       first_stage=first_stage, image_size=size
     )
+  return _small_picture(config, first_stage)
+
+
+def _small_picture(
+  config: ConfigDict, first_stage: autoencoder.Network
+) -> picture_encoders.LowResolutionEncoder:
+  size, factor = config.data.image_size, autoencoder.factor(first_stage)
   if config.data.lr_factor != factor:
     raise ValueError(
       f'config.data.lr_factor is {config.data.lr_factor}, must be {factor}, the'
@@ -312,10 +346,22 @@ def training_context(
   if encoder is None:
     return None
   tree = weights(encoder, generator, frozen)
+  batch = perturbed(encoder, batch, jax.random.fold_in(key, 1))
   tokens = encoder.encode(tree, batch)
   if drop == 0:
     return tokens
   return dropped(tokens, encoder.null(tree, batch), key, drop)
+
+
+def perturbed(encoder: Encoder, batch: Batch, key: jax.Array) -> Batch:
+  """Returns a batch as an encoder is given it in training."""
+  if isinstance(encoder, encoders.BothEncoder):
+    keys = jax.random.split(key)
+    for part, own in zip((encoder.first, encoder.second), keys, strict=True):
+      batch = perturbed(part, batch, own)
+    return batch
+  noisy = (camera.CameraEncoder, low_resolution.NoisyPictureEncoder)
+  return encoder.perturbed(batch, key) if isinstance(encoder, noisy) else batch
 
 
 def dropped(tokens: Any, null: Any, key: jax.Array, share: float) -> Any:

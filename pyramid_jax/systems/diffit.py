@@ -122,7 +122,8 @@ def _stage(
     del context, first
     found: dict[str, jax.Array] = {}
     raw = raw_network(network, params, inputs, taps, found)
-    return edm.predict(precond, raw, x, level).replace(taps=found)
+    prediction = edm.predict(precond, raw, x, level)
+    return dataclasses.replace(prediction, taps=found)
 
   def leave(state, x, x0, context):
     del x0, context

@@ -28,11 +28,16 @@ class Inputs:
     context: tokens (B, L, D) that are attended to, perhaps with places.
     concat: (B, h, w, C) channels beside the latent's, on its grid.
     y: (B,) class ids that are embedded with the noise level.
+    control: the maps (B, h, w, C) of a ControlNet, of every stage.
+    concat_noise: (B,) logarithm of the deviation of the noise on `concat`,
+      which is embedded with the noise level too.
   """
 
   context: Context | None = None
   concat: jax.Array | None = None
   y: jax.Array | None = None
+  control: tuple[jax.Array, ...] | None = None
+  concat_noise: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,12 +200,14 @@ class ClassEncoder:
     classes: how many there are.
     has_null: whether there is a row for none.
     dim: width of a token; 0 leaves the ids to the U-Net.
+    key: of the ids in a batch.
   """
 
   classes: int
   has_null: bool
   dim: int
   trained: bool = True
+  key: str = 'class'
 
   @property
   def rows(self) -> int:
@@ -219,7 +226,7 @@ class ClassEncoder:
 
   @property
   def example(self) -> Batch:
-    return {'class': jnp.ones((1,), jnp.int32)}
+    return {self.key: jnp.ones((1,), jnp.int32)}
 
   def init(self, key: jax.Array) -> Any:
     if not self.dim:
@@ -227,12 +234,12 @@ class ClassEncoder:
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
-    return self._embedded(params, batch['class'])
+    return self._embedded(params, batch[self.key])
 
   def null(self, params: Any, batch: Batch) -> Inputs | None:
     if not self.has_null:
       return None
-    return self._embedded(params, jnp.zeros_like(batch['class']))
+    return self._embedded(params, jnp.zeros_like(batch[self.key]))
 
   def _embedded(self, params: Any, classes: jax.Array) -> Inputs:
     ids = jnp.where(classes == 0, self.rows - 1, classes - 1)
@@ -244,6 +251,9 @@ class ClassEncoder:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BothEncoder:
   """Two conditions at once, such as a picture's channels and a class.
+
+  If both are tokens, which must be equally wide, the second's follow the
+  first's; beside placed tokens they lie nowhere in particular.
 
   Attributes:
     first: of `condition.task`.
@@ -258,7 +268,7 @@ class BothEncoder:
   def widths(self) -> Widths:
     first, second = self.first.widths, self.second.widths
     return Widths(
-      context=first.context + second.context,
+      context=first.context or second.context,
       concat=first.concat + second.concat,
       classes=first.classes + second.classes,
     )
@@ -288,11 +298,27 @@ class BothEncoder:
   def _join(
     self, first: Context | Inputs | None, second: Context | Inputs | None
   ) -> Inputs:
-    given: dict[str, Any] = {}
-    for encoded in (first, second):
-      given |= {
-        name: value
-        for name, value in vars(as_inputs(encoded)).items()
-        if value is not None
-      }
+    one, other = as_inputs(first), as_inputs(second)
+    given = {
+      name: value
+      for encoded in (one, other)
+      for name, value in vars(encoded).items()
+      if value is not None
+    }
+    if one.context is not None and other.context is not None:
+      given['context'] = _followed(one.context, other.context)
     return Inputs(**given)
+
+
+def _followed(first: Context, second: Context) -> Context:
+  """Returns the tokens of both, the second's without places of their own."""
+  if isinstance(second, transformer.PlacedTokens):
+    raise ValueError('the tokens that follow others must have no places.')
+  if not isinstance(first, transformer.PlacedTokens):
+    return jnp.concatenate([first, second], axis=1)
+  anywhere = jnp.array([0.0, 0.0, 1.0, 1.0], first.places.dtype)
+  places = jnp.broadcast_to(anywhere, (*second.shape[:2], 4))
+  return transformer.PlacedTokens(
+    values=jnp.concatenate([first.values, second], axis=1),
+    places=jnp.concatenate([first.places, places], axis=1),
+  )

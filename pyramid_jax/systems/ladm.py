@@ -96,7 +96,8 @@ def make_stage(
         found.update(out[1])
         return out[0]
 
-      return precond.predict(bound, x, level).replace(taps=found)
+      prediction = precond.predict(bound, x, level)
+      return dataclasses.replace(prediction, taps=found)
 
     def leave(state, x, x0, variables):
       del variables
@@ -221,13 +222,12 @@ class LaDM:
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     drop_key, latent_key, key = jax.random.split(key, 3)
-    generator = params['generator']
+    generator = self.generator(params, frozen)
     clean, space = self.space.training(frozen, extra, step, batch, latent_key)
-    inputs = encoders.as_inputs(
-      conditioning.training_context(
-        self.encoder, generator, frozen, self.drop, drop_key, batch
-      )
+    encoded = conditioning.training_context(
+      self.encoder, generator, frozen, self.drop, drop_key, batch
     )
+    inputs = self.told(encoded, batch)
     shares = self.law.shares(self.process)
     total, metrics, begin = jnp.zeros(()), {}, 0
     for index, stage in enumerate(self.stage_numbers):
@@ -257,10 +257,10 @@ class LaDM:
     """Returns the loss of a stage on its part of a batch."""
     sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
     clean = self.process.clean(whole, stage)
-    network = self.networks.of_stage(stage)
+    network = self.network(stage)
     return laplacian_loss.loss(
       lambda x, time: network.apply(
-        {'params': self.networks.params_of(params, stage)},
+        {'params': self.params_of(params, stage)},
         x,
         time,
         inputs,
@@ -273,6 +273,26 @@ class LaDM:
       jax.random.normal(noise_key, clean.shape),
     )
 
+  # What a system with branches beside the networks does otherwise.
+
+  def generator(self, params: Params, frozen: Params) -> Any:
+    """Returns the weights of the networks and of the condition's encoder."""
+    del frozen
+    return params['generator']
+
+  def network(self, stage: int) -> ladm_networks.StageNetwork:
+    """Returns the network of a stage, 1 = finest."""
+    return self.networks.of_stage(stage)
+
+  def params_of(self, params: Any, stage: int) -> Any:
+    """Returns its weights among those of all networks."""
+    return self.networks.params_of(params, stage)
+
+  def told(self, encoded: Any, batch: Batch) -> Inputs:
+    """Returns what the networks are told of a batch."""
+    del batch
+    return encoders.as_inputs(encoded)
+
   def precond(self, stage: int) -> laplacian_loss.Preconditioning:
     """Returns what stands around the network of a stage."""
     return laplacian_loss.Preconditioning(self.process, stage, self.kind)
@@ -283,9 +303,8 @@ class LaDM:
   def condition(
     self, weights: Weights, batch: Batch
   ) -> condition_lib.Condition:
-    tree = conditioning.weights(
-      self.encoder, weights.params['generator'], weights.frozen
-    )
+    generator = self.generator(weights.params, weights.frozen)
+    tree = conditioning.weights(self.encoder, generator, weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
   def stages(
@@ -295,7 +314,7 @@ class LaDM:
     shape: tuple[int, int, int],
     cached: bool = True,
   ) -> list[sampling.Stage]:
-    params = weights.params['generator']['networks']
+    params = self.generator(weights.params, weights.frozen)['networks']
     count, height, width = (
       shape[0],
       *(n // self.space.factor for n in shape[1:]),
@@ -307,8 +326,8 @@ class LaDM:
     )
     return [
       make_stage(
-        self.networks.of_stage(stage),
-        self.networks.params_of(params, stage),
+        self.network(stage),
+        self.params_of(params, stage),
         self.precond(stage),
         levels,
         shape=(

@@ -53,15 +53,19 @@ class StageNetwork:
       **kwargs: of `module.apply`.
     """
     args = self.arguments(x, c_noise, inputs)
-    out: Any = self.module.apply(variables, *args, **self._stage(), **kwargs)
+    out = self.call(variables, *args, **self._told(inputs), **kwargs)
     if not kwargs.get('mutable') and not kwargs.get('taps'):
       return laplacian.inverse_haar(out, self.wavelet)
     return laplacian.inverse_haar(out[0], self.wavelet), out[1]
 
+  def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    """Applies the module to `arguments`."""
+    return self.module.apply(variables, *args, **kwargs)
+
   def init(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
     """Returns the weights; x is (B, h, w, C) at the stage's resolution."""
     args = self.arguments(x, jnp.zeros((1,)), inputs)
-    return self.module.init(key, *args, **self._stage())['params']
+    return self.module.init(key, *args, **self._told(inputs))['params']
 
   def arguments(
     self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
@@ -78,8 +82,10 @@ class StageNetwork:
     x = laplacian.haar(x, self.wavelet)
     return x, TIME_SCALE * c_noise, inputs.context, inputs.y
 
-  def _stage(self) -> dict[str, Any]:
-    return {} if self.stage is None else {'stage': self.stage}
+  def _told(self, inputs: Inputs) -> dict[str, Any]:
+    """Returns the arguments by name that are there."""
+    told = {'stage': self.stage, 'concat_noise': inputs.concat_noise}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,20 +119,21 @@ class Networks:
 
   def params_of(self, params: Any, stage: int) -> Any:
     """Returns the weights of a stage's network."""
-    return params[self._name(stage)]
+    return params[self.name(stage)]
 
   def init(self, key: jax.Array, inputs: Inputs, side: int) -> dict[str, Any]:
     """Returns the weights of all; `side` is the finest stage's."""
     params: dict[str, Any] = {}
     for stage in range(len(self.wavelets), 0, -1):
-      if self._name(stage) not in params:
+      if self.name(stage) not in params:
         n = side // 2 ** (stage - 1)
-        params[self._name(stage)] = self.of_stage(stage).init(
+        params[self.name(stage)] = self.of_stage(stage).init(
           jax.random.fold_in(key, stage),
           jnp.zeros((1, n, n, self.channels)),
           inputs,
         )
     return params
 
-  def _name(self, stage: int) -> str:
+  def name(self, stage: int) -> str:
+    """Returns the name of a stage's network among the weights."""
     return 'shared' if self.shared else f'stage_{stage}'

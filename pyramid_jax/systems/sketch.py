@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.conditions import edges as edges_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import sketch_guidance
@@ -27,6 +28,7 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import diffit
 from pyramid_jax.systems import ladm
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import latent_diffit
@@ -82,6 +84,7 @@ class Sketch:
     shapes: of the base's stages, coarse first.
     predictors: one for all stages, or one for each.
     target_space: what is predicted of an edge map, 'latent' or 'pixels'.
+    edges: whose edges are learned: 'true', the data's, or a detector's.
     beta: of each stage, see `sketch_guidance.steered`.
     stop_fraction: of each stage, likewise.
     norm_ref: likewise.
@@ -94,6 +97,7 @@ class Sketch:
   shapes: tuple[StageShape, ...]
   predictors: tuple[edge_predictor.EdgePredictor, ...]
   target_space: str
+  edges: str
   beta: tuple[float, ...]
   stop_fraction: tuple[float, ...]
   norm_ref: str
@@ -180,6 +184,25 @@ class Sketch:
         path = os.path.join(self.base_path, FIRST_STAGE)
       parts[name] = dataclasses.replace(part, path=path)
     return parts
+
+  def asked(self, batch: Batch) -> jax.Array:
+    """Returns the edges that are asked for, (B, H, W) in [-1, 1].
+
+    A drawing, or the edges of the example's picture.
+
+    Raises:
+      ValueError: there are neither.
+    """
+    if 'sketch' in batch:
+      return batch['sketch']
+    if self.edges != 'true':
+      return 2.0 * edges_lib.edges(self.edges)(batch['image']) - 1.0
+    if 'edges' not in batch:
+      raise ValueError(
+        "there is no sketch: give one, data with config.data.maps = 'edges', or"
+        ' a detector by config.sketch.edges'
+      )
+    return 2.0 * batch['edges'] - 1.0
 
   def targets(self, weights: Weights, edges: jax.Array) -> list[jax.Array]:
     """Returns what the predictors should say, of each stage.
@@ -288,7 +311,7 @@ class Sketch:
     del step
     level_key, noise_key = jax.random.split(key)
     weights = self.of_base(frozen)
-    targets = self.targets(weights, asked(batch))
+    targets = self.targets(weights, self.asked(batch))
     count = targets[0].shape[0]
 
     def rows(stage, length):
@@ -326,12 +349,12 @@ class Sketch:
     condition = self.base.condition(of_base, batch)
     beta = batch.get('sketch_beta')
     steer = {
-      'targets': self.targets(of_base, asked(batch)),
+      'targets': self.targets(of_base, self.asked(batch)),
       # (stages,) or, one column a stage, (B, stages); no constants, so that
       # one program serves every sketch and strength.
       'beta': jnp.asarray(self.beta) if beta is None else beta,
     }
-    return condition.replace(steer=steer)
+    return dataclasses.replace(condition, steer=steer)
 
   def stages(
     self,
@@ -380,26 +403,44 @@ class Sketch:
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     return self.base.decode(self.of_base(weights.frozen), state)
 
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    """Returns predicted edge maps, at the parts `SHOWN` of the time in turn."""
+  def predicted(
+    self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Predicts the edges of pictures that are noised.
+
+    Args:
+      weights: of this system.
+      key: of the noise.
+      batch: images, conditions and edges.
+      parts: (B,) of the noise's time in [0, 1], where each is read.
+
+    Returns:
+      The (B,) squared errors, means over stages, and (B, H, W) edge maps.
+    """
     of_base = self.of_base(weights.frozen)
-    parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
+    variables = {
+      'params': weights.params['generator'],
+      'batch_stats': weights.extra['batch_stats'],
+    }
 
     def rows(stage, length):
       del stage
       return ((1.0 - parts) * (length - 1)).astype(jnp.int32)
 
-    variables = {
-      'params': weights.params['generator'],
-      'batch_stats': weights.extra['batch_stats'],
-    }
-    predicted = [
+    got = [
       self._predict(variables, s, taps, told)
       for s, (taps, told, _) in enumerate(self._read(of_base, key, batch, rows))
     ]
-    edges = self.edges_of_targets(of_base, predicted)
+    wanted = self.targets(of_base, self.asked(batch))
+    errors = [distance(g, w) for g, w in zip(got, wanted, strict=True)]
+    return jnp.stack(errors).mean(0), self.edges_of_targets(of_base, got)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    """Returns predicted edge maps, at the parts `SHOWN` of the time in turn."""
+    parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
+    _, edges = self.predicted(weights, key, batch, parts)
     return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
 
 
@@ -407,23 +448,6 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
   """Returns the (B,) squared errors, summed over channels, means of places."""
   error = jnp.square(got - target.astype(got.dtype))
   return error.sum(-1).mean((1, 2))
-
-
-def asked(batch: Batch) -> jax.Array:
-  """Returns the edges that are asked for, (B, H, W) in [-1, 1].
-
-  A drawing, or the edge map of the example in [0, 1].
-
-  Raises:
-    ValueError: there are neither.
-  """
-  if 'sketch' in batch:
-    return batch['sketch']
-  if 'edges' not in batch:
-    raise ValueError(
-      "there is no sketch: give one, or data with config.data.maps = 'edges'"
-    )
-  return 2.0 * batch['edges'] - 1.0
 
 
 def has_latents(base: system_lib.System) -> bool:
@@ -472,7 +496,8 @@ def stage_shapes(
     parts = base.frozen_parts()
     frozen = {name: part.init(key) for name, part in parts.items()}
     weights = Weights(params=params, frozen=frozen, extra=extra)
-    size, found, state = base.image_size, [], []
+    size, found = base.image_size, []
+    state: list[jax.Array] = []
     condition = example_condition(base)
     for stage in base.stages(weights, condition, (1, size, size)):
       (levels, denoise), *_ = stage.spans
@@ -518,6 +543,7 @@ def create(config: ConfigDict) -> Sketch:
     shapes=shapes,
     predictors=_predictors(config, base, shapes),
     target_space=c.target_space,
+    edges=c.edges,
     beta=_per_stage(c.beta, len(shapes)),
     stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
     norm_ref=c.norm_ref,
@@ -569,6 +595,8 @@ def _patches(base: system_lib.System, count: int) -> tuple[int, ...]:
     return tuple(2**wavelet for wavelet in base.networks.wavelets)
   if isinstance(base, latent_diffit.LatentDiffiT):
     return (base.network.patch_size,) * count
+  if isinstance(base, diffit.DiffiT):
+    return (base.network.stem_stride,) * count
   return (1,) * count
 
 

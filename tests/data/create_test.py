@@ -29,3 +29,10 @@ def test_maps_are_of_shapes_alone(tmp_path):
   config.data.maps = ('edges',)
   with pytest.raises(ValueError, match=r"maps is \('edges',\).*image_folder"):
     data.create(config, 'train')
+
+
+def test_cameras_are_of_folders_alone():
+  config = config_lib.base()
+  config.condition.also = 'camera'
+  with pytest.raises(ValueError, match="'camera', which .* = shapes does not"):
+    data.create(config, 'train')

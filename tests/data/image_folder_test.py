@@ -146,6 +146,32 @@ def test_captions(root, vocab):
   assert 'caption' not in read_all(data.create(config, 'train'))
 
 
+def test_cameras(root):
+  write_captions(
+    root,
+    [
+      {'file': 'loose.png', 'caption': 'x', 'pitch': 'eye level'},
+      {'file': 'dogs/b.png', 'caption': 'x', 'depth_of_field': 'deep'},
+    ],
+  )
+  config = make_config(root, also='camera')
+  batch = read_all(data.create(config, 'train'))
+  # cats/deep/a.PNG, cats/z.webp, dogs/b.png, loose.png
+  assert batch['pitch'].tolist() == [0, 0, 0, 2]
+  assert batch['depth_of_field'].tolist() == [0, 0, 2, 0]
+  assert batch['pitch'].dtype == np.int32
+  assert 'pitch' not in read_all(data.create(make_config(root), 'train'))
+
+  (root / 'captions.jsonl').write_text(
+    '{"file": "a", "caption": "x", "pitch": "down"}'
+  )
+  with pytest.raises(errors.UserError, match="line 1: pitch is 'down', must"):
+    data.create(config, 'train')
+  (root / 'captions.jsonl').unlink()
+  with pytest.raises(FileNotFoundError, match=r'captions\.jsonl \(captions'):
+    data.create(config, 'train')
+
+
 @pytest.mark.parametrize('line', ['{"file": "a"}', 'x', '["a", "b"]', '{"a'])
 def test_malformed_captions(root, vocab, line):
   (root / 'captions.jsonl').write_text(f'\n{line}\n')
@@ -235,6 +261,9 @@ def test_pictures_to_enlarge(root):
   finished = jax.jit(reader.finish)(batch)
   low = (np.asarray(finished['lr_image']) + 1) * 127.5
   np.testing.assert_allclose(low, batch['lr_image'], atol=1e-4)
+  config = make_config(root, 'class', also='superres', lr_factor=2)
+  beside = read_all(data.create(config, 'train'))
+  np.testing.assert_array_equal(beside['lr_image'], batch['lr_image'])
   config = make_config(root, 'superres', degradation='bsr_light', image_size=16)
   batch = read_all(data.create(config, 'train'))
   want = [degradation.degrade('bsr_light', x, 4, 0) for x in batch['image']]
@@ -276,3 +305,64 @@ def test_more_classes_than_the_model_has(root):
   assert read_all(reader)['class'].max() == 2
   with pytest.raises(ValueError, match='num_classes is 1, must be at least 2'):
     data.create(make_config(root, 'class', num_classes=1), 'train')
+
+
+def _wide_and_high(tmp_path):
+  """Two wide pictures, two high ones by their EXIF data, and squares."""
+  for i in range(2):
+    paint(tmp_path / f'wide{i}.png', 'red', (40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    picture = Image.new('RGB', (40, 20), 'blue')
+    picture.save(tmp_path / f'high{i}.png', exif=exif)
+  for i in range(3):
+    paint(tmp_path / f'square{i}.png', 'lime', (20, 20))
+
+
+def test_buckets_keep_the_shape_of_pictures(tmp_path):
+  _wide_and_high(tmp_path)
+  fields = {'buckets': 4, 'image_size': 12}
+  config = make_config(tmp_path, **fields)
+  config.train.batch_size = 2
+  reader = data.create(config, 'train')
+  assert reader.buckets.shapes == ((8, 16), (12, 12), (16, 8))
+  high, square, wide = reader.buckets.members[::-1]
+  # Sorted by name: high, square, wide.
+  assert [x.tolist() for x in (high, square, wide)] == [
+    [0, 1],
+    [2, 3, 4],
+    [5, 6],
+  ]
+  draws = np.arange(2).astype(np.uint64)
+  got = reader.batch(wide, draws)
+  assert got['image'].shape == (2, 8, 16, 3)
+  np.testing.assert_allclose(
+    got['aspect'], [np.log([8 / 12, 16 / 12])] * 2, rtol=1e-6
+  )
+  np.testing.assert_array_equal(got['image'][0, 4, 8], [255, 0, 0])
+  assert reader.batch(high, draws)['image'].shape == (2, 16, 8, 3)
+  with pytest.raises(ValueError, match=r'\(8, 16\), \(12, 12\)\] are no batch'):
+    reader.batch(np.array([2, 5]), draws)
+  val = data.create(config, 'val')
+  assert read_all(val)['image'].shape == (7, 12, 12, 3)
+
+  # What is broken is replaced by another one in its own shape.
+  (tmp_path / 'high1.png').write_bytes(b'no picture')
+  reader = data.create(config, 'train')
+  of = reader.buckets.of[1]
+  got = reader.batch(np.array([1]), draws[:1])
+  assert got['image'].shape[1:3] == reader.buckets.shapes[of]
+  assert reader.report['replaced_examples'] == 1
+
+
+def test_what_buckets_do_not_serve(tmp_path):
+  _wide_and_high(tmp_path)
+  for fields, message in (
+    ({'task': 'superres'}, "task is 'superres'"),
+    ({'also': 'superres'}, "also 'superres'"),
+    ({'crop': 'none'}, "crop 'none'"),
+    ({'image_size': 10}, 'image_size is 10, must be a multiple'),
+  ):
+    config = make_config(tmp_path, **{'buckets': 4, 'image_size': 12} | fields)
+    with pytest.raises(ValueError, match=message):
+      data.create(config, 'train')

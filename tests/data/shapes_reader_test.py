@@ -134,7 +134,7 @@ def test_low_resolution_pictures_are_box_filtered():
   assert low.dtype == np.float32
   np.testing.assert_allclose((low + 1) * 127.5, want, atol=1e-4)
 
-  config = _config('superres')
+  config = _config('text', also='superres')
   config.data.lr_factor = 2
   reader, batch = _batch(config)
   assert jax.eval_shape(reader.finish, batch)['lr_image'].shape[1:3] == (16, 16)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.interop import families
+from pyramid_jax.interop import parts
 from pyramid_jax.interop import verify
 from pyramid_jax.interop.families import lgp as family
 
@@ -58,7 +59,7 @@ def test_other_sizes_run():
   case = families.Case(
     family='lgp.mlp',
     config=config,
-    state=family.to_official(variables),
+    state=parts.to_official('lgp.mlp', variables),
     inputs={
       'x': rng.normal(size=(1, 2, 6, 5)).astype(np.float32),
       't': rng.normal(size=(1, 2, 6, 2)).astype(np.float32),

@@ -85,7 +85,7 @@ def test_a_branch_begins_with_the_weights_of_the_base(trees):
   assert begun.keys() == branch.keys()
   own = {name for name in begun if name.startswith(('hint_', 'zero_'))}
   # Four skips (stem, block, halving, block) and the middle.
-  assert own == {f'hint_{i}' for i in range(3)} | {
+  assert own == {f'hint_1_{i}' for i in range(3)} | {
     f'zero_{i}' for i in range(5)
   }
   assert {n for n in base if n.startswith(('out', 'output_blocks'))} == (
@@ -95,7 +95,7 @@ def test_a_branch_begins_with_the_weights_of_the_base(trees):
     want = branch[name] if name in own else base[name]
     jax.tree.map(np.testing.assert_array_equal, tree, want)
   assert not any(np.any(x) for x in jax.tree.leaves(begun['zero_4']))
-  assert np.any(begun['hint_2']['kernel'])
+  assert np.any(begun['hint_1_2']['kernel'])
 
 
 def test_every_trained_convolution_acts_as_the_weight_says(trees):
@@ -143,11 +143,24 @@ def test_maps_of_another_size_are_refused():
     got = re.escape(str(None if bad is None else bad.shape))
     with pytest.raises(ValueError, match=rf'\(2, 4, 4, 2\), got {got}'):
       trace(BRANCH, bad)
-  # Where the network makes 2 x 2 pixels one place, the map is twice as fine.
-  finer = controlnet.branch(controlnet.ControlUNet, BASE, 2, cell=2)
-  with pytest.raises(ValueError, match=r'of shape \(2, 8, 8, 2\), got'):
-    trace(finer, hint)
-  control = trace(finer, jnp.zeros((B, 8, 8, 2)))
+
+
+def test_a_map_may_be_finer_where_pixels_are_channels():
+  inputs, hint = _inputs()
+  branch = controlnet.branch(controlnet.ControlUNet, BASE, 2, cells=(1, 2))
+
+  def trace(control):
+    return jax.eval_shape(
+      lambda: branch.init_with_output(
+        jax.random.key(0), **inputs, control=control
+      )
+    )
+
+  with pytest.raises(
+    ValueError, match=r'4, 2\) or \(2, 8, 8, 2\), got \(2, 2,'
+  ):
+    trace(hint[:, :2, :2])
+  control, variables = trace(jnp.zeros((B, 8, 8, 2)))
   shapes = [x.shape[1:] for x in control]
   assert shapes == [
     (4, 4, 32),
@@ -156,6 +169,10 @@ def test_maps_of_another_size_are_refused():
     (2, 2, 64),
     (2, 2, 64),
   ]
+  # All are made whichever comes first.
+  for cell in (1, 2):
+    kernel = variables['params'][f'hint_{cell}_0']['kernel']
+    assert kernel.shape == (3, 3, 2 * cell**2, 32)
 
 
 def test_another_base_is_refused(trees):

@@ -7,7 +7,8 @@ import pytest
 
 from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import unet
-from pyramid_jax.networks import unet_trunk
+from pyramid_jax.networks.layers import transformer
+from pyramid_jax.scaling import initial
 
 
 B, SIDE = 2, 8
@@ -142,7 +143,7 @@ def test_pooled_context_reaches_every_block():
   inputs = _inputs(options, context=context)
   pooled, plain = unet.UNet(**options), unet.UNet(**ATTENDING)
   params = pooled.init(jax.random.key(0), **inputs)['params']
-  assert params['pooled_proj']['kernel'].shape == (unet_trunk.POOLS * 12, 128)
+  assert params['pooled_proj']['kernel'].shape == (transformer.POOLS * 12, 128)
   rng = np.random.default_rng(0)  # also where weights begin as zeros
   params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params)
 
@@ -152,6 +153,28 @@ def test_pooled_context_reaches_every_block():
   params['pooled_proj'] = jax.tree.map(jnp.zeros_like, params['pooled_proj'])
   got = pooled.apply({'params': params}, **inputs)
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_noise_beside_the_state_is_told():
+  small = {'channel_mult': (1,), 'attention_resolutions': ()}
+  # A shift alone is normalised away where a group is one channel.
+  network = unet.UNet(**PLAIN | small | {'use_scale_shift_norm': True})
+  inputs = _inputs(PLAIN, x=jnp.ones((B, 2, 2, 3)))
+  noise = jnp.log(jnp.array([0.1, 0.1]))
+  init = lambda key: network.init(key, **inputs, concat_noise=noise)
+  params = initial.evaluate(init, jax.random.key(0))['params']
+  rng = np.random.default_rng(0)  # also where weights begin as zeros
+  params = jax.tree.map(
+    lambda x: x + 0.1 * rng.normal(size=x.shape).astype('f'), params
+  )
+  run = jax.jit(
+    lambda noise: network.apply(
+      {'params': params}, **inputs, concat_noise=noise
+    )
+  )
+  got, other = run(noise), run(noise.at[1].set(np.log(0.3)))
+  np.testing.assert_array_equal(got[0], other[0])
+  assert np.abs(got[1] - other[1]).max() > 1e-3
 
 
 class Pooled(unet.UNet):
@@ -176,7 +199,7 @@ def test_a_query_of_the_pool_may_pass_over_padding():
     )
     return np.abs(one - other).max()
 
-  away = jnp.zeros((12, unet_trunk.POOLS)).at[0].set(-1.0)
+  away = jnp.zeros((12, transformer.POOLS)).at[0].set(-1.0)
   params['pooled_query']['kernel'] = away
   assert difference() < 1e-5
   params['pooled_query']['kernel'] = jnp.zeros_like(away)  # the mean sees it

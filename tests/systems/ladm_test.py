@@ -212,8 +212,6 @@ def test_starting_from_an_image(shared):
   assert [z.shape[1] for z in half] == [16, 32]
   image = shared.system.decode(shared.weights, half)
   assert image.shape == (B, SIDE, SIDE, 3)
-  sigma = laplacian_levels.sigmas(shared.system.process, 1, 2, 7.0)
-  del sigma
   mask = jnp.zeros((B, SIDE, SIDE)).at[:, :16].set(1)
   kept = shared.sample(shared.weights, key, edit(1.0, mask))
   assert [z.shape[1] for z in kept] == [8, 16, 32]
@@ -232,7 +230,8 @@ def test_an_image_is_noised_to_where_the_steps_begin(shared):
   ones = lambda shape: jnp.ones(shape)
   x, _ = jax.jit(lambda: first.enter([], ones))()
   process = shared.system.process
-  sigma = laplacian_levels.sigmas(process, 2, 2, shared.system.rho)[0]
+  # Four of seven steps: three of the finest stage and the last before it.
+  sigma = laplacian_levels.sigmas(process, 2, 2, shared.system.rho)[1]
   clean = process.clean(BATCH['image'], 2)
   want = process.noised(clean, jnp.ones_like(clean), jnp.float32(sigma), 2)
   np.testing.assert_allclose(x, want, rtol=1e-4, atol=1e-5)
@@ -251,7 +250,7 @@ def test_weights_of_another_process_are_refused(shared):
 @pytest.mark.parametrize(
   ('overrides', 'message'),
   [
-    ({'data__image_size': '36'}, 'image_size is 36, must be a multiple of 8'),
+    ({'data__image_size': '34'}, 'image_size is 34, must be a multiple of 4'),
     ({'laplacian__switch_sigmas': '(2.0, 1.0)'}, 'must rise from above'),
     ({'laplacian__band_rms': '(0.1, 0.2)'}, 'must be 3 numbers for 3 levels'),
     ({'laplacian__preconditioning': 'both'}, 'must be one of scalar, band'),

@@ -316,6 +316,7 @@ def test_scale_of_latents_is_undone_before_decoding():
     ('class,debug', {'condition__class_by': 'name'}, "'name', must be one of"),
     ('class,debug', {'condition__also': 'class'}, "also is 'class'"),
     ('text,debug', {'condition__also': 'class'}, 'are both tokens'),
+    ('map,debug', {'condition__also': 'superres'}, 'are both channels'),
     ('debug', {'diffusion__parameterization': 'x'}, "'x' is not one of"),
   ],
 )

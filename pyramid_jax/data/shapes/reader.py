@@ -71,6 +71,7 @@ class ShapesReader:
     self._max_objects = config.data.max_objects
     self._condition = config.condition
     self._maps = {*config.data.maps, *_maps_of(config.condition.task)}
+    self._gives_small = reader_lib.gives_small_pictures(config)
     self._lr_factor = config.data.lr_factor
     self._captions = text.tokenizer()
     self._tokenizer: tokenizers.Tokenizer
@@ -97,7 +98,7 @@ class ShapesReader:
         f'condition.max_objects must be at least {most} at data.level '
         f'{self.level}, got {room}.'
       )
-    if task == 'superres' and self.image_size % self._lr_factor:
+    if self._gives_small and self.image_size % self._lr_factor:
       raise ValueError(
         f'data.image_size is {self.image_size}, must be divisible by '
         f'data.lr_factor = {self._lr_factor}.'
@@ -209,10 +210,10 @@ class ShapesReader:
     [0, 1], the visible outlines.
     """
     out = dict(batch)
-    task, size = self._condition.task, self.image_size
+    size = self.image_size
     picture = render.image(batch, size)
     out['image'] = picture / 127.5 - 1
-    if task == 'superres':
+    if self._gives_small:
       out['lr_image'] = render.shrink(picture, self._lr_factor) / 127.5 - 1
     if 'inpaint_mask' in self._maps:
       hole = holes.draw(batch['hole_strokes'], batch['hole_boxes'], size)

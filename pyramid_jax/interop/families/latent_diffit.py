@@ -16,6 +16,7 @@ import numpy as np
 from pyramid_jax.diffusion import guidance
 from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
+from pyramid_jax.networks import diffit_trunk
 from pyramid_jax.networks import latent_diffit
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import tmsa
@@ -77,12 +78,12 @@ def rename(path: mapping.Path) -> tuple[str, str]:
 
 def unstack(params: Mapping[str, Any]) -> Mapping[str, Any]:
   """Gives every block of a scanned network its own parameters."""
-  return mapping.unstack(params, latent_diffit.BLOCKS)
+  return mapping.unstack(params, diffit_trunk.BLOCKS)
 
 
 def stack(params: Mapping[str, Any]) -> dict[str, Any]:
   """Undoes `unstack`."""
-  return mapping.stack(params, latent_diffit.BLOCKS)
+  return mapping.stack(params, diffit_trunk.BLOCKS)
 
 
 def buffers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

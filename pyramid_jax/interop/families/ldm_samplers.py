@@ -162,7 +162,7 @@ def _condition(
   Raises:
     KeyError: it is not there.
   """
-  found = {}
+  found: dict[str, Any] = {}
   for place, names in _CONDITIONS[key].items():
     here = [prefix + n for n in names if prefix + n in case.inputs]
     if not here:

@@ -116,27 +116,12 @@ def join(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return rest | {FIRST: np.concatenate(ordered, axis=1)}
 
 
-def from_official(
-  state: Mapping[str, np.ndarray], template: Any
-) -> tuple[dict[str, Any], mapping.Report]:
-  """Turns an official state dict into {'params': ..., 'batch_stats': ...}.
-
-  Args:
-    state: official.
-    template: the same tree of shapes, which says how wide the activations are.
-
-  Raises:
-    ValueError: see `split`.
-  """
-  params = template['params']
+def cut(state: Mapping[str, np.ndarray], tree: Any) -> dict[str, np.ndarray]:
+  """Splits a state dict for {'params': ..., 'batch_stats': ...} of shapes."""
+  params = tree['params']
   count = sum(name.startswith('fc0_tap') for name in params)
   widths = [params[f'fc0_tap{k}']['kernel'].shape[0] for k in range(count)]
-  return mapping.to_flax(split(state, widths), template, rename)
-
-
-def to_official(variables: Any) -> dict[str, np.ndarray]:
-  """Returns the official state dict, but for counts of batches."""
-  return join(mapping.to_official(variables, rename))
+  return split(state, widths)
 
 
 def run(case: Case) -> dict[str, np.ndarray]:
@@ -158,7 +143,8 @@ def run(case: Case) -> dict[str, np.ndarray]:
   template = jax.eval_shape(
     lambda key: module.init(key, [x], noise, size), jax.random.key(0)
   )
-  variables, report = from_official(case.state, template)
+  state = cut(case.state, template)
+  variables, report = mapping.to_flax(state, template, rename)
   report.require_complete()
   y = module.apply(variables, [x], noise, size)
   y_train, _ = module.apply(

@@ -86,7 +86,9 @@ def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
 
 
 @functools.cache
-def sincos_table(dim: int, grid: int) -> np.ndarray:
+def sincos_table(
+  dim: int, grid: int, extent: float | None = None
+) -> np.ndarray:
   """Returns the fixed position embedding of a square grid.
 
   The two-dimensional table of MAE and DiT (facebookresearch/DiT: models.py):
@@ -96,6 +98,9 @@ def sincos_table(dim: int, grid: int) -> np.ndarray:
   Args:
     dim: channels, a multiple of 4.
     grid: side of the grid.
+    extent: of the whole side, in the unit in which the centres of its cells
+      are told: a place has the same code in every grid. None numbers the
+      cells from 0, as in the reference.
 
   Returns:
     (grid, grid, dim) float32, rows first.
@@ -108,7 +113,10 @@ def sincos_table(dim: int, grid: int) -> np.ndarray:
       f'a table of positions needs a multiple of 4 channels, got {dim}.'
     )
   frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
-  angles = np.arange(grid)[:, None] * frequencies
+  places = np.arange(grid)
+  if extent is not None:
+    places = (places + 0.5) / grid * extent
+  angles = places[:, None] * frequencies
   place = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
   shape = (grid, grid, dim // 2)
   column = np.broadcast_to(place[None], shape)

@@ -71,6 +71,20 @@ def average_pool(x: jax.Array, factor: int = 2) -> jax.Array:
   return (total / factor**2).astype(x.dtype)
 
 
+def max_pool(x: jax.Array, factor: int = 2) -> jax.Array:
+  """Takes the largest of every factor x factor cell, dropping a remainder.
+
+  Args:
+    x: (B, H, W, C), floating.
+    factor: at least 1.
+
+  Returns:
+    (B, H // factor, W // factor, C).
+  """
+  window = (1, factor, factor, 1)
+  return lax.reduce_window(x, -jnp.inf, lax.max, window, window, 'VALID')
+
+
 def space_to_depth(x: jax.Array, cell: int) -> jax.Array:
   """Makes the pixels of cell x cell squares channels of one position.
 

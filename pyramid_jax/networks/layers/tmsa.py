@@ -5,6 +5,8 @@ and perhaps the class, is projected into the queries, keys and values of all
 tokens; logits get a learned bias by relative position.
 """
 
+from collections.abc import Sequence
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import transformer
 
 
 # How a block learns the noise level: 'tmsa' inside of the attention, 'add' as
@@ -110,7 +113,8 @@ class TimeAttention(nn.Module):
 
   Attributes:
     heads: must divide the channels.
-    window: side of the windows, which do not overlap.
+    window: side of the windows, which do not overlap; or several sides, of
+      which a call names one, each with a table of its own.
     use_time: whether there is a time token.
     dropout: rate on the output when training.
     dtype: of the activations.
@@ -120,7 +124,7 @@ class TimeAttention(nn.Module):
   """
 
   heads: int
-  window: int
+  window: int | Sequence[int]
   use_time: bool = True
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
@@ -130,17 +134,23 @@ class TimeAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, time: jax.Array, train: bool = False
+    self,
+    x: jax.Array,
+    time: jax.Array,
+    train: bool = False,
+    window: int | None = None,
   ) -> jax.Array:
     """Maps (B, H, W, C) to the same shape.
 
     Args:
       x: (B, H, W, C).
-      time: (B, D) time tokens; not read without `use_time`.
+      time: (B, D) time tokens, or (1, D); not read without `use_time`.
       train: whether dropout is active, which needs a 'dropout' key.
+      window: side of the windows where there are several.
 
     Raises:
-      ValueError: channels or sides that cannot be split so.
+      ValueError: channels or sides that cannot be split so, or a window that
+        there is not.
     """
     _, height, width, channels = x.shape
     if channels % self.heads:
@@ -151,24 +161,40 @@ class TimeAttention(nn.Module):
     if self.use_time:
       offset = self._linear(3 * channels, 'qkv_temb', self.qkv_gain)(time)
       z = z + offset[:, None, None]
-    z = to_windows(z, self.window)
+    side, table = self._table(window)
+    z = to_windows(z, side)
     z = z.reshape(*z.shape[:2], 3, self.heads, channels // self.heads)
     q, k, v = (z[:, :, i] for i in range(3))
-    table = self.param(
-      'relative_position_bias_table',
-      nn.initializers.normal(_TABLE_STD),
-      ((2 * self.window - 1) ** 2, self.heads),
-    )
     out = attention.dot_product_attention(
       q,
       k,
       v,
-      bias=relative_position_bias(table, self.window),
+      bias=relative_position_bias(table, side),
       implementation=self.attention,
     )
     out = from_windows(out.reshape(*out.shape[:2], channels), height, width)
     out = self._linear(channels, 'proj', self.out_gain)(out)
     return nn.Dropout(self.dropout, deterministic=not train)(out)
+
+  def _table(self, window: int | None) -> tuple[int, jax.Array]:
+    """Returns the side of the windows and the table of their biases."""
+    has_one = isinstance(self.window, int)
+    sides = (self.window,) if isinstance(self.window, int) else self.window
+    side = sides[0] if has_one and window is None else window
+    if side not in sides:
+      raise ValueError(
+        f'window is {window}, allowed: {", ".join(map(str, sides))}.'
+      )
+    assert side is not None
+    tables = {}
+    for n in sides:
+      name = 'relative_position_bias_table' + ('' if has_one else f'_{n}')
+      tables[n] = self.param(
+        name,
+        nn.initializers.normal(_TABLE_STD),
+        ((2 * n - 1) ** 2, self.heads),
+      )
+    return side, tables[side]
 
   def _linear(self, features: int, name: str, gain: float) -> linear.Linear:
     return linear.Linear(
@@ -183,7 +209,8 @@ class TimeAttention(nn.Module):
 class DiffiTBlock(nn.Module):
   """TMSA, then a feed-forward, each on a LayerNorm without parameters.
 
-  arXiv:2312.02139, equations 7 and 8.
+  arXiv:2312.02139, equations 7 and 8. Tokens of a context, if there are, are
+  attended to between both (ours).
 
   Attributes:
     heads: see `TimeAttention`.
@@ -199,7 +226,7 @@ class DiffiTBlock(nn.Module):
   """
 
   heads: int
-  window: int
+  window: int | Sequence[int]
   mlp_ratio: float = 4.0
   time_token: str = 'tmsa'
   dropout: float = 0.0
@@ -210,9 +237,24 @@ class DiffiTBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, time: jax.Array, train: bool = False
+    self,
+    x: jax.Array,
+    time: jax.Array,
+    train: bool = False,
+    window: int | None = None,
+    context: jax.Array | None = None,
+    outside: jax.Array | None = None,
   ) -> jax.Array:
-    """Maps (B, H, W, C) to the same shape; see `TimeAttention`."""
+    """Maps (B, H, W, C) to the same shape.
+
+    Args:
+      x: (B, H, W, C).
+      time: and the next two, see `TimeAttention`.
+      train: likewise.
+      window: likewise.
+      context: (B, S, E) tokens to attend to, or None.
+      outside: (B, H * W, S), see `transformer.CrossAttention`, or None.
+    """
     if self.time_token not in TIME_TOKENS:
       raise ValueError(
         f'time_token is {self.time_token!r}, allowed: {", ".join(TIME_TOKENS)}.'
@@ -231,7 +273,18 @@ class DiffiTBlock(nn.Module):
       self.out_gain,
       name='attn',
     )
-    x = x + attend(self._norm('norm1', x), time, train)
+    x = x + attend(self._norm('norm1', x), time, train, window)
+    if context is not None:
+      look = transformer.CrossAttention(
+        self.heads,
+        channels // self.heads,
+        self.dropout,
+        self.dtype,
+        self.attention,
+        name='cross',
+      )
+      tokens = self._norm('norm_cross', x).reshape(len(x), -1, channels)
+      x = x + look(tokens, context, train, outside).reshape(x.shape)
     h = self._linear(int(channels * self.mlp_ratio), 'mlp_fc1')(
       self._norm('norm2', x)
     )

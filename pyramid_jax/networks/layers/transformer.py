@@ -14,6 +14,9 @@ from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
 
 
+POOLS = 8  # queries that pool a context
+
+
 @flax.struct.dataclass
 class PlacedTokens:
   """A context whose tokens lie somewhere in the image.
@@ -60,6 +63,30 @@ def distance_outside(places: jax.Array, height: int, width: int) -> jax.Array:
   half = jnp.maximum((high - low) / 2, half_cell)
   distance = jnp.abs(cells - (low + high) / 2) / half
   return nn.relu(distance.max(-1) - 1)
+
+
+def pooled(context: Context, features: int) -> jax.Array:
+  """Pools a context by learned queries, inside of a compact method.
+
+  The parameters are those of the calling module: `pooled_query`,
+  `pooled_norm`, `pooled_proj`.
+
+  Args:
+    context: (B, S, D), whose places are not read.
+    features: of the result.
+
+  Returns:
+    (B, features).
+  """
+  if isinstance(context, PlacedTokens):
+    context = context.values
+  # Every query may learn to pass over padding and to look for its words.
+  scores = linear.Linear(POOLS, use_bias=False, name='pooled_query')(context)
+  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1)
+  tokens = jnp.einsum('blp,blc->bpc', weights, context)
+  tokens = norms.LayerNorm(name='pooled_norm')(tokens)
+  tokens = tokens.reshape(len(tokens), -1)
+  return linear.Linear(features, name='pooled_proj')(tokens)
 
 
 class CrossAttention(nn.Module):

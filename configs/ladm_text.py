@@ -1,0 +1,106 @@
+r"""LaDM: text to image at 256 px, and from there to 1024 px.
+
+arXiv:2411.07126 (NVIDIA "Edify Image") shows a two-stage cascade of pixel
+models, Laplacian processes, wavelets around U-Nets, long prompts and control of
+the camera. It shows no sizes, rates, data or scores: all numbers here are our
+choices, and nothing of it is measured. A U-Net a stage, as in the report.
+
+  python -m pyramid_jax.main --config=configs/ladm_text.py:256 \
+      --config.data.root=CAPTIONED --workdir=DIR
+
+Variants: 256 (default): stages of 64, 128 and 256 px, told by the tokens of a
+frozen T5 v1.1 XXL and by the camera; 1k: stages of 256, 512 and 1024 px, all on
+a grid of 256 through wavelet packets, told by the picture of 256 px with noise
+on it (arXiv:2106.15282) and by the text; debug: the smallest size. The 1k model
+enlarges what another run made:
+
+  python -m pyramid_jax.main --mode=sample --workdir=DIR --prompt='...' \
+      --upsampler=DIR_1K
+
+Reads a folder of images with captions.jsonl, which may tell the camera. Needs
+condition.weights (T5, safetensors) and condition.vocab_file (tokenizer.json).
+Measure the band powers of the data first (python -m pyramid_jax.measure_bands):
+those of 256 px are of six photographs, those of 1024 px a guess from them.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of one model of the cascade."""
+  variant = config_lib.parse_variants(arg, size=('256', '1k'), debug=False)
+  is_large = variant['size'] == '1k'
+  config = config_lib.base()
+  config.name = f'ladm_text_{variant["size"]}'
+  config.system.name = 'ladm'
+  config.dtype, config.remat = 'bfloat16', True
+  config.network = ConfigDict(
+    {
+      'model_channels': 128 if is_large else 256,
+      'channel_mult': (1, 2, 4, 4),
+      'num_res_blocks': 2,
+      'attention_resolutions': (8,) if is_large else (2, 4, 8),
+      'num_head_channels': 64,
+      'use_spatial_transformer': True,
+      'use_scale_shift_norm': True,
+      'resblock_updown': True,
+      'pool_context': True,
+    }
+  )
+  config.data.name = 'image_folder'
+  config.data.image_size = 1024 if is_large else 256
+  config.data.lr_factor = 4
+  config.data.crop = 'center'
+  c = config.condition
+  c.task, c.encoder = 'text', 't5'
+  c.also = 'superres' if is_large else 'camera'
+  c.max_length, c.drop = 128, 0.1
+  c.dim, c.depth, c.mlp_dim = 4096, 24, 10240
+  c.heads, c.head_dim, c.vocab_size = 64, 64, 32128
+
+  pyramid = config.laplacian
+  pyramid.levels = 3
+  # RMS of photographs, noise twelve times as strong at the switches.
+  pyramid.band_rms = (0.060, 0.073, 0.56) if is_large else (0.086, 0.098, 0.53)
+  pyramid.switch_sigmas = (0.72, 1.75) if is_large else (1.0, 2.4)
+  pyramid.sigma_max = 320.0
+  pyramid.wavelets = (0, 1, 2) if is_large else (0, 0, 1)
+  pyramid.stage_batch = (96, 96, 64)
+  config.optimizer.b2 = 0.99
+  config.train.batch_size = 256
+  config.train.learning_rate = 1e-4
+  config.train.warmup_steps = 10_000
+  config.train.steps = 1_000_000
+  config.train.checkpoint_every = config.train.sample_every = 10_000
+  config.train.log_every = 100
+  config.ema.decay = 0.9999
+  config.sample.steps = (16, 12, 12)
+  config.sample.guidance = 5.0
+  config.sample.count = config.sample.batch_size = 16
+  config.evaluate.count, config.evaluate.batch_size = 30_000, 32
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of three images, with every periodic action once."""
+  net = config.network
+  net.model_channels, net.channel_mult = 32, (1, 1)
+  net.num_res_blocks, net.attention_resolutions = 1, (2,)
+  net.num_head_channels = 16
+  config.dtype, config.remat = 'float32', False
+  config.data.image_size = 64
+  c = config.condition
+  c.dim, c.depth, c.mlp_dim = 32, 1, 64
+  c.heads, c.head_dim = 2, 16
+  config.laplacian.stage_batch = (0,)
+  config.train.steps, config.train.batch_size = 6, 3
+  config.train.warmup_steps = 2
+  config.train.log_every = 1
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.sample.steps = 2
+  config.sample.count = config.sample.batch_size = 2
+  config.evaluate.count = config.evaluate.batch_size = 2

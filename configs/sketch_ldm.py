@@ -1,0 +1,49 @@
+r"""Sketch guidance of text-to-image LDM, 256 px: a predictor on its U-Net.
+
+arXiv:2211.13752: nine activations, four hidden layers, Adam, 3000 steps of 16
+images, less than an hour on one A100; the learning rate is not published, 1e-4
+is that of public ports. For a base of the size of Stable Diffusion v1 the
+predictor reads 9280 channels and has 4.9 M parameters. The paper finds edges
+by PiDiNet; here by config.sketch.edges. Not run.
+
+  python -m pyramid_jax.main --config=configs/sketch_ldm.py:clip \
+      --config.sketch.base=BASE --config.data.root=CAPTIONED --workdir=DIR
+
+BASE is a run of configs/ldm_text.py of the same variant, trained or converted
+from published weights. Reads a folder of images with captions.jsonl. Variants:
+small (default), 1p4b, clip; debug: the smallest size.
+"""
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the predictor."""
+  variant = config_lib.parse_variants(
+    arg, size=('small', '1p4b', 'clip'), debug=False
+  )
+  names = [variant['size'], *(['debug'] if variant['debug'] else [])]
+  config = config_lib.sibling(__file__, 'ldm_text').get_config(','.join(names))
+  del config.first_stage  # the base has it
+  config.name = f'sketch_ldm_{variant["size"]}'
+  config.system.name = 'sketch'
+  config.network = ConfigDict()
+  config.sketch.edges = 'sobel'
+  config.optimizer = config_lib.base().optimizer  # Adam
+  config.train.learning_rate = 1e-4
+  config.train.batch_size = 16
+  config.train.steps = 3000
+  config.train.checkpoint_every = config.train.sample_every = 500
+  config.train.eval_every = 500
+  config.sample.solver, config.sample.steps = 'ddim', 50
+  config.sample.guidance = 8.0
+  if variant['debug']:
+    config.sketch.taps = ('in1', 'mid1', 'out1')
+    config.sketch.hidden = (32, 16)
+    config.train.steps, config.train.batch_size = 6, 2
+    config.train.checkpoint_every = config.train.sample_every = 3
+    config.train.eval_every = 3
+    config.sample.steps = 4
+  return config

@@ -1,0 +1,166 @@
+"""Aspect ratios: pictures are cut to the nearest of a few shapes.
+
+All shapes have about the same area, and sides that are multiples of a number.
+A batch is of one shape, so that its pictures stack; which, depends on the step
+alone. A bucket is the pictures that come to one shape.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from pyramid_jax.conditions import hashing
+from pyramid_jax.data import batches
+from pyramid_jax.data import permutation
+
+
+Shape = tuple[int, int]  # height and width, px
+
+_BATCHES = 108  # word of the hash that orders the batches
+_STREAM = 109  # word of the hash that makes the draws of examples
+
+
+def shapes(side: int, multiple: int, ratio: float) -> list[Shape]:
+  """Returns the shapes of buckets, lowest first.
+
+  Args:
+    side: of the square among them, px. In the others, one side is the
+      multiple that brings the other nearest to its area.
+    multiple: divides all sides.
+    ratio: of the longer side to the shorter one, at most.
+
+  Raises:
+    ValueError: a side that is no multiple, or a ratio below 1.
+  """
+  if side % multiple:
+    raise ValueError(
+      f'config.data.image_size is {side}, must be a multiple of'
+      f' config.data.buckets = {multiple}'
+    )
+  if ratio < 1:
+    raise ValueError(f'config.data.bucket_ratio is {ratio}, must be at least 1')
+  found = set()
+  for one in range(multiple, int(side * ratio) + 1, multiple):
+    other = multiple * round(side * side / one / multiple)
+    if other and max(one / other, other / one) <= ratio:
+      found |= {(one, other), (other, one)}
+  return sorted(found)
+
+
+def nearest(sizes: np.ndarray, allowed: Sequence[Shape]) -> np.ndarray:
+  """Returns the place of the shape that is most like each size.
+
+  Args:
+    sizes: (N, 2) heights and widths.
+    allowed: the shapes.
+
+  Returns:
+    (N,) int64; the logarithms of the aspect ratios are compared.
+  """
+  ours, theirs = (
+    np.log(np.asarray(x, np.float64)) @ [1, -1] for x in (sizes, allowed)
+  )
+  return np.abs(ours[:, None] - theirs).argmin(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Buckets:
+  """The pictures of every shape.
+
+  Attributes:
+    shapes: of the buckets that are open.
+    members: the pictures of each, as places in the data set, ascending.
+    of: (N,) the bucket of every picture.
+  """
+
+  shapes: tuple[Shape, ...]
+  members: tuple[np.ndarray, ...]
+  of: np.ndarray
+
+  def shape(self, index: int) -> Shape:
+    """Returns the shape of a picture."""
+    return self.shapes[self.of[index]]
+
+
+def assign(
+  sizes: np.ndarray, allowed: Sequence[Shape], batch_size: int
+) -> Buckets:
+  """Puts pictures into buckets.
+
+  The emptiest bucket is closed, and its pictures go to the nearest of the
+  others, until each has a batch.
+
+  Args:
+    sizes: (N, 2) heights and widths of the pictures.
+    allowed: the shapes.
+    batch_size: pictures of a batch.
+
+  Raises:
+    ValueError: fewer pictures than a batch.
+  """
+  if len(sizes) < batch_size:
+    raise ValueError(
+      f'config.train.batch_size is {batch_size}, must be at most'
+      f' {len(sizes)}, the number of images, with config.data.buckets'
+    )
+  kept = list(allowed)
+  while True:
+    of = nearest(sizes, kept)
+    counts = np.bincount(of, minlength=len(kept))
+    if counts.min() >= batch_size:
+      break
+    del kept[int(counts.argmin())]
+  members = tuple(np.flatnonzero(of == i) for i in range(len(kept)))
+  return Buckets(shapes=tuple(kept), members=members, of=of)
+
+
+class BucketBatches(batches.Batches):
+  """Batches of one bucket each; the only state is a step.
+
+  In an epoch every bucket gives as many whole batches as it has, in an order
+  that is shuffled over all buckets; what is over is left out, in every epoch
+  something else.
+  """
+
+  def __init__(
+    self,
+    reader: batches.Source,
+    buckets: Buckets,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    """Fixes the order; see `batches.Batches` for the arguments.
+
+    Raises:
+      ValueError: likewise.
+    """
+    super().__init__(
+      reader,
+      batch_size,
+      seed,
+      process_index=process_index,
+      process_count=process_count,
+    )
+    self._buckets = buckets
+    whole = [len(members) // batch_size for members in buckets.members]
+    self._ends = np.cumsum(whole)
+
+  def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns this process's (indices int64, draws uint64) of a step >= 0."""
+    if step < 0:
+      raise ValueError(f'step is {step}, must be at least 0.')
+    count = int(self._ends[-1])
+    epoch, place = divmod(step, count)
+    word = hashing.hash64(self.seed, _BATCHES)
+    place = int(permutation.permute(np.array(place), count, int(word), epoch))
+    bucket = int(np.searchsorted(self._ends, place, side='right'))
+    members = self._buckets.members[bucket]
+    first = place - (self._ends[bucket - 1] if bucket else 0)
+    rows = first * self.batch_size + self._rows
+    rows = permutation.permute(rows, len(members), self.seed, epoch)
+    position = step * self.batch_size + self._rows
+    draws = hashing.hash64(self.seed, _STREAM, position)
+    return members[rows].astype(np.int64), draws

@@ -1,0 +1,211 @@
+"""The body that the DiffiTs on latents share."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks.layers import caching
+from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import resampling
+from pyramid_jax.networks.layers import tmsa
+
+
+FREQUENCIES = 256  # channels of the sines and cosines of the noise level
+# What blocks keep for the backward pass if they recompute their activations:
+# the results of their linear layers, or nothing but what goes in.
+REMAT_KEEPS = {
+  'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'nothing': jax.checkpoint_policies.nothing_saveable,
+}
+BLOCKS = 'blocks'  # the scanned blocks; alone they are blocks_0, blocks_1 ...
+
+
+class Trunk(nn.Module):
+  """What the networks have in common, to be derived from.
+
+  A derived network calls the methods below from its compact `__call__`, which
+  therefore own the parameters.
+
+  Attributes:
+    patch_size: side of the patches that become tokens.
+    hidden_size: width of the tokens, a multiple of 4 and of `num_heads`.
+    depth: number of blocks (the paper says 30, its parameter count 28).
+    num_heads: of every attention.
+    mlp_ratio: hidden width of the feed-forwards over the tokens'.
+    num_classes: labels, 0 for a network without.
+    dtype: of the activations; the embeddings and the result are float32.
+    remat: whether blocks recompute their activations in the backward pass.
+    remat_keeps: a key of `REMAT_KEEPS`. What is not kept with 'products' is
+      little arithmetic; 'nothing' takes the least memory and another forward
+      pass.
+    scan: whether the blocks are one `lax.scan`, which compiles in a time that
+      does not grow with depth; their parameters then have a leading axis.
+    attention: which kernel attends, see `attention.dot_product_attention`.
+    time_token: see `tmsa.DiffiTBlock`; 'tmsa' in the release.
+  """
+
+  patch_size: int = 2
+  hidden_size: int = 1152
+  depth: int = 28
+  num_heads: int = 16
+  mlp_ratio: float = 4.0
+  num_classes: int = 1000
+  dtype: jnp.dtype = jnp.float32
+  remat: bool = False
+  remat_keeps: str = 'products'
+  scan: bool = True
+  attention: str = 'auto'
+  time_token: str = 'tmsa'
+
+  def check_options(self) -> None:
+    """Raises ValueError if attributes contradict each other."""
+    self.check_sides()
+    if self.hidden_size % 4 or self.hidden_size % self.num_heads:
+      raise ValueError(
+        f'hidden_size = {self.hidden_size} must be a multiple of 4 and of '
+        f'num_heads = {self.num_heads}.'
+      )
+    if self.depth < 1 or self.num_classes < 0:
+      raise ValueError(
+        f'depth = {self.depth} must be positive and num_classes = '
+        f'{self.num_classes} at least 0.'
+      )
+    if self.remat_keeps not in REMAT_KEEPS:
+      raise ValueError(
+        f'remat_keeps is {self.remat_keeps!r}, allowed: '
+        f'{", ".join(REMAT_KEEPS)}.'
+      )
+
+  def check_sides(self) -> None:
+    """Raises ValueError if a map cannot be cut into patches."""
+    raise NotImplementedError
+
+  def embed_patches(self, x: jax.Array, name: str) -> jax.Array:
+    """Maps (B, H, W, C) to tokens, (B, H / p, W / p, hidden_size)."""
+    return convolution.Conv(
+      self.hidden_size,
+      self.patch_size,
+      self.patch_size,
+      padding=0,
+      dtype=self.dtype,
+      kernel_init=_patch_init,
+      bias_init=nn.initializers.zeros,
+      name=name,
+    )(x)
+
+  def embed_level(self, t: jax.Array, name: str = 't_embedder') -> jax.Array:
+    """Returns the embedding of noise levels (B,), (B, hidden_size)."""
+    emb = embeddings.timestep_embedding(t, FREQUENCIES)
+    for layer in (0, 2):
+      if layer:
+        emb = nn.silu(emb)
+      emb = linear.Linear(
+        self.hidden_size,
+        kernel_init=nn.initializers.normal(0.02),
+        bias_init=nn.initializers.zeros,
+        name=f'{name}_mlp_{layer}',
+      )(emb)
+    return emb
+
+  def embed_id(self, ids: jax.Array, rows: int, name: str) -> jax.Array:
+    """Returns rows (B, hidden_size) of a learned table, for ids (B,)."""
+    return nn.Embed(
+      rows,
+      self.hidden_size,
+      embedding_init=nn.initializers.normal(0.02),
+      name=name,
+    )(ids)
+
+  def head(self, h: jax.Array, channels: int, name: str) -> jax.Array:
+    """Maps tokens to (B, H, W, channels) float32.
+
+    Args:
+      h: (B, H / p, W / p, hidden_size).
+      channels: of the result.
+      name: of the last layer.
+    """
+    h = nn.silu(norms.LayerNorm(1e-6, affine=False, name='final_norm')(h))
+    h = linear.Linear(
+      self.patch_size**2 * channels,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.zeros,
+      name=name,
+    )(h)
+    return resampling.depth_to_space(h, self.patch_size)
+
+  def walk(
+    self,
+    h: jax.Array,
+    cond: jax.Array,
+    windows: int | Sequence[int],
+    *,
+    context: jax.Array | None = None,
+    outside: jax.Array | None = None,
+    found: dict[str, jax.Array] | None = None,
+  ) -> jax.Array:
+    """Maps (B, grid, grid, hidden_size) through all blocks.
+
+    Args:
+      h: the tokens.
+      cond: (B or 1, hidden_size), of the noise level and what is known.
+      windows: the grid, or all grids, see `tmsa.TimeAttention.window`.
+      context: of `tmsa.DiffiTBlock`.
+      outside: likewise.
+      found: filled with what comes out of every block; None for nothing.
+    """
+    block = self._block(windows)
+    grid = None if isinstance(windows, int) else h.shape[1]
+    if not self.scan:
+      for i in range(self.depth):
+        h = block(name=f'{BLOCKS}_{i}')(h, cond, False, grid, context, outside)
+        if found is not None:
+          found[f'block{i + 1}'] = h
+      return h
+
+    def step(block, h, cond, context, outside):
+      h = block(h, cond, False, grid, context, outside)
+      return h, None if found is None else h
+
+    scanned = nn.scan(
+      step,
+      variable_axes={'params': 0, caching.COLLECTION: 0},
+      split_rngs={'params': True},
+      in_axes=nn.broadcast,
+      length=self.depth,
+    )
+    h, after = scanned(block(name=BLOCKS), h, cond, context, outside)
+    if found is not None:
+      found.update({f'block{i + 1}': after[i] for i in range(self.depth)})
+    return h
+
+  def _block(
+    self, windows: int | Sequence[int]
+  ) -> Callable[..., tmsa.DiffiTBlock]:
+    module = tmsa.DiffiTBlock
+    if self.remat:  # within a scan nothing could undo it
+      module = nn.remat(
+        module,
+        prevent_cse=not self.scan,
+        policy=REMAT_KEEPS[self.remat_keeps],
+        static_argnums=(3, 4),  # train and window
+      )
+    return functools.partial(
+      module,
+      heads=self.num_heads,
+      window=windows,
+      mlp_ratio=self.mlp_ratio,
+      time_token=self.time_token,
+      dtype=self.dtype,
+      attention=self.attention,
+    )
+
+
+# Xavier's limit for the kernel (p, p, C, D) as one matrix (p * p * C, D).
+_patch_init = nn.initializers.xavier_uniform(in_axis=(0, 1, 2), out_axis=3)

@@ -1,0 +1,97 @@
+"""Maps that control a network place by place, at the grid of a stage."""
+
+from collections.abc import Mapping
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks import conditioners
+from pyramid_jax.networks.layers import resampling
+
+
+Batch = Mapping[str, jax.Array]
+
+# By kind, what a batch must have, (B, H, W) each but the image.
+KEYS = {
+  'edges': ('edges',),
+  'mask': ('mask',),
+  'depth': ('mask',),
+  'inpaint': ('image', 'inpaint_mask'),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlMap:
+  """One kind of map, made from a batch.
+
+  `edges` is one channel in [0, 1]; a coarser cell has the strongest of its
+  edges. `depth` is any map of one channel, values up to 255, the mean of a
+  cell. `mask` is a semantic map, one channel for every class, the share of a
+  cell. `inpaint` is the known part of an image in [-1, 1], 0 elsewhere, and
+  where it is not known; a coarser cell is known where all of it is.
+
+  Attributes:
+    kind: a key of `KEYS`.
+    classes: of a semantic map, 0 included.
+  """
+
+  kind: str
+  classes: int = 0
+
+  def __post_init__(self):
+    if self.kind not in KEYS:
+      raise ValueError(
+        f'the control map is {self.kind!r}, must be one of {", ".join(KEYS)}'
+      )
+    if self.kind == 'mask' and self.classes < 1:
+      raise ValueError(
+        f"the control map 'mask' has {self.classes} classes, must be at least 1"
+      )
+
+  @property
+  def keys(self) -> tuple[str, ...]:
+    """What a batch must have."""
+    return KEYS[self.kind]
+
+  @property
+  def channels(self) -> int:
+    """Channels of the result."""
+    return {'edges': 1, 'mask': self.classes, 'depth': 1, 'inpaint': 4}[
+      self.kind
+    ]
+
+  def __call__(self, batch: Batch, size: int) -> jax.Array:
+    """Returns the map at a grid, (B, size, size, channels) float32.
+
+    Args:
+      batch: with `KEYS` of the kind; edges may be uint8, 255 = edge.
+      size: of a side, which divides that of the map.
+
+    Raises:
+      ValueError: it does not.
+    """
+    maps = [batch[key] for key in self.keys]
+    side = maps[0].shape[1]
+    if side % size or maps[0].shape[2] != side:
+      raise ValueError(
+        f'the control map has shape {maps[0].shape}, must be a square whose'
+        f' side {size} divides'
+      )
+    factor = side // size
+    if self.kind == 'edges':
+      (edges,) = maps
+      top = 255 if edges.dtype == jnp.uint8 else 1
+      edges = edges[..., None].astype(jnp.float32) / top
+      return resampling.max_pool(edges, factor)
+    if self.kind == 'depth':
+      values = maps[0][..., None].astype(jnp.float32) / 255.0
+      return resampling.average_pool(values, factor)
+    if self.kind == 'mask':
+      one_hot = conditioners.one_hot(maps[0], self.classes)
+      return resampling.average_pool(one_hot, factor)
+    image, hole = maps
+    hole = (hole[..., None] > 0).astype(jnp.float32)
+    hole = resampling.max_pool(hole, factor)
+    known = resampling.average_pool(image.astype(jnp.float32), factor)
+    return jnp.concatenate([known * (1 - hole), hole], axis=-1)

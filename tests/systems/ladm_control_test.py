@@ -1,0 +1,152 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import system_weights
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.systems import ladm
+from pyramid_jax.systems import ladm_control
+from pyramid_jax.systems import system as system_lib
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+B, SIDE = 3, 16
+BATCH = {
+  'image': jax.random.uniform(jax.random.key(5), (B, SIDE, SIDE, 3)) * 2 - 1,
+  'edges': jax.random.bernoulli(jax.random.key(6), 0.2, (B, SIDE, SIDE)).astype(
+    jnp.float32
+  ),
+}
+
+
+def load(variants='none,two,control,debug', **overrides):
+  config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:{variants}')
+  values = {
+    'data__image_size': str(SIDE),
+    'laplacian__wavelets': '(0, 1)',
+    'train__batch_size': str(B),
+    'laplacian__stage_batch': '(1, 2)',
+    'sample__steps': '1',
+    'control__base': 'BASE',
+    **overrides,
+  }
+  config_lib.override(
+    config, {k.replace('__', '.'): v for k, v in values.items()}
+  )
+  return config
+
+
+def weights_of(system, seed=0):
+  """A base of random weights, and the branches as they begin."""
+  shapes = system_weights.shapes_of(system)
+  params, extra = system.init(jax.random.key(seed), {})
+  base = system_weights.fill(shapes.frozen[ladm_control.BASE])
+  return system_lib.Weights(
+    params=params, frozen={ladm_control.BASE: base}, extra=extra
+  )
+
+
+def sample(system, weights, batch, stages_of=None):
+  def run(weights, batch):
+    condition = system.condition(weights, batch)
+    stages = system.stages(weights, condition, (B, SIDE, SIDE))
+    noise = sampling.Noise.from_key(jax.random.key(0))
+    return sampling.run(stages, system.solver, noise)[-1]
+
+  return np.asarray(jax.jit(run)(weights, batch))
+
+
+@pytest.fixture(scope='module', params=[True, False])
+def built(request):
+  system = systems.create(load(laplacian__shared=str(request.param)))
+  return system, weights_of(system)
+
+
+def moved(weights):
+  """The branches after some training."""
+  branches = jax.tree.map(
+    lambda x: x + 0.1, weights.params['generator']['branches']
+  )
+  return system_lib.Weights(
+    params={'generator': {'branches': branches}},
+    frozen=weights.frozen,
+    extra=weights.extra,
+  )
+
+
+def test_at_first_it_is_the_base(built):
+  system, weights = built
+  base = systems.create(
+    load('none,two,debug', laplacian__shared=str(system.networks.shared))
+  )
+  assert type(base) is ladm.LaDM
+  own = system_lib.Weights(
+    params={'generator': weights.frozen[ladm_control.BASE]},
+    frozen={},
+    extra=weights.extra,
+  )
+  want = sample(base, own, BATCH)
+  np.testing.assert_array_equal(sample(system, weights, BATCH), want)
+  # Trained it is something else, but not without weight.
+  there = moved(weights)
+  assert np.abs(sample(system, there, BATCH) - want).max() > 1e-3
+  idle = systems.create(
+    load(laplacian__shared=str(system.networks.shared), control__weight='0.0')
+  )
+  np.testing.assert_array_equal(sample(idle, there, BATCH), want)
+
+
+def test_the_map_matters_and_a_drawing_takes_its_place(built):
+  system, weights = built
+  there = moved(weights)
+  one = sample(system, there, BATCH)
+  other = {**BATCH, 'edges': 1.0 - BATCH['edges']}
+  assert np.abs(sample(system, there, other) - one).max() > 1e-3
+  drawn = {**other, 'sketch': 2.0 * BATCH['edges'] - 1.0}
+  np.testing.assert_allclose(sample(system, there, drawn), one, atol=1e-5)
+
+
+def test_only_the_branches_are_trained(built):
+  system, weights = built
+
+  def loss(params, frozen):
+    key = jax.random.key(0)
+    losses, _ = system.losses(params, frozen, weights.extra, key, 0, BATCH)
+    return losses['generator'][0]
+
+  grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(
+    weights.params, weights.frozen
+  )
+  assert all(not np.any(g) for g in jax.tree.leaves(grads[1]))
+  branches = grads[0]['generator']['branches']
+  for branch in branches.values():
+    # What begins as zero is what moves first.
+    assert np.abs(branch['zero_0']['kernel']).max() > 0
+  count = len(branches)
+  assert count == (1 if system.networks.shared else 2)
+
+
+def test_maps_are_pooled_to_the_stage(built):
+  system, _ = built
+  one = {'edges': jnp.zeros((1, SIDE, SIDE)).at[0, 3, 5].set(1.0)}
+  fine, coarse = system.told(None, one).control
+  assert fine.shape == (1, SIDE, SIDE, 1)
+  assert coarse.shape == (1, SIDE // 2, SIDE // 2, 1)
+  assert coarse[0, 1, 2, 0] == 1 and coarse.sum() == 1  # lines survive
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'control__map': 'lines'}, "'lines', must be one of edges, mask"),
+    ({'control__map': 'inpaint'}, "must have 'inpaint_mask' for"),
+  ],
+)
+def test_what_does_not_fit_is_refused(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    systems.create(load(**overrides))

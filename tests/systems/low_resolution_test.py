@@ -1,0 +1,105 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.systems import conditioning
+from pyramid_jax.systems import encoders
+from pyramid_jax.systems import low_resolution
+
+
+ENCODER = low_resolution.NoisyPictureEncoder(size=8, factor=2)
+SMALL = jnp.linspace(-1, 1, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
+
+
+def test_training_draws_deviations_evenly_in_their_logarithm():
+  batch = {'lr_image': jnp.zeros((4000, 4, 4, 3)), 'x': 1}
+  got = ENCODER.perturbed(batch, jax.random.key(0))
+  assert got['x'] == 1
+  log = np.log(got['lr_deviation'])
+  edges = np.linspace(np.log(0.01), np.log(0.5), 5)
+  share, _ = np.histogram(log, edges)
+  np.testing.assert_allclose(share / 4000, 0.25, atol=0.03)
+  np.testing.assert_allclose(got['lr_noise'].std(), 1, atol=0.01)
+  assert len(np.unique(got['lr_noise'])) > 100_000
+
+
+def test_noise_is_added_before_the_picture_is_enlarged():
+  noise = jnp.zeros_like(SMALL).at[0, 1, 2].set(1.0)
+  batch = {
+    'lr_image': SMALL,
+    'lr_noise': noise,
+    'lr_deviation': jnp.array([0.5, 0.1]),
+  }
+  got = ENCODER.encode({}, batch)
+  assert got.concat.shape == (2, 8, 8, 3)
+  np.testing.assert_allclose(got.concat_noise, np.log([0.5, 0.1]), rtol=1e-6)
+  clean = ENCODER.encode({}, batch | {'lr_noise': 0 * noise}).concat
+  # Bilinear: a pixel between two is a quarter of the way from the nearer one.
+  inner = 0.75 * SMALL[:, :, 1] + 0.25 * SMALL[:, :, 2]
+  inner = 0.75 * inner[:, 1] + 0.25 * inner[:, 2]
+  np.testing.assert_allclose(clean[:, 3, 3], inner, atol=1e-6)
+  effect = np.asarray(got.concat - clean)
+  np.testing.assert_allclose(effect[0, 2:4, 4:6], 0.5 * 0.75**2, atol=1e-6)
+  np.testing.assert_allclose(effect[1], 0, atol=1e-6)
+  np.testing.assert_allclose(effect[0, :, 7], 0, atol=1e-6)
+
+
+def test_sampling_takes_one_deviation_and_always_the_same_noise():
+  batch = {'lr_image': SMALL}
+  got = ENCODER.encode({}, batch)
+  np.testing.assert_allclose(got.concat_noise, np.log(0.1), rtol=1e-6)
+  again = ENCODER.null({}, batch)
+  np.testing.assert_array_equal(got.concat, again.concat)
+  silent = batch | {
+    'lr_noise': jnp.zeros_like(SMALL),
+    'lr_deviation': jnp.full((2,), 0.1),
+  }
+  noise = np.asarray(got.concat - ENCODER.encode({}, silent).concat)
+  assert 0.02 < noise.std() < 0.1  # enlarging averages some of it away
+
+
+def test_another_size_is_refused():
+  with pytest.raises(ValueError, match=r'\(2, 4, 2, 3\), must be \(2, 4, 4, 3'):
+    ENCODER.encode({}, {'lr_image': SMALL[:, :, :2]})
+
+
+def test_training_and_guidance_keep_the_picture():
+  config = config_lib.base()
+  config.data.image_size, config.data.lr_factor = 8, 2
+  config.condition.task, config.condition.also = 'class', 'superres'
+  config.condition.class_by, config.condition.num_classes = 'adm', 4
+  config.condition.lr_noise_high = 0.25
+  encoder = conditioning.create(config)
+  assert encoder.widths == encoders.Widths(concat=3, classes=5)
+  assert encoder.second == low_resolution.NoisyPictureEncoder(
+    size=8, factor=2, high=0.25
+  )
+  batch = {'lr_image': SMALL, 'class': jnp.array([1, 2])}
+  given = [
+    conditioning.training_context(
+      encoder, {}, {}, drop, jax.random.key(0), batch
+    )
+    for drop in (0.0, 1.0)
+  ]
+  np.testing.assert_array_equal(given[0].y, [0, 1])
+  np.testing.assert_array_equal(given[1].y, [4, 4])
+  np.testing.assert_array_equal(given[0].concat, given[1].concat)
+  assert not np.allclose(given[0].concat_noise, np.log(0.1))
+  condition = conditioning.condition(
+    encoder, {'first': {}, 'second': {}}, batch
+  )
+  np.testing.assert_array_equal(condition.context.concat, condition.null.concat)
+
+
+def test_what_does_not_go_together():
+  config = config_lib.base()
+  config.data.image_size = 10
+  config.condition.task = 'superres'
+  with pytest.raises(ValueError, match=r'is 10, must be .*lr_factor = 4'):
+    conditioning.create(config)
+  config.condition.also = 'superres'
+  config.data.image_size = 8
+  with pytest.raises(ValueError, match="also is 'superres', must be"):
+    conditioning.create(config)

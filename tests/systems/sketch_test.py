@@ -1,0 +1,313 @@
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import system_weights
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.systems import system as system_lib
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+BASES = {
+  'ldm': 'ldm_shapes.py:text,debug',
+  'frido': 'frido_shapes.py:text,debug',
+  'diffit': 'diffit_latent_shapes.py:class,debug',
+  'ladm': 'ladm_shapes.py:text,debug',
+}
+PICTURES = 'diffit_shapes.py:class,debug'  # a base on pictures, without chain
+B = 2
+
+
+def edges(size):
+  """A square and a cross, (B, H, W) in [0, 1]."""
+  e = np.zeros((B, size, size), np.float32)
+  a, b = size // 4, 3 * size // 4
+  e[0, a, a:b] = e[0, b, a:b] = e[0, a:b, a] = e[0, a:b, b] = 1
+  e[1, size // 2] = e[1, :, size // 2] = 1
+  return jnp.asarray(e)
+
+
+def batch_of(size):
+  image = jax.random.uniform(jax.random.key(5), (B, size, size, 3)) * 2 - 1
+  return {
+    'image': image,
+    'edges': edges(size),
+    'condition_ids': jnp.tile(jnp.arange(40) % 9, (B, 1)),
+    'class': jnp.array([3, 24]),
+  }
+
+
+@pytest.fixture
+def load(tmp_path):
+  """Returns (base, **overrides) -> the config of a predictor on it."""
+
+  def make(base='ldm', variants='', **overrides):
+    of_base = config_lib.load(f'{CONFIGS}/{BASES[base]}')
+    (tmp_path / 'config.json').write_text(config_lib.to_json(of_base))
+    config = config_lib.load(f'{CONFIGS}/sketch_shapes.py:{base},debug')
+    values = {'sketch.base': str(tmp_path), 'sketch.target_space': 'pixels'}
+    values |= {k.replace('__', '.'): v for k, v in overrides.items()}
+    config_lib.override(config, values)
+    config_lib.validate(config)
+    return config
+
+  return make
+
+
+def weights_of(system):
+  """Random weights whose running statistics are those of a fresh start."""
+  weights = system_weights.weights_of(system)
+  statistics = system.init(jax.random.key(0), {})[1]
+  return dataclasses.replace(weights, extra=statistics)
+
+
+@pytest.mark.parametrize('base', sorted(BASES))
+def test_every_base_trains_and_samples(load, base):
+  system = systems.create(load(base))
+  weights = system_weights.shapes_of(system)
+  batch = jax.eval_shape(lambda: batch_of(system.image_size))
+  results, extra = jax.eval_shape(
+    lambda w, b: system.losses(
+      w.params, w.frozen, w.extra, jax.random.key(0), jnp.int32(0), b
+    ),
+    weights,
+    batch,
+  )
+  loss, metrics = results['generator']
+  assert loss.shape == ()
+  assert {f'loss_stage_{s}' for s in range(len(system.shapes))} < set(metrics)
+  same = jax.tree.map(lambda a, b: a.shape == b.shape, extra, weights.extra)
+  assert all(jax.tree.leaves(same))
+  image, _ = jax.eval_shape(
+    lambda w, b: system_lib.generate(system, w, jax.random.key(0), b, B),
+    weights,
+    batch,
+  )
+  assert image.shape == (B, system.image_size, system.image_size, 3)
+
+
+@pytest.mark.parametrize('space', ['latent', 'pixels'])
+def test_targets_and_back(load, space):
+  system = systems.create(load(sketch__target_space=space))
+  weights = system.of_base(weights_of(system).frozen)
+  wanted = 2 * edges(32) - 1
+  (target,) = system.targets(weights, wanted)
+  assert target.shape == (B, 8, 8, {'latent': 4, 'pixels': 16}[space])
+  back = system.edges_of_targets(weights, [target])
+  assert back.shape == wanted.shape
+  if space == 'pixels':
+    np.testing.assert_array_equal(back, wanted)
+  else:  # what the first stage makes of three equal channels
+    picture = jnp.repeat(wanted[..., None], 3, axis=-1)
+    (z,) = system.base.states(weights, picture)
+    np.testing.assert_array_equal(target, z)
+
+
+def test_pixel_systems_keep_thin_lines(load):
+  system = systems.create(load('ladm'))
+  targets = system.targets(None, 2 * edges(system.image_size) - 1)
+  size = system.image_size
+  for target, shape in zip(targets, system.shapes, strict=True):
+    assert target.shape == (B, *shape.state[1:3], 1)
+    cell = size // target.shape[1]
+    whole = np.asarray(edges(size)).reshape(B, size // cell, cell, -1, cell)
+    np.testing.assert_array_equal(target[..., 0] > 0, whole.max((2, 4)) > 0)
+
+
+def test_the_predictor_learns_eight_pictures_by_heart(load):
+  system = systems.create(load(sketch__hidden='64,32'))
+  weights = weights_of(system)
+  rng = np.random.default_rng(0)
+  batch = batch_of(32)
+  batch |= {
+    'image': jnp.asarray(rng.uniform(-1, 1, (8, 32, 32, 3)), jnp.float32),
+    'edges': jnp.asarray(rng.uniform(size=(8, 32, 32)) > 0.8, jnp.float32),
+    'condition_ids': jnp.tile(batch['condition_ids'][:1], (8, 1)),
+  }
+
+  optimizer = optax.adam(1e-2)
+
+  @jax.jit
+  def step(params, extra, moments):
+    def value(params):
+      # One noise and one level, as often as it takes.
+      results, new = system.losses(
+        params, weights.frozen, extra, jax.random.key(1), jnp.int32(0), batch
+      )
+      return results['generator'][0], new
+
+    (loss, new), grads = jax.value_and_grad(value, has_aux=True)(params)
+    updates, moments = optimizer.update(grads, moments)
+    return optax.apply_updates(params, updates), new, moments, loss
+
+  params, extra = system.init(jax.random.key(2), {})
+  moments = optimizer.init(params)
+  losses = []
+  for _ in range(120):
+    params, extra, moments, loss = step(params, extra, moments)
+    losses.append(float(loss))
+  assert losses[-1] < 0.1 * losses[0]
+  assert (np.asarray(extra['loss_by_part']) >= 0).all()
+
+
+def test_previews_are_edge_maps(load):
+  system = systems.create(load())
+  weights = system_weights.shapes_of(system)
+  shown = jax.eval_shape(
+    lambda w, b: system.preview(w, jax.random.key(0), b),
+    weights,
+    jax.eval_shape(lambda: batch_of(32)),
+  )
+  assert shown.shape == (B, 32, 32, 3)
+  errors, edges = jax.eval_shape(
+    lambda w, b: system.predicted(w, jax.random.key(0), b, jnp.zeros(B)),
+    weights,
+    jax.eval_shape(lambda: batch_of(32)),
+  )
+  assert (errors.shape, edges.shape) == ((B,), (B, 32, 32))
+
+
+def test_pictures_may_be_the_base(load, tmp_path):
+  config = load('diffit', sketch__taps='down0_0,down1_0,up0_0')
+  of_base = config_lib.load(f'{CONFIGS}/{PICTURES}')
+  (tmp_path / 'config.json').write_text(config_lib.to_json(of_base))
+  config.sample = of_base.sample
+  with config.unlocked():
+    config.condition = of_base.condition
+    config.data.image_size = of_base.data.image_size
+  system = systems.create(config)
+  size = system.image_size
+  assert system.shapes[0].state == (1, size, size, 3)
+  weights = system_weights.shapes_of(system)
+  batch = jax.eval_shape(lambda: batch_of(size))
+  image, _ = jax.eval_shape(
+    lambda w, b: system_lib.generate(system, w, jax.random.key(0), b, B),
+    weights,
+    batch,
+  )
+  assert image.shape == (B, size, size, 3)
+  results, _ = jax.eval_shape(
+    lambda w, b: system.losses(
+      w.params, w.frozen, w.extra, jax.random.key(0), jnp.int32(0), b
+    ),
+    weights,
+    batch,
+  )
+  assert results['generator'][0].shape == ()
+
+
+def steps_of(system, weights, batch):
+  """Returns the finished state of a sampling run."""
+  return jax.jit(
+    lambda w, b: system_lib.generate(system, w, jax.random.key(7), b, B)[1]
+  )(weights, batch)
+
+
+def test_sampling_is_steered_by_the_sketch(load):
+  system = systems.create(load())
+  weights, batch = weights_of(system), batch_of(32)
+  of_base = system.of_base(weights.frozen)
+  want = steps_of(system.base, of_base, batch)
+  still = steps_of(system, weights, batch | {'sketch_beta': jnp.zeros((1,))})
+  scale = np.abs(want[0]).max()
+  np.testing.assert_allclose(still[0], want[0], atol=1e-5 * scale)
+  beta = jnp.array([[0.0], [1.6]])  # of each picture
+  moved = steps_of(system, weights, batch | {'sketch_beta': beta})
+  np.testing.assert_allclose(moved[0][0], want[0][0], atol=1e-5 * scale)
+  assert np.abs(moved[0][1] - want[0][1]).max() > 1e-2 * scale
+  drawn = batch | {'sketch': 2 * batch['edges'][::-1] - 1, 'sketch_beta': beta}
+  other = steps_of(system, weights, drawn)
+  assert np.abs(moved[0][1] - other[0][1]).max() > 1e-3 * scale
+
+
+def first_gradient(system, weights, batch, dtype=jnp.float32):
+  """Returns x, the loss as a function of it, and the gradient of a step."""
+  condition = system.condition(weights, batch)
+  (stage,) = system.stages(weights, condition, (B, 32, 32))
+  (levels, denoise), *_ = stage.spans
+  level = solvers.row(jax.tree.map(lambda a: jnp.asarray(a, dtype), levels), 1)
+  x = jax.random.normal(jax.random.key(3), (B, 8, 8, 4), dtype)
+  _, context = stage.enter([], lambda shape: x)
+
+  variables = {
+    'params': weights.params['generator'],
+    'batch_stats': weights.extra['batch_stats'],
+  }
+  loss = system._loss(variables, 0, condition.steer['targets'][0])
+  plain = system.base.stages(
+    system.of_base(weights.frozen), condition, (B, 32, 32)
+  )[0].halves.cond
+  _, alone = plain.enter([], lambda shape: x)
+
+  def value(x):
+    call = plain.spans[0][1]
+    return loss(call(x, level, alone, True, taps=system.taps), level, x).sum()
+
+  return x, value, denoise(x, level, context, True).gradient
+
+
+def test_the_gradient_through_the_network_is_that_of_differences(load):
+  with jax.enable_x64(True):
+    config = load()
+    system = systems.create(config)
+    wide = dataclasses.replace(system.base.unet, dtype=jnp.float64)
+    base = dataclasses.replace(system.base, unet=wide, guidance=2.0)
+    system = dataclasses.replace(system, base=base)
+    weights = jax.tree.map(lambda a: a.astype(jnp.float64), weights_of(system))
+    batch = batch_of(32)
+
+    @jax.jit
+    def both(weights, h):
+      x, value, gradient = first_gradient(system, weights, batch, jnp.float64)
+      d = jax.random.normal(jax.random.key(4), x.shape, jnp.float64)
+      difference = (value(x + h * d) - value(x - h * d)) / (2 * h)
+      return (gradient * d).sum(), difference, gradient
+
+    got, want, gradient = both(weights, 1e-5)
+    assert gradient.dtype == jnp.float64
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_recomputed_activations_give_the_same_gradient(load):
+  gradients = []
+  for remat in ('false', 'true'):
+    system = systems.create(load(remat=remat))
+    assert system.base.unet.remat == (remat == 'true')
+    weights, batch = weights_of(system), batch_of(32)
+    run = jax.jit(lambda w, b, system=system: first_gradient(system, w, b)[2])
+    gradients.append(run(weights, batch))
+  scale = np.abs(gradients[0]).max()
+  np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_wrong_configs_are_named(load, tmp_path):
+  for overrides, message in (
+    ({'sketch__taps': 'in1,in9'}, r"tap 'in9' is not one of .*: in0, in1"),
+    ({'sketch__base': ''}, 'config.sketch.base is not set'),
+    ({'condition__max_length': '39'}, 'max_length is 39, must be 40 as in'),
+    ({'sample__windows': '4,2'}, r'windows is \(4, 2\), must be \(0, 0\) with'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      systems.create(load(**overrides))
+  with pytest.raises(FileNotFoundError, match='nowhere/config.json'):
+    systems.create(load(sketch__base=f'{tmp_path}/nowhere'))
+
+
+def test_edges_are_those_of_the_data_or_of_a_detector(load):
+  system = systems.create(load())
+  with pytest.raises(ValueError, match="config.data.maps = 'edges'"):
+    system.asked({'image': jnp.zeros((1, 4, 4, 3))})
+  half = jnp.ones((1, 16, 16, 3)).at[:, :, 8:].set(-1.0)
+  found = systems.create(load(sketch__edges='sobel')).asked({'image': half})
+  assert (np.asarray(found[0, 4:12]) > 0).any(0).nonzero()[0].tolist() in (
+    [7],
+    [8],
+    [7, 8],
+  )
