@@ -80,6 +80,18 @@ def test_a_step_between_two_pixels_is_one_line():
     assert wide >= 32
 
 
+@pytest.mark.parametrize('flip', [1, -1])
+def test_a_slanting_step_is_one_line(flip):
+  y, x = np.mgrid[:20, :20]
+  grey = np.where(x + y < 20, 0, 255)[:, ::flip].astype(np.uint8)
+  lines = np.asarray(edges.sobel(np.repeat(grey[None, ..., None], 3, -1)))[0]
+  step = np.abs((x + y - 19.5)[:, ::flip]) < 2
+  assert not lines[~step].any()
+  inner = lines[2:-2].sum(1)
+  assert inner.min() >= 1
+  assert inner.max() <= 2
+
+
 @pytest.mark.parametrize('name', edges.DETECTORS)
 def test_flat_pictures_have_no_edges(name):
   images = np.full((1, 16, 16, 3), 255, np.uint8)

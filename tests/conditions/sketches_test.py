@@ -77,6 +77,9 @@ def test_thick_lines_keep_their_width():
   bar = np.full((320, 320, 4), 255, np.uint8)
   bar[:, 83:117, :3] = 0  # 3.4 of 32 pixels
   assert (lines(bar).sum(1) == 4).all()
+  bar[:] = 255
+  bar[:, 88:112, :3] = 0  # 2.4, a fifth of a pixel over on both sides
+  assert (lines(bar).sum(1) == 2).all()
 
 
 def test_oblong_drawings_lie_in_the_middle():
@@ -104,6 +107,9 @@ def test_paper_goes_on_where_there_is_none():
   sketch = lines(card, 50)
   assert sketch[25].sum() == 30
   assert sketch.sum() == 30
+  card[5:95, 5:95] = (150, 120, 90, 255)  # as dark as it may be
+  card[50:52, 20:80] = (0, 0, 40, 255)
+  np.testing.assert_array_equal(lines(card, 50), sketch)
   # Two tones on nothing, for instance a filled shape with an outline.
   both = np.zeros((100, 100, 4), np.uint8)
   both[30:70, 30:70] = (255, 255, 255, 255)

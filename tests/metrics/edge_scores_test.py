@@ -45,6 +45,15 @@ def test_counts_by_hand():
   far = np.concatenate([first, second]).sum() / (2 * len(y))
   assert values['to_found'][0] == pytest.approx(far)
   assert values['chamfer'][0] == values['to_wanted'][0] + values['to_found'][0]
+  table = edges.scores(found, wanted)
+  for name, key in (
+    ('edge_f1', 'f1'),
+    ('edge_precision', 'precision'),
+    ('edge_recall', 'recall'),
+    ('edge_chamfer', 'chamfer'),
+    ('edge_missed', 'to_found'),
+  ):
+    assert table[name].value == values[key][0], name
 
 
 def test_empty_maps():
