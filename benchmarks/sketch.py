@@ -169,7 +169,7 @@ def _strengths() -> str:
   config = workdir_lib.read_config(workdir)
   config.sketch.predictor = _PREDICTOR.value
   config.sketch.foreign = _FOREIGN.value
-  config = steering.with_edges(config)
+  config = steering.with_maps(config)
   run = loading.load(config, workdir)
   reader = data.create(config, 'test')
   lines = [

@@ -37,7 +37,7 @@ ENCODERS = ('tokens', 'boxes', 'clip', 't5')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
 TARGET_SPACES = ('latent', 'pixels')
-EDGES = ('true', 'sobel', 'xdog')
+EDGES = ('true', 'sobel', 'xdog', 'map')
 SPACINGS = ('auto', *schedules.SPACINGS)
 
 # Of the fields that are one of several names.
@@ -289,7 +289,9 @@ def _sketch() -> Mapping[str, Any]:
     'tap_norm': 'layer',  # of each activation: layer | none
     'head': 'token',  # of a base with tokens: token | pixel
     'shared': True,  # one predictor for all stages of the base, or one each
-    'edges': 'true',  # of training: those of the data (true) | sobel | xdog
+    # What is learned: the edges of the data (true), of a detector (sobel |
+    # xdog), or the semantic map, its classes as brightness (map).
+    'edges': 'true',
     # What is predicted of the edge map: what the first stage makes of it
     # (latent), or its pixels.
     'target_space': 'latent',

@@ -36,16 +36,39 @@ _FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'foreign')
 _KEPT = ('attention', 'remat')
 
 
-def with_edges(config: ConfigDict) -> ConfigDict:
-  """Returns a config whose data tell their edges, if a predictor is named.
+def with_maps(config: ConfigDict) -> ConfigDict:
+  """Returns a config whose data tell what its predictor is asked for.
 
-  Only `shapes` can; a predictor of other data has a detector.
+  A config without a predictor comes back as it is.
+
+  Args:
+    config: of a run.
+
+  Raises:
+    UserError: the predictor is not there, or is something else.
   """
-  known = config.data.name != 'shapes' or 'edges' in config.data.maps
-  if not config.sketch.predictor or known:
+  if not config.sketch.predictor:
     return config
+  maps = (*config.data.maps, *_read(config.sketch.predictor).data.maps)
   config = config_lib.from_json(config_lib.to_json(config))
-  config.data.maps = (*config.data.maps, 'edges')
+  config.data.maps = tuple(dict.fromkeys(maps))
+  return config
+
+
+def _read(path: str) -> ConfigDict:
+  """Returns the config of a predictor."""
+  file = pathlib.Path(path) / 'config.json'
+  if not file.is_file():
+    raise errors.UserError(
+      f'missing: {file} (config.sketch.predictor)', errors.MISSING
+    )
+  with errors.user_errors(value=errors.DATA):
+    config = config_lib.from_json(file.read_text())
+  if config.system.name != 'sketch':
+    raise errors.UserError(
+      f'config.sketch.predictor is {path}, a run of the system'
+      f" {config.system.name!r}, must be one of the system 'sketch'."
+    )
   return config
 
 
@@ -64,18 +87,7 @@ def resolve(
   path = config.sketch.predictor
   if not path:
     return config, pathlib.Path(workdir)
-  file = pathlib.Path(path) / 'config.json'
-  if not file.is_file():
-    raise errors.UserError(
-      f'missing: {file} (config.sketch.predictor)', errors.MISSING
-    )
-  with errors.user_errors(value=errors.DATA):
-    own = config_lib.from_json(file.read_text())
-  if own.system.name != 'sketch':
-    raise errors.UserError(
-      f'config.sketch.predictor is {path}, a run of the system'
-      f" {own.system.name!r}, must be one of the system 'sketch'."
-    )
+  own = _read(path)
   with own.unlocked():
     for name in (*_SECTIONS, *_KEPT):
       own[name] = config[name]

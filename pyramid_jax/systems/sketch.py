@@ -84,7 +84,9 @@ class Sketch:
     shapes: of the base's stages, coarse first.
     predictors: one for all stages, or one for each.
     target_space: what is predicted of an edge map, 'latent' or 'pixels'.
-    edges: whose edges are learned: 'true', the data's, or a detector's.
+    edges: whose edges are learned: 'true', the data's, or a detector's; 'map':
+      the semantic map in their place.
+    classes: of a semantic map.
     beta: of each stage, see `sketch_guidance.steered`.
     stop_fraction: of each stage, likewise.
     norm_ref: likewise.
@@ -98,6 +100,7 @@ class Sketch:
   predictors: tuple[edge_predictor.EdgePredictor, ...]
   target_space: str
   edges: str
+  classes: int
   beta: tuple[float, ...]
   stop_fraction: tuple[float, ...]
   norm_ref: str
@@ -195,12 +198,16 @@ class Sketch:
     """
     if 'sketch' in batch:
       return batch['sketch']
-    if self.edges != 'true':
+    if self.edges == 'map' and 'mask' in batch:
+      shade = batch['mask'].astype(jnp.float32) / max(1, self.classes - 1)
+      return 2.0 * shade - 1.0
+    if self.edges in edges_lib.DETECTORS:
       return 2.0 * edges_lib.edges(self.edges)(batch['image']) - 1.0
-    if 'edges' not in batch:
+    needed = {'true': 'edges', 'map': 'mask'}[self.edges]
+    if needed not in batch:
       raise ValueError(
-        "there is no sketch: give one, data with config.data.maps = 'edges', or"
-        ' a detector by config.sketch.edges'
+        f'there is no sketch: give one, data with config.data.maps = {needed!r},'
+        ' or a detector by config.sketch.edges'
       )
     return 2.0 * batch['edges'] - 1.0
 
@@ -544,6 +551,7 @@ def create(config: ConfigDict) -> Sketch:
     predictors=_predictors(config, base, shapes),
     target_space=c.target_space,
     edges=c.edges,
+    classes=config.condition.map_classes,
     beta=_per_stage(c.beta, len(shapes)),
     stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
     norm_ref=c.norm_ref,
