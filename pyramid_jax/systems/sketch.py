@@ -206,8 +206,8 @@ class Sketch:
     needed = {'true': 'edges', 'map': 'mask'}[self.edges]
     if needed not in batch:
       raise ValueError(
-        f'there is no sketch: give one, data with config.data.maps = {needed!r},'
-        ' or a detector by config.sketch.edges'
+        'there is no sketch: give one, data with config.data.maps ='
+        f' {needed!r}, or a detector by config.sketch.edges'
       )
     return 2.0 * batch['edges'] - 1.0
 
