@@ -30,7 +30,6 @@ from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import diffit
 from pyramid_jax.systems import ladm
-from pyramid_jax.systems import latent
 from pyramid_jax.systems import latent_diffit
 from pyramid_jax.systems import system as system_lib
 
@@ -459,7 +458,7 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
 
 def has_latents(base: system_lib.System) -> bool:
   """Whether what is diffused are latents of a first stage."""
-  return isinstance(base, latent.LatentSystem)
+  return FIRST_STAGE in base.frozen_parts()
 
 
 def _examples(levels: schedules.Levels, rows: jax.Array) -> Any:
