@@ -223,7 +223,8 @@ def _sdedit(system: Any, strength: float) -> evaluate.Maker:
 
   @jax.jit
   def sample(weights, key, batch):
-    picture = jnp.repeat(system.asked(batch)[..., None], 3, axis=-1)
+    edges = system.asked(weights.frozen, batch)
+    picture = jnp.repeat(edges[..., None], 3, axis=-1)
     edit = system_lib.Edit(picture, strength=strength)
     own = system.of_base(weights.frozen)
     count = picture.shape[0]

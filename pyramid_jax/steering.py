@@ -128,7 +128,7 @@ def check_targets(job: Any, frozen: Mapping[str, Any]) -> None:
   host = batches_lib.Batches(job.reader_val, _CHECKED, seed=0, shuffle=False)
   batch = job.reader_val.finish(mesh_lib.numeric(host.at(0)))
   with errors.user_errors():
-    wanted = system.asked(batch)
+    wanted = system.asked(frozen, batch)
   found = jax.jit(lambda f, e: _there_and_back(system, f, e))(frozen, wanted)
   f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']
   if f1.mean() < LOWEST_F1:
@@ -190,7 +190,7 @@ def scorer(
     batch = reader.finish(batch)
     parts = jnp.full(batch['image'].shape[:1], part)
     errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
-    return errors.mean(), edges, system.asked(batch)
+    return errors.mean(), edges, system.asked(weights.frozen, batch)
 
   def of_weights(weights: system_lib.Weights) -> dict[str, float]:
     scores = {}
