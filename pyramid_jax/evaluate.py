@@ -61,7 +61,7 @@ def run(
   if options.get('write_reference'):
     fidelity.write_reference(config, options)
     return
-  config = steering.with_edges(config)
+  config = steering.with_maps(config)
   judge = fidelity.find(config)
   samples = options.get('samples')
   split = options.get('split') or 'test'

@@ -51,7 +51,7 @@ def run(
   Raises:
     UserError: a condition or option that cannot be served.
   """
-  config = steering.with_edges(config)
+  config = steering.with_maps(config)
   count = options.get('count') or config.sample.count
   seed = options.get('seed')
   seed = config.sample.seed if seed is None else seed
