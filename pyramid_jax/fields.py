@@ -38,6 +38,7 @@ ENCODERS = ('tokens', 'boxes', 'clip', 't5')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
 TARGET_SPACES = ('latent', 'pixels')
+STAGE_NETWORKS = ('unet', 'diffit')
 EDGES = ('true', 'sobel', 'xdog', *pidinet.SIZES, 'map')
 SPACINGS = ('auto', *schedules.SPACINGS)
 
@@ -59,6 +60,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'sample.discretization': clocks.DISCRETIZATIONS,
   'diffusion.preconditioning': edm.PRECONDITIONINGS,
   'diffusion.law': LAWS,
+  'laplacian.network': STAGE_NETWORKS,
   'sketch.noise_input': edge_predictor.NOISE_INPUTS,
   'sketch.tap_norm': edge_predictor.TAP_NORMS,
   'sketch.head': edge_predictor.HEADS,
@@ -326,6 +328,10 @@ def _laplacian() -> Mapping[str, Any]:
     'sigma_max': 320.0,  # 80 at the coarsest of three resolutions
     'preconditioning': 'band',  # of each band | scalar, of their sum
     'shared': False,  # one network for all stages, or one each
+    'network': 'unet',  # unet | diffit
+    # Of diffit: tell finer stages the clean image of the one before, in
+    # training with diffusion.noise_mix_ratio.
+    'self_context': False,
     'latent': False,  # of the latents of a first stage, or of images
     # One number a stage, coarse to fine, or one for all.
     'stage_batch': (0,),  # examples of a batch; 0 = equal parts

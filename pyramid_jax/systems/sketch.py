@@ -626,7 +626,7 @@ def _predictors(
 def _patches(base: system_lib.System, count: int) -> tuple[int, ...]:
   """Returns the sides of the squares that the base's networks see as one."""
   if isinstance(base, ladm.LaDM):
-    return tuple(2**wavelet for wavelet in base.networks.wavelets)
+    return base.networks.cells
   if isinstance(base, latent_diffit.LatentDiffiT):
     return (base.network.patch_size,) * count
   if isinstance(base, diffit.DiffiT):
