@@ -1,6 +1,6 @@
 r"""LaDM: what a stage costs, and the memory of the model for 1024 px.
 
-  python benchmarks/ladm.py [--config=configs/ladm_shapes.py:layout] [--batch=16]
+  python benchmarks/ladm.py [--config=configs/ladm_shapes.py:layout]
   python benchmarks/ladm.py --memory [--width=32]
 
 Without flags, prints of every stage the operations of one network call for one
