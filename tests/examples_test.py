@@ -224,7 +224,8 @@ def test_pictures_to_begin_with(workdir):
   assert (saved(workdir)['arr_0'] == 255).all()  # strength 1
 
 
-def test_a_drawing_goes_with_its_samples(workdir):
+def test_a_drawing_goes_with_its_samples(workdir, monkeypatch):
+  monkeypatch.setattr(sample, 'TAKES_SKETCHES', (object,))
   config = make_config('text')
   path = workdir / 'drawing'
   path.write_text(
