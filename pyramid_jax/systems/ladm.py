@@ -79,12 +79,13 @@ def make_stage(
 
     def enter(state, normal):
       x = _entered(precond, levels, state, normal(shape))
-      told = {'known': state[-1][..., shape[-1] :]} if self_context else {}
+      told: dict[str, Any] = {}
+      if self_context:
+        told['known'] = state[-1][..., shape[-1] :]
       variables = {'params': params}
       if cached:
         blank = jnp.zeros(shape), jnp.zeros(())
-        fill = lambda variables, **kw: call(variables, *blank, **told, **kw)
-        variables |= fill(variables, mutable=['cache'])[1]
+        variables |= call(variables, *blank, mutable=['cache'], **told)[1]
       return x, (variables, told)
 
     def denoise(x, level, context, first=True, taps=()):
@@ -264,7 +265,7 @@ class LaDM:
     sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
     clean = self.process.clean(whole, stage)
     network, told = self.network(stage), {}
-    if self._is_told(stage):
+    if self.known_noise is not None and self._is_told(stage):
       known = laplacian.down(clean)
       eps = jax.random.normal(jax.random.fold_in(noise_key, 1), known.shape)
       told['known'] = gaussian.mix_noise(known, eps, self.known_noise)
