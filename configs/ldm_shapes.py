@@ -63,7 +63,7 @@ def get_config(arg: str = '') -> ConfigDict:
   _condition(config, task)
 
   config.diffusion.loss_type = 'l2'
-  config.diffusion.parameterization = 'v'
+  config.diffusion.parameterization = 'eps' if task == 'text' else 'v'
   config.diffusion.scale_by_std = True
   config.optimizer.name = 'muon' if task in MUON else 'adamw'
   config.optimizer.weight_decay = 0.01

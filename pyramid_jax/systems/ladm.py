@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.conditions import condition as condition_lib
-from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_editing
@@ -29,6 +28,7 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
+from pyramid_jax.systems import ladm_fields
 from pyramid_jax.systems import ladm_networks
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
@@ -38,8 +38,6 @@ Batch = system_lib.Batch
 Inputs = encoders.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
-
-SOLVERS = tuple(m for m in solvers.BAND_METHODS if m != 'ancestral')
 
 
 def make_stage(
@@ -400,29 +398,29 @@ def create(config: ConfigDict) -> LaDM:
   """
   sample = config.sample
   space = spaces.create(config, config.laplacian.latent)
-  process = _process(config, space)
+  process = ladm_fields.process(config, space)
   encoder = conditioning.create(config)
   levels = process.levels
   steps = sample.steps
   steps = (steps,) * levels if isinstance(steps, int) else tuple(steps)
   laplacian_levels.sweep(process, steps)  # refuses another number
-  wavelets = _per_stage(config, 'wavelets')
+  wavelets = ladm_fields.per_stage(config, 'wavelets')
   return LaDM(
     space=space,
     networks=ladm_networks.create(config, space, encoder, wavelets),
     encoder=encoder,
     condition_part=conditioning.frozen_part(encoder, config),
     process=process,
-    kind=_kind(config),
+    kind=ladm_fields.kind(config),
     law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
-    stage_batch=_stage_batch(config),
+    stage_batch=ladm_fields.stage_batch(config),
     drop=config.condition.drop,
     known_noise=(
       config.diffusion.noise_mix_ratio
       if config.laplacian.self_context
       else None
     ),
-    solver=_solver(config),
+    solver=ladm_fields.solver(config),
     steps=steps,
     rho=sample.rho,
     churn=laplacian_levels.Churn(
@@ -433,88 +431,8 @@ def create(config: ConfigDict) -> LaDM:
     ),
     guidance=tuple(
       1.0 + (sample.guidance - 1.0) * part
-      for part in _per_stage(config, 'guidance_parts')
+      for part in ladm_fields.per_stage(config, 'guidance_parts')
     ),
     guidance_interval=tuple(sample.guidance_interval),
     image_size=config.data.image_size,
   )
-
-
-def _process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
-  f, size = config.laplacian, config.data.image_size
-  process = laplacian.Process(
-    f.levels,
-    tuple(f.switch_sigmas),
-    f.schedule,
-    tuple(f.band_rms),
-    f.sigma_min,
-    f.sigma_max,
-  )
-  for wavelet, stage in zip(
-    _per_stage(config, 'wavelets'), range(f.levels, 0, -1), strict=True
-  ):
-    cell = space.factor * 2 ** (stage - 1 + wavelet)
-    if size % cell:
-      raise ValueError(
-        f'config.data.image_size is {size}, must be a multiple of {cell} for'
-        f' stage {stage} with config.laplacian.wavelets {wavelet}'
-      )
-  return process
-
-
-def _per_stage(config: ConfigDict, name: str) -> tuple[Any, ...]:
-  """Returns a field that has one value a stage, coarse to fine."""
-  values, levels = tuple(config.laplacian[name]), config.laplacian.levels
-  if len(values) == 1:
-    return values * levels
-  if len(values) != levels:
-    raise ValueError(
-      f'config.laplacian.{name} is {values}, must be one number or {levels},'
-      ' coarse to fine'
-    )
-  return values
-
-
-def _kind(config: ConfigDict) -> str:
-  kind = config.laplacian.preconditioning
-  if kind not in laplacian_loss.KINDS:
-    raise ValueError(
-      f'config.laplacian.preconditioning is {kind!r}, must be one of'
-      f' {", ".join(laplacian_loss.KINDS)}'
-    )
-  return kind
-
-
-def _stage_batch(config: ConfigDict) -> tuple[int, ...]:
-  levels, size = config.laplacian.levels, config.train.batch_size
-  size //= config.train.accumulate
-  shares = tuple(config.laplacian.stage_batch)
-  if shares == (0,) and size % levels == 0:
-    return (size // levels,) * levels
-  if len(shares) != levels or sum(shares) != size or min(shares) < 1:
-    raise ValueError(
-      f'config.laplacian.stage_batch is {shares}, must be {levels} numbers'
-      f' above 0, coarse to fine, that sum to {size}, the batch, or 0 for equal'
-      ' parts of it'
-    )
-  return shares
-
-
-def _solver(config: ConfigDict) -> solvers.Solver:
-  s = config.sample
-  if s.solver not in SOLVERS:
-    raise ValueError(
-      f'config.sample.solver is {s.solver!r}, must be one of'
-      f' {", ".join(SOLVERS)} for ladm'
-    )
-  if config.laplacian.schedule == 'vp' and s.solver in continuous.SOLVERS:
-    raise ValueError(
-      f"config.laplacian.schedule 'vp' has an infinite slope at the switches:"
-      f' config.sample.solver must be ddim, it is {s.solver!r}'
-    )
-  if s.temperature != 1 or tuple(s.windows) != (0, 0):
-    raise ValueError(
-      f'config.sample.temperature is {s.temperature} and config.sample.windows'
-      f' {tuple(s.windows)}, must be 1 and (0, 0) for ladm'
-    )
-  return solvers.per_band(s.solver, s.eta, s.churn)

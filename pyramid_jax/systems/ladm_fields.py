@@ -1,0 +1,118 @@
+"""What the fields of a config mean for LaDM, checked before all else."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pyramid_jax.diffusion import continuous
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.diffusion import laplacian_loss
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.systems import spaces
+
+
+SOLVERS = tuple(m for m in solvers.BAND_METHODS if m != 'ancestral')
+
+
+def process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
+  """Returns the process of a config.
+
+  Raises:
+    ValueError: numbers that make none, or an image that it cannot halve.
+  """
+  f, size = config.laplacian, config.data.image_size
+  found = laplacian.Process(
+    f.levels,
+    tuple(f.switch_sigmas),
+    f.schedule,
+    tuple(f.band_rms),
+    f.sigma_min,
+    f.sigma_max,
+  )
+  for wavelet, stage in zip(
+    per_stage(config, 'wavelets'), range(f.levels, 0, -1), strict=True
+  ):
+    cell = space.factor * 2 ** (stage - 1 + wavelet)
+    if size % cell:
+      raise ValueError(
+        f'config.data.image_size is {size}, must be a multiple of {cell} for'
+        f' stage {stage} with config.laplacian.wavelets {wavelet}'
+      )
+  return found
+
+
+def per_stage(config: ConfigDict, name: str) -> tuple[Any, ...]:
+  """Returns a field that has one value a stage, coarse to fine.
+
+  Raises:
+    ValueError: another number of values.
+  """
+  values, levels = tuple(config.laplacian[name]), config.laplacian.levels
+  if len(values) == 1:
+    return values * levels
+  if len(values) != levels:
+    raise ValueError(
+      f'config.laplacian.{name} is {values}, must be one number or {levels},'
+      ' coarse to fine'
+    )
+  return values
+
+
+def kind(config: ConfigDict) -> str:
+  """Returns the kind of the preconditioning.
+
+  Raises:
+    ValueError: an unknown one.
+  """
+  name = config.laplacian.preconditioning
+  if name not in laplacian_loss.KINDS:
+    raise ValueError(
+      f'config.laplacian.preconditioning is {name!r}, must be one of'
+      f' {", ".join(laplacian_loss.KINDS)}'
+    )
+  return name
+
+
+def stage_batch(config: ConfigDict) -> tuple[int, ...]:
+  """Returns the examples of a batch for each stage, coarse to fine.
+
+  Raises:
+    ValueError: parts that do not sum to the batch.
+  """
+  levels, size = config.laplacian.levels, config.train.batch_size
+  size //= config.train.accumulate
+  shares = tuple(config.laplacian.stage_batch)
+  if shares == (0,) and size % levels == 0:
+    return (size // levels,) * levels
+  if len(shares) != levels or sum(shares) != size or min(shares) < 1:
+    raise ValueError(
+      f'config.laplacian.stage_batch is {shares}, must be {levels} numbers'
+      f' above 0, coarse to fine, that sum to {size}, the batch, or 0 for equal'
+      ' parts of it'
+    )
+  return shares
+
+
+def solver(config: ConfigDict) -> solvers.Solver:
+  """Returns the solver of a config.
+
+  Raises:
+    ValueError: one that does not go band by band, or options it has not.
+  """
+  s = config.sample
+  if s.solver not in SOLVERS:
+    raise ValueError(
+      f'config.sample.solver is {s.solver!r}, must be one of'
+      f' {", ".join(SOLVERS)} for ladm'
+    )
+  if config.laplacian.schedule == 'vp' and s.solver in continuous.SOLVERS:
+    raise ValueError(
+      f"config.laplacian.schedule 'vp' has an infinite slope at the switches:"
+      f' config.sample.solver must be ddim, it is {s.solver!r}'
+    )
+  if s.temperature != 1 or tuple(s.windows) != (0, 0):
+    raise ValueError(
+      f'config.sample.temperature is {s.temperature} and config.sample.windows'
+      f' {tuple(s.windows)}, must be 1 and (0, 0) for ladm'
+    )
+  return solvers.per_band(s.solver, s.eta, s.churn)
