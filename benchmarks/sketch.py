@@ -169,7 +169,7 @@ def _strengths() -> str:
   config = workdir_lib.read_config(workdir)
   config.sketch.predictor = _PREDICTOR.value
   config.sketch.foreign = _FOREIGN.value
-  config = steering.with_edges(config)
+  config = steering.with_maps(config)
   run = loading.load(config, workdir)
   reader = data.create(config, 'test')
   lines = [
@@ -223,7 +223,8 @@ def _sdedit(system: Any, strength: float) -> evaluate.Maker:
 
   @jax.jit
   def sample(weights, key, batch):
-    picture = jnp.repeat(system.asked(batch)[..., None], 3, axis=-1)
+    edges = system.asked(weights.frozen, batch)
+    picture = jnp.repeat(edges[..., None], 3, axis=-1)
     edit = system_lib.Edit(picture, strength=strength)
     own = system.of_base(weights.frozen)
     count = picture.shape[0]

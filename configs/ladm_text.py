@@ -59,6 +59,7 @@ def get_config(arg: str = '') -> ConfigDict:
   c.max_length, c.drop = 128, 0.1
   c.dim, c.depth, c.mlp_dim = 4096, 24, 10240
   c.heads, c.head_dim, c.vocab_size = 64, 64, 32128
+  c.null_prefix, c.pad_id = (1,), 0  # the end
 
   pyramid = config.laplacian
   pyramid.levels = 3

@@ -4,7 +4,8 @@ arXiv:2211.13752: nine activations, four hidden layers, Adam, 3000 steps of 16
 images, less than an hour on one A100; the learning rate is not published, 1e-4
 is that of public ports. For a base of the size of Stable Diffusion v1 the
 predictor reads 9280 channels and has 4.9 M parameters. The paper finds edges
-by PiDiNet; here by config.sketch.edges. Not run.
+by PiDiNet, which config.sketch.edges = pidinet does with its published weights
+at config.sketch.edge_weights; here Sobel's are learned. Not run.
 
   python -m pyramid_jax.main --config=configs/sketch_ldm.py:clip \
       --config.sketch.base=BASE --config.data.root=CAPTIONED --workdir=DIR

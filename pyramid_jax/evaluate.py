@@ -61,7 +61,7 @@ def run(
   if options.get('write_reference'):
     fidelity.write_reference(config, options)
     return
-  config = steering.with_edges(config)
+  config = steering.with_maps(config)
   judge = fidelity.find(config)
   samples = options.get('samples')
   split = options.get('split') or 'test'
@@ -195,9 +195,9 @@ def score(
     rows = score_rows.of_reconstructions(all_images, all_real, stacked)
     rows += [row for scale in codes for row in scale]
   else:
-    whole = all_real if bounds else None
+    bound = all_real if bounds else None
     names = reader.label_names
-    rows = score_rows.of_task(config, names, all_images, whole, stacked)
+    rows = score_rows.of_task(config, names, all_images, bound, stacked)
   return rows, all_images, all_real
 
 

@@ -14,6 +14,7 @@ from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import stepping
 from pyramid_jax.networks import edge_predictor
+from pyramid_jax.networks import pidinet
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -37,7 +38,8 @@ ENCODERS = ('tokens', 'boxes', 'clip', 't5')
 SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
 LAWS = ('', *edm_loss.LAWS)
 TARGET_SPACES = ('latent', 'pixels')
-EDGES = ('true', 'sobel', 'xdog')
+STAGE_NETWORKS = ('unet', 'diffit')
+EDGES = ('true', 'sobel', 'xdog', *pidinet.SIZES, 'map')
 SPACINGS = ('auto', *schedules.SPACINGS)
 
 # Of the fields that are one of several names.
@@ -58,6 +60,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'sample.discretization': clocks.DISCRETIZATIONS,
   'diffusion.preconditioning': edm.PRECONDITIONINGS,
   'diffusion.law': LAWS,
+  'laplacian.network': STAGE_NETWORKS,
   'sketch.noise_input': edge_predictor.NOISE_INPUTS,
   'sketch.tap_norm': edge_predictor.TAP_NORMS,
   'sketch.head': edge_predictor.HEADS,
@@ -289,7 +292,11 @@ def _sketch() -> Mapping[str, Any]:
     'tap_norm': 'layer',  # of each activation: layer | none
     'head': 'token',  # of a base with tokens: token | pixel
     'shared': True,  # one predictor for all stages of the base, or one each
-    'edges': 'true',  # of training: those of the data (true) | sobel | xdog
+    # What is learned: the edges of the data (true), of a detector (sobel |
+    # xdog | pidinet | pidinet-small | pidinet-tiny), or the semantic map, its
+    # classes as brightness (map).
+    'edges': 'true',
+    'edge_weights': '',  # file of a detector that is a network
     # What is predicted of the edge map: what the first stage makes of it
     # (latent), or its pixels.
     'target_space': 'latent',
@@ -321,6 +328,10 @@ def _laplacian() -> Mapping[str, Any]:
     'sigma_max': 320.0,  # 80 at the coarsest of three resolutions
     'preconditioning': 'band',  # of each band | scalar, of their sum
     'shared': False,  # one network for all stages, or one each
+    'network': 'unet',  # unet | diffit
+    # Of diffit: tell finer stages the clean image of the one before, in
+    # training with diffusion.noise_mix_ratio.
+    'self_context': False,
     'latent': False,  # of the latents of a first stage, or of images
     # One number a stage, coarse to fine, or one for all.
     'stage_batch': (0,),  # examples of a batch; 0 = equal parts

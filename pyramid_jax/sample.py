@@ -27,6 +27,9 @@ from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
 
+TAKES_SKETCHES = (sketch.Sketch, ladm_control.LaDMControl)
+
+
 def run(
   config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
 ) -> None:
@@ -51,7 +54,7 @@ def run(
   Raises:
     UserError: a condition or option that cannot be served.
   """
-  config = steering.with_edges(config)
+  config = steering.with_maps(config)
   count = options.get('count') or config.sample.count
   seed = options.get('seed')
   seed = config.sample.seed if seed is None else seed
@@ -62,8 +65,7 @@ def run(
       f'{workdir} holds a first stage, which reconstructs and does not'
       ' sample; --mode=evaluate measures it.'
     )
-  takes_sketches = (sketch.Sketch, ladm_control.LaDMControl)
-  if options.get('sketch') and not isinstance(system, takes_sketches):
+  if options.get('sketch') and not isinstance(system, TAKES_SKETCHES):
     raise errors.UserError(
       '--sketch needs --config.sketch.predictor=DIR, a run of the system'
       f" 'sketch' on {workdir}."

@@ -36,16 +36,39 @@ _FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'foreign')
 _KEPT = ('attention', 'remat')
 
 
-def with_edges(config: ConfigDict) -> ConfigDict:
-  """Returns a config whose data tell their edges, if a predictor is named.
+def with_maps(config: ConfigDict) -> ConfigDict:
+  """Returns a config whose data tell what its predictor is asked for.
 
-  Only `shapes` can; a predictor of other data has a detector.
+  A config without a predictor comes back as it is.
+
+  Args:
+    config: of a run.
+
+  Raises:
+    UserError: the predictor is not there, or is something else.
   """
-  known = config.data.name != 'shapes' or 'edges' in config.data.maps
-  if not config.sketch.predictor or known:
+  if not config.sketch.predictor:
     return config
+  maps = (*config.data.maps, *_read(config.sketch.predictor).data.maps)
   config = config_lib.from_json(config_lib.to_json(config))
-  config.data.maps = (*config.data.maps, 'edges')
+  config.data.maps = tuple(dict.fromkeys(maps))
+  return config
+
+
+def _read(path: str) -> ConfigDict:
+  """Returns the config of a predictor."""
+  file = pathlib.Path(path) / 'config.json'
+  if not file.is_file():
+    raise errors.UserError(
+      f'missing: {file} (config.sketch.predictor)', errors.MISSING
+    )
+  with errors.user_errors(value=errors.DATA):
+    config = config_lib.from_json(file.read_text())
+  if config.system.name != 'sketch':
+    raise errors.UserError(
+      f'config.sketch.predictor is {path}, a run of the system'
+      f" {config.system.name!r}, must be one of the system 'sketch'."
+    )
   return config
 
 
@@ -64,18 +87,7 @@ def resolve(
   path = config.sketch.predictor
   if not path:
     return config, pathlib.Path(workdir)
-  file = pathlib.Path(path) / 'config.json'
-  if not file.is_file():
-    raise errors.UserError(
-      f'missing: {file} (config.sketch.predictor)', errors.MISSING
-    )
-  with errors.user_errors(value=errors.DATA):
-    own = config_lib.from_json(file.read_text())
-  if own.system.name != 'sketch':
-    raise errors.UserError(
-      f'config.sketch.predictor is {path}, a run of the system'
-      f" {own.system.name!r}, must be one of the system 'sketch'."
-    )
+  own = _read(path)
   with own.unlocked():
     for name in (*_SECTIONS, *_KEPT):
       own[name] = config[name]
@@ -116,7 +128,7 @@ def check_targets(job: Any, frozen: Mapping[str, Any]) -> None:
   host = batches_lib.Batches(job.reader_val, _CHECKED, seed=0, shuffle=False)
   batch = job.reader_val.finish(mesh_lib.numeric(host.at(0)))
   with errors.user_errors():
-    wanted = system.asked(batch)
+    wanted = system.asked(frozen, batch)
   found = jax.jit(lambda f, e: _there_and_back(system, f, e))(frozen, wanted)
   f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']
   if f1.mean() < LOWEST_F1:
@@ -178,7 +190,7 @@ def scorer(
     batch = reader.finish(batch)
     parts = jnp.full(batch['image'].shape[:1], part)
     errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
-    return errors.mean(), edges, system.asked(batch)
+    return errors.mean(), edges, system.asked(weights.frozen, batch)
 
   def of_weights(weights: system_lib.Weights) -> dict[str, float]:
     scores = {}

@@ -225,7 +225,8 @@ def test_pictures_to_begin_with(workdir):
   assert (saved(workdir)['arr_0'] == 255).all()  # strength 1
 
 
-def test_a_drawing_goes_with_its_samples(workdir):
+def test_a_drawing_goes_with_its_samples(workdir, monkeypatch):
+  monkeypatch.setattr(sample, 'TAKES_SKETCHES', (object,))
   config = make_config('text')
   path = workdir / 'drawing'
   path.write_text(
@@ -430,3 +431,17 @@ def test_maps_of_any_task_come_along():
 
 def test_nothing_asked():
   assert examples.of_request(make_config('class', 0), NAMES, {}) is None
+
+
+def test_enlarged_pictures_are_projected_on_the_small_one():
+  rng = np.random.default_rng(0)
+  small = rng.integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+  large = rng.integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+  rows = {'lr_image': small}
+  np.testing.assert_array_equal(examples.composite(large, rows), large)
+  made = examples.composite(large, rows, project=True)
+  means = made.reshape(2, 4, 2, 4, 2, 3).astype(float).mean((2, 4))
+  error = np.abs(means - small)
+  assert np.median(error) <= 0.5
+  before = large.reshape(2, 4, 2, 4, 2, 3).astype(float).mean((2, 4))
+  assert error.mean() < 0.1 * np.abs(before - small).mean()

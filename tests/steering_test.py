@@ -59,14 +59,17 @@ def test_another_base_is_refused(tmp_path):
     steering.check_base(system, 'b', 'a', tmp_path)
 
 
-def test_edges_are_asked_of_data_that_have_them():
+def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
   config = config_lib.base()
-  assert steering.with_edges(config).data.maps == ()
-  config.sketch.predictor = 'x'
+  assert steering.with_maps(config).data.maps == ()
+  own = write(tmp_path / 'own', 'sketch')
+  own.data.maps = ('edges',)
+  (tmp_path / 'own' / 'config.json').write_text(config_lib.to_json(own))
+  config.sketch.predictor = str(tmp_path / 'own')
+  config.data.maps = ('mask', 'edges')
+  assert steering.with_maps(config).data.maps == ('mask', 'edges')
   config.data.maps = ('mask',)
-  assert steering.with_edges(config).data.maps == ('mask', 'edges')
-  config.data.name = 'image_folder'
-  assert steering.with_edges(config).data.maps == ('mask',)
+  assert steering.with_maps(config).data.maps == ('mask', 'edges')
 
 
 @pytest.mark.parametrize('module', [np, jnp])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.diffusion import editing
+from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
 
 
@@ -56,12 +57,16 @@ def _begun(
 
 
 def _entering(stage: sampling.Stage, clean: jax.Array) -> sampling.Stage:
-  """Lets a stage be entered with noise alone, whichever it is."""
+  """Lets a stage be entered with noise alone, whichever it is.
+
+  It finds the clean image itself as what the stage before made.
+  """
 
   def enter(state, normal):
     del state
-    b, height, width, channels = clean.shape
-    before = jnp.zeros((b, height // 2, width // 2, 2 * channels))
+    _, height, width, _ = clean.shape
+    small = laplacian.down(clean[:, : height // 2 * 2, : width // 2 * 2])
+    before = jnp.concatenate([jnp.zeros_like(small), small], axis=-1)
     _, context = stage.enter([before], normal)
     return stage.spans[0][0].initial_std * normal(clean.shape), context
 

@@ -131,7 +131,7 @@ class Trunk(nn.Module):
       channels: of the result.
       name: of the last layer.
     """
-    h = nn.silu(norms.LayerNorm(1e-6, affine=False, name='final_norm')(h))
+    h = nn.silu(norms.LayerNorm(1e-6, affine=False)(h))
     h = linear.Linear(
       self.patch_size**2 * channels,
       kernel_init=nn.initializers.zeros,

@@ -20,14 +20,13 @@ import numpy as np
 
 from pyramid_jax.conditions import condition as condition_lib
 from pyramid_jax.diffusion import continuous
+from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_editing
 from pyramid_jax.diffusion import laplacian_levels
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.networks import staged_unet
-from pyramid_jax.networks import unet
 from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import ladm_networks
@@ -55,6 +54,7 @@ def make_stage(
   scale: float = 1.0,
   interval: tuple[float, ...] = (),
   cached: bool = True,
+  self_context: bool = False,
 ) -> sampling.Stage:
   """Builds one stage.
 
@@ -69,6 +69,7 @@ def make_stage(
     scale: classifier-free guidance, 1 = none.
     interval: where it acts, see `guidance.classifier_free`.
     cached: compute what does not depend on the noise level once a stage.
+    self_context: tell the network the clean image of the stage before.
   """
 
   def build(inputs, shape):
@@ -78,19 +79,22 @@ def make_stage(
 
     def enter(state, normal):
       x = _entered(precond, levels, state, normal(shape))
+      told: dict[str, Any] = {}
+      if self_context:
+        told['known'] = state[-1][..., shape[-1] :]
       variables = {'params': params}
       if cached:
         blank = jnp.zeros(shape), jnp.zeros(())
-        fill = lambda variables, **kw: call(variables, *blank, **kw)
-        variables |= fill(variables, mutable=['cache'])[1]
-      return x, variables
+        variables |= call(variables, *blank, mutable=['cache'], **told)[1]
+      return x, (variables, told)
 
-    def denoise(x, level, variables, first=True, taps=()):
+    def denoise(x, level, context, first=True, taps=()):
       del first
+      variables, told = context
       found: dict[str, jax.Array] = {}
 
       def bound(x, time):
-        out = call(variables, x, time, taps=taps)
+        out = call(variables, x, time, taps=taps, **told)
         if not taps:
           return out
         found.update(out[1])
@@ -99,8 +103,8 @@ def make_stage(
       prediction = precond.predict(bound, x, level)
       return dataclasses.replace(prediction, taps=found)
 
-    def leave(state, x, x0, variables):
-      del variables
+    def leave(state, x, x0, context):
+      del context
       return [*state, jnp.concatenate([x, x0], axis=-1)]
 
     return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
@@ -137,6 +141,8 @@ class LaDM:
     law: of the noise levels in training.
     stage_batch: examples of a batch for each stage.
     drop: share of conditions replaced by the null condition in training.
+    known_noise: share of noise in the clean image of the stage before, which
+      finer stages are told in training; None where they are not told.
     solver: of sampling, one that goes band by band.
     steps: of each stage.
     rho: see `laplacian_levels.sigmas`.
@@ -155,6 +161,7 @@ class LaDM:
   law: laplacian_loss.Law
   stage_batch: tuple[int, ...]
   drop: float
+  known_noise: float | None
   solver: solvers.Solver
   steps: tuple[int, ...]
   rho: float
@@ -257,7 +264,11 @@ class LaDM:
     """Returns the loss of a stage on its part of a batch."""
     sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
     clean = self.process.clean(whole, stage)
-    network = self.network(stage)
+    network, told = self.network(stage), {}
+    if self.known_noise is not None and self._is_told(stage):
+      known = laplacian.down(clean)
+      eps = jax.random.normal(jax.random.fold_in(noise_key, 1), known.shape)
+      told['known'] = gaussian.mix_noise(known, eps, self.known_noise)
     return laplacian_loss.loss(
       lambda x, time: network.apply(
         {'params': self.params_of(params, stage)},
@@ -266,12 +277,17 @@ class LaDM:
         inputs,
         train=True,
         rngs={'dropout': dropout_key},
+        **told,
       ),
       self.precond(stage),
       clean,
       self.law.draw(sigma_key, self.process, stage, whole.shape[0]),
       jax.random.normal(noise_key, clean.shape),
     )
+
+  def _is_told(self, stage: int) -> bool:
+    """Returns whether a stage is told the clean image of the one before."""
+    return self.known_noise is not None and stage < self.process.levels
 
   # What a system with branches beside the networks does otherwise.
 
@@ -341,6 +357,7 @@ class LaDM:
         scale=scale,
         interval=self.guidance_interval,
         cached=cached,
+        self_context=self._is_told(stage),
       )
       for stage, levels, scale in zip(
         self.stage_numbers, tables, self.guidance, strict=True
@@ -392,7 +409,7 @@ def create(config: ConfigDict) -> LaDM:
   wavelets = _per_stage(config, 'wavelets')
   return LaDM(
     space=space,
-    networks=_networks(config, space, encoder, wavelets),
+    networks=ladm_networks.create(config, space, encoder, wavelets),
     encoder=encoder,
     condition_part=conditioning.frozen_part(encoder, config),
     process=process,
@@ -400,6 +417,11 @@ def create(config: ConfigDict) -> LaDM:
     law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
     stage_batch=_stage_batch(config),
     drop=config.condition.drop,
+    known_noise=(
+      config.diffusion.noise_mix_ratio
+      if config.laplacian.self_context
+      else None
+    ),
     solver=_solver(config),
     steps=steps,
     rho=sample.rho,
@@ -496,34 +518,3 @@ def _solver(config: ConfigDict) -> solvers.Solver:
       f' {tuple(s.windows)}, must be 1 and (0, 0) for ladm'
     )
   return solvers.per_band(s.solver, s.eta, s.churn)
-
-
-def _networks(
-  config: ConfigDict,
-  space: spaces.Space,
-  encoder: conditioning.Encoder | None,
-  wavelets: tuple[int, ...],
-) -> ladm_networks.Networks:
-  """Builds the networks, whose channels and conditions follow from the rest."""
-  widths = encoders.Widths() if encoder is None else encoder.widths
-  outs = [space.channels * 4**n for n in wavelets]
-  ins = [(space.channels + widths.concat) * 4**n for n in wavelets]
-  common = config.network.to_dict() | {
-    'context_dim': widths.context or None,
-    'num_classes': widths.classes or None,
-    'dtype': jnp.dtype(config.dtype),
-    'remat': config.remat,
-    'attention': config.attention,
-  }
-  modules: list[unet.UNet]
-  if config.laplacian.shared:
-    modules = [staged_unet.StagedUNet(**common, stage_in=ins, stage_out=outs)]
-  else:
-    modules = [
-      unet.UNet(**common, in_channels=i, out_channels=o)
-      for i, o in zip(ins, outs, strict=True)
-    ]
-  modules[0].check_options()
-  return ladm_networks.Networks(
-    modules=modules, wavelets=wavelets, channels=space.channels
-  )

@@ -26,11 +26,11 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import edge_predictor
+from pyramid_jax.networks import pidinet
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import diffit
 from pyramid_jax.systems import ladm
-from pyramid_jax.systems import latent
 from pyramid_jax.systems import latent_diffit
 from pyramid_jax.systems import system as system_lib
 
@@ -40,6 +40,7 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 BASE = 'base'  # the frozen part that is the trained system
+EDGES = 'edges'  # the frozen part that detects edges
 FIRST_STAGE = 'first_stage'  # the part that may lie in the base's workdir
 PARTS = 4  # of the noise's time, for which the loss is told by itself
 SHOWN = (0.3, 0.6, 0.9)  # parts of the time in pictures of a training run
@@ -84,7 +85,10 @@ class Sketch:
     shapes: of the base's stages, coarse first.
     predictors: one for all stages, or one for each.
     target_space: what is predicted of an edge map, 'latent' or 'pixels'.
-    edges: whose edges are learned: 'true', the data's, or a detector's.
+    edges: whose edges are learned: 'true', the data's, or a detector's; 'map':
+      the semantic map in their place.
+    edge_weights: of a detector that is a network.
+    classes: of a semantic map.
     beta: of each stage, see `sketch_guidance.steered`.
     stop_fraction: of each stage, likewise.
     norm_ref: likewise.
@@ -98,6 +102,8 @@ class Sketch:
   predictors: tuple[edge_predictor.EdgePredictor, ...]
   target_space: str
   edges: str
+  edge_weights: str
+  classes: int
   beta: tuple[float, ...]
   stop_fraction: tuple[float, ...]
   norm_ref: str
@@ -183,24 +189,45 @@ class Sketch:
       if name == FIRST_STAGE and not path:
         path = os.path.join(self.base_path, FIRST_STAGE)
       parts[name] = dataclasses.replace(part, path=path)
+    if self.edges in pidinet.SIZES:
+      image = jnp.zeros((1, 32, 32, 3))
+      parts[EDGES] = system_lib.FrozenPart(
+        init=lambda key: _detector(self.edges).init(key, image)['params'],
+        family='pidinet',
+        path=self.edge_weights,
+        field='sketch.edge_weights',
+      )
     return parts
 
-  def asked(self, batch: Batch) -> jax.Array:
+  def asked(self, frozen: Params, batch: Batch) -> jax.Array:
     """Returns the edges that are asked for, (B, H, W) in [-1, 1].
 
     A drawing, or the edges of the example's picture.
+
+    Args:
+      frozen: with the weights of a detector that is a network.
+      batch: of examples, or of what a person asks for.
 
     Raises:
       ValueError: there are neither.
     """
     if 'sketch' in batch:
       return batch['sketch']
-    if self.edges != 'true':
+    if self.edges == 'map' and 'mask' in batch:
+      shade = batch['mask'].astype(jnp.float32) / max(1, self.classes - 1)
+      return 2.0 * shade - 1.0
+    if self.edges in pidinet.SIZES:
+      found = system_lib.apply(
+        _detector(self.edges), frozen[EDGES], batch['image'], method='edges'
+      )
+      return jnp.where(found >= edges_lib.THRESHOLD, 1.0, -1.0)
+    if self.edges in edges_lib.DETECTORS:
       return 2.0 * edges_lib.edges(self.edges)(batch['image']) - 1.0
-    if 'edges' not in batch:
+    needed = {'true': 'edges', 'map': 'mask'}[self.edges]
+    if needed not in batch:
       raise ValueError(
-        "there is no sketch: give one, data with config.data.maps = 'edges', or"
-        ' a detector by config.sketch.edges'
+        'there is no sketch: give one, data with config.data.maps ='
+        f' {needed!r}, or a detector by config.sketch.edges'
       )
     return 2.0 * batch['edges'] - 1.0
 
@@ -311,7 +338,7 @@ class Sketch:
     del step
     level_key, noise_key = jax.random.split(key)
     weights = self.of_base(frozen)
-    targets = self.targets(weights, self.asked(batch))
+    targets = self.targets(weights, self.asked(frozen, batch))
     count = targets[0].shape[0]
 
     def rows(stage, length):
@@ -349,7 +376,7 @@ class Sketch:
     condition = self.base.condition(of_base, batch)
     beta = batch.get('sketch_beta')
     steer = {
-      'targets': self.targets(of_base, self.asked(batch)),
+      'targets': self.targets(of_base, self.asked(weights.frozen, batch)),
       # (stages,) or, one column a stage, (B, stages); no constants, so that
       # one program serves every sketch and strength.
       'beta': jnp.asarray(self.beta) if beta is None else beta,
@@ -431,7 +458,7 @@ class Sketch:
       self._predict(variables, s, taps, told)
       for s, (taps, told, _) in enumerate(self._read(of_base, key, batch, rows))
     ]
-    wanted = self.targets(of_base, self.asked(batch))
+    wanted = self.targets(of_base, self.asked(weights.frozen, batch))
     errors = [distance(g, w) for g, w in zip(got, wanted, strict=True)]
     return jnp.stack(errors).mean(0), self.edges_of_targets(of_base, got)
 
@@ -450,9 +477,14 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
   return error.sum(-1).mean((1, 2))
 
 
+def _detector(name: str) -> pidinet.PiDiNet:
+  width, dilated = pidinet.SIZES[name]
+  return pidinet.PiDiNet(width, dilated)
+
+
 def has_latents(base: system_lib.System) -> bool:
   """Whether what is diffused are latents of a first stage."""
-  return isinstance(base, latent.LatentSystem)
+  return FIRST_STAGE in base.frozen_parts()
 
 
 def _examples(levels: schedules.Levels, rows: jax.Array) -> Any:
@@ -544,6 +576,8 @@ def create(config: ConfigDict) -> Sketch:
     predictors=_predictors(config, base, shapes),
     target_space=c.target_space,
     edges=c.edges,
+    edge_weights=c.edge_weights,
+    classes=config.condition.map_classes,
     beta=_per_stage(c.beta, len(shapes)),
     stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
     norm_ref=c.norm_ref,
@@ -592,7 +626,7 @@ def _predictors(
 def _patches(base: system_lib.System, count: int) -> tuple[int, ...]:
   """Returns the sides of the squares that the base's networks see as one."""
   if isinstance(base, ladm.LaDM):
-    return tuple(2**wavelet for wavelet in base.networks.wavelets)
+    return base.networks.cells
   if isinstance(base, latent_diffit.LatentDiffiT):
     return (base.network.patch_size,) * count
   if isinstance(base, diffit.DiffiT):

@@ -211,10 +211,11 @@ def test_examples_do_not_know_of_each_other():
     prediction = own.spans[0][1](x, row, context, True)
     return own.after(x + 1, x, prediction, x + 1)
 
-  both = corrected(x, TARGET, COND)
+  both = jax.jit(corrected)(x, TARGET, jnp.asarray(COND))
+  alone = jax.jit(corrected)
   for i in range(2):
     one = slice(i, i + 1)
-    got = corrected(x[one], TARGET[one], COND[one])
+    got = alone(x[one], TARGET[one], jnp.asarray(COND)[one])
     np.testing.assert_allclose(got, both[one], rtol=1e-5, atol=1e-5)
 
 
@@ -231,7 +232,8 @@ def test_the_gradient_is_that_of_finite_differences():
     x = jax.random.normal(jax.random.key(5), SHAPE, jnp.float64)
     row = solvers.row(levels, 2)
     _, context = stage.enter([], lambda shape: x)
-    got = stage.spans[0][1](x, row, context, True).gradient
+    denoise = jax.jit(lambda x: stage.spans[0][1](x, row, context, True))
+    got = denoise(x).gradient
 
     def value(x):
       condition = jnp.asarray(COND)[:, None, None, None]

@@ -36,8 +36,10 @@ def test_conversion_there_and_back_is_exact(golden, widths):
   case = verify.read_case(golden(FILE))
   module = family.build(case.config)
 
-  variables, report = family.from_official(case.state, template(module, widths))
-  back = family.to_official(variables)
+  variables, report = parts.to_flax(
+    'lgp.mlp', case.state, template(module, widths)
+  )
+  back = parts.to_official('lgp.mlp', variables)
 
   assert report.complete
   assert {k.rpartition('.')[2] for k in report.unused} == {

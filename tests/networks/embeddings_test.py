@@ -81,6 +81,18 @@ def test_table_of_positions_tells_columns_first():
     embeddings.sincos_table(6, 2)
 
 
+def test_a_place_has_one_code_in_every_grid():
+  coarse = embeddings.sincos_table(8, 1, 64.0)
+  fine = embeddings.sincos_table(8, 3, 64.0)
+  np.testing.assert_array_equal(coarse[0, 0], fine[1, 1])
+  assert np.abs(fine[1, 1] - fine[1, 2]).max() > 0.1
+  # The centre of the first of four cells lies at 8 of 64.
+  quarter = embeddings.sincos_table(8, 4, 64.0)[0, 0]
+  np.testing.assert_allclose(
+    quarter, [np.sin(8), np.sin(0.08), np.cos(8), np.cos(0.08)] * 2, rtol=1e-6
+  )
+
+
 def test_random_frequencies_stay():
   t = np.array([0.0, 0.25, -1.5])
   got = embeddings.random_fourier_features(jnp.asarray(t), 512, 4.0)

@@ -153,6 +153,56 @@ def test_time_in_the_values_alone_shifts_the_output():
   np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+def test_a_window_of_several_has_a_table_of_its_own():
+  x, time = _inputs()
+  several = tmsa.TimeAttention(heads=2, window=(2, 3))
+  call = lambda p, n: several.apply({'params': p}, x, time, window=n)
+  params = jax.eval_shape(lambda: several.init(KEY, x, time, window=2))[
+    'params'
+  ]
+  assert sum(name.startswith('relative') for name in params) == 2
+  params = jax.tree.map(lambda s: np.full(s.shape, 0.1, np.float32), params)
+  rng = np.random.default_rng(0)
+  for name in params:
+    if name.startswith('relative'):
+      params[name] = rng.normal(size=params[name].shape).astype(np.float32)
+  for n in (2, 3):
+    one = tmsa.TimeAttention(heads=2, window=n)
+    table = params[f'relative_position_bias_table_{n}']
+    alone = {k: v for k, v in params.items() if not k.startswith('relative')}
+    alone['relative_position_bias_table'] = table
+    want = one.apply({'params': alone}, x, time)
+    np.testing.assert_allclose(call(params, n), want, atol=1e-6)
+  for n in (None, 6):
+    with pytest.raises(ValueError, match=f'window is {n}, allowed: 2, 3'):
+      jax.eval_shape(lambda n=n: call(params, n))
+
+
+def test_tokens_are_attended_to_between_the_branches():
+  x, time = _inputs()
+  block = tmsa.DiffiTBlock(heads=2, window=3)
+  rng = np.random.default_rng(1)
+  context = rng.normal(size=(B, 3, 4)).astype(np.float32)
+  run = lambda p, c, d: block.apply({'params': p}, x, time, False, None, c, d)
+  near = jnp.zeros((B, SIDE**2, 3))
+  params = _filled(block, x, time, False, None, context, near)
+  run = jax.jit(run)
+  want = run(params, context, near)
+  assert np.abs(run(params, -context, near) - want).max() > 1e-3
+  # Only the first token is near: the others might as well not be there.
+  far = near.at[..., 1:].set(1e4)
+  alone = run(params, context[:, :1], near[..., :1])
+  params['cross']['place_strength'] = np.ones(2, np.float32)
+  np.testing.assert_allclose(run(params, context, far), alone, atol=1e-5)
+  params['cross']['to_out'] = jax.tree.map(
+    np.zeros_like, params['cross']['to_out']
+  )
+  plain = {k: v for k, v in params.items() if k != 'cross'}
+  np.testing.assert_allclose(
+    run(params, context, near), run(plain, None, None), atol=1e-6
+  )
+
+
 @pytest.mark.parametrize('token', tmsa.TIME_TOKENS)
 def test_without_its_weights_time_is_ignored(token):
   block = tmsa.DiffiTBlock(heads=2, window=3, time_token=token)

@@ -63,17 +63,14 @@ def test_t5_gives_zeros_for_padding_and_does_not_read_it():
   )
   assert encoder.widths == encoders.Widths(context=8)
   params = initial.evaluate(encoder.init, jax.random.key(0))
-  ids = jnp.array([[5, 3, 1, 0, 0], [7, 6, 4, 3, 1]])
-  got = encoder.encode(params, {'condition_ids': ids})
-  shorter = encoder.encode(params, {'condition_ids': ids[:1, :3]})
+  encode = jax.jit(lambda ids: encoder.encode(params, {'condition_ids': ids}))
+  ids = jnp.array([[5, 3, 1, 0, 0], [1, 0, 0, 0, 0]])
+  got = encode(ids)
   np.testing.assert_array_equal(got[0, 3:], 0)
-  np.testing.assert_allclose(got[:1, :3], shorter, atol=1e-6)
-  assert np.abs(got[1]).min(0).max() > 0.01
-  null = encoder.null(params, {'condition_ids': ids})
-  assert null.shape == (2, 5, 8)
-  end = encoder.encode(params, {'condition_ids': jnp.array([[1]])})
-  np.testing.assert_allclose(null[1, :1], end[0], atol=1e-6)
-  np.testing.assert_array_equal(null[:, 1:], 0)
+  np.testing.assert_allclose(got[:1, :3], encode(ids[:1, :3]), atol=1e-6)
+  assert np.abs(got[0, :3]).min() > 0
+  null = jax.jit(lambda: encoder.null(params, {'condition_ids': ids}))()
+  np.testing.assert_allclose(null, [got[1], got[1]], atol=1e-6)
 
 
 def test_hole_is_black_before_encoding_and_one_in_the_mask():

@@ -303,11 +303,32 @@ def test_wrong_configs_are_named(load, tmp_path):
 def test_edges_are_those_of_the_data_or_of_a_detector(load):
   system = systems.create(load())
   with pytest.raises(ValueError, match="config.data.maps = 'edges'"):
-    system.asked({'image': jnp.zeros((1, 4, 4, 3))})
+    system.asked({}, {'image': jnp.zeros((1, 4, 4, 3))})
   half = jnp.ones((1, 16, 16, 3)).at[:, :, 8:].set(-1.0)
-  found = systems.create(load(sketch__edges='sobel')).asked({'image': half})
+  found = systems.create(load(sketch__edges='sobel')).asked({}, {'image': half})
   assert (np.asarray(found[0, 4:12]) > 0).any(0).nonzero()[0].tolist() in (
     [7],
     [8],
     [7, 8],
   )
+  by_map = systems.create(load(sketch__edges='map'))
+  classes = by_map.classes
+  mask = jnp.array([[[0, classes - 1]]], jnp.uint8)
+  got = by_map.asked({}, {'mask': mask, 'image': half})
+  np.testing.assert_allclose(got, [[[-1.0, 1.0]]])
+  drawn = jnp.ones((1, 2, 2))
+  assert by_map.asked({}, {'sketch': drawn, 'mask': mask}) is drawn
+
+
+def test_a_network_may_be_the_detector(load):
+  config = load(sketch__edges='pidinet-tiny', sketch__edge_weights='tiny.pth')
+  system = systems.create(config)
+  part = system.frozen_parts()['edges']
+  assert (part.family, part.path) == ('pidinet', 'tiny.pth')
+  shapes = jax.eval_shape(part.init, jax.random.key(0))
+  found = jax.eval_shape(
+    lambda tree, image: system.asked({'edges': tree}, {'image': image}),
+    shapes,
+    jax.ShapeDtypeStruct((B, 32, 32, 3), jnp.float32),
+  )
+  assert found.shape == (B, 32, 32)

@@ -1,0 +1,143 @@
+r"""LaDM: what a stage costs, and the memory of the model for 1024 px.
+
+  python benchmarks/ladm.py [--config=configs/ladm_shapes.py:layout]
+  python benchmarks/ladm.py --memory [--width=32]
+
+Without flags, prints of every stage the operations of one network call for one
+image (as the compiler counts them), and of whole samples, guidance included,
+operations and images/s. With --memory, samples one picture of 1024 px in one
+step a stage with configs/ladm_text.py:1k, whose U-Nets are made narrower and
+whose text encoder is a small one, and prints the peak memory of the process.
+"""
+
+import resource
+import time
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.systems import encoders
+from pyramid_jax.systems import ladm
+from pyramid_jax.systems import system as system_lib
+
+
+_CONFIG = flags.DEFINE_string('config', 'configs/ladm_shapes.py', 'of a LaDM')
+_BATCH = flags.DEFINE_integer('batch', 16, 'images at a time')
+_MEMORY = flags.DEFINE_bool('memory', False, 'sample one picture of 1024 px')
+_WIDTH = flags.DEFINE_integer('width', 32, 'of the U-Nets with --memory')
+
+
+def weights_of(system: ladm.LaDM) -> system_lib.Weights:
+  """Returns initial weights of what is trained and of what is not."""
+  params, extra = jax.jit(lambda key: system.init(key, {}))(jax.random.key(0))
+  frozen = {
+    name: jax.jit(part.init)(jax.random.key(1))
+    for name, part in system.frozen_parts().items()
+  }
+  return system_lib.Weights(params=params, frozen=frozen, extra=extra)
+
+
+def operations(compiled: jax.stages.Compiled) -> float:
+  """Returns the floating-point operations of a program."""
+  cost = compiled.cost_analysis()
+  cost = cost[0] if isinstance(cost, list) else cost
+  return float(cost.get('flops', 0.0))
+
+
+def print_costs(system: ladm.LaDM, batch: int) -> None:
+  """Prints operations a stage and a sample, and the speed of sampling."""
+  weights = weights_of(system)
+  params = weights.params['generator']['networks']
+  example = system.encoder.example if system.encoder else {}
+  one = {k: jnp.concatenate([v] * batch) for k, v in example.items()}
+  condition = jax.jit(system.condition)(weights, one)
+  inputs = encoders.as_inputs(condition.context)
+  total = 0.0
+  for stage, steps, scale in zip(
+    system.stage_numbers, system.steps, system.guidance, strict=True
+  ):
+    n = system.image_size // 2 ** (stage - 1)
+    network = system.networks.of_stage(stage)
+    tree = system.networks.params_of(params, stage)
+    x = jnp.zeros((batch, n, n, system.space.channels))
+    call = jax.jit(
+      lambda p, x, t, i, net=network: net.apply({'params': p}, x, t, i)
+    )
+    cost = operations(call.lower(tree, x, jnp.zeros(1), inputs).compile())
+    calls = (steps + (stage == 1)) * (1 if scale == 1 else 2)
+    total += calls * cost / batch
+    print(
+      f'stage {stage}: {n} px, {cost / batch / 1e9:.3f} G operations a call,'
+      f' {calls} calls'
+    )
+
+  def sample(weights, key):
+    return system_lib.generate(system, weights, key, one, batch)[0]
+
+  run = jax.jit(sample).lower(weights, jax.random.key(0)).compile()
+  jax.block_until_ready(run(weights, jax.random.key(0)))
+  begin = time.perf_counter()
+  jax.block_until_ready(run(weights, jax.random.key(1)))
+  seconds = time.perf_counter() - begin
+  print(
+    f'a sample: {total / 1e9:.2f} G operations; {batch / seconds:.2f} images/s'
+  )
+
+
+def print_memory(width: int) -> None:
+  """Samples one picture of 1024 px and prints the peak memory."""
+  config = config_lib.load('configs/ladm_text.py:1k')
+  with config.unlocked():
+    config.network.model_channels = width
+    config.network.num_head_channels = 32
+    config.condition.encoder = 'tokens'
+    config.condition.dim, config.condition.depth = 64, 1
+    config.condition.heads, config.condition.head_dim = 2, 32
+    config.dtype = 'float32'
+    config.sample.steps = 1
+    config.sample.guidance = 1.0
+  system = systems.create(config)
+  assert isinstance(system, ladm.LaDM)
+  weights = weights_of(system)
+  count = sum(x.size for x in jax.tree.leaves(weights.params))
+  side = config.data.image_size
+  batch = {
+    'condition_ids': jnp.zeros((1, 8), jnp.int32),
+    'lr_image': jnp.zeros((1, side // 4, side // 4, 3)),
+  }
+
+  @jax.jit
+  def sample(weights, batch):
+    condition = system.condition(weights, batch)
+    stages = system.stages(weights, condition, (1, side, side))
+    noise = sampling.Noise.from_key(jax.random.key(0))
+    return system.decode(weights, sampling.run(stages, system.solver, noise))
+
+  image = jax.block_until_ready(sample(weights, batch))
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  print(
+    f'{image.shape[1]} px in {sum(system.steps) + 1} steps, {count:,}'
+    f' parameters: peak {peak:.1f} GiB'
+  )
+
+
+def main(argv: list[str]) -> None:
+  if argv[1:]:
+    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  if _MEMORY.value:
+    print_memory(_WIDTH.value)
+    return
+  config = config_lib.load(_CONFIG.value)
+  system = systems.create(config)
+  if not isinstance(system, ladm.LaDM):
+    raise app.UsageError(f'--config={_CONFIG.value} is no LaDM')
+  print_costs(system, _BATCH.value)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,184 @@
+r"""Laplacian latent DiffiT on `shapes`, 32 px: two-core tier. Needs no data.
+
+Our own design: the latents of configs/ldm_autoencoder_shapes.py, 8 x 8 x 4, are
+diffused as LaDM (arXiv:2411.07126) does images, first 4 x 4 of them, then all,
+by one DiffiT (arXiv:2312.02139) of at most 3 M parameters whose blocks both
+stages share. Measured results: docs/results.md.
+
+  python -m pyramid_jax.main --config=configs/ladm_latent_shapes.py:text \
+      --workdir=DIR
+
+Variants: class (default), text, layout: the condition; two (default), one: the
+resolutions - one is the same network without a pyramid; known: the fine stage
+is told the clean image of the coarse one, too (not measured); long (about
+twice the steps; not run); gpu (128 px, one large GPU; not run); debug: the
+smallest size. The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one; that of configs/ldm_shapes.py serves.
+"""
+
+import math
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+
+
+TASKS = ('class', 'text', 'layout')
+LEVELS = {'class': 0, 'text': 2}  # difficulty of the data, 1 if not said
+OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
+CATEGORIES = 24
+# Of the scaled latents (python -m pyramid_jax.measure_bands), by difficulty:
+# the detail and the rest at 4 x 4.
+BANDS = {0: (0.672, 0.741), 1: (0.784, 0.620), 2: (0.768, 0.641)}
+# Noise at the switch over the power of the band that appears. Latents have as
+# much power in their details as in the rest: with 12, as for images, the coarse
+# stage would end where the noise is six times what it makes, and decide
+# nothing. 4 ends it at twice (a thought, not measured).
+KAPPA = 4.0
+# The same law of noise levels for every number of resolutions: mean of log
+# sigma at the full one.
+LOG_SIGMA = 0.5
+STEPS = {2: (14, 10), 1: (24,)}
+# As many tokens a step as 16 latents have at full resolution.
+STAGE_BATCH = {2: (16, 12), 1: (16,)}
+UPDATES, LONG = 5000, 11_000
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """Returns the configuration of the second stage."""
+  variant = config_lib.parse_variants(
+    arg,
+    task=TASKS,
+    levels=('two', 'one'),
+    known=False,
+    long=False,
+    gpu=False,
+    debug=False,
+  )
+  task = variant['task']
+  levels = {'two': 2, 'one': 1}[variant['levels']]
+  config = config_lib.base()
+  config.name = f'ladm_latent_shapes_{task}_{levels}'
+  config.system.name = 'ladm'
+  # Attention to tokens is paid for with width.
+  config.network = ConfigDict(
+    {
+      'patch_size': 1,
+      'hidden_size': 160 if task == 'class' else 144,
+      'depth': 7,
+      'num_heads': 5 if task == 'class' else 6,
+      'mlp_ratio': 4.0,
+      'pool_context': True,
+    }
+  )
+  config.data.name = 'shapes'
+  config.data.level = LEVELS.get(task, 1)
+  config.data.image_size = 32
+  config.data.max_objects = OBJECTS[config.data.level]
+  _condition(config, task)
+  _pyramid(config, levels)
+  config.laplacian.self_context = variant['known']
+  config.diffusion.scale_by_std = True
+  config.optimizer.name = 'muon'
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.b2 = 0.99
+  config.ema.decay = 0.9998 if variant['long'] else 0.9995
+  config.train.learning_rate = 1e-3
+  config.train.warmup_steps = 200
+  config.train.log_every = 40
+  _train_for(config, LONG if variant['long'] else UPDATES)
+  config.sample.solver, config.sample.rho = 'ddim', 4.0
+  config.sample.guidance = 2.0
+  config.sample.count = config.sample.batch_size = 16
+  config.evaluate.count, config.evaluate.batch_size = 1000, 100
+
+  first = config_lib.sibling(__file__, 'ldm_autoencoder_shapes')
+  names = [name for name in ('gpu', 'debug') if variant[name]]
+  config_lib.add_first_stage(config, first.get_config(','.join(names)))
+  if variant['gpu']:
+    _enlarge(config)
+  if variant['debug']:
+    _shrink(config)
+  return config
+
+
+def _condition(config: ConfigDict, task: str) -> None:
+  c = config.condition
+  c.task = task
+  c.drop = 0.1
+  c.dim, c.depth = 128, 2
+  c.heads, c.head_dim = 4, 32
+  c.max_objects = config.data.max_objects
+  c.vocab_size, c.embed_std = 256, 1.0
+  if task == 'layout':
+    c.encoder = 'boxes'
+    c.num_labels = CATEGORIES + 1  # padding is one
+  elif task == 'text':
+    c.max_length = 40
+    c.null_prefix = (2, 3)  # begin, end
+  elif task == 'class':
+    c.class_by = 'adm'
+    c.num_classes = CATEGORIES
+
+
+def _pyramid(config: ConfigDict, levels: int) -> None:
+  """Sets the process and the parts of its stages."""
+  detail, rest = BANDS[config.data.level]
+  pyramid = config.laplacian
+  pyramid.network, pyramid.latent = 'diffit', True
+  pyramid.levels, pyramid.shared = levels, True
+  if levels == 1:
+    pyramid.band_rms = (math.hypot(detail, rest),)
+    pyramid.switch_sigmas = ()
+  else:
+    pyramid.band_rms = (detail, rest)
+    pyramid.switch_sigmas = (KAPPA * detail,)
+  pyramid.sigma_min, pyramid.sigma_max = 0.01, 80.0
+  pyramid.stage_batch = STAGE_BATCH[levels]
+  config.train.batch_size = sum(STAGE_BATCH[levels])
+  config.diffusion.P_mean = LOG_SIGMA - (levels - 1) * math.log(2.0)
+  config.diffusion.P_std = 1.3
+  config.sample.steps = STEPS[levels]
+
+
+def _train_for(config: ConfigDict, steps: int) -> None:
+  """Sets the length of the training and what follows from it."""
+  config.train.steps = config.train.decay_steps = steps
+  config.train.checkpoint_every = config.train.sample_every = steps // 4
+  config.train.eval_every = steps // 4
+
+
+def _enlarge(config: ConfigDict) -> None:
+  """128 px, 32 x 32 latents, 64 and 256 tokens; about 50 M parameters."""
+  net = config.network
+  net.patch_size, net.hidden_size = 2, 512
+  net.depth, net.num_heads = 12, 8
+  config.dtype = 'bfloat16'
+  config.data.image_size = 128
+  config.laplacian.stage_batch = tuple(
+    16 * part for part in config.laplacian.stage_batch
+  )
+  config.train.batch_size = sum(config.laplacian.stage_batch)
+  config.train.learning_rate = 3e-4
+  config.train.warmup_steps = 1000
+  _train_for(config, 12_000)
+  config.ema.decay = 0.9995
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Six steps of two images, with every periodic action once."""
+  net = config.network
+  net.hidden_size, net.depth, net.num_heads = 32, 2, 4
+  config.condition.dim, config.condition.depth = 32, 1
+  config.condition.heads, config.condition.head_dim = 2, 16
+  config.data.image_size = 32
+  config.train.batch_size = 2
+  config.laplacian.stage_batch = (0,)
+  config.train.warmup_steps = 2
+  config.train.log_every = 1
+  _train_for(config, 6)
+  config.train.checkpoint_every = config.train.sample_every = 3
+  config.train.eval_every = 3
+  config.sample.steps = 2
+  config.sample.count = config.sample.batch_size = 2
+  config.evaluate.count = config.evaluate.batch_size = 8

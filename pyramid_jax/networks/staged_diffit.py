@@ -1,0 +1,220 @@
+"""One DiffiT on latents for all resolutions of a pyramid: our own design.
+
+Neither the paper on DiffiT (arXiv:2312.02139) nor the report on LaDM
+(arXiv:2411.07126) has it: the blocks of the one are shared by the stages of the
+other.
+"""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.networks import diffit_trunk
+from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import resampling
+from pyramid_jax.networks.layers import taps as taps_lib
+from pyramid_jax.networks.layers import transformer
+
+
+# In the unit of the codes of places every map is so wide: a place has the same
+# code in every stage.
+EXTENT = 64.0
+GATE_PART = 4  # width of the tokens over the hidden channels of a gate
+
+
+class StagedDiffiT(diffit_trunk.Trunk):
+  """A DiffiT whose stages share all but their ends.
+
+  Every stage has its own patches, last layer and learned vector beside the
+  noise level's; each grid has its own biases by relative position, and one
+  window is the whole map. The class acts inside of the attention; tokens are
+  attended to and, pooled, act as the class does.
+
+  Attributes, beside those of `diffit_trunk.Trunk`:
+    stage_sides: of x of each stage, coarse first, multiples of `patch_size`.
+    stage_in: channels of x of each stage, likewise.
+    stage_out: channels of the result of each stage, likewise.
+    context_dim: width of the context, None for a network without.
+    pool_context: whether its tokens are pooled, too.
+    self_context: whether stages after the first may be told what is known of
+      the clean result: it gates their tokens.
+  """
+
+  num_classes: int = 0
+  stage_sides: Sequence[int] = ()
+  stage_in: Sequence[int] = ()
+  stage_out: Sequence[int] = ()
+  context_dim: int | None = None
+  pool_context: bool = True
+  self_context: bool = False
+
+  @property
+  def grids(self) -> tuple[int, ...]:
+    """Tokens of a side, of each stage."""
+    return tuple(side // self.patch_size for side in self.stage_sides)
+
+  def check_sides(self) -> None:
+    counts = [len(self.stage_sides), len(self.stage_in), len(self.stage_out)]
+    if len(set(counts)) > 1 or not self.stage_sides:
+      raise ValueError(
+        'stage_sides, stage_in and stage_out must be of as many stages, got'
+        f' {counts}.'
+      )
+    patch = self.patch_size
+    if patch < 1 or any(side % patch for side in self.stage_sides):
+      raise ValueError(
+        f'patch_size = {patch} must divide stage_sides = '
+        f'{tuple(self.stage_sides)}.'
+      )
+
+  def _check_inputs(
+    self,
+    x: jax.Array,
+    context: transformer.Context | None,
+    y: jax.Array | None,
+    stage: int,
+    known: jax.Array | None,
+  ) -> None:
+    """Raises ValueError if arguments do not fit the attributes."""
+    count = len(self.stage_sides)
+    if not isinstance(stage, int) or not 0 <= stage < count:
+      raise ValueError(
+        f'stage must be a Python int in [0, {count}), got {stage!r}.'
+      )
+    side = self.stage_sides[stage]
+    shape = (len(x), side, side, self.stage_in[stage])
+    labels = x.shape[:1] if self.num_classes else None
+    gates = self.self_context and stage > 0
+    gate = (len(x), side, side, self.stage_out[stage]) if gates else None
+    for name, array, need in (
+      ('x', x, shape),
+      ('y', y, labels),
+      ('known', known, gate),
+    ):
+      got = None if array is None else array.shape
+      if got != need:
+        raise ValueError(f'{name} of stage {stage} must be {need}, got {got}.')
+    width = None if context is None else context.shape[-1]
+    if width != self.context_dim or (context is not None and context.ndim != 3):
+      raise ValueError(
+        f'context must be (B, S, {self.context_dim}), or None without'
+        f' context_dim; got {None if context is None else context.shape}.'
+      )
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    context: transformer.Context | None = None,
+    y: jax.Array | None = None,
+    *,
+    stage: int = 0,
+    train: bool = False,
+    taps: Sequence[str] = (),
+    known: jax.Array | None = None,
+    concat_noise: jax.Array | None = None,
+  ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the prediction of a stage.
+
+    Keys and values of the context and the gates go through `caching.cached`.
+
+    Args:
+      x: (B, side, side, stage_in[stage]).
+      t: (B,), or (1,) if the whole batch shares it; the noise level.
+      context: (B, S, context_dim), or such tokens with their places, or None.
+      y: (B,) class ids below `num_classes`, None for a network without.
+      stage: which, 0 = coarsest.
+      train: not read: nothing is dropped here.
+      taps: names of activations: `block0` is what goes into the first block,
+        `block1` what comes out of it, and so on up to `depth`.
+      known: (B, side, side, stage_out[stage]) what is known of the result, for
+        stages after the first with `self_context`; else None.
+      concat_noise: (B,), logarithm of the deviation of the noise on a picture
+        among the channels of x, or None.
+
+    Returns:
+      (B, side, side, stage_out[stage]) float32; with `taps` a pair of it and
+      {name: activation}, (B, grid, grid, hidden_size) each.
+
+    Raises:
+      ValueError: options that contradict each other, or arguments that do
+        not fit them.
+    """
+    del train
+    self.check_options()
+    self._check_inputs(x, context, y, stage, known)
+    if self.is_initializing():
+      self._touch_other_stages(stage)
+    h = self._embed_stage(x, stage, known)
+    cond = self._embed_known(t, context, y, stage, concat_noise)
+    outside = None
+    if isinstance(context, transformer.PlacedTokens):
+      outside = transformer.distance_outside(context.places, *h.shape[1:3])
+      context = context.values
+    found = {'block0': h}
+    h = self.walk(
+      h,
+      cond,
+      tuple(sorted(set(self.grids))),
+      context=context,
+      outside=outside,
+      found=found if taps else None,
+    )
+    out = self._stage_head(h, stage)
+    return (out, taps_lib.pick(found, taps)) if taps else out
+
+  def _embed_stage(
+    self, x: jax.Array, stage: int, known: jax.Array | None
+  ) -> jax.Array:
+    """Returns the tokens of a stage, (B, grid, grid, hidden_size)."""
+    h = self.embed_patches(x, f'x_embedder_{stage}')
+    table = embeddings.sincos_table(self.hidden_size, self.grids[stage], EXTENT)
+    h = h + table.astype(self.dtype)
+    if known is None:
+      return h
+    return norms.GatedNorm(
+      eps=1e-6,
+      num_groups=self.num_heads,
+      hidden=max(1, self.hidden_size // GATE_PART),
+      dtype=self.dtype,
+      name=f'gate_{stage}',
+    )(h, resampling.space_to_depth(known, self.patch_size))
+
+  def _embed_known(
+    self,
+    t: jax.Array,
+    context: transformer.Context | None,
+    y: jax.Array | None,
+    stage: int,
+    concat_noise: jax.Array | None,
+  ) -> jax.Array:
+    """Returns the token of noise level, stage, class and pooled context."""
+    cond = self.embed_level(t)
+    # One row for the batch: its gradient is a sum, not scattered.
+    stages = jnp.full((1,), stage)
+    cond += self.embed_id(stages, len(self.stage_sides), 'stage_embedder')
+    if y is not None:
+      cond += self.embed_id(y, self.num_classes, 'y_embedder')
+    if concat_noise is not None:
+      cond += self.embed_level(250.0 * concat_noise, 'concat_noise_embedder')
+    if context is not None and self.pool_context:
+      cond += transformer.pooled(context, self.hidden_size)
+    return cond
+
+  def _stage_head(self, h: jax.Array, stage: int) -> jax.Array:
+    return self.head(h, self.stage_out[stage], f'final_layer_{stage}')
+
+  def _touch_other_stages(self, stage: int) -> None:
+    """Makes the parameters of the stages that a call does not reach."""
+    for other, side in enumerate(self.stage_sides):
+      if other == stage:
+        continue
+      x = jnp.zeros((1, side, side, self.stage_in[other]))
+      known = None
+      if self.self_context and other > 0:
+        known = jnp.zeros((1, side, side, self.stage_out[other]))
+      self._stage_head(self._embed_stage(x, other, known), other)
