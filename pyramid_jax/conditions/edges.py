@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 
-Detector = Callable[[jax.Array | np.ndarray], jax.Array | np.ndarray]
+Detector = Callable[[jax.Array | np.ndarray], jax.Array]
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 THRESHOLD = 0.5  # and above is an edge
 SOFTNESS = 0.1  # width of a soft threshold
@@ -110,7 +110,7 @@ def canny(
   sigma: float = 2.0,
   low: float = 0.1,
   high: float = 0.2,
-) -> np.ndarray:
+) -> jax.Array:
   """Finds thin edges on the host, weak ones where they go on from strong ones.
 
   Canny, 'A computational approach to edge detection', 1986, with the units of
@@ -125,9 +125,8 @@ def canny(
   Returns:
     (B, H, W) float32, 0 or 1; the outermost pixels are 0.
   """
-  return np.stack(
-    [_canny(y, sigma, low, high) for y in np.asarray(luma(images))]
-  ).astype(np.float32)
+  lines = [_canny(y, sigma, low, high) for y in np.asarray(luma(images))]
+  return jnp.asarray(np.stack(lines), jnp.float32)
 
 
 DETECTORS: dict[str, Detector] = {
