@@ -1,8 +1,8 @@
 r"""Sketch guidance on `shapes`, 32 px: an edge predictor on a frozen base.
 
 arXiv:2211.13752 in small: the predictor reads the activations of a trained
-system of configs/{ldm,ladm,frido,diffit_latent}_shapes.py. Needs no data, only
-that run. Measured results: docs/results.md.
+system of configs/{ldm,frido,diffit_latent,ladm,ladm_latent}_shapes.py. Needs no
+data, only that run. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/sketch_shapes.py:ldm \
       --config.sketch.base=BASE --workdir=DIR
@@ -11,10 +11,11 @@ that run. Measured results: docs/results.md.
   python -m pyramid_jax.main --mode=evaluate --workdir=BASE \
       --config.sketch.predictor=DIR
 
-Variants, which say what BASE is: ldm (text, default), ladm (text), frido
-(text), diffit (latent DiffiT, class); pixels: predict the pixels of the edge
-map, for a first stage that cannot draw lines; debug: the smallest size. What
-the fields of sketch.* do: pyramid_jax/fields.py.
+Variants, which say what BASE is: ldm (text, default), ladm (text), lapdit
+(Laplacian latent DiffiT, class), frido (text), diffit (latent DiffiT, class);
+pixels: predict the pixels of the edge map, for a first stage that cannot draw
+lines; debug: the smallest size. What the fields of sketch.* do:
+pyramid_jax/fields.py.
 """
 
 from ml_collections import ConfigDict
@@ -33,6 +34,11 @@ BASES = {
     'ladm_shapes',
     'text',
     ('in1', 'in2', 'in4', 'in5', 'mid1', 'out1', 'out2', 'out4', 'out5'),
+  ),
+  'lapdit': (
+    'ladm_latent_shapes',
+    'class',
+    ('block1', 'block2', 'block3', 'block4', 'block5', 'block6'),
   ),
   'frido': (
     'frido_shapes',
@@ -80,8 +86,8 @@ def get_config(arg: str = '') -> ConfigDict:
 
 def _shrink(config: ConfigDict) -> None:
   """Six steps of two images; the base has the smallest size, too."""
-  is_diffit = config.name.endswith('diffit')
-  taps = ('block1', 'block2') if is_diffit else ('in1', 'mid1', 'out0')
+  has_blocks = config.sketch.taps[0].startswith('block')
+  taps = ('block1', 'block2') if has_blocks else ('in1', 'mid1', 'out0')
   config.sketch.taps = taps
   config.sketch.hidden = (32, 16)
   config.train.steps, config.train.batch_size = 6, 2

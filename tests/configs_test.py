@@ -86,17 +86,24 @@ VARIANTS = {
   'msvqgan_coco': ('f16f8', 'f8f4'),
   'msvqgan_openimages': ('f16f8', 'f8f4'),
   'msvqgan_shapes': ('gpu', 'long'),
-  'sketch_ldm': ('small', '1p4b', 'clip'),
-  'sketch_shapes': ('ldm', 'ladm', 'frido', 'diffit', 'ldm,pixels'),
+  'sketch_ldm': ('small', 'clip'),
+  'sketch_shapes': (
+    'ldm',
+    'ladm',
+    'lapdit',
+    'frido',
+    'diffit',
+    'ldm,pixels',
+  ),
 }
 # What lies under an edge predictor, by the first word of its variant.
 BASES = {
   'ldm': 'ldm_shapes.py:text',
   'ladm': 'ladm_shapes.py:text',
+  'lapdit': 'ladm_latent_shapes.py:class',
   'frido': 'frido_shapes.py:text',
   'diffit': 'diffit_latent_shapes.py:class',
   'small': 'ldm_text.py:small',
-  '1p4b': 'ldm_text.py:1p4b',
   'clip': 'ldm_text.py:clip',
 }
 

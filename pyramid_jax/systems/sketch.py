@@ -299,12 +299,14 @@ class Sketch:
     condition = self.dense.condition(weights, batch)
     stages = self._stages_to_train(weights, zs[0].shape[0], condition)
     results = []
+    state: list[jax.Array] = []
     for s, stage in enumerate(stages):
       ((levels, denoise),) = stage.spans
       at = _examples(levels, rows(s, levels.time.shape[0] - 1))
       noise = jax.random.normal(jax.random.fold_in(key, s), zs[s].shape)
       normal = lambda shape, noise=noise: jnp.broadcast_to(noise, shape)
-      _, context = stage.enter(list(zs[:s]), normal)
+      _, context = stage.enter(state, normal)
+      state = stage.leave(state, zs[s], zs[s], context)
       x = at.noised(zs[s], noise)
       prediction = denoise(x, at, context, True, taps=self.taps)
       told = self._told(s, at, noise, prediction.eps)
@@ -525,8 +527,11 @@ def stage_shapes(
 
   def trace(key):
     params, extra = base.init(key, {})
-    parts = base.frozen_parts()
-    frozen = {name: part.init(key) for name, part in parts.items()}
+    frozen = {  # what encodes pictures and conditions has no say here
+      name: part.init(key)
+      for name, part in base.frozen_parts().items()
+      if name not in (FIRST_STAGE, 'condition')
+    }
     weights = Weights(params=params, frozen=frozen, extra=extra)
     size, found = base.image_size, []
     state: list[jax.Array] = []

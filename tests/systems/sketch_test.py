@@ -20,6 +20,7 @@ BASES = {
   'frido': 'frido_shapes.py:text,debug',
   'diffit': 'diffit_latent_shapes.py:class,debug',
   'ladm': 'ladm_shapes.py:text,debug',
+  'lapdit': 'ladm_latent_shapes.py:class,debug',
 }
 PICTURES = 'diffit_shapes.py:class,debug'  # a base on pictures, without chain
 B = 2
