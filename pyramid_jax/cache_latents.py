@@ -42,6 +42,7 @@ from pyramid_jax.scaling import hashes
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import latent
+from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
@@ -93,7 +94,8 @@ def run(
     system = systems.create(config)
     reader = data.create(config, latent_cache.SPLIT)
     mesh = mesh_lib.create(config.mesh, jax.local_devices())
-  if not isinstance(system, latent.LatentSystem):
+  latents = latents_of(system)
+  if latents is None:
     raise errors.UserError(
       f'config.system.name is {config.system.name!r}, which has no latents.'
     )
@@ -118,7 +120,7 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       latent_cache.write_manifest(output, manifest)
-  encode = make_encode(system.first_stage, reader.finish, flips)
+  encode = make_encode(latents.first_stage, reader.finish, flips)
   shards = range(
     jax.process_index(), -(-total // shard_size), jax.process_count()
   )
@@ -132,6 +134,14 @@ def run(
         latent_cache.write_shard(output, index, arrays)
     bar.update(done)
   logging.info('%d latents in %s', total, output)
+
+
+def latents_of(system: system_lib.System) -> latent.Latents | None:
+  """Returns the latents that a system diffuses, None if there are none."""
+  if isinstance(system, latent.Latents):
+    return system
+  space = getattr(system, 'space', None)
+  return space.latents if isinstance(space, spaces.Latents) else None
 
 
 def make_encode(

@@ -29,6 +29,17 @@ VARIANTS = {
     'gpu',
   ),
   'ladm_controlnet': ('edges', 'depth', 'inpaint'),
+  'ladm_latent_imagenet': ('256', '512'),
+  'ladm_latent_shapes': (
+    'class',
+    'text',
+    'layout',
+    'one',
+    'known',
+    'long',
+    'gpu',
+    'text,gpu',
+  ),
   'ladm_shapes': (
     'layout',
     'text',
@@ -237,11 +248,30 @@ def test_diffit_configs_have_the_recommended_sizes(file, millions):
   assert images == pytest.approx(200e6, rel=1e-4)
 
 
+# Latent DiffiT's of that size, with the biases of the 8 x 8 grid, patches and a
+# vector of another stage: 561,035,232 + 100,800 + 19,584 + 2,304; at 512 px,
+# 562,382,816 and two stages more, each with half of its last layer.
+LADM_LATENT = (('256', 561_157_920), ('512', 562_975_216))
+
+
+@pytest.mark.parametrize(('size', 'count'), LADM_LATENT)
+def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
+  config = config_lib.load(f'{CONFIGS}/ladm_latent_imagenet.py:{size}')
+  system = systems.create(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  leaves = jax.tree.leaves(params['generator'])
+  assert sum(leaf.size for leaf in leaves) == count
+
+
 @pytest.mark.parametrize(
   'variant',
   [
     *(f'diffit_shapes.py:{v}' for v in ('class', 'plain')),
     *(f'diffit_latent_shapes.py:{v}' for v in ('class', 'none', 'plain')),
+    *(
+      f'ladm_latent_shapes.py:{v}'
+      for v in ('class', 'text', 'layout', 'one', 'known')
+    ),
     *(f'frido_shapes.py:{v}' for v in VARIANTS['frido_shapes'][:4]),
     *(f'ladm_shapes.py:{v}' for v in VARIANTS['ladm_shapes'][:8]),
     *(f'ldm_shapes.py:{v}' for v in VARIANTS['ldm_shapes'][:9]),
