@@ -252,7 +252,9 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
     statistics = extra['batch_stats']['0']
     return {'params': params['generator']['0'], 'batch_stats': statistics}
 
-  inits = {part.family: part.init for part in system.frozen_parts().values()}
+  # A part without a family is a run, not a network.
+  parts = system.frozen_parts().values()
+  inits = {part.family: part.init for part in parts if part.family}
   if isinstance(system, frido.Frido | ldm.LDM):
     is_frido = isinstance(system, frido.Frido)
     inits['frido.pyunet' if is_frido else 'ldm.unet'] = trained(
@@ -264,7 +266,6 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
   elif isinstance(system, latent_diffit_system.LatentDiffiT):
     inits['diffit.latent'] = trained('generator', 'network')
   elif isinstance(system, sketch.Sketch):
-    del inits['']  # the base is no single network
     if len(system.predictors) == 1:
       inits['lgp.mlp'] = predictor
   elif isinstance(system, autoencoder.Autoencoder):
