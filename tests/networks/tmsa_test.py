@@ -183,10 +183,20 @@ def test_tokens_are_attended_to_between_the_branches():
   block = tmsa.DiffiTBlock(heads=2, window=3)
   rng = np.random.default_rng(1)
   context = rng.normal(size=(B, 3, 4)).astype(np.float32)
-  run = lambda p, c, d: block.apply({'params': p}, x, time, False, None, c, d)
   near = jnp.zeros((B, SIDE**2, 3))
-  params = _filled(block, x, time, False, None, context, near)
-  run = jax.jit(run)
+
+  @jax.jit
+  def run(params, context, outside):
+    return block.apply(
+      {'params': params}, x, time, context=context, outside=outside
+    )
+
+  params = jax.eval_shape(
+    lambda: block.init(KEY, x, time, context=context, outside=near)
+  )['params']
+  params = jax.tree.map(
+    lambda s: (0.5 * rng.normal(size=s.shape)).astype(np.float32), params
+  )
   want = run(params, context, near)
   assert np.abs(run(params, -context, near) - want).max() > 1e-3
   # Only the first token is near: the others might as well not be there.
