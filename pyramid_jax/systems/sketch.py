@@ -222,7 +222,8 @@ class Sketch:
       )
       return jnp.where(found >= edges_lib.THRESHOLD, 1.0, -1.0)
     if self.edges in edges_lib.DETECTORS:
-      return 2.0 * edges_lib.edges(self.edges)(batch['image']) - 1.0
+      found = jnp.asarray(edges_lib.edges(self.edges)(batch['image']))
+      return 2.0 * found - 1.0
     needed = {'true': 'edges', 'map': 'mask'}[self.edges]
     if needed not in batch:
       raise ValueError(

@@ -113,7 +113,7 @@ def sincos_table(
       f'a table of positions needs a multiple of 4 channels, got {dim}.'
     )
   frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
-  places = np.arange(grid)
+  places = np.arange(grid, dtype=np.float64)
   if extent is not None:
     places = (places + 0.5) / grid * extent
   angles = places[:, None] * frequencies
