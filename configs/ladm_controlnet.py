@@ -32,6 +32,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.system.name = 'ladm_control'
   config.control.map = variant['map']
   config.data.maps = (MAPS[variant['map']],)
+  if variant['map'] == 'depth':
+    config.condition.map_classes = 256  # grey values
   if not variant['debug']:
     config.train.learning_rate = 1e-5
     config.train.steps = 100_000

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyramid_jax import errors
+from pyramid_jax.conditions import edges
 from pyramid_jax.diffusion import clocks
 from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import edm
@@ -55,6 +56,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'condition.encoder': ENCODERS,
   'data.resize': RESIZES,
   'data.degradation': DEGRADATIONS,
+  'data.edges': tuple(edges.DETECTORS),
   'sample.solver': SOLVERS,
   'sample.spacing': SPACINGS,
   'sample.discretization': clocks.DISCRETIZATIONS,
@@ -181,9 +183,10 @@ def _data() -> Mapping[str, Any]:
     'degradation': 'bicubic',  # of photographs: bicubic | bsr_light
     'level': 1,  # difficulty of shapes, 0..3
     'seed': 0,  # of the scenes of shapes
-    # Beside the images of shapes, whatever the task: edges | mask |
-    # inpaint_mask, any of them.
+    # Beside the images of shapes and image_folder, whatever the task: edges |
+    # mask | inpaint_mask, any of them.
     'maps': (),
+    'edges': 'canny',  # who finds edges in files: canny | sobel | xdog
     'year': 2014,  # edition of coco: 2014 | 2017
     'max_objects': 8,  # boxes of an example, the rest is padding
     # In training: center | random-1d | random-2d | none | square |

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from pyramid_jax.conditions import layout
 
-Detector = Callable[[jax.Array | np.ndarray], jax.Array]
+
+Detector = Callable[[jax.Array | np.ndarray], jax.Array | np.ndarray]
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 THRESHOLD = 0.5  # and above is an edge
 SOFTNESS = 0.1  # width of a soft threshold
@@ -37,20 +39,20 @@ def edges(name: str) -> Detector:
   return DETECTORS[name]
 
 
-def luma(images: jax.Array | np.ndarray) -> jax.Array:
+def luma(images: jax.Array | np.ndarray) -> layout.Array:
   """Returns the brightness (B, H, W) in [0, 1] of pictures, float32.
+
+  NumPy in, NumPy out.
 
   Raises:
     ValueError: not (B, H, W, 3).
   """
   if images.ndim != 4 or images.shape[-1] != 3:
     raise ValueError(f'pictures must be (B, H, W, 3), got {images.shape}.')
-  x = jnp.asarray(images)
-  if x.dtype == jnp.uint8:
-    x = x.astype(jnp.float32) / 255
-  else:
-    x = (x.astype(jnp.float32) + 1) / 2
-  return x @ jnp.array(LUMA, jnp.float32)
+  xp = layout.array_module(images)
+  x = xp.asarray(images, np.float32)
+  x = x / 255 if images.dtype == np.uint8 else (x + 1) / 2
+  return x @ xp.array(LUMA, np.float32)
 
 
 @functools.partial(jax.jit, static_argnames=('soft', 'thin'))
@@ -68,7 +70,7 @@ def sobel(
     (B, H, W) float32: 0 or 1, between them if soft. An edge is at least half
     as steep as the 99th percentile of its picture.
   """
-  y = _blur(luma(images), 1.0, radius=2)
+  y = _blur(jnp.asarray(luma(images)), 1.0, radius=2)
   right, down = _slopes(y)
   slope = jnp.sqrt(right**2 + down**2 + 1e-12)
   steep = jnp.percentile(slope, 99, axis=(1, 2), keepdims=True)
@@ -100,7 +102,7 @@ def xdog(
   Returns:
     (B, H, W) float32 in [0, 1], strong lines near 1.
   """
-  y = luma(images)
+  y = jnp.asarray(luma(images))
   d = _blur(y, FINE) - tau * _blur(y, WIDER * FINE)
   return jnp.where(d > eps, 0.0, -jnp.tanh(phi * (d - eps)))
 
@@ -110,7 +112,7 @@ def canny(
   sigma: float = 2.0,
   low: float = 0.1,
   high: float = 0.2,
-) -> jax.Array:
+) -> np.ndarray:
   """Finds thin edges on the host, weak ones where they go on from strong ones.
 
   Canny, 'A computational approach to edge detection', 1986, with the units of
@@ -125,8 +127,9 @@ def canny(
   Returns:
     (B, H, W) float32, 0 or 1; the outermost pixels are 0.
   """
-  lines = [_canny(y, sigma, low, high) for y in np.asarray(luma(images))]
-  return jnp.asarray(np.stack(lines), jnp.float32)
+  return np.stack(
+    [_canny(y, sigma, low, high) for y in luma(np.asarray(images))]
+  ).astype(np.float32)
 
 
 DETECTORS: dict[str, Detector] = {
@@ -134,6 +137,7 @@ DETECTORS: dict[str, Detector] = {
   'canny': canny,
   'xdog': xdog,
 }
+ON_HOST = ('canny',)
 
 
 def dilate(maps: jax.Array | np.ndarray, pixels: int) -> jax.Array:

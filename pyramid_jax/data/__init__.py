@@ -19,6 +19,7 @@ READERS = {
 }
 LATENTS = 'latents'  # cached for training; other splits read their source
 READERS[LATENTS] = ('pyramid_jax.data.latent_cache', 'LatentReader')
+WITH_MAPS = ('shapes', 'image_folder')  # that config.data.maps asks for
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
 TFDS = 'tfds/'
@@ -77,15 +78,16 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
   if split not in SPLITS:
     raise ValueError(f'split is {split!r}, must be one of {", ".join(SPLITS)}.')
   missing = missing_inputs(config, (split,))
+  name = config.data.name
+  if config.data.maps and name not in (*WITH_MAPS, LATENTS):
+    raise ValueError(
+      f'config.data.maps is {tuple(config.data.maps)}, must be () with'
+      f' config.data.name = {name}: {" and ".join(WITH_MAPS)} alone have maps.'
+    )
   if missing:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
   if config.data.name == LATENTS and split != 'train':
     return create(uncached(config), split)
-  if config.data.maps and config.data.name not in ('shapes', LATENTS):
-    raise ValueError(
-      f'config.data.maps is {tuple(config.data.maps)}, must be () with'
-      f' config.data.name = {config.data.name}: shapes alone has maps.'
-    )
   cameras = ('image_folder', LATENTS)
   if config.condition.also == 'camera' and config.data.name not in cameras:
     raise ValueError(

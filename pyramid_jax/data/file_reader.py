@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax.conditions import edges
 from pyramid_jax.conditions import hashing
 from pyramid_jax.conditions import tokenizers
 from pyramid_jax.data import degradation
@@ -53,8 +54,8 @@ class FileReader:
         of `transforms.RESIZES`.
 
     Raises:
-      ValueError: an unknown crop, a vocabulary that cannot be used, or a size
-        that `lr_factor` does not divide.
+      ValueError: an unknown crop or map, a vocabulary that cannot be used,
+        or a size that `lr_factor` does not divide.
     """
     train = split == 'train'
     self.report: dict[str, int] = {}
@@ -65,6 +66,8 @@ class FileReader:
       resize=transforms.RESIZES[config.data.resize or preferred],
     )
     self._task = config.condition.task
+    self._maps = reader_lib.wanted_maps(config)
+    self._edges = config.data.edges if 'edges' in self._maps else ''
     self._degradation = (config.data.degradation, config.data.lr_factor)
     self._gives_small = reader_lib.gives_small_pictures(config)
     if self._gives_small and self.transform.size % config.data.lr_factor:
@@ -109,14 +112,21 @@ class FileReader:
     for index, draw in zip(np.asarray(indices), np.asarray(draws), strict=True):
       load = self.loader(int(index), np.uint64(draw))
       rows.append(self._skipper.first_valid(int(index), load)[1])
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    out = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    if self._edges in edges.ON_HOST:
+      found = edges.edges(self._edges)(out['image'])
+      out['edges'] = np.asarray(255 * found, np.uint8)
+    return out
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Makes the pictures float32 in [-1, 1]; pure, runs inside jit.
 
-    For inpainting it draws `inpaint_mask` (B, H, W) uint8, 1 = hole.
+    Where there are holes it draws `inpaint_mask` (B, H, W) uint8, 1 = hole;
+    where they are asked for, it finds `edges` (B, H, W) float32 in [0, 1].
     """
     out = images.finish(batch)
+    if self._edges and 'edges' not in out:
+      out['edges'] = jnp.asarray(edges.edges(self._edges)(batch['image']))
     if 'hole_strokes' in batch:
       hole = holes.draw(
         batch['hole_strokes'], batch['hole_boxes'], self.transform.size
@@ -130,7 +140,7 @@ class FileReader:
     """Returns what is left of a picture that is to be restored.
 
     `lr_image` (h, w, 3) uint8 for super-resolution, the arrays of
-    `holes.sample` for inpainting, nothing for other tasks.
+    `holes.sample` for inpainting or where holes are asked for.
 
     Args:
       pixels: (size, size, 3) uint8.
@@ -140,7 +150,7 @@ class FileReader:
     if self._gives_small:
       kind, factor = self._degradation
       arrays['lr_image'] = degradation.degrade(kind, pixels, factor, draw)
-    if self._task == 'inpaint':
+    if 'inpaint_mask' in self._maps:
       u = hashing.uniforms(draw, _HOLES, np.arange(holes.UNIFORMS))
       arrays |= {name: x[0] for name, x in holes.sample(u[None]).items()}
     return arrays

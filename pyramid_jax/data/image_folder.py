@@ -10,7 +10,9 @@ leaves images without a caption out. A line may also have what is known of the
 camera, "pitch" and "depth_of_field" in the words of `conditions.camera`.
 
 `1.map.png`, beside `1.jpg`, is the image's semantic map: 8-bit grey values, or
-a palette, 0 = unlabelled. The task 'map' leaves images without one out.
+a palette, 0 = unlabelled. The task 'map' leaves images without one out, and so
+does `mask` among `config.data.maps`. Edges are those that the detector
+`config.data.edges` finds in an image as it is cut.
 
 With `config.data.buckets` training images keep their aspect ratio, nearly: see
 `data.buckets`.
@@ -165,10 +167,10 @@ class ImageFolderReader(file_reader.FileReader):
   `flipped` and `id` (the place in the sorted list), and with the task 'text'
   `condition_ids`, `caption_ids`, `caption_mask` and outside of training
   `caption`; with 'map' `mask`; with 'superres' and 'inpaint' what
-  `restoration_arrays` makes; with the second condition 'camera' its
-  attributes, 0 = not known; with buckets `aspect`, the logarithms of height and
-  width over `image_size`. Images are turned as their EXIF data say and resized
-  with antialiasing.
+  `restoration_arrays` makes; with `config.data.maps` what they ask for; with
+  the second condition 'camera' its attributes, 0 = not known; with buckets
+  `aspect`, the logarithms of height and width over `image_size`. Images are
+  turned as their EXIF data say and resized with antialiasing.
   """
 
   def __init__(self, config: ConfigDict, split: str):
@@ -195,20 +197,18 @@ class ImageFolderReader(file_reader.FileReader):
     self._files = require_images(
       self._folder, f'{self._folder} (config.data.root)'
     )
-    found = len(self._files)
+    absent: dict[str, int] = {}
     self._captions: dict[str, str] = {}
     self._cameras: dict[str, dict[str, int]] | None = None
     if config.condition.also == 'camera':
       self._cameras = load_cameras(self._folder / CAPTIONS)
     if task == 'text':
-      self._use_captions()
-    elif task == 'map':
-      self._use_maps()
+      absent['without_caption'] = self._use_captions()
+    if 'mask' in reader_lib.wanted_maps(config):
+      absent['without_map'] = self._use_maps()
     count = len(self._files)
     super().__init__(config, split, count, 'smooth')
-    if found != count:
-      what = 'caption' if task == 'text' else 'map'
-      self.report[f'without_{what}'] = found - count
+    self.report |= {what: number for what, number in absent.items() if number}
     classes = [name.split('/')[0] for name in self._files if '/' in name]
     self.label_names = ('', *sorted(set(classes)))
     reader_lib.check_classes(config, self.label_names)
@@ -222,6 +222,11 @@ class ImageFolderReader(file_reader.FileReader):
   def _make_buckets(self, config: ConfigDict) -> buckets.Buckets:
     """Reads the sizes of all images and puts them into buckets."""
     d, c = config.data, config.condition
+    if d.maps:
+      raise ValueError(
+        f'config.data.buckets is {d.buckets}, must be 0 with config.data.maps'
+        f' = {tuple(d.maps)}: maps are squares'
+      )
     if (
       c.task not in BUCKET_TASKS
       or c.also == 'superres'
@@ -277,7 +282,8 @@ class ImageFolderReader(file_reader.FileReader):
         )
     return super().batch(indices, draws)
 
-  def _use_captions(self) -> None:
+  def _use_captions(self) -> int:
+    """Leaves out images without a caption, and returns how many."""
     path = self._folder / CAPTIONS
     self._captions = load_captions(path)
     files = [name for name in self._files if name in self._captions]
@@ -286,9 +292,16 @@ class ImageFolderReader(file_reader.FileReader):
         f'{path} has no caption of any of the {len(self._files)} images.',
         errors.DATA,
       )
-    self._files = files
+    return self._keep(files)
 
-  def _use_maps(self) -> None:
+  def _keep(self, files: list[str]) -> int:
+    """Leaves out the other files, and returns how many."""
+    absent = len(self._files) - len(files)
+    self._files = files
+    return absent
+
+  def _use_maps(self) -> int:
+    """Leaves out images without a map, and returns how many."""
     files = [name for name in self._files if self._map(name).is_file()]
     if not files:
       raise errors.UserError(
@@ -296,7 +309,7 @@ class ImageFolderReader(file_reader.FileReader):
         f'images; the map of a.jpg is a{MAP}.',
         errors.DATA,
       )
-    self._files = files
+    return self._keep(files)
 
   def _map(self, name: str) -> pathlib.Path:
     return (self._folder / name).with_suffix(MAP)
@@ -343,9 +356,10 @@ class ImageFolderReader(file_reader.FileReader):
       example['aspect'] = np.log(
         np.array(shape, np.float32) / self.transform.size
       )
-    if self._task == 'map':
+    if 'mask' in self._maps:
       classes = self._read_map(name, picture.shape)
-      example['mask'] = transforms.cut_map(classes, crop, len(pixels), flipped)
+      box = self.transform.pixel_crop(classes.shape, crop)
+      example['mask'] = transforms.cut_map(classes, box, len(pixels), flipped)
     example.update(self.restoration_arrays(pixels, draw))
     if self._cameras is not None:
       ids = self._cameras.get(name, camera.ids({}))

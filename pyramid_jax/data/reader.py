@@ -11,6 +11,8 @@ import numpy as np
 
 # What `config.data.maps` may ask for beside the images.
 MAPS = ('edges', 'mask', 'inpaint_mask')
+# Tasks that cannot do without one.
+_TASK_MAPS = {'map': 'mask', 'inpaint': 'inpaint_mask'}
 
 
 class Reader(Protocol):
@@ -42,6 +44,20 @@ class Reader(Protocol):
 
     `image` becomes (B, H, W, 3) float32 in [-1, 1].
     """
+
+
+def wanted_maps(config: ConfigDict) -> frozenset[str]:
+  """Returns those of `MAPS` that the task or `config.data.maps` asks for.
+
+  Raises:
+    ValueError: a map that there is not.
+  """
+  maps, task = config.data.maps, config.condition.task
+  if not set(maps) <= set(MAPS):
+    raise ValueError(
+      f'config.data.maps is {tuple(maps)}, must be of {", ".join(MAPS)}.'
+    )
+  return frozenset((*maps, *([_TASK_MAPS[task]] if task in _TASK_MAPS else ())))
 
 
 def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:

@@ -150,6 +150,19 @@ RESIZES: dict[str, Resize] = {
 }
 
 
+def _covering(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[int, int]:
+  """Returns width and height of an image (H, W, ...) that just covers a part.
+
+  Args:
+    shape: of the image.
+    part: width and height.
+  """
+  (height, width), (columns, rows) = shape[:2], part
+  if width * rows > height * columns:
+    return rows * width // height, rows
+  return columns, columns * height // width
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transform:
   """Resize, crop and flip of one example.
@@ -213,17 +226,31 @@ class Transform:
       pixels, crop = self._halved(image)
     else:
       rows, columns = shape or (size, size)
-      height, width = image.shape[:2]
-      if width * rows > height * columns:
-        resized = (rows * width // height, rows)
-      else:
-        resized = (columns, columns * height // width)
+      resized = _covering(image.shape, (columns, rows))
       left, top, crop = self._part(resized, (columns, rows), draw)
       pixels = self.resize(image, resized, (left, top, columns, rows))
     flipped = self.flip and bool(hashing.uniforms(draw, _FLIP) < 0.5)
     if flipped:
       pixels = pixels[:, ::-1]
     return pixels, crop, flipped
+
+  def pixel_crop(self, shape: tuple[int, ...], crop: np.ndarray) -> np.ndarray:
+    """Returns a crop as its pixels were cut.
+
+    The box of 'center' is exactly in the middle, its pixels begin at whole
+    numbers.
+
+    Args:
+      shape: (H, W, ...) of the full image, which became a square.
+      crop: (4,) as a call returned it.
+    """
+    if self.crop != 'center':
+      return crop
+    part = (self.size, self.size)
+    width, height = resized = _covering(shape, part)
+    left, top, _ = self._part(resized, part, 0)
+    box = np.array([left, top, left + part[0], top + part[1]], np.float64)
+    return box / (width, height, width, height)
 
   def _resized_square(
     self, image: np.ndarray, draw: int | np.integer

@@ -21,13 +21,12 @@ def test_sets_without_a_reader_say_what_serves_instead(name):
     data.create(config, 'train')
 
 
-def test_maps_are_of_shapes_alone(tmp_path):
-  for split in ('train', 'val'):
-    (tmp_path / split).mkdir()
+def test_sets_of_boxes_have_no_maps():
   config = config_lib.base()
-  config.data.name, config.data.root = 'image_folder', str(tmp_path)
-  config.data.maps = ('edges',)
-  with pytest.raises(ValueError, match=r"maps is \('edges',\).*image_folder"):
+  config.data.name, config.data.maps = 'coco', ('edges',)
+  with pytest.raises(
+    ValueError, match=r"maps is \('edges',\).* = coco: shapes"
+  ):
     data.create(config, 'train')
 
 

@@ -8,6 +8,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax.conditions import edges
 from pyramid_jax.data import degradation
 from pyramid_jax.data import image_folder
 
@@ -249,6 +250,69 @@ def test_bad_semantic_maps(root):
   Image.fromarray(np.full((6, 8), 182, np.uint8)).save(root / 'loose.map.png')
   with pytest.raises(errors.UserError, match='class 182.*map_classes = 182'):
     read_all(reader)
+
+
+@pytest.fixture
+def numbered(tmp_path):
+  """Pictures of odd sizes, each pixel as grey as its map says."""
+  values = np.random.default_rng(0).permutation(13 * 18).astype(np.uint8)
+  for name, shape in (('wide', (13, 18)), ('high', (18, 13))):
+    grey = values.reshape(shape)
+    picture = np.repeat(grey[..., None], 3, -1)
+    Image.fromarray(picture).save(tmp_path / f'{name}.png')
+    Image.fromarray(grey).save(tmp_path / f'{name}.map.png')
+  paint(tmp_path / 'other.png', 'red', (13, 13))
+  return tmp_path
+
+
+@pytest.mark.parametrize('crop', ['center', 'random-1d', 'random-2d', 'square'])
+def test_maps_beside_images_agree_pixel_for_pixel(numbered, crop):
+  maps = ('mask', 'edges', 'inpaint_mask')
+  fields = {'crop': crop, 'flip': True, 'map_classes': 256, 'maps': maps}
+  config = make_config(numbered, image_size=13, **fields)
+  reader = data.create(config, 'train')
+  assert reader.report['without_map'] == 1
+  finish = jax.jit(reader.finish)
+  seen = set()
+  for draw in range(6):
+    batch = reader.batch(np.arange(2), np.full(2, draw, np.uint64))
+    seen.add(bool(batch['flipped'][0]))
+    np.testing.assert_array_equal(batch['mask'], batch['image'][..., 0])
+    got = finish(batch)
+    np.testing.assert_array_equal(got['mask'], batch['mask'])
+    assert got['inpaint_mask'].shape == (2, 13, 13)
+    assert set(np.unique(got['inpaint_mask'])) == {0, 1}
+  assert seen == {False, True}
+
+
+@pytest.mark.parametrize('detector', edges.DETECTORS)
+def test_edges_are_those_of_the_crop(tmp_path, detector):
+  pixels = np.full((32, 40, 3), 250, np.uint8)
+  pixels[:, 17:] = 20
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+  fields = {'maps': ('edges',), 'edges': detector, 'flip': True}
+  config = make_config(tmp_path, image_size=32, **fields)
+  reader = data.create(config, 'train')
+  batch = reader.batch(np.zeros(3, int), np.arange(3, dtype=np.uint64))
+  got = jax.jit(reader.finish)(batch)
+  lines = np.asarray(got['edges'])
+  assert lines.dtype == np.float32
+  want = np.asarray(edges.edges(detector)(batch['image']))
+  np.testing.assert_allclose(lines, want, atol=1e-3)
+  # The line is where the picture changes, wherever the crop has it.
+  place = np.argmax(batch['image'][:, 16, :, 0] < 135, axis=1)
+  dark = batch['image'][:, 16, 0, 0] < 135
+  place = np.where(dark, np.argmax(batch['image'][:, 16, :, 0] > 135, 1), place)
+  assert np.abs(lines[:, 16].argmax(1) - place).max() <= 1
+  assert 'edges' not in read_all(data.create(make_config(tmp_path), 'val'))
+
+
+def test_maps_that_there_are_not(numbered):
+  with pytest.raises(ValueError, match=r"\('depth',\), must be of edges, mask"):
+    data.create(make_config(numbered, maps=('depth',)), 'train')
+  config = make_config(numbered, maps=('mask',), buckets=13, image_size=13)
+  with pytest.raises(ValueError, match=r"buckets is 13, must be 0 .*'mask'"):
+    data.create(config, 'train')
 
 
 def test_pictures_to_enlarge(root):

@@ -70,7 +70,7 @@ class ShapesReader:
     self._seed = scenes.split_seed(config.data.seed, split)
     self._max_objects = config.data.max_objects
     self._condition = config.condition
-    self._maps = {*config.data.maps, *_maps_of(config.condition.task)}
+    self._maps = reader_lib.wanted_maps(config)
     self._gives_small = reader_lib.gives_small_pictures(config)
     self._lr_factor = config.data.lr_factor
     self._captions = text.tokenizer()
@@ -86,11 +86,6 @@ class ShapesReader:
     task, room = self._condition.task, self._condition.max_objects
     if task not in TASKS:
       raise ValueError(f'condition.task must be one of {TASKS}, got {task!r}.')
-    if not self._maps <= set(reader_lib.MAPS):
-      raise ValueError(
-        f'config.data.maps is {tuple(config.data.maps)}, must be of'
-        f' {", ".join(reader_lib.MAPS)}.'
-      )
     reader_lib.check_classes(config, self.label_names)
     most = scenes.LEVELS[self.level].max_objects
     if task in ('layout', 'label') and room < most:
@@ -229,11 +224,6 @@ class ShapesReader:
     spec = scenes.sample(self._seed, np.asarray(indices), self.level)
     picture = _render_image(render.spec_arrays(spec), self.image_size)
     return np.asarray(picture).astype(np.uint8)
-
-
-def _maps_of(task: str) -> tuple[str, ...]:
-  """Returns the maps that a task cannot do without."""
-  return {'map': ('mask',), 'inpaint': ('inpaint_mask',)}.get(task, ())
 
 
 _render_image = jax.jit(render.image, static_argnames='size')
