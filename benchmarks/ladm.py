@@ -2,14 +2,19 @@ r"""LaDM: what a stage costs, and the memory of the model for 1024 px.
 
   python benchmarks/ladm.py [--config=configs/ladm_shapes.py:layout]
   python benchmarks/ladm.py --memory [--width=32]
+  python benchmarks/ladm.py --workdir=DIR [--count=64] [--picture=FILE.png]
 
 Without flags, prints of every stage the operations of one network call for one
 image (as the compiler counts them), and of whole samples, guidance included,
 operations and images/s. With --memory, samples one picture of 1024 px in one
 step a stage with configs/ladm_text.py:1k, whose U-Nets are made narrower and
 whose text encoder is a small one, and prints the peak memory of the process.
+With a run, samples conditions of the test split: prints the power of each band
+of the samples over that of the split's pictures, and draws what is predicted of
+four samples at every second step, coarse to fine.
 """
 
+import pathlib
 import resource
 import time
 
@@ -17,10 +22,18 @@ from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import data
+from pyramid_jax import grids
+from pyramid_jax import loading
 from pyramid_jax import systems
+from pyramid_jax import workdir as workdir_lib
+from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import encoders
 from pyramid_jax.systems import ladm
 from pyramid_jax.systems import system as system_lib
@@ -30,6 +43,9 @@ _CONFIG = flags.DEFINE_string('config', 'configs/ladm_shapes.py', 'of a LaDM')
 _BATCH = flags.DEFINE_integer('batch', 16, 'images at a time')
 _MEMORY = flags.DEFINE_bool('memory', False, 'sample one picture of 1024 px')
 _WIDTH = flags.DEFINE_integer('width', 32, 'of the U-Nets with --memory')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'a run to sample from')
+_COUNT = flags.DEFINE_integer('count', 64, 'samples of that run')
+_PICTURE = flags.DEFINE_string('picture', '', 'PNG of the way of four samples')
 
 
 def weights_of(system: ladm.LaDM) -> system_lib.Weights:
@@ -126,11 +142,64 @@ def print_memory(width: int) -> None:
   )
 
 
+def print_samples(workdir: str, count: int, picture: str) -> None:
+  """Prints the band powers of samples and draws how they come about."""
+  config = workdir_lib.read_config(pathlib.Path(workdir))
+  run = loading.load(config, workdir)
+  system = run.system
+  assert isinstance(system, ladm.LaDM)
+  reader = data.create(config, 'test')
+  source = batches_lib.Batches(reader, count, seed=0)
+  batch = jax.jit(reader.finish)(mesh_lib.spread(run.mesh, source.at(0)))
+
+  @jax.jit
+  def sample(weights, batch):
+    condition = system.condition(weights, batch)
+    shape = (count, system.image_size, system.image_size)
+    stages = system.stages(weights, condition, shape)
+    noise = sampling.Noise.from_key(jax.random.key(0))
+    state, traces = sampling.run(stages, system.solver, noise, trace=True)
+    return system.decode(weights, state), traces
+
+  images, traces = sample(run.weights, batch)
+  for index, (made, real) in enumerate(
+    zip(
+      laplacian.bands(images, system.process.levels),
+      laplacian.bands(batch['image'], system.process.levels),
+      strict=True,
+    )
+  ):
+    powers = [float(jnp.sqrt(jnp.square(x).mean())) for x in (made, real)]
+    print(
+      f'band {index + 1}: {powers[0]:.4f} of samples, {powers[1]:.4f} of'
+      f' pictures, {powers[0] / powers[1]:.3f}'
+    )
+  if picture:
+    draw_path(traces, batch['image'], picture)
+
+
+def draw_path(
+  traces: list[sampling.Trace], real: jax.Array, file: str, rows: int = 4
+) -> None:
+  """Draws the clean predictions of the first samples, then the real ones."""
+  side, columns = real.shape[1], []
+  for trace in traces:
+    for x0 in trace.x0[1::2, :rows]:
+      wide = jnp.repeat(x0, side // x0.shape[1], axis=1)
+      columns.append(jnp.repeat(wide, side // x0.shape[2], axis=2))
+  columns.append(real[:rows])
+  grid = np.concatenate([grids.to_uint8(np.clip(c, -1, 1)) for c in columns], 2)
+  grids.save(pathlib.Path(file), np.concatenate(grid))
+
+
 def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'unknown argument {argv[1]!r}')
   if _MEMORY.value:
     print_memory(_WIDTH.value)
+    return
+  if _WORKDIR.value:
+    print_samples(_WORKDIR.value, _COUNT.value, _PICTURE.value)
     return
   config = config_lib.load(_CONFIG.value)
   system = systems.create(config)
