@@ -131,13 +131,18 @@ def test_from_noise_to_an_image_and_from_an_image(told):
     edit = system_lib.Edit(BATCH['image'], None, 0.5)
     stages = system.edited(weights, stages, edit)
     near = sampling.run(stages, system.solver, noise)
+    _, ((_, told), _) = stages[0].enter([], noise.start(0))
+    coarse = system.states(weights, BATCH['image'])[0]
     images = [system.decode(weights, whole[: i + 1]) for i in range(2)]
-    return whole, near, images
+    return whole, near, images, told['known'], coarse
 
-  whole, near, images = run(weights, jax.random.key(0))
+  whole, near, images, known, coarse = run(weights, jax.random.key(0))
   assert [z.shape for z in whole] == [(B, 4, 4, 8), (B, 8, 8, 8)]
   assert [z.shape for z in near] == [(B, 8, 8, 8)]
   assert [image.shape[1] for image in images] == [16, 32]
+  # A run that begins in the fine stage finds the picture as the coarse result.
+  np.testing.assert_allclose(known[:B], coarse, atol=1e-5)
+  np.testing.assert_allclose(known[B:], coarse, atol=1e-5)
   assert all(np.isfinite(image).all() for image in images)
 
 
@@ -159,6 +164,7 @@ def test_stages_may_have_networks_of_their_own():
   assert packets.networks.modules[0].stage_sides == [4, 4]
   assert packets.networks.modules[0].stage_in == [4, 16]
   assert packets.networks.cells == (1, 2)
+  assert build(network__patch_size='2').networks.cells == (2, 2)
 
 
 def test_its_latents_can_be_computed_beforehand():
