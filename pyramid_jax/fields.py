@@ -371,6 +371,7 @@ def _sample() -> Mapping[str, Any]:
     'churn_noise': 1.0,  # deviation of that noise
     'batch_size': 16,  # images at a time
     'count': 16,  # images of --mode=sample
+    'shape': (0, 0),  # their height and width, px; of ladm; 0 = the square
     'seed': 0,
   }
 
@@ -434,6 +435,12 @@ def check(fields: Mapping[str, Any], prefix: str = '') -> None:
   )
   need(
     'sample.windows', windows[1] > 0 or windows[0] == 0, 'with a stride above 0'
+  )
+  shape = fields['sample.shape']
+  need(
+    'sample.shape',
+    len(shape) == 2 and (shape == (0, 0) or min(shape) > 0),
+    'height and width above 0, or (0, 0)',
   )
   accumulate = fields['train.accumulate']
   need(

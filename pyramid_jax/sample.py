@@ -22,11 +22,13 @@ from pyramid_jax import workdir as workdir_lib
 from pyramid_jax.data import images as data_images
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import ladm
 from pyramid_jax.systems import ladm_control
 from pyramid_jax.systems import sketch
 from pyramid_jax.systems import system as system_lib
 
 
+ANY_SHAPE = (ladm.LaDM,)  # of which images need not be squares
 TAKES_SKETCHES = (sketch.Sketch, ladm_control.LaDMControl)
 
 
@@ -73,6 +75,7 @@ def run(
   second = _upsampler(options.get('upsampler'), config)
   examples, strength = _conditions(config, workdir, options, count)
   examples = steering.foreign(config, examples)
+  shape = _shape(config, system, strength is None and second is None)
   start = _start(options.get('coarse_latent'), count)
   last = options.get('last_scale')
   with errors.user_errors():
@@ -87,6 +90,7 @@ def run(
       start,
       last,
       strength,
+      shape,
     )
   folder, names = workdir / 'samples', loading.read_labels(workdir)
   project = config.sample.project
@@ -109,6 +113,7 @@ def run(
       count,
       seed,
       [],
+      None,
       None,
       None,
     )
@@ -140,6 +145,30 @@ def _upsampler(
   return second, loading.load(second, folder)
 
 
+def _shape(
+  config: ConfigDict, system: system_lib.System, is_plain: bool
+) -> tuple[int, int] | None:
+  """Returns the height and width that are asked for, None for the square.
+
+  Args:
+    config: of the run.
+    system: of the run.
+    is_plain: whether nothing else that is asked for is a square.
+
+  Raises:
+    UserError: it can be no other shape.
+  """
+  shape = tuple(config.sample.shape)
+  if shape in ((0, 0), (config.data.image_size,) * 2):
+    return None
+  if type(system) not in ANY_SHAPE or not is_plain:
+    raise errors.UserError(
+      f'config.sample.shape is {shape}, must be (0, 0) but for ladm without'
+      ' --image and --upsampler.'
+    )
+  return shape
+
+
 def _generate(
   system: system_lib.System,
   mesh: Mesh,
@@ -151,6 +180,7 @@ def _generate(
   start: Sequence[np.ndarray],
   last: int | None,
   strength: float | None,
+  shape: tuple[int, int] | None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
   """Runs the sampler batch by batch; all batches are one program."""
   size = min(config.sample.batch_size, count)
@@ -164,7 +194,15 @@ def _generate(
         batch['image'], batch.get('inpaint_mask'), strength
       )
     return system_lib.generate(
-      system, weights, key, batch, size, start=start, last=last, edit=edit
+      system,
+      weights,
+      key,
+      batch,
+      size,
+      start=start,
+      last=last,
+      edit=edit,
+      shape=shape,
     )
 
   arrays = mesh_lib.numeric(examples)

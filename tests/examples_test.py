@@ -41,11 +41,11 @@ def make_config(task, level=2, size=32):
 
 
 def _generate(
-  system, weights, key, batch, count, *, start=(), last=None, edit=None
+  system, weights, key, batch, count, *, edit=None, shape=None, **others
 ):
   """Enlarges by repetition; elsewhere noise, within what the batch tells."""
-  del system, weights, start, last
-  noise = jax.random.uniform(key, (count, 32, 32, 3), minval=-1)
+  del system, weights, others
+  noise = jax.random.uniform(key, (count, *(shape or (32, 32)), 3), minval=-1)
   if edit is not None:
     noise = edit.image * edit.strength
   if 'lr_image' in batch:
@@ -441,3 +441,20 @@ def test_enlarged_pictures_are_projected_on_the_small_one():
   assert np.median(error) <= 0.5
   before = large.reshape(2, 4, 2, 4, 2, 3).astype(float).mean((2, 4))
   assert error.mean() < 0.1 * np.abs(before - small).mean()
+
+
+def test_images_of_another_shape(workdir, monkeypatch):
+  config = make_config('text').copy_and_resolve_references()
+  config.sample.shape = (24, 40)
+  asked = {'prompt': 'a red circle', 'count': 2}
+  with pytest.raises(
+    errors.UserError, match=r'\(24, 40\), must be \(0, 0\) but'
+  ):
+    sample.run(config, workdir, asked)
+  monkeypatch.setattr(sample, 'ANY_SHAPE', (type(None),))
+  sample.run(config, workdir, asked)
+  assert saved(workdir)['arr_0'].shape == (2, 24, 40, 3)
+  image = workdir / 'image.png'
+  Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
+  with pytest.raises(errors.UserError, match='without --image and --upsampler'):
+    sample.run(config, workdir, {**asked, 'image': image, 'strength': 0.5})

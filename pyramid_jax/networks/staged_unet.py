@@ -40,6 +40,7 @@ class StagedUNet(unet.UNet):
     taps: Sequence[str] = (),
     control: Sequence[jax.Array] | jax.Array | None = None,
     concat_noise: jax.Array | None = None,
+    aspect: jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction of a stage.
 
@@ -55,6 +56,7 @@ class StagedUNet(unet.UNet):
       taps: names of activations, see `Trunk.walk`; the same for all stages.
       control: see `Trunk.walk`.
       concat_noise: as of `unet.UNet`.
+      aspect: likewise.
 
     Returns:
       (B, H, W, stage_out[stage]) float32; with `taps` a pair of it and {name:
@@ -73,6 +75,8 @@ class StagedUNet(unet.UNet):
       emb += self.embed_label(y)
     if concat_noise is not None:
       emb += self.embed_concat_noise(concat_noise)
+    if aspect is not None:
+      emb += self.embed_aspect(aspect)
     emb += nn.Embed(
       len(self.stage_in),
       emb.shape[-1],

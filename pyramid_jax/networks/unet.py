@@ -62,6 +62,7 @@ class UNet(unet_trunk.Trunk):
     taps: Sequence[str] = (),
     control: Sequence[jax.Array] | jax.Array | None = None,
     concat_noise: jax.Array | None = None,
+    aspect: jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction, and the activations of `taps` if there are.
 
@@ -79,6 +80,7 @@ class UNet(unet_trunk.Trunk):
       control: see `unet_trunk.Trunk.walk`.
       concat_noise: (B,), logarithm of the deviation of the noise on a picture
         among the channels of x, or None.
+      aspect: (B, 2), see `Trunk.embed_aspect`, or None.
 
     Returns:
       (B, H, W, out_channels) float32, or n_embed channels; with `taps` a pair
@@ -100,6 +102,8 @@ class UNet(unet_trunk.Trunk):
       emb += self.embed_label(y)
     if concat_noise is not None:
       emb += self.embed_concat_noise(concat_noise)
+    if aspect is not None:
+      emb += self.embed_aspect(aspect)
     # Every block begins with the SiLU: done once.
     found: dict[str, jax.Array] = {}
     h = self.walk(x, nn.silu(emb), context, train, found=found, control=control)

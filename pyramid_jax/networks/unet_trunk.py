@@ -195,6 +195,21 @@ class Trunk(nn.Module):
     """
     return self.embed_level(250.0 * logarithm, 'concat_noise_embed')
 
+  def embed_aspect(self, aspect: jax.Array) -> jax.Array:
+    """Returns the embedding of the shape of a whole image.
+
+    Args:
+      aspect: (B, 2), logarithms of its height and width over those of the
+        usual square.
+
+    Returns:
+      (B, 4 model_channels), to be added to that of the level.
+    """
+    height, width = jnp.moveaxis(250.0 * aspect, -1, 0)
+    return self.embed_level(height, 'height_embed') + self.embed_level(
+      width, 'width_embed'
+    )
+
   def embed_label(self, y: jax.Array) -> jax.Array:
     """Returns the embedding of class ids (B,), (B, 4 model_channels)."""
     assert self.num_classes is not None

@@ -31,6 +31,8 @@ class Inputs:
     control: the maps (B, h, w, C) of a ControlNet, of every stage.
     concat_noise: (B,) logarithm of the deviation of the noise on `concat`,
       which is embedded with the noise level too.
+    aspect: (B, 2) logarithms of an image's height and width over those of the
+      square of training, likewise; None where all images are such squares.
   """
 
   context: Context | None = None
@@ -38,6 +40,7 @@ class Inputs:
   y: jax.Array | None = None
   control: tuple[jax.Array, ...] | None = None
   concat_noise: jax.Array | None = None
+  aspect: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,7 +147,8 @@ class LaDM:
     churn: noise added anew in sampling.
     guidance: classifier-free guidance of each stage, 1 = none.
     guidance_interval: where it acts, see `guidance.classifier_free`.
-    image_size: px of a sample.
+    image_size: px of a sample, unless it is asked for in another shape.
+    tells_aspect: whether the networks are told the shape of the image.
   """
 
   space: spaces.Space
@@ -167,6 +168,7 @@ class LaDM:
   guidance: tuple[float, ...]
   guidance_interval: tuple[float, ...]
   image_size: int
+  tells_aspect: bool = False
 
   @property
   def stage_numbers(self) -> tuple[int, ...]:
@@ -180,7 +182,7 @@ class LaDM:
     params = {'condition': tree} if tree else {}
     params['networks'] = self.networks.init(
       keys[0],
-      encoders.as_inputs(zeros),
+      self.shaped(zeros, (1, self.image_size, self.image_size)),
       self.image_size // self.space.factor,
     )
     extra = {'process': self.fingerprint(), **self.space.extra()}
@@ -304,8 +306,42 @@ class LaDM:
 
   def told(self, encoded: Any, batch: Batch) -> Inputs:
     """Returns what the networks are told of a batch."""
-    del batch
-    return encoders.as_inputs(encoded)
+    inputs = encoders.as_inputs(encoded)
+    if not self.tells_aspect:
+      return inputs
+    aspect = batch.get('aspect')
+    if aspect is None:  # squares
+      aspect = jnp.zeros((next(iter(batch.values())).shape[0], 2))
+    return dataclasses.replace(inputs, aspect=aspect)
+
+  def shaped(self, encoded: Any, shape: tuple[int, int, int]) -> Inputs:
+    """Returns what the networks are told of images (B, H, W)."""
+    inputs = encoders.as_inputs(encoded)
+    if not self.tells_aspect:
+      return inputs
+    sides = np.array(shape[1:], np.float32)
+    aspect = jnp.tile(np.log(sides / self.image_size), (shape[0], 1))
+    return dataclasses.replace(inputs, aspect=aspect)
+
+  def check_shape(self, shape: tuple[int, int]) -> None:
+    """Refuses an image that the networks cannot make.
+
+    Args:
+      shape: height and width, px.
+
+    Raises:
+      ValueError: sides that are no multiples of what the coarsest stage sees
+        as one place, or an area that is far from that of the square.
+    """
+    cells = zip(self.stage_numbers, self.networks.cells, strict=True)
+    cell = self.space.factor * max(2 ** (s - 1) * n for s, n in cells)
+    area = shape[0] * shape[1] / self.image_size**2
+    if shape[0] % cell or shape[1] % cell or not 0.5 < area < 2:
+      raise ValueError(
+        f'an image of {shape[0]} x {shape[1]} px must have sides that are'
+        f' multiples of {cell}, and between half and twice the area of'
+        f' {self.image_size} x {self.image_size}'
+      )
 
   def precond(self, stage: int) -> laplacian_loss.Preconditioning:
     """Returns what stands around the network of a stage."""
@@ -333,7 +369,7 @@ class LaDM:
       shape[0],
       *(n // self.space.factor for n in shape[1:]),
     )
-    laplacian.check_sides((height, width), self.process.levels)
+    self.check_shape(shape[1:])
     has_null = condition.null is not None
     tables = laplacian_levels.sweep(
       self.process, self.steps, self.rho, self.churn
@@ -350,8 +386,8 @@ class LaDM:
           width // 2 ** (stage - 1),
           self.space.channels,
         ),
-        context=encoders.as_inputs(condition.context),
-        null=encoders.as_inputs(condition.null) if has_null else None,
+        context=self.shaped(condition.context, shape),
+        null=self.shaped(condition.null, shape) if has_null else None,
         scale=scale,
         interval=self.guidance_interval,
         cached=cached,
@@ -381,7 +417,9 @@ class LaDM:
     Of a stage before the finest it is the mean of what is possible there.
     """
     x, x0 = jnp.split(state[-1], 2, axis=-1)
-    is_whole = x.shape[1] * self.space.factor == self.image_size
+    # The stage before has a quarter of the area, see `check_shape`.
+    area = x.shape[1] * x.shape[2] * self.space.factor**2
+    is_whole = 2 * area > self.image_size**2
     return self.space.decode(weights, x if is_whole else x0)
 
   def preview(
@@ -435,4 +473,5 @@ def create(config: ConfigDict) -> LaDM:
     ),
     guidance_interval=tuple(sample.guidance_interval),
     image_size=config.data.image_size,
+    tells_aspect=config.data.buckets > 0,
   )

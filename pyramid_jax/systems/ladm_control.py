@@ -194,6 +194,11 @@ def create(config: ConfigDict) -> LaDMControl:
     ValueError: a field that does not fit the others; see the message.
   """
   c = config.control
+  if config.data.buckets:
+    raise ValueError(
+      f'config.data.buckets is {config.data.buckets}, must be 0 for'
+      ' ladm_control: maps are squares'
+    )
   if config.laplacian.latent:
     raise ValueError(
       'config.laplacian.latent is True, must be False for ladm_control: maps'

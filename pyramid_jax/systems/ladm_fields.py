@@ -20,7 +20,7 @@ def process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
   Raises:
     ValueError: numbers that make none, or an image that it cannot halve.
   """
-  f, size = config.laplacian, config.data.image_size
+  f = config.laplacian
   found = laplacian.Process(
     f.levels,
     tuple(f.switch_sigmas),
@@ -33,11 +33,13 @@ def process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
     per_stage(config, 'wavelets'), range(f.levels, 0, -1), strict=True
   ):
     cell = space.factor * 2 ** (stage - 1 + wavelet)
-    if size % cell:
-      raise ValueError(
-        f'config.data.image_size is {size}, must be a multiple of {cell} for'
-        f' stage {stage} with config.laplacian.wavelets {wavelet}'
-      )
+    for name in ('image_size', 'buckets'):
+      size = config.data[name]
+      if size % cell:
+        raise ValueError(
+          f'config.data.{name} is {size}, must be a multiple of {cell} for'
+          f' stage {stage} with config.laplacian.wavelets {wavelet}'
+        )
   return found
 
 

@@ -95,7 +95,11 @@ class StageNetwork:
 
   def _told(self, inputs: Inputs) -> dict[str, Any]:
     """Returns the arguments by name that are there."""
-    told = {'stage': self.stage, 'concat_noise': inputs.concat_noise}
+    told = {
+      'stage': self.stage,
+      'concat_noise': inputs.concat_noise,
+      'aspect': inputs.aspect,
+    }
     return {name: value for name, value in told.items() if value is not None}
 
 

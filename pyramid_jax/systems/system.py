@@ -168,6 +168,7 @@ def generate(
   start: Sequence[jax.Array] = (),
   last: int | None = None,
   edit: Edit | None = None,
+  shape: tuple[int, int] | None = None,
 ) -> tuple[jax.Array, list[jax.Array]]:
   """Samples images: condition, stages, decode, to be called under `jax.jit`.
 
@@ -181,13 +182,14 @@ def generate(
     last: the last stage to run, None for the finest; an earlier one gives a
       preview.
     edit: a picture to begin with.
+    shape: height and width of the images, None for the system's square.
 
   Returns:
     Images (B, H, W, 3) in [-1, 1] and the finished scales.
   """
   condition = system.condition(weights, batch)
-  shape = (count, system.image_size, system.image_size)
-  stages = system.stages(weights, condition, shape)
+  sides = shape or (system.image_size, system.image_size)
+  stages = system.stages(weights, condition, (count, *sides))
   if edit is not None:
     stages = system.edited(weights, stages, edit)
   state = sampling.run(

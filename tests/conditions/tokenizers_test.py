@@ -147,24 +147,6 @@ def test_create_picks_by_encoder(tmp_path, clip_files):
   assert made.max_length == 8
 
 
-@pytest.fixture
-def t5_file(tmp_path):
-  """A small tokenizer.json of the kind of T5's, with padding set."""
-  pieces_lib = pytest.importorskip('tokenizers')
-  from tokenizers import models
-  from tokenizers import pre_tokenizers
-
-  vocabulary = [('<pad>', 0.0), ('</s>', 0.0), ('<unk>', -9.0)]
-  vocabulary += [('\u2581a', -1.0), ('\u2581cat', -1.5), ('s', -2.0)]
-  pieces = pieces_lib.Tokenizer(models.Unigram(vocabulary, unk_id=2))
-  pieces.pre_tokenizer = pre_tokenizers.Metaspace()
-  pieces.enable_padding(length=7)
-  pieces.enable_truncation(2)
-  path = tmp_path / 'tokenizer.json'
-  pieces.save(str(path))
-  return path
-
-
 def test_pieces_of_t5(t5_file):
   t5 = tokenizers.load_t5(str(t5_file), 6)
   assert t5.tokens('a cats') == [3, 4, 5, 1]

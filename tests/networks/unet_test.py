@@ -155,24 +155,26 @@ def test_pooled_context_reaches_every_block():
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_noise_beside_the_state_is_told():
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [('concat_noise', [-2.3, -2.3]), ('aspect', [[-0.3, 0.3], [-0.3, 0.3]])],
+)
+def test_what_is_beside_the_noise_level_is_told(name, value):
   small = {'channel_mult': (1,), 'attention_resolutions': ()}
   # A shift alone is normalised away where a group is one channel.
   network = unet.UNet(**PLAIN | small | {'use_scale_shift_norm': True})
   inputs = _inputs(PLAIN, x=jnp.ones((B, 2, 2, 3)))
-  noise = jnp.log(jnp.array([0.1, 0.1]))
-  init = lambda key: network.init(key, **inputs, concat_noise=noise)
+  told = jnp.array(value)
+  init = lambda key: network.init(key, **inputs, **{name: told})
   params = initial.evaluate(init, jax.random.key(0))['params']
   rng = np.random.default_rng(0)  # also where weights begin as zeros
   params = jax.tree.map(
     lambda x: x + 0.1 * rng.normal(size=x.shape).astype('f'), params
   )
   run = jax.jit(
-    lambda noise: network.apply(
-      {'params': params}, **inputs, concat_noise=noise
-    )
+    lambda told: network.apply({'params': params}, **inputs, **{name: told})
   )
-  got, other = run(noise), run(noise.at[1].set(np.log(0.3)))
+  got, other = run(told), run(told.at[1].multiply(0.5))
   np.testing.assert_array_equal(got[0], other[0])
   assert np.abs(got[1] - other[1]).max() > 1e-3
 

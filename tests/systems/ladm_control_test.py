@@ -1,14 +1,18 @@
+import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import system_weights
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import data
 from pyramid_jax import systems
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import ladm
 from pyramid_jax.systems import ladm_control
 from pyramid_jax.systems import system as system_lib
@@ -148,3 +152,43 @@ def test_maps_are_pooled_to_the_stage(built):
 def test_what_does_not_fit_is_refused(overrides, message):
   with pytest.raises(ValueError, match=message):
     systems.create(load(**overrides))
+
+
+@pytest.mark.parametrize('control', ['edges', 'depth', 'inpaint'])
+def test_photographs_with_maps_can_be_trained_on(control, tmp_path, t5_file):
+  pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+  Image.fromarray(pixels[..., 0]).save(tmp_path / 'a.map.png')
+  line = json.dumps({'file': 'a.png', 'caption': 'a cat'})
+  (tmp_path / 'captions.jsonl').write_text(line)
+  config = config_lib.load(f'{CONFIGS}/ladm_controlnet.py:{control},debug')
+  config_lib.override(
+    config,
+    {
+      'data.root': str(tmp_path),
+      'condition.vocab_file': str(t5_file),
+      'control.base': 'BASE',
+    },
+  )
+  reader = data.create(config, 'train')
+  batch = reader.batch(np.zeros(B, int), np.arange(B, dtype=np.uint64))
+  system = systems.create(config)
+  weights = system_weights.shapes_of(system)
+
+  def loss(weights, batch):
+    return system.losses(
+      weights.params,
+      weights.frozen,
+      weights.extra,
+      jax.random.key(0),
+      jnp.zeros((), int),
+      reader.finish(batch),
+    )
+
+  losses, _ = jax.eval_shape(loss, weights, mesh_lib.numeric(batch))
+  assert losses['generator'][0].shape == ()
+
+
+def test_shapes_of_buckets_are_refused():
+  with pytest.raises(ValueError, match='buckets is 16, must be 0 for ladm_con'):
+    systems.create(load(data__buckets='16'))

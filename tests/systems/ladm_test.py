@@ -285,3 +285,43 @@ def test_other_solvers_go_band_by_band(separate, solver):
   condition = system.condition(separate.weights, BATCH)
   stages = system.stages(separate.weights, condition, (1, SIDE, SIDE))
   assert len(stages) == 3
+
+
+def test_networks_are_told_the_shape_of_buckets(shared):
+  built = Built(data__buckets='8', sample__steps='1', sample__guidance='1.0')
+  own = built.weights.params['generator']['networks']['shared']
+  plain = shared.weights.params['generator']['networks']['shared']
+  assert set(own) - set(plain) == {
+    f'{side}_embed_{layer}' for side in ('height', 'width') for layer in (0, 2)
+  }
+  system, shape = built.system, (24, 40)
+
+  def loss(weights, image, aspect):
+    batch = {**BATCH, 'image': image, 'aspect': aspect}
+    return system.losses(
+      weights.params, weights.frozen, weights.extra, jax.random.key(0), 0, batch
+    )[0]['generator'][0]
+
+  image = jax.random.uniform(jax.random.key(5), (B, *shape, 3)) * 2 - 1
+  aspect = jnp.log(jnp.tile(jnp.array(shape) / SIDE, (B, 1)))
+  run = jax.jit(loss)
+  one, other = (run(built.weights, image, a) for a in (aspect, 0 * aspect))
+  assert jnp.abs(one - other) > 1e-4
+  # Sampling tells the shape that it makes.
+  told = system.shaped(None, (B, *shape)).aspect
+  np.testing.assert_allclose(told, aspect, rtol=1e-6)
+  np.testing.assert_array_equal(system.told(None, BATCH).aspect, 0 * aspect)
+  made, state = jax.jit(
+    lambda w: system_lib.generate(
+      system, w, jax.random.key(0), BATCH, B, shape=shape
+    )
+  )(built.weights)
+  assert made.shape == (B, *shape, 3)
+  np.testing.assert_array_equal(made, np.clip(state[-1][..., :3], -1, 1))
+  early = jax.eval_shape(system.decode, built.weights, state[:2])
+  assert early.shape == (B, 12, 20, 3)
+  for bad in ((26, 40), (64, 32), (16, 32)):
+    with pytest.raises(ValueError, match=f'{bad[0]} x {bad[1]} px must have'):
+      system.check_shape(bad)
+  with pytest.raises(ValueError, match='buckets is 6, must be a multiple of 4'):
+    Built(data__buckets='6')
