@@ -11,6 +11,8 @@ import system_weights
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import systems
+from pyramid_jax.conditions import tokenizers
+from pyramid_jax.data.shapes import text
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import ladm
@@ -155,7 +157,12 @@ def test_what_does_not_fit_is_refused(overrides, message):
 
 
 @pytest.mark.parametrize('control', ['edges', 'depth', 'inpaint'])
-def test_photographs_with_maps_can_be_trained_on(control, tmp_path, t5_file):
+def test_photographs_with_maps_can_be_trained_on(
+  control, tmp_path, monkeypatch
+):
+  make = lambda config: text.tokenizer(config.condition.max_length)
+  monkeypatch.setattr(tokenizers, 'create', make)  # T5's is another package
+  (tmp_path / 'tokenizer.json').touch()
   pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / 'a.png')
   Image.fromarray(pixels[..., 0]).save(tmp_path / 'a.map.png')
@@ -166,7 +173,7 @@ def test_photographs_with_maps_can_be_trained_on(control, tmp_path, t5_file):
     config,
     {
       'data.root': str(tmp_path),
-      'condition.vocab_file': str(t5_file),
+      'condition.vocab_file': str(tmp_path / 'tokenizer.json'),
       'control.base': 'BASE',
     },
   )
