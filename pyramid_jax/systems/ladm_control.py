@@ -199,6 +199,11 @@ def create(config: ConfigDict) -> LaDMControl:
       f'config.data.buckets is {config.data.buckets}, must be 0 for'
       ' ladm_control: maps are squares'
     )
+  if config.laplacian.network != 'unet':
+    raise ValueError(
+      f'config.laplacian.network is {config.laplacian.network!r}, must be'
+      " 'unet' for ladm_control: a branch is of a U-Net"
+    )
   if config.laplacian.latent:
     raise ValueError(
       'config.laplacian.latent is True, must be False for ladm_control: maps'

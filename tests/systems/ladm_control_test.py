@@ -147,6 +147,7 @@ def test_maps_are_pooled_to_the_stage(built):
 @pytest.mark.parametrize(
   ('overrides', 'message'),
   [
+    ({'laplacian__network': 'diffit'}, "'diffit', must be 'unet' for"),
     ({'control__map': 'lines'}, "'lines', must be one of edges, mask"),
     ({'control__map': 'inpaint'}, "must have 'inpaint_mask' for"),
   ],
