@@ -68,7 +68,8 @@ def _swept(
   def step(carry, scanned):
     index, level, ahead = scanned
     noise = lambda: jnp.zeros_like(images).at[index + 1].set(wave)
-    return solver.step(carry, bound, level, ahead, noise), None
+    carry = solver.step(carry, bound, level, ahead, noise)
+    return carry.replace(mean=None), None  # it is for the step alone
 
   carry, done = solver.init(images, bound, levels)
   assert not done  # no solver that goes band by band peels a step
