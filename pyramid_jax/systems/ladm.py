@@ -193,9 +193,11 @@ class LaDM:
     p = self.process
     return {
       'schedule': jnp.asarray(laplacian.SCHEDULES.index(p.schedule)),
-      'switch_sigmas': jnp.asarray(p.switch_sigmas, jnp.float32),
+      # The ends and the switches between them: never empty.
+      'sigmas': jnp.asarray(
+        (p.sigma_min, *p.switch_sigmas, p.sigma_max), jnp.float32
+      ),
       'band_rms': jnp.asarray(p.band_rms, jnp.float32),
-      'range': jnp.asarray((p.sigma_min, p.sigma_max), jnp.float32),
     }
 
   def check_extra(self, extra: Params) -> None:

@@ -237,6 +237,12 @@ def test_an_image_is_noised_to_where_the_steps_begin(shared):
   np.testing.assert_allclose(x, want, rtol=1e-4, atol=1e-5)
 
 
+def test_the_process_can_be_saved_whatever_the_levels():
+  system = systems.create(load('class,one,debug', train__batch_size='3'))
+  leaves = jax.tree.leaves(system.fingerprint())
+  assert all(leaf.size for leaf in leaves)  # empty arrays cannot be saved
+
+
 def test_weights_of_another_process_are_refused(shared):
   shared.system.check_extra(shared.weights.extra)
   other = systems.create(load(laplacian__schedule='linear'))
