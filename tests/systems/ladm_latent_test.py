@@ -178,7 +178,7 @@ def test_its_latents_can_be_computed_beforehand():
   ('overrides', 'message'),
   [
     ({'laplacian__shared': 'False'}, 'self_context is True, so .*shared must'),
-    ({'data__buckets': '2'}, "buckets is 2, must be 0 for .*'diffit'"),
+    ({'data__buckets': '16'}, "buckets is 16, must be 0 for .*'diffit'"),
     ({'network__patch_size': '3'}, r'patch_size = 3 must divide .* \(4, 8\)'),
   ],
 )
