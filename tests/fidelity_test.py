@@ -236,7 +236,7 @@ def test_conditions_from_all_over_the_split(
   val = paint(root / 'val', real)
   paint(root / 'train', real[:1])
   made = []
-  record = lambda images, examples: made.append(images) or images
+  record = lambda images, *_: made.append(images) or images
   monkeypatch.setattr(examples, 'composite', record)
   first = [image.tobytes() for image in 255 - real[:COUNT]]
   for reference in ('', val):

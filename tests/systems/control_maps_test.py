@@ -51,11 +51,17 @@ def test_a_cell_is_known_where_all_of_it_is():
 
 
 def test_what_does_not_fit_is_refused():
-  with pytest.raises(ValueError, match="'depth', must be one of edges, mask"):
-    control_maps.ControlMap(kind='depth')
+  with pytest.raises(ValueError, match="'lines', must be one of edges, mask"):
+    control_maps.ControlMap(kind='lines')
   with pytest.raises(ValueError, match='has 0 classes, must be at least 1'):
     control_maps.ControlMap(kind='mask')
   make = control_maps.ControlMap(kind='edges')
   for shape in ((1, 6, 6), (1, 8, 4)):
     with pytest.raises(ValueError, match=r'shape \(1, ., .\), must be a sq'):
       make({'edges': jnp.zeros(shape)}, 4)
+
+
+def test_depth_is_one_channel_and_its_mean_in_a_cell():
+  depth = jnp.zeros((1, 4, 4), jnp.uint8).at[0, :2, 0].set(255)
+  made = control_maps.ControlMap(kind='depth')({'mask': depth}, 2)
+  np.testing.assert_allclose(made[0, :, :, 0], [[0.5, 0], [0, 0]])

@@ -46,7 +46,7 @@ def test_channels_and_power(monkeypatch, file, stages, values, want):
   guide, told = guidance.classifier_free, []
 
   def spy(stage, scale, *args, **kwargs):
-    told.append((scale, kwargs))
+    told.append((scale, {name: kwargs[name] for name in want}))
     return guide(stage, scale, *args, **kwargs)
 
   monkeypatch.setattr(guidance, 'classifier_free', spy)
