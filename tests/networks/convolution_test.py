@@ -90,3 +90,41 @@ def test_maps_of_a_few_pixels_are_convolved_like_larger_ones(size):
     want = convolution.convolve(larger, kernel, 1, ((0, 0), (0, 0)))
 
   np.testing.assert_allclose(got, want[:, : size[0], : size[1]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('k', 'strides', 'padding'),
+  [
+    (3, 1, ((1, 1), (1, 1))),
+    (3, 2, ((1, 1), (1, 1))),
+    (3, 2, ((0, 1), (0, 1))),
+    (4, 2, ((1, 1), (1, 1))),
+    (2, 2, ((0, 0), (0, 0))),
+    (1, 1, ((0, 0), (0, 0))),
+  ],
+)
+def test_the_gradient_is_the_usual_one(k, strides, padding):
+  x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
+  kernel = jax.random.normal(jax.random.key(1), (k, k, 3, 5))
+
+  def gradient(convolve):
+    total = lambda *args: jnp.sin(convolve(*args, strides, padding)).sum()
+    return jax.jit(jax.grad(total, (0, 1)))(x, kernel)
+
+  got, want = gradient(convolution.convolve), gradient(convolution._plain)
+  for g, w in zip(got, want, strict=True):
+    np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
+
+
+def test_within_a_loop_gradients_keep_the_fast_layout():
+  x = jnp.ones((1, 8, 8, 4))
+  kernel = jnp.ones((3, 3, 4, 4))
+
+  def text(convolve):
+    total = lambda x, k: jnp.sin(convolve(x, k, 1, ((1, 1), (1, 1)))).sum()
+    step = lambda x, k: (x - jax.grad(total)(x, k), None)
+    walk = lambda x, k: jax.lax.scan(lambda x, _: step(x, k), x, length=3)[0]
+    return jax.jit(walk).lower(x, kernel).compile().as_text()
+
+  assert 'b01f_01oi->b01f' not in text(convolution.convolve)
+  assert 'b01f_01io->b01f' in text(convolution.convolve)

@@ -1,5 +1,7 @@
 """Two-dimensional convolution with PyTorch's padding and initialisation."""
 
+import functools
+
 from flax import linen as nn
 import jax
 from jax import lax
@@ -10,6 +12,7 @@ from pyramid_jax.networks.layers import init
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 _FEW_PIXELS = 4
+_Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Conv(nn.Module):
@@ -61,7 +64,7 @@ def convolve(
   x: jax.Array,
   kernel: jax.Array,
   strides: int,
-  padding: tuple[tuple[int, int], tuple[int, int]],
+  padding: _Padding,
 ) -> jax.Array:
   """Convolves (B, H, W, C) with an HWIO kernel.
 
@@ -72,10 +75,10 @@ def convolve(
   _, height, width, channels = x.shape
   k = kernel.shape[0]
   few = height * width <= _FEW_PIXELS and k > 1 and strides == 1
-  if not few or jax.default_backend() != 'cpu':
-    return lax.conv_general_dilated(
-      x, kernel, (strides, strides), padding, dimension_numbers=_LAYOUT
-    )
+  if jax.default_backend() != 'cpu':
+    return _plain(x, kernel, strides, padding)
+  if not few:
+    return _quick_to_differentiate(x, kernel, strides, padding)
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   height, width = x.shape[1] - k + 1, x.shape[2] - k + 1
   patches = jnp.concatenate(
@@ -83,3 +86,53 @@ def convolve(
     axis=-1,
   )
   return patches @ kernel.reshape(k * k * channels, -1)
+
+
+def _plain(
+  x: jax.Array, kernel: jax.Array, strides: int, padding: _Padding
+) -> jax.Array:
+  return lax.conv_general_dilated(
+    x, kernel, (strides, strides), padding, dimension_numbers=_LAYOUT
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _quick_to_differentiate(
+  x: jax.Array, kernel: jax.Array, strides: int, padding: _Padding
+) -> jax.Array:
+  """Convolves with the usual gradient, written so that XLA's CPU is quick.
+
+  The gradient by x is a convolution with the flipped kernel, whose channels
+  trade places. Within a loop XLA makes that exchange a part of the convolution,
+  for which it has no fast code; here it cannot. There is no forward-mode
+  derivative.
+  """
+  return _plain(x, kernel, strides, padding)
+
+
+def _forward(x, kernel, strides, padding):
+  return _plain(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides, padding, residuals, dy):
+  x, kernel = residuals
+  _, pull = jax.vjp(lambda k: _plain(x, k, strides, padding), kernel)
+  k = kernel.shape[0]
+  flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  widths = []
+  for axis, (before, _) in zip((1, 2), padding, strict=True):
+    length = (dy.shape[axis] - 1) * strides + 1
+    first = k - 1 - before
+    widths.append((first, x.shape[axis] + k - 1 - length - first))
+  dx = lax.conv_general_dilated(
+    dy,
+    lax.optimization_barrier(flipped),
+    (1, 1),
+    widths,
+    lhs_dilation=(strides, strides),
+    dimension_numbers=_LAYOUT,
+  )
+  return dx, pull(dy)[0]
+
+
+_quick_to_differentiate.defvjp(_forward, _backward)
