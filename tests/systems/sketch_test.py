@@ -213,6 +213,7 @@ def steps_of(system, weights, batch):
   )(weights, batch)
 
 
+@pytest.mark.slow
 def test_sampling_is_steered_by_the_sketch(load):
   system = systems.create(load())
   weights, batch = weights_of(system), batch_of(32)
@@ -256,6 +257,7 @@ def first_gradient(system, weights, batch, dtype=jnp.float32):
   return x, value, denoise(x, level, context, True).gradient
 
 
+@pytest.mark.slow
 def test_the_gradient_through_the_network_is_that_of_differences(load):
   with jax.enable_x64(True):
     config = load()
@@ -278,6 +280,7 @@ def test_the_gradient_through_the_network_is_that_of_differences(load):
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_give_the_same_gradient(load):
   gradients = []
   for remat in ('false', 'true'):
