@@ -80,7 +80,13 @@ NETWORK = {
   'transformer_depth': 1,
   'context_dim': CONTEXT[-1],
 }
-SCORES = ('edge_f1', 'edge_missed', 'caption_acc')
+SCORES = ('edge_f1', 'edge_missed')
+# Of obedience to the condition, by its task.
+OBEDIENCE = {
+  'text': ('caption_acc',),
+  'layout': ('layout_recall', 'category_acc'),
+  'class': ('class_acc',),
+}
 
 
 def main(argv: list[str]) -> None:
@@ -172,9 +178,10 @@ def _strengths() -> str:
   config = steering.with_maps(config)
   run = loading.load(config, workdir)
   reader = data.create(config, 'test')
+  names = (*SCORES, *OBEDIENCE.get(config.condition.task, ()))
   lines = [
-    f'| stop | beta | {" | ".join(SCORES)} | s an image |',
-    f'|---|---|{"---|" * len(SCORES)}---|',
+    f'| stop | beta | {" | ".join(names)} | s an image |',
+    f'|---|---|{"---|" * len(names)}---|',
   ]
   rows = []
 
@@ -192,7 +199,7 @@ def _strengths() -> str:
     )
     secs = (time.monotonic() - start) / _COUNT.value
     values = {row.name: row.score.value for row in scores}
-    cells = [f'{values.get(name, np.nan):.3f}' for name in SCORES]
+    cells = [f'{values.get(name, np.nan):.3f}' for name in names]
     return f'{" | ".join(cells)} | {secs:.2f} |', made[0]
 
   for stop in map(float, _STOPS.value):

@@ -11,9 +11,9 @@ data, only that run. Measured results: docs/results.md.
   python -m pyramid_jax.main --mode=evaluate --workdir=BASE \
       --config.sketch.predictor=DIR
 
-Variants, which say what BASE is: ldm (text, default), ladm (text), lapdit
-(Laplacian latent DiffiT, class), frido (text), diffit (latent DiffiT, class);
-pixels: predict the pixels of the edge map, for a first stage that cannot draw
+Variants, which say what BASE is: ldm (default), ladm, lapdit (Laplacian latent
+DiffiT), frido, diffit (latent DiffiT); usual (text; of the transformers class),
+text, layout, class: its condition; pixels: predict the pixels of the edge map, for a first stage that cannot draw
 lines; debug: the smallest size. What the fields of sketch.* do:
 pyramid_jax/fields.py.
 """
@@ -56,10 +56,16 @@ BASES = {
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the predictor."""
   variant = config_lib.parse_variants(
-    arg, base=tuple(BASES), pixels=False, debug=False
+    arg,
+    base=tuple(BASES),
+    task=('usual', 'text', 'layout', 'class'),
+    pixels=False,
+    debug=False,
   )
   name = variant['base']
   file, task, taps = BASES[name]
+  if variant['task'] != 'usual':
+    task = variant['task']
   names = [task, *(['debug'] if variant['debug'] else [])]
   config = config_lib.sibling(__file__, file).get_config(','.join(names))
   if 'first_stage' in config:  # the base has it

@@ -3,7 +3,8 @@
   python -m pyramid_jax.measure_bands --config=configs/ladm_shapes.py:text
 
 prints the root mean square of each band over training images (of their
-latents, if the process is one of latents), finest first, and, as a rule for
+latents, if the process is one of latents; of what a small picture leaves open,
+if one is the condition), finest first, and, as a rule for
 `config.laplacian.switch_sigmas`, noise --kappa times as strong as each detail.
 With `--config.laplacian.levels=N` those of another number of levels.
 
@@ -31,6 +32,7 @@ from pyramid_jax.diffusion import laplacian
 from pyramid_jax.interop import command_line
 from pyramid_jax.scaling import mesh as mesh_lib
 from pyramid_jax.systems import ladm
+from pyramid_jax.systems import low_resolution
 
 
 SPLIT = 'train'
@@ -66,7 +68,10 @@ def measure(config: ConfigDict, count: int, batch_size: int) -> np.ndarray:
 
   @jax.jit
   def powers(frozen: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-    x = system.space.raw(frozen, reader.finish(batch)['image'])
+    batch = reader.finish(batch)
+    x = system.space.raw(frozen, batch['image'])
+    if 'lr_image' in batch:
+      x -= low_resolution.enlarged(batch['lr_image'], config.data.lr_factor)
     parts = [jnp.square(part) for part in laplacian.bands(x, levels)]
     return jnp.stack([m.mean((1, 2, 3)) for m in (*parts, x)])
 

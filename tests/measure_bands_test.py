@@ -29,6 +29,12 @@ def test_any_number_of_levels_can_be_measured(capsys):
   np.testing.assert_allclose(switches, want, rtol=2e-3)
 
 
+def test_of_enlarged_pictures_what_they_leave_open_is_measured():
+  config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:superres2')
+  rms = measure_bands.measure(config, 96, 32)
+  np.testing.assert_allclose(rms, config.laplacian.band_rms, rtol=0.06)
+
+
 def test_what_has_no_bands_is_refused(capsys):
   command = [f'--config={CONFIGS}/diffit_shapes.py']
   assert measure_bands.main(command) == errors.USAGE

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,24 @@ from pyramid_jax.diffusion import stepping
 KINDS = ('scalar', 'band')
 # (x, c_noise) -> the raw output
 Network = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@flax.struct.dataclass
+class Prior:
+  """What a condition alone says of the clean image, before any noise is seen.
+
+  Networks then predict the difference from its mean: what the condition does
+  not tell is all that they have to make (as SRDiff, arXiv:2104.14951, does with
+  a small picture; ours in that it goes band by band).
+
+  Attributes:
+    mean: (B, H, W, C) of the image, at the finest resolution.
+    power: (B, L) mean square of the error of each band of the mean, finest
+      first, beside that which `Process.band_rms` stands for.
+  """
+
+  mean: jax.Array
+  power: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +68,20 @@ class Preconditioning:
     """Returns what the network is told of sigma (...), as EDM has it."""
     return jnp.log(sigma / 2 ** (self.stage - 1)) / 4.0
 
-  def factors(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def factors(
+    self, sigma: jax.Array, prior: Prior | None = None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns c_in, c_skip and c_out, (..., K), or (..., 1) of 'scalar'.
 
     Args:
       sigma: (...) on the full-resolution clock, above 0.
+      prior: of a batch, for () or (B,) sigma.
     """
     alpha = self.process.alphas(sigma)[..., self.stage - 1 :]
     noise = jnp.square(sigma / 2 ** (self.stage - 1))[..., None]
     power = jnp.asarray(np.square(self.process.band_rms[self.stage - 1 :]))
+    if prior is not None:
+      power = power + prior.power[:, self.stage - 1 :]
     if self.kind == 'band':
       power = power / band_shares(self.process, self.stage)
       total = alpha**2 * power + noise
@@ -68,12 +92,18 @@ class Preconditioning:
     # In the form that keeps digits where little noise is left.
     lower = jnp.tril(jnp.ones((alpha.shape[-1],) * 2), -1)
     apart = jnp.square(alpha[..., :, None] - alpha[..., None, :])
-    pairs = (lower * power[:, None] * power * apart).sum((-2, -1))[..., None]
-    c_out = jnp.sqrt((pairs + power.sum() * noise) / total)
+    powers = power[..., :, None] * power[..., None, :]
+    pairs = (lower * powers * apart).sum((-2, -1))[..., None]
+    whole = power.sum(-1, keepdims=True)
+    c_out = jnp.sqrt((pairs + whole * noise) / total)
     return 1.0 / jnp.sqrt(total), kept / total, c_out
 
   def denoise(
-    self, network: Network, x: jax.Array, sigma: jax.Array
+    self,
+    network: Network,
+    x: jax.Array,
+    sigma: jax.Array,
+    prior: Prior | None = None,
   ) -> jax.Array:
     """Returns the clean image of the stage, (B, h, w, C) float32.
 
@@ -81,18 +111,29 @@ class Preconditioning:
       network: (its input, c_noise) -> (B, h, w, C).
       x: (B, h, w, C) the noisy state.
       sigma: () or (B,), on the full-resolution clock, above 0.
+      prior: what the condition says of the image; None where nothing.
     """
-    c_in, c_skip, c_out = self.factors(sigma)
+    mean = None
+    if prior is not None:
+      alpha = self.process.alphas(sigma)[..., self.stage - 1 :]
+      mean = laplacian.pooled(prior.mean, self.stage - 1)
+      x = x - laplacian.mix(alpha, mean)
+    c_in, c_skip, c_out = self.factors(sigma, prior)
     raw = network(laplacian.mix(c_in, x), self.c_noise(sigma))
     skip = laplacian.mix(c_skip, x)
-    return skip + laplacian.mix(c_out, raw.astype(jnp.float32))
+    x0 = skip + laplacian.mix(c_out, raw.astype(jnp.float32))
+    return x0 if mean is None else mean + x0
 
   def predict(
-    self, network: Network, x: jax.Array, level: Any
+    self,
+    network: Network,
+    x: jax.Array,
+    level: Any,
+    prior: Prior | None = None,
   ) -> stepping.Prediction:
     """Returns what a solver asks for at a row of the stage's levels."""
     sigma = level.sigma * 2 ** (self.stage - 1)
-    x0 = self.denoise(network, x, sigma)
+    x0 = self.denoise(network, x, sigma, prior)
     return stepping.Prediction.from_x0(x, x0, level)
 
 
@@ -157,6 +198,7 @@ def loss(
   clean: jax.Array,
   sigma: jax.Array,
   eps: jax.Array,
+  prior: Prior | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The training loss of a stage at recorded noise: a mean over all values.
 
@@ -166,14 +208,15 @@ def loss(
     clean: (B, h, w, C) the images at the stage's resolution.
     sigma: (B,) on the full-resolution clock.
     eps: (B, h, w, C) standard normal.
+    prior: see `Preconditioning.denoise`.
 
   Returns:
     The loss, errors over c_out squared, and the plain squared errors of each
     band, `mse_band_N`.
   """
   x = precond.process.noised(clean, eps, sigma, precond.stage)
-  error = precond.denoise(network, x, sigma) - clean
-  _, _, c_out = precond.factors(sigma)
+  error = precond.denoise(network, x, sigma, prior) - clean
+  _, _, c_out = precond.factors(sigma, prior)
   weighted = jnp.square(laplacian.mix(1.0 / c_out, error)).mean()
   levels = precond.process.levels - precond.stage + 1
   metrics = {

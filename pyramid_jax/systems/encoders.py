@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.networks import conditioners
 from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
@@ -33,6 +34,7 @@ class Inputs:
       which is embedded with the noise level too.
     aspect: (B, 2) logarithms of an image's height and width over those of the
       square of training, likewise; None where all images are such squares.
+    prior: what is known of the image itself, for `laplacian_loss`.
   """
 
   context: Context | None = None
@@ -41,6 +43,7 @@ class Inputs:
   control: tuple[jax.Array, ...] | None = None
   concat_noise: jax.Array | None = None
   aspect: jax.Array | None = None
+  prior: laplacian_loss.Prior | None = None
 
 
 @dataclasses.dataclass(frozen=True)

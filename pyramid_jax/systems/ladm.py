@@ -98,7 +98,7 @@ def make_stage(
         found.update(out[1])
         return out[0]
 
-      prediction = precond.predict(bound, x, level)
+      prediction = precond.predict(bound, x, level, inputs.prior)
       return dataclasses.replace(prediction, taps=found)
 
     def leave(state, x, x0, context):
@@ -285,6 +285,7 @@ class LaDM:
       clean,
       self.law.draw(sigma_key, self.process, stage, whole.shape[0]),
       jax.random.normal(noise_key, clean.shape),
+      inputs.prior,
     )
 
   def _is_told(self, stage: int) -> bool:
@@ -440,6 +441,14 @@ def create(config: ConfigDict) -> LaDM:
   space = spaces.create(config, config.laplacian.latent)
   process = ladm_fields.process(config, space)
   encoder = conditioning.create(config)
+  if process.schedule == 'hard' and 'superres' in (
+    config.condition.task,
+    config.condition.also,
+  ):
+    raise ValueError(
+      "config.laplacian.schedule is 'hard', must be another with a small"
+      ' picture: a hidden band is not replaced by what the picture says of it'
+    )
   levels = process.levels
   steps = sample.steps
   steps = (steps,) * levels if isinstance(steps, int) else tuple(steps)

@@ -2,7 +2,8 @@
 
 Noise conditioning augmentation (arXiv:2106.15282, section 3): a model that
 enlarges what another made is trained on small pictures with noise, and told
-how much there is, so that it does not lean on their finest details.
+how much there is, so that it does not lean on their finest details. Enlarged,
+they are also what is known of the image before any network is asked.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.systems import encoders
 
 
@@ -26,13 +29,14 @@ _SEED = 0  # of the noise in sampling
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisyPictureEncoder:
-  """The small picture with noise, enlarged bilinearly to the model's grid.
+  """The small picture with noise, enlarged to the model's grid.
 
   The null condition keeps it: what guidance compares differs in the rest.
 
   Attributes:
     size: px of a side of the result.
     factor: size over the side of the small picture.
+    levels: resolutions of the pyramid.
     low: smallest deviation of the noise in training, above 0.
     high: largest; its logarithm is uniform between both.
     sampling: deviation where the batch has none, above 0.
@@ -40,6 +44,7 @@ class NoisyPictureEncoder:
 
   size: int
   factor: int
+  levels: int
   low: float = 0.01
   high: float = 0.5
   sampling: float = 0.1
@@ -98,14 +103,40 @@ class NoisyPictureEncoder:
       noise = jax.random.normal(jax.random.key(_SEED), small.shape)
       deviation = jnp.full((b,), self.sampling)
     noisy = small + deviation[:, None, None, None] * noise
-    shape = (b, self.size, self.size, 3)
+    mean = enlarged(noisy, self.factor)
+    power = noise_powers(self.factor, self.levels)
     return encoders.Inputs(
-      concat=jax.image.resize(noisy, shape, 'bilinear'),
+      concat=mean,
       concat_noise=jnp.log(deviation),
+      prior=laplacian_loss.Prior(mean, jnp.square(deviation)[:, None] * power),
     )
 
   def null(self, params: Any, batch: Batch) -> encoders.Inputs:
     return self.encode(params, batch)
+
+
+def enlarged(small: jax.Array, factor: int) -> jax.Array:
+  """Enlarges pictures (B, h, w, C) bicubically, and gives cells their means.
+
+  Pooled by `factor` the result is `small` again: x + up(y - down(x)).
+  """
+  b, height, width, channels = small.shape
+  shape = (b, factor * height, factor * width, channels)
+  x = jax.image.resize(small, shape, 'cubic')
+  cells = x.reshape(b, height, factor, width, factor, channels)
+  missing = small - cells.mean((2, 4))
+  return x + missing.repeat(factor, 1).repeat(factor, 2)
+
+
+def noise_powers(factor: int, levels: int) -> jax.Array:
+  """Returns (L,) the power of each band of enlarged white unit noise.
+
+  Of noise in the middle of a picture, so from the response to one pixel.
+  """
+  side = max(16, 2**levels)
+  dot = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1.0)
+  parts = laplacian.bands(enlarged(dot, factor), levels)
+  return jnp.stack([jnp.square(x).mean() * side**2 for x in parts])
 
 
 def create(config: ConfigDict) -> NoisyPictureEncoder:
@@ -127,6 +158,7 @@ def create(config: ConfigDict) -> NoisyPictureEncoder:
   return NoisyPictureEncoder(
     size=size,
     factor=factor,
+    levels=config.laplacian.levels,
     low=c.lr_noise_low,
     high=c.lr_noise_high,
     sampling=c.lr_noise_sampling,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,44 @@ def test_errors_without_a_network(kind, stage, sigma, printed, formula):
   shares = shares if kind == 'band' else np.ones(1)
   np.testing.assert_allclose((shares * c_out**2).sum(), formula, rtol=5e-4)
   np.testing.assert_allclose(laplacian.mix(c_in, x).std(), 1.0, atol=0.01)
+
+
+@pytest.mark.parametrize('kind', laplacian_loss.KINDS)
+@pytest.mark.parametrize(('stage', 'sigma'), [(1, 0.5), (2, 2.0)])
+def test_a_prior_leaves_its_error_to_the_network(kind, stage, sigma):
+  more = np.array([0.08, 0.05, 0.2])
+  both = np.hypot(PROCESS.band_rms, more)
+  wider = dataclasses.replace(PROCESS, band_rms=tuple(both))
+  mean = 3.0 * jax.random.normal(jax.random.key(2), (6000, 8, 8, 1))
+  rest = gaussian_images(wider, 6000, 8)
+  prior = laplacian_loss.Prior(mean, jnp.tile(more**2, (6000, 1)))
+  precond = laplacian_loss.Preconditioning(PROCESS, stage, kind)
+  key, level = jax.random.key(1), jnp.float32(sigma)
+  clean = PROCESS.clean(mean + rest, stage)
+  x = PROCESS.forward(key, mean + rest, level, stage)
+  got = precond.denoise(nothing, x, level, prior)
+  # What the pyramid of the rest alone would give, the mean put back.
+  other = laplacian_loss.Preconditioning(wider, stage, kind)
+  alone = other.denoise(nothing, wider.forward(key, rest, level, stage), level)
+  np.testing.assert_allclose(
+    got, alone + PROCESS.clean(mean, stage), atol=2e-5
+  )
+  _, _, c_out = precond.factors(level, prior)
+  shares = laplacian_loss.band_shares(PROCESS, stage)
+  shares = shares if kind == 'band' else np.ones(1)
+  error = jnp.square(got - clean).mean()
+  np.testing.assert_allclose((shares * c_out[0] ** 2).sum(), error, rtol=0.02)
+
+
+def test_the_loss_knows_the_prior():
+  precond = laplacian_loss.Preconditioning(PROCESS, 1)
+  mean = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+  eps, sigma = jnp.zeros_like(mean), jnp.array([0.01, 3.0])
+  prior = laplacian_loss.Prior(mean, jnp.zeros((2, 3)))
+  got, _ = laplacian_loss.loss(nothing, precond, mean, sigma, eps, prior)
+  np.testing.assert_allclose(got, 0, atol=1e-8)
+  got, _ = laplacian_loss.loss(nothing, precond, mean, sigma, eps)
+  assert got > 1
 
 
 def test_one_level_is_edm():

@@ -15,6 +15,7 @@ from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.systems import encoders
+from pyramid_jax.systems import low_resolution
 from pyramid_jax.systems import system as system_lib
 
 
@@ -270,11 +271,64 @@ def test_weights_of_another_process_are_refused(shared):
     ),
     ({'sample__churn': '5.0'}, 'churn is 5.0, but ddim needs churn = 0'),
     ({'sample__temperature': '0.9'}, 'must be 1'),
+    (
+      {'laplacian__schedule': 'hard', 'condition__also': 'superres'},
+      "is 'hard', must be another with a small picture",
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused(overrides, message):
   with pytest.raises(ValueError, match=message):
     systems.create(load(**overrides))
+
+
+@functools.cache
+def enlarging():
+  """Returns an untrained system whose networks say nothing."""
+  config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:superres4,debug')
+  config.sample.steps = 8
+  system = systems.create(config)
+  params, extra = system.init(jax.random.key(0), {})
+  return system, system_lib.Weights(params=params, frozen={}, extra=extra)
+
+
+def test_the_small_picture_is_handed_on_without_a_network():
+  system, weights = enlarging()
+  small = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3)) - 0.5
+  images, _ = jax.jit(
+    lambda key: system_lib.generate(
+      system, weights, key, {'lr_image': small}, 4
+    )
+  )(jax.random.key(2))
+  rest = images - low_resolution.enlarged(small, 4)
+  measured = [
+    float(jnp.sqrt(jnp.square(x).mean())) for x in laplacian.bands(rest, 3)
+  ]
+  noise = system.encoder.sampling**2 * low_resolution.noise_powers(4, 3)
+  # Noise of the small picture, and what it leaves open.
+  known = np.sqrt(np.square(system.process.band_rms) + 2 * noise)
+  # A deterministic sampler of few steps loses some of the power.
+  assert (0.5 * known < measured).all() and (measured < 1.1 * known).all()
+
+
+def test_training_asks_for_what_the_small_picture_leaves_open():
+  system, weights = enlarging()
+  small = jax.random.uniform(jax.random.key(1), (6, 8, 8, 3)) - 0.5
+  batch = {'image': low_resolution.enlarged(small, 4), 'lr_image': small}
+
+  @jax.jit
+  def loss(image):
+    return system.losses(
+      weights.params,
+      {},
+      weights.extra,
+      jax.random.key(3),
+      jnp.zeros((), int),
+      {**batch, 'image': image},
+    )[0]['generator'][0]
+
+  known, other = loss(batch['image']), loss(batch['image'] + 0.3)
+  assert known < 2 < 20 < other
 
 
 @pytest.mark.parametrize('solver', ['heun', 'euler', 'dpmpp_2m'])
