@@ -167,8 +167,8 @@ def _enlarging(config: ConfigDict, factor: int) -> None:
   config.network.num_res_blocks = 1
   config.train.batch_size = 8
   config.condition.lr_noise_sampling = 0.01
-  config.sample.steps = (3, 9) if factor == 2 else (3, 6, 6)
-  _train_for(config, 1200)
+  config.sample.steps = (2, 6) if factor == 2 else (1, 3, 4)
+  _train_for(config, 1300)
 
 
 def _train_for(config: ConfigDict, steps: int) -> None:

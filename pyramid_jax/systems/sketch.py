@@ -10,28 +10,22 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditions import condition as condition_lib
-from pyramid_jax.conditions import edges as edges_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import edge_predictor
-from pyramid_jax.networks import pidinet
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.systems import conditioning
-from pyramid_jax.systems import diffit
-from pyramid_jax.systems import ladm
-from pyramid_jax.systems import latent_diffit
+from pyramid_jax.systems import sketch_base
+from pyramid_jax.systems import sketch_edges
 from pyramid_jax.systems import system as system_lib
 
 
@@ -40,37 +34,8 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 BASE = 'base'  # the frozen part that is the trained system
-EDGES = 'edges'  # the frozen part that detects edges
-FIRST_STAGE = 'first_stage'  # the part that may lie in the base's workdir
 PARTS = 4  # of the noise's time, for which the loss is told by itself
 SHOWN = (0.3, 0.6, 0.9)  # parts of the time in pictures of a training run
-_CONTINUOUS_LEVELS = 256  # that a system without a chain is trained at
-# What the conditions of a batch must have in common with the base's.
-_SHARED = (
-  'data.image_size',
-  'condition.task',
-  'condition.also',
-  'condition.encoder',
-  'condition.max_length',
-  'condition.vocab_size',
-  'condition.no_tokens',
-  'condition.num_classes',
-  'condition.null_class',
-  'condition.map_classes',
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StageShape:
-  """What of a stage of the base the predictor must know.
-
-  Attributes:
-    state: (B, h, w, C) of the state.
-    taps: of the activations, (B, h_k, w_k, C_k) each.
-  """
-
-  state: tuple[int, ...]
-  taps: tuple[jax.ShapeDtypeStruct, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +50,7 @@ class Sketch:
     shapes: of the base's stages, coarse first.
     predictors: one for all stages, or one for each.
     target_space: what is predicted of an edge map, 'latent' or 'pixels'.
-    edges: whose edges are learned: 'true', the data's, or a detector's; 'map':
-      the semantic map in their place.
-    edge_weights: of a detector that is a network.
-    classes: of a semantic map.
+    source: of the edges that are learned.
     beta: of each stage, see `sketch_guidance.steered`.
     stop_fraction: of each stage, likewise.
     norm_ref: likewise.
@@ -98,12 +60,10 @@ class Sketch:
   dense: system_lib.System
   base_path: str
   taps: tuple[str, ...]
-  shapes: tuple[StageShape, ...]
+  shapes: tuple[sketch_base.StageShape, ...]
   predictors: tuple[edge_predictor.EdgePredictor, ...]
   target_space: str
-  edges: str
-  edge_weights: str
-  classes: int
+  source: sketch_edges.EdgeSource
   beta: tuple[float, ...]
   stop_fraction: tuple[float, ...]
   norm_ref: str
@@ -186,51 +146,14 @@ class Sketch:
     parts = {BASE: whole}
     for name, part in self.base.frozen_parts().items():
       path = part.path
-      if name == FIRST_STAGE and not path:
-        path = os.path.join(self.base_path, FIRST_STAGE)
+      if name == sketch_base.FIRST_STAGE and not path:
+        path = os.path.join(self.base_path, sketch_base.FIRST_STAGE)
       parts[name] = dataclasses.replace(part, path=path)
-    if self.edges in pidinet.SIZES:
-      image = jnp.zeros((1, 32, 32, 3))
-      parts[EDGES] = system_lib.FrozenPart(
-        init=lambda key: _detector(self.edges).init(key, image)['params'],
-        family='pidinet',
-        path=self.edge_weights,
-        field='sketch.edge_weights',
-      )
-    return parts
+    return {**parts, **self.source.frozen_parts()}
 
   def asked(self, frozen: Params, batch: Batch) -> jax.Array:
-    """Returns the edges that are asked for, (B, H, W) in [-1, 1].
-
-    A drawing, or the edges of the example's picture.
-
-    Args:
-      frozen: with the weights of a detector that is a network.
-      batch: of examples, or of what a person asks for.
-
-    Raises:
-      ValueError: there are neither.
-    """
-    if 'sketch' in batch:
-      return batch['sketch']
-    if self.edges == 'map' and 'mask' in batch:
-      shade = batch['mask'].astype(jnp.float32) / max(1, self.classes - 1)
-      return 2.0 * shade - 1.0
-    if self.edges in pidinet.SIZES:
-      found = system_lib.apply(
-        _detector(self.edges), frozen[EDGES], batch['image'], method='edges'
-      )
-      return jnp.where(found >= edges_lib.THRESHOLD, 1.0, -1.0)
-    if self.edges in edges_lib.DETECTORS:
-      found = jnp.asarray(edges_lib.edges(self.edges)(batch['image']))
-      return 2.0 * found - 1.0
-    needed = {'true': 'edges', 'map': 'mask'}[self.edges]
-    if needed not in batch:
-      raise ValueError(
-        'there is no sketch: give one, data with config.data.maps ='
-        f' {needed!r}, or a detector by config.sketch.edges'
-      )
-    return 2.0 * batch['edges'] - 1.0
+    """Returns the edges that are asked for, see `EdgeSource.asked`."""
+    return self.source.asked(frozen, batch)
 
   def targets(self, weights: Weights, edges: jax.Array) -> list[jax.Array]:
     """Returns what the predictors should say, of each stage.
@@ -239,14 +162,16 @@ class Sketch:
       weights: of the base.
       edges: (B, H, W) in [-1, 1], white on black.
     """
-    if self.target_space == 'latent' and has_latents(self.base):
+    if self.target_space == 'latent' and sketch_base.has_latents(self.base):
       picture = jnp.repeat(edges[..., None], 3, axis=-1)
       return self.base.states(weights, picture)
     targets = []
     for shape in self.shapes:
       cell = edges.shape[1] // shape.state[1]
       pixels = resampling.space_to_depth(edges[..., None], cell)
-      if not has_latents(self.base):  # thin lines would fade in a mean
+      if not sketch_base.has_latents(
+        self.base
+      ):  # thin lines would fade in a mean
         pixels = pixels.max(-1, keepdims=True)
       targets.append(pixels)
     return targets
@@ -256,7 +181,7 @@ class Sketch:
   ) -> jax.Array:
     """Returns the (B, H, W) edge maps in [-1, 1] behind `targets`."""
     size = self.image_size
-    if self.target_space == 'latent' and has_latents(self.base):
+    if self.target_space == 'latent' and sketch_base.has_latents(self.base):
       stages = self._stages_to_train(weights, targets[0].shape[0])
       state: list[jax.Array] = []
       for stage, target in zip(stages, targets, strict=True):
@@ -264,7 +189,7 @@ class Sketch:
       return self.base.decode(weights, state).mean(-1)
     pixels = targets[-1]
     cell = size // pixels.shape[1]
-    if has_latents(self.base):
+    if sketch_base.has_latents(self.base):
       return resampling.depth_to_space(pixels, cell)[..., 0]
     return resampling.enlarge(pixels, cell)[..., 0]
 
@@ -274,7 +199,7 @@ class Sketch:
     """Returns the stages of the base with all levels and no guidance."""
     size = self.image_size
     if condition is None:
-      condition = example_condition(self.dense)
+      condition = sketch_base.example_condition(self.dense)
     return self.dense.stages(weights, condition, (count, size, size))
 
   def _read(
@@ -480,16 +405,6 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
   return error.sum(-1).mean((1, 2))
 
 
-def _detector(name: str) -> pidinet.PiDiNet:
-  width, dilated = pidinet.SIZES[name]
-  return pidinet.PiDiNet(width, dilated)
-
-
-def has_latents(base: system_lib.System) -> bool:
-  """Whether what is diffused are latents of a first stage."""
-  return FIRST_STAGE in base.frozen_parts()
-
-
 def _examples(levels: schedules.Levels, rows: jax.Array) -> Any:
   """Returns one level for each example; factors broadcast over states."""
 
@@ -510,48 +425,6 @@ def _renewed(old: jax.Array, part: jax.Array, errors: jax.Array) -> jax.Array:
   return jnp.where(counts > 0, means, old)
 
 
-def example_condition(base: system_lib.System) -> condition_lib.Condition:
-  """Returns a condition of zeros of one example, to trace with."""
-  encoder = getattr(base, 'encoder', None)
-  _, zeros = conditioning.init(encoder, jax.random.key(0))
-  return condition_lib.Condition(context=zeros, null=zeros)
-
-
-def stage_shapes(
-  base: system_lib.System, taps: Sequence[str]
-) -> tuple[StageShape, ...]:
-  """Traces a system and returns what a predictor must know of its stages.
-
-  Raises:
-    ValueError: activations that the network does not have.
-  """
-
-  def trace(key):
-    params, extra = base.init(key, {})
-    frozen = {  # what encodes pictures and conditions has no say here
-      name: part.init(key)
-      for name, part in base.frozen_parts().items()
-      if name not in (FIRST_STAGE, 'condition')
-    }
-    weights = Weights(params=params, frozen=frozen, extra=extra)
-    size, found = base.image_size, []
-    state: list[jax.Array] = []
-    condition = example_condition(base)
-    for stage in base.stages(weights, condition, (1, size, size)):
-      (levels, denoise), *_ = stage.spans
-      x, context = stage.enter(state, jnp.zeros)
-      level = solvers.row(jax.tree.map(jnp.asarray, levels), 0)
-      prediction = denoise(x, level, context, True, taps=taps)
-      found.append((x, [prediction.taps[name] for name in taps]))
-      state = stage.leave(state, x, prediction.x0, context)
-    return found
-
-  return tuple(
-    StageShape(state=x.shape, taps=tuple(read))
-    for x, read in jax.eval_shape(trace, jax.random.key(0))
-  )
-
-
 def create(config: ConfigDict) -> Sketch:
   """Builds the system of a config.
 
@@ -562,12 +435,12 @@ def create(config: ConfigDict) -> Sketch:
     OSError: the base has no config.
   """
   c = config.sketch
-  of_base = _base_config(config)
-  base = systems.create(_sampled(config, of_base))
-  dense = systems.create(_dense(of_base, base))
+  of_base = sketch_base.read(config)
+  base = systems.create(sketch_base.sampled(config, of_base))
+  dense = systems.create(sketch_base.dense(of_base, base))
   taps = tuple(c.taps)
   try:
-    shapes = stage_shapes(dense, taps)
+    shapes = sketch_base.stage_shapes(dense, taps)
   except TypeError as error:
     raise ValueError(
       f'the system {of_base.system.name!r} of config.sketch.base has no named'
@@ -581,9 +454,11 @@ def create(config: ConfigDict) -> Sketch:
     shapes=shapes,
     predictors=_predictors(config, base, shapes),
     target_space=c.target_space,
-    edges=c.edges,
-    edge_weights=c.edge_weights,
-    classes=config.condition.map_classes,
+    source=sketch_edges.EdgeSource(
+      kind=c.edges,
+      weights=c.edge_weights,
+      classes=config.condition.map_classes,
+    ),
     beta=_per_stage(c.beta, len(shapes)),
     stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
     norm_ref=c.norm_ref,
@@ -596,12 +471,14 @@ def _per_stage(values: Sequence[float], count: int) -> tuple[float, ...]:
 
 
 def _predictors(
-  config: ConfigDict, base: system_lib.System, shapes: Sequence[StageShape]
+  config: ConfigDict,
+  base: system_lib.System,
+  shapes: Sequence[sketch_base.StageShape],
 ) -> tuple[edge_predictor.EdgePredictor, ...]:
   c = config.sketch
 
-  def channels(shape: StageShape) -> int:
-    if not has_latents(base):
+  def channels(shape: sketch_base.StageShape) -> int:
+    if not sketch_base.has_latents(base):
       return 1
     if c.target_space == 'latent':
       return shape.state[-1]
@@ -621,81 +498,9 @@ def _predictors(
     )
 
   outs = [channels(shape) for shape in shapes]
-  patches = _patches(base, len(shapes))
+  patches = sketch_base.patches(base, len(shapes))
   if c.shared:
     return (build(outs, patches),)
   return tuple(
     build([out], [patch]) for out, patch in zip(outs, patches, strict=True)
   )
-
-
-def _patches(base: system_lib.System, count: int) -> tuple[int, ...]:
-  """Returns the sides of the squares that the base's networks see as one."""
-  if isinstance(base, ladm.LaDM):
-    return base.networks.cells
-  if isinstance(base, latent_diffit.LatentDiffiT):
-    return (base.network.patch_size,) * count
-  if isinstance(base, diffit.DiffiT):
-    return (base.network.stem_stride,) * count
-  return (1,) * count
-
-
-def _base_config(config: ConfigDict) -> ConfigDict:
-  """Reads the config of the base, and refuses one of other conditions."""
-  path = config.sketch.base
-  if not path:
-    raise ValueError(
-      'config.sketch.base is not set: the workdir of the trained system whose'
-      ' activations are read'
-    )
-  file = pathlib.Path(path) / 'config.json'
-  if not file.is_file():
-    raise FileNotFoundError(f'missing: {file} (config.sketch.base)')
-  of_base = config_lib.from_json(file.read_text())
-  if of_base.system.name in ('autoencoder', 'sketch'):
-    raise ValueError(
-      f'config.sketch.base is {path}, a run of the system'
-      f' {of_base.system.name!r}, which nothing can be sampled from by itself'
-    )
-  mine, theirs = config_lib.flatten(config), config_lib.flatten(of_base)
-  for name in _SHARED:
-    if mine[name] != theirs[name]:
-      raise ValueError(
-        f'config.{name} is {mine[name]!r}, must be {theirs[name]!r} as in'
-        f' config.sketch.base = {path}'
-      )
-  return of_base
-
-
-def _sampled(config: ConfigDict, of_base: ConfigDict) -> ConfigDict:
-  """Returns the base's config with the fields of sampling of this one."""
-  changed = _copy(of_base)
-  with changed.unlocked():
-    changed.sample = config.sample
-    changed.attention = config.attention
-    changed.remat = config.remat or of_base.remat
-  if tuple(config.sample.windows) != (0, 0):
-    raise ValueError(
-      f'config.sample.windows is {tuple(config.sample.windows)}, must be'
-      ' (0, 0) with a sketch'
-    )
-  return changed
-
-
-def _dense(of_base: ConfigDict, base: system_lib.System) -> ConfigDict:
-  """Returns the base's config without guidance and with all its levels."""
-  changed = _copy(of_base)
-  has_chain = hasattr(base, 'chain')
-  with changed.unlocked():
-    sample = changed.sample
-    sample.guidance, sample.windows = 1.0, (0, 0)
-    sample.steps = _CONTINUOUS_LEVELS
-    if has_chain:
-      sample.solver, sample.spacing = 'ddpm', 'auto'
-      sample.steps = of_base.diffusion.timesteps
-      sample.eta, sample.temperature = 0.0, 1.0
-  return changed
-
-
-def _copy(config: ConfigDict) -> ConfigDict:
-  return config_lib.from_json(config_lib.to_json(config))

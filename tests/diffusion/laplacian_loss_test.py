@@ -68,9 +68,7 @@ def test_a_prior_leaves_its_error_to_the_network(kind, stage, sigma):
   # What the pyramid of the rest alone would give, the mean put back.
   other = laplacian_loss.Preconditioning(wider, stage, kind)
   alone = other.denoise(nothing, wider.forward(key, rest, level, stage), level)
-  np.testing.assert_allclose(
-    got, alone + PROCESS.clean(mean, stage), atol=2e-5
-  )
+  np.testing.assert_allclose(got, alone + PROCESS.clean(mean, stage), atol=2e-5)
   _, _, c_out = precond.factors(level, prior)
   shares = laplacian_loss.band_shares(PROCESS, stage)
   shares = shares if kind == 'band' else np.ones(1)

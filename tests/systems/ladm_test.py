@@ -308,7 +308,8 @@ def test_the_small_picture_is_handed_on_without_a_network():
   # Noise of the small picture, and what it leaves open.
   known = np.sqrt(np.square(system.process.band_rms) + 2 * noise)
   # A deterministic sampler of few steps loses some of the power.
-  assert (0.5 * known < measured).all() and (measured < 1.1 * known).all()
+  assert (0.5 * known < measured).all()
+  assert (measured < 1.1 * known).all()
 
 
 def test_training_asks_for_what_the_small_picture_leaves_open():
@@ -328,7 +329,7 @@ def test_training_asks_for_what_the_small_picture_leaves_open():
     )[0]['generator'][0]
 
   known, other = loss(batch['image']), loss(batch['image'] + 0.3)
-  assert known < 2 < 20 < other
+  assert known < 2 < 10 < other
 
 
 @pytest.mark.parametrize('solver', ['heun', 'euler', 'dpmpp_2m'])

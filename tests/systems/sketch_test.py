@@ -318,7 +318,7 @@ def test_edges_are_those_of_the_data_or_of_a_detector(load):
     [7, 8],
   )
   by_map = systems.create(load(sketch__edges='map'))
-  classes = by_map.classes
+  classes = by_map.source.classes
   mask = jnp.array([[[0, classes - 1]]], jnp.uint8)
   got = by_map.asked({}, {'mask': mask, 'image': half})
   np.testing.assert_allclose(got, [[[-1.0, 1.0]]])
