@@ -3,22 +3,16 @@
 import json
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
-import system_weights
+import written_run
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import sample
-from pyramid_jax import systems
 from pyramid_jax import train
-from pyramid_jax import workdir as workdir_lib
 from pyramid_jax.interop import parts
-from pyramid_jax.scaling import checkpoints
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.scaling import state as state_lib
 
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -34,24 +28,12 @@ def load(name, **values):
 
 def write_base(folder, config, seed=0):
   """Writes a run of random weights, as if it had been trained."""
-  weights = system_weights.weights_of(systems.create(config))
+  _, weights = written_run.write(folder, config, seed)
   parts.write(
     'ldm.autoencoder_kl',
     config.first_stage.checkpoint,
     weights.frozen['first_stage'],
   )
-  state = state_lib.TrainState(
-    step=jnp.int32(1),
-    params=system_weights.fill(weights.params, seed),
-    ema={},
-    opt_state={},
-    extra=weights.extra,
-  )
-  folder.mkdir(exist_ok=True)
-  workdir_lib.write_record(folder, config, ('padding',))
-  store = checkpoints.Checkpoints(folder, 1)
-  store.save(state, config, mesh_lib.create(config.mesh), 0)
-  store.close()
 
 
 @pytest.mark.slow
