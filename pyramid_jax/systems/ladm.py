@@ -437,18 +437,11 @@ def create(config: ConfigDict) -> LaDM:
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
+  ladm_fields.check_small_picture(config)
   sample = config.sample
   space = spaces.create(config, config.laplacian.latent)
   process = ladm_fields.process(config, space)
   encoder = conditioning.create(config)
-  if process.schedule == 'hard' and 'superres' in (
-    config.condition.task,
-    config.condition.also,
-  ):
-    raise ValueError(
-      "config.laplacian.schedule is 'hard', must be another with a small"
-      ' picture: a hidden band is not replaced by what the picture says of it'
-    )
   levels = process.levels
   steps = sample.steps
   steps = (steps,) * levels if isinstance(steps, int) else tuple(steps)

@@ -95,6 +95,26 @@ def stage_batch(config: ConfigDict) -> tuple[int, ...]:
   return shares
 
 
+def check_small_picture(config: ConfigDict) -> None:
+  """Refuses what cannot be with a small picture as the condition.
+
+  Raises:
+    ValueError: latents, or bands that are hidden until their switch.
+  """
+  if 'superres' not in (config.condition.task, config.condition.also):
+    return
+  if config.laplacian.schedule == 'hard':
+    raise ValueError(
+      "config.laplacian.schedule is 'hard', must be another with a small"
+      ' picture: a hidden band is not replaced by what the picture says of it'
+    )
+  if config.laplacian.latent:
+    raise ValueError(
+      'config.laplacian.latent is True, must be False with a small picture,'
+      ' which says something of images'
+    )
+
+
 def solver(config: ConfigDict) -> solvers.Solver:
   """Returns the solver of a config.
 

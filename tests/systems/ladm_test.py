@@ -275,6 +275,10 @@ def test_weights_of_another_process_are_refused(shared):
       {'laplacian__schedule': 'hard', 'condition__also': 'superres'},
       "is 'hard', must be another with a small picture",
     ),
+    (
+      {'laplacian__latent': 'True', 'condition__also': 'superres'},
+      'latent is True, must be False with a small picture',
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused(overrides, message):
