@@ -5,7 +5,8 @@ r"""LaDM: what a stage costs, and the memory of the model for 1024 px.
   python benchmarks/ladm.py --workdir=DIR [--count=64] [--picture=FILE.png]
 
 Without flags, prints of every stage the operations of one network call for one
-image (as the compiler counts them), and of whole samples, guidance included,
+image (as the compiler counts them, which counts the blocks of a DiffiT once),
+and of whole samples, guidance included,
 operations and images/s. With --memory, samples one picture of 1024 px in one
 step a stage with configs/ladm_text.py:1k, whose U-Nets are made narrower and
 whose text encoder is a small one, and prints the peak memory of the process.
@@ -77,7 +78,7 @@ def print_costs(system: ladm.LaDM, batch: int) -> None:
   for stage, steps, scale in zip(
     system.stage_numbers, system.steps, system.guidance, strict=True
   ):
-    n = system.image_size // 2 ** (stage - 1)
+    n = system.image_size // system.space.factor // 2 ** (stage - 1)
     network = system.networks.of_stage(stage)
     tree = system.networks.params_of(params, stage)
     x = jnp.zeros((batch, n, n, system.space.channels))
@@ -88,7 +89,7 @@ def print_costs(system: ladm.LaDM, batch: int) -> None:
     calls = (steps + (stage == 1)) * (1 if scale == 1 else 2)
     total += calls * cost / batch
     print(
-      f'stage {stage}: {n} px, {cost / batch / 1e9:.3f} G operations a call,'
+      f'stage {stage}: {n} x {n}, {cost / batch / 1e9:.3f} G operations a call,'
       f' {calls} calls'
     )
 
