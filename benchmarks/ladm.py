@@ -5,11 +5,11 @@ r"""LaDM: what a stage costs, and the memory of the model for 1024 px.
   python benchmarks/ladm.py --workdir=DIR [--count=64] [--picture=FILE.png]
 
 Without flags, prints of every stage the operations of one network call for one
-image (as the compiler counts them, which counts the blocks of a DiffiT once),
-and of whole samples, guidance included,
-operations and images/s. With --memory, samples one picture of 1024 px in one
-step a stage with configs/ladm_text.py:1k, whose U-Nets are made narrower and
-whose text encoder is a small one, and prints the peak memory of the process.
+image, as the compiler counts them (the blocks of a DiffiT as one), and of whole
+samples, guidance included, operations and images/s. With --memory, samples one
+picture of 1024 px in one step a stage with configs/ladm_text.py:1k, whose
+U-Nets are made narrower and whose text encoder is a small one, and prints the
+peak memory of the process.
 With a run, samples conditions of the test split: prints the power of each band
 of the samples over that of the split's pictures, and draws what is predicted of
 four samples at every second step, coarse to fine.
