@@ -35,9 +35,10 @@ class Stage:
       x0 is the clean prediction of the last step.
     before: (x, level, draw) -> x, changes the state in front of each step;
       `draw()` is noise of its own. None leaves it as it is.
-    after: (x_next, x, prediction, mean) -> x_next, changes the state that a
-      step led to from x: prediction is what the step's first call gave, mean
-      is x_next without noise that the step drew. None leaves it as it is.
+    after: (x_next, x, prediction, mean, ends) -> x_next, changes the state that
+      a step led to from x: prediction is what the step's first call gave, mean
+      is x_next without noise that the step drew, ends are the levels of x and
+      of x_next. None leaves it as it is.
     halves: of a stage with classifier-free guidance: its two halves apart.
   """
 
@@ -225,7 +226,8 @@ def _run_stage(
       draw = lambda: noise.draw(rows[0], x.shape)
       carry = carry.replace(x=before(carry.x, level, rows))
       moved = solver.step(carry, call, level, next_level, draw)
-      carry = _finished(stage, carry.x, moved, call)
+      ends = level, next_level
+      carry = _finished(stage, carry.x, moved, call, ends)
       return carry, (carry.x, carry.prediction.x0) if trace else None
 
     done = 0
@@ -235,7 +237,8 @@ def _run_stage(
       if not done:  # the first step is scanned, with its own change
         carry = carry.replace(x=x)
       else:
-        carry = _finished(stage, begin, carry, call)
+        ends = solvers.row(levels, 0), solvers.row(levels, done)
+        carry = _finished(stage, begin, carry, call, ends)
       if done and trace:
         outputs.append((carry.x[None], carry.prediction.x0[None]))
     count = levels.time.shape[0] - 1
@@ -274,11 +277,17 @@ class _FirstCall:
     return prediction.replace(gradient=None)
 
 
-def _finished(stage: Stage, x: jax.Array, carry: Any, call: _FirstCall) -> Any:
+def _finished(
+  stage: Stage,
+  x: jax.Array,
+  carry: Any,
+  call: _FirstCall,
+  ends: tuple[solvers.Levels, solvers.Levels],
+) -> Any:
   """Applies `Stage.after`, and leaves out what is for the step alone."""
   x_next = carry.x
   if stage.after is not None:
     mean = x_next if carry.mean is None else carry.mean
-    x_next = stage.after(x_next, x, call.prediction, mean)
+    x_next = stage.after(x_next, x, call.prediction, mean, ends)
   prediction = carry.prediction.replace(variance=None)
   return carry.replace(x=x_next, prediction=prediction, mean=None)

@@ -2,7 +2,8 @@
 
 Sketch-guided diffusion (arXiv:2211.13752): a loss on the activations of the
 conditional call is differentiated by the noisy state, and every step is
-followed by a correction along that gradient, `beta` times as long as the step.
+followed by a correction along that gradient, `beta` times as long as the step,
+both as they are in a variance-preserving chain.
 """
 
 from collections.abc import Callable
@@ -74,11 +75,13 @@ def steered(
   def leave(state, x, x0, context):
     return stage.leave(state, x, x0, context[0])
 
-  def after(x_next, x, prediction, mean):
+  def after(x_next, x, prediction, mean, ends):
     if prediction.gradient is None:
       return x_next
-    step = (mean if norm_ref == 'mean' else x_next) - x
-    return x_next - correction(prediction.gradient, step, beta)
+    old, new = (_scale(level) for level in ends)
+    moved = mean if norm_ref == 'mean' else x_next
+    step = moved / new - x / old
+    return x_next - new * correction(prediction.gradient, step, beta)
 
   total = sum(_steps(levels) for levels, _ in stage.spans)
   left, spans = round(stop_fraction * total), []
@@ -118,6 +121,17 @@ def correction(
   has_direction = size >= _TINY * gradient[0].size ** 0.5
   factor = beta * _length(step) / jnp.where(has_direction, size, 1.0)
   return jnp.where(has_direction, factor, 0.0) * gradient
+
+
+def _scale(level: schedules.Levels) -> jax.Array:
+  """Returns what makes a state one of a variance-preserving chain.
+
+  1 for the chains of the paper. States whose image keeps its scale while noise
+  grows (EDM, LaDM) get shorter by half where noise halves: measured so, their
+  first steps would be as long as all of the noise.
+  """
+  signal = jnp.max(level.alpha)  # of bands, that which does not fade
+  return jnp.sqrt(jnp.square(signal) + jnp.square(level.sigma))
 
 
 def _length(x: jax.Array) -> jax.Array:

@@ -102,8 +102,8 @@ def test_each_correction_is_as_long_as_its_step_times_beta(name):
   stage = plain(levels, COND)
   lengths, wanted = [], []
 
-  def watch(x_next, x, prediction, mean):
-    result = after(x_next, x, prediction, mean)
+  def watch(x_next, x, prediction, mean, ends):
+    result = after(x_next, x, prediction, mean, ends)
     length = lambda d: jnp.sqrt(jnp.square(d).sum((1, 2, 3)))
     jax.debug.callback(
       lambda got, want: (lengths.append(got), wanted.append(want)),
@@ -116,8 +116,9 @@ def test_each_correction_is_as_long_as_its_step_times_beta(name):
   after = whole.after
   sample(solver, dataclasses.replace(whole, after=watch))
   assert len(lengths) == len(levels.time) - 1
-  # The states are far longer than the last steps.
-  np.testing.assert_allclose(lengths, wanted, rtol=1e-5, atol=3e-6)
+  # The states are far longer than the last steps, and alpha^2 + sigma^2 is 1 to
+  # the last digit only.
+  np.testing.assert_allclose(lengths, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_step_is_measured_without_the_noise_that_it_draws():
@@ -126,7 +127,8 @@ def test_a_step_is_measured_without_the_noise_that_it_draws():
   stage = steered(plain(levels, COND), stop_fraction=1.0)
   steps = {}
 
-  def watch(x_next, x, prediction, mean):
+  def watch(x_next, x, prediction, mean, ends):
+    del prediction, ends
     jax.debug.callback(
       lambda **arrays: steps.update(arrays), x_next=x_next, x=x, mean=mean
     )
@@ -209,7 +211,8 @@ def test_examples_do_not_know_of_each_other():
     )
     _, context = stage.enter([], lambda shape: x)
     prediction = own.spans[0][1](x, row, context, True)
-    return own.after(x + 1, x, prediction, x + 1)
+    ends = row, solvers.row(jax.tree.map(jnp.asarray, levels), 3)
+    return own.after(x + 1, x, prediction, x + 1, ends)
 
   both = jax.jit(corrected)(x, TARGET, jnp.asarray(COND))
   alone = jax.jit(corrected)
@@ -277,6 +280,28 @@ def test_continuous_time_with_churn():
   got = sample(solver, steered(stage, beta=0.0))[0]
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
   assert np.isfinite(sample(solver, steered(stage))[0]).all()
+
+
+def test_steps_are_measured_as_in_a_variance_preserving_chain():
+  # EDM's states keep the image's scale: divided by sqrt(1 + sigma^2) they are
+  # those of such a chain, whose first steps hardly turn the noise.
+  precond = edm.make_preconditioning('edm', sigma_data=0.5)
+  levels = continuous.Heun().levels(precond, 6)
+  stage = steered(plain(levels, COND), stop_fraction=1.0, beta=0.7)
+  x, mean = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+  first, second = (solvers.row(levels, i) for i in (0, 1))
+  s, t = float(first.sigma), float(second.sigma)
+  assert s == 80
+  x, mean = s * x, t * (x + 0.01 * mean)
+  gradient = jnp.ones(SHAPE)
+  prediction = solvers.Prediction(x0=x, eps=x, gradient=gradient)
+  got = stage.after(mean, x, prediction, mean, (first, second))
+  length = lambda d: jnp.sqrt(jnp.square(d).sum((1, 2, 3)))
+  turned = mean / np.hypot(1, t) - x / np.hypot(1, s)
+  np.testing.assert_allclose(
+    length(got - mean), 0.7 * np.hypot(1, t) * length(turned), rtol=1e-4
+  )
+  assert (length(got - mean) < 0.02 * length(x)).all()
 
 
 def test_wrong_values_are_named():
