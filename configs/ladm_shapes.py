@@ -8,8 +8,9 @@ docs/results.md.
   python -m pyramid_jax.main --config=configs/ladm_shapes.py:text --workdir=DIR
 
 Variants: layout (default), text, class, superres2 and superres4 (from 32 to 64
-and to 128 px), none: the condition; control: a ControlNet for edges on a
-trained run of the same other variants, which --config.control.base names;
+and to 128 px, on 32 x 32 grids; superres is superres4), none: the condition;
+control: a ControlNet for edges on a trained run of the same other variants,
+which --config.control.base names;
 three (default), two, one: the resolutions - one is the same network without a
 pyramid, at 64 px; separate: a network a stage, as the report has it; long
 (resumable, at most 45 minutes on two cores); gpu (128 px, one large GPU; not
@@ -23,10 +24,11 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
-TASKS = ('layout', 'text', 'class', 'superres2', 'superres4', 'none')
+ENLARGING = {'superres': 4, 'superres2': 2, 'superres4': 4}  # and the factor
+TASKS = ('layout', 'text', 'class', *ENLARGING, 'none')
 TOKENS = ('layout', 'text', 'class')
 # Difficulty of the data, 1 if not said.
-LEVELS = {'class': 0, 'text': 2, 'superres2': 2, 'superres4': 2}
+LEVELS = {'class': 0, 'text': 2, **dict.fromkeys(ENLARGING, 2)}
 OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
 CATEGORIES = 24
 # Of the pictures (python -m pyramid_jax.measure_bands), by difficulty, finest
@@ -107,8 +109,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.steps = STEPS[levels]
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 1000, 50
-  if task.startswith('superres'):
-    _enlarging(config, factor=int(task[-1]))
+  if task in ENLARGING:
+    _enlarging(config, ENLARGING[task])
   if variant['control']:
     config.system.name = 'ladm_control'
     config.name += '_control'
@@ -156,6 +158,8 @@ def _enlarging(config: ConfigDict, factor: int) -> None:
   # Of what the small picture leaves open.
   details = (0.051,) if factor == 2 else (0.040, 0.051)
   pyramid.band_rms = (*details, 0.0023)
+  # Less noise than elsewhere: the coarse stage has little to decide (a thought,
+  # not measured).
   pyramid.switch_sigmas = tuple(
     KAPPA / 2 * 2**i * rms for i, rms in enumerate(details)
   )

@@ -45,6 +45,7 @@ VARIANTS = {
     'text',
     'class',
     'none',
+    'superres',
     'superres2',
     'superres4',
     'layout,two',

@@ -83,6 +83,24 @@ def steered(
     step = moved / new - x / old
     return x_next - new * correction(prediction.gradient, step, beta)
 
+  return dataclasses.replace(
+    stage,
+    spans=_spans(stage, halves, loss, taps, stop_fraction),
+    enter=enter,
+    leave=leave,
+    after=after,
+    halves=None,
+  )
+
+
+def _spans(
+  stage: sampling.Stage,
+  halves: sampling.Halves,
+  loss: Loss,
+  taps: Sequence[str],
+  stop_fraction: float,
+) -> tuple[tuple[schedules.Levels, Callable[..., Any]], ...]:
+  """Returns the spans of a stage, cut where steering stops."""
   total = sum(_steps(levels) for levels, _ in stage.spans)
   left, spans = round(stop_fraction * total), []
   for (levels, denoise), half in zip(stage.spans, halves.spans, strict=True):
@@ -93,14 +111,7 @@ def steered(
       spans.append((head, _steered(denoise, halves, half, loss, taps)))
     if count < _steps(levels):
       spans.append((solvers.row(levels, slice(count, None)), _plain(denoise)))
-  return dataclasses.replace(
-    stage,
-    spans=tuple(spans),
-    enter=enter,
-    leave=leave,
-    after=after,
-    halves=None,
-  )
+  return tuple(spans)
 
 
 def correction(
