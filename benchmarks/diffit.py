@@ -37,10 +37,10 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.networks import diffit
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.scaling import sharding
-from pyramid_jax.scaling import state as state_lib
+from pyramid_jax.training import step as state_lib
 
 
 _SIZE = flags.DEFINE_enum('size', 'xl', ('xl', 'small'), 'of the networks')

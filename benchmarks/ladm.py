@@ -27,17 +27,17 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
-from pyramid_jax import grids
-from pyramid_jax import loading
 from pyramid_jax import systems
-from pyramid_jax import workdir as workdir_lib
+from pyramid_jax.conditioning import encoders
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.systems import encoders
-from pyramid_jax.systems import ladm
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.evaluation import grids
+from pyramid_jax.runs import loading
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.ladm import ladm
 
 
 _CONFIG = flags.DEFINE_string('config', 'configs/ladm_shapes.py', 'of a LaDM')

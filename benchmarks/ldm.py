@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import measuring
 import optax
 
+from pyramid_jax.conditioning import encoders
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
@@ -40,7 +41,6 @@ from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import norms
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import ldm
 
 

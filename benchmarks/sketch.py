@@ -35,20 +35,20 @@ import measuring
 import numpy as np
 
 from pyramid_jax import data
-from pyramid_jax import evaluate
-from pyramid_jax import grids
-from pyramid_jax import loading
-from pyramid_jax import steering
-from pyramid_jax import workdir as workdir_lib
+from pyramid_jax.conditioning import encoders
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.evaluation import grids
+from pyramid_jax.evaluation import scoring as evaluate
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import unet as unet_lib
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.systems import encoders
+from pyramid_jax.runs import loading
+from pyramid_jax.runs import predictors as steering
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import system as system_lib
 

@@ -13,7 +13,8 @@ compare at. The published models were trained longer (DiT: 7 M steps).
 
 Encode the images once with sd-vae, then train from the latents:
 
-  python -m pyramid_jax.cache_latents --config=configs/diffit_imagenet.py \
+  python -m pyramid_jax.commands.cache_latents \
+      --config=configs/diffit_imagenet.py \
       --config.data.root=IMAGENET/train --first_stage=VAE --output=CACHE --flips
   python -m pyramid_jax.main --config=configs/diffit_imagenet.py \
       --config.data.name=latents --config.data.root=CACHE \

@@ -10,10 +10,12 @@ The band powers are NOT measured on ImageNet: they say that of latents of unit
 power half is in the details. So are the noise levels that follow from them. Run
 measure_bands and paste what it prints before training:
 
-  python -m pyramid_jax.measure_bands --config=configs/ladm_latent_imagenet.py \
+  python -m pyramid_jax.commands.measure_bands \
+      --config=configs/ladm_latent_imagenet.py \
       --config.data.root=IMAGENET/train --config.first_stage.checkpoint=VAE \
       --kappa=4
-  python -m pyramid_jax.cache_latents --config=configs/ladm_latent_imagenet.py \
+  python -m pyramid_jax.commands.cache_latents \
+      --config=configs/ladm_latent_imagenet.py \
       --config.data.root=IMAGENET/train --first_stage=VAE --output=CACHE --flips
   python -m pyramid_jax.main --config=configs/ladm_latent_imagenet.py \
       --config.data.name=latents --config.data.root=CACHE \

@@ -27,7 +27,8 @@ TASKS = ('class', 'text', 'layout')
 LEVELS = {'class': 0, 'text': 2}  # difficulty of the data, 1 if not said
 OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
 CATEGORIES = 24
-# Of the scaled latents (python -m pyramid_jax.measure_bands), by difficulty:
+# Of the scaled latents, by difficulty
+# (python -m pyramid_jax.commands.measure_bands):
 # the detail and the rest at 4 x 4.
 BANDS = {0: (0.672, 0.741), 1: (0.784, 0.620), 2: (0.768, 0.641)}
 # Noise at the switch over the power of the band that appears. Latents have as

@@ -31,7 +31,8 @@ TOKENS = ('layout', 'text', 'class')
 LEVELS = {'class': 0, 'text': 2, **dict.fromkeys(ENLARGING, 2)}
 OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
 CATEGORIES = 24
-# Of the pictures (python -m pyramid_jax.measure_bands), by difficulty, finest
+# Of the images (python -m pyramid_jax.commands.measure_bands),
+# by difficulty, finest
 # first: the two details, the rest at 16 px; the rest at 32 px; the whole.
 DETAILS = {0: (0.053, 0.077), 1: (0.056, 0.080), 2: (0.072, 0.100)}
 REST = {

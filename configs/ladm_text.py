@@ -21,7 +21,7 @@ Reads a folder of images with captions.jsonl, which may tell the camera;
 --config.data.buckets=64 keeps their aspect ratios, and then
 --config.sample.shape=192,320 samples in one. Needs condition.weights (T5,
 safetensors) and condition.vocab_file (tokenizer.json).
-Measure the band powers of the data first (python -m pyramid_jax.measure_bands):
+Measure the band powers of the data first:
 those of 256 px are of six photographs, those of 1024 px a guess from them.
 """
 

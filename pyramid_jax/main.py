@@ -11,9 +11,9 @@ import jax
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import logs
-from pyramid_jax import options
-from pyramid_jax import workdir as workdir_lib
+from pyramid_jax.commands import options
+from pyramid_jax.runs import workdir as workdir_lib
+from pyramid_jax.runs import writers as logs
 
 
 def main(overrides: dict[str, str]) -> int:
@@ -24,11 +24,8 @@ def main(overrides: dict[str, str]) -> int:
   config = config_lib.load(path) if path else workdir_lib.read_config(workdir)
   config_lib.override(config, overrides)
   config_lib.validate(config)
-  module = importlib.import_module(f'pyramid_jax.{options.MODE.value}')
-  if options.MODE.value == 'train':
-    module.run(config, workdir, options.TAKEOVER.value)
-  else:
-    module.run(config, workdir, options.values())
+  name = f'pyramid_jax.commands.{options.MODE.value}'
+  importlib.import_module(name).run(config, workdir, options.values())
   return errors.OK
 
 

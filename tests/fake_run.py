@@ -13,9 +13,9 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
-from pyramid_jax import evaluate
 from pyramid_jax import main
 from pyramid_jax import systems
+from pyramid_jax.evaluation import scoring as evaluate
 from pyramid_jax.systems import system as system_lib
 
 

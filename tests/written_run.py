@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import system_weights
 
 from pyramid_jax import systems
-from pyramid_jax import workdir as workdir_lib
-from pyramid_jax.scaling import checkpoints
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.scaling import state as state_lib
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import workdir as workdir_lib
+from pyramid_jax.training import step as state_lib
 
 
 def write(folder, config, seed=0, extra=None):

@@ -6,24 +6,27 @@ import importlib
 
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditions import tokenizers
+from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import reader as reader_lib
 
 
 # name -> (module, class); the class is built as `class(config, split)`, and
 # a module whose data are files has `missing_inputs(config, splits)`.
 READERS = {
-  'shapes': ('pyramid_jax.data.shapes', 'ShapesReader'),
-  'image_folder': ('pyramid_jax.data.image_folder', 'ImageFolderReader'),
-  'coco': ('pyramid_jax.data.coco', 'CocoReader'),
+  'shapes': ('pyramid_jax.data.synthetic', 'ShapesReader'),
+  'image_folder': (
+    'pyramid_jax.data.readers.image_folder',
+    'ImageFolderReader',
+  ),
+  'coco': ('pyramid_jax.data.readers.coco', 'CocoReader'),
 }
 LATENTS = 'latents'  # cached for training; other splits read their source
-READERS[LATENTS] = ('pyramid_jax.data.latent_cache', 'LatentReader')
+READERS[LATENTS] = ('pyramid_jax.data.readers.latent_cache', 'LatentReader')
 WITH_MAPS = ('shapes', 'image_folder')  # that config.data.maps asks for
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
 TFDS = 'tfds/'
-TFDS_READER = ('pyramid_jax.data.tfds_reader', 'TfdsReader')
+TFDS_READER = ('pyramid_jax.data.readers.tfds', 'TfdsReader')
 
 _PICTURES = 'train/ and val/ with its images at any depth'
 _CAPTIONS = f'{_PICTURES}, and a captions.jsonl in each for text'

@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.conditions import hashing
-from pyramid_jax.conditions import labels as labels_lib
-from pyramid_jax.conditions import layout
-from pyramid_jax.conditions import scene_graph
+from pyramid_jax.conditioning import hashing
+from pyramid_jax.conditioning import labels as labels_lib
+from pyramid_jax.conditioning import layout
+from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
 from pyramid_jax.data import object_index

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import permutation
 
 

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import batches
 from pyramid_jax.data import permutation
 

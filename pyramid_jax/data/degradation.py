@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import signal
 from scipy import special
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 
 
 KINDS = ('bicubic', 'bsr_light')

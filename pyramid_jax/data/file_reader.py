@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax.conditions import edges
-from pyramid_jax.conditions import hashing
-from pyramid_jax.conditions import tokenizers
+from pyramid_jax.conditioning import edges
+from pyramid_jax.conditioning import hashing
+from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import degradation
 from pyramid_jax.data import holes
 from pyramid_jax.data import images

@@ -7,7 +7,7 @@ numbers on the host; the device turns them into a mask of any resolution.
 
 import numpy as np
 
-from pyramid_jax.conditions import layout
+from pyramid_jax.conditioning import layout
 
 
 Array = layout.Array

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 
 
 _ROUNDS = 6

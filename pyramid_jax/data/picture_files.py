@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import image_folder
 from pyramid_jax.data import images
+from pyramid_jax.data.readers import image_folder
 
 
 class PictureFiles:

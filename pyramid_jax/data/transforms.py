@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 
 
 CROPS = (

@@ -35,6 +35,9 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import image_encoders as picture_encoders
+from pyramid_jax.distributed import initial
 from pyramid_jax.interop import command_line
 from pyramid_jax.interop import diffit_workdir
 from pyramid_jax.interop import latent_workdir
@@ -48,14 +51,11 @@ from pyramid_jax.interop.families import t5
 from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
-from pyramid_jax.scaling import initial
 from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import frido
-from pyramid_jax.systems import latent_diffit as latent_diffit_system
 from pyramid_jax.systems import ldm
-from pyramid_jax.systems import picture_encoders
-from pyramid_jax.systems import sketch
+from pyramid_jax.systems.diffit import latent as latent_diffit_system
+from pyramid_jax.systems.sketch import sketch
 
 
 # The single networks; `load_part` reads one from a foreign or converted file.

@@ -16,14 +16,14 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.distributed import initial
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
-from pyramid_jax.scaling import checkpoints
-from pyramid_jax.scaling import initial
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.scaling import sharding
-from pyramid_jax.systems import latent_diffit
+from pyramid_jax.runs import checkpoints
+from pyramid_jax.systems.diffit import latent as latent_diffit
 
 
 NETWORK = 'diffit.latent'

@@ -5,7 +5,7 @@ import os
 
 import jax
 
-from pyramid_jax.conditions import edges
+from pyramid_jax.conditioning import edges
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import weight_file
 from pyramid_jax.interop.families import pidinet

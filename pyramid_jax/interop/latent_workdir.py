@@ -18,6 +18,11 @@ import orbax.checkpoint as ocp
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import image_encoders as picture_encoders
+from pyramid_jax.distributed import initial
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import conditioners
@@ -25,15 +30,10 @@ from pyramid_jax.interop.families import latent_checkpoint
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import unet
 from pyramid_jax.networks import t5
-from pyramid_jax.scaling import checkpoints
-from pyramid_jax.scaling import initial
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.scaling import sharding
-from pyramid_jax.scaling import state as state_lib
-from pyramid_jax.systems import encoders
+from pyramid_jax.runs import checkpoints
 from pyramid_jax.systems import frido
 from pyramid_jax.systems import ldm
-from pyramid_jax.systems import picture_encoders
+from pyramid_jax.training import step as state_lib
 
 
 CONFIG = 'config.json'

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from scipy import stats
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 
 
 RESAMPLES = 1000

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pyramid_jax.data.shapes import text
+from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import text
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import relations
 
 

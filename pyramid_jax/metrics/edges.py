@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
-from pyramid_jax.data.shapes import render_numpy
+from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import detector
 
 
 NEAR = 0.0075  # of the diagonal, as in the Berkeley benchmark

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from pyramid_jax.metrics import detector
+from pyramid_jax.data.synthetic import detector
 
 
 MAX_PSNR = 100.0  # dB; equal pictures have no finite one

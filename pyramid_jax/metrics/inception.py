@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.data.synthetic import detector
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score

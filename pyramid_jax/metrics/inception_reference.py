@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from pyramid_jax.metrics import detector
+from pyramid_jax.data.synthetic import detector
 from pyramid_jax.metrics import frechet
 
 

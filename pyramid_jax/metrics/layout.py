@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 from scipy import optimize
 
-from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import detector
 
 
 MIN_IOU = 0.5

@@ -6,18 +6,18 @@ import dataclasses
 
 import numpy as np
 
-from pyramid_jax.conditions import hashing
-from pyramid_jax.data.shapes import scenes
+from pyramid_jax.conditioning import hashing
+from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.data.synthetic import shape_distribution
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import captions
-from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import edges
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import layout
 from pyramid_jax.metrics import relations
 from pyramid_jax.metrics import restoration
 from pyramid_jax.metrics import segmentation
-from pyramid_jax.metrics import shape_distribution
 from pyramid_jax.metrics import stuff
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from pyramid_jax.data.shapes import render
+from pyramid_jax.data.synthetic import render
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
 

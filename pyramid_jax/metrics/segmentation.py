@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import detector
 
 
 # 0 unlabelled, then the things, then the backgrounds.

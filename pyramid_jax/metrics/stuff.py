@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import detector
 
 
 MAX_CYCLES = 10

@@ -11,13 +11,13 @@ from pyramid_jax.systems import system as system_lib
 # name -> module with `create(config) -> System`
 SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
-  'diffit': 'pyramid_jax.systems.diffit',
+  'diffit': 'pyramid_jax.systems.diffit.image',
   'frido': 'pyramid_jax.systems.frido',
-  'latent_diffit': 'pyramid_jax.systems.latent_diffit',
-  'ladm': 'pyramid_jax.systems.ladm',
-  'ladm_control': 'pyramid_jax.systems.ladm_control',
+  'latent_diffit': 'pyramid_jax.systems.diffit.latent',
+  'ladm': 'pyramid_jax.systems.ladm.ladm',
+  'ladm_control': 'pyramid_jax.systems.ladm.control',
   'ldm': 'pyramid_jax.systems.ldm',
-  'sketch': 'pyramid_jax.systems.sketch',
+  'sketch': 'pyramid_jax.systems.sketch.sketch',
 }
 
 

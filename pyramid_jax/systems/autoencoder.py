@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import discriminator as discriminator_lib

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
@@ -26,8 +28,6 @@ from pyramid_jax.networks import msvqgan
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import conditioning
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
 

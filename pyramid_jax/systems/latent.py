@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import conditioning
 from pyramid_jax.systems import system as system_lib
 
 

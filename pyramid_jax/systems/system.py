@@ -12,7 +12,7 @@ import flax.struct
 import jax
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditions import condition as condition_lib
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 

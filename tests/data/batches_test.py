@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import batches
 
 

@@ -9,11 +9,11 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax.conditions import scene_graph
+from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import batches
-from pyramid_jax.data import coco
 from pyramid_jax.data import images
 from pyramid_jax.data import index_cache
+from pyramid_jax.data.readers import coco
 
 
 THINGS = [

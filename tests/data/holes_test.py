@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import holes
 
 

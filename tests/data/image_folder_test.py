@@ -8,9 +8,9 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax.conditions import edges
+from pyramid_jax.conditioning import edges
 from pyramid_jax.data import degradation
-from pyramid_jax.data import image_folder
+from pyramid_jax.data.readers import image_folder
 
 
 def paint(path, colour, size=(8, 6)):

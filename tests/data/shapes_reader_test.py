@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
-from pyramid_jax.data import shapes
-from pyramid_jax.data.shapes import reader as reader_lib
-from pyramid_jax.data.shapes import render_numpy
-from pyramid_jax.data.shapes import scenes
-from pyramid_jax.data.shapes import text
+from pyramid_jax.data import synthetic as shapes
+from pyramid_jax.data.synthetic import reader as reader_lib
+from pyramid_jax.data.synthetic import render_numpy
+from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.data.synthetic import text
 
 
 def _config(task='none', level=1, **condition):

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from pyramid_jax.data.shapes import render
-from pyramid_jax.data.shapes import render_numpy
-from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data.synthetic import render
+from pyramid_jax.data.synthetic import render_numpy
+from pyramid_jax.data.synthetic import scenes
 
 
 @functools.cache

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pyramid_jax.conditions import scene_graph
-from pyramid_jax.data.shapes import scenes
-from pyramid_jax.data.shapes import text
+from pyramid_jax.conditioning import scene_graph
+from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.data.synthetic import text
 
 
 def _label(name):

@@ -13,7 +13,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax.data import tfds_reader
+from pyramid_jax.data.readers import tfds as tfds_reader
 
 
 SOURCE = """

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pyramid_jax.conditions import hashing
+from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import transforms
 
 

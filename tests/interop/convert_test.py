@@ -9,11 +9,11 @@ import torch_writer
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import loading
 from pyramid_jax import systems
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
+from pyramid_jax.runs import loading
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

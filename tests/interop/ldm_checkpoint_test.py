@@ -8,12 +8,12 @@ import torch_writer
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import loading
 from pyramid_jax import systems
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop.families import latent_checkpoint
+from pyramid_jax.runs import loading
 
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'

@@ -8,10 +8,10 @@ from scipy import ndimage
 
 from pyramid_jax import config as config_lib
 from pyramid_jax.data import holes
-from pyramid_jax.data import shapes
-from pyramid_jax.data.shapes import render
-from pyramid_jax.data.shapes import render_numpy
-from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data import synthetic as shapes
+from pyramid_jax.data.synthetic import render
+from pyramid_jax.data.synthetic import render_numpy
+from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import obedience
 from pyramid_jax.metrics import restoration

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pyramid_jax.data.shapes import scenes
+from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import captions
-from pyramid_jax.metrics import detector
 from pyramid_jax.metrics import relations
 
 

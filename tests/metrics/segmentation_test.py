@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyramid_jax.metrics import detector
+from pyramid_jax.data.synthetic import detector
 from pyramid_jax.metrics import segmentation
 
 

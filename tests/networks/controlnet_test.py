@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pyramid_jax.distributed import initial
 from pyramid_jax.networks import controlnet
 from pyramid_jax.networks import unet
-from pyramid_jax.scaling import initial
 
 
 B, SIDE = 2, 4

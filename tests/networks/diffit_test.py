@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pyramid_jax.distributed import initial
 from pyramid_jax.networks import diffit
-from pyramid_jax.scaling import initial
 
 
 B = 2

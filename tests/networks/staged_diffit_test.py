@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import system_weights
 
+from pyramid_jax.distributed import initial
 from pyramid_jax.networks import staged_diffit
 from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import transformer
-from pyramid_jax.scaling import initial
 
 
 B, TOKENS, DIM = 2, 3, 6

@@ -5,10 +5,10 @@ import numpy as np
 import official_fill
 import pytest
 
+from pyramid_jax.distributed import initial
 from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import unet
 from pyramid_jax.networks.layers import transformer
-from pyramid_jax.scaling import initial
 
 
 B, SIDE = 2, 8

@@ -8,7 +8,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.scaling import initial
+from pyramid_jax.distributed import initial
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import first_stage_losses
 from pyramid_jax.systems import system as system_lib

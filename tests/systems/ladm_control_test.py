@@ -11,13 +11,13 @@ import system_weights
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import systems
-from pyramid_jax.conditions import tokenizers
-from pyramid_jax.data.shapes import text
+from pyramid_jax.conditioning import tokenizers
+from pyramid_jax.data.synthetic import text
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.scaling import mesh as mesh_lib
-from pyramid_jax.systems import ladm
-from pyramid_jax.systems import ladm_control
+from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.ladm import control as ladm_control
+from pyramid_jax.systems.ladm import ladm
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import system_weights
 
-from pyramid_jax import cache_latents
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
+from pyramid_jax.commands import cache_latents
+from pyramid_jax.conditioning import encoders
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import first_stages
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import system as system_lib
 
 

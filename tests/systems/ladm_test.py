@@ -9,13 +9,13 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_levels
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.systems import encoders
-from pyramid_jax.systems import low_resolution
 from pyramid_jax.systems import system as system_lib
 
 

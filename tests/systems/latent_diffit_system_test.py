@@ -15,8 +15,8 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.interop import verify
-from pyramid_jax.systems import latent_diffit
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.diffit import latent as latent_diffit
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

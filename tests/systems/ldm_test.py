@@ -11,12 +11,12 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.systems import conditioning
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import system as system_lib

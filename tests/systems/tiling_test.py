@@ -8,10 +8,10 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax.diffusion import patches
+from pyramid_jax.distributed import initial
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.scaling import initial
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import tiling
 

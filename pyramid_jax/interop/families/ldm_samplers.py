@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.conditioning import encoders
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
@@ -22,7 +23,6 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import chains
 from pyramid_jax.interop.families import unet as unet_family
 from pyramid_jax.networks import unet as unet_lib
-from pyramid_jax.systems import encoders
 from pyramid_jax.systems import ldm
 
 

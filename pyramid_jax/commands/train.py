@@ -1,0 +1,22 @@
+"""`--mode=train`: a config and a folder in, a trained run out."""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pyramid_jax.training import loop
+
+
+def run(
+  config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
+) -> None:
+  """Trains, or goes on where a run was cut off; see `training.loop.run`.
+
+  Args:
+    config: a whole config.
+    workdir: the folder of the run.
+    options: of the command line: `takeover`.
+  """
+  loop.run(config, workdir, options['takeover'])

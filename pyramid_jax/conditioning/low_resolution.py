@@ -1,0 +1,165 @@
+"""A small picture as the condition of a larger one, with noise on it.
+
+Noise conditioning augmentation (arXiv:2106.15282, section 3): a model that
+enlarges what another made is trained on small pictures with noise, and told
+how much there is, so that it does not lean on their finest details. Enlarged,
+they are also what is known of the image before any network is asked.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.diffusion import laplacian_loss
+
+
+Batch = Mapping[str, jax.Array]
+
+# What training adds to a batch, and what may be given in sampling too.
+DEVIATION, NOISE = 'lr_deviation', 'lr_noise'
+_SEED = 0  # of the noise in sampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisyPictureEncoder:
+  """The small picture with noise, enlarged to the model's grid.
+
+  The null condition keeps it: what guidance compares differs in the rest.
+
+  Attributes:
+    size: px of a side of the result.
+    factor: size over the side of the small picture.
+    levels: resolutions of the pyramid.
+    low: smallest deviation of the noise in training, above 0.
+    high: largest; its logarithm is uniform between both.
+    sampling: deviation where the batch has none, above 0.
+  """
+
+  size: int
+  factor: int
+  levels: int
+  low: float = 0.01
+  high: float = 0.5
+  sampling: float = 0.1
+  trained: bool = False
+
+  @property
+  def widths(self) -> encoders.Widths:
+    return encoders.Widths(concat=3)
+
+  @property
+  def example(self) -> Batch:
+    side = self.size // self.factor
+    return {'lr_image': jnp.zeros((1, side, side, 3))}
+
+  def init(self, key: jax.Array) -> Any:
+    del key
+    return {}
+
+  def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
+    """Returns a training batch with noise for its small pictures.
+
+    Args:
+      batch: with `lr_image` (B, h, w, 3) in [-1, 1].
+      key: of the noise and its deviations.
+    """
+    level_key, noise_key = jax.random.split(key)
+    shape = batch['lr_image'].shape
+    low, high = math.log(self.low), math.log(self.high)
+    level = jax.random.uniform(level_key, shape[:1], minval=low, maxval=high)
+    noise = jax.random.normal(noise_key, shape)
+    return {**batch, DEVIATION: jnp.exp(level), NOISE: noise}
+
+  def encode(self, params: Any, batch: Batch) -> encoders.Inputs:
+    """Returns the channels (B, size, size, 3), and the log of the deviation.
+
+    Args:
+      params: none.
+      batch: with `lr_image`, perhaps with `lr_deviation` (B,) and `lr_noise`
+        of its shape; without them `sampling` and noise that is always the
+        same.
+
+    Raises:
+      ValueError: a picture of another size.
+    """
+    del params
+    small = batch['lr_image'].astype(jnp.float32)
+    b, side = small.shape[0], self.size // self.factor
+    if small.shape != (b, side, side, 3):
+      raise ValueError(
+        f'the small picture has shape {small.shape}, must be'
+        f' {(b, side, side, 3)}'
+      )
+    if NOISE in batch:
+      noise, deviation = batch[NOISE], batch[DEVIATION]
+    else:
+      noise = jax.random.normal(jax.random.key(_SEED), small.shape)
+      deviation = jnp.full((b,), self.sampling)
+    noisy = small + deviation[:, None, None, None] * noise
+    mean = enlarged(noisy, self.factor)
+    power = noise_powers(self.factor, self.levels)
+    return encoders.Inputs(
+      concat=mean,
+      concat_noise=jnp.log(deviation),
+      prior=laplacian_loss.Prior(mean, jnp.square(deviation)[:, None] * power),
+    )
+
+  def null(self, params: Any, batch: Batch) -> encoders.Inputs:
+    return self.encode(params, batch)
+
+
+def enlarged(small: jax.Array, factor: int) -> jax.Array:
+  """Enlarges pictures (B, h, w, C) bicubically, and gives cells their means.
+
+  Pooled by `factor` the result is `small` again: x + up(y - down(x)).
+  """
+  b, height, width, channels = small.shape
+  shape = (b, factor * height, factor * width, channels)
+  x = jax.image.resize(small, shape, 'cubic')
+  cells = x.reshape(b, height, factor, width, factor, channels)
+  missing = small - cells.mean((2, 4))
+  return x + missing.repeat(factor, 1).repeat(factor, 2)
+
+
+def noise_powers(factor: int, levels: int) -> jax.Array:
+  """Returns (L,) the power of each band of enlarged white unit noise.
+
+  Of noise in the middle of a picture, so from the response to one pixel.
+  """
+  side = max(16, 2**levels)
+  dot = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1.0)
+  parts = laplacian.bands(enlarged(dot, factor), levels)
+  return jnp.stack([jnp.square(x).mean() * side**2 for x in parts])
+
+
+def create(config: ConfigDict) -> NoisyPictureEncoder:
+  """Builds the encoder of a config.
+
+  Raises:
+    ValueError: a size that the factor does not divide.
+  """
+  c, size, factor = (
+    config.condition,
+    config.data.image_size,
+    config.data.lr_factor,
+  )
+  if size % factor:
+    raise ValueError(
+      f'config.data.image_size is {size}, must be divisible by'
+      f' config.data.lr_factor = {factor}'
+    )
+  return NoisyPictureEncoder(
+    size=size,
+    factor=factor,
+    levels=config.laplacian.levels,
+    low=c.lr_noise_low,
+    high=c.lr_noise_high,
+    sampling=c.lr_noise_sampling,
+  )

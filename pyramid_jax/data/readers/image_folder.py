@@ -1,0 +1,369 @@
+"""A folder of one's own images.
+
+`config.data.root` holds images at any depth. If it has a folder `train`, then
+every split reads the folder of its name (test falls back to `val`); otherwise
+all splits read everything. The first folder of a path is the image's class.
+
+`captions.jsonl`, beside the images, gives captions, one object a line:
+{"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
+leaves images without a caption out. A line may also have what is known of the
+camera, "pitch" and "depth_of_field" in the words of `conditions.camera`.
+
+`1.map.png`, beside `1.jpg`, is the image's semantic map: 8-bit grey values, or
+a palette, 0 = unlabelled. The task 'map' leaves images without one out, and so
+does `mask` among `config.data.maps`. Edges are those that the detector
+`config.data.edges` finds in an image as it is cut.
+
+With `config.data.buckets` training images keep their aspect ratio, nearly: see
+`data.buckets`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from concurrent import futures
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.conditioning import camera
+from pyramid_jax.data import annotation_files
+from pyramid_jax.data import buckets
+from pyramid_jax.data import file_reader
+from pyramid_jax.data import images
+from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data import transforms
+
+
+TASKS = ('none', 'text', 'class', 'map', 'superres', 'inpaint')
+BUCKET_TASKS = ('none', 'text', 'class')  # whose conditions have no grid
+MAP = '.map.png'
+CAPTIONS = 'captions.jsonl'
+
+
+def folder(config: ConfigDict, split: str) -> pathlib.Path:
+  """Returns the folder that a split reads."""
+  root = pathlib.Path(config.data.root).expanduser()
+  if not (root / 'train').is_dir():
+    return root
+  if split == 'test' and not (root / 'test').is_dir():
+    return root / 'val'
+  return root / split
+
+
+def missing_inputs(
+  config: ConfigDict, splits: Iterable[str] = ('train', 'val', 'test')
+) -> list[str]:
+  """Returns 'path (what it is)' of everything that is not there."""
+  if not config.data.root:
+    return ['the folder of images (config.data.root is empty)']
+  lines = []
+  for split in splits:
+    base = folder(config, split)
+    if not base.is_dir():
+      lines.append(f'{base} (image folder, config.data.root)')
+    elif _needs_captions(config) and not (base / CAPTIONS).is_file():
+      lines.append(f'{base / CAPTIONS} (captions, config.data.root)')
+  return list(dict.fromkeys(lines))
+
+
+def _needs_captions(config: ConfigDict) -> bool:
+  return config.condition.task == 'text' or config.condition.also == 'camera'
+
+
+def find_images(base: pathlib.Path) -> list[str]:
+  """Returns the paths of all images below a folder, sorted.
+
+  Hidden files and folders, and semantic maps, are left out.
+  """
+  found = []
+  for parent, folders, files in os.walk(base):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    for name in files:
+      if name.startswith('.') or name.endswith(MAP):
+        continue
+      if name.lower().endswith(images.SUFFIXES):
+        path = pathlib.Path(parent, name).relative_to(base)
+        found.append(path.as_posix())
+  return sorted(found)
+
+
+def require_images(base: pathlib.Path, name: str) -> list[str]:
+  """Returns what `find_images` does, at least one.
+
+  Args:
+    base: the folder.
+    name: what the message calls it.
+
+  Raises:
+    UserError: there are none.
+  """
+  found = find_images(base)
+  if not found:
+    raise errors.UserError(
+      f'{name} holds no images; expected files that end in '
+      f'{", ".join(images.SUFFIXES)}.',
+      errors.MISSING,
+    )
+  return found
+
+
+def _entries(path: pathlib.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+  """Yields the number, the file and the whole entry of every line."""
+  for number, line in annotation_files.load_lines(path):
+    try:
+      entry = json.loads(line)
+    except json.JSONDecodeError:
+      entry = None
+    if not isinstance(entry, dict) or not all(
+      isinstance(entry.get(key), str) for key in ('file', 'caption')
+    ):
+      annotation_files.fail(
+        path,
+        f'line {number}',
+        f'must be {{"file": TEXT, "caption": TEXT}}, got {line!r:.60}',
+      )
+    yield number, pathlib.PurePosixPath(entry['file']).as_posix(), entry
+
+
+def load_captions(path: pathlib.Path) -> dict[str, str]:
+  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
+
+  Raises:
+    UserError: a line is something else; the message has its number.
+  """
+  captions: dict[str, str] = {}
+  for _, name, entry in _entries(path):
+    captions.setdefault(name, entry['caption'])
+  return captions
+
+
+def load_cameras(path: pathlib.Path) -> dict[str, dict[str, int]]:
+  """Reads the ids of the cameras from the same lines.
+
+  Raises:
+    UserError: a value that there is not; the message has its line.
+  """
+  cameras: dict[str, dict[str, int]] = {}
+  for number, name, entry in _entries(path):
+    try:
+      cameras.setdefault(name, camera.ids(entry))
+    except ValueError as error:
+      annotation_files.fail(path, f'line {number}:', f'{error}')
+  return cameras
+
+
+class ImageFolderReader(file_reader.FileReader):
+  """Reads a folder of images (see the module and `reader.Reader`).
+
+  Examples have `image` (uint8 until `finish`), `class` (0 = none), `crop`,
+  `flipped` and `id` (the place in the sorted list), and with the task 'text'
+  `condition_ids`, `caption_ids`, `caption_mask` and outside of training
+  `caption`; with 'map' `mask`; with 'superres' and 'inpaint' what
+  `restoration_arrays` makes; with `config.data.maps` what they ask for; with
+  the second condition 'camera' its attributes, 0 = not known; with buckets
+  `aspect`, the logarithms of height and width over `image_size`. Images are
+  turned as their EXIF data say and resized with antialiasing.
+  """
+
+  def __init__(self, config: ConfigDict, split: str):
+    """Lists the files.
+
+    Args:
+      config: a whole config.
+      split: train, val or test.
+
+    Raises:
+      ValueError: no images, a task that needs boxes, or malformed captions.
+      FileNotFoundError: the folder or the captions are missing.
+    """
+    missing = missing_inputs(config, (split,))
+    if missing:
+      raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
+    task = config.condition.task
+    if task not in TASKS:
+      raise ValueError(
+        f'config.condition.task is {task!r}, must be one of '
+        f'{", ".join(TASKS)} for config.data.name = image_folder.'
+      )
+    self._folder = folder(config, split)
+    self._files = require_images(
+      self._folder, f'{self._folder} (config.data.root)'
+    )
+    absent: dict[str, int] = {}
+    self._captions: dict[str, str] = {}
+    self._cameras: dict[str, dict[str, int]] | None = None
+    if config.condition.also == 'camera':
+      self._cameras = load_cameras(self._folder / CAPTIONS)
+    if task == 'text':
+      absent['without_caption'] = self._use_captions()
+    if 'mask' in reader_lib.wanted_maps(config):
+      absent['without_map'] = self._use_maps()
+    count = len(self._files)
+    super().__init__(config, split, count, 'smooth')
+    self.report |= {what: number for what, number in absent.items() if number}
+    classes = [name.split('/')[0] for name in self._files if '/' in name]
+    self.label_names = ('', *sorted(set(classes)))
+    reader_lib.check_classes(config, self.label_names)
+    self._labels = {name: i for i, name in enumerate(self.label_names)}
+    self._classes = config.condition.map_classes
+    self.buckets: buckets.Buckets | None = None
+    if config.data.buckets and split == 'train':
+      self.buckets = self._make_buckets(config)
+    logging.info('%d images of %s in %s', count, split, self._folder)
+
+  def _make_buckets(self, config: ConfigDict) -> buckets.Buckets:
+    """Reads the sizes of all images and puts them into buckets."""
+    d, c = config.data, config.condition
+    if d.maps:
+      raise ValueError(
+        f'config.data.buckets is {d.buckets}, must be 0 with config.data.maps'
+        f' = {tuple(d.maps)}: maps are squares'
+      )
+    if (
+      c.task not in BUCKET_TASKS
+      or c.also == 'superres'
+      or d.crop not in transforms.SHAPED
+    ):
+      raise ValueError(
+        f'config.data.buckets serves the tasks {", ".join(BUCKET_TASKS)} and'
+        f' the crops {", ".join(transforms.SHAPED)}; config.condition.task is'
+        f' {c.task!r}, config.condition.also {c.also!r}, config.data.crop'
+        f' {d.crop!r}'
+      )
+    allowed = buckets.shapes(d.image_size, d.buckets, d.bucket_ratio)
+
+    def size(name: str) -> buckets.Shape:
+      try:
+        return images.size(self._folder / name)
+      except images.BrokenImage:  # told when it is read
+        return (1, 1)
+
+    with futures.ThreadPoolExecutor(d.workers) as pool:
+      sizes = np.array(list(pool.map(size, self._files)))
+    found = buckets.assign(sizes, allowed, config.train.batch_size)
+    for shape, members in zip(found.shapes, found.members, strict=True):
+      logging.info('%d images of %d x %d px', len(members), *shape[::-1])
+    return found
+
+  def loader(
+    self, index: int, draw: np.uint64
+  ) -> Callable[[int], dict[str, np.ndarray]]:
+    """Returns what makes an example of the shape of the one at `index`."""
+    shape = None if self.buckets is None else self.buckets.shape(index)
+    return functools.partial(self.example, draw=draw, shape=shape)
+
+  def batch(
+    self, indices: np.ndarray, draws: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns stacked examples, with buckets of one of them.
+
+    Args:
+      indices: (B,) int64 in [0, len).
+      draws: (B,) uint64, the seed of each example.
+
+    Raises:
+      UserError: too many images are broken (see `skipping.Skipper`).
+      ValueError: examples of more than one bucket.
+    """
+    if self.buckets is not None:
+      shapes = {self.buckets.shape(int(index)) for index in indices}
+      if len(shapes) > 1:
+        raise ValueError(
+          'config.data.buckets is for training; images of the shapes'
+          f' {sorted(shapes)} are no batch, set it to 0'
+        )
+    return super().batch(indices, draws)
+
+  def _use_captions(self) -> int:
+    """Leaves out images without a caption, and returns how many."""
+    path = self._folder / CAPTIONS
+    self._captions = load_captions(path)
+    files = [name for name in self._files if name in self._captions]
+    if not files:
+      raise errors.UserError(
+        f'{path} has no caption of any of the {len(self._files)} images.',
+        errors.DATA,
+      )
+    return self._keep(files)
+
+  def _keep(self, files: list[str]) -> int:
+    """Leaves out the other files, and returns how many."""
+    absent = len(self._files) - len(files)
+    self._files = files
+    return absent
+
+  def _use_maps(self) -> int:
+    """Leaves out images without a map, and returns how many."""
+    files = [name for name in self._files if self._map(name).is_file()]
+    if not files:
+      raise errors.UserError(
+        f'{self._folder} has no semantic map of any of the {len(self._files)} '
+        f'images; the map of a.jpg is a{MAP}.',
+        errors.DATA,
+      )
+    return self._keep(files)
+
+  def _map(self, name: str) -> pathlib.Path:
+    return (self._folder / name).with_suffix(MAP)
+
+  def _read_map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    path = self._map(name)
+    classes = images.read_map(path)
+    if classes.shape != shape[:2]:
+      raise images.BrokenImage(
+        path,
+        f'{classes.shape[1]}x{classes.shape[0]} px, its image has'
+        f' {shape[1]}x{shape[0]}',
+      )
+    if classes.max() >= self._classes:
+      raise errors.UserError(
+        f'{path} has the class {classes.max()}, must be below'
+        f' config.condition.map_classes = {self._classes}.',
+        errors.DATA,
+      )
+    return classes
+
+  def example(
+    self, index: int, draw: np.uint64, shape: buckets.Shape | None = None
+  ) -> dict[str, np.ndarray]:
+    """Returns one example, or raises `BrokenImage`.
+
+    Args:
+      index: of the image.
+      draw: the seed of the example.
+      shape: height and width, if it is no square.
+    """
+    name = self._files[index]
+    picture = images.read(self._folder / name, upright=True)
+    pixels, crop, flipped = self.transform(picture, draw, shape)
+    label = self._labels[name.split('/')[0]] if '/' in name else 0
+    example = {
+      'image': np.ascontiguousarray(pixels),
+      'class': np.asarray(label, np.int32),
+      'crop': crop.astype(np.float32),
+      'flipped': np.asarray(flipped),
+      'id': np.asarray(index, np.int64),
+    }
+    if shape is not None:
+      example['aspect'] = np.log(
+        np.array(shape, np.float32) / self.transform.size
+      )
+    if 'mask' in self._maps:
+      classes = self._read_map(name, picture.shape)
+      box = self.transform.pixel_crop(classes.shape, crop)
+      example['mask'] = transforms.cut_map(classes, box, len(pixels), flipped)
+    example.update(self.restoration_arrays(pixels, draw))
+    if self._cameras is not None:
+      ids = self._cameras.get(name, camera.ids({}))
+      example.update({k: np.asarray(v, np.int32) for k, v in ids.items()})
+    if self._captions:
+      example.update(self.text_arrays(self._captions[name]))
+    return example

@@ -1,0 +1,320 @@
+"""Latents computed beforehand: how they lie on disk, and their reader.
+
+A folder holds `manifest.json`, which says what the latents are of and which
+autoencoder made them, and shards: `SPLIT-00000.npz`, each beside a `.json` with
+its SHA-256. A shard has `latent_mean_S` (N, h, w, C) float16 of every scale S,
+coarse first; `latent_std_0` of a Kullback-Leibler autoencoder; the same of the
+mirrored images under `flipped_...`, where asked for; and whatever else the
+examples have for the networks. `pyramid_jax.commands.cache_latents` writes it.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+import zipfile
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.conditioning import hashing
+
+
+MANIFEST = 'manifest.json'
+FORMAT = 1
+SPLIT = 'train'
+FLIPPED = 'flipped_'
+LATENTS = ('latent_mean_', 'latent_std_')
+# Fields that a cache fixes; a run that uses it must have the same.
+FIXED = (
+  'data.image_size',
+  'data.level',
+  'data.max_objects',
+  'data.lr_factor',
+  'data.maps',
+  'condition.task',
+  'condition.also',
+  'condition.encoder',
+  'condition.max_length',
+  'condition.max_objects',
+  'condition.no_tokens',
+  'condition.encode_crop',
+  'condition.shift',
+)
+# Pictures that are encoded with the condition cannot be cached; places would
+# have to be mirrored with the image.
+UNSERVED = ('inpaint',)
+FLIPPABLE = ('none', 'class')
+_STREAM = 300  # word of the hash that mirrors
+
+
+def fixed_fields(config: ConfigDict) -> dict[str, Any]:
+  """Returns the fields of `FIXED` that are not empty in a config."""
+  fields = {}
+  for name in FIXED:
+    section, field = name.split('.')
+    if config[section].get(field, ()) != ():
+      fields[name] = config[section][field]
+  return fields
+
+
+def shard_name(index: int) -> str:
+  """Returns the file of a shard."""
+  return f'{SPLIT}-{index:05d}.npz'
+
+
+def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+  """Writes down what a cache is, or checks it against what is there.
+
+  Raises:
+    UserError: the folder holds another cache.
+  """
+  file = folder / MANIFEST
+  if file.is_file():
+    was = _read_json(file)
+    for name in manifest:
+      if was.get(name) != json.loads(json.dumps(manifest[name])):
+        raise errors.UserError(
+          f'{folder} holds another cache: its {name} is {was.get(name)!r}, not'
+          f' {manifest[name]!r}.',
+          errors.OUTPUT,
+        )
+    return
+  _write(file, (json.dumps(manifest, indent=2) + '\n').encode())
+
+
+def write_shard(
+  folder: pathlib.Path, index: int, arrays: Mapping[str, np.ndarray]
+) -> None:
+  """Writes a shard, then the file that makes it count.
+
+  Args:
+    folder: of the cache.
+    index: of the shard.
+    arrays: (N, ...) each.
+  """
+  file = folder / shard_name(index)
+  aside = file.with_name(f'{file.name}.tmp')
+  with open(aside, 'wb') as out:
+    np.savez(out, **dict(arrays))  # type: ignore[arg-type]
+  digest = _sha256(aside)
+  aside.replace(file)
+  count = len(next(iter(arrays.values())))
+  record = {'sha256': digest, 'count': count}
+  _write(file.with_suffix('.json'), json.dumps(record).encode())
+
+
+def is_written(folder: pathlib.Path, index: int) -> bool:
+  """Whether a shard is there, whole."""
+  file = folder / shard_name(index)
+  record = file.with_suffix('.json')
+  if not (file.is_file() and record.is_file()):
+    return False
+  return _read_json(record).get('sha256') == _sha256(file)
+
+
+def _write(file: pathlib.Path, content: bytes) -> None:
+  aside = file.with_name(f'{file.name}.tmp.{os.getpid()}')
+  aside.write_bytes(content)
+  aside.replace(file)
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    value = json.loads(file.read_text())
+  except (OSError, ValueError) as error:
+    raise errors.UserError(f'{file}: {error}', errors.DATA) from error
+  if not isinstance(value, dict):
+    raise errors.UserError(f'{file} is not a JSON object.', errors.DATA)
+  return value
+
+
+def _sha256(file: pathlib.Path) -> str:
+  with open(file, 'rb') as opened:
+    return hashlib.file_digest(opened, 'sha256').hexdigest()
+
+
+def missing_inputs(
+  config: ConfigDict, splits: Iterable[str] = (SPLIT,)
+) -> list[str]:
+  """Returns 'path (what it is)' of what is not there."""
+  del splits
+  if not config.data.root:
+    return ['the folder of latents (config.data.root is empty)']
+  file = pathlib.Path(config.data.root).expanduser() / MANIFEST
+  return [] if file.is_file() else [f'{file} (latents, config.data.root)']
+
+
+def source(config: ConfigDict) -> ConfigDict:
+  """Returns the config of the data that a cache was made of.
+
+  Raises:
+    UserError: the cache cannot be read.
+  """
+  folder = pathlib.Path(config.data.root).expanduser()
+  fields = _read_json(folder / MANIFEST)['data']
+  copy = ConfigDict(config.to_dict())
+  copy.data.name, copy.data.root = fields['name'], fields['root']
+  return copy
+
+
+class LatentReader:
+  """Reads a cache in place of the training images (see `reader.Reader`).
+
+  Examples have the latents, and everything that the networks were told of the
+  image, but not the image. The SHA-256 of a shard is checked when it is first
+  read.
+  """
+
+  def __init__(self, config: ConfigDict, split: str):
+    """Opens a cache.
+
+    Args:
+      config: a whole config.
+      split: train; the other splits are read from the source.
+
+    Raises:
+      UserError: a cache that is damaged, incomplete or of another config.
+    """
+    if split != SPLIT:
+      raise ValueError(f'latents are cached for train only, not for {split}.')
+    self._folder = pathlib.Path(config.data.root).expanduser()
+    manifest = _read_json(self._folder / MANIFEST)
+    if manifest.get('format') != FORMAT:
+      raise errors.UserError(
+        f'{self._folder / MANIFEST} has format {manifest.get("format")!r},'
+        f' needed {FORMAT}.',
+        errors.DATA,
+      )
+    for name, value in fixed_fields(config).items():
+      was = manifest['fixed'].get(name)
+      if was != json.loads(json.dumps(value)):
+        raise errors.UserError(
+          f'config.{name} is {value!r}, the latents in {self._folder} are of'
+          f' {was!r}.'
+        )
+    self.autoencoder: str = manifest['autoencoder']
+    self.label_names = tuple(manifest['label_names'])
+    self.report: dict[str, int] = {}
+    self._flips = manifest['flips']
+    self._size = manifest['shard_size']
+    self._length = manifest['count']
+    self._open = functools.cache(self._checked)
+    absent = [
+      shard_name(i)
+      for i in range(-(-self._length // self._size))
+      if not (self._folder / shard_name(i)).with_suffix('.json').is_file()
+    ]
+    if absent:
+      raise errors.UserError(
+        f'{self._folder} lacks {len(absent)} of its shards, the first is'
+        f' {absent[0]}; run the command that writes it again.',
+        errors.MISSING,
+      )
+
+  def _checked(self, index: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of a shard, mapped into memory."""
+    file = self._folder / shard_name(index)
+    want = _read_json(file.with_suffix('.json')).get('sha256')
+    try:
+      got = _sha256(file)
+    except OSError as error:
+      raise errors.UserError(str(error), errors.MISSING) from error
+    if got != want:
+      raise errors.UserError(
+        f'{file} has SHA-256 {got[:16]}..., its record says'
+        f' {str(want)[:16]}...: damaged; delete it and write it again.',
+        errors.DATA,
+      )
+    return mapped(file)
+
+  def __len__(self) -> int:
+    return self._length
+
+  def batch(
+    self, indices: np.ndarray, draws: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns stacked examples; `draws` decides which are mirrored."""
+    flips = np.zeros(len(indices), bool)
+    if self._flips:
+      flips = hashing.below(2, np.asarray(draws), _STREAM) == 1
+    rows = []
+    for index, flip in zip(np.asarray(indices), flips, strict=True):
+      shard, row = divmod(int(index), self._size)
+      arrays = self._open(shard)
+      rows.append(
+        {
+          name: arrays[f'{FLIPPED}{name}' if flip and _varies(name) else name][
+            row
+          ]
+          for name in arrays
+          if not name.startswith(FLIPPED)
+        }
+      )
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+  def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the batch: its arrays were finished before they were stored."""
+    return dict(batch)
+
+
+def _varies(name: str) -> bool:
+  return name.startswith(LATENTS)
+
+
+def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of an uncompressed .npz without reading them.
+
+  Raises:
+    UserError: not such a file.
+  """
+  arrays: dict[str, np.ndarray] = {}
+  try:
+    with zipfile.ZipFile(file) as archive, open(file, 'rb') as raw:
+      for info in archive.infolist():
+        if info.compress_type != zipfile.ZIP_STORED:
+          raise ValueError(f'{info.filename} is compressed')
+        raw.seek(info.header_offset + 26)  # lengths of name and extra field
+        name, extra = (int.from_bytes(raw.read(2), 'little') for _ in '12')
+        raw.seek(info.header_offset + 30 + name + extra)
+        version = np.lib.format.read_magic(raw)
+        read = {
+          (1, 0): np.lib.format.read_array_header_1_0,
+          (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = read(raw)
+        if fortran or dtype.hasobject:
+          raise ValueError(f'{info.filename} is no plain array')
+        arrays[info.filename.removesuffix('.npy')] = np.memmap(
+          file, dtype, 'r', raw.tell(), shape
+        )
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise errors.UserError(f'{file}: {error}', errors.DATA) from error
+  return arrays
+
+
+def check(reader: Any, digests: Mapping[str, str]) -> None:
+  """Refuses latents that another autoencoder made.
+
+  Args:
+    reader: of the training split.
+    digests: of the frozen parts of the system.
+
+  Raises:
+    UserError: see above.
+  """
+  if not isinstance(reader, LatentReader):
+    return
+  got = digests.get('first_stage')
+  if got != reader.autoencoder:
+    raise errors.UserError(
+      f'the latents in config.data.root were made by the autoencoder'
+      f' {reader.autoencoder}, the first stage of this run is {got}.',
+      errors.DATA,
+    )

@@ -1,8 +1,0 @@
-"""Scenes of coloured shapes: a data set that needs no download."""
-
-from pyramid_jax.data.shapes.reader import ShapesReader
-from pyramid_jax.data.shapes.scenes import LABEL_NAMES
-from pyramid_jax.data.shapes.text import VOCABULARY
-
-
-__all__ = ['LABEL_NAMES', 'VOCABULARY', 'ShapesReader']

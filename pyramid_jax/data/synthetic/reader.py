@@ -1,0 +1,229 @@
+"""The reader of the `shapes` set: scenes, then pictures on the device."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.conditioning import hashing
+from pyramid_jax.conditioning import labels as labels_lib
+from pyramid_jax.conditioning import layout
+from pyramid_jax.conditioning import tokenizers
+from pyramid_jax.data import holes
+from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.synthetic import render
+from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.data.synthetic import text
+
+
+# Every index is a scene; this many so that an index is an int32.
+LENGTH = 2**31 - 1
+TASKS = (
+  'none',
+  'text',
+  'layout',
+  'label',
+  'scene_graph',
+  'class',
+  'map',
+  'superres',
+  'inpaint',
+)
+_SHUFFLE = 16  # word of the hash that orders the labels
+
+
+class ShapesReader:
+  """Makes examples of `shapes` from nothing (see `data.reader.Reader`).
+
+  `batch` computes what is cheap on the host: specifications, conditions and
+  tokens. `finish` draws the pictures on the device from the specifications.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    split: str,
+    *,
+    full: bool | None = None,
+  ):
+    """Reads `config.data` and `config.condition`.
+
+    Args:
+      config: of a run.
+      split: train, val or test.
+      full: whether `batch` adds every condition, not only those of the task;
+        None: outside of training. Among them is `caption`, bytes that cannot
+        enter jit.
+
+    Raises:
+      ValueError: unknown split, level, task or map, fewer classes than there
+        are, a sequence of boxes or labels that is too short for the level, or
+        a size that `lr_factor` does not divide.
+    """
+    self._full = split != 'train' if full is None else full
+    self.label_names = scenes.LABEL_NAMES
+    self.report: dict[str, int] = {}
+    self.level = config.data.level
+    self.image_size = config.data.image_size
+    self._seed = scenes.split_seed(config.data.seed, split)
+    self._max_objects = config.data.max_objects
+    self._condition = config.condition
+    self._maps = reader_lib.wanted_maps(config)
+    self._gives_small = reader_lib.gives_small_pictures(config)
+    self._lr_factor = config.data.lr_factor
+    self._captions = text.tokenizer()
+    self._tokenizer: tokenizers.Tokenizer
+    if config.condition.encoder in tokenizers.PRETRAINED:
+      self._tokenizer = tokenizers.create(config)
+    else:
+      self._tokenizer = text.tokenizer(config.condition.max_length)
+    if self.level not in range(len(scenes.LEVELS)):
+      raise ValueError(
+        f'data.level must be 0..{len(scenes.LEVELS) - 1}, got {self.level!r}.'
+      )
+    task, room = self._condition.task, self._condition.max_objects
+    if task not in TASKS:
+      raise ValueError(f'condition.task must be one of {TASKS}, got {task!r}.')
+    reader_lib.check_classes(config, self.label_names)
+    most = scenes.LEVELS[self.level].max_objects
+    if task in ('layout', 'label') and room < most:
+      raise ValueError(
+        f'condition.max_objects must be at least {most} at data.level '
+        f'{self.level}, got {room}.'
+      )
+    if self._gives_small and self.image_size % self._lr_factor:
+      raise ValueError(
+        f'data.image_size is {self.image_size}, must be divisible by '
+        f'data.lr_factor = {self._lr_factor}.'
+      )
+
+  def __len__(self) -> int:
+    return LENGTH
+
+  def batch(
+    self, indices: np.ndarray, draws: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns the conditions and specifications of scenes.
+
+    Args:
+      indices: (B,) int64 in [0, len).
+      draws: (B,) uint64, the seeds of the shuffles.
+    """
+    indices = np.asarray(indices, np.int64)
+    spec = scenes.sample(self._seed, indices, self.level)
+    pad = max(self._max_objects - spec.labels.shape[1], 0)
+
+    def widen(x: np.ndarray, value: int = 0) -> np.ndarray:
+      if not pad:
+        return x
+      widths = [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)
+      return np.pad(x, widths, constant_values=value)
+
+    sides = spec.geometry[..., 2]
+    largest = sides.argmax(1)[:, None]
+    out = {
+      'id': indices,
+      'level': np.full(len(spec), self.level, np.int32),
+      'boxes': widen(spec.boxes),
+      'labels': widen(spec.labels),
+      'box_flags': np.zeros((len(spec), spec.labels.shape[1] + pad), np.int32),
+      'n_boxes': spec.n_boxes,
+      'class': np.take_along_axis(spec.labels, largest, 1)[:, 0],
+      'geometry': widen(spec.geometry),
+      'parents': widen(spec.parents, -1),
+      'background': spec.background,
+      'texture': spec.texture,
+    }
+    if 'inpaint_mask' in self._maps:
+      u = scenes.uniforms(self._seed, indices, scenes.INPAINT, holes.UNIFORMS)
+      out.update(holes.sample(u))
+    self._add_texts(out, spec)
+    ids = self._condition_ids(out, draws)
+    if ids is not None:
+      out['condition_ids'] = np.asarray(ids, np.int32)
+    return out
+
+  def _add_texts(self, out: dict[str, np.ndarray], spec: scenes.Scenes) -> None:
+    """Adds captions, triples and the ids of the text of the task."""
+    task = self._condition.task
+    texts: list[str] = []
+    if self._full or task == 'text':
+      texts = text.captions(self._seed, out['id'], spec)
+      ids = np.stack([self._captions.encode(x) for x in texts])
+      out['caption_ids'] = ids
+      out['caption_mask'] = ids != self._captions.pad_id
+    if self._full:
+      out['caption'] = np.array([x.encode() for x in texts])
+    if self._full or task == 'scene_graph':
+      width = out['labels'].shape[1]
+      out['triples'] = text.triples(self._seed, out['id'], spec, width)
+    if task == 'scene_graph':
+      texts = text.graphs(spec, out['triples'])
+    if task in tokenizers.TEXT_TASKS:
+      ids = np.stack([self._tokenizer.encode(x) for x in texts])
+      out['condition_ids'] = ids
+
+  def _condition_ids(
+    self, batch: Mapping[str, np.ndarray], draws: np.ndarray
+  ) -> layout.Array | None:
+    """Returns (B, L) token ids of the boxes or labels, if those are asked."""
+    condition = self._condition
+    labels = batch['labels']
+    if condition.task == 'layout':
+      whole = np.tile(np.array([0, 0, 1, 1], np.float32), (len(labels), 1))
+      return layout.layout_tokens(
+        batch['boxes'],
+        labels,
+        None,
+        condition.max_objects,
+        condition.no_tokens,
+        scenes.THINGS,
+        condition.shift,
+        whole if condition.encode_crop else None,
+      )
+    if condition.task == 'label':
+      slots = np.arange(labels.shape[1])
+      keys = hashing.hash64(np.asarray(draws)[:, None], _SHUFFLE, slots)
+      order = np.argsort(keys, axis=1, kind='stable')
+      return labels_lib.label_tokens(
+        np.take_along_axis(labels, order, 1),
+        condition.max_objects,
+        condition.no_tokens,
+        scenes.THINGS,
+      )
+    return None
+
+  def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Adds the pictures; pure, runs inside jit.
+
+    `image` (B, H, W, 3) float32 in [-1, 1], the values of the uint8 picture,
+    `x / 127.5 - 1`. By task also `lr_image`, the same of the box-filtered
+    picture. By task or `config.data.maps` also, (B, H, W) each: `mask` uint8,
+    the semantic map; `inpaint_mask` uint8, 1 = hole; `edges` float32 in
+    [0, 1], the visible outlines.
+    """
+    out = dict(batch)
+    size = self.image_size
+    picture = render.image(batch, size)
+    out['image'] = picture / 127.5 - 1
+    if self._gives_small:
+      out['lr_image'] = render.shrink(picture, self._lr_factor) / 127.5 - 1
+    if 'inpaint_mask' in self._maps:
+      hole = holes.draw(batch['hole_strokes'], batch['hole_boxes'], size)
+      out['inpaint_mask'] = jnp.asarray(hole)
+    if self._maps & {'mask', 'edges'}:
+      drawn = render.maps(batch, size)
+      drawn['edges'] = drawn['edge'] / jnp.float32(255)
+      out |= {name: drawn[name] for name in self._maps & set(drawn)}
+    return out
+
+  def render_batch(self, indices: np.ndarray) -> np.ndarray:
+    """Returns (B, H, W, 3) uint8 pictures, for metrics and documents."""
+    spec = scenes.sample(self._seed, np.asarray(indices), self.level)
+    picture = _render_image(render.spec_arrays(spec), self.image_size)
+    return np.asarray(picture).astype(np.uint8)
+
+
+_render_image = jax.jit(render.image, static_argnames='size')

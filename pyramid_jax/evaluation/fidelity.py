@@ -1,0 +1,292 @@
+"""FID and its kin in a table of scores: weights, reference, pictures in."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.evaluation import image_sources as pictures_lib
+from pyramid_jax.interop import parts
+from pyramid_jax.interop.families import inception as family
+from pyramid_jax.metrics import inception
+from pyramid_jax.metrics import inception_reference
+from pyramid_jax.metrics import obedience
+from pyramid_jax.networks import inception as network_lib
+
+
+Pictures = pictures_lib.Pictures
+Row = obedience.Row
+Score = obedience.Score
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # places, pictures
+WEIGHTS = 'config.evaluate.inception'
+REFERENCE = 'config.evaluate.reference'
+# Real pictures whose features are kept for precision and recall, as many as
+# the reference files of ADM have.
+KEPT = 10_000
+# Up to so many pictures their covariance has no full rank.
+FEW = network_lib.FEATURES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Standard:
+  """What pictures are compared with.
+
+  Attributes:
+    reference: its statistics.
+    name: where they are from, and of how many pictures.
+    ceiling: scores of one half of its pictures against the other, under names
+      without numbers; none of the statistics of a file.
+  """
+
+  reference: inception_reference.Reference
+  name: str
+  ceiling: Mapping[str, Score] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+  """Inception with its weights.
+
+  Attributes:
+    extract: pictures -> features.
+    batch_size: pictures at a time.
+    mesh: the devices that share them.
+    weights: their file and its hash, for people.
+    standard: what the config names to compare with, None for the real images
+      of a split.
+  """
+
+  extract: inception.Extract
+  batch_size: int
+  mesh: Mesh
+  weights: str
+  standard: Standard | None = None
+
+  def state(self, batches: Batches, keep: int) -> inception.State:
+    """Returns what the scores need, see `inception.collect`."""
+    with errors.user_errors(value=errors.DATA):
+      return inception.collect(self.extract, batches, keep)
+
+  def real(self, config: ConfigDict, split: str, count: int) -> Pictures | None:
+    """Returns the first images of a split, None where there is a standard."""
+    if self.standard is not None:
+      return None
+    return pictures_lib.of_split(config, split, self.mesh, count)
+
+  def rows(
+    self, samples: Pictures, real: Pictures | None
+  ) -> tuple[list[Row], str]:
+    """Scores pictures.
+
+    Args:
+      samples: what is scored.
+      real: what it is compared with, where there is no standard.
+
+    Returns:
+      Rows of a table, and what must be known to read them, one line.
+
+    Raises:
+      UserError: fewer than two pictures, or some that cannot be read.
+    """
+    standard = self.standard
+    if standard is None:
+      assert real is not None
+      standard = _standard(self, real)
+    state = self.state(samples.batches(self.batch_size), samples.count)
+    with errors.user_errors(value=errors.DATA):
+      scores = inception.scores(state, standard.reference)
+    rows = [
+      Row(name, score, standard.ceiling.get(_plain(name)), None)
+      for name, score in scores.items()
+    ]
+    return rows, '; '.join(self._notes(samples.count, standard))
+
+  def _notes(self, count: int, standard: Standard) -> Iterator[str]:
+    yield f'FID and its kin by {self.weights} against {standard.name}'
+    behind = standard.reference.count
+    few = min(count, count if behind is None else behind)
+    if few <= FEW:
+      yield f'FID of as few as {few} images is biased upwards'
+    if standard.reference.spatial is not None and standard.reference.own:
+      yield f'sFID is {inception.SFID_NOTE}'
+
+
+def find(config: ConfigDict) -> Judge | None:
+  """Returns the judge, or None and a line in the log without its weights.
+
+  Raises:
+    UserError: as `create`.
+  """
+  if config.evaluate.inception:
+    return create(config)
+  logging.warning('%s', inception.unavailable('', WEIGHTS))
+  return None
+
+
+def create(config: ConfigDict, compare: bool = True) -> Judge:
+  """Reads the weights, and what the config names to compare with.
+
+  Args:
+    config: of a run.
+    compare: whether anything is to be compared.
+
+  Raises:
+    UserError: weights or reference that are missing, damaged or of another
+      kind.
+  """
+  with errors.user_errors(value=errors.DATA):
+    path = inception.require_weights(config.evaluate.inception, WEIGHTS)
+    variables = parts.load_part('inception', path, family.template())
+  with errors.user_errors():
+    mesh = mesh_lib.create(config.mesh)
+  shares = mesh_lib.batch_parts(mesh)
+  size = -(-config.evaluate.batch_size // shares) * shares
+  judge = Judge(
+    extract=inception.extractor(
+      jax.device_put(variables, mesh_lib.replicated(mesh)),
+      size,
+      lambda images: mesh_lib.spread(mesh, {'image': images})['image'],
+    ),
+    batch_size=size,
+    mesh=mesh,
+    weights=f'{path.name} ({_digest(path)})',
+  )
+  if not compare or not config.evaluate.reference:
+    return judge
+  reference = pathlib.Path(config.evaluate.reference).expanduser()
+  widths = _widths(variables)
+  standard = _named_standard(judge, reference, widths, config.data.workers)
+  return dataclasses.replace(judge, standard=standard)
+
+
+def _digest(path: pathlib.Path) -> str:
+  with path.open('rb') as file:
+    return f'sha256 {hashlib.file_digest(file, "sha256").hexdigest()[:8]}'
+
+
+def _widths(variables: Any) -> network_lib.Outputs:
+  """Returns the shapes of the features of one picture."""
+  side = network_lib.SIDE
+  image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+  return jax.eval_shape(network_lib.InceptionV3().apply, variables, image)
+
+
+def _standard(judge: Judge, real: Pictures) -> Standard:
+  batches = real.batches(judge.batch_size)
+  with errors.user_errors(value=errors.DATA):
+    even, odd = inception.collect_halves(judge.extract, batches, KEPT)
+    reference = inception.reference_of(even.merge(odd))
+    scores: Mapping[str, Score] = {}
+    if odd.pool.count > 1:
+      scores = inception.scores(even, inception.reference_of(odd))
+  return Standard(
+    reference=reference,
+    name=f'{real.name} ({real.count} images)',
+    ceiling={_plain(name): score for name, score in scores.items()},
+  )
+
+
+def _plain(name: str) -> str:
+  """Returns the name of a score without its number of pictures."""
+  return name.rpartition('_')[0]
+
+
+def _named_standard(
+  judge: Judge,
+  path: pathlib.Path,
+  widths: network_lib.Outputs,
+  threads: int,
+) -> Standard:
+  """Returns the statistics of a file, or of a folder of pictures."""
+  if not path.exists():
+    raise errors.UserError(f'{REFERENCE} is {path}: not there.', errors.MISSING)
+  if path.is_dir():
+    return _standard(judge, pictures_lib.of_folder(path, threads))
+  with errors.user_errors(value=errors.DATA):
+    reference = inception_reference.read(path)
+    _check_widths(path, reference, widths)
+    reference = inception.with_features(reference, judge.extract)
+  count = reference.count
+  images = 'unknown number of images' if count is None else f'{count} images'
+  return Standard(
+    reference=reference, name=f'{path} ({images}, {_digest(path)})'
+  )
+
+
+def _check_widths(
+  path: pathlib.Path,
+  reference: inception_reference.Reference,
+  widths: network_lib.Outputs,
+) -> None:
+  """Refuses statistics of other features, before anything is computed."""
+  pool, spatial = widths.pool.shape[1], widths.spatial.shape[1]
+  have = {'mu': (len(reference.pool.mean), pool)}
+  if reference.spatial is not None:
+    have['mu_s'] = (len(reference.spatial.mean), spatial)
+  if reference.features is not None:
+    have['features'] = (reference.features.shape[-1], pool)
+  for name, (got, want) in have.items():
+    if got != want:
+      raise ValueError(
+        f'{path}: {name} is of {got} features, those of Inception are {want}.'
+      )
+
+
+def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
+  """Writes the statistics of real images, for `config.evaluate.reference`.
+
+  They are of `config.evaluate.count` images from all over a split, or of
+  everything that `options['samples']` names.
+
+  Args:
+    config: of a run.
+    options: of the command line: `write_reference`, a new .npz; `samples`;
+      `split`.
+
+  Raises:
+    UserError: the file is there, or cannot be written, or images or weights
+      are missing.
+  """
+  path = pathlib.Path(options['write_reference'])
+  if path.suffix != '.npz' or path.exists() or not path.parent.is_dir():
+    raise errors.UserError(
+      f'--write_reference={path}: must be a new file in a folder that is there,'
+      ' and end in .npz.',
+      errors.OUTPUT,
+    )
+  judge = create(config, compare=False)
+  if options.get('samples'):
+    samples = pathlib.Path(options['samples'])
+    pictures, _ = pictures_lib.of_saved(samples, config.data.workers)
+  else:
+    split = options.get('split') or 'train'
+    pictures = pictures_lib.of_split(config, split, judge.mesh, shuffle=True)
+  digest, first = hashlib.sha256(), []
+
+  def noted() -> Batches:
+    for places, images in pictures.batches(judge.batch_size):
+      digest.update(images.tobytes())
+      first.append(images[places < KEPT])
+      yield places, images
+
+  state = judge.state(noted(), KEPT)
+  with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
+    inception_reference.write(
+      path,
+      state.pool,
+      state.spatial,
+      state.features,
+      np.concatenate(first),
+      digest.hexdigest(),
+    )
+  logging.info('statistics of %s in %s', pictures.name, path)

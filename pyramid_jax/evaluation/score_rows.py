@@ -1,0 +1,123 @@
+"""Rows of a table of scores that look at conditions and real pictures."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.data.synthetic import render as shapes_render
+from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import image_quality
+from pyramid_jax.metrics import obedience
+from pyramid_jax.metrics import restoration
+from pyramid_jax.networks.layers import quantizer
+
+
+Row = obedience.Row
+Score = bootstrap.Score
+
+
+def of_task(
+  config: ConfigDict,
+  label_names: Sequence[str] | None,
+  images: np.ndarray,
+  real: np.ndarray | None,
+  examples: Mapping[str, np.ndarray],
+) -> list[Row]:
+  """Scores samples, beside their bounds where there are real pictures.
+
+  Args:
+    config: of the run.
+    label_names: of its data, None if they are not known.
+    images: (N, H, W, 3) uint8.
+    real: (N, H, W, 3) uint8 of the same conditions, None without.
+    examples: the conditions.
+
+  Returns:
+    Nothing where the detector does not know the data.
+  """
+  task = config.condition.task
+  if config.data.name == 'shapes':
+    if real is not None and len(images) > 1:
+      seed = config.data.seed
+      return obedience.with_bounds(task, images, examples, real, seed)
+    scores = obedience.scores(task, images, examples, label_names)
+    return [Row(name, score, None, None) for name, score in scores.items()]
+  if task not in restoration.TASKS:
+    logging.info('no score of the conditions: the detector knows shapes only.')
+    return []
+  scores = restoration.scores(task, images, examples)
+  if 'image' not in examples:
+    return [Row(name, score, None, None) for name, score in scores.items()]
+  whole = examples['image']
+  ceiling = restoration.scores(task, whole, examples)
+  plain = restoration.baseline(task, examples, whole.shape[1:3])
+  floor = restoration.scores(task, plain, examples)
+  return [Row(n, s, ceiling[n], floor[n]) for n, s in scores.items()]
+
+
+def of_reconstructions(
+  images: np.ndarray,
+  real: np.ndarray,
+  examples: Mapping[str, np.ndarray],
+) -> list[Row]:
+  """Scores what a first stage made of real pictures.
+
+  Args:
+    images: (N, H, W, 3) uint8.
+    real: (N, H, W, 3) uint8.
+    examples: theirs.
+  """
+  if 'geometry' in examples:  # shapes: objects can be found again
+    values = obedience.reconstruction_scores(images, real, examples)
+  else:
+    values = {
+      'psnr': bootstrap.mean(image_quality.psnr(images, real)),
+      'ssim': bootstrap.mean(image_quality.ssim(images, real)),
+    }
+  return [Row(name, score, None, None) for name, score in values.items()]
+
+
+def of_codebook(scale: int, counts: Any) -> list[Row]:
+  """Tells how much of a codebook was used.
+
+  Args:
+    scale: whose it is, 0 = the coarsest.
+    counts: (K,) uses of each code.
+  """
+  counts = np.asarray(counts)
+  exact = lambda v: Score(float(v), float(v), float(v), int(counts.sum()))
+  perplexity = exact(quantizer.perplexity(counts))
+  dead = exact(quantizer.dead_codes(counts))
+  return [
+    Row(f'perplexity_{scale}', perplexity, None, None),
+    Row(f'dead_codes_{scale}', dead, None, None),
+  ]
+
+
+def of_saved(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> list[Row]:
+  """Scores saved images `arr_0` by the conditions beside them.
+
+  Raises:
+    UserError: conditions that are missing or do not fit.
+  """
+  examples = dict(arrays)
+  images = examples.pop('arr_0')
+  with errors.user_errors(value=errors.DATA):
+    real = _whole_pictures(examples, images.shape[1])
+    return of_task(config, None, images, real, examples)
+
+
+def _whole_pictures(
+  arrays: Mapping[str, np.ndarray], size: int
+) -> np.ndarray | None:
+  """Returns the real pictures of saved conditions, if they tell."""
+  if 'geometry' in arrays:  # a scene of shapes, drawn again
+    spec = {name: jnp.asarray(arrays[name]) for name in shapes_render.SPEC}
+    return np.asarray(shapes_render.image(spec, size)).astype(np.uint8)
+  return arrays.get('image')

@@ -1,0 +1,206 @@
+"""Sketch guidance for the commands: which predictor, whose base, what of it.
+
+A run of any system is steered by `config.sketch.predictor`, a run of the
+system `sketch` that was trained on it. Both together are that system; see
+`systems.sketch`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.metrics import edges as edges_lib
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.systems.sketch import sketch as sketch_lib
+from pyramid_jax.systems import system as system_lib
+
+
+# Below it the first stage of a base does not keep lines.
+LOWEST_F1 = 0.8
+_CHECKED = 32  # edge maps that tell
+_PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where predictors are judged
+# What a person asks for, whatever the predictor was trained with.
+_SECTIONS = ('sample', 'evaluate', 'data', 'mesh')
+_FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'foreign')
+_KEPT = ('attention', 'remat')
+
+
+def with_maps(config: ConfigDict) -> ConfigDict:
+  """Returns a config whose data tell what its predictor is asked for.
+
+  A config without a predictor comes back as it is.
+
+  Args:
+    config: of a run.
+
+  Raises:
+    UserError: the predictor is not there, or is something else.
+  """
+  if not config.sketch.predictor:
+    return config
+  maps = (*config.data.maps, *_read(config.sketch.predictor).data.maps)
+  config = config_lib.from_json(config_lib.to_json(config))
+  config.data.maps = tuple(dict.fromkeys(maps))
+  return config
+
+
+def _read(path: str) -> ConfigDict:
+  """Returns the config of a predictor."""
+  file = pathlib.Path(path) / 'config.json'
+  if not file.is_file():
+    raise errors.UserError(
+      f'missing: {file} (config.sketch.predictor)', errors.MISSING
+    )
+  with errors.user_errors(value=errors.DATA):
+    config = config_lib.from_json(file.read_text())
+  if config.system.name != 'sketch':
+    raise errors.UserError(
+      f'config.sketch.predictor is {path}, a run of the system'
+      f" {config.system.name!r}, must be one of the system 'sketch'."
+    )
+  return config
+
+
+def resolve(
+  config: ConfigDict, workdir: str | os.PathLike[str]
+) -> tuple[ConfigDict, pathlib.Path]:
+  """Returns the config of predictor and base together, and its workdir.
+
+  Args:
+    config: of a run, perhaps with `sketch.predictor`; without it is returned.
+    workdir: of that run.
+
+  Raises:
+    UserError: the predictor is not there, or is something else.
+  """
+  path = config.sketch.predictor
+  if not path:
+    return config, pathlib.Path(workdir)
+  own = _read(path)
+  with own.unlocked():
+    for name in (*_SECTIONS, *_KEPT):
+      own[name] = config[name]
+    for name in _FIELDS:
+      own.sketch[name] = config.sketch[name]
+    own.sketch.base = os.fspath(workdir)
+  return own, pathlib.Path(path)
+
+
+def foreign(config: ConfigDict, batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Gives every example the edges of its neighbour, if the config asks.
+
+  Args:
+    config: of the run.
+    batch: on the host or on a device.
+  """
+  batch = dict(batch)
+  if config.sketch.foreign and 'edges' in batch:
+    edges = batch['edges']
+    roll = np.roll if isinstance(edges, np.ndarray) else jnp.roll
+    batch['edges'] = roll(edges, 1, axis=0)
+  return batch
+
+
+def check_targets(job: Any, frozen: Mapping[str, Any]) -> None:
+  """Refuses to predict latents of edges that do not come back as edges.
+
+  Args:
+    job: of a training run (`job.Job`); other systems pass.
+    frozen: its frozen weights.
+
+  Raises:
+    UserError: the first stage of the base cannot draw lines.
+  """
+  system = job.system
+  if not isinstance(system, sketch_lib.Sketch):
+    return
+  host = batches_lib.Batches(job.reader_val, _CHECKED, seed=0, shuffle=False)
+  batch = job.reader_val.finish(mesh_lib.numeric(host.at(0)))
+  with errors.user_errors():
+    wanted = system.asked(frozen, batch)
+  found = jax.jit(lambda f, e: _there_and_back(system, f, e))(frozen, wanted)
+  f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']
+  if f1.mean() < LOWEST_F1:
+    raise errors.UserError(
+      f'the first stage of config.sketch.base = {system.base_path} gives edge'
+      f' maps back with an F1 of {f1.mean():.2f}, at least {LOWEST_F1} is'
+      " needed; take config.sketch.target_space = 'pixels'."
+    )
+
+
+def _there_and_back(
+  system: sketch_lib.Sketch, frozen: Mapping[str, Any], edges: jax.Array
+) -> jax.Array:
+  weights = system.of_base(frozen)
+  return system.edges_of_targets(weights, system.targets(weights, edges))
+
+
+def check_base(
+  system: sketch_lib.Sketch, was: str | None, digest: str, path: pathlib.Path
+) -> None:
+  """Refuses a predictor that was trained on another base.
+
+  Args:
+    system: predictor and base.
+    was: the hash of the base's weights in training, None if not known.
+    digest: of those that are here.
+    path: of the predictor.
+
+  Raises:
+    UserError: they differ.
+  """
+  if was not in (None, digest):
+    raise errors.UserError(
+      f'the predictor in {path} was trained on other weights than those in'
+      f' {system.base_path}; train one on them.',
+      errors.DATA,
+    )
+
+
+def scorer(
+  system: sketch_lib.Sketch, reader: Any, mesh: Mesh, count: int
+) -> Callable[[system_lib.Weights], dict[str, float]]:
+  """Returns a function from weights to what a predictor makes of new pictures.
+
+  At several noise levels the squared error of what is predicted, and the F1
+  of the edges behind it.
+
+  Args:
+    system: predictor and base.
+    reader: of the validation split.
+    mesh: where the weights are.
+    count: pictures.
+  """
+  host = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
+  arrays = mesh_lib.spread(mesh, host)
+
+  @jax.jit
+  def predict(weights, batch, part):
+    batch = reader.finish(batch)
+    parts = jnp.full(batch['image'].shape[:1], part)
+    errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
+    return errors.mean(), edges, system.asked(weights.frozen, batch)
+
+  def of_weights(weights: system_lib.Weights) -> dict[str, float]:
+    scores = {}
+    for part in _PARTS:
+      error, found, wanted = predict(weights, arrays, part)
+      maps = (np.asarray(x) > 0 for x in (found, wanted))
+      scores[f'error_at_{part}'] = float(error)
+      scores[f'edge_f1_at_{part}'] = float(
+        edges_lib.compare(*maps)['f1'].mean()
+      )
+    return scores
+
+  return of_weights

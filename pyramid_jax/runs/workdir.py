@@ -1,0 +1,108 @@
+"""The folder of a run: whose it is, what it needs, what says so."""
+
+from collections.abc import Sequence
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import data
+from pyramid_jax import errors
+from pyramid_jax.runs import pretrained as frozen
+from pyramid_jax.runs import loading
+from pyramid_jax import systems
+from pyramid_jax.runs import checkpoints
+
+
+CONFIG = 'config.json'
+
+# A config and the workdir that it is trained in.
+Stage = tuple[ConfigDict, pathlib.Path]
+
+
+def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
+  """Returns what is to be trained and where, in order.
+
+  A first stage without a checkpoint of its own comes first, in
+  `WORKDIR/first_stage`; once the second has begun it stays what it was.
+  """
+  whole = (config, workdir)
+  begun = bool(checkpoints.steps(workdir))
+  if 'first_stage' not in config or config.first_stage.checkpoint or begun:
+    return [whole]
+  return [(config_lib.first_stage(config), workdir / frozen.FIRST_STAGE), whole]
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+  """Returns the config that a run wrote down, locked.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  file = workdir / CONFIG
+  with errors.user_errors(value=errors.DATA):
+    return config_lib.from_json(file.read_text())
+
+
+def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Refuses a workdir of another config.
+
+  Raises:
+    UserError: the differences in one line.
+  """
+  if not (workdir / CONFIG).exists():
+    return
+  differences = config_lib.resume_differences(read_config(workdir), config)
+  if differences:
+    raise errors.UserError(
+      f'{workdir} was written by another config: {"; ".join(differences)}. '
+      'Take another workdir, or the old values.'
+    )
+
+
+def check_inputs(parts: Sequence[Stage]) -> None:
+  """Names all that is missing at once.
+
+  Raises:
+    UserError: files that are not there, or a config that fits no system.
+  """
+  lines: list[str] = []
+  for config, workdir in parts:
+    with errors.user_errors():
+      system = systems.create(config)
+      lines += data.missing_inputs(config)
+      lines += frozen.missing(system, workdir)
+  if lines:
+    raise errors.UserError(
+      f'missing: {"; ".join(dict.fromkeys(lines))}', errors.MISSING
+    )
+
+
+def make(workdir: pathlib.Path) -> None:
+  """Makes the folder.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  with errors.user_errors(missing=errors.OUTPUT):
+    workdir.mkdir(parents=True, exist_ok=True)
+
+
+def write_record(
+  workdir: pathlib.Path, config: ConfigDict, label_names: Sequence[str]
+) -> None:
+  """Writes what the other commands need to know of the run.
+
+  Raises:
+    UserError: the workdir cannot be written.
+  """
+  texts = {
+    CONFIG: config_lib.to_json(config),
+    loading.LABELS: json.dumps(list(label_names)) + '\n',
+  }
+  with errors.user_errors(missing=errors.OUTPUT):
+    for name, text in texts.items():
+      aside = workdir / f'{name}.tmp'
+      aside.write_text(text)
+      aside.replace(workdir / name)

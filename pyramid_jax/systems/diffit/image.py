@@ -1,0 +1,380 @@
+"""DiffiT in image space (arXiv:2312.02139, section 3.2), trained as EDM.
+
+A U-shaped network with time-dependent self-attention, inside a preconditioning
+of EDM (arXiv:2206.00364): its law of noise levels in training, its non-leaking
+augmentation, its solver. No code of this part of the paper was released.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.diffusion import augmentation
+from pyramid_jax.diffusion import clocks
+from pyramid_jax.diffusion import continuous
+from pyramid_jax.diffusion import editing
+from pyramid_jax.diffusion import edm
+from pyramid_jax.diffusion import edm_loss
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.networks import diffit as diffit_lib
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = system_lib.Batch
+Inputs = encoders.Inputs
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+TASKS = ('none', 'class')
+CHANNELS = 3
+# What solvers of chains have and this one has not, and its only value.
+_OTHERS = {'eta': 0, 'temperature': 1, 'spacing': 'auto', 'windows': (0, 0)}
+
+
+def raw_network(
+  network: diffit_lib.DiffiT,
+  params: Any,
+  inputs: Inputs,
+  taps: Sequence[str] = (),
+  found: dict[str, jax.Array] | None = None,
+  **kwargs: Any,
+) -> edm.Network:
+  """Returns the network that a preconditioning stands around.
+
+  Args:
+    network: F.
+    params: its weights.
+    inputs: of the condition, of which it takes the classes.
+    taps: names of activations that every call puts into `found`.
+    found: see `taps`.
+    **kwargs: of `network.apply`.
+  """
+
+  def call(x: jax.Array, c_noise: jax.Array) -> jax.Array:
+    # One level for the whole batch is embedded once.
+    levels = jnp.ravel(c_noise)
+    out = system_lib.apply(
+      network, params, x, levels, inputs.y, taps=taps, **kwargs
+    )
+    if not taps:
+      return out
+    assert found is not None
+    found.update(out[1])
+    return out[0]
+
+  return call
+
+
+def make_stage(
+  network: diffit_lib.DiffiT,
+  params: Any,
+  precond: edm.Preconditioning,
+  levels: clocks.Levels,
+  *,
+  shape: tuple[int, int, int, int],
+  context: Inputs,
+  null: Inputs | None = None,
+  scale: float = 1.0,
+  interval: Sequence[float] = (),
+) -> sampling.Stage:
+  """Builds the only stage: noise in, the image out.
+
+  Args:
+    network: the raw network.
+    params: its weights.
+    precond: what stands around it.
+    levels: noise levels of the solver.
+    shape: (B, H, W, 3) of the images.
+    context: the condition of B images.
+    null: the null condition, used when `scale` is not 1.
+    scale: classifier-free guidance, 1 = none.
+    interval: where it acts, see `guidance.classifier_free`.
+  """
+  build = functools.partial(_stage, network, params, precond, levels)
+  return conditioning.guided_stage(build, shape, context, null, scale, interval)
+
+
+def _stage(
+  network: diffit_lib.DiffiT,
+  params: Any,
+  precond: edm.Preconditioning,
+  levels: clocks.Levels,
+  inputs: Inputs,
+  shape: tuple[int, int, int, int],
+) -> sampling.Stage:
+  """The stage of one batch of conditions, without guidance."""
+
+  def enter(state, normal):
+    del state
+    return levels.initial_std * normal(shape), None
+
+  def denoise(x, level, context, first=True, taps=()):
+    del context, first
+    found: dict[str, jax.Array] = {}
+    raw = raw_network(network, params, inputs, taps, found)
+    prediction = edm.predict(precond, raw, x, level)
+    return dataclasses.replace(prediction, taps=found)
+
+  def leave(state, x, x0, context):
+    del x0, context
+    return [*state, x]
+
+  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffiT:
+  """The system; see the module docstring and `systems.system.System`.
+
+  Attributes:
+    network: the raw network.
+    encoder: of the classes, None without.
+    precond: what stands around the network.
+    law: of the noise levels in training.
+    augment: of the training images, None without.
+    drop: share of classes replaced by none in training.
+    solver: of sampling.
+    steps: solver steps.
+    guidance: classifier-free guidance scale, 1 = none.
+    guidance_interval: where it acts, see `guidance.classifier_free`.
+    image_size: px of a sample, which the network's windows must divide.
+  """
+
+  network: diffit_lib.DiffiT
+  encoder: conditioning.Encoder | None
+  precond: edm.Preconditioning
+  law: edm_loss.Law
+  augment: augmentation.Augmentation | None
+  drop: float
+  solver: continuous.Heun
+  steps: int
+  guidance: float
+  guidance_interval: tuple[float, ...]
+  image_size: int
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    del batch  # all shapes are known
+    image = jnp.zeros((1, self.image_size, self.image_size, CHANNELS))
+    params = self.network.init(key, image, jnp.zeros((1,)))['params']
+    return {'generator': {'network': params}}, {}
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    return {}
+
+  def losses(
+    self,
+    params: Params,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    step: jax.Array,
+    batch: Batch,
+  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    del step
+    level_key, noise_key, move_key, drop_key, dropout_key = jax.random.split(
+      key, 5
+    )
+    generator = params['generator']
+    image, moves = batch['image'], None
+    if self.augment is not None:
+      image, moves = self.augment(image, move_key)
+    inputs = encoders.as_inputs(
+      conditioning.training_context(
+        self.encoder, generator, frozen, self.drop, drop_key, batch
+      )
+    )
+    network = raw_network(
+      self.network,
+      generator['network'],
+      inputs,
+      augment_labels=moves,
+      train=True,
+      rngs={'dropout': dropout_key},
+    )
+    loss, metrics = edm_loss.loss(
+      functools.partial(edm.denoise, self.precond, network),
+      self.law,
+      image,
+      self.law.draw(level_key, image.shape[0]),
+      jax.random.normal(noise_key, image.shape),
+    )
+    return {'generator': (loss, metrics)}, extra
+
+  def ema_patterns(self) -> list[str]:
+    return ['generator/.*']
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    tree = conditioning.weights(
+      self.encoder, weights.params['generator'], weights.frozen
+    )
+    return conditioning.condition(self.encoder, tree, batch)
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+  ) -> list[sampling.Stage]:
+    has_null = condition.null is not None
+    stage = make_stage(
+      self.network,
+      weights.params['generator']['network'],
+      self.precond,
+      self.solver.levels(self.precond, self.steps),
+      shape=(*shape, CHANNELS),
+      context=encoders.as_inputs(condition.context),
+      null=encoders.as_inputs(condition.null) if has_null else None,
+      scale=self.guidance,
+      interval=self.guidance_interval,
+    )
+    return [stage]
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    del weights  # the state is the image
+    return [image]
+
+  def edited(
+    self,
+    weights: Weights,
+    stages: list[sampling.Stage],
+    edit: system_lib.Edit,
+  ) -> list[sampling.Stage]:
+    del weights  # the state is the image
+    (stage,) = stages
+    return [editing.edited(stage, edit.image, edit.mask, edit.strength)]
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    del weights
+    return jnp.clip(state[-1], -1.0, 1.0)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    return system_lib.sample_batch(self, weights, key, batch)
+
+
+def create(config: ConfigDict) -> DiffiT:
+  """Builds the system of a config.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  encoder = _encoder(config)
+  augment = None
+  if config.diffusion.augment:
+    augment = augmentation.Augmentation(probability=config.diffusion.augment)
+  precond, solver = _preconditioning(config), _solver(config)
+  steps = system_lib.steps_of_one_stage(config)
+  solver.levels(precond, steps)  # refuses a range without levels
+  return DiffiT(
+    network=_network(config, encoder, augment),
+    encoder=encoder,
+    precond=precond,
+    law=_law(config),
+    augment=augment,
+    drop=config.condition.drop,
+    solver=solver,
+    steps=steps,
+    guidance=config.sample.guidance,
+    guidance_interval=tuple(config.sample.guidance_interval),
+    image_size=config.data.image_size,
+  )
+
+
+def _encoder(config: ConfigDict) -> conditioning.Encoder | None:
+  c = config.condition
+  if c.task not in TASKS:
+    raise ValueError(
+      f'config.condition.task {c.task!r} is not served by diffit, must be one'
+      f' of {", ".join(TASKS)}'
+    )
+  encoder = conditioning.create(config)
+  if encoder is None:
+    return None
+  if encoder.widths.context:
+    raise ValueError(
+      f"config.condition.class_by is {c.class_by!r}, must be 'adm' for diffit,"
+      ' which is told the class with the noise level'
+    )
+  return encoder
+
+
+def _network(
+  config: ConfigDict,
+  encoder: conditioning.Encoder | None,
+  augment: augmentation.Augmentation | None,
+) -> diffit_lib.DiffiT:
+  """Builds the network, whose labels follow from the rest."""
+  network = diffit_lib.DiffiT(
+    **config.network.to_dict(),
+    in_channels=CHANNELS,
+    out_channels=CHANNELS,
+    # The one for none has no row.
+    num_classes=0 if encoder is None else config.condition.num_classes,
+    augment_dim=0 if augment is None else augment.label_size,
+    dtype=jnp.dtype(config.dtype),
+    remat=config.remat,
+    attention=config.attention,
+  )
+  network.check_options()
+  network.check_size(config.data.image_size, config.data.image_size)
+  return network
+
+
+def _preconditioning(config: ConfigDict) -> edm.Preconditioning:
+  d = config.diffusion
+  options = {}
+  if d.preconditioning == 'edm':
+    options['sigma_data'] = d.sigma_data
+  return edm.make_preconditioning(d.preconditioning, **options)
+
+
+def _law(config: ConfigDict) -> edm_loss.Law:
+  d = config.diffusion
+  name = d.law or d.preconditioning
+  if name not in edm_loss.LAWS:
+    raise ValueError(
+      f'config.diffusion.law is {d.law!r}, must be one of'
+      f' {", ".join(edm_loss.LAWS)} for the preconditioning'
+      f' {d.preconditioning!r}, which has none of its own'
+    )
+  if name == 'edm':
+    return edm_loss.EDMLaw(mean=d.P_mean, std=d.P_std, sigma_data=d.sigma_data)
+  return edm_loss.make_law(name)
+
+
+def _solver(config: ConfigDict) -> continuous.Heun:
+  s = config.sample
+  if s.solver not in continuous.SOLVERS:
+    raise ValueError(
+      f'config.sample.solver is {s.solver!r}, must be one of'
+      f' {", ".join(continuous.SOLVERS)} for diffit'
+    )
+  for name, only in _OTHERS.items():
+    if s[name] != only:
+      raise ValueError(
+        f'config.sample.{name} is {s[name]!r}, must be {only!r} for diffit'
+      )
+  return continuous.Heun(
+    solver=s.solver,
+    discretization=s.discretization,
+    sigma_min=s.sigma_min or None,
+    sigma_max=s.sigma_max or None,
+    rho=s.rho,
+    churn=s.churn,
+    churn_min=s.churn_min,
+    churn_max=s.churn_max or math.inf,
+    churn_noise=s.churn_noise,
+  )

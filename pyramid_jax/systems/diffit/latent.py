@@ -1,0 +1,229 @@
+"""Latent DiffiT (arXiv:2312.02139): a transformer diffuses latents, as in ADM.
+
+The noise level and the class act inside of the attention alone. The chain, the
+loss of a learned variance and the steps of a sampler are those of ADM, as in
+NVlabs/DiffiT: diffit/ and sample.py.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.diffusion import learned_range
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.networks import latent_diffit as network_lib
+from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import latent
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = system_lib.Batch
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+TASKS = ('none', 'class')
+
+
+def make_stage(
+  network: network_lib.LatentDiffiT,
+  params: Any,
+  levels: schedules.Levels,
+  *,
+  shape: latent.Shape,
+  labels: jax.Array | None = None,
+  null: jax.Array | None = None,
+  scale: float = 1.0,
+  interval: Sequence[float] = (),
+  channels: int | None = None,
+  power: float | None = None,
+  parameterization: str = 'eps',
+) -> sampling.Stage:
+  """Builds the only stage: noise in, the scaled latent out.
+
+  Args:
+    network: the denoiser.
+    params: its weights.
+    levels: noise levels of the solver.
+    shape: (B, h, w, C) of the latent.
+    labels: (B,) class ids, None without classes.
+    null: (B,) the null class, used when `scale` is not 1.
+    scale: classifier-free guidance, 1 = none.
+    interval: this and the next two as of `guidance.classifier_free`.
+    channels: what it acts on.
+    power: how it grows.
+    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
+  """
+
+  def build(labels, shape):
+    # One level for the whole batch: it is embedded once.
+    return latent.one_stage(
+      lambda variables, x, time, **kwargs: network.apply(
+        variables, x, jnp.atleast_1d(time), labels, **kwargs
+      ),
+      params,
+      levels,
+      shape,
+      parameterization,
+      cached=False,  # nothing but labels is independent of the level
+    )
+
+  return conditioning.guided_stage(
+    build, shape, labels, null, scale, interval, channels, power
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentDiffiT(latent.OneLatentSystem):
+  """The system; see the module docstring and `systems.system.System`.
+
+  Attributes, beside those of `latent.OneLatentSystem`:
+    network: the denoiser, which drops labels itself.
+    loss: how the loss is formed.
+  """
+
+  network: network_lib.LatentDiffiT
+  loss: learned_range.LossSettings
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    del batch  # all shapes are known
+    x = jnp.zeros(self.latent_shape(1, self.image_size, self.image_size))
+    labels = jnp.zeros(1, jnp.int32) if self.network.num_classes else None
+    tree = self.network.init(key, x, jnp.zeros(1), labels)['params']
+    return {'generator': {'network': tree}}, self.initial_scale()
+
+  def losses(
+    self,
+    params: Params,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    step: jax.Array,
+    batch: Batch,
+  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    time_key, noise_key, draw_key, drop_key = jax.random.split(key, 4)
+    z, extra = self.scaled_latents(frozen, extra, step, batch, draw_key)
+    encoded = self.training_context(params, frozen, drop_key, batch)
+    labels = encoders.as_inputs(encoded).y
+    tree = params['generator']['network']
+    terms = learned_range.loss(
+      lambda x, t: system_lib.apply(
+        self.network, tree, x, t, labels, train=True, rngs={'dropout': drop_key}
+      ),
+      schedules.respaced_levels(self.chain),
+      self.loss,
+      z,
+      jax.random.randint(time_key, z.shape[:1], 0, self.chain.length),
+      jax.random.normal(noise_key, z.shape),
+    )
+    metrics = {name: term.mean() for name, term in terms.items()}
+    return {'generator': (metrics.pop('loss'), metrics)}, extra
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+  ) -> list[sampling.Stage]:
+    stage = make_stage(
+      self.network,
+      weights.params['generator']['network'],
+      self.solver.levels(self.chain, self.steps),
+      shape=self.latent_shape(*shape),
+      labels=encoders.as_inputs(condition.context).y,
+      null=encoders.as_inputs(condition.null).y,
+      scale=self.guidance,
+      interval=self.guidance_interval,
+      channels=self.guidance_channels,
+      power=self.guidance_power,
+      parameterization=self.loss.parameterization,
+    )
+    return [stage]
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    return system_lib.sample_batch(self, weights, key, batch)
+
+
+def create(config: ConfigDict) -> LatentDiffiT:
+  """Builds the system of a config.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  _check(config)
+  d = config.diffusion
+  common = latent.one_latent_fields(config, learns_variance=True)
+  return LatentDiffiT(
+    **common | {'drop': 0.0},  # of the network, which has the null class
+    network=_network(config, common['first_stage']),
+    loss=learned_range.LossSettings(
+      loss=d.loss, parameterization=d.parameterization, variance=d.variance
+    ),
+  )
+
+
+def _check(config: ConfigDict) -> None:
+  """Raises ValueError if a field does not fit the others."""
+  c, sample = config.condition, config.sample
+  if c.task not in TASKS or c.also:
+    raise ValueError(
+      f'config.condition.task is {c.task!r} and config.condition.also'
+      f" {c.also!r}, must be one of {', '.join(TASKS)} and '' for latent_diffit"
+    )
+  if c.task == 'class' and c.class_by != 'adm':
+    raise ValueError(
+      f"config.condition.class_by is {c.class_by!r}, must be 'adm' for"
+      ' latent_diffit: the class is told with the noise level'
+    )
+  if c.task == 'class' and c.null_class and not c.drop:
+    raise ValueError(
+      'config.condition.drop is 0, so nothing trains the class for none:'
+      ' config.condition.null_class must be False'
+    )
+  if tuple(sample.windows) != (0, 0):
+    raise ValueError(
+      f'config.sample.windows is {tuple(sample.windows)}, must be (0, 0) for'
+      ' latent_diffit, which has one size'
+    )
+
+
+def _network(
+  config: ConfigDict, first_stage: autoencoder.Network
+) -> network_lib.LatentDiffiT:
+  """Builds the denoiser, whose sizes and labels follow from the rest."""
+  c, d = config.condition, config.diffusion
+  (channels,) = autoencoder.channels(first_stage)
+  by_class = c.task == 'class'
+  network = network_lib.LatentDiffiT(
+    **config.network.to_dict(),
+    input_size=config.data.image_size // autoencoder.factor(first_stage),
+    in_channels=channels,
+    num_classes=c.num_classes if by_class else 0,
+    class_dropout_prob=c.drop if by_class else 0.0,
+    dtype=jnp.dtype(config.dtype),
+    remat=config.remat,
+    attention=config.attention,
+  )
+  network.check_options()
+  if network.learn_sigma != (d.variance == 'learned_range'):
+    raise ValueError(
+      f'config.network.learn_sigma is {network.learn_sigma}, must be'
+      f' {not network.learn_sigma} for config.diffusion.variance ='
+      f' {d.variance!r}'
+    )
+  if config.sample.guidance_channels > channels:
+    raise ValueError(
+      f'config.sample.guidance_channels is {config.sample.guidance_channels},'
+      f' must be at most {channels}, the channels of the latent'
+    )
+  return network

@@ -1,0 +1,227 @@
+"""ControlNet for LaDM: a map says where things are, the base stays frozen.
+
+Each network of a trained LaDM gets a branch (`networks/controlnet.py`) that
+takes the map at the stage's resolution. A branch is stored as its difference
+from the weights that it copies: at first it is the copy, and changes nothing.
+Attaching it so is the original ControlNet's way (arXiv:2302.05543); the report
+on LaDM (arXiv:2411.07126) shows a copied encoder and new blocks for the map.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import control_maps
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.networks import controlnet
+from pyramid_jax.networks import staged_unet
+from pyramid_jax.networks import unet
+from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.ladm import ladm
+from pyramid_jax.systems.ladm import stage_networks as ladm_networks
+
+
+Batch = system_lib.Batch
+Inputs = encoders.Inputs
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+# Arguments of the network that are the branch's, too.
+_BOTH = ('train', 'rngs', 'stage', 'concat_noise')
+
+BASE = 'base'  # the frozen part that is the trained LaDM
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlledNetwork(ladm_networks.StageNetwork):
+  """The network of a stage with its branch.
+
+  The weights are {'base': those of the network, 'branch': of the branch}.
+
+  Attributes, beside those of `StageNetwork`:
+    branch: of `module`.
+    weight: how far the map is obeyed, 0 = not at all, 1 as trained.
+  """
+
+  branch: nn.Module
+  weight: float
+
+  def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    params = variables['params']
+    *told, control = args
+    aside = {k: v for k, v in kwargs.items() if k in _BOTH}
+    given: Any = self.branch.apply(
+      {'params': params['branch']}, *told, control=control, **aside
+    )
+    rest = {k: v for k, v in variables.items() if k != 'params'}
+    return self.module.apply(
+      {'params': params['base'], **rest},
+      *told,
+      control=controlnet.weighted(given, self.weight),
+      **kwargs,
+    )
+
+  def init_branch(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
+    """Returns the initial weights of the branch."""
+    *args, control = self.arguments(x, jnp.zeros((1,)), inputs)
+    tree = self.branch.init(key, *args, control=control, **self._told(inputs))
+    return tree['params']
+
+  def arguments(
+    self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
+  ) -> tuple[Any, ...]:
+    args = super().arguments(x, c_noise, inputs)
+    assert inputs.control is not None  # see `LaDMControl.told`
+    return *args, inputs.control[self.halvings]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaDMControl(ladm.LaDM):
+  """The system; see the module docstring and `systems.system.System`.
+
+  Attributes, beside those of `ladm.LaDM`, the base:
+    base_path: the workdir of the base.
+    control_map: makes the map of a stage.
+    weight: see `ControlledNetwork`.
+  """
+
+  base_path: str
+  control_map: control_maps.ControlMap
+  weight: float
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    base, extra = super().init(key, batch)
+    side = self.image_size
+    blank = tuple(
+      jnp.zeros((1, n, n, self.control_map.channels)) for n in self._sides(side)
+    )
+    _, zeros = ladm.conditioning.init(self.encoder, key)
+    inputs = dataclasses.replace(encoders.as_inputs(zeros), control=blank)
+    branches = {}
+    for stage in self.stage_numbers:
+      name = self.networks.name(stage)
+      if name in branches:
+        continue
+      n = side // 2 ** (stage - 1)
+      fresh = self._controlled(stage).init_branch(
+        jax.random.fold_in(key, stage),
+        jnp.zeros((1, n, n, self.space.channels)),
+        inputs,
+      )
+      own = self.networks.params_of(base['generator']['networks'], stage)
+      branches[name] = {
+        k: jax.tree.map(jnp.zeros_like, tree) if k in own else tree
+        for k, tree in fresh.items()
+      }
+    return {'generator': {'branches': branches}}, extra
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    part = system_lib.FrozenPart(
+      init=lambda key: super(LaDMControl, self).init(key, {})[0]['generator'],
+      family='',
+      path=self.base_path,
+      field='control.base',
+    )
+    return {**super().frozen_parts(), BASE: part}
+
+  def generator(self, params: Params, frozen: Params) -> Any:
+    base = jax.lax.stop_gradient(frozen[BASE])
+    networks = {}
+    for name, moved in params['generator']['branches'].items():
+      own = base['networks'][name]
+      branch = {
+        k: jax.tree.map(jnp.add, own[k], tree) if k in own else tree
+        for k, tree in moved.items()
+      }
+      networks[name] = {'base': own, 'branch': branch}
+    return {**base, 'networks': networks}
+
+  def network(self, stage: int) -> ladm_networks.StageNetwork:
+    return self._controlled(stage)
+
+  def _controlled(self, stage: int) -> ControlledNetwork:
+    plain = self.networks.of_stage(stage)
+    assert isinstance(plain.module, unet.UNet)  # of `ladm.create`
+    is_staged = isinstance(plain.module, staged_unet.StagedUNet)
+    kind = controlnet.ControlStagedUNet if is_staged else controlnet.ControlUNet
+    wavelets = self.networks.wavelets if is_staged else (plain.wavelet,)
+    return ControlledNetwork(
+      module=plain.module,
+      stage=plain.stage,
+      wavelet=plain.wavelet,
+      halvings=plain.halvings,
+      branch=controlnet.branch(
+        kind,
+        plain.module,
+        self.control_map.channels,
+        sorted({2**n for n in wavelets}),
+      ),
+      weight=self.weight,
+    )
+
+  def told(self, encoded: Any, batch: Batch) -> Inputs:
+    if 'sketch' in batch:  # a drawing in the place of edges
+      batch = {**batch, 'edges': (batch['sketch'] + 1.0) / 2.0}
+    (side,) = {batch[key].shape[1] for key in self.control_map.keys}
+    maps = tuple(self.control_map(batch, n) for n in self._sides(side))
+    return dataclasses.replace(encoders.as_inputs(encoded), control=maps)
+
+  def _sides(self, side: int) -> list[int]:
+    """Returns the side of each stage, finest first."""
+    return [side // 2**halvings for halvings in range(self.process.levels)]
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    given = super().condition(weights, batch)
+    null = given.null
+    return condition_lib.Condition(
+      context=self.told(given.context, batch),
+      null=None if null is None else self.told(null, batch),
+    )
+
+
+def create(config: ConfigDict) -> LaDMControl:
+  """Builds the system of a config.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  c = config.control
+  if config.data.buckets:
+    raise ValueError(
+      f'config.data.buckets is {config.data.buckets}, must be 0 for'
+      ' ladm_control: maps are squares'
+    )
+  if config.laplacian.network != 'unet':
+    raise ValueError(
+      f'config.laplacian.network is {config.laplacian.network!r}, must be'
+      " 'unet' for ladm_control: a branch is of a U-Net"
+    )
+  if config.laplacian.latent:
+    raise ValueError(
+      'config.laplacian.latent is True, must be False for ladm_control: maps'
+      ' are of images'
+    )
+  control_map = control_maps.ControlMap(
+    kind=c.map, classes=config.condition.map_classes
+  )
+  lacks = set(control_map.keys) - {'image', *config.data.maps}
+  if config.data.name == 'shapes' and lacks:
+    raise ValueError(
+      f'config.data.maps is {tuple(config.data.maps)}, must have'
+      f' {lacks.pop()!r} for config.control.map {c.map!r}'
+    )
+  base = ladm.create(config)
+  return LaDMControl(
+    **{f.name: getattr(base, f.name) for f in dataclasses.fields(base)},
+    base_path=c.base,
+    control_map=control_map,
+    weight=c.weight,
+  )

@@ -1,0 +1,481 @@
+"""LaDM (arXiv:2411.07126): Laplacian diffusion, coarse to fine in one image.
+
+The stages are the resolutions of a Laplacian pyramid. The coarsest begins with
+noise; where a band is about to appear, the state is doubled and the missing
+noise is added. A finished scale is (B, h, w, 2C): the state at the stage's last
+noise level and the clean image of its last step. The report shows the idea and
+no numbers: filters, rates, switches, noise levels, losses and sizes are our
+choices.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.diffusion import laplacian_editing
+from pyramid_jax.diffusion import laplacian_levels
+from pyramid_jax.diffusion import laplacian_loss
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.systems import spaces
+from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.ladm import fields as ladm_fields
+from pyramid_jax.systems.ladm import stage_networks as ladm_networks
+
+
+Batch = system_lib.Batch
+Inputs = encoders.Inputs
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+
+def make_stage(
+  network: ladm_networks.StageNetwork,
+  params: Any,
+  precond: laplacian_loss.Preconditioning,
+  levels: laplacian_levels.Levels,
+  *,
+  shape: tuple[int, int, int, int],
+  context: Inputs,
+  null: Inputs | None = None,
+  scale: float = 1.0,
+  interval: tuple[float, ...] = (),
+  cached: bool = True,
+  self_context: bool = False,
+) -> sampling.Stage:
+  """Builds one stage.
+
+  Args:
+    network: of the stage.
+    params: its weights.
+    precond: what stands around it.
+    levels: noise levels of the stage's solver.
+    shape: (B, h, w, C) of the stage's state.
+    context: the condition of B images.
+    null: the null condition, used when `scale` is not 1.
+    scale: classifier-free guidance, 1 = none.
+    interval: where it acts, see `guidance.classifier_free`.
+    cached: compute what does not depend on the noise level once a stage.
+    self_context: tell the network the clean image of the stage before.
+  """
+
+  def build(inputs, shape):
+    def call(variables, x, time, **kwargs):
+      # One level for the whole batch: it is embedded once.
+      return network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
+
+    def enter(state, normal):
+      x = _entered(precond, levels, state, normal(shape))
+      told: dict[str, Any] = {}
+      if self_context:
+        told['known'] = state[-1][..., shape[-1] :]
+      variables = {'params': params}
+      if cached:
+        blank = jnp.zeros(shape), jnp.zeros(())
+        variables |= call(variables, *blank, mutable=['cache'], **told)[1]
+      return x, (variables, told)
+
+    def denoise(x, level, context, first=True, taps=()):
+      del first
+      variables, told = context
+      found: dict[str, jax.Array] = {}
+
+      def bound(x, time):
+        out = call(variables, x, time, taps=taps, **told)
+        if not taps:
+          return out
+        found.update(out[1])
+        return out[0]
+
+      prediction = precond.predict(bound, x, level, inputs.prior)
+      return dataclasses.replace(prediction, taps=found)
+
+    def leave(state, x, x0, context):
+      del context
+      return [*state, jnp.concatenate([x, x0], axis=-1)]
+
+    return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
+
+  return conditioning.guided_stage(build, shape, context, null, scale, interval)
+
+
+def _entered(
+  precond: laplacian_loss.Preconditioning,
+  levels: laplacian_levels.Levels,
+  state: list[jax.Array],
+  noise: jax.Array,
+) -> jax.Array:
+  """Returns the state in which a stage begins."""
+  process, stage = precond.process, precond.stage
+  if stage == process.levels:
+    return levels.initial_std * noise
+  return process.switched(noise, state[-1][..., : noise.shape[-1]], stage + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaDM:
+  """The system; see the module docstring and `systems.system.System`.
+
+  Lists of stages are coarse to fine.
+
+  Attributes:
+    space: images, or the latents of a first stage.
+    networks: of the stages.
+    encoder: of the condition, None without.
+    condition_part: where a frozen encoder's weights are.
+    process: the bands, their fading, the switches.
+    kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
+    law: of the noise levels in training.
+    stage_batch: examples of a batch for each stage.
+    drop: share of conditions replaced by the null condition in training.
+    known_noise: share of noise in the clean image of the stage before, which
+      finer stages are told in training; None where they are not told.
+    solver: of sampling, one that goes band by band.
+    steps: of each stage.
+    rho: see `laplacian_levels.sigmas`.
+    churn: noise added anew in sampling.
+    guidance: classifier-free guidance of each stage, 1 = none.
+    guidance_interval: where it acts, see `guidance.classifier_free`.
+    image_size: px of a sample, unless it is asked for in another shape.
+    tells_aspect: whether the networks are told the shape of the image.
+  """
+
+  space: spaces.Space
+  networks: ladm_networks.Networks
+  encoder: conditioning.Encoder | None
+  condition_part: system_lib.FrozenPart | None
+  process: laplacian.Process
+  kind: str
+  law: laplacian_loss.Law
+  stage_batch: tuple[int, ...]
+  drop: float
+  known_noise: float | None
+  solver: solvers.Solver
+  steps: tuple[int, ...]
+  rho: float
+  churn: laplacian_levels.Churn
+  guidance: tuple[float, ...]
+  guidance_interval: tuple[float, ...]
+  image_size: int
+  tells_aspect: bool = False
+
+  @property
+  def stage_numbers(self) -> tuple[int, ...]:
+    """The stages as the process counts them, coarse to fine: L .. 1."""
+    return tuple(range(self.process.levels, 0, -1))
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    del batch  # all shapes are known
+    keys = jax.random.split(key)
+    tree, zeros = conditioning.init(self.encoder, keys[1])
+    params = {'condition': tree} if tree else {}
+    params['networks'] = self.networks.init(
+      keys[0],
+      self.shaped(zeros, (1, self.image_size, self.image_size)),
+      self.image_size // self.space.factor,
+    )
+    extra = {'process': self.fingerprint(), **self.space.extra()}
+    return {'generator': params}, extra
+
+  def fingerprint(self) -> dict[str, jax.Array]:
+    """Returns the process as arrays, which live in the checkpoint."""
+    p = self.process
+    return {
+      'schedule': jnp.asarray(laplacian.SCHEDULES.index(p.schedule)),
+      # The ends and the switches between them: never empty.
+      'sigmas': jnp.asarray(
+        (p.sigma_min, *p.switch_sigmas, p.sigma_max), jnp.float32
+      ),
+      'band_rms': jnp.asarray(p.band_rms, jnp.float32),
+    }
+
+  def check_extra(self, extra: Params) -> None:
+    """Refuses weights that were trained with another process.
+
+    Raises:
+      ValueError: the field that differs, and both values.
+    """
+    for name, mine in self.fingerprint().items():
+      theirs = np.asarray(extra['process'][name])
+      if not np.allclose(theirs, mine, rtol=1e-6):
+        raise ValueError(
+          f'config.laplacian is of another process than the checkpoint: {name}'
+          f' is {np.asarray(mine).tolist()}, the weights were trained with'
+          f' {theirs.tolist()}'
+        )
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    parts = self.space.frozen_parts()
+    if self.condition_part is None:
+      return parts
+    return {**parts, 'condition': self.condition_part}
+
+  def losses(
+    self,
+    params: Params,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    step: jax.Array,
+    batch: Batch,
+  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    drop_key, latent_key, key = jax.random.split(key, 3)
+    generator = self.generator(params, frozen)
+    clean, space = self.space.training(frozen, extra, step, batch, latent_key)
+    encoded = conditioning.training_context(
+      self.encoder, generator, frozen, self.drop, drop_key, batch
+    )
+    inputs = self.told(encoded, batch)
+    shares = self.law.shares(self.process)
+    total, metrics, begin = jnp.zeros(()), {}, 0
+    for index, stage in enumerate(self.stage_numbers):
+      end = begin + self.stage_batch[index]
+      mine = jax.tree.map(lambda x, a=begin, b=end: x[a:b], inputs)
+      loss, parts = self._stage_loss(
+        generator['networks'],
+        stage,
+        jax.random.fold_in(key, stage),
+        clean[begin:end],
+        mine,
+      )
+      total += float(shares[stage - 1]) * loss
+      metrics[f'loss_stage_{stage}'] = loss
+      metrics |= {f'{name}_stage_{stage}': v for name, v in parts.items()}
+      begin = end
+    return {'generator': (total, metrics)}, {**extra, **space}
+
+  def _stage_loss(
+    self,
+    params: Any,
+    stage: int,
+    key: jax.Array,
+    whole: jax.Array,
+    inputs: Inputs,
+  ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Returns the loss of a stage on its part of a batch."""
+    sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
+    clean = self.process.clean(whole, stage)
+    network, told = self.network(stage), {}
+    if self.known_noise is not None and self._is_told(stage):
+      known = laplacian.down(clean)
+      eps = jax.random.normal(jax.random.fold_in(noise_key, 1), known.shape)
+      told['known'] = gaussian.mix_noise(known, eps, self.known_noise)
+    return laplacian_loss.loss(
+      lambda x, time: network.apply(
+        {'params': self.params_of(params, stage)},
+        x,
+        time,
+        inputs,
+        train=True,
+        rngs={'dropout': dropout_key},
+        **told,
+      ),
+      self.precond(stage),
+      clean,
+      self.law.draw(sigma_key, self.process, stage, whole.shape[0]),
+      jax.random.normal(noise_key, clean.shape),
+      inputs.prior,
+    )
+
+  def _is_told(self, stage: int) -> bool:
+    """Returns whether a stage is told the clean image of the one before."""
+    return self.known_noise is not None and stage < self.process.levels
+
+  # What a system with branches beside the networks does otherwise.
+
+  def generator(self, params: Params, frozen: Params) -> Any:
+    """Returns the weights of the networks and of the condition's encoder."""
+    del frozen
+    return params['generator']
+
+  def network(self, stage: int) -> ladm_networks.StageNetwork:
+    """Returns the network of a stage, 1 = finest."""
+    return self.networks.of_stage(stage)
+
+  def params_of(self, params: Any, stage: int) -> Any:
+    """Returns its weights among those of all networks."""
+    return self.networks.params_of(params, stage)
+
+  def told(self, encoded: Any, batch: Batch) -> Inputs:
+    """Returns what the networks are told of a batch."""
+    inputs = encoders.as_inputs(encoded)
+    if not self.tells_aspect:
+      return inputs
+    aspect = batch.get('aspect')
+    if aspect is None:  # squares
+      aspect = jnp.zeros((next(iter(batch.values())).shape[0], 2))
+    return dataclasses.replace(inputs, aspect=aspect)
+
+  def shaped(self, encoded: Any, shape: tuple[int, int, int]) -> Inputs:
+    """Returns what the networks are told of images (B, H, W)."""
+    inputs = encoders.as_inputs(encoded)
+    if not self.tells_aspect:
+      return inputs
+    sides = np.array(shape[1:], np.float32)
+    aspect = jnp.tile(np.log(sides / self.image_size), (shape[0], 1))
+    return dataclasses.replace(inputs, aspect=aspect)
+
+  def check_shape(self, shape: tuple[int, int]) -> None:
+    """Refuses an image that the networks cannot make.
+
+    Args:
+      shape: height and width, px.
+
+    Raises:
+      ValueError: sides that are no multiples of what the coarsest stage sees
+        as one place, or an area that is far from that of the square.
+    """
+    cells = zip(self.stage_numbers, self.networks.cells, strict=True)
+    cell = self.space.factor * max(2 ** (s - 1) * n for s, n in cells)
+    area = shape[0] * shape[1] / self.image_size**2
+    if shape[0] % cell or shape[1] % cell or not 0.5 < area < 2:
+      raise ValueError(
+        f'an image of {shape[0]} x {shape[1]} px must have sides that are'
+        f' multiples of {cell}, and between half and twice the area of'
+        f' {self.image_size} x {self.image_size}'
+      )
+
+  def precond(self, stage: int) -> laplacian_loss.Preconditioning:
+    """Returns what stands around the network of a stage."""
+    return laplacian_loss.Preconditioning(self.process, stage, self.kind)
+
+  def ema_patterns(self) -> list[str]:
+    return ['generator/.*']
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    generator = self.generator(weights.params, weights.frozen)
+    tree = conditioning.weights(self.encoder, generator, weights.frozen)
+    return conditioning.condition(self.encoder, tree, batch)
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+    cached: bool = True,
+  ) -> list[sampling.Stage]:
+    params = self.generator(weights.params, weights.frozen)['networks']
+    count, height, width = (
+      shape[0],
+      *(n // self.space.factor for n in shape[1:]),
+    )
+    self.check_shape(shape[1:])
+    has_null = condition.null is not None
+    tables = laplacian_levels.sweep(
+      self.process, self.steps, self.rho, self.churn
+    )
+    return [
+      make_stage(
+        self.network(stage),
+        self.params_of(params, stage),
+        self.precond(stage),
+        levels,
+        shape=(
+          count,
+          height // 2 ** (stage - 1),
+          width // 2 ** (stage - 1),
+          self.space.channels,
+        ),
+        context=self.shaped(condition.context, shape),
+        null=self.shaped(condition.null, shape) if has_null else None,
+        scale=scale,
+        interval=self.guidance_interval,
+        cached=cached,
+        self_context=self._is_told(stage),
+      )
+      for stage, levels, scale in zip(
+        self.stage_numbers, tables, self.guidance, strict=True
+      )
+    ]
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    whole = self.space.states(weights, image)
+    return [self.process.clean(whole, stage) for stage in self.stage_numbers]
+
+  def edited(
+    self,
+    weights: Weights,
+    stages: list[sampling.Stage],
+    edit: system_lib.Edit,
+  ) -> list[sampling.Stage]:
+    cleans = self.states(weights, edit.image)
+    return laplacian_editing.edited(stages, cleans, edit.mask, edit.strength)
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    """Returns the image of the last finished stage, at its resolution.
+
+    Of a stage before the finest it is the mean of what is possible there.
+    """
+    x, x0 = jnp.split(state[-1], 2, axis=-1)
+    # The stage before has a quarter of the area, see `check_shape`.
+    area = x.shape[1] * x.shape[2] * self.space.factor**2
+    is_whole = 2 * area > self.image_size**2
+    return self.space.decode(weights, x if is_whole else x0)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    return system_lib.sample_batch(self, weights, key, batch)
+
+
+def create(config: ConfigDict) -> LaDM:
+  """Builds the system of a config.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  ladm_fields.check_small_picture(config)
+  sample = config.sample
+  space = spaces.create(config, config.laplacian.latent)
+  process = ladm_fields.process(config, space)
+  encoder = conditioning.create(config)
+  levels = process.levels
+  steps = sample.steps
+  steps = (steps,) * levels if isinstance(steps, int) else tuple(steps)
+  laplacian_levels.sweep(process, steps)  # refuses another number
+  wavelets = ladm_fields.per_stage(config, 'wavelets')
+  return LaDM(
+    space=space,
+    networks=ladm_networks.create(config, space, encoder, wavelets),
+    encoder=encoder,
+    condition_part=conditioning.frozen_part(encoder, config),
+    process=process,
+    kind=ladm_fields.kind(config),
+    law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
+    stage_batch=ladm_fields.stage_batch(config),
+    drop=config.condition.drop,
+    known_noise=(
+      config.diffusion.noise_mix_ratio
+      if config.laplacian.self_context
+      else None
+    ),
+    solver=ladm_fields.solver(config),
+    steps=steps,
+    rho=sample.rho,
+    churn=laplacian_levels.Churn(
+      amount=sample.churn,
+      low=sample.churn_min,
+      high=sample.churn_max or math.inf,
+      noise=sample.churn_noise,
+    ),
+    guidance=tuple(
+      1.0 + (sample.guidance - 1.0) * part
+      for part in ladm_fields.per_stage(config, 'guidance_parts')
+    ),
+    guidance_interval=tuple(sample.guidance_interval),
+    image_size=config.data.image_size,
+    tells_aspect=config.data.buckets > 0,
+  )

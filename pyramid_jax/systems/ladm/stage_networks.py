@@ -1,0 +1,264 @@
+"""The networks of LaDM: a denoiser a stage, or one that is told the stage."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import encoders
+from pyramid_jax.diffusion import laplacian
+from pyramid_jax.networks import staged_diffit
+from pyramid_jax.networks import staged_unet
+from pyramid_jax.networks import unet
+from pyramid_jax.systems import spaces
+
+
+Inputs = encoders.Inputs
+# Networks embed the noise level as an index of up to 1,000.
+TIME_SCALE = 1000.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageNetwork:
+  """The raw network of one stage, between wavelet transforms.
+
+  Attributes:
+    module: a U-Net or a DiffiT.
+    stage: which stage it is told, 0 = coarsest; None where it is of one only.
+    wavelet: levels of the Haar packet around it: it works on a grid smaller
+      by 2^wavelet.
+    halvings: from the finest resolution to the stage's.
+  """
+
+  module: nn.Module
+  stage: int | None
+  wavelet: int
+  halvings: int
+
+  def apply(
+    self,
+    variables: Any,
+    x: jax.Array,
+    c_noise: jax.Array,
+    inputs: Inputs,
+    known: jax.Array | None = None,
+    **kwargs: Any,
+  ) -> Any:
+    """Returns (B, h, w, C), and what is mutable or activations if asked.
+
+    Args:
+      variables: of the module.
+      x: (B, h, w, C) the preconditioned state.
+      c_noise: (B,) or (1,) the noise level.
+      inputs: of the condition; channels beside the image are at the finest
+        resolution and pooled to the stage's.
+      known: (B, h / 2, w / 2, C) the clean image as the stage before knows it,
+        for networks that are told, else None.
+      **kwargs: of `module.apply`.
+    """
+    args = self.arguments(x, c_noise, inputs)
+    told = self._told(inputs)
+    if known is not None:
+      told['known'] = laplacian.haar(laplacian.up(known), self.wavelet)
+    out = self.call(variables, *args, **told, **kwargs)
+    if not kwargs.get('mutable') and not kwargs.get('taps'):
+      return laplacian.inverse_haar(out, self.wavelet)
+    return laplacian.inverse_haar(out[0], self.wavelet), out[1]
+
+  def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    """Applies the module to `arguments`."""
+    return self.module.apply(variables, *args, **kwargs)
+
+  def init(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
+    """Returns the weights; x is (B, h, w, C) at the stage's resolution."""
+    args = self.arguments(x, jnp.zeros((1,)), inputs)
+    return self.module.init(key, *args, **self._told(inputs))['params']
+
+  def arguments(
+    self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
+  ) -> tuple[Any, ...]:
+    """Returns what the module is called with, see `apply`."""
+    if inputs.concat is not None:
+      beside = laplacian.pooled(inputs.concat, self.halvings)
+      if beside.shape[:3] != x.shape[:3]:
+        raise ValueError(
+          f'the condition has shape {inputs.concat.shape}, pooled'
+          f' {beside.shape}, the state {x.shape}: batch and grid must be equal'
+        )
+      x = jnp.concatenate([x, beside], axis=-1)
+    x = laplacian.haar(x, self.wavelet)
+    return x, TIME_SCALE * c_noise, inputs.context, inputs.y
+
+  def _told(self, inputs: Inputs) -> dict[str, Any]:
+    """Returns the arguments by name that are there."""
+    told = {
+      'stage': self.stage,
+      'concat_noise': inputs.concat_noise,
+      'aspect': inputs.aspect,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Networks:
+  """The networks of all stages; lists are coarse to fine.
+
+  Attributes:
+    modules: one a stage, or the one that all share.
+    wavelets: see `StageNetwork`.
+    channels: of the state.
+  """
+
+  modules: Sequence[nn.Module]
+  wavelets: tuple[int, ...]
+  channels: int
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    """Sides of the squares of a state that each network sees as one place."""
+    patch = getattr(self.modules[0], 'patch_size', 1)
+    return tuple(patch * 2**wavelet for wavelet in self.wavelets)
+
+  @property
+  def shared(self) -> bool:
+    """Whether one network serves all stages."""
+    return len(self.modules) < len(self.wavelets)
+
+  def of_stage(self, stage: int) -> StageNetwork:
+    """Returns the network of a stage, 1 = finest."""
+    index = len(self.wavelets) - stage
+    return StageNetwork(
+      module=self.modules[0 if self.shared else index],
+      stage=index if self.shared else None,
+      wavelet=self.wavelets[index],
+      halvings=stage - 1,
+    )
+
+  def params_of(self, params: Any, stage: int) -> Any:
+    """Returns the weights of a stage's network."""
+    return params[self.name(stage)]
+
+  def init(self, key: jax.Array, inputs: Inputs, side: int) -> dict[str, Any]:
+    """Returns the weights of all; `side` is the finest stage's."""
+    params: dict[str, Any] = {}
+    for stage in range(len(self.wavelets), 0, -1):
+      if self.name(stage) not in params:
+        n = side // 2 ** (stage - 1)
+        params[self.name(stage)] = self.of_stage(stage).init(
+          jax.random.fold_in(key, stage),
+          jnp.zeros((1, n, n, self.channels)),
+          inputs,
+        )
+    return params
+
+  def name(self, stage: int) -> str:
+    """Returns the name of a stage's network among the weights."""
+    return 'shared' if self.shared else f'stage_{stage}'
+
+
+def create(
+  config: ConfigDict,
+  space: spaces.Space,
+  encoder: encoders.Encoder | None,
+  wavelets: tuple[int, ...],
+) -> Networks:
+  """Builds the networks, whose channels and conditions follow from the rest.
+
+  Args:
+    config: of the run.
+    space: where the process takes place.
+    encoder: of the condition, None without.
+    wavelets: see `Networks`.
+
+  Raises:
+    ValueError: a field that does not fit the others; see the message.
+  """
+  widths = encoders.Widths() if encoder is None else encoder.widths
+  side, last = config.data.image_size // space.factor, len(wavelets) - 1
+  stages = [
+    _Ends(
+      side=side // 2 ** (last - index + n),
+      ins=(space.channels + widths.concat) * 4**n,
+      outs=space.channels * 4**n,
+    )
+    for index, n in enumerate(wavelets)
+  ]
+  common = config.network.to_dict() | {
+    'context_dim': widths.context or None,
+    'dtype': jnp.dtype(config.dtype),
+    'remat': config.remat,
+    'attention': config.attention,
+  }
+  build = _diffits if config.laplacian.network == 'diffit' else _unets
+  modules = build(config, common, widths.classes, stages)
+  modules[0].check_options()
+  return Networks(modules=modules, wavelets=wavelets, channels=space.channels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Ends:
+  """Sides of the grid of a stage's network, channels in and out."""
+
+  side: int
+  ins: int
+  outs: int
+
+
+def _unets(
+  config: ConfigDict,
+  common: dict[str, Any],
+  classes: int,
+  stages: Sequence[_Ends],
+) -> list[Any]:
+  if config.laplacian.self_context:
+    raise ValueError(
+      'config.laplacian.self_context is True, must be False for'
+      " config.laplacian.network 'unet', which has no gates"
+    )
+  common = common | {'num_classes': classes or None}
+  if not config.laplacian.shared:
+    return [
+      unet.UNet(**common, in_channels=stage.ins, out_channels=stage.outs)
+      for stage in stages
+    ]
+  return [
+    staged_unet.StagedUNet(
+      **common,
+      stage_in=[stage.ins for stage in stages],
+      stage_out=[stage.outs for stage in stages],
+    )
+  ]
+
+
+def _diffits(
+  config: ConfigDict,
+  common: dict[str, Any],
+  classes: int,
+  stages: Sequence[_Ends],
+) -> list[Any]:
+  f, buckets = config.laplacian, config.data.buckets
+  if f.self_context and not f.shared:
+    raise ValueError(
+      'config.laplacian.self_context is True, so config.laplacian.shared must'
+      ' be True: one network for all stages has the gates'
+    )
+  if buckets:
+    raise ValueError(
+      f'config.data.buckets is {buckets}, must be 0 for'
+      " config.laplacian.network 'diffit', which has one size"
+    )
+  return [
+    staged_diffit.StagedDiffiT(
+      **common,
+      num_classes=classes,
+      stage_sides=[stage.side for stage in part],
+      stage_in=[stage.ins for stage in part],
+      stage_out=[stage.outs for stage in part],
+      self_context=f.self_context,
+    )
+    for part in ([stages] if f.shared else [[stage] for stage in stages])
+  ]

@@ -1,0 +1,173 @@
+"""The frozen system whose activations an edge predictor reads.
+
+What is known of it without its weights: the shapes of its stages and
+activations, its config, and that config as it is to be trained on and sampled.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.diffit import image as diffit
+from pyramid_jax.systems.diffit import latent as latent_diffit
+from pyramid_jax.systems.ladm import ladm
+
+
+Weights = system_lib.Weights
+
+FIRST_STAGE = 'first_stage'  # the part that may lie in the base's workdir
+_CONTINUOUS_LEVELS = 256  # that a system without a chain is trained at
+# What the conditions of a batch must have in common with the base's.
+_SHARED = (
+  'data.image_size',
+  'condition.task',
+  'condition.also',
+  'condition.encoder',
+  'condition.max_length',
+  'condition.vocab_size',
+  'condition.no_tokens',
+  'condition.num_classes',
+  'condition.null_class',
+  'condition.map_classes',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageShape:
+  """What of a stage of the base the predictor must know.
+
+  Attributes:
+    state: (B, h, w, C) of the state.
+    taps: of the activations, (B, h_k, w_k, C_k) each.
+  """
+
+  state: tuple[int, ...]
+  taps: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def has_latents(base: system_lib.System) -> bool:
+  """Whether what is diffused are latents of a first stage."""
+  return FIRST_STAGE in base.frozen_parts()
+
+
+def example_condition(base: system_lib.System) -> condition_lib.Condition:
+  """Returns a condition of zeros of one example, to trace with."""
+  encoder = getattr(base, 'encoder', None)
+  _, zeros = conditioning.init(encoder, jax.random.key(0))
+  return condition_lib.Condition(context=zeros, null=zeros)
+
+
+def stage_shapes(
+  base: system_lib.System, taps: Sequence[str]
+) -> tuple[StageShape, ...]:
+  """Traces a system and returns what a predictor must know of its stages.
+
+  Raises:
+    ValueError: activations that the network does not have.
+  """
+
+  def trace(key):
+    params, extra = base.init(key, {})
+    frozen = {  # what encodes pictures and conditions has no say here
+      name: part.init(key)
+      for name, part in base.frozen_parts().items()
+      if name not in (FIRST_STAGE, 'condition')
+    }
+    weights = Weights(params=params, frozen=frozen, extra=extra)
+    size, found = base.image_size, []
+    state: list[jax.Array] = []
+    condition = example_condition(base)
+    for stage in base.stages(weights, condition, (1, size, size)):
+      (levels, denoise), *_ = stage.spans
+      x, context = stage.enter(state, jnp.zeros)
+      level = solvers.row(jax.tree.map(jnp.asarray, levels), 0)
+      prediction = denoise(x, level, context, True, taps=taps)
+      found.append((x, [prediction.taps[name] for name in taps]))
+      state = stage.leave(state, x, prediction.x0, context)
+    return found
+
+  return tuple(
+    StageShape(state=x.shape, taps=tuple(read))
+    for x, read in jax.eval_shape(trace, jax.random.key(0))
+  )
+
+
+def patches(base: system_lib.System, count: int) -> tuple[int, ...]:
+  """Returns the sides of the squares that the base's networks see as one."""
+  if isinstance(base, ladm.LaDM):
+    return base.networks.cells
+  if isinstance(base, latent_diffit.LatentDiffiT):
+    return (base.network.patch_size,) * count
+  if isinstance(base, diffit.DiffiT):
+    return (base.network.stem_stride,) * count
+  return (1,) * count
+
+
+def read(config: ConfigDict) -> ConfigDict:
+  """Reads the config of the base, and refuses one of other conditions."""
+  path = config.sketch.base
+  if not path:
+    raise ValueError(
+      'config.sketch.base is not set: the workdir of the trained system whose'
+      ' activations are read'
+    )
+  file = pathlib.Path(path) / 'config.json'
+  if not file.is_file():
+    raise FileNotFoundError(f'missing: {file} (config.sketch.base)')
+  of_base = config_lib.from_json(file.read_text())
+  if of_base.system.name in ('autoencoder', 'sketch'):
+    raise ValueError(
+      f'config.sketch.base is {path}, a run of the system'
+      f' {of_base.system.name!r}, which nothing can be sampled from by itself'
+    )
+  mine, theirs = config_lib.flatten(config), config_lib.flatten(of_base)
+  for name in _SHARED:
+    if mine[name] != theirs[name]:
+      raise ValueError(
+        f'config.{name} is {mine[name]!r}, must be {theirs[name]!r} as in'
+        f' config.sketch.base = {path}'
+      )
+  return of_base
+
+
+def sampled(config: ConfigDict, of_base: ConfigDict) -> ConfigDict:
+  """Returns the base's config with the fields of sampling of this one."""
+  changed = _copy(of_base)
+  with changed.unlocked():
+    changed.sample = config.sample
+    changed.attention = config.attention
+    changed.remat = config.remat or of_base.remat
+  if tuple(config.sample.windows) != (0, 0):
+    raise ValueError(
+      f'config.sample.windows is {tuple(config.sample.windows)}, must be'
+      ' (0, 0) with a sketch'
+    )
+  return changed
+
+
+def dense(of_base: ConfigDict, base: system_lib.System) -> ConfigDict:
+  """Returns the base's config without guidance and with all its levels."""
+  changed = _copy(of_base)
+  has_chain = hasattr(base, 'chain')
+  with changed.unlocked():
+    sample = changed.sample
+    sample.guidance, sample.windows = 1.0, (0, 0)
+    sample.steps = _CONTINUOUS_LEVELS
+    if has_chain:
+      sample.solver, sample.spacing = 'ddpm', 'auto'
+      sample.steps = of_base.diffusion.timesteps
+      sample.eta, sample.temperature = 0.0, 1.0
+  return changed
+
+
+def _copy(config: ConfigDict) -> ConfigDict:
+  return config_lib.from_json(config_lib.to_json(config))

@@ -1,0 +1,85 @@
+"""Whose edges a predictor learns, and what a person asks for."""
+
+from collections.abc import Mapping
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.conditioning import edges as edges_lib
+from pyramid_jax.networks import pidinet
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = system_lib.Batch
+Params = system_lib.Params
+
+EDGES = 'edges'  # the frozen part that detects edges
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EdgeSource:
+  """Where edges come from if nobody draws them.
+
+  Attributes:
+    kind: 'true', the data's, or a detector's name; 'map': the semantic map in
+      their place.
+    weights: of a detector that is a network, a path.
+    classes: of a semantic map.
+  """
+
+  kind: str
+  weights: str
+  classes: int
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    """Returns the detector, where it is a network."""
+    if self.kind not in pidinet.SIZES:
+      return {}
+    image = jnp.zeros((1, 32, 32, 3))
+    part = system_lib.FrozenPart(
+      init=lambda key: detector(self.kind).init(key, image)['params'],
+      family='pidinet',
+      path=self.weights,
+      field='sketch.edge_weights',
+    )
+    return {EDGES: part}
+
+  def asked(self, frozen: Params, batch: Batch) -> jax.Array:
+    """Returns the edges that are asked for, (B, H, W) in [-1, 1].
+
+    A drawing, or the edges of the example's picture.
+
+    Args:
+      frozen: with the weights of a detector that is a network.
+      batch: of examples, or of what a person asks for.
+
+    Raises:
+      ValueError: there are neither.
+    """
+    if 'sketch' in batch:
+      return batch['sketch']
+    if self.kind == 'map' and 'mask' in batch:
+      shade = batch['mask'].astype(jnp.float32) / max(1, self.classes - 1)
+      return 2.0 * shade - 1.0
+    if self.kind in pidinet.SIZES:
+      found = system_lib.apply(
+        detector(self.kind), frozen[EDGES], batch['image'], method='edges'
+      )
+      return jnp.where(found >= edges_lib.THRESHOLD, 1.0, -1.0)
+    if self.kind in edges_lib.DETECTORS:
+      found = jnp.asarray(edges_lib.edges(self.kind)(batch['image']))
+      return 2.0 * found - 1.0
+    needed = {'true': 'edges', 'map': 'mask'}[self.kind]
+    if needed not in batch:
+      raise ValueError(
+        'there is no sketch: give one, data with config.data.maps ='
+        f' {needed!r}, or a detector by config.sketch.edges'
+      )
+    return 2.0 * batch['edges'] - 1.0
+
+
+def detector(name: str) -> pidinet.PiDiNet:
+  """Returns the network of a detector, one of `pidinet.SIZES`."""
+  width, dilated = pidinet.SIZES[name]
+  return pidinet.PiDiNet(width, dilated)

@@ -1,0 +1,506 @@
+"""Sketch guidance (arXiv:2211.13752): an edge predictor on a frozen system.
+
+A small perceptron learns to read the encoded edge map off the activations that
+a trained system has at a noisy latent. Sampling is that of the base, steered
+by the gradient of the predictor's distance from a sketch. Any system with
+named activations may be the base; each of its stages is read by itself.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax import systems
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import sketch_guidance
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.networks import edge_predictor
+from pyramid_jax.networks.layers import resampling
+from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.sketch import base as sketch_base
+from pyramid_jax.systems.sketch import edge_source as sketch_edges
+
+
+Batch = system_lib.Batch
+Params = system_lib.Params
+Weights = system_lib.Weights
+
+BASE = 'base'  # the frozen part that is the trained system
+PARTS = 4  # of the noise's time, for which the loss is told by itself
+SHOWN = (0.3, 0.6, 0.9)  # parts of the time in pictures of a training run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sketch:
+  """The system; see the module docstring and `systems.system.System`.
+
+  Attributes:
+    base: what is sampled.
+    dense: the same with many noise levels and no guidance, to train on.
+    base_path: the workdir of its weights.
+    taps: names of the activations that are read.
+    shapes: of the base's stages, coarse first.
+    predictors: one for all stages, or one for each.
+    target_space: what is predicted of an edge map, 'latent' or 'pixels'.
+    source: of the edges that are learned.
+    beta: of each stage, see `sketch_guidance.steered`.
+    stop_fraction: of each stage, likewise.
+    norm_ref: likewise.
+  """
+
+  base: system_lib.System
+  dense: system_lib.System
+  base_path: str
+  taps: tuple[str, ...]
+  shapes: tuple[sketch_base.StageShape, ...]
+  predictors: tuple[edge_predictor.EdgePredictor, ...]
+  target_space: str
+  source: sketch_edges.EdgeSource
+  beta: tuple[float, ...]
+  stop_fraction: tuple[float, ...]
+  norm_ref: str
+
+  @property
+  def solver(self) -> solvers.Solver:
+    return self.base.solver
+
+  @property
+  def image_size(self) -> int:
+    return self.base.image_size
+
+  def of_base(self, frozen: Params) -> Weights:
+    """Returns the weights of the base."""
+    base = frozen[BASE]
+    return Weights(params=base['params'], frozen=frozen, extra=base['extra'])
+
+  def _own(self, stage: int) -> tuple[int, int]:
+    """Returns the place of a stage's predictor, and the stage's in it."""
+    return (0, stage) if len(self.predictors) == 1 else (stage, 0)
+
+  def _predict(
+    self,
+    variables: Mapping[str, Any],
+    stage: int,
+    taps: Mapping[str, jax.Array],
+    noise: jax.Array,
+    **kwargs: Any,
+  ) -> Any:
+    """Applies the predictor of a stage.
+
+    Args:
+      variables: 'params' and 'batch_stats' of all predictors.
+      stage: whose activations they are.
+      taps: by name.
+      noise: as `EdgePredictor.noise_input` says.
+      **kwargs: of the predictor's `apply`.
+    """
+    place, index = self._own(stage)
+    own = {kind: trees[str(place)] for kind, trees in variables.items()}
+    size = self.shapes[stage].state[1:3]
+    return self.predictors[place].apply(
+      own,
+      [taps[name] for name in self.taps],
+      noise,
+      (size[0], size[1]),
+      stage=index,
+      **kwargs,
+    )
+
+  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
+    del batch  # all shapes are known
+    params, statistics = {}, {}
+    for place, predictor in enumerate(self.predictors):
+      shape = self.shapes[place]
+      taps = [jnp.zeros(t.shape, t.dtype) for t in shape.taps]
+      noise = jnp.zeros((1,))
+      if predictor.noise_input != 'scalar':
+        noise = jnp.zeros(shape.state)
+      size = (shape.state[1], shape.state[2])
+      key, own = jax.random.split(key)
+      variables = predictor.init(own, taps, noise, size)
+      params[str(place)] = variables['params']
+      statistics[str(place)] = variables['batch_stats']
+    extra = {'batch_stats': statistics, 'loss_by_part': jnp.zeros(PARTS)}
+    return {'generator': params}, extra
+
+  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+    def init(key):
+      params, extra = self.base.init(key, {})
+      return {'params': params, 'extra': extra}
+
+    whole = system_lib.FrozenPart(
+      init=init,
+      family='',
+      path=self.base_path,
+      field='sketch.base',
+      player='',
+    )
+    parts = {BASE: whole}
+    for name, part in self.base.frozen_parts().items():
+      path = part.path
+      if name == sketch_base.FIRST_STAGE and not path:
+        path = os.path.join(self.base_path, sketch_base.FIRST_STAGE)
+      parts[name] = dataclasses.replace(part, path=path)
+    return {**parts, **self.source.frozen_parts()}
+
+  def asked(self, frozen: Params, batch: Batch) -> jax.Array:
+    """Returns the edges that are asked for, see `EdgeSource.asked`."""
+    return self.source.asked(frozen, batch)
+
+  def targets(self, weights: Weights, edges: jax.Array) -> list[jax.Array]:
+    """Returns what the predictors should say, of each stage.
+
+    Args:
+      weights: of the base.
+      edges: (B, H, W) in [-1, 1], white on black.
+    """
+    if self.target_space == 'latent' and sketch_base.has_latents(self.base):
+      picture = jnp.repeat(edges[..., None], 3, axis=-1)
+      return self.base.states(weights, picture)
+    targets = []
+    for shape in self.shapes:
+      cell = edges.shape[1] // shape.state[1]
+      pixels = resampling.space_to_depth(edges[..., None], cell)
+      if not sketch_base.has_latents(
+        self.base
+      ):  # thin lines would fade in a mean
+        pixels = pixels.max(-1, keepdims=True)
+      targets.append(pixels)
+    return targets
+
+  def edges_of_targets(
+    self, weights: Weights, targets: Sequence[jax.Array]
+  ) -> jax.Array:
+    """Returns the (B, H, W) edge maps in [-1, 1] behind `targets`."""
+    size = self.image_size
+    if self.target_space == 'latent' and sketch_base.has_latents(self.base):
+      stages = self._stages_to_train(weights, targets[0].shape[0])
+      state: list[jax.Array] = []
+      for stage, target in zip(stages, targets, strict=True):
+        state = stage.leave(state, target, target, None)
+      return self.base.decode(weights, state).mean(-1)
+    pixels = targets[-1]
+    cell = size // pixels.shape[1]
+    if sketch_base.has_latents(self.base):
+      return resampling.depth_to_space(pixels, cell)[..., 0]
+    return resampling.enlarge(pixels, cell)[..., 0]
+
+  def _stages_to_train(
+    self, weights: Weights, count: int, condition: Any = None
+  ) -> list[sampling.Stage]:
+    """Returns the stages of the base with all levels and no guidance."""
+    size = self.image_size
+    if condition is None:
+      condition = sketch_base.example_condition(self.dense)
+    return self.dense.stages(weights, condition, (count, size, size))
+
+  def _read(
+    self,
+    weights: Weights,
+    key: jax.Array,
+    batch: Batch,
+    rows: Any,
+  ) -> list[tuple[dict[str, jax.Array], jax.Array, jax.Array]]:
+    """Noises a batch and reads the base's activations, stage by stage.
+
+    Args:
+      weights: of the base.
+      key: of the noise.
+      batch: images and conditions.
+      rows: (stage, S) -> (B,) of the S levels of a stage, one an example.
+
+    Returns:
+      For each stage activations by name, what the predictor is told of the
+      noise, and the (B,) parts of the time.
+    """
+    zs = self.dense.states(weights, batch['image'])
+    condition = self.dense.condition(weights, batch)
+    stages = self._stages_to_train(weights, zs[0].shape[0], condition)
+    results = []
+    state: list[jax.Array] = []
+    for s, stage in enumerate(stages):
+      ((levels, denoise),) = stage.spans
+      at = _examples(levels, rows(s, levels.time.shape[0] - 1))
+      noise = jax.random.normal(jax.random.fold_in(key, s), zs[s].shape)
+      normal = lambda shape, noise=noise: jnp.broadcast_to(noise, shape)
+      _, context = stage.enter(state, normal)
+      state = stage.leave(state, zs[s], zs[s], context)
+      x = at.noised(zs[s], noise)
+      prediction = denoise(x, at, context, True, taps=self.taps)
+      told = self._told(s, at, noise, prediction.eps)
+      results.append(
+        jax.lax.stop_gradient((prediction.taps, told, jnp.ravel(at.part)))
+      )
+    return results
+
+  def _told(
+    self,
+    stage: int,
+    level: schedules.Levels,
+    noise: jax.Array,
+    predicted: jax.Array,
+  ) -> jax.Array:
+    """Returns what a predictor is told of the noise."""
+    kind = self.predictors[self._own(stage)[0]].noise_input
+    if kind == 'scalar':
+      return jnp.ravel(level.part)
+    return level.sigma * (noise if kind == 'map' else predicted)
+
+  def losses(
+    self,
+    params: Params,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    step: jax.Array,
+    batch: Batch,
+  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    del step
+    level_key, noise_key = jax.random.split(key)
+    weights = self.of_base(frozen)
+    targets = self.targets(weights, self.asked(frozen, batch))
+    count = targets[0].shape[0]
+
+    def rows(stage, length):
+      own = jax.random.fold_in(level_key, stage)
+      return jax.random.randint(own, (count,), 0, length)
+
+    statistics = dict(extra['batch_stats'])
+    by_part = extra['loss_by_part']
+    total, metrics = jnp.zeros(()), {}
+    for s, read in enumerate(self._read(weights, noise_key, batch, rows)):
+      taps, told, part = read
+      variables = {'params': params['generator'], 'batch_stats': statistics}
+      got, new = self._predict(
+        variables, s, taps, told, train=True, mutable=['batch_stats']
+      )
+      statistics[str(self._own(s)[0])] = new['batch_stats']
+      errors = distance(got, jax.lax.stop_gradient(targets[s]))
+      metrics[f'loss_stage_{s}'] = errors.mean()
+      total = total + errors.mean() / len(self.shapes)
+      by_part = _renewed(by_part, part, errors)
+    metrics |= {f'loss_part_{i}': by_part[i] for i in range(PARTS)}
+    extra = {
+      'batch_stats': jax.lax.stop_gradient(statistics),
+      'loss_by_part': jax.lax.stop_gradient(by_part),
+    }
+    return {'generator': (total, metrics)}, extra
+
+  def ema_patterns(self) -> list[str]:
+    return []
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    of_base = self.of_base(weights.frozen)
+    condition = self.base.condition(of_base, batch)
+    beta = batch.get('sketch_beta')
+    steer = {
+      'targets': self.targets(of_base, self.asked(weights.frozen, batch)),
+      # (stages,) or, one column a stage, (B, stages); no constants, so that
+      # one program serves every sketch and strength.
+      'beta': jnp.asarray(self.beta) if beta is None else beta,
+    }
+    return dataclasses.replace(condition, steer=steer)
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+  ) -> list[sampling.Stage]:
+    of_base = self.of_base(weights.frozen)
+    variables = {
+      'params': weights.params['generator'],
+      'batch_stats': weights.extra['batch_stats'],
+    }
+    return [
+      sketch_guidance.steered(
+        stage,
+        self._loss(variables, s, condition.steer['targets'][s]),
+        self.taps,
+        beta=condition.steer['beta'][..., s],
+        stop_fraction=self.stop_fraction[s],
+        norm_ref=self.norm_ref,
+      )
+      for s, stage in enumerate(self.base.stages(of_base, condition, shape))
+    ]
+
+  def _loss(
+    self, variables: Mapping[str, Any], stage: int, target: jax.Array
+  ) -> sketch_guidance.Loss:
+    def loss(prediction, level, initial):
+      told = self._told(stage, level, initial, prediction.eps)
+      got = self._predict(variables, stage, prediction.taps, told)
+      return distance(got, target)
+
+    return loss
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    return self.base.states(self.of_base(weights.frozen), image)
+
+  def edited(
+    self,
+    weights: Weights,
+    stages: list[sampling.Stage],
+    edit: system_lib.Edit,
+  ) -> list[sampling.Stage]:
+    return self.base.edited(self.of_base(weights.frozen), stages, edit)
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    return self.base.decode(self.of_base(weights.frozen), state)
+
+  def predicted(
+    self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Predicts the edges of pictures that are noised.
+
+    Args:
+      weights: of this system.
+      key: of the noise.
+      batch: images, conditions and edges.
+      parts: (B,) of the noise's time in [0, 1], where each is read.
+
+    Returns:
+      The (B,) squared errors, means over stages, and (B, H, W) edge maps.
+    """
+    of_base = self.of_base(weights.frozen)
+    variables = {
+      'params': weights.params['generator'],
+      'batch_stats': weights.extra['batch_stats'],
+    }
+
+    def rows(stage, length):
+      del stage
+      return ((1.0 - parts) * (length - 1)).astype(jnp.int32)
+
+    got = [
+      self._predict(variables, s, taps, told)
+      for s, (taps, told, _) in enumerate(self._read(of_base, key, batch, rows))
+    ]
+    wanted = self.targets(of_base, self.asked(weights.frozen, batch))
+    errors = [distance(g, w) for g, w in zip(got, wanted, strict=True)]
+    return jnp.stack(errors).mean(0), self.edges_of_targets(of_base, got)
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    """Returns predicted edge maps, at the parts `SHOWN` of the time in turn."""
+    parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
+    _, edges = self.predicted(weights, key, batch, parts)
+    return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
+
+
+def distance(got: jax.Array, target: jax.Array) -> jax.Array:
+  """Returns the (B,) squared errors, summed over channels, means of places."""
+  error = jnp.square(got - target.astype(got.dtype))
+  return error.sum(-1).mean((1, 2))
+
+
+def _examples(levels: schedules.Levels, rows: jax.Array) -> Any:
+  """Returns one level for each example; factors broadcast over states."""
+
+  def pick(leaf):
+    leaf = jnp.asarray(leaf)[rows]
+    return leaf.reshape(leaf.shape[0], 1, 1, 1, *leaf.shape[1:])
+
+  at = jax.tree.map(pick, levels)
+  return dataclasses.replace(at, time=at.time.reshape(-1))
+
+
+def _renewed(old: jax.Array, part: jax.Array, errors: jax.Array) -> jax.Array:
+  """Returns the newest mean error in each of `PARTS` parts of the time."""
+  bins = jnp.clip((part * PARTS).astype(jnp.int32), 0, PARTS - 1)
+  hits = jax.nn.one_hot(bins, PARTS)
+  counts = hits.sum(0)
+  means = (hits * errors[:, None]).sum(0) / jnp.maximum(counts, 1)
+  return jnp.where(counts > 0, means, old)
+
+
+def create(config: ConfigDict) -> Sketch:
+  """Builds the system of a config.
+
+  Reads the config of the base.
+
+  Raises:
+    ValueError: a field that does not fit the others or the base.
+    OSError: the base has no config.
+  """
+  c = config.sketch
+  of_base = sketch_base.read(config)
+  base = systems.create(sketch_base.sampled(config, of_base))
+  dense = systems.create(sketch_base.dense(of_base, base))
+  taps = tuple(c.taps)
+  try:
+    shapes = sketch_base.stage_shapes(dense, taps)
+  except TypeError as error:
+    raise ValueError(
+      f'the system {of_base.system.name!r} of config.sketch.base has no named'
+      f' activations: {error}'
+    ) from error
+  return Sketch(
+    base=base,
+    dense=dense,
+    base_path=c.base,
+    taps=taps,
+    shapes=shapes,
+    predictors=_predictors(config, base, shapes),
+    target_space=c.target_space,
+    source=sketch_edges.EdgeSource(
+      kind=c.edges,
+      weights=c.edge_weights,
+      classes=config.condition.map_classes,
+    ),
+    beta=_per_stage(c.beta, len(shapes)),
+    stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
+    norm_ref=c.norm_ref,
+  )
+
+
+def _per_stage(values: Sequence[float], count: int) -> tuple[float, ...]:
+  """Returns one value for each stage; the last serves the rest."""
+  return tuple(values[min(s, len(values) - 1)] for s in range(count))
+
+
+def _predictors(
+  config: ConfigDict,
+  base: system_lib.System,
+  shapes: Sequence[sketch_base.StageShape],
+) -> tuple[edge_predictor.EdgePredictor, ...]:
+  c = config.sketch
+
+  def channels(shape: sketch_base.StageShape) -> int:
+    if not sketch_base.has_latents(base):
+      return 1
+    if c.target_space == 'latent':
+      return shape.state[-1]
+    return (base.image_size // shape.state[1]) ** 2
+
+  def build(
+    outs: Sequence[int], patches: Sequence[int]
+  ) -> edge_predictor.EdgePredictor:
+    return edge_predictor.EdgePredictor(
+      out_channels=tuple(outs),
+      hidden=tuple(c.hidden),
+      octaves=c.octaves,
+      noise_input=c.noise_input,
+      tap_norm=c.tap_norm,
+      patches=tuple(patches),
+      head=c.head,
+    )
+
+  outs = [channels(shape) for shape in shapes]
+  patches = sketch_base.patches(base, len(shapes))
+  if c.shared:
+    return (build(outs, patches),)
+  return tuple(
+    build([out], [patch]) for out, patch in zip(outs, patches, strict=True)
+  )

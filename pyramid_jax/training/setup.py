@@ -1,0 +1,98 @@
+"""What a training run consists of, before it has any weights."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from pyramid_jax import data
+from pyramid_jax import errors
+from pyramid_jax import systems
+from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import buckets as buckets_lib
+from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
+from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.systems import system as system_lib
+from pyramid_jax.training import step as state_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """What a run consists of.
+
+  Attributes:
+    config: of this stage.
+    workdir: of this stage.
+    mesh: the devices.
+    system: what is trained.
+    reader: of the training split.
+    reader_val: of the validation split.
+    create: batch -> the state before the first step; traceable.
+    batch: a batch on the mesh.
+    state: abstract, with shardings.
+    frozen: abstract, with shardings.
+  """
+
+  config: ConfigDict
+  workdir: pathlib.Path
+  mesh: Mesh
+  system: system_lib.System
+  reader: reader_lib.Reader
+  reader_val: reader_lib.Reader
+  create: Callable[[Any], state_lib.TrainState]
+  batch: Mapping[str, jax.Array]
+  state: state_lib.TrainState
+  frozen: Mapping[str, Any]
+
+
+def prepare(config: ConfigDict, workdir: pathlib.Path) -> Job:
+  """Builds all that needs no weights.
+
+  Raises:
+    UserError: the config does not fit the devices, the system or the data.
+  """
+  with errors.user_errors():
+    mesh = mesh_lib.create(config.mesh)
+    mesh_lib.check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    system = systems.create(config)
+    reader = data.create(config, 'train')
+    reader_val = data.create(config, 'val')
+    batch = mesh_lib.place(mesh, batches(config, reader).at(0))
+
+    def create(batch):
+      return state_lib.create(system, config, reader.finish, batch)
+
+    min_size = config.mesh.fsdp_min_size
+    state = sharding.abstract(jax.eval_shape(create, batch), mesh, min_size)
+    frozen = frozen_lib.abstract(system, mesh, min_size)
+  return Job(
+    config=config,
+    workdir=workdir,
+    mesh=mesh,
+    system=system,
+    reader=reader,
+    reader_val=reader_val,
+    create=create,
+    batch=batch,
+    state=state,
+    frozen=frozen,
+  )
+
+
+def batches(
+  config: ConfigDict, reader: reader_lib.Reader
+) -> batches_lib.Batches:
+  """Returns this process's part of the training batches."""
+  size, seed = config.train.batch_size, config.train.seed
+  part = (jax.process_index(), jax.process_count())
+  found = getattr(reader, 'buckets', None)
+  if found is not None:
+    return buckets_lib.BucketBatches(reader, found, size, seed, *part)
+  return batches_lib.Batches(reader, size, seed, True, *part)

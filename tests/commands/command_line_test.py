@@ -1,0 +1,136 @@
+"""The commands of the README, at the smallest size, as a user types them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from PIL import Image
+import pytest
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+CACHE = os.path.join(tempfile.gettempdir(), 'pyramid_jax_test_cache')
+
+
+def call(*args, code=0):
+  """Runs `python -m pyramid_jax.main` on one device; returns its stderr."""
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  env['JAX_COMPILATION_CACHE_DIR'] = CACHE
+  done = subprocess.run(
+    [sys.executable, '-m', 'pyramid_jax.main', *map(str, args)],
+    cwd=ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+  assert done.returncode == code, done.stderr[-3000:]
+  return done.stderr
+
+
+def lines(workdir):
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run') / 'frido'
+  call('--config=configs/frido_shapes.py:debug', f'--workdir={folder}')
+  return folder
+
+
+@pytest.mark.slow
+def test_training_leaves_both_stages(workdir):
+  for folder in (workdir, workdir / 'first_stage'):
+    assert [line['step'] for line in lines(folder)] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(line['loss']) for line in lines(folder))
+    assert (folder / 'checkpoints' / '6').is_dir()
+    assert (folder / 'samples' / 'step_00000006.png').is_file()
+    assert (folder / 'config.json').is_file()
+  assert 'eval/layout_recall' in lines(workdir)[2]
+
+
+@pytest.mark.slow
+def test_sampling_then_scoring(workdir):
+  call('--mode=sample', f'--workdir={workdir}', '--count=3')
+  folder = workdir / 'samples'
+  assert np.asarray(Image.open(folder / '000002.png')).shape == (32, 32, 3)
+  with np.load(folder / 'samples.npz') as saved:
+    assert saved['arr_0'].shape == (3, 32, 32, 3)
+    assert saved['arr_0'].dtype == np.uint8
+    assert saved['boxes'].shape == (3, 4, 4)
+    first = saved['arr_0']
+  call('--mode=sample', f'--workdir={workdir}', '--count=3')
+  with np.load(folder / 'samples.npz') as saved:
+    np.testing.assert_array_equal(saved['arr_0'], first)
+
+  call(
+    '--mode=evaluate',
+    f'--workdir={workdir}',
+    f'--samples={folder}/samples.npz',
+  )
+  saved = json.loads((folder / 'scores.json').read_text())['scores']
+  assert 0 <= saved['layout_recall']['value'] <= 1
+  call('--mode=evaluate', f'--workdir={workdir}')
+  scored = json.loads((folder / 'scores.json').read_text())['scores']
+  assert scored['layout_recall']['ceiling'] > 0.9
+  assert '| layout_recall |' in (folder / 'scores.md').read_text()
+
+
+@pytest.mark.slow
+def test_sampling_what_a_person_asks_for(workdir, tmp_path):
+  file = tmp_path / 'layout.json'
+  file.write_text('[{"label": "red circle", "box": [0.1, 0.1, 0.5, 0.5]}]')
+  asked = ('--mode=sample', f'--workdir={workdir}', '--count=2')
+  call(*asked, f'--layout={file}', '--last_scale=0')
+  with np.load(workdir / 'samples' / 'samples.npz') as saved:
+    np.testing.assert_allclose(saved['boxes'][1, 0], [0.1, 0.1, 0.5, 0.5])
+  with np.load(workdir / 'samples' / 'latents.npz') as saved:
+    assert saved.files == ['latent_0']
+  latents = workdir / 'samples' / 'latents.npz'
+  call(*asked, f'--layout={file}', f'--coarse_latent={latents}')
+  with np.load(latents) as saved:
+    assert saved['latent_1'].shape == (2, 8, 8, 8)
+
+  picture = tmp_path / 'picture.png'
+  Image.new('RGB', (40, 40), 'red').save(picture)
+  call(*asked, f'--layout={file}', f'--image={picture}', '--strength=0.5')
+  with np.load(workdir / 'samples' / 'samples.npz') as saved:
+    assert (saved['image'] == (255, 0, 0)).all()
+  wrong = call(*asked, f'--image={picture}', '--strength=0.5', code=64)
+  assert '--image needs --layout' in wrong
+
+  file.write_text('[{"label": "red cat", "box": [0.1, 0.1, 0.5, 0.5]}]')
+  assert "'red cat' is not known" in call(*asked, f'--layout={file}', code=64)
+  wrong = call(*asked, '--prompt=a red circle', code=64)
+  assert "'layout', which takes --layout" in wrong
+
+
+@pytest.mark.slow
+def test_bad_commands_say_one_line(workdir, tmp_path):
+  def error(*args, code=64):
+    last = call(*args, code=code).strip().splitlines()[-1]
+    assert last.startswith('error: ')
+    return last
+
+  config = '--config=configs/frido_shapes.py:debug'
+  new = f'--workdir={tmp_path}/new'
+  assert 'train.steps' in error(config, new, '--config.train.stepz=3')
+  assert 'layout' in error('--config=configs/frido_shapes.py:layuot', new)
+  assert '36' in error(config, new, '--config.data.image_size=36')
+  assert not (tmp_path / 'new').exists()
+
+  before = (workdir / 'config.json').read_text()
+  changed = '--config.train.learning_rate=0.5'
+  line = error(config, f'--workdir={workdir}', changed)
+  assert 'train.learning_rate' in line
+  assert (workdir / 'config.json').read_text() == before
+
+  empty = f'--workdir={tmp_path}/empty'
+  assert 'config.json' in error('--mode=sample', empty, code=66)

@@ -1,0 +1,76 @@
+"""DiffiTs on latents from a folder of images to samples, at the smallest size.
+
+That of one resolution, and that of several.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+import system_weights
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.commands import cache_latents
+from pyramid_jax.commands import sample
+from pyramid_jax.interop import parts
+from pyramid_jax.training import loop as train
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+
+
+def write_images(root):
+  """Writes 10 images in two classes."""
+  rng = np.random.default_rng(0)
+  for index in range(10):
+    folder = root / ('cat', 'dog')[index % 2]
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 255, (80, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f'{index}.png')
+
+
+def load(name, root, **values):
+  config = config_lib.load(f'{CONFIGS}/{name}.py:debug')
+  fixed = {
+    'data.root': str(root),
+    'condition.num_classes': '2',
+    'train.batch_size': '8',  # one example a device: the tests have eight
+    'train.steps': '2',
+    'train.sample_every': '0',
+  }
+  named = {k.replace('__', '.'): v for k, v in values.items()}
+  config_lib.override(config, fixed | named)
+  return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['diffit_imagenet', 'ladm_latent_imagenet'])
+def test_from_images_to_latents_to_samples(name, tmp_path):
+  write_images(tmp_path / 'images')
+  config = load(name, tmp_path / 'images')
+  frozen = system_weights.weights_of(systems.create(config)).frozen
+  first_stage = tmp_path / 'vae.safetensors'
+  parts.write('ldm.autoencoder_kl', first_stage, frozen['first_stage'])
+  cache_latents.run(config, str(first_stage), tmp_path / 'cache', flips=True)
+  cached = load(
+    name,
+    tmp_path / 'cache',
+    data__name='latents',
+    first_stage__checkpoint=str(first_stage),
+  )
+  workdir = tmp_path / 'run'
+  train.run(cached, workdir)
+  last = json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
+  assert last['step'] == 2
+  assert np.isfinite(last['loss'])
+  if name == 'diffit_imagenet':
+    assert last['loss'] == pytest.approx(last['mse'] + last['vb'], rel=1e-4)
+  else:
+    assert last['loss'] < last['loss_stage_1'] + last['loss_stage_2']
+  sample.run(cached, workdir, {'count': 2, 'label': 'dog'})
+  with np.load(workdir / 'samples' / 'samples.npz') as saved:
+    assert saved['class'].tolist() == [2, 2]
+    assert np.ptp(saved['arr_0']) > 0

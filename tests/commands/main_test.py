@@ -1,0 +1,121 @@
+"""The command line, in process."""
+
+import json
+import sys
+
+from absl import flags
+import fake_run
+import jax
+import pytest
+
+from pyramid_jax import errors
+from pyramid_jax import main
+from pyramid_jax.commands import evaluate
+from pyramid_jax.commands import sample
+from pyramid_jax.commands import train
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+  """Runs a command line; returns its exit code and what it wrote."""
+  monkeypatch.setattr(jax.config, 'update', lambda *args: None)
+
+  def run(*args):
+    flags.FLAGS.unparse_flags()
+    for name in ('config', 'workdir', 'mode', 'prompt', 'count'):
+      flags.FLAGS[name].unparse()
+    monkeypatch.setattr(sys, 'argv', ['main', *args])
+    with pytest.raises(SystemExit) as info:
+      sys.exit(main.run())
+    return info.value.code or 0, capsys.readouterr().err
+
+  yield run
+  flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  told = []
+  for module in (train, sample, evaluate):
+    monkeypatch.setattr(module, 'run', lambda *args: told.append(args))
+  return told
+
+
+CONFIG = f'--config={fake_run.__file__}'
+
+
+def test_train(call, calls):
+  code, _ = call(CONFIG, '--workdir=DIR', '--config.train.steps=7')
+  assert code == 0
+  ((config, workdir, options),) = calls
+  assert config.train.steps == 7
+  assert config.is_locked
+  assert workdir.name == 'DIR'
+  assert not options['takeover']
+
+
+def test_sample_reads_the_config_of_the_workdir(call, calls, tmp_path):
+  config = fake_run.get_config()
+  (tmp_path / 'config.json').write_text(json.dumps(config.to_dict()))
+  code, _ = call(
+    '--mode=sample',
+    f'--workdir={tmp_path}',
+    '--config.sample.eta=1',
+    '--count=3',
+    '--prompt=a red circle',
+  )
+  assert code == 0
+  ((config, _, options),) = calls
+  assert config.name == 'fake'
+  assert config.sample.eta == 1.0
+  assert (options['count'], options['prompt']) == (3, 'a red circle')
+  assert options['seed'] is None
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    ([CONFIG, '--config.train.step=3'], "'train.steps'"),
+    ([CONFIG, '--config.train.steps'], 'must be --config.train.steps=VALUE'),
+    ([CONFIG, '--config.condition.task=words'], 'one of none, text'),
+    ([CONFIG + ':tow'], "'two'"),
+    (['--config=none.py'], 'there is no file none.py'),
+    ([CONFIG, '--mode=trian'], 'mode'),
+    ([CONFIG, '--prmpt=x'], 'prmpt'),
+    ([CONFIG, 'train'], "unknown argument 'train'"),
+    ([CONFIG, '--count=0'], 'count'),
+  ],
+)
+def test_one_line_for_a_wrong_command(call, calls, args, message):
+  code, text = call('--workdir=DIR', *args)
+  assert code == errors.USAGE
+  assert message in text
+  assert len(text.strip().splitlines()) == 1
+  assert calls == []
+
+
+def test_no_workdir(call):
+  code, text = call(CONFIG)
+  assert (code, text) == (errors.USAGE, 'error: --workdir=DIR must be given.\n')
+
+
+def test_no_config(call, tmp_path):
+  code, text = call('--mode=sample', f'--workdir={tmp_path}')
+  assert code == errors.MISSING
+  assert 'config.json' in text
+  assert len(text.strip().splitlines()) == 1
+
+
+def test_codes_and_bugs(call, monkeypatch):
+  def fail(error):
+    def run(*args):
+      raise error
+
+    monkeypatch.setattr(train, 'run', run)
+    return call(CONFIG, '--workdir=DIR')
+
+  code, text = fail(errors.UserError('two\nlines', errors.DIVERGED))
+  assert (code, text) == (errors.DIVERGED, 'error: two lines\n')
+  code, text = fail(KeyError('bug'))
+  assert code == errors.BUG
+  assert 'Traceback' in text

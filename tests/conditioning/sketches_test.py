@@ -1,0 +1,140 @@
+"""Drawings of every kind become the same white lines."""
+
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+import pytest
+from scipy import ndimage
+
+from pyramid_jax.conditioning import sketches
+from pyramid_jax.data.synthetic import render_numpy
+from pyramid_jax.data.synthetic import scenes
+
+
+def drawing(ink=(0, 0, 0, 255), paper=(255, 255, 255, 255), side=200, width=6):
+  image = Image.new('RGBA', (side, side), paper)
+  canvas = ImageDraw.Draw(image)
+  scale = side / 200
+  box = tuple(scale * v for v in (40, 50, 150, 140))
+  canvas.ellipse(box, outline=ink, width=width)
+  ends = tuple(scale * v for v in (20, 180, 180, 20))
+  canvas.line(ends, fill=ink, width=width)
+  return np.asarray(image)
+
+
+def lines(pixels, size=32):
+  rows = sketches.from_drawing(pixels, size)
+  assert list(rows) == ['sketch']
+  sketch = rows['sketch']
+  assert sketch.shape == (1, size, size)
+  assert sketch.dtype == np.uint8
+  assert set(np.unique(sketch)) == {0, 255}
+  return sketch[0] > 0
+
+
+@pytest.mark.parametrize(
+  ('ink', 'paper'),
+  [
+    ((255, 255, 255, 255), (0, 0, 0, 255)),  # light on dark
+    ((200, 30, 30, 255), (255, 255, 255, 255)),  # a red pen
+    ((250, 240, 90, 255), (30, 30, 60, 255)),
+    ((90, 90, 90, 255), (200, 195, 180, 255)),  # a pencil on old paper
+    ((0, 0, 0, 255), (255, 255, 255, 0)),  # on nothing
+    ((255, 255, 255, 255), (0, 0, 0, 0)),
+    ((40, 160, 60, 255), (40, 160, 60, 0)),
+  ],
+)
+def test_tones_and_transparency_do_not_matter(ink, paper):
+  want = lines(drawing())
+  assert 0.05 < want.mean() < 0.3
+  np.testing.assert_array_equal(lines(drawing(ink, paper)), want)
+
+
+def test_noise_of_a_scan_does_not_matter():
+  pixels = drawing().astype(np.int64)
+  noise = np.random.RandomState(0).randint(-20, 21, pixels.shape)
+  pixels[..., :3] += noise[..., :3]
+  scan = np.clip(pixels, 0, 255).astype(np.uint8)
+  np.testing.assert_array_equal(lines(scan), lines(drawing()))
+
+
+@pytest.mark.parametrize(
+  ('side', 'width'), [(33, 1), (64, 1), (200, 1), (500, 3), (2000, 1)]
+)
+def test_thin_lines_survive_any_size(side, width):
+  sketch = lines(drawing(side=side, width=width))
+  wanted = lines(drawing())
+  # Connected, and where they belong.
+  assert ndimage.label(sketch, np.ones((3, 3)))[1] == 1
+  far = ndimage.distance_transform_edt(~wanted)
+  assert far[sketch].max() <= 1
+  near = ndimage.distance_transform_edt(~sketch)
+  assert near[wanted].max() <= 2
+  assert sketch.mean() < 0.2  # they do not grow either
+
+
+def test_thick_lines_keep_their_width():
+  bar = np.full((320, 320, 4), 255, np.uint8)
+  bar[:, 83:117, :3] = 0  # 3.4 of 32 pixels
+  assert (lines(bar).sum(1) == 4).all()
+  bar[:] = 255
+  bar[:, 88:112, :3] = 0  # 2.4, a fifth of a pixel over on both sides
+  assert (lines(bar).sum(1) == 2).all()
+
+
+def test_oblong_drawings_lie_in_the_middle():
+  wide = np.full((20, 80, 4), 255, np.uint8)
+  wide[9:11, :, :3] = 0
+  sketch = lines(wide, 40)
+  assert sketch.any(1).nonzero()[0].tolist() == [19, 20]
+  assert sketch.all(1).sum() >= 1
+  tall = lines(wide.transpose(1, 0, 2), 40)
+  np.testing.assert_array_equal(tall, sketch.T)
+
+
+def test_small_drawings_are_enlarged():
+  small = np.full((8, 8, 4), 255, np.uint8)
+  small[3, 2:6, :3] = 0
+  want = np.zeros((32, 32), bool)
+  want[12:16, 8:24] = True
+  np.testing.assert_array_equal(lines(small), want)
+
+
+def test_paper_goes_on_where_there_is_none():
+  card = np.zeros((100, 100, 4), np.uint8)
+  card[5:95, 5:95] = (230, 220, 200, 255)
+  card[50:52, 20:80] = (0, 0, 90, 255)
+  sketch = lines(card, 50)
+  assert sketch[25].sum() == 30
+  assert sketch.sum() == 30
+  card[5:95, 5:95] = (150, 120, 90, 255)  # as dark as it may be
+  card[50:52, 20:80] = (0, 0, 40, 255)
+  np.testing.assert_array_equal(lines(card, 50), sketch)
+  # Two tones on nothing, for instance a filled shape with an outline.
+  both = np.zeros((100, 100, 4), np.uint8)
+  both[30:70, 30:70] = (255, 255, 255, 255)
+  both[30:32, 30:70] = (0, 0, 0, 255)
+  sketch = lines(both, 50)
+  assert sketch[15].sum() == 20
+  assert sketch.sum() == 20
+
+
+@pytest.mark.parametrize('tone', [0, 128, 255])
+def test_empty_drawings(tone):
+  blank = np.full((40, 40, 4), tone, np.uint8)
+  with pytest.raises(ValueError, match='the drawing is empty'):
+    sketches.from_drawing(blank, 32)
+
+
+def test_photographs_are_refused():
+  spec = scenes.sample(0, np.arange(12), 2)
+  pictures = render_numpy.render(spec, 64)['image']
+  opaque = np.full((64, 64), 255, np.uint8)
+  for picture in pictures:
+    with pytest.raises(ValueError, match=r'% of the pixels are coloured or gr'):
+      sketches.from_drawing(np.dstack([picture, opaque]), 32)
+  # Their edges are no photograph.
+  for edge in render_numpy.render(spec, 64)['edge']:
+    grey = np.dstack([edge] * 3 + [opaque])
+    sketch = lines(grey, 64)
+    assert (sketch == (edge >= 128)).mean() > 0.97

@@ -1,0 +1,290 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.interop import mapping
+from pyramid_jax.interop.families import autoencoder as family
+from pyramid_jax.systems import autoencoder
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+VARIANTS = {
+  'diffit_cifar10': ('none,vp', 'class,vp', 'none,ve', 'class,ve'),
+  'diffit_ffhq64': ('vp', 've'),
+  'diffit_shapes': ('class', 'none', 'plain', 'long', 'gpu', 'none,gpu'),
+  'diffit_imagenet': ('256', '512'),
+  'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
+  'frido_coco': ('text', 'text_clip', 'layout', 'label', 'scene_graph'),
+  'frido_shapes': (
+    'layout',
+    'text',
+    'label',
+    'scene_graph',
+    'long',
+    'official',
+    'gpu',
+  ),
+  'ladm_controlnet': ('edges', 'depth', 'inpaint'),
+  'ladm_latent_imagenet': ('256', '512'),
+  'ladm_latent_shapes': (
+    'class',
+    'text',
+    'layout',
+    'one',
+    'known',
+    'long',
+    'gpu',
+    'text,gpu',
+  ),
+  'ladm_shapes': (
+    'layout',
+    'text',
+    'class',
+    'none',
+    'superres',
+    'superres2',
+    'superres4',
+    'layout,two',
+    'text,one',
+    'layout,separate',
+    'text,control',
+    'long',
+    'gpu',
+  ),
+  'ladm_text': ('256', '1k'),
+  'ldm_autoencoder': (
+    'kl_f4',
+    'kl_f8',
+    'kl_f16',
+    'kl_f32',
+    'vq_f4',
+    'vq_f4_noattn',
+    'vq_f8',
+    'vq_f8_n256',
+    'vq_f16',
+  ),
+  'ldm_autoencoder_shapes': ('kl', 'vq', 'gpu', 'vq,gpu'),
+  'ldm_imagenet': ('v1', 'v2'),
+  'ldm_inpaint': ('',),
+  'ldm_layout': ('openimages', 'coco'),
+  'ldm_semantic': ('px256', 'px512'),
+  'ldm_shapes': (
+    'layout',
+    'class',
+    'label',
+    'text',
+    'superres',
+    'inpaint',
+    'map',
+    'none',
+    'vq',
+    'long',
+    'gpu',
+    'class,gpu',
+    'inpaint,gpu',
+  ),
+  'ldm_superres': ('bsr', 'bicubic'),
+  'ldm_text': ('small', '1p4b', 'clip'),
+  'ldm_unconditional': (
+    'celebahq',
+    'ffhq',
+    'lsun_bedrooms',
+    'lsun_churches',
+  ),
+  'msvqgan_coco': ('f16f8', 'f8f4'),
+  'msvqgan_openimages': ('f16f8', 'f8f4'),
+  'msvqgan_shapes': ('gpu', 'long'),
+  'sketch_ldm': ('small', 'clip'),
+  'sketch_shapes': (
+    'ldm',
+    'ladm',
+    'lapdit',
+    'frido',
+    'diffit',
+    'ldm,pixels',
+  ),
+}
+# What lies under an edge predictor, by the first word of its variant.
+BASES = {
+  'ldm': 'ldm_shapes.py:text',
+  'ladm': 'ladm_shapes.py:text',
+  'lapdit': 'ladm_latent_shapes.py:class',
+  'frido': 'frido_shapes.py:text',
+  'diffit': 'diffit_latent_shapes.py:class',
+  'small': 'ldm_text.py:small',
+  'clip': 'ldm_text.py:clip',
+}
+
+
+@pytest.mark.parametrize('name', sorted(VARIANTS))
+def test_every_variant_builds_a_system_that_is_valid(name, tmp_path):
+  assert set(VARIANTS) == {p.stem for p in CONFIGS.glob('*.py')}
+  for variant in VARIANTS[name]:
+    for debug in ('', ',debug'):
+      config = config_lib.load(f'{CONFIGS}/{name}.py:{variant}{debug}')
+      if name.startswith('sketch_'):
+        base = config_lib.load(
+          f'{CONFIGS}/{BASES[variant.split(",")[0]]}{debug}'
+        )
+        (tmp_path / 'config.json').write_text(config_lib.to_json(base))
+        config.sketch.base = str(tmp_path)
+      config_lib.validate(config)
+      systems.create(config)
+      if debug:
+        assert config.train.steps == 6
+  with pytest.raises(ValueError, match='layuot'):
+    config_lib.load(f'{CONFIGS}/{name}.py:layuot')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('variant', 'unet', 'condition', 'first_stage'),
+  [
+    ('text', 511_678_088, 186_154_682, 67_994_775),
+    ('layout', 511_669_446, 186_166_842, 63_946_989),
+  ],
+)
+def test_coco_configs_have_the_published_sizes(
+  variant, unet, condition, first_stage
+):
+  config = config_lib.load(f'{CONFIGS}/frido_coco.py:{variant}')
+  system = systems.create(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+  assert count(params['generator']['unet']) == unet
+  assert count(params['generator']['condition']) == condition
+  part = system.frozen_parts()['first_stage']
+  assert count(jax.eval_shape(part.init, jax.random.key(0))) == first_stage
+
+
+# Millions of parameters of the whole, the encoder and the decoder, and keys.
+# The encoder and decoder of vq_f8_n256 are those of vq_f8.
+AUTOENCODERS = {
+  'vq_f4': (55.32, 22.34, 32.96, 205),
+  'vq_f4_noattn': (53.22, 21.29, 31.91, 185),
+  'vq_f8': (67.72, 27.40, 40.25, 299),
+  'vq_f8_n256': (67.65, 27.40, 40.25, 299),
+  'vq_f16': (69.59, 28.16, 41.31, 343),
+  'kl_f4': (55.31, 22.35, 32.96, 204),
+  'kl_f8': (83.65, 34.16, 49.49, 248),
+  'kl_f16': (69.61, 28.27, 41.34, 342),
+  'kl_f32': (103.88, 42.61, 61.24, 436),
+}
+
+
+@pytest.mark.parametrize('variant', ['kl', 'vq'])
+def test_small_autoencoders_stay_below_three_million(variant):
+  config = config_lib.load(f'{CONFIGS}/ldm_autoencoder_shapes.py:{variant}')
+  params, _ = jax.eval_shape(systems.create(config).init, jax.random.key(0), {})
+  leaves = jax.tree.leaves(params['generator'])
+  assert 400_000 < sum(leaf.size for leaf in leaves) <= 3_000_000
+
+
+@pytest.mark.parametrize('variant', VARIANTS['ldm_autoencoder'])
+def test_ldm_autoencoders_have_the_published_sizes(variant):
+  config = config_lib.load(f'{CONFIGS}/ldm_autoencoder.py:{variant}')
+  model = autoencoder.network(config)
+  tree = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
+  )['params']
+  millions = lambda tree: round(
+    sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6, 2
+  )
+  assert AUTOENCODERS[variant] == (
+    millions(tree),
+    millions(tree['encoder']),
+    millions(tree['decoder']),
+    len(mapping.to_flax({}, tree, family.rename)[1].missing),
+  )
+
+
+# Of the U-Net, as published, and of the trained condition encoder.
+LDM = (
+  ('ldm_imagenet.py:v1', 394.98, 0.512),
+  ('ldm_imagenet.py:v2', 400.92, 0.512512),
+  ('ldm_inpaint.py', 387.25, 0),
+  ('ldm_layout.py:openimages', 246.28, 58.86),
+  ('ldm_semantic.py:px256', 215.23, 0.000546),
+  ('ldm_superres.py:bsr', 113.62, 0),
+  ('ldm_text.py:small', 403.62, 186.15),
+  ('ldm_text.py:1p4b', 872.30, 581.99),
+  ('ldm_text.py:clip', 859.52, 0),
+  ('ldm_unconditional.py:ffhq', 274.06, 0),
+  ('ldm_unconditional.py:lsun_churches', 294.97, 0),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('file', 'unet', 'condition'), LDM)
+def test_ldm_configs_have_the_published_sizes(file, unet, condition):
+  system = systems.create(config_lib.load(f'{CONFIGS}/{file}'))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+  assert round(count(params['generator']['unet']), 2) == unet
+  got = count(params['generator'].get('condition', {}))
+  assert got == pytest.approx(condition, abs=0.005 if condition > 1 else 0)
+
+
+# In millions; class and augmentation add a linear map each, Fourier features
+# are 256.
+DIFFIT = (
+  ('diffit_cifar10.py', 43.68),
+  ('diffit_cifar10.py:class,ve', 43.75),
+  ('diffit_ffhq64.py', 49.66),
+)
+
+
+@pytest.mark.parametrize(('file', 'millions'), DIFFIT)
+def test_diffit_configs_have_the_recommended_sizes(file, millions):
+  config = config_lib.load(f'{CONFIGS}/{file}')
+  system = systems.create(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  leaves = jax.tree.leaves(params['generator'])
+  assert round(sum(leaf.size for leaf in leaves) / 1e6, 2) == millions
+  images = config.train.steps * config.train.batch_size
+  assert images == pytest.approx(200e6, rel=1e-4)
+
+
+# Latent DiffiT's of that size, with the biases of the 8 x 8 grid, patches and a
+# vector of another stage: 561,035,232 + 100,800 + 19,584 + 2,304; at 512 px,
+# 562,382,816 and two stages more, each with half of its last layer.
+LADM_LATENT = (('256', 561_157_920), ('512', 562_975_216))
+
+
+@pytest.mark.parametrize(('size', 'count'), LADM_LATENT)
+def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
+  config = config_lib.load(f'{CONFIGS}/ladm_latent_imagenet.py:{size}')
+  system = systems.create(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  leaves = jax.tree.leaves(params['generator'])
+  assert sum(leaf.size for leaf in leaves) == count
+
+
+@pytest.mark.parametrize(
+  'variant',
+  [
+    *(f'diffit_shapes.py:{v}' for v in ('class', 'plain')),
+    *(f'diffit_latent_shapes.py:{v}' for v in ('class', 'none', 'plain')),
+    *(
+      f'ladm_latent_shapes.py:{v}'
+      for v in ('class', 'text', 'layout', 'one', 'known')
+    ),
+    *(f'frido_shapes.py:{v}' for v in VARIANTS['frido_shapes'][:4]),
+    *(f'ladm_shapes.py:{v}' for v in VARIANTS['ladm_shapes'][:8]),
+    *(f'ldm_shapes.py:{v}' for v in VARIANTS['ldm_shapes'][:9]),
+  ],
+)
+def test_small_networks_stay_below_three_million(variant):
+  config = config_lib.load(f'{CONFIGS}/{variant}')
+  system = systems.create(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0), {})
+  trees = dict(params['generator'])
+  for name, part in system.frozen_parts().items():
+    trees[name] = jax.eval_shape(part.init, jax.random.key(0))
+  for name, tree in trees.items():
+    count = sum(leaf.size for leaf in jax.tree.leaves(tree))
+    assert count <= 3_000_000, name

@@ -1,0 +1,69 @@
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from pyramid_jax.distributed import mesh as mesh_lib
+
+
+def config(data=-1, fsdp=1, tensor=1):
+  return ConfigDict({'data': data, 'fsdp': fsdp, 'tensor': tensor})
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'want'),
+  [
+    ((-1, 1, 1), (8, 1, 1)),
+    ((2, -1, 1), (2, 4, 1)),
+    ((-1, 2, 2), (2, 2, 2)),
+    ((2, 2, 2), (2, 2, 2)),
+  ],
+)
+def test_sizes(sizes, want):
+  mesh = mesh_lib.create(config(*sizes))
+  assert tuple(mesh.shape.values()) == want
+  assert mesh.axis_names == ('data', 'fsdp', 'tensor')
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'message'),
+  [
+    ((-1, 3, 1), 'fsdp=3.*8 devices'),
+    ((2, 2, 1), 'data=2, fsdp=2.*8 devices'),
+    ((-1, -1, 1), 'at most one'),
+  ],
+)
+def test_sizes_that_do_not_fit(sizes, message):
+  with pytest.raises(ValueError, match=message):
+    mesh_lib.create(config(*sizes))
+
+
+def test_one_device():
+  mesh = mesh_lib.create(config(), jax.devices()[:1])
+  assert mesh.size == 1
+  assert not mesh_lib.needs_blocking(mesh)
+  assert mesh_lib.needs_blocking(mesh_lib.create(config()))
+
+
+def test_rows_go_over_data_and_fsdp():
+  mesh = mesh_lib.create(config(2, 2, 2))
+  host = {
+    'x': np.arange(8.0, dtype=np.float32).reshape(8, 1),
+    'name': np.array(['a'] * 8),
+  }
+  placed = mesh_lib.place(mesh, host)
+  assert set(placed) == {'x'}
+  assert placed['x'].sharding.shard_shape((8, 1)) == (2, 1)
+  np.testing.assert_array_equal(placed['x'], host['x'])
+
+
+def test_batches_that_do_not_split():
+  mesh = mesh_lib.create(config(2, 4, 1))
+  mesh_lib.check_batch(mesh, 16, 2)
+  with pytest.raises(ValueError, match='24, must be divisible by 16'):
+    mesh_lib.check_batch(mesh, 24, 2)
+
+
+def test_description():
+  text = mesh_lib.describe(mesh_lib.create(config(2, 4, 1)))
+  assert text == 'data 2 x fsdp 4 x tensor 1 on 8 cpu devices'

@@ -1,0 +1,352 @@
+"""FID and its kin from the command line's options to the table.
+
+A network of one layer stands in for Inception: what it computes is tested
+elsewhere, and here it would take minutes.
+"""
+
+import json
+import logging
+import types
+
+from flax import linen as nn
+import inception_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.evaluation import examples
+from pyramid_jax.evaluation import fidelity
+from pyramid_jax.evaluation import image_sources as pictures
+from pyramid_jax.evaluation import scoring as evaluate
+from pyramid_jax.interop import parts
+from pyramid_jax.metrics import frechet
+from pyramid_jax.metrics import inception_score
+from pyramid_jax.metrics import precision_recall
+from pyramid_jax.networks import inception as network_lib
+from pyramid_jax.runs import loading
+from pyramid_jax.systems import system as system_lib
+
+
+COUNT = 21  # pictures: with 8 devices the last batch is filled up
+
+
+class Network(nn.Module):
+  """16 pixels of a corner of a picture, and a layer."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = x[:, :100:25, :100:25].reshape(len(x), -1)
+    x = jnp.tanh(nn.Dense(20, precision='highest', name='fc')(x) / 4)
+    return network_lib.Outputs(
+      pool=x[:, :6],
+      spatial=x[:, 6:10],
+      logits=3 * x[:, 10:],
+      logits_unbiased=4 * x[:, 10:],
+    )
+
+
+@pytest.fixture
+def weights(monkeypatch, tmp_path):
+  """A file of weights, and what they make of pictures."""
+  network = Network()
+  monkeypatch.setattr(network_lib, 'InceptionV3', lambda: network)
+  variables = inception_weights.variables(network)
+  path = tmp_path / 'weights.safetensors'
+  parts.write('inception', path, variables)
+  run = lambda x: network.apply(variables, network_lib.preprocess(x))
+  return path, lambda images: jax.tree.map(np.asarray, jax.jit(run)(images))
+
+
+def make_config(weights, reference='', **fields):
+  config = config_lib.base()
+  config.evaluate.batch_size = 5  # and 8 on 8 devices
+  config.evaluate.inception = str(weights)
+  config.evaluate.reference = str(reference)
+  config.data.image_size = 16
+  config.data.update(fields)
+  return config.lock()
+
+
+def draw(count, seed, side=10):
+  rng = np.random.default_rng(seed)
+  shades = rng.integers(0, 200, (count, 1, 1, 3))
+  noise = rng.integers(0, 56, (count, side, side, 3))
+  return (shades + noise).astype(np.uint8)
+
+
+def paint(folder, images):
+  folder.mkdir()
+  for i, image in enumerate(images):
+    Image.fromarray(image).save(folder / f'{i:03d}.png')
+  return folder
+
+
+def score(config, folder, **options):
+  evaluate.run(config, folder, options)
+  saved = folder if (folder / 'scores.json').exists() else folder / 'samples'
+  saved = json.loads((saved / 'scores.json').read_text())
+  return saved['scores'], saved['about']
+
+
+def wanted(features, ours, real):
+  a, b = features(ours), features(real)
+  precision, recall = precision_recall.precision_recall(b.pool, a.pool)
+  logits = a.logits_unbiased
+  return {
+    f'fid_tf1_{COUNT}': frechet.feature_distance(a.pool, b.pool),
+    f'sfid_tf1_{COUNT}': frechet.feature_distance(a.spatial, b.spatial),
+    f'inception_score_{COUNT}': inception_score.inception_score(logits)[0],
+    f'precision_{COUNT}': precision[0],
+    f'recall_{COUNT}': recall[0],
+  }
+
+
+def agree(table, want):
+  assert table.keys() == want.keys()
+  for name, value in want.items():
+    np.testing.assert_allclose(
+      table[name]['value'], value, rtol=1e-4, atol=1e-6, err_msg=name
+    )
+
+
+def test_folders_and_files_of_pictures(weights, tmp_path):
+  path, features = weights
+  ours, real = draw(COUNT, 1), draw(30, 2, side=12)
+  want = wanted(features, ours, real)
+  folder = paint(tmp_path / 'ours', ours)
+  config = make_config(path, paint(tmp_path / 'real', real))
+  table, about = score(config, folder, samples=str(folder))
+  agree(table, want)
+  assert fidelity.create(config).batch_size % jax.device_count() == 0
+  assert table[f'fid_tf1_{COUNT}']['low'] is None
+  assert table[f'recall_{COUNT}']['n'] == 30
+  half = frechet.feature_distance(
+    features(real[::2]).pool, features(real[1::2]).pool
+  )
+  ceiling = table[f'fid_tf1_{COUNT}']['ceiling']
+  assert ceiling == pytest.approx(half, rel=1e-4)
+  for text in (
+    f'{folder}, {COUNT} images; FID and its kin by weights.safetensors (sha256',
+    f'against {tmp_path}/real (30 images)',
+    f'FID of as few as {COUNT} images is biased upwards',
+    'sFID is unverified against ADM',
+  ):
+    assert text in about
+  text = (folder / 'scores.md').read_text()
+  assert f'| fid_tf1_{COUNT} | {want[f"fid_tf1_{COUNT}"]:.4g} | - |' in text
+
+  (tmp_path / 'npz').mkdir()
+  file = tmp_path / 'npz' / 'adm.npz'
+  np.savez(file, arr_0=ours, arr_1=np.arange(COUNT))
+  again, _ = score(config, tmp_path / 'npz', samples=str(file))
+  assert again == table
+
+
+def test_a_written_reference(weights, tmp_path):
+  path, features = weights
+  ours, real = draw(COUNT, 1), draw(30, 2)
+  paint(tmp_path / 'real', real)
+  file = tmp_path / 'real.npz'
+  asked = {'samples': str(tmp_path / 'real'), 'write_reference': str(file)}
+  evaluate.run(make_config(path), tmp_path, asked)
+  with np.load(file, allow_pickle=False) as arrays:
+    pool = features(real).pool
+    np.testing.assert_allclose(arrays['mu'], pool.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(arrays['sigma'], np.cov(pool.T), rtol=1e-4)
+    assert arrays['mu_s'].shape == (4,)
+    assert arrays['sigma_s'].shape == (4, 4)
+    np.testing.assert_array_equal(arrays['arr_0'], real)
+    ours_only = {'features', 'n', 'source_sha256', 'feature', 'resize'}
+    adm = {k: arrays[k] for k in arrays.files if k not in ours_only}
+
+  folder = paint(tmp_path / 'ours', ours)
+  table, about = score(make_config(path, file), folder, samples=str(folder))
+  agree(table, wanted(features, ours, real))
+  assert 'unverified' in about
+  assert f'{file} (30 images, sha256 ' in about
+  np.savez(tmp_path / 'adm.npz', **adm)
+  config = make_config(path, tmp_path / 'adm.npz')
+  same, about = score(config, folder, samples=str(folder))
+  assert same == table
+  assert 'unverified' not in about
+  assert '(unknown number of images, sha256 ' in about
+
+  with pytest.raises(errors.UserError, match='must be a new file') as error:
+    evaluate.run(make_config(path), tmp_path, asked)
+  assert error.value.code == errors.OUTPUT
+
+
+def test_the_real_images_of_a_split(weights, tmp_path):
+  """Samples that are the split's own images are at no distance from it."""
+  path, _ = weights
+  root = tmp_path / 'data'
+  root.mkdir()
+  real = draw(COUNT, 2, side=16)
+  paint(root / 'train', draw(COUNT, 3, side=16))
+  paint(root / 'val', real)
+  config = make_config(path, name='image_folder', root=str(root))
+  np.savez(tmp_path / 'samples.npz', arr_0=real)
+  asked = {'samples': str(tmp_path / 'samples.npz')}
+  table, about = score(config, tmp_path, **asked)
+  assert abs(table[f'fid_tf1_{COUNT}']['value']) < 1e-6
+  assert f'against the real images of test ({COUNT} images)' in about
+  other, about = score(config, tmp_path, **asked, split='train')
+  assert other[f'fid_tf1_{COUNT}']['value'] > 1e-3
+  assert 'the real images of train' in about
+
+
+@pytest.fixture
+def mesh(monkeypatch):
+  """Makes every checkpoint one that paints negatives."""
+  mesh = mesh_lib.create(config_lib.base().mesh)
+  run = types.SimpleNamespace(system=None, weights=None, mesh=mesh, step=3)
+  negative = lambda system, weights, key, batch, count: (-batch['image'], ())
+  monkeypatch.setattr(loading, 'load', lambda *args: run)
+  monkeypatch.setattr(system_lib, 'generate', negative)
+  return mesh
+
+
+def test_a_checkpoint(weights, mesh, tmp_path):
+  path, features = weights
+  config = make_config(path, level=0)
+  with config.unlocked():
+    config.condition.task, config.evaluate.count = 'class', COUNT
+  table, about = score(config, tmp_path)
+  batches = pictures.of_split(config, 'test', mesh).batches(5)
+  real = np.concatenate([images for _, images in batches])
+  want = wanted(features, 255 - real, real)
+  agree({name: table.pop(name) for name in want}, want)
+  assert table['class_acc']['ceiling'] > 0.9 > table['class_acc']['value']
+  assert f'{tmp_path}, step 3, {COUNT} images of test; FID and its kin' in about
+  assert f'against the real images of test ({COUNT} images)' in about
+
+
+def test_conditions_from_all_over_the_split(
+  weights, mesh, tmp_path, monkeypatch
+):
+  """Statistics of whole sets are not met by the first classes alone."""
+  root = tmp_path / 'data'
+  root.mkdir()
+  real = draw(30, 2, side=16)
+  val = paint(root / 'val', real)
+  paint(root / 'train', real[:1])
+  made = []
+  record = lambda images, *_: made.append(images) or images
+  monkeypatch.setattr(examples, 'composite', record)
+  first = [image.tobytes() for image in 255 - real[:COUNT]]
+  for reference in ('', val):
+    config = make_config(weights[0], reference, name='image_folder')
+    with config.unlocked():
+      config.data.root, config.evaluate.count = str(root), COUNT
+    made.clear()
+    score(config, tmp_path)
+    got = [image.tobytes() for image in np.concatenate(made)[:COUNT]]
+    assert len(set(got)) == COUNT
+    assert (got == first) == (not reference)
+
+
+def test_without_weights(tmp_path, caplog):
+  np.savez(tmp_path / 'x.npz', arr_0=draw(4, 1))
+  config = make_config('', name='image_folder')
+  with caplog.at_level(logging.WARNING):
+    table, _ = score(config, tmp_path, samples=str(tmp_path / 'x.npz'))
+  assert table == {}
+  (line,) = [r.getMessage() for r in caplog.records if 'FID' in r.getMessage()]
+  assert line.startswith('FID and its kin are unavailable: put pt_inception')
+  assert line.endswith('at config.evaluate.inception; it is not set.')
+  folder = paint(tmp_path / 'ours', draw(2, 1))
+  with pytest.raises(errors.UserError) as error:
+    score(config, folder, samples=str(folder))
+  assert error.value.code == errors.MISSING
+  assert 'has no samples.npz' in str(error.value)
+  assert line in str(error.value)
+
+
+def _fails(config, folder, **options):
+  with pytest.raises(errors.UserError) as error:
+    score(config, folder, **options)
+  assert '\n' not in str(error.value)
+  return str(error.value), error.value.code
+
+
+def test_weights_that_are_not_those(weights, tmp_path):
+  path, _ = weights
+  asked = {'samples': str(paint(tmp_path / 'ours', draw(2, 1)))}
+  text, code = _fails(make_config('no.pth'), tmp_path, **asked)
+  assert code == errors.MISSING
+  assert 'at config.evaluate.inception; no.pth is no file.' in text
+  other = tmp_path / 'other.safetensors'
+  parts.write('lpips', other, {'lin0': {'kernel': np.zeros((1, 1, 4, 1))}})
+  text, code = _fails(make_config(other), tmp_path, **asked)
+  assert code == errors.DATA
+  assert text == f"{other} holds 'lpips', needed 'inception'"
+  other.write_bytes(path.read_bytes()[:-9])
+  text, code = _fails(make_config(other), tmp_path, **asked)
+  assert code == errors.DATA
+  assert str(other) in text
+
+
+def test_references_that_are_none(weights, tmp_path):
+  path, _ = weights
+  asked = {'samples': str(paint(tmp_path / 'ours', draw(5, 1)))}
+
+  def fails(reference):
+    return _fails(make_config(path, reference), tmp_path, **asked)
+
+  text, code = fails(tmp_path / 'no.npz')
+  assert text == f'config.evaluate.reference is {tmp_path}/no.npz: not there.'
+  assert code == errors.MISSING
+  (tmp_path / 'empty').mkdir()
+  text, code = fails(tmp_path / 'empty')
+  assert code == errors.MISSING
+  assert 'empty holds no images' in text
+  file = tmp_path / 'stats.npz'
+  np.savez(file, mu=np.zeros(7), sigma=np.eye(7))
+  text, code = fails(file)
+  assert code == errors.DATA
+  assert text == f'{file}: mu is of 7 features, those of Inception are 6.'
+  six = {'mu': np.zeros(6), 'sigma': np.eye(6)}
+  np.savez(file, **six, mu_s=np.zeros(3), sigma_s=np.eye(3))
+  assert 'mu_s is of 3 features, those of Inception are 4' in fails(file)[0]
+  np.savez(file, **six, arr_0=np.zeros((4, 8, 8, 3)))
+  text, code = fails(file)
+  assert code == errors.DATA
+  assert text.startswith(f'{file}: images must be')
+
+
+def test_pictures_that_cannot_be_scored(weights, tmp_path):
+  path, _ = weights
+  file = tmp_path / 'stats.npz'
+  np.savez(file, mu=np.zeros(6), sigma=np.eye(6))
+  config = make_config(path, file)
+  folder = paint(tmp_path / 'ours', draw(3, 1))
+  asked = {'samples': str(folder)}
+  (folder / '001.png').write_bytes(b'no picture')
+  text, code = _fails(config, tmp_path, **asked)
+  assert code == errors.DATA
+  assert text == f'{folder}/001.png: not one of JPEG, PNG, WEBP'
+  for name in ('001.png', '002.png'):
+    (folder / name).unlink()
+  text, code = _fails(config, tmp_path, **asked)
+  assert code == errors.DATA
+  assert 'at least 2' in text
+
+
+def test_where_a_reference_cannot_be_written(weights, tmp_path):
+  path, _ = weights
+  for name in ('stats.txt', 'none/stats.npz'):
+    text, code = _fails(
+      make_config(path), tmp_path, write_reference=str(tmp_path / name)
+    )
+    assert code == errors.OUTPUT
+    assert text.startswith(f'--write_reference={tmp_path}/{name}: must be')
+  text, code = _fails(
+    make_config(''), tmp_path, write_reference=str(tmp_path / 'a.npz')
+  )
+  assert code == errors.MISSING
+  assert 'FID and its kin are unavailable' in text

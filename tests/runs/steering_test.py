@@ -1,0 +1,83 @@
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax.runs import predictors as steering
+
+
+def write(folder, name, **fields):
+  """Writes the config of a run of a system and returns it."""
+  config = config_lib.base()
+  config.system.name = name
+  config.sketch.taps = ('in1',)
+  config_lib.override(
+    config, {k.replace('__', '.'): v for k, v in fields.items()}
+  )
+  folder.mkdir()
+  (folder / 'config.json').write_text(config_lib.to_json(config))
+  return config
+
+
+def test_predictor_and_base_are_one_run(tmp_path):
+  base = write(tmp_path / 'base', 'ldm', sample__steps='7', remat='true')
+  write(tmp_path / 'own', 'sketch', sample__steps='9', sketch__octaves='4')
+  assert steering.resolve(base, tmp_path / 'base') == (base, tmp_path / 'base')
+  base.sketch.predictor = str(tmp_path / 'own')
+  base.sketch.beta = (0.3,)
+  config, folder = steering.resolve(base, tmp_path / 'base')
+  assert folder == tmp_path / 'own'
+  assert config.system.name == 'sketch'
+  # What a person asks for is the base's, what was trained the predictor's.
+  assert (config.sample.steps, config.remat) == (7, True)
+  assert config.sketch.beta == (0.3,)
+  assert config.sketch.octaves == 4
+  assert config.sketch.base == str(tmp_path / 'base')
+
+
+def test_wrong_predictors_are_named(tmp_path):
+  base = write(tmp_path / 'base', 'ldm')
+  base.sketch.predictor = str(tmp_path / 'none')
+  with pytest.raises(errors.UserError, match='none/config.json') as info:
+    steering.resolve(base, tmp_path / 'base')
+  assert info.value.code == errors.MISSING
+  base.sketch.predictor = str(tmp_path / 'base')
+  with pytest.raises(errors.UserError, match="system 'ldm', must be one of"):
+    steering.resolve(base, tmp_path / 'base')
+
+
+def test_another_base_is_refused(tmp_path):
+  system = types.SimpleNamespace(base_path='base')
+  for was in (None, 'a'):
+    steering.check_base(system, was, 'a', tmp_path)
+  with pytest.raises(
+    errors.UserError, match='other weights than those in base'
+  ):
+    steering.check_base(system, 'b', 'a', tmp_path)
+
+
+def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
+  config = config_lib.base()
+  assert steering.with_maps(config).data.maps == ()
+  own = write(tmp_path / 'own', 'sketch')
+  own.data.maps = ('edges',)
+  (tmp_path / 'own' / 'config.json').write_text(config_lib.to_json(own))
+  config.sketch.predictor = str(tmp_path / 'own')
+  config.data.maps = ('mask', 'edges')
+  assert steering.with_maps(config).data.maps == ('mask', 'edges')
+  config.data.maps = ('mask',)
+  assert steering.with_maps(config).data.maps == ('mask', 'edges')
+
+
+@pytest.mark.parametrize('module', [np, jnp])
+def test_foreign_edges_are_those_of_a_neighbour(module):
+  config = config_lib.base()
+  batch = {'edges': module.arange(3), 'image': module.arange(3)}
+  assert steering.foreign(config, batch)['edges'].tolist() == [0, 1, 2]
+  config.sketch.foreign = True
+  moved = steering.foreign(config, batch)
+  assert moved['edges'].tolist() == [2, 0, 1]
+  assert moved['image'].tolist() == [0, 1, 2]

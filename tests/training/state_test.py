@@ -1,0 +1,317 @@
+import fake_run
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+import numpy as np
+import optax
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.distributed import initial
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
+from pyramid_jax.training import step as state_lib
+
+
+def make_config(**fields):
+  config = fake_run.get_config()
+  values = {k.replace('__', '.'): str(v) for k, v in fields.items()}
+  config_lib.override(config, values)
+  return config
+
+
+def host_batch(config, step=0):
+  size = config.train.batch_size
+  rows = np.arange(size) + step * size
+  return fake_run.Reader(config).batch(rows, rows.astype(np.uint64))
+
+
+class Quiet(fake_run.System):
+  """Without noise, so that microbatches and their whole agree."""
+
+  def losses(self, params, frozen, extra, key, step, batch):
+    x = batch['x'] @ params['generator']['w'] + params['generator']['b']
+    error = jnp.mean(jnp.square(x - batch['y']))
+    v = params['critic']['v']
+    judged = jnp.mean(x @ v)
+    losses = {
+      'generator': (error - judged, {'error': error}),
+      'critic': (jnp.mean((x @ v) ** 2), {}),
+    }
+    return losses, {'count': extra['count'] + 1}
+
+
+def run(config, devices, steps=3, system=Quiet):
+  """Returns the state and the metrics after some steps on a mesh."""
+  mesh = mesh_lib.create(config.mesh, devices)
+  system = system(config)
+  finish = fake_run.Reader(config).finish
+  place = lambda step: mesh_lib.place(mesh, host_batch(config, step))
+  create = lambda batch: state_lib.create(system, config, finish, batch)
+  abstract = sharding.abstract(
+    jax.eval_shape(create, place(0)), mesh, config.mesh.fsdp_min_size
+  )
+  step_fn = state_lib.compile_step(
+    state_lib.make_step(system, config, finish, mesh),
+    mesh,
+    abstract,
+    {},
+    place(0),
+  )
+  shardings = jax.tree.map(lambda s: s.sharding, abstract)
+  state = initial.place(initial.evaluate(create, place(0)), shardings)
+  metrics = {}
+  for step in range(steps):
+    state, metrics = step_fn(state, {}, place(step))
+    jax.block_until_ready(state)
+  return state, jax.device_get(metrics)
+
+
+def test_data_and_fsdp_equal_one_device():
+  split = make_config(mesh__data=2, mesh__fsdp=4, train__steps=3)
+  a, metrics_a = run(split, jax.devices(), system=fake_run.System)
+  b, metrics_b = run(make_config(), jax.devices()[:1], system=fake_run.System)
+  spec = a.params['generator']['w'].sharding
+  assert isinstance(spec, NamedSharding)
+  assert 'fsdp' in spec.spec
+  assert a.opt_state['generator'][0].mu['w'].sharding == spec
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+    (a, metrics_a),
+    (b, metrics_b),
+  )
+
+
+def test_accumulation_equals_the_full_batch():
+  a, metrics_a = run(make_config(), jax.devices()[:2])
+  b, metrics_b = run(make_config(train__accumulate=4), jax.devices()[:2])
+  # Adam divides by the gradient's size, so rounding is magnified.
+  np.testing.assert_allclose(
+    a.params['generator']['w'], b.params['generator']['w'], atol=1e-5
+  )
+  assert metrics_a['error'] == pytest.approx(metrics_b['error'], rel=1e-5)
+  assert metrics_a['grad_norm'] == pytest.approx(
+    metrics_b['grad_norm'], rel=1e-5
+  )
+  assert int(a.extra['count']) == 3
+  assert int(b.extra['count']) == 12  # every microbatch went through
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_noise_is_a_function_of_seed_and_step(accumulate):
+  class Noisy(Quiet):
+    def losses(self, params, frozen, extra, key, step, batch):
+      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+      value, _ = losses['critic']
+      noise = {'noise': jax.random.normal(key)}
+      return {**losses, 'critic': (value, noise)}, extra
+
+  def noise(seed, steps):
+    config = make_config(train__seed=seed, train__accumulate=accumulate)
+    _, metrics = run(config, jax.devices()[:1], steps, Noisy)
+    return float(metrics['critic/noise'])
+
+  drawn = [noise(0, 1), noise(0, 2), noise(1, 1)]
+  assert len(set(drawn)) == 3
+  assert noise(0, 2) == drawn[1]
+
+
+def test_each_player_moves_by_its_own_loss():
+  p = {'a': jnp.asarray(2.0), 'b': jnp.asarray(3.0)}
+
+  def losses(params):
+    product = params['a'] * params['b']
+    return {'a': product**2, 'b': params['b'] - 5 * product}, 'aux'
+
+  values, aux, grads = state_lib.gradients(losses, p)
+  assert (float(values['a']), float(values['b'])) == (36.0, -27.0)
+  assert aux == 'aux'
+  assert float(grads['a']) == 2 * 6 * 3  # d (ab)^2 / da
+  assert float(grads['b']) == 1 - 5 * 2  # d (b - 5ab) / db
+
+
+def test_forward_pass_is_traced_once():
+  calls = []
+
+  def losses(params):
+    calls.append(1)
+    return {'a': params['a'] ** 2, 'b': params['b'] * params['a']}, None
+
+  state_lib.gradients(losses, {'a': jnp.ones(()), 'b': jnp.ones(())})
+  assert len(calls) == 1
+
+
+def test_ema_rule():
+  config = make_config(ema__decay=0.9999)
+  decays = [float(state_lib.ema_decay(config, n)) for n in (1, 2, 90, 10**6)]
+  np.testing.assert_allclose(decays, [2 / 11, 3 / 12, 0.91, 0.9999], rtol=1e-6)
+
+
+def test_ema_half_life_in_images():
+  config = make_config(
+    ema__halflife_images=500_000.0, train__batch_size=500, ema__decay=0.1
+  )
+  decay = lambda n: float(state_lib.ema_decay(config, n))
+  assert decay(1) == 0  # no image was seen before
+  # 5 % of the images so far: 500 after 20 updates, 500,000 after 20,000.
+  assert decay(21) == pytest.approx(0.5, rel=1e-6)
+  assert decay(81) == pytest.approx(0.5**0.25, rel=1e-6)
+  for n in (20_001, 10**6):
+    assert decay(n) == pytest.approx(0.5**0.001, rel=1e-6)
+  slow = make_config(
+    ema__halflife_images=1000.0,
+    ema__halflife_rampup=float('inf'),
+    train__batch_size=500,
+  )
+  assert float(state_lib.ema_decay(slow, 2)) == pytest.approx(0.5**0.5)
+
+
+def test_ema_follows_the_parameters():
+  config = make_config(train__learning_rate=0.1)
+  means, values = None, None
+  for steps in range(3):
+    state, _ = run(config, jax.devices()[:1], steps)
+    values = np.asarray(state.params['generator']['w'])
+    if steps == 0:
+      means = values
+    else:
+      d = min(0.9, (1 + steps) / (10 + steps))
+      means = d * means + (1 - d) * values
+    assert set(state.ema) == {'generator'}
+    assert set(state.ema['generator']) == {'w'}  # the only pattern
+    np.testing.assert_allclose(
+      state.ema['generator']['w'], means, rtol=1e-5, atol=1e-6
+    )
+  whole = state_lib.averaged(state.params, state.ema)
+  assert whole['generator']['w'] is state.ema['generator']['w']
+  assert whole['generator']['b'] is state.params['generator']['b']
+
+
+@pytest.mark.parametrize(
+  ('warmup', 'decay', 'want'),
+  [
+    (0, 0, [1, 1, 1, 1]),
+    (4, 0, [0.25, 0.5, 1, 1]),
+    (0, 8, [1, 0.5 + 0.5 * np.cos(np.pi / 8), 0.5, 0]),
+    (4, 12, [0.25, 0.5, 1, 0.5]),
+  ],
+)
+def test_learning_rate(warmup, decay, want):
+  config = make_config(
+    train__learning_rate=1, train__warmup_steps=warmup, train__decay_steps=decay
+  )
+  got = [float(state_lib.learning_rate(config, n)) for n in (0, 1, 4, 8)]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  longer = make_config(
+    train__learning_rate=1,
+    train__warmup_steps=warmup,
+    train__decay_steps=decay,
+    train__steps=10**6,
+  )
+  assert got == [
+    float(state_lib.learning_rate(longer, n)) for n in (0, 1, 4, 8)
+  ]
+
+
+def test_clipping_bounds_a_player():
+  free, _ = run(make_config(optimizer__eps=1), jax.devices()[:1], 1)
+  held, metrics = run(
+    make_config(optimizer__eps=1, train__clip_norm=1e-3), jax.devices()[:1], 1
+  )
+  start, _ = run(make_config(), jax.devices()[:1], 0)
+  move = lambda s: np.abs(
+    np.asarray(s.params['generator']['w'])
+    - np.asarray(start.params['generator']['w'])
+  ).max()
+  assert metrics['grad_norm'] > 0.1  # reported as it was
+  assert move(held) < 0.01 * move(free)
+
+
+def test_weight_decay_of_adamw_only():
+  def moved(name):
+    config = make_config(
+      optimizer__name=name,
+      optimizer__weight_decay=0.5,
+      train__learning_rate=0.1,
+    )
+    state, _ = run(config, jax.devices()[:1], 1)
+    return np.asarray(state.params['generator']['w'])
+
+  start, _ = run(make_config(), jax.devices()[:1], 0)
+  w = np.asarray(start.params['generator']['w'])
+  np.testing.assert_allclose(
+    moved('adamw'), moved('adam') - 0.1 * 0.5 * w, atol=1e-6
+  )
+
+
+def test_muon_turns_kernels_by_orthogonal_updates():
+  """Every direction of a kernel moves alike; the rest is moved by Adam."""
+  shapes = {
+    'dense': {'kernel': (12, 6), 'bias': (6,)},
+    'conv': {'kernel': (3, 3, 2, 8)},
+    'scanned': {'kernel': (2, 6, 6)},
+    'table': {'embedding': (5, 6)},
+  }
+  keys = iter(jax.random.split(jax.random.key(0), 10))
+  draw = lambda shape: jax.random.normal(next(keys), shape)
+  is_shape = lambda x: isinstance(x, tuple)
+  params = jax.tree.map(draw, shapes, is_leaf=is_shape)
+  gradients = jax.tree.map(draw, shapes, is_leaf=is_shape)
+
+  def moves(tx):
+    return tx.update(gradients, tx.init(params), params)[0]
+
+  config = make_config(optimizer__name='muon', train__learning_rate=0.1)
+  muon = moves(state_lib.optimizer(config))
+  adam = moves(optax.adam(0.1, nesterov=True))
+  for matrix in (
+    muon['dense']['kernel'],
+    muon['conv']['kernel'].reshape(18, 8),
+    *muon['scanned']['kernel'],
+  ):
+    values = np.linalg.svd(matrix, compute_uv=False)
+    unit = 0.1 * state_lib.MUON_RMS * np.sqrt(max(matrix.shape))
+    assert (values > 0.6 * unit).all()
+    assert (values < 1.3 * unit).all()
+  for layer, leaf in (('dense', 'bias'), ('table', 'embedding')):
+    np.testing.assert_allclose(muon[layer][leaf], adam[layer][leaf], rtol=1e-5)
+
+
+@pytest.mark.parametrize('where', ['loss', 'gradient'])
+def test_finite_sees_losses_and_gradients(where):
+  class Broken(Quiet):
+    def losses(self, params, frozen, extra, key, step, batch):
+      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+      value, metrics = losses['critic']
+      v = params['critic']['v']
+      if where == 'loss':
+        value += jnp.inf
+      else:  # the value is finite, its gradient at 0 is not
+        value += jnp.sqrt(jnp.sum(v * 0))
+      return {**losses, 'critic': (value, metrics)}, extra
+
+  _, good = run(make_config(), jax.devices()[:1], 1)
+  _, bad = run(make_config(), jax.devices()[:1], 1, Broken)
+  assert good['finite'] == 1.0
+  assert bad['finite'] == 0.0
+
+
+def test_gradients_that_are_no_numbers_may_be_replaced():
+  class Broken(Quiet):
+    def losses(self, params, frozen, extra, key, step, batch):
+      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+      v, b = params['critic']['v'], params['generator']['b']
+      # Both are 0; the slopes are infinite and NaN.
+      steep = jnp.sqrt(jnp.sum(v - jax.lax.stop_gradient(v)))
+      broken = jnp.sqrt(jnp.sum(b * 0))
+      (error, told), (judged, more) = losses['generator'], losses['critic']
+      both = {'generator': (error + broken, told)}
+      return {**both, 'critic': (judged + steep, more)}, extra
+
+  config = make_config(optimizer__nan_to_zero=True)
+  state, metrics = run(config, jax.devices()[:1], 1, Broken)
+  assert metrics['finite'] == 1.0
+  np.testing.assert_array_equal(state.params['generator']['b'], 0.0)
+  assert metrics['critic/grad_norm'] == pytest.approx(1e5 * 8**0.5)
+  _, metrics = run(make_config(), jax.devices()[:1], 1, Broken)
+  assert metrics['finite'] == 0.0
