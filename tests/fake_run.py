@@ -16,7 +16,7 @@ from pyramid_jax import data
 from pyramid_jax import main
 from pyramid_jax import systems
 from pyramid_jax.evaluation import scoring as evaluate
-from pyramid_jax.systems import system as system_lib
+from pyramid_jax.networks import pretrained
 
 
 def get_config(arg=''):
@@ -64,7 +64,7 @@ class System:
   def frozen_parts(self):
     if not self.two:
       return {}
-    part = system_lib.FrozenPart(
+    part = pretrained.FrozenPart(
       init=lambda key: self.init(key, {})[0]['generator'],
       family='none',
       path=self.path,

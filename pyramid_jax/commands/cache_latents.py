@@ -37,11 +37,11 @@ from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.interop import command_line
 from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import writers as logs
-from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
@@ -146,14 +146,14 @@ def latents_of(system: system_lib.System) -> latent.Latents | None:
 
 
 def make_encode(
-  model: autoencoder.Network,
+  model: first_stages.Network,
   finish: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]],
   flips: bool,
 ) -> Encode:
   """Returns (params, host arrays) -> arrays of a shard, compiled."""
 
   def latents(params: Any, image: jax.Array) -> dict[str, jax.Array]:
-    apply = lambda method: system_lib.apply(model, params, image, method=method)
+    apply = lambda method: params_lib.apply(model, params, image, method=method)
     if isinstance(model, first_stages.AutoencoderKL):
       mean, logvar = apply('posterior')
       arrays = {

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.networks import conditioners
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.networks.layers import transformer
-from pyramid_jax.systems import system as system_lib
 
 
 Batch = Mapping[str, jax.Array]
@@ -154,9 +154,9 @@ class TokenEncoder:
 
   def _embedded(self, params: Any, ids: jax.Array) -> jax.Array:
     if not isinstance(self.network, t5.T5Encoder):
-      return system_lib.apply(self.network, params, ids)
+      return params_lib.apply(self.network, params, ids)
     is_there = ids != self.pad_id
-    tokens = system_lib.apply(self.network, params, ids, is_there)
+    tokens = params_lib.apply(self.network, params, ids, is_there)
     return jnp.where(is_there[..., None], tokens, 0)
 
 
@@ -183,14 +183,14 @@ class BoxesEncoder:
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: Batch) -> Context:
-    return system_lib.apply(
+    return params_lib.apply(
       self.network, params, batch['boxes'], batch['labels'], batch['n_boxes']
     )
 
   def null(self, params: Any, batch: Batch) -> Context:
     boxes, labels = batch['boxes'], batch['labels']
     none = jnp.zeros_like(batch['n_boxes'])
-    return system_lib.apply(
+    return params_lib.apply(
       self.network, params, jnp.zeros_like(boxes), jnp.zeros_like(labels), none
     )
 
@@ -251,7 +251,7 @@ class ClassEncoder:
     ids = jnp.where(classes == 0, self.rows - 1, classes - 1)
     if not self.dim:
       return Inputs(y=ids)
-    return Inputs(context=system_lib.apply(self.network, params, ids))
+    return Inputs(context=params_lib.apply(self.network, params, ids))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.diffusion import guidance
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import conditioners
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import pretrained
 from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
-from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import system as system_lib
 
 
 Batch = Mapping[str, jax.Array]
@@ -35,7 +35,7 @@ ALSO = ('class', 'camera', 'superres')
 
 
 def create(
-  config: ConfigDict, first_stage: autoencoder.Network | None = None
+  config: ConfigDict, first_stage: first_stages.Network | None = None
 ) -> Encoder | None:
   """Builds the encoder of `config.condition`, None for task 'none'.
 
@@ -78,7 +78,7 @@ def create(
 
 
 def _second(
-  config: ConfigDict, first: Encoder, first_stage: autoencoder.Network | None
+  config: ConfigDict, first: Encoder, first_stage: first_stages.Network | None
 ) -> Encoder:
   """Builds the encoder of `config.condition.also`."""
   c = config.condition
@@ -123,9 +123,9 @@ def _classes(config: ConfigDict) -> encoders.ClassEncoder:
   )
 
 
-def _pictures(config: ConfigDict, first_stage: autoencoder.Network) -> Encoder:
+def _pictures(config: ConfigDict, first_stage: first_stages.Network) -> Encoder:
   c, size = config.condition, config.data.image_size
-  factor = autoencoder.factor(first_stage)
+  factor = first_stage.factor
   if c.task == 'map':
     return picture_encoders.MapEncoder(
       network=conditioners.SpatialRescaler(
@@ -142,9 +142,9 @@ def _pictures(config: ConfigDict, first_stage: autoencoder.Network) -> Encoder:
 
 
 def _small_picture(
-  config: ConfigDict, first_stage: autoencoder.Network
+  config: ConfigDict, first_stage: first_stages.Network
 ) -> picture_encoders.LowResolutionEncoder:
-  size, factor = config.data.image_size, autoencoder.factor(first_stage)
+  size, factor = config.data.image_size, first_stage.factor
   if config.data.lr_factor != factor:
     raise ValueError(
       f'config.data.lr_factor is {config.data.lr_factor}, must be {factor}, the'
@@ -229,14 +229,14 @@ def _tokens(config: ConfigDict) -> encoders.TokenEncoder:
 
 def frozen_part(
   encoder: Encoder | None, config: ConfigDict
-) -> system_lib.FrozenPart | None:
+) -> pretrained.FrozenPart | None:
   """Returns the part under which a frozen text encoder is loaded, or None."""
   if isinstance(encoder, encoders.BothEncoder):
     encoder = encoder.first
   if not isinstance(encoder, encoders.TokenEncoder) or encoder.trained:
     return None
   is_clip = isinstance(encoder.network, text_encoders.CLIPTextEncoder)
-  return system_lib.FrozenPart(
+  return pretrained.FrozenPart(
     init=encoder.init,
     family='clip_text' if is_clip else 't5',
     path=config.condition.weights,

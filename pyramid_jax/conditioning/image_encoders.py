@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from pyramid_jax.conditioning import encoders
 from pyramid_jax.networks import conditioners
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import system as system_lib
 
 
 Batch = Mapping[str, jax.Array]
@@ -49,7 +49,7 @@ class MapEncoder:
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
     one_hot = self._one_hot(batch)
-    return Inputs(concat=system_lib.apply(self.network, params, one_hot))
+    return Inputs(concat=params_lib.apply(self.network, params, one_hot))
 
   def null(self, params: Any, batch: Batch) -> Inputs:
     return _zeros(self.encode(params, batch))
@@ -102,13 +102,13 @@ class HoleEncoder:
     image_size: px of the picture in the example.
   """
 
-  first_stage: autoencoder.Network
+  first_stage: first_stages.Network
   image_size: int
   trained: bool = False
 
   @property
   def widths(self) -> encoders.Widths:
-    (channels,) = autoencoder.channels(self.first_stage)
+    (channels,) = self.first_stage.latent_channels
     return encoders.Widths(concat=channels + 1)
 
   @property
@@ -130,7 +130,7 @@ class HoleEncoder:
         ' picture has it'
       )
     hole = mask[..., None] > 0
-    (z,) = system_lib.apply(
+    (z,) = params_lib.apply(
       self.first_stage, params, jnp.where(hole, -1.0, image), method='encode'
     )
     where = resampling.nearest(hole.astype(jnp.float32), z.shape[1:3])

@@ -221,7 +221,7 @@ def _reconstruct(system: autoencoder.Autoencoder) -> Maker:
   def reconstruct(weights, key, batch):
     del key
     images, codes = system.reconstruct(weights, batch['image'])
-    sizes = autoencoder.codebooks(system.model)
+    sizes = system.model.codebook_sizes
     counts = [
       quantizer.code_counts(c, n) for c, n in zip(codes, sizes, strict=True)
     ]

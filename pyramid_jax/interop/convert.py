@@ -269,7 +269,7 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
     if len(system.predictors) == 1:
       inits['lgp.mlp'] = predictor
   elif isinstance(system, autoencoder.Autoencoder):
-    inits[autoencoder.family(system.model)] = trained('generator')
+    inits[system.model.family] = trained('generator')
     if system.discriminator is not None:
       inits['discriminator'] = judge
   return inits

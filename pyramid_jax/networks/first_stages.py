@@ -6,6 +6,7 @@ model as `msvqgan.MSVQGAN` does: `encode` gives a list of one latent, unscaled,
 and `decode` takes it.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks import autoencoder
+from pyramid_jax.networks import msvqgan
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import quantizer
 
@@ -38,6 +40,21 @@ class FirstStage(nn.Module, kw_only=True):
   embed_dim: int
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+
+  @property
+  def factor(self) -> int:
+    """Pixels of a side of a cell of the latent."""
+    return 2 ** (len(self.ddconfig['ch_mult']) - 1)
+
+  @property
+  def coarsest_factor(self) -> int:
+    """Number whose multiples the sides of an image must be, px."""
+    return self.factor
+
+  @property
+  def latent_channels(self) -> tuple[int, ...]:
+    """Channels of the latent of each scale, of which there is one."""
+    return (self.embed_dim,)
 
   def setup_networks(self, double_z: bool) -> None:
     """Adds encoder, decoder and the two pointwise convolutions.
@@ -103,6 +120,21 @@ class AutoencoderKL(FirstStage, kw_only=True):
 
   Its divergence from a standard normal distribution is held small in training.
   """
+
+  @property
+  def family(self) -> str:
+    """Converter family of the weights, a key of `interop.parts.FAMILIES`."""
+    return 'ldm.autoencoder_kl'
+
+  @property
+  def codebook_sizes(self) -> tuple[int, ...]:
+    """Entries of the codebook of each scale; there is no codebook."""
+    return ()
+
+  @property
+  def is_stochastic(self) -> bool:
+    """Whether `encode` draws latents where it is given noise."""
+    return True
 
   def setup(self):
     self.setup_networks(double_z=True)
@@ -183,6 +215,21 @@ class VQModel(FirstStage, kw_only=True):
   beta: float = 0.25
   legacy: bool = True
 
+  @property
+  def family(self) -> str:
+    """Converter family of the weights, a key of `interop.parts.FAMILIES`."""
+    return 'ldm.vq'
+
+  @property
+  def codebook_sizes(self) -> tuple[int, ...]:
+    """Entries of the codebook of each scale, of which there is one."""
+    return (self.n_embed,)
+
+  @property
+  def is_stochastic(self) -> bool:
+    """Whether `encode` draws latents where it is given noise."""
+    return False
+
   def setup(self):
     self.setup_networks(double_z=False)
     self.quantize = quantizer.VectorQuantizer(
@@ -249,6 +296,17 @@ class VQModel(FirstStage, kw_only=True):
     if quantize:
       z, _, _ = self.quantize(z)
     return self.decoder.features(self.post_quant_conv(z))
+
+
+# Any first stage.
+Network = msvqgan.MSVQGAN | AutoencoderKL | VQModel
+
+# By its name in a config, the class whose fields are `config.network`.
+NETWORKS: Mapping[str, Callable[..., Network]] = {
+  'msvqgan': msvqgan.MSVQGAN,
+  'kl': AutoencoderKL,
+  'vq': VQModel,
+}
 
 
 def split_moments(moments: jax.Array) -> tuple[jax.Array, jax.Array]:

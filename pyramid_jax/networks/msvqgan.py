@@ -96,6 +96,36 @@ class MSVQGAN(nn.Module, kw_only=True):
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
 
+  @property
+  def factor(self) -> int:
+    """Pixels of a side of a cell of the finest latent."""
+    return 2 ** (len(self.ddconfig['ch_mult']) - 1)
+
+  @property
+  def coarsest_factor(self) -> int:
+    """Number whose multiples the sides of an image must be, px."""
+    return 2 ** (len(self.edconfig['ch_mult']) - 1)
+
+  @property
+  def latent_channels(self) -> tuple[int, ...]:
+    """Channels of the latent of each scale."""
+    return tuple(self.embed_dim)
+
+  @property
+  def family(self) -> str:
+    """Converter family of the weights, a key of `interop.parts.FAMILIES`."""
+    return 'frido.msvqgan'
+
+  @property
+  def codebook_sizes(self) -> tuple[int, ...]:
+    """Entries of the codebook of each scale."""
+    return tuple(self.n_embed)
+
+  @property
+  def is_stochastic(self) -> bool:
+    """Whether `encode` draws latents where it is given noise."""
+    return False
+
   def setup(self):
     z_channels = self.edconfig['z_channels']
     scales = len(self.embed_dim)

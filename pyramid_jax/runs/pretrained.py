@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from pyramid_jax.networks import pretrained
 from pyramid_jax import errors
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import checkpoints
@@ -20,7 +21,7 @@ FIRST_STAGE = 'first_stage'  # the part, and its folder in a workdir
 
 
 def path_of(
-  name: str, part: system_lib.FrozenPart, workdir: str | os.PathLike[str]
+  name: str, part: pretrained.FrozenPart, workdir: str | os.PathLike[str]
 ) -> pathlib.Path | None:
   """Returns where a part's weights are or will be, None if nobody says."""
   if part.path:
@@ -98,7 +99,7 @@ def load_one(
 
 
 def _load(
-  part: system_lib.FrozenPart, path: pathlib.Path | None, shapes: Any
+  part: pretrained.FrozenPart, path: pathlib.Path | None, shapes: Any
 ) -> Any:
   assert path is not None
   if not part.player:
@@ -109,7 +110,7 @@ def _load(
 
 
 def _read_file(
-  part: system_lib.FrozenPart, path: pathlib.Path, shapes: Any
+  part: pretrained.FrozenPart, path: pathlib.Path, shapes: Any
 ) -> Any:
   with errors.user_errors(value=errors.DATA):
     values = parts.load_part(part.family, path, shapes)

@@ -7,7 +7,6 @@ discriminator; here both are differentiated at the same parameters, in one
 step.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -22,7 +21,8 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import discriminator as discriminator_lib
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import lpips
-from pyramid_jax.networks import msvqgan
+from pyramid_jax.networks import params as params_lib
+from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import quantizer
 from pyramid_jax.systems import first_stage_losses
 from pyramid_jax.systems import system as system_lib
@@ -32,20 +32,6 @@ Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
 
-Network = msvqgan.MSVQGAN | first_stages.AutoencoderKL | first_stages.VQModel
-
-# config.system.network -> the class whose fields are config.network
-NETWORKS: Mapping[str, Callable[..., Network]] = {
-  'msvqgan': msvqgan.MSVQGAN,
-  'kl': first_stages.AutoencoderKL,
-  'vq': first_stages.VQModel,
-}
-# The converter family of each network's weights.
-FAMILIES: Mapping[type, str] = {
-  msvqgan.MSVQGAN: 'frido.msvqgan',
-  first_stages.AutoencoderKL: 'ldm.autoencoder_kl',
-  first_stages.VQModel: 'ldm.vq',
-}
 PERCEPTUAL = ('lpips', 'pyramid', 'none')
 LOGVAR = 'logvar'  # the player that learns the scale of the reconstruction
 
@@ -65,7 +51,7 @@ class Autoencoder:
     train_logvar: whether it is trained, from that value on.
   """
 
-  model: Network
+  model: first_stages.Network
   discriminator: discriminator_lib.PatchDiscriminator | None
   perceptual: str
   perceptual_path: str
@@ -88,11 +74,11 @@ class Autoencoder:
       params[LOGVAR] = {'value': jnp.float32(self.logvar)}
     return params, extra
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     if self.perceptual != 'lpips':
       return {}
     image = jnp.zeros((1, 32, 32, 3))
-    part = system_lib.FrozenPart(
+    part = pretrained.FrozenPart(
       init=lambda key: lpips.LPIPS().init(key, image, image)['params'],
       family='lpips',
       path=self.perceptual_path,
@@ -111,7 +97,7 @@ class Autoencoder:
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     image = batch['image']
     generator = params['generator']
-    out = system_lib.apply(
+    out = params_lib.apply(
       self.model, generator, image, self._noise(key, image.shape)
     )
     discriminate = None
@@ -148,11 +134,11 @@ class Autoencoder:
 
   def _noise(self, key: jax.Array, image: tuple[int, ...]) -> jax.Array | None:
     """Returns what moves the latents of images, None if nothing does."""
-    if not isinstance(self.model, first_stages.AutoencoderKL):
+    if not self.model.is_stochastic:
       return None
     b, h, w, _ = image
-    cell = factor(self.model)
-    shape = (b, h // cell, w // cell, self.model.embed_dim)
+    cell, (channels,) = self.model.factor, self.model.latent_channels
+    shape = (b, h // cell, w // cell, channels)
     return jax.random.normal(key, shape)
 
   def _last_conv(
@@ -162,7 +148,7 @@ class Autoencoder:
     decoder = generator['decoder']
     conv = {**decoder['conv_out'], 'kernel': kernel}
     tree = {**generator, 'decoder': {**decoder, 'conv_out': conv}}
-    return system_lib.apply(self.model, tree, features, method='last_conv')
+    return params_lib.apply(self.model, tree, features, method='last_conv')
 
   def _logits(
     self, params: Any, extra: Params, image: jax.Array
@@ -179,16 +165,16 @@ class Autoencoder:
 
   def _distance(self, frozen: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     if self.perceptual == 'lpips':
-      return system_lib.apply(lpips.LPIPS(), frozen['lpips'], x, y)
+      return params_lib.apply(lpips.LPIPS(), frozen['lpips'], x, y)
     if self.perceptual == 'pyramid':
       return lpips.pyramid_l1_l2(x, y)
     return jnp.zeros(x.shape[:1])
 
   def _latent_metrics(self, out: Mapping[str, Any]) -> dict[str, jax.Array]:
-    if isinstance(self.model, first_stages.AutoencoderKL):
+    if self.model.is_stochastic:
       return {'latent_std': out['latents'][0].std()}
     metrics = {}
-    for s, size in enumerate(codebooks(self.model)):
+    for s, size in enumerate(self.model.codebook_sizes):
       counts = quantizer.code_counts(out['codes'][s], size)
       metrics[f'perplexity_{s}'] = quantizer.perplexity(counts)
       metrics[f'dead_codes_{s}'] = quantizer.dead_codes(counts)
@@ -218,7 +204,7 @@ class Autoencoder:
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     tree = weights.params['generator']
-    image = system_lib.apply(self.model, tree, state, method='decode')
+    image = params_lib.apply(self.model, tree, state, method='decode')
     return jnp.clip(image, -1.0, 1.0)
 
   def reconstruct(
@@ -228,7 +214,7 @@ class Autoencoder:
 
     A Gaussian posterior is represented by its mean, and has no codes.
     """
-    out = system_lib.apply(self.model, weights.params['generator'], image)
+    out = params_lib.apply(self.model, weights.params['generator'], image)
     return jnp.clip(out['reconstruction'], -1.0, 1.0), out.get('codes', [])
 
   def preview(
@@ -238,53 +224,23 @@ class Autoencoder:
     return self.reconstruct(weights, batch['image'])[0]
 
 
-def network(config: ConfigDict) -> Network:
+def network(config: ConfigDict) -> first_stages.Network:
   """Builds the autoencoder that a first-stage config describes.
 
   Raises:
-    ValueError: `config.system.network` is not one of `NETWORKS`.
+    ValueError: `config.system.network` is not one of `first_stages.NETWORKS`.
   """
   kind = config.system.network
-  if kind not in NETWORKS:
+  if kind not in first_stages.NETWORKS:
     raise ValueError(
-      f'config.system.network is {kind!r}, must be one of {", ".join(NETWORKS)}'
+      f'config.system.network is {kind!r}, must be one of'
+      f' {", ".join(first_stages.NETWORKS)}'
     )
-  return NETWORKS[kind](
+  return first_stages.NETWORKS[kind](
     **config.network.to_dict(),
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
   )
-
-
-def family(model: Network) -> str:
-  """Returns the converter family of a network's weights."""
-  return FAMILIES[type(model)]
-
-
-def factor(model: Network) -> int:
-  """Returns how many pixels a side of a cell of the finest latent has."""
-  return 2 ** (len(model.ddconfig['ch_mult']) - 1)
-
-
-def coarsest_factor(model: Network) -> int:
-  """Returns the same of the coarsest latent: sides must be multiples of it."""
-  if isinstance(model, msvqgan.MSVQGAN):
-    return 2 ** (len(model.edconfig['ch_mult']) - 1)
-  return factor(model)
-
-
-def channels(model: Network) -> tuple[int, ...]:
-  """Returns the channels of the latent of each scale, coarse first."""
-  embed = model.embed_dim
-  return (embed,) if isinstance(embed, int) else tuple(embed)
-
-
-def codebooks(model: Network) -> tuple[int, ...]:
-  """Returns the entries of the codebook of each scale, none without any."""
-  if isinstance(model, first_stages.AutoencoderKL):
-    return ()
-  sizes = model.n_embed
-  return (sizes,) if isinstance(sizes, int) else tuple(sizes)
 
 
 def create(config: ConfigDict) -> Autoencoder:
@@ -300,7 +256,7 @@ def create(config: ConfigDict) -> Autoencoder:
       f' {", ".join(PERCEPTUAL)}'
     )
   model = network(config)
-  coarsest = coarsest_factor(model)
+  coarsest = model.coarsest_factor
   if config.data.image_size % coarsest:
     raise ValueError(
       f'config.data.image_size is {config.data.image_size}, must be a'
@@ -311,7 +267,7 @@ def create(config: ConfigDict) -> Autoencoder:
     discriminator = discriminator_lib.PatchDiscriminator(
       ndf=c.disc_width, n_layers=c.disc_layers
     )
-  is_kl = isinstance(model, first_stages.AutoencoderKL)
+  is_kl = model.is_stochastic
   return Autoencoder(
     model=model,
     discriminator=discriminator,

@@ -24,10 +24,9 @@ from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.networks import msvqgan
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
 
@@ -263,7 +262,7 @@ class Frido(latent.LatentSystem):
 
   def _grids(self, height: int, width: int) -> list[tuple[int, int]]:
     """The (H, W) at which each scale is diffused, coarse first."""
-    fine = autoencoder.factor(self.first_stage)
+    fine = self.first_stage.factor
     grids = []
     for s in range(self.scales):
       f = fine * 2 ** (self.scales - 1 - s) if self.native_scales else fine
@@ -318,7 +317,7 @@ class Frido(latent.LatentSystem):
     context = self.training_context(params, frozen, drop_key, batch)
     unet = params['generator']['unet']
     loss, metrics = diffusion_loss(
-      lambda x, t, s: system_lib.apply(self.unet, unet, x, t, context, stage=s),
+      lambda x, t, s: params_lib.apply(self.unet, unet, x, t, context, stage=s),
       self.chain,
       self.loss,
       zs,
@@ -380,7 +379,7 @@ def create(config: ConfigDict) -> Frido:
   """
   common = latent.fields(config)
   first_stage, encoder = common['first_stage'], common['encoder']
-  if not isinstance(first_stage, msvqgan.MSVQGAN):
+  if config.first_stage.system.network != 'msvqgan':
     raise ValueError(
       f'config.first_stage.system.network is'
       f" {config.first_stage.system.network!r}, must be 'msvqgan' for frido"
@@ -393,7 +392,7 @@ def create(config: ConfigDict) -> Frido:
       f' config.condition.also {config.condition.also!r} is not served by'
       ' frido, which takes tokens'
     )
-  embed = first_stage.embed_dim
+  embed = first_stage.latent_channels
   d = config.diffusion
   if len(d.stage_loss_ratio) != len(embed):
     raise ValueError(
@@ -407,7 +406,7 @@ def create(config: ConfigDict) -> Frido:
     **common,
     unet=pyunet.PyUNet(
       **config.network.to_dict(),
-      split_embed_dim_list=tuple(embed),
+      split_embed_dim_list=embed,
       num_stage=len(embed),
       context_dim=None if encoder is None else config.condition.dim,
       dtype=jnp.dtype(config.dtype),

@@ -15,6 +15,9 @@ from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
+from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
 
@@ -35,22 +38,22 @@ class Latents:
     image_size: px of a sample, a multiple of the first stage's factor.
   """
 
-  first_stage: autoencoder.Network
+  first_stage: first_stages.Network
   first_stage_path: str
   image_size: int
 
   @property
   def latent_channels(self) -> tuple[int, ...]:
     """Channels of the latent of each scale, coarse first."""
-    return autoencoder.channels(self.first_stage)
+    return self.first_stage.latent_channels
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     size = self.image_size
     image = jnp.zeros((1, size, size, 3))
     return {
-      'first_stage': system_lib.FrozenPart(
+      'first_stage': pretrained.FrozenPart(
         init=lambda key: self.first_stage.init(key, image)['params'],
-        family=autoencoder.family(self.first_stage),
+        family=self.first_stage.family,
         path=self.first_stage_path,
         field='first_stage.checkpoint',
       )
@@ -67,7 +70,7 @@ class Latents:
       noise: standard normal of the latent's shape, which draws the latent of
         a first stage that has a posterior; None gives the mean.
     """
-    zs = system_lib.apply(
+    zs = params_lib.apply(
       self.first_stage, frozen['first_stage'], image, noise, method='encode'
     )
     return [z.astype(jnp.float32) for z in jax.lax.stop_gradient(zs)]
@@ -85,7 +88,7 @@ class Latents:
     """
     if 'latent_mean_0' not in batch:
       b, height, width, _ = batch['image'].shape
-      cell = autoencoder.factor(self.first_stage)
+      cell = self.first_stage.factor
       shape = b, height // cell, width // cell, self.latent_channels[-1]
       noise = jax.random.normal(key, shape)
       return self.latents(frozen, batch['image'], noise)
@@ -103,7 +106,7 @@ class Latents:
     scale = weights.extra['latent_scale']
     zs = [z / scale[s] for s, z in enumerate(zs)]
     tree = weights.frozen['first_stage']
-    image = system_lib.apply(self.first_stage, tree, zs, method='decode')
+    image = params_lib.apply(self.first_stage, tree, zs, method='decode')
     return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
 
 
@@ -121,7 +124,7 @@ class OneLatent(Latents):
 
   def latent_shape(self, count: int, height: int, width: int) -> Shape:
     """Returns the shape of the latents of so many images of a size."""
-    f = autoencoder.factor(self.first_stage)
+    f = self.first_stage.factor
     return count, height // f, width // f, self.latent_channels[0]
 
   def initial_scale(self) -> Params:
@@ -164,7 +167,7 @@ class LatentSystem(Latents):
   """
 
   encoder: conditioning.Encoder | None
-  condition_part: system_lib.FrozenPart | None
+  condition_part: pretrained.FrozenPart | None
   chain: schedules.Chain
   drop: float
   solver: solvers.Solver
@@ -177,7 +180,7 @@ class LatentSystem(Latents):
     """Returns the encoder's trained weights and a condition of zeros."""
     return conditioning.init(self.encoder, key)
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     parts = super().frozen_parts()
     if self.condition_part is None:
       return parts
@@ -308,9 +311,7 @@ def space_fields(config: ConfigDict) -> dict[str, Any]:
     ValueError: an image size that the first stage does not divide.
   """
   first_stage = autoencoder.network(config.first_stage)
-  scales = len(autoencoder.channels(first_stage))
-  size = config.data.image_size
-  coarsest = autoencoder.factor(first_stage) * 2 ** (scales - 1)
+  size, coarsest = config.data.image_size, first_stage.coarsest_factor
   if size % coarsest:
     raise ValueError(
       f'config.data.image_size is {size}, must be a multiple of {coarsest},'
@@ -330,7 +331,7 @@ def scale_fields(config: ConfigDict) -> dict[str, Any]:
     ValueError: a first stage of several scales.
   """
   first_stage = autoencoder.network(config.first_stage)
-  scales = len(autoencoder.channels(first_stage))
+  scales = len(first_stage.latent_channels)
   if scales != 1:
     raise ValueError(
       f'the first stage has {scales} scales, must have one for'

@@ -23,7 +23,6 @@ from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.networks import unet as unet_lib
-from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
 
@@ -270,7 +269,7 @@ def create(config: ConfigDict) -> LDM:
   """
   common = latent.one_latent_fields(config)
   d = config.diffusion
-  (channels,) = autoencoder.channels(common['first_stage'])
+  (channels,) = common['first_stage'].latent_channels
   return LDM(
     **common,
     unet=_unet(config, channels, common['encoder']),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
 
@@ -28,7 +29,7 @@ class Space(Protocol):
   def factor(self) -> int:
     """Pixels of a side of an image for one of a state."""
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     """Returns the weights that it needs."""
 
   def extra(self) -> Params:
@@ -61,7 +62,7 @@ class Pixels:
   channels: int = 3
   factor: int = 1
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     return {}
 
   def extra(self) -> Params:
@@ -106,7 +107,7 @@ class Latents:
     size = self.latents.image_size
     return size // self.latents.latent_shape(1, size, size)[1]
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     return self.latents.frozen_parts()
 
   def extra(self) -> Params:

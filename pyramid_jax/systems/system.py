@@ -1,13 +1,10 @@
 """What a system is to the trainer and to the sampler."""
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 from typing import Any
 from typing import Protocol
 
-from flax import linen as nn
 import flax.struct
 import jax
 from ml_collections import ConfigDict
@@ -15,6 +12,7 @@ from ml_collections import ConfigDict
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.networks import pretrained
 
 
 Params = Mapping[str, Any]
@@ -54,28 +52,6 @@ class Edit:
   strength: float = flax.struct.field(pytree_node=False, default=1.0)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrozenPart:
-  """Weights that a system uses and never trains.
-
-  Attributes:
-    init: key -> tree, works under `jax.eval_shape`.
-    family: the converter family of foreign files, a key of
-      `interop.convert.FAMILIES`.
-    path: a workdir or a weight file; empty: the top floor decides (a first
-      stage is trained in `WORKDIR/first_stage`) or refuses.
-    field: the field of the config that holds `path`, for error messages.
-    player: the player of the workdir's checkpoint that is this part; empty:
-      all of the run, a tree of `params` by player and `extra`.
-  """
-
-  init: Callable[[jax.Array], Any]
-  family: str
-  path: str = ''
-  field: str = ''
-  player: str = 'generator'
-
-
 class System(Protocol):
   """One paper: which parts, which loss, which stages.
 
@@ -88,7 +64,7 @@ class System(Protocol):
     `batch` may be empty where shapes are all that is asked for.
     """
 
-  def frozen_parts(self) -> Mapping[str, FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     """Returns the parts that are loaded, never trained."""
 
   def losses(
@@ -151,11 +127,6 @@ class System(Protocol):
     self, weights: Weights, key: jax.Array, batch: Batch
   ) -> jax.Array:
     """Returns (B, H, W, 3) in [-1, 1]: samples, or reconstructions."""
-
-
-def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
-  """Returns what a module, or its `method`, gives with these parameters."""
-  return module.apply({'params': params}, *args, **kwargs)
 
 
 def generate(

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from pyramid_jax.diffusion import patches
-from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import system as system_lib
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
 
 
 def encode(
-  model: autoencoder.Network,
+  model: first_stages.Network,
   params: Any,
   image: jax.Array,
   tiles: patches.Tiling,
@@ -39,7 +39,7 @@ def encode(
     ValueError: an image of another size, or windows that cut through a cell.
   """
   cut = [patches.windows(image, tiles)]
-  finest = autoencoder.factor(model)
+  finest = model.factor
   if noise is not None:
     height, width = tiles.shape
     grid = tiles.at(height // finest, width // finest)
@@ -47,7 +47,7 @@ def encode(
 
   def one(window: Sequence[jax.Array]) -> list[jax.Array]:
     batch = [x[None] for x in window]
-    zs = system_lib.apply(model, params, *batch, method='encode')
+    zs = params_lib.apply(model, params, *batch, method='encode')
     return [z[0] for z in zs]
 
   zs = jax.lax.map(one, cut)
@@ -55,7 +55,7 @@ def encode(
 
 
 def decode(
-  model: autoencoder.Network,
+  model: first_stages.Network,
   params: Any,
   zs: Sequence[jax.Array],
   tiles: patches.Tiling,
@@ -79,7 +79,7 @@ def decode(
 
   def one(window: list[jax.Array]) -> jax.Array:
     batch = [z[None] for z in window]
-    return system_lib.apply(model, params, batch, method='decode')[0]
+    return params_lib.apply(model, params, batch, method='decode')[0]
 
   return patches.merge(jax.lax.map(one, cut), tiles)
 
@@ -96,7 +96,7 @@ def _grid(windows: jax.Array, tiles: patches.Tiling) -> patches.Tiling:
 
 
 def plan(
-  model: autoencoder.Network,
+  model: first_stages.Network,
   shape: tuple[int, int],
   size: int,
   overlap: int,
@@ -107,7 +107,7 @@ def plan(
     ValueError: numbers that are no multiples of the coarsest factor, or an
       overlap that leaves no stride.
   """
-  cell = autoencoder.coarsest_factor(model)
+  cell = model.coarsest_factor
   for name, value in (
     ('height', shape[0]),
     ('width', shape[1]),

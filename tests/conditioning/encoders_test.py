@@ -17,7 +17,7 @@ TABLE = {'embedding': {'embedding': jnp.arange(8.0).reshape(4, 2)}}
 class FirstStage:
   """Takes every fourth pixel for a latent."""
 
-  embed_dim = 3
+  latent_channels = (3,)
 
   def apply(self, variables, image, method):
     assert method == 'encode'

@@ -9,7 +9,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.distributed import initial
-from pyramid_jax.systems import autoencoder
+from pyramid_jax.interop import parts
 from pyramid_jax.systems import first_stage_losses
 from pyramid_jax.systems import system as system_lib
 
@@ -225,20 +225,25 @@ def test_reconstructions_use_the_mean(system):
     {'params': weights.params['generator']}, IMAGES, method='encode'
   )
   np.testing.assert_allclose(images, system.decode(weights, zs), atol=1e-5)
-  assert [c.shape for c in codes] == [(2, 4, 4)] * len(
-    autoencoder.codebooks(system.model)
-  )
+  scales = len(system.model.codebook_sizes)
+  assert [c.shape for c in codes] == [(2, 4, 4)] * scales
   assert np.abs(images).max() <= 1
 
 
 def test_what_is_known_of_a_network():
   kl, vq = ldm('kl,debug').model, ldm('vq,debug').model
-  assert autoencoder.factor(kl) == autoencoder.factor(vq) == 4
-  assert autoencoder.channels(kl) == autoencoder.channels(vq) == (4,)
-  assert (autoencoder.codebooks(kl), autoencoder.codebooks(vq)) == ((), (32,))
+  for model in (kl, vq):
+    assert model.factor == model.coarsest_factor == 4
+    assert model.latent_channels == (4,)
+  assert (kl.codebook_sizes, vq.codebook_sizes) == ((), (32,))
+  assert (kl.is_stochastic, vq.is_stochastic) == (True, False)
   frido = systems.create(config_lib.load(f'{CONFIG}:debug')).model
-  assert autoencoder.channels(frido) == (8, 8)
-  assert autoencoder.codebooks(frido) == (32, 32)
+  assert frido.coarsest_factor == 2 * frido.factor
+  assert frido.latent_channels == (8, 8)
+  assert frido.codebook_sizes == (32, 32)
+  assert not frido.is_stochastic
+  for model in (kl, vq, frido):
+    assert model.family in parts.FAMILIES
 
 
 def test_a_trained_log_variance_is_a_player_of_its_own():

@@ -22,8 +22,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 class Local(nn.Module):
   """A first stage without norms: what it computes is local."""
 
-  ddconfig = {'ch_mult': (1, 1)}
-  embed_dim = 2
+  factor = coarsest_factor = 2
 
   def setup(self):
     self.down = convolution.Conv(2, strides=2, padding=((0, 1), (0, 1)))

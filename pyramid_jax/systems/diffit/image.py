@@ -27,6 +27,8 @@ from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import diffit as diffit_lib
+from pyramid_jax.networks import params as params_lib
+from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import system as system_lib
 
 
@@ -63,7 +65,7 @@ def raw_network(
   def call(x: jax.Array, c_noise: jax.Array) -> jax.Array:
     # One level for the whole batch is embedded once.
     levels = jnp.ravel(c_noise)
-    out = system_lib.apply(
+    out = params_lib.apply(
       network, params, x, levels, inputs.y, taps=taps, **kwargs
     )
     if not taps:
@@ -168,7 +170,7 @@ class DiffiT:
     params = self.network.init(key, image, jnp.zeros((1,)))['params']
     return {'generator': {'network': params}}, {}
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     return {}
 
   def losses(

@@ -20,8 +20,9 @@ from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import learned_range
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
+from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import latent_diffit as network_lib
-from pyramid_jax.systems import autoencoder
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
 
@@ -115,7 +116,7 @@ class LatentDiffiT(latent.OneLatentSystem):
     labels = encoders.as_inputs(encoded).y
     tree = params['generator']['network']
     terms = learned_range.loss(
-      lambda x, t: system_lib.apply(
+      lambda x, t: params_lib.apply(
         self.network, tree, x, t, labels, train=True, rngs={'dropout': drop_key}
       ),
       schedules.respaced_levels(self.chain),
@@ -198,15 +199,15 @@ def _check(config: ConfigDict) -> None:
 
 
 def _network(
-  config: ConfigDict, first_stage: autoencoder.Network
+  config: ConfigDict, first_stage: first_stages.Network
 ) -> network_lib.LatentDiffiT:
   """Builds the denoiser, whose sizes and labels follow from the rest."""
   c, d = config.condition, config.diffusion
-  (channels,) = autoencoder.channels(first_stage)
+  (channels,) = first_stage.latent_channels
   by_class = c.task == 'class'
   network = network_lib.LatentDiffiT(
     **config.network.to_dict(),
-    input_size=config.data.image_size // autoencoder.factor(first_stage),
+    input_size=config.data.image_size // first_stage.factor,
     in_channels=channels,
     num_classes=c.num_classes if by_class else 0,
     class_dropout_prob=c.drop if by_class else 0.0,

@@ -20,6 +20,7 @@ from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import control_maps
 from pyramid_jax.conditioning import encoders
 from pyramid_jax.networks import controlnet
+from pyramid_jax.networks import pretrained
 from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
 from pyramid_jax.systems import system as system_lib
@@ -121,8 +122,8 @@ class LaDMControl(ladm.LaDM):
       }
     return {'generator': {'branches': branches}}, extra
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
-    part = system_lib.FrozenPart(
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+    part = pretrained.FrozenPart(
       init=lambda key: super(LaDMControl, self).init(key, {})[0]['generator'],
       family='',
       path=self.base_path,

@@ -28,6 +28,7 @@ from pyramid_jax.diffusion import laplacian_levels
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import fields as ladm_fields
@@ -154,7 +155,7 @@ class LaDM:
   space: spaces.Space
   networks: ladm_networks.Networks
   encoder: conditioning.Encoder | None
-  condition_part: system_lib.FrozenPart | None
+  condition_part: pretrained.FrozenPart | None
   process: laplacian.Process
   kind: str
   law: laplacian_loss.Law
@@ -215,7 +216,7 @@ class LaDM:
           f' {theirs.tolist()}'
         )
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     parts = self.space.frozen_parts()
     if self.condition_part is None:
       return parts

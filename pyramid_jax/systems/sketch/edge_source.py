@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.conditioning import edges as edges_lib
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pidinet
+from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import system as system_lib
 
 
@@ -32,12 +34,12 @@ class EdgeSource:
   weights: str
   classes: int
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     """Returns the detector, where it is a network."""
     if self.kind not in pidinet.SIZES:
       return {}
     image = jnp.zeros((1, 32, 32, 3))
-    part = system_lib.FrozenPart(
+    part = pretrained.FrozenPart(
       init=lambda key: detector(self.kind).init(key, image)['params'],
       family='pidinet',
       path=self.weights,
@@ -63,7 +65,7 @@ class EdgeSource:
       shade = batch['mask'].astype(jnp.float32) / max(1, self.classes - 1)
       return 2.0 * shade - 1.0
     if self.kind in pidinet.SIZES:
-      found = system_lib.apply(
+      found = params_lib.apply(
         detector(self.kind), frozen[EDGES], batch['image'], method='edges'
       )
       return jnp.where(found >= edges_lib.THRESHOLD, 1.0, -1.0)

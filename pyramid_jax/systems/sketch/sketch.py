@@ -23,6 +23,7 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import edge_predictor
+from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import base as sketch_base
@@ -131,12 +132,12 @@ class Sketch:
     extra = {'batch_stats': statistics, 'loss_by_part': jnp.zeros(PARTS)}
     return {'generator': params}, extra
 
-  def frozen_parts(self) -> Mapping[str, system_lib.FrozenPart]:
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     def init(key):
       params, extra = self.base.init(key, {})
       return {'params': params, 'extra': extra}
 
-    whole = system_lib.FrozenPart(
+    whole = pretrained.FrozenPart(
       init=init,
       family='',
       path=self.base_path,
