@@ -28,7 +28,6 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import systems
-from pyramid_jax.conditioning import encoders
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
@@ -70,10 +69,10 @@ def print_costs(system: ladm.LaDM, batch: int) -> None:
   """Prints operations a stage and a sample, and the speed of sampling."""
   weights = weights_of(system)
   params = weights.params['generator']['networks']
-  example = system.encoder.example if system.encoder else {}
+  example = system.encoder.example
   one = {k: jnp.concatenate([v] * batch) for k, v in example.items()}
   condition = jax.jit(system.condition)(weights, one)
-  inputs = encoders.as_inputs(condition.context)
+  inputs = condition.context
   total = 0.0
   for stage, steps, scale in zip(
     system.stage_numbers, system.steps, system.guidance, strict=True

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import measuring
 import optax
 
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
@@ -136,8 +136,8 @@ def _sampler(unet: unet_lib.UNet, steps: int, scale: float) -> Any:
       params,
       solver.levels(schedules.make_chain(), steps),
       shape=SHAPE,
-      context=encoders.Inputs(context=context),
-      null=encoders.Inputs(context=jnp.zeros_like(context)),
+      context=condition_lib.Inputs(context=context),
+      null=condition_lib.Inputs(context=jnp.zeros_like(context)),
       scale=scale,
     )
     noise = sampling.Noise.from_key(jax.random.key(3))

@@ -35,7 +35,7 @@ import measuring
 import numpy as np
 
 from pyramid_jax import data
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
@@ -147,8 +147,8 @@ def _sampler(
       params,
       solver.levels(chain, _STEPS.value),
       shape=SHAPE,
-      context=encoders.Inputs(context=context),
-      null=encoders.Inputs(context=null),
+      context=condition_lib.Inputs(context=context),
+      null=condition_lib.Inputs(context=null),
       scale=3.0,
     )
 

@@ -1,8 +1,20 @@
-"""What is known of the camera of a picture, in words and as ids."""
+"""What is known of the camera of an image: words, ids, and a token for each."""
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import classes
+from pyramid_jax.conditioning import encoder
+from pyramid_jax.networks import first_stages
+
+
+Batch = encoder.Batch
+Inputs = encoder.Inputs
 
 # By batch key, the values in the order of their ids, which begin at 1; 0 is
 # not known.
@@ -30,3 +42,75 @@ def ids(words: Mapping[str, Any]) -> dict[str, int]:
       )
     found[name] = 1 + allowed.index(value) if value else 0
   return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraEncoder(encoder.Encoder):
+  """Learned tokens of the attributes, each with one for not known.
+
+  Attributes:
+    dim: width of a token.
+    drop: chance in training that an attribute is forgotten, each on its own.
+  """
+
+  dim: int
+  drop: float = 0.0
+
+  @property
+  def parts(self) -> Mapping[str, classes.ClassEncoder]:
+    """The encoder of every attribute, by its batch key."""
+    return {
+      name: classes.ClassEncoder(
+        classes=len(values), has_null=True, dim=self.dim, key=name
+      )
+      for name, values in ATTRIBUTES.items()
+    }
+
+  @property
+  def widths(self) -> encoder.Widths:
+    return encoder.Widths(context=self.dim)
+
+  @property
+  def example(self) -> Batch:
+    return {name: jnp.ones((1,), jnp.int32) for name in self.parts}
+
+  def init(self, key: jax.Array) -> Any:
+    keys = jax.random.split(key, len(self.parts))
+    return {
+      name: part.init(key)
+      for key, (name, part) in zip(keys, self.parts.items(), strict=True)
+    }
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    tokens: Any = [
+      part.encode(params[name], batch).context
+      for name, part in self.parts.items()
+    ]
+    return Inputs(context=jnp.concatenate(tokens, axis=1))
+
+  def null(self, params: Any, batch: Batch) -> Inputs:
+    nothing = {name: jnp.zeros_like(batch[name]) for name in self.parts}
+    return self.encode(params, nothing)
+
+  def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
+    """Returns a training batch in which attributes are forgotten.
+
+    Args:
+      batch: with the attributes, (B,) int32 each, 0 = not known.
+      key: typed key of the choices.
+    """
+    keys = jax.random.split(key, len(self.parts))
+    forgotten = dict(batch)
+    for key, name in zip(keys, self.parts, strict=True):
+      drop = jax.random.bernoulli(key, self.drop, batch[name].shape)
+      forgotten[name] = jnp.where(drop, 0, batch[name])
+    return forgotten
+
+
+def create(
+  config: ConfigDict, first_stage: first_stages.Network | None
+) -> CameraEncoder:
+  """Builds the encoder of `config.condition.also` 'camera'."""
+  del first_stage
+  c = config.condition
+  return CameraEncoder(dim=c.dim, drop=c.camera_drop)

@@ -3,19 +3,48 @@
 from typing import Any
 
 import flax.struct
+import jax
+
+from pyramid_jax.diffusion import laplacian_loss
+from pyramid_jax.networks.layers import transformer
+
+
+@flax.struct.dataclass
+class Inputs:
+  """What a denoiser is given beside the state and the noise level.
+
+  Attributes:
+    context: (B, L, D) tokens that are attended to, perhaps with places.
+    concat: (B, h, w, C) channels beside the state's, on its grid.
+    y: (B,) int32 class ids that are embedded with the noise level.
+    control: the maps (B, h, w, C) of a ControlNet, finest stage first.
+    concat_noise: (B,) logarithm of the deviation of the noise on `concat`,
+      which is embedded with the noise level.
+    aspect: (B, 2) logarithms of an image's height and width over those of the
+      square of training, which are embedded with the noise level; None where
+      all images are such squares.
+    prior: what is known of the image itself, for `laplacian_loss`.
+  """
+
+  context: transformer.Context | None = None
+  concat: jax.Array | None = None
+  y: jax.Array | None = None
+  control: tuple[jax.Array, ...] | None = None
+  concat_noise: jax.Array | None = None
+  aspect: jax.Array | None = None
+  prior: laplacian_loss.Prior | None = None
 
 
 @flax.struct.dataclass
 class Condition:
-  """An encoded condition, ready for cross-attention.
+  """An encoded condition, ready for a sampler.
 
   Attributes:
-    context: (B, L, D) tokens, or a tree of arrays that the network takes for
-      them, or None for an unconditional system.
-    null: the same of the null condition, for classifier-free guidance.
+    context: of the B images; empty for an unconditional system.
+    null: of the null condition, for classifier-free guidance; None without.
     steer: what a loss steers to, see `systems.sketch`.
   """
 
-  context: Any = None
-  null: Any = None
+  context: Inputs = flax.struct.field(default_factory=Inputs)
+  null: Inputs | None = None
   steer: Any = None

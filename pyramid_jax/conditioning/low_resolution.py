@@ -1,12 +1,14 @@
-"""A small picture as the condition of a larger one, with noise on it.
+"""A low-resolution image as the condition of a larger one.
 
-Noise conditioning augmentation (arXiv:2106.15282, section 3): a model that
-enlarges what another made is trained on small pictures with noise, and told
-how much there is, so that it does not lean on their finest details. Enlarged,
-they are also what is known of the image before any network is asked.
+Beside a latent it is given as it is, for it has the latent's grid
+(arXiv:2112.10752, section 4.4). Beside images it is enlarged and has noise on
+it: noise conditioning augmentation (arXiv:2106.15282, section 3). A model that
+enlarges what another made is trained on small images with noise, and
+conditioned on how much there is, so that it does not lean on their finest
+details. Enlarged, they are also what is known of the image before any network
+is asked.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
@@ -15,12 +17,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import encoder
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
+from pyramid_jax.networks import first_stages
 
 
-Batch = Mapping[str, jax.Array]
+Batch = encoder.Batch
+Inputs = encoder.Inputs
 
 # What training adds to a batch, and what may be given in sampling too.
 DEVIATION, NOISE = 'lr_deviation', 'lr_noise'
@@ -28,14 +32,46 @@ _SEED = 0  # of the noise in sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoisyPictureEncoder:
-  """The small picture with noise, enlarged to the model's grid.
+class LowResolutionEncoder(encoder.Encoder):
+  """The low-resolution image itself, which has the latent's grid.
+
+  The null condition is zeros.
+
+  Attributes:
+    side: px of the image in the example.
+  """
+
+  side: int
+
+  @property
+  def widths(self) -> encoder.Widths:
+    return encoder.Widths(concat=3)
+
+  @property
+  def example(self) -> Batch:
+    return {'lr_image': jnp.zeros((1, self.side, self.side, 3))}
+
+  def init(self, key: jax.Array) -> Any:
+    del key
+    return {}
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    del params
+    return Inputs(concat=batch['lr_image'].astype(jnp.float32))
+
+  def null(self, params: Any, batch: Batch) -> Inputs:
+    return encoder.zeros(self.encode(params, batch))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisyImageEncoder(encoder.Encoder):
+  """The low-resolution image with noise, enlarged to the model's grid.
 
   The null condition keeps it: what guidance compares differs in the rest.
 
   Attributes:
     size: px of a side of the result.
-    factor: size over the side of the small picture.
+    factor: size over the side of the small image.
     levels: resolutions of the pyramid.
     low: smallest deviation of the noise in training, above 0.
     high: largest; its logarithm is uniform between both.
@@ -48,11 +84,10 @@ class NoisyPictureEncoder:
   low: float = 0.01
   high: float = 0.5
   sampling: float = 0.1
-  trained: bool = False
 
   @property
-  def widths(self) -> encoders.Widths:
-    return encoders.Widths(concat=3)
+  def widths(self) -> encoder.Widths:
+    return encoder.Widths(concat=3)
 
   @property
   def example(self) -> Batch:
@@ -64,11 +99,11 @@ class NoisyPictureEncoder:
     return {}
 
   def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
-    """Returns a training batch with noise for its small pictures.
+    """Returns a training batch with noise for its small images.
 
     Args:
       batch: with `lr_image` (B, h, w, 3) in [-1, 1].
-      key: of the noise and its deviations.
+      key: typed key of the noise and its deviations.
     """
     level_key, noise_key = jax.random.split(key)
     shape = batch['lr_image'].shape
@@ -77,7 +112,7 @@ class NoisyPictureEncoder:
     noise = jax.random.normal(noise_key, shape)
     return {**batch, DEVIATION: jnp.exp(level), NOISE: noise}
 
-  def encode(self, params: Any, batch: Batch) -> encoders.Inputs:
+  def encode(self, params: Any, batch: Batch) -> Inputs:
     """Returns the channels (B, size, size, 3), and the log of the deviation.
 
     Args:
@@ -87,15 +122,14 @@ class NoisyPictureEncoder:
         same.
 
     Raises:
-      ValueError: a picture of another size.
+      ValueError: an image of another size.
     """
     del params
     small = batch['lr_image'].astype(jnp.float32)
     b, side = small.shape[0], self.size // self.factor
     if small.shape != (b, side, side, 3):
       raise ValueError(
-        f'the small picture has shape {small.shape}, must be'
-        f' {(b, side, side, 3)}'
+        f'the small image has shape {small.shape}, must be {(b, side, side, 3)}'
       )
     if NOISE in batch:
       noise, deviation = batch[NOISE], batch[DEVIATION]
@@ -105,18 +139,18 @@ class NoisyPictureEncoder:
     noisy = small + deviation[:, None, None, None] * noise
     mean = enlarged(noisy, self.factor)
     power = noise_powers(self.factor, self.levels)
-    return encoders.Inputs(
+    return Inputs(
       concat=mean,
       concat_noise=jnp.log(deviation),
       prior=laplacian_loss.Prior(mean, jnp.square(deviation)[:, None] * power),
     )
 
-  def null(self, params: Any, batch: Batch) -> encoders.Inputs:
+  def null(self, params: Any, batch: Batch) -> Inputs:
     return self.encode(params, batch)
 
 
 def enlarged(small: jax.Array, factor: int) -> jax.Array:
-  """Enlarges pictures (B, h, w, C) bicubically, and gives cells their means.
+  """Enlarges images (B, h, w, C) bicubically, and gives cells their means.
 
   Pooled by `factor` the result is `small` again: x + up(y - down(x)).
   """
@@ -131,7 +165,7 @@ def enlarged(small: jax.Array, factor: int) -> jax.Array:
 def noise_powers(factor: int, levels: int) -> jax.Array:
   """Returns (L,) the power of each band of enlarged white unit noise.
 
-  Of noise in the middle of a picture, so from the response to one pixel.
+  Of noise in the middle of an image, so from the response to one pixel.
   """
   side = max(16, 2**levels)
   dot = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1.0)
@@ -139,23 +173,33 @@ def noise_powers(factor: int, levels: int) -> jax.Array:
   return jnp.stack([jnp.square(x).mean() * side**2 for x in parts])
 
 
-def create(config: ConfigDict) -> NoisyPictureEncoder:
-  """Builds the encoder of a config.
+def create(
+  config: ConfigDict, first_stage: first_stages.Network | None
+) -> LowResolutionEncoder | NoisyImageEncoder:
+  """Builds the encoder of 'superres'.
+
+  Args:
+    config: of the run.
+    first_stage: beside whose latents the image is given; None beside images.
 
   Raises:
-    ValueError: a size that the factor does not divide.
+    ValueError: sizes that do not fit.
   """
-  c, size, factor = (
-    config.condition,
-    config.data.image_size,
-    config.data.lr_factor,
-  )
+  size, factor = config.data.image_size, config.data.lr_factor
+  if first_stage is not None:
+    if factor != first_stage.factor:
+      raise ValueError(
+        f'config.data.lr_factor is {factor}, must be {first_stage.factor}, the'
+        " factor of the first stage: the small image has the latent's grid"
+      )
+    return LowResolutionEncoder(side=size // factor)
   if size % factor:
     raise ValueError(
       f'config.data.image_size is {size}, must be divisible by'
       f' config.data.lr_factor = {factor}'
     )
-  return NoisyPictureEncoder(
+  c = config.condition
+  return NoisyImageEncoder(
     size=size,
     factor=factor,
     levels=config.laplacian.levels,

@@ -35,8 +35,6 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
-from pyramid_jax.conditioning import encoders
-from pyramid_jax.conditioning import image_encoders as picture_encoders
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import command_line
 from pyramid_jax.interop import diffit_workdir
@@ -260,9 +258,8 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
     inits['frido.pyunet' if is_frido else 'ldm.unet'] = trained(
       'generator', 'unet'
     )
-    family = _condition_family(system.encoder)
-    if family:
-      inits[family] = trained('generator', 'condition')
+    if system.encoder.family:
+      inits[system.encoder.family] = trained('generator', 'condition')
   elif isinstance(system, latent_diffit_system.LatentDiffiT):
     inits['diffit.latent'] = trained('generator', 'network')
   elif isinstance(system, sketch.Sketch):
@@ -273,16 +270,6 @@ def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
     if system.discriminator is not None:
       inits['discriminator'] = judge
   return inits
-
-
-def _condition_family(encoder: Any) -> str:
-  """Returns the family of a trained condition encoder, '' for none."""
-  if isinstance(encoder, encoders.TokenEncoder) and encoder.trained:
-    return 'bert'
-  if isinstance(encoder, encoders.ClassEncoder):
-    return 'class_embedder' if encoder.dim else ''
-  is_map = isinstance(encoder, picture_encoders.MapEncoder)
-  return 'spatial_rescaler' if is_map else ''
 
 
 def _sha256(path: str) -> str:

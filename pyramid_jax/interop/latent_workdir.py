@@ -18,18 +18,14 @@ import orbax.checkpoint as ocp
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
-from pyramid_jax.conditioning import encoders
-from pyramid_jax.conditioning import image_encoders as picture_encoders
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
-from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import latent_checkpoint
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import unet
-from pyramid_jax.networks import t5
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.systems import frido
 from pyramid_jax.systems import ldm
@@ -65,34 +61,31 @@ def layout_of(system: System) -> latent_checkpoint.Layout:
     ValueError: a config that no official checkpoint can have.
   """
   encoder = system.encoder
-  own = 'boxes' if isinstance(encoder, encoders.BoxesEncoder) else ''
-  if isinstance(getattr(encoder, 'network', None), t5.T5Encoder):
-    own = 't5'
-  if own:
+  if encoder.unpublished:
     raise ValueError(
-      f'config.condition.encoder is {own!r}, which no official checkpoint has;'
-      " needed 'tokens' or 'clip'"
+      f'{encoder.unpublished}, which no official checkpoint has; needed'
+      " config.condition.encoder 'tokens' or 'clip' and"
+      " config.condition.also ''"
     )
+  fields: dict[str, Any] = {}
+  if encoder.family:
+    part = parts.part(encoder.family)
+    (fields['condition_prefix'],) = (
+      prefix
+      for prefix in part.prefixes
+      if prefix.startswith(latent_checkpoint.CONDITION)
+    )
+    fields['condition'] = part.rename
   if isinstance(system, frido.Frido):
     if system.native_scales:
       raise ValueError(
         'config.diffusion.native_scales is True; the official weights were'
         ' trained with all scales on the fine grid, needed False'
       )
-    return latent_checkpoint.Layout(unet=pyunet.rename)
-  if isinstance(encoder, encoders.BothEncoder):
-    raise ValueError(
-      'config.condition.also is set, which no official checkpoint has;'
-      " needed ''"
-    )
-  small = (encoders.ClassEncoder, picture_encoders.MapEncoder)
-  fields: dict[str, Any] = {}
-  if isinstance(encoder, small):
-    fields['condition'] = conditioners.rename
-    fields['condition_prefix'] = latent_checkpoint.CONDITION
+    return latent_checkpoint.Layout(unet=pyunet.rename, **fields)
   return latent_checkpoint.Layout(
     unet=unet.rename,
-    repeats_first_stage=isinstance(encoder, picture_encoders.HoleEncoder),
+    repeats_first_stage=encoder.borrowed == FIRST_STAGE,
     stores_scale=system.scale_by_std,
     scalar_scale=True,
     **fields,
@@ -284,7 +277,7 @@ def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   step = int(averaged['step'])
   raw = _raw(workdir, step, abstract)['params']['generator']
   clip = None
-  if shapes.clip is not None or system.condition_part is not None:
+  if shapes.clip is not None or system.encoder.pretrained is not None:
     part = system.frozen_parts()['condition']
     tree = jax.eval_shape(part.init, jax.random.key(0))
     with errors.user_errors(value=errors.DATA):

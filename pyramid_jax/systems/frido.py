@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoders
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
@@ -27,6 +26,7 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
+from pyramid_jax.networks.layers import transformer
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import system as system_lib
 
@@ -34,7 +34,7 @@ from pyramid_jax.systems import system as system_lib
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
-Context = conditioning.Context
+Context = transformer.Context
 
 # (x, t, stage) -> predicted noise of the stage's scale
 Denoiser = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -281,10 +281,10 @@ class Frido(latent.LatentSystem):
     size = self.image_size
     h, w = self._grids(size, size)[-1]
     x = jnp.zeros((1, h, w, sum(self.latent_channels)))
-    tree, context = self.init_condition(keys[1])
+    tree, inputs = self.init_condition(keys[1])
     params = {'condition': tree} if tree else {}
     params['unet'] = self.unet.init(
-      keys[0], x, jnp.zeros((1,)), context, stage=self.scales - 1
+      keys[0], x, jnp.zeros((1,)), inputs.context, stage=self.scales - 1
     )['params']
     extra = {'latent_scale': jnp.ones((self.scales,))}
     return {'generator': params}, extra
@@ -314,7 +314,7 @@ class Frido(latent.LatentSystem):
       ]
       for s in range(self.scales)
     ]
-    context = self.training_context(params, frozen, drop_key, batch)
+    context = self.training_context(params, frozen, drop_key, batch).context
     unet = params['generator']['unet']
     loss, metrics = diffusion_loss(
       lambda x, t, s: params_lib.apply(self.unet, unet, x, t, context, stage=s),
@@ -342,8 +342,8 @@ class Frido(latent.LatentSystem):
       weights.params['generator']['unet'],
       self.chain,
       self.solver,
-      context=condition.context,
-      null=condition.null,
+      context=condition.context.context,
+      null=None if condition.null is None else condition.null.context,
       scale=self.guidance,
       interval=self.guidance_interval,
       channels=self.guidance_channels,
@@ -378,15 +378,13 @@ def create(config: ConfigDict) -> Frido:
     ValueError: a field that does not fit the others; see the message.
   """
   common = latent.fields(config)
-  first_stage, encoder = common['first_stage'], common['encoder']
+  first_stage, widths = common['first_stage'], common['encoder'].widths
   if config.first_stage.system.network != 'msvqgan':
     raise ValueError(
       f'config.first_stage.system.network is'
       f" {config.first_stage.system.network!r}, must be 'msvqgan' for frido"
     )
-  if encoder is not None and not isinstance(
-    encoder, encoders.TokenEncoder | encoders.BoxesEncoder
-  ):
+  if widths.concat or widths.classes:
     raise ValueError(
       f'config.condition.task {config.condition.task!r} with'
       f' config.condition.also {config.condition.also!r} is not served by'
@@ -408,7 +406,7 @@ def create(config: ConfigDict) -> Frido:
       **config.network.to_dict(),
       split_embed_dim_list=embed,
       num_stage=len(embed),
-      context_dim=None if encoder is None else config.condition.dim,
+      context_dim=widths.context or None,
       dtype=jnp.dtype(config.dtype),
       remat=config.remat,
       attention=config.attention,

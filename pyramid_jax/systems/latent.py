@@ -155,8 +155,7 @@ class LatentSystem(Latents):
   """A system on latents, to be derived from; see `systems.system.System`.
 
   Attributes, beside those of `Latents`:
-    encoder: of the condition, None without.
-    condition_part: where a frozen encoder's weights are.
+    encoder: of the condition.
     chain: the training chain.
     drop: share of conditions replaced by the null condition in training.
     solver: of sampling.
@@ -166,8 +165,7 @@ class LatentSystem(Latents):
     guidance_power: of its schedule, None for a constant scale.
   """
 
-  encoder: conditioning.Encoder | None
-  condition_part: pretrained.FrozenPart | None
+  encoder: conditioning.Encoder
   chain: schedules.Chain
   drop: float
   solver: solvers.Solver
@@ -176,19 +174,19 @@ class LatentSystem(Latents):
   guidance_channels: int | None
   guidance_power: float | None
 
-  def init_condition(self, key: jax.Array) -> tuple[Any, Any]:
+  def init_condition(self, key: jax.Array) -> tuple[Any, condition_lib.Inputs]:
     """Returns the encoder's trained weights and a condition of zeros."""
     return conditioning.init(self.encoder, key)
 
   def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
-    parts = super().frozen_parts()
-    if self.condition_part is None:
-      return parts
-    return {**parts, 'condition': self.condition_part}
+    return {
+      **super().frozen_parts(),
+      **conditioning.frozen_parts(self.encoder),
+    }
 
   def training_context(
     self, params: Params, frozen: Params, key: jax.Array, batch: Batch
-  ) -> Any:
+  ) -> condition_lib.Inputs:
     """Encodes a batch, some of it replaced by the null condition."""
     return conditioning.training_context(
       self.encoder, params['generator'], frozen, self.drop, key, batch
@@ -201,9 +199,7 @@ class LatentSystem(Latents):
   def condition(
     self, weights: Weights, batch: Batch
   ) -> condition_lib.Condition:
-    tree = conditioning.weights(
-      self.encoder, weights.params['generator'], weights.frozen
-    )
+    tree = self.encoder.weights(weights.params['generator'], weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
   def on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
@@ -358,11 +354,9 @@ def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
       "config.diffusion.variance is 'learned_range', but the network of the"
       f' system {config.system.name!r} predicts no variance here'
     )
-  encoder = conditioning.create(config, space['first_stage'])
   return {
     **space,
-    'encoder': encoder,
-    'condition_part': conditioning.frozen_part(encoder, config),
+    'encoder': conditioning.create(config, space['first_stage']),
     'chain': schedules.make_chain(
       d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
     ),

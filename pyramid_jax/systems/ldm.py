@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoders
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import patches
@@ -28,7 +27,7 @@ from pyramid_jax.systems import system as system_lib
 
 
 Batch = system_lib.Batch
-Inputs = encoders.Inputs
+Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
 
@@ -174,8 +173,7 @@ class LDM(latent.OneLatentSystem):
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
     keys = jax.random.split(key)
-    tree, zeros = self.init_condition(keys[1])
-    inputs = encoders.as_inputs(zeros)
+    tree, inputs = self.init_condition(keys[1])
     x = jnp.zeros(self.latent_shape(1, self.image_size, self.image_size))
     if inputs.concat is not None:
       x = jnp.concatenate([x, inputs.concat], axis=-1)
@@ -200,9 +198,7 @@ class LDM(latent.OneLatentSystem):
       key, 5
     )
     z, extra = self.scaled_latents(frozen, extra, step, batch, draw_key)
-    inputs = encoders.as_inputs(
-      self.training_context(params, frozen, drop_key, batch)
-    )
+    inputs = self.training_context(params, frozen, drop_key, batch)
     generator = params['generator']
     loss, metrics = gaussian.loss(
       lambda x, t: predict(
@@ -237,14 +233,13 @@ class LDM(latent.OneLatentSystem):
     shape: tuple[int, int, int],
     cached: bool = True,
   ) -> list[sampling.Stage]:
-    has_null = condition.null is not None
     stage = make_stage(
       self.unet,
       weights.params['generator']['unet'],
       self.solver.levels(self.chain, self.steps),
       shape=self.latent_shape(*shape),
-      context=encoders.as_inputs(condition.context),
-      null=encoders.as_inputs(condition.null) if has_null else None,
+      context=condition.context,
+      null=condition.null,
       scale=self.guidance,
       interval=self.guidance_interval,
       channels=self.guidance_channels,
@@ -286,10 +281,10 @@ def create(config: ConfigDict) -> LDM:
 
 
 def _unet(
-  config: ConfigDict, channels: int, encoder: conditioning.Encoder | None
+  config: ConfigDict, channels: int, encoder: conditioning.Encoder
 ) -> unet_lib.UNet:
   """Builds the U-Net, whose channels and conditions follow from the rest."""
-  widths = encoders.Widths() if encoder is None else encoder.widths
+  widths = encoder.widths
   fields = config.network.to_dict()
   attends = fields.get('use_spatial_transformer', False)
   if attends != bool(widths.context):

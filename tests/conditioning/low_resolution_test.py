@@ -5,13 +5,13 @@ import PIL.Image
 import pytest
 
 from pyramid_jax import config as config_lib
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import encoder as encoder_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.diffusion import laplacian
 
 
-ENCODER = low_resolution.NoisyPictureEncoder(size=8, factor=2, levels=2)
+ENCODER = low_resolution.NoisyImageEncoder(size=8, factor=2, levels=2)
 SMALL = jnp.linspace(-1, 1, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
 
 
@@ -69,7 +69,7 @@ def test_noise_of_the_small_picture_is_what_the_prior_leaves_open():
     'lr_noise': noise,
     'lr_deviation': jnp.full((64,), 0.3),
   }
-  encoder = low_resolution.NoisyPictureEncoder(size=64, factor=4, levels=3)
+  encoder = low_resolution.NoisyImageEncoder(size=64, factor=4, levels=3)
   prior = encoder.encode({}, batch).prior
   assert prior.power.shape == (64, 3)
   parts = laplacian.bands(prior.mean, 3)
@@ -105,8 +105,8 @@ def test_training_and_guidance_keep_the_picture():
   config.condition.class_by, config.condition.num_classes = 'adm', 4
   config.condition.lr_noise_high = 0.25
   encoder = conditioning.create(config)
-  assert encoder.widths == encoders.Widths(concat=3, classes=5)
-  assert encoder.second == low_resolution.NoisyPictureEncoder(
+  assert encoder.widths == encoder_lib.Widths(concat=3, classes=5)
+  assert encoder.second == low_resolution.NoisyImageEncoder(
     size=8, factor=2, levels=3, high=0.25
   )
   batch = {'lr_image': SMALL, 'class': jnp.array([1, 2])}

@@ -194,8 +194,8 @@ def test_dropped_conditions_are_the_null_condition(native):
   tokens = never.training_context(
     weights.params, weights.frozen, jax.random.key(0), BATCH
   )
-  assert not np.allclose(tokens.values, null.values)
-  assert not np.allclose(tokens.places, null.places)
+  assert not np.allclose(tokens.context.values, null.context.values)
+  assert not np.allclose(tokens.context.places, null.context.places)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import system_weights
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.commands import cache_latents
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
@@ -74,7 +74,7 @@ def test_the_fine_stage_is_told_the_noisy_clean_image_in_training(told):
         {'params': w.params['generator']['networks']['shared']},
         x,
         t,
-        encoders.Inputs(y=BATCH['class'][1:] - 1),
+        condition_lib.Inputs(y=BATCH['class'][1:] - 1),
         known=gaussian.mix_noise(coarse, eps, 0.1),
       ),
       system.precond(1),

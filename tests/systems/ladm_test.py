@@ -9,7 +9,7 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_levels
@@ -118,7 +118,7 @@ def test_the_loss_is_that_of_each_stage_on_its_part(separate):
       {'params': weights.params['generator']['networks']['stage_1']},
       x,
       t,
-      encoders.Inputs(y=ids),
+      condition_lib.Inputs(y=ids),
     ),
     system.precond(1),
     clean,
@@ -153,7 +153,7 @@ def test_the_sampler_is_a_plain_loop_over_the_stages(separate):
       network = system.networks.of_stage(stage)
       tree = weights.params['generator']['networks'][f'stage_{stage}']
       for s1, s2 in zip(sigma, sigma[1:], strict=False):
-        inputs = encoders.Inputs(y=BATCH['class'] - 1)
+        inputs = condition_lib.Inputs(y=BATCH['class'] - 1)
         d = system.precond(stage).denoise(
           lambda x, t, n=network, p=tree, i=inputs: n.apply(
             {'params': p}, x, t[None], i

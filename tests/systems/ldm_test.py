@@ -11,7 +11,7 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
@@ -211,8 +211,8 @@ def sample_toy(
     {},
     solver.levels(chain, 5),
     shape=x.shape,
-    context=encoders.Inputs(context=jnp.ones((2, 1, 1))),
-    null=encoders.Inputs(context=jnp.zeros((2, 1, 1))),
+    context=condition_lib.Inputs(context=jnp.ones((2, 1, 1))),
+    null=condition_lib.Inputs(context=jnp.zeros((2, 1, 1))),
     scale=scale,
     parameterization=parameterization,
     **options,
@@ -272,7 +272,7 @@ def test_a_perfect_network_leads_to_the_clean_latent(parameterization):
 
 
 def test_dropped_conditions_are_null():
-  tokens = encoders.Inputs(concat=jnp.ones((64, 2, 2, 1)), y=jnp.ones(64))
+  tokens = condition_lib.Inputs(concat=jnp.ones((64, 2, 2, 1)), y=jnp.ones(64))
   null = jax.tree.map(jnp.zeros_like, tokens)
   mixed = conditioning.dropped(tokens, null, jax.random.key(0), 0.25)
   assert 0.05 < 1 - mixed.y.mean() < 0.5

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
@@ -86,8 +86,8 @@ class _Model:
   chain: schedules.Chain
   options: Mapping[str, Any]
   sampler: Mapping[str, Any]
-  cond: encoders.Inputs
-  null: encoders.Inputs | None
+  cond: condition_lib.Inputs
+  null: condition_lib.Inputs | None
 
 
 def run(case: families.Case) -> dict[str, np.ndarray]:
@@ -156,7 +156,7 @@ def _check_inputs(case: families.Case, key: str | None) -> None:
 
 def _condition(
   case: families.Case, key: str | None, prefix: str
-) -> encoders.Inputs:
+) -> condition_lib.Inputs:
   """Returns what the U-Net is told.
 
   Raises:
@@ -171,11 +171,11 @@ def _condition(
     found[place] = jnp.asarray(
       chains.nhwc(value) if place == 'concat' else value
     )
-  return encoders.Inputs(**found)
+  return condition_lib.Inputs(**found)
 
 
 def _load(
-  case: families.Case, unet: unet_lib.UNet, cond: encoders.Inputs
+  case: families.Case, unet: unet_lib.UNet, cond: condition_lib.Inputs
 ) -> Any:
   """Returns the weights."""
   first = 'x_T' if 'x_T' in case.inputs else 'x_start'

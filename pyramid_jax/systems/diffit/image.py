@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoders
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import augmentation
 from pyramid_jax.diffusion import clocks
@@ -33,7 +32,7 @@ from pyramid_jax.systems import system as system_lib
 
 
 Batch = system_lib.Batch
-Inputs = encoders.Inputs
+Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
 
@@ -140,7 +139,7 @@ class DiffiT:
 
   Attributes:
     network: the raw network.
-    encoder: of the classes, None without.
+    encoder: of the classes.
     precond: what stands around the network.
     law: of the noise levels in training.
     augment: of the training images, None without.
@@ -153,7 +152,7 @@ class DiffiT:
   """
 
   network: diffit_lib.DiffiT
-  encoder: conditioning.Encoder | None
+  encoder: conditioning.Encoder
   precond: edm.Preconditioning
   law: edm_loss.Law
   augment: augmentation.Augmentation | None
@@ -190,10 +189,8 @@ class DiffiT:
     image, moves = batch['image'], None
     if self.augment is not None:
       image, moves = self.augment(image, move_key)
-    inputs = encoders.as_inputs(
-      conditioning.training_context(
-        self.encoder, generator, frozen, self.drop, drop_key, batch
-      )
+    inputs = conditioning.training_context(
+      self.encoder, generator, frozen, self.drop, drop_key, batch
     )
     network = raw_network(
       self.network,
@@ -218,9 +215,7 @@ class DiffiT:
   def condition(
     self, weights: Weights, batch: Batch
   ) -> condition_lib.Condition:
-    tree = conditioning.weights(
-      self.encoder, weights.params['generator'], weights.frozen
-    )
+    tree = self.encoder.weights(weights.params['generator'], weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
   def stages(
@@ -229,15 +224,14 @@ class DiffiT:
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
   ) -> list[sampling.Stage]:
-    has_null = condition.null is not None
     stage = make_stage(
       self.network,
       weights.params['generator']['network'],
       self.precond,
       self.solver.levels(self.precond, self.steps),
       shape=(*shape, CHANNELS),
-      context=encoders.as_inputs(condition.context),
-      null=encoders.as_inputs(condition.null) if has_null else None,
+      context=condition.context,
+      null=condition.null,
       scale=self.guidance,
       interval=self.guidance_interval,
     )
@@ -295,7 +289,7 @@ def create(config: ConfigDict) -> DiffiT:
   )
 
 
-def _encoder(config: ConfigDict) -> conditioning.Encoder | None:
+def _encoder(config: ConfigDict) -> conditioning.Encoder:
   c = config.condition
   if c.task not in TASKS:
     raise ValueError(
@@ -303,8 +297,6 @@ def _encoder(config: ConfigDict) -> conditioning.Encoder | None:
       f' of {", ".join(TASKS)}'
     )
   encoder = conditioning.create(config)
-  if encoder is None:
-    return None
   if encoder.widths.context:
     raise ValueError(
       f"config.condition.class_by is {c.class_by!r}, must be 'adm' for diffit,"
@@ -315,7 +307,7 @@ def _encoder(config: ConfigDict) -> conditioning.Encoder | None:
 
 def _network(
   config: ConfigDict,
-  encoder: conditioning.Encoder | None,
+  encoder: conditioning.Encoder,
   augment: augmentation.Augmentation | None,
 ) -> diffit_lib.DiffiT:
   """Builds the network, whose labels follow from the rest."""
@@ -324,7 +316,7 @@ def _network(
     in_channels=CHANNELS,
     out_channels=CHANNELS,
     # The one for none has no row.
-    num_classes=0 if encoder is None else config.condition.num_classes,
+    num_classes=config.condition.num_classes if encoder.widths.classes else 0,
     augment_dim=0 if augment is None else augment.label_size,
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,

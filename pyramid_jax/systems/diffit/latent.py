@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoders
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import learned_range
 from pyramid_jax.diffusion import sampling
@@ -112,8 +111,7 @@ class LatentDiffiT(latent.OneLatentSystem):
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     time_key, noise_key, draw_key, drop_key = jax.random.split(key, 4)
     z, extra = self.scaled_latents(frozen, extra, step, batch, draw_key)
-    encoded = self.training_context(params, frozen, drop_key, batch)
-    labels = encoders.as_inputs(encoded).y
+    labels = self.training_context(params, frozen, drop_key, batch).y
     tree = params['generator']['network']
     terms = learned_range.loss(
       lambda x, t: params_lib.apply(
@@ -139,8 +137,8 @@ class LatentDiffiT(latent.OneLatentSystem):
       weights.params['generator']['network'],
       self.solver.levels(self.chain, self.steps),
       shape=self.latent_shape(*shape),
-      labels=encoders.as_inputs(condition.context).y,
-      null=encoders.as_inputs(condition.null).y,
+      labels=condition.context.y,
+      null=None if condition.null is None else condition.null.y,
       scale=self.guidance,
       interval=self.guidance_interval,
       channels=self.guidance_channels,

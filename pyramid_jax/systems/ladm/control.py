@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import control_maps
-from pyramid_jax.conditioning import encoders
 from pyramid_jax.networks import controlnet
 from pyramid_jax.networks import pretrained
 from pyramid_jax.networks import staged_unet
@@ -29,7 +28,7 @@ from pyramid_jax.systems.ladm import stage_networks as ladm_networks
 
 
 Batch = system_lib.Batch
-Inputs = encoders.Inputs
+Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
 
@@ -103,7 +102,7 @@ class LaDMControl(ladm.LaDM):
       jnp.zeros((1, n, n, self.control_map.channels)) for n in self._sides(side)
     )
     _, zeros = ladm.conditioning.init(self.encoder, key)
-    inputs = dataclasses.replace(encoders.as_inputs(zeros), control=blank)
+    inputs = dataclasses.replace(zeros, control=blank)
     branches = {}
     for stage in self.stage_numbers:
       name = self.networks.name(stage)
@@ -166,12 +165,12 @@ class LaDMControl(ladm.LaDM):
       weight=self.weight,
     )
 
-  def told(self, encoded: Any, batch: Batch) -> Inputs:
+  def told(self, inputs: Inputs, batch: Batch) -> Inputs:
     if 'sketch' in batch:  # a drawing in the place of edges
       batch = {**batch, 'edges': (batch['sketch'] + 1.0) / 2.0}
     (side,) = {batch[key].shape[1] for key in self.control_map.keys}
     maps = tuple(self.control_map(batch, n) for n in self._sides(side))
-    return dataclasses.replace(encoders.as_inputs(encoded), control=maps)
+    return dataclasses.replace(inputs, control=maps)
 
   def _sides(self, side: int) -> list[int]:
     """Returns the side of each stage, finest first."""

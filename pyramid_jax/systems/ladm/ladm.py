@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoders
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
@@ -36,7 +35,7 @@ from pyramid_jax.systems.ladm import stage_networks as ladm_networks
 
 
 Batch = system_lib.Batch
-Inputs = encoders.Inputs
+Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
 
@@ -133,8 +132,7 @@ class LaDM:
   Attributes:
     space: images, or the latents of a first stage.
     networks: of the stages.
-    encoder: of the condition, None without.
-    condition_part: where a frozen encoder's weights are.
+    encoder: of the condition.
     process: the bands, their fading, the switches.
     kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
     law: of the noise levels in training.
@@ -154,8 +152,7 @@ class LaDM:
 
   space: spaces.Space
   networks: ladm_networks.Networks
-  encoder: conditioning.Encoder | None
-  condition_part: pretrained.FrozenPart | None
+  encoder: conditioning.Encoder
   process: laplacian.Process
   kind: str
   law: laplacian_loss.Law
@@ -217,10 +214,10 @@ class LaDM:
         )
 
   def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
-    parts = self.space.frozen_parts()
-    if self.condition_part is None:
-      return parts
-    return {**parts, 'condition': self.condition_part}
+    return {
+      **self.space.frozen_parts(),
+      **conditioning.frozen_parts(self.encoder),
+    }
 
   def losses(
     self,
@@ -308,9 +305,8 @@ class LaDM:
     """Returns its weights among those of all networks."""
     return self.networks.params_of(params, stage)
 
-  def told(self, encoded: Any, batch: Batch) -> Inputs:
+  def told(self, inputs: Inputs, batch: Batch) -> Inputs:
     """Returns what the networks are told of a batch."""
-    inputs = encoders.as_inputs(encoded)
     if not self.tells_aspect:
       return inputs
     aspect = batch.get('aspect')
@@ -318,9 +314,8 @@ class LaDM:
       aspect = jnp.zeros((next(iter(batch.values())).shape[0], 2))
     return dataclasses.replace(inputs, aspect=aspect)
 
-  def shaped(self, encoded: Any, shape: tuple[int, int, int]) -> Inputs:
+  def shaped(self, inputs: Inputs, shape: tuple[int, int, int]) -> Inputs:
     """Returns what the networks are told of images (B, H, W)."""
-    inputs = encoders.as_inputs(encoded)
     if not self.tells_aspect:
       return inputs
     sides = np.array(shape[1:], np.float32)
@@ -358,7 +353,7 @@ class LaDM:
     self, weights: Weights, batch: Batch
   ) -> condition_lib.Condition:
     generator = self.generator(weights.params, weights.frozen)
-    tree = conditioning.weights(self.encoder, generator, weights.frozen)
+    tree = self.encoder.weights(generator, weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
   def stages(
@@ -374,7 +369,7 @@ class LaDM:
       *(n // self.space.factor for n in shape[1:]),
     )
     self.check_shape(shape[1:])
-    has_null = condition.null is not None
+    null = condition.null
     tables = laplacian_levels.sweep(
       self.process, self.steps, self.rho, self.churn
     )
@@ -391,7 +386,7 @@ class LaDM:
           self.space.channels,
         ),
         context=self.shaped(condition.context, shape),
-        null=self.shaped(condition.null, shape) if has_null else None,
+        null=None if null is None else self.shaped(null, shape),
         scale=scale,
         interval=self.guidance_interval,
         cached=cached,
@@ -452,7 +447,6 @@ def create(config: ConfigDict) -> LaDM:
     space=space,
     networks=ladm_networks.create(config, space, encoder, wavelets),
     encoder=encoder,
-    condition_part=conditioning.frozen_part(encoder, config),
     process=process,
     kind=ladm_fields.kind(config),
     law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),

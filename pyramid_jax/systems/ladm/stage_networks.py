@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditioning import encoders
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoder as encoder_lib
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.networks import staged_diffit
 from pyramid_jax.networks import staged_unet
@@ -17,7 +18,7 @@ from pyramid_jax.networks import unet
 from pyramid_jax.systems import spaces
 
 
-Inputs = encoders.Inputs
+Inputs = condition_lib.Inputs
 # Networks embed the noise level as an index of up to 1,000.
 TIME_SCALE = 1000.0
 
@@ -163,7 +164,7 @@ class Networks:
 def create(
   config: ConfigDict,
   space: spaces.Space,
-  encoder: encoders.Encoder | None,
+  encoder: encoder_lib.Encoder,
   wavelets: tuple[int, ...],
 ) -> Networks:
   """Builds the networks, whose channels and conditions follow from the rest.
@@ -171,13 +172,13 @@ def create(
   Args:
     config: of the run.
     space: where the process takes place.
-    encoder: of the condition, None without.
+    encoder: of the condition.
     wavelets: see `Networks`.
 
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
-  widths = encoders.Widths() if encoder is None else encoder.widths
+  widths = encoder.widths
   side, last = config.data.image_size // space.factor, len(wavelets) - 1
   stages = [
     _Ends(

@@ -7,6 +7,7 @@ activations, its config, and that config as it is to be trained on and sampled.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +60,9 @@ def has_latents(base: system_lib.System) -> bool:
   return FIRST_STAGE in base.frozen_parts()
 
 
-def example_condition(base: system_lib.System) -> condition_lib.Condition:
+def example_condition(base: Any) -> condition_lib.Condition:
   """Returns a condition of zeros of one example, to trace with."""
-  encoder = getattr(base, 'encoder', None)
-  _, zeros = conditioning.init(encoder, jax.random.key(0))
-  return condition_lib.Condition(context=zeros, null=zeros)
+  return conditioning.blank(base.encoder)
 
 
 def stage_shapes(

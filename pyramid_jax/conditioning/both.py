@@ -1,0 +1,151 @@
+"""Two conditions at once."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import encoder
+from pyramid_jax.networks import pretrained as pretrained_lib
+from pyramid_jax.networks.layers import transformer
+
+
+Batch = encoder.Batch
+Context = transformer.Context
+Inputs = encoder.Inputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BothEncoder(encoder.Encoder):
+  """Two conditions at once, such as an image's channels and a class.
+
+  If both are tokens, which must be equally wide, the second's follow the
+  first's; beside placed tokens they lie nowhere in particular. The weights are
+  {'first': tree, 'second': tree}.
+
+  Attributes:
+    first: of `condition.task`.
+    second: of `condition.also`.
+  """
+
+  first: encoder.Encoder
+  second: encoder.Encoder
+
+  @property
+  def parts(self) -> dict[str, encoder.Encoder]:
+    """Both, by the names of their weights."""
+    return {'first': self.first, 'second': self.second}
+
+  @property
+  def widths(self) -> encoder.Widths:
+    first, second = self.first.widths, self.second.widths
+    return encoder.Widths(
+      context=first.context or second.context,
+      concat=first.concat + second.concat,
+      classes=first.classes + second.classes,
+    )
+
+  @property
+  def example(self) -> Batch:
+    return {**self.first.example, **self.second.example}
+
+  @property
+  def pretrained(self) -> pretrained_lib.FrozenPart | None:
+    return self.first.pretrained or self.second.pretrained
+
+  @property
+  def borrowed(self) -> str:
+    return self.first.borrowed or self.second.borrowed
+
+  @property
+  def unpublished(self) -> str:
+    return 'config.condition.also is set'
+
+  def init(self, key: jax.Array) -> Any:
+    keys = jax.random.split(key)
+    return {
+      name: part.init(own)
+      for own, (name, part) in zip(keys, self.parts.items(), strict=True)
+    }
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    return _joined(
+      self.first.encode(params['first'], batch),
+      self.second.encode(params['second'], batch),
+    )
+
+  def null(self, params: Any, batch: Batch) -> Inputs | None:
+    first = self.first.null(params['first'], batch)
+    second = self.second.null(params['second'], batch)
+    if first is None or second is None:
+      return None
+    return _joined(first, second)
+
+  def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
+    keys = jax.random.split(key)
+    for part, own in zip(self.parts.values(), keys, strict=True):
+      batch = part.perturbed(batch, own)
+    return batch
+
+  def trained_part(self, params: Any) -> Any:
+    kept = {
+      name: part.trained_part(params[name]) for name, part in self.parts.items()
+    }
+    return {name: tree for name, tree in kept.items() if tree}
+
+  def weights(self, generator: Any, frozen: Any) -> Any:
+    tree = generator.get(encoder.PART, {})
+    return {
+      name: part.weights({encoder.PART: tree.get(name, {})}, frozen)
+      for name, part in self.parts.items()
+    }
+
+
+def create(
+  config: ConfigDict, first: encoder.Encoder, second: encoder.Encoder
+) -> BothEncoder:
+  """Joins the encoders of `config.condition.task` and `.also`.
+
+  Raises:
+    ValueError: conditions that cannot be given together.
+  """
+  c, one, other = config.condition, first.widths, second.widths
+  if one.concat and other.concat:
+    raise ValueError(
+      f'config.condition.task {c.task!r} and the small image are both'
+      " channels; config.condition.also must not be 'superres'"
+    )
+  if c.also == 'class' and one.context and other.context:
+    raise ValueError(
+      f'config.condition.task {c.task!r} and the class are both tokens; give'
+      " the class by config.condition.class_by = 'adm'"
+    )
+  return BothEncoder(first=first, second=second)
+
+
+def _joined(one: Inputs, other: Inputs) -> Inputs:
+  given = {
+    name: value
+    for inputs in (one, other)
+    for name, value in vars(inputs).items()
+    if value is not None
+  }
+  if one.context is not None and other.context is not None:
+    given['context'] = _followed(one.context, other.context)
+  return Inputs(**given)
+
+
+def _followed(first: Context, second: Context) -> Context:
+  """Returns the tokens of both, the second's without places of their own."""
+  if isinstance(second, transformer.PlacedTokens):
+    raise ValueError('the tokens that follow others must have no places.')
+  if not isinstance(first, transformer.PlacedTokens):
+    return jnp.concatenate([first, second], axis=1)
+  anywhere = jnp.array([0.0, 0.0, 1.0, 1.0], first.places.dtype)
+  places = jnp.broadcast_to(anywhere, (*second.shape[:2], 4))
+  return transformer.PlacedTokens(
+    values=jnp.concatenate([first.values, second], axis=1),
+    places=jnp.concatenate([first.places, places], axis=1),
+  )

@@ -1,0 +1,94 @@
+"""Images with holes as channels beside the latent's."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import encoder
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
+from pyramid_jax.networks.layers import resampling
+
+
+Batch = encoder.Batch
+Inputs = encoder.Inputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HoleEncoder(encoder.Encoder):
+  """An image with a hole, encoded by the first stage, and where the hole is.
+
+  CompVis/latent-diffusion: scripts/inpaint.py. The hole is -1 (black) before
+  encoding; the latent is the mean of its distribution and not scaled; the mask
+  takes the nearest pixel, -1 where the image is known and 1 in the hole. The
+  weights are those of the system's first stage; the null condition is zeros.
+
+  Attributes:
+    first_stage: whose weights `params` are.
+    image_size: px of the image in the example.
+  """
+
+  first_stage: first_stages.Network
+  image_size: int
+
+  @property
+  def widths(self) -> encoder.Widths:
+    (channels,) = self.first_stage.latent_channels
+    return encoder.Widths(concat=channels + 1)
+
+  @property
+  def borrowed(self) -> str:
+    return 'first_stage'
+
+  @property
+  def example(self) -> Batch:
+    size = self.image_size
+    return {
+      'image': jnp.zeros((1, size, size, 3)),
+      'inpaint_mask': jnp.zeros((1, size, size), jnp.uint8),
+    }
+
+  def init(self, key: jax.Array) -> Any:
+    return self.first_stage.init(key, self.example['image'])['params']
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    image, mask = batch['image'], batch['inpaint_mask']
+    if mask.shape != image.shape[:3]:
+      raise ValueError(
+        f'the mask has shape {mask.shape}, must be {image.shape[:3]} as the'
+        ' image has it'
+      )
+    hole = mask[..., None] > 0
+    (z,) = params_lib.apply(
+      self.first_stage, params, jnp.where(hole, -1.0, image), method='encode'
+    )
+    where = resampling.nearest(hole.astype(jnp.float32), z.shape[1:3])
+    return Inputs(concat=jnp.concatenate([z, 2.0 * where - 1.0], axis=-1))
+
+  def null(self, params: Any, batch: Batch) -> Inputs:
+    return encoder.zeros(self.encode(params, batch))
+
+  def trained_part(self, params: Any) -> Any:
+    del params
+    return {}
+
+  def weights(self, generator: Any, frozen: Any) -> Any:
+    del generator
+    return frozen[self.borrowed]
+
+
+def create(
+  config: ConfigDict, first_stage: first_stages.Network | None
+) -> HoleEncoder:
+  """Builds the encoder of the task 'inpaint'.
+
+  Raises:
+    ValueError: a system without a first stage.
+  """
+  return HoleEncoder(
+    first_stage=encoder.needed(config, first_stage),
+    image_size=config.data.image_size,
+  )

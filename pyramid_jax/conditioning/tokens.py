@@ -1,0 +1,230 @@
+"""Sequences of token ids: texts, layouts and label sets, by a transformer.
+
+One encoder is trained with the system (the `BERTEmbedder` of
+CompVis/latent-diffusion: ldm/modules/encoders/modules.py), two are pretrained:
+CLIP's text tower and T5.
+"""
+
+import dataclasses
+from typing import Any
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import encoder
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
+from pyramid_jax.networks import pretrained as pretrained_lib
+from pyramid_jax.networks import t5
+from pyramid_jax.networks import text_encoders
+
+
+Batch = encoder.Batch
+Inputs = encoder.Inputs
+TASKS = ('text', 'scene_graph')  # which pretrained encoders serve
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenEncoder(encoder.Encoder):
+  """A transformer on token ids that is trained with the system.
+
+  Padding is a token like others. The task decides the null condition
+  (davidhalladay/Frido: scripts/sample_diffusion.py): the encoded empty text,
+  encoded zeros for label sets, zeros in place of the encoding for layouts.
+
+  Attributes:
+    network: the transformer.
+    task: `config.condition.task`.
+    null_prefix: first ids of the empty text.
+    pad_id: the id that fills it up.
+  """
+
+  network: (
+    text_encoders.TransformerEncoder
+    | text_encoders.CLIPTextEncoder
+    | t5.T5Encoder
+  )
+  task: str
+  null_prefix: tuple[int, ...]
+  pad_id: int
+
+  @property
+  def widths(self) -> encoder.Widths:
+    return encoder.Widths(context=self.network.dim)
+
+  @property
+  def example(self) -> Batch:
+    return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
+
+  @property
+  def family(self) -> str:
+    return 'bert'
+
+  def init(self, key: jax.Array) -> Any:
+    return self.network.init(key, *self.example.values())['params']
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    return Inputs(context=self.embedded(params, batch['condition_ids']))
+
+  def null(self, params: Any, batch: Batch) -> Inputs:
+    count, length = batch['condition_ids'].shape
+    if self.task == 'layout':
+      return Inputs(context=jnp.zeros((count, length, self.network.dim)))
+    ids = jnp.full((1, length), self.pad_id, jnp.int32)
+    prefix = jnp.asarray(self.null_prefix, jnp.int32)[:length]
+    ids = ids.at[0, : len(prefix)].set(prefix)
+    tokens = self.embedded(params, ids)
+    return Inputs(context=jnp.broadcast_to(tokens, (count, *tokens.shape[1:])))
+
+  def embedded(self, params: Any, ids: jax.Array) -> jax.Array:
+    """Returns the tokens (B, L, D) of ids (B, L) int32."""
+    return params_lib.apply(self.network, params, ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedEncoder(TokenEncoder):
+  """A transformer whose weights are loaded and stay as they are.
+
+  Attributes, beside those of `TokenEncoder`:
+    path: of the weights, a workdir or a file; '' where nothing is named.
+  """
+
+  path: str = ''
+  pretrained_family: ClassVar[str]  # of the converter
+
+  @property
+  def family(self) -> str:
+    return ''
+
+  @property
+  def pretrained(self) -> pretrained_lib.FrozenPart:
+    return pretrained_lib.FrozenPart(
+      init=self.init,
+      family=self.pretrained_family,
+      path=self.path,
+      field='condition.weights',
+    )
+
+  def trained_part(self, params: Any) -> Any:
+    del params
+    return {}
+
+  def weights(self, generator: Any, frozen: Any) -> Any:
+    del generator
+    return frozen[encoder.PART]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipEncoder(PretrainedEncoder):
+  """The last hidden states of CLIP's text tower."""
+
+  network: text_encoders.CLIPTextEncoder
+  pretrained_family: ClassVar[str] = 'clip_text'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Encoder(PretrainedEncoder):
+  """The last hidden states of T5.
+
+  It attends to no padding, and gives zeros in its place, which an attention to
+  the context does see.
+  """
+
+  network: t5.T5Encoder
+  pretrained_family: ClassVar[str] = 't5'
+
+  @property
+  def unpublished(self) -> str:
+    return "config.condition.encoder is 't5'"
+
+  def embedded(self, params: Any, ids: jax.Array) -> jax.Array:
+    is_there = ids != self.pad_id
+    tokens = params_lib.apply(self.network, params, ids, is_there)
+    return jnp.where(is_there[..., None], tokens, 0)
+
+
+def create(
+  config: ConfigDict, first_stage: first_stages.Network | None
+) -> TokenEncoder:
+  """Builds the encoder of `config.condition.encoder` 'tokens'."""
+  del first_stage
+  c = config.condition
+  network = text_encoders.TransformerEncoder(
+    vocab_size=c.vocab_size,
+    max_seq_len=c.max_length,
+    dim=c.dim,
+    depth=c.depth,
+    heads=c.heads,
+    head_dim=c.head_dim,
+    dtype=jnp.dtype(config.dtype),
+    remat=config.remat,
+    embed_std=c.embed_std,
+  )
+  return TokenEncoder(network=network, **_sequence(config))
+
+
+def create_clip(
+  config: ConfigDict, first_stage: first_stages.Network | None
+) -> ClipEncoder:
+  """Builds the encoder of `config.condition.encoder` 'clip'.
+
+  Raises:
+    ValueError: a task that is no text.
+  """
+  del first_stage
+  _check_text(config)
+  c = config.condition
+  network = text_encoders.CLIPTextEncoder(
+    vocab_size=c.vocab_size,
+    max_length=c.max_length,
+    dim=c.dim,
+    depth=c.depth,
+    heads=c.heads,
+    mlp_dim=4 * c.dim,
+    dtype=jnp.dtype(config.dtype),
+  )
+  return ClipEncoder(network=network, path=c.weights, **_sequence(config))
+
+
+def create_t5(
+  config: ConfigDict, first_stage: first_stages.Network | None
+) -> T5Encoder:
+  """Builds the encoder of `config.condition.encoder` 't5'.
+
+  Raises:
+    ValueError: a task that is no text.
+  """
+  del first_stage
+  _check_text(config)
+  c = config.condition
+  network = t5.T5Encoder(
+    vocab_size=c.vocab_size,
+    dim=c.dim,
+    depth=c.depth,
+    heads=c.heads,
+    head_dim=c.head_dim,
+    mlp_dim=c.mlp_dim or 4 * c.dim,
+    dtype=jnp.dtype(config.dtype),
+  )
+  return T5Encoder(network=network, path=c.weights, **_sequence(config))
+
+
+def _sequence(config: ConfigDict) -> dict[str, Any]:
+  """Returns the attributes that say what the ids are."""
+  c = config.condition
+  return {
+    'task': c.task,
+    'null_prefix': tuple(c.null_prefix),
+    'pad_id': c.pad_id,
+  }
+
+
+def _check_text(config: ConfigDict) -> None:
+  c = config.condition
+  if c.task not in TASKS:
+    raise ValueError(
+      f"config.condition.encoder {c.encoder!r} serves the tasks 'text' and"
+      f" 'scene_graph', not {c.task!r}"
+    )
