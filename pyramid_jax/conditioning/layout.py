@@ -1,10 +1,12 @@
 """Boxes as a sequence of tokens."""
 
+import dataclasses
 import math
 import types
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
 
@@ -14,6 +16,62 @@ Array = jax.Array | np.ndarray
 def array_module(*arrays) -> types.ModuleType:
   """Returns `jax.numpy` if any argument is a JAX array, else `numpy`."""
   return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+  """The tokens of layouts and label sets.
+
+  Attributes:
+    no_tokens: size of the vocabulary of positions, 1024 or 8192; categories
+      share it, and its last token is the padding.
+    n_classes: categories without padding.
+    shift: added to the tokens of positions only (Visual Genome: 179).
+  """
+
+  no_tokens: int
+  n_classes: int
+  shift: int = 0
+
+  def __post_init__(self):
+    if self.n_classes > self.no_tokens:
+      raise ValueError(
+        f'{self.n_classes} categories do not fit into'
+        f' no_tokens={self.no_tokens}.'
+      )
+
+  @classmethod
+  def of(cls, condition: ConfigDict, n_classes: int) -> 'Vocabulary':
+    """Returns the vocabulary of `config.condition`.
+
+    Raises:
+      ValueError: the categories do not fit below `no_tokens`.
+    """
+    return cls(
+      no_tokens=condition.no_tokens, n_classes=n_classes, shift=condition.shift
+    )
+
+  @property
+  def padding(self) -> int:
+    """The token of what is not there."""
+    return self.no_tokens - 1
+
+  def categories(self, labels: Array, flags: Array | None) -> Array:
+    """Returns the tokens `label - 1 + n_classes * flags`, int32.
+
+    Args:
+      labels: (..., N) int32, 0 = padding, whose token means nothing.
+      flags: (..., N) int32, or None for 0.
+    """
+    xp = array_module(labels, flags)
+    tokens = xp.asarray(labels).astype(xp.int32) - 1
+    if flags is None:
+      return tokens
+    return tokens + self.n_classes * xp.asarray(flags).astype(xp.int32)
+
+  def positions(self, xy: Array) -> Array:
+    """Returns the tokens (...,) int32 of points (..., 2) in [0, 1]."""
+    return coordinate_tokens(xy, self.no_tokens, self.shift)
 
 
 def compact(keep: Array, tokens: Array, n_max: int, none: int) -> Array:
@@ -56,6 +114,14 @@ def coordinate_tokens(xy: Array, no_tokens: int, shift: int = 0) -> Array:
   return cell[..., 1] * g + cell[..., 0] + shift
 
 
+def _overlaps(boxes: Array, window: Array) -> Array:
+  """Returns whether boxes (..., 4) share an area with a window (..., 4)."""
+  xp = array_module(boxes, window)
+  corner = xp.maximum(boxes[..., :2], window[..., :2])
+  overlap = xp.minimum(boxes[..., 2:], window[..., 2:]) - corner
+  return xp.all(overlap > 0, axis=-1)
+
+
 def _mirror(boxes: Array, flipped: Array) -> Array:
   xp = array_module(boxes, flipped)
   x0, y0, x1, y1 = (boxes[..., i] for i in range(4))
@@ -80,80 +146,52 @@ def layout_tokens(
   labels: Array,
   flags: Array | None,
   n_max: int,
-  no_tokens: int,
-  n_classes: int,
-  shift: int = 0,
+  vocabulary: Vocabulary,
   crop: Array | None = None,
   flipped: Array | bool = False,
 ) -> Array:
   """Returns the token sequence of a layout, three tokens a box.
 
   The 'objects_bbox' sequence of Frido and LDM (taming-transformers:
-  conditional_builder/objects_bbox.py): per box the category
-  `label - 1 + n_classes * flags`, the cell of (x0, y0) and the cell of
-  (x1, y1); padding is `no_tokens - 1`. Boxes of label 0 and boxes that share
-  no area with the crop (without one: with the image) are dropped and the rest
-  moves up.
-
-  Two uses: with `crop`, boxes and crop are those of the FULL image before
-  mirroring (`boxes_full`, `crop`, `flipped` of an example), and two tokens of
-  the crop's corners are appended ('encode_crop'); without it the boxes are
-  taken as they are (`boxes` of an example, mirrored already).
-
-  NumPy arrays give a NumPy array, in the precision of `boxes` (the official
-  code computes in float64); a JAX array anywhere gives a JAX array, and the
-  function may be jitted.
+  conditional_builder/objects_bbox.py): per box the category, the cell of
+  (x0, y0) and the cell of (x1, y1). Boxes of label 0 and boxes that share no
+  area with the crop (without one: with the image) are dropped and the rest
+  moves up. NumPy arrays give a NumPy array, in the precision of `boxes` (the
+  official code computes in float64); a JAX array anywhere gives a JAX array,
+  and the function may be jitted.
 
   Args:
-    boxes: (..., N, 4) x0, y0, x1, y1 in [0, 1].
+    boxes: (..., N, 4) x0, y0, x1, y1 in [0, 1]; with `crop` those of the full
+      image before mirroring, without it those of the example as it is.
     labels: (..., N) int32, 0 = padding.
     flags: (..., N) int32 `box_flags`, masked to the bits the model was trained
       with (OpenImages: bit 0; COCO and Visual Genome: none), or None.
     n_max: boxes of the sequence.
-    no_tokens: vocabulary of positions, 1024 or 8192.
-    n_classes: categories without padding.
-    shift: added to position tokens only (Visual Genome: 179).
-    crop: (..., 4) x0, y0, x1, y1 of the full image, or None.
+    vocabulary: of the tokens.
+    crop: (..., 4) x0, y0, x1, y1 of the full image, whose corners are appended
+      as two tokens ('encode_crop'), or None.
     flipped: (...) bool, whether boxes and crop are to be mirrored.
 
   Returns:
     (..., 3 * n_max) int32, two more with `crop`.
-
-  Raises:
-    ValueError: the categories do not fit below `no_tokens`.
   """
-  if n_classes > no_tokens:
-    raise ValueError(
-      f'{n_classes} categories do not fit into no_tokens={no_tokens}.'
-    )
   xp = array_module(boxes, labels, flags, crop, flipped)
   boxes, labels = xp.asarray(boxes), xp.asarray(labels)
   mirror = xp.asarray(flipped, dtype=bool)
   window = xp.asarray([0.0, 0.0, 1.0, 1.0], dtype=boxes.dtype)
   window = window if crop is None else xp.asarray(crop)
-  corner = xp.maximum(boxes[..., :2], window[..., None, :2])
-  overlap = xp.minimum(boxes[..., 2:], window[..., None, 2:]) - corner
-  keep = (labels > 0) & xp.all(overlap > 0, axis=-1)
-
-  none = no_tokens - 1
-  categories = labels.astype(xp.int32) - 1
-  if flags is not None:
-    categories = categories + n_classes * xp.asarray(flags).astype(xp.int32)
+  keep = (labels > 0) & _overlaps(boxes, window[..., None, :])
   boxes = _mirror(_clamp(boxes), mirror[..., None])
   # Padding may hold anything, NaN too; its cells must not overflow.
   boxes = xp.where(keep[..., None], boxes, 0)
-  tokens = xp.stack(
-    [
-      categories,
-      coordinate_tokens(boxes[..., :2], no_tokens, shift),
-      coordinate_tokens(boxes[..., 2:], no_tokens, shift),
-    ],
-    axis=-1,
-  )
-  tokens = compact(keep, tokens, n_max, none)
-  tokens = tokens.reshape(*tokens.shape[:-2], 3 * n_max)
-  if crop is not None:
-    corners = _mirror(window, mirror).reshape(*window.shape[:-1], 2, 2)
-    extra = coordinate_tokens(corners, no_tokens, shift)
-    tokens = xp.concatenate([tokens, extra], axis=-1)
-  return tokens
+  tokens = [
+    vocabulary.categories(labels, flags),
+    vocabulary.positions(boxes[..., :2]),
+    vocabulary.positions(boxes[..., 2:]),
+  ]
+  rows = compact(keep, xp.stack(tokens, axis=-1), n_max, vocabulary.padding)
+  sequence = rows.reshape(*rows.shape[:-2], 3 * n_max)
+  if crop is None:
+    return sequence
+  corners = _mirror(window, mirror).reshape(*window.shape[:-1], 2, 2)
+  return xp.concatenate([sequence, vocabulary.positions(corners)], axis=-1)

@@ -138,9 +138,7 @@ def from_layouts(
     labels,
     None,
     c.max_objects,
-    c.no_tokens,
-    len(label_names) - 1,
-    c.shift,
+    layout.Vocabulary.of(c, len(label_names) - 1),
     np.tile([0.0, 0.0, 1.0, 1.0], (len(boxes), 1)) if c.encode_crop else None,
   )
   return {
@@ -172,7 +170,7 @@ def from_labels(
     counts[i] = len(names)
   c = config.condition
   ids = labels_lib.label_tokens(
-    labels, c.max_objects, c.no_tokens, len(label_names) - 1
+    labels, c.max_objects, layout.Vocabulary.of(c, len(label_names) - 1)
   )
   return {'labels': labels, 'n_boxes': counts, 'condition_ids': np.asarray(ids)}
 

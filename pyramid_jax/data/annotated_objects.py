@@ -173,9 +173,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
       self._index.labels[rows],
       self._index.flags[rows] & self._token_flags,
       c.max_objects,
-      c.no_tokens,
-      len(self.label_names) - 1,
-      c.shift,
+      layout.Vocabulary.of(c, len(self.label_names) - 1),
       crop,
       flipped,
     )
@@ -186,8 +184,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     tokens = labels_lib.label_tokens(
       self._index.labels[rows],
       c.max_objects,
-      c.no_tokens,
-      len(self.label_names) - 1,
+      layout.Vocabulary.of(c, len(self.label_names) - 1),
       self._index.flags[rows] & self._token_flags,
     )
     return np.asarray(tokens)

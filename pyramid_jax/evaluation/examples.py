@@ -19,7 +19,7 @@ import numpy as np
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.conditioning import camera
-from pyramid_jax.conditioning import pictures as pictures_lib
+from pyramid_jax.conditioning import images as given_images
 from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
@@ -333,11 +333,11 @@ def _asked_picture(
       classes = images_lib.read_map(_existing('map', options))
       crop = transforms.middle_square(classes.shape)
       classes = transforms.cut_map(classes, crop, size)
-      return pictures_lib.from_map(classes, config)
+      return given_images.from_map(classes, config)
     if task == 'inpaint':
       return _picture_with_holes(config, options)
     image = images_lib.read(_existing('image', options), upright=True)
-    return pictures_lib.from_low_resolution(image, config)
+    return given_images.from_low_resolution(image, config)
 
 
 @contextlib.contextmanager
@@ -367,7 +367,7 @@ def _picture_with_holes(
     )
   pixels, crop, _ = _fit(config)(image, 0)
   hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, config.data.image_size)
-  return pictures_lib.from_holes(pixels, hole)
+  return given_images.from_holes(pixels, hole)
 
 
 def _existing(name: str, options: Mapping[str, Any]) -> pathlib.Path:

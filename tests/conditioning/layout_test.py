@@ -13,6 +13,7 @@ BOXES = np.array(
 )
 LABELS = np.array([6, 18, 3])
 GROUP = np.array([0, 1, 0])
+COCO = layout.Vocabulary(no_tokens=1024, n_classes=171)
 CROP = np.array([0.125, 0.0, 0.875, 1.0])
 ROWS = {
   'coco': (None, 8, 1024, 171, 0, False, [5, 195, 620, 17, 528, 1023]),
@@ -32,11 +33,14 @@ EXTRA = {
 @pytest.mark.parametrize('traced', [False, True])
 def test_official_rows(name, traced):
   flags, n_max, no_tokens, n_classes, shift, flipped, head = ROWS[name]
+  vocabulary = layout.Vocabulary(
+    no_tokens=no_tokens, n_classes=n_classes, shift=shift
+  )
   want = head + [no_tokens - 1] * (3 * n_max - 6) + EXTRA[name]
 
   def build(boxes, labels, flags, crop, flipped):
     return layout.layout_tokens(
-      boxes, labels, flags, n_max, no_tokens, n_classes, shift, crop, flipped
+      boxes, labels, flags, n_max, vocabulary, crop, flipped
     )
 
   if traced:
@@ -51,7 +55,7 @@ def test_official_rows(name, traced):
 
 
 def test_without_crop_boxes_stay_and_no_crop_tokens_follow():
-  got = layout.layout_tokens(BOXES, LABELS, None, 4, 1024, 171)
+  got = layout.layout_tokens(BOXES, LABELS, None, 4, COCO)
   # C: (0, .9) -> round(27.9) = 28, cell 896; (.05, 1) -> round(1.55) = 2.
   want = [5, 195, 620, 17, 528, 1023, 2, 896, 994, 1023, 1023, 1023]
   np.testing.assert_array_equal(got, want)
@@ -78,8 +82,7 @@ def test_padding_and_empty_boxes_are_dropped_and_the_rest_moves_up():
     np.array([0, 4, 9, 2]),
     None,
     2,
-    1024,
-    171,
+    COCO,
     crop=np.array([0.0, 0.0, 0.9, 1.0]),
   )
   # The crop ends at round(.9 * 31) = 28 -> 31 * 32 + 28.
@@ -87,18 +90,18 @@ def test_padding_and_empty_boxes_are_dropped_and_the_rest_moves_up():
 
 
 def test_label_zero_is_padding_whatever_its_box():
-  got = layout.layout_tokens(BOXES, np.array([0, 18, 0]), None, 1, 1024, 171)
+  got = layout.layout_tokens(BOXES, np.array([0, 18, 0]), None, 1, COCO)
   np.testing.assert_array_equal(got, [17, 528, 1023])
 
 
 def test_more_boxes_than_places_are_cut_off():
-  got = layout.layout_tokens(BOXES, LABELS, None, 1, 1024, 171)
+  got = layout.layout_tokens(BOXES, LABELS, None, 1, COCO)
   np.testing.assert_array_equal(got, [5, 195, 620])
 
 
 def test_box_that_begins_outside_keeps_its_size():
   boxes = np.array([[-0.2, 0.5, 0.3, 1.5]])
-  got = layout.layout_tokens(boxes, np.array([1]), None, 1, 1024, 171)
+  got = layout.layout_tokens(boxes, np.array([1]), None, 1, COCO)
   # x: 0..0.5, y: .5..1.
   np.testing.assert_array_equal(got, [0, 512, 1008])
 
@@ -112,9 +115,11 @@ def test_batch_equals_single_examples_and_vmap():
   crop = np.tile(np.array([0.1, 0.0, 0.8, 1.0], np.float32), (5, 1))
   flipped = rng.integers(0, 2, 5).astype(bool)
 
+  vocabulary = layout.Vocabulary(no_tokens=1024, n_classes=3)
+
   def one(boxes, labels, crop, flipped):
     return layout.layout_tokens(
-      boxes, labels, None, 6, 1024, 3, 0, crop, flipped
+      boxes, labels, None, 6, vocabulary, crop, flipped
     )
 
   batched = one(boxes, labels, crop, flipped)
@@ -126,4 +131,4 @@ def test_batch_equals_single_examples_and_vmap():
 
 def test_too_many_categories_are_refused():
   with pytest.raises(ValueError, match='2000 categories .* no_tokens=1024'):
-    layout.layout_tokens(BOXES, LABELS, None, 8, 1024, 2000)
+    layout.Vocabulary(no_tokens=1024, n_classes=2000)

@@ -178,9 +178,7 @@ class ShapesReader:
         labels,
         None,
         condition.max_objects,
-        condition.no_tokens,
-        scenes.THINGS,
-        condition.shift,
+        layout.Vocabulary.of(condition, scenes.THINGS),
         whole if condition.encode_crop else None,
       )
     if condition.task == 'label':
@@ -190,8 +188,7 @@ class ShapesReader:
       return labels_lib.label_tokens(
         np.take_along_axis(labels, order, 1),
         condition.max_objects,
-        condition.no_tokens,
-        scenes.THINGS,
+        layout.Vocabulary.of(condition, scenes.THINGS),
       )
     return None
 

@@ -1,4 +1,4 @@
-"""Pictures that a person gives as a condition: checked, as arrays."""
+"""Images that a person gives as a condition: checked, as arrays."""
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -28,7 +28,7 @@ def from_map(classes: np.ndarray, config: ConfigDict) -> dict[str, np.ndarray]:
 def from_low_resolution(
   image: np.ndarray, config: ConfigDict
 ) -> dict[str, np.ndarray]:
-  """Returns the row of a picture that is to be enlarged.
+  """Returns the row of an image that is to be enlarged.
 
   Args:
     image: (h, w, 3) uint8.
@@ -52,7 +52,7 @@ def from_low_resolution(
 
 
 def from_holes(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns the row of a picture with holes.
+  """Returns the row of an image with holes.
 
   Args:
     image: (H, W, 3) uint8.
