@@ -1,6 +1,6 @@
-"""Edge maps of pictures: white lines on black, as sketch guidance reads them.
+"""Edge maps of images: white lines on black, as sketch guidance reads them.
 
-Every detector maps pictures (B, H, W, 3), uint8 or float in [-1, 1], to
+Every detector maps images (B, H, W, 3), uint8 or float in [-1, 1], to
 float32 (B, H, W) in [0, 1], 1 = edge. `sobel` and `xdog` are JAX, run inside
 jit and can be differentiated; `canny` runs on the host.
 """
@@ -23,7 +23,7 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 THRESHOLD = 0.5  # and above is an edge
 SOFTNESS = 0.1  # width of a soft threshold
 FINE, WIDER = 0.8, 1.6  # sigma (px) of xdog, and of its other over it
-FAINT = 0.01  # slope (1 / px) of what is no edge however flat the picture is
+FAINT = 0.01  # slope (1 / px) of what is no edge however flat the image is
 
 
 def edges(name: str) -> Detector:
@@ -40,7 +40,7 @@ def edges(name: str) -> Detector:
 
 
 def luma(images: jax.Array | np.ndarray) -> layout.Array:
-  """Returns the brightness (B, H, W) in [0, 1] of pictures, float32.
+  """Returns the brightness (B, H, W) in [0, 1] of images, float32.
 
   NumPy in, NumPy out.
 
@@ -48,11 +48,15 @@ def luma(images: jax.Array | np.ndarray) -> layout.Array:
     ValueError: not (B, H, W, 3).
   """
   if images.ndim != 4 or images.shape[-1] != 3:
-    raise ValueError(f'pictures must be (B, H, W, 3), got {images.shape}.')
+    raise ValueError(f'images must be (B, H, W, 3), got {images.shape}.')
   xp = layout.array_module(images)
   x = xp.asarray(images, np.float32)
   x = x / 255 if images.dtype == np.uint8 else (x + 1) / 2
-  return x @ xp.array(LUMA, np.float32)
+  weights = xp.array(LUMA, np.float32)
+  if xp is np:
+    return x @ weights
+  # Accelerators round the factors of a product unless they are asked not to.
+  return jnp.matmul(x, weights, precision='highest')
 
 
 @functools.partial(jax.jit, static_argnames=('soft', 'thin'))
@@ -68,7 +72,7 @@ def sobel(
 
   Returns:
     (B, H, W) float32: 0 or 1, between them if soft. An edge is at least half
-    as steep as the 99th percentile of its picture.
+    as steep as the 99th percentile of its image.
   """
   y = _blur(jnp.asarray(luma(images)), 1.0, radius=2)
   right, down = _slopes(y)
@@ -233,7 +237,7 @@ def _crests(slope: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:
 
 def _canny(y: np.ndarray, sigma: float, low: float, high: float) -> np.ndarray:
   """Returns the (H, W) bool edges of one brightness (H, W)."""
-  # Outside of the picture is nothing; its share is taken out again.
+  # Outside of the image is nothing; its share is taken out again.
   smooth = functools.partial(
     ndimage.gaussian_filter, sigma=sigma, mode='constant'
   )

@@ -27,6 +27,17 @@ def brightness(images):
   return (images.astype(np.float64) / 255) @ [0.299, 0.587, 0.114]
 
 
+def test_brightness_is_not_rounded_on_an_accelerator():
+  images = jnp.asarray(picture())
+  jaxpr = jax.make_jaxpr(edges.luma)(images)
+  products = [e for e in jaxpr.eqns if e.primitive.name == 'dot_general']
+  highest = (jax.lax.Precision.HIGHEST,) * 2
+  assert [e.params['precision'] for e in products] == [highest]
+  np.testing.assert_allclose(
+    edges.luma(images), edges.luma(picture()), atol=1e-6
+  )
+
+
 def test_sobel_by_hand():
   images = picture()
   taps = np.exp(-0.5 * np.arange(-2, 3) ** 2.0)
