@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import transformer
 from pyramid_jax.systems import latent
+from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
 
@@ -289,6 +291,16 @@ class Frido(latent.LatentSystem):
     extra = {'latent_scale': jnp.ones((self.scales,))}
     return {'generator': params}, extra
 
+  def measure(
+    self,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    over: measuring.OverBatch,
+  ) -> Params:
+    # Once, on the first batch, as frido.py `on_train_batch_start`.
+    return {**extra, 'latent_scale': self.measured_scale(frozen, key, over)}
+
   def losses(
     self,
     params: Params,
@@ -298,10 +310,9 @@ class Frido(latent.LatentSystem):
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
-    raw = self.batch_latents(frozen, batch, key)
-    # Measured once, on the first batch, as frido.py `on_train_batch_start`.
-    measured = latent.inverse_std(raw)
-    scale = jnp.where(step == 0, measured, extra['latent_scale'])
+    normal = functools.partial(jax.random.normal, key)
+    raw = self.batch_latents(frozen, batch, normal)
+    scale = extra['latent_scale']
     zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
     time_key, drop_key, noise_key = jax.random.split(key, 3)
     t = jax.random.randint(time_key, raw[0].shape[:1], 0, self.chain.length)
@@ -324,7 +335,7 @@ class Frido(latent.LatentSystem):
       t,
       noises,
     )
-    return {'generator': (loss, metrics)}, {'latent_scale': scale}
+    return {'generator': (loss, metrics)}, extra
 
   def stages(
     self,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
 
@@ -76,7 +78,7 @@ class Latents:
     return [z.astype(jnp.float32) for z in jax.lax.stop_gradient(zs)]
 
   def batch_latents(
-    self, frozen: Params, batch: Batch, key: jax.Array
+    self, frozen: Params, batch: Batch, normal: measuring.Normal
   ) -> list[jax.Array]:
     """Returns the latents of a training batch, encoded here or beforehand.
 
@@ -84,13 +86,13 @@ class Latents:
       frozen: with the part 'first_stage'.
       batch: has `image`, or `latent_mean_S` of every scale and perhaps
         `latent_std_S` (see `data.latent_cache`).
-      key: of what draws a latent from its distribution.
+      normal: draws a latent from its distribution.
     """
     if 'latent_mean_0' not in batch:
       b, height, width, _ = batch['image'].shape
       cell = self.first_stage.factor
       shape = b, height // cell, width // cell, self.latent_channels[-1]
-      noise = jax.random.normal(key, shape)
+      noise = normal(shape)
       return self.latents(frozen, batch['image'], noise)
     zs = [
       batch[f'latent_mean_{s}'].astype(jnp.float32)
@@ -98,8 +100,29 @@ class Latents:
     ]
     if 'latent_std_0' not in batch:
       return zs
-    noise = jax.random.normal(key, zs[0].shape)
+    noise = normal(zs[0].shape)
     return [zs[0] + batch['latent_std_0'].astype(jnp.float32) * noise]
+
+  def measured_scale(
+    self, frozen: Params, key: jax.Array, over: measuring.OverBatch
+  ) -> jax.Array:
+    """Returns what scales the latents of a batch to a deviation of 1, (S,).
+
+    Args:
+      frozen: with the part 'first_stage'.
+      key: of what draws a latent from its distribution.
+      over: walks over the batch.
+    """
+
+    def moments(batch, normal):
+      zs = self.batch_latents(frozen, batch, normal)
+      return (
+        jnp.stack([z.mean() for z in zs]),
+        jnp.stack([z.var(ddof=1) for z in zs]),
+        jnp.array([z.size for z in zs], jnp.float32),
+      )
+
+    return inverse_std(*over(key, moments))
 
   def decode_scaled(self, weights: Weights, zs: list[jax.Array]) -> jax.Array:
     """Maps latents as they are diffused to images in [-1, 1]."""
@@ -131,23 +154,39 @@ class OneLatent(Latents):
     """Returns the untrained state before the first step."""
     return {'latent_scale': jnp.full((1,), self.scale_factor)}
 
-  def scaled_latents(
+  def measured(
     self,
     frozen: Params,
     extra: Params,
-    step: jax.Array,
-    batch: Batch,
     key: jax.Array,
-  ) -> tuple[jax.Array, Params]:
-    """Returns a training batch as it is diffused, and the new `extra`.
+    over: measuring.OverBatch,
+  ) -> Params:
+    """Returns `extra` with the measured scale, if it is to be measured.
 
-    Args: see `batch_latents`, and `system.System.losses` for `extra`, `step`.
+    Args:
+      frozen: with the part 'first_stage'.
+      extra: with 'latent_scale'.
+      key: of what draws a latent from its distribution.
+      over: walks over the batch.
     """
-    raw = self.batch_latents(frozen, batch, key)
-    scale = extra['latent_scale']
-    if self.scale_by_std:
-      scale = jnp.where(step == 0, inverse_std(raw), scale)
-    return raw[0] * scale[0], {'latent_scale': scale}
+    if not self.scale_by_std:
+      return extra
+    return {**extra, 'latent_scale': self.measured_scale(frozen, key, over)}
+
+  def scaled_latents(
+    self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
+  ) -> jax.Array:
+    """Returns a training batch as it is diffused, (B, h, w, C).
+
+    Args:
+      frozen: with the part 'first_stage'.
+      extra: with 'latent_scale', (1,).
+      batch: of images or of latents that were encoded beforehand.
+      key: of what draws a latent from its distribution.
+    """
+    normal = functools.partial(jax.random.normal, key)
+    (raw,) = self.batch_latents(frozen, batch, normal)
+    return raw * extra['latent_scale'][0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -283,9 +322,21 @@ def one_stage(
   return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
 
 
-def inverse_std(zs: list[jax.Array]) -> jax.Array:
-  """Returns what scales each latent to a standard deviation of 1, (S,)."""
-  return jnp.stack([1.0 / jnp.std(z, ddof=1) for z in zs])
+def inverse_std(
+  means: jax.Array, variances: jax.Array, sizes: jax.Array
+) -> jax.Array:
+  """Returns what scales values in M equal parts to a deviation of 1, (S,).
+
+  Args:
+    means: (M, S) of each part.
+    variances: (M, S) of each part, unbiased.
+    sizes: (M, S), values of a part.
+  """
+  parts, size = means.shape[0], sizes[0]
+  whole = parts * size - 1.0
+  within = variances.mean(0) * (parts * (size - 1.0) / whole)
+  between = jnp.square(means - means.mean(0)).sum(0) * (size / whole)
+  return 1.0 / jnp.sqrt(within + between)
 
 
 def with_cache(params: Any, call: Callable[..., Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.systems import latent
+from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
 
@@ -185,6 +186,17 @@ class LDM(latent.OneLatentSystem):
       params['logvar'] = jnp.full((self.chain.length,), self.logvar_init)
     return {'generator': params}, self.initial_scale()
 
+  def measure(
+    self,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    over: measuring.OverBatch,
+  ) -> Params:
+    # The latents are drawn as `losses` draws them.
+    draw_key = jax.random.split(key, 5)[3]
+    return self.measured(frozen, extra, draw_key, over)
+
   def losses(
     self,
     params: Params,
@@ -197,7 +209,7 @@ class LDM(latent.OneLatentSystem):
     time_key, drop_key, noise_key, draw_key, dropout_key = jax.random.split(
       key, 5
     )
-    z, extra = self.scaled_latents(frozen, extra, step, batch, draw_key)
+    z = self.scaled_latents(frozen, extra, batch, draw_key)
     inputs = self.training_context(params, frozen, drop_key, batch)
     generator = params['generator']
     loss, metrics = gaussian.loss(

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import latent
+from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
 
@@ -35,15 +36,19 @@ class Space(Protocol):
   def extra(self) -> Params:
     """Returns the untrained state before the first step."""
 
-  def training(
+  def measured(
     self,
     frozen: Params,
     extra: Params,
-    step: jax.Array,
-    batch: Batch,
     key: jax.Array,
-  ) -> tuple[jax.Array, Params]:
-    """Returns the clean states (B, h, w, C) of a batch, and the new `extra`."""
+    over: measuring.OverBatch,
+  ) -> Params:
+    """Returns `extra` as `measuring.Measuring.measure` does."""
+
+  def training(
+    self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
+  ) -> jax.Array:
+    """Returns the clean states (B, h, w, C) of a batch."""
 
   def raw(self, frozen: Params, image: jax.Array) -> jax.Array:
     """Returns the unscaled states of images (B, H, W, 3)."""
@@ -68,16 +73,21 @@ class Pixels:
   def extra(self) -> Params:
     return {}
 
-  def training(
+  def measured(
     self,
     frozen: Params,
     extra: Params,
-    step: jax.Array,
-    batch: Batch,
     key: jax.Array,
-  ) -> tuple[jax.Array, Params]:
-    del frozen, extra, step, key
-    return batch['image'], {}
+    over: measuring.OverBatch,
+  ) -> Params:
+    del frozen, key, over
+    return extra
+
+  def training(
+    self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
+  ) -> jax.Array:
+    del frozen, extra, key
+    return batch['image']
 
   def raw(self, frozen: Params, image: jax.Array) -> jax.Array:
     del frozen
@@ -113,15 +123,19 @@ class Latents:
   def extra(self) -> Params:
     return self.latents.initial_scale()
 
-  def training(
+  def measured(
     self,
     frozen: Params,
     extra: Params,
-    step: jax.Array,
-    batch: Batch,
     key: jax.Array,
-  ) -> tuple[jax.Array, Params]:
-    return self.latents.scaled_latents(frozen, extra, step, batch, key)
+    over: measuring.OverBatch,
+  ) -> Params:
+    return self.latents.measured(frozen, extra, key, over)
+
+  def training(
+    self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
+  ) -> jax.Array:
+    return self.latents.scaled_latents(frozen, extra, batch, key)
 
   def raw(self, frozen: Params, image: jax.Array) -> jax.Array:
     return self.latents.latents(frozen, image)[0]

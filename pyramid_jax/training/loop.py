@@ -94,7 +94,7 @@ def _train(
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(job.reader, digests)
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
-    state = _restore_or_create(job, store)
+    state = _restore_or_create(job, store, frozen)
     step = compiled.result()
   workdir_lib.write_record(workdir, config, job.reader.label_names)
   stop.graceful = True
@@ -141,14 +141,19 @@ def _compile(job: job_lib.Job) -> Callable[..., Any]:
 
 
 def _restore_or_create(
-  job: job_lib.Job, store: checkpoints.Checkpoints
+  job: job_lib.Job, store: checkpoints.Checkpoints, frozen: Mapping[str, Any]
 ) -> state_lib.TrainState:
   state = store.restore_latest(job.state)
   if state is not None:
     logging.info('going on after step %d', int(state.step))
     return state
   shardings = jax.tree.map(lambda leaf: leaf.sharding, job.state)
-  return initial.place(initial.evaluate(job.create, job.batch), shardings)
+  state = initial.place(initial.evaluate(job.create, job.batch), shardings)
+  measure = state_lib.make_measure(
+    job.system, job.config, job.reader.finish, job.mesh
+  )
+  measured = jax.jit(measure, out_shardings=shardings.extra)
+  return state.replace(extra=measured(state.extra, frozen, job.batch))
 
 
 def _loop(

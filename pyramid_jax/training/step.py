@@ -18,6 +18,7 @@ import optax
 import optax.contrib
 
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
 
@@ -185,6 +186,53 @@ def create(
   )
 
 
+def make_measure(
+  system: system_lib.System, config: ConfigDict, finish: Finish, mesh: Mesh
+) -> Callable[[Any, Any, Batch], Any]:
+  """Returns the pure function that measures the first batch.
+
+  What is measured is that of the whole batch, also where a step goes by
+  microbatches. A system that is not `measuring.Measuring` measures nothing.
+
+  Args:
+    system: what is trained.
+    config: a whole config.
+    finish: `Reader.finish`.
+    mesh: the devices of the batch.
+
+  Returns:
+    (extra, frozen, batch) -> extra, before the first step.
+  """
+  if not isinstance(system, measuring.Measuring):
+    return lambda extra, frozen, batch: extra
+  count = config.train.accumulate
+
+  def measure(extra, frozen, batch):
+    key = _step_key(config, jnp.zeros((), jnp.int32))
+
+    def over(key, function):
+      def one(index, part):
+        def normal(shape):
+          whole = jax.random.normal(key, (count * shape[0], *shape[1:]))
+          return _microbatches({'x': whole}, count, mesh)['x'][index]
+
+        return function(finish(part), normal)
+
+      parts = _microbatches(batch, count, mesh)
+      if count == 1:
+        part = jax.tree.map(lambda x: x[0], parts)
+        return jax.tree.map(lambda x: x[None], one(0, part))
+      return jax.lax.map(lambda item: one(*item), (jnp.arange(count), parts))
+
+    return system.measure(frozen, extra, key, over)
+
+  return measure
+
+
+def _step_key(config: ConfigDict, step: jax.Array) -> jax.Array:
+  return jax.random.fold_in(jax.random.key(config.train.seed), step)
+
+
 def gradients(
   losses: Callable[[Any], tuple[Mapping[str, jax.Array], Any]], params: Any
 ) -> tuple[Mapping[str, jax.Array], Any, dict[str, Any]]:
@@ -277,7 +325,7 @@ def make_step(
     return grads, _flat_metrics(values, reported), new
 
   def step(state: TrainState, frozen: Any, batch: Batch):
-    key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    key = _step_key(config, state.step)
 
     def one(extra, key, batch):
       return micro(state.params, frozen, extra, key, state.step, batch)

@@ -1,5 +1,6 @@
 """Latents encoded beforehand: written, read, refused."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -114,12 +115,13 @@ def test_a_system_draws_from_what_is_cached():
     'latent_std_0': np.full((2, 8, 8, 4), 0.5, np.float16),
   }
   key = jax.random.key(3)
-  (z,) = system.batch_latents({}, batch, key)
+  normal = functools.partial(jax.random.normal, key)
+  (z,) = system.batch_latents({}, batch, normal)
   noise = jax.random.normal(key, (2, 8, 8, 4))
   want = batch['latent_mean_0'].astype(np.float32) + 0.5 * noise
   np.testing.assert_allclose(z, want, rtol=1e-6)
   del batch['latent_std_0']
-  (z,) = system.batch_latents({}, batch, key)
+  (z,) = system.batch_latents({}, batch, normal)
   np.testing.assert_array_equal(z, batch['latent_mean_0'].astype(np.float32))
 
 

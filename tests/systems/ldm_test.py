@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 import official_fill
 import pytest
@@ -145,16 +146,16 @@ def test_classes_by_the_noise_level_beside_a_picture():
   assert image.shape == (B, 32, 32, 3)
 
 
-def test_latent_scale_is_measured_on_the_first_step_only():
+def test_latent_scale_is_measured_before_the_first_step():
   system = systems.create(load('none,vq,debug'))
   weights = system_weights.weights_of(system)
   run = jax.jit(functools.partial(losses, system))
   batch = {'image': BATCH['image']}
-  _, extra = run(weights, jnp.int32(0), batch)
+  extra = measuring.measured(system, weights, batch)
   (z,) = system.latents(weights.frozen, BATCH['image'])
   scaled = np.asarray(z) * float(extra['latent_scale'][0])
   assert scaled.std(ddof=1) == pytest.approx(1.0, rel=1e-4)
-  results, later = run(weights, jnp.int32(1), batch)
+  results, later = run(weights, jnp.int32(0), batch)
   np.testing.assert_array_equal(later['latent_scale'], 0.5)
   loss, metrics = results['generator']
   np.testing.assert_allclose(loss, metrics['loss_simple'], rtol=1e-6)
@@ -295,9 +296,19 @@ def test_scale_of_latents_is_undone_before_decoding():
   )
   image = system.decode(weights, [jnp.full((1, 2, 2, 1), 0.5)])
   np.testing.assert_array_equal(image, 0.25)
-  np.testing.assert_allclose(
-    latent.inverse_std([jnp.array([1.0, 3.0, 5.0])]), 0.5
+
+
+@pytest.mark.parametrize('parts', [1, 2, 3])
+def test_deviation_of_values_in_parts(parts):
+  values = np.random.default_rng(0).normal(2.0, 3.0, (parts, 8, 2))
+  values += np.arange(parts)[:, None, None]  # their means differ
+  got = latent.inverse_std(
+    jnp.asarray(values.mean(1)),
+    jnp.asarray(values.var(1, ddof=1)),
+    jnp.full((parts, 2), 8.0),
   )
+  want = 1 / values.reshape(-1, 2).std(0, ddof=1)
+  np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

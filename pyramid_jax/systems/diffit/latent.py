@@ -23,6 +23,7 @@ from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import latent_diffit as network_lib
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.systems import latent
+from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
 
@@ -100,6 +101,17 @@ class LatentDiffiT(latent.OneLatentSystem):
     tree = self.network.init(key, x, jnp.zeros(1), labels)['params']
     return {'generator': {'network': tree}}, self.initial_scale()
 
+  def measure(
+    self,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    over: measuring.OverBatch,
+  ) -> Params:
+    # The latents are drawn as `losses` draws them.
+    draw_key = jax.random.split(key, 4)[2]
+    return self.measured(frozen, extra, draw_key, over)
+
   def losses(
     self,
     params: Params,
@@ -110,7 +122,7 @@ class LatentDiffiT(latent.OneLatentSystem):
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     time_key, noise_key, draw_key, drop_key = jax.random.split(key, 4)
-    z, extra = self.scaled_latents(frozen, extra, step, batch, draw_key)
+    z = self.scaled_latents(frozen, extra, batch, draw_key)
     labels = self.training_context(params, frozen, drop_key, batch).y
     tree = params['generator']['network']
     terms = learned_range.loss(

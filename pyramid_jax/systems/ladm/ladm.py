@@ -28,6 +28,7 @@ from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.networks import pretrained
+from pyramid_jax.systems import measuring
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import fields as ladm_fields
@@ -219,6 +220,17 @@ class LaDM:
       **conditioning.frozen_parts(self.encoder),
     }
 
+  def measure(
+    self,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    over: measuring.OverBatch,
+  ) -> Params:
+    # The latents are drawn as `losses` draws them.
+    latent_key = jax.random.split(key, 3)[1]
+    return self.space.measured(frozen, extra, latent_key, over)
+
   def losses(
     self,
     params: Params,
@@ -230,7 +242,7 @@ class LaDM:
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     drop_key, latent_key, key = jax.random.split(key, 3)
     generator = self.generator(params, frozen)
-    clean, space = self.space.training(frozen, extra, step, batch, latent_key)
+    clean = self.space.training(frozen, extra, batch, latent_key)
     encoded = conditioning.training_context(
       self.encoder, generator, frozen, self.drop, drop_key, batch
     )
@@ -251,7 +263,7 @@ class LaDM:
       metrics[f'loss_stage_{stage}'] = loss
       metrics |= {f'{name}_stage_{stage}': v for name, v in parts.items()}
       begin = end
-    return {'generator': (total, metrics)}, {**extra, **space}
+    return {'generator': (total, metrics)}, extra
 
   def _stage_loss(
     self,

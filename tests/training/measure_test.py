@@ -1,0 +1,64 @@
+"""What is measured on the first batch, however it is split."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import measuring
+import numpy as np
+import pytest
+import system_weights
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import systems
+from pyramid_jax.systems import measuring as measuring_lib
+
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+# Of different brightness, so that no microbatch is like the whole.
+IMAGES = jnp.linspace(-1, 0.8, 8)[:, None, None, None] * jax.random.uniform(
+  jax.random.key(0), (8, 32, 32, 3)
+)
+
+
+def create(name, **overrides):
+  config = config_lib.load(f'{CONFIGS}/{name}')
+  config_lib.override(
+    config, {k.replace('__', '.'): v for k, v in overrides.items()}
+  )
+  return systems.create(config)
+
+
+@pytest.mark.parametrize(
+  ('name', 'accumulate', 'devices'),
+  [
+    ('frido_shapes.py:debug', 4, 1),
+    ('ldm_shapes.py:none,kl,debug', 4, 2),
+    ('diffit_latent_shapes.py:none,debug', 2, 1),
+    ('ladm_latent_shapes.py:debug', 4, 1),
+  ],
+)
+def test_microbatches_measure_what_the_whole_batch_does(
+  name, accumulate, devices
+):
+  system = create(name)
+  weights = system_weights.weights_of(system)
+  batch = {'image': IMAGES}
+  whole = measuring.measured(system, weights, batch)['latent_scale']
+  assert not np.allclose(whole, 0.5)  # which it was before
+  parts = measuring.measured(system, weights, batch, accumulate, devices)
+  np.testing.assert_allclose(parts['latent_scale'], whole, rtol=1e-5)
+
+
+def test_a_given_scale_is_kept():
+  system = create('ldm_shapes.py:none,debug', diffusion__scale_by_std='false')
+  weights = system_weights.weights_of(system)
+  extra = measuring.measured(system, weights, {'image': IMAGES}, 4)
+  np.testing.assert_array_equal(extra['latent_scale'], 0.5)
+
+
+def test_a_system_that_measures_nothing():
+  system = create('diffit_shapes.py:debug')
+  assert not isinstance(system, measuring_lib.Measuring)
+  weights = system_weights.weights_of(system)
+  assert measuring.measured(system, weights, {'image': IMAGES}) == weights.extra
