@@ -65,17 +65,21 @@ def run(
     workdir_lib.check_config(stage, folder)
   workdir_lib.check_inputs(stages)
   with contextlib.ExitStack() as stack:
+    locks = {}
     for _, folder in reversed(stages):  # the outer folder first
       workdir_lib.make(folder)
-      stack.enter_context(lock.Lock(folder, takeover))
+      locks[folder] = stack.enter_context(lock.Lock(folder, takeover))
     stack.enter_context(logs.copied(workdir, jax.process_index()))
     stop = stack.enter_context(preemption.Preemption())
     for stage, folder in stages:
-      _train(stage, folder, stop)
+      _train(stage, folder, stop, locks[folder])
 
 
 def _train(
-  config: ConfigDict, workdir: pathlib.Path, stop: preemption.Preemption
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  stop: preemption.Preemption,
+  held: lock.Lock,
 ) -> None:
   """Trains one stage."""
   if stop.requested:
@@ -100,7 +104,7 @@ def _train(
   stop.graceful = True
   try:
     with contextlib.closing(store):
-      _loop(job, step, state, frozen, store, stop)
+      _loop(job, step, state, frozen, store, stop, held)
   finally:
     stop.graceful = False
 
@@ -163,6 +167,7 @@ def _loop(
   frozen: Mapping[str, Any],
   store: checkpoints.Checkpoints,
   stop: preemption.Preemption,
+  held: lock.Lock,
 ) -> None:
   """Runs the steps that are left; the last one is saved before it returns."""
   train = job.config.train
@@ -182,6 +187,7 @@ def _loop(
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         state, metrics = step_fn(state, frozen, batch)
       pending.append((step, metrics))
+      held.check()
       due = records_lib.Due.at(step, train)
       stopping = stop.requested and step < last
       wait = stopping or due.evaluate or due.grid or due.save

@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -11,12 +13,64 @@ from pyramid_jax import errors
 from pyramid_jax.runs import lock
 
 
-def write(folder, pid, host=None, age=0.0):
-  file = folder / lock.NAME
+# Takes the locks of the folders that it is given, each at a given time, and
+# keeps them until the next line. It dawdles between looking and acting, so
+# that others act in between.
+RACER = """
+import contextlib, os, random, sys, time
+from pyramid_jax import errors
+from pyramid_jax.runs import lock
+assert 'jax' not in sys.modules
+def dawdling(function):
+  def later(*args):
+    result = function(*args)
+    time.sleep(random.uniform(0, 0.05))
+    return result
+  return later
+lock._is_stale = dawdling(lock._is_stale)
+lock.Lock._read = dawdling(lock.Lock._read)
+print('ready', flush=True)
+for line in sys.stdin:
+  folder, start = line.split()
+  with contextlib.ExitStack() as stack:
+    while time.time() < float(start):
+      pass
+    try:
+      stack.enter_context(lock.Lock(folder))
+      print('won', flush=True)
+    except errors.UserError as error:
+      print('lost', error.code, error, flush=True)
+    sys.stdin.readline()
+  print('back', flush=True)
+"""
+ROUNDS, RACERS = 12, 8
+
+
+def write(folder, pid, host=None, age=0.0, name=lock.NAME, **more):
+  file = folder / name
   owner = {'host': host or socket.gethostname(), 'pid': pid, 'token': 'other'}
-  file.write_text(json.dumps(owner))
+  file.write_text(json.dumps(owner | more))
   then = time.time() - age
   os.utime(file, (then, then))
+
+
+def token_of(folder):
+  return json.loads((folder / lock.NAME).read_text())['token']
+
+
+def is_taken(folder, **options):
+  """Whether a lock can be taken, and is named, from what is there."""
+  was = token_of(folder)
+  try:
+    with lock.Lock(folder, **options):
+      assert token_of(folder) != was
+      assert json.loads((folder / lock.NAME).read_text())['pid'] == os.getpid()
+  except errors.UserError as error:
+    assert error.code == errors.OUTPUT
+    assert token_of(folder) == was
+    return False
+  assert list(folder.iterdir()) == []
+  return True
 
 
 @pytest.fixture
@@ -27,56 +81,111 @@ def other():
     process.kill()
 
 
+@pytest.fixture
+def dead():
+  """The number of a process that has ended."""
+  process = subprocess.Popen([sys.executable, '-c', ''])
+  process.wait()
+  return process.pid
+
+
 def test_taken_and_given_back(tmp_path):
-  with lock.Lock(tmp_path):
+  with lock.Lock(tmp_path) as held:
     owner = json.loads((tmp_path / lock.NAME).read_text())
     assert owner['pid'] == os.getpid()
+    assert [p.name for p in tmp_path.iterdir()] == [lock.NAME]
+    held.check()
   assert list(tmp_path.iterdir()) == []
 
 
 def test_second_owner_is_refused(tmp_path):
-  with (
-    lock.Lock(tmp_path),
-    pytest.raises(errors.UserError, match=f'process {os.getpid()} ') as info,
-    lock.Lock(tmp_path),
-  ):
-    pass
-  assert info.value.code == errors.OUTPUT
-  assert not (tmp_path / lock.NAME).exists()
+  with lock.Lock(tmp_path):
+    first = token_of(tmp_path)
+    with (
+      pytest.raises(errors.UserError, match=f'process {os.getpid()} ') as info,
+      lock.Lock(tmp_path),
+    ):
+      pass
+    assert info.value.code == errors.OUTPUT
+    assert token_of(tmp_path) == first
+    assert [p.name for p in tmp_path.iterdir()] == [lock.NAME]
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_a_live_process_keeps_its_lock(tmp_path, other):
   write(tmp_path, other)
   with pytest.raises(errors.UserError, match='takeover'), lock.Lock(tmp_path):
     pass
-  with lock.Lock(tmp_path, takeover=True):
-    pass
+  assert token_of(tmp_path) == 'other'
+  assert is_taken(tmp_path, takeover=True)
 
 
-def test_a_silent_owner_loses_it(tmp_path, other):
-  write(tmp_path, other, age=lock.STALE_SECS + 1)
-  with lock.Lock(tmp_path):
-    pass
+@pytest.mark.parametrize('age', [lock.STALE_SECS + 1, 10**8, -(10**8)])
+def test_a_live_process_here_keeps_it_whatever_the_clock_says(
+  tmp_path, other, age
+):
+  write(tmp_path, other, age=age)
+  assert not is_taken(tmp_path)
 
 
-def test_a_dead_owner_loses_it(tmp_path):
-  process = subprocess.Popen([sys.executable, '-c', ''])
-  process.wait()
-  write(tmp_path, process.pid)
-  with lock.Lock(tmp_path):
-    pass
+def test_a_silent_owner_elsewhere_loses_it(tmp_path):
+  write(tmp_path, 1, host='elsewhere', age=lock.STALE_SECS + 5)
+  assert is_taken(tmp_path)
+
+
+@pytest.mark.parametrize('age', [0, -(10**8)])
+def test_a_dead_owner_loses_it(tmp_path, dead, age):
+  write(tmp_path, dead, age=age)
+  assert is_taken(tmp_path)
 
 
 def test_the_same_number_in_a_restarted_container(tmp_path):
   write(tmp_path, os.getpid())
-  with lock.Lock(tmp_path):
-    pass
+  assert is_taken(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='needs /proc')
+def test_another_process_that_got_the_number(tmp_path, other):
+  write(tmp_path, other, start='1')
+  assert is_taken(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='needs /proc')
+def test_a_machine_of_the_same_name_is_another(tmp_path, dead):
+  write(tmp_path, dead, boot='another')
+  assert not is_taken(tmp_path)
+  write(tmp_path, dead, boot='another', age=lock.STALE_SECS + 5)
+  assert is_taken(tmp_path)
 
 
 def test_another_host_is_believed_alive(tmp_path):
   write(tmp_path, 1, host='elsewhere', age=lock.STALE_SECS - 20)
   with pytest.raises(errors.UserError, match='elsewhere'), lock.Lock(tmp_path):
     pass
+  assert token_of(tmp_path) == 'other'
+
+
+@pytest.mark.parametrize('skew', [-3600, 3600])
+def test_silence_is_measured_by_the_file_system(tmp_path, monkeypatch, skew):
+  now = time.time()
+  monkeypatch.setattr(time, 'time', lambda: now + skew)  # this host's clock
+  for age, stale in ((lock.STALE_SECS - 20, False), (99, True)):
+    write(tmp_path, 1, host='elsewhere')
+    os.utime(tmp_path / lock.NAME, (now - age, now - age))
+    assert is_taken(tmp_path) == stale
+
+
+@pytest.mark.parametrize('text', ['', '{"host": "some', '[]', '{"token": "/"}'])
+def test_a_file_that_names_nobody(tmp_path, text):
+  file = tmp_path / lock.NAME
+  file.write_text(text)  # just now: somebody may hold it
+  with pytest.raises(errors.UserError, match='in use'), lock.Lock(tmp_path):
+    pass
+  assert file.read_text() == text
+  os.utime(file, (0, 0))
+  with lock.Lock(tmp_path):
+    assert json.loads(file.read_text())['pid'] == os.getpid()
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_heartbeat(tmp_path, monkeypatch):
@@ -90,13 +199,148 @@ def test_heartbeat(tmp_path, monkeypatch):
     assert file.stat().st_mtime > 0
 
 
+def lost(held):
+  end = time.monotonic() + 10
+  with pytest.raises(errors.UserError) as info:
+    while time.monotonic() < end:
+      held.check()
+      time.sleep(0.01)
+  assert info.value.code == errors.OUTPUT
+  return str(info.value)
+
+
+def test_the_owner_notices_that_the_lock_is_another_s(tmp_path, monkeypatch):
+  monkeypatch.setattr(lock, 'HEARTBEAT_SECS', 0.02)
+  with lock.Lock(tmp_path) as held:
+    held.check()
+    write(tmp_path, 7, host='elsewhere', age=30)
+    file = tmp_path / lock.NAME
+    assert 'taken over by process 7 on elsewhere' in lost(held)
+    assert time.time() - file.stat().st_mtime > 20  # it is not kept fresh
+  assert token_of(tmp_path) == 'other'
+
+
+def test_the_owner_notices_that_the_lock_is_gone(tmp_path, monkeypatch):
+  monkeypatch.setattr(lock, 'HEARTBEAT_SECS', 0.02)
+  with lock.Lock(tmp_path) as held:
+    (tmp_path / lock.NAME).unlink()
+    assert 'removed' in lost(held)
+
+
+def test_a_process_that_slept_looks_before_it_goes_on(tmp_path, monkeypatch):
+  with lock.Lock(tmp_path) as held:
+    write(tmp_path, 7, host='elsewhere')
+    held.check()  # between two heartbeats
+    later = time.monotonic() + 1000
+    monkeypatch.setattr(time, 'monotonic', lambda: later)
+    with pytest.raises(errors.UserError, match='taken over by process 7'):
+      held.check()
+
+
 def test_a_lock_that_was_taken_over_is_left_to_its_owner(tmp_path):
   with lock.Lock(tmp_path):
     write(tmp_path, 1, host='elsewhere')
-  assert (tmp_path / lock.NAME).exists()
+  assert token_of(tmp_path) == 'other'
 
 
 def test_no_such_folder(tmp_path):
   with pytest.raises(errors.UserError) as info, lock.Lock(tmp_path / 'none'):
     pass
   assert info.value.code == errors.OUTPUT
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+  def full(self, text):
+    self.touch()
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(type(tmp_path), 'write_text', full)
+    with pytest.raises(errors.UserError, match='No space left') as info:
+      lock.Lock(tmp_path).__enter__()
+  assert info.value.code == errors.OUTPUT
+  assert list(tmp_path.iterdir()) == []
+  with lock.Lock(tmp_path):
+    assert token_of(tmp_path)
+
+
+def test_file_systems_without_links(tmp_path, monkeypatch, dead):
+  def link(source, target):
+    raise PermissionError(errno.EPERM, 'Operation not permitted')
+
+  monkeypatch.setattr(os, 'link', link)
+  with lock.Lock(tmp_path):
+    first = token_of(tmp_path)
+    with pytest.raises(errors.UserError, match='in use'), lock.Lock(tmp_path):
+      pass
+    assert token_of(tmp_path) == first
+  assert list(tmp_path.iterdir()) == []
+  write(tmp_path, dead)
+  assert is_taken(tmp_path)
+
+
+def test_a_repeated_request_of_a_network_file_system(tmp_path, monkeypatch):
+  real = os.link
+
+  def link(source, target):  # the answer to the first one was lost
+    real(source, target)
+    raise FileExistsError(errno.EEXIST, 'File exists')
+
+  monkeypatch.setattr(os, 'link', link)
+  with lock.Lock(tmp_path):
+    assert json.loads((tmp_path / lock.NAME).read_text())['pid'] == os.getpid()
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_of_one_that_died_is_claimed_in_turn(tmp_path, dead, other):
+  write(tmp_path, dead)
+  claim = f'{lock.NAME}.other.next'
+  write(tmp_path, other, name=claim, token='living')
+  with pytest.raises(errors.UserError, match='just now'), lock.Lock(tmp_path):
+    pass
+  assert token_of(tmp_path) == 'other'
+  write(tmp_path, dead, name=claim, token='died')
+  assert is_taken(tmp_path)
+
+
+@contextlib.contextmanager
+def racers(count):
+  command = [sys.executable, '-c', RACER]
+  pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
+  with contextlib.ExitStack() as stack:
+    processes = [
+      stack.enter_context(subprocess.Popen(command, **pipes))
+      for _ in range(count)
+    ]
+    for process in processes:
+      stack.callback(process.kill)
+
+    def tell(text):
+      for process in processes:
+        process.stdin.write(text + '\n')
+        process.stdin.flush()
+
+    def hear():
+      return [process.stdout.readline().split(' ', 2) for process in processes]
+
+    assert [words[0].strip() for words in hear()] == ['ready'] * count
+    yield tell, hear
+
+
+def test_of_many_that_race_for_a_dead_owner_s_lock_one_wins(tmp_path, dead):
+  with racers(RACERS) as (tell, hear):
+    for number in range(ROUNDS):
+      folder = tmp_path / str(number)
+      folder.mkdir()
+      write(folder, dead)
+      tell(f'{folder} {time.time() + 0.1}')
+      answers = hear()
+      won = [words for words in answers if words[0].strip() == 'won']
+      rest = [words for words in answers if words not in won]
+      assert len(won) == 1, answers
+      assert all(words[1] == str(errors.OUTPUT) for words in rest), answers
+      assert [p.name for p in folder.iterdir()] == [lock.NAME]
+      assert token_of(folder) != 'other'
+      tell('')
+      assert [words[0].strip() for words in hear()] == ['back'] * RACERS
+      assert list(folder.iterdir()) == []

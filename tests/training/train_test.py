@@ -21,6 +21,7 @@ from pyramid_jax.data import buckets
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import lock
 from pyramid_jax.training import loop as train
 from pyramid_jax.training import step as state_lib
 
@@ -243,6 +244,25 @@ def test_read_only_workdir(tmp_path):
   with pytest.raises(errors.UserError) as info:
     train.run(make_config(), tmp_path / 'file' / 'run')
   assert info.value.code == errors.OUTPUT
+
+
+def test_a_lock_that_is_lost_ends_the_run(tmp_path, monkeypatch):
+  monkeypatch.setattr(lock, 'HEARTBEAT_SECS', 0.01)
+  batch = fake_run.Reader.batch
+  owner = json.dumps({'host': 'elsewhere', 'pid': 7, 'token': 'other'})
+
+  def taken_over(self, indices, draws):
+    if checkpoints.steps(tmp_path):
+      (tmp_path / lock.NAME).write_text(owner)
+    time.sleep(0.05)
+    return batch(self, indices, draws)
+
+  monkeypatch.setattr(fake_run.Reader, 'batch', taken_over)
+  with pytest.raises(errors.UserError, match='by process 7 on else') as info:
+    train.run(make_config(train__steps=100), tmp_path)
+  assert info.value.code == errors.OUTPUT
+  assert checkpoints.steps(tmp_path)[0] < 20
+  assert (tmp_path / lock.NAME).read_text() == owner
 
 
 def test_first_stage_is_trained_first(tmp_path):
