@@ -137,7 +137,7 @@ def run(
   logging.info('%d latents in %s', total, output)
 
 
-def latents_of(system: system_lib.System) -> latent.Latents | None:
+def latents_of(system: system_lib.Trainable) -> latent.Latents | None:
   """Returns the latents that a system diffuses, None if there are none."""
   if isinstance(system, latent.Latents):
     return system

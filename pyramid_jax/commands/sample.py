@@ -14,6 +14,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.data import images as data_images
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
@@ -23,13 +24,6 @@ from pyramid_jax.runs import progress
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
-from pyramid_jax.systems.ladm import control as ladm_control
-from pyramid_jax.systems.ladm import ladm
-from pyramid_jax.systems.sketch import sketch
-
-
-ANY_SHAPE = (ladm.LaDM,)  # of which images need not be squares
-TAKES_SKETCHES = (sketch.Sketch, ladm_control.LaDMControl)
 
 
 def run(
@@ -61,13 +55,13 @@ def run(
   seed = options.get('seed')
   seed = config.sample.seed if seed is None else seed
   run_ = loading.load(config, workdir, options.get('checkpoint_step'))
-  system = run_.system
+  system: Any = run_.system
   if isinstance(system, autoencoder.Autoencoder):
     raise errors.UserError(
       f'{workdir} holds a first stage, which reconstructs and does not'
       ' sample; --mode=evaluate measures it.'
     )
-  if options.get('sketch') and not isinstance(system, TAKES_SKETCHES):
+  if options.get('sketch') and 'sketch' not in system.accepts:
     raise errors.UserError(
       '--sketch needs --config.sketch.predictor=DIR, a run of the system'
       f" 'sketch' on {workdir}."
@@ -146,7 +140,7 @@ def _upsampler(
 
 
 def _shape(
-  config: ConfigDict, system: system_lib.System, is_plain: bool
+  config: ConfigDict, system: Any, is_plain: bool
 ) -> tuple[int, int] | None:
   """Returns the height and width that are asked for, None for the square.
 
@@ -161,7 +155,7 @@ def _shape(
   shape = tuple(config.sample.shape)
   if shape in ((0, 0), (config.data.image_size,) * 2):
     return None
-  if type(system) not in ANY_SHAPE or not is_plain:
+  if not system.any_shape or not is_plain:
     raise errors.UserError(
       f'config.sample.shape is {shape}, must be (0, 0) but for ladm without'
       ' --image and --upsampler.'
@@ -170,7 +164,7 @@ def _shape(
 
 
 def _generate(
-  system: system_lib.System,
+  system: Any,
   mesh: Mesh,
   weights: system_lib.Weights,
   examples: Mapping[str, np.ndarray],
@@ -185,8 +179,11 @@ def _generate(
   """Runs the sampler batch by batch; all batches are one program."""
   size = min(config.sample.batch_size, count)
 
+  spec = spec_lib.from_config(config)
+  system.check_spec(spec)
+
   @jax.jit
-  def sample(weights, key, batch, start):
+  def sample(weights, keys, batch, start):
     batch = data_images.finish(batch)
     edit = None
     if strength is not None:
@@ -196,13 +193,11 @@ def _generate(
     return system_lib.generate(
       system,
       weights,
-      key,
+      keys,
       batch,
-      size,
-      start=start,
-      last=last,
-      edit=edit,
-      shape=shape,
+      spec,
+      edit,
+      system_lib.Extent(start=tuple(start), last=last, shape=shape),
     )
 
   arrays = mesh_lib.numeric(examples)
@@ -213,10 +208,10 @@ def _generate(
   for index in range(batches):
     # The last batch is filled up with its own first rows.
     rows = np.arange(index * size, (index + 1) * size) % count
-    key = jax.random.fold_in(jax.random.key(seed), index)
+    numbers = np.arange(index * size, (index + 1) * size)
     made, state = sample(
       weights,
-      key,
+      system_lib.image_keys(seed, numbers),
       place({name: value[rows] for name, value in arrays.items()}),
       list(place({str(s): z[rows] for s, z in enumerate(start)}).values()),
     )

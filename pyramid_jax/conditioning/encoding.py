@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,8 +19,6 @@ from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.conditioning import no_condition
 from pyramid_jax.conditioning import semantic_map
 from pyramid_jax.conditioning import tokens
-from pyramid_jax.diffusion import guidance
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import pretrained
 
@@ -110,43 +107,6 @@ def blank(encoder: Encoder) -> condition_lib.Condition:
   return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
-def guided_stage(
-  build: Callable[[Any, tuple[int, int, int, int]], sampling.Stage],
-  shape: tuple[int, int, int, int],
-  context: Any,
-  null: Any,
-  scale: float,
-  interval: Sequence[float] = (),
-  channels: int | None = None,
-  power: float | None = None,
-) -> sampling.Stage:
-  """Builds a stage, guided if there is a null condition and a scale.
-
-  Args:
-    build: (condition, shape of the state) -> the stage without guidance.
-    shape: of the state, (B, h, w, C).
-    context: the condition of B images.
-    null: the null condition, None without one.
-    scale: classifier-free guidance, 1 = none.
-    interval: this and the others as of `guidance.classifier_free`.
-    channels: which channels are guided.
-    power: how late guidance grows.
-  """
-  stage = build(context, shape)
-  if scale == 1 or null is None:
-    return stage
-  both = build(pair(context, null), (2 * shape[0], *shape[1:]))
-  return guidance.classifier_free(
-    both,
-    scale,
-    interval,
-    stage,
-    channels=channels,
-    power=power,
-    null=build(null, shape),
-  )
-
-
 def training_context(
   encoder: Encoder,
   generator: Mapping[str, Any],
@@ -192,8 +152,3 @@ def condition(
   return condition_lib.Condition(
     context=encoder.encode(params, batch), null=encoder.null(params, batch)
   )
-
-
-def pair(context: Any, null: Any) -> Any:
-  """Returns conditions and null conditions as one batch, see `guidance`."""
-  return jax.tree.map(lambda *x: jnp.concatenate(x), context, null)

@@ -5,15 +5,15 @@ from typing import Any
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import edges
-from pyramid_jax.diffusion import clocks
-from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
-from pyramid_jax.diffusion import learned_range
+from pyramid_jax.diffusion import edm_timesteps
+from pyramid_jax.diffusion import iddpm_loss
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.diffusion import stepping
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
+from pyramid_jax.diffusion.solvers import ddpm
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import pidinet
 
@@ -36,20 +36,20 @@ TASKS = (
 DEGRADATIONS = ('bicubic', 'bsr_light')
 RESIZES = ('', 'plain', 'smooth', 'area')
 ENCODERS = ('tokens', 'boxes', 'clip', 't5')
-SOLVERS = tuple(dict.fromkeys((*solvers.SOLVERS, *continuous.SOLVERS)))
+SOLVERS = solvers.SOLVERS
 LAWS = ('', *edm_loss.LAWS)
 TARGET_SPACES = ('latent', 'pixels')
 STAGE_NETWORKS = ('unet', 'diffit')
 EDGES = ('true', 'sobel', 'xdog', *pidinet.SIZES, 'map')
-SPACINGS = ('auto', *schedules.SPACINGS)
+SPACINGS = ('auto', *timesteps.SPACINGS)
 
 # Of the fields that are one of several names.
 CHOICES: Mapping[str, tuple[str, ...]] = {
   'dtype': DTYPES,
   'attention': ATTENTION,
   'diffusion.parameterization': schedules.PARAMETERIZATIONS,
-  'diffusion.loss': learned_range.LOSSES,
-  'diffusion.variance': stepping.VARIANCES,
+  'diffusion.loss': iddpm_loss.LOSSES,
+  'diffusion.variance': ddpm.VARIANCES,
   'optimizer.name': OPTIMIZERS,
   'loss.pixel_loss': PIXEL_LOSSES,
   'condition.task': TASKS,
@@ -59,7 +59,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'data.edges': tuple(edges.DETECTORS),
   'sample.solver': SOLVERS,
   'sample.spacing': SPACINGS,
-  'sample.discretization': clocks.DISCRETIZATIONS,
+  'sample.discretization': edm_timesteps.DISCRETIZATIONS,
   'diffusion.preconditioning': edm.PRECONDITIONINGS,
   'diffusion.law': LAWS,
   'laplacian.network': STAGE_NETWORKS,

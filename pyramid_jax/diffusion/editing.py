@@ -1,20 +1,17 @@
 """Starting from an image instead of from noise, as functions of a stage.
 
-They wrap a whole stage: guidance and windows come first.
+They wrap a whole stage: classifier-free guidance and windows come first,
+sketch guidance comes after.
 """
 
-from collections.abc import Callable
 import dataclasses
 from typing import Any
 
 import jax
 
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import stepping
-
-
-Spans = tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
+from pyramid_jax.diffusion.solvers import base as solver_lib
 
 
 def edited(
@@ -23,12 +20,12 @@ def edited(
   mask: jax.Array | None = None,
   strength: float = 1.0,
 ) -> sampling.Stage:
-  """Begins with a picture: image to image, masked sampling, or both.
+  """Begins with an image: image to image, masked sampling, or both.
 
   Args:
     stage: of B images.
-    z0: (B, h, w, C) the picture's state, scaled as the stage's.
-    mask: (B, H, W) on the picture's own grid, not 0 where it is made up;
+    z0: (B, h, w, C) the image's state, scaled as the stage's.
+    mask: (B, H, W) on the image's own grid, not 0 where it is made up;
       None: all of it may change. A place of the state is free if any of its
       pixels is.
     strength: in (0, 1], see `from_image`.
@@ -59,19 +56,16 @@ def from_image(
   Raises:
     ValueError: a strength out of range, or without a step.
   """
-  total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
-  count = steps_of(strength, total)
-  initial_std = stage.spans[0][0].initial_std
-  spans = _last_steps(stage.spans, count)
-  level = stepping.row(spans[0][0], 0)
+  segments = _last_steps(stage.segments, steps_of(strength, stage.steps))
+  level = levels_lib.row(segments[0].levels, 0)
 
   def enter(state, normal):
     noise, context = stage.enter(state, normal)
     _same_shape('image', z0, noise)
-    noise = noise / initial_std
+    noise = noise / stage.initial_std
     return level.noised(z0, noise), context
 
-  return dataclasses.replace(stage, spans=spans, enter=enter)
+  return dataclasses.replace(stage, segments=segments, enter=enter)
 
 
 def steps_of(strength: float, total: int) -> int:
@@ -91,14 +85,15 @@ def steps_of(strength: float, total: int) -> int:
   return count
 
 
-def _last_steps(spans: Spans, count: int) -> Spans:
+def _last_steps(
+  segments: tuple[sampling.Segment, ...], count: int
+) -> tuple[sampling.Segment, ...]:
   """Returns the last `count` steps."""
-  kept: list[Any] = []
-  for levels, denoise in reversed(spans):
-    taken = min(count, levels.time.shape[0] - 1)
+  kept: list[sampling.Segment] = []
+  for segment in reversed(segments):
+    taken = min(count, segment.steps)
     if taken:
-      last = stepping.row(levels, slice(-taken - 1, None))
-      kept.insert(0, (last, denoise))
+      kept.insert(0, segment.part(segment.steps - taken, segment.steps))
     count -= taken
   return tuple(kept)
 
@@ -132,14 +127,27 @@ def masked(
   def keep(known: jax.Array, x: jax.Array) -> jax.Array:
     return mask * known + (1.0 - mask) * x
 
-  def before(x, level, draw):
-    _same_shape('known state', z0, x)
-    return keep(level.noised(z0, draw()), x)
+  def around(step: solver_lib.Step, context: Any) -> solver_lib.Step:
+    del context
+
+    def known_again(carry, denoise, level, next_level, noise):
+      _same_shape('known state', z0, carry.x)
+      if not noise.has_known:
+        raise ValueError('a mask needs recorded noise of what it keeps')
+      x = keep(level.noised(z0, noise.known()), carry.x)
+      return step(carry.replace(x=x), denoise, level, next_level, noise)
+
+    return known_again
+
+  segments = tuple(
+    dataclasses.replace(segment, around=(*segment.around, around))
+    for segment in stage.segments
+  )
 
   def leave(state, x, x0, context):
     return stage.leave(state, keep(z0, x) if composite else x, x0, context)
 
-  return dataclasses.replace(stage, before=before, leave=leave)
+  return dataclasses.replace(stage, segments=segments, leave=leave)
 
 
 def _same_shape(name: str, z0: jax.Array, x: jax.Array) -> None:

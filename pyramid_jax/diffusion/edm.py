@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.diffusion import gaussian
-from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import stepping
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import prediction as prediction_lib
 
 
 # (x, c_noise) -> the raw output; a second half of its channels is ignored.
@@ -310,9 +310,9 @@ def predict(
   precond: Preconditioning,
   network: Network,
   x: jax.Array,
-  level: schedules.Levels,
-) -> stepping.Prediction:
+  level: levels_lib.Levels,
+) -> prediction_lib.Prediction:
   """Returns what a solver asks for at a level alpha * (y + sigma * eps)."""
   sigma = level.sigma / level.alpha
   x0 = denoise(precond, network, x / level.alpha, sigma)
-  return stepping.Prediction.from_x0(x, x0, level)
+  return prediction_lib.Prediction.from_x0(x, x0, level)

@@ -44,10 +44,7 @@ def _begun(
   stages: list[sampling.Stage], cleans: list[jax.Array], strength: float
 ) -> tuple[list[sampling.Stage], list[jax.Array]]:
   """Leaves out what comes before the last steps."""
-  counts = [
-    sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
-    for stage in stages
-  ]
+  counts = [stage.steps for stage in stages]
   kept = editing.steps_of(strength, sum(counts))
   while kept <= sum(counts[1:]):
     stages, cleans, counts = stages[1:], cleans[1:], counts[1:]
@@ -68,6 +65,6 @@ def _entering(stage: sampling.Stage, clean: jax.Array) -> sampling.Stage:
     small = laplacian.down(clean[:, : height // 2 * 2, : width // 2 * 2])
     before = jnp.concatenate([jnp.zeros_like(small), small], axis=-1)
     _, context = stage.enter([before], normal)
-    return stage.spans[0][0].initial_std * normal(clean.shape), context
+    return stage.initial_std * normal(clean.shape), context
 
   return dataclasses.replace(stage, enter=enter)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.diffusion import laplacian
-from pyramid_jax.diffusion import stepping
+from pyramid_jax.diffusion import prediction as prediction_lib
 
 
 KINDS = ('scalar', 'band')
@@ -130,11 +130,11 @@ class Preconditioning:
     x: jax.Array,
     level: Any,
     prior: Prior | None = None,
-  ) -> stepping.Prediction:
+  ) -> prediction_lib.Prediction:
     """Returns what a solver asks for at a row of the stage's levels."""
     sigma = level.sigma * 2 ** (self.stage - 1)
     x0 = self.denoise(network, x, sigma, prior)
-    return stepping.Prediction.from_x0(x, x0, level)
+    return prediction_lib.Prediction.from_x0(x, x0, level)
 
 
 def band_shares(process: laplacian.Process, stage: int) -> np.ndarray:

@@ -9,12 +9,44 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion.solvers import base as solver_lib
 
 
+Levels = levels_lib.Levels
 # shape -> standard normal
 Normal = Callable[[tuple[int, ...]], jax.Array]
+# (x, level, context, first) -> Prediction. That of a network alone also takes
+# `features`, names of activations that the prediction then has.
+Denoiser = Callable[..., Any]
+# (step, context) -> step: changes the state before a step or after it, or what
+# the step asks of the denoiser. A step is given a `StepNoise`.
+Around = Callable[[solver_lib.Step, Any], solver_lib.Step]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segment:
+  """Steps of a stage that are all alike.
+
+  Attributes:
+    levels: that the solver walks.
+    denoise: the denoiser, guidance inside.
+    around: what owns the steps, the innermost first.
+  """
+
+  levels: Levels
+  denoise: Denoiser
+  around: tuple[Around, ...] = ()
+
+  @property
+  def steps(self) -> int:
+    """The number of steps."""
+    return levels_lib.count(self.levels)
+
+  def part(self, first: int, last: int) -> 'Segment':
+    """Returns the steps first .. last - 1."""
+    rows = levels_lib.row(self.levels, slice(first, last + 1))
+    return dataclasses.replace(self, levels=rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,106 +56,120 @@ class Stage:
   `state` is the list of finished scales, coarse to fine, each at its own grid.
 
   Attributes:
-    spans: (levels, denoise) pairs, scanned in turn with the solver's carry
-      kept; `denoise(x, level, context, first) -> Prediction`, guidance inside.
-      That of a network alone also takes `taps`, names of activations that
-      the prediction then has.
+    segments: scanned in turn, with the solver's carry kept.
     enter: (state, normal) -> (x, context); `normal(shape)` is the stage's
       initial noise, of which x has `levels.initial_std` times as much;
       `context` is all that does not depend on the level.
     leave: (state, x, x0, context) -> state with this stage's scale finished;
       x0 is the clean prediction of the last step.
-    before: (x, level, draw) -> x, changes the state in front of each step;
-      `draw()` is noise of its own. None leaves it as it is.
-    after: (x_next, x, prediction, mean, ends) -> x_next, changes the state that
-      a step led to from x: prediction is what the step's first call gave, mean
-      is x_next without noise that the step drew, ends are the levels of x and
-      of x_next. None leaves it as it is.
-    halves: of a stage with classifier-free guidance: its two halves apart.
   """
 
-  spans: tuple[tuple[schedules.Levels, Callable[..., Any]], ...]
+  segments: tuple[Segment, ...]
   enter: Callable[[list[jax.Array], Normal], tuple[jax.Array, Any]]
   leave: Callable[[list[jax.Array], jax.Array, jax.Array, Any], list[jax.Array]]
-  before: Callable[..., jax.Array] | None = None
-  after: Callable[..., jax.Array] | None = None
-  halves: 'Halves | None' = None
 
+  @property
+  def steps(self) -> int:
+    """The number of steps."""
+    return sum(segment.steps for segment in self.segments)
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Halves:
-  """The two network calls of a guided stage, for who treats one otherwise.
-
-  Attributes:
-    cond: the stage of the condition alone.
-    null: the stage of the null condition alone.
-    spans: for each span of the guided stage the index of the span of `cond`
-      and `null` that serves it, and (cond, null, level) -> Prediction, what
-      guidance makes of both predictions; None where the condition is alone.
-  """
-
-  cond: Stage
-  null: Stage
-  spans: tuple[tuple[int, Callable[..., Any] | None], ...]
+  @property
+  def initial_std(self) -> float:
+    """The standard deviation of the state in which a whole sweep begins."""
+    return self.segments[0].levels.initial_std
 
 
 @flax.struct.dataclass
 class Noise:
-  """The randomness of a sampling run: a key, or recorded arrays.
+  """The randomness of a sampling run: a key for each image, or recorded arrays.
 
   Attributes:
-    key: typed key, or None when recorded.
+    keys: (B,) typed keys, or None when recorded.
     initial: recorded initial noise, one array a stage.
     steps: recorded noise of the steps, one (S, ...) array a stage.
-    before: recorded noise of `Stage.before`, one (S, ...) array a stage.
+    known: recorded noise of what a mask keeps, one (S, ...) array a stage.
   """
 
-  key: jax.Array | None = None
+  keys: jax.Array | None = None
   initial: tuple[jax.Array, ...] = ()
   steps: tuple[jax.Array, ...] = ()
-  before: tuple[jax.Array, ...] = ()
+  known: tuple[jax.Array, ...] = ()
 
   @classmethod
-  def from_key(cls, key: jax.Array) -> 'Noise':
-    """Draws everything from one typed key."""
-    return cls(key=key)
+  def from_keys(cls, keys: jax.Array) -> 'Noise':
+    """Draws everything of an image from its typed key, (B,) of them."""
+    return cls(keys=keys)
 
   @classmethod
   def recorded(
     cls,
     initial: Sequence[jax.Array],
     steps: Sequence[jax.Array] = (),
-    before: Sequence[jax.Array] = (),
+    known: Sequence[jax.Array] = (),
   ) -> 'Noise':
     """Replays recorded noise; what nothing draws from may be empty."""
-    return cls(initial=tuple(initial), steps=tuple(steps), before=tuple(before))
+    return cls(initial=tuple(initial), steps=tuple(steps), known=tuple(known))
 
   def start(self, stage: int) -> Normal:
     """Returns the initial noise of a stage, by shape."""
-    if self.key is None:
+    if self.keys is None:
       return lambda shape: jnp.broadcast_to(self.initial[stage], shape)
-    key = jax.random.fold_in(self.key, 2 * stage)
-    return lambda shape: jax.random.normal(key, shape)
+    keys = _folded(self.keys, 2 * stage)
+    return lambda shape: _normal(keys, shape)
 
-  def per_step(
-    self, stage: int, count: int, shape: tuple[int, ...]
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns `count` rows of the steps and of `before`; see `draw`."""
-    if self.key is None:
-      rows = (count, *shape)
-      return (
-        _recorded(self.steps, stage, rows),
-        _recorded(self.before, stage, rows),
+  def rows(self, stage: int, count: int, shape: tuple[int, ...]) -> Any:
+    """Returns a row for each of `count` steps of a stage; see `at`."""
+    if self.keys is not None:
+      return jnp.arange(count)
+    rows = (count, *shape)
+    return (
+      _recorded(self.steps, stage, rows),
+      _recorded(self.known, stage, rows),
+    )
+
+  def at(self, stage: int, row: Any, shape: tuple[int, ...]) -> 'StepNoise':
+    """Returns the noise of a step whose state has a shape."""
+    if self.keys is None:
+      drawn, known = row
+      return StepNoise(
+        lambda: jnp.broadcast_to(drawn, shape),
+        lambda: jnp.broadcast_to(known, shape),
+        bool(self.known),
       )
-    key = jax.random.fold_in(self.key, 2 * stage + 1)
-    keys = jax.random.split(key, count)
-    return keys, jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
+    keys = _folded(_folded(self.keys, 2 * stage + 1), row)
+    return StepNoise(
+      lambda: _normal(_folded(keys, 0), shape),
+      lambda: _normal(_folded(keys, 1), shape),
+    )
 
-  def draw(self, row: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Turns one row of `per_step` into noise of a shape."""
-    if self.key is None:
-      return jnp.broadcast_to(row, shape)
-    return jax.random.normal(row, shape)
+
+@dataclasses.dataclass(frozen=True)
+class StepNoise:
+  """The noise of one step; calling it gives what the solver adds.
+
+  Attributes:
+    drawn: () -> standard normal that the solver adds.
+    known: () -> standard normal, independent, of what a mask keeps.
+    has_known: whether that is there; recorded noise may lack it.
+  """
+
+  drawn: Callable[[], jax.Array]
+  known: Callable[[], jax.Array]
+  has_known: bool = True
+
+  def __call__(self) -> jax.Array:
+    return self.drawn()
+
+
+def _folded(keys: jax.Array, data: Any) -> jax.Array:
+  return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
+
+
+def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Draws (B, ...), every image from its own key."""
+  if shape[:1] != keys.shape:
+    raise ValueError(f'noise of shape {shape} from {keys.shape[0]} keys')
+  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
 def _recorded(
@@ -150,11 +196,10 @@ class Trace:
 
 def run(
   stages: Sequence[Stage],
-  solver: solvers.Solver,
+  solver: solver_lib.Solver,
   noise: Noise,
   *,
   start: Sequence[jax.Array] = (),
-  first: int = 0,
   last: int | None = None,
   trace: bool = False,
 ) -> Any:
@@ -167,8 +212,8 @@ def run(
     stages: coarse to fine.
     solver: one step.
     noise: drawn or recorded.
-    start: the finished scales that `first` builds on.
-    first: the first stage to run.
+    start: the finished scales to build on, coarse first; as many stages are
+      left out.
     last: the last stage to run, None for the finest.
     trace: also return every step.
 
@@ -177,17 +222,14 @@ def run(
     a list of `Trace`, one a stage that ran.
 
   Raises:
-    ValueError: `start` does not hold `first` scales, or `last` is no stage.
+    ValueError: `last` is no stage after those that `start` has.
   """
   last = len(stages) - 1 if last is None else last
-  if len(start) != first:
-    raise ValueError(
-      f'starting at stage {first} needs {first} finished scales,'
-      f' got {len(start)}'
-    )
+  first = len(start)
   if not first <= last < len(stages):
     raise ValueError(
       f'the last stage is {last}, allowed are {first}..{len(stages) - 1}'
+      f' with {first} finished scales'
     )
   state, traces = list(start), []
   for index in range(first, last + 1):
@@ -199,57 +241,58 @@ def run(
 def _run_stage(
   stage: Stage,
   index: int,
-  solver: solvers.Solver,
+  solver: solver_lib.Solver,
   noise: Noise,
   state: list[jax.Array],
   trace: bool,
 ) -> tuple[list[jax.Array], Trace | None]:
   """Runs one stage; returns the new state and, if asked, its steps."""
   x, context = stage.enter(state, noise.start(index))
-  total = sum(levels.time.shape[0] - 1 for levels, _ in stage.spans)
-  rows = noise.per_step(index, total, x.shape)
-  if stage.before and noise.key is None and not noise.before:
-    raise ValueError(f'stage {index} needs recorded noise before its steps')
-
-  def before(x, level, rows):
-    if stage.before is None:
-      return x
-    return stage.before(x, level, lambda: noise.draw(rows[1], x.shape))
-
-  carry: Any = None
+  rows = noise.rows(index, stage.steps, x.shape)
+  carry = solver.start(x, stage.segments[0].levels)
   taken, outputs = 0, []
-  for levels, denoise in stage.spans:
-    call = _FirstCall(denoise, context)
 
-    def step(carry, scanned, call=call):
-      level, next_level, rows = scanned
-      draw = lambda: noise.draw(rows[0], x.shape)
-      carry = carry.replace(x=before(carry.x, level, rows))
-      moved = solver.step(carry, call, level, next_level, draw)
-      ends = level, next_level
-      carry = _finished(stage, carry.x, moved, call, ends)
-      return carry, (carry.x, carry.prediction.x0) if trace else None
+  def seen(carry):
+    return (carry.x, carry.prediction.x0) if trace else None
 
-    done = 0
-    if carry is None:
-      begin = before(x, solvers.row(levels, 0), solvers.row(rows, 0))
-      carry, done = solver.init(begin, call, levels)
-      if not done:  # the first step is scanned, with its own change
-        carry = carry.replace(x=x)
-      else:
-        ends = solvers.row(levels, 0), solvers.row(levels, done)
-        carry = _finished(stage, begin, carry, call, ends)
-      if done and trace:
-        outputs.append((carry.x[None], carry.prediction.x0[None]))
-    count = levels.time.shape[0] - 1
+  def mover(segment, step):
+    """Returns (carry, (level, next level, row)) -> carry after a step."""
+    owned = _owned(segment, step, context)
+
+    def denoise(x, level, first):
+      return segment.denoise(x, level, context, first)
+
+    def move(carry, scanned):
+      level, next_level, row = scanned
+      drawn: Any = noise.at(index, row, x.shape)
+      carry = owned(carry, denoise, level, next_level, drawn)
+      # What lives for one step alone is no part of the carry.
+      prediction = carry.prediction.replace(variance=None, features={})
+      return carry.replace(prediction=prediction, mean=None)
+
+    return move
+
+  for segment in stage.segments:
     scanned = (
-      solvers.row(levels, slice(done, -1)),
-      solvers.row(levels, slice(done + 1, None)),
-      solvers.row(rows, slice(taken + done, taken + count)),
+      levels_lib.row(segment.levels, slice(0, -1)),
+      levels_lib.row(segment.levels, slice(1, None)),
+      levels_lib.row(rows, slice(taken, taken + segment.steps)),
     )
-    carry, out = jax.lax.scan(step, carry, scanned)
+    if not taken and solver.first_step is not None:
+      move = mover(segment, solver.first_step)
+      carry = move(carry, levels_lib.row(scanned, 0))
+      scanned = levels_lib.row(scanned, slice(1, None))
+      if trace:
+        outputs.append(jax.tree.map(lambda a: a[None], seen(carry)))
+    move = mover(segment, solver.step)
+
+    def body(carry, scanned, move=move):
+      carry = move(carry, scanned)
+      return carry, seen(carry)
+
+    carry, out = jax.lax.scan(body, carry, scanned)
     outputs.append(out)
-    taken += count
+    taken += segment.steps
   state = stage.leave(state, carry.x, carry.prediction.x0, context)
   if not trace:
     return state, None
@@ -257,37 +300,10 @@ def _run_stage(
   return state, Trace(x=xs, x0=x0s)
 
 
-class _FirstCall:
-  """A denoiser as solvers see it, which keeps what its first call gave.
-
-  Attributes:
-    prediction: of the first call of the step that was traced last.
-  """
-
-  prediction: solvers.Prediction
-
-  def __init__(self, denoise: Callable[..., Any], context: Any):
-    self._denoise = denoise
-    self._context = context
-
-  def __call__(self, x, level, first) -> solvers.Prediction:
-    prediction = self._denoise(x, level, self._context, first)
-    if first:
-      self.prediction = prediction
-    return prediction.replace(gradient=None)
-
-
-def _finished(
-  stage: Stage,
-  x: jax.Array,
-  carry: Any,
-  call: _FirstCall,
-  ends: tuple[solvers.Levels, solvers.Levels],
-) -> Any:
-  """Applies `Stage.after`, and leaves out what is for the step alone."""
-  x_next = carry.x
-  if stage.after is not None:
-    mean = x_next if carry.mean is None else carry.mean
-    x_next = stage.after(x_next, x, call.prediction, mean, ends)
-  prediction = carry.prediction.replace(variance=None)
-  return carry.replace(x=x_next, prediction=prediction, mean=None)
+def _owned(
+  segment: Segment, step: solver_lib.Step, context: Any
+) -> solver_lib.Step:
+  """Returns a step with all that is around it."""
+  for around in segment.around:
+    step = around(step, context)
+  return step

@@ -15,6 +15,7 @@ import numpy as np
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import fidelity
@@ -82,7 +83,7 @@ Scorer = Callable[[system_lib.Weights], dict[str, float]]
 
 
 def during_training(
-  system: system_lib.System, config: ConfigDict, reader: Any, mesh: Mesh
+  system: system_lib.Trainable, config: ConfigDict, reader: Any, mesh: Mesh
 ) -> Scorer:
   """Returns a function from weights to scores by name, for a run's curves.
 
@@ -96,7 +97,7 @@ def during_training(
   if isinstance(system, sketch.Sketch):  # samples of it would be the base's
     count = min(count, config.evaluate.batch_size)
     return steering.scorer(system, reader, mesh, count)
-  make = _maker(system)  # compiled once, at the first call
+  make = _maker(system, config)  # compiled once, at the first call
 
   def of_weights(weights: system_lib.Weights) -> dict[str, float]:
     rows, _, _ = score(
@@ -120,7 +121,7 @@ def _score_checkpoint(
   count = config.evaluate.count
   rows, images, real = score(
     run_.system,
-    _maker(run_.system),
+    _maker(run_.system, config),
     config,
     reader,
     run_.mesh,
@@ -143,7 +144,7 @@ def _score_checkpoint(
 
 
 def score(
-  system: system_lib.System,
+  system: system_lib.Trainable,
   make: Maker,
   config: ConfigDict,
   reader: Any,
@@ -176,8 +177,10 @@ def score(
   for index, batch in enumerate(_batches(config, reader, count, shuffle)):
     finished = finish(mesh_lib.spread(mesh, batch))
     finished = steering.foreign(config, finished)
-    key = jax.random.fold_in(jax.random.key(config.sample.seed), index)
-    made, more = make(weights, key, finished)
+    size = finished['image'].shape[0]
+    numbers = np.arange(index * size, (index + 1) * size)
+    keys = system_lib.image_keys(config.sample.seed, numbers)
+    made, more = make(weights, keys, finished)
     counts = more if counts is None else jax.tree.map(np.add, counts, more)
     example = examples_lib.seen(batch, examples_lib.pictures(task, finished))
     whole = grids.to_uint8(made)
@@ -201,17 +204,16 @@ def score(
   return rows, all_images, all_real
 
 
-def _maker(system: system_lib.System) -> Maker:
+def _maker(system: Any, config: ConfigDict) -> Maker:
   if isinstance(system, autoencoder.Autoencoder):
     return _reconstruct(system)
-  return _sample(system)
+  return _sample(system, spec_lib.from_config(config))
 
 
-def _sample(system: system_lib.System) -> Maker:
+def _sample(system: system_lib.Generative, spec: spec_lib.SamplerSpec) -> Maker:
   @jax.jit
-  def sample(weights, key, batch):
-    count = batch['image'].shape[0]
-    return system_lib.generate(system, weights, key, batch, count)[0], ()
+  def sample(weights, keys, batch):
+    return system_lib.generate(system, weights, keys, batch, spec)[0], ()
 
   return sample
 

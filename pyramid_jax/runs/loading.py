@@ -37,7 +37,7 @@ class Run:
     step: of the checkpoint, None for the newest valid one.
   """
 
-  system: system_lib.System
+  system: system_lib.Trainable
   mesh: Mesh
   weights: system_lib.Weights
   step: int

@@ -30,7 +30,7 @@ def path_of(
 
 
 def missing(
-  system: system_lib.System, workdir: str | os.PathLike[str]
+  system: system_lib.Trainable, workdir: str | os.PathLike[str]
 ) -> list[str]:
   """Returns a line for each part whose weights are named but not there.
 
@@ -47,7 +47,7 @@ def missing(
 
 
 def abstract(
-  system: system_lib.System, mesh: Mesh, min_size: int
+  system: system_lib.Trainable, mesh: Mesh, min_size: int
 ) -> dict[str, Any]:
   """Returns {part: tree} of shapes with their shardings."""
   key = jax.random.key(0)
@@ -58,7 +58,7 @@ def abstract(
 
 
 def load(
-  system: system_lib.System,
+  system: system_lib.Trainable,
   config: ConfigDict,
   mesh: Mesh,
   workdir: str | os.PathLike[str],
@@ -79,7 +79,7 @@ def load(
 
 
 def load_one(
-  system: system_lib.System, config: ConfigDict, mesh: Mesh, name: str
+  system: system_lib.Trainable, config: ConfigDict, mesh: Mesh, name: str
 ) -> Any:
   """Reads a part whose path the config names onto the mesh.
 

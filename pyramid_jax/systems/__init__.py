@@ -21,7 +21,7 @@ SYSTEMS = {
 }
 
 
-def create(config: ConfigDict) -> system_lib.System:
+def create(config: ConfigDict) -> system_lib.Trainable:
   """Builds the system that `config.system.name` names.
 
   Raises:
@@ -32,6 +32,6 @@ def create(config: ConfigDict) -> system_lib.System:
     raise ValueError(
       f'config.system.name is {name!r}, must be one of {", ".join(SYSTEMS)}'
     )
-  make: Callable[[ConfigDict], system_lib.System]
+  make: Callable[[ConfigDict], system_lib.Trainable]
   make = importlib.import_module(SYSTEMS[name]).create
   return make(config)

@@ -15,9 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import discriminator as discriminator_lib
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import lpips
@@ -38,7 +36,7 @@ LOGVAR = 'logvar'  # the player that learns the scale of the reconstruction
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Autoencoder:
-  """A first stage in training; see `systems.system.System`.
+  """A first stage in training; see `systems.system.Trainable`.
 
   Attributes:
     model: the autoencoder.
@@ -184,28 +182,11 @@ class Autoencoder:
     return []  # the reference averages nothing here
 
   @property
-  def solver(self) -> solvers.Solver:
-    raise ValueError('a first stage reconstructs, it does not sample')
+  def outputs(self) -> str:
+    return system_lib.RECONSTRUCTIONS
 
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
-    del weights, batch
-    return condition_lib.Condition()
-
-  def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-  ) -> list[sampling.Stage]:
-    del weights, condition, shape
-    raise ValueError('a first stage reconstructs, it does not sample')
-
-  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    tree = weights.params['generator']
-    image = params_lib.apply(self.model, tree, state, method='decode')
-    return jnp.clip(image, -1.0, 1.0)
+  def check_extra(self, extra: Params) -> None:
+    del extra
 
   def reconstruct(
     self, weights: Weights, image: jax.Array
@@ -218,9 +199,13 @@ class Autoencoder:
     return jnp.clip(out['reconstruction'], -1.0, 1.0), out.get('codes', [])
 
   def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
+    self,
+    weights: Weights,
+    keys: jax.Array,
+    batch: Batch,
+    spec: spec_lib.SamplerSpec,
   ) -> jax.Array:
-    del key
+    del keys, spec
     return self.reconstruct(weights, batch['image'])[0]
 
 

@@ -19,11 +19,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
@@ -37,6 +39,7 @@ Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
 Context = transformer.Context
+Shape = latent.Shape
 
 # (x, t, stage) -> predicted noise of the stage's scale
 Denoiser = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -131,44 +134,93 @@ def diffusion_loss(
   return total, metrics
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaleDenoiser:
+  """The PyU-Net with its weights, as the stage of a scale calls it.
+
+  Attributes:
+    unet: the network.
+    params: its weights.
+    parameterization: what it predicts: 'eps', 'x0' or 'v'.
+    cached: compute gates, keys and values once per image instead of once per
+      step (the same numbers).
+  """
+
+  unet: pyunet.PyUNet
+  params: Any
+  parameterization: str = 'eps'
+  cached: bool = True
+
+  def stage(
+    self,
+    index: int,
+    levels: levels_lib.Levels,
+    context: Context | None,
+    shape: Shape,
+    pool: int,
+  ) -> sampling.Stage:
+    """Builds one scale: noise in, the finished scale at its own grid out.
+
+    Args:
+      index: of the scale, 0 is the coarsest.
+      levels: noise levels of the solver.
+      context: (B, L, D) condition tokens, perhaps with places, or None.
+      shape: (B, H, W, C) at which the scale is diffused.
+      pool: by which factor the finished scale is average-pooled.
+    """
+
+    def call(variables, x, time, known, **kwargs):
+      x = jnp.concatenate([*known, x], axis=-1)
+      t = jnp.full(x.shape[:1], time)
+      return self.unet.apply(variables, x, t, context, stage=index, **kwargs)
+
+    def enter(state, normal):
+      known = [resampling.nearest(z, shape[1:3]) for z in state]
+      x = normal(shape)
+      variables = {'params': self.params}
+      if self.cached:
+        variables = latent.with_cache(
+          self.params,
+          lambda variables, **kwargs: call(variables, x, 0.0, known, **kwargs),
+        )
+      return x, (known, variables)
+
+    def denoise(x, level, context, first=True, features=()):
+      del first
+      known, variables = context
+      out = call(variables, x, level.time, known, taps=features)
+      value, found = out if features else (out, {})
+      return prediction_lib.Prediction.of(
+        self.parameterization, x, value, level
+      ).replace(features=found)
+
+    def leave(state, x, x0, context):
+      del x0, context
+      return [*state, resampling.average_pool(x, pool) if pool > 1 else x]
+
+    segment = sampling.Segment(levels=levels, denoise=denoise)
+    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
+
+
 def make_stages(
-  unet: pyunet.PyUNet,
-  params: Any,
-  chain: schedules.Chain,
-  solver: solvers.Solver,
-  *,
-  context: Context | None,
-  null: Context | None,
-  scale: float,
-  interval: Sequence[float] = (),
-  channels: int | None = None,
-  power: float | None = None,
-  steps: Sequence[int],
-  shapes: Sequence[tuple[int, int, int, int]],
+  denoiser: ScaleDenoiser,
+  levels: Sequence[levels_lib.Levels],
+  condition: condition_lib.Condition,
+  shapes: Sequence[Shape],
   pools: Sequence[int],
-  parameterization: str = 'eps',
-  cached: bool = True,
+  guidance: classifier_free.Guidance | None = None,
 ) -> list[sampling.Stage]:
   """Builds the stages of a sampling run.
 
   Args:
-    unet: the denoiser.
-    params: its weights.
-    chain: the training chain.
-    solver: decides the levels.
-    context: (B, L, D) condition tokens, perhaps with places, or None.
-    null: the null tokens, used when `scale` is not 1.
-    scale: classifier-free guidance, 1 = none.
-    interval: where it acts, see `guidance.classifier_free`.
-    channels: of each scale that it acts on, likewise.
-    power: how it grows, likewise.
-    steps: solver steps of each scale.
+    denoiser: the network with its weights.
+    levels: noise levels of each scale.
+    condition: of B images, of which the network takes the tokens, and the null
+      condition, which guidance needs.
     shapes: (B, H, W, C) at which each scale is diffused.
     pools: by which factor each finished scale is average-pooled to its own
       grid (the official layout diffuses coarse scales on the fine grid).
-    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
-    cached: compute gates, keys and values once per image instead of once per
-      step (the same numbers).
+    guidance: classifier-free guidance, None for none.
 
   Returns:
     Stages, coarse first.
@@ -176,91 +228,39 @@ def make_stages(
   stages = []
   for s, shape in enumerate(shapes):
 
-    def build(context, shape, s=s):
-      return _stage(
-        unet,
-        params,
-        solver.levels(chain, steps[s]),
-        index=s,
-        context=context,
-        shape=shape,
-        pool=pools[s],
-        parameterization=parameterization,
-        cached=cached,
-      )
+    def build(inputs, shape, s=s):
+      return denoiser.stage(s, levels[s], inputs.context, shape, pools[s])
 
+    of_stage = None if guidance is None else guidance.of_stage(s)
     stages.append(
-      conditioning.guided_stage(
-        build, shape, context, null, scale, interval, channels, power
+      classifier_free.guided_stage(
+        build, shape, condition.context, condition.null, of_stage
       )
     )
   return stages
 
 
-def _stage(
-  unet: pyunet.PyUNet,
-  params: Any,
-  levels: schedules.Levels,
-  *,
-  index: int,
-  context: Context | None,
-  shape: tuple[int, int, int, int],
-  pool: int,
-  parameterization: str,
-  cached: bool,
-) -> sampling.Stage:
-  """One scale: noise in, the finished scale at its own grid out."""
-
-  def call(variables, x, time, known, **kwargs):
-    x = jnp.concatenate([*known, x], axis=-1)
-    t = jnp.full(x.shape[:1], time)
-    return unet.apply(variables, x, t, context, stage=index, **kwargs)
-
-  def enter(state, normal):
-    known = [resampling.nearest(z, shape[1:3]) for z in state]
-    x = normal(shape)
-    variables = {'params': params}
-    if cached:
-      variables = latent.with_cache(
-        params,
-        lambda variables, **kwargs: call(variables, x, 0.0, known, **kwargs),
-      )
-    return x, (known, variables)
-
-  def denoise(x, level, context, first=True, taps=()):
-    del first
-    known, variables = context
-    out = call(variables, x, level.time, known, taps=taps)
-    value, found = out if taps else (out, {})
-    prediction = solvers.Prediction.of(parameterization, x, value, level)
-    return prediction.replace(taps=found)
-
-  def leave(state, x, x0, context):
-    del x0, context
-    return [*state, resampling.average_pool(x, pool) if pool > 1 else x]
-
-  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frido(latent.LatentSystem):
-  """The system; see the module docstring and `systems.system.System`.
+  """The system; see the module docstring and `systems.system.Generative`.
 
   Attributes, beside those of `latent.LatentSystem`:
     unet: the denoiser.
     loss: how the loss is formed.
     native_scales: diffuse each scale at its own resolution.
-    steps: solver steps of each scale.
   """
 
   unet: pyunet.PyUNet
   loss: LossSettings
   native_scales: bool
-  steps: tuple[int, ...]
 
   @property
   def scales(self) -> int:
     return len(self.latent_channels)
+
+  @property
+  def stage_count(self) -> int:
+    return self.scales
 
   def _grids(self, height: int, width: int) -> list[tuple[int, int]]:
     """The (H, W) at which each scale is diffused, coarse first."""
@@ -299,7 +299,12 @@ class Frido(latent.LatentSystem):
     over: measuring.OverBatch,
   ) -> Params:
     # Once, on the first batch, as frido.py `on_train_batch_start`.
-    return {**extra, 'latent_scale': self.measured_scale(frozen, key, over)}
+    return {
+      **extra,
+      'latent_scale': self.measured_scale(
+        frozen, jax.random.fold_in(key, 3), over
+      ),
+    }
 
   def losses(
     self,
@@ -310,7 +315,9 @@ class Frido(latent.LatentSystem):
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
-    normal = functools.partial(jax.random.normal, key)
+    # A key of its own: `key` is split below.
+    own = jax.random.fold_in(key, 3)
+    normal = functools.partial(jax.random.normal, own)
     raw = self.batch_latents(frozen, batch, normal)
     scale = extra['latent_scale']
     zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
@@ -342,6 +349,7 @@ class Frido(latent.LatentSystem):
     weights: Weights,
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
     cached: bool = True,
   ) -> list[sampling.Stage]:
     b, height, width = shape
@@ -349,23 +357,17 @@ class Frido(latent.LatentSystem):
     grids = self._grids(height, width)
     last = self.scales - 1
     return make_stages(
-      self.unet,
-      weights.params['generator']['unet'],
-      self.chain,
-      self.solver,
-      context=condition.context.context,
-      null=None if condition.null is None else condition.null.context,
-      scale=self.guidance,
-      interval=self.guidance_interval,
-      channels=self.guidance_channels,
-      power=self.guidance_power,
-      steps=self.steps,
-      shapes=[(b, *grid, channels[s]) for s, grid in enumerate(grids)],
-      pools=[
-        1 if self.native_scales else 2 ** (last - s) for s in range(last + 1)
-      ],
-      parameterization=self.loss.parameterization,
-      cached=cached,
+      ScaleDenoiser(
+        unet=self.unet,
+        params=weights.params['generator']['unet'],
+        parameterization=self.loss.parameterization,
+        cached=cached,
+      ),
+      spec.chain_levels(self.chain, self.scales),
+      condition,
+      [(b, *grid, channels[s]) for s, grid in enumerate(grids)],
+      [1 if self.native_scales else 2 ** (last - s) for s in range(last + 1)],
+      spec.guidance,
     )
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
@@ -375,11 +377,6 @@ class Frido(latent.LatentSystem):
       h, w = 2 * h, 2 * w
       zs.append(jnp.zeros((b, h, w, self.latent_channels[s])))
     return self.decode_scaled(weights, zs)
-
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    return system_lib.sample_batch(self, weights, key, batch)
 
 
 def create(config: ConfigDict) -> Frido:
@@ -408,9 +405,7 @@ def create(config: ConfigDict) -> Frido:
       f'config.diffusion.stage_loss_ratio has {len(d.stage_loss_ratio)}'
       f' values, must have one for each of the {len(embed)} scales'
     )
-  steps = _steps_per_scale(config.sample.steps, len(embed))
-  for count in steps:  # refuses a bad count before anything is built
-    common['solver'].levels(common['chain'], count)
+  latent.check_fixed_variance(config)
   return Frido(
     **common,
     unet=pyunet.PyUNet(
@@ -429,17 +424,4 @@ def create(config: ConfigDict) -> Frido:
       parameterization=d.parameterization,
     ),
     native_scales=d.native_scales,
-    steps=steps,
   )
-
-
-def _steps_per_scale(
-  steps: int | Sequence[int], scales: int
-) -> tuple[int, ...]:
-  counts = (steps,) * scales if isinstance(steps, int) else tuple(steps)
-  if len(counts) != scales:
-    raise ValueError(
-      f'config.sample.steps has {len(counts)} values, must be one number or'
-      f' one for each of the {scales} scales'
-    )
-  return counts

@@ -13,9 +13,11 @@ from ml_collections import ConfigDict
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import editing
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
@@ -190,28 +192,46 @@ class OneLatent(Latents):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentSystem(Latents):
-  """A system on latents, to be derived from; see `systems.system.System`.
+class LatentSystem(Latents, system_lib.Sampled):
+  """A system on latents, to be derived from; see `systems.system.Generative`.
 
   Attributes, beside those of `Latents`:
     encoder: of the condition.
     chain: the training chain.
     drop: share of conditions replaced by the null condition in training.
-    solver: of sampling.
-    guidance: classifier-free guidance scale, 1 = none.
-    guidance_interval: where it acts, see `guidance.classifier_free`.
-    guidance_channels: of the latent that it acts on, None for all.
-    guidance_power: of its schedule, None for a constant scale.
   """
 
   encoder: conditioning.Encoder
   chain: schedules.Chain
   drop: float
-  solver: solvers.Solver
-  guidance: float
-  guidance_interval: tuple[float, ...]
-  guidance_channels: int | None
-  guidance_power: float | None
+
+  @property
+  def has_latents(self) -> bool:
+    return True
+
+  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    spec.make_solver()
+    spec.chain_levels(self.chain, self.stage_count)
+    self.check_windows(spec.windows)
+    guided = spec.guidance.channels if spec.guidance else None
+    if guided and guided > min(self.latent_channels):
+      raise ValueError(
+        f'config.sample.guidance_channels is {guided}, must be at most'
+        f' {min(self.latent_channels)}, the channels of the latent'
+      )
+
+  def check_windows(self, windows: tuple[int, int]) -> None:
+    """Refuses windows; systems that have them derive from it."""
+    if windows != (0, 0):
+      raise ValueError(
+        f'config.sample.windows is {windows}, must be (0, 0) for this system'
+      )
+
+  def dense_spec(self) -> spec_lib.SamplerSpec:
+    return spec_lib.SamplerSpec(solver='ddpm', steps=(self.chain.length,))
+
+  def example_condition(self) -> condition_lib.Condition:
+    return conditioning.blank(self.encoder)
 
   def init_condition(self, key: jax.Array) -> tuple[Any, condition_lib.Inputs]:
     """Returns the encoder's trained weights and a condition of zeros."""
@@ -265,61 +285,69 @@ class LatentSystem(Latents):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneLatentSystem(LatentSystem, OneLatent):
-  """What the systems share whose first stage has one scale.
-
-  Attributes, beside those of `LatentSystem` and `OneLatent`:
-    steps: solver steps.
-  """
-
-  steps: int
+  """What the systems share whose first stage has one scale."""
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     return self.decode_scaled(weights, state)
 
 
-def one_stage(
-  call: Callable[..., Any],
-  params: Any,
-  levels: schedules.Levels,
-  shape: Shape,
-  parameterization: str,
-  cached: bool = True,
-) -> sampling.Stage:
-  """Builds the only stage of one batch of conditions, without guidance.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+  """A network with its weights, as the only stage of a system calls it.
 
-  Args:
-    call: (variables, x, time, **kwargs of `module.apply`) -> what is predicted
-      of (B, h, w, C) at one level () of the whole batch, or at levels (B,).
-    params: of the denoiser.
-    levels: of the solver.
-    shape: of the latent.
+  Attributes:
+    call: (variables, x, time, condition, **kwargs of `module.apply`) -> what
+      is predicted of (B, h, w, C) at one level () of the whole batch, or at
+      levels (B,).
+    params: of the network.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
-    cached: compute what does not depend on the level once per image.
+    cached: compute what does not depend on the level once per image instead
+      of once per step (the same numbers).
   """
 
-  def enter(state, normal):
-    del state
-    x = normal(shape)
-    variables = {'params': params}
-    if cached:
-      variables = with_cache(
-        params,
-        lambda variables, **kwargs: call(variables, x, jnp.zeros(()), **kwargs),
-      )
-    return x, variables
+  call: Callable[..., Any]
+  params: Any
+  parameterization: str = 'eps'
+  cached: bool = True
 
-  def denoise(x, level, variables, first=True, taps=()):
-    del first
-    out = call(variables, x, level.time, taps=taps)
-    value, found = out if taps else (out, {})
-    prediction = solvers.Prediction.of(parameterization, x, value, level)
-    return prediction.replace(taps=found)
+  def stage(
+    self, levels: levels_lib.Levels, condition: Any, shape: Shape
+  ) -> sampling.Stage:
+    """Builds the stage of one batch of conditions, without guidance.
 
-  def leave(state, x, x0, variables):
-    del x0, variables
-    return [*state, x]
+    Args:
+      levels: of the solver.
+      condition: of B images.
+      shape: (B, h, w, C) of the latent.
+    """
 
-  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
+    def enter(state, normal):
+      del state
+      x = normal(shape)
+      variables = {'params': self.params}
+      if self.cached:
+        variables = with_cache(
+          self.params,
+          lambda variables, **kwargs: self.call(
+            variables, x, jnp.zeros(()), condition, **kwargs
+          ),
+        )
+      return x, variables
+
+    def denoise(x, level, variables, first=True, features=()):
+      del first
+      out = self.call(variables, x, level.time, condition, taps=features)
+      value, found = out if features else (out, {})
+      return prediction_lib.Prediction.of(
+        self.parameterization, x, value, level
+      ).replace(features=found)
+
+    def leave(state, x, x0, variables):
+      del x0, variables
+      return [*state, x]
+
+    segment = sampling.Segment(levels=levels, denoise=denoise)
+    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
 
 
 def inverse_std(
@@ -388,23 +416,14 @@ def scale_fields(config: ConfigDict) -> dict[str, Any]:
   return {'scale_factor': d.scale_factor, 'scale_by_std': d.scale_by_std}
 
 
-def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
+def fields(config: ConfigDict) -> dict[str, Any]:
   """Returns the attributes of `LatentSystem` that a config describes.
-
-  Args:
-    config: of the run.
-    learns_variance: whether the network predicts the variance of a step.
 
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
   space = space_fields(config)
-  d, sample = config.diffusion, config.sample
-  if d.variance == 'learned_range' and not learns_variance:
-    raise ValueError(
-      "config.diffusion.variance is 'learned_range', but the network of the"
-      f' system {config.system.name!r} predicts no variance here'
-    )
+  d = config.diffusion
   return {
     **space,
     'encoder': conditioning.create(config, space['first_stage']),
@@ -412,36 +431,26 @@ def fields(config: ConfigDict, learns_variance: bool = False) -> dict[str, Any]:
       d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
     ),
     'drop': config.condition.drop,
-    'solver': solvers.create(
-      sample.solver,
-      sample.eta,
-      sample.spacing,
-      sample.temperature,
-      d.variance,
-    ),
-    'guidance': sample.guidance,
-    'guidance_interval': tuple(sample.guidance_interval),
-    'guidance_channels': sample.guidance_channels or None,
-    'guidance_power': sample.guidance_power or None,
   }
 
 
-def one_latent_fields(
-  config: ConfigDict, learns_variance: bool = False
-) -> dict[str, Any]:
+def one_latent_fields(config: ConfigDict) -> dict[str, Any]:
   """Returns the attributes of `OneLatentSystem` that a config describes.
-
-  Args: see `fields`.
 
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
-  common = fields(config, learns_variance)
-  scale = scale_fields(config)
-  steps = system_lib.steps_of_one_stage(config)
-  common['solver'].levels(common['chain'], steps)  # refuses a bad count
-  return {
-    **common,
-    **scale,
-    'steps': steps,
-  }
+  return {**fields(config), **scale_fields(config)}
+
+
+def check_fixed_variance(config: ConfigDict) -> None:
+  """Refuses a learned variance, for networks that predict none.
+
+  Raises:
+    ValueError: `config.diffusion.variance` asks for one.
+  """
+  if config.diffusion.get('variance', '') == 'learned_range':
+    raise ValueError(
+      "config.diffusion.variance is 'learned_range', but the network of the"
+      f' system {config.system.name!r} predicts no variance here'
+    )

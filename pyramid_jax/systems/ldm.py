@@ -7,7 +7,6 @@ or with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -18,9 +17,11 @@ from ml_collections import ConfigDict
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import gaussian
-from pyramid_jax.diffusion import patches
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion import tiling
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import measuring
@@ -30,6 +31,7 @@ from pyramid_jax.systems import system as system_lib
 Batch = system_lib.Batch
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
+Shape = latent.Shape
 Weights = system_lib.Weights
 
 
@@ -64,112 +66,102 @@ def predict(
   return unet.apply(variables, x, t, inputs.context, inputs.y, **kwargs)
 
 
-def make_stage(
+def denoiser(
   unet: unet_lib.UNet,
   params: Any,
-  levels: schedules.Levels,
-  *,
-  shape: tuple[int, int, int, int],
-  context: Inputs,
-  null: Inputs | None = None,
-  scale: float = 1.0,
-  interval: Sequence[float] = (),
-  channels: int | None = None,
-  power: float | None = None,
   parameterization: str = 'eps',
   cached: bool = True,
-  tiles: patches.Tiling | None = None,
+) -> latent.Denoiser:
+  """Returns the U-Net with its weights.
+
+  Args:
+    unet: the network.
+    params: its weights.
+    parameterization: what it predicts: 'eps', 'x0' or 'v'.
+    cached: compute keys and values once per image instead of once per step
+      (the same numbers).
+  """
+
+  def call(variables, x, time, inputs, **kwargs):
+    # One level for the whole batch: it is embedded once.
+    t = jnp.atleast_1d(time)
+    return predict(unet, variables, x, t, inputs, **kwargs)
+
+  return latent.Denoiser(
+    call=call, params=params, parameterization=parameterization, cached=cached
+  )
+
+
+def make_stage(
+  network: latent.Denoiser,
+  levels: levels_lib.Levels,
+  condition: condition_lib.Condition,
+  shape: Shape,
+  guidance: classifier_free.Guidance | None = None,
+  tiles: tiling.Tiling | None = None,
 ) -> sampling.Stage:
   """Builds the only stage: noise in, the scaled latent out.
 
   Args:
-    unet: the denoiser.
-    params: its weights.
+    network: see `denoiser`.
     levels: noise levels of the solver.
+    condition: of B images, and the null condition, which guidance needs.
     shape: (B, h, w, C) of the latent.
-    context: the condition of B images.
-    null: the null condition, used when `scale` is not 1.
-    scale: classifier-free guidance, 1 = none.
-    interval: where it acts, see `guidance.classifier_free`.
-    channels: what it acts on, likewise.
-    power: how it grows, likewise.
-    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
-    cached: compute keys and values once per image instead of once per step
-      (the same numbers).
+    guidance: classifier-free guidance, None for none.
     tiles: windows of a latent larger than the network was trained for.
   """
+  inputs, null = condition.context, condition.null
   if tiles is not None:
-    windows = make_stage(
-      unet,
-      params,
-      levels,
-      shape=(shape[0] * tiles.count, *tiles.size, shape[-1]),
-      context=_of_windows(context, tiles),
-      null=None if null is None else _of_windows(null, tiles),
-      scale=scale,
-      interval=interval,
-      channels=channels,
-      power=power,
-      parameterization=parameterization,
-      cached=cached,
-    )
-    return patches.split(windows, tiles)
+    shape = (shape[0] * tiles.count, *tiles.size, shape[-1])
+    inputs = _of_windows(inputs, tiles)
+    null = None if null is None else _of_windows(null, tiles)
 
-  def build(context, shape):
-    # One level for the whole batch: it is embedded once.
-    return latent.one_stage(
-      lambda variables, x, time, **kwargs: predict(
-        unet, variables, x, jnp.atleast_1d(time), context, **kwargs
-      ),
-      params,
-      levels,
-      shape,
-      parameterization,
-      cached,
-    )
+  def build(inputs, shape):
+    return network.stage(levels, inputs, shape)
 
-  return conditioning.guided_stage(
-    build, shape, context, null, scale, interval, channels, power
-  )
+  stage = classifier_free.guided_stage(build, shape, inputs, null, guidance)
+  return stage if tiles is None else tiling.split(stage, tiles)
 
 
-def _of_windows(inputs: Inputs, tiles: patches.Tiling) -> Inputs:
+def _of_windows(inputs: Inputs, tiles: tiling.Tiling) -> Inputs:
   """Cuts what lies on the latent's grid, gives the rest to every window."""
   concat = inputs.concat
   everywhere = jax.tree.map(
-    lambda x: patches.repeat(x, tiles), dataclasses.replace(inputs, concat=None)
+    lambda x: tiling.repeat(x, tiles), dataclasses.replace(inputs, concat=None)
   )
   if concat is not None:
-    concat = patches.windows(concat, tiles)
+    concat = tiling.windows(concat, tiles)
   return dataclasses.replace(everywhere, concat=concat)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LDM(latent.OneLatentSystem):
-  """The system; see the module docstring and `systems.system.System`.
+  """The system; see the module docstring and `systems.system.Generative`.
 
   Attributes, beside those of `latent.OneLatentSystem`:
     unet: the denoiser.
     loss: how the loss is formed.
     logvar_init: log variance of the errors of every level.
     learn_logvar: whether it is trained.
-    windows: (side, stride) of the windows in which a larger latent is
-      sampled, (0, 0) for never.
   """
 
   unet: unet_lib.UNet
   loss: gaussian.LossSettings
   logvar_init: float
   learn_logvar: bool
-  windows: tuple[int, int] = (0, 0)
 
-  def _tiles(self, height: int, width: int) -> patches.Tiling | None:
+  def check_windows(self, windows: tuple[int, int]) -> None:
+    del windows  # any, see `tiling.tiling`
+
+  def _tiles(
+    self, height: int, width: int, windows: tuple[int, int]
+  ) -> tiling.Tiling | None:
     """The windows of an image, None if one call sees it whole."""
-    side, stride = self.windows
+    side, stride = windows
     _, *grid, _ = self.latent_shape(1, height, width)
     if not side or max(grid) <= side:
       return None
-    return patches.tiling((grid[0], grid[1]), side, stride)
+    return tiling.tiling((grid[0], grid[1]), side, stride)
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
@@ -243,29 +235,20 @@ class LDM(latent.OneLatentSystem):
     weights: Weights,
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
     cached: bool = True,
   ) -> list[sampling.Stage]:
+    (levels,) = spec.chain_levels(self.chain)
+    params = weights.params['generator']['unet']
     stage = make_stage(
-      self.unet,
-      weights.params['generator']['unet'],
-      self.solver.levels(self.chain, self.steps),
-      shape=self.latent_shape(*shape),
-      context=condition.context,
-      null=condition.null,
-      scale=self.guidance,
-      interval=self.guidance_interval,
-      channels=self.guidance_channels,
-      power=self.guidance_power,
-      parameterization=self.loss.parameterization,
-      cached=cached,
-      tiles=self._tiles(*shape[1:]),
+      denoiser(self.unet, params, self.loss.parameterization, cached),
+      levels,
+      condition,
+      self.latent_shape(*shape),
+      spec.guidance_of(0),
+      self._tiles(*shape[1:], spec.windows),
     )
     return [stage]
-
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    return system_lib.sample_batch(self, weights, key, batch)
 
 
 def create(config: ConfigDict) -> LDM:
@@ -274,6 +257,7 @@ def create(config: ConfigDict) -> LDM:
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
+  latent.check_fixed_variance(config)
   common = latent.one_latent_fields(config)
   d = config.diffusion
   (channels,) = common['first_stage'].latent_channels
@@ -288,7 +272,6 @@ def create(config: ConfigDict) -> LDM:
     ),
     logvar_init=d.logvar_init,
     learn_logvar=d.learn_logvar,
-    windows=tuple(config.sample.windows),
   )
 
 

@@ -27,6 +27,10 @@ class Space(Protocol):
     """Of a state."""
 
   @property
+  def has_latents(self) -> bool:
+    """Whether states are latents."""
+
+  @property
   def factor(self) -> int:
     """Pixels of a side of an image for one of a state."""
 
@@ -66,6 +70,7 @@ class Pixels:
 
   channels: int = 3
   factor: int = 1
+  has_latents: bool = False
 
   def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     return {}
@@ -107,6 +112,7 @@ class Latents:
   """The scaled latents of a first stage of one scale; see `Space`."""
 
   latents: latent.OneLatent
+  has_latents: bool = True
 
   @property
   def channels(self) -> int:

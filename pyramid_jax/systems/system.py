@@ -1,19 +1,30 @@
 """What a system is to the trainer and to the sampler."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 from typing import Protocol
 
 import flax.struct
 import jax
-from ml_collections import ConfigDict
+import jax.numpy as jnp
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import pretrained
 
+
+# What evaluation measures of a system.
+SAMPLES, RECONSTRUCTIONS, PREDICTIONS = OUTPUTS = (
+  'samples',
+  'reconstructions',
+  'predictions',
+)
+# Noise levels at which a system without a chain reads activations.
+CONTINUOUS_LEVELS = 256
+# What may be asked for beside the condition of the task.
+EDITS = ('image', 'mask', 'strength')
+REQUESTS = (*EDITS, 'sketch')
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -25,7 +36,7 @@ class Weights:
   """Everything that a system needs to be run.
 
   Attributes:
-    params: {player: tree}, the trained weights (EMA where it is averaged).
+    params: {loss name: tree}, the trained weights (EMA where it is averaged).
     frozen: {part: tree}, the weights of `System.frozen_parts`.
     extra: the untrained state: batch statistics, the measured latent scale.
   """
@@ -37,13 +48,13 @@ class Weights:
 
 @flax.struct.dataclass
 class Edit:
-  """A picture to begin with, instead of noise.
+  """An image to begin with, instead of noise.
 
   Attributes:
     image: (B, H, W, 3) in [-1, 1].
-    mask: (B, H, W), not 0 where the picture is painted anew; None: all of it
+    mask: (B, H, W), not 0 where the image is painted anew; None: all of it
       may change.
-    strength: in (0, 1], the share of the steps that are taken; the picture
+    strength: in (0, 1], the share of the steps that are taken; the image
       is noised to the level where they begin.
   """
 
@@ -52,14 +63,22 @@ class Edit:
   strength: float = flax.struct.field(pytree_node=False, default=1.0)
 
 
-class System(Protocol):
-  """One paper: which parts, which loss, which stages.
+class Trainable(Protocol):
+  """One paper, or a part of one: which parts, which losses.
 
   Built once from the config by `systems.create(config)`; holds no arrays.
   """
 
+  @property
+  def image_size(self) -> int:
+    """Side of a square image, px."""
+
+  @property
+  def outputs(self) -> str:
+    """What evaluation measures: one of `OUTPUTS`."""
+
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    """Returns `(params, extra)`, params by player; traceable.
+    """Returns `(params, extra)`, params by loss name; traceable.
 
     `batch` may be empty where shapes are all that is asked for.
     """
@@ -76,15 +95,81 @@ class System(Protocol):
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Metrics]], Params]:
-    """Returns `({player: (loss, metrics)}, extra)`.
+    """Returns `({loss name: (loss, metrics)}, extra)`.
 
-    Player p's loss is differentiated by `params[p]` alone, at the parameters
-    before the step (the reference code alternates the players instead).
-    `step` counts finished updates, `extra` comes back for the next step.
+    The loss NAME is differentiated by `params[NAME]` alone, at the parameters
+    before the step (the reference code alternates the losses instead). `step`
+    counts finished updates, `extra` comes back for the next step.
     """
 
   def ema_patterns(self) -> list[str]:
-    """Returns regular expressions of the averaged 'player/path' names."""
+    """Returns regular expressions of the averaged 'loss name/path' names."""
+
+  def check_extra(self, extra: Params) -> None:
+    """Refuses the untrained state of a checkpoint that does not fit.
+
+    Raises:
+      ValueError: what differs, with both values.
+    """
+
+  def preview(
+    self,
+    weights: Weights,
+    keys: jax.Array,
+    batch: Batch,
+    spec: spec_lib.SamplerSpec,
+  ) -> jax.Array:
+    """Returns (B, H, W, 3) in [-1, 1] that show the state of a training run.
+
+    Args:
+      weights: of the system.
+      keys: (B,) typed keys, one an image.
+      batch: the arrays of B examples.
+      spec: how images are sampled, where they are.
+    """
+
+
+class Generative(Trainable, Protocol):
+  """What images can be sampled from.
+
+  Nothing about sampling lives in a system: it is in the `SamplerSpec`.
+  """
+
+  @property
+  def accepts(self) -> frozenset[str]:
+    """The requests that it serves beside its condition, of `REQUESTS`."""
+
+  @property
+  def any_shape(self) -> bool:
+    """Whether images may have other shapes than the square of training."""
+
+  @property
+  def stage_count(self) -> int:
+    """The number of stages."""
+
+  @property
+  def has_latents(self) -> bool:
+    """Whether what is diffused are latents of a first stage."""
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    """Sides of the squares of a state that the networks see as one place.
+
+    One a stage, coarse to fine.
+    """
+
+  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    """Refuses what cannot be sampled so, before anything is built.
+
+    Raises:
+      ValueError: the field of `config.sample` and what is allowed.
+    """
+
+  def dense_spec(self) -> spec_lib.SamplerSpec:
+    """Returns a spec without guidance that has all levels of training."""
+
+  def example_condition(self) -> condition_lib.Condition:
+    """Returns a condition of zeros of one example, to trace with."""
 
   def condition(
     self, weights: Weights, batch: Batch
@@ -96,8 +181,16 @@ class System(Protocol):
     weights: Weights,
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
-    """Returns the stages, coarse to fine; shape is (B, H, W) of the image."""
+    """Returns the stages, coarse to fine.
+
+    Args:
+      weights: of the system.
+      condition: of B images.
+      shape: (B, H, W) of the images.
+      spec: how they are sampled.
+    """
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     """Returns the clean state of every stage, coarse first.
@@ -110,88 +203,134 @@ class System(Protocol):
   def edited(
     self, weights: Weights, stages: list[sampling.Stage], edit: Edit
   ) -> list[sampling.Stage]:
-    """Returns the stages such that they begin with a picture."""
+    """Returns the stages such that they begin with an image."""
+
+  def guided(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    stages: list[sampling.Stage],
+  ) -> list[sampling.Stage]:
+    """Returns the stages, perhaps edited, with what corrects their steps."""
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     """Returns (B, H, W, 3) in [-1, 1]; an unfinished state gives a preview."""
 
-  @property
-  def solver(self) -> solvers.Solver:
-    """The sampler's solver."""
+
+class Sampled:
+  """What generative systems share, to be derived from; see `Generative`."""
 
   @property
-  def image_size(self) -> int:
-    """Side of a sample, px."""
+  def outputs(self) -> str:
+    return SAMPLES
+
+  @property
+  def accepts(self) -> frozenset[str]:
+    return frozenset(EDITS)
+
+  @property
+  def any_shape(self) -> bool:
+    return False
+
+  @property
+  def stage_count(self) -> int:
+    return 1
+
+  @property
+  def has_latents(self) -> bool:
+    return False
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    return (1,) * self.stage_count
+
+  def check_extra(self, extra: Params) -> None:
+    del extra
+
+  def guided(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    stages: list[sampling.Stage],
+  ) -> list[sampling.Stage]:
+    del weights, condition
+    return stages
 
   def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
+    self: Any,
+    weights: Weights,
+    keys: jax.Array,
+    batch: Batch,
+    spec: spec_lib.SamplerSpec,
   ) -> jax.Array:
-    """Returns (B, H, W, 3) in [-1, 1]: samples, or reconstructions."""
+    return generate(self, weights, keys, batch, spec)[0]
+
+
+@flax.struct.dataclass
+class Extent:
+  """Which stages are run, and at which size.
+
+  Attributes:
+    start: finished scales to build on, coarse first.
+    last: the last stage to run, None for the finest; an earlier one gives a
+      preview.
+    shape: height and width of the images, None for the system's square.
+  """
+
+  start: tuple[jax.Array, ...] = ()
+  last: int | None = flax.struct.field(pytree_node=False, default=None)
+  shape: tuple[int, int] | None = flax.struct.field(
+    pytree_node=False, default=None
+  )
+
+
+def image_keys(seed: int, indices: Any) -> jax.Array:
+  """Returns the (B,) keys of images: a sample depends on nothing but these.
+
+  Args:
+    seed: of all images.
+    indices: (B,) the number of each image among them.
+  """
+  key = jax.random.key(seed)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices))
 
 
 def generate(
-  system: System,
+  system: Generative,
   weights: Weights,
-  key: jax.Array,
+  keys: jax.Array,
   batch: Batch,
-  count: int,
-  *,
-  start: Sequence[jax.Array] = (),
-  last: int | None = None,
+  spec: spec_lib.SamplerSpec,
   edit: Edit | None = None,
-  shape: tuple[int, int] | None = None,
+  extent: Extent | None = None,
 ) -> tuple[jax.Array, list[jax.Array]]:
   """Samples images: condition, stages, decode, to be called under `jax.jit`.
 
   Args:
     system: what to sample from.
     weights: its weights.
-    key: typed key of all noise.
-    batch: the arrays of `count` conditions.
-    count: B.
-    start: finished scales to build on, coarse first.
-    last: the last stage to run, None for the finest; an earlier one gives a
-      preview.
-    edit: a picture to begin with.
-    shape: height and width of the images, None for the system's square.
+    keys: (B,) typed keys of all noise, one an image; see `image_keys`.
+    batch: the arrays of B conditions.
+    spec: how they are sampled.
+    edit: an image to begin with.
+    extent: which stages, None for all.
 
   Returns:
     Images (B, H, W, 3) in [-1, 1] and the finished scales.
   """
+  extent = extent or Extent()
   condition = system.condition(weights, batch)
-  sides = shape or (system.image_size, system.image_size)
-  stages = system.stages(weights, condition, (count, *sides))
+  sides = extent.shape or (system.image_size, system.image_size)
+  shape = (keys.shape[0], *sides)
+  stages = system.stages(weights, condition, shape, spec)
   if edit is not None:
     stages = system.edited(weights, stages, edit)
+  stages = system.guided(weights, condition, stages)
   state = sampling.run(
     stages,
-    system.solver,
-    sampling.Noise.from_key(key),
-    start=start,
-    first=len(start),
-    last=last,
+    spec.make_solver(),
+    sampling.Noise.from_keys(keys),
+    start=extent.start,
+    last=extent.last,
   )
   return system.decode(weights, state), state
-
-
-def sample_batch(
-  system: System, weights: Weights, key: jax.Array, batch: Batch
-) -> jax.Array:
-  """Returns a sample of every condition in a batch, see `generate`."""
-  count = next(iter(batch.values())).shape[0]
-  return generate(system, weights, key, batch, count)[0]
-
-
-def steps_of_one_stage(config: ConfigDict) -> int:
-  """Returns the solver steps of a system that has one stage.
-
-  Raises:
-    ValueError: one number for each of several stages.
-  """
-  steps = config.sample.steps
-  if not isinstance(steps, int):
-    raise ValueError(
-      f'config.sample.steps is {tuple(steps)}, must be one number for'
-      f' {config.system.name}'
-    )
-  return steps

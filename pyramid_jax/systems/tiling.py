@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from pyramid_jax.diffusion import patches
+from pyramid_jax.diffusion import tiling as patches
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 

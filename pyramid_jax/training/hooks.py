@@ -12,6 +12,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
@@ -164,8 +165,9 @@ def _grid_maker(
   @jax.jit
   def preview(weights, batch):
     batch = job.reader_val.finish(batch)
-    key = jax.random.key(job.config.sample.seed)
-    images = job.system.preview(weights, key, batch)
+    keys = system_lib.image_keys(job.config.sample.seed, np.arange(count))
+    spec = spec_lib.from_config(job.config)
+    images = job.system.preview(weights, keys, batch, spec)
     return images, batch['image'], examples_lib.pictures(task, batch)
 
   def draw(step: int, weights: system_lib.Weights) -> np.ndarray:

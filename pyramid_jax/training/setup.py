@@ -43,7 +43,7 @@ class Job:
   config: ConfigDict
   workdir: pathlib.Path
   mesh: Mesh
-  system: system_lib.System
+  system: system_lib.Trainable
   reader: reader_lib.Reader
   reader_val: reader_lib.Reader
   create: Callable[[Any], state_lib.TrainState]

@@ -163,7 +163,7 @@ def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
 
 
 def create(
-  system: system_lib.System, config: ConfigDict, finish: Finish, batch: Batch
+  system: system_lib.Trainable, config: ConfigDict, finish: Finish, batch: Batch
 ) -> TrainState:
   """Returns the state before the first update; traceable.
 
@@ -295,7 +295,7 @@ def _update(
 
 
 def make_step(
-  system: system_lib.System, config: ConfigDict, finish: Finish, mesh: Mesh
+  system: system_lib.Trainable, config: ConfigDict, finish: Finish, mesh: Mesh
 ) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, Any]]]:
   """Returns the pure function of one update.
 

@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.diffusion import gaussian
-from pyramid_jax.diffusion import learned_range
-from pyramid_jax.diffusion import respacing
+from pyramid_jax.diffusion import iddpm_loss
+from pyramid_jax.diffusion import iddpm_timesteps
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
-from pyramid_jax.diffusion import stepping
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.solvers import ddim
+from pyramid_jax.diffusion.solvers import ddpm
 from pyramid_jax.interop import families
 from pyramid_jax.interop.families import chains
 
@@ -58,8 +61,8 @@ class _Process:
 
   chain: schedules.Chain
   times: np.ndarray
-  levels: schedules.Levels
-  settings: learned_range.LossSettings
+  levels: levels_lib.Levels
+  settings: iddpm_loss.LossSettings
 
 
 def run(case: families.Case) -> dict[str, np.ndarray]:
@@ -97,11 +100,11 @@ def _build(config: Mapping[str, Any]) -> _Process:
   chain = _chain(options['noise_schedule'], _COSINE[kind], length)
   return _Process(
     chain=chain,
-    times=respacing.space_timesteps(length, sections),
-    levels=schedules.respaced_levels(
+    times=iddpm_timesteps.space_timesteps(length, sections),
+    levels=timesteps.respaced_levels(
       chain, sections, rescale=options.get('rescale_timesteps', False)
     ),
-    settings=learned_range.LossSettings(
+    settings=iddpm_loss.LossSettings(
       loss=_loss_kind(options),
       parameterization='x0' if options['predict_xstart'] else 'eps',
       variance=_variance(options),
@@ -135,7 +138,7 @@ def _variance(options: Mapping[str, Any]) -> str:
 
 
 def _tables(process: _Process) -> dict[str, np.ndarray]:
-  outputs = chains.buffers(schedules.respaced(process.chain, process.times))
+  outputs = chains.buffers(timesteps.respaced(process.chain, process.times))
   clipped = np.asarray(process.levels.log_variance)[:-1][::-1]
   return outputs | {
     'timestep_map': process.times.astype(np.int32),
@@ -151,7 +154,7 @@ def _one_step(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
   )
   t = jnp.asarray(case.inputs['t'])
   levels, settings = process.levels, process.settings
-  level, next_level = learned_range.at(levels, t)
+  level, next_level = iddpm_loss.at(levels, t)
   small = _broadcast(_posterior_variance(process)[case.inputs['t']], x)
   log = jnp.broadcast_to(level.log_variance, x.shape)
   told = np.asarray(level.time).reshape(-1)
@@ -160,15 +163,15 @@ def _one_step(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
   outputs: dict[str, Any] = {
     'model_timesteps': told.astype(np.int32) if whole else told,
     'q_sample': gaussian.q_sample(x0, eps, level.alpha, level.sigma),
-    'q_mean': stepping.posterior_mean(x0, x, level, next_level),
+    'q_mean': ddpm.posterior_mean(x0, x, level, next_level),
     'q_var': small,
     'q_log_var': log,
   }
-  prediction = stepping.Prediction.of(
+  prediction = prediction_lib.Prediction.of(
     settings.parameterization, x, value, level
   )
   for name, clip in (('clip', True), ('noclip', False)):
-    clean, mean, log = stepping.ancestral(
+    clean, mean, log = ddpm.ancestral(
       prediction, x, level, next_level, settings.variance, clip
     )
     log = jnp.broadcast_to(log, x.shape)
@@ -184,16 +187,16 @@ def _one_step(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
     name: chains.nchw(array) if np.ndim(array) == 4 else np.asarray(array)
     for name, array in outputs.items()
   }
-  losses = learned_range.loss(lambda x, t: value, levels, settings, x0, t, eps)
+  losses = iddpm_loss.loss(lambda x, t: value, levels, settings, x0, t, eps)
   return (
     images
     | {f'loss/{name}': np.asarray(each) for name, each in losses.items()}
-    | {'prior_bpd': np.asarray(learned_range.prior_bits(levels, x0))}
+    | {'prior_bpd': np.asarray(iddpm_loss.prior_bits(levels, x0))}
   )
 
 
 def _posterior_variance(process: _Process) -> np.ndarray:
-  return schedules.respaced(process.chain, process.times).posterior_variance
+  return timesteps.respaced(process.chain, process.times).posterior_variance
 
 
 def _broadcast(values: np.ndarray, like: jax.Array) -> jax.Array:
@@ -213,10 +216,12 @@ def _loops(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
     if settings.variance == 'learned_range':
       raw = jnp.sin(x + level.time / 1000)
       value = jnp.concatenate([value, raw], axis=-1)
-    return stepping.Prediction.of(settings.parameterization, x, value, level)
+    return prediction_lib.Prediction.of(
+      settings.parameterization, x, value, level
+    )
 
   stage = sampling.Stage(
-    spans=((process.levels, denoise),),
+    segments=(sampling.Segment(levels=process.levels, denoise=denoise),),
     enter=lambda state, normal: (normal(x_T.shape), None),
     leave=lambda state, x, x0, context: [*state, x],
   )
@@ -226,8 +231,8 @@ def _loops(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
     _, (trace,) = sampling.run([stage], solver, noise, trace=True)
     return trace.x
 
-  ancestral = solvers.DDPM(variance=settings.variance)
-  outputs = {'ddim_sample_loop/x': jax.jit(lambda: sample(solvers.DDIM()))()}
+  ancestral = ddpm.DDPM(variance=settings.variance)
+  outputs = {'ddim_sample_loop/x': jax.jit(lambda: sample(ddim.DDIM()))()}
   if 'loop_noise' in case.inputs:
     steps = jnp.asarray(chains.nhwc(case.inputs['loop_noise']))
     outputs['p_sample_loop/x'] = jax.jit(lambda s: sample(ancestral, s))(steps)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.interop import families
 
@@ -55,7 +56,7 @@ def buffers(chain: schedules.Chain) -> dict[str, np.ndarray]:
 
 
 def ddim_tables(
-  chain: schedules.Chain, levels: schedules.Levels, eta: float
+  chain: schedules.Chain, levels: levels_lib.Levels, eta: float
 ) -> dict[str, np.ndarray]:
   """Returns the official DDIM tables, ascending, of the levels that ran."""
   times = np.asarray(levels.time)[:-1][::-1].astype(np.int32)

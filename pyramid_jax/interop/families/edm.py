@@ -16,10 +16,11 @@ from jax.experimental import io_callback
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
+from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion.solvers import heun
 from pyramid_jax.interop import families
 from pyramid_jax.interop.families import chains
 
@@ -45,18 +46,17 @@ _LOSS_OF = {'vp': 'VPLoss', 've': 'VELoss', 'edm': 'EDMLoss'}
 # Arguments of the official wrappers that the analytic network has no use for.
 _SHAPE = ('img_resolution', 'img_channels')
 _NOTHING = {'label_dim': 0, 'use_fp16': False}
-# Both samplers have these, the ablations those too.
-_SAMPLER = {
-  **_SIGMAS,
-  'rho': 'rho',
-  'S_churn': 'churn',
-  'S_min': 'churn_min',
-  'S_max': 'churn_max',
-  'S_noise': 'churn_noise',
+# Noise that both samplers add anew.
+_CHURN = {
+  'S_churn': 'amount',
+  'S_min': 'low',
+  'S_max': 'high',
+  'S_noise': 'noise',
 }
+# Where the steps lie: both samplers have the first, the ablations the rest.
+_SAMPLER = {**_SIGMAS, 'rho': 'rho'}
 _ABLATION = {
   **_SAMPLER,
-  'solver': 'solver',
   'discretization': 'discretization',
   'schedule': 'schedule',
   'scaling': 'scaling',
@@ -66,6 +66,7 @@ _ABLATION = {
   'M': 'length',
   'alpha': 'alpha',
 }
+_ORDERS = {'euler': 1, 'heun': 2}
 _FUNCTIONS = {'edm_sampler': _SAMPLER, 'ablation_sampler': _ABLATION}
 
 
@@ -183,11 +184,22 @@ def _sampler(case: families.Case) -> dict[str, np.ndarray]:
     )
   precond = edm.EDM(sigma_data=float(arguments.pop('sigma_data', 0.5)))
   steps = int(arguments.pop('num_steps', 18))
-  solver = continuous.Heun(**_named(arguments, _FUNCTIONS[function]))
-  levels = solver.levels(precond, steps)
+  method = arguments.pop('solver', 'heun')
+  if method not in _ORDERS or (method != 'heun' and function == 'edm_sampler'):
+    raise families.Unsupported(f'solver {method!r}')
+  churn = edm_timesteps.Churn(
+    **_named({k: arguments.pop(k) for k in _CHURN if k in arguments}, _CHURN)
+  )
+  grid = edm_timesteps.EdmTimesteps(
+    **_named(arguments, _FUNCTIONS[function]), churn=churn
+  )
+  solver = heun.Heun(
+    order=_ORDERS[method], alpha=grid.alpha, has_churn=churn.amount > 0
+  )
+  levels = grid.levels(precond, steps)
   latents = jnp.asarray(chains.nhwc(case.inputs['latents']))
   noise = []
-  if solver.churn:
+  if solver.has_churn:
     noise = [jnp.asarray(chains.nhwc(case.inputs['noise']))]
   calls: list[tuple[np.ndarray, ...]] = []
 
@@ -204,7 +216,7 @@ def _sampler(case: families.Case) -> dict[str, np.ndarray]:
     return prediction
 
   stage = sampling.Stage(
-    spans=((levels, denoise),),
+    segments=(sampling.Segment(levels=levels, denoise=denoise),),
     enter=lambda state, normal: (
       levels.initial_std * normal(latents.shape),
       None,

@@ -13,9 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.solvers import base as solver_lib
 from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import chains
@@ -100,7 +104,7 @@ def _run_sampler(case: families.Case) -> dict[str, np.ndarray]:
     raise families.Unsupported(f'eta = {eta} without recorded noise')
   chain = chains.build(config['diffusion'])
   try:
-    levels = solver.levels(chain, steps)
+    levels = timesteps.spaced_levels(chain, steps, 'official')
   except ValueError as error:
     raise families.Unsupported(str(error)) from error
   model = _build(case, config, chain)
@@ -116,18 +120,19 @@ def _run_sampler(case: families.Case) -> dict[str, np.ndarray]:
       for name, c in zip(noises, model.channels, strict=True)
     )
 
+  scale = float(sampler.get('unconditional_guidance_scale', 1.0))
+
   def sample(params, initial, recorded, context, null):
     stages = frido.make_stages(
-      model.unet,
-      params,
-      model.chain,
-      solver,
-      context=context,
-      null=null,
-      scale=float(sampler.get('unconditional_guidance_scale', 1.0)),
-      steps=[steps] * len(initial),
-      shapes=[x.shape for x in initial],
-      pools=[2**s for s in reversed(range(len(initial)))],
+      frido.ScaleDenoiser(unet=model.unet, params=params),
+      [levels] * len(initial),
+      condition_lib.Condition(
+        context=condition_lib.Inputs(context=context),
+        null=None if null is None else condition_lib.Inputs(context=null),
+      ),
+      [x.shape for x in initial],
+      [2**s for s in reversed(range(len(initial)))],
+      None if scale == 1 else classifier_free.Guidance(scale),
     )
     noise = sampling.Noise.recorded(initial, recorded)
     return sampling.run(stages, solver, noise, trace=True)
@@ -139,12 +144,12 @@ def _run_sampler(case: families.Case) -> dict[str, np.ndarray]:
   return outputs | _steps(initial, state, traces)
 
 
-def _solver(sampler: Mapping[str, Any]) -> solvers.Solver:
+def _solver(sampler: Mapping[str, Any]) -> solver_lib.Solver:
   kind = sampler['kind']
   if kind not in ('ddim', 'plms'):
     raise families.Unsupported(f'sampler {kind!r}; supported: ddim, plms')
   try:
-    return solvers.create(kind, float(sampler.get('eta', 0.0)))
+    return solvers.create(kind, eta=float(sampler.get('eta', 0.0)))
   except ValueError as error:
     raise families.Unsupported(str(error)) from error
 

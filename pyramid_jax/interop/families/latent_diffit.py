@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.diffusion import guidance
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
 from pyramid_jax.networks import diffit_trunk
@@ -273,7 +273,9 @@ def _guided_run(
       if network.input_size <= _LARGEST_SCHEDULED:
         length = config.get('diffusion_steps', 1000)
         power = config.get('scale_pow', 4.0)
-        factor = guidance.power_cosine(scale, jnp.float32(t / length), power)
+        factor = classifier_free.power_cosine(
+          scale, jnp.float32(t / length), power
+        )
       cond, null = np.split(out[..., :3], 2)
       mixed = null + factor * (cond - null)
       out = np.concatenate(

@@ -15,9 +15,14 @@ import numpy as np
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.solvers import base as solver_lib
+from pyramid_jax.diffusion.solvers import ddpm
 from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import chains
@@ -205,11 +210,12 @@ def _ddim(case: families.Case, model: _Model) -> dict[str, np.ndarray]:
   try:
     solver = solvers.create(
       case.family.removeprefix('ldm.'),
-      eta,
-      _DISCRETIZE[discretize],
-      float(sampler.get('temperature', 1.0)) if eta else 1.0,
+      eta=eta,
+      temperature=float(sampler.get('temperature', 1.0)) if eta else 1.0,
     )
-    levels = solver.levels(model.chain, int(sampler['S']))
+    levels = timesteps.spaced_levels(
+      model.chain, int(sampler['S']), _DISCRETIZE[discretize]
+    )
   except ValueError as error:
     raise families.Unsupported(str(error)) from error
   outputs = chains.buffers(model.chain)
@@ -230,11 +236,11 @@ def _ancestral(case: families.Case, model: _Model) -> dict[str, np.ndarray]:
   if not 1 <= count <= length:
     raise families.Unsupported(f'{count} of {length} time steps')
   options = {**model.options, **sampler}
-  solver = solvers.DDPM(
+  solver = ddpm.DDPM(
     temperature=float(sampler.get('temperature', 1.0)),
     clip=bool(options['clip_denoised']),
   )
-  levels = schedules.levels(model.chain, np.arange(count), 1.0)
+  levels = timesteps.levels(model.chain, np.arange(count), 1.0)
   outputs = chains.buffers(model.chain)
   outputs['lvlb_weights'] = model.chain.loss_weights(
     model.options['parameterization']
@@ -247,8 +253,8 @@ def _ancestral(case: families.Case, model: _Model) -> dict[str, np.ndarray]:
 def _sample(
   case: families.Case,
   model: _Model,
-  solver: solvers.Solver,
-  levels: schedules.Levels,
+  solver: solver_lib.Solver,
+  levels: levels_lib.Levels,
   parameterization: str,
 ) -> dict[str, np.ndarray]:
   """Runs the sampler and names its steps."""
@@ -258,17 +264,15 @@ def _sample(
     if name in case.inputs
   }
   scale = float(model.sampler.get('unconditional_guidance_scale', 1.0))
+  guidance = None if scale == 1 else classifier_free.Guidance(scale)
 
   def sample(params, cond, null, arrays):
     stage = ldm.make_stage(
-      model.unet,
-      params,
+      ldm.denoiser(model.unet, params, parameterization),
       levels,
-      shape=arrays['x_T'].shape,
-      context=cond,
-      null=null,
-      scale=scale,
-      parameterization=parameterization,
+      condition_lib.Condition(context=cond, null=null),
+      arrays['x_T'].shape,
+      guidance,
     )
     if 'mask' in arrays:
       # Some masks are recorded with the latent's channels, all equal.

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -19,12 +18,13 @@ from ml_collections import ConfigDict
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import augmentation
-from pyramid_jax.diffusion import clocks
-from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import diffit as diffit_lib
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
@@ -35,18 +35,17 @@ Batch = system_lib.Batch
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
+Shape = tuple[int, int, int, int]
 
 TASKS = ('none', 'class')
 CHANNELS = 3
-# What solvers of chains have and this one has not, and its only value.
-_OTHERS = {'eta': 0, 'temperature': 1, 'spacing': 'auto', 'windows': (0, 0)}
 
 
 def raw_network(
   network: diffit_lib.DiffiT,
   params: Any,
   inputs: Inputs,
-  taps: Sequence[str] = (),
+  features: Sequence[str] = (),
   found: dict[str, jax.Array] | None = None,
   **kwargs: Any,
 ) -> edm.Network:
@@ -56,8 +55,8 @@ def raw_network(
     network: F.
     params: its weights.
     inputs: of the condition, of which it takes the classes.
-    taps: names of activations that every call puts into `found`.
-    found: see `taps`.
+    features: names of activations that every call puts into `found`.
+    found: takes the activations by name.
     **kwargs: of `network.apply`.
   """
 
@@ -65,9 +64,9 @@ def raw_network(
     # One level for the whole batch is embedded once.
     levels = jnp.ravel(c_noise)
     out = params_lib.apply(
-      network, params, x, levels, inputs.y, taps=taps, **kwargs
+      network, params, x, levels, inputs.y, taps=features, **kwargs
     )
-    if not taps:
+    if not features:
       return out
     assert found is not None
     found.update(out[1])
@@ -76,66 +75,82 @@ def raw_network(
   return call
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+  """The network with its weights inside a preconditioning.
+
+  Attributes:
+    network: the raw network.
+    params: its weights.
+    precond: what stands around it.
+  """
+
+  network: diffit_lib.DiffiT
+  params: Any
+  precond: edm.Preconditioning
+
+  def stage(
+    self, levels: levels_lib.Levels, inputs: Inputs, shape: Shape
+  ) -> sampling.Stage:
+    """Builds the stage of one batch of conditions, without guidance.
+
+    Args:
+      levels: noise levels of the solver.
+      inputs: the condition of B images.
+      shape: (B, H, W, 3) of the images.
+    """
+
+    def enter(state, normal):
+      del state
+      return levels.initial_std * normal(shape), None
+
+    def denoise(x, level, context, first=True, features=()):
+      del context, first
+      found: dict[str, jax.Array] = {}
+      raw = raw_network(self.network, self.params, inputs, features, found)
+      prediction = edm.predict(self.precond, raw, x, level)
+      return dataclasses.replace(prediction, features=found)
+
+    def leave(state, x, x0, context):
+      del x0, context
+      return [*state, x]
+
+    segment = sampling.Segment(levels=levels, denoise=denoise)
+    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
+
+
 def make_stage(
-  network: diffit_lib.DiffiT,
-  params: Any,
-  precond: edm.Preconditioning,
-  levels: clocks.Levels,
-  *,
-  shape: tuple[int, int, int, int],
-  context: Inputs,
-  null: Inputs | None = None,
-  scale: float = 1.0,
-  interval: Sequence[float] = (),
+  denoiser: Denoiser,
+  levels: levels_lib.Levels,
+  condition: condition_lib.Condition,
+  shape: Shape,
+  guidance: classifier_free.Guidance | None = None,
 ) -> sampling.Stage:
   """Builds the only stage: noise in, the image out.
 
   Args:
-    network: the raw network.
-    params: its weights.
-    precond: what stands around it.
+    denoiser: the network with its weights.
     levels: noise levels of the solver.
+    condition: of B images, and the null condition, which guidance needs.
     shape: (B, H, W, 3) of the images.
-    context: the condition of B images.
-    null: the null condition, used when `scale` is not 1.
-    scale: classifier-free guidance, 1 = none.
-    interval: where it acts, see `guidance.classifier_free`.
+    guidance: classifier-free guidance, None for none.
   """
-  build = functools.partial(_stage, network, params, precond, levels)
-  return conditioning.guided_stage(build, shape, context, null, scale, interval)
 
+  def build(inputs, shape):
+    return denoiser.stage(levels, inputs, shape)
 
-def _stage(
-  network: diffit_lib.DiffiT,
-  params: Any,
-  precond: edm.Preconditioning,
-  levels: clocks.Levels,
-  inputs: Inputs,
-  shape: tuple[int, int, int, int],
-) -> sampling.Stage:
-  """The stage of one batch of conditions, without guidance."""
-
-  def enter(state, normal):
-    del state
-    return levels.initial_std * normal(shape), None
-
-  def denoise(x, level, context, first=True, taps=()):
-    del context, first
-    found: dict[str, jax.Array] = {}
-    raw = raw_network(network, params, inputs, taps, found)
-    prediction = edm.predict(precond, raw, x, level)
-    return dataclasses.replace(prediction, taps=found)
-
-  def leave(state, x, x0, context):
-    del x0, context
-    return [*state, x]
-
-  return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
+  return classifier_free.guided_stage(
+    build,
+    shape,
+    condition.context,
+    condition.null,
+    guidance,
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffiT:
-  """The system; see the module docstring and `systems.system.System`.
+class DiffiT(system_lib.Sampled):
+  """The system; see the module docstring and `systems.system.Generative`.
 
   Attributes:
     network: the raw network.
@@ -144,10 +159,6 @@ class DiffiT:
     law: of the noise levels in training.
     augment: of the training images, None without.
     drop: share of classes replaced by none in training.
-    solver: of sampling.
-    steps: solver steps.
-    guidance: classifier-free guidance scale, 1 = none.
-    guidance_interval: where it acts, see `guidance.classifier_free`.
     image_size: px of a sample, which the network's windows must divide.
   """
 
@@ -157,10 +168,6 @@ class DiffiT:
   law: edm_loss.Law
   augment: augmentation.Augmentation | None
   drop: float
-  solver: continuous.Heun
-  steps: int
-  guidance: float
-  guidance_interval: tuple[float, ...]
   image_size: int
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
@@ -218,24 +225,41 @@ class DiffiT:
     tree = self.encoder.weights(weights.params['generator'], weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
+  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    spec.make_solver()
+    spec.edm_timesteps().levels(self.precond, spec.steps_of(1)[0])
+    if spec.windows != (0, 0):
+      raise ValueError(
+        f'config.sample.windows is {spec.windows}, must be (0, 0) for diffit'
+      )
+
+  def dense_spec(self) -> spec_lib.SamplerSpec:
+    return spec_lib.SamplerSpec(
+      solver='euler', steps=(system_lib.CONTINUOUS_LEVELS,)
+    )
+
+  def example_condition(self) -> condition_lib.Condition:
+    return conditioning.blank(self.encoder)
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    return (self.network.stem_stride,)
+
   def stages(
     self,
     weights: Weights,
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
-    stage = make_stage(
-      self.network,
-      weights.params['generator']['network'],
-      self.precond,
-      self.solver.levels(self.precond, self.steps),
-      shape=(*shape, CHANNELS),
-      context=condition.context,
-      null=condition.null,
-      scale=self.guidance,
-      interval=self.guidance_interval,
+    denoiser = Denoiser(
+      network=self.network,
+      params=weights.params['generator']['network'],
+      precond=self.precond,
     )
-    return [stage]
+    levels = spec.edm_timesteps().levels(self.precond, spec.steps_of(1)[0])
+    size = (*shape, CHANNELS)
+    return [make_stage(denoiser, levels, condition, size, spec.guidance_of(0))]
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     del weights  # the state is the image
@@ -255,11 +279,6 @@ class DiffiT:
     del weights
     return jnp.clip(state[-1], -1.0, 1.0)
 
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    return system_lib.sample_batch(self, weights, key, batch)
-
 
 def create(config: ConfigDict) -> DiffiT:
   """Builds the system of a config.
@@ -271,20 +290,13 @@ def create(config: ConfigDict) -> DiffiT:
   augment = None
   if config.diffusion.augment:
     augment = augmentation.Augmentation(probability=config.diffusion.augment)
-  precond, solver = _preconditioning(config), _solver(config)
-  steps = system_lib.steps_of_one_stage(config)
-  solver.levels(precond, steps)  # refuses a range without levels
   return DiffiT(
     network=_network(config, encoder, augment),
     encoder=encoder,
-    precond=precond,
+    precond=_preconditioning(config),
     law=_law(config),
     augment=augment,
     drop=config.condition.drop,
-    solver=solver,
-    steps=steps,
-    guidance=config.sample.guidance,
-    guidance_interval=tuple(config.sample.guidance_interval),
     image_size=config.data.image_size,
   )
 
@@ -347,28 +359,3 @@ def _law(config: ConfigDict) -> edm_loss.Law:
   if name == 'edm':
     return edm_loss.EDMLaw(mean=d.P_mean, std=d.P_std, sigma_data=d.sigma_data)
   return edm_loss.make_law(name)
-
-
-def _solver(config: ConfigDict) -> continuous.Heun:
-  s = config.sample
-  if s.solver not in continuous.SOLVERS:
-    raise ValueError(
-      f'config.sample.solver is {s.solver!r}, must be one of'
-      f' {", ".join(continuous.SOLVERS)} for diffit'
-    )
-  for name, only in _OTHERS.items():
-    if s[name] != only:
-      raise ValueError(
-        f'config.sample.{name} is {s[name]!r}, must be {only!r} for diffit'
-      )
-  return continuous.Heun(
-    solver=s.solver,
-    discretization=s.discretization,
-    sigma_min=s.sigma_min or None,
-    sigma_max=s.sigma_max or None,
-    rho=s.rho,
-    churn=s.churn,
-    churn_min=s.churn_min,
-    churn_max=s.churn_max or math.inf,
-    churn_noise=s.churn_noise,
-  )

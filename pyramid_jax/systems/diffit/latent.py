@@ -6,7 +6,6 @@ NVlabs/DiffiT: diffit/ and sample.py.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -15,10 +14,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoding as conditioning
-from pyramid_jax.diffusion import learned_range
+from pyramid_jax.diffusion import iddpm_loss
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import latent_diffit as network_lib
 from pyramid_jax.networks import params as params_lib
@@ -34,57 +35,59 @@ Weights = system_lib.Weights
 TASKS = ('none', 'class')
 
 
-def make_stage(
-  network: network_lib.LatentDiffiT,
-  params: Any,
-  levels: schedules.Levels,
-  *,
-  shape: latent.Shape,
-  labels: jax.Array | None = None,
-  null: jax.Array | None = None,
-  scale: float = 1.0,
-  interval: Sequence[float] = (),
-  channels: int | None = None,
-  power: float | None = None,
-  parameterization: str = 'eps',
-) -> sampling.Stage:
-  """Builds the only stage: noise in, the scaled latent out.
+def denoiser(
+  network: network_lib.LatentDiffiT, params: Any, parameterization: str = 'eps'
+) -> latent.Denoiser:
+  """Returns the network with its weights, which takes (B,) class ids.
 
   Args:
     network: the denoiser.
     params: its weights.
-    levels: noise levels of the solver.
-    shape: (B, h, w, C) of the latent.
-    labels: (B,) class ids, None without classes.
-    null: (B,) the null class, used when `scale` is not 1.
-    scale: classifier-free guidance, 1 = none.
-    interval: this and the next two as of `guidance.classifier_free`.
-    channels: what it acts on.
-    power: how it grows.
-    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
+    parameterization: what it predicts: 'eps', 'x0' or 'v'.
   """
 
-  def build(labels, shape):
+  def call(variables, x, time, inputs, **kwargs):
     # One level for the whole batch: it is embedded once.
-    return latent.one_stage(
-      lambda variables, x, time, **kwargs: network.apply(
-        variables, x, jnp.atleast_1d(time), labels, **kwargs
-      ),
-      params,
-      levels,
-      shape,
-      parameterization,
-      cached=False,  # nothing but labels is independent of the level
-    )
+    t = jnp.atleast_1d(time)
+    return network.apply(variables, x, t, inputs.y, **kwargs)
 
-  return conditioning.guided_stage(
-    build, shape, labels, null, scale, interval, channels, power
+  return latent.Denoiser(
+    call=call,
+    params=params,
+    parameterization=parameterization,
+    cached=False,  # nothing but labels is independent of the level
+  )
+
+
+def make_stage(
+  network: latent.Denoiser,
+  levels: levels_lib.Levels,
+  condition: condition_lib.Condition,
+  shape: latent.Shape,
+  guidance: classifier_free.Guidance | None = None,
+) -> sampling.Stage:
+  """Builds the only stage: noise in, the scaled latent out.
+
+  Args:
+    network: see `denoiser`.
+    levels: noise levels of the solver.
+    condition: of B images, of which the network takes the class ids, and the
+      null condition, which guidance needs.
+    shape: (B, h, w, C) of the latent.
+    guidance: classifier-free guidance, None for none.
+  """
+
+  def build(inputs, shape):
+    return network.stage(levels, inputs, shape)
+
+  return classifier_free.guided_stage(
+    build, shape, condition.context, condition.null, guidance
   )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentDiffiT(latent.OneLatentSystem):
-  """The system; see the module docstring and `systems.system.System`.
+  """The system; see the module docstring and `systems.system.Generative`.
 
   Attributes, beside those of `latent.OneLatentSystem`:
     network: the denoiser, which drops labels itself.
@@ -92,7 +95,7 @@ class LatentDiffiT(latent.OneLatentSystem):
   """
 
   network: network_lib.LatentDiffiT
-  loss: learned_range.LossSettings
+  loss: iddpm_loss.LossSettings
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
@@ -125,11 +128,11 @@ class LatentDiffiT(latent.OneLatentSystem):
     z = self.scaled_latents(frozen, extra, batch, draw_key)
     labels = self.training_context(params, frozen, drop_key, batch).y
     tree = params['generator']['network']
-    terms = learned_range.loss(
+    terms = iddpm_loss.loss(
       lambda x, t: params_lib.apply(
         self.network, tree, x, t, labels, train=True, rngs={'dropout': drop_key}
       ),
-      schedules.respaced_levels(self.chain),
+      timesteps.respaced_levels(self.chain),
       self.loss,
       z,
       jax.random.randint(time_key, z.shape[:1], 0, self.chain.length),
@@ -143,26 +146,22 @@ class LatentDiffiT(latent.OneLatentSystem):
     weights: Weights,
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
+    (levels,) = spec.chain_levels(self.chain)
+    params = weights.params['generator']['network']
     stage = make_stage(
-      self.network,
-      weights.params['generator']['network'],
-      self.solver.levels(self.chain, self.steps),
-      shape=self.latent_shape(*shape),
-      labels=condition.context.y,
-      null=None if condition.null is None else condition.null.y,
-      scale=self.guidance,
-      interval=self.guidance_interval,
-      channels=self.guidance_channels,
-      power=self.guidance_power,
-      parameterization=self.loss.parameterization,
+      denoiser(self.network, params, self.loss.parameterization),
+      levels,
+      condition,
+      self.latent_shape(*shape),
+      spec.guidance_of(0),
     )
     return [stage]
 
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    return system_lib.sample_batch(self, weights, key, batch)
+  @property
+  def cells(self) -> tuple[int, ...]:
+    return (self.network.patch_size,)
 
 
 def create(config: ConfigDict) -> LatentDiffiT:
@@ -173,11 +172,11 @@ def create(config: ConfigDict) -> LatentDiffiT:
   """
   _check(config)
   d = config.diffusion
-  common = latent.one_latent_fields(config, learns_variance=True)
+  common = latent.one_latent_fields(config)
   return LatentDiffiT(
     **common | {'drop': 0.0},  # of the network, which has the null class
     network=_network(config, common['first_stage']),
-    loss=learned_range.LossSettings(
+    loss=iddpm_loss.LossSettings(
       loss=d.loss, parameterization=d.parameterization, variance=d.variance
     ),
   )
@@ -185,7 +184,7 @@ def create(config: ConfigDict) -> LatentDiffiT:
 
 def _check(config: ConfigDict) -> None:
   """Raises ValueError if a field does not fit the others."""
-  c, sample = config.condition, config.sample
+  c = config.condition
   if c.task not in TASKS or c.also:
     raise ValueError(
       f'config.condition.task is {c.task!r} and config.condition.also'
@@ -200,11 +199,6 @@ def _check(config: ConfigDict) -> None:
     raise ValueError(
       'config.condition.drop is 0, so nothing trains the class for none:'
       ' config.condition.null_class must be False'
-    )
-  if tuple(sample.windows) != (0, 0):
-    raise ValueError(
-      f'config.sample.windows is {tuple(sample.windows)}, must be (0, 0) for'
-      ' latent_diffit, which has one size'
     )
 
 
@@ -231,10 +225,5 @@ def _network(
       f'config.network.learn_sigma is {network.learn_sigma}, must be'
       f' {not network.learn_sigma} for config.diffusion.variance ='
       f' {d.variance!r}'
-    )
-  if config.sample.guidance_channels > channels:
-    raise ValueError(
-      f'config.sample.guidance_channels is {config.sample.guidance_channels},'
-      f' must be at most {channels}, the channels of the latent'
     )
   return network

@@ -24,7 +24,7 @@ from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import ladm
-from pyramid_jax.systems.ladm import stage_networks as ladm_networks
+from pyramid_jax.systems.ladm import stage_networks
 
 
 Batch = system_lib.Batch
@@ -39,7 +39,7 @@ BASE = 'base'  # the frozen part that is the trained LaDM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ControlledNetwork(ladm_networks.StageNetwork):
+class ControlledNetwork(stage_networks.StageNetwork):
   """The network of a stage with its branch.
 
   The weights are {'base': those of the network, 'branch': of the branch}.
@@ -54,36 +54,36 @@ class ControlledNetwork(ladm_networks.StageNetwork):
 
   def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
     params = variables['params']
-    *told, control = args
+    *given, control = args
     aside = {k: v for k, v in kwargs.items() if k in _BOTH}
-    given: Any = self.branch.apply(
-      {'params': params['branch']}, *told, control=control, **aside
+    added: Any = self.branch.apply(
+      {'params': params['branch']}, *given, control=control, **aside
     )
     rest = {k: v for k, v in variables.items() if k != 'params'}
     return self.module.apply(
       {'params': params['base'], **rest},
-      *told,
-      control=controlnet.weighted(given, self.weight),
+      *given,
+      control=controlnet.weighted(added, self.weight),
       **kwargs,
     )
 
   def init_branch(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
     """Returns the initial weights of the branch."""
     *args, control = self.arguments(x, jnp.zeros((1,)), inputs)
-    tree = self.branch.init(key, *args, control=control, **self._told(inputs))
+    tree = self.branch.init(key, *args, control=control, **self.named(inputs))
     return tree['params']
 
   def arguments(
     self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
   ) -> tuple[Any, ...]:
     args = super().arguments(x, c_noise, inputs)
-    assert inputs.control is not None  # see `LaDMControl.told`
+    assert inputs.control is not None  # see `LaDMControl.inputs`
     return *args, inputs.control[self.halvings]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LaDMControl(ladm.LaDM):
-  """The system; see the module docstring and `systems.system.System`.
+  """The system; see the module docstring and `systems.system.Generative`.
 
   Attributes, beside those of `ladm.LaDM`, the base:
     base_path: the workdir of the base.
@@ -94,6 +94,10 @@ class LaDMControl(ladm.LaDM):
   base_path: str
   control_map: control_maps.ControlMap
   weight: float
+
+  @property
+  def accepts(self) -> frozenset[str]:
+    return super().accepts | {'sketch'}
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     base, extra = super().init(key, batch)
@@ -142,7 +146,7 @@ class LaDMControl(ladm.LaDM):
       networks[name] = {'base': own, 'branch': branch}
     return {**base, 'networks': networks}
 
-  def network(self, stage: int) -> ladm_networks.StageNetwork:
+  def network(self, stage: int) -> stage_networks.StageNetwork:
     return self._controlled(stage)
 
   def _controlled(self, stage: int) -> ControlledNetwork:
@@ -165,8 +169,8 @@ class LaDMControl(ladm.LaDM):
       weight=self.weight,
     )
 
-  def told(self, inputs: Inputs, batch: Batch) -> Inputs:
-    if 'sketch' in batch:  # a drawing in the place of edges
+  def inputs(self, inputs: Inputs, batch: Batch) -> Inputs:
+    if 'sketch' in batch:  # a sketch in the place of edges
       batch = {**batch, 'edges': (batch['sketch'] + 1.0) / 2.0}
     (side,) = {batch[key].shape[1] for key in self.control_map.keys}
     maps = tuple(self.control_map(batch, n) for n in self._sides(side))
@@ -182,8 +186,8 @@ class LaDMControl(ladm.LaDM):
     given = super().condition(weights, batch)
     null = given.null
     return condition_lib.Condition(
-      context=self.told(given.context, batch),
-      null=None if null is None else self.told(null, batch),
+      context=self.inputs(given.context, batch),
+      null=None if null is None else self.inputs(null, batch),
     )
 
 

@@ -4,14 +4,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pyramid_jax.diffusion import continuous
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import laplacian_timesteps
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.systems import spaces
 
 
-SOLVERS = tuple(m for m in solvers.BAND_METHODS if m != 'ancestral')
+# Solvers that go band by band.
+SOLVERS = ('ddim', 'ddpm', 'euler', 'heun', 'dpmpp_2m')
 
 
 def process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
@@ -95,8 +96,8 @@ def stage_batch(config: ConfigDict) -> tuple[int, ...]:
   return shares
 
 
-def check_small_picture(config: ConfigDict) -> None:
-  """Refuses what cannot be with a small picture as the condition.
+def check_small_image(config: ConfigDict) -> None:
+  """Refuses what cannot be with a small image as the condition.
 
   Raises:
     ValueError: latents, or bands that are hidden until their switch.
@@ -110,31 +111,34 @@ def check_small_picture(config: ConfigDict) -> None:
     )
   if config.laplacian.latent:
     raise ValueError(
-      'config.laplacian.latent is True, must be False with a small picture,'
+      'config.laplacian.latent is True, must be False with a small image,'
       ' which says something of images'
     )
 
 
-def solver(config: ConfigDict) -> solvers.Solver:
-  """Returns the solver of a config.
+def check_spec(spec: spec_lib.SamplerSpec, process: laplacian.Process) -> None:
+  """Refuses what cannot be sampled band by band.
 
   Raises:
-    ValueError: one that does not go band by band, or options it has not.
+    ValueError: the field of `config.sample`, and what is allowed.
   """
-  s = config.sample
-  if s.solver not in SOLVERS:
+  if spec.solver not in SOLVERS:
     raise ValueError(
-      f'config.sample.solver is {s.solver!r}, must be one of'
+      f'config.sample.solver is {spec.solver!r}, must be one of'
       f' {", ".join(SOLVERS)} for ladm'
     )
-  if config.laplacian.schedule == 'vp' and s.solver in continuous.SOLVERS:
+  if process.schedule == 'vp' and spec.solver in ('heun', 'euler'):
     raise ValueError(
       f"config.laplacian.schedule 'vp' has an infinite slope at the switches:"
-      f' config.sample.solver must be ddim, it is {s.solver!r}'
+      f' config.sample.solver must be ddim, it is {spec.solver!r}'
     )
-  if s.temperature != 1 or tuple(s.windows) != (0, 0):
+  if spec.windows != (0, 0):
     raise ValueError(
-      f'config.sample.temperature is {s.temperature} and config.sample.windows'
-      f' {tuple(s.windows)}, must be 1 and (0, 0) for ladm'
+      f'config.sample.windows is {spec.windows}, must be (0, 0) for ladm'
     )
-  return solvers.per_band(s.solver, s.eta, s.churn)
+  if spec.spacing not in ('auto', *laplacian_timesteps.SPACINGS):
+    raise ValueError(
+      f'config.sample.spacing is {spec.spacing!r}, must be one of auto,'
+      f' {", ".join(laplacian_timesteps.SPACINGS)} for ladm'
+    )
+  spec.make_solver()

@@ -10,7 +10,6 @@ choices.
 
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -23,97 +22,97 @@ from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_editing
-from pyramid_jax.diffusion import laplacian_levels
 from pyramid_jax.diffusion import laplacian_loss
+from pyramid_jax.diffusion import laplacian_timesteps
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
-from pyramid_jax.systems.ladm import fields as ladm_fields
-from pyramid_jax.systems.ladm import stage_networks as ladm_networks
+from pyramid_jax.systems.ladm import fields
+from pyramid_jax.systems.ladm import stage_networks
 
 
 Batch = system_lib.Batch
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
+Shape = tuple[int, int, int, int]
 Weights = system_lib.Weights
 
 
-def make_stage(
-  network: ladm_networks.StageNetwork,
-  params: Any,
-  precond: laplacian_loss.Preconditioning,
-  levels: laplacian_levels.Levels,
-  *,
-  shape: tuple[int, int, int, int],
-  context: Inputs,
-  null: Inputs | None = None,
-  scale: float = 1.0,
-  interval: tuple[float, ...] = (),
-  cached: bool = True,
-  self_context: bool = False,
-) -> sampling.Stage:
-  """Builds one stage.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+  """The network of a stage with its weights inside a preconditioning.
 
-  Args:
+  Attributes:
     network: of the stage.
     params: its weights.
     precond: what stands around it.
-    levels: noise levels of the stage's solver.
-    shape: (B, h, w, C) of the stage's state.
-    context: the condition of B images.
-    null: the null condition, used when `scale` is not 1.
-    scale: classifier-free guidance, 1 = none.
-    interval: where it acts, see `guidance.classifier_free`.
     cached: compute what does not depend on the noise level once a stage.
-    self_context: tell the network the clean image of the stage before.
+    self_context: give the network the clean image of the stage before.
   """
 
-  def build(inputs, shape):
-    def call(variables, x, time, **kwargs):
-      # One level for the whole batch: it is embedded once.
-      return network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
+  network: stage_networks.StageNetwork
+  params: Any
+  precond: laplacian_loss.Preconditioning
+  cached: bool = True
+  self_context: bool = False
+
+  def call(self, variables, x, time, inputs, **kwargs):
+    """Applies the network; one level for the whole batch is embedded once."""
+    return self.network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
+
+  def stage(
+    self, levels: levels_lib.Levels, inputs: Inputs, shape: Shape
+  ) -> sampling.Stage:
+    """Builds the stage of one batch of conditions, without guidance.
+
+    Args:
+      levels: noise levels of the stage's solver.
+      inputs: the condition of B images.
+      shape: (B, h, w, C) of the stage's state.
+    """
 
     def enter(state, normal):
-      x = _entered(precond, levels, state, normal(shape))
-      told: dict[str, Any] = {}
-      if self_context:
-        told['known'] = state[-1][..., shape[-1] :]
-      variables = {'params': params}
-      if cached:
-        blank = jnp.zeros(shape), jnp.zeros(())
-        variables |= call(variables, *blank, mutable=['cache'], **told)[1]
-      return x, (variables, told)
+      x = _entered(self.precond, levels, state, normal(shape))
+      given: dict[str, Any] = {}
+      if self.self_context:
+        given['known'] = state[-1][..., shape[-1] :]
+      variables = {'params': self.params}
+      if self.cached:
+        blank = jnp.zeros(shape), jnp.zeros(()), inputs
+        variables |= self.call(variables, *blank, mutable=['cache'], **given)[1]
+      return x, (variables, given)
 
-    def denoise(x, level, context, first=True, taps=()):
+    def denoise(x, level, context, first=True, features=()):
       del first
-      variables, told = context
+      variables, given = context
       found: dict[str, jax.Array] = {}
 
       def bound(x, time):
-        out = call(variables, x, time, taps=taps, **told)
-        if not taps:
+        out = self.call(variables, x, time, inputs, taps=features, **given)
+        if not features:
           return out
         found.update(out[1])
         return out[0]
 
-      prediction = precond.predict(bound, x, level, inputs.prior)
-      return dataclasses.replace(prediction, taps=found)
+      prediction = self.precond.predict(bound, x, level, inputs.prior)
+      return dataclasses.replace(prediction, features=found)
 
     def leave(state, x, x0, context):
       del context
       return [*state, jnp.concatenate([x, x0], axis=-1)]
 
-    return sampling.Stage(spans=((levels, denoise),), enter=enter, leave=leave)
-
-  return conditioning.guided_stage(build, shape, context, null, scale, interval)
+    segment = sampling.Segment(levels=levels, denoise=denoise)
+    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
 
 
 def _entered(
   precond: laplacian_loss.Preconditioning,
-  levels: laplacian_levels.Levels,
+  levels: levels_lib.Levels,
   state: list[jax.Array],
   noise: jax.Array,
 ) -> jax.Array:
@@ -125,8 +124,8 @@ def _entered(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LaDM:
-  """The system; see the module docstring and `systems.system.System`.
+class LaDM(system_lib.Sampled):
+  """The system; see the module docstring and `systems.system.Generative`.
 
   Lists of stages are coarse to fine.
 
@@ -140,19 +139,13 @@ class LaDM:
     stage_batch: examples of a batch for each stage.
     drop: share of conditions replaced by the null condition in training.
     known_noise: share of noise in the clean image of the stage before, which
-      finer stages are told in training; None where they are not told.
-    solver: of sampling, one that goes band by band.
-    steps: of each stage.
-    rho: see `laplacian_levels.sigmas`.
-    churn: noise added anew in sampling.
-    guidance: classifier-free guidance of each stage, 1 = none.
-    guidance_interval: where it acts, see `guidance.classifier_free`.
+      finer stages are given in training; None where they are not given it.
     image_size: px of a sample, unless it is asked for in another shape.
-    tells_aspect: whether the networks are told the shape of the image.
+    tells_aspect: whether the networks are given the shape of the image.
   """
 
   space: spaces.Space
-  networks: ladm_networks.Networks
+  networks: stage_networks.Networks
   encoder: conditioning.Encoder
   process: laplacian.Process
   kind: str
@@ -160,12 +153,6 @@ class LaDM:
   stage_batch: tuple[int, ...]
   drop: float
   known_noise: float | None
-  solver: solvers.Solver
-  steps: tuple[int, ...]
-  rho: float
-  churn: laplacian_levels.Churn
-  guidance: tuple[float, ...]
-  guidance_interval: tuple[float, ...]
   image_size: int
   tells_aspect: bool = False
 
@@ -246,7 +233,7 @@ class LaDM:
     encoded = conditioning.training_context(
       self.encoder, generator, frozen, self.drop, drop_key, batch
     )
-    inputs = self.told(encoded, batch)
+    inputs = self.inputs(encoded, batch)
     shares = self.law.shares(self.process)
     total, metrics, begin = jnp.zeros(()), {}, 0
     for index, stage in enumerate(self.stage_numbers):
@@ -276,11 +263,11 @@ class LaDM:
     """Returns the loss of a stage on its part of a batch."""
     sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
     clean = self.process.clean(whole, stage)
-    network, told = self.network(stage), {}
-    if self.known_noise is not None and self._is_told(stage):
+    network, given = self.network(stage), {}
+    if self.known_noise is not None and self._is_given(stage):
       known = laplacian.down(clean)
       eps = jax.random.normal(jax.random.fold_in(noise_key, 1), known.shape)
-      told['known'] = gaussian.mix_noise(known, eps, self.known_noise)
+      given['known'] = gaussian.mix_noise(known, eps, self.known_noise)
     return laplacian_loss.loss(
       lambda x, time: network.apply(
         {'params': self.params_of(params, stage)},
@@ -289,7 +276,7 @@ class LaDM:
         inputs,
         train=True,
         rngs={'dropout': dropout_key},
-        **told,
+        **given,
       ),
       self.precond(stage),
       clean,
@@ -298,8 +285,8 @@ class LaDM:
       inputs.prior,
     )
 
-  def _is_told(self, stage: int) -> bool:
-    """Returns whether a stage is told the clean image of the one before."""
+  def _is_given(self, stage: int) -> bool:
+    """Returns whether a stage is given the clean image of the one before."""
     return self.known_noise is not None and stage < self.process.levels
 
   # What a system with branches beside the networks does otherwise.
@@ -309,7 +296,7 @@ class LaDM:
     del frozen
     return params['generator']
 
-  def network(self, stage: int) -> ladm_networks.StageNetwork:
+  def network(self, stage: int) -> stage_networks.StageNetwork:
     """Returns the network of a stage, 1 = finest."""
     return self.networks.of_stage(stage)
 
@@ -317,8 +304,8 @@ class LaDM:
     """Returns its weights among those of all networks."""
     return self.networks.params_of(params, stage)
 
-  def told(self, inputs: Inputs, batch: Batch) -> Inputs:
-    """Returns what the networks are told of a batch."""
+  def inputs(self, inputs: Inputs, batch: Batch) -> Inputs:
+    """Returns what the networks are given of a batch."""
     if not self.tells_aspect:
       return inputs
     aspect = batch.get('aspect')
@@ -327,7 +314,7 @@ class LaDM:
     return dataclasses.replace(inputs, aspect=aspect)
 
   def shaped(self, inputs: Inputs, shape: tuple[int, int, int]) -> Inputs:
-    """Returns what the networks are told of images (B, H, W)."""
+    """Returns what the networks are given of images (B, H, W)."""
     if not self.tells_aspect:
       return inputs
     sides = np.array(shape[1:], np.float32)
@@ -368,46 +355,79 @@ class LaDM:
     tree = self.encoder.weights(generator, weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
+  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    fields.check_spec(spec, self.process)
+    self._levels(spec)
+
+  def dense_spec(self) -> spec_lib.SamplerSpec:
+    return spec_lib.SamplerSpec(
+      solver='euler', steps=(system_lib.CONTINUOUS_LEVELS,)
+    )
+
+  def example_condition(self) -> condition_lib.Condition:
+    return conditioning.blank(self.encoder)
+
+  @property
+  def any_shape(self) -> bool:
+    return True
+
+  @property
+  def stage_count(self) -> int:
+    return self.process.levels
+
+  @property
+  def has_latents(self) -> bool:
+    return self.space.has_latents
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    return self.networks.cells
+
+  def _levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
+    """Returns the noise levels of each stage, coarse to fine."""
+    return laplacian_timesteps.sweep(
+      self.process,
+      spec.steps_of(self.stage_count),
+      spec.rho,
+      spec.churn,
+      'karras' if spec.spacing == 'auto' else spec.spacing,
+    )
+
   def stages(
     self,
     weights: Weights,
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
     cached: bool = True,
   ) -> list[sampling.Stage]:
     params = self.generator(weights.params, weights.frozen)['networks']
-    count, height, width = (
-      shape[0],
-      *(n // self.space.factor for n in shape[1:]),
-    )
     self.check_shape(shape[1:])
-    null = condition.null
-    tables = laplacian_levels.sweep(
-      self.process, self.steps, self.rho, self.churn
-    )
-    return [
-      make_stage(
-        self.network(stage),
-        self.params_of(params, stage),
-        self.precond(stage),
-        levels,
-        shape=(
-          count,
-          height // 2 ** (stage - 1),
-          width // 2 ** (stage - 1),
-          self.space.channels,
-        ),
-        context=self.shaped(condition.context, shape),
-        null=None if null is None else self.shaped(null, shape),
-        scale=scale,
-        interval=self.guidance_interval,
+    context, null = self.shaped(condition.context, shape), None
+    if condition.null is not None:
+      null = self.shaped(condition.null, shape)
+    stages = []
+    for index, levels in enumerate(self._levels(spec)):
+      stage = self.stage_numbers[index]
+      denoiser = Denoiser(
+        network=self.network(stage),
+        params=self.params_of(params, stage),
+        precond=self.precond(stage),
         cached=cached,
-        self_context=self._is_told(stage),
+        self_context=self._is_given(stage),
       )
-      for stage, levels, scale in zip(
-        self.stage_numbers, tables, self.guidance, strict=True
+
+      def build(inputs, shape, denoiser=denoiser, levels=levels):
+        return denoiser.stage(levels, inputs, shape)
+
+      sides = (n // self.space.factor // 2 ** (stage - 1) for n in shape[1:])
+      size: Shape = (shape[0], *sides, self.space.channels)
+      stages.append(
+        classifier_free.guided_stage(
+          build, size, context, null, spec.guidance_of(index)
+        )
       )
-    ]
+    return stages
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     whole = self.space.states(weights, image)
@@ -433,11 +453,6 @@ class LaDM:
     is_whole = 2 * area > self.image_size**2
     return self.space.decode(weights, x if is_whole else x0)
 
-  def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
-  ) -> jax.Array:
-    return system_lib.sample_batch(self, weights, key, batch)
-
 
 def create(config: ConfigDict) -> LaDM:
   """Builds the system of a config.
@@ -445,44 +460,25 @@ def create(config: ConfigDict) -> LaDM:
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
-  ladm_fields.check_small_picture(config)
-  sample = config.sample
+  fields.check_small_image(config)
   space = spaces.create(config, config.laplacian.latent)
-  process = ladm_fields.process(config, space)
+  process = fields.process(config, space)
   encoder = conditioning.create(config)
-  levels = process.levels
-  steps = sample.steps
-  steps = (steps,) * levels if isinstance(steps, int) else tuple(steps)
-  laplacian_levels.sweep(process, steps)  # refuses another number
-  wavelets = ladm_fields.per_stage(config, 'wavelets')
+  wavelets = fields.per_stage(config, 'wavelets')
   return LaDM(
     space=space,
-    networks=ladm_networks.create(config, space, encoder, wavelets),
+    networks=stage_networks.create(config, space, encoder, wavelets),
     encoder=encoder,
     process=process,
-    kind=ladm_fields.kind(config),
+    kind=fields.kind(config),
     law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
-    stage_batch=ladm_fields.stage_batch(config),
+    stage_batch=fields.stage_batch(config),
     drop=config.condition.drop,
     known_noise=(
       config.diffusion.noise_mix_ratio
       if config.laplacian.self_context
       else None
     ),
-    solver=ladm_fields.solver(config),
-    steps=steps,
-    rho=sample.rho,
-    churn=laplacian_levels.Churn(
-      amount=sample.churn,
-      low=sample.churn_min,
-      high=sample.churn_max or math.inf,
-      noise=sample.churn_noise,
-    ),
-    guidance=tuple(
-      1.0 + (sample.guidance - 1.0) * part
-      for part in ladm_fields.per_stage(config, 'guidance_parts')
-    ),
-    guidance_interval=tuple(sample.guidance_interval),
     image_size=config.data.image_size,
     tells_aspect=config.data.buckets > 0,
   )

@@ -1,4 +1,4 @@
-"""The networks of LaDM: a denoiser a stage, or one that is told the stage."""
+"""The networks of LaDM: a denoiser a stage, or one that is given the stage."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -29,7 +29,7 @@ class StageNetwork:
 
   Attributes:
     module: a U-Net or a DiffiT.
-    stage: which stage it is told, 0 = coarsest; None where it is of one only.
+    stage: which stage it is given, 0 = coarsest; None where it is of one only.
     wavelet: levels of the Haar packet around it: it works on a grid smaller
       by 2^wavelet.
     halvings: from the finest resolution to the stage's.
@@ -58,14 +58,14 @@ class StageNetwork:
       inputs: of the condition; channels beside the image are at the finest
         resolution and pooled to the stage's.
       known: (B, h / 2, w / 2, C) the clean image as the stage before knows it,
-        for networks that are told, else None.
+        for networks that are given it, else None.
       **kwargs: of `module.apply`.
     """
     args = self.arguments(x, c_noise, inputs)
-    told = self._told(inputs)
+    given = self.named(inputs)
     if known is not None:
-      told['known'] = laplacian.haar(laplacian.up(known), self.wavelet)
-    out = self.call(variables, *args, **told, **kwargs)
+      given['known'] = laplacian.haar(laplacian.up(known), self.wavelet)
+    out = self.call(variables, *args, **given, **kwargs)
     if not kwargs.get('mutable') and not kwargs.get('taps'):
       return laplacian.inverse_haar(out, self.wavelet)
     return laplacian.inverse_haar(out[0], self.wavelet), out[1]
@@ -77,7 +77,7 @@ class StageNetwork:
   def init(self, key: jax.Array, x: jax.Array, inputs: Inputs) -> Any:
     """Returns the weights; x is (B, h, w, C) at the stage's resolution."""
     args = self.arguments(x, jnp.zeros((1,)), inputs)
-    return self.module.init(key, *args, **self._told(inputs))['params']
+    return self.module.init(key, *args, **self.named(inputs))['params']
 
   def arguments(
     self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
@@ -94,14 +94,14 @@ class StageNetwork:
     x = laplacian.haar(x, self.wavelet)
     return x, TIME_SCALE * c_noise, inputs.context, inputs.y
 
-  def _told(self, inputs: Inputs) -> dict[str, Any]:
+  def named(self, inputs: Inputs) -> dict[str, Any]:
     """Returns the arguments by name that are there."""
-    told = {
+    given = {
       'stage': self.stage,
       'concat_noise': inputs.concat_noise,
       'aspect': inputs.aspect,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

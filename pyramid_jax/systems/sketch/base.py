@@ -7,26 +7,19 @@ activations, its config, and that config as it is to be trained on and sampled.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
-from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.conditioning import encoding as conditioning
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.systems import system as system_lib
-from pyramid_jax.systems.diffit import image as diffit
-from pyramid_jax.systems.diffit import latent as latent_diffit
-from pyramid_jax.systems.ladm import ladm
 
 
 Weights = system_lib.Weights
 
 FIRST_STAGE = 'first_stage'  # the part that may lie in the base's workdir
-_CONTINUOUS_LEVELS = 256  # that a system without a chain is trained at
 # What the conditions of a batch must have in common with the base's.
 _SHARED = (
   'data.image_size',
@@ -48,25 +41,15 @@ class StageShape:
 
   Attributes:
     state: (B, h, w, C) of the state.
-    taps: of the activations, (B, h_k, w_k, C_k) each.
+    features: of the activations, (B, h_k, w_k, C_k) each.
   """
 
   state: tuple[int, ...]
-  taps: tuple[jax.ShapeDtypeStruct, ...]
-
-
-def has_latents(base: system_lib.System) -> bool:
-  """Whether what is diffused are latents of a first stage."""
-  return FIRST_STAGE in base.frozen_parts()
-
-
-def example_condition(base: Any) -> condition_lib.Condition:
-  """Returns a condition of zeros of one example, to trace with."""
-  return conditioning.blank(base.encoder)
+  features: tuple[jax.ShapeDtypeStruct, ...]
 
 
 def stage_shapes(
-  base: system_lib.System, taps: Sequence[str]
+  base: system_lib.Generative, features: Sequence[str]
 ) -> tuple[StageShape, ...]:
   """Traces a system and returns what a predictor must know of its stages.
 
@@ -84,31 +67,22 @@ def stage_shapes(
     weights = Weights(params=params, frozen=frozen, extra=extra)
     size, found = base.image_size, []
     state: list[jax.Array] = []
-    condition = example_condition(base)
-    for stage in base.stages(weights, condition, (1, size, size)):
-      (levels, denoise), *_ = stage.spans
+    condition = base.example_condition()
+    spec = base.dense_spec()
+    for stage in base.stages(weights, condition, (1, size, size), spec):
+      segment, *_ = stage.segments
       x, context = stage.enter(state, jnp.zeros)
-      level = solvers.row(jax.tree.map(jnp.asarray, levels), 0)
-      prediction = denoise(x, level, context, True, taps=taps)
-      found.append((x, [prediction.taps[name] for name in taps]))
+      levels = jax.tree.map(jnp.asarray, segment.levels)
+      level = levels_lib.row(levels, 0)
+      prediction = segment.denoise(x, level, context, True, features=features)
+      found.append((x, [prediction.features[name] for name in features]))
       state = stage.leave(state, x, prediction.x0, context)
     return found
 
   return tuple(
-    StageShape(state=x.shape, taps=tuple(read))
+    StageShape(state=x.shape, features=tuple(read))
     for x, read in jax.eval_shape(trace, jax.random.key(0))
   )
-
-
-def patches(base: system_lib.System, count: int) -> tuple[int, ...]:
-  """Returns the sides of the squares that the base's networks see as one."""
-  if isinstance(base, ladm.LaDM):
-    return base.networks.cells
-  if isinstance(base, latent_diffit.LatentDiffiT):
-    return (base.network.patch_size,) * count
-  if isinstance(base, diffit.DiffiT):
-    return (base.network.stem_stride,) * count
-  return (1,) * count
 
 
 def read(config: ConfigDict) -> ConfigDict:
@@ -142,29 +116,8 @@ def sampled(config: ConfigDict, of_base: ConfigDict) -> ConfigDict:
   """Returns the base's config with the fields of sampling of this one."""
   changed = _copy(of_base)
   with changed.unlocked():
-    changed.sample = config.sample
     changed.attention = config.attention
     changed.remat = config.remat or of_base.remat
-  if tuple(config.sample.windows) != (0, 0):
-    raise ValueError(
-      f'config.sample.windows is {tuple(config.sample.windows)}, must be'
-      ' (0, 0) with a sketch'
-    )
-  return changed
-
-
-def dense(of_base: ConfigDict, base: system_lib.System) -> ConfigDict:
-  """Returns the base's config without guidance and with all its levels."""
-  changed = _copy(of_base)
-  has_chain = hasattr(base, 'chain')
-  with changed.unlocked():
-    sample = changed.sample
-    sample.guidance, sample.windows = 1.0, (0, 0)
-    sample.steps = _CONTINUOUS_LEVELS
-    if has_chain:
-      sample.solver, sample.spacing = 'ddpm', 'auto'
-      sample.steps = of_base.diffusion.timesteps
-      sample.eta, sample.temperature = 0.0, 1.0
   return changed
 
 

@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import sketch_guidance
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import resampling
@@ -41,26 +41,25 @@ SHOWN = (0.3, 0.6, 0.9)  # parts of the time in pictures of a training run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sketch:
-  """The system; see the module docstring and `systems.system.System`.
+  """The system; see the module docstring and `systems.system.Generative`.
 
   Attributes:
     base: what is sampled.
-    dense: the same with many noise levels and no guidance, to train on.
     base_path: the workdir of its weights.
-    taps: names of the activations that are read.
+    features: names of the activations that are read.
     shapes: of the base's stages, coarse first.
     predictors: one for all stages, or one for each.
     target_space: what is predicted of an edge map, 'latent' or 'pixels'.
     source: of the edges that are learned.
-    beta: of each stage, see `sketch_guidance.steered`.
-    stop_fraction: of each stage, likewise.
-    norm_ref: likewise.
+    beta: of each stage, the length of a correction over that of its step.
+    stop_fraction: of each stage, the share of its steps that are corrected.
+    norm_ref: the step that corrections are measured by, one of
+      `guidance.sketch.NORM_REFS`.
   """
 
-  base: system_lib.System
-  dense: system_lib.System
+  base: system_lib.Generative
   base_path: str
-  taps: tuple[str, ...]
+  features: tuple[str, ...]
   shapes: tuple[sketch_base.StageShape, ...]
   predictors: tuple[edge_predictor.EdgePredictor, ...]
   target_space: str
@@ -70,12 +69,48 @@ class Sketch:
   norm_ref: str
 
   @property
-  def solver(self) -> solvers.Solver:
-    return self.base.solver
+  def outputs(self) -> str:
+    return system_lib.PREDICTIONS
 
   @property
   def image_size(self) -> int:
     return self.base.image_size
+
+  @property
+  def accepts(self) -> frozenset[str]:
+    return self.base.accepts | {'sketch'}
+
+  @property
+  def any_shape(self) -> bool:
+    return False
+
+  @property
+  def stage_count(self) -> int:
+    return self.base.stage_count
+
+  @property
+  def has_latents(self) -> bool:
+    return self.base.has_latents
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    return self.base.cells
+
+  def check_extra(self, extra: Params) -> None:
+    del extra
+
+  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    self.base.check_spec(spec)
+    if spec.windows != (0, 0):
+      raise ValueError(
+        f'config.sample.windows is {spec.windows}, must be (0, 0) with a sketch'
+      )
+
+  def dense_spec(self) -> spec_lib.SamplerSpec:
+    return self.base.dense_spec()
+
+  def example_condition(self) -> condition_lib.Condition:
+    return self.base.example_condition()
 
   def of_base(self, frozen: Params) -> Weights:
     """Returns the weights of the base."""
@@ -90,7 +125,7 @@ class Sketch:
     self,
     variables: Mapping[str, Any],
     stage: int,
-    taps: Mapping[str, jax.Array],
+    features: Mapping[str, jax.Array],
     noise: jax.Array,
     **kwargs: Any,
   ) -> Any:
@@ -99,7 +134,7 @@ class Sketch:
     Args:
       variables: 'params' and 'batch_stats' of all predictors.
       stage: whose activations they are.
-      taps: by name.
+      features: activations by name.
       noise: as `EdgePredictor.noise_input` says.
       **kwargs: of the predictor's `apply`.
     """
@@ -108,7 +143,7 @@ class Sketch:
     size = self.shapes[stage].state[1:3]
     return self.predictors[place].apply(
       own,
-      [taps[name] for name in self.taps],
+      [features[name] for name in self.features],
       noise,
       (size[0], size[1]),
       stage=index,
@@ -120,7 +155,7 @@ class Sketch:
     params, statistics = {}, {}
     for place, predictor in enumerate(self.predictors):
       shape = self.shapes[place]
-      taps = [jnp.zeros(t.shape, t.dtype) for t in shape.taps]
+      taps = [jnp.zeros(t.shape, t.dtype) for t in shape.features]
       noise = jnp.zeros((1,))
       if predictor.noise_input != 'scalar':
         noise = jnp.zeros(shape.state)
@@ -163,16 +198,14 @@ class Sketch:
       weights: of the base.
       edges: (B, H, W) in [-1, 1], white on black.
     """
-    if self.target_space == 'latent' and sketch_base.has_latents(self.base):
+    if self.target_space == 'latent' and self.base.has_latents:
       picture = jnp.repeat(edges[..., None], 3, axis=-1)
       return self.base.states(weights, picture)
     targets = []
     for shape in self.shapes:
       cell = edges.shape[1] // shape.state[1]
       pixels = resampling.space_to_depth(edges[..., None], cell)
-      if not sketch_base.has_latents(
-        self.base
-      ):  # thin lines would fade in a mean
+      if not self.base.has_latents:  # thin lines would fade in a mean
         pixels = pixels.max(-1, keepdims=True)
       targets.append(pixels)
     return targets
@@ -182,7 +215,7 @@ class Sketch:
   ) -> jax.Array:
     """Returns the (B, H, W) edge maps in [-1, 1] behind `targets`."""
     size = self.image_size
-    if self.target_space == 'latent' and sketch_base.has_latents(self.base):
+    if self.target_space == 'latent' and self.base.has_latents:
       stages = self._stages_to_train(weights, targets[0].shape[0])
       state: list[jax.Array] = []
       for stage, target in zip(stages, targets, strict=True):
@@ -190,7 +223,7 @@ class Sketch:
       return self.base.decode(weights, state).mean(-1)
     pixels = targets[-1]
     cell = size // pixels.shape[1]
-    if sketch_base.has_latents(self.base):
+    if self.base.has_latents:
       return resampling.depth_to_space(pixels, cell)[..., 0]
     return resampling.enlarge(pixels, cell)[..., 0]
 
@@ -200,8 +233,9 @@ class Sketch:
     """Returns the stages of the base with all levels and no guidance."""
     size = self.image_size
     if condition is None:
-      condition = sketch_base.example_condition(self.dense)
-    return self.dense.stages(weights, condition, (count, size, size))
+      condition = self.base.example_condition()
+    spec = self.base.dense_spec()
+    return self.base.stages(weights, condition, (count, size, size), spec)
 
   def _read(
     self,
@@ -222,30 +256,31 @@ class Sketch:
       For each stage activations by name, what the predictor is told of the
       noise, and the (B,) parts of the time.
     """
-    zs = self.dense.states(weights, batch['image'])
-    condition = self.dense.condition(weights, batch)
+    zs = self.base.states(weights, batch['image'])
+    condition = self.base.condition(weights, batch)
     stages = self._stages_to_train(weights, zs[0].shape[0], condition)
     results = []
     state: list[jax.Array] = []
     for s, stage in enumerate(stages):
-      ((levels, denoise),) = stage.spans
+      (segment,) = stage.segments
+      levels = segment.levels
       at = _examples(levels, rows(s, levels.time.shape[0] - 1))
       noise = jax.random.normal(jax.random.fold_in(key, s), zs[s].shape)
       normal = lambda shape, noise=noise: jnp.broadcast_to(noise, shape)
       _, context = stage.enter(state, normal)
       state = stage.leave(state, zs[s], zs[s], context)
       x = at.noised(zs[s], noise)
-      prediction = denoise(x, at, context, True, taps=self.taps)
+      prediction = segment.denoise(x, at, context, True, features=self.features)
       told = self._told(s, at, noise, prediction.eps)
       results.append(
-        jax.lax.stop_gradient((prediction.taps, told, jnp.ravel(at.part)))
+        jax.lax.stop_gradient((prediction.features, told, jnp.ravel(at.part)))
       )
     return results
 
   def _told(
     self,
     stage: int,
-    level: schedules.Levels,
+    level: levels_lib.Levels,
     noise: jax.Array,
     predicted: jax.Array,
   ) -> jax.Array:
@@ -317,22 +352,34 @@ class Sketch:
     weights: Weights,
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
     of_base = self.of_base(weights.frozen)
+    return self.base.stages(of_base, condition, shape, spec)
+
+  def guided(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    stages: list[sampling.Stage],
+  ) -> list[sampling.Stage]:
     variables = {
       'params': weights.params['generator'],
       'batch_stats': weights.extra['batch_stats'],
     }
+    left_out = self.stage_count - len(stages)  # by an edit, the coarsest
     return [
-      sketch_guidance.steered(
+      sketch_guidance.sketch_guided(
         stage,
-        self._loss(variables, s, condition.steer['targets'][s]),
-        self.taps,
-        beta=condition.steer['beta'][..., s],
-        stop_fraction=self.stop_fraction[s],
-        norm_ref=self.norm_ref,
+        sketch_guidance.SketchGuidance(
+          loss=self._loss(variables, s, condition.steer['targets'][s]),
+          features=self.features,
+          beta=condition.steer['beta'][..., s],
+          stop_fraction=self.stop_fraction[s],
+          norm_ref=self.norm_ref,
+        ),
       )
-      for s, stage in enumerate(self.base.stages(of_base, condition, shape))
+      for s, stage in enumerate(stages, left_out)
     ]
 
   def _loss(
@@ -340,7 +387,7 @@ class Sketch:
   ) -> sketch_guidance.Loss:
     def loss(prediction, level, initial):
       told = self._told(stage, level, initial, prediction.eps)
-      got = self._predict(variables, stage, prediction.taps, told)
+      got = self._predict(variables, stage, prediction.features, told)
       return distance(got, target)
 
     return loss
@@ -392,11 +439,16 @@ class Sketch:
     return jnp.stack(errors).mean(0), self.edges_of_targets(of_base, got)
 
   def preview(
-    self, weights: Weights, key: jax.Array, batch: Batch
+    self,
+    weights: Weights,
+    keys: jax.Array,
+    batch: Batch,
+    spec: spec_lib.SamplerSpec,
   ) -> jax.Array:
     """Returns predicted edge maps, at the parts `SHOWN` of the time in turn."""
+    del spec
     parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
-    _, edges = self.predicted(weights, key, batch, parts)
+    _, edges = self.predicted(weights, keys[0], batch, parts)
     return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
 
 
@@ -406,7 +458,7 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
   return error.sum(-1).mean((1, 2))
 
 
-def _examples(levels: schedules.Levels, rows: jax.Array) -> Any:
+def _examples(levels: levels_lib.Levels, rows: jax.Array) -> Any:
   """Returns one level for each example; factors broadcast over states."""
 
   def pick(leaf):
@@ -437,11 +489,10 @@ def create(config: ConfigDict) -> Sketch:
   """
   c = config.sketch
   of_base = sketch_base.read(config)
-  base = systems.create(sketch_base.sampled(config, of_base))
-  dense = systems.create(sketch_base.dense(of_base, base))
-  taps = tuple(c.taps)
+  base: Any = systems.create(sketch_base.sampled(config, of_base))
+  features = tuple(c.taps)
   try:
-    shapes = sketch_base.stage_shapes(dense, taps)
+    shapes = sketch_base.stage_shapes(base, features)
   except TypeError as error:
     raise ValueError(
       f'the system {of_base.system.name!r} of config.sketch.base has no named'
@@ -449,9 +500,8 @@ def create(config: ConfigDict) -> Sketch:
     ) from error
   return Sketch(
     base=base,
-    dense=dense,
     base_path=c.base,
-    taps=taps,
+    features=features,
     shapes=shapes,
     predictors=_predictors(config, base, shapes),
     target_space=c.target_space,
@@ -473,13 +523,13 @@ def _per_stage(values: Sequence[float], count: int) -> tuple[float, ...]:
 
 def _predictors(
   config: ConfigDict,
-  base: system_lib.System,
+  base: system_lib.Generative,
   shapes: Sequence[sketch_base.StageShape],
 ) -> tuple[edge_predictor.EdgePredictor, ...]:
   c = config.sketch
 
   def channels(shape: sketch_base.StageShape) -> int:
-    if not sketch_base.has_latents(base):
+    if not base.has_latents:
       return 1
     if c.target_space == 'latent':
       return shape.state[-1]
@@ -499,7 +549,7 @@ def _predictors(
     )
 
   outs = [channels(shape) for shape in shapes]
-  patches = sketch_base.patches(base, len(shapes))
+  patches = base.cells
   if c.shared:
     return (build(outs, patches),)
   return tuple(

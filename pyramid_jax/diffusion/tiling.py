@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import stepping
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,18 +225,17 @@ def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
     x, context = stage.enter(known, cut)
     return merge(x, tiles), context
 
-  def over(denoise):
+  def over(segment):
     def call(x, level, context, first=True):
-      prediction = denoise(windows(x, tiles), level, context, first)
+      prediction = segment.denoise(windows(x, tiles), level, context, first)
       eps = merge(prediction.eps, tiles)
       variance = prediction.variance
       if variance is not None:
         variance = merge(variance, tiles)
-      whole = stepping.Prediction.from_eps(x, eps, level)
+      whole = prediction_lib.Prediction.from_eps(x, eps, level)
       return whole.replace(variance=variance)
 
-    return call
+    return dataclasses.replace(segment, denoise=call)
 
-  spans = tuple((levels, over(denoise)) for levels, denoise in stage.spans)
-  # Nobody reads activations of windows.
-  return dataclasses.replace(stage, spans=spans, enter=enter, halves=None)
+  segments = tuple(over(segment) for segment in stage.segments)
+  return dataclasses.replace(stage, segments=segments, enter=enter)

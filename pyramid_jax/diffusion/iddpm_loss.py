@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.diffusion import gaussian
-from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import stepping
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import prediction as prediction_lib
+from pyramid_jax.diffusion.solvers import ddpm
 
 
 LOSSES = ('mse', 'rescaled_mse', 'rescaled_kl')
@@ -33,7 +34,7 @@ class LossSettings:
       times S / 1000; 'rescaled_kl' the bound times S alone. S is the number of
       levels.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
-    variance: see `stepping.ancestral`.
+    variance: see `ddpm.ancestral`.
   """
 
   loss: str = 'mse'
@@ -42,19 +43,19 @@ class LossSettings:
 
   def __post_init__(self):
     gaussian.check_parameterization(self.parameterization)
-    stepping.check_variance(self.variance)
+    ddpm.check_variance(self.variance)
     if self.loss not in LOSSES:
       raise ValueError(f'loss {self.loss!r} is not one of {LOSSES}')
 
 
-def count(levels: schedules.Levels) -> int:
+def count(levels: levels_lib.Levels) -> int:
   """Returns S, the number of steps through the levels."""
   return levels.time.shape[0] - 1
 
 
 def at(
-  levels: schedules.Levels, t: jax.Array
-) -> tuple[schedules.Levels, schedules.Levels]:
+  levels: levels_lib.Levels, t: jax.Array
+) -> tuple[levels_lib.Levels, levels_lib.Levels]:
   """Returns the levels t and those a step leads to, (B, 1, 1, 1) each.
 
   Args:
@@ -73,7 +74,7 @@ def at(
 
 def loss(
   denoiser: Denoiser,
-  levels: schedules.Levels,
+  levels: levels_lib.Levels,
   settings: LossSettings,
   x0: jax.Array,
   t: jax.Array,
@@ -122,12 +123,12 @@ def _bound(
   value: jax.Array,
   x0: jax.Array,
   x: jax.Array,
-  level: schedules.Levels,
-  next_level: schedules.Levels,
+  level: levels_lib.Levels,
+  next_level: levels_lib.Levels,
   frozen: bool,
 ) -> jax.Array:
   """Returns this level's term of the variational bound, (B,) bits a value."""
-  prediction = stepping.Prediction.of(
+  prediction = prediction_lib.Prediction.of(
     settings.parameterization, x, value, level
   )
   if frozen:
@@ -135,10 +136,10 @@ def _bound(
       x0=jax.lax.stop_gradient(prediction.x0),
       eps=jax.lax.stop_gradient(prediction.eps),
     )
-  _, mean, log_variance = stepping.ancestral(
+  _, mean, log_variance = ddpm.ancestral(
     prediction, x, level, next_level, settings.variance
   )
-  true_mean = stepping.posterior_mean(x0, x, level, next_level)
+  true_mean = ddpm.posterior_mean(x0, x, level, next_level)
   kl = normal_kl(true_mean, level.log_variance, mean, log_variance)
   likelihood = discretized_log_likelihood(x0, mean, 0.5 * log_variance)
   clean = next_level.sigma == 0
@@ -189,12 +190,12 @@ def discretized_log_likelihood(
   return jnp.log(jnp.maximum(mass, 1e-12))
 
 
-def prior_bits(levels: schedules.Levels, x0: jax.Array) -> jax.Array:
+def prior_bits(levels: levels_lib.Levels, x0: jax.Array) -> jax.Array:
   """Returns KL(q(x at the noisiest level | x0) || N(0, 1)), (B,).
 
   In bits a value.
   """
-  first = stepping.row(levels, 0)
+  first = levels_lib.row(levels, 0)
   log_variance = jnp.log1p(-(jnp.asarray(first.alpha) ** 2))
   zero = jnp.zeros(())
   return _bits(normal_kl(first.alpha * x0, log_variance, zero, zero))

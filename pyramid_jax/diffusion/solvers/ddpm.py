@@ -1,0 +1,121 @@
+"""Ancestral sampling (arXiv:2006.11239, arXiv:2102.09672)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.diffusion.solvers import base
+
+
+VARIANCES = ('fixed_small', 'fixed_large', 'learned_range')
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPM(base.OneStep):
+  """Ancestral sampling (arXiv:2006.11239); a step to a clean level is exact.
+
+  Attributes:
+    temperature: factor of the noise.
+    clip: keep the clean prediction in [-1, 1], for images, not for latents.
+    variance: of a step, see `ancestral`.
+  """
+
+  temperature: float = 1.0
+  clip: bool = False
+  variance: str = 'fixed_small'
+
+  def __post_init__(self):
+    check_variance(self.variance)
+
+  def step(
+    self,
+    carry: base.Carry,
+    denoise: base.Denoise,
+    level: base.Levels,
+    next_level: base.Levels,
+    noise: base.Draw,
+  ) -> base.Carry:
+    prediction, mean, log = ancestral(
+      denoise(carry.x, level, True),
+      carry.x,
+      level,
+      next_level,
+      self.variance,
+      self.clip,
+    )
+    std = jnp.where(next_level.sigma > 0, jnp.exp(0.5 * log), 0.0)
+    drawn = self.temperature * noise()
+    x = mean + (std * drawn if std.ndim > 1 else level.times(std, drawn))
+    return base.Carry(x=x, prediction=prediction, mean=mean)
+
+
+def ancestral(
+  prediction: base.Prediction,
+  x: jax.Array,
+  level: base.Levels,
+  next_level: base.Levels,
+  variance: str = 'fixed_small',
+  clip: bool = False,
+) -> tuple[base.Prediction, jax.Array, jax.Array]:
+  """Returns p(x at the next level | x), a normal distribution.
+
+  Matches `p_mean_variance` of openai/guided-diffusion:
+  guided_diffusion/gaussian_diffusion.py.
+
+  Args:
+    prediction: of x.
+    x: (B, H, W, C) the state.
+    level: of x; scalars or arrays that broadcast over x.
+    next_level: less noisy; scalars or arrays that broadcast over x.
+    variance: 'fixed_small' of the posterior, 'fixed_large' of the forward
+      step, or 'learned_range', between them as the network says
+      (arXiv:2102.09672 eq. 15).
+    clip: keep the clean prediction in [-1, 1], for images, not for latents.
+
+  Returns:
+    The prediction, perhaps clipped, the mean and the log variance.
+
+  Raises:
+    ValueError: a network without a variance that should have one.
+  """
+  if clip:
+    x0 = jnp.clip(prediction.x0, -1.0, 1.0)
+    clipped = base.Prediction.from_x0(x, x0, level)
+    prediction = clipped.replace(variance=prediction.variance)
+  mean = posterior_mean(prediction.x0, x, level, next_level)
+  if variance == 'fixed_small':
+    return prediction, mean, level.log_variance
+  if variance == 'fixed_large':
+    # The last step would have that of all noise from a clean image.
+    log = jnp.where(next_level.sigma > 0, level.log_beta, level.log_variance)
+    return prediction, mean, log
+  if prediction.variance is None:
+    raise ValueError(
+      "variance 'learned_range' needs a network with twice the channels of the"
+      f' state, this one predicts {x.shape[-1]}'
+    )
+  part = (prediction.variance + 1.0) / 2.0
+  log = part * level.log_beta + (1.0 - part) * level.log_variance
+  return prediction, mean, log
+
+
+def posterior_mean(
+  x0: jax.Array, x: jax.Array, level: base.Levels, next_level: base.Levels
+) -> jax.Array:
+  """Returns the mean of q(x at the next level | x, x0) (DDPM eq. 7)."""
+  beta = jnp.exp(level.log_beta)
+  variance = level.sigma**2
+  of_x0 = beta * next_level.alpha / variance
+  of_x = next_level.sigma**2 * level.kept(next_level) / variance
+  return level.times(of_x0, x0) + level.times(of_x, x)
+
+
+def check_variance(name: str) -> None:
+  """Refuses a variance that ancestral steps do not have.
+
+  Raises:
+    ValueError: unknown name.
+  """
+  if name not in VARIANCES:
+    raise ValueError(f'variance {name!r} is not one of {VARIANCES}')

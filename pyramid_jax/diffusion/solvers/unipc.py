@@ -1,0 +1,74 @@
+"""UniPC (arXiv:2302.04867), a solver that corrects what it predicted."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.diffusion.solvers import base
+from pyramid_jax.diffusion.solvers import dpm_solver
+
+
+Levels = base.Levels
+
+
+@dataclasses.dataclass(frozen=True)
+class UniPC(base.OneStep):
+  """UniPC of order 2 (arXiv:2302.04867, algorithms 1 and 2), one call a step.
+
+  The variant that predicts clean states, with B(h) = exp(-h) - 1. Steps are
+  those of DPM-Solver++ (2M), the first and the last of first order; the
+  prediction made where a step ends also corrects that step before the next
+  one begins. Nothing corrects the last.
+  """
+
+  def start(self, x: jax.Array, levels: Levels) -> base.Carry:
+    if levels.has_bands:
+      raise ValueError('unipc does not go band by band')
+    history = (*dpm_solver.far_past(x, levels), *dpm_solver.far_past(x, levels))
+    return base.Carry(x=x, prediction=base.nothing(x), history=history)
+
+  def step(
+    self,
+    carry: base.Carry,
+    denoise: base.Denoise,
+    level: Levels,
+    next_level: Levels,
+    noise: base.Draw,
+  ) -> base.Carry:
+    del noise
+    now = denoise(carry.x, level, True)
+    x = carry.x + _correction(now.x0, carry.history, level)
+    past, before = carry.history[:2]
+    history = (now.x0, dpm_solver.half_log_snr(level), past, before)
+    x = dpm_solver.extrapolated(x, now.x0, past, before, level, next_level)
+    return base.Carry(x=x, prediction=now, history=history)
+
+
+def _correction(
+  x0: jax.Array, history: tuple[jax.Array, ...], level: Levels
+) -> jax.Array:
+  """Returns what the corrector adds to the state that a step led to.
+
+  Corrector and predictor share the terms of the state and of the prediction
+  they start from, so only the weights of the differences are left.
+
+  Args:
+    x0: the clean prediction of that state.
+    history: the prediction where the step began and its place; the same of
+      the step before.
+    level: of the state.
+  """
+  past, before, older, earlier = history
+  h = dpm_solver.half_log_snr(level) - before
+  ratio = (before - earlier) / h  # -r_1 of the paper
+  rise = -jnp.expm1(-h)  # -B(h)
+  # What the weights of a linear and of a quadratic change must sum to.
+  linear = 1.0 / rise - 1.0 / h
+  quadratic = linear + (1.0 - 2.0 * linear) / h
+  of_past = (linear - quadratic) / (1.0 + ratio)
+  of_now = jnp.where(jnp.isinf(earlier), 0.5, linear - of_past)
+  slope = (past - older) / ratio  # 0 where nothing is older
+  change = of_now * (x0 - past) + (of_past - 0.5) * slope
+  stays = jnp.isinf(before) | (h == 0)  # nothing before, or a level repeats
+  return jnp.where(stays, 0.0, level.alpha * rise * change)
