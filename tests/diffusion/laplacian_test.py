@@ -1,13 +1,15 @@
+import gaussian_bands
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.diffusion import gaussian_bands
+from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import laplacian
-from pyramid_jax.diffusion import laplacian_levels
+from pyramid_jax.diffusion import laplacian_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion.prediction import Prediction
 
 
 PROCESS = laplacian.Process(
@@ -240,8 +242,8 @@ TABLE = {
 @pytest.mark.parametrize('method', TABLE)
 def test_printed_band_factors(method):
   for steps, want in TABLE[method].items():
-    levels = laplacian_levels.sweep(PROCESS, steps, rho=3.0)
-    got = solvers.band_factors(PROCESS, levels, method)
+    levels = laplacian_timesteps.sweep(PROCESS, (steps,) * 3, rho=3.0)
+    got = gaussian_bands.factors(PROCESS, levels, method)
     np.testing.assert_allclose(got, want, atol=6e-5, err_msg=str(steps))
 
 
@@ -303,9 +305,10 @@ def one_step(a, slope, s, beta2, method):
 def test_band_factors_are_the_closed_form(method, changes):
   process = make(**changes)
   stages = [
-    laplacian_levels.sigmas(process, s, 7) for s in range(process.levels, 0, -1)
+    laplacian_timesteps.sigmas(process, s, 7)
+    for s in range(process.levels, 0, -1)
   ]
-  got = solvers.band_factors(process, stages, method)
+  got = gaussian_bands.factors(process, stages, method)
   want = closed_form(process, stages, method)
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
@@ -317,23 +320,28 @@ def test_heun_is_of_second_order_on_data_with_a_mean():
 
   def error(steps):
     begin = process.noised(mean, images((1, 4, 4, 1)), 1.2, 1)
-    table = laplacian_levels.tabulate(
+    table = laplacian_timesteps.tabulate(
       process, 1, np.linspace(1.2, 0.2, steps + 1)
     )
-    solver = solvers.per_band('heun')
+    solver = solvers.create('heun')
 
     def denoise(x, level, first=True):
       rest = gaussian_bands.denoise(
         process, 1, x - level.times(level.alpha, mean), level
       )
-      return solvers.Prediction.from_x0(x, rest.x0 + mean, level)
+      return Prediction.from_x0(x, rest.x0 + mean, level)
 
     stage = sampling.Stage(
-      spans=((table, lambda x, level, context, first: denoise(x, level)),),
+      segments=(
+        sampling.Segment(
+          levels=table,
+          denoise=lambda x, level, context, first: denoise(x, level),
+        ),
+      ),
       enter=lambda state, normal: (begin, None),
       leave=lambda state, x, x0, context: [x],
     )
-    noise = sampling.Noise.from_key(jax.random.key(0))
+    noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(0), 1))
     return jax.jit(lambda: sampling.run([stage], solver, noise))()[0]
 
   fine = error(256)
@@ -344,16 +352,16 @@ def test_heun_is_of_second_order_on_data_with_a_mean():
 
 def test_more_steps_of_the_multistep_solver_are_better():
   factors = [
-    solvers.band_factors(
-      PROCESS, laplacian_levels.sweep(PROCESS, n), 'dpmpp_2m'
+    gaussian_bands.factors(
+      PROCESS, laplacian_timesteps.sweep(PROCESS, (n,) * 3), 'dpmpp_2m'
     )
     for n in (10, 40)
   ]
   errors = [np.abs(np.asarray(f) - 1).max() for f in factors]
   assert np.isfinite(errors).all()
   assert errors[1] < 0.5 * errors[0]
-  ddim = solvers.band_factors(
-    PROCESS, laplacian_levels.sweep(PROCESS, 40), 'ddim'
+  ddim = gaussian_bands.factors(
+    PROCESS, laplacian_timesteps.sweep(PROCESS, (40,) * 3), 'ddim'
   )
   assert errors[1] < 0.5 * np.abs(ddim - 1).max()
 
@@ -362,7 +370,9 @@ def sample(
   process, steps, key, count, side=8, solver='ddim', noiseless=False, churn=None
 ):
   """Gaussian data through the one sampler."""
-  tables = laplacian_levels.sweep(process, steps, rho=3.0, churn=churn)
+  tables = laplacian_timesteps.sweep(
+    process, (steps,) * process.levels, rho=3.0, churn=churn
+  )
   stages = []
   for stage, table in zip(range(process.levels, 0, -1), tables, strict=True):
 
@@ -380,16 +390,18 @@ def sample(
 
     stages.append(
       sampling.Stage(
-        spans=((table, denoise),),
+        segments=(sampling.Segment(levels=table, denoise=denoise),),
         enter=enter,
         leave=lambda state, x, x0, context: [*state, x],
       )
     )
-  method = solvers.per_band(solver, churn=churn.amount if churn else 0.0)
-  run = lambda key: sampling.run(stages, method, sampling.Noise.from_key(key))[
-    -1
-  ]
-  return jax.jit(run)(key)
+  method = solvers.create(solver, churn=churn.amount if churn else 0.0)
+
+  def run(keys):
+    noise = sampling.Noise.from_keys(keys)
+    return sampling.run(stages, method, noise)[-1]
+
+  return jax.jit(run)(jax.random.split(key, count))
 
 
 def band_stds(x, process):
@@ -412,10 +424,10 @@ def test_without_the_noise_of_the_switch_there_is_no_detail():
 
 
 def test_churn_keeps_the_marginals():
-  churn = laplacian_levels.Churn(amount=10.0)
+  churn = edm_timesteps.Churn(amount=10.0)
   x = sample(PROCESS, 40, jax.random.key(1), 2000, solver='heun', churn=churn)
   np.testing.assert_allclose(band_stds(x, PROCESS), 1.0, atol=0.05)
-  table = laplacian_levels.sweep(PROCESS, 40, 3.0, churn)[0]
+  table = laplacian_timesteps.sweep(PROCESS, (40,) * 3, 3.0, churn)[0]
   assert table.noise[0].max() == 0  # none at a stage's first step
   assert table.noise[1:-1].min() > 0
 
@@ -452,4 +464,4 @@ def test_sides_must_fit_the_pyramid():
   with pytest.raises(
     ValueError, match=r'steps \(3, 4\) must be one number or 3'
   ):
-    laplacian_levels.sweep(make(), (3, 4))
+    laplacian_timesteps.sweep(make(), (3, 4))

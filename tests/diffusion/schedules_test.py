@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import timesteps
 
 
 def test_frido_schedule_has_the_published_values():
@@ -39,7 +40,7 @@ def test_posterior_variance_equals_bayes_rule():
   ('steps', 'count', 'last'), [(200, 200, 996), (50, 50, 981), (30, 31, 991)]
 )
 def test_uniform_timesteps_are_the_official_ones(steps, count, last):
-  times = schedules.uniform_timesteps(1000, steps)
+  times = timesteps.uniform_timesteps(1000, steps)
   assert len(times) == count
   assert times[0] == 1
   assert times[-1] == last
@@ -48,7 +49,7 @@ def test_uniform_timesteps_are_the_official_ones(steps, count, last):
 @pytest.mark.parametrize('steps', [0, 300, 1000, 1001])
 def test_uniform_timesteps_refuse_counts_that_cannot_work(steps):
   with pytest.raises(ValueError, match=str(steps)):
-    schedules.uniform_timesteps(1000, steps)
+    timesteps.uniform_timesteps(1000, steps)
 
 
 # Printed values of the reference code at indices 0, 1, 500, 998, 999, and of
@@ -164,7 +165,7 @@ def test_v_posterior_goes_from_the_posterior_to_the_forward_variance():
     (small.posterior_variance + large.posterior_variance) / 2,
   )
   # The levels of all times are the chain itself.
-  levels = schedules.levels(half, np.arange(50), 1.0)
+  levels = timesteps.levels(half, np.arange(50), 1.0)
   np.testing.assert_allclose(
     np.exp(levels.log_variance[:-1][::-1]), half.posterior_variance, rtol=1e-5
   )
@@ -181,7 +182,7 @@ def test_unknown_schedule_is_named():
 
 def test_levels_fall_and_end_where_asked():
   chain = schedules.make_chain()
-  levels = schedules.levels(chain, np.array([1, 500, 999]), 1.0)
+  levels = timesteps.levels(chain, np.array([1, 500, 999]), 1.0)
   assert levels.time.tolist() == [999, 500, 1, 1]
   assert np.all(np.diff(levels.sigma) < 0)
   assert levels.sigma[-1] == 0
@@ -191,13 +192,13 @@ def test_levels_fall_and_end_where_asked():
 @pytest.mark.parametrize(
   ('spacing', 'steps', 'expected'),
   [
-    ('adm', 5, [999, 749, 500, 250, 0]),
+    ('iddpm', 5, [999, 749, 500, 250, 0]),
     ('strided', 5, [800, 600, 400, 200, 0]),
   ],
 )
 def test_spacings_of_adm(spacing, steps, expected):
   chain = schedules.make_chain()
-  levels = schedules.spaced_levels(chain, steps, spacing)
+  levels = timesteps.spaced_levels(chain, steps, spacing)
   assert levels.time[:-1].tolist() == expected
   assert levels.alpha[-1] == 1
   np.testing.assert_allclose(
@@ -205,7 +206,7 @@ def test_spacings_of_adm(spacing, steps, expected):
   )
   # The last step has the variance of the one before it.
   assert levels.log_variance[-2] == levels.log_variance[-3]
-  plain = schedules.levels(chain, np.array(expected[::-1]), 1.0)
+  plain = timesteps.levels(chain, np.array(expected[::-1]), 1.0)
   np.testing.assert_array_equal(
     levels.log_variance[:-2], plain.log_variance[:-2]
   )
@@ -213,4 +214,4 @@ def test_spacings_of_adm(spacing, steps, expected):
 
 def test_strided_spacing_refuses_what_no_stride_gives():
   with pytest.raises(ValueError, match='gives 60 steps; .* 59,63'):
-    schedules.spaced_levels(schedules.make_chain(), 60, 'strided')
+    timesteps.spaced_levels(schedules.make_chain(), 60, 'strided')

@@ -6,18 +6,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.diffusion import continuous
+from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import edm
-from pyramid_jax.diffusion import guidance
+from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import sketch_guidance
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
+from pyramid_jax.diffusion.levels import row
+from pyramid_jax.diffusion.prediction import Prediction
+from pyramid_jax.diffusion.solvers import base as solver_lib
+from pyramid_jax.diffusion.solvers import heun
 
 
 CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
 SHAPE = (2, 4, 4, 1)
-COND, NULL = [1.0, 2.0], [0.0, 0.0]
+COND, NULL = (jnp.array(c)[:, None, None, None] for c in ([1.0, 2.0], [0, 0.0]))
 TARGET = jnp.linspace(-1, 1, 32).reshape(SHAPE)
 STEPS = 10
 # Samplers of every kind, with noise of their own and without.
@@ -32,62 +38,106 @@ SAMPLERS = {
 }
 
 
+def levels_of(name):
+  kind = 'ddim' if name == 'noisy' else name
+  return timesteps.spaced_levels(CHAIN, STEPS, solvers.SPACINGS[kind])
+
+
 def plain(levels, condition, seen=None):
   """A network alone, whose only activation is the noisy state, squared."""
   shape = (len(condition), *SHAPE[1:])
-  condition = jnp.asarray(condition)[:, None, None, None]
 
-  def denoise(x, level, context, first=True, taps=()):
+  def denoise(x, level, context, first=True, features=()):
     del first
     if seen is not None:
-      seen.append((x.shape[0], bool(taps)))
+      seen.append((x.shape[0], bool(features)))
     eps = jnp.tanh(x) * level.time / 1000 + 0.3 * context
-    prediction = solvers.Prediction.from_eps(x, eps, level)
+    prediction = Prediction.from_eps(x, eps, level)
     found = {'square': x + 0.1 * context * x**2}
-    return prediction.replace(taps={name: found[name] for name in taps})
+    asked = {name: found[name] for name in features}
+    return prediction.replace(features=asked)
 
   return sampling.Stage(
-    spans=((levels, denoise),),
+    segments=(sampling.Segment(levels=levels, denoise=denoise),),
     enter=lambda state, normal: (normal(shape), condition),
     leave=lambda state, x, x0, context: [*state, x],
   )
 
 
-def guided(levels, scale=3.0, interval=(), seen=None):
-  return guidance.classifier_free(
-    plain(levels, COND + NULL, seen),
-    scale,
-    interval,
-    plain(levels, COND, seen),
-    null=plain(levels, NULL, seen),
+def guided(levels, scale=3.0, interval=(0.0, 1.0), seen=None):
+  return classifier_free.guided_stage(
+    lambda condition, shape: plain(levels, condition, seen),
+    SHAPE,
+    COND,
+    NULL,
+    classifier_free.Guidance(scale, interval),
   )
 
 
 def loss(prediction, level, initial):
   del level, initial
-  return jnp.square(prediction.taps['square'] - TARGET).sum((1, 2, 3))
+  return jnp.square(prediction.features['square'] - TARGET).sum((1, 2, 3))
 
 
 def steered(stage, beta=1.6, **options):
-  return sketch_guidance.steered(stage, loss, ['square'], beta=beta, **options)
+  sketch = sketch_guidance.SketchGuidance(
+    loss=loss, features=['square'], beta=beta, **options
+  )
+  return sketch_guidance.sketch_guided(stage, sketch)
+
+
+def watched(stage, watch):
+  """Calls watch(before, moved, after) at every step that is corrected.
+
+  `moved` is the carry after the solver's step, `after` that with the
+  correction.
+  """
+
+  def around(segment):
+    (inner,) = segment.around
+
+    def owned(step, context):
+      def call(carry, denoise, level, ahead, noise):
+        moved = []
+
+        def noted(*args):
+          moved.append(step(*args))
+          return moved[-1]
+
+        after = inner(noted, context)(carry, denoise, level, ahead, noise)
+        watch(carry.x, moved[0], after)
+        return after
+
+      return call
+
+    return dataclasses.replace(segment, around=(owned,))
+
+  segments = tuple(
+    around(segment) if segment.around else segment for segment in stage.segments
+  )
+  return dataclasses.replace(stage, segments=segments)
 
 
 def sample(solver, stage, trace=False):
-  noise = sampling.Noise.from_key(jax.random.key(3))
+  noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(3)))
   run = functools.partial(sampling.run, [stage], solver, trace=trace)
   return jax.jit(run)(noise)
+
+
+def length(d):
+  return jnp.sqrt(jnp.square(d).sum((1, 2, 3)))
 
 
 @pytest.mark.parametrize('name', sorted(SAMPLERS))
 def test_no_strength_is_no_guidance(name):
   solver = SAMPLERS[name]
-  interval = (0.2, 0.705) if name in ('noisy', 'unipc') else ()
-  stage = guided(solver.levels(CHAIN, STEPS), interval=interval)
+  interval = (0.2, 0.705) if name in ('noisy', 'unipc') else (0.0, 1.0)
+  stage = guided(levels_of(name), interval=interval)
   want = sample(solver, stage)[0]
 
   @jax.jit
   def run(beta):
-    noise = sampling.Noise.from_key(jax.random.key(3))
+    noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(3)))
     return sampling.run([steered(stage, beta=beta)], solver, noise)[0]
 
   atol = 1e-6 * np.abs(want).max()
@@ -97,25 +147,20 @@ def test_no_strength_is_no_guidance(name):
 
 @pytest.mark.parametrize('name', sorted(SAMPLERS))
 def test_each_correction_is_as_long_as_its_step_times_beta(name):
-  solver = SAMPLERS[name]
-  levels = solver.levels(CHAIN, STEPS)
-  stage = plain(levels, COND)
   lengths, wanted = [], []
 
-  def watch(x_next, x, prediction, mean, ends):
-    result = after(x_next, x, prediction, mean, ends)
-    length = lambda d: jnp.sqrt(jnp.square(d).sum((1, 2, 3)))
+  def watch(before, moved, after):
+    mean = moved.x if moved.mean is None else moved.mean
     jax.debug.callback(
       lambda got, want: (lengths.append(got), wanted.append(want)),
-      length(result - x_next),
-      0.7 * length(mean - x),
+      length(after.x - moved.x),
+      0.7 * length(mean - before),
     )
-    return result
 
-  whole = steered(stage, beta=0.7, stop_fraction=1.0)
-  after = whole.after
-  sample(solver, dataclasses.replace(whole, after=watch))
-  assert len(lengths) == len(levels.time) - 1
+  whole = steered(plain(levels_of(name), COND), beta=0.7, stop_fraction=1.0)
+  sample(SAMPLERS[name], watched(whole, watch))
+  jax.effects_barrier()
+  assert len(lengths) == whole.steps
   # The states are far longer than the last steps, and alpha^2 + sigma^2 is 1 to
   # the last digit only.
   np.testing.assert_allclose(lengths, wanted, rtol=1e-5, atol=1e-5)
@@ -123,45 +168,34 @@ def test_each_correction_is_as_long_as_its_step_times_beta(name):
 
 def test_a_step_is_measured_without_the_noise_that_it_draws():
   solver = SAMPLERS['ddpm']
-  levels = solver.levels(CHAIN, STEPS)
-  stage = steered(plain(levels, COND), stop_fraction=1.0)
-  steps = {}
+  whole = plain(levels_of('ddpm'), COND)
+  first = dataclasses.replace(whole, segments=(whole.segments[0].part(0, 1),))
+  moves = {}
 
-  def watch(x_next, x, prediction, mean, ends):
-    del prediction, ends
-    jax.debug.callback(
-      lambda **arrays: steps.update(arrays), x_next=x_next, x=x, mean=mean
-    )
-    return x_next
+  def jump(norm_ref):
+    def watch(before, moved, after):
+      del before
+      jax.debug.callback(
+        lambda **arrays: moves.update(arrays), x=moved.x, mean=moved.mean
+      )
 
-  sample(solver, dataclasses.replace(stage, after=watch))
-  # The last step of a chain that ends clean draws nothing.
-  np.testing.assert_allclose(steps['x_next'], steps['mean'], atol=1e-6)
-  first = dataclasses.replace(
-    stage, spans=((solvers.row(levels, slice(0, 2)), stage.spans[0][1]),)
-  )
-  sample(solver, dataclasses.replace(first, after=watch))
-  assert np.abs(steps['x_next'] - steps['mean']).max() > 0.1
-  jumps = [
-    np.abs(
-      sample(solver, dataclasses.replace(first, after=s.after))[0]
-      - steps['x_next']
-    ).max()
-    for s in (
-      steered(plain(levels, COND), norm_ref=ref)
-      for ref in sketch_guidance.NORM_REFS
-    )
-  ]
+    stage = steered(first, stop_fraction=1.0, norm_ref=norm_ref)
+    got = sample(solver, watched(stage, watch))[0]
+    jax.effects_barrier()
+    return np.abs(got - moves['x']).max()
+
+  jumps = [jump(norm_ref) for norm_ref in sketch_guidance.NORM_REFS]
+  assert np.abs(moves['x'] - moves['mean']).max() > 0.1
   assert jumps[1] > 1.05 * jumps[0]
 
 
 @pytest.mark.parametrize('fraction', [0.0, 0.3, 1.0])
 def test_only_the_first_steps_are_steered(fraction):
   solver = SAMPLERS['ddim']
-  levels = solver.levels(CHAIN, STEPS)
+  levels = levels_of('ddim')
   stage = guided(levels)
   got = steered(stage, stop_fraction=fraction)
-  lengths = [len(part.time) - 1 for part, _ in got.spans]
+  lengths = [segment.steps for segment in got.segments]
   count = round(fraction * STEPS)
   assert lengths == [n for n in (count, STEPS - count) if n]
   _, (trace,) = sample(solver, got, trace=True)
@@ -171,7 +205,7 @@ def test_only_the_first_steps_are_steered(fraction):
   if count < STEPS:  # the rest is what unguided sampling makes of the state
     rest = dataclasses.replace(
       stage,
-      spans=((solvers.row(levels, slice(count, None)), stage.spans[0][1]),),
+      segments=(stage.segments[0].part(count, STEPS),),
       enter=lambda state, normal: (
         trace.x[count - 1] if count else normal(SHAPE),
         stage.enter(state, normal)[1],
@@ -182,70 +216,83 @@ def test_only_the_first_steps_are_steered(fraction):
 
 
 def test_guidance_within_an_interval_meets_steering():
-  solver = SAMPLERS['ddim']
-  levels = solver.levels(CHAIN, STEPS)
   seen = []
-  stage = steered(guided(levels, 3.0, (0.2, 0.705), seen), stop_fraction=0.5)
-  lengths = [len(part.time) - 1 for part, _ in stage.spans]
+  within = guided(levels_of('ddim'), 3.0, (0.2, 0.705), seen)
+  stage = steered(within, stop_fraction=0.5)
+  lengths = [segment.steps for segment in stage.segments]
   assert lengths == [2, 3, 3, 2]
-  sample(solver, stage)
+  sample(SAMPLERS['ddim'], stage)
   # Steered alone, steered beside the null condition, in pairs, alone.
   assert {(2, True), (2, False), (4, False)} == set(seen)
 
 
+def one_step(stage, x, index, step=None):
+  """Returns the carry after the corrected step from x at a level."""
+  (segment,) = stage.segments
+  _, context = stage.enter([], lambda shape: x)
+  ends = (
+    row(jax.tree.map(jnp.asarray, segment.levels), index + i) for i in (0, 1)
+  )
+  owned = segment.around[0](step or SAMPLERS['ddim'].step, context)
+  denoise = lambda x, level, first: segment.denoise(x, level, context, first)
+  carry = solver_lib.Carry(x=x, prediction=solver_lib.nothing(x))
+  return owned(carry, denoise, *ends, lambda: x)
+
+
 def test_examples_do_not_know_of_each_other():
-  solver = SAMPLERS['ddim']
-  levels = solver.levels(CHAIN, STEPS)
   x = jax.random.normal(jax.random.key(5), SHAPE)
-  row = solvers.row(jax.tree.map(jnp.asarray, levels), 2)
+  levels = levels_of('ddim')
 
+  @jax.jit
   def corrected(x, target, condition):
-    stage = steered(plain(levels, condition), stop_fraction=1.0)
-    own = sketch_guidance.steered(
-      plain(levels, condition),
-      lambda p, level, initial: jnp.square(p.taps['square'] - target).sum(
-        (1, 2, 3)
-      ),
-      ['square'],
+    sketch = sketch_guidance.SketchGuidance(
+      loss=lambda p, level, initial: jnp.square(
+        p.features['square'] - target
+      ).sum((1, 2, 3)),
+      features=['square'],
       beta=1.6,
+      stop_fraction=1.0,
     )
-    _, context = stage.enter([], lambda shape: x)
-    prediction = own.spans[0][1](x, row, context, True)
-    ends = row, solvers.row(jax.tree.map(jnp.asarray, levels), 3)
-    return own.after(x + 1, x, prediction, x + 1, ends)
+    stage = sketch_guidance.sketch_guided(plain(levels, condition), sketch)
+    return one_step(stage, x, 2).x
 
-  both = jax.jit(corrected)(x, TARGET, jnp.asarray(COND))
-  alone = jax.jit(corrected)
+  both = corrected(x, TARGET, COND)
   for i in range(2):
     one = slice(i, i + 1)
-    got = alone(x[one], TARGET[one], jnp.asarray(COND)[one])
+    got = corrected(x[one], TARGET[one], COND[one])
     np.testing.assert_allclose(got, both[one], rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradient_is_that_of_finite_differences():
+def test_the_correction_lies_along_the_gradient_of_finite_differences():
   with jax.enable_x64(True):
-    levels = solvers.row(
-      jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float64),
-        SAMPLERS['ddim'].levels(CHAIN, STEPS),
-      ),
-      slice(None),
+    levels = jax.tree.map(
+      lambda a: jnp.asarray(a, None if a.dtype == bool else jnp.float64),
+      levels_of('ddim'),
     )
     stage = steered(guided(levels), stop_fraction=1.0)
     x = jax.random.normal(jax.random.key(5), SHAPE, jnp.float64)
-    row = solvers.row(levels, 2)
-    _, context = stage.enter([], lambda shape: x)
-    denoise = jax.jit(lambda x: stage.spans[0][1](x, row, context, True))
-    got = denoise(x).gradient
+    moved = []
+
+    def step(*args):
+      moved.append(SAMPLERS['ddim'].step(*args))
+      return moved[-1]
+
+    got = one_step(stage, x, 2, step).x
+    correction = moved[0].x - got
 
     def value(x):
-      condition = jnp.asarray(COND)[:, None, None, None]
-      return jnp.square(x + 0.1 * condition * x**2 - TARGET).sum()
+      condition = jnp.asarray(COND, jnp.float64)
+      return jnp.square(x + 0.1 * condition * x**2 - TARGET).sum((1, 2, 3))
 
-    direction = jax.random.normal(jax.random.key(6), SHAPE, jnp.float64)
-    h = 1e-6
-    want = (value(x + h * direction) - value(x - h * direction)) / (2 * h)
-    np.testing.assert_allclose((got * direction).sum(), want, rtol=1e-8)
+    h, directions = 1e-6, jax.random.normal(jax.random.key(6), (3, *SHAPE))
+    # A direction's slope is in proportion to its part in the correction.
+    ratios = []
+    for direction in jnp.asarray(directions, jnp.float64):
+      slope = (value(x + h * direction) - value(x - h * direction)) / (2 * h)
+      ratios.append(slope / (correction * direction).sum((1, 2, 3)))
+    np.testing.assert_allclose(ratios[1], ratios[0], rtol=1e-6)
+    np.testing.assert_allclose(ratios[2], ratios[0], rtol=1e-6)
+    assert (ratios[0] > 0).all()
 
 
 def test_corrections_lead_towards_the_target():
@@ -267,13 +314,14 @@ def test_corrections_lead_towards_the_target():
 
 def test_continuous_time_with_churn():
   precond = edm.make_preconditioning('edm', sigma_data=0.5)
-  solver = continuous.Heun(churn=5.0)
-  stage = plain(solver.levels(precond, 6), COND)
+  grid = edm_timesteps.EdmTimesteps(churn=edm_timesteps.Churn(amount=5.0))
+  solver = heun.Heun(has_churn=True)
+  stage = plain(grid.levels(precond, 6), COND)
   first = stage.enter
 
   def enter(state, normal):
     x, context = first(state, normal)
-    return stage.spans[0][0].initial_std * x, context
+    return stage.initial_std * x, context
 
   stage = dataclasses.replace(stage, enter=enter)
   want = sample(solver, stage)[0]
@@ -286,17 +334,17 @@ def test_steps_are_measured_as_in_a_variance_preserving_chain():
   # EDM's states keep the image's scale: divided by sqrt(1 + sigma^2) they are
   # those of such a chain, whose first steps hardly turn the noise.
   precond = edm.make_preconditioning('edm', sigma_data=0.5)
-  levels = continuous.Heun().levels(precond, 6)
+  levels = edm_timesteps.EdmTimesteps().levels(precond, 6)
   stage = steered(plain(levels, COND), stop_fraction=1.0, beta=0.7)
   x, mean = jax.random.normal(jax.random.key(0), (2, *SHAPE))
-  first, second = (solvers.row(levels, i) for i in (0, 1))
-  s, t = float(first.sigma), float(second.sigma)
+  s, t = float(levels.sigma[0]), float(levels.sigma[1])
   assert s == 80
   x, mean = s * x, t * (x + 0.01 * mean)
-  gradient = jnp.ones(SHAPE)
-  prediction = solvers.Prediction(x0=x, eps=x, gradient=gradient)
-  got = stage.after(mean, x, prediction, mean, (first, second))
-  length = lambda d: jnp.sqrt(jnp.square(d).sum((1, 2, 3)))
+
+  def step(carry, denoise, level, ahead, noise):
+    return carry.replace(x=mean, prediction=denoise(carry.x, level, True))
+
+  got = one_step(stage, x, 0, step).x
   turned = mean / np.hypot(1, t) - x / np.hypot(1, s)
   np.testing.assert_allclose(
     length(got - mean), 0.7 * np.hypot(1, t) * length(turned), rtol=1e-4
@@ -304,8 +352,31 @@ def test_steps_are_measured_as_in_a_variance_preserving_chain():
   assert (length(got - mean) < 0.02 * length(x)).all()
 
 
+@pytest.mark.parametrize('strength', [0.3, 0.5, 0.8])
+@pytest.mark.parametrize('is_masked', [False, True])
+def test_an_edited_stage_is_steered_in_the_steps_that_are_left(
+  strength, is_masked
+):
+  """Without a share of its own, a short edit would not be steered at all."""
+  z0 = jax.random.normal(jax.random.key(8), SHAPE)
+  mask = jnp.ones((2, 4, 4)).at[:, :2].set(0) if is_masked else None
+  edited = editing.edited(guided(levels_of('ddim')), z0, mask, strength)
+  left = round(strength * STEPS)
+  assert edited.steps == left
+  stage = steered(edited, stop_fraction=0.5)
+  assert [segment.steps for segment in stage.segments] == [
+    round(0.5 * left),
+    left - round(0.5 * left),
+  ]
+  solver = SAMPLERS['ddim']
+  want, got = sample(solver, edited)[0], sample(solver, stage)[0]
+  assert np.abs(got - want).max() > 0.01
+  still = sample(solver, steered(edited, beta=0.0, stop_fraction=0.5))[0]
+  np.testing.assert_allclose(still, want, rtol=1e-5, atol=1e-5)
+
+
 def test_wrong_values_are_named():
-  stage = plain(SAMPLERS['ddim'].levels(CHAIN, STEPS), COND)
+  stage = plain(levels_of('ddim'), COND)
   with pytest.raises(ValueError, match=r'stop fraction 1.2 must lie in \[0, 1'):
     steered(stage, stop_fraction=1.2)
   with pytest.raises(ValueError, match="norm_ref 'step' is not one of"):

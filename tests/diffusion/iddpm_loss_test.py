@@ -6,16 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.diffusion import learned_range
+from pyramid_jax.diffusion import iddpm_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
-from pyramid_jax.diffusion import stepping
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.levels import row
+from pyramid_jax.diffusion.prediction import Prediction
+from pyramid_jax.diffusion.solvers import ddim
+from pyramid_jax.diffusion.solvers import ddpm
 
 
 CHAIN = schedules.make_chain('sqrt_linear', 1000, 1e-4, 0.02)
-WHOLE = schedules.respaced_levels(CHAIN)
-SHORT = schedules.respaced_levels(CHAIN, '250')
+WHOLE = timesteps.respaced_levels(CHAIN)
+SHORT = timesteps.respaced_levels(CHAIN, '250')
 
 
 def wave(channels, shift):
@@ -34,7 +38,7 @@ def first_two(x):
 
 
 def test_printed_tables():
-  chain = schedules.respaced(CHAIN, np.arange(1000))
+  chain = timesteps.respaced(CHAIN, np.arange(1000))
   np.testing.assert_allclose(
     chain.betas[[0, 1, 999]], [1e-4, 1.1991992e-4, 0.02], rtol=1e-7
   )
@@ -62,7 +66,7 @@ def test_printed_tables():
 
 def test_printed_tables_of_the_short_chain():
   times = np.asarray(SHORT.time)[:-1][::-1].astype(int)
-  chain = schedules.respaced(CHAIN, times)
+  chain = timesteps.respaced(CHAIN, times)
   np.testing.assert_allclose(
     chain.betas[[0, 1, 2, 249]],
     [1e-4, 5.99065564e-4, 9.17602993e-4, 0.0775193450],
@@ -74,8 +78,8 @@ def test_printed_tables_of_the_short_chain():
 
 
 def rows(j):
-  index = learned_range.count(SHORT) - 1 - j
-  return stepping.row(SHORT, index), stepping.row(SHORT, index + 1)
+  index = iddpm_loss.count(SHORT) - 1 - j
+  return row(SHORT, index), row(SHORT, index + 1)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +94,8 @@ def rows(j):
 def test_printed_distributions(j, time, mean, log_variance):
   level, next_level = rows(j)
   assert level.time == time
-  prediction = stepping.Prediction.of('eps', X, VALUE, level)
-  got = stepping.ancestral(prediction, X, level, next_level, 'learned_range')
+  prediction = Prediction.of('eps', X, VALUE, level)
+  got = ddpm.ancestral(prediction, X, level, next_level, 'learned_range')
   np.testing.assert_allclose(first_two(got[1]), mean, rtol=2e-6)
   if log_variance:
     np.testing.assert_allclose(first_two(got[2]), log_variance, rtol=1e-6)
@@ -106,11 +110,9 @@ def test_printed_distributions(j, time, mean, log_variance):
 )
 def test_printed_steps_of_ddim(j, expected):
   level, next_level = rows(j)
-  denoise = lambda x, level, first: stepping.Prediction.of(
-    'eps', x, VALUE, level
-  )
-  solver = solvers.DDIM()
-  carry, _ = solver.init(X, denoise, level)
+  denoise = lambda x, level, first: Prediction.of('eps', x, VALUE, level)
+  solver = ddim.DDIM()
+  carry = solver.start(X, level)
   carry = solver.step(carry, denoise, level, next_level, lambda: X)
   np.testing.assert_allclose(first_two(carry.x), expected, rtol=1e-6)
 
@@ -125,8 +127,8 @@ def test_printed_steps_of_ddim(j, expected):
   ],
 )
 def test_printed_losses(t, vb):
-  settings = learned_range.LossSettings()
-  terms = learned_range.loss(
+  settings = iddpm_loss.LossSettings()
+  terms = iddpm_loss.loss(
     lambda x, time: VALUE, WHOLE, settings, X, jnp.array([t]), EPS
   )
   assert float(terms['mse'][0]) == pytest.approx(0.47478735, rel=1e-6)
@@ -135,10 +137,10 @@ def test_printed_losses(t, vb):
 
 
 def gradient(part, levels=WHOLE, **settings):
-  settings = learned_range.LossSettings(**settings)
+  settings = iddpm_loss.LossSettings(**settings)
 
   def total(value):
-    terms = learned_range.loss(
+    terms = iddpm_loss.loss(
       lambda x, time: value, levels, settings, X, jnp.array([300]), EPS
     )
     return terms[part].sum()
@@ -159,8 +161,8 @@ def test_the_bound_trains_the_variance_alone():
 
 def test_weights_of_the_bound():
   def terms(t=7, value=VALUE, **settings):
-    settings = learned_range.LossSettings(**settings)
-    got = learned_range.loss(
+    settings = iddpm_loss.LossSettings(**settings)
+    got = iddpm_loss.loss(
       lambda x, time: value, SHORT, settings, X, jnp.array([t]), EPS
     )
     return {name: float(values[0]) for name, values in got.items()}
@@ -179,7 +181,7 @@ def test_weights_of_the_bound():
   eps = VALUE[..., :4]
   x0 = (x - level.sigma * eps) / level.alpha
   means = [
-    stepping.posterior_mean(clean, x, level, next_level) for clean in (x0, X)
+    ddpm.posterior_mean(clean, x, level, next_level) for clean in (x0, X)
   ]
   nats = (means[0] - means[1]) ** 2 / np.exp(level.log_variance) / 2
   bound = terms(value=eps, variance='fixed_small', loss='rescaled_kl')
@@ -197,8 +199,8 @@ def test_each_example_has_its_own_level():
 
   x0, eps = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 2))
   t = jnp.array([0, 120, 249])
-  settings = learned_range.LossSettings()
-  run = functools.partial(learned_range.loss, denoiser, SHORT, settings)
+  settings = iddpm_loss.LossSettings()
+  run = functools.partial(iddpm_loss.loss, denoiser, SHORT, settings)
   together = run(x0, t, eps)
   np.testing.assert_array_equal(times[0], [0, 481, 999])
   for i in range(3):
@@ -210,21 +212,21 @@ def test_each_example_has_its_own_level():
 def test_likelihood_of_the_bins_sums_to_one():
   bins = jnp.linspace(-1, 1, 256)
   for mean, log_scale in ((0.2, -2.0), (-0.99, -4.0), (1.4, 0.3)):
-    log = learned_range.discretized_log_likelihood(
+    log = iddpm_loss.discretized_log_likelihood(
       bins, jnp.asarray(mean), jnp.asarray(log_scale)
     )
     assert float(jnp.exp(log).sum()) == pytest.approx(1, abs=1e-4)
   # One bin of a wide normal: its density times the bin's width.
-  log = learned_range.discretized_log_likelihood(bins, 0.0, 0.0)
+  log = iddpm_loss.discretized_log_likelihood(bins, 0.0, 0.0)
   want = math.log(2 / 255 / math.sqrt(2 * math.pi))
   assert float(log[128]) == pytest.approx(want, abs=2e-3)
 
 
 def test_divergence_of_normals():
-  kl = learned_range.normal_kl(*(jnp.asarray(v) for v in (0.3, 0.5, -1.0, 1.2)))
+  kl = iddpm_loss.normal_kl(*(jnp.asarray(v) for v in (0.3, 0.5, -1.0, 1.2)))
   want = 0.5 * (-1 + 1.2 - 0.5 + math.exp(-0.7) + 1.3**2 * math.exp(-1.2))
   assert float(kl) == pytest.approx(want, rel=1e-6)
-  same = learned_range.normal_kl(X, 0.4, X, 0.4)
+  same = iddpm_loss.normal_kl(X, 0.4, X, 0.4)
   np.testing.assert_array_equal(same, 0)
 
 
@@ -232,12 +234,12 @@ def test_prior_in_float64():
   x0 = np.asarray(X, np.float64)
   bar = CHAIN.alphas_bar[-1]
   want = 0.5 * (np.log1p(-bar) * -1 - bar + bar * x0**2).mean() / np.log(2)
-  got = learned_range.prior_bits(WHOLE, X)
+  got = iddpm_loss.prior_bits(WHOLE, X)
   assert got.shape == (1,)
   assert float(got[0]) == pytest.approx(want, rel=1e-5)
 
 
-@pytest.mark.parametrize('variance', stepping.VARIANCES)
+@pytest.mark.parametrize('variance', ddpm.VARIANCES)
 def test_scanned_sampler_equals_a_loop(variance):
   """250 ancestral steps by hand, in float64 and with the same noise."""
   shape = (1, 3, 3, 2)
@@ -245,7 +247,7 @@ def test_scanned_sampler_equals_a_loop(variance):
     jax.random.normal(jax.random.key(0), (251, *shape)), np.float64
   )
   times = np.asarray(SHORT.time)[:-1].astype(int)
-  chain = schedules.respaced(CHAIN, times[::-1])
+  chain = timesteps.respaced(CHAIN, times[::-1])
   bar, small = chain.alphas_bar, chain.posterior_variance.copy()
   small[0] = small[1]
   large = np.append(small[1], chain.betas[1:])
@@ -271,14 +273,14 @@ def test_scanned_sampler_equals_a_loop(variance):
 
   def denoise(x, level, context, first):
     value = jnp.concatenate(network(x, level.time, jnp), -1)
-    return stepping.Prediction.of('eps', x, value, level)
+    return Prediction.of('eps', x, value, level)
 
   stage = sampling.Stage(
-    spans=((SHORT, denoise),),
+    segments=(sampling.Segment(levels=SHORT, denoise=denoise),),
     enter=lambda state, normal: (normal(shape), None),
     leave=lambda state, x, x0, context: [*state, x],
   )
-  solver = solvers.create('ddpm', spacing='adm', variance=variance)
+  solver = solvers.create('ddpm', variance=variance)
   recorded = sampling.Noise.recorded(
     [jnp.asarray(begin, jnp.float32)], [jnp.asarray(noise, jnp.float32)]
   )
@@ -289,27 +291,27 @@ def test_scanned_sampler_equals_a_loop(variance):
 def test_variances_of_the_last_step_are_those_of_the_one_before():
   level, next_level = rows(0)
   second, _ = rows(1)
-  prediction = stepping.Prediction.of('eps', X, VALUE, level)
+  prediction = Prediction.of('eps', X, VALUE, level)
   for variance in ('fixed_small', 'fixed_large'):
-    log = stepping.ancestral(prediction, X, level, next_level, variance)[2]
+    log = ddpm.ancestral(prediction, X, level, next_level, variance)[2]
     assert float(log) == float(second.log_variance)
 
 
 def test_clipping_keeps_the_raw_variance():
   level, next_level = rows(125)
-  prediction = stepping.Prediction.of('eps', X, VALUE, level)
-  clipped, mean, log = stepping.ancestral(
+  prediction = Prediction.of('eps', X, VALUE, level)
+  clipped, mean, log = ddpm.ancestral(
     prediction, X, level, next_level, 'learned_range', clip=True
   )
   assert float(jnp.abs(clipped.x0).max()) == 1
   np.testing.assert_array_equal(clipped.variance, VALUE[..., 4:])
-  want = stepping.posterior_mean(clipped.x0, X, level, next_level)
+  want = ddpm.posterior_mean(clipped.x0, X, level, next_level)
   np.testing.assert_array_equal(mean, want)
 
 
 def test_rescaled_times():
   chain = schedules.make_chain('cosine', 40)
-  levels = schedules.respaced_levels(chain, '5', rescale=True)
+  levels = timesteps.respaced_levels(chain, '5', rescale=True)
   times = np.array([39, 29, 20, 10, 0, 0])
   np.testing.assert_allclose(levels.time, 25.0 * times)
   np.testing.assert_allclose(levels.part, times / 40, rtol=1e-6)
@@ -325,15 +327,13 @@ def test_rescaled_times():
 )
 def test_unknown_names_are_told(options, message):
   with pytest.raises(ValueError, match=message):
-    learned_range.LossSettings(**options)
+    iddpm_loss.LossSettings(**options)
 
 
 def test_a_network_without_a_variance_is_told():
-  settings = learned_range.LossSettings()
+  settings = iddpm_loss.LossSettings()
   value = VALUE[..., :4]
   with pytest.raises(ValueError, match='needs a network with twice .* 4'):
-    learned_range.loss(
-      lambda x, t: value, WHOLE, settings, X, jnp.array([3]), EPS
-    )
+    iddpm_loss.loss(lambda x, t: value, WHOLE, settings, X, jnp.array([3]), EPS)
   with pytest.raises(ValueError, match="variance 'none' is not one of"):
     solvers.create('ddpm', variance='none')

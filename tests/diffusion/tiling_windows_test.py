@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.diffusion import guidance
-from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import tiling
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.prediction import Prediction
 
 
 def ramp(shape):
@@ -15,7 +17,7 @@ def ramp(shape):
 
 
 def test_published_normaliser():
-  tiles = patches.tiling((6, 6), 4, 2)
+  tiles = tiling.tiling((6, 6), 4, 2)
   border = [0.01, 0.01, 0.02, 0.02, 0.01, 0.01]
   second = [0.01, 1 / 3, 0.343333, 0.343333, 1 / 3, 0.01]
   third = [0.02, 0.343333, 0.363333, 0.363333, 0.343333, 0.02]
@@ -25,10 +27,10 @@ def test_published_normaliser():
 
 def test_published_normaliser_with_weighted_windows():
   # Every window of a 2 x 2 grid lies at its border.
-  plain = patches.tiling((6, 6), 4, 2)
-  tiles = patches.tiling((6, 6), 4, 2, ties=(0.01, 0.5))
+  plain = tiling.tiling((6, 6), 4, 2)
+  tiles = tiling.tiling((6, 6), 4, 2, ties=(0.01, 0.5))
   np.testing.assert_allclose(tiles.total, 0.01 * plain.total)
-  one_row = patches.tiling((4, 12), 4, 2, ties=(0.01, 0.5))
+  one_row = tiling.tiling((4, 12), 4, 2, ties=(0.01, 0.5))
   # Five windows in one row: their order counts, the missing column does not.
   np.testing.assert_allclose(
     one_row.weights[0, :, 1, 1] * 3, [0.01, 0.25, 0.5, 0.25, 0.01]
@@ -47,71 +49,71 @@ def test_published_normaliser_with_weighted_windows():
   ],
 )
 def test_windows_cover_the_map(shape, size, stride, rows, columns):
-  tiles = patches.tiling(shape, size, stride)
+  tiles = tiling.tiling(shape, size, stride)
   assert (tiles.rows, tiles.columns) == (rows, columns)
   assert tiles.total.min() > 0
   x = ramp((2, *shape, 3))
-  cut = patches.windows(x, tiles)
+  cut = tiling.windows(x, tiles)
   assert cut.shape == (2 * tiles.count, *tiles.size, 3)
-  np.testing.assert_allclose(patches.merge(cut, tiles), x, rtol=1e-6)
+  np.testing.assert_allclose(tiling.merge(cut, tiles), x, rtol=1e-6)
 
 
 def test_windows_lie_where_the_tiling_says():
-  tiles = patches.tiling((8, 11), (4, 5), 3)
+  tiles = tiling.tiling((8, 11), (4, 5), 3)
   x = ramp((2, 8, 11, 1))
-  cut = patches.windows(x, tiles)
+  cut = tiling.windows(x, tiles)
   index = tiles.count + len(tiles.columns) + 2  # image 1, row 1, column 2
   np.testing.assert_array_equal(cut[index], x[1, 3:7, 6:11])
 
 
 def test_overlap_is_averaged_with_more_weight_inside():
-  tiles = patches.tiling((1, 6), (1, 4), 2)
+  tiles = tiling.tiling((1, 6), (1, 4), 2)
   left, right = jnp.zeros((1, 1, 4, 1)), jnp.ones((1, 1, 4, 1))
-  got = patches.merge(jnp.concatenate([left, right]), tiles)[0, 0, :, 0]
+  got = tiling.merge(jnp.concatenate([left, right]), tiles)[0, 0, :, 0]
   # Weights along a window: .01 1/3 1/3 .01.
   share = 0.01 / (0.01 + 1 / 3)
   np.testing.assert_allclose(got, [0, 0, share, 1 - share, 1, 1], atol=1e-6)
 
 
 def test_other_resolutions_have_the_same_windows():
-  tiles = patches.tiling((8, 11), 4, 3)
+  tiles = tiling.tiling((8, 11), 4, 3)
   fine = tiles.at(32, 44)
   assert fine.size == (16, 16)
   assert fine.rows == (0, 12, 16)
   assert fine.at(8, 11) == tiles
   x = ramp((1, 32, 44, 1))
   np.testing.assert_allclose(
-    patches.merge(patches.windows(x, fine), fine), x, rtol=1e-6
+    tiling.merge(tiling.windows(x, fine), fine), x, rtol=1e-6
   )
   with pytest.raises(ValueError, match='do not fit a map of'):
     tiles.at(4, 11)
 
 
 def test_repeated_conditions_follow_the_windows():
-  tiles = patches.tiling((4, 6), 4, 2)
+  tiles = tiling.tiling((4, 6), 4, 2)
   tokens = jnp.arange(2)[:, None, None]
-  got = patches.repeat(tokens, tiles)
+  got = tiling.repeat(tokens, tiles)
   np.testing.assert_array_equal(got[:, 0, 0], [0, 0, 1, 1])
 
 
 def test_numbers_that_cannot_work_are_told():
   with pytest.raises(ValueError, match='windows of 4 every 5 leave gaps'):
-    patches.tiling((8, 8), 4, 5)
+    tiling.tiling((8, 8), 4, 5)
   with pytest.raises(ValueError, match='windows of 4 every 0'):
-    patches.tiling((8, 8), 4, 0)
+    tiling.tiling((8, 8), 4, 0)
   with pytest.raises(ValueError, match=r'weights from \(0.0, 0.5\)'):
-    patches.tiling((8, 8), 4, 2, limits=(0.0, 0.5))
-  tiles = patches.tiling((8, 8), 4, 2)
+    tiling.tiling((8, 8), 4, 2, limits=(0.0, 0.5))
+  tiles = tiling.tiling((8, 8), 4, 2)
   with pytest.raises(ValueError, match=r'map is \(8, 9\)'):
-    patches.windows(jnp.zeros((1, 8, 9, 1)), tiles)
+    tiling.windows(jnp.zeros((1, 8, 9, 1)), tiles)
   with pytest.raises(ValueError, match='8 windows'):
-    patches.merge(jnp.zeros((8, 4, 4, 1)), tiles)
+    tiling.merge(jnp.zeros((8, 4, 4, 1)), tiles)
 
 
 def test_program_size_follows_the_sides_not_their_product():
   def lines(side):
-    tiles = patches.tiling((side, side), 4, 2)
-    both = lambda x: patches.merge(patches.windows(x, tiles), tiles)
+    tiles = tiling.tiling((side, side), 4, 2)
+    both = lambda x: tiling.merge(tiling.windows(x, tiles), tiles)
     x = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
     return len(str(jax.make_jaxpr(both)(x)).splitlines())
 
@@ -119,9 +121,10 @@ def test_program_size_follows_the_sides_not_their_product():
 
 
 CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+LEVELS = timesteps.spaced_levels(CHAIN, 5, 'official')
 
 
-def stage(solver, shape, map_, token, blur=False):
+def stage(shape, map_, token, blur=False):
   """A stage with a condition on the map and one of the image.
 
   With `blur` the network looks at its neighbours, and at no others.
@@ -134,10 +137,10 @@ def stage(solver, shape, map_, token, blur=False):
       seen = (jnp.roll(x, 1, 1) + jnp.roll(x, -1, 1)) / 2
     on_map, of_image = context
     eps = jnp.tanh(seen) * level.time / 1000 + 0.1 * on_map + of_image
-    return solvers.Prediction.from_eps(x, eps, level)
+    return Prediction.from_eps(x, eps, level)
 
   return sampling.Stage(
-    spans=((solver.levels(CHAIN, 5), denoise),),
+    segments=(sampling.Segment(levels=LEVELS, denoise=denoise),),
     enter=lambda state, normal: (normal(shape), (map_, token)),
     leave=lambda state, x, x0, context: [*state, x],
   )
@@ -145,39 +148,55 @@ def stage(solver, shape, map_, token, blur=False):
 
 def test_a_network_that_sees_single_places_does_not_notice_the_windows():
   solver = solvers.create('ddim')
-  tiles = patches.tiling((7, 10), 4, 3)
-  noise = sampling.Noise.from_key(jax.random.key(0))
+  tiles = tiling.tiling((7, 10), 4, 3)
+  noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(0)))
   map_ = jax.random.normal(jax.random.key(1), (2, 7, 10, 3))
   token = jnp.array([0.5, -0.5])[:, None, None, None]
-  (want,) = sampling.run(
-    [stage(solver, map_.shape, map_, token)], solver, noise
-  )
+  (want,) = sampling.run([stage(map_.shape, map_, token)], solver, noise)
   parts = stage(
-    solver,
     (2 * tiles.count, *tiles.size, 3),
-    patches.windows(map_, tiles),
-    patches.repeat(token, tiles),
+    tiling.windows(map_, tiles),
+    tiling.repeat(token, tiles),
   )
-  (got,) = sampling.run([patches.split(parts, tiles)], solver, noise)
+  (got,) = sampling.run([tiling.split(parts, tiles)], solver, noise)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_windows_inside_and_outside_of_guidance_agree():
   solver = solvers.create('ddim')
-  tiles = patches.tiling((7, 10), 4, 3)
-  noise = sampling.Noise.from_key(jax.random.key(0))
+  tiles = tiling.tiling((7, 10), 4, 3)
+  noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(0)))
   map_ = jax.random.normal(jax.random.key(1), (2, 7, 10, 3))
-  pair = jnp.concatenate([map_, jnp.zeros_like(map_)])
-  token = jnp.array([0.5, -0.5, 0, 0])[:, None, None, None]
-  parts = stage(
-    solver,
-    (4 * tiles.count, *tiles.size, 3),
-    patches.windows(pair, tiles),
-    patches.repeat(token, tiles),
-    blur=True,
+  token = jnp.array([0.5, -0.5])[:, None, None, None]
+  cond, null = (map_, token), (0 * map_, 0 * token)
+
+  def of_windows(condition):
+    return (
+      tiling.windows(condition[0], tiles),
+      tiling.repeat(condition[1], tiles),
+    )
+
+  def build(condition, shape):
+    return stage(shape, *condition, blur=True)
+
+  guidance = classifier_free.Guidance(2.0)
+  inside = classifier_free.guided_stage(
+    lambda condition, shape: tiling.split(
+      build(
+        of_windows(condition), (shape[0] * tiles.count, *tiles.size, shape[-1])
+      ),
+      tiles,
+    ),
+    map_.shape,
+    cond,
+    null,
+    guidance,
   )
-  inside = guidance.classifier_free(patches.split(parts, tiles), 2.0)
-  outside = patches.split(guidance.classifier_free(parts, 2.0), tiles)
+  size = (2 * tiles.count, *tiles.size, 3)
+  parts = classifier_free.guided_stage(
+    build, size, of_windows(cond), of_windows(null), guidance
+  )
+  outside = tiling.split(parts, tiles)
   first, second = (
     sampling.run([s], solver, noise)[0] for s in (inside, outside)
   )
@@ -186,7 +205,7 @@ def test_windows_inside_and_outside_of_guidance_agree():
 
 
 def test_finished_scales_are_cut_by_the_same_windows():
-  tiles = patches.tiling((8, 12), 4, 2)
+  tiles = tiling.tiling((8, 12), 4, 2)
   coarse = jnp.arange(24.0).reshape(1, 4, 6, 1)
   seen = []
 
@@ -194,10 +213,9 @@ def test_finished_scales_are_cut_by_the_same_windows():
     seen.extend(state)
     return normal((tiles.count, 4, 4, 1)), None
 
-  solver = solvers.create('ddim')
-  parts = stage(solver, None, 0.0, 0.0)
+  parts = stage(None, 0.0, 0.0)
   parts = sampling.dataclasses.replace(parts, enter=enter)
-  whole = patches.split(parts, tiles)
+  whole = tiling.split(parts, tiles)
   x, _ = whole.enter([coarse], lambda shape: jnp.ones(shape))
   assert x.shape == (1, 8, 12, 1)
   assert seen[0].shape == (tiles.count, 2, 2, 1)

@@ -10,6 +10,8 @@ import pytest
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.prediction import Prediction
 
 
 CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
@@ -33,16 +35,16 @@ def mixture_eps(xp, x, alpha, sigma):
 
 def sample(name, steps, spacing='log_snr', eps=mixture_eps, begin=BEGIN):
   """Returns a solver's samples and its levels."""
-  solver = solvers.create(name, spacing=spacing)
-  levels = solver.levels(CHAIN, steps)
+  solver = solvers.create(name)
+  levels = timesteps.spaced_levels(CHAIN, steps, spacing)
 
   def denoise(x, level, context, first=True):
     del context, first
     noise = eps(jnp, x, level.alpha, level.sigma)
-    return solvers.Prediction.from_eps(x, noise, level)
+    return Prediction.from_eps(x, noise, level)
 
   stage = sampling.Stage(
-    spans=((levels, denoise),),
+    segments=(sampling.Segment(levels=levels, denoise=denoise),),
     enter=lambda state, normal: (normal(begin.shape), None),
     leave=lambda state, x, x0, context: [*state, x],
   )
