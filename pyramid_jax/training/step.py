@@ -187,7 +187,7 @@ def create(
 
 
 def make_measure(
-  system: system_lib.System, config: ConfigDict, finish: Finish, mesh: Mesh
+  system: system_lib.Trainable, config: ConfigDict, finish: Finish, mesh: Mesh
 ) -> Callable[[Any, Any, Batch], Any]:
   """Returns the pure function that measures the first batch.
 
