@@ -154,7 +154,7 @@ def make_encode(
 
   def latents(params: Any, image: jax.Array) -> dict[str, jax.Array]:
     apply = lambda method: params_lib.apply(model, params, image, method=method)
-    if isinstance(model, first_stages.AutoencoderKL):
+    if model.is_stochastic:
       mean, logvar = apply('posterior')
       arrays = {
         'latent_mean_0': mean,

@@ -52,6 +52,10 @@ class BothEncoder(encoder.Encoder):
     return {**self.first.example, **self.second.example}
 
   @property
+  def is_guidable(self) -> bool:
+    return self.first.is_guidable and self.second.is_guidable
+
+  @property
   def pretrained(self) -> pretrained_lib.FrozenPart | None:
     return self.first.pretrained or self.second.pretrained
 
@@ -79,9 +83,7 @@ class BothEncoder(encoder.Encoder):
   def null(self, params: Any, batch: Batch) -> Inputs | None:
     first = self.first.null(params['first'], batch)
     second = self.second.null(params['second'], batch)
-    if first is None or second is None:
-      return None
-    return _joined(first, second)
+    return None if first is None or second is None else _joined(first, second)
 
   def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
     keys = jax.random.split(key)

@@ -48,6 +48,10 @@ class ClassEncoder(encoder.Encoder):
     return encoder.Widths(classes=self.rows)
 
   @property
+  def is_guidable(self) -> bool:
+    return self.has_null
+
+  @property
   def family(self) -> str:
     return 'class_embedder' if self.dim else ''
 

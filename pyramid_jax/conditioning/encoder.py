@@ -82,6 +82,11 @@ class Encoder(Protocol):
     return batch
 
   @property
+  def is_guidable(self) -> bool:
+    """Whether there is a null condition, as guidance and dropout need it."""
+    return True
+
+  @property
   def pretrained(self) -> pretrained_lib.FrozenPart | None:
     """The weights that are loaded and never trained, None without."""
     return None

@@ -26,6 +26,10 @@ class NoCondition(encoder.Encoder):
   def example(self) -> Batch:
     return {}
 
+  @property
+  def is_guidable(self) -> bool:
+    return False
+
   def init(self, key: jax.Array) -> Any:
     del key
     return {}

@@ -158,6 +158,7 @@ def test_no_condition_is_an_encoder_that_gives_nothing():
   assert given == condition_lib.Inputs()
   condition = conditioning.condition(encoder, {}, {})
   assert (condition.context, condition.null) == (given, None)
+  assert not encoder.is_guidable
 
 
 SIZES = {
@@ -200,6 +201,7 @@ def create(**fields):
 def test_the_task_or_the_encoder_says_who_serves(fields, kind, family):
   encoder = create(**fields)
   assert type(encoder) is kind
+  assert encoder.is_guidable
   assert encoder.family == family
   assert not family or family in parts.FAMILIES
 
@@ -345,6 +347,7 @@ def test_two_conditions_without_a_null_each_have_none():
   for first, second in ((classes, small), (small, classes)):
     both = both_lib.BothEncoder(first=first, second=second)
     assert both.null(params, batch) is None
+    assert not both.is_guidable
 
 
 def encoder_classes_asked_for(source):

@@ -213,6 +213,15 @@ def test_fields_that_do_not_fit_are_named(overrides, message):
     systems.create(load(**overrides))
 
 
+def test_whatever_gives_tokens_serves():
+  system = systems.create(load('text,debug', condition__also='camera'))
+  params, _ = jax.eval_shape(lambda k: system.init(k, {}), jax.random.key(0))
+  assert params['generator']['condition'].keys() == {'first', 'second'}
+  fields = {'condition__task': 'class', 'condition__class_by': 'adm'}
+  with pytest.raises(ValueError, match="'class' .* not served by frido"):
+    systems.create(load(**fields))
+
+
 def test_box_encoder_refuses_other_tasks():
   config = load('text,debug', condition__encoder='boxes')
   with pytest.raises(ValueError, match="'boxes' serves the task 'layout'"):
