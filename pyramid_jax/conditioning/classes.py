@@ -90,8 +90,8 @@ def create(
   """Builds the encoder of the task 'class'.
 
   Raises:
-    ValueError: an unknown way to give the class, or no null condition where
-      one is used.
+    ValueError: an unknown way to give the class, or no null condition to
+      replace classes by.
   """
   del first_stage
   c = config.condition
@@ -100,11 +100,10 @@ def create(
       f'config.condition.class_by is {c.class_by!r}, must be one of crossattn,'
       ' adm'
     )
-  if not c.null_class and (c.drop or config.sample.guidance != 1):
+  if not c.null_class and c.drop:
     raise ValueError(
       'config.condition.null_class is False, so there is no null condition for'
-      f' config.condition.drop = {c.drop} and config.sample.guidance ='
-      f' {config.sample.guidance}, which must be 0 and 1'
+      f' config.condition.drop = {c.drop}, which must be 0'
     )
   return ClassEncoder(
     classes=c.num_classes,

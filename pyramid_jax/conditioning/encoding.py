@@ -19,6 +19,7 @@ from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.conditioning import no_condition
 from pyramid_jax.conditioning import semantic_map
 from pyramid_jax.conditioning import tokens
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import pretrained
 
@@ -80,6 +81,24 @@ def create(
       f' {c.task!r}'
     )
   return both.create(config, first, ALSO[c.also](config, first_stage))
+
+
+def check_guidance(
+  encoder: Encoder, guidance: classifier_free.Guidance | None
+) -> None:
+  """Refuses guidance by a condition that has no null condition.
+
+  Without any condition there is nothing to guide by, and guidance is idle.
+
+  Raises:
+    ValueError: there is no null condition.
+  """
+  is_conditioned = encoder.widths != encoder_lib.Widths()
+  if guidance is not None and is_conditioned and not encoder.is_guidable:
+    raise ValueError(
+      'config.condition.null_class is False, so there is no null condition for'
+      ' guidance: config.sample.guidance must be 1'
+    )
 
 
 def frozen_parts(encoder: Encoder) -> dict[str, pretrained.FrozenPart]:

@@ -210,6 +210,7 @@ class LatentSystem(Latents, system_lib.Sampled):
     return True
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
     spec.chain_levels(self.chain, self.stage_count)
     self.check_windows(spec.windows)

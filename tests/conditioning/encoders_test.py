@@ -20,6 +20,7 @@ from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.conditioning import no_condition
 from pyramid_jax.conditioning import semantic_map
 from pyramid_jax.conditioning import tokens as tokens_lib
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import parts
 from pyramid_jax.networks import conditioners
@@ -301,6 +302,16 @@ def test_the_null_of_a_layout_is_zeros_or_no_object():
   np.testing.assert_allclose(null.values[1], given.values[1], atol=1e-6)
   np.testing.assert_allclose(null.values[0], given.values[1], atol=1e-6)
   np.testing.assert_array_equal(null.places, [[[0, 0, 1, 1]] * 2] * 2)
+
+
+def test_guidance_needs_a_null_condition():
+  guidance = classifier_free.Guidance(scale=2.0)
+  encoder = create(task='class', null_class=False)
+  with pytest.raises(ValueError, match='config.sample.guidance must be 1'):
+    conditioning.check_guidance(encoder, guidance)
+  conditioning.check_guidance(encoder, None)
+  conditioning.check_guidance(create(task='class'), guidance)
+  conditioning.check_guidance(create(task='none'), guidance)
 
 
 CLASS = {'class': jnp.arange(1, 4).repeat(40)}

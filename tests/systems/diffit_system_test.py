@@ -233,7 +233,7 @@ def test_images_are_clipped():
     ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'adm'"),
     (
       {'condition__null_class': 'false'},
-      'condition.drop = 0.1 and config.sample.guidance = 2.0',
+      'condition.drop = 0.1, which must be 0',
     ),
     ({'data__image_size': '20'}, '20 x 20 do not fit.*multiples of 16'),
     ({'network__head_dim': '5'}, 'head_dim = 5 must divide the 16'),

@@ -322,7 +322,7 @@ def test_deviation_of_values_in_parts(parts):
     (
       'class,debug',
       {'condition__null_class': 'false'},
-      'condition.drop = 0.1 and config.sample.guidance = 2.0',
+      'condition.drop = 0.1, which must be 0',
     ),
     ('class,debug', {'condition__class_by': 'name'}, "'name', must be one of"),
     ('class,debug', {'condition__also': 'class'}, "also is 'class'"),

@@ -226,6 +226,7 @@ class DiffiT(system_lib.Sampled):
     return conditioning.condition(self.encoder, tree, batch)
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
     spec.edm_timesteps().levels(self.precond, spec.steps_of(1)[0])
     if spec.windows != (0, 0):

@@ -356,6 +356,7 @@ class LaDM(system_lib.Sampled):
     return conditioning.condition(self.encoder, tree, batch)
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    conditioning.check_guidance(self.encoder, spec.guidance)
     fields.check_spec(spec, self.process)
     self._levels(spec)
 
