@@ -242,7 +242,7 @@ def _latent(platform: str, kernel: str, keeps: str) -> Subject:
 
 
 def _image(platform: str, kernel: str, keeps: str) -> Subject:
-  config = config_lib.base()
+  config = config_lib.base('diffit')
   count = _IMAGE_BATCH.value or (8 if _is_small() else 512)
   _set(config, platform, kernel, keeps, count)
   network = diffit.DiffiT(

@@ -174,7 +174,7 @@ def _strengths() -> str:
   workdir = pathlib.Path(_WORKDIR.value)
   config = workdir_lib.read_config(workdir)
   config.sketch.predictor = _PREDICTOR.value
-  config.sketch.foreign = _FOREIGN.value
+  config.sketch.shuffled_condition = _FOREIGN.value
   config = steering.with_maps(config)
   run = loading.load(config, workdir)
   reader = data.create(config, 'test')

@@ -30,6 +30,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 IMAGES = 200_000_000  # of a whole training
 WARMUP_IMAGES = 10_000_000
 
@@ -53,7 +56,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.network.embedding = 'fourier'
     config.network.embedding_dim = 256
   if variant['task'] == 'class':
-    config.condition.task, config.condition.class_by = 'class', 'adm'
+    config.condition.task, config.condition.class_by = 'class', 'timestep'
     config.condition.num_classes = 10
   if variant['debug']:
     shrink(config)
@@ -67,9 +70,8 @@ def published(name: str, batch_size: int) -> ConfigDict:
     name: of the experiment.
     batch_size: of training.
   """
-  config = config_lib.base()
+  config = config_lib.base('diffit')
   config.name = name
-  config.system.name = 'diffit'
   config.network = ConfigDict(
     {
       'width': 128,  # channels of the tokenizer
@@ -110,14 +112,17 @@ def published(name: str, batch_size: int) -> ConfigDict:
 
 
 def shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  net = config.network
-  net.width, net.channel_mult, net.num_blocks = 16, (1, 2), 1
-  net.head_dim, net.time_dim = 16, 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.warmup_steps = 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.sample.steps = 3
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 2
+  """Makes the config the smallest that runs the same code."""
+  common.shrink(
+    config,
+    {
+      'network.width': 16,
+      'network.channel_mult': (1, 2),
+      'network.num_blocks': 1,
+      'network.head_dim': 16,
+      'network.time_dim': 32,
+      'data.image_size': config.data.image_size,
+      'train.warmup_steps': 2,
+      'sample.steps': 3,
+    },
+  )

@@ -34,13 +34,15 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(arg, size=('256', '512'), debug=False)
   is_large = variant['size'] == '512'
-  config = config_lib.base()
+  config = config_lib.base('latent_diffit')
   config.name = f'diffit_imagenet_{variant["size"]}'
-  config.system.name = 'latent_diffit'
   config.dtype = 'bfloat16'  # norms, softmax and the loss are float32
   # Of every block the results of its linear layers are kept. All that the
   # backward pass reads is 0.8 GB an image at 256 px, 5.4 GB at 512 px, by
@@ -62,11 +64,11 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.crop = config.data.eval_crop = 'adm'
   config.data.flip = True
   config.condition.task = 'class'
-  config.condition.class_by = 'adm'
+  config.condition.class_by = 'timestep'
   config.condition.num_classes = 1000
-  config.condition.drop = 0.1
+  config.condition.cond_dropout = 0.1
 
-  config.diffusion.beta_schedule = 'sqrt_linear'  # linear in beta
+  config.diffusion.beta_schedule = 'linear'
   config.diffusion.linear_start, config.diffusion.linear_end = 1e-4, 0.02
   config.diffusion.variance = 'learned_range'
   config.diffusion.scale_factor = 0.18215
@@ -78,7 +80,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = 10_000
   config.train.sample_every = 20_000
 
-  config.sample.solver, config.sample.spacing = 'ddpm', 'adm'
+  config.sample.solver, config.sample.spacing = 'ddpm', 'iddpm'
   config.sample.steps = 250
   config.sample.guidance = 1.49 if is_large else 4.4
   config.sample.guidance_power = 0.0 if is_large else 4.0
@@ -89,19 +91,13 @@ def get_config(arg: str = '') -> ConfigDict:
   names = 'kl_f8,debug' if variant['debug'] else 'kl_f8'
   config_lib.add_first_stage(config, first.get_config(names))
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        'dtype': 'float32',
+        'network.hidden_size': 32,
+        'network.depth': 2,
+        'network.num_heads': 4,
+      },
+    )
   return config
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  config.dtype = 'float32'
-  net = config.network
-  net.hidden_size, net.depth, net.num_heads = 32, 2, 4
-  config.data.image_size = 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.sample.steps = 4
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 2

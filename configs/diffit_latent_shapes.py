@@ -19,6 +19,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 CATEGORIES = 24
 STEPS, LONG = 5000, 11_000  # updates of 16 images
 
@@ -34,9 +37,8 @@ def get_config(arg: str = '') -> ConfigDict:
     debug=False,
   )
   task = variant['task']
-  config = config_lib.base()
+  config = config_lib.base('latent_diffit')
   config.name = f'diffit_latent_shapes_{task}'
-  config.system.name = 'latent_diffit'
   config.network = ConfigDict(
     {
       'patch_size': 1,
@@ -54,9 +56,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.max_objects = 4
   config.condition.task = task
   if task == 'class':
-    config.condition.class_by = 'adm'
+    config.condition.class_by = 'timestep'
     config.condition.num_classes = CATEGORIES
-    config.condition.drop = 0.1
+    config.condition.cond_dropout = 0.1
     config.sample.guidance = 2.0
 
   config.diffusion.parameterization = 'v'
@@ -83,7 +85,14 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        'network.hidden_size': 32,
+        'network.depth': 2,
+        'network.num_heads': 4,
+      },
+    )
   return config
 
 
@@ -102,17 +111,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.eval_every = 3000
   config.ema.decay = 0.9995
   config.sample.steps = 50
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  net = config.network
-  net.hidden_size, net.depth, net.num_heads = 32, 2, 4
-  config.data.image_size = 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.train.eval_every = 3
-  config.sample.steps = 4
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 8

@@ -18,6 +18,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 CATEGORIES = 24
 
 
@@ -31,9 +34,8 @@ def get_config(arg: str = '') -> ConfigDict:
     gpu=False,
     debug=False,
   )
-  config = config_lib.base()
+  config = config_lib.base('diffit')
   config.name = f'diffit_shapes_{variant["task"]}'
-  config.system.name = 'diffit'
   config.network = ConfigDict(
     {
       'width': 64,
@@ -54,9 +56,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.image_size = 32
   config.data.max_objects = 4
   if variant['task'] == 'class':
-    config.condition.task, config.condition.class_by = 'class', 'adm'
+    config.condition.task, config.condition.class_by = 'class', 'timestep'
     config.condition.num_classes = CATEGORIES
-    config.condition.drop = 0.1
+    config.condition.cond_dropout = 0.1
     config.sample.guidance = 2.0
 
   config.diffusion.preconditioning = 'edm'
@@ -82,7 +84,19 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        'network.width': 16,
+        'network.channel_mult': (1, 1),
+        'network.num_blocks': (1, 1),
+        'network.head_dim': 16,
+        'network.time_dim': 32,
+        'train.warmup_steps': 2,
+        'train.decay_steps': 6,
+        'sample.steps': 3,
+      },
+    )
   return config
 
 
@@ -105,19 +119,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.warmup_steps = 500
   _train_for(config, 10_000)
   config.ema.decay = 0.9995
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  net = config.network
-  net.width, net.channel_mult, net.num_blocks = 16, (1, 1), (1, 1)
-  net.head_dim, net.time_dim = 16, 32
-  config.data.image_size = 32
-  config.train.batch_size = 2
-  config.train.warmup_steps = 2
-  config.train.log_every = 1
-  _train_for(config, 6)
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.sample.steps = 3
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 8

@@ -19,6 +19,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 TASKS = ('text', 'text_clip', 'layout', 'label', 'scene_graph')
 CLIP_START, CLIP_END = 49406, 49407
 
@@ -27,9 +30,8 @@ def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(arg, task=TASKS, debug=False)
   task = variant['task']
-  config = config_lib.base()
+  config = config_lib.base('frido')
   config.name = f'frido_coco_{task}'
-  config.system.name = 'frido'
   config.network = ConfigDict(
     {
       'image_size': 64 if task == 'layout' else 32,
@@ -71,8 +73,17 @@ def get_config(arg: str = '') -> ConfigDict:
   first = config_lib.sibling(__file__, 'msvqgan_coco')
   config_lib.add_first_stage(config, first.get_config(scales + debug))
   if variant['debug']:
-    _shrink(config)
-    config_lib.sibling(__file__, 'msvqgan_openimages').small_run(config)
+    common.shrink(
+      config,
+      {
+        **common.SMALL_ENCODER,
+        'network.model_channels': 32,
+        'network.channel_mult': (1, 2),
+        'network.num_res_blocks': 1,
+        'network.attention_resolutions': (2,),
+        'network.image_size': 8,
+      },
+    )
   # Only the 2017 edition has the stuff that the first stage filters by.
   config.first_stage.data.year = config.data.year
   config.first_stage.data.use_stuff = config.data.use_stuff
@@ -141,16 +152,3 @@ def _scene_graph(config: ConfigDict) -> None:
   config.condition.max_length = 180
   config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
   config.sample.guidance = 1.5
-
-
-def _shrink(config: ConfigDict) -> None:
-  config.network.model_channels = 32
-  config.network.channel_mult = (1, 2)
-  config.network.num_res_blocks = 1
-  config.network.attention_resolutions = (2,)
-  config.network.image_size = 8
-  config.condition.dim, config.condition.depth = 32, 1
-  config.condition.heads, config.condition.head_dim = 2, 16
-  config.data.image_size = 32
-  config.sample.steps = 4
-  config.sample.count = config.sample.batch_size = 2

@@ -16,6 +16,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 TASKS = ('layout', 'text', 'label', 'scene_graph')
 
 
@@ -25,9 +28,8 @@ def get_config(arg: str = '') -> ConfigDict:
     arg, task=TASKS, long=False, official=False, gpu=False, debug=False
   )
   task = variant['task']
-  config = config_lib.base()
+  config = config_lib.base('frido')
   config.name = f'frido_shapes_{task}'
-  config.system.name = 'frido'
   config.network = ConfigDict(
     {
       'image_size': 8,
@@ -54,7 +56,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.condition.task = task
   config.condition.dim, config.condition.depth = 128, 2
   config.condition.heads, config.condition.head_dim = 4, 32
-  config.condition.drop = 0.1
+  config.condition.cond_dropout = 0.1
   config.condition.max_objects = 4
   config.condition.vocab_size, config.condition.embed_std = 256, 1.0
   if task == 'layout':
@@ -102,7 +104,16 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        **common.SMALL_ENCODER,
+        'network.model_channels': 32,
+        'network.channel_mult': (1, 1),
+        'network.attention_resolutions': (2,),
+        'network.image_size': 8,
+      },
+    )
   return config
 
 
@@ -127,21 +138,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.eval_every = 4500
   config.ema.decay = 0.9999
   config.sample.steps = 50
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  config.network.model_channels = 32
-  config.network.channel_mult = (1, 1)
-  config.network.attention_resolutions = (2,)
-  config.network.image_size = 8
-  config.condition.dim, config.condition.depth = 32, 1
-  config.condition.heads, config.condition.head_dim = 2, 16
-  config.data.image_size = 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.train.eval_every = 3
-  config.sample.steps = 4
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 8

@@ -20,6 +20,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 MAPS = {'edges': 'edges', 'depth': 'mask', 'inpaint': 'inpaint_mask'}
 
 
@@ -27,9 +30,9 @@ def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the branches."""
   variant = config_lib.parse_variants(arg, map=tuple(MAPS), debug=False)
   base = config_lib.sibling(__file__, 'ladm_text')
-  config = base.get_config('256,debug' if variant['debug'] else '256')
+  names = '256,debug' if variant['debug'] else '256'
+  config = common.recast(base.get_config(names), 'ladm_control')
   config.name = f'ladm_controlnet_{variant["map"]}'
-  config.system.name = 'ladm_control'
   config.control.map = variant['map']
   config.data.maps = (MAPS[variant['map']],)
   if variant['map'] == 'depth':

@@ -34,6 +34,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 # A placeholder, not measured: see above.
 BANDS = {2: (0.7, 0.7), 3: (0.7, 0.5, 0.5)}
 KAPPA = 4.0  # noise at a switch over the power of the band that appears
@@ -49,9 +52,8 @@ def get_config(arg: str = '') -> ConfigDict:
   variant = config_lib.parse_variants(arg, size=('256', '512'), debug=False)
   is_large = variant['size'] == '512'
   levels = 3 if is_large else 2
-  config = config_lib.base()
+  config = config_lib.base('ladm')
   config.name = f'ladm_latent_imagenet_{variant["size"]}'
-  config.system.name = 'ladm'
   config.dtype = 'bfloat16'  # norms, softmax and the loss are float32
   config.remat = True  # see configs/diffit_imagenet.py
   config.network = ConfigDict(
@@ -69,9 +71,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.crop = config.data.eval_crop = 'adm'
   config.data.flip = True
   config.condition.task = 'class'
-  config.condition.class_by = 'adm'
+  config.condition.class_by = 'timestep'
   config.condition.num_classes = 1000
-  config.condition.drop = 0.1
+  config.condition.cond_dropout = 0.1
 
   pyramid = config.laplacian
   pyramid.network, pyramid.latent, pyramid.shared = 'diffit', True, True
@@ -102,22 +104,18 @@ def get_config(arg: str = '') -> ConfigDict:
   names = 'kl_f8,debug' if variant['debug'] else 'kl_f8'
   config_lib.add_first_stage(config, first.get_config(names))
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        'dtype': 'float32',
+        'network.hidden_size': 32,
+        'network.depth': 2,
+        'network.num_heads': 4,
+        'network.patch_size': 1,
+        'data.image_size': 8 * 2**config.laplacian.levels,
+        'laplacian.stage_batch': (0,),
+        'train.batch_size': config.laplacian.levels,
+        'sample.steps': 2,
+      },
+    )
   return config
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of an image a stage, with every periodic action once."""
-  config.dtype = 'float32'
-  net = config.network
-  net.hidden_size, net.depth, net.num_heads = 32, 2, 4
-  net.patch_size = 1
-  config.data.image_size = 8 * 2**config.laplacian.levels
-  config.train.batch_size = config.laplacian.levels
-  config.laplacian.stage_batch = (0,)
-  config.train.steps = 6
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.sample.steps = 2
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 2

@@ -23,6 +23,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 TASKS = ('class', 'text', 'layout')
 LEVELS = {'class': 0, 'text': 2}  # difficulty of the data, 1 if not said
 OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
@@ -58,9 +61,8 @@ def get_config(arg: str = '') -> ConfigDict:
   )
   task = variant['task']
   levels = {'two': 2, 'one': 1}[variant['levels']]
-  config = config_lib.base()
+  config = config_lib.base('ladm')
   config.name = f'ladm_latent_shapes_{task}_{levels}'
-  config.system.name = 'ladm'
   # Attention to tokens is paid for with width.
   config.network = ConfigDict(
     {
@@ -99,14 +101,26 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        **common.SMALL_ENCODER,
+        'network.hidden_size': 32,
+        'network.depth': 2,
+        'network.num_heads': 4,
+        'laplacian.stage_batch': (0,),
+        'train.warmup_steps': 2,
+        'train.decay_steps': 6,
+        'sample.steps': 2,
+      },
+    )
   return config
 
 
 def _condition(config: ConfigDict, task: str) -> None:
   c = config.condition
   c.task = task
-  c.drop = 0.1
+  c.cond_dropout = 0.1
   c.dim, c.depth = 128, 2
   c.heads, c.head_dim = 4, 32
   c.max_objects = config.data.max_objects
@@ -118,7 +132,7 @@ def _condition(config: ConfigDict, task: str) -> None:
     c.max_length = 40
     c.null_prefix = (2, 3)  # begin, end
   elif task == 'class':
-    c.class_by = 'adm'
+    c.class_by = 'timestep'
     c.num_classes = CATEGORIES
 
 
@@ -164,22 +178,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.warmup_steps = 1000
   _train_for(config, 12_000)
   config.ema.decay = 0.9995
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  net = config.network
-  net.hidden_size, net.depth, net.num_heads = 32, 2, 4
-  config.condition.dim, config.condition.depth = 32, 1
-  config.condition.heads, config.condition.head_dim = 2, 16
-  config.data.image_size = 32
-  config.train.batch_size = 2
-  config.laplacian.stage_batch = (0,)
-  config.train.warmup_steps = 2
-  config.train.log_every = 1
-  _train_for(config, 6)
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.train.eval_every = 3
-  config.sample.steps = 2
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 8

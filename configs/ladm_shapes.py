@@ -24,6 +24,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 ENLARGING = {'superres': 4, 'superres2': 2, 'superres4': 4}  # and the factor
 TASKS = ('layout', 'text', 'class', *ENLARGING, 'none')
 TOKENS = ('layout', 'text', 'class')
@@ -60,9 +63,8 @@ def get_config(arg: str = '') -> ConfigDict:
   )
   task = variant['task']
   levels = {'three': 3, 'two': 2, 'one': 1}[variant['levels']]
-  config = config_lib.base()
+  config = config_lib.base('ladm_control' if variant['control'] else 'ladm')
   config.name = f'ladm_shapes_{task}_{levels}'
-  config.system.name = 'ladm'
   config.network = ConfigDict(
     {
       'model_channels': 64,
@@ -113,7 +115,6 @@ def get_config(arg: str = '') -> ConfigDict:
   if task in ENLARGING:
     _enlarging(config, ENLARGING[task])
   if variant['control']:
-    config.system.name = 'ladm_control'
     config.name += '_control'
     config.control.map, config.data.maps = 'edges', ('edges',)
     _train_for(config, 1500)
@@ -123,7 +124,19 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        **common.SMALL_ENCODER,
+        'network.model_channels': 32,
+        'network.num_res_blocks': 1,
+        'laplacian.stage_batch': (0,),
+        'train.batch_size': 6,
+        'train.warmup_steps': 2,
+        'train.decay_steps': 6,
+        'sample.steps': 2,
+      },
+    )
   return config
 
 
@@ -133,7 +146,7 @@ def _condition(config: ConfigDict, task: str) -> None:
   if task not in TOKENS:
     return
   config.sample.guidance = 2.0
-  c.drop = 0.1
+  c.cond_dropout = 0.1
   c.dim, c.depth = 128, 2
   c.heads, c.head_dim = 4, 32
   c.max_objects = config.data.max_objects
@@ -198,22 +211,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.warmup_steps = 500
   _train_for(config, 20_000)
   config.ema.decay = 0.9998
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of as many images as stages, every periodic action once."""
-  config.network.model_channels = 32
-  config.network.num_res_blocks = 1
-  config.condition.dim, config.condition.depth = 32, 1
-  config.condition.heads, config.condition.head_dim = 2, 16
-  config.data.image_size = 32
-  config.train.batch_size = 6
-  config.laplacian.stage_batch = (0,)
-  config.train.warmup_steps = 2
-  config.train.log_every = 1
-  _train_for(config, 6)
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.train.eval_every = 3
-  config.sample.steps = 2
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 8

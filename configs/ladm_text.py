@@ -30,13 +30,15 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of one model of the cascade."""
   variant = config_lib.parse_variants(arg, size=('256', '1k'), debug=False)
   is_large = variant['size'] == '1k'
-  config = config_lib.base()
+  config = config_lib.base('ladm')
   config.name = f'ladm_text_{variant["size"]}'
-  config.system.name = 'ladm'
   config.dtype, config.remat = 'bfloat16', True
   config.network = ConfigDict(
     {
@@ -58,7 +60,7 @@ def get_config(arg: str = '') -> ConfigDict:
   c = config.condition
   c.task, c.encoder = 'text', 't5'
   c.also = 'superres' if is_large else 'camera'
-  c.max_length, c.drop = 128, 0.1
+  c.max_length, c.cond_dropout = 128, 0.1
   c.dim, c.depth, c.mlp_dim = 4096, 24, 10240
   c.heads, c.head_dim, c.vocab_size = 64, 64, 32128
   c.null_prefix, c.pad_id = (1,), 0  # the end
@@ -87,26 +89,23 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 30_000, 32
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        **common.SMALL_ENCODER,
+        'dtype': 'float32',
+        'remat': False,
+        'network.model_channels': 32,
+        'network.channel_mult': (1, 1),
+        'network.num_res_blocks': 1,
+        'network.attention_resolutions': (2,),
+        'network.num_head_channels': 16,
+        'condition.mlp_dim': 64,
+        'data.image_size': 64,
+        'laplacian.stage_batch': (0,),
+        'train.batch_size': 3,
+        'train.warmup_steps': 2,
+        'sample.steps': 2,
+      },
+    )
   return config
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of three images, with every periodic action once."""
-  net = config.network
-  net.model_channels, net.channel_mult = 32, (1, 1)
-  net.num_res_blocks, net.attention_resolutions = 1, (2,)
-  net.num_head_channels = 16
-  config.dtype, config.remat = 'float32', False
-  config.data.image_size = 64
-  c = config.condition
-  c.dim, c.depth, c.mlp_dim = 32, 1, 64
-  c.heads, c.head_dim = 2, 16
-  config.laplacian.stage_batch = (0,)
-  config.train.steps, config.train.batch_size = 6, 3
-  config.train.warmup_steps = 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.sample.steps = 2
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 2

@@ -15,10 +15,14 @@ vq_f4, vq_f4_noattn, vq_f8, vq_f8_n256, vq_f16; debug: the smallest size.
 """
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
+
+
+common = config_lib.sibling(__file__, 'common')
 
 
 LEARNING_RATE = 4.5e-6  # of one image in the batch
@@ -128,9 +132,8 @@ def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of a first stage."""
   variant = config_lib.parse_variants(arg, model=tuple(MODELS), debug=False)
   model = MODELS[variant['model']]
-  config = config_lib.base()
+  config = config_lib.base('autoencoder')
   config.name = f'ldm_autoencoder_{variant["model"]}'
-  config.system.name = 'autoencoder'
   config.system.network = 'vq' if model.n_embed else 'kl'
   config.network = network(variant['model'])
 
@@ -153,7 +156,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.loss.disc_start = model.disc_start
   config.loss.disc_layers = model.disc_layers
   if variant['debug']:
-    _shrink(config)
+    common.shrink(config, _small_network(config))
   return config
 
 
@@ -177,20 +180,17 @@ def network(name: str) -> ConfigDict:
   return ConfigDict(fields)
 
 
-def _shrink(config: ConfigDict) -> None:
-  """The smallest that runs the same code: six steps of two images."""
+def _small_network(config: ConfigDict) -> dict[str, Any]:
+  """Returns the sizes of the smallest network that runs the same code."""
   net = config.network.ddconfig
-  net.ch, net.num_res_blocks = 32, 1
-  net.ch_mult = (1,) * len(net.ch_mult)
-  # The nominal resolutions shrink with the image.
-  net.attn_resolutions = tuple(r // 8 for r in net.attn_resolutions)
-  net.resolution = 32
+  sizes: dict[str, Any] = {
+    'ddconfig.ch': 32,
+    'ddconfig.num_res_blocks': 1,
+    'ddconfig.ch_mult': (1,) * len(net.ch_mult),
+    # The nominal resolutions shrink with the image.
+    'ddconfig.attn_resolutions': tuple(r // 8 for r in net.attn_resolutions),
+    'ddconfig.resolution': 32,
+  }
   if 'n_embed' in config.network:
-    config.network.n_embed = 32
-  config.data.image_size = 32
-  config.loss.perceptual = 'pyramid'
-  config.loss.disc_width, config.loss.disc_start = 8, 2
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.evaluate.count = config.evaluate.batch_size = 2
+    sizes['n_embed'] = 32
+  return {f'network.{name}': size for name, size in sizes.items()}

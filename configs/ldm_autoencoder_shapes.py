@@ -14,15 +14,17 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of a first stage."""
   variant = config_lib.parse_variants(
     arg, network=('kl', 'vq'), gpu=False, debug=False
   )
   is_kl = variant['network'] == 'kl'
-  config = config_lib.base()
+  config = config_lib.base('autoencoder')
   config.name = f'ldm_autoencoder_shapes_{variant["network"]}'
-  config.system.name = 'autoencoder'
   config.system.network = variant['network']
   config.network = ConfigDict(
     {
@@ -68,7 +70,15 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        'network.ddconfig.ch': 32,
+        'network.ddconfig.num_res_blocks': 0,
+        'network.ddconfig.ch_mult': (1, 1, 1),
+        **({} if is_kl else {'network.n_embed': 32}),
+      },
+    )
   return config
 
 
@@ -89,18 +99,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.checkpoint_every = config.train.sample_every = 2000
   config.loss.disc_start = 10000
   config.loss.disc_weight, config.loss.disc_width = 0.5, 64
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  net = config.network
-  net.ddconfig.ch, net.ddconfig.num_res_blocks = 32, 0
-  net.ddconfig.ch_mult = (1, 1, 1)
-  if 'n_embed' in net:
-    net.n_embed = 32
-  config.data.image_size = 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.loss.disc_start, config.loss.disc_width = 2, 8
-  config.evaluate.count = config.evaluate.batch_size = 8

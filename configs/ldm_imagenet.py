@@ -19,27 +19,29 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(arg, version=('v2', 'v1'), debug=False)
   v2 = variant['version'] == 'v2'
-  shared = config_lib.sibling(__file__, 'ldm_unconditional')
-  config = shared.published(f'ldm_imagenet_{variant["version"]}')
+  config = common.ldm(f'ldm_imagenet_{variant["version"]}')
   config.condition.task = 'class'
   config.condition.num_classes = 1000
   config.condition.dim = 512
   config.condition.null_class = v2
   config.data.flip = True
   if v2:
-    config.network = shared.attending(num_heads=1)
-    config.condition.drop = 0.1
+    config.network = common.attending_unet(num_heads=1)
+    config.condition.cond_dropout = 0.1
     config.ema.decay = 0.0  # the published weights are no average
     config.train.batch_size = 1200
     config.train.learning_rate = 1e-4
     config.train.steps = 178_000
     config.sample.steps, config.sample.guidance = 250, 1.5
   else:
-    config.network = shared.attending(
+    config.network = common.attending_unet(
       model_channels=256,
       channel_mult=(1, 2, 4),
       attention_resolutions=(4, 2, 1),
@@ -49,4 +51,6 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.learning_rate = 1e-6 * 64
     config.train.steps = 2_900_000
     config.sample.eta = 1.0
-  return shared.complete(config, 'vq_f4' if v2 else 'vq_f8', variant['debug'])
+  return common.complete_ldm(
+    config, 'vq_f4' if v2 else 'vq_f8', variant['debug']
+  )

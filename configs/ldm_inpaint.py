@@ -20,11 +20,13 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(arg, debug=False)
-  shared = config_lib.sibling(__file__, 'ldm_unconditional')
-  config = shared.published('ldm_inpaint')
+  config = common.ldm('ldm_inpaint')
   config.network = ConfigDict(
     {
       'model_channels': 256,
@@ -45,4 +47,4 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.warmup_steps = 1000
   config.train.steps = config.train.decay_steps = 50_000
   config.sample.steps = 50
-  return shared.complete(config, 'vq_f4_noattn', variant['debug'])
+  return common.complete_ldm(config, 'vq_f4_noattn', variant['debug'])

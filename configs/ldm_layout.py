@@ -19,6 +19,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 OBJECTS = 30
 
 
@@ -28,8 +31,7 @@ def get_config(arg: str = '') -> ConfigDict:
     arg, data=('openimages', 'coco'), debug=False
   )
   is_coco = variant['data'] == 'coco'
-  shared = config_lib.sibling(__file__, 'ldm_unconditional')
-  config = shared.published(f'ldm_layout_{variant["data"]}')
+  config = common.ldm(f'ldm_layout_{variant["data"]}')
   config.condition.task = 'layout'
   config.condition.max_objects = OBJECTS
   config.condition.encode_crop = True
@@ -47,7 +49,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.eval_min_objects, config.data.eval_max_objects = 2, OBJECTS
   config.data.crop, config.data.flip = 'random-2d', True
   if is_coco:
-    config.network = shared.attending(
+    config.network = common.attending_unet(
       channel_mult=(1, 2, 4),
       attention_resolutions=(4, 2, 1),
       num_head_channels=32,
@@ -59,7 +61,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.learning_rate = 1e-6 * 48
     config.sample.steps = 100
   else:
-    config.network = shared.attending(
+    config.network = common.attending_unet(
       model_channels=128,
       channel_mult=(1, 2, 3, 4),
       num_head_channels=32,
@@ -69,7 +71,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.steps = 4_400_000
     config.train.learning_rate = 2e-6 * 24
   first = 'vq_f8' if is_coco else 'vq_f4'
-  config = shared.complete(config, first, variant['debug'])
+  config = common.complete_ldm(config, first, variant['debug'])
   # The autoencoder sees the same images, of any content.
   config.first_stage.data.name = 'coco'
   config.first_stage.data.year = 2017

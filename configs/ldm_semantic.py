@@ -19,12 +19,14 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(arg, size=('px256', 'px512'), debug=False)
   large = variant['size'] == 'px512'
-  shared = config_lib.sibling(__file__, 'ldm_unconditional')
-  config = shared.published(f'ldm_semantic_{variant["size"]}')
+  config = common.ldm(f'ldm_semantic_{variant["size"]}')
   config.network = ConfigDict(
     {
       'model_channels': 128,
@@ -46,4 +48,4 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.batch_size = 8 if large else 48
   config.train.learning_rate = 1e-6 * config.train.batch_size
   config.train.steps = 360_000
-  return shared.complete(config, 'vq_f4', variant['debug'])
+  return common.complete_ldm(config, 'vq_f4', variant['debug'])

@@ -18,6 +18,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 TASKS = (
   'layout',
   'class',
@@ -51,9 +54,8 @@ def get_config(arg: str = '') -> ConfigDict:
     debug=False,
   )
   task = variant['task']
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.name = f'ldm_shapes_{task}_{variant["network"]}'
-  config.system.name = 'ldm'
   config.network = _network(task)
   config.data.name = 'shapes'
   config.data.level = LEVELS.get(task, 1)
@@ -91,7 +93,16 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        **common.SMALL_ENCODER,
+        'network.model_channels': 32,
+        'network.channel_mult': (1, 1),
+        'network.num_res_blocks': 1,
+        'network.attention_resolutions': (2,),
+      },
+    )
   return config
 
 
@@ -126,7 +137,7 @@ def _condition(config: ConfigDict, task: str) -> None:
   c.task = task
   if task in TOKENS:
     config.sample.guidance = 2.0
-    c.drop = 0.1
+    c.cond_dropout = 0.1
   c.dim, c.depth = 128, 2
   c.heads, c.head_dim = 4, 32
   c.max_objects = config.data.max_objects
@@ -169,21 +180,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.eval_every = 4500
   config.ema.decay = 0.9999
   config.sample.steps = 50
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  config.network.model_channels = 32
-  config.network.channel_mult = (1, 1)
-  config.network.num_res_blocks = 1
-  config.network.attention_resolutions = (2,)
-  config.condition.dim, config.condition.depth = 32, 1
-  config.condition.heads, config.condition.head_dim = 2, 16
-  config.data.image_size = 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.train.eval_every = 3
-  config.sample.steps = 4
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 8

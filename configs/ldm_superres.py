@@ -19,14 +19,16 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(
     arg, degradation=('bsr', 'bicubic'), debug=False
   )
   bsr = variant['degradation'] == 'bsr'
-  shared = config_lib.sibling(__file__, 'ldm_unconditional')
-  config = shared.published(f'ldm_superres_{variant["degradation"]}')
+  config = common.ldm(f'ldm_superres_{variant["degradation"]}')
   config.network = ConfigDict(
     {
       'model_channels': 160,
@@ -45,4 +47,4 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.learning_rate = 1e-6 * 64
   config.train.steps = 860_000
   config.sample.steps, config.sample.eta = 100, 1.0
-  return shared.complete(config, 'vq_f4', variant['debug'])
+  return common.complete_ldm(config, 'vq_f4', variant['debug'])

@@ -23,6 +23,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 CLIP_START, CLIP_END = 49406, 49407
 
 
@@ -32,22 +35,21 @@ def get_config(arg: str = '') -> ConfigDict:
     arg, size=('small', '1p4b', 'clip'), debug=False
   )
   size = variant['size']
-  shared = config_lib.sibling(__file__, 'ldm_unconditional')
-  config = shared.published(f'ldm_text_{size}')
+  config = common.ldm(f'ldm_text_{size}')
   config.condition.task = 'text'
   config.condition.max_length = 77
-  config.condition.drop = 0.1  # not published
+  config.condition.cond_dropout = 0.1  # not published
   config.sample.guidance = 1.5
   if size == 'small':
-    config.network = shared.attending(num_head_channels=32)
+    config.network = common.attending_unet(num_head_channels=32)
     config.condition.dim, config.condition.depth = 640, 32
     config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
     config.train.batch_size = 28
     config.train.learning_rate = 2e-6 * 28
     config.train.steps = 1_000_000
     config.sample.steps = 100
-    return shared.complete(config, 'vq_f4', variant['debug'])
-  config.network = shared.attending(
+    return common.complete_ldm(config, 'vq_f4', variant['debug'])
+  config.network = common.attending_unet(
     model_channels=320,
     channel_mult=(1, 2, 4, 4),
     attention_resolutions=(4, 2, 1),
@@ -73,4 +75,4 @@ def get_config(arg: str = '') -> ConfigDict:
     config.condition.dim, config.condition.depth = 1280, 32
     config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
     config.ema.decay = 0.0  # the published weights are no average
-  return shared.complete(config, 'kl_f8', variant['debug'])
+  return common.complete_ldm(config, 'kl_f8', variant['debug'])

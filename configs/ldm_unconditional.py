@@ -15,11 +15,12 @@ lsun_churches; debug: the smallest size. The first stage is trained in
 DIR/first_stage unless config.first_stage.checkpoint names one.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
+
+
+common = config_lib.sibling(__file__, 'common')
 
 
 MODELS = ('celebahq', 'ffhq', 'lsun_bedrooms', 'lsun_churches')
@@ -36,7 +37,7 @@ def get_config(arg: str = '') -> ConfigDict:
   variant = config_lib.parse_variants(arg, model=MODELS, debug=False)
   model = variant['model']
   churches = model == 'lsun_churches'
-  config = published(f'ldm_unconditional_{model}')
+  config = common.ldm(f'ldm_unconditional_{model}')
   if churches:
     config.network = ConfigDict(
       {
@@ -71,77 +72,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.flip = True
   config.sample.steps = 500 if model == 'celebahq' else 200
   config.sample.eta = float(model in ('ffhq', 'lsun_bedrooms'))
-  return complete(config, 'kl_f8' if churches else 'vq_f4', variant['debug'])
-
-
-def published(name: str) -> ConfigDict:
-  """Returns what the published configs have in common.
-
-  Args:
-    name: of the experiment.
-  """
-  config = config_lib.base()
-  config.name = name
-  config.system.name = 'ldm'
-  config.diffusion.linear_start = 0.0015
-  config.diffusion.linear_end = 0.0195
-  config.diffusion.loss_type = 'l2'
-  config.optimizer.name = 'adamw'
-  config.optimizer.weight_decay = 0.01
-  config.train.log_every = 50
-  config.train.checkpoint_every = 5000
-  config.train.sample_every = 10000
-  config.data.name = 'image_folder'
-  config.data.image_size = 256
-  config.data.crop = 'random-1d'
-  config.sample.steps = 200
-  return config
-
-
-def attending(**changes: Any) -> ConfigDict:
-  """Returns a U-Net that attends to a context, with some fields changed."""
-  return ConfigDict(
-    {
-      'model_channels': 192,
-      'channel_mult': (1, 2, 3, 5),
-      'num_res_blocks': 2,
-      'attention_resolutions': (8, 4, 2),
-      'use_spatial_transformer': True,
-      'transformer_depth': 1,
-      **changes,
-    }
+  return common.complete_ldm(
+    config, 'kl_f8' if churches else 'vq_f4', variant['debug']
   )
-
-
-def complete(config: ConfigDict, first_stage: str, debug: bool) -> ConfigDict:
-  """Adds the first stage, and shrinks both for `debug`.
-
-  Args:
-    config: of the second stage.
-    first_stage: a variant of ldm_autoencoder.py.
-    debug: whether to make everything the smallest.
-  """
-  first = config_lib.sibling(__file__, 'ldm_autoencoder')
-  arg = f'{first_stage},debug' if debug else first_stage
-  config_lib.add_first_stage(config, first.get_config(arg))
-  if debug:
-    _shrink(config)
-  return config
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  net = config.network
-  net.model_channels, net.channel_mult, net.num_res_blocks = 32, (1, 2), 1
-  net.attention_resolutions = (2,)
-  if net.get('num_head_channels', -1) > 0:
-    net.num_head_channels = 16
-  config.condition.dim, config.condition.depth = 32, 1
-  config.condition.heads, config.condition.head_dim = 2, 16
-  config.data.image_size = 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.sample.steps = 4
-  config.sample.count = config.sample.batch_size = 2
-  config.evaluate.count = config.evaluate.batch_size = 2

@@ -11,9 +11,14 @@ Reads any folder of images (config.data.name = 'image_folder'). Variants:
 f16f8 (default), f8f4; debug: the same code at the smallest size.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
+
+
+common = config_lib.sibling(__file__, 'common')
 
 
 LEARNING_RATE = 4.5e-6  # of one image in the batch
@@ -25,9 +30,8 @@ def get_config(arg: str = '') -> ConfigDict:
     arg, scales=('f16f8', 'f8f4'), debug=False
   )
   f16f8 = variant['scales'] == 'f16f8'
-  config = config_lib.base()
+  config = config_lib.base('autoencoder')
   config.name = f'msvqgan_openimages_{variant["scales"]}'
-  config.system.name = 'autoencoder'
   config.network = network(variant['scales'])
 
   config.data.name = 'image_folder'
@@ -48,7 +52,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.loss.disc_start = 30001 if f16f8 else 0
   config.loss.disc_layers = 2 if f16f8 else 3
   if variant['debug']:
-    shrink(config)
+    common.shrink(config, _small_network(config))
   return config
 
 
@@ -80,27 +84,21 @@ def network(scales: str) -> ConfigDict:
   )
 
 
-def shrink(config: ConfigDict) -> None:
-  """Makes a first-stage config the smallest that runs the same code."""
-  net = config.network
-  for part in (net.edconfig, net.ddconfig):
-    part.ch, part.num_res_blocks = 32, 1
-    part.ch_mult = (1,) * len(part.ch_mult)
-    # The nominal resolutions shrink with the image.
-    part.attn_resolutions = tuple(r // 8 for r in part.attn_resolutions)
-    part.resolution = 32
-  net.n_embed = (32,) * len(net.n_embed)
-  net.shared_ch, net.shared_num_res_blocks = 32, 1
-  config.data.image_size = 32
-  config.loss.perceptual = 'pyramid'
-  config.loss.disc_width = 8
-  config.loss.disc_start = 2
-  small_run(config)
-
-
-def small_run(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.evaluate.count = config.evaluate.batch_size = 2
+def _small_network(config: ConfigDict) -> dict[str, Any]:
+  """Returns the sizes of the smallest network that runs the same code."""
+  sizes: dict[str, Any] = {
+    'n_embed': (32,) * len(config.network.n_embed),
+    'shared_ch': 32,
+    'shared_num_res_blocks': 1,
+  }
+  for name in ('edconfig', 'ddconfig'):
+    part = config.network[name]
+    sizes |= {
+      f'{name}.ch': 32,
+      f'{name}.num_res_blocks': 1,
+      f'{name}.ch_mult': (1,) * len(part.ch_mult),
+      # The nominal resolutions shrink with the image.
+      f'{name}.attn_resolutions': tuple(r // 8 for r in part.attn_resolutions),
+      f'{name}.resolution': 32,
+    }
+  return {f'network.{name}': size for name, size in sizes.items()}

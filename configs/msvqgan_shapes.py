@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of a first stage."""
   variant = config_lib.parse_variants(arg, long=False, gpu=False, debug=False)
-  config = config_lib.base()
+  config = config_lib.base('autoencoder')
   config.name = 'msvqgan_shapes'
-  config.system.name = 'autoencoder'
   config.network = ConfigDict(
     {
       # No block before the last level: the strided convolutions do the work.
@@ -74,7 +76,16 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    _shrink(config)
+    common.shrink(
+      config,
+      {
+        'network.edconfig.ch': 32,
+        'network.ddconfig.ch': 32,
+        'network.ddconfig.ch_mult': (1, 1, 1),
+        'network.n_embed': (32, 32),
+        'network.shared_ch': 32,
+      },
+    )
   return config
 
 
@@ -97,18 +108,3 @@ def _enlarge(config: ConfigDict) -> None:
   config.train.checkpoint_every = config.train.sample_every = 2000
   config.loss.disc_start = 10000
   config.loss.disc_weight, config.loss.disc_width = 0.5, 64
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images, with every periodic action once."""
-  net = config.network
-  net.edconfig.ch, net.ddconfig.ch = 32, 32
-  net.ddconfig.ch_mult = (1, 1, 1)
-  net.n_embed = (32, 32)
-  net.shared_ch = 32
-  config.data.image_size = 32
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.loss.disc_start, config.loss.disc_width = 2, 8
-  config.evaluate.count = config.evaluate.batch_size = 8

@@ -20,19 +20,19 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the predictor."""
   variant = config_lib.parse_variants(
     arg, size=('small', '1p4b', 'clip'), debug=False
   )
   names = [variant['size'], *(['debug'] if variant['debug'] else [])]
-  config = config_lib.sibling(__file__, 'ldm_text').get_config(','.join(names))
-  del config.first_stage  # the base has it
+  base = config_lib.sibling(__file__, 'ldm_text').get_config(','.join(names))
+  config = common.predictor(base)
   config.name = f'sketch_ldm_{variant["size"]}'
-  config.system.name = 'sketch'
-  config.network = ConfigDict()
   config.sketch.edges = 'sobel'
-  config.optimizer = config_lib.base().optimizer  # Adam
   config.train.learning_rate = 1e-4
   config.train.batch_size = 16
   config.train.steps = 3000
@@ -41,10 +41,11 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.solver, config.sample.steps = 'ddim', 50
   config.sample.guidance = 8.0
   if variant['debug']:
-    config.sketch.taps = ('in1', 'mid1', 'out1')
-    config.sketch.hidden = (32, 16)
-    config.train.steps, config.train.batch_size = 6, 2
-    config.train.checkpoint_every = config.train.sample_every = 3
-    config.train.eval_every = 3
-    config.sample.steps = 4
+    common.shrink(
+      config,
+      {
+        'sketch.features': ('in1', 'mid1', 'out1'),
+        'sketch.hidden': (32, 16),
+      },
+    )
   return config

@@ -23,6 +23,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+common = config_lib.sibling(__file__, 'common')
+
+
 # Of each base: its config and variant, and the activations that are read.
 BASES = {
   'ldm': (
@@ -63,21 +66,17 @@ def get_config(arg: str = '') -> ConfigDict:
     debug=False,
   )
   name = variant['base']
-  file, task, taps = BASES[name]
+  file, task, features = BASES[name]
   if variant['task'] != 'usual':
     task = variant['task']
   names = [task, *(['debug'] if variant['debug'] else [])]
-  config = config_lib.sibling(__file__, file).get_config(','.join(names))
-  if 'first_stage' in config:  # the base has it
-    del config.first_stage
+  base = config_lib.sibling(__file__, file).get_config(','.join(names))
+  config = common.predictor(base)
   config.name = f'sketch_shapes_{name}'
-  config.system.name = 'sketch'
-  config.network = ConfigDict()
   config.data.maps = ('edges',)
-  config.sketch.taps = taps
+  config.sketch.features = features
   config.sketch.target_space = 'pixels' if variant['pixels'] else 'latent'
 
-  config.optimizer = config_lib.base().optimizer  # Adam
   config.train.learning_rate = 1e-3
   config.train.warmup_steps = 100
   config.train.steps = config.train.decay_steps = 3000
@@ -86,18 +85,16 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = config.train.sample_every = 500
   config.train.eval_every = 500
   if variant['debug']:
-    _shrink(config)
+    has_blocks = features[0].startswith('block')
+    small = ('block1', 'block2') if has_blocks else ('in1', 'mid1', 'out0')
+    common.shrink(
+      config,
+      {
+        'sketch.features': small,
+        'sketch.hidden': (32, 16),
+        'train.warmup_steps': 0,
+        'train.decay_steps': 0,
+        'sample.steps': config.sample.steps,
+      },
+    )
   return config
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Six steps of two images; the base has the smallest size, too."""
-  has_blocks = config.sketch.taps[0].startswith('block')
-  taps = ('block1', 'block2') if has_blocks else ('in1', 'mid1', 'out0')
-  config.sketch.taps = taps
-  config.sketch.hidden = (32, 16)
-  config.train.steps, config.train.batch_size = 6, 2
-  config.train.warmup_steps = config.train.decay_steps = 0
-  config.train.log_every = 1
-  config.train.checkpoint_every = config.train.sample_every = 3
-  config.train.eval_every = 3

@@ -21,8 +21,8 @@ from pyramid_jax.networks import pretrained
 
 def get_config(arg=''):
   variant = config_lib.parse_variants(arg, two=False)
-  config = config_lib.base()
-  config.name = config.system.name = 'fake'
+  config = config_lib.base('ldm')
+  config.name = 'fake'
   config.network = {'width': 8, 'poison': -1, 'pause': 0.0}
   config.data.name = 'fake'
   config.data.image_size = 4

@@ -101,7 +101,6 @@ def _measurable(config: ConfigDict) -> ConfigDict:
     for name, value in (
       ('stage_batch', 0),
       ('wavelets', 0),
-      ('guidance_parts', 1.0),
     ):
       config.laplacian[name] = (value,)
     config.laplacian.sigma_max = float(levels + 1)

@@ -152,7 +152,7 @@ def _shape(
   Raises:
     UserError: it can be no other shape.
   """
-  shape = tuple(config.sample.shape)
+  shape = tuple(config.sample.get('shape', (0, 0)))
   if shape in ((0, 0), (config.data.image_size,) * 2):
     return None
   if not system.any_shape or not is_plain:

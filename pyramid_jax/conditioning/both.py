@@ -122,7 +122,7 @@ def create(
   if c.also == 'class' and one.context and other.context:
     raise ValueError(
       f'config.condition.task {c.task!r} and the class are both tokens; give'
-      " the class by config.condition.class_by = 'adm'"
+      " the class by config.condition.class_by = 'timestep'"
     )
   return BothEncoder(first=first, second=second)
 

@@ -113,4 +113,4 @@ def create(
   """Builds the encoder of `config.condition.also` 'camera'."""
   del first_stage
   c = config.condition
-  return CameraEncoder(dim=c.dim, drop=c.camera_drop)
+  return CameraEncoder(dim=c.dim, drop=c.camera_dropout)

@@ -16,6 +16,8 @@ from pyramid_jax.networks import params as params_lib
 Batch = encoder.Batch
 Inputs = encoder.Inputs
 
+CLASS_BY = ('crossattn', 'timestep')  # `config.condition.class_by`
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassEncoder(encoder.Encoder):
@@ -95,15 +97,15 @@ def create(
   """
   del first_stage
   c = config.condition
-  if c.class_by not in ('crossattn', 'adm'):
+  if c.class_by not in CLASS_BY:
     raise ValueError(
-      f'config.condition.class_by is {c.class_by!r}, must be one of crossattn,'
-      ' adm'
+      f'config.condition.class_by is {c.class_by!r}, must be one of'
+      f' {", ".join(CLASS_BY)}'
     )
-  if not c.null_class and c.drop:
+  if not c.null_class and c.cond_dropout:
     raise ValueError(
       'config.condition.null_class is False, so there is no null condition for'
-      f' config.condition.drop = {c.drop}, which must be 0'
+      f' config.condition.cond_dropout = {c.cond_dropout}, which must be 0'
     )
   return ClassEncoder(
     classes=c.num_classes,

@@ -1,17 +1,17 @@
 """The configuration of a run: fields, variants, overrides, checks."""
 
-from pyramid_jax.config.loading import add_first_stage
-from pyramid_jax.config.loading import base
-from pyramid_jax.config.loading import first_stage
-from pyramid_jax.config.loading import flatten
-from pyramid_jax.config.loading import from_json
-from pyramid_jax.config.loading import load
-from pyramid_jax.config.loading import override
-from pyramid_jax.config.loading import parse_variants
-from pyramid_jax.config.loading import resume_differences
-from pyramid_jax.config.loading import sibling
-from pyramid_jax.config.loading import to_json
-from pyramid_jax.config.loading import validate
+from pyramid_jax.config.checks import resume_differences
+from pyramid_jax.config.checks import validate
+from pyramid_jax.config.files import load
+from pyramid_jax.config.files import sibling
+from pyramid_jax.config.overrides import override
+from pyramid_jax.config.tree import add_first_stage
+from pyramid_jax.config.tree import base
+from pyramid_jax.config.tree import first_stage
+from pyramid_jax.config.tree import flatten
+from pyramid_jax.config.tree import from_json
+from pyramid_jax.config.tree import to_json
+from pyramid_jax.config.variants import parse_variants
 
 
 __all__ = [

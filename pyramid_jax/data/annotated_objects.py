@@ -80,7 +80,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     Raises:
       ValueError: unknown task, no images, or tokens that the encoder lacks.
     """
-    super().__init__(config, split, len(index.ids), 'plain')
+    super().__init__(config, split, len(index.ids), 'bilinear')
     self.label_names = tuple(name.decode() for name in index.names)
     self._config = config
     self._index = index

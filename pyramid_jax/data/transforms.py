@@ -38,7 +38,7 @@ def _taps(
   return low, high, source - low.astype(np.float32)
 
 
-def resize_plain(
+def resize_bilinear(
   image: np.ndarray,
   size: tuple[int, int],
   window: tuple[int, int, int, int],
@@ -88,12 +88,12 @@ def _resize(
   return np.asarray(Image.fromarray(image).resize((width, height), kind, box))
 
 
-def resize_smooth(
+def resize_bicubic(
   image: np.ndarray,
   size: tuple[int, int],
   window: tuple[int, int, int, int],
 ) -> np.ndarray:
-  """Resizes with Pillow's antialiased bicubic filter; as `resize_plain`."""
+  """Resizes with Pillow's antialiased bicubic filter; as `resize_bilinear`."""
   return _resize(image, size, window, Image.Resampling.BICUBIC)
 
 
@@ -102,7 +102,7 @@ def resize_area(
   size: tuple[int, int],
   window: tuple[int, int, int, int],
 ) -> np.ndarray:
-  """Resizes with means over areas; as `resize_plain`."""
+  """Resizes with means over areas; as `resize_bilinear`."""
   return _resize(image, size, window, Image.Resampling.BOX)
 
 
@@ -144,8 +144,8 @@ Resize = Callable[
 
 
 RESIZES: dict[str, Resize] = {
-  'plain': resize_plain,
-  'smooth': resize_smooth,
+  'bilinear': resize_bilinear,
+  'bicubic': resize_bicubic,
   'area': resize_area,
 }
 
@@ -190,7 +190,7 @@ class Transform:
   size: int
   crop: str = 'center'
   flip: bool = False
-  resize: Resize = resize_plain
+  resize: Resize = resize_bilinear
 
   def __post_init__(self):
     if self.crop not in CROPS:

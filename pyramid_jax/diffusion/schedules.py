@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
+SCHEDULES = ('linear', 'scaled_linear', 'sqrt', 'cosine')
 # What a network may predict of a noisy state; see `gaussian.target`.
 PARAMETERIZATIONS = ('eps', 'x0', 'v')
 
@@ -113,7 +113,7 @@ class Chain:
 
 
 def make_chain(
-  kind: str = 'linear',
+  kind: str = 'scaled_linear',
   timesteps: int = 1000,
   linear_start: float = 0.0015,
   linear_end: float = 0.0155,
@@ -123,14 +123,15 @@ def make_chain(
   """Builds a chain.
 
   Matches `make_beta_schedule` of CompVis/latent-diffusion:
-  ldm/modules/diffusionmodules/util.py. 'linear' is linear in sqrt(beta).
+  ldm/modules/diffusionmodules/util.py, where 'scaled_linear', linear in
+  sqrt(beta), is 'linear', and 'linear' is 'sqrt_linear'.
 
   Raises:
     ValueError: unknown kind.
   """
-  if kind == 'linear':
+  if kind == 'scaled_linear':
     betas = np.linspace(linear_start**0.5, linear_end**0.5, timesteps) ** 2
-  elif kind == 'sqrt_linear':
+  elif kind == 'linear':
     betas = np.linspace(linear_start, linear_end, timesteps)
   elif kind == 'sqrt':
     betas = np.linspace(linear_start, linear_end, timesteps) ** 0.5

@@ -146,13 +146,15 @@ def from_config(config: ConfigDict) -> SamplerSpec:
     ValueError: a field out of its range.
   """
   s = config.sample
+  if 'solver' not in s:  # a first stage, which nothing is sampled from
+    return SamplerSpec()
   steps = s.steps
   return SamplerSpec(
     guidance=_guidance(s),
     solver=s.solver,
     steps=(steps,) if isinstance(steps, int) else tuple(steps),
     spacing=s.spacing,
-    variance=config.diffusion.get('variance', 'fixed_small'),
+    variance=config.get('diffusion', {}).get('variance', 'fixed_small'),
     eta=s.get('eta', 0.0),
     temperature=s.get('temperature', 1.0),
     discretization=s.get('discretization', 'edm'),

@@ -350,7 +350,7 @@ def _broken_images() -> Iterator[None]:
 
 def _fit(config: ConfigDict) -> transforms.Transform:
   return transforms.Transform(
-    size=config.data.image_size, resize=transforms.resize_smooth
+    size=config.data.image_size, resize=transforms.resize_bicubic
   )
 
 

@@ -132,8 +132,8 @@ def _score_checkpoint(
     shuffle=judge is not None and judge.standard is not None,
   )
   about = f'{workdir}, step {run_.step}, {count} images of {split}'
-  if config.sketch.predictor:
-    about += f', steered by {config.sketch.predictor}'
+  if steering.predictor(config):
+    about += f', steered by {steering.predictor(config)}'
   if judge is None:
     return rows, about
   more, notes = judge.rows(

@@ -22,7 +22,7 @@ from pyramid_jax.networks.layers import resampling
 # What it is told of the noise: the level, the noise itself in training (and
 # the noise of the beginning in sampling), or the noise that is predicted.
 NOISE_INPUTS = ('scalar', 'map', 'map_pred')
-TAP_NORMS = ('layer', 'none')
+FEATURE_NORMS = ('layer', 'none')
 HEADS = ('pixel', 'token')
 OCTAVES = 10
 
@@ -80,7 +80,7 @@ class EdgePredictor(nn.Module):
     hidden: widths of the hidden layers, each with ReLU and batch norm.
     octaves: of the encoding of the noise, see `encode_level`.
     noise_input: one of `NOISE_INPUTS`.
-    tap_norm: 'layer' normalises each activation over its channels first.
+    feature_norm: 'layer' normalises each activation over its channels first.
     patches: of each stage, side of the square of places that one token of the
       denoiser stands for; () for denoisers without tokens, 1 everywhere.
     head: what serves a patch: 'pixel', all places by themselves, told where
@@ -92,7 +92,7 @@ class EdgePredictor(nn.Module):
   hidden: Sequence[int] = (512, 256, 128, 64)
   octaves: int = OCTAVES
   noise_input: str = 'scalar'
-  tap_norm: str = 'layer'
+  feature_norm: str = 'layer'
   patches: Sequence[int] = ()
   head: str = 'pixel'
   dtype: jnp.dtype = jnp.float32
@@ -101,7 +101,7 @@ class EdgePredictor(nn.Module):
     """Raises ValueError if an attribute is not allowed."""
     allowed = {
       'noise_input': NOISE_INPUTS,
-      'tap_norm': TAP_NORMS,
+      'feature_norm': FEATURE_NORMS,
       'head': HEADS,
     }
     for name, choices in allowed.items():
@@ -194,7 +194,7 @@ class EdgePredictor(nn.Module):
 
     h = part('fc0_level', told)
     for k, tap in enumerate(taps):
-      if self.tap_norm == 'layer':
+      if self.feature_norm == 'layer':
         tap = norms.LayerNorm(dtype=dtype, affine=False, name=f'tap{k}')(tap)
       h = h + resampling.bilinear(part(f'fc0_tap{k}', tap), grid)
     features = (self.hidden[0],)

@@ -31,9 +31,14 @@ LOWEST_F1 = 0.8
 _CHECKED = 32  # edge maps that tell
 _PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where predictors are judged
 # What a person asks for, whatever the predictor was trained with.
-_SECTIONS = ('sample', 'evaluate', 'data', 'mesh')
-_FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'foreign')
+_SECTIONS = ('evaluate', 'data', 'mesh')
+_FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'shuffled_condition')
 _KEPT = ('attention', 'remat')
+
+
+def predictor(config: ConfigDict) -> str:
+  """Returns the workdir of the predictor that a config names, '' for none."""
+  return config.sketch.predictor if 'sketch' in config else ''
 
 
 def with_maps(config: ConfigDict) -> ConfigDict:
@@ -47,7 +52,7 @@ def with_maps(config: ConfigDict) -> ConfigDict:
   Raises:
     UserError: the predictor is not there, or is something else.
   """
-  if not config.sketch.predictor:
+  if not predictor(config):
     return config
   maps = (*config.data.maps, *_read(config.sketch.predictor).data.maps)
   config = config_lib.from_json(config_lib.to_json(config))
@@ -84,13 +89,14 @@ def resolve(
   Raises:
     UserError: the predictor is not there, or is something else.
   """
-  path = config.sketch.predictor
+  path = predictor(config)
   if not path:
     return config, pathlib.Path(workdir)
   own = _read(path)
   with own.unlocked():
     for name in (*_SECTIONS, *_KEPT):
       own[name] = config[name]
+    own.sample.update(config.sample)
     for name in _FIELDS:
       own.sketch[name] = config.sketch[name]
     own.sketch.base = os.fspath(workdir)
@@ -105,7 +111,7 @@ def foreign(config: ConfigDict, batch: Mapping[str, Any]) -> dict[str, Any]:
     batch: on the host or on a device.
   """
   batch = dict(batch)
-  if config.sketch.foreign and 'edges' in batch:
+  if 'edges' in batch and config.sketch.shuffled_condition:
     edges = batch['edges']
     roll = np.roll if isinstance(edges, np.ndarray) else jnp.roll
     batch['edges'] = roll(edges, 1, axis=0)

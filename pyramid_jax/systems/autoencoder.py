@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax.config.field import Field
+from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import discriminator as discriminator_lib
 from pyramid_jax.networks import first_stages
@@ -32,6 +34,67 @@ Weights = system_lib.Weights
 
 PERCEPTUAL = ('lpips', 'pyramid', 'none')
 LOGVAR = 'logvar'  # the player that learns the scale of the reconstruction
+
+FIELDS = {
+  'system.network': Field(
+    'msvqgan',
+    'The autoencoder: the multi-scale VQGAN of Frido, or one of latent'
+    ' diffusion with a Kullback-Leibler term (kl) or a codebook (vq).',
+    choices=tuple(first_stages.NETWORKS),
+  ),
+  'loss.perceptual': Field(
+    'pyramid',
+    'The perceptual loss: LPIPS, or L1 and L2 of image pyramids (pyramid).',
+    choices=PERCEPTUAL,
+  ),
+  'loss.pixel_loss': Field(
+    'l1',
+    "The loss of pixels; the papers' is l1.",
+    choices=first_stage_losses.PIXEL_LOSSES,
+  ),
+  'loss.perceptual_weight': Field(
+    1.0, 'The weight of the perceptual loss.', low=0
+  ),
+  'loss.perceptual_weights': Field(
+    '', 'The weight file of LPIPS with its VGG16.'
+  ),
+  'loss.codebook_weight': Field(1.0, 'The weight of the codebook loss.', low=0),
+  'loss.kl_weight': Field(
+    1e-6, 'The weight of the Kullback-Leibler divergence.', low=0
+  ),
+  'loss.logvar_init': Field(
+    0.0, 'The log variance of the reconstruction of a kl network.'
+  ),
+  'loss.train_logvar': Field(
+    False,
+    'Whether that log variance is trained; the reference keeps it.',
+  ),
+  'loss.disc_weight': Field(
+    0.8, 'The weight of the adversarial loss; 0 for no discriminator.', low=0
+  ),
+  'loss.disc_start': Field(
+    30001, 'The first step with the adversarial loss.', low=0
+  ),
+  'loss.disc_loss': Field(
+    'hinge',
+    'The loss of the discriminator.',
+    choices=first_stage_losses.DISC_LOSSES,
+  ),
+  'loss.disc_width': Field(
+    64,
+    'The number of channels after the first convolution of the discriminator.',
+    low=1,
+  ),
+  'loss.disc_layers': Field(
+    2, 'The number of strided convolutions of the discriminator.', low=0
+  ),
+  **sample_fields.IMAGES,
+}
+
+
+def network_class(values: Mapping[str, Any]) -> Any:
+  """Returns the class whose constructor fields are `config.network`."""
+  return first_stages.NETWORKS[values['system.network']]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import prediction as prediction_lib
@@ -30,6 +31,7 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import transformer
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
@@ -43,6 +45,29 @@ Shape = latent.Shape
 
 # (x, t, stage) -> predicted noise of the stage's scale
 Denoiser = Callable[[jax.Array, jax.Array, int], jax.Array]
+
+FIELDS = {
+  **fields_lib.LOSS_TYPE,
+  **fields_lib.CHAIN,
+  **fields_lib.NOISE_MIX,
+  'diffusion.stage_loss_ratio': Field(
+    (0.5, 0.5),
+    'The weight of each scale in the training loss, coarse to fine.',
+    low=0,
+  ),
+  'diffusion.native_scales': Field(
+    False,
+    'Whether each scale is diffused at its own resolution, instead of on the'
+    ' grid of the finest.',
+  ),
+}
+CHECKS = fields_lib.GENERATIVE_CHECKS
+
+
+def network_class(values: Mapping[str, Any]) -> type:
+  """Returns the class whose constructor fields are `config.network`."""
+  del values
+  return pyunet.PyUNet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

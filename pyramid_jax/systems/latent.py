@@ -431,7 +431,7 @@ def fields(config: ConfigDict) -> dict[str, Any]:
     'chain': schedules.make_chain(
       d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
     ),
-    'drop': config.condition.drop,
+    'drop': config.condition.cond_dropout,
   }
 
 

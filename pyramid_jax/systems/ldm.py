@@ -16,13 +16,16 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import tiling
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import unet as unet_lib
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
@@ -33,6 +36,32 @@ Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Shape = latent.Shape
 Weights = system_lib.Weights
+
+FIELDS = {
+  **fields_lib.LOSS_TYPE,
+  **fields_lib.CHAIN,
+  **fields_lib.SCALE,
+  'diffusion.simple_weight': Field(
+    1.0, 'The weight of the mean error in the training loss.', low=0
+  ),
+  'diffusion.elbo_weight': Field(
+    0.0, 'The weight of the variational bound in the training loss.', low=0
+  ),
+  'diffusion.logvar_init': Field(
+    0.0, 'The initial log variance of the errors at a timestep.'
+  ),
+  'diffusion.learn_logvar': Field(
+    False, 'Whether that log variance is trained, one number a timestep.'
+  ),
+  **sample_fields.WINDOWS,
+}
+CHECKS = (*fields_lib.GENERATIVE_CHECKS, sample_fields.windows_overlap)
+
+
+def network_class(values: Mapping[str, Any]) -> type:
+  """Returns the class whose constructor fields are `config.network`."""
+  del values
+  return unet_lib.UNet
 
 
 def predict(

@@ -84,17 +84,17 @@ def test_beside_placed_tokens_they_lie_nowhere():
 
 
 def _config(**condition):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   for name, value in condition.items():
     config.condition[name] = value
   return config
 
 
 def test_the_config_adds_the_camera_to_a_text():
-  config = _config(task='text', also='camera', dim=24, camera_drop=0.2)
+  config = _config(task='text', also='camera', dim=24, camera_dropout=0.2)
   encoder = conditioning.create(config)
   assert encoder.second == camera.CameraEncoder(dim=24, drop=0.2)
-  classes = _config(task='class', class_by='adm', also='camera', dim=24)
+  classes = _config(task='class', class_by='timestep', also='camera', dim=24)
   encoder = conditioning.create(classes)
   assert encoder.widths == encoder_lib.Widths(context=24, classes=1001)
   with pytest.raises(ValueError, match='one of class, camera, superres'):

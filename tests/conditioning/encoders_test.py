@@ -146,7 +146,7 @@ def test_weights_of_two_encoders_come_from_where_they_are():
 
 
 def test_no_condition_is_an_encoder_that_gives_nothing():
-  encoder = conditioning.create(config_lib.base())
+  encoder = conditioning.create(config_lib.base('ldm'))
   assert encoder == no_condition.NoCondition()
   assert encoder.widths == encoder_lib.Widths()
   assert conditioning.frozen_parts(encoder) == {}
@@ -176,7 +176,7 @@ SIZES = {
 
 
 def create(**fields):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.image_size, config.data.lr_factor = 8, 4
   for name, value in (SIZES | fields).items():
     config.condition[name] = value
@@ -192,7 +192,7 @@ def create(**fields):
     ({'task': 'text', 'encoder': 't5'}, tokens_lib.T5Encoder, ''),
     ({'task': 'layout', 'encoder': 'boxes'}, boxes.BoxesEncoder, ''),
     ({'task': 'class'}, classes_lib.ClassEncoder, 'class_embedder'),
-    ({'task': 'class', 'class_by': 'adm'}, classes_lib.ClassEncoder, ''),
+    ({'task': 'class', 'class_by': 'timestep'}, classes_lib.ClassEncoder, ''),
     ({'task': 'map'}, semantic_map.MapEncoder, 'spatial_rescaler'),
     ({'task': 'superres'}, low_resolution.LowResolutionEncoder, ''),
     ({'task': 'inpaint'}, holes.HoleEncoder, ''),
@@ -213,7 +213,7 @@ def test_an_unknown_encoder_is_named():
 
 
 def test_conditions_that_are_images_need_a_first_stage():
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   for task in ('map', 'inpaint'):
     config.condition.task = task
     with pytest.raises(ValueError, match=f'{task!r} is not served by'):
@@ -319,7 +319,7 @@ CLASS = {'class': jnp.arange(1, 4).repeat(40)}
 
 @pytest.mark.parametrize('share', [0.0, 0.25, 1.0])
 def test_dropped_conditions_are_the_null_of_their_encoder(share):
-  encoder = create(task='class', class_by='adm')
+  encoder = create(task='class', class_by='timestep')
   got = conditioning.training_context(
     encoder, {}, {}, share, jax.random.key(0), CLASS
   )

@@ -6,7 +6,7 @@ from pyramid_jax.conditioning import images
 
 
 def _config():
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.image_size = 16
   config.condition.map_classes = 5
   return config

@@ -99,10 +99,10 @@ def test_another_size_is_refused():
 
 
 def test_training_and_guidance_keep_the_picture():
-  config = config_lib.base()
+  config = config_lib.base('ladm')
   config.data.image_size, config.data.lr_factor = 8, 2
   config.condition.task, config.condition.also = 'class', 'superres'
-  config.condition.class_by, config.condition.num_classes = 'adm', 4
+  config.condition.class_by, config.condition.num_classes = 'timestep', 4
   config.condition.lr_noise_high = 0.25
   encoder = conditioning.create(config)
   assert encoder.widths == encoder_lib.Widths(concat=3, classes=5)
@@ -127,7 +127,7 @@ def test_training_and_guidance_keep_the_picture():
 
 
 def test_what_does_not_go_together():
-  config = config_lib.base()
+  config = config_lib.base('ladm')
   config.data.image_size = 10
   config.condition.task = 'superres'
   with pytest.raises(ValueError, match=r'is 10, must be .*lr_factor = 4'):

@@ -15,7 +15,7 @@ TOKENIZER = tokenizers.WordTokenizer(
 
 
 def config(**condition):
-  c = config_lib.base()
+  c = config_lib.base('ldm')
   c.data.max_objects = 3
   c.condition.update(max_objects=3, no_tokens=1024, **condition)
   return c

@@ -5,17 +5,19 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax import systems
+from pyramid_jax.config import sections
 
 
-def locked():
-  return config_lib.from_json(config_lib.to_json(two_stages()))
+def locked(system='frido'):
+  return config_lib.from_json(config_lib.to_json(two_stages(system)))
 
 
-def two_stages():
-  config = config_lib.base()
+def two_stages(system='frido'):
+  config = config_lib.base(system)
   config.network.width = 3
   config.sample.steps = (5, 6)
-  config_lib.add_first_stage(config, config_lib.base())
+  config_lib.add_first_stage(config, config_lib.base('autoencoder'))
   return config
 
 
@@ -34,7 +36,10 @@ def two_stages():
     ('sample.steps', '7', 7),
     ('sample.steps', '50,20', (50, 20)),
     ('first_stage.train.steps', '5', 5),
-    ('first_stage.sample.steps', '5,5', (5, 5)),
+    ('sample.steps', '(50,)', (50,)),
+    ('data.maps', 'edges,mask', ('edges', 'mask')),
+    ('condition.null_prefix', '[2, 3]', (2, 3)),
+    ('first_stage.loss.kl_weight', '1', 1.0),
     ('first_stage.checkpoint', 'DIR', 'DIR'),
     ('network.width', '4', 4),
   ],
@@ -64,8 +69,59 @@ def test_unknown_field(name, nearest):
   assert info.value.code == errors.USAGE
 
 
+@pytest.mark.parametrize(
+  ('system', 'name', 'nearest'),
+  [
+    ('diffit', 'sample.eta', 'sample.seed'),
+    ('ladm', 'sample.windows', ''),
+    ('latent_diffit', 'sample.windows', ''),
+    ('ldm', 'sample.churn', 'sample.'),
+    ('ldm', 'laplacian.levels', 'data.level'),
+    ('frido', 'diffusion.scale_factor', ''),
+    ('autoencoder', 'sketch.predictor', ''),
+  ],
+)
+def test_a_field_of_another_system_is_unknown(system, name, nearest):
+  config = config_lib.base(system)
+  with pytest.raises(
+    errors.UserError, match=f"{name}: .*system '{system}'.*{nearest}"
+  ):
+    config_lib.override(config, {name: '1'})
+  section, field = name.split('.')
+  if section not in config:
+    config[section] = {}
+  config[section][field] = 1
+  with pytest.raises(errors.UserError, match=f'config.{name}: .*no such field'):
+    config_lib.validate(config)
+  with pytest.raises(ValueError, match=f'config.{name}: .*no such field'):
+    config_lib.from_json(config_lib.to_json(config))
+
+
+def test_every_system_has_a_valid_base():
+  for name in systems.SYSTEMS:
+    config = config_lib.base(name)
+    assert config.system.name == name
+    assert not config.is_locked
+    config_lib.validate(config)
+  with pytest.raises(errors.UserError, match="'firdo'.*did you mean 'frido'"):
+    config_lib.base('firdo')
+
+
+def test_every_field_is_a_whole_sentence_and_has_a_valid_default():
+  for name in systems.SYSTEMS:
+    for field, declared in sections.of(name).fields.items():
+      doc = declared.doc
+      assert doc[0].isupper(), field
+      assert doc.endswith('.'), field
+      assert '\n' not in doc, field
+      if field != 'system.name':
+        assert declared.problem(declared.default) == '', field
+
+
 def test_nothing_is_near():
-  with pytest.raises(errors.UserError, match='no such field.$'):
+  with pytest.raises(
+    errors.UserError, match="no such field of the system 'frido'[.]$"
+  ):
     config_lib.override(locked(), {'qqqqqqqq': '1'})
 
 
@@ -138,7 +194,7 @@ BODY = """
 from pyramid_jax import config as config_lib
 def get_config(arg=''):
   variant = config_lib.parse_variants(arg, debug=False)
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.name = 'debug' if variant['debug'] else 'full'
   config.network = {'mult': [1, 2]}
   return config
@@ -184,6 +240,22 @@ def test_load_refuses_what_is_no_file(path, message):
     config_lib.load(path)
 
 
+# Of fields that not every system has.
+SYSTEMS = {
+  'sample.discretization': 'diffit',
+  'sample.churn_noise': 'diffit',
+  'sample.rho': 'ladm',
+  'sample.windows': 'ldm',
+  'sample.shape': 'ladm',
+  'diffusion.preconditioning': 'diffit',
+  'diffusion.noise_distribution': 'diffit',
+  'diffusion.P_std': 'ladm',
+  'diffusion.augment': 'diffit',
+  'diffusion.loss': 'latent_diffit',
+  'sketch.features': 'sketch',
+}
+
+
 @pytest.mark.parametrize(
   ('name', 'text', 'message'),
   [
@@ -198,7 +270,11 @@ def test_load_refuses_what_is_no_file(path, message):
     ('sample.churn_noise', '-1', 'churn_noise is -1.0, must be at least 0'),
     ('sample.rho', '0', 'rho is 0.0, must be above 0'),
     ('diffusion.preconditioning', 'ddpm', "'ddpm', must be one of vp, ve"),
-    ('diffusion.law', 'iddpm', "'iddpm', must be one of , vp, ve, edm"),
+    (
+      'diffusion.noise_distribution',
+      'iddpm',
+      "'iddpm', must be one of , vp, ve, edm",
+    ),
     ('diffusion.P_std', '0', 'P_std is 0.0, must be above 0'),
     ('diffusion.augment', '1.2', r'augment is 1.2, must be in \[0, 1\]'),
     ('sample.steps', '5,0', r'sample.steps is \(5, 0\)'),
@@ -208,8 +284,12 @@ def test_load_refuses_what_is_no_file(path, message):
       "'even', must be one of auto, official, exact, log_snr",
     ),
     ('sample.guidance_interval', '0.8,0.2', r'\(0.8, 0.2\), must be two'),
-    ('sample.guidance_interval', '0.8,1.2', r'\(0.8, 1.2\), must be two'),
-    ('sample.guidance_interval', '0.8', r'\(0.8,\), must be two'),
+    (
+      'sample.guidance_interval',
+      '0.8,1.2',
+      r'\(0.8, 1.2\), must be 0 or 2 values, each in',
+    ),
+    ('sample.guidance_interval', '0.8', r'\(0.8,\), must be 0 or 2 values'),
     ('sample.guidance_channels', '-1', 'channels is -1, must be at least 0'),
     ('sample.guidance_power', '-1', 'power is -1.0, must be at least 0'),
     ('diffusion.loss', 'kl', "'kl', must be one of mse, rescaled_mse"),
@@ -220,13 +300,19 @@ def test_load_refuses_what_is_no_file(path, message):
     ('sample.guidance', '-1', 'guidance is -1.0, must be at least 0'),
     ('ema.decay', '1', r'in \[0, 1\)'),
     ('ema.halflife_images', '-1', 'images is -1.0, must be at least 0'),
-    ('condition.drop', '1.5', r'in \[0, 1\]'),
-    ('mesh.fsdp', '0', '-1 .the rest. or at least 1'),
+    ('condition.cond_dropout', '1.5', r'in \[0, 1\]'),
+    ('mesh.fsdp', '0', 'is 0, must be at least 1 or -1'),
+    ('train.learning_rate', 'inf', 'is inf, must be at least 0'),
+    ('condition.lr_noise_high', '0.001', 'at least condition.lr_noise_low'),
+    ('sample.shape', '0,8', r'\(0, 8\), must be height and width above 0'),
+    ('sketch.features', '()', r'\(\), must be not empty'),
+    ('sketch.stop_fraction', '0.5,1.5', r'must be in \[0, 1\]'),
+    ('data.maps', 'egdes', r"\('egdes',\), must be one of edges, mask"),
     ('first_stage.train.steps', '0', 'config.first_stage.train.steps is 0'),
   ],
 )
 def test_validate(name, text, message):
-  config = locked()
+  config = locked(SYSTEMS.get(name, 'frido'))
   config_lib.validate(config)
   config_lib.override(config, {name: text})
   with pytest.raises(errors.UserError, match=message):
@@ -266,22 +352,23 @@ def test_fields_that_came_or_went():
 
 
 def test_a_config_of_an_older_run_gets_the_defaults_of_new_fields():
-  config = config_lib.base()
+  config = config_lib.base('frido')
   values = json.loads(config_lib.to_json(config))
-  del values['attention'], values['system']['network']
+  del values['attention'], values['diffusion']['native_scales']
   values['train']['steps'] = 7
   values['first_stage'] = {'system': {'name': 'autoencoder'}, 'checkpoint': ''}
 
   read = config_lib.from_json(json.dumps(values))
 
   assert read.attention == config.attention
-  assert read.system.network == 'msvqgan'
+  assert read.diffusion.native_scales is False
   assert read.train.steps == 7
   assert read.first_stage.system.to_dict() == {
     'name': 'autoencoder',
     'network': 'msvqgan',
   }
-  assert read.first_stage.loss.kl_weight == config.loss.kl_weight
+  first = config_lib.base('autoencoder')
+  assert read.first_stage.loss.kl_weight == first.loss.kl_weight
   del read, values['first_stage']
   again = config_lib.from_json(json.dumps(values))
   with again.unlocked():

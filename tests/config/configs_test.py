@@ -122,7 +122,8 @@ BASES = {
 
 @pytest.mark.parametrize('name', sorted(VARIANTS))
 def test_every_variant_builds_a_system_that_is_valid(name, tmp_path):
-  assert set(VARIANTS) == {p.stem for p in CONFIGS.glob('*.py')}
+  files = {p.stem for p in CONFIGS.glob('*.py')} - {'common'}
+  assert set(VARIANTS) == files
   for variant in VARIANTS[name]:
     for debug in ('', ',debug'):
       config = config_lib.load(f'{CONFIGS}/{name}.py:{variant}{debug}')

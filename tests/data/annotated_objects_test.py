@@ -33,7 +33,7 @@ def make_reader(tmp_path):
   )
 
   def make(task, token_flags=0, places=3):
-    config = config_lib.base()
+    config = config_lib.base('ldm')
     config.data.update(image_size=4, crop='center', max_objects=places)
     config.condition.update(task=task, no_tokens=16, max_objects=places)
     return annotated_objects.AnnotatedObjectsReader(

@@ -123,7 +123,7 @@ def root(tmp_path, monkeypatch):
 
 
 def make_config(root, task='none', **fields):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.update(
     name='coco',
     root=str(root),

@@ -15,21 +15,21 @@ def test_unknown_names_list_the_allowed_ones():
 
 @pytest.mark.parametrize('name', data.FOLDERS)
 def test_sets_without_a_reader_say_what_serves_instead(name):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.name = name
   with pytest.raises(ValueError, match='use config.data.name = image_folder'):
     data.create(config, 'train')
 
 
 def test_sets_of_boxes_have_no_maps():
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.name, config.data.maps = 'coco', ('edges',)
   with pytest.raises(ValueError, match=r"\('edges',\), .* = coco: shapes"):
     data.create(config, 'train')
 
 
 def test_cameras_are_of_folders_alone():
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.condition.also = 'camera'
   with pytest.raises(ValueError, match="'camera', which .* = shapes does not"):
     data.create(config, 'train')

@@ -32,7 +32,7 @@ def root(tmp_path):
 
 
 def make_config(root, task='none', **fields):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.update(name='image_folder', root=str(root), image_size=4)
   config.condition.task = task
   config.condition.max_length = 6
@@ -356,12 +356,12 @@ def test_the_config_decides_how_to_resize(root):
   pixels[:, 7:] = 255
   Image.fromarray(pixels).save(root / 'dogs' / 'edge.png')
   rows = {}
-  for name in ('', 'smooth', 'plain', 'area'):
+  for name in ('', 'bicubic', 'bilinear', 'area'):
     reader = data.create(make_config(root, resize=name), 'train')
     rows[name] = read_all(reader)['image'][3, 0, :, 0].tolist()
-  assert rows[''] == rows['smooth']
+  assert rows[''] == rows['bicubic']
   assert rows['area'] == [0, 64, 255, 255]
-  assert rows['plain'] == [0, 0, 255, 255]
+  assert rows['bilinear'] == [0, 0, 255, 255]
 
 
 def test_more_classes_than_the_model_has(root):

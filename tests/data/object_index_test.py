@@ -88,7 +88,7 @@ def test_counts_ids_and_captions_filter():
 
 
 def test_filters_of_a_split():
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.update(
     min_area=0.02,
     min_objects=3,

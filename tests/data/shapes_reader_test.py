@@ -13,7 +13,7 @@ from pyramid_jax.data.synthetic import text
 
 
 def _config(task='none', level=1, **condition):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.level = level
   config.data.image_size = 32
   config.data.seed = 3

@@ -86,7 +86,7 @@ def root(tmp_path_factory):
 
 
 def make_config(root, task='none', **fields):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.update(name='tfds/tiny', root=str(root), image_size=8)
   config.data.max_objects = 3
   config.condition.task = task

@@ -16,24 +16,24 @@ def gradient(height, width):
   return np.stack([x, y, x + y], -1).astype(np.uint8)
 
 
-def test_resize_plain_by_hand():
+def test_resize_bilinear_by_hand():
   row = np.array([[[0, 0, 0], [100, 50, 10], [201, 50, 10], [255, 0, 0]]])
   image = row.astype(np.uint8)
   # Halving without antialiasing: the mean of pixels 2i and 2i + 1, cut off.
-  got = transforms.resize_plain(image, (2, 1), (0, 0, 2, 1))
+  got = transforms.resize_bilinear(image, (2, 1), (0, 0, 2, 1))
   np.testing.assert_array_equal(got, [[[50, 25, 5], [228, 25, 5]]])
   # Doubling: weights 1/4 and 3/4, borders repeated.
-  got = transforms.resize_plain(image[:, :2], (4, 1), (0, 0, 4, 1))
+  got = transforms.resize_bilinear(image[:, :2], (4, 1), (0, 0, 4, 1))
   np.testing.assert_array_equal(got[0, :, 0], [0, 25, 75, 100])
   # Of four pixels one in three: taps at 0.833 - no box filter.
-  got = transforms.resize_plain(image, (3, 1), (0, 0, 3, 1))
+  got = transforms.resize_bilinear(image, (3, 1), (0, 0, 3, 1))
   np.testing.assert_array_equal(got[0, :, 0], [16, 150, 246])
 
 
 @pytest.mark.parametrize('size', [(31, 17), (9, 40), (64, 64)])
-def test_resize_plain_is_linear_without_antialias(size):
+def test_resize_bilinear_is_linear_without_antialias(size):
   image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
-  got = transforms.resize_plain(image, size, (0, 0, *size))
+  got = transforms.resize_bilinear(image, size, (0, 0, *size))
   want = jax.image.resize(
     jnp.asarray(image, jnp.float32),
     (size[1], size[0], 3),
@@ -46,7 +46,7 @@ def test_resize_plain_is_linear_without_antialias(size):
 
 
 @pytest.mark.parametrize(
-  'resize', [transforms.resize_plain, transforms.resize_smooth]
+  'resize', [transforms.resize_bilinear, transforms.resize_bicubic]
 )
 def test_window_is_a_part_of_the_whole(resize):
   image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
@@ -54,13 +54,13 @@ def test_window_is_a_part_of_the_whole(resize):
   part = resize(image, (30, 20), (5, 3, 10, 12)).astype(int)
   assert part.shape == (12, 10, 3)
   error = np.abs(part - whole[3:15, 5:15])
-  assert error.max() <= (resize is transforms.resize_smooth)
+  assert error.max() <= (resize is transforms.resize_bicubic)
 
 
 def test_smooth_resize_averages():
   checks = np.indices((32, 32)).sum(0) % 2 * 255
   image = np.repeat(checks[..., None], 3, -1).astype(np.uint8)
-  got = transforms.resize_smooth(image, (4, 4), (0, 0, 4, 4))
+  got = transforms.resize_bicubic(image, (4, 4), (0, 0, 4, 4))
   assert np.abs(got.astype(int) - 127).max() <= 12
 
 
@@ -103,7 +103,7 @@ def test_maps_are_cut_as_their_images(crop):
 def test_square_crop_is_cut_before_it_is_resized():
   image = gradient(5, 12)
   transform = transforms.Transform(
-    size=5, crop='square', resize=transforms.resize_smooth
+    size=5, crop='square', resize=transforms.resize_bicubic
   )
   pixels, crop, _ = transform(image, 0)
   np.testing.assert_array_equal(pixels, image[:, 3:8])
@@ -160,7 +160,7 @@ def test_center_crop_of_another_size():
   assert pixels.shape == (8, 8, 3)
   # Resized to 12x8, cut at 2: the crop is 2/12..10/12.
   np.testing.assert_allclose(crop, [1 / 6, 0, 5 / 6, 1])
-  want = transforms.resize_plain(gradient(4, 6), (12, 8), (0, 0, 12, 8))[
+  want = transforms.resize_bilinear(gradient(4, 6), (12, 8), (0, 0, 12, 8))[
     :, 2:10
   ]
   np.testing.assert_array_equal(pixels, want)
@@ -194,7 +194,7 @@ def test_random_2d_crop():
     sides.add(x1 - x0)
     places.add((x0, y0))
     part = image[y0:y1, x0:x1]
-    want = transforms.resize_plain(part, (4, 4), (0, 0, 4, 4))
+    want = transforms.resize_bilinear(part, (4, 4), (0, 0, 4, 4))
     np.testing.assert_array_equal(pixels, want)
   assert sides == {4, 5, 6}
   assert len(places) > 12

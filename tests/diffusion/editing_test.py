@@ -14,7 +14,7 @@ from pyramid_jax.diffusion.levels import row
 from pyramid_jax.diffusion.prediction import Prediction
 
 
-CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
 SHAPE = (2, 4, 4, 1)
 
 

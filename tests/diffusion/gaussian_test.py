@@ -8,7 +8,7 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 
 
-CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
 SHAPE = (3, 4, 4, 2)
 
 

@@ -17,7 +17,7 @@ from pyramid_jax.diffusion.solvers import ddim
 from pyramid_jax.diffusion.solvers import ddpm
 
 
-CHAIN = schedules.make_chain('sqrt_linear', 1000, 1e-4, 0.02)
+CHAIN = schedules.make_chain('linear', 1000, 1e-4, 0.02)
 WHOLE = timesteps.respaced_levels(CHAIN)
 SHORT = timesteps.respaced_levels(CHAIN, '250')
 

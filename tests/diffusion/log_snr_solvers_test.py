@@ -14,7 +14,7 @@ from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.prediction import Prediction
 
 
-CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
 
 # A mixture of normals in the plane has a best denoiser in closed form.
 COUNT = 256

@@ -14,7 +14,7 @@ from pyramid_jax.diffusion.prediction import Prediction
 from pyramid_jax.diffusion.solvers import ddim
 
 
-CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0155)
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0155)
 SHAPE = (2, 4, 4, 3)
 
 

@@ -6,7 +6,7 @@ from pyramid_jax.diffusion import timesteps
 
 
 def test_frido_schedule_has_the_published_values():
-  chain = schedules.make_chain('linear', 1000, 0.0015, 0.0155)
+  chain = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0155)
   np.testing.assert_allclose(
     chain.betas[[0, 1, 500, 999]],
     [0.0015, 0.00150665767, 0.00666792154, 0.0155],
@@ -27,7 +27,7 @@ def test_cosine_schedule_equals_its_formula():
 
 
 def test_posterior_variance_equals_bayes_rule():
-  chain = schedules.make_chain('linear', 50, 0.01, 0.2)
+  chain = schedules.make_chain('scaled_linear', 50, 0.01, 0.2)
   t = 20
   a, b = chain.alphas_bar[t - 1], chain.betas[t]
   # Product of the densities of x_t given x_{t-1} and of x_{t-1} given x0.
@@ -96,7 +96,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(('ends', 'bar', 'variance', 'weights'), PUBLISHED)
 def test_ldm_schedules_have_the_published_values(ends, bar, variance, weights):
-  chain = schedules.make_chain('linear', 1000, *ends)
+  chain = schedules.make_chain('scaled_linear', 1000, *ends)
   # The reference rounds its tables to float32 before they were printed.
   np.testing.assert_allclose(
     chain.alphas_bar[[0, 1, 500, 998, 999]], bar, rtol=1e-6
@@ -109,7 +109,7 @@ def test_ldm_schedules_have_the_published_values(ends, bar, variance, weights):
 
 
 def test_published_weights_and_factors_of_the_posterior():
-  chain = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+  chain = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
   at = [0, 1, 500, 998, 999]
   np.testing.assert_allclose(
     chain.vlb_weights_x0[at],
@@ -141,7 +141,7 @@ def test_published_weights_and_factors_of_the_posterior():
       (0.01, 0.0109507954, 0.1002993517, 0.1413509111, 0.1414213562),
     ),
     (
-      'sqrt_linear',
+      'linear',
       (1e-4, 2e-2),
       (1e-4, 1.1991992e-4, 0.01005995996, 0.01998008008, 0.02),
     ),
@@ -156,7 +156,7 @@ def test_published_betas_of_other_schedules(kind, ends, betas):
 
 def test_v_posterior_goes_from_the_posterior_to_the_forward_variance():
   small, half, large = (
-    schedules.make_chain('linear', 50, 0.01, 0.2, v_posterior=v)
+    schedules.make_chain('scaled_linear', 50, 0.01, 0.2, v_posterior=v)
     for v in (0.0, 0.5, 1.0)
   )
   np.testing.assert_allclose(large.posterior_variance, large.betas)

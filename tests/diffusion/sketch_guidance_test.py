@@ -21,7 +21,7 @@ from pyramid_jax.diffusion.solvers import base as solver_lib
 from pyramid_jax.diffusion.solvers import heun
 
 
-CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
 SHAPE = (2, 4, 4, 1)
 COND, NULL = (jnp.array(c)[:, None, None, None] for c in ([1.0, 2.0], [0, 0.0]))
 TARGET = jnp.linspace(-1, 1, 32).reshape(SHAPE)

@@ -16,7 +16,7 @@ from pyramid_jax.diffusion.solvers import ddim
 from pyramid_jax.diffusion.solvers import ddpm
 
 
-CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
 NAMES = solvers.SOLVERS
 
 
@@ -142,7 +142,7 @@ def gaussian_eps(x, level, context):
 def fine_levels(steps):
   """Levels of a chain so fine that `steps` alone decides the error."""
   length = 64_000
-  chain = schedules.make_chain('linear', length, 2e-5, 3e-4)
+  chain = schedules.make_chain('scaled_linear', length, 2e-5, 3e-4)
   grid = np.linspace(8_000, 48_000, steps + 1).astype(int)
   return timesteps.levels(chain, grid[1:], chain.alphas_bar[grid[0]])
 

@@ -120,7 +120,7 @@ def test_program_size_follows_the_sides_not_their_product():
   assert lines(40) < 3 * lines(20)
 
 
-CHAIN = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
 LEVELS = timesteps.spaced_levels(CHAIN, 5, 'official')
 
 

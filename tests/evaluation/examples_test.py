@@ -27,7 +27,7 @@ NAMES = scenes.LABEL_NAMES
 
 
 def make_config(task, level=2, size=32):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.level = level
   config.data.image_size = size
   config.data.max_objects = 6
@@ -59,7 +59,7 @@ def workdir(tmp_path, monkeypatch):
   run = types.SimpleNamespace(
     system=None,
     weights=None,
-    mesh=mesh_lib.create(config_lib.base().mesh),
+    mesh=mesh_lib.create(config_lib.base('ldm').mesh),
     step=3,
   )
   monkeypatch.setattr(loading, 'load', lambda *args: run)

@@ -63,7 +63,7 @@ def weights(monkeypatch, tmp_path):
 
 
 def make_config(weights, reference='', **fields):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.evaluate.batch_size = 5  # and 8 on 8 devices
   config.evaluate.inception = str(weights)
   config.evaluate.reference = str(reference)
@@ -203,7 +203,7 @@ def test_the_real_images_of_a_split(weights, tmp_path):
 @pytest.fixture
 def mesh(monkeypatch):
   """Makes every checkpoint one that paints negatives."""
-  mesh = mesh_lib.create(config_lib.base().mesh)
+  mesh = mesh_lib.create(config_lib.base('ldm').mesh)
   run = types.SimpleNamespace(system=None, weights=None, mesh=mesh, step=3)
   negative = lambda system, weights, key, batch, count: (-batch['image'], ())
   monkeypatch.setattr(loading, 'load', lambda *args: run)

@@ -33,7 +33,7 @@ def test_arrays_that_are_no_pictures():
 
 
 def _folder_config(root):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.update(name='image_folder', root=str(root), image_size=4)
   config.data.update(crop='random-2d', flip=True)
   config.evaluate.count = 6

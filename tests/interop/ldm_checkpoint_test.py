@@ -198,7 +198,7 @@ def test_a_config_that_no_official_checkpoint_has():
   config = load('ldm_text:small')
   config_lib.override(config, {'condition.also': 'class'})
   config_lib.override(
-    config, {'condition.class_by': 'adm', 'condition.num_classes': '3'}
+    config, {'condition.class_by': 'timestep', 'condition.num_classes': '3'}
   )
   with pytest.raises(ValueError, match=r'config\.condition\.also is set'):
     latent_workdir.layout_of(systems.create(config))

@@ -34,7 +34,7 @@ SIZE = 64
 
 @functools.cache
 def _data(level):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   config.data.level = level
   config.data.image_size = SIZE
   config.data.max_objects = 6

@@ -33,7 +33,7 @@ def build(**options):
 
 
 def test_the_first_layer_is_one_kernel_over_all_that_goes_in():
-  module, variables, taps, noise = build(hidden=(16,), tap_norm='none')
+  module, variables, taps, noise = build(hidden=(16,), feature_norm='none')
   params = variables['params']
   got = module.apply(variables, taps, noise, SIZE)
 
@@ -97,9 +97,9 @@ def test_maps_of_noise_are_read_place_by_place(kind):
   assert moved.sum() == 1
 
 
-def test_tap_norm_takes_the_scale_away():
+def test_feature_norm_takes_the_scale_away():
   for kind, same in (('layer', True), ('none', False)):
-    module, variables, taps, noise = build(tap_norm=kind)
+    module, variables, taps, noise = build(feature_norm=kind)
     got = module.apply(variables, taps, noise, SIZE)
     large = module.apply(variables, [50 * t for t in taps], noise, SIZE)
     assert np.allclose(got, large, atol=1e-3) == same

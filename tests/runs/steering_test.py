@@ -11,9 +11,9 @@ from pyramid_jax.runs import predictors as steering
 
 def write(folder, name, **fields):
   """Writes the config of a run of a system and returns it."""
-  config = config_lib.base()
-  config.system.name = name
-  config.sketch.taps = ('in1',)
+  config = config_lib.base(name)
+  if name == 'sketch':
+    config.sketch.features = ('in1',)
   config_lib.override(
     config, {k.replace('__', '.'): v for k, v in fields.items()}
   )
@@ -60,7 +60,7 @@ def test_another_base_is_refused(tmp_path):
 
 
 def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   assert steering.with_maps(config).data.maps == ()
   own = write(tmp_path / 'own', 'sketch')
   own.data.maps = ('edges',)
@@ -74,10 +74,10 @@ def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize('module', [np, jnp])
 def test_foreign_edges_are_those_of_a_neighbour(module):
-  config = config_lib.base()
+  config = config_lib.base('ldm')
   batch = {'edges': module.arange(3), 'image': module.arange(3)}
   assert steering.foreign(config, batch)['edges'].tolist() == [0, 1, 2]
-  config.sketch.foreign = True
+  config.sketch.shuffled_condition = True
   moved = steering.foreign(config, batch)
   assert moved['edges'].tolist() == [2, 0, 1]
   assert moved['image'].tolist() == [0, 1, 2]

@@ -230,16 +230,15 @@ def test_images_are_clipped():
       {'condition__task': 'text'},
       "'text' is not served by diffit.*none, class",
     ),
-    ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'adm'"),
+    ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'timestep'"),
     (
       {'condition__null_class': 'false'},
-      'condition.drop = 0.1, which must be 0',
+      'condition.cond_dropout = 0.1, which must be 0',
     ),
     ({'data__image_size': '20'}, '20 x 20 do not fit.*multiples of 16'),
     ({'network__head_dim': '5'}, 'head_dim = 5 must divide the 16'),
     ({'network__time_token': 'none'}, "'none', allowed: tmsa, add"),
     ({'sample__solver': 'ddim'}, "'ddim', must be one of heun, euler"),
-    ({'sample__eta': '1'}, 'eta is 1.0, must be 0 for diffit'),
     ({'sample__steps': '5,5'}, r'\(5, 5\), must be one number for diffit'),
     ({'sample__sigma_min': '90'}, 'levels from sigma 90.0 to 80.0'),
     (

@@ -33,7 +33,7 @@ def load(variants='class,debug', **overrides):
     'network__use_spatial_transformer': 'False',
     'network__grid_frequencies': '0',
     'network__pool_context': 'False',
-    'condition__class_by': 'adm',
+    'condition__class_by': 'timestep',
     'train__batch_size': str(B),
     'sample__steps': '2',
     **overrides,
@@ -189,7 +189,7 @@ def test_guidance_moves_the_clean_prediction(shared):
   one = plain.sample(shared.weights, jax.random.key(0))[-1]
   two = shared.sample(shared.weights, jax.random.key(0))[-1]
   assert np.abs(one - two).max() > 1e-3
-  parts = Built(laplacian__guidance_parts='(0.0, 0.0, 0.0)')
+  parts = Built(sample__guidance_parts='(0.0, 0.0, 0.0)')
   assert parts.system.guidance == (1.0, 1.0, 1.0)
   same = parts.sample(shared.weights, jax.random.key(0))[-1]
   np.testing.assert_allclose(same, one, atol=1e-4 * np.abs(one).max())
@@ -270,7 +270,6 @@ def test_weights_of_another_process_are_refused(shared):
       'an infinite slope',
     ),
     ({'sample__churn': '5.0'}, 'churn is 5.0, but ddim needs churn = 0'),
-    ({'sample__temperature': '0.9'}, 'must be 1'),
     (
       {'laplacian__schedule': 'hard', 'condition__also': 'superres'},
       "is 'hard', must be another with a small picture",

@@ -21,7 +21,7 @@ from pyramid_jax.systems.diffit import latent as latent_diffit
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 IMAGENET, SHAPES = 'diffit_imagenet.py:debug', 'diffit_latent_shapes.py:debug'
-CHAIN = schedules.make_chain('sqrt_linear', 1000, 1e-4, 0.02)
+CHAIN = schedules.make_chain('linear', 1000, 1e-4, 0.02)
 B, SIDE = 3, 4  # of the latents of IMAGENET
 LATENTS = {
   'latent_mean_0': jax.random.normal(jax.random.key(1), (B, SIDE, SIDE, 4)),
@@ -143,7 +143,7 @@ def run(solver, steps, x, noises=(), **options):
 def test_recorded_runs_of_adm(golden, solver, name, loop):
   case = verify.read_case(golden(f'adm_diffusion_{name}_50.npz'))
   nhwc = lambda name: jnp.moveaxis(jnp.asarray(case.inputs[name]), -3, -1)
-  made = solvers.create(solver, spacing='adm', variance='learned_range')
+  made = solvers.create(solver, spacing='iddpm', variance='learned_range')
   noises = (nhwc('loop_noise'),) if solver == 'ddpm' else ()
   got = jax.jit(lambda x: run(made, 50, x, noises))(nhwc('x_T'))
   want = case.expected[f'{loop}/x']
@@ -160,7 +160,7 @@ def test_a_guided_run_is_the_first_half_of_the_official_one():
   noises = rng.normal(size=(steps, 2, 2, 2, 4)).astype(np.float32)
   y, null = jnp.array([1, 3]), jnp.array([9, 9])
   got = run(
-    solvers.create('ddpm', spacing='adm', variance='learned_range'),
+    solvers.create('ddpm', spacing='iddpm', variance='learned_range'),
     steps,
     jnp.asarray(x),
     (jnp.asarray(noises),),
@@ -206,7 +206,7 @@ def test_what_is_not_guided_is_of_the_condition_bit_for_bit():
   weights = system_weights.weights_of(system)
   assert (system.guidance_channels, system.guidance_power) == (3, 4.0)
   assert system.solver == solvers.create(
-    'ddpm', spacing='adm', variance='learned_range'
+    'ddpm', spacing='iddpm', variance='learned_range'
   )
 
   @jax.jit
@@ -247,7 +247,7 @@ def test_what_is_not_guided_is_of_the_condition_bit_for_bit():
     ('dpmpp_2m', 'auto'),
     ('unipc', 'auto'),
     ('heun', 'auto'),
-    ('heun', 'adm'),
+    ('heun', 'iddpm'),
     ('unipc', 'strided'),
   ],
 )
@@ -314,7 +314,7 @@ def test_images_are_trained_on_sampled_and_changed(name, options):
     ({'sample__steps': '5,5'}, r'\(5, 5\), must be one number'),
     ({'condition__task': 'text'}, "'text' .* must be one of none, class"),
     ({'condition__also': 'class'}, "also 'class', must be"),
-    ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'adm'"),
+    ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'timestep'"),
     ({'condition__drop': '0'}, 'null_class must be False'),
     (
       {'condition__null_class': 'false'},
@@ -323,7 +323,6 @@ def test_images_are_trained_on_sampled_and_changed(name, options):
     ({'condition__drop': '1'}, 'class_dropout_prob = 1.0 must be in'),
     ({'data__image_size': '24'}, 'patch_size = 2 must divide input_size = 3'),
     ({'data__image_size': '20'}, 'must be a multiple of 8'),
-    ({'sample__windows': '4,4'}, r'windows is \(4, 4\), must be \(0, 0\)'),
     ({'network__learn_sigma': '0'}, 'learn_sigma is False, must be True'),
     ({'diffusion__variance': 'fixed_large'}, 'learn_sigma is True, must be'),
     ({'sample__guidance_channels': '5'}, 'channels is 5, must be at most 4'),

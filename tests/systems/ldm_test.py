@@ -130,7 +130,7 @@ def test_classes_by_the_noise_level_beside_a_picture():
   config = load(
     'superres,debug',
     condition__also='class',
-    condition__class_by='adm',
+    condition__class_by='timestep',
     condition__num_classes='24',
     diffusion__learn_logvar='true',
     diffusion__parameterization='v',
@@ -204,7 +204,7 @@ class Toy:
 def sample_toy(
   network, solver, scale=1.0, parameterization='eps', x=None, **options
 ):
-  chain = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+  chain = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
   if x is None:
     x = official_fill.sine((2, 1, 2, 2), 0.2).transpose(0, 2, 3, 1)
   stage = ldm.make_stage(
@@ -250,7 +250,7 @@ def test_windows_of_a_large_latent_and_an_interval_of_guidance():
 
 @pytest.mark.parametrize('parameterization', ['eps', 'x0', 'v'])
 def test_a_perfect_network_leads_to_the_clean_latent(parameterization):
-  chain = schedules.make_chain('linear', 1000, 0.0015, 0.0195)
+  chain = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
   clean = jnp.linspace(-1, 1, 8).reshape(2, 2, 2, 1)
 
   class Perfect:
@@ -322,7 +322,7 @@ def test_deviation_of_values_in_parts(parts):
     (
       'class,debug',
       {'condition__null_class': 'false'},
-      'condition.drop = 0.1, which must be 0',
+      'condition.cond_dropout = 0.1, which must be 0',
     ),
     ('class,debug', {'condition__class_by': 'name'}, "'name', must be one of"),
     ('class,debug', {'condition__also': 'class'}, "also is 'class'"),

@@ -207,7 +207,7 @@ class ImageFolderReader(file_reader.FileReader):
     if 'mask' in reader_lib.wanted_maps(config):
       absent['without_map'] = self._use_maps()
     count = len(self._files)
-    super().__init__(config, split, count, 'smooth')
+    super().__init__(config, split, count, 'bicubic')
     self.report |= {what: number for what, number in absent.items() if number}
     classes = [name.split('/')[0] for name in self._files if '/' in name]
     self.label_names = ('', *sorted(set(classes)))

@@ -138,7 +138,7 @@ class TfdsReader(file_reader.FileReader):
         f'config.data.splits has {name!r}, the splits of {path} are '
         f'{", ".join(builder.info.splits)}: {error}'
       ) from error
-    super().__init__(config, split, len(self._source), 'smooth')
+    super().__init__(config, split, len(self._source), 'bicubic')
     self._path = path
     self._places = config.data.max_objects
     self._objects = next((key for key in OBJECTS if key in features), '')

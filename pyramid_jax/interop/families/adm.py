@@ -115,9 +115,7 @@ def _build(config: Mapping[str, Any]) -> _Process:
 def _chain(schedule: str, cosine: str, length: int) -> schedules.Chain:
   if schedule == 'linear':
     scale = 1000 / length
-    return schedules.make_chain(
-      'sqrt_linear', length, scale * 1e-4, scale * 0.02
-    )
+    return schedules.make_chain('linear', length, scale * 1e-4, scale * 0.02)
   if schedule == cosine:
     return schedules.make_chain('cosine', length)
   raise families.Unsupported(

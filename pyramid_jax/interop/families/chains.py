@@ -20,6 +20,13 @@ ARGUMENTS = {
   'cosine_s': 'cosine_s',
   'v_posterior': 'v_posterior',
 }
+# Official names of beta schedules -> ours.
+SCHEDULES = {
+  'linear': 'scaled_linear',
+  'sqrt_linear': 'linear',
+  'cosine': 'cosine',
+  'sqrt': 'sqrt',
+}
 
 
 def build(config: Mapping[str, Any]) -> schedules.Chain:
@@ -29,10 +36,12 @@ def build(config: Mapping[str, Any]) -> schedules.Chain:
     Unsupported: an unknown schedule.
   """
   known = {ARGUMENTS[k]: v for k, v in config.items() if k in ARGUMENTS}
-  try:
-    return schedules.make_chain(**known)
-  except ValueError as error:
-    raise families.Unsupported(str(error)) from error
+  kind = known.pop('kind', 'linear')
+  if kind not in SCHEDULES:
+    raise families.Unsupported(
+      f'beta schedule {kind!r} is not one of {", ".join(SCHEDULES)}'
+    )
+  return schedules.make_chain(kind=SCHEDULES[kind], **known)
 
 
 def buffers(chain: schedules.Chain) -> dict[str, np.ndarray]:

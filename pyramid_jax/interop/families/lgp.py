@@ -49,7 +49,7 @@ def build(config: Mapping[str, Any]) -> edge_predictor.EdgePredictor:
     hidden=HIDDEN,
     octaves=config['num_encodings'],
     noise_input='map',
-    tap_norm='none',
+    feature_norm='none',
   )
 
 

@@ -17,17 +17,21 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import augmentation
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
 from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import diffit as diffit_lib
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import system as system_lib
 
 
@@ -39,6 +43,48 @@ Shape = tuple[int, int, int, int]
 
 TASKS = ('none', 'class')
 CHANNELS = 3
+
+FIELDS = {
+  'diffusion.preconditioning': Field(
+    'edm',
+    'The preconditioning of the network.',
+    choices=edm.PRECONDITIONINGS,
+  ),
+  'diffusion.noise_distribution': Field(
+    '',
+    'The distribution of noise levels in training; empty for that of the'
+    ' preconditioning (iddpm has none).',
+    choices=('', *edm_loss.LAWS),
+  ),
+  'diffusion.sigma_data': Field(
+    0.5, 'The standard deviation of clean images (EDM).', above=0
+  ),
+  **fields_lib.LOG_NORMAL,
+  'diffusion.augment': Field(
+    0.0,
+    'The probability of each transform of the non-leaking augmentation; 0'
+    ' for none.',
+    low=0,
+    high=1,
+  ),
+  **sample_fields.COMMON,
+  **sample_fields.CONTINUOUS,
+  **sample_fields.SKETCH,
+  'sample.solver': Field(
+    'heun',
+    'The solver that turns noise into images.',
+    choices=solvers.SOLVERS,
+    resumable=True,
+  ),
+}
+
+CHECKS = fields_lib.GENERATIVE_CHECKS
+
+
+def network_class(values: Mapping[str, Any]) -> type:
+  """Returns the class whose constructor fields are `config.network`."""
+  del values
+  return diffit_lib.DiffiT
 
 
 def raw_network(
@@ -297,7 +343,7 @@ def create(config: ConfigDict) -> DiffiT:
     precond=_preconditioning(config),
     law=_law(config),
     augment=augment,
-    drop=config.condition.drop,
+    drop=config.condition.cond_dropout,
     image_size=config.data.image_size,
   )
 
@@ -312,8 +358,8 @@ def _encoder(config: ConfigDict) -> conditioning.Encoder:
   encoder = conditioning.create(config)
   if encoder.widths.context:
     raise ValueError(
-      f"config.condition.class_by is {c.class_by!r}, must be 'adm' for diffit,"
-      ' which is told the class with the noise level'
+      f"config.condition.class_by is {c.class_by!r}, must be 'timestep' for"
+      ' diffit, which is told the class with the noise level'
     )
   return encoder
 
@@ -350,10 +396,11 @@ def _preconditioning(config: ConfigDict) -> edm.Preconditioning:
 
 def _law(config: ConfigDict) -> edm_loss.Law:
   d = config.diffusion
-  name = d.law or d.preconditioning
+  name = d.noise_distribution or d.preconditioning
   if name not in edm_loss.LAWS:
     raise ValueError(
-      f'config.diffusion.law is {d.law!r}, must be one of'
+      f'config.diffusion.noise_distribution is {d.noise_distribution!r}, must'
+      ' be one of'
       f' {", ".join(edm_loss.LAWS)} for the preconditioning'
       f' {d.preconditioning!r}, which has none of its own'
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import iddpm_loss
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
@@ -23,6 +24,7 @@ from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import latent_diffit as network_lib
 from pyramid_jax.networks import params as params_lib
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
@@ -33,6 +35,24 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 TASKS = ('none', 'class')
+
+FIELDS = {
+  'diffusion.loss': Field(
+    'mse',
+    'The training loss: of the mean alone (mse), with the variational bound'
+    ' (rescaled_mse), or the bound (rescaled_kl).',
+    choices=iddpm_loss.LOSSES,
+  ),
+  **fields_lib.CHAIN,
+  **fields_lib.SCALE,
+}
+CHECKS = fields_lib.GENERATIVE_CHECKS
+
+
+def network_class(values: Mapping[str, Any]) -> type:
+  """Returns the class whose constructor fields are `config.network`."""
+  del values
+  return network_lib.LatentDiffiT
 
 
 def denoiser(
@@ -190,15 +210,15 @@ def _check(config: ConfigDict) -> None:
       f'config.condition.task is {c.task!r} and config.condition.also'
       f" {c.also!r}, must be one of {', '.join(TASKS)} and '' for latent_diffit"
     )
-  if c.task == 'class' and c.class_by != 'adm':
+  if c.task == 'class' and c.class_by != 'timestep':
     raise ValueError(
-      f"config.condition.class_by is {c.class_by!r}, must be 'adm' for"
+      f"config.condition.class_by is {c.class_by!r}, must be 'timestep' for"
       ' latent_diffit: the class is told with the noise level'
     )
-  if c.task == 'class' and c.null_class and not c.drop:
+  if c.task == 'class' and c.null_class and not c.cond_dropout:
     raise ValueError(
-      'config.condition.drop is 0, so nothing trains the class for none:'
-      ' config.condition.null_class must be False'
+      'config.condition.cond_dropout is 0, so nothing trains the class for'
+      ' none: config.condition.null_class must be False'
     )
 
 
@@ -214,7 +234,7 @@ def _network(
     input_size=config.data.image_size // first_stage.factor,
     in_channels=channels,
     num_classes=c.num_classes if by_class else 0,
-    class_dropout_prob=c.drop if by_class else 0.0,
+    class_dropout_prob=c.cond_dropout if by_class else 0.0,
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
     attention=config.attention,

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import control_maps
+from pyramid_jax.config.field import Field
 from pyramid_jax.networks import controlnet
 from pyramid_jax.networks import pretrained
 from pyramid_jax.networks import staged_unet
@@ -36,6 +37,24 @@ Weights = system_lib.Weights
 _BOTH = ('train', 'rngs', 'stage', 'concat_noise')
 
 BASE = 'base'  # the frozen part that is the trained LaDM
+
+FIELDS = {
+  **ladm.FIELDS,
+  'control.base': Field('', 'The workdir of the frozen system ladm.'),
+  'control.map': Field(
+    'edges',
+    'The map that controls the network.',
+    choices=tuple(control_maps.KEYS),
+  ),
+  'control.weight': Field(
+    1.0,
+    'The strength of the control in sampling: 0 for none, 1 as trained.',
+    low=0,
+    resumable=True,
+  ),
+}
+CHECKS = ladm.CHECKS
+network_class = stage_networks.network_class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,112 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pyramid_jax.config import field as field_lib
+from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import laplacian_timesteps
+from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import spaces
 
 
 # Solvers that go band by band.
 SOLVERS = ('ddim', 'ddpm', 'euler', 'heun', 'dpmpp_2m')
+NETWORKS = ('unet', 'diffit')
+
+FIELDS = {
+  'laplacian.levels': Field(
+    3, 'The number of resolutions, which are the stages.', low=1
+  ),
+  'laplacian.switch_sigmas': Field(
+    (1.0, 2.4),
+    'The noise levels of the full resolution from which on the bands 1, 2, ...'
+    ' are gone and the next coarser stage is enough, rising.',
+    items=float,
+    above=0,
+  ),
+  'laplacian.schedule': Field(
+    'quad', 'How a band fades.', choices=laplacian.SCHEDULES
+  ),
+  'laplacian.band_rms': Field(
+    (0.086, 0.098, 0.53),
+    'The root mean square of the bands of the data, finest first, and of what'
+    ' is left at the coarsest resolution, as measured by python -m'
+    ' pyramid_jax.commands.measure_bands.',
+    above=0,
+  ),
+  'laplacian.sigma_min': Field(
+    0.002, 'The lowest noise level of the full resolution.', above=0
+  ),
+  'laplacian.sigma_max': Field(
+    320.0,
+    'The highest noise level of the full resolution; 320 is 80 at the'
+    ' coarsest of three.',
+    above=0,
+  ),
+  'laplacian.preconditioning': Field(
+    'band',
+    'Whether each band is preconditioned (band), or their sum (scalar).',
+    choices=laplacian_loss.KINDS,
+  ),
+  'laplacian.shared': Field(False, 'Whether one network serves all stages.'),
+  'laplacian.network': Field(
+    'unet', 'The network of a stage.', choices=NETWORKS
+  ),
+  'laplacian.self_context': Field(
+    False,
+    'Whether a finer stage of a diffit is conditioned on the clean image of'
+    ' the stage before, with diffusion.noise_mix_ratio in training.',
+  ),
+  'laplacian.latent': Field(
+    False, 'Whether latents of a first stage are diffused, or images.'
+  ),
+  'laplacian.stage_batch': Field(
+    (0,),
+    'The number of examples of a batch for each stage, coarse to fine; (0,)'
+    ' for equal parts.',
+    low=0,
+  ),
+  'laplacian.wavelets': Field(
+    (0,),
+    'The levels of the Haar packet around the network: one number, or one for'
+    ' each stage, coarse to fine.',
+    low=0,
+  ),
+  **fields_lib.LOG_NORMAL,
+  **fields_lib.NOISE_MIX,
+  **fields_lib.SCALE,
+  **sample_fields.COMMON,
+  **sample_fields.CHURN,
+  **sample_fields.SHAPE,
+  'sample.guidance_parts': Field(
+    (1.0,),
+    'The share of sample.guidance - 1 in a stage: one number, or one for each'
+    ' stage, coarse to fine.',
+    low=0,
+    resumable=True,
+  ),
+  **sample_fields.SKETCH,
+}
+
+
+def _one_or_every_stage(values: field_lib.Values) -> field_lib.Broken | None:
+  """The parts of guidance are one number, or one for each stage."""
+  levels = values['laplacian.levels']
+  if len(values['sample.guidance_parts']) in (1, levels):
+    return None
+  return field_lib.Broken(
+    'sample.guidance_parts', f'one number or {levels}, coarse to fine'
+  )
+
+
+CHECKS = (
+  *fields_lib.GENERATIVE_CHECKS,
+  sample_fields.shape_is_whole,
+  _one_or_every_stage,
+)
 
 
 def process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:

@@ -42,6 +42,9 @@ Params = system_lib.Params
 Shape = tuple[int, int, int, int]
 Weights = system_lib.Weights
 
+FIELDS, CHECKS = fields.FIELDS, fields.CHECKS
+network_class = stage_networks.network_class
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoiser:
@@ -474,7 +477,7 @@ def create(config: ConfigDict) -> LaDM:
     kind=fields.kind(config),
     law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
     stage_batch=fields.stage_batch(config),
-    drop=config.condition.drop,
+    drop=config.condition.cond_dropout,
     known_noise=(
       config.diffusion.noise_mix_ratio
       if config.laplacian.self_context

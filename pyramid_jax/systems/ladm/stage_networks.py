@@ -1,5 +1,6 @@
 """The networks of LaDM: a denoiser a stage, or one that is given the stage."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -159,6 +160,13 @@ class Networks:
   def name(self, stage: int) -> str:
     """Returns the name of a stage's network among the weights."""
     return 'shared' if self.shared else f'stage_{stage}'
+
+
+def network_class(values: Mapping[str, Any]) -> Any:
+  """Returns the class whose constructor fields are `config.network`."""
+  if values['laplacian.network'] == 'diffit':
+    return staged_diffit.StagedDiffiT
+  return unet.UNet
 
 
 def create(

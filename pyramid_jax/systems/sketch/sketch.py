@@ -28,11 +28,15 @@ from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import base as sketch_base
 from pyramid_jax.systems.sketch import edge_source as sketch_edges
+from pyramid_jax.systems.sketch import fields as sketch_fields
 
 
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
+
+FIELDS, CHECKS = sketch_fields.FIELDS, sketch_fields.CHECKS
+SAMPLES_A_BASE = sketch_fields.SAMPLES_A_BASE
 
 BASE = 'base'  # the frozen part that is the trained system
 PARTS = 4  # of the noise's time, for which the loss is told by itself
@@ -55,6 +59,7 @@ class Sketch:
     stop_fraction: of each stage, the share of its steps that are corrected.
     norm_ref: the step that corrections are measured by, one of
       `guidance.sketch.NORM_REFS`.
+    variance: of the steps of ddpm, as the base was trained.
   """
 
   base: system_lib.Generative
@@ -67,6 +72,7 @@ class Sketch:
   beta: tuple[float, ...]
   stop_fraction: tuple[float, ...]
   norm_ref: str
+  variance: str = 'fixed_small'
 
   @property
   def outputs(self) -> str:
@@ -100,7 +106,7 @@ class Sketch:
     del extra
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
-    self.base.check_spec(spec)
+    self.base.check_spec(dataclasses.replace(spec, variance=self.variance))
     if spec.windows != (0, 0):
       raise ValueError(
         f'config.sample.windows is {spec.windows}, must be (0, 0) with a sketch'
@@ -355,7 +361,8 @@ class Sketch:
     spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
     of_base = self.of_base(weights.frozen)
-    return self.base.stages(of_base, condition, shape, spec)
+    own = dataclasses.replace(spec, variance=self.variance)
+    return self.base.stages(of_base, condition, shape, own)
 
   def guided(
     self,
@@ -490,7 +497,7 @@ def create(config: ConfigDict) -> Sketch:
   c = config.sketch
   of_base = sketch_base.read(config)
   base: Any = systems.create(sketch_base.sampled(config, of_base))
-  features = tuple(c.taps)
+  features = tuple(c.features)
   try:
     shapes = sketch_base.stage_shapes(base, features)
   except TypeError as error:
@@ -513,6 +520,7 @@ def create(config: ConfigDict) -> Sketch:
     beta=_per_stage(c.beta, len(shapes)),
     stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
     norm_ref=c.norm_ref,
+    variance=of_base.diffusion.get('variance', 'fixed_small'),
   )
 
 
@@ -543,7 +551,7 @@ def _predictors(
       hidden=tuple(c.hidden),
       octaves=c.octaves,
       noise_input=c.noise_input,
-      tap_norm=c.tap_norm,
+      feature_norm=c.feature_norm,
       patches=tuple(patches),
       head=c.head,
     )

@@ -1,0 +1,169 @@
+"""Fields of the condition: what an image is conditioned on, and its encoder."""
+
+from pyramid_jax.conditioning import classes
+from pyramid_jax.conditioning import encoding
+from pyramid_jax.config import field as field_lib
+from pyramid_jax.config.field import Field
+
+
+SEQUENCES = ('text', 'layout', 'label', 'scene_graph')
+TASKS = tuple(dict.fromkeys(('none', *SEQUENCES, *encoding.TASKS)))
+
+_TASK = {
+  'condition.task': Field(
+    'none', 'What an image is conditioned on.', choices=TASKS
+  ),
+  'condition.encoder': Field(
+    'tokens',
+    'The encoder of a condition that is a sequence: a transformer on tokens,'
+    ' one on boxes, or a pretrained CLIP or T5 text encoder.',
+    choices=tuple(encoding.ENCODERS),
+  ),
+  'condition.also': Field(
+    '', 'A second condition beside the task.', choices=('', *encoding.ALSO)
+  ),
+  'condition.cond_dropout': Field(
+    0.0,
+    'The share of training conditions that the null condition replaces.',
+    low=0,
+    high=1,
+  ),
+}
+
+# Of every encoder of sequences.
+_SEQUENCE = {
+  'condition.max_length': Field(
+    77, 'The number of tokens of a sequence, padding included.', low=1
+  ),
+  'condition.dim': Field(
+    640, 'The width of the encoder and of the tokens it returns.', low=1
+  ),
+  'condition.depth': Field(32, 'The number of blocks of the encoder.', low=0),
+  'condition.heads': Field(8, 'The number of attention heads.', low=1),
+  'condition.head_dim': Field(64, 'The width of an attention head.', low=1),
+  'condition.vocab_size': Field(
+    30522, 'The number of rows of the token embedding.', low=1
+  ),
+  'condition.embed_std': Field(
+    0.02, 'The standard deviation of the initial embeddings.', low=0
+  ),
+}
+
+_TEXT = {
+  'condition.vocab_file': Field(
+    '',
+    'The vocabulary of the tokenizer; of T5 its tokenizer.json.',
+  ),
+  'condition.merges_file': Field('', 'The merges of the CLIP tokenizer.'),
+  'condition.null_prefix': Field(
+    (),
+    'The first tokens of the null text; the rest is padding.',
+    items=int,
+    low=0,
+  ),
+  'condition.pad_id': Field(0, 'The padding token of a text.', low=0),
+}
+
+_PRETRAINED = {
+  'condition.weights': Field('', 'The weight file of a pretrained encoder.'),
+  'condition.mlp_dim': Field(
+    0, 'The hidden width of the blocks of T5; 0 for four times dim.', low=0
+  ),
+}
+
+_LAYOUT = {
+  'condition.no_tokens': Field(
+    1024,
+    'The number of coordinate tokens, which is a square number of places.',
+    low=1,
+  ),
+  'condition.max_objects': Field(
+    8, 'The number of objects of a layout or label sequence.', low=1
+  ),
+  'condition.encode_crop': Field(
+    False, 'Whether the crop is appended to a layout.'
+  ),
+  'condition.shift': Field(0, 'The first coordinate token.', low=0),
+  'condition.num_labels': Field(
+    25, 'The number of categories of the box encoder, padding included.', low=1
+  ),
+}
+
+_CLASS = {
+  'condition.num_classes': Field(
+    1000, 'The number of classes, without the null class.', low=1
+  ),
+  'condition.null_class': Field(
+    True, 'Whether there is a null class, which guidance needs.'
+  ),
+  'condition.class_by': Field(
+    'crossattn',
+    'Whether the class is a token for cross-attention or is added to the'
+    ' embedding of the timestep.',
+    choices=classes.CLASS_BY,
+  ),
+}
+
+_CAMERA = {
+  'condition.camera_dropout': Field(
+    0.15,
+    'The share of camera attributes that are dropped in training.',
+    low=0,
+    high=1,
+  ),
+}
+
+# Of low-resolution images beside images; beside latents they get no noise.
+_LOW_RESOLUTION = {
+  'condition.lr_noise_low': Field(
+    0.01,
+    'The smallest standard deviation of the noise on low-resolution images'
+    ' in training, where its logarithm is uniform.',
+    above=0,
+  ),
+  'condition.lr_noise_high': Field(
+    0.5,
+    'The largest standard deviation of the noise on low-resolution images in'
+    ' training.',
+    above=0,
+  ),
+  'condition.lr_noise_sampling': Field(
+    0.1,
+    'The standard deviation of the noise on low-resolution images in sampling.',
+    above=0,
+  ),
+}
+
+_MAP = {
+  'condition.map_classes': Field(
+    182, 'The number of values of a semantic map.', low=1
+  ),
+  'condition.map_channels': Field(
+    3, 'The number of channels of a semantic map beside the latent.', low=1
+  ),
+}
+
+FIELDS = {
+  **_TASK,
+  **_SEQUENCE,
+  **_TEXT,
+  **_PRETRAINED,
+  **_LAYOUT,
+  **_CLASS,
+  **_CAMERA,
+  **_LOW_RESOLUTION,
+  **_MAP,
+}
+
+
+def _rising_noise(values: field_lib.Values) -> field_lib.Broken | None:
+  """The range of the noise on low-resolution images is not empty."""
+  low = values['condition.lr_noise_low']
+  if values['condition.lr_noise_high'] >= low:
+    return None
+  return field_lib.Broken(
+    'condition.lr_noise_high', f'at least condition.lr_noise_low = {low}'
+  )
+
+
+CHECKS = (_rising_noise,)

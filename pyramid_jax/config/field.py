@@ -1,0 +1,155 @@
+"""A declaration of one field of a config: its default, meaning and range.
+
+Modules declare `FIELDS`, a mapping from dotted names to `Field`, beside the
+code that reads them, and `CHECKS` of what two fields must have in common.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+
+Values = Mapping[str, Any]  # {'train.steps': 1000, ...}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A field that a config has.
+
+  Attributes:
+    default: its value in `config.base`; its type is the field's.
+    doc: one sentence with the meaning and the unit.
+    low: the smallest number allowed.
+    high: the largest number allowed.
+    above: a number that the value must exceed.
+    below: a number that the value must not reach.
+    also: values allowed beside the range.
+    choices: the values allowed; empty for all of the type.
+    length: the numbers of items that a tuple may have; empty for any.
+    items: type of the items of a tuple; None for that of the default's first.
+    one_or_many: whether one value or a tuple with one value a stage is given.
+    resumable: whether a resume may change it.
+  """
+
+  default: Any
+  doc: str
+  _: dataclasses.KW_ONLY
+  low: float | None = None
+  high: float | None = None
+  above: float | None = None
+  below: float | None = None
+  also: tuple[float, ...] = ()
+  choices: tuple[Any, ...] = ()
+  length: tuple[int, ...] = ()
+  items: type | None = None
+  one_or_many: bool = False
+  resumable: bool = False
+
+  @property
+  def kind(self) -> type:
+    """The type of the value, `tuple` for a tuple."""
+    return type(self.default)
+
+  @property
+  def item_kind(self) -> type:
+    """The type of the items of a tuple, of the value itself otherwise."""
+    if self.items is not None:
+      return self.items
+    if isinstance(self.default, tuple):
+      return type(self.default[0]) if self.default else str
+    return self.kind
+
+  @property
+  def type_name(self) -> str:
+    """What a value must be, for messages: 'int' or 'tuple of float'."""
+    item = self.item_kind.__name__
+    if self.one_or_many:
+      return f'{item} or tuple of {item}'
+    return f'tuple of {item}' if self.kind is tuple else item
+
+  @property
+  def range(self) -> str:
+    """What a value must be beside its type, for messages; '' for anything."""
+    parts = []
+    if self.choices:
+      parts.append(f'one of {", ".join(map(str, self.choices))}')
+    low = self.low if self.low is not None else self.above
+    high = self.high if self.high is not None else self.below
+    if low is not None and high is not None:
+      left = '(' if self.low is None else '['
+      right = ')' if self.high is None else ']'
+      parts.append(f'in {left}{low:g}, {high:g}{right}')
+    elif low is not None:
+      parts.append(f'{"at least" if self.low is not None else "above"} {low:g}')
+    elif high is not None:
+      word = 'at most' if self.high is not None else 'below'
+      parts.append(f'{word} {high:g}')
+    if self.also:
+      parts.append(' or '.join(f'{value:g}' for value in self.also))
+    text = ' or '.join(parts)
+    if not self.length:
+      return text
+    numbers = ' or '.join(str(count) for count in self.length)
+    whole = f'{numbers} {"value" if numbers == "1" else "values"}'
+    return f'{whole}, each {text}' if text else whole
+
+  def problem(self, value: Any) -> str:
+    """Returns what the value must be, or '' where it is allowed."""
+    is_tuple = isinstance(value, tuple)
+    if is_tuple != (self.kind is tuple) and not (self.one_or_many):
+      return f'{_article(self.type_name)}'
+    items = value if is_tuple else (value,)
+    if not all(_fits(item, self.item_kind) for item in items):
+      return f'{_article(self.type_name)}'
+    if is_tuple and self.length and len(value) not in self.length:
+      return self.range
+    if is_tuple and self.one_or_many and not value:
+      return f'{_article(self.type_name)}, not empty'
+    return '' if all(self._allows(item) for item in items) else self._must()
+
+  def _must(self) -> str:
+    return self.range or 'a finite number'
+
+  def _allows(self, item: Any) -> bool:
+    if self.choices:
+      return item in self.choices
+    if isinstance(item, str | bool):
+      return True
+    if item in self.also:
+      return True
+    return (
+      math.isfinite(item)
+      and (self.low is None or item >= self.low)
+      and (self.above is None or item > self.above)
+      and (self.high is None or item <= self.high)
+      and (self.below is None or item < self.below)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+  """A rule between fields that a config breaks.
+
+  Attributes:
+    name: the field whose value is refused.
+    allowed: what it must be, to follow 'must be'.
+  """
+
+  name: str
+  allowed: str
+
+
+Check = Callable[[Values], Broken | None]
+
+
+def _fits(value: Any, kind: type) -> bool:
+  """Whether a value is of a type; an int serves as a float."""
+  if kind is float:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  return type(value) is kind
+
+
+def _article(words: str) -> str:
+  return f'{"an" if words[0] in "aeio" else "a"} {words}'

@@ -1,0 +1,130 @@
+"""The text of `config.json`, and files of earlier formats.
+
+Format 2 carries its number at the top. A file without a number is of format 1:
+its fields and values are renamed once, and what belongs to other systems, which
+every config had then, is dropped.
+"""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from pyramid_jax.config import names
+from pyramid_jax.config import sections
+
+
+FORMAT = 2
+
+# Fields of format 1 -> fields of format 2.
+RENAMED = {
+  'condition.drop': 'condition.cond_dropout',
+  'condition.camera_drop': 'condition.camera_dropout',
+  'diffusion.law': 'diffusion.noise_distribution',
+  'laplacian.guidance_parts': 'sample.guidance_parts',
+  'sketch.taps': 'sketch.features',
+  'sketch.tap_norm': 'sketch.feature_norm',
+  'sketch.foreign': 'sketch.shuffled_condition',
+}
+# Fields of format 2: values of format 1 -> values of format 2. They are those
+# that format 2 does not have with another meaning.
+VALUES: Mapping[str, Mapping[str, str]] = {
+  'data.resize': {'plain': 'bilinear', 'smooth': 'bicubic'},
+  'condition.class_by': {'adm': 'timestep'},
+  'sample.spacing': {'adm': 'iddpm'},
+  'diffusion.beta_schedule': {'sqrt_linear': 'linear'},
+}
+# Values that both formats have, with two meanings.
+_REUSED = {'diffusion.beta_schedule': {'linear': 'scaled_linear'}}
+
+
+def dumps(values: Mapping[str, Any]) -> str:
+  """Returns the text of nested values, in the newest format."""
+  return json.dumps({'format': FORMAT, **values}, indent=2) + '\n'
+
+
+def loads(text: str) -> dict[str, Any]:
+  """Returns the nested values of a text of any format, with all defaults.
+
+  Raises:
+    ValueError: see `tree.from_json`.
+  """
+  values = _tuples(json.loads(text))
+  if not isinstance(values, dict):
+    raise ValueError(f'a config is a JSON object, got {type(values).__name__}.')
+  version = values.pop('format', 1)
+  if version not in (1, FORMAT):
+    raise ValueError(
+      f'config.json is of format {version!r}, must be at most {FORMAT}: it was'
+      ' written by a newer version.'
+    )
+  return _read(values, '', is_old=version == 1)
+
+
+def _read(
+  values: Mapping[str, Any], prefix: str, is_old: bool
+) -> dict[str, Any]:
+  """Returns the values of a config, or of its first stage, with defaults.
+
+  Args:
+    values: nested.
+    prefix: of names in messages.
+    is_old: whether they are of format 1.
+  """
+  values = dict(values)
+  nested = values.pop('first_stage', None)
+  network = values.pop('network', {})
+  flat = _flat(values)
+  system = flat.get('system.name', '')
+  if prefix and not system:
+    system = sections.FIRST_STAGE_SYSTEM
+  known = sections.of(system).fields
+  if is_old:
+    flat = {k: v for k, v in translated(flat).items() if k in known}
+    if prefix:
+      flat[sections.CHECKPOINT] = values.get(sections.CHECKPOINT, '')
+  complete = sections.defaults(system)
+  for name, value in flat.items():
+    if name not in known and not (prefix and name == sections.CHECKPOINT):
+      raise ValueError(
+        f'config.{prefix}{name}: a config of the system {system!r} has no such'
+        f' field{names.nearest(name, known)}'
+      )
+    *parents, last = name.split('.')
+    section = complete
+    for parent in parents:
+      section = section[parent]
+    section[last] = value
+  complete['network'] = network
+  if nested is not None:
+    complete['first_stage'] = _read(nested, sections.FIRST_STAGE, is_old)
+  return complete
+
+
+def translated(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns flat values of format 1 with the names and values of format 2."""
+  result = {}
+  for old, value in flat.items():
+    name = RENAMED.get(old, old)
+    meanings = {**VALUES.get(name, {}), **_REUSED.get(name, {})}
+    result[name] = meanings.get(value, value) if meanings else value
+  return result
+
+
+def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {'train.steps': 1000, ...} of nested values."""
+  flat: dict[str, Any] = {}
+  for name, value in values.items():
+    if isinstance(value, dict):
+      flat.update(_flat(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def _tuples(value: Any) -> Any:
+  """JSON knows no tuples, a config knows no lists."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return tuple(_tuples(v) for v in value)
+  return value

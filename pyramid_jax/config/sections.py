@@ -1,0 +1,155 @@
+"""Where the fields of a config are declared: common ones and a system's own.
+
+The declarations stand beside the code that reads them and are imported when
+they are asked for, so that importing `pyramid_jax.config` loads no system.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import functools
+import importlib
+import typing
+from typing import Any
+
+from pyramid_jax import errors
+from pyramid_jax.config import field as field_lib
+from pyramid_jax.config import names
+
+
+# Modules with the `FIELDS` and `CHECKS` of every config.
+COMMON = (
+  'pyramid_jax.systems.fields',
+  'pyramid_jax.training.fields',
+  'pyramid_jax.distributed.fields',
+  'pyramid_jax.data.fields',
+  'pyramid_jax.conditioning.fields',
+  'pyramid_jax.evaluation.fields',
+)
+
+FIRST_STAGE = 'first_stage.'
+FIRST_STAGE_SYSTEM = 'autoencoder'
+CHECKPOINT = 'checkpoint'  # a field of a nested first stage alone
+NETWORK = 'network.'  # constructor fields of the network, which are free
+_CHECKPOINT_FIELD = field_lib.Field(
+  '',
+  'Workdir or weight file of the trained first stage; empty to train it in'
+  ' WORKDIR/first_stage.',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Declared:
+  """What is declared for the configs of a system.
+
+  Attributes:
+    fields: by dotted name, without those of the network.
+    checks: rules between fields.
+    network_class: (flat values) -> the class whose constructor fields are
+      `config.network`; None where it is not known.
+  """
+
+  fields: Mapping[str, field_lib.Field]
+  checks: tuple[field_lib.Check, ...]
+  network_class: Callable[[field_lib.Values], type] | None
+
+
+def registered() -> Mapping[str, str]:
+  """Returns the modules of the systems by name."""
+  return importlib.import_module('pyramid_jax.systems').SYSTEMS
+
+
+@functools.cache
+def of(system: str) -> Declared:
+  """Returns what is declared for the configs of a system.
+
+  Args:
+    system: a key of `pyramid_jax.systems.SYSTEMS`.
+
+  Raises:
+    UserError: an unknown system.
+  """
+  known = registered()
+  if system not in known:
+    raise errors.UserError(
+      f'config.system.name is {system!r}, must be one of {", ".join(known)}'
+      f'{names.nearest(system, known)}'
+    )
+  fields: dict[str, field_lib.Field] = {}
+  checks: list[field_lib.Check] = []
+  for path in (*COMMON, known[system]):
+    module = importlib.import_module(path)
+    fields.update(getattr(module, 'FIELDS', {}))
+    checks.extend(getattr(module, 'CHECKS', ()))
+  if getattr(module, 'SAMPLES_A_BASE', False):
+    fields = {**_of_any_sampler(system), **fields}
+  network_class = getattr(module, 'network_class', None)
+  return Declared(
+    fields=fields,
+    checks=tuple(dict.fromkeys(checks)),
+    network_class=network_class,
+  )
+
+
+def _of_any_sampler(system: str) -> dict[str, field_lib.Field]:
+  """Returns the fields of sampling that any other system declares."""
+  return {
+    name: field
+    for other in registered()
+    if other != system
+    for name, field in of(other).fields.items()
+    if name.startswith('sample.')
+  }
+
+
+def defaults(system: str) -> dict[str, Any]:
+  """Returns {section: {field: default}} of a system, a dictionary of its own.
+
+  Raises:
+    UserError: an unknown system.
+  """
+  tree: dict[str, Any] = {'network': {}}
+  for name, field in of(system).fields.items():
+    *parents, last = name.split('.')
+    section = tree
+    for parent in parents:
+      section = section.setdefault(parent, {})
+    section[last] = field.default
+  tree['system']['name'] = system
+  return tree
+
+
+def find(values: field_lib.Values, name: str) -> field_lib.Field | None:
+  """Returns the declaration of a field of a config, None if it has none.
+
+  Args:
+    values: the flat config; `system.name` says whose fields it has.
+    name: dotted, perhaps of the nested first stage.
+  """
+  if name == FIRST_STAGE + CHECKPOINT:
+    return _CHECKPOINT_FIELD
+  prefix = FIRST_STAGE if name.startswith(FIRST_STAGE) else ''
+  system = values.get(f'{prefix}system.name', '')
+  if system not in registered():
+    return None
+  return of(system).fields.get(name.removeprefix(prefix))
+
+
+def network_type(values: field_lib.Values, name: str) -> Any:
+  """Returns the annotation of a constructor field of the network, or None.
+
+  Args:
+    values: the flat config.
+    name: 'network.width', perhaps of the nested first stage.
+  """
+  prefix = FIRST_STAGE if name.startswith(FIRST_STAGE) else ''
+  found = of(values[f'{prefix}system.name']).network_class
+  if found is None:
+    return None
+  own = {
+    key.removeprefix(prefix): value
+    for key, value in values.items()
+    if key.startswith(prefix)
+  }
+  field = name.removeprefix(prefix + NETWORK)
+  return typing.get_type_hints(found(own)).get(field)

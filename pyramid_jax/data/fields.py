@@ -1,0 +1,118 @@
+"""Fields of the data: where they are, and what is made of them."""
+
+from pyramid_jax.conditioning import edges
+from pyramid_jax.config.field import Field
+from pyramid_jax.data import degradation
+from pyramid_jax.data import reader
+from pyramid_jax.data import transforms
+
+
+FIELDS = {
+  'data.name': Field(
+    'shapes',
+    'The data set: a key of pyramid_jax.data.READERS, or tfds/NAME.',
+  ),
+  'data.root': Field(
+    '', 'The folder of the files; shapes needs none.', resumable=True
+  ),
+  'data.image_size': Field(
+    32, 'The height and width of an image in pixels.', low=1
+  ),
+  'data.lr_factor': Field(
+    4,
+    'The side of an image over the side of its low-resolution version.',
+    low=1,
+  ),
+  'data.degradation': Field(
+    'bicubic',
+    'How the low-resolution versions of photographs are made.',
+    choices=degradation.KINDS,
+  ),
+  'data.level': Field(1, 'The difficulty of shapes.', low=0, high=3),
+  'data.seed': Field(0, 'The seed of the scenes of shapes.', low=0),
+  'data.maps': Field(
+    (),
+    'Maps that shapes and image_folder give beside the images, whatever the'
+    ' task.',
+    items=str,
+    choices=reader.MAPS,
+  ),
+  'data.edges': Field(
+    'canny',
+    'The detector that finds edges in the images of files.',
+    choices=tuple(edges.DETECTORS),
+  ),
+  'data.year': Field(2014, 'The edition of COCO.', choices=(2014, 2017)),
+  'data.max_objects': Field(
+    8, 'The number of boxes of an example, padding included.', low=1
+  ),
+  'data.crop': Field(
+    'random-1d',
+    'How a square is cut from a training image.',
+    choices=transforms.CROPS,
+  ),
+  'data.eval_crop': Field(
+    'center',
+    'How a square is cut from an image in validation and test.',
+    choices=transforms.CROPS,
+  ),
+  'data.buckets': Field(
+    0,
+    'With a number above 0 the training images of image_folder keep about'
+    ' their aspect ratio: each batch has one of the shapes of about'
+    ' image_size^2 pixels whose sides are multiples of this number.',
+    low=0,
+  ),
+  'data.bucket_ratio': Field(
+    2.0, 'The largest ratio of the sides of a bucket.', low=1
+  ),
+  'data.resize': Field(
+    '',
+    'The filter that resizes images: bilinear without antialiasing, bicubic'
+    " with it, or means over areas; empty for the reader's own.",
+    choices=('', *transforms.RESIZES),
+  ),
+  'data.flip': Field(False, 'Whether every second training image is mirrored.'),
+  'data.min_area': Field(
+    0.0,
+    'The smallest area of a box as a share of the image.',
+    low=0,
+    high=1,
+  ),
+  'data.min_objects': Field(
+    0, 'Training images with fewer boxes are left out.', low=0
+  ),
+  'data.max_objects_image': Field(
+    30, 'Training images with more boxes are left out.', low=0
+  ),
+  'data.eval_min_objects': Field(
+    0,
+    'Images with fewer boxes are left out in validation and test.',
+    low=0,
+  ),
+  'data.eval_max_objects': Field(
+    30, 'Images with more boxes are left out in validation and test.', low=0
+  ),
+  'data.use_stuff': Field(
+    True, 'Whether the stuff annotations of COCO are read.'
+  ),
+  'data.category_file': Field(
+    '', 'A file of MID,Name rows that renumber the categories.'
+  ),
+  'data.ids_file': Field(
+    '', 'A file of the image ids to train on; empty for all images.'
+  ),
+  'data.eval_ids_file': Field(
+    '', 'A file of the image ids to evaluate on; empty for all images.'
+  ),
+  'data.workers': Field(
+    2, 'The number of threads that decode images.', low=1, resumable=True
+  ),
+  'data.splits': Field(
+    (),
+    'The splits of a TFDS data set that train, val and test read, such as'
+    " ('train[:90%]', 'train[90%:]', 'train[90%:]'); empty for the splits of"
+    ' these names.',
+    items=str,
+  ),
+}

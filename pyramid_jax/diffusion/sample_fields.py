@@ -1,0 +1,259 @@
+"""Fields of sampling, in groups; a system declares those that it reads."""
+
+from pyramid_jax.config import field as field_lib
+from pyramid_jax.config.field import Field
+from pyramid_jax.diffusion import edm_timesteps
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import sketch
+
+
+SPACINGS = ('auto', *timesteps.SPACINGS)
+
+# Of everything that makes grids of images, an autoencoder's too.
+IMAGES = {
+  'sample.batch_size': Field(
+    16, 'The number of images that are made at a time.', low=1, resumable=True
+  ),
+  'sample.count': Field(
+    16, 'The number of images of --mode=sample.', low=1, resumable=True
+  ),
+  'sample.seed': Field(
+    0, 'The seed of the noise of sampling.', low=0, resumable=True
+  ),
+}
+
+# Of every generative system.
+COMMON = {
+  **IMAGES,
+  'sample.solver': Field(
+    'ddim',
+    'The solver that turns noise into images.',
+    choices=solvers.SOLVERS,
+    resumable=True,
+  ),
+  'sample.steps': Field(
+    50,
+    'The number of solver steps: one number for all stages, or one for each,'
+    ' coarse to fine.',
+    low=1,
+    one_or_many=True,
+    resumable=True,
+  ),
+  'sample.guidance': Field(
+    1.0,
+    'The scale of classifier-free guidance; 1 for none.',
+    low=0,
+    resumable=True,
+  ),
+  'sample.guidance_interval': Field(
+    (0.0, 1.0),
+    "The parts of the chain's time, from 0 (clean) to 1, between which"
+    ' guidance acts; () for all.',
+    low=0,
+    high=1,
+    length=(0, 2),
+    resumable=True,
+  ),
+  'sample.spacing': Field(
+    'auto',
+    'The rule that places the steps; auto is what suits the solver on a chain'
+    ' of noise levels, and the discretization in continuous time.',
+    choices=SPACINGS,
+    resumable=True,
+  ),
+  'sample.rho': Field(
+    7.0,
+    'How much the levels of karras and of EDM crowd at low noise.',
+    above=0,
+    resumable=True,
+  ),
+  'sample.eta': Field(
+    0.0,
+    'The noise that ddim adds: 0 is deterministic, 1 ancestral.',
+    low=0,
+    resumable=True,
+  ),
+  'sample.temperature': Field(
+    1.0, 'The factor of the noise of ddim and ddpm.', low=0, resumable=True
+  ),
+  'sample.project': Field(
+    False,
+    'Whether super-resolved images are corrected so that they shrink to'
+    ' exactly the image that was given.',
+    resumable=True,
+  ),
+}
+
+# Of systems that diffuse latents along a discrete chain.
+CHAIN = {
+  'sample.guidance_channels': Field(
+    0,
+    'The number of first channels that are guided; 0 for all.',
+    low=0,
+    resumable=True,
+  ),
+  'sample.guidance_power': Field(
+    0.0,
+    'The power of a cosine by which guidance grows as the noise falls; 0 for'
+    ' a constant scale.',
+    low=0,
+    resumable=True,
+  ),
+}
+
+# Of samplers that add noise anew in continuous time.
+CHURN = {
+  'sample.churn': Field(
+    0.0,
+    'The amount of noise that is added anew over all steps (EDM).',
+    low=0,
+    resumable=True,
+  ),
+  'sample.churn_min': Field(
+    0.0,
+    'The noise level from which on noise is added anew.',
+    low=0,
+    resumable=True,
+  ),
+  'sample.churn_max': Field(
+    0.0,
+    'The noise level up to which noise is added anew; 0 for no bound.',
+    low=0,
+    resumable=True,
+  ),
+  'sample.churn_noise': Field(
+    1.0,
+    'The standard deviation of the noise that is added anew.',
+    low=0,
+    resumable=True,
+  ),
+}
+
+# Of DiffiT in image space.
+CONTINUOUS = {
+  **CHURN,
+  'sample.discretization': Field(
+    'edm',
+    'The rule that chooses the noise levels in continuous time.',
+    choices=edm_timesteps.DISCRETIZATIONS,
+    resumable=True,
+  ),
+  'sample.sigma_min': Field(
+    0.0,
+    "The lowest noise level; 0 for the discretization's own.",
+    low=0,
+    resumable=True,
+  ),
+  'sample.sigma_max': Field(
+    0.0,
+    "The highest noise level; 0 for the discretization's own.",
+    low=0,
+    resumable=True,
+  ),
+}
+
+WINDOWS = {
+  'sample.windows': Field(
+    (0, 0),
+    'The side and the stride of overlapping windows in a larger latent;'
+    ' (0, 0) for none.',
+    low=0,
+    length=(2,),
+    resumable=True,
+  ),
+}
+
+SHAPE = {
+  'sample.shape': Field(
+    (0, 0),
+    'The height and width of the images in pixels; (0, 0) for the square of'
+    ' data.image_size.',
+    low=0,
+    length=(2,),
+    resumable=True,
+  ),
+}
+
+# Of sketch guidance, which any generative system can be sampled with.
+SKETCH = {
+  'sketch.predictor': Field(
+    '',
+    'The workdir of an edge predictor, a run of the system sketch; empty for'
+    ' no sketch guidance.',
+    resumable=True,
+  ),
+  'sketch.beta': Field(
+    (1.6, 0.8, 0.4),
+    'The length of a correction over that of its step, for each stage, coarse'
+    ' to fine; the last number serves the remaining stages.',
+    low=0,
+    resumable=True,
+  ),
+  'sketch.stop_fraction': Field(
+    (0.5, 0.3),
+    'The share of the steps that are corrected, for each stage, coarse to'
+    ' fine; the last number serves the remaining stages.',
+    low=0,
+    high=1,
+    resumable=True,
+  ),
+  'sketch.norm_ref': Field(
+    'mean',
+    'The step whose length a correction is measured by: without its noise'
+    ' (mean), or with it (sample).',
+    choices=sketch.NORM_REFS,
+    resumable=True,
+  ),
+  'sketch.shuffled_condition': Field(
+    False,
+    'Whether evaluation uses the edges of another example.',
+    resumable=True,
+  ),
+}
+
+
+def not_empty(name: str) -> field_lib.Check:
+  """Returns a check that a tuple has at least one item."""
+
+  def check(values: field_lib.Values) -> field_lib.Broken | None:
+    return None if values[name] else field_lib.Broken(name, 'not empty')
+
+  return check
+
+
+def _rising_interval(values: field_lib.Values) -> field_lib.Broken | None:
+  """Guidance acts from an earlier part of the time to a later one."""
+  interval = values['sample.guidance_interval']
+  if list(interval) == sorted(interval):
+    return None
+  return field_lib.Broken(
+    'sample.guidance_interval', 'two numbers 0 <= from <= to <= 1, or ()'
+  )
+
+
+def windows_overlap(values: field_lib.Values) -> field_lib.Broken | None:
+  """Windows leave no gaps."""
+  side, stride = values['sample.windows']
+  if stride > side:
+    allowed = 'two numbers, the side of a window and at most as long a stride'
+  elif side and not stride:
+    allowed = 'with a stride above 0'
+  else:
+    return None
+  return field_lib.Broken('sample.windows', allowed)
+
+
+def shape_is_whole(values: field_lib.Values) -> field_lib.Broken | None:
+  """A shape has both sides or none."""
+  shape = values['sample.shape']
+  if shape == (0, 0) or min(shape) > 0:
+    return None
+  return field_lib.Broken('sample.shape', 'height and width above 0, or (0, 0)')
+
+
+COMMON_CHECKS = (
+  _rising_interval,
+  not_empty('sketch.beta'),
+  not_empty('sketch.stop_fraction'),
+)

@@ -1,0 +1,27 @@
+"""Fields of evaluation."""
+
+from pyramid_jax.config.field import Field
+
+
+FIELDS = {
+  'evaluate.count': Field(
+    1000, 'The number of images of a table of scores.', low=1, resumable=True
+  ),
+  'evaluate.batch_size': Field(
+    100,
+    'The number of images that are made and measured at a time.',
+    low=1,
+    resumable=True,
+  ),
+  'evaluate.inception': Field(
+    '',
+    'The weight file of the Inception network; empty for no FID.',
+    resumable=True,
+  ),
+  'evaluate.reference': Field(
+    '',
+    'Statistics (.npz) or a folder of images that samples are compared with;'
+    ' empty for the real images of the split.',
+    resumable=True,
+  ),
+}

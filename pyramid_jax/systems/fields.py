@@ -1,0 +1,109 @@
+"""Fields of every config whatever its system, and groups that systems share."""
+
+from pyramid_jax.config.field import Field
+from pyramid_jax.diffusion import gaussian
+from pyramid_jax.diffusion import sample_fields
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion.solvers import ddpm
+from pyramid_jax.networks.layers import attention
+
+
+DTYPES = ('float32', 'bfloat16')
+
+FIELDS = {
+  'name': Field('', 'The name of the experiment in logs and titles.'),
+  'dtype': Field(
+    'float32',
+    'The type of activations; weights, averages and losses are float32.',
+    choices=DTYPES,
+  ),
+  'remat': Field(
+    False,
+    'Whether activations are computed anew in the backward pass, which saves'
+    ' memory and takes time.',
+    resumable=True,
+  ),
+  'attention': Field(
+    'auto',
+    'The kernel of attention: xla works everywhere, cudnn on GPUs, flash on'
+    ' TPUs, and auto chooses.',
+    choices=attention.IMPLEMENTATIONS,
+    resumable=True,
+  ),
+  'system.name': Field('', 'The system, a key of pyramid_jax.systems.SYSTEMS.'),
+}
+
+# Groups that several systems declare.
+
+# Of one latent, which is scaled; those of Frido are not.
+SCALE = {
+  'diffusion.scale_factor': Field(
+    1.0, 'The factor that the latents are multiplied by.', above=0
+  ),
+  'diffusion.scale_by_std': Field(
+    False,
+    'Whether the factor is one over the standard deviation of the latents of'
+    ' the first batch.',
+  ),
+}
+
+LOSS_TYPE = {
+  'diffusion.loss_type': Field(
+    'l1',
+    'Whether the training error is absolute (l1) or squared (l2).',
+    choices=gaussian.LOSSES,
+  ),
+}
+
+# Of a discrete chain of noise levels.
+CHAIN = {
+  'diffusion.timesteps': Field(
+    1000, 'The number of noise levels of the training chain.', low=1
+  ),
+  'diffusion.beta_schedule': Field(
+    'scaled_linear',
+    'How beta grows: linear, scaled_linear (linear in its square root), sqrt'
+    ' (the square root of linear) or cosine.',
+    choices=schedules.SCHEDULES,
+  ),
+  'diffusion.linear_start': Field(0.0015, 'The first beta.', above=0, below=1),
+  'diffusion.linear_end': Field(0.0155, 'The last beta.', above=0, below=1),
+  'diffusion.parameterization': Field(
+    'eps',
+    'What the network predicts: the noise (eps), the clean state (x0) or the'
+    ' velocity (v).',
+    choices=schedules.PARAMETERIZATIONS,
+  ),
+  'diffusion.variance': Field(
+    'fixed_small',
+    'The variance of the steps of ddpm; learned_range needs a network that'
+    ' predicts it.',
+    choices=ddpm.VARIANCES,
+  ),
+  **sample_fields.COMMON,
+  **sample_fields.CHAIN,
+  **sample_fields.SKETCH,
+}
+
+# Of a log-normal distribution of noise levels, LaDM's too.
+LOG_NORMAL = {
+  'diffusion.P_mean': Field(
+    -1.2, 'The mean of the logarithm of the noise level in training.'
+  ),
+  'diffusion.P_std': Field(
+    1.2,
+    'The standard deviation of the logarithm of the noise level in training.',
+    above=0,
+  ),
+}
+
+NOISE_MIX = {
+  'diffusion.noise_mix_ratio': Field(
+    0.1,
+    'The share of noise in the finished coarser scales in training.',
+    low=0,
+    high=1,
+  ),
+}
+
+GENERATIVE_CHECKS = sample_fields.COMMON_CHECKS
