@@ -15,7 +15,7 @@ Variants, which say what BASE is: ldm (default), ladm, lapdit (Laplacian latent
 DiffiT), frido, diffit (latent DiffiT); usual (text; of the transformers class),
 text, layout, class: its condition; pixels: predict the pixels of the edge map,
 for a first stage that cannot draw lines; debug: the smallest size. What the
-fields of sketch.* do: pyramid_jax/fields.py.
+fields of sketch.* do: pyramid_jax/systems/sketch/fields.py.
 """
 
 from ml_collections import ConfigDict

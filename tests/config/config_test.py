@@ -140,6 +140,113 @@ def test_wrong_type(name, text, kind):
     config_lib.override(locked(), {name: text})
 
 
+@pytest.mark.parametrize(
+  ('name', 'text', 'now', 'want'),
+  [
+    ('condition.drop', '0.2', 'condition.cond_dropout', 0.2),
+    ('condition.camera_drop', '0.2', 'condition.camera_dropout', 0.2),
+    ('sketch.foreign', 'true', 'sketch.shuffled_condition', True),
+    (
+      'first_stage.condition.drop',
+      '1',
+      'first_stage.condition.cond_dropout',
+      1,
+    ),
+    ('condition.class_by', 'adm', 'condition.class_by', 'timestep'),
+    ('sample.spacing', 'adm', 'sample.spacing', 'iddpm'),
+    ('data.resize', 'plain', 'data.resize', 'bilinear'),
+    ('data.resize', 'smooth', 'data.resize', 'bicubic'),
+    ('first_stage.data.resize', 'smooth', 'first_stage.data.resize', 'bicubic'),
+    (
+      'diffusion.beta_schedule',
+      'sqrt_linear',
+      'diffusion.beta_schedule',
+      'linear',
+    ),
+  ],
+)
+def test_old_names_are_taken_with_a_warning(caplog, name, text, now, want):
+  config = locked()
+  with caplog.at_level('WARNING', logger='absl'):
+    config_lib.override(config, {name: text})
+  assert config_lib.flatten(config)[now] == want
+  assert len(caplog.records) == 1
+  assert (
+    caplog.records[0]
+    .getMessage()
+    .endswith(
+      f'is now called {want}.'
+      if name == now
+      else f'is now called --config.{now}.'
+    )
+  )
+
+
+def test_a_name_of_both_formats_has_the_meaning_of_today(caplog):
+  config = locked()
+  config_lib.override(config, {'diffusion.beta_schedule': 'linear'})
+  assert config.diffusion.beta_schedule == 'linear'
+  assert not caplog.records
+
+
+def with_network(system, network, **values):
+  config = config_lib.base(system)
+  config.network = network
+  config_lib.override(
+    config, {k.replace('__', '.'): v for k, v in values.items()}
+  )
+  return config_lib.from_json(config_lib.to_json(config))
+
+
+@pytest.mark.parametrize(
+  ('config', 'name', 'text', 'want'),
+  [
+    (
+      with_network('ldm', {'attention_resolutions': ()}),
+      'attention_resolutions',
+      '16',
+      (16,),
+    ),
+    (with_network('diffit', {'num_blocks': 4}), 'num_blocks', '1,3', (1, 3)),
+    (with_network('diffit', {'num_blocks': (1, 3)}), 'num_blocks', '4', 4),
+    (with_network('diffit', {'mlp_ratio': 4.0}), 'mlp_ratio', '2', 2.0),
+    (
+      with_network('autoencoder', {'ddconfig': {'attn_resolutions': ()}}),
+      'ddconfig.attn_resolutions',
+      '[16]',
+      (16,),
+    ),
+    (
+      with_network('autoencoder', {'embed_dim': (8, 8)}),
+      'embed_dim',
+      '(4, 4)',
+      (4, 4),
+    ),
+    (
+      with_network('autoencoder', {'embed_dim': 4}, system__network='kl'),
+      'embed_dim',
+      '8',
+      8,
+    ),
+    (
+      with_network('ladm', {'hidden_size': 32}, laplacian__network='diffit'),
+      'hidden_size',
+      '64',
+      64,
+    ),
+  ],
+)
+def test_constructor_fields_have_the_types_of_the_network(
+  config, name, text, want
+):
+  config_lib.override(config, {f'network.{name}': text})
+  got = config_lib.flatten(config)[f'network.{name}']
+  assert got == want
+  assert type(got) is type(want)
+  if isinstance(want, tuple):
+    assert [type(item) for item in got] == [type(item) for item in want]
+
+
 def test_sections_are_no_fields():
   with pytest.raises(errors.UserError, match='no such field'):
     config_lib.override(locked(), {'train': '1'})
@@ -319,28 +426,54 @@ def test_validate(name, text, message):
     config_lib.validate(config)
 
 
-def test_what_a_resume_may_change():
-  old, new = locked(), locked()
+@pytest.mark.parametrize('system', list(systems.SYSTEMS))
+def test_what_a_resume_may_change(system):
   free = {
-    'train.steps': '9',
-    'train.log_every': '9',
-    'train.checkpoint_every': '9',
-    'train.sample_every': '9',
-    'train.eval_every': '9',
-    'sample.steps': '9',
-    'sample.guidance': '9',
-    'evaluate.count': '9',
-    'data.root': '/elsewhere',
-    'first_stage.train.steps': '9',
-    'first_stage.data.root': '/elsewhere',
+    'train.steps',
+    'train.log_every',
+    'train.checkpoint_every',
+    'train.sample_every',
+    'train.eval_every',
+    'train.keep',
+    'remat',
+    'attention',
+    'data.root',
+    'data.workers',
+    'control.weight',
+    'sketch.predictor',
+    'sketch.beta',
+    'sketch.stop_fraction',
+    'sketch.norm_ref',
+    'sketch.shuffled_condition',
   }
-  config_lib.override(new, free)
+  old = config_lib.base(system)
+  config_lib.add_first_stage(old, config_lib.base('autoencoder'))
+  new = config_lib.from_json(config_lib.to_json(old))
+  for name, value in config_lib.flatten(old).items():
+    if name.endswith('system.name'):
+      continue  # nothing is known of the fields of another system
+    section = new
+    *parents, last = name.split('.')
+    for parent in parents:
+      section = section[parent]
+    changed = f'{value}!' if isinstance(value, str) else (value, 1)
+    with section.ignore_type():
+      section[last] = changed
+    differences = config_lib.resume_differences(old, new)
+    with section.ignore_type():
+      section[last] = value
+    plain = name.removeprefix('first_stage.')
+    may = plain in free or plain.startswith(('mesh.', 'sample.', 'evaluate.'))
+    want = [] if may else [f'{name}: {value!r} -> {changed!r}']
+    assert differences == want
   assert config_lib.resume_differences(old, new) == []
-  config_lib.override(new, {'train.seed': '1', 'first_stage.dtype': 'bfloat16'})
-  assert config_lib.resume_differences(old, new) == [
-    "first_stage.dtype: 'float32' -> 'bfloat16'",
-    'train.seed: 0 -> 1',
-  ]
+
+
+def test_another_system_is_no_resume():
+  differences = config_lib.resume_differences(
+    config_lib.base('ldm'), config_lib.base('frido')
+  )
+  assert "system.name: 'ldm' -> 'frido'" in differences
 
 
 def test_fields_that_came_or_went():

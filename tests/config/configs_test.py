@@ -141,6 +141,16 @@ def test_every_variant_builds_a_system_that_is_valid(name, tmp_path):
     config_lib.load(f'{CONFIGS}/{name}.py:layuot')
 
 
+def test_configs_load_from_any_directory(tmp_path, monkeypatch):
+  want = config_lib.load(f'{CONFIGS}/sketch_ldm.py:debug').to_dict()
+  monkeypatch.chdir(tmp_path)
+  got = config_lib.load(f'{CONFIGS.resolve()}/sketch_ldm.py:debug')
+  assert got.to_dict() == want
+  (tmp_path / 'linked').symlink_to(CONFIGS.resolve())
+  got = config_lib.load('linked/sketch_ldm.py:debug')
+  assert got.to_dict() == want
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('variant', 'unet', 'condition', 'first_stage'),
