@@ -167,7 +167,10 @@ def test_only_training_is_told_of_the_augmentation(moved):
     ('none', {'diffusion__preconditioning': 've', 'sample__churn': '40'}),
     (
       'class',
-      {'diffusion__preconditioning': 'iddpm', 'diffusion__law': 'edm'},
+      {
+        'diffusion__preconditioning': 'iddpm',
+        'diffusion__noise_distribution': 'edm',
+      },
     ),
     (
       'class',
@@ -243,7 +246,7 @@ def test_images_are_clipped():
     ({'sample__sigma_min': '90'}, 'levels from sigma 90.0 to 80.0'),
     (
       {'diffusion__preconditioning': 'iddpm'},
-      "law is '', must be one of vp, ve, edm .*'iddpm'",
+      "noise_distribution is '', must be one of vp, ve, edm .*'iddpm'",
     ),
   ],
 )

@@ -46,7 +46,7 @@ def build(**overrides):
 @pytest.fixture(scope='module')
 def told():
   """A system whose fine stage is told the coarse image, and weights."""
-  system = build(condition__drop='0.0')
+  system = build(condition__cond_dropout='0.0')
   filled = system_weights.weights_of(system)
   extra = {'process': system.fingerprint(), 'latent_scale': jnp.full((1,), 2.0)}
   return system, system_lib.Weights(filled.params, filled.frozen, extra)

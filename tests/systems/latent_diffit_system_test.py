@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_the_whole_chain(options):
 
 
 def test_labels_are_dropped_at_the_rate_of_the_condition():
-  system = create(condition__drop='0.999')
+  system = create(condition__cond_dropout='0.999')
   assert system.network.class_dropout_prob == 0.999
   weights = system_weights.weights_of(system)
 
@@ -315,12 +315,12 @@ def test_images_are_trained_on_sampled_and_changed(name, options):
     ({'condition__task': 'text'}, "'text' .* must be one of none, class"),
     ({'condition__also': 'class'}, "also 'class', must be"),
     ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'timestep'"),
-    ({'condition__drop': '0'}, 'null_class must be False'),
+    ({'condition__cond_dropout': '0'}, 'null_class must be False'),
     (
       {'condition__null_class': 'false'},
       'null_class is False, so there is no null condition for',
     ),
-    ({'condition__drop': '1'}, 'class_dropout_prob = 1.0 must be in'),
+    ({'condition__cond_dropout': '1'}, 'class_dropout_prob = 1.0 must be in'),
     ({'data__image_size': '24'}, 'patch_size = 2 must divide input_size = 3'),
     ({'data__image_size': '20'}, 'must be a multiple of 8'),
     ({'network__learn_sigma': '0'}, 'learn_sigma is False, must be True'),

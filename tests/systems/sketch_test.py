@@ -178,7 +178,7 @@ def test_previews_are_edge_maps(load):
 
 
 def test_pictures_may_be_the_base(load, tmp_path):
-  config = load('diffit', sketch__taps='down0_0,down1_0,up0_0')
+  config = load('diffit', sketch__features='down0_0,down1_0,up0_0')
   of_base = config_lib.load(f'{CONFIGS}/{PICTURES}')
   (tmp_path / 'config.json').write_text(config_lib.to_json(of_base))
   config.sample = of_base.sample
@@ -295,7 +295,7 @@ def test_recomputed_activations_give_the_same_gradient(load):
 
 def test_wrong_configs_are_named(load, tmp_path):
   for overrides, message in (
-    ({'sketch__taps': 'in1,in9'}, r"tap 'in9' is not one of .*: in0, in1"),
+    ({'sketch__features': 'in1,in9'}, r"tap 'in9' is not one of .*: in0, in1"),
     ({'sketch__base': ''}, 'config.sketch.base is not set'),
     ({'condition__max_length': '39'}, 'max_length is 39, must be 40 as in'),
     ({'sample__windows': '4,2'}, r'windows is \(4, 2\), must be \(0, 0\) with'),
