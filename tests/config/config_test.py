@@ -72,7 +72,7 @@ def test_unknown_field(name, nearest):
 @pytest.mark.parametrize(
   ('system', 'name', 'nearest'),
   [
-    ('diffit', 'sample.eta', 'sample.seed'),
+    ('diffit', 'sample.guidance_channels', 'sample.guidance'),
     ('ladm', 'sample.windows', ''),
     ('latent_diffit', 'sample.windows', ''),
     ('ldm', 'sample.churn', 'sample.'),
