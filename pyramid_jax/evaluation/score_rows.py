@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.data import degradation
 from pyramid_jax.data.synthetic import render as shapes_render
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
@@ -51,14 +52,28 @@ def of_task(
   if task not in restoration.TASKS:
     logging.info('no score of the conditions: the detector knows shapes only.')
     return []
-  scores = restoration.scores(task, images, examples)
+  degraded = _degradation(config)
+  scores = restoration.scores(task, images, examples, degraded)
   if 'image' not in examples:
     return [Row(name, score, None, None) for name, score in scores.items()]
   whole = examples['image']
-  ceiling = restoration.scores(task, whole, examples)
+  ceiling = restoration.scores(task, whole, examples, degraded)
   plain = restoration.baseline(task, examples, whole.shape[1:3])
-  floor = restoration.scores(task, plain, examples)
+  floor = restoration.scores(task, plain, examples, degraded)
   return [Row(n, s, ceiling[n], floor[n]) for n, s in scores.items()]
+
+
+def _degradation(config: ConfigDict) -> restoration.Degradation | None:
+  """Returns that of photographs, None where it is drawn at random."""
+  if config.data.degradation != 'bicubic':
+    return None
+
+  def bicubic(images, size):
+    factor = images.shape[1] // size[0]
+    small = [degradation.degrade('bicubic', x, factor, 0) for x in images]
+    return np.stack(small)
+
+  return restoration.Degradation(score='lr_consistency_bicubic', apply=bicubic)
 
 
 def of_reconstructions(

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.data.synthetic import shape_distribution
 from pyramid_jax.metrics import bootstrap
@@ -36,6 +37,13 @@ _NEEDS = {
   'inpaint': ('inpaint_mask', 'image'),
 }
 TASKS = tuple(_NEEDS)
+# The low-resolution images of `shapes` are means of blocks.
+_BOX_FILTER = restoration.Degradation(
+  score='lr_consistency',
+  apply=lambda images, size: render.shrink(
+    images, images.shape[1] // size[0]
+  ).astype(np.uint8),
+)
 _TURNED_LEVEL = 3
 _STREAM = 32  # word of the hash that shuffles conditions
 
@@ -126,7 +134,7 @@ def _task_scores(
     seen = segmentation.class_maps(images.shape[1:3], found, kinds)
     return segmentation.scores(seen, examples['mask'])
   if task in restoration.TASKS:
-    return restoration.scores(task, images, examples)
+    return restoration.scores(task, images, examples, _BOX_FILTER)
   return {}
 
 
@@ -260,7 +268,8 @@ def _floor(
   lines = _edge_scores(real_images, others)
   if task in restoration.TASKS:
     plain = restoration.baseline(task, examples, real_images.shape[1:3])
-    return {**restoration.scores(task, plain, examples), **lines}
+    values = restoration.scores(task, plain, examples, _BOX_FILTER)
+    return {**values, **lines}
   return {**_task_scores(task, real_images, others, found), **lines}
 
 

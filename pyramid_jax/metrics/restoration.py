@@ -1,15 +1,16 @@
-"""How near restored pictures are to the whole ones, and what costs nothing.
+"""How near restored images are to the whole ones, and what costs nothing.
 
 Super-resolution stands beside bicubic enlargement, inpainting beside a hole of
 one colour: what a model adds is the distance to these.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
+import dataclasses
 
 import numpy as np
 from PIL import Image
 
-from pyramid_jax.data.synthetic import render
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
 
@@ -17,6 +18,19 @@ from pyramid_jax.metrics import image_quality
 Score = bootstrap.Score
 Examples = Mapping[str, np.ndarray]
 TASKS = ('superres', 'inpaint')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Degradation:
+  """How the low-resolution images of a data set were made.
+
+  Attributes:
+    score: the name of the score of consistency with them.
+    apply: ((N, H, W, 3) uint8, (h, w)) -> (N, h, w, 3) uint8.
+  """
+
+  score: str
+  apply: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 def bicubic(low: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -91,19 +105,23 @@ def _check(task: str, images: np.ndarray, examples: Examples) -> None:
 
 
 def scores(
-  task: str, images: np.ndarray, examples: Examples
+  task: str,
+  images: np.ndarray,
+  examples: Examples,
+  degradation: Degradation | None = None,
 ) -> dict[str, Score]:
-  """Returns the scores of restored pictures.
+  """Returns the scores of restored images.
 
   Args:
     task: superres | inpaint.
     images: (N, H, W, 3) uint8.
-    examples: `image` (N, H, W, 3) uint8, the whole pictures, and `lr_image`
+    examples: `image` (N, H, W, 3) uint8, the whole images, and `lr_image`
       (N, h, w, 3) uint8 or `inpaint_mask` (N, H, W), 1 = hole.
+    degradation: that made `lr_image`; None where it cannot be repeated.
 
   Returns:
-    superres: psnr (dB), ssim, and lr_consistency, the psnr (dB) of the
-      box-filtered picture to the one that was given; without `image` only
+    superres: psnr (dB), ssim, and under the degradation's name the psnr (dB)
+      of the degraded image to the one that was given; without `image` only
       the last.
     inpaint: hole_psnr, known_psnr (dB) of the parts, psnr and ssim of all.
     Ratios are at most 100 dB, also where nothing differs.
@@ -124,11 +142,11 @@ def scores(
       image_quality.psnr(images, examples['image'])
     )
     values['ssim'] = image_quality.ssim(images, examples['image'])
-  if task == 'superres':
+  if task == 'superres' and degradation is not None:
     low = examples['lr_image']
-    small = render.shrink(images, images.shape[1] // low.shape[1])
-    psnr = image_quality.psnr(small.astype(np.uint8), low)
-    values['lr_consistency'] = image_quality.capped(psnr)
+    small = degradation.apply(images, low.shape[1:3])
+    psnr = image_quality.psnr(small, low)
+    values[degradation.score] = image_quality.capped(psnr)
   return {name: bootstrap.mean(value) for name, value in values.items()}
 
 

@@ -1,5 +1,7 @@
 """Scores of restored pictures by hand."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -64,14 +66,30 @@ def test_enlarging():
   assert (np.diff(high[0, 0, 10:14, 0].astype(int)) > 0).all()
 
 
-def test_consistency_needs_no_whole_picture():
+def _every_fourth(images, size):
+  assert size == (4, 4)
+  return images[:, ::4, ::4]
+
+
+@pytest.mark.parametrize(
+  'degrade', [_every_fourth, restoration.bicubic], ids=['nearest', 'bicubic']
+)
+def test_consistency_is_measured_with_the_degradation_that_was_used(degrade):
   high = _pictures(2, 16)
-  low = np.round(high.reshape(2, 4, 4, 4, 4, 3).mean((2, 4))).astype(np.uint8)
-  values = restoration.scores('superres', high, {'lr_image': low})
-  assert set(values) == {'lr_consistency'}
-  assert values['lr_consistency'].value == 100
-  off = restoration.scores('superres', high, {'lr_image': low ^ 1})
-  assert off['lr_consistency'].value == pytest.approx(20 * np.log10(255))
+  low = degrade(high, (4, 4))
+  degradation = restoration.Degradation(score='consistency', apply=degrade)
+  values = restoration.scores('superres', high, {'lr_image': low}, degradation)
+  assert set(values) == {'consistency'}  # it needs no whole image
+  assert values['consistency'].value == 100
+  off = {'lr_image': low ^ 1}
+  off = restoration.scores('superres', high, off, degradation)
+  assert off['consistency'].value == pytest.approx(20 * np.log10(255))
+  assert restoration.scores('superres', high, {'lr_image': low}) == {}
+
+
+def test_it_knows_no_data_set():
+  text = pathlib.Path(restoration.__file__).read_text()
+  assert 'pyramid_jax.data' not in text
 
 
 def test_sizes_that_do_not_fit():
