@@ -35,6 +35,7 @@ from pyramid_jax import systems
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.interop import command_line
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
@@ -119,12 +120,11 @@ def run(
   }
   with errors.user_errors(missing=errors.OUTPUT):
     output.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
+    if processes.is_main_process():
       latent_cache.write_manifest(output, manifest)
   encode = make_encode(latents.first_stage, reader.finish, flips)
-  shards = range(
-    jax.process_index(), -(-total // shard_size), jax.process_count()
-  )
+  process, count = processes.process_part()
+  shards = range(process, -(-total // shard_size), count)
   bar = progress.Progress(0, len(shards), shard_size, unit='shard')
   for done, index in enumerate(shards, 1):
     if not latent_cache.is_written(output, index):

@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax.distributed import processes
+
 
 # Batches are split over the first two, parameters over the last two.
 AXES = ('data', 'fsdp', 'tensor')
@@ -88,7 +90,7 @@ def place(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """
   sharding = batch_sharding(mesh)
   arrays = numeric(batch)
-  if jax.process_count() == 1:
+  if processes.process_part() == (0, 1):
     return jax.device_put(arrays, sharding)
   return {
     k: jax.make_array_from_process_local_data(sharding, v)

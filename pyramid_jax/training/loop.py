@@ -21,6 +21,7 @@ from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
@@ -69,7 +70,8 @@ def run(
     for _, folder in reversed(stages):  # the outer folder first
       workdir_lib.make(folder)
       locks[folder] = stack.enter_context(lock.Lock(folder, takeover))
-    stack.enter_context(logs.copied(workdir, jax.process_index()))
+    index, _ = processes.process_part()
+    stack.enter_context(logs.copied(workdir, index))
     stop = stack.enter_context(preemption.Preemption())
     for stage, folder in stages:
       _train(stage, folder, stop, locks[folder])

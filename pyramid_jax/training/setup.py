@@ -17,6 +17,7 @@ from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.systems import system as system_lib
@@ -91,7 +92,7 @@ def batches(
 ) -> batches_lib.Batches:
   """Returns this process's part of the training batches."""
   size, seed = config.train.batch_size, config.train.seed
-  part = (jax.process_index(), jax.process_count())
+  part = processes.process_part()
   found = getattr(reader, 'buckets', None)
   if found is not None:
     return buckets_lib.BucketBatches(reader, found, size, seed, *part)

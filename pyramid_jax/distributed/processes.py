@@ -1,0 +1,13 @@
+"""Which of how many processes this one is; nothing else asks."""
+
+import jax
+
+
+def process_part() -> tuple[int, int]:
+  """Returns the index of this process and how many there are."""
+  return jax.process_index(), jax.process_count()
+
+
+def is_main_process() -> bool:
+  """Whether this process writes what is written once."""
+  return jax.process_index() == 0
