@@ -106,7 +106,7 @@ def parameter_table(params: Any, depth: int = 3) -> str:
   """Returns the number of parameters below each module, and in all.
 
   Args:
-    params: {player: tree} of arrays or shapes.
+    params: {loss name: tree} of arrays or shapes.
     depth: path components that are told apart.
   """
   rows: dict[str, list[int]] = {}

@@ -27,9 +27,9 @@ from pyramid_jax.interop.families import latent_checkpoint
 from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import unet
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import state as state_lib
 from pyramid_jax.systems import frido
 from pyramid_jax.systems import ldm
-from pyramid_jax.training import step as state_lib
 
 
 CONFIG = 'config.json'

@@ -18,12 +18,12 @@ class FrozenPart:
     path: a workdir or a weight file; empty: the top floor decides (a first
       stage is trained in `WORKDIR/first_stage`) or refuses.
     field: the field of the config that holds `path`, for error messages.
-    player: the player of the workdir's checkpoint that is this part; empty:
-      all of the run, a tree of `params` by player and `extra`.
+    loss_name: of the workdir's parameters that are this part; empty: all of
+      the run, a tree of `params` by loss name and `extra`.
   """
 
   init: Callable[[jax.Array], Any]
   family: str
   path: str = ''
   field: str = ''
-  player: str = 'generator'
+  loss_name: str = 'generator'

@@ -28,9 +28,9 @@ from ml_collections import ConfigDict
 import orbax.checkpoint as ocp
 
 from pyramid_jax import errors
-from pyramid_jax.runs import hashes
 from pyramid_jax.distributed import sharding
-from pyramid_jax.training import step as state_lib
+from pyramid_jax.runs import hashes
+from pyramid_jax.runs import state as state_lib
 
 
 DIRECTORY = 'checkpoints'
@@ -237,7 +237,7 @@ def load(
 
   Args:
     workdir: of any run; nothing in it is changed.
-    abstract: {'params': {player: tree}, 'extra': tree} or a part of it, with
+    abstract: {'params': {loss name: tree}, 'extra': tree} or a part of it, with
       shardings.
     step: of the checkpoint; None = the newest valid one.
 
@@ -275,10 +275,11 @@ def frozen(workdir: str | os.PathLike[str], step: int) -> dict[str, str]:
 
 
 def load_part(
-  workdir: str | os.PathLike[str], player: str, abstract: Any
+  workdir: str | os.PathLike[str], loss_name: str, abstract: Any
 ) -> Any:
-  """Reads the weights of one player, see `load`."""
-  return load(workdir, {'params': {player: abstract}})['params'][player]
+  """Reads the weights of one loss, see `load`."""
+  trees = load(workdir, {'params': {loss_name: abstract}})
+  return trees['params'][loss_name]
 
 
 def _load(path: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,10 +102,10 @@ def _load(
   part: pretrained.FrozenPart, path: pathlib.Path | None, shapes: Any
 ) -> Any:
   assert path is not None
-  if not part.player:
+  if not part.loss_name:
     return checkpoints.load(path, shapes)
   if path.is_dir() or not part.path:
-    return checkpoints.load_part(path, part.player, shapes)
+    return checkpoints.load_part(path, part.loss_name, shapes)
   return _read_file(part, path, shapes)
 
 

@@ -19,9 +19,9 @@ from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring as evaluate
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import progress
+from pyramid_jax.runs import state as run_state
 from pyramid_jax.runs import writers as logs
 from pyramid_jax.systems import system as system_lib
-from pyramid_jax.training import step as state_lib
 from pyramid_jax.training.setup import Job
 
 
@@ -120,7 +120,7 @@ class Records:
   def write(
     self,
     step: int,
-    state: state_lib.TrainState,
+    state: run_state.TrainState,
     frozen: Mapping[str, Any],
     metrics: Any,
     due: Due,
@@ -129,7 +129,7 @@ class Records:
     """Does what is due; when stopping, only what must not be lost."""
     job = self._job
     weights = system_lib.Weights(
-      params=state_lib.averaged(state.params, state.ema),
+      params=run_state.averaged(state.params, state.ema),
       frozen=frozen,
       extra=state.extra,
     )

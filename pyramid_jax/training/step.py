@@ -1,13 +1,9 @@
-"""The state of a training run and the one program that moves it a step."""
+"""The one program that moves the state of a training run a step."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import math
-import re
 from typing import Any
 
-from flax import traverse_util
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -15,151 +11,21 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 import optax
-import optax.contrib
 
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.runs.state import TrainState
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.training import optimizer
 
 
 Batch = Mapping[str, jax.Array]
 Finish = Callable[[Batch], Batch]
-Optimizers = Mapping[str, optax.GradientTransformation]
 
-# Of an update of Muon, as large as one of Adam (arXiv:2502.16982).
-MUON_RMS = 0.2
-# The player whose total is reported as `loss`.
+# The name of the loss that is reported as `loss`.
 MAIN = 'generator'
 # Stream of the initial weights; the steps fold in their own number.
 _INIT = 2**32 - 1
-
-
-@flax.struct.dataclass
-class TrainState:
-  """All that a run needs to go on; no random key, that follows from `step`.
-
-  Attributes:
-    step: () int32, finished updates.
-    params: {player: tree}, float32.
-    ema: the averaged part of `params`, the same nested dicts pruned.
-    opt_state: {player: optimizer state}.
-    extra: the untrained state of the system.
-  """
-
-  step: jax.Array
-  params: Any
-  ema: Any
-  opt_state: Any
-  extra: Any
-
-
-def learning_rate(config: ConfigDict, count: jax.Array) -> jax.Array:
-  """Returns the rate of the update after `count` finished ones.
-
-  Linear warm-up over `train.warmup_steps`, then constant, or a cosine that
-  ends at zero after `train.decay_steps` updates in all. Independent of
-  `train.steps`, so that a lengthened run repeats its past.
-  """
-  train = config.train
-  rate = jnp.asarray(train.learning_rate, jnp.float32)
-  if train.warmup_steps:
-    rate *= jnp.minimum(1.0, (count + 1) / train.warmup_steps)
-  if train.decay_steps:
-    length = max(1, train.decay_steps - train.warmup_steps)
-    part = jnp.clip((count - train.warmup_steps) / length, 0.0, 1.0)
-    rate *= 0.5 * (1.0 + jnp.cos(math.pi * part))
-  return rate
-
-
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """Returns the optimizer of one player.
-
-  Raises:
-    ValueError: unknown `config.optimizer.name`.
-  """
-  c = config.optimizer
-  moments = {'b1': c.b1, 'b2': c.b2, 'eps': c.eps}
-
-  def rate(count):
-    return learning_rate(config, count)
-
-  if c.name == 'adam':
-    tx = optax.adam(rate, **moments)
-  elif c.name == 'adamw':
-    tx = optax.adamw(rate, weight_decay=c.weight_decay, **moments)
-  elif c.name == 'muon':
-    tx = optax.contrib.muon(
-      rate,
-      eps=c.eps,
-      weight_decay=c.weight_decay,
-      adam_b1=c.b1,
-      adam_b2=c.b2,
-      adam_weight_decay=c.weight_decay,
-      muon_weight_dimension_numbers=_matrices,
-      consistent_rms=MUON_RMS,
-    )
-  else:
-    raise ValueError(
-      f'config.optimizer.name is {c.name!r}, must be adam, adamw or muon.'
-    )
-  if config.train.clip_norm:
-    tx = optax.chain(optax.clip_by_global_norm(config.train.clip_norm), tx)
-  return tx
-
-
-def _matrices(params: Any) -> Any:
-  """Says which weights Muon takes for matrices: all kernels.
-
-  A convolution's kernel is a matrix from its window to the output channels;
-  the first of three axes counts layers that are scanned. The rest (biases,
-  norms, embeddings, codebooks) is left to Adam.
-  """
-
-  def numbers(path, leaf):
-    if path[-1].key != 'kernel' or leaf.ndim not in (2, 3, 4):
-      return None
-    first = 1 if leaf.ndim == 3 else 0
-    return optax.contrib.MuonDimensionNumbers(
-      tuple(range(first, leaf.ndim - 1)), leaf.ndim - 1
-    )
-
-  return jax.tree_util.tree_map_with_path(numbers, params)
-
-
-def prune(params: Any, patterns: list[str]) -> Any:
-  """Returns the part of a nested dict whose 'player/path' names match."""
-  return traverse_util.unflatten_dict(
-    {
-      path: leaf
-      for path, leaf in traverse_util.flatten_dict(params).items()
-      if any(re.fullmatch(p, '/'.join(path)) for p in patterns)
-    }
-  )
-
-
-def averaged(params: Any, ema: Any) -> Any:
-  """Returns `params` with the averages where there are some."""
-  leaves = traverse_util.flatten_dict(params)
-  return traverse_util.unflatten_dict(leaves | traverse_util.flatten_dict(ema))
-
-
-def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
-  """Returns the weight of the old average in update n, counting from 1.
-
-  It is min(decay, (1 + n) / (10 + n)), the rule of LDM and Frido
-  (davidhalladay/Frido: frido/modules/ema.py), or follows from a half-life in
-  images that grows with those seen before (EDM, NVlabs/edm:
-  training/training_loop.py): the first update then keeps nothing.
-  """
-  n = jnp.asarray(updates, jnp.float32)
-  if config.ema.halflife_images:
-    batch = config.train.batch_size
-    seen = (n - 1.0) * batch
-    life = jnp.minimum(
-      config.ema.halflife_images, config.ema.halflife_rampup * seen
-    )
-    return 0.5 ** (batch / jnp.maximum(life, 1e-8))
-  return jnp.minimum(config.ema.decay, (1.0 + n) / (10.0 + n))
 
 
 def create(
@@ -175,13 +41,12 @@ def create(
   """
   key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
   params, extra = system.init(key, finish(batch))
-  tx = optimizer(config)
+  tx = optimizer.create(config)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    # A copy: a donated buffer may not stand in two places.
-    ema=jax.tree.map(jnp.copy, prune(params, system.ema_patterns())),
-    opt_state={player: tx.init(tree) for player, tree in params.items()},
+    ema=optimizer.initial_averages(config, params, system.ema_patterns()),
+    opt_state={name: tx.init(tree) for name, tree in params.items()},
     extra=extra,
   )
 
@@ -236,24 +101,24 @@ def _step_key(config: ConfigDict, step: jax.Array) -> jax.Array:
 def gradients(
   losses: Callable[[Any], tuple[Mapping[str, jax.Array], Any]], params: Any
 ) -> tuple[Mapping[str, jax.Array], Any, dict[str, Any]]:
-  """Differentiates each player's loss by that player's parameters alone.
+  """Differentiates each loss by the parameters of its name alone.
 
   The losses are traced once; of the linear map from parameters to losses one
-  output is transposed per player, and what belongs to the others' parameters
-  is dead code. So the forward pass that the players share runs once.
+  output is transposed per loss, and what belongs to the other parameters is
+  dead code. So the forward pass that the losses share runs once.
 
   Args:
-    losses: params -> ({player: scalar}, aux).
-    params: {player: tree}.
+    losses: params -> ({loss name: scalar}, aux).
+    params: {loss name: tree}.
 
   Returns:
-    ({player: scalar}, aux, {player: gradient}).
+    ({loss name: scalar}, aux, {loss name: gradient}).
   """
   values, tangents, aux = jax.linearize(losses, params, has_aux=True)
   grads = {}
-  for player, value in values.items():
-    pull = jax.linear_transpose(lambda t, p=player: tangents(t)[p], params)
-    grads[player] = pull(jnp.ones_like(value))[0][player]
+  for name, value in values.items():
+    pull = jax.linear_transpose(lambda t, p=name: tangents(t)[p], params)
+    grads[name] = pull(jnp.ones_like(value))[0][name]
   return values, aux, grads
 
 
@@ -271,24 +136,18 @@ def _microbatches(batch: Batch, count: int, mesh: Mesh) -> Batch:
 def _update(
   config: ConfigDict, state: TrainState, grads: Any, extra: Any
 ) -> TrainState:
-  """Moves every player, then the averages."""
-  tx = optimizer(config)
+  """Moves all parameters, then the averages."""
+  tx = optimizer.create(config)
   params, opt_state = {}, {}
-  for player, tree in state.params.items():
-    updates, opt_state[player] = tx.update(
-      grads[player], state.opt_state[player], tree
+  for name, tree in state.params.items():
+    updates, opt_state[name] = tx.update(
+      grads[name], state.opt_state[name], tree
     )
-    params[player] = optax.apply_updates(tree, updates)
-  rest = 1.0 - ema_decay(config, state.step + 1)
-  flat = traverse_util.flatten_dict(params)
-  ema = {
-    path: mean - rest * (mean - flat[path])
-    for path, mean in traverse_util.flatten_dict(state.ema).items()
-  }
+    params[name] = optax.apply_updates(tree, updates)
   return TrainState(
     step=state.step + 1,
     params=params,
-    ema=traverse_util.unflatten_dict(ema),
+    ema=optimizer.averages(config, state.ema, params, state.step),
     opt_state=opt_state,
     extra=extra,
   )
@@ -309,7 +168,7 @@ def make_step(
     (state, frozen, batch) -> (state, metrics). The metrics are float32
     scalars: `loss` (of the generator), `grad_norm`, `learning_rate`, `finite`
     (1 if all losses and gradients are), and what the system reports; names of
-    another player begin with 'player/'.
+    another loss begin with 'loss name/'.
   """
   count = config.train.accumulate
 
@@ -318,8 +177,8 @@ def make_step(
 
     def losses(params):
       results, new = system.losses(params, frozen, extra, key, step, batch)
-      values = {player: r[0] for player, r in results.items()}
-      return values, ({player: r[1] for player, r in results.items()}, new)
+      values = {name: r[0] for name, r in results.items()}
+      return values, ({name: r[1] for name, r in results.items()}, new)
 
     values, (reported, new), grads = gradients(losses, params)
     return grads, _flat_metrics(values, reported), new
@@ -339,12 +198,12 @@ def make_step(
     if config.optimizer.nan_to_zero:
       grads = jax.tree.map(_without_nan, grads)
     finite = jnp.ones((), bool)
-    for player, grad in grads.items():
+    for name, grad in grads.items():
       norm = optax.tree.norm(grad)
-      metrics[f'{_prefix(player, grads)}grad_norm'] = norm
-      loss = metrics[f'{_prefix(player, grads)}loss']
+      metrics[f'{_prefix(name, grads)}grad_norm'] = norm
+      loss = metrics[f'{_prefix(name, grads)}loss']
       finite &= jnp.isfinite(norm) & jnp.isfinite(loss)
-    metrics['learning_rate'] = learning_rate(config, state.step)
+    metrics['learning_rate'] = optimizer.learning_rate(config, state.step)
     metrics['finite'] = finite
     metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()}
     return _update(config, state, grads, extra), metrics
@@ -375,17 +234,17 @@ def _accumulate(one, extra, key, batches, count):
   return grads, metrics, extra
 
 
-def _prefix(player: str, players: Mapping[str, Any]) -> str:
-  main = MAIN if MAIN in players else min(players)
-  return '' if player == main else f'{player}/'
+def _prefix(name: str, names: Mapping[str, Any]) -> str:
+  main = MAIN if MAIN in names else min(names)
+  return '' if name == main else f'{name}/'
 
 
 def _flat_metrics(values, reported) -> dict[str, jax.Array]:
   metrics = {}
-  for player, value in values.items():
-    prefix = _prefix(player, values)
-    for name, metric in reported[player].items():
-      metrics[prefix + name] = jnp.asarray(metric, jnp.float32)
+  for name, value in values.items():
+    prefix = _prefix(name, values)
+    for metric_name, metric in reported[name].items():
+      metrics[prefix + metric_name] = jnp.asarray(metric, jnp.float32)
     metrics[f'{prefix}loss'] = jnp.asarray(value, jnp.float32)
   return metrics
 
@@ -399,7 +258,7 @@ def compile_step(
     step: the pure function.
     mesh: the devices.
     state: abstract, with shardings (`sharding.abstract`).
-    frozen: likewise.
+    frozen: {part: abstract tree}, with shardings.
     batch: abstract; split over the mesh.
 
   Returns:

@@ -12,6 +12,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import state as run_state
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.training import step as state_lib
@@ -263,7 +264,7 @@ def abstract_weights():
 def test_load_prefers_the_averages(saved):
   workdir, states = saved
   weights = checkpoints.load(workdir, abstract_weights())
-  want = state_lib.averaged(states[4].params, states[4].ema)
+  want = run_state.averaged(states[4].params, states[4].ema)
   assert_equal(weights['params'], want)
   assert_equal(weights['extra'], states[4].extra)
   assert hashes.tree(want) != hashes.tree(states[4].params)

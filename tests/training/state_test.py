@@ -10,6 +10,8 @@ from pyramid_jax import config as config_lib
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
+from pyramid_jax.runs import state as run_state
+from pyramid_jax.training import optimizer
 from pyramid_jax.training import step as state_lib
 
 
@@ -116,7 +118,7 @@ def test_noise_is_a_function_of_seed_and_step(accumulate):
   assert noise(0, 2) == drawn[1]
 
 
-def test_each_player_moves_by_its_own_loss():
+def test_parameters_move_by_the_loss_of_their_name():
   p = {'a': jnp.asarray(2.0), 'b': jnp.asarray(3.0)}
 
   def losses(params):
@@ -143,7 +145,7 @@ def test_forward_pass_is_traced_once():
 
 def test_ema_rule():
   config = make_config(ema__decay=0.9999)
-  decays = [float(state_lib.ema_decay(config, n)) for n in (1, 2, 90, 10**6)]
+  decays = [float(optimizer.ema_decay(config, n)) for n in (1, 2, 90, 10**6)]
   np.testing.assert_allclose(decays, [2 / 11, 3 / 12, 0.91, 0.9999], rtol=1e-6)
 
 
@@ -151,7 +153,7 @@ def test_ema_half_life_in_images():
   config = make_config(
     ema__halflife_images=500_000.0, train__batch_size=500, ema__decay=0.1
   )
-  decay = lambda n: float(state_lib.ema_decay(config, n))
+  decay = lambda n: float(optimizer.ema_decay(config, n))
   assert decay(1) == 0  # no image was seen before
   # 5 % of the images so far: 500 after 20 updates, 500,000 after 20,000.
   assert decay(21) == pytest.approx(0.5, rel=1e-6)
@@ -163,7 +165,7 @@ def test_ema_half_life_in_images():
     ema__halflife_rampup=float('inf'),
     train__batch_size=500,
   )
-  assert float(state_lib.ema_decay(slow, 2)) == pytest.approx(0.5**0.5)
+  assert float(optimizer.ema_decay(slow, 2)) == pytest.approx(0.5**0.5)
 
 
 def test_ema_follows_the_parameters():
@@ -182,9 +184,26 @@ def test_ema_follows_the_parameters():
     np.testing.assert_allclose(
       state.ema['generator']['w'], means, rtol=1e-5, atol=1e-6
     )
-  whole = state_lib.averaged(state.params, state.ema)
+  whole = run_state.averaged(state.params, state.ema)
   assert whole['generator']['w'] is state.ema['generator']['w']
   assert whole['generator']['b'] is state.params['generator']['b']
+
+
+def test_averages_can_be_switched_off():
+  """Without averages the state is smaller by their copy."""
+  sizes = {}
+  for decay in (0, 0.9):
+    state, _ = run(make_config(ema__decay=decay), jax.devices()[:1], 2)
+    sizes[decay] = sum(leaf.size for leaf in jax.tree.leaves(state))
+    w = state.params['generator']['w']
+  assert sizes[0] == sizes[0.9] - w.size
+  state, _ = run(make_config(ema__decay=0), jax.devices()[:1], 2)
+  assert state.ema == {}
+  weights = run_state.averaged(state.params, state.ema)
+  assert weights['generator']['w'] is state.params['generator']['w']
+  config = make_config(ema__decay=0, ema__halflife_images=8.0)
+  state, _ = run(config, jax.devices()[:1], 1)
+  assert set(state.ema) == {'generator'}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +219,7 @@ def test_learning_rate(warmup, decay, want):
   config = make_config(
     train__learning_rate=1, train__warmup_steps=warmup, train__decay_steps=decay
   )
-  got = [float(state_lib.learning_rate(config, n)) for n in (0, 1, 4, 8)]
+  got = [float(optimizer.learning_rate(config, n)) for n in (0, 1, 4, 8)]
   np.testing.assert_allclose(got, want, atol=1e-6)
   longer = make_config(
     train__learning_rate=1,
@@ -209,11 +228,11 @@ def test_learning_rate(warmup, decay, want):
     train__steps=10**6,
   )
   assert got == [
-    float(state_lib.learning_rate(longer, n)) for n in (0, 1, 4, 8)
+    float(optimizer.learning_rate(longer, n)) for n in (0, 1, 4, 8)
   ]
 
 
-def test_clipping_bounds_a_player():
+def test_clipping_bounds_an_update():
   free, _ = run(make_config(optimizer__eps=1), jax.devices()[:1], 1)
   held, metrics = run(
     make_config(optimizer__eps=1, train__clip_norm=1e-3), jax.devices()[:1], 1
@@ -262,7 +281,7 @@ def test_muon_turns_kernels_by_orthogonal_updates():
     return tx.update(gradients, tx.init(params), params)[0]
 
   config = make_config(optimizer__name='muon', train__learning_rate=0.1)
-  muon = moves(state_lib.optimizer(config))
+  muon = moves(optimizer.create(config))
   adam = moves(optax.adam(0.1, nesterov=True))
   for matrix in (
     muon['dense']['kernel'],
@@ -270,7 +289,7 @@ def test_muon_turns_kernels_by_orthogonal_updates():
     *muon['scanned']['kernel'],
   ):
     values = np.linalg.svd(matrix, compute_uv=False)
-    unit = 0.1 * state_lib.MUON_RMS * np.sqrt(max(matrix.shape))
+    unit = 0.1 * optimizer.MUON_RMS * np.sqrt(max(matrix.shape))
     assert (values > 0.6 * unit).all()
     assert (values < 1.3 * unit).all()
   for layer, leaf in (('dense', 'bias'), ('table', 'embedding')):

@@ -183,7 +183,7 @@ class Sketch:
       family='',
       path=self.base_path,
       field='sketch.base',
-      player='',
+      loss_name='',
     )
     parts = {BASE: whole}
     for name, part in self.base.frozen_parts().items():

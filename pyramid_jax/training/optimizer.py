@@ -1,0 +1,155 @@
+"""What moves the parameters: learning rate, optimizer, averages."""
+
+import math
+import re
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import optax
+import optax.contrib
+
+
+# Of an update of Muon, as large as one of Adam (arXiv:2502.16982).
+MUON_RMS = 0.2
+
+
+def learning_rate(config: ConfigDict, count: jax.Array) -> jax.Array:
+  """Returns the rate of the update after `count` finished ones.
+
+  Linear warm-up over `train.warmup_steps`, then constant, or a cosine that
+  ends at zero after `train.decay_steps` updates in all. Independent of
+  `train.steps`, so that a lengthened run repeats its past.
+  """
+  train = config.train
+  rate = jnp.asarray(train.learning_rate, jnp.float32)
+  if train.warmup_steps:
+    rate *= jnp.minimum(1.0, (count + 1) / train.warmup_steps)
+  if train.decay_steps:
+    length = max(1, train.decay_steps - train.warmup_steps)
+    part = jnp.clip((count - train.warmup_steps) / length, 0.0, 1.0)
+    rate *= 0.5 * (1.0 + jnp.cos(math.pi * part))
+  return rate
+
+
+def create(config: ConfigDict) -> optax.GradientTransformation:
+  """Returns the optimizer of the parameters of one loss.
+
+  Raises:
+    ValueError: unknown `config.optimizer.name`.
+  """
+  c = config.optimizer
+  moments = {'b1': c.b1, 'b2': c.b2, 'eps': c.eps}
+
+  def rate(count):
+    return learning_rate(config, count)
+
+  if c.name == 'adam':
+    tx = optax.adam(rate, **moments)
+  elif c.name == 'adamw':
+    tx = optax.adamw(rate, weight_decay=c.weight_decay, **moments)
+  elif c.name == 'muon':
+    tx = optax.contrib.muon(
+      rate,
+      eps=c.eps,
+      weight_decay=c.weight_decay,
+      adam_b1=c.b1,
+      adam_b2=c.b2,
+      adam_weight_decay=c.weight_decay,
+      muon_weight_dimension_numbers=_matrices,
+      consistent_rms=MUON_RMS,
+    )
+  else:
+    raise ValueError(
+      f'config.optimizer.name is {c.name!r}, must be adam, adamw or muon.'
+    )
+  if config.train.clip_norm:
+    tx = optax.chain(optax.clip_by_global_norm(config.train.clip_norm), tx)
+  return tx
+
+
+def _matrices(params: Any) -> Any:
+  """Says which weights Muon takes for matrices: all kernels.
+
+  A convolution's kernel is a matrix from its window to the output channels;
+  the first of three axes counts layers that are scanned. The rest (biases,
+  norms, embeddings, codebooks) is left to Adam.
+  """
+
+  def numbers(path, leaf):
+    if path[-1].key != 'kernel' or leaf.ndim not in (2, 3, 4):
+      return None
+    first = 1 if leaf.ndim == 3 else 0
+    return optax.contrib.MuonDimensionNumbers(
+      tuple(range(first, leaf.ndim - 1)), leaf.ndim - 1
+    )
+
+  return jax.tree_util.tree_map_with_path(numbers, params)
+
+
+def initial_averages(
+  config: ConfigDict, params: Any, patterns: list[str]
+) -> Any:
+  """Returns the averages before the first update, copies of the parameters.
+
+  Args:
+    config: a whole config; `ema.decay` 0 without a half-life keeps none.
+    params: {loss name: tree}.
+    patterns: regular expressions of the averaged 'loss name/path' names.
+
+  Returns:
+    The averaged part of `params`, the same nested dicts pruned.
+  """
+  if not (config.ema.decay or config.ema.halflife_images):
+    return {}
+  # A copy: a donated buffer may not stand in two places.
+  return jax.tree.map(jnp.copy, _prune(params, patterns))
+
+
+def _prune(params: Any, patterns: list[str]) -> Any:
+  return traverse_util.unflatten_dict(
+    {
+      path: leaf
+      for path, leaf in traverse_util.flatten_dict(params).items()
+      if any(re.fullmatch(p, '/'.join(path)) for p in patterns)
+    }
+  )
+
+
+def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
+  """Returns the weight of the old average in update n, counting from 1.
+
+  It is min(decay, (1 + n) / (10 + n)), the rule of LDM and Frido
+  (davidhalladay/Frido: frido/modules/ema.py), or follows from a half-life in
+  images that grows with those seen before (EDM, NVlabs/edm:
+  training/training_loop.py): the first update then keeps nothing.
+  """
+  n = jnp.asarray(updates, jnp.float32)
+  if config.ema.halflife_images:
+    batch = config.train.batch_size
+    seen = (n - 1.0) * batch
+    life = jnp.minimum(
+      config.ema.halflife_images, config.ema.halflife_rampup * seen
+    )
+    return 0.5 ** (batch / jnp.maximum(life, 1e-8))
+  return jnp.minimum(config.ema.decay, (1.0 + n) / (10.0 + n))
+
+
+def averages(config: ConfigDict, ema: Any, params: Any, step: jax.Array) -> Any:
+  """Returns the averages after an update.
+
+  Args:
+    config: a whole config.
+    ema: the averages so far, a part of `params`.
+    params: {loss name: tree}, after the update.
+    step: () int32, updates finished before this one.
+  """
+  rest = 1.0 - ema_decay(config, step + 1)
+  flat = traverse_util.flatten_dict(params)
+  means = {
+    path: mean - rest * (mean - flat[path])
+    for path, mean in traverse_util.flatten_dict(ema).items()
+  }
+  return traverse_util.unflatten_dict(means)

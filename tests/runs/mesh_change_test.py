@@ -1,0 +1,106 @@
+"""A run that goes on, and is sampled, on other meshes than its own."""
+
+import fake_run
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.distributed import initial
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
+from pyramid_jax.runs import checkpoints
+from pyramid_jax.training import step as step_lib
+
+
+class System(fake_run.System):
+  """With an attention kernel, which is also split over 'tensor'."""
+
+  def init(self, key, batch):
+    params, extra = super().init(key, batch)
+    kernel = {'kernel': 0.1 * jax.random.normal(key, (8, 8))}
+    params['generator']['attention'] = {'to_q': kernel}
+    return params, extra
+
+  def losses(self, params, frozen, extra, key, step, batch):
+    kernel = params['generator']['attention']['to_q']['kernel']
+    batch = {**batch, 'x': batch['x'] + batch['x'] @ kernel}
+    return super().losses(params, frozen, extra, key, step, batch)
+
+  def ema_patterns(self):
+    return ['generator/.*']
+
+
+class Run:
+  """The fake run on a mesh."""
+
+  def __init__(self, **sizes):
+    self.config = config = fake_run.get_config()
+    mesh = {f'mesh.{axis}': str(size) for axis, size in sizes.items()}
+    config_lib.override(config, mesh)
+    self.mesh = mesh = mesh_lib.create(config.mesh)
+    system, self.reader = System(config), fake_run.Reader(config)
+    self._create = lambda batch: step_lib.create(
+      system, config, self.reader.finish, batch
+    )
+    shapes = jax.eval_shape(self._create, self.batch(0))
+    self.abstract = sharding.abstract(shapes, mesh, config.mesh.fsdp_min_size)
+    step = step_lib.make_step(system, config, self.reader.finish, mesh)
+    self._step = step_lib.compile_step(
+      step, mesh, self.abstract, {}, self.batch(0)
+    )
+
+  def batch(self, step):
+    rows = np.arange(8) + 8 * step
+    host = self.reader.batch(rows, rows.astype(np.uint64))
+    return mesh_lib.place(self.mesh, host)
+
+  def start(self):
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+    values = initial.evaluate(self._create, self.batch(0))
+    return initial.place(values, shardings)
+
+  def go_on(self, state, last):
+    for step in range(int(state.step), last):
+      state, metrics = self._step(state, {}, self.batch(step))
+      jax.block_until_ready(state)
+    return state, jax.device_get(metrics)
+
+
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory):
+  """Two steps on one mesh, which are saved, and four in one go."""
+  workdir = tmp_path_factory.mktemp('begun')
+  run = Run(data=2, fsdp=4)
+  state, _ = run.go_on(run.start(), 2)
+  store = checkpoints.Checkpoints(workdir, 3)
+  store.save(state, run.config, run.mesh, 16)
+  store.close()
+  return workdir, run.go_on(state, 4)
+
+
+@pytest.mark.parametrize(
+  'sizes',
+  [
+    {'data': 8, 'fsdp': 1},
+    {'data': 1, 'fsdp': 8},
+    {'data': 4, 'fsdp': 1, 'tensor': 2},
+    {'data': 2, 'fsdp': 2, 'tensor': 2},
+  ],
+)
+def test_a_run_goes_on_on_another_mesh(begun, sizes):
+  workdir, want = begun
+  run = Run(**sizes)
+  state = checkpoints.Checkpoints(workdir, 3).restore_latest(run.abstract)
+  assert int(state.step) == 2
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract)
+  assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
+  spec = state.params['generator']['attention']['to_q']['kernel'].sharding.spec
+  split = {axis for axis in ('fsdp', 'tensor') if sizes.get(axis, 1) > 1}
+  assert split <= set(spec)
+  # Adam divides by the size of the gradient, so rounding is magnified.
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+    run.go_on(state, 4),
+    want,
+  )
