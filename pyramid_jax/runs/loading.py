@@ -12,15 +12,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
-from pyramid_jax.runs import pretrained as frozen_lib
-from pyramid_jax.runs import predictors as steering
 from pyramid_jax import systems
-from pyramid_jax.runs import checkpoints
-from pyramid_jax.runs import hashes
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
-from pyramid_jax.systems.sketch import sketch
+from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import hashes
+from pyramid_jax.runs import predictors as steering
+from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.sketch import sketch
 
 
 LABELS = 'labels.json'  # of a workdir: the label names of its data

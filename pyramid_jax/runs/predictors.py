@@ -20,10 +20,10 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.metrics import edges as edges_lib
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.systems.sketch import sketch as sketch_lib
+from pyramid_jax.metrics import edges as edges_lib
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.sketch import sketch as sketch_lib
 
 
 # Below it the first stage of a base does not keep lines.

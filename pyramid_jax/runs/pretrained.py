@@ -8,12 +8,12 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from pyramid_jax.networks import pretrained
 from pyramid_jax import errors
-from pyramid_jax.interop import parts
-from pyramid_jax.runs import checkpoints
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import sharding
+from pyramid_jax.interop import parts
+from pyramid_jax.networks import pretrained
+from pyramid_jax.runs import checkpoints
 from pyramid_jax.systems import system as system_lib
 
 

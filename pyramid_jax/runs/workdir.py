@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax.runs import pretrained as frozen
-from pyramid_jax.runs import loading
 from pyramid_jax import systems
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import loading
+from pyramid_jax.runs import pretrained as frozen
 
 
 CONFIG = 'config.json'

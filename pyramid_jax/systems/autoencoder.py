@@ -33,7 +33,7 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 PERCEPTUAL = ('lpips', 'pyramid', 'none')
-LOGVAR = 'logvar'  # the player that learns the scale of the reconstruction
+LOGVAR = 'logvar'  # the loss that learns the scale of the reconstruction
 
 FIELDS = {
   'system.network': Field(

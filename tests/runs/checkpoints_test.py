@@ -10,11 +10,11 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import state as run_state
-from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.distributed import sharding
 from pyramid_jax.training import step as state_lib
 
 
