@@ -92,8 +92,8 @@ class System:
   def ema_patterns(self):
     return ['generator/w']
 
-  def preview(self, weights, key, batch):
-    del key
+  def preview(self, weights, keys, batch, spec):
+    del keys, spec
     return jnp.zeros_like(batch['image']) + weights.params['generator']['b'][0]
 
 
