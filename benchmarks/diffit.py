@@ -34,12 +34,12 @@ import measuring
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
-from pyramid_jax import systems
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.networks import diffit
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.training import step as state_lib
 
 
@@ -222,7 +222,7 @@ def _latent(platform: str, kernel: str, keeps: str) -> Subject:
   _set(config, platform, kernel, keeps, count)
   if config.remat:
     config_lib.override(config, {'network.remat_keeps': keeps})
-  system = systems.create(config)
+  system = workdir_lib.create_system(config)
   shape = system.latent_shape(count, system.image_size, system.image_size)
   batch = {
     'latent_mean_0': jax.ShapeDtypeStruct(shape, jnp.float16),

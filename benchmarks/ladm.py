@@ -27,7 +27,6 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
-from pyramid_jax import systems
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
@@ -117,7 +116,7 @@ def print_memory(width: int) -> None:
     config.dtype = 'float32'
     config.sample.steps = 1
     config.sample.guidance = 1.0
-  system = systems.create(config)
+  system = workdir_lib.create_system(config)
   assert isinstance(system, ladm.LaDM)
   weights = weights_of(system)
   count = sum(x.size for x in jax.tree.leaves(weights.params))
@@ -202,7 +201,7 @@ def main(argv: list[str]) -> None:
     print_samples(_WORKDIR.value, _COUNT.value, _PICTURE.value)
     return
   config = config_lib.load(_CONFIG.value)
-  system = systems.create(config)
+  system = workdir_lib.create_system(config)
   if not isinstance(system, ladm.LaDM):
     raise app.UsageError(f'--config={_CONFIG.value} is no LaDM')
   print_costs(system, _BATCH.value)

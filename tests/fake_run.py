@@ -92,6 +92,9 @@ class System:
   def ema_patterns(self):
     return ['generator/w']
 
+  def check_extra(self, extra):
+    del extra
+
   def preview(self, weights, keys, batch, spec):
     del keys, spec
     return jnp.zeros_like(batch['image']) + weights.params['generator']['b'][0]
@@ -137,7 +140,7 @@ def _draw(config, step):
 
 def install(setattr=setattr):
   """Puts the fakes in place; pass `monkeypatch.setattr` to undo it."""
-  setattr(systems, 'create', System)
+  setattr(systems, 'create', lambda config, base=None: System(config))
   setattr(data, 'create', lambda config, split: Reader(config))
   setattr(data, 'missing_inputs', lambda config: [])
   setattr(

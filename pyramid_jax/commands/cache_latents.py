@@ -31,7 +31,6 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax import systems
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -42,6 +41,7 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.runs import progress
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import spaces
@@ -93,7 +93,7 @@ def run(
   with errors.user_errors():
     with config.unlocked():
       config.first_stage.checkpoint = first_stage
-    system = systems.create(config)
+    system = workdir_lib.create_system(config)
     reader = data.create(config, latent_cache.SPLIT)
     mesh = mesh_lib.create(config.mesh, jax.local_devices())
   latents = latents_of(system)

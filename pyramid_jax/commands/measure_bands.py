@@ -26,12 +26,12 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax import systems
 from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.interop import command_line
 from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
 from pyramid_jax.systems.ladm import ladm
 
@@ -56,7 +56,7 @@ def measure(config: ConfigDict, count: int, batch_size: int) -> np.ndarray:
       ' no bands.'
     )
   with errors.user_errors():
-    system = systems.create(_measurable(config))
+    system = workdir_lib.create_system(_measurable(config))
     assert isinstance(system, ladm.LaDM)
     reader = data.create(config, SPLIT)
   if count > len(reader):

@@ -86,7 +86,7 @@ def run(
       strength,
       shape,
     )
-  folder, names = workdir / 'samples', loading.read_labels(workdir)
+  folder, names = workdir / 'samples', workdir_lib.read_labels(workdir)
   project = config.sample.project
   images = examples_lib.composite(images, examples, project)
   if second is None:
@@ -236,7 +236,7 @@ def _conditions(
   With them the strength of an edit, None if there is none.
   """
   with errors.user_errors():
-    names = loading.read_labels(workdir)
+    names = workdir_lib.read_labels(workdir)
     edit = examples_lib.edit_of_request(config, options)
     sketch = examples_lib.sketch_of_request(config, options)
     rows = examples_lib.of_request(config, names, options)

@@ -51,6 +51,11 @@ def create(
   )
 
 
+def pure_data() -> Mesh:
+  """Returns the mesh of all devices, each with all of the weights."""
+  return create(ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1}))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of (B, ...) arrays: rows over data and fsdp."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -34,7 +34,6 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import systems
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import command_line
 from pyramid_jax.interop import diffit_workdir
@@ -49,6 +48,7 @@ from pyramid_jax.interop.families import t5
 from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import frido
 from pyramid_jax.systems import ldm
@@ -183,7 +183,7 @@ def _system(config: ConfigDict | None) -> Any:
   if config is None:
     raise errors.UserError('--config=FILE.py[:variant] must be given.')
   with errors.user_errors():
-    return systems.create(config)
+    return workdir_lib.create_system(config)
 
 
 def _template(

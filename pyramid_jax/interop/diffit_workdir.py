@@ -15,7 +15,6 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import systems
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
@@ -23,6 +22,7 @@ from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems.diffit import latent as latent_diffit
 
 
@@ -128,7 +128,7 @@ def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   with errors.user_errors(value=errors.DATA):
     text = (workdir / latent_workdir.CONFIG).read_text()
     config = config_lib.from_json(text)
-    system = systems.create(config)
+    system = workdir_lib.create_system(config)
     if not isinstance(system, SYSTEMS[family]):
       raise ValueError(f'{workdir} is not of the system {family}')
     _check(system)

@@ -17,7 +17,6 @@ import orbax.checkpoint as ocp
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import systems
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
@@ -28,6 +27,7 @@ from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import unet
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import state as state_lib
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import frido
 from pyramid_jax.systems import ldm
 
@@ -261,7 +261,7 @@ def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """
   with errors.user_errors(value=errors.DATA):
     config = config_lib.from_json((workdir / CONFIG).read_text())
-    system = systems.create(config)
+    system = workdir_lib.create_system(config)
     if not isinstance(system, SYSTEMS[family]):
       raise ValueError(f'{workdir} is not of the system {family}')
     layout = layout_of(system)

@@ -22,6 +22,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.metrics import edges as edges_lib
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import sketch as sketch_lib
 
@@ -62,13 +63,7 @@ def with_maps(config: ConfigDict) -> ConfigDict:
 
 def _read(path: str) -> ConfigDict:
   """Returns the config of a predictor."""
-  file = pathlib.Path(path) / 'config.json'
-  if not file.is_file():
-    raise errors.UserError(
-      f'missing: {file} (config.sketch.predictor)', errors.MISSING
-    )
-  with errors.user_errors(value=errors.DATA):
-    config = config_lib.from_json(file.read_text())
+  config = workdir_lib.read_config(path, 'sketch.predictor')
   if config.system.name != 'sketch':
     raise errors.UserError(
       f'config.sketch.predictor is {path}, a run of the system'
@@ -153,12 +148,12 @@ def _there_and_back(
 
 
 def check_base(
-  system: sketch_lib.Sketch, was: str | None, digest: str, path: pathlib.Path
+  base: str, was: str | None, digest: str, path: pathlib.Path
 ) -> None:
   """Refuses a predictor that was trained on another base.
 
   Args:
-    system: predictor and base.
+    base: the workdir of the base.
     was: the hash of the base's weights in training, None if not known.
     digest: of those that are here.
     path: of the predictor.
@@ -169,7 +164,7 @@ def check_base(
   if was not in (None, digest):
     raise errors.UserError(
       f'the predictor in {path} was trained on other weights than those in'
-      f' {system.base_path}; train one on them.',
+      f' {base}; train one on them.',
       errors.DATA,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import json
+import os
 import pathlib
 
 from ml_collections import ConfigDict
@@ -11,11 +12,12 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.runs import checkpoints
-from pyramid_jax.runs import loading
 from pyramid_jax.runs import pretrained as frozen
+from pyramid_jax.systems import system as system_lib
 
 
 CONFIG = 'config.json'
+LABELS = 'labels.json'  # the label names of the run's data
 
 # A config and the workdir that it is trained in.
 Stage = tuple[ConfigDict, pathlib.Path]
@@ -34,15 +36,59 @@ def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
   return [(config_lib.first_stage(config), workdir / frozen.FIRST_STAGE), whole]
 
 
-def read_config(workdir: pathlib.Path) -> ConfigDict:
+def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
   """Returns the config that a run wrote down, locked.
+
+  Args:
+    workdir: of the run.
+    field: of the config that names it, for the message.
 
   Raises:
     UserError: there is none, or it is damaged.
   """
-  file = workdir / CONFIG
+  file = pathlib.Path(workdir) / CONFIG
+  if not file.is_file():
+    told = f' (config.{field})' if field else ''
+    raise errors.UserError(f'missing: {file}{told}', errors.MISSING)
   with errors.user_errors(value=errors.DATA):
     return config_lib.from_json(file.read_text())
+
+
+def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns the label names of a run's data, none if it has none.
+
+  Raises:
+    UserError: they are damaged.
+  """
+  file = pathlib.Path(workdir) / LABELS
+  with errors.user_errors(value=errors.DATA):
+    return tuple(json.loads(file.read_text())) if file.is_file() else ()
+
+
+def base_config(config: ConfigDict) -> ConfigDict | None:
+  """Returns the config of the run that a system stands on, None if on none.
+
+  Raises:
+    UserError: the run is not named, not there, or damaged.
+  """
+  if config.system.name != 'sketch':
+    return None
+  if not config.sketch.base:
+    raise errors.UserError(
+      'config.sketch.base is not set: the workdir of the trained system whose'
+      ' activations are read'
+    )
+  return read_config(config.sketch.base, 'sketch.base')
+
+
+def create_system(config: ConfigDict) -> system_lib.Trainable:
+  """Builds the system of a config, on its base where it stands on one.
+
+  Raises:
+    UserError: a config that fits no system, or a base that is not there.
+  """
+  with errors.user_errors():
+    return systems.create(config, base_config(config))
 
 
 def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -69,8 +115,8 @@ def check_inputs(parts: Sequence[Stage]) -> None:
   """
   lines: list[str] = []
   for config, workdir in parts:
+    system = create_system(config)
     with errors.user_errors():
-      system = systems.create(config)
       lines += data.missing_inputs(config)
       lines += frozen.missing(system, workdir)
   if lines:
@@ -99,7 +145,7 @@ def write_record(
   """
   texts = {
     CONFIG: config_lib.to_json(config),
-    loading.LABELS: json.dumps(list(label_names)) + '\n',
+    LABELS: json.dumps(list(label_names)) + '\n',
   }
   with errors.user_errors(missing=errors.OUTPUT):
     for name, text in texts.items():

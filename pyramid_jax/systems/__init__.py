@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from pyramid_jax.systems import system as system_lib
 
 
-# name -> module with `create(config) -> System`
+# name -> module with `create(config)`, or `create(config, base)` for a
+# system that stands on another
 SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
   'diffit': 'pyramid_jax.systems.diffit.image',
@@ -21,8 +22,14 @@ SYSTEMS = {
 }
 
 
-def create(config: ConfigDict) -> system_lib.Trainable:
+def create(
+  config: ConfigDict, base: ConfigDict | None = None
+) -> system_lib.Trainable:
   """Builds the system that `config.system.name` names.
+
+  Args:
+    config: of the system.
+    base: the config of the run that the system stands on, None if on none.
 
   Raises:
     ValueError: unknown name, or a config that the system cannot serve.
@@ -32,6 +39,6 @@ def create(config: ConfigDict) -> system_lib.Trainable:
     raise ValueError(
       f'config.system.name is {name!r}, must be one of {", ".join(SYSTEMS)}'
     )
-  make: Callable[[ConfigDict], system_lib.Trainable]
+  make: Callable[..., system_lib.Trainable]
   make = importlib.import_module(SYSTEMS[name]).create
-  return make(config)
+  return make(config) if base is None else make(config, base)

@@ -66,7 +66,7 @@ class Edit:
 class Trainable(Protocol):
   """One paper, or a part of one: which parts, which losses.
 
-  Built once from the config by `systems.create(config)`; holds no arrays.
+  Built once from the config by `systems.create`; holds no arrays.
   """
 
   @property

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax import systems
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
@@ -20,6 +19,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import step as state_lib
 
@@ -62,7 +62,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Job:
   with errors.user_errors():
     mesh = mesh_lib.create(config.mesh)
     mesh_lib.check_batch(mesh, config.train.batch_size, config.train.accumulate)
-    system = systems.create(config)
+    system = workdir_lib.create_system(config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
     batch = mesh_lib.place(mesh, batches(config, reader).at(0))

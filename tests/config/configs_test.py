@@ -8,6 +8,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import autoencoder as family
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
 
 
@@ -134,7 +135,7 @@ def test_every_variant_builds_a_system_that_is_valid(name, tmp_path):
         (tmp_path / 'config.json').write_text(config_lib.to_json(base))
         config.sketch.base = str(tmp_path)
       config_lib.validate(config)
-      systems.create(config)
+      workdir_lib.create_system(config)
       if debug:
         assert config.train.steps == 6
   with pytest.raises(ValueError, match='layuot'):

@@ -20,6 +20,7 @@ from pyramid_jax.evaluation import scoring as evaluate
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import restoration
 from pyramid_jax.runs import loading
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 
 
@@ -55,7 +56,7 @@ def _generate(
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-  loading.write_labels(tmp_path, NAMES)
+  (tmp_path / workdir_lib.LABELS).write_text(json.dumps(NAMES))
   run = types.SimpleNamespace(
     system=None,
     weights=None,

@@ -10,6 +10,8 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import loading
+from pyramid_jax.runs import state as run_state
 from pyramid_jax.training import step as step_lib
 
 
@@ -45,9 +47,8 @@ class Run:
     )
     shapes = jax.eval_shape(self._create, self.batch(0))
     self.abstract = sharding.abstract(shapes, mesh, config.mesh.fsdp_min_size)
-    step = step_lib.make_step(system, config, self.reader.finish, mesh)
-    self._step = step_lib.compile_step(
-      step, mesh, self.abstract, {}, self.batch(0)
+    self._function = step_lib.make_step(
+      system, config, self.reader.finish, mesh
     )
 
   def batch(self, step):
@@ -61,8 +62,11 @@ class Run:
     return initial.place(values, shardings)
 
   def go_on(self, state, last):
+    compiled = step_lib.compile_step(
+      self._function, self.mesh, self.abstract, {}, self.batch(0)
+    )
     for step in range(int(state.step), last):
-      state, metrics = self._step(state, {}, self.batch(step))
+      state, metrics = compiled(state, {}, self.batch(step))
       jax.block_until_ready(state)
     return state, jax.device_get(metrics)
 
@@ -104,3 +108,28 @@ def test_a_run_goes_on_on_another_mesh(begun, sizes):
     run.go_on(state, 4),
     want,
   )
+
+
+@pytest.mark.parametrize('devices', [1, 2, None])
+def test_a_run_is_sampled_on_the_devices_that_are_here(
+  begun, monkeypatch, devices
+):
+  workdir, _ = begun
+  fake_run.install(monkeypatch.setattr)
+  monkeypatch.setattr(fake_run, 'System', System)
+  config = Run(data=1, fsdp=8).config  # of the training
+  mesh = None
+  if devices:
+    sizes = Run(data=2, fsdp=4).config.mesh
+    sizes.data, sizes.fsdp = devices, 1
+    mesh = mesh_lib.create(sizes, jax.devices()[:devices])
+  run = loading.load(config, workdir, mesh=mesh)
+  assert run.step == 2
+  assert run.mesh.size == (devices or len(jax.devices()))
+  trained = Run(data=2, fsdp=4)
+  state = checkpoints.Checkpoints(workdir, 3).restore_latest(trained.abstract)
+  want = run_state.averaged(state.params, state.ema)
+  for got in jax.tree.leaves(run.weights):
+    assert got.sharding.is_fully_replicated
+    assert got.sharding.device_set == set(run.mesh.devices.flat)
+  jax.tree.map(np.testing.assert_array_equal, run.weights.params, want)

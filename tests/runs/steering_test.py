@@ -1,5 +1,3 @@
-import types
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,13 +48,12 @@ def test_wrong_predictors_are_named(tmp_path):
 
 
 def test_another_base_is_refused(tmp_path):
-  system = types.SimpleNamespace(base_path='base')
   for was in (None, 'a'):
-    steering.check_base(system, was, 'a', tmp_path)
+    steering.check_base('base', was, 'a', tmp_path)
   with pytest.raises(
     errors.UserError, match='other weights than those in base'
   ):
-    steering.check_base(system, 'b', 'a', tmp_path)
+    steering.check_base('base', 'b', 'a', tmp_path)
 
 
 def test_data_tell_what_the_predictor_is_asked_for(tmp_path):

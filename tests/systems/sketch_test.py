@@ -9,8 +9,9 @@ import pytest
 import system_weights
 
 from pyramid_jax import config as config_lib
-from pyramid_jax import systems
+from pyramid_jax import errors
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 
 
@@ -71,7 +72,7 @@ def weights_of(system):
 
 @pytest.mark.parametrize('base', sorted(BASES))
 def test_every_base_trains_and_samples(load, base):
-  system = systems.create(load(base))
+  system = workdir_lib.create_system(load(base))
   weights = system_weights.shapes_of(system)
   batch = jax.eval_shape(lambda: batch_of(system.image_size))
   results, extra = jax.eval_shape(
@@ -96,7 +97,7 @@ def test_every_base_trains_and_samples(load, base):
 
 @pytest.mark.parametrize('space', ['latent', 'pixels'])
 def test_targets_and_back(load, space):
-  system = systems.create(load(sketch__target_space=space))
+  system = workdir_lib.create_system(load(sketch__target_space=space))
   weights = system.of_base(weights_of(system).frozen)
   wanted = 2 * edges(32) - 1
   (target,) = system.targets(weights, wanted)
@@ -112,7 +113,7 @@ def test_targets_and_back(load, space):
 
 
 def test_pixel_systems_keep_thin_lines(load):
-  system = systems.create(load('ladm'))
+  system = workdir_lib.create_system(load('ladm'))
   targets = system.targets(None, 2 * edges(system.image_size) - 1)
   size = system.image_size
   for target, shape in zip(targets, system.shapes, strict=True):
@@ -123,7 +124,7 @@ def test_pixel_systems_keep_thin_lines(load):
 
 
 def test_the_predictor_learns_eight_pictures_by_heart(load):
-  system = systems.create(load(sketch__hidden='256,128'))
+  system = workdir_lib.create_system(load(sketch__hidden='256,128'))
   weights = weights_of(system)
   rng = np.random.default_rng(0)
   frames = np.zeros((8, 32, 32), np.float32)
@@ -161,7 +162,7 @@ def test_the_predictor_learns_eight_pictures_by_heart(load):
 
 
 def test_previews_are_edge_maps(load):
-  system = systems.create(load())
+  system = workdir_lib.create_system(load())
   weights = system_weights.shapes_of(system)
   shown = jax.eval_shape(
     lambda w, b: system.preview(w, jax.random.key(0), b),
@@ -185,7 +186,7 @@ def test_pictures_may_be_the_base(load, tmp_path):
   with config.unlocked():
     config.condition = of_base.condition
     config.data.image_size = of_base.data.image_size
-  system = systems.create(config)
+  system = workdir_lib.create_system(config)
   size = system.image_size
   assert system.shapes[0].state == (1, size, size, 3)
   weights = system_weights.shapes_of(system)
@@ -215,7 +216,7 @@ def steps_of(system, weights, batch):
 
 @pytest.mark.slow
 def test_sampling_is_steered_by_the_sketch(load):
-  system = systems.create(load())
+  system = workdir_lib.create_system(load())
   weights, batch = weights_of(system), batch_of(32)
   of_base = system.of_base(weights.frozen)
   want = steps_of(system.base, of_base, batch)
@@ -261,7 +262,7 @@ def first_gradient(system, weights, batch, dtype=jnp.float32):
 def test_the_gradient_through_the_network_is_that_of_differences(load):
   with jax.enable_x64(True):
     config = load()
-    system = systems.create(config)
+    system = workdir_lib.create_system(config)
     wide = dataclasses.replace(system.base.unet, dtype=jnp.float64)
     base = dataclasses.replace(system.base, unet=wide, guidance=2.0)
     system = dataclasses.replace(system, base=base)
@@ -284,7 +285,7 @@ def test_the_gradient_through_the_network_is_that_of_differences(load):
 def test_recomputed_activations_give_the_same_gradient(load):
   gradients = []
   for remat in ('false', 'true'):
-    system = systems.create(load(remat=remat))
+    system = workdir_lib.create_system(load(remat=remat))
     assert system.base.unet.remat == (remat == 'true')
     weights, batch = weights_of(system), batch_of(32)
     run = jax.jit(lambda w, b, system=system: first_gradient(system, w, b)[2])
@@ -301,23 +302,25 @@ def test_wrong_configs_are_named(load, tmp_path):
     ({'sample__windows': '4,2'}, r'windows is \(4, 2\), must be \(0, 0\) with'),
   ):
     with pytest.raises(ValueError, match=message):
-      systems.create(load(**overrides))
-  with pytest.raises(FileNotFoundError, match='nowhere/config.json'):
-    systems.create(load(sketch__base=f'{tmp_path}/nowhere'))
+      workdir_lib.create_system(load(**overrides))
+  with pytest.raises(errors.UserError, match='nowhere/config.json'):
+    workdir_lib.create_system(load(sketch__base=f'{tmp_path}/nowhere'))
 
 
 def test_edges_are_those_of_the_data_or_of_a_detector(load):
-  system = systems.create(load())
+  system = workdir_lib.create_system(load())
   with pytest.raises(ValueError, match="config.data.maps = 'edges'"):
     system.asked({}, {'image': jnp.zeros((1, 4, 4, 3))})
   half = jnp.ones((1, 16, 16, 3)).at[:, :, 8:].set(-1.0)
-  found = systems.create(load(sketch__edges='sobel')).asked({}, {'image': half})
+  found = workdir_lib.create_system(load(sketch__edges='sobel')).asked(
+    {}, {'image': half}
+  )
   assert (np.asarray(found[0, 4:12]) > 0).any(0).nonzero()[0].tolist() in (
     [7],
     [8],
     [7, 8],
   )
-  by_map = systems.create(load(sketch__edges='map'))
+  by_map = workdir_lib.create_system(load(sketch__edges='map'))
   classes = by_map.source.classes
   mask = jnp.array([[[0, classes - 1]]], jnp.uint8)
   got = by_map.asked({}, {'mask': mask, 'image': half})
@@ -328,7 +331,7 @@ def test_edges_are_those_of_the_data_or_of_a_detector(load):
 
 def test_a_network_may_be_the_detector(load):
   config = load(sketch__edges='pidinet-tiny', sketch__edge_weights='tiny.pth')
-  system = systems.create(config)
+  system = workdir_lib.create_system(config)
   part = system.frozen_parts()['edges']
   assert (part.family, part.path) == ('pidinet', 'tiny.pth')
   shapes = jax.eval_shape(part.init, jax.random.key(0))

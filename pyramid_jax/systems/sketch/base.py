@@ -6,7 +6,6 @@ activations, its config, and that config as it is to be trained on and sampled.
 
 from collections.abc import Sequence
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -85,18 +84,17 @@ def stage_shapes(
   )
 
 
-def read(config: ConfigDict) -> ConfigDict:
-  """Reads the config of the base, and refuses one of other conditions."""
+def check(config: ConfigDict, of_base: ConfigDict) -> None:
+  """Refuses a base that cannot be sampled from, or of other conditions.
+
+  Args:
+    config: of the edge predictor.
+    of_base: of the run `config.sketch.base`.
+
+  Raises:
+    ValueError: the field that differs, with both values.
+  """
   path = config.sketch.base
-  if not path:
-    raise ValueError(
-      'config.sketch.base is not set: the workdir of the trained system whose'
-      ' activations are read'
-    )
-  file = pathlib.Path(path) / 'config.json'
-  if not file.is_file():
-    raise FileNotFoundError(f'missing: {file} (config.sketch.base)')
-  of_base = config_lib.from_json(file.read_text())
   if of_base.system.name in ('autoencoder', 'sketch'):
     raise ValueError(
       f'config.sketch.base is {path}, a run of the system'
@@ -109,7 +107,6 @@ def read(config: ConfigDict) -> ConfigDict:
         f'config.{name} is {mine[name]!r}, must be {theirs[name]!r} as in'
         f' config.sketch.base = {path}'
       )
-  return of_base
 
 
 def sampled(config: ConfigDict, of_base: ConfigDict) -> ConfigDict:

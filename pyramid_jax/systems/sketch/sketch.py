@@ -485,17 +485,18 @@ def _renewed(old: jax.Array, part: jax.Array, errors: jax.Array) -> jax.Array:
   return jnp.where(counts > 0, means, old)
 
 
-def create(config: ConfigDict) -> Sketch:
+def create(config: ConfigDict, of_base: ConfigDict) -> Sketch:
   """Builds the system of a config.
 
-  Reads the config of the base.
+  Args:
+    config: of the edge predictor.
+    of_base: of the run `config.sketch.base`.
 
   Raises:
     ValueError: a field that does not fit the others or the base.
-    OSError: the base has no config.
   """
   c = config.sketch
-  of_base = sketch_base.read(config)
+  sketch_base.check(config, of_base)
   base: Any = systems.create(sketch_base.sampled(config, of_base))
   features = tuple(c.features)
   try:
