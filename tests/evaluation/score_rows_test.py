@@ -14,7 +14,7 @@ from pyramid_jax.evaluation import score_rows
   ],
 )
 def test_photographs_are_judged_by_their_own_degradation(kind, names):
-  config = config_lib.base().unlock()
+  config = config_lib.base('ldm').unlock()
   config.condition.task = 'superres'
   config.data.name, config.data.degradation = 'image_folder', kind
   noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
