@@ -21,7 +21,6 @@ from pyramid_jax.networks import unet
 from pyramid_jax.networks import unet_trunk
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.networks.layers import transformer
 
 
 HINT_WIDTHS = (32, 64)  # between the map and the first features
@@ -49,9 +48,7 @@ class Branch(unet_trunk.Trunk):
   def walk(  # type: ignore[override]
     self,
     h: jax.Array,
-    emb: jax.Array,
-    context: transformer.Context | None,
-    train: bool,
+    inputs: unet_trunk.BlockInputs,
     *,
     control: jax.Array | None = None,
     stem: bool = True,
@@ -61,12 +58,11 @@ class Branch(unet_trunk.Trunk):
 
     Args:
       h: (B, H, W, C).
-      emb: as of `unet_trunk.Trunk.walk`, like the next two.
-      context: likewise.
-      train: likewise.
+      inputs: of every block.
       control: (B, cell * H, cell * W, hint_channels), cell one of `cells`.
-      stem: as of `unet_trunk.Trunk.walk`, like the next.
-      found: likewise.
+      stem: whether the first entry is a convolution of h.
+      found: filled with what comes out of every entry, see
+        `unet_trunk.Trunk.walk`.
 
     Raises:
       ValueError: a map of another size, or none.
@@ -79,9 +75,7 @@ class Branch(unet_trunk.Trunk):
         self._hint(jnp.zeros(shape), other)
     assert control is not None  # see _cell
     hint = self._hint(control, cell)
-    skips, h = self.descend(
-      h, emb, context, train, stem=stem, hint=hint, found=found
-    )
+    skips, h = self.descend(h, inputs, stem=stem, hint=hint, found=found)
     return [self._zero(i, x) for i, x in enumerate([*skips, h])]
 
   def whole_head(self, h: Any) -> Any:

@@ -1,6 +1,7 @@
 """The denoiser of Frido: one U-Net for all scales of a feature pyramid."""
 
 from collections.abc import Sequence
+import dataclasses
 
 from flax import linen as nn
 import jax
@@ -112,13 +113,16 @@ class PyUNet(unet_trunk.Trunk):
     self._check_arguments(x, context, y, stage)
     emb = self._embedding(t, context, y, stage)
     h, cond = self._stem(x, stage)
+    inputs = unet_trunk.BlockInputs(
+      emb=emb, context=context, cond=cond, train=train
+    )
     if self.is_initializing():
       # The parameters of all scales are made, whichever `stage` is.
       if cond is None:
-        cond = jnp.zeros_like(h)
-      self._touch_other_scales(x, emb, context, stage)
+        inputs = dataclasses.replace(inputs, cond=jnp.zeros_like(h))
+      self._touch_other_scales(x, inputs, stage)
     found: dict[str, jax.Array] = {}
-    h = self._body(h, emb, cond, context, stage, train, found)
+    h = self._body(h, inputs, stage, found)
     out = self._head(h, stage)
     return (out, taps_lib.pick(found, taps)) if taps else out
 
@@ -160,19 +164,13 @@ class PyUNet(unet_trunk.Trunk):
   def _body(
     self,
     h: jax.Array,
-    emb: jax.Array,
-    cond: jax.Array | None,
-    context: transformer.Context | None,
+    inputs: unet_trunk.BlockInputs,
     stage: int,
-    train: bool,
     found: dict[str, jax.Array] | None = None,
   ) -> jax.Array:
     return self.walk(
       h,
-      emb,
-      context,
-      train,
-      cond=cond,
+      inputs,
       suffix=f'_expert_{stage}' if self.use_stage_expert else '',
       # Without one what comes in is the result of the scale's own stem.
       stem=not self.use_split_head,
@@ -185,14 +183,11 @@ class PyUNet(unet_trunk.Trunk):
     return self.out(h, f'out_{stage}', self.split_embed_dim_list[stage])
 
   def _touch_other_scales(
-    self,
-    x: jax.Array,
-    emb: jax.Array,
-    context: transformer.Context | None,
-    stage: int,
+    self, x: jax.Array, inputs: unet_trunk.BlockInputs, stage: int
   ) -> None:
     grid = x.shape[:3]
     features = jnp.zeros((*grid, self.model_channels), self.dtype)
+    inputs = dataclasses.replace(inputs, cond=features, train=False)
     if self.use_split_head:
       x = jnp.zeros((*grid, sum(self.split_embed_dim_list)), x.dtype)
     for other in range(len(self.split_embed_dim_list)):
@@ -200,7 +195,7 @@ class PyUNet(unet_trunk.Trunk):
         continue
       h, _ = self._stem(x, other)
       if self.use_stage_expert:
-        self._body(h, emb, features, context, other, False)
+        self._body(h, inputs, other)
       if self.use_split_head:
         self._head(features, other)
 

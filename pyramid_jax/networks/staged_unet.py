@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks import unet
+from pyramid_jax.networks import unet_trunk
 from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import transformer
 
@@ -86,16 +87,11 @@ class StagedUNet(unet.UNet):
     if self.is_initializing():
       self._touch_other_stages(x, stage)
     h = self.conv(f'stem_{stage}')(x)
-    found: dict[str, jax.Array] = {}
-    h = self.walk(
-      h,
-      nn.silu(emb),
-      context,
-      train,
-      stem=False,
-      found=found,
-      control=control,
+    inputs = unet_trunk.BlockInputs(
+      emb=nn.silu(emb), context=context, train=train
     )
+    found: dict[str, jax.Array] = {}
+    h = self.walk(h, inputs, stem=False, found=found, control=control)
     out = self.stage_head(h, stage)
     return (out, taps_lib.pick(found, taps)) if taps else out
 

@@ -105,8 +105,11 @@ class UNet(unet_trunk.Trunk):
     if aspect is not None:
       emb += self.embed_aspect(aspect)
     # Every block begins with the SiLU: done once.
+    inputs = unet_trunk.BlockInputs(
+      emb=nn.silu(emb), context=context, train=train
+    )
     found: dict[str, jax.Array] = {}
-    h = self.walk(x, nn.silu(emb), context, train, found=found, control=control)
+    h = self.walk(x, inputs, found=found, control=control)
     out = self.whole_head(h)
     return (out, taps_lib.pick(found, taps)) if taps else out
 

@@ -17,6 +17,25 @@ from pyramid_jax.networks.layers import transformer
 from pyramid_jax.networks.layers import trunk
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockInputs:
+  """What every block of a trunk is given beside the map.
+
+  Attributes:
+    emb: (B, E) or (1, E), the embedding of level and labels after its SiLU.
+    context: (B, S, context_dim), or such tokens with their places, which
+      transformers attend to; None for attention to the map itself.
+    cond: (B, H, W, C) features of the coarser scales, for gates; None
+      without any.
+    train: whether dropout is active.
+  """
+
+  emb: jax.Array
+  context: transformer.Context | None = None
+  cond: jax.Array | None = None
+  train: bool = False
+
+
 class Trunk(nn.Module):
   """What the U-Nets have in common, to be derived from.
 
@@ -233,11 +252,8 @@ class Trunk(nn.Module):
   def walk(
     self,
     h: jax.Array,
-    emb: jax.Array,
-    context: transformer.Context | None,
-    train: bool,
+    inputs: BlockInputs,
     *,
-    cond: jax.Array | None = None,
     suffix: str = '',
     stem: bool = True,
     found: dict[str, jax.Array] | None = None,
@@ -247,10 +263,7 @@ class Trunk(nn.Module):
 
     Args:
       h: (B, H, W, C), any grid.
-      emb: (B, E) or (1, E), the embedding after its SiLU.
-      context: of the transformers.
-      train: whether dropout is active.
-      cond: features of the coarser scales, for gates.
+      inputs: of every block.
       suffix: of the names of the three lists of blocks.
       stem: whether the first entry is a convolution of h.
       found: filled with what comes out of every entry: `in0` (of the stem),
@@ -262,9 +275,7 @@ class Trunk(nn.Module):
       (B, H, W, model_channels).
     """
     found = {} if found is None else found
-    skips, h = self.descend(
-      h, emb, context, train, cond=cond, suffix=suffix, stem=stem, found=found
-    )
+    skips, h = self.descend(h, inputs, suffix=suffix, stem=stem, found=found)
     if control is not None:
       *beside, middle = control
       skips = [x + c for x, c in zip(skips, beside, strict=True)]
@@ -272,24 +283,21 @@ class Trunk(nn.Module):
     for i, entry in enumerate(self.layout()[1]):
       name = f'output_blocks{suffix}_{i}'
       h = jnp.concatenate([h, skips.pop()], axis=-1)
-      h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
+      h = self._apply_res(f'{name}_0', h, inputs, entry.channels)
       if entry.attends:
-        h = self._attend(f'{name}_1', h, cond, context, train, up=True)
+        h = self._attend(f'{name}_1', h, inputs, up=True)
       if entry.resample:
         name = f'{name}_{1 + entry.attends}'
         _, height, width, _ = skips[-1].shape
-        h = self._up(name, h, emb, cond, (height, width), train)
+        h = self._up(name, h, inputs, (height, width))
       found[f'out{i}'] = h
     return h
 
   def descend(
     self,
     h: jax.Array,
-    emb: jax.Array,
-    context: transformer.Context | None,
-    train: bool,
+    inputs: BlockInputs,
     *,
-    cond: jax.Array | None = None,
     suffix: str = '',
     stem: bool = True,
     hint: jax.Array | None = None,
@@ -298,15 +306,12 @@ class Trunk(nn.Module):
     """Goes down and through the middle.
 
     Args:
-      h: and the others as of `walk`.
-      emb: likewise.
-      context: likewise.
-      train: likewise.
-      cond: likewise.
-      suffix: likewise.
-      stem: likewise.
+      h: (B, H, W, C), any grid.
+      inputs: of every block.
+      suffix: of the names of the lists of blocks.
+      stem: whether the first entry is a convolution of h.
       hint: (B, H, W, model_channels), added to the first entry.
-      found: as of `walk`.
+      found: filled with what comes out of every entry, as in `walk`.
 
     Returns:
       The skips, finest first, and the result of the middle.
@@ -324,56 +329,51 @@ class Trunk(nn.Module):
     for i, entry in enumerate(down, first):
       name = f'input_blocks{suffix}_{i}'
       if entry.resample:
-        h = self._down(name, h, emb, cond, train)
+        h = self._down(f'{name}_0', h, inputs)
       else:
-        h = self._res(f'{name}_0', entry.channels)(h, emb, cond, None, train)
+        h = self._apply_res(f'{name}_0', h, inputs, entry.channels)
         if entry.attends:
-          h = self._attend(f'{name}_1', h, cond, context, train)
+          h = self._attend(f'{name}_1', h, inputs)
       skips.append(h)
     found.update({f'in{i}': skip for i, skip in enumerate(skips)})
 
     name, channels = f'middle_block{suffix}', h.shape[-1]
-    h = found['mid0'] = self._res(f'{name}_0', channels)(
-      h, emb, cond, None, train
-    )
-    h = found['mid1'] = self._attend(f'{name}_1', h, cond, context, train)
-    h = found['mid2'] = self._res(f'{name}_2', channels)(
-      h, emb, cond, None, train
-    )
+    h = found['mid0'] = self._apply_res(f'{name}_0', h, inputs, channels)
+    h = found['mid1'] = self._attend(f'{name}_1', h, inputs)
+    h = found['mid2'] = self._apply_res(f'{name}_2', h, inputs, channels)
     return skips, h
 
-  def _down(
-    self,
-    name: str,
-    h: jax.Array,
-    emb: jax.Array,
-    cond: jax.Array | None,
-    train: bool,
-  ) -> jax.Array:
+  def _down(self, name: str, h: jax.Array, inputs: BlockInputs) -> jax.Array:
     if self.resblock_updown:
-      res = self._res(f'{name}_0', h.shape[-1], 'down')
-      return res(h, emb, cond, None, train)
-    return blocks.Downsample(self.conv_resample, self.dtype, name=f'{name}_0')(
-      h
-    )
+      return self._apply_res(name, h, inputs, h.shape[-1], 'down')
+    return blocks.Downsample(self.conv_resample, self.dtype, name=name)(h)
 
   def _up(
+    self, name: str, h: jax.Array, inputs: BlockInputs, size: tuple[int, int]
+  ) -> jax.Array:
+    if self.resblock_updown:
+      return self._apply_res(name, h, inputs, h.shape[-1], 'up', size)
+    return blocks.Upsample(self.conv_resample, self.dtype, name=name)(h, size)
+
+  def _apply_res(
     self,
     name: str,
     h: jax.Array,
-    emb: jax.Array,
-    cond: jax.Array | None,
-    size: tuple[int, int],
-    train: bool,
+    inputs: BlockInputs,
+    channels: int,
+    resample: str | None = None,
+    size: tuple[int, int] | None = None,
   ) -> jax.Array:
-    if self.resblock_updown:
-      res = self._res(name, h.shape[-1], 'up')
-      return res(h, emb, cond, size, train)
-    return blocks.Upsample(self.conv_resample, self.dtype, name=name)(h, size)
+    """Applies a residual block of `channels` channels.
 
-  def _res(
-    self, name: str, channels: int, resample: str | None = None
-  ) -> blocks.ResBlock:
+    Args:
+      name: of the block.
+      h: (B, H, W, C).
+      inputs: of the block.
+      channels: of the result.
+      resample: 'down', 'up' or None.
+      size: of the result if `resample` is 'up', else None.
+    """
     module = blocks.ResBlock
     if self.remat:
       module = nn.remat(module, static_argnums=(4, 5))  # size and train
@@ -386,16 +386,10 @@ class Trunk(nn.Module):
       self.dtype,
       self.gate_width,
       name=name,
-    )
+    )(h, inputs.emb, inputs.cond, size, inputs.train)
 
   def _attend(
-    self,
-    name: str,
-    h: jax.Array,
-    cond: jax.Array | None,
-    context: transformer.Context | None,
-    train: bool,
-    up: bool = False,
+    self, name: str, h: jax.Array, inputs: BlockInputs, up: bool = False
   ) -> jax.Array:
     heads, head_dim = self.heads(h.shape[-1], up)
     if self.use_spatial_transformer:
@@ -414,7 +408,7 @@ class Trunk(nn.Module):
         self.grid_frequencies,
         self.attention,
         name=name,
-      )(h, context, cond, train)
+      )(h, inputs.context, inputs.cond, inputs.train)
     module = blocks.AttentionBlock
     if self.remat:
       module = nn.remat(module)
@@ -426,7 +420,7 @@ class Trunk(nn.Module):
       self.gate_width,
       self.attention,
       name=name,
-    )(h, cond)
+    )(h, inputs.cond)
 
   def whole_head(self, h: jax.Array) -> jax.Array:
     """Returns all output channels, or the logits of code ids, float32."""

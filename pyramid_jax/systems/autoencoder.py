@@ -166,12 +166,17 @@ class Autoencoder:
       fixed = jax.lax.stop_gradient(params['discriminator'])
       discriminate = lambda x: self._logits(fixed, extra, x)[0]
     logvar = params[LOGVAR]['value'] if self.train_logvar else self.logvar
+    last = first_stage_losses.LastConvolution(
+      features=out['features'],
+      kernel=generator['decoder']['conv_out']['kernel'],
+      apply=lambda features, kernel: self._last_conv(
+        generator, features, kernel
+      ),
+    )
     loss, metrics = first_stage_losses.generator_loss(
       self.settings,
       image,
-      out['features'],
-      generator['decoder']['conv_out']['kernel'],
-      lambda features, kernel: self._last_conv(generator, features, kernel),
+      last,
       lambda x, y: self._distance(frozen, x, y),
       discriminate,
       out['kl'] if 'kl' in out else sum(out['codebook_losses']),

@@ -119,6 +119,21 @@ class KLSettings(LossSettings):
     return self.kl_weight * kl, {'kl_loss': kl}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LastConvolution:
+  """The end of a decoder, where the adaptive weight compares gradients.
+
+  Attributes:
+    features: (B, H, W, F), what the convolution is given.
+    kernel: (K, K, F, 3), of the convolution.
+    apply: (features, kernel) -> (B, H, W, 3), the reconstruction.
+  """
+
+  features: jax.Array
+  kernel: jax.Array
+  apply: Callable[[jax.Array, jax.Array], jax.Array]
+
+
 def reconstruction_loss(
   image: jax.Array,
   reconstruction: jax.Array,
@@ -145,9 +160,7 @@ def reconstruction_loss(
 def generator_loss(
   settings: LossSettings,
   image: jax.Array,
-  features: jax.Array,
-  kernel: jax.Array,
-  reconstruct: Callable[[jax.Array, jax.Array], jax.Array],
+  last: LastConvolution,
   perceptual: Callable[[jax.Array, jax.Array], jax.Array],
   discriminate: Callable[[jax.Array], jax.Array] | None,
   regularizer: jax.Array,
@@ -159,10 +172,8 @@ def generator_loss(
   Args:
     settings: `VQSettings` or `KLSettings`.
     image: (B, H, W, 3).
-    features: (B, H, W, F), what the decoder's last convolution is fed.
-    kernel: that convolution's kernel; the adaptive weight compares the
-      gradients of both terms there.
-    reconstruct: (features, kernel) -> image.
+    last: of the decoder; the adaptive weight compares the gradients of the
+      reconstruction and of the adversarial term at its kernel.
     perceptual: (x, y) -> (B,).
     discriminate: image -> logits; None for no adversarial term.
     regularizer: what `settings.regularise` takes.
@@ -178,14 +189,14 @@ def generator_loss(
   def nll_of(features, kernel):
     rec, _, distance = reconstruction_loss(
       image,
-      reconstruct(features, kernel),
+      last.apply(features, kernel),
       perceptual,
       settings.perceptual_weight,
       settings.pixel_loss,
     )
     return settings.reduce(rec, size, logvar), rec, distance
 
-  nll, rec, distance = nll_of(features, kernel)
+  nll, rec, distance = nll_of(last.features, last.kernel)
   latent, metrics = settings.regularise(regularizer)
   total = nll + latent
   metrics |= {'nll_loss': nll, 'rec_loss': rec, 'p_loss': distance}
@@ -194,11 +205,11 @@ def generator_loss(
   if discriminate is not None:
 
     def g_of(features, kernel):
-      return -discriminate(reconstruct(features, kernel)).mean()
+      return -discriminate(last.apply(features, kernel)).mean()
 
-    g = g_of(features, kernel)
+    g = g_of(last.features, last.kernel)
     # Constants for the weight: nothing is differentiated twice.
-    still, at = jax.lax.stop_gradient((features, kernel))
+    still, at = jax.lax.stop_gradient((last.features, last.kernel))
     weight = settings.disc_weight * adaptive_weight(
       jax.grad(lambda k: nll_of(still, k)[0])(at),
       jax.grad(lambda k: g_of(still, k))(at),

@@ -22,16 +22,22 @@ SETTINGS = first_stage_losses.VQSettings(
 )
 
 
+def last_convolution(shape):
+  """Multiplies ones by 3."""
+  return first_stage_losses.LastConvolution(
+    features=jnp.ones(shape),
+    kernel=jnp.array([3.0]),
+    apply=lambda features, kernel: features * kernel,
+  )
+
+
 def toy(step):
   """A one-weight decoder and a linear discriminator, by hand."""
   image = jnp.zeros((1, 2, 2, 1))
-  features = jnp.ones((1, 2, 2, 1))
   return first_stage_losses.generator_loss(
     SETTINGS,
     image,
-    features,
-    jnp.array([3.0]),
-    lambda f, k: f * k,
+    last_convolution(image.shape),
     lambda x, y: jnp.zeros(1),
     lambda x: -4.0 * x,
     jnp.array(0.25),
@@ -134,9 +140,7 @@ def toy_kl(settings, step, logvar):
   return first_stage_losses.generator_loss(
     settings,
     image,
-    jnp.ones(image.shape),
-    jnp.array([3.0]),
-    lambda f, k: f * k,
+    last_convolution(image.shape),
     lambda x, y: jnp.full(2, 1.5),
     lambda x: -4.0 * x,
     jnp.array([2.0, 6.0]),

@@ -74,12 +74,13 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
     return last.apply({'params': params}, features)
 
   def generator(kernel, step):
+    last = first_stage_losses.LastConvolution(
+      features=features, kernel=kernel, apply=reconstruct
+    )
     return first_stage_losses.generator_loss(
       settings,
       image,
-      features,
-      kernel,
-      reconstruct,
+      last,
       perceptual,
       lambda x: judge(judge_params, x),
       regularizer,

@@ -326,27 +326,9 @@ class SpatialTransformer(nn.Module):
         previous
       )
     if self.max_grid:
-      if inner != channels:
-        raise ValueError(
-          f'position embeddings of {channels} channels do not fit tokens of '
-          f'{self.heads} heads x {self.head_dim}.'
-        )
-      embed = nn.Embed(
-        self.max_grid,
-        channels,
-        embedding_init=nn.initializers.normal(1.0),
-        name='pos_embed',
-      )
-      table = embed(jnp.arange(self.max_grid))
-      position = embeddings.grid_embedding(table, height, width)
-      tokens = tokens + position.astype(self.dtype)
+      tokens = tokens + self._position(height, width, channels)
     if self.grid_frequencies:
-      place = embeddings.fourier_features(
-        embeddings.grid_centres(height, width), self.grid_frequencies
-      )
-      tokens = tokens + linear.Linear(
-        inner, use_bias=False, dtype=self.dtype, name='grid_proj'
-      )(place)
+      tokens = tokens + self._place(height, width)
     for i in range(self.depth):
       block = BasicTransformerBlock(
         self.heads,
@@ -365,3 +347,32 @@ class SpatialTransformer(nn.Module):
       name='proj_out',
     )(tokens)
     return x + tokens.reshape(x.shape)
+
+  def _position(self, height: int, width: int, channels: int) -> jax.Array:
+    """Returns the learned position embedding of a grid, (H * W, channels)."""
+    if self.heads * self.head_dim != channels:
+      raise ValueError(
+        f'position embeddings of {channels} channels do not fit tokens of '
+        f'{self.heads} heads x {self.head_dim}.'
+      )
+    embed = nn.Embed(
+      self.max_grid,
+      channels,
+      embedding_init=nn.initializers.normal(1.0),
+      name='pos_embed',
+    )
+    table = embed(jnp.arange(self.max_grid))
+    position = embeddings.grid_embedding(table, height, width)
+    return position.astype(self.dtype)
+
+  def _place(self, height: int, width: int) -> jax.Array:
+    """Returns the projected Fourier features of a grid, (H * W, inner)."""
+    place = embeddings.fourier_features(
+      embeddings.grid_centres(height, width), self.grid_frequencies
+    )
+    return linear.Linear(
+      self.heads * self.head_dim,
+      use_bias=False,
+      dtype=self.dtype,
+      name='grid_proj',
+    )(place)
