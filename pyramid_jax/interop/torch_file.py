@@ -224,7 +224,8 @@ def _read_legacy(file: BinaryIO | mmap.mmap, raw: np.ndarray) -> Any:
   storages: dict[str, _Storage] = {}
 
   def load(persistent: Callable[[Any], Any] = _no_storage) -> Any:
-    return unpickler.load(file, _allowed(), persistent)  # type: ignore[arg-type]
+    allowed = _allowed()
+    return unpickler.load(file, allowed, persistent)  # type: ignore[arg-type]
 
   if load() != LEGACY_MAGIC:
     raise ValueError('not a PyTorch file: the magic number is missing')
