@@ -1,5 +1,7 @@
 """Settings that must stand before jax creates its backend."""
 
+import ctypes
+import gc
 import os
 import pathlib
 import tempfile
@@ -27,12 +29,52 @@ jax.config.update(
 )
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
+# Compiled programs are dropped once a process has grown by so much.
+GROWTH_GIB = 0.75
+STATUS = pathlib.Path('/proc/self/statm')
+
 GOLDEN = pathlib.Path(
   os.environ.get(
     'PYRAMID_JAX_GOLDEN',
     pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'golden',
   )
 )
+
+
+def resident_gib() -> float:
+  """Returns the memory that this process holds, 0 where nothing says so."""
+  if not STATUS.exists():
+    return 0.0
+  pages = int(STATUS.read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 2**30
+
+
+def drop_programs() -> None:
+  """Frees compiled programs and gives their memory back to the system."""
+  jax.clear_caches()
+  gc.collect()
+  ctypes.CDLL(None).malloc_trim(0)
+
+
+class Memory:
+  """Keeps a process that runs many tests small.
+
+  jax keeps every program that it has compiled. What a later test needs again
+  is compiled anew, or read from the cache on the disk if it took long.
+  """
+
+  def __init__(self):
+    self.allowed = resident_gib() + GROWTH_GIB
+
+  def pytest_runtest_teardown(self, nextitem):
+    del nextitem
+    if resident_gib() > self.allowed:
+      drop_programs()
+      self.allowed = resident_gib() + GROWTH_GIB
+
+
+def pytest_configure(config):
+  config.pluginmanager.register(Memory())
 
 
 @pytest.fixture
