@@ -44,6 +44,7 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring as evaluate
+from pyramid_jax.evaluation import shuffled
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.runs import loading
@@ -270,7 +271,7 @@ def _picture(
   size = min(config.evaluate.batch_size, _COUNT.value)
   host = batches_lib.Batches(reader, size, evaluate.SEED, False).at(0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(mesh, host))
-  batch = steering.foreign(config, batch)
+  batch = shuffled.condition(config, batch)
   lines = np.asarray(batch['edges'][0]) * 255
   sketch = np.repeat(lines[..., None], 3, axis=-1).astype(np.uint8)
   sheet = np.concatenate(

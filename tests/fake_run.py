@@ -43,6 +43,8 @@ def get_config(arg=''):
 class System:
   """Two players; noise, a running count, a parameter that is not averaged."""
 
+  outputs = system_lib.SAMPLES
+
   def __init__(self, config):
     self.width = config.network.width
     self.two = 'first_stage' in config

@@ -18,6 +18,7 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
+from pyramid_jax.evaluation import shuffled
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors as steering
 from pyramid_jax.runs import progress
@@ -68,7 +69,7 @@ def run(
     )
   second = _upsampler(options.get('upsampler'), config)
   examples, strength = _conditions(config, workdir, options, count)
-  examples = steering.foreign(config, examples)
+  examples = shuffled.condition(config, examples)
   shape = _shape(config, system, strength is None and second is None)
   start = _start(options.get('coarse_latent'), count)
   last = options.get('last_scale')

@@ -23,6 +23,7 @@ from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import image_sources as pictures_lib
 from pyramid_jax.evaluation import score_rows
 from pyramid_jax.evaluation import score_table
+from pyramid_jax.evaluation import shuffled
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import obedience
 from pyramid_jax.networks.layers import quantizer
@@ -176,7 +177,7 @@ def score(
   counts: Any = None
   for index, batch in enumerate(_batches(config, reader, count, shuffle)):
     finished = finish(mesh_lib.spread(mesh, batch))
-    finished = steering.foreign(config, finished)
+    finished = shuffled.condition(config, finished)
     size = finished['image'].shape[0]
     numbers = np.arange(index * size, (index + 1) * size)
     keys = system_lib.image_keys(config.sample.seed, numbers)

@@ -13,7 +13,6 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -126,8 +125,7 @@ def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     UserError: no such workdir, or a network that the official code lacks.
   """
   with errors.user_errors(value=errors.DATA):
-    text = (workdir / latent_workdir.CONFIG).read_text()
-    config = config_lib.from_json(text)
+    config = workdir_lib.read_config(workdir)
     system = workdir_lib.create_system(config)
     if not isinstance(system, SYSTEMS[family]):
       raise ValueError(f'{workdir} is not of the system {family}')

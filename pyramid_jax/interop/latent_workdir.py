@@ -32,7 +32,6 @@ from pyramid_jax.systems import frido
 from pyramid_jax.systems import ldm
 
 
-CONFIG = 'config.json'
 FIRST_STAGE = 'first_stage'
 CLIP_FILE = 'condition.safetensors'
 
@@ -46,7 +45,7 @@ SYSTEMS: Mapping[str, type[frido.Frido] | type[ldm.LDM]] = {
 
 def refuse_used(workdir: pathlib.Path, names: Sequence[str] = ()) -> None:
   """Raises UserError if a run or a conversion is in the folder already."""
-  for name in (CONFIG, checkpoints.DIRECTORY, FIRST_STAGE, *names):
+  for name in (workdir_lib.CONFIG, checkpoints.DIRECTORY, FIRST_STAGE, *names):
     if (workdir / name).exists():
       raise errors.UserError(
         f'{workdir} holds a run already ({name}); take another workdir.',
@@ -207,7 +206,7 @@ def write_run(
   )
   with errors.user_errors(missing=errors.OUTPUT):
     for folder, text in ((workdir / FIRST_STAGE, first), (workdir, config)):
-      (folder / CONFIG).write_text(config_lib.to_json(text))
+      (folder / workdir_lib.CONFIG).write_text(config_lib.to_json(text))
 
 
 def _generator(trees: latent_checkpoint.Trees) -> dict[str, Any]:
@@ -260,7 +259,7 @@ def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     UserError: no such workdir, or a system that the official code lacks.
   """
   with errors.user_errors(value=errors.DATA):
-    config = config_lib.from_json((workdir / CONFIG).read_text())
+    config = workdir_lib.read_config(workdir)
     system = workdir_lib.create_system(config)
     if not isinstance(system, SYSTEMS[family]):
       raise ValueError(f'{workdir} is not of the system {family}')

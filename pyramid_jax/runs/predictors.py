@@ -1,12 +1,11 @@
-"""Sketch guidance for the commands: which predictor, whose base, what of it.
+"""Which predictor guides the samples of a run.
 
-A run of any system is steered by `config.sketch.predictor`, a run of the
+A run of any system is guided by `config.sketch.predictor`, a run of the
 system `sketch` that was trained on it. Both together are that system; see
 `systems.sketch`.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import os
 import pathlib
 from typing import Any
@@ -27,9 +26,6 @@ from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import sketch as sketch_lib
 
 
-# Below it the first stage of a base does not keep lines.
-LOWEST_F1 = 0.8
-_CHECKED = 32  # edge maps that tell
 _PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where predictors are judged
 # What a person asks for, whatever the predictor was trained with.
 _SECTIONS = ('evaluate', 'data', 'mesh')
@@ -96,55 +92,6 @@ def resolve(
       own.sketch[name] = config.sketch[name]
     own.sketch.base = os.fspath(workdir)
   return own, pathlib.Path(path)
-
-
-def foreign(config: ConfigDict, batch: Mapping[str, Any]) -> dict[str, Any]:
-  """Gives every example the edges of its neighbour, if the config asks.
-
-  Args:
-    config: of the run.
-    batch: on the host or on a device.
-  """
-  batch = dict(batch)
-  if 'edges' in batch and config.sketch.shuffled_condition:
-    edges = batch['edges']
-    roll = np.roll if isinstance(edges, np.ndarray) else jnp.roll
-    batch['edges'] = roll(edges, 1, axis=0)
-  return batch
-
-
-def check_targets(job: Any, frozen: Mapping[str, Any]) -> None:
-  """Refuses to predict latents of edges that do not come back as edges.
-
-  Args:
-    job: of a training run (`job.Job`); other systems pass.
-    frozen: its frozen weights.
-
-  Raises:
-    UserError: the first stage of the base cannot draw lines.
-  """
-  system = job.system
-  if not isinstance(system, sketch_lib.Sketch):
-    return
-  host = batches_lib.Batches(job.reader_val, _CHECKED, seed=0, shuffle=False)
-  batch = job.reader_val.finish(mesh_lib.numeric(host.at(0)))
-  with errors.user_errors():
-    wanted = system.asked(frozen, batch)
-  found = jax.jit(lambda f, e: _there_and_back(system, f, e))(frozen, wanted)
-  f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']
-  if f1.mean() < LOWEST_F1:
-    raise errors.UserError(
-      f'the first stage of config.sketch.base = {system.base_path} gives edge'
-      f' maps back with an F1 of {f1.mean():.2f}, at least {LOWEST_F1} is'
-      " needed; take config.sketch.target_space = 'pixels'."
-    )
-
-
-def _there_and_back(
-  system: sketch_lib.Sketch, frozen: Mapping[str, Any], edges: jax.Array
-) -> jax.Array:
-  weights = system.of_base(frozen)
-  return system.edges_of_targets(weights, system.targets(weights, edges))
 
 
 def check_base(

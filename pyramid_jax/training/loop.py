@@ -23,10 +23,10 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
+from pyramid_jax.evaluation import edge_targets
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import lock
-from pyramid_jax.runs import predictors as steering
 from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
@@ -96,7 +96,7 @@ def _train(
   with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles beside
     compiled = pool.submit(_compile, job)
     frozen = frozen_lib.load(job.system, config, job.mesh, workdir)
-    steering.check_targets(job, frozen)
+    edge_targets.check(job.system, job.reader_val, frozen)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(job.reader, digests)
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)

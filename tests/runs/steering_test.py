@@ -1,5 +1,3 @@
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
@@ -67,14 +65,3 @@ def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
   assert steering.with_maps(config).data.maps == ('mask', 'edges')
   config.data.maps = ('mask',)
   assert steering.with_maps(config).data.maps == ('mask', 'edges')
-
-
-@pytest.mark.parametrize('module', [np, jnp])
-def test_foreign_edges_are_those_of_a_neighbour(module):
-  config = config_lib.base('ldm')
-  batch = {'edges': module.arange(3), 'image': module.arange(3)}
-  assert steering.foreign(config, batch)['edges'].tolist() == [0, 1, 2]
-  config.sketch.shuffled_condition = True
-  moved = steering.foreign(config, batch)
-  assert moved['edges'].tolist() == [2, 0, 1]
-  assert moved['image'].tolist() == [0, 1, 2]
