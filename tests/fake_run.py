@@ -17,6 +17,7 @@ from pyramid_jax import main
 from pyramid_jax import systems
 from pyramid_jax.evaluation import scoring as evaluate
 from pyramid_jax.networks import pretrained
+from pyramid_jax.systems import system as system_lib
 
 
 def get_config(arg=''):
