@@ -1,11 +1,15 @@
 """Package metadata of pyramid_jax."""
 
 import pathlib
+import re
 
 import setuptools
 
 
 HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"__version__ = '(.*)'", (HERE / 'pyramid_jax' / '__init__.py').read_text()
+)[1]
 # Reads what is prepared as array_record, without TensorFlow.
 TFDS = [
   'array_record>=0.8,<0.9',
@@ -17,7 +21,7 @@ TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4', *T5]
 
 setuptools.setup(
   name='pyramid_jax',
-  version='0.1.0',
+  version=VERSION,
   description='Images generated coarse to fine, in JAX.',
   long_description=(HERE / 'README.md').read_text(),
   long_description_content_type='text/markdown',

@@ -1,0 +1,32 @@
+"""Images generated coarse to fine, in JAX.
+
+  import pyramid_jax as pj
+
+  pj.Pipeline    a model that images are asked of
+  pj.grid        images beside one another
+
+Importing the package starts no device and imports no system.
+"""
+
+import importlib
+from typing import Any
+
+
+__version__ = '0.1.0'
+
+# name -> module that has it; imported when it is first asked for (PEP 562).
+_LAZY = {
+  'Pipeline': 'pyramid_jax.pipeline',
+  'grid': 'pyramid_jax.evaluation.grids',
+}
+__all__ = ['Pipeline', '__version__', 'grid']
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _LAZY:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+  return sorted([*globals(), *_LAZY])

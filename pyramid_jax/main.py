@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import traceback
+from typing import Any
 
 from absl import app
 import jax
@@ -14,6 +15,10 @@ from pyramid_jax import errors
 from pyramid_jax.commands import options
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
+
+
+# Programs that took longer to compile are kept; jax keeps those above 1 s.
+_CACHED_SECS, _JAX_SECS = 0.1, 1.0
 
 
 def main(overrides: dict[str, str]) -> int:
@@ -30,11 +35,20 @@ def main(overrides: dict[str, str]) -> int:
 
 
 def _cache_programs() -> None:
-  """Keeps compiled programs, so that a second start is quick."""
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  """Keeps compiled programs, so that a second start is quick.
+
+  What the environment or an earlier setting of jax says is left alone.
+  """
+  if _setting('jax_compilation_cache_dir') is None:
     path = pathlib.Path('~/.cache/pyramid_jax/xla').expanduser()
     jax.config.update('jax_compilation_cache_dir', os.fspath(path))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  name = 'jax_persistent_cache_min_compile_time_secs'
+  if name.upper() not in os.environ and _setting(name) == _JAX_SECS:
+    jax.config.update(name, _CACHED_SECS)
+
+
+def _setting(name: str) -> Any:
+  return getattr(jax.config, name)
 
 
 def run() -> int:

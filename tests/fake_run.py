@@ -15,7 +15,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import main
 from pyramid_jax import systems
-from pyramid_jax.evaluation import scoring as evaluate
+from pyramid_jax.evaluation import scoring
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import system as system_lib
 
@@ -42,9 +42,10 @@ def get_config(arg=''):
 
 
 class System:
-  """Two players; noise, a running count, a parameter that is not averaged."""
+  """Two losses; noise, a running count, a parameter that is not averaged."""
 
-  outputs = system_lib.SAMPLES
+  outputs = system_lib.RECONSTRUCTIONS
+  image_size = 4
 
   def __init__(self, config):
     self.width = config.network.width
@@ -107,6 +108,7 @@ class Reader:
   """Rows that are functions of their index and draw."""
 
   label_names = ('padding', 'thing')
+  buckets = None
 
   def __init__(self, config):
     self.config = config
@@ -147,9 +149,9 @@ def install(setattr=setattr):
   setattr(data, 'create', lambda config, split: Reader(config))
   setattr(data, 'missing_inputs', lambda config: [])
   setattr(
-    evaluate,
+    scoring,
     'during_training',
-    lambda system, config, reader, mesh: lambda weights: {'score': 0.5},
+    lambda pipe, request, config, reader: lambda pipe: {'score': 0.5},
   )
 
 

@@ -43,8 +43,7 @@ from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
-from pyramid_jax.systems import latent
-from pyramid_jax.systems import spaces
+from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
 
 
@@ -75,29 +74,14 @@ def run(
   Raises:
     UserError: a config, weights or a folder that do not serve.
   """
-  task = config.condition.task
-  if task in latent_cache.UNSERVED:
-    raise errors.UserError(
-      f'config.condition.task is {task!r}, whose condition needs the image.'
-    )
-  if flips and config.data.maps:
-    raise errors.UserError(
-      '--flips does not mirror maps; config.data.maps is'
-      f' {tuple(config.data.maps)}, must be ().'
-    )
-  if flips and (task not in latent_cache.FLIPPABLE or config.condition.also):
-    raise errors.UserError(
-      f'--flips serves the tasks {", ".join(latent_cache.FLIPPABLE)}: places'
-      f' and words are not mirrored; config.condition.task is {task!r}.'
-    )
+  _check(config, flips)
   with errors.user_errors():
     with config.unlocked():
       config.first_stage.checkpoint = first_stage
     system = workdir_lib.create_system(config)
     reader = data.create(config, latent_cache.SPLIT)
     mesh = mesh_lib.create(config.mesh, jax.local_devices())
-  latents = latents_of(system)
-  if latents is None:
+  if not has_latents(system):
     raise errors.UserError(
       f'config.system.name is {config.system.name!r}, which has no latents.'
     )
@@ -105,6 +89,7 @@ def run(
     raise errors.UserError(
       f'--count={count}: the split has {len(reader)} images.'
     )
+  model = autoencoder.network(config.first_stage)
   params = frozen_lib.load_one(system, config, mesh, frozen_lib.FIRST_STAGE)
   total = count or len(reader)
   manifest = {
@@ -122,9 +107,9 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     if processes.is_main_process():
       latent_cache.write_manifest(output, manifest)
-  encode = make_encode(latents.first_stage, reader.finish, flips)
-  process, count = processes.process_part()
-  shards = range(process, -(-total // shard_size), count)
+  encode = make_encode(model, reader.finish, flips)
+  process, processes_here = processes.process_part()
+  shards = range(process, -(-total // shard_size), processes_here)
   bar = progress.Progress(0, len(shards), shard_size, unit='shard')
   for done, index in enumerate(shards, 1):
     if not latent_cache.is_written(output, index):
@@ -137,12 +122,28 @@ def run(
   logging.info('%d latents in %s', total, output)
 
 
-def latents_of(system: system_lib.Trainable) -> latent.Latents | None:
-  """Returns the latents that a system diffuses, None if there are none."""
-  if isinstance(system, latent.Latents):
-    return system
-  space = getattr(system, 'space', None)
-  return space.latents if isinstance(space, spaces.Latents) else None
+def _check(config: ConfigDict, flips: bool) -> None:
+  """Refuses tasks that a cache does not serve."""
+  task = config.condition.task
+  if task in latent_cache.UNSERVED:
+    raise errors.UserError(
+      f'config.condition.task is {task!r}, whose condition needs the image.'
+    )
+  if flips and config.data.maps:
+    raise errors.UserError(
+      '--flips does not mirror maps; config.data.maps is'
+      f' {tuple(config.data.maps)}, must be ().'
+    )
+  if flips and (task not in latent_cache.FLIPPABLE or config.condition.also):
+    raise errors.UserError(
+      f'--flips serves the tasks {", ".join(latent_cache.FLIPPABLE)}: places'
+      f' and words are not mirrored; config.condition.task is {task!r}.'
+    )
+
+
+def has_latents(system: system_lib.Trainable) -> bool:
+  """Whether a system diffuses the latents of a first stage of its own."""
+  return frozen_lib.FIRST_STAGE in system.frozen_parts()
 
 
 def make_encode(

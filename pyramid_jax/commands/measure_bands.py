@@ -31,7 +31,6 @@ from pyramid_jax.diffusion import laplacian
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.interop import command_line
 from pyramid_jax.runs import pretrained as frozen_lib
-from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
 from pyramid_jax.systems.ladm import ladm
 
@@ -56,8 +55,7 @@ def measure(config: ConfigDict, count: int, batch_size: int) -> np.ndarray:
       ' no bands.'
     )
   with errors.user_errors():
-    system = workdir_lib.create_system(_measurable(config))
-    assert isinstance(system, ladm.LaDM)
+    system = ladm.create(_measurable(config))
     reader = data.create(config, SPLIT)
   if count > len(reader):
     raise errors.UserError(

@@ -1,30 +1,48 @@
-"""A workdir and conditions in, images on disk out."""
+"""`--mode=sample`: a workdir and conditions in, images on disk out."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import functools
+import dataclasses
 import pathlib
 from typing import Any
 
 from absl import logging
-import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import images as data_images
-from pyramid_jax.diffusion import spec as spec_lib
-from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax import pipeline
+from pyramid_jax.commands import requests
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import shuffled
 from pyramid_jax.runs import loading
-from pyramid_jax.runs import predictors as steering
-from pyramid_jax.runs import progress
+from pyramid_jax.runs import predictors
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
+
+
+Rows = dict[str, np.ndarray]
+# Rows of conditions that have the size of the images.
+_SIZED = ('image', 'inpaint_mask', 'mask', 'sketch', 'edges', 'lr_image')
+_GRID = 64  # images of a grid, at most
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """A model, and what it is asked for.
+
+  Attributes:
+    pipe: the model.
+    rows: of conditions, one an image.
+    request: what is asked for beside them.
+    folder: where the images are written.
+  """
+
+  pipe: pipeline.Pipeline
+  rows: Rows
+  request: pipeline.Request
+  folder: pathlib.Path
 
 
 def run(
@@ -35,15 +53,15 @@ def run(
   Writes `%06d.png`, `grid.png` (each image beside its condition),
   `samples.npz` (`arr_0` (N, H, W, 3) uint8, as the evaluator of ADM reads it,
   and the conditions under their example names) and `latents.npz` (`latent_0`
-  is the coarsest scale, which `--coarse_latent` takes). What is known of a
-  picture with holes is put back into the samples.
+  is the coarsest scale, which `--coarse_latent` takes). What is known of an
+  image with holes is put back into the samples.
 
   Args:
     config: of the run.
     workdir: of the run.
-    options: of the command line: the condition, see `examples.of_request`;
-      `image` with `strength` or `mask`, see `examples.edit_of_request`;
-      `sketch`, see `examples.sketch_of_request`;
+    options: of the command line: the condition, see `requests.of_request`;
+      `image` with `strength` or `mask`, see `requests.edit_of_request`;
+      `sketch`, see `requests.sketch_of_request`;
       `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the last
       scale to sample; `coarse_latent`, a file of finished scales;
       `upsampler`, the workdir of a run that enlarges what this one makes.
@@ -51,78 +69,45 @@ def run(
   Raises:
     UserError: a condition or option that cannot be served.
   """
-  config = steering.with_maps(config)
-  count = options.get('count') or config.sample.count
-  seed = options.get('seed')
-  seed = config.sample.seed if seed is None else seed
+  config = predictors.with_maps(config)
+  folder = workdir / 'samples'
+  upsampler = _upsampler(options.get('upsampler'), config)
+  small = folder / 'small' if upsampler else folder
+  job = _job(_pipeline(config, workdir, options), options, small)
+  if upsampler is None:
+    _sample(job)
+    return
+  larger = _larger(job, upsampler, options, folder)
+  rows = {**larger.rows, 'lr_image': _sample(job)}
+  _sample(dataclasses.replace(larger, rows=rows))
+
+
+def _pipeline(
+  config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
+) -> pipeline.Pipeline:
+  """Loads a run.
+
+  Raises:
+    UserError: there is none, or it does not sample, or follows no sketch.
+  """
   run_ = loading.load(config, workdir, options.get('checkpoint_step'))
-  system: Any = run_.system
-  if isinstance(system, autoencoder.Autoencoder):
+  system = run_.system
+  if system.outputs == system_lib.RECONSTRUCTIONS:
     raise errors.UserError(
       f'{workdir} holds a first stage, which reconstructs and does not'
       ' sample; --mode=evaluate measures it.'
     )
-  if options.get('sketch') and 'sketch' not in system.accepts:
-    raise errors.UserError(
-      '--sketch needs --config.sketch.predictor=DIR, a run of the system'
-      f" 'sketch' on {workdir}."
-    )
-  second = _upsampler(options.get('upsampler'), config)
-  examples, strength = _conditions(config, workdir, options, count)
-  examples = shuffled.condition(config, examples)
-  shape = _shape(config, system, strength is None and second is None)
-  start = _start(options.get('coarse_latent'), count)
-  last = options.get('last_scale')
-  with errors.user_errors():
-    images, state = _generate(
-      system,
-      run_.mesh,
-      run_.weights,
-      examples,
-      config,
-      count,
-      seed,
-      start,
-      last,
-      strength,
-      shape,
-    )
-  folder, names = workdir / 'samples', workdir_lib.read_labels(workdir)
-  project = config.sample.project
-  images = examples_lib.composite(images, examples, project)
-  if second is None:
-    _write(folder, config, images, state, examples, names)
-    return
-  _write(folder / 'small', config, images, state, examples, names)
-  config, other = second
-  with errors.user_errors():
-    asked = examples_lib.of_request(config, names, options) or {}
-    asked = {k: np.resize(v, (count, *v.shape[1:])) for k, v in asked.items()}
-    examples = {**examples, **asked, 'lr_image': images}
-    images, state = _generate(
-      other.system,
-      other.mesh,
-      other.weights,
-      examples,
-      config,
-      count,
-      seed,
-      [],
-      None,
-      None,
-      None,
-    )
-  images = examples_lib.composite(images, examples, config.sample.project)
-  _write(folder, config, images, state, examples, names)
+  names = workdir_lib.read_labels(workdir)
+  return pipeline.Pipeline(system, run_.weights, run_.mesh, config, names)
 
 
 def _upsampler(
   path: str | None, config: ConfigDict
-) -> tuple[ConfigDict, loading.Run] | None:
+) -> pipeline.Pipeline | None:
   """Loads the second model of a cascade, None without one.
 
   Raises:
-    UserError: no run that enlarges pictures of this one's size.
+    UserError: no run that enlarges images of this one's size.
   """
   if not path:
     return None
@@ -137,11 +122,49 @@ def _upsampler(
       f' image_size is {need}, config.data.lr_factor times that of'
       f' {config.name}.'
     )
-  return second, loading.load(second, folder)
+  return _pipeline(second, folder, {})
+
+
+def _job(
+  pipe: pipeline.Pipeline, options: Mapping[str, Any], folder: pathlib.Path
+) -> Job:
+  """Returns what the options ask a model for.
+
+  Raises:
+    UserError: a condition or option that cannot be served.
+  """
+  config = pipe.config
+  system: Any = pipe.system
+  if options.get('sketch') and 'sketch' not in system.accepts:
+    raise errors.UserError(
+      '--sketch needs --config.sketch.predictor=DIR, a run of the system'
+      " 'sketch' on this one."
+    )
+  count = options.get('count') or config.sample.count
+  seed = options.get('seed')
+  with errors.user_errors():
+    rows, strength = requests.rows_of(config, pipe.label_names, options, count)
+    start: Any = requests.start_of(options.get('coarse_latent'))
+    is_plain = strength is None and not options.get('upsampler')
+    request = pipeline.request_of(
+      system,
+      config,
+      count=count,
+      seed=config.sample.seed if seed is None else seed,
+      strength=strength,
+      extent=system_lib.Extent(
+        start=start,
+        last=options.get('last_scale'),
+        shape=_shape(config, system, is_plain),
+      ),
+    )
+    rows = shuffled.condition(config, rows)
+    pipe.check(rows, request)
+  return Job(pipe=pipe, rows=rows, request=request, folder=folder)
 
 
 def _shape(
-  config: ConfigDict, system: Any, is_plain: bool
+  config: ConfigDict, system: system_lib.Generative, is_plain: bool
 ) -> tuple[int, int] | None:
   """Returns the height and width that are asked for, None for the square.
 
@@ -164,136 +187,73 @@ def _shape(
   return shape
 
 
-def _generate(
-  system: Any,
-  mesh: Mesh,
-  weights: system_lib.Weights,
-  examples: Mapping[str, np.ndarray],
-  config: ConfigDict,
-  count: int,
-  seed: int,
-  start: Sequence[np.ndarray],
-  last: int | None,
-  strength: float | None,
-  shape: tuple[int, int] | None,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-  """Runs the sampler batch by batch; all batches are one program."""
-  size = min(config.sample.batch_size, count)
-
-  spec = spec_lib.from_config(config)
-  system.check_spec(spec)
-
-  @jax.jit
-  def sample(weights, keys, batch, start):
-    batch = data_images.finish(batch)
-    edit = None
-    if strength is not None:
-      edit = system_lib.Edit(
-        batch['image'], batch.get('inpaint_mask'), strength
-      )
-    return system_lib.generate(
-      system,
-      weights,
-      keys,
-      batch,
-      spec,
-      edit,
-      system_lib.Extent(start=tuple(start), last=last, shape=shape),
-    )
-
-  arrays = mesh_lib.numeric(examples)
-  place = functools.partial(mesh_lib.spread, mesh)
-  batches = -(-count // size)
-  bar = progress.Progress(0, batches, size, unit='batch')
-  images, states = [], []
-  for index in range(batches):
-    # The last batch is filled up with its own first rows.
-    rows = np.arange(index * size, (index + 1) * size) % count
-    numbers = np.arange(index * size, (index + 1) * size)
-    made, state = sample(
-      weights,
-      system_lib.image_keys(seed, numbers),
-      place({name: value[rows] for name, value in arrays.items()}),
-      list(place({str(s): z[rows] for s, z in enumerate(start)}).values()),
-    )
-    images.append(grids.to_uint8(made))
-    states.append([np.asarray(scale) for scale in state])
-    bar.update(index + 1)
-  scales = zip(*states, strict=True)
-  return (
-    np.concatenate(images)[:count],
-    [np.concatenate(scale)[:count] for scale in scales],
-  )
-
-
-def _conditions(
-  config: ConfigDict,
-  workdir: pathlib.Path,
+def _larger(
+  job: Job,
+  upsampler: pipeline.Pipeline,
   options: Mapping[str, Any],
-  count: int,
-) -> tuple[dict[str, np.ndarray], float | None]:
-  """Returns `count` rows: what was asked for, or the test split's.
-
-  With them the strength of an edit, None if there is none.
-  """
-  with errors.user_errors():
-    names = workdir_lib.read_labels(workdir)
-    edit = examples_lib.edit_of_request(config, options)
-    sketch = examples_lib.sketch_of_request(config, options)
-    rows = examples_lib.of_request(config, names, options)
-    if rows is None and edit is None and sketch is None:
-      split = options.get('split') or 'test'
-      return examples_lib.of_split(config, split, count), None
-  picture, strength = edit or ({}, None)
-  rows = (rows or {}) | picture | (sketch or {})
-  # In turn, as often as images are asked for.
-  return {
-    name: np.resize(v, (count, *v.shape[1:])) for name, v in rows.items()
-  }, strength
-
-
-def _start(path: str | None, count: int) -> list[np.ndarray]:
-  """Reads the finished scales to build on, coarse first."""
-  if not path:
-    return []
-  with (
-    errors.user_errors(value=errors.DATA),
-    np.load(path, allow_pickle=False) as file,
-  ):
-    names = sorted(n for n in file.files if n.startswith('latent_'))
-    scales = [file[name] for name in names]
-  if not scales:
-    raise errors.UserError(
-      f'--coarse_latent={path}: has no array latent_0, only'
-      f' {sorted(file.files)}.',
-      errors.DATA,
-    )
-  return [
-    np.resize(s, (count, *s.shape[1:])).astype(np.float32) for s in scales
-  ]
-
-
-def _write(
   folder: pathlib.Path,
-  config: ConfigDict,
-  images: np.ndarray,
-  state: Sequence[np.ndarray],
-  examples: Mapping[str, np.ndarray],
-  label_names: Sequence[str],
-) -> None:
-  folder.mkdir(parents=True, exist_ok=True)
-  for index, image in enumerate(images):
-    grids.save(folder / f'{index:06d}.png', image)
-  shown = min(len(images), 64)
-  grid = grids.draw(
-    images[:shown], examples, config.condition.task, label_names
+) -> Job:
+  """Returns what the second model of a cascade is asked for.
+
+  Its noise is independent of that of the first. Conditions that have the size
+  of the small images are left out, as the holes of an image, which are filled
+  before it is enlarged.
+
+  Raises:
+    UserError: a condition that the second model does not serve.
+  """
+  config, count = upsampler.config, job.request.count
+  with errors.user_errors():
+    own = requests.beside_image(config, upsampler.label_names, options)
+    request = pipeline.request_of(
+      upsampler.system, config, count=count, seed=job.request.seed, stream=1
+    )
+  kept = {name: x for name, x in job.rows.items() if name not in _SIZED}
+  rows = {**kept, **requests.repeated(own, count)}
+  return Job(pipe=upsampler, rows=rows, request=request, folder=folder)
+
+
+def _sample(job: Job) -> np.ndarray:
+  """Samples, composes and writes; images are on disk as they come.
+
+  Returns:
+    (N, H, W, 3) uint8.
+  """
+  job.folder.mkdir(parents=True, exist_ok=True)
+  images: list[np.ndarray] = []
+  scales: list[tuple[np.ndarray, ...]] = []
+  done = 0
+  for made in job.pipe(job.rows, job.request):
+    last = done + len(made.images)
+    batch = examples_lib.composite(
+      made.images,
+      {name: x[done:last] for name, x in job.rows.items()},
+      job.pipe.config.sample.project,
+    )
+    for number, image in enumerate(batch, done):
+      grids.save(job.folder / f'{number:06d}.png', image)
+    images.append(batch)
+    scales.append(made.scales)
+    done = last
+  whole = np.concatenate(images)
+  _write_arrays(
+    job, whole, [np.concatenate(z) for z in zip(*scales, strict=True)]
   )
-  grids.save(folder / 'grid.png', grid)
-  _save_npz(folder / 'samples.npz', {'arr_0': images, **examples})
-  latents = {f'latent_{s}': scale for s, scale in enumerate(state)}
-  _save_npz(folder / 'latents.npz', latents)
+  return whole
+
+
+def _write_arrays(
+  job: Job, images: np.ndarray, scales: Sequence[np.ndarray]
+) -> None:
+  """Writes the grid and the arrays of all images."""
+  task, names = job.pipe.config.condition.task, job.pipe.label_names
+  grid = grids.draw(images[:_GRID], job.rows, task, names)
+  grids.save(job.folder / 'grid.png', grid)
+  _save_npz(job.folder / 'samples.npz', {'arr_0': images, **job.rows})
+  latents = {f'latent_{s}': scale for s, scale in enumerate(scales)}
+  _save_npz(job.folder / 'latents.npz', latents)
   logging.info(
-    '%d images in %s: %%06d.png, grid.png, samples.npz', len(images), folder
+    '%d images in %s: %%06d.png, grid.png, samples.npz', len(images), job.folder
   )
 
 

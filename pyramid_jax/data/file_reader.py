@@ -12,6 +12,7 @@ import numpy as np
 from pyramid_jax.conditioning import edges
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import tokenizers
+from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import degradation
 from pyramid_jax.data import holes
 from pyramid_jax.data import images
@@ -33,9 +34,11 @@ class FileReader:
     transform: the resize, crop and flip of the split.
     tokenizer: of the condition, None if it is no text.
     keep_text: whether examples have the text itself: not in training.
+    buckets: the shapes of images by example; None if all have one shape.
   """
 
   label_names: tuple[str, ...]
+  buckets: buckets_lib.Buckets | None = None
 
   def __init__(
     self,

@@ -232,6 +232,12 @@ def to_float(image: jax.Array) -> jax.Array:
   return (jnp.asarray(image, jnp.float32) - 127.5) / 127.5
 
 
+def to_uint8(images: Any) -> jax.Array:
+  """Returns the nearest uint8 values of images in [-1, 1], on the device."""
+  images = jnp.clip(jnp.asarray(images, jnp.float32), -1.0, 1.0)
+  return jnp.round((images + 1.0) * 127.5).astype(jnp.uint8)
+
+
 def finish(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   """Makes the uint8 pictures of a batch float32 in [-1, 1], on the device.
 

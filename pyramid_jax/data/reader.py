@@ -8,6 +8,8 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax.data import buckets as buckets_lib
+
 
 # What `config.data.maps` may ask for beside the images.
 MAPS = ('edges', 'mask', 'inpaint_mask')
@@ -21,10 +23,12 @@ class Reader(Protocol):
   Attributes:
     label_names: the names of the labels; entry 0 is padding.
     report: counts of what was skipped, by reason; filled while reading.
+    buckets: the shapes of images by example; None if all have one shape.
   """
 
   label_names: tuple[str, ...]
   report: dict[str, int]
+  buckets: buckets_lib.Buckets | None
 
   def __len__(self) -> int:
     """Returns the number of examples."""

@@ -1,4 +1,4 @@
-"""FID and its kin in a table of scores: weights, reference, pictures in."""
+"""FID and its kin in a table of scores: weights, reference, images in."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -15,54 +15,54 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import image_sources as pictures_lib
+from pyramid_jax.evaluation import image_sources as sources
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import inception as family
+from pyramid_jax.metrics import condition_alignment
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_reference
-from pyramid_jax.metrics import obedience
 from pyramid_jax.networks import inception as network_lib
 
 
-Pictures = pictures_lib.Pictures
-Row = obedience.Row
-Score = obedience.Score
-Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # places, pictures
+Images = sources.Images
+Row = condition_alignment.Row
+Score = condition_alignment.Score
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # places, images
 WEIGHTS = 'config.evaluate.inception'
 REFERENCE = 'config.evaluate.reference'
-# Real pictures whose features are kept for precision and recall, as many as
+# Real images whose features are kept for precision and recall, as many as
 # the reference files of ADM have.
 KEPT = 10_000
-# Up to so many pictures their covariance has no full rank.
+# Up to so many images their covariance has no full rank.
 FEW = network_lib.FEATURES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Standard:
-  """What pictures are compared with.
+class Reference:
+  """What images are compared with.
 
   Attributes:
-    reference: its statistics.
-    name: where they are from, and of how many pictures.
-    ceiling: scores of one half of its pictures against the other, under names
+    statistics: of its images.
+    name: where they are from, and of how many images.
+    ceiling: scores of one half of its images against the other, under names
       without numbers; none of the statistics of a file.
   """
 
-  reference: inception_reference.Reference
+  statistics: inception_reference.Reference
   name: str
   ceiling: Mapping[str, Score] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judge:
+class FidEvaluator:
   """Inception with its weights.
 
   Attributes:
-    extract: pictures -> features.
-    batch_size: pictures at a time.
+    extract: images -> features.
+    batch_size: images at a time.
     mesh: the devices that share them.
     weights: their file and its hash, for people.
-    standard: what the config names to compare with, None for the real images
+    reference: what the config names to compare with, None for the real images
       of a split.
   """
 
@@ -70,59 +70,57 @@ class Judge:
   batch_size: int
   mesh: Mesh
   weights: str
-  standard: Standard | None = None
+  reference: Reference | None = None
 
   def state(self, batches: Batches, keep: int) -> inception.State:
     """Returns what the scores need, see `inception.collect`."""
     with errors.user_errors(value=errors.DATA):
       return inception.collect(self.extract, batches, keep)
 
-  def real(self, config: ConfigDict, split: str, count: int) -> Pictures | None:
-    """Returns the first images of a split, None where there is a standard."""
-    if self.standard is not None:
+  def real(self, config: ConfigDict, split: str, count: int) -> Images | None:
+    """Returns the first images of a split, None where there is a reference."""
+    if self.reference is not None:
       return None
-    return pictures_lib.of_split(config, split, self.mesh, count)
+    return sources.of_split(config, split, self.mesh, count)
 
-  def rows(
-    self, samples: Pictures, real: Pictures | None
-  ) -> tuple[list[Row], str]:
-    """Scores pictures.
+  def rows(self, samples: Images, real: Images | None) -> tuple[list[Row], str]:
+    """Scores images.
 
     Args:
       samples: what is scored.
-      real: what it is compared with, where there is no standard.
+      real: what it is compared with, where there is no reference.
 
     Returns:
       Rows of a table, and what must be known to read them, one line.
 
     Raises:
-      UserError: fewer than two pictures, or some that cannot be read.
+      UserError: fewer than two images, or some that cannot be read.
     """
-    standard = self.standard
-    if standard is None:
+    reference = self.reference
+    if reference is None:
       assert real is not None
-      standard = _standard(self, real)
+      reference = _reference(self, real)
     state = self.state(samples.batches(self.batch_size), samples.count)
     with errors.user_errors(value=errors.DATA):
-      scores = inception.scores(state, standard.reference)
+      scores = inception.scores(state, reference.statistics)
     rows = [
-      Row(name, score, standard.ceiling.get(_plain(name)), None)
+      Row(name, score, reference.ceiling.get(_plain(name)), None)
       for name, score in scores.items()
     ]
-    return rows, '; '.join(self._notes(samples.count, standard))
+    return rows, '; '.join(self._notes(samples.count, reference))
 
-  def _notes(self, count: int, standard: Standard) -> Iterator[str]:
-    yield f'FID and its kin by {self.weights} against {standard.name}'
-    behind = standard.reference.count
+  def _notes(self, count: int, reference: Reference) -> Iterator[str]:
+    yield f'FID and its kin by {self.weights} against {reference.name}'
+    behind = reference.statistics.count
     few = min(count, count if behind is None else behind)
     if few <= FEW:
       yield f'FID of as few as {few} images is biased upwards'
-    if standard.reference.spatial is not None and standard.reference.own:
+    if reference.statistics.spatial is not None and reference.statistics.own:
       yield f'sFID is {inception.SFID_NOTE}'
 
 
-def find(config: ConfigDict) -> Judge | None:
-  """Returns the judge, or None and a line in the log without its weights.
+def find(config: ConfigDict) -> FidEvaluator | None:
+  """Returns the evaluator, or None and a line in the log without its weights.
 
   Raises:
     UserError: as `create`.
@@ -133,7 +131,7 @@ def find(config: ConfigDict) -> Judge | None:
   return None
 
 
-def create(config: ConfigDict, compare: bool = True) -> Judge:
+def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
   """Reads the weights, and what the config names to compare with.
 
   Args:
@@ -151,7 +149,7 @@ def create(config: ConfigDict, compare: bool = True) -> Judge:
     mesh = mesh_lib.create(config.mesh)
   shares = mesh_lib.batch_parts(mesh)
   size = -(-config.evaluate.batch_size // shares) * shares
-  judge = Judge(
+  evaluator = FidEvaluator(
     extract=inception.extractor(
       jax.device_put(variables, mesh_lib.replicated(mesh)),
       size,
@@ -162,11 +160,11 @@ def create(config: ConfigDict, compare: bool = True) -> Judge:
     weights=f'{path.name} ({_digest(path)})',
   )
   if not compare or not config.evaluate.reference:
-    return judge
-  reference = pathlib.Path(config.evaluate.reference).expanduser()
+    return evaluator
+  named = pathlib.Path(config.evaluate.reference).expanduser()
   widths = _widths(variables)
-  standard = _named_standard(judge, reference, widths, config.data.workers)
-  return dataclasses.replace(judge, standard=standard)
+  reference = _named_reference(evaluator, named, widths, config.data.workers)
+  return dataclasses.replace(evaluator, reference=reference)
 
 
 def _digest(path: pathlib.Path) -> str:
@@ -175,66 +173,66 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _widths(variables: Any) -> network_lib.Outputs:
-  """Returns the shapes of the features of one picture."""
+  """Returns the shapes of the features of one image."""
   side = network_lib.SIDE
   image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
   return jax.eval_shape(network_lib.InceptionV3().apply, variables, image)
 
 
-def _standard(judge: Judge, real: Pictures) -> Standard:
-  batches = real.batches(judge.batch_size)
+def _reference(evaluator: FidEvaluator, real: Images) -> Reference:
+  batches = real.batches(evaluator.batch_size)
   with errors.user_errors(value=errors.DATA):
-    even, odd = inception.collect_halves(judge.extract, batches, KEPT)
-    reference = inception.reference_of(even.merge(odd))
+    even, odd = inception.collect_halves(evaluator.extract, batches, KEPT)
+    statistics = inception.reference_of(even.merge(odd))
     scores: Mapping[str, Score] = {}
     if odd.pool.count > 1:
       scores = inception.scores(even, inception.reference_of(odd))
-  return Standard(
-    reference=reference,
+  return Reference(
+    statistics=statistics,
     name=f'{real.name} ({real.count} images)',
     ceiling={_plain(name): score for name, score in scores.items()},
   )
 
 
 def _plain(name: str) -> str:
-  """Returns the name of a score without its number of pictures."""
+  """Returns the name of a score without its number of images."""
   return name.rpartition('_')[0]
 
 
-def _named_standard(
-  judge: Judge,
+def _named_reference(
+  evaluator: FidEvaluator,
   path: pathlib.Path,
   widths: network_lib.Outputs,
   threads: int,
-) -> Standard:
-  """Returns the statistics of a file, or of a folder of pictures."""
+) -> Reference:
+  """Returns the statistics of a file, or of a folder of images."""
   if not path.exists():
     raise errors.UserError(f'{REFERENCE} is {path}: not there.', errors.MISSING)
   if path.is_dir():
-    return _standard(judge, pictures_lib.of_folder(path, threads))
+    return _reference(evaluator, sources.of_folder(path, threads))
   with errors.user_errors(value=errors.DATA):
-    reference = inception_reference.read(path)
-    _check_widths(path, reference, widths)
-    reference = inception.with_features(reference, judge.extract)
-  count = reference.count
+    statistics = inception_reference.read(path)
+    _check_widths(path, statistics, widths)
+    statistics = inception.with_features(statistics, evaluator.extract)
+  count = statistics.count
   images = 'unknown number of images' if count is None else f'{count} images'
-  return Standard(
-    reference=reference, name=f'{path} ({images}, {_digest(path)})'
+  return Reference(
+    statistics=statistics, name=f'{path} ({images}, {_digest(path)})'
   )
 
 
 def _check_widths(
   path: pathlib.Path,
-  reference: inception_reference.Reference,
+  statistics: inception_reference.Reference,
   widths: network_lib.Outputs,
 ) -> None:
   """Refuses statistics of other features, before anything is computed."""
   pool, spatial = widths.pool.shape[1], widths.spatial.shape[1]
-  have = {'mu': (len(reference.pool.mean), pool)}
-  if reference.spatial is not None:
-    have['mu_s'] = (len(reference.spatial.mean), spatial)
-  if reference.features is not None:
-    have['features'] = (reference.features.shape[-1], pool)
+  have = {'mu': (len(statistics.pool.mean), pool)}
+  if statistics.spatial is not None:
+    have['mu_s'] = (len(statistics.spatial.mean), spatial)
+  if statistics.features is not None:
+    have['features'] = (statistics.features.shape[-1], pool)
   for name, (got, want) in have.items():
     if got != want:
       raise ValueError(
@@ -264,22 +262,22 @@ def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
       ' and end in .npz.',
       errors.OUTPUT,
     )
-  judge = create(config, compare=False)
+  evaluator = create(config, compare=False)
   if options.get('samples'):
     samples = pathlib.Path(options['samples'])
-    pictures, _ = pictures_lib.of_saved(samples, config.data.workers)
+    real, _ = sources.of_saved(samples, config.data.workers)
   else:
     split = options.get('split') or 'train'
-    pictures = pictures_lib.of_split(config, split, judge.mesh, shuffle=True)
+    real = sources.of_split(config, split, evaluator.mesh, shuffle=True)
   digest, first = hashlib.sha256(), []
 
   def noted() -> Batches:
-    for places, images in pictures.batches(judge.batch_size):
+    for places, images in real.batches(evaluator.batch_size):
       digest.update(images.tobytes())
       first.append(images[places < KEPT])
       yield places, images
 
-  state = judge.state(noted(), KEPT)
+  state = evaluator.state(noted(), KEPT)
   with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
     inception_reference.write(
       path,
@@ -289,4 +287,4 @@ def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
       np.concatenate(first),
       digest.hexdigest(),
     )
-  logging.info('statistics of %s in %s', pictures.name, path)
+  logging.info('statistics of %s in %s', real.name, path)

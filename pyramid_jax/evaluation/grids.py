@@ -1,4 +1,4 @@
-"""Pictures of samples beside what they were asked to be."""
+"""Grids of samples beside what they were asked to be, as images."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -31,12 +31,6 @@ _COLOURS = (
   (110, 30, 140),
   (0, 110, 130),
 )
-
-
-def to_uint8(images: Any) -> np.ndarray:
-  """Returns the nearest uint8 values of images in [-1, 1]."""
-  images = np.clip(np.asarray(images, np.float32), -1.0, 1.0)
-  return np.rint((images + 1.0) * 127.5).astype(np.uint8)
 
 
 def draw(
@@ -81,6 +75,16 @@ def draw(
       panels.append(_enlarge(real[i]))
     rows.append(_row(panels))
   return _tile(rows, columns or _columns(len(rows)))
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
+  """Returns images beside one another.
+
+  Args:
+    images: (N, H, W, 3) uint8.
+    columns: images in a row; by default about as many as rows.
+  """
+  return Image.fromarray(draw(images, {}, 'none', columns=columns))
 
 
 def save(path: str | os.PathLike[str], image: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Pictures to be scored, from wherever they are, in batches."""
+"""Images to be scored, from wherever they are, in batches."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ import numpy as np
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import images as data_images
 from pyramid_jax.data import picture_files
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import grids
 from pyramid_jax.runs import progress
 
 
-SAMPLES = 'samples.npz'  # what --mode=sample writes beside the pictures
+SAMPLES = 'samples.npz'  # what --mode=sample writes beside the images
 _SEED = 17  # of the order of a split, where it is shuffled
 
 
@@ -32,8 +32,8 @@ def _as_they_are(batch: Mapping[str, Any]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pictures:
-  """The first pictures of a source.
+class Images:
+  """The first images of a source.
 
   Attributes:
     name: of the source, for people.
@@ -52,10 +52,10 @@ class Pictures:
   threads: int = 1
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields places (B,) and pictures (B, H, W, 3) uint8, each once.
+    """Yields places (B,) and images (B, H, W, 3) uint8, each once.
 
     Args:
-      size: pictures at a time; of the last batch there may be fewer.
+      size: images at a time; of the last batch there may be fewer.
     """
     size = min(size, self.count)
     steps = -(-self.count // size)
@@ -71,7 +71,7 @@ class Pictures:
 
 
 class _Rows:
-  """Pictures in memory as a source."""
+  """Images in memory as a source."""
 
   def __init__(self, images: np.ndarray):
     self._images = images
@@ -86,32 +86,30 @@ class _Rows:
     return {'image': self._images[indices]}
 
 
-def of_array(images: np.ndarray, name: str) -> Pictures:
-  """Takes (N, H, W, 3) uint8 pictures.
+def of_array(images: np.ndarray, name: str) -> Images:
+  """Takes (N, H, W, 3) uint8 images.
 
   Raises:
-    ValueError: another shape or type, or no pictures.
+    ValueError: another shape or type, or no images.
   """
   if not len(detector.check(images)):
     raise ValueError(f'{name} has no images.')
-  return Pictures(name=name, source=_Rows(images), count=len(images))
+  return Images(name=name, source=_Rows(images), count=len(images))
 
 
-def of_folder(path: pathlib.Path, threads: int) -> Pictures:
+def of_folder(path: pathlib.Path, threads: int) -> Images:
   """Takes the image files below a folder.
 
   Raises:
     UserError: no images, or the first cannot be read.
   """
   files = picture_files.PictureFiles(path)
-  return Pictures(
-    name=str(path), source=files, count=len(files), threads=threads
-  )
+  return Images(name=str(path), source=files, count=len(files), threads=threads)
 
 
 def of_saved(
   path: pathlib.Path, threads: int
-) -> tuple[Pictures, dict[str, np.ndarray]]:
+) -> tuple[Images, dict[str, np.ndarray]]:
   """Takes samples, or what else --samples names.
 
   Args:
@@ -120,7 +118,7 @@ def of_saved(
     threads: that read files.
 
   Returns:
-    The pictures and the arrays of the .npz, none of image files.
+    The images and the arrays of the .npz, none of image files.
 
   Raises:
     UserError: not there, or not what it should be.
@@ -159,7 +157,7 @@ def of_split(
   mesh: Mesh,
   count: int | None = None,
   shuffle: bool = False,
-) -> Pictures:
+) -> Images:
   """Takes the real images of a split, cropped as for evaluation.
 
   Args:
@@ -167,7 +165,7 @@ def of_split(
     split: train, val or test.
     mesh: where `finish` of the reader runs.
     count: how many of them; None: `config.evaluate.count`.
-    shuffle: see `Pictures`.
+    shuffle: see `Images`.
 
   Raises:
     UserError: data that are not there or cannot be read, or too few of them.
@@ -178,12 +176,15 @@ def of_split(
     reader = data.create(still, split)
   count = config.evaluate.count if count is None else min(count, len(reader))
   check_count(count, len(reader))
-  finish = jax.jit(reader.finish)
+
+  @jax.jit
+  def finish(batch: Mapping[str, jax.Array]) -> jax.Array:
+    return data_images.to_uint8(reader.finish(batch)['image'])
 
   def drawn(batch: Mapping[str, Any]) -> np.ndarray:
-    return grids.to_uint8(finish(mesh_lib.spread(mesh, batch))['image'])
+    return np.asarray(finish(mesh_lib.spread(mesh, batch)))
 
-  return Pictures(
+  return Images(
     name=f'the real images of {split}',
     source=reader,
     count=count,

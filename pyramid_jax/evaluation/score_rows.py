@@ -1,4 +1,4 @@
-"""Rows of a table of scores that look at conditions and real pictures."""
+"""Rows of a table of scores that look at conditions and real images."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from pyramid_jax import errors
 from pyramid_jax.data import degradation
 from pyramid_jax.data.synthetic import render as shapes_render
 from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import condition_alignment
 from pyramid_jax.metrics import image_quality
-from pyramid_jax.metrics import obedience
 from pyramid_jax.metrics import restoration
 from pyramid_jax.networks.layers import quantizer
 
 
-Row = obedience.Row
+Row = condition_alignment.Row
 Score = bootstrap.Score
 
 
@@ -30,7 +30,7 @@ def of_task(
   real: np.ndarray | None,
   examples: Mapping[str, np.ndarray],
 ) -> list[Row]:
-  """Scores samples, beside their bounds where there are real pictures.
+  """Scores samples, beside their bounds where there are real images.
 
   Args:
     config: of the run.
@@ -46,8 +46,8 @@ def of_task(
   if config.data.name == 'shapes':
     if real is not None and len(images) > 1:
       seed = config.data.seed
-      return obedience.with_bounds(task, images, examples, real, seed)
-    scores = obedience.scores(task, images, examples, label_names)
+      return condition_alignment.with_bounds(task, images, examples, real, seed)
+    scores = condition_alignment.scores(task, images, examples, label_names)
     return [Row(name, score, None, None) for name, score in scores.items()]
   if task not in restoration.TASKS:
     logging.info('no score of the conditions: the detector knows shapes only.')
@@ -81,7 +81,7 @@ def of_reconstructions(
   real: np.ndarray,
   examples: Mapping[str, np.ndarray],
 ) -> list[Row]:
-  """Scores what a first stage made of real pictures.
+  """Scores what a first stage made of real images.
 
   Args:
     images: (N, H, W, 3) uint8.
@@ -89,7 +89,7 @@ def of_reconstructions(
     examples: theirs.
   """
   if 'geometry' in examples:  # shapes: objects can be found again
-    values = obedience.reconstruction_scores(images, real, examples)
+    values = condition_alignment.reconstruction_scores(images, real, examples)
   else:
     values = {
       'psnr': bootstrap.mean(image_quality.psnr(images, real)),
@@ -124,14 +124,14 @@ def of_saved(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> list[Row]:
   examples = dict(arrays)
   images = examples.pop('arr_0')
   with errors.user_errors(value=errors.DATA):
-    real = _whole_pictures(examples, images.shape[1])
+    real = _whole_images(examples, images.shape[1])
     return of_task(config, None, images, real, examples)
 
 
-def _whole_pictures(
+def _whole_images(
   arrays: Mapping[str, np.ndarray], size: int
 ) -> np.ndarray | None:
-  """Returns the real pictures of saved conditions, if they tell."""
+  """Returns the real images of saved conditions, if they say."""
   if 'geometry' in arrays:  # a scene of shapes, drawn again
     spec = {name: jnp.asarray(arrays[name]) for name in shapes_render.SPEC}
     return np.asarray(shapes_render.image(spec, size)).astype(np.uint8)

@@ -5,10 +5,10 @@ import json
 import math
 import pathlib
 
-from pyramid_jax.metrics import obedience
+from pyramid_jax.metrics import condition_alignment
 
 
-Row = obedience.Row
+Row = condition_alignment.Row
 
 
 def write(folder: pathlib.Path, about: str, rows: Sequence[Row]) -> None:

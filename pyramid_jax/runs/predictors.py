@@ -5,28 +5,16 @@ system `sketch` that was trained on it. Both together are that system; see
 `systems.sketch`.
 """
 
-from collections.abc import Callable
 import os
 import pathlib
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
-import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.metrics import edges as edges_lib
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.systems import system as system_lib
-from pyramid_jax.systems.sketch import sketch as sketch_lib
 
 
-_PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where predictors are judged
 # What a person asks for, whatever the predictor was trained with.
 _SECTIONS = ('evaluate', 'data', 'mesh')
 _FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'shuffled_condition')
@@ -114,41 +102,3 @@ def check_base(
       f' {base}; train one on them.',
       errors.DATA,
     )
-
-
-def scorer(
-  system: sketch_lib.Sketch, reader: Any, mesh: Mesh, count: int
-) -> Callable[[system_lib.Weights], dict[str, float]]:
-  """Returns a function from weights to what a predictor makes of new pictures.
-
-  At several noise levels the squared error of what is predicted, and the F1
-  of the edges behind it.
-
-  Args:
-    system: predictor and base.
-    reader: of the validation split.
-    mesh: where the weights are.
-    count: pictures.
-  """
-  host = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
-  arrays = mesh_lib.spread(mesh, host)
-
-  @jax.jit
-  def predict(weights, batch, part):
-    batch = reader.finish(batch)
-    parts = jnp.full(batch['image'].shape[:1], part)
-    errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
-    return errors.mean(), edges, system.asked(weights.frozen, batch)
-
-  def of_weights(weights: system_lib.Weights) -> dict[str, float]:
-    scores = {}
-    for part in _PARTS:
-      error, found, wanted = predict(weights, arrays, part)
-      maps = (np.asarray(x) > 0 for x in (found, wanted))
-      scores[f'error_at_{part}'] = float(error)
-      scores[f'edge_f1_at_{part}'] = float(
-        edges_lib.compare(*maps)['f1'].mean()
-      )
-    return scores
-
-  return of_weights

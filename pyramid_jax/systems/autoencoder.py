@@ -256,6 +256,10 @@ class Autoencoder:
   def check_extra(self, extra: Params) -> None:
     del extra
 
+  @property
+  def codebooks(self) -> tuple[int, ...]:
+    return self.model.codebook_sizes
+
   def reconstruct(
     self, weights: Weights, image: jax.Array
   ) -> tuple[jax.Array, list[jax.Array]]:

@@ -1,5 +1,6 @@
 """What a system is to the trainer and to the sampler."""
 
+from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
@@ -129,6 +130,49 @@ class Trainable(Protocol):
     """
 
 
+class Reconstructing(Trainable, Protocol):
+  """What makes images anew, a first stage."""
+
+  @property
+  def codebooks(self) -> tuple[int, ...]:
+    """Entries of the codebook of each scale, none without any."""
+
+  def reconstruct(
+    self, weights: Weights, image: jax.Array
+  ) -> tuple[jax.Array, list[jax.Array]]:
+    """Returns reconstructions (B, H, W, 3) in [-1, 1] and the codes.
+
+    Args:
+      weights: of the system.
+      image: (B, H, W, 3) in [-1, 1].
+
+    Returns:
+      The images, and the codes of each codebook, (B, h, w) int32 each.
+    """
+
+
+class Predicting(Trainable, Protocol):
+  """What predicts the edges of noised images."""
+
+  def asked(self, frozen: Params, batch: Batch) -> jax.Array:
+    """Returns the edges of examples, (B, H, W) in [-1, 1]."""
+
+  def predicted(
+    self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Predicts the edges of images that are noised.
+
+    Args:
+      weights: of the system.
+      key: of the noise.
+      batch: images, conditions and edges.
+      parts: (B,) of the noise's time in [0, 1], where each is read.
+
+    Returns:
+      The (B,) squared errors, and (B, H, W) edges.
+    """
+
+
 class Generative(Trainable, Protocol):
   """What images can be sampled from.
 
@@ -163,6 +207,16 @@ class Generative(Trainable, Protocol):
 
     Raises:
       ValueError: the field of `config.sample` and what is allowed.
+    """
+
+  def check_rows(self, names: Collection[str]) -> None:
+    """Refuses conditions that lack what the system needs beside its task's.
+
+    Args:
+      names: of the arrays of a batch.
+
+    Raises:
+      ValueError: what is missing.
     """
 
   def dense_spec(self) -> spec_lib.SamplerSpec:
@@ -246,6 +300,9 @@ class Sampled:
 
   def check_extra(self, extra: Params) -> None:
     del extra
+
+  def check_rows(self, names: Collection[str]) -> None:
+    del names
 
   def guided(
     self,

@@ -11,18 +11,17 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.diffusion import spec as spec_lib
-from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
-from pyramid_jax.evaluation import scoring as evaluate
+from pyramid_jax.evaluation import scoring
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import state as run_state
-from pyramid_jax.runs import writers as logs
+from pyramid_jax.runs import writers
 from pyramid_jax.systems import system as system_lib
-from pyramid_jax.training.setup import Job
+from pyramid_jax.training import setup as setup_lib
 
 
 _GRID = 16  # images of a grid, at most
@@ -61,31 +60,42 @@ class Due:
     )
 
 
-class Records:
-  """What the loop leaves on disk and on the terminal."""
+class Hooks:
+  """Logs, checkpoints, scores and previews of a training run."""
 
-  def __init__(self, job: Job, store: checkpoints.Checkpoints, first: int):
+  def __init__(
+    self, setup: setup_lib.Setup, store: checkpoints.Checkpoints, first: int
+  ):
     """Opens the files.
 
     Args:
-      job: what is trained.
+      setup: what is trained.
       store: its checkpoints.
       first: finished updates.
     """
-    self._job = job
+    self._setup = setup
     self._store = store
-    self._writer = logs.MetricWriter(job.workdir, first)
-    train = job.config.train
+    self._writer = writers.MetricWriter(setup.workdir, first)
+    train = setup.config.train
     self._bar = progress.Progress(first, train.steps, train.batch_size)
-    self._draw = _grid_maker(job)
-    self._score = evaluate.during_training(
-      job.system, job.config, job.reader_val, job.mesh
+    # One pipeline a run, so that nothing is compiled twice; the weights follow.
+    abstract = _weights(setup.state, setup.frozen)
+    self._pipe = pipeline.Pipeline(
+      setup.system,
+      abstract,
+      setup.mesh,
+      setup.config,
+      setup.reader.label_names,
+    )
+    self._preview = _previewer(setup)
+    self._score = scoring.during_training(
+      self._pipe, setup.request, setup.config, setup.reader_val
     )
 
   def close(self) -> None:
-    """Closes the files and tells what data was skipped."""
+    """Closes the files and says what data was skipped."""
     self._writer.close()
-    skipped = {k: n for k, n in self._job.reader.report.items() if n}
+    skipped = {k: n for k, n in self._setup.reader.report.items() if n}
     if skipped:
       text = ', '.join(f'{n} {reason}' for reason, n in skipped.items())
       logging.warning('images skipped: %s', text)
@@ -96,7 +106,7 @@ class Records:
       self._bar.update(step)
       return
     self._store.wait()
-    good = next(iter(checkpoints.steps(self._job.workdir)), None)
+    good = next(iter(checkpoints.steps(self._setup.workdir)), None)
     raise errors.UserError(
       f'the loss or a gradient is not finite in step {step} (loss '
       f'{float(metrics["loss"])}); last good checkpoint: '
@@ -127,60 +137,59 @@ class Records:
     stopping: bool,
   ) -> None:
     """Does what is due; when stopping, only what must not be lost."""
-    job = self._job
-    weights = system_lib.Weights(
-      params=run_state.averaged(state.params, state.ema),
-      frozen=frozen,
-      extra=state.extra,
-    )
+    pipe = self._pipe.with_weights(_weights(state, frozen))
     with self._bar.pause():
       scores: Mapping[str, float] = {}
       if due.evaluate and not stopping:
-        scores = self._score(weights)
+        scores = self._score(pipe)
         logging.info('validation: %s', _short(scores))
       if due.log:
         self.log(step, metrics, scores)
       if due.grid and not stopping:
-        grid = self._draw(step, weights)
+        grid = self._preview(step, pipe)
         self._writer.write_images(step, {'samples': grid})
       # Last, so that a run that is cut off before does the rest again.
       if due.save or stopping:
-        position = step * job.config.train.batch_size
-        self._store.save(state, job.config, job.mesh, position)
+        config, mesh = self._setup.config, self._setup.mesh
+        position = step * config.train.batch_size
+        self._store.save(state, config, mesh, position)
 
 
 def _short(scores: Mapping[str, float]) -> str:
   return ', '.join(f'{name} {value:.4g}' for name, value in scores.items())
 
 
-def _grid_maker(
-  job: Job,
-) -> Callable[[int, system_lib.Weights], np.ndarray]:
+def _weights(
+  state: run_state.TrainState, frozen: Mapping[str, Any]
+) -> system_lib.Weights:
+  """Returns the weights to sample with, averages in place."""
+  return system_lib.Weights(
+    params=run_state.averaged(state.params, state.ema),
+    frozen=frozen,
+    extra=state.extra,
+  )
+
+
+def _previewer(
+  setup: setup_lib.Setup,
+) -> Callable[[int, pipeline.Pipeline], np.ndarray]:
   """Returns a function that draws and saves the grid of a step."""
-  task = job.config.condition.task
-  count = min(_GRID, job.config.sample.batch_size)
-  host = batches_lib.Batches(job.reader_val, count, seed=0, shuffle=False).at(0)
-  arrays = mesh_lib.spread(job.mesh, host)
+  config = setup.config
+  count = min(_GRID, config.sample.batch_size)
+  order = batches_lib.Batches(setup.reader_val, count, seed=0, shuffle=False)
+  finish = examples_lib.finisher(config, setup.reader_val, setup.mesh)
+  examples = finish(order.at(0))
 
-  @jax.jit
-  def preview(weights, batch):
-    batch = job.reader_val.finish(batch)
-    keys = system_lib.image_keys(job.config.sample.seed, np.arange(count))
-    spec = spec_lib.from_config(job.config)
-    images = job.system.preview(weights, keys, batch, spec)
-    return images, batch['image'], examples_lib.pictures(task, batch)
-
-  def draw(step: int, weights: system_lib.Weights) -> np.ndarray:
-    images, real, drawn = jax.device_get(preview(weights, arrays))
+  def preview(step: int, pipe: pipeline.Pipeline) -> np.ndarray:
     image = grids.draw(
-      grids.to_uint8(images),
-      examples_lib.seen(host, drawn),
-      task,
-      job.reader.label_names,
-      real=grids.to_uint8(real),
+      pipe.preview(examples.batch, setup.request),
+      examples.rows,
+      config.condition.task,
+      pipe.label_names,
+      real=examples.real,
     )
     with errors.user_errors(missing=errors.OUTPUT):
-      grids.save(job.workdir / 'samples' / f'step_{step:08d}.png', image)
+      grids.save(setup.workdir / 'samples' / f'step_{step:08d}.png', image)
     return image
 
-  return draw
+  return preview

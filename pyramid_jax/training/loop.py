@@ -30,10 +30,10 @@ from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
-from pyramid_jax.training import hooks as records_lib
+from pyramid_jax.training import hooks as hooks_lib
 from pyramid_jax.training import preemption
-from pyramid_jax.training import setup as job_lib
-from pyramid_jax.training import step as state_lib
+from pyramid_jax.training import setup as setup_lib
+from pyramid_jax.training import step as step_lib
 
 
 # Steps that the host may be ahead of the device: enough that the device never
@@ -91,51 +91,53 @@ def _train(
     logging.info('%s has its %d steps', workdir, steps)
     return
   logging.info('training %s in %s', config.name or config.system.name, workdir)
-  job = job_lib.prepare(config, workdir)
-  _report(job)
+  setup = setup_lib.prepare(config, workdir)
+  _report(setup)
   with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles beside
-    compiled = pool.submit(_compile, job)
-    frozen = frozen_lib.load(job.system, config, job.mesh, workdir)
-    edge_targets.check(job.system, job.reader_val, frozen)
+    compiled = pool.submit(_compile, setup)
+    frozen = frozen_lib.load(setup.system, config, setup.mesh, workdir)
+    edge_targets.check(setup.system, setup.reader_val, frozen)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
-    latent_cache.check(job.reader, digests)
+    latent_cache.check(setup.reader, digests)
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
-    state = _restore_or_create(job, store, frozen)
+    state = _restore_or_create(setup, store, frozen)
     step = compiled.result()
-  workdir_lib.write_record(workdir, config, job.reader.label_names)
+  workdir_lib.write_record(workdir, config, setup.reader.label_names)
   stop.graceful = True
   try:
     with contextlib.closing(store):
-      _loop(job, step, state, frozen, store, stop, held)
+      _loop(setup, step, state, frozen, store, stop, held)
   finally:
     stop.graceful = False
 
 
-def _report(job: job_lib.Job) -> None:
+def _report(setup: setup_lib.Setup) -> None:
   """Prints what is trained, and where its values live."""
-  logging.info('mesh: %s', mesh_lib.describe(job.mesh))
-  logging.info('%s', sharding.parameter_table(job.state.params))
-  logging.info('%s', sharding.table({'state': job.state, 'frozen': job.frozen}))
+  logging.info('mesh: %s', mesh_lib.describe(setup.mesh))
+  logging.info('%s', sharding.parameter_table(setup.state.params))
+  logging.info(
+    '%s', sharding.table({'state': setup.state, 'frozen': setup.frozen})
+  )
 
 
-def _compile(job: job_lib.Job) -> Callable[..., Any]:
-  step = state_lib.make_step(
-    job.system, job.config, job.reader.finish, job.mesh
+def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
+  step = step_lib.make_step(
+    setup.system, setup.config, setup.reader.finish, setup.mesh
   )
 
   def compiled(batch):
     start = time.monotonic()
-    program = state_lib.compile_step(
-      step, job.mesh, job.state, job.frozen, batch
+    program = step_lib.compile_step(
+      step, setup.mesh, setup.state, setup.frozen, batch
     )
     secs = time.monotonic() - start
     logging.info('compiled the train step in %.1f s', secs)
     return program
 
-  first = compiled(job.batch)
-  if not job.config.data.buckets:
+  first = compiled(setup.batch)
+  if not setup.config.data.buckets:
     return first
-  programs = {job.batch['image'].shape: first}
+  programs = {setup.batch['image'].shape: first}
 
   def run(state, frozen, batch):
     shape = batch['image'].shape
@@ -147,59 +149,61 @@ def _compile(job: job_lib.Job) -> Callable[..., Any]:
 
 
 def _restore_or_create(
-  job: job_lib.Job, store: checkpoints.Checkpoints, frozen: Mapping[str, Any]
-) -> state_lib.TrainState:
-  state = store.restore_latest(job.state)
+  setup: setup_lib.Setup,
+  store: checkpoints.Checkpoints,
+  frozen: Mapping[str, Any],
+) -> step_lib.TrainState:
+  state = store.restore_latest(setup.state)
   if state is not None:
     logging.info('going on after step %d', int(state.step))
     return state
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, job.state)
-  state = initial.place(initial.evaluate(job.create, job.batch), shardings)
-  measure = state_lib.make_measure(
-    job.system, job.config, job.reader.finish, job.mesh
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
+  state = initial.place(initial.evaluate(setup.create, setup.batch), shardings)
+  measure = step_lib.make_measure(
+    setup.system, setup.config, setup.reader.finish, setup.mesh
   )
   measured = jax.jit(measure, out_shardings=shardings.extra)
-  return state.replace(extra=measured(state.extra, frozen, job.batch))
+  return state.replace(extra=measured(state.extra, frozen, setup.batch))
 
 
 def _loop(
-  job: job_lib.Job,
+  setup: setup_lib.Setup,
   step_fn: Callable[..., Any],
-  state: state_lib.TrainState,
+  state: step_lib.TrainState,
   frozen: Mapping[str, Any],
   store: checkpoints.Checkpoints,
   stop: preemption.Preemption,
   held: lock.Lock,
 ) -> None:
   """Runs the steps that are left; the last one is saved before it returns."""
-  train = job.config.train
+  train = setup.config.train
   first, last = int(state.step), train.steps
-  ahead = 0 if mesh_lib.needs_blocking(job.mesh) else _AHEAD
+  ahead = 0 if mesh_lib.needs_blocking(setup.mesh) else _AHEAD
   batches = batches_lib.prefetch(
-    job_lib.batches(job.config, job.reader),
+    setup_lib.batches(setup.config, setup.reader),
     first,
     last,
-    lambda batch: mesh_lib.place(job.mesh, batch),
-    threads=job.config.data.workers,
+    lambda batch: mesh_lib.place(setup.mesh, batch),
+    threads=setup.config.data.workers,
   )
   pending: deque[tuple[int, Any]] = deque()
-  records = records_lib.Records(job, store, first)
-  with batches, contextlib.closing(records):
-    for step, batch in enumerate(_told(batches), first + 1):
+  hooks = hooks_lib.Hooks(setup, store, first)
+  with batches, contextlib.closing(hooks):
+    for step, batch in enumerate(_readable(batches), first + 1):
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         state, metrics = step_fn(state, frozen, batch)
       pending.append((step, metrics))
       held.check()
-      due = records_lib.Due.at(step, train)
+      due = hooks_lib.Due.at(step, train)
       stopping = stop.requested and step < last
       wait = stopping or due.evaluate or due.grid or due.save
       while len(pending) > (0 if wait else ahead):
         done, metrics = pending.popleft()
-        records.check(done, metrics)
-        if records_lib.Due.at(done, train).log and not (wait and done == step):
-          records.log(done, metrics)
+        hooks.check(done, metrics)
+        if hooks_lib.Due.at(done, train).log and not (wait and done == step):
+          hooks.log(done, metrics)
       if wait:
-        records.write(step, state, frozen, metrics, due, stopping)
+        hooks.write(step, state, frozen, metrics, due, stopping)
       if stopping:
         store.wait()
         raise errors.UserError(
@@ -210,8 +214,8 @@ def _loop(
   store.wait()
 
 
-def _told(batches: Iterator[Any]) -> Iterator[Any]:
-  """Passes batches on; data that cannot be read ends the run in one line."""
+def _readable(batches: Iterator[Any]) -> Iterator[Any]:
+  """Yields batches; data that cannot be read end the run with one line."""
   while True:
     with errors.user_errors(value=errors.DATA):
       batch = next(batches, None)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
@@ -21,11 +22,11 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import pretrained as frozen_lib
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
-from pyramid_jax.training import step as state_lib
+from pyramid_jax.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
+class Setup:
   """What a run consists of.
 
   Attributes:
@@ -33,6 +34,7 @@ class Job:
     workdir: of this stage.
     mesh: the devices.
     system: what is trained.
+    request: how previews and images to be scored are sampled.
     reader: of the training split.
     reader_val: of the validation split.
     create: batch -> the state before the first step; traceable.
@@ -45,45 +47,46 @@ class Job:
   workdir: pathlib.Path
   mesh: Mesh
   system: system_lib.Trainable
+  request: pipeline.Request
   reader: reader_lib.Reader
   reader_val: reader_lib.Reader
-  create: Callable[[Any], state_lib.TrainState]
+  create: Callable[[Any], step_lib.TrainState]
   batch: Mapping[str, jax.Array]
-  state: state_lib.TrainState
+  state: step_lib.TrainState
   frozen: Mapping[str, Any]
 
 
-def prepare(config: ConfigDict, workdir: pathlib.Path) -> Job:
+def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
   """Builds all that needs no weights.
 
   Raises:
     UserError: the config does not fit the devices, the system or the data.
   """
-  with errors.user_errors():
+  with errors.user_errors():  # checks of the input; tracing comes after them
     mesh = mesh_lib.create(config.mesh)
     mesh_lib.check_batch(mesh, config.train.batch_size, config.train.accumulate)
     system = workdir_lib.create_system(config)
+    request = pipeline.request_of(system, config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
     batch = mesh_lib.place(mesh, batches(config, reader).at(0))
 
-    def create(batch):
-      return state_lib.create(system, config, reader.finish, batch)
+  def create(batch):
+    return step_lib.create(system, config, reader.finish, batch)
 
-    min_size = config.mesh.fsdp_min_size
-    state = sharding.abstract(jax.eval_shape(create, batch), mesh, min_size)
-    frozen = frozen_lib.abstract(system, mesh, min_size)
-  return Job(
+  min_size = config.mesh.fsdp_min_size
+  return Setup(
     config=config,
     workdir=workdir,
     mesh=mesh,
     system=system,
+    request=request,
     reader=reader,
     reader_val=reader_val,
     create=create,
     batch=batch,
-    state=state,
-    frozen=frozen,
+    state=sharding.abstract(jax.eval_shape(create, batch), mesh, min_size),
+    frozen=frozen_lib.abstract(system, mesh, min_size),
   )
 
 
@@ -93,7 +96,6 @@ def batches(
   """Returns this process's part of the training batches."""
   size, seed = config.train.batch_size, config.train.seed
   part = processes.process_part()
-  found = getattr(reader, 'buckets', None)
-  if found is not None:
-    return buckets_lib.BucketBatches(reader, found, size, seed, *part)
+  if reader.buckets is not None:
+    return buckets_lib.BucketBatches(reader, reader.buckets, size, seed, *part)
   return batches_lib.Batches(reader, size, seed, True, *part)

@@ -3,7 +3,9 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import written_run
 
@@ -11,6 +13,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import sample
+from pyramid_jax.systems import system as system_lib
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -51,6 +54,54 @@ def test_small_pictures_are_made_and_enlarged(tmp_path):
 
   with pytest.raises(errors.UserError, match='--upsampler=.*first: its cond'):
     sample.run(config, first, asked | {'upsampler': str(first)})
+
+
+@pytest.mark.slow
+def test_a_painted_part_is_composed_before_it_is_enlarged(tmp_path):
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  config = write(first, 'none', 16)
+  write(second, 'superres2', 32)
+  Image.new('RGB', (16, 16), (200, 10, 10)).save(tmp_path / 'image.png')
+  mask = np.zeros((16, 16), np.uint8)
+  mask[:, 8:] = 255
+  Image.fromarray(mask).save(tmp_path / 'mask.png')
+  asked = {
+    'count': COUNT,
+    'upsampler': str(second),
+    'image': str(tmp_path / 'image.png'),
+    'mask': str(tmp_path / 'mask.png'),
+  }
+  sample.run(config, first, asked)
+  with np.load(first / 'samples' / 'small' / 'samples.npz') as saved:
+    small, hole = saved['arr_0'], saved['inpaint_mask']
+  assert hole.shape == (COUNT, 16, 16)
+  assert (small[:, :, :8] == (200, 10, 10)).all()
+  with np.load(first / 'samples' / 'samples.npz') as saved:
+    np.testing.assert_array_equal(saved['lr_image'], small)
+    assert saved['arr_0'].shape == (COUNT, 32, 32, 3)
+    assert 'inpaint_mask' not in saved.files
+
+
+def test_an_upsampler_has_noise_of_its_own(tmp_path, monkeypatch):
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  config = write(first, 'none', 16)
+  write(second, 'superres2', 32)
+
+  def blank(system, weights, keys, batch, *others):
+    """Gives the keys of the noise in the place of the scales."""
+    del weights, batch, others
+    side = system.image_size
+    return jnp.zeros((COUNT, side, side, 3)), [jax.random.key_data(keys)]
+
+  monkeypatch.setattr(system_lib, 'generate', blank)
+  sample.run(config, first, {'count': COUNT, 'upsampler': str(second)})
+  folder = first / 'samples'
+  with (
+    np.load(folder / 'small' / 'latents.npz') as small,
+    np.load(folder / 'latents.npz') as large,
+  ):
+    keys = np.concatenate([small['latent_0'], large['latent_0']])
+  assert len(np.unique(keys, axis=0)) == 2 * COUNT
 
 
 def test_an_upsampler_of_another_size_is_refused_first(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.commands import evaluate
 from pyramid_jax.commands import sample
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import scoring as evaluate
 from pyramid_jax.training import loop as train
 
 

@@ -119,3 +119,31 @@ def test_codes_and_bugs(call, monkeypatch):
   code, text = fail(KeyError('bug'))
   assert code == errors.BUG
   assert 'Traceback' in text
+
+
+@pytest.fixture
+def updates(monkeypatch):
+  made = {}
+  monkeypatch.setattr(jax.config, 'update', made.__setitem__)
+  monkeypatch.delenv(SECS.upper(), raising=False)
+  return made
+
+
+SECS = 'jax_persistent_cache_min_compile_time_secs'
+
+
+def test_the_program_cache_has_a_threshold_of_its_own(updates, monkeypatch):
+  monkeypatch.setattr(main, '_setting', {SECS: 1.0}.get)
+  main._cache_programs()
+  assert updates.pop('jax_compilation_cache_dir').endswith('pyramid_jax/xla')
+  assert updates == {SECS: 0.1}
+
+
+def test_a_program_cache_that_is_set_is_left_alone(updates, monkeypatch):
+  settings = {SECS: 5.0, 'jax_compilation_cache_dir': 'DIR'}
+  monkeypatch.setattr(main, '_setting', settings.get)
+  main._cache_programs()
+  settings[SECS] = 1.0  # the default of jax, and asked for
+  monkeypatch.setenv(SECS.upper(), '1.0')
+  main._cache_programs()
+  assert updates == {}

@@ -202,3 +202,10 @@ def test_to_float():
   np.testing.assert_allclose(got, values / 127.5 - 1, atol=2e-7)
   assert float(got.min()) == -1
   assert float(got.max()) == 1
+
+
+def test_to_uint8_takes_the_nearest_value():
+  x = np.array([-2.0, -1.0, 0.0, 1.0, 3.0])
+  assert images.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
+  whole = np.arange(256, dtype=np.uint8)
+  np.testing.assert_array_equal(images.to_uint8(images.to_float(whole)), whole)

@@ -6,33 +6,30 @@ elsewhere, and here it would take minutes.
 
 import json
 import logging
-import types
 
 from flax import linen as nn
 import inception_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
+import painter
 from PIL import Image
 import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.commands import evaluate
 from pyramid_jax.evaluation import examples
 from pyramid_jax.evaluation import fidelity
-from pyramid_jax.evaluation import image_sources as pictures
-from pyramid_jax.evaluation import scoring as evaluate
+from pyramid_jax.evaluation import image_sources
 from pyramid_jax.interop import parts
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
 from pyramid_jax.networks import inception as network_lib
-from pyramid_jax.runs import loading
-from pyramid_jax.systems import system as system_lib
 
 
-COUNT = 21  # pictures: with 8 devices the last batch is filled up
+COUNT = 21  # images: with 8 devices the last batch is filled up
 
 
 class Network(nn.Module):
@@ -203,12 +200,12 @@ def test_the_real_images_of_a_split(weights, tmp_path):
 @pytest.fixture
 def mesh(monkeypatch):
   """Makes every checkpoint one that paints negatives."""
-  mesh = mesh_lib.create(config_lib.base('ldm').mesh)
-  run = types.SimpleNamespace(system=None, weights=None, mesh=mesh, step=3)
-  negative = lambda system, weights, key, batch, count: (-batch['image'], ())
-  monkeypatch.setattr(loading, 'load', lambda *args: run)
-  monkeypatch.setattr(system_lib, 'generate', negative)
-  return mesh
+
+  def negative(system, weights, keys, batch, *others):
+    del system, weights, keys, others
+    return -batch['image'], []
+
+  return painter.install(monkeypatch, generate=negative).mesh
 
 
 def test_a_checkpoint(weights, mesh, tmp_path):
@@ -217,7 +214,7 @@ def test_a_checkpoint(weights, mesh, tmp_path):
   with config.unlocked():
     config.condition.task, config.evaluate.count = 'class', COUNT
   table, about = score(config, tmp_path)
-  batches = pictures.of_split(config, 'test', mesh).batches(5)
+  batches = image_sources.of_split(config, 'test', mesh).batches(5)
   real = np.concatenate([images for _, images in batches])
   want = wanted(features, 255 - real, real)
   agree({name: table.pop(name) for name in want}, want)

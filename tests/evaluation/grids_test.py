@@ -115,9 +115,11 @@ def test_big_images_stay_as_they_are():
   np.testing.assert_array_equal(grid[4:-4, 4:-4], image[0])
 
 
-def test_to_uint8():
-  x = np.array([-2.0, -1.0, 0.0, 1.0, 3.0])
-  assert grids.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
+def test_images_without_conditions_become_a_picture():
+  images = np.zeros((3, 8, 8, 3), np.uint8)
+  image = grids.grid(images, columns=3)
+  cell = 160 + 2 * grids._GAP
+  assert image.size == (3 * cell, cell)
 
 
 def test_save(tmp_path):

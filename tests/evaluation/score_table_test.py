@@ -4,17 +4,17 @@ import json
 
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import obedience
+from pyramid_jax.metrics import condition_alignment as alignment
 
 
 ROWS = [
-  obedience.Row(
+  alignment.Row(
     'layout_recall',
     bootstrap.Score(0.51234, 0.4, 0.6, 30),
     bootstrap.Score(1.0, 1.0, 1.0, 30),
     None,
   ),
-  obedience.Row('fid_tf1_30', bootstrap.without_interval(7.5, 30), None, None),
+  alignment.Row('fid_tf1_30', bootstrap.without_interval(7.5, 30), None, None),
 ]
 
 

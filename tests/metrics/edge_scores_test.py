@@ -6,8 +6,8 @@ from scipy import ndimage
 
 from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.metrics import condition_alignment as alignment
 from pyramid_jax.metrics import edges
-from pyramid_jax.metrics import obedience
 
 
 def line(column, size=64, rows=slice(None)):
@@ -146,7 +146,7 @@ def test_every_task_has_a_row_where_edges_are_asked_for():
     'inpaint_mask': np.ones(images.shape[:3], np.uint8),
   }
   for task in ('map', 'inpaint'):
-    rows = obedience.with_bounds(task, blur(images, 2), examples, images, 0)
+    rows = alignment.with_bounds(task, blur(images, 2), examples, images, 0)
     table = {row.name: row for row in rows}
     row = table['edge_f1']
     assert row.ceiling.value > 0.97 > row.score.value > 0.8 > row.floor.value
@@ -154,8 +154,8 @@ def test_every_task_has_a_row_where_edges_are_asked_for():
     assert missed.ceiling.value < missed.score.value < missed.floor.value
     # Without true edges there is nothing to compare with.
     fewer = {k: v for k, v in examples.items() if k != 'edges'}
-    names = obedience.scores(task, images, fewer)
+    names = alignment.scores(task, images, fewer)
     assert not [name for name in names if name.startswith('edge')]
   wrong = {**examples, 'edges': drawn['edge'][:, :32]}
   with pytest.raises(ValueError, match=r'\(12, 64, 64\) and \(12, 32, 64\)'):
-    obedience.scores('map', images, wrong)
+    alignment.scores('map', images, wrong)

@@ -186,6 +186,7 @@ def test_missing_inputs_are_named_together(tmp_path, monkeypatch):
     ({'train__batch_size': 12}, 'batch_size is 12, .* by 8'),
     ({'mesh__fsdp': 3}, 'fsdp=3.* 8 devices'),
     ({'network__width': 0}, 'network.width is 0'),
+    ({'attention': 'flash'}, "'flash' runs on tpu, this is cpu"),
   ],
 )
 def test_a_config_that_does_not_fit(tmp_path, fields, message):

@@ -214,7 +214,6 @@ class ImageFolderReader(file_reader.FileReader):
     reader_lib.check_classes(config, self.label_names)
     self._labels = {name: i for i, name in enumerate(self.label_names)}
     self._classes = config.condition.map_classes
-    self.buckets: buckets.Buckets | None = None
     if config.data.buckets and split == 'train':
       self.buckets = self._make_buckets(config)
     logging.info('%d images of %s in %s', count, split, self._folder)

@@ -24,6 +24,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import hashing
+from pyramid_jax.data import buckets as buckets_lib
 
 
 MANIFEST = 'manifest.json'
@@ -171,6 +172,8 @@ class LatentReader:
   image, but not the image. The SHA-256 of a shard is checked when it is first
   read.
   """
+
+  buckets: buckets_lib.Buckets | None = None  # all images have one shape
 
   def __init__(self, config: ConfigDict, split: str):
     """Opens a cache.

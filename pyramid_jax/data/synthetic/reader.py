@@ -11,6 +11,7 @@ from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import labels as labels_lib
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import tokenizers
+from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import holes
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.synthetic import render
@@ -40,6 +41,8 @@ class ShapesReader:
   `batch` computes what is cheap on the host: specifications, conditions and
   tokens. `finish` draws the pictures on the device from the specifications.
   """
+
+  buckets: buckets_lib.Buckets | None = None  # all images have one shape
 
   def __init__(
     self,

@@ -107,6 +107,27 @@ def choose(
   Raises:
     ValueError: an unknown implementation, or one of another platform.
   """
+  check(implementation, platform)
+  if implementation == 'xla':
+    return 'xla'
+  if platform == 'gpu' and _cudnn_fits(q, k, v, has_bias, capability):
+    return 'cudnn'
+  worth_it = implementation == 'flash' or q.shape[1] >= _FLASH_MIN_QUERIES
+  if platform == 'tpu' and worth_it and _flash_fits(q, k):
+    return 'flash'
+  return 'xla'
+
+
+def check(implementation: str, platform: str) -> None:
+  """Refuses an implementation that is not there on a platform.
+
+  Args:
+    implementation: see `choose`.
+    platform: 'cpu', 'gpu' or 'tpu'.
+
+  Raises:
+    ValueError: an unknown implementation, or one of another platform.
+  """
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
       f'attention is {implementation!r}, allowed: {", ".join(IMPLEMENTATIONS)}.'
@@ -117,14 +138,6 @@ def choose(
       f'attention {implementation!r} runs on {needed}, this is {platform}; '
       "use 'auto'."
     )
-  if implementation == 'xla':
-    return 'xla'
-  if platform == 'gpu' and _cudnn_fits(q, k, v, has_bias, capability):
-    return 'cudnn'
-  worth_it = implementation == 'flash' or q.shape[1] >= _FLASH_MIN_QUERIES
-  if platform == 'tpu' and worth_it and _flash_fits(q, k):
-    return 'flash'
-  return 'xla'
 
 
 def _matmul_attention(

@@ -7,6 +7,7 @@ Attaching it so is the original ControlNet's way (arXiv:2302.05543); the report
 on LaDM (arXiv:2411.07126) shows a copied encoder and new blocks for the map.
 """
 
+from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -117,6 +118,15 @@ class LaDMControl(ladm.LaDM):
   @property
   def accepts(self) -> frozenset[str]:
     return super().accepts | {'sketch'}
+
+  def check_rows(self, names: Collection[str]) -> None:
+    known = {*names, 'edges'} if 'sketch' in names else set(names)
+    lacks = [key for key in self.control_map.keys if key not in known]
+    if lacks:
+      raise ValueError(
+        f'the map of the control is not there: {lacks[0]!r} is needed, a sketch'
+        ' or data with config.data.maps'
+      )
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     base, extra = super().init(key, batch)

@@ -1,5 +1,6 @@
 """Whose edges a predictor learns, and what a person asks for."""
 
+from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 
@@ -59,9 +60,10 @@ class EdgeSource:
     Raises:
       ValueError: there are neither.
     """
+    self.check(batch)
     if 'sketch' in batch:
       return batch['sketch']
-    if self.kind == 'map' and 'mask' in batch:
+    if self.kind == 'map':
       shade = batch['mask'].astype(jnp.float32) / max(1, self.classes - 1)
       return 2.0 * shade - 1.0
     if self.kind in pidinet.SIZES:
@@ -72,13 +74,25 @@ class EdgeSource:
     if self.kind in edges_lib.DETECTORS:
       found = jnp.asarray(edges_lib.edges(self.kind)(batch['image']))
       return 2.0 * found - 1.0
-    needed = {'true': 'edges', 'map': 'mask'}[self.kind]
-    if needed not in batch:
+    return 2.0 * batch['edges'] - 1.0
+
+  def check(self, names: Collection[str]) -> None:
+    """Refuses a batch without edges.
+
+    Args:
+      names: of its arrays.
+
+    Raises:
+      ValueError: there is nothing that edges could be taken from.
+    """
+    needed = {'true': 'edges', 'map': 'mask'}.get(self.kind, 'image')
+    if 'sketch' not in names and needed not in names:
       raise ValueError(
         'there is no sketch: give one, data with config.data.maps ='
         f' {needed!r}, or a detector by config.sketch.edges'
+        if needed != 'image'
+        else 'there is no sketch: give one, or an image to take edges from'
       )
-    return 2.0 * batch['edges'] - 1.0
 
 
 def detector(name: str) -> pidinet.PiDiNet:

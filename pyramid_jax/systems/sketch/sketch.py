@@ -6,6 +6,7 @@ by the gradient of the predictor's distance from a sketch. Any system with
 named activations may be the base; each of its stages is read by itself.
 """
 
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -111,6 +112,10 @@ class Sketch:
       raise ValueError(
         f'config.sample.windows is {spec.windows}, must be (0, 0) with a sketch'
       )
+
+  def check_rows(self, names: Collection[str]) -> None:
+    self.base.check_rows(names)
+    self.source.check(names)
 
   def dense_spec(self) -> spec_lib.SamplerSpec:
     return self.base.dense_spec()

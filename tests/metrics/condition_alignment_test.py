@@ -12,8 +12,8 @@ from pyramid_jax.data import synthetic as shapes
 from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.metrics import condition_alignment as alignment
 from pyramid_jax.metrics import image_quality
-from pyramid_jax.metrics import obedience
 from pyramid_jax.metrics import restoration
 
 
@@ -61,7 +61,7 @@ def _blur(images, sigma):
 
 
 def _values(task, images, examples, **kwargs):
-  scores = obedience.scores(task, images, examples, **kwargs)
+  scores = alignment.scores(task, images, examples, **kwargs)
   return {name: s.value for name, s in scores.items()}
 
 
@@ -95,7 +95,7 @@ def test_scores_order_clean_blurred_shuffled(task):
     _values(task, x, examples)
     for x in (images, _blur(images, 1), _blur(images, 2))
   ]
-  rows.append(_values(task, images, obedience.shuffled(examples, 0)))
+  rows.append(_values(task, images, alignment.shuffled(examples, 0)))
   for name in ORDERED[task]:
     values = [row[name] for row in rows]
     assert values == sorted(values, reverse=True), name
@@ -109,7 +109,7 @@ def test_scores_order_clean_blurred_shuffled(task):
 def test_the_other_scores_tell_real_from_shuffled(task):
   examples, images = _data(LEVELS[task])
   real = _values(task, images, examples)
-  chance = _values(task, images, obedience.shuffled(examples, 0))
+  chance = _values(task, images, alignment.shuffled(examples, 0))
   for name in UNMOVED[task]:
     assert real[name] > 0.98, name
     assert chance[name] < 0.45, name
@@ -128,7 +128,7 @@ def test_a_mirrored_picture_disobeys_its_layout_not_its_labels():
 
 def test_distributions_of_unconditional_pictures():
   examples, images = _data(1)
-  scores = obedience.scores('none', images, examples, real_images=images)
+  scores = alignment.scores('none', images, examples, real_images=images)
   assert set(scores) == {
     'tv_count',
     'tv_colour',
@@ -139,11 +139,11 @@ def test_distributions_of_unconditional_pictures():
   assert abs(scores['shape_fd'].value) < 1e-6
   assert all(s.value < 0.15 for s in scores.values())
   copies = np.repeat(images[:1], COUNT, 0)
-  worse = obedience.scores('none', copies, examples, real_images=images)
+  worse = alignment.scores('none', copies, examples, real_images=images)
   assert all(worse[name].value > scores[name].value + 0.2 for name in scores)
   # Without the level the examples themselves are the measure.
   lean = {k: v for k, v in examples.items() if k != 'level'}
-  assert obedience.scores('none', images, lean)['tv_colour'].value < 0.02
+  assert alignment.scores('none', images, lean)['tv_colour'].value < 0.02
 
 
 def test_turned_shapes_are_recognised_by_the_level():
@@ -154,10 +154,10 @@ def test_turned_shapes_are_recognised_by_the_level():
   assert turned > 0.98 > upright
 
 
-@pytest.mark.parametrize('task', obedience.TASKS)
+@pytest.mark.parametrize('task', alignment.TASKS)
 def test_bounds_stand_beside_every_score(task):
   examples, images = _data(LEVELS[task])
-  rows = obedience.with_bounds(task, _blur(images, 2), examples, images, 0)
+  rows = alignment.with_bounds(task, _blur(images, 2), examples, images, 0)
   names = [row.name for row in rows]
   if task == 'superres':
     bicubic = restoration.bicubic(examples['lr_image'], (SIZE, SIZE))
@@ -181,37 +181,37 @@ def test_bounds_stand_beside_every_score(task):
 
 def test_reconstructions():
   examples, images = _data(1)
-  same = obedience.reconstruction_scores(images, images, examples)
+  same = alignment.reconstruction_scores(images, images, examples)
   assert same['psnr'].value == same['psnr'].high == 100
   assert same['ssim'].value == pytest.approx(1)
   assert same['layout_recall'].value > 0.99
-  blurred = obedience.reconstruction_scores(_blur(images, 1), images, examples)
+  blurred = alignment.reconstruction_scores(_blur(images, 1), images, examples)
   assert 20 < blurred['psnr'].value < 35
   assert 0.5 < blurred['ssim'].value < 0.99
 
 
 def test_shuffling_moves_every_example():
   examples = {'id': np.arange(50), 'labels': np.arange(100).reshape(50, 2)}
-  moved = obedience.shuffled(examples, 3)
+  moved = alignment.shuffled(examples, 3)
   assert sorted(moved['id']) == list(range(50))
   assert (moved['id'] != examples['id']).all()
   np.testing.assert_array_equal(moved['labels'][:, 0], 2 * moved['id'])
-  assert (moved['id'] != obedience.shuffled(examples, 4)['id']).any()
+  assert (moved['id'] != alignment.shuffled(examples, 4)['id']).any()
   with pytest.raises(ValueError, match='at least 2 examples, got 1'):
-    obedience.shuffled({'id': np.arange(1)}, 0)
+    alignment.shuffled({'id': np.arange(1)}, 0)
 
 
 def test_bad_values():
   examples, images = _data(1)
   with pytest.raises(ValueError, match="task must be .*got 'sketch'"):
-    obedience.scores('sketch', images, examples)
+    alignment.scores('sketch', images, examples)
   with pytest.raises(ValueError, match='measured on shapes only'):
-    obedience.scores('label', images, examples, ('', 'person'))
+    alignment.scores('label', images, examples, ('', 'person'))
   with pytest.raises(ValueError, match=r"needs examples with \['caption'\]"):
-    obedience.scores('text', images, {'labels': examples['labels']})
+    alignment.scores('text', images, {'labels': examples['labels']})
   with pytest.raises(ValueError, match='5 images and 120 examples'):
-    obedience.scores('label', images[:5], examples)
+    alignment.scores('label', images[:5], examples)
   with pytest.raises(ValueError, match='uint8'):
-    obedience.scores('label', images / 255, examples)
+    alignment.scores('label', images / 255, examples)
   with pytest.raises(ValueError, match='equally many'):
-    obedience.with_bounds('label', images, examples, images[:5])
+    alignment.with_bounds('label', images, examples, images[:5])

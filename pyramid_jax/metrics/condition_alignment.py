@@ -1,4 +1,4 @@
-"""Do `shapes` pictures obey their conditions? One entry for every task."""
+"""How well `shapes` images agree with their conditions, by task."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -54,9 +54,9 @@ class Row:
 
   Attributes:
     name: of the score.
-    score: of the pictures.
-    ceiling: of real pictures of the same conditions.
-    floor: of real pictures of other conditions; None where a score does not
+    score: of the images.
+    ceiling: of real images of the same conditions.
+    floor: of real images of other conditions; None where a score does not
       look at conditions.
   """
 
@@ -77,7 +77,7 @@ def _check(
     raise ValueError(f'task must be one of {TASKS}, got {task!r}.')
   if label_names is not None and tuple(label_names) != scenes.LABEL_NAMES:
     raise ValueError(
-      'obedience is measured on shapes only, '
+      'alignment is measured on shapes only, '
       f'got the labels {tuple(label_names)[:4]}...'
     )
   missing = [key for key in _NEEDS[task] if key not in examples]
@@ -112,7 +112,7 @@ def _task_scores(
   examples: Examples,
   found: Sequence[detector.Detections],
 ) -> dict[str, Score]:
-  """Returns the scores that compare pictures with their conditions."""
+  """Returns the scores that compare images with their conditions."""
   if task == 'layout':
     matches = layout.match_all(examples, found)
     pure = layout.purity(images, matches, found)
@@ -139,7 +139,7 @@ def _task_scores(
 
 
 def _edge_scores(images: np.ndarray, examples: Examples) -> dict[str, Score]:
-  """Returns how well pictures follow the edges that they were asked for."""
+  """Returns how well images follow the edges that they were asked for."""
   wanted = edges.asked(examples)
   if wanted is None:
     return {}
@@ -153,7 +153,7 @@ def _distribution_scores(
   found: Sequence[detector.Detections],
   real_images: np.ndarray | None,
 ) -> dict[str, Score]:
-  """Returns the scores that look at all pictures together."""
+  """Returns the scores that look at all images together."""
   scores = {}
   if task in ('none', 'class'):
     level = _level(examples)
@@ -179,17 +179,17 @@ def scores(
   label_names: Sequence[str] | None = None,
   real_images: np.ndarray | None = None,
 ) -> dict[str, Score]:
-  """Returns the scores of pictures made for a task.
+  """Returns the scores of images made for a task.
 
   Args:
     task: none | text | layout | label | scene_graph | class | map |
       superres | inpaint.
     images: (B, H, W, 3) uint8.
-    examples: stacked conditions of the pictures, with the keys of the reader
+    examples: stacked conditions of the images, with the keys of the reader
       of `shapes`; with `level`, turned shapes are expected where there are
       some, and distributions are compared with the exact one.
     label_names: of the reader, to refuse other data sets.
-    real_images: (M, H, W, 3) uint8 pictures of the data, adds `shape_fd`.
+    real_images: (M, H, W, 3) uint8 images of the data, adds `shape_fd`.
 
   Returns:
     layout: layout_recall, layout_precision, layout_f1, mIoU, category_acc,
@@ -282,22 +282,22 @@ def with_bounds(
 ) -> list[Row]:
   """Returns a table: every score beside what is best and what is chance.
 
-  The ceiling is the score of real pictures of the conditions, the floor that
-  of real pictures whose conditions were shuffled; of super-resolution that of
+  The ceiling is the score of real images of the conditions, the floor that
+  of real images whose conditions were shuffled; of super-resolution that of
   bicubic enlargement, of inpainting that of holes in the mean colour of the
   rest. The ceiling of `shape_fd` is the distance between two halves of the
-  real pictures (of half as many, so a little too large); it has no floor, nor
+  real images (of half as many, so a little too large); it has no floor, nor
   do the `tv_*` scores.
 
   Args:
     task: as for `scores`.
     images: (B, H, W, 3) uint8.
     examples: B stacked conditions.
-    real_images: (B, H, W, 3) uint8 pictures of the same conditions.
+    real_images: (B, H, W, 3) uint8 images of the same conditions.
     seed: of the shuffle.
 
   Raises:
-    ValueError: as for `scores`, or the pictures are not equally many.
+    ValueError: as for `scores`, or the images are not equally many.
   """
   if len(real_images) != len(images):
     raise ValueError(

@@ -7,7 +7,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import image_sources as pictures
+from pyramid_jax.evaluation import image_sources
 
 
 def _images(count):
@@ -16,8 +16,8 @@ def _images(count):
 
 
 @pytest.mark.parametrize('size', [1, 3, 4, 7, 100])
-def test_every_picture_once(size):
-  batches = list(pictures.of_array(_images(7), 'x').batches(size))
+def test_every_image_once(size):
+  batches = list(image_sources.of_array(_images(7), 'x').batches(size))
   places = np.concatenate([p for p, _ in batches])
   np.testing.assert_array_equal(places, np.arange(7))
   images = np.concatenate([x for _, x in batches])
@@ -25,11 +25,11 @@ def test_every_picture_once(size):
   assert max(len(x) for _, x in batches) <= size
 
 
-def test_arrays_that_are_no_pictures():
+def test_arrays_that_are_no_images():
   with pytest.raises(ValueError, match='samples has no images'):
-    pictures.of_array(_images(0), 'samples')
+    image_sources.of_array(_images(0), 'samples')
   with pytest.raises(ValueError, match='uint8, got .* float32'):
-    pictures.of_array(_images(2).astype(np.float32), 'samples')
+    image_sources.of_array(_images(2).astype(np.float32), 'samples')
 
 
 def _folder_config(root):
@@ -53,7 +53,7 @@ def config(tmp_path):
 
 def _all(config, **options):
   mesh = mesh_lib.create(config.mesh)
-  source = pictures.of_split(config, 'train', mesh, **options)
+  source = image_sources.of_split(config, 'train', mesh, **options)
   return np.concatenate([images for _, images in source.batches(4)])
 
 
@@ -80,7 +80,7 @@ def test_a_part_of_a_split(config):
 def test_saved_samples(tmp_path):
   def fails(path):
     with pytest.raises(errors.UserError) as error:
-      pictures.of_saved(path, 1)
+      image_sources.of_saved(path, 1)
     return str(error.value), error.value.code
 
   path = tmp_path / 'none'

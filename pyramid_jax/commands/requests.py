@@ -1,0 +1,372 @@
+"""What a person asks for: flags and files in, host arrays out."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.conditioning import camera
+from pyramid_jax.conditioning import images as given_images
+from pyramid_jax.conditioning import request
+from pyramid_jax.conditioning import sketches
+from pyramid_jax.conditioning import tokenizers
+from pyramid_jax.data import drawings
+from pyramid_jax.data import images as images_lib
+from pyramid_jax.data import transforms
+from pyramid_jax.data.synthetic import text as shapes_text
+from pyramid_jax.evaluation import examples
+
+
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+WHITE = 127.5  # and brighter is a hole
+
+# The options that carry the condition of a task, all of them.
+OPTIONS = {
+  'text': ('prompt',),
+  'layout': ('layout',),
+  'label': ('labels',),
+  'scene_graph': ('graph',),
+  'class': ('label',),
+  'map': ('map',),
+  'superres': ('image',),
+  'inpaint': ('image', 'mask'),
+}
+
+
+def rows_of(
+  config: ConfigDict,
+  label_names: Sequence[str],
+  options: Mapping[str, Any],
+  count: int,
+) -> tuple[dict[str, np.ndarray], float | None]:
+  """Returns a row of conditions for each image, and the strength of an edit.
+
+  Args:
+    config: of the run.
+    label_names: of its data, entry 0 is padding.
+    options: of the command line; `split` names the examples where nothing is
+      asked for.
+    count: of the images.
+
+  Returns:
+    `count` rows, what was asked for in turn or the examples of a split, and
+    the strength, None if sampling begins with noise.
+
+  Raises:
+    ValueError: a condition that cannot be served.
+    OSError: a file that is not there.
+  """
+  edit = edit_of_request(config, options)
+  sketch = sketch_of_request(config, options)
+  rows = of_request(config, label_names, options)
+  if rows is None and edit is None and sketch is None:
+    split = options.get('split') or 'test'
+    return examples.of_split(config, split, count), None
+  image, strength = edit or ({}, None)
+  rows = (rows or {}) | image | (sketch or {})
+  return repeated(rows, count), strength
+
+
+def repeated(
+  rows: Mapping[str, np.ndarray], count: int
+) -> dict[str, np.ndarray]:
+  """Returns `count` rows, in turn those that there are."""
+  return {k: np.resize(v, (count, *v.shape[1:])) for k, v in rows.items()}
+
+
+def start_of(path: str | None) -> tuple[np.ndarray, ...]:
+  """Returns the finished scales of a file, coarse first, (N, ...) float32 each.
+
+  Args:
+    path: of `latents.npz`; None or empty for no scales.
+
+  Raises:
+    UserError: the file is not there or has no scales.
+  """
+  if not path:
+    return ()
+  with (
+    errors.user_errors(value=errors.DATA),
+    np.load(path, allow_pickle=False) as file,
+  ):
+    names = sorted(n for n in file.files if n.startswith('latent_'))
+    scales = tuple(file[name].astype(np.float32) for name in names)
+  if not scales:
+    raise errors.UserError(
+      f'--coarse_latent={path}: has no array latent_0, only'
+      f' {sorted(file.files)}.',
+      errors.DATA,
+    )
+  return scales
+
+
+def of_request(
+  config: ConfigDict, label_names: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, np.ndarray] | None:
+  """Returns the rows that a person asks for, None if nothing is asked.
+
+  Args:
+    config: of the run.
+    label_names: of its data, entry 0 is padding.
+    options: of the command line: `prompt`, `layout` (a JSON file), `labels`,
+      `graph`, `label` (classes), `map` (a PNG of classes), `image` (an image
+      to enlarge, or to mend with `mask`, an image whose white is painted);
+      beside one of them `pitch` and `depth_of_field` of the camera.
+
+  Raises:
+    ValueError: a condition that cannot be served.
+    OSError: a file that is not there.
+  """
+  task = config.condition.task
+  own = own_options(config)
+  if edits(config):  # they are no condition here
+    options = dict(options, image='', mask='')
+  known = dict.fromkeys(name for names in OPTIONS.values() for name in names)
+  given = [name for name in known if options.get(name)]
+  wrong = [name for name in given if name not in own]
+  takes = ' and '.join(f'--{name}' for name in own) or 'no condition'
+  if wrong:
+    raise errors.UserError(
+      f'--{wrong[0]} is no condition of the task {task!r}, which takes {takes}.'
+    )
+  seen_by = _camera(config, options)
+  if not given:
+    if any(seen_by.values()):
+      raise errors.UserError(f'the camera is not enough: give {takes}, too.')
+    return None
+  if len(given) < len(own):
+    raise errors.UserError(
+      f'--{given[0]} is not enough: the task {task!r} takes {takes}.'
+    )
+  if task in examples.IMAGES:
+    rows = _asked_image(config, task, options)
+  else:
+    rows = _asked(config, task, options[own[0]], label_names)
+  beside = {name: np.array([x], np.int32) for name, x in seen_by.items()}
+  if config.condition.also == 'superres':
+    beside |= _asked_image(config, 'superres', options)
+  count = len(next(iter(rows.values())))
+  return rows | {name: np.repeat(x, count, 0) for name, x in beside.items()}
+
+
+def beside_image(
+  config: ConfigDict, label_names: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """Returns the conditions of a model that enlarges, but for the small image.
+
+  Args:
+    config: of the run that enlarges.
+    label_names: of its data, entry 0 is padding.
+    options: of the command line; those of other tasks are not read.
+
+  Raises:
+    ValueError: a condition that cannot be served.
+    OSError: a file that is not there.
+  """
+  task = config.condition.task
+  own = OPTIONS.get(task, ())
+  if task in examples.IMAGES or not own or not options.get(own[0]):
+    return {}
+  return _asked(config, task, options[own[0]], label_names)
+
+
+def own_options(config: ConfigDict) -> tuple[str, ...]:
+  """Returns the options that carry the condition, all of them."""
+  own = OPTIONS.get(config.condition.task, ())
+  return (*own, 'image') if config.condition.also == 'superres' else own
+
+
+def edits(config: ConfigDict) -> bool:
+  """Whether an image is something to begin with, not the condition."""
+  return 'image' not in own_options(config)
+
+
+def _camera(config: ConfigDict, options: Mapping[str, Any]) -> dict[str, int]:
+  """Returns the ids of what is asked of the camera, {} if none has a say."""
+  given = [name for name in camera.ATTRIBUTES if options.get(name)]
+  if config.condition.also == 'camera':
+    return camera.ids(options)
+  if given:
+    raise errors.UserError(
+      f'--{given[0]} is for models of the camera; config.condition.also is'
+      f" {config.condition.also!r}, must be 'camera'."
+    )
+  return {}
+
+
+def edit_of_request(
+  config: ConfigDict, options: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], float] | None:
+  """Returns the image that sampling is asked to begin with.
+
+  Args:
+    config: of the run.
+    options: of the command line: `image`, and `strength` (image to image),
+      `mask` (what is white is sampled anew) or both.
+
+  Returns:
+    `image` (1, H, W, 3) uint8, with a mask also `inpaint_mask` (1, H, W)
+    uint8, 1 = painted, and the strength; None if nothing is asked.
+
+  Raises:
+    ValueError: options that do not go together, or an image or mask that
+      cannot be served.
+    OSError: a file that is not there.
+  """
+  strength = options.get('strength')
+  if not _asks_edit(config, options, strength):
+    return None
+  with _broken_images():
+    if options.get('mask'):
+      rows = _image_with_holes(config, options)
+    else:
+      image = images_lib.read(_existing('image', options), upright=True)
+      rows = {'image': _fit(config)(image, 0)[0][None]}
+  return rows, 1.0 if strength is None else strength
+
+
+def _asks_edit(
+  config: ConfigDict, options: Mapping[str, Any], strength: float | None
+) -> bool:
+  """Whether an edit is asked for; refuses options that do not go together."""
+  if strength is not None and not 0 < strength <= 1:
+    raise errors.UserError(f'--strength={strength}: must lie in (0, 1].')
+  task = config.condition.task
+  if not edits(config):
+    if strength is None:
+      return False
+    raise errors.UserError(
+      f'--strength is not for the task {task!r}, whose condition is --image.'
+    )
+  given = [name for name in ('image', 'mask') if options.get(name)]
+  if strength is not None:
+    given.append('strength')
+  if not given:
+    return False
+  if 'image' not in given:
+    raise errors.UserError(f'--{given[0]} needs --image, the image to change.')
+  if given == ['image']:
+    raise errors.UserError(
+      f'--image of the task {task!r} needs --strength (image to image),'
+      ' --mask (paint a part), or both.'
+    )
+  _need_condition(task, options, 'image')
+  return True
+
+
+def _need_condition(task: str, options: Mapping[str, Any], name: str) -> None:
+  own = OPTIONS.get(task, ())
+  if own and not options.get(own[0]):
+    raise errors.UserError(
+      f'--{name} needs --{own[0]}, the condition of the task {task!r}.'
+    )
+
+
+def sketch_of_request(
+  config: ConfigDict, options: Mapping[str, Any]
+) -> dict[str, np.ndarray] | None:
+  """Returns the sketch that sampling is asked to follow.
+
+  Args:
+    config: of the run.
+    options: of the command line: `sketch`, an image or SVG of any size.
+
+  Returns:
+    `sketch` (1, H, W) uint8, 255 = line; None if nothing is asked.
+
+  Raises:
+    ValueError: no condition beside it, or what is no sketch.
+    OSError: a file that is not there.
+  """
+  if not options.get('sketch'):
+    return None
+  _need_condition(config.condition.task, options, 'sketch')
+  path = _existing('sketch', options)
+  with _broken_images():
+    pixels = drawings.read(path)
+  try:
+    return sketches.from_drawing(pixels, config.data.image_size)
+  except ValueError as error:
+    raise errors.UserError(f'--sketch={path}: {error}.', errors.DATA) from error
+
+
+def _asked(
+  config: ConfigDict, task: str, value: str, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  if task == 'layout':
+    layouts = request.parse_layout(pathlib.Path(value).read_text(), names)
+    return request.from_layouts(layouts, config, names)
+  if task == 'label':
+    return request.from_labels([value], config, names)
+  if task == 'class':
+    return request.from_classes(value, config, names)
+  tokenizer = _tokenizer(config)
+  if task == 'scene_graph':
+    return request.from_graphs([value], config, tokenizer, names)
+  return request.from_text([value], tokenizer)
+
+
+def _tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
+  c = config.condition
+  if config.data.name == 'shapes' and c.encoder not in tokenizers.PRETRAINED:
+    return shapes_text.tokenizer(c.max_length)
+  return tokenizers.create(config)
+
+
+def _asked_image(
+  config: ConfigDict, task: str, options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  size = config.data.image_size
+  with _broken_images():
+    if task == 'map':
+      classes = images_lib.read_map(_existing('map', options))
+      crop = transforms.middle_square(classes.shape)
+      classes = transforms.cut_map(classes, crop, size)
+      return given_images.from_map(classes, config)
+    if task == 'inpaint':
+      return _image_with_holes(config, options)
+    image = images_lib.read(_existing('image', options), upright=True)
+    return given_images.from_low_resolution(image, config)
+
+
+@contextlib.contextmanager
+def _broken_images() -> Iterator[None]:
+  try:
+    yield
+  except images_lib.BrokenImage as error:
+    raise errors.UserError(str(error), errors.DATA) from error
+
+
+def _fit(config: ConfigDict) -> transforms.Transform:
+  return transforms.Transform(
+    size=config.data.image_size, resize=transforms.resize_bicubic
+  )
+
+
+def _image_with_holes(
+  config: ConfigDict, options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  image = images_lib.read(_existing('image', options), upright=True)
+  mask = images_lib.read(_existing('mask', options), upright=True)
+  if mask.shape != image.shape:
+    raise ValueError(
+      f'--mask={options["mask"]} is {mask.shape[1]} x {mask.shape[0]} px,'
+      f' --image={options["image"]} {image.shape[1]} x {image.shape[0]} px;'
+      ' they must agree.'
+    )
+  pixels, crop, _ = _fit(config)(image, 0)
+  hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, config.data.image_size)
+  return given_images.from_holes(pixels, hole)
+
+
+def _existing(name: str, options: Mapping[str, Any]) -> pathlib.Path:
+  path = pathlib.Path(options[name])
+  if not path.is_file():
+    raise errors.UserError(f'--{name}={path}: not there.', errors.MISSING)
+  return path

@@ -1,0 +1,440 @@
+"""The only way to images: weights, a system and a mesh, called with values.
+
+The command line, evaluation and the previews of a training run sample through
+`Pipeline`, which owns compilation, the filling up of batches, their placement
+and the way of the images to the host.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import copy
+import dataclasses
+import functools
+from typing import Any
+from typing import cast
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.data import images as data_images
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.networks.layers import attention
+from pyramid_jax.runs import progress
+from pyramid_jax.systems import system as system_lib
+
+
+Rows = Mapping[str, Any]
+# Streams of noise count down from here, where no number of an image comes.
+_STREAMS = 2**32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """What images are asked for, beside their conditions.
+
+  Attributes:
+    spec: how they are sampled.
+    count: the number of images.
+    seed: of the noise.
+    first: the number of the first image; image i has the noise of (seed, i)
+      and the row of conditions i modulo the number of rows.
+    strength: in (0, 1], the share of the steps that are taken from the row
+      `image`, with a row `inpaint_mask` within its holes alone; None begins
+      with noise.
+    extent: which scales are sampled, and at which size; `start` holds rows.
+    stream: 0, or the number of the model in a cascade, whose noise is then
+      independent of the noise of the models before it.
+  """
+
+  spec: spec_lib.SamplerSpec
+  count: int = 1
+  seed: int = 0
+  first: int = 0
+  strength: float | None = None
+  extent: system_lib.Extent = system_lib.Extent()
+  stream: int = 0
+
+
+def request_of(
+  system: system_lib.Trainable, config: ConfigDict, **changes: Any
+) -> Request:
+  """Returns what `config.sample` asks a system for.
+
+  Args:
+    system: that is asked.
+    config: of the run.
+    **changes: other values of fields of `Request`.
+
+  Raises:
+    ValueError: a field of `config.sample` that the system does not serve, or
+      a `config.attention` that this machine does not have.
+  """
+  attention.check(config.attention, jax.default_backend())
+  spec = spec_lib.SamplerSpec()
+  if system.outputs != system_lib.RECONSTRUCTIONS:
+    spec = spec_lib.from_config(config)
+    cast(system_lib.Generative, system).check_spec(spec)
+  values = {
+    'spec': spec,
+    'count': config.sample.count,
+    'seed': config.sample.seed,
+  }
+  return Request(**{**values, **changes})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+  """What came of a batch, on the host.
+
+  Attributes:
+    images: (B, H, W, 3) uint8.
+    scales: the finished scales of the state, coarse to fine, (B, ...) each.
+  """
+
+  images: np.ndarray
+  scales: tuple[np.ndarray, ...]
+
+
+class Pipeline:
+  """A model that images are asked of.
+
+  Attributes:
+    system: what is sampled from.
+    weights: of the system, on the mesh.
+    mesh: the devices.
+    config: of the run.
+    label_names: of its data, entry 0 is padding; empty where not known.
+  """
+
+  def __init__(
+    self,
+    system: system_lib.Trainable,
+    weights: system_lib.Weights,
+    mesh: Mesh,
+    config: ConfigDict,
+    label_names: Sequence[str] = (),
+  ):
+    self.system = system
+    self.weights = weights
+    self.mesh = mesh
+    self.config = config
+    self.label_names = tuple(label_names)
+    # One program a shape and static field; both outputs come back whole.
+    compiled = functools.partial(
+      jax.jit, out_shardings=mesh_lib.replicated(mesh)
+    )
+    self._generate = compiled(
+      functools.partial(_generate, cast(Any, system), mesh),
+      static_argnames='strength',
+    )
+    self._preview = compiled(functools.partial(_preview, system, mesh))
+    self._reconstruct = compiled(
+      functools.partial(_reconstruct, cast(Any, system), mesh)
+    )
+    self._announced: set[Any] = set()
+
+  def with_weights(self, weights: system_lib.Weights) -> 'Pipeline':
+    """Returns a pipeline of other weights that has the same programs."""
+    other = copy.copy(self)
+    other.weights = weights
+    return other
+
+  def check(self, rows: Rows, request: Request) -> None:
+    """Refuses what cannot be sampled, before anything is compiled.
+
+    Args:
+      rows: of conditions.
+      request: what is asked for.
+
+    Raises:
+      ValueError: what is asked for and what is allowed.
+    """
+    system = self._generative()
+    system.check_rows(rows.keys())
+    if request.strength is not None and 'strength' not in system.accepts:
+      raise ValueError(
+        f'the system {self.config.system.name!r} does not begin with an image.'
+      )
+    extent = request.extent
+    finished, scales = len(extent.start), system.stage_count
+    last = scales - 1 if extent.last is None else extent.last
+    if not finished <= last < scales:
+      raise ValueError(
+        f'the last scale is {last}, allowed are {finished}..{scales - 1} with'
+        f' {finished} finished scales.'
+      )
+    if extent.shape is not None and not system.any_shape:
+      raise ValueError(
+        f'config.sample.shape is {extent.shape}, must be (0, 0) for the system'
+        f' {self.config.system.name!r}.'
+      )
+    if finished:
+      self._check_start(rows, request)
+
+  def _check_start(self, rows: Rows, request: Request) -> None:
+    """Refuses finished scales of other shapes than this system's."""
+    start = request.extent.start
+    extent = dataclasses.replace(request.extent, start=(), last=len(start) - 1)
+    keys = np.zeros((1, 2), np.uint32)
+    one = {name: x[:1] for name, x in mesh_lib.numeric(rows).items()}
+    _, wanted = jax.eval_shape(
+      functools.partial(self._generate, strength=request.strength),
+      self.weights,
+      keys,
+      one,
+      _leaves_float32(request.spec),
+      extent,
+    )
+    for number, (given, want) in enumerate(zip(start, wanted, strict=True)):
+      if given.shape[1:] != want.shape[1:]:
+        raise ValueError(
+          f'scale {number} that is given has the shape {given.shape[1:]},'
+          f' must have {want.shape[1:]}.'
+        )
+
+  def __call__(
+    self, rows: Mapping[str, np.ndarray], request: Request, batch_size: int = 0
+  ) -> Iterator[Samples]:
+    """Yields the images of a request, batch by batch.
+
+    Args:
+      rows: host arrays of N conditions, (N, ...) each, uint8 images among
+        them; strings are ignored. May be empty.
+      request: what is asked for; see `check`.
+      batch_size: images at a time, 0 for `config.sample.batch_size`.
+    """
+    size = min(batch_size or self.config.sample.batch_size, request.count)
+    arrays = mesh_lib.numeric(rows)
+    batches = -(-request.count // size)
+    bar = progress.Progress(0, batches, size, unit='batch')
+    for index in range(batches):
+      done = index * size
+      # The last batch is as large as the others, so that one program serves.
+      numbers = request.first + done + np.arange(size)
+      start = tuple(_rows_of(z, numbers) for z in request.extent.start)
+      part = dataclasses.replace(
+        request, extent=dataclasses.replace(request.extent, start=start)
+      )
+      batch = {name: _rows_of(x, numbers) for name, x in arrays.items()}
+      made = self.sample(batch, part, numbers)
+      kept = min(size, request.count - done)
+      yield Samples(
+        images=made.images[:kept],
+        scales=tuple(scale[:kept] for scale in made.scales),
+      )
+      bar.update(index + 1)
+
+  def sample(
+    self, batch: Rows, request: Request, numbers: np.ndarray
+  ) -> Samples:
+    """Samples one batch.
+
+    Args:
+      batch: arrays of B conditions, on the host or on the mesh; images are
+        uint8, or floats in [-1, 1].
+      request: what is asked for; its `count` and `first` are not read, and
+        `extent.start` has B rows.
+      numbers: (B,) of the images, whose noise follows from them.
+    """
+    self._announce(request.spec)
+    keys = _key_data(request, numbers)
+    start = {str(s): z for s, z in enumerate(request.extent.start)}
+    placed = self._placed(start)
+    extent = dataclasses.replace(
+      request.extent, start=tuple(placed[name] for name in start)
+    )
+    images, scales = self._generate(
+      self.weights,
+      self._placed({'keys': keys})['keys'],
+      self._placed(batch),
+      _leaves_float32(request.spec),
+      extent,
+      strength=request.strength,
+    )
+    return Samples(
+      images=np.asarray(images), scales=tuple(map(np.asarray, scales))
+    )
+
+  def preview(self, batch: Rows, request: Request) -> np.ndarray:
+    """Returns (B, H, W, 3) uint8 that show the state of a training run.
+
+    Args:
+      batch: arrays of B examples.
+      request: how images are sampled, of a system that samples.
+    """
+    count = len(next(iter(batch.values())))
+    numbers = request.first + np.arange(count)
+    if self.system.outputs == system_lib.SAMPLES:
+      return self.sample(batch, request, numbers).images
+    keys = self._placed({'keys': _key_data(request, numbers)})['keys']
+    spec = _leaves_float32(request.spec)
+    return np.asarray(
+      self._preview(self.weights, keys, self._placed(batch), spec)
+    )
+
+  def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Returns what a first stage makes of images.
+
+    Args:
+      batch: with `image`, (B, H, W, 3) in [-1, 1].
+
+    Returns:
+      (B, H, W, 3) uint8, and the codes of each codebook, (B, ...) each.
+    """
+    image = self._placed({'image': batch['image']})['image']
+    images, codes = self._reconstruct(self.weights, image)
+    return np.asarray(images), [np.asarray(c) for c in codes]
+
+  def _generative(self) -> system_lib.Generative:
+    return cast(system_lib.Generative, self.system)
+
+  def _placed(self, batch: Rows) -> dict[str, jax.Array]:
+    return mesh_lib.spread(self.mesh, batch)
+
+  def _announce(self, spec: spec_lib.SamplerSpec) -> None:
+    """Says once how many steps run: some spacings take another number."""
+    asked = (spec.solver, spec.spacing, spec.steps)
+    if asked in self._announced:
+      return
+    self._announced.add(asked)
+    steps = stage_steps(self._generative(), self.weights, spec)
+    logging.info(
+      'sampling by %s: %s steps (sample.steps=%s)',
+      spec.solver,
+      ' + '.join(map(str, steps)),
+      ','.join(map(str, spec.steps)),
+    )
+
+
+def stage_steps(
+  system: system_lib.Generative,
+  weights: system_lib.Weights,
+  spec: spec_lib.SamplerSpec,
+) -> tuple[int, ...]:
+  """Returns the steps that each stage runs, coarse to fine.
+
+  Args:
+    system: what is sampled from.
+    weights: of the system; only their shapes are read.
+    spec: how it is sampled.
+  """
+  found: list[int] = []
+  shape = (1, system.image_size, system.image_size)
+
+  def build(weights: system_lib.Weights) -> int:
+    condition = system.example_condition()
+    stages = system.stages(weights, condition, shape, spec)
+    found.extend(stage.steps for stage in stages)
+    return 0
+
+  jax.eval_shape(build, weights)
+  return tuple(found)
+
+
+def _generate(
+  system: system_lib.Generative,
+  mesh: Mesh,
+  weights: system_lib.Weights,
+  keys: jax.Array,
+  batch: Mapping[str, jax.Array],
+  spec: spec_lib.SamplerSpec,
+  extent: system_lib.Extent,
+  strength: float | None,
+) -> tuple[jax.Array, list[jax.Array]]:
+  """The program of sampling; see `Pipeline.sample`."""
+  count = keys.shape[0]
+  keys, batch, start = _filled(mesh, (keys, dict(batch), extent.start))
+  batch = _finished(batch)
+  edit = None
+  if strength is not None:
+    edit = system_lib.Edit(batch['image'], batch.get('inpaint_mask'), strength)
+  images, scales = system_lib.generate(
+    system,
+    weights,
+    jax.random.wrap_key_data(keys),
+    batch,
+    spec,
+    edit,
+    dataclasses.replace(extent, start=start),
+  )
+  return data_images.to_uint8(images)[:count], [
+    scale[:count] for scale in scales
+  ]
+
+
+def _preview(
+  system: system_lib.Trainable,
+  mesh: Mesh,
+  weights: system_lib.Weights,
+  keys: jax.Array,
+  batch: Mapping[str, jax.Array],
+  spec: spec_lib.SamplerSpec,
+) -> jax.Array:
+  """The program of previews; see `Pipeline.preview`."""
+  count = keys.shape[0]
+  keys, batch = _filled(mesh, (keys, dict(batch)))
+  keys = jax.random.wrap_key_data(keys)
+  images = system.preview(weights, keys, _finished(batch), spec)
+  return data_images.to_uint8(images)[:count]
+
+
+def _reconstruct(
+  system: system_lib.Reconstructing,
+  mesh: Mesh,
+  weights: system_lib.Weights,
+  image: jax.Array,
+) -> tuple[jax.Array, list[jax.Array]]:
+  """The program of first stages; see `Pipeline.reconstruct`."""
+  count = image.shape[0]
+  images, codes = system.reconstruct(weights, _filled(mesh, image))
+  return data_images.to_uint8(images)[:count], [c[:count] for c in codes]
+
+
+def _filled(mesh: Mesh, arrays: Any) -> Any:
+  """Repeats rows until they divide among the devices, and divides them."""
+  parts = mesh_lib.batch_parts(mesh)
+  sharding = mesh_lib.batch_sharding(mesh)
+
+  def fill(x: jax.Array) -> jax.Array:
+    rows = x.shape[0]
+    size = -(-rows // parts) * parts
+    x = x if size == rows else x[np.arange(size) % rows]
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+  return jax.tree.map(fill, arrays)
+
+
+def _finished(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Makes uint8 images floats; what is float already stays as it is."""
+  bytes_ = {k: x for k, x in batch.items() if x.dtype == jnp.uint8}
+  return {**batch, **data_images.finish(bytes_)}
+
+
+def _leaves_float32(spec: spec_lib.SamplerSpec) -> spec_lib.SamplerSpec:
+  """Gives the traced fields one type, so that any value has one program."""
+  return jax.tree.map(lambda x: np.asarray(x, np.float32), spec)
+
+
+def _key_data(request: Request, numbers: np.ndarray) -> np.ndarray:
+  """Returns the (B, 2) uint32 data of the keys of images."""
+  if not request.stream:
+    keys = system_lib.image_keys(request.seed, numbers)
+  else:
+    stream = jax.random.fold_in(
+      jax.random.key(request.seed), _STREAMS - request.stream
+    )
+    keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(
+      jnp.asarray(numbers)
+    )
+  return np.asarray(jax.random.key_data(keys))
+
+
+def _rows_of(array: Any, numbers: np.ndarray) -> Any:
+  """Returns a row for each number; rows serve in turn."""
+  return array[numbers % len(array)]

@@ -1,0 +1,79 @@
+"""A bug in a network is no mistake of a person: it keeps its traceback."""
+
+import pathlib
+import sys
+
+from absl import flags
+import jax
+import pytest
+import written_run
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax import main
+from pyramid_jax.networks import diffit
+
+
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'diffit_shapes.py'
+SMALL = {
+  'data.image_size': 16,
+  'network.window': 4,
+  'train.steps': 1,
+  'train.batch_size': 8,
+  'sample.steps': 1,
+  'sample.count': 2,
+  'evaluate.count': 2,
+}
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+  """Runs a command line; returns its exit code and what it wrote."""
+  monkeypatch.setattr(jax.config, 'update', lambda *args: None)
+
+  def run(*args):
+    flags.FLAGS.unparse_flags()
+    for name in ('config', 'workdir', 'mode', 'count'):
+      flags.FLAGS[name].unparse()
+    monkeypatch.setattr(sys, 'argv', ['main', *args])
+    with pytest.raises(SystemExit) as info:
+      sys.exit(main.run())
+    return info.value.code or 0, capsys.readouterr().err
+
+  yield run
+  flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def broken(monkeypatch):
+  """Makes a network raise a ValueError, but for its initial weights."""
+  network = diffit.DiffiT
+  method = network.__call__
+
+  def fail(self, *args, **kwargs):
+    if not self.is_initializing():
+      raise ValueError('shapes that do not fit, in a network')
+    return method(self, *args, **kwargs)
+
+  monkeypatch.setattr(network, '__call__', fail)
+
+
+@pytest.mark.parametrize('mode', ['train', 'sample', 'evaluate'])
+def test_an_error_in_a_network_keeps_its_traceback(
+  call, broken, tmp_path, mode
+):
+  del broken
+  args = [f'--mode={mode}', f'--workdir={tmp_path / "run"}']
+  fields = {name: str(value) for name, value in SMALL.items()}
+  if mode == 'train':
+    args.append(f'--config={CONFIG}:debug')
+    args += [f'--config.{name}={value}' for name, value in fields.items()]
+  else:
+    config = config_lib.load(f'{CONFIG}:debug')
+    config_lib.override(config, fields)
+    written_run.write(tmp_path / 'run', config)
+  code, text = call(*args)
+  assert code == errors.BUG
+  assert 'Traceback' in text
+  assert 'in fail' in text  # where it was raised
+  assert 'shapes that do not fit, in a network' in text

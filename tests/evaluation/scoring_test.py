@@ -1,0 +1,70 @@
+"""Scores of a model on the examples of a split."""
+
+import numpy as np
+import painter
+import pytest
+import task_config
+
+from pyramid_jax import data
+from pyramid_jax import errors
+from pyramid_jax import pipeline
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.evaluation import scoring
+
+
+@pytest.fixture
+def config():
+  config = task_config.make('class', level=0).unlock()
+  config.evaluate.count, config.evaluate.batch_size = 6, 4
+  return config.lock()
+
+
+class Counted:
+  """A reader that counts how often `finish` is traced."""
+
+  def __init__(self, reader):
+    self._reader = reader
+    self.traces = 0
+
+  def __len__(self):
+    return len(self._reader)
+
+  def __getattr__(self, name):
+    return getattr(self._reader, name)
+
+  def finish(self, batch):
+    self.traces += 1
+    return self._reader.finish(batch)
+
+
+def test_a_second_evaluation_compiles_nothing(config, monkeypatch):
+  seeds = []
+
+  def paint(system, weights, keys, batch, *others):
+    seeds.append(keys.shape)
+    images, scales = painter.paint(system, weights, keys, batch, *others)
+    return images * weights, scales
+
+  painter.install(monkeypatch, generate=paint)
+  reader = Counted(data.create(config, 'val'))
+  mesh = mesh_lib.create(config.mesh)
+  pipe = pipeline.Pipeline(painter.make(), np.float32(0), mesh, config)
+  request = pipeline.request_of(pipe.system, config)
+  score = scoring.during_training(pipe, request, config, reader)
+  first = score(pipe.with_weights(np.float32(1)))
+  assert first.keys() >= {'class_acc', 'tv_colour'}
+  second = score(pipe.with_weights(np.float32(0.5)))
+  assert len(seeds) == reader.traces == 1
+  assert first == score(pipe.with_weights(np.float32(1))) != second
+
+
+def test_a_split_that_is_too_small_is_refused(config):
+  reader = Counted(data.create(config, 'val'))
+  mesh = mesh_lib.create(config.mesh)
+  pipe = pipeline.Pipeline(painter.make(), np.float32(0), mesh, config)
+  count = len(reader) + 1
+  evaluation = scoring.Evaluation(
+    pipe, config, reader, scoring.Protocol(count=count)
+  )
+  with pytest.raises(errors.UserError, match=r'the split has \d+ images'):
+    evaluation(lambda batch, numbers: (np.zeros(0), []))

@@ -1,0 +1,208 @@
+"""Images are functions of weights, row, seed and number, of nothing else."""
+
+import dataclasses
+import logging
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import system_weights
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import pipeline
+from pyramid_jax import systems
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.systems import system as system_lib
+
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+COUNT = 9
+ROWS = {'class': np.array([1, 7, 24], np.int32)}
+
+
+def load(name='diffit_shapes.py:debug', **fields):
+  config = config_lib.load(f'{CONFIGS}/{name}')
+  values = {
+    'data.image_size': 16,
+    'network.window': 4,
+    'sample.steps': 2,
+    'sample.solver': 'euler',
+    'sample.batch_size': 4,
+  }
+  values |= {k.replace('__', '.'): v for k, v in fields.items()}
+  config_lib.override(config, {k: str(v) for k, v in values.items()})
+  return config
+
+
+def make(config, devices=1):
+  system = systems.create(config)
+  mesh = mesh_lib.create(config.mesh, jax.devices()[:devices])
+  weights = system_weights.weights_of(system)
+  weights = jax.device_put(weights, mesh_lib.replicated(mesh))
+  return pipeline.Pipeline(system, weights, mesh, config)
+
+
+def images_of(pipe, rows=ROWS, batch_size=0, **changes):
+  request = pipeline.request_of(
+    pipe.system, pipe.config, **{'count': COUNT, 'seed': 3, **changes}
+  )
+  batches = list(pipe(rows, request, batch_size))
+  return np.concatenate([batch.images for batch in batches])
+
+
+@pytest.fixture(scope='module')
+def config():
+  return load()
+
+
+@pytest.fixture(scope='module')
+def pipe(config):
+  return make(config)
+
+
+@pytest.fixture(scope='module')
+def images(pipe):
+  return images_of(pipe)
+
+
+def near(got, want):
+  """Says whether images agree to a step of uint8: their sums may differ."""
+  assert got.dtype == np.uint8
+  return np.abs(got.astype(int) - want.astype(int)).max() <= 1
+
+
+def test_an_image_does_not_depend_on_its_batch(pipe, images):
+  assert images.shape == (COUNT, 16, 16, 3)
+  assert not near(images[0], images[3])  # another number, the same row
+  assert near(images_of(pipe, batch_size=8), images)
+  assert near(images_of(pipe, count=1, first=7), images[7:8])
+  assert near(images_of(pipe, first=4, count=5), images[4:])
+  assert not near(images_of(pipe, seed=4)[7], images[7])
+
+
+def test_an_image_does_not_depend_on_the_devices(config, images):
+  many = make(config, devices=8)
+  assert near(images_of(many), images)
+  assert near(images_of(many, batch_size=8, count=8), images[:8])
+
+
+def test_an_image_has_the_row_of_its_number(pipe, images):
+  turned = {'class': np.roll(ROWS['class'], -1)}
+  other = images_of(pipe, turned)
+  assert not near(other[7], images[7])
+  rows = {'class': np.resize(ROWS['class'], COUNT)}
+  assert near(images_of(pipe, rows), images)
+
+
+def test_another_guidance_scale_needs_no_compilation(config, monkeypatch):
+  traces = []
+  generate = system_lib.generate
+
+  def counted(system, weights, keys, batch, spec, *others):
+    traces.append(spec.guidance)
+    return generate(system, weights, keys, batch, spec, *others)
+
+  monkeypatch.setattr(system_lib, 'generate', counted)
+  pipe = make(config)
+  request = pipeline.request_of(pipe.system, config, count=4)
+
+  def sample(guidance):
+    spec = request.spec.replace(guidance=guidance)
+    own = dataclasses.replace(request, spec=spec)
+    return next(pipe(ROWS, own)).images
+
+  guidance = pipeline.request_of(
+    pipe.system, load(sample__guidance=2.0)
+  ).spec.guidance
+  first = sample(guidance)
+  assert not near(sample(guidance.replace(scale=5)), first)
+  sample(guidance.replace(scale=np.float32(1.0)))
+  assert len(traces) == 1
+  sample(None)
+  assert [trace is None for trace in traces] == [False, True]
+  spec = request.spec.replace(guidance=None)
+  own = dataclasses.replace(request, spec=spec)
+  next(pipe.with_weights(pipe.weights)(ROWS, own))
+  assert len(traces) == 2
+
+
+def test_models_of_a_cascade_have_noise_of_their_own(pipe, images):
+  assert not near(images_of(pipe, stream=1)[0], images[0])
+  assert near(images_of(pipe, stream=1)[7], images_of(pipe, stream=1)[7])
+  keys = {
+    tuple(pipeline._key_data(_request(stream=stream), np.arange(50))[i])
+    for stream in (0, 1, 2)
+    for i in range(50)
+  }
+  assert len(keys) == 150
+
+
+def _request(**fields):
+  config = load()
+  return pipeline.request_of(systems.create(config), config, **fields)
+
+
+def test_what_cannot_be_sampled_is_refused_before(pipe):
+  def refused(**fields):
+    request = _request(**fields)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+      pipe.check(ROWS, request)
+    return str(error.value)
+
+  pipe.check(ROWS, _request())
+  extent = system_lib.Extent
+  assert 'last scale is 1, allowed are 0..0' in refused(extent=extent(last=1))
+  assert 'sample.shape is (8, 16), must be (0, 0)' in refused(
+    extent=extent(shape=(8, 16))
+  )
+
+
+def test_finished_scales_of_another_shape_are_refused():
+  config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:none,debug')
+  config.sample.steps = 1
+  pipe = make(config)
+  request = pipeline.request_of(
+    pipe.system, config, count=2, extent=system_lib.Extent(last=0)
+  )
+  (made,) = pipe({}, request, batch_size=2)
+  right = dataclasses.replace(
+    request, extent=system_lib.Extent(start=made.scales)
+  )
+  pipe.check({}, right)
+  wrong = dataclasses.replace(
+    request, extent=system_lib.Extent(start=(made.scales[0][:, 1:],))
+  )
+  with pytest.raises(ValueError, match='scale 0 that is given has the shape'):
+    pipe.check({}, wrong)
+
+
+def test_the_number_of_steps_that_run_is_said_once(caplog):
+  """The official rule of latent diffusion takes 31 steps for 30."""
+  config = config_lib.load(f'{CONFIGS}/ldm_shapes.py:class,debug')
+  config.sample.steps = 30
+  system = systems.create(config)
+  weights = system_weights.shapes_of(system)
+  mesh = mesh_lib.create(config.mesh)
+  pipe = pipeline.Pipeline(system, weights, mesh, config)
+  spec = pipeline.request_of(system, config).spec
+  with caplog.at_level(logging.INFO):
+    pipe._announce(spec)
+    pipe.with_weights(weights)._announce(spec)
+  (line,) = [r.getMessage() for r in caplog.records]
+  length = len(levels_of(system, weights, spec)) - 1
+  assert line == f'sampling by ddim: {length} steps (sample.steps=30)'
+  assert length == 31
+
+
+def levels_of(system, weights, spec):
+  found = []
+
+  def build(weights):
+    shape = (1, system.image_size, system.image_size)
+    (stage,) = system.stages(weights, system.example_condition(), shape, spec)
+    found.append(stage.segments[0].levels.time)
+    return 0
+
+  jax.eval_shape(build, weights)
+  return found[0]
