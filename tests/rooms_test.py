@@ -69,8 +69,7 @@ _CONFIG = 'config: what configs share moves to configs/common.py'
 _CORE = 'core: the system of sketch guidance is split'
 _PERF = 'perf: the tests of the reader are split'
 CLIMBS: Mapping[str, str] = {}
-MANY_PARAMETERS: Mapping[str, str] = {
-}
+MANY_PARAMETERS: Mapping[str, str] = {}
 LONG_FUNCTIONS: Mapping[str, str] = {
   'configs/diffit_shapes.py: get_config': _CONFIG,
   'configs/ladm_latent_imagenet.py: get_config': _CONFIG,

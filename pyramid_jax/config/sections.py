@@ -20,11 +20,11 @@ from pyramid_jax.config import names
 # Modules with the `FIELDS` and `CHECKS` of every config.
 COMMON = (
   'pyramid_jax.systems.fields',
-  'pyramid_jax.training.fields',
-  'pyramid_jax.distributed.fields',
-  'pyramid_jax.data.fields',
-  'pyramid_jax.conditioning.fields',
-  'pyramid_jax.evaluation.fields',
+  'pyramid_jax.training.train_fields',
+  'pyramid_jax.distributed.mesh_fields',
+  'pyramid_jax.data.data_fields',
+  'pyramid_jax.conditioning.condition_fields',
+  'pyramid_jax.evaluation.evaluate_fields',
 )
 
 FIRST_STAGE = 'first_stage.'
