@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -134,3 +136,15 @@ def test_bad_commands_say_one_line(workdir, tmp_path):
 
   empty = f'--workdir={tmp_path}/empty'
   assert 'config.json' in error('--mode=sample', empty, code=66)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme(workdir):
+  text = (ROOT / 'README.md').read_text()
+  (block,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+  assert "'runs/frido_shapes'" in block
+  block = block.replace("'runs/frido_shapes'", repr(str(workdir)))
+  names: dict[str, Any] = {}
+  exec(block, names)  # the README is ours
+  assert names['images'].shape == (8, 32, 32, 3)
+  assert names['images'].dtype == np.uint8
