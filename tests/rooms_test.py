@@ -80,7 +80,6 @@ LONG_FUNCTIONS: Mapping[str, str] = {
 }
 LONG_FILES: Mapping[str, str] = {
   'tests/config/config_test.py': _CONFIG,
-  'pyramid_jax/systems/sketch/sketch.py': _CORE,
   'tests/data/coco_test.py': _PERF,
 }
 

@@ -25,11 +25,11 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import pretrained
-from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import base as sketch_base
 from pyramid_jax.systems.sketch import edge_source as sketch_edges
 from pyramid_jax.systems.sketch import fields as sketch_fields
+from pyramid_jax.systems.sketch import targets as targets_lib
 
 
 Batch = system_lib.Batch
@@ -40,8 +40,8 @@ FIELDS, CHECKS = sketch_fields.FIELDS, sketch_fields.CHECKS
 SAMPLES_A_BASE = sketch_fields.SAMPLES_A_BASE
 
 BASE = 'base'  # the frozen part that is the trained system
-PARTS = 4  # of the noise's time, for which the loss is told by itself
-SHOWN = (0.3, 0.6, 0.9)  # parts of the time in pictures of a training run
+PARTS = 4  # of the noise's time, for which the loss is reported by itself
+SHOWN = (0.3, 0.6, 0.9)  # parts of the time in previews of a training run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,8 @@ class Sketch:
     base: what is sampled.
     base_path: the workdir of its weights.
     features: names of the activations that are read.
-    shapes: of the base's stages, coarse first.
+    goal: what the predictors should say of each stage.
     predictors: one for all stages, or one for each.
-    target_space: what is predicted of an edge map, 'latent' or 'pixels'.
     source: of the edges that are learned.
     beta: of each stage, the length of a correction over that of its step.
     stop_fraction: of each stage, the share of its steps that are corrected.
@@ -66,14 +65,18 @@ class Sketch:
   base: system_lib.Generative
   base_path: str
   features: tuple[str, ...]
-  shapes: tuple[sketch_base.StageShape, ...]
+  goal: targets_lib.Targets
   predictors: tuple[edge_predictor.EdgePredictor, ...]
-  target_space: str
   source: sketch_edges.EdgeSource
   beta: tuple[float, ...]
   stop_fraction: tuple[float, ...]
   norm_ref: str
   variance: str = 'fixed_small'
+
+  @property
+  def shapes(self) -> tuple[sketch_base.StageShape, ...]:
+    """Of the base's stages, coarse first."""
+    return self.goal.shapes
 
   @property
   def outputs(self) -> str:
@@ -203,50 +206,14 @@ class Sketch:
     return self.source.asked(frozen, batch)
 
   def targets(self, weights: Weights, edges: jax.Array) -> list[jax.Array]:
-    """Returns what the predictors should say, of each stage.
-
-    Args:
-      weights: of the base.
-      edges: (B, H, W) in [-1, 1], white on black.
-    """
-    if self.target_space == 'latent' and self.base.has_latents:
-      picture = jnp.repeat(edges[..., None], 3, axis=-1)
-      return self.base.states(weights, picture)
-    targets = []
-    for shape in self.shapes:
-      cell = edges.shape[1] // shape.state[1]
-      pixels = resampling.space_to_depth(edges[..., None], cell)
-      if not self.base.has_latents:  # thin lines would fade in a mean
-        pixels = pixels.max(-1, keepdims=True)
-      targets.append(pixels)
-    return targets
+    """Returns what the predictors should say; see `Targets.of_edges`."""
+    return self.goal.of_edges(weights, edges)
 
   def edges_of_targets(
     self, weights: Weights, targets: Sequence[jax.Array]
   ) -> jax.Array:
-    """Returns the (B, H, W) edge maps in [-1, 1] behind `targets`."""
-    size = self.image_size
-    if self.target_space == 'latent' and self.base.has_latents:
-      stages = self._stages_to_train(weights, targets[0].shape[0])
-      state: list[jax.Array] = []
-      for stage, target in zip(stages, targets, strict=True):
-        state = stage.leave(state, target, target, None)
-      return self.base.decode(weights, state).mean(-1)
-    pixels = targets[-1]
-    cell = size // pixels.shape[1]
-    if self.base.has_latents:
-      return resampling.depth_to_space(pixels, cell)[..., 0]
-    return resampling.enlarge(pixels, cell)[..., 0]
-
-  def _stages_to_train(
-    self, weights: Weights, count: int, condition: Any = None
-  ) -> list[sampling.Stage]:
-    """Returns the stages of the base with all levels and no guidance."""
-    size = self.image_size
-    if condition is None:
-      condition = self.base.example_condition()
-    spec = self.base.dense_spec()
-    return self.base.stages(weights, condition, (count, size, size), spec)
+    """Returns the edge maps behind `targets`; see `Targets.to_edges`."""
+    return self.goal.to_edges(weights, targets)
 
   def _read(
     self,
@@ -269,7 +236,7 @@ class Sketch:
     """
     zs = self.base.states(weights, batch['image'])
     condition = self.base.condition(weights, batch)
-    stages = self._stages_to_train(weights, zs[0].shape[0], condition)
+    stages = self.goal.dense_stages(weights, zs[0].shape[0], condition)
     results = []
     state: list[jax.Array] = []
     for s, stage in enumerate(stages):
@@ -330,7 +297,7 @@ class Sketch:
         variables, s, taps, told, train=True, mutable=['batch_stats']
       )
       statistics[str(self._own(s)[0])] = new['batch_stats']
-      errors = distance(got, jax.lax.stop_gradient(targets[s]))
+      errors = targets_lib.distance(got, jax.lax.stop_gradient(targets[s]))
       metrics[f'loss_stage_{s}'] = errors.mean()
       total = total + errors.mean() / len(self.shapes)
       by_part = _renewed(by_part, part, errors)
@@ -400,7 +367,7 @@ class Sketch:
     def loss(prediction, level, initial):
       told = self._told(stage, level, initial, prediction.eps)
       got = self._predict(variables, stage, prediction.features, told)
-      return distance(got, target)
+      return targets_lib.distance(got, target)
 
     return loss
 
@@ -447,7 +414,9 @@ class Sketch:
       for s, (taps, told, _) in enumerate(self._read(of_base, key, batch, rows))
     ]
     wanted = self.targets(of_base, self.asked(weights.frozen, batch))
-    errors = [distance(g, w) for g, w in zip(got, wanted, strict=True)]
+    errors = [
+      targets_lib.distance(g, w) for g, w in zip(got, wanted, strict=True)
+    ]
     return jnp.stack(errors).mean(0), self.edges_of_targets(of_base, got)
 
   def preview(
@@ -462,12 +431,6 @@ class Sketch:
     parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
     _, edges = self.predicted(weights, keys[0], batch, parts)
     return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
-
-
-def distance(got: jax.Array, target: jax.Array) -> jax.Array:
-  """Returns the (B,) squared errors, summed over channels, means of places."""
-  error = jnp.square(got - target.astype(got.dtype))
-  return error.sum(-1).mean((1, 2))
 
 
 def _examples(levels: levels_lib.Levels, rows: jax.Array) -> Any:
@@ -511,13 +474,13 @@ def create(config: ConfigDict, of_base: ConfigDict) -> Sketch:
       f'the system {of_base.system.name!r} of config.sketch.base has no named'
       f' activations: {error}'
     ) from error
+  goal = targets_lib.Targets(base=base, shapes=shapes, space=c.target_space)
   return Sketch(
     base=base,
     base_path=c.base,
     features=features,
-    shapes=shapes,
-    predictors=_predictors(config, base, shapes),
-    target_space=c.target_space,
+    goal=goal,
+    predictors=targets_lib.predictors(config, goal),
     source=sketch_edges.EdgeSource(
       kind=c.edges,
       weights=c.edge_weights,
@@ -533,39 +496,3 @@ def create(config: ConfigDict, of_base: ConfigDict) -> Sketch:
 def _per_stage(values: Sequence[float], count: int) -> tuple[float, ...]:
   """Returns one value for each stage; the last serves the rest."""
   return tuple(values[min(s, len(values) - 1)] for s in range(count))
-
-
-def _predictors(
-  config: ConfigDict,
-  base: system_lib.Generative,
-  shapes: Sequence[sketch_base.StageShape],
-) -> tuple[edge_predictor.EdgePredictor, ...]:
-  c = config.sketch
-
-  def channels(shape: sketch_base.StageShape) -> int:
-    if not base.has_latents:
-      return 1
-    if c.target_space == 'latent':
-      return shape.state[-1]
-    return (base.image_size // shape.state[1]) ** 2
-
-  def build(
-    outs: Sequence[int], patches: Sequence[int]
-  ) -> edge_predictor.EdgePredictor:
-    return edge_predictor.EdgePredictor(
-      out_channels=tuple(outs),
-      hidden=tuple(c.hidden),
-      octaves=c.octaves,
-      noise_input=c.noise_input,
-      feature_norm=c.feature_norm,
-      patches=tuple(patches),
-      head=c.head,
-    )
-
-  outs = [channels(shape) for shape in shapes]
-  patches = base.cells
-  if c.shared:
-    return (build(outs, patches),)
-  return tuple(
-    build([out], [patch]) for out, patch in zip(outs, patches, strict=True)
-  )
