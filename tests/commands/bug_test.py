@@ -46,23 +46,28 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def broken(monkeypatch):
-  """Makes a network raise a ValueError, but for its initial weights."""
+  """Returns what makes a network raise a ValueError."""
   network = diffit.DiffiT
   method = network.__call__
 
-  def fail(self, *args, **kwargs):
-    if not self.is_initializing():
-      raise ValueError('shapes that do not fit, in a network')
-    return method(self, *args, **kwargs)
+  def install(when_initializing):
+    def fail(self, *args, **kwargs):
+      if when_initializing or not self.is_initializing():
+        raise ValueError('shapes that do not fit, in a network')
+      return method(self, *args, **kwargs)
 
-  monkeypatch.setattr(network, '__call__', fail)
+    monkeypatch.setattr(network, '__call__', fail)
+
+  return install
 
 
-@pytest.mark.parametrize('mode', ['train', 'sample', 'evaluate'])
+@pytest.mark.parametrize(
+  ('mode', 'when_initializing'),
+  [('train', True), ('train', False), ('sample', False), ('evaluate', False)],
+)
 def test_an_error_in_a_network_keeps_its_traceback(
-  call, broken, tmp_path, mode
+  call, broken, tmp_path, mode, when_initializing
 ):
-  del broken
   args = [f'--mode={mode}', f'--workdir={tmp_path / "run"}']
   fields = {name: str(value) for name, value in SMALL.items()}
   if mode == 'train':
@@ -72,6 +77,7 @@ def test_an_error_in_a_network_keeps_its_traceback(
     config = config_lib.load(f'{CONFIG}:debug')
     config_lib.override(config, fields)
     written_run.write(tmp_path / 'run', config)
+  broken(when_initializing)
   code, text = call(*args)
   assert code == errors.BUG
   assert 'Traceback' in text
