@@ -28,6 +28,7 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -187,7 +188,9 @@ def draw_path(
       wide = jnp.repeat(x0, side // x0.shape[1], axis=1)
       columns.append(jnp.repeat(wide, side // x0.shape[2], axis=2))
   columns.append(real[:rows])
-  grid = np.concatenate([grids.to_uint8(np.clip(c, -1, 1)) for c in columns], 2)
+  grid = np.concatenate(
+    [np.asarray(data_images.to_uint8(c)) for c in columns], 2
+  )
   grids.save(pathlib.Path(file), np.concatenate(grid))
 
 
