@@ -87,6 +87,24 @@ class SamplerSpec:
       )
     return self.steps
 
+  def check_scales(self, stages: int) -> None:
+    """Refuses guidance scales of another number of stages.
+
+    Args:
+      stages: of the system.
+
+    Raises:
+      ValueError: one scale a stage, of other stages.
+    """
+    if self.guidance is None or np.ndim(self.guidance.scale) == 0:
+      return
+    (count,) = np.shape(self.guidance.scale)
+    if count != stages:
+      raise ValueError(
+        f'sample.guidance_parts has {count} values, must be one number or'
+        f' {stages}, coarse to fine'
+      )
+
   def guidance_of(self, stage: int) -> classifier_free.Guidance | None:
     """Returns the guidance of a stage, counted from the coarsest, 0."""
     return None if self.guidance is None else self.guidance.of_stage(stage)
@@ -185,5 +203,5 @@ def _guidance(sample: ConfigDict) -> classifier_free.Guidance | None:
 
 def _scales(scale: float, parts: Sequence[float]) -> float | np.ndarray:
   """Returns the scale of all stages, or of each: 1 + part (scale - 1)."""
-  each = 1.0 + (scale - 1.0) * np.asarray(parts, np.float32)
-  return float(scale) if len(parts) == 1 and parts[0] == 1 else each
+  scales = [1.0 + (scale - 1.0) * part for part in parts]
+  return scales[0] if len(scales) == 1 else np.asarray(scales, np.float32)

@@ -214,6 +214,7 @@ class LatentSystem(Latents, system_lib.Sampled):
     spec.make_solver()
     spec.chain_levels(self.chain, self.stage_count)
     self.check_windows(spec.windows)
+    spec.check_scales(self.stage_count)
     guided = spec.guidance.channels if spec.guidance else None
     if guided and guided > min(self.latent_channels):
       raise ValueError(

@@ -9,7 +9,10 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
+from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.systems import system as system_lib
 
 
@@ -43,7 +46,9 @@ class Moved:
   """A system with classes, guidance and augmentation, and its programs."""
 
   def __init__(self):
-    self.system = systems.create(load(diffusion__augment='0.5'))
+    config = load(diffusion__augment='0.5')
+    self.system = systems.create(config)
+    self.spec = spec_lib.from_config(config)
     self.weights = system_weights.weights_of(self.system)
     self._losses = jax.jit(functools.partial(losses, self.system))
     self._sample = jax.jit(self._run)
@@ -67,9 +72,9 @@ class Moved:
 
   def _run(self, weights, initial, classes):
     condition = self.system.condition(weights, {'class': classes})
-    stages = self.system.stages(weights, condition, (B, 16, 16))
+    stages = self.system.stages(weights, condition, (B, 16, 16), self.spec)
     noise = sampling.Noise.recorded([initial])
-    return sampling.run(stages, self.system.solver, noise)[0]
+    return sampling.run(stages, self.spec.make_solver(), noise)[0]
 
   def denoised(self, x, sigma, ids, moves=None):
     """D(x; sigma) by the paper's formulas; ids count from 0, 24 = none."""
@@ -184,13 +189,18 @@ def test_only_training_is_told_of_the_augmentation(moved):
   ],
 )
 def test_every_choice_trains_and_samples(task, overrides):
-  system = systems.create(load(f'{task},debug', **overrides))
+  config = load(f'{task},debug', **overrides)
+  system, spec = systems.create(config), spec_lib.from_config(config)
+  system.check_spec(spec)
   weights = system_weights.shapes_of(system)
   key = jax.random.key(0)
   loss, _ = jax.eval_shape(functools.partial(losses, system), weights, key)
   image, state = jax.eval_shape(
-    lambda weights: system_lib.generate(system, weights, key, BATCH, B),
+    lambda weights, keys: system_lib.generate(
+      system, weights, keys, BATCH, spec
+    ),
     weights,
+    jax.random.split(key, B),
   )
   assert loss.shape == ()
   assert image.shape == (B, 16, 16, 3)
@@ -199,7 +209,20 @@ def test_every_choice_trains_and_samples(task, overrides):
   assert system.network.augment_dim == 0
 
 
-def test_settings_of_sampling_reach_the_solver():
+def levels_of(config):
+  """Returns the levels that the only stage walks."""
+  system = systems.create(config)
+  (stage,) = system.stages(
+    system_weights.shapes_of(system),
+    system.example_condition(),
+    (1, 16, 16),
+    spec_lib.from_config(config),
+  )
+  (segment,) = stage.segments
+  return segment.levels
+
+
+def test_settings_of_sampling_reach_the_levels_and_the_solver():
   settings = {
     'rho': 5.0,
     'sigma_min': 0.01,
@@ -210,14 +233,23 @@ def test_settings_of_sampling_reach_the_solver():
     'churn_noise': 1.003,
     'discretization': 've',
     'solver': 'euler',
+    'steps': 5,
   }
   given = {f'sample__{name}': str(value) for name, value in settings.items()}
-  solver = systems.create(load(**given)).solver
-  assert {name: getattr(solver, name) for name in settings} == settings
-  plain = systems.create(load()).solver
-  levels = plain.levels(systems.create(load()).precond, 3)
+  config = load(**given)
+  solver = spec_lib.from_config(config).make_solver()
+  assert solver == solvers.create('euler', churn=40.0)
+  system = systems.create(config)
+  want = edm_timesteps.EdmTimesteps(
+    discretization='ve',
+    rho=5.0,
+    sigma_min=0.01,
+    sigma_max=50.0,
+    churn=edm_timesteps.Churn(amount=40.0, low=0.05, high=30.0, noise=1.003),
+  ).levels(system.precond, 5)
+  jax.tree.map(np.testing.assert_array_equal, levels_of(config), want)
+  levels = levels_of(load(sample__steps='3'))
   np.testing.assert_allclose(levels.sigma[[0, 2, 3]], [80, 0.002, 0])
-  assert plain.churn_max == np.inf
 
 
 def test_images_are_clipped():
@@ -236,14 +268,11 @@ def test_images_are_clipped():
     ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'timestep'"),
     (
       {'condition__null_class': 'false'},
-      'condition.cond_dropout = 0.1, which must be 0',
+      'no null condition for .*condition.cond_dropout = 0.1, which must be 0',
     ),
     ({'data__image_size': '20'}, '20 x 20 do not fit.*multiples of 16'),
     ({'network__head_dim': '5'}, 'head_dim = 5 must divide the 16'),
     ({'network__time_token': 'none'}, "'none', allowed: tmsa, add"),
-    ({'sample__solver': 'ddim'}, "'ddim', must be one of heun, euler"),
-    ({'sample__steps': '5,5'}, r'\(5, 5\), must be one number for diffit'),
-    ({'sample__sigma_min': '90'}, 'levels from sigma 90.0 to 80.0'),
     (
       {'diffusion__preconditioning': 'iddpm'},
       "noise_distribution is '', must be one of vp, ve, edm .*'iddpm'",
@@ -254,3 +283,44 @@ def test_fields_that_do_not_fit_are_named(overrides, message):
   with pytest.raises(ValueError, match=message) as error:
     systems.create(load(**overrides))
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'sample__eta': '1'}, 'eta is 1.0, but heun needs eta = 0'),
+    ({'sample__steps': '5,5'}, 'has 2 values, must be one number'),
+    ({'sample__sigma_min': '90'}, 'levels from sigma 90.0 to 80.0'),
+    (
+      {'sample__spacing': 'official'},
+      "'official', must be one of auto, karras",
+    ),
+    ({'sample__windows': '4,4'}, r'windows is \(4, 4\), must be \(0, 0\) for'),
+    (
+      {'condition__null_class': 'false', 'condition__cond_dropout': '0'},
+      'no null condition for guidance: config.sample.guidance must be 1',
+    ),
+  ],
+)
+def test_sampling_that_does_not_fit_is_named(overrides, message):
+  config = load(**overrides)
+  system = systems.create(config)
+  with pytest.raises(ValueError, match=message) as error:
+    system.check_spec(spec_lib.from_config(config))
+  assert '\n' not in str(error.value)
+
+
+def test_solvers_of_chains_walk_the_levels_of_continuous_time():
+  system = systems.create(load())
+  keys = jax.random.split(jax.random.key(0), B)
+  for name in ('ddim', 'dpmpp_2m'):
+    spec = spec_lib.from_config(load(sample__solver=name))
+    system.check_spec(spec)
+    image, _ = jax.eval_shape(
+      lambda weights, spec: system_lib.generate(
+        system, weights, keys, BATCH, spec
+      ),
+      system_weights.shapes_of(system),
+      spec,
+    )
+    assert image.shape == (B, 16, 16, 3)

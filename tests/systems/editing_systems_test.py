@@ -10,7 +10,10 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.diffusion import stepping
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.levels import row
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import system as system_lib
 
@@ -35,34 +38,35 @@ CASES = {
 
 @pytest.fixture(scope='module', params=CASES)
 def made(request):
-  """Returns (system, weights, stages, latents at their grids)."""
+  """Returns (system, weights, stages, latents at their grids, spec)."""
   file, overrides = CASES[request.param]
   config = config_lib.load(f'{CONFIGS}/{file}')
   config_lib.override(config, {'sample.guidance': '1', **overrides})
-  system = systems.create(config)
+  system, spec = systems.create(config), spec_lib.from_config(config)
   weights = system_weights.weights_of(system)
   batch = {
     'boxes': jnp.zeros((B, 4, 4)),
     'labels': jnp.zeros((B, 4), jnp.int32),
     'n_boxes': jnp.zeros((B,), jnp.int32),
   }
-  stages = system.stages(weights, system.condition(weights, batch), (B, 32, 32))
+  condition = system.condition(weights, batch)
+  stages = system.stages(weights, condition, (B, 32, 32), spec)
   if request.param == 'diffit':  # the state is the picture
-    return system, weights, stages, [IMAGE]
+    return system, weights, stages, [IMAGE], spec
   zs = [0.5 * z for z in system.latents(weights.frozen, IMAGE)]
   if request.param == 'frido official':
     zs = [resampling.nearest(z, zs[-1].shape[1:3]) for z in zs]
-  return system, weights, stages, zs
+  return system, weights, stages, zs, spec
 
 
 def test_every_stage_begins_with_the_noised_picture(made):
-  system, weights, stages, zs = made
+  system, weights, stages, zs, _ = made
   edit = system_lib.Edit(IMAGE, strength=0.5)
   state = []
   for stage, z in zip(system.edited(weights, stages, edit), zs, strict=True):
-    ((levels, _),) = stage.spans
-    assert levels.time.shape == (3,)  # two of four steps
-    start = stepping.row(levels, 0)
+    (segment,) = stage.segments
+    assert segment.levels.time.shape == (3,)  # two of four steps
+    start = row(segment.levels, 0)
     x, _ = stage.enter(state, jnp.zeros)
     np.testing.assert_allclose(x, start.alpha * z, rtol=1e-5, atol=1e-6)
     x, context = stage.enter(state, jnp.ones)
@@ -72,13 +76,13 @@ def test_every_stage_begins_with_the_noised_picture(made):
 
 
 def test_places_of_a_latent_are_free_where_a_pixel_is(made):
-  system, weights, stages, zs = made
+  system, weights, stages, zs, _ = made
   edit = system_lib.Edit(IMAGE, MASK)
   for stage, z in zip(system.edited(weights, stages, edit), zs, strict=True):
-    level = stepping.row(stage.spans[0][0], 1)
+    (segment,) = stage.segments
+    level, ahead = (row(segment.levels, index) for index in (1, 2))
     cell = 32 // z.shape[1]
-    x = jnp.full(z.shape, 77.0)
-    seen = stage.before(x, level, lambda x=x: jnp.zeros(x.shape))
+    seen = asked_at(segment, jnp.full(z.shape, 77.0), level, ahead)
     free = np.asarray(seen == 77.0).all(-1)
     expected = np.zeros(free.shape, bool)
     expected[0, 9 // cell, 30 // cell] = True
@@ -86,21 +90,39 @@ def test_places_of_a_latent_are_free_where_a_pixel_is(made):
     np.testing.assert_array_equal(free, expected)
     known = level.alpha * np.asarray(z)
     np.testing.assert_allclose(seen[~free], known[~free], rtol=1e-5, atol=1e-6)
-    assert stage.spans[0][0].time.shape == (5,)  # all steps, from noise
+    assert segment.levels.time.shape == (5,)  # all steps, from noise
+
+
+def asked_at(segment, x, level, ahead):
+  """Returns the state at which a step that begins at x asks the denoiser."""
+  (around,) = segment.around
+  seen = []
+
+  def denoise(x, level, first):
+    del level, first
+    seen.append(x)
+    return solvers.base.nothing(x)
+
+  solver = solvers.create('ddim')
+  zeros = sampling.StepNoise(*[lambda: jnp.zeros(x.shape)] * 2)
+  carry = solver.start(x, segment.levels)
+  around(solver.step, None)(carry, denoise, level, ahead, zeros)
+  return seen[0]
 
 
 def test_the_whole_strength_begins_with_the_picture_too(made):
-  system, weights, stages, zs = made
+  system, weights, stages, zs, _ = made
   edited = system.edited(weights, stages, system_lib.Edit(IMAGE))
-  ((levels, _),) = edited[0].spans
-  assert levels.time.shape == (5,)
+  (segment,) = edited[0].segments
+  assert segment.levels.time.shape == (5,)
   x, _ = edited[0].enter([], jnp.zeros)
-  alpha = stepping.row(levels, 0).alpha
+  alpha = row(segment.levels, 0).alpha
   np.testing.assert_allclose(x, alpha * zs[0], rtol=1e-5, atol=1e-6)
 
 
 def test_generating_edits(made):
-  system, weights, stages, _ = made
+  system, weights, stages, _, spec = made
+  keys = jax.random.split(jax.random.key(0), B)
   batch = {
     'boxes': jnp.zeros((B, 4, 4)),
     'labels': jnp.zeros((B, 4), jnp.int32),
@@ -109,7 +131,7 @@ def test_generating_edits(made):
   edit = system_lib.Edit(IMAGE, MASK, 0.5)
   images, state = jax.eval_shape(
     lambda weights, edit: system_lib.generate(
-      system, weights, jax.random.key(0), batch, B, edit=edit
+      system, weights, keys, batch, spec, edit
     ),
     weights,
     edit,

@@ -10,9 +10,12 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import frido
 
 
@@ -69,19 +72,19 @@ def test_latent_scale_is_measured_before_the_first_step(native):
 
 def test_cache_changes_nothing_and_a_coarse_latent_is_built_on(native):
   system, weights = native
-  noise = sampling.Noise.from_key(jax.random.key(3))
+  spec = spec_lib.from_config(load())
+  solver = spec.make_solver()
+  noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(3)))
 
   @jax.jit
   def sample(weights):
     condition = system.condition(weights, BATCH)
     build = lambda cached: system.stages(
-      weights, condition, (2, 32, 32), cached=cached
+      weights, condition, (2, 32, 32), spec, cached=cached
     )
-    full = sampling.run(build(True), system.solver, noise)
-    plain = sampling.run(build(False), system.solver, noise)
-    late = sampling.run(
-      build(True), system.solver, noise, start=full[:1], first=1
-    )
+    full = sampling.run(build(True), solver, noise)
+    plain = sampling.run(build(False), solver, noise)
+    late = sampling.run(build(True), solver, noise, start=full[:1])
     preview = system.decode(weights, full[:1])
     return full, plain, late, preview, system.decode(weights, full)
 
@@ -97,20 +100,18 @@ def test_cache_changes_nothing_and_a_coarse_latent_is_built_on(native):
 
 
 def test_official_layout_leaves_a_pooled_coarse_scale():
-  chain = schedules.make_chain()
-  solver = solvers.DDIM()
+  levels = timesteps.spaced_levels(schedules.make_chain(), 2, 'official')
   system = systems.create(load('official,debug'))
   assert system._grids(32, 32) == [(8, 8), (8, 8)]
   weights = system_weights.weights_of(system)
   stages = frido.make_stages(
-    system.unet,
-    weights.params['generator']['unet'],
-    chain,
-    solver,
-    context=jnp.zeros((1, 4, 32)),
-    null=None,
-    scale=1.0,
-    steps=(2, 2),
+    frido.ScaleDenoiser(
+      unet=system.unet, params=weights.params['generator']['unet']
+    ),
+    [levels, levels],
+    condition_lib.Condition(
+      context=condition_lib.Inputs(context=jnp.zeros((1, 4, 32)))
+    ),
     shapes=[(1, 8, 8, 8)] * 2,
     pools=(2, 1),
   )
@@ -167,18 +168,20 @@ def test_loss_is_zero_for_the_right_answer(parameterization):
   ],
 )
 def test_stages_read_what_the_network_predicts(parameterization, x0):
-  system = systems.create(load(diffusion__parameterization=parameterization))
+  config = load(diffusion__parameterization=parameterization)
+  system, spec = systems.create(config), spec_lib.from_config(config)
   weights = system_weights.weights_of(system)
   unet = weights.params['generator']['unet']
   unet |= {
     f'out_{s}_2': jax.tree.map(jnp.zeros_like, unet[f'out_{s}_2'])
     for s in range(2)
   }  # a network that predicts zeros
-  stage = system.stages(weights, system.condition(weights, BATCH), (2, 32, 32))
-  (levels, denoise), *_ = stage[0].spans
-  x, context = stage[0].enter([], lambda shape: jnp.ones(shape))
-  level = solvers.row(levels, 0)
-  got = denoise(x, level, context).x0
+  condition = system.condition(weights, BATCH)
+  stage, _ = system.stages(weights, condition, (2, 32, 32), spec)
+  segment, *_ = stage.segments
+  x, context = stage.enter([], lambda shape: jnp.ones(shape))
+  level = row(segment.levels, 0)
+  got = segment.denoise(x, level, context).x0
   np.testing.assert_allclose(got, x0(x, level), rtol=1e-4, atol=1e-5)
 
 
@@ -202,8 +205,6 @@ def test_dropped_conditions_are_the_null_condition(native):
   ('overrides', 'message'),
   [
     ({'data__image_size': '36'}, 'image_size is 36, must be a multiple of 8'),
-    ({'sample__steps': '5,5,5'}, 'has 3 values'),
-    ({'sample__steps': '300'}, '300 sampling steps'),
     ({'diffusion__stage_loss_ratio': '1.0'}, 'has 1'),
     ({'system__name': 'fridge'}, "'fridge', must be one of"),
   ],
@@ -220,6 +221,34 @@ def test_whatever_gives_tokens_serves():
   fields = {'condition__task': 'class', 'condition__class_by': 'adm'}
   with pytest.raises(ValueError, match="'class' .* not served by frido"):
     systems.create(load(**fields))
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'sample__steps': '5,5,5'}, 'has 3 values, must be one number or 2'),
+    ({'sample__steps': '300'}, '300 sampling steps'),
+    ({'sample__guidance_channels': '9'}, 'is 9, must be at most 8'),
+    (
+      {'sample__churn': '5.0', 'sample__solver': 'euler'},
+      'churn is 5.0, must be 0 on a discrete chain',
+    ),
+  ],
+)
+def test_sampling_that_does_not_fit_is_named(overrides, message):
+  config = load(**overrides)
+  system = systems.create(config)
+  with pytest.raises(ValueError, match=message):
+    system.check_spec(spec_lib.from_config(config))
+
+
+def test_windows_are_of_one_latent_alone():
+  spec = spec_lib.SamplerSpec(windows=(4, 2))
+  system = systems.create(load())
+  with pytest.raises(
+    ValueError, match=r'windows is \(4, 2\), must be \(0, 0\)'
+  ):
+    system.check_spec(spec)
 
 
 def test_box_encoder_refuses_other_tasks():

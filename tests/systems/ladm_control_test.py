@@ -11,9 +11,11 @@ import system_weights
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import systems
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data.synthetic import text
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import control as ladm_control
@@ -57,12 +59,14 @@ def weights_of(system, seed=0):
   )
 
 
-def sample(system, weights, batch, stages_of=None):
+def sample(system, weights, batch):
+  spec = spec_lib.from_config(load())
+
   def run(weights, batch):
     condition = system.condition(weights, batch)
-    stages = system.stages(weights, condition, (B, SIDE, SIDE))
-    noise = sampling.Noise.from_key(jax.random.key(0))
-    return sampling.run(stages, system.solver, noise)[-1]
+    stages = system.stages(weights, condition, (B, SIDE, SIDE), spec)
+    noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(0), B))
+    return sampling.run(stages, spec.make_solver(), noise)[-1]
 
   return np.asarray(jax.jit(run)(weights, batch))
 
@@ -137,7 +141,7 @@ def test_only_the_branches_are_trained(built):
 def test_maps_are_pooled_to_the_stage(built):
   system, _ = built
   one = {'edges': jnp.zeros((1, SIDE, SIDE)).at[0, 3, 5].set(1.0)}
-  fine, coarse = system.told(None, one).control
+  fine, coarse = system.inputs(condition_lib.Inputs(), one).control
   assert fine.shape == (1, SIDE, SIDE, 1)
   assert coarse.shape == (1, SIDE // 2, SIDE // 2, 1)
   assert coarse[0, 1, 2, 0] == 1  # lines survive

@@ -16,6 +16,9 @@ from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import system as system_lib
 
 
@@ -95,6 +98,7 @@ def test_the_fine_stage_is_told_the_noisy_clean_image_in_training(told):
 
 def test_the_fine_stage_is_told_the_coarse_prediction_in_sampling(told):
   system, weights = told
+  spec = spec_lib.from_config(load())
   normal = lambda shape: jax.random.normal(jax.random.key(3), shape)
   state = jax.random.normal(jax.random.key(4), (B, 4, 4, 8))
 
@@ -103,11 +107,11 @@ def test_the_fine_stage_is_told_the_coarse_prediction_in_sampling(told):
     condition = system.condition(weights, BATCH)
     found = []
     for each in (True, False):
-      stages = system.stages(weights, condition, (B, SIDE, SIDE), each)
-      ((levels, denoise),) = stages[1].spans
+      stages = system.stages(weights, condition, (B, SIDE, SIDE), spec, each)
+      (segment,) = stages[1].segments
       x, context = stages[1].enter([state], normal)
-      row = jax.tree.map(lambda leaf: leaf[0], levels)
-      found.append(denoise(x, row, context).x0)
+      level = row(segment.levels, 0)
+      found.append(segment.denoise(x, level, context).x0)
     return jnp.where(cached, *found), x
 
   want, x = predict(weights, state, True)
@@ -120,28 +124,32 @@ def test_the_fine_stage_is_told_the_coarse_prediction_in_sampling(told):
 
 def test_from_noise_to_an_image_and_from_an_image(told):
   system, weights = told
+  spec = spec_lib.from_config(load())
+  assert spec.guidance is not None
+  solver = spec.make_solver()
 
   @jax.jit
-  def run(weights, key):
+  def run(weights, keys):
     condition = system.condition(weights, BATCH)
-    stages = system.stages(weights, condition, (B, SIDE, SIDE))
-    noise = sampling.Noise.from_key(key)
-    whole = sampling.run(stages, system.solver, noise)
+    stages = system.stages(weights, condition, (B, SIDE, SIDE), spec)
+    noise = sampling.Noise.from_keys(keys)
+    whole = sampling.run(stages, solver, noise)
     edit = system_lib.Edit(BATCH['image'], None, 0.5)
     stages = system.edited(weights, stages, edit)
-    near = sampling.run(stages, system.solver, noise)
+    near = sampling.run(stages, solver, noise)
     _, ((_, told), _) = stages[0].enter([], noise.start(0))
     coarse = system.states(weights, BATCH['image'])[0]
     images = [system.decode(weights, whole[: i + 1]) for i in range(2)]
     return whole, near, images, told['known'], coarse
 
-  whole, near, images, known, coarse = run(weights, jax.random.key(0))
+  keys = jax.random.split(jax.random.key(0), B)
+  whole, near, images, known, coarse = run(weights, keys)
   assert [z.shape for z in whole] == [(B, 4, 4, 8), (B, 8, 8, 8)]
   assert [z.shape for z in near] == [(B, 8, 8, 8)]
   assert [image.shape[1] for image in images] == [16, 32]
   # A run that begins in the fine stage finds the picture as the coarse result.
-  np.testing.assert_allclose(known[:B], coarse, atol=1e-5)
-  np.testing.assert_allclose(known[B:], coarse, atol=1e-5)
+  for half in classifier_free.unpair(known):
+    np.testing.assert_allclose(half, coarse, atol=1e-5)
   assert all(np.isfinite(image).all() for image in images)
 
 

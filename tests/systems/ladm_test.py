@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import pathlib
 
@@ -12,10 +13,11 @@ from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.diffusion import laplacian
-from pyramid_jax.diffusion import laplacian_levels
 from pyramid_jax.diffusion import laplacian_loss
+from pyramid_jax.diffusion import laplacian_timesteps
 from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.systems import system as system_lib
 
 
@@ -25,6 +27,10 @@ BATCH = {
   'image': jax.random.uniform(jax.random.key(5), (B, SIDE, SIDE, 3)) * 2 - 1,
   'class': jnp.array([3, 24, 1]),
 }
+
+
+def keys_of(seed, count=B):
+  return jax.random.split(jax.random.key(seed), count)
 
 
 def load(variants='class,debug', **overrides):
@@ -48,7 +54,10 @@ class Built:
   """A system with random weights, and its sampler."""
 
   def __init__(self, **overrides):
-    self.system = systems.create(load(**overrides))
+    config = load(**overrides)
+    self.system = systems.create(config)
+    self.spec = spec_lib.from_config(config)
+    self.system.check_spec(self.spec)
     filled = system_weights.weights_of(self.system)
     self.weights = system_lib.Weights(
       params=filled.params,
@@ -56,18 +65,20 @@ class Built:
       extra={'process': self.system.fingerprint()},
     )
 
-  def stages(self, weights, count=B, classes=BATCH['class']):
-    condition = self.system.condition(weights, {'class': classes[:count]})
-    return self.system.stages(weights, condition, (count, SIDE, SIDE))
+  def stages(self, weights, spec=None):
+    condition = self.system.condition(weights, {'class': BATCH['class']})
+    shape = (B, SIDE, SIDE)
+    return self.system.stages(weights, condition, shape, spec or self.spec)
 
   @functools.cached_property
   def sample(self):
-    def run(weights, key, edit=None):
-      stages = self.stages(weights)
+    def run(weights, keys, edit=None, spec=None):
+      spec = spec or self.spec
+      stages = self.stages(weights, spec)
       if edit is not None:
         stages = self.system.edited(weights, stages, edit)
-      noise = sampling.Noise.from_key(key)
-      return sampling.run(stages, self.system.solver, noise)
+      noise = sampling.Noise.from_keys(keys)
+      return sampling.run(stages, spec.make_solver(), noise)
 
     return jax.jit(run)
 
@@ -135,9 +146,10 @@ def test_the_sampler_is_a_plain_loop_over_the_stages(separate):
     jax.random.normal(jax.random.key(i), (B, n, n, 3))
     for i, n in enumerate(sides)
   ]
+  solver = separate.spec.make_solver()
   run = jax.jit(
     lambda w: sampling.run(
-      separate.stages(w), system.solver, sampling.Noise.recorded(initial)
+      separate.stages(w), solver, sampling.Noise.recorded(initial)
     )
   )
   with jax.default_matmul_precision('highest'):
@@ -145,7 +157,9 @@ def test_the_sampler_is_a_plain_loop_over_the_stages(separate):
     assert [z.shape for z in got] == [(B, n, n, 6) for n in sides]
     x = 0.0
     for index, stage in enumerate((3, 2, 1)):
-      sigma = laplacian_levels.sigmas(system.process, stage, 2, system.rho)
+      sigma = laplacian_timesteps.sigmas(
+        system.process, stage, 2, separate.spec.rho
+      )
       if stage == 3:
         x = sigma[0] / 4 * initial[0]
       else:
@@ -174,7 +188,7 @@ def test_the_sampler_is_a_plain_loop_over_the_stages(separate):
 
 
 def test_every_resolution_gives_an_image(shared):
-  state = shared.sample(shared.weights, jax.random.key(0))
+  state = shared.sample(shared.weights, keys_of(0))
   for index, side in enumerate((8, 16, 32)):
     image = shared.system.decode(shared.weights, state[: index + 1])
     assert image.shape == (B, side, side, 3)
@@ -185,28 +199,36 @@ def test_every_resolution_gives_an_image(shared):
 
 
 def test_guidance_moves_the_clean_prediction(shared):
-  plain = Built(sample__guidance='1.0')
-  one = plain.sample(shared.weights, jax.random.key(0))[-1]
-  two = shared.sample(shared.weights, jax.random.key(0))[-1]
+  def run(guidance):
+    spec = shared.spec.replace(guidance=guidance)
+    return shared.sample(shared.weights, keys_of(0), None, spec)[-1]
+
+  one, two = run(None), run(shared.spec.guidance)
   assert np.abs(one - two).max() > 1e-3
-  parts = Built(sample__guidance_parts='(0.0, 0.0, 0.0)')
-  assert parts.system.guidance == (1.0, 1.0, 1.0)
-  same = parts.sample(shared.weights, jax.random.key(0))[-1]
+  config = load(sample__guidance_parts='(0.0, 0.0, 0.0)')
+  nowhere = spec_lib.from_config(config).guidance
+  np.testing.assert_array_equal(nowhere.scale, [1.0, 1.0, 1.0])
+  same = run(nowhere)
   np.testing.assert_allclose(same, one, atol=1e-4 * np.abs(one).max())
 
 
-def test_one_program_serves_all_samples(shared):
+def test_one_program_serves_all_samples_and_scales(shared):
   before = shared.sample._cache_size()
-  shared.sample(shared.weights, jax.random.key(1))
-  shared.sample(shared.weights, jax.random.key(2))
+  images = []
+  for seed, scale in ((1, 2.0), (2, 2.0), (2, 3.0)):
+    spec = shared.spec.replace(guidance=classifier_free.Guidance(scale))
+    sampled = shared.sample(shared.weights, keys_of(seed), None, spec)
+    images.append(sampled[-1])
   assert shared.sample._cache_size() - before <= 1
+  assert np.abs(images[1] - images[0]).max() > 1e-3
+  assert np.abs(images[2] - images[1]).max() > 1e-3
 
 
 def test_starting_from_an_image(shared):
   edit = lambda strength, mask=None: system_lib.Edit(
     BATCH['image'], mask, strength
   )
-  key = jax.random.key(0)
+  key = keys_of(0)
   near = shared.sample(shared.weights, key, edit(1 / 7))
   assert len(near) == 1  # the last step, in the finest stage
   half = shared.sample(shared.weights, key, edit(0.6))
@@ -232,7 +254,7 @@ def test_an_image_is_noised_to_where_the_steps_begin(shared):
   x, _ = jax.jit(lambda: first.enter([], ones))()
   process = shared.system.process
   # Four of seven steps: three of the finest stage and the last before it.
-  sigma = laplacian_levels.sigmas(process, 2, 2, shared.system.rho)[1]
+  sigma = laplacian_timesteps.sigmas(process, 2, 2, shared.spec.rho)[1]
   clean = process.clean(BATCH['image'], 2)
   want = process.noised(clean, jnp.ones_like(clean), jnp.float32(sigma), 2)
   np.testing.assert_allclose(x, want, rtol=1e-4, atol=1e-5)
@@ -263,13 +285,6 @@ def test_weights_of_another_process_are_refused(shared):
     ({'laplacian__preconditioning': 'both'}, 'must be one of scalar, band'),
     ({'laplacian__stage_batch': '(1, 1, 2)'}, 'that sum to 3, the batch'),
     ({'laplacian__wavelets': '(0, 1)'}, 'must be one number or 3'),
-    ({'sample__steps': '(2, 2)'}, r'steps \(2, 2\) must be one number or 3'),
-    ({'sample__solver': 'plms'}, 'must be one of euler, heun, ddim, dpmpp'),
-    (
-      {'laplacian__schedule': 'vp', 'sample__solver': 'heun'},
-      'an infinite slope',
-    ),
-    ({'sample__churn': '5.0'}, 'churn is 5.0, but ddim needs churn = 0'),
     (
       {'laplacian__schedule': 'hard', 'condition__also': 'superres'},
       "is 'hard', must be another with a small picture",
@@ -285,11 +300,43 @@ def test_what_does_not_fit_is_refused(overrides, message):
     systems.create(load(**overrides))
 
 
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'sample__steps': '(2, 2)'}, 'steps has 2 values, .* one number or 3'),
+    ({'sample__solver': 'plms'}, "'plms', must be one of ddim, .* for ladm"),
+    ({'sample__solver': 'unipc'}, "'unipc', must be one of ddim, .* for ladm"),
+    (
+      {'laplacian__schedule': 'vp', 'sample__solver': 'heun'},
+      'an infinite slope',
+    ),
+    ({'sample__churn': '5.0'}, 'churn is 5.0, but ddim needs churn = 0'),
+    (
+      {'sample__temperature': '0.9', 'sample__solver': 'euler'},
+      'temperature is 0.9, but euler adds no noise',
+    ),
+    ({'sample__windows': '4,2'}, r'windows is \(4, 2\), must be \(0, 0\) for'),
+    (
+      {'sample__spacing': 'official'},
+      "'official', must be one of auto, karras",
+    ),
+    (
+      {'condition__null_class': 'False', 'condition__cond_dropout': '0'},
+      'no null condition for guidance: config.sample.guidance must be 1',
+    ),
+  ],
+)
+def test_sampling_that_does_not_fit_is_named(overrides, message):
+  config = load(**overrides)
+  system = systems.create(config)
+  with pytest.raises(ValueError, match=message):
+    system.check_spec(spec_lib.from_config(config))
+
+
 @functools.cache
 def enlarging():
   """Returns an untrained system whose networks say nothing."""
   config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:superres4,debug')
-  config.sample.steps = 8
   system = systems.create(config)
   params, extra = system.init(jax.random.key(0), {})
   return system, system_lib.Weights(params=params, frozen={}, extra=extra)
@@ -298,11 +345,13 @@ def enlarging():
 def test_the_small_picture_is_handed_on_without_a_network():
   system, weights = enlarging()
   small = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3)) - 0.5
+  config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:superres4,debug')
+  spec = dataclasses.replace(spec_lib.from_config(config), steps=(8,))
   images, _ = jax.jit(
-    lambda key: system_lib.generate(
-      system, weights, key, {'lr_image': small}, 4
+    lambda keys: system_lib.generate(
+      system, weights, keys, {'lr_image': small}, spec
     )
-  )(jax.random.key(2))
+  )(keys_of(2, 4))
   rest = images - low_resolution.enlarged(small, 4)
   measured = [
     float(jnp.sqrt(jnp.square(x).mean())) for x in laplacian.bands(rest, 3)
@@ -338,17 +387,21 @@ def test_training_asks_for_what_the_small_picture_leaves_open():
 @pytest.mark.parametrize('solver', ['heun', 'euler', 'dpmpp_2m'])
 def test_other_solvers_go_band_by_band(separate, solver):
   # On Gaussian data they are tested in closed form; here that they are wired.
-  system = systems.create(
-    load(
-      laplacian__shared='False',
-      sample__guidance='1.0',
-      sample__solver=solver,
-    )
-  )
-  assert system.solver == solvers.per_band(solver)
-  condition = system.condition(separate.weights, BATCH)
-  stages = system.stages(separate.weights, condition, (1, SIDE, SIDE))
-  assert len(stages) == 3
+  spec = dataclasses.replace(separate.spec, solver=solver)
+  separate.system.check_spec(spec)
+  bands = []
+
+  def run(weights, keys):
+    stages = separate.stages(weights, spec)
+    levels = [segment.levels for s in stages for segment in s.segments]
+    bands.extend(each.alpha.shape[-1] for each in levels)
+    assert all(each.has_bands for each in levels)
+    noise = sampling.Noise.from_keys(keys)
+    return sampling.run(stages, spec.make_solver(), noise)
+
+  state = jax.eval_shape(run, separate.weights, keys_of(0))
+  assert bands == [1, 2, 3]
+  assert [x.shape[1] for x in state] == [8, 16, 32]
 
 
 def test_networks_are_told_the_shape_of_buckets(shared):
@@ -372,12 +425,20 @@ def test_networks_are_told_the_shape_of_buckets(shared):
   one, other = (run(built.weights, image, a) for a in (aspect, 0 * aspect))
   assert jnp.abs(one - other) > 1e-4
   # Sampling tells the shape that it makes.
-  told = system.shaped(None, (B, *shape)).aspect
+  nothing = condition_lib.Inputs()
+  told = system.shaped(nothing, (B, *shape)).aspect
   np.testing.assert_allclose(told, aspect, rtol=1e-6)
-  np.testing.assert_array_equal(system.told(None, BATCH).aspect, 0 * aspect)
+  np.testing.assert_array_equal(
+    system.inputs(nothing, BATCH).aspect, 0 * aspect
+  )
   made, state = jax.jit(
     lambda w: system_lib.generate(
-      system, w, jax.random.key(0), BATCH, B, shape=shape
+      system,
+      w,
+      keys_of(0),
+      BATCH,
+      built.spec,
+      extent=system_lib.Extent(shape=shape),
     )
   )(built.weights)
   assert made.shape == (B, *shape, 3)

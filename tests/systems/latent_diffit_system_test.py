@@ -10,10 +10,15 @@ import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.diffusion import learned_range
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.diffusion import iddpm_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.levels import row
 from pyramid_jax.interop import verify
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.diffit import latent as latent_diffit
@@ -30,12 +35,16 @@ LATENTS = {
 }
 
 
-def create(name=IMAGENET, **overrides):
+def load(name=IMAGENET, **overrides):
   config = config_lib.load(f'{CONFIGS}/{name}')
   config_lib.override(
     config, {k.replace('__', '.'): v for k, v in overrides.items()}
   )
-  return systems.create(config)
+  return config
+
+
+def create(name=IMAGENET, **overrides):
+  return systems.create(load(name, **overrides))
 
 
 def losses(system, weights, key, batch, step=1):
@@ -76,10 +85,10 @@ def test_the_loss_is_that_of_the_whole_chain(options):
   given = {k.removeprefix('diffusion__'): v for k, v in options.items()}
   given.pop('network__learn_sigma', None)
   terms = jax.jit(
-    lambda: learned_range.loss(
+    lambda: iddpm_loss.loss(
       call,
-      schedules.respaced_levels(CHAIN),
-      learned_range.LossSettings(**given),
+      timesteps.respaced_levels(CHAIN),
+      iddpm_loss.LossSettings(**given),
       0.5 * z,
       jax.random.randint(time_key, (B,), 0, 1000),
       jax.random.normal(noise_key, shape),
@@ -125,10 +134,22 @@ class Analytic:
     return jnp.concatenate([eps, jnp.sin(x + t)], axis=-1)
 
 
-def run(solver, steps, x, noises=(), **options):
+def of_classes(y=None, null=None):
+  """Returns the condition of class ids, and perhaps of the null class."""
+  return condition_lib.Condition(
+    context=condition_lib.Inputs(y=y),
+    null=None if null is None else condition_lib.Inputs(y=null),
+  )
+
+
+def run(solver, steps, x, noises=(), condition=None, guidance=None):
   """Samples with `Analytic`; returns x after every step."""
   stage = latent_diffit.make_stage(
-    Analytic(), {}, solver.levels(CHAIN, steps), shape=x.shape, **options
+    latent_diffit.denoiser(Analytic(), {}),
+    timesteps.spaced_levels(CHAIN, steps, 'iddpm'),
+    condition or of_classes(),
+    x.shape,
+    guidance,
   )
   noise = sampling.Noise.recorded([x], noises)
   with jax.default_matmul_precision('highest'):
@@ -143,7 +164,7 @@ def run(solver, steps, x, noises=(), **options):
 def test_recorded_runs_of_adm(golden, solver, name, loop):
   case = verify.read_case(golden(f'adm_diffusion_{name}_50.npz'))
   nhwc = lambda name: jnp.moveaxis(jnp.asarray(case.inputs[name]), -3, -1)
-  made = solvers.create(solver, spacing='iddpm', variance='learned_range')
+  made = solvers.create(solver, variance='learned_range')
   noises = (nhwc('loop_noise'),) if solver == 'ddpm' else ()
   got = jax.jit(lambda x: run(made, 50, x, noises))(nhwc('x_T'))
   want = case.expected[f'{loop}/x']
@@ -160,15 +181,12 @@ def test_a_guided_run_is_the_first_half_of_the_official_one():
   noises = rng.normal(size=(steps, 2, 2, 2, 4)).astype(np.float32)
   y, null = jnp.array([1, 3]), jnp.array([9, 9])
   got = run(
-    solvers.create('ddpm', spacing='iddpm', variance='learned_range'),
+    solvers.create('ddpm', variance='learned_range'),
     steps,
     jnp.asarray(x),
     (jnp.asarray(noises),),
-    labels=y,
-    null=null,
-    scale=scale,
-    channels=3,
-    power=power,
+    of_classes(y, null),
+    classifier_free.Guidance(scale, channels=3, power=power),
   )
 
   times = np.round(np.arange(steps) * 999 / (steps - 1)).astype(int)
@@ -202,12 +220,11 @@ def test_a_guided_run_is_the_first_half_of_the_official_one():
 
 
 def test_what_is_not_guided_is_of_the_condition_bit_for_bit():
-  system = create()
+  system, spec = create(), spec_lib.from_config(load())
   weights = system_weights.weights_of(system)
-  assert (system.guidance_channels, system.guidance_power) == (3, 4.0)
-  assert system.solver == solvers.create(
-    'ddpm', spacing='iddpm', variance='learned_range'
-  )
+  assert (spec.guidance.channels, spec.guidance.power) == (3, 4.0)
+  assert spec.make_solver() == solvers.create('ddpm', variance='learned_range')
+  assert spec.spacing == 'iddpm'
 
   @jax.jit
   def predictions(weights):
@@ -215,30 +232,34 @@ def test_what_is_not_guided_is_of_the_condition_bit_for_bit():
     condition = system.condition(weights, batch)
     made = []
     for channels in (3, None):
-      (stage,) = dataclasses.replace(system, guidance_channels=channels).stages(
-        weights, condition, (2, 32, 32)
+      guidance = dataclasses.replace(spec.guidance, channels=channels)
+      (stage,) = system.stages(
+        weights, condition, (2, 32, 32), spec.replace(guidance=guidance)
       )
-      ((levels, denoise),) = stage.spans
+      (segment,) = stage.segments
       normal = functools.partial(jax.random.normal, jax.random.key(3))
       x, context = stage.enter([], normal)
-      made.append(denoise(x, solvers.row(levels, 2), context))
+      level = row(segment.levels, 2)
+      made.append(segment.denoise(x, level, context))
     both = latent_diffit.make_stage(
-      system.network,
-      weights.params['generator']['network'],
-      levels,
-      shape=(4, 4, 4, 4),
-      labels=jnp.r_[condition.context.y, condition.null.y],
+      latent_diffit.denoiser(
+        system.network, weights.params['generator']['network']
+      ),
+      segment.levels,
+      of_classes(classifier_free.pair(condition.context.y, condition.null.y)),
+      (4, 4, 4, 4),
     )
-    ((levels, denoise),) = both.spans
+    (segment,) = both.segments
     _, context = both.enter([], normal)
-    twice = jnp.concatenate([x, x])
-    return *made, denoise(twice, solvers.row(levels, 2), context)
+    twice = classifier_free.pair(x, x)
+    found = segment.denoise(twice, level, context)
+    return *made, classifier_free.unpair(found)[0]
 
   three, whole, plain = predictions(weights)
-  np.testing.assert_array_equal(three.eps[..., 3], plain.eps[:2, ..., 3])
-  np.testing.assert_array_equal(three.variance, plain.variance[:2])
+  np.testing.assert_array_equal(three.eps[..., 3], plain.eps[..., 3])
+  np.testing.assert_array_equal(three.variance, plain.variance)
   np.testing.assert_array_equal(three.eps[..., :3], whole.eps[..., :3])
-  assert np.abs(whole.eps[..., 3] - plain.eps[:2, ..., 3]).max() > 1e-3
+  assert np.abs(whole.eps[..., 3] - plain.eps[..., 3]).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -261,11 +282,13 @@ def test_the_other_solvers_follow_the_same_network(solver, spacing):
       alpha, sigma = CHAIN.alpha(level), CHAIN.sigma(level)
       return sigma * x / (0.25 * alpha**2 + sigma**2)
 
-  made = solvers.create(solver, spacing=spacing)
+  spec = spec_lib.SamplerSpec(solver=solver, steps=(200,), spacing=spacing)
+  (levels,) = spec.chain_levels(CHAIN)
   stage = latent_diffit.make_stage(
-    Normal(), {}, made.levels(CHAIN, 200), shape=(1, 1, 1, 1)
+    latent_diffit.denoiser(Normal(), {}), levels, of_classes(), (1, 1, 1, 1)
   )
-  (z,) = sampling.run([stage], made, sampling.Noise.recorded([jnp.ones(1)]))
+  noise = sampling.Noise.recorded([jnp.ones(1)])
+  (z,) = sampling.run([stage], spec.make_solver(), noise)
   np.testing.assert_allclose(z, 0.5, rtol=0.05)
 
 
@@ -280,7 +303,9 @@ def test_the_other_solvers_follow_the_same_network(solver, spacing):
   ],
 )
 def test_images_are_trained_on_sampled_and_changed(name, options):
-  system = create(name, **options)
+  config = load(name, **options)
+  system, spec = systems.create(config), spec_lib.from_config(config)
+  system.check_spec(spec)
   weights = system_weights.shapes_of(system)
   image = jnp.zeros((B, 32, 32, 3))
   batch = {'image': image, 'class': LATENTS['class']}
@@ -291,9 +316,8 @@ def test_images_are_trained_on_sampled_and_changed(name, options):
   assert extra['latent_scale'].shape == (1,)
 
   def generate(weights, edit=None):
-    return system_lib.generate(
-      system, weights, jax.random.key(0), batch, B, edit=edit
-    )
+    keys = jax.random.split(jax.random.key(0), B)
+    return system_lib.generate(system, weights, keys, batch, spec, edit)
 
   edit = system_lib.Edit(
     image=image, mask=jnp.ones((B, 32, 32), jnp.uint8), strength=0.5
@@ -306,31 +330,48 @@ def test_images_are_trained_on_sampled_and_changed(name, options):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'sample__steps': '1001'}, "'1001': a section of 1000 levels cannot keep"),
-    (
-      {'sample__spacing': 'strided', 'sample__steps': '300'},
-      "'ddim300': no whole stride",
-    ),
-    ({'sample__steps': '5,5'}, r'\(5, 5\), must be one number'),
     ({'condition__task': 'text'}, "'text' .* must be one of none, class"),
     ({'condition__also': 'class'}, "also 'class', must be"),
     ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'timestep'"),
     ({'condition__cond_dropout': '0'}, 'null_class must be False'),
     (
       {'condition__null_class': 'false'},
-      'null_class is False, so there is no null condition for',
+      'is False, so there is no null condition for .*cond_dropout = 0.1',
     ),
     ({'condition__cond_dropout': '1'}, 'class_dropout_prob = 1.0 must be in'),
     ({'data__image_size': '24'}, 'patch_size = 2 must divide input_size = 3'),
     ({'data__image_size': '20'}, 'must be a multiple of 8'),
     ({'network__learn_sigma': '0'}, 'learn_sigma is False, must be True'),
     ({'diffusion__variance': 'fixed_large'}, 'learn_sigma is True, must be'),
-    ({'sample__guidance_channels': '5'}, 'channels is 5, must be at most 4'),
   ],
 )
 def test_fields_that_do_not_fit_are_named(options, message):
   with pytest.raises(ValueError, match=message):
     create(**options)
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'sample__steps': '1001'}, "'1001': a section of 1000 levels cannot keep"),
+    (
+      {'sample__spacing': 'strided', 'sample__steps': '300'},
+      "'ddim300': no whole stride",
+    ),
+    ({'sample__steps': '5,5'}, 'has 2 values, must be one number'),
+    ({'sample__windows': '4,4'}, r'windows is \(4, 4\), must be \(0, 0\)'),
+    ({'sample__guidance_channels': '5'}, 'channels is 5, must be at most 4'),
+    (
+      {'condition__null_class': 'false', 'condition__cond_dropout': '0'},
+      'null_class is False, so there is no null condition for guidance',
+    ),
+  ],
+)
+def test_sampling_that_does_not_fit_is_named(options, message):
+  config = load(**options)
+  system = systems.create(config)
+  with pytest.raises(ValueError, match=message):
+    system.check_spec(spec_lib.from_config(config))
 
 
 def test_other_systems_learn_no_variance():

@@ -14,10 +14,13 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
-from pyramid_jax.diffusion import patches
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion import tiling
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import system as system_lib
@@ -35,6 +38,7 @@ TASKS = (
   'none',
 )
 B = 2
+KEYS = jax.random.split(jax.random.key(0), B)
 
 
 def load(variants='debug', **overrides):
@@ -74,31 +78,58 @@ def losses(system, weights, step, batch=BATCH):
 )
 def test_the_spacing_follows_the_solver_unless_it_is_given(given, spacing):
   given = {f'sample__{name}': value for name, value in given.items()}
-  system = systems.create(load(sample__solver='unipc', **given))
-  assert system.solver == solvers.create('unipc', spacing=spacing)
-  assert systems.create(load()).solver.spacing == 'official'
+  config = load(sample__solver='unipc', **given)
+  assert spec_lib.from_config(config).make_solver() == solvers.create('unipc')
+  got, want = walked(config)
+  np.testing.assert_array_equal(got.time, want(spacing).time)
+  got, want = walked(load())
+  np.testing.assert_array_equal(got.time, want('official').time)
+  assert len(want('official').time) == len(want('log_snr').time)
+  assert not np.array_equal(want('official').time, want('log_snr').time)
 
 
-def shapes(system):
+CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
+
+
+def walked(config):
+  """Returns the levels of the only stage, and (spacing) -> its levels."""
+  system, found = systems.create(config), []
+
+  def trace(weights):
+    condition = system.condition(weights, BATCH)
+    spec = spec_lib.from_config(config)
+    (stage,) = system.stages(weights, condition, (B, 32, 32), spec)
+    found.extend(segment.levels for segment in stage.segments)
+
+  jax.eval_shape(trace, system_weights.shapes_of(system))
+  (levels,) = found
+  return levels, functools.partial(
+    timesteps.spaced_levels, system.chain, config.sample.steps
+  )
+
+
+def shapes(config):
   """Traces training and sampling, without computing anything."""
+  system = systems.create(config)
+  spec = spec_lib.from_config(config)
+  system.check_spec(spec)
   weights = system_weights.shapes_of(system)
   trained = jax.eval_shape(
     functools.partial(losses, system), weights, jnp.int32(0)
   )
   sampled = jax.eval_shape(
-    lambda weights: system_lib.generate(
-      system, weights, jax.random.key(0), BATCH, B
-    ),
+    lambda weights: system_lib.generate(system, weights, KEYS, BATCH, spec),
     weights,
   )
-  return weights, trained, sampled
+  return system, weights, trained, sampled
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_every_task_trains_and_samples(task):
   first = 'vq' if task in ('inpaint', 'text') else 'kl'
-  system = systems.create(load(f'{task},{first},debug'))
-  _, (results, extra), (image, state) = shapes(system)
+  system, _, (results, extra), (image, state) = shapes(
+    load(f'{task},{first},debug')
+  )
   loss, metrics = results['generator']
   assert loss.shape == ()
   assert {'loss_simple', 'loss_vlb'} <= metrics.keys()
@@ -112,10 +143,9 @@ def test_every_task_trains_and_samples(task):
 def test_t5_is_a_frozen_encoder_of_texts():
   fields = {'encoder': 't5', 'mlp_dim': '24', 'dim': '16', 'depth': '1'}
   fields = {f'condition__{name}': value for name, value in fields.items()}
-  system = systems.create(load('text,debug', **fields))
+  system, weights, (results, _), _ = shapes(load('text,debug', **fields))
   part = system.frozen_parts()['condition']
   assert (part.family, part.field) == ('t5', 'condition.weights')
-  weights, (results, _), _ = shapes(system)
   assert 'condition' not in weights.params['generator']
   assert weights.frozen['condition']['block_0']['wi_0']['kernel'].shape == (
     16,
@@ -135,9 +165,8 @@ def test_classes_by_the_noise_level_beside_a_picture():
     diffusion__learn_logvar='true',
     diffusion__parameterization='v',
   )
-  system = systems.create(config)
+  system, weights, (results, _), (image, _) = shapes(config)
   assert system.unet.num_classes == 25
-  weights, (results, _), (image, _) = shapes(system)
   generator = weights.params['generator']
   assert generator['logvar'].shape == (1000,)
   assert generator['unet']['label_emb']['embedding'].shape == (25, 128)
@@ -169,17 +198,18 @@ def test_deviation_of_the_initial_text_embeddings():
 
 
 def test_cache_changes_nothing():
-  system = systems.create(load('class,debug'))
+  config = load('class,debug')
+  system, spec = systems.create(config), spec_lib.from_config(config)
   weights = system_weights.weights_of(system)
-  noise = sampling.Noise.from_key(jax.random.key(3))
+  noise = sampling.Noise.from_keys(jax.random.split(jax.random.key(3), B))
 
   @jax.jit
   def sample(weights):
     condition = system.condition(weights, {'class': BATCH['class']})
     return [
       sampling.run(
-        system.stages(weights, condition, (B, 32, 32), cached=cached),
-        system.solver,
+        system.stages(weights, condition, (B, 32, 32), spec, cached=cached),
+        spec.make_solver(),
         noise,
       )[0]
       for cached in (True, False)
@@ -202,25 +232,24 @@ class Toy:
 
 
 def sample_toy(
-  network, solver, scale=1.0, parameterization='eps', x=None, **options
+  network, solver, guidance=None, parameterization='eps', x=None, tiles=None
 ):
-  chain = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
   if x is None:
     x = official_fill.sine((2, 1, 2, 2), 0.2).transpose(0, 2, 3, 1)
   stage = ldm.make_stage(
-    network,
-    {},
-    solver.levels(chain, 5),
-    shape=x.shape,
-    context=condition_lib.Inputs(context=jnp.ones((2, 1, 1))),
-    null=condition_lib.Inputs(context=jnp.zeros((2, 1, 1))),
-    scale=scale,
-    parameterization=parameterization,
-    **options,
+    ldm.denoiser(network, {}, parameterization),
+    timesteps.spaced_levels(CHAIN, 5, solvers.SPACINGS[solver]),
+    condition_lib.Condition(
+      context=condition_lib.Inputs(context=jnp.ones((2, 1, 1))),
+      null=condition_lib.Inputs(context=jnp.zeros((2, 1, 1))),
+    ),
+    x.shape,
+    guidance,
+    tiles,
   )
   noise = sampling.Noise.recorded([x])
   with jax.default_matmul_precision('highest'):
-    (z,) = sampling.run([stage], solver, noise)
+    (z,) = sampling.run([stage], solvers.create(solver), noise)
   return z.transpose(0, 3, 1, 2).ravel()
 
 
@@ -231,32 +260,31 @@ def test_guided_sampling_of_the_reference_table():
     [-0.786471, -0.472157, -0.180788, 0.097766]
     + [0.373875, 0.659011, 0.960828, 1.276792],
   )
-  for solver, row in zip((solvers.DDIM(), solvers.PLMS()), want, strict=True):
-    got = sample_toy(Toy(), solver, scale=3.0)
+  for solver, row in zip(('ddim', 'plms'), want, strict=True):
+    got = sample_toy(Toy(), solver, classifier_free.Guidance(3.0))
     np.testing.assert_allclose(got, row, atol=1e-5)
 
 
 def test_windows_of_a_large_latent_and_an_interval_of_guidance():
   # The toy network sees single places: windows change nothing.
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 10, 1)))
-  tiles = patches.tiling((7, 10), 4, 3)
-  options = {'scale': 3.0, 'x': x, 'interval': (0.1, 0.7)}
-  whole = sample_toy(Toy(), solvers.DDIM(), **options)
-  parts = sample_toy(Toy(), solvers.DDIM(), **options, tiles=tiles)
+  tiles = tiling.tiling((7, 10), 4, 3)
+  guidance = classifier_free.Guidance(3.0, (0.1, 0.7))
+  whole = sample_toy(Toy(), 'ddim', guidance, x=x)
+  parts = sample_toy(Toy(), 'ddim', guidance, x=x, tiles=tiles)
   np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
-  everywhere = sample_toy(Toy(), solvers.DDIM(), scale=3.0, x=x)
+  everywhere = sample_toy(Toy(), 'ddim', classifier_free.Guidance(3.0), x=x)
   assert np.abs(whole - everywhere).max() > 0.1
 
 
 @pytest.mark.parametrize('parameterization', ['eps', 'x0', 'v'])
 def test_a_perfect_network_leads_to_the_clean_latent(parameterization):
-  chain = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
   clean = jnp.linspace(-1, 1, 8).reshape(2, 2, 2, 1)
 
   class Perfect:
     def apply(self, variables, x, t, context, y, **kwargs):
       level = t.astype(jnp.int32)[0]
-      alpha, sigma = chain.alpha(level), chain.sigma(level)
+      alpha, sigma = CHAIN.alpha(level), CHAIN.sigma(level)
       eps = (x - alpha * clean) / sigma
       out = {'eps': eps, 'x0': clean, 'v': alpha * eps - sigma * clean}
       out = out[parameterization]
@@ -264,7 +292,7 @@ def test_a_perfect_network_leads_to_the_clean_latent(parameterization):
 
   got = sample_toy(
     Perfect(),
-    dataclasses.replace(solvers.DDIM(), eta=0.0),
+    'ddim',
     parameterization=parameterization,
     x=jnp.ones((2, 2, 2, 1)),
   )
@@ -315,14 +343,12 @@ def test_deviation_of_values_in_parts(parts):
   ('variants', 'overrides', 'message'),
   [
     ('debug', {'data__image_size': '34'}, 'must be a multiple of 4'),
-    ('debug', {'sample__steps': '5,5'}, r'\(5, 5\), must be one number'),
-    ('debug', {'sample__steps': '300'}, '300 sampling steps'),
     ('debug', {'condition__task': 'none'}, 'use_spatial_transformer is True'),
     ('superres,debug', {'data__lr_factor': '2'}, 'lr_factor is 2, must be 4'),
     (
       'class,debug',
       {'condition__null_class': 'false'},
-      'condition.cond_dropout = 0.1, which must be 0',
+      'no null condition for .*condition.cond_dropout = 0.1, which must be 0',
     ),
     ('class,debug', {'condition__class_by': 'name'}, "'name', must be one of"),
     ('class,debug', {'condition__also': 'class'}, "also is 'class'"),
@@ -334,6 +360,47 @@ def test_deviation_of_values_in_parts(parts):
 def test_fields_that_do_not_fit_are_named(variants, overrides, message):
   with pytest.raises(ValueError, match=message):
     systems.create(load(variants, **overrides))
+
+
+@pytest.mark.parametrize(
+  ('variants', 'overrides', 'message'),
+  [
+    ('debug', {'sample__steps': '5,5'}, 'has 2 values, must be one number'),
+    ('debug', {'sample__steps': '300'}, '300 sampling steps'),
+    (
+      'class,debug',
+      {'condition__null_class': 'false', 'condition__cond_dropout': '0'},
+      'no null condition for guidance: config.sample.guidance must be 1',
+    ),
+    ('debug', {'sample__guidance_channels': '5'}, 'is 5, must be at most 4'),
+    (
+      'debug',
+      {'sample__churn': '5.0', 'sample__solver': 'heun'},
+      'churn is 5.0, must be 0 on a discrete chain',
+    ),
+    ('debug', {'sample__churn': '5.0'}, 'but ddim needs churn = 0'),
+    ('debug', {'sample__eta': '1', 'sample__solver': 'plms'}, 'plms needs eta'),
+  ],
+)
+def test_sampling_that_does_not_fit_is_named(variants, overrides, message):
+  config = load(variants, **overrides)
+  system = systems.create(config)
+  with pytest.raises(ValueError, match=message):
+    system.check_spec(spec_lib.from_config(config))
+
+
+def test_a_model_without_conditions_ignores_guidance():
+  config = load('none,debug', sample__guidance='3.0')
+  system, _, _, (image, _) = shapes(config)
+  assert image.shape == (B, 32, 32, 3)
+  levels = timesteps.spaced_levels(CHAIN, 5, 'official')
+  stage = functools.partial(ldm.make_stage, ldm.denoiser(Toy(), {}), levels)
+  alone = stage(condition_lib.Condition(), (B, 8, 8, 4))
+  guided = stage(
+    condition_lib.Condition(), (B, 8, 8, 4), classifier_free.Guidance(3.0)
+  )
+  assert len(guided.segments) == len(alone.segments) == 1
+  assert type(guided.segments[0].denoise) is type(alone.segments[0].denoise)
 
 
 def test_a_first_stage_of_two_scales_is_refused():

@@ -11,6 +11,10 @@ import system_weights
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
+from pyramid_jax.diffusion.levels import row
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 
@@ -25,6 +29,7 @@ BASES = {
 }
 PICTURES = 'diffit_shapes.py:class,debug'  # a base on pictures, without chain
 B = 2
+KEYS = jax.random.split(jax.random.key(7), B)
 
 
 def edges(size):
@@ -72,7 +77,9 @@ def weights_of(system):
 
 @pytest.mark.parametrize('base', sorted(BASES))
 def test_every_base_trains_and_samples(load, base):
-  system = workdir_lib.create_system(load(base))
+  config = load(base)
+  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
+  system.check_spec(spec)
   weights = system_weights.shapes_of(system)
   batch = jax.eval_shape(lambda: batch_of(system.image_size))
   results, extra = jax.eval_shape(
@@ -88,7 +95,7 @@ def test_every_base_trains_and_samples(load, base):
   same = jax.tree.map(lambda a, b: a.shape == b.shape, extra, weights.extra)
   assert all(jax.tree.leaves(same))
   image, _ = jax.eval_shape(
-    lambda w, b: system_lib.generate(system, w, jax.random.key(0), b, B),
+    lambda w, b: system_lib.generate(system, w, KEYS, b, spec),
     weights,
     batch,
   )
@@ -165,7 +172,7 @@ def test_previews_are_edge_maps(load):
   system = workdir_lib.create_system(load())
   weights = system_weights.shapes_of(system)
   shown = jax.eval_shape(
-    lambda w, b: system.preview(w, jax.random.key(0), b),
+    lambda w, b: system.preview(w, KEYS, b, spec_lib.SamplerSpec()),
     weights,
     jax.eval_shape(lambda: batch_of(32)),
   )
@@ -186,13 +193,14 @@ def test_pictures_may_be_the_base(load, tmp_path):
   with config.unlocked():
     config.condition = of_base.condition
     config.data.image_size = of_base.data.image_size
-  system = workdir_lib.create_system(config)
+  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
+  system.check_spec(spec)
   size = system.image_size
   assert system.shapes[0].state == (1, size, size, 3)
   weights = system_weights.shapes_of(system)
   batch = jax.eval_shape(lambda: batch_of(size))
   image, _ = jax.eval_shape(
-    lambda w, b: system_lib.generate(system, w, jax.random.key(0), b, B),
+    lambda w, b: system_lib.generate(system, w, KEYS, b, spec),
     weights,
     batch,
   )
@@ -207,37 +215,43 @@ def test_pictures_may_be_the_base(load, tmp_path):
   assert results['generator'][0].shape == ()
 
 
-def steps_of(system, weights, batch):
+def steps_of(system, weights, batch, spec, edit=None):
   """Returns the finished state of a sampling run."""
   return jax.jit(
-    lambda w, b: system_lib.generate(system, w, jax.random.key(7), b, B)[1]
-  )(weights, batch)
+    lambda w, b, e: system_lib.generate(system, w, KEYS, b, spec, e)[1]
+  )(weights, batch, edit)
 
 
 @pytest.mark.slow
 def test_sampling_is_steered_by_the_sketch(load):
-  system = workdir_lib.create_system(load())
+  config = load()
+  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
   weights, batch = weights_of(system), batch_of(32)
   of_base = system.of_base(weights.frozen)
-  want = steps_of(system.base, of_base, batch)
-  still = steps_of(system, weights, batch | {'sketch_beta': jnp.zeros((1,))})
+  want = steps_of(system.base, of_base, batch, spec)
+  idle = batch | {'sketch_beta': jnp.zeros((1,))}
+  still = steps_of(system, weights, idle, spec)
   scale = np.abs(want[0]).max()
   np.testing.assert_allclose(still[0], want[0], atol=1e-5 * scale)
   beta = jnp.array([[0.0], [1.6]])  # of each picture
-  moved = steps_of(system, weights, batch | {'sketch_beta': beta})
+  moved = steps_of(system, weights, batch | {'sketch_beta': beta}, spec)
   np.testing.assert_allclose(moved[0][0], want[0][0], atol=1e-5 * scale)
   assert np.abs(moved[0][1] - want[0][1]).max() > 1e-2 * scale
   drawn = batch | {'sketch': 2 * batch['edges'][::-1] - 1, 'sketch_beta': beta}
-  other = steps_of(system, weights, drawn)
+  other = steps_of(system, weights, drawn, spec)
   assert np.abs(moved[0][1] - other[0][1]).max() > 1e-3 * scale
 
 
-def first_gradient(system, weights, batch, dtype=jnp.float32):
+def first_gradient(monkeypatch, system, spec, weights, batch, dtype):
   """Returns x, the loss as a function of it, and the gradient of a step."""
   condition = system.condition(weights, batch)
-  (stage,) = system.stages(weights, condition, (B, 32, 32))
-  (levels, denoise), *_ = stage.spans
-  level = solvers.row(jax.tree.map(lambda a: jnp.asarray(a, dtype), levels), 1)
+  shape = (B, 32, 32)
+  plain, *_ = system.stages(weights, condition, shape, spec)
+  (stage,) = system.guided(weights, condition, [plain])
+  levels = jax.tree.map(
+    lambda a: jnp.asarray(a, dtype), stage.segments[0].levels
+  )
+  level, ahead = row(levels, 1), row(levels, 2)
   x = jax.random.normal(jax.random.key(3), (B, 8, 8, 4), dtype)
   _, context = stage.enter([], lambda shape: x)
 
@@ -246,32 +260,60 @@ def first_gradient(system, weights, batch, dtype=jnp.float32):
     'batch_stats': weights.extra['batch_stats'],
   }
   loss = system._loss(variables, 0, condition.steer['targets'][0])
-  plain = system.base.stages(
-    system.of_base(weights.frozen), condition, (B, 32, 32)
-  )[0].halves.cond
-  _, alone = plain.enter([], lambda shape: x)
+  unguided = spec.replace(guidance=None)
+  (alone,) = system.stages(weights, condition, shape, unguided)
+  _, of_alone = alone.enter([], lambda shape: x)
+  initial = x
 
   def value(x):
-    call = plain.spans[0][1]
-    return loss(call(x, level, alone, True, taps=system.taps), level, x).sum()
+    (segment,) = alone.segments
+    found = segment.denoise(x, level, of_alone, True, features=system.features)
+    return loss(found, level, initial).sum()
 
-  return x, value, denoise(x, level, context, True).gradient
+  gradients = []
+
+  def seen(self, gradient, before, moved, ends):
+    del self, before, ends
+    gradients.append(gradient)
+    return moved
+
+  monkeypatch.setattr(sketch_guidance.SketchGuidance, 'corrected', seen)
+  segment = stage.segments[0]
+  solver = solvers.create('ddim')
+  step = solver.step
+  for around in segment.around:
+    step = around(step, context)
+  step(
+    solver.start(x, levels),
+    lambda x, level, first: segment.denoise(x, level, context, first),
+    level,
+    ahead,
+    lambda: jnp.zeros_like(x),
+  )
+  (gradient,) = gradients
+  return x, value, gradient
 
 
 @pytest.mark.slow
-def test_the_gradient_through_the_network_is_that_of_differences(load):
+def test_the_gradient_through_the_network_is_that_of_differences(
+  load, monkeypatch
+):
   with jax.enable_x64(True):
     config = load()
     system = workdir_lib.create_system(config)
     wide = dataclasses.replace(system.base.unet, dtype=jnp.float64)
-    base = dataclasses.replace(system.base, unet=wide, guidance=2.0)
+    base = dataclasses.replace(system.base, unet=wide)
     system = dataclasses.replace(system, base=base)
+    guidance = classifier_free.Guidance(2.0)
+    spec = spec_lib.from_config(config).replace(guidance=guidance)
     weights = jax.tree.map(lambda a: a.astype(jnp.float64), weights_of(system))
     batch = batch_of(32)
 
     @jax.jit
     def both(weights, h):
-      x, value, gradient = first_gradient(system, weights, batch, jnp.float64)
+      x, value, gradient = first_gradient(
+        monkeypatch, system, spec, weights, batch, jnp.float64
+      )
       d = jax.random.normal(jax.random.key(4), x.shape, jnp.float64)
       difference = (value(x + h * d) - value(x - h * d)) / (2 * h)
       return (gradient * d).sum(), difference, gradient
@@ -282,14 +324,23 @@ def test_the_gradient_through_the_network_is_that_of_differences(load):
 
 
 @pytest.mark.slow
-def test_recomputed_activations_give_the_same_gradient(load):
+def test_recomputed_activations_give_the_same_gradient(load, monkeypatch):
   gradients = []
   for remat in ('false', 'true'):
-    system = workdir_lib.create_system(load(remat=remat))
+    config = load(remat=remat)
+    system, spec = (
+      workdir_lib.create_system(config),
+      spec_lib.from_config(config),
+    )
     assert system.base.unet.remat == (remat == 'true')
     weights, batch = weights_of(system), batch_of(32)
-    run = jax.jit(lambda w, b, system=system: first_gradient(system, w, b)[2])
-    gradients.append(run(weights, batch))
+
+    def run(weights, batch, system=system, spec=spec):
+      return first_gradient(
+        monkeypatch, system, spec, weights, batch, jnp.float32
+      )[2]
+
+    gradients.append(jax.jit(run)(weights, batch))
   scale = np.abs(gradients[0]).max()
   np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5 * scale)
 
@@ -299,12 +350,48 @@ def test_wrong_configs_are_named(load, tmp_path):
     ({'sketch__features': 'in1,in9'}, r"tap 'in9' is not one of .*: in0, in1"),
     ({'sketch__base': ''}, 'config.sketch.base is not set'),
     ({'condition__max_length': '39'}, 'max_length is 39, must be 40 as in'),
-    ({'sample__windows': '4,2'}, r'windows is \(4, 2\), must be \(0, 0\) with'),
   ):
     with pytest.raises(ValueError, match=message):
       workdir_lib.create_system(load(**overrides))
   with pytest.raises(errors.UserError, match='nowhere/config.json'):
     workdir_lib.create_system(load(sketch__base=f'{tmp_path}/nowhere'))
+
+
+def test_windows_are_refused(load):
+  config = load(sample__windows='4,2')
+  system = workdir_lib.create_system(config)
+  message = r'windows is \(4, 2\), must be \(0, 0\) with'
+  with pytest.raises(ValueError, match=message):
+    system.check_spec(spec_lib.from_config(config))
+
+
+def test_what_the_base_refuses_is_refused(load):
+  config = load('ladm', sample__solver='plms')
+  system = workdir_lib.create_system(config)
+  with pytest.raises(ValueError, match="'plms', must be one of .* for ladm"):
+    system.check_spec(spec_lib.from_config(config))
+
+
+@pytest.mark.parametrize(('base', 'strength'), [('ldm', 0.5), ('ladm', 0.16)])
+def test_a_sketch_guides_the_steps_that_an_image_leaves(load, base, strength):
+  config = load(base, sketch__stop_fraction='0.5', sample__steps='4')
+  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
+  assert set(system.stop_fraction) == {0.5}
+  weights, batch = weights_of(system), batch_of(system.image_size)
+
+  @jax.jit
+  def sample(weights, beta, edit):
+    given = batch | {'sketch_beta': beta}
+    return system_lib.generate(system, weights, KEYS, given, spec, edit)[1]
+
+  beta = jnp.zeros((B, system.stage_count)).at[1].set(1.6)
+  # Two steps are left, and the first half of all steps is none of them.
+  edit = system_lib.Edit(batch['image'], strength=strength)
+  (still,) = sample(weights, 0 * beta, edit)
+  (moved,) = sample(weights, beta, edit)
+  scale = np.abs(still).max()
+  np.testing.assert_allclose(moved[0], still[0], atol=1e-5 * scale)
+  assert np.abs(moved[1] - still[1]).max() > 1e-2 * scale
 
 
 def test_edges_are_those_of_the_data_or_of_a_detector(load):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
-from pyramid_jax.diffusion import patches
+from pyramid_jax.diffusion import tiling as windows
 from pyramid_jax.distributed import initial
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks.layers import convolution
@@ -155,6 +155,6 @@ def test_windows_that_cut_cells_are_refused(numbers, message):
 
 
 def test_an_image_of_another_size_is_refused(local):
-  tiles = patches.tiling((8, 8), 8, 8)
+  tiles = windows.tiling((8, 8), 8, 8)
   with pytest.raises(ValueError, match='its windows are for'):
     tiling.encode(*local, jnp.zeros((1, 8, 16, 3)), tiles)

@@ -275,6 +275,7 @@ class DiffiT(system_lib.Sampled):
     conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
     spec.edm_timesteps().levels(self.precond, spec.steps_of(1)[0])
+    spec.check_scales(self.stage_count)
     if spec.windows != (0, 0):
       raise ValueError(
         f'config.sample.windows is {spec.windows}, must be (0, 0) for diffit'

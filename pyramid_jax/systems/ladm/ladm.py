@@ -361,6 +361,7 @@ class LaDM(system_lib.Sampled):
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
     conditioning.check_guidance(self.encoder, spec.guidance)
     fields.check_spec(spec, self.process)
+    spec.check_scales(self.stage_count)
     self._levels(spec)
 
   def dense_spec(self) -> spec_lib.SamplerSpec:
