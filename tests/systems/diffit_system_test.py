@@ -295,7 +295,6 @@ def test_fields_that_do_not_fit_are_named(overrides, message):
       {'sample__spacing': 'official'},
       "'official', must be one of auto, karras",
     ),
-    ({'sample__windows': '4,4'}, r'windows is \(4, 4\), must be \(0, 0\) for'),
     (
       {'condition__null_class': 'false', 'condition__cond_dropout': '0'},
       'no null condition for guidance: config.sample.guidance must be 1',
@@ -308,6 +307,21 @@ def test_sampling_that_does_not_fit_is_named(overrides, message):
   with pytest.raises(ValueError, match=message) as error:
     system.check_spec(spec_lib.from_config(config))
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    ({'windows': (4, 2)}, r'windows is \(4, 2\), must be \(0, 0\) for'),
+    ({'spacing': 'quad'}, "'quad', must be one of auto, karras"),
+    ({'eta': 1.0}, 'eta is 1.0, but heun needs eta = 0'),
+  ],
+)
+def test_specs_of_other_systems_are_refused(changed, message):
+  config = load()
+  spec = spec_lib.from_config(config).replace(**changed)
+  with pytest.raises(ValueError, match=message):
+    systems.create(config).check_spec(spec)
 
 
 def test_solvers_of_chains_walk_the_levels_of_continuous_time():

@@ -11,6 +11,7 @@ import system_weights
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import spec as spec_lib
@@ -229,10 +230,6 @@ def test_whatever_gives_tokens_serves():
     ({'sample__steps': '5,5,5'}, 'has 3 values, must be one number or 2'),
     ({'sample__steps': '300'}, '300 sampling steps'),
     ({'sample__guidance_channels': '9'}, 'is 9, must be at most 8'),
-    (
-      {'sample__churn': '5.0', 'sample__solver': 'euler'},
-      'churn is 5.0, must be 0 on a discrete chain',
-    ),
   ],
 )
 def test_sampling_that_does_not_fit_is_named(overrides, message):
@@ -242,13 +239,25 @@ def test_sampling_that_does_not_fit_is_named(overrides, message):
     system.check_spec(spec_lib.from_config(config))
 
 
-def test_windows_are_of_one_latent_alone():
-  spec = spec_lib.SamplerSpec(windows=(4, 2))
-  system = systems.create(load())
-  with pytest.raises(
-    ValueError, match=r'windows is \(4, 2\), must be \(0, 0\)'
-  ):
-    system.check_spec(spec)
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    (
+      {'solver': 'heun', 'churn': edm_timesteps.Churn(amount=5.0)},
+      'churn is 5.0, must be 0 on a discrete chain',
+    ),
+    (
+      {'churn': edm_timesteps.Churn(amount=5.0)},
+      'churn is 5.0, but ddim needs churn = 0',
+    ),
+    ({'windows': (4, 2)}, r'windows is \(4, 2\), must be \(0, 0\) for'),
+  ],
+)
+def test_specs_of_other_systems_are_refused(changed, message):
+  config = load()
+  spec = spec_lib.from_config(config).replace(**changed)
+  with pytest.raises(ValueError, match=message):
+    systems.create(config).check_spec(spec)
 
 
 def test_box_encoder_refuses_other_tasks():

@@ -291,7 +291,7 @@ def test_weights_of_another_process_are_refused(shared):
     ),
     (
       {'laplacian__latent': 'True', 'condition__also': 'superres'},
-      'latent is True, must be False with a small picture',
+      'latent is True, must be False with a small image',
     ),
   ],
 )
@@ -315,7 +315,6 @@ def test_what_does_not_fit_is_refused(overrides, message):
       {'sample__temperature': '0.9', 'sample__solver': 'euler'},
       'temperature is 0.9, but euler adds no noise',
     ),
-    ({'sample__windows': '4,2'}, r'windows is \(4, 2\), must be \(0, 0\) for'),
     (
       {'sample__spacing': 'official'},
       "'official', must be one of auto, karras",
@@ -331,6 +330,19 @@ def test_sampling_that_does_not_fit_is_named(overrides, message):
   system = systems.create(config)
   with pytest.raises(ValueError, match=message):
     system.check_spec(spec_lib.from_config(config))
+
+
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    ({'windows': (4, 2)}, r'windows is \(4, 2\), must be \(0, 0\) for'),
+  ],
+)
+def test_specs_of_other_systems_are_refused(changed, message):
+  config = load()
+  spec = spec_lib.from_config(config).replace(**changed)
+  with pytest.raises(ValueError, match=message):
+    systems.create(config).check_spec(spec)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import system_weights
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import iddpm_loss
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
@@ -359,7 +360,6 @@ def test_fields_that_do_not_fit_are_named(options, message):
       "'ddim300': no whole stride",
     ),
     ({'sample__steps': '5,5'}, 'has 2 values, must be one number'),
-    ({'sample__windows': '4,4'}, r'windows is \(4, 4\), must be \(0, 0\)'),
     ({'sample__guidance_channels': '5'}, 'channels is 5, must be at most 4'),
     (
       {'condition__null_class': 'false', 'condition__cond_dropout': '0'},
@@ -372,6 +372,23 @@ def test_sampling_that_does_not_fit_is_named(options, message):
   system = systems.create(config)
   with pytest.raises(ValueError, match=message):
     system.check_spec(spec_lib.from_config(config))
+
+
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    (
+      {'solver': 'euler', 'churn': edm_timesteps.Churn(amount=5.0)},
+      'churn is 5.0, must be 0 on a discrete chain',
+    ),
+    ({'windows': (4, 2)}, r'windows is \(4, 2\), must be \(0, 0\) for'),
+  ],
+)
+def test_specs_of_other_systems_are_refused(changed, message):
+  config = load()
+  spec = spec_lib.from_config(config).replace(**changed)
+  with pytest.raises(ValueError, match=message):
+    systems.create(config).check_spec(spec)
 
 
 def test_other_systems_learn_no_variance():

@@ -14,6 +14,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
@@ -373,12 +374,6 @@ def test_fields_that_do_not_fit_are_named(variants, overrides, message):
       'no null condition for guidance: config.sample.guidance must be 1',
     ),
     ('debug', {'sample__guidance_channels': '5'}, 'is 5, must be at most 4'),
-    (
-      'debug',
-      {'sample__churn': '5.0', 'sample__solver': 'heun'},
-      'churn is 5.0, must be 0 on a discrete chain',
-    ),
-    ('debug', {'sample__churn': '5.0'}, 'but ddim needs churn = 0'),
     ('debug', {'sample__eta': '1', 'sample__solver': 'plms'}, 'plms needs eta'),
   ],
 )
@@ -387,6 +382,26 @@ def test_sampling_that_does_not_fit_is_named(variants, overrides, message):
   system = systems.create(config)
   with pytest.raises(ValueError, match=message):
     system.check_spec(spec_lib.from_config(config))
+
+
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    (
+      {'solver': 'heun', 'churn': edm_timesteps.Churn(amount=5.0)},
+      'churn is 5.0, must be 0 on a discrete chain',
+    ),
+    (
+      {'churn': edm_timesteps.Churn(amount=5.0)},
+      'churn is 5.0, but ddim needs churn = 0',
+    ),
+  ],
+)
+def test_specs_of_other_systems_are_refused(changed, message):
+  config = load()
+  spec = spec_lib.from_config(config).replace(**changed)
+  with pytest.raises(ValueError, match=message):
+    systems.create(config).check_spec(spec)
 
 
 def test_a_model_without_conditions_ignores_guidance():
