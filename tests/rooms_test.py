@@ -66,7 +66,6 @@ MAX_COLUMNS = 80
 # What is allowed against the rules, and why. A test fails on an exception
 # that nothing needs any more.
 _CONFIG = 'config: what configs share moves to configs/common.py'
-_CORE = 'core: the system of sketch guidance is split'
 _PERF = 'perf: the tests of the reader are split'
 CLIMBS: Mapping[str, str] = {}
 MANY_PARAMETERS: Mapping[str, str] = {}
