@@ -434,3 +434,13 @@ def test_quadratic_spacing_equals_its_formula():
   assert got[4] in (800, 801)  # the rounding of a square root
   levels = timesteps.spaced_levels(CHAIN, 5, 'quad')
   assert levels.time[:-1].tolist() == got[::-1].tolist()
+
+
+def test_no_solver_multiplies_matrices():
+  """Accelerators round the factors of matrix products unless told not to."""
+  for name in NAMES:
+    solver, levels = solvers.create(name), levels_of(name, 5)
+    # The toy network has no product of matrices of its own.
+    s = stage(levels, toy, (1, 4, 4, 1))
+    run = functools.partial(sampling.run, [s], solver)
+    assert 'dot_general' not in str(jax.make_jaxpr(run)(drawn(1))), name
