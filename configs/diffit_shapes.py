@@ -23,6 +23,18 @@ common = config_lib.sibling(__file__, 'common')
 
 CATEGORIES = 24
 
+# What is smaller in `debug`, see `common.shrink`.
+SMALL = {
+  'network.width': 16,
+  'network.channel_mult': (1, 1),
+  'network.num_blocks': (1, 1),
+  'network.head_dim': 16,
+  'network.time_dim': 32,
+  'train.warmup_steps': 2,
+  'train.decay_steps': 6,
+  'sample.steps': 3,
+}
+
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration."""
@@ -84,19 +96,7 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    common.shrink(
-      config,
-      {
-        'network.width': 16,
-        'network.channel_mult': (1, 1),
-        'network.num_blocks': (1, 1),
-        'network.head_dim': 16,
-        'network.time_dim': 32,
-        'train.warmup_steps': 2,
-        'train.decay_steps': 6,
-        'sample.steps': 3,
-      },
-    )
+    common.shrink(config, SMALL)
   return config
 
 

@@ -21,6 +21,15 @@ common = config_lib.sibling(__file__, 'common')
 
 TASKS = ('layout', 'text', 'label', 'scene_graph')
 
+# What is smaller in `debug`, see `common.shrink`.
+SMALL = {
+  **common.SMALL_ENCODER,
+  'network.model_channels': 32,
+  'network.channel_mult': (1, 1),
+  'network.attention_resolutions': (2,),
+  'network.image_size': 8,
+}
+
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
@@ -53,21 +62,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.image_size = 32
   config.data.max_objects = 4
 
-  config.condition.task = task
-  config.condition.dim, config.condition.depth = 128, 2
-  config.condition.heads, config.condition.head_dim = 4, 32
-  config.condition.cond_dropout = 0.1
-  config.condition.max_objects = 4
-  config.condition.vocab_size, config.condition.embed_std = 256, 1.0
-  if task == 'layout':
-    config.condition.encoder = 'boxes'
-    config.condition.num_labels = 25  # padding and 24 categories
-  elif task == 'label':
-    config.condition.max_length, config.condition.no_tokens = 4, 25
-  else:
-    config.condition.max_length = 40
-    config.condition.null_prefix = (2, 3)  # begin, end
-
+  _condition(config, task)
   config.diffusion.native_scales = not variant['official']
   config.diffusion.loss_type = 'l2'
   config.diffusion.parameterization = 'v'  # docs/results.md: far ahead of eps
@@ -104,17 +99,26 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    common.shrink(
-      config,
-      {
-        **common.SMALL_ENCODER,
-        'network.model_channels': 32,
-        'network.channel_mult': (1, 1),
-        'network.attention_resolutions': (2,),
-        'network.image_size': 8,
-      },
-    )
+    common.shrink(config, SMALL)
   return config
+
+
+def _condition(config: ConfigDict, task: str) -> None:
+  """Sets the encoder of a task."""
+  config.condition.task = task
+  config.condition.dim, config.condition.depth = 128, 2
+  config.condition.heads, config.condition.head_dim = 4, 32
+  config.condition.cond_dropout = 0.1
+  config.condition.max_objects = 4
+  config.condition.vocab_size, config.condition.embed_std = 256, 1.0
+  if task == 'layout':
+    config.condition.encoder = 'boxes'
+    config.condition.num_labels = 25  # padding and 24 categories
+  elif task == 'label':
+    config.condition.max_length, config.condition.no_tokens = 4, 25
+  else:
+    config.condition.max_length = 40
+    config.condition.null_prefix = (2, 3)  # begin, end
 
 
 def _enlarge(config: ConfigDict) -> None:

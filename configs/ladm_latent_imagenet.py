@@ -75,18 +75,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.condition.num_classes = 1000
   config.condition.cond_dropout = 0.1
 
-  pyramid = config.laplacian
-  pyramid.network, pyramid.latent, pyramid.shared = 'diffit', True, True
-  pyramid.levels = levels
-  pyramid.band_rms = BANDS[levels]
-  pyramid.switch_sigmas = tuple(
-    KAPPA * 2**i * rms for i, rms in enumerate(BANDS[levels][:-1])
-  )
-  pyramid.sigma_min, pyramid.sigma_max = 0.01, 160.0
-  pyramid.stage_batch = STAGE_BATCH[levels]
-  config.diffusion.P_mean = LOG_SIGMA - (levels - 1) * math.log(2.0)
-  config.diffusion.P_std = 1.3
-  config.diffusion.scale_factor = 0.18215
+  _pyramid(config, levels)
   config.optimizer.name = 'adamw'
   config.train.batch_size = sum(STAGE_BATCH[levels])
   config.train.learning_rate = 1e-4 if is_large else 3e-4
@@ -119,3 +108,19 @@ def get_config(arg: str = '') -> ConfigDict:
       },
     )
   return config
+
+
+def _pyramid(config: ConfigDict, levels: int) -> None:
+  """Sets the process on latents and its noise levels."""
+  pyramid = config.laplacian
+  pyramid.network, pyramid.latent, pyramid.shared = 'diffit', True, True
+  pyramid.levels = levels
+  pyramid.band_rms = BANDS[levels]
+  pyramid.switch_sigmas = tuple(
+    KAPPA * 2**i * rms for i, rms in enumerate(BANDS[levels][:-1])
+  )
+  pyramid.sigma_min, pyramid.sigma_max = 0.01, 160.0
+  pyramid.stage_batch = STAGE_BATCH[levels]
+  config.diffusion.P_mean = LOG_SIGMA - (levels - 1) * math.log(2.0)
+  config.diffusion.P_std = 1.3
+  config.diffusion.scale_factor = 0.18215

@@ -48,6 +48,18 @@ WAVELETS = {3: (0, 1, 2), 2: (1, 2), 1: (2,)}
 STEPS = {3: (10, 8, 6), 2: (14, 10), 1: (24,)}
 STAGE_BATCH = {3: (8, 5, 3), 2: (11, 5), 1: (16,)}
 
+# What is smaller in `debug`, see `common.shrink`.
+SMALL = {
+  **common.SMALL_ENCODER,
+  'network.model_channels': 32,
+  'network.num_res_blocks': 1,
+  'laplacian.stage_batch': (0,),
+  'train.batch_size': 6,
+  'train.warmup_steps': 2,
+  'train.decay_steps': 6,
+  'sample.steps': 2,
+}
+
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration."""
@@ -85,17 +97,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.max_objects = OBJECTS[config.data.level]
   _condition(config, task)
 
-  pyramid = config.laplacian
-  pyramid.levels = levels
-  details = DETAILS[config.data.level][: levels - 1]
-  pyramid.band_rms = (*details, REST[config.data.level][3 - levels])
-  pyramid.switch_sigmas = tuple(
-    KAPPA * 2**i * rms for i, rms in enumerate(details)
-  )
-  pyramid.sigma_max = 80.0 * 2 ** (levels - 1)
-  pyramid.stage_batch = STAGE_BATCH[levels]
-  pyramid.shared = not variant['separate']
-  pyramid.wavelets = WAVELETS[levels]
+  _pyramid(config, levels)
+  config.laplacian.shared = not variant['separate']
   # What a text asks for is decided at more noise (docs/results.md).
   config.diffusion.P_mean = 0.6 if task == 'text' else -0.4
   config.diffusion.P_std = 1.2
@@ -124,20 +127,22 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    common.shrink(
-      config,
-      {
-        **common.SMALL_ENCODER,
-        'network.model_channels': 32,
-        'network.num_res_blocks': 1,
-        'laplacian.stage_batch': (0,),
-        'train.batch_size': 6,
-        'train.warmup_steps': 2,
-        'train.decay_steps': 6,
-        'sample.steps': 2,
-      },
-    )
+    common.shrink(config, SMALL)
   return config
+
+
+def _pyramid(config: ConfigDict, levels: int) -> None:
+  """Sets the process for the details of the data's difficulty."""
+  pyramid = config.laplacian
+  pyramid.levels = levels
+  details = DETAILS[config.data.level][: levels - 1]
+  pyramid.band_rms = (*details, REST[config.data.level][3 - levels])
+  pyramid.switch_sigmas = tuple(
+    KAPPA * 2**i * rms for i, rms in enumerate(details)
+  )
+  pyramid.sigma_max = 80.0 * 2 ** (levels - 1)
+  pyramid.stage_batch = STAGE_BATCH[levels]
+  pyramid.wavelets = WAVELETS[levels]
 
 
 def _condition(config: ConfigDict, task: str) -> None:

@@ -32,6 +32,24 @@ from pyramid_jax import config as config_lib
 
 common = config_lib.sibling(__file__, 'common')
 
+# What is smaller in `debug`, see `common.shrink`.
+SMALL = {
+  **common.SMALL_ENCODER,
+  'dtype': 'float32',
+  'remat': False,
+  'network.model_channels': 32,
+  'network.channel_mult': (1, 1),
+  'network.num_res_blocks': 1,
+  'network.attention_resolutions': (2,),
+  'network.num_head_channels': 16,
+  'condition.mlp_dim': 64,
+  'data.image_size': 64,
+  'laplacian.stage_batch': (0,),
+  'train.batch_size': 3,
+  'train.warmup_steps': 2,
+  'sample.steps': 2,
+}
+
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of one model of the cascade."""
@@ -89,23 +107,5 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 30_000, 32
   if variant['debug']:
-    common.shrink(
-      config,
-      {
-        **common.SMALL_ENCODER,
-        'dtype': 'float32',
-        'remat': False,
-        'network.model_channels': 32,
-        'network.channel_mult': (1, 1),
-        'network.num_res_blocks': 1,
-        'network.attention_resolutions': (2,),
-        'network.num_head_channels': 16,
-        'condition.mlp_dim': 64,
-        'data.image_size': 64,
-        'laplacian.stage_batch': (0,),
-        'train.batch_size': 3,
-        'train.warmup_steps': 2,
-        'sample.steps': 2,
-      },
-    )
+    common.shrink(config, SMALL)
   return config

@@ -15,6 +15,15 @@ from pyramid_jax import config as config_lib
 
 common = config_lib.sibling(__file__, 'common')
 
+# What is smaller in `debug`, see `common.shrink`.
+SMALL = {
+  'network.edconfig.ch': 32,
+  'network.ddconfig.ch': 32,
+  'network.ddconfig.ch_mult': (1, 1, 1),
+  'network.n_embed': (32, 32),
+  'network.shared_ch': 32,
+}
+
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of a first stage."""
@@ -76,16 +85,7 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['gpu']:
     _enlarge(config)
   if variant['debug']:
-    common.shrink(
-      config,
-      {
-        'network.edconfig.ch': 32,
-        'network.ddconfig.ch': 32,
-        'network.ddconfig.ch_mult': (1, 1, 1),
-        'network.n_embed': (32, 32),
-        'network.shared_ch': 32,
-      },
-    )
+    common.shrink(config, SMALL)
   return config
 
 

@@ -69,14 +69,7 @@ _CONFIG = 'config: what configs share moves to configs/common.py'
 _PERF = 'perf: the tests of the reader are split'
 CLIMBS: Mapping[str, str] = {}
 MANY_PARAMETERS: Mapping[str, str] = {}
-LONG_FUNCTIONS: Mapping[str, str] = {
-  'configs/diffit_shapes.py: get_config': _CONFIG,
-  'configs/ladm_latent_imagenet.py: get_config': _CONFIG,
-  'configs/ladm_text.py: get_config': _CONFIG,
-  'configs/msvqgan_shapes.py: get_config': _CONFIG,
-  'configs/frido_shapes.py: get_config': _CONFIG,
-  'configs/ladm_shapes.py: get_config': _CONFIG,
-}
+LONG_FUNCTIONS: Mapping[str, str] = {}
 LONG_FILES: Mapping[str, str] = {
   'tests/config/config_test.py': _CONFIG,
   'tests/data/coco_test.py': _PERF,
