@@ -5,7 +5,9 @@ import pytest
 
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.levels import row
+from pyramid_jax.diffusion.prediction import Prediction
 
 
 CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
@@ -19,21 +21,21 @@ def normal(seed, shape=SHAPE):
 @pytest.mark.parametrize('name', gaussian.PARAMETERIZATIONS)
 def test_a_perfect_prediction_gives_back_the_clean_state_and_the_noise(name):
   x0, eps = normal(0), normal(1)
-  levels = schedules.levels(CHAIN, np.array([1, 400, 999]), 1.0)
+  levels = timesteps.levels(CHAIN, np.array([1, 400, 999]), 1.0)
   for index in range(3):
-    level = solvers.row(levels, index)
+    level = row(levels, index)
     x = gaussian.q_sample(x0, eps, level.alpha, level.sigma)
     value = gaussian.target(name, x0, eps, level.alpha, level.sigma)
-    got = solvers.Prediction.of(name, x, value, level)
+    got = Prediction.of(name, x, value, level)
     # Float rounding grows by what is divided by: alpha, or sigma.
     np.testing.assert_allclose(got.x0, x0, atol=1e-4)
     np.testing.assert_allclose(got.eps, eps, atol=1e-4)
 
 
 def test_a_clean_level_has_no_noise():
-  end = solvers.row(schedules.levels(CHAIN, np.array([0]), 1.0), -1)
+  end = row(timesteps.levels(CHAIN, np.array([0]), 1.0), -1)
   assert end.sigma == 0
-  got = solvers.Prediction.from_x0(normal(0), normal(1), end)
+  got = Prediction.from_x0(normal(0), normal(1), end)
   np.testing.assert_array_equal(got.eps, np.zeros(SHAPE))
 
 
@@ -49,10 +51,10 @@ def test_targets_take_one_level_per_example():
 
 def test_bound_of_v_weighs_the_same_error_as_that_of_eps():
   # An error d of v is an error alpha d of the noise it implies.
-  level = solvers.row(schedules.levels(CHAIN, np.array([600]), 1.0), 0)
+  level = row(timesteps.levels(CHAIN, np.array([600]), 1.0), 0)
   x, v, d = normal(0), normal(1), normal(2)
-  before = solvers.Prediction.from_v(x, v, level).eps
-  after = solvers.Prediction.from_v(x, v + d, level).eps
+  before = Prediction.from_v(x, v, level).eps
+  after = Prediction.from_v(x, v + d, level).eps
   of_eps = CHAIN.loss_weights('eps')[600] * gaussian.error(after, before, 'l2')
   of_v = CHAIN.loss_weights('v')[600] * gaussian.error(v + d, v, 'l2')
   np.testing.assert_allclose(of_v, of_eps, rtol=1e-4)
@@ -135,9 +137,9 @@ def test_trained_log_variance_settles_at_the_log_of_the_error():
 def test_unknown_names_are_told():
   with pytest.raises(ValueError, match="'score' is not one of"):
     gaussian.target('score', normal(0), normal(1), 1.0, 0.0)
-  level = solvers.row(schedules.levels(CHAIN, np.array([9]), 1.0), 0)
+  level = row(timesteps.levels(CHAIN, np.array([9]), 1.0), 0)
   with pytest.raises(ValueError, match="'score' is not one of"):
-    solvers.Prediction.of('score', normal(0), normal(1), level)
+    Prediction.of('score', normal(0), normal(1), level)
   with pytest.raises(ValueError, match="'score' is not one of"):
     gaussian.LossSettings(loss_type='l1', parameterization='score')
   with pytest.raises(ValueError, match="'huber' is not one of"):

@@ -1,12 +1,12 @@
 import dataclasses
 
+import gaussian_bands
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pyramid_jax.diffusion import edm
-from pyramid_jax.diffusion import gaussian_bands
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
 
