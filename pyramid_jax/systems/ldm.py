@@ -292,7 +292,7 @@ def create(config: ConfigDict) -> LDM:
   (channels,) = common['first_stage'].latent_channels
   return LDM(
     **common,
-    unet=_unet(config, channels, common['encoder']),
+    unet=network(config, channels, common['encoder']),
     loss=gaussian.LossSettings(
       loss_type=d.loss_type,
       parameterization=d.parameterization,
@@ -304,10 +304,19 @@ def create(config: ConfigDict) -> LDM:
   )
 
 
-def _unet(
+def network(
   config: ConfigDict, channels: int, encoder: conditioning.Encoder
 ) -> unet_lib.UNet:
-  """Builds the U-Net, whose channels and conditions follow from the rest."""
+  """Builds the U-Net, whose channels and conditions follow from the rest.
+
+  Args:
+    config: of the run.
+    channels: of the state.
+    encoder: of the condition.
+
+  Raises:
+    ValueError: fields of `config.network` that do not fit the condition.
+  """
   widths = encoder.widths
   fields = config.network.to_dict()
   attends = fields.get('use_spatial_transformer', False)
@@ -317,7 +326,7 @@ def _unet(
       f' {not attends}: config.condition.task is {config.condition.task!r} and'
       f' config.condition.also {config.condition.also!r}'
     )
-  network = unet_lib.UNet(
+  unet = unet_lib.UNet(
     **fields,
     in_channels=channels + widths.concat,
     out_channels=channels,
@@ -327,5 +336,5 @@ def _unet(
     remat=config.remat,
     attention=config.attention,
   )
-  network.check_options()
-  return network
+  unet.check_options()
+  return unet
