@@ -13,6 +13,7 @@ from pyramid_jax.systems import system as system_lib
 SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
   'diffit': 'pyramid_jax.systems.diffit.image',
+  'flow': 'pyramid_jax.systems.flow',
   'frido': 'pyramid_jax.systems.frido',
   'latent_diffit': 'pyramid_jax.systems.diffit.latent',
   'ladm': 'pyramid_jax.systems.ladm.ladm',
