@@ -10,14 +10,16 @@ with every attention kernel of the platform. The rate of each is compared with
 that of large matrix products, measured in the same run; a training step counts
 as three forward passes, whatever is recomputed.
 
-  python benchmarks/diffit.py [--size=xl] [--networks=latent,image] [--batch=64]
-      [--image_batch=512] [--rounds=5]
+  python benchmarks/diffit.py [--networks=latent,image] [--batch=64] \
+      [--image_batch=512] [--rounds=5] [--small]
 
-`--size=small` is for a CPU: the debug configs. Everything is compiled first,
-at once. Prints Markdown tables.
+`--small` takes the debug config, of depth 1, and a network of one level on
+images. Everything is compiled first, at once. Prints
+Markdown tables.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from concurrent import futures
 import dataclasses
@@ -26,7 +28,6 @@ import pathlib
 import time
 from typing import Any
 
-from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
@@ -43,18 +44,22 @@ from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.training import step as state_lib
 
 
-_SIZE = flags.DEFINE_enum('size', 'xl', ('xl', 'small'), 'of the networks')
 _NETWORKS = flags.DEFINE_list('networks', 'latent,image', 'what is timed')
-_BATCH = flags.DEFINE_integer('batch', 0, 'latents; 0 = 64, or 4 if small')
-_IMAGE_BATCH = flags.DEFINE_integer('image_batch', 0, 'images; 0 = 512, or 8')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'timings of each, the best counts')
+_BATCH = flags.DEFINE_integer('batch', 0, 'latents; 0 = 64, or 1 if small')
+_IMAGE_BATCH = flags.DEFINE_integer('image_batch', 0, 'images; 0 = 512, or 1')
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'diffit_imagenet.py'
 KERNELS = {'gpu': ('xla', 'cudnn'), 'tpu': ('xla', 'flash'), 'cpu': ('xla',)}
 MATRIX = {'gpu': 8192, 'tpu': 8192, 'cpu': 1024}  # side of the products
-CHAIN = 8  # products in a row
 SIDE = 32  # px of CIFAR-10
-IMAGE_SMALL = {'width': 16, 'num_blocks': 1, 'head_dim': 16, 'time_dim': 32}
+IMAGE_SMALL = {
+  'width': 16,
+  'channel_mult': (1,),
+  'num_blocks': 1,
+  'head_dim': 16,
+  'time_dim': 32,
+  'stem_stride': 2,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,8 +128,8 @@ def main(argv: list[str]) -> None:
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
   start = time.monotonic()
   device: Any = jax.devices()[0]
-  side = MATRIX[device.platform]
-  rate = _matrix_rate(side, _dtype(device.platform))
+  side = 128 if measuring.SMALL.value else MATRIX[device.platform]
+  rate = measuring.matrix_rate(side, _dtype(device.platform))
   print(
     f'{device.device_kind}, jax {jax.__version__}: {_dtype(device.platform)}'
     f' products of side {side} run at {rate / 1e12:.3g} TFLOP/s.'
@@ -132,19 +137,6 @@ def main(argv: list[str]) -> None:
   for name in _NETWORKS.value:
     _time_network(name, device.platform, rate)
   print(f'\nAll of it took {time.monotonic() - start:.0f} s.')
-
-
-def _matrix_rate(side: int, dtype: str) -> float:
-  """Returns the FLOP/s of matrix products."""
-  a, b = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
-  b = b / side**0.5
-
-  @jax.jit
-  def products(a, b):
-    return jax.lax.fori_loop(0, CHAIN, lambda _, x: x @ b, a)
-
-  secs = measuring.best(lambda: products(a, b), _ROUNDS.value)
-  return CHAIN * 2 * side**3 / secs
 
 
 def _time_network(name: str, platform: str, rate: float) -> None:
@@ -162,9 +154,29 @@ def _time_network(name: str, platform: str, rate: float) -> None:
   )
   start = time.monotonic()
   programs = _compiled(make, platform, state)
-  print(f'Compiled in {time.monotonic() - start:.0f} s.\n')
-  print('| what | attention | ms | images/s | TFLOP/s | of the matrix rate |')
-  print('|---|---|---|---|---|---|')
+  print(f'Compiled in {time.monotonic() - start:.0f} s.')
+  measuring.print_table(
+    ('what', 'attention', 'ms', 'images/s', 'TFLOP/s', 'of the matrix rate'),
+    _rows(programs, plain, state, work, rate),
+  )
+
+
+def _rows(
+  programs: dict[tuple[str, str], futures.Future[Any]],
+  plain: Subject,
+  state: state_lib.TrainState,
+  work: float,
+  rate: float,
+) -> Iterator[tuple[str, ...]]:
+  """Runs the programs of a network.
+
+  Args:
+    programs: by what they do and by the attention kernel.
+    plain: the network.
+    state: shapes of its run's state.
+    work: FLOP of a forward pass of a batch.
+    rate: FLOP/s of matrix products.
+  """
   batch, held = _batch(plain), [_fresh(state)]
   for (what, kernel), program in programs.items():
     run, factor = (_step, 3) if 'step' in what else (_pass, 1)
@@ -172,14 +184,18 @@ def _time_network(name: str, platform: str, rate: float) -> None:
       secs = _seconds(run, program.result(), held, batch)
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
       reason = str(error).strip().splitlines()[0][:160]
-      print(f'| {what} | {kernel} | fails: {reason} | | | |')
+      yield what, kernel, f'fails: {reason}', '', '', ''
       held.clear()  # a step that failed has consumed it
       held.append(_fresh(state))
       continue
     flops = factor * work / secs
-    print(
-      f'| {what} | {kernel} | {1e3 * secs:.1f} | {plain.count / secs:.1f}'
-      f' | {flops / 1e12:.3g} | {flops / rate:.1%} |'
+    yield (
+      what,
+      kernel,
+      f'{1e3 * secs:.1f}',
+      f'{plain.count / secs:.1f}',
+      f'{flops / 1e12:.3g}',
+      f'{flops / rate:.1%}',
     )
 
 
@@ -211,15 +227,15 @@ def _dtype(platform: str) -> str:
   return 'float32' if platform == 'cpu' else 'bfloat16'
 
 
-def _is_small() -> bool:
-  return _SIZE.value == 'small'
-
-
 def _latent(platform: str, kernel: str, keeps: str) -> Subject:
   """Latents that were computed beforehand, as they are read from a cache."""
-  config = config_lib.load(f'{CONFIG}:{"debug" if _is_small() else "256"}')
-  count = _BATCH.value or (4 if _is_small() else 64)
+  config = config_lib.load(
+    f'{CONFIG}:{"debug" if measuring.SMALL.value else "256"}'
+  )
+  count = _BATCH.value or (1 if measuring.SMALL.value else 64)
   _set(config, platform, kernel, keeps, count)
+  if measuring.SMALL.value:
+    config_lib.override(config, {'network.depth': '1'})
   if config.remat:
     config_lib.override(config, {'network.remat_keeps': keeps})
   system = workdir_lib.create_system(config)
@@ -243,10 +259,10 @@ def _latent(platform: str, kernel: str, keeps: str) -> Subject:
 
 def _image(platform: str, kernel: str, keeps: str) -> Subject:
   config = config_lib.base('diffit')
-  count = _IMAGE_BATCH.value or (8 if _is_small() else 512)
+  count = _IMAGE_BATCH.value or (1 if measuring.SMALL.value else 512)
   _set(config, platform, kernel, keeps, count)
   network = diffit.DiffiT(
-    **(IMAGE_SMALL if _is_small() else {}),
+    **(IMAGE_SMALL if measuring.SMALL.value else {}),
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
     attention=kernel,
@@ -329,7 +345,7 @@ def _compile_step(subject: Subject, state: state_lib.TrainState) -> Any:
 def _seconds(
   run: Callable[..., Any], program: Any, held: list[Any], batch: Any
 ) -> float:
-  return measuring.best(lambda: run(program, held, batch), _ROUNDS.value)
+  return measuring.best(lambda: run(program, held, batch))
 
 
 def _pass(program: Any, held: list[Any], batch: Any) -> Any:
@@ -343,4 +359,4 @@ def _step(program: Any, held: list[Any], batch: Any) -> Any:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  measuring.run(main)

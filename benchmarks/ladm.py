@@ -1,6 +1,6 @@
 r"""LaDM: what a stage costs, and the memory of the model for 1024 px.
 
-  python benchmarks/ladm.py [--config=configs/ladm_shapes.py:layout]
+  python benchmarks/ladm.py [--config=configs/ladm_shapes.py:layout] [--small]
   python benchmarks/ladm.py --memory [--width=32]
   python benchmarks/ladm.py --workdir=DIR [--count=64] [--picture=FILE.png]
 
@@ -15,22 +15,27 @@ of the samples over that of the split's pictures, and draws what is predicted of
 four samples at every second step, coarse to fine.
 """
 
+from collections.abc import Iterator
 import pathlib
 import resource
-import time
 
 from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
+import measuring
+from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
+from pyramid_jax import pipeline
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.runs import loading
@@ -39,7 +44,7 @@ from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import ladm
 
 
-_CONFIG = flags.DEFINE_string('config', 'configs/ladm_shapes.py', 'of a LaDM')
+_CONFIG = flags.DEFINE_string('config', '', 'of a LaDM; shapes if not said')
 _BATCH = flags.DEFINE_integer('batch', 16, 'images at a time')
 _MEMORY = flags.DEFINE_bool('memory', False, 'sample one picture of 1024 px')
 _WIDTH = flags.DEFINE_integer('width', 32, 'of the U-Nets with --memory')
@@ -48,7 +53,34 @@ _COUNT = flags.DEFINE_integer('count', 64, 'samples of that run')
 _PICTURE = flags.DEFINE_string('picture', '', 'PNG of the way of four samples')
 
 
-def weights_of(system: ladm.LaDM) -> system_lib.Weights:
+# What is timed if no config is named, by --small.
+CONFIGS = {
+  False: 'configs/ladm_shapes.py',
+  True: 'configs/ladm_shapes.py:debug,two',
+}
+
+
+def main(argv: list[str]) -> None:
+  if argv[1:]:
+    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  if _WORKDIR.value:
+    _print_samples(_WORKDIR.value, _COUNT.value, _PICTURE.value)
+    return
+  if _MEMORY.value:
+    _print_memory(_WIDTH.value)
+    return
+  config = config_lib.load(_CONFIG.value or CONFIGS[measuring.SMALL.value])
+  _print_costs(config, 1 if measuring.SMALL.value else _BATCH.value)
+
+
+def _system(config: ConfigDict) -> ladm.LaDM:
+  system = workdir_lib.create_system(config)
+  if not isinstance(system, ladm.LaDM):
+    raise app.UsageError(f'{config.name} is no LaDM')
+  return system
+
+
+def _weights(system: ladm.LaDM) -> system_lib.Weights:
   """Returns initial weights of what is trained and of what is not."""
   params, extra = jax.jit(lambda key: system.init(key, {}))(jax.random.key(0))
   frozen = {
@@ -58,54 +90,65 @@ def weights_of(system: ladm.LaDM) -> system_lib.Weights:
   return system_lib.Weights(params=params, frozen=frozen, extra=extra)
 
 
-def operations(compiled: jax.stages.Compiled) -> float:
-  """Returns the floating-point operations of a program."""
-  cost = compiled.cost_analysis()
-  cost = cost[0] if isinstance(cost, list) else cost
-  return float(cost.get('flops', 0.0))
-
-
-def print_costs(system: ladm.LaDM, batch: int) -> None:
+def _print_costs(config: ConfigDict, batch: int) -> None:
   """Prints operations a stage and a sample, and the speed of sampling."""
-  weights = weights_of(system)
-  params = weights.params['generator']['networks']
+  system, spec = _system(config), spec_lib.from_config(config)
+  weights = _weights(system)
   example = system.encoder.example
-  one = {k: jnp.concatenate([v] * batch) for k, v in example.items()}
-  condition = jax.jit(system.condition)(weights, one)
-  inputs = condition.context
+  rows = {k: jnp.concatenate([v] * batch) for k, v in example.items()}
+  inputs = jax.jit(system.condition)(weights, rows).context
+  taken = pipeline.stage_steps(system, weights, spec)
   total = 0.0
-  for stage, steps, scale in zip(
-    system.stage_numbers, system.steps, system.guidance, strict=True
-  ):
-    n = system.image_size // system.space.factor // 2 ** (stage - 1)
-    network = system.networks.of_stage(stage)
-    tree = system.networks.params_of(params, stage)
-    x = jnp.zeros((batch, n, n, system.space.channels))
-    call = jax.jit(
-      lambda p, x, t, i, net=network: net.apply({'params': p}, x, t, i)
-    )
-    cost = operations(call.lower(tree, x, jnp.zeros(1), inputs).compile())
-    calls = (steps + (stage == 1)) * (1 if scale == 1 else 2)
-    total += calls * cost / batch
-    print(
-      f'stage {stage}: {n} x {n}, {cost / batch / 1e9:.3f} G operations a call,'
-      f' {calls} calls'
-    )
 
-  def sample(weights, key):
-    return system_lib.generate(system, weights, key, one, batch)[0]
+  def stages() -> Iterator[tuple[str, ...]]:
+    nonlocal total
+    for stage, steps in zip(system.stage_numbers, taken, strict=True):
+      side = system.image_size // system.space.factor // 2 ** (stage - 1)
+      cost = _operations(system, weights, stage, (batch, side, side), inputs)
+      calls = steps * (1 if spec.guidance is None else 2)
+      total += calls * cost
+      yield f'{stage}', f'{side} x {side}', f'{cost / 1e9:.4g}', f'{calls}'
 
-  run = jax.jit(sample).lower(weights, jax.random.key(0)).compile()
-  jax.block_until_ready(run(weights, jax.random.key(0)))
-  begin = time.perf_counter()
-  jax.block_until_ready(run(weights, jax.random.key(1)))
-  seconds = time.perf_counter() - begin
+  measuring.print_table(('stage', 'grid', 'G operations', 'calls'), stages())
+  keys = system_lib.image_keys(0, range(batch))
+  run = jax.jit(
+    lambda weights, keys, rows: system_lib.generate(
+      system, weights, keys, rows, spec
+    )[0]
+  )
+  compiled = run.lower(weights, keys, rows).compile()
+  secs = measuring.best(lambda: compiled(weights, keys, rows))
   print(
-    f'a sample: {total / 1e9:.2f} G operations; {batch / seconds:.2f} images/s'
+    f'\na sample: {total / 1e9:.4g} G operations; {batch / secs:.3g} images/s'
   )
 
 
-def print_memory(width: int) -> None:
+def _operations(
+  system: ladm.LaDM,
+  weights: system_lib.Weights,
+  stage: int,
+  shape: tuple[int, int, int],
+  inputs: condition_lib.Inputs,
+) -> float:
+  """Returns what the compiler counts in a network call for one image.
+
+  Args:
+    system: whose network is called.
+    weights: of the system.
+    stage: 1 = finest.
+    shape: (B, h, w) of the state.
+    inputs: the condition of B images.
+  """
+  network = system.networks.of_stage(stage)
+  params = weights.params['generator']['networks']
+  tree = system.networks.params_of(params, stage)
+  x = jnp.zeros((*shape, system.space.channels))
+  call = jax.jit(lambda p, x, t, i: network.apply({'params': p}, x, t, i))
+  compiled = call.lower(tree, x, jnp.zeros(1), inputs).compile()
+  return measuring.flops(compiled) / shape[0]
+
+
+def _print_memory(width: int) -> None:
   """Samples one picture of 1024 px and prints the peak memory."""
   config = config_lib.load('configs/ladm_text.py:1k')
   with config.unlocked():
@@ -117,48 +160,48 @@ def print_memory(width: int) -> None:
     config.dtype = 'float32'
     config.sample.steps = 1
     config.sample.guidance = 1.0
-  system = workdir_lib.create_system(config)
-  assert isinstance(system, ladm.LaDM)
-  weights = weights_of(system)
+  system, spec = _system(config), spec_lib.from_config(config)
+  weights = _weights(system)
   count = sum(x.size for x in jax.tree.leaves(weights.params))
   side = config.data.image_size
   batch = {
     'condition_ids': jnp.zeros((1, 8), jnp.int32),
     'lr_image': jnp.zeros((1, side // 4, side // 4, 3)),
   }
-
-  @jax.jit
-  def sample(weights, batch):
-    condition = system.condition(weights, batch)
-    stages = system.stages(weights, condition, (1, side, side))
-    noise = sampling.Noise.from_key(jax.random.key(0))
-    return system.decode(weights, sampling.run(stages, system.solver, noise))
-
-  image = jax.block_until_ready(sample(weights, batch))
+  sample = jax.jit(
+    lambda weights, keys, batch: system_lib.generate(
+      system, weights, keys, batch, spec
+    )[0]
+  )
+  keys = system_lib.image_keys(0, [0])
+  image = jax.block_until_ready(sample(weights, keys, batch))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  steps = sum(pipeline.stage_steps(system, weights, spec))
   print(
-    f'{image.shape[1]} px in {sum(system.steps) + 1} steps, {count:,}'
-    f' parameters: peak {peak:.1f} GiB'
+    f'{image.shape[1]} px in {steps} steps, {count:,} parameters: peak'
+    f' {peak:.1f} GiB'
   )
 
 
-def print_samples(workdir: str, count: int, picture: str) -> None:
+def _print_samples(workdir: str, count: int, picture: str) -> None:
   """Prints the band powers of samples and draws how they come about."""
   config = workdir_lib.read_config(pathlib.Path(workdir))
   run = loading.load(config, workdir)
-  system = run.system
+  system, spec = run.system, spec_lib.from_config(config)
   assert isinstance(system, ladm.LaDM)
   reader = data.create(config, 'test')
   source = batches_lib.Batches(reader, count, seed=0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(run.mesh, source.at(0)))
+  keys = system_lib.image_keys(0, range(count))
 
   @jax.jit
   def sample(weights, batch):
     condition = system.condition(weights, batch)
     shape = (count, system.image_size, system.image_size)
-    stages = system.stages(weights, condition, shape)
-    noise = sampling.Noise.from_key(jax.random.key(0))
-    state, traces = sampling.run(stages, system.solver, noise, trace=True)
+    stages = system.stages(weights, condition, shape, spec)
+    noise = sampling.Noise.from_keys(keys)
+    solver = spec.make_solver()
+    state, traces = sampling.run(stages, solver, noise, trace=True)
     return system.decode(weights, state), traces
 
   images, traces = sample(run.weights, batch)
@@ -175,10 +218,10 @@ def print_samples(workdir: str, count: int, picture: str) -> None:
       f' pictures, {powers[0] / powers[1]:.3f}'
     )
   if picture:
-    draw_path(traces, batch['image'], picture)
+    _draw_path(traces, batch['image'], picture)
 
 
-def draw_path(
+def _draw_path(
   traces: list[sampling.Trace], real: jax.Array, file: str, rows: int = 4
 ) -> None:
   """Draws the clean predictions of the first samples, then the real ones."""
@@ -194,21 +237,5 @@ def draw_path(
   grids.save(pathlib.Path(file), np.concatenate(grid))
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f'unknown argument {argv[1]!r}')
-  if _MEMORY.value:
-    print_memory(_WIDTH.value)
-    return
-  if _WORKDIR.value:
-    print_samples(_WORKDIR.value, _COUNT.value, _PICTURE.value)
-    return
-  config = config_lib.load(_CONFIG.value)
-  system = workdir_lib.create_system(config)
-  if not isinstance(system, ladm.LaDM):
-    raise app.UsageError(f'--config={_CONFIG.value} is no LaDM')
-  print_costs(system, _BATCH.value)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  measuring.run(main)

@@ -11,7 +11,7 @@ is compared with that of a large float32 matrix product, measured in the same
 run: FLOPs are those that XLA counts, three times those of a forward pass for a
 training step.
 
-  python benchmarks/ldm.py [--official=PATH] [--rounds=5] [--parts]
+  python benchmarks/ldm.py [--official=PATH] [--rounds=5] [--parts] [--small]
 
 PATH is a checkout of CompVis/latent-diffusion; its UNetModel is then timed in
 the same run (needs PyTorch, einops and omegaconf). `--parts` also times single
@@ -20,12 +20,11 @@ Markdown tables.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
 import functools
-import sys
-import time
 from typing import Any
 
-from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
@@ -36,7 +35,8 @@ from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import convolution
@@ -45,17 +45,39 @@ from pyramid_jax.systems import ldm
 
 
 _OFFICIAL = flags.DEFINE_string('official', '', 'checkout of the official code')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'timings of each, the best counts')
 _PARTS = flags.DEFINE_bool('parts', False, 'time single layers too')
 
-SHAPE = (4, 32, 32, 4)
-CONTEXT = (4, 16, 512)
-STEPS = 10
-MATRIX = 2048  # side of the product that says what the machine can do
-# Constructor arguments, named as the official ones.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+  """What is timed.
+
+  Attributes:
+    shape: (B, h, w, C) of the latents.
+    context: (B, L, D) of the tokens.
+    network: arguments of the U-Net, named as the official ones.
+    steps: of the sampler.
+    compiled_steps: for which the sampler's compilation is timed.
+    matrix: side of the product that says what the machine can do.
+  """
+
+  shape: tuple[int, int, int, int] = (4, 32, 32, 4)
+  context: tuple[int, int, int] = (4, 16, 512)
+  network: dict[str, Any]
+  steps: int = 10
+  compiled_steps: tuple[int, ...] = (20, 200)
+  matrix: int = 2048
+
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """The channels of every level of the U-Net."""
+    width = self.network['model_channels']
+    return tuple(width * factor for factor in self.network['channel_mult'])
+
+
 NETWORK = {
-  'in_channels': SHAPE[-1],
-  'out_channels': SHAPE[-1],
+  'in_channels': 4,
+  'out_channels': 4,
   'model_channels': 128,
   'channel_mult': (1, 2, 3),
   'num_res_blocks': 2,
@@ -63,96 +85,143 @@ NETWORK = {
   'num_head_channels': 32,
   'use_spatial_transformer': True,
   'transformer_depth': 1,
-  'context_dim': CONTEXT[-1],
+  'context_dim': 512,
 }
+LARGE = Sizes(network=NETWORK)
+SMALL = Sizes(
+  shape=(1, 8, 8, 4),
+  context=(1, 4, 32),
+  network=NETWORK
+  | {
+    'model_channels': 32,
+    'channel_mult': (1,),
+    'num_res_blocks': 1,
+    'attention_resolutions': (1,),
+    'context_dim': 32,
+  },
+  steps=2,
+  compiled_steps=(2,),
+  matrix=128,
+)
 
 
 def main(argv: list[str]) -> None:
   del argv
-  unet = unet_lib.UNet(**NETWORK)
-  params = _params(unet)
+  sizes = SMALL if measuring.SMALL.value else LARGE
+  unet = unet_lib.UNet(**sizes.network)
+  params = _params(unet, sizes)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f'{count:,} parameters, {jax.devices()[0].device_kind}')
 
-  rate = _matrix_rate()
-  print(f'matrix product of side {MATRIX}: {rate / 1e9:.1f} GFLOP/s')
-  forward = jax.jit(_forward(unet)).lower(params).compile()
-  flops = _flops(forward)
-  print(f'a forward pass: {flops / 1e9:.1f} GFLOP')
+  rate = measuring.matrix_rate(sizes.matrix)
+  print(f'matrix product of side {sizes.matrix}: {rate / 1e9:.1f} GFLOP/s')
+  forward = jax.jit(_forward(unet, sizes)).lower(params).compile()
+  work = measuring.flops(forward)
+  print(f'a forward pass: {work / 1e9:.2f} GFLOP')
   runs: dict[str, tuple[Callable[[], Any], float]] = {
-    'forward': (functools.partial(forward, params), flops)
+    'forward': (functools.partial(forward, params), work)
   }
-  for name, scale in (('', 1.0), (', guided', 2.0)):
-    sample = _sampler(unet, STEPS, scale).lower(params).compile()
-    times = STEPS * (2 if scale != 1 else 1)
-    runs[f'DDIM {STEPS} steps{name}'] = (
+  for name, scale in (('', None), (', guided', 2.0)):
+    sample = _sampler(unet, sizes, sizes.steps, scale).lower(params).compile()
+    calls = sizes.steps * (1 if scale is None else 2)
+    runs[f'DDIM {sizes.steps} steps{name}'] = (
       functools.partial(sample, params),
-      times * flops,
+      calls * work,
     )
-  runs['training step'] = (_training_step(unet, params), 3 * flops)
-
-  print('\n| what | seconds | GFLOP/s | share of the matrix rate |')
-  print('|---|---|---|---|')
-  for name, (run, work) in runs.items():
-    secs = _best(run)
-    gflops = work / secs / 1e9
-    print(f'| {name} | {secs:.2f} | {gflops:.1f} | {1e9 * gflops / rate:.0%} |')
-  if _OFFICIAL.value:
-    for name, run in _official().items():
-      print(f'| official PyTorch code, {name} | {_best(run):.2f} | | |')
+  runs['training step'] = (_training_step(unet, params, sizes), 3 * work)
+  measuring.print_table(
+    ('what', 'seconds', 'GFLOP/s', 'share of the matrix rate'),
+    _rows(runs, rate, sizes),
+  )
   if _PARTS.value:
-    _print_parts(rate)
+    measuring.print_table(
+      ('layer', 'grid', 'milliseconds', 'share of the matrix rate'),
+      _parts(rate, sizes),
+    )
+  measuring.print_compile_times(
+    lambda steps: _sampler(unet, sizes, steps).lower(params),
+    sizes.compiled_steps,
+  )
 
-  print('\n| steps | compile seconds |\n|---|---|')
-  for steps in (20, 200):
-    jax.clear_caches()
-    start = time.monotonic()
-    _sampler(unet, steps, 1.0).lower(params).compile()
-    print(f'| {steps} | {time.monotonic() - start:.1f} |')
+
+def _rows(
+  runs: dict[str, tuple[Callable[[], Any], float]], rate: float, sizes: Sizes
+) -> Iterator[tuple[str, ...]]:
+  for name, (run, work) in runs.items():
+    secs = measuring.best(run)
+    yield (
+      name,
+      f'{secs:.2f}',
+      f'{work / secs / 1e9:.1f}',
+      f'{work / secs / rate:.0%}',
+    )
+  if _OFFICIAL.value:
+    for name, run in _official(sizes).items():
+      secs = measuring.best(run)
+      yield f'official PyTorch code, {name}', f'{secs:.2f}', '', ''
 
 
-def _params(unet: unet_lib.UNet) -> Any:
-  x, context = jnp.zeros(SHAPE), jnp.zeros(CONTEXT)
+def _params(unet: unet_lib.UNet, sizes: Sizes) -> Any:
+  x, context = jnp.zeros(sizes.shape), jnp.zeros(sizes.context)
   return measuring.random_params(
     lambda key: unet.init(key, x, jnp.zeros(1), context)
   )
 
 
-def _forward(unet: unet_lib.UNet) -> Callable[[Any], jax.Array]:
-  x = jax.random.normal(jax.random.key(1), SHAPE)
-  context = jax.random.normal(jax.random.key(2), CONTEXT)
-  t = jnp.full(SHAPE[:1], 500.0)
+def _forward(unet: unet_lib.UNet, sizes: Sizes) -> Callable[[Any], jax.Array]:
+  x = jax.random.normal(jax.random.key(1), sizes.shape)
+  context = jax.random.normal(jax.random.key(2), sizes.context)
+  t = jnp.full(sizes.shape[:1], 500.0)
   return lambda params: unet.apply({'params': params}, x, t, context)
 
 
-def _sampler(unet: unet_lib.UNet, steps: int, scale: float) -> Any:
-  solver = solvers.DDIM()
-  context = jax.random.normal(jax.random.key(2), CONTEXT)
+def _sampler(
+  unet: unet_lib.UNet, sizes: Sizes, steps: int, scale: float | None = None
+) -> Any:
+  """Returns weights -> latents, to be traced.
+
+  Args:
+    unet: the network.
+    sizes: of what it is given.
+    steps: of DDIM.
+    scale: of classifier-free guidance, None for none.
+  """
+  guidance = None
+  if scale is not None:
+    guidance = classifier_free.Guidance(scale=scale)
+  spec = spec_lib.SamplerSpec(steps=(steps,), guidance=guidance)
+  (levels,) = spec.chain_levels(schedules.make_chain())
+  context = jax.random.normal(jax.random.key(2), sizes.context)
+  condition = condition_lib.Condition(
+    context=condition_lib.Inputs(context=context),
+    null=condition_lib.Inputs(context=jnp.zeros_like(context)),
+  )
+  keys = jax.random.split(jax.random.key(3), sizes.shape[0])
 
   @jax.jit
   def sample(params):
     stage = ldm.make_stage(
-      unet,
-      params,
-      solver.levels(schedules.make_chain(), steps),
-      shape=SHAPE,
-      context=condition_lib.Inputs(context=context),
-      null=condition_lib.Inputs(context=jnp.zeros_like(context)),
-      scale=scale,
+      ldm.denoiser(unet, params),
+      levels,
+      condition,
+      sizes.shape,
+      spec.guidance_of(0),
     )
-    noise = sampling.Noise.from_key(jax.random.key(3))
-    return sampling.run([stage], solver, noise)
+    noise = sampling.Noise.from_keys(keys)
+    return sampling.run([stage], spec.make_solver(), noise)
 
   return sample
 
 
-def _training_step(unet: unet_lib.UNet, params: Any) -> Callable[[], Any]:
+def _training_step(
+  unet: unet_lib.UNet, params: Any, sizes: Sizes
+) -> Callable[[], Any]:
   chain = schedules.make_chain()
   settings = gaussian.LossSettings(loss_type='l2')
   optimizer = optax.adamw(1e-4, weight_decay=0.01)
-  context = jax.random.normal(jax.random.key(2), CONTEXT)
-  z, eps = jax.random.normal(jax.random.key(4), (2, *SHAPE))
-  t = jnp.arange(SHAPE[0]) * 200
+  context = jax.random.normal(jax.random.key(2), sizes.context)
+  z, eps = jax.random.normal(jax.random.key(4), (2, *sizes.shape))
+  t = jnp.arange(sizes.shape[0]) * 200
 
   def loss(params):
     predict = lambda x, t: unet.apply({'params': params}, x, t, context)
@@ -173,36 +242,16 @@ def _training_step(unet: unet_lib.UNet, params: Any) -> Callable[[], Any]:
   return run
 
 
-def _best(run: Callable[[], Any]) -> float:
-  return measuring.best(run, _ROUNDS.value)
-
-
-def _matrix_rate() -> float:
-  """Returns the FLOP/s of a large float32 matrix product."""
-  a = jax.random.normal(jax.random.key(0), (MATRIX, MATRIX))
-  product = jax.jit(jnp.matmul).lower(a, a).compile()
-  return 2 * MATRIX**3 / _best(functools.partial(product, a, a))
-
-
-def _flops(compiled: Any) -> float:
-  costs = compiled.cost_analysis()
-  costs = costs[0] if isinstance(costs, list) else costs
-  return float(costs['flops'])
-
-
-def _print_parts(rate: float) -> None:
-  """Times single layers as they occur at the three grids."""
-  print('\n| layer | grid | milliseconds | share of the matrix rate |')
-  print('|---|---|---|---|')
-  for level, channels in enumerate((128, 256, 384)):
-    side = SHAPE[1] >> level
-    x = jax.random.normal(jax.random.key(0), (SHAPE[0], side, side, channels))
-    heads = x.reshape(SHAPE[0], side * side, channels // 32, 32)
-    conv = convolution.Conv(channels)
-    norm = norms.GroupNorm(1e-5)
+def _parts(rate: float, sizes: Sizes) -> Iterator[tuple[str, ...]]:
+  """Times single layers as they occur at all grids."""
+  for level, channels in enumerate(sizes.widths):
+    count, side, *_ = sizes.shape
+    side >>= level
+    x = jax.random.normal(jax.random.key(0), (count, side, side, channels))
+    heads = x.reshape(count, side * side, channels // 32, 32)
     layers: dict[str, tuple[Callable[..., Any], Any]] = {
-      'convolution': (_bound(conv, x), x),
-      'group norm': (_bound(norm, x), x),
+      'convolution': (_bound(convolution.Conv(channels), x), x),
+      'group norm': (_bound(norms.GroupNorm(1e-5), x), x),
       'self-attention': (
         lambda h: attention.dot_product_attention(h, h, h),
         heads,
@@ -210,11 +259,12 @@ def _print_parts(rate: float) -> None:
     }
     for name, (layer, argument) in layers.items():
       compiled = jax.jit(layer).lower(argument).compile()
-      secs = _best(functools.partial(compiled, argument))
-      share = _flops(compiled) / secs / rate
-      print(
-        f'| {name} | {side} x {side} x {channels} | {1e3 * secs:.1f}'
-        f' | {share:.0%} |'
+      secs = measuring.best(functools.partial(compiled, argument))
+      yield (
+        name,
+        f'{side} x {side} x {channels}',
+        f'{1e3 * secs:.1f}',
+        f'{measuring.flops(compiled) / secs / rate:.0%}',
       )
 
 
@@ -223,21 +273,21 @@ def _bound(module: Any, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
   return lambda x: module.apply(variables, x)
 
 
-def _official() -> dict[str, Callable[[], Any]]:
-  """Returns the official network: a pass, 10 passes in the sampler's loop
+def _official(sizes: Sizes) -> dict[str, Callable[[], Any]]:
+  """Returns the official network: a pass, the passes of a sampler's loop
   (the DDIM update costs nothing beside them), and a training step."""
-  sys.path.insert(0, _OFFICIAL.value)
-  from ldm.modules.diffusionmodules import openaimodel as official
+  code = measuring.official(
+    _OFFICIAL.value, 'ldm.modules.diffusionmodules.openaimodel'
+  )
   import torch
 
   torch.manual_seed(0)
-  model = official.UNetModel(
-    image_size=SHAPE[1],
-    **{k: list(v) if isinstance(v, tuple) else v for k, v in NETWORK.items()},
-  )
-  x = torch.randn(SHAPE[0], SHAPE[-1], *SHAPE[1:3])
-  context = torch.randn(*CONTEXT)
-  t = torch.full(SHAPE[:1], 500)
+  count, side, _, channels = sizes.shape
+  options = measuring.torch_options(sizes.network)
+  model = code.UNetModel(image_size=side, **options)
+  x = torch.randn(count, channels, side, side)
+  context = torch.randn(*sizes.context)
+  t = torch.full((count,), 500)
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
   def forward():
@@ -245,7 +295,7 @@ def _official() -> dict[str, Callable[[], Any]]:
       model(x, t, context=context)
 
   def loop():
-    for _ in range(STEPS):
+    for _ in range(sizes.steps):
       forward()
 
   def train():
@@ -255,10 +305,10 @@ def _official() -> dict[str, Callable[[], Any]]:
 
   return {
     'forward': forward,
-    f'{STEPS} forward passes': loop,
+    f'{sizes.steps} forward passes': loop,
     'training step': train,
   }
 
 
 if __name__ == '__main__':
-  app.run(main)
+  measuring.run(main)

@@ -1,14 +1,45 @@
-"""What the benchmarks share: weights to run with, a stopwatch, a count."""
+"""What the benchmarks share: flags, weights, a stopwatch, counts, a reference.
+
+Every benchmark has `--small`: the same code at sizes that end in seconds, with
+most optimizations of the compiler off. It shows that a benchmark runs; its
+figures say nothing of speed.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import importlib
 import math
+import pathlib
+import sys
 import time
+import types
 from typing import Any
 
+from absl import app
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+SMALL = flags.DEFINE_bool('small', False, 'sizes that end in seconds')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'timings of each, the best counts')
+
+CHAIN = 8  # matrix products in a row
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+  """Runs a benchmark's `main` with the flags of the command line."""
+
+  def prepared(argv: list[str]) -> None:
+    if SMALL.value:  # most of the time would go to the compiler
+      jax.config.update('jax_disable_most_optimizations', True)
+    main(argv)
+
+  app.run(prepared)
 
 
 def random_params(init: Callable[[jax.Array], Any]) -> Any:
@@ -48,15 +79,123 @@ def device_params(shapes: Any) -> Any:
   return fill(jnp.float32(0.37))
 
 
-def best(run: Callable[[], Any], rounds: int) -> float:
-  """Returns the shortest of some timings, after one that does not count."""
+def rounds() -> int:
+  """Returns how often each thing is timed."""
+  return 1 if SMALL.value else _ROUNDS.value
+
+
+def best(run: Callable[[], Any]) -> float:
+  """Returns the shortest of some timings, after one that does not count.
+
+  Args:
+    run: what is timed; its result is waited for.
+
+  Returns:
+    Seconds.
+  """
   jax.block_until_ready(run())
   times = []
-  for _ in range(rounds):
+  for _ in range(rounds()):
     start = time.monotonic()
     jax.block_until_ready(run())
     times.append(time.monotonic() - start)
   return min(times)
+
+
+def print_table(titles: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
+  """Prints a Markdown table, each row as soon as it is there."""
+  print(f'\n| {" | ".join(titles)} |\n|{"---|" * len(titles)}')
+  for row in rows:
+    print(f'| {" | ".join(row)} |', flush=True)
+
+
+def print_compile_times(
+  lower: Callable[[int], jax.stages.Lowered], steps: Sequence[int]
+) -> None:
+  """Prints how long a sampler takes to be traced and compiled.
+
+  Args:
+    lower: solver steps -> the traced sampler.
+    steps: of the rows of the table.
+  """
+
+  def rows():
+    for count in steps:
+      jax.clear_caches()
+      start = time.monotonic()
+      lower(count).compile()
+      yield str(count), f'{time.monotonic() - start:.1f}'
+
+  print_table(('steps', 'compile seconds'), rows())
+
+
+def matrix_rate(side: int, dtype: str = 'float32') -> float:
+  """Returns the FLOP/s of products of square matrices.
+
+  Args:
+    side: of the matrices.
+    dtype: of the matrices.
+  """
+  a, b = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
+  b = b / side**0.5
+
+  @jax.jit
+  def products(a, b):
+    return jax.lax.fori_loop(0, CHAIN, lambda _, x: x @ b, a)
+
+  return CHAIN * 2 * side**3 / best(functools.partial(products, a, b))
+
+
+def flops(compiled: jax.stages.Compiled) -> float:
+  """Returns the floating-point operations that XLA counts in a program."""
+  cost = compiled.cost_analysis()
+  cost = cost[0] if isinstance(cost, list) else cost
+  return float(cost.get('flops', 0.0))
+
+
+def official(checkout: str, module: str) -> types.ModuleType:
+  """Imports a module of an official checkout under a private name.
+
+  The module and what it imports of its own package are taken from the
+  checkout, whatever else has the package's name (a benchmark, an installed
+  package), and afterwards lie in `sys.modules` as `official.NAME`.
+
+  Args:
+    checkout: folder of the official repository.
+    module: dotted name, as the official code imports it.
+
+  Raises:
+    FileNotFoundError: the checkout lacks the package.
+  """
+  package = module.partition('.')[0]
+  folder = pathlib.Path(checkout, package)
+  if not folder.is_dir():
+    raise FileNotFoundError(f'{checkout} has no folder {package}')
+  hidden = _taken(package)
+  root = types.ModuleType(package)
+  root.__path__ = [str(folder)]
+  sys.modules[package] = root
+  try:
+    return importlib.import_module(module)
+  finally:
+    loaded = _taken(package)
+    sys.modules.update({f'official.{k}': v for k, v in loaded.items()})
+    sys.modules.update(hidden)
+
+
+def _taken(package: str) -> dict[str, types.ModuleType]:
+  """Removes a package with all below it from `sys.modules`."""
+  names = [
+    name
+    for name in sys.modules
+    if name == package or name.startswith(f'{package}.')
+  ]
+  return {name: sys.modules.pop(name) for name in names}
+
+
+def torch_options(options: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns constructor arguments as the official code takes them."""
+  return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 
 
 def macs(function: Callable[..., Any], *args: Any) -> int:

@@ -4,7 +4,7 @@ Without flags, times sampling with classifier-free guidance by a U-Net of
 65,973,508 parameters on 32 x 32 x 4 latents, batch 2: all steps free, all steps
 steered, and steered with activations recomputed. Prints the ratios.
 
-  python benchmarks/sketch.py [--steps=5] [--rounds=3]
+  python benchmarks/sketch.py [--steps=5] [--rounds=5] [--small]
 
 With a run and a predictor that was trained on it, scores the test split over
 strengths and shares of steered steps, and draws the first sketch so:
@@ -27,7 +27,6 @@ import pathlib
 import time
 from typing import Any
 
-from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
@@ -35,27 +34,27 @@ import measuring
 import numpy as np
 
 from pyramid_jax import data
+from pyramid_jax import pipeline
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import sketch_guidance
-from pyramid_jax.diffusion import solvers
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.guidance import sketch as sketch_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import grids
-from pyramid_jax.evaluation import scoring as evaluate
+from pyramid_jax.evaluation import scoring
 from pyramid_jax.evaluation import shuffled
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.runs import loading
-from pyramid_jax.runs import predictors as steering
+from pyramid_jax.runs import predictors
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import ldm
-from pyramid_jax.systems import system as system_lib
 
 
 _STEPS = flags.DEFINE_integer('steps', 5, 'solver steps that are timed')
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'timings of each, the best counts')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'a run to steer')
 _PREDICTOR = flags.DEFINE_string('predictor', '', 'run of the system sketch')
 _COUNT = flags.DEFINE_integer('count', 200, 'images of each setting')
@@ -65,13 +64,29 @@ _SDEDIT = flags.DEFINE_list('sdedit', '', 'shares of the steps of SDEdit')
 _FOREIGN = flags.DEFINE_bool('foreign', False, 'edges of another example')
 _PICTURE = flags.DEFINE_string('picture', '', 'PNG of the first sketch')
 
-SHAPE = (2, 32, 32, 4)
-CONTEXT = (2, 16, 512)
-TAPS = ('in2', 'in4', 'in8', 'mid0', 'mid1', 'mid2', 'out2', 'out4', 'out8')
-# Constructor arguments, named as the official ones.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+  """What is timed.
+
+  Attributes:
+    shape: (B, h, w, C) of the latents.
+    context: (B, L, D) of the tokens.
+    network: arguments of the U-Net, named as the official ones.
+    features: names of the activations that the edge predictor is given.
+    steps: of the sampler.
+  """
+
+  shape: tuple[int, int, int, int] = (2, 32, 32, 4)
+  context: tuple[int, int, int] = (2, 16, 512)
+  network: dict[str, Any]
+  features: tuple[str, ...]
+  steps: int
+
+
 NETWORK = {
-  'in_channels': SHAPE[-1],
-  'out_channels': SHAPE[-1],
+  'in_channels': 4,
+  'out_channels': 4,
   'model_channels': 128,
   'channel_mult': (1, 2, 3),
   'num_res_blocks': 2,
@@ -79,7 +94,19 @@ NETWORK = {
   'num_head_channels': 32,
   'use_spatial_transformer': True,
   'transformer_depth': 1,
-  'context_dim': CONTEXT[-1],
+  'context_dim': 512,
+}
+FEATURES = (
+  *('in2', 'in4', 'in8'),
+  *('mid0', 'mid1', 'mid2'),
+  *('out2', 'out4', 'out8'),
+)
+SMALL_NETWORK = NETWORK | {
+  'model_channels': 32,
+  'channel_mult': (1,),
+  'num_res_blocks': 1,
+  'attention_resolutions': (1,),
+  'context_dim': 32,
 }
 SCORES = ('edge_f1', 'edge_missed')
 # Of obedience to the condition, by its task.
@@ -93,175 +120,203 @@ OBEDIENCE = {
 def main(argv: list[str]) -> None:
   del argv
   if _WORKDIR.value:
-    print(_strengths())
+    _print_strengths()
   else:
-    print(_costs())
+    _print_costs(_sizes())
 
 
-def _costs() -> str:
-  """Returns the table of times."""
-  unet = unet_lib.UNet(**NETWORK)
-  x, context = jnp.zeros(SHAPE), jnp.zeros(CONTEXT)
+def _sizes() -> Sizes:
+  if not measuring.SMALL.value:
+    return Sizes(network=NETWORK, features=FEATURES, steps=_STEPS.value)
+  return Sizes(
+    shape=(1, 8, 8, 4),
+    context=(1, 4, 32),
+    network=SMALL_NETWORK,
+    features=('in1', 'mid1', 'out1'),
+    steps=2,
+  )
+
+
+def _print_costs(sizes: Sizes) -> None:
+  """Prints the table of times."""
+  unet = unet_lib.UNet(**sizes.network)
+  x, context = jnp.zeros(sizes.shape), jnp.zeros(sizes.context)
   params = measuring.random_params(
     lambda key: unet.init(key, x, jnp.zeros(1), context)
   )
   _, found = jax.eval_shape(
-    lambda p: unet.apply({'params': p}, x, jnp.zeros(1), context, taps=TAPS),
+    lambda p: unet.apply(
+      {'params': p}, x, jnp.zeros(1), context, taps=sizes.features
+    ),
     params,
   )
   predictor = edge_predictor.EdgePredictor()
-  taps = [jnp.zeros(found[name].shape) for name in TAPS]
-  size = SHAPE[1:3]
-  variables = predictor.init(jax.random.key(1), taps, jnp.zeros(1), size)
+  features = [jnp.zeros(found[name].shape) for name in sizes.features]
+  variables = jax.jit(
+    lambda key: predictor.init(key, features, jnp.zeros(1), sizes.shape[1:3])
+  )(jax.random.key(1))
   runs: dict[str, Callable[[], Any]] = {}
-  for name, steered, remat in (
+  for name, is_guided, remat in (
     ('free', False, False),
-    ('steered', True, False),
-    ('steered, activations recomputed', True, True),
+    ('sketch guided', True, False),
+    ('sketch guided, activations recomputed', True, True),
   ):
     network = unet.clone(remat=remat)
-    sample = _sampler(network, predictor, steered)
+    sample = _sampler(network, predictor, sizes, is_guided)
     run = jax.jit(sample).lower(params, variables).compile()
     runs[name] = functools.partial(run, params, variables)
-  times = {
-    name: measuring.best(run, _ROUNDS.value) for name, run in runs.items()
-  }
-  lines = ['| sampling | ms a step | over free |', '|---|---|---|']
-  for name, secs in times.items():
-    ratio = secs / times['free']
-    lines.append(f'| {name} | {1e3 * secs / _STEPS.value:.0f} | {ratio:.2f} |')
-  return '\n'.join(lines)
+
+  def rows():
+    free = 0.0
+    for name, run in runs.items():
+      secs = measuring.best(run)
+      free = free or secs
+      yield name, f'{1e3 * secs / sizes.steps:.0f}', f'{secs / free:.2f}'
+
+  measuring.print_table(('sampling', 'ms a step', 'over free'), rows())
 
 
 def _sampler(
-  unet: unet_lib.UNet, predictor: edge_predictor.EdgePredictor, steered: bool
+  unet: unet_lib.UNet,
+  predictor: edge_predictor.EdgePredictor,
+  sizes: Sizes,
+  is_guided: bool,
 ) -> Callable[..., jax.Array]:
-  """Returns (weights of both) -> a latent, all of whose steps are steered."""
-  chain, solver = schedules.make_chain(), solvers.DDIM(spacing='exact')
+  """Returns (weights of both) -> a latent.
+
+  Args:
+    unet: the denoiser.
+    predictor: of edges.
+    sizes: of what they are given.
+    is_guided: whether a sketch corrects all steps.
+  """
+  spec = spec_lib.SamplerSpec(
+    steps=(sizes.steps,),
+    guidance=classifier_free.Guidance(scale=3.0),
+    spacing='exact',
+  )
+  (levels,) = spec.chain_levels(schedules.make_chain())
   keys = jax.random.split(jax.random.key(2), 3)
-  context, null = (jax.random.normal(key, CONTEXT) for key in keys[:2])
-  target = jax.random.normal(keys[2], SHAPE)
+  context, null = (jax.random.normal(key, sizes.context) for key in keys[:2])
+  target = jax.random.normal(keys[2], sizes.shape)
+  condition = condition_lib.Condition(
+    context=condition_lib.Inputs(context=context),
+    null=condition_lib.Inputs(context=null),
+  )
 
   def sample(params, variables):
     stage = ldm.make_stage(
-      unet,
-      params,
-      solver.levels(chain, _STEPS.value),
-      shape=SHAPE,
-      context=condition_lib.Inputs(context=context),
-      null=condition_lib.Inputs(context=null),
-      scale=3.0,
+      ldm.denoiser(unet, params),
+      levels,
+      condition,
+      sizes.shape,
+      spec.guidance_of(0),
     )
 
     def loss(prediction, level, initial):
       del initial
-      taps = [prediction.taps[name] for name in TAPS]
+      features = [prediction.features[name] for name in sizes.features]
       part = jnp.ravel(level.part)
-      got = predictor.apply(variables, taps, part, SHAPE[1:3])
+      got = predictor.apply(variables, features, part, sizes.shape[1:3])
       return jnp.square(got - target).sum((1, 2, 3))
 
-    if steered:
-      stage = sketch_guidance.steered(
-        stage, loss, TAPS, beta=1.6, stop_fraction=1.0
+    if is_guided:
+      sketch = sketch_lib.SketchGuidance(
+        loss=loss, features=sizes.features, beta=1.6, stop_fraction=1.0
       )
-    noise = sampling.Noise.from_key(jax.random.key(3))
-    return sampling.run([stage], solver, noise)[0]
+      stage = sketch_lib.sketch_guided(stage, sketch)
+    images = jax.random.split(jax.random.key(3), sizes.shape[0])
+    noise = sampling.Noise.from_keys(images)
+    return sampling.run([stage], spec.make_solver(), noise)[0]
 
   return sample
 
 
-def _strengths() -> str:
-  """Returns the table of scores, and draws the picture if it is asked for."""
+def _print_strengths() -> None:
+  """Prints the table of scores, and draws the picture if it is asked for."""
   workdir = pathlib.Path(_WORKDIR.value)
   config = workdir_lib.read_config(workdir)
   config.sketch.predictor = _PREDICTOR.value
   config.sketch.shuffled_condition = _FOREIGN.value
-  config = steering.with_maps(config)
+  config = predictors.with_maps(config)
   run = loading.load(config, workdir)
+  request = pipeline.request_of(run.system, config)
   reader = data.create(config, 'test')
   names = (*SCORES, *OBEDIENCE.get(config.condition.task, ()))
-  lines = [
-    f'| stop | beta | {" | ".join(names)} | s an image |',
-    f'|---|---|{"---|" * len(names)}---|',
-  ]
-  rows = []
+  pipe = pipeline.Pipeline(run.system, run.weights, run.mesh, config)
+  protocol = scoring.Protocol(count=_COUNT.value, bounds=False)
+  evaluation = scoring.Evaluation(pipe, config, reader, protocol)
 
-  def score(make: evaluate.Maker) -> tuple[str, np.ndarray]:
+  def score(label: str, make: scoring.Maker) -> np.ndarray:
+    """Prints a row; returns the first image."""
     start = time.monotonic()
-    scores, made, _ = evaluate.score(
-      run.system,
-      make,
-      config,
-      reader,
-      run.mesh,
-      run.weights,
-      _COUNT.value,
-      bounds=False,
-    )
+    scored = evaluation(make)
     secs = (time.monotonic() - start) / _COUNT.value
-    values = {row.name: row.score.value for row in scores}
-    cells = [f'{values.get(name, np.nan):.3f}' for name in names]
-    return f'{" | ".join(cells)} | {secs:.2f} |', made[0]
+    values = {row.name: row.score.value for row in scored.rows}
+    cells = ' | '.join(f'{values.get(name, np.nan):.3f}' for name in names)
+    print(f'| {label} | {cells} | {secs:.2f} |', flush=True)
+    return scored.images[0]
 
+  measuring.print_table(('stop', 'beta', *names, 's an image'), iter(()))
+  rows = []
   for stop in map(float, _STOPS.value):
-    sample = _steered(run.system, stop)
-    images = []
-    for beta in map(float, _BETAS.value):
-      strengths = _scaled(run.system.beta, beta)
-      text, image = score(
-        lambda w, k, b, sample=sample, beta=strengths: (
-          sample(w, k, b, beta),
-          (),
-        )
-      )
-      lines.append(f'| {stop:g} | {beta:g} | {text}')
-      print(lines[-1], flush=True)
-      images.append(image)
+    guided = _stopped(pipe, stop)
+    images = [
+      score(f'{stop:g} | {beta:g}', _guided(guided, request, beta))
+      for beta in map(float, _BETAS.value)
+    ]
     rows.append(np.concatenate(images, axis=1))
   for strength in map(float, _SDEDIT.value):
-    text, _ = score(_sdedit(run.system, strength))
-    lines.append(f'| SDEdit | {strength:g} | {text}')
+    score(f'SDEdit | {strength:g}', _sdedit(pipe, request, strength))
   if _PICTURE.value:
     grids.save(_PICTURE.value, _picture(config, reader, run.mesh, rows))
-  return '\n'.join(lines)
 
 
-def _sdedit(system: Any, strength: float) -> evaluate.Maker:
+def _sdedit(
+  pipe: pipeline.Pipeline, request: pipeline.Request, strength: float
+) -> scoring.Maker:
   """Returns what makes images of noised edge maps, without a predictor."""
+  system: Any = pipe.system
+  frozen = pipe.weights.frozen
+  asked = jax.jit(system.asked)
+  base = pipeline.Pipeline(
+    system.base, system.of_base(frozen), pipe.mesh, pipe.config
+  )
+  request = dataclasses.replace(request, strength=strength)
 
-  @jax.jit
-  def sample(weights, key, batch):
-    edges = system.asked(weights.frozen, batch)
-    picture = jnp.repeat(edges[..., None], 3, axis=-1)
-    edit = system_lib.Edit(picture, strength=strength)
-    own = system.of_base(weights.frozen)
-    count = picture.shape[0]
-    images, _ = system_lib.generate(
-      system.base, own, key, batch, count, edit=edit
-    )
-    return images, ()
+  def make(batch, numbers):
+    image = jnp.repeat(asked(frozen, batch)[..., None], 3, axis=-1)
+    return base.sample({**batch, 'image': image}, request, numbers).images, []
 
-  return sample
+  return make
 
 
-def _steered(system: Any, stop: float) -> Callable[..., jax.Array]:
-  """Returns (weights, key, batch, beta of each stage) -> images."""
+def _stopped(pipe: pipeline.Pipeline, stop: float) -> pipeline.Pipeline:
+  """Returns a pipeline that guides another share of the steps.
+
+  Args:
+    pipe: of a guided run.
+    stop: the share of the coarsest stage.
+  """
+  system: Any = pipe.system
   first = system.stop_fraction[0] or 1.0
   stops = [min(1.0, stop * s / first) for s in system.stop_fraction]
   system = dataclasses.replace(system, stop_fraction=tuple(stops))
-
-  @jax.jit
-  def sample(weights, key, batch, beta):
-    batch = {**batch, 'sketch_beta': beta}
-    count = batch['image'].shape[0]
-    return system_lib.generate(system, weights, key, batch, count)[0]
-
-  return sample
+  return pipeline.Pipeline(system, pipe.weights, pipe.mesh, pipe.config)
 
 
-def _scaled(betas: tuple[float, ...], first: float) -> jax.Array:
-  """Returns the strengths of all stages, `first` at the coarsest."""
-  return first * jnp.asarray(betas) / (betas[0] or 1.0)
+def _guided(
+  pipe: pipeline.Pipeline, request: pipeline.Request, beta: float
+) -> scoring.Maker:
+  """Returns what makes images with a strength of the coarsest stage."""
+  system: Any = pipe.system
+  betas = beta * np.asarray(system.beta, np.float32) / (system.beta[0] or 1.0)
+
+  def make(batch, numbers):
+    rows = {**batch, 'sketch_beta': np.tile(betas, (len(numbers), 1))}
+    return pipe.sample(rows, request, numbers).images, []
+
+  return make
 
 
 def _picture(
@@ -269,7 +324,7 @@ def _picture(
 ) -> np.ndarray:
   """Draws the sketch and, a row a share, the images of all strengths."""
   size = min(config.evaluate.batch_size, _COUNT.value)
-  host = batches_lib.Batches(reader, size, evaluate.SEED, False).at(0)
+  host = batches_lib.Batches(reader, size, scoring.SEED, False).at(0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(mesh, host))
   batch = shuffled.condition(config, batch)
   lines = np.asarray(batch['edges'][0]) * 255
@@ -281,4 +336,4 @@ def _picture(
 
 
 if __name__ == '__main__':
-  app.run(main)
+  measuring.run(main)

@@ -1,0 +1,186 @@
+"""The benchmarks at their smallest sizes, as a user types them."""
+
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+CACHE = os.path.join(tempfile.gettempdir(), 'pyramid_jax_test_cache')
+
+
+def call(name, *args):
+  """Runs a benchmark on one device; returns what it prints."""
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  env['JAX_COMPILATION_CACHE_DIR'] = CACHE
+  env['PYTHONPATH'] = str(ROOT)
+  done = subprocess.run(
+    [sys.executable, f'benchmarks/{name}.py', '--small', *map(str, args)],
+    cwd=ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout
+
+
+def table(text, title):
+  """Returns the rows below a title line as {first cell: other cells}."""
+  lines = text.splitlines()
+  starts = [i for i, x in enumerate(lines) if x.startswith(f'| {title} |')]
+  assert starts, text
+  rows = {}
+  for line in lines[starts[0] + 2 :]:
+    if not line.startswith('|'):
+      break
+    first, *others = [cell.strip() for cell in line.strip('|').split('|')]
+    rows[first] = others
+  return rows
+
+
+def number(cell):
+  """Returns the number in a cell, which must be finite and not negative."""
+  value = float(cell.removesuffix('%').replace(',', ''))
+  assert math.isfinite(value), cell
+  assert value >= 0, cell
+  return value
+
+
+@pytest.mark.slow
+def test_ldm():
+  text = call('ldm', '--parts')
+  rows = table(text, 'what')
+  assert list(rows) == [
+    'forward',
+    'DDIM 2 steps',
+    'DDIM 2 steps, guided',
+    'training step',
+  ]
+  for seconds, rate, share in rows.values():
+    assert number(seconds) >= 0
+    assert number(rate) > 0
+    assert number(share) >= 0
+  layers = table(text, 'layer')
+  assert list(layers) == ['convolution', 'group norm', 'self-attention']
+  assert all(number(row[-1]) >= 0 for row in layers.values())
+  assert number(table(text, 'steps')['2'][0]) > 0
+
+
+@pytest.mark.slow
+def test_sampling():
+  text = call('sampling')
+  rows = table(text, 'sampler')
+  assert [name[:3] for name in rows] == ['(a)', '(b)', '(c)', '(d)']
+  ratios = [number(row[-1]) for row in rows.values()]
+  assert ratios[0] == 1
+  assert all(ratio > 0 for ratio in ratios)
+  error = re.search(r'\(a\), \(b\), \(c\) agree to (\S+) of', text)
+  assert float(error[1]) < 1e-4
+
+
+@pytest.mark.slow
+def test_sketch():
+  rows = table(call('sketch'), 'sampling')
+  assert list(rows) == [
+    'free',
+    'sketch guided',
+    'sketch guided, activations recomputed',
+  ]
+  ratios = [number(row[-1]) for row in rows.values()]
+  assert ratios[0] == 1
+  assert all(ratio > 0 for ratio in ratios)
+
+
+@pytest.mark.slow
+def test_ladm():
+  text = call('ladm')
+  rows = table(text, 'stage')
+  assert list(rows) == ['2', '1']
+  for _, operations, calls in rows.values():
+    assert number(operations) > 0
+    assert number(calls) >= 4  # two guided steps
+  found = re.search(r'a sample: (\S+) G operations; (\S+) images/s', text)
+  expected = sum(number(r[1]) * number(r[2]) for r in rows.values())
+  assert number(found[1]) == pytest.approx(expected, rel=1e-2)
+  assert number(found[2]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('network', 'kept'),
+  [('latent', ['all', 'products', 'nothing']), ('image', ['all', 'nothing'])],
+)
+def test_diffit(network, kept):
+  rows = table(call('diffit', f'--networks={network}'), 'what')
+  steps = [f'training step, {k} kept' for k in kept]
+  assert list(rows) == ['forward', *steps]
+  for _, _, images, rate, share in rows.values():
+    assert number(images) > 0
+    assert number(rate) > 0
+    assert number(share) >= 0
+
+
+@pytest.mark.slow
+def test_paired():
+  rows = table(call('paired', f'--base={ROOT}'), 'case')
+  assert list(rows) == ['diffit, training step', 'diffit, sampling']
+  for wall, used, *_ in rows.values():
+    assert number(wall) > 0
+    assert number(used) > 0
+
+
+OFFICIAL = """
+from {package}.parts import OUTPUTS
+
+class UNetModel:
+  name = 'official'
+  outputs = OUTPUTS
+"""
+
+
+def write_official(folder, package):
+  """Writes a checkout whose package has the name of a benchmark."""
+  inner = folder / package / 'modules'
+  inner.mkdir(parents=True)
+  (folder / package / 'parts.py').write_text('OUTPUTS = 7\n')
+  (inner / 'network.py').write_text(OFFICIAL.format(package=package))
+  return f'{package}.modules.network'
+
+
+CLASHES = """
+import sys
+import ldm
+import measuring
+
+module = measuring.official(sys.argv[1], 'ldm.modules.network')
+assert module.UNetModel.outputs == 7
+assert sys.modules['ldm'] is ldm
+assert sys.modules['official.ldm.modules.network'] is module
+import ldm as again
+assert again is ldm
+assert 'ldm.parts' not in sys.modules
+print('benchmark', ldm.__file__)
+"""
+
+
+def test_official_code_may_have_the_name_of_a_benchmark(tmp_path):
+  write_official(tmp_path, 'ldm')
+  done = subprocess.run(
+    [sys.executable, '-c', CLASHES, str(tmp_path)],
+    env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "benchmarks"}'},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.strip() == f'benchmark {ROOT / "benchmarks" / "ldm.py"}'
