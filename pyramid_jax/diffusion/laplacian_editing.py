@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion.guidance import classifier_free
 
 
 def edited(
@@ -59,12 +60,13 @@ def _entering(stage: sampling.Stage, clean: jax.Array) -> sampling.Stage:
   It finds the clean image itself as what the stage before made.
   """
 
+  _, height, width, _ = clean.shape
+  small = laplacian.down(clean[:, : height // 2 * 2, : width // 2 * 2])
+  before = jnp.concatenate([jnp.zeros_like(small), small], axis=-1)
+  stage = classifier_free.entered_from(stage, [before])
+
   def enter(state, normal):
-    del state
-    _, height, width, _ = clean.shape
-    small = laplacian.down(clean[:, : height // 2 * 2, : width // 2 * 2])
-    before = jnp.concatenate([jnp.zeros_like(small), small], axis=-1)
-    _, context = stage.enter([before], normal)
+    _, context = stage.enter(state, normal)
     return stage.initial_std * normal(clean.shape), context
 
   return dataclasses.replace(stage, enter=enter)

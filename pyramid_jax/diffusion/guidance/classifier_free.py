@@ -181,6 +181,38 @@ def guided_stage(
   return sampling.Stage(segments=segments, enter=enter, leave=leave)
 
 
+def entered_from(
+  stage: sampling.Stage, state: list[jax.Array]
+) -> sampling.Stage:
+  """Enters a stage from given finished scales, whatever is finished then.
+
+  Args:
+    stage: of B images, perhaps guided: the stages of each half, too.
+    state: the finished scales, coarse first.
+  """
+
+  def alone(stage):
+    def enter(finished, normal):
+      del finished
+      return stage.enter(state, normal)
+
+    return dataclasses.replace(stage, enter=enter)
+
+  def halves(denoise):
+    if isinstance(denoise, Guided):
+      cond, null = alone(denoise.cond), alone(denoise.null)
+      return dataclasses.replace(denoise, cond=cond, null=null)
+    if isinstance(denoise, Unguided):
+      return dataclasses.replace(denoise, cond=alone(denoise.cond))
+    return denoise
+
+  segments = tuple(
+    dataclasses.replace(segment, denoise=halves(segment.denoise))
+    for segment in stage.segments
+  )
+  return dataclasses.replace(alone(stage), segments=segments)
+
+
 def pair(cond: Any, null: Any) -> Any:
   """Interleaves two trees of (B, ...) to (2B, ...): cond 0, null 0, cond 1, ...
 
