@@ -40,7 +40,7 @@ def load(variants='none,two,control,debug', **overrides):
     'train__batch_size': str(B),
     'laplacian__stage_batch': '(1, 2)',
     'sample__steps': '1',
-    'control__base': 'BASE',
+    **({'control__base': 'BASE'} if 'control' in variants else {}),
     **overrides,
   }
   config_lib.override(
