@@ -87,6 +87,22 @@ class SamplerSpec:
       )
     return self.steps
 
+  def check_channels(self, channels: int) -> None:
+    """Refuses guidance of more channels than a state has.
+
+    Args:
+      channels: of the state.
+
+    Raises:
+      ValueError: more are guided.
+    """
+    guided = self.guidance.channels if self.guidance else None
+    if guided and guided > channels:
+      raise ValueError(
+        f'config.sample.guidance_channels is {guided}, must be at most'
+        f' {channels}, the channels of the state'
+      )
+
   def check_scales(self, stages: int) -> None:
     """Refuses guidance scales of another number of stages.
 

@@ -273,7 +273,10 @@ class Flow(system_lib.Sampled):
     return ['generator/.*']
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
+    spec.check_channels(self.space.channels)
+    spec.check_scales(self.stage_count)
     make_levels(spec.steps_of(1)[0])
     if spec.solver not in SOLVERS:
       raise ValueError(

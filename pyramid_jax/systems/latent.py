@@ -215,12 +215,7 @@ class LatentSystem(Latents, system_lib.Sampled):
     spec.chain_levels(self.chain, self.stage_count)
     self.check_windows(spec.windows)
     spec.check_scales(self.stage_count)
-    guided = spec.guidance.channels if spec.guidance else None
-    if guided and guided > min(self.latent_channels):
-      raise ValueError(
-        f'config.sample.guidance_channels is {guided}, must be at most'
-        f' {min(self.latent_channels)}, the channels of the latent'
-      )
+    spec.check_channels(min(self.latent_channels))
 
   def check_windows(self, windows: tuple[int, int]) -> None:
     """Refuses windows; systems that have them derive from it."""

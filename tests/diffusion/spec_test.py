@@ -175,3 +175,10 @@ def test_settings_reach_the_levels_of_continuous_time():
 def test_what_cannot_be_is_named(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_more_guided_channels_than_there_are():
+  spec = read(guidance=3.0, guidance_channels=5)
+  spec.check_channels(5)
+  with pytest.raises(ValueError, match='channels is 5, must be at most 4'):
+    spec.check_channels(4)

@@ -264,3 +264,20 @@ def test_box_encoder_refuses_other_tasks():
   config = load('text,debug', condition__encoder='boxes')
   with pytest.raises(ValueError, match="'boxes' serves the task 'layout'"):
     systems.create(config)
+
+
+def test_latents_are_drawn_from_a_key_of_their_own(monkeypatch):
+  """What draws the latents must not draw the timesteps or the noise too."""
+  system, drawn = systems.create(load()), []
+
+  def latents(self, frozen, batch, normal):
+    drawn.append(normal((4,)))
+    raise InterruptedError
+
+  monkeypatch.setattr(type(system), 'batch_latents', latents)
+  key = jax.random.key(3)
+  with pytest.raises(InterruptedError):
+    system.losses({}, {}, {'latent_scale': jnp.ones(2)}, key, 1, {})
+  keys = [key, *jax.random.split(key, 3)]
+  for other in keys:
+    assert np.abs(drawn[0] - jax.random.normal(other, (4,))).max() > 1e-3

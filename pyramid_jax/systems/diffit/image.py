@@ -274,6 +274,7 @@ class DiffiT(system_lib.Sampled):
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
     conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
+    spec.check_channels(CHANNELS)
     spec.edm_timesteps().levels(self.precond, spec.steps_of(1)[0])
     spec.check_scales(self.stage_count)
     if spec.windows != (0, 0):

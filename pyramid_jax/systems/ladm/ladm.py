@@ -362,6 +362,7 @@ class LaDM(system_lib.Sampled):
     conditioning.check_guidance(self.encoder, spec.guidance)
     fields.check_spec(spec, self.process)
     spec.check_scales(self.stage_count)
+    spec.check_channels(self.space.channels)
     self._levels(spec)
 
   def dense_spec(self) -> spec_lib.SamplerSpec:
