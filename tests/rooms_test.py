@@ -211,6 +211,17 @@ def compare(found: Iterable[str], allowed: Mapping[str, str]) -> None:
   assert not idle, f'exceptions that nothing needs any more: {idle}'
 
 
+def test_every_folder_of_code_is_a_package():
+  # A folder without __init__.py imports from a checkout, and is missing from
+  # what setup.py installs.
+  packages = {
+    path.parent
+    for path in (ROOT / PACKAGE).rglob('*.py')
+    if not path.name.startswith('.')
+  }
+  assert {p for p in packages if not (p / '__init__.py').exists()} == set()
+
+
 def test_every_module_is_in_a_room():
   known = FLOORS.keys() | WINGS.keys() | EVERYWHERE
   assert {room(name) for name in trees()} <= known
