@@ -1,10 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pyramid_jax.diffusion import edm
-from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import levels as levels_lib
 
 
 ALL = [edm.make_preconditioning(name) for name in edm.PRECONDITIONINGS]
@@ -123,13 +125,11 @@ def test_iddpm_rounds_to_the_nearest_level():
 
 def test_prediction_of_a_scaled_state():
   x = jax.random.normal(jax.random.key(0), (1, 2, 2, 3))
-  level = schedules.Levels(
-    time=jnp.zeros(()),
-    alpha=jnp.asarray(0.3),
-    sigma=jnp.asarray(0.9),
-    log_beta=jnp.zeros(()),
-    log_variance=jnp.zeros(()),
-    length=1,
+  unused = dict.fromkeys(
+    [f.name for f in dataclasses.fields(levels_lib.Levels)], jnp.zeros(())
+  )
+  level = levels_lib.Levels(
+    **unused | {'alpha': jnp.asarray(0.3), 'sigma': jnp.asarray(0.9)}
   )
   network = lambda x, c: jnp.cos(x + c)
   got = edm.predict(edm.EDM(), network, x, level)

@@ -116,7 +116,8 @@ def test_kl_filled_by_the_formula():
     0.2420450,
     (0.1009741, 0.0645384, 0.0856555, 0.0978806),
   )
-  np.testing.assert_allclose(out['kl'], (2.5285470, 3.5913594), rtol=1e-5)
+  # Between processors, float32 differs by 1.1e-5 of these sums.
+  np.testing.assert_allclose(out['kl'], (2.5285470, 3.5913594), rtol=2e-5)
   check(
     out['recon_from_mean'],
     0.0187219,
