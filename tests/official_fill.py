@@ -6,6 +6,9 @@ depends on the tensor's official key and its index only.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import dataclasses
 import zlib
 
 import jax
@@ -34,6 +37,26 @@ def tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
   if key.endswith('weight'):
     return 1 + np.float32(0.2) * u
   return np.float32(0.2) * u
+
+
+@dataclasses.dataclass(frozen=True)
+class State(Mapping[str, np.ndarray]):
+  """A state dict of `tensor`s, none of which exists before it is read.
+
+  Attributes:
+    shapes: of all tensors, PyTorch's layout.
+  """
+
+  shapes: Mapping[str, tuple[int, ...]]
+
+  def __getitem__(self, key: str) -> np.ndarray:
+    return tensor(key, self.shapes[key])
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.shapes)
+
+  def __len__(self) -> int:
+    return len(self.shapes)
 
 
 def inputs(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -66,8 +89,7 @@ def params(
     lambda key: init(key, *args, **kwargs), jax.random.key(0)
   )['params']
   shapes = official_shapes(template, rename)
-  state = {key: tensor(key, shape) for key, shape in shapes.items()}
-  filled, report = mapping.to_flax(state, template, rename)
+  filled, report = mapping.to_flax(State(shapes), template, rename)
   report.require_complete()
   return filled
 

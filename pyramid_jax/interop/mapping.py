@@ -213,9 +213,9 @@ def to_flax(
     # a copy, so that no parameter keeps a mapped file or a big storage alive
     leaves[path] = np.array(value, dtype=leaf.dtype, order='C')
     report.matched[key] = need
-  for key, value in state.items():
+  for key in state:
     if key.startswith(prefix) and key not in wanted:
-      report.unused[key] = tuple(np.shape(value))
+      report.unused[key] = tuple(np.shape(state[key]))
   return traverse_util.unflatten_dict(leaves), report
 
 
