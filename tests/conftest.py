@@ -13,11 +13,16 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('NPROC', '16')
 # Threads of BLAS that wait for a busy core cost more than they bring.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-flags = os.environ.get('XLA_FLAGS', '')
-if 'host_platform_device_count' not in flags:
-  os.environ['XLA_FLAGS'] = (
-    flags + ' --xla_force_host_platform_device_count=8'
-  ).strip()
+# Most programs run once: what optimizing them costs is not earned back.
+FLAGS = (
+  '--xla_force_host_platform_device_count=8',
+  '--xla_backend_optimization_level=0',
+  '--xla_llvm_disable_expensive_passes=true',
+)
+flags = os.environ.get('XLA_FLAGS', '').split()
+given = {flag.partition('=')[0] for flag in flags}
+flags += [flag for flag in FLAGS if flag.partition('=')[0] not in given]
+os.environ['XLA_FLAGS'] = ' '.join(flags)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
