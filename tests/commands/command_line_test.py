@@ -20,7 +20,8 @@ CACHE = os.path.join(tempfile.gettempdir(), 'pyramid_jax_test_cache')
 
 def call(*args, code=0):
   """Runs `python -m pyramid_jax.main` on one device; returns its stderr."""
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  flags = [x for x in os.environ['XLA_FLAGS'].split() if 'device' not in x]
+  env = {**os.environ, 'XLA_FLAGS': ' '.join(flags)}
   env['JAX_COMPILATION_CACHE_DIR'] = CACHE
   done = subprocess.run(
     [sys.executable, '-m', 'pyramid_jax.main', *map(str, args)],

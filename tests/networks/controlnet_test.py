@@ -76,7 +76,8 @@ def test_at_first_a_branch_changes_nothing(trees):
   want = _plain(base)
   assert np.abs(want).max() > 0.1
   branch = controlnet.from_base(branch, base)
-  np.testing.assert_array_equal(_controlled(base, branch), want)
+  # Two programs add the same terms in orders of their own.
+  np.testing.assert_allclose(_controlled(base, branch), want, atol=1e-5)
 
 
 def test_a_branch_begins_with_the_weights_of_the_base(trees):
@@ -109,7 +110,8 @@ def test_every_trained_convolution_acts_as_the_weight_says(trees):
     whole = np.abs(_controlled(base, acting) - plain).max()
     half = np.abs(_controlled(base, acting, 0.5) - plain).max()
     assert 0 < half != whole > 1e-3, i
-    np.testing.assert_array_equal(_controlled(base, acting, 0.0), plain)
+    got = _controlled(base, acting, 0.0)
+    np.testing.assert_allclose(got, plain, atol=1e-5)
 
 
 def test_gradients_reach_the_branch_alone(trees):
