@@ -23,7 +23,6 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import latent_checkpoint
-from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import unet
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import state as state_lib
@@ -81,7 +80,7 @@ def layout_of(system: System) -> latent_checkpoint.Layout:
         'config.diffusion.native_scales is True; the official weights were'
         ' trained with all scales on the fine grid, needed False'
       )
-    return latent_checkpoint.Layout(unet=pyunet.rename, **fields)
+    return latent_checkpoint.Layout(unet=unet.rename, **fields)
   return latent_checkpoint.Layout(
     unet=unet.rename,
     repeats_first_stage=encoder.borrowed == FIRST_STAGE,

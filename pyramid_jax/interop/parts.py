@@ -17,7 +17,6 @@ import numpy as np
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
-from pyramid_jax.interop.families import autoencoder
 from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import diffusers_unet
@@ -28,7 +27,6 @@ from pyramid_jax.interop.families import lgp
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pidinet
-from pyramid_jax.interop.families import pyunet
 from pyramid_jax.interop.families import t5
 from pyramid_jax.interop.families import text_encoders
 from pyramid_jax.interop.families import unet
@@ -120,7 +118,7 @@ def _adapt_clip(state: State, heads: Heads | None) -> State:
 _UNET_PREFIXES = ('', 'model.diffusion_model.', 'diffusion_model.')
 
 _FIRST_STAGE = Part(
-  rename=autoencoder.rename,
+  rename=msvqgan.rename,
   prefixes=('', 'first_stage_model.'),
   adapt=lambda state, _: diffusers.to_official(state),
   to_diffusers=lambda state, _: diffusers.from_official(state),
@@ -134,7 +132,7 @@ FAMILIES = {
   ),
   'ldm.autoencoder_kl': _FIRST_STAGE,
   'ldm.vq': _FIRST_STAGE,
-  'frido.pyunet': Part(rename=pyunet.rename, prefixes=_UNET_PREFIXES),
+  'frido.pyunet': Part(rename=unet.rename, prefixes=_UNET_PREFIXES),
   'ldm.unet': Part(
     rename=unet.rename,
     prefixes=_UNET_PREFIXES,

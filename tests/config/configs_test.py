@@ -7,7 +7,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import autoencoder as family
+from pyramid_jax.interop.families import msvqgan as family
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
 

@@ -13,8 +13,8 @@ from pyramid_jax.interop import convert
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
-from pyramid_jax.interop.families import autoencoder as family
 from pyramid_jax.interop.families import diffusers
+from pyramid_jax.interop.families import msvqgan as family
 from pyramid_jax.systems import autoencoder
 
 

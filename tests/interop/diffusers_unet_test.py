@@ -16,7 +16,8 @@ from pyramid_jax.interop import convert
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop.families import diffusers_unet
-from pyramid_jax.interop.families import unet as family
+from pyramid_jax.interop.families import unet as names
+from tests.parity.families import unet as family
 
 
 # Compiling costs more than running here.
@@ -111,7 +112,7 @@ def zeros(tree):
   """An official state dict of no size in memory."""
   return {
     key: np.broadcast_to(np.float32(0), shape)
-    for key, shape in official_fill.official_shapes(tree, family.rename).items()
+    for key, shape in official_fill.official_shapes(tree, names.rename).items()
   }
 
 
@@ -288,7 +289,7 @@ NAMES = (
 
 
 def test_names_of_the_stable_diffusion_unet():
-  shapes = official_fill.official_shapes(traced(SD_1), family.rename)
+  shapes = official_fill.official_shapes(traced(SD_1), names.rename)
   official = {
     key: np.broadcast_to(np.float32(i), shape)
     for i, (key, shape) in enumerate(shapes.items())

@@ -5,7 +5,7 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop.families import pyunet as family
+from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import trunk
 

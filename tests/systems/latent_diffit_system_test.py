@@ -20,9 +20,9 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.levels import row
-from pyramid_jax.interop import verify
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.diffit import latent as latent_diffit
+from tests.parity import verify
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

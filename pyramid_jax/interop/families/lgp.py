@@ -1,6 +1,6 @@
-"""Family `lgp.mlp`: the latent edge predictor of public ports.
+"""The latent edge predictor of public ports: their keys.
 
-Reference: ogkalu2/Sketch-Guided-Stable-Diffusion: Evaluate_LGP.py,
+ogkalu2/Sketch-Guided-Stable-Diffusion: Evaluate_LGP.py,
 latent_guidance_predictor. Its first kernel is one matrix over all activations
 and the noise; ours has a kernel for each activation.
 """
@@ -10,19 +10,13 @@ from collections.abc import Sequence
 import re
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import Case
-from pyramid_jax.interop.families import Unsupported
-from pyramid_jax.networks import edge_predictor
 
 
 HIDDEN = (512, 256, 128, 64)
 FIRST = 'layers.0.weight'
-_ARGUMENTS = ('output_dim', 'input_dim', 'num_encodings')
 _STRIDE = 3  # layers of the reference for one of ours: linear, ReLU, norm
 _LEAVES = {
   'kernel': ('weight', 'linear'),
@@ -31,26 +25,6 @@ _LEAVES = {
   'mean': ('running_mean', 'raw'),
   'var': ('running_var', 'raw'),
 }
-
-
-def build(config: Mapping[str, Any]) -> edge_predictor.EdgePredictor:
-  """Builds the module from the official constructor arguments.
-
-  Raises:
-    Unsupported: an argument that we do not know.
-  """
-  unknown = sorted(config.keys() - set(_ARGUMENTS))
-  if unknown:
-    raise Unsupported(
-      f'unknown arguments of latent_guidance_predictor: {unknown}'
-    )
-  return edge_predictor.EdgePredictor(
-    out_channels=(config['output_dim'],),
-    hidden=HIDDEN,
-    octaves=config['num_encodings'],
-    noise_input='map',
-    feature_norm='none',
-  )
 
 
 def rename(path: mapping.Path) -> tuple[str, str]:
@@ -122,37 +96,3 @@ def cut(state: Mapping[str, np.ndarray], tree: Any) -> dict[str, np.ndarray]:
   count = sum(name.startswith('fc0_tap') for name in params)
   widths = [params[f'fc0_tap{k}']['kernel'].shape[0] for k in range(count)]
   return split(state, widths)
-
-
-def run(case: Case) -> dict[str, np.ndarray]:
-  """Computes the encoding and both outputs.
-
-  Raises:
-    Unsupported: an option that we do not have, or sizes that contradict.
-  """
-  module = build(case.config)
-  x, noise = (jnp.asarray(case.inputs[name]) for name in ('x', 't'))
-  encoding = edge_predictor.encode_noise(noise, module.octaves)
-  width = x.shape[-1] + encoding.shape[-1]
-  if width != case.config['input_dim']:
-    raise Unsupported(
-      f'input_dim = {case.config["input_dim"]}, but {x.shape[-1]} features and'
-      f' an encoding of {encoding.shape[-1]} are {width}'
-    )
-  size = noise.shape[1:3]
-  template = jax.eval_shape(
-    lambda key: module.init(key, [x], noise, size), jax.random.key(0)
-  )
-  state = cut(case.state, template)
-  variables, report = mapping.to_flax(state, template, rename)
-  report.require_complete()
-  y = module.apply(variables, [x], noise, size)
-  y_train, _ = module.apply(
-    variables, [x], noise, size, train=True, mutable=['batch_stats']
-  )
-  flat = lambda a: np.asarray(a).reshape(-1, a.shape[-1])
-  return {
-    'y': flat(y),
-    'y_train': flat(y_train),
-    'encoding': np.asarray(encoding),
-  }

@@ -23,8 +23,8 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.solvers import ddim
 from pyramid_jax.diffusion.solvers import ddpm
-from pyramid_jax.interop import families
-from pyramid_jax.interop.families import chains
+from tests.parity import families
+from tests.parity.families import chains
 
 
 # Arguments of create_gaussian_diffusion and create_diffusion, with defaults.

@@ -6,13 +6,14 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
-from pyramid_jax.interop import verify
 from pyramid_jax.interop.families import conditioners
-from pyramid_jax.interop.families import unet as family
+from pyramid_jax.interop.families import unet as names
 from pyramid_jax.networks import conditioners as conditioners_lib
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import unet as family
 
 
 FILES = tuple(
@@ -54,7 +55,7 @@ def _template(config, **kwargs):
 
 
 def _shapes(config):
-  return official_fill.official_shapes(_template(config), family.rename)
+  return official_fill.official_shapes(_template(config), names.rename)
 
 
 @pytest.mark.parametrize('file', FILES)
@@ -73,7 +74,7 @@ def test_conversion_there_and_back_is_exact(golden, file):
     {f'model.diffusion_model.{k}': v for k, v in case.state.items()},
     _template(case.config),
   )
-  back = mapping.to_official(params, family.rename)
+  back = mapping.to_official(params, names.rename)
   assert report.complete
   assert not report.unused
   assert back.keys() == case.state.keys()

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import verify
 from pyramid_jax.interop.families import msvqgan as family
 from pyramid_jax.networks import autoencoder
 from pyramid_jax.networks.layers import quantizer
+from tests.parity import verify
 
 
 FIELDS = ('ch', 'ch_mult', 'num_res_blocks', 'attn_resolutions', 'resolution')

@@ -8,7 +8,7 @@ import numpy as np
 
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.interop import families
+from tests.parity import families
 
 
 # Official arguments of the chain -> ours.

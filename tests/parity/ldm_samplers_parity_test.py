@@ -7,9 +7,9 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import ldm_samplers as family
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import ldm_samplers as family
 
 
 SAMPLERS = (

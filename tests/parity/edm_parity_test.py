@@ -7,8 +7,8 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
-from pyramid_jax.interop import verify
+from tests.parity import families
+from tests.parity import verify
 
 
 FILES = (

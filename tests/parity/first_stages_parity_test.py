@@ -8,10 +8,11 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import autoencoder as family
+from pyramid_jax.interop.families import msvqgan as names
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import autoencoder as family
 
 
 FILES = (
@@ -60,7 +61,7 @@ def template(config, side=16):
 
 
 def shapes(config, side=16):
-  return official_fill.official_shapes(template(config, side), family.rename)
+  return official_fill.official_shapes(template(config, side), names.rename)
 
 
 def sine_case(config, noise=False):
@@ -97,9 +98,9 @@ def test_recorded_outputs_are_reproduced(golden, file):
 def test_conversion_there_and_back_is_exact(golden, file):
   case = verify.read_case(golden(file))
   params, report = mapping.to_flax(
-    case.state, template(case.config, 32), family.rename
+    case.state, template(case.config, 32), names.rename
   )
-  back = mapping.to_official(params, family.rename)
+  back = mapping.to_official(params, names.rename)
   assert report.complete
   assert not report.unused
   assert back.keys() == case.state.keys()

@@ -23,12 +23,13 @@ from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.solvers import base as solver_lib
 from pyramid_jax.diffusion.solvers import ddpm
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import chains
-from pyramid_jax.interop.families import unet as unet_family
+from pyramid_jax.interop.families import unet as unet_names
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.systems import ldm
+from tests.parity import families
+from tests.parity.families import chains
+from tests.parity.families import unet as unet_family
 
 
 # Arguments of LatentDiffusion that we follow, beside those of the chain.
@@ -193,7 +194,7 @@ def _load(
     )
   )
   params, report = mapping.to_flax(
-    case.state, template['params'], unet_family.rename
+    case.state, template['params'], unet_names.rename
   )
   report.require_complete()
   return params
@@ -337,6 +338,6 @@ def _loss(case: families.Case, model: _Model) -> dict[str, np.ndarray]:
     'x_noisy': chains.nchw(x),
     'model_output': chains.nchw(y),
   }
-  for key, value in mapping.to_official(grads, unet_family.rename).items():
+  for key, value in mapping.to_official(grads, unet_names.rename).items():
     outputs[f'grad/{key}'] = value
   return outputs

@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 from pyramid_jax import errors
-from pyramid_jax.interop import verify
+from tests.parity import verify
 
 
 def test_recorded_run(golden):

@@ -21,8 +21,8 @@ from pyramid_jax.diffusion import edm_loss
 from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion.solvers import heun
-from pyramid_jax.interop import families
-from pyramid_jax.interop.families import chains
+from tests.parity import families
+from tests.parity.families import chains
 
 
 # Official class -> our name, and its arguments -> ours.

@@ -1,6 +1,6 @@
 """Compares our numbers with recorded runs of the reference implementations.
 
-  python -m pyramid_jax.interop.verify FILE.npz [FILE.npz ...] [--tolerance=X]
+  python -m tests.parity.verify FILE.npz [FILE.npz ...] [--tolerance=X]
 
 Prints a table for each file. Exit codes: 0 all outputs are within tolerance,
 1 some are not, 64 a family or an option that we do not have (or a wrong
@@ -21,8 +21,8 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.interop import command_line
-from pyramid_jax.interop import families
 from pyramid_jax.interop import weight_file
+from tests.parity import families
 
 
 OFF = 1
@@ -202,7 +202,7 @@ def _positive(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Verifies all files of a command line; returns the largest exit code."""
   parser = command_line.Parser(
-    prog='python -m pyramid_jax.interop.verify',
+    prog='python -m tests.parity.verify',
     description='Compares our numbers with recorded reference runs.',
   )
   parser.add_argument('files', nargs='+', metavar='FILE.npz')

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import lpips as family
+from pyramid_jax.interop.families import lpips as names
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import lpips as family
 
 
 FILE = 'ldm_lpips.npz'
@@ -33,7 +34,7 @@ def test_conversion_there_and_back_is_exact(golden, use_dropout):
   # without dropout the weighting is the first layer of its head
   layer = 'model.1' if use_dropout else 'model.0'
   state = {k.replace('model.1', layer): v for k, v in case.state.items()}
-  rename = functools.partial(family.rename, use_dropout=use_dropout)
+  rename = functools.partial(names.rename, use_dropout=use_dropout)
   x = jnp.zeros((1, 16, 16, 3))
   template = jax.eval_shape(
     family.build({'use_dropout': use_dropout}).init, jax.random.key(0), x, x

@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from pyramid_jax.interop import families
-from pyramid_jax.interop import verify
+from tests.parity import families
+from tests.parity import verify
 
 
 META = {'family': 'toy', 'config': {'gain': 2.0}, 'tolerance': 1e-3}
@@ -149,4 +149,4 @@ def test_wrong_command_line(capsys):
     with pytest.raises(SystemExit) as exit_info:
       verify.main(line)
     assert exit_info.value.code == 64
-    assert 'pyramid_jax.interop.verify: ' in capsys.readouterr().err
+    assert 'tests.parity.verify: ' in capsys.readouterr().err

@@ -7,10 +7,11 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import frido_diffusion as family
-from pyramid_jax.interop.families import pyunet as pyunet_family
+from pyramid_jax.interop.families import unet as names
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import frido_diffusion as family
+from tests.parity.families import pyunet as pyunet_family
 
 
 SAMPLERS = (
@@ -96,7 +97,7 @@ def filled_state():
     ),
     jax.random.key(0),
   )['params']
-  shapes = official_fill.official_shapes(template, pyunet_family.rename)
+  shapes = official_fill.official_shapes(template, names.rename)
   return {k: official_fill.tensor(k, s) for k, s in shapes.items()}
 
 

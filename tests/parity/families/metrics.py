@@ -6,11 +6,11 @@ ManifoldEstimator and Evaluator.compute_inception_score.
 
 import numpy as np
 
-from pyramid_jax.interop.families import Case
-from pyramid_jax.interop.families import Unsupported
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
+from tests.parity.families import Case
+from tests.parity.families import Unsupported
 
 
 _SETS = ('ref', 'sample')

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import discriminator as discriminator_family
-from pyramid_jax.interop.families import lpips as lpips_family
+from pyramid_jax.interop.families import discriminator as discriminator_names
+from pyramid_jax.interop.families import lpips as lpips_names
 from pyramid_jax.networks import discriminator
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.systems import first_stage_losses
+from tests.parity import families
 
 
 KL = 'ldm.kl_loss'
@@ -181,7 +181,7 @@ def _discriminator(
 
   template = jax.eval_shape(module.init, jax.random.key(0), joined(image))
   variables, report = mapping.to_flax(
-    case.state, template, discriminator_family.rename, 'discriminator.'
+    case.state, template, discriminator_names.rename, 'discriminator.'
   )
   report.require_complete()
 
@@ -204,7 +204,7 @@ def _perceptual(
   module = lpips.LPIPS()
   template = jax.eval_shape(module.init, jax.random.key(0), image, image)
   params, report = mapping.to_flax(
-    case.state, template['params'], lpips_family.rename, 'perceptual_loss.'
+    case.state, template['params'], lpips_names.rename, 'perceptual_loss.'
   )
   report.require_complete()
 

@@ -20,13 +20,14 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.solvers import base as solver_lib
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import chains
-from pyramid_jax.interop.families import pyunet as pyunet_family
+from pyramid_jax.interop.families import unet as unet_names
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import frido
+from tests.parity import families
+from tests.parity.families import chains
+from tests.parity.families import pyunet as pyunet_family
 
 
 # Arguments of FridoDiffusion that we follow at these values only.
@@ -234,7 +235,7 @@ def _run_loss(case: families.Case) -> dict[str, np.ndarray]:
   for s, (x, y) in enumerate(calls):
     outputs[f'x_noisy_{s}'] = chains.nchw(x)
     outputs[f'model_output_{s}'] = chains.nchw(y)
-  for key, value in mapping.to_official(grads, pyunet_family.rename).items():
+  for key, value in mapping.to_official(grads, unet_names.rename).items():
     outputs[f'grad/{key}'] = value
   return outputs
 
@@ -283,7 +284,7 @@ def _build(
     context,
   )
   params, report = mapping.to_flax(
-    case.state, template['params'], pyunet_family.rename
+    case.state, template['params'], unet_names.rename
   )
   report.require_complete()
   return _Model(unet=unet, params=params, chain=chain, channels=channels)

@@ -8,10 +8,11 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import msvqgan as family
+from pyramid_jax.interop.families import msvqgan as names
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import msvqgan as family
 
 
 FILES = ('frido_msvqgan_2s.npz', 'frido_msvqgan_3s.npz')
@@ -102,9 +103,9 @@ def test_conversion_there_and_back_is_exact(golden, file):
   case = verify.read_case(golden(file))
 
   params, report = mapping.to_flax(
-    case.state, _template(case.config), family.rename
+    case.state, _template(case.config), names.rename
   )
-  back = mapping.to_official(params, family.rename)
+  back = mapping.to_official(params, names.rename)
 
   assert report.complete
   assert not report.unused
@@ -152,7 +153,7 @@ def _filled(config, side):
   module = family.build(config)
   image = official_fill.inputs('image', (1, 3, side, side))
   image = image.transpose(0, 2, 3, 1)
-  params = official_fill.params(module.init, family.rename, image)
+  params = official_fill.params(module.init, names.rename, image)
   with jax.default_matmul_precision('highest'):
     return jax.jit(module.apply, static_argnames='method')(
       {'params': params}, image, method=_everything
@@ -385,7 +386,7 @@ def _expected_keys(which):
 )
 def test_published_sizes_have_the_official_keys(which, tensors, count):
   shapes = official_fill.official_shapes(
-    _template(_published(which)), family.rename
+    _template(_published(which)), names.rename
   )
 
   assert shapes == _expected_keys(which)
@@ -394,7 +395,7 @@ def test_published_sizes_have_the_official_keys(which, tensors, count):
 
 
 def test_small_size_of_the_table():
-  shapes = official_fill.official_shapes(_template(_config()), family.rename)
+  shapes = official_fill.official_shapes(_template(_config()), names.rename)
 
   assert len(shapes) == 258
   assert sum(int(np.prod(s)) for s in shapes.values()) == 2_546_871
@@ -427,7 +428,7 @@ def test_options_of_the_constructor_reach_the_module():
   config |= {'quant_beta': 0.5, 'legacy': False, 'init_normal': True}
   module = family.build({**config, 'ckpt_path': None, 'channel_range': []})
 
-  shapes = official_fill.official_shapes(_template(config), family.rename)
+  shapes = official_fill.official_shapes(_template(config), names.rename)
 
   assert (module.quant_beta, module.legacy) == (0.5, False)
   assert module.edconfig['dropout'] == 0.1

@@ -9,10 +9,11 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import pyunet as family
+from pyramid_jax.interop.families import unet as names
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import pyunet as family
 
 
 FILES = (
@@ -98,9 +99,9 @@ def test_without_its_own_options_it_is_the_unet_of_ldm(golden, name):
 def test_conversion_there_and_back_is_exact(golden, file):
   case = verify.read_case(golden(file))
   params, report = mapping.to_flax(
-    case.state, _template(case.config), family.rename
+    case.state, _template(case.config), names.rename
   )
-  back = mapping.to_official(params, family.rename)
+  back = mapping.to_official(params, names.rename)
   assert report.complete
   assert not report.unused
   assert back.keys() == case.state.keys()
@@ -130,7 +131,7 @@ def _filled(config, x_shape, context_shape):
   x = official_fill.inputs('x', x_shape).transpose(0, 2, 3, 1)
   context = official_fill.inputs('context', context_shape)
   params = official_fill.params(
-    network.init, family.rename, x, jnp.zeros(1), context, stage=0
+    network.init, names.rename, x, jnp.zeros(1), context, stage=0
   )
   return network, params, x, context
 
@@ -263,7 +264,7 @@ def test_rows_of_the_published_size():
 )
 def test_published_sizes(size, channels, parameters):
   shapes = official_fill.official_shapes(
-    _template(_published(size, channels)), family.rename
+    _template(_published(size, channels)), names.rename
   )
   assert len(shapes) == 1057
   assert sum(np.prod(s) for s in shapes.values()) == parameters
@@ -343,7 +344,7 @@ def test_keys_of_the_options(config, expected):
     is_id = config.get('use_embed')
     inputs['y'] = jnp.zeros(1, int) if is_id else jnp.zeros((1, 5))
   shapes = official_fill.official_shapes(
-    _template(config, **inputs), family.rename
+    _template(config, **inputs), names.rename
   )
   assert {k: shapes.get(k) for k in expected} == expected
 
@@ -351,9 +352,9 @@ def test_keys_of_the_options(config, expected):
 def test_parameters_of_ours_have_keys_too():
   place = ('input_blocks_2_1', 'transformer_blocks_0', 'attn2')
   key = 'input_blocks.2.1.transformer_blocks.0.attn2'
-  renamed = family.rename((*place, 'place_strength'))
+  renamed = names.rename((*place, 'place_strength'))
   assert renamed == (f'{key}.place_strength', 'raw')
-  assert family.rename((*place, 'to_k', 'kernel')) == (
+  assert names.rename((*place, 'to_k', 'kernel')) == (
     f'{key}.to_k.weight',
     'linear',
   )

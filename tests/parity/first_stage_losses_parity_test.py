@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pyramid_jax.interop import families
-from pyramid_jax.interop import verify
+from tests.parity import families
+from tests.parity import verify
 
 
 @pytest.fixture

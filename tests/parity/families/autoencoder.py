@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import msvqgan
+from pyramid_jax.interop.families import msvqgan as names
 from pyramid_jax.networks import first_stages
+from tests.parity import families
+from tests.parity.families import msvqgan
 
 
 KL = 'ldm.autoencoder_kl'
@@ -46,9 +47,6 @@ _DDCONFIG = {
   'use_linear_attn',
   'give_pre_end',
 }
-
-# The official names of parameters; all first stages share them.
-rename = msvqgan.rename
 
 
 def build_kl(config: Mapping[str, Any]) -> first_stages.AutoencoderKL:
@@ -120,7 +118,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   module = build_kl(case.config) if is_kl else build_vq(case.config)
   inputs = {name: _nhwc(x) for name, x in case.inputs.items()}
   template = jax.eval_shape(module.init, jax.random.key(0), inputs['x'])
-  params, report = mapping.to_flax(case.state, template['params'], rename)
+  params, report = mapping.to_flax(case.state, template['params'], names.rename)
   report.require_complete()
   outputs = jax.jit(module.apply, static_argnames='method')(
     {'params': params}, inputs, method=_kl_outputs if is_kl else _vq_outputs

@@ -10,14 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import unet
+from pyramid_jax.interop.families import unet as names
 from pyramid_jax.networks import pyunet
-
-
-# Both networks name their parameters by the same rule.
-rename = unet.rename
+from tests.parity import families
+from tests.parity.families import unet
 
 
 # Arguments of the official constructor that our module has under that name.
@@ -67,7 +64,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   template = jax.eval_shape(
     lambda: network.init(jax.random.key(0), **inputs, stage=stages[0])
   )
-  params, report = mapping.to_flax(case.state, template['params'], rename)
+  params, report = mapping.to_flax(case.state, template['params'], names.rename)
   report.require_complete()
   outputs = {}
   for stage in stages:

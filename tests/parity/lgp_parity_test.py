@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import parts
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import lgp as family
+from pyramid_jax.interop.families import lgp as names
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import lgp as family
 
 
 FILE = 'lgp_mlp.npz'
@@ -80,6 +81,6 @@ def test_other_sizes_run():
 
 
 def test_too_many_channels_are_refused():
-  state = {family.FIRST: np.zeros((512, 10), np.float32)}
+  state = {names.FIRST: np.zeros((512, 10), np.float32)}
   with pytest.raises(ValueError, match='10 columns, which must be more than'):
-    family.split(state, [6, 4])
+    names.split(state, [6, 4])

@@ -9,13 +9,14 @@ import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.interop import convert
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import latent_diffit as family
+from pyramid_jax.interop.families import latent_diffit as names
 from pyramid_jax.networks import latent_diffit
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import latent_diffit as family
 
 
 FILES = ('diffit_latent_a.npz', 'diffit_latent_b_linear.npz')
@@ -45,9 +46,9 @@ ORDER = (
 
 def _official(config):
   """Shapes of the official state dict, and its constants."""
-  shapes = family.shapes(family.build(config))
-  _, report = mapping.to_flax({}, shapes, family.rename)
-  return dict(report.missing), family.buffers(shapes)
+  shapes = names.shapes(family.build(config))
+  _, report = mapping.to_flax({}, shapes, names.rename)
+  return dict(report.missing), names.buffers(shapes)
 
 
 def _sines(config):
@@ -112,7 +113,7 @@ def test_conversion_there_and_back_is_exact(golden, file, prefix, scan):
   case = verify.read_case(golden(file))
   network = family.build(case.config).clone(scan=scan)
   state = {prefix + key: value for key, value in case.state.items()}
-  params, report = parts.to_flax(FAMILY, state, family.shapes(network))
+  params, report = parts.to_flax(FAMILY, state, names.shapes(network))
   assert report.complete
   assert not report.unused
   assert ('blocks' in params) == scan
@@ -219,9 +220,9 @@ def test_keys_of_the_release(size, tokens, rows):
 def test_sizes_are_read_off_a_file(config):
   shapes, constants = _official(config)
   state = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-  network = family.infer({f'ema.{k}': v for k, v in state.items()})
+  network = names.infer({f'ema.{k}': v for k, v in state.items()})
   want = family.build(config)
-  assert family.shapes(network) == family.shapes(want)
+  assert names.shapes(network) == names.shapes(want)
   assert network.input_size == want.input_size
   assert network.out_channels == want.out_channels
 
@@ -251,7 +252,7 @@ def test_a_released_file_there_and_back(tmp_path, capsys):
   own = tmp_path / 'run' / 'params.safetensors'
   for scan in (True, False):
     network = family.build(TINY).clone(scan=scan)
-    template = family.shapes(network)
+    template = names.shapes(network)
     params = convert.load_part(FAMILY, own, template)
     foreign = convert.load_part(FAMILY, file, template)
     jax.tree.map(np.testing.assert_array_equal, params, foreign)
@@ -299,7 +300,7 @@ def test_unknown_keys_are_refused_where_a_config_names_the_file(tmp_path):
   state = _sines(TINY) | {'decoder.bias': np.zeros(3, np.float32)}
   file = tmp_path / 'diffit.safetensors'
   safetensors_file.write(file, state)
-  template = family.shapes(family.build(TINY))
+  template = names.shapes(family.build(TINY))
   with pytest.raises(ValueError, match='1 unknown keys: decoder.bias'):
     parts.load_part(FAMILY, file, template)
 

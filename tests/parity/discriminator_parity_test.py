@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import discriminator as family
+from pyramid_jax.interop.families import discriminator as names
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import discriminator as family
 
 
 FILES = tuple(f'ldm_discriminator_{i}.npz' for i in range(3))
@@ -36,8 +37,8 @@ def test_conversion_there_and_back_is_exact(golden, file):
     jnp.zeros((1, 48, 48, 3)),
   )
 
-  variables, report = mapping.to_flax(case.state, template, family.rename)
-  back = mapping.to_official(variables, family.rename)
+  variables, report = mapping.to_flax(case.state, template, names.rename)
+  back = mapping.to_official(variables, names.rename)
 
   assert report.complete
   flags = [key.rpartition('.')[2] for key in report.unused]

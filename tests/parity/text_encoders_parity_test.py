@@ -6,11 +6,12 @@ import numpy as np
 import official_fill
 import pytest
 
-from pyramid_jax.interop import families
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop import verify
-from pyramid_jax.interop.families import text_encoders as family
+from pyramid_jax.interop.families import text_encoders as names
 from pyramid_jax.networks import text_encoders
+from tests.parity import families
+from tests.parity import verify
+from tests.parity.families import text_encoders as family
 
 
 FILES = ('ldm_bert_a.npz', 'ldm_bert_b.npz')
@@ -31,8 +32,8 @@ def test_conversion_there_and_back_is_exact(golden, file):
   template = jax.eval_shape(
     family.build(case.config).init, jax.random.key(0), case.inputs['tokens']
   )['params']
-  params, report = mapping.to_flax(case.state, template, family.rename)
-  back = mapping.to_official(params, family.rename)
+  params, report = mapping.to_flax(case.state, template, names.rename)
+  back = mapping.to_official(params, names.rename)
   assert report.complete
   assert not report.unused
   assert back.keys() == case.state.keys()
@@ -69,7 +70,7 @@ PUBLISHED = {'n_embed': 640, 'n_layer': 32, 'max_seq_len': 77}
 def test_rows_of_the_reference_table(config, tokens, first, mean, std, abs_sum):
   encoder = family.build(config)
   tokens = jnp.array([tokens])
-  params = official_fill.params(encoder.init, family.rename, tokens)
+  params = official_fill.params(encoder.init, names.rename, tokens)
   with jax.default_matmul_precision('highest'):
     got = np.float64(jax.jit(encoder.apply)({'params': params}, tokens))
   # the table has six decimals; 32 blocks add rounding of their own
@@ -85,9 +86,9 @@ def test_rows_of_the_table_of_sines():
   tokens = jnp.array([[1, 2, 3, 4, 5, 6, 0], [49, 7, 7, 0, 0, 0, 0]])
   template = jax.eval_shape(encoder.init, jax.random.key(0), tokens)['params']
   # The official keys are sorted with their prefix, which changes nothing.
-  shapes = official_fill.official_shapes(template, family.rename)
+  shapes = official_fill.official_shapes(template, names.rename)
   state = official_fill.sine_state(shapes)
-  params, _ = mapping.to_flax(state, template, family.rename)
+  params, _ = mapping.to_flax(state, template, names.rename)
   with jax.default_matmul_precision('highest'):
     got = np.float64(jax.jit(encoder.apply)({'params': params}, tokens))
   np.testing.assert_allclose(got.mean(), -0.0042128, atol=1e-5)
@@ -105,7 +106,7 @@ def test_published_sizes(length, parameters):
   template = jax.eval_shape(
     family.build(config).init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32)
   )['params']
-  shapes = official_fill.official_shapes(template, family.rename)
+  shapes = official_fill.official_shapes(template, names.rename)
   assert len(shapes) == 422
   assert sum(np.prod(s) for s in shapes.values()) == parameters
   assert shapes['pos_emb.emb.weight'] == (length, 640)
@@ -126,13 +127,13 @@ def test_stacked_blocks_convert():
   scanned = plain.clone(scan=True)
   tokens = jnp.array([[1, 2, 3]])
   params = jax.jit(plain.init)(jax.random.key(0), tokens)['params']
-  stacked = family.stack(params)
+  stacked = names.stack(params)
   want = jax.jit(plain.apply)({'params': params}, tokens)
   got = jax.jit(scanned.apply)({'params': stacked}, tokens)
   np.testing.assert_allclose(got, want, atol=1e-6)
   template = jax.eval_shape(scanned.init, jax.random.key(0), tokens)['params']
   assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, template)
-  back = family.unstack(stacked)
+  back = names.unstack(stacked)
   jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -145,7 +146,7 @@ def _clip_template(**sizes):
 
 
 def test_clip_published_size_and_keys():
-  shapes = official_fill.official_shapes(_clip_template(), family.rename_clip)
+  shapes = official_fill.official_shapes(_clip_template(), names.rename_clip)
   assert len(shapes) == 12 * 16 + 4
   assert sum(np.prod(s) for s in shapes.values()) == 123_060_480
   root = 'text_model'
@@ -196,7 +197,7 @@ def test_clip_keys_of_openai():
   state = {k: rng.normal(size=s).astype(np.float32) for k, s in state.items()}
 
   params, report = mapping.to_flax(
-    family.from_openai(state), _clip_template(**sizes), family.rename_clip
+    names.from_openai(state), _clip_template(**sizes), names.rename_clip
   )
 
   assert report.complete
