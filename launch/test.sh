@@ -3,4 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 install_package '[dev]'
-exec "$PYTHON" -m pytest -q -n 2 --dist loadfile "$@"
+exec "$PYTHON" -m pytest -q -n 2 --dist loadfile \
+  --no-loadscope-reorder "$@"

@@ -1,5 +1,6 @@
 """Settings that must stand before jax creates its backend."""
 
+import collections
 import ctypes
 import gc
 import os
@@ -27,6 +28,10 @@ os.environ['XLA_FLAGS'] = ' '.join(flags)
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.helpers import quick_params  # noqa: E402
+
+
+quick_params.install()
 
 jax.config.update(
   'jax_compilation_cache_dir',
@@ -80,6 +85,29 @@ class Memory:
 
 def pytest_configure(config):
   config.pluginmanager.register(Memory())
+
+
+def pytest_collection_modifyitems(items):
+  """Skips what needs another platform, and puts files with slow tests first.
+
+  So no worker is left alone with a long file at the end.
+  """
+  for item in items:
+    for platform in {'gpu', 'tpu'} - {jax.default_backend()}:
+      if item.get_closest_marker(platform):
+        item.add_marker(pytest.mark.skip(reason=f'no {platform} is here'))
+  slow = collections.Counter(
+    item.path for item in items if item.get_closest_marker('slow')
+  )
+  items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Lets a run see one device: a program for eight of them takes longer."""
+  first = jax.devices()[:1]
+  monkeypatch.setattr(jax, 'devices', lambda *args: first)
+  monkeypatch.setattr(jax, 'local_devices', lambda *args: first)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pyramid_jax import systems
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import configs
 
 
 def get_config(arg=''):
@@ -39,6 +40,11 @@ def get_config(arg=''):
   if variant['two']:
     config_lib.add_first_stage(config, get_config())
   return config
+
+
+def config(arg='', **fields):
+  """Returns the config with fields changed: `section__field=value`."""
+  return configs.change(get_config(arg), fields)
 
 
 class System:

@@ -14,6 +14,7 @@ from pyramid_jax import pipeline
 from pyramid_jax import systems
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import configs
 
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -22,7 +23,6 @@ ROWS = {'class': np.array([1, 7, 24], np.int32)}
 
 
 def load(name='diffit_shapes.py:debug', **fields):
-  config = config_lib.load(f'{CONFIGS}/{name}')
   values = {
     'data.image_size': 16,
     'network.window': 4,
@@ -30,9 +30,7 @@ def load(name='diffit_shapes.py:debug', **fields):
     'sample.solver': 'euler',
     'sample.batch_size': 4,
   }
-  values |= {k.replace('__', '.'): v for k, v in fields.items()}
-  config_lib.override(config, {k: str(v) for k, v in values.items()})
-  return config
+  return configs.load(name, **values | fields)
 
 
 def make(config, devices=1):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import quick_params
 
 
 def fill(tree, seed=0):
@@ -26,9 +27,9 @@ def fill(tree, seed=0):
 def shapes_of(system):
   """Returns the shapes of all weights of a system."""
   key = jax.random.key(0)
-  params, extra = jax.eval_shape(lambda key: system.init(key, {}), key)
+  params, extra = quick_params.shapes(lambda key: system.init(key, {}), key)
   frozen = {
-    name: jax.eval_shape(part.init, key)
+    name: quick_params.shapes(part.init, key)
     for name, part in system.frozen_parts().items()
   }
   return system_lib.Weights(params=params, frozen=frozen, extra=extra)

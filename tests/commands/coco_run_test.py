@@ -93,9 +93,6 @@ def load(tmp_path, variant):
   values = {
     'data.root': str(root),
     'condition.vocab_file': str(tmp_path / 'vocab.txt'),
-    # One example a device: the tests have eight.
-    'train.batch_size': '8',
-    'first_stage.train.batch_size': '8',
   }
   config_lib.override(config, values)
   return config
@@ -126,6 +123,7 @@ def test_batches_fit_the_system(tmp_path, variant):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('one_device')
 def test_both_stages_train_on_coco_files(tmp_path):
   config = load(tmp_path, 'layout')
   workdir = tmp_path / 'run'

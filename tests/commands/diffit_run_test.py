@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,18 +10,14 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import evaluate
 from pyramid_jax.commands import sample
-from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.training import loop as train
 
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'diffit_shapes.py'
 
 
-def test_training_sampling_and_scores(tmp_path, monkeypatch):
-  create = mesh_lib.create  # one device compiles sooner than eight
-  monkeypatch.setattr(
-    mesh_lib, 'create', lambda config: create(config, jax.devices()[:1])
-  )
+@pytest.mark.usefixtures('one_device')
+def test_training_sampling_and_scores(tmp_path):
   config = config_lib.load(f'{CONFIG}:debug')
   fields = {
     'data.image_size': 16,

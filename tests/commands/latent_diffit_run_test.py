@@ -4,22 +4,18 @@ That of one resolution, and that of several.
 """
 
 import json
-import pathlib
 
 import numpy as np
 from PIL import Image
 import pytest
 import system_weights
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.commands import cache_latents
 from pyramid_jax.commands import sample
 from pyramid_jax.interop import parts
 from pyramid_jax.training import loop as train
-
-
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+from tests.helpers import configs
 
 
 def write_images(root):
@@ -33,7 +29,6 @@ def write_images(root):
 
 
 def load(name, root, **values):
-  config = config_lib.load(f'{CONFIGS}/{name}.py:debug')
   fixed = {
     'data.root': str(root),
     'condition.num_classes': '2',
@@ -41,13 +36,19 @@ def load(name, root, **values):
     'train.steps': '2',
     'train.sample_every': '0',
   }
-  named = {k.replace('__', '.'): v for k, v in values.items()}
-  config_lib.override(config, fixed | named)
-  return config
+  return configs.load(f'{name}.py:debug', **fixed | values)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['diffit_imagenet', 'ladm_latent_imagenet'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'diffit_imagenet',  # on all devices
+    pytest.param(
+      'ladm_latent_imagenet', marks=pytest.mark.usefixtures('one_device')
+    ),
+  ],
+)
 def test_from_images_to_latents_to_samples(name, tmp_path):
   write_images(tmp_path / 'images')
   config = load(name, tmp_path / 'images')

@@ -1,29 +1,21 @@
 """Sketch guidance from a run to steered samples, at the smallest size."""
 
 import json
-import pathlib
 
 import numpy as np
 from PIL import Image
 import pytest
 import written_run
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import sample
 from pyramid_jax.interop import parts
 from pyramid_jax.training import loop as train
-
-
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+from tests.helpers import configs
 
 
 def load(name, **values):
-  config = config_lib.load(f'{CONFIGS}/{name}')
-  fixed = {'train.batch_size': '8', 'train.steps': '2'}  # eight devices
-  named = {k.replace('__', '.'): v for k, v in values.items()}
-  config_lib.override(config, fixed | named)
-  return config
+  return configs.load(name, **{'train__steps': 2} | values)
 
 
 def write_base(folder, config, seed=0):
@@ -37,6 +29,7 @@ def write_base(folder, config, seed=0):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('one_device')
 def test_from_a_run_to_steered_samples(tmp_path):
   base, own = tmp_path / 'base', tmp_path / 'own'
   first_stage = str(tmp_path / 'first.safetensors')
@@ -61,7 +54,7 @@ def test_from_a_run_to_steered_samples(tmp_path):
   asked = {
     'prompt': 'a red circle',
     'sketch': str(tmp_path / 'cross.png'),
-    'count': 8,
+    'count': 2,
   }
   with pytest.raises(errors.UserError, match='--sketch needs --config.sketch'):
     sample.run(config, base, asked)
@@ -75,7 +68,7 @@ def test_from_a_run_to_steered_samples(tmp_path):
       assert saved['sketch'].max() == 255
   assert np.abs(made[0.0].astype(int) - made[1.6].astype(int)).max() > 2
   with pytest.raises(errors.UserError, match='there is no sketch: give one'):
-    sample.run(config, base, {'prompt': 'a red circle', 'count': 8})
+    sample.run(config, base, {'prompt': 'a red circle', 'count': 2})
 
   for step in (base / 'checkpoints').iterdir():
     step.rename(tmp_path / 'old')

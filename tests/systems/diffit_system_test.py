@@ -1,5 +1,4 @@
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +6,15 @@ import numpy as np
 import pytest
 import system_weights
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import configs
 
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 B = 2
 BATCH = {
   'image': jax.random.uniform(jax.random.key(5), (B, 16, 16, 3)) * 2 - 1,
@@ -27,7 +25,6 @@ P_MEAN, P_STD = -0.6, 1.1
 
 
 def load(variants='debug', **overrides):
-  config = config_lib.load(f'{CONFIGS}/diffit_shapes.py:{variants}')
   values = {
     'data__image_size': '16',
     'network__window': '4',
@@ -36,10 +33,7 @@ def load(variants='debug', **overrides):
     'diffusion__P_std': str(P_STD),
     **overrides,
   }
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in values.items()}
-  )
-  return config
+  return configs.load(f'diffit_shapes.py:{variants}', **values)
 
 
 class Moved:

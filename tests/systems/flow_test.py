@@ -1,5 +1,4 @@
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,9 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.prediction import Prediction
 from pyramid_jax.systems import flow
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import configs
 
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 B = 2
 BATCH = {
   'image': jnp.zeros((B, 32, 32, 3)).at[:, 8:24, 8:24].set(0.7),
@@ -27,10 +26,7 @@ MEAN, STD = 1.5, 0.5
 
 
 def load(variants='pixels,debug', **fields):
-  config = config_lib.load(f'{CONFIGS / "flow_shapes.py"}:{variants}')
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in fields.items()}
-  )
+  config = configs.load(f'flow_shapes.py:{variants}', **fields)
   config_lib.validate(config)
   return config
 

@@ -1,5 +1,4 @@
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import system_weights
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import edm_timesteps
@@ -18,17 +16,11 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import frido
-
-
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+from tests.helpers import configs
 
 
 def load(variants='debug', **overrides):
-  config = config_lib.load(f'{CONFIGS}/frido_shapes.py:{variants}')
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in overrides.items()}
-  )
-  return config
+  return configs.load(f'frido_shapes.py:{variants}', **overrides)
 
 
 BATCH = {

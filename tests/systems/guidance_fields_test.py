@@ -1,18 +1,15 @@
 """How the fields of guidance reach the stages of each system."""
 
-import pathlib
-
 import numpy as np
 import pytest
 import system_weights
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
+from tests.helpers import configs
 
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 FILES = {
   'frido': ('frido_shapes.py:debug', 2),
   'ldm': ('ldm_shapes.py:class,debug', 1),
@@ -23,9 +20,7 @@ FILES = {
 
 
 def load(name, values):
-  config = config_lib.load(f'{CONFIGS}/{FILES[name][0]}')
-  config_lib.override(config, values)
-  return config
+  return configs.load(FILES[name][0], **values)
 
 
 def guidance_of_stages(name, spec):

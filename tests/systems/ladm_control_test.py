@@ -20,6 +20,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import control as ladm_control
 from pyramid_jax.systems.ladm import ladm
+from tests.helpers import configs
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -33,7 +34,6 @@ BATCH = {
 
 
 def load(variants='none,two,control,debug', **overrides):
-  config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:{variants}')
   values = {
     'data__image_size': str(SIDE),
     'laplacian__wavelets': '(0, 1)',
@@ -43,10 +43,7 @@ def load(variants='none,two,control,debug', **overrides):
     **({'control__base': 'BASE'} if 'control' in variants else {}),
     **overrides,
   }
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in values.items()}
-  )
-  return config
+  return configs.load(f'ladm_shapes.py:{variants}', **values)
 
 
 def weights_of(system, seed=0):

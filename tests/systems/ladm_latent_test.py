@@ -20,6 +20,7 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import configs
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -35,10 +36,7 @@ LATENTS = {
 
 
 def load(**overrides):
-  config = config_lib.load(f'{CONFIGS}/ladm_latent_shapes.py:class,known,debug')
-  values = {k.replace('__', '.'): v for k, v in overrides.items()}
-  config_lib.override(config, values)
-  return config
+  return configs.load('ladm_latent_shapes.py:class,known,debug', **overrides)
 
 
 def build(**overrides):

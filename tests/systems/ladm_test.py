@@ -19,6 +19,7 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import configs
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -34,7 +35,6 @@ def keys_of(seed, count=B):
 
 
 def load(variants='class,debug', **overrides):
-  config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:{variants}')
   values = {
     'network__use_spatial_transformer': 'False',
     'network__grid_frequencies': '0',
@@ -44,10 +44,7 @@ def load(variants='class,debug', **overrides):
     'sample__steps': '2',
     **overrides,
   }
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in values.items()}
-  )
-  return config
+  return configs.load(f'ladm_shapes.py:{variants}', **values)
 
 
 class Built:

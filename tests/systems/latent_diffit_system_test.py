@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import system_weights
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import edm_timesteps
@@ -22,10 +20,10 @@ from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.diffit import latent as latent_diffit
+from tests.helpers import configs
 from tests.parity import verify
 
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 IMAGENET, SHAPES = 'diffit_imagenet.py:debug', 'diffit_latent_shapes.py:debug'
 CHAIN = schedules.make_chain('linear', 1000, 1e-4, 0.02)
 B, SIDE = 3, 4  # of the latents of IMAGENET
@@ -37,11 +35,7 @@ LATENTS = {
 
 
 def load(name=IMAGENET, **overrides):
-  config = config_lib.load(f'{CONFIGS}/{name}')
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in overrides.items()}
-  )
-  return config
+  return configs.load(name, **overrides)
 
 
 def create(name=IMAGENET, **overrides):

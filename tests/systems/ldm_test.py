@@ -25,6 +25,7 @@ from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import configs
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -43,11 +44,7 @@ KEYS = jax.random.split(jax.random.key(0), B)
 
 
 def load(variants='debug', **overrides):
-  config = config_lib.load(f'{CONFIGS}/ldm_shapes.py:{variants}')
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in overrides.items()}
-  )
-  return config
+  return configs.load(f'ldm_shapes.py:{variants}', **overrides)
 
 
 BATCH = {

@@ -1,7 +1,5 @@
 """What is measured on the first batch, however it is split."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import measuring
@@ -9,12 +7,11 @@ import numpy as np
 import pytest
 import system_weights
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.systems import measuring as measuring_lib
+from tests.helpers import configs
 
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 # Of different brightness, so that no microbatch is like the whole.
 IMAGES = jnp.linspace(-1, 0.8, 8)[:, None, None, None] * jax.random.uniform(
   jax.random.key(0), (8, 32, 32, 3)
@@ -22,11 +19,7 @@ IMAGES = jnp.linspace(-1, 0.8, 8)[:, None, None, None] * jax.random.uniform(
 
 
 def create(name, **overrides):
-  config = config_lib.load(f'{CONFIGS}/{name}')
-  config_lib.override(
-    config, {k.replace('__', '.'): v for k, v in overrides.items()}
-  )
-  return systems.create(config)
+  return systems.create(configs.load(name, **overrides))
 
 
 @pytest.mark.parametrize(

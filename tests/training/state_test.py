@@ -6,20 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from pyramid_jax import config as config_lib
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.training import optimizer
 from pyramid_jax.training import step as state_lib
-
-
-def make_config(**fields):
-  config = fake_run.get_config()
-  values = {k.replace('__', '.'): str(v) for k, v in fields.items()}
-  config_lib.override(config, values)
-  return config
 
 
 def host_batch(config, step=0):
@@ -70,9 +62,11 @@ def run(config, devices, steps=3, system=Quiet):
 
 
 def test_data_and_fsdp_equal_one_device():
-  split = make_config(mesh__data=2, mesh__fsdp=4, train__steps=3)
+  split = fake_run.config(mesh__data=2, mesh__fsdp=4, train__steps=3)
   a, metrics_a = run(split, jax.devices(), system=fake_run.System)
-  b, metrics_b = run(make_config(), jax.devices()[:1], system=fake_run.System)
+  b, metrics_b = run(
+    fake_run.config(), jax.devices()[:1], system=fake_run.System
+  )
   spec = a.params['generator']['w'].sharding
   assert isinstance(spec, NamedSharding)
   assert 'fsdp' in spec.spec
@@ -85,8 +79,8 @@ def test_data_and_fsdp_equal_one_device():
 
 
 def test_accumulation_equals_the_full_batch():
-  a, metrics_a = run(make_config(), jax.devices()[:2])
-  b, metrics_b = run(make_config(train__accumulate=4), jax.devices()[:2])
+  a, metrics_a = run(fake_run.config(), jax.devices()[:2])
+  b, metrics_b = run(fake_run.config(train__accumulate=4), jax.devices()[:2])
   # Adam divides by the gradient's size, so rounding is magnified.
   np.testing.assert_allclose(
     a.params['generator']['w'], b.params['generator']['w'], atol=1e-5
@@ -109,7 +103,7 @@ def test_noise_is_a_function_of_seed_and_step(accumulate):
       return {**losses, 'critic': (value, noise)}, extra
 
   def noise(seed, steps):
-    config = make_config(train__seed=seed, train__accumulate=accumulate)
+    config = fake_run.config(train__seed=seed, train__accumulate=accumulate)
     _, metrics = run(config, jax.devices()[:1], steps, Noisy)
     return float(metrics['critic/noise'])
 
@@ -144,13 +138,13 @@ def test_forward_pass_is_traced_once():
 
 
 def test_ema_rule():
-  config = make_config(ema__decay=0.9999)
+  config = fake_run.config(ema__decay=0.9999)
   decays = [float(optimizer.ema_decay(config, n)) for n in (1, 2, 90, 10**6)]
   np.testing.assert_allclose(decays, [2 / 11, 3 / 12, 0.91, 0.9999], rtol=1e-6)
 
 
 def test_ema_half_life_in_images():
-  config = make_config(
+  config = fake_run.config(
     ema__halflife_images=500_000.0, train__batch_size=500, ema__decay=0.1
   )
   decay = lambda n: float(optimizer.ema_decay(config, n))
@@ -160,7 +154,7 @@ def test_ema_half_life_in_images():
   assert decay(81) == pytest.approx(0.5**0.25, rel=1e-6)
   for n in (20_001, 10**6):
     assert decay(n) == pytest.approx(0.5**0.001, rel=1e-6)
-  slow = make_config(
+  slow = fake_run.config(
     ema__halflife_images=1000.0,
     ema__halflife_rampup=float('inf'),
     train__batch_size=500,
@@ -169,7 +163,7 @@ def test_ema_half_life_in_images():
 
 
 def test_ema_follows_the_parameters():
-  config = make_config(train__learning_rate=0.1)
+  config = fake_run.config(train__learning_rate=0.1)
   means, values = None, None
   for steps in range(3):
     state, _ = run(config, jax.devices()[:1], steps)
@@ -193,15 +187,15 @@ def test_averages_can_be_switched_off():
   """Without averages the state is smaller by their copy."""
   sizes = {}
   for decay in (0, 0.9):
-    state, _ = run(make_config(ema__decay=decay), jax.devices()[:1], 2)
+    state, _ = run(fake_run.config(ema__decay=decay), jax.devices()[:1], 2)
     sizes[decay] = sum(leaf.size for leaf in jax.tree.leaves(state))
     w = state.params['generator']['w']
   assert sizes[0] == sizes[0.9] - w.size
-  state, _ = run(make_config(ema__decay=0), jax.devices()[:1], 2)
+  state, _ = run(fake_run.config(ema__decay=0), jax.devices()[:1], 2)
   assert state.ema == {}
   weights = run_state.averaged(state.params, state.ema)
   assert weights['generator']['w'] is state.params['generator']['w']
-  config = make_config(ema__decay=0, ema__halflife_images=8.0)
+  config = fake_run.config(ema__decay=0, ema__halflife_images=8.0)
   state, _ = run(config, jax.devices()[:1], 1)
   assert set(state.ema) == {'generator'}
 
@@ -216,12 +210,12 @@ def test_averages_can_be_switched_off():
   ],
 )
 def test_learning_rate(warmup, decay, want):
-  config = make_config(
+  config = fake_run.config(
     train__learning_rate=1, train__warmup_steps=warmup, train__decay_steps=decay
   )
   got = [float(optimizer.learning_rate(config, n)) for n in (0, 1, 4, 8)]
   np.testing.assert_allclose(got, want, atol=1e-6)
-  longer = make_config(
+  longer = fake_run.config(
     train__learning_rate=1,
     train__warmup_steps=warmup,
     train__decay_steps=decay,
@@ -233,11 +227,13 @@ def test_learning_rate(warmup, decay, want):
 
 
 def test_clipping_bounds_an_update():
-  free, _ = run(make_config(optimizer__eps=1), jax.devices()[:1], 1)
+  free, _ = run(fake_run.config(optimizer__eps=1), jax.devices()[:1], 1)
   held, metrics = run(
-    make_config(optimizer__eps=1, train__clip_norm=1e-3), jax.devices()[:1], 1
+    fake_run.config(optimizer__eps=1, train__clip_norm=1e-3),
+    jax.devices()[:1],
+    1,
   )
-  start, _ = run(make_config(), jax.devices()[:1], 0)
+  start, _ = run(fake_run.config(), jax.devices()[:1], 0)
   move = lambda s: np.abs(
     np.asarray(s.params['generator']['w'])
     - np.asarray(start.params['generator']['w'])
@@ -248,7 +244,7 @@ def test_clipping_bounds_an_update():
 
 def test_weight_decay_of_adamw_only():
   def moved(name):
-    config = make_config(
+    config = fake_run.config(
       optimizer__name=name,
       optimizer__weight_decay=0.5,
       train__learning_rate=0.1,
@@ -256,7 +252,7 @@ def test_weight_decay_of_adamw_only():
     state, _ = run(config, jax.devices()[:1], 1)
     return np.asarray(state.params['generator']['w'])
 
-  start, _ = run(make_config(), jax.devices()[:1], 0)
+  start, _ = run(fake_run.config(), jax.devices()[:1], 0)
   w = np.asarray(start.params['generator']['w'])
   np.testing.assert_allclose(
     moved('adamw'), moved('adam') - 0.1 * 0.5 * w, atol=1e-6
@@ -280,7 +276,7 @@ def test_muon_turns_kernels_by_orthogonal_updates():
   def moves(tx):
     return tx.update(gradients, tx.init(params), params)[0]
 
-  config = make_config(optimizer__name='muon', train__learning_rate=0.1)
+  config = fake_run.config(optimizer__name='muon', train__learning_rate=0.1)
   muon = moves(optimizer.create(config))
   adam = moves(optax.adam(0.1, nesterov=True))
   for matrix in (
@@ -309,8 +305,8 @@ def test_finite_sees_losses_and_gradients(where):
         value += jnp.sqrt(jnp.sum(v * 0))
       return {**losses, 'critic': (value, metrics)}, extra
 
-  _, good = run(make_config(), jax.devices()[:1], 1)
-  _, bad = run(make_config(), jax.devices()[:1], 1, Broken)
+  _, good = run(fake_run.config(), jax.devices()[:1], 1)
+  _, bad = run(fake_run.config(), jax.devices()[:1], 1, Broken)
   assert good['finite'] == 1.0
   assert bad['finite'] == 0.0
 
@@ -327,10 +323,10 @@ def test_gradients_that_are_no_numbers_may_be_replaced():
       both = {'generator': (error + broken, told)}
       return {**both, 'critic': (judged + steep, more)}, extra
 
-  config = make_config(optimizer__nan_to_zero=True)
+  config = fake_run.config(optimizer__nan_to_zero=True)
   state, metrics = run(config, jax.devices()[:1], 1, Broken)
   assert metrics['finite'] == 1.0
   np.testing.assert_array_equal(state.params['generator']['b'], 0.0)
   assert metrics['critic/grad_norm'] == pytest.approx(1e5 * 8**0.5)
-  _, metrics = run(make_config(), jax.devices()[:1], 1, Broken)
+  _, metrics = run(fake_run.config(), jax.devices()[:1], 1, Broken)
   assert metrics['finite'] == 0.0

@@ -34,17 +34,10 @@ def _fakes(monkeypatch):
   fake_run.install(monkeypatch.setattr)
 
 
-def make_config(arg='', **fields):
-  config = fake_run.get_config(arg)
-  values = {k.replace('__', '.'): str(v) for k, v in fields.items()}
-  config_lib.override(config, values)
-  return config
-
-
 def content(workdir, step=4):
   """The hash of every leaf of a checkpoint, and whether it still holds."""
   path = checkpoints.directory(workdir) / str(step)
-  system = fake_run.System(make_config())
+  system = fake_run.System(fake_run.config())
   params, extra = system.init(jax.random.key(0), {})
   state = checkpoints.load(workdir, {'params': params, 'extra': extra}, step)
   meta = json.loads((path / 'meta' / 'metadata').read_text())
@@ -62,7 +55,7 @@ def reference(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('reference')
   with pytest.MonkeyPatch.context() as patch:
     fake_run.install(patch.setattr)
-    train.run(make_config(train__steps=12, train__keep=20), workdir)
+    train.run(fake_run.config(train__steps=12, train__keep=20), workdir)
   return workdir
 
 
@@ -85,7 +78,7 @@ def test_files_of_a_run(reference):
 
 def test_two_and_two_steps_are_four(reference, tmp_path):
   for steps in (2, 4):
-    train.run(make_config(train__steps=steps), tmp_path)
+    train.run(fake_run.config(train__steps=steps), tmp_path)
   assert content(tmp_path) == content(reference)
   assert [row['step'] for row in lines(tmp_path)] == [1, 2, 3, 4]
   config = config_lib.from_json((tmp_path / 'config.json').read_text())
@@ -94,7 +87,7 @@ def test_two_and_two_steps_are_four(reference, tmp_path):
 
 def test_a_finished_run_is_left_alone(reference):
   before = sorted((p, p.stat().st_mtime_ns) for p in reference.rglob('*.png'))
-  train.run(make_config(train__steps=12, train__keep=20), reference)
+  train.run(fake_run.config(train__steps=12, train__keep=20), reference)
   after = sorted((p, p.stat().st_mtime_ns) for p in reference.rglob('*.png'))
   assert before == after
 
@@ -102,7 +95,7 @@ def test_a_finished_run_is_left_alone(reference):
 def test_periods_of_lines_grids_and_scores(tmp_path):
   fields = {'log': 3, 'checkpoint': 100, 'sample': 2, 'eval': 4}
   fields = {f'train__{name}_every': n for name, n in fields.items()}
-  train.run(make_config(train__steps=5, **fields), tmp_path)
+  train.run(fake_run.config(train__steps=5, **fields), tmp_path)
   rows = lines(tmp_path)
   assert [row['step'] for row in rows] == [1, 3, 4, 5]
   assert ['eval/score' in row for row in rows] == [False, False, True, False]
@@ -112,10 +105,10 @@ def test_periods_of_lines_grids_and_scores(tmp_path):
 
 
 def test_lines_after_the_checkpoint_are_written_anew(tmp_path):
-  train.run(make_config(train__steps=2), tmp_path)
+  train.run(fake_run.config(train__steps=2), tmp_path)
   path = tmp_path / 'metrics.jsonl'
   path.write_text(path.read_text() + '{"step": 3, "loss": 9}\n{"step": 4, "lo')
-  train.run(make_config(train__steps=4), tmp_path)
+  train.run(fake_run.config(train__steps=4), tmp_path)
   rows = lines(tmp_path)
   assert [row['step'] for row in rows] == [1, 2, 3, 4]
   assert rows[2]['loss'] != 9
@@ -130,7 +123,7 @@ def ahead(monkeypatch):
 @pytest.mark.usefixtures('ahead')
 def test_running_ahead_changes_nothing(reference, tmp_path):
   fields = {'train__log_every': 2, 'train__checkpoint_every': 5}
-  train.run(make_config(train__steps=4, **fields), tmp_path)
+  train.run(fake_run.config(train__steps=4, **fields), tmp_path)
   assert content(tmp_path) == content(reference)
   rows, want = lines(tmp_path), lines(reference)
   assert [row['step'] for row in rows] == [1, 2, 4]
@@ -145,7 +138,7 @@ def test_nan_stops_a_run_that_is_ahead(tmp_path, every):
 
 @pytest.mark.parametrize('every', [1, 3])
 def test_nan_stops_the_run(tmp_path, every):
-  config = make_config(
+  config = fake_run.config(
     network__poison=2, train__checkpoint_every=every, train__steps=9
   )
   with pytest.raises(errors.UserError, match='step 3 ') as info:
@@ -159,9 +152,9 @@ def test_nan_stops_the_run(tmp_path, every):
 
 
 def test_another_config_is_refused(tmp_path):
-  train.run(make_config(train__steps=1), tmp_path)
+  train.run(fake_run.config(train__steps=1), tmp_path)
   before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')}
-  config = make_config(train__steps=2, train__learning_rate=0.5)
+  config = fake_run.config(train__steps=2, train__learning_rate=0.5)
   with pytest.raises(
     errors.UserError, match=r'train\.learning_rate: 0\.01 -> 0\.5'
   ):
@@ -171,7 +164,7 @@ def test_another_config_is_refused(tmp_path):
 
 def test_missing_inputs_are_named_together(tmp_path, monkeypatch):
   monkeypatch.setattr(data, 'missing_inputs', lambda c: ['images', 'words'])
-  config = make_config('two', first_stage__checkpoint='/nowhere/weights')
+  config = fake_run.config('two', first_stage__checkpoint='/nowhere/weights')
   with pytest.raises(
     errors.UserError, match='images; words; /nowhere/weights'
   ) as info:
@@ -191,12 +184,12 @@ def test_missing_inputs_are_named_together(tmp_path, monkeypatch):
 )
 def test_a_config_that_does_not_fit(tmp_path, fields, message):
   with pytest.raises(errors.UserError, match=message) as info:
-    train.run(make_config(**fields), tmp_path)
+    train.run(fake_run.config(**fields), tmp_path)
   assert info.value.code == errors.USAGE
 
 
 def test_data_that_cannot_be_read(tmp_path, monkeypatch):
-  config = make_config(train__steps=9)
+  config = fake_run.config(train__steps=9)
   read, broken = fake_run.Reader.batch, fake_run._draw(config, 4)
 
   def batch(self, indices, draws):
@@ -233,7 +226,7 @@ def test_a_program_for_every_shape_of_a_bucket(tmp_path, monkeypatch):
     return compile_step(step, mesh, state, frozen, batch)
 
   monkeypatch.setattr(state_lib, 'compile_step', counted)
-  train.run(make_config(data__buckets=4, train__steps=6), tmp_path)
+  train.run(fake_run.config(data__buckets=4, train__steps=6), tmp_path)
   assert sorted(compiled) == [(4, 8), (8, 4)]
   rows = lines(tmp_path)
   assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -243,7 +236,7 @@ def test_a_program_for_every_shape_of_a_bucket(tmp_path, monkeypatch):
 def test_read_only_workdir(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(errors.UserError) as info:
-    train.run(make_config(), tmp_path / 'file' / 'run')
+    train.run(fake_run.config(), tmp_path / 'file' / 'run')
   assert info.value.code == errors.OUTPUT
 
 
@@ -260,21 +253,21 @@ def test_a_lock_that_is_lost_ends_the_run(tmp_path, monkeypatch):
 
   monkeypatch.setattr(fake_run.Reader, 'batch', taken_over)
   with pytest.raises(errors.UserError, match='by process 7 on else') as info:
-    train.run(make_config(train__steps=100), tmp_path)
+    train.run(fake_run.config(train__steps=100), tmp_path)
   assert info.value.code == errors.OUTPUT
   assert checkpoints.steps(tmp_path)[0] < 20
   assert (tmp_path / lock.NAME).read_text() == owner
 
 
 def test_first_stage_is_trained_first(tmp_path):
-  config = make_config('two', train__steps=2, first_stage__train__steps=3)
+  config = fake_run.config('two', train__steps=2, first_stage__train__steps=3)
   train.run(config, tmp_path)
   first = tmp_path / 'first_stage'
   assert checkpoints.steps(first)[0] == 3
   assert checkpoints.steps(tmp_path)[0] == 2
   assert 'first_stage' not in json.loads((first / 'config.json').read_text())
   # Lengthening the first stage now would pull it from under the second.
-  config = make_config('two', train__steps=4, first_stage__train__steps=5)
+  config = fake_run.config('two', train__steps=4, first_stage__train__steps=5)
   train.run(config, tmp_path)
   assert checkpoints.steps(first)[0] == 3
 
@@ -282,7 +275,7 @@ def test_first_stage_is_trained_first(tmp_path):
   second = checkpoints.directory(tmp_path)
   first_folder = checkpoints.directory(first)
   shutil.rmtree(first_folder / '3')
-  config = make_config('two', train__steps=6)
+  config = fake_run.config('two', train__steps=6)
   with pytest.raises(errors.UserError, match='weights of first_stage'):
     train.run(config, tmp_path)
   assert (second / '4').is_dir()
@@ -290,11 +283,11 @@ def test_first_stage_is_trained_first(tmp_path):
 
 def test_first_stage_that_is_given(tmp_path):
   first = tmp_path / 'first'
-  train.run(make_config(train__steps=3), first)
-  config = make_config('two', train__steps=2, first_stage__train__steps=3)
+  train.run(fake_run.config(train__steps=3), first)
+  config = fake_run.config('two', train__steps=2, first_stage__train__steps=3)
   train.run(config, tmp_path / 'trained')
   # The second stage saw the averages of the first one's weights.
-  given = make_config('two', train__steps=2, first_stage__checkpoint=first)
+  given = fake_run.config('two', train__steps=2, first_stage__checkpoint=first)
   train.run(given, tmp_path / 'given')
   assert content(tmp_path / 'given', 2) == content(tmp_path / 'trained', 2)
 
