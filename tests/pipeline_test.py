@@ -7,7 +7,6 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import pipeline
@@ -15,6 +14,7 @@ from pyramid_jax import systems
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
+from tests.helpers import system_weights
 
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'

@@ -6,12 +6,12 @@ import sys
 from absl import flags
 import jax
 import pytest
-import written_run
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import main
 from pyramid_jax.networks import diffit
+from tests.helpers import written_run
 
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'diffit_shapes.py'

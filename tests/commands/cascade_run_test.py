@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
-import written_run
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import sample
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import written_run
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

@@ -8,7 +8,6 @@ import json
 import numpy as np
 from PIL import Image
 import pytest
-import system_weights
 
 from pyramid_jax import systems
 from pyramid_jax.commands import cache_latents
@@ -16,6 +15,7 @@ from pyramid_jax.commands import sample
 from pyramid_jax.interop import parts
 from pyramid_jax.training import loop as train
 from tests.helpers import configs
+from tests.helpers import system_weights
 
 
 def write_images(root):

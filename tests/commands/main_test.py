@@ -4,7 +4,6 @@ import json
 import sys
 
 from absl import flags
-import fake_run
 import jax
 import pytest
 
@@ -13,6 +12,7 @@ from pyramid_jax import main
 from pyramid_jax.commands import evaluate
 from pyramid_jax.commands import sample
 from pyramid_jax.commands import train
+from tests.helpers import fake_run
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import numpy as np
 from PIL import Image
 import pytest
-import task_config
 
 from pyramid_jax import errors
 from pyramid_jax.commands import requests
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.evaluation import examples
+from tests.helpers import configs
 
 
 NAMES = scenes.LABEL_NAMES
@@ -39,7 +39,7 @@ def test_sketches_that_cannot_be_followed(tmp_path):
 
   def refused(task, code=errors.DATA, **options):
     with pytest.raises(errors.UserError) as error, errors.user_errors():
-      requests.sketch_of_request(task_config.make(task), options)
+      requests.sketch_of_request(configs.of_task(task), options)
     assert '\n' not in str(error.value)
     assert error.value.code == code
     return str(error.value)
@@ -54,7 +54,7 @@ def test_sketches_that_cannot_be_followed(tmp_path):
   assert message == '--sketch=/no.png: not there.'
   message = refused('text', errors.USAGE, sketch=blank)
   assert '--sketch needs --prompt, the condition' in message
-  assert requests.sketch_of_request(task_config.make('text'), {}) is None
+  assert requests.sketch_of_request(configs.of_task('text'), {}) is None
 
 
 def test_requests_that_cannot_be_served(tmp_path):
@@ -63,7 +63,7 @@ def test_requests_that_cannot_be_served(tmp_path):
   black = paint(tmp_path / 'k.png', (32, 32), (0, 0, 0), 'L')
   broken = tmp_path / 'broken.png'
   broken.write_bytes((tmp_path / 'a.png').read_bytes()[:40])
-  inpaint, superres = task_config.make('inpaint'), task_config.make('superres')
+  inpaint, superres = configs.of_task('inpaint'), configs.of_task('superres')
 
   message = fails(inpaint, image=image, mask=mask)
   assert message.endswith(
@@ -76,16 +76,14 @@ def test_requests_that_cannot_be_served(tmp_path):
   assert message == '--image=/no/a.png: not there.'
   assert 'broken.png' in fails(superres, errors.DATA, image=str(broken))
   assert '32 x 32 px; the model enlarges 8 x 8' in fails(superres, image=image)
-  message = fails(task_config.make('map'), errors.DATA, map=image)
+  message = fails(configs.of_task('map'), errors.DATA, map=image)
   assert 'a map of classes' in message
   high = paint(tmp_path / 'high.png', (4, 4), (29, 29, 29), 'L')
-  assert 'takes 0..28' in fails(task_config.make('map'), map=high)
-  assert "'dog' is not known" in fails(
-    task_config.make('class', 0), label='dog'
-  )
-  assert 'takes no condition' in fails(task_config.make('none'), label='dog')
+  assert 'takes 0..28' in fails(configs.of_task('map'), map=high)
+  assert "'dog' is not known" in fails(configs.of_task('class', 0), label='dog')
+  assert 'takes no condition' in fails(configs.of_task('none'), label='dog')
   long = ' '.join(['red'] * 39)
-  message = fails(task_config.make('text'), prompt=long)
+  message = fails(configs.of_task('text'), prompt=long)
   assert '41 tokens' in message
   assert 'takes 40' in message
 
@@ -96,7 +94,7 @@ def test_edits_that_cannot_be_served(tmp_path):
 
   def refused(task, code=errors.USAGE, **options):
     with pytest.raises(errors.UserError) as error, errors.user_errors():
-      requests.edit_of_request(task_config.make(task), options)
+      requests.edit_of_request(configs.of_task(task), options)
     assert '\n' not in str(error.value)
     assert error.value.code == code
     return str(error.value)
@@ -117,21 +115,21 @@ def test_edits_that_cannot_be_served(tmp_path):
   missing = refused('none', errors.MISSING, image='/no.png', strength=0.5)
   assert missing == '--image=/no.png: not there.'
   assert (
-    requests.edit_of_request(task_config.make('text'), {'prompt': 'a'}) is None
+    requests.edit_of_request(configs.of_task('text'), {'prompt': 'a'}) is None
   )
-  assert requests.edit_of_request(task_config.make('superres'), text) is None
+  assert requests.edit_of_request(configs.of_task('superres'), text) is None
 
 
 def test_images_too_large_to_read(tmp_path):
   Image.new('L', (8001, 8000)).save(tmp_path / 'huge.png')
   message = fails(
-    task_config.make('superres'), errors.DATA, image=str(tmp_path / 'huge.png')
+    configs.of_task('superres'), errors.DATA, image=str(tmp_path / 'huge.png')
   )
   assert '8001x8000 px, at most 64000000 pixels are read' in message
 
 
 def test_deep_and_grey_images_are_converted(tmp_path):
-  config = task_config.make('superres')
+  config = configs.of_task('superres')
   deep = np.full((8, 8), 0x12FF, np.uint16)
   Image.fromarray(deep).save(tmp_path / 'deep.png')
   rows = requests.of_request(config, NAMES, {'image': tmp_path / 'deep.png'})
@@ -142,7 +140,7 @@ def test_deep_and_grey_images_are_converted(tmp_path):
 
 
 def beside(also, task='class'):
-  config = task_config.make(task, level=0)
+  config = configs.of_task(task, level=0)
   with config.unlocked():
     config.condition.also = also
   return config
@@ -178,4 +176,4 @@ def test_a_small_image_beside_the_condition(tmp_path):
 
 
 def test_nothing_asked():
-  assert requests.of_request(task_config.make('class', 0), NAMES, {}) is None
+  assert requests.of_request(configs.of_task('class', 0), NAMES, {}) is None

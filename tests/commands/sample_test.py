@@ -3,10 +3,8 @@
 import json
 
 import numpy as np
-import painter
 from PIL import Image
 import pytest
-import task_config
 
 from pyramid_jax import errors
 from pyramid_jax.commands import evaluate
@@ -15,6 +13,8 @@ from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.evaluation import examples
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import restoration
+from tests.helpers import configs
+from tests.helpers import painter
 
 
 NAMES = scenes.LABEL_NAMES
@@ -44,7 +44,7 @@ def scores(config, workdir, **options):
 
 
 def test_enlarged_images_and_their_scores(workdir):
-  config = task_config.make('superres')
+  config = configs.of_task('superres')
   sample.run(config, workdir, {})
   arrays = saved(workdir)
   assert arrays['arr_0'].shape == (6, 32, 32, 3)
@@ -67,7 +67,7 @@ def test_enlarged_images_and_their_scores(workdir):
 
 
 def test_what_is_known_is_put_back(workdir):
-  config = task_config.make('inpaint')
+  config = configs.of_task('inpaint')
   sample.run(config, workdir, {})
   arrays = saved(workdir)
   hole = arrays['inpaint_mask'] > 0
@@ -81,18 +81,18 @@ def test_what_is_known_is_put_back(workdir):
 
 
 def test_maps_and_classes_of_a_split(workdir):
-  config = task_config.make('map')
+  config = configs.of_task('map')
   sample.run(config, workdir, {})
   assert saved(workdir)['mask'].shape == (6, 32, 32)
   table = scores(config, workdir, samples=str(workdir / 'samples'))
   assert table['pixel_acc']['ceiling'] > 0.9 > table['pixel_acc']['floor']
-  config = task_config.make('class', level=0)
+  config = configs.of_task('class', level=0)
   table = scores(config, workdir)
   assert table['class_acc']['ceiling'] == 1
 
 
 def test_edges_go_with_samples_to_their_score(workdir):
-  config = task_config.make('text').unlock()
+  config = configs.of_task('text').unlock()
   config.data.maps = ('edges',)
   config.lock()
   fresh = scores(config, workdir)
@@ -106,7 +106,7 @@ def test_edges_go_with_samples_to_their_score(workdir):
   table = scores(config, workdir, samples=str(workdir / 'samples'))
   assert table['edge_f1']['ceiling'] > 0.9 > 0.5 > table['edge_f1']['floor']
   # Nobody asks for edges: they are neither drawn nor scored.
-  plain = task_config.make('text')
+  plain = configs.of_task('text')
   assert 'edge_f1' not in scores(plain, workdir)
   assert 'edges' not in examples.of_split(plain, 'test', 2)
 
@@ -119,7 +119,7 @@ def test_other_data_are_restored_too(workdir):
   for i in range(10):
     wave = np.stack([4 * x + i, 4 * y, 2 * x + 2 * y], -1)
     Image.fromarray(wave.astype(np.uint8)).save(folder / f'{i}.png')
-  config = task_config.make('inpaint').unlock()
+  config = configs.of_task('inpaint').unlock()
   config.data.name, config.data.root = 'image_folder', str(folder)
   table = scores(config, workdir)
   assert table['hole_psnr']['value'] < table['hole_psnr']['floor'] < 100
@@ -133,7 +133,7 @@ def paint(path, size, colour=(10, 20, 30), mode='RGB'):
 
 
 def test_images_that_a_person_gives(workdir):
-  config = task_config.make('superres')
+  config = configs.of_task('superres')
   image = paint(workdir / 'a.png', (8, 8))
   sample.run(config, workdir, {'image': image, 'count': 2})
   arrays = saved(workdir)
@@ -142,7 +142,7 @@ def test_images_that_a_person_gives(workdir):
   table = scores(config, workdir, samples=str(workdir / 'samples'))
   assert list(table) == ['lr_consistency']
 
-  config = task_config.make('inpaint')
+  config = configs.of_task('inpaint')
   image = paint(workdir / 'b.jpg', (64, 48), (200, 0, 0), 'CMYK')
   mask = np.zeros((48, 64), np.uint8)
   mask[:24] = 128  # 0.5 and more is a hole
@@ -156,7 +156,7 @@ def test_images_that_a_person_gives(workdir):
   )
   assert (np.ptp(arrays['arr_0'][:, 16:], (1, 2)) < 4).all()
 
-  config = task_config.make('map')
+  config = configs.of_task('map')
   classes = np.full((40, 40), 25, np.uint8)
   classes[10:30, 10:30] = 1
   Image.fromarray(classes).save(workdir / 'map.png')
@@ -168,7 +168,7 @@ def test_images_that_a_person_gives(workdir):
 
 
 def test_images_to_begin_with(workdir):
-  config = task_config.make('text')
+  config = configs.of_task('text')
   image = paint(workdir / 'a.png', (64, 32), (255, 255, 255))
   asked = {'prompt': 'a red circle', 'image': image, 'count': 2}
   sample.run(config, workdir, {**asked, 'strength': 0.5})
@@ -190,7 +190,7 @@ def test_images_to_begin_with(workdir):
 
 
 def test_a_sketch_goes_with_its_samples(workdir):
-  config = task_config.make('text')
+  config = configs.of_task('text')
   path = workdir / 'drawing'
   path.write_text(
     '<svg viewBox="0 0 80 40"><circle cx="40" cy="20" r="15" fill="none"'
@@ -221,13 +221,13 @@ def test_a_sketch_goes_with_its_samples(workdir):
 
 
 def test_classes_in_turn(workdir):
-  config = task_config.make('class', level=0)
+  config = configs.of_task('class', level=0)
   sample.run(config, workdir, {'label': 'red circle, 7', 'count': 3})
   assert saved(workdir)['class'].tolist() == [1, 7, 1]
 
 
 def test_images_of_another_shape(workdir, run):
-  config = task_config.make('text', system='ladm').copy_and_resolve_references()
+  config = configs.of_task('text', system='ladm').copy_and_resolve_references()
   config.sample.shape = (24, 40)
   asked = {'prompt': 'a red circle', 'count': 2}
   with pytest.raises(

@@ -5,13 +5,13 @@ import json
 import numpy as np
 from PIL import Image
 import pytest
-import written_run
 
 from pyramid_jax import errors
 from pyramid_jax.commands import sample
 from pyramid_jax.interop import parts
 from pyramid_jax.training import loop as train
 from tests.helpers import configs
+from tests.helpers import written_run
 
 
 def load(name, **values):

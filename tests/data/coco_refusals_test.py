@@ -1,12 +1,12 @@
 """What the reader of COCO refuses, and what it makes of damaged images."""
 
-import coco_files
 import numpy as np
 import pytest
 
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.data.readers import coco
+from tests.helpers import coco_files
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What the reader of COCO gives of a split."""
 
-import coco_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from pyramid_jax.data import batches
 from pyramid_jax.data import images
 from pyramid_jax.data import index_cache
 from pyramid_jax.data.readers import coco
+from tests.helpers import coco_files
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 import dataclasses
 
-import gaussian_bands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
+from tests.helpers import gaussian_bands
 
 
 PROCESS = laplacian.Process(

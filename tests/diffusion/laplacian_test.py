@@ -1,4 +1,3 @@
-import gaussian_bands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from pyramid_jax.diffusion import laplacian_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion.prediction import Prediction
+from tests.helpers import gaussian_bands
 
 
 PROCESS = laplacian.Process(

@@ -1,13 +1,13 @@
 """Examples of a split as a person sees them."""
 
 import numpy as np
-import task_config
 
 from pyramid_jax.evaluation import examples
+from tests.helpers import configs
 
 
 def test_maps_of_any_task_come_along():
-  config = task_config.make('class', level=0)
+  config = configs.of_task('class', level=0)
   with config.unlocked():
     config.data.maps = ('mask', 'inpaint_mask')
   rows = examples.of_split(config, 'test', 2)

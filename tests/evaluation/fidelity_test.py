@@ -8,11 +8,9 @@ import json
 import logging
 
 from flax import linen as nn
-import inception_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
-import painter
 from PIL import Image
 import pytest
 
@@ -27,6 +25,8 @@ from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
 from pyramid_jax.networks import inception as network_lib
+from tests.helpers import inception_weights
+from tests.helpers import painter
 
 
 COUNT = 21  # images: with 8 devices the last batch is filled up

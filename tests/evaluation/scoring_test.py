@@ -1,20 +1,20 @@
 """Scores of a model on the examples of a split."""
 
 import numpy as np
-import painter
 import pytest
-import task_config
 
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import scoring
+from tests.helpers import configs
+from tests.helpers import painter
 
 
 @pytest.fixture
 def config():
-  config = task_config.make('class', level=0).unlock()
+  config = configs.of_task('class', level=0).unlock()
   config.evaluate.count, config.evaluate.batch_size = 6, 4
   return config.lock()
 

@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 import pytest
-import torch_writer
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
@@ -14,6 +13,7 @@ from pyramid_jax.interop import convert
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.runs import loading
+from tests.helpers import torch_writer
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -5,7 +5,6 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
@@ -15,6 +14,7 @@ from pyramid_jax.interop import convert
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.runs import loading
+from tests.helpers import system_weights
 
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'

@@ -7,7 +7,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax import config as config_lib
@@ -17,6 +16,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop.families import diffusers_unet
 from pyramid_jax.interop.families import unet as names
+from tests.helpers import official_fill
 from tests.parity.families import unet as family
 
 

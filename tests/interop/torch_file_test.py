@@ -6,9 +6,9 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-import torch_writer
 
 from pyramid_jax.interop import torch_file
+from tests.helpers import torch_writer
 
 
 Name = torch_writer.Name

@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch_writer
 
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from tests.helpers import torch_writer
 
 
 ARRAY = np.arange(6, dtype='f4').reshape(2, 3)

@@ -1,6 +1,5 @@
 """Scores by Inception features, on a stand-in for the features."""
 
-import inception_weights
 import jax
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -14,6 +13,7 @@ from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
 from pyramid_jax.networks import inception as network_lib
+from tests.helpers import inception_weights
 
 
 def _pictures(count, seed=0, side=8):

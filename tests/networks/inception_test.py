@@ -2,13 +2,13 @@
 
 import functools
 
-import inception_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pyramid_jax.networks import inception
+from tests.helpers import inception_weights
 
 
 DIVISOR = 16

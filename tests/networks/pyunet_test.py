@@ -4,12 +4,12 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import trunk
+from tests.helpers import official_fill
 
 
 B, SIDE = 2, 8

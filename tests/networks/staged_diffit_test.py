@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax.distributed import initial
 from pyramid_jax.networks import staged_diffit
 from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import transformer
+from tests.helpers import system_weights
 
 
 B, TOKENS, DIM = 2, 3, 6

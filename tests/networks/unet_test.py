@@ -2,13 +2,13 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import unet
 from pyramid_jax.networks.layers import transformer
+from tests.helpers import official_fill
 
 
 B, SIDE = 2, 8

@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-import official_fill
 import pytest
 
+from tests.helpers import official_fill
 from tests.parity import families
 from tests.parity import verify
 

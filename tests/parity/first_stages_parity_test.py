@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import msvqgan as names
+from tests.helpers import official_fill
 from tests.parity import families
 from tests.parity import verify
 from tests.parity.families import autoencoder as family

@@ -4,10 +4,10 @@ import dataclasses
 
 import jax
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax.interop.families import unet as names
+from tests.helpers import official_fill
 from tests.parity import families
 from tests.parity import verify
 from tests.parity.families import frido_diffusion as family

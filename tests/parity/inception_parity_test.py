@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import torch_writer
 
 from pyramid_jax import errors
 from pyramid_jax.interop import convert
@@ -12,6 +11,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop.families import inception as family
 from pyramid_jax.networks import inception
+from tests.helpers import torch_writer
 
 
 def _state(network):

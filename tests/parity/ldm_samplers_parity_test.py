@@ -4,9 +4,9 @@ import dataclasses
 import json
 
 import numpy as np
-import official_fill
 import pytest
 
+from tests.helpers import official_fill
 from tests.parity import families
 from tests.parity import verify
 from tests.parity.families import ldm_samplers as family

@@ -6,11 +6,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import unet as names
+from tests.helpers import official_fill
 from tests.parity import families
 from tests.parity import verify
 from tests.parity.families import pyunet as family

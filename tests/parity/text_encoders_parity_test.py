@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import text_encoders as names
 from pyramid_jax.networks import text_encoders
+from tests.helpers import official_fill
 from tests.parity import families
 from tests.parity import verify
 from tests.parity.families import text_encoders as family

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_fill
 import pytest
 
 from pyramid_jax.interop import mapping
@@ -11,6 +10,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import unet as names
 from pyramid_jax.networks import conditioners as conditioners_lib
+from tests.helpers import official_fill
 from tests.parity import families
 from tests.parity import verify
 from tests.parity.families import unet as family

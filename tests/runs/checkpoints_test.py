@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 
-import fake_run
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.training import step as state_lib
+from tests.helpers import fake_run
 
 
 def make_state(mesh, width=64, step=0):

@@ -1,6 +1,5 @@
 """A run that goes on, and is sampled, on other meshes than its own."""
 
-import fake_run
 import jax
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.training import step as step_lib
+from tests.helpers import fake_run
 
 
 class System(fake_run.System):

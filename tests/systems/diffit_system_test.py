@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import systems
 from pyramid_jax.diffusion import edm_timesteps
@@ -13,6 +12,7 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
+from tests.helpers import system_weights
 
 
 B = 2

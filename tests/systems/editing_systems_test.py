@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
@@ -16,6 +15,7 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import system_weights
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

@@ -2,10 +2,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import measuring
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
@@ -17,6 +15,8 @@ from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import frido
 from tests.helpers import configs
+from tests.helpers import measuring
+from tests.helpers import system_weights
 
 
 def load(variants='debug', **overrides):

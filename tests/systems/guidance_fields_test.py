@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import systems
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from tests.helpers import configs
+from tests.helpers import system_weights
 
 
 FILES = {

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
-import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
@@ -21,6 +20,7 @@ from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import control as ladm_control
 from pyramid_jax.systems.ladm import ladm
 from tests.helpers import configs
+from tests.helpers import system_weights
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

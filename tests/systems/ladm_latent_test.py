@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
@@ -21,6 +20,7 @@ from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
+from tests.helpers import system_weights
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import systems
 from pyramid_jax.conditioning import condition as condition_lib
@@ -21,6 +20,7 @@ from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.diffit import latent as latent_diffit
 from tests.helpers import configs
+from tests.helpers import system_weights
 from tests.parity import verify
 
 

@@ -4,11 +4,8 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import measuring
 import numpy as np
-import official_fill
 import pytest
-import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
@@ -26,6 +23,9 @@ from pyramid_jax.systems import latent
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
+from tests.helpers import measuring
+from tests.helpers import official_fill
+from tests.helpers import system_weights
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import system_weights
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
@@ -17,6 +16,7 @@ from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import system_weights
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'

@@ -2,14 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import measuring
 import numpy as np
 import pytest
-import system_weights
 
 from pyramid_jax import systems
 from pyramid_jax.systems import measuring as measuring_lib
 from tests.helpers import configs
+from tests.helpers import measuring
+from tests.helpers import system_weights
 
 
 # Of different brightness, so that no microbatch is like the whole.

@@ -1,4 +1,3 @@
-import fake_run
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -12,6 +11,7 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.training import optimizer
 from pyramid_jax.training import step as state_lib
+from tests.helpers import fake_run
 
 
 def host_batch(config, step=0):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import fake_run
 import jax
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from pyramid_jax.runs import hashes
 from pyramid_jax.runs import lock
 from pyramid_jax.training import loop as train
 from pyramid_jax.training import step as state_lib
+from tests.helpers import fake_run
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -295,8 +295,8 @@ def test_first_stage_that_is_given(tmp_path):
 def command(workdir, *flags):
   return [
     sys.executable,
-    str(ROOT / 'tests' / 'fake_run.py'),
-    f'--config={ROOT / "tests" / "fake_run.py"}',
+    str(ROOT / 'tests' / 'helpers' / 'fake_run.py'),
+    f'--config={ROOT / "tests" / "helpers" / "fake_run.py"}',
     f'--workdir={workdir}',
     *flags,
   ]

@@ -1,13 +1,13 @@
 """Writes a run of random weights, as if it had been trained."""
 
 import jax.numpy as jnp
-import system_weights
 
 from pyramid_jax import systems
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.training import step as state_lib
+from tests.helpers import system_weights
 
 
 def write(folder, config, seed=0, extra=None):

@@ -1,7 +1,7 @@
 """A system and a reader that train in milliseconds, and a command with them.
 
-Also a config file: `python tests/fake_run.py --config=tests/fake_run.py ...`
-is the command line of the library with these two in place of the real ones.
+Also a config file: `python tests/helpers/fake_run.py --config=THIS_FILE ...` is
+the command line of the library with these two in place of the real ones.
 """
 
 import sys
