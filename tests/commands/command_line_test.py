@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from tests.helpers import command_line
+
 
 ROOT = pathlib.Path(__file__).parents[2]
 CACHE = os.path.join(tempfile.gettempdir(), 'pyramid_jax_test_cache')
@@ -41,6 +43,20 @@ def lines(workdir):
   return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.fixture
+def call_here(one_device, monkeypatch):
+  """Does what `call` does, without a process that has to import and compile."""
+  del one_device
+  monkeypatch.chdir(ROOT)
+
+  def run(*args, code=0):
+    got, text = command_line.call(*args)
+    assert got == code, text
+    return text
+
+  return run
+
+
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run') / 'frido'
@@ -60,7 +76,7 @@ def test_training_leaves_both_stages(workdir):
 
 
 @pytest.mark.slow
-def test_sampling_then_scoring(workdir):
+def test_sampling_then_scoring(workdir, call_here):
   call('--mode=sample', f'--workdir={workdir}', '--count=3')
   folder = workdir / 'samples'
   assert np.asarray(Image.open(folder / '000002.png')).shape == (32, 32, 3)
@@ -80,44 +96,46 @@ def test_sampling_then_scoring(workdir):
   )
   saved = json.loads((folder / 'scores.json').read_text())['scores']
   assert 0 <= saved['layout_recall']['value'] <= 1
-  call('--mode=evaluate', f'--workdir={workdir}')
+  call_here('--mode=evaluate', f'--workdir={workdir}')
   scored = json.loads((folder / 'scores.json').read_text())['scores']
   assert scored['layout_recall']['ceiling'] > 0.9
   assert '| layout_recall |' in (folder / 'scores.md').read_text()
 
 
 @pytest.mark.slow
-def test_sampling_what_a_person_asks_for(workdir, tmp_path):
+def test_sampling_what_a_person_asks_for(workdir, call_here, tmp_path):
   file = tmp_path / 'layout.json'
   file.write_text('[{"label": "red circle", "box": [0.1, 0.1, 0.5, 0.5]}]')
   asked = ('--mode=sample', f'--workdir={workdir}', '--count=2')
-  call(*asked, f'--layout={file}', '--last_scale=0')
+  call_here(*asked, f'--layout={file}', '--last_scale=0')
   with np.load(workdir / 'samples' / 'samples.npz') as saved:
     np.testing.assert_allclose(saved['boxes'][1, 0], [0.1, 0.1, 0.5, 0.5])
   with np.load(workdir / 'samples' / 'latents.npz') as saved:
     assert saved.files == ['latent_0']
   latents = workdir / 'samples' / 'latents.npz'
-  call(*asked, f'--layout={file}', f'--coarse_latent={latents}')
+  call_here(*asked, f'--layout={file}', f'--coarse_latent={latents}')
   with np.load(latents) as saved:
     assert saved['latent_1'].shape == (2, 8, 8, 8)
 
   picture = tmp_path / 'picture.png'
   Image.new('RGB', (40, 40), 'red').save(picture)
-  call(*asked, f'--layout={file}', f'--image={picture}', '--strength=0.5')
+  call_here(*asked, f'--layout={file}', f'--image={picture}', '--strength=0.5')
   with np.load(workdir / 'samples' / 'samples.npz') as saved:
     assert (saved['image'] == (255, 0, 0)).all()
-  wrong = call(*asked, f'--image={picture}', '--strength=0.5', code=64)
+  wrong = call_here(*asked, f'--image={picture}', '--strength=0.5', code=64)
   assert '--image needs --layout' in wrong
 
   file.write_text('[{"label": "red cat", "box": [0.1, 0.1, 0.5, 0.5]}]')
-  assert "'red cat' is not known" in call(*asked, f'--layout={file}', code=64)
-  wrong = call(*asked, '--prompt=a red circle', code=64)
+  assert "'red cat' is not known" in call_here(
+    *asked, f'--layout={file}', code=64
+  )
+  wrong = call_here(*asked, '--prompt=a red circle', code=64)
   assert "'layout', which takes --layout" in wrong
 
 
 @pytest.mark.slow
-def test_bad_commands_say_one_line(workdir, tmp_path):
-  def error(*args, code=64):
+def test_bad_commands_say_one_line(workdir, call_here, tmp_path):
+  def error(*args, code=64, call=call_here):
     last = call(*args, code=code).strip().splitlines()[-1]
     assert last.startswith('error: ')
     return last
@@ -131,7 +149,7 @@ def test_bad_commands_say_one_line(workdir, tmp_path):
 
   before = (workdir / 'config.json').read_text()
   changed = '--config.train.learning_rate=0.5'
-  line = error(config, f'--workdir={workdir}', changed)
+  line = error(config, f'--workdir={workdir}', changed, call=call)
   assert 'train.learning_rate' in line
   assert (workdir / 'config.json').read_text() == before
 

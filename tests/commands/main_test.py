@@ -1,9 +1,7 @@
 """The command line, in process."""
 
 import json
-import sys
 
-from absl import flags
 import jax
 import pytest
 
@@ -12,25 +10,15 @@ from pyramid_jax import main
 from pyramid_jax.commands import evaluate
 from pyramid_jax.commands import sample
 from pyramid_jax.commands import train
+from tests.helpers import command_line
 from tests.helpers import fake_run
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(monkeypatch):
   """Runs a command line; returns its exit code and what it wrote."""
   monkeypatch.setattr(jax.config, 'update', lambda *args: None)
-
-  def run(*args):
-    flags.FLAGS.unparse_flags()
-    for name in ('config', 'workdir', 'mode', 'prompt', 'count'):
-      flags.FLAGS[name].unparse()
-    monkeypatch.setattr(sys, 'argv', ['main', *args])
-    with pytest.raises(SystemExit) as info:
-      sys.exit(main.run())
-    return info.value.code or 0, capsys.readouterr().err
-
-  yield run
-  flags.FLAGS.mark_as_parsed()
+  return command_line.call
 
 
 @pytest.fixture
