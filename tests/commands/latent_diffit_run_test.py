@@ -40,16 +40,10 @@ def load(name, root, **values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'name',
-  [
-    'diffit_imagenet',  # on all devices
-    pytest.param(
-      'ladm_latent_imagenet', marks=pytest.mark.usefixtures('one_device')
-    ),
-  ],
-)
-def test_from_images_to_latents_to_samples(name, tmp_path):
+@pytest.mark.parametrize('name', ['diffit_imagenet', 'ladm_latent_imagenet'])
+def test_from_images_to_latents_to_samples(name, request, tmp_path):
+  if name == 'ladm_latent_imagenet':  # and the other on all devices
+    request.getfixturevalue('one_device')
   write_images(tmp_path / 'images')
   config = load(name, tmp_path / 'images')
   frozen = system_weights.weights_of(systems.create(config)).frozen

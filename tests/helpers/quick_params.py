@@ -22,15 +22,22 @@ def install() -> None:
   scope.Scope.param = _given
 
 
+def zeros() -> Any:
+  """Returns a context in which new parameters are zeros.
+
+  No function may be jitted within it that is called outside too.
+  """
+  return mock.patch.object(scope.Scope, 'param', _made)
+
+
 def shapes(function: Callable[..., Any], *args: Any) -> Any:
   """Returns `jax.eval_shape(function, *args)`, where parameters draw nothing.
 
   Args:
-    function: makes parameters, the `init` of a network for instance; nothing
-      within it may be jitted and called elsewhere.
+    function: makes parameters, the `init` of a network for instance.
     *args: trees of arrays or of shapes.
   """
-  with mock.patch.object(scope.Scope, 'param', _made):
+  with zeros():
     return jax.eval_shape(function, *args)
 
 

@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.distributed import initial
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import quick_params
+
+
+KEY = jax.random.key(0)
 
 
 def fill(tree, seed=0):
@@ -26,13 +30,24 @@ def fill(tree, seed=0):
 
 def shapes_of(system):
   """Returns the shapes of all weights of a system."""
-  key = jax.random.key(0)
-  params, extra = quick_params.shapes(lambda key: system.init(key, {}), key)
+  params, extra = quick_params.shapes(lambda key: system.init(key, {}), KEY)
   frozen = {
-    name: quick_params.shapes(part.init, key)
+    name: quick_params.shapes(part.init, KEY)
     for name, part in system.frozen_parts().items()
   }
   return system_lib.Weights(params=params, frozen=frozen, extra=extra)
+
+
+def initial_extra(system):
+  """Returns the untrained state with which a system begins."""
+  with quick_params.zeros():
+    return initial.evaluate(lambda key: system.init(key, {})[1], KEY)
+
+
+def initial_values(system, seed=0):
+  """Returns (parameters, untrained state) with which a system begins."""
+  key = jax.random.key(seed)
+  return initial.evaluate(lambda key: system.init(key, {}), key)
 
 
 def weights_of(system):

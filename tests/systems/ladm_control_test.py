@@ -49,7 +49,7 @@ def load(variants='none,two,control,debug', **overrides):
 def weights_of(system, seed=0):
   """A base of random weights, and the branches as they begin."""
   shapes = system_weights.shapes_of(system)
-  params, extra = system.init(jax.random.key(seed), {})
+  params, extra = system_weights.initial_values(system, seed)
   base = system_weights.fill(shapes.frozen[ladm_control.BASE])
   return system_lib.Weights(
     params=params, frozen={ladm_control.BASE: base}, extra=extra

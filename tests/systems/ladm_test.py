@@ -347,7 +347,7 @@ def enlarging():
   """Returns an untrained system whose networks say nothing."""
   config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:superres4,debug')
   system = systems.create(config)
-  params, extra = system.init(jax.random.key(0), {})
+  params, extra = system_weights.initial_values(system)
   return system, system_lib.Weights(params=params, frozen={}, extra=extra)
 
 

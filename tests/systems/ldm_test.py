@@ -19,6 +19,7 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import tiling
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.distributed import initial
 from pyramid_jax.systems import latent
 from pyramid_jax.systems import ldm
 from pyramid_jax.systems import system as system_lib
@@ -191,7 +192,10 @@ def test_latent_scale_is_measured_before_the_first_step():
 def test_deviation_of_the_initial_text_embeddings():
   for value, expected in (('1.0', 1.0), ('0.02', 0.02)):
     system = systems.create(load('text,debug', condition__embed_std=value))
-    table = system.encoder.init(jax.random.key(0))['token_emb']['embedding']
+    table = initial.evaluate(
+      lambda key: system.encoder.init(key)['token_emb']['embedding'],
+      jax.random.key(0),
+    )
     assert np.std(table) == pytest.approx(expected, rel=0.1)
 
 

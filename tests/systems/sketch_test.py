@@ -71,7 +71,7 @@ def load(tmp_path):
 def weights_of(system):
   """Random weights whose running statistics are those of a fresh start."""
   weights = system_weights.weights_of(system)
-  statistics = system.init(jax.random.key(0), {})[1]
+  statistics = system_weights.initial_extra(system)
   return dataclasses.replace(weights, extra=statistics)
 
 
@@ -158,7 +158,7 @@ def test_the_predictor_learns_eight_pictures_by_heart(load):
     updates, moments = optimizer.update(grads, moments)
     return optax.apply_updates(params, updates), new, moments, loss
 
-  params, extra = system.init(jax.random.key(2), {})
+  params, extra = system_weights.initial_values(system, seed=2)
   moments = optimizer.init(params)
   losses = []
   for _ in range(80):
