@@ -83,6 +83,13 @@ class Memory:
       self.allowed = resident_gib() + GROWTH_GIB
 
 
+def pytest_sessionstart():
+  """Looks for garbage seldom: each look walks over all that jax remembers."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
+
+
 def pytest_configure(config):
   config.pluginmanager.register(Memory())
 

@@ -192,10 +192,8 @@ def test_latent_scale_is_measured_before_the_first_step():
 def test_deviation_of_the_initial_text_embeddings():
   for value, expected in (('1.0', 1.0), ('0.02', 0.02)):
     system = systems.create(load('text,debug', condition__embed_std=value))
-    table = initial.evaluate(
-      lambda key: system.encoder.init(key)['token_emb']['embedding'],
-      jax.random.key(0),
-    )
+    params = initial.evaluate(system.encoder.init, jax.random.key(0))
+    table = params['token_emb']['embedding']
     assert np.std(table) == pytest.approx(expected, rel=0.1)
 
 
