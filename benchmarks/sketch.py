@@ -146,7 +146,7 @@ def _print_costs(sizes: Sizes) -> None:
   )
   _, found = jax.eval_shape(
     lambda p: unet.apply(
-      {'params': p}, x, jnp.zeros(1), context, taps=sizes.features
+      {'params': p}, x, jnp.zeros(1), context, features=sizes.features
     ),
     params,
   )

@@ -16,11 +16,11 @@ import numpy as np
 
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import tmsa
 
 
@@ -259,9 +259,9 @@ class DiffiT(nn.Module):
     augment_labels: jax.Array | None = None,
     *,
     train: bool = False,
-    taps: Sequence[str] = (),
+    features: Sequence[str] = (),
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the raw result, and the activations of `taps` if there are.
+    """Returns the raw result, and the activations of `features` if there are.
 
     Args:
       x: (B, H, W, in_channels), sides multiples of `multiple`.
@@ -271,12 +271,12 @@ class DiffiT(nn.Module):
         for none at all.
       augment_labels: (B, augment_dim) how x was augmented; None = not at all.
       train: whether dropout is active, which needs a 'dropout' key.
-      taps: names of activations: `down0_1` comes out of the second block of
+      features: names of activations: `down0_1` comes out of the second block of
         the finest level on the way down, `up0_1` on the way up; the coarsest
         level is on the way down.
 
     Returns:
-      (B, H, W, out_channels) float32; with `taps` a pair of it and {name:
+      (B, H, W, out_channels) float32; with `features` a pair of it and {name:
       activation}.
 
     Raises:
@@ -303,7 +303,7 @@ class DiffiT(nn.Module):
       name='head_conv',
     )(h)
     out = resampling.depth_to_space(h, self.stem_stride)
-    return (out, taps_lib.pick(found, taps)) if taps else out
+    return features_lib.with_features(out, found, features)
 
   def _check_labels(
     self,

@@ -121,7 +121,7 @@ class EdgePredictor(nn.Module):
   @nn.compact
   def __call__(
     self,
-    taps: Sequence[jax.Array],
+    features: Sequence[jax.Array],
     noise: jax.Array,
     size: tuple[int, int],
     *,
@@ -131,7 +131,7 @@ class EdgePredictor(nn.Module):
     """Returns the predicted edge map.
 
     Args:
-      taps: activations (B, H_k, W_k, C_k), always the same in this order.
+      features: activations (B, H_k, W_k, C_k), always the same in this order.
       noise: (B,) or (1,) the part of the noise's time in [0, 1], or for the
         other `NOISE_INPUTS` the noise of the state, (B, H, W, C).
       size: height and width of the edge map.
@@ -154,7 +154,7 @@ class EdgePredictor(nn.Module):
       )
     cell = self._cell(stage)
     grid = (size[0] // cell, size[1] // cell)
-    h = self._first_layer(taps, noise, grid, stage)
+    h = self._first_layer(features, noise, grid, stage)
     layers = [
       _linear(f'fc{i}', width, h.dtype, nn.initializers.he_uniform())
       for i, width in enumerate(self.hidden[1:], 1)
@@ -172,19 +172,19 @@ class EdgePredictor(nn.Module):
 
   def _first_layer(
     self,
-    taps: Sequence[jax.Array],
+    features: Sequence[jax.Array],
     noise: jax.Array,
     grid: tuple[int, int],
     stage: int,
   ) -> jax.Array:
     """Returns (B, *grid, hidden[0]), before the activation."""
-    dtype = self._width(*taps)
+    dtype = self._width(*features)
     if self.noise_input == 'scalar':
       told = encode_level(noise, self.octaves)[:, None, None]
     else:
       told = encode_noise(resampling.bilinear(noise, grid), self.octaves)
     # All parts are drawn as one kernel over what goes in together.
-    total = sum(tap.shape[-1] for tap in taps) + told.shape[-1]
+    total = sum(feature.shape[-1] for feature in features) + told.shape[-1]
     kernel_init = init.symmetric_uniform((6 / total) ** 0.5)
 
     def part(name: str, x: jax.Array) -> jax.Array:
@@ -193,19 +193,19 @@ class EdgePredictor(nn.Module):
       )(x)
 
     h = part('fc0_level', told)
-    for k, tap in enumerate(taps):
+    for k, feature in enumerate(features):
       if self.feature_norm == 'layer':
-        tap = norms.LayerNorm(dtype=dtype, affine=False, name=f'tap{k}')(tap)
-      h = h + resampling.bilinear(part(f'fc0_tap{k}', tap), grid)
-    features = (self.hidden[0],)
-    h = h + self.param('fc0_bias', nn.initializers.zeros, features)
+        feature = norms.LayerNorm(dtype=dtype, affine=False)(feature)
+      h = h + resampling.bilinear(part(f'fc0_tap{k}', feature), grid)
+    width = (self.hidden[0],)
+    h = h + self.param('fc0_bias', nn.initializers.zeros, width)
     if len(self.out_channels) > 1:
-      shape = (len(self.out_channels), *features)
+      shape = (len(self.out_channels), *width)
       h = h + self.param('fc0_stage', kernel_init, shape)[stage]
     patches = self.patches if self.head == 'pixel' else ()
     for other, patch in enumerate(patches):
       place = self.param(
-        f'fc0_place_{other}', kernel_init, (patch, patch, *features)
+        f'fc0_place_{other}', kernel_init, (patch, patch, *width)
       )
       if other == stage:
         h = h + jnp.tile(place, (grid[0] // patch, grid[1] // patch, 1))

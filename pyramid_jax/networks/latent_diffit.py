@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from pyramid_jax.networks import diffit_trunk
 from pyramid_jax.networks.layers import embeddings
-from pyramid_jax.networks.layers import taps as taps_lib
+from pyramid_jax.networks.layers import features as features_lib
 
 
 class LatentDiffiT(diffit_trunk.Trunk):
@@ -84,9 +84,9 @@ class LatentDiffiT(diffit_trunk.Trunk):
     y: jax.Array | None = None,
     *,
     train: bool = False,
-    taps: Sequence[str] = (),
+    features: Sequence[str] = (),
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the prediction, and the activations of `taps` if there are.
+    """Returns the prediction, and the activations of `features` if there are.
 
     Args:
       x: (B, input_size, input_size, in_channels).
@@ -95,12 +95,12 @@ class LatentDiffiT(diffit_trunk.Trunk):
       y: (B,) class ids in [0, num_classes], num_classes being the null class;
         None for a network without classes.
       train: whether labels are dropped, which needs a 'dropout' key.
-      taps: names of activations: `block0` is what goes into the first block,
+      features: names: `block0` is what goes into the first block,
         `block1` what comes out of it, and so on up to `depth`.
 
     Returns:
       (B, input_size, input_size, out_channels) float32: the noise, then the
-      raw values of the variance. With `taps` a pair of it and {name:
+      raw values of the variance. With `features` a pair of it and {name:
       activation}, (B, grid, grid, hidden_size) each.
 
     Raises:
@@ -118,9 +118,9 @@ class LatentDiffiT(diffit_trunk.Trunk):
       cond = cond + self._embed_label(y, train)
     self.sow('intermediates', 'cond', cond)
     found = {'block0': h}
-    h = self.walk(h, cond, self.grid, found=found if taps else None)
+    h = self.walk(h, cond, self.grid, found=found if features else None)
     out = self.head(h, self.out_channels, 'final_layer_linear')
-    return (out, taps_lib.pick(found, taps)) if taps else out
+    return features_lib.with_features(out, found, features)
 
   def _embed_label(self, y: jax.Array, train: bool) -> jax.Array:
     """Returns the embedding of class ids (B,), (B, hidden_size)."""

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks import unet_trunk
+from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import linear
-from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import transformer
 
 
@@ -83,7 +83,7 @@ class PyUNet(unet_trunk.Trunk):
     *,
     stage: int,
     train: bool = False,
-    taps: Sequence[str] = (),
+    features: Sequence[str] = (),
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction for the channels of scale `stage`.
 
@@ -98,11 +98,11 @@ class PyUNet(unet_trunk.Trunk):
       y: (B,) class ids or (B, num_classes) vectors if `num_classes`.
       stage: which scale, 0 = coarsest.
       train: whether dropout is active, which needs a 'dropout' key.
-      taps: names of activations, see `Trunk.walk`; the same for all scales.
+      features: names of activations, see `Trunk.walk`; the same for all scales.
 
     Returns:
       (B, H, W, split_embed_dim_list[stage]) float32; `out_channels` or
-      `n_embed` channels where these apply. With `taps` a pair of it and
+      `n_embed` channels where these apply. With `features` a pair of it and
       {name: activation}.
 
     Raises:
@@ -124,7 +124,7 @@ class PyUNet(unet_trunk.Trunk):
     found: dict[str, jax.Array] = {}
     h = self._body(h, inputs, stage, found)
     out = self._head(h, stage)
-    return (out, taps_lib.pick(found, taps)) if taps else out
+    return features_lib.with_features(out, found, features)
 
   def _embedding(
     self,

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from pyramid_jax.networks import diffit_trunk
 from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.networks.layers import taps as taps_lib
 from pyramid_jax.networks.layers import transformer
 
 
@@ -114,7 +114,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
     *,
     stage: int = 0,
     train: bool = False,
-    taps: Sequence[str] = (),
+    features: Sequence[str] = (),
     known: jax.Array | None = None,
     concat_noise: jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
@@ -129,7 +129,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
       y: (B,) class ids below `num_classes`, None for a network without.
       stage: which, 0 = coarsest.
       train: not read: nothing is dropped here.
-      taps: names of activations: `block0` is what goes into the first block,
+      features: names: `block0` is what goes into the first block,
         `block1` what comes out of it, and so on up to `depth`.
       known: (B, side, side, stage_out[stage]) what is known of the result, for
         stages after the first with `self_context`; else None.
@@ -137,8 +137,8 @@ class StagedDiffiT(diffit_trunk.Trunk):
         among the channels of x, or None.
 
     Returns:
-      (B, side, side, stage_out[stage]) float32; with `taps` a pair of it and
-      {name: activation}, (B, grid, grid, hidden_size) each.
+      (B, side, side, stage_out[stage]) float32, with `features` in a pair
+      with {name: (B, grid, grid, hidden_size)}.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -162,10 +162,10 @@ class StagedDiffiT(diffit_trunk.Trunk):
       tuple(sorted(set(self.grids))),
       context=context,
       outside=outside,
-      found=found if taps else None,
+      found=found if features else None,
     )
     out = self._stage_head(h, stage)
-    return (out, taps_lib.pick(found, taps)) if taps else out
+    return features_lib.with_features(out, found, features)
 
   def _embed_stage(
     self, x: jax.Array, stage: int, known: jax.Array | None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pyramid_jax.networks import unet
 from pyramid_jax.networks import unet_trunk
-from pyramid_jax.networks.layers import taps as taps_lib
+from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import transformer
 
 
@@ -38,7 +38,7 @@ class StagedUNet(unet.UNet):
     *,
     stage: int = 0,
     train: bool = False,
-    taps: Sequence[str] = (),
+    features: Sequence[str] = (),
     control: Sequence[jax.Array] | jax.Array | None = None,
     concat_noise: jax.Array | None = None,
     aspect: jax.Array | None = None,
@@ -54,14 +54,14 @@ class StagedUNet(unet.UNet):
       y: likewise.
       stage: which, 0 = coarsest.
       train: whether dropout is active, which needs a 'dropout' key.
-      taps: names of activations, see `Trunk.walk`; the same for all stages.
+      features: names of activations, see `Trunk.walk`; the same for all stages.
       control: see `Trunk.walk`.
       concat_noise: as of `unet.UNet`.
       aspect: likewise.
 
     Returns:
-      (B, H, W, stage_out[stage]) float32; with `taps` a pair of it and {name:
-      activation}.
+      (B, H, W, stage_out[stage]) float32, with `features` in a pair with
+      {name: activation}.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -93,7 +93,7 @@ class StagedUNet(unet.UNet):
     found: dict[str, jax.Array] = {}
     h = self.walk(h, inputs, stem=False, found=found, control=control)
     out = self.stage_head(h, stage)
-    return (out, taps_lib.pick(found, taps)) if taps else out
+    return features_lib.with_features(out, found, features)
 
   def _touch_other_stages(self, x: jax.Array, stage: int) -> None:
     for other, channels in enumerate(self.stage_in):

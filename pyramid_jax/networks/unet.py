@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 
 from pyramid_jax.networks import unet_trunk
-from pyramid_jax.networks.layers import taps as taps_lib
+from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import transformer
 
 
@@ -59,12 +59,12 @@ class UNet(unet_trunk.Trunk):
     y: jax.Array | None = None,
     *,
     train: bool = False,
-    taps: Sequence[str] = (),
+    features: Sequence[str] = (),
     control: Sequence[jax.Array] | jax.Array | None = None,
     concat_noise: jax.Array | None = None,
     aspect: jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the prediction, and the activations of `taps` if there are.
+    """Returns the prediction, and the activations of `features` if there are.
 
     Keys and values of the context go through `caching.cached`.
 
@@ -76,15 +76,15 @@ class UNet(unet_trunk.Trunk):
         None, which makes transformers attend to the map itself.
       y: (B,) class ids if `num_classes`.
       train: whether dropout is active, which needs a 'dropout' key.
-      taps: names of activations, see `Trunk.walk`.
+      features: names of activations, see `Trunk.walk`.
       control: see `unet_trunk.Trunk.walk`.
       concat_noise: (B,), logarithm of the deviation of the noise on a picture
         among the channels of x, or None.
       aspect: (B, 2), see `Trunk.embed_aspect`, or None.
 
     Returns:
-      (B, H, W, out_channels) float32, or n_embed channels; with `taps` a pair
-      of it and {name: activation}.
+      (B, H, W, out_channels) float32, or n_embed channels, with `features` in
+      a pair with {name: activation}.
 
     Raises:
       ValueError: options that contradict each other, or arguments that do
@@ -111,7 +111,7 @@ class UNet(unet_trunk.Trunk):
     found: dict[str, jax.Array] = {}
     h = self.walk(x, inputs, found=found, control=control)
     out = self.whole_head(h)
-    return (out, taps_lib.pick(found, taps)) if taps else out
+    return features_lib.with_features(out, found, features)
 
   def contradictions(self) -> dict[str, bool]:
     return super().contradictions() | {

@@ -159,7 +159,7 @@ class Denoiser:
 
     def denoise(x, level, variables, first=True, features=()):
       del first
-      out = call(variables, x, level.time, taps=features)
+      out = call(variables, x, level.time, features=features)
       velocity, found = out if features else (out, {})
       velocity = velocity.astype(jnp.float32)
       return prediction_lib.Prediction(

@@ -213,7 +213,7 @@ class ScaleDenoiser:
     def denoise(x, level, context, first=True, features=()):
       del first
       known, variables = context
-      out = call(variables, x, level.time, known, taps=features)
+      out = call(variables, x, level.time, known, features=features)
       value, found = out if features else (out, {})
       return prediction_lib.Prediction.of(
         self.parameterization, x, value, level

@@ -333,7 +333,7 @@ class Denoiser:
 
     def denoise(x, level, variables, first=True, features=()):
       del first
-      out = self.call(variables, x, level.time, condition, taps=features)
+      out = self.call(variables, x, level.time, condition, features=features)
       value, found = out if features else (out, {})
       return prediction_lib.Prediction.of(
         self.parameterization, x, value, level

@@ -27,17 +27,17 @@ def build(**options):
   noise = jnp.linspace(0.1, 0.9, B)
   if module.noise_input != 'scalar':
     noise = jax.random.normal(jax.random.key(9), (B, *SIZE, 4))
-  taps = activations()
-  variables = module.init(jax.random.key(1), taps, noise, SIZE)
-  return module, variables, taps, noise
+  features = activations()
+  variables = module.init(jax.random.key(1), features, noise, SIZE)
+  return module, variables, features, noise
 
 
 def test_the_first_layer_is_one_kernel_over_all_that_goes_in():
-  module, variables, taps, noise = build(hidden=(16,), feature_norm='none')
+  module, variables, features, noise = build(hidden=(16,), feature_norm='none')
   params = variables['params']
-  got = module.apply(variables, taps, noise, SIZE)
+  got = module.apply(variables, features, noise, SIZE)
 
-  whole = [resampling.bilinear(tap, SIZE) for tap in taps]
+  whole = [resampling.bilinear(feature, SIZE) for feature in features]
   told = edge_predictor.encode_level(noise, 10)[:, None, None]
   whole.append(jnp.broadcast_to(told, (B, *SIZE, told.shape[-1])))
   names = [f'fc0_tap{k}' for k in range(3)] + ['fc0_level']
@@ -50,9 +50,9 @@ def test_the_first_layer_is_one_kernel_over_all_that_goes_in():
 
 
 def test_no_array_has_all_channels_together():
-  module, variables, taps, noise = build()
-  call = lambda taps: module.apply(variables, taps, noise, SIZE).sum()
-  text = jax.jit(jax.value_and_grad(call)).lower(taps).compile().as_text()
+  module, variables, features, noise = build()
+  call = lambda features: module.apply(variables, features, noise, SIZE).sum()
+  text = jax.jit(jax.value_and_grad(call)).lower(features).compile().as_text()
   shapes = set(re.findall(r'f32\[([\d,]+)\]', text))
   widths = {int(s.split(',')[-1]) for s in shapes if s.count(',') == 3}
   assert {6, 5, 7, 16} <= widths  # the text is read as it should be
@@ -64,10 +64,12 @@ def test_published_size():
   # SD-v1: 9280 channels at nine places, the level and ten octaves of it.
   sides = (64, 32, 16, 8, 8, 8, 16, 16, 64)
   channels = (320, 640, 1280, 1280, 1280, 1280, 1280, 1280, 640)
-  taps = [jnp.zeros((1, s, s, c)) for s, c in zip(sides, channels, strict=True)]
+  features = [
+    jnp.zeros((1, s, s, c)) for s, c in zip(sides, channels, strict=True)
+  ]
   module = edge_predictor.EdgePredictor()
   shapes = jax.eval_shape(
-    lambda key: module.init(key, taps, jnp.zeros(1), (64, 64)),
+    lambda key: module.init(key, features, jnp.zeros(1), (64, 64)),
     jax.random.key(0),
   )
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
@@ -89,9 +91,9 @@ def test_the_level_is_encoded_by_octaves():
 
 @pytest.mark.parametrize('kind', ['map', 'map_pred'])
 def test_maps_of_noise_are_read_place_by_place(kind):
-  module, variables, taps, noise = build(noise_input=kind)
-  got = module.apply(variables, taps, noise, SIZE)
-  other = module.apply(variables, taps, noise.at[:, 2, 3].add(1.0), SIZE)
+  module, variables, features, noise = build(noise_input=kind)
+  got = module.apply(variables, features, noise, SIZE)
+  other = module.apply(variables, features, noise.at[:, 2, 3].add(1.0), SIZE)
   moved = np.abs(got - other).max((0, 3)) > 0
   assert moved[2, 3]
   assert moved.sum() == 1
@@ -99,22 +101,29 @@ def test_maps_of_noise_are_read_place_by_place(kind):
 
 def test_feature_norm_takes_the_scale_away():
   for kind, same in (('layer', True), ('none', False)):
-    module, variables, taps, noise = build(feature_norm=kind)
-    got = module.apply(variables, taps, noise, SIZE)
-    large = module.apply(variables, [50 * t for t in taps], noise, SIZE)
+    module, variables, features, noise = build(feature_norm=kind)
+    got = module.apply(variables, features, noise, SIZE)
+    large = module.apply(variables, [50 * t for t in features], noise, SIZE)
     assert np.allclose(got, large, atol=1e-3) == same
 
 
 def test_stages_share_the_trunk_and_have_heads_of_their_own():
-  module, variables, taps, noise = build(out_channels=(4, 2))
+  module, variables, features, noise = build(out_channels=(4, 2))
   outs = [
-    module.apply(variables, taps, noise, SIZE, stage=stage) for stage in (0, 1)
+    module.apply(variables, features, noise, SIZE, stage=stage)
+    for stage in (0, 1)
   ]
   assert [out.shape[-1] for out in outs] == [4, 2]
   params = variables['params']
   assert {'out_0', 'out_1', 'fc0_stage', 'fc1'} <= params.keys()
   _, state = module.apply(
-    variables, taps, noise, SIZE, stage=1, train=True, mutable=['batch_stats']
+    variables,
+    features,
+    noise,
+    SIZE,
+    stage=1,
+    train=True,
+    mutable=['batch_stats'],
   )
   new, old = state['batch_stats'], variables['batch_stats']
   np.testing.assert_array_equal(new['norm0_0']['mean'], old['norm0_0']['mean'])
@@ -122,14 +131,14 @@ def test_stages_share_the_trunk_and_have_heads_of_their_own():
 
 
 def test_statistics_are_renewed_by_a_tenth():
-  module, variables, taps, noise = build()
+  module, variables, features, noise = build()
   _, state = module.apply(
-    variables, taps, noise, SIZE, train=True, mutable=['batch_stats']
+    variables, features, noise, SIZE, train=True, mutable=['batch_stats']
   )
   steady = variables
   for _ in range(150):
     _, after = module.apply(
-      steady, taps, noise, SIZE, train=True, mutable=['batch_stats']
+      steady, features, noise, SIZE, train=True, mutable=['batch_stats']
     )
     steady = {**steady, **after}
   settled = steady['batch_stats']['norm0']
@@ -137,23 +146,23 @@ def test_statistics_are_renewed_by_a_tenth():
     state['batch_stats']['norm0']['mean'], 0.1 * settled['mean'], rtol=1e-3
   )
   trained, _ = module.apply(
-    steady, taps, noise, SIZE, train=True, mutable=['batch_stats']
+    steady, features, noise, SIZE, train=True, mutable=['batch_stats']
   )
   count = B * SIZE[0] * SIZE[1]
-  got = module.apply(steady, taps, noise, SIZE)
+  got = module.apply(steady, features, noise, SIZE)
   # The batch is normalised by its biased variance, later ones by the other.
   np.testing.assert_allclose(got, trained, rtol=3 / count, atol=3 / count)
 
 
 @pytest.mark.parametrize('head', ['pixel', 'token'])
 def test_heads_of_a_base_with_tokens(head):
-  module, variables, taps, noise = build(patches=(2,), head=head)
-  got = module.apply(variables, taps, noise, SIZE)
+  module, variables, features, noise = build(patches=(2,), head=head)
+  got = module.apply(variables, features, noise, SIZE)
   assert got.shape == (B, *SIZE, 4)
   # Places within a patch differ though the activations there do not.
   flat = [
-    jnp.ones_like(tap) * jnp.arange(c)
-    for tap, c in zip(taps, CHANNELS, strict=True)
+    jnp.ones_like(feature) * jnp.arange(c)
+    for feature, c in zip(features, CHANNELS, strict=True)
   ]
   out = np.asarray(module.apply(variables, flat, noise, SIZE))
   assert np.abs(out[:, 0, 0] - out[:, 0, 1]).max() > 1e-3
@@ -162,12 +171,12 @@ def test_heads_of_a_base_with_tokens(head):
 
 def test_wide_numbers_stay_wide():
   with jax.enable_x64(True):
-    module, variables, taps, noise = build()
-    taps = [tap.astype(jnp.float64) for tap in taps]
-    got = module.apply(variables, taps, noise, SIZE)
+    module, variables, features, noise = build()
+    features = [feature.astype(jnp.float64) for feature in features]
+    got = module.apply(variables, features, noise, SIZE)
     assert got.dtype == jnp.float64
     step = 1e-10
-    moved = [taps[0].at[..., 0].add(step), *taps[1:]]
+    moved = [features[0].at[..., 0].add(step), *features[1:]]
     near = module.apply(variables, moved, noise, SIZE)
     assert np.abs(near - got).max() > 1e-13  # a float32 would not tell
 

@@ -122,13 +122,13 @@ def test_a_scan_changes_no_number_and_every_block_can_be_tapped(told):
     for i in range(2)
   }
   args = state(0), T[:1], context(), Y
-  taps = ('block0', 'block1', 'block2')
-  one, found = apply(scanned, stacked, *args, taps=taps)
+  features = ('block0', 'block1', 'block2')
+  one, found = apply(scanned, stacked, *args, features=features)
   plain = network(context_dim=DIM, self_context=True, scan=False, remat=True)
-  two, same = apply(plain, alone, *args, taps=taps)
+  two, same = apply(plain, alone, *args, features=features)
   np.testing.assert_allclose(one, two, atol=1e-4)
-  assert list(found) == list(taps)
-  for name in taps:
+  assert list(found) == list(features)
+  for name in features:
     assert found[name].shape == (B, 2, 2, 16)
     np.testing.assert_allclose(found[name], same[name], atol=1e-4)
   head = stacked['final_layer_0']

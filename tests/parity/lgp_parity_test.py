@@ -25,10 +25,10 @@ def test_recorded_outputs_are_reproduced(golden):
 
 
 def template(module, widths, size=(4, 4), channels=4):
-  taps = [jnp.zeros((1, *size, w)) for w in widths]
+  features = [jnp.zeros((1, *size, w)) for w in widths]
   noise = jnp.zeros((1, *size, channels))
   return jax.eval_shape(
-    lambda key: module.init(key, taps, noise, size), jax.random.key(0)
+    lambda key: module.init(key, features, noise, size), jax.random.key(0)
   )
 
 

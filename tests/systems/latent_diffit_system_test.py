@@ -119,8 +119,8 @@ def test_labels_are_dropped_at_the_rate_of_the_condition():
 class Analytic:
   """The network of the recorded sampling runs, which has no weights."""
 
-  def apply(self, variables, x, t, y, taps=()):
-    del variables, taps
+  def apply(self, variables, x, t, y, features=()):
+    del variables, features
     t = t.reshape(-1, 1, 1, 1) / 1000
     moved = jnp.roll(x, 1, axis=-1)
     eps = jnp.tanh(0.8 * x) + 0.2 * jnp.sin(6 * t) * moved
@@ -271,8 +271,8 @@ def test_the_other_solvers_follow_the_same_network(solver, spacing):
   """A linear network, exact for normal data: all solvers end in one place."""
 
   class Normal:  # of deviation 0.5
-    def apply(self, variables, x, t, y, taps=()):
-      del variables, y, taps
+    def apply(self, variables, x, t, y, features=()):
+      del variables, y, features
       level = t.astype(jnp.int32)[0]
       alpha, sigma = CHAIN.alpha(level), CHAIN.sigma(level)
       return sigma * x / (0.25 * alpha**2 + sigma**2)

@@ -347,7 +347,10 @@ def test_recomputed_activations_give_the_same_gradient(load, monkeypatch):
 
 def test_wrong_configs_are_named(load, tmp_path):
   for overrides, message in (
-    ({'sketch__features': 'in1,in9'}, r"tap 'in9' is not one of .*: in0, in1"),
+    (
+      {'sketch__features': 'in1,in9'},
+      r"feature 'in9' is not one of .*: in0, in1",
+    ),
     ({'sketch__base': ''}, 'config.sketch.base is not set'),
     ({'condition__max_length': '39'}, 'max_length is 39, must be 40 as in'),
   ):

@@ -55,7 +55,7 @@ def rename(path: mapping.Path) -> tuple[str, str]:
 def split(
   state: Mapping[str, np.ndarray], widths: Sequence[int]
 ) -> dict[str, np.ndarray]:
-  """Cuts the first kernel of an official state dict into those of the taps.
+  """Cuts the first kernel of an official state dict into one a feature.
 
   Args:
     state: official.

@@ -110,7 +110,7 @@ def raw_network(
     # One level for the whole batch is embedded once.
     levels = jnp.ravel(c_noise)
     out = params_lib.apply(
-      network, params, x, levels, inputs.y, taps=features, **kwargs
+      network, params, x, levels, inputs.y, features=features, **kwargs
     )
     if not features:
       return out

@@ -96,7 +96,7 @@ class Denoiser:
       found: dict[str, jax.Array] = {}
 
       def bound(x, time):
-        out = self.call(variables, x, time, inputs, taps=features, **given)
+        out = self.call(variables, x, time, inputs, features=features, **given)
         if not features:
           return out
         found.update(out[1])

@@ -67,7 +67,7 @@ class StageNetwork:
     if known is not None:
       given['known'] = laplacian.haar(laplacian.up(known), self.wavelet)
     out = self.call(variables, *args, **given, **kwargs)
-    if not kwargs.get('mutable') and not kwargs.get('taps'):
+    if not kwargs.get('mutable') and not kwargs.get('features'):
       return laplacian.inverse_haar(out, self.wavelet)
     return laplacian.inverse_haar(out[0], self.wavelet), out[1]
 

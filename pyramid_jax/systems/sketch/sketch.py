@@ -169,13 +169,13 @@ class Sketch:
     params, statistics = {}, {}
     for place, predictor in enumerate(self.predictors):
       shape = self.shapes[place]
-      taps = [jnp.zeros(t.shape, t.dtype) for t in shape.features]
+      features = [jnp.zeros(t.shape, t.dtype) for t in shape.features]
       noise = jnp.zeros((1,))
       if predictor.noise_input != 'scalar':
         noise = jnp.zeros(shape.state)
       size = (shape.state[1], shape.state[2])
       key, own = jax.random.split(key)
-      variables = predictor.init(own, taps, noise, size)
+      variables = predictor.init(own, features, noise, size)
       params[str(place)] = variables['params']
       statistics[str(place)] = variables['batch_stats']
     extra = {'batch_stats': statistics, 'loss_by_part': jnp.zeros(PARTS)}
@@ -291,10 +291,10 @@ class Sketch:
     by_part = extra['loss_by_part']
     total, metrics = jnp.zeros(()), {}
     for s, read in enumerate(self._read(weights, noise_key, batch, rows)):
-      taps, told, part = read
+      features, told, part = read
       variables = {'params': params['generator'], 'batch_stats': statistics}
       got, new = self._predict(
-        variables, s, taps, told, train=True, mutable=['batch_stats']
+        variables, s, features, told, train=True, mutable=['batch_stats']
       )
       statistics[str(self._own(s)[0])] = new['batch_stats']
       errors = targets_lib.distance(got, jax.lax.stop_gradient(targets[s]))
@@ -410,8 +410,10 @@ class Sketch:
       return ((1.0 - parts) * (length - 1)).astype(jnp.int32)
 
     got = [
-      self._predict(variables, s, taps, told)
-      for s, (taps, told, _) in enumerate(self._read(of_base, key, batch, rows))
+      self._predict(variables, s, features, told)
+      for s, (features, told, _) in enumerate(
+        self._read(of_base, key, batch, rows)
+      )
     ]
     wanted = self.targets(of_base, self.asked(weights.frozen, batch))
     errors = [
