@@ -234,9 +234,9 @@ def _template(
 def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
   """Returns how each single network of a system is initialised."""
 
-  def trained(player: str, name: str = '') -> Callable[[jax.Array], Any]:
+  def trained(loss_name: str, name: str = '') -> Callable[[jax.Array], Any]:
     def init(key):
-      tree = system.init(key, {})[0][player]
+      tree = system.init(key, {})[0][loss_name]
       return tree[name] if name else tree
 
     return init

@@ -209,7 +209,7 @@ def write_run(
 
 
 def _generator(trees: latent_checkpoint.Trees) -> dict[str, Any]:
-  """Returns the tree of the player, as the system has it."""
+  """Returns the parameters of the generator, as the system has them."""
   parts = {
     'unet': trees.unet,
     'condition': trees.condition,

@@ -103,13 +103,13 @@ def test_players_do_not_move_each_other():
   def gradients():
     params, extra = system.init(jax.random.key(0), batch)
 
-    def loss(params, player):
+    def loss(params, loss_name):
       losses, _ = system.losses(
         params, {}, extra, jax.random.key(0), jnp.int32(5), batch
       )
-      return losses[player][0]
+      return losses[loss_name][0]
 
-    of = lambda player: jax.grad(loss)(params, player)
+    of = lambda loss_name: jax.grad(loss)(params, loss_name)
     return of('generator')['discriminator'], of('discriminator')['generator']
 
   for tree in gradients():
@@ -261,9 +261,11 @@ def test_a_trained_log_variance_is_a_player_of_its_own():
 
   @jax.jit
   def losses(value):
-    def of(player, params):
+    def of(loss_name, params):
       batch = {'image': IMAGES}
-      return system.losses(params, {}, {}, _KEY, jnp.int32(0), batch)[0][player]
+      return system.losses(params, {}, {}, _KEY, jnp.int32(0), batch)[0][
+        loss_name
+      ]
 
     at = lambda value: params | {'logvar': {'value': value}}
     gradient = jax.grad(lambda p: of('logvar', p)[0])(at(value))
