@@ -1,9 +1,9 @@
-"""ControlNet: a trained branch that tells a frozen U-Net where things are.
+"""ControlNet: a trained branch that conditions a frozen U-Net on a map.
 
 arXiv:2302.05543. The branch is a copy of the way down and of the middle of a
-U-Net, begun with its weights. It takes what the U-Net takes and a control map;
-what it gives is added to the skips and to the middle of the U-Net, through
-convolutions that begin as zeros: at first it changes nothing.
+U-Net, with its weights at first. It takes what the U-Net takes and a control
+map; its results are added to the skips and to the middle of the U-Net, through
+convolutions that start as zeros: at first it changes nothing.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
 from pyramid_jax.networks import unet_trunk
 from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import resampling
 
 
@@ -32,53 +33,36 @@ class Branch(unet_trunk.Trunk):
   """Makes a branch of the U-Net that a class also derives from.
 
   `class ControlX(Branch, X)` is called as X is, with the control map as
-  `control`, and returns what X takes as `control`. X must pass `control` on to
-  `walk`, and do in `whole_head` what it does with the result of `walk`.
-
-  Attributes, beside those of the U-Net:
-    hint_channels: of the control map.
-    cells: how many times finer than the grid of `walk` the map may be; more
-      than 1 where the U-Net is given pixels as channels. Each has its own
-      first convolutions.
+  `control`, and returns what X takes as `control`: a list of what is added to
+  the skips, finest first, and to the middle.
   """
 
-  hint_channels: int = 1
+  hint_channels: int = 1  # of the control map
+  # How many times finer than the first features the map may be: it is (B, cell
+  # * H, cell * W, hint_channels), cell one of these. More than 1 where the
+  # U-Net takes pixels as channels. Each has its own first convolutions.
   cells: Sequence[int] = (1,)
 
-  def walk(  # type: ignore[override]
+  def walk(
     self,
     h: jax.Array,
     inputs: unet_trunk.BlockInputs,
     *,
-    control: jax.Array | None = None,
-    stem: bool = True,
-    found: dict[str, jax.Array] | None = None,
+    stage: int,
+    found: dict[str, jax.Array],
+    control: Any = None,
   ) -> list[jax.Array]:
-    """Returns what is added to the skips, finest first, and to the middle.
-
-    Args:
-      h: (B, H, W, C).
-      inputs: of every block.
-      control: (B, cell * H, cell * W, hint_channels), cell one of `cells`.
-      stem: whether the first entry is a convolution of h.
-      found: filled with what comes out of every entry, see
-        `unet_trunk.Trunk.walk`.
-
-    Raises:
-      ValueError: a map of another size, or none.
-    """
     cell = self._cell(h, control)
     if self.is_initializing():
       b, height, width, _ = h.shape
       for other in set(self.cells) - {cell}:
         shape = (b, other * height, other * width, self.hint_channels)
         self._hint(jnp.zeros(shape), other)
-    assert control is not None  # see _cell
-    hint = self._hint(control, cell)
-    skips, h = self.descend(h, inputs, stem=stem, hint=hint, found=found)
+    h = h + self._hint(control, cell)
+    skips, h = self.descend(h, inputs, stage, found)
     return [self._zero(i, x) for i, x in enumerate([*skips, h])]
 
-  def whole_head(self, h: Any) -> Any:
+  def head(self, h: Any, stage: int) -> Any:
     """Returns h: a branch ends where the way up would begin."""
     return h
 
@@ -104,12 +88,7 @@ class Branch(unet_trunk.Trunk):
 
   def _zero(self, place: int, x: jax.Array) -> jax.Array:
     return convolution.Conv(
-      x.shape[-1],
-      kernel_size=1,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.zeros,
-      name=f'zero_{place}',
+      x.shape[-1], 1, dtype=self.dtype, name=f'zero_{place}', **init.ZEROS
     )(x)
 
 
@@ -119,9 +98,6 @@ class ControlUNet(Branch, unet.UNet):
 
 class ControlStagedUNet(Branch, staged_unet.StagedUNet):
   """The branch of a `staged_unet.StagedUNet`, shared by its stages."""
-
-  def stage_head(self, h: Any, stage: int) -> Any:
-    return h
 
 
 B = TypeVar('B', bound=Branch)
@@ -133,13 +109,9 @@ def branch(
   hint_channels: int,
   cells: Sequence[int] = (1,),
 ) -> B:
-  """Returns the branch of a U-Net.
+  """Returns the branch of the U-Net `base`, of whose class `kind` derives.
 
-  Args:
-    kind: class of the branch, which derives from that of the U-Net.
-    base: the U-Net.
-    hint_channels: of the control map.
-    cells: see `Branch`.
+  The other arguments are the fields of `Branch`.
   """
   fields = {
     field.name: getattr(base, field.name)
@@ -150,11 +122,7 @@ def branch(
 
 
 def from_base(params: Mapping[str, Any], base: Mapping[str, Any]) -> Any:
-  """Returns a branch's parameters with the U-Net's where it has them.
-
-  Args:
-    params: of the branch, as initialised.
-    base: of the U-Net.
+  """Returns a branch's `params` with those of the U-Net where it copies them.
 
   Raises:
     ValueError: the U-Net lacks parameters of which the branch is a copy.
@@ -172,10 +140,5 @@ def from_base(params: Mapping[str, Any], base: Mapping[str, Any]) -> Any:
 def weighted(
   control: Sequence[jax.Array], weight: jax.typing.ArrayLike
 ) -> list[jax.Array]:
-  """Returns what a branch gives, times a weight.
-
-  Args:
-    control: of the branch.
-    weight: (), how far the map is obeyed: 0 = not at all, 1 as trained.
-  """
+  """Returns the results of a branch times a weight (): 0 = off, 1 = trained."""
   return [(jnp.asarray(weight) * x).astype(x.dtype) for x in control]

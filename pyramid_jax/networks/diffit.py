@@ -6,8 +6,10 @@ the choices are those of NVlabs/edm (DDPM++), whose training it follows. Every
 choice is an attribute.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -44,37 +46,14 @@ class ResBlock(nn.Module):
   """Norm, SiLU, convolution, transformer block; all of it a residual.
 
   arXiv:2312.02139, equations 9 and 10.
-
-  Attributes:
-    out_channels: of the result; where x has others, a pointwise convolution
-      brings it there.
-    heads: of the attention.
-    window: side of the attention's windows.
-    mlp_ratio: see `tmsa.DiffiTBlock`.
-    time_token: see `tmsa.DiffiTBlock`.
-    dropout: see `tmsa.DiffiTBlock`.
-    groups: most groups of the norm.
-    skip_scale: factor of the sum.
-    conv_gain: factor of the convolution's initial weights.
-    qkv_gain: see `tmsa.DiffiTBlock`.
-    branch_gain: `out_gain` of `tmsa.DiffiTBlock`.
-    dtype: of the activations.
-    attention: see `tmsa.DiffiTBlock`.
   """
 
-  out_channels: int
-  heads: int
-  window: int
-  mlp_ratio: float = 4.0
-  time_token: str = 'tmsa'
-  dropout: float = 0.0
-  groups: int = 32
-  skip_scale: float = 1.0
-  conv_gain: float = 1.0
-  qkv_gain: float = 1.0
-  branch_gain: float = 1.0
+  out_channels: int  # a pointwise convolution brings x there
+  block: Mapping[str, Any]  # fields of `tmsa.DiffiTBlock` but for dtype
+  groups: int = 32  # most groups of the norm
+  skip_scale: float = 1.0  # factor of the sum
+  conv_gain: float = 1.0  # factor of the convolution's initial weights
   dtype: jnp.dtype = jnp.float32
-  attention: str = 'auto'
 
   @nn.compact
   def __call__(
@@ -82,39 +61,18 @@ class ResBlock(nn.Module):
   ) -> jax.Array:
     """Maps (B, H, W, C) to (B, H, W, out_channels).
 
-    Args:
-      x: (B, H, W, C).
-      time: (B, D) or (1, D) time tokens.
-      train: whether dropout is active, which needs a 'dropout' key.
+    The time tokens are (B, D) or (1, D).
     """
-    h = nn.silu(group_norm(x, self.groups, self.dtype, 'norm'))
+    features, dtype = self.out_channels, self.dtype
+    h = nn.silu(group_norm(x, self.groups, dtype, 'norm'))
     h = convolution.Conv(
-      self.out_channels,
-      dtype=self.dtype,
-      kernel_init=init.xavier(self.conv_gain),
-      bias_init=nn.initializers.zeros,
-      name='conv',
+      features, dtype=dtype, name='conv', **init.xavier(self.conv_gain)
     )(h)
-    h = tmsa.DiffiTBlock(
-      self.heads,
-      self.window,
-      self.mlp_ratio,
-      self.time_token,
-      self.dropout,
-      self.dtype,
-      self.attention,
-      self.qkv_gain,
-      self.branch_gain,
-      name='transformer',
-    )(h, time, train)
-    if x.shape[-1] != self.out_channels:
-      x = linear.Linear(
-        self.out_channels,
-        dtype=self.dtype,
-        kernel_init=init.xavier(),
-        bias_init=nn.initializers.zeros,
-        name='skip',
-      )(x)
+    h = tmsa.DiffiTBlock(dtype=dtype, name='transformer', **self.block)(
+      h, time, train
+    )
+    if x.shape[-1] != features:
+      x = linear.Linear(features, dtype=dtype, name='skip', **init.xavier())(x)
     return (x + h) * self.skip_scale
 
 
@@ -123,72 +81,48 @@ class DiffiT(nn.Module):
 
   The defaults are the recommended build for CIFAR-10; FFHQ at 64 pixels has
   `channel_mult` (1, 2, 2, 2), `window` 8 and `dropout` 0.05.
-
-  Attributes:
-    in_channels: of x.
-    out_channels: of the result.
-    width: channels in front of the first level.
-    channel_mult: channels of each level over `width`, finest first; every
-      further level has half the sides.
-    num_blocks: residual blocks of a level, on the way down and (but for the
-      last level) again on the way up; one number, or one for each level.
-    window: side of the windows of attention, likewise.
-    head_dim: width of a head, which must divide the channels of each level.
-    mlp_ratio: hidden width of the feed-forwards over the channels.
-    time_dim: width of the time token.
-    embedding: of the noise label: 'positional' (sines and cosines), or
-      'fourier' (fixed random frequencies, of NCSN++).
-    embedding_dim: channels of that embedding; 128, or 256 for 'fourier'.
-    fourier_scale: deviation of the random frequencies.
-    num_classes: classes, 0 for a network without; class `num_classes` is none.
-    augment_dim: channels of the augmentation labels, 0 for none.
-    skips: what the way up gets from the way down: 'block': the result of
-      every block, 'level': that of each level's last.
-    skip_scale: factor of each residual block's result; 1 is equation 10.
-    stem_stride: pixels of a side of one position of the finest level. 1 as
-      published; n makes the pixels of n x n squares channels, for small
-      machines.
-    resample: how levels are halved and doubled: 'conv': a strided convolution,
-      and a convolution of repeated pixels; 'pool': 2 x 2 pixels are averaged
-      in front of a convolution instead.
-    groups: most groups of the norms, which have at least 4 channels each.
-    dropout: rate on attention outputs and hidden values when training.
-    conv_gain: factor of the initial convolutions of the residual blocks.
-    branch_gain: of the last layers of attentions and feed-forwards.
-    qkv_gain: of the queries, keys and values.
-    head_gain: of the last convolution.
-    time_token: 'tmsa', or 'add' for blocks of plain attention in front of
-      which the time token is added, to compare with.
-    dtype: of the activations; embeddings, head and result are float32.
-    remat: whether blocks recompute their activations in the backward pass.
-    attention: which kernel attends, see `attention.dot_product_attention`.
   """
 
   in_channels: int = 3
   out_channels: int = 3
-  width: int = 128
+  width: int = 128  # channels in front of the first level
+  # Channels of each level over `width`, finest first; every further level has
+  # half the sides.
   channel_mult: Sequence[int] = (2, 2, 2)
+  # Residual blocks of a level, on the way down and (but for the last level)
+  # again on the way up; one number, or one for each level.
   num_blocks: int | Sequence[int] = 4
+  # Side of the windows of attention; one number, or one for each level.
   window: int | Sequence[int] = 4
-  head_dim: int = 64
-  mlp_ratio: float = 4.0
-  time_dim: int = 512
+  head_dim: int = 64  # must divide the channels of each level
+  mlp_ratio: float = 4.0  # hidden width of the feed-forwards over the channels
+  time_dim: int = 512  # width of the time token
+  # The noise label becomes sines and cosines ('positional') or random Fourier
+  # features of NCSN++ ('fourier', usually of 256 channels).
   embedding: str = 'positional'
   embedding_dim: int = 128
-  fourier_scale: float = 16.0
-  num_classes: int = 0
-  augment_dim: int = 0
+  num_classes: int = 0  # 0 for none; class `num_classes` means no class
+  augment_dim: int = 0  # channels of the augmentation labels, 0 for none
+  # What the way up takes from the way down: the result of every 'block', or of
+  # the last block of each 'level'.
   skips: str = 'block'
-  skip_scale: float = 0.5**0.5
+  skip_scale: float = 0.5**0.5  # of each residual block; 1 is equation 10
+  # Pixels of a side of one position of the finest level: n makes the pixels of
+  # n x n squares channels, for small machines; 1 as published.
   stem_stride: int = 1
+  # How levels are halved and doubled: 'conv' by a strided convolution, and a
+  # convolution of repeated pixels; 'pool' halves by averages of 2 x 2 pixels in
+  # front of a convolution.
   resample: str = 'conv'
-  groups: int = 32
-  dropout: float = 0.13
+  groups: int = 32  # most groups of the norms, each of 4 channels or more
+  dropout: float = 0.13  # rate on attention outputs and hidden values
+  # Factors of the initial convolutions of the residual blocks, and of the last
+  # layers of attentions and feed-forwards.
   conv_gain: float = 1e-5
   branch_gain: float = 1e-5
-  qkv_gain: float = 0.2**0.5
-  head_gain: float = 1e-5
-  time_token: str = 'tmsa'
+  qkv_gain: float = 0.2**0.5  # factor of the initial queries, keys and values
+  head_gain: float = 1e-5  # factor of the initial last convolution
+  time_token: str = 'tmsa'  # one of `tmsa.TIME_TOKENS`; 'tmsa' in the paper
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
   attention: str = 'auto'
@@ -200,7 +134,7 @@ class DiffiT(nn.Module):
 
   @property
   def multiple(self) -> int:
-    """What the sides of an image must be multiples of."""
+    """What the sides of an image must be multiples of, px."""
     windows = self._each('window')
     sides = [2**level * windows[level] for level in range(self.levels)]
     return self.stem_stride * math.lcm(*sides)
@@ -208,9 +142,7 @@ class DiffiT(nn.Module):
   def _each(self, name: str) -> Sequence[int]:
     """Returns the values of an attribute for all levels."""
     value = getattr(self, name)
-    if isinstance(value, int):
-      return (value,) * self.levels
-    return value
+    return (value,) * self.levels if isinstance(value, int) else value
 
   def check_options(self) -> None:
     """Raises ValueError if attributes are not allowed or contradict."""
@@ -261,7 +193,7 @@ class DiffiT(nn.Module):
     train: bool = False,
     features: Sequence[str] = (),
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the raw result, and the activations of `features` if there are.
+    """Returns the raw result.
 
     Args:
       x: (B, H, W, in_channels), sides multiples of `multiple`.
@@ -270,18 +202,16 @@ class DiffiT(nn.Module):
       class_labels: (B,) ids in [0, num_classes], the last for no class; None
         for none at all.
       augment_labels: (B, augment_dim) how x was augmented; None = not at all.
-      train: whether dropout is active, which needs a 'dropout' key.
-      features: names of activations: `down0_1` comes out of the second block of
-        the finest level on the way down, `up0_1` on the way up; the coarsest
-        level is on the way down.
+      features: names of activations to return: `down0_1` is the result of the
+        second block of the finest level on the way down, `up0_1` on the way
+        up; the coarsest level is on the way down.
 
     Returns:
-      (B, H, W, out_channels) float32; with `features` a pair of it and {name:
+      (B, H, W, out_channels) float32; with `features` in a pair with {name:
       activation}.
 
     Raises:
-      ValueError: options that contradict each other, or arguments that do
-        not fit them.
+      ValueError: options or arguments that do not fit together.
     """
     self.check_options()
     if x.ndim != 4 or x.shape[-1] != self.in_channels:
@@ -296,11 +226,9 @@ class DiffiT(nn.Module):
     found: dict[str, jax.Array] = {}
     h = self._up(*self._down(h, time, train, found), time, train, found)
     h = nn.silu(group_norm(h, self.groups, jnp.float32, 'head_norm'))
+    channels = self.out_channels * self.stem_stride**2
     h = convolution.Conv(
-      self.out_channels * self.stem_stride**2,
-      kernel_init=init.xavier(self.head_gain),
-      bias_init=nn.initializers.zeros,
-      name='head_conv',
+      channels, name='head_conv', **init.xavier(self.head_gain)
     )(h)
     out = resampling.depth_to_space(h, self.stem_stride)
     return features_lib.with_features(out, found, features)
@@ -311,7 +239,6 @@ class DiffiT(nn.Module):
     class_labels: jax.Array | None,
     augment_labels: jax.Array | None,
   ) -> None:
-    """Raises ValueError if labels do not fit the attributes."""
     classes = None if class_labels is None else class_labels.shape
     if classes is not None and (classes != (batch,) or not self.num_classes):
       raise ValueError(
@@ -333,28 +260,26 @@ class DiffiT(nn.Module):
     augment_labels: jax.Array | None,
   ) -> jax.Array:
     """Returns the time tokens (B or 1, time_dim), float32."""
+    dim = self.embedding_dim
+    layer = lambda name, features, use_bias=True: linear.Linear(
+      features, use_bias, name=name, **init.xavier()
+    )
     if self.embedding == 'positional':
-      emb = embeddings.timestep_embedding(
-        noise_label, self.embedding_dim, endpoint=True
-      )
+      emb = embeddings.timestep_embedding(noise_label, dim, endpoint=True)
     else:
-      emb = embeddings.random_fourier_features(
-        noise_label, self.embedding_dim, self.fourier_scale
-      )
-    emb = jnp.roll(emb, self.embedding_dim // 2, axis=-1)  # sines first
+      emb = embeddings.random_fourier_features(noise_label, dim)
+    emb = jnp.roll(emb, dim // 2, axis=-1)  # sines first
     if self.num_classes:
       if class_labels is None:
         class_labels = jnp.full(1, self.num_classes)
       one_hot = jax.nn.one_hot(class_labels, self.num_classes)
-      label = self._linear('map_label', self.embedding_dim)
-      emb = emb + label(one_hot * np.sqrt(self.num_classes))
+      emb = emb + layer('map_label', dim)(one_hot * np.sqrt(self.num_classes))
     if self.augment_dim:
       if augment_labels is None:
         augment_labels = jnp.zeros((1, self.augment_dim))
-      augment = self._linear('map_augment', self.embedding_dim, False)
-      emb = emb + augment(augment_labels)
+      emb = emb + layer('map_augment', dim, False)(augment_labels)
     for i in range(2):
-      emb = nn.silu(self._linear(f'map_layer_{i}', self.time_dim)(emb))
+      emb = nn.silu(layer(f'map_layer_{i}', self.time_dim)(emb))
     return emb
 
   def _down(
@@ -406,20 +331,23 @@ class DiffiT(nn.Module):
     module = ResBlock
     if self.remat:
       module = nn.remat(module, static_argnums=(3,))  # train
+    block = {
+      'heads': channels // self.head_dim,
+      'window': self._each('window')[level],
+      'mlp_ratio': self.mlp_ratio,
+      'time_token': self.time_token,
+      'dropout': self.dropout,
+      'attention': self.attention,
+      'qkv_gain': self.qkv_gain,
+      'out_gain': self.branch_gain,
+    }
     return module(
       channels,
-      channels // self.head_dim,
-      self._each('window')[level],
-      self.mlp_ratio,
-      self.time_token,
-      self.dropout,
+      block,
       self.groups,
       self.skip_scale,
       self.conv_gain,
-      self.qkv_gain,
-      self.branch_gain,
       self.dtype,
-      self.attention,
       name=name,
     )
 
@@ -427,21 +355,5 @@ class DiffiT(nn.Module):
     self, name: str, channels: int, strides: int = 1
   ) -> convolution.Conv:
     return convolution.Conv(
-      channels,
-      strides=strides,
-      dtype=self.dtype,
-      kernel_init=init.xavier(),
-      bias_init=nn.initializers.zeros,
-      name=name,
-    )
-
-  def _linear(
-    self, name: str, features: int, use_bias: bool = True
-  ) -> linear.Linear:
-    return linear.Linear(
-      features,
-      use_bias,
-      kernel_init=init.xavier(),
-      bias_init=nn.initializers.zeros,
-      name=name,
+      channels, strides=strides, dtype=self.dtype, name=name, **init.xavier()
     )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
@@ -18,8 +19,8 @@ from pyramid_jax.networks.layers import tmsa
 
 
 FREQUENCIES = 256  # channels of the sines and cosines of the noise level
-# What blocks keep for the backward pass if they recompute their activations:
-# the results of their linear layers, or nothing but what goes in.
+# What blocks that recompute their activations keep for the backward pass: the
+# results of their linear layers, or nothing but their inputs.
 REMAT_KEEPS = {
   'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'nothing': jax.checkpoint_policies.nothing_saveable,
@@ -28,41 +29,28 @@ BLOCKS = 'blocks'  # the scanned blocks; alone they are blocks_0, blocks_1 ...
 
 
 class Trunk(nn.Module):
-  """What the networks have in common, to be derived from.
+  """What the DiffiTs on latents have in common.
 
-  A derived network calls the methods below from its compact `__call__`, which
-  therefore own the parameters.
-
-  Attributes:
-    patch_size: side of the patches that become tokens.
-    hidden_size: width of the tokens, a multiple of 4 and of `num_heads`.
-    depth: number of blocks (the paper says 30, its parameter count 28).
-    num_heads: of every attention.
-    mlp_ratio: hidden width of the feed-forwards over the tokens'.
-    num_classes: labels, 0 for a network without.
-    dtype: of the activations; the embeddings and the result are float32.
-    remat: whether blocks recompute their activations in the backward pass.
-    remat_keeps: a key of `REMAT_KEEPS`. What is not kept with 'products' is
-      little arithmetic; 'nothing' takes the least memory and another forward
-      pass.
-    scan: whether the blocks are one `lax.scan`, which compiles in a time that
-      does not grow with depth; their parameters then have a leading axis.
-    attention: which kernel attends, see `attention.dot_product_attention`.
-    time_token: see `tmsa.DiffiTBlock`; 'tmsa' in the release.
+  A derived network calls the methods below from its compact `__call__`.
   """
 
-  patch_size: int = 2
+  patch_size: int = 2  # side of the patches that become tokens
+  # Width of the tokens, a multiple of 4 and of `num_heads`.
   hidden_size: int = 1152
-  depth: int = 28
+  depth: int = 28  # the paper says 30, its parameter count 28
   num_heads: int = 16
-  mlp_ratio: float = 4.0
-  num_classes: int = 1000
+  mlp_ratio: float = 4.0  # hidden width of the feed-forwards over the tokens'
+  num_classes: int = 1000  # labels, 0 for a network without
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  # A key of `REMAT_KEEPS`: 'products' recomputes little arithmetic, 'nothing'
+  # takes the least memory and another forward pass.
   remat_keeps: str = 'products'
+  # Whether the blocks are one `lax.scan`, which compiles in a time that does
+  # not grow with depth; their parameters then have a leading axis.
   scan: bool = True
   attention: str = 'auto'
-  time_token: str = 'tmsa'
+  time_token: str = 'tmsa'  # one of `tmsa.TIME_TOKENS`; 'tmsa' in the release
 
   def check_options(self) -> None:
     """Raises ValueError if attributes contradict each other."""
@@ -95,49 +83,31 @@ class Trunk(nn.Module):
       self.patch_size,
       padding=0,
       dtype=self.dtype,
-      kernel_init=_patch_init,
-      bias_init=nn.initializers.zeros,
       name=name,
+      **init.zero_bias(_patch_init),
     )(x)
 
   def embed_level(self, t: jax.Array, name: str = 't_embedder') -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, hidden_size)."""
-    emb = embeddings.timestep_embedding(t, FREQUENCIES)
-    for layer in (0, 2):
-      if layer:
-        emb = nn.silu(emb)
-      emb = linear.Linear(
-        self.hidden_size,
-        kernel_init=nn.initializers.normal(0.02),
-        bias_init=nn.initializers.zeros,
-        name=f'{name}_mlp_{layer}',
-      )(emb)
-    return emb
+    layer = lambda number: linear.Linear(
+      self.hidden_size,
+      name=f'{name}_mlp_{number}',
+      **init.zero_bias(nn.initializers.normal(0.02)),
+    )
+    emb = layer(0)(embeddings.timestep_embedding(t, FREQUENCIES))
+    return layer(2)(nn.silu(emb))
 
   def embed_id(self, ids: jax.Array, rows: int, name: str) -> jax.Array:
     """Returns rows (B, hidden_size) of a learned table, for ids (B,)."""
-    return nn.Embed(
-      rows,
-      self.hidden_size,
-      embedding_init=nn.initializers.normal(0.02),
-      name=name,
-    )(ids)
+    normal = nn.initializers.normal(0.02)
+    embed = nn.Embed(rows, self.hidden_size, embedding_init=normal, name=name)
+    return embed(ids)
 
   def head(self, h: jax.Array, channels: int, name: str) -> jax.Array:
-    """Maps tokens to (B, H, W, channels) float32.
-
-    Args:
-      h: (B, H / p, W / p, hidden_size).
-      channels: of the result.
-      name: of the last layer.
-    """
+    """Maps (B, H / p, W / p, hidden_size) to (B, H, W, channels) float32."""
     h = nn.silu(norms.LayerNorm(1e-6, affine=False)(h))
-    h = linear.Linear(
-      self.patch_size**2 * channels,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.zeros,
-      name=name,
-    )(h)
+    width = self.patch_size**2 * channels
+    h = linear.Linear(width, name=name, **init.ZEROS)(h)
     return resampling.depth_to_space(h, self.patch_size)
 
   def walk(
@@ -150,15 +120,15 @@ class Trunk(nn.Module):
     outside: jax.Array | None = None,
     found: dict[str, jax.Array] | None = None,
   ) -> jax.Array:
-    """Maps (B, grid, grid, hidden_size) through all blocks.
+    """Maps tokens (B, grid, grid, hidden_size) through all blocks.
 
     Args:
       h: the tokens.
-      cond: (B or 1, hidden_size), of the noise level and what is known.
-      windows: the grid, or all grids, see `tmsa.TimeAttention.window`.
-      context: of `tmsa.DiffiTBlock`.
-      outside: likewise.
-      found: filled with what comes out of every block; None for nothing.
+      cond: (B or 1, hidden_size), the embedding of the noise level and labels.
+      windows: the grid, or all grids that the blocks have tables of biases for.
+      context: (B, S, E) tokens to attend to, or None.
+      outside: (B, grid * grid, S) distances from the places of the context.
+      found: filled with the result of every block; None for nothing.
     """
     block = self._block(windows)
     grid = None if isinstance(windows, int) else h.shape[1]

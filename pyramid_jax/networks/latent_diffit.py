@@ -18,22 +18,18 @@ from pyramid_jax.networks.layers import features as features_lib
 class LatentDiffiT(diffit_trunk.Trunk):
   """Predicts the noise of a latent, and what its variance is.
 
-  The defaults are the released model for images of 256 pixels; `input_size`
-  64 makes that for 512. A network runs at one size only: its tables of
-  positions and of relative biases depend on it.
-
-  Attributes, beside those of `diffit_trunk.Trunk`:
-    input_size: side of the latent, a multiple of `patch_size`.
-    in_channels: of the latent.
-    class_dropout_prob: how often a label is replaced by the null class, the
-      one after the last, when training; 0 leaves the null class out.
-    learn_sigma: whether the result has as many channels again, the raw
-      values of the variance.
+  The defaults are the released model for images of 256 pixels; that for 512
+  has `input_size` 64. The tables of positions and of relative biases fit one
+  size only.
   """
 
-  input_size: int = 32
-  in_channels: int = 4
+  input_size: int = 32  # side of the latent, a multiple of `patch_size`
+  in_channels: int = 4  # of the latent
+  # Probability in training that a label is replaced by the null class, the one
+  # after the last; 0 leaves the null class out.
   class_dropout_prob: float = 0.1
+  # Whether the result has as many channels again, the raw values of the
+  # variance.
   learn_sigma: bool = True
 
   @property
@@ -66,7 +62,6 @@ class LatentDiffiT(diffit_trunk.Trunk):
       )
 
   def _check_inputs(self, x: jax.Array, y: jax.Array | None) -> None:
-    """Raises ValueError if arguments do not fit the attributes."""
     wanted = (self.input_size, self.input_size, self.in_channels)
     labels = None if y is None else y.shape
     fits = labels == (x.shape[:1] if self.num_classes else None)
@@ -86,26 +81,25 @@ class LatentDiffiT(diffit_trunk.Trunk):
     train: bool = False,
     features: Sequence[str] = (),
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the prediction, and the activations of `features` if there are.
+    """Returns the prediction.
 
     Args:
       x: (B, input_size, input_size, in_channels).
       t: (B,), or (1,) if the whole batch shares it; index of the noise level
-        in the chain of training, which may be fractional.
+        of training, which may be fractional.
       y: (B,) class ids in [0, num_classes], num_classes being the null class;
         None for a network without classes.
       train: whether labels are dropped, which needs a 'dropout' key.
-      features: names: `block0` is what goes into the first block,
-        `block1` what comes out of it, and so on up to `depth`.
+      features: names of activations to return: `block0` is the input of the
+        first block, `block1` its result, and so on up to `depth`.
 
     Returns:
       (B, input_size, input_size, out_channels) float32: the noise, then the
-      raw values of the variance. With `features` a pair of it and {name:
-      activation}, (B, grid, grid, hidden_size) each.
+      raw values of the variance; with `features` in a pair with {name: (B,
+      grid, grid, hidden_size)}.
 
     Raises:
-      ValueError: options that contradict each other, or arguments that do
-        not fit them.
+      ValueError: options or arguments that do not fit together.
     """
     self.check_options()
     self._check_inputs(x, y)
@@ -123,7 +117,6 @@ class LatentDiffiT(diffit_trunk.Trunk):
     return features_lib.with_features(out, found, features)
 
   def _embed_label(self, y: jax.Array, train: bool) -> jax.Array:
-    """Returns the embedding of class ids (B,), (B, hidden_size)."""
     if train and self.class_dropout_prob > 0:
       key = self.make_rng('dropout')
       drop = jax.random.bernoulli(key, self.class_dropout_prob, y.shape)

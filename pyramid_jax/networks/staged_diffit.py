@@ -1,8 +1,7 @@
 """One DiffiT on latents for all resolutions of a pyramid: our own design.
 
-Neither the paper on DiffiT (arXiv:2312.02139) nor the report on LaDM
-(arXiv:2411.07126) has it: the blocks of the one are shared by the stages of the
-other.
+The blocks are those of DiffiT (arXiv:2312.02139), shared by the stages of LaDM
+(arXiv:2411.07126).
 """
 
 from collections.abc import Sequence
@@ -19,8 +18,7 @@ from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import transformer
 
 
-# In the unit of the codes of places every map is so wide: a place has the same
-# code in every stage.
+# Side of every map for the codes of places, the same in all stages.
 EXTENT = 64.0
 GATE_PART = 4  # width of the tokens over the hidden channels of a gate
 
@@ -28,27 +26,23 @@ GATE_PART = 4  # width of the tokens over the hidden channels of a gate
 class StagedDiffiT(diffit_trunk.Trunk):
   """A DiffiT whose stages share all but their ends.
 
-  Every stage has its own patches, last layer and learned vector beside the
-  noise level's; each grid has its own biases by relative position, and one
-  window is the whole map. The class acts inside of the attention; tokens are
-  attended to and, pooled, act as the class does.
-
-  Attributes, beside those of `diffit_trunk.Trunk`:
-    stage_sides: of x of each stage, coarse first, multiples of `patch_size`.
-    stage_in: channels of x of each stage, likewise.
-    stage_out: channels of the result of each stage, likewise.
-    context_dim: width of the context, None for a network without.
-    pool_context: whether its tokens are pooled, too.
-    self_context: whether stages after the first may be told what is known of
-      the clean result: it gates their tokens.
+  Every stage has its own patches, last layer and learned vector, which is
+  added to the embedding of the noise level; each grid has its own biases by
+  relative position, and one window is the whole map. The class acts inside of
+  the attention; tokens are attended to and, pooled, act as the class does.
   """
 
   num_classes: int = 0
+  # Sides of x of each stage, coarse first, multiples of `patch_size`.
   stage_sides: Sequence[int] = ()
-  stage_in: Sequence[int] = ()
+  stage_in: Sequence[int] = ()  # channels of x of each stage, coarse first
+  # Channels of the result of each stage, coarse first.
   stage_out: Sequence[int] = ()
+  # Width of the context, None for a network without.
   context_dim: int | None = None
-  pool_context: bool = True
+  pool_context: bool = True  # whether the context's tokens are pooled, too
+  # Whether an estimate of the clean result gates the tokens of the stages after
+  # the first.
   self_context: bool = False
 
   @property
@@ -78,7 +72,6 @@ class StagedDiffiT(diffit_trunk.Trunk):
     stage: int,
     known: jax.Array | None,
   ) -> None:
-    """Raises ValueError if arguments do not fit the attributes."""
     count = len(self.stage_sides)
     if not isinstance(stage, int) or not 0 <= stage < count:
       raise ValueError(
@@ -120,29 +113,28 @@ class StagedDiffiT(diffit_trunk.Trunk):
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction of a stage.
 
-    Keys and values of the context and the gates go through `caching.cached`.
+    Gates, and keys and values of the context, go through `caching.cached`.
 
     Args:
       x: (B, side, side, stage_in[stage]).
       t: (B,), or (1,) if the whole batch shares it; the noise level.
-      context: (B, S, context_dim), or such tokens with their places, or None.
+      context: (B, S, context_dim) tokens, perhaps with places, or None.
       y: (B,) class ids below `num_classes`, None for a network without.
-      stage: which, 0 = coarsest.
+      stage: which resolution, 0 = coarsest.
       train: not read: nothing is dropped here.
-      features: names: `block0` is what goes into the first block,
-        `block1` what comes out of it, and so on up to `depth`.
-      known: (B, side, side, stage_out[stage]) what is known of the result, for
-        stages after the first with `self_context`; else None.
-      concat_noise: (B,), logarithm of the deviation of the noise on a picture
-        among the channels of x, or None.
+      features: names of activations to return: `block0` is the input of the
+        first block, `block1` its result, and so on up to `depth`.
+      known: (B, side, side, stage_out[stage]) estimate of the clean result,
+        for stages after the first with `self_context`; else None.
+      concat_noise: (B,), logarithm of the standard deviation of the noise on
+        an image among the channels of x, or None.
 
     Returns:
       (B, side, side, stage_out[stage]) float32, with `features` in a pair
       with {name: (B, grid, grid, hidden_size)}.
 
     Raises:
-      ValueError: options that contradict each other, or arguments that do
-        not fit them.
+      ValueError: options or arguments that do not fit together.
     """
     del train
     self.check_options()
@@ -170,7 +162,6 @@ class StagedDiffiT(diffit_trunk.Trunk):
   def _embed_stage(
     self, x: jax.Array, stage: int, known: jax.Array | None
   ) -> jax.Array:
-    """Returns the tokens of a stage, (B, grid, grid, hidden_size)."""
     h = self.embed_patches(x, f'x_embedder_{stage}')
     table = embeddings.sincos_table(self.hidden_size, self.grids[stage], EXTENT)
     h = h + table.astype(self.dtype)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import re
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 from pyramid_jax.networks.layers import blocks
 from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import features as features_lib
+from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import transformer
@@ -19,123 +22,162 @@ from pyramid_jax.networks.layers import trunk
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockInputs:
-  """What every block of a trunk is given beside the map.
+  """What every block of a trunk takes beside the map."""
 
-  Attributes:
-    emb: (B, E) or (1, E), the embedding of level and labels after its SiLU.
-    context: (B, S, context_dim), or such tokens with their places, which
-      transformers attend to; None for attention to the map itself.
-    cond: (B, H, W, C) features of the coarser scales, for gates; None
-      without any.
-    train: whether dropout is active.
-  """
-
+  # (B, E) or (1, E), the embedding of level and labels after its SiLU.
   emb: jax.Array
+  # (B, S, context_dim) tokens; None for attention to the map itself.
   context: transformer.Context | None = None
+  # (B, H, W, C) features of the coarser scales, for gates, or None.
   cond: jax.Array | None = None
-  train: bool = False
+  train: bool = False  # whether dropout is active
 
 
 class Trunk(nn.Module):
-  """What the U-Nets have in common, to be derived from.
+  """What the U-Nets have in common.
 
-  A derived network says how heads are counted (`heads`), checks its own
-  options (`contradictions`), and calls the methods below from its compact
-  `__call__`, which therefore own the parameters.
-
-  Attributes:
-    model_channels: width of the first level, a multiple of 32.
-    num_res_blocks: residual blocks of a level on the way down.
-    attention_resolutions: factors of reduction at which blocks attend.
-    channel_mult: width of each level over the first; starts with 1.
-    conv_resample: whether resampling has a convolution.
-    num_classes: size of `y`, None for a network without it.
-    num_heads: of every attention, -1 if `num_head_channels` is given.
-    num_head_channels: width of a head, -1 if `num_heads` is given.
-    num_heads_upsample: heads on the way up, read where `legacy`, no
-      transformer and `num_head_channels` = -1 meet; -1 for `num_heads`.
-    use_scale_shift_norm: whether the embedding scales and shifts.
-    resblock_updown: whether residual blocks do the resampling.
-    use_new_attention_order: see `blocks.AttentionBlock`.
-    use_spatial_transformer: attend by transformers with a context, else by
-      self-attention alone.
-    transformer_depth: blocks of a transformer.
-    context_dim: width of the context; needed by transformers.
-    n_embed: number of code ids; not None: the result is their logits.
-    legacy: an older rule of counting heads, see `heads`.
-    out_channels: of the result.
-    dropout: rate in the residual blocks when training.
-    dtype: of the activations.
-    remat: whether blocks recompute their activations in the backward pass.
-    grid_frequencies: see `transformer.SpatialTransformer`; 0 in the reference.
-    pool_context: also add the context's tokens, pooled by the attention of
-      learned queries, normalised and projected, to the embedding of the
-      level (ours: every block then knows what is asked for, not only those
-      that attend).
-    attention: which kernel attends, see `attention.dot_product_attention`.
+  A derived network says how heads are counted (`heads`), what a stage reads
+  (`check_channels`) and, where stages (scales or resolutions) have their own
+  first and last convolutions, what each of them gives (`ends`).
   """
 
-  model_channels: int = 192
+  model_channels: int = 192  # width of the first level, a multiple of 32
+  # Residual blocks of a level on the way down; one more on the way up.
   num_res_blocks: int = 2
+  # Factors of reduction at which blocks attend.
   attention_resolutions: Sequence[int] = (8, 4, 2)
+  # Width of each level over the first; starts with 1.
   channel_mult: Sequence[int] = (1, 2, 4, 8)
-  conv_resample: bool = True
-  num_classes: int | None = None
-  num_heads: int = -1
-  num_head_channels: int = -1
+  conv_resample: bool = True  # whether resampling has a convolution
+  num_classes: int | None = None  # size of `y`, None for a network without it
+  num_heads: int = -1  # of every attention, -1 if `num_head_channels` is given
+  num_head_channels: int = -1  # width of a head, -1 if `num_heads` is given
+  # Heads of self-attention on the way up where `legacy` is set and
+  # `num_head_channels` is -1; -1 for `num_heads`.
   num_heads_upsample: int = -1
-  use_scale_shift_norm: bool = False
-  resblock_updown: bool = False
+  use_scale_shift_norm: bool = False  # whether the embedding scales and shifts
+  resblock_updown: bool = False  # whether residual blocks do the resampling
+  # Whether queries of all heads lie together in the projection's channels.
   use_new_attention_order: bool = False
+  # Whether transformers with a context attend, not self-attention alone.
   use_spatial_transformer: bool = False
-  transformer_depth: int = 1
-  context_dim: int | None = None
+  transformer_depth: int = 1  # blocks of a transformer
+  context_dim: int | None = None  # width of the context; needed by transformers
+  # Number of code ids whose logits are the result, None for none.
   n_embed: int | None = None
-  legacy: bool = True
-  out_channels: int | None = None
-  dropout: float = 0.0
+  legacy: bool = True  # whether heads are counted by the older rule of `heads`
+  out_channels: int | None = None  # of the result
+  dropout: float = 0.0  # rate in the residual blocks when training
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  # Octaves of Fourier features of a token's place that transformers add to it;
+  # 0 in the reference.
   grid_frequencies: int = 0
+  # Whether the context, pooled by learned queries, is added to the embedding of
+  # the level, which every block reads (ours).
   pool_context: bool = False
   attention: str = 'auto'
 
-  # Of a pyramid, whose network makes fields of them.
+  # Fields of `pyunet.PyUNet`.
   use_spade_norm = False
   use_mscond = False
   gate_width = 128
 
-  def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
-    """Returns number and width of the heads of an attention.
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    context: transformer.Context | None = None,
+    y: jax.Array | None = None,
+    *,
+    stage: int = 0,
+    train: bool = False,
+    features: Sequence[str] = (),
+    control: Sequence[jax.Array] | jax.Array | None = None,
+    concat_noise: jax.Array | None = None,
+    aspect: jax.Array | None = None,
+  ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the prediction of a stage.
+
+    Gates, and keys and values of the context, go through `caching.cached`.
 
     Args:
-      channels: of the map.
-      up: whether the attention lies on the way up.
+      x: (B, H, W, C), any grid; the class says which channels a stage reads.
+      t: (B,), or (1,) if the whole batch shares it; index of the noise level,
+        which may be fractional.
+      context: (B, S, context_dim) tokens, perhaps with places, or None, which
+        makes transformers attend to the map itself.
+      y: class ids (B,), or vectors (B, num_classes) for a `PyUNet` without
+        `use_embed`; None without `num_classes`.
+      stage: which scale or resolution, 0 = coarsest.
+      features: names of activations to return: `in0` (after the first
+        convolution), `in1` ..., `mid0`, `mid1`, `mid2`, `out0` ...
+      control: what a `controlnet.Branch` gave; the control map in a branch.
+      concat_noise: (B,), logarithm of the standard deviation of the noise on
+        an image among the channels of x, or None.
+      aspect: (B, 2), logarithms of height and width of the whole image over
+        those of the usual square, or None.
+
+    Returns:
+      (B, H, W, C) float32, C being the channels of the stage or `n_embed`;
+      with `features` in a pair with {name: activation}.
 
     Raises:
-      ValueError: the channels cannot be split so.
+      ValueError: options or arguments that do not fit together.
     """
+    self.check_options()
+    self._check_arguments(x, context, y, stage)
+    emb = self.embed_context(self.embed_level(t), context)
+    if y is not None:
+      emb += self.embed_label(y)
+    if concat_noise is not None:
+      emb += self.embed_level(250.0 * concat_noise, 'concat_noise_embed')
+    if aspect is not None:
+      emb += self._embed_aspect(aspect)
+    if self.stage_vectors():
+      table = self._table(self.stage_vectors(), 'stage_emb')
+      emb += table(jnp.full((1,), stage))
+    h, cond = self.stem(x, stage)
+    # Every block begins with the SiLU: done once.
+    inputs = BlockInputs(
+      emb=nn.silu(emb), context=context, cond=cond, train=train
+    )
+    if self.is_initializing():
+      inputs = self.init_other_stages(x, inputs, stage)
+    found: dict[str, jax.Array] = {}
+    h = self.walk(h, inputs, stage=stage, found=found, control=control)
+    out = self.head(h, stage)
+    return features_lib.with_features(out, found, features)
+
+  def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
+    """Returns number and width of the heads of an attention, `up` or down."""
     raise NotImplementedError
+
+  def check_channels(self, x: jax.Array, stage: int) -> None:
+    """Raises ValueError if x (B, H, W, C) is not what a stage reads."""
+    raise NotImplementedError
+
+  def ends(self) -> Sequence[int] | None:
+    """Returns the output channels of each stage that has its own ends."""
+    return None
+
+  def stage_count(self) -> int:
+    """Returns how many stages there are."""
+    return len(self.ends() or (0,))
+
+  def stage_vectors(self) -> int:
+    """Returns how many learned vectors of stages there are."""
+    return 0
 
   def max_grid(self) -> int:
     """Returns the longest side with a position embedding, 0 for none."""
     return 0
 
-  def _bad_heads(self, channels: int) -> ValueError:
-    return ValueError(
-      f'{channels} channels cannot be split into heads with num_heads = '
-      f'{self.num_heads}, num_head_channels = {self.num_head_channels}, '
-      f'num_heads_upsample = {self.num_heads_upsample}.'
-    )
-
-  def layout(self) -> tuple[list[trunk.Entry], list[trunk.Entry]]:
-    """Returns the entries of this network, see `trunk.layout`."""
-    return trunk.layout(
-      self.model_channels,
-      self.channel_mult,
-      self.num_res_blocks,
-      self.attention_resolutions,
-    )
+  def suffix(self, stage: int) -> str:
+    """Returns what the names of a stage's blocks have in common."""
+    del stage
+    return ''
 
   def contradictions(self) -> dict[str, bool]:
     """Returns what is not allowed, and whether the attributes do it."""
@@ -147,6 +189,9 @@ class Trunk(nn.Module):
       ),
       'context_dim belongs to use_spatial_transformer, which needs it': (
         (self.context_dim is not None) != self.use_spatial_transformer
+      ),
+      'out_channels is needed': (
+        self.ends() is None and self.out_channels is None
       ),
     }
 
@@ -162,27 +207,25 @@ class Trunk(nn.Module):
         )
         raise ValueError(f'{message}; got {got}.')
     down, up = self.layout()
-    for entry in down:
-      if entry.attends:
-        self.heads(entry.channels)
     self.heads(down[-1].channels if down else self.model_channels)
-    for entry in up:
-      if entry.attends:
-        self.heads(entry.channels, up=True)
+    for entries, is_up in ((down, False), (up, True)):
+      for entry in entries:
+        if entry.attends:
+          self.heads(entry.channels, is_up)
 
-  def check_conditions(
+  def _check_arguments(
     self,
+    x: jax.Array,
     context: transformer.Context | None,
     y: jax.Array | None,
-    y_shape: tuple[int, ...] | None,
+    stage: int,
   ) -> None:
-    """Raises ValueError if the conditions do not fit the attributes.
-
-    Args:
-      context: of the call.
-      y: of the call.
-      y_shape: what y must be, None for no y.
-    """
+    count = self.stage_count()
+    if not isinstance(stage, int) or not 0 <= stage < count:
+      raise ValueError(
+        f'stage must be a Python int in [0, {count}), got {stage!r}.'
+      )
+    self.check_channels(x, stage)
     if context is not None and (
       context.ndim != 3 or context.shape[-1] != self.context_dim
     ):
@@ -190,11 +233,21 @@ class Trunk(nn.Module):
         f'context must be (B, S, {self.context_dim}), or None without '
         f'use_spatial_transformer; got shape {context.shape}.'
       )
-    if (None if y is None else y.shape) != y_shape:
+    needed = None if self.num_classes is None else self.label_shape(len(x))
+    got = None if y is None else y.shape
+    if got != needed:
       raise ValueError(
-        f'y must be of shape {y_shape}, got {None if y is None else y.shape};'
-        f' num_classes = {self.num_classes}.'
+        f'y must be of shape {needed}, got {got}; num_classes ='
+        f' {self.num_classes}.'
       )
+
+  def bad_heads(self, channels: int) -> ValueError:
+    """Returns the error for channels that cannot be split into heads."""
+    return ValueError(
+      f'{channels} channels cannot be split into heads with num_heads = '
+      f'{self.num_heads}, num_head_channels = {self.num_head_channels}, '
+      f'num_heads_upsample = {self.num_heads_upsample}.'
+    )
 
   def embed_level(self, t: jax.Array, name: str = 'time_embed') -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, 4 model_channels)."""
@@ -203,41 +256,24 @@ class Trunk(nn.Module):
     emb = nn.silu(linear.Linear(width, name=f'{name}_0')(emb))
     return linear.Linear(width, name=f'{name}_2')(emb)
 
-  def embed_concat_noise(self, logarithm: jax.Array) -> jax.Array:
-    """Returns the embedding of the noise on a picture beside the state.
-
-    Args:
-      logarithm: (B,), of its deviation.
-
-    Returns:
-      (B, 4 model_channels), to be added to that of the level.
-    """
-    return self.embed_level(250.0 * logarithm, 'concat_noise_embed')
-
-  def embed_aspect(self, aspect: jax.Array) -> jax.Array:
-    """Returns the embedding of the shape of a whole image.
-
-    Args:
-      aspect: (B, 2), logarithms of its height and width over those of the
-        usual square.
-
-    Returns:
-      (B, 4 model_channels), to be added to that of the level.
-    """
+  def _embed_aspect(self, aspect: jax.Array) -> jax.Array:
     height, width = jnp.moveaxis(250.0 * aspect, -1, 0)
-    return self.embed_level(height, 'height_embed') + self.embed_level(
-      width, 'width_embed'
-    )
+    emb = self.embed_level(height, 'height_embed')
+    return emb + self.embed_level(width, 'width_embed')
+
+  def label_shape(self, batch: int) -> tuple[int, ...]:
+    """Returns the shape that y must have."""
+    return (batch,)
 
   def embed_label(self, y: jax.Array) -> jax.Array:
     """Returns the embedding of class ids (B,), (B, 4 model_channels)."""
     assert self.num_classes is not None
-    return nn.Embed(
-      self.num_classes,
-      4 * self.model_channels,
-      embedding_init=nn.initializers.normal(1.0),
-      name='label_emb',
-    )(y)
+    return self._table(self.num_classes, 'label_emb')(y)
+
+  def _table(self, rows: int, name: str) -> nn.Embed:
+    normal = nn.initializers.normal(1.0)
+    width = 4 * self.model_channels
+    return nn.Embed(rows, width, embedding_init=normal, name=name)
 
   def embed_context(
     self, emb: jax.Array, context: transformer.Context | None
@@ -249,47 +285,61 @@ class Trunk(nn.Module):
       raise ValueError('pool_context needs a context, got none.')
     return emb + transformer.pooled(context, emb.shape[-1])
 
+  def layout(self) -> tuple[list[trunk.Entry], list[trunk.Entry]]:
+    """Returns the entries of this network, see `trunk.layout`."""
+    return trunk.layout(
+      self.model_channels,
+      self.channel_mult,
+      self.num_res_blocks,
+      self.attention_resolutions,
+    )
+
+  def stem(
+    self, x: jax.Array, stage: int
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the first convolution of x, and features for gates or None."""
+    return self.conv(f'input_blocks{self.suffix(stage)}_0_0')(x), None
+
+  def init_other_stages(
+    self, x: jax.Array, inputs: BlockInputs, stage: int
+  ) -> BlockInputs:
+    """Makes what `stage` does not reach; returns inputs for all parameters."""
+    del x, stage
+    return inputs
+
   def walk(
     self,
     h: jax.Array,
     inputs: BlockInputs,
     *,
-    suffix: str = '',
-    stem: bool = True,
-    found: dict[str, jax.Array] | None = None,
-    control: Sequence[jax.Array] | jax.Array | None = None,
-  ) -> jax.Array:
-    """Goes down, through the middle and up again.
+    stage: int,
+    found: dict[str, jax.Array],
+    control: Any = None,
+  ) -> Any:
+    """Takes the result of `stem` down, through the middle and up again.
 
     Args:
-      h: (B, H, W, C), any grid.
+      h: (B, H, W, model_channels).
       inputs: of every block.
-      suffix: of the names of the three lists of blocks.
-      stem: whether the first entry is a convolution of h.
-      found: filled with what comes out of every entry: `in0` (of the stem),
-        `in1` ..., `mid0`, `mid1`, `mid2`, `out0` ...
-      control: what is added to every skip and last to the middle, which a
-        `controlnet.Branch` gives; a branch itself takes its map here.
-
-    Returns:
-      (B, H, W, model_channels).
+      stage: whose blocks are used where stages have their own.
+      found: filled with the activations by name.
+      control: list of what is added to every skip, and last to the middle.
     """
-    found = {} if found is None else found
-    skips, h = self.descend(h, inputs, suffix=suffix, stem=stem, found=found)
+    skips, h = self.descend(h, inputs, stage, found)
     if control is not None:
       *beside, middle = control
       skips = [x + c for x, c in zip(skips, beside, strict=True)]
       h = h + middle
     for i, entry in enumerate(self.layout()[1]):
-      name = f'output_blocks{suffix}_{i}'
+      name = f'output_blocks{self.suffix(stage)}_{i}'
       h = jnp.concatenate([h, skips.pop()], axis=-1)
-      h = self._apply_res(f'{name}_0', h, inputs, entry.channels)
+      h = self._res_block(f'{name}_0', h, inputs, entry.channels)
       if entry.attends:
         h = self._attend(f'{name}_1', h, inputs, up=True)
       if entry.resample:
         name = f'{name}_{1 + entry.attends}'
         _, height, width, _ = skips[-1].shape
-        h = self._up(name, h, inputs, (height, width))
+        h = self._resample(name, h, inputs, 'up', (height, width))
       found[f'out{i}'] = h
     return h
 
@@ -297,65 +347,73 @@ class Trunk(nn.Module):
     self,
     h: jax.Array,
     inputs: BlockInputs,
-    *,
-    suffix: str = '',
-    stem: bool = True,
-    hint: jax.Array | None = None,
-    found: dict[str, jax.Array] | None = None,
+    stage: int,
+    found: dict[str, jax.Array],
   ) -> tuple[list[jax.Array], jax.Array]:
-    """Goes down and through the middle.
+    """Returns the skips, finest first, and the result of the middle.
 
-    Args:
-      h: (B, H, W, C), any grid.
-      inputs: of every block.
-      suffix: of the names of the lists of blocks.
-      stem: whether the first entry is a convolution of h.
-      hint: (B, H, W, model_channels), added to the first entry.
-      found: filled with what comes out of every entry, as in `walk`.
-
-    Returns:
-      The skips, finest first, and the result of the middle.
+    The arguments are those of `walk`.
     """
-    down, _ = self.layout()
-    found = {} if found is None else found
-    skips = []
-    first = 0
-    if stem:
-      h = self.conv(f'input_blocks{suffix}_0_0')(h)
-      first = 1
-    if hint is not None:
-      h = h + hint
-    skips.append(h)
-    for i, entry in enumerate(down, first):
-      name = f'input_blocks{suffix}_{i}'
+    skips = [h]
+    # The trunk's own first convolution is its entry 0.
+    first = 1 if self.ends() is None else 0
+    for i, entry in enumerate(self.layout()[0], first):
+      name = f'input_blocks{self.suffix(stage)}_{i}'
       if entry.resample:
-        h = self._down(f'{name}_0', h, inputs)
+        h = self._resample(f'{name}_0', h, inputs, 'down')
       else:
-        h = self._apply_res(f'{name}_0', h, inputs, entry.channels)
+        h = self._res_block(f'{name}_0', h, inputs, entry.channels)
         if entry.attends:
           h = self._attend(f'{name}_1', h, inputs)
       skips.append(h)
     found.update({f'in{i}': skip for i, skip in enumerate(skips)})
 
-    name, channels = f'middle_block{suffix}', h.shape[-1]
-    h = found['mid0'] = self._apply_res(f'{name}_0', h, inputs, channels)
+    name, channels = f'middle_block{self.suffix(stage)}', h.shape[-1]
+    h = found['mid0'] = self._res_block(f'{name}_0', h, inputs, channels)
     h = found['mid1'] = self._attend(f'{name}_1', h, inputs)
-    h = found['mid2'] = self._apply_res(f'{name}_2', h, inputs, channels)
+    h = found['mid2'] = self._res_block(f'{name}_2', h, inputs, channels)
     return skips, h
 
-  def _down(self, name: str, h: jax.Array, inputs: BlockInputs) -> jax.Array:
-    if self.resblock_updown:
-      return self._apply_res(name, h, inputs, h.shape[-1], 'down')
-    return blocks.Downsample(self.conv_resample, self.dtype, name=name)(h)
+  def head(self, h: jax.Array, stage: int) -> Any:
+    """Maps (B, H, W, model_channels) to what a stage predicts, float32."""
+    ends = self.ends()
+    if ends is not None:
+      return self._out(h, f'out_{stage}', ends[stage])
+    if self.n_embed is None or self.is_initializing():
+      assert self.out_channels is not None  # see contradictions
+      out = self._out(h, 'out', self.out_channels)
+    if self.n_embed is not None:
+      h = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
+      out = linear.Linear(self.n_embed, name='id_predictor_1')(h)
+    return out
 
-  def _up(
-    self, name: str, h: jax.Array, inputs: BlockInputs, size: tuple[int, int]
+  def _out(self, h: jax.Array, name: str, channels: int) -> jax.Array:
+    # float32: a few channels wide, and what the sampler integrates
+    dtype = jnp.promote_types(h.dtype, jnp.float32)
+    h = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
+    return convolution.Conv(
+      channels, dtype=dtype, name=f'{name}_2', **init.ZEROS
+    )(h)
+
+  def conv(self, name: str) -> convolution.Conv:
+    """Returns a 3 x 3 convolution to the width of the first level."""
+    return convolution.Conv(self.model_channels, dtype=self.dtype, name=name)
+
+  def _resample(
+    self,
+    name: str,
+    h: jax.Array,
+    inputs: BlockInputs,
+    kind: str,
+    size: tuple[int, int] | None = None,
   ) -> jax.Array:
     if self.resblock_updown:
-      return self._apply_res(name, h, inputs, h.shape[-1], 'up', size)
+      return self._res_block(name, h, inputs, h.shape[-1], kind, size)
+    if kind == 'down':
+      return blocks.Downsample(self.conv_resample, self.dtype, name=name)(h)
     return blocks.Upsample(self.conv_resample, self.dtype, name=name)(h, size)
 
-  def _apply_res(
+  def _res_block(
     self,
     name: str,
     h: jax.Array,
@@ -364,16 +422,6 @@ class Trunk(nn.Module):
     resample: str | None = None,
     size: tuple[int, int] | None = None,
   ) -> jax.Array:
-    """Applies a residual block of `channels` channels.
-
-    Args:
-      name: of the block.
-      h: (B, H, W, C).
-      inputs: of the block.
-      channels: of the result.
-      resample: 'down', 'up' or None.
-      size: of the result if `resample` is 'up', else None.
-    """
     module = blocks.ResBlock
     if self.remat:
       module = nn.remat(module, static_argnums=(4, 5))  # size and train
@@ -381,11 +429,9 @@ class Trunk(nn.Module):
       channels,
       self.dropout,
       self.use_scale_shift_norm,
-      self.use_spade_norm,
       resample,
-      self.dtype,
-      self.gate_width,
       name=name,
+      **self._common(),
     )(h, inputs.emb, inputs.cond, size, inputs.train)
 
   def _attend(
@@ -400,14 +446,12 @@ class Trunk(nn.Module):
         heads,
         head_dim,
         self.transformer_depth,
-        self.use_spade_norm,
         self.use_mscond,
         self.max_grid(),
-        self.dtype,
-        self.gate_width,
         self.grid_frequencies,
         self.attention,
         name=name,
+        **self._common(),
       )(h, inputs.context, inputs.cond, inputs.train)
     module = blocks.AttentionBlock
     if self.remat:
@@ -415,36 +459,15 @@ class Trunk(nn.Module):
     return module(
       heads,
       self.use_new_attention_order,
-      self.use_spade_norm,
-      self.dtype,
-      self.gate_width,
       self.attention,
       name=name,
+      **self._common(),
     )(h, inputs.cond)
 
-  def whole_head(self, h: jax.Array) -> jax.Array:
-    """Returns all output channels, or the logits of code ids, float32."""
-    if self.n_embed is None or self.is_initializing():
-      out = self.out(h, 'out', self.out_channels)
-    if self.n_embed is not None:
-      h = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
-      out = linear.Linear(self.n_embed, name='id_predictor_1')(h)
-    return out
-
-  def out(self, h: jax.Array, name: str, channels: int | None) -> jax.Array:
-    """Returns (B, H, W, channels) float32: norm, SiLU, convolution."""
-    assert channels is not None  # see contradictions
-    # float32: a few channels wide, and what the sampler integrates
-    dtype = jnp.promote_types(h.dtype, jnp.float32)
-    h = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
-    return convolution.Conv(
-      channels,
-      dtype=dtype,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.zeros,
-      name=f'{name}_2',
-    )(h)
-
-  def conv(self, name: str) -> convolution.Conv:
-    """Returns a 3 x 3 convolution to the width of the first level."""
-    return convolution.Conv(self.model_channels, dtype=self.dtype, name=name)
+  def _common(self) -> dict[str, Any]:
+    """Returns the fields of a `norms.MaybeGated` block."""
+    return {
+      'gated': self.use_spade_norm,
+      'gate_width': self.gate_width,
+      'dtype': self.dtype,
+    }

@@ -157,7 +157,9 @@ def test_without_its_weights_the_noise_label_is_ignored(token):
 
 
 def test_residual_block_equals_its_equations():
-  block = diffit.ResBlock(6, heads=2, window=4, groups=2, skip_scale=0.7)
+  block = diffit.ResBlock(
+    6, {'heads': 2, 'window': 4}, groups=2, skip_scale=0.7
+  )
   rng = np.random.default_rng(0)
   x = rng.normal(size=(B, 4, 4, 8)).astype(np.float32)
   time = rng.normal(size=(B, 5)).astype(np.float32)

@@ -1,13 +1,13 @@
 """The one attention function: every attention in the package calls it."""
 
+from einops import rearrange
 import jax
 import jax.numpy as jnp
 
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'flash')
 
-# Limits of the fused kernel of cuDNN: GPUs, element types, widest head, its
-# multiple.
+# Limits of the kernel of cuDNN: GPUs, element types, widest head, its multiple.
 _CUDNN_CAPABILITY = 8.0
 _CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 _CUDNN_MAX_HEAD_DIM = 128
@@ -37,20 +37,20 @@ def dot_product_attention(
 ) -> jax.Array:
   """Softmax attention with logits and weights computed in float32.
 
+  Maps queries (B, T, H, D), keys and values (B, S, H, D) to (B, T, H, D) in
+  the element type of `v`.
+
   Args:
-    q: (B, T, H, D) queries.
-    k: (B, S, H, D) keys.
-    v: (B, S, H, D) values.
+    q: queries.
+    k: keys.
+    v: values.
     bias: added to the scaled logits, broadcastable to (B, H, T, S); the
       kernel of cuDNN takes it in the element type of `q`.
     scale: factor of the logits, D ** -0.5 when None.
-    implementation: see `choose`.
-
-  Returns:
-    (B, T, H, D) in the element type of `v`.
+    implementation: one of `IMPLEMENTATIONS`, see `choose`.
 
   Raises:
-    ValueError: a shape that does not fit, or see `choose`.
+    ValueError: shapes that do not fit, or what `check` refuses.
   """
   if q.ndim != 4 or k.shape != v.shape or k.ndim != 4:
     raise ValueError(
@@ -61,14 +61,10 @@ def dot_product_attention(
     raise ValueError(
       f'q {q.shape} and k {k.shape} must agree in all but the token axis.'
     )
+  platform, capability = jax.default_backend(), _capability()
+  has_bias = bias is not None
   kernel = choose(
-    implementation,
-    jax.default_backend(),
-    q,
-    k,
-    v,
-    has_bias=bias is not None,
-    capability=_capability(),
+    implementation, platform, q, k, v, has_bias=has_bias, capability=capability
   )
   if scale is None:
     scale = q.shape[-1] ** -0.5
@@ -91,21 +87,18 @@ def choose(
 ) -> str:
   """Returns which kernel computes an attention: 'xla', 'cudnn' or 'flash'.
 
+  'auto' takes the fused kernel of the platform ('cpu', 'gpu' or 'tpu') where
+  it is worth it, 'cudnn' and 'flash' wherever it takes the arguments; the rest
+  (wide heads, odd numbers of tokens) is left to 'xla'.
+
   Args:
-    implementation: 'auto': the fused kernel of the platform where it takes
-      these arguments and is worth it, else 'xla'; 'xla': always; 'cudnn'
-      (GPU) or 'flash' (TPU): that kernel wherever it takes the arguments,
-      'xla' for the attentions that it does not (wide heads, odd numbers of
-      tokens).
-    platform: 'cpu', 'gpu' or 'tpu'.
-    q: queries, or their shape and element type.
-    k: keys, likewise.
-    v: values, likewise.
+    implementation: one of `IMPLEMENTATIONS`; see `check`.
+    platform: on which it runs.
+    q: queries (B, T, H, D), or their shape and element type.
+    k: keys (B, S, H, D), or their shape and element type.
+    v: values (B, S, H, D), or their shape and element type.
     has_bias: whether something is added to the logits.
     capability: compute capability of a GPU.
-
-  Raises:
-    ValueError: an unknown implementation, or one of another platform.
   """
   check(implementation, platform)
   if implementation == 'xla':
@@ -119,15 +112,7 @@ def choose(
 
 
 def check(implementation: str, platform: str) -> None:
-  """Refuses an implementation that is not there on a platform.
-
-  Args:
-    implementation: see `choose`.
-    platform: 'cpu', 'gpu' or 'tpu'.
-
-  Raises:
-    ValueError: an unknown implementation, or one of another platform.
-  """
+  """Raises ValueError for an unknown implementation, or of other platforms."""
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
       f'attention is {implementation!r}, allowed: {", ".join(IMPLEMENTATIONS)}.'
@@ -140,23 +125,27 @@ def check(implementation: str, platform: str) -> None:
     )
 
 
+def _heads_first(x: jax.Array) -> jax.Array:
+  return rearrange(x, 'b t h d -> b h t d')
+
+
+def _heads_last(x: jax.Array) -> jax.Array:
+  return rearrange(x, 'b h t d -> b t h d')
+
+
 def _matmul_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  bias: jax.Array | None,
-  scale: float,
+  q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, scale: float
 ) -> jax.Array:
   # Heads next to the batch make both products plain batched matmuls, which on
   # a CPU run up to twice as fast as the same contraction over (B, T, H, D).
-  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+  q, k, v = map(_heads_first, (q, k, v))
   wide = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=wide)
   logits = logits * scale
   if bias is not None:
     logits = logits + bias
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return jnp.swapaxes(jnp.matmul(weights, v), 1, 2)
+  return _heads_last(jnp.matmul(weights, v))
 
 
 def _whole_bias(bias: jax.Array, q: jax.Array, k: jax.Array) -> jax.Array:
@@ -168,11 +157,7 @@ def _whole_bias(bias: jax.Array, q: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _cudnn_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  bias: jax.Array | None,
-  scale: float,
+  q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, scale: float
 ) -> jax.Array:
   if bias is not None:
     lowest = _CUDNN_LOWEST[q.dtype.name]
@@ -183,11 +168,7 @@ def _cudnn_attention(
 
 
 def _flash_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  bias: jax.Array | None,
-  scale: float,
+  q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, scale: float
 ) -> jax.Array:
   from jax.experimental.pallas.ops.tpu import flash_attention  # of TPUs only
 
@@ -196,13 +177,13 @@ def _flash_attention(
 
   if bias is not None:  # the kernel scales the sum of product and bias
     bias = _whole_bias(bias, q, k) / scale
-  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+  q, k, v = map(_heads_first, (q, k, v))
   if bias is None or len(bias) == len(q):
-    return jnp.swapaxes(attend(q, k, v, bias), 1, 2)
+    return _heads_last(attend(q, k, v, bias))
   # One bias for the batch is read where it is, not copied for every image.
   each = jax.vmap(attend, in_axes=(0, 0, 0, None))
   out = each(q[:, None], k[:, None], v[:, None], bias)[:, 0]
-  return jnp.swapaxes(out, 1, 2)
+  return _heads_last(out)
 
 
 def _capability() -> float:
@@ -211,11 +192,7 @@ def _capability() -> float:
 
 
 def _cudnn_fits(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  has_bias: bool,
-  capability: float,
+  q: jax.Array, k: jax.Array, v: jax.Array, has_bias: bool, capability: float
 ) -> bool:
   head_dim = q.shape[-1]
   fits = (

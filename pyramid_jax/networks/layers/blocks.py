@@ -1,44 +1,16 @@
 """Convolutional blocks of the U-Nets, and their attention without context."""
 
+from einops import rearrange
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
-
-
-def normalise(
-  x: jax.Array,
-  cond: jax.Array | None,
-  *,
-  gated: bool,
-  eps: float,
-  dtype: jnp.dtype,
-  name: str,
-  gate_width: int = 128,
-) -> jax.Array:
-  """Applies a group norm named `name`, gated by `cond` if `gated`.
-
-  To be called inside a compact method, whose module owns the norm.
-
-  Args:
-    x: (B, H, W, C).
-    cond: (B, H', W', D) or None, which leaves a gated norm ungated.
-    gated: whether the norm has a gate; else `cond` is not read.
-    eps: added to the variance.
-    dtype: of the result.
-    name: of the norm in the calling module.
-    gate_width: hidden channels of the gate.
-  """
-  if gated:
-    return norms.GatedNorm(eps, hidden=gate_width, dtype=dtype, name=name)(
-      x, cond
-    )
-  return norms.GroupNorm(eps, dtype=dtype, name=name)(x)
 
 
 def upsample(x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
@@ -49,11 +21,7 @@ def upsample(x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
 
 
 def downsample(x: jax.Array) -> jax.Array:
-  """Averages 2 x 2 pixels of (B, H, W, C).
-
-  Raises:
-    ValueError: a side is a single pixel.
-  """
+  """Averages 2 x 2 pixels of (B, H, W, C), both sides 2 or more."""
   if min(x.shape[1:3]) < 2:
     raise ValueError(
       f'a grid of {x.shape[1]} x {x.shape[2]} cannot be halved by pooling; '
@@ -66,13 +34,10 @@ class Downsample(nn.Module):
   """Halves a map, by a strided convolution or by averaging.
 
   CompVis/latent-diffusion: ldm/modules/diffusionmodules/openaimodel.py.
-
-  Attributes:
-    use_conv: whether a convolution of stride 2 does it, padded by one on all
-      sides (the autoencoders pad two sides only).
-    dtype: of the activations.
   """
 
+  # Whether a convolution of stride 2 does it, padded by one on all sides (the
+  # autoencoders pad two sides only).
   use_conv: bool = True
   dtype: jnp.dtype = jnp.float32
 
@@ -87,14 +52,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-  """Doubles a map by repeating pixels, then perhaps convolves it.
+  """Doubles a map by repeating pixels, then perhaps convolves it."""
 
-  Attributes:
-    use_conv: whether a convolution follows.
-    dtype: of the activations.
-  """
-
-  use_conv: bool = True
+  use_conv: bool = True  # whether a convolution follows
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -108,31 +68,21 @@ class Upsample(nn.Module):
     return convolution.Conv(x.shape[-1], dtype=self.dtype, name='conv')(x)
 
 
-class ResBlock(nn.Module):
-  """Residual block of two convolutions, told the noise level in between.
+class ResBlock(norms.MaybeGated):
+  """Residual block of two convolutions that adds the embedding in between.
 
   CompVis/latent-diffusion: ldm/modules/diffusionmodules/openaimodel.py, and
   with `gated` davidhalladay/Frido: frido/modules/diffusionmodules/pyunet.py.
-
-  Attributes:
-    out_channels: of the result.
-    dropout: rate in front of the last convolution when training.
-    use_scale_shift_norm: whether the embedding scales and shifts the second
-      norm's result instead of being added in front of it.
-    gated: whether both norms are gated by the coarser scales.
-    resample: 'up' or 'down' resizes the map between the first norm and the
-      first convolution; None keeps its size.
-    dtype: of the activations.
-    gate_width: hidden channels of the gates.
   """
 
-  out_channels: int
-  dropout: float = 0.0
+  out_channels: int  # of the result
+  dropout: float = 0.0  # rate in front of the last convolution when training
+  # Whether the embedding scales and shifts the second norm's result instead of
+  # being added in front of it.
   use_scale_shift_norm: bool = False
-  gated: bool = False
+  # 'up' or 'down' resizes the map between the first norm and the first
+  # convolution; None keeps its size.
   resample: str | None = None
-  dtype: jnp.dtype = jnp.float32
-  gate_width: int = 128
 
   @nn.compact
   def __call__(
@@ -146,116 +96,61 @@ class ResBlock(nn.Module):
     """Maps (B, H, W, C) to (B, H', W', out_channels).
 
     Args:
-      x: (B, H, W, C).
-      emb: (B, E) or (1, E), the embedding after its SiLU (all blocks share
-        that one).
+      x: the map.
+      emb: (B, E) or (1, E), the embedding after its SiLU.
       cond: (B, H'', W'', D) features of the coarser scales, or None.
       size: of the result if `resample` is 'up'; None doubles.
-      train: whether dropout is active, which needs a 'dropout' key.
+      train: whether dropout is active.
     """
-    h = nn.silu(self._norm(x, cond, 'in_layers_0'))
+    features, dtype = self.out_channels, self.dtype
+    h = nn.silu(self.norm('in_layers_0', x, cond))
     if self.resample == 'up':
       h, x = upsample(h, size), upsample(x, size)
     elif self.resample == 'down':
       h, x = downsample(h), downsample(x)
-    h = self._conv(h, 'in_layers_2')
+    h = convolution.Conv(features, dtype=dtype, name='in_layers_2')(h)
 
     widths = 2 if self.use_scale_shift_norm else 1
-    emb = linear.Linear(
-      widths * self.out_channels, dtype=self.dtype, name='emb_layers_1'
-    )(emb)[:, None, None]
+    project = linear.Linear(widths * features, dtype=dtype, name='emb_layers_1')
+    emb = project(emb)[:, None, None]
     if self.use_scale_shift_norm:
       scale, shift = jnp.split(emb, 2, axis=-1)
-      h = self._norm(h, cond, 'out_layers_0') * (1 + scale) + shift
+      h = self.norm('out_layers_0', h, cond) * (1 + scale) + shift
     else:
-      h = self._norm(h + emb, cond, 'out_layers_0')
+      h = self.norm('out_layers_0', h + emb, cond)
     h = nn.silu(h)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    h = self._conv(h, 'out_layers_3', zero=True)
-    if x.shape[-1] != self.out_channels:
-      x = linear.Linear(
-        self.out_channels, dtype=self.dtype, name='skip_connection'
-      )(x)
+    h = convolution.Conv(
+      features, dtype=dtype, name='out_layers_3', **init.ZEROS
+    )(h)
+    if x.shape[-1] != features:
+      x = linear.Linear(features, dtype=dtype, name='skip_connection')(x)
     return x + h
 
-  def _norm(self, x: jax.Array, cond: jax.Array | None, name: str) -> jax.Array:
-    return normalise(
-      x,
-      cond,
-      gated=self.gated,
-      eps=1e-5,
-      dtype=self.dtype,
-      name=name,
-      gate_width=self.gate_width,
-    )
 
-  def _conv(self, x: jax.Array, name: str, zero: bool = False) -> jax.Array:
-    if not zero:
-      return convolution.Conv(self.out_channels, dtype=self.dtype, name=name)(x)
-    return convolution.Conv(
-      self.out_channels,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.zeros,
-      name=name,
-    )(x)
-
-
-class AttentionBlock(nn.Module):
+class AttentionBlock(norms.MaybeGated):
   """Self-attention over the pixels of a map, as a residual.
 
   CompVis/latent-diffusion: ldm/modules/diffusionmodules/openaimodel.py.
-
-  Attributes:
-    heads: must divide the channels.
-    use_new_attention_order: whether queries, keys and values of all heads lie
-      together in the projection's channels, instead of those of each head.
-    gated: whether the norm is gated by the coarser scales.
-    dtype: of the activations.
-    gate_width: hidden channels of the gate.
-    attention: which kernel, see `attention.dot_product_attention`.
   """
 
-  heads: int
+  heads: int  # must divide the channels
+  # Whether queries of all heads lie together in the projection's channels,
+  # then keys, then values; else those of each head.
   use_new_attention_order: bool = False
-  gated: bool = False
-  dtype: jnp.dtype = jnp.float32
-  gate_width: int = 128
   attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array, cond: jax.Array | None = None) -> jax.Array:
-    """Maps (B, H, W, C) to the same shape.
-
-    Args:
-      x: (B, H, W, C).
-      cond: (B, H', W', D) features of the coarser scales, or None.
-    """
-    b, height, width, channels = x.shape
-    h = normalise(
-      x,
-      cond,
-      gated=self.gated,
-      eps=1e-5,
-      dtype=self.dtype,
-      name='norm',
-      gate_width=self.gate_width,
-    ).reshape(b, height * width, channels)
+    """Maps (B, H, W, C) to the same shape, gated by cond (B, H', W', D)."""
+    _, height, _, channels = x.shape
+    h = rearrange(self.norm('norm', x, cond), 'b h w c -> b (h w) c')
     qkv = linear.Linear(3 * channels, dtype=self.dtype, name='qkv')(h)
-    if self.use_new_attention_order:
-      q, k, v = jnp.split(qkv, 3, axis=-1)
-      q, k, v = (y.reshape(*y.shape[:2], self.heads, -1) for y in (q, k, v))
-    else:
-      qkv = qkv.reshape(b, height * width, self.heads, -1)
-      q, k, v = jnp.split(qkv, 3, axis=-1)
-    h = attention.dot_product_attention(
-      q, k, v, implementation=self.attention
-    ).reshape(h.shape)
-    h = linear.Linear(
-      channels,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.zeros,
-      name='attn_out',
-    )(h)
-    return x + h.reshape(x.shape)
+    order = '(k h d)' if self.use_new_attention_order else '(h k d)'
+    q, k, v = rearrange(qkv, f'b n {order} -> k b n h d', k=3, h=self.heads)
+    h = attention.dot_product_attention(q, k, v, implementation=self.attention)
+    h = rearrange(h, 'b (y x) h d -> b y x (h d)', y=height)
+    out = linear.Linear(
+      channels, dtype=self.dtype, name='attn_out', **init.ZEROS
+    )
+    return x + out(h)

@@ -14,15 +14,10 @@ COLLECTION = 'cache'
 def cached(module: nn.Module, name: str, fn: Callable[[], T]) -> T:
   """Returns fn(), or what an earlier call with a mutable cache stored of it.
 
-  Gates and cross-attention keys depend on the condition alone, so a sampler
-  applies the network once with `mutable=['cache']` and afterwards passes the
-  result as the collection 'cache': the values are then read, fn is not traced.
-
-  Args:
-    module: the bound module that owns the value.
-    name: the value's name in the module's part of the collection.
-    fn: computes the value, an array or a tree of arrays. It may call
-      submodules of `module`.
+  Gates and cross-attention keys depend on the condition alone: a sampler
+  applies the network once with `mutable=['cache']` and then passes the result
+  as the collection 'cache'; the values are read and fn is not traced. The
+  bound module owns the value under this name; fn may call its submodules.
   """
   # `init` makes every collection mutable; a cache is no part of a fresh model.
   if module.is_initializing():

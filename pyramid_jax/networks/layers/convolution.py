@@ -16,28 +16,18 @@ _Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Conv(nn.Module):
-  """Convolves (B, H, W, C) images; kernel HWIO, float32 parameters.
+  """Convolves (B, H, W, C) images; kernel HWIO, float32 parameters."""
 
-  Attributes:
-    features: output channels.
-    kernel_size: side of the square kernel.
-    strides: step in both directions.
-    padding: zeros added before the convolution, an int for all four sides or
-      ((top, bottom), (left, right)); None pads kernel_size // 2, which keeps
-      the size of an odd kernel at stride 1.
-    use_bias: whether a bias is added.
-    dtype: of the activations.
-    kernel_init: initialiser of the kernel; PyTorch's default unless given.
-    bias_init: initialiser of the bias; PyTorch's default unless given.
-  """
-
-  features: int
-  kernel_size: int = 3
-  strides: int = 1
-  padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None
+  features: int  # output channels
+  kernel_size: int = 3  # side of the square kernel
+  strides: int = 1  # step in both directions
+  # Zeros around the image, an int for all four sides or ((top, bottom), (left,
+  # right)); None for kernel_size // 2.
+  padding: int | _Padding | None = None
   use_bias: bool = True
   dtype: jnp.dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = init.torch_kernel
+  # Initialiser of the bias, None for PyTorch's default.
   bias_init: nn.initializers.Initializer | None = None
 
   @nn.compact
@@ -61,16 +51,12 @@ class Conv(nn.Module):
 
 
 def convolve(
-  x: jax.Array,
-  kernel: jax.Array,
-  strides: int,
-  padding: _Padding,
+  x: jax.Array, kernel: jax.Array, strides: int, padding: _Padding
 ) -> jax.Array:
   """Convolves (B, H, W, C) with an HWIO kernel.
 
-  Maps of a few pixels, as the coarse scales of small models have them, become
-  one matrix product of patches: XLA's CPU convolution is six times slower
-  there, and the patches of so small a map cost nothing.
+  On a CPU, maps of a few pixels become one matrix product of patches: XLA's
+  convolution is six times slower there.
   """
   _, height, width, channels = x.shape
   k = kernel.shape[0]
@@ -100,12 +86,11 @@ def _plain(
 def _quick_to_differentiate(
   x: jax.Array, kernel: jax.Array, strides: int, padding: _Padding
 ) -> jax.Array:
-  """Convolves with the usual gradient, written so that XLA's CPU is quick.
+  """Convolves with a gradient that XLA's CPU computes quickly.
 
-  The gradient by x is a convolution with the flipped kernel, whose channels
-  trade places. Within a loop XLA makes that exchange a part of the convolution,
-  for which it has no fast code; here it cannot. There is no forward-mode
-  derivative.
+  The gradient by x is a convolution with the flipped kernel, its channels
+  exchanged. Within a loop XLA fuses that exchange into the convolution, for
+  which it has no fast code; a barrier prevents it. There is no forward mode.
   """
   return _plain(x, kernel, strides, padding)
 

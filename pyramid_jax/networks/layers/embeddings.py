@@ -2,34 +2,29 @@
 
 import functools
 
+from einops import rearrange
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
 def timestep_embedding(
-  t: jax.Array, dim: int, max_period: float = 10000.0, endpoint: bool = False
+  t: jax.Array, dim: int, endpoint: bool = False
 ) -> jax.Array:
   """Returns cosines, then sines, of t at geometrically falling frequencies.
 
-  As in the reference U-Nets (CompVis/latent-diffusion:
-  ldm/modules/diffusionmodules/util.py): frequency i is
-  max_period ** (-i / (dim // 2)); an odd dim ends in a zero.
+  CompVis/latent-diffusion: ldm/modules/diffusionmodules/util.py. Frequency i
+  is 10000 ** (-i / (dim // 2)); an odd dim ends in a zero.
 
   Args:
     t: (B,) noise levels, integer or fractional.
-    dim: size of the embedding.
-    max_period: the longest period over 2 pi.
-    endpoint: whether that period is among them, as in NVlabs/edm:
-      training/networks.py, PositionalEmbedding: the divisor of i is then
-      dim // 2 - 1.
-
-  Returns:
-    (B, dim) float32.
+    dim: size of the embedding, (B, dim) float32.
+    endpoint: whether frequency 1 / 10000 is reached: the divisor of i is
+      dim // 2 - 1 (NVlabs/edm: training/networks.py, PositionalEmbedding).
   """
   half = dim // 2
   steps = max(half - endpoint, 1)
-  frequencies = np.exp(-np.log(max_period) * np.arange(half) / steps)
+  frequencies = np.exp(-np.log(10000.0) * np.arange(half) / steps)
   angles = t.astype(jnp.float32)[:, None] * frequencies.astype(np.float32)
   embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
   return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
@@ -41,16 +36,12 @@ def random_fourier_features(
   """Returns cosines, then sines, of t at fixed random frequencies.
 
   The embedding of NCSN++ (arXiv:2011.13456; NVlabs/edm: training/networks.py,
-  FourierEmbedding). The frequencies are no parameters: they are drawn from a
-  fixed seed, N(0, scale^2) periods for a unit of t.
+  FourierEmbedding). The frequencies come from a fixed seed.
 
   Args:
     t: (B,) noise levels.
-    dim: size of the embedding, even.
-    scale: deviation of the frequencies.
-
-  Returns:
-    (B, dim) float32.
+    dim: size of the embedding, (B, dim) float32; even.
+    scale: standard deviation of the frequencies, in periods a unit of t.
   """
   frequencies = np.random.RandomState(0).standard_normal(dim // 2)
   frequencies = (2 * np.pi * scale * frequencies).astype(np.float32)
@@ -59,18 +50,15 @@ def random_fourier_features(
 
 
 def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
-  """Returns the mean of a coordinate's two table rows for every grid token.
+  """Returns the mean of two table rows for every token of a grid.
 
   Token k reads rows k // height and k % height, which on square grids are its
   row and column (davidhalladay/Frido: frido/modules/attention.py).
 
   Args:
-    table: (N, C), a row for each coordinate.
+    table: (N, C), a row for each coordinate; the result is (height * width, C).
     height: of the grid, at most N.
     width: of the grid, at most N.
-
-  Returns:
-    (height * width, C).
 
   Raises:
     ValueError: the grid has more coordinates than the table rows.
@@ -82,7 +70,7 @@ def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
     )
   # (width, height): entry (i, j) is token i * height + j.
   both = table[:width, None] + table[None, :height]
-  return both.reshape(width * height, -1) / 2
+  return rearrange(both, 'w h c -> (w h) c') / 2
 
 
 @functools.cache
@@ -92,21 +80,15 @@ def sincos_table(
   """Returns the fixed position embedding of a square grid.
 
   The two-dimensional table of MAE and DiT (facebookresearch/DiT: models.py):
-  the first half of a token's channels tells its column, the second its row,
-  each half by sines and then cosines; computed in float64.
+  the first half of a token's channels encodes its column, the second its row,
+  each by sines and then cosines; computed in float64.
 
   Args:
-    dim: channels, a multiple of 4.
-    grid: side of the grid.
-    extent: of the whole side, in the unit in which the centres of its cells
-      are told: a place has the same code in every grid. None numbers the
-      cells from 0, as in the reference.
-
-  Returns:
-    (grid, grid, dim) float32, rows first.
-
-  Raises:
-    ValueError: other channels.
+    dim: channels, a multiple of 4, else ValueError.
+    grid: side of the grid; the result is (grid, grid, dim) float32, rows first.
+    extent: length of a side, in which the centres of its cells are measured,
+      so that a place has the same code in every grid; None numbers the cells
+      from 0, as in the reference.
   """
   if dim % 4:
     raise ValueError(
@@ -135,18 +117,12 @@ def grid_centres(height: int, width: int) -> jax.Array:
 
 
 def fourier_features(x: jax.Array, num_frequencies: int) -> jax.Array:
-  """Returns sines and cosines of pi x, 2 pi x, 4 pi x ... of every coordinate.
+  """Maps x (..., D) to sines and cosines of pi x, 2 pi x, 4 pi x ... (NeRF).
 
-  The encoding of positions of NeRF (arXiv:2003.08934, equation 4).
-
-  Args:
-    x: (..., D) coordinates in [0, 1].
-    num_frequencies: octaves F.
-
-  Returns:
-    (..., 2 * F * D) float32.
+  arXiv:2003.08934, equation 4. x lies in [0, 1]; with F = num_frequencies
+  octaves the result is (..., 2 * F * D) float32.
   """
   octaves = np.pi * 2.0 ** np.arange(num_frequencies)
   angles = x.astype(jnp.float32)[..., None] * octaves.astype(np.float32)
   features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-  return features.reshape(*x.shape[:-1], -1)
+  return rearrange(features, '... d f -> ... (d f)')

@@ -9,18 +9,10 @@ import jax
 def with_features(
   out: jax.Array, found: Mapping[str, jax.Array], names: Sequence[str]
 ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns a network's result, in a pair with its features where asked.
-
-  Args:
-    out: the result.
-    found: all features that the network has.
-    names: of the wanted ones; () for the result alone.
-
-  Returns:
-    `out`, or `(out, {name: feature})` in the order of `names`.
+  """Returns `out`, or `(out, {name: feature})` in the order of `names`.
 
   Raises:
-    ValueError: a name that the network does not have.
+    ValueError: a name that the network does not have among the `found`.
   """
   for name in names:
     if name not in found:

@@ -1,19 +1,26 @@
 """Parameter initialisers that the reference models rely on.
 
 The reference implementations leave almost every convolution and linear layer
-at PyTorch's default: kernel and bias uniform in +-1/sqrt(fan_in), which is
-what kaiming_uniform with a = sqrt(5) amounts to (torch: nn/modules/conv.py,
-`reset_parameters`).
+at PyTorch's default: kernel and bias uniform in +-1/sqrt(fan_in) (torch:
+nn/modules/conv.py, `reset_parameters`). Kernels have the axes (..., in, out),
+the axes in front being the receptive field.
 """
+
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 
-# For kernels whose last two axes are (in, out), any axes in front being the
-# receptive field: U(-b, b) with b = sqrt(3 * scale / fan_in), scale = 1/3.
+# U(-b, b) with b = sqrt(3 * scale / fan_in), scale = 1/3.
 torch_kernel = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+# Fields of a `Linear` or `Conv` that starts as zero.
+ZEROS: dict[str, Any] = {
+  'kernel_init': nn.initializers.zeros,
+  'bias_init': nn.initializers.zeros,
+}
 
 
 def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
@@ -29,15 +36,21 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
   """Returns PyTorch's default bias initialiser, U(+-1/sqrt(fan_in)).
 
   Args:
-    fan_in: input features times the receptive field of the kernel beside it.
+    fan_in: input features times the receptive field of the layer's kernel.
   """
   return symmetric_uniform(fan_in**-0.5)
 
 
-def xavier(gain: float = 1.0) -> nn.initializers.Initializer:
-  """Returns Xavier's uniform initialiser times `gain`.
+def zero_bias(kernel_init: nn.initializers.Initializer) -> dict[str, Any]:
+  """Returns the fields of a `Linear` or `Conv` whose bias starts as zero."""
+  return ZEROS | {'kernel_init': kernel_init}
 
-  For the same kernels as `torch_kernel`: U(-b, b) with
-  b = gain * sqrt(6 / (fan_in + fan_out)); a gain of 0 gives zeros.
+
+def xavier(gain: float = 1.0) -> dict[str, Any]:
+  """Returns the fields of a layer with Xavier's uniform kernel, zero bias.
+
+  The kernel is U(-b, b), b = gain * sqrt(6 / (fan_in + fan_out)).
   """
-  return nn.initializers.variance_scaling(gain**2, 'fan_avg', 'uniform')
+  return zero_bias(
+    nn.initializers.variance_scaling(gain**2, 'fan_avg', 'uniform')
+  )

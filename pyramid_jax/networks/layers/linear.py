@@ -8,20 +8,13 @@ from pyramid_jax.networks.layers import init
 
 
 class Linear(nn.Module):
-  """Multiplies the last axis by an (in, out) kernel; float32 parameters.
+  """Multiplies the last axis by an (in, out) kernel; float32 parameters."""
 
-  Attributes:
-    features: size of the last axis of the result.
-    use_bias: whether a bias is added.
-    dtype: of the activations.
-    kernel_init: initialiser of the kernel; PyTorch's default unless given.
-    bias_init: initialiser of the bias; PyTorch's default unless given.
-  """
-
-  features: int
+  features: int  # size of the last axis of the result
   use_bias: bool = True
   dtype: jnp.dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = init.torch_kernel
+  # Initialiser of the bias, None for PyTorch's default.
   bias_init: nn.initializers.Initializer | None = None
 
   @nn.compact

@@ -22,12 +22,6 @@ class GroupNorm(nn.Module):
   The map is never reshaped to (..., groups, channels / groups): that puts a
   tiny axis last, which accelerators pad. Channel sums are folded to groups on
   (B, C) arrays instead.
-
-  Attributes:
-    eps: added to the variance; 1e-5 in the U-Nets, 1e-6 in the autoencoders
-      and in front of their transformers.
-    num_groups: must divide the channels.
-    dtype: of the result.
   """
 
   eps: float
@@ -36,11 +30,7 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises (B, ..., C).
-
-    Raises:
-      ValueError: C is not a multiple of num_groups.
-    """
+    """Normalises (B, ..., C), C a multiple of num_groups."""
     channels = x.shape[-1]
     if channels % self.num_groups:
       raise ValueError(
@@ -49,31 +39,20 @@ class GroupNorm(nn.Module):
       )
     scale = self.param('scale', nn.initializers.ones, (channels,))
     bias = self.param('bias', nn.initializers.zeros, (channels,))
-    return group_norm(x, scale, bias, self.num_groups, self.eps).astype(
-      self.dtype
-    )
+    y = group_norm(x, scale, bias, self.num_groups, self.eps)
+    return y.astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def group_norm(
-  x: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
-  num_groups: int,
-  eps: float,
+  x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, eps: float
 ) -> jax.Array:
   """Returns the normalised (B, ..., C) array in float32 or wider.
 
-  The gradient is written out: it keeps x, in its own element type, and small
-  arrays, and takes one pass for all sums, like the forward direction. There
-  is no forward-mode derivative.
-
-  Args:
-    x: (B, ..., C) with at least one axis of positions.
-    scale: (C,).
-    bias: (C,).
-    num_groups: divides C.
-    eps: added to the variance.
+  x has at least one axis of positions; scale and bias are (C,). The gradient
+  is written out: it keeps x, in its own element type, and small arrays, and
+  takes one pass for all sums, as the forward direction does. There is no
+  forward-mode derivative.
   """
   return _group_norm_forward(x, scale, bias, num_groups, eps)[0]
 
@@ -109,14 +88,11 @@ group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 def _group_statistics(
   x: jax.Array, num_groups: int, eps: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns mean and inverse standard deviation, (B, C), equal in a group.
-
-  Both sums are taken in one pass over the map, about a shift close to the
-  mean: plain E[x^2] - E[x]^2 loses the digits in which PyTorch's result would
-  be compared. The shift is the group's mean over the first 1 / H of the
-  positions, so (shift - mean)^2 <= H * variance and at most H units of the
-  last place are lost in the variance.
-  """
+  """Returns mean and inverse standard deviation, (B, C), equal in a group."""
+  # Both sums take one pass over the map, about a shift close to the mean: plain
+  # E[x^2] - E[x]^2 loses digits. The shift is the group's mean over the first
+  # 1 / H of the positions, so (shift - mean)^2 <= H * variance and at most H
+  # units of the last place are lost.
   positions = tuple(range(1, x.ndim - 1))
   x = precision.wide(x)
   shift = _group_mean(x[:, :1].mean(positions), num_groups)
@@ -140,17 +116,11 @@ def _over_positions(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 class LayerNorm(nn.Module):
-  """Layer normalisation over the last axis (arXiv:1607.06450).
-
-  Attributes:
-    eps: added to the variance; PyTorch's default.
-    dtype: of the result.
-    affine: whether a learned scale and shift follow.
-  """
+  """Layer normalisation over the last axis (arXiv:1607.06450)."""
 
   eps: float = 1e-5
   dtype: jnp.dtype = jnp.float32
-  affine: bool = True
+  affine: bool = True  # whether a learned scale and shift follow
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -168,32 +138,25 @@ class LayerNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation with PyTorch's running statistics.
+  """Batch normalisation with running statistics as torch.nn.BatchNorm2d has.
 
   The running variance is renewed with the unbiased one, the batch itself is
-  normalised with the biased one (torch.nn.BatchNorm2d, momentum 0.1). Under
-  `jit` the statistics are those of the global batch.
-
-  Attributes:
-    dtype: of the result.
-    scale_init: initialiser of the learned scale.
-    eps: added to the variance.
-    momentum: weight of the newest batch in the running statistics.
+  normalised with the biased one. Under `jit` the statistics are those of the
+  global batch.
   """
 
   dtype: jnp.dtype = jnp.float32
+  # Initialiser of the learned scale.
   scale_init: nn.initializers.Initializer = nn.initializers.ones
   eps: float = 1e-5
-  momentum: float = 0.1
+  momentum: float = 0.1  # weight of the newest batch in the running statistics
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Normalises (B, H, W, C).
 
-    Args:
-      x: (B, H, W, C).
-      train: normalise with the statistics of this batch, and renew the
-        running ones where the collection `STATISTICS` is mutable.
+    `train` takes the statistics of this batch, and renews the running ones
+    where the collection `STATISTICS` is mutable.
     """
     features = x.shape[-1:]
     scale = self.param('scale', self.scale_init, features)
@@ -220,12 +183,7 @@ class BatchNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Division by the root mean square of the last axis (arXiv:1910.07467).
-
-  Attributes:
-    eps: added to the mean square.
-    dtype: of the result.
-  """
+  """Division by the root mean square of the last axis (arXiv:1910.07467)."""
 
   eps: float = 1e-6
   dtype: jnp.dtype = jnp.float32
@@ -240,35 +198,24 @@ class RMSNorm(nn.Module):
 
 
 class GatedNorm(nn.Module):
-  """Group norm whose scale and shift are read off a map (SPADE).
+  """Group norm whose scale and shift are computed from a map (SPADE).
 
-  norm(x) * (1 + gamma(cond)) + beta(cond) as in arXiv:1903.07291, section
-  3.1, with the group norm's own affine part kept. The gate
-  does not depend on x: it goes through `caching.cached`.
-
-  Attributes:
-    eps: of the group norm.
-    num_groups: of the group norm.
-    hidden: channels between the map and its gates.
-    dtype: of the activations.
+  norm(x) * (1 + gamma(cond)) + beta(cond) as in arXiv:1903.07291, section 3.1,
+  with the group norm's own affine part kept. The gate does not depend on x: it
+  goes through `caching.cached`.
   """
 
   eps: float
   num_groups: int = 32
-  hidden: int = 128
+  hidden: int = 128  # channels between the map and its gates
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, cond: jax.Array | None = None) -> jax.Array:
-    """Normalises x, gated when cond is given.
+    """Maps x (B, H, W, C) to the same shape.
 
-    Args:
-      x: (B, H, W, C).
-      cond: (B, H', W', D), resized to x by nearest neighbours; None for the
-        plain norm.
-
-    Returns:
-      (B, H, W, C) in `dtype`.
+    `cond` (B, H', W', D) is resized by nearest neighbours; None gives the plain
+    norm.
     """
     norm = GroupNorm(
       self.eps, self.num_groups, self.dtype, name='param_free_norm'
@@ -285,10 +232,30 @@ class GatedNorm(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     _, height, width, channels = shape
     cond = resampling.nearest(cond, (height, width))
-    hidden = convolution.Conv(
-      self.hidden, dtype=self.dtype, name='mlp_shared_0'
-    )(cond)
-    hidden = nn.relu(hidden)
-    gamma = convolution.Conv(channels, dtype=self.dtype, name='mlp_gamma')
-    beta = convolution.Conv(channels, dtype=self.dtype, name='mlp_beta')
+    conv = functools.partial(convolution.Conv, dtype=self.dtype)
+    hidden = nn.relu(conv(self.hidden, name='mlp_shared_0')(cond))
+    gamma = conv(channels, name='mlp_gamma')
+    beta = conv(channels, name='mlp_beta')
     return gamma(hidden), beta(hidden)
+
+
+class MaybeGated(nn.Module, kw_only=True):
+  """A block whose group norms may be gated by the coarser scales."""
+
+  gated: bool = False  # whether norms are gated
+  gate_width: int = 128  # hidden channels of a gate
+  dtype: jnp.dtype = jnp.float32
+
+  def norm(
+    self, name: str, x: jax.Array, cond: jax.Array | None, eps: float = 1e-5
+  ) -> jax.Array:
+    """Applies the norm `name` to x (B, H, W, C), within a compact method.
+
+    `cond` is (B, H', W', D) features of the coarser scales, read by gates only;
+    None leaves a gated norm ungated.
+    """
+    if not self.gated:
+      return GroupNorm(eps, dtype=self.dtype, name=name)(x)
+    return GatedNorm(eps, hidden=self.gate_width, dtype=self.dtype, name=name)(
+      x, cond
+    )

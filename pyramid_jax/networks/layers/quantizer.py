@@ -14,24 +14,19 @@ CODES_AT_ONCE = 1024
 
 
 class VectorQuantizer(nn.Module):
-  """Replaces vectors by the nearest entries of a codebook (1711.00937).
+  """Replaces vectors by the nearest entries of a codebook.
 
-  Matches CompVis/taming-transformers, taming/modules/vqvae/quantize.py,
-  VectorQuantizer2. Everything is float32.
-
-  Attributes:
-    num_codes: entries of the codebook.
-    features: channels of an entry.
-    beta: weight of one of the two terms of the loss, see `legacy`.
-    legacy: beta weighs the term that moves the codebook, as in all published
-      models, instead of the term that moves the encoder.
-    init_normal: entries start as N(0, 1) instead of U(+-1 / num_codes).
+  arXiv:1711.00937; CompVis/taming-transformers: taming/modules/vqvae/
+  quantize.py, VectorQuantizer2. Everything is float32.
   """
 
-  num_codes: int
-  features: int
-  beta: float = 0.25
+  num_codes: int  # entries of the codebook
+  features: int  # channels of an entry
+  beta: float = 0.25  # weight of one of the two terms of the loss
+  # Whether beta weighs the term that moves the codebook, as in all published
+  # models, instead of the one that moves the encoder.
   legacy: bool = True
+  # Whether entries start as N(0, 1), not U(+-1 / num_codes).
   init_normal: bool = False
 
   def setup(self):
@@ -45,10 +40,7 @@ class VectorQuantizer(nn.Module):
     )
 
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Quantises z.
-
-    Args:
-      z: (..., features).
+    """Quantises z (..., features).
 
     Returns:
       The entries, float32 of z's shape, whose gradient goes straight to z;
@@ -82,12 +74,7 @@ class VectorQuantizer(nn.Module):
 def nearest_code(z: jax.Array, codebook: jax.Array) -> jax.Array:
   """Returns the index of the entry nearest to every vector, first on ties.
 
-  Args:
-    z: (..., D) float32.
-    codebook: (K, D) float32.
-
-  Returns:
-    (...) int32 in [0, K).
+  Vectors z (..., D) and codebook (K, D) give (...) int32 in [0, K).
   """
   codebook = lax.stop_gradient(codebook)
   if codebook.shape[0] <= CODES_AT_ONCE:
@@ -121,8 +108,8 @@ def nearest_code(z: jax.Array, codebook: jax.Array) -> jax.Array:
 
 
 def _distances(z: jax.Array, entries: jax.Array) -> jax.Array:
-  # Less |z|^2, which is the same for all entries and only adds rounding. The
-  # precision is asked for: fast float32 modes of accelerators flip codes.
+  # |z|^2 is left out: it is the same for all entries and only adds rounding.
+  # Lower precision, the default of accelerators, would flip codes.
   inner = jnp.einsum(
     '...d,kd->...k', z, entries, precision=lax.Precision.HIGHEST
   )
@@ -130,34 +117,19 @@ def _distances(z: jax.Array, entries: jax.Array) -> jax.Array:
 
 
 def code_counts(codes: jax.Array, num_codes: int) -> jax.Array:
-  """Counts how often every entry occurs; counts of batches may be added.
-
-  Args:
-    codes: int32 of any shape, in [0, num_codes).
-    num_codes: entries of the codebook.
-
-  Returns:
-    (num_codes,) int32.
-  """
+  """Counts how often each of the codes [0, num_codes) occurs, int32."""
   return jnp.bincount(codes.reshape(-1), length=num_codes).astype(jnp.int32)
 
 
 def perplexity(counts: jax.Array) -> jax.Array:
-  """Returns exp of the entropy of the codes, between 1 and their number.
+  """Returns exp of the entropy of `code_counts` (K,), in [1, K].
 
-  As in CompVis/latent-diffusion: ldm/modules/losses/vqperceptual.py.
-
-  Args:
-    counts: (K,) from `code_counts`.
+  CompVis/latent-diffusion: ldm/modules/losses/vqperceptual.py.
   """
   p = counts / jnp.maximum(counts.sum(), 1)
   return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10)))
 
 
 def dead_codes(counts: jax.Array) -> jax.Array:
-  """Returns how many entries of a codebook never occur, int32.
-
-  Args:
-    counts: (K,) from `code_counts`.
-  """
+  """Returns how many of `code_counts` (K,) are zero, int32."""
   return jnp.sum(counts == 0, dtype=jnp.int32)

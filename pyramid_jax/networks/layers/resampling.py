@@ -1,5 +1,7 @@
 """Changes of the spatial size of (B, H, W, C) arrays, without parameters."""
 
+from einops import rearrange
+from einops import repeat
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -9,17 +11,10 @@ from pyramid_jax.networks.layers import precision
 
 
 def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Resizes with output pixel i taken from input pixel floor(i * in / out).
+  """Resizes (B, H, W, C) to (B, *size, C) by nearest neighbours.
 
-  Matches torch's interpolate(mode='nearest'): an integer reduction keeps the
-  top-left pixel of each cell, an integer enlargement repeats pixels.
-
-  Args:
-    x: (B, H, W, C).
-    size: height and width of the result.
-
-  Returns:
-    (B, *size, C), of the dtype of x.
+  Output pixel i is input pixel floor(i * in / out), as in torch's
+  interpolate(mode='nearest').
   """
   for axis, out in zip((1, 2), size, strict=True):
     x = _nearest_axis(x, axis, out)
@@ -38,27 +33,15 @@ def _nearest_axis(x: jax.Array, axis: int, out: int) -> jax.Array:
 
 
 def enlarge(x: jax.Array, factor: int = 2) -> jax.Array:
-  """Repeats every pixel `factor` times in both directions.
-
-  Args:
-    x: (B, H, W, C).
-    factor: at least 1.
-
-  Returns:
-    (B, factor * H, factor * W, C).
-  """
-  b, h, w, c = x.shape
-  x = jnp.broadcast_to(
-    x[:, :, None, :, None], (b, h, factor, w, factor, c)
-  )  # one copy instead of one per axis
-  return x.reshape(b, factor * h, factor * w, c)
+  """Repeats pixels of (B, H, W, C) to (B, factor * H, factor * W, C)."""
+  # One copy instead of one an axis.
+  return repeat(x, 'b h w c -> b (h i) (w j) c', i=factor, j=factor)
 
 
 def average_pool(x: jax.Array, factor: int = 2) -> jax.Array:
-  """Averages non-overlapping factor x factor cells, dropping a remainder.
+  """Averages factor x factor cells, dropping a remainder.
 
   Args:
-    x: (B, H, W, C).
     factor: at least 1.
 
   Returns:
@@ -74,12 +57,7 @@ def average_pool(x: jax.Array, factor: int = 2) -> jax.Array:
 def max_pool(x: jax.Array, factor: int = 2) -> jax.Array:
   """Takes the largest of every factor x factor cell, dropping a remainder.
 
-  Args:
-    x: (B, H, W, C), floating.
-    factor: at least 1.
-
-  Returns:
-    (B, H // factor, W // factor, C).
+  Maps (B, H, W, C) floating to (B, H // factor, W // factor, C).
   """
   window = (1, factor, factor, 1)
   return lax.reduce_window(x, -jnp.inf, lax.max, window, window, 'VALID')
@@ -88,39 +66,21 @@ def max_pool(x: jax.Array, factor: int = 2) -> jax.Array:
 def space_to_depth(x: jax.Array, cell: int) -> jax.Array:
   """Makes the pixels of cell x cell squares channels of one position.
 
-  Args:
-    x: (B, H, W, C).
-    cell: divides both sides.
-
-  Returns:
-    (B, H / cell, W / cell, cell * cell * C), ordered (row, column, channel).
+  Maps (B, H, W, C) to (B, H / cell, W / cell, cell * cell * C), ordered (row,
+  column, channel); cell divides both sides.
   """
-  b, h, w, c = x.shape
-  x = x.reshape(b, h // cell, cell, w // cell, cell, c)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b, h // cell, w // cell, cell * cell * c)
+  return rearrange(x, 'b (h i) (w j) c -> b h w (i j c)', i=cell, j=cell)
 
 
 def depth_to_space(x: jax.Array, cell: int) -> jax.Array:
   """Undoes `space_to_depth`, to (B, cell * H, cell * W, C / cell ** 2)."""
-  b, h, w, c = x.shape
-  x = x.reshape(b, h, w, cell, cell, c // cell**2)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b, h * cell, w * cell, c // cell**2)
+  return rearrange(x, 'b h w (i j c) -> b (h i) (w j) c', i=cell, j=cell)
 
 
 def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Resizes by linear interpolation between the centres of pixels.
+  """Resizes (B, H, W, C) to (B, *size, C) linearly, without antialiasing.
 
-  Matches torch's interpolate(mode='bilinear', align_corners=False): nothing
-  is smoothed on the way down.
-
-  Args:
-    x: (B, H, W, C).
-    size: height and width of the result.
-
-  Returns:
-    (B, *size, C), of the dtype of x.
+  Matches torch's interpolate(mode='bilinear', align_corners=False).
   """
   if x.shape[1:3] == size:
     return x

@@ -6,7 +6,9 @@ tokens; logits get a learned bias by relative position.
 """
 
 from collections.abc import Sequence
+import functools
 
+from einops import rearrange
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,8 @@ from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import transformer
 
 
-# How a block learns the noise level: 'tmsa' inside of the attention, 'add' as
-# a vector added to the tokens in front of a plain block (for comparison).
+# Where the time token acts: 'tmsa' inside of the attention, 'add' as a vector
+# added to the tokens in front of a plain block (for comparison).
 TIME_TOKENS = ('tmsa', 'add')
 
 # Truncated in the reference, a hundred deviations away.
@@ -30,12 +32,8 @@ _TABLE_STD = 0.02
 def relative_position_index(window: int) -> np.ndarray:
   """Returns the table row of every pair of tokens of a square window.
 
-  Args:
-    window: side of the window; tokens are in row-major order.
-
-  Returns:
-    (window ** 2, window ** 2) int64, query first, entries in
-    [0, (2 * window - 1) ** 2).
+  The result is (window ** 2, window ** 2) int64, query first, tokens in
+  row-major order, entries in [0, (2 * window - 1) ** 2).
   """
   row, column = np.divmod(np.arange(window**2), window)
   down = row[:, None] - row + window - 1
@@ -46,23 +44,16 @@ def relative_position_index(window: int) -> np.ndarray:
 def relative_position_bias(table: jax.Array, window: int) -> jax.Array:
   """Returns table[relative_position_index(window)], heads first.
 
-  Made of shifted copies along one direction, then the other: the gradient is
-  a sum over them, where that of a lookup would be scattered.
-
-  Args:
-    table: ((2 * window - 1) ** 2, H).
-    window: side of the window.
-
-  Returns:
-    (H, window ** 2, window ** 2).
+  It maps ((2 * window - 1) ** 2, H) to (H, window ** 2, window ** 2), by
+  shifted copies along one direction, then the other: the gradient is a sum
+  over them, where that of a lookup would be scattered.
   """
   span = 2 * window - 1
-  x = table.reshape(span, span, -1)
-  x = _differences(x, window)  # (row a, row b, column difference, H)
-  x = jnp.moveaxis(x, 2, 0)
-  x = _differences(x, window)  # (column a, column b, row a, row b, H)
-  x = x.transpose(4, 2, 0, 3, 1)
-  return x.reshape(-1, window**2, window**2)
+  x = rearrange(table, '(row column) h -> row column h', row=span)
+  x = _differences(x, window)
+  x = rearrange(x, 'rowa rowb column h -> column rowa rowb h')
+  x = _differences(x, window)
+  return rearrange(x, 'ca cb rowa rowb h -> h (rowa ca) (rowb cb)')
 
 
 def _differences(x: jax.Array, n: int) -> jax.Array:
@@ -80,57 +71,45 @@ def _differences(x: jax.Array, n: int) -> jax.Array:
 
 
 def to_windows(x: jax.Array, window: int) -> jax.Array:
-  """Maps (B, H, W, C) to (B * windows, window ** 2, C), window by window.
-
-  Raises:
-    ValueError: the window does not divide the map.
-  """
-  b, height, width, channels = x.shape
+  """Maps (B, H, W, C) to (B * windows, window ** 2, C), window by window."""
+  _, height, width, _ = x.shape
   if height % window or width % window:
     raise ValueError(
       f'a map of {height} x {width} cannot be cut into windows of {window} x '
       f'{window}; the side of a window must divide both.'
     )
-  rows, columns = height // window, width // window
-  x = x.reshape(b, rows, window, columns, window, channels)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b * rows * columns, window**2, channels)
+  return rearrange(x, 'b (y i) (x j) c -> (b y x) (i j) c', i=window, j=window)
 
 
 def from_windows(x: jax.Array, height: int, width: int) -> jax.Array:
   """Undoes `to_windows`, to (B, height, width, C)."""
   window = round(x.shape[1] ** 0.5)
-  rows, columns = height // window, width // window
-  x = x.reshape(-1, rows, columns, window, window, x.shape[-1])
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(-1, height, width, x.shape[-1])
+  return rearrange(
+    x,
+    '(b y x) (i j) c -> b (y i) (x j) c',
+    y=height // window,
+    x=width // window,
+    i=window,
+  )
 
 
 class TimeAttention(nn.Module):
   """Self-attention in windows of a map, with the time token in q, k and v.
 
   NVlabs/DiffiT: diffit/diffit.py for one window, the whole map.
-
-  Attributes:
-    heads: must divide the channels.
-    window: side of the windows, which do not overlap; or several sides, of
-      which a call names one, each with a table of its own.
-    use_time: whether there is a time token.
-    dropout: rate on the output when training.
-    dtype: of the activations.
-    attention: which kernel, see `attention.dot_product_attention`.
-    qkv_gain: factor of Xavier's initial weights of the three projections.
-    out_gain: of the output's.
   """
 
-  heads: int
+  heads: int  # must divide the channels
+  # Side of the windows, which do not overlap; or several sides, of which a call
+  # names one, each with a table of biases of its own.
   window: int | Sequence[int]
-  use_time: bool = True
-  dropout: float = 0.0
+  use_time: bool = True  # whether there is a time token
+  dropout: float = 0.0  # rate on the output in training
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
+  # Factor of Xavier's initial weights of the three projections.
   qkv_gain: float = 1.0
-  out_gain: float = 1.0
+  out_gain: float = 1.0  # factor of Xavier's initial weights of the output
 
   @nn.compact
   def __call__(
@@ -143,28 +122,29 @@ class TimeAttention(nn.Module):
     """Maps (B, H, W, C) to the same shape.
 
     Args:
-      x: (B, H, W, C).
+      x: the map; heads and windows must divide its channels and sides.
       time: (B, D) time tokens, or (1, D); not read without `use_time`.
-      train: whether dropout is active, which needs a 'dropout' key.
-      window: side of the windows where there are several.
-
-    Raises:
-      ValueError: channels or sides that cannot be split so, or a window that
-        there is not.
+      train: whether dropout is active.
+      window: side of the windows, one of several.
     """
     _, height, width, channels = x.shape
     if channels % self.heads:
       raise ValueError(
         f'{channels} channels cannot be split into {self.heads} heads.'
       )
-    z = self._linear(3 * channels, 'qkv', self.qkv_gain)(x)
+    three = functools.partial(
+      linear.Linear,
+      3 * channels,
+      dtype=self.dtype,
+      **init.xavier(self.qkv_gain),
+    )
+    z = three(name='qkv')(x)
     if self.use_time:
-      offset = self._linear(3 * channels, 'qkv_temb', self.qkv_gain)(time)
-      z = z + offset[:, None, None]
+      z = z + three(name='qkv_temb')(time)[:, None, None]
     side, table = self._table(window)
-    z = to_windows(z, side)
-    z = z.reshape(*z.shape[:2], 3, self.heads, channels // self.heads)
-    q, k, v = (z[:, :, i] for i in range(3))
+    q, k, v = rearrange(
+      to_windows(z, side), 'b n (k h d) -> k b n h d', k=3, h=self.heads
+    )
     out = attention.dot_product_attention(
       q,
       k,
@@ -172,8 +152,11 @@ class TimeAttention(nn.Module):
       bias=relative_position_bias(table, side),
       implementation=self.attention,
     )
-    out = from_windows(out.reshape(*out.shape[:2], channels), height, width)
-    out = self._linear(channels, 'proj', self.out_gain)(out)
+    out = rearrange(out, 'b n h d -> b n (h d)')
+    project = linear.Linear(
+      channels, dtype=self.dtype, name='proj', **init.xavier(self.out_gain)
+    )
+    out = project(from_windows(out, height, width))
     return nn.Dropout(self.dropout, deterministic=not train)(out)
 
   def _table(self, window: int | None) -> tuple[int, jax.Array]:
@@ -190,20 +173,9 @@ class TimeAttention(nn.Module):
     for n in sides:
       name = 'relative_position_bias_table' + ('' if has_one else f'_{n}')
       tables[n] = self.param(
-        name,
-        nn.initializers.normal(_TABLE_STD),
-        ((2 * n - 1) ** 2, self.heads),
+        name, nn.initializers.normal(_TABLE_STD), ((2 * n - 1) ** 2, self.heads)
       )
     return side, tables[side]
-
-  def _linear(self, features: int, name: str, gain: float) -> linear.Linear:
-    return linear.Linear(
-      features,
-      dtype=self.dtype,
-      kernel_init=init.xavier(gain),
-      bias_init=nn.initializers.zeros,
-      name=name,
-    )
 
 
 class DiffiTBlock(nn.Module):
@@ -211,28 +183,19 @@ class DiffiTBlock(nn.Module):
 
   arXiv:2312.02139, equations 7 and 8. Tokens of a context, if there are, are
   attended to between both (ours).
-
-  Attributes:
-    heads: see `TimeAttention`.
-    window: see `TimeAttention`.
-    mlp_ratio: hidden width of the feed-forward over the channels.
-    time_token: one of `TIME_TOKENS`.
-    dropout: rate on the attention's output and on the hidden values of the
-      feed-forward when training.
-    dtype: of the activations.
-    attention: see `TimeAttention`.
-    qkv_gain: see `TimeAttention`.
-    out_gain: factor of Xavier's initial weights at the end of both branches.
   """
 
   heads: int
   window: int | Sequence[int]
-  mlp_ratio: float = 4.0
-  time_token: str = 'tmsa'
+  mlp_ratio: float = 4.0  # hidden width of the feed-forward over the channels
+  time_token: str = 'tmsa'  # one of `TIME_TOKENS`
+  # Rate on the attention's output and on the hidden values of the feed-forward
+  # when training.
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
   qkv_gain: float = 1.0
+  # Factor of Xavier's initial weights at the end of both branches.
   out_gain: float = 1.0
 
   @nn.compact
@@ -248,12 +211,12 @@ class DiffiTBlock(nn.Module):
     """Maps (B, H, W, C) to the same shape.
 
     Args:
-      x: (B, H, W, C).
-      time: and the next two, see `TimeAttention`.
-      train: likewise.
-      window: likewise.
+      x: the map.
+      time: (B, D) or (1, D) time tokens.
+      train: whether dropout is active.
+      window: side of the windows where there are several.
       context: (B, S, E) tokens to attend to, or None.
-      outside: (B, H * W, S), see `transformer.CrossAttention`, or None.
+      outside: (B, H * W, S) distances from the places of the context, or None.
     """
     if self.time_token not in TIME_TOKENS:
       raise ValueError(
@@ -261,7 +224,7 @@ class DiffiTBlock(nn.Module):
       )
     channels = x.shape[-1]
     if self.time_token == 'add':
-      x = x + self._linear(channels, 'time_proj')(time)[:, None, None]
+      x = x + self._linear('time_proj', channels)(time)[:, None, None]
     attend = TimeAttention(
       self.heads,
       self.window,
@@ -283,25 +246,20 @@ class DiffiTBlock(nn.Module):
         self.attention,
         name='cross',
       )
-      tokens = self._norm('norm_cross', x).reshape(len(x), -1, channels)
+      tokens = rearrange(self._norm('norm_cross', x), 'b h w c -> b (h w) c')
       x = x + look(tokens, context, train, outside).reshape(x.shape)
-    h = self._linear(int(channels * self.mlp_ratio), 'mlp_fc1')(
-      self._norm('norm2', x)
-    )
+    h = self._norm('norm2', x)
+    h = self._linear('mlp_fc1', int(channels * self.mlp_ratio))(h)
     h = nn.gelu(h, approximate=True)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    return x + self._linear(channels, 'mlp_fc2', self.out_gain)(h)
+    return x + self._linear('mlp_fc2', channels, self.out_gain)(h)
 
   def _norm(self, name: str, x: jax.Array) -> jax.Array:
     return norms.LayerNorm(1e-6, self.dtype, affine=False, name=name)(x)
 
   def _linear(
-    self, features: int, name: str, gain: float = 1.0
+    self, name: str, features: int, gain: float = 1.0
   ) -> linear.Linear:
     return linear.Linear(
-      features,
-      dtype=self.dtype,
-      kernel_init=init.xavier(gain),
-      bias_init=nn.initializers.zeros,
-      name=name,
+      features, dtype=self.dtype, name=name, **init.xavier(gain)
     )

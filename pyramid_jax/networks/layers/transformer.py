@@ -1,14 +1,15 @@
 """Transformer blocks of the U-Nets and of the condition encoders."""
 
+from einops import rearrange
 from flax import linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks.layers import attention
-from pyramid_jax.networks.layers import blocks
 from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import embeddings
+from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
@@ -19,15 +20,11 @@ POOLS = 8  # queries that pool a context
 
 @flax.struct.dataclass
 class PlacedTokens:
-  """A context whose tokens lie somewhere in the image.
+  """A context whose tokens lie somewhere in the image."""
 
-  Attributes:
-    values: (B, S, D) tokens.
-    places: (B, S, 4) boxes x0, y0, x1, y1 in [0, 1]; all of the image for a
-      token that lies nowhere in particular.
-  """
-
-  values: jax.Array
+  values: jax.Array  # (B, S, D) tokens
+  # (B, S, 4) boxes x0, y0, x1, y1 in [0, 1]; all of the image for a token that
+  # lies nowhere in particular.
   places: jax.Array
 
   @property
@@ -44,18 +41,11 @@ Context = jax.Array | PlacedTokens
 
 
 def distance_outside(places: jax.Array, height: int, width: int) -> jax.Array:
-  """Returns how far the cells of a grid lie outside of boxes.
+  """Returns how far the cells of a grid lie outside of boxes, 0 inside.
 
-  In units of half the box's side, or of half a cell where that is larger; 0
-  inside. The larger of both directions counts.
-
-  Args:
-    places: (B, S, 4) x0, y0, x1, y1 in [0, 1].
-    height: of the grid.
-    width: of the grid.
-
-  Returns:
-    (B, height * width, S) float32.
+  The unit is half the box's side, or half a cell where that is larger; the
+  larger distance of both directions counts. The boxes `places` are (B, S, 4)
+  x0, y0, x1, y1 in [0, 1]; the result is (B, height * width, S) float32.
   """
   cells = embeddings.grid_centres(height, width)[:, None]  # (T, 1, 2)
   low, high = places[:, None, :, :2], places[:, None, :, 2:]
@@ -66,26 +56,18 @@ def distance_outside(places: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def pooled(context: Context, features: int) -> jax.Array:
-  """Pools a context by learned queries, inside of a compact method.
+  """Pools a context (B, S, D) by learned queries to (B, features).
 
-  The parameters are those of the calling module: `pooled_query`,
-  `pooled_norm`, `pooled_proj`.
-
-  Args:
-    context: (B, S, D), whose places are not read.
-    features: of the result.
-
-  Returns:
-    (B, features).
+  The calling module owns the parameters `pooled_query`, `pooled_norm` and
+  `pooled_proj`.
   """
   if isinstance(context, PlacedTokens):
     context = context.values
-  # Every query may learn to pass over padding and to look for its words.
   scores = linear.Linear(POOLS, use_bias=False, name='pooled_query')(context)
   weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1)
   tokens = jnp.einsum('blp,blc->bpc', weights, context)
   tokens = norms.LayerNorm(name='pooled_norm')(tokens)
-  tokens = tokens.reshape(len(tokens), -1)
+  tokens = rearrange(tokens, 'b p c -> b (p c)')
   return linear.Linear(features, name='pooled_proj')(tokens)
 
 
@@ -94,18 +76,11 @@ class CrossAttention(nn.Module):
 
   Queries, keys and values have no bias, the output has one. Keys and values
   of a context go through `caching.cached`: a sampler's context stays.
-
-  Attributes:
-    heads: number of heads.
-    head_dim: width of a head.
-    dropout: rate on the output when training.
-    dtype: of the activations.
-    attention: which kernel, see `attention.dot_product_attention`.
   """
 
   heads: int
   head_dim: int
-  dropout: float = 0.0
+  dropout: float = 0.0  # rate on the output in training
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
 
@@ -117,25 +92,20 @@ class CrossAttention(nn.Module):
     train: bool = False,
     outside: jax.Array | None = None,
   ) -> jax.Array:
-    """Maps (B, T, C) to the same shape.
+    """Maps tokens (B, T, C) to the same shape.
 
     Args:
-      x: (B, T, C) tokens.
       context: (B, S, D) tokens to attend to; None for x itself.
-      train: whether dropout is active, which needs a 'dropout' key.
       outside: (B, T, S) distances that lower a head's logits by a learned
         factor, or None.
     """
     q = self._project('to_q', x)
-    if context is None:
-      k, v = self._project('to_k', x), self._project('to_v', x)
-    else:
-      source = context  # mypy does not carry the narrowing into a lambda
-      k, v = caching.cached(
-        self,
-        'kv',
-        lambda: (self._project('to_k', source), self._project('to_v', source)),
-      )
+    source = x if context is None else context
+    make = lambda: (
+      self._project('to_k', source),
+      self._project('to_v', source),
+    )
+    k, v = make() if context is None else caching.cached(self, 'kv', make)
     bias = None
     if outside is not None:
       strength = self.param(
@@ -145,34 +115,28 @@ class CrossAttention(nn.Module):
     out = attention.dot_product_attention(
       q, k, v, bias=bias, implementation=self.attention
     )
-    out = out.reshape(*out.shape[:2], -1)
+    out = rearrange(out, 'b t h d -> b t (h d)')
     out = linear.Linear(x.shape[-1], dtype=self.dtype, name='to_out')(out)
     return nn.Dropout(self.dropout, deterministic=not train)(out)
 
   def _project(self, name: str, x: jax.Array) -> jax.Array:
     width = self.heads * self.head_dim
     y = linear.Linear(width, use_bias=False, dtype=self.dtype, name=name)(x)
-    return y.reshape(*y.shape[:2], self.heads, self.head_dim)
+    return rearrange(y, 'b t (h d) -> b t h d', h=self.heads)
 
 
 class FeedForward(nn.Module):
-  """Two linear layers around an exact GELU.
+  """Two linear layers around an exact GELU."""
 
-  Attributes:
-    gated: multiply the first half of the hidden values by the GELU of the
-      second half (GEGLU, arXiv:2002.05202) instead of the GELU alone.
-    mult: hidden width over the input's.
-    dtype: of the activations.
-  """
-
+  # Whether the first half of the hidden values is multiplied by the GELU of the
+  # second (GEGLU, arXiv:2002.05202).
   gated: bool = True
-  mult: int = 4
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (..., C) to the same shape."""
-    hidden = self.mult * x.shape[-1] * (2 if self.gated else 1)
+    hidden = 4 * x.shape[-1] * (2 if self.gated else 1)
     h = linear.Linear(hidden, dtype=self.dtype, name='net_0')(x)
     if self.gated:
       value, gate = jnp.split(h, 2, axis=-1)
@@ -188,18 +152,11 @@ class BasicTransformerBlock(nn.Module):
   davidhalladay/Frido: frido/modules/attention.py. With `previous`, tokens of
   the coarser scales, these first attend to themselves and are then attended
   to between self-attention and the context.
-
-  Attributes:
-    heads: of every attention.
-    head_dim: of every attention.
-    use_mscond: whether `previous` may be given.
-    dtype: of the activations.
-    attention: which kernel, see `attention.dot_product_attention`.
   """
 
   heads: int
   head_dim: int
-  use_mscond: bool = False
+  use_mscond: bool = False  # whether `previous` may be given
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
 
@@ -212,14 +169,14 @@ class BasicTransformerBlock(nn.Module):
     train: bool = False,
     outside: jax.Array | None = None,
   ) -> jax.Array:
-    """Maps (B, T, C) to the same shape.
+    """Maps tokens (B, T, C) to the same shape.
 
     Args:
-      x: (B, T, C) tokens.
+      x: the tokens.
       context: (B, S, D); None makes the second attention a self-attention.
       previous: (B, P, C) tokens of the coarser scales, or None.
       train: whether dropout is active (only around `previous`).
-      outside: (B, T, S), see `CrossAttention`, or None.
+      outside: (B, T, S) distances from the places of the context, or None.
     """
     x = x + self._attention('attn1')(self._norm('norm1', x))
     if self.use_mscond and previous is not None:
@@ -240,45 +197,26 @@ class BasicTransformerBlock(nn.Module):
 
   def _attention(self, name: str, dropout: float = 0.0) -> CrossAttention:
     return CrossAttention(
-      self.heads,
-      self.head_dim,
-      dropout,
-      self.dtype,
-      self.attention,
-      name=name,
+      self.heads, self.head_dim, dropout, self.dtype, self.attention, name=name
     )
 
 
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(norms.MaybeGated):
   """Transformer blocks over the pixels of a map, as a residual.
 
   davidhalladay/Frido: frido/modules/attention.py; without `gated`,
   `use_mscond` and `max_grid` also CompVis/latent-diffusion:
   ldm/modules/attention.py.
-
-  Attributes:
-    heads: of every attention.
-    head_dim: of every attention; the tokens are heads * head_dim wide.
-    depth: number of blocks.
-    gated: whether the group norm is gated by the coarser scales.
-    use_mscond: whether the blocks attend to the coarser scales too.
-    max_grid: longest side with a position embedding, 0 for none.
-    dtype: of the activations.
-    gate_width: hidden channels of the gate.
-    grid_frequencies: octaves of the Fourier features of a token's place that
-      are projected and added to it, 0 for none (ours: attention to boxes
-      then finds its place at once).
-    attention: which kernel, see `attention.dot_product_attention`.
   """
 
   heads: int
-  head_dim: int
+  head_dim: int  # of every attention; the tokens are heads * head_dim wide
   depth: int = 1
-  gated: bool = False
+  # Whether the blocks attend to the coarser scales too.
   use_mscond: bool = False
-  max_grid: int = 0
-  dtype: jnp.dtype = jnp.float32
-  gate_width: int = 128
+  max_grid: int = 0  # longest side with a position embedding, 0 for none
+  # Octaves of the Fourier features of a token's place that are projected and
+  # added to it, 0 for none (ours: attention to boxes finds places sooner).
   grid_frequencies: int = 0
   attention: str = 'auto'
 
@@ -293,7 +231,7 @@ class SpatialTransformer(nn.Module):
     """Maps (B, H, W, C) to the same shape.
 
     Args:
-      x: (B, H, W, C).
+      x: the map.
       context: (B, S, D), or such tokens with their places, or None.
       cond: (B, H', W', E) features of the coarser scales, or None.
       train: whether dropout is active.
@@ -302,29 +240,21 @@ class SpatialTransformer(nn.Module):
       ValueError: position embeddings, for a grid beyond `max_grid` or for
         tokens that are not as wide as x.
     """
-    b, height, width, channels = x.shape
-    inner = self.heads * self.head_dim
+    _, height, width, channels = x.shape
+    project = lambda name: linear.Linear(
+      self.heads * self.head_dim, dtype=self.dtype, name=name
+    )
     outside = None
     if isinstance(context, PlacedTokens):
       outside = distance_outside(context.places, height, width)
       context = context.values
-    tokens = blocks.normalise(
-      x,
-      cond,
-      gated=self.gated,
-      eps=1e-6,
-      dtype=self.dtype,
-      name='norm',
-      gate_width=self.gate_width,
-    ).reshape(b, height * width, channels)
-    tokens = linear.Linear(inner, dtype=self.dtype, name='proj_in')(tokens)
+    h = self.norm('norm', x, cond, eps=1e-6)
+    tokens = project('proj_in')(rearrange(h, 'b h w c -> b (h w) c'))
     previous = None
     if self.use_mscond and cond is not None:
       previous = resampling.nearest(cond, (height, width))
-      previous = previous.reshape(b, height * width, -1)
-      previous = linear.Linear(inner, dtype=self.dtype, name='cond_proj_in')(
-        previous
-      )
+      previous = rearrange(previous, 'b h w c -> b (h w) c')
+      previous = project('cond_proj_in')(previous)
     if self.max_grid:
       tokens = tokens + self._position(height, width, channels)
     if self.grid_frequencies:
@@ -339,40 +269,27 @@ class SpatialTransformer(nn.Module):
         name=f'transformer_blocks_{i}',
       )
       tokens = block(tokens, context, previous, train, outside)
-    tokens = linear.Linear(
-      channels,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.zeros,
-      name='proj_out',
-    )(tokens)
-    return x + tokens.reshape(x.shape)
+    out = linear.Linear(
+      channels, dtype=self.dtype, name='proj_out', **init.ZEROS
+    )
+    return x + rearrange(out(tokens), 'b (h w) c -> b h w c', h=height)
 
   def _position(self, height: int, width: int, channels: int) -> jax.Array:
-    """Returns the learned position embedding of a grid, (H * W, channels)."""
     if self.heads * self.head_dim != channels:
       raise ValueError(
         f'position embeddings of {channels} channels do not fit tokens of '
         f'{self.heads} heads x {self.head_dim}.'
       )
+    normal = nn.initializers.normal(1.0)
     embed = nn.Embed(
-      self.max_grid,
-      channels,
-      embedding_init=nn.initializers.normal(1.0),
-      name='pos_embed',
+      self.max_grid, channels, embedding_init=normal, name='pos_embed'
     )
     table = embed(jnp.arange(self.max_grid))
-    position = embeddings.grid_embedding(table, height, width)
-    return position.astype(self.dtype)
+    return embeddings.grid_embedding(table, height, width).astype(self.dtype)
 
   def _place(self, height: int, width: int) -> jax.Array:
-    """Returns the projected Fourier features of a grid, (H * W, inner)."""
     place = embeddings.fourier_features(
       embeddings.grid_centres(height, width), self.grid_frequencies
     )
-    return linear.Linear(
-      self.heads * self.head_dim,
-      use_bias=False,
-      dtype=self.dtype,
-      name='grid_proj',
-    )(place)
+    inner = self.heads * self.head_dim
+    return linear.Linear(inner, False, self.dtype, name='grid_proj')(place)

@@ -6,17 +6,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One entry of the trunk.
+  """One entry of the trunk: a residual block, or what only halves the map."""
 
-  Attributes:
-    channels: of its result.
-    attends: whether attention follows its residual block.
-    resample: 'down' for an entry that only halves the map, 'up' for one that
-      ends in doubling it, None for neither.
-  """
-
-  channels: int
-  attends: bool
+  channels: int  # of its result
+  attends: bool  # whether attention follows its residual block
+  # 'down' for an entry that only halves the map, 'up' for one that ends in
+  # doubling it, None for neither.
   resample: str | None
 
 
@@ -30,13 +25,8 @@ def layout(
 
   Every level has `num_res_blocks` entries going down and one more going up;
   each of the latter takes one skip, the stem's included. Between them lies a
-  middle block as wide as the last level, which always attends.
-
-  Args:
-    model_channels: width of the first level.
-    channel_mult: width of each level over that of the first.
-    num_res_blocks: residual blocks of a level going down.
-    attention_resolutions: factors of reduction at which blocks attend.
+  middle block as wide as the last level, which always attends. The arguments
+  are the fields of `unet_trunk.Trunk`.
   """
   down: list[Entry] = []
   up: list[Entry] = []
