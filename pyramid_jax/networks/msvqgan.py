@@ -21,15 +21,11 @@ from pyramid_jax.networks.layers import resampling
 
 
 class MSEncoder(autoencoder.Levels, kw_only=True):
-  """An encoder with one head on each of its last levels.
+  """An encoder with one head on each of its last levels."""
 
-  Attributes:
-    z_channels: channels of each head, FINEST first, the reference's order.
-    double_z: whether the heads have twice the channels.
-  """
-
+  # Channels of each head, FINEST first, the reference's order.
   z_channels: tuple[int, ...]
-  double_z: bool = False
+  double_z: bool = False  # whether the heads have twice the channels
 
   def setup(self):
     scales = len(self.z_channels)
@@ -40,91 +36,64 @@ class MSEncoder(autoencoder.Levels, kw_only=True):
         f'ch_mult {self.ch_mult}.'
       )
     self.conv_in = convolution.Conv(self.ch, dtype=self.dtype)
-    self.down = autoencoder.down_levels(self)
+    self.down = self.down_levels()
     self.mid_ms = [self.middle() for _ in range(scales)]
     self.norm_out_ms = [
       norms.GroupNorm(autoencoder.EPS, dtype=self.dtype) for _ in range(scales)
     ]
-    factor = 2 if self.double_z else 1
-    self.conv_out_ms = [convolution.Conv(factor * z) for z in self.z_channels]
+    self.conv_out_ms = [
+      convolution.Conv((1 + self.double_z) * z) for z in self.z_channels
+    ]
 
   def __call__(self, image: jax.Array) -> list[jax.Array]:
-    """Maps (B, H, W, 3) in [-1, 1] to features, float32, FINEST first.
-
-    Raises:
-      ValueError: a side of the image cannot be halved often enough.
-    """
-    features = autoencoder.run_down(self, image)[-len(self.z_channels) :]
+    """Maps (B, H, W, 3) in [-1, 1] to features, float32, FINEST first."""
+    features = self.run_down(image)[-len(self.z_channels) :]
     heads = zip(
       self.mid_ms, self.norm_out_ms, self.conv_out_ms, features, strict=True
     )
     return [conv(nn.swish(norm(mid(x)))) for mid, norm, conv, x in heads]
 
 
-class MSVQGAN(nn.Module, kw_only=True):
+class MSVQGAN(autoencoder.FirstStage, kw_only=True):
   """Codes an image at several scales, each with a codebook of its own.
 
   A scale is encoded knowing the codes of the coarser ones; every scale has
   twice the height and width of the one before. All lists are COARSE FIRST,
   but for `edconfig['z_channels']`.
-
-  Attributes:
-    edconfig: fields of `MSEncoder`, but for dtype and remat.
-    ddconfig: fields of `autoencoder.Decoder`, but for dtype and remat, and
-      `z_channels`, the channels that it is fed.
-    embed_dim: channels of the latent of each scale.
-    n_embed: entries of the codebook of each scale.
-    quant_beta: `beta` of the quantisers.
-    legacy: `legacy` of the quantisers.
-    init_normal: `init_normal` of the quantisers.
-    shared_ch: channels of the networks that merge finished scales into the
-      next; 128 in the reference.
-    shared_num_res_blocks: `num_res_blocks` of these; 2 in the reference.
-    dtype: of the activations; latents and images are float32.
-    remat: recompute the blocks' activations in the backward pass.
   """
 
-  edconfig: Mapping[str, Any]
+  edconfig: Mapping[str, Any]  # fields of `MSEncoder`, but for dtype and remat
+  # Fields of `autoencoder.Decoder`, but for dtype and remat, and `z_channels`,
+  # the channels of its input.
   ddconfig: Mapping[str, Any]
-  embed_dim: tuple[int, ...]
-  n_embed: tuple[int, ...]
-  quant_beta: float = 0.25
-  legacy: bool = True
-  init_normal: bool = False
+  embed_dim: tuple[int, ...]  # channels of the latent of each scale
+  n_embed: tuple[int, ...]  # entries of the codebook of each scale
+  quant_beta: float = 0.25  # `beta` of `quantizer.VectorQuantizer`
+  legacy: bool = True  # `legacy` of `quantizer.VectorQuantizer`
+  init_normal: bool = False  # `init_normal` of `quantizer.VectorQuantizer`
+  # Channels of the networks that merge finished scales into the next; 128 in
+  # the reference.
   shared_ch: int = 128
+  # Residual blocks of these networks; 2 in the reference.
   shared_num_res_blocks: int = 2
-  dtype: jnp.dtype = jnp.float32
-  remat: bool = False
+
+  family = 'frido.msvqgan'
 
   @property
   def factor(self) -> int:
-    """Pixels of a side of a cell of the finest latent."""
     return 2 ** (len(self.ddconfig['ch_mult']) - 1)
 
   @property
   def coarsest_factor(self) -> int:
-    """Number whose multiples the sides of an image must be, px."""
     return 2 ** (len(self.edconfig['ch_mult']) - 1)
 
   @property
   def latent_channels(self) -> tuple[int, ...]:
-    """Channels of the latent of each scale."""
     return tuple(self.embed_dim)
 
   @property
-  def family(self) -> str:
-    """Converter family of the weights, a key of `interop.parts.FAMILIES`."""
-    return 'frido.msvqgan'
-
-  @property
   def codebook_sizes(self) -> tuple[int, ...]:
-    """Entries of the codebook of each scale."""
     return tuple(self.n_embed)
-
-  @property
-  def is_stochastic(self) -> bool:
-    """Whether `encode` draws latents where it is given noise."""
-    return False
 
   def setup(self):
     z_channels = self.edconfig['z_channels']
@@ -179,38 +148,18 @@ class MSVQGAN(nn.Module, kw_only=True):
   ) -> dict[str, Any]:
     """Encodes, quantises and decodes: the path of training.
 
-    Args:
-      image: (B, H, W, 3) in [-1, 1], sides divisible by the largest halving.
-      noise: not used.
-
-    Returns:
-      `reconstruction` (B, H, W, 3) float32; `features`, from which
-      `last_conv` made it; `latents` as from `encode`; `codes`, a list of
-      (B, h, w) int32; and `codebook_losses`, a list of scalars.
+    The arguments are those of `encode`; the result is that of `reconstructed`
+    with lists of `codes`, (B, h, w) int32, and `codebook_losses`, scalars.
     """
     del noise
     latents, quantized, codes, losses = self._encode(image)
-    features = self.decode_features(quantized, quantize=False)
-    return {
-      'reconstruction': self.last_conv(features),
-      'features': features,
-      'latents': latents,
-      'codes': codes,
-      'codebook_losses': losses,
-    }
+    return self.reconstructed(
+      latents, quantized, codes=codes, codebook_losses=losses
+    )
 
   def encode(
     self, image: jax.Array, noise: jax.Array | None = None
   ) -> list[jax.Array]:
-    """Returns the latents before quantisation, which diffusion models.
-
-    Args:
-      image: (B, H, W, 3) in [-1, 1].
-      noise: not used: these latents are not drawn.
-
-    Returns:
-      One (B, h, w, embed_dim) float32 a scale, each on its own grid.
-    """
     del noise
     return self._encode(image)[0]
 
@@ -235,17 +184,11 @@ class MSVQGAN(nn.Module, kw_only=True):
   def quantize(
     self, zs: Sequence[jax.Array]
   ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """Quantises latents on the grids that they come with.
-
-    Args:
-      zs: one (B, h, w, embed_dim) a scale.
+    """Quantises one latent (B, h, w, embed_dim) a scale, on its own grid.
 
     Returns:
       The entries, with gradients straight to zs; the codes, (B, h, w) int32;
       and the codebook losses, scalars.
-
-    Raises:
-      ValueError: not one latent a scale, or not with its channels.
     """
     self._check(zs)
     results = [
@@ -254,26 +197,9 @@ class MSVQGAN(nn.Module, kw_only=True):
     entries, codes, losses = zip(*results, strict=True)
     return list(entries), list(codes), list(losses)
 
-  def decode(self, zs: Sequence[jax.Array], quantize: bool = True) -> jax.Array:
-    """Maps latents to an image.
-
-    Args:
-      zs: one (B, h, w, embed_dim) a scale, on its own grid or already on the
-        grid of the finest.
-      quantize: False where zs are entries of the codebooks already.
-
-    Returns:
-      (B, H, W, 3) float32, about [-1, 1].
-
-    Raises:
-      ValueError: the number, channels or grids of zs do not fit.
-    """
-    return self.last_conv(self.decode_features(zs, quantize))
-
   def decode_features(
     self, zs: Sequence[jax.Array], quantize: bool = True
   ) -> jax.Array:
-    """Returns what `decode` computes before its last convolution."""
     self._check(zs)
     if quantize:
       # On the grids as given: lookups commute with repetition.
@@ -282,10 +208,6 @@ class MSVQGAN(nn.Module, kw_only=True):
     zs = [resampling.nearest(z, (height, width)) for z in zs]
     z = self.post_quant_conv(jnp.concatenate(zs[::-1], -1))
     return self.decoder.features(z)
-
-  def last_conv(self, features: jax.Array) -> jax.Array:
-    """Maps the result of `decode_features` to the image (B, H, W, 3)."""
-    return self.decoder.last_conv(features)
 
   def _check(self, zs: Sequence[jax.Array]) -> None:
     got = [z.shape for z in zs]
