@@ -6,6 +6,7 @@ transformer; huggingface/transformers: T5EncoderModel. It is used frozen.
 
 from collections.abc import Mapping
 
+from einops import rearrange
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 
 
-# The published sizes, as constructor fields and as those of a config.
+# The published sizes as fields of `T5Encoder`.
 SIZES: Mapping[str, Mapping[str, int]] = {
   'small': {'depth': 8, 'dim': 512, 'mlp_dim': 1024, 'heads': 6},
   'base': {'depth': 12, 'dim': 768, 'mlp_dim': 2048, 'heads': 12},
@@ -30,19 +31,12 @@ PAD_ID, END_ID = 0, 1
 def relative_buckets(
   length: int, buckets: int = 32, max_distance: int = 128
 ) -> np.ndarray:
-  """Returns which row of the bias table each pair of places reads.
+  """Returns which row of the bias table each pair of tokens reads.
 
-  Half of the rows are for keys after the query. Of either half, the first half
-  tells distances apart; the rest covers distances up to `max_distance` evenly
-  in their logarithm, and the last row all beyond.
-
-  Args:
-    length: tokens of a text.
-    buckets: rows, a multiple of 4.
-    max_distance: see above.
-
-  Returns:
-    (length, length) int32, queries first.
+  Half of the rows are for keys after the query. In each half, the first half
+  has a row a distance, the rest covers distances up to `max_distance` tokens
+  evenly in their logarithm, and the last row all beyond. `buckets`, the rows,
+  is a multiple of 4; the result is (length, length) int32, queries first.
   """
   places = np.arange(length)
   offset = places - places[:, None]
@@ -59,12 +53,6 @@ class Block(nn.Module):
   """Self-attention, then a gated feed-forward, each on an RMS norm.
 
   No layer has a bias, and the logits of the attention are not scaled.
-
-  Attributes:
-    heads: number of heads.
-    head_dim: width of a head; heads * head_dim need not be C.
-    mlp_dim: hidden width of the feed-forward.
-    dtype: of the activations.
   """
 
   heads: int
@@ -74,55 +62,39 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
-    """Maps (B, N, C) to the same shape.
-
-    Args:
-      x: (B, N, C).
-      bias: (B or 1, heads, N, N), added to the logits.
-    """
-    b, n, dim = x.shape
+    """Maps (B, N, C) to the same shape; bias is (B or 1, heads, N, N)."""
+    dim, width = x.shape[-1], self.heads * self.head_dim
+    layer = lambda name, features: linear.Linear(
+      features, use_bias=False, dtype=self.dtype, name=name
+    )
     h = norms.RMSNorm(dtype=self.dtype, name='norm_attn')(x)
-    width = self.heads * self.head_dim
     q, k, v = (
-      self._linear(part, width)(h).reshape(b, n, self.heads, -1)
+      rearrange(layer(part, width)(h), 'b n (h d) -> b n h d', h=self.heads)
       for part in 'qkv'
     )
     h = attention.dot_product_attention(q, k, v, bias=bias, scale=1.0)
-    x = x + self._linear('o', dim)(h.reshape(b, n, width))
+    x = x + layer('o', dim)(rearrange(h, 'b n h d -> b n (h d)'))
 
     h = norms.RMSNorm(dtype=self.dtype, name='norm_ff')(x)
-    gate = nn.gelu(self._linear('wi_0', self.mlp_dim)(h), approximate=True)
-    h = gate * self._linear('wi_1', self.mlp_dim)(h)
-    return x + self._linear('wo', dim)(h)
-
-  def _linear(self, name: str, features: int) -> linear.Linear:
-    return linear.Linear(features, use_bias=False, dtype=self.dtype, name=name)
+    gate = nn.gelu(layer('wi_0', self.mlp_dim)(h), approximate=True)
+    h = gate * layer('wi_1', self.mlp_dim)(h)
+    return x + layer('wo', dim)(h)
 
 
 class T5Encoder(nn.Module):
   """Token ids to states; the defaults are the sizes of XXL.
 
-  Places are told by a bias of the attention alone, which the blocks share.
-
-  Attributes:
-    vocab_size: rows of the token embedding.
-    dim: width of the states.
-    depth: number of blocks.
-    heads: of every block.
-    head_dim: of every block.
-    mlp_dim: hidden width of the feed-forwards.
-    buckets: rows of the table of relative places.
-    max_distance: see `relative_buckets`.
-    dtype: of the activations and the result.
+  Places act through a bias of the attention alone, which the blocks share.
   """
 
-  vocab_size: int = 32128
-  dim: int = 4096
+  vocab_size: int = 32128  # rows of the token embedding
+  dim: int = 4096  # width of the states
   depth: int = 24
   heads: int = 64
   head_dim: int = 64
-  mlp_dim: int = 10240
-  buckets: int = 32
+  mlp_dim: int = 10240  # hidden width of the feed-forwards
+  buckets: int = 32  # rows of the table of relative places
+  # The longest distance that the table distinguishes, tokens.
   max_distance: int = 128
   dtype: jnp.dtype = jnp.float32
 
@@ -132,13 +104,8 @@ class T5Encoder(nn.Module):
   ) -> jax.Array:
     """Maps (B, N) token ids to (B, N, dim), the last hidden states.
 
-    Args:
-      tokens: (B, N) int32.
-      mask: (B, N), which tokens are attended to; None: all of them. What
-        comes out at the others means nothing.
-
-    Raises:
-      ValueError: shapes that do not fit.
+    `mask` (B, N) says which tokens are attended to, None for all; the states of
+    the others mean nothing.
     """
     if tokens.ndim != 2 or (mask is not None and mask.shape != tokens.shape):
       raise ValueError(

@@ -1,5 +1,6 @@
 """Encoders that turn captions, tokens and boxes into a context."""
 
+from einops import rearrange
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,13 @@ from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import transformer
 
 
+OCTAVES = 8  # of the Fourier features of a box
+
+
 class EncoderBlock(nn.Module):
   """Self-attention, then a GELU feed-forward, each on a LayerNorm.
 
   CompVis/latent-diffusion: ldm/modules/x_transformer.py.
-
-  Attributes:
-    heads: number of heads.
-    head_dim: width of a head; heads * head_dim need not be C.
-    dtype: of the activations.
   """
 
   heads: int
@@ -29,55 +28,31 @@ class EncoderBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
+    dtype = self.dtype
     attend = transformer.CrossAttention(
-      self.heads, self.head_dim, dtype=self.dtype, name='attn'
+      self.heads, self.head_dim, dtype=dtype, name='attn'
     )
-    x = x + attend(norms.LayerNorm(dtype=self.dtype, name='norm_attn')(x))
-    feed_forward = transformer.FeedForward(
-      gated=False, dtype=self.dtype, name='ff'
-    )
-    return x + feed_forward(
-      norms.LayerNorm(dtype=self.dtype, name='norm_ff')(x)
-    )
+    x = x + attend(norms.LayerNorm(dtype=dtype, name='norm_attn')(x))
+    feed_forward = transformer.FeedForward(gated=False, dtype=dtype, name='ff')
+    return x + feed_forward(norms.LayerNorm(dtype=dtype, name='norm_ff')(x))
 
 
 class EncoderStack(nn.Module):
-  """`depth` encoder blocks.
-
-  Attributes:
-    depth: number of blocks.
-    heads: of every block.
-    head_dim: of every block.
-    dtype: of the activations.
-    remat: whether blocks recompute their activations in the backward pass.
-    scan: whether the blocks are one `lax.scan`, which compiles in a time that
-      does not grow with depth; their parameters then have a leading axis.
-  """
+  """`depth` encoder blocks."""
 
   depth: int
   heads: int
   head_dim: int
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
-  scan: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
     module = nn.remat(EncoderBlock) if self.remat else EncoderBlock
-    if not self.scan:
-      for i in range(self.depth):
-        block = module(self.heads, self.head_dim, self.dtype, name=f'layer_{i}')
-        x = block(x)
-      return x
-    scanned = nn.scan(
-      lambda block, x, _: (block(x), None),
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      length=self.depth,
-    )
-    block = module(self.heads, self.head_dim, self.dtype, name='layer')
-    return scanned(block, x, None)[0]
+    for i in range(self.depth):
+      x = module(self.heads, self.head_dim, self.dtype, name=f'layer_{i}')(x)
+    return x
 
 
 class TransformerEncoder(nn.Module):
@@ -86,47 +61,31 @@ class TransformerEncoder(nn.Module):
   The condition encoder of LDM and Frido, trained with their denoisers
   (CompVis/latent-diffusion: ldm/modules/x_transformer.py, TransformerWrapper
   around Encoder). There is no mask: padding is attended to.
-
-  Attributes:
-    vocab_size: rows of the token embedding.
-    max_seq_len: rows of the position embedding.
-    dim: width of the tokens.
-    depth: number of blocks.
-    heads: of every block.
-    head_dim: of every block.
-    dtype: of the activations and the result.
-    remat: see `EncoderStack`.
-    scan: see `EncoderStack`.
-    embed_std: of the initial embeddings; with that of the reference, 0.02,
-      the first blocks outweigh them.
   """
 
-  vocab_size: int
-  max_seq_len: int
-  dim: int
+  vocab_size: int  # rows of the token embedding
+  max_seq_len: int  # rows of the position embedding
+  dim: int  # width of the tokens
   depth: int
   heads: int = 8
   head_dim: int = 64
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
-  scan: bool = False
+  # Standard deviation of the initial embeddings; with 0.02, that of the
+  # reference, the first blocks outweigh them.
   embed_std: float = 0.02
 
   def setup(self) -> None:
     self.token_emb = _embed(self.vocab_size, self.dim, self.embed_std)
     self.pos_emb = _embed(self.max_seq_len, self.dim, self.embed_std)
     self.layers = EncoderStack(
-      self.depth, self.heads, self.head_dim, self.dtype, self.remat, self.scan
+      self.depth, self.heads, self.head_dim, self.dtype, self.remat
     )
     self.norm = norms.LayerNorm(dtype=self.dtype)
     self.to_logits = linear.Linear(self.vocab_size)
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
-    """Maps (B, N) token ids to (B, N, dim) features.
-
-    Raises:
-      ValueError: N is above `max_seq_len`.
-    """
+    """Maps (B, N) token ids, N <= max_seq_len, to (B, N, dim) features."""
     positions = _positions(tokens, self.max_seq_len)
     x = self.token_emb(tokens) + self.pos_emb(positions)
     x = self.norm(self.layers(x.astype(self.dtype)))
@@ -140,13 +99,7 @@ class TransformerEncoder(nn.Module):
 
 
 class ClipBlock(nn.Module):
-  """Causal self-attention, then a feed-forward, each on a LayerNorm.
-
-  Attributes:
-    heads: number of heads, which divides the width.
-    mlp_dim: hidden width of the feed-forward.
-    dtype: of the activations.
-  """
+  """Causal self-attention, then a feed-forward, each on a LayerNorm."""
 
   heads: int
   mlp_dim: int
@@ -155,47 +108,39 @@ class ClipBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
-    b, n, dim = x.shape
+    _, n, dim = x.shape
+    layer = lambda name, features=dim: linear.Linear(
+      features, dtype=self.dtype, name=name
+    )
     h = norms.LayerNorm(dtype=self.dtype, name='layer_norm1')(x)
     q, k, v = (
-      linear.Linear(dim, dtype=self.dtype, name=f'{part}_proj')(h).reshape(
-        b, n, self.heads, -1
-      )
-      for part in 'qkv'
+      rearrange(layer(name)(h), 'b n (h d) -> b n h d', h=self.heads)
+      for name in ('q_proj', 'k_proj', 'v_proj')
     )
     past = jnp.tril(jnp.ones((n, n), bool))
     bias = jnp.where(past, 0.0, jnp.finfo(jnp.float32).min)
-    h = attention.dot_product_attention(q, k, v, bias=bias).reshape(x.shape)
-    x = x + linear.Linear(dim, dtype=self.dtype, name='out_proj')(h)
+    h = attention.dot_product_attention(q, k, v, bias=bias)
+    x = x + layer('out_proj')(rearrange(h, 'b n h d -> b n (h d)'))
 
     h = norms.LayerNorm(dtype=self.dtype, name='layer_norm2')(x)
-    h = linear.Linear(self.mlp_dim, dtype=self.dtype, name='fc1')(h)
-    h = h * nn.sigmoid(1.702 * h)  # what CLIP was trained with for a GELU
-    return x + linear.Linear(dim, dtype=self.dtype, name='fc2')(h)
+    h = layer('fc1', self.mlp_dim)(h)
+    h = h * nn.sigmoid(1.702 * h)  # CLIP's approximation of a GELU
+    return x + layer('fc2')(h)
 
 
 class CLIPTextEncoder(nn.Module):
   """The text tower of CLIP (arXiv:2103.00020); the defaults are ViT-L/14's.
 
   huggingface/transformers: CLIPTextModel; openai/CLIP: encode_text.
-
-  Attributes:
-    vocab_size: rows of the token embedding.
-    max_length: rows of the position embedding.
-    dim: width of the tokens.
-    depth: number of blocks.
-    heads: of every block.
-    mlp_dim: hidden width of the feed-forwards.
-    projection_dim: width of the space shared with images, None without.
-    dtype: of the activations and the result.
   """
 
-  vocab_size: int = 49408
-  max_length: int = 77
-  dim: int = 768
+  vocab_size: int = 49408  # rows of the token embedding
+  max_length: int = 77  # rows of the position embedding
+  dim: int = 768  # width of the tokens
   depth: int = 12
   heads: int = 12
-  mlp_dim: int = 3072
+  mlp_dim: int = 3072  # hidden width of the feed-forwards
+  # Width of the space shared with images, None without.
   projection_dim: int | None = None
   dtype: jnp.dtype = jnp.float32
 
@@ -210,11 +155,7 @@ class CLIPTextEncoder(nn.Module):
       self.text_projection = linear.Linear(self.projection_dim, use_bias=False)
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
-    """Maps (B, N) token ids to (B, N, dim), the last hidden states.
-
-    Raises:
-      ValueError: N is above `max_length`.
-    """
+    """Maps (B, N) ids, N <= max_length, to (B, N, dim), the last states."""
     positions = _positions(tokens, self.max_length)
     x = self.token_embedding(tokens) + self.position_embedding(positions)
     x = x.astype(self.dtype)
@@ -228,10 +169,8 @@ class CLIPTextEncoder(nn.Module):
   def pooled(self, tokens: jax.Array) -> jax.Array:
     """Maps (B, N) token ids to (B, 1, projection_dim) unit vectors.
 
-    The state at the end-of-text token, the largest id, is projected.
-
-    Raises:
-      ValueError: there is no projection, or N is above `max_length`.
+    The state at the end-of-text token, the largest id, is projected; without
+    `projection_dim` it raises ValueError.
     """
     if self.projection_dim is None:
       raise ValueError('pooled features need projection_dim, got None.')
@@ -243,33 +182,21 @@ class CLIPTextEncoder(nn.Module):
 
 
 class BoxEncoder(nn.Module):
-  """One token for each labelled box: an encoder without coordinate tokens.
+  """Encodes each labelled box as one token (ours).
 
-  An object is the sum of a label embedding and a linear map of the Fourier
-  features of its corners, centre and size. One learned null token more stands
+  A token is the sum of a label embedding and a linear map of the Fourier
+  features of the box's corners, centre and size. One learned null token stands
   for the rest of the image, and for absent objects. The blocks of
   `TransformerEncoder` follow, without position embeddings: the order of the
   objects means nothing.
-
-  Attributes:
-    dim: width of the tokens.
-    depth: number of blocks.
-    heads: of every block.
-    num_labels: categories, the padding label 0 included.
-    num_frequencies: octaves of the Fourier features.
-    head_dim: of every block.
-    dtype: of the activations and the result.
-    remat: see `EncoderStack`.
   """
 
-  dim: int
+  dim: int  # width of the tokens
   depth: int
   heads: int
-  num_labels: int
-  num_frequencies: int = 8
+  num_labels: int  # categories, the padding label 0 included
   head_dim: int = 64
   dtype: jnp.dtype = jnp.float32
-  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -280,10 +207,7 @@ class BoxEncoder(nn.Module):
     Args:
       boxes: (B, N, 4) x0, y0, x1, y1 in [0, 1].
       labels: (B, N) int32 in [0, num_labels).
-      n_boxes: (B,) int32, the number of objects that are there.
-
-    Raises:
-      ValueError: the shapes do not fit.
+      n_boxes: (B,) int32, how many of the N are there.
     """
     if (
       boxes.ndim != 3
@@ -297,9 +221,9 @@ class BoxEncoder(nn.Module):
       )
     low, high = boxes[..., :2], boxes[..., 2:]
     geometry = jnp.concatenate([boxes, (low + high) / 2, high - low], axis=-1)
-    features = embeddings.fourier_features(geometry, self.num_frequencies)
+    features = embeddings.fourier_features(geometry, OCTAVES)
     x = linear.Linear(self.dim, name='box_proj')(features)
-    # The linear map's values have a deviation of about 0.4: no part drowns.
+    # The linear map's values have this standard deviation too.
     x = x + _embed(self.num_labels, self.dim, 0.4, name='label_emb')(labels)
     null = self.param('null', nn.initializers.normal(0.4), (self.dim,))
     n = boxes.shape[1]
@@ -310,12 +234,7 @@ class BoxEncoder(nn.Module):
     places = jnp.pad(boxes, ((0, 0), (0, 1), (0, 0)))
     places = jnp.where(is_there, places, anywhere)
     x = EncoderStack(
-      self.depth,
-      self.heads,
-      self.head_dim,
-      self.dtype,
-      self.remat,
-      name='layers',
+      self.depth, self.heads, self.head_dim, self.dtype, name='layers'
     )(x)
     x = norms.LayerNorm(dtype=self.dtype, name='norm')(x)
     return transformer.PlacedTokens(values=x, places=places)

@@ -144,7 +144,7 @@ COUNTS = jnp.array([3, 2])
 
 def _boxes():
   module = text_encoders.BoxEncoder(
-    dim=16, depth=2, heads=2, num_labels=5, num_frequencies=3, head_dim=8
+    dim=16, depth=2, heads=2, num_labels=5, head_dim=8
   )
   return module, jax.jit(module.init)(KEY, BOXES, LABELS, COUNTS)
 

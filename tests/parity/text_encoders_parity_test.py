@@ -121,22 +121,6 @@ def test_unknown_argument_is_refused():
     family.build(config)
 
 
-def test_stacked_blocks_convert():
-  sizes = {'vocab_size': 11, 'max_seq_len': 4, 'dim': 16, 'depth': 3}
-  plain = text_encoders.TransformerEncoder(**sizes, heads=2, head_dim=8)
-  scanned = plain.clone(scan=True)
-  tokens = jnp.array([[1, 2, 3]])
-  params = jax.jit(plain.init)(jax.random.key(0), tokens)['params']
-  stacked = names.stack(params)
-  want = jax.jit(plain.apply)({'params': params}, tokens)
-  got = jax.jit(scanned.apply)({'params': stacked}, tokens)
-  np.testing.assert_allclose(got, want, atol=1e-6)
-  template = jax.eval_shape(scanned.init, jax.random.key(0), tokens)['params']
-  assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, template)
-  back = names.unstack(stacked)
-  jax.tree.map(np.testing.assert_array_equal, back, params)
-
-
 def _clip_template(**sizes):
   return jax.eval_shape(
     text_encoders.CLIPTextEncoder(**sizes).init,

@@ -8,7 +8,6 @@ TransformerEmbedder; keys without their prefix 'transformer.');
 
 from collections.abc import Mapping
 import re
-from typing import Any
 
 import numpy as np
 
@@ -27,10 +26,7 @@ _SUBLAYERS = {
 
 
 def rename(path: mapping.Path) -> tuple[str, str]:
-  """Returns official key and kind of a `TransformerEncoder` parameter.
-
-  Its blocks must not be stacked: see `unstack`.
-  """
+  """Returns official key and kind of a `TransformerEncoder` parameter."""
   *modules, leaf = path
   if modules[0] == 'layers':
     number = int(modules[1].removeprefix('layer_'))
@@ -114,13 +110,3 @@ def from_openai(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     else:
       renamed[new] = value
   return renamed
-
-
-def unstack(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Gives every block of a scanned encoder its own parameters."""
-  return {**params, 'layers': mapping.unstack(params['layers'], 'layer')}
-
-
-def stack(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Undoes `unstack`."""
-  return {**params, 'layers': mapping.stack(params['layers'], 'layer')}
