@@ -12,15 +12,10 @@ from pyramid_jax.networks.layers import resampling
 
 
 class ClassEmbedder(nn.Module):
-  """A learned token for every class (ClassEmbedder).
+  """A learned token for every class (ClassEmbedder)."""
 
-  Attributes:
-    n_classes: rows of the table, one for no class included where there is.
-    dim: width of a token.
-  """
-
-  n_classes: int
-  dim: int
+  n_classes: int  # rows of the table, including any for no class
+  dim: int  # width of a token
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
@@ -36,18 +31,13 @@ class ClassEmbedder(nn.Module):
 class SpatialRescaler(nn.Module):
   """Halves a map some times, then mixes its channels (SpatialRescaler).
 
-  Bilinear halving without antialiasing is the mean of 2 x 2 pixels; an odd
-  side loses its last row.
-
-  Attributes:
-    n_stages: halvings.
-    out_channels: of the result, None to keep the channels as they are.
-    bias: whether mixing adds a bias.
+  Halving takes the mean of 2 x 2 pixels; an odd side loses its last row.
   """
 
-  n_stages: int = 1
+  n_stages: int = 1  # halvings
+  # Of the result, None to keep the channels as they are.
   out_channels: int | None = None
-  bias: bool = False
+  bias: bool = False  # whether mixing adds a bias
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -17,22 +17,16 @@ STATISTICS = norms.STATISTICS
 class PatchDiscriminator(nn.Module):
   """Judges overlapping patches of an image (arXiv:1611.07004).
 
-  Matches CompVis/taming-transformers, taming/modules/discriminator/model.py,
+  CompVis/taming-transformers: taming/modules/discriminator/model.py,
   NLayerDiscriminator, names included. 2 layers see patches of 34 pixels, 3
   layers of 70. Under `jit` the statistics are those of the global batch.
-
-  Attributes:
-    ndf: channels after the first convolution.
-    n_layers: number of halvings.
-    use_actnorm: learned scale and shift instead of batch normalisation.
-    input_nc: channels of the image.
-    dtype: of the activations; norms and logits are float32.
   """
 
-  ndf: int = 64
-  n_layers: int = 3
+  ndf: int = 64  # channels after the first convolution
+  n_layers: int = 3  # number of halvings
+  # Whether learned scale and shift replace batch normalisation.
   use_actnorm: bool = False
-  input_nc: int = 3
+  input_nc: int = 3  # channels of the image
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -41,12 +35,11 @@ class PatchDiscriminator(nn.Module):
 
     Args:
       x: (B, H, W, input_nc) in [-1, 1].
-      train: normalise with the statistics of this batch, and renew the
-        running ones where the collection 'batch_stats' is mutable.
+      train: whether to normalise with the statistics of this batch, and to
+        renew the running ones where the collection 'batch_stats' is mutable.
 
     Returns:
-      (B, h, w, 1) float32, for 256 pixels 62 x 62 with 2 layers and 30 x 30
-      with 3.
+      (B, h, w, 1) float32; for 256 pixels and 3 layers 30 x 30.
 
     Raises:
       ValueError: x does not have input_nc channels.
@@ -61,9 +54,7 @@ class PatchDiscriminator(nn.Module):
       index = 3 * n - 1
       features = self.ndf * min(2**n, 8)
       strides = 2 if n < self.n_layers else 1
-      x = self._conv(
-        f'main_{index}', features, strides, use_bias=self.use_actnorm
-      )(x)
+      x = self._conv(f'main_{index}', features, strides, self.use_actnorm)(x)
       name = f'main_{index + 1}'
       if self.use_actnorm:
         x = ActNorm(self.dtype, name=name)(x)
@@ -91,11 +82,8 @@ class PatchDiscriminator(nn.Module):
 class ActNorm(nn.Module):
   """Learned shift and scale of every channel (arXiv:1807.03039).
 
-  Starts as the identity. The reference derives its start from the first
-  batch of training instead.
-
-  Attributes:
-    dtype: of the result.
+  It starts as the identity; in the reference its start depends on the first
+  batch of training.
   """
 
   dtype: jnp.dtype = jnp.float32

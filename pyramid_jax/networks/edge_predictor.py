@@ -1,12 +1,12 @@
 """The latent edge predictor: from a denoiser's activations to an edge map.
 
-arXiv:2211.13752. A small perceptron reads, at every place of a latent, the
-activations that a frozen denoiser has there, and says how the encoded edge map
-looks like at that place.
+arXiv:2211.13752. At every place of a latent, a small perceptron reads the
+activations that a frozen denoiser has there and predicts the encoded edge map.
 """
 
 from collections.abc import Sequence
 
+from einops import rearrange
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ from pyramid_jax.networks.layers import precision
 from pyramid_jax.networks.layers import resampling
 
 
-# What it is told of the noise: the level, the noise itself in training (and
-# the noise of the beginning in sampling), or the noise that is predicted.
+# What it reads of the noise: the level, the noise itself in training (and
+# the initial noise in sampling), or the noise that is predicted.
 NOISE_INPUTS = ('scalar', 'map', 'map_pred')
 FEATURE_NORMS = ('layer', 'none')
 HEADS = ('pixel', 'token')
@@ -28,14 +28,10 @@ OCTAVES = 10
 
 
 def encode_level(level: jax.Array, octaves: int) -> jax.Array:
-  """Returns a part of the noise's time with sines and cosines of its octaves.
+  """Encodes the time of the noise, (B,) in [0, 1], by F octaves.
 
-  Args:
-    level: (B,) in [0, 1].
-    octaves: F; the periods are 1, 2, 4 ...
-
-  Returns:
-    (B, 1 + 2 F): level, sines, cosines of 2 pi level 2^-l for l = 0..F-1.
+  The result is (B, 1 + 2 F): level, sines, cosines of 2 pi level 2^-l for
+  l = 0..F-1.
   """
   level = precision.wide(level)
   angles = level[:, None] * _frequencies(octaves, level.dtype)
@@ -45,19 +41,14 @@ def encode_level(level: jax.Array, octaves: int) -> jax.Array:
 
 
 def encode_noise(noise: jax.Array, octaves: int) -> jax.Array:
-  """Returns a map of noise with the sines of its octaves.
+  """Encodes a map of noise, scaled as it is in the state, by F octaves.
 
-  Args:
-    noise: (B, H, W, C), scaled as it is in the state.
-    octaves: F.
-
-  Returns:
-    (B, H, W, C (1 + F)): noise, then sin(2 pi noise 2^-l), l = 0..F-1, all
-    channels of an octave together.
+  Maps (B, H, W, C) to (B, H, W, C (1 + F)): noise, then sin(2 pi noise 2^-l),
+  l = 0..F-1, all channels of an octave together.
   """
   noise = precision.wide(noise)
   angles = noise[..., None, :] * _frequencies(octaves, noise.dtype)[:, None]
-  sines = jnp.sin(angles).reshape(*noise.shape[:-1], -1)
+  sines = rearrange(jnp.sin(angles), '... f c -> ... (f c)')
   return jnp.concatenate([noise, sines], axis=-1)
 
 
@@ -68,33 +59,28 @@ def _frequencies(octaves: int, dtype: jnp.dtype) -> np.ndarray:
 class EdgePredictor(nn.Module):
   """Predicts encoded edges place by place.
 
-  Activations of many sizes are read. Resizing one and multiplying it by its
-  part of the first kernel commute, so each is multiplied where it is, resized
-  with `hidden[0]` channels and added to the others: the map of all activations
-  is never built.
-
-  Attributes:
-    out_channels: of the edge map; one number for each stage (scale) that
-      shares the network. Each has a head and norms of its own, and adds a
-      learned vector to the first layer.
-    hidden: widths of the hidden layers, each with ReLU and batch norm.
-    octaves: of the encoding of the noise, see `encode_level`.
-    noise_input: one of `NOISE_INPUTS`.
-    feature_norm: 'layer' normalises each activation over its channels first.
-    patches: of each stage, side of the square of places that one token of the
-      denoiser stands for; () for denoisers without tokens, 1 everywhere.
-    head: what serves a patch: 'pixel', all places by themselves, told where
-      in the patch they are; 'token', one evaluation that predicts all of it.
-    dtype: of the activations; wider ones that come in keep their width.
+  Resizing an activation and multiplying it by its part of the first kernel
+  commute: each is multiplied at its own size, resized with `hidden[0]`
+  channels and added to the others, so the map of all is never built.
   """
 
+  # Of the edge map, one number for each stage (scale) that shares the network.
+  # Each has a head and norms of its own, and adds a learned vector to the first
+  # layer.
   out_channels: Sequence[int] = (4,)
+  # Widths of the hidden layers, each with ReLU and batch norm.
   hidden: Sequence[int] = (512, 256, 128, 64)
-  octaves: int = OCTAVES
-  noise_input: str = 'scalar'
+  octaves: int = OCTAVES  # of the encoding of the noise
+  noise_input: str = 'scalar'  # one of `NOISE_INPUTS`
+  # 'layer' normalises each activation over its channels first.
   feature_norm: str = 'layer'
+  # Of each stage, side of the square of places that one token of the denoiser
+  # stands for; () for denoisers without tokens.
   patches: Sequence[int] = ()
+  # 'pixel' evaluates every place, with a learned vector of its place in the
+  # patch; 'token' predicts a whole patch by one evaluation.
   head: str = 'pixel'
+  # Of the activations; wider inputs keep their element type.
   dtype: jnp.dtype = jnp.float32
 
   def check_options(self) -> None:
@@ -132,8 +118,8 @@ class EdgePredictor(nn.Module):
 
     Args:
       features: activations (B, H_k, W_k, C_k), always the same in this order.
-      noise: (B,) or (1,) the part of the noise's time in [0, 1], or for the
-        other `NOISE_INPUTS` the noise of the state, (B, H, W, C).
+      noise: (B,) or (1,) the time of the noise in [0, 1], or for the other
+        `NOISE_INPUTS` the noise of the state, (B, H, W, C).
       size: height and width of the edge map.
       stage: which stage's, 0 = coarsest.
       train: whether batch norms take the statistics of this batch, and renew
@@ -155,8 +141,9 @@ class EdgePredictor(nn.Module):
     cell = self._cell(stage)
     grid = (size[0] // cell, size[1] // cell)
     h = self._first_layer(features, noise, grid, stage)
+    fields = init.zero_bias(nn.initializers.he_uniform())
     layers = [
-      _linear(f'fc{i}', width, h.dtype, nn.initializers.he_uniform())
+      linear.Linear(width, dtype=h.dtype, name=f'fc{i}', **fields)
       for i, width in enumerate(self.hidden[1:], 1)
     ]
     if self.is_initializing():  # the parameters of all stages are made
@@ -177,26 +164,22 @@ class EdgePredictor(nn.Module):
     grid: tuple[int, int],
     stage: int,
   ) -> jax.Array:
-    """Returns (B, *grid, hidden[0]), before the activation."""
     dtype = self._width(*features)
     if self.noise_input == 'scalar':
-      told = encode_level(noise, self.octaves)[:, None, None]
+      level = encode_level(noise, self.octaves)[:, None, None]
     else:
-      told = encode_noise(resampling.bilinear(noise, grid), self.octaves)
-    # All parts are drawn as one kernel over what goes in together.
-    total = sum(feature.shape[-1] for feature in features) + told.shape[-1]
+      level = encode_noise(resampling.bilinear(noise, grid), self.octaves)
+    # All parts are drawn as one kernel over all inputs.
+    total = sum(feature.shape[-1] for feature in features) + level.shape[-1]
     kernel_init = init.symmetric_uniform((6 / total) ** 0.5)
-
-    def part(name: str, x: jax.Array) -> jax.Array:
-      return linear.Linear(
-        self.hidden[0], False, dtype, kernel_init=kernel_init, name=name
-      )(x)
-
-    h = part('fc0_level', told)
+    part = lambda name: linear.Linear(
+      self.hidden[0], False, dtype, kernel_init=kernel_init, name=name
+    )
+    h = part('fc0_level')(level)
     for k, feature in enumerate(features):
       if self.feature_norm == 'layer':
         feature = norms.LayerNorm(dtype=dtype, affine=False)(feature)
-      h = h + resampling.bilinear(part(f'fc0_tap{k}', feature), grid)
+      h = h + resampling.bilinear(part(f'fc0_tap{k}')(feature), grid)
     width = (self.hidden[0],)
     h = h + self.param('fc0_bias', nn.initializers.zeros, width)
     if len(self.out_channels) > 1:
@@ -212,13 +195,8 @@ class EdgePredictor(nn.Module):
     return h
 
   def _rest(
-    self,
-    layers: Sequence[linear.Linear],
-    h: jax.Array,
-    stage: int,
-    train: bool,
+    self, layers: Sequence[linear.Linear], h: jax.Array, stage: int, train: bool
   ) -> jax.Array:
-    """Returns (B, h, w, channels), float32 or wider."""
     # Stages differ in their statistics, so each has norms of its own.
     own = f'_{stage}' if len(self.out_channels) > 1 else ''
     dtype = h.dtype
@@ -227,25 +205,14 @@ class EdgePredictor(nn.Module):
       norm = norms.BatchNorm(dtype, name=f'norm{i}{own}')
       h = norm(nn.relu(h), train)
     channels = self._cell(stage) ** 2 * self.out_channels[stage]
-    wide = jnp.promote_types(dtype, jnp.float32)
-    return _linear(f'out{own}', channels, wide, init.torch_kernel)(h)
+    return linear.Linear(
+      channels,
+      dtype=jnp.promote_types(dtype, jnp.float32),
+      name=f'out{own}',
+      **init.zero_bias(init.torch_kernel),
+    )(h)
 
   def _width(self, *xs: jax.Array) -> jnp.dtype:
     """Returns the element type to compute in."""
     wider = [x.dtype for x in xs if x.dtype.itemsize > 4]
     return jnp.result_type(self.dtype, *wider)
-
-
-def _linear(
-  name: str,
-  features: int,
-  dtype: jnp.dtype,
-  kernel_init: nn.initializers.Initializer,
-) -> linear.Linear:
-  return linear.Linear(
-    features,
-    dtype=dtype,
-    kernel_init=kernel_init,
-    bias_init=nn.initializers.zeros,
-    name=name,
-  )

@@ -7,6 +7,7 @@ classes.
 """
 
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -29,21 +30,14 @@ _PRECISION = lax.Precision.HIGHEST
 
 
 class Conv(NamedTuple):
-  """A convolution without bias, a batch norm and a ReLU.
+  """A convolution without bias, a batch norm and a ReLU."""
 
-  Attributes:
-    name: of the convolution in its block.
-    features: output channels.
-    kernel: height and width.
-    strides: 2 goes without padding, 1 keeps the size (`pad`).
-    pad: whether there is padding at stride 1.
-  """
-
-  name: str
-  features: int
-  kernel: tuple[int, int] = (1, 1)
-  strides: int = 1
-  pad: bool = True
+  name: str  # of the convolution in its block
+  features: int  # output channels
+  height: int = 1  # of the kernel
+  width: int = 1  # of the kernel
+  strides: int = 1  # 2 goes without padding, 1 keeps the size (`pad`)
+  pad: bool = True  # whether there is padding at stride 1
 
 
 # A branch is a chain; two convolutions side by side are concatenated.
@@ -51,88 +45,66 @@ Step = Conv | tuple[Conv, Conv]
 Branch = Sequence[Step]
 
 STEM: tuple[Conv | str, ...] = (
-  Conv('Conv2d_1a_3x3', 32, (3, 3), 2),
-  Conv('Conv2d_2a_3x3', 32, (3, 3), pad=False),
-  Conv('Conv2d_2b_3x3', 64, (3, 3)),
+  Conv('Conv2d_1a_3x3', 32, 3, 3, 2),
+  Conv('Conv2d_2a_3x3', 32, 3, 3, pad=False),
+  Conv('Conv2d_2b_3x3', 64, 3, 3),
   'max',
   Conv('Conv2d_3b_1x1', 80),
-  Conv('Conv2d_4a_3x3', 192, (3, 3), pad=False),
+  Conv('Conv2d_4a_3x3', 192, 3, 3, pad=False),
   'max',
 )
+
+
+def _chain(name: str, *steps: Sequence[Any]) -> list[Step]:
+  """Returns the convolutions name_1, name_2 ... with the fields of `Conv`."""
+  return [Conv(f'{name}_{i}', *step) for i, step in enumerate(steps, 1)]
+
+
+def _split(name: str, features: int) -> Step:
+  """Returns the convolutions namea and nameb, side by side."""
+  return Conv(f'{name}a', features, 1, 3), Conv(f'{name}b', features, 3, 1)
 
 
 def _block_a(pool_features: int) -> list[Branch]:
   return [
     [Conv('branch1x1', 64)],
-    [Conv('branch5x5_1', 48), Conv('branch5x5_2', 64, (5, 5))],
-    [
-      Conv('branch3x3dbl_1', 64),
-      Conv('branch3x3dbl_2', 96, (3, 3)),
-      Conv('branch3x3dbl_3', 96, (3, 3)),
-    ],
+    _chain('branch5x5', (48,), (64, 5, 5)),
+    _chain('branch3x3dbl', (64,), (96, 3, 3), (96, 3, 3)),
     [Conv('branch_pool', pool_features)],
   ]
 
 
 def _block_b() -> list[Branch]:
   return [
-    [Conv('branch3x3', 384, (3, 3), 2)],
-    [
-      Conv('branch3x3dbl_1', 64),
-      Conv('branch3x3dbl_2', 96, (3, 3)),
-      Conv('branch3x3dbl_3', 96, (3, 3), 2),
-    ],
+    [Conv('branch3x3', 384, 3, 3, 2)],
+    _chain('branch3x3dbl', (64,), (96, 3, 3), (96, 3, 3, 2)),
   ]
 
 
 def _block_c(inner: int) -> list[Branch]:
+  row, column = (inner, 1, 7), (inner, 7, 1)
   return [
     [Conv('branch1x1', 192)],
-    [
-      Conv('branch7x7_1', inner),
-      Conv('branch7x7_2', inner, (1, 7)),
-      Conv('branch7x7_3', 192, (7, 1)),
-    ],
-    [
-      Conv('branch7x7dbl_1', inner),
-      Conv('branch7x7dbl_2', inner, (7, 1)),
-      Conv('branch7x7dbl_3', inner, (1, 7)),
-      Conv('branch7x7dbl_4', inner, (7, 1)),
-      Conv('branch7x7dbl_5', 192, (1, 7)),
-    ],
+    _chain('branch7x7', (inner,), row, (192, 7, 1)),
+    _chain('branch7x7dbl', (inner,), column, row, column, (192, 1, 7)),
     [Conv('branch_pool', 192)],
   ]
 
 
 def _block_d() -> list[Branch]:
   return [
-    [Conv('branch3x3_1', 192), Conv('branch3x3_2', 320, (3, 3), 2)],
-    [
-      Conv('branch7x7x3_1', 192),
-      Conv('branch7x7x3_2', 192, (1, 7)),
-      Conv('branch7x7x3_3', 192, (7, 1)),
-      Conv('branch7x7x3_4', 192, (3, 3), 2),
-    ],
+    _chain('branch3x3', (192,), (320, 3, 3, 2)),
+    _chain('branch7x7x3', (192,), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
   ]
 
 
 def _block_e() -> list[Branch]:
   return [
     [Conv('branch1x1', 320)],
+    [*_chain('branch3x3', (384,)), _split('branch3x3_2', 384)],
     [
-      Conv('branch3x3_1', 384),
-      (
-        Conv('branch3x3_2a', 384, (1, 3)),
-        Conv('branch3x3_2b', 384, (3, 1)),
-      ),
-    ],
-    [
-      Conv('branch3x3dbl_1', 448),
-      Conv('branch3x3dbl_2', 384, (3, 3)),
-      (
-        Conv('branch3x3dbl_3a', 384, (1, 3)),
-        Conv('branch3x3dbl_3b', 384, (3, 1)),
-      ),
+      *_chain('branch3x3dbl', (448,), (384, 3, 3)),
+      _split('branch3x3dbl_3', 384),
     ],
     [Conv('branch_pool', 192)],
   ]
@@ -159,20 +131,13 @@ SPATIAL_BLOCK = 'Mixed_6d'
 
 @flax.struct.dataclass
 class Outputs:
-  """What the metrics read.
+  """What the metrics read."""
 
-  Attributes:
-    pool: (B, 2048) averages of the last maps: FID.
-    spatial: (B, 2023) seven channels of 17 x 17 positions, position by
-      position: sFID.
-    logits: (B, 1008) of the classes.
-    logits_unbiased: (B, 1008) without the last layer's bias, which the
-      inception score is computed from.
-  """
-
-  pool: jax.Array
+  pool: jax.Array  # (B, 2048) averages of the last maps: FID
+  # (B, 2023) seven channels of 17 x 17 positions, position by position: sFID.
   spatial: jax.Array
-  logits: jax.Array
+  logits: jax.Array  # (B, 1008) of the classes
+  # (B, 1008) without the last layer's bias: inception score.
   logits_unbiased: jax.Array
 
   @property
@@ -182,24 +147,20 @@ class Outputs:
 
 
 class ConvNorm(nn.Module):
-  """One `Conv` of the tables.
+  """One `Conv` of the tables."""
 
-  Attributes:
-    step: the table's entry.
-    features: output channels.
-  """
-
-  step: Conv
-  features: int
+  step: Conv  # the table's entry
+  features: int  # output channels, in place of the entry's
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, H, W, C) to (B, H', W', features)."""
     padded = self.step.pad and self.step.strides == 1
-    padding = [(k // 2, k // 2) if padded else (0, 0) for k in self.step.kernel]
+    kernel = (self.step.height, self.step.width)
+    padding = [(k // 2, k // 2) if padded else (0, 0) for k in kernel]
     x = nn.Conv(
       self.features,
-      self.step.kernel,
+      kernel,
       self.step.strides,
       padding,
       use_bias=False,
@@ -211,17 +172,11 @@ class ConvNorm(nn.Module):
 
 
 class Mixed(nn.Module):
-  """Parallel branches, concatenated in their order.
+  """Parallel branches, concatenated in their order."""
 
-  Attributes:
-    branches: chains of convolutions.
-    pool: see `BLOCKS`.
-    divisor: of all channels.
-  """
-
-  branches: Sequence[Branch]
-  pool: str
-  divisor: int = 1
+  branches: Sequence[Branch]  # chains of convolutions
+  pool: str  # see `BLOCKS`
+  divisor: int = 1  # of all channels
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -254,25 +209,13 @@ def _pooled(x: jax.Array, kind: str) -> jax.Array:
 
 
 class InceptionV3(nn.Module):
-  """The network, in evaluation mode, float32.
+  """The network, in evaluation mode, float32."""
 
-  Attributes:
-    divisor: of all channels but the classes, for small copies in tests.
-  """
-
-  divisor: int = 1
+  divisor: int = 1  # of all channels but the classes, for small copies in tests
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Outputs:
-    """Computes what the metrics read.
-
-    Args:
-      x: (B, H, W, 3) in [-1, 1], see `preprocess`; the published features are
-        those of 299 x 299 pixels.
-
-    Raises:
-      ValueError: another shape, or sides below 75 pixels.
-    """
+    """Maps (B, H, W, 3) in [-1, 1], sides of at least 75 px, to `Outputs`."""
     if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST_SIDE:
       raise ValueError(
         f'Inception needs (B, H, W, 3) with sides of at least {SMALLEST_SIDE}, '

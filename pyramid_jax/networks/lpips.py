@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import init
 from pyramid_jax.networks.layers import resampling
 
 
@@ -14,8 +15,7 @@ SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
 # (channels, indices of the convolutions in torchvision's VGG16) of each slice;
-# slices end at relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 and start, but for
-# the first, with a maximum over 2 x 2 pixels.
+# all but the first start with a maximum over 2 x 2 pixels.
 SLICES = (
   (64, (0, 2)),
   (128, (5, 7)),
@@ -28,11 +28,7 @@ SMALLEST_SIDE = 2 ** (len(SLICES) - 1)
 
 
 class VGG16(nn.Module):
-  """The convolutions of VGG16 (arXiv:1409.1556).
-
-  Attributes:
-    dtype: of the activations.
-  """
+  """The convolutions of VGG16 (arXiv:1409.1556)."""
 
   dtype: jnp.dtype = jnp.float32
 
@@ -40,17 +36,13 @@ class VGG16(nn.Module):
   def __call__(self, x: jax.Array) -> list[jax.Array]:
     """Maps scaled images (B, H, W, 3) to the activations of five depths."""
     features = []
+    fields = init.zero_bias(nn.initializers.he_normal())
     for number, (channels, indices) in enumerate(SLICES, start=1):
       if number > 1:
         x = nn.max_pool(x, (2, 2), (2, 2))
       for index in indices:
-        conv = convolution.Conv(
-          channels,
-          dtype=self.dtype,
-          kernel_init=nn.initializers.he_normal(),
-          bias_init=nn.initializers.zeros,
-          name=f'slice{number}_{index}',
-        )
+        name = f'slice{number}_{index}'
+        conv = convolution.Conv(channels, dtype=self.dtype, name=name, **fields)
         x = nn.relu(conv(x))
       features.append(x)
     return features
@@ -59,12 +51,8 @@ class VGG16(nn.Module):
 class LPIPS(nn.Module):
   """Distance of images as seen by VGG16 (arXiv:1801.03924, version 0.1).
 
-  Matches CompVis/taming-transformers, taming/modules/losses/lpips.py, in
-  evaluation mode. Freshly initialised it is a distance too, of random
-  features with equal weights.
-
-  Attributes:
-    dtype: of the activations of VGG16; the distance is float32.
+  CompVis/taming-transformers: taming/modules/losses/lpips.py, in evaluation
+  mode. Freshly initialised it is a distance too, of random features.
   """
 
   dtype: jnp.dtype = jnp.float32
@@ -74,17 +62,9 @@ class LPIPS(nn.Module):
     self.lin = [Weighting(name=f'lin{k}') for k in range(len(SLICES))]
 
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Compares two batches of images.
+    """Compares images (B, H, W, 3) in [-1, 1], sides of at least 16 pixels.
 
-    Args:
-      x: (B, H, W, 3) in [-1, 1], sides of at least 16 pixels.
-      y: the same shape.
-
-    Returns:
-      (B,) float32, 0 at equal images, where the gradient is 0 as well.
-
-    Raises:
-      ValueError: other shapes.
+    The distance is (B,) float32, 0 at equal images, as is its gradient there.
     """
     if x.shape != y.shape:
       raise ValueError(
@@ -101,11 +81,7 @@ class LPIPS(nn.Module):
     return distance
 
   def features(self, x: jax.Array) -> list[jax.Array]:
-    """Returns the activations of (B, H, W, 3) called `FEATURE_NAMES`.
-
-    Raises:
-      ValueError: not such a shape, or a side below 16 pixels.
-    """
+    """Maps (B, H, W, 3), sides of at least 16 px, to the `FEATURE_NAMES`."""
     if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST_SIDE:
       raise ValueError(
         f'LPIPS needs (B, H, W, 3) with sides of at least {SMALLEST_SIDE}, '
@@ -121,8 +97,8 @@ class Weighting(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, H, W, C) to (B,)."""
     channels = x.shape[-1]
-    init = nn.initializers.constant(1 / channels)
-    kernel = self.param('kernel', init, (channels, 1))
+    even = nn.initializers.constant(1 / channels)
+    kernel = self.param('kernel', even, (channels, 1))
     return (x.mean((1, 2)) * kernel[:, 0]).sum(-1)
 
 
@@ -139,16 +115,10 @@ def _unit(x: jax.Array) -> jax.Array:
 def pyramid_l1_l2(x: jax.Array, y: jax.Array, levels: int = 4) -> jax.Array:
   """Returns the mean over a pyramid of absolute plus squared differences.
 
-  Stands in for LPIPS where no weights of VGG16 are at hand: coarse levels
-  reward the layout of an image, not its pixels. It is no published measure.
-
-  Args:
-    x: (B, H, W, C), sides divisible by 2 ** (levels - 1).
-    y: the same shape.
-    levels: at least 1; every level averages 2 x 2 pixels of the one before.
-
-  Returns:
-    (B,) float32.
+  It stands in for LPIPS where no weights of VGG16 are at hand: coarse levels
+  reward the layout of an image, not its pixels (ours). Every level averages
+  2 x 2 pixels of the one before, (B, H, W, C) with sides divisible by
+  2 ** (levels - 1); the result is (B,) float32.
 
   Raises:
     ValueError: other shapes or levels.

@@ -18,8 +18,8 @@ SIZES = {
   'pidinet-small': (30, 12),
   'pidinet-tiny': (20, 8),
 }
-# What the kernels of the 16 layers are made from, in turn: differences to the
-# centre, around it, along its radii, and none.
+# Pixel differences in the kernels of the 16 layers, in turn: to the centre,
+# around it, along its radii, and none.
 CYCLE = ('cd', 'ad', 'rd', 'cv')
 BLOCKS = (3, 4, 4, 4)  # of each stage
 WIDTHS = (1, 2, 4, 4)  # of each stage, over that of the first
@@ -33,32 +33,19 @@ def kernel_size(layer: int) -> int:
 
 
 class PiDiNet(nn.Module):
-  """Edges at four scales, and their mixture.
+  """Edges at four scales, and their mixture."""
 
-  Attributes:
-    width: channels of the first stage.
-    dilated: channels of the dilated convolutions; 0 = without.
-    attention: whether each scale is weighed by place.
-    dtype: of the activations; the edge maps are float32.
-  """
-
-  width: int = 60
-  dilated: int = 24
-  attention: bool = True
+  width: int = 60  # channels of the first stage
+  dilated: int = 24  # channels of the dilated convolutions; 0 = without
+  attention: bool = True  # whether each scale is weighed by place
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> list[jax.Array]:
-    """Finds edges.
+    """Maps images to edges, fine to coarse; the last map is the result.
 
-    Args:
-      x: (B, H, W, 3) in [-1, 1], sides of at least 8 pixels.
-
-    Returns:
-      Five (B, H, W) float32 in [0, 1], fine to coarse; the last is the result.
-
-    Raises:
-      ValueError: another shape.
+    The images are (B, H, W, 3) in [-1, 1], with sides of at least 8 pixels,
+    else ValueError; the five maps (B, H, W) float32 in [0, 1].
     """
     if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST_SIDE:
       raise ValueError(
@@ -72,12 +59,9 @@ class PiDiNet(nn.Module):
     layer, maps = 1, []
     for i, count in enumerate(BLOCKS):
       for j in range(count):
+        width, size_of = WIDTHS[i] * self.width, kernel_size(layer)
         pooled = i > 0 and j == 0
-        name = f'block{i + 1}_{j + 1}'
-        block = Block(
-          WIDTHS[i] * self.width, kernel_size(layer), pooled, name=name
-        )
-        x = block(x)
+        x = Block(width, size_of, pooled, name=f'block{i + 1}_{j + 1}')(x)
         layer += 1
       maps.append(self._one_map(x, i, size))
     mixed = _conv(1, 1, 'classifier', use_bias=True)(jnp.concatenate(maps, -1))
@@ -86,7 +70,6 @@ class PiDiNet(nn.Module):
   def _one_map(
     self, x: jax.Array, stage: int, size: tuple[int, int]
   ) -> jax.Array:
-    """Returns the (B, *size, 1) logits of one scale."""
     if self.dilated:
       x = Dilated(self.dilated, name=f'dilations_{stage}')(x)
     if self.attention:
@@ -95,14 +78,7 @@ class PiDiNet(nn.Module):
     return jax.image.resize(x, (x.shape[0], *size, 1), 'bilinear')
 
   def edges(self, images: jax.Array) -> jax.Array:
-    """Returns (B, H, W) float32 edges in [0, 1], as every detector does.
-
-    Args:
-      images: (B, H, W, 3), uint8 or float in [-1, 1].
-
-    Raises:
-      ValueError: another shape.
-    """
+    """Maps (B, H, W, 3), uint8 or in [-1, 1], to (B, H, W) edges in [0, 1]."""
     x = jnp.asarray(images)
     if x.dtype == jnp.uint8:
       x = x.astype(jnp.float32) / 127.5 - 1
@@ -110,13 +86,9 @@ class PiDiNet(nn.Module):
 
 
 def _conv(
-  features: int,
-  size: int,
-  name: str,
-  use_bias: bool = False,
-  dilation: int = 1,
+  features: int, size: int, name: str, use_bias: bool = False, dilation: int = 1
 ) -> nn.Conv:
-  """Returns a convolution that keeps the size; computes as its input does."""
+  """Returns a convolution that keeps the size, in its input's dtype."""
   pad = dilation * (size // 2)
   return nn.Conv(
     features,
@@ -131,14 +103,11 @@ def _conv(
 class Depthwise(nn.Module):
   """Convolves each channel with a kernel of its own.
 
-  As a sum of shifted copies, which one loop computes: XLA's convolution in
-  groups is ten times slower on a CPU.
-
-  Attributes:
-    size: side of the kernel, odd.
+  It is a sum of shifted copies: XLA's convolution in groups is ten times
+  slower on a CPU.
   """
 
-  size: int
+  size: int  # side of the kernel, odd
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -157,17 +126,11 @@ class Depthwise(nn.Module):
 
 
 class Block(nn.Module):
-  """A depthwise and a pointwise convolution beside the identity.
+  """A depthwise and a pointwise convolution beside the identity."""
 
-  Attributes:
-    features: channels of the result.
-    size: side of the depthwise kernel.
-    pooled: whether 2 x 2 pixels become one first.
-  """
-
-  features: int
-  size: int
-  pooled: bool
+  features: int  # channels of the result
+  size: int  # side of the depthwise kernel
+  pooled: bool  # whether 2 x 2 pixels become one first
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -9,21 +9,17 @@ import jax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrozenPart:
-  """Weights that a system uses and never trains.
+  """Weights that a system uses and never trains."""
 
-  Attributes:
-    init: key -> tree, works under `jax.eval_shape`.
-    family: the converter family of foreign files, a key of
-      `interop.convert.FAMILIES`.
-    path: a workdir or a weight file; empty: the top floor decides (a first
-      stage is trained in `WORKDIR/first_stage`) or refuses.
-    field: the field of the config that holds `path`, for error messages.
-    loss_name: of the workdir's parameters that are this part; empty: all of
-      the run, a tree of `params` by loss name and `extra`.
-  """
-
-  init: Callable[[jax.Array], Any]
+  init: Callable[[jax.Array], Any]  # key -> tree, works under `jax.eval_shape`
+  # The converter family of published files, a key of
+  # `interop.convert.FAMILIES`.
   family: str
+  # A workdir or a weight file; empty for a first stage that is trained in
+  # `WORKDIR/first_stage`, else refused by the command.
   path: str = ''
+  # The field of the config that holds `path`, for error messages.
   field: str = ''
+  # Whose parameters of the workdir are this part; empty for the whole run, a
+  # tree of `params` by loss name and `extra`.
   loss_name: str = 'generator'
