@@ -41,6 +41,7 @@ setuptools.setup(
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'pillow>=11,<14',
+    'safetensors>=0.8,<0.9',
     'scipy>=1.14,<2',
     'tensorboardX>=2.6.2,<3',
   ],

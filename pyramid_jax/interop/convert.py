@@ -18,6 +18,7 @@ damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
 """
 
 import argparse
+import collections
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -28,7 +29,6 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -36,7 +36,6 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import command_line
-from pyramid_jax.interop import diffit_workdir
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -49,45 +48,53 @@ from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import frido
-from pyramid_jax.systems import ldm
-from pyramid_jax.systems.diffit import latent as latent_diffit_system
-from pyramid_jax.systems.sketch import sketch
 
 
-# The single networks; `load_part` reads one from a foreign or converted file.
+State = parts.State
+
+# The single networks; `load_part` reads one from any file.
 FAMILIES = parts.FAMILIES
 load_part = parts.load_part
 
-# --family of a whole checkpoint -> how it becomes a workdir
-WHOLE = {
-  family: module
-  for module in (latent_workdir, diffit_workdir)
-  for family in module.SYSTEMS
-}
+# The whole systems, which become workdirs.
+WHOLE = tuple(latent_workdir.DENOISERS)
 PARAMS = 'params.safetensors'
 RECORD = 'params.json'
+# Families whose sizes the weights say -> what reads them, and what gives the
+# arguments of the network's `init`. The first two have nothing in a config.
+_IMAGE = np.zeros((1, 32, 32, 3), np.float32)
+_TOKENS = np.zeros((1, 8), np.int32)
+_SIZED: Mapping[str, tuple[Callable[[State], Any], Callable[[Any], Any]]] = {
+  'lpips': (lambda _: lpips.LPIPS(), lambda _: (_IMAGE, _IMAGE)),
+  'pidinet': (pidinet.infer, lambda _: (_IMAGE,)),
+  'clip_text': (
+    lambda _: text_encoders.CLIPTextEncoder(),
+    lambda _: (_TOKENS,),
+  ),
+  't5': (t5.infer, lambda _: (_TOKENS,)),
+  'diffit.latent': (latent_diffit.infer, latent_diffit.nothing),
+}
 
 
 def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   """Reads an official checkpoint and writes DIR.
+
+  Args:
+    flags: of the command line.
+    config: of the system that the checkpoint is for; None where the family
+      needs none.
 
   Raises:
     UserError: anything that the user can mend.
   """
   workdir = pathlib.Path(flags.workdir)
   latent_workdir.refuse_used(workdir, [PARAMS])
+  paths = flags.checkpoint.split(',')
   with errors.user_errors(value=errors.DATA):
-    state = _read_files(flags.checkpoint)
+    files = [weight_file.read(path) for path in reversed(paths)]
+    state: State = collections.ChainMap(*files)  # type: ignore[arg-type]
   if flags.family in WHOLE:
-    system, whole = _whole_system(flags.family, config), WHOLE[flags.family]
-    with errors.user_errors(value=errors.DATA):
-      trees, report = whole.from_official(
-        state, system, keep_initial=flags.allow_missing
-      )
-    _account(report, flags.allow_missing, whole is diffit_workdir)
-    whole.write(workdir, config, trees)
+    _convert_whole(flags, config, state, workdir)
     return
   template = _template(flags.family, config, flags.allow_missing, state)
   heads = None
@@ -98,7 +105,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   _account(report, flags.allow_missing, parts.part(flags.family).strict)
   record = {
     'family': flags.family,
-    'files': {path: _sha256(path) for path in flags.checkpoint.split(',')},
+    'files': {path: _sha256(path) for path in paths},
     'tensors': len(report.matched),
     'missing': list(report.missing),
     'unused': list(report.unused),
@@ -107,6 +114,29 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     parts.write(flags.family, workdir / PARAMS, params, heads)
     (workdir / RECORD).write_text(json.dumps(record, indent=2) + '\n')
+
+
+def _convert_whole(
+  flags: argparse.Namespace,
+  config: ConfigDict | None,
+  state: State,
+  workdir: pathlib.Path,
+) -> None:
+  """Writes the workdir of a whole system."""
+  system = _system(config)
+  assert config is not None
+  if config.system.name != flags.family:
+    raise errors.UserError(
+      f'--family={flags.family} needs a config of the system {flags.family}, '
+      f'not {config.system.name}.'
+    )
+  with errors.user_errors(value=errors.DATA):
+    weights, report = latent_workdir.from_official(
+      flags.family, state, system, keep_initial=flags.allow_missing
+    )
+  is_strict = flags.family == latent_workdir.TWO_FILES
+  _account(report, flags.allow_missing, is_strict)
+  latent_workdir.write(workdir, config, weights)
 
 
 def export(flags: argparse.Namespace) -> None:
@@ -123,13 +153,12 @@ def export(flags: argparse.Namespace) -> None:
         f' --family={flags.family}; export it, convert the part that is wanted'
         ' out of that file, and export the part.'
       )
-    state = WHOLE[flags.family].to_official(flags.family, workdir)
+    state = latent_workdir.to_official(flags.family, workdir)
   else:
     with errors.user_errors(value=errors.DATA):
-      family, params = parts.read_own(workdir / PARAMS)
+      family, params, heads = parts.read_own(workdir / PARAMS)
       if family != flags.family:
         raise ValueError(f'{workdir} holds {family!r}, not {flags.family!r}')
-      heads = parts.read_heads(workdir / PARAMS)
       state = parts.to_official(family, params, flags.layout, heads)
   target = pathlib.Path(flags.export)
   if target.exists():
@@ -137,13 +166,6 @@ def export(flags: argparse.Namespace) -> None:
   with errors.user_errors(missing=errors.OUTPUT):
     safetensors_file.write(target, state, {'format': 'pt'})
   sys.stdout.write(f'{len(state)} tensors written to {target}\n')
-
-
-def _read_files(paths: str) -> dict[str, np.ndarray]:
-  state: dict[str, np.ndarray] = {}
-  for path in paths.split(','):
-    state |= weight_file.read(path)
-  return state
 
 
 def _account(
@@ -168,17 +190,6 @@ def _account(
     )
 
 
-def _whole_system(family: str, config: ConfigDict | None) -> Any:
-  """Returns the system of a config, which must be that of the family."""
-  system = _system(config)
-  if not isinstance(system, WHOLE[family].SYSTEMS[family]):
-    raise errors.UserError(
-      f'--family={family} needs a config of the system {family}, '
-      f'not {type(system).__name__}.'
-    )
-  return system
-
-
 def _system(config: ConfigDict | None) -> Any:
   if config is None:
     raise errors.UserError('--config=FILE.py[:variant] must be given.')
@@ -187,43 +198,20 @@ def _system(config: ConfigDict | None) -> Any:
 
 
 def _template(
-  family: str,
-  config: ConfigDict | None,
-  keep_initial: bool,
-  state: Mapping[str, np.ndarray] | None = None,
+  family: str, config: ConfigDict | None, keep_initial: bool, state: State
 ) -> Any:
-  """Returns the shapes of a single network, or its initial values.
-
-  Args:
-    family: of the network.
-    config: whose network it is, None where the family needs none.
-    keep_initial: whether initial values are wanted.
-    state: the official weights, which the sizes can be read off.
-  """
+  """Returns the shapes of a single network, or its initial values."""
   key = jax.random.key(0)
   evaluate = initial.evaluate if keep_initial else jax.eval_shape
-  if family == 'lpips':
-    image = jnp.zeros((1, 32, 32, 3))
-    return evaluate(lpips.LPIPS().init, key, image, image)['params']
   if family == 'inception':
-    image = jnp.zeros((1, inception.SIDE, inception.SIDE, 3))
+    image = np.zeros((1, inception.SIDE, inception.SIDE, 3), np.float32)
     return evaluate(inception.InceptionV3().init, key, image)
-  if family == 'pidinet' and state is not None:
+  if family in _SIZED and (config is None or family in ('lpips', 'pidinet')):
+    infer, arguments = _SIZED[family]
     with errors.user_errors(value=errors.DATA):
-      edges = pidinet.infer(state)
-    return evaluate(edges.init, key, jnp.zeros((1, 16, 16, 3)))['params']
-  if family == 'clip_text' and config is None:
-    network = text_encoders.CLIPTextEncoder()
-    return evaluate(network.init, key, jnp.zeros((1, 8), jnp.int32))['params']
-  if family == 't5' and config is None and state is not None:
-    with errors.user_errors(value=errors.DATA):
-      encoder = t5.infer(state)
-    return evaluate(encoder.init, key, jnp.zeros((1, 8), jnp.int32))['params']
-  if family == 'diffit.latent' and config is None and state is not None:
-    with errors.user_errors(value=errors.DATA):
-      diffit = latent_diffit.infer(state)
-    return evaluate(diffit.init, key, *latent_diffit.nothing(diffit))['params']
-  inits = _inits(_system(config))
+      network = infer(state)
+    return evaluate(network.init, key, *arguments(network))['params']
+  inits = _inits(config)
   if family not in inits:
     raise errors.UserError(
       f'the config has no part {family!r}; it has {", ".join(sorted(inits))}.'
@@ -231,44 +219,37 @@ def _template(
   return evaluate(inits[family], key)
 
 
-def _inits(system: Any) -> dict[str, Callable[[jax.Array], Any]]:
-  """Returns how each single network of a system is initialised."""
+def _inits(config: ConfigDict | None) -> dict[str, Callable[[jax.Array], Any]]:
+  """Returns how each single network of a config's system is initialised."""
+  system = _system(config)
+  assert config is not None
+  name = config.system.name
 
-  def trained(loss_name: str, name: str = '') -> Callable[[jax.Array], Any]:
-    def init(key):
-      tree = system.init(key, {})[0][loss_name]
-      return tree[name] if name else tree
-
-    return init
-
-  def judge(key):
-    params, extra = system.init(key, {})
-    return {'params': params['discriminator'], **extra}
-
-  def predictor(key):
-    params, extra = system.init(key, {})
-    statistics = extra['batch_stats']['0']
-    return {'params': params['generator']['0'], 'batch_stats': statistics}
+  def of(select: Callable[[Any, Any], Any]) -> Callable[[jax.Array], Any]:
+    return lambda key: select(*system.init(key, {}))
 
   # A part without a family is a run, not a network.
-  parts = system.frozen_parts().values()
-  inits = {part.family: part.init for part in parts if part.family}
-  if isinstance(system, frido.Frido | ldm.LDM):
-    is_frido = isinstance(system, frido.Frido)
-    inits['frido.pyunet' if is_frido else 'ldm.unet'] = trained(
-      'generator', 'unet'
+  frozen = system.frozen_parts().values()
+  inits = {part.family: part.init for part in frozen if part.family}
+  if name in latent_workdir.DENOISERS:
+    family, network = latent_workdir.DENOISERS[name]
+    inits[family] = of(lambda params, _: params['generator'][network])
+    if network == 'unet' and system.encoder.family:
+      condition = of(lambda params, _: params['generator']['condition'])
+      inits[system.encoder.family] = condition
+  elif name == 'sketch' and len(system.predictors) == 1:
+    inits['lgp.mlp'] = of(
+      lambda params, extra: {
+        'params': params['generator']['0'],
+        'batch_stats': extra['batch_stats']['0'],
+      }
     )
-    if system.encoder.family:
-      inits[system.encoder.family] = trained('generator', 'condition')
-  elif isinstance(system, latent_diffit_system.LatentDiffiT):
-    inits['diffit.latent'] = trained('generator', 'network')
-  elif isinstance(system, sketch.Sketch):
-    if len(system.predictors) == 1:
-      inits['lgp.mlp'] = predictor
-  elif isinstance(system, autoencoder.Autoencoder):
-    inits[system.model.family] = trained('generator')
+  elif name == 'autoencoder':
+    inits[system.model.family] = of(lambda params, _: params['generator'])
     if system.discriminator is not None:
-      inits['discriminator'] = judge
+      inits['discriminator'] = of(
+        lambda params, extra: {'params': params['discriminator'], **extra}
+      )
   return inits
 
 

@@ -1,7 +1,9 @@
-"""A whole checkpoint of Frido or LDM as a workdir, and a workdir as one.
+"""Official checkpoints of systems on latents as workdirs, and workdirs as them.
 
-What is sampled with is what the reference samples with: the averaged U-Net
-beside the raw condition encoder.
+LDM and Frido are released as one file each. What is sampled with is what the
+reference samples with: the averaged U-Net beside the raw condition encoder.
+Latent DiffiT is released as two files, whose keys do not meet: the network,
+which is sampled with, and Stable Diffusion's autoencoder.
 """
 
 from collections.abc import Mapping
@@ -20,26 +22,33 @@ from pyramid_jax import errors
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
+from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
-from pyramid_jax.interop.families import latent_checkpoint
-from pyramid_jax.interop.families import unet
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.systems import frido
-from pyramid_jax.systems import ldm
 
 
 FIRST_STAGE = 'first_stage'
 CLIP_FILE = 'condition.safetensors'
+TWO_FILES = 'latent_diffit'
 
-# --family of a whole checkpoint -> the system that it belongs to
-System = frido.Frido | ldm.LDM
-SYSTEMS: Mapping[str, type[frido.Frido] | type[ldm.LDM]] = {
-  'frido': frido.Frido,
-  'ldm': ldm.LDM,
+# Name of a system with official checkpoints -> family of its denoiser, and
+# what the system calls it.
+DENOISERS = {
+  'frido': ('frido.pyunet', 'unet'),
+  'ldm': ('ldm.unet', 'unet'),
+  TWO_FILES: ('diffit.latent', 'network'),
 }
+# What the keys of an autoencoder begin with, in either layout.
+_AUTOENCODER = (
+  'encoder.',
+  'decoder.',
+  'quant_conv.',
+  'post_quant_conv.',
+  'first_stage_model.',
+)
 
 
 def refuse_used(workdir: pathlib.Path, names: Sequence[str] = ()) -> None:
@@ -52,12 +61,21 @@ def refuse_used(workdir: pathlib.Path, names: Sequence[str] = ()) -> None:
       )
 
 
-def layout_of(system: System) -> latent_checkpoint.Layout:
-  """Returns how the official checkpoints of a system name its parts.
+def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
+  """Returns what official checkpoints of a system hold, None for `TWO_FILES`.
 
   Raises:
     ValueError: a config that no official checkpoint can have.
   """
+  if name == TWO_FILES:
+    network = system.network
+    if network.time_token != 'tmsa' or not network.num_classes:
+      raise ValueError(
+        f'config.network.time_token is {network.time_token!r} with'
+        f' {network.num_classes} classes; the official network has'
+        " 'tmsa' and classes"
+      )
+    return None
   encoder = system.encoder
   if encoder.unpublished:
     raise ValueError(
@@ -74,43 +92,61 @@ def layout_of(system: System) -> latent_checkpoint.Layout:
       if prefix.startswith(latent_checkpoint.CONDITION)
     )
     fields['condition'] = part.rename
-  if isinstance(system, frido.Frido):
-    if system.native_scales:
-      raise ValueError(
-        'config.diffusion.native_scales is True; the official weights were'
-        ' trained with all scales on the fine grid, needed False'
-      )
-    return latent_checkpoint.Layout(unet=unet.rename, **fields)
-  return latent_checkpoint.Layout(
-    unet=unet.rename,
-    repeats_first_stage=encoder.borrowed == FIRST_STAGE,
-    stores_scale=system.scale_by_std,
-    scalar_scale=True,
-    **fields,
-  )
+  if name == 'ldm':
+    return latent_checkpoint.Layout(
+      repeats_first_stage=encoder.borrowed == FIRST_STAGE,
+      stores_scale=system.scale_by_std,
+      scalar_scale=True,
+      **fields,
+    )
+  if system.native_scales:
+    raise ValueError(
+      'config.diffusion.native_scales is True; the official weights were'
+      ' trained with all scales on the fine grid, needed False'
+    )
+  return latent_checkpoint.Layout(**fields)
 
 
 def from_official(
-  state: dict[str, np.ndarray], system: System, keep_initial: bool
-) -> tuple[latent_checkpoint.Trees, mapping.Report]:
-  """Takes an official checkpoint apart.
+  name: str, state: Mapping[str, np.ndarray], system: Any, keep_initial: bool
+) -> tuple[latent_checkpoint.Weights, mapping.Report]:
+  """Takes an official state dict apart, that of all files of a release.
 
   Args:
-    state: the official state dict.
+    name: of the system, a key of `DENOISERS`.
+    state: official key -> array.
     system: of the config.
-    keep_initial: fill what is missing with initial values; else those leaves
-      stay shapes.
+    keep_initial: whether what is missing gets initial values, or stays shapes.
 
   Raises:
     ValueError: a config that no official checkpoint can have, or another
-      noise schedule.
+      noise schedule or other constants in the state dict.
   """
-  layout = layout_of(system)
+  layout = layout_of(name, system)
   template = _template(system, initial.evaluate if keep_initial else None)
-  return latent_checkpoint.to_flax(state, template, system.chain, layout)
+  if layout is not None:
+    return latent_checkpoint.to_flax(state, template, system.chain, layout)
+  theirs, ours = (
+    mapping.Renamed(
+      state, {k: k for k in state if k.startswith(_AUTOENCODER) == is_theirs}
+    )
+    for is_theirs in (True, False)
+  )
+  family, network = DENOISERS[name]
+  tree, report = parts.to_flax(family, ours, template.generator[network])
+  first_stage, more = parts.to_flax(
+    system.frozen_parts()[FIRST_STAGE].family, theirs, template.first_stage
+  )
+  report.add(more)
+  weights = latent_checkpoint.Weights(
+    generator={network: tree},
+    first_stage=first_stage,
+    latent_scale=template.latent_scale,
+  )
+  return weights, report
 
 
-def _template(system: System, evaluate: Any = None) -> latent_checkpoint.Trees:
+def _template(system: Any, evaluate: Any = None) -> latent_checkpoint.Weights:
   """Returns the shapes of all parts, or what `evaluate` makes of `init`."""
   evaluate = evaluate or jax.eval_shape
   key = jax.random.key(0)
@@ -121,110 +157,52 @@ def _template(system: System, evaluate: Any = None) -> latent_checkpoint.Trees:
     # weights that the config names stay where they are
     if name == FIRST_STAGE or not part.path
   }
-  generator = params['generator']
   scale = extra['latent_scale']
-  if isinstance(system, ldm.LDM) and not system.scale_by_std:
+  if hasattr(system, 'scale_factor'):
     scale = np.full(scale.shape, system.scale_factor, np.float32)
-  return latent_checkpoint.Trees(
-    unet=generator['unet'],
-    ema=generator['unet'],
+  return latent_checkpoint.Weights(
+    generator=params['generator'],
     first_stage=frozen[FIRST_STAGE],
-    condition=generator.get('condition'),
     clip=frozen.get('condition'),
     latent_scale=scale,
-    logvar=generator.get('logvar'),
   )
 
 
 def write(
-  workdir: pathlib.Path, config: ConfigDict, trees: latent_checkpoint.Trees
+  workdir: pathlib.Path, config: ConfigDict, weights: latent_checkpoint.Weights
 ) -> None:
   """Writes a workdir; `config.json` comes last and makes it one.
 
-  Raises:
-    UserError: the folder cannot be written.
-  """
-  config = config_lib.from_json(config_lib.to_json(config))
-  with errors.user_errors(missing=errors.OUTPUT):
-    workdir.mkdir(parents=True, exist_ok=True)
-    if trees.clip is not None:
-      file = workdir.absolute() / CLIP_FILE
-      parts.write('clip_text', file, trees.clip)
-      with config.unlocked():
-        config.condition.weights = str(file)
-  write_run(
-    workdir,
-    config,
-    generator=_generator(trees),
-    ema={} if trees.ema is None else {'unet': trees.ema},
-    first_stage=trees.first_stage,
-    latent_scale=trees.latent_scale,
-    step=trees.updates,
-  )
-
-
-def write_run(
-  workdir: pathlib.Path,
-  config: ConfigDict,
-  *,
-  generator: Any,
-  first_stage: Any,
-  latent_scale: Any,
-  ema: Any = None,
-  step: int = 0,
-) -> None:
-  """Writes the files of a run; `config.json` comes last and makes it one.
-
-  Args:
-    workdir: of the run.
-    config: of the run; its first stage will be the one beside it.
-    generator: the trained weights.
-    first_stage: the weights of the autoencoder.
-    latent_scale: (S,) of the latents.
-    ema: the averaged part of `generator`.
-    step: of the checkpoint, if above 0.
+  The first stage of its config will be the one in the workdir.
 
   Raises:
     UserError: the folder cannot be written.
   """
   config = config_lib.from_json(config_lib.to_json(config))
-  with errors.user_errors(missing=errors.OUTPUT):
+  with errors.user_errors(missing=errors.OUTPUT), config.unlocked():
     (workdir / FIRST_STAGE).mkdir(parents=True)
-    with config.unlocked():
-      config.first_stage.checkpoint = ''
-  first = _first_stage_config(config)
-  _save(workdir / FIRST_STAGE, first, {'generator': first_stage})
+    config.first_stage.checkpoint = ''
+    if weights.clip is not None:
+      file = workdir.absolute() / CLIP_FILE
+      parts.write('clip_text', file, weights.clip)
+      config.condition.weights = str(file)
+  # without the adversarial loss, whose weights are not released
+  first = config_lib.first_stage(config)
+  with first.unlocked():
+    first.loss.disc_weight, first.loss.perceptual = 0.0, 'none'
+  _save(workdir / FIRST_STAGE, first, {'generator': weights.first_stage})
   _save(
     workdir,
     config,
-    {'generator': generator},
-    ema={'generator': ema} if ema else {},
-    extra={'latent_scale': latent_scale},
+    {'generator': weights.generator},
+    ema={} if weights.ema is None else {'generator': {'unet': weights.ema}},
+    extra={'latent_scale': weights.latent_scale},
     # a first step would measure the scale of the latents anew
-    step=max(1, step),
+    step=max(1, weights.updates),
   )
   with errors.user_errors(missing=errors.OUTPUT):
     for folder, text in ((workdir / FIRST_STAGE, first), (workdir, config)):
       (folder / workdir_lib.CONFIG).write_text(config_lib.to_json(text))
-
-
-def _generator(trees: latent_checkpoint.Trees) -> dict[str, Any]:
-  """Returns the parameters of the generator, as the system has them."""
-  parts = {
-    'unet': trees.unet,
-    'condition': trees.condition,
-    'logvar': trees.logvar,
-  }
-  return {name: tree for name, tree in parts.items() if tree is not None}
-
-
-def _first_stage_config(config: ConfigDict) -> ConfigDict:
-  """The nested config without the game, whose weights are not released."""
-  first = config_lib.first_stage(config)
-  with first.unlocked():
-    first.loss.disc_weight = 0.0
-    first.loss.perceptual = 'none'
-  return first
 
 
 def _save(
@@ -247,33 +225,34 @@ def _save(
   saver.close()
 
 
-def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
+def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the newest checkpoint of a workdir as an official state dict.
 
-  Args:
-    family: a key of `SYSTEMS`.
-    workdir: of the run.
+  Of a release in two files, it is the network's, averaged.
 
   Raises:
     UserError: no such workdir, or a system that the official code lacks.
   """
   with errors.user_errors(value=errors.DATA):
     config = workdir_lib.read_config(workdir)
+    if config.system.name != name:
+      raise ValueError(f'{workdir} is not of the system {name}')
     system = workdir_lib.create_system(config)
-    if not isinstance(system, SYSTEMS[family]):
-      raise ValueError(f'{workdir} is not of the system {family}')
-    layout = layout_of(system)
+    layout = layout_of(name, system)
   shapes = _template(system)
   mesh = mesh_lib.create(config.mesh)
   place = lambda tree: sharding.abstract(tree, mesh, config.mesh.fsdp_min_size)
   abstract = {
-    'params': {'generator': place(_generator(shapes))},
+    'params': {'generator': place(shapes.generator)},
     'extra': {'latent_scale': place(shapes.latent_scale)},
     'step': place(jax.ShapeDtypeStruct((), jnp.int32)),
   }
   averaged = checkpoints.load(workdir, abstract)
+  generator = averaged['params']['generator']
+  if layout is None:
+    family, network = DENOISERS[name]
+    return parts.to_official(family, generator[network])
   step = int(averaged['step'])
-  raw = _raw(workdir, step, abstract)['params']['generator']
   clip = None
   if shapes.clip is not None or system.encoder.pretrained is not None:
     part = system.frozen_parts()['condition']
@@ -281,20 +260,18 @@ def to_official(family: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     with errors.user_errors(value=errors.DATA):
       clip = parts.load_part('clip_text', part.path, tree)
   first = system.first_stage_path or workdir / FIRST_STAGE
-  trees = latent_checkpoint.Trees(
-    unet=raw['unet'],
-    ema=averaged['params']['generator']['unet'],
+  weights = latent_checkpoint.Weights(
+    generator=_raw(workdir, step, abstract)['params']['generator'],
+    ema=generator['unet'],
     first_stage=checkpoints.load_part(
       first, 'generator', place(shapes.first_stage)
     ),
-    condition=raw.get('condition'),
     clip=clip,
     latent_scale=averaged['extra']['latent_scale'],
-    logvar=raw.get('logvar'),
     updates=step,
   )
   return latent_checkpoint.to_official(
-    trees, system.chain, config.ema.decay, layout
+    weights, system.chain, config.ema.decay, layout
   )
 
 

@@ -7,6 +7,7 @@ exact and holds for gradients as well.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import re
@@ -24,52 +25,62 @@ Rename = Callable[[Path], tuple[str, str]]
 Shape = tuple[int, ...]
 
 
-def _conv_to_flax(w: np.ndarray) -> np.ndarray:
-  return np.moveaxis(w, (0, 1), (-1, -2))
-
-
-def _conv_to_official(w: np.ndarray) -> np.ndarray:
-  return np.moveaxis(w, (-1, -2), (0, 1))
-
-
-# flax.linen.ConvTranspose does not flip its kernel, PyTorch's does.
-def _conv_transpose_to_flax(w: np.ndarray) -> np.ndarray:
-  return w.transpose(2, 3, 0, 1)[::-1, ::-1]
-
-
-def _conv_transpose_to_official(w: np.ndarray) -> np.ndarray:
-  return w[::-1, ::-1].transpose(2, 3, 0, 1)
-
-
-def _same(w: np.ndarray) -> np.ndarray:
-  return w
-
-
 class Kind(NamedTuple):
   """How a tensor changes its layout; `rank` is the official one, if fixed."""
 
-  rank: int | None
-  to_flax: Callable[[np.ndarray], np.ndarray]
-  to_official: Callable[[np.ndarray], np.ndarray]
+  rank: int | None = None
+  to_flax: Callable[[np.ndarray], np.ndarray] = lambda w: w
+  to_official: Callable[[np.ndarray], np.ndarray] = lambda w: w
 
 
 KINDS = {
   # (O, I, *space) <-> nn.Conv (*space, I, O), any number of dimensions
-  'conv': Kind(None, _conv_to_flax, _conv_to_official),
-  # (I, O, h, w) <-> nn.ConvTranspose(padding='SAME') (h, w, I, O)
+  'conv': Kind(
+    None,
+    lambda w: np.moveaxis(w, (0, 1), (-1, -2)),
+    lambda w: np.moveaxis(w, (-1, -2), (0, 1)),
+  ),
+  # (I, O, h, w) <-> nn.ConvTranspose(padding='SAME') (h, w, I, O), which does
+  # not flip its kernel; PyTorch's does
   'conv_transpose': Kind(
-    4, _conv_transpose_to_flax, _conv_transpose_to_official
+    4,
+    lambda w: w.transpose(2, 3, 0, 1)[::-1, ::-1],
+    lambda w: w[::-1, ::-1].transpose(2, 3, 0, 1),
   ),
   # (O, I) <-> nn.Dense (I, O)
   'linear': Kind(2, np.transpose, np.transpose),
   # pointwise convolutions that are nn.Dense here: (O, I, 1), (O, I, 1, 1)
   'conv1d': Kind(3, lambda w: w[..., 0].T, lambda w: w.T[..., None]),
   'conv1x1': Kind(4, lambda w: w[..., 0, 0].T, lambda w: w.T[..., None, None]),
-  'embedding': Kind(None, _same, _same),
-  'norm': Kind(None, _same, _same),
-  'bias': Kind(None, _same, _same),
-  'raw': Kind(None, _same, _same),
+  'embedding': Kind(),
+  'norm': Kind(),
+  'bias': Kind(),
+  'raw': Kind(),
 }
+
+
+# Leaf of ours -> last part of the official key, and its kind if that is fixed.
+_LEAVES = {
+  'kernel': ('weight', ''),
+  'bias': ('bias', 'bias'),
+  'scale': ('weight', 'norm'),
+  'embedding': ('weight', 'embedding'),
+  'mean': ('running_mean', 'raw'),
+  'var': ('running_var', 'raw'),
+}
+
+
+def official(module: str, leaf: str, kernel: str = 'linear') -> tuple[str, str]:
+  """Returns official key and kind of a leaf.
+
+  Args:
+    module: official name of the module.
+    leaf: our name of the parameter or statistic in it; one that only we have
+      keeps it.
+    kernel: kind of the module's kernel.
+  """
+  name, kind = _LEAVES.get(leaf, (leaf, 'raw'))
+  return f'{module}.{name}', kind or kernel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,33 +94,34 @@ class Report:
     mismatched: key -> (shape found, shape needed); the value was not taken.
   """
 
-  matched: dict[str, Shape]
-  missing: dict[str, Shape]
-  unused: dict[str, Shape]
-  mismatched: dict[str, tuple[Shape, Shape]]
+  matched: dict[str, Shape] = dataclasses.field(default_factory=dict)
+  missing: dict[str, Shape] = dataclasses.field(default_factory=dict)
+  unused: dict[str, Shape] = dataclasses.field(default_factory=dict)
+  mismatched: dict[str, tuple[Shape, Shape]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def add(self, other: 'Report') -> None:
+    """Takes over the account of further parameters."""
+    for field in dataclasses.fields(self):
+      getattr(self, field.name).update(getattr(other, field.name))
 
   @property
   def complete(self) -> bool:
     """Says whether every parameter was found with its shape."""
     return not self.missing and not self.mismatched
 
-  def lines(self, limit: int = 0) -> list[str]:
-    """Returns a printable account; at most `limit` keys a group (0: all)."""
-    groups = {
-      'matched': {k: str(v) for k, v in self.matched.items()},
-      'missing': {k: str(v) for k, v in self.missing.items()},
-      'mismatched': {
-        k: f'{got}, needed {want}' for k, (got, want) in self.mismatched.items()
-      },
-      'unused': {k: str(v) for k, v in self.unused.items()},
-    }
+  def lines(self) -> list[str]:
+    """Returns a printable account."""
     lines = []
-    for name, keys in groups.items():
+    for name in ('matched', 'missing', 'mismatched', 'unused'):
+      keys = getattr(self, name)
+      is_pair = name == 'mismatched'
       lines.append(f'{name}: {len(keys)}')
-      shown = list(keys.items())[: limit or None]
-      lines.extend(f'  {key} {text}' for key, text in shown)
-      if len(shown) < len(keys):
-        lines.append(f'  ... and {len(keys) - len(shown)} more')
+      lines += [
+        f'  {key} {_needed(shape) if is_pair else shape}'
+        for key, shape in keys.items()
+      ]
     return lines
 
   def require_complete(self) -> None:
@@ -117,12 +129,32 @@ class Report:
     if self.complete:
       return
     first = [f'{k} {s} is missing' for k, s in self.missing.items()]
-    first += [
-      f'{k} is {got}, needed {want}'
-      for k, (got, want) in self.mismatched.items()
-    ]
+    first += [f'{k} is {_needed(s)}' for k, s in self.mismatched.items()]
     more = f' and {len(first) - 4} more' if len(first) > 4 else ''
     raise ValueError('incomplete state dict: ' + '; '.join(first[:4]) + more)
+
+
+def _needed(shapes: tuple[Shape, Shape]) -> str:
+  return f'{shapes[0]}, needed {shapes[1]}'
+
+
+class Renamed(Mapping[str, np.ndarray]):
+  """A state dict under other names; a tensor is read when it is asked for."""
+
+  def __init__(self, state: Mapping[str, np.ndarray], names: Mapping[str, str]):
+    self._state, self._names = state, names  # new name -> old name
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._names
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self._state[self._names[name]]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._names)
+
+  def __len__(self) -> int:
+    return len(self._names)
 
 
 def unstack(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -191,11 +223,9 @@ def to_flax(
   """
   leaves: dict[Path, Any] = {}
   wanted: dict[str, Path] = {}
-  report = Report(matched={}, missing={}, unused={}, mismatched={})
+  report = Report()
   for path, leaf in flatten(template).items():
     leaves[path] = leaf
-    if leaf is traverse_util.empty_node:
-      continue
     key, kind = rename(path)
     key = prefix + key
     if key in wanted:
@@ -231,8 +261,6 @@ def to_official(
   """
   state: dict[str, np.ndarray] = {}
   for path, leaf in flatten(params).items():
-    if leaf is traverse_util.empty_node:
-      continue
     key, kind = rename(path)
     key = prefix + key
     if key in state:

@@ -6,9 +6,10 @@ pickles go through `unpickler`, so a file can name tensors and nothing else.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import dataclasses
 import io
+import lzma
+import math
 import mmap
 import os
 import reprlib
@@ -25,11 +26,19 @@ import numpy as np
 from pyramid_jax.interop import unpickler
 
 
+# what the standard library raises on damaged archives
+DAMAGE = (
+  zipfile.BadZipFile,
+  zlib.error,
+  lzma.LZMAError,
+  EOFError,
+  NotImplementedError,
+  RuntimeError,
+)
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # how a legacy file begins: that number, pickled
 LEGACY_START = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 LEGACY_PROTOCOL = 1001
-MAX_PICKLE_BYTES = 128 << 20
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 16
@@ -37,66 +46,45 @@ MAX_DIMENSIONS = 16
 MAX_REPEATED_ELEMENTS = 1 << 22
 
 _STORAGES = {
-  'torch.FloatStorage': np.dtype('<f4'),
-  'torch.HalfStorage': np.dtype('<f2'),
-  'torch.BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
-  'torch.DoubleStorage': np.dtype('<f8'),
-  'torch.LongStorage': np.dtype('<i8'),
-  'torch.IntStorage': np.dtype('<i4'),
-  'torch.ShortStorage': np.dtype('<i2'),
-  'torch.CharStorage': np.dtype('i1'),
-  'torch.ByteStorage': np.dtype('u1'),
-  'torch.BoolStorage': np.dtype('u1'),
+  f'torch.{name}Storage': np.dtype(kind)
+  for name, kind in {
+    'Float': '<f4',
+    'Half': '<f2',
+    'BFloat16': ml_dtypes.bfloat16,
+    'Double': '<f8',
+    'Long': '<i8',
+    'Int': '<i4',
+    'Short': '<i2',
+    'Char': 'i1',
+    'Byte': 'u1',
+    'Bool': 'u1',
+  }.items()
 }
 
-# Objects that training frameworks leave in checkpoints. They are never
-# imported or run: a placeholder takes their place.
-_TYPES = (
-  'bool',
-  'bytes',
-  'dict',
-  'float',
-  'int',
-  'list',
-  'set',
-  'str',
-  'tuple',
-)
-_INERT = (
-  *(f'builtins.{name}' for name in _TYPES),
-  *(f'__builtin__.{name}' for name in (*_TYPES, 'long', 'unicode')),
-  '_codecs.encode',
-  'argparse.Namespace',
-  'collections.defaultdict',
-  'numpy.core.multiarray._reconstruct',
-  'numpy.core.multiarray.scalar',
-  'numpy._core.multiarray._reconstruct',
-  'numpy._core.multiarray.scalar',
-  'numpy.dtype',
-  'numpy.ndarray',
-  'omegaconf.base.ContainerMetadata',
-  'omegaconf.base.Metadata',
-  'omegaconf.dictconfig.DictConfig',
-  'omegaconf.listconfig.ListConfig',
-  'omegaconf.nodes.AnyNode',
-  'omegaconf.nodes.BooleanNode',
-  'omegaconf.nodes.FloatNode',
-  'omegaconf.nodes.IntegerNode',
-  'omegaconf.nodes.StringNode',
-  'pytorch_lightning.callbacks.early_stopping.EarlyStopping',
-  'pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor',
-  'pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint',
-  'pytorch_lightning.utilities.parsing.AttributeDict',
-  'lightning_fabric.utilities.data.AttributeDict',
-  'torch.bfloat16',
-  'torch.device',
-  'torch.float16',
-  'torch.float32',
-  'torch.float64',
-  'torch.int64',
-  'torch.Size',
-  'typing.Any',
-)
+# Objects that training frameworks leave in checkpoints, {module: names}. They
+# are never imported or run: a placeholder takes their place.
+_TYPES = 'bool bytes dict float int list set str tuple'
+_INERT = {
+  'builtins': _TYPES,
+  '__builtin__': f'{_TYPES} long unicode',
+  '_codecs': 'encode',
+  'argparse': 'Namespace',
+  'collections': 'defaultdict',
+  'numpy': 'dtype ndarray',
+  'numpy.core.multiarray': '_reconstruct scalar',
+  'numpy._core.multiarray': '_reconstruct scalar',
+  'omegaconf.base': 'ContainerMetadata Metadata',
+  'omegaconf.dictconfig': 'DictConfig',
+  'omegaconf.listconfig': 'ListConfig',
+  'omegaconf.nodes': 'AnyNode BooleanNode FloatNode IntegerNode StringNode',
+  'pytorch_lightning.callbacks.early_stopping': 'EarlyStopping',
+  'pytorch_lightning.callbacks.lr_monitor': 'LearningRateMonitor',
+  'pytorch_lightning.callbacks.model_checkpoint': 'ModelCheckpoint',
+  'pytorch_lightning.utilities.parsing': 'AttributeDict',
+  'lightning_fabric.utilities.data': 'AttributeDict',
+  'torch': 'Size bfloat16 device float16 float32 float64 int64',
+  'typing': 'Any',
+}
 
 
 @dataclasses.dataclass(eq=False)
@@ -156,23 +144,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if os.fstat(file.fileno()).st_size == 0:
       raise ValueError('the file is empty')
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-  raw = np.frombuffer(mapped, np.uint8)
-  try:
-    if raw[:4].tobytes() == b'PK\x03\x04':
-      return _tensors(_read_zip(path, raw))
-    return _tensors(_read_legacy(mapped, raw))
-  except (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-  ) as error:
-    raise ValueError(f'damaged checkpoint: {error}') from error
+    raw = np.frombuffer(mapped, np.uint8)
+    is_zip = mapped[:4] == b'PK\x03\x04'
+    try:
+      return _tensors(_read_zip(file, raw) if is_zip else _legacy(file, raw))
+    except DAMAGE as error:
+      raise ValueError(f'damaged checkpoint: {error}') from error
 
 
-def _read_zip(path: str | os.PathLike[str], raw: np.ndarray) -> Any:
-  with zipfile.ZipFile(path) as archive:
+def _read_zip(file: BinaryIO, raw: np.ndarray) -> Any:
+  with zipfile.ZipFile(file) as archive:
     members = {info.filename: info for info in archive.infolist()}
     heads = [name for name in members if name.endswith('/data.pkl')]
     if len(heads) != 1 or heads[0].count('/') != 1:
@@ -183,8 +164,10 @@ def _read_zip(path: str | os.PathLike[str], raw: np.ndarray) -> Any:
     order = members.get(root + 'byteorder')
     if order and _member(archive, raw, order).tobytes() != b'little':
       raise ValueError('byte order: only little-endian files are read')
-    if members[heads[0]].file_size > MAX_PICKLE_BYTES:
-      raise ValueError(f'data.pkl is larger than {MAX_PICKLE_BYTES} bytes')
+    if members[heads[0]].file_size > unpickler.MAX_PICKLE_BYTES:
+      raise ValueError(
+        f'data.pkl is larger than {unpickler.MAX_PICKLE_BYTES} bytes'
+      )
     packed = [m for m in members.values() if m.compress_type]
     if sum(m.file_size for m in packed) > MAX_UNPACKED_BYTES:
       raise ValueError(f'unpacks to more than {MAX_UNPACKED_BYTES} bytes')
@@ -200,7 +183,7 @@ def _read_zip(path: str | os.PathLike[str], raw: np.ndarray) -> Any:
       return storage
 
     head = _member(archive, raw, members[heads[0]]).tobytes()
-    return unpickler.load(io.BytesIO(head), _allowed(), persistent)
+    return unpickler.load(io.BytesIO(head), _ALLOWED, persistent)
 
 
 def _member(
@@ -220,12 +203,11 @@ def _member(
   return raw[start : start + info.file_size]
 
 
-def _read_legacy(file: BinaryIO | mmap.mmap, raw: np.ndarray) -> Any:
+def _legacy(file: BinaryIO, raw: np.ndarray) -> Any:
   storages: dict[str, _Storage] = {}
 
-  def load(persistent: Callable[[Any], Any] = _no_storage) -> Any:
-    allowed = _allowed()
-    return unpickler.load(file, allowed, persistent)  # type: ignore[arg-type]
+  def load() -> Any:
+    return unpickler.load(file, _ALLOWED, lambda i: _storage(i, storages))
 
   if load() != LEGACY_MAGIC:
     raise ValueError('not a PyTorch file: the magic number is missing')
@@ -237,7 +219,7 @@ def _read_legacy(file: BinaryIO | mmap.mmap, raw: np.ndarray) -> Any:
   system = load()
   if not isinstance(system, dict) or not system.get('little_endian'):
     raise ValueError('byte order: only little-endian files are read')
-  result = load(lambda identifier: _storage(identifier, storages))
+  result = load()
   keys = load()
   if not isinstance(keys, list):
     raise ValueError('damaged checkpoint: no list of storages')
@@ -258,10 +240,6 @@ def _read_legacy(file: BinaryIO | mmap.mmap, raw: np.ndarray) -> Any:
   return result
 
 
-def _no_storage(identifier: Any) -> Any:
-  raise ValueError(f'unexpected storage {reprlib.repr(identifier)}')
-
-
 def _storage(identifier: Any, storages: dict[str, _Storage]) -> _Storage:
   """Finds or makes the storage of a persistent identifier."""
   if (
@@ -270,11 +248,12 @@ def _storage(identifier: Any, storages: dict[str, _Storage]) -> _Storage:
     or identifier[0] != 'storage'
     or not isinstance(identifier[1], unpickler.Global)
     or identifier[1].name not in _STORAGES
+    or not isinstance(identifier[2], str)
+    or type(identifier[4]) is not int
+    or identifier[4] < 0
   ):
     raise ValueError(f'damaged checkpoint: storage {reprlib.repr(identifier)}')
   _, kind, key, _, size = identifier[:5]
-  if not isinstance(key, str) or type(size) is not int or size < 0:
-    raise ValueError(f'damaged checkpoint: storage {reprlib.repr(identifier)}')
   if len(identifier) == 6 and identifier[5] is not None:
     raise ValueError(f'storage {key!r} is a view, which is not supported')
   name = f'{key} {kind.name.removeprefix("torch.").removesuffix("Storage")}'
@@ -299,9 +278,7 @@ def _tensor(
       f'a tensor of shape {reprlib.repr(shape)}, strides'
       f' {reprlib.repr(strides)}, offset {reprlib.repr(offset)}'
     )
-  count = 1
-  for n in shape:
-    count *= n
+  count = math.prod(shape)
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
   if count and last >= storage.size:
     raise ValueError(
@@ -315,25 +292,26 @@ def _tensor(
   return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _parameter(data: Any, *_: Any) -> Any:
-  return data
-
-
 def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
   return {unpickler.checked_key(key): value for key, value in items}
 
 
-def _allowed() -> Mapping[str, unpickler.Global]:
+def _allowed() -> dict[str, unpickler.Global]:
   makers: dict[str, Callable[..., Any]] = {
     'collections.OrderedDict': _ordered_dict,
     'torch._utils._rebuild_tensor': _tensor,
     'torch._utils._rebuild_tensor_v2': _tensor,
-    'torch._utils._rebuild_parameter': _parameter,
+    'torch._utils._rebuild_parameter': lambda data, *_: data,
   }
-  for name in (*_INERT, *_STORAGES):
-    # the name is bound now; the arguments are thrown away
-    makers[name] = lambda *_, _name=name: unpickler.Inert(_name)
+  inert = [
+    f'{m}.{name}' for m, names in _INERT.items() for name in names.split()
+  ]
+  for name in (*inert, *_STORAGES):
+    makers[name] = lambda *_: unpickler.Inert()
   return {name: unpickler.Global(name, m) for name, m in makers.items()}
+
+
+_ALLOWED = _allowed()
 
 
 def _tensors(loaded: Any) -> dict[str, np.ndarray]:
@@ -349,7 +327,7 @@ def _tensors(loaded: Any) -> dict[str, np.ndarray]:
   for key, value in loaded.items():
     if isinstance(value, _Tensor):
       state[str(key)] = value.numpy()
-    elif isinstance(value, bool | int | float):
+    elif isinstance(value, int | float) and np.asarray(value).dtype != object:
       state[str(key)] = np.asarray(value)
     else:
       skipped.append(str(key))

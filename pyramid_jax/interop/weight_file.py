@@ -1,12 +1,15 @@
 """One reader for weight files: the content decides, not the name."""
 
+import collections
+from collections.abc import Callable
+from collections.abc import Mapping
 import json
+import math
 import os
 import pathlib
 import re
 import tokenize
 import zipfile
-import zlib
 
 import numpy as np
 
@@ -19,11 +22,20 @@ MAX_INDEX_BYTES = 16 << 20
 MAX_UNPACKED_BYTES = 8 << 30
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+_NPY_HEADERS = {
+  (1, 0): np.lib.format.read_array_header_1_0,
+  (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+State = Mapping[str, np.ndarray]
+
+
+def read(path: str | os.PathLike[str]) -> State:
   """Returns name -> array of a PyTorch, safetensors or npz file.
 
-  Several safetensors files are read by their index. No code of the file is
-  run, and sizes are checked before memory is taken.
+  Several safetensors files are read by their index, and a tensor of them when
+  it is asked for. No code of the file is run, and sizes are checked before
+  memory is taken.
 
   Raises:
     ValueError: one line with the path: an unknown format, damage, or
@@ -37,20 +49,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raise ValueError(f'{path}: {error}') from error
 
 
-def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-  """Returns the free text of a safetensors file, {} for other formats.
-
-  Raises:
-    ValueError: an unknown format, or damage.
-    OSError: the file cannot be opened.
-  """
-  path = pathlib.Path(path)
-  try:
-    if _format(path) != 'safetensors':
-      return {}
-    return safetensors_file.read_metadata(path)
-  except ValueError as error:
-    raise ValueError(f'{path}: {error}') from error
+def metadata(state: State) -> dict[str, str]:
+  """Returns the free text of what `read` found, {} of other formats."""
+  is_safetensors = isinstance(state, safetensors_file.Tensors)
+  return state.metadata() if is_safetensors else {}
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -72,15 +74,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         info.filename.removesuffix('.npy'): _read_npy(archive, info)
         for info in members
       }
-  except (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    tokenize.TokenError,
-  ) as error:
+  except (*torch_file.DAMAGE, OverflowError, tokenize.TokenError) as error:
     raise ValueError(f'damaged npz: {error}') from error
 
 
@@ -89,18 +83,12 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
   # the zip directory has to agree first.
   with archive.open(info) as file:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-      header = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-      header = np.lib.format.read_array_header_2_0(file)
-    else:
+    if version not in _NPY_HEADERS:
       raise ValueError(f'{info.filename!r}: npy version {version}')
-    shape, is_fortran, dtype = header
+    shape, is_fortran, dtype = _NPY_HEADERS[version](file)
     if dtype.hasobject:
       raise ValueError(f'{info.filename!r} holds Python objects')
-    need = dtype.itemsize
-    for n in shape:
-      need *= n
+    need = dtype.itemsize * math.prod(shape)
     if need != info.file_size - file.tell():
       raise ValueError(
         f'{info.filename!r}: {shape} of {dtype} needs {need} bytes, the'
@@ -112,12 +100,8 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
   return np.ndarray(shape, dtype, buffer=raw, order='F' if is_fortran else 'C')
 
 
-def _read_index(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns the arrays of the safetensors files that an index lists.
-
-  The files lie beside it (huggingface/transformers:
-  model.safetensors.index.json).
-  """
+def _read_index(path: pathlib.Path) -> State:
+  """Returns the arrays of the files beside an index, which lists them."""
   if path.stat().st_size > MAX_INDEX_BYTES:
     raise ValueError(
       f'an index of {path.stat().st_size} bytes; limit: {MAX_INDEX_BYTES}'
@@ -129,13 +113,13 @@ def _read_index(path: pathlib.Path) -> dict[str, np.ndarray]:
   places = index.get('weight_map')
   if not isinstance(places, dict):
     raise ValueError('an index without a weight_map')
-  arrays: dict[str, np.ndarray] = {}
+  files: list[State] = []
   for name in sorted({str(file) for file in places.values()}):
     if not re.fullmatch(r'[^/\\]+\.safetensors', name):
       raise ValueError(f'{name!r} is no safetensors file beside the index')
     file = path.with_name(name)
     try:
-      found = safetensors_file.read(file)
+      found = safetensors_file.Tensors(file)
     except ValueError as error:
       raise ValueError(f'{name}: {error}') from error
     here = {key for key, place in places.items() if place == name}
@@ -145,13 +129,13 @@ def _read_index(path: pathlib.Path) -> dict[str, np.ndarray]:
         f'{name} and the index disagree in {len(odd)} keys, the first is'
         f' {odd[0]}'
       )
-    arrays |= found
-  return arrays
+    files.append(found)
+  return collections.ChainMap(*files)  # type: ignore[arg-type]
 
 
-_READERS = {
+_READERS: Mapping[str, Callable[[pathlib.Path], State]] = {
   'torch': torch_file.read,
-  'safetensors': safetensors_file.read,
+  'safetensors': safetensors_file.Tensors,
   'index': _read_index,
   'npz': read_npz,
 }

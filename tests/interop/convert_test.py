@@ -63,7 +63,7 @@ def system_of(config):
 def make_release(variant):
   """An official state dict of the smallest model of a task."""
   system = system_of(f'{CONFIG}:{variant},debug')
-  _, report = latent_workdir.from_official({}, system, keep_initial=False)
+  _, report = latent_workdir.from_official('frido', {}, system, False)
   rng = np.random.default_rng(0)
   draw = lambda shape: rng.normal(size=shape).astype(np.float32)
   state = {key: draw(shape) for key, shape in report.missing.items()}
@@ -157,7 +157,7 @@ def test_export_is_exact(released, converted, tmp_path, capsys):
   target = tmp_path / 'official.safetensors'
   assert run('frido', converted, f'--export={target}') == 0
   assert f'{len(released) - 1} tensors written' in capsys.readouterr().out
-  state = safetensors_file.read(target)
+  state = safetensors_file.Tensors(target)
   assert state.keys() == released.keys() - {LOSS}
   buffers = schedule()
   for key, value in state.items():
@@ -271,7 +271,7 @@ def test_frozen_clip_becomes_a_file_of_the_workdir(tmp_path):
   )
   target = tmp_path / 'official.safetensors'
   assert run('frido', workdir, f'--export={target}') == 0
-  state = safetensors_file.read(target)
+  state = safetensors_file.Tensors(target)
   assert state.keys() == released.keys() - {LOSS}
   np.testing.assert_array_equal(state[key], released[key])
 
@@ -282,7 +282,7 @@ def test_parts_of_a_training_checkpoint(family, tmp_path, capsys):
   state = {'loss.perceptual_loss.lin0.model.1.weight': np.zeros((1, 64, 1, 1))}
   names = {'frido.msvqgan': '', 'discriminator': 'loss.discriminator.'}
   for part, prefix in names.items():
-    template = convert._template(part, config_lib.load(FIRST_CONFIG), False)
+    template = convert._template(part, config_lib.load(FIRST_CONFIG), False, {})
     _, report = convert.parts.to_flax(part, {}, template)
     state |= {
       prefix + key: rng.normal(size=shape).astype(np.float32)
@@ -300,7 +300,7 @@ def test_parts_of_a_training_checkpoint(family, tmp_path, capsys):
   assert len(record['files'][str(file)]) == 64
   assert run(family, workdir, *flags) == errors.OUTPUT
 
-  template = convert._template(family, config_lib.load(FIRST_CONFIG), False)
+  template = convert._template(family, config_lib.load(FIRST_CONFIG), False, {})
   foreign = convert.load_part(family, file, template)
   own = convert.load_part(family, workdir / 'params.safetensors', template)
   assert_equal_trees(foreign, own)
@@ -310,7 +310,7 @@ def test_parts_of_a_training_checkpoint(family, tmp_path, capsys):
 
   target = tmp_path / 'official.safetensors'
   assert run(family, workdir, f'--export={target}') == 0
-  back = safetensors_file.read(target)
+  back = safetensors_file.Tensors(target)
   assert len(back) == record['tensors']
   for key, value in back.items():
     np.testing.assert_array_equal(value, state[names[family] + key])
@@ -331,7 +331,7 @@ def assert_equal_trees(a, b):
 def test_key_lists_of_the_released_models(variant, first_stage, encoder):
   """1057 tensors of the U-Net and the published parts (shapes only)."""
   system = system_of(f'{CONFIG}:{variant}')
-  _, report = latent_workdir.from_official({}, system, keep_initial=False)
+  _, report = latent_workdir.from_official('frido', {}, system, False)
   prefixes = ('model.', 'first_stage_model.', 'cond_stage_model.', 'scale_f')
   counts = [sum(k.startswith(p) for k in report.missing) for p in prefixes]
   assert counts == [1057, first_stage, encoder, 1]

@@ -152,7 +152,7 @@ def test_a_file_of_either_layout_gives_the_same_network(
 ):
   config = f'{CONFIGS}/ldm_autoencoder.py:{variant},debug'
   name = {'kl_f4': 'ldm.autoencoder_kl', 'vq_f4': 'ldm.vq'}[variant]
-  tree = convert._template(name, config_lib.load(config), False)
+  tree = convert._template(name, config_lib.load(config), False, {})
   official = random_state(mapping.to_flax({}, tree, family.rename)[1].missing)
   extra = {'loss.logvar': np.zeros((), np.float32)}
   files = {
@@ -177,7 +177,7 @@ def test_a_file_of_either_layout_gives_the_same_network(
       code = convert.main([*flags, f'--export={out}', f'--layout={target}'])
       assert code == 0
       want = official if target == 'official' else files['diffusers']
-      got = safetensors_file.read(out)
+      got = safetensors_file.Tensors(out)
       assert got.keys() == want.keys()
       for key, value in want.items():
         np.testing.assert_array_equal(got[key], value, err_msg=key)

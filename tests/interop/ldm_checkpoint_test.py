@@ -9,9 +9,9 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.interop import convert
+from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
-from pyramid_jax.interop.families import latent_checkpoint
 from pyramid_jax.runs import loading
 from tests.helpers import torch_writer
 
@@ -41,7 +41,7 @@ def load(name):
 
 def release(system, averaged=True):
   """An official state dict of a system, and its account of the keys."""
-  _, report = latent_workdir.from_official({}, system, keep_initial=False)
+  _, report = latent_workdir.from_official('ldm', {}, system, False)
   rng = np.random.default_rng(0)
   draw = lambda shape: rng.normal(size=shape).astype(np.float32)
   state = {key: draw(shape) for key, shape in report.missing.items()}
@@ -76,12 +76,12 @@ def test_every_kind_of_condition_there_and_back(name):
   assert {CONV, CONV_EMA, f'first_stage_model.{DECODER}'} <= state.keys()
   assert 'scale_factor' not in state
 
-  trees, report = latent_workdir.from_official(state, system, False)
+  trees, report = latent_workdir.from_official('ldm', state, system, False)
   assert report.complete
   assert not report.unused
   np.testing.assert_array_equal(trees.latent_scale, [1.0])
   back = latent_checkpoint.to_official(
-    trees, system.chain, 0.9999, latent_workdir.layout_of(system)
+    trees, system.chain, 0.9999, latent_workdir.layout_of('ldm', system)
   )
   assert back.keys() == state.keys()
   for key, value in state.items():
@@ -90,7 +90,9 @@ def test_every_kind_of_condition_there_and_back(name):
 
 def test_a_first_stage_that_is_there_once_serves_both():
   system = systems.create(load('ldm_inpaint:'))
-  _, report = latent_workdir.from_official(release(system), system, False)
+  _, report = latent_workdir.from_official(
+    'ldm', release(system), system, False
+  )
   assert report.complete
 
 
@@ -100,9 +102,9 @@ def test_log_variances_of_the_errors():
   system = systems.create(config)
   state = release(system)
   assert state['logvar'].shape == (1000,)
-  trees, report = latent_workdir.from_official(state, system, False)
+  trees, report = latent_workdir.from_official('ldm', state, system, False)
   assert not report.unused
-  layout = latent_workdir.layout_of(system)
+  layout = latent_workdir.layout_of('ldm', system)
   back = latent_checkpoint.to_official(trees, system.chain, 0.9999, layout)
   np.testing.assert_array_equal(back['logvar'], state['logvar'])
 
@@ -153,7 +155,7 @@ def test_a_workdir_that_samples_and_exports(tmp_path, capsys):
 
   target = tmp_path / 'official.safetensors'
   assert run(workdir, f'--export={target}') == 0
-  back = safetensors_file.read(target)
+  back = safetensors_file.Tensors(target)
   assert back.keys() == state.keys()
   for key, value in state.items():
     np.testing.assert_array_equal(back[key], value, err_msg=key)
@@ -201,8 +203,8 @@ def test_a_config_that_no_official_checkpoint_has():
     config, {'condition.class_by': 'timestep', 'condition.num_classes': '3'}
   )
   with pytest.raises(ValueError, match=r'config\.condition\.also is set'):
-    latent_workdir.layout_of(systems.create(config))
+    latent_workdir.layout_of('ldm', systems.create(config))
   config = load('ldm_text:small')
   config_lib.override(config, {'condition.encoder': 't5'})
   with pytest.raises(ValueError, match="encoder is 't5', which no official"):
-    latent_workdir.layout_of(systems.create(config))
+    latent_workdir.layout_of('ldm', systems.create(config))

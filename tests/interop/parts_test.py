@@ -63,8 +63,9 @@ def test_own_files(bert, tmp_path):
   params, _ = parts.to_flax('bert', state_for('bert', bert), bert)
   path = tmp_path / 'params.safetensors'
   parts.write('bert', path, params)
-  family, tree = parts.read_own(path)
+  family, tree, heads = parts.read_own(path)
   assert family == 'bert'
+  assert heads is None
   for got in (tree, parts.load_part('bert', path, bert)):
     flat = mapping.flatten(got)
     assert flat.keys() == mapping.flatten(params).keys()

@@ -81,7 +81,7 @@ def test_there_and_back_is_exact(tmp_path, capsys):
   )
   target = tmp_path / 'back.safetensors'
   assert run(f'--export={target}', f'--workdir={workdir}') == errors.OK
-  back = safetensors_file.read(target)
+  back = safetensors_file.Tensors(target)
   assert back.keys() == state.keys()
   for key, value in state.items():
     np.testing.assert_array_equal(back[key], value, err_msg=key)

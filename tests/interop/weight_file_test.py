@@ -45,7 +45,7 @@ def test_indices_name_files_beside_them(tmp_path):
   got = read(x='a.safetensors', y='b.safetensors', z='b.safetensors')
   assert sorted(got) == ['x', 'y', 'z']
   np.testing.assert_array_equal(got['z'], ARRAY)
-  assert weight_file.metadata(index) == {}
+  assert weight_file.metadata(got) == {}
   with pytest.raises(ValueError, match='b.safetensors .*disagree in 1 .* z$'):
     read(x='a.safetensors', y='b.safetensors')
   with pytest.raises(ValueError, match='a.safetensors .*disagree in 1 .* w$'):

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.interop.families import latent_diffit as family
+from pyramid_jax.interop import mapping
+from pyramid_jax.networks import diffit_trunk
 from pyramid_jax.networks import latent_diffit
+from tests.parity.families import latent_diffit as family
 
 
 TINY = {
@@ -66,7 +68,7 @@ def test_paper_depth_is_not_its_parameter_count():
 def test_scan_and_remat_change_no_number():
   plain = _network(scan=False)
   params = _random(plain)
-  stacked = family.stack(params)
+  stacked = mapping.stack(params, diffit_trunk.BLOCKS)
   inputs = _inputs(plain)
   weights = jax.random.normal(jax.random.key(2), (B, 8, 8, 8))
 
@@ -88,7 +90,7 @@ def test_scan_and_remat_change_no_number():
     network = _network(**options)
     grads, got = run(network, stacked if network.scan else params)
     np.testing.assert_allclose(got, want, atol=2e-5)
-    grads = family.unstack(grads)
+    grads = mapping.unstack(grads, diffit_trunk.BLOCKS)
     assert jax.tree.structure(grads) == jax.tree.structure(want_grads)
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(

@@ -73,7 +73,7 @@ def test_conversion_there_and_back_is_exact(small, tmp_path):
   _write(file, state | counters)
   assert _run(tmp_path / 'run', f'--checkpoint={file}') == 0
   assert _run(tmp_path / 'run', f'--export={target}') == 0
-  back = safetensors_file.read(target)
+  back = safetensors_file.Tensors(target)
   assert back.keys() == state.keys()
   for key, value in state.items():
     np.testing.assert_array_equal(back[key], value, err_msg=key)

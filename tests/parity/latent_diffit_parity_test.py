@@ -46,7 +46,7 @@ ORDER = (
 
 def _official(config):
   """Shapes of the official state dict, and its constants."""
-  shapes = names.shapes(family.build(config))
+  shapes = family.shapes(family.build(config))
   _, report = mapping.to_flax({}, shapes, names.rename)
   return dict(report.missing), names.buffers(shapes)
 
@@ -113,7 +113,7 @@ def test_conversion_there_and_back_is_exact(golden, file, prefix, scan):
   case = verify.read_case(golden(file))
   network = family.build(case.config).clone(scan=scan)
   state = {prefix + key: value for key, value in case.state.items()}
-  params, report = parts.to_flax(FAMILY, state, names.shapes(network))
+  params, report = parts.to_flax(FAMILY, state, family.shapes(network))
   assert report.complete
   assert not report.unused
   assert ('blocks' in params) == scan
@@ -222,7 +222,7 @@ def test_sizes_are_read_off_a_file(config):
   state = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
   network = names.infer({f'ema.{k}': v for k, v in state.items()})
   want = family.build(config)
-  assert names.shapes(network) == names.shapes(want)
+  assert family.shapes(network) == family.shapes(want)
   assert network.input_size == want.input_size
   assert network.out_channels == want.out_channels
 
@@ -242,7 +242,7 @@ def test_a_released_file_there_and_back(tmp_path, capsys):
   record = json.loads((tmp_path / 'run' / 'params.json').read_text())
   assert record['tensors'] == 34
   assert _run(tmp_path / 'run', f'--export={target}') == 0
-  back = safetensors_file.read(target)
+  back = safetensors_file.Tensors(target)
   assert back.keys() == state.keys()
   for key, value in state.items():
     assert back[key].dtype == value.dtype
@@ -252,15 +252,15 @@ def test_a_released_file_there_and_back(tmp_path, capsys):
   own = tmp_path / 'run' / 'params.safetensors'
   for scan in (True, False):
     network = family.build(TINY).clone(scan=scan)
-    template = names.shapes(network)
+    template = family.shapes(network)
     params = convert.load_part(FAMILY, own, template)
     foreign = convert.load_part(FAMILY, file, template)
     jax.tree.map(np.testing.assert_array_equal, params, foreign)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, template)
     again = tmp_path / f'{scan}.safetensors'
     parts.write(FAMILY, again, params)
-    assert safetensors_file.read(again).keys() == (
-      safetensors_file.read(own).keys()
+    assert safetensors_file.Tensors(again).keys() == (
+      safetensors_file.Tensors(own).keys()
     )
 
 
@@ -300,7 +300,7 @@ def test_unknown_keys_are_refused_where_a_config_names_the_file(tmp_path):
   state = _sines(TINY) | {'decoder.bias': np.zeros(3, np.float32)}
   file = tmp_path / 'diffit.safetensors'
   safetensors_file.write(file, state)
-  template = names.shapes(family.build(TINY))
+  template = family.shapes(family.build(TINY))
   with pytest.raises(ValueError, match='1 unknown keys: decoder.bias'):
     parts.load_part(FAMILY, file, template)
 

@@ -82,5 +82,9 @@ def test_other_sizes_run():
 
 def test_too_many_channels_are_refused():
   state = {names.FIRST: np.zeros((512, 10), np.float32)}
+  kernels = {
+    f'fc0_tap{k}': {'kernel': np.zeros((width, 512))}
+    for k, width in enumerate((6, 4))
+  }
   with pytest.raises(ValueError, match='10 columns, which must be more than'):
-    names.split(state, [6, 4])
+    names.cut(state, {'params': kernels})

@@ -1,7 +1,6 @@
 """LPIPS against numbers of the official implementation."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 
 from pyramid_jax.interop import mapping
-from pyramid_jax.interop.families import lpips as names
 from tests.parity import families
 from tests.parity import verify
 from tests.parity.families import lpips as family
@@ -34,7 +32,7 @@ def test_conversion_there_and_back_is_exact(golden, use_dropout):
   # without dropout the weighting is the first layer of its head
   layer = 'model.1' if use_dropout else 'model.0'
   state = {k.replace('model.1', layer): v for k, v in case.state.items()}
-  rename = functools.partial(names.rename, use_dropout=use_dropout)
+  rename = family.rename(use_dropout)
   x = jnp.zeros((1, 16, 16, 3))
   template = jax.eval_shape(
     family.build({'use_dropout': use_dropout}).init, jax.random.key(0), x, x

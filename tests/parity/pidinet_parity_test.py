@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from pyramid_jax.interop import convert
-from pyramid_jax.interop import edge_networks
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
@@ -31,6 +30,21 @@ CLOCKWISE = [
   (1, -1),
   (0, -1),
 ]
+
+
+def template(network):
+  """Returns the shapes of the parameters."""
+  image = jnp.zeros((1, 16, 16, 3))
+  return jax.eval_shape(network.init, jax.random.key(0), image)['params']
+
+
+def detector(path):
+  """Returns a function from images to the edges of a file's network."""
+  network = family.infer(weight_file.read(path))
+  params = parts.load_part('pidinet', path, template(network))
+  return lambda images: network.apply(
+    {'params': params}, images, method='edges'
+  )
 
 
 def shifted(x, i, j):
@@ -150,7 +164,7 @@ def raw_state(network, seed=0):
   """Random weights of pixel differences, under the official keys."""
   random = np.random.RandomState(seed)
   shapes = mapping.to_official(
-    jax.tree.map(lambda s: np.zeros(s.shape), family.template(network)),
+    jax.tree.map(lambda s: np.zeros(s.shape), template(network)),
     family.rename,
   )
   state = {}
@@ -195,7 +209,7 @@ def test_plain_kernels_compute_pixel_differences(operation):
 def test_the_whole_network(network):
   state = raw_state(network)
   image = np.random.RandomState(2).uniform(-1, 1, (19, 22, 3))
-  params, report = parts.to_flax('pidinet', state, family.template(network))
+  params, report = parts.to_flax('pidinet', state, template(network))
   report.require_complete()
   assert not report.unused
   with jax.default_matmul_precision('highest'):
@@ -218,19 +232,19 @@ def test_parallel_training_puts_a_prefix(tmp_path):
   state = raw_state(SMALL)
   packed = {f'module.{key}': value for key, value in state.items()}
   assert family.infer(packed) == SMALL
-  template = family.template(SMALL)
-  params, report = parts.to_flax('pidinet', packed, template)
-  again, _ = parts.to_flax('pidinet', state, template)
+  shapes = template(SMALL)
+  params, report = parts.to_flax('pidinet', packed, shapes)
+  again, _ = parts.to_flax('pidinet', state, shapes)
   assert report.complete
   jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
 def test_plain_kernels_come_back_as_they_are():
-  template = family.template(SMALL)
-  params, _ = parts.to_flax('pidinet', raw_state(SMALL), template)
+  shapes = template(SMALL)
+  params, _ = parts.to_flax('pidinet', raw_state(SMALL), shapes)
   plain = parts.to_official('pidinet', params)
   assert plain['block1_2.conv1.weight'].shape == (4, 1, 5, 5)
-  back, report = parts.to_flax('pidinet', plain, template)
+  back, report = parts.to_flax('pidinet', plain, shapes)
   assert report.complete
   jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -250,7 +264,7 @@ def test_parameter_counts(name, whole, without):
     (whole, pidinet.PiDiNet(width, dilated)),
     (without, pidinet.PiDiNet(width, 0, attention=False)),
   ):
-    sizes = [s.size for s in jax.tree.leaves(family.template(network))]
+    sizes = [s.size for s in jax.tree.leaves(template(network))]
     # Plain, a kernel of radii has 25 weights for 9: one layer of each stage.
     assert sum(sizes) == count + 16 * (1 + 2 + 4 + 4) * width
 
@@ -260,7 +274,7 @@ def test_files_become_detectors(tmp_path, capsys):
   released = tmp_path / 'released.safetensors'
   safetensors_file.write(released, state, {'format': 'pt'})
   images = np.random.RandomState(3).randint(0, 256, (2, 16, 24, 3), np.uint8)
-  found = np.asarray(edge_networks.load(released)(images))
+  found = np.asarray(detector(released)(images))
   assert found.shape == (2, 16, 24)
   assert found.dtype == np.float32
   want = reference(state, images[1] / 127.5 - 1)[-1]
@@ -268,7 +282,7 @@ def test_files_become_detectors(tmp_path, capsys):
 
   # What is in [-1, 1] gives the same.
   as_float = jnp.asarray(images / 127.5 - 1, jnp.float32)
-  again = edge_networks.load(released)(as_float)
+  again = detector(released)(as_float)
   np.testing.assert_allclose(again, found, atol=1e-5)
 
   workdir = tmp_path / 'converted'
@@ -280,11 +294,11 @@ def test_files_become_detectors(tmp_path, capsys):
   plain = tmp_path / 'plain.safetensors'
   assert convert.main([*here, f'--export={plain}']) == 0
   capsys.readouterr()
-  template = family.template(SMALL)
-  want = parts.load_part('pidinet', released, template)
+  shapes = template(SMALL)
+  want = parts.load_part('pidinet', released, shapes)
   for file in (workdir / convert.PARAMS, plain):
     assert family.infer(weight_file.read(file)) == SMALL
-    got = parts.load_part('pidinet', file, template)
+    got = parts.load_part('pidinet', file, shapes)
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -295,16 +309,17 @@ def test_what_is_no_pidinet(tmp_path):
   def refused(tensors, words):
     safetensors_file.write(path, tensors, {'format': 'pt'})
     with pytest.raises(ValueError, match=words) as error:
-      edge_networks.load(path)
+      parts.load_part('pidinet', path, template(SMALL))
     assert 'a.safetensors as pidinet: ' in str(error.value)
     assert '\n' not in str(error.value)
 
-  refused({'x': np.zeros(3, np.float32)}, r'no key init_block\.weight')
+  with pytest.raises(ValueError, match=r'no key init_block\.weight'):
+    family.infer({'x': np.zeros(3, np.float32)})
   fewer = {k: v for k, v in state.items() if k != 'classifier.bias'}
   refused(fewer, r'classifier\.bias \(1,\) is missing')
   refused({**state, 'x': np.zeros(3, np.float32)}, '1 unknown keys: x')
   with pytest.raises(OSError, match='absent'):
-    edge_networks.load(tmp_path / 'absent')
+    detector(tmp_path / 'absent')
 
 
 def test_pictures_that_do_not_fit():

@@ -7,7 +7,6 @@ import pytest
 
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
-from pyramid_jax.interop.families import conditioners
 from pyramid_jax.interop.families import unet as names
 from pyramid_jax.networks import conditioners as conditioners_lib
 from tests.helpers import official_fill
@@ -355,7 +354,9 @@ def test_spatial_rescaler_of_the_reference_table():
   rescaler = conditioners_lib.SpatialRescaler(n_stages=2, out_channels=3)
   x = official_fill.sine((1, 5, 16, 16)).transpose(0, 2, 3, 1)
   template = jax.eval_shape(rescaler.init, jax.random.key(0), x)['params']
-  shapes = official_fill.official_shapes(template, conditioners.rename)
+  shapes = official_fill.official_shapes(
+    template, parts.part('class_embedder').rename
+  )
   assert shapes == {'channel_mapper.weight': (3, 5, 1, 1)}
   params, _ = parts.to_flax(
     'spatial_rescaler', official_fill.sine_state(shapes), template

@@ -14,20 +14,14 @@ import re
 
 import numpy as np
 
+from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import diffusers_names
 from pyramid_jax.networks import unet
 
 
 State = Mapping[str, np.ndarray]
 
-_OLD_NAMES = {
-  'query': 'to_q',
-  'key': 'to_k',
-  'value': 'to_v',
-  'proj_attn': 'to_out.0',
-}
 _IS_THEIRS = re.compile(r'(down_blocks|up_blocks|mid_block)\.')
-_IN_ATTENTION = re.compile(r'(.+\.attentions\.\d+\.)(\w+)(\.weight|\.bias)')
 _PART = re.compile(r'(.+)(\.to_[qkv])\.(weight|bias)')
 _RESAMPLING_BLOCK = re.compile(r'(.+)\.(down|up)samplers\.0\.norm1\.weight')
 
@@ -125,11 +119,10 @@ def from_official(
 
 def _renewed(key: str) -> str:
   """Returns a key of the library with new names in its attention."""
-  match = _IN_ATTENTION.fullmatch(key)
-  if match is None:
+  layer = diffusers.THEIR_LAYER.fullmatch(key)
+  if layer is None:
     return key
-  before, name, leaf = match.groups()
-  return before + _OLD_NAMES.get(name, name) + leaf
+  return layer[1] + diffusers.RENEWED.get(layer[2], layer[2]) + layer[3]
 
 
 def _check_transformers(theirs: State) -> None:
@@ -148,11 +141,7 @@ def _check_transformers(theirs: State) -> None:
 
 
 def _parted(state: State, heads: Heads | None) -> dict[str, np.ndarray]:
-  """Takes every qkv apart and makes pointwise convolutions linear layers.
-
-  Raises:
-    ValueError: see `_count`, or heads that the library does not have.
-  """
+  """Takes every qkv apart and makes pointwise convolutions linear layers."""
   parted = {}
   counts, widths = set(), set()
   for key, value in state.items():
@@ -177,11 +166,7 @@ def _parted(state: State, heads: Heads | None) -> dict[str, np.ndarray]:
 
 
 def _joined(state: State, heads: Heads | None) -> dict[str, np.ndarray]:
-  """Puts every qkv together, the inverse of `_parted`.
-
-  Raises:
-    ValueError: see `_count`, or parts that do not belong together.
-  """
+  """Puts every qkv together, the inverse of `_parted`."""
   joined: dict[str, np.ndarray] = {}
   parts: dict[tuple[str, str], dict[str, np.ndarray]] = {}
   for key, value in state.items():
@@ -208,11 +193,7 @@ def _joined(state: State, heads: Heads | None) -> dict[str, np.ndarray]:
 
 
 def _count(module: str, channels: int, heads: Heads | None) -> tuple[int, int]:
-  """Returns the heads, and into how many [q, k, v] the rows of a qkv fall.
-
-  Raises:
-    ValueError: unknown heads, or heads that do not divide the channels.
-  """
+  """Returns the heads, and into how many [q, k, v] the rows of a qkv fall."""
   if heads is None:
     raise ValueError(
       f'{module} is a self-attention: without the number of its heads its'

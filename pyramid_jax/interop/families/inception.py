@@ -15,31 +15,20 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.networks import inception
 
 
-# Last part of our path -> last part of the official key, kind.
-_NORM = {
-  'scale': ('weight', 'norm'),
-  'bias': ('bias', 'bias'),
-  'mean': ('running_mean', 'raw'),
-  'var': ('running_var', 'raw'),
-}
 _COUNTER = '.num_batches_tracked'
 
 
 def rename(path: mapping.Path) -> tuple[str, str]:
   """Returns the official key of a parameter or statistic, and its kind."""
   _, *modules, leaf = path
-  key = '.'.join(modules)
-  if modules[-1] == 'bn':
-    name, kind = _NORM[leaf]
-    return f'{key}.{name}', kind
-  if leaf == 'bias':
-    return f'{key}.bias', 'bias'
-  return f'{key}.weight', 'linear' if modules == ['fc'] else 'conv'
+  kernel = 'linear' if modules == ['fc'] else 'conv'
+  return mapping.official('.'.join(modules), leaf, kernel)
 
 
-def adapt(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def adapt(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   """Leaves out the counters of batches, which say nothing in evaluation."""
-  return {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
+  names = {key: key for key in state if not key.endswith(_COUNTER)}
+  return mapping.Renamed(state, names)
 
 
 def template(network: inception.InceptionV3 | None = None) -> dict[str, Any]:

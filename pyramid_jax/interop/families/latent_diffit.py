@@ -23,6 +23,7 @@ Network = latent_diffit.LatentDiffiT
 
 # What may stand before the keys of a released file.
 PREFIXES = ('', 'module.', 'model.', 'ema.')
+SCANNED = diffit_trunk.BLOCKS
 
 POSITIONS = 'pos_embed'
 _INDEX = 'relative_position_index'
@@ -43,25 +44,8 @@ def rename(path: mapping.Path) -> tuple[str, str]:
   """Returns official key and kind of a parameter; blocks are unstacked."""
   *modules, leaf = path
   names = [_MODULES.get(m, re.sub(r'^blocks_', 'blocks.', m)) for m in modules]
-  key = '.'.join(names)
-  if leaf == 'bias':
-    return f'{key}.bias', 'bias'
-  if leaf == 'embedding':
-    return f'{key}.weight', 'embedding'
-  if leaf == 'kernel':
-    is_conv = modules[-1] == 'x_embedder_proj'
-    return f'{key}.weight', 'conv' if is_conv else 'linear'
-  return f'{key}.{leaf}', 'raw'
-
-
-def unstack(params: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Gives every block of a scanned network its own parameters."""
-  return mapping.unstack(params, diffit_trunk.BLOCKS)
-
-
-def stack(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Undoes `unstack`."""
-  return mapping.stack(params, diffit_trunk.BLOCKS)
+  kernel = 'conv' if modules[-1:] == ['x_embedder_proj'] else 'linear'
+  return mapping.official('.'.join(names), leaf, kernel)
 
 
 def buffers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -138,12 +122,6 @@ def nothing(network: Network) -> tuple[jax.Array, ...]:
   x = jnp.zeros((1, side, side, network.in_channels))
   labels = (jnp.zeros(1, jnp.int32),) if network.num_classes else ()
   return x, jnp.zeros(1), *labels
-
-
-def shapes(network: Network) -> Any:
-  """Returns the shapes of the parameters of a network."""
-  arguments = (jax.random.key(0), *nothing(network))
-  return jax.eval_shape(network.init, *arguments)['params']
 
 
 def _grid(rows: int) -> int:

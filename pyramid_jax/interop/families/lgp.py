@@ -6,7 +6,6 @@ and the noise; ours has a kernel for each activation.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import re
 from typing import Any
 
@@ -18,20 +17,13 @@ from pyramid_jax.interop import mapping
 HIDDEN = (512, 256, 128, 64)
 FIRST = 'layers.0.weight'
 _STRIDE = 3  # layers of the reference for one of ours: linear, ReLU, norm
-_LEAVES = {
-  'kernel': ('weight', 'linear'),
-  'bias': ('bias', 'bias'),
-  'scale': ('weight', 'norm'),
-  'mean': ('running_mean', 'raw'),
-  'var': ('running_var', 'raw'),
-}
 
 
 def rename(path: mapping.Path) -> tuple[str, str]:
   """Returns the official key and kind of a parameter or statistic.
 
   Paths may begin with the collection. Parts of the first kernel have keys of
-  their own, `layers.0.weight.NAME`, which `split` makes and `join` removes.
+  their own, `layers.0.weight.NAME`, which `cut` makes and `join` removes.
   """
   *_, module = path if len(path) == 1 else path[:-1]
   leaf = path[-1]
@@ -48,19 +40,17 @@ def rename(path: mapping.Path) -> tuple[str, str]:
     raise ValueError(
       f'{"/".join(path)} is nothing that the reference has: it knows no stages'
     )
-  name, kind = _LEAVES[leaf]
-  return f'layers.{index}.{name}', kind
+  return mapping.official(f'layers.{index}', leaf)
 
 
-def split(
-  state: Mapping[str, np.ndarray], widths: Sequence[int]
-) -> dict[str, np.ndarray]:
-  """Cuts the first kernel of an official state dict into one a feature.
+def cut(state: Mapping[str, np.ndarray], tree: Any) -> dict[str, np.ndarray]:
+  """Cuts the first kernel of an official state dict into those of the features.
 
   Args:
     state: official.
-    widths: channels of the activations, in the order in which they go in; the
-      rest of the kernel belongs to the noise.
+    tree: {'params': ..., 'batch_stats': ...} of shapes, which has a kernel for
+      each activation, in the order in which they go in; the rest of the
+      official one belongs to the noise.
 
   Raises:
     ValueError: activations with more channels than the kernel has.
@@ -68,31 +58,27 @@ def split(
   rest = {key: value for key, value in state.items() if key != FIRST}
   if FIRST not in state:
     return rest
+  params = tree['params']
+  count = sum(name.startswith('fc0_tap') for name in params)
+  widths = [params[f'fc0_tap{k}']['kernel'].shape[0] for k in range(count)]
   kernel = np.asarray(state[FIRST])
   if sum(widths) >= kernel.shape[1]:
     raise ValueError(
       f'{FIRST} has {kernel.shape[1]} columns, which must be more than the'
       f' {sum(widths)} channels of the activations {tuple(widths)}'
     )
-  *parts, noise = np.split(kernel, np.cumsum(widths), axis=1)
-  names = [f'fc0_tap{k}' for k in range(len(widths))]
-  cut = dict(zip(names, parts, strict=True)) | {'fc0_level': noise}
-  return rest | {f'{FIRST}.{name}': part for name, part in cut.items()}
+  parts = np.split(kernel, np.cumsum(widths), axis=1)
+  return rest | dict(zip(_keys(count), parts, strict=True))
 
 
 def join(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Undoes `split`."""
-  parts = {k: v for k, v in state.items() if k.startswith(f'{FIRST}.')}
-  rest = {k: v for k, v in state.items() if k not in parts}
-  count = len(parts) - 1
+  """Undoes `cut`."""
+  rest = {k: v for k, v in state.items() if not k.startswith(f'{FIRST}.')}
+  parts = [state[key] for key in _keys(len(state) - len(rest) - 1)]
+  return rest | {FIRST: np.concatenate(parts, axis=1)}
+
+
+def _keys(count: int) -> list[str]:
+  """Returns the keys of the parts of the first kernel."""
   names = [*(f'fc0_tap{k}' for k in range(count)), 'fc0_level']
-  ordered = [parts[f'{FIRST}.{name}'] for name in names]
-  return rest | {FIRST: np.concatenate(ordered, axis=1)}
-
-
-def cut(state: Mapping[str, np.ndarray], tree: Any) -> dict[str, np.ndarray]:
-  """Splits a state dict for {'params': ..., 'batch_stats': ...} of shapes."""
-  params = tree['params']
-  count = sum(name.startswith('fc0_tap') for name in params)
-  widths = [params[f'fc0_tap{k}']['kernel'].shape[0] for k in range(count)]
-  return split(state, widths)
+  return [f'{FIRST}.{name}' for name in names]

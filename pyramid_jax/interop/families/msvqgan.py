@@ -4,10 +4,10 @@ davidhalladay/Frido: taming/models/msvqgan.py, MSFPNVQModel;
 CompVis/latent-diffusion: ldm/models/autoencoder.py, AutoencoderKL and VQModel.
 """
 
-from collections.abc import Sequence
+from pyramid_jax.interop import mapping
 
 
-def rename(path: Sequence[str]) -> tuple[str, str]:
+def rename(path: mapping.Path) -> tuple[str, str]:
   """Returns the official key of a parameter and the kind of its layout."""
   parts: list[str] = []
   for parent, name in zip(('', *path), path[:-1], strict=False):
@@ -15,14 +15,9 @@ def rename(path: Sequence[str]) -> tuple[str, str]:
     # the middle's block_1, attn_1 and block_2 are names, not list entries
     in_list = index.isdigit() and not parent.startswith('mid')
     parts.append(f'{stem}.{index}' if in_list else name)
-  leaf = path[-1]
-  if leaf == 'embedding':
-    return '.'.join([*parts, 'embedding', 'weight']), 'embedding'
-  if leaf == 'bias':
-    return '.'.join([*parts, 'bias']), 'bias'
   transposed = len(path) == 2 and path[0].startswith('upsample_')
-  kind = 'conv_transpose' if transposed else 'conv'
-  return (
-    '.'.join([*parts, 'weight']),
-    {'scale': 'norm', 'kernel': kind}[leaf],
-  )
+  kernel = 'conv_transpose' if transposed else 'conv'
+  module = '.'.join(parts)
+  if path[-1] == 'embedding':
+    module += '.embedding'
+  return mapping.official(module, path[-1], kernel)

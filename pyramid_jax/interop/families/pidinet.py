@@ -9,10 +9,7 @@ it is another network, and its file does not say so.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.interop import mapping
@@ -88,10 +85,7 @@ def rename(path: mapping.Path) -> tuple[str, str]:
     modules = [name, number, *modules[1:]]
   elif name == 'conv_reduces':
     modules = [name, number, 'conv']
-  key = '.'.join(modules)
-  if leaf == 'bias':
-    return f'{key}.bias', 'bias'
-  return f'{key}.weight', 'conv'
+  return mapping.official('.'.join(modules), leaf, 'conv')
 
 
 def infer(state: Mapping[str, np.ndarray]) -> pidinet.PiDiNet:
@@ -103,26 +97,29 @@ def infer(state: Mapping[str, np.ndarray]) -> pidinet.PiDiNet:
   Raises:
     ValueError: it is not that of a PiDiNet.
   """
-  for prefix in PREFIXES:
-    first = np.shape(state.get(f'{prefix}{_FIRST}.weight', ()))
-    if len(first) == 4:
-      mixed = state.get(f'{prefix}dilations.0.conv1.bias', ())
-      return pidinet.PiDiNet(
-        width=first[0],
-        dilated=np.size(mixed),
-        attention=f'{prefix}attentions.0.conv1.bias' in state,
-      )
-  first = np.shape(state.get(f'{_FIRST}/kernel', ()))
-  if len(first) == 4:
-    return pidinet.PiDiNet(
-      width=first[-1],
-      dilated=np.size(state.get('dilations_0/conv1/bias', ())),
-      attention='attentions_0/conv1/bias' in state,
+  layouts = [
+    (
+      f'{prefix}{_FIRST}.weight',
+      0,
+      f'{prefix}dilations.0.conv1.bias',
+      f'{prefix}attentions.0.conv1.bias',
     )
+    for prefix in PREFIXES
+  ]
+  layouts.append(
+    (
+      f'{_FIRST}/kernel',
+      3,
+      'dilations_0/conv1/bias',
+      'attentions_0/conv1/bias',
+    )
+  )
+  for first, axis, dilation, attention in layouts:
+    shape = np.shape(state.get(first, ()))
+    if len(shape) == 4:
+      return pidinet.PiDiNet(
+        width=shape[axis],
+        dilated=np.size(state.get(dilation, ())),
+        attention=attention in state,
+      )
   raise ValueError(f'no key {_FIRST}.weight: not a PiDiNet')
-
-
-def template(network: pidinet.PiDiNet) -> dict[str, Any]:
-  """Returns the shapes of the parameters."""
-  image = jnp.zeros((1, 16, 16, 3))
-  return jax.eval_shape(network.init, jax.random.key(0), image)['params']

@@ -19,6 +19,11 @@ _SHARED = 'shared.weight'
 _EMBEDDING = 'encoder.embed_tokens.weight'  # another name of the same tensor
 _DECODER = re.compile(r'decoder\.|lm_head\.')
 _BIAS = 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+_MODULES = {
+  'shared': 'shared',
+  'relative_attention_bias': _BIAS.removesuffix('.weight'),
+  'final_layer_norm': 'encoder.final_layer_norm',
+}
 # Our module of a block -> where it stands in the official one.
 _PARTS = {
   'norm_attn': 'layer.0.layer_norm',
@@ -26,23 +31,16 @@ _PARTS = {
   'norm_ff': 'layer.1.layer_norm',
   **{name: f'layer.1.DenseReluDense.{name}' for name in ('wi_0', 'wi_1', 'wo')},
 }
-_KINDS = {'scale': 'norm', 'embedding': 'embedding', 'kernel': 'linear'}
 
 
 def rename(path: mapping.Path) -> tuple[str, str]:
   """Returns official key and kind of a `t5.T5Encoder` parameter."""
   *modules, leaf = path
   name = modules[0]
-  if name == 'shared':
-    key = _SHARED
-  elif name == 'relative_attention_bias':
-    key = _BIAS
-  elif name == 'final_layer_norm':
-    key = f'encoder.{name}.weight'
-  else:
-    number = name.removeprefix('block_')
-    key = f'encoder.block.{number}.{_PARTS[modules[1]]}.weight'
-  return key, _KINDS[leaf]
+  if name in _MODULES:
+    return mapping.official(_MODULES[name], leaf)
+  block = f'encoder.block.{name.removeprefix("block_")}'
+  return mapping.official(f'{block}.{_PARTS[modules[1]]}', leaf)
 
 
 def adapt(state: State) -> State:
@@ -51,13 +49,12 @@ def adapt(state: State) -> State:
   Raises:
     ValueError: the two names of the embedding hold different values.
   """
-  kept = {k: v for k, v in state.items() if not _DECODER.match(k)}
-  tied = kept.pop(_EMBEDDING, None)
-  if tied is not None:
-    shared = kept.setdefault(_SHARED, tied)
-    if not np.array_equal(shared, tied):
+  names = {key: key for key in state if not _DECODER.match(key)}
+  if names.pop(_EMBEDDING, None):
+    names.setdefault(_SHARED, _EMBEDDING)
+    if not np.array_equal(state[names[_SHARED]], state[_EMBEDDING]):
       raise ValueError(f'{_SHARED} and {_EMBEDDING} differ; they must be equal')
-  return kept
+  return mapping.Renamed(state, names)
 
 
 def infer(state: State) -> t5.T5Encoder:

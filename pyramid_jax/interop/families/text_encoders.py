@@ -14,8 +14,6 @@ import numpy as np
 from pyramid_jax.interop import mapping
 
 
-_KINDS = {'scale': 'norm', 'embedding': 'embedding', 'kernel': 'linear'}
-
 # Parts of an encoder block -> (offset of the official sub-layer, its names).
 _SUBLAYERS = {
   'norm_attn': (0, '0'),
@@ -38,7 +36,22 @@ def rename(path: mapping.Path) -> tuple[str, str]:
     key = 'pos_emb.emb'
   else:
     key = '.'.join(modules)
-  return _leaf(key, leaf)
+  return mapping.official(key, leaf)
+
+
+# Our modules of CLIP's text tower, and those of its blocks -> official ones.
+_CLIP = {
+  'text_projection': 'text_projection',
+  'token_embedding': 'text_model.embeddings.token_embedding',
+  'position_embedding': 'text_model.embeddings.position_embedding',
+  'final_layer_norm': 'text_model.final_layer_norm',
+}
+_CLIP_BLOCK = {
+  **{
+    f'{name}_proj': f'self_attn.{name}_proj' for name in ('q', 'k', 'v', 'out')
+  },
+  **{name: f'mlp.{name}' for name in ('fc1', 'fc2')},
+}
 
 
 def rename_clip(path: mapping.Path) -> tuple[str, str]:
@@ -48,26 +61,11 @@ def rename_clip(path: mapping.Path) -> tuple[str, str]:
   CLIPTextModelWithProjection for the projection.
   """
   *modules, leaf = path
-  name = modules[0]
-  if name == 'text_projection':
-    return _leaf(name, leaf)
-  if name.endswith('_embedding'):
-    return _leaf(f'text_model.embeddings.{name}', leaf)
-  if name == 'final_layer_norm':
-    return _leaf(f'text_model.{name}', leaf)
-  layer = 'text_model.encoder.layers.' + name.removeprefix('layers_')
-  part = modules[1]
-  if part.endswith('_proj'):
-    part = f'self_attn.{part}'
-  elif part.startswith('fc'):
-    part = f'mlp.{part}'
-  return _leaf(f'{layer}.{part}', leaf)
-
-
-def _leaf(key: str, leaf: str) -> tuple[str, str]:
-  if leaf == 'bias':
-    return f'{key}.bias', 'bias'
-  return f'{key}.weight', _KINDS[leaf]
+  if modules[0] in _CLIP:
+    return mapping.official(_CLIP[modules[0]], leaf)
+  number, part = modules[0].removeprefix('layers_'), modules[1]
+  layer = f'text_model.encoder.layers.{number}.{_CLIP_BLOCK.get(part, part)}'
+  return mapping.official(layer, leaf)
 
 
 # What openai/CLIP and huggingface/transformers call the same thing.
@@ -110,3 +108,12 @@ def from_openai(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     else:
       renamed[new] = value
   return renamed
+
+
+def adapt_clip(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+  """Returns openai/CLIP files, alone or inside a checkpoint, under HF keys."""
+  for prefix in ('', 'cond_stage_model.model.'):
+    if f'{prefix}token_embedding.weight' in state:
+      inner = [key for key in state if key.startswith(prefix)]
+      return from_openai({k.removeprefix(prefix): state[k] for k in inner})
+  return state

@@ -41,18 +41,10 @@ def rename(path: mapping.Path) -> tuple[str, str]:
       part = re.sub(pattern, replacement, part)
     parts.append(part)
   key = '.'.join(parts)
-  if leaf == 'bias':
-    return f'{key}.bias', 'bias'
-  if leaf not in ('kernel', 'scale', 'embedding'):  # ours, not in the original
-    return f'{key}.{leaf}', 'raw'
-  return f'{key}.weight', _kind(modules[-1], leaf)
+  return mapping.official(key, leaf, _kernel(*modules[-1:]))
 
 
-def _kind(module: str, leaf: str) -> str:
-  if leaf == 'scale':
-    return 'norm'
-  if leaf == 'embedding':
-    return 'embedding'
+def _kernel(module: str = '') -> str:
   if module in _CONV_1X1:
     return 'conv1x1'
   if module in _CONV_1D:

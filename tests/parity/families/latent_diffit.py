@@ -47,6 +47,12 @@ _OFFICIAL_DEPTH = 30  # of the class; its factory says 28
 _LARGEST_SCHEDULED = 32  # side of the latents whose guidance has a schedule
 
 
+def shapes(network: Network) -> Any:
+  """Returns the shapes of the parameters of a network."""
+  arguments = (jax.random.key(0), *names.nothing(network))
+  return jax.eval_shape(network.init, *arguments)['params']
+
+
 def build(config: Mapping[str, Any]) -> Network:
   """Returns the network of an official constructor's arguments.
 
@@ -75,9 +81,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
     ValueError: an incomplete state dict, or other constants in it.
   """
   network = build(case.config)
-  params, report = mapping.to_flax(
-    case.state, names.shapes(network), names.rename
-  )
+  params, report = mapping.to_flax(case.state, shapes(network), names.rename)
   report.require_complete()
   for name, want in names.buffers(params).items():
     if not np.array_equal(case.state.get(name, want), want):

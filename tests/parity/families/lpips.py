@@ -4,7 +4,6 @@ davidhalladay/Frido: taming/modules/losses/lpips.py, LPIPS, in evaluation mode.
 """
 
 from collections.abc import Mapping
-import functools
 from typing import Any
 
 import jax
@@ -16,6 +15,16 @@ from pyramid_jax.interop.families import lpips as names
 from pyramid_jax.networks import lpips
 from tests.parity.families import Case
 from tests.parity.families import Unsupported
+
+
+def rename(use_dropout: bool) -> mapping.Rename:
+  """Returns the names of LPIPS with or without dropout, which is a layer."""
+
+  def rename_one(path: mapping.Path) -> tuple[str, str]:
+    key, kind = names.rename(path)
+    return key if use_dropout else key.replace('.model.1.', '.model.0.'), kind
+
+  return rename_one
 
 
 def build(config: Mapping[str, Any]) -> lpips.LPIPS:
@@ -45,8 +54,7 @@ def run(case: Case) -> dict[str, np.ndarray]:
   a, b = (jnp.asarray(case.inputs[name]).transpose(0, 2, 3, 1) for name in 'ab')
   template = jax.eval_shape(module.init, jax.random.key(0), a, b)['params']
   use_dropout = case.config.get('use_dropout', True)
-  rename = functools.partial(names.rename, use_dropout=use_dropout)
-  params, report = mapping.to_flax(case.state, template, rename)
+  params, report = mapping.to_flax(case.state, template, rename(use_dropout))
   report.require_complete()
 
   variables = {'params': params}

@@ -1,4 +1,4 @@
-"""Whole checkpoints of systems on latents, as released, and back.
+"""Checkpoints of LDM and Frido taken apart, and put together again.
 
 davidhalladay/Frido: frido/models/diffusion/frido.py, FridoDiffusion, and
 CompVis/latent-diffusion: ldm/models/diffusion/ddpm.py, LatentDiffusion: the raw
@@ -16,6 +16,7 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import text_encoders
+from pyramid_jax.interop.families import unet
 
 
 UNET = 'model.diffusion_model.'
@@ -29,23 +30,23 @@ LOGVAR = 'logvar'
 DECAY = EMA + 'decay'
 UPDATES = EMA + 'num_updates'
 
+State = Mapping[str, np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """How the checkpoints of a system name its parts.
+  """What the checkpoints of a system hold.
 
   Attributes:
-    unet: names of the denoiser.
     condition: names of a trained condition encoder.
     condition_prefix: what stands before them.
     repeats_first_stage: whether the first stage is the condition encoder too,
       and its tensors are there twice.
     stores_scale: whether the scale of the latents is in the checkpoint; else
       it is a constant of the config.
-    scalar_scale: whether that is a number instead of one a scale.
+    scalar_scale: whether that is a number instead of one per scale.
   """
 
-  unet: mapping.Rename
   condition: mapping.Rename = text_encoders.rename
   condition_prefix: str = TRANSFORMER
   repeats_first_stage: bool = False
@@ -54,46 +55,36 @@ class Layout:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trees:
-  """The parts of a system: shapes to be filled, or weights.
+class Weights:
+  """The weights of a system, or their shapes.
 
   Attributes:
-    unet: the raw weights of the denoiser.
-    ema: its averages; None where the checkpoint has none.
+    generator: what is trained, as the system names it: `unet`, and perhaps
+      `condition` and `logvar` (T,); `network` of a latent DiffiT.
+    ema: the averages of `unet`; None where the checkpoint has none.
     first_stage: the autoencoder.
-    condition: a trained condition encoder, raw; None without.
     clip: a frozen CLIP text encoder; None without.
     latent_scale: (S,), coarse first.
-    logvar: (T,), trained log variances of the errors; None without.
     updates: of the averages.
   """
 
-  unet: Any
-  ema: Any
+  generator: Mapping[str, Any]
+  ema: Any = None
   first_stage: Any
-  condition: Any
-  clip: Any
+  clip: Any = None
   latent_scale: Any
-  logvar: Any = None
   updates: int = 0
 
 
-def ema_rename(unet: mapping.Rename) -> mapping.Rename:
+def _ema_rename(path: mapping.Path) -> tuple[str, str]:
   """Names averages: 'diffusion_model.' and the raw key without dots."""
-
-  def rename(path: mapping.Path) -> tuple[str, str]:
-    key, kind = unet(path)
-    return EMA + f'diffusion_model.{key}'.replace('.', ''), kind
-
-  return rename
+  key, kind = unet.rename(path)
+  return EMA + f'diffusion_model.{key}'.replace('.', ''), kind
 
 
 def to_flax(
-  state: Mapping[str, np.ndarray],
-  template: Trees,
-  chain: schedules.Chain,
-  layout: Layout,
-) -> tuple[Trees, mapping.Report]:
+  state: State, template: Weights, chain: schedules.Chain, layout: Layout
+) -> tuple[Weights, mapping.Report]:
   """Takes a checkpoint apart.
 
   Args:
@@ -108,87 +99,73 @@ def to_flax(
   Raises:
     ValueError: a noise schedule that is not the config's.
   """
-  report = mapping.Report(matched={}, missing={}, unused={}, mismatched={})
+  report = mapping.Report()
 
-  def take(tree, rename, prefix):
+  def take(tree, rename, prefix=''):
     filled, part = mapping.to_flax(state, tree, rename, prefix)
-    report.matched.update(part.matched)
-    report.missing.update(part.missing)
-    report.mismatched.update(part.mismatched)
+    report.add(part)
     return filled
 
-  unet = take(template.unet, layout.unet, UNET)
+  generator = dict(template.generator)
+  generator['unet'] = take(generator['unet'], unet.rename, UNET)
   ema = None
   if any(key.startswith(EMA + 'diffusion_model') for key in state):
-    ema = take(unet, ema_rename(layout.unet), '')
+    ema = take(generator['unet'], _ema_rename)
   first_stage = take(template.first_stage, msvqgan.rename, FIRST_STAGE)
-  if layout.repeats_first_stage and any(
-    key.startswith(CONDITION) for key in state
-  ):
+  if layout.repeats_first_stage and any(k.startswith(CONDITION) for k in state):
     take(template.first_stage, msvqgan.rename, CONDITION)
-  condition = clip = logvar = None
-  if template.condition is not None:
-    condition = take(
-      template.condition, layout.condition, layout.condition_prefix
+  if 'condition' in generator:
+    generator['condition'] = take(
+      generator['condition'], layout.condition, layout.condition_prefix
     )
-  if template.clip is not None:
-    clip = _clip(state, template.clip, report)
-  if template.logvar is not None:
-    logvar = take({LOGVAR: template.logvar}, _raw, '')[LOGVAR]
+  if LOGVAR in generator:
+    raw = lambda path: ('.'.join(path), 'raw')
+    generator |= take({LOGVAR: generator[LOGVAR]}, raw)
+  clip = template.clip and _clip(state, template.clip, report)
   scale = template.latent_scale
   if layout.stores_scale or SCALE in state:
-    scale = _latent_scale(state, template.latent_scale, report)
+    scale = _latent_scale(state, scale, report)
   _check_schedule(state, chain, report)
   for key in (DECAY, UPDATES):
     if key in state:
       report.matched[key] = np.shape(state[key])
-  for key, value in state.items():
+  report.unused.clear()
+  for key in state:
     if key not in report.matched and key not in report.mismatched:
-      report.unused[key] = np.shape(value)
-  trees = Trees(
-    unet=unet,
+      report.unused[key] = np.shape(state[key])
+  weights = Weights(
+    generator=generator,
     ema=ema,
     first_stage=first_stage,
-    condition=condition,
     clip=clip,
     latent_scale=scale,
-    logvar=logvar,
     updates=int(np.ravel(state.get(UPDATES, 0))[0]),
   )
-  return trees, report
+  return weights, report
 
 
-def _raw(path: mapping.Path) -> tuple[str, str]:
-  return '.'.join(path), 'raw'
-
-
-def _clip(
-  state: Mapping[str, np.ndarray], template: Any, report: mapping.Report
-) -> Any:
+def _clip(state: State, template: Any, report: mapping.Report) -> Any:
   """Takes CLIP from the checkpoint, whichever way it was built."""
   rename = text_encoders.rename_clip
   openai = {
-    key.removeprefix(OPENAI_CONDITION): value
-    for key, value in state.items()
+    key.removeprefix(OPENAI_CONDITION): state[key]
+    for key in state
     if key.startswith(OPENAI_CONDITION) and '.visual.' not in key
   }
   if not openai:
     clip, part = mapping.to_flax(state, template, rename, TRANSFORMER)
-    report.matched.update(part.matched)
   else:
     # other keys, and one tensor for three: account for them as they are
     renamed = text_encoders.from_openai(openai)
     clip, part = mapping.to_flax(renamed, template, rename)
+    part.matched.clear()
     for key, value in openai.items():
-      report.matched[OPENAI_CONDITION + key] = np.shape(value)
-  report.missing.update(part.missing)
-  report.mismatched.update(part.mismatched)
+      part.matched[OPENAI_CONDITION + key] = np.shape(value)
+  report.add(part)
   return clip
 
 
-def _latent_scale(
-  state: Mapping[str, np.ndarray], template: Any, report: mapping.Report
-) -> Any:
+def _latent_scale(state: State, template: Any, report: mapping.Report) -> Any:
   """Returns (S,); old files hold one number for all scales."""
   if SCALE not in state:
     report.missing[SCALE] = tuple(template.shape)
@@ -203,11 +180,11 @@ def _latent_scale(
 
 def schedule_buffers(chain: schedules.Chain) -> dict[str, np.ndarray]:
   """Returns the twelve float32 buffers of `register_schedule`, (T,) each."""
-  betas, bar = chain.betas, chain.alphas_bar
+  bar, variance = chain.alphas_bar, chain.posterior_variance
   before = np.append(1.0, bar[:-1])
-  variance = chain.posterior_variance
+  of_x0, of_x = chain.posterior_mean
   buffers = {
-    'betas': betas,
+    'betas': chain.betas,
     'alphas_cumprod': bar,
     'alphas_cumprod_prev': before,
     'sqrt_alphas_cumprod': np.sqrt(bar),
@@ -217,16 +194,14 @@ def schedule_buffers(chain: schedules.Chain) -> dict[str, np.ndarray]:
     'sqrt_recipm1_alphas_cumprod': np.sqrt(1 / bar - 1),
     'posterior_variance': variance,
     'posterior_log_variance_clipped': np.log(np.maximum(variance, 1e-20)),
-    'posterior_mean_coef1': betas * np.sqrt(before) / (1 - bar),
-    'posterior_mean_coef2': (1 - before) * np.sqrt(1 - betas) / (1 - bar),
+    'posterior_mean_coef1': of_x0,
+    'posterior_mean_coef2': of_x,
   }
   return {name: value.astype(np.float32) for name, value in buffers.items()}
 
 
 def _check_schedule(
-  state: Mapping[str, np.ndarray],
-  chain: schedules.Chain,
-  report: mapping.Report,
+  state: State, chain: schedules.Chain, report: mapping.Report
 ) -> None:
   """Compares the buffers; without this a wrong config samples noise."""
   for name, want in schedule_buffers(chain).items():
@@ -245,34 +220,34 @@ def _check_schedule(
 
 
 def to_official(
-  trees: Trees, chain: schedules.Chain, decay: float, layout: Layout
+  weights: Weights, chain: schedules.Chain, decay: float, layout: Layout
 ) -> dict[str, np.ndarray]:
   """Puts a checkpoint together again, the inverse of `to_flax`.
 
   Args:
-    trees: the weights.
+    weights: of the system.
     chain: of the config; gives the buffers.
     decay: of the averages.
     layout: of the system.
   """
-  state = mapping.to_official(trees.unet, layout.unet, UNET)
-  if trees.ema is not None:
-    state |= mapping.to_official(trees.ema, ema_rename(layout.unet))
+  generator = weights.generator
+  state = mapping.to_official(generator['unet'], unet.rename, UNET)
+  if weights.ema is not None:
+    state |= mapping.to_official(weights.ema, _ema_rename)
     state[DECAY] = np.asarray(decay, np.float32)
-    state[UPDATES] = np.asarray(trees.updates, np.int32)
-  prefixes = [FIRST_STAGE] + [CONDITION] * layout.repeats_first_stage
-  for prefix in prefixes:
-    state |= mapping.to_official(trees.first_stage, msvqgan.rename, prefix)
-  if trees.condition is not None:
+    state[UPDATES] = np.asarray(weights.updates, np.int32)
+  for prefix in [FIRST_STAGE] + [CONDITION] * layout.repeats_first_stage:
+    state |= mapping.to_official(weights.first_stage, msvqgan.rename, prefix)
+  if 'condition' in generator:
     state |= mapping.to_official(
-      trees.condition, layout.condition, layout.condition_prefix
+      generator['condition'], layout.condition, layout.condition_prefix
     )
-  if trees.clip is not None:
+  if weights.clip is not None:
     rename = text_encoders.rename_clip
-    state |= mapping.to_official(trees.clip, rename, TRANSFORMER)
-  if trees.logvar is not None:
-    state[LOGVAR] = np.asarray(trees.logvar, np.float32)
+    state |= mapping.to_official(weights.clip, rename, TRANSFORMER)
+  if LOGVAR in generator:
+    state[LOGVAR] = np.asarray(generator[LOGVAR], np.float32)
   if layout.stores_scale:
-    scale = np.asarray(trees.latent_scale, np.float32)
+    scale = np.asarray(weights.latent_scale, np.float32)
     state[SCALE] = scale.reshape(()) if layout.scalar_scale else scale
   return state | schedule_buffers(chain)
