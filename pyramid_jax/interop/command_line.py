@@ -22,9 +22,7 @@ def overrides(
 ) -> dict[str, str]:
   """Returns {'data.root': 'DIR'} of `--config.data.root=DIR` and the like.
 
-  Args:
-    parser: whose errors end the program.
-    rest: arguments that it does not know.
+  An argument of another kind ends the program with an error of the parser.
   """
   values = {}
   for argument in rest:

@@ -61,8 +61,9 @@ WHOLE = tuple(latent_workdir.DENOISERS)
 PARAMS = 'params.safetensors'
 RECORD = 'params.json'
 # Families whose sizes the weights say -> what reads them, and what gives the
-# arguments of the network's `init`. The first two have nothing in a config.
+# arguments of the network's `init`.
 _IMAGE = np.zeros((1, 32, 32, 3), np.float32)
+_LARGE = np.zeros((1, inception.SIDE, inception.SIDE, 3), np.float32)
 _TOKENS = np.zeros((1, 8), np.int32)
 _SIZED: Mapping[str, tuple[Callable[[State], Any], Callable[[Any], Any]]] = {
   'lpips': (lambda _: lpips.LPIPS(), lambda _: (_IMAGE, _IMAGE)),
@@ -71,18 +72,15 @@ _SIZED: Mapping[str, tuple[Callable[[State], Any], Callable[[Any], Any]]] = {
     lambda _: text_encoders.CLIPTextEncoder(),
     lambda _: (_TOKENS,),
   ),
+  'inception': (lambda _: inception.InceptionV3(), lambda _: (_LARGE,)),
   't5': (t5.infer, lambda _: (_TOKENS,)),
   'diffit.latent': (latent_diffit.infer, latent_diffit.nothing),
 }
+_IN_NO_CONFIG = ('inception', 'lpips', 'pidinet')
 
 
 def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   """Reads an official checkpoint and writes DIR.
-
-  Args:
-    flags: of the command line.
-    config: of the system that the checkpoint is for; None where the family
-      needs none.
 
   Raises:
     UserError: anything that the user can mend.
@@ -203,14 +201,12 @@ def _template(
   """Returns the shapes of a single network, or its initial values."""
   key = jax.random.key(0)
   evaluate = initial.evaluate if keep_initial else jax.eval_shape
-  if family == 'inception':
-    image = np.zeros((1, inception.SIDE, inception.SIDE, 3), np.float32)
-    return evaluate(inception.InceptionV3().init, key, image)
-  if family in _SIZED and (config is None or family in ('lpips', 'pidinet')):
+  if family in _SIZED and (config is None or family in _IN_NO_CONFIG):
     infer, arguments = _SIZED[family]
     with errors.user_errors(value=errors.DATA):
       network = infer(state)
-    return evaluate(network.init, key, *arguments(network))['params']
+    variables = evaluate(network.init, key, *arguments(network))
+    return variables if family == 'inception' else variables['params']
   inits = _inits(config)
   if family not in inits:
     raise errors.UserError(

@@ -222,13 +222,9 @@ def _check_schedule(
 def to_official(
   weights: Weights, chain: schedules.Chain, decay: float, layout: Layout
 ) -> dict[str, np.ndarray]:
-  """Puts a checkpoint together again, the inverse of `to_flax`.
+  """Puts a checkpoint together again: the inverse of `to_flax`.
 
-  Args:
-    weights: of the system.
-    chain: of the config; gives the buffers.
-    decay: of the averages.
-    layout: of the system.
+  `decay` is that of the averages; the buffers are those of `chain`.
   """
   generator = weights.generator
   state = mapping.to_official(generator['unet'], unet.rename, UNET)

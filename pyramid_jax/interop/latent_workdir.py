@@ -190,11 +190,12 @@ def write(
   first = config_lib.first_stage(config)
   with first.unlocked():
     first.loss.disc_weight, first.loss.perceptual = 0.0, 'none'
-  _save(workdir / FIRST_STAGE, first, {'generator': weights.first_stage})
+  params = {'generator': weights.first_stage}
+  _save(workdir / FIRST_STAGE, first, params=params)
   _save(
     workdir,
     config,
-    {'generator': weights.generator},
+    params={'generator': weights.generator},
     ema={} if weights.ema is None else {'generator': {'unet': weights.ema}},
     extra={'latent_scale': weights.latent_scale},
     # a first step would measure the scale of the latents anew
@@ -206,20 +207,10 @@ def write(
 
 
 def _save(
-  workdir: pathlib.Path,
-  config: ConfigDict,
-  params: Any,
-  ema: Any = None,
-  extra: Any = None,
-  step: int = 1,
+  workdir: pathlib.Path, config: ConfigDict, step: int = 1, **fields: Any
 ) -> None:
-  state = state_lib.TrainState(
-    step=jnp.asarray(step, jnp.int32),
-    params=params,
-    ema=ema or {},
-    opt_state={},
-    extra=extra or {},
-  )
+  fields = {'ema': {}, 'opt_state': {}, 'extra': {}, **fields}
+  state = state_lib.TrainState(step=jnp.asarray(step, jnp.int32), **fields)
   saver = checkpoints.Checkpoints(workdir, keep=1)
   saver.save(state, config, mesh_lib.create(config.mesh), position=0)
   saver.close()
@@ -237,7 +228,7 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     config = workdir_lib.read_config(workdir)
     if config.system.name != name:
       raise ValueError(f'{workdir} is not of the system {name}')
-    system = workdir_lib.create_system(config)
+    system: Any = workdir_lib.create_system(config)
     layout = layout_of(name, system)
   shapes = _template(system)
   mesh = mesh_lib.create(config.mesh)

@@ -160,9 +160,8 @@ class Renamed(Mapping[str, np.ndarray]):
 def unstack(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
   """Replaces a scanned module `name` by modules `name`_0, `name`_1 ...
 
-  Args:
-    tree: parameters or their shapes; one without the module comes back.
-    name: of the module, whose leaves have a leading axis.
+  Its leaves, arrays or shapes, have a leading axis. A tree without the module
+  comes back as it is.
   """
   if name not in tree:
     return tree

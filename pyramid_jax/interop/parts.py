@@ -217,13 +217,9 @@ def to_official(
   layout: str = 'official',
   heads: Heads | None = None,
 ) -> dict[str, np.ndarray]:
-  """Returns the state dict of a network, without prefix.
+  """Returns the state dict of a network, without prefix, in one of `LAYOUTS`.
 
-  Args:
-    family: a key of `FAMILIES`.
-    params: the tree.
-    layout: one of `LAYOUTS`.
-    heads: of the network, for a U-Net in the layout of diffusers.
+  A U-Net in the layout of diffusers needs the heads of the network.
 
   Raises:
     ValueError: a family or a network that has not this layout.
@@ -247,12 +243,8 @@ def load_part(
 ) -> dict[str, Any]:
   """Reads a network from a file of other code, or from one of `write`.
 
-  Keys that it does not need are logged.
-
-  Args:
-    family: a key of `FAMILIES`.
-    path: PyTorch, safetensors or npz.
-    template: tree of shapes.
+  The file may be PyTorch, safetensors or npz; keys that are not needed are
+  logged.
 
   Raises:
     ValueError: an unreadable file, our own file of another family, or one line

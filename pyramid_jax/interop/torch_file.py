@@ -223,20 +223,17 @@ def _legacy(file: BinaryIO, raw: np.ndarray) -> Any:
   keys = load()
   if not isinstance(keys, list):
     raise ValueError('damaged checkpoint: no list of storages')
-  position = file.tell()
   for key in keys:
     if not isinstance(key, str) or key not in storages:
       raise ValueError(f'storage {reprlib.repr(key)} belongs to no tensor')
-    if position + 8 > raw.size:
+    head, storage = file.read(8), storages[key]
+    if len(head) < 8:
       raise ValueError(f'the file ends before storage {key!r}')
-    (size,) = struct.unpack('<q', raw[position : position + 8].tobytes())
-    storage = storages[key]
-    if size != storage.size:
-      raise ValueError(f'storage {key!r} has {size} elements, not its own')
-    position += 8
-    need = size * storage.dtype.itemsize
-    storage.fill(raw[position : position + need])
-    position += need
+    if struct.unpack('<q', head) != (storage.size,):
+      raise ValueError(f'storage {key!r} has not its own number of elements')
+    start = file.tell()
+    end = file.seek(storage.size * storage.dtype.itemsize, os.SEEK_CUR)
+    storage.fill(raw[start:end])
   return result
 
 

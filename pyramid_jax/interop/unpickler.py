@@ -20,6 +20,10 @@ MAX_PICKLE_BYTES = 128 << 20
 CALL_BYTES = 4  # what a read counts for in addition, to bound opcodes as well
 
 
+_Base: Any = pickle._Unpickler
+_NAMES = {opcode.code: opcode.name for opcode in pickletools.opcodes}
+
+
 class PickleError(ValueError):
   """The pickle is damaged, or asks for something that is not data."""
 
@@ -84,8 +88,7 @@ class _Opcodes(dict[int, Callable[[Any], None]]):
   """What each allowed opcode does; the others are refused by their names."""
 
   def __missing__(self, code: int) -> Callable[[Any], None]:
-    found = pickletools.code2op.get(chr(code))
-    name = found.name if found else hex(code)
+    name = _NAMES.get(chr(code), hex(code))
     raise PickleError(f'opcode {name} is not allowed')
 
 
@@ -99,12 +102,12 @@ _ALLOWED = (
 )
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+class _Unpickler(_Base):
   """See the module."""
 
   dispatch = _Opcodes(
     {
-      code: pickle._Unpickler.dispatch[code]  # type: ignore[attr-defined]
+      code: _Base.dispatch[code]
       for code in (getattr(pickle, name)[0] for name in _ALLOWED)
     }
   )
@@ -149,7 +152,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
 
 def _with_keys(code: bytes, keys: slice) -> None:
   """Makes an opcode check what of the stack will be hashed."""
-  base = pickle._Unpickler.dispatch[code[0]]  # type: ignore[attr-defined]
+  base = _Base.dispatch[code[0]]
 
   def checked(self: _Unpickler) -> None:
     for key in self.stack[keys]:

@@ -51,8 +51,7 @@ def read(path: str | os.PathLike[str]) -> State:
 
 def metadata(state: State) -> dict[str, str]:
   """Returns the free text of what `read` found, {} of other formats."""
-  is_safetensors = isinstance(state, safetensors_file.Tensors)
-  return state.metadata() if is_safetensors else {}
+  return state.metadata() if isinstance(state, safetensors_file.Tensors) else {}
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

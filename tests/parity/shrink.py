@@ -2,13 +2,17 @@
 
   python -m tests.parity.shrink CASE.npz OUTPUT.npz [--drop=REGEX]
 
-Weights keep their bits: a tensor of at most 256 different values is stored as
-these values (`levels/KEY`) and the place of each element among them
-(`codes/KEY`), which `verify.read_case` joins. Outputs that match are left out.
+Every number keeps its bits. What compresses badly on its own is laid together:
+weights of at most 256 different values as these values and the place of each
+element among them, all other arrays byte by byte. Outputs whose whole name
+matches REGEX are left out. `verify.read_case` reads both forms.
 """
 
 import argparse
+from collections.abc import Mapping
 import io
+import json
+import math
 import re
 import sys
 import zipfile
@@ -18,26 +22,72 @@ import numpy as np
 from pyramid_jax.interop import weight_file
 
 
-STATE = 'state/'
+INDEX = 'index'
 MOST_LEVELS = 256
+Arrays = Mapping[str, np.ndarray]
 
 
-def shrunk(arrays: dict[str, np.ndarray], drop: str) -> dict[str, np.ndarray]:
-  """Returns the entries of the small file."""
-  small = {}
+def pack(arrays: Arrays) -> dict[str, np.ndarray]:
+  """Returns the few entries of a small file, of arrays of 4-byte numbers."""
+  index, codes, levels, words = [], [], [], []
   for name, array in arrays.items():
-    if name.startswith('out/') and drop and re.fullmatch(drop, name[4:]):
+    if name == 'meta':
       continue
-    bits = np.ravel(array).view(np.uint32) if array.dtype == '<f4' else None
-    if name.startswith(STATE) and bits is not None and bits.size > 64:
-      levels, codes = np.unique(bits, return_inverse=True)
-      if len(levels) <= MOST_LEVELS:
-        key = name.removeprefix(STATE)
-        small[f'levels/{key}'] = levels.view(np.float32)
-        small[f'codes/{key}'] = codes.astype(np.uint8).reshape(array.shape)
-        continue
-    small[name] = array
-  return small
+    flat = np.ravel(array).view('<u4')
+    found, places = np.unique(flat, return_inverse=True)
+    is_coded = flat.size > 64 and len(found) <= MOST_LEVELS
+    if is_coded:
+      codes.append(places.astype(np.uint8))
+      levels.append(found)
+    else:
+      words.append(flat)
+    count = len(found) if is_coded else 0
+    index.append((name, array.shape, array.dtype.str, count))
+  empty = [np.zeros(0, '<u4')]
+  return {
+    'meta': arrays['meta'],
+    INDEX: np.array(json.dumps(index)),
+    'codes': np.concatenate([*empty, *codes]).astype(np.uint8),
+    'levels': np.concatenate([*empty, *levels]),
+    'bytes': np.concatenate([*empty, *words]).view(np.uint8).reshape(-1, 4).T,
+  }
+
+
+def unpack(small: Arrays) -> dict[str, np.ndarray]:
+  """Undoes `pack`.
+
+  Raises:
+    ValueError: the entries do not belong together.
+  """
+  words = np.ascontiguousarray(small['bytes'].T).view('<u4').ravel()
+  codes, levels = small['codes'], small['levels']
+  arrays = {'meta': small['meta']}
+  for name, shape, dtype, count in json.loads(str(small[INDEX])):
+    size = math.prod(shape)
+    if count:
+      flat, codes = levels[:count][codes[:size]], codes[size:]
+      levels = levels[count:]
+    else:
+      flat, words = words[:size], words[size:]
+    arrays[name] = flat.view(dtype).reshape(shape)
+  return arrays
+
+
+def write(path: str, arrays: Arrays) -> None:
+  """Writes an npz file, each entry by the method that makes it smallest."""
+  with zipfile.ZipFile(path, 'w') as archive:
+    for name, array in arrays.items():
+      stream = io.BytesIO()
+      np.save(stream, array, allow_pickle=False)
+      sizes = {}
+      for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(io.BytesIO(), 'w', method) as trial:
+          trial.writestr(name, stream.getvalue())
+          sizes[method] = trial.infolist()[0].compress_size
+      # an entry without a date, or the file would change each time
+      entry = zipfile.ZipInfo(f'{name}.npy')
+      best = min(sizes, key=sizes.__getitem__)
+      archive.writestr(entry, stream.getvalue(), best)
 
 
 def main() -> None:
@@ -47,16 +97,11 @@ def main() -> None:
   parser.add_argument('output')
   parser.add_argument('--drop', default='', help='outputs to leave out')
   flags = parser.parse_args()
-  arrays = shrunk(weight_file.read_npz(flags.case), flags.drop)
-  with zipfile.ZipFile(flags.output, 'w', zipfile.ZIP_LZMA) as archive:
-    for name, array in arrays.items():
-      stream = io.BytesIO()
-      np.save(stream, array, allow_pickle=False)
-      # a date of its own would change the file each time
-      archive.writestr(
-        zipfile.ZipInfo(f'{name}.npy'), stream.getvalue(), zipfile.ZIP_LZMA
-      )
-  sys.stdout.write(f'{flags.output}: {len(arrays)} entries\n')
+  arrays = weight_file.read_npz(flags.case)
+  dropped = [n for n in arrays if re.fullmatch(f'out/({flags.drop})', n)]
+  kept = {n: array for n, array in arrays.items() if n not in dropped}
+  write(flags.output, pack(kept))
+  sys.stdout.write(f'{flags.output}: without {len(dropped)} outputs\n')
 
 
 if __name__ == '__main__':

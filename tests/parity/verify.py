@@ -23,6 +23,7 @@ from pyramid_jax import errors
 from pyramid_jax.interop import command_line
 from pyramid_jax.interop import weight_file
 from tests.parity import families
+from tests.parity import shrink
 
 
 OFF = 1
@@ -52,6 +53,8 @@ def read_case(path: str | os.PathLike[str]) -> families.Case:
     OSError: the file cannot be opened.
   """
   arrays = weight_file.read_npz(path)
+  if shrink.INDEX in arrays:
+    arrays = shrink.unpack(arrays)
   if 'meta' not in arrays or arrays['meta'].dtype.kind != 'U':
     raise ValueError('the file has no text entry `meta`: not a recorded run')
   meta = json.loads(str(arrays['meta']))

@@ -98,10 +98,6 @@ def from_official(
 
   Projections of transformers are written as pointwise convolutions.
 
-  Args:
-    state: the official state dict.
-    heads: of the network; self-attentions need it.
-
   Raises:
     ValueError: a network that the library does not have.
   """

@@ -49,11 +49,7 @@ def rename(path: mapping.Path) -> tuple[str, str]:
 
 
 def buffers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the constants of the official state dict.
-
-  Args:
-    params: unstacked parameters, or their shapes.
-  """
+  """Returns the official constants beside unstacked parameters or shapes."""
   blocks = [name for name in params if re.fullmatch(r'blocks_\d+', name)]
   rows, _ = params['blocks_0']['attn']['relative_position_bias_table'].shape
   grid = _grid(rows)
@@ -95,17 +91,13 @@ def infer(state: Mapping[str, np.ndarray]) -> Network:
       f'{outputs} outputs for patches of {patch} x {patch} x {channels}: '
       'needed as many values, or twice as many'
     )
-  numbers = [
-    int(match[1])
-    for match in (re.match(rf'{prefix}blocks\.(\d+)\.', k) for k in state)
-    if match
-  ]
+  blocks = [re.match(rf'{prefix}blocks\.(\d+)\.', key) for key in state]
   network = Network(
     input_size=_grid(rows) * patch,
     patch_size=patch,
     in_channels=channels,
     hidden_size=width,
-    depth=max(numbers) + 1,
+    depth=1 + max(int(block[1]) for block in blocks if block),
     num_heads=heads,
     mlp_ratio=_ratio(hidden, width),
     num_classes=labels - 1,

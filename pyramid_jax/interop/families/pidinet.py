@@ -3,7 +3,7 @@
 hellozhuo/pidinet: models/pidinet.py, PiDiNet with the operations `carv4`, of
 every released size. Its files hold kernels of pixel differences; its class
 `PiDiNet` with `convert=True`, and ours, hold plain ones. Both are read; what is
-written is plain, for differences cannot be told from their kernels again. The
+written is plain, for differences cannot be recovered from their kernels. The
 baseline of its Table 5 has the shapes of the standard size and no differences:
 it is another network, and its file does not say so.
 """
@@ -91,35 +91,16 @@ def rename(path: mapping.Path) -> tuple[str, str]:
 def infer(state: Mapping[str, np.ndarray]) -> pidinet.PiDiNet:
   """Returns the network whose weights a state dict holds.
 
-  Args:
-    state: official, or of a file of ours, {'init_block/kernel': ...}.
-
   Raises:
     ValueError: it is not that of a PiDiNet.
   """
-  layouts = [
-    (
-      f'{prefix}{_FIRST}.weight',
-      0,
-      f'{prefix}dilations.0.conv1.bias',
-      f'{prefix}attentions.0.conv1.bias',
-    )
-    for prefix in PREFIXES
-  ]
-  layouts.append(
-    (
-      f'{_FIRST}/kernel',
-      3,
-      'dilations_0/conv1/bias',
-      'attentions_0/conv1/bias',
-    )
-  )
-  for first, axis, dilation, attention in layouts:
-    shape = np.shape(state.get(first, ()))
-    if len(shape) == 4:
+  for prefix in PREFIXES:
+    first = np.shape(state.get(f'{prefix}{_FIRST}.weight', ()))
+    if len(first) == 4:
+      mixed = state.get(f'{prefix}dilations.0.conv1.bias', ())
       return pidinet.PiDiNet(
-        width=shape[axis],
-        dilated=np.size(state.get(dilation, ())),
-        attention=attention in state,
+        width=first[0],
+        dilated=np.size(mixed),
+        attention=f'{prefix}attentions.0.conv1.bias' in state,
       )
   raise ValueError(f'no key {_FIRST}.weight: not a PiDiNet')

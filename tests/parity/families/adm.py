@@ -155,11 +155,11 @@ def _one_step(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
   level, next_level = iddpm_loss.at(levels, t)
   small = _broadcast(_posterior_variance(process)[case.inputs['t']], x)
   log = jnp.broadcast_to(level.log_variance, x.shape)
-  told = np.asarray(level.time).reshape(-1)
-  recorded = case.expected.get('model_timesteps', told)
+  times = np.asarray(level.time).reshape(-1)
+  recorded = case.expected.get('model_timesteps', times)
   whole = np.issubdtype(recorded.dtype, np.integer)
   outputs: dict[str, Any] = {
-    'model_timesteps': told.astype(np.int32) if whole else told,
+    'model_timesteps': times.astype(np.int32) if whole else times,
     'q_sample': gaussian.q_sample(x0, eps, level.alpha, level.sigma),
     'q_mean': ddpm.posterior_mean(x0, x, level, next_level),
     'q_var': small,

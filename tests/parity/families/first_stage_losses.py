@@ -1,4 +1,4 @@
-"""Families `ldm.vq_loss` and `ldm.kl_loss`: the game of a first stage.
+"""Families `ldm.vq_loss` and `ldm.kl_loss`: the losses of a first stage.
 
 CompVis/latent-diffusion: ldm/modules/losses/vqperceptual.py, and its origin
 taming/modules/losses/vqperceptual.py: VQLPIPSWithDiscriminator; and
@@ -59,7 +59,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   image = _nhwc(case.inputs['inputs'])
   features = _nhwc(case.inputs['hidden'])
   cond = case.inputs.get('cond')
-  judge, judge_params = _discriminator(
+  discriminate, discriminator_params = _discriminator(
     case, image, None if cond is None else _nhwc(cond)
   )
   perceptual = _perceptual(case, image, settings.perceptual_weight)
@@ -82,7 +82,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
       image,
       last,
       perceptual,
-      lambda x: judge(judge_params, x),
+      lambda x: discriminate(discriminator_params, x),
       regularizer,
       step,
       logvar,
@@ -91,7 +91,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   def critic(params, step):
     fake = reconstruct(features, kernel)
     return first_stage_losses.discriminator_loss(
-      settings, judge(params, image), judge(params, fake), step
+      settings, discriminate(params, image), discriminate(params, fake), step
     )
 
   outputs: dict[str, np.ndarray] = {}
@@ -103,7 +103,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
     outputs[f'{when}/gen_loss'] = np.asarray(loss)
     outputs[f'{when}/gen_grad_last_layer'] = _oihw(grad)
     outputs |= {f'{when}/gen/{k}': np.asarray(v) for k, v in metrics.items()}
-    (loss, metrics), grads = _value_and_grad(critic)(judge_params, step)
+    (loss, metrics), grads = _value_and_grad(critic)(discriminator_params, step)
     outputs[f'{when}/disc_loss'] = np.asarray(loss)
     first = grads['params']['main_0']['kernel']
     outputs[f'{when}/disc_grad_first_conv'] = _oihw(first)
@@ -185,14 +185,14 @@ def _discriminator(
   )
   report.require_complete()
 
-  def judge(variables, x):
+  def discriminate(variables, x):
     # Every call starts from the stored statistics, and uses the batch's.
     logits, _ = module.apply(
       variables, joined(x), train=True, mutable=[discriminator.STATISTICS]
     )
     return logits
 
-  return judge, variables
+  return discriminate, variables
 
 
 def _perceptual(

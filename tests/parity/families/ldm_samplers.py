@@ -32,7 +32,7 @@ from tests.parity.families import chains
 from tests.parity.families import unet as unet_family
 
 
-# Arguments of LatentDiffusion that we follow, beside those of the chain.
+# Arguments of LatentDiffusion that we follow; the chain has its own.
 _OPTIONS: dict[str, Any] = {
   'clip_denoised': False,
   'parameterization': 'eps',
@@ -163,7 +163,7 @@ def _check_inputs(case: families.Case, key: str | None) -> None:
 def _condition(
   case: families.Case, key: str | None, prefix: str
 ) -> condition_lib.Inputs:
-  """Returns what the U-Net is told.
+  """Returns the condition that the U-Net is given.
 
   Raises:
     KeyError: it is not there.
