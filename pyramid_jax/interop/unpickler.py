@@ -18,8 +18,6 @@ from typing import BinaryIO
 
 MAX_PICKLE_BYTES = 128 << 20
 CALL_BYTES = 4  # what a read counts for in addition, to bound opcodes as well
-
-
 _Base: Any = pickle._Unpickler
 _NAMES = {opcode.code: opcode.name for opcode in pickletools.opcodes}
 

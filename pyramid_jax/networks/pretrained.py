@@ -12,7 +12,7 @@ class FrozenPart:
   """Weights that a system uses and never trains."""
 
   init: Callable[[jax.Array], Any]  # key -> tree, works under `jax.eval_shape`
-  # The converter family of published files, a key of
+  # The converter family of files of other code, a key of
   # `interop.convert.FAMILIES`.
   family: str
   # A workdir or a weight file; empty for a first stage that is trained in

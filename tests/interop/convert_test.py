@@ -301,9 +301,9 @@ def test_parts_of_a_training_checkpoint(family, tmp_path, capsys):
   assert run(family, workdir, *flags) == errors.OUTPUT
 
   template = convert._template(family, config_lib.load(FIRST_CONFIG), False, {})
-  foreign = convert.load_part(family, file, template)
+  theirs = convert.load_part(family, file, template)
   own = convert.load_part(family, workdir / 'params.safetensors', template)
-  assert_equal_trees(foreign, own)
+  assert_equal_trees(theirs, own)
   other = {'frido.msvqgan': 'discriminator', 'discriminator': 'frido.msvqgan'}
   with pytest.raises(ValueError, match=f"holds '{family}', needed"):
     convert.load_part(other[family], workdir / 'params.safetensors', template)

@@ -166,7 +166,7 @@ def test_a_workdir_that_samples_and_exports(tmp_path, capsys):
   assert 'is not of the system frido' in capsys.readouterr().err
 
 
-def test_missing_and_foreign_keys_are_listed_with_shapes(tmp_path, capsys):
+def test_missing_and_unknown_keys_are_listed_with_shapes(tmp_path, capsys):
   name = 'ldm_unconditional:celebahq'
   system = systems.create(load(name))
   state = release(system, averaged=False)

@@ -1,6 +1,12 @@
 """PyTorch files without PyTorch: what is read, what is refused."""
 
+import functools
+import importlib
+import operator
 import os
+import pathlib
+import pickle
+import subprocess
 import zipfile
 
 import ml_dtypes
@@ -139,6 +145,68 @@ def test_malicious_globals(write, tmp_path, monkeypatch, value, name):
   with pytest.raises(ValueError, match=f'global .*{name}.* is not allowed'):
     torch_file.read(path)
   assert not os.path.exists('PWNED')
+
+
+class Calls:
+  """Pickled as a call of anything that Python can import."""
+
+  def __init__(self, function, *args, state=None):
+    self.made = (function, args) if state is None else (function, args, state)
+
+  def __reduce__(self):
+    return self.made
+
+
+TOUCH = 'import pathlib; pathlib.Path("PWNED").touch()'
+CALLS = (
+  Calls(exec, TOUCH),
+  Calls(eval, f'exec({TOUCH!r})'),
+  Calls(compile, TOUCH, 'x', 'exec'),
+  Calls(os.system, 'touch PWNED'),
+  Calls(os.makedirs, 'PWNED'),
+  Calls(os.putenv, 'PWNED', '1'),
+  Calls(subprocess.check_call, ['touch', 'PWNED']),
+  Calls(subprocess.Popen, ['touch', 'PWNED']),
+  Calls(importlib.import_module, 'antigravity'),
+  Calls(pathlib.Path.touch, pathlib.Path('PWNED')),
+  Calls(open, 'PWNED', 'w'),
+  Calls(operator.attrgetter, 'system'),
+  Calls(functools.partial, os.system, 'touch PWNED', state=(exec, (), {}, {})),
+)
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_what_python_pickles_runs_nothing(tmp_path, monkeypatch, protocol):
+  """Calls of 13 functions in 4 places by 6 protocols: 312 files."""
+  monkeypatch.chdir(tmp_path)
+  for call in CALLS:
+    for value in (call, {'state_dict': {'x': call}}, {(1, call): 1}, [[call]]):
+      with zipfile.ZipFile('x.pt', 'w') as archive:
+        archive.writestr('a/data.pkl', pickle.dumps(value, protocol))
+      with pytest.raises(ValueError, match='not allowed') as caught:
+        torch_file.read('x.pt')
+      assert '\n' not in str(caught.value)
+  assert os.listdir() == ['x.pt']
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    b'Nr\xff\xff\xff\xff.',  # a memo of 4 billion places
+    b'\x8e' + bytes(7) + b'\x7f' + b'x.',  # bytes of an exabyte
+    b'\x8d' + bytes(5) + b'\x01\0\0x.',  # a text of a terabyte
+    b'\x95' + b'\xff' * 8 + b'N.',  # a frame without an end
+    b'}' * 1000 + b'.',
+    b'\x82\x01.',  # a code of the registry of extensions
+    b'(ios\nsystem\n.',
+  ],
+)
+def test_damage_costs_nothing(tmp_path, code):
+  path = tmp_path / 'x.pt'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('a/data.pkl', b'\x80\x04' + code)
+  with pytest.raises(ValueError, match='.'):
+    torch_file.read(path)
 
 
 def test_state_for_a_function_is_refused(write):

@@ -82,8 +82,8 @@ def test_conversion_there_and_back_is_exact(small, tmp_path):
   own = parts.load_part(
     'inception', tmp_path / 'run' / 'params.safetensors', template
   )
-  foreign = parts.load_part('inception', file, template)
-  jax.tree.map(np.testing.assert_array_equal, own, foreign)
+  theirs = parts.load_part('inception', file, template)
+  jax.tree.map(np.testing.assert_array_equal, own, theirs)
   np.testing.assert_array_equal(
     own['params']['fc']['kernel'], state['fc.weight'].T
   )

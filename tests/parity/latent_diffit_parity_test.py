@@ -254,8 +254,8 @@ def test_a_released_file_there_and_back(tmp_path, capsys):
     network = family.build(TINY).clone(scan=scan)
     template = family.shapes(network)
     params = convert.load_part(FAMILY, own, template)
-    foreign = convert.load_part(FAMILY, file, template)
-    jax.tree.map(np.testing.assert_array_equal, params, foreign)
+    theirs = convert.load_part(FAMILY, file, template)
+    jax.tree.map(np.testing.assert_array_equal, params, theirs)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, template)
     again = tmp_path / f'{scan}.safetensors'
     parts.write(FAMILY, again, params)

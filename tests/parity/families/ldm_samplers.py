@@ -67,7 +67,7 @@ _CONDITIONS: dict[str | None, dict[str, tuple[str, ...]]] = {
   'crossattn': {'context': _TOKENS},
   'concat': {'concat': (*_MAPS, 'context')},
   'hybrid': {'context': _TOKENS, 'concat': _MAPS},
-  'adm': {'y': ('y', *_TOKENS)},
+  'adm': {'y': ('y', *_TOKENS)},  # a class beside the level, as ADM has it
 }
 _NULL = 'unconditional_'
 _INPUTS = {
