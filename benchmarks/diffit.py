@@ -239,7 +239,7 @@ def _latent(platform: str, kernel: str, keeps: str) -> Subject:
   if config.remat:
     config_lib.override(config, {'network.remat_keeps': keeps})
   system = workdir_lib.create_system(config)
-  shape = system.latent_shape(count, system.image_size, system.image_size)
+  shape = system.state_shape((count, system.image_size, system.image_size))
   batch = {
     'latent_mean_0': jax.ShapeDtypeStruct(shape, jnp.float16),
     'latent_std_0': jax.ShapeDtypeStruct(shape, jnp.float16),

@@ -8,6 +8,7 @@ step follows it. The times of training are uniform or logit-normal
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,30 +16,23 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.config.field import Field
-from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sample_fields
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
-from pyramid_jax.diffusion.guidance import classifier_free
-from pyramid_jax.networks import pretrained
 from pyramid_jax.networks import unet as unet_lib
+from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
-from pyramid_jax.systems import latent
 from pyramid_jax.systems import ldm
-from pyramid_jax.systems import measuring
+from pyramid_jax.systems import sampled
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
 Batch = system_lib.Batch
-Inputs = condition_lib.Inputs
 Params = system_lib.Params
-Shape = latent.Shape
 Weights = system_lib.Weights
 
 SOLVERS = ('euler', 'heun', 'ddim', 'dpmpp_2m')
@@ -121,120 +115,24 @@ def make_levels(steps: int) -> levels_lib.Levels:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Denoiser:
-  """The U-Net with its weights.
-
-  Attributes:
-    unet: the network.
-    params: its weights.
-  """
-
-  unet: unet_lib.UNet
-  params: Any
-
-  def stage(
-    self, levels: levels_lib.Levels, inputs: Inputs, shape: Shape
-  ) -> sampling.Stage:
-    """Builds the stage of one batch of conditions, without guidance.
-
-    Args:
-      levels: of the solver.
-      inputs: the condition of B images.
-      shape: (B, h, w, C) of the state.
-    """
-
-    def call(variables, x, time, **kwargs):
-      # One time for the whole batch is embedded once.
-      t = jnp.atleast_1d(time)
-      return ldm.predict(self.unet, variables, x, t, inputs, **kwargs)
-
-    def enter(state, normal):
-      del state
-      x = normal(shape)
-      variables = latent.with_cache(
-        self.params,
-        lambda variables, **kwargs: call(variables, x, jnp.zeros(()), **kwargs),
-      )
-      return x, variables
-
-    def denoise(x, level, variables, first=True, features=()):
-      del first
-      out = call(variables, x, level.time, features=features)
-      velocity, found = out if features else (out, {})
-      velocity = velocity.astype(jnp.float32)
-      return prediction_lib.Prediction(
-        x0=x - level.sigma * velocity,
-        eps=x + level.alpha * velocity,
-        features=found,
-      )
-
-    def leave(state, x, x0, variables):
-      del x0, variables
-      return [*state, x]
-
-    segment = sampling.Segment(levels=levels, denoise=denoise)
-    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Flow(system_lib.Sampled):
+class Flow(sampled.Sampled):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes:
-    space: images, or the latents of a first stage.
+  Attributes, beside those of `sampled.Sampled`:
     unet: predicts the velocity.
-    encoder: of the condition.
     times: of training.
-    drop: share of conditions replaced by the null condition in training.
-    image_size: px of a sample.
   """
 
-  space: spaces.Space
   unet: unet_lib.UNet
-  encoder: conditioning.Encoder
   times: Times
-  drop: float
-  image_size: int
-
-  @property
-  def has_latents(self) -> bool:
-    return self.space.has_latents
-
-  def state_shape(self, shape: tuple[int, int, int]) -> Shape:
-    """Returns (B, h, w, C) of the states of images (B, H, W)."""
-    count, height, width = shape
-    f = self.space.factor
-    return count, height // f, width // f, self.space.channels
 
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
-    keys = jax.random.split(key)
-    tree, inputs = conditioning.init(self.encoder, keys[1])
-    x = jnp.zeros(self.state_shape((1, self.image_size, self.image_size)))
-    if inputs.concat is not None:
-      x = jnp.concatenate([x, inputs.concat], axis=-1)
-    params = {'condition': tree} if tree else {}
-    params['unet'] = self.unet.init(
-      keys[0], x, jnp.zeros((1,)), inputs.context, inputs.y
-    )['params']
+    params = ldm.init_unet(self, self.unet, key)
     return {'generator': params}, self.space.extra()
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
-    return {
-      **self.space.frozen_parts(),
-      **conditioning.frozen_parts(self.encoder),
-    }
-
-  def measure(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    # The latents are drawn as `losses` draws them.
-    latent_key = jax.random.split(key, 5)[0]
-    return self.space.measured(frozen, extra, latent_key, over)
+  def latent_key(self, key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 5)[0]
 
   def losses(
     self,
@@ -249,17 +147,14 @@ class Flow(system_lib.Sampled):
     latent_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(
       key, 5
     )
-    generator = params['generator']
-    x0 = self.space.training(frozen, extra, batch, latent_key)
-    inputs = conditioning.training_context(
-      self.encoder, generator, frozen, self.drop, drop_key, batch
-    )
+    (x0,) = self.space.training(frozen, extra, batch, latent_key)
+    inputs = self.training_inputs(params, frozen, drop_key, batch)
     t = self.times.draw(time_key, x0.shape[0])
     eps = jax.random.normal(noise_key, x0.shape)
     place = t[:, None, None, None]
     velocity = ldm.predict(
       self.unet,
-      {'params': generator['unet']},
+      {'params': params['generator']['unet']},
       (1.0 - place) * x0 + place * eps,
       TIME_SCALE * t,
       inputs,
@@ -269,15 +164,11 @@ class Flow(system_lib.Sampled):
     errors = jnp.square(velocity.astype(jnp.float32) - (eps - x0))
     return {'generator': (errors.mean(), {})}, extra
 
-  def ema_patterns(self) -> list[str]:
-    return ['generator/.*']
+  def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
+    return [make_levels(*spec.steps_of(1))]
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
-    conditioning.check_guidance(self.encoder, spec.guidance)
-    spec.make_solver()
-    spec.check_channels(self.space.channels)
-    spec.check_scales(self.stage_count)
-    make_levels(spec.steps_of(1)[0])
+    super().check_spec(spec)
     if spec.solver not in SOLVERS:
       raise ValueError(
         f'config.sample.solver is {spec.solver!r}, must be one of'
@@ -285,7 +176,6 @@ class Flow(system_lib.Sampled):
       )
     for name, value, only in (
       ('spacing', spec.spacing, 'auto'),
-      ('windows', spec.windows, (0, 0)),
       ('churn', spec.churn.amount, 0),
     ):
       if value != only:
@@ -293,57 +183,19 @@ class Flow(system_lib.Sampled):
           f'config.sample.{name} is {value!r}, must be {only!r} for flow'
         )
 
-  def dense_spec(self) -> spec_lib.SamplerSpec:
-    return spec_lib.SamplerSpec(
-      solver='euler', steps=(system_lib.CONTINUOUS_LEVELS,)
+  def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
+    def predict(network, x, level, inputs):
+      del inputs
+      velocity = network(x, level.time).astype(jnp.float32)
+      return prediction_lib.Prediction(
+        x0=x - level.sigma * velocity, eps=x + level.alpha * velocity
+      )
+
+    return denoiser_lib.Denoiser(
+      call=functools.partial(ldm.predict, self.unet),
+      params=weights.params['generator']['unet'],
+      predict=predict,
     )
-
-  def example_condition(self) -> condition_lib.Condition:
-    return conditioning.blank(self.encoder)
-
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
-    tree = self.encoder.weights(weights.params['generator'], weights.frozen)
-    return conditioning.condition(self.encoder, tree, batch)
-
-  def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-  ) -> list[sampling.Stage]:
-    params = weights.params['generator']['unet']
-    denoiser = Denoiser(unet=self.unet, params=params)
-    levels = make_levels(spec.steps_of(1)[0])
-
-    def build(inputs, shape):
-      return denoiser.stage(levels, inputs, shape)
-
-    stage = classifier_free.guided_stage(
-      build,
-      self.state_shape(shape),
-      condition.context,
-      condition.null,
-      spec.guidance_of(0),
-    )
-    return [stage]
-
-  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
-    return [self.space.states(weights, image)]
-
-  def edited(
-    self,
-    weights: Weights,
-    stages: list[sampling.Stage],
-    edit: system_lib.Edit,
-  ) -> list[sampling.Stage]:
-    (stage,), (state,) = stages, self.states(weights, edit.image)
-    return [editing.edited(stage, state, edit.mask, edit.strength)]
-
-  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    return self.space.decode(weights, state[-1])
 
 
 def create(config: ConfigDict) -> Flow:
@@ -353,17 +205,13 @@ def create(config: ConfigDict) -> Flow:
     ValueError: a field that does not fit the others; see the message.
   """
   d = config.diffusion
-  in_latents = 'first_stage' in config
-  space = spaces.create(config, in_latents)
-  first_stage = None
-  if in_latents:
-    first_stage = latent.space_fields(config)['first_stage']
-  encoder = conditioning.create(config, first_stage)
+  if 'first_stage' in config:
+    latents = spaces.one_scale(config)
+    space, encoder = latents, conditioning.create(config, latents.first_stage)
+  else:
+    space, encoder = spaces.Pixels(), conditioning.create(config)
   return Flow(
-    space=space,
+    **sampled.fields(config, space, encoder),
     unet=ldm.network(config, space.channels, encoder),
-    encoder=encoder,
     times=Times(kind=d.times, mean=d.time_mean, std=d.time_std),
-    drop=config.condition.cond_dropout,
-    image_size=config.data.image_size,
   )

@@ -1,7 +1,7 @@
 """Frido (arXiv:2208.13753): feature pyramid diffusion, coarse to fine.
 
 The scales of a multi-scale VQGAN are diffused one after the other by one
-PyU-Net that is told the scale; finished scales gate its norms. Every scale is
+PyU-Net that is given the scale; finished scales gate its norms. Every scale is
 trained at every step. Matches davidhalladay/Frido: frido/models/diffusion/
 {frido,ddim,plms}.py in the official layout, where all scales live on the grid
 of the finest; `native_scales` diffuses each at its own resolution.
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -22,7 +21,6 @@ from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import spec as spec_lib
@@ -30,18 +28,17 @@ from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
-from pyramid_jax.networks.layers import transformer
+from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
-from pyramid_jax.systems import latent
-from pyramid_jax.systems import measuring
+from pyramid_jax.systems import sampled
+from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
-Context = transformer.Context
-Shape = latent.Shape
+Shape = sampled.Shape
 
 # (x, t, stage) -> predicted noise of the stage's scale
 Denoiser = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -161,7 +158,7 @@ def diffusion_loss(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScaleDenoiser:
-  """The PyU-Net with its weights, as the stage of a scale calls it.
+  """The PyU-Net with its weights, as the stages of all scales call it.
 
   Attributes:
     unet: the network.
@@ -176,55 +173,35 @@ class ScaleDenoiser:
   parameterization: str = 'eps'
   cached: bool = True
 
-  def stage(
-    self,
-    index: int,
-    levels: levels_lib.Levels,
-    context: Context | None,
-    shape: Shape,
-    pool: int,
-  ) -> sampling.Stage:
-    """Builds one scale: noise in, the finished scale at its own grid out.
+  def of_scale(
+    self, index: int, grid: tuple[int, int], pool: int
+  ) -> denoiser_lib.Denoiser:
+    """Returns the denoiser of one scale.
 
     Args:
       index: of the scale, 0 is the coarsest.
-      levels: noise levels of the solver.
-      context: (B, L, D) condition tokens, perhaps with places, or None.
-      shape: (B, H, W, C) at which the scale is diffused.
+      grid: (H, W) at which the scale is diffused.
       pool: by which factor the finished scale is average-pooled.
     """
 
-    def call(variables, x, time, known, **kwargs):
+    def call(variables, x, time, inputs, known, **kwargs):
       x = jnp.concatenate([*known, x], axis=-1)
       t = jnp.full(x.shape[:1], time)
+      context = inputs.context
       return self.unet.apply(variables, x, t, context, stage=index, **kwargs)
 
-    def enter(state, normal):
-      known = [resampling.nearest(z, shape[1:3]) for z in state]
-      x = normal(shape)
-      variables = {'params': self.params}
-      if self.cached:
-        variables = latent.with_cache(
-          self.params,
-          lambda variables, **kwargs: call(variables, x, 0.0, known, **kwargs),
-        )
-      return x, (known, variables)
+    def finish(x, x0):
+      del x0
+      return resampling.average_pool(x, pool) if pool > 1 else x
 
-    def denoise(x, level, context, first=True, features=()):
-      del first
-      known, variables = context
-      out = call(variables, x, level.time, known, features=features)
-      value, found = out if features else (out, {})
-      return prediction_lib.Prediction.of(
-        self.parameterization, x, value, level
-      ).replace(features=found)
-
-    def leave(state, x, x0, context):
-      del x0, context
-      return [*state, resampling.average_pool(x, pool) if pool > 1 else x]
-
-    segment = sampling.Segment(levels=levels, denoise=denoise)
-    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
+    return denoiser_lib.Denoiser(
+      call=call,
+      params=self.params,
+      predict=denoiser_lib.from_output(self.parameterization),
+      cached=self.cached,
+      known=lambda zs: {'known': [resampling.nearest(z, grid) for z in zs]},
+      finish=finish,
+    )
 
 
 def make_stages(
@@ -250,53 +227,44 @@ def make_stages(
   Returns:
     Stages, coarse first.
   """
-  stages = []
-  for s, shape in enumerate(shapes):
-
-    def build(inputs, shape, s=s):
-      return denoiser.stage(s, levels[s], inputs.context, shape, pools[s])
-
-    of_stage = None if guidance is None else guidance.of_stage(s)
-    stages.append(
-      classifier_free.guided_stage(
-        build, shape, condition.context, condition.null, of_stage
-      )
+  return [
+    denoiser.of_scale(s, shape[1:3], pool).guided(
+      levels[s], condition, shape, guidance and guidance.of_stage(s)
     )
-  return stages
+    for s, (shape, pool) in enumerate(zip(shapes, pools, strict=True))
+  ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frido(latent.LatentSystem):
+class Frido(sampled.OnChain):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `latent.LatentSystem`:
+  Attributes, beside those of `sampled.OnChain`:
     unet: the denoiser.
     loss: how the loss is formed.
     native_scales: diffuse each scale at its own resolution.
   """
 
+  space: spaces.Latents
   unet: pyunet.PyUNet
   loss: LossSettings
   native_scales: bool
 
   @property
-  def scales(self) -> int:
-    return len(self.latent_channels)
-
-  @property
   def stage_count(self) -> int:
-    return self.scales
+    return len(self.space.scale_channels)
 
   def _grids(self, height: int, width: int) -> list[tuple[int, int]]:
     """The (H, W) at which each scale is diffused, coarse first."""
-    fine = self.first_stage.factor
+    fine = self.space.factor
     grids = []
-    for s in range(self.scales):
-      f = fine * 2 ** (self.scales - 1 - s) if self.native_scales else fine
+    for s in range(self.stage_count):
+      f = fine * 2 ** (self.stage_count - 1 - s) if self.native_scales else fine
       grids.append((height // f, width // f))
     return grids
 
-  def on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
+  def _on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
+    """Returns latents at the grids where they are diffused."""
     if self.native_scales:
       return zs
     _, height, width, _ = zs[-1].shape
@@ -305,31 +273,16 @@ class Frido(latent.LatentSystem):
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
     keys = jax.random.split(key)
-    size = self.image_size
-    h, w = self._grids(size, size)[-1]
-    x = jnp.zeros((1, h, w, sum(self.latent_channels)))
-    tree, inputs = self.init_condition(keys[1])
-    params = {'condition': tree} if tree else {}
+    h, w = self._grids(self.image_size, self.image_size)[-1]
+    x = jnp.zeros((1, h, w, sum(self.space.scale_channels)))
+    params, inputs = self.init_condition(keys[1])
     params['unet'] = self.unet.init(
-      keys[0], x, jnp.zeros((1,)), inputs.context, stage=self.scales - 1
+      keys[0], x, jnp.zeros((1,)), inputs.context, stage=self.stage_count - 1
     )['params']
-    extra = {'latent_scale': jnp.ones((self.scales,))}
-    return {'generator': params}, extra
+    return {'generator': params}, self.space.extra()
 
-  def measure(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    # Once, on the first batch, as frido.py `on_train_batch_start`.
-    return {
-      **extra,
-      'latent_scale': self.measured_scale(
-        frozen, jax.random.fold_in(key, 3), over
-      ),
-    }
+  def latent_key(self, key: jax.Array) -> jax.Array:
+    return jax.random.fold_in(key, 3)
 
   def losses(
     self,
@@ -340,24 +293,21 @@ class Frido(latent.LatentSystem):
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
-    # A key of its own: `key` is split below.
-    own = jax.random.fold_in(key, 3)
-    normal = functools.partial(jax.random.normal, own)
-    raw = self.batch_latents(frozen, batch, normal)
-    scale = extra['latent_scale']
-    zs = self.on_grids([z * scale[s] for s, z in enumerate(raw)])
+    del step
+    raw = self.space.training(frozen, extra, batch, self.latent_key(key))
+    zs = self._on_grids(raw)
     time_key, drop_key, noise_key = jax.random.split(key, 3)
     t = jax.random.randint(time_key, raw[0].shape[:1], 0, self.chain.length)
     noises = [
       [
         jax.random.normal(
-          jax.random.fold_in(noise_key, s * self.scales + j), z.shape
+          jax.random.fold_in(noise_key, s * self.stage_count + j), z.shape
         )
         for j, z in enumerate(zs[: s + 1])
       ]
-      for s in range(self.scales)
+      for s in range(self.stage_count)
     ]
-    context = self.training_context(params, frozen, drop_key, batch).context
+    context = self.training_inputs(params, frozen, drop_key, batch).context
     unet = params['generator']['unet']
     loss, metrics = diffusion_loss(
       lambda x, t, s: params_lib.apply(self.unet, unet, x, t, context, stage=s),
@@ -378,9 +328,7 @@ class Frido(latent.LatentSystem):
     cached: bool = True,
   ) -> list[sampling.Stage]:
     b, height, width = shape
-    channels = self.latent_channels
-    grids = self._grids(height, width)
-    last = self.scales - 1
+    last = self.stage_count - 1
     return make_stages(
       ScaleDenoiser(
         unet=self.unet,
@@ -388,20 +336,26 @@ class Frido(latent.LatentSystem):
         parameterization=self.loss.parameterization,
         cached=cached,
       ),
-      spec.chain_levels(self.chain, self.scales),
+      self.levels(spec),
       condition,
-      [(b, *grid, channels[s]) for s, grid in enumerate(grids)],
+      [
+        (b, *grid, self.space.scale_channels[s])
+        for s, grid in enumerate(self._grids(height, width))
+      ],
       [1 if self.native_scales else 2 ** (last - s) for s in range(last + 1)],
       spec.guidance,
     )
 
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    return self._on_grids(self.space.states(weights, image))
+
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     zs = list(state)
     b, h, w, _ = zs[-1].shape
-    for s in range(len(zs), self.scales):  # not sampled yet: the mean, 0
+    for s in range(len(zs), self.stage_count):  # not sampled yet: the mean, 0
       h, w = 2 * h, 2 * w
-      zs.append(jnp.zeros((b, h, w, self.latent_channels[s])))
-    return self.decode_scaled(weights, zs)
+      zs.append(jnp.zeros((b, h, w, self.space.scale_channels[s])))
+    return self.space.decode(weights, zs)
 
 
 def create(config: ConfigDict) -> Frido:
@@ -410,8 +364,9 @@ def create(config: ConfigDict) -> Frido:
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
-  common = latent.fields(config)
-  first_stage, widths = common['first_stage'], common['encoder'].widths
+  space = spaces.latents(config)
+  common = sampled.chain_fields(config, space)
+  widths = common['encoder'].widths
   if config.first_stage.system.network != 'msvqgan':
     raise ValueError(
       f'config.first_stage.system.network is'
@@ -423,24 +378,21 @@ def create(config: ConfigDict) -> Frido:
       f' config.condition.also {config.condition.also!r} is not served by'
       ' frido, which takes tokens'
     )
-  embed = first_stage.latent_channels
+  embed = space.scale_channels
   d = config.diffusion
   if len(d.stage_loss_ratio) != len(embed):
     raise ValueError(
       f'config.diffusion.stage_loss_ratio has {len(d.stage_loss_ratio)}'
       f' values, must have one for each of the {len(embed)} scales'
     )
-  latent.check_fixed_variance(config)
+  sampled.check_fixed_variance(config)
   return Frido(
     **common,
     unet=pyunet.PyUNet(
-      **config.network.to_dict(),
+      **sampled.network_fields(config),
       split_embed_dim_list=embed,
       num_stage=len(embed),
       context_dim=widths.context or None,
-      dtype=jnp.dtype(config.dtype),
-      remat=config.remat,
-      attention=config.attention,
     ),
     loss=LossSettings(
       loss_type=d.loss_type,

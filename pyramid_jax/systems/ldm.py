@@ -1,13 +1,14 @@
 """LDM (arXiv:2112.10752): diffusion of the latents of an autoencoder.
 
-A U-Net is told the condition by attention (texts, layouts, classes), by
-channels beside the latent (maps, small pictures, pictures with holes), by both
-or with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
+A U-Net is given the condition by attention (texts, layouts, classes), by
+channels beside the latent (maps, small images, images with holes), by both or
+with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
 {ddpm,ddim,plms}.py.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -25,16 +26,17 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import tiling
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import unet as unet_lib
+from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
-from pyramid_jax.systems import latent
-from pyramid_jax.systems import measuring
+from pyramid_jax.systems import sampled
+from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
 Batch = system_lib.Batch
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
-Shape = latent.Shape
+Shape = sampled.Shape
 Weights = system_lib.Weights
 
 FIELDS = {
@@ -78,7 +80,7 @@ def predict(
     unet: the denoiser.
     variables: its parameters, perhaps with a cache.
     x: (B, h, w, C) noisy latent.
-    t: (B,) or (1,) noise levels.
+    t: (B,) noise levels, or () for one of the whole batch.
     inputs: of the condition.
     **kwargs: of `unet.apply`.
 
@@ -92,6 +94,8 @@ def predict(
         f' {x.shape}: batch and grid must be equal'
       )
     x = jnp.concatenate([x, inputs.concat], axis=-1)
+  # One level for the whole batch is embedded once.
+  t = jnp.atleast_1d(t)
   return unet.apply(variables, x, t, inputs.context, inputs.y, **kwargs)
 
 
@@ -100,7 +104,7 @@ def denoiser(
   params: Any,
   parameterization: str = 'eps',
   cached: bool = True,
-) -> latent.Denoiser:
+) -> denoiser_lib.Denoiser:
   """Returns the U-Net with its weights.
 
   Args:
@@ -110,19 +114,16 @@ def denoiser(
     cached: compute keys and values once per image instead of once per step
       (the same numbers).
   """
-
-  def call(variables, x, time, inputs, **kwargs):
-    # One level for the whole batch: it is embedded once.
-    t = jnp.atleast_1d(time)
-    return predict(unet, variables, x, t, inputs, **kwargs)
-
-  return latent.Denoiser(
-    call=call, params=params, parameterization=parameterization, cached=cached
+  return denoiser_lib.Denoiser(
+    call=functools.partial(predict, unet),
+    params=params,
+    predict=denoiser_lib.from_output(parameterization),
+    cached=cached,
   )
 
 
 def make_stage(
-  network: latent.Denoiser,
+  network: denoiser_lib.Denoiser,
   levels: levels_lib.Levels,
   condition: condition_lib.Condition,
   shape: Shape,
@@ -139,17 +140,15 @@ def make_stage(
     guidance: classifier-free guidance, None for none.
     tiles: windows of a latent larger than the network was trained for.
   """
-  inputs, null = condition.context, condition.null
-  if tiles is not None:
-    shape = (shape[0] * tiles.count, *tiles.size, shape[-1])
-    inputs = _of_windows(inputs, tiles)
-    null = None if null is None else _of_windows(null, tiles)
-
-  def build(inputs, shape):
-    return network.stage(levels, inputs, shape)
-
-  stage = classifier_free.guided_stage(build, shape, inputs, null, guidance)
-  return stage if tiles is None else tiling.split(stage, tiles)
+  if tiles is None:
+    return network.guided(levels, condition, shape, guidance)
+  null = condition.null
+  condition = condition.replace(
+    context=_of_windows(condition.context, tiles),
+    null=None if null is None else _of_windows(null, tiles),
+  )
+  shape = (shape[0] * tiles.count, *tiles.size, shape[-1])
+  return tiling.split(network.guided(levels, condition, shape, guidance), tiles)
 
 
 def _of_windows(inputs: Inputs, tiles: tiling.Tiling) -> Inputs:
@@ -163,11 +162,32 @@ def _of_windows(inputs: Inputs, tiles: tiling.Tiling) -> Inputs:
   return dataclasses.replace(everywhere, concat=concat)
 
 
+def init_unet(
+  system: sampled.Sampled, unet: unet_lib.UNet, key: jax.Array
+) -> dict[str, Any]:
+  """Returns the initial weights of a U-Net and of its condition.
+
+  Args:
+    system: whose states and condition the U-Net is given.
+    unet: the network.
+    key: typed key of the weights.
+  """
+  keys = jax.random.split(key)
+  params, inputs = system.init_condition(keys[1])
+  x = jnp.zeros(system.state_shape((1, system.image_size, system.image_size)))
+  if inputs.concat is not None:
+    x = jnp.concatenate([x, inputs.concat], axis=-1)
+  params['unet'] = unet.init(
+    keys[0], x, jnp.zeros((1,)), inputs.context, inputs.y
+  )['params']
+  return params
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LDM(latent.OneLatentSystem):
+class LDM(sampled.OnChain):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `latent.OneLatentSystem`:
+  Attributes, beside those of `sampled.OnChain`:
     unet: the denoiser.
     loss: how the loss is formed.
     logvar_init: log variance of the errors of every level.
@@ -179,44 +199,15 @@ class LDM(latent.OneLatentSystem):
   logvar_init: float
   learn_logvar: bool
 
-  def check_windows(self, windows: tuple[int, int]) -> None:
-    del windows  # any, see `tiling.tiling`
-
-  def _tiles(
-    self, height: int, width: int, windows: tuple[int, int]
-  ) -> tiling.Tiling | None:
-    """The windows of an image, None if one call sees it whole."""
-    side, stride = windows
-    _, *grid, _ = self.latent_shape(1, height, width)
-    if not side or max(grid) <= side:
-      return None
-    return tiling.tiling((grid[0], grid[1]), side, stride)
-
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
-    keys = jax.random.split(key)
-    tree, inputs = self.init_condition(keys[1])
-    x = jnp.zeros(self.latent_shape(1, self.image_size, self.image_size))
-    if inputs.concat is not None:
-      x = jnp.concatenate([x, inputs.concat], axis=-1)
-    params = {'condition': tree} if tree else {}
-    params['unet'] = self.unet.init(
-      keys[0], x, jnp.zeros((1,)), inputs.context, inputs.y
-    )['params']
+    params = init_unet(self, self.unet, key)
     if self.learn_logvar:
       params['logvar'] = jnp.full((self.chain.length,), self.logvar_init)
-    return {'generator': params}, self.initial_scale()
+    return {'generator': params}, self.space.extra()
 
-  def measure(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    # The latents are drawn as `losses` draws them.
-    draw_key = jax.random.split(key, 5)[3]
-    return self.measured(frozen, extra, draw_key, over)
+  def latent_key(self, key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 5)[3]
 
   def losses(
     self,
@@ -227,11 +218,12 @@ class LDM(latent.OneLatentSystem):
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    del step
     time_key, drop_key, noise_key, draw_key, dropout_key = jax.random.split(
       key, 5
     )
-    z = self.scaled_latents(frozen, extra, batch, draw_key)
-    inputs = self.training_context(params, frozen, drop_key, batch)
+    (z,) = self.space.training(frozen, extra, batch, draw_key)
+    inputs = self.training_inputs(params, frozen, drop_key, batch)
     generator = params['generator']
     loss, metrics = gaussian.loss(
       lambda x, t: predict(
@@ -259,6 +251,9 @@ class LDM(latent.OneLatentSystem):
       return jnp.full((self.chain.length,), self.logvar_init)
     return None
 
+  def check_windows(self, windows: tuple[int, int]) -> None:
+    del windows  # any, see `tiling.tiling`
+
   def stages(
     self,
     weights: Weights,
@@ -267,17 +262,16 @@ class LDM(latent.OneLatentSystem):
     spec: spec_lib.SamplerSpec,
     cached: bool = True,
   ) -> list[sampling.Stage]:
-    (levels,) = spec.chain_levels(self.chain)
+    (levels,) = self.levels(spec)
     params = weights.params['generator']['unet']
-    stage = make_stage(
-      denoiser(self.unet, params, self.loss.parameterization, cached),
-      levels,
-      condition,
-      self.latent_shape(*shape),
-      spec.guidance_of(0),
-      self._tiles(*shape[1:], spec.windows),
-    )
-    return [stage]
+    network = denoiser(self.unet, params, self.loss.parameterization, cached)
+    size = self.state_shape(shape)
+    side, stride = spec.windows
+    tiles = None
+    if side and max(size[1:3]) > side:
+      tiles = tiling.tiling(size[1:3], side, stride)
+    guidance = spec.guidance_of(0)
+    return [make_stage(network, levels, condition, size, guidance, tiles)]
 
 
 def create(config: ConfigDict) -> LDM:
@@ -286,13 +280,13 @@ def create(config: ConfigDict) -> LDM:
   Raises:
     ValueError: a field that does not fit the others; see the message.
   """
-  latent.check_fixed_variance(config)
-  common = latent.one_latent_fields(config)
+  sampled.check_fixed_variance(config)
+  space = spaces.one_scale(config)
+  common = sampled.chain_fields(config, space)
   d = config.diffusion
-  (channels,) = common['first_stage'].latent_channels
   return LDM(
     **common,
-    unet=network(config, channels, common['encoder']),
+    unet=network(config, space.channels, common['encoder']),
     loss=gaussian.LossSettings(
       loss_type=d.loss_type,
       parameterization=d.parameterization,
@@ -318,7 +312,7 @@ def network(
     ValueError: fields of `config.network` that do not fit the condition.
   """
   widths = encoder.widths
-  fields = config.network.to_dict()
+  fields = sampled.network_fields(config)
   attends = fields.get('use_spatial_transformer', False)
   if attends != bool(widths.context):
     raise ValueError(
@@ -332,9 +326,6 @@ def network(
     out_channels=channels,
     context_dim=widths.context or None,
     num_classes=widths.classes or None,
-    dtype=jnp.dtype(config.dtype),
-    remat=config.remat,
-    attention=config.attention,
   )
   unet.check_options()
   return unet

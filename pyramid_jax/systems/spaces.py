@@ -1,15 +1,19 @@
-"""Where a process takes place: in images or in latents of a first stage."""
+"""Where a process takes place: in images, or in latents of a first stage."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
-from pyramid_jax.systems import latent
+from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
@@ -20,19 +24,22 @@ Weights = system_lib.Weights
 
 
 class Space(Protocol):
-  """What a system must know of the states that it diffuses."""
+  """What a system must know of the states that it diffuses.
+
+  States are lists with one (B, h, w, C) for each scale, coarse first.
+  """
 
   @property
   def channels(self) -> int:
-    """Of a state."""
+    """The number of channels of the finest scale."""
+
+  @property
+  def factor(self) -> int:
+    """The number of pixels along a side of a place of the finest scale."""
 
   @property
   def has_latents(self) -> bool:
     """Whether states are latents."""
-
-  @property
-  def factor(self) -> int:
-    """Pixels of a side of an image for one of a state."""
 
   def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
     """Returns the weights that it needs."""
@@ -51,17 +58,17 @@ class Space(Protocol):
 
   def training(
     self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
-  ) -> jax.Array:
-    """Returns the clean states (B, h, w, C) of a batch."""
+  ) -> list[jax.Array]:
+    """Returns the clean states of a batch, drawn with a key."""
 
-  def raw(self, frozen: Params, image: jax.Array) -> jax.Array:
-    """Returns the unscaled states of images (B, H, W, 3)."""
+  def raw(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
+    """Returns the unscaled states of images (B, H, W, 3) in [-1, 1]."""
 
-  def states(self, weights: Weights, image: jax.Array) -> jax.Array:
-    """Returns the clean states of images."""
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    """Returns the clean states of images (B, H, W, 3) in [-1, 1]."""
 
-  def decode(self, weights: Weights, state: jax.Array) -> jax.Array:
-    """Returns images in [-1, 1]."""
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    """Returns images (B, H, W, 3) in [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,44 +97,69 @@ class Pixels:
 
   def training(
     self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
-  ) -> jax.Array:
+  ) -> list[jax.Array]:
     del frozen, extra, key
-    return batch['image']
+    return [batch['image']]
 
-  def raw(self, frozen: Params, image: jax.Array) -> jax.Array:
+  def raw(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
     del frozen
-    return image
+    return [image]
 
-  def states(self, weights: Weights, image: jax.Array) -> jax.Array:
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     del weights
-    return image
+    return [image]
 
-  def decode(self, weights: Weights, state: jax.Array) -> jax.Array:
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     del weights
-    return jnp.clip(state.astype(jnp.float32), -1.0, 1.0)
+    return jnp.clip(state[-1].astype(jnp.float32), -1.0, 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Latents:
-  """The scaled latents of a first stage of one scale; see `Space`."""
+  """The scaled latents of a frozen first stage; see `Space`.
 
-  latents: latent.OneLatent
+  Attributes:
+    first_stage: the autoencoder.
+    path: its checkpoint, empty to train it in the run's own folder.
+    image_size: px of a sample in training.
+    scale_factor: of the latents of each scale, unless it is measured.
+    scale_by_std: whether it is one over the standard deviation of the latents
+      of the first batch.
+  """
+
+  first_stage: first_stages.Network
+  path: str
+  image_size: int
+  scale_factor: float = 1.0
+  scale_by_std: bool = True
   has_latents: bool = True
 
   @property
+  def scale_channels(self) -> tuple[int, ...]:
+    """The number of channels of each scale, coarse first."""
+    return self.first_stage.latent_channels
+
+  @property
   def channels(self) -> int:
-    return self.latents.latent_channels[0]
+    return self.scale_channels[-1]
 
   @property
   def factor(self) -> int:
-    size = self.latents.image_size
-    return size // self.latents.latent_shape(1, size, size)[1]
+    return self.first_stage.factor
 
   def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
-    return self.latents.frozen_parts()
+    image = jnp.zeros((1, self.image_size, self.image_size, 3))
+    part = pretrained.FrozenPart(
+      init=lambda key: self.first_stage.init(key, image)['params'],
+      family=self.first_stage.family,
+      path=self.path,
+      field='first_stage.checkpoint',
+    )
+    return {'first_stage': part}
 
   def extra(self) -> Params:
-    return self.latents.initial_scale()
+    scales = len(self.scale_channels)
+    return {'latent_scale': jnp.full((scales,), self.scale_factor)}
 
   def measured(
     self,
@@ -136,34 +168,144 @@ class Latents:
     key: jax.Array,
     over: measuring.OverBatch,
   ) -> Params:
-    return self.latents.measured(frozen, extra, key, over)
+    if not self.scale_by_std:
+      return extra
+
+    def moments(batch, normal):
+      zs = self.batch_latents(frozen, batch, normal)
+      return (
+        jnp.stack([z.mean() for z in zs]),
+        jnp.stack([z.var(ddof=1) for z in zs]),
+        jnp.array([z.size for z in zs], jnp.float32),
+      )
+
+    return {**extra, 'latent_scale': inverse_std(*over(key, moments))}
+
+  def raw(
+    self, frozen: Params, image: jax.Array, noise: jax.Array | None = None
+  ) -> list[jax.Array]:
+    """Returns the unquantised, unscaled latents, each at its own grid.
+
+    Args:
+      frozen: with the part 'first_stage'.
+      image: (B, H, W, 3) in [-1, 1].
+      noise: standard normal of the latent's shape, which draws the latent of
+        a first stage that has a posterior; None gives the mean.
+    """
+    zs = params_lib.apply(
+      self.first_stage, frozen['first_stage'], image, noise, method='encode'
+    )
+    return [z.astype(jnp.float32) for z in jax.lax.stop_gradient(zs)]
+
+  def batch_latents(
+    self,
+    frozen: Params,
+    batch: Batch,
+    normal: Callable[[tuple[int, ...]], jax.Array],
+  ) -> list[jax.Array]:
+    """Returns the unscaled latents of a batch, encoded here or beforehand.
+
+    Args:
+      frozen: with the part 'first_stage'.
+      batch: has `image`, or `latent_mean_S` of every scale and perhaps
+        `latent_std_S` (see `data.latent_cache`).
+      normal: shape -> standard normal, which draws a latent from its posterior.
+    """
+    if 'latent_mean_0' not in batch:
+      b, height, width, _ = batch['image'].shape
+      noise = normal(
+        (b, height // self.factor, width // self.factor, self.channels)
+      )
+      return self.raw(frozen, batch['image'], noise)
+    zs = [
+      batch[f'latent_mean_{s}'].astype(jnp.float32)
+      for s in range(len(self.scale_channels))
+    ]
+    if 'latent_std_0' not in batch:
+      return zs
+    noise = normal(zs[0].shape)
+    return [zs[0] + batch['latent_std_0'].astype(jnp.float32) * noise]
 
   def training(
     self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
-  ) -> jax.Array:
-    return self.latents.scaled_latents(frozen, extra, batch, key)
+  ) -> list[jax.Array]:
+    normal = functools.partial(jax.random.normal, key)
+    zs = self.batch_latents(frozen, batch, normal)
+    return [z * extra['latent_scale'][s] for s, z in enumerate(zs)]
 
-  def raw(self, frozen: Params, image: jax.Array) -> jax.Array:
-    return self.latents.latents(frozen, image)[0]
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    zs = self.raw(weights.frozen, image)
+    return [z * weights.extra['latent_scale'][s] for s, z in enumerate(zs)]
 
-  def states(self, weights: Weights, image: jax.Array) -> jax.Array:
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     scale = weights.extra['latent_scale']
-    return self.raw(weights.frozen, image) * scale[0]
+    zs = [z / scale[s] for s, z in enumerate(state)]
+    tree = weights.frozen['first_stage']
+    image = params_lib.apply(self.first_stage, tree, zs, method='decode')
+    return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
 
-  def decode(self, weights: Weights, state: jax.Array) -> jax.Array:
-    return self.latents.decode_scaled(weights, [state])
+
+def inverse_std(
+  means: jax.Array, variances: jax.Array, sizes: jax.Array
+) -> jax.Array:
+  """Returns what scales values in M equal parts to a deviation of 1, (S,).
+
+  Args:
+    means: (M, S) of each part.
+    variances: (M, S) of each part, unbiased.
+    sizes: (M, S), the number of values of a part.
+  """
+  parts, size = means.shape[0], sizes[0]
+  whole = parts * size - 1.0
+  within = variances.mean(0) * (parts * (size - 1.0) / whole)
+  between = jnp.square(means - means.mean(0)).sum(0) * (size / whole)
+  return 1.0 / jnp.sqrt(within + between)
 
 
-def create(config: ConfigDict, in_latents: bool) -> Space:
-  """Returns the space of a config.
+def latents(config: ConfigDict, **options: float) -> Latents:
+  """Returns the latents of `config.first_stage`.
+
+  Args:
+    config: of the run.
+    **options: `scale_factor` and `scale_by_std` of `Latents`.
 
   Raises:
-    ValueError: a first stage that does not serve.
+    ValueError: an image size that the first stage does not divide.
   """
-  if not in_latents:
-    return Pixels()
-  return Latents(
-    latent.OneLatent(
-      **latent.space_fields(config), **latent.scale_fields(config)
+  first_stage = autoencoder.network(config.first_stage)
+  size, coarsest = config.data.image_size, first_stage.coarsest_factor
+  if size % coarsest:
+    raise ValueError(
+      f'config.data.image_size is {size}, must be a multiple of {coarsest},'
+      ' the factor of the coarsest scale'
     )
+  return Latents(
+    first_stage=first_stage,
+    path=config.first_stage.checkpoint,
+    image_size=size,
+    **options,
   )
+
+
+def one_scale(config: ConfigDict) -> Latents:
+  """Returns the latents of a first stage of one scale.
+
+  Args:
+    config: of the run; `diffusion.scale_factor` and `diffusion.scale_by_std`
+      say how the latents are scaled.
+
+  Raises:
+    ValueError: a first stage of several scales, or one that does not divide
+      the image.
+  """
+  d = config.diffusion
+  found = latents(
+    config, scale_factor=d.scale_factor, scale_by_std=d.scale_by_std
+  )
+  scales = len(found.scale_channels)
+  if scales != 1:
+    raise ValueError(
+      f'the first stage has {scales} scales, must have one for'
+      f' {config.system.name}'
+    )
+  return found

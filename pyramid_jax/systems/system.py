@@ -271,58 +271,6 @@ class Generative(Trainable, Protocol):
     """Returns (B, H, W, 3) in [-1, 1]; an unfinished state gives a preview."""
 
 
-class Sampled:
-  """What generative systems share, to be derived from; see `Generative`."""
-
-  @property
-  def outputs(self) -> str:
-    return SAMPLES
-
-  @property
-  def accepts(self) -> frozenset[str]:
-    return frozenset(EDITS)
-
-  @property
-  def any_shape(self) -> bool:
-    return False
-
-  @property
-  def stage_count(self) -> int:
-    return 1
-
-  @property
-  def has_latents(self) -> bool:
-    return False
-
-  @property
-  def cells(self) -> tuple[int, ...]:
-    return (1,) * self.stage_count
-
-  def check_extra(self, extra: Params) -> None:
-    del extra
-
-  def check_rows(self, names: Collection[str]) -> None:
-    del names
-
-  def guided(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    stages: list[sampling.Stage],
-  ) -> list[sampling.Stage]:
-    del weights, condition
-    return stages
-
-  def preview(
-    self: Any,
-    weights: Weights,
-    keys: jax.Array,
-    batch: Batch,
-    spec: spec_lib.SamplerSpec,
-  ) -> jax.Array:
-    return generate(self, weights, keys, batch, spec)[0]
-
-
 @flax.struct.dataclass
 class Extent:
   """Which stages are run, and at which size.

@@ -116,12 +116,12 @@ def test_a_system_draws_from_what_is_cached():
   }
   key = jax.random.key(3)
   normal = functools.partial(jax.random.normal, key)
-  (z,) = system.batch_latents({}, batch, normal)
+  (z,) = system.space.batch_latents({}, batch, normal)
   noise = jax.random.normal(key, (2, 8, 8, 4))
   want = batch['latent_mean_0'].astype(np.float32) + 0.5 * noise
   np.testing.assert_allclose(z, want, rtol=1e-6)
   del batch['latent_std_0']
-  (z,) = system.batch_latents({}, batch, normal)
+  (z,) = system.space.batch_latents({}, batch, normal)
   np.testing.assert_array_equal(z, batch['latent_mean_0'].astype(np.float32))
 
 

@@ -106,7 +106,7 @@ def test_loss_of_the_paper_on_the_same_draws(moved):
   sigma = np.exp(P_MEAN + P_STD * np.float64(jax.random.normal(keys[0], (B,))))
   eps = np.asarray(jax.random.normal(keys[1], y.shape))
   noisy = y + sigma.reshape(-1, 1, 1, 1) * eps
-  dropped = jax.random.bernoulli(keys[3], moved.system.drop, (B,))
+  dropped = jax.random.bernoulli(keys[3], moved.system.cond_dropout, (B,))
   ids = np.where(dropped, 24, np.array([2, 23]))
   clean = moved.denoised(noisy, sigma, ids, moves)
   weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2

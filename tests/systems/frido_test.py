@@ -40,7 +40,7 @@ def native():
 def test_latent_scale_is_measured_before_the_first_step(native):
   system, weights = native
   extra = measuring.measured(system, weights, BATCH)
-  raw = system.latents(weights.frozen, BATCH['image'])
+  raw = system.space.raw(weights.frozen, BATCH['image'])
   for s, z in enumerate(raw):
     scaled = np.asarray(z) * float(extra['latent_scale'][s])
     assert scaled.std(ddof=1) == pytest.approx(1.0, rel=1e-4)
@@ -113,10 +113,10 @@ def test_official_layout_leaves_a_pooled_coarse_scale():
   want = np.asarray(x).reshape(1, 4, 2, 4, 2, 8).mean((2, 4))
   np.testing.assert_allclose(coarse, want)
   enter = stages[1].enter
-  x, (known, _) = jax.eval_shape(
+  x, (_, given) = jax.eval_shape(
     lambda c: enter([c], lambda shape: jnp.zeros(shape)), coarse
   )
-  assert x.shape == known[0].shape == (1, 8, 8, 8)
+  assert x.shape == given['known'][0].shape == (1, 8, 8, 8)
 
 
 def test_stage_input_mixes_noise_into_the_coarse_scale_only():
@@ -180,13 +180,13 @@ def test_stages_read_what_the_network_predicts(parameterization, x0):
 
 def test_dropped_conditions_are_the_null_condition(native):
   system, weights = native
-  always = dataclasses.replace(system, drop=1.0)
+  always = dataclasses.replace(system, cond_dropout=1.0)
   tokens = always.training_context(
     weights.params, weights.frozen, jax.random.key(0), BATCH
   )
   null = system.condition(weights, BATCH).null
   jax.tree.map(np.testing.assert_array_equal, tokens, null)
-  never = dataclasses.replace(system, drop=0.0)
+  never = dataclasses.replace(system, cond_dropout=0.0)
   tokens = never.training_context(
     weights.params, weights.frozen, jax.random.key(0), BATCH
   )

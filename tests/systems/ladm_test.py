@@ -118,7 +118,7 @@ def test_the_loss_is_that_of_each_stage_on_its_part(separate):
   drop, _, key = jax.random.split(key, 3)
   keys = jax.random.split(jax.random.fold_in(key, 1), 3)
   clean = system.process.clean(BATCH['image'][2:], 1)
-  dropped = jax.random.bernoulli(drop, system.drop, (B,))[2]
+  dropped = jax.random.bernoulli(drop, system.cond_dropout, (B,))[2]
   ids = jnp.array([24 if dropped else BATCH['class'][2] - 1])
   network = system.networks.of_stage(1)
   got, _ = laplacian_loss.loss(

@@ -139,8 +139,7 @@ def of_classes(y=None, null=None):
 
 def run(solver, steps, x, noises=(), condition=None, guidance=None):
   """Samples with `Analytic`; returns x after every step."""
-  stage = latent_diffit.make_stage(
-    latent_diffit.denoiser(Analytic(), {}),
+  stage = latent_diffit.denoiser(Analytic(), {}).guided(
     timesteps.spaced_levels(CHAIN, steps, 'iddpm'),
     condition or of_classes(),
     x.shape,
@@ -236,10 +235,7 @@ def test_what_is_not_guided_is_of_the_condition_bit_for_bit():
       x, context = stage.enter([], normal)
       level = row(segment.levels, 2)
       made.append(segment.denoise(x, level, context))
-    both = latent_diffit.make_stage(
-      latent_diffit.denoiser(
-        system.network, weights.params['generator']['network']
-      ),
+    both = system.denoiser(weights).guided(
       segment.levels,
       of_classes(classifier_free.pair(condition.context.y, condition.null.y)),
       (4, 4, 4, 4),
@@ -279,8 +275,8 @@ def test_the_other_solvers_follow_the_same_network(solver, spacing):
 
   spec = spec_lib.SamplerSpec(solver=solver, steps=(200,), spacing=spacing)
   (levels,) = spec.chain_levels(CHAIN)
-  stage = latent_diffit.make_stage(
-    latent_diffit.denoiser(Normal(), {}), levels, of_classes(), (1, 1, 1, 1)
+  stage = latent_diffit.denoiser(Normal(), {}).guided(
+    levels, of_classes(), (1, 1, 1, 1)
   )
   noise = sampling.Noise.recorded([jnp.ones(1)])
   (z,) = sampling.run([stage], spec.make_solver(), noise)

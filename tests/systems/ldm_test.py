@@ -20,8 +20,8 @@ from pyramid_jax.diffusion import tiling
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.distributed import initial
-from pyramid_jax.systems import latent
 from pyramid_jax.systems import ldm
+from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
 from tests.helpers import measuring
@@ -180,7 +180,7 @@ def test_latent_scale_is_measured_before_the_first_step():
   run = jax.jit(functools.partial(losses, system))
   batch = {'image': BATCH['image']}
   extra = measuring.measured(system, weights, batch)
-  (z,) = system.latents(weights.frozen, BATCH['image'])
+  (z,) = system.space.raw(weights.frozen, BATCH['image'])
   scaled = np.asarray(z) * float(extra['latent_scale'][0])
   assert scaled.std(ddof=1) == pytest.approx(1.0, rel=1e-4)
   results, later = run(weights, jnp.int32(0), batch)
@@ -330,7 +330,7 @@ def test_scale_of_latents_is_undone_before_decoding():
 def test_deviation_of_values_in_parts(parts):
   values = np.random.default_rng(0).normal(2.0, 3.0, (parts, 8, 2))
   values += np.arange(parts)[:, None, None]  # their means differ
-  got = latent.inverse_std(
+  got = spaces.inverse_std(
     jnp.asarray(values.mean(1)),
     jnp.asarray(values.var(1, ddof=1)),
     jnp.full((parts, 2), 8.0),

@@ -13,20 +13,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import iddpm_loss
-from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import sampling
-from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import timesteps
-from pyramid_jax.diffusion.guidance import classifier_free
-from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import latent_diffit as network_lib
 from pyramid_jax.networks import params as params_lib
+from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
-from pyramid_jax.systems import latent
-from pyramid_jax.systems import measuring
+from pyramid_jax.systems import sampled
+from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
@@ -57,7 +52,7 @@ def network_class(values: Mapping[str, Any]) -> type:
 
 def denoiser(
   network: network_lib.LatentDiffiT, params: Any, parameterization: str = 'eps'
-) -> latent.Denoiser:
+) -> denoiser_lib.Denoiser:
   """Returns the network with its weights, which takes (B,) class ids.
 
   Args:
@@ -67,49 +62,23 @@ def denoiser(
   """
 
   def call(variables, x, time, inputs, **kwargs):
-    # One level for the whole batch: it is embedded once.
+    # One level for the whole batch is embedded once.
     t = jnp.atleast_1d(time)
     return network.apply(variables, x, t, inputs.y, **kwargs)
 
-  return latent.Denoiser(
+  return denoiser_lib.Denoiser(
     call=call,
     params=params,
-    parameterization=parameterization,
+    predict=denoiser_lib.from_output(parameterization),
     cached=False,  # nothing but labels is independent of the level
   )
 
 
-def make_stage(
-  network: latent.Denoiser,
-  levels: levels_lib.Levels,
-  condition: condition_lib.Condition,
-  shape: latent.Shape,
-  guidance: classifier_free.Guidance | None = None,
-) -> sampling.Stage:
-  """Builds the only stage: noise in, the scaled latent out.
-
-  Args:
-    network: see `denoiser`.
-    levels: noise levels of the solver.
-    condition: of B images, of which the network takes the class ids, and the
-      null condition, which guidance needs.
-    shape: (B, h, w, C) of the latent.
-    guidance: classifier-free guidance, None for none.
-  """
-
-  def build(inputs, shape):
-    return network.stage(levels, inputs, shape)
-
-  return classifier_free.guided_stage(
-    build, shape, condition.context, condition.null, guidance
-  )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentDiffiT(latent.OneLatentSystem):
+class LatentDiffiT(sampled.OnChain):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `latent.OneLatentSystem`:
+  Attributes, beside those of `sampled.OnChain`:
     network: the denoiser, which drops labels itself.
     loss: how the loss is formed.
   """
@@ -117,23 +86,19 @@ class LatentDiffiT(latent.OneLatentSystem):
   network: network_lib.LatentDiffiT
   loss: iddpm_loss.LossSettings
 
+  @property
+  def cells(self) -> tuple[int, ...]:
+    return (self.network.patch_size,)
+
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
-    x = jnp.zeros(self.latent_shape(1, self.image_size, self.image_size))
+    x = jnp.zeros(self.state_shape((1, self.image_size, self.image_size)))
     labels = jnp.zeros(1, jnp.int32) if self.network.num_classes else None
     tree = self.network.init(key, x, jnp.zeros(1), labels)['params']
-    return {'generator': {'network': tree}}, self.initial_scale()
+    return {'generator': {'network': tree}}, self.space.extra()
 
-  def measure(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    # The latents are drawn as `losses` draws them.
-    draw_key = jax.random.split(key, 4)[2]
-    return self.measured(frozen, extra, draw_key, over)
+  def latent_key(self, key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 4)[2]
 
   def losses(
     self,
@@ -144,9 +109,10 @@ class LatentDiffiT(latent.OneLatentSystem):
     step: jax.Array,
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    del step
     time_key, noise_key, draw_key, drop_key = jax.random.split(key, 4)
-    z = self.scaled_latents(frozen, extra, batch, draw_key)
-    labels = self.training_context(params, frozen, drop_key, batch).y
+    (z,) = self.space.training(frozen, extra, batch, draw_key)
+    labels = self.training_inputs(params, frozen, drop_key, batch).y
     tree = params['generator']['network']
     terms = iddpm_loss.loss(
       lambda x, t: params_lib.apply(
@@ -161,27 +127,9 @@ class LatentDiffiT(latent.OneLatentSystem):
     metrics = {name: term.mean() for name, term in terms.items()}
     return {'generator': (metrics.pop('loss'), metrics)}, extra
 
-  def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-  ) -> list[sampling.Stage]:
-    (levels,) = spec.chain_levels(self.chain)
+  def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
     params = weights.params['generator']['network']
-    stage = make_stage(
-      denoiser(self.network, params, self.loss.parameterization),
-      levels,
-      condition,
-      self.latent_shape(*shape),
-      spec.guidance_of(0),
-    )
-    return [stage]
-
-  @property
-  def cells(self) -> tuple[int, ...]:
-    return (self.network.patch_size,)
+    return denoiser(self.network, params, self.loss.parameterization)
 
 
 def create(config: ConfigDict) -> LatentDiffiT:
@@ -192,10 +140,12 @@ def create(config: ConfigDict) -> LatentDiffiT:
   """
   _check(config)
   d = config.diffusion
-  common = latent.one_latent_fields(config)
+  space = spaces.one_scale(config)
+  common = sampled.chain_fields(config, space)
   return LatentDiffiT(
-    **common | {'drop': 0.0},  # of the network, which has the null class
-    network=_network(config, common['first_stage']),
+    # The network, which has the null class, drops labels itself.
+    **common | {'cond_dropout': 0.0},
+    network=_network(config, space),
     loss=iddpm_loss.LossSettings(
       loss=d.loss, parameterization=d.parameterization, variance=d.variance
     ),
@@ -213,7 +163,7 @@ def _check(config: ConfigDict) -> None:
   if c.task == 'class' and c.class_by != 'timestep':
     raise ValueError(
       f"config.condition.class_by is {c.class_by!r}, must be 'timestep' for"
-      ' latent_diffit: the class is told with the noise level'
+      ' latent_diffit, which embeds the class with the noise level'
     )
   if c.task == 'class' and c.null_class and not c.cond_dropout:
     raise ValueError(
@@ -223,21 +173,17 @@ def _check(config: ConfigDict) -> None:
 
 
 def _network(
-  config: ConfigDict, first_stage: first_stages.Network
+  config: ConfigDict, space: spaces.Latents
 ) -> network_lib.LatentDiffiT:
   """Builds the denoiser, whose sizes and labels follow from the rest."""
   c, d = config.condition, config.diffusion
-  (channels,) = first_stage.latent_channels
   by_class = c.task == 'class'
   network = network_lib.LatentDiffiT(
-    **config.network.to_dict(),
-    input_size=config.data.image_size // first_stage.factor,
-    in_channels=channels,
+    **sampled.network_fields(config),
+    input_size=config.data.image_size // space.factor,
+    in_channels=space.channels,
     num_classes=c.num_classes if by_class else 0,
     class_dropout_prob=c.cond_dropout if by_class else 0.0,
-    dtype=jnp.dtype(config.dtype),
-    remat=config.remat,
-    attention=config.attention,
   )
   network.check_options()
   if network.learn_sigma != (d.variance == 'learned_range'):

@@ -27,9 +27,8 @@ from pyramid_jax.diffusion import laplacian_timesteps
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
-from pyramid_jax.diffusion.guidance import classifier_free
-from pyramid_jax.networks import pretrained
-from pyramid_jax.systems import measuring
+from pyramid_jax.systems import denoiser as denoiser_lib
+from pyramid_jax.systems import sampled
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import fields
@@ -39,7 +38,6 @@ from pyramid_jax.systems.ladm import stage_networks
 Batch = system_lib.Batch
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
-Shape = tuple[int, int, int, int]
 Weights = system_lib.Weights
 
 FIELDS, CHECKS = fields.FIELDS, fields.CHECKS
@@ -47,116 +45,28 @@ network_class = stage_networks.network_class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Denoiser:
-  """The network of a stage with its weights inside a preconditioning.
-
-  Attributes:
-    network: of the stage.
-    params: its weights.
-    precond: what stands around it.
-    cached: compute what does not depend on the noise level once a stage.
-    self_context: give the network the clean image of the stage before.
-  """
-
-  network: stage_networks.StageNetwork
-  params: Any
-  precond: laplacian_loss.Preconditioning
-  cached: bool = True
-  self_context: bool = False
-
-  def call(self, variables, x, time, inputs, **kwargs):
-    """Applies the network; one level for the whole batch is embedded once."""
-    return self.network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
-
-  def stage(
-    self, levels: levels_lib.Levels, inputs: Inputs, shape: Shape
-  ) -> sampling.Stage:
-    """Builds the stage of one batch of conditions, without guidance.
-
-    Args:
-      levels: noise levels of the stage's solver.
-      inputs: the condition of B images.
-      shape: (B, h, w, C) of the stage's state.
-    """
-
-    def enter(state, normal):
-      x = _entered(self.precond, levels, state, normal(shape))
-      given: dict[str, Any] = {}
-      if self.self_context:
-        given['known'] = state[-1][..., shape[-1] :]
-      variables = {'params': self.params}
-      if self.cached:
-        blank = jnp.zeros(shape), jnp.zeros(()), inputs
-        variables |= self.call(variables, *blank, mutable=['cache'], **given)[1]
-      return x, (variables, given)
-
-    def denoise(x, level, context, first=True, features=()):
-      del first
-      variables, given = context
-      found: dict[str, jax.Array] = {}
-
-      def bound(x, time):
-        out = self.call(variables, x, time, inputs, features=features, **given)
-        if not features:
-          return out
-        found.update(out[1])
-        return out[0]
-
-      prediction = self.precond.predict(bound, x, level, inputs.prior)
-      return dataclasses.replace(prediction, features=found)
-
-    def leave(state, x, x0, context):
-      del context
-      return [*state, jnp.concatenate([x, x0], axis=-1)]
-
-    segment = sampling.Segment(levels=levels, denoise=denoise)
-    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
-
-
-def _entered(
-  precond: laplacian_loss.Preconditioning,
-  levels: levels_lib.Levels,
-  state: list[jax.Array],
-  noise: jax.Array,
-) -> jax.Array:
-  """Returns the state in which a stage begins."""
-  process, stage = precond.process, precond.stage
-  if stage == process.levels:
-    return levels.initial_std * noise
-  return process.switched(noise, state[-1][..., : noise.shape[-1]], stage + 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LaDM(system_lib.Sampled):
+class LaDM(sampled.Sampled):
   """The system; see the module docstring and `systems.system.Generative`.
 
   Lists of stages are coarse to fine.
 
-  Attributes:
-    space: images, or the latents of a first stage.
+  Attributes, beside those of `sampled.Sampled`:
     networks: of the stages.
-    encoder: of the condition.
     process: the bands, their fading, the switches.
     kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
     law: of the noise levels in training.
     stage_batch: examples of a batch for each stage.
-    drop: share of conditions replaced by the null condition in training.
     known_noise: share of noise in the clean image of the stage before, which
       finer stages are given in training; None where they are not given it.
-    image_size: px of a sample, unless it is asked for in another shape.
     tells_aspect: whether the networks are given the shape of the image.
   """
 
-  space: spaces.Space
   networks: stage_networks.Networks
-  encoder: conditioning.Encoder
   process: laplacian.Process
   kind: str
   law: laplacian_loss.Law
   stage_batch: tuple[int, ...]
-  drop: float
   known_noise: float | None
-  image_size: int
   tells_aspect: bool = False
 
   @property
@@ -167,8 +77,7 @@ class LaDM(system_lib.Sampled):
   def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
     del batch  # all shapes are known
     keys = jax.random.split(key)
-    tree, zeros = conditioning.init(self.encoder, keys[1])
-    params = {'condition': tree} if tree else {}
+    params, zeros = self.init_condition(keys[1])
     params['networks'] = self.networks.init(
       keys[0],
       self.shaped(zeros, (1, self.image_size, self.image_size)),
@@ -204,22 +113,8 @@ class LaDM(system_lib.Sampled):
           f' {theirs.tolist()}'
         )
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
-    return {
-      **self.space.frozen_parts(),
-      **conditioning.frozen_parts(self.encoder),
-    }
-
-  def measure(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    # The latents are drawn as `losses` draws them.
-    latent_key = jax.random.split(key, 3)[1]
-    return self.space.measured(frozen, extra, latent_key, over)
+  def latent_key(self, key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 3)[1]
 
   def losses(
     self,
@@ -232,10 +127,8 @@ class LaDM(system_lib.Sampled):
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     drop_key, latent_key, key = jax.random.split(key, 3)
     generator = self.generator(params, frozen)
-    clean = self.space.training(frozen, extra, batch, latent_key)
-    encoded = conditioning.training_context(
-      self.encoder, generator, frozen, self.drop, drop_key, batch
-    )
+    (clean,) = self.space.training(frozen, extra, batch, latent_key)
+    encoded = self.training_inputs(params, frozen, drop_key, batch)
     inputs = self.inputs(encoded, batch)
     shares = self.law.shares(self.process)
     total, metrics, begin = jnp.zeros(()), {}, 0
@@ -292,12 +185,8 @@ class LaDM(system_lib.Sampled):
     """Returns whether a stage is given the clean image of the one before."""
     return self.known_noise is not None and stage < self.process.levels
 
-  # What a system with branches beside the networks does otherwise.
-
-  def generator(self, params: Params, frozen: Params) -> Any:
-    """Returns the weights of the networks and of the condition's encoder."""
-    del frozen
-    return params['generator']
+  # What a system with branches beside the networks does otherwise, as it does
+  # `generator`.
 
   def network(self, stage: int) -> stage_networks.StageNetwork:
     """Returns the network of a stage, 1 = finest."""
@@ -348,30 +237,9 @@ class LaDM(system_lib.Sampled):
     """Returns what stands around the network of a stage."""
     return laplacian_loss.Preconditioning(self.process, stage, self.kind)
 
-  def ema_patterns(self) -> list[str]:
-    return ['generator/.*']
-
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
-    generator = self.generator(weights.params, weights.frozen)
-    tree = self.encoder.weights(generator, weights.frozen)
-    return conditioning.condition(self.encoder, tree, batch)
-
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
-    conditioning.check_guidance(self.encoder, spec.guidance)
     fields.check_spec(spec, self.process)
-    spec.check_scales(self.stage_count)
-    spec.check_channels(self.space.channels)
-    self._levels(spec)
-
-  def dense_spec(self) -> spec_lib.SamplerSpec:
-    return spec_lib.SamplerSpec(
-      solver='euler', steps=(system_lib.CONTINUOUS_LEVELS,)
-    )
-
-  def example_condition(self) -> condition_lib.Condition:
-    return conditioning.blank(self.encoder)
+    super().check_spec(spec)
 
   @property
   def any_shape(self) -> bool:
@@ -382,15 +250,10 @@ class LaDM(system_lib.Sampled):
     return self.process.levels
 
   @property
-  def has_latents(self) -> bool:
-    return self.space.has_latents
-
-  @property
   def cells(self) -> tuple[int, ...]:
     return self.networks.cells
 
-  def _levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
-    """Returns the noise levels of each stage, coarse to fine."""
+  def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
     return laplacian_timesteps.sweep(
       self.process,
       spec.steps_of(self.stage_count),
@@ -409,34 +272,64 @@ class LaDM(system_lib.Sampled):
   ) -> list[sampling.Stage]:
     params = self.generator(weights.params, weights.frozen)['networks']
     self.check_shape(shape[1:])
-    context, null = self.shaped(condition.context, shape), None
-    if condition.null is not None:
-      null = self.shaped(condition.null, shape)
+    null = condition.null
+    condition = condition.replace(
+      context=self.shaped(condition.context, shape),
+      null=None if null is None else self.shaped(null, shape),
+    )
+    b, height, width, channels = self.state_shape(shape)
     stages = []
-    for index, levels in enumerate(self._levels(spec)):
+    for index, levels in enumerate(self.levels(spec)):
       stage = self.stage_numbers[index]
-      denoiser = Denoiser(
-        network=self.network(stage),
-        params=self.params_of(params, stage),
-        precond=self.precond(stage),
-        cached=cached,
-        self_context=self._is_given(stage),
-      )
-
-      def build(inputs, shape, denoiser=denoiser, levels=levels):
-        return denoiser.stage(levels, inputs, shape)
-
-      sides = (n // self.space.factor // 2 ** (stage - 1) for n in shape[1:])
-      size: Shape = (shape[0], *sides, self.space.channels)
+      cell = 2 ** (stage - 1)
       stages.append(
-        classifier_free.guided_stage(
-          build, size, context, null, spec.guidance_of(index)
+        self.stage_denoiser(params, stage, cached).guided(
+          levels,
+          condition,
+          (b, height // cell, width // cell, channels),
+          spec.guidance_of(index),
         )
       )
     return stages
 
+  def stage_denoiser(
+    self, params: Any, stage: int, cached: bool = True
+  ) -> denoiser_lib.Denoiser:
+    """Returns the network of a stage with its weights.
+
+    Args:
+      params: of all networks.
+      stage: 1 = finest.
+      cached: compute what does not depend on the noise level once a stage.
+    """
+    network, channels = self.network(stage), self.space.channels
+
+    def call(variables, x, time, inputs, **kwargs):
+      # One level for the whole batch is embedded once.
+      return network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
+
+    def predict(network, x, level, inputs):
+      return self.precond(stage).predict(network, x, level, inputs.prior)
+
+    def begin(state, noise):
+      return self.process.switched(noise, state[-1][..., :channels], stage + 1)
+
+    def known(state):
+      given = self._is_given(stage)
+      return {'known': state[-1][..., channels:]} if given else {}
+
+    return denoiser_lib.Denoiser(
+      call=call,
+      params=self.params_of(params, stage),
+      predict=predict,
+      cached=cached,
+      known=known,
+      begin=begin if stage < self.process.levels else None,
+      finish=lambda x, x0: jnp.concatenate([x, x0], axis=-1),
+    )
+
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
-    whole = self.space.states(weights, image)
+    (whole,) = self.space.states(weights, image)
     return [self.process.clean(whole, stage) for stage in self.stage_numbers]
 
   def edited(
@@ -457,7 +350,7 @@ class LaDM(system_lib.Sampled):
     # The stage before has a quarter of the area, see `check_shape`.
     area = x.shape[1] * x.shape[2] * self.space.factor**2
     is_whole = 2 * area > self.image_size**2
-    return self.space.decode(weights, x if is_whole else x0)
+    return self.space.decode(weights, [x if is_whole else x0])
 
 
 def create(config: ConfigDict) -> LaDM:
@@ -467,24 +360,22 @@ def create(config: ConfigDict) -> LaDM:
     ValueError: a field that does not fit the others; see the message.
   """
   fields.check_small_image(config)
-  space = spaces.create(config, config.laplacian.latent)
+  latent = config.laplacian.latent
+  space = spaces.one_scale(config) if latent else spaces.Pixels()
   process = fields.process(config, space)
   encoder = conditioning.create(config)
   wavelets = fields.per_stage(config, 'wavelets')
   return LaDM(
-    space=space,
+    **sampled.fields(config, space, encoder),
     networks=stage_networks.create(config, space, encoder, wavelets),
-    encoder=encoder,
     process=process,
     kind=fields.kind(config),
     law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
     stage_batch=fields.stage_batch(config),
-    drop=config.condition.cond_dropout,
     known_noise=(
       config.diffusion.noise_mix_ratio
       if config.laplacian.self_context
       else None
     ),
-    image_size=config.data.image_size,
     tells_aspect=config.data.buckets > 0,
   )

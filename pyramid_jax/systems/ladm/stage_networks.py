@@ -16,6 +16,7 @@ from pyramid_jax.diffusion import laplacian
 from pyramid_jax.networks import staged_diffit
 from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
+from pyramid_jax.systems import sampled
 from pyramid_jax.systems import spaces
 
 
@@ -196,12 +197,8 @@ def create(
     )
     for index, n in enumerate(wavelets)
   ]
-  common = config.network.to_dict() | {
-    'context_dim': widths.context or None,
-    'dtype': jnp.dtype(config.dtype),
-    'remat': config.remat,
-    'attention': config.attention,
-  }
+  common = sampled.network_fields(config)
+  common['context_dim'] = widths.context or None
   build = _diffits if config.laplacian.network == 'diffit' else _unets
   modules = build(config, common, widths.classes, stages)
   modules[0].check_options()

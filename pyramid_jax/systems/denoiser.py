@@ -1,0 +1,135 @@
+"""How a network takes part in sampling: as the denoiser of a stage."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import prediction as prediction_lib
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion.guidance import classifier_free
+
+
+Inputs = condition_lib.Inputs
+Levels = levels_lib.Levels
+Prediction = prediction_lib.Prediction
+Shape = tuple[int, int, int, int]
+# (x, time) -> the output of a network whose condition is given
+Bound = Callable[[jax.Array, jax.Array], jax.Array]
+State = list[jax.Array]
+
+
+def from_output(
+  parameterization: str,
+) -> Callable[[Bound, jax.Array, Levels, Inputs], Prediction]:
+  """Returns how the output of a network on a chain is read.
+
+  Args:
+    parameterization: what the output is: 'eps', 'x0' or 'v'.
+  """
+
+  def predict(network, x, level, inputs):
+    del inputs
+    value = network(x, level.time)
+    return Prediction.of(parameterization, x, value, level)
+
+  return predict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+  """A network with its weights, as a stage of a system calls it.
+
+  Attributes:
+    call: (variables, x, time, inputs, **kwargs of `module.apply`) -> the
+      output for states (B, h, w, C) at one level () of the whole batch, or at
+      levels (B,).
+    params: of the network.
+    predict: (network, x, level, inputs) -> `Prediction`.
+    cached: compute what does not depend on the level once per image instead of
+      once per step (the same numbers).
+    known: finished scales -> what `call` is given of them, by name.
+    begin: (finished scales, noise) -> the state in which the stage begins;
+      None for noise at the first level.
+    finish: (x, x0) -> the finished scale.
+  """
+
+  call: Callable[..., Any]
+  params: Any
+  predict: Callable[[Bound, jax.Array, Levels, Inputs], Prediction]
+  cached: bool = True
+  known: Callable[[State], dict[str, Any]] = lambda state: {}
+  begin: Callable[[State, jax.Array], jax.Array] | None = None
+  finish: Callable[[jax.Array, jax.Array], jax.Array] = lambda x, x0: x
+
+  def stage(
+    self, levels: Levels, inputs: Inputs, shape: Shape
+  ) -> sampling.Stage:
+    """Builds the stage of one batch of conditions, without guidance.
+
+    Args:
+      levels: of the solver.
+      inputs: the condition of B images.
+      shape: (B, h, w, C) of the state.
+    """
+
+    def enter(state, normal):
+      noise = normal(shape)
+      x = levels.initial_std * noise
+      if self.begin is not None:
+        x = self.begin(state, noise)
+      known, variables = self.known(state), {'params': self.params}
+      if self.cached:
+        blank = x, jnp.zeros(()), inputs
+        variables |= self.call(variables, *blank, mutable=['cache'], **known)[1]
+      return x, (variables, known)
+
+    def denoise(x, level, context, first=True, features=()):
+      del first
+      variables, known = context
+      found: dict[str, jax.Array] = {}
+
+      def network(x, time):
+        out = self.call(variables, x, time, inputs, features=features, **known)
+        if not features:
+          return out
+        found.update(out[1])
+        return out[0]
+
+      prediction = self.predict(network, x, level, inputs)
+      return prediction.replace(features=found)
+
+    def leave(state, x, x0, context):
+      del context
+      return [*state, self.finish(x, x0)]
+
+    segment = sampling.Segment(levels=levels, denoise=denoise)
+    return sampling.Stage(segments=(segment,), enter=enter, leave=leave)
+
+  def guided(
+    self,
+    levels: Levels,
+    condition: condition_lib.Condition,
+    shape: Shape,
+    guidance: classifier_free.Guidance | None = None,
+  ) -> sampling.Stage:
+    """Builds the stage of B images.
+
+    Args:
+      levels: of the solver.
+      condition: of the images, with the null condition that guidance needs.
+      shape: (B, h, w, C) of the state.
+      guidance: classifier-free guidance, None for none.
+    """
+    return classifier_free.guided_stage(
+      functools.partial(self.stage, levels),
+      shape,
+      condition.context,
+      condition.null,
+      guidance,
+    )

@@ -1,0 +1,289 @@
+"""What the systems share that images are sampled from."""
+
+from collections.abc import Collection
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pyramid_jax.conditioning import condition as condition_lib
+from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.diffusion import editing
+from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.diffusion import sampling
+from pyramid_jax.diffusion import schedules
+from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.networks import pretrained
+from pyramid_jax.systems import denoiser as denoiser_lib
+from pyramid_jax.systems import measuring
+from pyramid_jax.systems import spaces
+from pyramid_jax.systems import system as system_lib
+
+
+Batch = system_lib.Batch
+Params = system_lib.Params
+Shape = denoiser_lib.Shape
+Weights = system_lib.Weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampled:
+  """The defaults of `systems.system.Generative`, to be derived from.
+
+  A system adds `init`, `losses`, `latent_key`, `levels`, and `denoiser` or, if
+  it has several stages, `stages`.
+
+  Attributes:
+    space: images, or the latents of a first stage.
+    encoder: of the condition.
+    cond_dropout: the share of conditions that the null condition replaces in
+      training.
+    image_size: px of a sample.
+  """
+
+  space: spaces.Space
+  encoder: conditioning.Encoder
+  cond_dropout: float
+  image_size: int
+
+  def latent_key(self, key: jax.Array) -> jax.Array:
+    """Returns the part of the key of `losses` that draws latents."""
+    raise NotImplementedError
+
+  def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
+    """Returns the noise levels of each stage.
+
+    Raises:
+      ValueError: what the spec asks for and what is allowed.
+    """
+    raise NotImplementedError
+
+  def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
+    """Returns the network of the only stage with its weights."""
+    raise NotImplementedError
+
+  # What the trainer asks for.
+
+  @property
+  def outputs(self) -> str:
+    return system_lib.SAMPLES
+
+  def init_condition(
+    self, key: jax.Array
+  ) -> tuple[dict[str, Any], condition_lib.Inputs]:
+    """Returns the encoder's part of the weights, and a condition of zeros."""
+    tree, inputs = conditioning.init(self.encoder, key)
+    return {'condition': tree} if tree else {}, inputs
+
+  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+    return {
+      **self.space.frozen_parts(),
+      **conditioning.frozen_parts(self.encoder),
+    }
+
+  def measure(
+    self,
+    frozen: Params,
+    extra: Params,
+    key: jax.Array,
+    over: measuring.OverBatch,
+  ) -> Params:
+    # The latents are drawn as `losses` draws them.
+    return self.space.measured(frozen, extra, self.latent_key(key), over)
+
+  def generator(self, params: Params, frozen: Params) -> Any:
+    """Returns the weights of the networks and of the encoder."""
+    del frozen
+    return params['generator']
+
+  def training_inputs(
+    self, params: Params, frozen: Params, key: jax.Array, batch: Batch
+  ) -> condition_lib.Inputs:
+    """Encodes a batch, some of it replaced by the null condition."""
+    generator = self.generator(params, frozen)
+    return conditioning.training_context(
+      self.encoder, generator, frozen, self.cond_dropout, key, batch
+    )
+
+  def ema_patterns(self) -> list[str]:
+    # The official EMA leaves a jointly trained encoder out; ours averages all.
+    return ['generator/.*']
+
+  def check_extra(self, extra: Params) -> None:
+    del extra
+
+  def preview(
+    self,
+    weights: Weights,
+    keys: jax.Array,
+    batch: Batch,
+    spec: spec_lib.SamplerSpec,
+  ) -> jax.Array:
+    return system_lib.generate(self, weights, keys, batch, spec)[0]
+
+  # What the sampler asks for.
+
+  @property
+  def accepts(self) -> frozenset[str]:
+    return frozenset(system_lib.EDITS)
+
+  @property
+  def any_shape(self) -> bool:
+    return False
+
+  @property
+  def stage_count(self) -> int:
+    return 1
+
+  @property
+  def has_latents(self) -> bool:
+    return self.space.has_latents
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    return (1,) * self.stage_count
+
+  def state_shape(self, shape: tuple[int, int, int]) -> Shape:
+    """Returns (B, h, w, C) of the finest states of images (B, H, W)."""
+    count, height, width = shape
+    f = self.space.factor
+    return count, height // f, width // f, self.space.channels
+
+  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+    conditioning.check_guidance(self.encoder, spec.guidance)
+    spec.make_solver()
+    self.levels(spec)
+    self.check_windows(spec.windows)
+    spec.check_scales(self.stage_count)
+    spec.check_channels(self.space.channels)
+
+  def check_windows(self, windows: tuple[int, int]) -> None:
+    """Refuses windows; a system that has them overrides it."""
+    if windows != (0, 0):
+      raise ValueError(
+        f'config.sample.windows is {windows}, must be (0, 0) for this system'
+      )
+
+  def check_rows(self, names: Collection[str]) -> None:
+    del names
+
+  def dense_spec(self) -> spec_lib.SamplerSpec:
+    steps = (system_lib.CONTINUOUS_LEVELS,)
+    return spec_lib.SamplerSpec(solver='euler', steps=steps)
+
+  def example_condition(self) -> condition_lib.Condition:
+    return conditioning.blank(self.encoder)
+
+  def condition(
+    self, weights: Weights, batch: Batch
+  ) -> condition_lib.Condition:
+    generator = self.generator(weights.params, weights.frozen)
+    tree = self.encoder.weights(generator, weights.frozen)
+    return conditioning.condition(self.encoder, tree, batch)
+
+  def stages(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    shape: tuple[int, int, int],
+    spec: spec_lib.SamplerSpec,
+  ) -> list[sampling.Stage]:
+    (levels,) = self.levels(spec)
+    size, guidance = self.state_shape(shape), spec.guidance_of(0)
+    return [self.denoiser(weights).guided(levels, condition, size, guidance)]
+
+  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    return self.space.states(weights, image)
+
+  def edited(
+    self,
+    weights: Weights,
+    stages: list[sampling.Stage],
+    edit: system_lib.Edit,
+  ) -> list[sampling.Stage]:
+    zs = self.states(weights, edit.image)
+    return [
+      editing.edited(stage, z, edit.mask, edit.strength)
+      for stage, z in zip(stages, zs, strict=True)
+    ]
+
+  def guided(
+    self,
+    weights: Weights,
+    condition: condition_lib.Condition,
+    stages: list[sampling.Stage],
+  ) -> list[sampling.Stage]:
+    del weights, condition
+    return stages
+
+  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    return self.space.decode(weights, state)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnChain(Sampled):
+  """What the systems share that are trained on a discrete chain.
+
+  Attributes:
+    chain: the noise levels of training.
+  """
+
+  chain: schedules.Chain
+
+  def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
+    return spec.chain_levels(self.chain, self.stage_count)
+
+  def dense_spec(self) -> spec_lib.SamplerSpec:
+    return spec_lib.SamplerSpec(solver='ddpm', steps=(self.chain.length,))
+
+
+def fields(
+  config: ConfigDict, space: spaces.Space, encoder: conditioning.Encoder
+) -> dict[str, Any]:
+  """Returns the attributes of `Sampled` that a config describes."""
+  return {
+    'space': space,
+    'encoder': encoder,
+    'cond_dropout': config.condition.cond_dropout,
+    'image_size': config.data.image_size,
+  }
+
+
+def chain_fields(config: ConfigDict, space: spaces.Latents) -> dict[str, Any]:
+  """Returns the attributes of `OnChain` that a config describes.
+
+  Raises:
+    ValueError: a condition that does not fit the first stage.
+  """
+  d = config.diffusion
+  encoder = conditioning.create(config, space.first_stage)
+  chain = schedules.make_chain(
+    d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
+  )
+  return {**fields(config, space, encoder), 'chain': chain}
+
+
+def check_fixed_variance(config: ConfigDict) -> None:
+  """Refuses a learned variance, for networks that predict none.
+
+  Raises:
+    ValueError: `config.diffusion.variance` asks for one.
+  """
+  if config.diffusion.variance == 'learned_range':
+    raise ValueError(
+      "config.diffusion.variance is 'learned_range', but the network of the"
+      f' system {config.system.name!r} predicts no variance here'
+    )
+
+
+def network_fields(config: ConfigDict) -> dict[str, Any]:
+  """Returns the constructor fields of a network that a config gives."""
+  return {
+    **config.network.to_dict(),
+    'dtype': jnp.dtype(config.dtype),
+    'remat': config.remat,
+    'attention': config.attention,
+  }
