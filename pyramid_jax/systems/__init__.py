@@ -5,11 +5,12 @@ import importlib
 
 from ml_collections import ConfigDict
 
+from pyramid_jax.systems import fields
 from pyramid_jax.systems import system as system_lib
 
 
-# name -> module with `create(config)`, or `create(config, base)` for a
-# system that stands on another
+# The module of each system, with `create(config)`, or `create(config, base)` of
+# a system that stands on another.
 SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
   'diffit': 'pyramid_jax.systems.diffit.image',
@@ -36,10 +37,7 @@ def create(
     ValueError: unknown name, or a config that the system cannot serve.
   """
   name = config.system.name
-  if name not in SYSTEMS:
-    raise ValueError(
-      f'config.system.name is {name!r}, must be one of {", ".join(SYSTEMS)}'
-    )
+  fields.check_value('system.name', name, SYSTEMS)
   make: Callable[..., system_lib.Trainable]
   make = importlib.import_module(SYSTEMS[name]).create
   return make(config) if base is None else make(config, base)

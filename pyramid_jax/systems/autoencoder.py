@@ -24,6 +24,7 @@ from pyramid_jax.networks import lpips
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import first_stage_losses
 from pyramid_jax.systems import system as system_lib
 
@@ -288,11 +289,7 @@ def network(config: ConfigDict) -> first_stages.Network:
     ValueError: `config.system.network` is not one of `first_stages.NETWORKS`.
   """
   kind = config.system.network
-  if kind not in first_stages.NETWORKS:
-    raise ValueError(
-      f'config.system.network is {kind!r}, must be one of'
-      f' {", ".join(first_stages.NETWORKS)}'
-    )
+  fields_lib.check_value('system.network', kind, first_stages.NETWORKS)
   return first_stages.NETWORKS[kind](
     **config.network.to_dict(),
     dtype=jnp.dtype(config.dtype),
@@ -307,18 +304,12 @@ def create(config: ConfigDict) -> Autoencoder:
     ValueError: a field that does not fit the others; see the message.
   """
   c = config.loss
-  if c.perceptual not in PERCEPTUAL:
-    raise ValueError(
-      f'config.loss.perceptual is {c.perceptual!r}, must be one of'
-      f' {", ".join(PERCEPTUAL)}'
-    )
-  model = network(config)
-  coarsest = model.coarsest_factor
-  if config.data.image_size % coarsest:
-    raise ValueError(
-      f'config.data.image_size is {config.data.image_size}, must be a'
-      f' multiple of {coarsest}, the factor of the coarsest scale'
-    )
+  fields_lib.check_value('loss.perceptual', c.perceptual, PERCEPTUAL)
+  model, size = network(config), config.data.image_size
+  reason = ', the factor of the coarsest scale'
+  fields_lib.check_multiple(
+    'data.image_size', size, model.coarsest_factor, reason
+  )
   discriminator = None
   if c.disc_weight:
     discriminator = discriminator_lib.PatchDiscriminator(
@@ -331,7 +322,7 @@ def create(config: ConfigDict) -> Autoencoder:
     perceptual=c.perceptual,
     perceptual_path=c.perceptual_weights,
     settings=_settings(c, is_kl),
-    image_size=config.data.image_size,
+    image_size=size,
     logvar=c.logvar_init if is_kl else 0.0,
     train_logvar=is_kl and c.train_logvar,
   )

@@ -1,5 +1,8 @@
 """Fields of every config whatever its system, and groups that systems share."""
 
+from collections.abc import Collection
+from typing import Any
+
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sample_fields
@@ -107,3 +110,41 @@ NOISE_MIX = {
 }
 
 GENERATIVE_CHECKS = sample_fields.COMMON_CHECKS
+
+
+def check_value(
+  name: str, value: Any, allowed: Collection[Any], reason: str = ''
+) -> None:
+  """Refuses a value of a field that is not among those allowed.
+
+  Args:
+    name: of the field, 'data.buckets'.
+    value: of the field.
+    allowed: the values that it may have.
+    reason: the end of the message, which says for what it must have them.
+
+  Raises:
+    ValueError: the field, its value and those allowed.
+  """
+  if value not in allowed:
+    values = ', '.join(map(str, allowed))
+    must = f'one of {values}' if len(allowed) > 1 else repr(*allowed)
+    raise ValueError(f'config.{name} is {value!r}, must be {must}{reason}')
+
+
+def check_multiple(name: str, size: int, of: int, reason: str) -> None:
+  """Refuses a size that is no multiple of a number.
+
+  Args:
+    name: of the field, 'data.image_size'.
+    size: the value of the field.
+    of: what divides the sizes that are allowed.
+    reason: the end of the message, which says where the number comes from.
+
+  Raises:
+    ValueError: the field, its value and the number.
+  """
+  if size % of:
+    raise ValueError(
+      f'config.{name} is {size}, must be a multiple of {of}{reason}'
+    )

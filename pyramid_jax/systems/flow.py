@@ -59,10 +59,8 @@ FIELDS = {
 CHECKS = fields_lib.GENERATIVE_CHECKS
 
 
-def network_class(values: Mapping[str, Any]) -> type:
-  """Returns the class whose constructor fields are `config.network`."""
-  del values
-  return unet_lib.UNet
+# The class whose constructor fields are `config.network`.
+network_class = lambda values: unet_lib.UNet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,19 +167,12 @@ class Flow(sampled.Sampled):
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
     super().check_spec(spec)
-    if spec.solver not in SOLVERS:
-      raise ValueError(
-        f'config.sample.solver is {spec.solver!r}, must be one of'
-        f' {", ".join(SOLVERS)} for flow'
-      )
-    for name, value, only in (
-      ('spacing', spec.spacing, 'auto'),
-      ('churn', spec.churn.amount, 0),
+    for name, value, allowed in (
+      ('solver', spec.solver, SOLVERS),
+      ('spacing', spec.spacing, ('auto',)),
+      ('churn', spec.churn.amount, (0,)),
     ):
-      if value != only:
-        raise ValueError(
-          f'config.sample.{name} is {value!r}, must be {only!r} for flow'
-        )
+      fields_lib.check_value(f'sample.{name}', value, allowed, ' for flow')
 
   def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
     def predict(network, x, level, inputs):

@@ -61,10 +61,8 @@ FIELDS = {
 CHECKS = fields_lib.GENERATIVE_CHECKS
 
 
-def network_class(values: Mapping[str, Any]) -> type:
-  """Returns the class whose constructor fields are `config.network`."""
-  del values
-  return pyunet.PyUNet
+# The class whose constructor fields are `config.network`.
+network_class = lambda values: pyunet.PyUNet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -367,11 +365,10 @@ def create(config: ConfigDict) -> Frido:
   space = spaces.latents(config)
   common = sampled.chain_fields(config, space)
   widths = common['encoder'].widths
-  if config.first_stage.system.network != 'msvqgan':
-    raise ValueError(
-      f'config.first_stage.system.network is'
-      f" {config.first_stage.system.network!r}, must be 'msvqgan' for frido"
-    )
+  network = config.first_stage.system.network
+  fields_lib.check_value(
+    'first_stage.system.network', network, ('msvqgan',), ' for frido'
+  )
   if widths.concat or widths.classes:
     raise ValueError(
       f'config.condition.task {config.condition.task!r} with'

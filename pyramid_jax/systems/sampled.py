@@ -18,6 +18,7 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import denoiser as denoiser_lib
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
@@ -162,10 +163,8 @@ class Sampled:
 
   def check_windows(self, windows: tuple[int, int]) -> None:
     """Refuses windows; a system that has them overrides it."""
-    if windows != (0, 0):
-      raise ValueError(
-        f'config.sample.windows is {windows}, must be (0, 0) for this system'
-      )
+    reason = ' for this system'
+    fields_lib.check_value('sample.windows', windows, ((0, 0),), reason)
 
   def check_rows(self, names: Collection[str]) -> None:
     del names

@@ -1,10 +1,12 @@
-"""Where a process takes place: in images, or in latents of a first stage."""
+"""Where a process takes place: in images, or in latents of a first stage.
+
+States are lists with one (B, h, w, C) for each scale, coarse first.
+"""
 
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
@@ -23,57 +26,9 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 
-class Space(Protocol):
-  """What a system must know of the states that it diffuses.
-
-  States are lists with one (B, h, w, C) for each scale, coarse first.
-  """
-
-  @property
-  def channels(self) -> int:
-    """The number of channels of the finest scale."""
-
-  @property
-  def factor(self) -> int:
-    """The number of pixels along a side of a place of the finest scale."""
-
-  @property
-  def has_latents(self) -> bool:
-    """Whether states are latents."""
-
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
-    """Returns the weights that it needs."""
-
-  def extra(self) -> Params:
-    """Returns the untrained state before the first step."""
-
-  def measured(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    """Returns `extra` as `measuring.Measuring.measure` does."""
-
-  def training(
-    self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
-  ) -> list[jax.Array]:
-    """Returns the clean states of a batch, drawn with a key."""
-
-  def raw(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
-    """Returns the unscaled states of images (B, H, W, 3) in [-1, 1]."""
-
-  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
-    """Returns the clean states of images (B, H, W, 3) in [-1, 1]."""
-
-  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    """Returns images (B, H, W, 3) in [-1, 1]."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-  """Images themselves; see `Space`."""
+  """Images themselves, with the methods of `Latents`."""
 
   channels: int = 3
   factor: int = 1
@@ -116,7 +71,7 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latents:
-  """The scaled latents of a frozen first stage; see `Space`.
+  """The scaled latents of a frozen first stage.
 
   Attributes:
     first_stage: the autoencoder.
@@ -141,13 +96,16 @@ class Latents:
 
   @property
   def channels(self) -> int:
+    """The number of channels of the finest scale."""
     return self.scale_channels[-1]
 
   @property
   def factor(self) -> int:
+    """The number of pixels along a side of a place of the finest scale."""
     return self.first_stage.factor
 
   def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+    """Returns the weights that states need."""
     image = jnp.zeros((1, self.image_size, self.image_size, 3))
     part = pretrained.FrozenPart(
       init=lambda key: self.first_stage.init(key, image)['params'],
@@ -158,6 +116,7 @@ class Latents:
     return {'first_stage': part}
 
   def extra(self) -> Params:
+    """Returns the untrained state before the first step."""
     scales = len(self.scale_channels)
     return {'latent_scale': jnp.full((scales,), self.scale_factor)}
 
@@ -168,6 +127,7 @@ class Latents:
     key: jax.Array,
     over: measuring.OverBatch,
   ) -> Params:
+    """Returns `extra` as `measuring.Measuring.measure` does."""
     if not self.scale_by_std:
       return extra
 
@@ -229,20 +189,26 @@ class Latents:
   def training(
     self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
   ) -> list[jax.Array]:
+    """Returns the clean states of a training batch, drawn with a key."""
     normal = functools.partial(jax.random.normal, key)
     zs = self.batch_latents(frozen, batch, normal)
     return [z * extra['latent_scale'][s] for s, z in enumerate(zs)]
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
+    """Returns the clean states of images (B, H, W, 3) in [-1, 1]."""
     zs = self.raw(weights.frozen, image)
     return [z * weights.extra['latent_scale'][s] for s, z in enumerate(zs)]
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    """Returns the images (B, H, W, 3) in [-1, 1] of states."""
     scale = weights.extra['latent_scale']
     zs = [z / scale[s] for s, z in enumerate(state)]
     tree = weights.frozen['first_stage']
     image = params_lib.apply(self.first_stage, tree, zs, method='decode')
     return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
+
+
+Space = Pixels | Latents
 
 
 def inverse_std(
@@ -274,11 +240,8 @@ def latents(config: ConfigDict, **options: float) -> Latents:
   """
   first_stage = autoencoder.network(config.first_stage)
   size, coarsest = config.data.image_size, first_stage.coarsest_factor
-  if size % coarsest:
-    raise ValueError(
-      f'config.data.image_size is {size}, must be a multiple of {coarsest},'
-      ' the factor of the coarsest scale'
-    )
+  reason = ', the factor of the coarsest scale'
+  fields_lib.check_multiple('data.image_size', size, coarsest, reason)
   return Latents(
     first_stage=first_stage,
     path=config.first_stage.checkpoint,

@@ -23,7 +23,7 @@ SAMPLES, RECONSTRUCTIONS, PREDICTIONS = OUTPUTS = (
 )
 # Noise levels at which a system without a chain reads activations.
 CONTINUOUS_LEVELS = 256
-# What may be asked for beside the condition of the task.
+# What may be asked for in addition to the condition of the task.
 EDITS = ('image', 'mask', 'strength')
 REQUESTS = (*EDITS, 'sketch')
 
@@ -38,7 +38,7 @@ class Weights:
 
   Attributes:
     params: {loss name: tree}, the trained weights (EMA where it is averaged).
-    frozen: {part: tree}, the weights of `System.frozen_parts`.
+    frozen: {part: tree}, the weights of `Trainable.frozen_parts`.
     extra: the untrained state: batch statistics, the measured latent scale.
   """
 
@@ -53,10 +53,10 @@ class Edit:
 
   Attributes:
     image: (B, H, W, 3) in [-1, 1].
-    mask: (B, H, W), not 0 where the image is painted anew; None: all of it
-      may change.
-    strength: in (0, 1], the share of the steps that are taken; the image
-      is noised to the level where they begin.
+    mask: (B, H, W), not 0 where the image is painted anew; None where all of
+      it may change.
+    strength: in (0, 1], the share of the steps that are taken; the image is
+      noised to the level where they begin.
   """
 
   image: jax.Array
@@ -65,14 +65,11 @@ class Edit:
 
 
 class Trainable(Protocol):
-  """One paper, or a part of one: which parts, which losses.
-
-  Built once from the config by `systems.create`; holds no arrays.
-  """
+  """One paper, or a part of one; built by `systems.create`, has no arrays."""
 
   @property
   def image_size(self) -> int:
-    """Side of a square image, px."""
+    """The side of a square image, px."""
 
   @property
   def outputs(self) -> str:
@@ -131,20 +128,16 @@ class Trainable(Protocol):
 
 
 class Reconstructing(Trainable, Protocol):
-  """What makes images anew, a first stage."""
+  """A first stage, which reconstructs images."""
 
   @property
   def codebooks(self) -> tuple[int, ...]:
-    """Entries of the codebook of each scale, none without any."""
+    """The number of codes of each scale, () without a codebook."""
 
   def reconstruct(
     self, weights: Weights, image: jax.Array
   ) -> tuple[jax.Array, list[jax.Array]]:
-    """Returns reconstructions (B, H, W, 3) in [-1, 1] and the codes.
-
-    Args:
-      weights: of the system.
-      image: (B, H, W, 3) in [-1, 1].
+    """Reconstructs images (B, H, W, 3) in [-1, 1].
 
     Returns:
       The images, and the codes of each codebook, (B, h, w) int32 each.
@@ -152,10 +145,10 @@ class Reconstructing(Trainable, Protocol):
 
 
 class Predicting(Trainable, Protocol):
-  """What predicts the edges of noised images."""
+  """A predictor of the edges of noised images."""
 
   def asked(self, frozen: Params, batch: Batch) -> jax.Array:
-    """Returns the edges of examples, (B, H, W) in [-1, 1]."""
+    """Returns the edges that a batch asks for, (B, H, W) in [-1, 1]."""
 
   def predicted(
     self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
@@ -166,22 +159,22 @@ class Predicting(Trainable, Protocol):
       weights: of the system.
       key: of the noise.
       batch: images, conditions and edges.
-      parts: (B,) of the noise's time in [0, 1], where each is read.
+      parts: (B,), the part of the noise's time in [0, 1] of each image.
 
     Returns:
-      The (B,) squared errors, and (B, H, W) edges.
+      The (B,) squared errors, means over stages, and (B, H, W) edges.
     """
 
 
 class Generative(Trainable, Protocol):
-  """What images can be sampled from.
+  """A system that images can be sampled from.
 
   Nothing about sampling lives in a system: it is in the `SamplerSpec`.
   """
 
   @property
   def accepts(self) -> frozenset[str]:
-    """The requests that it serves beside its condition, of `REQUESTS`."""
+    """Those of `REQUESTS` that it serves in addition to its condition."""
 
   @property
   def any_shape(self) -> bool:
@@ -197,20 +190,17 @@ class Generative(Trainable, Protocol):
 
   @property
   def cells(self) -> tuple[int, ...]:
-    """Sides of the squares of a state that the networks see as one place.
-
-    One a stage, coarse to fine.
-    """
+    """The side of what the network of each stage sees as one place."""
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
-    """Refuses what cannot be sampled so, before anything is built.
+    """Refuses what cannot be sampled, before anything is built.
 
     Raises:
       ValueError: the field of `config.sample` and what is allowed.
     """
 
   def check_rows(self, names: Collection[str]) -> None:
-    """Refuses conditions that lack what the system needs beside its task's.
+    """Refuses batches without an array that the system needs.
 
     Args:
       names: of the arrays of a batch.
@@ -247,12 +237,7 @@ class Generative(Trainable, Protocol):
     """
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
-    """Returns the clean state of every stage, coarse first.
-
-    Args:
-      weights: of the system.
-      image: (B, H, W, 3) in [-1, 1].
-    """
+    """Returns the clean states, coarse first, of images (B, H, W, 3)."""
 
   def edited(
     self, weights: Weights, stages: list[sampling.Stage], edit: Edit
@@ -268,7 +253,10 @@ class Generative(Trainable, Protocol):
     """Returns the stages, perhaps edited, with what corrects their steps."""
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    """Returns (B, H, W, 3) in [-1, 1]; an unfinished state gives a preview."""
+    """Returns images (B, H, W, 3) in [-1, 1].
+
+    A state whose finest scales are not finished gives a preview.
+    """
 
 
 @flax.struct.dataclass
@@ -290,11 +278,11 @@ class Extent:
 
 
 def image_keys(seed: int, indices: Any) -> jax.Array:
-  """Returns the (B,) keys of images: a sample depends on nothing but these.
+  """Returns the (B,) keys of images, on which all noise of a sample depends.
 
   Args:
     seed: of all images.
-    indices: (B,) the number of each image among them.
+    indices: (B,), the number of each image.
   """
   key = jax.random.key(seed)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices))
@@ -318,7 +306,7 @@ def generate(
     batch: the arrays of B conditions.
     spec: how they are sampled.
     edit: an image to begin with.
-    extent: which stages, None for all.
+    extent: which stages at which size, None for all at the square of training.
 
   Returns:
     Images (B, H, W, 3) in [-1, 1] and the finished scales.

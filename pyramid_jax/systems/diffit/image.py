@@ -74,10 +74,8 @@ FIELDS = {
 CHECKS = fields_lib.GENERATIVE_CHECKS
 
 
-def network_class(values: Mapping[str, Any]) -> type:
-  """Returns the class whose constructor fields are `config.network`."""
-  del values
-  return diffit_lib.DiffiT
+# The class whose constructor fields are `config.network`.
+network_class = lambda values: diffit_lib.DiffiT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,9 +195,9 @@ def _encoder(config: ConfigDict) -> conditioning.Encoder:
     )
   encoder = conditioning.create(config)
   if encoder.widths.context:
-    raise ValueError(
-      f"config.condition.class_by is {c.class_by!r}, must be 'timestep' for"
-      ' diffit, which embeds the class with the noise level'
+    reason = ' for diffit, which embeds the class with the noise level'
+    fields_lib.check_value(
+      'condition.class_by', c.class_by, ('timestep',), reason
     )
   return encoder
 
@@ -235,11 +233,12 @@ def _law(config: ConfigDict) -> edm_loss.Law:
   d = config.diffusion
   name = d.noise_distribution or d.preconditioning
   if name not in edm_loss.LAWS:
-    raise ValueError(
-      f'config.diffusion.noise_distribution is {d.noise_distribution!r}, must'
-      ' be one of'
-      f' {", ".join(edm_loss.LAWS)} for the preconditioning'
-      f' {d.preconditioning!r}, which has none of its own'
+    fields_lib.check_value(
+      'diffusion.noise_distribution',
+      d.noise_distribution,
+      edm_loss.LAWS,
+      f' for the preconditioning {d.preconditioning!r}, which has none of its'
+      ' own',
     )
   if name == 'edm':
     return edm_loss.EDMLaw(mean=d.P_mean, std=d.P_std, sigma_data=d.sigma_data)

@@ -44,10 +44,8 @@ FIELDS = {
 CHECKS = fields_lib.GENERATIVE_CHECKS
 
 
-def network_class(values: Mapping[str, Any]) -> type:
-  """Returns the class whose constructor fields are `config.network`."""
-  del values
-  return network_lib.LatentDiffiT
+# The class whose constructor fields are `config.network`.
+network_class = lambda values: network_lib.LatentDiffiT
 
 
 def denoiser(
@@ -160,10 +158,10 @@ def _check(config: ConfigDict) -> None:
       f'config.condition.task is {c.task!r} and config.condition.also'
       f" {c.also!r}, must be one of {', '.join(TASKS)} and '' for latent_diffit"
     )
-  if c.task == 'class' and c.class_by != 'timestep':
-    raise ValueError(
-      f"config.condition.class_by is {c.class_by!r}, must be 'timestep' for"
-      ' latent_diffit, which embeds the class with the noise level'
+  if c.task == 'class':
+    reason = ' for latent_diffit, which embeds the class with the noise level'
+    fields_lib.check_value(
+      'condition.class_by', c.class_by, ('timestep',), reason
     )
   if c.task == 'class' and c.null_class and not c.cond_dropout:
     raise ValueError(
@@ -186,10 +184,10 @@ def _network(
     class_dropout_prob=c.cond_dropout if by_class else 0.0,
   )
   network.check_options()
-  if network.learn_sigma != (d.variance == 'learned_range'):
-    raise ValueError(
-      f'config.network.learn_sigma is {network.learn_sigma}, must be'
-      f' {not network.learn_sigma} for config.diffusion.variance ='
-      f' {d.variance!r}'
-    )
+  fields_lib.check_value(
+    'network.learn_sigma',
+    network.learn_sigma,
+    (d.variance == 'learned_range',),
+    f' for config.diffusion.variance = {d.variance!r}',
+  )
   return network

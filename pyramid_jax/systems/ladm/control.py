@@ -24,6 +24,7 @@ from pyramid_jax.networks import controlnet
 from pyramid_jax.networks import pretrained
 from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import ladm
 from pyramid_jax.systems.ladm import stage_networks
@@ -227,21 +228,13 @@ def create(config: ConfigDict) -> LaDMControl:
     ValueError: a field that does not fit the others; see the message.
   """
   c = config.control
-  if config.data.buckets:
-    raise ValueError(
-      f'config.data.buckets is {config.data.buckets}, must be 0 for'
-      ' ladm_control: maps are squares'
-    )
-  if config.laplacian.network != 'unet':
-    raise ValueError(
-      f'config.laplacian.network is {config.laplacian.network!r}, must be'
-      " 'unet' for ladm_control: a branch is of a U-Net"
-    )
-  if config.laplacian.latent:
-    raise ValueError(
-      'config.laplacian.latent is True, must be False for ladm_control: maps'
-      ' are of images'
-    )
+  f = config.laplacian
+  for name, value, only, why in (
+    ('data.buckets', config.data.buckets, 0, 'maps are squares'),
+    ('laplacian.network', f.network, 'unet', 'a branch is of a U-Net'),
+    ('laplacian.latent', f.latent, False, 'maps are of images'),
+  ):
+    fields_lib.check_value(name, value, (only,), f' for ladm_control: {why}')
   control_map = control_maps.ControlMap(
     kind=c.map, classes=config.condition.map_classes
   )

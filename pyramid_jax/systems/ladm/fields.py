@@ -131,13 +131,10 @@ def process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
     per_stage(config, 'wavelets'), range(f.levels, 0, -1), strict=True
   ):
     cell = space.factor * 2 ** (stage - 1 + wavelet)
+    reason = f' for stage {stage} with config.laplacian.wavelets {wavelet}'
     for name in ('image_size', 'buckets'):
       size = config.data[name]
-      if size % cell:
-        raise ValueError(
-          f'config.data.{name} is {size}, must be a multiple of {cell} for'
-          f' stage {stage} with config.laplacian.wavelets {wavelet}'
-        )
+      fields_lib.check_multiple(f'data.{name}', size, cell, reason)
   return found
 
 
@@ -156,21 +153,6 @@ def per_stage(config: ConfigDict, name: str) -> tuple[Any, ...]:
       ' coarse to fine'
     )
   return values
-
-
-def kind(config: ConfigDict) -> str:
-  """Returns the kind of the preconditioning.
-
-  Raises:
-    ValueError: an unknown one.
-  """
-  name = config.laplacian.preconditioning
-  if name not in laplacian_loss.KINDS:
-    raise ValueError(
-      f'config.laplacian.preconditioning is {name!r}, must be one of'
-      f' {", ".join(laplacian_loss.KINDS)}'
-    )
-  return name
 
 
 def stage_batch(config: ConfigDict) -> tuple[int, ...]:
@@ -219,23 +201,14 @@ def check_spec(spec: spec_lib.SamplerSpec, process: laplacian.Process) -> None:
   Raises:
     ValueError: the field of `config.sample`, and what is allowed.
   """
-  if spec.solver not in SOLVERS:
-    raise ValueError(
-      f'config.sample.solver is {spec.solver!r}, must be one of'
-      f' {", ".join(SOLVERS)} for ladm'
-    )
+  spacings = ('auto', *laplacian_timesteps.SPACINGS)
+  for name, value, allowed in (
+    ('solver', spec.solver, SOLVERS),
+    ('spacing', spec.spacing, spacings),
+  ):
+    fields_lib.check_value(f'sample.{name}', value, allowed, ' for ladm')
   if process.schedule == 'vp' and spec.solver in ('heun', 'euler'):
     raise ValueError(
       f"config.laplacian.schedule 'vp' has an infinite slope at the switches:"
       f' config.sample.solver must be ddim, it is {spec.solver!r}'
     )
-  if spec.windows != (0, 0):
-    raise ValueError(
-      f'config.sample.windows is {spec.windows}, must be (0, 0) for ladm'
-    )
-  if spec.spacing not in ('auto', *laplacian_timesteps.SPACINGS):
-    raise ValueError(
-      f'config.sample.spacing is {spec.spacing!r}, must be one of auto,'
-      f' {", ".join(laplacian_timesteps.SPACINGS)} for ladm'
-    )
-  spec.make_solver()

@@ -28,6 +28,7 @@ from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.systems import denoiser as denoiser_lib
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import sampled
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
@@ -360,6 +361,10 @@ def create(config: ConfigDict) -> LaDM:
     ValueError: a field that does not fit the others; see the message.
   """
   fields.check_small_image(config)
+  kind = config.laplacian.preconditioning
+  fields_lib.check_value(
+    'laplacian.preconditioning', kind, laplacian_loss.KINDS
+  )
   latent = config.laplacian.latent
   space = spaces.one_scale(config) if latent else spaces.Pixels()
   process = fields.process(config, space)
@@ -369,7 +374,7 @@ def create(config: ConfigDict) -> LaDM:
     **sampled.fields(config, space, encoder),
     networks=stage_networks.create(config, space, encoder, wavelets),
     process=process,
-    kind=fields.kind(config),
+    kind=kind,
     law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
     stage_batch=fields.stage_batch(config),
     known_noise=(

@@ -16,6 +16,7 @@ from pyramid_jax.diffusion import laplacian
 from pyramid_jax.networks import staged_diffit
 from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import sampled
 from pyramid_jax.systems import spaces
 
@@ -220,11 +221,12 @@ def _unets(
   classes: int,
   stages: Sequence[_Ends],
 ) -> list[Any]:
-  if config.laplacian.self_context:
-    raise ValueError(
-      'config.laplacian.self_context is True, must be False for'
-      " config.laplacian.network 'unet', which has no gates"
-    )
+  fields_lib.check_value(
+    'laplacian.self_context',
+    config.laplacian.self_context,
+    (False,),
+    " for config.laplacian.network 'unet', which has no gates",
+  )
   common = common | {'num_classes': classes or None}
   if not config.laplacian.shared:
     return [
@@ -252,11 +254,8 @@ def _diffits(
       'config.laplacian.self_context is True, so config.laplacian.shared must'
       ' be True: one network for all stages has the gates'
     )
-  if buckets:
-    raise ValueError(
-      f'config.data.buckets is {buckets}, must be 0 for'
-      " config.laplacian.network 'diffit', which has one size"
-    )
+  reason = " for config.laplacian.network 'diffit', which has one size"
+  fields_lib.check_value('data.buckets', buckets, (0,), reason)
   return [
     staged_diffit.StagedDiffiT(
       **common,

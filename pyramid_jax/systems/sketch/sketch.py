@@ -25,6 +25,7 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import pretrained
+from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import base as sketch_base
 from pyramid_jax.systems.sketch import edge_source as sketch_edges
@@ -111,10 +112,9 @@ class Sketch:
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
     self.base.check_spec(dataclasses.replace(spec, variance=self.variance))
-    if spec.windows != (0, 0):
-      raise ValueError(
-        f'config.sample.windows is {spec.windows}, must be (0, 0) with a sketch'
-      )
+    fields_lib.check_value(
+      'sample.windows', spec.windows, ((0, 0),), ' with a sketch'
+    )
 
   def check_rows(self, names: Collection[str]) -> None:
     self.base.check_rows(names)
