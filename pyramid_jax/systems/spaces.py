@@ -118,7 +118,8 @@ class Latents:
   def extra(self) -> Params:
     """Returns the untrained state before the first step."""
     scales = len(self.scale_channels)
-    return {'latent_scale': jnp.full((scales,), self.scale_factor)}
+    scale = jnp.full((scales,), self.scale_factor, jnp.float32)
+    return {'latent_scale': scale}
 
   def measured(
     self,

@@ -266,7 +266,7 @@ def test_latents_are_drawn_from_a_key_of_their_own(monkeypatch):
     drawn.append(normal((4,)))
     raise InterruptedError
 
-  monkeypatch.setattr(type(system), 'batch_latents', latents)
+  monkeypatch.setattr(type(system.space), 'batch_latents', latents)
   key = jax.random.key(3)
   with pytest.raises(InterruptedError):
     system.losses({}, {}, {'latent_scale': jnp.ones(2)}, key, 1, {})
