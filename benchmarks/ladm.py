@@ -29,7 +29,6 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
-from pyramid_jax import pipeline
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import images as data_images
@@ -97,7 +96,7 @@ def _print_costs(config: ConfigDict, batch: int) -> None:
   example = system.encoder.example
   rows = {k: jnp.concatenate([v] * batch) for k, v in example.items()}
   inputs = jax.jit(system.condition)(weights, rows).context
-  taken = pipeline.stage_steps(system, weights, spec)
+  taken = system_lib.stage_steps(system, weights, spec)
   total = 0.0
 
   def stages() -> Iterator[tuple[str, ...]]:
@@ -176,7 +175,7 @@ def _print_memory(width: int) -> None:
   keys = system_lib.image_keys(0, [0])
   image = jax.block_until_ready(sample(weights, keys, batch))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-  steps = sum(pipeline.stage_steps(system, weights, spec))
+  steps = sum(system_lib.stage_steps(system, weights, spec))
   print(
     f'{image.shape[1]} px in {steps} steps, {count:,} parameters: peak'
     f' {peak:.1f} GiB'

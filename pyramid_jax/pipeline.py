@@ -1,8 +1,8 @@
 """The only way to images: weights, a system and a mesh, called with values.
 
 The command line, evaluation and the previews of a training run sample through
-`Pipeline`, which owns compilation, the filling up of batches, their placement
-and the way of the images to the host.
+`Pipeline`. It compiles the programs, fills batches up until they divide among
+the devices, places them, and brings the images to the host.
 """
 
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ from pyramid_jax.systems import system as system_lib
 
 
 Rows = Mapping[str, Any]
-# Streams of noise count down from here, where no number of an image comes.
+# Streams of noise count down from here; the numbers of images stay below.
 _STREAMS = 2**32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """What images are asked for, beside their conditions.
+  """What images are asked for, in addition to their conditions.
 
   Attributes:
     spec: how they are sampled.
@@ -45,11 +45,11 @@ class Request:
     first: the number of the first image; image i has the noise of (seed, i)
       and the row of conditions i modulo the number of rows.
     strength: in (0, 1], the share of the steps that are taken from the row
-      `image`, with a row `inpaint_mask` within its holes alone; None begins
+      `image`, only in its holes if there is a row `inpaint_mask`; None begins
       with noise.
     extent: which scales are sampled, and at which size; `start` holds rows.
     stream: 0, or the number of the model in a cascade, whose noise is then
-      independent of the noise of the models before it.
+      independent of that of the models before it.
   """
 
   spec: spec_lib.SamplerSpec
@@ -67,9 +67,9 @@ def request_of(
   """Returns what `config.sample` asks a system for.
 
   Args:
-    system: that is asked.
+    system: what is sampled.
     config: of the run.
-    **changes: other values of fields of `Request`.
+    **changes: values of fields of `Request` that the config does not say.
 
   Raises:
     ValueError: a field of `config.sample` that the system does not serve, or
@@ -80,17 +80,13 @@ def request_of(
   if system.outputs != system_lib.RECONSTRUCTIONS:
     spec = spec_lib.from_config(config)
     cast(system_lib.Generative, system).check_spec(spec)
-  values = {
-    'spec': spec,
-    'count': config.sample.count,
-    'seed': config.sample.seed,
-  }
-  return Request(**{**values, **changes})
+  s = config.sample
+  return Request(**{'spec': spec, 'count': s.count, 'seed': s.seed} | changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-  """What came of a batch, on the host.
+  """The images of a batch, on the host.
 
   Attributes:
     images: (B, H, W, 3) uint8.
@@ -102,14 +98,15 @@ class Samples:
 
 
 class Pipeline:
-  """A model that images are asked of.
+  """A model that makes images.
 
   Attributes:
-    system: what is sampled from.
+    system: what is sampled.
     weights: of the system, on the mesh.
     mesh: the devices.
     config: of the run.
-    label_names: of its data, entry 0 is padding; empty where not known.
+    label_names: the labels of its data, entry 0 is padding; empty where they
+      are not known.
   """
 
   def __init__(
@@ -125,7 +122,7 @@ class Pipeline:
     self.mesh = mesh
     self.config = config
     self.label_names = tuple(label_names)
-    # One program a shape and static field; both outputs come back whole.
+    # There is one program a shape and static field; outputs come back whole.
     compiled = functools.partial(
       jax.jit, out_shardings=mesh_lib.replicated(mesh)
     )
@@ -140,17 +137,13 @@ class Pipeline:
     self._announced: set[Any] = set()
 
   def with_weights(self, weights: system_lib.Weights) -> 'Pipeline':
-    """Returns a pipeline of other weights that has the same programs."""
+    """Returns a pipeline that has the same programs and other weights."""
     other = copy.copy(self)
     other.weights = weights
     return other
 
   def check(self, rows: Rows, request: Request) -> None:
     """Refuses what cannot be sampled, before anything is compiled.
-
-    Args:
-      rows: of conditions.
-      request: what is asked for.
 
     Raises:
       ValueError: what is asked for and what is allowed.
@@ -181,13 +174,11 @@ class Pipeline:
     """Refuses finished scales of other shapes than this system's."""
     start = request.extent.start
     extent = dataclasses.replace(request.extent, start=(), last=len(start) - 1)
-    keys = np.zeros((1, 2), np.uint32)
-    one = {name: x[:1] for name, x in mesh_lib.numeric(rows).items()}
     _, wanted = jax.eval_shape(
       functools.partial(self._generate, strength=request.strength),
       self.weights,
-      keys,
-      one,
+      np.zeros((1, 2), np.uint32),
+      {name: x[:1] for name, x in mesh_lib.numeric(rows).items()},
       _leaves_float32(request.spec),
       extent,
     )
@@ -204,8 +195,8 @@ class Pipeline:
     """Yields the images of a request, batch by batch.
 
     Args:
-      rows: host arrays of N conditions, (N, ...) each, uint8 images among
-        them; strings are ignored. May be empty.
+      rows: host arrays of N conditions, (N, ...) each, with uint8 images;
+        strings are ignored. May be empty.
       request: what is asked for; see `check`.
       batch_size: images at a time, 0 for `config.sample.batch_size`.
     """
@@ -243,15 +234,13 @@ class Pipeline:
       numbers: (B,) of the images, whose noise follows from them.
     """
     self._announce(request.spec)
-    keys = _key_data(request, numbers)
-    start = {str(s): z for s, z in enumerate(request.extent.start)}
-    placed = self._placed(start)
     extent = dataclasses.replace(
-      request.extent, start=tuple(placed[name] for name in start)
+      request.extent,
+      start=tuple(self._one_placed(z) for z in request.extent.start),
     )
     images, scales = self._generate(
       self.weights,
-      self._placed({'keys': keys})['keys'],
+      self._one_placed(_key_data(request, numbers)),
       self._placed(batch),
       _leaves_float32(request.spec),
       extent,
@@ -272,11 +261,13 @@ class Pipeline:
     numbers = request.first + np.arange(count)
     if self.system.outputs == system_lib.SAMPLES:
       return self.sample(batch, request, numbers).images
-    keys = self._placed({'keys': _key_data(request, numbers)})['keys']
-    spec = _leaves_float32(request.spec)
-    return np.asarray(
-      self._preview(self.weights, keys, self._placed(batch), spec)
+    images = self._preview(
+      self.weights,
+      self._one_placed(_key_data(request, numbers)),
+      self._placed(batch),
+      _leaves_float32(request.spec),
     )
+    return np.asarray(images)
 
   def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns what a first stage makes of images.
@@ -287,7 +278,7 @@ class Pipeline:
     Returns:
       (B, H, W, 3) uint8, and the codes of each codebook, (B, ...) each.
     """
-    image = self._placed({'image': batch['image']})['image']
+    image = self._one_placed(batch['image'])
     images, codes = self._reconstruct(self.weights, image)
     return np.asarray(images), [np.asarray(c) for c in codes]
 
@@ -297,13 +288,16 @@ class Pipeline:
   def _placed(self, batch: Rows) -> dict[str, jax.Array]:
     return mesh_lib.spread(self.mesh, batch)
 
+  def _one_placed(self, array: Any) -> jax.Array:
+    return self._placed({'array': array})['array']
+
   def _announce(self, spec: spec_lib.SamplerSpec) -> None:
-    """Says once how many steps run: some spacings take another number."""
+    """Logs once how many steps run: some spacings take another number."""
     asked = (spec.solver, spec.spacing, spec.steps)
     if asked in self._announced:
       return
     self._announced.add(asked)
-    steps = stage_steps(self._generative(), self.weights, spec)
+    steps = system_lib.stage_steps(self._generative(), self.weights, spec)
     logging.info(
       'sampling by %s: %s steps (sample.steps=%s)',
       spec.solver,
@@ -312,37 +306,12 @@ class Pipeline:
     )
 
 
-def stage_steps(
-  system: system_lib.Generative,
-  weights: system_lib.Weights,
-  spec: spec_lib.SamplerSpec,
-) -> tuple[int, ...]:
-  """Returns the steps that each stage runs, coarse to fine.
-
-  Args:
-    system: what is sampled from.
-    weights: of the system; only their shapes are read.
-    spec: how it is sampled.
-  """
-  found: list[int] = []
-  shape = (1, system.image_size, system.image_size)
-
-  def build(weights: system_lib.Weights) -> int:
-    condition = system.example_condition()
-    stages = system.stages(weights, condition, shape, spec)
-    found.extend(stage.steps for stage in stages)
-    return 0
-
-  jax.eval_shape(build, weights)
-  return tuple(found)
-
-
 def _generate(
   system: system_lib.Generative,
   mesh: Mesh,
   weights: system_lib.Weights,
   keys: jax.Array,
-  batch: Mapping[str, jax.Array],
+  batch: Rows,
   spec: spec_lib.SamplerSpec,
   extent: system_lib.Extent,
   strength: float | None,
@@ -350,22 +319,15 @@ def _generate(
   """The program of sampling; see `Pipeline.sample`."""
   count = keys.shape[0]
   keys, batch, start = _filled(mesh, (keys, dict(batch), extent.start))
-  batch = _finished(batch)
+  keys, batch = jax.random.wrap_key_data(keys), _finished(batch)
+  extent = dataclasses.replace(extent, start=start)
   edit = None
   if strength is not None:
     edit = system_lib.Edit(batch['image'], batch.get('inpaint_mask'), strength)
   images, scales = system_lib.generate(
-    system,
-    weights,
-    jax.random.wrap_key_data(keys),
-    batch,
-    spec,
-    edit,
-    dataclasses.replace(extent, start=start),
+    system, weights, keys, batch, spec, edit, extent
   )
-  return data_images.to_uint8(images)[:count], [
-    scale[:count] for scale in scales
-  ]
+  return data_images.to_uint8(images)[:count], [x[:count] for x in scales]
 
 
 def _preview(
@@ -373,14 +335,14 @@ def _preview(
   mesh: Mesh,
   weights: system_lib.Weights,
   keys: jax.Array,
-  batch: Mapping[str, jax.Array],
+  batch: Rows,
   spec: spec_lib.SamplerSpec,
 ) -> jax.Array:
   """The program of previews; see `Pipeline.preview`."""
   count = keys.shape[0]
   keys, batch = _filled(mesh, (keys, dict(batch)))
-  keys = jax.random.wrap_key_data(keys)
-  images = system.preview(weights, keys, _finished(batch), spec)
+  keys, batch = jax.random.wrap_key_data(keys), _finished(batch)
+  images = system.preview(weights, keys, batch, spec)
   return data_images.to_uint8(images)[:count]
 
 
@@ -423,15 +385,10 @@ def _leaves_float32(spec: spec_lib.SamplerSpec) -> spec_lib.SamplerSpec:
 
 def _key_data(request: Request, numbers: np.ndarray) -> np.ndarray:
   """Returns the (B, 2) uint32 data of the keys of images."""
-  if not request.stream:
-    keys = system_lib.image_keys(request.seed, numbers)
-  else:
-    stream = jax.random.fold_in(
-      jax.random.key(request.seed), _STREAMS - request.stream
-    )
-    keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(
-      jnp.asarray(numbers)
-    )
+  key = jax.random.key(request.seed)
+  if request.stream:
+    key = jax.random.fold_in(key, _STREAMS - request.stream)
+  keys = system_lib.folded(key, numbers)
   return np.asarray(jax.random.key_data(keys))
 
 

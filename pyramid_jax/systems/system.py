@@ -284,7 +284,11 @@ def image_keys(seed: int, indices: Any) -> jax.Array:
     seed: of all images.
     indices: (B,), the number of each image.
   """
-  key = jax.random.key(seed)
+  return folded(jax.random.key(seed), indices)
+
+
+def folded(key: jax.Array, indices: Any) -> jax.Array:
+  """Returns the (B,) keys that a key and each of (B,) numbers give."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices))
 
 
@@ -327,3 +331,28 @@ def generate(
     last=extent.last,
   )
   return system.decode(weights, state), state
+
+
+def stage_steps(
+  system: Generative,
+  weights: Weights,
+  spec: spec_lib.SamplerSpec,
+) -> tuple[int, ...]:
+  """Returns the steps that each stage runs, coarse to fine.
+
+  Args:
+    system: what is sampled.
+    weights: of the system; only their shapes are read.
+    spec: how it is sampled.
+  """
+  found: list[int] = []
+  shape = (1, system.image_size, system.image_size)
+
+  def build(weights: Weights) -> int:
+    condition = system.example_condition()
+    stages = system.stages(weights, condition, shape, spec)
+    found.extend(stage.steps for stage in stages)
+    return 0
+
+  jax.eval_shape(build, weights)
+  return tuple(found)
