@@ -42,9 +42,10 @@ class Condition:
   Attributes:
     context: of the B images; empty for an unconditional system.
     null: of the null condition, for classifier-free guidance; None without.
-    steer: what a loss steers to, see `systems.sketch`.
+    sketch: the targets and the strength of sketch guidance, see
+      `systems.sketch`.
   """
 
   context: Inputs = flax.struct.field(default_factory=Inputs)
   null: Inputs | None = None
-  steer: Any = None
+  sketch: Any = None

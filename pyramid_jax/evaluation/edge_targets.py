@@ -43,7 +43,7 @@ def check(
   @jax.jit
   def there_and_back(frozen, edges):
     weights = system.of_base(frozen)
-    return system.edges_of_targets(weights, system.targets(weights, edges))
+    return system.goal.to_edges(weights, system.goal.of_edges(weights, edges))
 
   found = there_and_back(frozen, wanted)
   f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']

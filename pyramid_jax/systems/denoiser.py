@@ -102,7 +102,7 @@ class Denoiser:
         return out[0]
 
       prediction = self.predict(network, x, level, inputs)
-      return prediction.replace(features=found)
+      return dataclasses.replace(prediction, features=found)
 
     def leave(state, x, x0, context):
       del context

@@ -196,11 +196,12 @@ def create(config: ConfigDict) -> Flow:
     ValueError: a field that does not fit the others; see the message.
   """
   d = config.diffusion
+  space: spaces.Space = spaces.Pixels()
+  first_stage = None
   if 'first_stage' in config:
-    latents = spaces.one_scale(config)
-    space, encoder = latents, conditioning.create(config, latents.first_stage)
-  else:
-    space, encoder = spaces.Pixels(), conditioning.create(config)
+    space = spaces.one_scale(config)
+    first_stage = space.first_stage
+  encoder = conditioning.create(config, first_stage)
   return Flow(
     **sampled.fields(config, space, encoder),
     unet=ldm.network(config, space.channels, encoder),

@@ -243,7 +243,6 @@ class Frido(sampled.OnChain):
     native_scales: diffuse each scale at its own resolution.
   """
 
-  space: spaces.Latents
   unet: pyunet.PyUNet
   loss: LossSettings
   native_scales: bool

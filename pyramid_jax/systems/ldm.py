@@ -141,7 +141,8 @@ def make_stage(
   if tiles is None:
     return network.guided(levels, condition, shape, guidance)
   null = condition.null
-  condition = condition.replace(
+  condition = dataclasses.replace(
+    condition,
     context=_of_windows(condition.context, tiles),
     null=None if null is None else _of_windows(null, tiles),
   )

@@ -123,7 +123,8 @@ class Sampled:
     batch: Batch,
     spec: spec_lib.SamplerSpec,
   ) -> jax.Array:
-    return system_lib.generate(self, weights, keys, batch, spec)[0]
+    system: Any = self  # with what it is derived for
+    return system_lib.generate(system, weights, keys, batch, spec)[0]
 
   # What the sampler asks for.
 
@@ -224,12 +225,13 @@ class Sampled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnChain(Sampled):
-  """What the systems share that are trained on a discrete chain.
+  """What the systems share that diffuse latents along a discrete chain.
 
-  Attributes:
+  Attributes, beside those of `Sampled`:
     chain: the noise levels of training.
   """
 
+  space: spaces.Latents
   chain: schedules.Chain
 
   def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:

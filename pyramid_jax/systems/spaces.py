@@ -229,12 +229,8 @@ def inverse_std(
   return 1.0 / jnp.sqrt(within + between)
 
 
-def latents(config: ConfigDict, **options: float) -> Latents:
-  """Returns the latents of `config.first_stage`.
-
-  Args:
-    config: of the run.
-    **options: `scale_factor` and `scale_by_std` of `Latents`.
+def latents(config: ConfigDict) -> Latents:
+  """Returns the latents of `config.first_stage`, whose scale is measured.
 
   Raises:
     ValueError: an image size that the first stage does not divide.
@@ -247,7 +243,6 @@ def latents(config: ConfigDict, **options: float) -> Latents:
     first_stage=first_stage,
     path=config.first_stage.checkpoint,
     image_size=size,
-    **options,
   )
 
 
@@ -255,16 +250,15 @@ def one_scale(config: ConfigDict) -> Latents:
   """Returns the latents of a first stage of one scale.
 
   Args:
-    config: of the run; `diffusion.scale_factor` and `diffusion.scale_by_std`
-      say how the latents are scaled.
+    config: of the run, which says how the latents are scaled.
 
   Raises:
     ValueError: a first stage of several scales, or one that does not divide
       the image.
   """
   d = config.diffusion
-  found = latents(
-    config, scale_factor=d.scale_factor, scale_by_std=d.scale_by_std
+  found = dataclasses.replace(
+    latents(config), scale_factor=d.scale_factor, scale_by_std=d.scale_by_std
   )
   scales = len(found.scale_channels)
   if scales != 1:

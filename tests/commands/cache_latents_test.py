@@ -93,7 +93,7 @@ def test_examples_are_those_of_the_images(cache, first_stage):
   # Which crop an image has does not depend on `draws`: `shapes` has no crops.
   want = source.finish(source.batch(indices, draws))
   np.testing.assert_array_equal(got['class'], want['class'])
-  model = systems.create(load()).first_stage
+  model = systems.create(load()).space.first_stage
   flipped = latent_cache.hashing.below(2, draws, 300) == 1
   assert 0 < flipped.sum() < 3
   image = np.asarray(want['image'])

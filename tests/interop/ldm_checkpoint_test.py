@@ -52,7 +52,7 @@ def release(system, averaged=True):
   if averaged:
     state['model_ema.decay'] = np.asarray(0.9999, np.float32)
     state['model_ema.num_updates'] = np.asarray(77, np.int32)
-  if system.scale_by_std:
+  if system.space.scale_by_std:
     state['scale_factor'] = np.asarray(0.22, np.float32)
   return state | latent_checkpoint.schedule_buffers(system.chain)
 

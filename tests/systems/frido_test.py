@@ -181,13 +181,13 @@ def test_stages_read_what_the_network_predicts(parameterization, x0):
 def test_dropped_conditions_are_the_null_condition(native):
   system, weights = native
   always = dataclasses.replace(system, cond_dropout=1.0)
-  tokens = always.training_context(
+  tokens = always.training_inputs(
     weights.params, weights.frozen, jax.random.key(0), BATCH
   )
   null = system.condition(weights, BATCH).null
   jax.tree.map(np.testing.assert_array_equal, tokens, null)
   never = dataclasses.replace(system, cond_dropout=0.0)
-  tokens = never.training_context(
+  tokens = never.training_inputs(
     weights.params, weights.frozen, jax.random.key(0), BATCH
   )
   assert not np.allclose(tokens.context.values, null.context.values)

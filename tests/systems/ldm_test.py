@@ -316,7 +316,8 @@ def test_scale_of_latents_is_undone_before_decoding():
       return jnp.repeat(zs[0], 3, axis=-1)
 
   system = systems.create(load('none,debug'))
-  system = dataclasses.replace(system, first_stage=FirstStage())
+  space = dataclasses.replace(system.space, first_stage=FirstStage())
+  system = dataclasses.replace(system, space=space)
   weights = system_lib.Weights(
     params={},
     frozen={'first_stage': {}},

@@ -107,9 +107,9 @@ def test_targets_and_back(load, space):
   system = workdir_lib.create_system(load(sketch__target_space=space))
   weights = system.of_base(weights_of(system).frozen)
   wanted = 2 * edges(32) - 1
-  (target,) = system.targets(weights, wanted)
+  (target,) = system.goal.of_edges(weights, wanted)
   assert target.shape == (B, 8, 8, {'latent': 4, 'pixels': 16}[space])
-  back = system.edges_of_targets(weights, [target])
+  back = system.goal.to_edges(weights, [target])
   assert back.shape == wanted.shape
   if space == 'pixels':
     np.testing.assert_array_equal(back, wanted)
@@ -121,7 +121,7 @@ def test_targets_and_back(load, space):
 
 def test_pixel_systems_keep_thin_lines(load):
   system = workdir_lib.create_system(load('ladm'))
-  targets = system.targets(None, 2 * edges(system.image_size) - 1)
+  targets = system.goal.of_edges(None, 2 * edges(system.image_size) - 1)
   size = system.image_size
   for target, shape in zip(targets, system.shapes, strict=True):
     assert target.shape == (B, *shape.state[1:3], 1)
@@ -259,7 +259,7 @@ def first_gradient(monkeypatch, system, spec, weights, batch, dtype):
     'params': weights.params['generator'],
     'batch_stats': weights.extra['batch_stats'],
   }
-  loss = system._loss(variables, 0, condition.steer['targets'][0])
+  loss = system._loss(variables, 0, condition.sketch['targets'][0])
   unguided = spec.replace(guidance=None)
   (alone,) = system.stages(weights, condition, shape, unguided)
   _, of_alone = alone.enter([], lambda shape: x)

@@ -51,7 +51,8 @@ def test_a_given_scale_is_kept():
 
 
 def test_a_system_that_measures_nothing():
+  first_stage = create('ldm_autoencoder_shapes.py:debug')
+  assert not isinstance(first_stage, measuring_lib.Measuring)
   system = create('diffit_shapes.py:debug')
-  assert not isinstance(system, measuring_lib.Measuring)
   weights = system_weights.weights_of(system)
   assert measuring.measured(system, weights, {'image': IMAGES}) == weights.extra

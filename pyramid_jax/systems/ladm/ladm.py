@@ -274,7 +274,8 @@ class LaDM(sampled.Sampled):
     params = self.generator(weights.params, weights.frozen)['networks']
     self.check_shape(shape[1:])
     null = condition.null
-    condition = condition.replace(
+    condition = dataclasses.replace(
+      condition,
       context=self.shaped(condition.context, shape),
       null=None if null is None else self.shaped(null, shape),
     )

@@ -1,7 +1,7 @@
-"""The frozen system whose activations an edge predictor reads.
+"""The base: the frozen system whose activations an edge predictor reads.
 
-What is known of it without its weights: the shapes of its stages and
-activations, its config, and that config as it is to be trained on and sampled.
+This is what is known of it without its weights: the shapes of its stages and
+activations, and its config.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from pyramid_jax.systems import system as system_lib
 Weights = system_lib.Weights
 
 FIRST_STAGE = 'first_stage'  # the part that may lie in the base's workdir
-# What the conditions of a batch must have in common with the base's.
+# The fields of a predictor that must be those of its base.
 _SHARED = (
   'data.image_size',
   'condition.task',
@@ -36,7 +36,7 @@ _SHARED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageShape:
-  """What of a stage of the base the predictor must know.
+  """The shapes of a stage of the base.
 
   Attributes:
     state: (B, h, w, C) of the state.
@@ -50,7 +50,11 @@ class StageShape:
 def stage_shapes(
   base: system_lib.Generative, features: Sequence[str]
 ) -> tuple[StageShape, ...]:
-  """Traces a system and returns what a predictor must know of its stages.
+  """Traces a system and returns the shapes of its stages.
+
+  Args:
+    base: the system.
+    features: names of the activations that are read.
 
   Raises:
     ValueError: activations that the network does not have.
@@ -58,7 +62,7 @@ def stage_shapes(
 
   def trace(key):
     params, extra = base.init(key, {})
-    frozen = {  # what encodes pictures and conditions has no say here
+    frozen = {  # encoders of images and conditions are not traced
       name: part.init(key)
       for name, part in base.frozen_parts().items()
       if name not in (FIRST_STAGE, 'condition')
@@ -85,7 +89,7 @@ def stage_shapes(
 
 
 def check(config: ConfigDict, of_base: ConfigDict) -> None:
-  """Refuses a base that cannot be sampled from, or of other conditions.
+  """Refuses a base that cannot be sampled, or that has other conditions.
 
   Args:
     config: of the edge predictor.
@@ -110,13 +114,9 @@ def check(config: ConfigDict, of_base: ConfigDict) -> None:
 
 
 def sampled(config: ConfigDict, of_base: ConfigDict) -> ConfigDict:
-  """Returns the base's config with the fields of sampling of this one."""
-  changed = _copy(of_base)
+  """Returns the base's config with this one's `attention` and `remat`."""
+  changed = config_lib.from_json(config_lib.to_json(of_base))
   with changed.unlocked():
     changed.attention = config.attention
     changed.remat = config.remat or of_base.remat
   return changed
-
-
-def _copy(config: ConfigDict) -> ConfigDict:
-  return config_lib.from_json(config_lib.to_json(config))

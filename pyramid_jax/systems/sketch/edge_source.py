@@ -1,4 +1,4 @@
-"""Whose edges a predictor learns, and what a person asks for."""
+"""Where edges come from: a person, the data or a detector."""
 
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ EDGES = 'edges'  # the frozen part that detects edges
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EdgeSource:
-  """Where edges come from if nobody draws them.
+  """Where edges come from if a batch has no sketch.
 
   Attributes:
-    kind: 'true', the data's, or a detector's name; 'map': the semantic map in
-      their place.
-    weights: of a detector that is a network, a path.
-    classes: of a semantic map.
+    kind: 'true' for those of the data, 'map' for the semantic map in their
+      place, or the name of a detector.
+    weights: path of the weights of a detector that is a network.
+    classes: the number of classes of a semantic map.
   """
 
   kind: str
@@ -49,16 +49,14 @@ class EdgeSource:
     return {EDGES: part}
 
   def asked(self, frozen: Params, batch: Batch) -> jax.Array:
-    """Returns the edges that are asked for, (B, H, W) in [-1, 1].
-
-    A drawing, or the edges of the example's picture.
+    """Returns the sketch of a batch, or its edges, (B, H, W) in [-1, 1].
 
     Args:
       frozen: with the weights of a detector that is a network.
       batch: of examples, or of what a person asks for.
 
     Raises:
-      ValueError: there are neither.
+      ValueError: the batch has neither a sketch nor anything with edges.
     """
     self.check(batch)
     if 'sketch' in batch:
@@ -77,13 +75,10 @@ class EdgeSource:
     return 2.0 * batch['edges'] - 1.0
 
   def check(self, names: Collection[str]) -> None:
-    """Refuses a batch without edges.
-
-    Args:
-      names: of its arrays.
+    """Refuses a batch whose arrays have neither a sketch nor edges.
 
     Raises:
-      ValueError: there is nothing that edges could be taken from.
+      ValueError: what is missing.
     """
     needed = {'true': 'edges', 'map': 'mask'}.get(self.kind, 'image')
     if 'sketch' not in names and needed not in names:

@@ -1,9 +1,10 @@
 """Sketch guidance (arXiv:2211.13752): an edge predictor on a frozen system.
 
 A small perceptron learns to read the encoded edge map off the activations that
-a trained system has at a noisy latent. Sampling is that of the base, steered
-by the gradient of the predictor's distance from a sketch. Any system with
-named activations may be the base; each of its stages is read by itself.
+a trained system, the base, has at a noisy latent. The base is then sampled,
+and every step is corrected along the gradient of the predictor's distance from
+a sketch. Any system with named activations may be the base; each of its stages
+is read by itself.
 """
 
 from collections.abc import Collection
@@ -42,7 +43,7 @@ SAMPLES_A_BASE = sketch_fields.SAMPLES_A_BASE
 
 BASE = 'base'  # the frozen part that is the trained system
 PARTS = 4  # of the noise's time, for which the loss is reported by itself
-SHOWN = (0.3, 0.6, 0.9)  # parts of the time in previews of a training run
+SHOWN = (0.3, 0.6, 0.9)  # parts of the noise's time in previews
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,11 @@ class Sketch:
     base: what is sampled.
     base_path: the workdir of its weights.
     features: names of the activations that are read.
-    goal: what the predictors should say of each stage.
+    goal: what the predictors should predict for each stage.
     predictors: one for all stages, or one for each.
     source: of the edges that are learned.
-    beta: of each stage, the length of a correction over that of its step.
-    stop_fraction: of each stage, the share of its steps that are corrected.
+    beta: the length of a correction over that of its step, for each stage.
+    stop_fraction: the share of the steps that are corrected, for each stage.
     norm_ref: the step that corrections are measured by, one of
       `guidance.sketch.NORM_REFS`.
     variance: of the steps of ddpm, as the base was trained.
@@ -76,7 +77,7 @@ class Sketch:
 
   @property
   def shapes(self) -> tuple[sketch_base.StageShape, ...]:
-    """Of the base's stages, coarse first."""
+    """The shapes of the base's stages, coarse first."""
     return self.goal.shapes
 
   @property
@@ -132,7 +133,7 @@ class Sketch:
     return Weights(params=base['params'], frozen=frozen, extra=base['extra'])
 
   def _own(self, stage: int) -> tuple[int, int]:
-    """Returns the place of a stage's predictor, and the stage's in it."""
+    """Returns the index of a stage's predictor, and of the stage in it."""
     return (0, stage) if len(self.predictors) == 1 else (stage, 0)
 
   def _predict(
@@ -143,15 +144,7 @@ class Sketch:
     noise: jax.Array,
     **kwargs: Any,
   ) -> Any:
-    """Applies the predictor of a stage.
-
-    Args:
-      variables: 'params' and 'batch_stats' of all predictors.
-      stage: whose activations they are.
-      features: activations by name.
-      noise: as `EdgePredictor.noise_input` says.
-      **kwargs: of the predictor's `apply`.
-    """
+    """Applies the predictor of a stage to activations by name."""
     place, index = self._own(stage)
     own = {kind: trees[str(place)] for kind, trees in variables.items()}
     size = self.shapes[stage].state[1:3]
@@ -170,9 +163,8 @@ class Sketch:
     for place, predictor in enumerate(self.predictors):
       shape = self.shapes[place]
       features = [jnp.zeros(t.shape, t.dtype) for t in shape.features]
-      noise = jnp.zeros((1,))
-      if predictor.noise_input != 'scalar':
-        noise = jnp.zeros(shape.state)
+      scalar = predictor.noise_input == 'scalar'
+      noise = jnp.zeros((1,) if scalar else shape.state)
       size = (shape.state[1], shape.state[2])
       key, own = jax.random.split(key)
       variables = predictor.init(own, features, noise, size)
@@ -205,16 +197,6 @@ class Sketch:
     """Returns the edges that are asked for, see `EdgeSource.asked`."""
     return self.source.asked(frozen, batch)
 
-  def targets(self, weights: Weights, edges: jax.Array) -> list[jax.Array]:
-    """Returns what the predictors should say; see `Targets.of_edges`."""
-    return self.goal.of_edges(weights, edges)
-
-  def edges_of_targets(
-    self, weights: Weights, targets: Sequence[jax.Array]
-  ) -> jax.Array:
-    """Returns the edge maps behind `targets`; see `Targets.to_edges`."""
-    return self.goal.to_edges(weights, targets)
-
   def _read(
     self,
     weights: Weights,
@@ -228,11 +210,11 @@ class Sketch:
       weights: of the base.
       key: of the noise.
       batch: images and conditions.
-      rows: (stage, S) -> (B,) of the S levels of a stage, one an example.
+      rows: (stage, S) -> (B,), which of the stage's S levels each example has.
 
     Returns:
-      For each stage activations by name, what the predictor is told of the
-      noise, and the (B,) parts of the time.
+      For each stage activations by name, the predictor's input of the noise,
+      and the (B,) parts of the noise's time.
     """
     zs = self.base.states(weights, batch['image'])
     condition = self.base.condition(weights, batch)
@@ -249,20 +231,20 @@ class Sketch:
       state = stage.leave(state, zs[s], zs[s], context)
       x = at.noised(zs[s], noise)
       prediction = segment.denoise(x, at, context, True, features=self.features)
-      told = self._told(s, at, noise, prediction.eps)
+      given = self._noise_input(s, at, noise, prediction.eps)
       results.append(
-        jax.lax.stop_gradient((prediction.features, told, jnp.ravel(at.part)))
+        jax.lax.stop_gradient((prediction.features, given, jnp.ravel(at.part)))
       )
     return results
 
-  def _told(
+  def _noise_input(
     self,
     stage: int,
     level: levels_lib.Levels,
     noise: jax.Array,
     predicted: jax.Array,
   ) -> jax.Array:
-    """Returns what a predictor is told of the noise."""
+    """Returns what a predictor is given of the noise."""
     kind = self.predictors[self._own(stage)[0]].noise_input
     if kind == 'scalar':
       return jnp.ravel(level.part)
@@ -280,7 +262,7 @@ class Sketch:
     del step
     level_key, noise_key = jax.random.split(key)
     weights = self.of_base(frozen)
-    targets = self.targets(weights, self.asked(frozen, batch))
+    targets = self.goal.of_edges(weights, self.asked(frozen, batch))
     count = targets[0].shape[0]
 
     def rows(stage, length):
@@ -291,10 +273,10 @@ class Sketch:
     by_part = extra['loss_by_part']
     total, metrics = jnp.zeros(()), {}
     for s, read in enumerate(self._read(weights, noise_key, batch, rows)):
-      features, told, part = read
+      features, given, part = read
       variables = {'params': params['generator'], 'batch_stats': statistics}
       got, new = self._predict(
-        variables, s, features, told, train=True, mutable=['batch_stats']
+        variables, s, features, given, train=True, mutable=['batch_stats']
       )
       statistics[str(self._own(s)[0])] = new['batch_stats']
       errors = targets_lib.distance(got, jax.lax.stop_gradient(targets[s]))
@@ -317,13 +299,14 @@ class Sketch:
     of_base = self.of_base(weights.frozen)
     condition = self.base.condition(of_base, batch)
     beta = batch.get('sketch_beta')
-    steer = {
-      'targets': self.targets(of_base, self.asked(weights.frozen, batch)),
+    edges = self.asked(weights.frozen, batch)
+    sketch = {
+      'targets': self.goal.of_edges(of_base, edges),
       # (stages,) or, one column a stage, (B, stages); no constants, so that
       # one program serves every sketch and strength.
       'beta': jnp.asarray(self.beta) if beta is None else beta,
     }
-    return dataclasses.replace(condition, steer=steer)
+    return dataclasses.replace(condition, sketch=sketch)
 
   def stages(
     self,
@@ -342,18 +325,15 @@ class Sketch:
     condition: condition_lib.Condition,
     stages: list[sampling.Stage],
   ) -> list[sampling.Stage]:
-    variables = {
-      'params': weights.params['generator'],
-      'batch_stats': weights.extra['batch_stats'],
-    }
+    variables = _variables(weights)
     left_out = self.stage_count - len(stages)  # by an edit, the coarsest
     return [
       sketch_guidance.sketch_guided(
         stage,
         sketch_guidance.SketchGuidance(
-          loss=self._loss(variables, s, condition.steer['targets'][s]),
+          loss=self._loss(variables, s, condition.sketch['targets'][s]),
           features=self.features,
-          beta=condition.steer['beta'][..., s],
+          beta=condition.sketch['beta'][..., s],
           stop_fraction=self.stop_fraction[s],
           norm_ref=self.norm_ref,
         ),
@@ -365,8 +345,8 @@ class Sketch:
     self, variables: Mapping[str, Any], stage: int, target: jax.Array
   ) -> sketch_guidance.Loss:
     def loss(prediction, level, initial):
-      told = self._told(stage, level, initial, prediction.eps)
-      got = self._predict(variables, stage, prediction.features, told)
+      given = self._noise_input(stage, level, initial, prediction.eps)
+      got = self._predict(variables, stage, prediction.features, given)
       return targets_lib.distance(got, target)
 
     return loss
@@ -388,38 +368,25 @@ class Sketch:
   def predicted(
     self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Predicts the edges of pictures that are noised.
-
-    Args:
-      weights: of this system.
-      key: of the noise.
-      batch: images, conditions and edges.
-      parts: (B,) of the noise's time in [0, 1], where each is read.
-
-    Returns:
-      The (B,) squared errors, means over stages, and (B, H, W) edge maps.
-    """
+    """Predicts the edges of noised images; see `Predicting.predicted`."""
     of_base = self.of_base(weights.frozen)
-    variables = {
-      'params': weights.params['generator'],
-      'batch_stats': weights.extra['batch_stats'],
-    }
+    variables = _variables(weights)
 
     def rows(stage, length):
       del stage
       return ((1.0 - parts) * (length - 1)).astype(jnp.int32)
 
     got = [
-      self._predict(variables, s, features, told)
-      for s, (features, told, _) in enumerate(
+      self._predict(variables, s, features, given)
+      for s, (features, given, _) in enumerate(
         self._read(of_base, key, batch, rows)
       )
     ]
-    wanted = self.targets(of_base, self.asked(weights.frozen, batch))
+    wanted = self.goal.of_edges(of_base, self.asked(weights.frozen, batch))
     errors = [
       targets_lib.distance(g, w) for g, w in zip(got, wanted, strict=True)
     ]
-    return jnp.stack(errors).mean(0), self.edges_of_targets(of_base, got)
+    return jnp.stack(errors).mean(0), self.goal.to_edges(of_base, got)
 
   def preview(
     self,
@@ -428,11 +395,17 @@ class Sketch:
     batch: Batch,
     spec: spec_lib.SamplerSpec,
   ) -> jax.Array:
-    """Returns predicted edge maps, at the parts `SHOWN` of the time in turn."""
+    """Returns edge maps predicted at the parts `SHOWN` of the time in turn."""
     del spec
     parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
     _, edges = self.predicted(weights, keys[0], batch, parts)
     return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
+
+
+def _variables(weights: Weights) -> dict[str, Any]:
+  """Returns the variables of all predictors."""
+  statistics = weights.extra['batch_stats']
+  return {'params': weights.params['generator'], 'batch_stats': statistics}
 
 
 def _examples(levels: levels_lib.Levels, rows: jax.Array) -> Any:

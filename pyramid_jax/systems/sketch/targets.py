@@ -1,4 +1,4 @@
-"""What an edge predictor should say of an edge map, and the way back."""
+"""The targets of an edge predictor: edge maps as states or pixels, and back."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -25,9 +25,9 @@ class Targets:
   Attributes:
     base: the system whose activations are read.
     shapes: of its stages.
-    space: 'latent', what its first stage makes of the edge map, or 'pixels',
-      those of each place of the state, as channels. A base without a first
-      stage has one channel, the strongest edge of a place.
+    space: 'latent' for the latents of the edge map, 'pixels' for the pixels of
+      each place of the state as channels. Without a first stage there is one
+      channel, the strongest edge of a place.
   """
 
   base: system_lib.Generative
@@ -40,7 +40,7 @@ class Targets:
     return self.space == 'latent' and self.base.has_latents
 
   def channels(self, stage: int) -> int:
-    """Returns the channels of the target of a stage."""
+    """Returns the number of channels of the target of a stage."""
     state = self.shapes[stage].state
     if not self.base.has_latents:
       return 1
@@ -49,12 +49,7 @@ class Targets:
     return (self.base.image_size // state[1]) ** 2
 
   def of_edges(self, weights: Weights, edges: jax.Array) -> list[jax.Array]:
-    """Returns the target of each stage.
-
-    Args:
-      weights: of the base.
-      edges: (B, H, W) in [-1, 1], white on black.
-    """
+    """Returns the target of each stage for edges (B, H, W) in [-1, 1]."""
     if self.are_latents:
       image = jnp.repeat(edges[..., None], 3, axis=-1)
       return self.base.states(weights, image)
@@ -70,12 +65,7 @@ class Targets:
   def to_edges(
     self, weights: Weights, targets: Sequence[jax.Array]
   ) -> jax.Array:
-    """Returns the (B, H, W) edge maps in [-1, 1] behind targets.
-
-    Args:
-      weights: of the base.
-      targets: of each stage.
-    """
+    """Returns the (B, H, W) edge maps in [-1, 1] of the targets of stages."""
     if self.are_latents:
       stages = self.dense_stages(weights, targets[0].shape[0])
       state: list[jax.Array] = []
@@ -117,12 +107,7 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
 def predictors(
   config: ConfigDict, goal: Targets
 ) -> tuple[edge_predictor.EdgePredictor, ...]:
-  """Builds one predictor for all stages, or one for each.
-
-  Args:
-    config: of the edge predictor.
-    goal: what the predictors should say.
-  """
+  """Builds one predictor for all stages, or one for each."""
   c = config.sketch
 
   def build(
