@@ -9,8 +9,8 @@ from pyramid_jax.systems import fields
 from pyramid_jax.systems import system as system_lib
 
 
-# The module of each system, with `create(config)`, or `create(config, base)` of
-# a system that stands on another.
+# The module of each system, with `create(config)`, or `create(config, base)`
+# for a system that builds on the trained run of another.
 SYSTEMS = {
   'autoencoder': 'pyramid_jax.systems.autoencoder',
   'diffit': 'pyramid_jax.systems.diffit.image',
@@ -31,7 +31,7 @@ def create(
 
   Args:
     config: of the system.
-    base: the config of the run that the system stands on, None if on none.
+    base: the config of the run that the system builds on, None without one.
 
   Raises:
     ValueError: unknown name, or a config that the system cannot serve.

@@ -1,7 +1,7 @@
 """First stages: reconstruction, perceptual and adversarial game.
 
 Multi-scale vector quantised (Frido), vector quantised and Kullback-Leibler
-(latent diffusion) autoencoders; `config.system.network` says which. The losses
+(latent diffusion) autoencoders; `config.system.network` selects one. The losses
 are in `first_stage_losses`. The reference alternates generator and
 discriminator; here both are differentiated at the same parameters, in one
 step.

@@ -121,7 +121,7 @@ def check_value(
     name: of the field, 'data.buckets'.
     value: of the field.
     allowed: the values that it may have.
-    reason: the end of the message, which says for what it must have them.
+    reason: the end of the message, which names what needs them.
 
   Raises:
     ValueError: the field, its value and those allowed.
@@ -139,7 +139,7 @@ def check_multiple(name: str, size: int, of: int, reason: str) -> None:
     name: of the field, 'data.image_size'.
     size: the value of the field.
     of: what divides the sizes that are allowed.
-    reason: the end of the message, which says where the number comes from.
+    reason: the end of the message, which names the origin of the number.
 
   Raises:
     ValueError: the field, its value and the number.

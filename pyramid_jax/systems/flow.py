@@ -116,7 +116,7 @@ def make_levels(steps: int) -> levels_lib.Levels:
 class Flow(sampled.Sampled):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `sampled.Sampled`:
+  Attributes, in addition to those of `sampled.Sampled`:
     unet: predicts the velocity.
     times: of training.
   """

@@ -237,7 +237,7 @@ def make_stages(
 class Frido(sampled.OnChain):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `sampled.OnChain`:
+  Attributes, in addition to those of `sampled.OnChain`:
     unet: the denoiser.
     loss: how the loss is formed.
     native_scales: diffuse each scale at its own resolution.

@@ -186,7 +186,7 @@ def init_unet(
 class LDM(sampled.OnChain):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `sampled.OnChain`:
+  Attributes, in addition to those of `sampled.OnChain`:
     unet: the denoiser.
     loss: how the loss is formed.
     logvar_init: log variance of the errors of every level.

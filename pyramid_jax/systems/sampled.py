@@ -227,7 +227,7 @@ class Sampled:
 class OnChain(Sampled):
   """What the systems share that diffuse latents along a discrete chain.
 
-  Attributes, beside those of `Sampled`:
+  Attributes, in addition to those of `Sampled`:
     chain: the noise levels of training.
   """
 

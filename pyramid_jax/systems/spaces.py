@@ -250,7 +250,7 @@ def one_scale(config: ConfigDict) -> Latents:
   """Returns the latents of a first stage of one scale.
 
   Args:
-    config: of the run, which says how the latents are scaled.
+    config: of the run, with the fields that scale the latents.
 
   Raises:
     ValueError: a first stage of several scales, or one that does not divide

@@ -284,7 +284,7 @@ def test_weights_of_another_process_are_refused(shared):
     ({'laplacian__wavelets': '(0, 1)'}, 'must be one number or 3'),
     (
       {'laplacian__schedule': 'hard', 'condition__also': 'superres'},
-      "is 'hard', must be another with a small picture",
+      "is 'hard', must be another with a small image",
     ),
     (
       {'laplacian__latent': 'True', 'condition__also': 'superres'},

@@ -82,7 +82,7 @@ network_class = lambda values: diffit_lib.DiffiT
 class DiffiT(sampled.Sampled):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `sampled.Sampled`:
+  Attributes, in addition to those of `sampled.Sampled`:
     network: the raw network, whose windows must divide the image.
     precond: what stands around the network.
     law: of the noise levels in training.

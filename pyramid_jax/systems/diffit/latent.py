@@ -76,7 +76,7 @@ def denoiser(
 class LatentDiffiT(sampled.OnChain):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `sampled.OnChain`:
+  Attributes, in addition to those of `sampled.OnChain`:
     network: the denoiser, which drops labels itself.
     loss: how the loss is formed.
   """

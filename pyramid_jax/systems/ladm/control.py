@@ -1,4 +1,4 @@
-"""ControlNet for LaDM: a map says where things are, the base stays frozen.
+"""ControlNet for LaDM: a map gives the places of things, the base stays frozen.
 
 Each network of a trained LaDM gets a branch (`networks/controlnet.py`) that
 takes the map at the stage's resolution. A branch is stored as its difference
@@ -65,9 +65,9 @@ class ControlledNetwork(stage_networks.StageNetwork):
 
   The weights are {'base': those of the network, 'branch': of the branch}.
 
-  Attributes, beside those of `StageNetwork`:
+  Attributes, in addition to those of `StageNetwork`:
     branch: of `module`.
-    weight: how far the map is obeyed, 0 = not at all, 1 as trained.
+    weight: the strength of the control, 0 for none, 1 as trained.
   """
 
   branch: nn.Module
@@ -106,7 +106,7 @@ class ControlledNetwork(stage_networks.StageNetwork):
 class LaDMControl(ladm.LaDM):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Attributes, beside those of `ladm.LaDM`, the base:
+  Attributes, in addition to those of `ladm.LaDM`, the base:
     base_path: the workdir of the base.
     control_map: makes the map of a stage.
     weight: see `ControlledNetwork`.

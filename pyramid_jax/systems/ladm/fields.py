@@ -186,7 +186,7 @@ def check_small_image(config: ConfigDict) -> None:
   if config.laplacian.schedule == 'hard':
     raise ValueError(
       "config.laplacian.schedule is 'hard', must be another with a small"
-      ' picture: a hidden band is not replaced by what the picture says of it'
+      ' image: a hidden band is not replaced by what the image determines of it'
     )
   if config.laplacian.latent:
     raise ValueError(

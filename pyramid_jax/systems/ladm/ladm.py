@@ -51,7 +51,7 @@ class LaDM(sampled.Sampled):
 
   Lists of stages are coarse to fine.
 
-  Attributes, beside those of `sampled.Sampled`:
+  Attributes, in addition to those of `sampled.Sampled`:
     networks: of the stages.
     process: the bands, their fading, the switches.
     kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
@@ -59,7 +59,7 @@ class LaDM(sampled.Sampled):
     stage_batch: examples of a batch for each stage.
     known_noise: share of noise in the clean image of the stage before, which
       finer stages are given in training; None where they are not given it.
-    tells_aspect: whether the networks are given the shape of the image.
+    takes_aspect: whether the networks are given the shape of the image.
   """
 
   networks: stage_networks.Networks
@@ -68,7 +68,7 @@ class LaDM(sampled.Sampled):
   law: laplacian_loss.Law
   stage_batch: tuple[int, ...]
   known_noise: float | None
-  tells_aspect: bool = False
+  takes_aspect: bool = False
 
   @property
   def stage_numbers(self) -> tuple[int, ...]:
@@ -199,7 +199,7 @@ class LaDM(sampled.Sampled):
 
   def inputs(self, inputs: Inputs, batch: Batch) -> Inputs:
     """Returns what the networks are given of a batch."""
-    if not self.tells_aspect:
+    if not self.takes_aspect:
       return inputs
     aspect = batch.get('aspect')
     if aspect is None:  # squares
@@ -208,7 +208,7 @@ class LaDM(sampled.Sampled):
 
   def shaped(self, inputs: Inputs, shape: tuple[int, int, int]) -> Inputs:
     """Returns what the networks are given of images (B, H, W)."""
-    if not self.tells_aspect:
+    if not self.takes_aspect:
       return inputs
     sides = np.array(shape[1:], np.float32)
     aspect = jnp.tile(np.log(sides / self.image_size), (shape[0], 1))
@@ -383,5 +383,5 @@ def create(config: ConfigDict) -> LaDM:
       if config.laplacian.self_context
       else None
     ),
-    tells_aspect=config.data.buckets > 0,
+    takes_aspect=config.data.buckets > 0,
   )
