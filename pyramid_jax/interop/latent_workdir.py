@@ -92,20 +92,19 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
       if prefix.startswith(latent_checkpoint.CONDITION)
     )
     fields['condition'] = part.rename
-  if isinstance(system, frido.Frido):
-    if system.native_scales:
-      raise ValueError(
-        'config.diffusion.native_scales is True; the official weights were'
-        ' trained with all scales on the fine grid, needed False'
-      )
-    return latent_checkpoint.Layout(unet=unet.rename, **fields)
-  return latent_checkpoint.Layout(
-    unet=unet.rename,
-    repeats_first_stage=encoder.borrowed == FIRST_STAGE,
-    stores_scale=system.space.scale_by_std,
-    scalar_scale=True,
-    **fields,
-  )
+  if name == 'ldm':
+    return latent_checkpoint.Layout(
+      repeats_first_stage=encoder.borrowed == FIRST_STAGE,
+      stores_scale=system.space.scale_by_std,
+      scalar_scale=True,
+      **fields,
+    )
+  if system.native_scales:
+    raise ValueError(
+      'config.diffusion.native_scales is True; the official weights were'
+      ' trained with all scales on the fine grid, needed False'
+    )
+  return latent_checkpoint.Layout(**fields)
 
 
 def from_official(
@@ -158,12 +157,11 @@ def _template(system: Any, evaluate: Any = None) -> latent_checkpoint.Weights:
     # weights that the config names stay where they are
     if name == FIRST_STAGE or not part.path
   }
-  scale = extra['latent_scale']
-  if isinstance(system, ldm.LDM) and not system.space.scale_by_std:
-    scale = np.full(scale.shape, system.space.scale_factor, np.float32)
-  return latent_checkpoint.Trees(
-    unet=generator['unet'],
-    ema=generator['unet'],
+  # A scale that the checkpoint stores replaces it.
+  shape = extra['latent_scale'].shape
+  scale = np.full(shape, system.space.scale_factor, np.float32)
+  return latent_checkpoint.Weights(
+    generator=params['generator'],
     first_stage=frozen[FIRST_STAGE],
     clip=frozen.get('condition'),
     latent_scale=scale,
@@ -253,9 +251,9 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     with errors.user_errors(value=errors.DATA):
       clip = parts.load_part('clip_text', part.path, tree)
   first = system.space.path or workdir / FIRST_STAGE
-  trees = latent_checkpoint.Trees(
-    unet=raw['unet'],
-    ema=averaged['params']['generator']['unet'],
+  weights = latent_checkpoint.Weights(
+    generator=_raw(workdir, step, abstract)['params']['generator'],
+    ema=generator['unet'],
     first_stage=checkpoints.load_part(
       first, 'generator', place(shapes.first_stage)
     ),
