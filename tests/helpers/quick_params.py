@@ -4,9 +4,10 @@ flax traces the initialiser of every parameter whenever a network is applied,
 to compare the shapes, which is most of the time that tracing a network takes.
 """
 
-from collections.abc import Callable
-from typing import Any
-from unittest import mock
+from collections.abc import Iterator
+import contextlib
+import functools
+import threading
 
 from flax.core import scope
 import jax
@@ -14,51 +15,51 @@ import jax.numpy as jnp
 import numpy as np
 
 
-_param = scope.Scope.param
+_eval_shape, _param = jax.eval_shape, scope.Scope.param
+_thread = threading.local()
 
 
 def install() -> None:
-  """Lets flax compare a parameter with the shape asked of its initialiser."""
-  scope.Scope.param = _given
+  """Compares parameters with the shapes that their initialisers are asked for.
 
-
-def zeros() -> Any:
-  """Returns a context in which new parameters are zeros.
-
-  No function may be jitted within it that is called outside too.
+  And within `jax.eval_shape`, where nothing has values, new ones are zeros. A
+  function that makes parameters must not be jitted within it and called
+  elsewhere too: jax remembers what it traced.
   """
-  return mock.patch.object(scope.Scope, 'param', _made)
+  scope.Scope.param = _quick
+  jax.eval_shape = _shapes
 
 
-def shapes(function: Callable[..., Any], *args: Any) -> Any:
-  """Returns `jax.eval_shape(function, *args)`, where parameters draw nothing.
+@contextlib.contextmanager
+def zeros() -> Iterator[None]:
+  """Makes new parameters zeros in this thread, without drawing them."""
+  before = getattr(_thread, 'zeros', False)
+  _thread.zeros = True
+  try:
+    yield
+  finally:
+    _thread.zeros = before
 
-  Args:
-    function: makes parameters, the `init` of a network for instance.
-    *args: trees of arrays or of shapes.
-  """
+
+@functools.wraps(_eval_shape)
+def _shapes(*args, **kwargs):
   with zeros():
-    return jax.eval_shape(function, *args)
+    return _eval_shape(*args, **kwargs)
 
 
-def _given(self, name, init_fn, *args, **kwargs):
-  if _asks_for_shape(args) and self.has_variable('params', name):
+def _quick(self, name, init_fn, *args, **kwargs):
+  if not args or not isinstance(args[0], tuple):
+    return _param(self, name, init_fn, *args, **kwargs)
+  if self.has_variable('params', name):
     value = self.get_variable('params', name)
     if isinstance(value, jax.Array | np.ndarray) and value.shape == args[0]:
       self.reserve(name, 'params')
       return value
-  return _param(self, name, init_fn, *args, **kwargs)
-
-
-def _made(self, name, init_fn, *args, **kwargs):
-  is_new = not self.has_variable('params', name)
-  if is_new and _asks_for_shape(args) and self.is_mutable_collection('params'):
+  elif getattr(_thread, 'zeros', False) and self.is_mutable_collection(
+    'params'
+  ):
     shape, dtype = (*args, float)[:2]
     self.reserve(name, 'params')
     self.put_variable('params', name, jnp.zeros(shape, dtype))
     return self.get_variable('params', name)
-  return _given(self, name, init_fn, *args, **kwargs)
-
-
-def _asks_for_shape(args):
-  return bool(args) and isinstance(args[0], tuple)
+  return _param(self, name, init_fn, *args, **kwargs)

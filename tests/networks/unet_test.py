@@ -142,17 +142,18 @@ def test_pooled_context_reaches_every_block():
   context = jax.random.normal(jax.random.key(1), (B, 5, 12))
   inputs = _inputs(options, context=context)
   pooled, plain = unet.UNet(**options), unet.UNet(**ATTENDING)
-  params = pooled.init(jax.random.key(0), **inputs)['params']
+  init = lambda key: pooled.init(key, **inputs)['params']
+  params = initial.evaluate(init, jax.random.key(0))
   assert params['pooled_proj']['kernel'].shape == (transformer.POOLS * 12, 128)
   rng = np.random.default_rng(0)  # also where weights begin as zeros
   params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params)
 
-  got = pooled.apply({'params': params}, **inputs)
-  want = plain.apply({'params': params}, **inputs)
+  run = jax.jit(lambda params: pooled.apply({'params': params}, **inputs))
+  got = run(params)
+  want = jax.jit(lambda p: plain.apply({'params': p}, **inputs))(params)
   assert np.abs(got - want).max() > 1e-3
   params['pooled_proj'] = jax.tree.map(jnp.zeros_like, params['pooled_proj'])
-  got = pooled.apply({'params': params}, **inputs)
-  np.testing.assert_allclose(got, want, atol=1e-6)
+  np.testing.assert_allclose(run(params), want, atol=1e-6)
 
 
 @pytest.mark.parametrize(

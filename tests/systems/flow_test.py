@@ -12,9 +12,11 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.prediction import Prediction
+from pyramid_jax.distributed import initial
 from pyramid_jax.systems import flow
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
+from tests.helpers import system_weights
 
 
 B = 2
@@ -35,7 +37,7 @@ def load(variants='pixels,debug', **fields):
 def built():
   """The system on pixels and weights whose last layer is not zero."""
   system = systems.create(load())
-  params, extra = jax.jit(lambda: system.init(jax.random.key(0), {}))()
+  params, extra = system_weights.initial_values(system)
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   moved = [
@@ -174,9 +176,9 @@ def test_latents_of_a_first_stage():
   system = systems.create(load('latents,debug'))
   assert system.has_latents
   key = jax.random.key(0)
-  params, extra = jax.jit(lambda: system.init(key, {}))()
+  params, extra = system_weights.initial_values(system)
   frozen = {
-    name: jax.jit(part.init)(key)
+    name: initial.evaluate(part.init, key)
     for name, part in system.frozen_parts().items()
   }
   weights = system_lib.Weights(params=params, frozen=frozen, extra=extra)

@@ -169,13 +169,18 @@ def test_stages_read_what_the_network_predicts(parameterization, x0):
     f'out_{s}_2': jax.tree.map(jnp.zeros_like, unet[f'out_{s}_2'])
     for s in range(2)
   }  # a network that predicts zeros
-  condition = system.condition(weights, BATCH)
-  stage, _ = system.stages(weights, condition, (2, 32, 32), spec)
-  segment, *_ = stage.segments
-  x, context = stage.enter([], lambda shape: jnp.ones(shape))
-  level = row(segment.levels, 0)
-  got = segment.denoise(x, level, context).x0
-  np.testing.assert_allclose(got, x0(x, level), rtol=1e-4, atol=1e-5)
+
+  @jax.jit
+  def both(weights):
+    condition = system.condition(weights, BATCH)
+    stage, _ = system.stages(weights, condition, (2, 32, 32), spec)
+    segment, *_ = stage.segments
+    x, context = stage.enter([], lambda shape: jnp.ones(shape))
+    level = row(segment.levels, 0)
+    return segment.denoise(x, level, context).x0, x0(x, level)
+
+  got, want = both(weights)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_dropped_conditions_are_the_null_condition(native):

@@ -68,6 +68,19 @@ def load(tmp_path):
   return make
 
 
+CREATED = {}
+
+
+def create(config):
+  """Builds a system, once for all tests of the same config and base."""
+  base = pathlib.Path(config.sketch.base)
+  text = config_lib.to_json(config).replace(str(base), 'BASE')
+  key = (text, (base / 'config.json').read_text())
+  if key not in CREATED:
+    CREATED[key] = workdir_lib.create_system(config)
+  return CREATED[key]
+
+
 def weights_of(system):
   """Random weights whose running statistics are those of a fresh start."""
   weights = system_weights.weights_of(system)
@@ -78,7 +91,7 @@ def weights_of(system):
 @pytest.mark.parametrize('base', sorted(BASES))
 def test_every_base_trains_and_samples(load, base):
   config = load(base)
-  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
+  system, spec = create(config), spec_lib.from_config(config)
   system.check_spec(spec)
   weights = system_weights.shapes_of(system)
   batch = jax.eval_shape(lambda: batch_of(system.image_size))
@@ -104,7 +117,7 @@ def test_every_base_trains_and_samples(load, base):
 
 @pytest.mark.parametrize('space', ['latent', 'pixels'])
 def test_targets_and_back(load, space):
-  system = workdir_lib.create_system(load(sketch__target_space=space))
+  system = create(load(sketch__target_space=space))
   weights = system.of_base(weights_of(system).frozen)
   wanted = 2 * edges(32) - 1
   (target,) = system.goal.of_edges(weights, wanted)
@@ -120,8 +133,13 @@ def test_targets_and_back(load, space):
 
 
 def test_pixel_systems_keep_thin_lines(load):
+<<<<<<< HEAD
   system = workdir_lib.create_system(load('ladm'))
   targets = system.goal.of_edges(None, 2 * edges(system.image_size) - 1)
+=======
+  system = create(load('ladm'))
+  targets = system.targets(None, 2 * edges(system.image_size) - 1)
+>>>>>>> 3b73835 (Draw no parameters where tests ask for shapes; build each predictor once)
   size = system.image_size
   for target, shape in zip(targets, system.shapes, strict=True):
     assert target.shape == (B, *shape.state[1:3], 1)
@@ -131,7 +149,7 @@ def test_pixel_systems_keep_thin_lines(load):
 
 
 def test_the_predictor_learns_eight_pictures_by_heart(load):
-  system = workdir_lib.create_system(load(sketch__hidden='256,128'))
+  system = create(load(sketch__hidden='256,128'))
   weights = weights_of(system)
   rng = np.random.default_rng(0)
   frames = np.zeros((8, 32, 32), np.float32)
@@ -169,7 +187,7 @@ def test_the_predictor_learns_eight_pictures_by_heart(load):
 
 
 def test_previews_are_edge_maps(load):
-  system = workdir_lib.create_system(load())
+  system = create(load())
   weights = system_weights.shapes_of(system)
   shown = jax.eval_shape(
     lambda w, b: system.preview(w, KEYS, b, spec_lib.SamplerSpec()),
@@ -193,7 +211,7 @@ def test_pictures_may_be_the_base(load, tmp_path):
   with config.unlocked():
     config.condition = of_base.condition
     config.data.image_size = of_base.data.image_size
-  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
+  system, spec = create(config), spec_lib.from_config(config)
   system.check_spec(spec)
   size = system.image_size
   assert system.shapes[0].state == (1, size, size, 3)
@@ -225,7 +243,7 @@ def steps_of(system, weights, batch, spec, edit=None):
 @pytest.mark.slow
 def test_sampling_is_steered_by_the_sketch(load):
   config = load()
-  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
+  system, spec = create(config), spec_lib.from_config(config)
   weights, batch = weights_of(system), batch_of(32)
   of_base = system.of_base(weights.frozen)
   want = steps_of(system.base, of_base, batch, spec)
@@ -300,7 +318,7 @@ def test_the_gradient_through_the_network_is_that_of_differences(
 ):
   with jax.enable_x64(True):
     config = load()
-    system = workdir_lib.create_system(config)
+    system = create(config)
     wide = dataclasses.replace(system.base.unet, dtype=jnp.float64)
     base = dataclasses.replace(system.base, unet=wide)
     system = dataclasses.replace(system, base=base)
@@ -329,7 +347,7 @@ def test_recomputed_activations_give_the_same_gradient(load, monkeypatch):
   for remat in ('false', 'true'):
     config = load(remat=remat)
     system, spec = (
-      workdir_lib.create_system(config),
+      create(config),
       spec_lib.from_config(config),
     )
     assert system.base.unet.remat == (remat == 'true')
@@ -362,7 +380,7 @@ def test_wrong_configs_are_named(load, tmp_path):
 
 def test_windows_are_refused(load):
   config = load(sample__windows='4,2')
-  system = workdir_lib.create_system(config)
+  system = create(config)
   message = r'windows is \(4, 2\), must be \(0, 0\) with'
   with pytest.raises(ValueError, match=message):
     system.check_spec(spec_lib.from_config(config))
@@ -370,7 +388,7 @@ def test_windows_are_refused(load):
 
 def test_what_the_base_refuses_is_refused(load):
   config = load('ladm', sample__solver='plms')
-  system = workdir_lib.create_system(config)
+  system = create(config)
   with pytest.raises(ValueError, match="'plms', must be one of .* for ladm"):
     system.check_spec(spec_lib.from_config(config))
 
@@ -378,7 +396,7 @@ def test_what_the_base_refuses_is_refused(load):
 @pytest.mark.parametrize(('base', 'strength'), [('ldm', 0.5), ('ladm', 0.16)])
 def test_a_sketch_guides_the_steps_that_an_image_leaves(load, base, strength):
   config = load(base, sketch__stop_fraction='0.5', sample__steps='4')
-  system, spec = workdir_lib.create_system(config), spec_lib.from_config(config)
+  system, spec = create(config), spec_lib.from_config(config)
   assert set(system.stop_fraction) == {0.5}
   weights, batch = weights_of(system), batch_of(system.image_size)
 
@@ -398,19 +416,17 @@ def test_a_sketch_guides_the_steps_that_an_image_leaves(load, base, strength):
 
 
 def test_edges_are_those_of_the_data_or_of_a_detector(load):
-  system = workdir_lib.create_system(load())
+  system = create(load())
   with pytest.raises(ValueError, match="config.data.maps = 'edges'"):
     system.asked({}, {'image': jnp.zeros((1, 4, 4, 3))})
   half = jnp.ones((1, 16, 16, 3)).at[:, :, 8:].set(-1.0)
-  found = workdir_lib.create_system(load(sketch__edges='sobel')).asked(
-    {}, {'image': half}
-  )
+  found = create(load(sketch__edges='sobel')).asked({}, {'image': half})
   assert (np.asarray(found[0, 4:12]) > 0).any(0).nonzero()[0].tolist() in (
     [7],
     [8],
     [7, 8],
   )
-  by_map = workdir_lib.create_system(load(sketch__edges='map'))
+  by_map = create(load(sketch__edges='map'))
   classes = by_map.source.classes
   mask = jnp.array([[[0, classes - 1]]], jnp.uint8)
   got = by_map.asked({}, {'mask': mask, 'image': half})
@@ -421,7 +437,7 @@ def test_edges_are_those_of_the_data_or_of_a_detector(load):
 
 def test_a_network_may_be_the_detector(load):
   config = load(sketch__edges='pidinet-tiny', sketch__edge_weights='tiny.pth')
-  system = workdir_lib.create_system(config)
+  system = create(config)
   part = system.frozen_parts()['edges']
   assert (part.family, part.path) == ('pidinet', 'tiny.pth')
   shapes = jax.eval_shape(part.init, jax.random.key(0))
