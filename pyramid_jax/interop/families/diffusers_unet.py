@@ -193,7 +193,7 @@ def _count(module: str, channels: int, heads: Heads | None) -> tuple[int, int]:
   if heads is None:
     raise ValueError(
       f'{module} is a self-attention: without the number of its heads its'
-      ' queries, keys and values cannot be told apart; convert it anew, with'
+      ' queries, keys and values cannot be separated; convert it anew, with'
       ' its config'
     )
   count = heads.counts.get(module, 0)
