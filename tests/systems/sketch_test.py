@@ -133,13 +133,8 @@ def test_targets_and_back(load, space):
 
 
 def test_pixel_systems_keep_thin_lines(load):
-<<<<<<< HEAD
-  system = workdir_lib.create_system(load('ladm'))
-  targets = system.goal.of_edges(None, 2 * edges(system.image_size) - 1)
-=======
   system = create(load('ladm'))
-  targets = system.targets(None, 2 * edges(system.image_size) - 1)
->>>>>>> 3b73835 (Draw no parameters where tests ask for shapes; build each predictor once)
+  targets = system.goal.of_edges(None, 2 * edges(system.image_size) - 1)
   size = system.image_size
   for target, shape in zip(targets, system.shapes, strict=True):
     assert target.shape == (B, *shape.state[1:3], 1)
