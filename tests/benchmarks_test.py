@@ -160,6 +160,7 @@ def write_official(folder, package):
 CLASHES = """
 import sys
 import ldm
+import measuring
 
 module = measuring.official(sys.argv[1], 'ldm.modules.network')
 assert module.UNetModel.outputs == 7

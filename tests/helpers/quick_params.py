@@ -6,7 +6,6 @@ to compare the shapes, which is most of the time that tracing a network takes.
 
 from collections.abc import Iterator
 import contextlib
-import functools
 import threading
 
 from flax.core import scope
@@ -15,19 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
-_eval_shape, _param = jax.eval_shape, scope.Scope.param
+_param = scope.Scope.param
 _thread = threading.local()
 
 
 def install() -> None:
-  """Compares parameters with the shapes that their initialisers are asked for.
-
-  And within `jax.eval_shape`, where nothing has values, new ones are zeros. A
-  function that makes parameters must not be jitted within it and called
-  elsewhere too: jax remembers what it traced.
-  """
+  """Compares parameters with the shapes that their initialisers are asked for."""
   scope.Scope.param = _quick
-  jax.eval_shape = _shapes
 
 
 @contextlib.contextmanager
@@ -39,12 +32,6 @@ def zeros() -> Iterator[None]:
     yield
   finally:
     _thread.zeros = before
-
-
-@functools.wraps(_eval_shape)
-def _shapes(*args, **kwargs):
-  with zeros():
-    return _eval_shape(*args, **kwargs)
 
 
 def _quick(self, name, init_fn, *args, **kwargs):
