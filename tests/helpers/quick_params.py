@@ -1,4 +1,4 @@
-"""Parameters without tracing what draws them, where shapes are all that counts.
+"""Parameters without tracing what draws them, where only shapes count.
 
 flax traces the initialiser of every parameter whenever a network is applied,
 to compare the shapes, which is most of the time that tracing a network takes.
@@ -19,7 +19,7 @@ _thread = threading.local()
 
 
 def install() -> None:
-  """Compares parameters with the shapes that their initialisers are asked for."""
+  """Compares parameters with the shapes that initialisers are asked for."""
   scope.Scope.param = _quick
 
 
