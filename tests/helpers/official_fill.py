@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from pyramid_jax.interop import mapping
+from tests.helpers import quick_params
 
 
 def uniform(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -85,7 +86,7 @@ def params(
     *args: of `init`, after the key.
     **kwargs: of `init`.
   """
-  template = jax.eval_shape(
+  template = quick_params.shapes(
     lambda key: init(key, *args, **kwargs), jax.random.key(0)
   )['params']
   shapes = official_shapes(template, rename)

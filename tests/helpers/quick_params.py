@@ -4,9 +4,11 @@ flax traces the initialiser of every parameter whenever a network is applied,
 to compare the shapes, which is most of the time that tracing a network takes.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import threading
+from typing import Any
 
 from flax.core import scope
 import jax
@@ -32,6 +34,20 @@ def zeros() -> Iterator[None]:
     yield
   finally:
     _thread.zeros = before
+
+
+def shapes(function: Callable[..., Any], *args: Any) -> Any:
+  """Returns `jax.eval_shape(function, *args)`, where parameters draw nothing.
+
+  jax remembers what it traced by the function, so a new one is traced here:
+  the zeros must not be found again where values are drawn.
+
+  Args:
+    function: makes parameters, the `init` of a network for instance.
+    *args: trees of arrays or of shapes.
+  """
+  with zeros():
+    return jax.eval_shape(lambda *args: function(*args), *args)
 
 
 def _quick(self, name, init_fn, *args, **kwargs):

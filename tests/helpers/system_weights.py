@@ -30,9 +30,9 @@ def fill(tree, seed=0):
 
 def shapes_of(system):
   """Returns the shapes of all weights of a system."""
-  params, extra = jax.eval_shape(lambda key: system.init(key, {}), KEY)
+  params, extra = quick_params.shapes(lambda key: system.init(key, {}), KEY)
   frozen = {
-    name: jax.eval_shape(part.init, KEY)
+    name: quick_params.shapes(part.init, KEY)
     for name, part in system.frozen_parts().items()
   }
   return system_lib.Weights(params=params, frozen=frozen, extra=extra)
