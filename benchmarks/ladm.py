@@ -84,7 +84,7 @@ def _weights(system: ladm.LaDM) -> system_lib.Weights:
   params, extra = jax.jit(lambda key: system.init(key, {}))(jax.random.key(0))
   frozen = {
     name: jax.jit(part.init)(jax.random.key(1))
-    for name, part in system.frozen_parts().items()
+    for name, part in system.pretrained_parts().items()
   }
   return system_lib.Weights(params=params, frozen=frozen, extra=extra)
 

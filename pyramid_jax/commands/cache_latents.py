@@ -39,7 +39,7 @@ from pyramid_jax.interop import command_line
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
-from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
@@ -90,7 +90,7 @@ def run(
       f'--count={count}: the split has {len(reader)} images.'
     )
   model = autoencoder.network(config.first_stage)
-  params = frozen_lib.load_one(system, config, mesh, frozen_lib.FIRST_STAGE)
+  params = pretrained.load_one(system, config, mesh, pretrained.FIRST_STAGE)
   total = count or len(reader)
   manifest = {
     'format': latent_cache.FORMAT,
@@ -143,7 +143,7 @@ def _check(config: ConfigDict, flips: bool) -> None:
 
 def has_latents(system: system_lib.Trainable) -> bool:
   """Whether a system diffuses the latents of a first stage of its own."""
-  return frozen_lib.FIRST_STAGE in system.frozen_parts()
+  return pretrained.FIRST_STAGE in system.pretrained_parts()
 
 
 def make_encode(

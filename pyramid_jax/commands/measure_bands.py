@@ -30,7 +30,7 @@ from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.interop import command_line
-from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import writers as logs
 from pyramid_jax.systems.ladm import ladm
 
@@ -62,7 +62,7 @@ def measure(config: ConfigDict, count: int, batch_size: int) -> np.ndarray:
       f'--count={count}: the split has {len(reader)} images.'
     )
   mesh = mesh_lib.create(config.mesh, jax.local_devices()[:1])
-  frozen = frozen_lib.load(system, config, mesh, '.')
+  frozen = pretrained.load(system, config, mesh, '.')
   levels = system.process.levels
 
   @jax.jit

@@ -56,7 +56,7 @@ class BothEncoder(encoder.Encoder):
     return self.first.is_guidable and self.second.is_guidable
 
   @property
-  def pretrained(self) -> pretrained_lib.FrozenPart | None:
+  def pretrained(self) -> pretrained_lib.PretrainedPart | None:
     return self.first.pretrained or self.second.pretrained
 
   @property

@@ -87,7 +87,7 @@ class Encoder(Protocol):
     return True
 
   @property
-  def pretrained(self) -> pretrained_lib.FrozenPart | None:
+  def pretrained(self) -> pretrained_lib.PretrainedPart | None:
     """The weights that are loaded and never trained, None without."""
     return None
 

@@ -101,7 +101,7 @@ def check_guidance(
     )
 
 
-def frozen_parts(encoder: Encoder) -> dict[str, pretrained.FrozenPart]:
+def pretrained_parts(encoder: Encoder) -> dict[str, pretrained.PretrainedPart]:
   """Returns the weights of an encoder that are loaded, by their part."""
   part = encoder.pretrained
   return {} if part is None else {encoder_lib.PART: part}

@@ -99,8 +99,8 @@ class PretrainedEncoder(TokenEncoder):
     return ''
 
   @property
-  def pretrained(self) -> pretrained_lib.FrozenPart:
-    return pretrained_lib.FrozenPart(
+  def pretrained(self) -> pretrained_lib.PretrainedPart:
+    return pretrained_lib.PretrainedPart(
       init=self.init,
       family=self.pretrained_family,
       path=self.path,

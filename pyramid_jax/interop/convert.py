@@ -225,7 +225,7 @@ def _inits(config: ConfigDict | None) -> dict[str, Callable[[jax.Array], Any]]:
     return lambda key: select(*system.init(key, {}))
 
   # A part without a family is a run, not a network.
-  frozen = system.frozen_parts().values()
+  frozen = system.pretrained_parts().values()
   inits = {part.family: part.init for part in frozen if part.family}
   if name in latent_workdir.DENOISERS:
     family, network = latent_workdir.DENOISERS[name]

@@ -135,7 +135,7 @@ def from_official(
   family, network = DENOISERS[name]
   tree, report = parts.to_flax(family, ours, template.generator[network])
   first_stage, more = parts.to_flax(
-    system.frozen_parts()[FIRST_STAGE].family, theirs, template.first_stage
+    system.pretrained_parts()[FIRST_STAGE].family, theirs, template.first_stage
   )
   report.add(more)
   weights = latent_checkpoint.Weights(
@@ -153,7 +153,7 @@ def _template(system: Any, evaluate: Any = None) -> latent_checkpoint.Weights:
   params, extra = evaluate(lambda key: system.init(key, {}), key)
   frozen = {
     name: evaluate(part.init, key)
-    for name, part in system.frozen_parts().items()
+    for name, part in system.pretrained_parts().items()
     # weights that the config names stay where they are
     if name == FIRST_STAGE or not part.path
   }
@@ -246,7 +246,7 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   step = int(averaged['step'])
   clip = None
   if shapes.clip is not None or system.encoder.pretrained is not None:
-    part = system.frozen_parts()['condition']
+    part = system.pretrained_parts()['condition']
     tree = jax.eval_shape(part.init, jax.random.key(0))
     with errors.user_errors(value=errors.DATA):
       clip = parts.load_part('clip_text', part.path, tree)

@@ -8,7 +8,7 @@ import jax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FrozenPart:
+class PretrainedPart:
   """Weights that a system uses and never trains."""
 
   init: Callable[[jax.Array], Any]  # key -> tree, works under `jax.eval_shape`

@@ -14,7 +14,7 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import predictors as steering
-from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 
@@ -75,13 +75,13 @@ def load(
   )
   weights = system_lib.Weights(
     params=trees['params'],
-    frozen=frozen_lib.load(system, config, mesh, folder),
+    frozen=pretrained.load(system, config, mesh, folder),
     extra=trees['extra'],
   )
   with errors.user_errors():
     system.check_extra(trees['extra'])
   step = int(trees['step'])
-  for name, part in system.frozen_parts().items():
+  for name, part in system.pretrained_parts().items():
     if not part.loss_name:  # a whole run, on which this one stands
       was = checkpoints.frozen(folder, step).get(name)
       digest = hashes.digest(weights.frozen[name])

@@ -21,7 +21,7 @@ FIRST_STAGE = 'first_stage'  # the part, and its folder in a workdir
 
 
 def path_of(
-  name: str, part: pretrained.FrozenPart, workdir: str | os.PathLike[str]
+  name: str, part: pretrained.PretrainedPart, workdir: str | os.PathLike[str]
 ) -> pathlib.Path | None:
   """Returns where a part's weights are or will be, None if nobody says."""
   if part.path:
@@ -37,7 +37,7 @@ def missing(
   A first stage without a path is trained, so it is not missing.
   """
   lines = []
-  for name, part in system.frozen_parts().items():
+  for name, part in system.pretrained_parts().items():
     path = path_of(name, part, workdir)
     if path is None:
       lines.append(f'config.{part.field} (weights of {name}) is not set')
@@ -53,7 +53,7 @@ def abstract(
   key = jax.random.key(0)
   return {
     name: sharding.abstract(jax.eval_shape(part.init, key), mesh, min_size)
-    for name, part in system.frozen_parts().items()
+    for name, part in system.pretrained_parts().items()
   }
 
 
@@ -74,7 +74,7 @@ def load(
     raise errors.UserError('missing: ' + '; '.join(lines), errors.MISSING)
   return {
     name: _load(part, path_of(name, part, workdir), shapes[name])
-    for name, part in system.frozen_parts().items()
+    for name, part in system.pretrained_parts().items()
   }
 
 
@@ -86,7 +86,7 @@ def load_one(
   Raises:
     UserError: weights that are missing, damaged or of another network.
   """
-  part = system.frozen_parts()[name]
+  part = system.pretrained_parts()[name]
   path = pathlib.Path(part.path)
   if not part.path or not path.exists():
     raise errors.UserError(
@@ -99,7 +99,7 @@ def load_one(
 
 
 def _load(
-  part: pretrained.FrozenPart, path: pathlib.Path | None, shapes: Any
+  part: pretrained.PretrainedPart, path: pathlib.Path | None, shapes: Any
 ) -> Any:
   assert path is not None
   if not part.loss_name:
@@ -110,7 +110,7 @@ def _load(
 
 
 def _read_file(
-  part: pretrained.FrozenPart, path: pathlib.Path, shapes: Any
+  part: pretrained.PretrainedPart, path: pathlib.Path, shapes: Any
 ) -> Any:
   with errors.user_errors(value=errors.DATA):
     values = parts.load_part(part.family, path, shapes)

@@ -12,7 +12,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.runs import checkpoints
-from pyramid_jax.runs import pretrained as frozen
+from pyramid_jax.runs import pretrained
 from pyramid_jax.systems import system as system_lib
 
 
@@ -33,7 +33,10 @@ def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
   begun = bool(checkpoints.steps(workdir))
   if 'first_stage' not in config or config.first_stage.checkpoint or begun:
     return [whole]
-  return [(config_lib.first_stage(config), workdir / frozen.FIRST_STAGE), whole]
+  return [
+    (config_lib.first_stage(config), workdir / pretrained.FIRST_STAGE),
+    whole,
+  ]
 
 
 def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
@@ -118,7 +121,7 @@ def check_inputs(parts: Sequence[Stage]) -> None:
     system = create_system(config)
     with errors.user_errors():
       lines += data.missing_inputs(config)
-      lines += frozen.missing(system, workdir)
+      lines += pretrained.missing(system, workdir)
   if lines:
     raise errors.UserError(
       f'missing: {"; ".join(dict.fromkeys(lines))}', errors.MISSING

@@ -136,11 +136,11 @@ class Autoencoder:
       params[LOGVAR] = {'value': jnp.float32(self.logvar)}
     return params, extra
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     if self.perceptual != 'lpips':
       return {}
     image = jnp.zeros((1, 32, 32, 3))
-    part = pretrained.FrozenPart(
+    part = pretrained.PretrainedPart(
       init=lambda key: lpips.LPIPS().init(key, image, image)['params'],
       family='lpips',
       path=self.perceptual_path,

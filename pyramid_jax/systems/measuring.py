@@ -44,7 +44,7 @@ class Measuring(Protocol):
     """Returns `extra` with what is measured before the first step.
 
     Args:
-      frozen: {part: tree}, the weights of `frozen_parts`.
+      frozen: {part: tree}, the weights of `pretrained_parts`.
       extra: the untrained state of `init`.
       key: that `losses` gets in the first step.
       over: walks over the batch of the first step.

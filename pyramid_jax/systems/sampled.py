@@ -79,10 +79,10 @@ class Sampled:
     tree, inputs = conditioning.init(self.encoder, key)
     return {'condition': tree} if tree else {}, inputs
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     return {
-      **self.space.frozen_parts(),
-      **conditioning.frozen_parts(self.encoder),
+      **self.space.pretrained_parts(),
+      **conditioning.pretrained_parts(self.encoder),
     }
 
   def measure(

@@ -34,7 +34,7 @@ class Pixels:
   factor: int = 1
   has_latents: bool = False
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     return {}
 
   def extra(self) -> Params:
@@ -104,10 +104,10 @@ class Latents:
     """The number of pixels along a side of a place of the finest scale."""
     return self.first_stage.factor
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     """Returns the weights that states need."""
     image = jnp.zeros((1, self.image_size, self.image_size, 3))
-    part = pretrained.FrozenPart(
+    part = pretrained.PretrainedPart(
       init=lambda key: self.first_stage.init(key, image)['params'],
       family=self.first_stage.family,
       path=self.path,

@@ -38,7 +38,7 @@ class Weights:
 
   Attributes:
     params: {loss name: tree}, the trained weights (EMA where it is averaged).
-    frozen: {part: tree}, the weights of `Trainable.frozen_parts`.
+    frozen: {part: tree}, the weights of `Trainable.pretrained_parts`.
     extra: the untrained state: batch statistics, the measured latent scale.
   """
 
@@ -81,7 +81,7 @@ class Trainable(Protocol):
     `batch` may be empty where shapes are all that is asked for.
     """
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     """Returns the parts that are loaded, never trained."""
 
   def losses(

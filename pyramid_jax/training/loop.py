@@ -27,7 +27,7 @@ from pyramid_jax.evaluation import edge_targets
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import lock
-from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers as logs
 from pyramid_jax.training import hooks as hooks_lib
@@ -95,7 +95,7 @@ def _train(
   _report(setup)
   with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles beside
     compiled = pool.submit(_compile, setup)
-    frozen = frozen_lib.load(setup.system, config, setup.mesh, workdir)
+    frozen = pretrained.load(setup.system, config, setup.mesh, workdir)
     edge_targets.check(setup.system, setup.reader_val, frozen)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(setup.reader, digests)

@@ -19,7 +19,7 @@ from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
-from pyramid_jax.runs import pretrained as frozen_lib
+from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import step as step_lib
@@ -86,7 +86,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     create=create,
     batch=batch,
     state=sharding.abstract(jax.eval_shape(create, batch), mesh, min_size),
-    frozen=frozen_lib.abstract(system, mesh, min_size),
+    frozen=pretrained.abstract(system, mesh, min_size),
   )
 
 

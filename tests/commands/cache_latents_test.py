@@ -31,7 +31,7 @@ def load(task='class'):
 @pytest.fixture(scope='module')
 def first_stage(tmp_path_factory):
   """A weight file of a first stage, and its tree."""
-  part = systems.create(load()).frozen_parts()['first_stage']
+  part = systems.create(load()).pretrained_parts()['first_stage']
   tree = initial.evaluate(part.init, jax.random.key(0))
   file = tmp_path_factory.mktemp('first') / 'params.safetensors'
   parts.write(part.family, file, tree)

@@ -113,7 +113,7 @@ def test_batches_fit_the_system(tmp_path, variant):
     params, extra = system.init(jax.random.key(0), batch)
     frozen = {
       name: part.init(jax.random.key(1))
-      for name, part in system.frozen_parts().items()
+      for name, part in system.pretrained_parts().items()
     }
     key = jax.random.key(0)
     return system.losses(params, frozen, extra, key, jnp.int32(0), batch)[0]

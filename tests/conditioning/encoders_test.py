@@ -149,7 +149,7 @@ def test_no_condition_is_an_encoder_that_gives_nothing():
   encoder = conditioning.create(config_lib.base('ldm'))
   assert encoder == no_condition.NoCondition()
   assert encoder.widths == encoder_lib.Widths()
-  assert conditioning.frozen_parts(encoder) == {}
+  assert conditioning.pretrained_parts(encoder) == {}
   tree, blank = conditioning.init(encoder, jax.random.key(0))
   assert (tree, blank) == ({}, condition_lib.Inputs())
   assert encoder.weights({'unet': 1.0}, {'first_stage': 2.0}) == {}
@@ -227,7 +227,7 @@ def test_pretrained_encoders_say_what_is_loaded(name, family):
   encoder = create(task='text', encoder=name, weights='some/file')
   both = create(task='text', encoder=name, weights='some/file', also='camera')
   for one in (encoder, both):
-    (part,) = conditioning.frozen_parts(one).values()
+    (part,) = conditioning.pretrained_parts(one).values()
     assert (part.family, part.path) == (family, 'some/file')
     assert part.field == 'condition.weights'
     assert part.family in parts.FAMILIES
@@ -246,7 +246,7 @@ def test_pretrained_encoders_say_what_is_loaded(name, family):
 def test_trained_encoders_load_nothing():
   for fields in ({'task': 'text'}, {'task': 'class'}, {'task': 'map'}):
     encoder = create(**fields)
-    assert conditioning.frozen_parts(encoder) == {}
+    assert conditioning.pretrained_parts(encoder) == {}
     assert encoder.borrowed == ''
     assert encoder.trained_part({'any': 1.0}) == {'any': 1.0}
     assert encoder.weights({'condition': 1.0}, {'condition': 2.0}) == 1.0
@@ -255,7 +255,7 @@ def test_trained_encoders_load_nothing():
 def test_holes_borrow_the_first_stage():
   encoder = create(task='inpaint')
   assert encoder.borrowed == 'first_stage'
-  assert conditioning.frozen_parts(encoder) == {}
+  assert conditioning.pretrained_parts(encoder) == {}
   assert encoder.trained_part({'any': 1.0}) == {}
   frozen = {'condition': 2.0, 'first_stage': 3.0}
   assert encoder.weights({'condition': 1.0}, frozen) == 3.0

@@ -171,7 +171,7 @@ def test_coco_configs_have_the_published_sizes(
   count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
   assert count(params['generator']['unet']) == unet
   assert count(params['generator']['condition']) == condition
-  part = system.frozen_parts()['first_stage']
+  part = system.pretrained_parts()['first_stage']
   assert count(quick_params.shapes(part.init, jax.random.key(0))) == first_stage
 
 
@@ -299,7 +299,7 @@ def test_small_networks_stay_below_three_million(variant):
   system = systems.create(config)
   params, _ = quick_params.shapes(system.init, jax.random.key(0), {})
   trees = dict(params['generator'])
-  for name, part in system.frozen_parts().items():
+  for name, part in system.pretrained_parts().items():
     trees[name] = quick_params.shapes(part.init, jax.random.key(0))
   for name, tree in trees.items():
     count = sum(leaf.size for leaf in jax.tree.leaves(tree))

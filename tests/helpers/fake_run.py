@@ -71,10 +71,10 @@ class System:
     extra = {'count': jnp.zeros((), jnp.int32)}
     return {'generator': generator, 'critic': critic}, extra
 
-  def frozen_parts(self):
+  def pretrained_parts(self):
     if not self.two:
       return {}
-    part = pretrained.FrozenPart(
+    part = pretrained.PretrainedPart(
       init=lambda key: self.init(key, {})[0]['generator'],
       family='none',
       path=self.path,

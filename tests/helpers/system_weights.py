@@ -33,7 +33,7 @@ def shapes_of(system):
   params, extra = quick_params.shapes(lambda key: system.init(key, {}), KEY)
   frozen = {
     name: quick_params.shapes(part.init, KEY)
-    for name, part in system.frozen_parts().items()
+    for name, part in system.pretrained_parts().items()
   }
   return system_lib.Weights(params=params, frozen=frozen, extra=extra)
 

@@ -179,7 +179,7 @@ def test_latents_of_a_first_stage():
   params, extra = system_weights.initial_values(system)
   frozen = {
     name: initial.evaluate(part.init, key)
-    for name, part in system.frozen_parts().items()
+    for name, part in system.pretrained_parts().items()
   }
   weights = system_lib.Weights(params=params, frozen=frozen, extra=extra)
   spec = spec_lib.from_config(load('latents,debug'))

@@ -143,7 +143,7 @@ def test_t5_is_a_frozen_encoder_of_texts():
   fields = {'encoder': 't5', 'mlp_dim': '24', 'dim': '16', 'depth': '1'}
   fields = {f'condition__{name}': value for name, value in fields.items()}
   system, weights, (results, _), _ = shapes(load('text,debug', **fields))
-  part = system.frozen_parts()['condition']
+  part = system.pretrained_parts()['condition']
   assert (part.family, part.field) == ('t5', 'condition.weights')
   assert 'condition' not in weights.params['generator']
   assert weights.frozen['condition']['block_0']['wi_0']['kernel'].shape == (

@@ -433,7 +433,7 @@ def test_edges_are_those_of_the_data_or_of_a_detector(load):
 def test_a_network_may_be_the_detector(load):
   config = load(sketch__edges='pidinet-tiny', sketch__edge_weights='tiny.pth')
   system = create(config)
-  part = system.frozen_parts()['edges']
+  part = system.pretrained_parts()['edges']
   assert (part.family, part.path) == ('pidinet', 'tiny.pth')
   shapes = jax.eval_shape(part.init, jax.random.key(0))
   found = jax.eval_shape(

@@ -155,14 +155,14 @@ class LaDMControl(ladm.LaDM):
       }
     return {'generator': {'branches': branches}}, extra
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
-    part = pretrained.FrozenPart(
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
+    part = pretrained.PretrainedPart(
       init=lambda key: super(LaDMControl, self).init(key, {})[0]['generator'],
       family='',
       path=self.base_path,
       field='control.base',
     )
-    return {**super().frozen_parts(), BASE: part}
+    return {**super().pretrained_parts(), BASE: part}
 
   def generator(self, params: Params, frozen: Params) -> Any:
     base = jax.lax.stop_gradient(frozen[BASE])

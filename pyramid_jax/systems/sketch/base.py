@@ -64,7 +64,7 @@ def stage_shapes(
     params, extra = base.init(key, {})
     frozen = {  # encoders of images and conditions are not traced
       name: part.init(key)
-      for name, part in base.frozen_parts().items()
+      for name, part in base.pretrained_parts().items()
       if name not in (FIRST_STAGE, 'condition')
     }
     weights = Weights(params=params, frozen=frozen, extra=extra)

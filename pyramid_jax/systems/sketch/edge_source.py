@@ -35,12 +35,12 @@ class EdgeSource:
   weights: str
   classes: int
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     """Returns the detector, where it is a network."""
     if self.kind not in pidinet.SIZES:
       return {}
     image = jnp.zeros((1, 32, 32, 3))
-    part = pretrained.FrozenPart(
+    part = pretrained.PretrainedPart(
       init=lambda key: detector(self.kind).init(key, image)['params'],
       family='pidinet',
       path=self.weights,

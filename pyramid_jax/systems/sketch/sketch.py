@@ -173,12 +173,12 @@ class Sketch:
     extra = {'batch_stats': statistics, 'loss_by_part': jnp.zeros(PARTS)}
     return {'generator': params}, extra
 
-  def frozen_parts(self) -> Mapping[str, pretrained.FrozenPart]:
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     def init(key):
       params, extra = self.base.init(key, {})
       return {'params': params, 'extra': extra}
 
-    whole = pretrained.FrozenPart(
+    whole = pretrained.PretrainedPart(
       init=init,
       family='',
       path=self.base_path,
@@ -186,12 +186,12 @@ class Sketch:
       loss_name='',
     )
     parts = {BASE: whole}
-    for name, part in self.base.frozen_parts().items():
+    for name, part in self.base.pretrained_parts().items():
       path = part.path
       if name == sketch_base.FIRST_STAGE and not path:
         path = os.path.join(self.base_path, sketch_base.FIRST_STAGE)
       parts[name] = dataclasses.replace(part, path=path)
-    return {**parts, **self.source.frozen_parts()}
+    return {**parts, **self.source.pretrained_parts()}
 
   def asked(self, frozen: Params, batch: Batch) -> jax.Array:
     """Returns the edges that are asked for, see `EdgeSource.asked`."""
