@@ -1,6 +1,6 @@
-"""What several configs share: the smallest sizes, LDM's common values.
+"""Functions that several configs share; this module itself is not a config.
 
-It is loaded as `config_lib.sibling(__file__, 'common')` and is no config.
+Configs load it by `config_lib.sibling(__file__, 'common')`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
-# The sizes of an encoder of sequences in a smallest run.
+# The sizes of a condition encoder in a `debug` variant.
 SMALL_ENCODER = {
   'condition.dim': 32,
   'condition.depth': 1,
@@ -21,14 +21,15 @@ SMALL_ENCODER = {
 
 
 def shrink(config: ConfigDict, changes: Mapping[str, Any]) -> None:
-  """Makes a config the smallest that runs the same code (`debug`).
+  """Sets the smallest sizes that run the same code, for the variant `debug`.
 
-  It trains six steps of two images of 32 px, does every periodic action once,
-  and samples and scores a few images.
+  A run then trains six steps of two images of 32 px, does every periodic action
+  at least once, and samples and scores a few images.
 
   Args:
-    config: unlocked; an autoencoder's discriminator shrinks with it.
-    changes: {'network.width': 16, ...}, what else is smaller, or differs.
+    config: unlocked, changed in place. The discriminator of an autoencoder is
+      made smaller, too.
+    changes: {'network.width': 16, ...}, the fields that are set in addition.
   """
   is_autoencoder = config.system.name == 'autoencoder'
   scored = 8 if config.data.name == 'shapes' else 2
@@ -59,11 +60,11 @@ def shrink(config: ConfigDict, changes: Mapping[str, Any]) -> None:
 
 
 def recast(config: ConfigDict, system: str) -> ConfigDict:
-  """Returns a config of another system with the fields that both have.
+  """Returns the config of another system, with the values of shared fields.
 
   Args:
-    config: of any system; its network and its first stage go with it.
-    system: the other one, a key of `pyramid_jax.systems.SYSTEMS`.
+    config: a config of any system. Its network and its first stage are copied.
+    system: the other system, a key of `pyramid_jax.systems.SYSTEMS`.
   """
   other = config_lib.base(system)
   for name, section in config.items():
@@ -79,11 +80,12 @@ def recast(config: ConfigDict, system: str) -> ConfigDict:
 
 
 def predictor(base: ConfigDict) -> ConfigDict:
-  """Returns the config of an edge predictor on a base.
+  """Returns the config of an edge predictor on a trained base.
+
+  The optimizer is Adam, and the first stage is read from the base's run.
 
   Args:
-    base: the config of the base, whose data, condition and sampling it has;
-      the optimizer is Adam, and the first stage is read from the base's run.
+    base: the config of the base, whose data, condition and sampling are copied.
   """
   config = recast(base, 'sketch')
   config.network = ConfigDict()
@@ -94,10 +96,10 @@ def predictor(base: ConfigDict) -> ConfigDict:
 
 
 def ldm(name: str) -> ConfigDict:
-  """Returns what the published configs of LDM have in common.
+  """Returns the values that the published configs of LDM share.
 
   Args:
-    name: of the experiment.
+    name: the name of the experiment.
   """
   config = config_lib.base('ldm')
   config.name = name
@@ -117,7 +119,7 @@ def ldm(name: str) -> ConfigDict:
 
 
 def attending_unet(**changes: Any) -> ConfigDict:
-  """Returns a U-Net of LDM that attends to a context, with some changes."""
+  """Returns the U-Net of LDM with cross-attention, with some changes."""
   return ConfigDict(
     {
       'model_channels': 192,
@@ -134,12 +136,12 @@ def attending_unet(**changes: Any) -> ConfigDict:
 def complete_ldm(
   config: ConfigDict, first_stage: str, debug: bool
 ) -> ConfigDict:
-  """Adds the first stage, and shrinks both for `debug`.
+  """Adds the first stage, and sets the smallest sizes for `debug`.
 
   Args:
-    config: of the second stage.
+    config: the config of the second stage.
     first_stage: a variant of ldm_autoencoder.py.
-    debug: whether to make everything the smallest.
+    debug: whether both stages get the smallest sizes.
   """
   first = config_lib.sibling(__file__, 'ldm_autoencoder')
   arg = f'{first_stage},debug' if debug else first_stage

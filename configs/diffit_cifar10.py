@@ -1,28 +1,30 @@
 r"""DiffiT in image space on CIFAR-10, 32 px.
 
-arXiv:2312.02139, section 3.2 and appendices H.1 and I.1, trained as EDM
-(NVlabs/edm: train.py), which the paper says it follows. Published FID: 1.95
-without classes; nothing of it was released, nothing here is measured. Of the
-sizes that the paper gives twice this takes those that agree with EDM's: 43.7 M
-parameters. EDM trained its own network, which is no smaller, for two days on
-8 V100.
+The network is that of arXiv:2312.02139, section 3.2 and appendices H.1 and I.1,
+trained as EDM (NVlabs/edm: train.py), which the paper says it follows. The
+published FID without classes is 1.95. The authors released neither code nor
+weights of it, and nothing is measured here. Where the paper gives two sizes,
+this config has the one that agrees with EDM's: 43.7 M parameters. EDM trained
+its own network, which is no smaller, for two days on 8 V100.
 
   python -m pyramid_jax.main --config=configs/diffit_cifar10.py \
       --config.data.root=TFDS --workdir=DIR
 
-Reads what `tfds build cifar10 --file_format=array_record` made; a folder with
-train/CLASS/ and val/CLASS/ serves as well:
+TFDS holds what `tfds build cifar10 --file_format=array_record` wrote. A folder
+with train/CLASS/ and val/CLASS/ is read with these flags:
 
       --config.data.name=image_folder --config.data.root=CIFAR10
 
-config.train.accumulate and config.remat save memory. EDM multiplies float32 in
-full; on a GPU that takes JAX_DEFAULT_MATMUL_PRECISION=highest. The learning
-rate rises over ten million images, 200 million are a whole training.
+config.train.accumulate and config.remat save memory. EDM multiplies matrices in
+full float32, which needs JAX_DEFAULT_MATMUL_PRECISION=highest on a GPU. The
+learning rate rises over the first 10 M images; a whole training has 200 M.
 
-Variants: none (default), class (conditional); vp (default), ve: the embedding
-of the noise level, of DDPM++ or of NCSN++ (both are trained in EDM's
-preconditioning; the processes themselves: config.diffusion.preconditioning=vp
-or ve); debug: the smallest size.
+Variants:
+  none (default), class: the condition.
+  vp (default), ve: the embedding of the noise level, of DDPM++ or of NCSN++.
+    Both are trained with EDM's preconditioning; for the VP and VE processes set
+    config.diffusion.preconditioning to vp or ve.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +35,8 @@ from pyramid_jax import config as config_lib
 common = config_lib.sibling(__file__, 'common')
 
 
-IMAGES = 200_000_000  # of a whole training
+# Training images, repetitions counted.
+IMAGES = 200_000_000
 WARMUP_IMAGES = 10_000_000
 
 
@@ -51,7 +54,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.network.window = 4
   config.network.dropout = 0.13
   config.diffusion.augment = 0.12
-  config.sample.steps = 18  # 35 calls of the network
+  config.sample.steps = 18  # Heun takes 35 network calls.
   if variant['embedding'] == 've':
     config.network.embedding = 'fourier'
     config.network.embedding_dim = 256
@@ -64,32 +67,33 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def published(name: str, batch_size: int) -> ConfigDict:
-  """Returns what the published configs have in common.
+  """Returns the values that both published configs share.
 
   Args:
-    name: of the experiment.
-    batch_size: of training.
+    name: the name of the experiment.
+    batch_size: the number of images of a training step.
   """
   config = config_lib.base('diffit')
   config.name = name
   config.network = ConfigDict(
     {
-      'width': 128,  # channels of the tokenizer
-      'channel_mult': (2, 2, 2),  # of the levels, finest first
-      'num_blocks': 4,  # L, at every level
-      'window': 4,  # side of the windows of attention
-      'head_dim': 64,  # of attention; the paper does not say
+      'width': 128,  # The channels of the tokenizer.
+      'channel_mult': (2, 2, 2),  # One factor a level, finest first.
+      'num_blocks': 4,  # The paper's L, at every level.
+      'window': 4,  # The side of an attention window.
+      'head_dim': 64,  # The paper does not give it.
       'mlp_ratio': 4.0,
-      'time_dim': 512,  # of the time token
-      'time_token': 'tmsa',  # or 'add': plain blocks
-      'embedding': 'positional',  # of the noise level; or 'fourier'
+      'time_dim': 512,  # The width of the time token.
+      'time_token': 'tmsa',  # The other value, 'add', has plain blocks.
+      'embedding': 'positional',  # How the noise level is embedded.
       'embedding_dim': 128,
-      'skips': 'block',  # what is handed across; or 'level'
-      'skip_scale': 0.5**0.5,  # of residual blocks; 1 is equation 10
-      'stem_stride': 1,  # px of a side of a position of the finest level
-      'resample': 'conv',  # between levels; or 'pool'
+      'skips': 'block',  # The other value is 'level'.
+      'skip_scale': 0.5**0.5,  # Equation 10 has 1.
+      'stem_stride': 1,  # Pixels a side of a finest position.
+      'resample': 'conv',  # The other value is 'pool'.
       'dropout': 0.13,
-      'conv_gain': 1e-5,  # of initial weights in residual branches
+      # Gains of the initial weights of last layers.
+      'conv_gain': 1e-5,
       'branch_gain': 1e-5,
       'head_gain': 1e-5,
     }
@@ -105,14 +109,14 @@ def published(name: str, batch_size: int) -> ConfigDict:
   config.train.log_every = 50
   config.train.checkpoint_every = 2500
   config.train.sample_every = 10_000
-  config.data.crop = 'center'  # the augmentation moves and mirrors images
+  config.data.crop = 'center'  # The augmentation shifts and mirrors images.
   config.sample.solver = 'heun'
   config.sample.batch_size = 64
   return config
 
 
 def shrink(config: ConfigDict) -> None:
-  """Makes the config the smallest that runs the same code."""
+  """Sets the smallest sizes that run the same code."""
   common.shrink(
     config,
     {

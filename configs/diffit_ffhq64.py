@@ -1,16 +1,20 @@
 r"""DiffiT in image space on FFHQ, 64 px.
 
-arXiv:2312.02139, section 3.2 and appendices H.1 and I.1, trained as EDM; see
-diffit_cifar10.py. Published FID: 2.22; nothing here is measured. 49.7 M
-parameters. EDM trained its own network for four days on 8 V100.
+The network is that of arXiv:2312.02139, section 3.2 and appendices H.1 and I.1,
+trained as EDM; see diffit_cifar10.py. The published FID is 2.22; nothing is
+measured here. The network has 49.7 M parameters. EDM trained its own network
+for four days on 8 V100.
 
   python -m pyramid_jax.main --config=configs/diffit_ffhq64.py \
       --config.data.root=FFHQ --workdir=DIR
 
-Reads any folder of images, with train/ and val/ or without, and makes them 64
-px by a bicubic filter (EDM by Lanczos': to compare FID, give images that are of
-that size already). Variants: vp (default), ve: see diffit_cifar10.py; debug:
-the smallest size.
+Reads any folder of images, with or without the sub-folders train/ and val/, and
+resizes them to 64 px by a bicubic filter. EDM uses Lanczos's filter: for FID
+that can be compared, provide images that already have 64 px.
+
+Variants:
+  vp (default), ve: the embedding of the noise level, see diffit_cifar10.py.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +35,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.network.window = 8
   config.network.dropout = 0.05
   config.diffusion.augment = 0.15
-  config.sample.steps = 40  # 79 calls of the network
+  config.sample.steps = 40  # Heun takes 79 network calls.
   if variant['embedding'] == 've':
     config.network.embedding = 'fourier'
     config.network.embedding_dim = 256

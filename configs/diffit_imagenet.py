@@ -1,17 +1,18 @@
-r"""Latent DiffiT on ImageNet, 256 or 512 px: a class as the condition.
+r"""Latent DiffiT on ImageNet, 256 or 512 px, conditioned on the class.
 
-arXiv:2312.02139, tables 1 and 9; NVlabs/DiffiT: diffit/diffit.py, sample.py.
-Published, 50k images of 250 DDPM steps: 256 px FID 1.73, inception score 276.5;
-512 px 2.67 and 252.1. Nothing of it is measured here. The network has
-561,035,232 parameters (562,382,816 for 512 px) and takes 118.5 GMACs (524.4) a
-forward pass.
+The network is that of arXiv:2312.02139, tables 1 and 9; NVlabs/DiffiT:
+diffit/diffit.py, sample.py. Published scores, for 50k images of 250 DDPM steps:
+FID 1.73 and inception score 276.5 at 256 px, 2.67 and 252.1 at 512 px. Nothing
+is measured here. The network has 561,035,232 parameters (562,382,816 at 512 px)
+and takes 118.5 GMACs (524.4) for a forward pass of one image.
 
-The training code was not released: AdamW without decay, a constant rate, no
-warm-up, uniform levels, the crop and the mirror images are those of MDT, whose
-rates and batches the paper repeats; so is the number of steps that papers
-compare at. The published models were trained longer (DiT: 7 M steps).
+The training code was not released. AdamW without weight decay, the constant
+learning rate without warm-up, uniform noise levels, the crop and the mirrored
+images are those of MDT, whose learning rates and batch sizes the paper repeats.
+The number of steps is the one at which papers compare. The published models
+were trained for longer (DiT: 7 M steps).
 
-Encode the images once with sd-vae, then train from the latents:
+Encode the images once with sd-vae, then train on the latents:
 
   python -m pyramid_jax.commands.cache_latents \
       --config=configs/diffit_imagenet.py \
@@ -20,13 +21,17 @@ Encode the images once with sd-vae, then train from the latents:
       --config.data.name=latents --config.data.root=CACHE \
       --config.first_stage.checkpoint=VAE --workdir=DIR
 
-VAE is sd-vae-ft-ema or -mse, converted: docs/weights.md. Reads a folder with
-one sub-folder a class, or with --config.data.name=tfds/imagenet2012 that data
-set. Variants: 256 (default), 512; debug: the smallest size. Without a
-checkpoint the first stage is trained in DIR/first_stage.
+VAE is sd-vae-ft-ema or sd-vae-ft-mse, converted: docs/weights.md. IMAGENET has
+one sub-folder for each class; --config.data.name=tfds/imagenet2012 reads that
+data set instead. Without a checkpoint the first stage is trained in
+DIR/first_stage.
 
-Other sampling: --config.sample.solver=ddim --config.sample.spacing=strided
---config.sample.steps=50; unipc, dpmpp_2m and heun with spacing auto.
+Fewer steps: --config.sample.solver=ddim --config.sample.spacing=strided
+--config.sample.steps=50, or unipc, dpmpp_2m and heun with the spacing auto.
+
+Variants:
+  256 (default), 512: pixels.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -43,10 +48,10 @@ def get_config(arg: str = '') -> ConfigDict:
   is_large = variant['size'] == '512'
   config = config_lib.base('latent_diffit')
   config.name = f'diffit_imagenet_{variant["size"]}'
-  config.dtype = 'bfloat16'  # norms, softmax and the loss are float32
-  # Of every block the results of its linear layers are kept. All that the
-  # backward pass reads is 0.8 GB an image at 256 px, 5.4 GB at 512 px, by
-  # count, with the attention of XLA.
+  config.dtype = 'bfloat16'  # Norms, softmax and the loss are float32.
+  # The results of the linear layers of every block are kept. By count, with
+  # the attention of XLA, everything that the backward pass reads would be 0.8
+  # GB an image at 256 px and 5.4 GB at 512 px.
   config.remat = True
   config.network = ConfigDict(
     {

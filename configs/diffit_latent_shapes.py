@@ -1,17 +1,23 @@
-r"""Latent DiffiT on `shapes`, 32 px, a class as the condition: two-core tier.
+r"""Latent DiffiT on `shapes`, 32 px, for two CPU cores; needs no data.
 
-arXiv:2312.02139 in small: the autoencoder of configs/ldm_autoencoder_shapes.py,
+A small arXiv:2312.02139: the autoencoder of configs/ldm_autoencoder_shapes.py,
 whose latents are 8 x 8 x 4, then a transformer of 2.8 M parameters on their 64
-places. Needs no data. One shape an image (level 0). Measured: docs/results.md.
+positions, conditioned on the class of the one object of an image (level 0).
+Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/diffit_latent_shapes.py \
       --workdir=DIR
 
-Variants: class (default), none; plain: blocks whose attention is not told the
-noise level and the class, which are added to their tokens instead; long (about
-twice the steps; not run); gpu (128 px, one large GPU; not run); debug: smallest
-size. The first stage is trained in DIR/first_stage unless
-config.first_stage.checkpoint names one; that of configs/ldm_shapes.py serves.
+The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one; that of configs/ldm_shapes.py fits.
+
+Variants:
+  class (default), none: the condition.
+  plain: the attention of the blocks does not depend on the noise level and the
+    class, whose embeddings are added to the tokens instead.
+  long: about twice the steps; not run.
+  gpu: 128 px, for one large GPU; not run.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +29,7 @@ common = config_lib.sibling(__file__, 'common')
 
 
 CATEGORIES = 24
-STEPS, LONG = 5000, 11_000  # updates of 16 images
+STEPS, LONG = 5000, 11_000  # A step has 16 images.
 
 
 def get_config(arg: str = '') -> ConfigDict:

@@ -1,16 +1,20 @@
-r"""DiffiT in image space on `shapes`, 32 px: the two-core tier. Needs no data.
+"""DiffiT in image space on `shapes`, 32 px, for two CPU cores; needs no data.
 
-arXiv:2312.02139, section 3.2, in small: pixels in squares of 2 x 2 are the
-channels of a 16 x 16 grid, on which and on half of it the network works.
-Trained in EDM's preconditioning, sampled in 18 steps of Heun. One object an
-image (difficulty 0), told by its class. Measured results: docs/results.md.
+A small arXiv:2312.02139, section 3.2: squares of 2 x 2 pixels are the channels
+of a 16 x 16 grid; the network works on that grid and on one of half its side.
+It is trained with EDM's preconditioning and sampled in 18 steps of Heun. An
+image has one object (level 0), and its class is the condition. Measured
+results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/diffit_shapes.py --workdir=DIR
 
-Variants: class (default), none: the condition; plain (for comparison: the time
-token is added to the tokens of plain blocks, which have a fifth fewer
-parameters; not run); long (meant for 45 minutes on two cores; not run); gpu (64
-px, one large GPU; 750 steps were run); debug: the smallest size.
+Variants:
+  class (default), none: the condition.
+  plain: for comparison, the time token is added to the tokens of plain blocks,
+    which have a fifth fewer parameters; not run.
+  long: meant for 45 minutes on two cores; not run.
+  gpu: 64 px, for one large GPU; 750 steps were run.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +27,7 @@ common = config_lib.sibling(__file__, 'common')
 
 CATEGORIES = 24
 
-# What is smaller in `debug`, see `common.shrink`.
+# The sizes of `debug`; see `common.shrink`.
 SMALL = {
   'network.width': 16,
   'network.channel_mult': (1, 1),
@@ -52,7 +56,7 @@ def get_config(arg: str = '') -> ConfigDict:
     {
       'width': 64,
       'channel_mult': (1, 2),
-      'num_blocks': (1, 3),  # 16 x 16 is dear, 8 x 8 sees all
+      'num_blocks': (1, 3),  # Blocks at 16 x 16 cost the most.
       'window': 8,
       'head_dim': 32,
       'mlp_ratio': 2.0,
@@ -74,8 +78,8 @@ def get_config(arg: str = '') -> ConfigDict:
     config.sample.guidance = 2.0
 
   config.diffusion.preconditioning = 'edm'
-  config.diffusion.sigma_data = 0.32  # of the pictures of level 0
-  # Noisier than EDM's -1.2 and 1.2, for outlines: see docs/results.md.
+  config.diffusion.sigma_data = 0.32  # Measured on images of level 0.
+  # EDM has -1.2 and 1.2; higher levels help outlines (docs/results.md).
   config.diffusion.P_mean, config.diffusion.P_std = -0.4, 1.0
   config.optimizer.name = 'muon'
   config.optimizer.weight_decay = 0.01
@@ -108,7 +112,7 @@ def _train_for(config: ConfigDict, steps: int) -> None:
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """64 px, all of the published size but the blocks."""
+  """Sets 64 px and the published sizes, except for the number of blocks."""
   net = config.network
   net.width, net.channel_mult, net.num_blocks = 128, (1, 2, 2), (2, 2, 3)
   net.head_dim, net.mlp_ratio, net.time_dim = 64, 4.0, 512

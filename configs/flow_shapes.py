@@ -1,15 +1,18 @@
-r"""Flow matching on `shapes`, 32 px: the two-core tier. Needs no data.
+"""Flow matching on `shapes`, 32 px, for two CPU cores; needs no data.
 
-arXiv:2210.02747 in small: a U-Net predicts the velocity from noise to an image
-of one object (difficulty 0), conditioned on its class, and eight steps of Heun
-or sixteen of Euler follow it. Measured results: docs/results.md.
+A small arXiv:2210.02747: a U-Net predicts the velocity from noise to an image
+of one object (level 0), conditioned on its class. Eight steps of Heun or
+sixteen of Euler integrate it. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/flow_shapes.py --workdir=DIR
 
-Variants: latents (default: 8 x 8 x 4 of the KL autoencoder of
-ldm_autoencoder_shapes, which is trained in DIR/first_stage unless
-config.first_stage.checkpoint names one), pixels; class (default), none: the
-condition; debug: the smallest size.
+Variants:
+  latents (default): the 8 x 8 x 4 latents of the KL autoencoder of
+    ldm_autoencoder_shapes.py, which is trained in DIR/first_stage unless
+    config.first_stage.checkpoint names one.
+  pixels: the images themselves.
+  class (default), none: the condition.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -76,7 +79,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _network(space: str) -> ConfigDict:
-  """At most 3 M parameters."""
+  """Returns a U-Net of at most 3 M parameters."""
   in_pixels = space == 'pixels'
   return ConfigDict(
     {
@@ -85,7 +88,7 @@ def _network(space: str) -> ConfigDict:
       'num_res_blocks': 1 if in_pixels else 2,
       'attention_resolutions': (4,) if in_pixels else (1,),
       'num_head_channels': 32,
-      # Norms of few channels take a plain shift by the class away.
+      # Norms over few channels would remove a mere shift by the class.
       'use_scale_shift_norm': True,
     }
   )

@@ -1,17 +1,21 @@
 r"""Frido on COCO, 256 px: text, layout, label set or scene graph to image.
 
 arXiv:2208.13753; davidhalladay/Frido: configs/frido/*/*.yaml. Published FID
-(davidhalladay/Frido: README.md, DDIM 200 steps a scale, eta 1): text 11.24,
-text_clip 10.74, layout 37.14 (tuned from OpenImages), label 27.65, scene graph
-46.11. The U-Net has 511.7 M parameters; the condition encoder 186.2 M. The
-reference's learning rate of 1e-6 looks like that of a fine-tuning.
+(davidhalladay/Frido: README.md, 200 DDIM steps a scale, eta 1): text 11.24,
+text_clip 10.74, layout 37.14 (fine-tuned from OpenImages), label 27.65, scene
+graph 46.11. The U-Net has 511.7 M parameters and the condition encoder 186.2 M.
+The reference's learning rate of 1e-6 looks like that of a fine-tuning.
 
   python -m pyramid_jax.main --config=configs/frido_coco.py:layout \
       --config.data.root=COCO/2017 --workdir=DIR
 
-Variants: text (default, COCO 2014), text_clip, layout, label, scene_graph
-(COCO 2017); debug: the smallest size. The first stage is trained in
-DIR/first_stage unless config.first_stage.checkpoint names one.
+The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
+
+Variants:
+  text (default), text_clip: COCO 2014.
+  layout, label, scene_graph: COCO 2017.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +43,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'channel_mult': (1, 2, 3, 5),
       'num_res_blocks': 2,
       'attention_resolutions': (8, 4, 2),
-      'num_head_channels': 32,  # legacy: one head all the same
+      'num_head_channels': 32,  # With `legacy` there is one head anyway.
       'use_spatial_transformer': True,
       'transformer_depth': 1,
       'legacy': True,
@@ -84,14 +88,14 @@ def get_config(arg: str = '') -> ConfigDict:
         'network.image_size': 8,
       },
     )
-  # Only the 2017 edition has the stuff that the first stage filters by.
+  # Only the 2017 edition has the stuff by which the first stage filters.
   config.first_stage.data.year = config.data.year
   config.first_stage.data.use_stuff = config.data.use_stuff
   return config
 
 
 def _objects(config: ConfigDict, area: float, low: int, high: int) -> None:
-  """Keeps images of low..high objects larger than `area` of the image."""
+  """Keeps images with low..high objects above a relative area."""
   config.data.min_area = area
   config.data.min_objects, config.data.max_objects_image = low, high
   config.data.eval_min_objects, config.data.eval_max_objects = low, high

@@ -1,14 +1,17 @@
-r"""Frido on `shapes`, 32 px: the two-core tier. Needs no data.
+"""Frido on `shapes`, 32 px, for two CPU cores; needs no data.
 
-arXiv:2208.13753 in small: a two-scale VQGAN (8x8 and 4x4 latents), then a
-PyU-Net that diffuses the coarse scale at 4x4 and the fine one at 8x8, gated by
-it. Measured scores, curves and times: docs/results.md.
+A small arXiv:2208.13753: a two-scale VQGAN (latents of 8 x 8 and 4 x 4), then a
+PyU-Net that diffuses the coarse scale at 4 x 4 and, gated by it, the fine scale
+at 8 x 8. Measured scores, curves and times: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/frido_shapes.py --workdir=DIR
 
-Variants: layout (default), text, label, scene_graph; long (resumable, at most
-90 minutes on two cores); official (all scales on the fine grid, as released);
-gpu (128 px, one large GPU; not measured); debug: the smallest size.
+Variants:
+  layout (default), text, label, scene_graph: the condition.
+  long: at most 90 minutes on two cores.
+  official: all scales are diffused on the fine grid, as in the release.
+  gpu: 128 px, for one large GPU; not measured.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +24,7 @@ common = config_lib.sibling(__file__, 'common')
 
 TASKS = ('layout', 'text', 'label', 'scene_graph')
 
-# What is smaller in `debug`, see `common.shrink`.
+# The sizes of `debug`; see `common.shrink`.
 SMALL = {
   **common.SMALL_ENCODER,
   'network.model_channels': 32,
@@ -47,7 +50,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'num_res_blocks': 1,
       'attention_resolutions': (1,),
       'num_head_channels': 32,
-      'legacy': False,  # several heads
+      'legacy': False,  # There are several heads.
       'use_spatial_transformer': True,
       'use_split_head': True,
       'use_spade_norm': True,
@@ -55,7 +58,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'grid_frequencies': 6,
     }
   )
-  if task != 'layout':  # nothing says where: the whole condition everywhere
+  if task != 'layout':  # No token has a position, so all get the whole.
     config.network.pool_context = True
   config.data.name = 'shapes'
   config.data.level = 1
@@ -65,7 +68,7 @@ def get_config(arg: str = '') -> ConfigDict:
   _condition(config, task)
   config.diffusion.native_scales = not variant['official']
   config.diffusion.loss_type = 'l2'
-  config.diffusion.parameterization = 'v'  # docs/results.md: far ahead of eps
+  config.diffusion.parameterization = 'v'  # Better than eps: docs/results.md.
   config.optimizer.name = 'adamw'
   config.optimizer.weight_decay = 0.01
   config.optimizer.b2 = 0.99
@@ -79,7 +82,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = 1050
   config.train.sample_every = 2100
   config.train.eval_every = 1050
-  if task != 'layout':  # less than 12 minutes of one core
+  if task != 'layout':  # A run takes less than 12 minutes of one core.
     config.optimizer.name = 'muon'
     config.train.steps = config.train.decay_steps = 1500
     config.train.batch_size = 16
@@ -104,7 +107,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _condition(config: ConfigDict, task: str) -> None:
-  """Sets the encoder of a task."""
+  """Sets the condition encoder of a task."""
   config.condition.task = task
   config.condition.dim, config.condition.depth = 128, 2
   config.condition.heads, config.condition.head_dim = 4, 32
@@ -113,16 +116,16 @@ def _condition(config: ConfigDict, task: str) -> None:
   config.condition.vocab_size, config.condition.embed_std = 256, 1.0
   if task == 'layout':
     config.condition.encoder = 'boxes'
-    config.condition.num_labels = 25  # padding and 24 categories
+    config.condition.num_labels = 25  # Padding and 24 categories.
   elif task == 'label':
     config.condition.max_length, config.condition.no_tokens = 4, 25
   else:
     config.condition.max_length = 40
-    config.condition.null_prefix = (2, 3)  # begin, end
+    config.condition.null_prefix = (2, 3)  # The begin and end tokens.
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """128 px, 32x32 and 16x16 latents."""
+  """Sets 128 px, with latents of 32 x 32 and 16 x 16."""
   net = config.network
   net.image_size, net.model_channels = 32, 160
   net.channel_mult, net.num_res_blocks = (1, 2, 4), 2

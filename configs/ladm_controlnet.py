@@ -1,18 +1,22 @@
 r"""LaDM with a ControlNet: text and a map to image at 256 px.
 
-arXiv:2411.07126 shows additional control by edges, depth and inpainting, with a
-weight; how a branch is attached is that of arXiv:2302.05543. All numbers are
-our choices, and nothing of it is measured.
+arXiv:2411.07126 shows control by edges, depth and inpainting, with a weight;
+the branch is attached as in arXiv:2302.05543. All numbers are our own choices,
+and nothing is measured.
 
   python -m pyramid_jax.main --config=configs/ladm_controlnet.py:edges \
       --config.control.base=BASE --config.data.root=CAPTIONED --workdir=DIR
   python -m pyramid_jax.main --mode=sample --workdir=DIR --prompt='...' \
       --sketch=FILE.png --config.control.weight=0.8
 
-BASE is a run of configs/ladm_text.py:256, which stays as it is. Variants: edges
-(default; Canny edges of the images), depth (one grey map beside every image,
-NAME.map.png), inpaint (holes made in training); debug: the smallest size. Data
-and files of the text encoder as of the base.
+BASE is a run of configs/ladm_text.py:256, whose weights stay as they are. The
+data and the files of the text encoder are set as for that config.
+
+Variants:
+  edges (default): Canny edges of the images.
+  depth: a grey map of each image, NAME.map.png in its folder.
+  inpaint: holes that are drawn in training.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +40,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.control.map = variant['map']
   config.data.maps = (MAPS[variant['map']],)
   if variant['map'] == 'depth':
-    config.condition.map_classes = 256  # grey values
+    config.condition.map_classes = 256  # The number of grey values.
   if not variant['debug']:
     config.train.learning_rate = 1e-5
     config.train.steps = 100_000

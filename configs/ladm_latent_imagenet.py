@@ -1,14 +1,15 @@
 r"""Laplacian latent DiffiT on ImageNet, 256 or 512 px, with classes.
 
-Our own design, not measured: the latents of sd-vae, of 32 x 32 or 64 x 64, are
-diffused as LaDM (arXiv:2411.07126) does images, from 16 x 16 up, by one DiffiT
-(arXiv:2312.02139) of the published size whose blocks all stages share. At 512
-px the 18, 16 and 16 steps of 64, 256 and 1,024 tokens take 0.42 of the products
-with weights of as many steps at one resolution, by count; at 256 px 0.58.
+This design is our own and not measured: the latents of sd-vae, 32 x 32 or
+64 x 64, are diffused from 16 x 16 upwards, as LaDM (arXiv:2411.07126) diffuses
+images. All stages share the blocks of one DiffiT (arXiv:2312.02139) of the
+published size. The 18, 16 and 16 steps at 64, 256 and 1,024 tokens of 512 px
+take, by count, 0.42 of the multiplications with weights that as many steps at
+one resolution take; at 256 px 0.58.
 
-The band powers are NOT measured on ImageNet: they say that of latents of unit
-power half is in the details. So are the noise levels that follow from them. Run
-measure_bands and paste what it prints before training:
+The band powers below are NOT measured on ImageNet: they assume that half of the
+power of latents of unit power is in the details, and the noise levels follow
+from them. Run measure_bands and paste what it prints before training:
 
   python -m pyramid_jax.commands.measure_bands \
       --config=configs/ladm_latent_imagenet.py \
@@ -21,10 +22,14 @@ measure_bands and paste what it prints before training:
       --config.data.name=latents --config.data.root=CACHE \
       --config.first_stage.checkpoint=VAE --workdir=DIR
 
-VAE is sd-vae-ft-ema or -mse, converted: docs/weights.md. The data, the rates
-and the batches are those of configs/diffit_imagenet.py. Variants: 256 (default:
-two resolutions), 512 (three); debug: the smallest size. Without a checkpoint
-the first stage is trained in DIR/first_stage.
+VAE is sd-vae-ft-ema or sd-vae-ft-mse, converted: docs/weights.md. Without a
+checkpoint the first stage is trained in DIR/first_stage. The data, the learning
+rates and the batch sizes are those of configs/diffit_imagenet.py.
+
+Variants:
+  256 (default): two resolutions.
+  512: three resolutions.
+  debug: the smallest sizes.
 """
 
 import math
@@ -37,12 +42,13 @@ from pyramid_jax import config as config_lib
 common = config_lib.sibling(__file__, 'common')
 
 
-# A placeholder, not measured: see above.
+# Placeholders, not measured: see above.
 BANDS = {2: (0.7, 0.7), 3: (0.7, 0.5, 0.5)}
-KAPPA = 4.0  # noise at a switch over the power of the band that appears
-# Mean of log sigma at the full resolution, whatever the number of stages.
+# The noise at a switch over the power of the band that appears there.
+KAPPA = 4.0
+# The mean of log sigma at the full resolution, for any number of stages.
 LOG_SIGMA = 0.5
-# Coarse to fine; the whole is the batch of DiffiT.
+# Coarse to fine. The sum is the batch size of DiffiT.
 STAGE_BATCH = {2: (160, 96), 3: (256, 160, 96)}
 STEPS = {2: (28, 22), 3: (18, 16, 16)}
 
@@ -54,8 +60,8 @@ def get_config(arg: str = '') -> ConfigDict:
   levels = 3 if is_large else 2
   config = config_lib.base('ladm')
   config.name = f'ladm_latent_imagenet_{variant["size"]}'
-  config.dtype = 'bfloat16'  # norms, softmax and the loss are float32
-  config.remat = True  # see configs/diffit_imagenet.py
+  config.dtype = 'bfloat16'  # Norms, softmax and the loss are float32.
+  config.remat = True  # See configs/diffit_imagenet.py.
   config.network = ConfigDict(
     {
       'patch_size': 2,
@@ -111,7 +117,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _pyramid(config: ConfigDict, levels: int) -> None:
-  """Sets the process on latents and its noise levels."""
+  """Sets the Laplacian process on latents and its noise levels."""
   pyramid = config.laplacian
   pyramid.network, pyramid.latent, pyramid.shared = 'diffit', True, True
   pyramid.levels = levels

@@ -1,19 +1,26 @@
-r"""Laplacian latent DiffiT on `shapes`, 32 px: two-core tier. Needs no data.
+r"""Laplacian latent DiffiT on `shapes`, 32 px, for two CPU cores.
 
-Our own design: the latents of configs/ldm_autoencoder_shapes.py, 8 x 8 x 4, are
-diffused as LaDM (arXiv:2411.07126) does images, first 4 x 4 of them, then all,
-by one DiffiT (arXiv:2312.02139) of at most 3 M parameters whose blocks both
-stages share. Measured results: docs/results.md.
+Needs no data. This design is our own: the 8 x 8 x 4 latents of
+configs/ldm_autoencoder_shapes.py are diffused first at 4 x 4, then at 8 x 8, as
+LaDM (arXiv:2411.07126) diffuses images. Both stages share the blocks of one
+DiffiT (arXiv:2312.02139) of at most 3 M parameters. Measured results:
+docs/results.md.
 
   python -m pyramid_jax.main --config=configs/ladm_latent_shapes.py:text \
       --workdir=DIR
 
-Variants: class (default), text, layout: the condition; two (default), one: the
-resolutions - one is the same network without a pyramid; known: the fine stage
-is told the clean image of the coarse one, too (not measured); long (about
-twice the steps; not run); gpu (128 px, one large GPU; not run); debug: the
-smallest size. The first stage is trained in DIR/first_stage unless
-config.first_stage.checkpoint names one; that of configs/ldm_shapes.py serves.
+The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one; that of configs/ldm_shapes.py fits.
+
+Variants:
+  class (default), text, layout: the condition.
+  two (default), one: the number of resolutions; `one` is the same network
+    without a pyramid.
+  known: the fine stage is also conditioned on the clean image of the coarse
+    stage; not measured.
+  long: about twice the steps; not run.
+  gpu: 128 px, for one large GPU; not run.
+  debug: the smallest sizes.
 """
 
 import math
@@ -27,23 +34,21 @@ common = config_lib.sibling(__file__, 'common')
 
 
 TASKS = ('class', 'text', 'layout')
-LEVELS = {'class': 0, 'text': 2}  # difficulty of the data, 1 if not said
-OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a difficulty
+LEVELS = {'class': 0, 'text': 2}  # The level of the data; 1 by default.
+OBJECTS = {0: 4, 1: 4, 2: 6}  # The number of box rows at a level.
 CATEGORIES = 24
-# Of the scaled latents, by difficulty
-# (python -m pyramid_jax.commands.measure_bands):
-# the detail and the rest at 4 x 4.
+# Band powers of the scaled latents by the level of the data: of the detail and
+# of the rest at 4 x 4 (python -m pyramid_jax.commands.measure_bands).
 BANDS = {0: (0.672, 0.741), 1: (0.784, 0.620), 2: (0.768, 0.641)}
-# Noise at the switch over the power of the band that appears. Latents have as
-# much power in their details as in the rest: with 12, as for images, the coarse
-# stage would end where the noise is six times what it makes, and decide
-# nothing. 4 ends it at twice (a thought, not measured).
+# The noise at the switch over the power of the band that appears there. Latents
+# have as much power in their details as in the rest. With 12, as for images,
+# the coarse stage would end at six times its own power of noise and decide
+# nothing; with 4 it ends at twice its power. This was not measured.
 KAPPA = 4.0
-# The same law of noise levels for every number of resolutions: mean of log
-# sigma at the full one.
+# The mean of log sigma at the full resolution, for any number of stages.
 LOG_SIGMA = 0.5
 STEPS = {2: (14, 10), 1: (24,)}
-# As many tokens a step as 16 latents have at full resolution.
+# A step has as many tokens as 16 latents at full resolution.
 STAGE_BATCH = {2: (16, 12), 1: (16,)}
 UPDATES, LONG = 5000, 11_000
 
@@ -63,7 +68,7 @@ def get_config(arg: str = '') -> ConfigDict:
   levels = {'two': 2, 'one': 1}[variant['levels']]
   config = config_lib.base('ladm')
   config.name = f'ladm_latent_shapes_{task}_{levels}'
-  # Attention to tokens is paid for with width.
+  # Cross-attention adds parameters, so the width is smaller with it.
   config.network = ConfigDict(
     {
       'patch_size': 1,
@@ -127,17 +132,17 @@ def _condition(config: ConfigDict, task: str) -> None:
   c.vocab_size, c.embed_std = 256, 1.0
   if task == 'layout':
     c.encoder = 'boxes'
-    c.num_labels = CATEGORIES + 1  # padding is one
+    c.num_labels = CATEGORIES + 1  # Padding has a label.
   elif task == 'text':
     c.max_length = 40
-    c.null_prefix = (2, 3)  # begin, end
+    c.null_prefix = (2, 3)  # The begin and end tokens.
   elif task == 'class':
     c.class_by = 'timestep'
     c.num_classes = CATEGORIES
 
 
 def _pyramid(config: ConfigDict, levels: int) -> None:
-  """Sets the process and the parts of its stages."""
+  """Sets the Laplacian process and what depends on its stages."""
   detail, rest = BANDS[config.data.level]
   pyramid = config.laplacian
   pyramid.network, pyramid.latent = 'diffit', True
@@ -157,14 +162,14 @@ def _pyramid(config: ConfigDict, levels: int) -> None:
 
 
 def _train_for(config: ConfigDict, steps: int) -> None:
-  """Sets the length of the training and what follows from it."""
+  """Sets the number of training steps and the periods of actions."""
   config.train.steps = config.train.decay_steps = steps
   config.train.checkpoint_every = config.train.sample_every = steps // 4
   config.train.eval_every = steps // 4
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """128 px, 32 x 32 latents, 64 and 256 tokens; about 50 M parameters."""
+  """Sets 128 px: latents of 32 x 32, 64 and 256 tokens, 50 M parameters."""
   net = config.network
   net.patch_size, net.hidden_size = 2, 512
   net.depth, net.num_heads = 12, 8

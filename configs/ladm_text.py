@@ -1,28 +1,33 @@
-r"""LaDM: text to image at 256 px, and from there to 1024 px.
+r"""LaDM: text to image at 256 px, and from 256 to 1024 px.
 
 arXiv:2411.07126 (NVIDIA "Edify Image") shows a two-stage cascade of pixel
 models, Laplacian processes, wavelets around U-Nets, long prompts and control of
-the camera. It shows no sizes, rates, data or scores: all numbers here are our
-choices, and nothing of it is measured. A U-Net a stage, as in the report.
+the camera. It shows no sizes, learning rates, data or scores: all numbers are
+our own choices, and nothing is measured. As in the report, each stage has its
+own U-Net.
 
   python -m pyramid_jax.main --config=configs/ladm_text.py:256 \
       --config.data.root=CAPTIONED --workdir=DIR
 
-Variants: 256 (default): stages of 64, 128 and 256 px, told by the tokens of a
-frozen T5 v1.1 XXL and by the camera; 1k: stages of 256, 512 and 1024 px, all on
-a grid of 256 through wavelet packets, told by the picture of 256 px with noise
-on it (arXiv:2106.15282) and by the text; debug: the smallest size. The 1k model
-enlarges what another run made:
+A run of the variant 1k enlarges what another run samples:
 
   python -m pyramid_jax.main --mode=sample --workdir=DIR --prompt='...' \
       --upsampler=DIR_1K
 
-Reads a folder of images with captions.jsonl, which may tell the camera;
---config.data.buckets=64 keeps their aspect ratios, and then
---config.sample.shape=192,320 samples in one. Needs condition.weights (T5,
-safetensors) and condition.vocab_file (tokenizer.json).
-Measure the band powers of the data first:
-those of 256 px are of six photographs, those of 1024 px a guess from them.
+Reads a folder of images with captions.jsonl, which may name the camera.
+--config.data.buckets=64 keeps the aspect ratios of the images, and then
+--config.sample.shape=192,320 samples images of that shape. condition.weights
+(T5, safetensors) and condition.vocab_file (tokenizer.json) must be set. Measure
+the band powers of the data first: those of 256 px are of six photographs, those
+of 1024 px a guess from them.
+
+Variants:
+  256 (default): stages of 64, 128 and 256 px, conditioned on the tokens of a
+    pretrained T5 v1.1 XXL and on the camera.
+  1k: stages of 256, 512 and 1024 px, all on a grid of 256 through wavelet
+    packets, conditioned on the text and on the image of 256 px with added noise
+    (arXiv:2106.15282).
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +37,7 @@ from pyramid_jax import config as config_lib
 
 common = config_lib.sibling(__file__, 'common')
 
-# What is smaller in `debug`, see `common.shrink`.
+# The sizes of `debug`; see `common.shrink`.
 SMALL = {
   **common.SMALL_ENCODER,
   'dtype': 'float32',
@@ -81,12 +86,12 @@ def get_config(arg: str = '') -> ConfigDict:
   c.max_length, c.cond_dropout = 128, 0.1
   c.dim, c.depth, c.mlp_dim = 4096, 24, 10240
   c.heads, c.head_dim, c.vocab_size = 64, 64, 32128
-  c.null_prefix, c.pad_id = (1,), 0  # the end
+  c.null_prefix, c.pad_id = (1,), 0  # 1 is the end token.
 
   pyramid = config.laplacian
   pyramid.levels = 3
-  # RMS of photographs, noise twelve times as strong at the switches.
-  # 1024 px: of what pictures of 256 px, enlarged, leave open.
+  # The band powers of photographs; at the switches the noise is twelve times as
+  # strong. For 1024 px, those of what an image of 256 px leaves open.
   pyramid.band_rms = (0.052, 0.056, 0.018) if is_large else (0.086, 0.098, 0.53)
   pyramid.switch_sigmas = (0.62, 1.34) if is_large else (1.0, 2.4)
   pyramid.sigma_max = 20.0 if is_large else 320.0

@@ -1,17 +1,21 @@
-r"""The first stages of latent diffusion, 256 px: every published one.
+r"""All published first stages of latent diffusion, 256 px.
 
 arXiv:2112.10752; CompVis/latent-diffusion: models/first_stage_models/*/
-config.yaml, which were trained on OpenImages. Nothing of it is measured here.
-Learning rate 4.5e-6 times the batch, as its --scale_lr does; the batch is that
-of one of its GPUs. The steps are those of the released weights.
+config.yaml, trained on OpenImages. Nothing is measured here. The learning rate
+is 4.5e-6 times the batch size, as its --scale_lr makes it; the batch size is
+that of one of its GPUs, and the steps are those of the released weights.
 
   python -m pyramid_jax.main --config=configs/ldm_autoencoder.py:kl_f8 \
       --config.data.root=OPENIMAGES/train --workdir=DIR
 
-Reads any folder of images (config.data.name = 'image_folder'); the reference
-resizes the shorter side to 384 px and cuts 256, here a random square of at
-least 256 px is resized. Variants: kl_f4 (default), kl_f8, kl_f16, kl_f32,
-vq_f4, vq_f4_noattn, vq_f8, vq_f8_n256, vq_f16; debug: the smallest size.
+Reads any folder of images (config.data.name = 'image_folder'). The reference
+resizes the shorter side to 384 px and crops 256; here a random square of at
+least 256 px is resized.
+
+Variants:
+  kl_f4 (default), kl_f8, kl_f16, kl_f32, vq_f4, vq_f4_noattn, vq_f8,
+    vq_f8_n256, vq_f16: the model.
+  debug: the smallest sizes.
 """
 
 import dataclasses
@@ -25,24 +29,25 @@ from pyramid_jax import config as config_lib
 common = config_lib.sibling(__file__, 'common')
 
 
-LEARNING_RATE = 4.5e-6  # of one image in the batch
+LEARNING_RATE = 4.5e-6  # For one image; times the batch size.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-  """What distinguishes a published first stage.
+  """The values in which the published first stages differ.
 
   Attributes:
-    ch_mult: one factor a level, that of the image first.
-    channels: of a latent.
-    n_embed: entries of the codebook; 0 for a Kullback-Leibler one.
-    attn_resolutions: with attention beside that of the middle.
-    attn_type: 'none' for no attention at all.
-    batch_size: images of one GPU.
-    disc_start: first step with the adversarial term.
-    disc_weight: of that term.
-    disc_layers: strided convolutions of the discriminator.
-    steps: of the released weights.
+    ch_mult: the channel factors of the levels, finest first.
+    channels: the number of channels of a latent.
+    n_embed: the number of codes; 0 for a KL autoencoder.
+    attn_resolutions: the resolutions with attention, in addition to the middle
+      block.
+    attn_type: 'vanilla', or 'none' for no attention at all.
+    batch_size: the number of images of one GPU.
+    disc_start: the first step with the adversarial loss.
+    disc_weight: the weight of the adversarial loss.
+    disc_layers: the number of strided convolutions of the discriminator.
+    steps: the number of training steps of the released weights.
   """
 
   ch_mult: tuple[int, ...]
@@ -149,7 +154,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.sample_every = 5000
   config.optimizer.b1, config.optimizer.b2 = 0.5, 0.9
 
-  config.loss.perceptual = 'lpips'  # file: config.loss.perceptual_weights
+  # config.loss.perceptual_weights names the file of its weights.
+  config.loss.perceptual = 'lpips'
   config.loss.codebook_weight = 1.0
   config.loss.kl_weight = 1e-6
   config.loss.disc_weight = model.disc_weight
@@ -187,7 +193,7 @@ def _small_network(config: ConfigDict) -> dict[str, Any]:
     'ddconfig.ch': 32,
     'ddconfig.num_res_blocks': 1,
     'ddconfig.ch_mult': (1,) * len(net.ch_mult),
-    # The nominal resolutions shrink with the image.
+    # The nominal resolutions are an eighth, as the image is.
     'ddconfig.attn_resolutions': tuple(r // 8 for r in net.attn_resolutions),
     'ddconfig.resolution': 32,
   }

@@ -1,12 +1,14 @@
-r"""First stages of latent diffusion on `shapes`, 32 px, f4: the two-core tier.
+r"""First stages of latent diffusion on `shapes`, 32 px, f4, for two CPU cores.
 
 A latent is 8 x 8 x 4. Needs no data. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/ldm_autoencoder_shapes.py:kl \
       --workdir=DIR
 
-Variants: kl (default), vq; gpu (128 px, for one large GPU; not measured);
-debug: the smallest size.
+Variants:
+  kl (default), vq: the kind of the autoencoder.
+  gpu: 128 px, for one large GPU; not measured.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -28,8 +30,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.system.network = variant['network']
   config.network = ConfigDict(
     {
-      # No block of the encoder before its middle, and one in every level of
-      # the decoder: the strided convolutions do the work.
+      # The encoder has no residual blocks before its middle block, and the
+      # decoder one at every level: the strided convolutions suffice.
       'ddconfig': {
         'ch': 32,
         'ch_mult': (1, 2, 2),
@@ -45,7 +47,7 @@ def get_config(arg: str = '') -> ConfigDict:
   if not is_kl:
     config.network.n_embed = 1024
   config.data.name = 'shapes'
-  config.data.level = 2  # one first stage for every task and level up to it
+  config.data.level = 2  # One first stage serves all tasks up to this level.
   config.data.image_size = 32
   config.data.max_objects = 6
 
@@ -83,7 +85,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """128 px: latents of 32 x 32."""
+  """Sets 128 px, with latents of 32 x 32."""
   net = config.network.ddconfig
   net.num_res_blocks, net.resolution = 2, 128
   net.ch_mult = (1, 2, 4)

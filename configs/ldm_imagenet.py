@@ -1,17 +1,20 @@
-r"""LDM on ImageNet, 256 px: a class as the condition.
+r"""LDM on ImageNet, 256 px, conditioned on the class.
 
 arXiv:2112.10752, table 10; CompVis/latent-diffusion: configs/latent-diffusion/
-{cin-ldm-vq-f8,cin256-v2}.yaml. Published: v1 (LDM-8) FID 17.41, inception score
-72.9 after 2.9 M steps (79 days of a V100); v2 (LDM-4) 10.56 and 103.5 (250 DDIM
-steps), guided by 1.5: 3.60 and 247.7 (271 days). Nothing of it is measured
-here. The U-Nets have 395 M and 401 M parameters.
+{cin-ldm-vq-f8,cin256-v2}.yaml. Published scores: v1 (LDM-8) has FID 17.41 and
+inception score 72.9 after 2.9 M steps (79 days of a V100); v2 (LDM-4) has 10.56
+and 103.5 (250 DDIM steps), with guidance 1.5 3.60 and 247.7 (271 days). Nothing
+is measured here. The U-Nets have 395 M and 401 M parameters.
 
   python -m pyramid_jax.main --config=configs/ldm_imagenet.py:v2 \
       --config.data.root=IMAGENET/train --workdir=DIR
 
-Reads a folder with one sub-folder a class. Variants: v2 (default), v1 (no class
-for none, so no guidance); debug: the smallest size. The first stage is trained
-in DIR/first_stage unless config.first_stage.checkpoint names one.
+Reads a folder with one sub-folder for each class. The first stage is trained in
+DIR/first_stage unless config.first_stage.checkpoint names one.
+
+Variants:
+  v2 (default), v1: the model; v1 has no null class, so it takes no guidance.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +38,7 @@ def get_config(arg: str = '') -> ConfigDict:
   if v2:
     config.network = common.attending_unet(num_heads=1)
     config.condition.cond_dropout = 0.1
-    config.ema.decay = 0.0  # the published weights are no average
+    config.ema.decay = 0.0  # The published weights are not averaged.
     config.train.batch_size = 1200
     config.train.learning_rate = 1e-4
     config.train.steps = 178_000

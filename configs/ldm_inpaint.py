@@ -1,18 +1,21 @@
-r"""LDM, 256 px: a picture with a hole as the condition.
+r"""LDM, 256 px: inpainting.
 
 arXiv:2112.10752, tables 7 and 15; CompVis/latent-diffusion: models/ldm/
-inpainting_big/config.yaml. Published on Places at 512 px, holes of 40 to 50 %:
-FID 12.89, LPIPS 0.257 (9.39 and 0.246 after half an epoch at 512 px). Nothing
-of it is measured here. The U-Net has 387 M parameters and 7 input channels: the
-latent, the encoded picture (black in the hole) and the mask.
+inpainting_big/config.yaml. Published on Places at 512 px, with holes of 40 to
+50 %: FID 12.89, LPIPS 0.257 (9.39 and 0.246 after half an epoch at 512 px).
+Nothing is measured here. The U-Net has 387 M parameters and 7 input channels:
+the latent, the latent of the image with its holes in black, and the mask.
 
   python -m pyramid_jax.main --config=configs/ldm_inpaint.py \
       --config.data.root=PLACES --workdir=DIR
 
-Reads any folder of images and draws the holes itself. The learning rate warms
-up and falls to zero in 50000 steps, as the reference's multiplier nearly does;
-the batch is that of table 15. debug: the smallest size. The first stage is
-trained in DIR/first_stage unless config.first_stage.checkpoint names one.
+Reads any folder of images and draws the holes at random. The learning rate
+warms up and falls to zero in 50000 steps, nearly as the reference's multiplier
+does; the batch size is that of table 15. The first stage is trained in
+DIR/first_stage unless config.first_stage.checkpoint names one.
+
+Variants:
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict

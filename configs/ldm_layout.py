@@ -1,17 +1,21 @@
-r"""LDM, 256 px: boxes with their categories as the condition.
+r"""LDM, 256 px, conditioned on boxes with their categories.
 
 arXiv:2112.10752, tables 9 and 15; CompVis/latent-diffusion: models/ldm/
-layout2img-openimages256/config.yaml. Published FID: openimages 32.02; coco
-42.06 (LDM-8 from scratch, 100 steps). Nothing of it is measured here. The U-Net
-of openimages has 246 M parameters, the encoder of 92 tokens 59 M.
+layout2img-openimages256/config.yaml. Published FID: openimages 32.02, coco
+42.06 (LDM-8 trained from scratch, 100 steps). Nothing is measured here. The
+U-Net of openimages has 246 M parameters and the encoder of 92 tokens 59 M.
 
   python -m pyramid_jax.main --config=configs/ldm_layout.py:coco \
       --config.data.root=COCO/2017 --workdir=DIR
 
-There is no reader of OpenImages: for it, as for coco, the boxes are read from
-annotations/instances_train2017.json beside train2017/. Variants: openimages
-(default), coco; debug: the smallest size. The first stage is trained in
-DIR/first_stage unless config.first_stage.checkpoint names one.
+There is no reader of OpenImages: both variants read the boxes from
+annotations/instances_train2017.json, which lies in the folder of train2017/.
+The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
+
+Variants:
+  openimages (default), coco: the model.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -72,7 +76,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.learning_rate = 2e-6 * 24
   first = 'vq_f8' if is_coco else 'vq_f4'
   config = common.complete_ldm(config, first, variant['debug'])
-  # The autoencoder sees the same images, of any content.
+  # The autoencoder is trained on all images, whatever objects they have.
   config.first_stage.data.name = 'coco'
   config.first_stage.data.year = 2017
   return config

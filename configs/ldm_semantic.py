@@ -1,17 +1,20 @@
-r"""LDM, 256 or 512 px: a semantic map as the condition.
+r"""LDM, 256 or 512 px, conditioned on a semantic map.
 
 arXiv:2112.10752, table 15; CompVis/latent-diffusion: models/ldm/
-semantic_synthesis{256,512}/config.yaml. No score is published, and nothing of
-it is measured here. The U-Net has 215 M parameters; the map is one-hot, halved
-twice and mixed to 3 channels beside the latent.
+semantic_synthesis{256,512}/config.yaml. No score is published, and nothing is
+measured here. The U-Net has 215 M parameters. The one-hot map is halved twice
+and mapped to 3 channels, which are concatenated with the latent.
 
   python -m pyramid_jax.main --config=configs/ldm_semantic.py \
       --config.data.root=LANDSCAPES --workdir=DIR
 
-Reads a folder of images with their maps: 1.map.png beside 1.jpg, grey values
-that number the classes. Variants: px256 (default), px512; debug: the smallest
-size. The first stage is trained in DIR/first_stage unless
-config.first_stage.checkpoint names one.
+Reads a folder of images with their maps: 1.map.png in the folder of 1.jpg, with
+class numbers as grey values. The first stage is trained in DIR/first_stage
+unless config.first_stage.checkpoint names one.
+
+Variants:
+  px256 (default), px512: pixels.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +35,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'model_channels': 128,
       'channel_mult': (1, 4, 8),
       'num_res_blocks': 2,
-      # No level is so coarse: only the middle attends, as published.
+      # No level is so coarse: as published, only the middle block attends.
       'attention_resolutions': (32, 16, 8),
       'num_heads': 8,
     }

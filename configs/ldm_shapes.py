@@ -1,16 +1,20 @@
-r"""LDM on `shapes`, 32 px: the two-core tier, every task. Needs no data.
+"""LDM on `shapes`, 32 px, every task, for two CPU cores; needs no data.
 
-arXiv:2112.10752 in small: an autoencoder of 8 x 8 x 4 latents, then a U-Net on
-them. Difficulty of the data: class 0; layout, label and none 1; text, superres,
-inpaint and map 2. Measured results: docs/results.md.
+A small arXiv:2112.10752: an autoencoder with 8 x 8 x 4 latents, then a U-Net on
+them. The level of the data is 0 for class; 1 for layout, label and none; 2 for
+text, superres, inpaint and map. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/ldm_shapes.py:text --workdir=DIR
 
-Variants: layout (default), class, label, text, superres, inpaint, map, none; kl
-(default), vq: the first stage; long (resumable, at most 90 minutes on two
-cores); gpu (128 px, one large GPU; not measured); debug: the smallest size. The
-first stage is trained in DIR/first_stage unless config.first_stage.checkpoint
-names one.
+The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
+
+Variants:
+  layout (default), class, label, text, superres, inpaint, map, none: the task.
+  kl (default), vq: the first stage.
+  long: at most 90 minutes on two cores.
+  gpu: 128 px, for one large GPU; not measured.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -31,14 +35,16 @@ TASKS = (
   'map',
   'none',
 )
-# Conditions that are tokens; the others are channels beside the latent.
+# Tasks whose condition is tokens or a class; the conditions of the others are
+# concatenated with the latent.
 TOKENS = ('layout', 'class', 'label', 'text')
 LEVELS = {'class': 0, 'text': 2, 'superres': 2, 'inpaint': 2, 'map': 2}
-# Updates, of 8 images but for texts, of 16; 4800 where nothing is said.
+# Training steps, of 16 images for texts and of 8 otherwise; 4800 by default.
 STEPS = {'text': 6000, 'superres': 4000, 'inpaint': 4000}
-# Trained with Muon: what AdamW does not learn in minutes (docs/results.md).
+# Tasks trained with Muon, which AdamW does not learn in minutes
+# (docs/results.md).
 MUON = ('class', 'label', 'text')
-OBJECTS = {0: 4, 1: 4, 2: 6}  # rows for boxes at a level
+OBJECTS = {0: 4, 1: 4, 2: 6}  # The number of box rows at a level.
 CATEGORIES = 24
 BACKGROUNDS = 4
 
@@ -107,7 +113,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _network(task: str) -> ConfigDict:
-  """At most 3 M parameters."""
+  """Returns a U-Net of at most 3 M parameters."""
   if task in TOKENS:
     return ConfigDict(
       {
@@ -144,12 +150,12 @@ def _condition(config: ConfigDict, task: str) -> None:
   c.vocab_size, c.embed_std = 256, 1.0
   if task == 'layout':
     c.encoder = 'boxes'
-    c.num_labels = CATEGORIES + 1  # padding is one
+    c.num_labels = CATEGORIES + 1  # Padding has a label.
   elif task == 'label':
     c.max_length, c.no_tokens = c.max_objects, CATEGORIES + 1
   elif task == 'text':
     c.max_length = 40
-    c.null_prefix = (2, 3)  # begin, end
+    c.null_prefix = (2, 3)  # The begin and end tokens.
   elif task == 'class':
     c.num_classes = CATEGORIES
   elif task == 'map':
@@ -158,7 +164,7 @@ def _condition(config: ConfigDict, task: str) -> None:
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """128 px, 32 x 32 latents."""
+  """Sets 128 px, with latents of 32 x 32."""
   net = config.network
   net.model_channels, net.channel_mult = 160, (1, 2, 4)
   net.num_res_blocks, net.attention_resolutions = 2, (2, 4)

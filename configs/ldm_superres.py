@@ -1,17 +1,22 @@
-r"""LDM, 64 to 256 px: super-resolution by 4.
+r"""LDM, super-resolution from 64 to 256 px.
 
 arXiv:2112.10752, tables 5, 11 and 15; CompVis/latent-diffusion: models/ldm/
-bsr_sr/config.yaml. Published on ImageNet for bicubic reduction: FID 2.8, PSNR
-24.4 (100 steps, eta 1; a U-Net of 169 M that is not released). Nothing of it is
-measured here. The released U-Net, for both variants here, has 114 M parameters;
-the small picture is channels beside the latent, as it is.
+bsr_sr/config.yaml. Published on ImageNet for bicubic downsampling: FID 2.8,
+PSNR 24.4 (100 steps, eta 1; a U-Net of 169 M parameters, which is not
+released). Nothing is measured here. Both variants have the released U-Net of
+114 M parameters; the low-resolution image is concatenated with the latent as it
+is.
 
   python -m pyramid_jax.main --config=configs/ldm_superres.py:bsr \
       --config.data.root=IMAGES --workdir=DIR
 
-Reads any folder of images. Variants: bsr (default; blind degradation, light
-version), bicubic; debug: the smallest size. The first stage is trained in
-DIR/first_stage unless config.first_stage.checkpoint names one.
+Reads any folder of images. The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
+
+Variants:
+  bsr (default): blind degradation, its light version.
+  bicubic: bicubic downsampling.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict

@@ -1,21 +1,24 @@
-r"""LDM, 256 px: a text as the condition.
+r"""LDM, 256 px, conditioned on text.
 
 arXiv:2112.10752, tables 2 and 15; CompVis/latent-diffusion: models/ldm/
 text2img256/config.yaml (small), configs/latent-diffusion/
-txt2img-1p4B-eval.yaml (1p4b). Published FID on COCO, 30k images, 250 DDIM
-steps: 1p4b 23.31, guided by 1.5 12.63; small 16.79 or guided 13.89 (100 steps,
-README). Nothing of it is measured here. U-Net and encoder have 404 M and 186 M
-parameters (small), 872 M and 582 M (1p4b). `clip` attends to the tokens of
-frozen CLIP ViT-L/14, with a U-Net of 860 M as in CompVis/stable-diffusion:
-configs/stable-diffusion/v1-inference.yaml.
+txt2img-1p4B-eval.yaml (1p4b). Published FID on COCO, 30k images: 1p4b 23.31,
+with guidance 1.5 12.63 (250 DDIM steps); small 16.79, with guidance 13.89 (100
+steps, README). Nothing is measured here. U-Net and encoder have 404 M and 186 M
+parameters (small), 872 M and 582 M (1p4b). The variant clip attends to the
+tokens of a pretrained CLIP ViT-L/14 with a U-Net of 860 M parameters, as
+CompVis/stable-diffusion: configs/stable-diffusion/v1-inference.yaml.
 
   python -m pyramid_jax.main --config=configs/ldm_text.py:small \
       --config.data.root=CAPTIONED --workdir=DIR
 
-Reads a folder of images with captions.jsonl. Needs the vocabulary:
-config.condition.vocab_file, and for clip merges_file and weights. Variants:
-small (default), 1p4b, clip; debug: the smallest size. The first stage is
+Reads a folder of images with captions.jsonl. config.condition.vocab_file must
+name the vocabulary; clip also needs merges_file and weights. The first stage is
 trained in DIR/first_stage unless config.first_stage.checkpoint names one.
+
+Variants:
+  small (default), 1p4b, clip: the model.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +41,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config = common.ldm(f'ldm_text_{size}')
   config.condition.task = 'text'
   config.condition.max_length = 77
-  config.condition.cond_dropout = 0.1  # not published
+  config.condition.cond_dropout = 0.1  # The rate is not published.
   config.sample.guidance = 1.5
   if size == 'small':
     config.network = common.attending_unet(num_head_channels=32)
@@ -74,5 +77,5 @@ def get_config(arg: str = '') -> ConfigDict:
   else:
     config.condition.dim, config.condition.depth = 1280, 32
     config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
-    config.ema.decay = 0.0  # the published weights are no average
+    config.ema.decay = 0.0  # The published weights are not averaged.
   return common.complete_ldm(config, 'kl_f8', variant['debug'])

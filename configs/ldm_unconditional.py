@@ -1,18 +1,22 @@
-r"""LDM without a condition, 256 px: faces, bedrooms, churches.
+r"""Unconditional LDM, 256 px: faces, bedrooms, churches.
 
 arXiv:2112.10752, tables 1 and 12; CompVis/latent-diffusion: models/ldm/
 {celeba256,ffhq256,lsun_beds256,lsun_churches256}/config.yaml. Published FID:
 celebahq 5.11 (500 DDIM steps), ffhq 4.98 (200, eta 1), lsun_bedrooms 2.95 (200,
 eta 1), lsun_churches 4.02 (200). Training took 14 to 60 days of one V100
-(table 18); nothing of it is measured here. The U-Nets have 274 M and 295 M
-parameters. The learning rate is that of the config times its batch.
+(table 18); nothing is measured here. The U-Nets have 274 M and 295 M
+parameters. The learning rate is that of the released config times its batch
+size.
 
   python -m pyramid_jax.main --config=configs/ldm_unconditional.py:ffhq \
       --config.data.root=FFHQ --workdir=DIR
 
-Reads any folder of images. Variants: celebahq (default), ffhq, lsun_bedrooms,
-lsun_churches; debug: the smallest size. The first stage is trained in
-DIR/first_stage unless config.first_stage.checkpoint names one.
+Reads any folder of images. The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
+
+Variants:
+  celebahq (default), ffhq, lsun_bedrooms, lsun_churches: the model.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,15 @@
-r"""MS-VQGAN of Frido on COCO 2017, 256 px, things and stuff, 2-30 objects.
+r"""MS-VQGAN of Frido on COCO 2017, 256 px: things and stuff, 2 to 30 objects.
 
-davidhalladay/Frido: configs/msvqgan/msvqgan_f16f8_coco.yaml (the f8f4 model
-was only released for OpenImages; here it is the same recipe on COCO). Nothing
-of it is measured here.
+davidhalladay/Frido: configs/msvqgan/msvqgan_f16f8_coco.yaml. Frido released an
+f8f4 model for OpenImages only; here f8f4 has the same recipe on COCO. Nothing
+is measured here.
 
   python -m pyramid_jax.main --config=configs/msvqgan_coco.py \
       --config.data.root=COCO/2017 --workdir=DIR
 
-Variants: f16f8 (default), f8f4; debug: the smallest size.
+Variants:
+  f16f8 (default), f8f4: the downsampling factors of the two scales.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
-LEARNING_RATE = 4.5e-6  # of one image in the batch
+LEARNING_RATE = 4.5e-6  # For one image; times the batch size.
 
 
 def get_config(arg: str = '') -> ConfigDict:
@@ -36,5 +38,5 @@ def get_config(arg: str = '') -> ConfigDict:
   if not variant['debug']:
     config.train.batch_size = 4
     config.train.learning_rate = LEARNING_RATE * config.train.batch_size
-    config.train.steps = 2_900_000  # 100 epochs
+    config.train.steps = 2_900_000  # These are 100 epochs.
   return config

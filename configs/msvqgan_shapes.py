@@ -1,11 +1,13 @@
-r"""MS-VQGAN on `shapes`, 32 px, scales f8 and f4: the two-core tier.
+"""MS-VQGAN on `shapes`, 32 px, scales f8 and f4, for two CPU cores.
 
 Needs no data. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/msvqgan_shapes.py --workdir=DIR
 
-Variants: long (two thirds more steps); gpu (128 px, for one large GPU; not
-measured); debug: the smallest size.
+Variants:
+  long: two thirds more steps.
+  gpu: 128 px, for one large GPU; not measured.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ from pyramid_jax import config as config_lib
 
 common = config_lib.sibling(__file__, 'common')
 
-# What is smaller in `debug`, see `common.shrink`.
+# The sizes of `debug`; see `common.shrink`.
 SMALL = {
   'network.edconfig.ch': 32,
   'network.ddconfig.ch': 32,
@@ -32,7 +34,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.name = 'msvqgan_shapes'
   config.network = ConfigDict(
     {
-      # No block before the last level: the strided convolutions do the work.
+      # The encoder has no residual blocks before the last level: the strided
+      # convolutions suffice.
       'edconfig': {
         'ch': 64,
         'ch_mult': (1, 1, 1, 1),
@@ -63,7 +66,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.image_size = 32
   config.data.max_objects = 4
 
-  # Many small updates: at equal images a batch of 8 is far ahead of one of 32.
+  # After the same images, batches of 8 are far better than batches of 32.
   config.train.steps = 5400
   config.train.batch_size = 8
   config.train.learning_rate = 2e-3
@@ -90,7 +93,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def _enlarge(config: ConfigDict) -> None:
-  """128 px, scales f8 and f4."""
+  """Sets 128 px, with scales f8 and f4."""
   net = config.network
   for part in (net.edconfig, net.ddconfig):
     part.ch, part.num_res_blocks, part.resolution = 64, 2, 128

@@ -1,18 +1,22 @@
 r"""Sketch guidance of text-to-image LDM, 256 px: a predictor on its U-Net.
 
 arXiv:2211.13752: nine activations, four hidden layers, Adam, 3000 steps of 16
-images, less than an hour on one A100; the learning rate is not published, 1e-4
+images, less than an hour on one A100. The learning rate is not published; 1e-4
 is that of public ports. For a base of the size of Stable Diffusion v1 the
 predictor reads 9280 channels and has 4.9 M parameters. The paper finds edges
-by PiDiNet, which config.sketch.edges = pidinet does with its published weights
-at config.sketch.edge_weights; here Sobel's are learned. Not run.
+with PiDiNet; here the predictor learns Sobel edges, and config.sketch.edges =
+pidinet with its published weights at config.sketch.edge_weights does as the
+paper. This config was not run.
 
   python -m pyramid_jax.main --config=configs/sketch_ldm.py:clip \
       --config.sketch.base=BASE --config.data.root=CAPTIONED --workdir=DIR
 
 BASE is a run of configs/ldm_text.py of the same variant, trained or converted
-from published weights. Reads a folder of images with captions.jsonl. Variants:
-small (default), 1p4b, clip; debug: the smallest size.
+from published weights. Reads a folder of images with captions.jsonl.
+
+Variants:
+  small (default), 1p4b, clip: the base.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict

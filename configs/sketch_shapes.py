@@ -1,21 +1,26 @@
-r"""Sketch guidance on `shapes`, 32 px: an edge predictor on a frozen base.
+r"""Sketch guidance on `shapes`, 32 px: an edge predictor on a trained base.
 
-arXiv:2211.13752 in small: the predictor reads the activations of a trained
+A small arXiv:2211.13752: the predictor reads the activations of a trained
 system of configs/{ldm,frido,diffit_latent,ladm,ladm_latent}_shapes.py. Needs no
 data, only that run. Measured results: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/sketch_shapes.py:ldm \
       --config.sketch.base=BASE --workdir=DIR
   python -m pyramid_jax.main --mode=sample --workdir=BASE \
-      --config.sketch.predictor=DIR --sketch=FILE.png --prompt='a red disc'
+      --config.sketch.predictor=DIR --sketch=FILE.png --prompt='a red circle'
   python -m pyramid_jax.main --mode=evaluate --workdir=BASE \
       --config.sketch.predictor=DIR
 
-Variants, which say what BASE is: ldm (default), ladm, lapdit (Laplacian latent
-DiffiT), frido, diffit (latent DiffiT); usual (text; of the transformers class),
-text, layout, class: its condition; pixels: predict the pixels of the edge map,
-for a first stage that cannot draw lines; debug: the smallest size. What the
-fields of sketch.* do: pyramid_jax/systems/sketch/fields.py.
+pyramid_jax/systems/sketch/fields.py says what the fields of sketch.* mean.
+
+Variants:
+  ldm (default), ladm, lapdit (Laplacian latent DiffiT), frido, diffit (latent
+    DiffiT): the system of BASE.
+  usual (default: class for the two transformers, text for the others), text,
+    layout, class: the condition of BASE.
+  pixels: the pixels of the edge map are predicted, for a first stage that
+    cannot reconstruct lines.
+  debug: the smallest sizes.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +31,7 @@ from pyramid_jax import config as config_lib
 common = config_lib.sibling(__file__, 'common')
 
 
-# Of each base: its config and variant, and the activations that are read.
+# Base: (its config, the usual variant, the activations that are read).
 BASES = {
   'ldm': (
     'ldm_shapes',
