@@ -78,7 +78,10 @@ class ImageSystem:
 
   def losses(self, params, frozen, extra, key, step, batch):
     del frozen, step
-    image, law = batch['image'], edm_loss.make_law('edm')
+    image, distribution = (
+      batch['image'],
+      edm_loss.make_distribution('edm'),
+    )
     keys = jax.random.split(key, 3)
 
     def network(x, label):
@@ -92,9 +95,9 @@ class ImageSystem:
 
     loss, metrics = edm_loss.loss(
       lambda x, sigma: edm.denoise(edm.EDM(), network, x, sigma),
-      law,
+      distribution,
       image,
-      law.draw(keys[0], image.shape[0]),
+      distribution.draw(keys[0], image.shape[0]),
       jax.random.normal(keys[1], image.shape),
     )
     return {'generator': (loss, metrics)}, extra

@@ -1,4 +1,4 @@
-"""The training loss of EDM (arXiv:2206.00364) and its laws of noise levels.
+"""The training loss of EDM and its distributions of noise levels.
 
 Table 1: how often a noise level is trained, and how much its errors weigh, for
 the networks of `edm`.
@@ -20,7 +20,7 @@ from pyramid_jax.diffusion import gaussian
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Law(Protocol):
+class NoiseDistribution(Protocol):
   """The distribution of the noise levels in training and their weight."""
 
   def draw(self, key: jax.Array, count: int) -> jax.Array:
@@ -34,7 +34,7 @@ class Law(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VPLaw:
+class VPDistribution:
   """Uniform in the time of the VP process; attributes as of `edm.VP`."""
 
   beta_d: float = 19.9
@@ -56,7 +56,7 @@ class VPLaw:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VELaw:
+class VEDistribution:
   """Uniform in log sigma."""
 
   sigma_min: float = 0.02
@@ -76,7 +76,7 @@ class VELaw:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EDMLaw:
+class EDMDistribution:
   """Normal in log sigma.
 
   Attributes:
@@ -103,28 +103,30 @@ class EDMLaw:
     return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
-_LAWS: dict[str, Callable[..., Law]] = {
-  'vp': VPLaw,
-  've': VELaw,
-  'edm': EDMLaw,
+_DISTRIBUTIONS: dict[str, Callable[..., NoiseDistribution]] = {
+  'vp': VPDistribution,
+  've': VEDistribution,
+  'edm': EDMDistribution,
 }
-LAWS = tuple(_LAWS)
+DISTRIBUTIONS = tuple(_DISTRIBUTIONS)
 
 
-def make_law(name: str, **options: Any) -> Law:
-  """Returns a law of training by name, with the attributes of its class.
+def make_distribution(name: str, **options: Any) -> NoiseDistribution:
+  """Returns a distribution by name, with the attributes of its class.
 
   Raises:
     ValueError: unknown name, or an attribute out of range.
   """
-  if name not in _LAWS:
-    raise ValueError(f'law of noise levels {name!r} is not one of {LAWS}')
-  return _LAWS[name](**options)
+  if name not in _DISTRIBUTIONS:
+    raise ValueError(
+      f'distribution of noise levels {name!r} is not one of {DISTRIBUTIONS}'
+    )
+  return _DISTRIBUTIONS[name](**options)
 
 
 def weighted_errors(
   denoiser: Denoiser,
-  law: Law,
+  distribution: NoiseDistribution,
   y: jax.Array,
   random: jax.Array,
   eps: jax.Array,
@@ -133,20 +135,20 @@ def weighted_errors(
 
   Args:
     denoiser: (noisy images, (B,) sigma) -> clean images.
-    law: of the noise levels.
+    distribution: of the noise levels.
     y: (B, H, W, C) clean images, augmented.
-    random: (B,) as `law.draw` gives it.
+    random: (B,) as `distribution.draw` gives it.
     eps: (B, H, W, C) standard normal.
   """
-  sigma = law.sigma(random)
+  sigma = distribution.sigma(random)
   clean = denoiser(gaussian.q_sample(y, eps, jnp.ones(()), sigma), sigma)
-  weight = gaussian.per_example(law.weight(sigma), y)
+  weight = gaussian.per_example(distribution.weight(sigma), y)
   return weight * jnp.square(clean.astype(jnp.float32) - y)
 
 
 def loss(
   denoiser: Denoiser,
-  law: Law,
+  distribution: NoiseDistribution,
   y: jax.Array,
   random: jax.Array,
   eps: jax.Array,
@@ -158,5 +160,5 @@ def loss(
   Returns:
     The mean over the batch, and the metric `loss_mean`, the same a value.
   """
-  errors = weighted_errors(denoiser, law, y, random, eps)
+  errors = weighted_errors(denoiser, distribution, y, random, eps)
   return errors.sum() / y.shape[0], {'loss_mean': errors.mean()}

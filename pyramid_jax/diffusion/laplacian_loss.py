@@ -146,7 +146,7 @@ def band_shares(process: laplacian.Process, stage: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
+class NoiseDistribution:
   """The noise levels of training: normal in log sigma, cut at the switches.
 
   Attributes:

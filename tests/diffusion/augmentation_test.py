@@ -18,10 +18,10 @@ def images(count=3, height=12, width=12):
 
 
 def moves(count=3, **changes):
-  """Moves that do nothing, but for the given ones."""
+  """Parameters that do nothing, but for the given ones."""
   zeros = jnp.zeros((count,))
   pairs = jnp.zeros((count, 2))
-  still = augmentation.Moves(
+  still = augmentation.AugmentParams(
     xflip=zeros.astype(int),
     yflip=zeros.astype(int),
     quarters=zeros.astype(int),

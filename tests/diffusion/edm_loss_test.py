@@ -8,14 +8,21 @@ from pyramid_jax.diffusion import edm_loss
 
 
 def test_printed_weight_of_edm():
-  assert float(edm_loss.EDMLaw().weight(jnp.ones(()))) == pytest.approx(5)
+  assert float(
+    edm_loss.EDMDistribution().weight(jnp.ones(()))
+  ) == pytest.approx(5)
 
 
 def test_weight_of_edm_makes_every_level_as_important():
   # weight * c_out^2 is 1: the error of the raw network counts.
   sigma = np.logspace(-2, 2, 9)
-  law, precond = edm_loss.EDMLaw(sigma_data=0.8), edm.EDM(sigma_data=0.8)
-  np.testing.assert_allclose(law.weight(sigma) * precond.c_out(sigma) ** 2, 1)
+  distribution, precond = (
+    edm_loss.EDMDistribution(sigma_data=0.8),
+    edm.EDM(sigma_data=0.8),
+  )
+  np.testing.assert_allclose(
+    distribution.weight(sigma) * precond.c_out(sigma) ** 2, 1
+  )
 
 
 @pytest.mark.parametrize(
@@ -27,20 +34,20 @@ def test_weight_of_edm_makes_every_level_as_important():
   ],
 )
 def test_laws(name, random, expected):
-  law = edm_loss.make_law(name)
-  sigma = law.sigma(jnp.asarray(random))
+  distribution = edm_loss.make_distribution(name)
+  sigma = distribution.sigma(jnp.asarray(random))
   np.testing.assert_allclose(sigma, expected, rtol=2e-4)
   if name != 'edm':
-    np.testing.assert_allclose(law.weight(sigma), 1 / np.square(sigma))
+    np.testing.assert_allclose(distribution.weight(sigma), 1 / np.square(sigma))
 
 
 def test_draws():
   key = jax.random.key(0)
-  normal = edm_loss.EDMLaw().draw(key, 4000)
+  normal = edm_loss.EDMDistribution().draw(key, 4000)
   assert float(normal.mean()) == pytest.approx(0, abs=0.06)
   assert float(normal.std()) == pytest.approx(1, abs=0.05)
-  for law in (edm_loss.VPLaw(), edm_loss.VELaw()):
-    uniform = law.draw(key, 4000)
+  for distribution in (edm_loss.VPDistribution(), edm_loss.VEDistribution()):
+    uniform = distribution.draw(key, 4000)
     assert 0 <= float(uniform.min()) <= 0.01
     assert 0.99 <= float(uniform.max()) < 1
     assert float(uniform.mean()) == pytest.approx(0.5, abs=0.03)
@@ -49,10 +56,10 @@ def test_draws():
 def test_loss_is_a_sum_over_the_batch_size():
   y, eps = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 2))
   random = jnp.array([0.3, -1.0, 2.0])
-  law = edm_loss.EDMLaw()
-  sigma = law.sigma(random)
+  distribution = edm_loss.EDMDistribution()
+  sigma = distribution.sigma(random)
   denoiser = lambda x, sigma: 0.5 * x + sigma[:, None, None, None]
-  total, metrics = edm_loss.loss(denoiser, law, y, random, eps)
+  total, metrics = edm_loss.loss(denoiser, distribution, y, random, eps)
   want = 0.0
   for i in range(3):
     s = float(sigma[i])
@@ -74,5 +81,5 @@ def test_loss_is_a_sum_over_the_batch_size():
 )
 def test_bad_input_is_told(name, options, message):
   with pytest.raises(ValueError, match=message) as error:
-    edm_loss.make_law(name, **options)
+    edm_loss.make_distribution(name, **options)
   assert '\n' not in str(error.value)

@@ -130,16 +130,16 @@ def test_stages_are_as_likely_as_the_normal_law_makes_them():
   process = laplacian.Process(
     3, (1.0, 2.4), 'quad', (0.086, 0.098, 0.53), 0.002, 320.0
   )
-  law = laplacian_loss.Law()
+  distribution = laplacian_loss.NoiseDistribution()
   np.testing.assert_allclose(
-    law.shares(process), [0.438, 0.279, 0.283], atol=1e-3
+    distribution.shares(process), [0.438, 0.279, 0.283], atol=1e-3
   )
   for stage in (1, 2, 3):
     low, high = process.bounds(stage)
-    sigma = law.draw(jax.random.key(stage), process, stage, 4000)
+    sigma = distribution.draw(jax.random.key(stage), process, stage, 4000)
     assert low <= sigma.min() <= sigma.max() <= high
     z = (np.log(sigma) - (-1.2 + 2 * np.log(2.0))) / 1.2
-    below = law.range(process, stage)
+    below = distribution.range(process, stage)
     part = 0.5 * (below[0] + below[1])
     middle = jax.scipy.special.ndtri(part)
     np.testing.assert_allclose((z < middle).mean(), 0.5, atol=0.03)
@@ -175,4 +175,4 @@ def test_what_cannot_be_is_refused():
   with pytest.raises(ValueError, match='stage 4 is not one of 1..3'):
     laplacian_loss.Preconditioning(PROCESS, 4)
   with pytest.raises(ValueError, match='P_std is 0, must be above 0'):
-    laplacian_loss.Law(std=0)
+    laplacian_loss.NoiseDistribution(std=0)

@@ -79,13 +79,13 @@ def test_the_fine_stage_is_told_the_noisy_clean_image_in_training(told):
       ),
       system.precond(1),
       clean[1:],
-      system.law.draw(keys[0], system.process, 1, 1),
+      system.noise_distribution.draw(keys[0], system.process, 1, 1),
       jax.random.normal(keys[1], clean[1:].shape),
     )[0]
 
   (total, metrics), extra, want = both(weights)
   np.testing.assert_allclose(metrics['loss_stage_1'], want, rtol=1e-4)
-  shares = system.law.shares(system.process)
+  shares = system.noise_distribution.shares(system.process)
   np.testing.assert_allclose(
     total,
     shares[0] * metrics['loss_stage_1'] + shares[1] * metrics['loss_stage_2'],

@@ -107,7 +107,7 @@ def test_the_loss_is_that_of_each_stage_on_its_part(separate):
     lambda w: system.losses(w.params, w.frozen, w.extra, key, 0, BATCH)
   )(weights)
   total, metrics = losses['generator']
-  shares = system.law.shares(system.process)
+  shares = system.noise_distribution.shares(system.process)
   want = sum(
     shares[stage - 1] * metrics[f'loss_stage_{stage}'] for stage in (1, 2, 3)
   )
@@ -130,7 +130,7 @@ def test_the_loss_is_that_of_each_stage_on_its_part(separate):
     ),
     system.precond(1),
     clean,
-    system.law.draw(keys[0], system.process, 1, 1),
+    system.noise_distribution.draw(keys[0], system.process, 1, 1),
     jax.random.normal(keys[1], clean.shape),
   )
   np.testing.assert_allclose(got, metrics['loss_stage_1'], rtol=1e-4)

@@ -1,8 +1,8 @@
 """DiffiT in image space (arXiv:2312.02139, section 3.2), trained as EDM.
 
 A U-shaped network with time-dependent self-attention, inside a preconditioning
-of EDM (arXiv:2206.00364): its law of noise levels in training, its non-leaking
-augmentation, its solver. No code of this part of the paper was released.
+of EDM (arXiv:2206.00364), with its noise levels in training, its non-leaking
+augmentation and its solver. No code of this part of the paper was released.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ FIELDS = {
     '',
     'The distribution of noise levels in training; empty for that of the'
     ' preconditioning (iddpm has none).',
-    choices=('', *edm_loss.LAWS),
+    choices=('', *edm_loss.DISTRIBUTIONS),
   ),
   'diffusion.sigma_data': Field(
     0.5, 'The standard deviation of clean images (EDM).', above=0
@@ -85,13 +85,13 @@ class DiffiT(sampled.Sampled):
   Attributes, in addition to those of `sampled.Sampled`:
     network: the raw network, whose windows must divide the image.
     precond: what stands around the network.
-    law: of the noise levels in training.
+    noise_distribution: of the noise levels in training.
     augment: of the training images, None without.
   """
 
   network: diffit_lib.DiffiT
   precond: edm.Preconditioning
-  law: edm_loss.Law
+  noise_distribution: edm_loss.NoiseDistribution
   augment: augmentation.Augmentation | None
 
   @property
@@ -117,12 +117,12 @@ class DiffiT(sampled.Sampled):
     batch: Batch,
   ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
     del step
-    level_key, noise_key, move_key, drop_key, dropout_key = jax.random.split(
+    level_key, noise_key, augment_key, drop_key, dropout_key = jax.random.split(
       key, 5
     )
-    image, moves = batch['image'], None
+    image, augment_labels = batch['image'], None
     if self.augment is not None:
-      image, moves = self.augment(image, move_key)
+      image, augment_labels = self.augment(image, augment_key)
     inputs = self.training_inputs(params, frozen, drop_key, batch)
     variables = {'params': params['generator']['network']}
 
@@ -132,16 +132,16 @@ class DiffiT(sampled.Sampled):
         x,
         c_noise,
         inputs,
-        augment_labels=moves,
+        augment_labels=augment_labels,
         train=True,
         rngs={'dropout': dropout_key},
       )
 
     loss, metrics = edm_loss.loss(
       functools.partial(edm.denoise, self.precond, network),
-      self.law,
+      self.noise_distribution,
       image,
-      self.law.draw(level_key, image.shape[0]),
+      self.noise_distribution.draw(level_key, image.shape[0]),
       jax.random.normal(noise_key, image.shape),
     )
     return {'generator': (loss, metrics)}, extra
@@ -181,7 +181,7 @@ def create(config: ConfigDict) -> DiffiT:
     **sampled.fields(config, spaces.Pixels(), encoder),
     network=_network(config, encoder, augment),
     precond=_preconditioning(config),
-    law=_law(config),
+    noise_distribution=_noise_distribution(config),
     augment=augment,
   )
 
@@ -229,17 +229,19 @@ def _preconditioning(config: ConfigDict) -> edm.Preconditioning:
   return edm.make_preconditioning(d.preconditioning, **options)
 
 
-def _law(config: ConfigDict) -> edm_loss.Law:
+def _noise_distribution(config: ConfigDict) -> edm_loss.NoiseDistribution:
   d = config.diffusion
   name = d.noise_distribution or d.preconditioning
-  if name not in edm_loss.LAWS:
+  if name not in edm_loss.DISTRIBUTIONS:
     fields_lib.check_value(
       'diffusion.noise_distribution',
       d.noise_distribution,
-      edm_loss.LAWS,
+      edm_loss.DISTRIBUTIONS,
       f' for the preconditioning {d.preconditioning!r}, which has none of its'
       ' own',
     )
   if name == 'edm':
-    return edm_loss.EDMLaw(mean=d.P_mean, std=d.P_std, sigma_data=d.sigma_data)
-  return edm_loss.make_law(name)
+    return edm_loss.EDMDistribution(
+      mean=d.P_mean, std=d.P_std, sigma_data=d.sigma_data
+    )
+  return edm_loss.make_distribution(name)

@@ -55,7 +55,7 @@ class LaDM(sampled.Sampled):
     networks: of the stages.
     process: the bands, their fading, the switches.
     kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
-    law: of the noise levels in training.
+    noise_distribution: of the noise levels in training.
     stage_batch: examples of a batch for each stage.
     known_noise: share of noise in the clean image of the stage before, which
       finer stages are given in training; None where they are not given it.
@@ -65,7 +65,7 @@ class LaDM(sampled.Sampled):
   networks: stage_networks.Networks
   process: laplacian.Process
   kind: str
-  law: laplacian_loss.Law
+  noise_distribution: laplacian_loss.NoiseDistribution
   stage_batch: tuple[int, ...]
   known_noise: float | None
   takes_aspect: bool = False
@@ -131,7 +131,7 @@ class LaDM(sampled.Sampled):
     (clean,) = self.space.training(frozen, extra, batch, latent_key)
     encoded = self.training_inputs(params, frozen, drop_key, batch)
     inputs = self.inputs(encoded, batch)
-    shares = self.law.shares(self.process)
+    shares = self.noise_distribution.shares(self.process)
     total, metrics, begin = jnp.zeros(()), {}, 0
     for index, stage in enumerate(self.stage_numbers):
       end = begin + self.stage_batch[index]
@@ -177,7 +177,9 @@ class LaDM(sampled.Sampled):
       ),
       self.precond(stage),
       clean,
-      self.law.draw(sigma_key, self.process, stage, whole.shape[0]),
+      self.noise_distribution.draw(
+        sigma_key, self.process, stage, whole.shape[0]
+      ),
       jax.random.normal(noise_key, clean.shape),
       inputs.prior,
     )
@@ -376,7 +378,9 @@ def create(config: ConfigDict) -> LaDM:
     networks=stage_networks.create(config, space, encoder, wavelets),
     process=process,
     kind=kind,
-    law=laplacian_loss.Law(config.diffusion.P_mean, config.diffusion.P_std),
+    noise_distribution=laplacian_loss.NoiseDistribution(
+      config.diffusion.P_mean, config.diffusion.P_std
+    ),
     stage_batch=fields.stage_batch(config),
     known_noise=(
       config.diffusion.noise_mix_ratio

@@ -163,11 +163,11 @@ def _loss(
   if kind not in _LOSSES:
     raise families.Unsupported(f'loss {kind!r}; known: {sorted(_LOSSES)}')
   arguments = ast.literal_eval(found[2]) if found else {}
-  law_name, renamed = _LOSSES[kind]
-  law = edm_loss.make_law(law_name, **_named(arguments, renamed))
+  name, renamed = _LOSSES[kind]
+  distribution = edm_loss.make_distribution(name, **_named(arguments, renamed))
   errors = edm_loss.weighted_errors(
     lambda x, sigma: edm.denoise(precond, network, x, sigma),
-    law,
+    distribution,
     jnp.asarray(chains.nhwc(case.inputs['loss_images'])),
     jnp.asarray(case.inputs['loss_rnd']).reshape(-1),
     jnp.asarray(chains.nhwc(case.inputs['loss_eps'])),
