@@ -42,6 +42,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12.8,<0.13',
     'pillow>=11,<14',
     'safetensors>=0.8,<0.9',
+    'scikit-image>=0.26,<0.27',
     'scipy>=1.14,<2',
     'tensorboardX>=2.6.2,<3',
   ],

@@ -16,8 +16,8 @@ from pyramid_jax.conditioning import images as given_images
 from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
-from pyramid_jax.data import drawings
 from pyramid_jax.data import images as images_lib
+from pyramid_jax.data import sketch_files
 from pyramid_jax.data import transforms
 from pyramid_jax.data.synthetic import text as shapes_text
 from pyramid_jax.evaluation import examples
@@ -289,7 +289,7 @@ def sketch_of_request(
   _need_condition(config.condition.task, options, 'sketch')
   path = _existing('sketch', options)
   with _broken_images():
-    pixels = drawings.read(path)
+    pixels = sketch_files.read(path)
   try:
     return sketches.from_drawing(pixels, config.data.image_size)
   except ValueError as error:

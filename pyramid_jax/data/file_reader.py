@@ -72,7 +72,7 @@ class FileReader:
     self._maps = reader_lib.wanted_maps(config)
     self._edges = config.data.edges if 'edges' in self._maps else ''
     self._degradation = (config.data.degradation, config.data.lr_factor)
-    self._gives_small = reader_lib.gives_small_pictures(config)
+    self._gives_small = reader_lib.has_low_resolution(config)
     if self._gives_small and self.transform.size % config.data.lr_factor:
       raise ValueError(
         f'config.data.image_size is {self.transform.size}, must be divisible '

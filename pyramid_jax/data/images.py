@@ -226,6 +226,19 @@ def read_map(
   return _decode(load_bytes(pathlib.Path(path)), path, max_pixels, convert)
 
 
+def check_batch(images: np.ndarray) -> np.ndarray:
+  """Returns `images` if they are (N, H, W, 3) uint8.
+
+  Raises:
+    ValueError: another shape or type.
+  """
+  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+    raise ValueError(
+      f'images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}.'
+    )
+  return images
+
+
 def to_float(image: jax.Array) -> jax.Array:
   """Maps uint8 to float32 in [-1, 1], `x / 127.5 - 1`, on the device."""
   # In this order 255 stays 1 when XLA multiplies by the rounded reciprocal.

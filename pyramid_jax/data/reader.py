@@ -79,6 +79,6 @@ def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:
     )
 
 
-def gives_small_pictures(config: ConfigDict) -> bool:
+def has_low_resolution(config: ConfigDict) -> bool:
   """Whether a condition is a small picture, `lr_image`."""
   return 'superres' in (config.condition.task, config.condition.also)

@@ -18,15 +18,15 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import image_sources as sources
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import inception as family
-from pyramid_jax.metrics import condition_alignment
+from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.networks import inception as network_lib
 
 
 Images = sources.Images
-Row = condition_alignment.Row
-Score = condition_alignment.Score
+Row = bootstrap.Row
+Score = bootstrap.Score
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # places, images
 WEIGHTS = 'config.evaluate.inception'
 REFERENCE = 'config.evaluate.reference'

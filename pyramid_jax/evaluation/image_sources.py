@@ -16,9 +16,8 @@ import numpy as np
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import image_files
 from pyramid_jax.data import images as data_images
-from pyramid_jax.data import picture_files
-from pyramid_jax.data.synthetic import detector
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import progress
 
@@ -92,7 +91,7 @@ def of_array(images: np.ndarray, name: str) -> Images:
   Raises:
     ValueError: another shape or type, or no images.
   """
-  if not len(detector.check(images)):
+  if not len(data_images.check_batch(images)):
     raise ValueError(f'{name} has no images.')
   return Images(name=name, source=_Rows(images), count=len(images))
 
@@ -103,7 +102,7 @@ def of_folder(path: pathlib.Path, threads: int) -> Images:
   Raises:
     UserError: no images, or the first cannot be read.
   """
-  files = picture_files.PictureFiles(path)
+  files = image_files.ImageFiles(path)
   return Images(name=str(path), source=files, count=len(files), threads=threads)
 
 

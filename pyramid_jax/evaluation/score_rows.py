@@ -11,15 +11,15 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.data import degradation
+from pyramid_jax.data.synthetic import condition_alignment
 from pyramid_jax.data.synthetic import render as shapes_render
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import condition_alignment
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import restoration
 from pyramid_jax.networks.layers import quantizer
 
 
-Row = condition_alignment.Row
+Row = bootstrap.Row
 Score = bootstrap.Score
 
 
@@ -48,14 +48,14 @@ def of_task(
       seed = config.data.seed
       return condition_alignment.with_bounds(task, images, examples, real, seed)
     scores = condition_alignment.scores(task, images, examples, label_names)
-    return [Row(name, score, None, None) for name, score in scores.items()]
+    return [Row(name, score) for name, score in scores.items()]
   if task not in restoration.TASKS:
     logging.info('no score of the conditions: the detector knows shapes only.')
     return []
   degraded = _degradation(config)
   scores = restoration.scores(task, images, examples, degraded)
   if 'image' not in examples:
-    return [Row(name, score, None, None) for name, score in scores.items()]
+    return [Row(name, score) for name, score in scores.items()]
   whole = examples['image']
   ceiling = restoration.scores(task, whole, examples, degraded)
   plain = restoration.baseline(task, examples, whole.shape[1:3])
@@ -95,7 +95,7 @@ def of_reconstructions(
       'psnr': bootstrap.mean(image_quality.psnr(images, real)),
       'ssim': bootstrap.mean(image_quality.ssim(images, real)),
     }
-  return [Row(name, score, None, None) for name, score in values.items()]
+  return [Row(name, score) for name, score in values.items()]
 
 
 def of_codebook(scale: int, counts: Any) -> list[Row]:
@@ -110,8 +110,8 @@ def of_codebook(scale: int, counts: Any) -> list[Row]:
   perplexity = exact(quantizer.perplexity(counts))
   dead = exact(quantizer.dead_codes(counts))
   return [
-    Row(f'perplexity_{scale}', perplexity, None, None),
-    Row(f'dead_codes_{scale}', dead, None, None),
+    Row(f'perplexity_{scale}', perplexity),
+    Row(f'dead_codes_{scale}', dead),
   ]
 
 

@@ -5,10 +5,10 @@ import json
 import math
 import pathlib
 
-from pyramid_jax.metrics import condition_alignment
+from pyramid_jax.metrics import bootstrap
 
 
-Row = condition_alignment.Row
+Row = bootstrap.Row
 
 
 def write(folder: pathlib.Path, about: str, rows: Sequence[Row]) -> None:

@@ -17,12 +17,12 @@ from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import image_sources
 from pyramid_jax.evaluation import predictions
 from pyramid_jax.evaluation import score_rows
-from pyramid_jax.metrics import condition_alignment
+from pyramid_jax.metrics import bootstrap
 from pyramid_jax.runs import progress
 from pyramid_jax.systems import system as system_lib
 
 
-Row = condition_alignment.Row
+Row = bootstrap.Row
 # (finished batch on the mesh, (B,) numbers of the images) -> (B, H, W, 3)
 # uint8, and the codes of each codebook of a first stage.
 Maker = Callable[

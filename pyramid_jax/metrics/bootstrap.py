@@ -32,6 +32,24 @@ class Score:
   n: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of a table of scores.
+
+  Attributes:
+    name: of the score.
+    score: of the images.
+    ceiling: of real images of the same conditions.
+    floor: of real images of other conditions; None where a score does not
+      look at conditions.
+  """
+
+  name: str
+  score: Score
+  ceiling: Score | None = None
+  floor: Score | None = None
+
+
 @functools.lru_cache(maxsize=8)
 def resamples(n: int, draws: int = RESAMPLES) -> np.ndarray:
   """Returns (draws, n) int32: how often each of n images is drawn."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data import images as images_lib
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_reference
@@ -82,7 +82,7 @@ def extractor(
     return model.apply(variables, inception.preprocess(images))
 
   def extract(images: np.ndarray) -> Features:
-    detector.check(images)
+    images_lib.check_batch(images)
     parts = []
     for start in range(0, len(images), batch_size):
       part = images[start : start + batch_size]

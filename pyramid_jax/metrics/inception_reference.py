@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data import images as images_lib
 from pyramid_jax.metrics import frechet
 
 
@@ -83,7 +83,7 @@ def _reference(file: np.lib.npyio.NpzFile) -> Reference:
 
 
 def _images(file: np.lib.npyio.NpzFile) -> np.ndarray | None:
-  return detector.check(file['arr_0']) if 'arr_0' in file else None
+  return images_lib.check_batch(file['arr_0']) if 'arr_0' in file else None
 
 
 def _fit(

@@ -6,7 +6,7 @@ import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.commands import requests
-from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data import images
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.evaluation import examples
 from tests.helpers import configs
@@ -136,7 +136,7 @@ def test_deep_and_grey_images_are_converted(tmp_path):
   assert (rows['lr_image'] == 0x12).all()
   clear = paint(tmp_path / 'clear.png', (8, 8), (9, 9, 9), 'RGBA')
   rows = requests.of_request(config, NAMES, {'image': clear})
-  assert (detector.check(rows['lr_image']) == 9).all()
+  assert (images.check_batch(rows['lr_image']) == 9).all()
 
 
 def beside(also, task='class'):

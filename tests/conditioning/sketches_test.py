@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from pyramid_jax.conditioning import sketches
-from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
+from tests.helpers import shapes_renderer
 
 
 def drawing(ink=(0, 0, 0, 255), paper=(255, 255, 255, 255), side=200, width=6):
@@ -128,13 +128,13 @@ def test_empty_drawings(tone):
 
 def test_photographs_are_refused():
   spec = scenes.sample(0, np.arange(12), 2)
-  pictures = render_numpy.render(spec, 64)['image']
+  pictures = shapes_renderer.render(spec, 64)['image']
   opaque = np.full((64, 64), 255, np.uint8)
   for picture in pictures:
     with pytest.raises(ValueError, match=r'% of the pixels are coloured or gr'):
       sketches.from_drawing(np.dstack([picture, opaque]), 32)
   # Their edges are no photograph.
-  for edge in render_numpy.render(spec, 64)['edge']:
+  for edge in shapes_renderer.render(spec, 64)['edge']:
     grey = np.dstack([edge] * 3 + [opaque])
     sketch = lines(grey, 64)
     assert (sketch == (edge >= 128)).mean() > 0.97

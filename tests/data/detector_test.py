@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 
 from pyramid_jax.data.synthetic import detector
-from pyramid_jax.data.synthetic import render_numpy
+from pyramid_jax.data.synthetic import object_scores
 from pyramid_jax.data.synthetic import scenes
-from pyramid_jax.metrics import layout
+from tests.helpers import shapes_renderer
 
 
 COUNT = 100
@@ -18,7 +18,7 @@ COUNT = 100
 @functools.cache
 def _real(level, size):
   spec = scenes.sample(11, np.arange(COUNT), level)
-  return spec, render_numpy.render(spec, size)['image']
+  return spec, shapes_renderer.render(spec, size)['image']
 
 
 def _examples(spec):
@@ -32,7 +32,7 @@ def _examples(spec):
 def _rates(spec, images, turned=False):
   """Returns recall, precision, shapes right among hits, mean IoU of hits."""
   found = detector.detect(images, turned)
-  matches = layout.match_all(_examples(spec), found)
+  matches = object_scores.match_all(_examples(spec), found)
   hits = sum(m.hits for m in matches)
   return (
     hits / sum(len(m.asked) for m in matches),
@@ -117,7 +117,7 @@ def test_holes_do_not_change_a_shape():
 
 def test_an_outline_is_filled():
   side = (np.arange(10) + 0.5) / 5 - 1
-  d = render_numpy.distance(3, *np.meshgrid(side, side)) * 5
+  d = shapes_renderer.distance(3, *np.meshgrid(side, side)) * 5
   image = np.full((1, 32, 32, 3), 128, np.uint8)
   image[0, 4:14, 4:14][(d < 0) & (d > -1)] = scenes.PALETTE[0] * 255
   (found,) = detector.detect(image)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from pyramid_jax.data.synthetic import detector
-from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.data.synthetic import shape_distribution
+from tests.helpers import shapes_renderer
 
 
 def _real(level, count, first=0):
   spec = scenes.sample(2, np.arange(first, first + count), level)
-  images = render_numpy.render(spec, 32)['image']
+  images = shapes_renderer.render(spec, 32)['image']
   return spec, images, detector.detect(images)
 
 

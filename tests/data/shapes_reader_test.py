@@ -7,9 +7,9 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax.data import synthetic as shapes
 from pyramid_jax.data.synthetic import reader as reader_lib
-from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.data.synthetic import text
+from tests.helpers import shapes_renderer
 
 
 def _config(task='none', level=1, **condition):
@@ -90,7 +90,7 @@ def test_finish_draws_the_pictures_inside_jit(level):
   reader, batch = _batch(config)
   out = jax.jit(reader.finish)(batch)
   spec = scenes.sample(3, np.arange(16), level)
-  want = render_numpy.render(spec, 32)
+  want = shapes_renderer.render(spec, 32)
   image = np.asarray(out['image'])
   assert image.dtype == np.float32
   levels = (image + 1) * 127.5
@@ -159,7 +159,7 @@ def test_semantic_maps():
   reader, batch = _batch(_config('map', level=2))
   out = jax.jit(reader.finish)(batch)
   assert 'edges' not in out
-  want = render_numpy.render(scenes.sample(3, np.arange(16), 2), 32)['mask']
+  want = shapes_renderer.render(scenes.sample(3, np.arange(16), 2), 32)['mask']
   assert out['mask'].dtype == np.uint8
   assert (np.asarray(out['mask']) != want).mean() < 1e-3
 

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from pyramid_jax.data.synthetic import map_scores
 from pyramid_jax.data.synthetic import render
-from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
+from tests.helpers import shapes_renderer
 
 
 @functools.cache
@@ -24,7 +25,7 @@ def test_jax_and_numpy_agree(level, size):
   spec = scenes.sample(1, np.arange(64), level)
   image, maps = _jitted(size)
   arrays = render.spec_arrays(spec)
-  want = render_numpy.render(spec, size)
+  want = shapes_renderer.render(spec, size)
   got = np.asarray(image(arrays))
   np.testing.assert_array_equal(got, np.round(got))
   difference = np.abs(got - want['image'].astype(np.float32))
@@ -42,8 +43,8 @@ def test_jax_and_numpy_agree(level, size):
 @pytest.mark.parametrize('level', range(4))
 def test_every_resolution_shows_the_same_scene(level):
   spec = scenes.sample(2, np.arange(32), level)
-  large = render_numpy.render(spec, 128)['image'].astype(np.float64)
-  small = render_numpy.render(spec, 64)['image'].astype(np.float64)
+  large = shapes_renderer.render(spec, 128)['image'].astype(np.float64)
+  small = shapes_renderer.render(spec, 64)['image'].astype(np.float64)
   pooled = large.reshape(32, 64, 2, 64, 2, 3).mean((2, 4))
   difference = np.abs(pooled - small)
   assert difference.mean() < 0.5
@@ -52,7 +53,7 @@ def test_every_resolution_shows_the_same_scene(level):
 
 def test_objects_have_the_colours_of_the_palette():
   spec = scenes.sample(0, np.arange(100), 1)
-  drawn = render_numpy.render(spec, 64)
+  drawn = shapes_renderer.render(spec, 64)
   for b in range(len(spec)):
     for i in range(spec.n_boxes[b]):
       x, y = (spec.geometry[b, i, :2] * 64).astype(int)
@@ -67,7 +68,7 @@ def test_objects_have_the_colours_of_the_palette():
 def test_areas_of_shapes():
   """The visible area, in parts of the bounding square, by geometry."""
   spec = scenes.sample(0, np.arange(200), 0)
-  drawn = render_numpy.render(spec, 128)
+  drawn = shapes_renderer.render(spec, 128)
   area = (drawn['instance'] == 1).mean((1, 2)) / spec.geometry[:, 0, 2] ** 2
   want = np.array([np.pi / 4, 1, 1 / 2, 5 / 9])[(spec.labels[:, 0] - 1) // 6]
   np.testing.assert_allclose(area, want, rtol=0.05)
@@ -75,14 +76,14 @@ def test_areas_of_shapes():
 
 def test_backgrounds_are_grey_and_every_kind_is_textured():
   spec = scenes.sample(0, np.arange(200), 0)
-  drawn = render_numpy.render(spec, 64)
+  drawn = shapes_renderer.render(spec, 64)
   ground = drawn['mask'] > 24
   np.testing.assert_array_equal(
     drawn['mask'][ground],
     np.broadcast_to(25 + spec.background[:, None, None], ground.shape)[ground],
   )
   empty = [
-    render_numpy.background(k, t, 64)
+    shapes_renderer.background(k, t, 64)
     for k, t in zip(spec.background, spec.texture, strict=True)
   ]
   pixels = np.array(empty)
@@ -96,8 +97,8 @@ def test_backgrounds_are_grey_and_every_kind_is_textured():
 
 def test_edges_lie_on_the_borders_of_the_maps():
   spec = scenes.sample(4, np.arange(40), 2)
-  drawn = render_numpy.render(spec, 64)
-  hard = render_numpy.hard_edges(drawn['instance'])
+  drawn = shapes_renderer.render(spec, 64)
+  hard = map_scores.borders(drawn['instance'])
   assert hard.any((1, 2)).all()
   # Either side of a border is within a pixel of the outline.
   assert drawn['edge'][hard].mean() > 100
@@ -111,4 +112,4 @@ def test_edges_lie_on_the_borders_of_the_maps():
 def test_hard_edges_by_hand():
   instance = np.array([[0, 0, 1], [0, 2, 1]])
   want = np.array([[0, 1, 0], [1, 1, 0]], bool)
-  np.testing.assert_array_equal(render_numpy.hard_edges(instance), want)
+  np.testing.assert_array_equal(map_scores.borders(instance), want)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
+from tests.helpers import shapes_renderer
 
 
 @pytest.mark.parametrize('level', range(4))
@@ -102,15 +102,16 @@ def test_nested_objects(level):
       background=spec.background[[b]],
       texture=spec.texture[[b]],
     )
-    parent = render_numpy.render(one, 64)['instance'][0] == 1
-    both = render_numpy.render(scenes.sample(3, [b], level), 64)['instance'][0]
+    parent = shapes_renderer.render(one, 64)['instance'][0] == 1
+    whole = scenes.sample(3, [b], level)
+    both = shapes_renderer.render(whole, 64)['instance'][0]
     assert parent[both == 2].all()
 
 
 @pytest.mark.parametrize('level', range(4))
 def test_boxes_are_the_extents_of_the_pictures(level):
   spec = scenes.sample(3, np.arange(60), level)
-  instance = render_numpy.render(spec, 256)['instance']
+  instance = shapes_renderer.render(spec, 256)['instance']
   for b in range(len(spec)):
     for i in range(spec.n_boxes[b]):
       y, x = np.nonzero(instance[b] == i + 1)

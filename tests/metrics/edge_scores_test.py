@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pyramid_jax.data.synthetic import render_numpy
+from pyramid_jax.data.synthetic import condition_alignment as alignment
+from pyramid_jax.data.synthetic import map_scores
 from pyramid_jax.data.synthetic import scenes
-from pyramid_jax.metrics import condition_alignment as alignment
 from pyramid_jax.metrics import edges
+from tests.helpers import shapes_renderer
 
 
 def line(column, size=64, rows=slice(None)):
@@ -100,13 +101,13 @@ def test_distances_of_oblong_maps():
 @pytest.mark.parametrize('level', [0, 2])
 def test_scores_order_clean_blurred_shuffled(level):
   spec = scenes.sample(3, np.arange(80), level)
-  drawn = render_numpy.render(spec, 64)
+  drawn = shapes_renderer.render(spec, 64)
   images = drawn['image']
-  seen = [edges.of_shapes(blur(images, sigma)) for sigma in (0, 1, 2)]
+  seen = [map_scores.edges(blur(images, sigma)) for sigma in (0, 1, 2)]
   seen.append(np.roll(seen[0], 1, 0))
   # Where the pixels of objects end, and their outlines between the pixels,
   # from which the seen edges are half a pixel away.
-  for wanted in (render_numpy.hard_edges(drawn['mask']), drawn['edge'] >= 128):
+  for wanted in (map_scores.borders(drawn['mask']), drawn['edge'] >= 128):
     rows = [edges.scores(found, wanted) for found in seen]
     for name in ('edge_f1', 'edge_chamfer', 'edge_missed'):
       values = [row[name].value for row in rows]
@@ -137,7 +138,7 @@ def test_bad_maps():
 
 def test_every_task_has_a_row_where_edges_are_asked_for():
   spec = scenes.sample(3, np.arange(12), 1)
-  drawn = render_numpy.render(spec, 64)
+  drawn = shapes_renderer.render(spec, 64)
   images = drawn['image']
   examples = {
     'edges': drawn['edge'],

@@ -11,7 +11,8 @@ import functools
 import numpy as np
 from scipy import ndimage
 
-from pyramid_jax.data.synthetic import render_numpy
+from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
 
 
@@ -52,19 +53,6 @@ class Detections:
     return (self.labels - 1) % len(scenes.COLOURS)
 
 
-def check(images: np.ndarray) -> np.ndarray:
-  """Returns `images` if they are (N, H, W, 3) uint8.
-
-  Raises:
-    ValueError: another shape or type.
-  """
-  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-    raise ValueError(
-      f'images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}.'
-    )
-  return images
-
-
 def colour_map(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns the colour and the saturation of every pixel.
 
@@ -99,7 +87,8 @@ def _templates(turned: bool) -> tuple[np.ndarray, np.ndarray]:
       fine = (np.arange(GRID * 8) + 0.5) / 8
       x, y = np.meshgrid(low[0] + step[0] * fine, low[1] + step[1] * fine)
       c, s = np.cos(turn), np.sin(turn)
-      inside = render_numpy.distance(shape, c * x + s * y, c * y - s * x) < 0
+      u, v = c * x + s * y, c * y - s * x
+      inside = render.distance(np.array(shape), u, v) < 0
       soft = inside.reshape(GRID, 8, GRID, 8).mean((1, 3))
       shapes.append(shape)
       masks.append(soft.ravel())
@@ -210,7 +199,7 @@ def detect(images: np.ndarray, turned: bool = False) -> list[Detections]:
   Raises:
     ValueError: `images` are of another shape or type.
   """
-  check(images)
+  images_lib.check_batch(images)
   out: list[Detections] = []
   for start in range(0, len(images), _CHUNK):
     out.extend(_detect_chunk(images[start : start + _CHUNK], turned))

@@ -74,7 +74,7 @@ class ShapesReader:
     self._max_objects = config.data.max_objects
     self._condition = config.condition
     self._maps = reader_lib.wanted_maps(config)
-    self._gives_small = reader_lib.gives_small_pictures(config)
+    self._gives_small = reader_lib.has_low_resolution(config)
     self._lr_factor = config.data.lr_factor
     self._captions = text.tokenizer()
     self._tokenizer: tokenizers.Tokenizer

@@ -1,7 +1,7 @@
 """The pictures of `shapes` scenes, in JAX: full frame, any resolution.
 
 Coverage comes from signed distances, so that edges are smooth and the same
-scene looks the same at every resolution. `render_numpy` is the reference.
+scene looks the same at every resolution.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.conditioning import layout
 from pyramid_jax.data.synthetic import scenes
 
 
@@ -24,25 +25,30 @@ def spec_arrays(spec: scenes.Scenes) -> dict[str, np.ndarray]:
   return {key: getattr(spec, key) for key in SPEC}
 
 
-def distance(shape: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
+def distance(
+  shape: layout.Array, u: layout.Array, v: layout.Array
+) -> layout.Array:
   """Returns signed distances in half sizes, negative inside.
+
+  NumPy in, NumPy out; JAX arrays may be traced.
 
   Args:
     shape: integers that broadcast to u, places in `scenes.SHAPES`.
     u: coordinates to the right, in half sizes, in the frame of the shape.
     v: coordinates downwards.
   """
-  u, v2 = jnp.abs(u), jnp.abs(v)
-  circle = jnp.sqrt(u * u + v2 * v2) - 1
-  square = jnp.maximum(u, v2) - 1
-  triangle = jnp.maximum(v - 1, (2 * u - v - 1) * 5**-0.5)
-  cross = jnp.minimum(
-    jnp.maximum(u - 1, v2 - scenes.ARM), jnp.maximum(u - scenes.ARM, v2 - 1)
+  xp = layout.array_module(u, v)
+  u, v2 = xp.abs(u), xp.abs(v)
+  circle = xp.sqrt(u * u + v2 * v2) - 1
+  square = xp.maximum(u, v2) - 1
+  triangle = xp.maximum(v - 1, (2 * u - v - 1) * 5**-0.5)
+  cross = xp.minimum(
+    xp.maximum(u - 1, v2 - scenes.ARM), xp.maximum(u - scenes.ARM, v2 - 1)
   )
-  return jnp.where(
+  return xp.where(
     shape < 2,
-    jnp.where(shape == 0, circle, square),
-    jnp.where(shape == 2, triangle, cross),
+    xp.where(shape == 0, circle, square),
+    xp.where(shape == 2, triangle, cross),
   )
 
 

@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 
+from pyramid_jax.data import images as images_lib
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import bootstrap
@@ -80,7 +81,7 @@ def shape_features(
     images: (N, H, W, 3) uint8.
     found: their detections.
   """
-  pixels = detector.check(images) / 255
+  pixels = images_lib.check_batch(images) / 255
   grey = pixels.mean(-1)
   energy = [np.abs(np.diff(grey, axis=a)).mean((1, 2)) for a in (1, 2)]
   features = np.concatenate(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import object_scores
 from pyramid_jax.data.synthetic import scenes
-from pyramid_jax.metrics import layout
 
 
 RED, RED_SQUARE, GREEN = (
@@ -29,8 +29,8 @@ def test_pairwise_iou():
   a = np.array([[0, 0, 2, 2], [0, 0, 1, 1.0]])
   b = np.array([[1, 1, 3, 3], [0, 0, 2, 2], [5, 5, 6, 6.0]])
   want = [[1 / 7, 1, 0], [0, 1 / 4, 0]]
-  np.testing.assert_allclose(layout.pairwise_iou(a, b), want)
-  assert layout.pairwise_iou(a, b[:0]).shape == (2, 0)
+  np.testing.assert_allclose(object_scores.pairwise_iou(a, b), want)
+  assert object_scores.pairwise_iou(a, b[:0]).shape == (2, 0)
 
 
 def test_matching_needs_colour_and_overlap():
@@ -42,7 +42,7 @@ def test_matching_needs_colour_and_overlap():
     (RED, near, 1, 1),
     (RED, far, 0, 0),
   ):
-    match = layout.match([box], np.array([RED]), _found((label, where)))
+    match = object_scores.match([box], np.array([RED]), _found((label, where)))
     assert (match.hits, match.right) == (hits, right)
 
 
@@ -50,10 +50,12 @@ def test_matching_is_the_best_assignment_not_the_greedy_one():
   """Asked: a, b. Detected: c fits both, d fits a alone."""
   a, b = [0, 0, 1, 0.5], [0, 0.2, 1, 0.7]
   c, d = [0, 0.08, 1, 0.58], [0, 0, 1, 0.4]
-  iou = layout.pairwise_iou(np.array([a, b]), np.array([c, d]))
+  iou = object_scores.pairwise_iou(np.array([a, b]), np.array([c, d]))
   assert iou[0, 0] > iou[1, 0] >= 0.5
   assert iou[1, 1] < 0.5
-  match = layout.match([a, b], np.array([RED, RED]), _found((RED, c), (RED, d)))
+  match = object_scores.match(
+    [a, b], np.array([RED, RED]), _found((RED, c), (RED, d))
+  )
   assert match.partner.tolist() == [1, 0]
   np.testing.assert_allclose(match.iou, [iou[0, 1], iou[1, 0]])
 
@@ -71,7 +73,7 @@ def test_scores_are_pooled_over_objects():
     _found((RED_SQUARE, box)),
     _found((GREEN, box), (RED, other)),
   ]
-  scores = layout.scores(layout.match_all(examples, found))
+  scores = object_scores.layout_scores(object_scores.match_all(examples, found))
   values = {name: s.value for name, s in scores.items()}
   assert values == pytest.approx(
     {
@@ -83,7 +85,7 @@ def test_scores_are_pooled_over_objects():
       'count_acc': 0,
     }
   )
-  labels = layout.label_scores(examples, found)
+  labels = object_scores.label_scores(examples, found)
   values = {name: s.value for name, s in labels.items()}
   assert values == pytest.approx(
     {'category_acc': 1 / 3, 'category_precision': 1 / 3, 'count_acc': 0}
@@ -97,7 +99,7 @@ def test_label_scores_count_every_copy():
     _found((RED, where), (GREEN, where), (GREEN, where)),
     _found((GREEN, where), (GREEN, where)),
   ]
-  scores = layout.label_scores(examples, found)
+  scores = object_scores.label_scores(examples, found)
   assert scores['category_acc'].value == pytest.approx(4 / 5)
   assert scores['category_precision'].value == pytest.approx(4 / 5)
   assert scores['count_acc'].value == 1
@@ -109,7 +111,9 @@ def test_nothing_detected():
     'labels': np.array([[RED]]),
     'n_boxes': np.array([1]),
   }
-  scores = layout.scores(layout.match_all(examples, [_found()]))
+  scores = object_scores.layout_scores(
+    object_scores.match_all(examples, [_found()])
+  )
   assert scores['layout_recall'].value == 0
   assert np.isnan(scores['layout_precision'].value)
   assert scores['layout_precision'].n == 0
@@ -125,5 +129,5 @@ def test_purity_counts_stray_blobs():
     'labels': np.array([[RED_SQUARE]]),
     'n_boxes': np.array([1]),
   }
-  matches = layout.match_all(examples, found)
-  assert layout.purity(image, matches, found).value == pytest.approx(0.8)
+  matches = object_scores.match_all(examples, found)
+  assert object_scores.purity(image, matches, found).value == pytest.approx(0.8)

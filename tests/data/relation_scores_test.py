@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import object_scores
 from pyramid_jax.data.synthetic import scenes
-from pyramid_jax.metrics import captions
-from pyramid_jax.metrics import relations
 
 
 RED, BLUE, GREEN = (
@@ -33,23 +32,23 @@ def _found(*objects):
 def test_predicates_of_boxes():
   boxes = np.array([_box(0.5, 0.5, 0.4), _box(0.5, 0.55), _box(0.9, 0.52)])
   want = [[-1, SURROUNDING, LEFT], [INSIDE, -1, LEFT], [RIGHT, RIGHT, -1]]
-  np.testing.assert_array_equal(relations.predicate_matrix(boxes), want)
+  np.testing.assert_array_equal(object_scores.predicate_matrix(boxes), want)
   boxes = np.array([_box(0.5, 0.2), _box(0.52, 0.8)])
   want = [[-1, ABOVE], [BELOW, -1]]
-  np.testing.assert_array_equal(relations.predicate_matrix(boxes), want)
+  np.testing.assert_array_equal(object_scores.predicate_matrix(boxes), want)
 
 
 def test_any_pair_of_the_labels_will_do():
   found = _found(
     (RED, _box(0.1, 0.5)), (RED, _box(0.9, 0.5)), (BLUE, _box(0.5, 0.5))
   )
-  assert relations.holds(RED, LEFT, BLUE, found)
-  assert relations.holds(RED, RIGHT, BLUE, found)
-  assert relations.holds(BLUE, LEFT, RED, found)
-  assert not relations.holds(RED, ABOVE, BLUE, found)
-  assert relations.holds(RED, LEFT, RED, found)
-  assert not relations.holds(GREEN, LEFT, RED, found)
-  assert not relations.holds(RED, LEFT, BLUE, _found())
+  assert object_scores.holds(RED, LEFT, BLUE, found)
+  assert object_scores.holds(RED, RIGHT, BLUE, found)
+  assert object_scores.holds(BLUE, LEFT, RED, found)
+  assert not object_scores.holds(RED, ABOVE, BLUE, found)
+  assert object_scores.holds(RED, LEFT, RED, found)
+  assert not object_scores.holds(GREEN, LEFT, RED, found)
+  assert not object_scores.holds(RED, LEFT, BLUE, _found())
 
 
 def test_relation_scores_by_predicate():
@@ -66,7 +65,7 @@ def test_relation_scores_by_predicate():
     _found((RED, _box(0.1, 0.5)), (BLUE, _box(0.9, 0.5))),
     _found((RED, _box(0.9, 0.5))),  # no green cross: both are false
   ]
-  scores = relations.relation_scores(examples, found)
+  scores = object_scores.relation_scores(examples, found)
   assert scores['relation_acc'].value == pytest.approx(1 / 4)
   assert scores['relation_acc/left of'].value == pytest.approx(1 / 2)
   assert scores['relation_acc/above'].value == 0
@@ -82,7 +81,7 @@ def test_caption_scores():
     'the red circle is left of the blue square',
   ]
   pair = _found((RED, _box(0.1, 0.5)), (BLUE, _box(0.9, 0.5)))
-  scores = captions.caption_scores(lines, [pair, pair], np.array([1, 0]))
+  scores = object_scores.caption_scores(lines, [pair, pair], np.array([1, 0]))
   # Counts: one red instead of two, three right; grounds: the first is right.
   assert scores['attribute_acc'].value == pytest.approx(3 / 4)
   assert scores['relation_acc'].value == 1
@@ -95,5 +94,5 @@ def test_too_many_are_as_wrong_as_too_few():
   lines = ['a red circle on a wavy background'] * 3
   red = (RED, _box(0.1, 0.5))
   found = [_found(), _found(red), _found(red, red)]
-  scores = captions.caption_scores(lines, found, np.zeros(3))
+  scores = object_scores.caption_scores(lines, found, np.zeros(3))
   assert scores['attribute_acc'].value == pytest.approx(1 / 3)

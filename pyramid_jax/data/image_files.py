@@ -10,7 +10,7 @@ from pyramid_jax.data import images
 from pyramid_jax.data.readers import image_folder
 
 
-class PictureFiles:
+class ImageFiles:
   """The pictures below a folder, by name (see `batches.Source`).
 
   Unlike those of a data set they are taken as they are, and a broken one is

@@ -1,4 +1,4 @@
-"""The reference pictures of `shapes` scenes, in NumPy: one object at a time.
+"""Reference images of `shapes` scenes, in NumPy: one object at a time.
 
 Written apart from `render`, so that one checks the other. Only the pixels
 around an object are visited.
@@ -95,11 +95,3 @@ def render(spec: scenes.Scenes, size: int) -> dict[str, np.ndarray]:
     images[b] = np.round(np.clip(picture, 0, 1) * 255)
     edges[b] = np.round(255 * edge)
   return {'image': images, 'instance': instances, 'mask': masks, 'edge': edges}
-
-
-def hard_edges(instance: np.ndarray) -> np.ndarray:
-  """Returns where (..., H, W) ids differ from the right or lower neighbour."""
-  edge = np.zeros(instance.shape, bool)
-  edge[..., :, :-1] |= instance[..., :, :-1] != instance[..., :, 1:]
-  edge[..., :-1, :] |= instance[..., :-1, :] != instance[..., 1:, :]
-  return edge

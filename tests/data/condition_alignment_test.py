@@ -9,12 +9,12 @@ from scipy import ndimage
 from pyramid_jax import config as config_lib
 from pyramid_jax.data import holes
 from pyramid_jax.data import synthetic as shapes
+from pyramid_jax.data.synthetic import condition_alignment as alignment
 from pyramid_jax.data.synthetic import render
-from pyramid_jax.data.synthetic import render_numpy
 from pyramid_jax.data.synthetic import scenes
-from pyramid_jax.metrics import condition_alignment as alignment
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import restoration
+from tests.helpers import shapes_renderer
 
 
 COUNT = 120
@@ -43,7 +43,7 @@ def _data(level):
   batch = reader.batch(indices, indices.astype(np.uint64))
   seed = scenes.split_seed(0, 'val')
   spec = scenes.sample(seed, indices, level)
-  drawn = render_numpy.render(spec, SIZE)
+  drawn = shapes_renderer.render(spec, SIZE)
   u = scenes.uniforms(seed, indices, scenes.INPAINT, holes.UNIFORMS)
   masks = holes.draw(*holes.sample(u).values(), SIZE)
   pictures = {

@@ -5,7 +5,7 @@ from PIL import Image
 import pytest
 
 from pyramid_jax import errors
-from pyramid_jax.data import picture_files
+from pyramid_jax.data import image_files
 
 
 def _paint(path, value, size=(4, 3)):
@@ -14,7 +14,7 @@ def _paint(path, value, size=(4, 3)):
 
 
 def _batch(folder, indices):
-  source = picture_files.PictureFiles(folder)
+  source = image_files.ImageFiles(folder)
   return source.batch(np.array(indices), np.zeros(len(indices), np.uint64))
 
 
@@ -25,7 +25,7 @@ def test_pictures_by_name(tmp_path):
   images = _batch(tmp_path, [2, 0])['image']
   assert (images.shape, images.dtype) == ((2, 3, 4, 3), np.uint8)
   assert images[:, 0, 0, 0].tolist() == [3, 1]
-  assert len(picture_files.PictureFiles(tmp_path)) == 3
+  assert len(image_files.ImageFiles(tmp_path)) == 3
 
 
 def _fails(folder, indices=(0, 1)):

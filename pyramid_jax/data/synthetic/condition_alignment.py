@@ -2,27 +2,25 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 
 import numpy as np
 
 from pyramid_jax.conditioning import hashing
+from pyramid_jax.data import images as images_lib
 from pyramid_jax.data.synthetic import detector
+from pyramid_jax.data.synthetic import map_scores
+from pyramid_jax.data.synthetic import object_scores
 from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.data.synthetic import shape_distribution
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.metrics import captions
 from pyramid_jax.metrics import edges
 from pyramid_jax.metrics import image_quality
-from pyramid_jax.metrics import layout
-from pyramid_jax.metrics import relations
 from pyramid_jax.metrics import restoration
-from pyramid_jax.metrics import segmentation
-from pyramid_jax.metrics import stuff
 
 
 Score = bootstrap.Score
+Row = bootstrap.Row
 Examples = Mapping[str, np.ndarray]
 # What each task reads of the examples.
 _NEEDS = {
@@ -48,31 +46,13 @@ _TURNED_LEVEL = 3
 _STREAM = 32  # word of the hash that shuffles conditions
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One line of a table of scores.
-
-  Attributes:
-    name: of the score.
-    score: of the images.
-    ceiling: of real images of the same conditions.
-    floor: of real images of other conditions; None where a score does not
-      look at conditions.
-  """
-
-  name: str
-  score: Score
-  ceiling: Score | None
-  floor: Score | None
-
-
 def _check(
   task: str,
   images: np.ndarray,
   examples: Examples,
   label_names: Sequence[str] | None,
 ) -> None:
-  detector.check(images)
+  images_lib.check_batch(images)
   if task not in TASKS:
     raise ValueError(f'task must be one of {TASKS}, got {task!r}.')
   if label_names is not None and tuple(label_names) != scenes.LABEL_NAMES:
@@ -114,36 +94,36 @@ def _task_scores(
 ) -> dict[str, Score]:
   """Returns the scores that compare images with their conditions."""
   if task == 'layout':
-    matches = layout.match_all(examples, found)
-    pure = layout.purity(images, matches, found)
-    return {**layout.scores(matches), 'detected_purity': pure}
+    matches = object_scores.match_all(examples, found)
+    pure = object_scores.purity(images, matches, found)
+    return {**object_scores.layout_scores(matches), 'detected_purity': pure}
   if task == 'label':
-    return layout.label_scores(examples, found)
+    return object_scores.label_scores(examples, found)
   if task == 'scene_graph':
-    labels = layout.label_scores(examples, found)
-    related = relations.relation_scores(examples, found)
+    labels = object_scores.label_scores(examples, found)
+    related = object_scores.relation_scores(examples, found)
     return {**related, 'category_acc': labels['category_acc']}
   if task == 'text':
-    kinds = stuff.background_kinds(images)
-    return captions.caption_scores(examples['caption'], found, kinds)
+    kinds = map_scores.background_kinds(images)
+    return object_scores.caption_scores(examples['caption'], found, kinds)
   if task == 'class':
     largest = np.array([d.labels[0] if len(d) else 0 for d in found])
     return {'class_acc': bootstrap.mean(largest == examples['class'])}
   if task == 'map':
-    kinds = stuff.background_kinds(images)
-    seen = segmentation.class_maps(images.shape[1:3], found, kinds)
-    return segmentation.scores(seen, examples['mask'])
+    kinds = map_scores.background_kinds(images)
+    seen = map_scores.class_maps(images.shape[1:3], found, kinds)
+    return map_scores.map_scores(seen, examples['mask'])
   if task in restoration.TASKS:
     return restoration.scores(task, images, examples, _BOX_FILTER)
   return {}
 
 
 def _edge_scores(images: np.ndarray, examples: Examples) -> dict[str, Score]:
-  """Returns how well images follow the edges that they were asked for."""
+  """Returns how well images follow the edges of their conditions."""
   wanted = edges.asked(examples)
   if wanted is None:
     return {}
-  return edges.scores(edges.of_shapes(images), wanted)
+  return edges.scores(map_scores.edges(images), wanted)
 
 
 def _distribution_scores(
@@ -230,8 +210,8 @@ def reconstruction_scores(
     and category_acc.
   """
   _check('layout', images, examples, None)
-  matches = layout.match_all(examples, _detect(images, examples))
-  found = layout.scores(matches)
+  matches = object_scores.match_all(examples, _detect(images, examples))
+  found = object_scores.layout_scores(matches)
   psnr = image_quality.psnr(images, real_images)
   return {
     'psnr': bootstrap.mean(image_quality.capped(psnr)),
