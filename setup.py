@@ -41,6 +41,7 @@ setuptools.setup(
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'pillow>=11,<14',
+    'resvg_py>=0.5,<0.6',
     'safetensors>=0.8,<0.9',
     'scikit-image>=0.26,<0.27',
     'scipy>=1.14,<2',

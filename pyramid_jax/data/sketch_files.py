@@ -1,4 +1,4 @@
-"""Files of drawings: pictures with their opacity, or SVG."""
+"""Files of sketches: images with their opacity, or SVG."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
-  """Reads a drawing; the content decides, not the name.
+  """Reads a sketch; the content decides, not the name.
 
   Args:
     path: of a JPEG, PNG or WebP file, or of an SVG file.
@@ -29,6 +29,6 @@ def read(path: str | os.PathLike) -> np.ndarray:
   if not data.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b'<'):
     return images.decode_rgba(data, path)
   try:
-    return svg.rasterise(data)
+    return svg.rasterize(data)
   except ValueError as error:
     raise images.BrokenImage(path, str(error)) from error

@@ -1,116 +1,176 @@
-"""Drawings in SVG as pixels: outlines and fills of shapes, no more.
+"""SVG sketches as pixels: outlines and fills of shapes, no more.
 
 What a drawing program writes for strokes is read: groups, transforms, styles
-in attributes, all shapes. What is not (text, references, style sheets) is
-refused by name, so that nothing of a drawing is lost in silence; dashes are
-drawn through and what is half transparent is drawn whole.
+in attributes, all shapes. Other elements (text, references, style sheets) are
+refused by name, so that nothing of a sketch is lost in silence; dashes are
+drawn through, and what is half transparent is drawn whole.
+
+The file is checked and written anew, with nothing but known elements and
+numbers in it; resvg renders that in a process of its own, whose time and memory
+are bounded.
 """
 
-from collections.abc import Iterator
 from collections.abc import Mapping
-import dataclasses
-import math
+import io
 import re
+import subprocess
+import sys
 from xml.parsers import expat
 
 import numpy as np
 from PIL import Image
 from PIL import ImageColor
-from PIL import ImageDraw
-
-from pyramid_jax.data import svg_shapes
+from scipy import ndimage
 
 
 MAX_BYTES = 1 << 22
 MAX_SHAPES = 10_000
-SIDE = 1024  # px of the longer side of a drawing
+MAX_DEPTH = 200  # of nested groups
+LARGEST = 1e9  # number in a file
+SIDE = 1024  # px of the longer side of a sketch
+MAX_SECS = 10
+MAX_MEMORY = 1 << 31  # bytes
+INVISIBLE = 0.05  # opacity up to which nothing is drawn
+
 _NAMESPACE = 'http://www.w3.org/2000/svg'
 _GROUPS = ('svg', 'g', 'a')
 # Hold what is used by reference, which is refused, or nothing to be seen.
 _SKIPPED = ('defs', 'title', 'desc', 'metadata')
-_INHERITED = ('fill', 'fill-rule', 'stroke', 'stroke-width', 'visibility')
-_OPACITIES = ('opacity', 'fill-opacity', 'stroke-opacity')
-_INVISIBLE = 0.05  # opacity
+_LENGTHS = {
+  'path': (),
+  'line': ('x1', 'y1', 'x2', 'y2'),
+  'polyline': (),
+  'polygon': (),
+  'rect': ('x', 'y', 'width', 'height', 'rx', 'ry'),
+  'circle': ('cx', 'cy', 'r'),
+  'ellipse': ('cx', 'cy', 'rx', 'ry'),
+}
+_KEYWORDS = {
+  'fill-rule': ('nonzero', 'evenodd'),
+  'visibility': ('visible', 'hidden', 'collapse'),
+  'display': ('none',),
+}
 _TRANSFORM = re.compile(r'\s*,?\s*(\w+)\s*\(([^)]*)\)')
+_TRANSFORMS = {
+  'matrix': (6,),
+  'translate': (1, 2),
+  'scale': (1, 2),
+  'rotate': (1, 3),
+  'skewX': (1,),
+  'skewY': (1,),
+}
+_NUMBER = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?')
+# A command of path data with the numbers that follow it; the flags of an arc
+# are one character each.
+_VALUE, _FLAG = rf'(?>{_NUMBER.pattern}[\s,]*)', r'(?>[01][\s,]*)'
+_COMMAND = re.compile(
+  r'\s*(?:[Zz][\s,]*|'
+  + '|'.join(
+    rf'[{kinds}][\s,]*(?:{values})+'
+    for kinds, values in (
+      ('MmLlTt', _VALUE * 2),
+      ('HhVv', _VALUE),
+      ('Cc', _VALUE * 6),
+      ('SsQq', _VALUE * 4),
+      ('Aa', _VALUE * 3 + _FLAG * 2 + _VALUE * 2),
+    )
+  )
+  + ')'
+)
+# Runs in the other process: SVG in, PNG out.
+_RENDER = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, ({MAX_MEMORY}, {MAX_MEMORY}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import resvg_py
+sys.stdout.buffer.write(resvg_py.svg_to_bytes(
+  svg_string=sys.stdin.read(), skip_system_fonts=True))
+"""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Element:
-  """An element as it opens, or, without a tag, as it closes."""
-
-  tag: str = ''
-  attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-def rasterise(data: bytes, side: int = SIDE) -> np.ndarray:
-  """Draws an SVG file.
+def rasterize(data: bytes, side: int = SIDE) -> np.ndarray:
+  """Renders an SVG file.
 
   Args:
     data: the file.
-    side: px of the longer side of the picture.
+    side: px of the longer side of the result.
 
   Returns:
     (H, W, 4) uint8, red, green, blue and opacity, which is 0 or 255.
 
   Raises:
-    ValueError: one line: not SVG, too large, damaged, or with something that
-      is not read.
+    ValueError: one line: not SVG, too large, damaged, or with an element or a
+      value that is not read.
   """
   if len(data) > MAX_BYTES:
     raise ValueError(f'{len(data)} bytes of SVG, at most {MAX_BYTES} are read')
-  elements = _parse(data)
-  first = next(iter(elements), _Element())
-  if first.tag != 'svg':
-    raise ValueError('not an SVG drawing')
-  count = sum(element.tag in svg_shapes.SHAPES for element in elements)
-  if count > MAX_SHAPES:
-    raise ValueError(f'{count} shapes of SVG, at most {MAX_SHAPES} are read')
-  matrix, size = _frame(first.attributes, side)
-  picture = Image.new('RGBA', size, (0, 0, 0, 0))
-  styles = [{'fill': 'black', 'stroke': 'none', 'stroke-width': '1'}]
-  matrices = [matrix]
-  for element in elements:
-    if not element.tag:
-      styles.pop()
-      matrices.pop()
-      continue
-    style = _style(element.attributes, styles[-1])
-    placed = matrices[-1]
-    if element.tag != 'svg':
-      placed = placed @ _transform(element.attributes.get('transform', ''))
-    styles.append(style)
-    matrices.append(placed)
-    if element.tag in svg_shapes.SHAPES and _is_seen(style):
-      lines = svg_shapes.polylines(element.tag, element.attributes)
-      _draw(picture, lines, style, placed)
-  return np.asarray(picture)
+  png = _rendered(_rewritten(data, side))
+  pixels = np.array(Image.open(io.BytesIO(png)).convert('RGBA'))
+  # What covers half of a pixel is drawn, and lines that nowhere do.
+  cover = pixels[..., 3]
+  thin = (cover > 0) & (ndimage.maximum_filter(cover, 3) < 128)
+  pixels[..., 3] = np.where((cover >= 128) | thin, 255, 0)
+  return pixels
 
 
-def _parse(data: bytes) -> list[_Element]:
-  """Returns the elements in order, what is skipped left out."""
-  out: list[_Element] = []
-  skipping: list[str] = []
+def _rendered(document: str) -> bytes:
+  """Returns the PNG of a document, rendered in a process of its own."""
+  try:
+    done = subprocess.run(
+      [sys.executable, '-I', '-c', _RENDER],
+      input=document.encode(),
+      capture_output=True,
+      timeout=MAX_SECS,
+      check=True,
+    )
+  except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+    raise ValueError(
+      f'cannot be rendered in {MAX_SECS} s and {MAX_MEMORY >> 20} MiB'
+    ) from None
+  return done.stdout
+
+
+def _rewritten(data: bytes, side: int) -> str:
+  """Returns a document with the same shapes, and nothing else in it."""
+  out: list[str] = []
+  opacities = [1.0]  # of the open elements
+  skipping = shapes = 0
 
   def begin(name: str, attributes: dict[str, str]) -> None:
+    nonlocal skipping, shapes
     namespace, _, tag = name.rpartition(' ')
-    foreign = namespace not in ('', _NAMESPACE)
-    if skipping or foreign or tag in _SKIPPED:
-      skipping.append(tag)
+    if skipping or namespace not in ('', _NAMESPACE) or tag in _SKIPPED:
+      skipping += 1
       return
     nested = tag == 'svg' and bool(out)
-    if (tag not in _GROUPS and tag not in svg_shapes.SHAPES) or nested:
+    if (tag not in _GROUPS and tag not in _LENGTHS) or nested:
       raise ValueError(
         f'the element <{tag}> is not read; read are '
-        f'{", ".join((*_GROUPS[1:], *svg_shapes.SHAPES))}'
+        f'{", ".join((*_GROUPS[1:], *_LENGTHS))}'
       )
-    out.append(_Element(tag=tag, attributes=dict(attributes)))
+    if not out and tag != 'svg':
+      raise ValueError('not an SVG sketch')
+    if len(opacities) > MAX_DEPTH:
+      raise ValueError(f'elements are nested more than {MAX_DEPTH} deep')
+    if tag == 'svg':
+      out.append(_frame(attributes, side))
+    kept, opacity = _appearance(attributes)
+    opacities.append(opacity * opacities[-1])
+    if opacities[-1] <= INVISIBLE:
+      kept['display'] = 'none'
+    out.append(f'<g{_written(kept)}>')
+    if tag in _LENGTHS:
+      shapes += 1
+      out.append(f'<{tag}{_written(_geometry(tag, attributes))}/>')
 
   def end(name: str) -> None:
+    nonlocal skipping
     del name
     if skipping:
-      skipping.pop()
+      skipping -= 1
     else:
-      out.append(_Element())
+      opacities.pop()
+      out.append('</g>')
 
   def refuse(*declaration: object) -> None:
     raise ValueError(f'declares the entity {declaration[0]!r}')
@@ -121,187 +181,120 @@ def _parse(data: bytes) -> list[_Element]:
   parser.EntityDeclHandler = refuse
   try:
     parser.Parse(data, True)
-  except expat.ExpatError as error:
+  except (expat.ExpatError, LookupError) as error:
     raise ValueError(f'not XML: {error}') from error
-  return out
+  if shapes > MAX_SHAPES:
+    raise ValueError(f'{shapes} shapes of SVG, at most {MAX_SHAPES} are read')
+  return ''.join((*out, '</g></svg>'))
 
 
-def _frame(
-  attributes: Mapping[str, str], side: int
-) -> tuple[np.ndarray, tuple[int, int]]:
-  """Returns the (3, 3) matrix to pixels, and the (width, height) in pixels."""
-  box = [
-    float(v) for v in re.findall(r'[^\s,]+', attributes.get('viewBox', ''))
-  ]
+def _written(attributes: Mapping[str, str]) -> str:
+  return ''.join(f' {name}="{value}"' for name, value in attributes.items())
+
+
+def _frame(attributes: Mapping[str, str], side: int) -> str:
+  """Returns the root element, and a group that scales to its pixels."""
+  box = _numbers(attributes.get('viewBox', ''))
   if not box and {'width', 'height'} <= attributes.keys():
-    size = [svg_shapes.number(attributes[n]) for n in ('width', 'height')]
-    box = [0.0, 0.0, *size]
-  if len(box) != 4 or min(box[2:]) <= 0:
-    raise ValueError('the drawing has no viewBox, and no width and height')
+    box = [0.0, 0.0, *(_length(attributes[n]) for n in ('width', 'height'))]
+  if len(box) != 4 or min(box[2:]) < 1 / LARGEST:
+    raise ValueError('the sketch has no viewBox, and no width and height')
   x, y, width, height = box
   scale = side / max(width, height)
-  matrix = np.array(
-    [[scale, 0, -scale * x], [0, scale, -scale * y], [0, 0, 1]], np.float64
-  )
-  return matrix, (
-    max(1, round(scale * width)),
-    max(1, round(scale * height)),
+  columns, rows = (max(1, round(scale * length)) for length in (width, height))
+  return (
+    f'<svg xmlns="{_NAMESPACE}" width="{columns}" height="{rows}">'
+    f'<g transform="scale({scale}) translate({-x} {-y})">'
   )
 
 
-def _style(
-  attributes: Mapping[str, str], parent: Mapping[str, str]
-) -> dict[str, str]:
-  """Returns the style of an element: its own, and what it inherits."""
+def _bounded(text: str) -> float:
+  value = float(text)
+  if not abs(value) <= LARGEST:
+    raise ValueError(f'the number {text[:40]} is not at most {LARGEST:g}')
+  return value
+
+
+def _numbers(text: str) -> list[float]:
+  return [_bounded(v) for v in re.findall(r'[^\s,]+', text)]
+
+
+def _length(text: str) -> float:
+  """Returns the number that a length begins with; its unit is left out."""
+  found = _NUMBER.match(text.strip())
+  if not found or text.strip().endswith('%'):
+    raise ValueError(f'{text[:40]!r} is not a length')
+  return _bounded(found.group())
+
+
+def _appearance(attributes: Mapping[str, str]) -> tuple[dict[str, str], float]:
+  """Returns an element's own transform and style, and its own opacity."""
   own = dict(attributes)
   for rule in attributes.get('style', '').split(';'):
     name, _, value = rule.partition(':')
     own[name.strip()] = value.strip()
-  style = dict(parent)
-  for name in _INHERITED:
+  kept = {k: own[k] for k, known in _KEYWORDS.items() if own.get(k) in known}
+  if 'transform' in attributes:
+    kept['transform'] = _transform(attributes['transform'])
+  for name in ('fill', 'stroke'):
     if own.get(name, 'inherit') != 'inherit':
-      style[name] = own[name]
-  for name in _OPACITIES:  # of a group they multiply, of shapes are inherited
-    opacity = float(own.get(name, 1)) * float(parent.get(name, 1))
-    style[name] = str(opacity)
-  if own.get('display') == 'none':
-    style['hidden'] = 'yes'
-  return style
+      kept[name] = _paint(name, own[name])
+  if own.get('stroke-width', 'inherit') != 'inherit':
+    kept['stroke-width'] = str(_length(own['stroke-width']))
+  for name in ('fill-opacity', 'stroke-opacity'):
+    if own.get(name, 'inherit') != 'inherit':
+      kept[name] = str(int(_bounded(own[name]) > INVISIBLE))
+  return kept, _bounded(own.get('opacity', '1'))
 
 
-def _is_seen(style: Mapping[str, str]) -> bool:
-  seen = style.get('visibility', 'visible') == 'visible'
-  return seen and 'hidden' not in style and float(style['opacity']) > _INVISIBLE
-
-
-def _paint(style: Mapping[str, str], name: str) -> tuple[int, ...] | None:
-  """Returns the colour of a fill or stroke, None for none."""
-  text = style[name]
-  if float(style[f'{name}-opacity']) <= _INVISIBLE:
-    return None
+def _paint(name: str, text: str) -> str:
   if text in ('none', 'transparent'):
-    return None
+    return 'none'
   try:
     colour = ImageColor.getrgb('black' if text == 'currentColor' else text)
-    return (*colour[:3], 255)
   except ValueError as error:
     raise ValueError(f'the {name} {text[:40]!r} is not read') from error
+  return '#' + ''.join(f'{min(value, 255):02x}' for value in colour[:3])
 
 
-def _transform(text: str) -> np.ndarray:
-  """Returns the (3, 3) matrix of a list of transforms."""
-  matrix, at = np.eye(3), 0
-  text = text.strip()
+def _transform(text: str) -> str:
+  """Returns a list of transforms, all of which are known."""
+  text, at, out = text.strip(), 0, []
   while at < len(text):
     found = _TRANSFORM.match(text, at)
     if not found:
       raise ValueError(f'the transform {text[at : at + 40]!r} is not read')
-    matrix = matrix @ _one_transform(found.group(1), _numbers(found.group(2)))
+    name, values = found.group(1), _numbers(found.group(2))
+    if len(values) not in _TRANSFORMS.get(name, ()):
+      raise ValueError(f'the transform {name}{tuple(values)} is not read')
+    out.append(f'{name}({" ".join(map(str, values))})')
     at = found.end()
-  return matrix
+  return ' '.join(out)
 
 
-def _numbers(text: str) -> list[float]:
-  return [svg_shapes.bounded(v) for v in re.findall(r'[^\s,]+', text)]
+def _geometry(tag: str, attributes: Mapping[str, str]) -> dict[str, str]:
+  """Returns the attributes that say where a shape is."""
+  kept = {n: attributes[n] for n in _LENGTHS[tag] if n in attributes}
+  kept = {name: str(_length(text)) for name, text in kept.items()}
+  if tag == 'path':
+    kept['d'] = _path(attributes.get('d', ''))
+  elif tag in ('polyline', 'polygon'):
+    points = _NUMBER.findall(attributes.get('points', ''))
+    kept['points'] = ' '.join(str(_bounded(v)) for v in points)
+  return kept
 
 
-def _one_transform(name: str, numbers: list[float]) -> np.ndarray:
-  one = np.eye(3)
-  count = len(numbers)
-  if name == 'matrix' and count == 6:
-    one[:2] = np.reshape(numbers, (3, 2)).T
-  elif name == 'translate' and count in (1, 2):
-    one[0, 2], one[1, 2] = numbers[0], numbers[1] if count == 2 else 0.0
-  elif name == 'scale' and count in (1, 2):
-    one[0, 0], one[1, 1] = numbers[0], numbers[-1]
-  elif name == 'rotate' and count in (1, 3):
-    c, s = (f(math.radians(numbers[0])) for f in (math.cos, math.sin))
-    one[:2, :2] = [[c, -s], [s, c]]
-    centre = np.array(numbers[1:] or [0.0, 0.0])
-    one[:2, 2] = centre - one[:2, :2] @ centre
-  elif name in ('skewX', 'skewY') and count == 1:
-    place = (0, 1) if name == 'skewX' else (1, 0)
-    one[place] = math.tan(math.radians(numbers[0]))
-  else:
-    raise ValueError(f'the transform {name}{tuple(numbers)} is not read')
-  return one
-
-
-def _draw(
-  picture: Image.Image,
-  lines: list[svg_shapes.Polyline],
-  style: Mapping[str, str],
-  matrix: np.ndarray,
-) -> None:
-  """Draws a shape, its fill first."""
-  # Pixels of the canvas are counted by their middles.
-  placed = [
-    (points @ matrix[:2, :2].T + matrix[:2, 2] - 0.5, closed)
-    for points, closed in lines
-  ]
-  # Far outside is outside; no coordinate is too large for the canvas.
-  far = 16.0 * max(picture.size)
-  placed = [(np.clip(points, -far, far), closed) for points, closed in placed]
-  fill, stroke = _paint(style, 'fill'), _paint(style, 'stroke')
-  if fill is not None:
-    _fill(picture, [p for p, _ in placed], fill, style.get('fill-rule', ''))
-  if stroke is not None:
-    scale = math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-    width = svg_shapes.number(style['stroke-width']) * scale
-    if width > 0:
-      pixels = min(max(1, round(width)), max(picture.size))
-      for points, closed in placed:
-        _stroke(picture, points, closed, stroke, pixels)
-
-
-def _stroke(
-  picture: Image.Image,
-  points: np.ndarray,
-  closed: bool,
-  colour: tuple[int, ...],
-  width: int,
-) -> None:
-  if closed:
-    points = np.concatenate([points, points[:1]])
-  canvas = ImageDraw.Draw(picture)
-  flat = [(float(x), float(y)) for x, y in points]
-  canvas.line(flat, fill=colour, width=width)
-  r = (width - 1) / 2
-  for x, y in flat if width > 2 else ():  # round joints and ends
-    canvas.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-
-
-def _fill(
-  picture: Image.Image,
-  outlines: list[np.ndarray],
-  colour: tuple[int, ...],
-  rule: str,
-) -> None:
-  """Fills where outlines wind around, or, by evenodd, an odd number of them.
-
-  An outline that crosses itself is filled as if it wound once.
-  """
-  width, height = picture.size
-  turns = np.zeros((height, width), np.int16)
-  for place, mask, sign in _masks(outlines, picture.size):
-    turns[place] += mask * np.int16(sign)
-  inside = turns % 2 == 1 if rule == 'evenodd' else turns != 0
-  picture.paste(colour, mask=Image.fromarray(inside))
-
-
-def _masks(
-  outlines: list[np.ndarray], size: tuple[int, int]
-) -> Iterator[tuple[tuple[slice, slice], np.ndarray, int]]:
-  """Yields where each outline is, what is inside of it, and its direction."""
-  for points in outlines:
-    low = np.maximum(np.floor(points.min(0)).astype(int), 0)
-    high = np.minimum(np.ceil(points.max(0)).astype(int) + 1, size)
-    if len(points) < 3 or (low >= high).any():
-      continue
-    mask = Image.new('1', (int(high[0] - low[0]), int(high[1] - low[1])))
-    corners = [(float(x), float(y)) for x, y in points - low]
-    ImageDraw.Draw(mask).polygon(corners, fill=1)
-    x, y = points.T
-    area = np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))
-    place = (slice(low[1], high[1]), slice(low[0], high[0]))
-    yield place, np.asarray(mask), 1 if area >= 0 else -1
+def _path(data: str) -> str:
+  """Returns path data, all of which can be read."""
+  at, data = 0, data.strip()
+  if data and data[0] not in 'Mm':
+    raise ValueError(f'path data must begin with M, got {data[0]!r}')
+  while at < len(data):
+    found = _COMMAND.match(data, at)
+    if not found:
+      rest = data[at : at + 20]
+      raise ValueError(f'path data cannot be read from {rest!r} on')
+    at = found.end()
+  for text in _NUMBER.findall(data):
+    _bounded(text)
+  return data

@@ -2,10 +2,20 @@
 
 import numpy as np
 import pytest
+import resvg_py
 from scipy import ndimage
 
 from pyramid_jax.data import svg
-from pyramid_jax.data import svg_shapes
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+  """Renders here, which saves the start of a process."""
+
+  def rendered(text):
+    return resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True)
+
+  monkeypatch.setattr(svg, '_rendered', rendered)
 
 
 def document(body, frame='viewBox="0 0 100 100"'):
@@ -15,7 +25,7 @@ def document(body, frame='viewBox="0 0 100 100"'):
 
 def ink(body, side=100, **kwargs):
   """Returns where something is drawn."""
-  return svg.rasterise(document(body, **kwargs), side)[..., 3] > 0
+  return svg.rasterize(document(body, **kwargs), side)[..., 3] > 0
 
 
 def stroked(body, width=3):
@@ -28,7 +38,7 @@ def same(a, b):
   return not ndimage.binary_erosion(differ, np.ones((2, 2))).any()
 
 
-def test_a_circle_is_round():
+def test_a_circle_is_round(in_process):
   y, x = np.mgrid[:200, :200] + 0.5
   r = np.hypot(x - 80, y - 100) / 2
   got = ink(stroked('<circle cx="40" cy="50" r="30"/>', 4), 200)
@@ -63,14 +73,14 @@ def test_a_circle_is_round():
     ),
   ],
 )
-def test_paths_are_the_shapes_that_they_describe(path, other):
+def test_paths_are_the_shapes_that_they_describe(in_process, path, other):
   for wrap in (stroked, lambda body: body):
     got, want = ink(wrap(f'<path d="{path}"/>'), 200), ink(wrap(other), 200)
     assert want.any() or 'line' in other
     assert same(got, want), path
 
 
-def test_curves_pass_where_their_polynomials_do():
+def test_curves_pass_where_their_polynomials_do(in_process):
   p = np.array([[10, 80], [20, 10], [70, 0], [90, 60]], float)
   t = np.linspace(0, 1, 200)[:, None]
   cubic = (
@@ -82,43 +92,54 @@ def test_curves_pass_where_their_polynomials_do():
   square = (1 - t) ** 2 * p[0] + 2 * t * (1 - t) * p[1] + t**2 * p[3]
 
   def farthest(data, curve):
-    points = svg_shapes.path(data)[0][0]
-    gaps = np.linalg.norm(points[:, None] - curve[None], axis=-1).min(1)
-    return gaps.max()
+    """Returns how far lines lie from a curve, and the curve from them."""
+    line = ink(stroked(f'<path d="{data}"/>', 0.5), 200)
+    y, x = np.nonzero(line)
+    points = (np.stack([x, y], 1) + 0.5) / 2
+    gaps = np.linalg.norm(points[:, None] - curve[None], axis=-1)
+    return max(gaps.min(0).max(), gaps.min(1).max())
 
-  assert farthest('M10 80C20 10 70 0 90 60', cubic) < 0.5
-  assert farthest('m10 80c10-70 60-80 80-20', cubic) < 0.5
-  assert farthest('M10 80Q20 10 90 60', square) < 0.5
-  # Smooth joints mirror the last control point; without one it is the place.
-  joined = svg_shapes.path('M0 0C0 10 10 10 10 0S20-10 20 0')[0][0]
-  written = svg_shapes.path('M0 0C0 10 10 10 10 0C10-10 20-10 20 0')[0][0]
-  np.testing.assert_allclose(joined, written)
-  joined = svg_shapes.path('M0 0q5 10 10 0t10 0')[0][0]
-  written = svg_shapes.path('M0 0q5 10 10 0q5-10 10 0')[0][0]
-  np.testing.assert_allclose(joined, written)
-  alone = svg_shapes.path('M0 0L5 5T10 0')[0][0]
-  assert np.ptp(alone[1:] @ [1, 1]) < 1e-9  # a straight line
+  assert farthest('M10 80C20 10 70 0 90 60', cubic) < 1
+  assert farthest('m10 80c10-70 60-80 80-20', cubic) < 1
+  assert farthest('M10 80Q20 10 90 60', square) < 1
+
+
+@pytest.mark.parametrize(
+  ('joined', 'written'),
+  [  # smooth joints mirror the last control point; without one it is the place
+    (
+      'M9 50C9 60 19 60 19 50S29 40 29 50',
+      'M9 50C9 60 19 60 19 50C19 40 29 40 29 50',
+    ),
+    ('M9 50q5 10 10 0t10 0', 'M9 50q5 10 10 0q5-10 10 0'),
+    ('M9 50L15 55T30 70', 'M9 50L30 70'),
+  ],
+)
+def test_smooth_joints(in_process, joined, written):
+  got, want = (ink(stroked(f'<path d="{d}"/>'), 200) for d in (joined, written))
+  assert want.sum() > 100
+  assert same(got, want)
 
 
 @pytest.mark.parametrize('large', [0, 1])
 @pytest.mark.parametrize('sweep', [0, 1])
-def test_arcs_take_the_side_that_their_flags_say(large, sweep):
-  ((points, _),) = svg_shapes.path(f'M3 1A2 2 0 {large} {sweep} 1 3')
-  # Angles grow clockwise on the screen: from (3, 1) round (1, 1) to (1, 3).
-  centre = (1, 1) if large != sweep else (3, 3)
-  np.testing.assert_allclose(np.hypot(*(points - centre).T), 2)
-  length = np.hypot(*np.diff(points, axis=0).T).sum()
-  want = np.pi * (3 if large else 1)
-  assert length == pytest.approx(want, rel=1e-3)
+def test_arcs_take_the_side_that_their_flags_say(in_process, large, sweep):
+  path = f'<path d="M60 40A20 20 0 {large} {sweep} 40 60"/>'
+  line = ink(stroked(path, 1), 200)
+  y, x = (np.stack(np.nonzero(line)) + 0.5) / 2
+  # Angles grow clockwise on the screen: from (60, 40) round (40, 40).
+  centre = (40, 40) if large != sweep else (60, 60)
+  np.testing.assert_allclose(np.hypot(x - centre[0], y - centre[1]), 20, atol=1)
+  length = line.sum() / 4  # of a line of width 1
+  assert length == pytest.approx(np.pi * 20 * (1.5 if large else 0.5), rel=0.1)
   # A turned ellipse is the turned picture of one.
-  ((turned, _),) = svg_shapes.path(f'M0 0A4 2 30 {large} {sweep} 5 1')
-  turn = np.exp(-1j * np.pi / 6)
-  flat = (turned @ [1, 1j]) * turn
-  end = flat[-1]
-  ((level, _),) = svg_shapes.path(
-    f'M0 0A4 2 0 {large} {sweep} {end.real} {end.imag}'
+  turned = f'<path d="M30 30A40 20 30 {large} {sweep} 80 40"/>'
+  end = np.exp(-1j * np.pi / 6) * (50 + 10j)
+  level = (
+    f'<path transform="translate(30 30) rotate(30)"'
+    f' d="M0 0A40 20 0 {large} {sweep} {end.real} {end.imag}"/>'
   )
-  np.testing.assert_allclose(flat, level @ [1, 1j], atol=1e-9)
+  assert same(ink(stroked(turned), 200), ink(stroked(level), 200))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +156,7 @@ def test_arcs_take_the_side_that_their_flags_say(large, sweep):
     ('translate(10,20), scale(2)', '30,40 90,40'),
   ],
 )
-def test_transforms(transform, points):
+def test_transforms(in_process, transform, points):
   line = f'<g transform="{transform}"><path d="M10 10H40"/></g>'
   got = ink(stroked(line, 0.1), 200)
   want = ink(stroked(f'<polyline points="{points}"/>', 0.1), 200)
@@ -144,7 +165,7 @@ def test_transforms(transform, points):
   assert not (want & ~ndimage.binary_dilation(got, np.ones((3, 3)))).any()
 
 
-def test_widths_grow_with_transforms():
+def test_widths_grow_with_transforms(in_process):
   line = '<line x1="0" y1="10" x2="20" y2="10" transform="scale(5)"/>'
   assert ink(stroked(line, 2))[:, 50].sum() == pytest.approx(10, abs=1)
 
@@ -160,7 +181,7 @@ def test_styles():
     '<path d="M0 50H100" stroke-opacity="0"/>'
     '</g><path d="M0 70H100V90H0z"/>'
   )
-  picture = svg.rasterise(document(body), 100)
+  picture = svg.rasterize(document(body), 100)
   assert picture[10, 50].tolist() == [255, 0, 0, 255]
   assert picture[29:31, 50].max(0).tolist() == [0, 255, 0, 255]
   assert picture[80, 50].tolist() == [0, 0, 0, 255]  # filled by default
@@ -168,7 +189,7 @@ def test_styles():
   assert picture[:25, 50, 3].sum() == pytest.approx(4 * 255, abs=255)
 
 
-def test_holes():
+def test_holes(in_process):
   hole = 'M10 10H90V90H10z M30 30{}z'
   around, against = hole.format('H70V70H30'), hole.format('V70H70V30')
   for path, rule, filled in (
@@ -192,7 +213,7 @@ def test_the_frame():
   assert sized.shape == (20, 40)
 
 
-def test_what_is_beside_the_drawing_does_not_matter():
+def test_what_is_beside_the_drawing_does_not_matter(in_process):
   body = (
     '<title>a</title><metadata><b xmlns="c"><text/></b></metadata>'
     '<defs><clipPath id="a"><circle r="3"/></clipPath></defs>'
@@ -202,7 +223,7 @@ def test_what_is_beside_the_drawing_does_not_matter():
   np.testing.assert_array_equal(ink(body + line), ink(line))
   kind = '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "svg11.dtd">'
   data = b'<?xml version="1.0"?>' + kind.encode() + document(line)
-  np.testing.assert_array_equal(svg.rasterise(data, 100)[..., 3] > 0, ink(line))
+  np.testing.assert_array_equal(svg.rasterize(data, 100)[..., 3] > 0, ink(line))
 
 
 BOMB = (
@@ -221,29 +242,31 @@ BOMB = (
     (document('<path d="M1 1" stroke="url(#a)"/>'), r"stroke 'url\(#a\)' is"),
     (document('<path d="L1 1"/>'), "begin with M, got 'L'"),
     (document('<path d="M1 1 X2"/>'), "from 'X2' on"),
-    (document('<path d="M1 1 L2"/>'), "from '' on"),
-    (document('<path d="M1 1 A1 1 0 2 1 4 4"/>'), "from '2 1 4 4' on"),
-    (document('<path d="M1 1 2 2z 3"/>'), 'must go on with a command'),
+    (document('<path d="M1 1 L2"/>'), "from 'L2' on"),
+    (document('<path d="M1 1 A1 1 0 2 1 4 4"/>'), "from 'A1 1 0 2 1 4 4' on"),
+    (document('<path d="M1 1 2 2z 3"/>'), "from '3' on"),
     (document('<rect width="50%" height="1"/>'), "'50%' is not a length"),
     (document('<g transform="spin(3)"/>'), r'transform spin\(3.0,\)'),
     (document('<g transform="??"/>'), r"transform '\?\?' is not read"),
     (document('', frame=''), 'no viewBox, and no width and height'),
     (document('', frame='viewBox="0 0 0 5"'), 'no viewBox'),
     (b'<html></html>', '<html> is not read'),
-    (b'<g></g>', 'not an SVG drawing'),
+    (b'<g></g>', 'not an SVG sketch'),
     (b'<svg viewBox="0 0 1 1">', 'not XML'),
     (BOMB, "declares the entity 'a'"),
     (b'<' * (svg.MAX_BYTES + 1), 'at most 4194304 are read'),
+    (document('<g>' * 300 + '</g>' * 300), 'nested more than 200 deep'),
+    (document('', frame='viewBox="0 0 1e-320 1e-320"'), 'no viewBox'),
     (document('<path/>' * 10_001), '10001 shapes of SVG, at most 10000'),
   ],
 )
 def test_what_is_refused(data, words):
   with pytest.raises(ValueError, match=words) as error:
-    svg.rasterise(data)
+    svg.rasterize(data)
   assert '\n' not in str(error.value)
 
 
-def test_absurd_numbers_do_no_harm():
+def test_absurd_numbers_do_no_harm(in_process):
   for number in ('1e9', '-1e9', '1e-9', '0'):
     body = stroked(f'<path d="M{number} 5L10 {number}A9 9 0 0 1 50 50"/>', 1)
     assert ink(body + stroked(f'<circle r="{number}"/>', number)).shape
@@ -253,3 +276,29 @@ def test_absurd_numbers_do_no_harm():
         ink(body)
   with pytest.raises(ValueError, match='number nan is not at most'):
     ink('<g transform="scale(nan)"/>')
+
+
+@pytest.mark.parametrize(
+  'program', ['import os; os.abort()', 'while True: pass']
+)
+def test_a_renderer_that_crashes_or_hangs(monkeypatch, program):
+  monkeypatch.setattr(svg, '_RENDER', program)
+  monkeypatch.setattr(svg, 'MAX_SECS', 1)
+  with pytest.raises(
+    ValueError, match='cannot be rendered in 1 s and 2048 MiB'
+  ):
+    svg.rasterize(document('<path d="M0 0"/>'))
+
+
+def test_what_is_pale_or_thinner_than_a_pixel_is_whole():
+  body = (
+    '<g fill="none" stroke="red"><path d="M0 10H100" stroke-width="0.05"/>'
+    '<path d="M0 30H100" stroke-opacity="0.2" opacity="0.5"/>'
+    '<g opacity="0.2"><path d="M0 50H100" opacity="0.2"/></g></g>'
+  )
+  pixels = svg.rasterize(document(body), 100)
+  assert np.unique(pixels[..., 3]).tolist() == [0, 255]
+  rows = pixels[:, 50, 3] > 0
+  assert rows[8:12].any()
+  assert rows[28:32].any()
+  assert not rows[40:].any()
