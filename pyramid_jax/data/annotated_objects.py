@@ -14,6 +14,7 @@ from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
 from pyramid_jax.data import object_index
+from pyramid_jax.data import reader as reader_lib
 
 
 TASKS = ('none', 'text', 'layout', 'label', 'scene_graph')
@@ -27,7 +28,7 @@ def boxes_in_crop(
 
   Args:
     boxes: (N, 4) x0, y0, x1, y1 of the full image.
-    crop: (4,) likewise.
+    crop: (4,) x0, y0, x1, y1 of the full image.
     flipped: whether the result is mirrored.
 
   Returns:
@@ -40,6 +41,13 @@ def boxes_in_crop(
   return inside
 
 
+def visible(boxes: np.ndarray, crop: np.ndarray, places: int) -> np.ndarray:
+  """Returns the rows of the first `places` boxes (N, 4) that a crop shows."""
+  low = np.maximum(boxes[:, :2], crop[:2])
+  high = np.minimum(boxes[:, 2:], crop[2:])
+  return np.flatnonzero(np.all(high > low, axis=-1))[:places]
+
+
 def pad(values: np.ndarray, rows: int) -> np.ndarray:
   """Fills up with rows of zeros."""
   padded = np.zeros((rows, *values.shape[1:]), values.dtype)
@@ -47,16 +55,28 @@ def pad(values: np.ndarray, rows: int) -> np.ndarray:
   return padded
 
 
+def object_arrays(
+  boxes: np.ndarray, labels: np.ndarray, flags: np.ndarray, places: int
+) -> dict[str, np.ndarray]:
+  """Returns `boxes`, `labels` and `box_flags`, padded, and `n_boxes`."""
+  return {
+    'boxes': pad(boxes.astype(np.float32), places),
+    'labels': pad(labels, places),
+    'box_flags': pad(flags, places),
+    'n_boxes': np.asarray(len(boxes), np.int32),
+  }
+
+
 class AnnotatedObjectsReader(file_reader.FileReader):
   """A reader of images with boxes (see `reader.Reader`).
 
-  Examples have `image` (uint8 until `finish`), `boxes`, `labels`, `box_flags`,
-  `n_boxes`, `boxes_full`, `crop`, `flipped` and `id`; by task also
-  `condition_ids`, for texts `caption_ids` and `caption_mask`, for scene graphs
-  `triples`; and outside of training the text itself, `caption` (bytes).
+  Examples have what `FileReader.cut` and `object_arrays` return, and
+  `boxes_full`; by task also `condition_ids`, for texts `caption_ids` and
+  `caption_mask`, for scene graphs `triples`; and outside of training the text
+  itself, `caption` (bytes).
 
   The draw of an example decides its crop, its flip, the order of its objects
-  and the relations of its scene graph, which speaks of what the crop shows.
+  and the relations of its scene graph, which describes what the crop shows.
   """
 
   def __init__(
@@ -96,11 +116,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
 
   def _check_condition(self) -> None:
     c = self._config.condition
-    if c.task not in TASKS:
-      raise ValueError(
-        f'config.condition.task is {c.task!r}, must be one of '
-        f'{", ".join(TASKS)}.'
-      )
+    reader_lib.check_task(self._config, TASKS)
     labels = len(self.label_names)
     if c.task == 'layout' and c.encoder == 'boxes' and c.num_labels < labels:
       raise ValueError(
@@ -120,78 +136,47 @@ class AnnotatedObjectsReader(file_reader.FileReader):
           f'{labels}: that many labels, padding included, are in the data.'
         )
 
-  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
+  def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`."""
-    table = self._index
-    picture = images.read(self._folder / table.files[index].decode())
-    pixels, crop, flipped = self.transform(picture, draw)
+    table, c = self._index, self._config.condition
+    image = images.read(self._folder / table.files[index].decode())
+    example, crop, flipped = self.cut(image, table.ids[index], draw)
+    places = self._config.data.max_objects
     rows = np.arange(table.starts[index], table.starts[index + 1])
     rows = rows[hashing.order(len(rows), draw, _SHUFFLE)]
-    low = np.maximum(table.boxes[rows, :2], crop[:2])
-    high = np.minimum(table.boxes[rows, 2:], crop[2:])
-    places = self._config.data.max_objects
-    rows = rows[np.all(high > low, axis=-1)][:places]
-
+    rows = rows[visible(table.boxes[rows], crop, places)]
     full = table.boxes[rows]
     boxes = boxes_in_crop(full, crop, flipped)
-    example = {
-      'image': np.ascontiguousarray(pixels),
-      'boxes': pad(boxes.astype(np.float32), places),
-      'labels': pad(table.labels[rows], places),
-      'box_flags': pad(table.flags[rows], places),
-      'n_boxes': np.asarray(len(rows), np.int32),
-      'boxes_full': pad(full.astype(np.float32), places),
-      'crop': crop.astype(np.float32),
-      'flipped': np.asarray(flipped),
-      'id': table.ids[index],
-    }
-    task = self._config.condition.task
-    if task == 'layout':
+    labels, flags = table.labels[rows], table.flags[rows]
+    example |= object_arrays(boxes, labels, flags, places)
+    example['boxes_full'] = pad(full.astype(np.float32), places)
+    if c.task in ('layout', 'label'):
+      vocabulary = layout.Vocabulary.of(c, len(self.label_names) - 1)
+      bits = flags & self._token_flags
+    if c.task == 'layout':
       # From float64, as the official code computes, not from the arrays above.
-      window = crop if self._config.condition.encode_crop else None
-      seen = boxes if window is None else full
-      mirror = flipped and window is not None
-      example['condition_ids'] = self._layout(rows, seen, window, mirror)
-    elif task == 'label':
-      example['condition_ids'] = self._label(rows)
-    elif task == 'text':
-      example.update(self.text_arrays(table.captions[index].decode()))
-    elif task == 'scene_graph':
-      example.update(self._graph(rows, boxes, flipped, draw))
+      tokens = layout.layout_tokens(
+        full if c.encode_crop else boxes,
+        labels,
+        bits,
+        c.max_objects,
+        vocabulary,
+        crop if c.encode_crop else None,
+        flipped and c.encode_crop,
+      )
+      example['condition_ids'] = np.asarray(tokens)
+    elif c.task == 'label':
+      tokens = labels_lib.label_tokens(labels, c.max_objects, vocabulary, bits)
+      example['condition_ids'] = np.asarray(tokens)
+    elif c.task == 'text':
+      example |= self.text_arrays(table.captions[index].decode())
+    elif c.task == 'scene_graph':
+      example |= self._graph(rows, boxes, flipped, draw)
     return example
-
-  def _layout(
-    self,
-    rows: np.ndarray,
-    boxes: np.ndarray,
-    crop: np.ndarray | None,
-    flipped: bool,
-  ) -> np.ndarray:
-    c = self._config.condition
-    tokens = layout.layout_tokens(
-      boxes,
-      self._index.labels[rows],
-      self._index.flags[rows] & self._token_flags,
-      c.max_objects,
-      layout.Vocabulary.of(c, len(self.label_names) - 1),
-      crop,
-      flipped,
-    )
-    return np.asarray(tokens)
-
-  def _label(self, rows: np.ndarray) -> np.ndarray:
-    c = self._config.condition
-    tokens = labels_lib.label_tokens(
-      self._index.labels[rows],
-      c.max_objects,
-      layout.Vocabulary.of(c, len(self.label_names) - 1),
-      self._index.flags[rows] & self._token_flags,
-    )
-    return np.asarray(tokens)
 
   def _graph(
     self, rows: np.ndarray, boxes: np.ndarray, flipped: bool, draw: np.uint64
-  ) -> dict[str, np.ndarray]:
+  ) -> file_reader.Example:
     """Relations of the visible boxes, as triples and as text.
 
     The centroid of a mask is known for the whole object; in a box that the

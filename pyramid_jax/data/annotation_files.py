@@ -12,43 +12,27 @@ from typing import NoReturn
 from pyramid_jax import errors
 
 
-def is_int(value: Any) -> bool:
-  """Whether a JSON value is an integer."""
-  return type(value) is int
-
-
 def is_number(value: Any) -> bool:
   """Whether a JSON value is a finite number."""
   return type(value) in (int, float) and math.isfinite(value)
 
 
-def is_positive(value: Any) -> bool:
-  """Whether a JSON value is a finite number above zero."""
-  return is_number(value) and value > 0
+def _is_bbox(value: Any) -> bool:
+  if not isinstance(value, list) or len(value) != 4:
+    return False
+  return all(map(is_number, value)) and min(value[2:]) >= 0
 
 
-def is_text(value: Any) -> bool:
-  """Whether a JSON value is a string."""
-  return isinstance(value, str)
-
-
-def is_bbox(value: Any) -> bool:
-  """Whether a JSON value is [x, y, width, height], no side negative."""
-  return (
-    isinstance(value, list)
-    and len(value) == 4
-    and all(map(is_number, value))
-    and min(value[2:]) >= 0
-  )
-
-
-# What the fields of `entries` must be, in words.
-MEANING: Mapping[Callable[[Any], bool], str] = {
-  is_int: 'an integer',
-  is_number: 'a number',
-  is_positive: 'a positive number',
-  is_text: 'a string',
-  is_bbox: '[x, y, width, height]',
+# Kinds of fields, in words, and their tests.
+INTEGER = 'an integer'
+POSITIVE = 'a positive number'
+TEXT = 'a string'
+BBOX = '[x, y, width, height]'  # no side negative
+_TESTS: Mapping[str, Callable[[Any], bool]] = {
+  INTEGER: lambda value: type(value) is int,
+  POSITIVE: lambda value: is_number(value) and value > 0,
+  TEXT: lambda value: isinstance(value, str),
+  BBOX: _is_bbox,
 }
 
 
@@ -77,7 +61,7 @@ def entries(
   path: pathlib.Path,
   document: Mapping[str, Any],
   section: str,
-  fields: Mapping[str, Callable[[Any], bool]],
+  fields: Mapping[str, str],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields (position, entry) of a list of objects that have these fields.
 
@@ -85,27 +69,24 @@ def entries(
     path: for error messages.
     document: of `load_json`.
     section: the key of the list.
-    fields: tests of this module by the name of a field.
+    fields: kinds (`INTEGER` and so on) by the name of a field.
 
   Raises:
-    UserError: the section or a field is missing or of another type; the
+    UserError: the section or a field is missing or of another kind; the
       message has the file, the position and the field.
   """
   values = document.get(section)
   if not isinstance(values, list):
     fail(path, f'"{section}"', 'must be a list, it is missing or is not one')
   for i, entry in enumerate(values):
+    where = f'{section}[{i}]'
     if not isinstance(entry, dict):
-      fail(path, f'{section}[{i}]', f'must be an object, got {entry!r:.60}')
-    for name, test in fields.items():
+      fail(path, where, f'must be an object, got {entry!r:.60}')
+    for name, kind in fields.items():
       if name not in entry:
-        fail(path, f'{section}[{i}]', f'lacks "{name}"')
-      if not test(entry[name]):
-        fail(
-          path,
-          f'{section}[{i}]',
-          f'has "{name}": {entry[name]!r:.60}, must be {MEANING[test]}',
-        )
+        fail(path, where, f'lacks "{name}"')
+      if not _TESTS[kind](entry[name]):
+        fail(path, where, f'has "{name}": {entry[name]!r:.60}, must be {kind}')
     yield i, entry
 
 

@@ -22,6 +22,7 @@ from pyramid_jax.data import transforms
 
 
 _HOLES = 107  # word of the hash that makes holes
+Example = dict[str, np.ndarray]
 
 
 class FileReader:
@@ -32,7 +33,7 @@ class FileReader:
   Attributes:
     report: counts of broken images and of examples that were replaced.
     transform: the resize, crop and flip of the split.
-    tokenizer: of the condition, None if it is no text.
+    tokenizer: of the condition, None unless it is a text.
     keep_text: whether examples have the text itself: not in training.
     buckets: the shapes of images by example; None if all have one shape.
   """
@@ -41,11 +42,7 @@ class FileReader:
   buckets: buckets_lib.Buckets | None = None
 
   def __init__(
-    self,
-    config: ConfigDict,
-    split: str,
-    length: int,
-    preferred: str,
+    self, config: ConfigDict, split: str, length: int, preferred: str
   ):
     """Reads `config.data` and `config.condition`.
 
@@ -53,33 +50,28 @@ class FileReader:
       config: a whole config.
       split: train, val or test.
       length: number of examples.
-      preferred: how pictures get their size unless the config tells, a key
-        of `transforms.RESIZES`.
+      preferred: the key of `transforms.RESIZES` that serves where
+        `config.data.resize` is empty.
 
     Raises:
-      ValueError: an unknown crop or map, a vocabulary that cannot be used,
-        or a size that `lr_factor` does not divide.
+      ValueError: an unknown crop or map, a vocabulary that cannot be used, or
+        a size that `lr_factor` does not divide.
     """
-    train = split == 'train'
+    d, train = config.data, split == 'train'
     self.report: dict[str, int] = {}
     self.transform = transforms.Transform(
-      size=config.data.image_size,
-      crop=config.data.crop if train else config.data.eval_crop,
-      flip=config.data.flip and train,
-      resize=transforms.RESIZES[config.data.resize or preferred],
+      size=d.image_size,
+      crop=d.crop if train else d.eval_crop,
+      flip=d.flip and train,
+      resize=transforms.RESIZES[d.resize or preferred],
     )
-    self._task = config.condition.task
     self._maps = reader_lib.wanted_maps(config)
-    self._edges = config.data.edges if 'edges' in self._maps else ''
-    self._degradation = (config.data.degradation, config.data.lr_factor)
-    self._gives_small = reader_lib.has_low_resolution(config)
-    if self._gives_small and self.transform.size % config.data.lr_factor:
-      raise ValueError(
-        f'config.data.image_size is {self.transform.size}, must be divisible '
-        f'by config.data.lr_factor = {config.data.lr_factor}.'
-      )
+    self._edges = d.edges if 'edges' in self._maps else ''
+    self._degradation: tuple[str, int] | None = None
+    if reader_lib.has_low_resolution(config):
+      self._degradation = (d.degradation, d.lr_factor)
     self.tokenizer: tokenizers.Tokenizer | None = None
-    if self._task in tokenizers.TEXT_TASKS:
+    if config.condition.task in tokenizers.TEXT_TASKS:
       self.tokenizer = tokenizers.create(config)
     self.keep_text = not train
     self._length = length
@@ -88,25 +80,17 @@ class FileReader:
   def __len__(self) -> int:
     return self._length
 
-  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
+  def example(self, index: int, draw: np.uint64) -> Example:
     """Returns one example, or raises `BrokenImage`."""
     raise NotImplementedError
 
-  def loader(
-    self, index: int, draw: np.uint64
-  ) -> Callable[[int], dict[str, np.ndarray]]:
-    """Returns what makes an example in place of the one at `index`."""
+  def loader(self, index: int, draw: np.uint64) -> Callable[[int], Example]:
+    """Returns a function that makes an example in place of that at `index`."""
     del index
     return functools.partial(self.example, draw=draw)
 
-  def batch(
-    self, indices: np.ndarray, draws: np.ndarray
-  ) -> dict[str, np.ndarray]:
+  def batch(self, indices: np.ndarray, draws: np.ndarray) -> Example:
     """Returns stacked examples; broken images are replaced.
-
-    Args:
-      indices: (B,) int64 in [0, len).
-      draws: (B,) uint64, the seed of each example.
 
     Raises:
       UserError: too many images are broken (see `skipping.Skipper`).
@@ -122,10 +106,10 @@ class FileReader:
     return out
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Makes the pictures float32 in [-1, 1]; pure, runs inside jit.
+    """Makes the images float32 in [-1, 1]; pure, runs inside jit.
 
     Where there are holes it draws `inpaint_mask` (B, H, W) uint8, 1 = hole;
-    where they are asked for, it finds `edges` (B, H, W) float32 in [0, 1].
+    where edges are asked for, it finds `edges` (B, H, W) float32 in [0, 1].
     """
     out = images.finish(batch)
     if self._edges and 'edges' not in out:
@@ -137,28 +121,41 @@ class FileReader:
       out['inpaint_mask'] = jnp.asarray(hole)
     return out
 
-  def restoration_arrays(
-    self, pixels: np.ndarray, draw: np.uint64
-  ) -> dict[str, np.ndarray]:
-    """Returns what is left of a picture that is to be restored.
+  def cut(
+    self,
+    image: np.ndarray,
+    index: int,
+    draw: np.uint64,
+    shape: buckets_lib.Shape | None = None,
+  ) -> tuple[Example, np.ndarray, bool]:
+    """Returns what every example has, its crop as float64, and its flip.
 
-    `lr_image` (h, w, 3) uint8 for super-resolution, the arrays of
-    `holes.sample` for inpainting or where holes are asked for.
+    The example has `image` (uint8 until `finish`), `crop`, `flipped` and `id`;
+    for super-resolution `lr_image` (h, w, 3) uint8; where holes are asked for,
+    the arrays of `holes.sample`.
 
     Args:
-      pixels: (size, size, 3) uint8.
-      draw: the seed of the example.
+      image: (H, W, 3) uint8.
+      index: of the example.
+      draw: its seed.
+      shape: height and width of the result, if it is no square.
     """
-    arrays: dict[str, np.ndarray] = {}
-    if self._gives_small:
+    pixels, crop, flipped = self.transform(image, draw, shape)
+    example = {
+      'image': np.ascontiguousarray(pixels),
+      'crop': crop.astype(np.float32),
+      'flipped': np.asarray(flipped),
+      'id': np.asarray(index, np.int64),
+    }
+    if self._degradation is not None:
       kind, factor = self._degradation
-      arrays['lr_image'] = degradation.degrade(kind, pixels, factor, draw)
+      example['lr_image'] = degradation.degrade(kind, pixels, factor, draw)
     if 'inpaint_mask' in self._maps:
       u = hashing.uniforms(draw, _HOLES, np.arange(holes.UNIFORMS))
-      arrays |= {name: x[0] for name, x in holes.sample(u[None]).items()}
-    return arrays
+      example |= {name: x[0] for name, x in holes.sample(u[None]).items()}
+    return example, crop, flipped
 
-  def text_arrays(self, text: str) -> dict[str, np.ndarray]:
+  def text_arrays(self, text: str) -> Example:
     """Returns the arrays of a text condition.
 
     `condition_ids` and `caption_ids` (L,), `caption_mask` (L,) and, with

@@ -24,7 +24,7 @@ class ImageFiles:
       UserError: there are none, or the first cannot be read.
     """
     self._folder = pathlib.Path(folder)
-    self._files = image_folder.require_images(self._folder, str(folder))
+    self._files = image_folder.find_images(self._folder, str(folder))
     self._shape = self._read(0).shape
 
   def __len__(self) -> int:

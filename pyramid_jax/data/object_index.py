@@ -1,5 +1,6 @@
 """Which images and objects of an annotated data set make a split."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -36,14 +37,12 @@ class Objects:
 class Index:
   """The images of a split that passed the filters, with their objects.
 
+  `boxes`, `labels`, `flags` and `centroids` are those of `Objects`.
+
   Attributes:
     ids: (N,) int64.
     files: (N,) bytes, paths inside of the image folder.
     starts: (N + 1,) int64; objects of image i are `starts[i]:starts[i + 1]`.
-    boxes: (M, 4) float64 x0, y0, x1, y1 of the full image.
-    labels: (M,) int32.
-    flags: (M,) int32.
-    centroids: (M, 2) float64, as parts of the box.
     captions: (N,) bytes, or (0,).
     names: (K + 1,) bytes, the names of the labels.
   """
@@ -76,17 +75,11 @@ class Filters:
   @classmethod
   def of(cls, config: ConfigDict, split: str) -> 'Filters':
     """Reads `config.data` for a split."""
-    d = config.data
-    if split == 'train':
-      return cls(
-        min_area=d.min_area,
-        min_objects=d.min_objects,
-        max_objects=d.max_objects_image,
-      )
+    d, train = config.data, split == 'train'
     return cls(
       min_area=d.min_area,
-      min_objects=d.eval_min_objects,
-      max_objects=d.eval_max_objects,
+      min_objects=d.min_objects if train else d.eval_min_objects,
+      max_objects=d.max_objects_image if train else d.eval_max_objects,
     )
 
 
@@ -100,9 +93,7 @@ def number_categories(ids: Sequence[str]) -> dict[str, int]:
   return {category: 1 + rank for rank, category in enumerate(ordered)}
 
 
-def first_captions(
-  captions: Sequence[tuple[int, str]],
-) -> dict[int, str]:
+def first_captions(captions: Iterable[tuple[int, str]]) -> dict[int, str]:
   """Maps an image id to its first caption, without any '.'."""
   first: dict[int, str] = {}
   for image_id, caption in captions:

@@ -54,7 +54,7 @@ def wanted_maps(config: ConfigDict) -> frozenset[str]:
   """Returns those of `MAPS` that the task or `config.data.maps` asks for.
 
   Raises:
-    ValueError: a map that there is not.
+    ValueError: an unknown map.
   """
   maps, task = config.data.maps, config.condition.task
   if not set(maps) <= set(MAPS):
@@ -62,6 +62,15 @@ def wanted_maps(config: ConfigDict) -> frozenset[str]:
       f'config.data.maps is {tuple(maps)}, must be of {", ".join(MAPS)}.'
     )
   return frozenset((*maps, *([_TASK_MAPS[task]] if task in _TASK_MAPS else ())))
+
+
+def check_task(config: ConfigDict, tasks: Sequence[str]) -> None:
+  """Raises a ValueError if a reader does not serve the configured task."""
+  if config.condition.task not in tasks:
+    raise ValueError(
+      f'config.condition.task is {config.condition.task!r}, must be one of '
+      f'{", ".join(tasks)} for config.data.name = {config.data.name}.'
+    )
 
 
 def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:
@@ -80,5 +89,17 @@ def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:
 
 
 def has_low_resolution(config: ConfigDict) -> bool:
-  """Whether a condition is a small picture, `lr_image`."""
-  return 'superres' in (config.condition.task, config.condition.also)
+  """Whether a condition is a low-resolution image, `lr_image`.
+
+  Raises:
+    ValueError: it is, and the size is not divisible by the factor.
+  """
+  size, factor = config.data.image_size, config.data.lr_factor
+  if 'superres' not in (config.condition.task, config.condition.also):
+    return False
+  if size % factor:
+    raise ValueError(
+      f'config.data.image_size is {size}, must be divisible by '
+      f'config.data.lr_factor = {factor}.'
+    )
+  return True

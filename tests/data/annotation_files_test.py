@@ -6,7 +6,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import annotation_files as af
 
 
-FIELDS = {'id': af.is_int, 'bbox': af.is_bbox, 'width': af.is_positive}
+FIELDS = {'id': af.INTEGER, 'bbox': af.BBOX, 'width': af.POSITIVE}
 GOOD = {'id': 1, 'bbox': [0, 0.5, 2, 3], 'width': 2.5}
 
 

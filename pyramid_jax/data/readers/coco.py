@@ -13,7 +13,6 @@ the validation images, as the published evaluations do.
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import csv
 import dataclasses
 import pathlib
@@ -35,23 +34,23 @@ Document = Mapping[str, Any]
 Labels = dict[int, int]
 
 _IMAGE_FIELDS = {
-  'id': annotation_files.is_int,
-  'file_name': annotation_files.is_text,
-  'width': annotation_files.is_positive,
-  'height': annotation_files.is_positive,
+  'id': annotation_files.INTEGER,
+  'file_name': annotation_files.TEXT,
+  'width': annotation_files.POSITIVE,
+  'height': annotation_files.POSITIVE,
 }
 _OBJECT_FIELDS = {
-  'image_id': annotation_files.is_int,
-  'category_id': annotation_files.is_int,
-  'bbox': annotation_files.is_bbox,
+  'image_id': annotation_files.INTEGER,
+  'category_id': annotation_files.INTEGER,
+  'bbox': annotation_files.BBOX,
 }
 _CAPTION_FIELDS = {
-  'image_id': annotation_files.is_int,
-  'caption': annotation_files.is_text,
+  'image_id': annotation_files.INTEGER,
+  'caption': annotation_files.TEXT,
 }
 _CATEGORY_FIELDS = {
-  'id': annotation_files.is_int,
-  'name': annotation_files.is_text,
+  'id': annotation_files.INTEGER,
+  'name': annotation_files.TEXT,
 }
 
 
@@ -89,34 +88,24 @@ def _files(
   config: ConfigDict, split: str
 ) -> dict[str, tuple[pathlib.Path, str]]:
   """Returns {kind: (path, what it is for the user)} of a split."""
-  d = config.data
-  base = folder(config)
+  d, base = config.data, folder(config)
   part = f'{"train" if split == "train" else "val"}{d.year}'
-  annotations = base / 'annotations'
-  files = {
-    'images': (base / part, 'image folder, config.data.root'),
-    'instances': (
-      annotations / f'instances_{part}.json',
-      'COCO instances, config.data.root',
-    ),
-  }
+  kinds = ['instances']
   if d.use_stuff:
-    files['stuff'] = (
-      annotations / f'stuff_{part}.json',
-      'COCO stuff, config.data.root',
-    )
+    kinds.append('stuff')
   if config.condition.task == 'text':
-    files['captions'] = (
-      annotations / f'captions_{part}.json',
-      'COCO captions, config.data.root',
-    )
-  if d.category_file:
-    path = _listed(d.category_file, base)
-    files['categories'] = (path, 'MID,Name rows, config.data.category_file')
-  field = 'ids_file' if split == 'train' else 'eval_ids_file'
-  if d[field]:
-    path = _listed(d[field], base)
-    files['ids'] = (path, f'image ids, config.data.{field}')
+    kinds.append('captions')
+  files = {'images': (base / part, 'image folder, config.data.root')}
+  for kind in kinds:
+    path = base / 'annotations' / f'{kind}_{part}.json'
+    files[kind] = (path, f'COCO {kind}, config.data.root')
+  ids = 'ids_file' if split == 'train' else 'eval_ids_file'
+  for kind, field, what in (
+    ('categories', 'category_file', 'MID,Name rows'),
+    ('ids', ids, 'image ids'),
+  ):
+    if d[field]:
+      files[kind] = (_listed(d[field], base), f'{what}, config.data.{field}')
   return files
 
 
@@ -168,21 +157,17 @@ def number_labels(
   Returns:
     {id: label}, and the names by label, the first of which is padding.
   """
+  mids = mids or {}
   kept = {str(i): n for i, n in categories.items() if n != 'other'}
   known: dict[str, str] = {}
-  numbers: dict[str, int] = {}
-  names: dict[str, str] = {}
-  if mids:
-    lowered = {mid: name.lower() for mid, name in mids.items()}
-    for mid, name in lowered.items():
-      known.setdefault(name.replace(' ', '-'), mid)
-    for mid, name in lowered.items():
-      known.setdefault(name, mid)
-    numbers = object_index.number_categories(list(mids))
-    names = dict(mids)
+  for space in ('-', ' '):
+    for mid, name in mids.items():
+      known.setdefault(name.lower().replace(' ', space), mid)
+  numbers = object_index.number_categories(list(mids))
+  names = dict(mids)
   rest = [i for i, name in kept.items() if name.lower() not in known]
   for category, number in object_index.number_categories(rest).items():
-    numbers[category] = number + len(mids or ())
+    numbers[category] = number + len(mids)
     names[category] = kept[category]
   labels = {
     i: numbers[known.get(name.lower(), str(i))] if name != 'other' else 0
@@ -227,7 +212,7 @@ def _load_images(
 
 
 def _part_of_box(
-  path: pathlib.Path, i: int, entry: Document, image: _Image
+  path: pathlib.Path, i: int, entry: Document
 ) -> tuple[float, float]:
   """Where the centroid of an object's mask lies in its box."""
   x, y, width, height = entry['bbox']
@@ -246,68 +231,50 @@ def _load_objects(
   path: pathlib.Path,
   document: Document,
   images: Mapping[int, _Image],
-  categories: Mapping[int, str],
   centroids_above: float | None,
-) -> tuple[object_index.Objects, list[int]]:
-  """Returns the objects of one file, and their category ids.
+) -> tuple[dict[str, list], dict[int, str]]:
+  """Returns the objects of one file by field, and the names of its categories.
 
   Args:
     path: of the file.
     document: its content.
     images: by id.
-    categories: of the file; others are an error.
     centroids_above: the smallest area of boxes whose mask counts, None = the
       centroid is the centre of the box.
   """
-  rows, ids, boxes, flags, parts = [], [], [], [], []
+  section = annotation_files.entries(
+    path, document, 'categories', _CATEGORY_FIELDS
+  )
+  categories = {entry['id']: entry['name'] for _, entry in section}
+  out: dict[str, list] = {
+    name: [] for name in ('row', 'category', 'xywh', 'flag', 'centroid')
+  }
   section = annotation_files.entries(
     path, document, 'annotations', _OBJECT_FIELDS
   )
   for i, entry in section:
-    image = images.get(entry['image_id'])
-    if image is None:
-      annotation_files.fail(
-        path,
-        f'annotations[{i}]',
-        f'has "image_id": {entry["image_id"]}, which no image has',
-      )
-    if entry['category_id'] not in categories:
-      annotation_files.fail(
-        path,
-        f'annotations[{i}]',
-        f'has "category_id": {entry["category_id"]}, which no category has',
-      )
+    for key, known, what in (
+      ('image_id', images, 'image'),
+      ('category_id', categories, 'category'),
+    ):
+      if entry[key] not in known:
+        annotation_files.fail(
+          path,
+          f'annotations[{i}]',
+          f'has "{key}": {entry[key]}, which no {what} has',
+        )
+    image = images[entry['image_id']]
     x, y, width, height = entry['bbox']
     size = (width / image.width, height / image.height)
     part = (0.5, 0.5)
     if centroids_above is not None and size[0] * size[1] > centroids_above:
-      part = _part_of_box(path, i, entry, image)
-    rows.append(image.row)
-    ids.append(entry['category_id'])
-    boxes.append((x / image.width, y / image.height, *size))
-    flags.append(int(bool(entry.get('iscrowd', 0))))
-    parts.append(part)
-  xywh = np.array(boxes, np.float64).reshape(-1, 4)
-  return object_index.Objects(
-    image=np.array(rows, np.int64),
-    boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
-    area=xywh[:, 2] * xywh[:, 3],
-    labels=np.zeros(len(rows), np.int32),
-    flags=np.array(flags, np.int32),
-    centroids=np.array(parts, np.float64).reshape(-1, 2),
-  ), ids
-
-
-def _joined(
-  parts: Sequence[object_index.Objects], labels: np.ndarray
-) -> object_index.Objects:
-  """Objects of all files, in order, without the dropped categories."""
-  kept = labels > 0
-  fields = {
-    name: np.concatenate([getattr(part, name) for part in parts])[kept]
-    for name in ('image', 'boxes', 'area', 'flags', 'centroids')
-  }
-  return object_index.Objects(labels=labels[kept], **fields)
+      part = _part_of_box(path, i, entry)
+    out['row'].append(image.row)
+    out['category'].append(entry['category_id'])
+    out['xywh'].append((x / image.width, y / image.height, *size))
+    out['flag'].append(int(bool(entry.get('iscrowd', 0))))
+    out['centroid'].append(part)
+  return out, categories
 
 
 def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
@@ -316,39 +283,38 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
   filters = object_index.Filters.of(config, split)
   graph = config.condition.task == 'scene_graph'
   categories: dict[int, str] = {}
-  parts, category_ids = [], []
+  columns: dict[str, list] = {}
   for kind in ('instances', 'stuff'):
     if kind not in files:
       continue
-    path = files[kind]
-    document = annotation_files.load_json(path)
+    document = annotation_files.load_json(files[kind])
     if kind == 'instances':
-      images, names = _load_images(path, document)
-    own = {
-      entry['id']: entry['name']
-      for _, entry in annotation_files.entries(
-        path, document, 'categories', _CATEGORY_FIELDS
-      )
-    }
-    categories.update(own)
-    objects, ids = _load_objects(
-      path, document, images, own, filters.min_area if graph else None
+      images, names = _load_images(files[kind], document)
+    found, own = _load_objects(
+      files[kind], document, images, filters.min_area if graph else None
     )
-    parts.append(objects)
-    category_ids += ids
+    categories |= own
+    columns = {name: columns.get(name, []) + found[name] for name in found}
   mids = _load_mids(files['categories']) if 'categories' in files else None
   numbers, label_names = number_labels(categories, mids)
-  labels = np.array([numbers[i] for i in category_ids], np.int32)
-  only = object_index.load_ids(files['ids']) if 'ids' in files else None
-  captions = _captions(files['captions']) if 'captions' in files else None
+  labels = np.array([numbers[i] for i in columns['category']], np.int32)
+  kept = labels > 0
+  xywh = np.array(columns['xywh'], np.float64).reshape(-1, 4)[kept]
   index = object_index.select(
     list(images),
     names,
-    _joined(parts, labels),
+    object_index.Objects(
+      image=np.array(columns['row'], np.int64)[kept],
+      boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+      area=xywh[:, 2] * xywh[:, 3],
+      labels=labels[kept],
+      flags=np.array(columns['flag'], np.int32)[kept],
+      centroids=np.array(columns['centroid'], np.float64).reshape(-1, 2)[kept],
+    ),
     filters,
     label_names,
-    only,
-    captions,
+    object_index.load_ids(files['ids']) if 'ids' in files else None,
+    _captions(files['captions']) if 'captions' in files else None,
   )
   return dict(vars(index))
 
@@ -359,7 +325,7 @@ def _captions(path: pathlib.Path) -> dict[int, str]:
     path, document, 'annotations', _CAPTION_FIELDS
   )
   return object_index.first_captions(
-    [(entry['image_id'], entry['caption']) for _, entry in section]
+    (entry['image_id'], entry['caption']) for _, entry in section
   )
 
 
@@ -368,10 +334,6 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
 
   def __init__(self, config: ConfigDict, split: str):
     """Indexes the annotation files.
-
-    Args:
-      config: a whole config.
-      split: train, val or test.
 
     Raises:
       ValueError: a field is out of its range, or an entry of a file is

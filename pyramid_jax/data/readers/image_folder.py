@@ -6,15 +6,15 @@ all splits read everything. The first folder of a path is the image's class.
 
 `captions.jsonl`, beside the images, gives captions, one object a line:
 {"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
-leaves images without a caption out. A line may also have what is known of the
-camera, "pitch" and "depth_of_field" in the words of `conditions.camera`.
+leaves images without a caption out. A line may also describe the camera by
+"pitch" and "depth_of_field", with the values of `conditioning.camera`.
 
 `1.map.png`, beside `1.jpg`, is the image's semantic map: 8-bit grey values, or
 a palette, 0 = unlabelled. The task 'map' leaves images without one out, and so
 does `mask` among `config.data.maps`. Edges are those that the detector
 `config.data.edges` finds in an image as it is cut.
 
-With `config.data.buckets` training images keep their aspect ratio, nearly: see
+With `config.data.buckets` training images nearly keep their aspect ratio: see
 `data.buckets`.
 """
 
@@ -65,54 +65,46 @@ def missing_inputs(
   if not config.data.root:
     return ['the folder of images (config.data.root is empty)']
   lines = []
+  captions = (
+    config.condition.task == 'text' or config.condition.also == 'camera'
+  )
   for split in splits:
     base = folder(config, split)
     if not base.is_dir():
       lines.append(f'{base} (image folder, config.data.root)')
-    elif _needs_captions(config) and not (base / CAPTIONS).is_file():
+    elif captions and not (base / CAPTIONS).is_file():
       lines.append(f'{base / CAPTIONS} (captions, config.data.root)')
   return list(dict.fromkeys(lines))
 
 
-def _needs_captions(config: ConfigDict) -> bool:
-  return config.condition.task == 'text' or config.condition.also == 'camera'
-
-
-def find_images(base: pathlib.Path) -> list[str]:
-  """Returns the paths of all images below a folder, sorted.
+def find_images(base: pathlib.Path, name: str) -> list[str]:
+  """Returns the paths of all images below a folder, sorted, at least one.
 
   Hidden files and folders, and semantic maps, are left out.
-  """
-  found = []
-  for parent, folders, files in os.walk(base):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    for name in files:
-      if name.startswith('.') or name.endswith(MAP):
-        continue
-      if name.lower().endswith(images.SUFFIXES):
-        path = pathlib.Path(parent, name).relative_to(base)
-        found.append(path.as_posix())
-  return sorted(found)
-
-
-def require_images(base: pathlib.Path, name: str) -> list[str]:
-  """Returns what `find_images` does, at least one.
 
   Args:
     base: the folder.
-    name: what the message calls it.
+    name: of the folder in the error.
 
   Raises:
     UserError: there are none.
   """
-  found = find_images(base)
+  found = []
+  for parent, folders, files in os.walk(base):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    for file in files:
+      if file.startswith('.') or file.endswith(MAP):
+        continue
+      if file.lower().endswith(images.SUFFIXES):
+        path = pathlib.Path(parent, file).relative_to(base)
+        found.append(path.as_posix())
   if not found:
     raise errors.UserError(
       f'{name} holds no images; expected files that end in '
       f'{", ".join(images.SUFFIXES)}.',
       errors.MISSING,
     )
-  return found
+  return sorted(found)
 
 
 def _entries(path: pathlib.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -149,7 +141,7 @@ def load_cameras(path: pathlib.Path) -> dict[str, dict[str, int]]:
   """Reads the ids of the cameras from the same lines.
 
   Raises:
-    UserError: a value that there is not; the message has its line.
+    UserError: an unknown value; the message has its line.
   """
   cameras: dict[str, dict[str, int]] = {}
   for number, name, entry in _entries(path):
@@ -163,22 +155,16 @@ def load_cameras(path: pathlib.Path) -> dict[str, dict[str, int]]:
 class ImageFolderReader(file_reader.FileReader):
   """Reads a folder of images (see the module and `reader.Reader`).
 
-  Examples have `image` (uint8 until `finish`), `class` (0 = none), `crop`,
-  `flipped` and `id` (the place in the sorted list), and with the task 'text'
-  `condition_ids`, `caption_ids`, `caption_mask` and outside of training
-  `caption`; with 'map' `mask`; with 'superres' and 'inpaint' what
-  `restoration_arrays` makes; with `config.data.maps` what they ask for; with
-  the second condition 'camera' its attributes, 0 = not known; with buckets
+  Examples have what `FileReader.cut` returns (`id` is the place in the sorted
+  list) and `class` (0 = none); with the task 'text' what `text_arrays`
+  returns; with 'map' `mask`; with `config.data.maps` the maps in it; with the
+  second condition 'camera' its attributes, 0 = not known; with buckets
   `aspect`, the logarithms of height and width over `image_size`. Images are
   turned as their EXIF data say and resized with antialiasing.
   """
 
   def __init__(self, config: ConfigDict, split: str):
     """Lists the files.
-
-    Args:
-      config: a whole config.
-      split: train, val or test.
 
     Raises:
       ValueError: no images, a task that needs boxes, or malformed captions.
@@ -187,25 +173,28 @@ class ImageFolderReader(file_reader.FileReader):
     missing = missing_inputs(config, (split,))
     if missing:
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
-    task = config.condition.task
-    if task not in TASKS:
-      raise ValueError(
-        f'config.condition.task is {task!r}, must be one of '
-        f'{", ".join(TASKS)} for config.data.name = image_folder.'
-      )
+    reader_lib.check_task(config, TASKS)
     self._folder = folder(config, split)
-    self._files = require_images(
+    self._files = find_images(
       self._folder, f'{self._folder} (config.data.root)'
     )
     absent: dict[str, int] = {}
     self._captions: dict[str, str] = {}
     self._cameras: dict[str, dict[str, int]] | None = None
+    captions = self._folder / CAPTIONS
     if config.condition.also == 'camera':
-      self._cameras = load_cameras(self._folder / CAPTIONS)
-    if task == 'text':
-      absent['without_caption'] = self._use_captions()
+      self._cameras = load_cameras(captions)
+    if config.condition.task == 'text':
+      self._captions = load_captions(captions)
+      absent['without_caption'] = self._keep(
+        lambda name: name in self._captions, f'{captions} has no caption', ''
+      )
     if 'mask' in reader_lib.wanted_maps(config):
-      absent['without_map'] = self._use_maps()
+      absent['without_map'] = self._keep(
+        lambda name: self._map(name).is_file(),
+        f'{self._folder} has no semantic map',
+        f'; the map of a.jpg is a{MAP}',
+      )
     count = len(self._files)
     super().__init__(config, split, count, 'bicubic')
     self.report |= {what: number for what, number in absent.items() if number}
@@ -217,6 +206,16 @@ class ImageFolderReader(file_reader.FileReader):
     if config.data.buckets and split == 'train':
       self.buckets = self._make_buckets(config)
     logging.info('%d images of %s in %s', count, split, self._folder)
+
+  def _keep(self, has: Callable[[str], bool], lacks: str, hint: str) -> int:
+    """Leaves out the files that lack something, and returns how many."""
+    files, count = [name for name in self._files if has(name)], len(self._files)
+    if not files:
+      raise errors.UserError(
+        f'{lacks} of any of the {count} images{hint}.', errors.DATA
+      )
+    self._files = files
+    return count - len(files)
 
   def _make_buckets(self, config: ConfigDict) -> buckets.Buckets:
     """Reads the sizes of all images and puts them into buckets."""
@@ -242,7 +241,7 @@ class ImageFolderReader(file_reader.FileReader):
     def size(name: str) -> buckets.Shape:
       try:
         return images.size(self._folder / name)
-      except images.BrokenImage:  # told when it is read
+      except images.BrokenImage:  # reported when it is read
         return (1, 1)
 
     with futures.ThreadPoolExecutor(d.workers) as pool:
@@ -254,22 +253,17 @@ class ImageFolderReader(file_reader.FileReader):
 
   def loader(
     self, index: int, draw: np.uint64
-  ) -> Callable[[int], dict[str, np.ndarray]]:
-    """Returns what makes an example of the shape of the one at `index`."""
+  ) -> Callable[[int], file_reader.Example]:
+    """Returns a function that makes an example of the shape of `index`'s."""
     shape = None if self.buckets is None else self.buckets.shape(index)
     return functools.partial(self.example, draw=draw, shape=shape)
 
   def batch(
     self, indices: np.ndarray, draws: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """Returns stacked examples, with buckets of one of them.
-
-    Args:
-      indices: (B,) int64 in [0, len).
-      draws: (B,) uint64, the seed of each example.
+  ) -> file_reader.Example:
+    """Returns stacked examples; see `FileReader.batch`.
 
     Raises:
-      UserError: too many images are broken (see `skipping.Skipper`).
       ValueError: examples of more than one bucket.
     """
     if self.buckets is not None:
@@ -280,35 +274,6 @@ class ImageFolderReader(file_reader.FileReader):
           f' {sorted(shapes)} are no batch, set it to 0'
         )
     return super().batch(indices, draws)
-
-  def _use_captions(self) -> int:
-    """Leaves out images without a caption, and returns how many."""
-    path = self._folder / CAPTIONS
-    self._captions = load_captions(path)
-    files = [name for name in self._files if name in self._captions]
-    if not files:
-      raise errors.UserError(
-        f'{path} has no caption of any of the {len(self._files)} images.',
-        errors.DATA,
-      )
-    return self._keep(files)
-
-  def _keep(self, files: list[str]) -> int:
-    """Leaves out the other files, and returns how many."""
-    absent = len(self._files) - len(files)
-    self._files = files
-    return absent
-
-  def _use_maps(self) -> int:
-    """Leaves out images without a map, and returns how many."""
-    files = [name for name in self._files if self._map(name).is_file()]
-    if not files:
-      raise errors.UserError(
-        f'{self._folder} has no semantic map of any of the {len(self._files)} '
-        f'images; the map of a.jpg is a{MAP}.',
-        errors.DATA,
-      )
-    return self._keep(files)
 
   def _map(self, name: str) -> pathlib.Path:
     return (self._folder / name).with_suffix(MAP)
@@ -332,37 +297,23 @@ class ImageFolderReader(file_reader.FileReader):
 
   def example(
     self, index: int, draw: np.uint64, shape: buckets.Shape | None = None
-  ) -> dict[str, np.ndarray]:
-    """Returns one example, or raises `BrokenImage`.
-
-    Args:
-      index: of the image.
-      draw: the seed of the example.
-      shape: height and width, if it is no square.
-    """
+  ) -> file_reader.Example:
+    """Returns one example, or raises `BrokenImage`; see `FileReader.cut`."""
     name = self._files[index]
-    picture = images.read(self._folder / name, upright=True)
-    pixels, crop, flipped = self.transform(picture, draw, shape)
+    image = images.read(self._folder / name, upright=True)
+    example, crop, flipped = self.cut(image, index, draw, shape)
     label = self._labels[name.split('/')[0]] if '/' in name else 0
-    example = {
-      'image': np.ascontiguousarray(pixels),
-      'class': np.asarray(label, np.int32),
-      'crop': crop.astype(np.float32),
-      'flipped': np.asarray(flipped),
-      'id': np.asarray(index, np.int64),
-    }
+    example['class'] = np.asarray(label, np.int32)
+    size = self.transform.size
     if shape is not None:
-      example['aspect'] = np.log(
-        np.array(shape, np.float32) / self.transform.size
-      )
+      example['aspect'] = np.log(np.array(shape, np.float32) / size)
     if 'mask' in self._maps:
-      classes = self._read_map(name, picture.shape)
+      classes = self._read_map(name, image.shape)
       box = self.transform.pixel_crop(classes.shape, crop)
-      example['mask'] = transforms.cut_map(classes, box, len(pixels), flipped)
-    example.update(self.restoration_arrays(pixels, draw))
+      example['mask'] = transforms.cut_map(classes, box, size, flipped)
     if self._cameras is not None:
       ids = self._cameras.get(name, camera.ids({}))
-      example.update({k: np.asarray(v, np.int32) for k, v in ids.items()})
+      example |= {k: np.asarray(v, np.int32) for k, v in ids.items()}
     if self._captions:
-      example.update(self.text_arrays(self._captions[name]))
+      example |= self.text_arrays(self._captions[name])
     return example

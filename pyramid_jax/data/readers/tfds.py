@@ -49,9 +49,8 @@ def folder(config: ConfigDict) -> pathlib.Path:
   versions = [path.parent for path in base.glob(f'*/{INFO}')]
   if (base / INFO).is_file() or not versions:
     return base
-  number = lambda path: [
-    (len(part), part) for part in path.name.split('.')
-  ]  # 10 comes after 9
+  # 10 comes after 9.
+  number = lambda path: [(len(part), part) for part in path.name.split('.')]
   return max(versions, key=number)
 
 
@@ -70,18 +69,8 @@ def missing_inputs(
   ]
 
 
-def _library() -> Any:
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise errors.UserError(
-      f'config.data.name = tfds/... needs a library: {error}; install'
-      " 'pyramid_jax[tfds]'."
-    ) from error
-  return tfds
-
-
-def _check_format(path: pathlib.Path) -> None:
+def _builder(path: pathlib.Path) -> tuple[Any, Any]:
+  """Returns the library and the builder of a folder."""
   try:
     found = json.loads((path / INFO).read_text()).get('fileFormat', 'tfrecord')
   except (json.JSONDecodeError, AttributeError):
@@ -94,40 +83,36 @@ def _check_format(path: pathlib.Path) -> None:
       f' --file_format={FORMAT}.',
       errors.DATA,
     )
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise errors.UserError(
+      f'config.data.name = tfds/... needs a library: {error}; install'
+      " 'pyramid_jax[tfds]'."
+    ) from error
+  return tfds, tfds.builder_from_directory(path)
 
 
 class TfdsReader(file_reader.FileReader):
   """Reads a prepared set (see the module and `reader.Reader`).
 
-  Examples have `image` (uint8 until `finish`), `crop`, `flipped` and `id` (the
-  place in the stored order); where the set has them `class` (0 = none) and
-  `boxes`, `labels`, `box_flags`, `n_boxes` of what the crop shows; by task
-  what `text_arrays` or `restoration_arrays` make.
+  Examples have what `FileReader.cut` returns (`id` is the place in the stored
+  order); where the set has them `class` (0 = none) and `object_arrays` of what
+  the crop shows; for the task 'text' what `text_arrays` returns.
   """
 
   def __init__(self, config: ConfigDict, split: str):
     """Opens the files.
 
-    Args:
-      config: a whole config.
-      split: train, val or test.
-
     Raises:
       ValueError: a task that the set cannot serve, or a split that is not
         there.
     """
-    task = config.condition.task
-    if task not in TASKS:
-      raise ValueError(
-        f'config.condition.task is {task!r}, must be one of '
-        f'{", ".join(TASKS)} for config.data.name = {config.data.name}.'
-      )
+    reader_lib.check_task(config, TASKS)
     path = folder(config)
-    _check_format(path)
-    tfds = _library()
-    builder = tfds.builder_from_directory(path)
+    tfds, builder = _builder(path)
     features = builder.info.features
-    self._check_features(config, features)
+    _check_features(config, features)
     name = _split_name(config, split, tuple(builder.info.splits))
     try:
       self._source = builder.as_data_source(
@@ -145,7 +130,7 @@ class TfdsReader(file_reader.FileReader):
     self._text = next((key for key in TEXTS if key in features), '')
     self._has_class = 'label' in features
     named = features[self._objects]['label'] if self._objects else None
-    if self._has_class and task != 'layout':
+    if self._has_class and config.condition.task != 'layout':
       named = features['label']
     self.label_names = ('', *named.names) if named is not None else ('',)
     reader_lib.check_classes(config, self.label_names)
@@ -153,47 +138,24 @@ class TfdsReader(file_reader.FileReader):
     if split != 'train' and name == 'train':
       logging.warning('%s has no split but train, %s reads it', path, split)
 
-  def _check_features(self, config: ConfigDict, features: Any) -> None:
-    task, name = config.condition.task, config.data.name
-    needs = {'class': ('label',), 'text': TEXTS, 'layout': OBJECTS}
-    for keys in (('image',), needs.get(task, ('image',))):
-      if not any(key in features for key in keys):
-        raise ValueError(
-          f'config.condition.task = {task} needs the feature '
-          f'{" or ".join(keys)}; {name} has {", ".join(features)}.'
-        )
-    if task == 'layout' and config.condition.encoder != 'boxes':
-      raise ValueError(
-        f'config.condition.encoder is {config.condition.encoder!r}, must be'
-        f" 'boxes' for the layouts of {name}."
-      )
-
-  def example(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
+  def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`."""
     stored = self._source[index]
     where = f'{self._path}, example {index}'
-    picture = images.decode(stored['image'], where)
-    pixels, crop, flipped = self.transform(picture, draw)
-    example = {
-      'image': np.ascontiguousarray(pixels),
-      'crop': crop.astype(np.float32),
-      'flipped': np.asarray(flipped),
-      'id': np.asarray(index, np.int64),
-    }
+    image = images.decode(stored['image'], where)
+    example, crop, flipped = self.cut(image, index, draw)
     if self._has_class:
       # Some test sets hide their labels as -1.
       example['class'] = np.asarray(stored['label'] + 1, np.int32)
     if self._objects:
-      objects = stored[self._objects]
-      example.update(self._boxes(objects, crop, flipped))
+      example |= self._boxes(stored[self._objects], crop, flipped)
     if self.tokenizer is not None:
-      example.update(self.text_arrays(_caption(stored[self._text])))
-    example.update(self.restoration_arrays(pixels, draw))
+      example |= self.text_arrays(_caption(stored[self._text]))
     return example
 
   def _boxes(
     self, objects: Mapping[str, Any], crop: np.ndarray, flipped: bool
-  ) -> dict[str, np.ndarray]:
+  ) -> file_reader.Example:
     # Stored as y0, x0, y1, x1.
     full = np.array(objects['bbox'], np.float64).reshape(-1, 4)[:, [1, 0, 3, 2]]
     labels = np.array(objects['label'], np.int32) + 1
@@ -201,17 +163,27 @@ class TfdsReader(file_reader.FileReader):
     flags = np.zeros(len(labels), np.int32)
     if crowd is not None:
       flags = (np.array(crowd, np.int32) > 0).astype(np.int32)
-    low = np.maximum(full[:, :2], crop[:2])
-    high = np.minimum(full[:, 2:], crop[2:])
-    seen = np.flatnonzero(np.all(high > low, axis=-1))[: self._places]
+    seen = annotated_objects.visible(full, crop, self._places)
     boxes = annotated_objects.boxes_in_crop(full[seen], crop, flipped)
-    pad = lambda x: annotated_objects.pad(x, self._places)
-    return {
-      'boxes': pad(boxes.astype(np.float32)),
-      'labels': pad(labels[seen]),
-      'box_flags': pad(flags[seen]),
-      'n_boxes': np.asarray(len(seen), np.int32),
-    }
+    return annotated_objects.object_arrays(
+      boxes, labels[seen], flags[seen], self._places
+    )
+
+
+def _check_features(config: ConfigDict, features: Any) -> None:
+  task, name = config.condition.task, config.data.name
+  needs = {'class': ('label',), 'text': TEXTS, 'layout': OBJECTS}
+  for keys in (('image',), needs.get(task, ('image',))):
+    if not any(key in features for key in keys):
+      raise ValueError(
+        f'config.condition.task = {task} needs the feature '
+        f'{" or ".join(keys)}; {name} has {", ".join(features)}.'
+      )
+  if task == 'layout' and config.condition.encoder != 'boxes':
+    raise ValueError(
+      f'config.condition.encoder is {config.condition.encoder!r}, must be'
+      f" 'boxes' for the layouts of {name}."
+    )
 
 
 def _split_name(config: ConfigDict, split: str, there: tuple[str, ...]) -> str:
