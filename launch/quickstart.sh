@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Trains both stages of Frido on `shapes`, samples, and prints the scores.
-# About 20 minutes on two CPU cores. Run it again to go on after a stop.
+# About 20 minutes on two CPU cores. Run it again to resume after a stop.
 #
 #   bash launch/quickstart.sh [WORKDIR] [TASK[,variant...]]
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 install_package ''
 
-# One program splits its work badly over CPU cores; two, each with half of the
-# batch, do it 1.3 times faster. Accelerators are not touched by this.
+# One CPU device uses several cores badly; two devices, each with half of the
+# batch, are 1.3 times faster. This does not affect accelerators.
 export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
 
 workdir="${1:-runs/frido_shapes}"

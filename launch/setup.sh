@@ -1,5 +1,5 @@
-# Sourced by the other scripts: a virtual environment with the package in it.
-# Leaves $PYTHON. Sets up from nothing on Debian with Python 3.11 or 3.12.
+# The other scripts source this: a virtual environment with the package in it.
+# Sets $PYTHON. Needs nothing but Debian with Python 3.11 or 3.12.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV="${VENV:-.venv}"
@@ -20,7 +20,7 @@ find_python() {
 make_venv() {
   local base
   base="$(find_python)"
-  # Debian ships venv apart from Python.
+  # Debian has venv in a package of its own.
   if ! "$base" -c 'import ensurepip' 2>/dev/null; then
     local run=''
     [ "$(id -u)" = 0 ] || run='sudo'
