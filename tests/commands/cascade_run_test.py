@@ -1,4 +1,4 @@
-"""A run of small pictures and one that enlarges them, at the smallest size."""
+"""A run of small images and one that enlarges them, at the smallest size."""
 
 import pathlib
 

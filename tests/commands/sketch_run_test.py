@@ -1,4 +1,4 @@
-"""Sketch guidance from a run to steered samples, at the smallest size."""
+"""Sketch guidance from a run to guided samples, at the smallest size."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Drawings of every kind become the same white lines."""
+"""Sketches of every kind become the same white lines."""
 
 import numpy as np
 from PIL import Image

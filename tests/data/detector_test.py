@@ -1,4 +1,4 @@
-"""The ruler is better than what it measures, also on damaged pictures."""
+"""The detector is more exact than what it measures, also on damaged images."""
 
 import functools
 

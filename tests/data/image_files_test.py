@@ -1,4 +1,4 @@
-"""Folders of finished pictures."""
+"""Folders of images as sources of scores."""
 
 import numpy as np
 from PIL import Image

@@ -254,7 +254,7 @@ def test_bad_semantic_maps(root):
 
 @pytest.fixture
 def numbered(tmp_path):
-  """Pictures of odd sizes, each pixel as grey as its map says."""
+  """Images of odd sizes, each pixel as grey as its map says."""
   values = np.random.default_rng(0).permutation(13 * 18).astype(np.uint8)
   for name, shape in (('wide', (13, 18)), ('high', (18, 13))):
     grey = values.reshape(shape)
@@ -372,7 +372,7 @@ def test_more_classes_than_the_model_has(root):
 
 
 def _wide_and_high(tmp_path):
-  """Two wide pictures, two high ones by their EXIF data, and squares."""
+  """Two wide images, two high ones by their EXIF data, and squares."""
   for i in range(2):
     paint(tmp_path / f'wide{i}.png', 'red', (40, 20))
     exif = Image.Exif()

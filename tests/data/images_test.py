@@ -12,7 +12,7 @@ from pyramid_jax.data import images
 
 
 def gradient(height, width):
-  """A picture whose every pixel tells where it is."""
+  """An image whose pixels have the colours of their positions."""
   y, x = np.mgrid[:height, :width]
   return np.stack([x, y, x + y], -1).astype(np.uint8)
 

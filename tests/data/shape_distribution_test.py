@@ -1,4 +1,4 @@
-"""Features of pictures, total variations by hand."""
+"""Features of images, total variations by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches of shapes: conditions from the host, pictures from the device."""
+"""Batches of shapes: conditions from the host, images from the device."""
 
 import jax
 import numpy as np

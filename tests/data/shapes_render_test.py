@@ -1,4 +1,4 @@
-"""Two renderers written apart must draw the same pictures."""
+"""Two renderers written independently must draw the same images."""
 
 import functools
 

@@ -33,7 +33,7 @@ def stroked(body, width=3):
 
 
 def same(a, b):
-  """Whether two drawings agree but for pixels at their rims."""
+  """Whether two renderings agree except for pixels at their rims."""
   differ = a ^ b
   return not ndimage.binary_erosion(differ, np.ones((2, 2))).any()
 

@@ -55,7 +55,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 
 
 def png(i):
-  """A picture whose colour tells its number, twice as wide as high."""
+  """An image whose colour is its number, twice as wide as high."""
   file = io.BytesIO()
   Image.new('RGB', (16, 8), (10 * i, 0, 255)).save(file, 'PNG')
   file.seek(0)

@@ -11,7 +11,7 @@ from pyramid_jax.data import transforms
 
 
 def gradient(height, width):
-  """A picture whose every pixel tells where it is."""
+  """An image whose pixels have the colours of their positions."""
   y, x = np.mgrid[:height, :width]
   return np.stack([x, y, x + y], -1).astype(np.uint8)
 

@@ -357,7 +357,7 @@ def test_steps_are_measured_as_in_a_variance_preserving_chain():
 def test_an_edited_stage_is_steered_in_the_steps_that_are_left(
   strength, is_masked
 ):
-  """Without a share of its own, a short edit would not be steered at all."""
+  """Without a share of its own, a short edit would not be guided at all."""
   z0 = jax.random.normal(jax.random.key(8), SHAPE)
   mask = jnp.ones((2, 4, 4)).at[:, :2].set(0) if is_masked else None
   edited = editing.edited(guided(levels_of('ddim')), z0, mask, strength)

@@ -437,7 +437,7 @@ def test_quadratic_spacing_equals_its_formula():
 
 
 def test_no_solver_multiplies_matrices():
-  """Accelerators round the factors of matrix products unless told not to."""
+  """Accelerators round the factors of matrix products by default."""
   for name in NAMES:
     solver, levels = solvers.create(name), levels_of(name, 5)
     # The toy network has no product of matrices of its own.

@@ -33,7 +33,7 @@ COUNT = 21  # images: with 8 devices the last batch is filled up
 
 
 class Network(nn.Module):
-  """16 pixels of a corner of a picture, and a layer."""
+  """16 pixels of a corner of an image, and a layer."""
 
   @nn.compact
   def __call__(self, x):
@@ -49,7 +49,7 @@ class Network(nn.Module):
 
 @pytest.fixture
 def weights(monkeypatch, tmp_path):
-  """A file of weights, and what they make of pictures."""
+  """A file of weights, and what they make of images."""
   network = Network()
   monkeypatch.setattr(network_lib, 'InceptionV3', lambda: network)
   variables = inception_weights.variables(network)

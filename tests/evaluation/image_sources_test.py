@@ -1,4 +1,4 @@
-"""Pictures on their way to a score."""
+"""Images on their way to a score."""
 
 import numpy as np
 from PIL import Image

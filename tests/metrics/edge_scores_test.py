@@ -1,4 +1,4 @@
-"""Edge scores by hand, and on real pictures."""
+"""Edge scores by hand, and on real images."""
 
 import numpy as np
 import pytest

@@ -22,7 +22,7 @@ def _pictures(count, seed=0, side=8):
 
 
 def _features(images):
-  """A few numbers of each picture, in place of the network's."""
+  """A few numbers of each image, in place of the network's."""
   flat = images.reshape(len(images), -1) / 255
   turn = np.random.default_rng(9).normal(size=(flat.shape[1], 20))
   y = np.round(np.tanh(flat @ turn / 4), 4)  # BLAS rounds as batches are long

@@ -1,4 +1,4 @@
-"""Scores of restored pictures by hand."""
+"""Scores of restored images by hand."""
 
 import pathlib
 

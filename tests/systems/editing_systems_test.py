@@ -1,4 +1,4 @@
-"""Systems that begin with a picture instead of with noise."""
+"""Systems that begin with an image instead of with noise."""
 
 import functools
 import pathlib

@@ -45,7 +45,7 @@ def build(**overrides):
 
 @pytest.fixture(scope='module')
 def told():
-  """A system whose fine stage is told the coarse image, and weights."""
+  """A system whose fine stage depends on the coarse image, and weights."""
   system = build(condition__cond_dropout='0.0')
   filled = system_weights.weights_of(system)
   extra = {'process': system.fingerprint(), 'latent_scale': jnp.full((1,), 2.0)}
