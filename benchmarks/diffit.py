@@ -68,16 +68,15 @@ class ImageSystem:
 
   network: diffit.DiffiT
 
-  def init(self, key, batch):
-    del batch
+  def init(self, key):
     x = jnp.zeros((1, SIDE, SIDE, 3))
     return {'generator': self.network.init(key, x, jnp.zeros(1))['params']}, {}
 
   def ema_patterns(self):
     return ['generator/.*']
 
-  def losses(self, params, frozen, extra, key, step, batch):
-    del frozen, step
+  def losses(self, weights, key, step, batch):
+    del step
     image, distribution = (
       batch['image'],
       edm_loss.make_distribution('edm'),
@@ -86,7 +85,7 @@ class ImageSystem:
 
     def network(x, label):
       return self.network.apply(
-        {'params': params['generator']},
+        {'params': weights.params['generator']},
         x,
         label,
         train=True,
@@ -100,7 +99,7 @@ class ImageSystem:
       distribution.draw(keys[0], image.shape[0]),
       jax.random.normal(keys[1], image.shape),
     )
-    return {'generator': (loss, metrics)}, extra
+    return {'generator': (loss, metrics)}, weights.extra
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

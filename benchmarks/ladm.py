@@ -81,7 +81,7 @@ def _system(config: ConfigDict) -> ladm.LaDM:
 
 def _weights(system: ladm.LaDM) -> system_lib.Weights:
   """Returns initial weights of what is trained and of what is not."""
-  params, extra = jax.jit(lambda key: system.init(key, {}))(jax.random.key(0))
+  params, extra = jax.jit(lambda key: system.init(key))(jax.random.key(0))
   frozen = {
     name: jax.jit(part.init)(jax.random.key(1))
     for name, part in system.pretrained_parts().items()

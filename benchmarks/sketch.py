@@ -278,14 +278,14 @@ def _sdedit(
   """Returns what makes images of noised edge maps, without a predictor."""
   system: Any = pipe.system
   frozen = pipe.weights.frozen
-  asked = jax.jit(system.asked)
+  edges_of = jax.jit(system.target_edges)
   base = pipeline.Pipeline(
-    system.base, system.of_base(frozen), pipe.mesh, pipe.config
+    system.base, system.base_weights(frozen), pipe.mesh, pipe.config
   )
   request = dataclasses.replace(request, strength=strength)
 
   def make(batch, numbers):
-    image = jnp.repeat(asked(frozen, batch)[..., None], 3, axis=-1)
+    image = jnp.repeat(edges_of(frozen, batch)[..., None], 3, axis=-1)
     return base.sample({**batch, 'image': image}, request, numbers).images, []
 
   return make

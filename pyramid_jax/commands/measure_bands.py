@@ -68,7 +68,7 @@ def measure(config: ConfigDict, count: int, batch_size: int) -> np.ndarray:
   @jax.jit
   def powers(frozen: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
     batch = reader.finish(batch)
-    (x,) = system.space.raw(frozen, batch['image'])
+    (x,) = system.space.encode(frozen, batch['image'])
     if 'lr_image' in batch:
       x -= low_resolution.enlarged(batch['lr_image'], config.data.lr_factor)
     parts = [jnp.square(part) for part in laplacian.bands(x, levels)]

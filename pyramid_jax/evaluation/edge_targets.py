@@ -38,12 +38,13 @@ def check(
   arrays: Any = mesh_lib.numeric(host.at(0))
   batch = reader.finish(arrays)
   with errors.user_errors():
-    wanted = system.asked(frozen, batch)
+    wanted = system.target_edges(frozen, batch)
 
   @jax.jit
   def there_and_back(frozen, edges):
-    weights = system.of_base(frozen)
-    return system.goal.to_edges(weights, system.goal.of_edges(weights, edges))
+    weights = system.base_weights(frozen)
+    targets = system.targets.of_edges(weights, edges)
+    return system.targets.to_edges(weights, targets)
 
   found = there_and_back(frozen, wanted)
   f1 = edges_lib.compare(np.asarray(found) > 0, np.asarray(wanted) > 0)['f1']

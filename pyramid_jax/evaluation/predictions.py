@@ -40,7 +40,7 @@ def scorer(
     batch = reader.finish(batch)
     parts = jnp.full(batch['image'].shape[:1], part)
     errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
-    return errors.mean(), edges, system.asked(weights.frozen, batch)
+    return errors.mean(), edges, system.target_edges(weights.frozen, batch)
 
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
     found_scores = {}

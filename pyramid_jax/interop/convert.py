@@ -222,7 +222,7 @@ def _inits(config: ConfigDict | None) -> dict[str, Callable[[jax.Array], Any]]:
   name = config.system.name
 
   def of(select: Callable[[Any, Any], Any]) -> Callable[[jax.Array], Any]:
-    return lambda key: select(*system.init(key, {}))
+    return lambda key: select(*system.init(key))
 
   # A part without a family is a run, not a network.
   frozen = system.pretrained_parts().values()

@@ -150,7 +150,7 @@ def _template(system: Any, evaluate: Any = None) -> latent_checkpoint.Weights:
   """Returns the shapes of all parts, or what `evaluate` makes of `init`."""
   evaluate = evaluate or jax.eval_shape
   key = jax.random.key(0)
-  params, extra = evaluate(lambda key: system.init(key, {}), key)
+  params, extra = evaluate(system.init, key)
   frozen = {
     name: evaluate(part.init, key)
     for name, part in system.pretrained_parts().items()

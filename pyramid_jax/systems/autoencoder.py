@@ -122,8 +122,7 @@ class Autoencoder:
   logvar: float = 0.0
   train_logvar: bool = False
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     keys = jax.random.split(key)
     image = jnp.zeros((1, self.image_size, self.image_size, 3))
     params = {'generator': self.model.init(keys[0], image)['params']}
@@ -149,15 +148,9 @@ class Autoencoder:
     return {'lpips': part}
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
-    image = batch['image']
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
+    image, params, extra = batch['image'], weights.params, weights.extra
     generator = params['generator']
     out = params_lib.apply(
       self.model, generator, image, self._noise(key, image.shape)
@@ -178,7 +171,7 @@ class Autoencoder:
       self.settings,
       image,
       last,
-      lambda x, y: self._distance(frozen, x, y),
+      lambda x, y: self._distance(weights.frozen, x, y),
       discriminate,
       out['kl'] if 'kl' in out else sum(out['codebook_losses']),
       step,

@@ -6,10 +6,8 @@ step follows it. The times of training are uniform or logit-normal
 (arXiv:2403.03206, section 3.1).
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +122,7 @@ class Flow(sampled.Sampled):
   unet: unet_lib.UNet
   times: Times
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     params = ldm.init_unet(self, self.unet, key)
     return {'generator': params}, self.space.extra()
 
@@ -133,26 +130,20 @@ class Flow(sampled.Sampled):
     return jax.random.split(key, 5)[0]
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
     del step
     latent_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(
       key, 5
     )
-    (x0,) = self.space.training(frozen, extra, batch, latent_key)
-    inputs = self.training_inputs(params, frozen, drop_key, batch)
+    (x0,) = self.space.training(weights, batch, latent_key)
+    inputs = self.training_inputs(weights, drop_key, batch)
     t = self.times.draw(time_key, x0.shape[0])
     eps = jax.random.normal(noise_key, x0.shape)
     place = t[:, None, None, None]
     velocity = ldm.predict(
       self.unet,
-      {'params': params['generator']['unet']},
+      {'params': weights.params['generator']['unet']},
       (1.0 - place) * x0 + place * eps,
       TIME_SCALE * t,
       inputs,
@@ -160,7 +151,7 @@ class Flow(sampled.Sampled):
       rngs={'dropout': dropout_key},
     )
     errors = jnp.square(velocity.astype(jnp.float32) - (eps - x0))
-    return {'generator': (errors.mean(), {})}, extra
+    return {'generator': (errors.mean(), {})}, weights.extra
 
   def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
     return [make_levels(*spec.steps_of(1))]

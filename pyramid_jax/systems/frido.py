@@ -8,7 +8,6 @@ of the finest; `native_scales` diffuses each at its own resolution.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -267,8 +266,7 @@ class Frido(sampled.OnChain):
     _, height, width, _ = zs[-1].shape
     return [resampling.nearest(z, (height, width)) for z in zs]
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     keys = jax.random.split(key)
     h, w = self._grids(self.image_size, self.image_size)[-1]
     x = jnp.zeros((1, h, w, sum(self.space.scale_channels)))
@@ -282,16 +280,10 @@ class Frido(sampled.OnChain):
     return jax.random.fold_in(key, 3)
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
     del step
-    raw = self.space.training(frozen, extra, batch, self.latent_key(key))
+    raw = self.space.training(weights, batch, self.latent_key(key))
     zs = self._on_grids(raw)
     time_key, drop_key, noise_key = jax.random.split(key, 3)
     t = jax.random.randint(time_key, raw[0].shape[:1], 0, self.chain.length)
@@ -304,8 +296,8 @@ class Frido(sampled.OnChain):
       ]
       for s in range(self.stage_count)
     ]
-    context = self.training_inputs(params, frozen, drop_key, batch).context
-    unet = params['generator']['unet']
+    context = self.training_inputs(weights, drop_key, batch).context
+    unet = weights.params['generator']['unet']
     loss, metrics = diffusion_loss(
       lambda x, t, s: params_lib.apply(self.unet, unet, x, t, context, stage=s),
       self.chain,
@@ -314,7 +306,7 @@ class Frido(sampled.OnChain):
       t,
       noises,
     )
-    return {'generator': (loss, metrics)}, extra
+    return {'generator': (loss, metrics)}, weights.extra
 
   def stages(
     self,

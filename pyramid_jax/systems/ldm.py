@@ -198,8 +198,7 @@ class LDM(sampled.OnChain):
   logvar_init: float
   learn_logvar: bool
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     params = init_unet(self, self.unet, key)
     if self.learn_logvar:
       params['logvar'] = jnp.full((self.chain.length,), self.logvar_init)
@@ -209,21 +208,15 @@ class LDM(sampled.OnChain):
     return jax.random.split(key, 5)[3]
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
     del step
     time_key, drop_key, noise_key, draw_key, dropout_key = jax.random.split(
       key, 5
     )
-    (z,) = self.space.training(frozen, extra, batch, draw_key)
-    inputs = self.training_inputs(params, frozen, drop_key, batch)
-    generator = params['generator']
+    (z,) = self.space.training(weights, batch, draw_key)
+    inputs = self.training_inputs(weights, drop_key, batch)
+    generator = weights.params['generator']
     loss, metrics = gaussian.loss(
       lambda x, t: predict(
         self.unet,
@@ -241,7 +234,7 @@ class LDM(sampled.OnChain):
       jax.random.normal(noise_key, z.shape),
       self._logvar(generator),
     )
-    return {'generator': (loss, metrics)}, extra
+    return {'generator': (loss, metrics)}, weights.extra
 
   def _logvar(self, generator: Any) -> jax.Array | None:
     if self.learn_logvar:

@@ -95,18 +95,21 @@ class Sampled:
     # The latents are drawn as `losses` draws them.
     return self.space.measured(frozen, extra, self.latent_key(key), over)
 
-  def generator(self, params: Params, frozen: Params) -> Any:
+  def generator(self, weights: Weights) -> Any:
     """Returns the weights of the networks and of the encoder."""
-    del frozen
-    return params['generator']
+    return weights.params['generator']
 
   def training_inputs(
-    self, params: Params, frozen: Params, key: jax.Array, batch: Batch
+    self, weights: Weights, key: jax.Array, batch: Batch
   ) -> condition_lib.Inputs:
     """Encodes a batch, some of it replaced by the null condition."""
-    generator = self.generator(params, frozen)
     return conditioning.training_context(
-      self.encoder, generator, frozen, self.cond_dropout, key, batch
+      self.encoder,
+      self.generator(weights),
+      weights.frozen,
+      self.cond_dropout,
+      key,
+      batch,
     )
 
   def ema_patterns(self) -> list[str]:
@@ -180,8 +183,7 @@ class Sampled:
   def condition(
     self, weights: Weights, batch: Batch
   ) -> condition_lib.Condition:
-    generator = self.generator(weights.params, weights.frozen)
-    tree = self.encoder.weights(generator, weights.frozen)
+    tree = self.encoder.weights(self.generator(weights), weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
   def stages(

@@ -51,12 +51,12 @@ class Pixels:
     return extra
 
   def training(
-    self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
+    self, weights: Weights, batch: Batch, key: jax.Array
   ) -> list[jax.Array]:
-    del frozen, extra, key
+    del weights, key
     return [batch['image']]
 
-  def raw(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
+  def encode(self, frozen: Params, image: jax.Array) -> list[jax.Array]:
     del frozen
     return [image]
 
@@ -142,7 +142,7 @@ class Latents:
 
     return {**extra, 'latent_scale': inverse_std(*over(key, moments))}
 
-  def raw(
+  def encode(
     self, frozen: Params, image: jax.Array, noise: jax.Array | None = None
   ) -> list[jax.Array]:
     """Returns the unquantised, unscaled latents, each at its own grid.
@@ -177,7 +177,7 @@ class Latents:
       noise = normal(
         (b, height // self.factor, width // self.factor, self.channels)
       )
-      return self.raw(frozen, batch['image'], noise)
+      return self.encode(frozen, batch['image'], noise)
     zs = [
       batch[f'latent_mean_{s}'].astype(jnp.float32)
       for s in range(len(self.scale_channels))
@@ -188,16 +188,16 @@ class Latents:
     return [zs[0] + batch['latent_std_0'].astype(jnp.float32) * noise]
 
   def training(
-    self, frozen: Params, extra: Params, batch: Batch, key: jax.Array
+    self, weights: Weights, batch: Batch, key: jax.Array
   ) -> list[jax.Array]:
     """Returns the clean states of a training batch, drawn with a key."""
     normal = functools.partial(jax.random.normal, key)
-    zs = self.batch_latents(frozen, batch, normal)
-    return [z * extra['latent_scale'][s] for s, z in enumerate(zs)]
+    zs = self.batch_latents(weights.frozen, batch, normal)
+    return [z * weights.extra['latent_scale'][s] for s, z in enumerate(zs)]
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     """Returns the clean states of images (B, H, W, 3) in [-1, 1]."""
-    zs = self.raw(weights.frozen, image)
+    zs = self.encode(weights.frozen, image)
     return [z * weights.extra['latent_scale'][s] for s, z in enumerate(zs)]
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:

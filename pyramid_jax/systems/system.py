@@ -30,6 +30,7 @@ REQUESTS = (*EDITS, 'sketch')
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 Metrics = Mapping[str, jax.Array]
+Losses = Mapping[str, tuple[jax.Array, Metrics]]  # (value, metrics) by name
 
 
 @flax.struct.dataclass
@@ -75,29 +76,20 @@ class Trainable(Protocol):
   def outputs(self) -> str:
     """What evaluation measures: one of `OUTPUTS`."""
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    """Returns `(params, extra)`, params by loss name; traceable.
-
-    `batch` may be empty where shapes are all that is asked for.
-    """
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
+    """Returns `(params, extra)`, params by loss name; traceable."""
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     """Returns the parts that are loaded, never trained."""
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Metrics]], Params]:
-    """Returns `({loss name: (loss, metrics)}, extra)`.
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[Losses, Params]:
+    """Returns the losses, and `weights.extra` for the next step.
 
     The loss NAME is differentiated by `params[NAME]` alone, at the parameters
     before the step (the reference code alternates the losses instead). `step`
-    counts finished updates, `extra` comes back for the next step.
+    counts finished updates.
     """
 
   def ema_patterns(self) -> list[str]:
@@ -147,8 +139,8 @@ class Reconstructing(Trainable, Protocol):
 class Predicting(Trainable, Protocol):
   """A predictor of the edges of noised images."""
 
-  def asked(self, frozen: Params, batch: Batch) -> jax.Array:
-    """Returns the edges that a batch asks for, (B, H, W) in [-1, 1]."""
+  def target_edges(self, frozen: Params, batch: Batch) -> jax.Array:
+    """Returns the edges to be predicted, (B, H, W) in [-1, 1]."""
 
   def predicted(
     self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array

@@ -158,7 +158,7 @@ def _restore_or_create(
     logging.info('going on after step %d', int(state.step))
     return state
   shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
-  state = initial.place(initial.evaluate(setup.create, setup.batch), shardings)
+  state = initial.place(initial.evaluate(setup.create), shardings)
   measure = step_lib.make_measure(
     setup.system, setup.config, setup.reader.finish, setup.mesh
   )

@@ -37,7 +37,7 @@ class Setup:
     request: how previews and images to be scored are sampled.
     reader: of the training split.
     reader_val: of the validation split.
-    create: batch -> the state before the first step; traceable.
+    create: () -> the state before the first step; traceable.
     batch: a batch on the mesh.
     state: abstract, with shardings.
     frozen: abstract, with shardings.
@@ -50,7 +50,7 @@ class Setup:
   request: pipeline.Request
   reader: reader_lib.Reader
   reader_val: reader_lib.Reader
-  create: Callable[[Any], step_lib.TrainState]
+  create: Callable[[], step_lib.TrainState]
   batch: Mapping[str, jax.Array]
   state: step_lib.TrainState
   frozen: Mapping[str, Any]
@@ -71,8 +71,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     reader_val = data.create(config, 'val')
     batch = mesh_lib.place(mesh, batches(config, reader).at(0))
 
-  def create(batch):
-    return step_lib.create(system, config, reader.finish, batch)
+  def create():
+    return step_lib.create(system, config)
 
   min_size = config.mesh.fsdp_min_size
   return Setup(
@@ -85,7 +85,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     reader_val=reader_val,
     create=create,
     batch=batch,
-    state=sharding.abstract(jax.eval_shape(create, batch), mesh, min_size),
+    state=sharding.abstract(jax.eval_shape(create), mesh, min_size),
     frozen=pretrained.abstract(system, mesh, min_size),
   )
 

@@ -28,19 +28,15 @@ MAIN = 'generator'
 _INIT = 2**32 - 1
 
 
-def create(
-  system: system_lib.Trainable, config: ConfigDict, finish: Finish, batch: Batch
-) -> TrainState:
+def create(system: system_lib.Trainable, config: ConfigDict) -> TrainState:
   """Returns the state before the first update; traceable.
 
   Args:
     system: what is trained.
     config: a whole config.
-    finish: `Reader.finish`.
-    batch: a batch of the reader, for its shapes.
   """
   key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
-  params, extra = system.init(key, finish(batch))
+  params, extra = system.init(key)
   tx = optimizer.create(config)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -176,7 +172,8 @@ def make_step(
     batch = finish(batch)
 
     def losses(params):
-      results, new = system.losses(params, frozen, extra, key, step, batch)
+      weights = system_lib.Weights(params, frozen, extra)
+      results, new = system.losses(weights, key, step, batch)
       values = {name: r[0] for name, r in results.items()}
       return values, ({name: r[1] for name, r in results.items()}, new)
 

@@ -18,6 +18,7 @@ from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import hashes
+from pyramid_jax.systems import system as system_lib
 
 
 CONFIG = f'{pathlib.Path(__file__).parents[2]}/configs/ldm_shapes.py'
@@ -218,7 +219,8 @@ def test_losses_take_cached_latents(cache):
   key = jax.random.key(0)
 
   def loss():
-    params, extra = system.init(key, {})
-    return system.losses(params, {}, extra, key, 1, batch)[0]['generator'][0]
+    params, extra = system.init(key)
+    weights = system_lib.Weights(params, {}, extra)
+    return system.losses(weights, key, 1, batch)[0]['generator'][0]
 
   assert jax.eval_shape(loss).shape == ()

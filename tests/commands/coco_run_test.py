@@ -14,6 +14,7 @@ from pyramid_jax import data
 from pyramid_jax import systems
 from pyramid_jax.data import batches
 from pyramid_jax.distributed import mesh
+from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import loop as train
 
 
@@ -116,7 +117,8 @@ def test_batches_fit_the_system(tmp_path, variant):
       for name, part in system.pretrained_parts().items()
     }
     key = jax.random.key(0)
-    return system.losses(params, frozen, extra, key, jnp.int32(0), batch)[0]
+    weights = system_lib.Weights(params, frozen, extra)
+    return system.losses(weights, key, jnp.int32(0), batch)[0]
 
   value, _ = jax.eval_shape(loss, finished)['generator']
   assert value.shape == ()

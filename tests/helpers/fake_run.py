@@ -60,8 +60,7 @@ class System:
     if self.width < 1:
       raise ValueError(f'config.network.width is {self.width}, must be > 0.')
 
-  def init(self, key, batch):
-    del batch
+  def init(self, key):
     keys = jax.random.split(key)
     generator = {
       'w': jax.random.normal(keys[0], (8, self.width)),
@@ -75,17 +74,18 @@ class System:
     if not self.two:
       return {}
     part = pretrained.PretrainedPart(
-      init=lambda key: self.init(key, {})[0]['generator'],
+      init=lambda key: self.init(key)[0]['generator'],
       family='none',
       path=self.path,
       field='first_stage.checkpoint',
     )
     return {'first_stage': part}
 
-  def losses(self, params, frozen, extra, key, step, batch):
-    x = batch['x']
+  def losses(self, weights, key, step, batch):
+    params, x = weights.params, batch['x']
     if self.two:
-      x = x + x @ frozen['first_stage']['w'] @ jnp.ones((self.width, 8)) / 8
+      first = weights.frozen['first_stage']['w']
+      x = x + x @ first @ jnp.ones((self.width, 8)) / 8
     made = x @ params['generator']['w'] + params['generator']['b']
     made += 0.1 * jax.random.normal(key, made.shape[1:])
     error = jnp.mean(jnp.square(made - batch['y']))
@@ -97,7 +97,7 @@ class System:
         {'step': step},
       ),
     }
-    return losses, {'count': extra['count'] + 1}
+    return losses, {'count': weights.extra['count'] + 1}
 
   def ema_patterns(self):
     return ['generator/w']

@@ -30,7 +30,7 @@ def fill(tree, seed=0):
 
 def shapes_of(system):
   """Returns the shapes of all weights of a system."""
-  params, extra = quick_params.shapes(lambda key: system.init(key, {}), KEY)
+  params, extra = quick_params.shapes(system.init, KEY)
   frozen = {
     name: quick_params.shapes(part.init, KEY)
     for name, part in system.pretrained_parts().items()
@@ -41,13 +41,13 @@ def shapes_of(system):
 def initial_extra(system):
   """Returns the untrained state with which a system begins."""
   with quick_params.zeros():
-    return initial.evaluate(lambda key: system.init(key, {})[1], KEY)
+    return initial.evaluate(lambda key: system.init(key)[1], KEY)
 
 
 def initial_values(system, seed=0):
   """Returns (parameters, untrained state) with which a system begins."""
   key = jax.random.key(seed)
-  return initial.evaluate(lambda key: system.init(key, {}), key)
+  return initial.evaluate(system.init, key)
 
 
 def weights_of(system):

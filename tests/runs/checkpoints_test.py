@@ -23,12 +23,7 @@ def make_state(mesh, width=64, step=0):
   config = fake_run.get_config()
   config_lib.override(config, {'network.width': str(width)})
   system = fake_run.System(config)
-  reader = fake_run.Reader(config)
-  batch = reader.batch(np.arange(8), np.arange(8, dtype=np.uint64))
-  batch = mesh_lib.numeric(batch)
-  shapes = jax.eval_shape(
-    lambda b: state_lib.create(system, config, reader.finish, b), batch
-  )
+  shapes = jax.eval_shape(lambda: state_lib.create(system, config))
   abstract = sharding.abstract(shapes, mesh, 16)
   leaves, tree = jax.tree.flatten(abstract)
   rng = np.random.default_rng(step)

@@ -18,16 +18,16 @@ from tests.helpers import fake_run
 class System(fake_run.System):
   """With an attention kernel, which is also split over 'tensor'."""
 
-  def init(self, key, batch):
-    params, extra = super().init(key, batch)
+  def init(self, key):
+    params, extra = super().init(key)
     kernel = {'kernel': 0.1 * jax.random.normal(key, (8, 8))}
     params['generator']['attention'] = {'to_q': kernel}
     return params, extra
 
-  def losses(self, params, frozen, extra, key, step, batch):
-    kernel = params['generator']['attention']['to_q']['kernel']
+  def losses(self, weights, key, step, batch):
+    kernel = weights.params['generator']['attention']['to_q']['kernel']
     batch = {**batch, 'x': batch['x'] + batch['x'] @ kernel}
-    return super().losses(params, frozen, extra, key, step, batch)
+    return super().losses(weights, key, step, batch)
 
   def ema_patterns(self):
     return ['generator/.*']
@@ -42,10 +42,8 @@ class Run:
     config_lib.override(config, mesh)
     self.mesh = mesh = mesh_lib.create(config.mesh)
     system, self.reader = System(config), fake_run.Reader(config)
-    self._create = lambda batch: step_lib.create(
-      system, config, self.reader.finish, batch
-    )
-    shapes = jax.eval_shape(self._create, self.batch(0))
+    self._create = lambda: step_lib.create(system, config)
+    shapes = jax.eval_shape(self._create)
     self.abstract = sharding.abstract(shapes, mesh, config.mesh.fsdp_min_size)
     self._function = step_lib.make_step(
       system, config, self.reader.finish, mesh
@@ -58,7 +56,7 @@ class Run:
 
   def start(self):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-    values = initial.evaluate(self._create, self.batch(0))
+    values = initial.evaluate(self._create)
     return initial.place(values, shardings)
 
   def go_on(self, state, last):

@@ -99,16 +99,13 @@ def test_players_do_not_move_each_other():
   system = systems.create(config)
   batch = {'image': jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))}
 
-  params, extra = initial.evaluate(
-    lambda key: system.init(key, batch), jax.random.key(0)
-  )
+  params, extra = initial.evaluate(system.init, jax.random.key(0))
 
   @jax.jit
   def gradients(params):
     def loss(params, loss_name):
-      losses, _ = system.losses(
-        params, {}, extra, jax.random.key(0), jnp.int32(5), batch
-      )
+      weights = system_lib.Weights(params, {}, extra)
+      losses, _ = system.losses(weights, jax.random.key(0), jnp.int32(5), batch)
       return losses[loss_name][0]
 
     of = lambda loss_name: jax.grad(loss)(params, loss_name)
@@ -187,16 +184,15 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype('f')
 def system(request):
   """A system, its state and its losses as a function of key and step."""
   system = ldm(f'{request.param},debug')
-  params, extra = initial.evaluate(
-    lambda key: system.init(key, {}), jax.random.key(0)
-  )
+  params, extra = initial.evaluate(system.init, jax.random.key(0))
+
+  weights = system_lib.Weights(params, {}, extra)
 
   @jax.jit
   def losses(key, step):
-    batch = {'image': IMAGES}
-    return system.losses(params, {}, extra, key, step, batch)[0]
+    return system.losses(weights, key, step, {'image': IMAGES})[0]
 
-  return system, system_lib.Weights(params, {}, extra), losses
+  return system, weights, losses
 
 
 def test_only_drawn_latents_depend_on_the_key(system):
@@ -256,18 +252,17 @@ def test_what_is_known_of_a_network():
 def test_a_trained_log_variance_is_a_player_of_its_own():
   system = ldm('kl,debug', **{'loss.train_logvar': 'true'})
   system = dataclasses.replace(system, logvar=0.5, discriminator=None)
-  params, extra = jax.eval_shape(lambda k: system.init(k, {}), _KEY)
+  params, extra = jax.eval_shape(system.init, _KEY)
   assert params.keys() == {'generator', 'logvar'}
 
-  params, _ = initial.evaluate(lambda k: system.init(k, {}), _KEY)
+  params, _ = initial.evaluate(system.init, _KEY)
 
   @jax.jit
   def losses(value):
     def of(loss_name, params):
+      weights = system_lib.Weights(params, {}, {})
       batch = {'image': IMAGES}
-      return system.losses(params, {}, {}, _KEY, jnp.int32(0), batch)[0][
-        loss_name
-      ]
+      return system.losses(weights, _KEY, jnp.int32(0), batch)[0][loss_name]
 
     at = lambda value: params | {'logvar': {'value': value}}
     gradient = jax.grad(lambda p: of('logvar', p)[0])(at(value))
@@ -285,7 +280,7 @@ def test_a_trained_log_variance_is_a_player_of_its_own():
   # Without training it is the constant of the config, and no parameter.
   fixed = ldm('kl,debug', **{'loss.logvar_init': '0.5'})
   assert fixed.logvar == 0.5
-  params, _ = jax.eval_shape(lambda k: fixed.init(k, {}), _KEY)
+  params, _ = jax.eval_shape(fixed.init, _KEY)
   assert 'logvar' not in params
 
 

@@ -93,8 +93,7 @@ INITIAL = jnp.asarray(np.random.default_rng(0).normal(size=(B, 16, 16, 3)))
 
 
 def losses(system, weights, key, batch=BATCH):
-  args = weights.params, weights.frozen, weights.extra
-  return system.losses(*args, key, jnp.int32(0), batch)[0]['generator']
+  return system.losses(weights, key, jnp.int32(0), batch)[0]['generator']
 
 
 def test_loss_of_the_paper_on_the_same_draws(moved):

@@ -112,9 +112,7 @@ def test_the_loss_is_that_of_the_velocity():
   system, weights = built()
   key = jax.random.key(5)
   losses, extra = jax.jit(
-    lambda: system.losses(
-      weights.params, {}, weights.extra, key, jnp.int32(3), BATCH
-    )
+    lambda: system.losses(weights, key, jnp.int32(3), BATCH)
   )()
   assert extra == {}
   _, time_key, noise_key, _, _ = jax.random.split(key, 5)
@@ -126,9 +124,7 @@ def test_the_loss_is_that_of_the_velocity():
 
   # By hand, without dropped conditions.
   kept = systems.create(load(condition__cond_dropout='0.0'))
-  losses, _ = kept.losses(
-    weights.params, {}, weights.extra, key, jnp.int32(3), BATCH
-  )
+  losses, _ = kept.losses(weights, key, jnp.int32(3), BATCH)
   inputs = system.encoder.encode(
     system.encoder.weights(weights.params['generator'], {}), BATCH
   )
@@ -189,9 +185,9 @@ def test_latents_of_a_first_stage():
   )(weights)
   assert state.shape == (B, 8, 8, 4)
   assert image.shape == (B, 32, 32, 3)
-  losses, _ = jax.jit(
-    lambda w: system.losses(w.params, frozen, extra, key, jnp.int32(1), BATCH)
-  )(weights)
+  losses, _ = jax.jit(lambda w: system.losses(w, key, jnp.int32(1), BATCH))(
+    weights
+  )
   assert np.isfinite(losses['generator'][0])
 
 

@@ -14,6 +14,7 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.levels import row
 from pyramid_jax.systems import frido
+from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
 from tests.helpers import measuring
 from tests.helpers import system_weights
@@ -40,7 +41,7 @@ def native():
 def test_latent_scale_is_measured_before_the_first_step(native):
   system, weights = native
   extra = measuring.measured(system, weights, BATCH)
-  raw = system.space.raw(weights.frozen, BATCH['image'])
+  raw = system.space.encode(weights.frozen, BATCH['image'])
   for s, z in enumerate(raw):
     scaled = np.asarray(z) * float(extra['latent_scale'][s])
     assert scaled.std(ddof=1) == pytest.approx(1.0, rel=1e-4)
@@ -48,9 +49,7 @@ def test_latent_scale_is_measured_before_the_first_step(native):
   @jax.jit
   def losses(step):
     return system.losses(
-      weights.params,
-      weights.frozen,
-      weights.extra,
+      weights,
       jax.random.key(0),
       step,
       BATCH,
@@ -186,15 +185,11 @@ def test_stages_read_what_the_network_predicts(parameterization, x0):
 def test_dropped_conditions_are_the_null_condition(native):
   system, weights = native
   always = dataclasses.replace(system, cond_dropout=1.0)
-  tokens = always.training_inputs(
-    weights.params, weights.frozen, jax.random.key(0), BATCH
-  )
+  tokens = always.training_inputs(weights, jax.random.key(0), BATCH)
   null = system.condition(weights, BATCH).null
   jax.tree.map(np.testing.assert_array_equal, tokens, null)
   never = dataclasses.replace(system, cond_dropout=0.0)
-  tokens = never.training_inputs(
-    weights.params, weights.frozen, jax.random.key(0), BATCH
-  )
+  tokens = never.training_inputs(weights, jax.random.key(0), BATCH)
   assert not np.allclose(tokens.context.values, null.context.values)
   assert not np.allclose(tokens.context.places, null.context.places)
 
@@ -214,7 +209,7 @@ def test_fields_that_do_not_fit_are_named(overrides, message):
 
 def test_whatever_gives_tokens_serves():
   system = systems.create(load('text,debug', condition__also='camera'))
-  params, _ = jax.eval_shape(lambda k: system.init(k, {}), jax.random.key(0))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
   assert params['generator']['condition'].keys() == {'first', 'second'}
   fields = {'condition__task': 'class', 'condition__class_by': 'adm'}
   with pytest.raises(ValueError, match="'class' .* not served by frido"):
@@ -273,8 +268,9 @@ def test_latents_are_drawn_from_a_key_of_their_own(monkeypatch):
 
   monkeypatch.setattr(type(system.space), 'batch_latents', latents)
   key = jax.random.key(3)
+  weights = system_lib.Weights({}, {}, {'latent_scale': jnp.ones(2)})
   with pytest.raises(InterruptedError):
-    system.losses({}, {}, {'latent_scale': jnp.ones(2)}, key, 1, {})
+    system.losses(weights, key, 1, {})
   keys = [key, *jax.random.split(key, 3)]
   for other in keys:
     assert np.abs(drawn[0] - jax.random.normal(other, (4,))).max() > 1e-3

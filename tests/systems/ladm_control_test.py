@@ -121,7 +121,8 @@ def test_only_the_branches_are_trained(built):
 
   def loss(params, frozen):
     key = jax.random.key(0)
-    losses, _ = system.losses(params, frozen, weights.extra, key, 0, BATCH)
+    changed = system_lib.Weights(params, frozen, weights.extra)
+    losses, _ = system.losses(changed, key, 0, BATCH)
     return losses['generator'][0]
 
   grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(
@@ -186,9 +187,7 @@ def test_photographs_with_maps_can_be_trained_on(
 
   def loss(weights, batch):
     return system.losses(
-      weights.params,
-      weights.frozen,
-      weights.extra,
+      weights,
       jax.random.key(0),
       jnp.zeros((), int),
       reader.finish(batch),

@@ -58,7 +58,7 @@ def test_the_fine_stage_is_told_the_noisy_clean_image_in_training(told):
 
   @jax.jit
   def both(w):
-    losses, extra = system.losses(w.params, w.frozen, w.extra, key, 1, LATENTS)
+    losses, extra = system.losses(w, key, 1, LATENTS)
     return losses['generator'], extra, fine(w)
 
   # The loss of the finest stage from its parts, on the draws of the system.
@@ -153,7 +153,7 @@ def test_from_noise_to_an_image_and_from_an_image(told):
 
 def test_stages_may_have_networks_of_their_own():
   system = build(laplacian__shared='False', laplacian__self_context='False')
-  params = jax.eval_shape(lambda: system.init(jax.random.key(0), {})[0])
+  params = jax.eval_shape(lambda: system.init(jax.random.key(0))[0])
   trees = params['generator']['networks']
   assert set(trees) == {'stage_1', 'stage_2'}
   tables = [

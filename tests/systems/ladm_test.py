@@ -103,9 +103,7 @@ def test_a_network_a_stage_or_one_for_all(shared, separate):
 def test_the_loss_is_that_of_each_stage_on_its_part(separate):
   system, weights = separate.system, separate.weights
   key = jax.random.key(0)
-  losses, extra = jax.jit(
-    lambda w: system.losses(w.params, w.frozen, w.extra, key, 0, BATCH)
-  )(weights)
+  losses, extra = jax.jit(lambda w: system.losses(w, key, 0, BATCH))(weights)
   total, metrics = losses['generator']
   shares = system.noise_distribution.shares(system.process)
   want = sum(
@@ -381,9 +379,7 @@ def test_training_asks_for_what_the_small_picture_leaves_open():
   @jax.jit
   def loss(image):
     return system.losses(
-      weights.params,
-      {},
-      weights.extra,
+      weights,
       jax.random.key(3),
       jnp.zeros((), int),
       {**batch, 'image': image},
@@ -424,9 +420,8 @@ def test_networks_are_told_the_shape_of_buckets(shared):
 
   def loss(weights, image, aspect):
     batch = {**BATCH, 'image': image, 'aspect': aspect}
-    return system.losses(
-      weights.params, weights.frozen, weights.extra, jax.random.key(0), 0, batch
-    )[0]['generator'][0]
+    losses, _ = system.losses(weights, jax.random.key(0), 0, batch)
+    return losses['generator'][0]
 
   image = jax.random.uniform(jax.random.key(5), (B, *shape, 3)) * 2 - 1
   aspect = jnp.log(jnp.tile(jnp.array(shape) / SIDE, (B, 1)))

@@ -43,9 +43,7 @@ def create(name=IMAGENET, **overrides):
 
 
 def losses(system, weights, key, batch, step=1):
-  return system.losses(
-    weights.params, weights.frozen, weights.extra, key, jnp.int32(step), batch
-  )
+  return system.losses(weights, key, jnp.int32(step), batch)
 
 
 @pytest.mark.parametrize(
@@ -391,5 +389,5 @@ def test_other_systems_learn_no_variance():
 )
 def test_published_sizes(variant, parameters):
   system = create(f'diffit_imagenet.py:{variant}')
-  shapes, _ = jax.eval_shape(lambda k: system.init(k, {}), jax.random.key(0))
+  shapes, _ = jax.eval_shape(system.init, jax.random.key(0))
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters

@@ -63,9 +63,7 @@ BATCH = {
 
 def losses(system, weights, step, batch=BATCH):
   return system.losses(
-    weights.params,
-    weights.frozen,
-    weights.extra,
+    weights,
     jax.random.key(0),
     step,
     batch,
@@ -180,7 +178,7 @@ def test_latent_scale_is_measured_before_the_first_step():
   run = jax.jit(functools.partial(losses, system))
   batch = {'image': BATCH['image']}
   extra = measuring.measured(system, weights, batch)
-  (z,) = system.space.raw(weights.frozen, BATCH['image'])
+  (z,) = system.space.encode(weights.frozen, BATCH['image'])
   scaled = np.asarray(z) * float(extra['latent_scale'][0])
   assert scaled.std(ddof=1) == pytest.approx(1.0, rel=1e-4)
   results, later = run(weights, jnp.int32(0), batch)

@@ -56,8 +56,8 @@ def load(tmp_path):
   """Returns (base, **overrides) -> the config of a predictor on it."""
 
   def make(base='ldm', variants='', **overrides):
-    of_base = config_lib.load(f'{CONFIGS}/{BASES[base]}')
-    (tmp_path / 'config.json').write_text(config_lib.to_json(of_base))
+    base = config_lib.load(f'{CONFIGS}/{BASES[base]}')
+    (tmp_path / 'config.json').write_text(config_lib.to_json(base))
     config = config_lib.load(f'{CONFIGS}/sketch_shapes.py:{base},debug')
     values = {'sketch.base': str(tmp_path), 'sketch.target_space': 'pixels'}
     values |= {k.replace('__', '.'): v for k, v in overrides.items()}
@@ -96,9 +96,7 @@ def test_every_base_trains_and_samples(load, base):
   weights = system_weights.shapes_of(system)
   batch = jax.eval_shape(lambda: batch_of(system.image_size))
   results, extra = jax.eval_shape(
-    lambda w, b: system.losses(
-      w.params, w.frozen, w.extra, jax.random.key(0), jnp.int32(0), b
-    ),
+    lambda w, b: system.losses(w, jax.random.key(0), jnp.int32(0), b),
     weights,
     batch,
   )
@@ -118,11 +116,11 @@ def test_every_base_trains_and_samples(load, base):
 @pytest.mark.parametrize('space', ['latent', 'pixels'])
 def test_targets_and_back(load, space):
   system = create(load(sketch__target_space=space))
-  weights = system.of_base(weights_of(system).frozen)
+  weights = system.base_weights(weights_of(system).frozen)
   wanted = 2 * edges(32) - 1
-  (target,) = system.goal.of_edges(weights, wanted)
+  (target,) = system.targets.of_edges(weights, wanted)
   assert target.shape == (B, 8, 8, {'latent': 4, 'pixels': 16}[space])
-  back = system.goal.to_edges(weights, [target])
+  back = system.targets.to_edges(weights, [target])
   assert back.shape == wanted.shape
   if space == 'pixels':
     np.testing.assert_array_equal(back, wanted)
@@ -134,7 +132,7 @@ def test_targets_and_back(load, space):
 
 def test_pixel_systems_keep_thin_lines(load):
   system = create(load('ladm'))
-  targets = system.goal.of_edges(None, 2 * edges(system.image_size) - 1)
+  targets = system.targets.of_edges(None, 2 * edges(system.image_size) - 1)
   size = system.image_size
   for target, shape in zip(targets, system.shapes, strict=True):
     assert target.shape == (B, *shape.state[1:3], 1)
@@ -162,8 +160,9 @@ def test_the_predictor_learns_eight_pictures_by_heart(load):
   def step(frozen, params, extra, moments):
     def value(params):
       # One noise and one level, as often as it takes.
+      weights = system_lib.Weights(params, frozen, extra)
       results, new = system.losses(
-        params, frozen, extra, jax.random.key(1), jnp.int32(0), batch
+        weights, jax.random.key(1), jnp.int32(0), batch
       )
       return results['generator'][0], new
 
@@ -200,12 +199,12 @@ def test_previews_are_edge_maps(load):
 
 def test_pictures_may_be_the_base(load, tmp_path):
   config = load('diffit', sketch__features='down0_0,down1_0,up0_0')
-  of_base = config_lib.load(f'{CONFIGS}/{PICTURES}')
-  (tmp_path / 'config.json').write_text(config_lib.to_json(of_base))
-  config.sample = of_base.sample
+  base = config_lib.load(f'{CONFIGS}/{PICTURES}')
+  (tmp_path / 'config.json').write_text(config_lib.to_json(base))
+  config.sample = base.sample
   with config.unlocked():
-    config.condition = of_base.condition
-    config.data.image_size = of_base.data.image_size
+    config.condition = base.condition
+    config.data.image_size = base.data.image_size
   system, spec = create(config), spec_lib.from_config(config)
   system.check_spec(spec)
   size = system.image_size
@@ -219,9 +218,7 @@ def test_pictures_may_be_the_base(load, tmp_path):
   )
   assert image.shape == (B, size, size, 3)
   results, _ = jax.eval_shape(
-    lambda w, b: system.losses(
-      w.params, w.frozen, w.extra, jax.random.key(0), jnp.int32(0), b
-    ),
+    lambda w, b: system.losses(w, jax.random.key(0), jnp.int32(0), b),
     weights,
     batch,
   )
@@ -240,8 +237,8 @@ def test_sampling_is_steered_by_the_sketch(load):
   config = load()
   system, spec = create(config), spec_lib.from_config(config)
   weights, batch = weights_of(system), batch_of(32)
-  of_base = system.of_base(weights.frozen)
-  want = steps_of(system.base, of_base, batch, spec)
+  base = system.base_weights(weights.frozen)
+  want = steps_of(system.base, base, batch, spec)
   idle = batch | {'sketch_beta': jnp.zeros((1,))}
   still = steps_of(system, weights, idle, spec)
   scale = np.abs(want[0]).max()
@@ -413,9 +410,9 @@ def test_a_sketch_guides_the_steps_that_an_image_leaves(load, base, strength):
 def test_edges_are_those_of_the_data_or_of_a_detector(load):
   system = create(load())
   with pytest.raises(ValueError, match="config.data.maps = 'edges'"):
-    system.asked({}, {'image': jnp.zeros((1, 4, 4, 3))})
+    system.target_edges({}, {'image': jnp.zeros((1, 4, 4, 3))})
   half = jnp.ones((1, 16, 16, 3)).at[:, :, 8:].set(-1.0)
-  found = create(load(sketch__edges='sobel')).asked({}, {'image': half})
+  found = create(load(sketch__edges='sobel')).target_edges({}, {'image': half})
   assert (np.asarray(found[0, 4:12]) > 0).any(0).nonzero()[0].tolist() in (
     [7],
     [8],
@@ -424,10 +421,10 @@ def test_edges_are_those_of_the_data_or_of_a_detector(load):
   by_map = create(load(sketch__edges='map'))
   classes = by_map.source.classes
   mask = jnp.array([[[0, classes - 1]]], jnp.uint8)
-  got = by_map.asked({}, {'mask': mask, 'image': half})
+  got = by_map.target_edges({}, {'mask': mask, 'image': half})
   np.testing.assert_allclose(got, [[[-1.0, 1.0]]])
   drawn = jnp.ones((1, 2, 2))
-  assert by_map.asked({}, {'sketch': drawn, 'mask': mask}) is drawn
+  assert by_map.target_edges({}, {'sketch': drawn, 'mask': mask}) is drawn
 
 
 def test_a_network_may_be_the_detector(load):
@@ -437,7 +434,7 @@ def test_a_network_may_be_the_detector(load):
   assert (part.family, part.path) == ('pidinet', 'tiny.pth')
   shapes = jax.eval_shape(part.init, jax.random.key(0))
   found = jax.eval_shape(
-    lambda tree, image: system.asked({'edges': tree}, {'image': image}),
+    lambda tree, image: system.target_edges({'edges': tree}, {'image': image}),
     shapes,
     jax.ShapeDtypeStruct((B, 32, 32, 3), jnp.float32),
   )

@@ -23,7 +23,8 @@ def host_batch(config, step=0):
 class Quiet(fake_run.System):
   """Without noise, so that microbatches and their whole agree."""
 
-  def losses(self, params, frozen, extra, key, step, batch):
+  def losses(self, weights, key, step, batch):
+    params = weights.params
     x = batch['x'] @ params['generator']['w'] + params['generator']['b']
     error = jnp.mean(jnp.square(x - batch['y']))
     v = params['critic']['v']
@@ -32,7 +33,7 @@ class Quiet(fake_run.System):
       'generator': (error - judged, {'error': error}),
       'critic': (jnp.mean((x @ v) ** 2), {}),
     }
-    return losses, {'count': extra['count'] + 1}
+    return losses, {'count': weights.extra['count'] + 1}
 
 
 def run(config, devices, steps=3, system=Quiet):
@@ -41,9 +42,9 @@ def run(config, devices, steps=3, system=Quiet):
   system = system(config)
   finish = fake_run.Reader(config).finish
   place = lambda step: mesh_lib.place(mesh, host_batch(config, step))
-  create = lambda batch: state_lib.create(system, config, finish, batch)
+  create = lambda: state_lib.create(system, config)
   abstract = sharding.abstract(
-    jax.eval_shape(create, place(0)), mesh, config.mesh.fsdp_min_size
+    jax.eval_shape(create), mesh, config.mesh.fsdp_min_size
   )
   step_fn = state_lib.compile_step(
     state_lib.make_step(system, config, finish, mesh),
@@ -53,7 +54,7 @@ def run(config, devices, steps=3, system=Quiet):
     place(0),
   )
   shardings = jax.tree.map(lambda s: s.sharding, abstract)
-  state = initial.place(initial.evaluate(create, place(0)), shardings)
+  state = initial.place(initial.evaluate(create), shardings)
   metrics = {}
   for step in range(steps):
     state, metrics = step_fn(state, {}, place(step))
@@ -96,8 +97,8 @@ def test_accumulation_equals_the_full_batch():
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_noise_is_a_function_of_seed_and_step(accumulate):
   class Noisy(Quiet):
-    def losses(self, params, frozen, extra, key, step, batch):
-      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+    def losses(self, weights, key, step, batch):
+      losses, extra = super().losses(weights, key, step, batch)
       value, _ = losses['critic']
       noise = {'noise': jax.random.normal(key)}
       return {**losses, 'critic': (value, noise)}, extra
@@ -295,10 +296,10 @@ def test_muon_turns_kernels_by_orthogonal_updates():
 @pytest.mark.parametrize('where', ['loss', 'gradient'])
 def test_finite_sees_losses_and_gradients(where):
   class Broken(Quiet):
-    def losses(self, params, frozen, extra, key, step, batch):
-      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+    def losses(self, weights, key, step, batch):
+      losses, extra = super().losses(weights, key, step, batch)
       value, metrics = losses['critic']
-      v = params['critic']['v']
+      v = weights.params['critic']['v']
       if where == 'loss':
         value += jnp.inf
       else:  # the value is finite, its gradient at 0 is not
@@ -313,8 +314,9 @@ def test_finite_sees_losses_and_gradients(where):
 
 def test_gradients_that_are_no_numbers_may_be_replaced():
   class Broken(Quiet):
-    def losses(self, params, frozen, extra, key, step, batch):
-      losses, extra = super().losses(params, frozen, extra, key, step, batch)
+    def losses(self, weights, key, step, batch):
+      losses, extra = super().losses(weights, key, step, batch)
+      params = weights.params
       v, b = params['critic']['v'], params['generator']['b']
       # Both are 0; the slopes are infinite and NaN.
       steep = jnp.sqrt(jnp.sum(v - jax.lax.stop_gradient(v)))

@@ -38,7 +38,7 @@ def content(workdir, step=4):
   """The hash of every leaf of a checkpoint, and whether it still holds."""
   path = checkpoints.directory(workdir) / str(step)
   system = fake_run.System(fake_run.config())
-  params, extra = system.init(jax.random.key(0), {})
+  params, extra = system.init(jax.random.key(0))
   state = checkpoints.load(workdir, {'params': params, 'extra': extra}, step)
   meta = json.loads((path / 'meta' / 'metadata').read_text())
   return hashes.tree(state), meta['tree']

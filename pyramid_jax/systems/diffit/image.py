@@ -5,10 +5,8 @@ of EDM (arXiv:2206.00364), with its noise levels in training, its non-leaking
 augmentation and its solver. No code of this part of the paper was released.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,8 +96,7 @@ class DiffiT(sampled.Sampled):
   def cells(self) -> tuple[int, ...]:
     return (self.network.stem_stride,)
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     image = jnp.zeros(self.state_shape((1, self.image_size, self.image_size)))
     params = self.network.init(key, image, jnp.zeros((1,)))['params']
     return {'generator': {'network': params}}, self.space.extra()
@@ -108,14 +105,8 @@ class DiffiT(sampled.Sampled):
     return key  # images are not drawn
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
     del step
     level_key, noise_key, augment_key, drop_key, dropout_key = jax.random.split(
       key, 5
@@ -123,8 +114,8 @@ class DiffiT(sampled.Sampled):
     image, augment_labels = batch['image'], None
     if self.augment is not None:
       image, augment_labels = self.augment(image, augment_key)
-    inputs = self.training_inputs(params, frozen, drop_key, batch)
-    variables = {'params': params['generator']['network']}
+    inputs = self.training_inputs(weights, drop_key, batch)
+    variables = {'params': weights.params['generator']['network']}
 
     def network(x, c_noise):
       return self._call(
@@ -144,7 +135,7 @@ class DiffiT(sampled.Sampled):
       self.noise_distribution.draw(level_key, image.shape[0]),
       jax.random.normal(noise_key, image.shape),
     )
-    return {'generator': (loss, metrics)}, extra
+    return {'generator': (loss, metrics)}, weights.extra
 
   def _call(self, variables, x, c_noise, inputs, **kwargs):
     # One level for the whole batch is embedded once.

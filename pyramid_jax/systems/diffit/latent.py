@@ -5,7 +5,6 @@ loss of a learned variance and the steps of a sampler are those of ADM, as in
 NVlabs/DiffiT: diffit/ and sample.py.
 """
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -88,8 +87,7 @@ class LatentDiffiT(sampled.OnChain):
   def cells(self) -> tuple[int, ...]:
     return (self.network.patch_size,)
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     x = jnp.zeros(self.state_shape((1, self.image_size, self.image_size)))
     labels = jnp.zeros(1, jnp.int32) if self.network.num_classes else None
     tree = self.network.init(key, x, jnp.zeros(1), labels)['params']
@@ -99,19 +97,13 @@ class LatentDiffiT(sampled.OnChain):
     return jax.random.split(key, 4)[2]
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
     del step
     time_key, noise_key, draw_key, drop_key = jax.random.split(key, 4)
-    (z,) = self.space.training(frozen, extra, batch, draw_key)
-    labels = self.training_inputs(params, frozen, drop_key, batch).y
-    tree = params['generator']['network']
+    (z,) = self.space.training(weights, batch, draw_key)
+    labels = self.training_inputs(weights, drop_key, batch).y
+    tree = weights.params['generator']['network']
     terms = iddpm_loss.loss(
       lambda x, t: params_lib.apply(
         self.network, tree, x, t, labels, train=True, rngs={'dropout': drop_key}
@@ -123,7 +115,7 @@ class LatentDiffiT(sampled.OnChain):
       jax.random.normal(noise_key, z.shape),
     )
     metrics = {name: term.mean() for name, term in terms.items()}
-    return {'generator': (metrics.pop('loss'), metrics)}, extra
+    return {'generator': (metrics.pop('loss'), metrics)}, weights.extra
 
   def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
     params = weights.params['generator']['network']

@@ -129,8 +129,8 @@ class LaDMControl(ladm.LaDM):
         ' or data with config.data.maps'
       )
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    base, extra = super().init(key, batch)
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
+    base, extra = super().init(key)
     side = self.image_size
     blank = tuple(
       jnp.zeros((1, n, n, self.control_map.channels)) for n in self._sides(side)
@@ -157,17 +157,17 @@ class LaDMControl(ladm.LaDM):
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     part = pretrained.PretrainedPart(
-      init=lambda key: super(LaDMControl, self).init(key, {})[0]['generator'],
+      init=lambda key: super(LaDMControl, self).init(key)[0]['generator'],
       family='',
       path=self.base_path,
       field='control.base',
     )
     return {**super().pretrained_parts(), BASE: part}
 
-  def generator(self, params: Params, frozen: Params) -> Any:
-    base = jax.lax.stop_gradient(frozen[BASE])
+  def generator(self, weights: Weights) -> Any:
+    base = jax.lax.stop_gradient(weights.frozen[BASE])
     networks = {}
-    for name, moved in params['generator']['branches'].items():
+    for name, moved in weights.params['generator']['branches'].items():
       own = base['networks'][name]
       branch = {
         k: jax.tree.map(jnp.add, own[k], tree) if k in own else tree

@@ -75,8 +75,7 @@ class LaDM(sampled.Sampled):
     """The stages as the process counts them, coarse to fine: L .. 1."""
     return tuple(range(self.process.levels, 0, -1))
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     keys = jax.random.split(key)
     params, zeros = self.init_condition(keys[1])
     params['networks'] = self.networks.init(
@@ -118,18 +117,12 @@ class LaDM(sampled.Sampled):
     return jax.random.split(key, 3)[1]
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
     drop_key, latent_key, key = jax.random.split(key, 3)
-    generator = self.generator(params, frozen)
-    (clean,) = self.space.training(frozen, extra, batch, latent_key)
-    encoded = self.training_inputs(params, frozen, drop_key, batch)
+    generator = self.generator(weights)
+    (clean,) = self.space.training(weights, batch, latent_key)
+    encoded = self.training_inputs(weights, drop_key, batch)
     inputs = self.inputs(encoded, batch)
     shares = self.noise_distribution.shares(self.process)
     total, metrics, begin = jnp.zeros(()), {}, 0
@@ -147,7 +140,7 @@ class LaDM(sampled.Sampled):
       metrics[f'loss_stage_{stage}'] = loss
       metrics |= {f'{name}_stage_{stage}': v for name, v in parts.items()}
       begin = end
-    return {'generator': (total, metrics)}, extra
+    return {'generator': (total, metrics)}, weights.extra
 
   def _stage_loss(
     self,
@@ -273,7 +266,7 @@ class LaDM(sampled.Sampled):
     spec: spec_lib.SamplerSpec,
     cached: bool = True,
   ) -> list[sampling.Stage]:
-    params = self.generator(weights.params, weights.frozen)['networks']
+    params = self.generator(weights)['networks']
     self.check_shape(shape[1:])
     null = condition.null
     condition = dataclasses.replace(

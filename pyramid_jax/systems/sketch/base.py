@@ -61,7 +61,7 @@ def stage_shapes(
   """
 
   def trace(key):
-    params, extra = base.init(key, {})
+    params, extra = base.init(key)
     frozen = {  # encoders of images and conditions are not traced
       name: part.init(key)
       for name, part in base.pretrained_parts().items()
@@ -88,23 +88,23 @@ def stage_shapes(
   )
 
 
-def check(config: ConfigDict, of_base: ConfigDict) -> None:
+def check(config: ConfigDict, base_config: ConfigDict) -> None:
   """Refuses a base that cannot be sampled, or that has other conditions.
 
   Args:
     config: of the edge predictor.
-    of_base: of the run `config.sketch.base`.
+    base_config: of the run `config.sketch.base`.
 
   Raises:
     ValueError: the field that differs, with both values.
   """
   path = config.sketch.base
-  if of_base.system.name in ('autoencoder', 'sketch'):
+  if base_config.system.name in ('autoencoder', 'sketch'):
     raise ValueError(
       f'config.sketch.base is {path}, a run of the system'
-      f' {of_base.system.name!r}, which nothing can be sampled from by itself'
+      f' {base_config.system.name!r}, which cannot be sampled by itself'
     )
-  mine, theirs = config_lib.flatten(config), config_lib.flatten(of_base)
+  mine, theirs = config_lib.flatten(config), config_lib.flatten(base_config)
   for name in _SHARED:
     if mine[name] != theirs[name]:
       raise ValueError(
@@ -113,10 +113,10 @@ def check(config: ConfigDict, of_base: ConfigDict) -> None:
       )
 
 
-def sampled(config: ConfigDict, of_base: ConfigDict) -> ConfigDict:
+def sampled(config: ConfigDict, base_config: ConfigDict) -> ConfigDict:
   """Returns the base's config with this one's `attention` and `remat`."""
-  changed = config_lib.from_json(config_lib.to_json(of_base))
+  changed = config_lib.from_json(config_lib.to_json(base_config))
   with changed.unlocked():
     changed.attention = config.attention
-    changed.remat = config.remat or of_base.remat
+    changed.remat = config.remat or base_config.remat
   return changed

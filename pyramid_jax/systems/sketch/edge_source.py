@@ -48,7 +48,7 @@ class EdgeSource:
     )
     return {EDGES: part}
 
-  def asked(self, frozen: Params, batch: Batch) -> jax.Array:
+  def target_edges(self, frozen: Params, batch: Batch) -> jax.Array:
     """Returns the sketch of a batch, or its edges, (B, H, W) in [-1, 1].
 
     Args:

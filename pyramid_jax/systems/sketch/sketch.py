@@ -54,7 +54,7 @@ class Sketch:
     base: what is sampled.
     base_path: the workdir of its weights.
     features: names of the activations that are read.
-    goal: what the predictors should predict for each stage.
+    targets: what the predictors should predict for each stage.
     predictors: one for all stages, or one for each.
     source: of the edges that are learned.
     beta: the length of a correction over that of its step, for each stage.
@@ -67,7 +67,7 @@ class Sketch:
   base: system_lib.Generative
   base_path: str
   features: tuple[str, ...]
-  goal: targets_lib.Targets
+  targets: targets_lib.Targets
   predictors: tuple[edge_predictor.EdgePredictor, ...]
   source: sketch_edges.EdgeSource
   beta: tuple[float, ...]
@@ -78,7 +78,7 @@ class Sketch:
   @property
   def shapes(self) -> tuple[sketch_base.StageShape, ...]:
     """The shapes of the base's stages, coarse first."""
-    return self.goal.shapes
+    return self.targets.shapes
 
   @property
   def outputs(self) -> str:
@@ -127,7 +127,7 @@ class Sketch:
   def example_condition(self) -> condition_lib.Condition:
     return self.base.example_condition()
 
-  def of_base(self, frozen: Params) -> Weights:
+  def base_weights(self, frozen: Params) -> Weights:
     """Returns the weights of the base."""
     base = frozen[BASE]
     return Weights(params=base['params'], frozen=frozen, extra=base['extra'])
@@ -157,8 +157,7 @@ class Sketch:
       **kwargs,
     )
 
-  def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Params]:
-    del batch  # all shapes are known
+  def init(self, key: jax.Array) -> tuple[Params, Params]:
     params, statistics = {}, {}
     for place, predictor in enumerate(self.predictors):
       shape = self.shapes[place]
@@ -175,7 +174,7 @@ class Sketch:
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     def init(key):
-      params, extra = self.base.init(key, {})
+      params, extra = self.base.init(key)
       return {'params': params, 'extra': extra}
 
     whole = pretrained.PretrainedPart(
@@ -193,9 +192,9 @@ class Sketch:
       parts[name] = dataclasses.replace(part, path=path)
     return {**parts, **self.source.pretrained_parts()}
 
-  def asked(self, frozen: Params, batch: Batch) -> jax.Array:
-    """Returns the edges that are asked for, see `EdgeSource.asked`."""
-    return self.source.asked(frozen, batch)
+  def target_edges(self, frozen: Params, batch: Batch) -> jax.Array:
+    """Returns the edges to be predicted; see `EdgeSource.target_edges`."""
+    return self.source.target_edges(frozen, batch)
 
   def _read(
     self,
@@ -218,7 +217,7 @@ class Sketch:
     """
     zs = self.base.states(weights, batch['image'])
     condition = self.base.condition(weights, batch)
-    stages = self.goal.dense_stages(weights, zs[0].shape[0], condition)
+    stages = self.targets.dense_stages(weights, zs[0].shape[0], condition)
     results = []
     state: list[jax.Array] = []
     for s, stage in enumerate(stages):
@@ -251,30 +250,26 @@ class Sketch:
     return level.sigma * (noise if kind == 'map' else predicted)
 
   def losses(
-    self,
-    params: Params,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    step: jax.Array,
-    batch: Batch,
-  ) -> tuple[Mapping[str, tuple[jax.Array, Any]], Params]:
+    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
+  ) -> tuple[system_lib.Losses, Params]:
     del step
     level_key, noise_key = jax.random.split(key)
-    weights = self.of_base(frozen)
-    targets = self.goal.of_edges(weights, self.asked(frozen, batch))
+    base = self.base_weights(weights.frozen)
+    edges = self.target_edges(weights.frozen, batch)
+    targets = self.targets.of_edges(base, edges)
     count = targets[0].shape[0]
 
     def rows(stage, length):
       own = jax.random.fold_in(level_key, stage)
       return jax.random.randint(own, (count,), 0, length)
 
-    statistics = dict(extra['batch_stats'])
-    by_part = extra['loss_by_part']
+    statistics = dict(weights.extra['batch_stats'])
+    by_part = weights.extra['loss_by_part']
     total, metrics = jnp.zeros(()), {}
-    for s, read in enumerate(self._read(weights, noise_key, batch, rows)):
+    for s, read in enumerate(self._read(base, noise_key, batch, rows)):
       features, given, part = read
-      variables = {'params': params['generator'], 'batch_stats': statistics}
+      params = weights.params['generator']
+      variables = {'params': params, 'batch_stats': statistics}
       got, new = self._predict(
         variables, s, features, given, train=True, mutable=['batch_stats']
       )
@@ -296,12 +291,12 @@ class Sketch:
   def condition(
     self, weights: Weights, batch: Batch
   ) -> condition_lib.Condition:
-    of_base = self.of_base(weights.frozen)
-    condition = self.base.condition(of_base, batch)
+    base = self.base_weights(weights.frozen)
+    condition = self.base.condition(base, batch)
     beta = batch.get('sketch_beta')
-    edges = self.asked(weights.frozen, batch)
+    edges = self.target_edges(weights.frozen, batch)
     sketch = {
-      'targets': self.goal.of_edges(of_base, edges),
+      'targets': self.targets.of_edges(base, edges),
       # (stages,) or, one column a stage, (B, stages); no constants, so that
       # one program serves every sketch and strength.
       'beta': jnp.asarray(self.beta) if beta is None else beta,
@@ -315,9 +310,9 @@ class Sketch:
     shape: tuple[int, int, int],
     spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
-    of_base = self.of_base(weights.frozen)
+    base = self.base_weights(weights.frozen)
     own = dataclasses.replace(spec, variance=self.variance)
-    return self.base.stages(of_base, condition, shape, own)
+    return self.base.stages(base, condition, shape, own)
 
   def guided(
     self,
@@ -352,7 +347,7 @@ class Sketch:
     return loss
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
-    return self.base.states(self.of_base(weights.frozen), image)
+    return self.base.states(self.base_weights(weights.frozen), image)
 
   def edited(
     self,
@@ -360,16 +355,16 @@ class Sketch:
     stages: list[sampling.Stage],
     edit: system_lib.Edit,
   ) -> list[sampling.Stage]:
-    return self.base.edited(self.of_base(weights.frozen), stages, edit)
+    return self.base.edited(self.base_weights(weights.frozen), stages, edit)
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    return self.base.decode(self.of_base(weights.frozen), state)
+    return self.base.decode(self.base_weights(weights.frozen), state)
 
   def predicted(
     self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts the edges of noised images; see `Predicting.predicted`."""
-    of_base = self.of_base(weights.frozen)
+    base = self.base_weights(weights.frozen)
     variables = _variables(weights)
 
     def rows(stage, length):
@@ -379,14 +374,16 @@ class Sketch:
     got = [
       self._predict(variables, s, features, given)
       for s, (features, given, _) in enumerate(
-        self._read(of_base, key, batch, rows)
+        self._read(base, key, batch, rows)
       )
     ]
-    wanted = self.goal.of_edges(of_base, self.asked(weights.frozen, batch))
+    wanted = self.targets.of_edges(
+      base, self.target_edges(weights.frozen, batch)
+    )
     errors = [
       targets_lib.distance(g, w) for g, w in zip(got, wanted, strict=True)
     ]
-    return jnp.stack(errors).mean(0), self.goal.to_edges(of_base, got)
+    return jnp.stack(errors).mean(0), self.targets.to_edges(base, got)
 
   def preview(
     self,
@@ -428,34 +425,34 @@ def _renewed(old: jax.Array, part: jax.Array, errors: jax.Array) -> jax.Array:
   return jnp.where(counts > 0, means, old)
 
 
-def create(config: ConfigDict, of_base: ConfigDict) -> Sketch:
+def create(config: ConfigDict, base_config: ConfigDict) -> Sketch:
   """Builds the system of a config.
 
   Args:
     config: of the edge predictor.
-    of_base: of the run `config.sketch.base`.
+    base_config: of the run `config.sketch.base`.
 
   Raises:
     ValueError: a field that does not fit the others or the base.
   """
   c = config.sketch
-  sketch_base.check(config, of_base)
-  base: Any = systems.create(sketch_base.sampled(config, of_base))
+  sketch_base.check(config, base_config)
+  base: Any = systems.create(sketch_base.sampled(config, base_config))
   features = tuple(c.features)
   try:
     shapes = sketch_base.stage_shapes(base, features)
   except TypeError as error:
     raise ValueError(
-      f'the system {of_base.system.name!r} of config.sketch.base has no named'
-      f' activations: {error}'
+      f'the system {base_config.system.name!r} of config.sketch.base has no'
+      f' named activations: {error}'
     ) from error
-  goal = targets_lib.Targets(base=base, shapes=shapes, space=c.target_space)
+  targets = targets_lib.Targets(base=base, shapes=shapes, space=c.target_space)
   return Sketch(
     base=base,
     base_path=c.base,
     features=features,
-    goal=goal,
-    predictors=targets_lib.predictors(config, goal),
+    targets=targets,
+    predictors=targets_lib.predictors(config, targets),
     source=sketch_edges.EdgeSource(
       kind=c.edges,
       weights=c.edge_weights,
@@ -464,7 +461,7 @@ def create(config: ConfigDict, of_base: ConfigDict) -> Sketch:
     beta=_per_stage(c.beta, len(shapes)),
     stop_fraction=_per_stage(c.stop_fraction, len(shapes)),
     norm_ref=c.norm_ref,
-    variance=of_base.diffusion.get('variance', 'fixed_small'),
+    variance=base_config.diffusion.get('variance', 'fixed_small'),
   )
 
 

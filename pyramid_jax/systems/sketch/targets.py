@@ -105,7 +105,7 @@ def distance(got: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def predictors(
-  config: ConfigDict, goal: Targets
+  config: ConfigDict, targets: Targets
 ) -> tuple[edge_predictor.EdgePredictor, ...]:
   """Builds one predictor for all stages, or one for each."""
   c = config.sketch
@@ -123,8 +123,8 @@ def predictors(
       head=c.head,
     )
 
-  outs = [goal.channels(stage) for stage in range(len(goal.shapes))]
-  patches = goal.base.cells
+  outs = [targets.channels(stage) for stage in range(len(targets.shapes))]
+  patches = targets.base.cells
   if c.shared:
     return (build(outs, patches),)
   return tuple(
