@@ -200,12 +200,8 @@ def _sampler(
 
   @jax.jit
   def sample(params):
-    stage = ldm.make_stage(
-      ldm.denoiser(unet, params),
-      levels,
-      condition,
-      sizes.shape,
-      spec.guidance_of(0),
+    stage = ldm.denoiser(unet, params).guided(
+      levels, condition, sizes.shape, spec.guidance_of(0)
     )
     noise = sampling.Noise.from_keys(keys)
     return sampling.run([stage], spec.make_solver(), noise)

@@ -191,13 +191,19 @@ def _stages(
   is_cached: bool,
   is_native: bool = False,
 ) -> list[sampling.Stage]:
-  return frido.make_stages(
-    frido.ScaleDenoiser(unet=unet, params=params, cached=is_cached),
+  inputs = condition_lib.Inputs(context=context)
+  stages = zip(
     _spec(sizes).chain_levels(schedules.make_chain(), len(SPLIT)),
-    condition_lib.Condition(context=condition_lib.Inputs(context=context)),
     sizes.shapes(is_native),
     (1, 1) if is_native else (2, 1),
+    strict=True,
   )
+  return [
+    dataclasses.replace(
+      frido.denoiser(unet, params, s, pool), cached=is_cached
+    ).stage(levels, inputs, shape)
+    for s, (levels, shape, pool) in enumerate(stages)
+  ]
 
 
 def _program(

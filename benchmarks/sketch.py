@@ -205,12 +205,8 @@ def _sampler(
   )
 
   def sample(params, variables):
-    stage = ldm.make_stage(
-      ldm.denoiser(unet, params),
-      levels,
-      condition,
-      sizes.shape,
-      spec.guidance_of(0),
+    stage = ldm.denoiser(unet, params).guided(
+      levels, condition, sizes.shape, spec.guidance_of(0)
     )
 
     def loss(prediction, level, initial):

@@ -130,7 +130,9 @@ class Pipeline:
       functools.partial(_generate, cast(Any, system), mesh),
       static_argnames='strength',
     )
-    self._preview = compiled(functools.partial(_preview, system, mesh))
+    self._preview = compiled(
+      functools.partial(_preview, cast(Any, system), mesh)
+    )
     self._reconstruct = compiled(
       functools.partial(_reconstruct, cast(Any, system), mesh)
     )
@@ -257,23 +259,20 @@ class Pipeline:
       batch: arrays of B examples.
       request: how images are sampled, of a system that samples.
     """
-    count = len(next(iter(batch.values())))
-    numbers = request.first + np.arange(count)
+    if self.system.outputs == system_lib.RECONSTRUCTIONS:
+      return self.reconstruct(batch)[0]
+    numbers = request.first + np.arange(len(next(iter(batch.values()))))
     if self.system.outputs == system_lib.SAMPLES:
       return self.sample(batch, request, numbers).images
-    images = self._preview(
-      self.weights,
-      self._one_placed(_key_data(request, numbers)),
-      self._placed(batch),
-      _leaves_float32(request.spec),
-    )
+    key = self._one_placed(_key_data(request, numbers[:1]))
+    images = self._preview(self.weights, key, self._placed(batch))
     return np.asarray(images)
 
   def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns what a first stage makes of images.
 
     Args:
-      batch: with `image`, (B, H, W, 3) in [-1, 1].
+      batch: with `image`, (B, H, W, 3), uint8 or in [-1, 1].
 
     Returns:
       (B, H, W, 3) uint8, and the codes of each codebook, (B, ...) each.
@@ -331,18 +330,17 @@ def _generate(
 
 
 def _preview(
-  system: system_lib.Trainable,
+  system: system_lib.Predicting,
   mesh: Mesh,
   weights: system_lib.Weights,
-  keys: jax.Array,
+  key: jax.Array,
   batch: Rows,
-  spec: spec_lib.SamplerSpec,
 ) -> jax.Array:
   """The program of previews; see `Pipeline.preview`."""
-  count = keys.shape[0]
-  keys, batch = _filled(mesh, (keys, dict(batch)))
-  keys, batch = jax.random.wrap_key_data(keys), _finished(batch)
-  images = system.preview(weights, keys, batch, spec)
+  count = len(next(iter(batch.values())))
+  (key,) = jax.random.wrap_key_data(key)
+  batch = _finished(_filled(mesh, dict(batch)))
+  images = system.preview(weights, key, batch)
   return data_images.to_uint8(images)[:count]
 
 
@@ -354,7 +352,8 @@ def _reconstruct(
 ) -> tuple[jax.Array, list[jax.Array]]:
   """The program of first stages; see `Pipeline.reconstruct`."""
   count = image.shape[0]
-  images, codes = system.reconstruct(weights, _filled(mesh, image))
+  batch = _finished({'image': _filled(mesh, image)})
+  images, codes = system.reconstruct(weights, batch['image'])
   return data_images.to_uint8(images)[:count], [c[:count] for c in codes]
 
 

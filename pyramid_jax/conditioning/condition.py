@@ -1,5 +1,7 @@
 """The arrays that condition a network."""
 
+from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -49,3 +51,8 @@ class Condition:
   context: Inputs = flax.struct.field(default_factory=Inputs)
   null: Inputs | None = None
   sketch: Any = None
+
+  def map(self, function: Callable[[Inputs], Inputs]) -> 'Condition':
+    """Returns the condition with other inputs, of the null condition too."""
+    null = None if self.null is None else function(self.null)
+    return dataclasses.replace(self, context=function(self.context), null=null)

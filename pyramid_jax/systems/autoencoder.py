@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import sample_fields
-from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import discriminator as discriminator_lib
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import lpips
@@ -263,16 +262,6 @@ class Autoencoder:
     """
     out = params_lib.apply(self.model, weights.params['generator'], image)
     return jnp.clip(out['reconstruction'], -1.0, 1.0), out.get('codes', [])
-
-  def preview(
-    self,
-    weights: Weights,
-    keys: jax.Array,
-    batch: Batch,
-    spec: spec_lib.SamplerSpec,
-  ) -> jax.Array:
-    del keys, spec
-    return self.reconstruct(weights, batch['image'])[0]
 
 
 def network(config: ConfigDict) -> first_stages.Network:

@@ -27,11 +27,7 @@ State = list[jax.Array]
 def from_output(
   parameterization: str,
 ) -> Callable[[Bound, jax.Array, Levels, Inputs], Prediction]:
-  """Returns how the output of a network on a chain is read.
-
-  Args:
-    parameterization: what the output is: 'eps', 'x0' or 'v'.
-  """
+  """Returns `Denoiser.predict` for an output that is 'eps', 'x0' or 'v'."""
 
   def predict(network, x, level, inputs):
     del inputs
@@ -53,7 +49,8 @@ class Denoiser:
     predict: (network, x, level, inputs) -> `Prediction`.
     cached: compute what does not depend on the level once per image instead of
       once per step (the same numbers).
-    known: finished scales -> what `call` is given of them, by name.
+    coarse: (finished scales, (h, w) of the stage) -> what `call` is given of
+      them, by name.
     begin: (finished scales, noise) -> the state in which the stage begins;
       None for noise at the first level.
     finish: (x, x0) -> the finished scale.
@@ -63,39 +60,38 @@ class Denoiser:
   params: Any
   predict: Callable[[Bound, jax.Array, Levels, Inputs], Prediction]
   cached: bool = True
-  known: Callable[[State], dict[str, Any]] = lambda state: {}
+  coarse: Callable[[State, tuple[int, int]], dict[str, Any]] = (
+    lambda state, grid: {}
+  )
   begin: Callable[[State, jax.Array], jax.Array] | None = None
   finish: Callable[[jax.Array, jax.Array], jax.Array] = lambda x, x0: x
 
   def stage(
     self, levels: Levels, inputs: Inputs, shape: Shape
   ) -> sampling.Stage:
-    """Builds the stage of one batch of conditions, without guidance.
-
-    Args:
-      levels: of the solver.
-      inputs: the condition of B images.
-      shape: (B, h, w, C) of the state.
-    """
+    """Builds the stage of states (B, h, w, C), without guidance."""
 
     def enter(state, normal):
       noise = normal(shape)
       x = levels.initial_std * noise
       if self.begin is not None:
         x = self.begin(state, noise)
-      known, variables = self.known(state), {'params': self.params}
+      coarse = self.coarse(state, shape[1:3])
+      variables = {'params': self.params}
       if self.cached:
-        blank = x, jnp.zeros(()), inputs
-        variables |= self.call(variables, *blank, mutable=['cache'], **known)[1]
-      return x, (variables, known)
+        _, cache = self.call(
+          variables, x, jnp.zeros(()), inputs, mutable=['cache'], **coarse
+        )
+        variables |= cache
+      return x, (variables, coarse)
 
     def denoise(x, level, context, first=True, features=()):
       del first
-      variables, known = context
+      variables, coarse = context
       found: dict[str, jax.Array] = {}
 
       def network(x, time):
-        out = self.call(variables, x, time, inputs, features=features, **known)
+        out = self.call(variables, x, time, inputs, features=features, **coarse)
         if not features:
           return out
         found.update(out[1])
@@ -118,13 +114,9 @@ class Denoiser:
     shape: Shape,
     guidance: classifier_free.Guidance | None = None,
   ) -> sampling.Stage:
-    """Builds the stage of B images.
+    """Builds the stage of states (B, h, w, C), perhaps with guidance.
 
-    Args:
-      levels: of the solver.
-      condition: of the images, with the null condition that guidance needs.
-      shape: (B, h, w, C) of the state.
-      guidance: classifier-free guidance, None for none.
+    Guidance takes effect where `condition` has a null condition.
     """
     return classifier_free.guided_stage(
       functools.partial(self.stage, levels),

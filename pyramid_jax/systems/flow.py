@@ -8,6 +8,7 @@ step follows it. The times of training are uniform or logit-normal
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -165,7 +166,9 @@ class Flow(sampled.Sampled):
     ):
       fields_lib.check_value(f'sample.{name}', value, allowed, ' for flow')
 
-  def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
+  def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
+    del stage
+
     def predict(network, x, level, inputs):
       del inputs
       velocity = network(x, level.time).astype(jnp.float32)
@@ -175,7 +178,7 @@ class Flow(sampled.Sampled):
 
     return denoiser_lib.Denoiser(
       call=functools.partial(ldm.predict, self.unet),
-      params=weights.params['generator']['unet'],
+      params=params['unet'],
       predict=predict,
     )
 

@@ -16,14 +16,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
-from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
-from pyramid_jax.diffusion import spec as spec_lib
-from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pyunet
 from pyramid_jax.networks.layers import resampling
@@ -37,7 +32,6 @@ from pyramid_jax.systems import system as system_lib
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
-Shape = sampled.Shape
 
 # (x, t, stage) -> predicted noise of the stage's scale
 Denoiser = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -70,7 +64,7 @@ class LossSettings:
 
   Attributes:
     loss_type: 'l1' or 'l2'.
-    noise_mix_ratio: share of noise in the known coarser scales.
+    noise_mix_ratio: share of noise in the coarser scales.
     stage_loss_ratio: the weight of each scale, coarse first.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
   """
@@ -106,12 +100,12 @@ def stage_input(
   """
   *coarse, z = zs
   _, height, width, _ = z.shape
-  known = [
+  mixed = [
     resampling.nearest(gaussian.mix_noise(c, n, mix_ratio), (height, width))
     for c, n in zip(coarse, noises[:-1], strict=True)
   ]
   noisy = gaussian.q_sample(z, noises[-1], alpha, sigma)
-  return jnp.concatenate([*known, noisy], axis=-1)
+  return jnp.concatenate([*mixed, noisy], axis=-1)
 
 
 def diffusion_loss(
@@ -153,83 +147,43 @@ def diffusion_loss(
   return total, metrics
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScaleDenoiser:
-  """The PyU-Net with its weights, as the stages of all scales call it.
-
-  Attributes:
-    unet: the network.
-    params: its weights.
-    parameterization: what it predicts: 'eps', 'x0' or 'v'.
-    cached: compute gates, keys and values once per image instead of once per
-      step (the same numbers).
-  """
-
-  unet: pyunet.PyUNet
-  params: Any
-  parameterization: str = 'eps'
-  cached: bool = True
-
-  def of_scale(
-    self, index: int, grid: tuple[int, int], pool: int
-  ) -> denoiser_lib.Denoiser:
-    """Returns the denoiser of one scale.
-
-    Args:
-      index: of the scale, 0 is the coarsest.
-      grid: (H, W) at which the scale is diffused.
-      pool: by which factor the finished scale is average-pooled.
-    """
-
-    def call(variables, x, time, inputs, known, **kwargs):
-      x = jnp.concatenate([*known, x], axis=-1)
-      t = jnp.full(x.shape[:1], time)
-      context = inputs.context
-      return self.unet.apply(variables, x, t, context, stage=index, **kwargs)
-
-    def finish(x, x0):
-      del x0
-      return resampling.average_pool(x, pool) if pool > 1 else x
-
-    return denoiser_lib.Denoiser(
-      call=call,
-      params=self.params,
-      predict=denoiser_lib.from_output(self.parameterization),
-      cached=self.cached,
-      known=lambda zs: {'known': [resampling.nearest(z, grid) for z in zs]},
-      finish=finish,
-    )
-
-
-def make_stages(
-  denoiser: ScaleDenoiser,
-  levels: Sequence[levels_lib.Levels],
-  condition: condition_lib.Condition,
-  shapes: Sequence[Shape],
-  pools: Sequence[int],
-  guidance: classifier_free.Guidance | None = None,
-) -> list[sampling.Stage]:
-  """Builds the stages of a sampling run.
+def denoiser(
+  unet: pyunet.PyUNet,
+  params: Any,
+  stage: int,
+  pool: int = 1,
+  parameterization: str = 'eps',
+) -> denoiser_lib.Denoiser:
+  """Returns the PyU-Net with its weights as the denoiser of one scale.
 
   Args:
-    denoiser: the network with its weights.
-    levels: noise levels of each scale.
-    condition: of B images, of which the network takes the tokens, and the null
-      condition, which guidance needs.
-    shapes: (B, H, W, C) at which each scale is diffused.
-    pools: by which factor each finished scale is average-pooled to its own
-      grid (the official layout diffuses coarse scales on the fine grid).
-    guidance: classifier-free guidance, None for none.
-
-  Returns:
-    Stages, coarse first.
+    unet: the network.
+    params: its weights.
+    stage: the number of the scale, 0 = coarsest.
+    pool: by which factor the finished scale is average-pooled to its own grid
+      (the official layout diffuses coarse scales on the fine grid).
+    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
   """
-  return [
-    denoiser.of_scale(s, shape[1:3], pool).guided(
-      levels[s], condition, shape, guidance and guidance.of_stage(s)
-    )
-    for s, (shape, pool) in enumerate(zip(shapes, pools, strict=True))
-  ]
+
+  def call(variables, x, time, inputs, coarse, **kwargs):
+    x = jnp.concatenate([*coarse, x], axis=-1)
+    t = jnp.full(x.shape[:1], time)
+    return unet.apply(variables, x, t, inputs.context, stage=stage, **kwargs)
+
+  def coarse(zs, grid):
+    return {'coarse': [resampling.nearest(z, grid) for z in zs]}
+
+  def finish(x, x0):
+    del x0
+    return resampling.average_pool(x, pool) if pool > 1 else x
+
+  return denoiser_lib.Denoiser(
+    call=call,
+    params=params,
+    predict=denoiser_lib.from_output(parameterization),
+    coarse=coarse,
+    finish=finish,
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,14 +204,13 @@ class Frido(sampled.OnChain):
   def stage_count(self) -> int:
     return len(self.space.scale_channels)
 
-  def _grids(self, height: int, width: int) -> list[tuple[int, int]]:
-    """The (H, W) at which each scale is diffused, coarse first."""
-    fine = self.space.factor
-    grids = []
-    for s in range(self.stage_count):
-      f = fine * 2 ** (self.stage_count - 1 - s) if self.native_scales else fine
-      grids.append((height // f, width // f))
-    return grids
+  def state_shape(
+    self, shape: tuple[int, int, int], stage: int = 0
+  ) -> sampled.Shape:
+    count, height, width = shape
+    coarser = self.stage_count - 1 - stage if self.native_scales else 0
+    f = self.space.factor * 2**coarser
+    return count, height // f, width // f, self.space.scale_channels[stage]
 
   def _on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
     """Returns latents at the grids where they are diffused."""
@@ -268,11 +221,12 @@ class Frido(sampled.OnChain):
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     keys = jax.random.split(key)
-    h, w = self._grids(self.image_size, self.image_size)[-1]
-    x = jnp.zeros((1, h, w, sum(self.space.scale_channels)))
+    size, last = self.image_size, self.stage_count - 1
+    grid = self.state_shape((1, size, size), last)[:3]
+    x = jnp.zeros((*grid, sum(self.space.scale_channels)))
     params, inputs = self.init_condition(keys[1])
     params['unet'] = self.unet.init(
-      keys[0], x, jnp.zeros((1,)), inputs.context, stage=self.stage_count - 1
+      keys[0], x, jnp.zeros((1,)), inputs.context, stage=last
     )['params']
     return {'generator': params}, self.space.extra()
 
@@ -308,32 +262,10 @@ class Frido(sampled.OnChain):
     )
     return {'generator': (loss, metrics)}, weights.extra
 
-  def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-    cached: bool = True,
-  ) -> list[sampling.Stage]:
-    b, height, width = shape
-    last = self.stage_count - 1
-    return make_stages(
-      ScaleDenoiser(
-        unet=self.unet,
-        params=weights.params['generator']['unet'],
-        parameterization=self.loss.parameterization,
-        cached=cached,
-      ),
-      self.levels(spec),
-      condition,
-      [
-        (b, *grid, self.space.scale_channels[s])
-        for s, grid in enumerate(self._grids(height, width))
-      ],
-      [1 if self.native_scales else 2 ** (last - s) for s in range(last + 1)],
-      spec.guidance,
-    )
+  def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
+    pool = 1 if self.native_scales else 2 ** (self.stage_count - 1 - stage)
+    parameterization = self.loss.parameterization
+    return denoiser(self.unet, params['unet'], stage, pool, parameterization)
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     return self._on_grids(self.space.states(weights, image))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -120,45 +121,38 @@ def denoiser(
   )
 
 
-def make_stage(
+def tiled_stage(
   network: denoiser_lib.Denoiser,
   levels: levels_lib.Levels,
   condition: condition_lib.Condition,
   shape: Shape,
-  guidance: classifier_free.Guidance | None = None,
-  tiles: tiling.Tiling | None = None,
+  guidance: classifier_free.Guidance | None,
+  tiles: tiling.Tiling,
 ) -> sampling.Stage:
-  """Builds the only stage: noise in, the scaled latent out.
+  """Builds the stage of a latent larger than the network was trained for.
 
   Args:
     network: see `denoiser`.
     levels: noise levels of the solver.
-    condition: of B images, and the null condition, which guidance needs.
+    condition: of B images; what lies on the latent's grid is cut, and every
+      window is given all of the rest.
     shape: (B, h, w, C) of the latent.
     guidance: classifier-free guidance, None for none.
-    tiles: windows of a latent larger than the network was trained for.
+    tiles: the windows.
   """
-  if tiles is None:
-    return network.guided(levels, condition, shape, guidance)
-  null = condition.null
-  condition = dataclasses.replace(
-    condition,
-    context=_of_windows(condition.context, tiles),
-    null=None if null is None else _of_windows(null, tiles),
-  )
+
+  def of_windows(inputs: Inputs) -> Inputs:
+    cut = inputs.concat
+    rest = jax.tree.map(
+      lambda x: tiling.repeat(x, tiles),
+      dataclasses.replace(inputs, concat=None),
+    )
+    cut = None if cut is None else tiling.windows(cut, tiles)
+    return dataclasses.replace(rest, concat=cut)
+
   shape = (shape[0] * tiles.count, *tiles.size, shape[-1])
+  condition = condition.map(of_windows)
   return tiling.split(network.guided(levels, condition, shape, guidance), tiles)
-
-
-def _of_windows(inputs: Inputs, tiles: tiling.Tiling) -> Inputs:
-  """Cuts what lies on the latent's grid, gives the rest to every window."""
-  concat = inputs.concat
-  everywhere = jax.tree.map(
-    lambda x: tiling.repeat(x, tiles), dataclasses.replace(inputs, concat=None)
-  )
-  if concat is not None:
-    concat = tiling.windows(concat, tiles)
-  return dataclasses.replace(everywhere, concat=concat)
 
 
 def init_unet(
@@ -197,6 +191,7 @@ class LDM(sampled.OnChain):
   loss: gaussian.LossSettings
   logvar_init: float
   learn_logvar: bool
+  has_windows: ClassVar[bool] = True
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     params = init_unet(self, self.unet, key)
@@ -243,8 +238,9 @@ class LDM(sampled.OnChain):
       return jnp.full((self.chain.length,), self.logvar_init)
     return None
 
-  def check_windows(self, windows: tuple[int, int]) -> None:
-    del windows  # any, see `tiling.tiling`
+  def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
+    del stage
+    return denoiser(self.unet, params['unet'], self.loss.parameterization)
 
   def stages(
     self,
@@ -252,18 +248,16 @@ class LDM(sampled.OnChain):
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
     spec: spec_lib.SamplerSpec,
-    cached: bool = True,
   ) -> list[sampling.Stage]:
-    (levels,) = self.levels(spec)
-    params = weights.params['generator']['unet']
-    network = denoiser(self.unet, params, self.loss.parameterization, cached)
     size = self.state_shape(shape)
     side, stride = spec.windows
-    tiles = None
-    if side and max(size[1:3]) > side:
-      tiles = tiling.tiling(size[1:3], side, stride)
+    if not side or max(size[1:3]) <= side:
+      return super().stages(weights, condition, shape, spec)
+    (levels,) = self.levels(spec)
+    network = self.denoiser(self.generator(weights), 0)
+    tiles = tiling.tiling(size[1:3], side, stride)
     guidance = spec.guidance_of(0)
-    return [make_stage(network, levels, condition, size, guidance, tiles)]
+    return [tiled_stage(network, levels, condition, size, guidance, tiles)]
 
 
 def create(config: ConfigDict) -> LDM:

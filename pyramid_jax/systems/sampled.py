@@ -4,6 +4,7 @@ from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,8 @@ Weights = system_lib.Weights
 class Sampled:
   """The defaults of `systems.system.Generative`, to be derived from.
 
-  A system adds `init`, `losses`, `latent_key`, `levels`, and `denoiser` or, if
-  it has several stages, `stages`.
+  A system adds `init`, `losses`, `latent_key`, `levels` and `denoiser`, and
+  `state_shape` if it has several stages.
 
   Attributes:
     space: images, or the latents of a first stage.
@@ -49,6 +50,7 @@ class Sampled:
   encoder: conditioning.Encoder
   cond_dropout: float
   image_size: int
+  has_windows: ClassVar[bool] = False  # whether large states are cut
 
   def latent_key(self, key: jax.Array) -> jax.Array:
     """Returns the part of the key of `losses` that draws latents."""
@@ -62,8 +64,13 @@ class Sampled:
     """
     raise NotImplementedError
 
-  def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
-    """Returns the network of the only stage with its weights."""
+  def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
+    """Returns the network of a stage, 0 = coarsest, with its weights.
+
+    Args:
+      params: see `generator`.
+      stage: the number of the stage.
+    """
     raise NotImplementedError
 
   # What the trainer asks for.
@@ -119,16 +126,6 @@ class Sampled:
   def check_extra(self, extra: Params) -> None:
     del extra
 
-  def preview(
-    self,
-    weights: Weights,
-    keys: jax.Array,
-    batch: Batch,
-    spec: spec_lib.SamplerSpec,
-  ) -> jax.Array:
-    system: Any = self  # with what it is derived for
-    return system_lib.generate(system, weights, keys, batch, spec)[0]
-
   # What the sampler asks for.
 
   @property
@@ -151,8 +148,9 @@ class Sampled:
   def cells(self) -> tuple[int, ...]:
     return (1,) * self.stage_count
 
-  def state_shape(self, shape: tuple[int, int, int]) -> Shape:
-    """Returns (B, h, w, C) of the finest states of images (B, H, W)."""
+  def state_shape(self, shape: tuple[int, int, int], stage: int = 0) -> Shape:
+    """Returns (B, h, w, C) of a stage's states of images (B, H, W)."""
+    del stage
     count, height, width = shape
     f = self.space.factor
     return count, height // f, width // f, self.space.channels
@@ -161,14 +159,12 @@ class Sampled:
     conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
     self.levels(spec)
-    self.check_windows(spec.windows)
+    if not self.has_windows:
+      reason = ' for this system'
+      windows = spec.windows
+      fields_lib.check_value('sample.windows', windows, ((0, 0),), reason)
     spec.check_scales(self.stage_count)
     spec.check_channels(self.space.channels)
-
-  def check_windows(self, windows: tuple[int, int]) -> None:
-    """Refuses windows; a system that has them overrides it."""
-    reason = ' for this system'
-    fields_lib.check_value('sample.windows', windows, ((0, 0),), reason)
 
   def check_rows(self, names: Collection[str]) -> None:
     del names
@@ -193,9 +189,16 @@ class Sampled:
     shape: tuple[int, int, int],
     spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
-    (levels,) = self.levels(spec)
-    size, guidance = self.state_shape(shape), spec.guidance_of(0)
-    return [self.denoiser(weights).guided(levels, condition, size, guidance)]
+    params = self.generator(weights)
+    return [
+      self.denoiser(params, stage).guided(
+        levels,
+        condition,
+        self.state_shape(shape, stage),
+        spec.guidance_of(stage),
+      )
+      for stage, levels in enumerate(self.levels(spec))
+    ]
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     return self.space.states(weights, image)

@@ -96,27 +96,7 @@ class Trainable(Protocol):
     """Returns regular expressions of the averaged 'loss name/path' names."""
 
   def check_extra(self, extra: Params) -> None:
-    """Refuses the untrained state of a checkpoint that does not fit.
-
-    Raises:
-      ValueError: what differs, with both values.
-    """
-
-  def preview(
-    self,
-    weights: Weights,
-    keys: jax.Array,
-    batch: Batch,
-    spec: spec_lib.SamplerSpec,
-  ) -> jax.Array:
-    """Returns (B, H, W, 3) in [-1, 1] that show the state of a training run.
-
-    Args:
-      weights: of the system.
-      keys: (B,) typed keys, one an image.
-      batch: the arrays of B examples.
-      spec: how images are sampled, where they are.
-    """
+    """Raises ValueError for the untrained state of another system."""
 
 
 class Reconstructing(Trainable, Protocol):
@@ -132,7 +112,7 @@ class Reconstructing(Trainable, Protocol):
     """Reconstructs images (B, H, W, 3) in [-1, 1].
 
     Returns:
-      The images, and the codes of each codebook, (B, h, w) int32 each.
+      Images in [-1, 1], and the codes of each codebook, (B, h, w) int32.
     """
 
 
@@ -143,7 +123,7 @@ class Predicting(Trainable, Protocol):
     """Returns the edges to be predicted, (B, H, W) in [-1, 1]."""
 
   def predicted(
-    self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
+    self, weights: Weights, key: jax.Array, batch: Batch, times: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts the edges of images that are noised.
 
@@ -151,11 +131,16 @@ class Predicting(Trainable, Protocol):
       weights: of the system.
       key: of the noise.
       batch: images, conditions and edges.
-      parts: (B,), the part of the noise's time in [0, 1] of each image.
+      times: (B,) of the noise, from 0 (data) to 1 (noise).
 
     Returns:
       The (B,) squared errors, means over stages, and (B, H, W) edges.
     """
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    """Returns predicted edges as images (B, H, W, 3) in [-1, 1]."""
 
 
 class Generative(Trainable, Protocol):
@@ -185,21 +170,10 @@ class Generative(Trainable, Protocol):
     """The side of what the network of each stage sees as one place."""
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
-    """Refuses what cannot be sampled, before anything is built.
-
-    Raises:
-      ValueError: the field of `config.sample` and what is allowed.
-    """
+    """Raises ValueError for what cannot be sampled, before it is built."""
 
   def check_rows(self, names: Collection[str]) -> None:
-    """Refuses batches without an array that the system needs.
-
-    Args:
-      names: of the arrays of a batch.
-
-    Raises:
-      ValueError: what is missing.
-    """
+    """Raises ValueError if a batch of these arrays lacks one."""
 
   def dense_spec(self) -> spec_lib.SamplerSpec:
     """Returns a spec without guidance that has all levels of training."""
@@ -219,14 +193,7 @@ class Generative(Trainable, Protocol):
     shape: tuple[int, int, int],
     spec: spec_lib.SamplerSpec,
   ) -> list[sampling.Stage]:
-    """Returns the stages, coarse to fine.
-
-    Args:
-      weights: of the system.
-      condition: of B images.
-      shape: (B, H, W) of the images.
-      spec: how they are sampled.
-    """
+    """Returns the stages, coarse to fine, for images of shape (B, H, W)."""
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     """Returns the clean states, coarse first, of images (B, H, W, 3)."""
@@ -270,17 +237,12 @@ class Extent:
 
 
 def image_keys(seed: int, indices: Any) -> jax.Array:
-  """Returns the (B,) keys of images, on which all noise of a sample depends.
-
-  Args:
-    seed: of all images.
-    indices: (B,), the number of each image.
-  """
+  """Returns the keys of (B,) images, on which all of their noise depends."""
   return folded(jax.random.key(seed), indices)
 
 
 def folded(key: jax.Array, indices: Any) -> jax.Array:
-  """Returns the (B,) keys that a key and each of (B,) numbers give."""
+  """Folds each of (B,) numbers into a key; returns (B,) keys."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices))
 
 
@@ -296,9 +258,9 @@ def generate(
   """Samples images: condition, stages, decode, to be called under `jax.jit`.
 
   Args:
-    system: what to sample from.
-    weights: its weights.
-    keys: (B,) typed keys of all noise, one an image; see `image_keys`.
+    system: what is sampled.
+    weights: of the system.
+    keys: (B,) of `image_keys`.
     batch: the arrays of B conditions.
     spec: how they are sampled.
     edit: an image to begin with.
@@ -334,17 +296,15 @@ def stage_steps(
 
   Args:
     system: what is sampled.
-    weights: of the system; only their shapes are read.
+    weights: only their shapes are read.
     spec: how it is sampled.
   """
   found: list[int] = []
-  shape = (1, system.image_size, system.image_size)
 
-  def build(weights: Weights) -> int:
-    condition = system.example_condition()
-    stages = system.stages(weights, condition, shape, spec)
+  def build(weights: Weights) -> None:
+    shape = (1, system.image_size, system.image_size)
+    stages = system.stages(weights, system.example_condition(), shape, spec)
     found.extend(stage.steps for stage in stages)
-    return 0
 
   jax.eval_shape(build, weights)
   return tuple(found)

@@ -105,9 +105,8 @@ class System:
   def check_extra(self, extra):
     del extra
 
-  def preview(self, weights, keys, batch, spec):
-    del keys, spec
-    return jnp.zeros_like(batch['image']) + weights.params['generator']['b'][0]
+  def reconstruct(self, weights, image):
+    return jnp.zeros_like(image) + weights.params['generator']['b'][0], []
 
 
 class Reader:

@@ -71,12 +71,17 @@ def test_cache_changes_nothing_and_a_coarse_latent_is_built_on(native):
   @jax.jit
   def sample(weights):
     condition = system.condition(weights, BATCH)
-    build = lambda cached: system.stages(
-      weights, condition, (2, 32, 32), spec, cached=cached
-    )
-    full = sampling.run(build(True), solver, noise)
-    plain = sampling.run(build(False), solver, noise)
-    late = sampling.run(build(True), solver, noise, start=full[:1])
+    shape, params = (2, 32, 32), weights.params['generator']
+    build = lambda: system.stages(weights, condition, shape, spec)
+    uncached = [
+      dataclasses.replace(system.denoiser(params, s), cached=False).guided(
+        levels, condition, system.state_shape(shape, s), spec.guidance_of(s)
+      )
+      for s, levels in enumerate(system.levels(spec))
+    ]
+    full = sampling.run(build(), solver, noise)
+    plain = sampling.run(uncached, solver, noise)
+    late = sampling.run(build(), solver, noise, start=full[:1])
     preview = system.decode(weights, full[:1])
     return full, plain, late, preview, system.decode(weights, full)
 
@@ -94,19 +99,14 @@ def test_cache_changes_nothing_and_a_coarse_latent_is_built_on(native):
 def test_official_layout_leaves_a_pooled_coarse_scale():
   levels = timesteps.spaced_levels(schedules.make_chain(), 2, 'official')
   system = systems.create(load('official,debug'))
-  assert system._grids(32, 32) == [(8, 8), (8, 8)]
+  shapes = [system.state_shape((1, 32, 32), s) for s in range(2)]
+  assert shapes == [(1, 8, 8, 8)] * 2
   weights = system_weights.weights_of(system)
-  stages = frido.make_stages(
-    frido.ScaleDenoiser(
-      unet=system.unet, params=weights.params['generator']['unet']
-    ),
-    [levels, levels],
-    condition_lib.Condition(
-      context=condition_lib.Inputs(context=jnp.zeros((1, 4, 32)))
-    ),
-    shapes=[(1, 8, 8, 8)] * 2,
-    pools=(2, 1),
-  )
+  inputs = condition_lib.Inputs(context=jnp.zeros((1, 4, 32)))
+  stages = [
+    system.denoiser(weights.params['generator'], s).stage(levels, inputs, shape)
+    for s, shape in enumerate(shapes)
+  ]
   x = jnp.arange(8.0 * 8 * 8).reshape(1, 8, 8, 8)
   (coarse,) = stages[0].leave([], x, x, None)
   want = np.asarray(x).reshape(1, 4, 2, 4, 2, 8).mean((2, 4))
@@ -115,7 +115,7 @@ def test_official_layout_leaves_a_pooled_coarse_scale():
   x, (_, given) = jax.eval_shape(
     lambda c: enter([c], lambda shape: jnp.zeros(shape)), coarse
   )
-  assert x.shape == given['known'][0].shape == (1, 8, 8, 8)
+  assert x.shape == given['coarse'][0].shape == (1, 8, 8, 8)
 
 
 def test_stage_input_mixes_noise_into_the_coarse_scale_only():

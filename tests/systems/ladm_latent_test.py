@@ -1,5 +1,6 @@
 """LaDM in latents, with one DiffiT for all stages."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -104,10 +105,17 @@ def test_the_fine_stage_is_told_the_coarse_prediction_in_sampling(told):
   def predict(weights, state, cached):
     condition = system.condition(weights, BATCH)
     found = []
+    network = system.denoiser(system.generator(weights), 1)
+    levels, shape = system.levels(spec)[1], (B, SIDE, SIDE)
     for each in (True, False):
-      stages = system.stages(weights, condition, (B, SIDE, SIDE), spec, each)
-      (segment,) = stages[1].segments
-      x, context = stages[1].enter([state], normal)
+      stage = dataclasses.replace(network, cached=each).guided(
+        levels,
+        condition,
+        system.state_shape(shape, 1),
+        spec.guidance_of(1),
+      )
+      (segment,) = stage.segments
+      x, context = stage.enter([state], normal)
       level = row(segment.levels, 0)
       found.append(segment.denoise(x, level, context).x0)
     return jnp.where(cached, *found), x

@@ -233,7 +233,7 @@ def test_what_is_not_guided_is_of_the_condition_bit_for_bit():
       x, context = stage.enter([], normal)
       level = row(segment.levels, 2)
       made.append(segment.denoise(x, level, context))
-    both = system.denoiser(weights).guided(
+    both = system.denoiser(weights.params['generator'], 0).guided(
       segment.levels,
       of_classes(classifier_free.pair(condition.context.y, condition.null.y)),
       (4, 4, 4, 4),

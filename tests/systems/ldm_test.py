@@ -204,14 +204,13 @@ def test_cache_changes_nothing():
   @jax.jit
   def sample(weights):
     condition = system.condition(weights, {'class': BATCH['class']})
-    return [
-      sampling.run(
-        system.stages(weights, condition, (B, 32, 32), spec, cached=cached),
-        spec.make_solver(),
-        noise,
-      )[0]
-      for cached in (True, False)
-    ]
+    (cached,) = system.stages(weights, condition, (B, 32, 32), spec)
+    network = system.denoiser(weights.params['generator'], 0)
+    plain = dataclasses.replace(network, cached=False).guided(
+      *system.levels(spec), condition, (B, 8, 8, 4), spec.guidance_of(0)
+    )
+    solver = spec.make_solver()
+    return [sampling.run([s], solver, noise)[0] for s in (cached, plain)]
 
   with jax.default_matmul_precision('highest'):
     cached, plain = sample(weights)
@@ -234,17 +233,17 @@ def sample_toy(
 ):
   if x is None:
     x = official_fill.sine((2, 1, 2, 2), 0.2).transpose(0, 2, 3, 1)
-  stage = ldm.make_stage(
-    ldm.denoiser(network, {}, parameterization),
-    timesteps.spaced_levels(CHAIN, 5, solvers.SPACINGS[solver]),
-    condition_lib.Condition(
-      context=condition_lib.Inputs(context=jnp.ones((2, 1, 1))),
-      null=condition_lib.Inputs(context=jnp.zeros((2, 1, 1))),
-    ),
-    x.shape,
-    guidance,
-    tiles,
+  network = ldm.denoiser(network, {}, parameterization)
+  levels = timesteps.spaced_levels(CHAIN, 5, solvers.SPACINGS[solver])
+  condition = condition_lib.Condition(
+    context=condition_lib.Inputs(context=jnp.ones((2, 1, 1))),
+    null=condition_lib.Inputs(context=jnp.zeros((2, 1, 1))),
   )
+  args = levels, condition, x.shape, guidance
+  if tiles is None:
+    stage = network.guided(*args)
+  else:
+    stage = ldm.tiled_stage(network, *args, tiles)
   noise = sampling.Noise.recorded([x])
   with jax.default_matmul_precision('highest'):
     (z,) = sampling.run([stage], solvers.create(solver), noise)
@@ -407,7 +406,7 @@ def test_a_model_without_conditions_ignores_guidance():
   system, _, _, (image, _) = shapes(config)
   assert image.shape == (B, 32, 32, 3)
   levels = timesteps.spaced_levels(CHAIN, 5, 'official')
-  stage = functools.partial(ldm.make_stage, ldm.denoiser(Toy(), {}), levels)
+  stage = functools.partial(ldm.denoiser(Toy(), {}).guided, levels)
   alone = stage(condition_lib.Condition(), (B, 8, 8, 4))
   guided = stage(
     condition_lib.Condition(), (B, 8, 8, 4), classifier_free.Guidance(3.0)

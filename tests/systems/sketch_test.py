@@ -184,7 +184,7 @@ def test_previews_are_edge_maps(load):
   system = create(load())
   weights = system_weights.shapes_of(system)
   shown = jax.eval_shape(
-    lambda w, b: system.preview(w, KEYS, b, spec_lib.SamplerSpec()),
+    lambda w, b: system.preview(w, KEYS[0], b),
     weights,
     jax.eval_shape(lambda: batch_of(32)),
   )

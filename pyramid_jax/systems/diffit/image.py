@@ -7,6 +7,7 @@ augmentation and its solver. No code of this part of the paper was released.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,14 +146,16 @@ class DiffiT(sampled.Sampled):
   def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
     return [spec.edm_timesteps().levels(self.precond, *spec.steps_of(1))]
 
-  def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
+  def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
+    del stage
+
     def predict(network, x, level, inputs):
       del inputs
       return edm.predict(self.precond, network, x, level)
 
     return denoiser_lib.Denoiser(
       call=self._call,
-      params=weights.params['generator']['network'],
+      params=params['network'],
       predict=predict,
       cached=False,  # nothing but labels is independent of the level
     )

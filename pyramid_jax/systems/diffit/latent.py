@@ -117,9 +117,10 @@ class LatentDiffiT(sampled.OnChain):
     metrics = {name: term.mean() for name, term in terms.items()}
     return {'generator': (metrics.pop('loss'), metrics)}, weights.extra
 
-  def denoiser(self, weights: Weights) -> denoiser_lib.Denoiser:
-    params = weights.params['generator']['network']
-    return denoiser(self.network, params, self.loss.parameterization)
+  def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
+    del stage
+    parameterization = self.loss.parameterization
+    return denoiser(self.network, params['network'], parameterization)
 
 
 def create(config: ConfigDict) -> LatentDiffiT:

@@ -213,12 +213,8 @@ class LaDMControl(ladm.LaDM):
   def condition(
     self, weights: Weights, batch: Batch
   ) -> condition_lib.Condition:
-    given = super().condition(weights, batch)
-    null = given.null
-    return condition_lib.Condition(
-      context=self.inputs(given.context, batch),
-      null=None if null is None else self.inputs(null, batch),
-    )
+    condition = super().condition(weights, batch)
+    return condition.map(lambda inputs: self.inputs(inputs, batch))
 
 
 def create(config: ConfigDict) -> LaDMControl:

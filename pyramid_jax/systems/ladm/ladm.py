@@ -264,64 +264,43 @@ class LaDM(sampled.Sampled):
     condition: condition_lib.Condition,
     shape: tuple[int, int, int],
     spec: spec_lib.SamplerSpec,
-    cached: bool = True,
   ) -> list[sampling.Stage]:
-    params = self.generator(weights)['networks']
     self.check_shape(shape[1:])
-    null = condition.null
-    condition = dataclasses.replace(
-      condition,
-      context=self.shaped(condition.context, shape),
-      null=None if null is None else self.shaped(null, shape),
-    )
-    b, height, width, channels = self.state_shape(shape)
-    stages = []
-    for index, levels in enumerate(self.levels(spec)):
-      stage = self.stage_numbers[index]
-      cell = 2 ** (stage - 1)
-      stages.append(
-        self.stage_denoiser(params, stage, cached).guided(
-          levels,
-          condition,
-          (b, height // cell, width // cell, channels),
-          spec.guidance_of(index),
-        )
-      )
-    return stages
+    shaped = condition.map(lambda inputs: self.shaped(inputs, shape))
+    return super().stages(weights, shaped, shape, spec)
 
-  def stage_denoiser(
-    self, params: Any, stage: int, cached: bool = True
-  ) -> denoiser_lib.Denoiser:
-    """Returns the network of a stage with its weights.
+  def state_shape(
+    self, shape: tuple[int, int, int], stage: int = 0
+  ) -> sampled.Shape:
+    count, height, width = shape
+    f = self.space.factor * 2 ** (self.process.levels - 1 - stage)
+    return count, height // f, width // f, self.space.channels
 
-    Args:
-      params: of all networks.
-      stage: 1 = finest.
-      cached: compute what does not depend on the noise level once a stage.
-    """
-    network, channels = self.network(stage), self.space.channels
+  def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
+    number = self.stage_numbers[stage]
+    network, channels = self.network(number), self.space.channels
 
     def call(variables, x, time, inputs, **kwargs):
       # One level for the whole batch is embedded once.
       return network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
 
     def predict(network, x, level, inputs):
-      return self.precond(stage).predict(network, x, level, inputs.prior)
+      return self.precond(number).predict(network, x, level, inputs.prior)
 
     def begin(state, noise):
-      return self.process.switched(noise, state[-1][..., :channels], stage + 1)
+      return self.process.switched(noise, state[-1][..., :channels], number + 1)
 
-    def known(state):
-      given = self._is_given(stage)
+    def coarse(state, grid):
+      del grid
+      given = self._is_given(number)
       return {'known': state[-1][..., channels:]} if given else {}
 
     return denoiser_lib.Denoiser(
       call=call,
-      params=self.params_of(params, stage),
+      params=self.params_of(params['networks'], number),
       predict=predict,
-      cached=cached,
-      known=known,
-      begin=begin if stage < self.process.levels else None,
+      coarse=coarse,
+      begin=begin if number < self.process.levels else None,
       finish=lambda x, x0: jnp.concatenate([x, x0], axis=-1),
     )
 

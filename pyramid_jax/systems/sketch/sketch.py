@@ -43,7 +43,7 @@ SAMPLES_A_BASE = sketch_fields.SAMPLES_A_BASE
 
 BASE = 'base'  # the frozen part that is the trained system
 PARTS = 4  # of the noise's time, for which the loss is reported by itself
-SHOWN = (0.3, 0.6, 0.9)  # parts of the noise's time in previews
+PREVIEW_TIMES = (0.3, 0.6, 0.9)  # of the noise, 1 = noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -361,7 +361,7 @@ class Sketch:
     return self.base.decode(self.base_weights(weights.frozen), state)
 
   def predicted(
-    self, weights: Weights, key: jax.Array, batch: Batch, parts: jax.Array
+    self, weights: Weights, key: jax.Array, batch: Batch, times: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts the edges of noised images; see `Predicting.predicted`."""
     base = self.base_weights(weights.frozen)
@@ -369,7 +369,7 @@ class Sketch:
 
     def rows(stage, length):
       del stage
-      return ((1.0 - parts) * (length - 1)).astype(jnp.int32)
+      return ((1.0 - times) * (length - 1)).astype(jnp.int32)
 
     got = [
       self._predict(variables, s, features, given)
@@ -386,16 +386,11 @@ class Sketch:
     return jnp.stack(errors).mean(0), self.targets.to_edges(base, got)
 
   def preview(
-    self,
-    weights: Weights,
-    keys: jax.Array,
-    batch: Batch,
-    spec: spec_lib.SamplerSpec,
+    self, weights: Weights, key: jax.Array, batch: Batch
   ) -> jax.Array:
-    """Returns edge maps predicted at the parts `SHOWN` of the time in turn."""
-    del spec
-    parts = jnp.resize(jnp.asarray(SHOWN), batch['image'].shape[:1])
-    _, edges = self.predicted(weights, keys[0], batch, parts)
+    """Returns edge maps predicted at `PREVIEW_TIMES` in turn."""
+    times = jnp.resize(jnp.asarray(PREVIEW_TIMES), batch['image'].shape[:1])
+    _, edges = self.predicted(weights, key, batch, times)
     return jnp.repeat(edges[..., None], 3, axis=-1).clip(-1.0, 1.0)
 
 

@@ -124,17 +124,18 @@ def _run_sampler(case: families.Case) -> dict[str, np.ndarray]:
   scale = float(sampler.get('unconditional_guidance_scale', 1.0))
 
   def sample(params, initial, recorded, context, null):
-    stages = frido.make_stages(
-      frido.ScaleDenoiser(unet=model.unet, params=params),
-      [levels] * len(initial),
-      condition_lib.Condition(
-        context=condition_lib.Inputs(context=context),
-        null=None if null is None else condition_lib.Inputs(context=null),
-      ),
-      [x.shape for x in initial],
-      [2**s for s in reversed(range(len(initial)))],
-      None if scale == 1 else classifier_free.Guidance(scale),
+    condition = condition_lib.Condition(
+      context=condition_lib.Inputs(context=context),
+      null=None if null is None else condition_lib.Inputs(context=null),
     )
+    guidance = None if scale == 1 else classifier_free.Guidance(scale)
+    last = len(initial) - 1
+    stages = [
+      frido.denoiser(model.unet, params, s, 2 ** (last - s)).guided(
+        levels, condition, x.shape, guidance
+      )
+      for s, x in enumerate(initial)
+    ]
     noise = sampling.Noise.recorded(initial, recorded)
     return sampling.run(stages, solver, noise, trace=True)
 

@@ -268,8 +268,7 @@ def _sample(
   guidance = None if scale == 1 else classifier_free.Guidance(scale)
 
   def sample(params, cond, null, arrays):
-    stage = ldm.make_stage(
-      ldm.denoiser(model.unet, params, parameterization),
+    stage = ldm.denoiser(model.unet, params, parameterization).guided(
       levels,
       condition_lib.Condition(context=cond, null=null),
       arrays['x_T'].shape,
