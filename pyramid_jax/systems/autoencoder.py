@@ -10,6 +10,7 @@ step.
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,7 @@ class Autoencoder:
   image_size: int
   logvar: float = 0.0
   train_logvar: bool = False
+  outputs: ClassVar[str] = system_lib.RECONSTRUCTIONS
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     keys = jax.random.split(key)
@@ -241,10 +243,6 @@ class Autoencoder:
 
   def ema_patterns(self) -> list[str]:
     return []  # the reference averages nothing here
-
-  @property
-  def outputs(self) -> str:
-    return system_lib.RECONSTRUCTIONS
 
   def check_extra(self, extra: Params) -> None:
     del extra

@@ -50,6 +50,8 @@ class Sampled:
   encoder: conditioning.Encoder
   cond_dropout: float
   image_size: int
+  outputs: ClassVar[str] = system_lib.SAMPLES
+  any_shape: ClassVar[bool] = False
   has_windows: ClassVar[bool] = False  # whether large states are cut
 
   def latent_key(self, key: jax.Array) -> jax.Array:
@@ -74,10 +76,6 @@ class Sampled:
     raise NotImplementedError
 
   # What the trainer asks for.
-
-  @property
-  def outputs(self) -> str:
-    return system_lib.SAMPLES
 
   def init_condition(
     self, key: jax.Array
@@ -131,10 +129,6 @@ class Sampled:
   @property
   def accepts(self) -> frozenset[str]:
     return frozenset(system_lib.EDITS)
-
-  @property
-  def any_shape(self) -> bool:
-    return False
 
   @property
   def stage_count(self) -> int:

@@ -11,6 +11,7 @@ choices.
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,7 @@ class LaDM(sampled.Sampled):
   stage_batch: tuple[int, ...]
   known_noise: float | None
   takes_aspect: bool = False
+  any_shape: ClassVar[bool] = True
 
   @property
   def stage_numbers(self) -> tuple[int, ...]:
@@ -236,10 +238,6 @@ class LaDM(sampled.Sampled):
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
     fields.check_spec(spec, self.process)
     super().check_spec(spec)
-
-  @property
-  def any_shape(self) -> bool:
-    return True
 
   @property
   def stage_count(self) -> int:

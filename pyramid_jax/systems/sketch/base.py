@@ -6,12 +6,15 @@ activations, and its config.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import systems
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.systems import system as system_lib
 
@@ -47,18 +50,42 @@ class StageShape:
   features: tuple[jax.ShapeDtypeStruct, ...]
 
 
-def stage_shapes(
-  base: system_lib.Generative, features: Sequence[str]
-) -> tuple[StageShape, ...]:
-  """Traces a system and returns the shapes of its stages.
+@functools.lru_cache(maxsize=8)
+def create(
+  text: str, attention: str, remat: bool, features: tuple[str, ...]
+) -> tuple[Any, tuple[StageShape, ...]]:
+  """Builds a base and traces the shapes of its stages, once in a process.
 
   Args:
-    base: the system.
+    text: the `config.json` of the base.
+    attention: `config.attention` of the predictor, which replaces the base's.
+    remat: `config.remat` of the predictor, which is added to the base's.
     features: names of the activations that are read.
+
+  Returns:
+    The system, and its stages, coarse first.
 
   Raises:
     ValueError: activations that the network does not have.
   """
+  config = config_lib.from_json(text)
+  with config.unlocked():
+    config.attention = attention
+    config.remat = remat or config.remat
+  base: Any = systems.create(config)
+  try:
+    return base, _stage_shapes(base, features)
+  except TypeError as error:
+    raise ValueError(
+      f'the system {config.system.name!r} of config.sketch.base has no named'
+      f' activations: {error}'
+    ) from error
+
+
+def _stage_shapes(
+  base: system_lib.Generative, features: Sequence[str]
+) -> tuple[StageShape, ...]:
+  """Traces a system and returns the shapes of its stages."""
 
   def trace(key):
     params, extra = base.init(key)
@@ -111,12 +138,3 @@ def check(config: ConfigDict, base_config: ConfigDict) -> None:
         f'config.{name} is {mine[name]!r}, must be {theirs[name]!r} as in'
         f' config.sketch.base = {path}'
       )
-
-
-def sampled(config: ConfigDict, base_config: ConfigDict) -> ConfigDict:
-  """Returns the base's config with this one's `attention` and `remat`."""
-  changed = config_lib.from_json(config_lib.to_json(base_config))
-  with changed.unlocked():
-    changed.attention = config.attention
-    changed.remat = config.remat or base_config.remat
-  return changed

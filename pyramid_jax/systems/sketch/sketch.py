@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import dataclasses
 import os
 from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax import systems
+from pyramid_jax import config as config_lib
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
@@ -42,7 +43,7 @@ FIELDS, CHECKS = sketch_fields.FIELDS, sketch_fields.CHECKS
 SAMPLES_A_BASE = sketch_fields.SAMPLES_A_BASE
 
 BASE = 'base'  # the frozen part that is the trained system
-PARTS = 4  # of the noise's time, for which the loss is reported by itself
+TIME_BINS = 4  # of the noise, for each of which the loss is reported
 PREVIEW_TIMES = (0.3, 0.6, 0.9)  # of the noise, 1 = noise
 
 
@@ -74,15 +75,13 @@ class Sketch:
   stop_fraction: tuple[float, ...]
   norm_ref: str
   variance: str = 'fixed_small'
+  outputs: ClassVar[str] = system_lib.PREDICTIONS
+  any_shape: ClassVar[bool] = False
 
   @property
   def shapes(self) -> tuple[sketch_base.StageShape, ...]:
     """The shapes of the base's stages, coarse first."""
     return self.targets.shapes
-
-  @property
-  def outputs(self) -> str:
-    return system_lib.PREDICTIONS
 
   @property
   def image_size(self) -> int:
@@ -91,10 +90,6 @@ class Sketch:
   @property
   def accepts(self) -> frozenset[str]:
     return self.base.accepts | {'sketch'}
-
-  @property
-  def any_shape(self) -> bool:
-    return False
 
   @property
   def stage_count(self) -> int:
@@ -147,12 +142,12 @@ class Sketch:
     """Applies the predictor of a stage to activations by name."""
     place, index = self._own(stage)
     own = {kind: trees[str(place)] for kind, trees in variables.items()}
-    size = self.shapes[stage].state[1:3]
+    _, height, width, _ = self.shapes[stage].state
     return self.predictors[place].apply(
       own,
       [features[name] for name in self.features],
       noise,
-      (size[0], size[1]),
+      (height, width),
       stage=index,
       **kwargs,
     )
@@ -161,21 +156,20 @@ class Sketch:
     params, statistics = {}, {}
     for place, predictor in enumerate(self.predictors):
       shape = self.shapes[place]
+      _, height, width, _ = shape.state
       features = [jnp.zeros(t.shape, t.dtype) for t in shape.features]
       scalar = predictor.noise_input == 'scalar'
       noise = jnp.zeros((1,) if scalar else shape.state)
-      size = (shape.state[1], shape.state[2])
       key, own = jax.random.split(key)
-      variables = predictor.init(own, features, noise, size)
+      variables = predictor.init(own, features, noise, (height, width))
       params[str(place)] = variables['params']
       statistics[str(place)] = variables['batch_stats']
-    extra = {'batch_stats': statistics, 'loss_by_part': jnp.zeros(PARTS)}
+    extra = {'batch_stats': statistics, 'loss_by_part': jnp.zeros(TIME_BINS)}
     return {'generator': params}, extra
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     def init(key):
-      params, extra = self.base.init(key)
-      return {'params': params, 'extra': extra}
+      return dict(zip(('params', 'extra'), self.base.init(key), strict=True))
 
     whole = pretrained.PretrainedPart(
       init=init,
@@ -197,11 +191,7 @@ class Sketch:
     return self.source.target_edges(frozen, batch)
 
   def _read(
-    self,
-    weights: Weights,
-    key: jax.Array,
-    batch: Batch,
-    rows: Any,
+    self, weights: Weights, key: jax.Array, batch: Batch, rows: Any
   ) -> list[tuple[dict[str, jax.Array], jax.Array, jax.Array]]:
     """Noises a batch and reads the base's activations, stage by stage.
 
@@ -213,7 +203,7 @@ class Sketch:
 
     Returns:
       For each stage activations by name, the predictor's input of the noise,
-      and the (B,) parts of the noise's time.
+      and the (B,) times of the noise.
     """
     zs = self.base.states(weights, batch['image'])
     condition = self.base.condition(weights, batch)
@@ -257,11 +247,10 @@ class Sketch:
     base = self.base_weights(weights.frozen)
     edges = self.target_edges(weights.frozen, batch)
     targets = self.targets.of_edges(base, edges)
-    count = targets[0].shape[0]
 
     def rows(stage, length):
       own = jax.random.fold_in(level_key, stage)
-      return jax.random.randint(own, (count,), 0, length)
+      return jax.random.randint(own, batch['image'].shape[:1], 0, length)
 
     statistics = dict(weights.extra['batch_stats'])
     by_part = weights.extra['loss_by_part']
@@ -278,7 +267,7 @@ class Sketch:
       metrics[f'loss_stage_{s}'] = errors.mean()
       total = total + errors.mean() / len(self.shapes)
       by_part = _renewed(by_part, part, errors)
-    metrics |= {f'loss_part_{i}': by_part[i] for i in range(PARTS)}
+    metrics |= {f'loss_part_{i}': by_part[i] for i in range(TIME_BINS)}
     extra = {
       'batch_stats': jax.lax.stop_gradient(statistics),
       'loss_by_part': jax.lax.stop_gradient(by_part),
@@ -411,10 +400,10 @@ def _examples(levels: levels_lib.Levels, rows: jax.Array) -> Any:
   return dataclasses.replace(at, time=at.time.reshape(-1))
 
 
-def _renewed(old: jax.Array, part: jax.Array, errors: jax.Array) -> jax.Array:
-  """Returns the newest mean error in each of `PARTS` parts of the time."""
-  bins = jnp.clip((part * PARTS).astype(jnp.int32), 0, PARTS - 1)
-  hits = jax.nn.one_hot(bins, PARTS)
+def _renewed(old: jax.Array, time: jax.Array, errors: jax.Array) -> jax.Array:
+  """Returns the newest mean error in each of `TIME_BINS` bins of the time."""
+  bins = jnp.clip((time * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
+  hits = jax.nn.one_hot(bins, TIME_BINS)
   counts = hits.sum(0)
   means = (hits * errors[:, None]).sum(0) / jnp.maximum(counts, 1)
   return jnp.where(counts > 0, means, old)
@@ -432,15 +421,10 @@ def create(config: ConfigDict, base_config: ConfigDict) -> Sketch:
   """
   c = config.sketch
   sketch_base.check(config, base_config)
-  base: Any = systems.create(sketch_base.sampled(config, base_config))
   features = tuple(c.features)
-  try:
-    shapes = sketch_base.stage_shapes(base, features)
-  except TypeError as error:
-    raise ValueError(
-      f'the system {base_config.system.name!r} of config.sketch.base has no'
-      f' named activations: {error}'
-    ) from error
+  base, shapes = sketch_base.create(
+    config_lib.to_json(base_config), config.attention, config.remat, features
+  )
   targets = targets_lib.Targets(base=base, shapes=shapes, space=c.target_space)
   return Sketch(
     base=base,
