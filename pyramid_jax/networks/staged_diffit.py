@@ -70,7 +70,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
     context: transformer.Context | None,
     y: jax.Array | None,
     stage: int,
-    known: jax.Array | None,
+    coarse: jax.Array | None,
   ) -> None:
     count = len(self.stage_sides)
     if not isinstance(stage, int) or not 0 <= stage < count:
@@ -85,7 +85,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
     for name, array, need in (
       ('x', x, shape),
       ('y', y, labels),
-      ('known', known, gate),
+      ('coarse', coarse, gate),
     ):
       got = None if array is None else array.shape
       if got != need:
@@ -108,7 +108,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
     stage: int = 0,
     train: bool = False,
     features: Sequence[str] = (),
-    known: jax.Array | None = None,
+    coarse: jax.Array | None = None,
     concat_noise: jax.Array | None = None,
   ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the prediction of a stage.
@@ -124,7 +124,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
       train: not read: nothing is dropped here.
       features: names of activations to return: `block0` is the input of the
         first block, `block1` its result, and so on up to `depth`.
-      known: (B, side, side, stage_out[stage]) estimate of the clean result,
+      coarse: (B, side, side, stage_out[stage]) estimate of the clean result,
         for stages after the first with `self_context`; else None.
       concat_noise: (B,), logarithm of the standard deviation of the noise on
         an image among the channels of x, or None.
@@ -138,10 +138,10 @@ class StagedDiffiT(diffit_trunk.Trunk):
     """
     del train
     self.check_options()
-    self._check_inputs(x, context, y, stage, known)
+    self._check_inputs(x, context, y, stage, coarse)
     if self.is_initializing():
       self._touch_other_stages(stage)
-    h = self._embed_stage(x, stage, known)
+    h = self._embed_stage(x, stage, coarse)
     cond = self._embed_known(t, context, y, stage, concat_noise)
     outside = None
     if isinstance(context, transformer.PlacedTokens):
@@ -160,12 +160,12 @@ class StagedDiffiT(diffit_trunk.Trunk):
     return features_lib.with_features(out, found, features)
 
   def _embed_stage(
-    self, x: jax.Array, stage: int, known: jax.Array | None
+    self, x: jax.Array, stage: int, coarse: jax.Array | None
   ) -> jax.Array:
     h = self.embed_patches(x, f'x_embedder_{stage}')
     table = embeddings.sincos_table(self.hidden_size, self.grids[stage], EXTENT)
     h = h + table.astype(self.dtype)
-    if known is None:
+    if coarse is None:
       return h
     return norms.GatedNorm(
       eps=1e-6,
@@ -173,7 +173,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
       hidden=max(1, self.hidden_size // GATE_PART),
       dtype=self.dtype,
       name=f'gate_{stage}',
-    )(h, resampling.space_to_depth(known, self.patch_size))
+    )(h, resampling.space_to_depth(coarse, self.patch_size))
 
   def _embed_known(
     self,
@@ -205,7 +205,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
       if other == stage:
         continue
       x = jnp.zeros((1, side, side, self.stage_in[other]))
-      known = None
+      coarse = None
       if self.self_context and other > 0:
-        known = jnp.zeros((1, side, side, self.stage_out[other]))
-      self._stage_head(self._embed_stage(x, other, known), other)
+        coarse = jnp.zeros((1, side, side, self.stage_out[other]))
+      self._stage_head(self._embed_stage(x, other, coarse), other)

@@ -1,14 +1,13 @@
-"""First stages: reconstruction, perceptual and adversarial game.
+"""First stages: autoencoders with perceptual and adversarial losses.
 
 Multi-scale vector quantised (Frido), vector quantised and Kullback-Leibler
-(latent diffusion) autoencoders; `config.system.network` selects one. The losses
-are in `first_stage_losses`. The reference alternates generator and
-discriminator; here both are differentiated at the same parameters, in one
-step.
+(latent diffusion). The reference alternates generator and discriminator; here
+both are differentiated at the same parameters, in one step.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 from typing import ClassVar
 
@@ -105,12 +104,12 @@ class Autoencoder:
   Attributes:
     model: the autoencoder.
     discriminator: None for no adversarial term.
-    perceptual: 'lpips', 'pyramid' (the substitute without weights) or 'none'.
+    perceptual: one of `PERCEPTUAL`; 'pyramid' needs no weights.
     perceptual_path: file of the LPIPS weights.
     settings: of the losses; its family is that of the model.
     image_size: px.
-    logvar: log variance of the reconstruction, `KLSettings` only.
-    train_logvar: whether it is trained, from that value on.
+    logvar: the (initial) log variance of the reconstruction, `KLSettings` only.
+    train_logvar: whether it is trained.
   """
 
   model: first_stages.Network
@@ -161,18 +160,15 @@ class Autoencoder:
       fixed = jax.lax.stop_gradient(params['discriminator'])
       discriminate = lambda x: self._logits(fixed, extra, x)[0]
     logvar = params[LOGVAR]['value'] if self.train_logvar else self.logvar
-    last = first_stage_losses.LastConvolution(
-      features=out['features'],
-      kernel=generator['decoder']['conv_out']['kernel'],
-      apply=lambda features, kernel: self._last_conv(
-        generator, features, kernel
-      ),
-    )
     loss, metrics = first_stage_losses.generator_loss(
       self.settings,
       image,
-      last,
-      lambda x, y: self._distance(weights.frozen, x, y),
+      first_stage_losses.LastConvolution(
+        features=out['features'],
+        kernel=generator['decoder']['conv_out']['kernel'],
+        apply=functools.partial(self._last_conv, generator),
+      ),
+      functools.partial(self._distance, weights.frozen),
       discriminate,
       out['kl'] if 'kl' in out else sum(out['codebook_losses']),
       step,
@@ -194,18 +190,17 @@ class Autoencoder:
     return losses, extra
 
   def _noise(self, key: jax.Array, image: tuple[int, ...]) -> jax.Array | None:
-    """Returns what moves the latents of images, None if nothing does."""
+    """Returns the noise on the latents of a posterior, None without one."""
     if not self.model.is_stochastic:
       return None
     b, h, w, _ = image
-    cell, (channels,) = self.model.factor, self.model.latent_channels
-    shape = (b, h // cell, w // cell, channels)
-    return jax.random.normal(key, shape)
+    f, (channels,) = self.model.factor, self.model.latent_channels
+    return jax.random.normal(key, (b, h // f, w // f, channels))
 
   def _last_conv(
     self, generator: Any, features: jax.Array, kernel: jax.Array
   ) -> jax.Array:
-    """The last convolution with another kernel in place of its own."""
+    """Applies the last convolution with another kernel."""
     decoder = generator['decoder']
     conv = {**decoder['conv_out'], 'kernel': kernel}
     tree = {**generator, 'decoder': {**decoder, 'conv_out': conv}}
@@ -254,10 +249,7 @@ class Autoencoder:
   def reconstruct(
     self, weights: Weights, image: jax.Array
   ) -> tuple[jax.Array, list[jax.Array]]:
-    """Returns reconstructions in [-1, 1] and the codes of each codebook.
-
-    A Gaussian posterior is represented by its mean, and has no codes.
-    """
+    # A Gaussian posterior is represented by its mean, and has no codes.
     out = params_lib.apply(self.model, weights.params['generator'], image)
     return jnp.clip(out['reconstruction'], -1.0, 1.0), out.get('codes', [])
 
@@ -296,28 +288,30 @@ def create(config: ConfigDict) -> Autoencoder:
       ndf=c.disc_width, n_layers=c.disc_layers
     )
   is_kl = model.is_stochastic
+  common = {
+    name: c[name]
+    for name in (
+      'perceptual_weight',
+      'disc_weight',
+      'disc_start',
+      'disc_loss',
+      'pixel_loss',
+    )
+  }
+  settings: first_stage_losses.LossSettings
+  if is_kl:
+    settings = first_stage_losses.KLSettings(kl_weight=c.kl_weight, **common)
+  else:
+    settings = first_stage_losses.VQSettings(
+      codebook_weight=c.codebook_weight, **common
+    )
   return Autoencoder(
     model=model,
     discriminator=discriminator,
     perceptual=c.perceptual,
     perceptual_path=c.perceptual_weights,
-    settings=_settings(c, is_kl),
+    settings=settings,
     image_size=size,
     logvar=c.logvar_init if is_kl else 0.0,
     train_logvar=is_kl and c.train_logvar,
-  )
-
-
-def _settings(c: ConfigDict, is_kl: bool) -> first_stage_losses.LossSettings:
-  common = {
-    'perceptual_weight': c.perceptual_weight,
-    'disc_weight': c.disc_weight,
-    'disc_start': c.disc_start,
-    'disc_loss': c.disc_loss,
-    'pixel_loss': c.pixel_loss,
-  }
-  if is_kl:
-    return first_stage_losses.KLSettings(kl_weight=c.kl_weight, **common)
-  return first_stage_losses.VQSettings(
-    codebook_weight=c.codebook_weight, **common
   )

@@ -22,7 +22,7 @@ MAX_ADAPTIVE_WEIGHT = 1e4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossSettings:
-  """How the losses of a first stage are formed; see the two families below.
+  """What both families of losses have.
 
   Attributes:
     perceptual_weight: of the perceptual distance.
@@ -41,14 +41,13 @@ class LossSettings:
   pixel_loss: str = 'l1'
 
   def __post_init__(self):
-    if self.pixel_loss not in PIXEL_LOSSES:
-      raise ValueError(
-        f'pixel_loss is {self.pixel_loss!r}, must be one of {PIXEL_LOSSES}'
-      )
-    if self.disc_loss not in DISC_LOSSES:
-      raise ValueError(
-        f'disc_loss is {self.disc_loss!r}, must be one of {DISC_LOSSES}'
-      )
+    for name, allowed in (
+      ('pixel_loss', PIXEL_LOSSES),
+      ('disc_loss', DISC_LOSSES),
+    ):
+      value = getattr(self, name)
+      if value not in allowed:
+        raise ValueError(f'{name} is {value!r}, must be one of {allowed}')
 
   def factor(self, step: jax.Array) -> jax.Array:
     """Returns disc_factor from disc_start on, 0 before."""
@@ -61,50 +60,40 @@ class LossSettings:
 
     Args:
       rec: mean pixel loss and weighted perceptual distance.
-      size: values of an image.
-      logvar: of the reconstruction; not used where there is none.
+      size: the number of values of an image.
+      logvar: of the reconstruction, for `KLSettings`.
     """
-    raise NotImplementedError
-
-  def regularise(
-    self, value: jax.Array
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the latent's part of the loss, and its metrics."""
-    raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VQSettings(LossSettings):
-  """How the losses of a vector-quantised first stage are formed.
-
-  Attributes:
-    codebook_weight: of the codebook loss.
-  """
-
-  codebook_weight: float = 1.0
-
-  def reduce(
-    self, rec: jax.Array, size: int, logvar: jax.Array | float
-  ) -> jax.Array:
     del size, logvar
     return rec
 
   def regularise(
     self, value: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Takes the codebook loss, a scalar."""
+    """Returns the latent's part of the loss, and its metrics.
+
+    Args:
+      value: the codebook loss (), or the divergence of each example (B,).
+    """
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VQSettings(LossSettings):
+  """The losses of a vector-quantised first stage."""
+
+  codebook_weight: float = 1.0
+
+  def regularise(
+    self, value: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     return self.codebook_weight * value, {'quant_loss': value}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KLSettings(LossSettings):
-  """How the losses of a Kullback-Leibler first stage are formed.
+  """The losses of a Kullback-Leibler first stage."""
 
-  Attributes:
-    kl_weight: of the divergence, which is summed over a latent.
-  """
-
-  kl_weight: float = 1.0
+  kl_weight: float = 1.0  # of the divergence, which is summed over a latent
 
   def reduce(
     self, rec: jax.Array, size: int, logvar: jax.Array | float
@@ -114,18 +103,17 @@ class KLSettings(LossSettings):
   def regularise(
     self, value: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Takes the divergences of the examples, (B,)."""
     kl = value.mean()
     return self.kl_weight * kl, {'kl_loss': kl}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LastConvolution:
-  """The end of a decoder, where the adaptive weight compares gradients.
+  """The end of a decoder; the adaptive weight compares gradients at its kernel.
 
   Attributes:
-    features: (B, H, W, F), what the convolution is given.
-    kernel: (K, K, F, 3), of the convolution.
+    features: (B, H, W, F), the input of the convolution.
+    kernel: (K, K, F, 3).
     apply: (features, kernel) -> (B, H, W, 3), the reconstruction.
   """
 
@@ -172,19 +160,17 @@ def generator_loss(
   Args:
     settings: `VQSettings` or `KLSettings`.
     image: (B, H, W, 3).
-    last: of the decoder; the adaptive weight compares the gradients of the
-      reconstruction and of the adversarial term at its kernel.
+    last: the end of the decoder.
     perceptual: (x, y) -> (B,).
     discriminate: image -> logits; None for no adversarial term.
     regularizer: what `settings.regularise` takes.
     step: finished updates.
-    logvar: of the reconstruction, scalar; used by `KLSettings`.
+    logvar: () of the reconstruction, for `KLSettings`.
 
   Returns:
     The loss and metrics under the official names.
   """
   logvar = jnp.asarray(logvar, jnp.float32)
-  size = image[0].size
 
   def nll_of(features, kernel):
     rec, _, distance = reconstruction_loss(
@@ -194,7 +180,7 @@ def generator_loss(
       settings.perceptual_weight,
       settings.pixel_loss,
     )
-    return settings.reduce(rec, size, logvar), rec, distance
+    return settings.reduce(rec, image[0].size, logvar), rec, distance
 
   nll, rec, distance = nll_of(last.features, last.kernel)
   latent, metrics = settings.regularise(regularizer)

@@ -1,4 +1,4 @@
-"""What the systems share that images are sampled from."""
+"""The defaults of systems that images are sampled from."""
 
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -26,6 +26,7 @@ from pyramid_jax.systems import system as system_lib
 
 
 Batch = system_lib.Batch
+OverBatch = measuring.OverBatch
 Params = system_lib.Params
 Shape = denoiser_lib.Shape
 Weights = system_lib.Weights
@@ -62,20 +63,15 @@ class Sampled:
     """Returns the noise levels of each stage.
 
     Raises:
-      ValueError: what the spec asks for and what is allowed.
+      ValueError: a spec that the system cannot serve.
     """
     raise NotImplementedError
 
   def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
-    """Returns the network of a stage, 0 = coarsest, with its weights.
-
-    Args:
-      params: see `generator`.
-      stage: the number of the stage.
-    """
+    """Returns the network of a stage, 0 = coarsest, with its `generator`."""
     raise NotImplementedError
 
-  # What the trainer asks for.
+  # For the trainer.
 
   def init_condition(
     self, key: jax.Array
@@ -91,14 +87,14 @@ class Sampled:
     }
 
   def measure(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
+    self, frozen: Params, extra: Params, key: jax.Array, over: OverBatch
   ) -> Params:
+    space = self.space
+    if not isinstance(space, spaces.Latents) or not space.scale_by_std:
+      return extra
     # The latents are drawn as `losses` draws them.
-    return self.space.measured(frozen, extra, self.latent_key(key), over)
+    scale = space.measured_scale(frozen, self.latent_key(key), over)
+    return {**extra, 'latent_scale': scale}
 
   def generator(self, weights: Weights) -> Any:
     """Returns the weights of the networks and of the encoder."""
@@ -124,7 +120,7 @@ class Sampled:
   def check_extra(self, extra: Params) -> None:
     del extra
 
-  # What the sampler asks for.
+  # For the sampler.
 
   @property
   def accepts(self) -> frozenset[str]:

@@ -40,16 +40,6 @@ class Pixels:
   def extra(self) -> Params:
     return {}
 
-  def measured(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    del frozen, key, over
-    return extra
-
   def training(
     self, weights: Weights, batch: Batch, key: jax.Array
   ) -> list[jax.Array]:
@@ -105,7 +95,6 @@ class Latents:
     return self.first_stage.factor
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
-    """Returns the weights that states need."""
     image = jnp.zeros((1, self.image_size, self.image_size, 3))
     part = pretrained.PretrainedPart(
       init=lambda key: self.first_stage.init(key, image)['params'],
@@ -121,16 +110,10 @@ class Latents:
     scale = jnp.full((scales,), self.scale_factor, jnp.float32)
     return {'latent_scale': scale}
 
-  def measured(
-    self,
-    frozen: Params,
-    extra: Params,
-    key: jax.Array,
-    over: measuring.OverBatch,
-  ) -> Params:
-    """Returns `extra` as `measuring.Measuring.measure` does."""
-    if not self.scale_by_std:
-      return extra
+  def measured_scale(
+    self, frozen: Params, key: jax.Array, over: measuring.OverBatch
+  ) -> jax.Array:
+    """Returns the (S,) factors of the scales that make deviations 1."""
 
     def moments(batch, normal):
       zs = self.batch_latents(frozen, batch, normal)
@@ -140,7 +123,7 @@ class Latents:
         jnp.array([z.size for z in zs], jnp.float32),
       )
 
-    return {**extra, 'latent_scale': inverse_std(*over(key, moments))}
+    return inverse_std(*over(key, moments))
 
   def encode(
     self, frozen: Params, image: jax.Array, noise: jax.Array | None = None
@@ -150,8 +133,8 @@ class Latents:
     Args:
       frozen: with the part 'first_stage'.
       image: (B, H, W, 3) in [-1, 1].
-      noise: standard normal of the latent's shape, which draws the latent of
-        a first stage that has a posterior; None gives the mean.
+      noise: standard normal of the latent's shape, which draws from the
+        posterior of a first stage that has one; None gives its mean.
     """
     zs = params_lib.apply(
       self.first_stage, frozen['first_stage'], image, noise, method='encode'
@@ -170,13 +153,11 @@ class Latents:
       frozen: with the part 'first_stage'.
       batch: has `image`, or `latent_mean_S` of every scale and perhaps
         `latent_std_S` (see `data.latent_cache`).
-      normal: shape -> standard normal, which draws a latent from its posterior.
+      normal: shape -> standard normal, which draws from the posterior.
     """
     if 'latent_mean_0' not in batch:
-      b, height, width, _ = batch['image'].shape
-      noise = normal(
-        (b, height // self.factor, width // self.factor, self.channels)
-      )
+      (b, height, width, _), f = batch['image'].shape, self.factor
+      noise = normal((b, height // f, width // f, self.channels))
       return self.encode(frozen, batch['image'], noise)
     zs = [
       batch[f'latent_mean_{s}'].astype(jnp.float32)
@@ -247,10 +228,7 @@ def latents(config: ConfigDict) -> Latents:
 
 
 def one_scale(config: ConfigDict) -> Latents:
-  """Returns the latents of a first stage of one scale.
-
-  Args:
-    config: of the run, with the fields that scale the latents.
+  """Returns the latents of a first stage of one scale, scaled by the config.
 
   Raises:
     ValueError: a first stage of several scales, or one that does not divide

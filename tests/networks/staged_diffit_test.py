@@ -91,8 +91,9 @@ def test_the_initial_prediction_is_zero():
 
 def test_what_a_prediction_depends_on(told):
   net, params = told
-  known = state(1, 3) ** 2
-  inputs = {'x': state(), 't': T, 'context': context(), 'y': Y, 'known': known}
+  coarse = state(1, 3) ** 2
+  inputs = {'x': state(), 't': T, 'context': context(), 'y': Y}
+  inputs['coarse'] = coarse
 
   @jax.jit
   def run(params, inputs):
@@ -106,7 +107,7 @@ def test_what_a_prediction_depends_on(told):
     ('y', Y[::-1]),
     ('context', context().replace(values=-context().values)),
     ('context', moved),
-    ('known', -known),
+    ('coarse', -coarse),
   ):
     assert np.abs(run(params, inputs | {name: other}) - want).max() > 1e-3, name
   # Of the parameters, by their names: the level is not the only thing told.
@@ -140,26 +141,26 @@ def test_a_scan_changes_no_number_and_every_block_can_be_tapped(told):
 
 def test_context_and_gates_are_computed_once(told):
   net, params = told
-  call = lambda variables, x, values, known, **kwargs: net.apply(
+  call = lambda variables, x, values, coarse, **kwargs: net.apply(
     variables,
     x,
     T,
     context().replace(values=values),
     Y,
     stage=1,
-    known=known,
+    coarse=coarse,
     **kwargs,
   )
 
   @jax.jit
   def run(params):
-    values, known = context().values, state(1)
-    want = call({'params': params}, state(), values, known)
+    values, coarse = context().values, state(1)
+    want = call({'params': params}, state(), values, coarse)
     blank = jnp.zeros_like(state())
     kept = call(
-      {'params': params}, blank, values, known, mutable=[caching.COLLECTION]
+      {'params': params}, blank, values, coarse, mutable=[caching.COLLECTION]
     )[1]
-    again = call({'params': params} | kept, state(), values, -known)
+    again = call({'params': params} | kept, state(), values, -coarse)
     return want, again, kept
 
   want, again, kept = run(params)
@@ -203,8 +204,8 @@ def test_refuses_options(options, message):
     ((state(0), T, context(), Y), {}, 'None without context_dim; got'),
     (
       (state(0), T, None, Y),
-      {'known': state(0)},
-      'known of stage 0 must be None, got',
+      {'coarse': state(0)},
+      'coarse of stage 0 must be None, got',
     ),
   ],
 )
@@ -216,7 +217,7 @@ def test_refuses_inputs(args, kwargs, message):
 
 def test_a_gate_needs_what_it_reads(told):
   net, params = told
-  with pytest.raises(ValueError, match=r'known of stage 1 must be \(2, 4, 4'):
+  with pytest.raises(ValueError, match=r'coarse of stage 1 must be \(2, 4, 4'):
     jax.eval_shape(
       lambda: net.apply({'params': params}, state(), T, context(), Y, stage=1)
     )

@@ -76,7 +76,7 @@ def test_the_fine_stage_is_told_the_noisy_clean_image_in_training(told):
         x,
         t,
         condition_lib.Inputs(y=BATCH['class'][1:] - 1),
-        known=gaussian.mix_noise(coarse, eps, 0.1),
+        coarse=gaussian.mix_noise(coarse, eps, 0.1),
       ),
       system.precond(1),
       clean[1:],
@@ -146,7 +146,7 @@ def test_from_noise_to_an_image_and_from_an_image(told):
     _, ((_, told), _) = stages[0].enter([], noise.start(0))
     coarse = system.states(weights, BATCH['image'])[0]
     images = [system.decode(weights, whole[: i + 1]) for i in range(2)]
-    return whole, near, images, told['known'], coarse
+    return whole, near, images, told['coarse'], coarse
 
   keys = jax.random.split(jax.random.key(0), B)
   whole, near, images, known, coarse = run(weights, keys)

@@ -1,10 +1,10 @@
-"""ControlNet for LaDM: a map gives the places of things, the base stays frozen.
+"""ControlNet for LaDM: a trained LaDM stays frozen, and follows a map.
 
-Each network of a trained LaDM gets a branch (`networks/controlnet.py`) that
-takes the map at the stage's resolution. A branch is stored as its difference
-from the weights that it copies: at first it is the copy, and changes nothing.
-Attaching it so is the original ControlNet's way (arXiv:2302.05543); the report
-on LaDM (arXiv:2411.07126) shows a copied encoder and new blocks for the map.
+Each network of the base gets a branch (`networks/controlnet.py`) that takes the
+map at the stage's resolution. A branch is stored as its difference from the
+weights that it copies: at first it is the copy, and changes nothing. It is
+attached as in the original ControlNet (arXiv:2302.05543); the report on LaDM
+(arXiv:2411.07126) shows a copied encoder and new blocks for the map.
 """
 
 from collections.abc import Collection
@@ -35,7 +35,7 @@ Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
 
-# Arguments of the network that are the branch's, too.
+# Arguments of the network that the branch takes, too.
 _BOTH = ('train', 'rngs', 'stage', 'concat_noise')
 
 BASE = 'base'  # the frozen part that is the trained LaDM
@@ -121,12 +121,12 @@ class LaDMControl(ladm.LaDM):
     return super().accepts | {'sketch'}
 
   def check_rows(self, names: Collection[str]) -> None:
-    known = {*names, 'edges'} if 'sketch' in names else set(names)
-    lacks = [key for key in self.control_map.keys if key not in known]
+    given = {*names, 'edges'} if 'sketch' in names else set(names)
+    lacks = [key for key in self.control_map.keys if key not in given]
     if lacks:
       raise ValueError(
-        f'the map of the control is not there: {lacks[0]!r} is needed, a sketch'
-        ' or data with config.data.maps'
+        f'the control map is missing: {lacks[0]!r} is needed, a sketch or data'
+        ' with config.data.maps'
       )
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:
@@ -137,21 +137,17 @@ class LaDMControl(ladm.LaDM):
     )
     _, zeros = ladm.conditioning.init(self.encoder, key)
     inputs = dataclasses.replace(zeros, control=blank)
+    fresh = self.networks.init(
+      lambda stage, key, x: self.network(stage).init_branch(key, x, inputs),
+      key,
+      side,
+    )
     branches = {}
-    for stage in self.stage_numbers:
-      name = self.networks.name(stage)
-      if name in branches:
-        continue
-      n = side // 2 ** (stage - 1)
-      fresh = self._controlled(stage).init_branch(
-        jax.random.fold_in(key, stage),
-        jnp.zeros((1, n, n, self.space.channels)),
-        inputs,
-      )
-      own = self.networks.params_of(base['generator']['networks'], stage)
+    for name, branch in fresh.items():
+      own = base['generator']['networks'][name]
       branches[name] = {
         k: jax.tree.map(jnp.zeros_like, tree) if k in own else tree
-        for k, tree in fresh.items()
+        for k, tree in branch.items()
       }
     return {'generator': {'branches': branches}}, extra
 
@@ -176,20 +172,14 @@ class LaDMControl(ladm.LaDM):
       networks[name] = {'base': own, 'branch': branch}
     return {**base, 'networks': networks}
 
-  def network(self, stage: int) -> stage_networks.StageNetwork:
-    return self._controlled(stage)
-
-  def _controlled(self, stage: int) -> ControlledNetwork:
+  def network(self, stage: int) -> ControlledNetwork:
     plain = self.networks.of_stage(stage)
     assert isinstance(plain.module, unet.UNet)  # of `ladm.create`
     is_staged = isinstance(plain.module, staged_unet.StagedUNet)
     kind = controlnet.ControlStagedUNet if is_staged else controlnet.ControlUNet
     wavelets = self.networks.wavelets if is_staged else (plain.wavelet,)
     return ControlledNetwork(
-      module=plain.module,
-      stage=plain.stage,
-      wavelet=plain.wavelet,
-      halvings=plain.halvings,
+      **vars(plain),
       branch=controlnet.branch(
         kind,
         plain.module,
@@ -242,7 +232,7 @@ def create(config: ConfigDict) -> LaDMControl:
     )
   base = ladm.create(config)
   return LaDMControl(
-    **{f.name: getattr(base, f.name) for f in dataclasses.fields(base)},
+    **vars(base),
     base_path=c.base,
     control_map=control_map,
     weight=c.weight,

@@ -50,7 +50,7 @@ network_class = stage_networks.network_class
 class LaDM(sampled.Sampled):
   """The system; see the module docstring and `systems.system.Generative`.
 
-  Lists of stages are coarse to fine.
+  Lists of stages are coarse to fine; a stage's number is 1 for the finest.
 
   Attributes, in addition to those of `sampled.Sampled`:
     networks: of the stages.
@@ -58,8 +58,8 @@ class LaDM(sampled.Sampled):
     kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
     noise_distribution: of the noise levels in training.
     stage_batch: examples of a batch for each stage.
-    known_noise: share of noise in the clean image of the stage before, which
-      finer stages are given in training; None where they are not given it.
+    coarse_noise: share of noise in the clean image of the stage before, which
+      conditions finer stages in training; None where it does not.
     takes_aspect: whether the networks are given the shape of the image.
   """
 
@@ -68,7 +68,7 @@ class LaDM(sampled.Sampled):
   kind: str
   noise_distribution: laplacian_loss.NoiseDistribution
   stage_batch: tuple[int, ...]
-  known_noise: float | None
+  coarse_noise: float | None
   takes_aspect: bool = False
   any_shape: ClassVar[bool] = True
 
@@ -80,16 +80,17 @@ class LaDM(sampled.Sampled):
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     keys = jax.random.split(key)
     params, zeros = self.init_condition(keys[1])
+    inputs = self.shaped(zeros, (1, self.image_size, self.image_size))
     params['networks'] = self.networks.init(
+      lambda stage, key, x: self.networks.of_stage(stage).init(key, x, inputs),
       keys[0],
-      self.shaped(zeros, (1, self.image_size, self.image_size)),
       self.image_size // self.space.factor,
     )
     extra = {'process': self.fingerprint(), **self.space.extra()}
     return {'generator': params}, extra
 
   def fingerprint(self) -> dict[str, jax.Array]:
-    """Returns the process as arrays, which live in the checkpoint."""
+    """Returns the process as arrays, which are saved in a checkpoint."""
     p = self.process
     return {
       'schedule': jnp.asarray(laplacian.SCHEDULES.index(p.schedule)),
@@ -101,18 +102,13 @@ class LaDM(sampled.Sampled):
     }
 
   def check_extra(self, extra: Params) -> None:
-    """Refuses weights that were trained with another process.
-
-    Raises:
-      ValueError: the field that differs, and both values.
-    """
-    for name, mine in self.fingerprint().items():
-      theirs = np.asarray(extra['process'][name])
-      if not np.allclose(theirs, mine, rtol=1e-6):
+    for name, value in self.fingerprint().items():
+      trained = np.asarray(extra['process'][name])
+      if not np.allclose(trained, value, rtol=1e-6):
         raise ValueError(
           f'config.laplacian is of another process than the checkpoint: {name}'
-          f' is {np.asarray(mine).tolist()}, the weights were trained with'
-          f' {theirs.tolist()}'
+          f' is {np.asarray(value).tolist()}, the weights were trained with'
+          f' {trained.tolist()}'
         )
 
   def latent_key(self, key: jax.Array) -> jax.Array:
@@ -130,13 +126,13 @@ class LaDM(sampled.Sampled):
     total, metrics, begin = jnp.zeros(()), {}, 0
     for index, stage in enumerate(self.stage_numbers):
       end = begin + self.stage_batch[index]
-      mine = jax.tree.map(lambda x, a=begin, b=end: x[a:b], inputs)
+      part = jax.tree.map(lambda x, a=begin, b=end: x[a:b], inputs)
       loss, parts = self._stage_loss(
         generator['networks'],
         stage,
         jax.random.fold_in(key, stage),
         clean[begin:end],
-        mine,
+        part,
       )
       total += float(shares[stage - 1]) * loss
       metrics[f'loss_stage_{stage}'] = loss
@@ -156,13 +152,13 @@ class LaDM(sampled.Sampled):
     sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
     clean = self.process.clean(whole, stage)
     network, given = self.network(stage), {}
-    if self.known_noise is not None and self._is_given(stage):
-      known = laplacian.down(clean)
-      eps = jax.random.normal(jax.random.fold_in(noise_key, 1), known.shape)
-      given['known'] = gaussian.mix_noise(known, eps, self.known_noise)
+    if self.coarse_noise is not None and stage < self.process.levels:
+      coarse = laplacian.down(clean)
+      eps = jax.random.normal(jax.random.fold_in(noise_key, 1), coarse.shape)
+      given['coarse'] = gaussian.mix_noise(coarse, eps, self.coarse_noise)
     return laplacian_loss.loss(
       lambda x, time: network.apply(
-        {'params': self.params_of(params, stage)},
+        {'params': self.networks.params_of(params, stage)},
         x,
         time,
         inputs,
@@ -179,23 +175,14 @@ class LaDM(sampled.Sampled):
       inputs.prior,
     )
 
-  def _is_given(self, stage: int) -> bool:
-    """Returns whether a stage is given the clean image of the one before."""
-    return self.known_noise is not None and stage < self.process.levels
-
-  # What a system with branches beside the networks does otherwise, as it does
-  # `generator`.
+  # `LaDMControl` overrides these, and `generator`.
 
   def network(self, stage: int) -> stage_networks.StageNetwork:
     """Returns the network of a stage, 1 = finest."""
     return self.networks.of_stage(stage)
 
-  def params_of(self, params: Any, stage: int) -> Any:
-    """Returns its weights among those of all networks."""
-    return self.networks.params_of(params, stage)
-
   def inputs(self, inputs: Inputs, batch: Batch) -> Inputs:
-    """Returns what the networks are given of a batch."""
+    """Returns the inputs with what the networks take of a batch itself."""
     if not self.takes_aspect:
       return inputs
     aspect = batch.get('aspect')
@@ -204,7 +191,7 @@ class LaDM(sampled.Sampled):
     return dataclasses.replace(inputs, aspect=aspect)
 
   def shaped(self, inputs: Inputs, shape: tuple[int, int, int]) -> Inputs:
-    """Returns what the networks are given of images (B, H, W)."""
+    """Returns the inputs with the shape of images (B, H, W)."""
     if not self.takes_aspect:
       return inputs
     sides = np.array(shape[1:], np.float32)
@@ -212,14 +199,11 @@ class LaDM(sampled.Sampled):
     return dataclasses.replace(inputs, aspect=aspect)
 
   def check_shape(self, shape: tuple[int, int]) -> None:
-    """Refuses an image that the networks cannot make.
-
-    Args:
-      shape: height and width, px.
+    """Refuses images (H, W) that the networks cannot make.
 
     Raises:
-      ValueError: sides that are no multiples of what the coarsest stage sees
-        as one place, or an area that is far from that of the square.
+      ValueError: sides that are no multiples of a place of the coarsest stage,
+        or an area that is far from that of the square.
     """
     cells = zip(self.stage_numbers, self.networks.cells, strict=True)
     cell = self.space.factor * max(2 ** (s - 1) * n for s, n in cells)
@@ -232,7 +216,7 @@ class LaDM(sampled.Sampled):
       )
 
   def precond(self, stage: int) -> laplacian_loss.Preconditioning:
-    """Returns what stands around the network of a stage."""
+    """Returns the preconditioning of the network of a stage."""
     return laplacian_loss.Preconditioning(self.process, stage, self.kind)
 
   def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
@@ -290,12 +274,13 @@ class LaDM(sampled.Sampled):
 
     def coarse(state, grid):
       del grid
-      given = self._is_given(number)
-      return {'known': state[-1][..., channels:]} if given else {}
+      if self.coarse_noise is None or number == self.process.levels:
+        return {}
+      return {'coarse': state[-1][..., channels:]}
 
     return denoiser_lib.Denoiser(
       call=call,
-      params=self.params_of(params['networks'], number),
+      params=self.networks.params_of(params['networks'], number),
       predict=predict,
       coarse=coarse,
       begin=begin if number < self.process.levels else None,
@@ -316,9 +301,9 @@ class LaDM(sampled.Sampled):
     return laplacian_editing.edited(stages, cleans, edit.mask, edit.strength)
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    """Returns the image of the last finished stage, at its resolution.
+    """Returns images at the resolution of the last finished stage.
 
-    Of a stage before the finest it is the mean of what is possible there.
+    Before the finest stage they are the network's estimate of the mean.
     """
     x, x0 = jnp.split(state[-1], 2, axis=-1)
     # The stage before has a quarter of the area, see `check_shape`.
@@ -334,12 +319,12 @@ def create(config: ConfigDict) -> LaDM:
     ValueError: a field that does not fit the others; see the message.
   """
   fields.check_small_image(config)
-  kind = config.laplacian.preconditioning
+  f = config.laplacian
+  kind = f.preconditioning
   fields_lib.check_value(
     'laplacian.preconditioning', kind, laplacian_loss.KINDS
   )
-  latent = config.laplacian.latent
-  space = spaces.one_scale(config) if latent else spaces.Pixels()
+  space = spaces.one_scale(config) if f.latent else spaces.Pixels()
   process = fields.process(config, space)
   encoder = conditioning.create(config)
   wavelets = fields.per_stage(config, 'wavelets')
@@ -352,10 +337,6 @@ def create(config: ConfigDict) -> LaDM:
       config.diffusion.P_mean, config.diffusion.P_std
     ),
     stage_batch=fields.stage_batch(config),
-    known_noise=(
-      config.diffusion.noise_mix_ratio
-      if config.laplacian.self_context
-      else None
-    ),
+    coarse_noise=config.diffusion.noise_mix_ratio if f.self_context else None,
     takes_aspect=config.data.buckets > 0,
   )

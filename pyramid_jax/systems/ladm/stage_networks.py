@@ -1,5 +1,6 @@
 """The networks of LaDM: a denoiser a stage, or one that is given the stage."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -49,25 +50,25 @@ class StageNetwork:
     x: jax.Array,
     c_noise: jax.Array,
     inputs: Inputs,
-    known: jax.Array | None = None,
+    coarse: jax.Array | None = None,
     **kwargs: Any,
   ) -> Any:
-    """Returns (B, h, w, C), and what is mutable or activations if asked.
+    """Returns (B, h, w, C), with mutable collections or activations if given.
 
     Args:
       variables: of the module.
       x: (B, h, w, C) the preconditioned state.
       c_noise: (B,) or (1,) the noise level.
-      inputs: of the condition; channels beside the image are at the finest
-        resolution and pooled to the stage's.
-      known: (B, h / 2, w / 2, C) the clean image as the stage before knows it,
-        for networks that are given it, else None.
+      inputs: of the condition; `concat` is at the finest resolution and is
+        pooled to the stage's.
+      coarse: (B, h / 2, w / 2, C) the clean image of the stage before, for
+        networks that are conditioned on it.
       **kwargs: of `module.apply`.
     """
     args = self.arguments(x, c_noise, inputs)
     given = self.named(inputs)
-    if known is not None:
-      given['known'] = laplacian.haar(laplacian.up(known), self.wavelet)
+    if coarse is not None:
+      given['coarse'] = laplacian.haar(laplacian.up(coarse), self.wavelet)
     out = self.call(variables, *args, **given, **kwargs)
     if not kwargs.get('mutable') and not kwargs.get('features'):
       return laplacian.inverse_haar(out, self.wavelet)
@@ -146,17 +147,23 @@ class Networks:
     """Returns the weights of a stage's network."""
     return params[self.name(stage)]
 
-  def init(self, key: jax.Array, inputs: Inputs, side: int) -> dict[str, Any]:
-    """Returns the weights of all; `side` is the finest stage's."""
+  def init(
+    self, init: Callable[..., Any], key: jax.Array, side: int
+  ) -> dict[str, Any]:
+    """Returns {name: weights} of all networks.
+
+    Args:
+      init: (stage, key, x) -> weights; x is (1, h, w, C) of the stage.
+      key: of all weights.
+      side: of the finest stage's states.
+    """
     params: dict[str, Any] = {}
     for stage in range(len(self.wavelets), 0, -1):
       if self.name(stage) not in params:
         n = side // 2 ** (stage - 1)
-        params[self.name(stage)] = self.of_stage(stage).init(
-          jax.random.fold_in(key, stage),
-          jnp.zeros((1, n, n, self.channels)),
-          inputs,
-        )
+        x = jnp.zeros((1, n, n, self.channels))
+        own = jax.random.fold_in(key, stage)
+        params[self.name(stage)] = init(stage, own, x)
     return params
 
   def name(self, stage: int) -> str:
