@@ -270,11 +270,7 @@ def network(config: ConfigDict) -> first_stages.Network:
 
 
 def create(config: ConfigDict) -> Autoencoder:
-  """Builds the system of a first-stage config.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
+  """Builds the system; raises ValueError for fields that do not fit."""
   c = config.loss
   fields_lib.check_value('loss.perceptual', c.perceptual, PERCEPTUAL)
   model, size = network(config), config.data.image_size

@@ -64,17 +64,11 @@ network_class = lambda values: unet_lib.UNet
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
-  """The times of training.
+  """The distribution of the times of training."""
 
-  Attributes:
-    kind: one of `TIMES`.
-    mean: of the logit of 'logit_normal'.
-    std: of the logit of 'logit_normal', above 0.
-  """
-
-  kind: str
-  mean: float
-  std: float
+  kind: str  # one of `TIMES`
+  mean: float  # of the logit of 'logit_normal'
+  std: float  # of the logit of 'logit_normal', above 0
 
   def draw(self, key: jax.Array, count: int) -> jax.Array:
     """Draws (B,) float32 times in (0, 1), 1 is noise."""
@@ -85,10 +79,10 @@ class Times:
 
 
 def make_levels(steps: int) -> levels_lib.Levels:
-  """Returns the levels of `steps` equal steps from noise to data.
+  """Returns the levels of equal steps from noise to data.
 
   Raises:
-    ValueError: no step.
+    ValueError: fewer than one step.
   """
   if steps < 1:
     raise ValueError(f'sampling steps {steps} must be at least 1')
@@ -184,18 +178,15 @@ class Flow(sampled.Sampled):
 
 
 def create(config: ConfigDict) -> Flow:
-  """Builds the system of a config, on latents if it has a first stage.
+  """Builds the system, on latents if the config has a first stage.
 
   Raises:
-    ValueError: a field that does not fit the others; see the message.
+    ValueError: fields that do not fit.
   """
   d = config.diffusion
-  space: spaces.Space = spaces.Pixels()
-  first_stage = None
-  if 'first_stage' in config:
-    space = spaces.one_scale(config)
-    first_stage = space.first_stage
-  encoder = conditioning.create(config, first_stage)
+  has_latents = 'first_stage' in config
+  space = spaces.one_scale(config) if has_latents else spaces.Pixels()
+  encoder = conditioning.create(config, space.first_stage)
   return Flow(
     **sampled.fields(config, space, encoder),
     unet=ldm.network(config, space.channels, encoder),

@@ -280,11 +280,7 @@ class Frido(sampled.OnChain):
 
 
 def create(config: ConfigDict) -> Frido:
-  """Builds the system of a config.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
+  """Builds the system; raises ValueError for fields that do not fit."""
   space = spaces.latents(config)
   common = sampled.chain_fields(config, space)
   widths = common['encoder'].widths

@@ -99,25 +99,13 @@ def predict(
 
 
 def denoiser(
-  unet: unet_lib.UNet,
-  params: Any,
-  parameterization: str = 'eps',
-  cached: bool = True,
+  unet: unet_lib.UNet, params: Any, parameterization: str = 'eps'
 ) -> denoiser_lib.Denoiser:
-  """Returns the U-Net with its weights.
-
-  Args:
-    unet: the network.
-    params: its weights.
-    parameterization: what it predicts: 'eps', 'x0' or 'v'.
-    cached: compute keys and values once per image instead of once per step
-      (the same numbers).
-  """
+  """Returns the U-Net with its weights, which predicts 'eps', 'x0' or 'v'."""
   return denoiser_lib.Denoiser(
     call=functools.partial(predict, unet),
     params=params,
     predict=denoiser_lib.from_output(parameterization),
-    cached=cached,
   )
 
 
@@ -131,11 +119,13 @@ def tiled_stage(
 ) -> sampling.Stage:
   """Builds the stage of a latent larger than the network was trained for.
 
+  Each window is given its part of what lies on the latent's grid, and all of
+  the rest of the condition.
+
   Args:
     network: see `denoiser`.
     levels: noise levels of the solver.
-    condition: of B images; what lies on the latent's grid is cut, and every
-      window is given all of the rest.
+    condition: of B images.
     shape: (B, h, w, C) of the latent.
     guidance: classifier-free guidance, None for none.
     tiles: the windows.
@@ -158,13 +148,7 @@ def tiled_stage(
 def init_unet(
   system: sampled.Sampled, unet: unet_lib.UNet, key: jax.Array
 ) -> dict[str, Any]:
-  """Returns the initial weights of a U-Net and of its condition.
-
-  Args:
-    system: whose states and condition the U-Net is given.
-    unet: the network.
-    key: typed key of the weights.
-  """
+  """Returns the initial weights of a system's U-Net and of its encoder."""
   keys = jax.random.split(key)
   params, inputs = system.init_condition(keys[1])
   x = jnp.zeros(system.state_shape((1, system.image_size, system.image_size)))
@@ -261,11 +245,7 @@ class LDM(sampled.OnChain):
 
 
 def create(config: ConfigDict) -> LDM:
-  """Builds the system of a config.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
+  """Builds the system; raises ValueError for fields that do not fit."""
   sampled.check_fixed_variance(config)
   space = spaces.one_scale(config)
   common = sampled.chain_fields(config, space)
@@ -287,12 +267,7 @@ def create(config: ConfigDict) -> LDM:
 def network(
   config: ConfigDict, channels: int, encoder: conditioning.Encoder
 ) -> unet_lib.UNet:
-  """Builds the U-Net, whose channels and conditions follow from the rest.
-
-  Args:
-    config: of the run.
-    channels: of the state.
-    encoder: of the condition.
+  """Builds the U-Net for states of so many channels and a condition.
 
   Raises:
     ValueError: fields of `config.network` that do not fit the condition.

@@ -31,6 +31,8 @@ Params = system_lib.Params
 Shape = denoiser_lib.Shape
 Weights = system_lib.Weights
 
+CLASS_TASKS = ('none', 'class')  # of systems without tokens or channels
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampled:
@@ -272,6 +274,25 @@ def check_fixed_variance(config: ConfigDict) -> None:
     raise ValueError(
       "config.diffusion.variance is 'learned_range', but the network of the"
       f' system {config.system.name!r} predicts no variance here'
+    )
+
+
+def check_class_condition(config: ConfigDict) -> None:
+  """Refuses conditions but a class that is embedded with the noise level.
+
+  Raises:
+    ValueError: another task, or a class that is encoded as a token.
+  """
+  c, name = config.condition, config.system.name
+  if c.task not in CLASS_TASKS:
+    raise ValueError(
+      f'config.condition.task {c.task!r} is not served by {name}, must be one'
+      f' of {", ".join(CLASS_TASKS)}'
+    )
+  if c.task == 'class':
+    reason = f' for {name}, which embeds the class with the noise level'
+    fields_lib.check_value(
+      'condition.class_by', c.class_by, ('timestep',), reason
     )
 
 

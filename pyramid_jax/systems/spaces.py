@@ -33,6 +33,7 @@ class Pixels:
   channels: int = 3
   factor: int = 1
   has_latents: bool = False
+  first_stage: None = None
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     return {}

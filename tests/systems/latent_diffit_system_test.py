@@ -320,7 +320,7 @@ def test_images_are_trained_on_sampled_and_changed(name, options):
   ('options', 'message'),
   [
     ({'condition__task': 'text'}, "'text' .* must be one of none, class"),
-    ({'condition__also': 'class'}, "also 'class', must be"),
+    ({'condition__also': 'class'}, "also is 'class', must be"),
     ({'condition__class_by': 'crossattn'}, "'crossattn', must be 'timestep'"),
     ({'condition__cond_dropout': '0'}, 'null_class must be False'),
     (

@@ -34,8 +34,6 @@ Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
 
-TASKS = ('none', 'class')
-
 FIELDS = {
   'diffusion.preconditioning': Field(
     'edm',
@@ -162,12 +160,9 @@ class DiffiT(sampled.Sampled):
 
 
 def create(config: ConfigDict) -> DiffiT:
-  """Builds the system of a config.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
-  encoder = _encoder(config)
+  """Builds the system; raises ValueError for fields that do not fit."""
+  sampled.check_class_condition(config)
+  encoder = conditioning.create(config)
   augment = None
   if config.diffusion.augment:
     augment = augmentation.Augmentation(probability=config.diffusion.augment)
@@ -178,22 +173,6 @@ def create(config: ConfigDict) -> DiffiT:
     noise_distribution=_noise_distribution(config),
     augment=augment,
   )
-
-
-def _encoder(config: ConfigDict) -> conditioning.Encoder:
-  c = config.condition
-  if c.task not in TASKS:
-    raise ValueError(
-      f'config.condition.task {c.task!r} is not served by diffit, must be one'
-      f' of {", ".join(TASKS)}'
-    )
-  encoder = conditioning.create(config)
-  if encoder.widths.context:
-    reason = ' for diffit, which embeds the class with the noise level'
-    fields_lib.check_value(
-      'condition.class_by', c.class_by, ('timestep',), reason
-    )
-  return encoder
 
 
 def _network(

@@ -28,8 +28,6 @@ Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
 
-TASKS = ('none', 'class')
-
 FIELDS = {
   'diffusion.loss': Field(
     'mse',
@@ -50,13 +48,7 @@ network_class = lambda values: network_lib.LatentDiffiT
 def denoiser(
   network: network_lib.LatentDiffiT, params: Any, parameterization: str = 'eps'
 ) -> denoiser_lib.Denoiser:
-  """Returns the network with its weights, which takes (B,) class ids.
-
-  Args:
-    network: the denoiser.
-    params: its weights.
-    parameterization: what it predicts: 'eps', 'x0' or 'v'.
-  """
+  """Returns the network with its weights, which predicts 'eps', 'x0' or 'v'."""
 
   def call(variables, x, time, inputs, **kwargs):
     # One level for the whole batch is embedded once.
@@ -124,11 +116,7 @@ class LatentDiffiT(sampled.OnChain):
 
 
 def create(config: ConfigDict) -> LatentDiffiT:
-  """Builds the system of a config.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
+  """Builds the system; raises ValueError for fields that do not fit."""
   _check(config)
   d = config.diffusion
   space = spaces.one_scale(config)
@@ -146,16 +134,9 @@ def create(config: ConfigDict) -> LatentDiffiT:
 def _check(config: ConfigDict) -> None:
   """Raises ValueError if a field does not fit the others."""
   c = config.condition
-  if c.task not in TASKS or c.also:
-    raise ValueError(
-      f'config.condition.task is {c.task!r} and config.condition.also'
-      f" {c.also!r}, must be one of {', '.join(TASKS)} and '' for latent_diffit"
-    )
-  if c.task == 'class':
-    reason = ' for latent_diffit, which embeds the class with the noise level'
-    fields_lib.check_value(
-      'condition.class_by', c.class_by, ('timestep',), reason
-    )
+  sampled.check_class_condition(config)
+  reason = ' for latent_diffit'
+  fields_lib.check_value('condition.also', c.also, ('',), reason)
   if c.task == 'class' and c.null_class and not c.cond_dropout:
     raise ValueError(
       'config.condition.cond_dropout is 0, so nothing trains the class for'
@@ -166,7 +147,6 @@ def _check(config: ConfigDict) -> None:
 def _network(
   config: ConfigDict, space: spaces.Latents
 ) -> network_lib.LatentDiffiT:
-  """Builds the denoiser, whose sizes and labels follow from the rest."""
   c, d = config.condition, config.diffusion
   by_class = c.task == 'class'
   network = network_lib.LatentDiffiT(

@@ -208,11 +208,7 @@ class LaDMControl(ladm.LaDM):
 
 
 def create(config: ConfigDict) -> LaDMControl:
-  """Builds the system of a config.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
+  """Builds the system; raises ValueError for fields that do not fit."""
   c = config.control
   f = config.laplacian
   for name, value, only, why in (

@@ -313,11 +313,7 @@ class LaDM(sampled.Sampled):
 
 
 def create(config: ConfigDict) -> LaDM:
-  """Builds the system of a config.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
+  """Builds the system; raises ValueError for fields that do not fit."""
   fields.check_small_image(config)
   f = config.laplacian
   kind = f.preconditioning

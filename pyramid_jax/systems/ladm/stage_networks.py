@@ -184,17 +184,7 @@ def create(
   encoder: encoder_lib.Encoder,
   wavelets: tuple[int, ...],
 ) -> Networks:
-  """Builds the networks, whose channels and conditions follow from the rest.
-
-  Args:
-    config: of the run.
-    space: where the process takes place.
-    encoder: of the condition.
-    wavelets: see `Networks`.
-
-  Raises:
-    ValueError: a field that does not fit the others; see the message.
-  """
+  """Builds the networks; raises ValueError for fields that do not fit."""
   widths = encoder.widths
   side, last = config.data.image_size // space.factor, len(wavelets) - 1
   stages = [
