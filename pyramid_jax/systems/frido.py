@@ -29,6 +29,7 @@ from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
+BHW = system_lib.BHW
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
@@ -204,9 +205,7 @@ class Frido(sampled.OnChain):
   def stage_count(self) -> int:
     return len(self.space.scale_channels)
 
-  def state_shape(
-    self, shape: tuple[int, int, int], stage: int = 0
-  ) -> sampled.Shape:
+  def state_shape(self, shape: BHW, stage: int = 0) -> sampled.Shape:
     count, height, width = shape
     coarser = self.stage_count - 1 - stage if self.native_scales else 0
     f = self.space.factor * 2**coarser

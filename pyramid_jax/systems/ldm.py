@@ -34,9 +34,13 @@ from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
+BHW = system_lib.BHW
 Batch = system_lib.Batch
+Condition = condition_lib.Condition
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
+SamplerSpec = spec_lib.SamplerSpec
+Stages = system_lib.Stages
 Shape = sampled.Shape
 Weights = system_lib.Weights
 
@@ -112,7 +116,7 @@ def denoiser(
 def tiled_stage(
   network: denoiser_lib.Denoiser,
   levels: levels_lib.Levels,
-  condition: condition_lib.Condition,
+  condition: Condition,
   shape: Shape,
   guidance: classifier_free.Guidance | None,
   tiles: tiling.Tiling,
@@ -227,12 +231,8 @@ class LDM(sampled.OnChain):
     return denoiser(self.unet, params['unet'], self.loss.parameterization)
 
   def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
+  ) -> Stages:
     size = self.state_shape(shape)
     side, stride = spec.windows
     if not side or max(size[1:3]) <= side:

@@ -14,7 +14,6 @@ from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import pretrained
@@ -25,7 +24,11 @@ from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
+BHW = system_lib.BHW
 Batch = system_lib.Batch
+Condition = condition_lib.Condition
+SamplerSpec = spec_lib.SamplerSpec
+Stages = system_lib.Stages
 OverBatch = measuring.OverBatch
 Params = system_lib.Params
 Shape = denoiser_lib.Shape
@@ -61,7 +64,7 @@ class Sampled:
     """Returns the part of the key of `losses` that draws latents."""
     raise NotImplementedError
 
-  def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
+  def levels(self, spec: SamplerSpec) -> list[levels_lib.Levels]:
     """Returns the noise levels of each stage.
 
     Raises:
@@ -140,14 +143,14 @@ class Sampled:
   def cells(self) -> tuple[int, ...]:
     return (1,) * self.stage_count
 
-  def state_shape(self, shape: tuple[int, int, int], stage: int = 0) -> Shape:
+  def state_shape(self, shape: BHW, stage: int = 0) -> Shape:
     """Returns (B, h, w, C) of a stage's states of images (B, H, W)."""
     del stage
     count, height, width = shape
     f = self.space.factor
     return count, height // f, width // f, self.space.channels
 
-  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+  def check_spec(self, spec: SamplerSpec) -> None:
     conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
     self.levels(spec)
@@ -161,26 +164,20 @@ class Sampled:
   def check_rows(self, names: Collection[str]) -> None:
     del names
 
-  def dense_spec(self) -> spec_lib.SamplerSpec:
+  def dense_spec(self) -> SamplerSpec:
     steps = (system_lib.CONTINUOUS_LEVELS,)
-    return spec_lib.SamplerSpec(solver='euler', steps=steps)
+    return SamplerSpec(solver='euler', steps=steps)
 
-  def example_condition(self) -> condition_lib.Condition:
+  def example_condition(self) -> Condition:
     return conditioning.blank(self.encoder)
 
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
+  def condition(self, weights: Weights, batch: Batch) -> Condition:
     tree = self.encoder.weights(self.generator(weights), weights.frozen)
     return conditioning.condition(self.encoder, tree, batch)
 
   def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
+  ) -> Stages:
     params = self.generator(weights)
     return [
       self.denoiser(params, stage).guided(
@@ -196,11 +193,8 @@ class Sampled:
     return self.space.states(weights, image)
 
   def edited(
-    self,
-    weights: Weights,
-    stages: list[sampling.Stage],
-    edit: system_lib.Edit,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, stages: Stages, edit: system_lib.Edit
+  ) -> Stages:
     zs = self.states(weights, edit.image)
     return [
       editing.edited(stage, z, edit.mask, edit.strength)
@@ -208,11 +202,8 @@ class Sampled:
     ]
 
   def guided(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    stages: list[sampling.Stage],
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, stages: Stages
+  ) -> Stages:
     del weights, condition
     return stages
 
@@ -231,11 +222,11 @@ class OnChain(Sampled):
   space: spaces.Latents
   chain: schedules.Chain
 
-  def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
+  def levels(self, spec: SamplerSpec) -> list[levels_lib.Levels]:
     return spec.chain_levels(self.chain, self.stage_count)
 
-  def dense_spec(self) -> spec_lib.SamplerSpec:
-    return spec_lib.SamplerSpec(solver='ddpm', steps=(self.chain.length,))
+  def dense_spec(self) -> SamplerSpec:
+    return SamplerSpec(solver='ddpm', steps=(self.chain.length,))
 
 
 def fields(

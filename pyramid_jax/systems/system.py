@@ -27,6 +27,10 @@ CONTINUOUS_LEVELS = 256
 EDITS = ('image', 'mask', 'strength')
 REQUESTS = (*EDITS, 'sketch')
 
+BHW = tuple[int, int, int]  # batch size, height and width of images
+Condition = condition_lib.Condition
+SamplerSpec = spec_lib.SamplerSpec
+Stages = list[sampling.Stage]
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 Metrics = Mapping[str, jax.Array]
@@ -169,46 +173,35 @@ class Generative(Trainable, Protocol):
   def cells(self) -> tuple[int, ...]:
     """The side of what the network of each stage sees as one place."""
 
-  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+  def check_spec(self, spec: SamplerSpec) -> None:
     """Raises ValueError for what cannot be sampled, before it is built."""
 
   def check_rows(self, names: Collection[str]) -> None:
     """Raises ValueError if a batch of these arrays lacks one."""
 
-  def dense_spec(self) -> spec_lib.SamplerSpec:
+  def dense_spec(self) -> SamplerSpec:
     """Returns a spec without guidance that has all levels of training."""
 
-  def example_condition(self) -> condition_lib.Condition:
+  def example_condition(self) -> Condition:
     """Returns a condition of zeros of one example, to trace with."""
 
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
+  def condition(self, weights: Weights, batch: Batch) -> Condition:
     """Returns what the sampler needs of a batch, the null condition too."""
 
   def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
+  ) -> Stages:
     """Returns the stages, coarse to fine, for images of shape (B, H, W)."""
 
   def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
     """Returns the clean states, coarse first, of images (B, H, W, 3)."""
 
-  def edited(
-    self, weights: Weights, stages: list[sampling.Stage], edit: Edit
-  ) -> list[sampling.Stage]:
+  def edited(self, weights: Weights, stages: Stages, edit: Edit) -> Stages:
     """Returns the stages such that they begin with an image."""
 
   def guided(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    stages: list[sampling.Stage],
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, stages: Stages
+  ) -> Stages:
     """Returns the stages, perhaps edited, with what corrects their steps."""
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
@@ -251,7 +244,7 @@ def generate(
   weights: Weights,
   keys: jax.Array,
   batch: Batch,
-  spec: spec_lib.SamplerSpec,
+  spec: SamplerSpec,
   edit: Edit | None = None,
   extent: Extent | None = None,
 ) -> tuple[jax.Array, list[jax.Array]]:
@@ -290,7 +283,7 @@ def generate(
 def stage_steps(
   system: Generative,
   weights: Weights,
-  spec: spec_lib.SamplerSpec,
+  spec: SamplerSpec,
 ) -> tuple[int, ...]:
   """Returns the steps that each stage runs, coarse to fine.
 

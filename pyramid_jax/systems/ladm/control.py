@@ -31,6 +31,7 @@ from pyramid_jax.systems.ladm import stage_networks
 
 
 Batch = system_lib.Batch
+Condition = condition_lib.Condition
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
 Weights = system_lib.Weights
@@ -200,9 +201,7 @@ class LaDMControl(ladm.LaDM):
     """Returns the side of each stage, finest first."""
     return [side // 2**halvings for halvings in range(self.process.levels)]
 
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
+  def condition(self, weights: Weights, batch: Batch) -> Condition:
     condition = super().condition(weights, batch)
     return condition.map(lambda inputs: self.inputs(inputs, batch))
 

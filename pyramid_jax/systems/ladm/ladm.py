@@ -26,7 +26,6 @@ from pyramid_jax.diffusion import laplacian_editing
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import laplacian_timesteps
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
@@ -37,9 +36,13 @@ from pyramid_jax.systems.ladm import fields
 from pyramid_jax.systems.ladm import stage_networks
 
 
+BHW = system_lib.BHW
 Batch = system_lib.Batch
+Condition = condition_lib.Condition
 Inputs = condition_lib.Inputs
 Params = system_lib.Params
+SamplerSpec = spec_lib.SamplerSpec
+Stages = system_lib.Stages
 Weights = system_lib.Weights
 
 FIELDS, CHECKS = fields.FIELDS, fields.CHECKS
@@ -190,7 +193,7 @@ class LaDM(sampled.Sampled):
       aspect = jnp.zeros((next(iter(batch.values())).shape[0], 2))
     return dataclasses.replace(inputs, aspect=aspect)
 
-  def shaped(self, inputs: Inputs, shape: tuple[int, int, int]) -> Inputs:
+  def shaped(self, inputs: Inputs, shape: BHW) -> Inputs:
     """Returns the inputs with the shape of images (B, H, W)."""
     if not self.takes_aspect:
       return inputs
@@ -219,7 +222,7 @@ class LaDM(sampled.Sampled):
     """Returns the preconditioning of the network of a stage."""
     return laplacian_loss.Preconditioning(self.process, stage, self.kind)
 
-  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+  def check_spec(self, spec: SamplerSpec) -> None:
     fields.check_spec(spec, self.process)
     super().check_spec(spec)
 
@@ -231,7 +234,7 @@ class LaDM(sampled.Sampled):
   def cells(self) -> tuple[int, ...]:
     return self.networks.cells
 
-  def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
+  def levels(self, spec: SamplerSpec) -> list[levels_lib.Levels]:
     return laplacian_timesteps.sweep(
       self.process,
       spec.steps_of(self.stage_count),
@@ -241,19 +244,13 @@ class LaDM(sampled.Sampled):
     )
 
   def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
+  ) -> Stages:
     self.check_shape(shape[1:])
     shaped = condition.map(lambda inputs: self.shaped(inputs, shape))
     return super().stages(weights, shaped, shape, spec)
 
-  def state_shape(
-    self, shape: tuple[int, int, int], stage: int = 0
-  ) -> sampled.Shape:
+  def state_shape(self, shape: BHW, stage: int = 0) -> sampled.Shape:
     count, height, width = shape
     f = self.space.factor * 2 ** (self.process.levels - 1 - stage)
     return count, height // f, width // f, self.space.channels
@@ -292,11 +289,8 @@ class LaDM(sampled.Sampled):
     return [self.process.clean(whole, stage) for stage in self.stage_numbers]
 
   def edited(
-    self,
-    weights: Weights,
-    stages: list[sampling.Stage],
-    edit: system_lib.Edit,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, stages: Stages, edit: system_lib.Edit
+  ) -> Stages:
     cleans = self.states(weights, edit.image)
     return laplacian_editing.edited(stages, cleans, edit.mask, edit.strength)
 

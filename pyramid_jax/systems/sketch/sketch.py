@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
 from pyramid_jax.networks import edge_predictor
@@ -35,8 +34,12 @@ from pyramid_jax.systems.sketch import fields as sketch_fields
 from pyramid_jax.systems.sketch import targets as targets_lib
 
 
+BHW = system_lib.BHW
 Batch = system_lib.Batch
+Condition = condition_lib.Condition
 Params = system_lib.Params
+SamplerSpec = spec_lib.SamplerSpec
+Stages = system_lib.Stages
 Weights = system_lib.Weights
 
 FIELDS, CHECKS = sketch_fields.FIELDS, sketch_fields.CHECKS
@@ -106,7 +109,7 @@ class Sketch:
   def check_extra(self, extra: Params) -> None:
     del extra
 
-  def check_spec(self, spec: spec_lib.SamplerSpec) -> None:
+  def check_spec(self, spec: SamplerSpec) -> None:
     self.base.check_spec(dataclasses.replace(spec, variance=self.variance))
     fields_lib.check_value(
       'sample.windows', spec.windows, ((0, 0),), ' with a sketch'
@@ -116,10 +119,10 @@ class Sketch:
     self.base.check_rows(names)
     self.source.check(names)
 
-  def dense_spec(self) -> spec_lib.SamplerSpec:
+  def dense_spec(self) -> SamplerSpec:
     return self.base.dense_spec()
 
-  def example_condition(self) -> condition_lib.Condition:
+  def example_condition(self) -> Condition:
     return self.base.example_condition()
 
   def base_weights(self, frozen: Params) -> Weights:
@@ -277,9 +280,7 @@ class Sketch:
   def ema_patterns(self) -> list[str]:
     return []
 
-  def condition(
-    self, weights: Weights, batch: Batch
-  ) -> condition_lib.Condition:
+  def condition(self, weights: Weights, batch: Batch) -> Condition:
     base = self.base_weights(weights.frozen)
     condition = self.base.condition(base, batch)
     beta = batch.get('sketch_beta')
@@ -293,22 +294,15 @@ class Sketch:
     return dataclasses.replace(condition, sketch=sketch)
 
   def stages(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    shape: tuple[int, int, int],
-    spec: spec_lib.SamplerSpec,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
+  ) -> Stages:
     base = self.base_weights(weights.frozen)
     own = dataclasses.replace(spec, variance=self.variance)
     return self.base.stages(base, condition, shape, own)
 
   def guided(
-    self,
-    weights: Weights,
-    condition: condition_lib.Condition,
-    stages: list[sampling.Stage],
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, condition: Condition, stages: Stages
+  ) -> Stages:
     variables = _variables(weights)
     left_out = self.stage_count - len(stages)  # by an edit, the coarsest
     return [
@@ -339,11 +333,8 @@ class Sketch:
     return self.base.states(self.base_weights(weights.frozen), image)
 
   def edited(
-    self,
-    weights: Weights,
-    stages: list[sampling.Stage],
-    edit: system_lib.Edit,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, stages: Stages, edit: system_lib.Edit
+  ) -> Stages:
     return self.base.edited(self.base_weights(weights.frozen), stages, edit)
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:

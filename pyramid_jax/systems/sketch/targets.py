@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
-from pyramid_jax.diffusion import sampling
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import base as sketch_base
 
 
+Condition = condition_lib.Condition
+Stages = system_lib.Stages
 Weights = system_lib.Weights
 
 
@@ -79,11 +80,8 @@ class Targets:
     return resampling.enlarge(pixels, cell)[..., 0]
 
   def dense_stages(
-    self,
-    weights: Weights,
-    count: int,
-    condition: condition_lib.Condition | None = None,
-  ) -> list[sampling.Stage]:
+    self, weights: Weights, count: int, condition: Condition | None = None
+  ) -> Stages:
     """Returns the stages of the base with all levels and no guidance.
 
     Args:
