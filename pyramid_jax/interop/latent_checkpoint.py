@@ -39,11 +39,11 @@ class Layout:
 
   Attributes:
     condition: names of a trained condition encoder.
-    condition_prefix: what stands before them.
+    condition_prefix: of those names.
     repeats_first_stage: whether the first stage is the condition encoder too,
-      and its tensors are there twice.
-    stores_scale: whether the scale of the latents is in the checkpoint; else
-      it is a constant of the config.
+      with its tensors stored twice.
+    stores_scale: whether the scale of the latents is stored; else it is a
+      constant of the config.
     scalar_scale: whether that is a number instead of one per scale.
   """
 
@@ -85,19 +85,16 @@ def _ema_rename(path: mapping.Path) -> tuple[str, str]:
 def to_flax(
   state: State, template: Weights, chain: schedules.Chain, layout: Layout
 ) -> tuple[Weights, mapping.Report]:
-  """Takes a checkpoint apart.
+  """Returns the weights of an official state dict, and the account of its keys.
 
   Args:
     state: the official state dict.
     template: shapes, or values to keep where something is missing.
-    chain: of the config, which the buffers have to agree with.
+    chain: of the config.
     layout: of the system.
 
-  Returns:
-    The weights and the account of all keys.
-
   Raises:
-    ValueError: a noise schedule that is not the config's.
+    ValueError: buffers of another noise schedule than the config's.
   """
   report = mapping.Report()
 
@@ -155,7 +152,7 @@ def _clip(state: State, template: Any, report: mapping.Report) -> Any:
   if not openai:
     clip, part = mapping.to_flax(state, template, rename, TRANSFORMER)
   else:
-    # other keys, and one tensor for three: account for them as they are
+    # other keys, and one tensor for three
     renamed = text_encoders.from_openai(openai)
     clip, part = mapping.to_flax(renamed, template, rename)
     part.matched.clear()
@@ -181,12 +178,11 @@ def _latent_scale(state: State, template: Any, report: mapping.Report) -> Any:
 def schedule_buffers(chain: schedules.Chain) -> dict[str, np.ndarray]:
   """Returns the twelve float32 buffers of `register_schedule`, (T,) each."""
   bar, variance = chain.alphas_bar, chain.posterior_variance
-  before = np.append(1.0, bar[:-1])
   of_x0, of_x = chain.posterior_mean
   buffers = {
     'betas': chain.betas,
     'alphas_cumprod': bar,
-    'alphas_cumprod_prev': before,
+    'alphas_cumprod_prev': np.append(1.0, bar[:-1]),
     'sqrt_alphas_cumprod': np.sqrt(bar),
     'sqrt_one_minus_alphas_cumprod': np.sqrt(1 - bar),
     'log_one_minus_alphas_cumprod': np.log(1 - bar),
@@ -222,10 +218,7 @@ def _check_schedule(
 def to_official(
   weights: Weights, chain: schedules.Chain, decay: float, layout: Layout
 ) -> dict[str, np.ndarray]:
-  """Puts a checkpoint together again: the inverse of `to_flax`.
-
-  `decay` is that of the averages; the buffers are those of `chain`.
-  """
+  """Inverts `to_flax`; `decay` is that of the averages."""
   generator = weights.generator
   state = mapping.to_official(generator['unet'], unet.rename, UNET)
   if weights.ema is not None:

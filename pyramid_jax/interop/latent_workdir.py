@@ -110,11 +110,11 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
 def from_official(
   name: str, state: Mapping[str, np.ndarray], system: Any, keep_initial: bool
 ) -> tuple[latent_checkpoint.Weights, mapping.Report]:
-  """Takes an official state dict apart, that of all files of a release.
+  """Returns the weights of an official state dict, and the account of its keys.
 
   Args:
     name: of the system, a key of `DENOISERS`.
-    state: official key -> array.
+    state: official key -> array, of all files of a release.
     system: of the config.
     keep_initial: whether what is missing gets initial values, or stays shapes.
 
@@ -126,16 +126,18 @@ def from_official(
   template = _template(system, initial.evaluate if keep_initial else None)
   if layout is not None:
     return latent_checkpoint.to_flax(state, template, system.chain, layout)
-  theirs, ours = (
+  of_first, of_network = (
     mapping.Renamed(
-      state, {k: k for k in state if k.startswith(_AUTOENCODER) == is_theirs}
+      state, {k: k for k in state if k.startswith(_AUTOENCODER) == is_first}
     )
-    for is_theirs in (True, False)
+    for is_first in (True, False)
   )
   family, network = DENOISERS[name]
-  tree, report = parts.to_flax(family, ours, template.generator[network])
+  tree, report = parts.to_flax(family, of_network, template.generator[network])
   first_stage, more = parts.to_flax(
-    system.pretrained_parts()[FIRST_STAGE].family, theirs, template.first_stage
+    system.pretrained_parts()[FIRST_STAGE].family,
+    of_first,
+    template.first_stage,
   )
   report.add(more)
   weights = latent_checkpoint.Weights(
@@ -219,10 +221,10 @@ def _save(
 def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the newest checkpoint of a workdir as an official state dict.
 
-  Of a release in two files, it is the network's, averaged.
+  Of a release in two files it is that of the averaged network.
 
   Raises:
-    UserError: no such workdir, or a system that the official code lacks.
+    UserError: no such workdir, or a system without an official form.
   """
   with errors.user_errors(value=errors.DATA):
     config = workdir_lib.read_config(workdir)

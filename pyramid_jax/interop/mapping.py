@@ -102,13 +102,13 @@ class Report:
   )
 
   def add(self, other: 'Report') -> None:
-    """Takes over the account of further parameters."""
+    """Adds the account of further parameters."""
     for field in dataclasses.fields(self):
       getattr(self, field.name).update(getattr(other, field.name))
 
   @property
   def complete(self) -> bool:
-    """Says whether every parameter was found with its shape."""
+    """Whether every parameter was found with its shape."""
     return not self.missing and not self.mismatched
 
   def lines(self) -> list[str]:
@@ -158,11 +158,7 @@ class Renamed(Mapping[str, np.ndarray]):
 
 
 def unstack(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  """Replaces a scanned module `name` by modules `name`_0, `name`_1 ...
-
-  Its leaves, arrays or shapes, have a leading axis. A tree without the module
-  comes back as it is.
-  """
+  """Replaces a scanned module `name`, if any, by `name`_0, `name`_1 ..."""
   if name not in tree:
     return tree
   rest = {key: value for key, value in tree.items() if key != name}

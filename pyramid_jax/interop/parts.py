@@ -45,19 +45,17 @@ class Part:
 
   Attributes:
     rename: our path -> (official key, kind).
-    prefixes: what may stand before the keys, in order of preference.
-    adapt: brings other layouts of the same weights to the official one.
-    buffers: constants of the official state dict of an (unstacked) tree: they
+    prefixes: possible prefixes of the keys, in order of preference.
+    adapt: turns other layouts of the same weights into the official one.
+    buffers: constants of the official state dict of an (unstacked) tree, which
       are checked when read and written when exported.
-    scanned: a module whose blocks are stacked; in files each has its own
-      parameters.
+    scanned: a module whose blocks are stacked; files have each by itself.
     cut: cuts official tensors to the parameters of an (unstacked) tree, where
-      several of ours are one of theirs.
+      several of ours are one official tensor.
     join: undoes `cut`.
     strict: whether a file must hold the network alone, buffers included.
-    diffusers: has `to_official` and `from_official`, which turn the layout of
-      that library, given the heads of the network, into the official one and
-      back; None where there is no such layout.
+    diffusers: a module whose `to_official` and `from_official` convert the
+      layout of that library, given the heads of the network; None without one.
   """
 
   rename: mapping.Rename
@@ -143,11 +141,7 @@ FAMILIES = {
 
 
 def part(family: str) -> Part:
-  """Returns a family.
-
-  Raises:
-    ValueError: there is no such family.
-  """
+  """Returns a family; raises ValueError for an unknown one."""
   if family not in FAMILIES:
     raise ValueError(
       f'converter family {family!r}; allowed: {", ".join(FAMILIES)}'
@@ -160,11 +154,7 @@ def to_flax(
 ) -> tuple[dict[str, Any], mapping.Report]:
   """Finds a network in a state dict, see `mapping.to_flax`.
 
-  Args:
-    family: a key of `FAMILIES`.
-    state: of any layout that is known.
-    template: tree of shapes; a leaf that is missing is kept from here.
-    heads: of the network, for a U-Net in the layout of diffusers.
+  A U-Net in the layout of diffusers needs the heads of the network.
 
   Raises:
     ValueError: an unknown family, a network that it does not have, or
@@ -241,14 +231,11 @@ def to_official(
 def load_part(
   family: str, path: str | os.PathLike[str], template: Any
 ) -> dict[str, Any]:
-  """Reads a network from a file of other code, or from one of `write`.
-
-  The file may be PyTorch, safetensors or npz; keys that are not needed are
-  logged.
+  """Reads a network from a PyTorch, safetensors or npz file, or one of `write`.
 
   Raises:
-    ValueError: an unreadable file, our own file of another family, or one line
-      that names what is missing or, in a strict family, not needed.
+    ValueError: an unreadable file, our own file of another family, or keys
+      that are missing or, in a strict family, not needed.
     OSError: the file cannot be opened.
   """
   how = part(family)  # a wrong name is refused before a big file is read

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import schedules
+from pyramid_jax.interop import latent_checkpoint
 from tests.parity import families
 
 
@@ -44,24 +45,8 @@ def build(config: Mapping[str, Any]) -> schedules.Chain:
   return schedules.make_chain(kind=SCHEDULES[kind], **known)
 
 
-def buffers(chain: schedules.Chain) -> dict[str, np.ndarray]:
-  """Returns the official buffers of a chain, (T,) each."""
-  bar, variance = chain.alphas_bar, chain.posterior_variance
-  of_x0, of_x = chain.posterior_mean
-  return {
-    'betas': chain.betas,
-    'alphas_cumprod': bar,
-    'alphas_cumprod_prev': np.append(1.0, bar[:-1]),
-    'sqrt_alphas_cumprod': np.sqrt(bar),
-    'sqrt_one_minus_alphas_cumprod': np.sqrt(1.0 - bar),
-    'log_one_minus_alphas_cumprod': np.log(1.0 - bar),
-    'sqrt_recip_alphas_cumprod': np.sqrt(1.0 / bar),
-    'sqrt_recipm1_alphas_cumprod': np.sqrt(1.0 / bar - 1.0),
-    'posterior_variance': variance,
-    'posterior_log_variance_clipped': np.log(np.maximum(variance, 1e-20)),
-    'posterior_mean_coef1': of_x0,
-    'posterior_mean_coef2': of_x,
-  }
+# The official buffers of a chain.
+buffers = latent_checkpoint.schedule_buffers
 
 
 def ddim_tables(
