@@ -16,7 +16,7 @@ DIVERGED = 76  # NaN or Inf in the loss or in the gradients
 
 
 class UserError(ValueError):
-  """An error that the user can mend, told in one line.
+  """An error that the user can correct; its message is one line.
 
   Attributes:
     code: exit code of the process, one of the constants of this module.
@@ -29,11 +29,11 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def user_errors(value: int = USAGE, missing: int = MISSING) -> Iterator[None]:
-  """Turns the errors that lower floors raise on bad input into `UserError`.
+  """Turns ValueError and OSError, which lower floors raise, into `UserError`.
 
   Args:
-    value: exit code of a ValueError, which is how they refuse a value.
-    missing: exit code of a file that is absent or cannot be read.
+    value: exit code of a ValueError.
+    missing: exit code of an OSError.
   """
   try:
     yield

@@ -1,8 +1,7 @@
 """The only way to images: weights, a system and a mesh, called with values.
 
-The command line, evaluation and the previews of a training run sample through
-`Pipeline`. It compiles the programs, fills batches up until they divide among
-the devices, places them, and brings the images to the host.
+`Pipeline` compiles the programs, fills batches up until they divide among the
+devices, places them, and brings the images to the host.
 """
 
 from collections.abc import Iterator
@@ -30,13 +29,13 @@ from pyramid_jax.systems import system as system_lib
 
 
 Rows = Mapping[str, Any]
-# Streams of noise count down from here; the numbers of images stay below.
+# Streams of noise count down from here; numbers of images stay below.
 _STREAMS = 2**32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """What images are asked for, in addition to their conditions.
+  """Which images are sampled and how, apart from their conditions.
 
   Attributes:
     spec: how they are sampled.
@@ -48,8 +47,8 @@ class Request:
       `image`, only in its holes if there is a row `inpaint_mask`; None begins
       with noise.
     extent: which scales are sampled, and at which size; `start` holds rows.
-    stream: 0, or the number of the model in a cascade, whose noise is then
-      independent of that of the models before it.
+    stream: the number of the model in a cascade, each of which has its own
+      noise.
   """
 
   spec: spec_lib.SamplerSpec
@@ -64,12 +63,12 @@ class Request:
 def request_of(
   system: system_lib.Trainable, config: ConfigDict, **changes: Any
 ) -> Request:
-  """Returns what `config.sample` asks a system for.
+  """Returns the request that `config.sample` describes.
 
   Args:
     system: what is sampled.
     config: of the run.
-    **changes: values of fields of `Request` that the config does not say.
+    **changes: other values of fields of `Request`.
 
   Raises:
     ValueError: a field of `config.sample` that the system does not serve, or
@@ -105,8 +104,7 @@ class Pipeline:
     weights: of the system, on the mesh.
     mesh: the devices.
     config: of the run.
-    label_names: the labels of its data, entry 0 is padding; empty where they
-      are not known.
+    label_names: the labels of its data, entry 0 is padding; may be empty.
   """
 
   def __init__(
@@ -123,19 +121,14 @@ class Pipeline:
     self.config = config
     self.label_names = tuple(label_names)
     # There is one program a shape and static field; outputs come back whole.
-    compiled = functools.partial(
-      jax.jit, out_shardings=mesh_lib.replicated(mesh)
+    compiled = lambda function, **options: jax.jit(
+      functools.partial(function, system, mesh),
+      out_shardings=mesh_lib.replicated(mesh),
+      **options,
     )
-    self._generate = compiled(
-      functools.partial(_generate, cast(Any, system), mesh),
-      static_argnames='strength',
-    )
-    self._preview = compiled(
-      functools.partial(_preview, cast(Any, system), mesh)
-    )
-    self._reconstruct = compiled(
-      functools.partial(_reconstruct, cast(Any, system), mesh)
-    )
+    self._generate = compiled(_generate, static_argnames='strength')
+    self._preview = compiled(_preview)
+    self._reconstruct = compiled(_reconstruct)
     self._announced: set[Any] = set()
 
   def with_weights(self, weights: system_lib.Weights) -> 'Pipeline':
@@ -145,11 +138,7 @@ class Pipeline:
     return other
 
   def check(self, rows: Rows, request: Request) -> None:
-    """Refuses what cannot be sampled, before anything is compiled.
-
-    Raises:
-      ValueError: what is asked for and what is allowed.
-    """
+    """Raises ValueError for what cannot be sampled, before it is compiled."""
     system = self._generative()
     system.check_rows(rows.keys())
     if request.strength is not None and 'strength' not in system.accepts:
@@ -199,7 +188,7 @@ class Pipeline:
     Args:
       rows: host arrays of N conditions, (N, ...) each, with uint8 images;
         strings are ignored. May be empty.
-      request: what is asked for; see `check`.
+      request: which images, and how; see `check`.
       batch_size: images at a time, 0 for `config.sample.batch_size`.
     """
     size = min(batch_size or self.config.sample.batch_size, request.count)
@@ -231,8 +220,7 @@ class Pipeline:
     Args:
       batch: arrays of B conditions, on the host or on the mesh; images are
         uint8, or floats in [-1, 1].
-      request: what is asked for; its `count` and `first` are not read, and
-        `extent.start` has B rows.
+      request: how images are sampled; `extent.start` has B rows.
       numbers: (B,) of the images, whose noise follows from them.
     """
     self._announce(request.spec)
@@ -253,12 +241,7 @@ class Pipeline:
     )
 
   def preview(self, batch: Rows, request: Request) -> np.ndarray:
-    """Returns (B, H, W, 3) uint8 that show the state of a training run.
-
-    Args:
-      batch: arrays of B examples.
-      request: how images are sampled, of a system that samples.
-    """
+    """Returns (B, H, W, 3) uint8 that show the state of a training run."""
     if self.system.outputs == system_lib.RECONSTRUCTIONS:
       return self.reconstruct(batch)[0]
     numbers = request.first + np.arange(len(next(iter(batch.values()))))
@@ -269,13 +252,9 @@ class Pipeline:
     return np.asarray(images)
 
   def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Returns what a first stage makes of images.
+    """Returns uint8 reconstructions of `image`, and the codes of each codebook.
 
-    Args:
-      batch: with `image`, (B, H, W, 3), uint8 or in [-1, 1].
-
-    Returns:
-      (B, H, W, 3) uint8, and the codes of each codebook, (B, ...) each.
+    `image` is (B, H, W, 3), uint8 or floats in [-1, 1].
     """
     image = self._one_placed(batch['image'])
     images, codes = self._reconstruct(self.weights, image)
@@ -292,10 +271,10 @@ class Pipeline:
 
   def _announce(self, spec: spec_lib.SamplerSpec) -> None:
     """Logs once how many steps run: some spacings take another number."""
-    asked = (spec.solver, spec.spacing, spec.steps)
-    if asked in self._announced:
+    key = (spec.solver, spec.spacing, spec.steps)
+    if key in self._announced:
       return
-    self._announced.add(asked)
+    self._announced.add(key)
     steps = system_lib.stage_steps(self._generative(), self.weights, spec)
     logging.info(
       'sampling by %s: %s steps (sample.steps=%s)',
@@ -378,7 +357,7 @@ def _finished(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _leaves_float32(spec: spec_lib.SamplerSpec) -> spec_lib.SamplerSpec:
-  """Gives the traced fields one type, so that any value has one program."""
+  """Returns a spec whose traced fields all have one type, and one program."""
   return jax.tree.map(lambda x: np.asarray(x, np.float32), spec)
 
 
