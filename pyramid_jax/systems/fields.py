@@ -115,16 +115,13 @@ GENERATIVE_CHECKS = sample_fields.COMMON_CHECKS
 def check_value(
   name: str, value: Any, allowed: Collection[Any], reason: str = ''
 ) -> None:
-  """Refuses a value of a field that is not among those allowed.
+  """Raises ValueError if the value of a field is not among those allowed.
 
   Args:
-    name: of the field, 'data.buckets'.
+    name: of the field, as 'data.buckets'.
     value: of the field.
     allowed: the values that it may have.
-    reason: the end of the message, which names what needs them.
-
-  Raises:
-    ValueError: the field, its value and those allowed.
+    reason: the end of the message.
   """
   if value not in allowed:
     values = ', '.join(map(str, allowed))
@@ -133,16 +130,13 @@ def check_value(
 
 
 def check_multiple(name: str, size: int, of: int, reason: str) -> None:
-  """Refuses a size that is no multiple of a number.
+  """Raises ValueError if the value of a field is no multiple of a number.
 
   Args:
-    name: of the field, 'data.image_size'.
+    name: of the field, as 'data.image_size'.
     size: the value of the field.
-    of: what divides the sizes that are allowed.
+    of: what must divide it.
     reason: the end of the message, which names the origin of the number.
-
-  Raises:
-    ValueError: the field, its value and the number.
   """
   if size % of:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""What the fields of a config mean for LaDM, checked before all else."""
+"""The fields of LaDM, and their checks."""
 
 from typing import Any
 
@@ -139,7 +139,7 @@ def process(config: ConfigDict, space: spaces.Space) -> laplacian.Process:
 
 
 def per_stage(config: ConfigDict, name: str) -> tuple[Any, ...]:
-  """Returns a field that has one value a stage, coarse to fine.
+  """Returns a value for each stage, coarse to fine, of a field of one or all.
 
   Raises:
     ValueError: another number of values.
@@ -176,11 +176,7 @@ def stage_batch(config: ConfigDict) -> tuple[int, ...]:
 
 
 def check_small_image(config: ConfigDict) -> None:
-  """Refuses what cannot be with a small image as the condition.
-
-  Raises:
-    ValueError: latents, or bands that are hidden until their switch.
-  """
+  """Raises ValueError for latents or hidden bands with a small image."""
   if 'superres' not in (config.condition.task, config.condition.also):
     return
   if config.laplacian.schedule == 'hard':
@@ -188,19 +184,14 @@ def check_small_image(config: ConfigDict) -> None:
       "config.laplacian.schedule is 'hard', must be another with a small"
       ' image: a hidden band is not replaced by what the image determines of it'
     )
-  if config.laplacian.latent:
-    raise ValueError(
-      'config.laplacian.latent is True, must be False with a small image,'
-      ' which says something of images'
-    )
+  reason = ' with a small image, which conditions images'
+  fields_lib.check_value(
+    'laplacian.latent', config.laplacian.latent, (False,), reason
+  )
 
 
 def check_spec(spec: spec_lib.SamplerSpec, process: laplacian.Process) -> None:
-  """Refuses what cannot be sampled band by band.
-
-  Raises:
-    ValueError: the field of `config.sample`, and what is allowed.
-  """
+  """Raises ValueError for what cannot be sampled band by band."""
   spacings = ('auto', *laplacian_timesteps.SPACINGS)
   for name, value, allowed in (
     ('solver', spec.solver, SOLVERS),

@@ -1,8 +1,4 @@
-"""The base: the frozen system whose activations an edge predictor reads.
-
-This is what is known of it without its weights: the shapes of its stages and
-activations, and its config.
-"""
+"""The base: the frozen system whose activations an edge predictor reads."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -58,12 +54,9 @@ def create(
 
   Args:
     text: the `config.json` of the base.
-    attention: `config.attention` of the predictor, which replaces the base's.
-    remat: `config.remat` of the predictor, which is added to the base's.
+    attention: `config.attention` of the predictor.
+    remat: whether the predictor's config asks for it, or the base's does.
     features: names of the activations that are read.
-
-  Returns:
-    The system, and its stages, coarse first.
 
   Raises:
     ValueError: activations that the network does not have.
@@ -85,8 +78,6 @@ def create(
 def _stage_shapes(
   base: system_lib.Generative, features: Sequence[str]
 ) -> tuple[StageShape, ...]:
-  """Traces a system and returns the shapes of its stages."""
-
   def trace(key):
     params, extra = base.init(key)
     frozen = {  # encoders of images and conditions are not traced
@@ -116,15 +107,7 @@ def _stage_shapes(
 
 
 def check(config: ConfigDict, base_config: ConfigDict) -> None:
-  """Refuses a base that cannot be sampled, or that has other conditions.
-
-  Args:
-    config: of the edge predictor.
-    base_config: of the run `config.sketch.base`.
-
-  Raises:
-    ValueError: the field that differs, with both values.
-  """
+  """Raises ValueError for a base without samples or with other conditions."""
   path = config.sketch.base
   if base_config.system.name in ('autoencoder', 'sketch'):
     raise ValueError(

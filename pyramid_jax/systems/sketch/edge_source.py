@@ -25,8 +25,8 @@ class EdgeSource:
   """Where edges come from if a batch has no sketch.
 
   Attributes:
-    kind: 'true' for those of the data, 'map' for the semantic map in their
-      place, or the name of a detector.
+    kind: 'true' for those of the data, 'map' for the semantic map, or the name
+      of a detector.
     weights: path of the weights of a detector that is a network.
     classes: the number of classes of a semantic map.
   """
@@ -51,9 +51,7 @@ class EdgeSource:
   def target_edges(self, frozen: Params, batch: Batch) -> jax.Array:
     """Returns the sketch of a batch, or its edges, (B, H, W) in [-1, 1].
 
-    Args:
-      frozen: with the weights of a detector that is a network.
-      batch: of examples, or of what a person asks for.
+    `frozen` has the weights of a detector that is a network.
 
     Raises:
       ValueError: the batch has neither a sketch nor anything with edges.
@@ -75,11 +73,7 @@ class EdgeSource:
     return 2.0 * batch['edges'] - 1.0
 
   def check(self, names: Collection[str]) -> None:
-    """Refuses a batch whose arrays have neither a sketch nor edges.
-
-    Raises:
-      ValueError: what is missing.
-    """
+    """Raises ValueError if arrays of a batch have neither sketch nor edges."""
     needed = {'true': 'edges', 'map': 'mask'}.get(self.kind, 'image')
     if 'sketch' not in names and needed not in names:
       raise ValueError(
@@ -92,5 +86,4 @@ class EdgeSource:
 
 def detector(name: str) -> pidinet.PiDiNet:
   """Returns the network of a detector, one of `pidinet.SIZES`."""
-  width, dilated = pidinet.SIZES[name]
-  return pidinet.PiDiNet(width, dilated)
+  return pidinet.PiDiNet(*pidinet.SIZES[name])

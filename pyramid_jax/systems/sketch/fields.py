@@ -1,7 +1,6 @@
 """Fields of the edge predictor of sketch guidance."""
 
 from pyramid_jax.conditioning import edges
-from pyramid_jax.config import field as field_lib
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.networks import edge_predictor
@@ -68,14 +67,10 @@ FIELDS = {
 }
 
 
-def _full_layers(name: str) -> field_lib.Check:
-  return sample_fields.not_empty(f'sketch.{name}')
-
-
 CHECKS = (
   *sample_fields.COMMON_CHECKS,
-  _full_layers('features'),
-  _full_layers('hidden'),
+  sample_fields.not_empty('sketch.features'),
+  sample_fields.not_empty('sketch.hidden'),
 )
 # A run of the system samples its base, so its section `sample` has the fields
 # of every system that can be the base.

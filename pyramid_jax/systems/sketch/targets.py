@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,11 +90,9 @@ class Targets:
       count: B.
       condition: of B images; None for zeros.
     """
-    size = self.base.image_size
-    if condition is None:
-      condition = self.base.example_condition()
-    spec = self.base.dense_spec()
-    return self.base.stages(weights, condition, (count, size, size), spec)
+    shape = (count, self.base.image_size, self.base.image_size)
+    condition = condition or self.base.example_condition()
+    return self.base.stages(weights, condition, shape, self.base.dense_spec())
 
 
 def distance(got: jax.Array, target: jax.Array) -> jax.Array:
@@ -108,9 +107,7 @@ def predictors(
   """Builds one predictor for all stages, or one for each."""
   c = config.sketch
 
-  def build(
-    outs: Sequence[int], patches: Sequence[int]
-  ) -> edge_predictor.EdgePredictor:
+  def build(outs: Sequence[int], patches: Sequence[int]) -> Any:
     return edge_predictor.EdgePredictor(
       out_channels=tuple(outs),
       hidden=tuple(c.hidden),
@@ -125,6 +122,5 @@ def predictors(
   patches = targets.base.cells
   if c.shared:
     return (build(outs, patches),)
-  return tuple(
-    build([out], [patch]) for out, patch in zip(outs, patches, strict=True)
-  )
+  pairs = zip(outs, patches, strict=True)
+  return tuple(build([out], [patch]) for out, patch in pairs)
