@@ -29,9 +29,7 @@ def create(
 ) -> system_lib.Trainable:
   """Builds the system that `config.system.name` names.
 
-  Args:
-    config: of the system.
-    base: the config of the run that the system builds on, None without one.
+  `base` is the config of the run that the system builds on, None without one.
 
   Raises:
     ValueError: unknown name, or a config that the system cannot serve.

@@ -61,19 +61,12 @@ network_class = lambda values: pyunet.PyUNet
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossSettings:
-  """How the training loss is formed.
+  """How the training loss is formed."""
 
-  Attributes:
-    loss_type: 'l1' or 'l2'.
-    noise_mix_ratio: share of noise in the coarser scales.
-    stage_loss_ratio: the weight of each scale, coarse first.
-    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
-  """
-
-  loss_type: str
-  noise_mix_ratio: float
-  stage_loss_ratio: tuple[float, ...]
-  parameterization: str = 'eps'
+  loss_type: str  # 'l1' or 'l2'
+  noise_mix_ratio: float  # share of noise in the coarser scales
+  stage_loss_ratio: tuple[float, ...]  # the weight of each scale, coarse first
+  parameterization: str = 'eps'  # of the network: 'eps', 'x0' or 'v'
 
   def __post_init__(self):
     gaussian.check_parameterization(self.parameterization)
@@ -86,14 +79,14 @@ def stage_input(
   sigma: jax.Array,
   mix_ratio: float,
 ) -> jax.Array:
-  """Returns the network's input at stage len(zs) - 1 of training.
+  """Returns the network's input at stage s = len(zs) - 1 of training.
 
   Args:
     zs: clean scales 0..s, coarse first, (B, H_j, W_j, C_j).
     noises: standard normals of the same shapes.
     alpha: (B,) of the drawn noise level.
-    sigma: (B,).
-    mix_ratio: noise augmentation of the scales before the last.
+    sigma: (B,) of the drawn noise level.
+    mix_ratio: share of noise in the scales before the last.
 
   Returns:
     (B, H_s, W_s, C_0 + ... + C_s): the mixed coarser scales, upsampled to the
@@ -288,10 +281,10 @@ def create(config: ConfigDict) -> Frido:
     'first_stage.system.network', network, ('msvqgan',), ' for frido'
   )
   if widths.concat or widths.classes:
+    c = config.condition
     raise ValueError(
-      f'config.condition.task {config.condition.task!r} with'
-      f' config.condition.also {config.condition.also!r} is not served by'
-      ' frido, which takes tokens'
+      f'config.condition.task {c.task!r} with config.condition.also {c.also!r}'
+      ' is not served by frido, which takes tokens'
     )
   embed = space.scale_channels
   d = config.diffusion

@@ -276,10 +276,11 @@ def network(
   fields = sampled.network_fields(config)
   attends = fields.get('use_spatial_transformer', False)
   if attends != bool(widths.context):
+    c = config.condition
     raise ValueError(
       f'config.network.use_spatial_transformer is {attends}, must be'
-      f' {not attends}: config.condition.task is {config.condition.task!r} and'
-      f' config.condition.also {config.condition.also!r}'
+      f' {not attends}: config.condition.task is {c.task!r} and'
+      f' config.condition.also {c.also!r}'
     )
   unet = unet_lib.UNet(
     **fields,

@@ -65,11 +65,7 @@ class Sampled:
     raise NotImplementedError
 
   def levels(self, spec: SamplerSpec) -> list[levels_lib.Levels]:
-    """Returns the noise levels of each stage.
-
-    Raises:
-      ValueError: a spec that the system cannot serve.
-    """
+    """Returns the levels of each stage; ValueError if it cannot serve them."""
     raise NotImplementedError
 
   def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
@@ -242,11 +238,7 @@ def fields(
 
 
 def chain_fields(config: ConfigDict, space: spaces.Latents) -> dict[str, Any]:
-  """Returns the attributes of `OnChain` that a config describes.
-
-  Raises:
-    ValueError: a condition that does not fit the first stage.
-  """
+  """Returns the attributes of `OnChain` that a config describes."""
   d = config.diffusion
   encoder = conditioning.create(config, space.first_stage)
   chain = schedules.make_chain(
@@ -256,11 +248,7 @@ def chain_fields(config: ConfigDict, space: spaces.Latents) -> dict[str, Any]:
 
 
 def check_fixed_variance(config: ConfigDict) -> None:
-  """Refuses a learned variance, for networks that predict none.
-
-  Raises:
-    ValueError: `config.diffusion.variance` asks for one.
-  """
+  """Raises ValueError for a learned variance, which the network lacks."""
   if config.diffusion.variance == 'learned_range':
     raise ValueError(
       "config.diffusion.variance is 'learned_range', but the network of the"
@@ -269,11 +257,7 @@ def check_fixed_variance(config: ConfigDict) -> None:
 
 
 def check_class_condition(config: ConfigDict) -> None:
-  """Refuses conditions but a class that is embedded with the noise level.
-
-  Raises:
-    ValueError: another task, or a class that is encoded as a token.
-  """
+  """Raises ValueError for conditions but a class beside the noise level."""
   c, name = config.condition, config.system.name
   if c.task not in CLASS_TASKS:
     raise ValueError(

@@ -69,8 +69,7 @@ class Latents:
     path: its checkpoint, empty to train it in the run's own folder.
     image_size: px of a sample in training.
     scale_factor: of the latents of each scale, unless it is measured.
-    scale_by_std: whether it is one over the standard deviation of the latents
-      of the first batch.
+    scale_by_std: whether it is one over their deviation in the first batch.
   """
 
   first_stage: first_stages.Network
@@ -212,11 +211,7 @@ def inverse_std(
 
 
 def latents(config: ConfigDict) -> Latents:
-  """Returns the latents of `config.first_stage`, whose scale is measured.
-
-  Raises:
-    ValueError: an image size that the first stage does not divide.
-  """
+  """Returns the latents of `config.first_stage`, whose scale is measured."""
   first_stage = autoencoder.network(config.first_stage)
   size, coarsest = config.data.image_size, first_stage.coarsest_factor
   reason = ', the factor of the coarsest scale'
@@ -232,8 +227,7 @@ def one_scale(config: ConfigDict) -> Latents:
   """Returns the latents of a first stage of one scale, scaled by the config.
 
   Raises:
-    ValueError: a first stage of several scales, or one that does not divide
-      the image.
+    ValueError: a first stage of several scales.
   """
   d = config.diffusion
   found = dataclasses.replace(

@@ -185,82 +185,50 @@ def create(
   wavelets: tuple[int, ...],
 ) -> Networks:
   """Builds the networks; raises ValueError for fields that do not fit."""
-  widths = encoder.widths
+  f, widths = config.laplacian, encoder.widths
   side, last = config.data.image_size // space.factor, len(wavelets) - 1
-  stages = [
-    _Ends(
-      side=side // 2 ** (last - index + n),
-      ins=(space.channels + widths.concat) * 4**n,
-      outs=space.channels * 4**n,
-    )
-    for index, n in enumerate(wavelets)
-  ]
+  sides = [side // 2 ** (last - i + n) for i, n in enumerate(wavelets)]
+  ins = [(space.channels + widths.concat) * 4**n for n in wavelets]
+  outs = [space.channels * 4**n for n in wavelets]
   common = sampled.network_fields(config)
   common['context_dim'] = widths.context or None
-  build = _diffits if config.laplacian.network == 'diffit' else _unets
-  modules = build(config, common, widths.classes, stages)
+  modules: Sequence[Any]
+  if f.network == 'diffit':
+    _check_diffit(config)
+    single = [slice(i, i + 1) for i in range(len(wavelets))]
+    modules = [
+      staged_diffit.StagedDiffiT(
+        **common,
+        num_classes=widths.classes,
+        stage_sides=sides[part],
+        stage_in=ins[part],
+        stage_out=outs[part],
+        self_context=f.self_context,
+      )
+      for part in ([slice(None)] if f.shared else single)
+    ]
+  else:
+    reason = " for config.laplacian.network 'unet', which has no gates"
+    fields_lib.check_value(
+      'laplacian.self_context', f.self_context, (False,), reason
+    )
+    common['num_classes'] = widths.classes or None
+    modules = [staged_unet.StagedUNet(**common, stage_in=ins, stage_out=outs)]
+    if not f.shared:
+      modules = [
+        unet.UNet(**common, in_channels=n, out_channels=m)
+        for n, m in zip(ins, outs, strict=True)
+      ]
   modules[0].check_options()
   return Networks(modules=modules, wavelets=wavelets, channels=space.channels)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Ends:
-  """Sides of the grid of a stage's network, channels in and out."""
-
-  side: int
-  ins: int
-  outs: int
-
-
-def _unets(
-  config: ConfigDict,
-  common: dict[str, Any],
-  classes: int,
-  stages: Sequence[_Ends],
-) -> list[Any]:
-  fields_lib.check_value(
-    'laplacian.self_context',
-    config.laplacian.self_context,
-    (False,),
-    " for config.laplacian.network 'unet', which has no gates",
-  )
-  common = common | {'num_classes': classes or None}
-  if not config.laplacian.shared:
-    return [
-      unet.UNet(**common, in_channels=stage.ins, out_channels=stage.outs)
-      for stage in stages
-    ]
-  return [
-    staged_unet.StagedUNet(
-      **common,
-      stage_in=[stage.ins for stage in stages],
-      stage_out=[stage.outs for stage in stages],
-    )
-  ]
-
-
-def _diffits(
-  config: ConfigDict,
-  common: dict[str, Any],
-  classes: int,
-  stages: Sequence[_Ends],
-) -> list[Any]:
-  f, buckets = config.laplacian, config.data.buckets
+def _check_diffit(config: ConfigDict) -> None:
+  f = config.laplacian
   if f.self_context and not f.shared:
     raise ValueError(
       'config.laplacian.self_context is True, so config.laplacian.shared must'
       ' be True: one network for all stages has the gates'
     )
   reason = " for config.laplacian.network 'diffit', which has one size"
-  fields_lib.check_value('data.buckets', buckets, (0,), reason)
-  return [
-    staged_diffit.StagedDiffiT(
-      **common,
-      num_classes=classes,
-      stage_sides=[stage.side for stage in part],
-      stage_in=[stage.ins for stage in part],
-      stage_out=[stage.outs for stage in part],
-      self_context=f.self_context,
-    )
-    for part in ([stages] if f.shared else [[stage] for stage in stages])
-  ]
+  fields_lib.check_value('data.buckets', config.data.buckets, (0,), reason)
