@@ -22,23 +22,14 @@ MAX_ADAPTIVE_WEIGHT = 1e4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossSettings:
-  """What both families of losses have.
+  """What both families of losses have."""
 
-  Attributes:
-    perceptual_weight: of the perceptual distance.
-    disc_weight: of the adversarial term, times the adaptive weight.
-    disc_start: first step with the adversarial term.
-    disc_loss: 'hinge' or 'vanilla'.
-    disc_factor: of both adversarial losses once they have started.
-    pixel_loss: 'l1', or 'l2' as one of the reference files allows.
-  """
-
-  perceptual_weight: float = 1.0
-  disc_weight: float = 0.8
-  disc_start: int = 0
-  disc_loss: str = 'hinge'
-  disc_factor: float = 1.0
-  pixel_loss: str = 'l1'
+  perceptual_weight: float = 1.0  # of the perceptual distance
+  disc_weight: float = 0.8  # of the adversarial term, times the adaptive weight
+  disc_start: int = 0  # first step with the adversarial term
+  disc_loss: str = 'hinge'  # or 'vanilla'
+  disc_factor: float = 1.0  # of both adversarial losses once they have started
+  pixel_loss: str = 'l1'  # or 'l2', as one of the reference files allows
 
   def __post_init__(self):
     for name, allowed in (
@@ -109,16 +100,11 @@ class KLSettings(LossSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LastConvolution:
-  """The end of a decoder; the adaptive weight compares gradients at its kernel.
+  """The end of a decoder, where the adaptive weight compares gradients."""
 
-  Attributes:
-    features: (B, H, W, F), the input of the convolution.
-    kernel: (K, K, F, 3).
-    apply: (features, kernel) -> (B, H, W, 3), the reconstruction.
-  """
-
-  features: jax.Array
-  kernel: jax.Array
+  features: jax.Array  # (B, H, W, F), the input of the convolution
+  kernel: jax.Array  # (K, K, F, 3)
+  # (features, kernel) -> (B, H, W, 3), the reconstruction
   apply: Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -226,9 +212,9 @@ def discriminator_loss(
   """The discriminator's loss (optimizer_idx 1 of both reference files).
 
   Args:
-    settings: see `LossSettings`.
+    settings: of the losses.
     real: logits of images.
-    fake: logits of reconstructions, constants for the generator.
+    fake: logits of reconstructions.
     step: finished updates.
   """
   if settings.disc_loss == 'hinge':

@@ -96,7 +96,6 @@ FIELDS = {
 
 
 def _one_or_every_stage(values: field_lib.Values) -> field_lib.Broken | None:
-  """The parts of guidance are one number, or one for each stage."""
   levels = values['laplacian.levels']
   if len(values['sample.guidance_parts']) in (1, levels):
     return None

@@ -33,8 +33,8 @@ class StageNetwork:
 
   Attributes:
     module: a U-Net or a DiffiT.
-    stage: which stage it is given, 0 = coarsest; None where it is of one only.
-    wavelet: levels of the Haar packet around it: it works on a grid smaller
+    stage: of a shared module, 0 = coarsest; None where it serves one stage.
+    wavelet: levels of the Haar packet around it, which makes its grid smaller
       by 2^wavelet.
     halvings: from the finest resolution to the stage's.
   """

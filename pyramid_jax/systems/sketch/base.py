@@ -35,15 +35,10 @@ _SHARED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageShape:
-  """The shapes of a stage of the base.
+  """The shapes of a stage of the base."""
 
-  Attributes:
-    state: (B, h, w, C) of the state.
-    features: of the activations, (B, h_k, w_k, C_k) each.
-  """
-
-  state: tuple[int, ...]
-  features: tuple[jax.ShapeDtypeStruct, ...]
+  state: tuple[int, ...]  # (B, h, w, C)
+  features: tuple[jax.ShapeDtypeStruct, ...]  # (B, h_k, w_k, C_k) each
 
 
 @functools.lru_cache(maxsize=8)

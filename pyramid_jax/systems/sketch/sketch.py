@@ -401,11 +401,7 @@ def _renewed(old: jax.Array, time: jax.Array, errors: jax.Array) -> jax.Array:
 
 
 def create(config: ConfigDict, base_config: ConfigDict) -> Sketch:
-  """Builds the system of a config.
-
-  Args:
-    config: of the edge predictor.
-    base_config: of the run `config.sketch.base`.
+  """Builds the system on the run `config.sketch.base`.
 
   Raises:
     ValueError: a field that does not fit the others or the base.
