@@ -61,7 +61,13 @@ def system_of(config):
 
 
 def make_release(variant):
-  """An official state dict of the smallest model of a task."""
+  """An official state dict of the smallest model of a task.
+
+  Its keys are those that the converter wants, so it shows groups, prefixes and
+  the way back. That the keys are those of the reference code is shown by the
+  recorded cases of tests/parity, whose state dicts the reference wrote, and by
+  the keys that are spelled out above.
+  """
   system = system_of(f'{CONFIG}:{variant},debug')
   _, report = latent_workdir.from_official('frido', {}, system, False)
   rng = np.random.default_rng(0)
