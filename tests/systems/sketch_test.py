@@ -56,8 +56,8 @@ def load(tmp_path):
   """Returns (base, **overrides) -> the config of a predictor on it."""
 
   def make(base='ldm', variants='', **overrides):
-    base = config_lib.load(f'{CONFIGS}/{BASES[base]}')
-    (tmp_path / 'config.json').write_text(config_lib.to_json(base))
+    base_config = config_lib.load(f'{CONFIGS}/{BASES[base]}')
+    (tmp_path / 'config.json').write_text(config_lib.to_json(base_config))
     config = config_lib.load(f'{CONFIGS}/sketch_shapes.py:{base},debug')
     values = {'sketch.base': str(tmp_path), 'sketch.target_space': 'pixels'}
     values |= {k.replace('__', '.'): v for k, v in overrides.items()}
