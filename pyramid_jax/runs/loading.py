@@ -61,7 +61,7 @@ def load(
   system = workdir_lib.create_system(config)
   mesh = mesh_lib.pure_data() if mesh is None else mesh
   min_size = config.mesh.fsdp_min_size
-  params, extra = jax.eval_shape(system.init, jax.random.key(0), {})
+  params, extra = jax.eval_shape(system.init, jax.random.key(0))
   trees = checkpoints.load(
     folder,
     {

@@ -19,8 +19,8 @@ from tests.helpers import quick_params
 def test_shapes_are_those_of_initial_values(file):
   system = systems.create(configs.load(file))
   drawn = jax.make_jaxpr(system.init, return_shape=True)
-  _, want = drawn(jax.random.key(0), {})
-  got = quick_params.shapes(system.init, jax.random.key(0), {})
+  _, want = drawn(jax.random.key(0))
+  got = quick_params.shapes(system.init, jax.random.key(0))
   same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
   assert all(jax.tree.leaves(jax.tree.map(same, got, want)))
 
