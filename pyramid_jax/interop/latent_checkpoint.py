@@ -56,24 +56,15 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-  """The weights of a system, or their shapes.
+  """The weights of a system, or their shapes."""
 
-  Attributes:
-    generator: what is trained, as the system names it: `unet`, and perhaps
-      `condition` and `logvar` (T,); `network` of a latent DiffiT.
-    ema: the averages of `unet`; None where the checkpoint has none.
-    first_stage: the autoencoder.
-    clip: a frozen CLIP text encoder; None without.
-    latent_scale: (S,), coarse first.
-    updates: of the averages.
-  """
-
+  # `unet`, and perhaps `condition` and `logvar` (T,); `network` of a DiffiT
   generator: Mapping[str, Any]
-  ema: Any = None
-  first_stage: Any
-  clip: Any = None
-  latent_scale: Any
-  updates: int = 0
+  ema: Any = None  # the averages of `unet`, if there are any
+  first_stage: Any  # the autoencoder
+  clip: Any = None  # a frozen CLIP text encoder, if there is one
+  latent_scale: Any  # (S,), coarse first
+  updates: int = 0  # of the averages
 
 
 def _ema_rename(path: mapping.Path) -> tuple[str, str]:

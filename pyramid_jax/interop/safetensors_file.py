@@ -16,26 +16,16 @@ MAX_DIMENSIONS = 16
 
 # Type in a file -> type of the array that is read or written.
 _DTYPES = {
-  'F64': 'float64',
-  'F32': 'float32',
-  'F16': 'float16',
+  **{f'F{bits}': f'float{bits}' for bits in (64, 32, 16)},
   'BF16': 'bfloat16',
-  'I64': 'int64',
-  'I32': 'int32',
-  'I16': 'int16',
-  'I8': 'int8',
-  'U64': 'uint64',
-  'U32': 'uint32',
-  'U16': 'uint16',
-  'U8': 'uint8',
+  **{f'I{bits}': f'int{bits}' for bits in (64, 32, 16, 8)},
+  **{f'U{bits}': f'uint{bits}' for bits in (64, 32, 16, 8)},
   'BOOL': 'bool',
 }
 
 
 class Tensors(Mapping[str, np.ndarray]):
-  """The tensors of a file by name, each read when it is asked for.
-
-  bfloat16 becomes float32.
+  """The tensors of a file by name, each read on access; bfloat16 as float32.
 
   Raises:
     ValueError: damage, or an unknown dtype (named).

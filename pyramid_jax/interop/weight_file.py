@@ -33,13 +33,11 @@ State = Mapping[str, np.ndarray]
 def read(path: str | os.PathLike[str]) -> State:
   """Returns name -> array of a PyTorch, safetensors or npz file.
 
-  Several safetensors files are read by their index, and a tensor of them when
-  it is asked for. No code of the file is run, and sizes are checked before
-  memory is taken.
+  Tensors of safetensors files, also of several by their index, are read on
+  access. No code of a file is run; sizes are checked before memory is taken.
 
   Raises:
-    ValueError: one line with the path: an unknown format, damage, or
-      something that does not belong in a weight file.
+    ValueError: an unknown format, damage, or anything but weights.
     OSError: the file cannot be opened.
   """
   path = pathlib.Path(path)

@@ -10,7 +10,7 @@ import dataclasses
 import re
 
 
-# Layers of an attention, taken from one tensor of the official self-attention.
+# Layers of an attention, one tensor in the official self-attention.
 QKV = ('.to_q', '.to_k', '.to_v')
 
 # (official, diffusers) of modules outside of the levels
@@ -56,27 +56,17 @@ _DEPTH = re.compile(r'\.transformer_blocks\.(\d+)\.')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """What the names of a network depend on.
+  """What the names of a network depend on."""
 
-  Attributes:
-    levels: number of resolutions.
-    blocks: residual blocks of a level on the way down.
-    attending: levels of the way up with attention, from the lowest resolution.
-    depth: blocks of a transformer, 0 for self-attention.
-  """
-
-  levels: int
-  blocks: int
+  levels: int  # the number of resolutions
+  blocks: int  # residual blocks of a level on the way down
+  # levels of the way up with attention, from the lowest resolution
   attending: frozenset[int]
-  depth: int
+  depth: int  # blocks of a transformer, 0 for self-attention
 
   @classmethod
   def of_official(cls, keys: Iterable[str]) -> 'Plan':
-    """Reads the plan off official keys.
-
-    Raises:
-      ValueError: levels that resample without a layer.
-    """
+    """Reads official keys; ValueError if levels resample without a layer."""
     keys = list(keys)
     entries: dict[str, set[int]] = {'input': set(), 'output': set()}
     enlarging, attending = set(), set()
@@ -105,11 +95,7 @@ class Plan:
 
   @classmethod
   def of_diffusers(cls, keys: Iterable[str]) -> 'Plan':
-    """Reads the plan off the library's keys.
-
-    Raises:
-      ValueError: levels that differ in their number of blocks.
-    """
+    """Reads the library's keys; ValueError if levels differ in their blocks."""
     keys = list(keys)
     blocks: dict[str, dict[int, int]] = {'down': {}, 'up': {}}
     attending = set()

@@ -28,15 +28,10 @@ _RESAMPLING_BLOCK = re.compile(r'(.+)\.(down|up)samplers\.0\.norm1\.weight')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heads:
-  """What the tensors of self-attentions do not say.
+  """What the tensors of self-attentions do not say."""
 
-  Attributes:
-    counts: official name of an attention -> its number of heads.
-    new_order: see `blocks.AttentionBlock.use_new_attention_order`.
-  """
-
-  counts: Mapping[str, int]
-  new_order: bool = False
+  counts: Mapping[str, int]  # official name of an attention -> heads
+  new_order: bool = False  # `blocks.AttentionBlock.use_new_attention_order`
 
   @classmethod
   def of(cls, network: unet.UNet) -> 'Heads':
@@ -66,10 +61,8 @@ class Heads:
 def to_official(state: State, heads: Heads | None = None) -> State:
   """Returns the official state dict; one that is official comes back as it is.
 
-  Args:
-    state: of either layout. Projections of transformers may be linear layers
-      or pointwise convolutions, names of attentions old or new.
-    heads: of the network that the weights are for; self-attentions need it.
+  Projections of transformers may be linear layers or pointwise convolutions,
+  names of attentions old or new. Self-attentions need `heads`.
 
   Raises:
     ValueError: a network that LDM does not have, or other heads.

@@ -46,11 +46,8 @@ def rename(path: mapping.Path) -> tuple[str, str]:
 def cut(state: Mapping[str, np.ndarray], tree: Any) -> dict[str, np.ndarray]:
   """Cuts the first kernel of an official state dict into those of the features.
 
-  Args:
-    state: official.
-    tree: {'params': ..., 'batch_stats': ...} of shapes, which has a kernel for
-      each activation, in the order in which they go in; the rest of the
-      official one belongs to the noise.
+  `tree` is {'params': ..., 'batch_stats': ...} of shapes, with a kernel for
+  each activation in turn; the rest of the official one belongs to the noise.
 
   Raises:
     ValueError: activations with more channels than the kernel has.

@@ -20,9 +20,9 @@ PREFIXES = ('', 'module.')
 _FIRST = 'init_block'
 _RADIAL = 'block1_2.conv1.weight'  # layer 2: plain it is 5 x 5
 
-# Of flattened 3 x 3 kernels: who is before each place, clockwise.
+# The place before each in a flattened 3 x 3 kernel, clockwise.
 _BEFORE = (3, 0, 1, 6, 4, 2, 7, 8, 5)
-# Of flattened 5 x 5 kernels, both in the same directions.
+# Places of flattened 5 x 5 kernels, in the same directions.
 _OUTER = (0, 2, 4, 10, 14, 20, 22, 24)
 _INNER = (6, 7, 8, 11, 13, 16, 17, 18)
 
