@@ -54,7 +54,7 @@ def made(request):
   stages = system.stages(weights, condition, (B, 32, 32), spec)
   if request.param == 'diffit':  # the state is the picture
     return system, weights, stages, [IMAGE], spec
-  zs = [0.5 * z for z in jax.jit(system.space.raw)(weights.frozen, IMAGE)]
+  zs = [0.5 * z for z in jax.jit(system.space.encode)(weights.frozen, IMAGE)]
   if request.param == 'frido official':
     zs = [resampling.nearest(z, zs[-1].shape[1:3]) for z in zs]
   return system, weights, stages, zs, spec
