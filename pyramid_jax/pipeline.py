@@ -138,7 +138,7 @@ class Pipeline:
     return other
 
   def check(self, rows: Rows, request: Request) -> None:
-    """Raises ValueError for what cannot be sampled, before it is compiled."""
+    """Raises ValueError for a request that the system cannot serve."""
     system = self._generative()
     system.check_rows(rows.keys())
     if request.strength is not None and 'strength' not in system.accepts:
@@ -176,7 +176,7 @@ class Pipeline:
     for number, (given, want) in enumerate(zip(start, wanted, strict=True)):
       if given.shape[1:] != want.shape[1:]:
         raise ValueError(
-          f'scale {number} that is given has the shape {given.shape[1:]},'
+          f'scale {number} of the start has the shape {given.shape[1:]},'
           f' must have {want.shape[1:]}.'
         )
 
@@ -351,7 +351,7 @@ def _filled(mesh: Mesh, arrays: Any) -> Any:
 
 
 def _finished(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """Makes uint8 images floats; what is float already stays as it is."""
+  """Makes uint8 images floats in [-1, 1]; keeps all other arrays."""
   bytes_ = {k: x for k, x in batch.items() if x.dtype == jnp.uint8}
   return {**batch, **data_images.finish(bytes_)}
 

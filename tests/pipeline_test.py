@@ -171,7 +171,7 @@ def test_finished_scales_of_another_shape_are_refused():
   wrong = dataclasses.replace(
     request, extent=system_lib.Extent(start=(made.scales[0][:, 1:],))
   )
-  with pytest.raises(ValueError, match='scale 0 that is given has the shape'):
+  with pytest.raises(ValueError, match='scale 0 of the start has the shape'):
     pipe.check({}, wrong)
 
 

@@ -19,7 +19,7 @@ Inputs = condition_lib.Inputs
 Levels = levels_lib.Levels
 Prediction = prediction_lib.Prediction
 Shape = tuple[int, int, int, int]
-# (x, time) -> the output of a network whose condition is given
+# (x, time) -> the output of a network with its condition
 Bound = Callable[[jax.Array, jax.Array], jax.Array]
 State = list[jax.Array]
 
@@ -47,10 +47,10 @@ class Denoiser:
       levels (B,).
     params: of the network.
     predict: (network, x, level, inputs) -> `Prediction`.
-    cached: compute what does not depend on the level once per image instead of
-      once per step (the same numbers).
-    coarse: (finished scales, (h, w) of the stage) -> what `call` is given of
-      them, by name.
+    cached: compute all that does not depend on the level once per image instead
+      of once per step (the same numbers).
+    coarse: (finished scales, (h, w) of the stage) -> further arguments of
+      `call`, by name.
     begin: (finished scales, noise) -> the state in which the stage begins;
       None for noise at the first level.
     finish: (x, x0) -> the finished scale.

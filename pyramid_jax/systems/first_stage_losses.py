@@ -149,7 +149,7 @@ def generator_loss(
     last: the end of the decoder.
     perceptual: (x, y) -> (B,).
     discriminate: image -> logits; None for no adversarial term.
-    regularizer: what `settings.regularise` takes.
+    regularizer: the argument of `settings.regularise`.
     step: finished updates.
     logvar: () of the reconstruction, for `KLSettings`.
 

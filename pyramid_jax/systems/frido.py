@@ -1,8 +1,8 @@
 """Frido (arXiv:2208.13753): feature pyramid diffusion, coarse to fine.
 
 The scales of a multi-scale VQGAN are diffused one after the other by one
-PyU-Net that is given the scale; finished scales gate its norms. Every scale is
-trained at every step. Matches davidhalladay/Frido: frido/models/diffusion/
+PyU-Net, conditioned on the scale; finished scales gate its norms. Every scale
+is trained at every step. Matches davidhalladay/Frido: frido/models/diffusion/
 {frido,ddim,plms}.py in the official layout, where all scales live on the grid
 of the finest; `native_scales` diffuses each at its own resolution.
 """

@@ -1,7 +1,7 @@
 """LDM (arXiv:2112.10752): diffusion of the latents of an autoencoder.
 
-A U-Net is given the condition by attention (texts, layouts, classes), by
-channels beside the latent (maps, small images, images with holes), by both or
+A U-Net is conditioned by attention (texts, layouts, classes), by channels
+concatenated to the latent (maps, small images, images with holes), by both or
 with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
 {ddpm,ddim,plms}.py.
 """
@@ -123,8 +123,8 @@ def tiled_stage(
 ) -> sampling.Stage:
   """Builds the stage of a latent larger than the network was trained for.
 
-  Each window is given its part of what lies on the latent's grid, and all of
-  the rest of the condition.
+  Each window takes its part of the condition on the latent's grid, and all of
+  the rest.
 
   Args:
     network: see `denoiser`.

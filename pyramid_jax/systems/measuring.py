@@ -1,4 +1,4 @@
-"""What a system measures on the first batch, before the first step."""
+"""Measurements of the first batch, before the first step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +22,10 @@ class OverBatch(Protocol):
   def __call__(
     self, key: jax.Array, function: Callable[[Batch, Normal], Any]
   ) -> Any:
-    """Returns what a function gives, stacked over M microbatches.
+    """Returns the results of a function, stacked over M microbatches.
 
     Args:
-      key: of what the function draws.
+      key: of the function's draws.
       function: (batch, normal) -> tree of arrays; `batch` has B / M rows, and
         `normal(shape)` gives these rows of a draw for all B.
 
@@ -41,7 +41,7 @@ class Measuring(Protocol):
   def measure(
     self, frozen: Params, extra: Params, key: jax.Array, over: OverBatch
   ) -> Params:
-    """Returns `extra` with what is measured before the first step.
+    """Returns `extra` with the measurements before the first step.
 
     Args:
       frozen: {part: tree}, the weights of `pretrained_parts`.

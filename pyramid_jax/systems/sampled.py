@@ -257,7 +257,7 @@ def check_fixed_variance(config: ConfigDict) -> None:
 
 
 def check_class_condition(config: ConfigDict) -> None:
-  """Raises ValueError for conditions but a class beside the noise level."""
+  """Raises ValueError unless the only condition is an embedded class."""
   c, name = config.condition, config.system.name
   if c.task not in CLASS_TASKS:
     raise ValueError(

@@ -196,7 +196,7 @@ Space = Pixels | Latents
 def inverse_std(
   means: jax.Array, variances: jax.Array, sizes: jax.Array
 ) -> jax.Array:
-  """Returns what scales values in M equal parts to a deviation of 1, (S,).
+  """Returns the (S,) factors that make the deviation of M equal parts 1.
 
   Args:
     means: (M, S) of each part.

@@ -1,4 +1,4 @@
-"""What a system is to the trainer and to the sampler."""
+"""The protocols of systems, and sampling from one."""
 
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ SAMPLES, RECONSTRUCTIONS, PREDICTIONS = OUTPUTS = (
 )
 # Noise levels at which a system without a chain reads activations.
 CONTINUOUS_LEVELS = 256
-# What may be asked for in addition to the condition of the task.
+# Requests in addition to the condition of the task.
 EDITS = ('image', 'mask', 'strength')
 REQUESTS = (*EDITS, 'sketch')
 
@@ -167,14 +167,14 @@ class Generative(Trainable, Protocol):
 
   @property
   def has_latents(self) -> bool:
-    """Whether what is diffused are latents of a first stage."""
+    """Whether states are latents of a first stage."""
 
   @property
   def cells(self) -> tuple[int, ...]:
-    """The side of what the network of each stage sees as one place."""
+    """The patch size of the network of each stage, 1 for a U-Net."""
 
   def check_spec(self, spec: SamplerSpec) -> None:
-    """Raises ValueError for what cannot be sampled, before it is built."""
+    """Raises ValueError for a spec that the system cannot serve."""
 
   def check_rows(self, names: Collection[str]) -> None:
     """Raises ValueError if a batch of these arrays lacks one."""
@@ -186,7 +186,7 @@ class Generative(Trainable, Protocol):
     """Returns a condition of zeros of one example, to trace with."""
 
   def condition(self, weights: Weights, batch: Batch) -> Condition:
-    """Returns what the sampler needs of a batch, the null condition too."""
+    """Encodes the condition of a batch, and the null condition."""
 
   def stages(
     self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
@@ -202,7 +202,7 @@ class Generative(Trainable, Protocol):
   def guided(
     self, weights: Weights, condition: Condition, stages: Stages
   ) -> Stages:
-    """Returns the stages, perhaps edited, with what corrects their steps."""
+    """Returns the stages with sketch guidance, if the system has any."""
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     """Returns images (B, H, W, 3) in [-1, 1].

@@ -81,7 +81,7 @@ class DiffiT(sampled.Sampled):
 
   Attributes, in addition to those of `sampled.Sampled`:
     network: the raw network, whose windows must divide the image.
-    precond: what stands around the network.
+    precond: the preconditioning of the network.
     noise_distribution: of the noise levels in training.
     augment: of the training images, None without.
   """

@@ -35,8 +35,8 @@ FIELDS = {
   ),
   'laplacian.band_rms': Field(
     (0.086, 0.098, 0.53),
-    'The root mean square of the bands of the data, finest first, and of what'
-    ' is left at the coarsest resolution, as measured by python -m'
+    'The root mean square of the bands of the data, finest first, and of the'
+    ' coarsest resolution, as measured by python -m'
     ' pyramid_jax.commands.measure_bands.',
     above=0,
   ),
@@ -181,7 +181,7 @@ def check_small_image(config: ConfigDict) -> None:
   if config.laplacian.schedule == 'hard':
     raise ValueError(
       "config.laplacian.schedule is 'hard', must be another with a small"
-      ' image: a hidden band is not replaced by what the image determines of it'
+      ' image, which determines a part of each hidden band'
     )
   reason = ' with a small image, which conditions images'
   fields_lib.check_value(

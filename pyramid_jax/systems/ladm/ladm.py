@@ -63,7 +63,7 @@ class LaDM(sampled.Sampled):
     stage_batch: examples of a batch for each stage.
     coarse_noise: share of noise in the clean image of the stage before, which
       conditions finer stages in training; None where it does not.
-    takes_aspect: whether the networks are given the shape of the image.
+    takes_aspect: whether the networks are conditioned on the aspect ratio.
   """
 
   networks: stage_networks.Networks
@@ -185,7 +185,7 @@ class LaDM(sampled.Sampled):
     return self.networks.of_stage(stage)
 
   def inputs(self, inputs: Inputs, batch: Batch) -> Inputs:
-    """Returns the inputs with what the networks take of a batch itself."""
+    """Adds arrays of the batch itself to the inputs."""
     if not self.takes_aspect:
       return inputs
     aspect = batch.get('aspect')
@@ -194,7 +194,7 @@ class LaDM(sampled.Sampled):
     return dataclasses.replace(inputs, aspect=aspect)
 
   def shaped(self, inputs: Inputs, shape: BHW) -> Inputs:
-    """Returns the inputs with the shape of images (B, H, W)."""
+    """Adds the aspect ratio of images (B, H, W) to the inputs."""
     if not self.takes_aspect:
       return inputs
     sides = np.array(shape[1:], np.float32)

@@ -1,4 +1,4 @@
-"""The networks of LaDM: a denoiser a stage, or one that is given the stage."""
+"""The networks of LaDM: one for each stage, or one conditioned on the stage."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -86,15 +86,15 @@ class StageNetwork:
   def arguments(
     self, x: jax.Array, c_noise: jax.Array, inputs: Inputs
   ) -> tuple[Any, ...]:
-    """Returns what the module is called with, see `apply`."""
+    """Returns the positional arguments of the module, see `apply`."""
     if inputs.concat is not None:
-      beside = laplacian.pooled(inputs.concat, self.halvings)
-      if beside.shape[:3] != x.shape[:3]:
+      pooled = laplacian.pooled(inputs.concat, self.halvings)
+      if pooled.shape[:3] != x.shape[:3]:
         raise ValueError(
           f'the condition has shape {inputs.concat.shape}, pooled'
-          f' {beside.shape}, the state {x.shape}: batch and grid must be equal'
+          f' {pooled.shape}, the state {x.shape}: batch and grid must be equal'
         )
-      x = jnp.concatenate([x, beside], axis=-1)
+      x = jnp.concatenate([x, pooled], axis=-1)
     x = laplacian.haar(x, self.wavelet)
     return x, TIME_SCALE * c_noise, inputs.context, inputs.y
 

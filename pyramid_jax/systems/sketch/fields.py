@@ -31,7 +31,7 @@ FIELDS = {
   ),
   'sketch.noise_input': Field(
     'scalar',
-    'How the predictor is given the noise level.',
+    'How the predictor takes the noise level.',
     choices=edge_predictor.NOISE_INPUTS,
   ),
   'sketch.feature_norm': Field(

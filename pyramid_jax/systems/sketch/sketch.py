@@ -1,10 +1,9 @@
 """Sketch guidance (arXiv:2211.13752): an edge predictor on a frozen system.
 
-A small perceptron learns to read the encoded edge map off the activations that
-a trained system, the base, has at a noisy latent. The base is then sampled,
-and every step is corrected along the gradient of the predictor's distance from
-a sketch. Any system with named activations may be the base; each of its stages
-is read by itself.
+A small perceptron learns to predict the encoded edge map from the activations
+of a trained system, the base, at a noisy latent. The base is then sampled, and
+every step is corrected along the gradient of the predictor's distance from a
+sketch. Any system with named activations may be the base.
 """
 
 from collections.abc import Collection
@@ -55,10 +54,10 @@ class Sketch:
   """The system; see the module docstring and `systems.system.Generative`.
 
   Attributes:
-    base: what is sampled.
+    base: the sampled system.
     base_path: the workdir of its weights.
     features: names of the activations that are read.
-    targets: what the predictors should predict for each stage.
+    targets: of the predictors, for each stage.
     predictors: one for all stages, or one for each.
     source: of the edges that are learned.
     beta: the length of a correction over that of its step, for each stage.
@@ -236,7 +235,7 @@ class Sketch:
     noise: jax.Array,
     predicted: jax.Array,
   ) -> jax.Array:
-    """Returns what a predictor is given of the noise."""
+    """Returns the predictor's input of the noise."""
     kind = self.predictors[self._own(stage)[0]].noise_input
     if kind == 'scalar':
       return jnp.ravel(level.part)
