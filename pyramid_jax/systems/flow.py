@@ -56,8 +56,6 @@ FIELDS = {
   ),
 }
 CHECKS = fields_lib.GENERATIVE_CHECKS
-
-
 # The class whose constructor fields are `config.network`.
 network_class = lambda values: unet_lib.UNet
 

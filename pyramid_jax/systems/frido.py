@@ -53,8 +53,6 @@ FIELDS = {
   ),
 }
 CHECKS = fields_lib.GENERATIVE_CHECKS
-
-
 # The class whose constructor fields are `config.network`.
 network_class = lambda values: pyunet.PyUNet
 

@@ -63,8 +63,6 @@ FIELDS = {
   **sample_fields.WINDOWS,
 }
 CHECKS = (*fields_lib.GENERATIVE_CHECKS, sample_fields.windows_overlap)
-
-
 # The class whose constructor fields are `config.network`.
 network_class = lambda values: unet_lib.UNet
 

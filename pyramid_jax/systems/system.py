@@ -165,22 +165,11 @@ class Generative(Trainable, Protocol):
   def stage_count(self) -> int:
     """The number of stages."""
 
-  @property
-  def has_latents(self) -> bool:
-    """Whether states are latents of a first stage."""
-
-  @property
-  def cells(self) -> tuple[int, ...]:
-    """The patch size of the network of each stage, 1 for a U-Net."""
-
   def check_spec(self, spec: SamplerSpec) -> None:
     """Raises ValueError for a spec that the system cannot serve."""
 
   def check_rows(self, names: Collection[str]) -> None:
     """Raises ValueError if a batch of these arrays lacks one."""
-
-  def dense_spec(self) -> SamplerSpec:
-    """Returns a spec without guidance that has all levels of training."""
 
   def example_condition(self) -> Condition:
     """Returns a condition of zeros of one example, to trace with."""
@@ -209,6 +198,21 @@ class Generative(Trainable, Protocol):
 
     A state whose finest scales are not finished gives a preview.
     """
+
+
+class Base(Generative, Protocol):
+  """A system whose activations an edge predictor can read."""
+
+  @property
+  def has_latents(self) -> bool:
+    """Whether states are latents of a first stage."""
+
+  @property
+  def cells(self) -> tuple[int, ...]:
+    """The patch size of the network of each stage, 1 for a U-Net."""
+
+  def dense_spec(self) -> SamplerSpec:
+    """Returns a spec without guidance that has all levels of training."""
 
 
 @flax.struct.dataclass

@@ -69,8 +69,6 @@ FIELDS = {
 }
 
 CHECKS = fields_lib.GENERATIVE_CHECKS
-
-
 # The class whose constructor fields are `config.network`.
 network_class = lambda values: diffit_lib.DiffiT
 

@@ -39,8 +39,6 @@ FIELDS = {
   **fields_lib.SCALE,
 }
 CHECKS = fields_lib.GENERATIVE_CHECKS
-
-
 # The class whose constructor fields are `config.network`.
 network_class = lambda values: network_lib.LatentDiffiT
 

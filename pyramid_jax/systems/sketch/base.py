@@ -44,7 +44,7 @@ class StageShape:
 @functools.lru_cache(maxsize=8)
 def create(
   text: str, attention: str, remat: bool, features: tuple[str, ...]
-) -> tuple[Any, tuple[StageShape, ...]]:
+) -> tuple[system_lib.Base, tuple[StageShape, ...]]:
   """Builds a base and traces the shapes of its stages, once in a process.
 
   Args:
@@ -71,7 +71,7 @@ def create(
 
 
 def _stage_shapes(
-  base: system_lib.Generative, features: Sequence[str]
+  base: system_lib.Base, features: Sequence[str]
 ) -> tuple[StageShape, ...]:
   def trace(key):
     params, extra = base.init(key)

@@ -67,7 +67,7 @@ class Sketch:
     variance: of the steps of ddpm, as the base was trained.
   """
 
-  base: system_lib.Generative
+  base: system_lib.Base
   base_path: str
   features: tuple[str, ...]
   targets: targets_lib.Targets
@@ -97,14 +97,6 @@ class Sketch:
   def stage_count(self) -> int:
     return self.base.stage_count
 
-  @property
-  def has_latents(self) -> bool:
-    return self.base.has_latents
-
-  @property
-  def cells(self) -> tuple[int, ...]:
-    return self.base.cells
-
   def check_extra(self, extra: Params) -> None:
     del extra
 
@@ -117,9 +109,6 @@ class Sketch:
   def check_rows(self, names: Collection[str]) -> None:
     self.base.check_rows(names)
     self.source.check(names)
-
-  def dense_spec(self) -> SamplerSpec:
-    return self.base.dense_spec()
 
   def example_condition(self) -> Condition:
     return self.base.example_condition()

@@ -32,7 +32,7 @@ class Targets:
       channel, the strongest edge of a place.
   """
 
-  base: system_lib.Generative
+  base: system_lib.Base
   shapes: tuple[sketch_base.StageShape, ...]
   space: str
 
