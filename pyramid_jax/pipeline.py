@@ -85,26 +85,16 @@ def request_of(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-  """The images of a batch, on the host.
+  """The images of a batch, on the host."""
 
-  Attributes:
-    images: (B, H, W, 3) uint8.
-    scales: the finished scales of the state, coarse to fine, (B, ...) each.
-  """
-
-  images: np.ndarray
-  scales: tuple[np.ndarray, ...]
+  images: np.ndarray  # (B, H, W, 3) uint8
+  scales: tuple[np.ndarray, ...]  # finished, coarse to fine, (B, ...) each
 
 
 class Pipeline:
-  """A model that makes images.
+  """A model that makes images, with its weights on the devices of a mesh.
 
-  Attributes:
-    system: what is sampled.
-    weights: of the system, on the mesh.
-    mesh: the devices.
-    config: of the run.
-    label_names: the labels of its data, entry 0 is padding; may be empty.
+  `label_names` are those of its data, where entry 0 is padding, or empty.
   """
 
   def __init__(
@@ -188,7 +178,7 @@ class Pipeline:
     Args:
       rows: host arrays of N conditions, (N, ...) each, with uint8 images;
         strings are ignored. May be empty.
-      request: which images, and how; see `check`.
+      request: see `check`.
       batch_size: images at a time, 0 for `config.sample.batch_size`.
     """
     size = min(batch_size or self.config.sample.batch_size, request.count)
