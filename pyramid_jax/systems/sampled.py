@@ -65,11 +65,14 @@ class Sampled:
     raise NotImplementedError
 
   def levels(self, spec: SamplerSpec) -> list[levels_lib.Levels]:
-    """Returns the levels of each stage; ValueError if it cannot serve them."""
+    """Returns the levels of each stage; ValueError for an unfit spec."""
     raise NotImplementedError
 
   def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
-    """Returns the network of a stage, 0 = coarsest, with its `generator`."""
+    """Returns the network of a stage, 0 = coarsest.
+
+    Its weights are in `params`, which `generator` returns.
+    """
     raise NotImplementedError
 
   # For the trainer.
