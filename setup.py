@@ -16,8 +16,7 @@ TFDS = [
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
-T5 = ['tokenizers>=0.23,<0.24']
-TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4', *T5]
+TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4']
 
 setuptools.setup(
   name='pyramid_jax',
@@ -46,11 +45,11 @@ setuptools.setup(
     'scikit-image>=0.26,<0.27',
     'scipy>=1.14,<2',
     'tensorboardX>=2.6.2,<3',
+    'tokenizers>=0.23,<0.24',
   ],
   extras_require={
     'test': TEST,
     'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],
-    't5': T5,
     'tfds': TFDS,
     'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],
     'cuda': ['jax[cuda12]'],

@@ -9,7 +9,7 @@ from pyramid_jax.conditioning import tokenizers
 
 
 NAMES = ('', 'red circle', 'blue square', 'green cross')
-TOKENIZER = tokenizers.WordTokenizer(
+TOKENIZER = tokenizers.words(
   ('red', 'circle', 'blue', 'square', 'left', 'of', ',', 'a', 'b'), 24
 )
 

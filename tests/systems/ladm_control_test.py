@@ -164,7 +164,7 @@ def test_photographs_with_maps_can_be_trained_on(
   control, tmp_path, monkeypatch
 ):
   make = lambda config: text.tokenizer(config.condition.max_length)
-  monkeypatch.setattr(tokenizers, 'create', make)  # T5's is another package
+  monkeypatch.setattr(tokenizers, 'create', make)  # no pieces of T5
   (tmp_path / 'tokenizer.json').touch()
   pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / 'a.png')

@@ -46,12 +46,12 @@ WORDS: tuple[str, ...] = (
   *_LETTERS,
 )
 # Every word by its id: padding, unknown, begin and end come first.
-VOCABULARY = (*tokenizers.WordTokenizer.SPECIAL, *WORDS)
+VOCABULARY = (*tokenizers.WORD_SPECIAL, *WORDS)
 
 
-def tokenizer(max_length: int = MAX_TOKENS) -> tokenizers.WordTokenizer:
+def tokenizer(max_length: int = MAX_TOKENS) -> tokenizers.Tokenizer:
   """Returns the tokenizer of captions and graphs of scenes."""
-  return tokenizers.WordTokenizer(WORDS, max_length)
+  return tokenizers.words(WORDS, max_length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
