@@ -13,7 +13,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage
 
 from pyramid_jax.conditioning import layout
 
@@ -23,10 +22,10 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 THRESHOLD = 0.5  # and above is an edge
 SOFTNESS = 0.1  # width of a soft threshold
 FINE, WIDER = 0.8, 1.6  # sigma (px) of xdog, and of its other over it
-FAINT = 0.01  # slope (1 / px) of what is no edge however flat the image is
+FAINT = 0.01  # slope (1 / px), and above may be an edge in a flat image
 
 
-def edges(name: str) -> Detector:
+def detector(name: str) -> Detector:
   """Returns the detector of a name, with its published constants.
 
   Raises:
@@ -119,21 +118,24 @@ def canny(
 ) -> np.ndarray:
   """Finds thin edges on the host, weak ones where they go on from strong ones.
 
-  Canny, 'A computational approach to edge detection', 1986, with the units of
-  scikit-image's `feature.canny`.
+  Canny, 'A computational approach to edge detection', 1986, of scikit-image.
 
   Args:
     images: (B, H, W, 3), uint8 or float in [-1, 1].
     sigma: of the Gaussian that smooths first, in pixels.
     low: slope of a weak edge, in eighths of the whole range a pixel.
-    high: slope of a strong one.
+    high: slope of a strong edge, in the same unit.
 
   Returns:
     (B, H, W) float32, 0 or 1; the outermost pixels are 0.
   """
-  return np.stack(
-    [_canny(y, sigma, low, high) for y in luma(np.asarray(images))]
-  ).astype(np.float32)
+  from skimage import feature  # takes as long to import as the whole package
+
+  found = [
+    feature.canny(y.astype(np.float64), sigma, low, high)
+    for y in luma(np.asarray(images))
+  ]
+  return np.stack(found).astype(np.float32)
 
 
 DETECTORS: dict[str, Detector] = {
@@ -142,47 +144,6 @@ DETECTORS: dict[str, Detector] = {
   'xdog': xdog,
 }
 ON_HOST = ('canny',)
-
-
-def dilate(maps: jax.Array | np.ndarray, pixels: int) -> jax.Array:
-  """Widens the lines of (B, H, W) maps by `pixels` to every side."""
-  if pixels == 0:
-    return jnp.asarray(maps)
-  side = 2 * pixels + 1
-  return _largest(maps, (1, side, side), (1, 1, 1), 'SAME')
-
-
-def shrink(maps: jax.Array | np.ndarray, factor: int) -> jax.Array:
-  """Returns the largest value of every factor x factor cell.
-
-  Means would let thin lines fade.
-
-  Args:
-    maps: (B, H, W).
-    factor: at least 1, divides H and W.
-
-  Returns:
-    (B, H / factor, W / factor).
-
-  Raises:
-    ValueError: a factor that does not divide.
-  """
-  if factor < 1 or maps.shape[1] % factor or maps.shape[2] % factor:
-    raise ValueError(
-      f'factor must divide both sides of {maps.shape}, got {factor}.'
-    )
-  cell = (1, factor, factor)
-  return _largest(maps, cell, cell, 'VALID')
-
-
-def _largest(
-  maps: jax.Array | np.ndarray,
-  window: tuple[int, ...],
-  strides: tuple[int, ...],
-  padding: str,
-) -> jax.Array:
-  x = jnp.asarray(maps, jnp.float32)
-  return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
 
 
 def _blur(x: jax.Array, sigma: float, radius: int | None = None) -> jax.Array:
@@ -194,9 +155,8 @@ def _blur(x: jax.Array, sigma: float, radius: int | None = None) -> jax.Array:
     widths = [(0, 0)] * 3
     widths[axis] = (radius, radius)
     padded = jnp.pad(x, widths, mode='edge')
-    part = functools.partial(
-      lax.slice_in_dim, padded, axis=axis
-    )  # one shifted copy a tap
+    # One shifted copy a tap.
+    part = functools.partial(lax.slice_in_dim, padded, axis=axis)
     size = x.shape[axis]
     terms = (float(t) * part(i, i + size) for i, t in enumerate(taps))
     x = sum(terms, jnp.zeros_like(x))
@@ -204,7 +164,7 @@ def _blur(x: jax.Array, sigma: float, radius: int | None = None) -> jax.Array:
 
 
 def _shifted(x: jax.Array, down: int, right: int) -> jax.Array:
-  """Returns (B, H, W) values of the neighbours, those at the border its own."""
+  """Returns the neighbours of (B, H, W); at the border a pixel is its own."""
   _, height, width = x.shape
   padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1)), mode='edge')
   return padded[:, 1 + down :, 1 + right :][:, :height, :width]
@@ -214,9 +174,9 @@ def _slopes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns how much (B, H, W) grows a pixel, to the right and downwards."""
   shifted = functools.partial(_shifted, x)
   zero = jnp.zeros_like(x)
-  beside = ((-1, 1), (0, 2), (1, 1))  # place and weight of the lines meant over
-  right = sum((w * (shifted(i, 1) - shifted(i, -1)) for i, w in beside), zero)
-  down = sum((w * (shifted(1, i) - shifted(-1, i)) for i, w in beside), zero)
+  lines = ((-1, 1), (0, 2), (1, 1))  # offset and weight of the averaged lines
+  right = sum((w * (shifted(i, 1) - shifted(i, -1)) for i, w in lines), zero)
+  down = sum((w * (shifted(1, i) - shifted(-1, i)) for i, w in lines), zero)
   return right / 8, down / 8
 
 
@@ -233,39 +193,3 @@ def _crests(slope: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:
     )
     crest |= (turn == number) & largest
   return crest
-
-
-def _canny(y: np.ndarray, sigma: float, low: float, high: float) -> np.ndarray:
-  """Returns the (H, W) bool edges of one brightness (H, W)."""
-  # Outside of the image is nothing; its share is taken out again.
-  smooth = functools.partial(
-    ndimage.gaussian_filter, sigma=sigma, mode='constant'
-  )
-  y = smooth(y.astype(np.float64)) / smooth(np.ones(y.shape))
-  down, right = (ndimage.sobel(y, axis) for axis in (0, 1))
-  slope = np.hypot(down, right)
-  inside = np.zeros(y.shape, bool)
-  inside[1:-1, 1:-1] = True
-  weak = inside & (slope >= low) & _ridges(slope, down, right)
-  names, count = ndimage.label(weak, np.ones((3, 3)))
-  strong = np.zeros(count + 1, bool)
-  strong[names[weak & (slope >= high)]] = True
-  return strong[names]
-
-
-def _ridges(
-  slope: np.ndarray, down: np.ndarray, right: np.ndarray
-) -> np.ndarray:
-  """Returns where (H, W) slopes are largest along their direction.
-
-  The values before and behind are interpolated between two neighbours.
-  """
-  rows, columns = np.indices(slope.shape)
-  steep = np.maximum(np.maximum(np.abs(down), np.abs(right)), 1e-300)
-  di, dj = down / steep, right / steep  # one of them is 1 or -1
-  largest = np.ones(slope.shape, bool)
-  for sign in (-1, 1):
-    places = [rows + sign * di, columns + sign * dj]
-    beside = ndimage.map_coordinates(slope, places, order=1, mode='constant')
-    largest &= slope >= beside
-  return largest

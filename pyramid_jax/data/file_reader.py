@@ -101,7 +101,7 @@ class FileReader:
       rows.append(self._skipper.first_valid(int(index), load)[1])
     out = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     if self._edges in edges.ON_HOST:
-      found = edges.edges(self._edges)(out['image'])
+      found = edges.detector(self._edges)(out['image'])
       out['edges'] = np.asarray(255 * found, np.uint8)
     return out
 
@@ -113,7 +113,7 @@ class FileReader:
     """
     out = images.finish(batch)
     if self._edges and 'edges' not in out:
-      out['edges'] = jnp.asarray(edges.edges(self._edges)(batch['image']))
+      out['edges'] = jnp.asarray(edges.detector(self._edges)(batch['image']))
     if 'hole_strokes' in batch:
       hole = holes.draw(
         batch['hole_strokes'], batch['hole_boxes'], self.transform.size

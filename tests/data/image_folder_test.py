@@ -297,7 +297,7 @@ def test_edges_are_those_of_the_crop(tmp_path, detector):
   got = jax.jit(reader.finish)(batch)
   lines = np.asarray(got['edges'])
   assert lines.dtype == np.float32
-  want = np.asarray(edges.edges(detector)(batch['image']))
+  want = np.asarray(edges.detector(detector)(batch['image']))
   np.testing.assert_allclose(lines, want, atol=1e-3)
   # The line is where the picture changes, wherever the crop has it.
   place = np.argmax(batch['image'][:, 16, :, 0] < 135, axis=1)

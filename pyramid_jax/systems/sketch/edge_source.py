@@ -68,7 +68,7 @@ class EdgeSource:
       )
       return jnp.where(found >= edges_lib.THRESHOLD, 1.0, -1.0)
     if self.kind in edges_lib.DETECTORS:
-      found = jnp.asarray(edges_lib.edges(self.kind)(batch['image']))
+      found = jnp.asarray(edges_lib.detector(self.kind)(batch['image']))
       return 2.0 * found - 1.0
     return 2.0 * batch['edges'] - 1.0
 
