@@ -12,7 +12,6 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import camera
-from pyramid_jax.conditioning import images as given_images
 from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
@@ -291,7 +290,7 @@ def sketch_of_request(
   with _broken_images():
     pixels = sketch_files.read(path)
   try:
-    return sketches.from_drawing(pixels, config.data.image_size)
+    return sketches.from_image(pixels, config.data.image_size)
   except ValueError as error:
     raise errors.UserError(f'--sketch={path}: {error}.', errors.DATA) from error
 
@@ -328,11 +327,11 @@ def _asked_image(
       classes = images_lib.read_map(_existing('map', options))
       crop = transforms.middle_square(classes.shape)
       classes = transforms.cut_map(classes, crop, size)
-      return given_images.from_map(classes, config)
+      return request.from_map(classes, config)
     if task == 'inpaint':
       return _image_with_holes(config, options)
     image = images_lib.read(_existing('image', options), upright=True)
-    return given_images.from_low_resolution(image, config)
+    return request.from_low_resolution(image, config)
 
 
 @contextlib.contextmanager
@@ -362,7 +361,7 @@ def _image_with_holes(
     )
   pixels, crop, _ = _fit(config)(image, 0)
   hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, config.data.image_size)
-  return given_images.from_holes(pixels, hole)
+  return request.from_holes(pixels, hole)
 
 
 def _existing(name: str, options: Mapping[str, Any]) -> pathlib.Path:

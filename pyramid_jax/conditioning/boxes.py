@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import encoder
-from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import text_encoders
 
@@ -27,6 +26,8 @@ class BoxesEncoder(encoder.Encoder):
 
   network: text_encoders.BoxEncoder
 
+  unpublished = "config.condition.encoder is 'boxes'"
+
   @property
   def widths(self) -> encoder.Widths:
     return encoder.Widths(context=self.network.dim)
@@ -39,39 +40,25 @@ class BoxesEncoder(encoder.Encoder):
       'n_boxes': jnp.zeros((1,), jnp.int32),
     }
 
-  @property
-  def unpublished(self) -> str:
-    return "config.condition.encoder is 'boxes'"
-
   def init(self, key: jax.Array) -> Any:
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
-    return self._embedded(
-      params, batch['boxes'], batch['labels'], batch['n_boxes']
-    )
+    arrays = (batch[name] for name in self.example)
+    return Inputs(context=params_lib.apply(self.network, params, *arrays))
 
   def null(self, params: Any, batch: Batch) -> Inputs:
-    return self._embedded(
-      params,
-      jnp.zeros_like(batch['boxes']),
-      jnp.zeros_like(batch['labels']),
-      jnp.zeros_like(batch['n_boxes']),
+    return self.encode(
+      params, {name: jnp.zeros_like(batch[name]) for name in self.example}
     )
 
-  def _embedded(self, params: Any, *objects: jax.Array) -> Inputs:
-    return Inputs(context=params_lib.apply(self.network, params, *objects))
 
-
-def create(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> BoxesEncoder:
+def create(config: ConfigDict, _: encoder.FirstStage) -> BoxesEncoder:
   """Builds the encoder of `config.condition.encoder` 'boxes'.
 
   Raises:
     ValueError: a task other than 'layout'.
   """
-  del first_stage
   c = config.condition
   if c.task != 'layout':
     raise ValueError(

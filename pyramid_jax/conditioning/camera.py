@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import classes
 from pyramid_jax.conditioning import encoder
-from pyramid_jax.networks import first_stages
 
 
 Batch = encoder.Batch
@@ -28,10 +27,10 @@ def ids(words: Mapping[str, Any]) -> dict[str, int]:
   """Returns the id of every attribute, 0 where nothing is said.
 
   Args:
-    words: {attribute: value, or '' or None}; other keys are not looked at.
+    words: {attribute: value, or '' or None}; other keys are ignored.
 
   Raises:
-    ValueError: a value that there is not.
+    ValueError: an unknown value.
   """
   found = {}
   for name, allowed in ATTRIBUTES.items():
@@ -50,11 +49,12 @@ class CameraEncoder(encoder.Encoder):
 
   Attributes:
     dim: width of a token.
-    drop: chance in training that an attribute is forgotten, each on its own.
+    cond_dropout: probability in training that an attribute becomes not known,
+      independent of the others.
   """
 
   dim: int
-  drop: float = 0.0
+  cond_dropout: float = 0.0
 
   @property
   def parts(self) -> Mapping[str, classes.ClassEncoder]:
@@ -72,10 +72,10 @@ class CameraEncoder(encoder.Encoder):
 
   @property
   def example(self) -> Batch:
-    return {name: jnp.ones((1,), jnp.int32) for name in self.parts}
+    return {name: jnp.ones((1,), jnp.int32) for name in ATTRIBUTES}
 
   def init(self, key: jax.Array) -> Any:
-    keys = jax.random.split(key, len(self.parts))
+    keys = jax.random.split(key, len(ATTRIBUTES))
     return {
       name: part.init(key)
       for key, (name, part) in zip(keys, self.parts.items(), strict=True)
@@ -89,28 +89,21 @@ class CameraEncoder(encoder.Encoder):
     return Inputs(context=jnp.concatenate(tokens, axis=1))
 
   def null(self, params: Any, batch: Batch) -> Inputs:
-    nothing = {name: jnp.zeros_like(batch[name]) for name in self.parts}
+    nothing = {name: jnp.zeros_like(batch[name]) for name in ATTRIBUTES}
     return self.encode(params, nothing)
 
-  def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
-    """Returns a training batch in which attributes are forgotten.
-
-    Args:
-      batch: with the attributes, (B,) int32 each, 0 = not known.
-      key: typed key of the choices.
-    """
-    keys = jax.random.split(key, len(self.parts))
-    forgotten = dict(batch)
-    for key, name in zip(keys, self.parts, strict=True):
-      drop = jax.random.bernoulli(key, self.drop, batch[name].shape)
-      forgotten[name] = jnp.where(drop, 0, batch[name])
-    return forgotten
+  def augmented(self, batch: Batch, key: jax.Array) -> Batch:
+    kept = dict(batch)
+    keys = jax.random.split(key, len(ATTRIBUTES))
+    for key, name in zip(keys, ATTRIBUTES, strict=True):
+      is_dropped = jax.random.bernoulli(
+        key, self.cond_dropout, batch[name].shape
+      )
+      kept[name] = jnp.where(is_dropped, 0, batch[name])
+    return kept
 
 
-def create(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> CameraEncoder:
+def create(config: ConfigDict, _: encoder.FirstStage) -> CameraEncoder:
   """Builds the encoder of `config.condition.also` 'camera'."""
-  del first_stage
   c = config.condition
-  return CameraEncoder(dim=c.dim, drop=c.camera_dropout)
+  return CameraEncoder(dim=c.dim, cond_dropout=c.camera_dropout)

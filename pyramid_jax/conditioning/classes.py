@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import encoder
 from pyramid_jax.networks import conditioners
-from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 
 
@@ -27,7 +26,7 @@ class ClassEncoder(encoder.Encoder):
   models count from 0, and none is the row after the last class.
 
   Attributes:
-    classes: how many there are.
+    classes: number of classes.
     has_null: whether there is a row for none.
     dim: width of a token; 0 leaves the ids to the denoiser.
     key: of the ids in a batch.
@@ -72,30 +71,25 @@ class ClassEncoder(encoder.Encoder):
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
-    return self._embedded(params, batch[self.key])
-
-  def null(self, params: Any, batch: Batch) -> Inputs | None:
-    if not self.has_null:
-      return None
-    return self._embedded(params, jnp.zeros_like(batch[self.key]))
-
-  def _embedded(self, params: Any, classes: jax.Array) -> Inputs:
+    classes = batch[self.key]
     ids = jnp.where(classes == 0, self.rows - 1, classes - 1)
     if not self.dim:
       return Inputs(y=ids)
     return Inputs(context=params_lib.apply(self.network, params, ids))
 
+  def null(self, params: Any, batch: Batch) -> Inputs | None:
+    if not self.has_null:
+      return None
+    return self.encode(params, {self.key: jnp.zeros_like(batch[self.key])})
 
-def create(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> ClassEncoder:
+
+def create(config: ConfigDict, _: encoder.FirstStage) -> ClassEncoder:
   """Builds the encoder of the task 'class'.
 
   Raises:
     ValueError: an unknown way to give the class, or no null condition to
       replace classes by.
   """
-  del first_stage
   c = config.condition
   if c.class_by not in CLASS_BY:
     raise ValueError(

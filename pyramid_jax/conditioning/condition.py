@@ -13,19 +13,19 @@ from pyramid_jax.networks.layers import transformer
 
 @flax.struct.dataclass
 class Inputs:
-  """What a denoiser is given beside the state and the noise level.
+  """What a denoiser takes in addition to the state and the noise level.
 
   Attributes:
     context: (B, L, D) tokens that are attended to, perhaps with places.
-    concat: (B, h, w, C) channels beside the state's, on its grid.
+    concat: (B, h, w, C) channels on the state's grid, concatenated to it.
     y: (B,) int32 class ids that are embedded with the noise level.
     control: the maps (B, h, w, C) of a ControlNet, finest stage first.
-    concat_noise: (B,) logarithm of the deviation of the noise on `concat`,
-      which is embedded with the noise level.
+    concat_noise: (B,) logarithm of the standard deviation of the noise on
+      `concat`, which is embedded with the noise level.
     aspect: (B, 2) logarithms of an image's height and width over those of the
       square of training, which are embedded with the noise level; None where
       all images are such squares.
-    prior: what is known of the image itself, for `laplacian_loss`.
+    prior: of the image, for `laplacian_loss`.
   """
 
   context: transformer.Context | None = None

@@ -12,7 +12,7 @@ from pyramid_jax.networks.layers import resampling
 
 Batch = Mapping[str, jax.Array]
 
-# By kind, what a batch must have, (B, H, W) each but the image.
+# By kind, the keys of a batch that it reads, (B, H, W) each but the image.
 KEYS = {
   'edges': ('edges',),
   'mask': ('mask',),
@@ -51,47 +51,40 @@ class ControlMap:
 
   @property
   def keys(self) -> tuple[str, ...]:
-    """What a batch must have."""
+    """The keys of a batch that are read."""
     return KEYS[self.kind]
 
   @property
   def channels(self) -> int:
     """Channels of the result."""
-    return {'edges': 1, 'mask': self.classes, 'depth': 1, 'inpaint': 4}[
-      self.kind
-    ]
+    return {'mask': self.classes, 'inpaint': 4}.get(self.kind, 1)
 
   def __call__(self, batch: Batch, size: int) -> jax.Array:
     """Returns the map at a grid, (B, size, size, channels) float32.
 
     Args:
-      batch: with `KEYS` of the kind; edges may be uint8, 255 = edge.
-      size: of a side, which divides that of the map.
-
-    Raises:
-      ValueError: it does not.
+      batch: with `keys`; edges may be uint8, 255 = edge.
+      size: of a side, which divides that of the map, else ValueError.
     """
-    maps = [batch[key] for key in self.keys]
-    side = maps[0].shape[1]
-    if side % size or maps[0].shape[2] != side:
+    first, *others = (batch[key] for key in self.keys)
+    side = first.shape[1]
+    if side % size or first.shape[2] != side:
       raise ValueError(
-        f'the control map has shape {maps[0].shape}, must be a square whose'
+        f'the control map has shape {first.shape}, must be a square whose'
         f' side {size} divides'
       )
     factor = side // size
     if self.kind == 'edges':
-      (edges,) = maps
-      top = 255 if edges.dtype == jnp.uint8 else 1
-      edges = edges[..., None].astype(jnp.float32) / top
+      top = 255 if first.dtype == jnp.uint8 else 1
+      edges = first[..., None].astype(jnp.float32) / top
       return resampling.max_pool(edges, factor)
     if self.kind == 'depth':
-      values = maps[0][..., None].astype(jnp.float32) / 255.0
+      values = first[..., None].astype(jnp.float32) / 255.0
       return resampling.average_pool(values, factor)
     if self.kind == 'mask':
-      one_hot = conditioners.one_hot(maps[0], self.classes)
+      one_hot = conditioners.one_hot(first, self.classes)
       return resampling.average_pool(one_hot, factor)
-    image, hole = maps
-    hole = (hole[..., None] > 0).astype(jnp.float32)
+    hole = (others[0][..., None] > 0).astype(jnp.float32)
     hole = resampling.max_pool(hole, factor)
-    known = resampling.average_pool(image.astype(jnp.float32), factor)
+    known = resampling.average_pool(first.astype(jnp.float32), factor)
     return jnp.concatenate([known * (1 - hole), hole], axis=-1)

@@ -1,4 +1,4 @@
-"""What an encoder of a condition is to a system."""
+"""The interface of the encoders of conditions, and what they share."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -15,10 +15,11 @@ from pyramid_jax.networks import pretrained as pretrained_lib
 
 
 Batch = Mapping[str, jax.Array]
+FirstStage = first_stages.Network | None
 Inputs = condition.Inputs
 
 # The name of an encoder's weights among those of a run: the trained ones in the
-# tree of the generator, the pretrained ones in that of the frozen parts.
+# tree of the generator, the pretrained ones among the pretrained parts.
 PART = 'condition'
 
 
@@ -28,7 +29,7 @@ class Widths:
 
   Attributes:
     context: width of the tokens.
-    concat: channels beside the state's.
+    concat: channels that are concatenated to the state's.
     classes: rows of the denoiser's own table of classes.
   """
 
@@ -38,10 +39,10 @@ class Widths:
 
 
 class Encoder(Protocol):
-  """Turns a batch into a condition, and knows the null condition.
+  """Turns a batch into a condition, and has the null condition.
 
-  Where a method is given here, it is that of an encoder whose weights, if
-  there are any, are trained with the system.
+  The defaults are those of an encoder without weights, or whose weights are
+  trained with the system, and whose null condition is zeros.
   """
 
   @property
@@ -50,33 +51,34 @@ class Encoder(Protocol):
 
   @property
   def example(self) -> Batch:
-    """The least that can be encoded: one example of zeros or ones."""
-
-  def init(self, key: jax.Array) -> Any:
-    """Returns the weights, an empty tree where there are none."""
+    """A batch of one example, zeros or ones, with all keys that are read."""
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
-    """Returns the condition of a batch.
+    """Returns the condition of B examples.
 
     Args:
       params: from `weights`.
-      batch: with the keys of `example`, B examples.
+      batch: with the keys of `example`.
     """
+
+  def init(self, key: jax.Array) -> Any:
+    """Returns the weights, an empty tree where there are none."""
+    del key
+    return {}
 
   def null(self, params: Any, batch: Batch) -> Inputs | None:
     """Returns the null condition of B examples, None where there is none.
 
-    Args:
-      params: from `weights`.
-      batch: with the keys of `example`, B examples.
+    The arguments are those of `encode`.
     """
+    return jax.tree.map(jnp.zeros_like, self.encode(params, batch))
 
-  def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
+  def augmented(self, batch: Batch, key: jax.Array) -> Batch:
     """Returns a batch as it is encoded in training.
 
     Args:
       batch: B examples.
-      key: typed key of what is drawn.
+      key: typed key of the augmentation.
     """
     del key
     return batch
@@ -88,13 +90,13 @@ class Encoder(Protocol):
 
   @property
   def pretrained(self) -> pretrained_lib.PretrainedPart | None:
-    """The weights that are loaded and never trained, None without."""
+    """The pretrained weights, None without."""
     return None
 
   @property
-  def borrowed(self) -> str:
-    """The frozen part of the system whose weights are used, '' for none."""
-    return ''
+  def pretrained_name(self) -> str:
+    """The pretrained part of the system with its weights, '' if trained."""
+    return '' if self.pretrained is None else PART
 
   @property
   def family(self) -> str:
@@ -110,32 +112,41 @@ class Encoder(Protocol):
     return ''
 
   def trained_part(self, params: Any) -> Any:
-    """Returns what of the weights is trained, an empty tree for nothing.
-
-    Args:
-      params: from `init`.
-    """
-    return params
+    """Returns the trained part of weights from `init`, perhaps empty."""
+    return {} if self.pretrained_name else params
 
   def weights(self, generator: Mapping[str, Any], frozen: Any) -> Any:
     """Returns the encoder's own weights among those of a run.
 
     Args:
       generator: the trained tree, with `trained_part` under `PART`.
-      frozen: {part: tree}, the weights that are never trained.
+      frozen: {part: tree}, the pretrained parts.
     """
-    del frozen
-    return generator.get(PART, {})
+    name = self.pretrained_name
+    return frozen[name] if name else generator.get(PART, {})
 
 
-def zeros(inputs: Inputs) -> Inputs:
-  """Returns zeros in place of all that is given."""
-  return jax.tree.map(jnp.zeros_like, inputs)
+@dataclasses.dataclass(frozen=True)
+class NoCondition(Encoder):
+  """The encoder of a system without a condition."""
+
+  widths = Widths()
+  is_guidable = False
+
+  @property
+  def example(self) -> Batch:
+    return {}
+
+  def encode(self, params: Any, batch: Batch) -> Inputs:
+    del params, batch
+    return Inputs()
+
+  def null(self, params: Any, batch: Batch) -> Inputs | None:
+    del params, batch
+    return None
 
 
-def needed(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> first_stages.Network:
+def needed(config: ConfigDict, first_stage: FirstStage) -> first_stages.Network:
   """Returns the first stage that a condition cannot do without.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Which encoder serves a condition, and how it is used."""
+"""The encoder of a config, and what systems do with it."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -8,34 +8,32 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pyramid_jax.conditioning import both
 from pyramid_jax.conditioning import boxes
 from pyramid_jax.conditioning import camera
 from pyramid_jax.conditioning import classes
+from pyramid_jax.conditioning import combined
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoder as encoder_lib
-from pyramid_jax.conditioning import holes
+from pyramid_jax.conditioning import inpainting
 from pyramid_jax.conditioning import low_resolution
-from pyramid_jax.conditioning import no_condition
 from pyramid_jax.conditioning import semantic_map
 from pyramid_jax.conditioning import tokens
 from pyramid_jax.diffusion.guidance import classifier_free
-from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import pretrained
 
 
 Batch = encoder_lib.Batch
 Encoder = encoder_lib.Encoder
 Inputs = encoder_lib.Inputs
-Builder = Callable[[ConfigDict, first_stages.Network | None], Encoder]
+Builder = Callable[[ConfigDict, encoder_lib.FirstStage], Encoder]
 
 # By `config.condition.task`; the other tasks go by `config.condition.encoder`.
 TASKS: Mapping[str, Builder] = {
-  'none': no_condition.create,
+  'none': lambda config, first_stage: encoder_lib.NoCondition(),
   'class': classes.create,
   'map': semantic_map.create,
   'superres': low_resolution.create,
-  'inpaint': holes.create,
+  'inpaint': inpainting.create,
 }
 ENCODERS: Mapping[str, Builder] = {
   'tokens': tokens.create,
@@ -52,13 +50,14 @@ ALSO: Mapping[str, Builder] = {
 
 
 def create(
-  config: ConfigDict, first_stage: first_stages.Network | None = None
+  config: ConfigDict, first_stage: encoder_lib.FirstStage = None
 ) -> Encoder:
   """Builds the encoder of `config.condition`.
 
   Args:
     config: of the run.
-    first_stage: what a condition that is an image needs to know of it.
+    first_stage: of the system, None without; conditions that are images have
+      the grid of its latents.
 
   Raises:
     ValueError: an encoder that does not serve the task, or an image that does
@@ -77,10 +76,9 @@ def create(
   if c.also not in ALSO or c.also == c.task:
     raise ValueError(
       f"config.condition.also is {c.also!r}, must be '' or one of"
-      f' {", ".join(ALSO)} beside another task; config.condition.task is'
-      f' {c.task!r}'
+      f' {", ".join(ALSO)} other than config.condition.task = {c.task!r}'
     )
-  return both.create(config, first, ALSO[c.also](config, first_stage))
+  return combined.create(config, first, ALSO[c.also](config, first_stage))
 
 
 def check_guidance(
@@ -108,12 +106,7 @@ def pretrained_parts(encoder: Encoder) -> dict[str, pretrained.PretrainedPart]:
 
 
 def init(encoder: Encoder, key: jax.Array) -> tuple[Any, Inputs]:
-  """Returns an encoder's trained weights and a condition of zeros.
-
-  Args:
-    encoder: of the condition.
-    key: typed key of the weights.
-  """
+  """Returns an encoder's trained weights and a condition of zeros."""
   return encoder.trained_part(encoder.init(key)), blank(encoder).context
 
 
@@ -130,7 +123,7 @@ def training_context(
   encoder: Encoder,
   generator: Mapping[str, Any],
   frozen: Mapping[str, Any],
-  drop: float,
+  cond_dropout: float,
   key: jax.Array,
   batch: Batch,
 ) -> Inputs:
@@ -139,26 +132,28 @@ def training_context(
   Args:
     encoder: of the condition.
     generator: the trained tree, see `Encoder.weights`.
-    frozen: {part: tree}, the weights that are never trained.
-    drop: share of the conditions that the null condition replaces, in [0, 1].
-    key: typed key of what is drawn.
+    frozen: {part: tree}, the pretrained parts.
+    cond_dropout: probability of the null condition, in [0, 1].
+    key: typed key of augmentation and dropout.
     batch: B examples.
   """
   params = encoder.weights(generator, frozen)
-  batch = encoder.perturbed(batch, jax.random.fold_in(key, 1))
+  batch = encoder.augmented(batch, jax.random.fold_in(key, 1))
   inputs = encoder.encode(params, batch)
-  null = encoder.null(params, batch) if drop else None
-  return inputs if null is None else dropped(inputs, null, key, drop)
+  null = encoder.null(params, batch) if cond_dropout else None
+  return inputs if null is None else dropout(inputs, null, key, cond_dropout)
 
 
-def dropped(
-  inputs: Inputs, null: Inputs, key: jax.Array, share: float
+def dropout(
+  inputs: Inputs, null: Inputs, key: jax.Array, rate: float
 ) -> Inputs:
-  """Replaces each example's condition by the null one with chance `share`."""
+  """Replaces each example's condition by the null one with chance `rate`."""
   count = jax.tree.leaves(inputs)[0].shape[0]
-  drop = jax.random.bernoulli(key, share, (count,))
+  is_dropped = jax.random.bernoulli(key, rate, (count,))
   return jax.tree.map(
-    lambda n, t: jnp.where(drop.reshape(count, *[1] * (t.ndim - 1)), n, t),
+    lambda n, t: jnp.where(
+      is_dropped.reshape(count, *[1] * (t.ndim - 1)), n, t
+    ),
     null,
     inputs,
   )

@@ -1,4 +1,4 @@
-"""Boxes as a sequence of tokens."""
+"""Layouts and label sets as sequences of tokens."""
 
 import dataclasses
 import math
@@ -22,6 +22,8 @@ def array_module(*arrays) -> types.ModuleType:
 class Vocabulary:
   """The tokens of layouts and label sets.
 
+  ValueError is raised where the categories do not fit.
+
   Attributes:
     no_tokens: size of the vocabulary of positions, 1024 or 8192; categories
       share it, and its last token is the padding.
@@ -42,11 +44,7 @@ class Vocabulary:
 
   @classmethod
   def of(cls, condition: ConfigDict, n_classes: int) -> 'Vocabulary':
-    """Returns the vocabulary of `config.condition`.
-
-    Raises:
-      ValueError: the categories do not fit below `no_tokens`.
-    """
+    """Returns the vocabulary of `config.condition`."""
     return cls(
       no_tokens=condition.no_tokens, n_classes=n_classes, shift=condition.shift
     )
@@ -70,8 +68,42 @@ class Vocabulary:
     return tokens + self.n_classes * xp.asarray(flags).astype(xp.int32)
 
   def positions(self, xy: Array) -> Array:
-    """Returns the tokens (...,) int32 of points (..., 2) in [0, 1]."""
-    return coordinate_tokens(xy, self.no_tokens, self.shift)
+    """Returns the tokens (...,) int32 of points (..., 2) in [0, 1].
+
+    A token is the cell of a grid of side g = floor(sqrt(no_tokens)):
+    `round(y (g-1)) g + round(x (g-1)) + shift`, halves to even.
+    """
+    xp = array_module(xy)
+    g = math.isqrt(self.no_tokens)
+    cell = xp.round(xy * (g - 1)).astype(xp.int32)
+    return cell[..., 1] * g + cell[..., 0] + self.shift
+
+
+def label_tokens(
+  labels: Array,
+  n_max: int,
+  vocabulary: Vocabulary,
+  flags: Array | None = None,
+) -> Array:
+  """Returns the token sequence of a multiset of labels, one token each.
+
+  The 'objects' sequence of Frido (conditional_builder/objects_bbox.py,
+  ObjectsConditionalBuilder). Labels of 0 are dropped and the rest moves up.
+  NumPy in, NumPy out; JAX arrays may be traced.
+
+  Args:
+    labels: (..., N) int32, 0 = padding.
+    n_max: length of the sequence.
+    vocabulary: of the tokens.
+    flags: (..., N) int32 as for `layout_tokens`, or None.
+
+  Returns:
+    (..., n_max) int32.
+  """
+  xp = array_module(labels, flags)
+  labels = xp.asarray(labels)
+  tokens = vocabulary.categories(labels, flags)[..., None]
+  return compact(labels > 0, tokens, n_max, vocabulary.padding)[..., 0]
 
 
 def compact(keep: Array, tokens: Array, n_max: int, none: int) -> Array:
@@ -93,25 +125,6 @@ def compact(keep: Array, tokens: Array, n_max: int, none: int) -> Array:
   missing = n_max - tokens.shape[-2]
   widths = [(0, 0)] * (tokens.ndim - 2) + [(0, missing), (0, 0)]
   return xp.pad(tokens, widths, constant_values=none)
-
-
-def coordinate_tokens(xy: Array, no_tokens: int, shift: int = 0) -> Array:
-  """Returns the grid cell of points: `round(y (g-1)) g + round(x (g-1))`.
-
-  g = floor(sqrt(no_tokens)); halves round to even, as Python does.
-
-  Args:
-    xy: (..., 2) in [0, 1].
-    no_tokens: the size of the grid's vocabulary.
-    shift: added to every token.
-
-  Returns:
-    (...,) int32.
-  """
-  xp = array_module(xy)
-  g = math.isqrt(no_tokens)
-  cell = xp.round(xy * (g - 1)).astype(xp.int32)
-  return cell[..., 1] * g + cell[..., 0] + shift
 
 
 def _overlaps(boxes: Array, window: Array) -> Array:

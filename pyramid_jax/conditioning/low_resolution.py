@@ -1,18 +1,18 @@
 """A low-resolution image as the condition of a larger one.
 
-Beside a latent it is given as it is, for it has the latent's grid
-(arXiv:2112.10752, section 4.4). Beside images it is enlarged and has noise on
-it: noise conditioning augmentation (arXiv:2106.15282, section 3). A model that
-enlarges what another made is trained on small images with noise, and
-conditioned on how much there is, so that it does not lean on their finest
-details. Enlarged, they are also what is known of the image before any network
-is asked.
+It is concatenated to a latent as it is, for it has the latent's grid
+(arXiv:2112.10752, section 4.4). For a model of images it is enlarged and has
+noise on it: noise conditioning augmentation (arXiv:2106.15282, section 3). A
+model that enlarges what another made is trained on low-resolution images with
+noise, and conditioned on how much there is, so that it does not rely on their
+finest details. Enlarged, they are also a prior of the image (`Inputs.prior`).
 """
 
 import dataclasses
 import math
 from typing import Any
 
+from einops import reduce
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from pyramid_jax.conditioning import encoder
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
-from pyramid_jax.networks import first_stages
 
 
 Batch = encoder.Batch
@@ -35,76 +34,45 @@ _SEED = 0  # of the noise in sampling
 class LowResolutionEncoder(encoder.Encoder):
   """The low-resolution image itself, which has the latent's grid.
 
-  The null condition is zeros.
-
   Attributes:
-    side: px of the image in the example.
+    side: of the low-resolution image, px.
   """
 
   side: int
 
-  @property
-  def widths(self) -> encoder.Widths:
-    return encoder.Widths(concat=3)
+  widths = encoder.Widths(concat=3)
 
   @property
   def example(self) -> Batch:
     return {'lr_image': jnp.zeros((1, self.side, self.side, 3))}
 
-  def init(self, key: jax.Array) -> Any:
-    del key
-    return {}
-
   def encode(self, params: Any, batch: Batch) -> Inputs:
     del params
     return Inputs(concat=batch['lr_image'].astype(jnp.float32))
 
-  def null(self, params: Any, batch: Batch) -> Inputs:
-    return encoder.zeros(self.encode(params, batch))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoisyImageEncoder(encoder.Encoder):
+class NoisyImageEncoder(LowResolutionEncoder):
   """The low-resolution image with noise, enlarged to the model's grid.
 
-  The null condition keeps it: what guidance compares differs in the rest.
+  The null condition is the same: guidance acts on the other condition.
 
   Attributes:
-    size: px of a side of the result.
-    factor: size over the side of the small image.
+    factor: side of the result over `side`.
     levels: resolutions of the pyramid.
-    low: smallest deviation of the noise in training, above 0.
+    low: smallest standard deviation of the noise in training, above 0.
     high: largest; its logarithm is uniform between both.
-    sampling: deviation where the batch has none, above 0.
+    sampling: standard deviation where the batch has none, above 0.
   """
 
-  size: int
   factor: int
   levels: int
   low: float = 0.01
   high: float = 0.5
   sampling: float = 0.1
 
-  @property
-  def widths(self) -> encoder.Widths:
-    return encoder.Widths(concat=3)
-
-  @property
-  def example(self) -> Batch:
-    side = self.size // self.factor
-    return {'lr_image': jnp.zeros((1, side, side, 3))}
-
-  def init(self, key: jax.Array) -> Any:
-    del key
-    return {}
-
-  def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
-    """Returns a training batch with noise for its small images.
-
-    Args:
-      batch: with `lr_image` (B, h, w, 3) in [-1, 1].
-      key: typed key of the noise and its deviations.
-    """
+  def augmented(self, batch: Batch, key: jax.Array) -> Batch:
+    """Returns a training batch with `lr_deviation` and `lr_noise`."""
     level_key, noise_key = jax.random.split(key)
     shape = batch['lr_image'].shape
     low, high = math.log(self.low), math.log(self.high)
@@ -113,29 +81,28 @@ class NoisyImageEncoder(encoder.Encoder):
     return {**batch, DEVIATION: jnp.exp(level), NOISE: noise}
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
-    """Returns the channels (B, size, size, 3), and the log of the deviation.
+    """Returns the enlarged image, and the logarithm of the deviation.
 
     Args:
       params: none.
-      batch: with `lr_image`, perhaps with `lr_deviation` (B,) and `lr_noise`
-        of its shape; without them `sampling` and noise that is always the
-        same.
+      batch: with `lr_image` (B, side, side, 3), perhaps with `lr_deviation`
+        (B,) and `lr_noise` of the image's shape; without them the deviation is
+        `sampling` and the noise always the same.
 
     Raises:
       ValueError: an image of another size.
     """
-    del params
     small = batch['lr_image'].astype(jnp.float32)
-    b, side = small.shape[0], self.size // self.factor
-    if small.shape != (b, side, side, 3):
+    needed = (len(small), self.side, self.side, 3)
+    if small.shape != needed:
       raise ValueError(
-        f'the small image has shape {small.shape}, must be {(b, side, side, 3)}'
+        f'the low-resolution image has shape {small.shape}, must be {needed}'
       )
     if NOISE in batch:
       noise, deviation = batch[NOISE], batch[DEVIATION]
     else:
       noise = jax.random.normal(jax.random.key(_SEED), small.shape)
-      deviation = jnp.full((b,), self.sampling)
+      deviation = jnp.full((len(small),), self.sampling)
     noisy = small + deviation[:, None, None, None] * noise
     mean = enlarged(noisy, self.factor)
     power = noise_powers(self.factor, self.levels)
@@ -157,15 +124,15 @@ def enlarged(small: jax.Array, factor: int) -> jax.Array:
   b, height, width, channels = small.shape
   shape = (b, factor * height, factor * width, channels)
   x = jax.image.resize(small, shape, 'cubic')
-  cells = x.reshape(b, height, factor, width, factor, channels)
-  missing = small - cells.mean((2, 4))
+  cells = 'b (h i) (w j) c -> b h w c'
+  missing = small - reduce(x, cells, 'mean', i=factor, j=factor)
   return x + missing.repeat(factor, 1).repeat(factor, 2)
 
 
 def noise_powers(factor: int, levels: int) -> jax.Array:
   """Returns (L,) the power of each band of enlarged white unit noise.
 
-  Of noise in the middle of an image, so from the response to one pixel.
+  It is that far from the border, found by the response to one pixel.
   """
   side = max(16, 2**levels)
   dot = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1.0)
@@ -174,13 +141,9 @@ def noise_powers(factor: int, levels: int) -> jax.Array:
 
 
 def create(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> LowResolutionEncoder | NoisyImageEncoder:
-  """Builds the encoder of 'superres'.
-
-  Args:
-    config: of the run.
-    first_stage: beside whose latents the image is given; None beside images.
+  config: ConfigDict, first_stage: encoder.FirstStage
+) -> LowResolutionEncoder:
+  """Builds the encoder of 'superres', without noise for latents.
 
   Raises:
     ValueError: sizes that do not fit.
@@ -190,7 +153,8 @@ def create(
     if factor != first_stage.factor:
       raise ValueError(
         f'config.data.lr_factor is {factor}, must be {first_stage.factor}, the'
-        " factor of the first stage: the small image has the latent's grid"
+        " factor of the first stage: the low-resolution image has the latent's"
+        ' grid'
       )
     return LowResolutionEncoder(side=size // factor)
   if size % factor:
@@ -200,7 +164,7 @@ def create(
     )
   c = config.condition
   return NoisyImageEncoder(
-    size=size,
+    side=size // factor,
     factor=factor,
     levels=config.laplacian.levels,
     low=c.lr_noise_low,

@@ -1,4 +1,4 @@
-"""Conditions that a person asks for: from words and files to arrays."""
+"""Conditions of a request: from words and images to the arrays of a batch."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax.conditioning import labels as labels_lib
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.conditioning import tokenizers
@@ -125,28 +124,20 @@ def from_layouts(
   Raises:
     ValueError: more objects than the model was trained with.
   """
-  places = config.data.max_objects
-  boxes = np.zeros((len(layouts), places, 4), np.float32)
-  labels = np.zeros((len(layouts), places), np.int32)
-  for i, objects in enumerate(layouts):
-    _check_count(len(objects), places)
-    for j, (label, box) in enumerate(objects):
-      boxes[i, j], labels[i, j] = box, label
+  rows = _padded_labels([[label for label, _ in o] for o in layouts], config)
+  boxes = np.zeros((*rows['labels'].shape, 4), np.float32)
+  for row, objects in zip(boxes, layouts, strict=True):
+    row[: len(objects)] = [box for _, box in objects]
   c = config.condition
   ids = layout.layout_tokens(
     boxes.astype(np.float64),
-    labels,
+    rows['labels'],
     None,
     c.max_objects,
     layout.Vocabulary.of(c, len(label_names) - 1),
     np.tile([0.0, 0.0, 1.0, 1.0], (len(boxes), 1)) if c.encode_crop else None,
   )
-  return {
-    'boxes': boxes,
-    'labels': labels,
-    'n_boxes': np.array([len(o) for o in layouts], np.int32),
-    'condition_ids': np.asarray(ids),
-  }
+  return {**rows, 'boxes': boxes, 'condition_ids': np.asarray(ids)}
 
 
 def from_labels(
@@ -160,19 +151,15 @@ def from_labels(
   Raises:
     ValueError: an unknown label, or too many.
   """
-  places = config.data.max_objects
-  labels = np.zeros((len(texts), places), np.int32)
-  counts = np.zeros(len(texts), np.int32)
-  for i, text in enumerate(texts):
-    names = [name.strip() for name in text.split(',') if name.strip()]
-    _check_count(len(names), places)
-    labels[i, : len(names)] = [label_id(n, label_names) for n in names]
-    counts[i] = len(names)
   c = config.condition
-  ids = labels_lib.label_tokens(
-    labels, c.max_objects, layout.Vocabulary.of(c, len(label_names) - 1)
-  )
-  return {'labels': labels, 'n_boxes': counts, 'condition_ids': np.asarray(ids)}
+  sets = [
+    [label_id(n, label_names) for n in map(str.strip, text.split(',')) if n]
+    for text in texts
+  ]
+  rows = _padded_labels(sets, config)
+  vocabulary = layout.Vocabulary.of(c, len(label_names) - 1)
+  ids = layout.label_tokens(rows['labels'], c.max_objects, vocabulary)
+  return {**rows, 'condition_ids': np.asarray(ids)}
 
 
 def from_graphs(
@@ -183,7 +170,7 @@ def from_graphs(
 ) -> dict[str, np.ndarray]:
   """Returns the rows of graphs: 'red circle, left of, blue square; ...'.
 
-  Objects of the same name are told apart by a letter: 'red circle A'.
+  A letter distinguishes objects of the same name: 'red circle A'.
 
   Returns:
     `labels`, `n_boxes`, `triples`, `condition_ids` and `caption` of B graphs.
@@ -191,27 +178,16 @@ def from_graphs(
   Raises:
     ValueError: an unknown name or predicate, or too many objects.
   """
-  places = config.data.max_objects
-  labels = np.zeros((len(texts), places), np.int32)
-  counts = np.zeros(len(texts), np.int32)
   graphs = [_parse_graph(text, label_names) for text in texts]
-  triples = np.full(
-    (len(texts), max(len(t) for _, t in graphs), 3), -1, np.int32
-  )
+  rows = _padded_labels([objects for objects, _ in graphs], config)
+  most = max(len(relations) for _, relations in graphs)
+  triples = np.full((len(graphs), most, 3), -1, np.int32)
   captions = []
-  for i, (objects, rows) in enumerate(graphs):
-    _check_count(len(objects), places)
-    labels[i, : len(objects)] = objects
-    counts[i] = len(objects)
-    triples[i, : len(rows)] = rows
+  for row, (objects, relations) in zip(triples, graphs, strict=True):
+    row[: len(relations)] = relations
     names = [label_names[label] for label in objects]
-    captions.append(scene_graph.graph_text(names, triples[i]))
-  return {
-    'labels': labels,
-    'n_boxes': counts,
-    'triples': triples,
-    **from_text(captions, tokenizer),
-  }
+    captions.append(scene_graph.graph_text(names, row))
+  return {**rows, 'triples': triples, **from_text(captions, tokenizer)}
 
 
 def _parse_graph(
@@ -273,8 +249,74 @@ def _class_id(name: str, count: int, label_names: Sequence[str]) -> int:
   return int(name)
 
 
-def _check_count(count: int, places: int) -> None:
-  if not 1 <= count <= places:
+def _padded_labels(
+  sets: Sequence[Sequence[int]], config: ConfigDict
+) -> dict[str, np.ndarray]:
+  """Returns `labels` (B, N) and `n_boxes` (B,) int32 of B sets of labels."""
+  most = config.data.max_objects
+  labels = np.zeros((len(sets), most), np.int32)
+  for row, ids in zip(labels, sets, strict=True):
+    if not 1 <= len(ids) <= most:
+      raise ValueError(
+        f'{len(ids)} objects were asked for, the model takes 1..{most}'
+      )
+    row[: len(ids)] = ids
+  return {'labels': labels, 'n_boxes': np.array([*map(len, sets)], np.int32)}
+
+
+def from_map(classes: np.ndarray, config: ConfigDict) -> dict[str, np.ndarray]:
+  """Returns the row of a semantic map.
+
+  Args:
+    classes: (H, W) uint8, 0 = unlabelled, of the size that the model takes.
+    config: of the run.
+
+  Returns:
+    `mask` (1, H, W) uint8.
+
+  Raises:
+    ValueError: a class that the model does not have.
+  """
+  count = config.condition.map_classes
+  if classes.max() >= count:
     raise ValueError(
-      f'{count} objects were asked for, the model takes 1..{places}'
+      f'the map has the class {classes.max()}, the model takes 0..{count - 1}'
     )
+  return {'mask': classes[None]}
+
+
+def from_low_resolution(
+  image: np.ndarray, config: ConfigDict
+) -> dict[str, np.ndarray]:
+  """Returns the row `lr_image` (1, h, w, 3) of an image (h, w, 3) uint8.
+
+  Raises:
+    ValueError: another size than the model was trained with.
+  """
+  large = config.data.image_size
+  small = large // config.data.lr_factor
+  height, width, _ = image.shape
+  if (height, width) != (small, small):
+    raise ValueError(
+      f'the image is {width} x {height} px; the model enlarges {small} x '
+      f'{small} px to {large} x {large} px'
+    )
+  return {'lr_image': image[None]}
+
+
+def from_holes(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+  """Returns the row of an image with holes.
+
+  Args:
+    image: (H, W, 3) uint8.
+    mask: (H, W) bool, True = hole.
+
+  Returns:
+    `image` (1, H, W, 3) uint8 and `inpaint_mask` (1, H, W) uint8.
+
+  Raises:
+    ValueError: no hole.
+  """
+  if not mask.any():
+    raise ValueError('the mask has no hole; what is white is painted')
+  return {'image': image[None], 'inpaint_mask': mask[None].astype(np.uint8)}

@@ -1,4 +1,4 @@
-"""Semantic maps as channels beside the latent's."""
+"""Semantic maps as channels that are concatenated to the latent's."""
 
 import dataclasses
 import math
@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import encoder
 from pyramid_jax.networks import conditioners
-from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 
 
@@ -22,8 +21,7 @@ Inputs = encoder.Inputs
 class MapEncoder(encoder.Encoder):
   """A semantic map, one-hot, halved to the latent's grid, channels mixed.
 
-  The `SpatialRescaler` of CompVis/latent-diffusion. The null condition is
-  zeros.
+  The `SpatialRescaler` of CompVis/latent-diffusion.
 
   Attributes:
     network: the rescaler.
@@ -35,13 +33,11 @@ class MapEncoder(encoder.Encoder):
   classes: int
   image_size: int
 
+  family = 'spatial_rescaler'
+
   @property
   def widths(self) -> encoder.Widths:
     return encoder.Widths(concat=self.network.out_channels or self.classes)
-
-  @property
-  def family(self) -> str:
-    return 'spatial_rescaler'
 
   @property
   def example(self) -> Batch:
@@ -55,16 +51,11 @@ class MapEncoder(encoder.Encoder):
     one_hot = self._one_hot(batch)
     return Inputs(concat=params_lib.apply(self.network, params, one_hot))
 
-  def null(self, params: Any, batch: Batch) -> Inputs:
-    return encoder.zeros(self.encode(params, batch))
-
   def _one_hot(self, batch: Batch) -> jax.Array:
     return conditioners.one_hot(batch['mask'], self.classes)
 
 
-def create(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> MapEncoder:
+def create(config: ConfigDict, first_stage: encoder.FirstStage) -> MapEncoder:
   """Builds the encoder of the task 'map'.
 
   Raises:

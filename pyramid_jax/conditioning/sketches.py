@@ -16,7 +16,7 @@ KEPT = 0.4  # of the ink of a neighbour, for a line to stay
 CONTRAST = 0.1  # of brightness, at least
 
 
-def from_drawing(pixels: np.ndarray, size: int) -> dict[str, np.ndarray]:
+def from_image(pixels: np.ndarray, size: int) -> dict[str, np.ndarray]:
   """Returns the row of a drawing of any size, dark on light or the reverse.
 
   What is seen less of is the line, what is seen more of the paper. The drawing

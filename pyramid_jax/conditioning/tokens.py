@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import encoder
-from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained as pretrained_lib
 from pyramid_jax.networks import t5
@@ -23,7 +22,7 @@ from pyramid_jax.networks import text_encoders
 
 Batch = encoder.Batch
 Inputs = encoder.Inputs
-TASKS = ('text', 'scene_graph')  # which pretrained encoders serve
+TASKS = ('text', 'scene_graph')  # of the pretrained encoders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,8 @@ class TokenEncoder(encoder.Encoder):
   null_prefix: tuple[int, ...]
   pad_id: int
 
+  family = 'bert'
+
   @property
   def widths(self) -> encoder.Widths:
     return encoder.Widths(context=self.network.dim)
@@ -57,10 +58,6 @@ class TokenEncoder(encoder.Encoder):
   @property
   def example(self) -> Batch:
     return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
-
-  @property
-  def family(self) -> str:
-    return 'bert'
 
   def init(self, key: jax.Array) -> Any:
     return self.network.init(key, *self.example.values())['params']
@@ -85,18 +82,16 @@ class TokenEncoder(encoder.Encoder):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedEncoder(TokenEncoder):
-  """A transformer whose weights are loaded and stay as they are.
+  """A transformer on the ids of a text, loaded and never trained.
 
-  Attributes, beside those of `TokenEncoder`:
+  Attributes, in addition to those of `TokenEncoder`:
     path: of the weights, a workdir or a file; '' where nothing is named.
   """
 
   path: str = ''
-  pretrained_family: ClassVar[str]  # of the converter
 
-  @property
-  def family(self) -> str:
-    return ''
+  family = ''
+  pretrained_family: ClassVar[str]  # of the converter
 
   @property
   def pretrained(self) -> pretrained_lib.PretrainedPart:
@@ -106,14 +101,6 @@ class PretrainedEncoder(TokenEncoder):
       path=self.path,
       field='condition.weights',
     )
-
-  def trained_part(self, params: Any) -> Any:
-    del params
-    return {}
-
-  def weights(self, generator: Any, frozen: Any) -> Any:
-    del generator
-    return frozen[encoder.PART]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,10 +121,7 @@ class T5Encoder(PretrainedEncoder):
 
   network: t5.T5Encoder
   pretrained_family: ClassVar[str] = 't5'
-
-  @property
-  def unpublished(self) -> str:
-    return "config.condition.encoder is 't5'"
+  unpublished = "config.condition.encoder is 't5'"
 
   def embedded(self, params: Any, ids: jax.Array) -> jax.Array:
     is_there = ids != self.pad_id
@@ -145,86 +129,64 @@ class T5Encoder(PretrainedEncoder):
     return jnp.where(is_there[..., None], tokens, 0)
 
 
-def create(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> TokenEncoder:
+def create(config: ConfigDict, _: encoder.FirstStage) -> TokenEncoder:
   """Builds the encoder of `config.condition.encoder` 'tokens'."""
-  del first_stage
   c = config.condition
   network = text_encoders.TransformerEncoder(
-    vocab_size=c.vocab_size,
+    **_sizes(config),
     max_seq_len=c.max_length,
-    dim=c.dim,
-    depth=c.depth,
-    heads=c.heads,
     head_dim=c.head_dim,
-    dtype=jnp.dtype(config.dtype),
     remat=config.remat,
     embed_std=c.embed_std,
   )
   return TokenEncoder(network=network, **_sequence(config))
 
 
-def create_clip(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> ClipEncoder:
+def create_clip(config: ConfigDict, _: encoder.FirstStage) -> ClipEncoder:
   """Builds the encoder of `config.condition.encoder` 'clip'.
 
   Raises:
     ValueError: a task that is no text.
   """
-  del first_stage
-  _check_text(config)
   c = config.condition
   network = text_encoders.CLIPTextEncoder(
-    vocab_size=c.vocab_size,
-    max_length=c.max_length,
-    dim=c.dim,
-    depth=c.depth,
-    heads=c.heads,
-    mlp_dim=4 * c.dim,
-    dtype=jnp.dtype(config.dtype),
+    **_sizes(config), max_length=c.max_length, mlp_dim=4 * c.dim
   )
-  return ClipEncoder(network=network, path=c.weights, **_sequence(config))
+  return ClipEncoder(network=network, path=c.weights, **_text(config))
 
 
-def create_t5(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> T5Encoder:
+def create_t5(config: ConfigDict, _: encoder.FirstStage) -> T5Encoder:
   """Builds the encoder of `config.condition.encoder` 't5'.
 
   Raises:
     ValueError: a task that is no text.
   """
-  del first_stage
-  _check_text(config)
   c = config.condition
   network = t5.T5Encoder(
-    vocab_size=c.vocab_size,
-    dim=c.dim,
-    depth=c.depth,
-    heads=c.heads,
-    head_dim=c.head_dim,
-    mlp_dim=c.mlp_dim or 4 * c.dim,
-    dtype=jnp.dtype(config.dtype),
+    **_sizes(config), head_dim=c.head_dim, mlp_dim=c.mlp_dim or 4 * c.dim
   )
-  return T5Encoder(network=network, path=c.weights, **_sequence(config))
+  return T5Encoder(network=network, path=c.weights, **_text(config))
+
+
+def _sizes(config: ConfigDict) -> dict[str, Any]:
+  """Returns the fields that all transformers have."""
+  names = ('vocab_size', 'dim', 'depth', 'heads')
+  sizes = {name: config.condition[name] for name in names}
+  return {**sizes, 'dtype': jnp.dtype(config.dtype)}
 
 
 def _sequence(config: ConfigDict) -> dict[str, Any]:
-  """Returns the attributes that say what the ids are."""
+  """Returns the attributes that describe the ids."""
   c = config.condition
-  return {
-    'task': c.task,
-    'null_prefix': tuple(c.null_prefix),
-    'pad_id': c.pad_id,
-  }
+  prefix = tuple(c.null_prefix)
+  return {'task': c.task, 'null_prefix': prefix, 'pad_id': c.pad_id}
 
 
-def _check_text(config: ConfigDict) -> None:
+def _text(config: ConfigDict) -> dict[str, Any]:
   c = config.condition
   if c.task not in TASKS:
     raise ValueError(
       f"config.condition.encoder {c.encoder!r} serves the tasks 'text' and"
       f" 'scene_graph', not {c.task!r}"
     )
+  return _sequence(config)

@@ -8,7 +8,6 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import hashing
-from pyramid_jax.conditioning import labels as labels_lib
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import file_reader
@@ -166,7 +165,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
       )
       example['condition_ids'] = np.asarray(tokens)
     elif c.task == 'label':
-      tokens = labels_lib.label_tokens(labels, c.max_objects, vocabulary, bits)
+      tokens = layout.label_tokens(labels, c.max_objects, vocabulary, bits)
       example['condition_ids'] = np.asarray(tokens)
     elif c.task == 'text':
       example |= self.text_arrays(table.captions[index].decode())

@@ -94,7 +94,7 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
     fields['condition'] = part.rename
   if name == 'ldm':
     return latent_checkpoint.Layout(
-      repeats_first_stage=encoder.borrowed == FIRST_STAGE,
+      repeats_first_stage=encoder.pretrained_name == FIRST_STAGE,
       stores_scale=system.space.scale_by_std,
       scalar_scale=True,
       **fields,

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
-from pyramid_jax.conditioning import both as both_lib
 from pyramid_jax.conditioning import camera
+from pyramid_jax.conditioning import combined as combined_lib
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoder as encoder_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.networks.layers import transformer
 
 
-ENCODER = camera.CameraEncoder(dim=2, drop=0.25)
+ENCODER = camera.CameraEncoder(dim=2, cond_dropout=0.25)
 PARAMS = {
   'pitch': {'embedding': {'embedding': jnp.arange(8.0).reshape(4, 2)}},
   'depth_of_field': {
@@ -58,7 +58,7 @@ def test_every_attribute_is_a_token_and_not_known_the_last_row():
 
 def test_attributes_are_forgotten_each_on_its_own():
   batch = {k: jnp.ones((4000,), jnp.int32) for k in BATCH} | {'x': 1}
-  got = ENCODER.perturbed(batch, jax.random.key(0))
+  got = ENCODER.augmented(batch, jax.random.key(0))
   assert got['x'] == 1
   gone = np.stack([np.asarray(got[name]) == 0 for name in BATCH])
   np.testing.assert_allclose(gone.mean(1), 0.25, atol=0.03)
@@ -66,7 +66,7 @@ def test_attributes_are_forgotten_each_on_its_own():
 
 
 def test_tokens_of_the_camera_follow_others():
-  both = both_lib.BothEncoder(first=Tokens(), second=ENCODER)
+  both = combined_lib.CombinedEncoder(first=Tokens(), second=ENCODER)
   assert both.widths == encoder_lib.Widths(context=2)
   params = {'first': 5.0, 'second': PARAMS}
   got = both.encode(params, BATCH).context
@@ -75,7 +75,9 @@ def test_tokens_of_the_camera_follow_others():
 
 
 def test_beside_placed_tokens_they_lie_nowhere():
-  both = both_lib.BothEncoder(first=Tokens(is_placed=True), second=ENCODER)
+  both = combined_lib.CombinedEncoder(
+    first=Tokens(is_placed=True), second=ENCODER
+  )
   got = both.encode({'first': 5.0, 'second': PARAMS}, BATCH).context
   assert got.shape == (3, 3, 2)
   np.testing.assert_array_equal(
@@ -93,7 +95,7 @@ def _config(**condition):
 def test_the_config_adds_the_camera_to_a_text():
   config = _config(task='text', also='camera', dim=24, camera_dropout=0.2)
   encoder = conditioning.create(config)
-  assert encoder.second == camera.CameraEncoder(dim=24, drop=0.2)
+  assert encoder.second == camera.CameraEncoder(dim=24, cond_dropout=0.2)
   classes = _config(task='class', class_by='timestep', also='camera', dim=24)
   encoder = conditioning.create(classes)
   assert encoder.widths == encoder_lib.Widths(context=24, classes=1001)

@@ -8,16 +8,15 @@ import pytest
 
 import pyramid_jax
 from pyramid_jax import config as config_lib
-from pyramid_jax.conditioning import both as both_lib
 from pyramid_jax.conditioning import boxes
 from pyramid_jax.conditioning import camera
 from pyramid_jax.conditioning import classes as classes_lib
+from pyramid_jax.conditioning import combined as combined_lib
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoder as encoder_lib
 from pyramid_jax.conditioning import encoding as conditioning
-from pyramid_jax.conditioning import holes
+from pyramid_jax.conditioning import inpainting
 from pyramid_jax.conditioning import low_resolution
-from pyramid_jax.conditioning import no_condition
 from pyramid_jax.conditioning import semantic_map
 from pyramid_jax.conditioning import tokens as tokens_lib
 from pyramid_jax.diffusion.guidance import classifier_free
@@ -93,7 +92,7 @@ def test_t5_gives_zeros_for_padding_and_does_not_read_it():
 
 
 def test_hole_is_black_before_encoding_and_one_in_the_mask():
-  encoder = holes.HoleEncoder(first_stage=FirstStage(), image_size=8)
+  encoder = inpainting.InpaintingEncoder(first_stage=FirstStage(), image_size=8)
   mask = np.zeros((1, 8, 8), np.uint8)
   mask[0, :4, :4] = 1
   batch = {'image': jnp.full((1, 8, 8, 3), 0.5), 'inpaint_mask': mask}
@@ -127,9 +126,9 @@ def test_small_images_stay_what_they_are():
 
 
 def test_weights_of_two_encoders_come_from_where_they_are():
-  hole = holes.HoleEncoder(first_stage=FirstStage(), image_size=8)
+  hole = inpainting.InpaintingEncoder(first_stage=FirstStage(), image_size=8)
   classes = classes_lib.ClassEncoder(classes=3, has_null=True, dim=2)
-  both = both_lib.BothEncoder(first=hole, second=classes)
+  both = combined_lib.CombinedEncoder(first=hole, second=classes)
   trained = both.trained_part({'first': 1.0, 'second': TABLE})
   assert trained == {'second': TABLE}
   found = both.weights({'condition': trained}, {'first_stage': 2.0})
@@ -147,7 +146,7 @@ def test_weights_of_two_encoders_come_from_where_they_are():
 
 def test_no_condition_is_an_encoder_that_gives_nothing():
   encoder = conditioning.create(config_lib.base('ldm'))
-  assert encoder == no_condition.NoCondition()
+  assert encoder == encoder_lib.NoCondition()
   assert encoder.widths == encoder_lib.Widths()
   assert conditioning.pretrained_parts(encoder) == {}
   tree, blank = conditioning.init(encoder, jax.random.key(0))
@@ -195,8 +194,8 @@ def create(**fields):
     ({'task': 'class', 'class_by': 'timestep'}, classes_lib.ClassEncoder, ''),
     ({'task': 'map'}, semantic_map.MapEncoder, 'spatial_rescaler'),
     ({'task': 'superres'}, low_resolution.LowResolutionEncoder, ''),
-    ({'task': 'inpaint'}, holes.HoleEncoder, ''),
-    ({'task': 'text', 'also': 'camera'}, both_lib.BothEncoder, ''),
+    ({'task': 'inpaint'}, inpainting.InpaintingEncoder, ''),
+    ({'task': 'text', 'also': 'camera'}, combined_lib.CombinedEncoder, ''),
   ],
 )
 def test_the_task_or_the_encoder_says_who_serves(fields, kind, family):
@@ -247,19 +246,19 @@ def test_trained_encoders_load_nothing():
   for fields in ({'task': 'text'}, {'task': 'class'}, {'task': 'map'}):
     encoder = create(**fields)
     assert conditioning.pretrained_parts(encoder) == {}
-    assert encoder.borrowed == ''
+    assert encoder.pretrained_name == ''
     assert encoder.trained_part({'any': 1.0}) == {'any': 1.0}
     assert encoder.weights({'condition': 1.0}, {'condition': 2.0}) == 1.0
 
 
 def test_holes_borrow_the_first_stage():
   encoder = create(task='inpaint')
-  assert encoder.borrowed == 'first_stage'
+  assert encoder.pretrained_name == 'first_stage'
   assert conditioning.pretrained_parts(encoder) == {}
   assert encoder.trained_part({'any': 1.0}) == {}
   frozen = {'condition': 2.0, 'first_stage': 3.0}
   assert encoder.weights({'condition': 1.0}, frozen) == 3.0
-  assert create(task='inpaint', also='class').borrowed == 'first_stage'
+  assert create(task='inpaint', also='class').pretrained_name == 'first_stage'
 
 
 def test_what_no_published_checkpoint_has():
@@ -329,9 +328,9 @@ def test_dropped_conditions_are_the_null_of_their_encoder(share):
 
 
 def test_each_of_two_conditions_is_perturbed_with_a_key_of_its_own():
-  both = both_lib.BothEncoder(
-    first=low_resolution.NoisyImageEncoder(size=8, factor=2, levels=2),
-    second=camera.CameraEncoder(dim=2, drop=0.5),
+  both = combined_lib.CombinedEncoder(
+    first=low_resolution.NoisyImageEncoder(side=4, factor=2, levels=2),
+    second=camera.CameraEncoder(dim=2, cond_dropout=0.5),
   )
   batch = {
     'lr_image': jnp.zeros((64, 4, 4, 3)),
@@ -339,15 +338,15 @@ def test_each_of_two_conditions_is_perturbed_with_a_key_of_its_own():
     'depth_of_field': jnp.ones(64, jnp.int32),
   }
   key = jax.random.key(0)
-  got = both.perturbed(batch, key)
+  got = both.augmented(batch, key)
   keys = jax.random.split(key)
-  noisy = both.first.perturbed(batch, keys[0])
+  noisy = both.first.augmented(batch, keys[0])
   np.testing.assert_array_equal(got['lr_noise'], noisy['lr_noise'])
-  forgotten = both.second.perturbed(batch, keys[1])
+  forgotten = both.second.augmented(batch, keys[1])
   np.testing.assert_array_equal(got['pitch'], forgotten['pitch'])
   assert 0 < np.mean(got['pitch']) < 1
   plain = create(task='class')
-  assert plain.perturbed(batch, key) is batch
+  assert plain.augmented(batch, key) is batch
 
 
 def test_two_conditions_without_a_null_each_have_none():
@@ -356,7 +355,7 @@ def test_two_conditions_without_a_null_each_have_none():
   batch = {'class': jnp.array([1]), 'lr_image': jnp.zeros((1, 8, 8, 3))}
   params = {'first': {}, 'second': {}}
   for first, second in ((classes, small), (small, classes)):
-    both = both_lib.BothEncoder(first=first, second=second)
+    both = combined_lib.CombinedEncoder(first=first, second=second)
     assert both.null(params, batch) is None
     assert not both.is_guidable
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
-from pyramid_jax.conditioning import images
+from pyramid_jax.conditioning import request
 
 
 def _config():
@@ -14,27 +14,27 @@ def _config():
 
 def test_maps():
   classes = np.arange(4, dtype=np.uint8).reshape(2, 2)
-  rows = images.from_map(classes, _config())
+  rows = request.from_map(classes, _config())
   np.testing.assert_array_equal(rows['mask'], classes[None])
   with pytest.raises(ValueError, match=r'class 5, the model takes 0\.\.4'):
-    images.from_map(classes + np.uint8(2), _config())
+    request.from_map(classes + np.uint8(2), _config())
 
 
 def test_low_resolution():
   image = np.zeros((4, 4, 3), np.uint8)
-  rows = images.from_low_resolution(image, _config())
+  rows = request.from_low_resolution(image, _config())
   assert rows['lr_image'].shape == (1, 4, 4, 3)
   with pytest.raises(
     ValueError, match='is 5 x 4 px; the model enlarges 4 x 4 px to 16 x 16 px'
   ):
-    images.from_low_resolution(np.zeros((4, 5, 3), np.uint8), _config())
+    request.from_low_resolution(np.zeros((4, 5, 3), np.uint8), _config())
 
 
 def test_holes():
   image = np.zeros((4, 4, 3), np.uint8)
   mask = np.eye(4) > 0
-  rows = images.from_holes(image, mask)
+  rows = request.from_holes(image, mask)
   np.testing.assert_array_equal(rows['inpaint_mask'][0], np.eye(4))
   assert rows['inpaint_mask'].dtype == np.uint8
   with pytest.raises(ValueError, match='has no hole'):
-    images.from_holes(image, mask & False)
+    request.from_holes(image, mask & False)

@@ -65,7 +65,7 @@ def test_halves_round_to_even():
   # .25 * 31 = 7.75 -> 8; .5 * 31 = 15.5 -> 16, and 14.5 -> 14.
   points = np.array([[0.5, 0.25], [14.5 / 31, 0.0]])
   for xy in (points, jnp.asarray(points)):
-    np.testing.assert_array_equal(layout.coordinate_tokens(xy, 1024), [272, 14])
+    np.testing.assert_array_equal(COCO.positions(xy), [272, 14])
 
 
 def test_padding_and_empty_boxes_are_dropped_and_the_rest_moves_up():

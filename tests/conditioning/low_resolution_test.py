@@ -11,13 +11,13 @@ from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.diffusion import laplacian
 
 
-ENCODER = low_resolution.NoisyImageEncoder(size=8, factor=2, levels=2)
+ENCODER = low_resolution.NoisyImageEncoder(side=4, factor=2, levels=2)
 SMALL = jnp.linspace(-1, 1, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
 
 
 def test_training_draws_deviations_evenly_in_their_logarithm():
   batch = {'lr_image': jnp.zeros((4000, 4, 4, 3)), 'x': 1}
-  got = ENCODER.perturbed(batch, jax.random.key(0))
+  got = ENCODER.augmented(batch, jax.random.key(0))
   assert got['x'] == 1
   log = np.log(got['lr_deviation'])
   edges = np.linspace(np.log(0.01), np.log(0.5), 5)
@@ -69,7 +69,7 @@ def test_noise_of_the_small_picture_is_what_the_prior_leaves_open():
     'lr_noise': noise,
     'lr_deviation': jnp.full((64,), 0.3),
   }
-  encoder = low_resolution.NoisyImageEncoder(size=64, factor=4, levels=3)
+  encoder = low_resolution.NoisyImageEncoder(side=16, factor=4, levels=3)
   prior = encoder.encode({}, batch).prior
   assert prior.power.shape == (64, 3)
   parts = laplacian.bands(prior.mean, 3)
@@ -107,7 +107,7 @@ def test_training_and_guidance_keep_the_picture():
   encoder = conditioning.create(config)
   assert encoder.widths == encoder_lib.Widths(concat=3, classes=5)
   assert encoder.second == low_resolution.NoisyImageEncoder(
-    size=8, factor=2, levels=3, high=0.25
+    side=4, factor=2, levels=3, high=0.25
   )
   batch = {'lr_image': SMALL, 'class': jnp.array([1, 2])}
   given = [

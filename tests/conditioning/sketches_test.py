@@ -23,7 +23,7 @@ def drawing(ink=(0, 0, 0, 255), paper=(255, 255, 255, 255), side=200, width=6):
 
 
 def lines(pixels, size=32):
-  rows = sketches.from_drawing(pixels, size)
+  rows = sketches.from_image(pixels, size)
   assert list(rows) == ['sketch']
   sketch = rows['sketch']
   assert sketch.shape == (1, size, size)
@@ -123,7 +123,7 @@ def test_paper_goes_on_where_there_is_none():
 def test_empty_drawings(tone):
   blank = np.full((40, 40, 4), tone, np.uint8)
   with pytest.raises(ValueError, match='the drawing is empty'):
-    sketches.from_drawing(blank, 32)
+    sketches.from_image(blank, 32)
 
 
 def test_photographs_are_refused():
@@ -132,7 +132,7 @@ def test_photographs_are_refused():
   opaque = np.full((64, 64), 255, np.uint8)
   for picture in pictures:
     with pytest.raises(ValueError, match=r'% of the pixels are coloured or gr'):
-      sketches.from_drawing(np.dstack([picture, opaque]), 32)
+      sketches.from_image(np.dstack([picture, opaque]), 32)
   # Their edges are no photograph.
   for edge in shapes_renderer.render(spec, 64)['edge']:
     grey = np.dstack([edge] * 3 + [opaque])

@@ -300,7 +300,7 @@ def test_a_perfect_network_leads_to_the_clean_latent(parameterization):
 def test_dropped_conditions_are_null():
   tokens = condition_lib.Inputs(concat=jnp.ones((64, 2, 2, 1)), y=jnp.ones(64))
   null = jax.tree.map(jnp.zeros_like, tokens)
-  mixed = conditioning.dropped(tokens, null, jax.random.key(0), 0.25)
+  mixed = conditioning.dropout(tokens, null, jax.random.key(0), 0.25)
   assert 0.05 < 1 - mixed.y.mean() < 0.5
   for a, b in zip(mixed.concat, mixed.y, strict=True):
     np.testing.assert_array_equal(a, b)

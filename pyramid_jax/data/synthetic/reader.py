@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.conditioning import hashing
-from pyramid_jax.conditioning import labels as labels_lib
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
@@ -188,7 +187,7 @@ class ShapesReader:
       slots = np.arange(labels.shape[1])
       keys = hashing.hash64(np.asarray(draws)[:, None], _SHUFFLE, slots)
       order = np.argsort(keys, axis=1, kind='stable')
-      return labels_lib.label_tokens(
+      return layout.label_tokens(
         np.take_along_axis(labels, order, 1),
         condition.max_objects,
         layout.Vocabulary.of(condition, scenes.THINGS),

@@ -1,4 +1,4 @@
-"""Images with holes as channels beside the latent's."""
+"""Images with holes as channels that are concatenated to the latent's."""
 
 import dataclasses
 from typing import Any
@@ -18,30 +18,27 @@ Inputs = encoder.Inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HoleEncoder(encoder.Encoder):
+class InpaintingEncoder(encoder.Encoder):
   """An image with a hole, encoded by the first stage, and where the hole is.
 
   CompVis/latent-diffusion: scripts/inpaint.py. The hole is -1 (black) before
   encoding; the latent is the mean of its distribution and not scaled; the mask
-  takes the nearest pixel, -1 where the image is known and 1 in the hole. The
-  weights are those of the system's first stage; the null condition is zeros.
+  takes the nearest pixel, -1 where the image is known and 1 in the hole.
 
   Attributes:
-    first_stage: whose weights `params` are.
+    first_stage: of the system, with its weights.
     image_size: px of the image in the example.
   """
 
   first_stage: first_stages.Network
   image_size: int
 
+  pretrained_name = 'first_stage'
+
   @property
   def widths(self) -> encoder.Widths:
     (channels,) = self.first_stage.latent_channels
     return encoder.Widths(concat=channels + 1)
-
-  @property
-  def borrowed(self) -> str:
-    return 'first_stage'
 
   @property
   def example(self) -> Batch:
@@ -68,27 +65,16 @@ class HoleEncoder(encoder.Encoder):
     where = resampling.nearest(hole.astype(jnp.float32), z.shape[1:3])
     return Inputs(concat=jnp.concatenate([z, 2.0 * where - 1.0], axis=-1))
 
-  def null(self, params: Any, batch: Batch) -> Inputs:
-    return encoder.zeros(self.encode(params, batch))
-
-  def trained_part(self, params: Any) -> Any:
-    del params
-    return {}
-
-  def weights(self, generator: Any, frozen: Any) -> Any:
-    del generator
-    return frozen[self.borrowed]
-
 
 def create(
-  config: ConfigDict, first_stage: first_stages.Network | None
-) -> HoleEncoder:
+  config: ConfigDict, first_stage: encoder.FirstStage
+) -> InpaintingEncoder:
   """Builds the encoder of the task 'inpaint'.
 
   Raises:
     ValueError: a system without a first stage.
   """
-  return HoleEncoder(
+  return InpaintingEncoder(
     first_stage=encoder.needed(config, first_stage),
     image_size=config.data.image_size,
   )

@@ -18,12 +18,11 @@ Inputs = encoder.Inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BothEncoder(encoder.Encoder):
+class CombinedEncoder(encoder.Encoder):
   """Two conditions at once, such as an image's channels and a class.
 
   If both are tokens, which must be equally wide, the second's follow the
-  first's; beside placed tokens they lie nowhere in particular. The weights are
-  {'first': tree, 'second': tree}.
+  first's. The weights are {'first': tree, 'second': tree}.
 
   Attributes:
     first: of `condition.task`.
@@ -32,6 +31,8 @@ class BothEncoder(encoder.Encoder):
 
   first: encoder.Encoder
   second: encoder.Encoder
+
+  unpublished = 'config.condition.also is set'
 
   @property
   def parts(self) -> dict[str, encoder.Encoder]:
@@ -60,12 +61,8 @@ class BothEncoder(encoder.Encoder):
     return self.first.pretrained or self.second.pretrained
 
   @property
-  def borrowed(self) -> str:
-    return self.first.borrowed or self.second.borrowed
-
-  @property
-  def unpublished(self) -> str:
-    return 'config.condition.also is set'
+  def pretrained_name(self) -> str:
+    return self.first.pretrained_name or self.second.pretrained_name
 
   def init(self, key: jax.Array) -> Any:
     keys = jax.random.split(key)
@@ -75,20 +72,19 @@ class BothEncoder(encoder.Encoder):
     }
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
-    return _joined(
-      self.first.encode(params['first'], batch),
-      self.second.encode(params['second'], batch),
-    )
+    first = self.first.encode(params['first'], batch)
+    return _joined(first, self.second.encode(params['second'], batch))
 
   def null(self, params: Any, batch: Batch) -> Inputs | None:
     first = self.first.null(params['first'], batch)
     second = self.second.null(params['second'], batch)
     return None if first is None or second is None else _joined(first, second)
 
-  def perturbed(self, batch: Batch, key: jax.Array) -> Batch:
-    keys = jax.random.split(key)
-    for part, own in zip(self.parts.values(), keys, strict=True):
-      batch = part.perturbed(batch, own)
+  def augmented(self, batch: Batch, key: jax.Array) -> Batch:
+    for part, own in zip(
+      self.parts.values(), jax.random.split(key), strict=True
+    ):
+      batch = part.augmented(batch, own)
     return batch
 
   def trained_part(self, params: Any) -> Any:
@@ -107,7 +103,7 @@ class BothEncoder(encoder.Encoder):
 
 def create(
   config: ConfigDict, first: encoder.Encoder, second: encoder.Encoder
-) -> BothEncoder:
+) -> CombinedEncoder:
   """Joins the encoders of `config.condition.task` and `.also`.
 
   Raises:
@@ -116,7 +112,7 @@ def create(
   c, one, other = config.condition, first.widths, second.widths
   if one.concat and other.concat:
     raise ValueError(
-      f'config.condition.task {c.task!r} and the small image are both'
+      f'config.condition.task {c.task!r} and the low-resolution image are both'
       " channels; config.condition.also must not be 'superres'"
     )
   if c.also == 'class' and one.context and other.context:
@@ -124,7 +120,7 @@ def create(
       f'config.condition.task {c.task!r} and the class are both tokens; give'
       " the class by config.condition.class_by = 'timestep'"
     )
-  return BothEncoder(first=first, second=second)
+  return CombinedEncoder(first=first, second=second)
 
 
 def _joined(one: Inputs, other: Inputs) -> Inputs:
@@ -135,12 +131,12 @@ def _joined(one: Inputs, other: Inputs) -> Inputs:
     if value is not None
   }
   if one.context is not None and other.context is not None:
-    given['context'] = _followed(one.context, other.context)
+    given['context'] = _concatenated(one.context, other.context)
   return Inputs(**given)
 
 
-def _followed(first: Context, second: Context) -> Context:
-  """Returns the tokens of both, the second's without places of their own."""
+def _concatenated(first: Context, second: Context) -> Context:
+  """Returns the tokens of both; the box of the second's is the whole image."""
   if isinstance(second, transformer.PlacedTokens):
     raise ValueError('the tokens that follow others must have no places.')
   if not isinstance(first, transformer.PlacedTokens):
