@@ -12,10 +12,6 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import text_encoders
 
 
-Batch = encoder.Batch
-Inputs = encoder.Inputs
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BoxesEncoder(encoder.Encoder):
   """A layout encoder of this project; the null condition is no object.
@@ -33,7 +29,7 @@ class BoxesEncoder(encoder.Encoder):
     return encoder.Widths(context=self.network.dim)
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     return {
       'boxes': jnp.zeros((1, 1, 4)),
       'labels': jnp.zeros((1, 1), jnp.int32),
@@ -43,11 +39,13 @@ class BoxesEncoder(encoder.Encoder):
   def init(self, key: jax.Array) -> Any:
     return self.network.init(key, *self.example.values())['params']
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     arrays = (batch[name] for name in self.example)
-    return Inputs(context=params_lib.apply(self.network, params, *arrays))
+    return encoder.Inputs(
+      context=params_lib.apply(self.network, params, *arrays)
+    )
 
-  def null(self, params: Any, batch: Batch) -> Inputs:
+  def null(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     return self.encode(
       params, {name: jnp.zeros_like(batch[name]) for name in self.example}
     )
@@ -65,12 +63,8 @@ def create(config: ConfigDict, _: encoder.FirstStage) -> BoxesEncoder:
       "config.condition.encoder 'boxes' serves the task 'layout',"
       f' not {c.task!r}'
     )
+  names = ('dim', 'depth', 'heads', 'head_dim', 'num_labels')
   network = text_encoders.BoxEncoder(
-    dim=c.dim,
-    depth=c.depth,
-    heads=c.heads,
-    head_dim=c.head_dim,
-    num_labels=c.num_labels,
-    dtype=jnp.dtype(config.dtype),
+    **{name: c[name] for name in names}, dtype=jnp.dtype(config.dtype)
   )
   return BoxesEncoder(network=network)

@@ -12,9 +12,6 @@ from pyramid_jax.conditioning import classes
 from pyramid_jax.conditioning import encoder
 
 
-Batch = encoder.Batch
-Inputs = encoder.Inputs
-
 # By batch key, the values in the order of their ids, which begin at 1; 0 is
 # not known.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
@@ -71,7 +68,7 @@ class CameraEncoder(encoder.Encoder):
     return encoder.Widths(context=self.dim)
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     return {name: jnp.ones((1,), jnp.int32) for name in ATTRIBUTES}
 
   def init(self, key: jax.Array) -> Any:
@@ -81,18 +78,18 @@ class CameraEncoder(encoder.Encoder):
       for key, (name, part) in zip(keys, self.parts.items(), strict=True)
     }
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     tokens: Any = [
       part.encode(params[name], batch).context
       for name, part in self.parts.items()
     ]
-    return Inputs(context=jnp.concatenate(tokens, axis=1))
+    return encoder.Inputs(context=jnp.concatenate(tokens, axis=1))
 
-  def null(self, params: Any, batch: Batch) -> Inputs:
+  def null(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     nothing = {name: jnp.zeros_like(batch[name]) for name in ATTRIBUTES}
     return self.encode(params, nothing)
 
-  def augmented(self, batch: Batch, key: jax.Array) -> Batch:
+  def augmented(self, batch: encoder.Batch, key: jax.Array) -> encoder.Batch:
     kept = dict(batch)
     keys = jax.random.split(key, len(ATTRIBUTES))
     for key, name in zip(keys, ATTRIBUTES, strict=True):

@@ -12,9 +12,6 @@ from pyramid_jax.networks import conditioners
 from pyramid_jax.networks import params as params_lib
 
 
-Batch = encoder.Batch
-Inputs = encoder.Inputs
-
 CLASS_BY = ('crossattn', 'timestep')  # `config.condition.class_by`
 
 
@@ -62,7 +59,7 @@ class ClassEncoder(encoder.Encoder):
     return conditioners.ClassEmbedder(n_classes=self.rows, dim=self.dim)
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     return {self.key: jnp.ones((1,), jnp.int32)}
 
   def init(self, key: jax.Array) -> Any:
@@ -70,14 +67,14 @@ class ClassEncoder(encoder.Encoder):
       return {}
     return self.network.init(key, *self.example.values())['params']
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     classes = batch[self.key]
     ids = jnp.where(classes == 0, self.rows - 1, classes - 1)
     if not self.dim:
-      return Inputs(y=ids)
-    return Inputs(context=params_lib.apply(self.network, params, ids))
+      return encoder.Inputs(y=ids)
+    return encoder.Inputs(context=params_lib.apply(self.network, params, ids))
 
-  def null(self, params: Any, batch: Batch) -> Inputs | None:
+  def null(self, params: Any, batch: encoder.Batch) -> encoder.Inputs | None:
     if not self.has_null:
       return None
     return self.encode(params, {self.key: jnp.zeros_like(batch[self.key])})

@@ -12,9 +12,7 @@ from pyramid_jax.networks import pretrained as pretrained_lib
 from pyramid_jax.networks.layers import transformer
 
 
-Batch = encoder.Batch
 Context = transformer.Context
-Inputs = encoder.Inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class CombinedEncoder(encoder.Encoder):
     )
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     return {**self.first.example, **self.second.example}
 
   @property
@@ -71,16 +69,16 @@ class CombinedEncoder(encoder.Encoder):
       for own, (name, part) in zip(keys, self.parts.items(), strict=True)
     }
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     first = self.first.encode(params['first'], batch)
     return _joined(first, self.second.encode(params['second'], batch))
 
-  def null(self, params: Any, batch: Batch) -> Inputs | None:
+  def null(self, params: Any, batch: encoder.Batch) -> encoder.Inputs | None:
     first = self.first.null(params['first'], batch)
     second = self.second.null(params['second'], batch)
     return None if first is None or second is None else _joined(first, second)
 
-  def augmented(self, batch: Batch, key: jax.Array) -> Batch:
+  def augmented(self, batch: encoder.Batch, key: jax.Array) -> encoder.Batch:
     for part, own in zip(
       self.parts.values(), jax.random.split(key), strict=True
     ):
@@ -123,7 +121,7 @@ def create(
   return CombinedEncoder(first=first, second=second)
 
 
-def _joined(one: Inputs, other: Inputs) -> Inputs:
+def _joined(one: encoder.Inputs, other: encoder.Inputs) -> encoder.Inputs:
   given = {
     name: value
     for inputs in (one, other)
@@ -132,7 +130,7 @@ def _joined(one: Inputs, other: Inputs) -> Inputs:
   }
   if one.context is not None and other.context is not None:
     given['context'] = _concatenated(one.context, other.context)
-  return Inputs(**given)
+  return encoder.Inputs(**given)
 
 
 def _concatenated(first: Context, second: Context) -> Context:

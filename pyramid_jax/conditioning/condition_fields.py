@@ -20,13 +20,10 @@ _TASK = {
     choices=tuple(encoding.ENCODERS),
   ),
   'condition.also': Field(
-    '', 'A second condition beside the task.', choices=('', *encoding.ALSO)
+    '', 'A second condition.', choices=('', *encoding.ALSO)
   ),
   'condition.cond_dropout': Field(
-    0.0,
-    'The share of training conditions that the null condition replaces.',
-    low=0,
-    high=1,
+    0.0, 'The rate of the null condition in training.', low=0, high=1
   ),
 }
 
@@ -51,8 +48,7 @@ _SEQUENCE = {
 
 _TEXT = {
   'condition.vocab_file': Field(
-    '',
-    'The vocabulary of the tokenizer; of T5 its tokenizer.json.',
+    '', 'The vocabulary of the tokenizer; of T5 its tokenizer.json.'
   ),
   'condition.merges_file': Field('', 'The merges of the CLIP tokenizer.'),
   'condition.null_prefix': Field(
@@ -73,9 +69,7 @@ _PRETRAINED = {
 
 _LAYOUT = {
   'condition.no_tokens': Field(
-    1024,
-    'The number of coordinate tokens, which is a square number of places.',
-    low=1,
+    1024, 'The number of layout tokens; positions form a square grid.', low=1
   ),
   'condition.max_objects': Field(
     8, 'The number of objects of a layout or label sequence.', low=1
@@ -106,19 +100,16 @@ _CLASS = {
 
 _CAMERA = {
   'condition.camera_dropout': Field(
-    0.15,
-    'The share of camera attributes that are dropped in training.',
-    low=0,
-    high=1,
+    0.15, 'The dropout rate of each camera attribute.', low=0, high=1
   ),
 }
 
-# Of low-resolution images beside images; beside latents they get no noise.
+# Of low-resolution images for models of images; those of latents add no noise.
 _LOW_RESOLUTION = {
   'condition.lr_noise_low': Field(
     0.01,
-    'The smallest standard deviation of the noise on low-resolution images'
-    ' in training, where its logarithm is uniform.',
+    'The smallest standard deviation of the noise on low-resolution images in'
+    ' training, which is log-uniform.',
     above=0,
   ),
   'condition.lr_noise_high': Field(
@@ -139,7 +130,7 @@ _MAP = {
     182, 'The number of values of a semantic map.', low=1
   ),
   'condition.map_channels': Field(
-    3, 'The number of channels of a semantic map beside the latent.', low=1
+    3, 'The number of channels that a semantic map becomes.', low=1
   ),
 }
 

@@ -6,7 +6,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from pyramid_jax.networks import conditioners
 from pyramid_jax.networks.layers import resampling
 
 
@@ -82,7 +81,7 @@ class ControlMap:
       values = first[..., None].astype(jnp.float32) / 255.0
       return resampling.average_pool(values, factor)
     if self.kind == 'mask':
-      one_hot = conditioners.one_hot(first, self.classes)
+      one_hot = jax.nn.one_hot(first, self.classes, dtype=jnp.float32)
       return resampling.average_pool(one_hot, factor)
     hole = (others[0][..., None] > 0).astype(jnp.float32)
     hole = resampling.max_pool(hole, factor)

@@ -13,10 +13,6 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks.layers import resampling
 
 
-Batch = encoder.Batch
-Inputs = encoder.Inputs
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InpaintingEncoder(encoder.Encoder):
   """An image with a hole, encoded by the first stage, and where the hole is.
@@ -41,7 +37,7 @@ class InpaintingEncoder(encoder.Encoder):
     return encoder.Widths(concat=channels + 1)
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     size = self.image_size
     return {
       'image': jnp.zeros((1, size, size, 3)),
@@ -51,7 +47,7 @@ class InpaintingEncoder(encoder.Encoder):
   def init(self, key: jax.Array) -> Any:
     return self.first_stage.init(key, self.example['image'])['params']
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     image, mask = batch['image'], batch['inpaint_mask']
     if mask.shape != image.shape[:3]:
       raise ValueError(
@@ -63,7 +59,9 @@ class InpaintingEncoder(encoder.Encoder):
       self.first_stage, params, jnp.where(hole, -1.0, image), method='encode'
     )
     where = resampling.nearest(hole.astype(jnp.float32), z.shape[1:3])
-    return Inputs(concat=jnp.concatenate([z, 2.0 * where - 1.0], axis=-1))
+    return encoder.Inputs(
+      concat=jnp.concatenate([z, 2.0 * where - 1.0], axis=-1)
+    )
 
 
 def create(

@@ -22,9 +22,6 @@ from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
 
 
-Batch = encoder.Batch
-Inputs = encoder.Inputs
-
 # What training adds to a batch, and what may be given in sampling too.
 DEVIATION, NOISE = 'lr_deviation', 'lr_noise'
 _SEED = 0  # of the noise in sampling
@@ -43,12 +40,12 @@ class LowResolutionEncoder(encoder.Encoder):
   widths = encoder.Widths(concat=3)
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     return {'lr_image': jnp.zeros((1, self.side, self.side, 3))}
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     del params
-    return Inputs(concat=batch['lr_image'].astype(jnp.float32))
+    return encoder.Inputs(concat=batch['lr_image'].astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +68,7 @@ class NoisyImageEncoder(LowResolutionEncoder):
   high: float = 0.5
   sampling: float = 0.1
 
-  def augmented(self, batch: Batch, key: jax.Array) -> Batch:
+  def augmented(self, batch: encoder.Batch, key: jax.Array) -> encoder.Batch:
     """Returns a training batch with `lr_deviation` and `lr_noise`."""
     level_key, noise_key = jax.random.split(key)
     shape = batch['lr_image'].shape
@@ -80,7 +77,7 @@ class NoisyImageEncoder(LowResolutionEncoder):
     noise = jax.random.normal(noise_key, shape)
     return {**batch, DEVIATION: jnp.exp(level), NOISE: noise}
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     """Returns the enlarged image, and the logarithm of the deviation.
 
     Args:
@@ -106,13 +103,13 @@ class NoisyImageEncoder(LowResolutionEncoder):
     noisy = small + deviation[:, None, None, None] * noise
     mean = enlarged(noisy, self.factor)
     power = noise_powers(self.factor, self.levels)
-    return Inputs(
+    return encoder.Inputs(
       concat=mean,
       concat_noise=jnp.log(deviation),
       prior=laplacian_loss.Prior(mean, jnp.square(deviation)[:, None] * power),
     )
 
-  def null(self, params: Any, batch: Batch) -> Inputs:
+  def null(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     return self.encode(params, batch)
 
 

@@ -13,10 +13,6 @@ from pyramid_jax.networks import conditioners
 from pyramid_jax.networks import params as params_lib
 
 
-Batch = encoder.Batch
-Inputs = encoder.Inputs
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MapEncoder(encoder.Encoder):
   """A semantic map, one-hot, halved to the latent's grid, channels mixed.
@@ -40,19 +36,21 @@ class MapEncoder(encoder.Encoder):
     return encoder.Widths(concat=self.network.out_channels or self.classes)
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     size = self.image_size
     return {'mask': jnp.zeros((1, size, size), jnp.uint8)}
 
   def init(self, key: jax.Array) -> Any:
     return self.network.init(key, self._one_hot(self.example))['params']
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     one_hot = self._one_hot(batch)
-    return Inputs(concat=params_lib.apply(self.network, params, one_hot))
+    return encoder.Inputs(
+      concat=params_lib.apply(self.network, params, one_hot)
+    )
 
-  def _one_hot(self, batch: Batch) -> jax.Array:
-    return conditioners.one_hot(batch['mask'], self.classes)
+  def _one_hot(self, batch: encoder.Batch) -> jax.Array:
+    return jax.nn.one_hot(batch['mask'], self.classes, dtype=jnp.float32)
 
 
 def create(config: ConfigDict, first_stage: encoder.FirstStage) -> MapEncoder:

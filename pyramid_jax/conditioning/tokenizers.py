@@ -20,10 +20,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 
-# Tasks whose condition is a text.
-TEXT_TASKS = ('text', 'scene_graph')
-# Encoders that were trained with a tokenizer of their own on any text.
-PRETRAINED = ('clip', 't5')
+TEXT_TASKS = ('text', 'scene_graph')  # tasks whose condition is a text
+PRETRAINED = ('clip', 't5')  # encoders with their own tokenizers
 
 WORD_PIECES = 'a WordPiece vocab.txt'
 CLIP_VOCAB = "CLIP's vocab.json"
@@ -36,7 +34,7 @@ WORD_SPECIAL = ('<pad>', '<unk>', '<bos>', '<eos>')
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Tokenizer:
   """Maps a text to a fixed number of ids.
 
@@ -80,21 +78,15 @@ class Tokenizer:
 def words(vocabulary: Sequence[str], max_length: int) -> Tokenizer:
   """Returns the tokenizer of a small vocabulary: <bos> words <eos> <pad>...
 
-  Args:
-    vocabulary: the words, without `WORD_SPECIAL`.
-    max_length: ids of a text.
+  `vocabulary` has the words without `WORD_SPECIAL`.
   """
   ids = {word: i for i, word in enumerate((*WORD_SPECIAL, *vocabulary))}
-  return Tokenizer(
-    pieces=lambda text: [
-      ids.get(word, 1) for word in re.findall(r'\w+|[^\w\s]', text.lower())
-    ],
-    max_length=max_length,
-    size=len(ids),
-    start=(2,),
-    end=3,
-    pad_id=0,
-  )
+
+  def pieces(text: str) -> list[int]:
+    found = re.findall(r'\w+|[^\w\s]', text.lower())
+    return [ids.get(word, 1) for word in found]
+
+  return Tokenizer(pieces, max_length, len(ids), start=(2,), end=3, pad_id=0)
 
 
 def load_word_piece(path: str, max_length: int) -> Tokenizer:
@@ -121,14 +113,8 @@ def load_word_piece(path: str, max_length: int) -> Tokenizer:
   )
   pieces.normalizer = library.normalizers.BertNormalizer(lowercase=True)
   pieces.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-  return Tokenizer(
-    pieces=_without_frame(pieces),
-    max_length=max_length,
-    size=len(lines),
-    start=(start,),
-    end=end,
-    pad_id=pad,
-  )
+  size = len(lines)
+  return Tokenizer(_ids(pieces), max_length, size, (start,), end, pad)
 
 
 def load_clip(vocab: str, merges: str, max_length: int) -> Tokenizer:
@@ -162,14 +148,8 @@ def load_clip(vocab: str, merges: str, max_length: int) -> Tokenizer:
   pieces.pre_tokenizer = library.pre_tokenizers.Sequence(
     [split, library.pre_tokenizers.ByteLevel(add_prefix_space=False)]
   )
-  return Tokenizer(
-    pieces=_without_frame(pieces),
-    max_length=max_length,
-    size=max(ids.values()) + 1,
-    start=(start,),
-    end=end,
-    pad_id=end,
-  )
+  size = max(ids.values()) + 1
+  return Tokenizer(_ids(pieces), max_length, size, (start,), end, end)
 
 
 def load_t5(path: str, max_length: int) -> Tokenizer:
@@ -190,17 +170,11 @@ def load_t5(path: str, max_length: int) -> Tokenizer:
       )
   pieces.no_padding()
   pieces.no_truncation()
-  return Tokenizer(
-    pieces=_without_frame(pieces),
-    max_length=max_length,
-    size=pieces.get_vocab_size(),
-    start=(),
-    end=1,
-    pad_id=0,
-  )
+  size = pieces.get_vocab_size()
+  return Tokenizer(_ids(pieces), max_length, size, start=(), end=1, pad_id=0)
 
 
-def _without_frame(pieces: Any) -> Callable[[str], list[int]]:
+def _ids(pieces: Any) -> Callable[[str], list[int]]:
   return lambda text: pieces.encode(text, add_special_tokens=False).ids
 
 

@@ -20,8 +20,6 @@ from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
 
 
-Batch = encoder.Batch
-Inputs = encoder.Inputs
 TASKS = ('text', 'scene_graph')  # of the pretrained encoders
 
 
@@ -56,24 +54,28 @@ class TokenEncoder(encoder.Encoder):
     return encoder.Widths(context=self.network.dim)
 
   @property
-  def example(self) -> Batch:
+  def example(self) -> encoder.Batch:
     return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
 
   def init(self, key: jax.Array) -> Any:
     return self.network.init(key, *self.example.values())['params']
 
-  def encode(self, params: Any, batch: Batch) -> Inputs:
-    return Inputs(context=self.embedded(params, batch['condition_ids']))
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
+    return encoder.Inputs(context=self.embedded(params, batch['condition_ids']))
 
-  def null(self, params: Any, batch: Batch) -> Inputs:
+  def null(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     count, length = batch['condition_ids'].shape
     if self.task == 'layout':
-      return Inputs(context=jnp.zeros((count, length, self.network.dim)))
+      return encoder.Inputs(
+        context=jnp.zeros((count, length, self.network.dim))
+      )
     ids = jnp.full((1, length), self.pad_id, jnp.int32)
     prefix = jnp.asarray(self.null_prefix, jnp.int32)[:length]
     ids = ids.at[0, : len(prefix)].set(prefix)
     tokens = self.embedded(params, ids)
-    return Inputs(context=jnp.broadcast_to(tokens, (count, *tokens.shape[1:])))
+    return encoder.Inputs(
+      context=jnp.broadcast_to(tokens, (count, *tokens.shape[1:]))
+    )
 
   def embedded(self, params: Any, ids: jax.Array) -> jax.Array:
     """Returns the tokens (B, L, D) of ids (B, L) int32."""
