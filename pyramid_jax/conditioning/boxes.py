@@ -12,6 +12,9 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import text_encoders
 
 
+KEYS = ('boxes', 'labels', 'n_boxes')  # of a batch
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BoxesEncoder(encoder.Encoder):
   """A layout encoder of this project; the null condition is no object.
@@ -40,15 +43,14 @@ class BoxesEncoder(encoder.Encoder):
     return self.network.init(key, *self.example.values())['params']
 
   def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
-    arrays = (batch[name] for name in self.example)
+    arrays = (batch[name] for name in KEYS)
     return encoder.Inputs(
       context=params_lib.apply(self.network, params, *arrays)
     )
 
   def null(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
-    return self.encode(
-      params, {name: jnp.zeros_like(batch[name]) for name in self.example}
-    )
+    nothing = {name: jnp.zeros_like(batch[name]) for name in KEYS}
+    return self.encode(params, nothing)
 
 
 def create(config: ConfigDict, _: encoder.FirstStage) -> BoxesEncoder:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from typing import Any
 
-from einops import reduce
+from einops import rearrange
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -121,8 +121,8 @@ def enlarged(small: jax.Array, factor: int) -> jax.Array:
   b, height, width, channels = small.shape
   shape = (b, factor * height, factor * width, channels)
   x = jax.image.resize(small, shape, 'cubic')
-  cells = 'b (h i) (w j) c -> b h w c'
-  missing = small - reduce(x, cells, 'mean', i=factor, j=factor)
+  cells = 'b (h i) (w j) c -> b h i w j c'
+  missing = small - rearrange(x, cells, i=factor, j=factor).mean((2, 4))
   return x + missing.repeat(factor, 1).repeat(factor, 2)
 
 
