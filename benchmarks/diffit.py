@@ -1,21 +1,21 @@
-r"""Speed of DiffiT, and how much of the machine's matrix rate it uses.
+r"""Speed of DiffiT, and its share of the machine's matrix rate.
 
-Times, for the latent network XL/2 (561 M parameters, 256 tokens an image) and
-for the network in image space that CIFAR-10 is trained with,
-  a forward pass,
-  a training step as the trainer takes it (loss, gradients, AdamW, averages),
-    for which all activations are kept, or the products with weights alone, or
-    nothing within a block: the rest is computed anew,
-with every attention kernel of the platform. The rate of each is compared with
-that of large matrix products, measured in the same run; a training step counts
-as three forward passes, whatever is recomputed.
+Times the latent network XL/2 (561 M parameters, 256 tokens an image) and the
+image-space network of the CIFAR-10 config, each with every attention kernel of
+the platform:
+  a forward pass;
+  a training step of the trainer (loss, gradients, AdamW, averages) that keeps
+    all activations, only the results of multiplications with weights, or
+    nothing within a block; what is not kept is recomputed.
+The rate of each is compared with that of large matrix products, measured in the
+same run. A training step counts as three forward passes, whatever is
+recomputed.
 
   python benchmarks/diffit.py [--networks=latent,image] [--batch=64] \
       [--image_batch=512] [--rounds=5] [--small]
 
-`--small` takes the debug config, of depth 1, and a network of one level on
-images. Everything is compiled first, at once. Prints
-Markdown tables.
+`--small` times the debug config with one block and an image-space network with
+one level. Everything is compiled first, in parallel. Prints Markdown tables.
 """
 
 from collections.abc import Callable
@@ -44,9 +44,11 @@ from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.training import step as state_lib
 
 
-_NETWORKS = flags.DEFINE_list('networks', 'latent,image', 'what is timed')
-_BATCH = flags.DEFINE_integer('batch', 0, 'latents; 0 = 64, or 1 if small')
-_IMAGE_BATCH = flags.DEFINE_integer('image_batch', 0, 'images; 0 = 512, or 1')
+_NETWORKS = flags.DEFINE_list('networks', 'latent,image', 'networks to time')
+_BATCH = flags.DEFINE_integer('batch', 0, 'latents; 0 = 64, or 1 with --small')
+_IMAGE_BATCH = flags.DEFINE_integer(
+  'image_batch', 0, 'images; 0 = 512, 1 if small'
+)
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'diffit_imagenet.py'
 KERNELS = {'gpu': ('xla', 'cudnn'), 'tpu': ('xla', 'flash'), 'cpu': ('xla',)}
@@ -64,7 +66,7 @@ IMAGE_SMALL = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSystem:
-  """What the trainer needs of DiffiT in image space: a loss, without labels."""
+  """DiffiT in image space as the trainer needs it: a loss, without labels."""
 
   network: diffit.DiffiT
 
@@ -107,10 +109,10 @@ class Subject:
   """A system to time.
 
   Attributes:
-    system: of the network.
-    config: of a run of it.
-    batch: shapes of a batch.
-    forward: (parameters of the network, batch) -> a forward pass.
+    system: the system of the network.
+    config: the config of its run.
+    batch: the shapes of a batch.
+    forward: maps (parameters of the network, batch) to the network's output.
   """
 
   system: Any
@@ -120,7 +122,7 @@ class Subject:
 
   @property
   def count(self) -> int:
-    """Images of a batch."""
+    """The number of images of a batch."""
     return self.config.train.batch_size
 
 
@@ -158,7 +160,14 @@ def _time_network(name: str, platform: str, rate: float) -> None:
   programs = _compiled(make, platform, state)
   print(f'Compiled in {time.monotonic() - start:.0f} s.')
   measuring.print_table(
-    ('what', 'attention', 'ms', 'images/s', 'TFLOP/s', 'of the matrix rate'),
+    (
+      'operation',
+      'attention',
+      'ms',
+      'images/s',
+      'TFLOP/s',
+      'share of the rate',
+    ),
     _rows(programs, plain, state, work, rate),
   )
 
@@ -173,11 +182,11 @@ def _rows(
   """Runs the programs of a network.
 
   Args:
-    programs: by what they do and by the attention kernel.
-    plain: the network.
-    state: shapes of its run's state.
-    work: FLOP of a forward pass of a batch.
-    rate: FLOP/s of matrix products.
+    programs: {(operation, attention kernel): compiled program}.
+    plain: the network that keeps all activations.
+    state: the shapes of its training state.
+    work: the FLOPs of a forward pass of a batch.
+    rate: the FLOP/s of matrix products.
   """
   batch, held = _batch(plain), [_fresh(state)]
   for (what, kernel), program in programs.items():
@@ -187,7 +196,7 @@ def _rows(
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
       reason = str(error).strip().splitlines()[0][:160]
       yield what, kernel, f'fails: {reason}', '', '', ''
-      held.clear()  # a step that failed has consumed it
+      held.clear()  # A step that failed has consumed its state.
       held.append(_fresh(state))
       continue
     flops = factor * work / secs
@@ -206,12 +215,12 @@ def _compiled(
   platform: str,
   state: state_lib.TrainState,
 ) -> dict[tuple[str, str], futures.Future[Any]]:
-  """Returns the programs by what they do and by the attention kernel."""
+  """Returns {(operation, attention kernel): program being compiled}."""
   keeps = (
     ('all', 'products', 'nothing') if make is _latent else ('all', 'nothing')
   )
   programs = {}
-  # XLA compiles several programs beside each other.
+  # XLA compiles several programs in parallel.
   with futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
     for kernel in KERNELS[platform]:
       subjects = {kept: make(platform, kernel, kept) for kept in keeps}
@@ -230,7 +239,7 @@ def _dtype(platform: str) -> str:
 
 
 def _latent(platform: str, kernel: str, keeps: str) -> Subject:
-  """Latents that were computed beforehand, as they are read from a cache."""
+  """Returns the latent network, on latents as they are read from a cache."""
   config = config_lib.load(
     f'{CONFIG}:{"debug" if measuring.SMALL.value else "256"}'
   )
@@ -310,7 +319,7 @@ def _state_shapes(subject: Subject) -> state_lib.TrainState:
 
 
 def _fresh(state: state_lib.TrainState) -> state_lib.TrainState:
-  """Returns a state with weights of no meaning."""
+  """Returns a state with arbitrary weights."""
   zeros = jax.jit(
     lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state),
     out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
@@ -323,7 +332,7 @@ def _fresh(state: state_lib.TrainState) -> state_lib.TrainState:
 
 
 def _batch(subject: Subject) -> dict[str, jax.Array]:
-  """Returns a batch on the device: ones."""
+  """Returns a batch of ones on the device."""
   ones = {
     name: jnp.ones(leaf.shape, leaf.dtype)
     for name, leaf in subject.batch.items()

@@ -1,18 +1,21 @@
-r"""LaDM: what a stage costs, and the memory of the model for 1024 px.
+"""LaDM: the cost of a stage, and the memory of the model for 1024 px.
 
   python benchmarks/ladm.py [--config=configs/ladm_shapes.py:layout] [--small]
   python benchmarks/ladm.py --memory [--width=32]
-  python benchmarks/ladm.py --workdir=DIR [--count=64] [--picture=FILE.png]
+  python benchmarks/ladm.py --workdir=DIR [--count=64] [--figure=FILE.png]
 
-Without flags, prints of every stage the operations of one network call for one
-image, as the compiler counts them (the blocks of a DiffiT as one), and of whole
-samples, guidance included, operations and images/s. With --memory, samples one
-picture of 1024 px in one step a stage with configs/ladm_text.py:1k, whose
-U-Nets are made narrower and whose text encoder is a small one, and prints the
-peak memory of the process.
-With a run, samples conditions of the test split: prints the power of each band
-of the samples over that of the split's pictures, and draws what is predicted of
-four samples at every second step, coarse to fine.
+Without flags, prints for each stage the operations of one network call for one
+image, as the compiler counts them (it counts a scan over blocks once), then the
+operations of a whole sample with its guidance, and images/s.
+
+With --memory, samples one image of 1024 px with one step a stage, and prints
+the peak memory of the process. The model is configs/ladm_text.py:1k with
+narrower U-Nets and a small text encoder.
+
+With --workdir, samples conditions of the test split from that run. Prints the
+power of each band of the samples over that of the images of the split. --figure
+draws the clean predictions of four samples at every second step, coarse to
+fine.
 """
 
 from collections.abc import Iterator
@@ -43,16 +46,16 @@ from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import ladm
 
 
-_CONFIG = flags.DEFINE_string('config', '', 'of a LaDM; shapes if not said')
+_CONFIG = flags.DEFINE_string('config', '', 'config of a LaDM')
 _BATCH = flags.DEFINE_integer('batch', 16, 'images at a time')
-_MEMORY = flags.DEFINE_bool('memory', False, 'sample one picture of 1024 px')
-_WIDTH = flags.DEFINE_integer('width', 32, 'of the U-Nets with --memory')
+_MEMORY = flags.DEFINE_bool('memory', False, 'sample one image of 1024 px')
+_WIDTH = flags.DEFINE_integer('width', 32, 'U-Net width of --memory')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'a run to sample from')
 _COUNT = flags.DEFINE_integer('count', 64, 'samples of that run')
-_PICTURE = flags.DEFINE_string('picture', '', 'PNG of the way of four samples')
+_FIGURE = flags.DEFINE_string('figure', '', 'PNG of four samples in progress')
 
 
-# What is timed if no config is named, by --small.
+# The config that is timed by default, by the value of --small.
 CONFIGS = {
   False: 'configs/ladm_shapes.py',
   True: 'configs/ladm_shapes.py:debug,two',
@@ -63,7 +66,7 @@ def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'unknown argument {argv[1]!r}')
   if _WORKDIR.value:
-    _print_samples(_WORKDIR.value, _COUNT.value, _PICTURE.value)
+    _print_samples(_WORKDIR.value, _COUNT.value, _FIGURE.value)
     return
   if _MEMORY.value:
     _print_memory(_WIDTH.value)
@@ -75,12 +78,12 @@ def main(argv: list[str]) -> None:
 def _system(config: ConfigDict) -> ladm.LaDM:
   system = workdir_lib.create_system(config)
   if not isinstance(system, ladm.LaDM):
-    raise app.UsageError(f'{config.name} is no LaDM')
+    raise app.UsageError(f'{config.name} is not a config of LaDM')
   return system
 
 
 def _weights(system: ladm.LaDM) -> system_lib.Weights:
-  """Returns initial weights of what is trained and of what is not."""
+  """Returns initial weights, trained and pretrained ones."""
   params, extra = jax.jit(lambda key: system.init(key))(jax.random.key(0))
   frozen = {
     name: jax.jit(part.init)(jax.random.key(1))
@@ -90,7 +93,7 @@ def _weights(system: ladm.LaDM) -> system_lib.Weights:
 
 
 def _print_costs(config: ConfigDict, batch: int) -> None:
-  """Prints operations a stage and a sample, and the speed of sampling."""
+  """Prints the operations of a stage and a sample, and the sampling speed."""
   system, spec = _system(config), spec_lib.from_config(config)
   weights = _weights(system)
   example = system.encoder.example
@@ -129,13 +132,13 @@ def _operations(
   shape: tuple[int, int, int],
   inputs: condition_lib.Inputs,
 ) -> float:
-  """Returns what the compiler counts in a network call for one image.
+  """Returns the operations of a network call for one image.
 
   Args:
-    system: whose network is called.
-    weights: of the system.
-    stage: 1 = finest.
-    shape: (B, h, w) of the state.
+    system: the system whose network is called.
+    weights: the weights of the system.
+    stage: the number of the stage; 1 is the finest.
+    shape: the (B, h, w) of the state.
     inputs: the condition of B images.
   """
   network = system.networks.of_stage(stage)
@@ -148,7 +151,7 @@ def _operations(
 
 
 def _print_memory(width: int) -> None:
-  """Samples one picture of 1024 px and prints the peak memory."""
+  """Samples one image of 1024 px and prints the peak memory."""
   config = config_lib.load('configs/ladm_text.py:1k')
   with config.unlocked():
     config.network.model_channels = width
@@ -182,8 +185,8 @@ def _print_memory(width: int) -> None:
   )
 
 
-def _print_samples(workdir: str, count: int, picture: str) -> None:
-  """Prints the band powers of samples and draws how they come about."""
+def _print_samples(workdir: str, count: int, figure: str) -> None:
+  """Prints the band powers of samples and draws samples in progress."""
   config = workdir_lib.read_config(pathlib.Path(workdir))
   run = loading.load(config, workdir)
   system, spec = run.system, spec_lib.from_config(config)
@@ -214,16 +217,16 @@ def _print_samples(workdir: str, count: int, picture: str) -> None:
     powers = [float(jnp.sqrt(jnp.square(x).mean())) for x in (made, real)]
     print(
       f'band {index + 1}: {powers[0]:.4f} of samples, {powers[1]:.4f} of'
-      f' pictures, {powers[0] / powers[1]:.3f}'
+      f' images, {powers[0] / powers[1]:.3f}'
     )
-  if picture:
-    _draw_path(traces, batch['image'], picture)
+  if figure:
+    _draw_path(traces, batch['image'], figure)
 
 
 def _draw_path(
   traces: list[sampling.Trace], real: jax.Array, file: str, rows: int = 4
 ) -> None:
-  """Draws the clean predictions of the first samples, then the real ones."""
+  """Draws the clean predictions of the first samples, then real images."""
   side, columns = real.shape[1], []
   for trace in traces:
     for x0 in trace.x0[1::2, :rows]:

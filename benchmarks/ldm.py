@@ -1,15 +1,15 @@
-r"""Speed of LDM at a mid-size configuration, and what of the machine is used.
+"""Speed of LDM at a mid-size configuration, and its share of the matrix rate.
 
-Times, for a U-Net of 65,973,508 parameters on 32 x 32 x 4 latents, batch 4,
-with a context of 16 x 512,
+Times a U-Net of 65,973,508 parameters on 32 x 32 x 4 latents, batch 4, with a
+context of 16 x 512:
   one forward pass;
-  10 steps of DDIM, as one program, keys and values computed once;
-  the same guided, both halves as one batch;
+  10 steps of DDIM as one program, with keys and values computed once;
+  the same with guidance, both halves as one batch;
   one training step (loss, gradients and AdamW);
-and how long the sampler takes to compile for 20 and 200 steps. The rate of each
-is compared with that of a large float32 matrix product, measured in the same
-run: FLOPs are those that XLA counts, three times those of a forward pass for a
-training step.
+and the compilation of the sampler for 20 and 200 steps. The rate of each is
+compared with that of a large float32 matrix product, measured in the same run.
+The operations of a forward pass are those that XLA counts; a training step
+counts as three.
 
   python benchmarks/ldm.py [--official=PATH] [--rounds=5] [--parts] [--small]
 
@@ -50,15 +50,15 @@ _PARTS = flags.DEFINE_bool('parts', False, 'time single layers too')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-  """What is timed.
+  """The sizes that are timed.
 
   Attributes:
-    shape: (B, h, w, C) of the latents.
-    context: (B, L, D) of the tokens.
-    network: arguments of the U-Net, named as the official ones.
-    steps: of the sampler.
-    compiled_steps: for which the sampler's compilation is timed.
-    matrix: side of the product that says what the machine can do.
+    shape: the (B, h, w, C) of the latents.
+    context: the (B, L, D) of the tokens.
+    network: the arguments of the U-Net, named as the official ones.
+    steps: the number of solver steps.
+    compiled_steps: the numbers of steps for which compilation is timed.
+    matrix: the side of the matrices whose product gives the matrix rate.
   """
 
   shape: tuple[int, int, int, int] = (4, 32, 32, 4)
@@ -130,7 +130,7 @@ def main(argv: list[str]) -> None:
     )
   runs['training step'] = (_training_step(unet, params, sizes), 3 * work)
   measuring.print_table(
-    ('what', 'seconds', 'GFLOP/s', 'share of the matrix rate'),
+    ('operation', 'seconds', 'GFLOP/s', 'share of the matrix rate'),
     _rows(runs, rate, sizes),
   )
   if _PARTS.value:
@@ -182,9 +182,9 @@ def _sampler(
 
   Args:
     unet: the network.
-    sizes: of what it is given.
-    steps: of DDIM.
-    scale: of classifier-free guidance, None for none.
+    sizes: the sizes of its inputs.
+    steps: the number of DDIM steps.
+    scale: the scale of classifier-free guidance; None for no guidance.
   """
   guidance = None
   if scale is not None:
@@ -239,7 +239,7 @@ def _training_step(
 
 
 def _parts(rate: float, sizes: Sizes) -> Iterator[tuple[str, ...]]:
-  """Times single layers as they occur at all grids."""
+  """Times single layers at the grids of all levels."""
   for level, channels in enumerate(sizes.widths):
     count, side, *_ = sizes.shape
     side >>= level
@@ -270,8 +270,8 @@ def _bound(module: Any, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
 
 
 def _official(sizes: Sizes) -> dict[str, Callable[[], Any]]:
-  """Returns the official network: a pass, the passes of a sampler's loop
-  (the DDIM update costs nothing beside them), and a training step."""
+  """Returns runs of the official network: a forward pass, those of a sampler,
+  and a training step. The cost of the DDIM update is negligible."""
   code = measuring.official(
     _OFFICIAL.value, 'ldm.modules.diffusionmodules.openaimodel'
   )

@@ -1,8 +1,8 @@
-"""What the benchmarks share: flags, weights, a stopwatch, counts, a reference.
+"""Code shared by the benchmarks: flags, weights, timing, counts, official code.
 
-Every benchmark has `--small`: the same code at sizes that end in seconds, with
-most optimizations of the compiler off. It shows that a benchmark runs; its
-figures say nothing of speed.
+Every benchmark takes `--small`: it runs the same code at sizes that take
+seconds, with most optimizations of the compiler off. That shows that the
+benchmark runs; its times mean nothing.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 
 
-SMALL = flags.DEFINE_bool('small', False, 'sizes that end in seconds')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'timings of each, the best counts')
+SMALL = flags.DEFINE_bool('small', False, 'sizes that take seconds')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'timings of each; the best counts')
 
-CHAIN = 8  # matrix products in a row
+CHAIN = 8  # The number of matrix products in a row.
 
 
 def run(main: Callable[[list[str]], None]) -> None:
   """Runs a benchmark's `main` with the flags of the command line."""
 
   def prepared(argv: list[str]) -> None:
-    if SMALL.value:  # most of the time would go to the compiler
+    if SMALL.value:  # Compilation would take most of the time.
       jax.config.update('jax_disable_most_optimizations', True)
     main(argv)
 
@@ -43,10 +43,10 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def random_params(init: Callable[[jax.Array], Any]) -> Any:
-  """Random weights; the zero-initialised layers are filled too.
+  """Returns random weights, also for layers that are initialised with zeros.
 
   Args:
-    init: key -> variables of a module.
+    init: maps a key to the variables of a module.
   """
   shapes = jax.eval_shape(init, jax.random.key(0))['params']
   rng = np.random.default_rng(0)
@@ -60,15 +60,15 @@ def random_params(init: Callable[[jax.Array], Any]) -> Any:
 
 
 def device_params(shapes: Any) -> Any:
-  """Weights made on the device, for trees too large to send: sines.
+  """Returns sines as weights, computed on the device.
 
   Args:
-    shapes: tree of float32 shapes; axes in front of the last two of a stacked
-      kernel count as layers or as its window.
+    shapes: a tree of float32 shapes. The last two axes of a kernel are its
+      inputs and outputs.
   """
 
   @jax.jit
-  def fill(step):  # an argument, so that no compiler computes them beforehand
+  def fill(step):  # As an argument, it keeps the compiler from folding.
     def sines(leaf):
       place = jnp.arange(math.prod(leaf.shape), dtype=jnp.float32)
       fan_in = leaf.shape[-2] if len(leaf.shape) > 1 else 1
@@ -80,18 +80,16 @@ def device_params(shapes: Any) -> Any:
 
 
 def rounds() -> int:
-  """Returns how often each thing is timed."""
+  """Returns how often each run is timed."""
   return 1 if SMALL.value else _ROUNDS.value
 
 
 def best(run: Callable[[], Any]) -> float:
-  """Returns the shortest of some timings, after one that does not count.
+  """Returns the shortest time of several runs, in seconds.
 
   Args:
-    run: what is timed; its result is waited for.
-
-  Returns:
-    Seconds.
+    run: the function that is timed until its result is ready. A first call is
+      not timed.
   """
   jax.block_until_ready(run())
   times = []
@@ -103,7 +101,7 @@ def best(run: Callable[[], Any]) -> float:
 
 
 def print_table(titles: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
-  """Prints a Markdown table, each row as soon as it is there."""
+  """Prints a Markdown table, each row as soon as it is known."""
   print(f'\n| {" | ".join(titles)} |\n|{"---|" * len(titles)}')
   for row in rows:
     print(f'| {" | ".join(row)} |', flush=True)
@@ -115,8 +113,8 @@ def print_compile_times(
   """Prints how long a sampler takes to be traced and compiled.
 
   Args:
-    lower: solver steps -> the traced sampler.
-    steps: of the rows of the table.
+    lower: maps a number of solver steps to the traced sampler.
+    steps: the numbers of steps, one for each row of the table.
   """
 
   def rows():
@@ -133,8 +131,8 @@ def matrix_rate(side: int, dtype: str = 'float32') -> float:
   """Returns the FLOP/s of products of square matrices.
 
   Args:
-    side: of the matrices.
-    dtype: of the matrices.
+    side: the side of the matrices.
+    dtype: the type of the matrices.
   """
   a, b = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
   b = b / side**0.5
@@ -156,13 +154,13 @@ def flops(compiled: jax.stages.Compiled) -> float:
 def official(checkout: str, module: str) -> types.ModuleType:
   """Imports a module of an official checkout under a private name.
 
-  The module and what it imports of its own package are taken from the
-  checkout, whatever else has the package's name (a benchmark, an installed
-  package), and afterwards lie in `sys.modules` as `official.NAME`.
+  The module and its imports from its own package come from the checkout, even
+  if another module (a benchmark, an installed package) has the package's name.
+  Afterwards `sys.modules` has them as `official.NAME`.
 
   Args:
-    checkout: folder of the official repository.
-    module: dotted name, as the official code imports it.
+    checkout: the folder of the official repository.
+    module: the dotted name by which the official code imports the module.
 
   Raises:
     FileNotFoundError: the checkout lacks the package.
@@ -201,11 +199,10 @@ def torch_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def macs(function: Callable[..., Any], *args: Any) -> int:
   """Returns the multiplications of all products and convolutions.
 
-  Counted in the traced program, so that they do not depend on what a compiler
-  makes of it.
+  They are counted in the traced program, so they do not depend on a compiler.
 
   Args:
-    function: traceable.
+    function: a traceable function.
     *args: its arguments, or their shapes.
   """
   return _macs(jax.make_jaxpr(function)(*args).jaxpr)
@@ -225,7 +222,7 @@ def _macs(jaxpr: Any) -> int:
       out_axis = eqn.params['dimension_numbers'].rhs_spec[0]
       total += eqn.outvars[0].aval.size * math.prod(kernel) // kernel[out_axis]
     else:
-      times = eqn.params.get('length', 1)  # of a scan
+      times = eqn.params.get('length', 1)  # A scan has a length.
       total += times * sum(_macs(inner) for inner in _inner(eqn.params))
   return total
 

@@ -1,13 +1,13 @@
-r"""Speed of this checkout over that of another one, training and sampling.
+r"""Speed of this checkout relative to another one, training and sampling.
 
   python benchmarks/paired.py --base=/path/to/other/checkout [--rounds=5] \
       [--cases=frido,ldm,diffit,ladm] [--small]
 
-One process a checkout compiles a training step and a sampler of each config;
-they then run in turn, one run at a time, so that what else the machine does
-meets both alike. Prints the medians of the runs' wall and CPU times as ratios,
-this checkout over the other: below 1 is faster. `--small` takes the
-`debug` variants, and of the cases `diffit` alone where none are named.
+One process for each checkout compiles a training step and a sampler of each
+config. The runs of both alternate, one at a time, so that other load on the
+machine affects both alike. Prints the ratios of the medians of wall and CPU
+times, this checkout over the other: below 1 is faster. `--small` takes the
+`debug` variants and, unless --cases is given, the case `diffit` only.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ import measuring
 
 
 _BASE = flags.DEFINE_string('base', '', 'the other checkout')
-_CASES = flags.DEFINE_list('cases', [], 'names of CASES; none for all')
+_CASES = flags.DEFINE_list('cases', [], 'names of CASES; all by default')
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROCESS = ROOT / 'benchmarks' / 'paired_process.py'
-# Config and the values that make it short.
+# Case: (config, the values that make it short).
 CASES: dict[str, tuple[str, dict[str, str]]] = {
   'frido': ('configs/frido_shapes.py:layout', {'sample.steps': '5'}),
   'ldm': ('configs/ldm_shapes.py:class', {'sample.steps': '10'}),
@@ -79,7 +79,7 @@ def _start(
 def _ratios(
   children: list[subprocess.Popen[str]], count: int
 ) -> Iterator[tuple[str, ...]]:
-  """Yields a row for each of so many programs, which both compile at once."""
+  """Yields a row for each program, which both checkouts compile at once."""
   for _ in range(count):
     (name, _) = (_answer(child) for child in children)
     times: tuple[list[Any], list[Any]] = ([], [])

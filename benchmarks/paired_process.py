@@ -1,8 +1,8 @@
-"""The process of one checkout in `paired.py`, for any of two APIs.
+"""The process of one checkout in `paired.py`, for either of two APIs.
 
-Of every config it compiles a training step and a sampler in turn. Of each it
-prints the name when it is compiled, then for each line 'run' that it reads the
-seconds of wall and CPU time that a run takes, until it reads another line.
+It compiles a training step and a sampler of each config in turn. When one is
+compiled it prints its name; then for each line 'run' that it reads it prints
+the wall and CPU seconds of a run, until it reads another line.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ Sampler = Callable[[Any, Any], jax.Array]  # (weights, batch) -> images
 
 
 def main(cases: dict[str, tuple[str, dict[str, str]]]) -> None:
-  """Serves the cases.
+  """Compiles the cases and runs them on request.
 
   Args:
-    cases: config and values of its fields, by name.
+    cases: {name: (config, values of its fields)}.
   """
   for name, (path, values) in cases.items():
     config = config_lib.load(path)
@@ -72,16 +72,16 @@ def _programs(config: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def _of_checkout(config: Any) -> tuple[Any, Any, Sampler]:
-  """Returns a run, the module of steps and a sampler, in the API that is here.
+  """Returns a run, the module of steps and a sampler, by the checkout's API.
 
-  Both APIs build the run alike, and make and compile steps alike.
+  Both APIs build a run, and make and compile steps, in the same way.
   """
   try:
     from pyramid_jax.diffusion import spec as spec_lib
     from pyramid_jax.training import setup as setup_lib
     from pyramid_jax.training import step as step_lib
   except ImportError:
-    # Commits up to 0679d39; this half goes when none is compared with.
+    # Commits up to 0679d39 have the other API.
     return _of_older(config)
   setup = setup_lib.prepare(config, pathlib.Path())
   count = config.train.batch_size
@@ -99,7 +99,7 @@ def _of_checkout(config: Any) -> tuple[Any, Any, Sampler]:
 
 
 def _of_older(config: Any) -> tuple[Any, Any, Sampler]:
-  """Returns what `_of_checkout` does, of the API of commit 0679d39."""
+  """Returns what `_of_checkout` returns, by the API of commit 0679d39."""
   from pyramid_jax import job
   from pyramid_jax.scaling import state as state_lib
 

@@ -1,11 +1,11 @@
-r"""Sampling speed of Frido at a mid-size configuration, as ratios of one run.
+r"""Sampling speed of Frido at a mid-size configuration, as ratios in one run.
 
-Times, for 10 steps on each of two scales and no guidance,
+Times 10 steps on each of two scales without guidance:
   (a) a Python loop over the jitted network, one call a step;
-  (b) the one-program sampler, gates and keys computed at every step;
-  (c) the same with them computed once per image (equal numbers);
-  (d) (c) with native scales, the coarse scale diffused at its own resolution;
-and how long (c) takes to compile for 10, 50 and 200 steps.
+  (b) the one-program sampler, with gates and keys computed at every step;
+  (c) the same with them computed once for an image (equal results);
+  (d) (c) with native scales: the coarse scale at its own resolution;
+and the compilation of (c) for 10, 50 and 200 steps.
 
   python benchmarks/sampling.py [--official=PATH] [--rounds=5] [--steps=10] \
       [--small]
@@ -39,19 +39,19 @@ from pyramid_jax.systems import frido
 _OFFICIAL = flags.DEFINE_string('official', '', 'checkout of the official code')
 _STEPS = flags.DEFINE_integer('steps', 10, 'solver steps of each scale')
 
-SPLIT = (4, 4)  # channels of the scales
+SPLIT = (4, 4)  # The channels of the scales.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-  """What is timed.
+  """The sizes that are timed.
 
   Attributes:
-    batch: images at a time.
-    context: (L, D) of the tokens of an image.
-    network: arguments of the PyU-Net, named as the official ones.
-    steps: of each scale.
-    compiled_steps: for which the sampler's compilation is timed.
+    batch: the number of images.
+    context: the (L, D) of the tokens of an image.
+    network: the arguments of the PyU-Net, named as the official ones.
+    steps: the number of solver steps of each scale.
+    compiled_steps: the numbers of steps for which compilation is timed.
   """
 
   batch: int = 2
@@ -62,7 +62,7 @@ class Sizes:
 
   @property
   def side(self) -> int:
-    """Side of the finest scale."""
+    """The side of the finest scale."""
     return self.network['image_size']
 
   def shapes(self, is_native: bool) -> list[tuple[int, int, int, int]]:
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> None:
   if _OFFICIAL.value:
     runs['official PyTorch code'] = _official(sizes)
   measuring.print_table(
-    ('sampler', 'seconds', 'images/s', 'speed over (a)'), _rows(runs, sizes)
+    ('sampler', 'seconds', 'images/s', 'relative to (a)'), _rows(runs, sizes)
   )
 
   def lower(steps: int) -> jax.stages.Lowered:
@@ -222,7 +222,7 @@ def _program(
 def _python_loop(
   stages: list[sampling.Stage], sizes: Sizes
 ) -> Callable[[], list[jax.Array]]:
-  """What is written at first: one jitted network call and update a step."""
+  """Returns the plain loop: one jitted network call and update a step."""
   moves = []
   for stage in stages:
     (segment,) = stage.segments
@@ -248,15 +248,15 @@ def _python_loop(
 
 
 def _official(sizes: Sizes) -> Callable[[], Any]:
-  """Returns the official network in its sampling loop, the DDIM update left
-  out (it costs nothing beside the network calls)."""
+  """Returns the official network in a sampling loop without the DDIM update,
+  whose cost is negligible."""
   code = measuring.official(
     _OFFICIAL.value, 'frido.modules.diffusionmodules.pyunet'
   )
   import torch
 
   torch.manual_seed(0)
-  if not torch.cuda.is_available():  # it moves the stage's number regardless
+  if not torch.cuda.is_available():  # The network calls .cuda() regardless.
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
   model = code.PyUNetModel(
     in_channels=sum(SPLIT),

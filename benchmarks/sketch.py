@@ -1,23 +1,25 @@
-r"""Sketch guidance: what a steered step costs, and what strength is worth.
+r"""Sketch guidance: the cost of a guided step, and the effect of its strength.
 
 Without flags, times sampling with classifier-free guidance by a U-Net of
-65,973,508 parameters on 32 x 32 x 4 latents, batch 2: all steps free, all steps
-steered, and steered with activations recomputed. Prints the ratios.
+65,973,508 parameters on 32 x 32 x 4 latents, batch 2: without sketch guidance,
+with it at all steps, and with it while activations are recomputed. Prints the
+ratios.
 
   python benchmarks/sketch.py [--steps=5] [--rounds=5] [--small]
 
-With a run and a predictor that was trained on it, scores the test split over
-strengths and shares of steered steps, and draws the first sketch so:
+With a run and a predictor that was trained on it, scores the test split for
+each strength and each share of guided steps, and draws the images of the first
+sketch:
 
   python benchmarks/sketch.py --workdir=BASE --predictor=DIR [--count=200] \
       [--betas=0,0.4,0.8,1.6,2.4] [--stops=0.25,0.5,0.75,1] \
-      [--sdedit=0.6,0.8] [--foreign] [--picture=FILE.png]
+      [--sdedit=0.6,0.8] [--shuffled] [--figure=FILE.png]
 
-A strength of 0 is free sampling. `--sdedit` adds SDEdit (arXiv:2108.01073) for
-comparison, which begins with the noised edge map instead, at these shares of
-the steps. Strengths and shares are of the coarsest
-stage; those of finer ones keep the ratios of config.sketch. One program a share
-serves all strengths. Prints Markdown tables.
+A strength of 0 is sampling without sketch guidance. `--sdedit` adds SDEdit
+(arXiv:2108.01073) for comparison, which begins with the noised edge map, at
+these shares of the steps. Strengths and shares are those of the coarsest stage;
+the values of finer stages keep the ratios of config.sketch. One compiled
+program serves all strengths of a share. Prints Markdown tables.
 """
 
 from collections.abc import Callable
@@ -55,26 +57,26 @@ from pyramid_jax.systems import ldm
 
 
 _STEPS = flags.DEFINE_integer('steps', 5, 'solver steps that are timed')
-_WORKDIR = flags.DEFINE_string('workdir', '', 'a run to steer')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'a run to guide')
 _PREDICTOR = flags.DEFINE_string('predictor', '', 'run of the system sketch')
 _COUNT = flags.DEFINE_integer('count', 200, 'images of each setting')
 _BETAS = flags.DEFINE_list('betas', '0,0.4,0.8,1.6,2.4', 'strengths')
 _STOPS = flags.DEFINE_list('stops', '0.25,0.5,0.75,1', 'shares of the steps')
 _SDEDIT = flags.DEFINE_list('sdedit', '', 'shares of the steps of SDEdit')
-_FOREIGN = flags.DEFINE_bool('foreign', False, 'edges of another example')
-_PICTURE = flags.DEFINE_string('picture', '', 'PNG of the first sketch')
+_SHUFFLED = flags.DEFINE_bool('shuffled', False, 'edges of another example')
+_FIGURE = flags.DEFINE_string('figure', '', 'PNG of the first sketch')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-  """What is timed.
+  """The sizes that are timed.
 
   Attributes:
-    shape: (B, h, w, C) of the latents.
-    context: (B, L, D) of the tokens.
-    network: arguments of the U-Net, named as the official ones.
-    features: names of the activations that the edge predictor is given.
-    steps: of the sampler.
+    shape: the (B, h, w, C) of the latents.
+    context: the (B, L, D) of the tokens.
+    network: the arguments of the U-Net, named as the official ones.
+    features: the names of the activations that the edge predictor reads.
+    steps: the number of solver steps.
   """
 
   shape: tuple[int, int, int, int] = (2, 32, 32, 4)
@@ -109,8 +111,8 @@ SMALL_NETWORK = NETWORK | {
   'context_dim': 32,
 }
 SCORES = ('edge_f1', 'edge_missed')
-# Of obedience to the condition, by its task.
-OBEDIENCE = {
+# Task: the scores of condition alignment.
+ALIGNMENT = {
   'text': ('caption_acc',),
   'layout': ('layout_recall', 'category_acc'),
   'class': ('class_acc',),
@@ -157,7 +159,7 @@ def _print_costs(sizes: Sizes) -> None:
   )(jax.random.key(1))
   runs: dict[str, Callable[[], Any]] = {}
   for name, is_guided, remat in (
-    ('free', False, False),
+    ('without sketch guidance', False, False),
     ('sketch guided', True, False),
     ('sketch guided, activations recomputed', True, True),
   ):
@@ -173,7 +175,7 @@ def _print_costs(sizes: Sizes) -> None:
       free = free or secs
       yield name, f'{1e3 * secs / sizes.steps:.0f}', f'{secs / free:.2f}'
 
-  measuring.print_table(('sampling', 'ms a step', 'over free'), rows())
+  measuring.print_table(('sampling', 'ms a step', 'ratio'), rows())
 
 
 def _sampler(
@@ -182,13 +184,13 @@ def _sampler(
   sizes: Sizes,
   is_guided: bool,
 ) -> Callable[..., jax.Array]:
-  """Returns (weights of both) -> a latent.
+  """Returns a function that maps the weights of both networks to a latent.
 
   Args:
     unet: the denoiser.
-    predictor: of edges.
-    sizes: of what they are given.
-    is_guided: whether a sketch corrects all steps.
+    predictor: the edge predictor.
+    sizes: the sizes of the inputs.
+    is_guided: whether sketch guidance acts at all steps.
   """
   spec = spec_lib.SamplerSpec(
     steps=(sizes.steps,),
@@ -229,16 +231,16 @@ def _sampler(
 
 
 def _print_strengths() -> None:
-  """Prints the table of scores, and draws the picture if it is asked for."""
+  """Prints the table of scores, and draws the figure if one is requested."""
   workdir = pathlib.Path(_WORKDIR.value)
   config = workdir_lib.read_config(workdir)
   config.sketch.predictor = _PREDICTOR.value
-  config.sketch.shuffled_condition = _FOREIGN.value
+  config.sketch.shuffled_condition = _SHUFFLED.value
   config = predictors.with_maps(config)
   run = loading.load(config, workdir)
   request = pipeline.request_of(run.system, config)
   reader = data.create(config, 'test')
-  names = (*SCORES, *OBEDIENCE.get(config.condition.task, ()))
+  names = (*SCORES, *ALIGNMENT.get(config.condition.task, ()))
   pipe = pipeline.Pipeline(run.system, run.weights, run.mesh, config)
   protocol = scoring.Protocol(count=_COUNT.value, bounds=False)
   evaluation = scoring.Evaluation(pipe, config, reader, protocol)
@@ -264,14 +266,14 @@ def _print_strengths() -> None:
     rows.append(np.concatenate(images, axis=1))
   for strength in map(float, _SDEDIT.value):
     score(f'SDEdit | {strength:g}', _sdedit(pipe, request, strength))
-  if _PICTURE.value:
-    grids.save(_PICTURE.value, _picture(config, reader, run.mesh, rows))
+  if _FIGURE.value:
+    grids.save(_FIGURE.value, _figure(config, reader, run.mesh, rows))
 
 
 def _sdedit(
   pipe: pipeline.Pipeline, request: pipeline.Request, strength: float
 ) -> scoring.Maker:
-  """Returns what makes images of noised edge maps, without a predictor."""
+  """Returns a maker of images that begins with noised edge maps."""
   system: Any = pipe.system
   frozen = pipe.weights.frozen
   edges_of = jax.jit(system.target_edges)
@@ -288,11 +290,11 @@ def _sdedit(
 
 
 def _stopped(pipe: pipeline.Pipeline, stop: float) -> pipeline.Pipeline:
-  """Returns a pipeline that guides another share of the steps.
+  """Returns a pipeline with sketch guidance at another share of the steps.
 
   Args:
-    pipe: of a guided run.
-    stop: the share of the coarsest stage.
+    pipe: a pipeline with sketch guidance.
+    stop: the share of the steps of the coarsest stage.
   """
   system: Any = pipe.system
   first = system.stop_fraction[0] or 1.0
@@ -304,7 +306,7 @@ def _stopped(pipe: pipeline.Pipeline, stop: float) -> pipeline.Pipeline:
 def _guided(
   pipe: pipeline.Pipeline, request: pipeline.Request, beta: float
 ) -> scoring.Maker:
-  """Returns what makes images with a strength of the coarsest stage."""
+  """Returns a maker of images, given the strength of the coarsest stage."""
   system: Any = pipe.system
   betas = beta * np.asarray(system.beta, np.float32) / (system.beta[0] or 1.0)
 
@@ -315,10 +317,10 @@ def _guided(
   return make
 
 
-def _picture(
+def _figure(
   config: Any, reader: Any, mesh: Any, rows: list[np.ndarray]
 ) -> np.ndarray:
-  """Draws the sketch and, a row a share, the images of all strengths."""
+  """Draws the sketch and the images of all strengths, a row for each share."""
   size = min(config.evaluate.batch_size, _COUNT.value)
   host = batches_lib.Batches(reader, size, scoring.SEED, False).at(0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(mesh, host))

@@ -59,7 +59,7 @@ def number(cell):
 @pytest.mark.slow
 def test_ldm():
   text = call('ldm', '--parts')
-  rows = table(text, 'what')
+  rows = table(text, 'operation')
   assert list(rows) == [
     'forward',
     'DDIM 2 steps',
@@ -92,7 +92,7 @@ def test_sampling():
 def test_sketch():
   rows = table(call('sketch'), 'sampling')
   assert list(rows) == [
-    'free',
+    'without sketch guidance',
     'sketch guided',
     'sketch guided, activations recomputed',
   ]
@@ -121,7 +121,7 @@ def test_ladm():
   [('latent', ['all', 'products', 'nothing']), ('image', ['all', 'nothing'])],
 )
 def test_diffit(network, kept):
-  rows = table(call('diffit', f'--networks={network}'), 'what')
+  rows = table(call('diffit', f'--networks={network}'), 'operation')
   steps = [f'training step, {k} kept' for k in kept]
   assert list(rows) == ['forward', *steps]
   for _, _, images, rate, share in rows.values():
