@@ -1,0 +1,290 @@
+"""What the documents name exists: files, links, terms, commands, fields."""
+
+import ast
+from collections.abc import Iterator
+import functools
+import glob
+import importlib
+import pathlib
+import re
+import shlex
+from unittest import mock
+
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax import systems
+from pyramid_jax.config import sections
+from pyramid_jax.interop import convert
+from pyramid_jax.runs import workdir as workdir_lib
+from tests.helpers import command_line
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = tuple(
+  path.relative_to(ROOT).as_posix()
+  for path in (
+    ROOT / 'README.md',
+    ROOT / 'CONTRIBUTING.md',
+    *sorted((ROOT / 'docs').glob('*.md')),
+  )
+)
+PROGRAMS = tuple(
+  path.relative_to(ROOT).as_posix()
+  for folder in ('configs', 'benchmarks')
+  for path in sorted((ROOT / folder).glob('*.py'))
+)
+FOLDERS = ('pyramid_jax', 'configs', 'benchmarks', 'launch', 'docs', 'tests')
+SKIPPED = ('.git', '.venv', 'runs', 'build', '__pycache__')
+MAIN = 'python -m pyramid_jax.main'
+
+# What stands for a value in the commands that are shown.
+PLACEHOLDERS = {
+  r'=CONFIG\b': '=configs/ldm_shapes.py:debug',
+  r'=FAMILY\b': '=ldm',
+  r':TASK\b': ':layout',
+  r'=(N|STEPS)\b': '=1',
+  r'=SOLVER\b': '=ddim',
+}
+# Files that runs write.
+WRITTEN = {'scores.md'}
+# Options that are shown of programs that are not ours.
+FOREIGN_OPTIONS = {'--scale_lr', '--file_format'}
+
+
+def words(name: str) -> str:
+  """Returns the text of a page, or the docstring of a module."""
+  text = (ROOT / name).read_text()
+  return text if name.endswith('.md') else ast.get_docstring(ast.parse(text))
+
+
+def joined(name: str) -> str:
+  """Returns the text of `words` in one line."""
+  return ' '.join(words(name).split())
+
+
+@functools.cache
+def repository() -> frozenset[str]:
+  """Returns the paths of all files."""
+  return frozenset(
+    path.relative_to(ROOT).as_posix()
+    for path in ROOT.rglob('*')
+    if path.is_file() and not set(SKIPPED) & set(path.parts)
+  )
+
+
+def is_there(path: str) -> bool:
+  """Returns whether a file has a path, or a path that ends so."""
+  return path in repository() or any(
+    known.endswith('/' + path) for known in repository()
+  )
+
+
+# -- Files, links, terms ----------------------------------------------------
+
+
+@pytest.mark.parametrize('name', [*PAGES, *PROGRAMS])
+def test_named_files_are_there(name):
+  # What stands after OWNER/REPO: is not ours, up to the end of the sentence.
+  text = re.sub(r'\b[\w-]+/[\w-]+: .*?\. (?=[A-Z])', '', joined(name))
+  for path in re.findall(r'(?<![\w{}*:/.])[\w./-]+\.(?:py|md|sh|toml)\b', text):
+    if path not in WRITTEN and pathlib.PurePath(path).stem != 'FILE':
+      assert is_there(path), path
+  roots = '|'.join(FOLDERS)
+  for path in re.findall(rf'(?<![\w/.])(?:{roots})/[\w./*-]*\w', text):
+    assert glob.glob(str(ROOT / path)) or is_there(path), path
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_named_modules_are_there(name):
+  for dotted in re.findall(r'\bpyramid_jax(?:\.\w+)+', words(name)):
+    parts, found = [x for x in dotted.split('.') if not x.isupper()], None
+    dotted = '.'.join(parts)
+    while found is None:
+      try:
+        found = importlib.import_module('.'.join(parts))
+      except ModuleNotFoundError:
+        parts.pop()
+    for attribute in dotted.split('.')[len(parts) :]:
+      assert hasattr(found, attribute), dotted
+      found = getattr(found, attribute)
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_named_definitions_are_in_their_file(name):
+  for path, definition in re.findall(r'`([\w./]+\.py): (\w+)`', words(name)):
+    (known,) = [x for x in repository() if x.endswith(path)]
+    assert re.search(rf'\b{definition}\b', (ROOT / known).read_text()), path
+
+
+def anchors(text: str) -> set[str]:
+  """Returns the anchors that a page gets from its headings."""
+  titles = re.findall(r'^#+ (.*)$', text, re.MULTILINE)
+  return {re.sub(r'[^\w -]', '', x.lower()).replace(' ', '-') for x in titles}
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_links_resolve(name):
+  for link in re.findall(r'\]\(([^)\s]+)\)', words(name)):
+    if re.match(r'https?://', link):
+      continue
+    path, _, anchor = link.partition('#')
+    target = (ROOT / name).parent / path if path else ROOT / name
+    assert target.is_file(), link
+    if anchor:
+      assert anchor in anchors(target.read_text()), link
+
+
+def test_terms_are_where_the_glossary_says():
+  rows = [
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in words('docs/glossary.md').splitlines()
+    if line.startswith('|') and not line.startswith(('|---', '| term'))
+  ]
+  assert len(rows) > 20
+  assert len({term for term, *_ in rows}) == len(rows)
+  for term, meaning, path in rows:
+    assert meaning.endswith('.'), term
+    assert path.strip('`') in repository(), term
+  for page in ('README.md', 'docs/architecture.md'):
+    assert 'glossary.md' in words(page)
+
+
+# -- Commands and fields ----------------------------------------------------
+
+
+def commands(name: str) -> Iterator[str]:
+  """Yields the commands that a page or a docstring shows.
+
+  A code span that begins with a config is a command of `pyramid_jax.main`.
+  """
+  text = words(name).replace('\\\n', ' ')
+  for block in re.findall(r'^```\n(.*?)^```', text, re.DOTALL | re.MULTILINE):
+    yield from (x for x in block.splitlines() if x.startswith('python '))
+  text = re.sub(r'^```.*?^```', '', text, flags=re.DOTALL | re.MULTILINE)
+  yield from re.findall(r'^  (python .*)$', text, re.MULTILINE)
+  for span in re.findall(r'`([^`\n]+)`', text):
+    if span.startswith('--config=configs/'):
+      yield f'{MAIN} --workdir=DIR {span}'
+    elif re.match(r'configs/\w+\.py(:|$)', span):
+      yield f'{MAIN} --workdir=DIR --config={span}'
+    elif span.startswith('python '):
+      yield span
+
+
+def arguments(command: str) -> list[str]:
+  """Returns the arguments of a command, optional ones and examples filled."""
+  command = command.partition(' #')[0].replace('[...]', '')
+  command = re.sub(r'\[(:[\w,]+)\]', '', command)
+  command = re.sub(r'\[(--[^\]]*)\]', r'\1', command)
+  for pattern, value in PLACEHOLDERS.items():
+    command = re.sub(pattern, value, command)
+  return shlex.split(command)
+
+
+class Parsed(BaseException):
+  """Ends a command where its arguments have been understood."""
+
+
+def parse(module: str, args: list[str], system: str = 'ldm') -> None:
+  """Has a command read its arguments, with its own parser, and no more.
+
+  Args:
+    module: of the command.
+    args: of the command.
+    system: of the run that a workdir is taken for if no config is given.
+
+  Raises:
+    Parsed: it has understood them.
+  """
+  run = config_lib.base(system)
+  stop = mock.Mock(side_effect=Parsed)
+  with (
+    mock.patch.object(config_lib, 'validate', stop),
+    mock.patch.object(workdir_lib, 'read_config', return_value=run),
+    mock.patch.object(convert, 'convert', stop),
+    mock.patch.object(convert, 'export', stop),
+  ):
+    if module == 'pyramid_jax.main':
+      code, text = command_line.call(*args)
+      raise AssertionError(f'{args}: exit code {code}: {text}')
+    code = importlib.import_module(module).main(args)
+    raise AssertionError(f'{args}: exit code {code}')
+
+
+def options_of(path: str) -> set[str]:
+  """Returns the options that a program defines."""
+  found = set()
+  for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+      first = (
+        node.args[0].value
+        if node.args and isinstance(node.args[0], ast.Constant)
+        else None
+      )
+      if node.func.attr.startswith('DEFINE_'):
+        found.add(f'--{first}')
+      elif node.func.attr == 'add_argument':
+        found.add(str(first))
+  return found
+
+
+@pytest.mark.parametrize('name', [*PAGES, *PROGRAMS])
+def test_commands_are_understood(name, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  for command in commands(name):
+    args = arguments(command)
+    if len(args) < 4 and '-m' in args:
+      continue  # the name of a program
+    if args[:2] == ['python', '-m'] and args[2].startswith('pyramid_jax'):
+      has_config = any(x.startswith('--config=') for x in args)
+      known = ['ldm'] if has_config else list(systems.SYSTEMS)
+      for i, system in enumerate(known):
+        try:
+          parse(args[2], args[3:], system)
+        except Parsed:
+          break
+        except AssertionError:
+          if i == len(known) - 1:
+            raise
+    elif args[:1] == ['python'] and args[1].startswith('benchmarks/'):
+      known = options_of(args[1]) | options_of('benchmarks/measuring.py')
+      for arg in args[2:]:
+        assert arg.partition('=')[0] in known, command
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_options_are_there(name):
+  known = set.union(
+    FOREIGN_OPTIONS,
+    *(options_of(x) for x in repository() if x.endswith('.py')),
+  )
+  for option in re.findall(r'(?<![\w-])--[a-z]\w+(?![\w.-])', words(name)):
+    assert option in known, option
+
+
+@pytest.mark.parametrize('name', [*PAGES, *PROGRAMS])
+def test_fields_are_there(name):
+  declared = {s: sections.of(s).fields for s in systems.SYSTEMS}
+  heads = {f.partition('.')[0] for fs in declared.values() for f in fs}
+  text = words(name)
+  shown = re.findall(
+    r'(?<![\w.])config\.((?:\w+\.)+\w+)(?:=([^\s`\]]+))?', text
+  )
+  shown += re.findall(r'`((?:\w+\.)+\w+)(?:=([^\s`]+))?`', text)
+  for field, value in shown:
+    plain = field.removeprefix('first_stage.')
+    head = plain.partition('.')[0]
+    if head not in heads or plain in ('checkpoint', 'network'):
+      continue
+    owners = [s for s, fields in declared.items() if plain in fields]
+    assert owners, field
+    if value and not value.isupper():
+      for owner in owners:
+        try:
+          config_lib.override(config_lib.base(owner), {plain: value})
+          break
+        except errors.UserError:
+          if owner == owners[-1]:
+            raise
