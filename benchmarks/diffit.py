@@ -310,10 +310,9 @@ def _mesh(subject: Subject) -> jax.sharding.Mesh:
 
 def _state_shapes(subject: Subject) -> state_lib.TrainState:
   """Returns the state of a run as shapes with shardings."""
-  create = lambda batch: state_lib.create(
-    subject.system, subject.config, lambda batch: batch, batch
+  shapes = jax.eval_shape(
+    lambda: state_lib.create(subject.system, subject.config)
   )
-  shapes = jax.eval_shape(create, subject.batch)
   min_size = subject.config.mesh.fsdp_min_size
   return sharding.abstract(shapes, _mesh(subject), min_size)
 
