@@ -96,28 +96,17 @@ class Augmentation:
   @property
   def label_size(self) -> int:
     """The number of labels of an image."""
-    one = self.xflip, self.yflip, self.scale
-    two = (
-      self.rotate_int,
-      self.translate_int,
-      self.rotate_frac,
-      self.aniso,
-      self.translate_frac,
-    )
-    return sum(f > 0 for f in one) + 2 * sum(f > 0 for f in two)
+    draw = lambda: self.draw(jax.random.key(0), 1)
+    return jax.eval_shape(lambda: self.labels(draw(), (1, 1))).shape[1]
 
   def __call__(
     self, images: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Transforms a batch at random.
-
-    Args:
-      images: (B, H, W, C) float32.
-      key: typed key.
+    """Transforms (B, H, W, C) float32 images at random.
 
     Returns:
-      (B, H, W, C) images and (B, `label_size`) labels, zeros for an image
-      that was not transformed.
+      The images and their labels (B, `label_size`), zeros for an image that
+      was not transformed.
     """
     params = self.draw(key, images.shape[0])
     labels = self.labels(params, (images.shape[1], images.shape[2]))
@@ -162,12 +151,7 @@ class Augmentation:
     largest; log2 of the scale; cos - 1 and sin of the angle; the stretching
     along x and y; the shift. All but angles are in units of the deviations.
     """
-    w, r, aniso, angle = (
-      params.quarters,
-      params.axis,
-      params.aniso,
-      params.angle,
-    )
+    w, r = params.quarters, params.axis
     whole = self._pixels(params, size) / self._largest_shift(size)
     parts = [
       (self.xflip, [params.xflip]),
@@ -175,19 +159,15 @@ class Augmentation:
       (self.rotate_int, [(w == 1) | (w == 2), (w == 2) | (w == 3)]),
       (self.translate_int, list(whole.T)),
       (self.scale, [params.scale]),
-      (self.rotate_frac, [jnp.cos(angle) - 1.0, jnp.sin(angle)]),
-      (self.aniso, [aniso * jnp.cos(r), aniso * jnp.sin(r)]),
+      (self.rotate_frac, [jnp.cos(params.angle) - 1.0, jnp.sin(params.angle)]),
+      (self.aniso, [params.aniso * jnp.cos(r), params.aniso * jnp.sin(r)]),
       (self.translate_frac, list(params.translation.T)),
     ]
     used = [x.astype(jnp.float32) for f, xs in parts if f > 0 for x in xs]
     return jnp.stack(used, axis=1) if used else jnp.zeros((len(w), 0))
 
   def apply(self, images: jax.Array, params: AugmentParams) -> jax.Array:
-    """Transforms (B, H, W, C) images; transforms of factor 0 cost nothing.
-
-    Raises:
-      ValueError: quarter turns of images that are not square.
-    """
+    """Transforms (B, H, W, C) images; transforms of factor 0 cost nothing."""
     b, height, width, _ = images.shape
     if self.rotate_int and height != width:
       raise ValueError(

@@ -1,35 +1,28 @@
 """EDM (arXiv:2206.00364): preconditioning; `edm_loss` trains with it.
 
 A noisy image is `y + sigma * eps`. A preconditioning turns a raw network F
-into a denoiser D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), for the
-networks of four papers (table 1). Its functions take NumPy arrays, which they
-keep in float64 (time grids on the host), or JAX arrays.
+into a denoiser D(x; sigma) = c_skip x + c_out F(c_in x; c_noise). Its functions
+take JAX arrays, or NumPy arrays, which they keep in float64.
 """
 
 from collections.abc import Callable
 import dataclasses
 import functools
 import math
-import types
 from typing import Any
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 
 
 # (x, c_noise) -> the raw output; a second half of its channels is ignored.
 Network = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def _math(x: Any) -> types.ModuleType:
-  """Returns the library that an array belongs to."""
-  return jnp if isinstance(x, jax.Array) else np
+_math = gaussian.array_library
 
 
 def vp_sigma(t: Any, beta_d: float, beta_min: float) -> Any:
@@ -39,21 +32,16 @@ def vp_sigma(t: Any, beta_d: float, beta_min: float) -> Any:
 
 
 def vp_time(sigma: Any, beta_d: float, beta_min: float) -> Any:
-  """Returns the time at which the VP process has a noise level.
-
-  The root of the quadratic in the form that keeps digits near zero.
-  """
+  """Returns the time at which the VP process has a noise level."""
   m = _math(sigma)
   log = m.log1p(sigma**2)
+  # The root of the quadratic in the form that keeps digits near zero.
   return 2.0 * log / (m.sqrt(beta_min**2 + 2.0 * beta_d * log) + beta_min)
 
 
 @functools.lru_cache
 def iddpm_sigmas(length: int, c1: float, c2: float) -> np.ndarray:
-  """Returns the (M + 1,) falling levels u_0 .. u_M = 0 of iDDPM, float64.
-
-  The row "time steps" of table 1.
-  """
+  """Returns the (M + 1,) falling levels u_0 .. u_M = 0 of iDDPM (table 1)."""
   bar = np.sin(0.5 * np.pi * np.arange(length + 1) / length / (c2 + 1)) ** 2
   u = np.zeros(length + 1)
   for j in range(length, 0, -1):
@@ -62,51 +50,68 @@ def iddpm_sigmas(length: int, c1: float, c2: float) -> np.ndarray:
   return u
 
 
-def check(name: str, value: float, ok: bool, allowed: str) -> None:
-  """Raises ValueError of one line where a value is not `ok`."""
-  if not ok:
-    raise ValueError(f'{name} is {value}, must be {allowed}')
-
-
 def check_range(low: float, high: float, zero: bool = False) -> None:
-  """Refuses noise levels that do not rise from above 0, or from 0 on."""
+  """Refuses a range of noise levels that does not rise from above 0.
+
+  Args:
+    low: the lowest level.
+    high: the highest level.
+    zero: whether the lowest may be 0.
+  """
   allowed = f'{"at least" if zero else "above"} 0 and below sigma_max {high}'
   ok = (low >= 0 if zero else low > 0) and low < high
-  check('sigma_min', low, ok, allowed)
+  checks.check('sigma_min', low, ok, allowed)
 
 
-class Preconditioning(Protocol):
-  """See the module docstring; table 1 of the paper.
+def check_vp(beta_d: float, beta_min: float, epsilon_t: float) -> None:
+  """Refuses constants that describe no VP process."""
+  checks.check('beta_d', beta_d, beta_d >= 0, 'at least 0')
+  checks.check('beta_min', beta_min, beta_min > 0, 'above 0')
+  checks.check('epsilon_t', epsilon_t, 0 < epsilon_t < 1, 'between 0 and 1')
 
-  `sigma_min` and `sigma_max` bound what the network was trained for,
-  `round_sigma` gives the nearest such level.
+
+class Preconditioning:
+  """A column of table 1 as functions of noise levels of any shape.
+
+  The defaults are those of networks that predict the noise of a
+  variance-preserving state.
   """
 
   @property
-  def sigma_min(self) -> float: ...
+  def sigma_min(self) -> float:
+    """The lowest level that the network was trained for."""
+    raise NotImplementedError
 
   @property
-  def sigma_max(self) -> float: ...
+  def sigma_max(self) -> float:
+    """The highest level that the network was trained for."""
+    raise NotImplementedError
 
-  def c_skip(self, sigma: Any) -> Any: ...
+  def c_skip(self, sigma: Any) -> Any:
+    return _math(sigma).ones_like(sigma)
 
-  def c_out(self, sigma: Any) -> Any: ...
+  def c_out(self, sigma: Any) -> Any:
+    return -sigma
 
-  def c_in(self, sigma: Any) -> Any: ...
+  def c_in(self, sigma: Any) -> Any:
+    return 1.0 / _math(sigma).sqrt(sigma**2 + 1.0)
 
-  def c_noise(self, sigma: Any) -> Any: ...
+  def c_noise(self, sigma: Any) -> Any:
+    raise NotImplementedError
 
-  def round_sigma(self, sigma: Any) -> Any: ...
+  def round_sigma(self, sigma: Any) -> Any:
+    """Returns the nearest levels that the network was trained for."""
+    return sigma
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VP:
-  """Of a network that was trained on the VP process (arXiv:2011.13456).
+class VP(Preconditioning):
+  """A network that was trained on the VP process (arXiv:2011.13456).
 
   Attributes:
     beta_d: growth of the rate of noise.
     beta_min: the rate at time 0.
-    length: M, time 1 is told as M - 1.
+    length: M; the network is given M - 1 at time 1.
     epsilon_t: the smallest trained time.
   """
 
@@ -126,41 +131,19 @@ class VP:
   def sigma_max(self) -> float:
     return float(vp_sigma(1.0, self.beta_d, self.beta_min))
 
-  def c_skip(self, sigma: Any) -> Any:
-    return _math(sigma).ones_like(sigma)
-
-  def c_out(self, sigma: Any) -> Any:
-    return -sigma
-
-  def c_in(self, sigma: Any) -> Any:
-    return 1.0 / _math(sigma).sqrt(sigma**2 + 1.0)
-
   def c_noise(self, sigma: Any) -> Any:
     return (self.length - 1) * vp_time(sigma, self.beta_d, self.beta_min)
 
-  def round_sigma(self, sigma: Any) -> Any:
-    return sigma
-
-
-def check_vp(beta_d: float, beta_min: float, epsilon_t: float) -> None:
-  """Refuses what is no VP process."""
-  check('beta_d', beta_d, beta_d >= 0, 'at least 0')
-  check('beta_min', beta_min, beta_min > 0, 'above 0')
-  check('epsilon_t', epsilon_t, 0 < epsilon_t < 1, 'between 0 and 1')
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VE:
-  """Of a network that was trained on the VE process (arXiv:2011.13456)."""
+class VE(Preconditioning):
+  """A network that was trained on the VE process (arXiv:2011.13456)."""
 
   sigma_min: float = 0.02
   sigma_max: float = 100.0
 
   def __post_init__(self):
     check_range(self.sigma_min, self.sigma_max)
-
-  def c_skip(self, sigma: Any) -> Any:
-    return _math(sigma).ones_like(sigma)
 
   def c_out(self, sigma: Any) -> Any:
     return sigma
@@ -171,13 +154,10 @@ class VE:
   def c_noise(self, sigma: Any) -> Any:
     return _math(sigma).log(0.5 * sigma)
 
-  def round_sigma(self, sigma: Any) -> Any:
-    return sigma
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IDDPM:
-  """Of a network of iDDPM (arXiv:2102.09672), which knows M levels.
+class IDDPM(Preconditioning):
+  """A network of iDDPM (arXiv:2102.09672), which knows M levels.
 
   Attributes:
     c1: the smallest ratio of two neighbours' alphas_bar.
@@ -190,13 +170,13 @@ class IDDPM:
   length: int = 1000
 
   def __post_init__(self):
-    check('C_1', self.c1, 0 < self.c1 < 1, 'between 0 and 1')
-    check('C_2', self.c2, self.c2 >= 0, 'at least 0')
-    check('M', self.length, self.length >= 2, 'at least 2')
+    checks.check('C_1', self.c1, 0 < self.c1 < 1, 'between 0 and 1')
+    checks.check('C_2', self.c2, self.c2 >= 0, 'at least 0')
+    checks.check('M', self.length, self.length >= 2, 'at least 2')
 
   @property
   def sigmas(self) -> np.ndarray:
-    """(M + 1,) the trained levels, falling, the last is 0."""
+    """(M + 1,) the trained levels, falling to 0."""
     return iddpm_sigmas(self.length, self.c1, self.c2)
 
   @property
@@ -207,21 +187,12 @@ class IDDPM:
   def sigma_max(self) -> float:
     return float(self.sigmas[0])
 
-  def c_skip(self, sigma: Any) -> Any:
-    return _math(sigma).ones_like(sigma)
-
-  def c_out(self, sigma: Any) -> Any:
-    return -sigma
-
-  def c_in(self, sigma: Any) -> Any:
-    return 1.0 / _math(sigma).sqrt(sigma**2 + 1.0)
-
   def c_noise(self, sigma: Any) -> Any:
     m = _math(sigma)
     return m.asarray(self.length - 1 - self.index(sigma), m.float32)
 
   def index(self, sigma: Any) -> Any:
-    """Returns where in `sigmas` the level nearest to each sigma stands."""
+    """Returns the index in `sigmas` of the level nearest to each sigma."""
     m = _math(sigma)
     u = m.asarray(self.sigmas)
     return m.argmin(m.abs(m.asarray(sigma)[..., None] - u), axis=-1)
@@ -231,7 +202,7 @@ class IDDPM:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EDM:
+class EDM(Preconditioning):
   """The paper's own: inputs and targets of unit variance at every level.
 
   Attributes:
@@ -246,7 +217,7 @@ class EDM:
 
   def __post_init__(self):
     check_range(self.sigma_min, self.sigma_max, zero=True)
-    check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
+    checks.check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
 
   def c_skip(self, sigma: Any) -> Any:
     return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
@@ -259,9 +230,6 @@ class EDM:
 
   def c_noise(self, sigma: Any) -> Any:
     return _math(sigma).log(sigma) / 4.0
-
-  def round_sigma(self, sigma: Any) -> Any:
-    return sigma
 
 
 _PRECONDITIONINGS: dict[str, Callable[..., Preconditioning]] = {
@@ -279,24 +247,14 @@ def make_preconditioning(name: str, **options: Any) -> Preconditioning:
   Raises:
     ValueError: unknown name, or an attribute out of range.
   """
-  if name not in _PRECONDITIONINGS:
-    raise ValueError(
-      f'preconditioning {name!r} is not one of {PRECONDITIONINGS}'
-    )
+  checks.one_of('preconditioning', name, PRECONDITIONINGS)
   return _PRECONDITIONINGS[name](**options)
 
 
 def denoise(
   precond: Preconditioning, network: Network, x: jax.Array, sigma: jax.Array
 ) -> jax.Array:
-  """Returns D(x; sigma), (B, H, W, C) float32.
-
-  Args:
-    precond: what stands around the network.
-    network: (c_in x, c_noise) -> (B, H, W, C or 2C).
-    x: (B, H, W, C) noisy images.
-    sigma: (B,) or scalar, above 0.
-  """
+  """Returns D(x; sigma), (B, H, W, C) float32, at sigma > 0, (B,) or scalar."""
   x = x.astype(jnp.float32)
   skip, out, scale = (
     gaussian.per_example(jnp.asarray(c(sigma), jnp.float32), x)
@@ -311,8 +269,8 @@ def predict(
   network: Network,
   x: jax.Array,
   level: levels_lib.Levels,
-) -> prediction_lib.Prediction:
-  """Returns what a solver asks for at a level alpha * (y + sigma * eps)."""
+) -> levels_lib.Prediction:
+  """Returns the prediction of `denoise` for x = alpha * (y + sigma * eps)."""
   sigma = level.sigma / level.alpha
   x0 = denoise(precond, network, x / level.alpha, sigma)
-  return prediction_lib.Prediction.from_x0(x, x0, level)
+  return levels_lib.Prediction.from_x0(x, x0, level)

@@ -1,17 +1,13 @@
-"""The training loss of EDM and its distributions of noise levels.
-
-Table 1: how often a noise level is trained, and how much its errors weigh, for
-the networks of `edm`.
-"""
+"""The training loss of EDM (arXiv:2206.00364) and its noise levels."""
 
 from collections.abc import Callable
 import dataclasses
 from typing import Any
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import gaussian
 
@@ -20,22 +16,29 @@ from pyramid_jax.diffusion import gaussian
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class NoiseDistribution(Protocol):
-  """The distribution of the noise levels in training and their weight."""
+class NoiseDistribution:
+  """How often a noise level is trained, and the weight of its errors.
+
+  Rows of table 1, for the networks of `edm`. The defaults are those of VP and
+  VE.
+  """
 
   def draw(self, key: jax.Array, count: int) -> jax.Array:
     """Returns (B,) random numbers, which `sigma` turns into levels."""
+    return jax.random.uniform(key, (count,))
 
   def sigma(self, random: jax.Array) -> jax.Array:
     """Returns the (B,) noise levels."""
+    raise NotImplementedError
 
   def weight(self, sigma: jax.Array) -> jax.Array:
     """Returns the (B,) weights of the squared errors."""
+    return 1.0 / sigma**2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VPDistribution:
-  """Uniform in the time of the VP process; attributes as of `edm.VP`."""
+class VPDistribution(NoiseDistribution):
+  """Uniform in the time of the VP process; for the attributes, see `edm.VP`."""
 
   beta_d: float = 19.9
   beta_min: float = 0.1
@@ -44,19 +47,13 @@ class VPDistribution:
   def __post_init__(self):
     edm.check_vp(self.beta_d, self.beta_min, self.epsilon_t)
 
-  def draw(self, key: jax.Array, count: int) -> jax.Array:
-    return jax.random.uniform(key, (count,))
-
   def sigma(self, random: jax.Array) -> jax.Array:
     time = (1.0 - random) + random * self.epsilon_t
     return edm.vp_sigma(time, self.beta_d, self.beta_min)
 
-  def weight(self, sigma: jax.Array) -> jax.Array:
-    return 1.0 / sigma**2
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VEDistribution:
+class VEDistribution(NoiseDistribution):
   """Uniform in log sigma."""
 
   sigma_min: float = 0.02
@@ -65,24 +62,18 @@ class VEDistribution:
   def __post_init__(self):
     edm.check_range(self.sigma_min, self.sigma_max)
 
-  def draw(self, key: jax.Array, count: int) -> jax.Array:
-    return jax.random.uniform(key, (count,))
-
   def sigma(self, random: jax.Array) -> jax.Array:
     return self.sigma_min * (self.sigma_max / self.sigma_min) ** random
 
-  def weight(self, sigma: jax.Array) -> jax.Array:
-    return 1.0 / sigma**2
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EDMDistribution:
+class EDMDistribution(NoiseDistribution):
   """Normal in log sigma.
 
   Attributes:
     mean: of log sigma.
     std: of log sigma.
-    sigma_data: as of `edm.EDM`.
+    sigma_data: standard deviation of the clean images.
   """
 
   mean: float = -1.2
@@ -90,8 +81,8 @@ class EDMDistribution:
   sigma_data: float = 0.5
 
   def __post_init__(self):
-    edm.check('P_std', self.std, self.std > 0, 'above 0')
-    edm.check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
+    checks.check('P_std', self.std, self.std > 0, 'above 0')
+    checks.check('sigma_data', self.sigma_data, self.sigma_data > 0, 'above 0')
 
   def draw(self, key: jax.Array, count: int) -> jax.Array:
     return jax.random.normal(key, (count,))
@@ -117,10 +108,7 @@ def make_distribution(name: str, **options: Any) -> NoiseDistribution:
   Raises:
     ValueError: unknown name, or an attribute out of range.
   """
-  if name not in _DISTRIBUTIONS:
-    raise ValueError(
-      f'distribution of noise levels {name!r} is not one of {DISTRIBUTIONS}'
-    )
+  checks.one_of('distribution of noise levels', name, DISTRIBUTIONS)
   return _DISTRIBUTIONS[name](**options)
 
 
@@ -153,12 +141,10 @@ def loss(
   random: jax.Array,
   eps: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The training loss at recorded noise: a sum over an image's values.
+  """Returns the training loss at recorded noise, and its metrics.
 
-  Args: see `weighted_errors`.
-
-  Returns:
-    The mean over the batch, and the metric `loss_mean`, the same a value.
+  The loss is the sum of `weighted_errors` over an image, the mean over the
+  batch; the metric `loss_mean` is the mean over all values.
   """
   errors = weighted_errors(denoiser, distribution, y, random, eps)
   return errors.sum() / y.shape[0], {'loss_mean': errors.mean()}

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 import dataclasses
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import schedules
 
 
@@ -17,15 +21,13 @@ Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def check_parameterization(name: str) -> None:
-  """Refuses what no network predicts here.
+  """Raises ValueError unless networks here may predict it."""
+  checks.one_of('parameterization', name, PARAMETERIZATIONS)
 
-  Raises:
-    ValueError: unknown name.
-  """
-  if name not in PARAMETERIZATIONS:
-    raise ValueError(
-      f'parameterization {name!r} is not one of {PARAMETERIZATIONS}'
-    )
+
+def array_library(x: Any) -> types.ModuleType:
+  """Returns the library that an array belongs to, jax.numpy or numpy."""
+  return jnp if isinstance(x, jax.Array) else np
 
 
 def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -38,11 +40,7 @@ def q_sample(
 ) -> jax.Array:
   """Returns the noisy state alpha * x0 + sigma * eps (DDPM eq. 4).
 
-  Args:
-    x0: (B, H, W, C) clean.
-    eps: (B, H, W, C) standard normal.
-    alpha: (B,) or scalar.
-    sigma: (B,) or scalar.
+  x0 and eps are (B, H, W, C), alpha and sigma (B,) or scalars.
   """
   return per_example(alpha, x0) * x0 + per_example(sigma, x0) * eps
 
@@ -59,20 +57,15 @@ def target(
   Args:
     parameterization: 'eps' the noise, 'x0' the clean state, or 'v', which is
       alpha * eps - sigma * x0 (arXiv:2202.00512, appendix D).
-    x0: (B, H, W, C) clean.
-    eps: (B, H, W, C) standard normal.
-    alpha: (B,) or scalar.
-    sigma: (B,) or scalar.
-
-  Raises:
-    ValueError: unknown parameterization.
+    x0: see `q_sample`, as for the others.
+    eps: standard normal.
+    alpha: factor of x0.
+    sigma: factor of eps.
   """
   check_parameterization(parameterization)
-  if parameterization == 'eps':
-    return eps
-  if parameterization == 'x0':
-    return x0
-  return per_example(alpha, x0) * eps - per_example(sigma, x0) * x0
+  if parameterization == 'v':
+    return per_example(alpha, x0) * eps - per_example(sigma, x0) * x0
+  return eps if parameterization == 'eps' else x0
 
 
 def mix_noise(x: jax.Array, eps: jax.Array, ratio: float) -> jax.Array:
@@ -81,24 +74,11 @@ def mix_noise(x: jax.Array, eps: jax.Array, ratio: float) -> jax.Array:
 
 
 def error(prediction: jax.Array, target: jax.Array, kind: str) -> jax.Array:
-  """Returns the per-example mean error, (B,) float32.
-
-  Args:
-    prediction: (B, ...).
-    target: (B, ...).
-    kind: 'l1' or 'l2'.
-
-  Raises:
-    ValueError: unknown kind.
-  """
-  if kind not in LOSSES:
-    raise ValueError(f'loss type {kind!r} is not one of {LOSSES}')
+  """Returns the mean error of each example (B, ...), (B,) float32."""
+  checks.one_of('loss type', kind, LOSSES)
   difference = prediction.astype(jnp.float32) - target.astype(jnp.float32)
-  if kind == 'l1':
-    difference = jnp.abs(difference)
-  else:
-    difference = jnp.square(difference)
-  return jnp.mean(difference, axis=tuple(range(1, difference.ndim)))
+  size = jnp.abs if kind == 'l1' else jnp.square
+  return jnp.mean(size(difference), axis=tuple(range(1, difference.ndim)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,8 +99,7 @@ class LossSettings:
 
   def __post_init__(self):
     check_parameterization(self.parameterization)
-    if self.loss_type not in LOSSES:
-      raise ValueError(f'loss type {self.loss_type!r} is not one of {LOSSES}')
+    checks.one_of('loss type', self.loss_type, LOSSES)
 
 
 def loss(
@@ -139,7 +118,7 @@ def loss(
   Args:
     denoiser: the network with its condition.
     chain: the training chain.
-    settings: see `LossSettings`.
+    settings: how the loss is formed.
     x0: (B, H, W, C) clean, scaled.
     t: (B,) int32, the level of each example.
     eps: (B, H, W, C) standard normal.

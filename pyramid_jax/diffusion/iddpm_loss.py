@@ -1,8 +1,8 @@
 """The losses of iDDPM and ADM: the variance of a step is learned too.
 
 arXiv:2102.09672 and openai/guided-diffusion:
-guided_diffusion/gaussian_diffusion.py. Everything is at recorded noise and per
-example; levels are the rows of `schedules.respaced_levels`.
+guided_diffusion/gaussian_diffusion.py. All functions take recorded noise and
+return values of each example; levels are those of `timesteps.respaced_levels`.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion.solvers import ddpm
 
 
 LOSSES = ('mse', 'rescaled_mse', 'rescaled_kl')
 
-# (x, what the network is told of the level, (B,)) -> (B, H, W, C or 2C)
+# (x, `Levels.time` of each example, (B,)) -> (B, H, W, C or 2C)
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -30,9 +30,9 @@ class LossSettings:
 
   Attributes:
     loss: 'mse', the mean squared error plus, where the variance is learned,
-      the variational bound that trains it alone; 'rescaled_mse' with the bound
-      times S / 1000; 'rescaled_kl' the bound times S alone. S is the number of
-      levels.
+      the variational bound, which trains the variance alone; 'rescaled_mse',
+      with the bound times S / 1000; 'rescaled_kl', the bound alone, times S. S
+      is the number of levels.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
     variance: see `ddpm.ancestral`.
   """
@@ -43,23 +43,17 @@ class LossSettings:
 
   def __post_init__(self):
     gaussian.check_parameterization(self.parameterization)
-    ddpm.check_variance(self.variance)
-    if self.loss not in LOSSES:
-      raise ValueError(f'loss {self.loss!r} is not one of {LOSSES}')
-
-
-def count(levels: levels_lib.Levels) -> int:
-  """Returns S, the number of steps through the levels."""
-  return levels.time.shape[0] - 1
+    checks.one_of('variance', self.variance, ddpm.VARIANCES)
+    checks.one_of('loss', self.loss, LOSSES)
 
 
 def at(
   levels: levels_lib.Levels, t: jax.Array
 ) -> tuple[levels_lib.Levels, levels_lib.Levels]:
-  """Returns the levels t and those a step leads to, (B, 1, 1, 1) each.
+  """Returns the levels t and those at which their steps end, (B, 1, 1, 1) each.
 
   Args:
-    levels: S + 1 rows, as they are sampled.
+    levels: S + 1 rows in sampling order.
     t: (B,) int32, 0 the least noisy level, S - 1 the noisiest.
   """
 
@@ -68,7 +62,7 @@ def at(
       lambda a: jnp.asarray(a)[index][:, None, None, None], levels
     )
 
-  last = count(levels)
+  last = levels_lib.count(levels)
   return rows(last - 1 - t), rows(last - t)
 
 
@@ -83,71 +77,61 @@ def loss(
   """The training loss of each example at recorded noise.
 
   Args:
-    denoiser: the network with its condition; it is told `levels.time`.
-    levels: of the whole chain in training, or respaced.
-    settings: see `LossSettings`.
+    denoiser: the network with its condition.
+    levels: of the whole chain, or respaced.
+    settings: how the loss is formed.
     x0: (B, H, W, C) clean.
     t: (B,) int32, see `at`.
     eps: (B, H, W, C) standard normal.
 
   Returns:
-    (B,) `loss` and what it is made of: `mse`, the mean error, and `vb`, the
-    bound in bits per value, weighted.
-
-  Raises:
-    ValueError: the network does not predict a variance that is learned.
+    (B,) `loss` and its terms: `mse`, the mean error, and `vb`, the weighted
+    bound in bits per value.
   """
-  level, next_level = at(levels, t)
+  count, (level, next_level) = levels_lib.count(levels), at(levels, t)
   x = gaussian.q_sample(x0, eps, level.alpha, level.sigma)
   value = denoiser(x, level.time.reshape(-1)).astype(jnp.float32)
-  # An error of the mean, unless the bound is the loss: it trains the variance.
-  frozen = settings.loss != 'rescaled_kl'
-  bound = _bound(settings, value, x0, x, level, next_level, frozen)
+  prediction = levels_lib.Prediction.of(
+    settings.parameterization, x, value, level
+  )
   if settings.loss == 'rescaled_kl':
-    total = bound * count(levels)
+    total = _bound(settings, prediction, x0, x, level, next_level) * count
     return {'loss': total, 'vb': total}
   target = gaussian.target(
     settings.parameterization, x0, eps, level.alpha, level.sigma
   )
-  mean = value[..., : x.shape[-1]]
-  mse = gaussian.error(mean, target, 'l2')
+  mse = gaussian.error(value[..., : x.shape[-1]], target, 'l2')
   if settings.variance != 'learned_range':
     return {'loss': mse, 'mse': mse}
+  # The bound trains the variance alone.
+  fixed = jax.lax.stop_gradient((prediction.x0, prediction.eps))
+  prediction = prediction.replace(x0=fixed[0], eps=fixed[1])
+  bound = _bound(settings, prediction, x0, x, level, next_level)
   if settings.loss == 'rescaled_mse':
-    bound = bound * (count(levels) / 1000.0)
+    bound = bound * (count / 1000.0)
   return {'loss': mse + bound, 'mse': mse, 'vb': bound}
 
 
 def _bound(
   settings: LossSettings,
-  value: jax.Array,
+  prediction: levels_lib.Prediction,
   x0: jax.Array,
   x: jax.Array,
   level: levels_lib.Levels,
   next_level: levels_lib.Levels,
-  frozen: bool,
 ) -> jax.Array:
   """Returns this level's term of the variational bound, (B,) bits a value."""
-  prediction = prediction_lib.Prediction.of(
-    settings.parameterization, x, value, level
-  )
-  if frozen:
-    prediction = prediction.replace(
-      x0=jax.lax.stop_gradient(prediction.x0),
-      eps=jax.lax.stop_gradient(prediction.eps),
-    )
   _, mean, log_variance = ddpm.ancestral(
     prediction, x, level, next_level, settings.variance
   )
   true_mean = ddpm.posterior_mean(x0, x, level, next_level)
   kl = normal_kl(true_mean, level.log_variance, mean, log_variance)
   likelihood = discretized_log_likelihood(x0, mean, 0.5 * log_variance)
-  clean = next_level.sigma == 0
-  return _bits(jnp.where(clean, -likelihood, kl))
+  return _bits(jnp.where(next_level.sigma == 0, -likelihood, kl))
 
 
 def _bits(nats: jax.Array) -> jax.Array:
-  """Averages each example, (B,)."""
+  """Returns the mean of each example in bits, (B,)."""
   return nats.mean(axis=tuple(range(1, nats.ndim))) / np.log(2.0)
 
 
@@ -166,13 +150,13 @@ def normal_kl(
 def discretized_log_likelihood(
   x: jax.Array, mean: jax.Array, log_scale: jax.Array
 ) -> jax.Array:
-  """Returns the log probability of the bins of 1/127.5 around x, nats.
+  """Returns the log probability of the bins of 2/255 around x, nats.
 
-  The outermost bins reach to infinity. The distribution function of the
-  normal is approximated by a logistic one of a cubic.
+  The outermost bins reach to infinity; the cumulative distribution function is
+  approximated by a logistic function of a cubic.
 
   Args:
-    x: (B, H, W, C) images in [-1, 1] (latents are treated as if they were).
+    x: (B, H, W, C) images in [-1, 1]; latents are treated as images.
     mean: of the normal distribution.
     log_scale: log of its standard deviation.
   """
@@ -191,10 +175,7 @@ def discretized_log_likelihood(
 
 
 def prior_bits(levels: levels_lib.Levels, x0: jax.Array) -> jax.Array:
-  """Returns KL(q(x at the noisiest level | x0) || N(0, 1)), (B,).
-
-  In bits a value.
-  """
+  """Returns KL(q(x at the noisiest level | x0) || N(0, 1)), (B,) bits."""
   first = levels_lib.row(levels, 0)
   log_variance = jnp.log1p(-(jnp.asarray(first.alpha) ** 2))
   zero = jnp.zeros(())

@@ -2,7 +2,8 @@
 
 They generalise EDM's (arXiv:2206.00364): with one level, or where nothing has
 faded, they are EDM's with sigma_data^2 = the power of all bands. The published
-report (arXiv:2411.07126) shows none of them; all is derived or our choice.
+report (arXiv:2411.07126) shows none of them: they are derived, or ours.
+`sigma` is the full-resolution noise level, as in `laplacian`.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import laplacian
-from pyramid_jax.diffusion import prediction as prediction_lib
+from pyramid_jax.diffusion import levels as levels_lib
 
 
 KINDS = ('scalar', 'band')
@@ -26,16 +28,15 @@ Network = Callable[[jax.Array, jax.Array], jax.Array]
 
 @flax.struct.dataclass
 class Prior:
-  """What a condition alone says of the clean image, before any noise is seen.
+  """The distribution of the clean image given a condition alone.
 
-  Networks then predict the difference from its mean: what the condition does
-  not tell is all that they have to make (as SRDiff, arXiv:2104.14951, does with
-  a small picture; ours in that it goes band by band).
+  Networks then predict the difference from its mean, as SRDiff
+  (arXiv:2104.14951) does with a small image; a power of each band is ours.
 
   Attributes:
     mean: (B, H, W, C) of the image, at the finest resolution.
     power: (B, L) mean square of the error of each band of the mean, finest
-      first, beside that which `Process.band_rms` stands for.
+      first, in addition to `Process.band_rms` squared.
   """
 
   mean: jax.Array
@@ -44,13 +45,13 @@ class Prior:
 
 @dataclasses.dataclass(frozen=True)
 class Preconditioning:
-  """What stands around the network of a stage.
+  """The preconditioning of the network of a stage.
 
   Attributes:
     process: of the stages.
     stage: s, 1 is the finest.
-    kind: 'band', where every band of the network's input and target has unit
-      variance at every noise level, or 'scalar', where their sum has.
+    kind: 'band' for unit variance of every band of the network's input and
+      target at every noise level, 'scalar' for unit variance of their sum.
   """
 
   process: laplacian.Process
@@ -59,13 +60,10 @@ class Preconditioning:
 
   def __post_init__(self):
     self.process.check_stage(self.stage)
-    if self.kind not in KINDS:
-      raise ValueError(
-        f'preconditioning {self.kind!r} is not one of {", ".join(KINDS)}'
-      )
+    checks.one_of('preconditioning', self.kind, KINDS)
 
   def c_noise(self, sigma: jax.Array) -> jax.Array:
-    """Returns what the network is told of sigma (...), as EDM has it."""
+    """Returns EDM's embedding of sigma (...) for the network."""
     return jnp.log(sigma / 2 ** (self.stage - 1)) / 4.0
 
   def factors(
@@ -73,9 +71,7 @@ class Preconditioning:
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns c_in, c_skip and c_out, (..., K), or (..., 1) of 'scalar'.
 
-    Args:
-      sigma: (...) on the full-resolution clock, above 0.
-      prior: of a batch, for () or (B,) sigma.
+    With the prior of a batch, sigma is () or (B,).
     """
     alpha = self.process.alphas(sigma)[..., self.stage - 1 :]
     noise = jnp.square(sigma / 2 ** (self.stage - 1))[..., None]
@@ -88,15 +84,14 @@ class Preconditioning:
       c_out = jnp.sqrt(power * noise / total)
       return 1.0 / jnp.sqrt(total), alpha * power / total, c_out
     total = (alpha**2 * power).sum(-1, keepdims=True) + noise
-    kept = (alpha * power).sum(-1, keepdims=True)
     # In the form that keeps digits where little noise is left.
     lower = jnp.tril(jnp.ones((alpha.shape[-1],) * 2), -1)
     apart = jnp.square(alpha[..., :, None] - alpha[..., None, :])
     powers = power[..., :, None] * power[..., None, :]
     pairs = (lower * powers * apart).sum((-2, -1))[..., None]
-    whole = power.sum(-1, keepdims=True)
-    c_out = jnp.sqrt((pairs + whole * noise) / total)
-    return 1.0 / jnp.sqrt(total), kept / total, c_out
+    c_out = jnp.sqrt((pairs + power.sum(-1, keepdims=True) * noise) / total)
+    c_skip = (alpha * power).sum(-1, keepdims=True) / total
+    return 1.0 / jnp.sqrt(total), c_skip, c_out
 
   def denoise(
     self,
@@ -108,12 +103,11 @@ class Preconditioning:
     """Returns the clean image of the stage, (B, h, w, C) float32.
 
     Args:
-      network: (its input, c_noise) -> (B, h, w, C).
+      network: (c_in x, c_noise) -> (B, h, w, C).
       x: (B, h, w, C) the noisy state.
-      sigma: () or (B,), on the full-resolution clock, above 0.
-      prior: what the condition says of the image; None where nothing.
+      sigma: () or (B,), above 0.
+      prior: of the clean image given the condition; None without one.
     """
-    mean = None
     if prior is not None:
       alpha = self.process.alphas(sigma)[..., self.stage - 1 :]
       mean = laplacian.pooled(prior.mean, self.stage - 1)
@@ -122,19 +116,15 @@ class Preconditioning:
     raw = network(laplacian.mix(c_in, x), self.c_noise(sigma))
     skip = laplacian.mix(c_skip, x)
     x0 = skip + laplacian.mix(c_out, raw.astype(jnp.float32))
-    return x0 if mean is None else mean + x0
+    return x0 if prior is None else mean + x0
 
   def predict(
-    self,
-    network: Network,
-    x: jax.Array,
-    level: Any,
-    prior: Prior | None = None,
-  ) -> prediction_lib.Prediction:
-    """Returns what a solver asks for at a row of the stage's levels."""
+    self, network: Network, x: jax.Array, level: Any, prior: Prior | None = None
+  ) -> levels_lib.Prediction:
+    """Returns the prediction of `denoise` at a row of the stage's levels."""
     sigma = level.sigma * 2 ** (self.stage - 1)
     x0 = self.denoise(network, x, sigma, prior)
-    return prediction_lib.Prediction.from_x0(x, x0, level)
+    return levels_lib.Prediction.from_x0(x, x0, level)
 
 
 def band_shares(process: laplacian.Process, stage: int) -> np.ndarray:
@@ -158,18 +148,21 @@ class NoiseDistribution:
   std: float = 1.2
 
   def __post_init__(self):
-    if self.std <= 0:
-      raise ValueError(f'P_std is {self.std}, must be above 0')
+    checks.check('P_std', self.std, self.std > 0, 'above 0')
 
   def range(
     self, process: laplacian.Process, stage: int
   ) -> tuple[float, float]:
-    """Returns the part of the normal distribution that a stage owns."""
+    """Returns the quantiles between which the levels of a stage lie."""
+    mean = self._mean(process)
+    below = lambda sigma: (
+      0.5 * math.erfc((mean - math.log(sigma)) / self.std / math.sqrt(2.0))
+    )
     low, high = process.bounds(stage)
-    return self._below(process, low), self._below(process, high)
+    return below(low), below(high)
 
   def shares(self, process: laplacian.Process) -> np.ndarray:
-    """Returns (L,) how likely each stage is, 1 first."""
+    """Returns the (L,) probabilities of the stages, 1 first."""
     ends = [self.range(process, s) for s in range(1, process.levels + 1)]
     sizes = np.array([high - low for low, high in ends])
     return sizes / sizes.sum()
@@ -177,19 +170,15 @@ class NoiseDistribution:
   def draw(
     self, key: jax.Array, process: laplacian.Process, stage: int, count: int
   ) -> jax.Array:
-    """Draws (B,) sigmas of a stage, on the full-resolution clock."""
-    low, high = process.bounds(stage)
-    below = self.range(process, stage)
-    u = jax.random.uniform(key, (count,), minval=below[0], maxval=below[1])
-    log = self._centre(process) + self.std * jax.scipy.special.ndtri(u)
-    return jnp.clip(jnp.exp(log), low, high)
+    """Draws (B,) sigmas of a stage."""
+    low, high = self.range(process, stage)
+    u = jax.random.uniform(key, (count,), minval=low, maxval=high)
+    log = self._mean(process) + self.std * jax.scipy.special.ndtri(u)
+    return jnp.clip(jnp.exp(log), *process.bounds(stage))
 
-  def _centre(self, process: laplacian.Process) -> float:
+  def _mean(self, process: laplacian.Process) -> float:
+    """Returns the mean of log sigma at full resolution."""
     return self.mean + (process.levels - 1) * math.log(2.0)
-
-  def _below(self, process: laplacian.Process, sigma: float) -> float:
-    z = (math.log(sigma) - self._centre(process)) / self.std
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
 def loss(
@@ -203,16 +192,16 @@ def loss(
   """The training loss of a stage at recorded noise: a mean over all values.
 
   Args:
-    network: see `Preconditioning.denoise`.
+    network: see `Preconditioning.denoise`, as for `sigma` and `prior`.
     precond: of the stage.
     clean: (B, h, w, C) the images at the stage's resolution.
-    sigma: (B,) on the full-resolution clock.
+    sigma: (B,).
     eps: (B, h, w, C) standard normal.
-    prior: see `Preconditioning.denoise`.
+    prior: None without one.
 
   Returns:
-    The loss, errors over c_out squared, and the plain squared errors of each
-    band, `mse_band_N`.
+    The mean of the squared errors over c_out, and the metrics `mse_band_N`,
+    the mean squared errors of each band.
   """
   x = precond.process.noised(clean, eps, sigma, precond.stage)
   error = precond.denoise(network, x, sigma, prior) - clean

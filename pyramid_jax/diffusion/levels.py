@@ -1,9 +1,11 @@
-"""The noise levels that a sampler walks, tabulated; one class for all systems.
+"""Noise levels, tabulated in one class for all systems, and predictions there.
 
 A noisy state is `alpha * x0 + sigma * eps`: on a discrete chain, in continuous
 time (EDM), or with one alpha for each band of a Laplacian pyramid.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
@@ -12,19 +14,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
 
 
 T = TypeVar('T')
 
 
+def static(default: Any) -> Any:
+  """Returns a field of a `flax.struct.dataclass` that is not traced."""
+  return flax.struct.field(pytree_node=False, default=default)
+
+
 @flax.struct.dataclass
 class Levels:
   """Noise levels: S + 1 rows in sampling order, the last is the end level.
 
-  One row, as a solver sees it, has scalars. Of a Laplacian pyramid, `alpha`,
-  `dalpha`, `keep`, `noise`, `log_beta` and `log_variance` have a last axis of
-  K bands, finest first.
+  A single row has scalars. Of a Laplacian pyramid, `alpha`, `dalpha`, `keep`,
+  `noise`, `log_beta` and `log_variance` have a last axis of K bands, finest
+  first.
 
   Attributes:
     time: (S+1,) float32, what the network is given.
@@ -34,18 +42,18 @@ class Levels:
     log_beta: (S+1,) float32, log variance of the noise that leads from the
       next row's level to this one's (ancestral sampling; 0 in the last row).
     log_variance: (S+1,) float32, clipped log variance of the posterior.
-    t: (S+1,) float32, the variable that Heun's and Euler's rules integrate in.
+    t: (S+1,) float32, the variable of integration of Heun's and Euler's rules.
     frame: (S+1,) float32; these rules integrate the state divided by it.
     dalpha: (S+1,) or (S+1, K) float32, d(alpha / frame) / dt.
     dsigma: (S+1,) float32, d(sigma / frame) / dt.
-    is_trained: (S+1,) bool, whether the network may be asked at this level;
+    is_trained: (S+1,) bool, whether the network may be called at this level;
       False at the end of a sweep.
-    h: (S+1,) float32, from t, of `hat` where there is one, to the next row's.
-    hat: the levels where steps begin after noise is added (arXiv:2206.00364,
-      algorithm 2); None where no step adds any.
+    h: (S+1,) float32, the step in t, from `hat` if given, to the next row.
+    hat: the levels to which noise raises the state before each step, t_hat of
+      arXiv:2206.00364, algorithm 2; None where no step adds noise.
     mid: the levels of second network calls; None for those of the next row.
-    keep: factor of the state on the way to `hat`.
-    noise: standard deviation of what is added on that way.
+    keep: factor of the state when it is raised to `hat`.
+    noise: standard deviation of the noise that is added then.
     initial_std: standard deviation of the state in which a whole sweep begins.
     has_bands: whether there is an axis of bands.
   """
@@ -66,8 +74,8 @@ class Levels:
   mid: 'Levels | None' = None
   keep: jax.Array | None = None
   noise: jax.Array | None = None
-  initial_std: float = flax.struct.field(pytree_node=False, default=1.0)
-  has_bands: bool = flax.struct.field(pytree_node=False, default=False)
+  initial_std: float = static(1.0)
+  has_bands: bool = static(False)
 
   def times(self, factor: jax.Array, x: jax.Array) -> jax.Array:
     """Returns the state x (B, H, W, C) times a factor, band by band if any."""
@@ -78,38 +86,85 @@ class Levels:
     return self.times(self.alpha, x0) + self.sigma * eps
 
   def kept(self, ahead: 'Levels') -> jax.Array:
-    """Returns alpha over that of the next row, 1 where both are 0.
-
-    Args:
-      ahead: the next row.
-    """
+    """Returns alpha over that of the next row `ahead`, 1 where both are 0."""
     safe = jnp.where(ahead.alpha > 0, ahead.alpha, 1.0)
     return jnp.where(ahead.alpha > 0, self.alpha / safe, 1.0)
 
   def renewed(self, ahead: 'Levels') -> jax.Array:
-    """Returns the deviation of the noise that eta = 1 draws anew (DDIM).
-
-    Args:
-      ahead: the next row.
-    """
+    """Returns the deviation of DDIM's noise, eta = 1, to the row `ahead`."""
     ratio = self.kept(ahead) * ahead.sigma / self.sigma
     return ahead.sigma * jnp.sqrt(jnp.maximum(1.0 - jnp.square(ratio), 0.0))
 
   def slope(self, x0: jax.Array, eps: jax.Array) -> jax.Array:
-    """Returns d(x / frame) / dt of the noise-free process.
+    """Returns d(x / frame) / dt of the noise-free process."""
+    return self.dsigma * eps + self.times(self.dalpha, x0)
+
+
+@flax.struct.dataclass
+class Prediction:
+  """A predicted clean state and the noise that it leaves, (B, H, W, C) each.
+
+  Attributes:
+    x0: the clean state.
+    eps: the noise.
+    variance: the raw output of a network that also learned the variance of
+      ancestral steps, see `solvers.ddpm`; other solvers ignore it.
+    features: activations of the network by name, where they were asked for.
+  """
+
+  x0: jax.Array
+  eps: jax.Array
+  variance: jax.Array | None = None
+  features: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+  @classmethod
+  def from_eps(cls, x: jax.Array, eps: jax.Array, level: Levels):
+    """Completes a predicted noise by the clean state it implies."""
+    return cls(x0=(x - level.sigma * eps) / level.alpha, eps=eps)
+
+  @classmethod
+  def from_x0(cls, x: jax.Array, x0: jax.Array, level: Levels):
+    """Completes a predicted clean state by its noise, 0 at a clean level."""
+    inverse = jnp.where(
+      level.sigma > 0, 1.0 / jnp.where(level.sigma > 0, level.sigma, 1.0), 0.0
+    )
+    return cls(x0=x0, eps=(x - level.times(level.alpha, x0)) * inverse)
+
+  @classmethod
+  def from_v(cls, x: jax.Array, v: jax.Array, level: Levels):
+    """Takes v = alpha * eps - sigma * x0 apart (arXiv:2202.00512)."""
+    return cls(
+      x0=level.alpha * x - level.sigma * v,
+      eps=level.sigma * x + level.alpha * v,
+    )
+
+  @classmethod
+  def of(
+    cls, parameterization: str, x: jax.Array, value: jax.Array, level: Levels
+  ):
+    """Completes what a network predicts of x.
 
     Args:
-      x0: (B, H, W, C) the clean state.
-      eps: (B, H, W, C) the noise.
+      parameterization: 'eps', 'x0' or 'v', see `gaussian.target`.
+      x: (B, H, W, C) the noisy state.
+      value: (B, H, W, C) the network's output, or (B, H, W, 2C) with the raw
+        variance of ancestral steps in the second half.
+      level: of x.
+
+    Raises:
+      ValueError: unknown parameterization.
     """
-    moved = self.dsigma * eps
-    if self.has_bands:
-      return moved + self.times(self.dalpha, x0)
-    return moved + self.dalpha * x0
+    gaussian.check_parameterization(parameterization)
+    build = {'eps': cls.from_eps, 'x0': cls.from_x0, 'v': cls.from_v}
+    if value.shape[-1] != 2 * x.shape[-1]:
+      return build[parameterization](x, value, level)
+    value, variance = jnp.split(value, 2, axis=-1)
+    prediction = build[parameterization](x, value, level)
+    return prediction.replace(variance=variance)
 
 
 def count(levels: Levels) -> int:
-  """Returns S, the number of steps through the levels."""
+  """Returns S."""
   return levels.time.shape[0] - 1
 
 
@@ -119,13 +174,54 @@ def row(tree: T, index: int | slice) -> T:
 
 
 def float32(x: Any) -> Any:
-  """Rounds what was tabulated in float64; the result stays on the host."""
+  """Rounds a float64 table on the host."""
   return np.asarray(x, np.float32)
 
 
-def flags(x: Any) -> Any:
-  """Returns booleans on the host."""
-  return np.asarray(x, bool)
+def make(
+  *,
+  time: np.ndarray,
+  alpha: np.ndarray,
+  sigma: np.ndarray,
+  part: np.ndarray,
+  is_trained: Any,
+  path: Sequence[np.ndarray] = (),
+  logs: Sequence[np.ndarray] = (),
+) -> Levels:
+  """Returns levels on the host, rounded from what was tabulated in float64.
+
+  The other arguments are those of `Levels`.
+
+  Args:
+    path: `t`, `dalpha` and `dsigma` for a frame of 1; without it, the frame is
+      alpha and t is sigma / alpha, where an Euler step is a DDIM step.
+    logs: `log_beta` and `log_variance`; without it, `ancestral_logs`, or zeros
+      where the rows are not in sampling order.
+  """
+  if path:
+    (t, dalpha, dsigma), frame = path, np.ones_like(sigma)
+  else:
+    t, frame = sigma / alpha, alpha
+    dalpha, dsigma = np.zeros_like(alpha), np.ones_like(alpha)
+  if not logs:
+    logs = (np.zeros_like(alpha),) * 2
+    if np.all(np.diff(sigma) < 0):
+      logs = ancestral_logs(alpha, sigma)
+  return Levels(
+    time=float32(time),
+    alpha=float32(alpha),
+    sigma=float32(sigma),
+    part=float32(part),
+    log_beta=float32(logs[0]),
+    log_variance=float32(logs[1]),
+    t=float32(t),
+    frame=float32(frame),
+    dalpha=float32(dalpha),
+    dsigma=float32(dsigma),
+    is_trained=is_trained,
+    h=float32(np.append(np.diff(t), 0.0)),
+    has_bands=alpha.ndim > 1,
+  )
 
 
 def ancestral_logs(
@@ -135,10 +231,7 @@ def ancestral_logs(
 
   The noise from the next row's level to this one's has the variance
   sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 (arXiv:2107.00630, appendix A).
-
-  Args:
-    alpha: (S+1,) or (S+1, K) float64.
-    sigma: (S+1,) float64; the last may be 0.
+  The last sigma may be 0.
   """
   sigma = sigma.reshape(sigma.shape + (1,) * (alpha.ndim - 1))
   ahead = alpha[1:]

@@ -1,5 +1,7 @@
 """Fields of sampling, in groups; a system declares those that it reads."""
 
+import functools
+
 from pyramid_jax.config import field as field_lib
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import edm_timesteps
@@ -9,206 +11,158 @@ from pyramid_jax.diffusion.guidance import sketch
 
 
 SPACINGS = ('auto', *timesteps.SPACINGS)
+_field = functools.partial(Field, resumable=True)
 
 # Of everything that makes grids of images, an autoencoder's too.
 IMAGES = {
-  'sample.batch_size': Field(
-    16, 'The number of images that are made at a time.', low=1, resumable=True
+  'sample.batch_size': _field(
+    16, 'The number of images that are made at a time.', low=1
   ),
-  'sample.count': Field(
-    16, 'The number of images of --mode=sample.', low=1, resumable=True
-  ),
-  'sample.seed': Field(
-    0, 'The seed of the noise of sampling.', low=0, resumable=True
-  ),
+  'sample.count': _field(16, 'The number of images of --mode=sample.', low=1),
+  'sample.seed': _field(0, 'The seed of the noise of sampling.', low=0),
 }
 
 # Of every generative system.
 COMMON = {
   **IMAGES,
-  'sample.solver': Field(
-    'ddim',
-    'The solver that turns noise into images.',
-    choices=solvers.SOLVERS,
-    resumable=True,
+  'sample.solver': _field(
+    'ddim', 'The solver that turns noise into images.', choices=solvers.SOLVERS
   ),
-  'sample.steps': Field(
+  'sample.steps': _field(
     50,
     'The number of solver steps: one number for all stages, or one for each,'
     ' coarse to fine.',
     low=1,
     one_or_many=True,
-    resumable=True,
   ),
-  'sample.guidance': Field(
-    1.0,
-    'The scale of classifier-free guidance; 1 for none.',
-    low=0,
-    resumable=True,
+  'sample.guidance': _field(
+    1.0, 'The scale of classifier-free guidance; 1 for none.', low=0
   ),
-  'sample.guidance_interval': Field(
+  'sample.guidance_interval': _field(
     (0.0, 1.0),
     "The parts of the chain's time, from 0 (clean) to 1, between which"
     ' guidance acts; () for all.',
     low=0,
     high=1,
     length=(0, 2),
-    resumable=True,
   ),
-  'sample.spacing': Field(
+  'sample.spacing': _field(
     'auto',
     'The rule that places the steps; auto is what suits the solver on a chain'
     ' of noise levels, and the discretization in continuous time.',
     choices=SPACINGS,
-    resumable=True,
   ),
-  'sample.rho': Field(
-    7.0,
-    'How much the levels of karras and of EDM crowd at low noise.',
-    above=0,
-    resumable=True,
+  'sample.rho': _field(
+    7.0, 'How much the levels of karras and of EDM crowd at low noise.', above=0
   ),
-  'sample.eta': Field(
-    0.0,
-    'The noise that ddim adds: 0 is deterministic, 1 ancestral.',
-    low=0,
-    resumable=True,
+  'sample.eta': _field(
+    0.0, 'The noise that ddim adds: 0 is deterministic, 1 ancestral.', low=0
   ),
-  'sample.temperature': Field(
-    1.0, 'The factor of the noise of ddim and ddpm.', low=0, resumable=True
+  'sample.temperature': _field(
+    1.0, 'The factor of the noise of ddim and ddpm.', low=0
   ),
-  'sample.project': Field(
+  'sample.project': _field(
     False,
     'Whether super-resolved images are corrected so that they shrink to'
     ' exactly the image that was given.',
-    resumable=True,
   ),
 }
 
 # Of systems that diffuse latents along a discrete chain.
 CHAIN = {
-  'sample.guidance_channels': Field(
-    0,
-    'The number of first channels that are guided; 0 for all.',
-    low=0,
-    resumable=True,
+  'sample.guidance_channels': _field(
+    0, 'The number of first channels that are guided; 0 for all.', low=0
   ),
-  'sample.guidance_power': Field(
+  'sample.guidance_power': _field(
     0.0,
     'The power of a cosine by which guidance grows as the noise falls; 0 for'
     ' a constant scale.',
     low=0,
-    resumable=True,
   ),
 }
 
 # Of samplers that add noise anew in continuous time.
 CHURN = {
-  'sample.churn': Field(
-    0.0,
-    'The amount of noise that is added anew over all steps (EDM).',
-    low=0,
-    resumable=True,
+  'sample.churn': _field(
+    0.0, 'The amount of noise that is added anew over all steps (EDM).', low=0
   ),
-  'sample.churn_min': Field(
-    0.0,
-    'The noise level from which on noise is added anew.',
-    low=0,
-    resumable=True,
+  'sample.churn_min': _field(
+    0.0, 'The noise level from which on noise is added anew.', low=0
   ),
-  'sample.churn_max': Field(
+  'sample.churn_max': _field(
     0.0,
     'The noise level up to which noise is added anew; 0 for no bound.',
     low=0,
-    resumable=True,
   ),
-  'sample.churn_noise': Field(
-    1.0,
-    'The standard deviation of the noise that is added anew.',
-    low=0,
-    resumable=True,
+  'sample.churn_noise': _field(
+    1.0, 'The standard deviation of the noise that is added anew.', low=0
   ),
 }
 
 # Of DiffiT in image space.
 CONTINUOUS = {
   **CHURN,
-  'sample.discretization': Field(
+  'sample.discretization': _field(
     'edm',
     'The rule that chooses the noise levels in continuous time.',
     choices=edm_timesteps.DISCRETIZATIONS,
-    resumable=True,
   ),
-  'sample.sigma_min': Field(
-    0.0,
-    "The lowest noise level; 0 for the discretization's own.",
-    low=0,
-    resumable=True,
+  'sample.sigma_min': _field(
+    0.0, "The lowest noise level; 0 for the discretization's own.", low=0
   ),
-  'sample.sigma_max': Field(
-    0.0,
-    "The highest noise level; 0 for the discretization's own.",
-    low=0,
-    resumable=True,
+  'sample.sigma_max': _field(
+    0.0, "The highest noise level; 0 for the discretization's own.", low=0
   ),
 }
 
 WINDOWS = {
-  'sample.windows': Field(
+  'sample.windows': _field(
     (0, 0),
     'The side and the stride of overlapping windows in a larger latent;'
     ' (0, 0) for none.',
     low=0,
     length=(2,),
-    resumable=True,
-  ),
+  )
 }
 
 SHAPE = {
-  'sample.shape': Field(
+  'sample.shape': _field(
     (0, 0),
     'The height and width of the images in pixels; (0, 0) for the square of'
     ' data.image_size.',
     low=0,
     length=(2,),
-    resumable=True,
-  ),
+  )
 }
 
 # Of sketch guidance, which any generative system can be sampled with.
 SKETCH = {
-  'sketch.predictor': Field(
+  'sketch.predictor': _field(
     '',
     'The workdir of an edge predictor, a run of the system sketch; empty for'
     ' no sketch guidance.',
-    resumable=True,
   ),
-  'sketch.beta': Field(
+  'sketch.beta': _field(
     (1.6, 0.8, 0.4),
     'The length of a correction over that of its step, for each stage, coarse'
     ' to fine; the last number serves the remaining stages.',
     low=0,
-    resumable=True,
   ),
-  'sketch.stop_fraction': Field(
+  'sketch.stop_fraction': _field(
     (0.5, 0.3),
     'The share of the steps that are corrected, for each stage, coarse to'
     ' fine; the last number serves the remaining stages.',
     low=0,
     high=1,
-    resumable=True,
   ),
-  'sketch.norm_ref': Field(
+  'sketch.norm_ref': _field(
     'mean',
     'The step whose length a correction is measured by: without its noise'
     ' (mean), or with it (sample).',
     choices=sketch.NORM_REFS,
-    resumable=True,
   ),
-  'sketch.shuffled_condition': Field(
-    False,
-    'Whether evaluation uses the edges of another example.',
-    resumable=True,
+  'sketch.shuffled_condition': _field(
+    False, 'Whether evaluation uses the edges of another example.'
   ),
 }
 

@@ -16,11 +16,11 @@ from pyramid_jax.diffusion.solvers import base as solver_lib
 Levels = levels_lib.Levels
 # shape -> standard normal
 Normal = Callable[[tuple[int, ...]], jax.Array]
-# (x, level, context, first) -> Prediction. That of a network alone also takes
-# `features`, names of activations that the prediction then has.
+# (x, level, context, first) -> Prediction. The denoiser of one network also
+# takes `features`, the names of activations that the prediction will have.
 Denoiser = Callable[..., Any]
-# (step, context) -> step: changes the state before a step or after it, or what
-# the step asks of the denoiser. A step is given a `StepNoise`.
+# (step, context) -> step: changes the state before or after a step, or the
+# calls of the denoiser within it. The noise of the inputs is a `StepNoise`.
 Around = Callable[[solver_lib.Step, Any], solver_lib.Step]
 
 
@@ -29,9 +29,9 @@ class Segment:
   """Steps of a stage that are all alike.
 
   Attributes:
-    levels: that the solver walks.
+    levels: the noise levels, one row more than steps.
     denoise: the denoiser, guidance inside.
-    around: what owns the steps, the innermost first.
+    around: functions around each step, the innermost first.
   """
 
   levels: Levels
@@ -40,7 +40,6 @@ class Segment:
 
   @property
   def steps(self) -> int:
-    """The number of steps."""
     return levels_lib.count(self.levels)
 
   def part(self, first: int, last: int) -> 'Segment':
@@ -56,10 +55,10 @@ class Stage:
   `state` is the list of finished scales, coarse to fine, each at its own grid.
 
   Attributes:
-    segments: scanned in turn, with the solver's carry kept.
+    segments: scanned in turn; the solver's carry goes from one to the next.
     enter: (state, normal) -> (x, context); `normal(shape)` is the stage's
-      initial noise, of which x has `levels.initial_std` times as much;
-      `context` is all that does not depend on the level.
+      initial noise, which x has `levels.initial_std` times; `context` is all
+      that does not depend on the level.
     leave: (state, x, x0, context) -> state with this stage's scale finished;
       x0 is the clean prediction of the last step.
   """
@@ -70,12 +69,21 @@ class Stage:
 
   @property
   def steps(self) -> int:
-    """The number of steps."""
     return sum(segment.steps for segment in self.segments)
+
+  def part(self, first: int, last: int) -> tuple[Segment, ...]:
+    """Returns the segments of the steps first .. last - 1."""
+    parts, begin = [], 0
+    for segment in self.segments:
+      a, b = max(first - begin, 0), min(last - begin, segment.steps)
+      if a < b:
+        parts.append(segment.part(a, b))
+      begin += segment.steps
+    return tuple(parts)
 
   @property
   def initial_std(self) -> float:
-    """The standard deviation of the state in which a whole sweep begins."""
+    """See `Levels.initial_std`."""
     return self.segments[0].levels.initial_std
 
 
@@ -85,9 +93,9 @@ class Noise:
 
   Attributes:
     keys: (B,) typed keys, or None when recorded.
-    initial: recorded initial noise, one array a stage.
-    steps: recorded noise of the steps, one (S, ...) array a stage.
-    known: recorded noise of what a mask keeps, one (S, ...) array a stage.
+    initial: recorded initial noise, an array of each stage.
+    steps: recorded noise of the steps, an (S, ...) array of each stage.
+    known: recorded noise of what a mask keeps, an (S, ...) array of each stage.
   """
 
   keys: jax.Array | None = None
@@ -97,7 +105,7 @@ class Noise:
 
   @classmethod
   def from_keys(cls, keys: jax.Array) -> 'Noise':
-    """Draws everything of an image from its typed key, (B,) of them."""
+    """Draws the noise of B images from their typed keys (B,)."""
     return cls(keys=keys)
 
   @classmethod
@@ -107,7 +115,7 @@ class Noise:
     steps: Sequence[jax.Array] = (),
     known: Sequence[jax.Array] = (),
   ) -> 'Noise':
-    """Replays recorded noise; what nothing draws from may be empty."""
+    """Replays recorded noise; noise that is not drawn may be empty."""
     return cls(initial=tuple(initial), steps=tuple(steps), known=tuple(known))
 
   def start(self, stage: int) -> Normal:
@@ -118,17 +126,14 @@ class Noise:
     return lambda shape: _normal(keys, shape)
 
   def rows(self, stage: int, count: int, shape: tuple[int, ...]) -> Any:
-    """Returns a row for each of `count` steps of a stage; see `at`."""
+    """Returns a row for `at` of each of `count` steps of a stage."""
     if self.keys is not None:
       return jnp.arange(count)
-    rows = (count, *shape)
-    return (
-      _recorded(self.steps, stage, rows),
-      _recorded(self.known, stage, rows),
-    )
+    shape = count, *shape
+    return tuple(_recorded(a, stage, shape) for a in (self.steps, self.known))
 
   def at(self, stage: int, row: Any, shape: tuple[int, ...]) -> 'StepNoise':
-    """Returns the noise of a step whose state has a shape."""
+    """Returns the noise of a step, given its row and the state's shape."""
     if self.keys is None:
       drawn, known = row
       return StepNoise(
@@ -137,20 +142,18 @@ class Noise:
         bool(self.known),
       )
     keys = _folded(_folded(self.keys, 2 * stage + 1), row)
-    return StepNoise(
-      lambda: _normal(_folded(keys, 0), shape),
-      lambda: _normal(_folded(keys, 1), shape),
-    )
+    normal = lambda index: lambda: _normal(_folded(keys, index), shape)
+    return StepNoise(normal(0), normal(1))
 
 
 @dataclasses.dataclass(frozen=True)
 class StepNoise:
-  """The noise of one step; calling it gives what the solver adds.
+  """The noise of one step; a call returns `drawn()`.
 
   Attributes:
-    drawn: () -> standard normal that the solver adds.
-    known: () -> standard normal, independent, of what a mask keeps.
-    has_known: whether that is there; recorded noise may lack it.
+    drawn: () -> standard normal noise that the solver adds.
+    known: () -> independent standard normal noise of what a mask keeps.
+    has_known: whether there is `known`; recorded noise may lack it.
   """
 
   drawn: Callable[[], jax.Array]
@@ -212,17 +215,13 @@ def run(
     stages: coarse to fine.
     solver: one step.
     noise: drawn or recorded.
-    start: the finished scales to build on, coarse first; as many stages are
-      left out.
+    start: the finished scales of the first stages, which are left out.
     last: the last stage to run, None for the finest.
-    trace: also return every step.
+    trace: whether to return every step.
 
   Returns:
     The list of finished scales, coarse to fine; with `trace` a pair of it and
-    a list of `Trace`, one a stage that ran.
-
-  Raises:
-    ValueError: `last` is no stage after those that `start` has.
+    a list of the `Trace` of each stage that ran.
   """
   last = len(stages) - 1 if last is None else last
   first = len(start)
@@ -252,23 +251,23 @@ def _run_stage(
   carry = solver.start(x, stage.segments[0].levels)
   taken, outputs = 0, []
 
-  def seen(carry):
-    return (carry.x, carry.prediction.x0) if trace else None
-
   def mover(segment, step):
-    """Returns (carry, (level, next level, row)) -> carry after a step."""
-    owned = _owned(segment, step, context)
+    """Returns (carry, (level, next level, row)) -> (carry, traced)."""
+    for around in segment.around:
+      step = around(step, context)
 
     def denoise(x, level, first):
       return segment.denoise(x, level, context, first)
 
     def move(carry, scanned):
       level, next_level, row = scanned
-      drawn: Any = noise.at(index, row, x.shape)
-      carry = owned(carry, denoise, level, next_level, drawn)
-      # What lives for one step alone is no part of the carry.
+      drawn = noise.at(index, row, x.shape)
+      inputs = solver_lib.StepInputs(denoise, level, next_level, drawn)
+      carry = step(carry, inputs)
+      # What lives for one step alone is not a part of the carry.
       prediction = carry.prediction.replace(variance=None, features={})
-      return carry.replace(prediction=prediction, mean=None)
+      carry = carry.replace(prediction=prediction, mean=None)
+      return carry, (carry.x, prediction.x0) if trace else None
 
     return move
 
@@ -280,17 +279,10 @@ def _run_stage(
     )
     if not taken and solver.first_step is not None:
       move = mover(segment, solver.first_step)
-      carry = move(carry, levels_lib.row(scanned, 0))
+      carry, out = move(carry, levels_lib.row(scanned, 0))
+      outputs.append(jax.tree.map(lambda a: a[None], out))
       scanned = levels_lib.row(scanned, slice(1, None))
-      if trace:
-        outputs.append(jax.tree.map(lambda a: a[None], seen(carry)))
-    move = mover(segment, solver.step)
-
-    def body(carry, scanned, move=move):
-      carry = move(carry, scanned)
-      return carry, seen(carry)
-
-    carry, out = jax.lax.scan(body, carry, scanned)
+    carry, out = jax.lax.scan(mover(segment, solver.step), carry, scanned)
     outputs.append(out)
     taken += segment.steps
   state = stage.leave(state, carry.x, carry.prediction.x0, context)
@@ -298,12 +290,3 @@ def _run_stage(
     return state, None
   xs, x0s = (jnp.concatenate(o) for o in zip(*outputs, strict=True))
   return state, Trace(x=xs, x0=x0s)
-
-
-def _owned(
-  segment: Segment, step: solver_lib.Step, context: Any
-) -> solver_lib.Step:
-  """Returns a step with all that is around it."""
-  for around in segment.around:
-    step = around(step, context)
-  return step

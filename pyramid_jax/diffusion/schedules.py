@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import checks
+
 
 SCHEDULES = ('linear', 'scaled_linear', 'sqrt', 'cosine')
-# What a network may predict of a noisy state; see `gaussian.target`.
+# What networks predict, see `gaussian.target`.
 PARAMETERIZATIONS = ('eps', 'x0', 'v')
 
 
@@ -16,13 +18,13 @@ PARAMETERIZATIONS = ('eps', 'x0', 'v')
 class Chain:
   """A variance-preserving chain of T discrete levels (float64 tables).
 
-  Buffers of CompVis/latent-diffusion: ldm/models/diffusion/ddpm.py
-  `register_schedule`.
+  Matches `register_schedule` of CompVis/latent-diffusion:
+  ldm/models/diffusion/ddpm.py.
 
   Attributes:
     betas: (T,) float64.
-    v_posterior: 0 gives ancestral steps the variance of the posterior, 1 that
-      of the forward step, between is linear.
+    v_posterior: the variance of ancestral steps, linear from 0, that of the
+      posterior, to 1, that of the forward step.
   """
 
   betas: np.ndarray
@@ -52,7 +54,7 @@ class Chain:
 
   @property
   def posterior_mean(self) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) factors of x0 and of x_t in the mean of q(x_{t-1} | x_t, x0)."""
+    """(T,) factors of x0 and x_t in the mean of q(x_{t-1} | x_t, x0)."""
     bar = self.alphas_bar
     before = np.append(1.0, bar[:-1])
     return (
@@ -60,48 +62,25 @@ class Chain:
       (1.0 - before) * np.sqrt(1.0 - self.betas) / (1.0 - bar),
     )
 
-  @property
-  def vlb_weights(self) -> np.ndarray:
-    """(T,) weights of the eps loss in the variational bound.
-
-    Element 0 repeats element 1, as in ldm/models/diffusion/ddpm.py.
-    """
-    with np.errstate(divide='ignore'):
-      weights = self.betas**2 / (
-        2.0
-        * self.posterior_variance
-        * (1.0 - self.betas)
-        * (1.0 - self.alphas_bar)
-      )
-    weights[0] = weights[1]
-    return weights
-
-  @property
-  def vlb_weights_x0(self) -> np.ndarray:
-    """(T,) the same for a network that predicts x0 (official form)."""
-    bar = self.alphas_bar
-    weights = 0.5 * np.sqrt(bar) / (2.0 - bar)
-    weights[0] = weights[1]
-    return weights
-
-  @property
-  def vlb_weights_v(self) -> np.ndarray:
-    """(T,) the same for v: its error is that of eps over sqrt(alphas_bar)."""
-    weights = self.vlb_weights * self.alphas_bar
-    weights[0] = weights[1]
-    return weights
-
   def loss_weights(self, parameterization: str) -> np.ndarray:
-    """Returns the (T,) weights of the variational bound.
+    """Returns the (T,) weights of the errors in the variational bound.
 
-    Args:
-      parameterization: one of `PARAMETERIZATIONS`.
+    Element 0 repeats element 1, and 'x0' has a formula of its own, as in
+    ldm/models/diffusion/ddpm.py; errors of 'v' are those of 'eps' over
+    sqrt(alphas_bar).
     """
-    return {
-      'eps': self.vlb_weights,
-      'x0': self.vlb_weights_x0,
-      'v': self.vlb_weights_v,
-    }[parameterization]
+    bar, variance = self.alphas_bar, self.posterior_variance
+    if parameterization == 'x0':
+      weights = 0.5 * np.sqrt(bar) / (2.0 - bar)
+    else:
+      with np.errstate(divide='ignore'):
+        weights = self.betas**2 / (
+          2.0 * variance * (1.0 - self.betas) * (1.0 - bar)
+        )
+      if parameterization == 'v':
+        weights = weights * bar
+    weights[0] = weights[1]
+    return weights
 
   def alpha(self, t: jax.Array) -> jax.Array:
     """Returns sqrt(alphas_bar) at integer t, float32."""
@@ -129,16 +108,15 @@ def make_chain(
   Raises:
     ValueError: unknown kind.
   """
+  checks.one_of('beta schedule', kind, SCHEDULES)
   if kind == 'scaled_linear':
     betas = np.linspace(linear_start**0.5, linear_end**0.5, timesteps) ** 2
   elif kind == 'linear':
     betas = np.linspace(linear_start, linear_end, timesteps)
   elif kind == 'sqrt':
     betas = np.linspace(linear_start, linear_end, timesteps) ** 0.5
-  elif kind == 'cosine':
+  else:
     k = np.arange(timesteps + 1) / timesteps
     bar = np.cos((k + cosine_s) / (1 + cosine_s) * np.pi / 2) ** 2
     betas = np.clip(1 - bar[1:] / bar[:-1], 0, 0.999)
-  else:
-    raise ValueError(f'beta schedule {kind!r} is not one of {SCHEDULES}')
   return Chain(betas=betas, v_posterior=v_posterior)

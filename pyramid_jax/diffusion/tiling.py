@@ -1,8 +1,8 @@
 """Maps larger than a network was trained for, in overlapping windows.
 
 Windows lie on the batch axis, so that one call of a network serves all of
-them; where they overlap, their outputs are averaged, less near their borders.
-Follows the split-input mode of CompVis/latent-diffusion:
+them. Where they overlap, their outputs are averaged with smaller weights near
+their borders. Follows the split-input mode of CompVis/latent-diffusion:
 ldm/models/diffusion/ddpm.py, and covers the borders that it leaves out.
 """
 
@@ -13,8 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.diffusion import prediction as prediction_lib
+from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
+
+
+# Smallest and largest weight of a place in its window, as published; between
+# them it is the distance from the window's border, as a part of its side.
+LIMITS = (0.01, 0.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,16 +31,12 @@ class Tiling:
     size: (h, w) of a window.
     rows: first row of each row of windows.
     columns: first column of each column of windows.
-    limits: smallest and largest weight of a place in its window.
-    ties: the same for windows among each other, None for equal windows.
   """
 
   shape: tuple[int, int]
   size: tuple[int, int]
   rows: tuple[int, ...]
   columns: tuple[int, ...]
-  limits: tuple[float, float]
-  ties: tuple[float, float] | None = None
 
   @property
   def count(self) -> int:
@@ -44,22 +45,18 @@ class Tiling:
 
   @property
   def weights(self) -> np.ndarray:
-    """(rows, columns, h, w) float64, of every place of every window."""
-    inside = np.clip(_border_distance(*self.size), *self.limits)
-    among = np.ones((len(self.rows), len(self.columns)))
-    if self.ties:
-      among = np.clip(_border_distance(*among.shape), *self.ties)
-    return among[:, :, None, None] * inside
+    """(h, w) float64, of every place of a window."""
+    height, width = self.size
+    inside = np.minimum(_border(height)[:, None], _border(width)[None])
+    return np.clip(inside, *LIMITS)
 
   @property
   def total(self) -> np.ndarray:
     """(H, W) float64, the sum of the weights of all windows."""
-    total, weights = np.zeros(self.shape), self.weights
-    height, width = self.size
-    for i, row in enumerate(self.rows):
-      for j, column in enumerate(self.columns):
-        place = slice(row, row + height), slice(column, column + width)
-        total[place] += weights[i, j]
+    total, (height, width) = np.zeros(self.shape), self.size
+    for row in self.rows:
+      for column in self.columns:
+        total[row : row + height, column : column + width] += self.weights
     return total
 
   def at(self, height: int, width: int) -> 'Tiling':
@@ -93,9 +90,6 @@ def tiling(
   shape: tuple[int, int],
   size: int | tuple[int, int],
   stride: int | tuple[int, int],
-  *,
-  limits: tuple[float, float] = (0.01, 0.5),
-  ties: tuple[float, float] | None = None,
 ) -> Tiling:
   """Covers a map with windows.
 
@@ -105,28 +99,17 @@ def tiling(
   Args:
     shape: (H, W) of the map.
     size: of a window, one number or (h, w).
-    stride: between windows, one number or (rows, columns).
-    limits: smallest and largest weight of a place; between them it is the
-      distance from the window's border, as a part of its side.
-    ties: the same limits for whole windows, by their distance from the border
-      of the grid of windows; None weighs them equally.
-
-  Raises:
-    ValueError: numbers that leave places uncovered.
+    stride: between windows, one number or (rows, columns); ValueError if it
+      leaves gaps.
   """
   sizes = (size, size) if isinstance(size, int) else size
   strides = (stride, stride) if isinstance(stride, int) else stride
   sizes = (min(sizes[0], shape[0]), min(sizes[1], shape[1]))
-  for pair in (limits, ties or limits):
-    if not 0 < pair[0] <= pair[1]:
-      raise ValueError(f'weights from {pair}: must be 0 < smallest <= largest')
   return Tiling(
     shape=shape,
     size=sizes,
     rows=_starts(shape[0], sizes[0], strides[0]),
     columns=_starts(shape[1], sizes[1], strides[1]),
-    limits=limits,
-    ties=ties,
   )
 
 
@@ -143,24 +126,16 @@ def _starts(length: int, size: int, stride: int) -> tuple[int, ...]:
   return tuple(starts)
 
 
-def _border_distance(height: int, width: int) -> np.ndarray:
-  """(H, W) the distance from the border as a part of the side, <= 1/2."""
-
-  def along(count: int) -> np.ndarray:
-    if count == 1:  # no border along a side of one place
-      return np.array([0.5])
-    place = np.arange(count) / (count - 1)
-    return np.minimum(place, 1.0 - place)
-
-  return np.minimum(along(height)[:, None], along(width)[None])
+def _border(count: int) -> np.ndarray:
+  """(N,) the distance from the ends as a part of the length, <= 1/2."""
+  if count == 1:  # no border along a side of one place
+    return np.array([0.5])
+  place = np.arange(count) / (count - 1)
+  return np.minimum(place, 1.0 - place)
 
 
 def windows(x: jax.Array, tiles: Tiling) -> jax.Array:
-  """Cuts (B, H, W, C) into (B * L, h, w, C), the windows of an image together.
-
-  Raises:
-    ValueError: a map of another size.
-  """
+  """Cuts (B, H, W, C) into (B * L, h, w, C), windows of an image together."""
   if x.shape[1:3] != tiles.shape:
     raise ValueError(
       f'the map is {x.shape[1:3]}, its windows are for {tiles.shape}'
@@ -172,11 +147,7 @@ def windows(x: jax.Array, tiles: Tiling) -> jax.Array:
 
 
 def merge(patches: jax.Array, tiles: Tiling) -> jax.Array:
-  """Averages (B * L, h, w, C) to (B, H, W, C), the inverse of `windows`.
-
-  Raises:
-    ValueError: windows of another size, or not L of each image.
-  """
+  """Averages (B * L, h, w, C) to (B, H, W, C), the inverse of `windows`."""
   count, height, width, channels = patches.shape
   if (height, width) != tiles.size or count % tiles.count:
     raise ValueError(
@@ -197,23 +168,21 @@ def merge(patches: jax.Array, tiles: Tiling) -> jax.Array:
 
 
 def repeat(values: jax.Array, tiles: Tiling) -> jax.Array:
-  """Gives every window of an image what the image has: (B, ...) to (B * L)."""
+  """Repeats values (B, ...) for all windows of an image, (B * L, ...)."""
   return jnp.repeat(values, tiles.count, axis=0)
 
 
 def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
-  """Makes a stage of windows one of whole maps.
+  """Returns a stage of B maps for one that was built for their B * L windows.
 
-  At every call the network sees all windows as one batch, and what it predicts
-  of them is merged; the solver only sees whole maps.
+  The network processes all windows as one batch, and its predictions are
+  merged; the solver is given whole maps. Finished scales are cut by the same
+  windows.
 
   Args:
-    stage: built for B * L windows: each condition that lies on the map is cut
-      by `windows`, every other one is given to all windows by `repeat`.
+    stage: with each condition that lies on the map cut by `windows`, and every
+      other one repeated by `repeat`.
     tiles: the windows of the stage's map.
-
-  Returns:
-    A stage of B maps. Finished scales are cut by the same windows.
   """
 
   def enter(state, normal):
@@ -226,16 +195,16 @@ def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
     return merge(x, tiles), context
 
   def over(segment):
-    def call(x, level, context, first=True):
-      prediction = segment.denoise(windows(x, tiles), level, context, first)
-      eps = merge(prediction.eps, tiles)
-      variance = prediction.variance
+    def denoise(x, level, context, first=True):
+      found = segment.denoise(windows(x, tiles), level, context, first)
+      variance = found.variance
       if variance is not None:
         variance = merge(variance, tiles)
-      whole = prediction_lib.Prediction.from_eps(x, eps, level)
+      eps = merge(found.eps, tiles)
+      whole = levels_lib.Prediction.from_eps(x, eps, level)
       return whole.replace(variance=variance)
 
-    return dataclasses.replace(segment, denoise=call)
+    return dataclasses.replace(segment, denoise=denoise)
 
   segments = tuple(over(segment) for segment in stage.segments)
   return dataclasses.replace(stage, segments=segments, enter=enter)

@@ -1,6 +1,6 @@
-"""Moving images by affine maps, without the aliasing of plain interpolation.
+"""Affine transforms of images without the aliasing of linear interpolation.
 
-As in NVlabs/edm: training/augment.py, with all of the margin that a mirror
+As in NVlabs/edm: training/augment.py, with all of the margin that mirroring
 allows instead of what the batch needs, which gives the same numbers.
 """
 
@@ -45,7 +45,7 @@ def scaling(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def rotation(angle: jax.Array) -> jax.Array:
-  """Returns (B, 3, 3) from (B,) radians, with the clock where y is down."""
+  """Returns (B, 3, 3) from (B,) radians, clockwise where y points down."""
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return _matrix([[cos, -sin, 0.0], [sin, cos, 0.0]], angle)
 
@@ -57,25 +57,18 @@ def translation(shift: jax.Array) -> jax.Array:
 
 
 def _upsampling(n: int) -> np.ndarray:
-  """Returns what mirrors n values at both ends and doubles their density.
-
-  All of the margin that a mirror allows: n - 1. (2 (3n - 2), n).
-  """
-  margin = n - 1
-  padded = np.pad(np.eye(n), ((margin, margin), (0, 0)), mode='reflect')
+  """Returns (2 (3n - 2), n): mirrors n values at both ends, doubles density."""
+  padded = np.pad(np.eye(n), ((n - 1, n - 1), (0, 0)), mode='reflect')
   spread = np.zeros((2 * len(padded) - 1, n))
   spread[::2] = padded
   around = np.pad(spread, ((len(_SYM6) // 2,) * 2, (0, 0)))
-  windows = np.stack(
-    [around[m : m + 2 * len(padded)] for m in range(len(_SYM6))]
-  )
-  return np.tensordot(_SYM6[::-1], windows, axes=1)
+  windows = [around[m : m + 2 * len(padded)] for m in range(len(_SYM6))]
+  return np.tensordot(_SYM6[::-1], np.stack(windows), axes=1)
 
 
 def _downsampling(n: int) -> np.ndarray:
-  """Returns what halves the density of 2 (n + 2 reach) values, (n, ...)."""
-  size = 2 * (n + 2 * _REACH)
-  result = np.zeros((n, size))
+  """Returns (n, 2 (n + 2 reach)): halves density."""
+  result = np.zeros((n, 2 * (n + 2 * _REACH)))
   for k in range(n):
     first = 2 * (k + _REACH) - (len(_SYM6) - 1) // 2
     result[k, first : first + len(_SYM6)] = _SYM6
@@ -131,15 +124,9 @@ def warp(images: jax.Array, inverse: jax.Array) -> jax.Array:
 
 def _bilinear(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
   """Interpolates at places (B, h, w) in pixels; 0 outside."""
-  b, height, width, channels = images.shape
-  flat = images.reshape(b, height * width, channels)
-  left, top = jnp.floor(x), jnp.floor(y)
-  total = jnp.zeros((*x.shape, channels), images.dtype)
-  for column, part_x in ((left, left + 1.0 - x), (left + 1.0, x - left)):
-    for row, part_y in ((top, top + 1.0 - y), (top + 1.0, y - top)):
-      inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-      at = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
-      index = at.astype(jnp.int32).reshape(b, -1, 1)
-      values = jnp.take_along_axis(flat, index, axis=1).reshape(total.shape)
-      total += values * jnp.where(inside, part_x * part_y, 0.0)[..., None]
-  return total
+
+  def one(channel, x, y):
+    return jax.scipy.ndimage.map_coordinates(channel, [y, x], order=1)
+
+  channels = jax.vmap(one, in_axes=(-1, None, None), out_axes=-1)
+  return jax.vmap(channels)(images, x, y)

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion.guidance import classifier_free
 
 
 Inputs = condition_lib.Inputs
 Levels = levels_lib.Levels
-Prediction = prediction_lib.Prediction
+Prediction = levels_lib.Prediction
 Shape = tuple[int, int, int, int]
 # (x, time) -> the output of a network with its condition
 Bound = Callable[[jax.Array, jax.Array], jax.Array]

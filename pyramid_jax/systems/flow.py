@@ -17,8 +17,8 @@ import numpy as np
 
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.config.field import Field
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import unet as unet_lib
@@ -82,24 +82,16 @@ def make_levels(steps: int) -> levels_lib.Levels:
   Raises:
     ValueError: fewer than one step.
   """
-  if steps < 1:
-    raise ValueError(f'sampling steps {steps} must be at least 1')
+  checks.check_steps(steps)
   t = np.linspace(1.0, 0.0, steps + 1)
-  ones, alpha = np.ones_like(t), 1.0 - t
-  logs = levels_lib.ancestral_logs(alpha, t)
-  return levels_lib.Levels(
-    time=levels_lib.float32(TIME_SCALE * t),
-    alpha=levels_lib.float32(alpha),
-    sigma=levels_lib.float32(t),
-    part=levels_lib.float32(t),
-    log_beta=levels_lib.float32(logs[0]),
-    log_variance=levels_lib.float32(logs[1]),
-    t=levels_lib.float32(t),
-    frame=levels_lib.float32(ones),
-    dalpha=levels_lib.float32(-ones),
-    dsigma=levels_lib.float32(ones),
-    is_trained=levels_lib.flags(t > 0),
-    h=levels_lib.float32(np.append(np.diff(t), 0.0)),
+  ones = np.ones_like(t)
+  return levels_lib.make(
+    time=TIME_SCALE * t,
+    alpha=1.0 - t,
+    sigma=t,
+    part=t,
+    is_trained=t > 0,
+    path=(t, -ones, ones),
   )
 
 
@@ -164,7 +156,7 @@ class Flow(sampled.Sampled):
     def predict(network, x, level, inputs):
       del inputs
       velocity = network(x, level.time).astype(jnp.float32)
-      return prediction_lib.Prediction(
+      return levels_lib.Prediction(
         x0=x - level.sigma * velocity, eps=x + level.alpha * velocity
       )
 

@@ -157,8 +157,7 @@ class Sampled:
       reason = ' for this system'
       windows = spec.windows
       fields_lib.check_value('sample.windows', windows, ((0, 0),), reason)
-    spec.check_scales(self.stage_count)
-    spec.check_channels(self.space.channels)
+    spec.check_guidance(self.space.channels, self.stage_count)
 
   def check_rows(self, names: Collection[str]) -> None:
     del names

@@ -10,8 +10,8 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.diffusion.levels import row
-from pyramid_jax.diffusion.prediction import Prediction
 
 
 CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
@@ -136,15 +136,6 @@ def test_masked_sampling_equals_a_plain_loop(name):
     want = levels.alpha[i] * z0 + levels.sigma[i] * before[i]
     np.testing.assert_allclose(x[:, :2], want[:, :2], rtol=1e-5, atol=1e-6)
   assert np.abs(got[:, :2] - z0[:, :2]).max() > 1e-3
-
-
-def test_composite_puts_the_known_places_back():
-  levels = levels_of(5)
-  z0 = normal(1)
-  s = editing.masked(stage(levels), z0, half(), composite=True)
-  got = run(s, known=[normal(2, (5, *SHAPE))])
-  np.testing.assert_array_equal(got[:, :2], z0[:, :2])
-  assert np.abs(got[:, 2:] - z0[:, 2:]).max() > 0.1
 
 
 def test_drawn_noise_of_the_mask_is_its_own():

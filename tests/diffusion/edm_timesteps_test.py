@@ -11,7 +11,7 @@ from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion.guidance import classifier_free
-from pyramid_jax.diffusion.prediction import Prediction
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.diffusion.solvers import heun
 
 

@@ -6,8 +6,8 @@ import pytest
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.diffusion.levels import row
-from pyramid_jax.diffusion.prediction import Prediction
 
 
 CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)

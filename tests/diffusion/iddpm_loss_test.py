@@ -11,8 +11,8 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.diffusion.levels import row
-from pyramid_jax.diffusion.prediction import Prediction
 from pyramid_jax.diffusion.solvers import ddim
 from pyramid_jax.diffusion.solvers import ddpm
 
@@ -78,7 +78,7 @@ def test_printed_tables_of_the_short_chain():
 
 
 def rows(j):
-  index = iddpm_loss.count(SHORT) - 1 - j
+  index = len(SHORT.time) - 2 - j
   return row(SHORT, index), row(SHORT, index + 1)
 
 
@@ -113,7 +113,8 @@ def test_printed_steps_of_ddim(j, expected):
   denoise = lambda x, level, first: Prediction.of('eps', x, VALUE, level)
   solver = ddim.DDIM()
   carry = solver.start(X, level)
-  carry = solver.step(carry, denoise, level, next_level, lambda: X)
+  inputs = ddim.base.StepInputs(denoise, level, next_level, lambda: X)
+  carry = solver.step(carry, inputs)
   np.testing.assert_allclose(first_two(carry.x), expected, rtol=1e-6)
 
 

@@ -170,7 +170,9 @@ def test_the_loss_is_the_weighted_error(kind):
 
 
 def test_what_cannot_be_is_refused():
-  with pytest.raises(ValueError, match="'both' is not one of scalar, band"):
+  with pytest.raises(
+    ValueError, match="'both' is not one of .'scalar', 'band'"
+  ):
     laplacian_loss.Preconditioning(PROCESS, 1, 'both')
   with pytest.raises(ValueError, match='stage 4 is not one of 1..3'):
     laplacian_loss.Preconditioning(PROCESS, 4)

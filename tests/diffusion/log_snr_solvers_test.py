@@ -11,7 +11,7 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import timesteps
-from pyramid_jax.diffusion.prediction import Prediction
+from pyramid_jax.diffusion.levels import Prediction
 
 
 CHAIN = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)

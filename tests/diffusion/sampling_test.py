@@ -9,8 +9,8 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.diffusion.levels import row
-from pyramid_jax.diffusion.prediction import Prediction
 from pyramid_jax.diffusion.solvers import ddim
 
 
@@ -107,10 +107,12 @@ def test_published_eta_one_deviations():
   for index, expected in [(199, 0.0274266), (99, 0.1806503), (0, 0.2731831)]:
     carry = ddim.DDIM(eta=1.0).step(
       ddim.base.Carry(x=zero, prediction=nothing),
-      lambda x, level, first: nothing,
-      row(levels, index),
-      row(levels, index + 1),
-      lambda: jnp.ones((1,)),
+      ddim.base.StepInputs(
+        lambda x, level, first: nothing,
+        row(levels, index),
+        row(levels, index + 1),
+        lambda: jnp.ones((1,)),
+      ),
     )
     assert float(carry.x[0]) == pytest.approx(expected, rel=2e-4)
 

@@ -104,15 +104,15 @@ def test_ldm_schedules_have_the_published_values(ends, bar, variance, weights):
   at = [1, 500, 999]
   np.testing.assert_allclose(chain.posterior_variance[at], variance, rtol=1e-6)
   # 1 - alphas_bar loses digits in float32, and the reference forms it there.
-  np.testing.assert_allclose(chain.vlb_weights[at], weights, rtol=1e-4)
-  assert chain.vlb_weights[0] == chain.vlb_weights[1]
+  np.testing.assert_allclose(chain.loss_weights('eps')[at], weights, rtol=1e-4)
+  assert chain.loss_weights('eps')[0] == chain.loss_weights('eps')[1]
 
 
 def test_published_weights_and_factors_of_the_posterior():
   chain = schedules.make_chain('scaled_linear', 1000, 0.0015, 0.0195)
   at = [0, 1, 500, 998, 999]
   np.testing.assert_allclose(
-    chain.vlb_weights_x0[at],
+    chain.loss_weights('x0')[at],
     [0.49775207, 0.49775207, 0.089917101, 0.0030120087, 0.0029824930],
     rtol=1e-6,
   )
@@ -172,7 +172,7 @@ def test_v_posterior_goes_from_the_posterior_to_the_forward_variance():
   weights = half.betas**2 / (
     2 * half.posterior_variance * (1 - half.betas) * (1 - half.alphas_bar)
   )
-  np.testing.assert_allclose(half.vlb_weights[1:], weights[1:])
+  np.testing.assert_allclose(half.loss_weights('eps')[1:], weights[1:])
 
 
 def test_unknown_schedule_is_named():

@@ -15,8 +15,8 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.diffusion.levels import row
-from pyramid_jax.diffusion.prediction import Prediction
 from pyramid_jax.diffusion.solvers import base as solver_lib
 from pyramid_jax.diffusion.solvers import heun
 
@@ -97,14 +97,14 @@ def watched(stage, watch):
     (inner,) = segment.around
 
     def owned(step, context):
-      def call(carry, denoise, level, ahead, noise):
+      def call(carry, at):
         moved = []
 
         def noted(*args):
           moved.append(step(*args))
           return moved[-1]
 
-        after = inner(noted, context)(carry, denoise, level, ahead, noise)
+        after = inner(noted, context)(carry, at)
         watch(carry.x, moved[0], after)
         return after
 
@@ -236,7 +236,7 @@ def one_step(stage, x, index, step=None):
   owned = segment.around[0](step or SAMPLERS['ddim'].step, context)
   denoise = lambda x, level, first: segment.denoise(x, level, context, first)
   carry = solver_lib.Carry(x=x, prediction=solver_lib.nothing(x))
-  return owned(carry, denoise, *ends, lambda: x)
+  return owned(carry, solver_lib.StepInputs(denoise, *ends, lambda: x))
 
 
 def test_examples_do_not_know_of_each_other():

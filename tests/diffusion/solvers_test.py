@@ -10,8 +10,8 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.diffusion.levels import row
-from pyramid_jax.diffusion.prediction import Prediction
 from pyramid_jax.diffusion.solvers import ddim
 from pyramid_jax.diffusion.solvers import ddpm
 
@@ -39,9 +39,9 @@ def deviation(eta, levels, index):
   nothing = Prediction(x0=zero, eps=zero)
   carry = ddim.DDIM(eta=eta).step(
     ddim.base.Carry(x=zero, prediction=nothing),
-    lambda x, level, first: nothing,
-    *ends,
-    lambda: jnp.ones((1,)),
+    ddim.base.StepInputs(
+      lambda x, level, first: nothing, *ends, lambda: jnp.ones((1,))
+    ),
   )
   return float(carry.x[0])
 

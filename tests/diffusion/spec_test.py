@@ -94,11 +94,11 @@ def test_parts_of_the_scale_are_of_the_stages():
   spec = read(guidance=3.0, guidance_parts=(0.0, 0.5, 1.0))
   scales = [float(spec.guidance_of(stage).scale) for stage in range(3)]
   assert scales == [1.0, 2.0, 3.0]
-  spec.check_scales(3)
+  spec.check_guidance(4, 3)
   with pytest.raises(ValueError, match='has 3 values, must be .* or 2, coarse'):
-    spec.check_scales(2)
+    spec.check_guidance(4, 2)
   one = read(guidance=3.0, guidance_parts=(0.5,))
-  one.check_scales(2)
+  one.check_guidance(4, 2)
   assert [one.guidance_of(stage).scale for stage in range(2)] == [2.0, 2.0]
 
 
@@ -168,7 +168,7 @@ def test_settings_reach_the_levels_of_continuous_time():
     (lambda: read(churn=-1.0), 'churn amount is -1.0, must be at least 0'),
     (
       lambda: read(guidance=2.0, guidance_power=-1.0),
-      'power -1.0 of the guidance schedule',
+      'guidance power is -1.0, must be above 0',
     ),
   ],
 )
@@ -179,6 +179,6 @@ def test_what_cannot_be_is_named(call, message):
 
 def test_more_guided_channels_than_there_are():
   spec = read(guidance=3.0, guidance_channels=5)
-  spec.check_channels(5)
+  spec.check_guidance(5, 1)
   with pytest.raises(ValueError, match='channels is 5, must be at most 4'):
-    spec.check_channels(4)
+    spec.check_guidance(4, 1)

@@ -9,7 +9,7 @@ from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import tiling
 from pyramid_jax.diffusion import timesteps
 from pyramid_jax.diffusion.guidance import classifier_free
-from pyramid_jax.diffusion.prediction import Prediction
+from pyramid_jax.diffusion.levels import Prediction
 
 
 def ramp(shape):
@@ -23,18 +23,6 @@ def test_published_normaliser():
   third = [0.02, 0.343333, 0.363333, 0.363333, 0.343333, 0.02]
   expected = [border, second, third, third, second, border]
   np.testing.assert_allclose(tiles.total, expected, atol=1e-6)
-
-
-def test_published_normaliser_with_weighted_windows():
-  # Every window of a 2 x 2 grid lies at its border.
-  plain = tiling.tiling((6, 6), 4, 2)
-  tiles = tiling.tiling((6, 6), 4, 2, ties=(0.01, 0.5))
-  np.testing.assert_allclose(tiles.total, 0.01 * plain.total)
-  one_row = tiling.tiling((4, 12), 4, 2, ties=(0.01, 0.5))
-  # Five windows in one row: their order counts, the missing column does not.
-  np.testing.assert_allclose(
-    one_row.weights[0, :, 1, 1] * 3, [0.01, 0.25, 0.5, 0.25, 0.01]
-  )
 
 
 @pytest.mark.parametrize(
@@ -101,8 +89,6 @@ def test_numbers_that_cannot_work_are_told():
     tiling.tiling((8, 8), 4, 5)
   with pytest.raises(ValueError, match='windows of 4 every 0'):
     tiling.tiling((8, 8), 4, 0)
-  with pytest.raises(ValueError, match=r'weights from \(0.0, 0.5\)'):
-    tiling.tiling((8, 8), 4, 2, limits=(0.0, 0.5))
   tiles = tiling.tiling((8, 8), 4, 2)
   with pytest.raises(ValueError, match=r'map is \(8, 9\)'):
     tiling.windows(jnp.zeros((1, 8, 9, 1)), tiles)

@@ -11,7 +11,6 @@ import numpy as np
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_timesteps
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction
 from pyramid_jax.diffusion import solvers
 
 
@@ -61,7 +60,7 @@ def denoise(process, stage, x, level):
   """Returns the best prediction of Gaussian data at a level of a stage."""
   power = data_powers(process)[stage - 1 :] / 4.0 ** (stage - 1)
   kept = level.alpha * power / (level.alpha**2 * power + level.sigma**2)
-  return prediction.Prediction.from_x0(x, level.times(kept, x), level)
+  return levels_lib.Prediction.from_x0(x, level.times(kept, x), level)
 
 
 def _swept(process, stage, levels, solver, variances):
@@ -76,7 +75,8 @@ def _swept(process, stage, levels, solver, variances):
   def step(carry, scanned):
     index, level, ahead = scanned
     noise = lambda: jnp.zeros_like(images).at[index + 1].set(wave)
-    carry = solver.step(carry, bound, level, ahead, noise)
+    inputs = solvers.base.StepInputs(bound, level, ahead, noise)
+    carry = solver.step(carry, inputs)
     return carry.replace(mean=None), None  # lives for the step alone
 
   carry = solver.start(images, levels)

@@ -112,7 +112,8 @@ def asked_at(segment, x, level, ahead):
   solver = solvers.create('ddim')
   zeros = sampling.StepNoise(*[lambda: jnp.zeros(x.shape)] * 2)
   carry = solver.start(x, segment.levels)
-  around(solver.step, None)(carry, denoise, level, ahead, zeros)
+  inputs = solvers.base.StepInputs(denoise, level, ahead, zeros)
+  around(solver.step, None)(carry, inputs)
   return seen[0]
 
 

@@ -11,7 +11,7 @@ from pyramid_jax import systems
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import spec as spec_lib
-from pyramid_jax.diffusion.prediction import Prediction
+from pyramid_jax.diffusion.levels import Prediction
 from pyramid_jax.distributed import initial
 from pyramid_jax.systems import flow
 from pyramid_jax.systems import system as system_lib
@@ -98,13 +98,10 @@ def test_an_euler_step_follows_the_velocity():
   )
   prediction = Prediction(x0=x - 0.75 * v, eps=x + 0.25 * v)
   solver = solvers.create('euler')
-  carry = solver.step(
-    solver.start(x, levels),
-    lambda x, level, first: prediction,
-    level,
-    ahead,
-    lambda: x,
+  inputs = solvers.base.StepInputs(
+    lambda x, level, first: prediction, level, ahead, lambda: x
   )
+  carry = solver.step(solver.start(x, levels), inputs)
   np.testing.assert_allclose(carry.x, x - 0.25 * v, rtol=1e-5, atol=1e-6)
 
 

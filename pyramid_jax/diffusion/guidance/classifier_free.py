@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 
 
 Levels = levels_lib.Levels
-Prediction = prediction_lib.Prediction
+Prediction = levels_lib.Prediction
 Shape = tuple[int, int, int, int]
 
 
@@ -26,33 +26,31 @@ class Guidance:
 
   e = e_null + scale (e_cond - e_null): arXiv:2207.12598 in the convention of
   CompVis/latent-diffusion: ldm/models/diffusion/ddim.py, where a scale of 1
-  is no guidance. None in its place builds no half for the null condition.
+  is no guidance. Where None stands for a `Guidance`, no half for the null
+  condition is built.
 
   Attributes:
-    scale: the guidance scale, (), or one a stage, coarse to fine. It is traced:
-      another one needs no new compilation.
+    scale: the guidance scale, (), or one of each stage, coarse to fine. It is
+      traced: another one needs no new compilation.
     interval: (from, to), both included, parts of the process's time in [0, 1]:
       the scale acts in steps that begin there (arXiv:2404.07724).
     channels: how many of the noise's channels are guided; None is all. DiT
-      and its kin guide 3 of a latent's 4.
+      guides 3 of a latent's 4.
     power: of the power-cosine schedule, which lets the scale grow from 1 to
       `scale` as the noise falls (`power_cosine`); None is a constant scale.
   """
 
   scale: jax.Array | np.ndarray | float
-  interval: tuple[float, float] = flax.struct.field(
-    pytree_node=False, default=(0.0, 1.0)
-  )
-  channels: int | None = flax.struct.field(pytree_node=False, default=None)
-  power: float | None = flax.struct.field(pytree_node=False, default=None)
+  interval: tuple[float, float] = levels_lib.static((0.0, 1.0))
+  channels: int | None = levels_lib.static(None)
+  power: float | None = levels_lib.static(None)
 
   def __post_init__(self):
-    if self.channels is not None and self.channels < 1:
-      raise ValueError(f'guided channels {self.channels} must be at least 1')
-    if self.power is not None and self.power <= 0:
-      raise ValueError(
-        f'power {self.power} of the guidance schedule must be above 0'
-      )
+    channels, power = self.channels, self.power
+    ok = channels is None or channels >= 1
+    checks.check('guidance channels', channels, ok, 'at least 1')
+    ok = power is None or power > 0
+    checks.check('guidance power', power, ok, 'above 0')
 
   def of_stage(self, index: int) -> 'Guidance':
     """Returns the guidance of one stage, with one scale."""
@@ -85,17 +83,18 @@ class Guidance:
 
 @dataclasses.dataclass(frozen=True)
 class Guided:
-  """The denoiser of a guided segment.
+  """The denoiser of a segment of a guided stage.
 
   Attributes:
-    guidance: how both predictions are combined.
+    guidance: how both predictions are combined; None outside its interval,
+      where the denoiser of `cond` alone is called.
     both: the denoiser of 2B images.
     cond: the stage of B images with the condition alone.
     null: the stage of B images with the null condition alone.
-    index: of the segment of `cond` and `null` that has the same steps.
+    index: the index of the segment of `cond` and `null` with the same steps.
   """
 
-  guidance: Guidance
+  guidance: Guidance | None
   both: sampling.Denoiser
   cond: sampling.Stage
   null: sampling.Stage
@@ -104,27 +103,11 @@ class Guided:
   def __call__(
     self, x: jax.Array, level: Levels, context: Any, first: bool = True
   ) -> Prediction:
+    if self.guidance is None:
+      denoise = self.cond.segments[self.index].denoise
+      return denoise(x, level, context[1], first)
     predictions = self.both(pair(x, x), level, context[0], first)
     return self.guidance.combine(*unpair(predictions), level)
-
-
-@dataclasses.dataclass(frozen=True)
-class Unguided:
-  """The denoiser of a segment outside the interval of guidance.
-
-  Attributes:
-    cond: the stage of B images with the condition alone.
-    index: of its segment that has the same steps.
-  """
-
-  cond: sampling.Stage
-  index: int
-
-  def __call__(
-    self, x: jax.Array, level: Levels, context: Any, first: bool = True
-  ) -> Prediction:
-    denoise = self.cond.segments[self.index].denoise
-    return denoise(x, level, context[1], first)
 
 
 def guided_stage(
@@ -138,32 +121,27 @@ def guided_stage(
 
   Args:
     build: (condition, shape of the state) -> the stage without guidance.
-    shape: of the state, (B, h, w, C).
+    shape: (B, h, w, C) of the state.
     cond: the condition of B images.
     null: the null condition; None without one.
-    guidance: of this stage, None for none.
+    guidance: of this stage; None without any.
   """
   alone = build(cond, shape)
   if guidance is None or null is None:
     return alone
   both = build(pair(cond, null), (2 * shape[0], *shape[1:]))
-  parts = [
-    (index, inside, levels)
-    for index, segment in enumerate(both.segments)
-    for inside, levels in _cut(segment.levels, *guidance.interval)
-  ]
-  everywhere = all(inside for _, inside, _ in parts)
   null_stage = build(null, shape)
+  cuts = [_cut(s.levels, *guidance.interval) for s in both.segments]
+  everywhere = all(inside for cut in cuts for inside, _ in cut)
   segments = tuple(
     sampling.Segment(
       levels=levels,
       denoise=Guided(
-        guidance, both.segments[index].denoise, alone, null_stage, index
-      )
-      if inside
-      else Unguided(alone, index),
+        guidance if inside else None, segment.denoise, alone, null_stage, index
+      ),
     )
-    for index, inside, levels in parts
+    for index, segment in enumerate(both.segments)
+    for inside, levels in cuts[index]
   )
 
   def enter(state, normal):
@@ -172,8 +150,8 @@ def guided_stage(
       return pair(noise, noise)
 
     x, context = both.enter([pair(s, s) for s in state], twice)
-    plain = None if everywhere else alone.enter(state, normal)[1]
-    return unpair(x)[0], (context, plain)
+    unguided = None if everywhere else alone.enter(state, normal)[1]
+    return unpair(x)[0], (context, unguided)
 
   def leave(state, x, x0, context):
     return both.leave(state, x, x0, context[0])
@@ -184,33 +162,20 @@ def guided_stage(
 def entered_from(
   stage: sampling.Stage, state: list[jax.Array]
 ) -> sampling.Stage:
-  """Enters a stage from given finished scales, whatever is finished then.
+  """Enters a stage, and the halves of a guided one, from given scales."""
 
-  Args:
-    stage: of B images, perhaps guided: the stages of each half, too.
-    state: the finished scales, coarse first.
-  """
-
-  def alone(stage):
-    def enter(finished, normal):
-      del finished
-      return stage.enter(state, normal)
-
+  def entered(stage):
+    enter = lambda finished, normal: stage.enter(state, normal)
     return dataclasses.replace(stage, enter=enter)
 
-  def halves(denoise):
+  segments = []
+  for segment in stage.segments:
+    denoise = segment.denoise
     if isinstance(denoise, Guided):
-      cond, null = alone(denoise.cond), alone(denoise.null)
-      return dataclasses.replace(denoise, cond=cond, null=null)
-    if isinstance(denoise, Unguided):
-      return dataclasses.replace(denoise, cond=alone(denoise.cond))
-    return denoise
-
-  segments = tuple(
-    dataclasses.replace(segment, denoise=halves(segment.denoise))
-    for segment in stage.segments
-  )
-  return dataclasses.replace(alone(stage), segments=segments)
+      cond, null = entered(denoise.cond), entered(denoise.null)
+      denoise = dataclasses.replace(denoise, cond=cond, null=null)
+    segments.append(dataclasses.replace(segment, denoise=denoise))
+  return dataclasses.replace(entered(stage), segments=tuple(segments))
 
 
 def pair(cond: Any, null: Any) -> Any:
@@ -227,28 +192,19 @@ def pair(cond: Any, null: Any) -> Any:
 
 def unpair(both: Any) -> tuple[Any, Any]:
   """Takes a tree of (2B, ...) of `pair` apart."""
-
-  def half(x, index):
-    return x.reshape(x.shape[0] // 2, 2, *x.shape[1:])[:, index]
-
-  return (
-    jax.tree.map(lambda x: half(x, 0), both),
-    jax.tree.map(lambda x: half(x, 1), both),
-  )
+  halves = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), both)
+  half = lambda index: jax.tree.map(lambda x: x[:, index], halves)
+  return half(0), half(1)
 
 
 def power_cosine(
   scale: jax.Array | np.ndarray | float, part: jax.Array, power: float
 ) -> jax.Array:
-  """Returns the guidance scale at a part of the process's time.
+  """Returns the guidance scale at a part t / T of the process's time.
 
-  1 at the noisiest level, `scale` at the cleanest (NVlabs/DiffiT:
-  diffit/diffit.py, after arXiv:2303.14389).
-
-  Args:
-    scale: at the cleanest level.
-    part: t / T in [0, 1].
-    power: how late the scale grows.
+  It grows from 1 at the noisiest level to `scale` at the cleanest, the later
+  the higher the power (NVlabs/DiffiT: diffit/diffit.py, after
+  arXiv:2303.14389).
   """
   return 1.0 + (jnp.asarray(scale) - 1.0) * 0.5 * (
     1.0 - jnp.cos(jnp.pi * (1.0 - part) ** power)

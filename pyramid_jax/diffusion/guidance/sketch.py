@@ -2,8 +2,8 @@
 
 Sketch-guided diffusion (arXiv:2211.13752): a loss on the activations of the
 conditional call is differentiated by the noisy state, and every step is
-followed by a correction along that gradient, `beta` times as long as the step,
-both as they are in a variance-preserving chain.
+followed by a correction along that gradient, `beta` times as long as the step.
+Both lengths are those of a variance-preserving state.
 """
 
 from collections.abc import Callable
@@ -14,34 +14,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.diffusion import checks
+from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.solvers import base as solver_lib
 
 
 Levels = levels_lib.Levels
-Prediction = prediction_lib.Prediction
+Prediction = levels_lib.Prediction
 
 # (prediction with its features, level, initial noise) -> (B,) losses
 Loss = Callable[[Prediction, Levels, jax.Array], jax.Array]
-# The step that a correction is measured by: without the noise that it drew
-# anew, or as it was.
+# The step that a correction is measured by: without the noise that it drew, or
+# as it was.
 NORM_REFS = ('mean', 'sample')
 _TINY = 1e-8  # length of a gradient, over the root of its size: no direction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SketchGuidance:
-  """What corrects the first steps of a stage, and by how much.
+  """The corrections of the first steps of a stage.
 
   Attributes:
     loss: of the activations; may depend on the predictions, too.
     features: names of the activations.
     beta: length of the correction over that of the step, () or (B,).
     stop_fraction: the share of the steps that are corrected, in [0, 1].
-    norm_ref: which step lengths are measured by, one of `NORM_REFS`.
+    norm_ref: one of `NORM_REFS`.
   """
 
   loss: Loss
@@ -53,41 +54,17 @@ class SketchGuidance:
   def __post_init__(self):
     if not 0 <= self.stop_fraction <= 1:
       raise ValueError(f'stop fraction {self.stop_fraction} must lie in [0, 1]')
-    if self.norm_ref not in NORM_REFS:
-      raise ValueError(f'norm_ref {self.norm_ref!r} is not one of {NORM_REFS}')
-
-  def corrected(
-    self,
-    gradient: jax.Array,
-    before: jax.Array,
-    moved: solver_lib.Carry,
-    ends: tuple[Levels, Levels],
-  ) -> solver_lib.Carry:
-    """Returns the carry after a step with its correction.
-
-    Args:
-      gradient: (B, H, W, C) of the loss, by the state before the step.
-      before: (B, H, W, C) the state before the step.
-      moved: the carry after it.
-      ends: the levels before and after.
-    """
-    old, new = (_vp_scale(level) for level in ends)
-    after = moved.x
-    if self.norm_ref == 'mean' and moved.mean is not None:
-      after = moved.mean
-    step = after / new - before / old
-    x = moved.x - new * correction(gradient, step, self.beta)
-    return dataclasses.replace(moved, x=x)
+    checks.one_of('norm_ref', self.norm_ref, NORM_REFS)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Contexts:
-  """What the denoisers of a stage need, beside what does not concern them.
+  """The contexts of a stage and of its halves.
 
   Attributes:
     whole: the context of the stage itself.
-    cond: of the stage with the condition alone.
-    null: of the stage with the null condition alone.
+    cond: the context of the stage with the condition alone.
+    null: the context of the stage with the null condition alone.
     initial: (B, H, W, C) the initial noise.
   """
 
@@ -104,20 +81,11 @@ def sketch_guided(
 
   The gradient goes through the call with the condition alone, whose forward
   pass serves the step as well; the null condition is a call of its own that
-  keeps nothing for a gradient.
-
-  Args:
-    stage: of B images, perhaps with classifier-free guidance, perhaps edited.
-    sketch: what corrects the steps.
+  stores nothing for a gradient.
   """
-  left, segments = round(sketch.stop_fraction * stage.steps), []
-  for segment in stage.segments:
-    taken = min(left, segment.steps)
-    left -= taken
-    if taken:
-      segments.append(_owned(segment.part(0, taken), sketch))
-    if taken < segment.steps:
-      segments.append(_inner(segment.part(taken, segment.steps)))
+  count = round(sketch.stop_fraction * stage.steps)
+  corrected = [_corrected(s, sketch) for s in stage.part(0, count)]
+  others = [_inner(s) for s in stage.part(count, stage.steps)]
 
   def enter(state, normal):
     drawn: list[jax.Array] = []
@@ -129,54 +97,60 @@ def sketch_guided(
     x, whole = stage.enter(state, noted)
     cond = null = None
     for segment in stage.segments:
-      if isinstance(segment.denoise, classifier_free.Guided):
-        _, cond = segment.denoise.cond.enter(state, normal)
-        _, null = segment.denoise.null.enter(state, normal)
+      denoise = segment.denoise
+      if isinstance(denoise, classifier_free.Guided) and denoise.guidance:
+        _, cond = denoise.cond.enter(state, normal)
+        _, null = denoise.null.enter(state, normal)
     return x, _Contexts(whole, cond, null, drawn[0])
 
   def leave(state, x, x0, context):
     return stage.leave(state, x, x0, context.whole)
 
-  return sampling.Stage(segments=tuple(segments), enter=enter, leave=leave)
+  segments = (*corrected, *others)
+  return sampling.Stage(segments=segments, enter=enter, leave=leave)
 
 
 def _inner(segment: sampling.Segment) -> sampling.Segment:
-  """Gives the parts of a segment their own context."""
-
-  def denoise(x, level, context, first=True):
-    return segment.denoise(x, level, context.whole, first)
+  """Gives the functions of a segment the context of its stage."""
 
   def inner(around: sampling.Around) -> sampling.Around:
     return lambda step, context: around(step, context.whole)
 
   return dataclasses.replace(
     segment,
-    denoise=denoise,
+    denoise=lambda x, level, context, first=True: segment.denoise(
+      x, level, context.whole, first
+    ),
     around=tuple(inner(around) for around in segment.around),
   )
 
 
-def _owned(
+def _corrected(
   segment: sampling.Segment, sketch: SketchGuidance
 ) -> sampling.Segment:
   """Puts the correction around the steps of a segment, innermost of all."""
 
   def around(step: solver_lib.Step, context: Any) -> solver_lib.Step:
-    def corrected(carry, denoise, level, next_level, noise):
+    def corrected(carry, at):
       gradients = []
 
       def asked(x, level, first):
         if not first:
-          return denoise(x, level, first)
+          return at.denoise(x, level, first)
         prediction, gradient = _with_gradient(
           segment.denoise, sketch, x, level, context
         )
         gradients.append(gradient)
         return prediction
 
-      moved = step(carry, asked, level, next_level, noise)
-      ends = level, next_level
-      return sketch.corrected(gradients[0], carry.x, moved, ends)
+      moved = step(carry, dataclasses.replace(at, denoise=asked))
+      after = moved.x
+      if sketch.norm_ref == 'mean' and moved.mean is not None:
+        after = moved.mean
+      scale = _vp_scale(at.next_level)
+      step_taken = after / scale - carry.x / _vp_scale(at.level)
+      way = correction(gradients[0], step_taken, sketch.beta)
+      return dataclasses.replace(moved, x=moved.x - scale * way)
 
     return corrected
 
@@ -192,11 +166,14 @@ def _with_gradient(
   context: _Contexts,
 ) -> tuple[Prediction, jax.Array]:
   """Returns what a denoiser predicts, and the gradient of the loss by x."""
-  cond, of_cond = denoise, context.whole
-  guided = isinstance(denoise, classifier_free.Guided)
-  if isinstance(denoise, classifier_free.Guided | classifier_free.Unguided):
-    cond = denoise.cond.segments[denoise.index].denoise
-    of_cond = context.cond if guided else context.whole[1]
+  cond, null, of_cond, guidance = denoise, denoise, context.whole, None
+  if isinstance(denoise, classifier_free.Guided):
+    cond, null = (
+      half.segments[denoise.index].denoise
+      for half in (denoise.cond, denoise.null)
+    )
+    guidance = denoise.guidance
+    of_cond = context.cond if guidance else context.whole[1]
 
   def objective(x):
     found = cond(x, level, of_cond, True, features=sketch.features)
@@ -204,41 +181,33 @@ def _with_gradient(
     return losses.sum(), found.replace(features={})
 
   gradient, prediction = jax.grad(objective, has_aux=True)(x)
-  if isinstance(denoise, classifier_free.Guided):
-    alone = denoise.null.segments[denoise.index].denoise
-    null = alone(x, level, context.null, True)
-    prediction = denoise.guidance.combine(prediction, null, level)
+  if guidance:
+    unguided = null(x, level, context.null, True)
+    prediction = guidance.combine(prediction, unguided, level)
   return prediction, gradient
 
 
 def correction(
   gradient: jax.Array, step: jax.Array, beta: jax.Array | float
 ) -> jax.Array:
-  """Returns what is subtracted: beta |step| along the gradient, per image.
+  """Returns beta |step| along the gradient (B, ...), to be subtracted.
 
-  Nothing where the gradient is so short that its direction is noise.
-
-  Args:
-    gradient: (B, H, W, C).
-    step: (B, H, W, C), the way that a step went.
-    beta: () or (B,).
+  It is 0 where the gradient is so short that its direction is noise.
   """
-  beta = jnp.asarray(beta)
-  beta = beta.reshape(beta.shape + (1,) * (gradient.ndim - beta.ndim))
   size = _length(gradient)
   has_direction = size >= _TINY * gradient[0].size ** 0.5
+  beta = gaussian.per_example(jnp.asarray(beta), gradient)
   factor = beta * _length(step) / jnp.where(has_direction, size, 1.0)
   return jnp.where(has_direction, factor, 0.0) * gradient
 
 
 def _vp_scale(level: Levels) -> jax.Array:
-  """Returns what makes a state one of a variance-preserving chain.
+  """Returns the scale of a state over that of a variance-preserving one.
 
-  1 for the chains of the paper. States whose image keeps its scale while noise
-  grows (EDM, LaDM) get shorter by half where noise halves: measured so, their
-  first steps would be as long as all of the noise.
+  1 for the chains of the paper. Where the image keeps its scale while noise
+  grows (EDM, LaDM), the first steps would be measured as long as the noise.
   """
-  signal = jnp.max(level.alpha)  # of bands, that which does not fade
+  signal = jnp.max(level.alpha)  # the band that does not fade
   return jnp.sqrt(jnp.square(signal) + jnp.square(level.sigma))
 
 

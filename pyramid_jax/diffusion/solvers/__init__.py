@@ -1,5 +1,6 @@
 """Solvers by name, one file each."""
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion.solvers import base
 from pyramid_jax.diffusion.solvers import ddim
 from pyramid_jax.diffusion.solvers import ddpm
@@ -9,8 +10,7 @@ from pyramid_jax.diffusion.solvers import plms
 from pyramid_jax.diffusion.solvers import unipc
 
 
-SOLVERS = ('ddim', 'plms', 'ddpm', 'dpmpp_2m', 'unipc', 'heun', 'euler')
-# The spacing of a chain's levels that suits a solver, where none is named.
+# The spacing of a chain's levels that suits each solver, where none is named.
 SPACINGS = {
   'ddim': 'official',
   'plms': 'official',
@@ -20,6 +20,7 @@ SPACINGS = {
   'heun': 'log_snr',
   'euler': 'official',
 }
+SOLVERS = tuple(SPACINGS)
 
 
 def create(
@@ -37,13 +38,12 @@ def create(
     eta: noise of DDIM, 0 deterministic, 1 as noisy as DDPM.
     temperature: factor of the noise of DDIM and DDPM.
     variance: of the steps of DDPM, see `ddpm.ancestral`.
-    churn: noise that Heun and Euler add anew; their levels hold how much.
+    churn: whether Heun and Euler add noise, as much as their levels say.
 
   Raises:
-    ValueError: unknown name, or noise where a solver has none.
+    ValueError: an unknown name, or noise for a solver that adds none.
   """
-  if name not in SOLVERS:
-    raise ValueError(f'sample.solver {name!r} is not one of {SOLVERS}')
+  checks.one_of('sample.solver', name, SOLVERS)
   if eta and name != 'ddim':
     raise ValueError(f'sample.eta is {eta}, but {name} needs eta = 0')
   if temperature != 1 and name not in ('ddim', 'ddpm'):
@@ -52,12 +52,13 @@ def create(
     )
   if churn and name not in ('heun', 'euler'):
     raise ValueError(f'sample.churn is {churn}, but {name} needs churn = 0')
-  if name == 'ddim':
-    return ddim.DDIM(eta=eta, temperature=temperature)
-  if name == 'ddpm':
-    return ddpm.DDPM(temperature=temperature, variance=variance)
-  if name in ('heun', 'euler'):
-    return heun.Heun(order=2 if name == 'heun' else 1, has_churn=churn > 0)
-  if name == 'plms':
-    return plms.PLMS()
-  return dpm_solver.DPMSolverPP2M() if name == 'dpmpp_2m' else unipc.UniPC()
+  solvers: dict[str, base.Solver] = {
+    'ddim': ddim.DDIM(eta=eta, temperature=temperature),
+    'plms': plms.PLMS(),
+    'ddpm': ddpm.DDPM(temperature=temperature, variance=variance),
+    'dpmpp_2m': dpm_solver.DPMSolverPP2M(),
+    'unipc': unipc.UniPC(),
+    'heun': heun.Heun(order=2, has_churn=churn > 0),
+    'euler': heun.Heun(order=1, has_churn=churn > 0),
+  }
+  return solvers[name]

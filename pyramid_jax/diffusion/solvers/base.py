@@ -1,23 +1,22 @@
-"""What a solver is: (carry, denoise, level, next level, noise) -> carry.
+"""What a solver is: (carry, inputs of a step) -> carry.
 
-A solver is a frozen dataclass. It knows nothing of where the levels lie
-(`timesteps`, `edm_timesteps`, `laplacian_timesteps`): any solver walks any
-levels, but for what its docstring says.
+A solver is a frozen dataclass. It does not depend on where the levels lie
+(`timesteps`, `edm_timesteps`, `laplacian_timesteps`): any solver takes any
+levels, except where its docstring says otherwise.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+import dataclasses
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 
 
 Levels = levels_lib.Levels
-Prediction = prediction_lib.Prediction
+Prediction = levels_lib.Prediction
 
 # denoise(x, level, first) -> Prediction; `first` marks a step's first call.
 Denoise = Callable[[jax.Array, Levels, bool], Prediction]
@@ -33,8 +32,8 @@ class Carry:
     x: (B, H, W, C) the state at the current level.
     prediction: of the step's first network call.
     history: what a multistep solver remembers.
-    mean: x without the noise that this step drew, None if it drew none; it
-      lives until the step is over.
+    mean: x without the noise that this step drew, None if it drew none; not
+      kept from step to step.
   """
 
   x: jax.Array
@@ -43,41 +42,43 @@ class Carry:
   mean: jax.Array | None = None
 
 
-# (carry, denoise, level, next level, noise) -> carry at the next level
-Step = Callable[[Carry, Denoise, Levels, Levels, Draw], Carry]
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+  """What a step is given beside the carry.
+
+  Attributes:
+    denoise: the denoiser.
+    level: the level at which the step begins.
+    next_level: the level at which it ends.
+    noise: the noise that it may add.
+  """
+
+  denoise: Denoise
+  level: Levels
+  next_level: Levels
+  noise: Draw
 
 
-class Solver(Protocol):
-  """See the module docstring."""
+# (carry, inputs) -> carry at the next level
+Step = Callable[[Carry, StepInputs], Carry]
+
+
+class Solver:
+  """The base of all solvers; see the module docstring."""
 
   @property
   def first_step(self) -> Step | None:
     """A first step that differs from the others; None if none does."""
-
-  def start(self, x: jax.Array, levels: Levels) -> Carry:
-    """Returns the carry before the first step from x."""
-
-  def step(
-    self,
-    carry: Carry,
-    denoise: Denoise,
-    level: Levels,
-    next_level: Levels,
-    noise: Draw,
-  ) -> Carry:
-    """Goes from `level` to `next_level`."""
-
-
-class OneStep:
-  """What solvers share whose steps are all alike."""
-
-  @property
-  def first_step(self) -> Step | None:
     return None
 
   def start(self, x: jax.Array, levels: Levels) -> Carry:
+    """Returns the carry before the first step from x."""
     del levels
     return Carry(x=x, prediction=nothing(x))
+
+  def step(self, carry: Carry, at: StepInputs) -> Carry:
+    """Goes from `at.level` to `at.next_level`."""
+    raise NotImplementedError
 
 
 def nothing(x: jax.Array) -> Prediction:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion.solvers import base
 
 
@@ -12,13 +13,13 @@ VARIANCES = ('fixed_small', 'fixed_large', 'learned_range')
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM(base.OneStep):
+class DDPM(base.Solver):
   """Ancestral sampling (arXiv:2006.11239); a step to a clean level is exact.
 
   Attributes:
     temperature: factor of the noise.
-    clip: keep the clean prediction in [-1, 1], for images, not for latents.
-    variance: of a step, see `ancestral`.
+    clip: see `ancestral`.
+    variance: see `ancestral`.
   """
 
   temperature: float = 1.0
@@ -26,18 +27,12 @@ class DDPM(base.OneStep):
   variance: str = 'fixed_small'
 
   def __post_init__(self):
-    check_variance(self.variance)
+    checks.one_of('variance', self.variance, VARIANCES)
 
-  def step(
-    self,
-    carry: base.Carry,
-    denoise: base.Denoise,
-    level: base.Levels,
-    next_level: base.Levels,
-    noise: base.Draw,
-  ) -> base.Carry:
+  def step(self, carry: base.Carry, at: base.StepInputs) -> base.Carry:
+    level, next_level = at.level, at.next_level
     prediction, mean, log = ancestral(
-      denoise(carry.x, level, True),
+      at.denoise(carry.x, level, True),
       carry.x,
       level,
       next_level,
@@ -45,7 +40,7 @@ class DDPM(base.OneStep):
       self.clip,
     )
     std = jnp.where(next_level.sigma > 0, jnp.exp(0.5 * log), 0.0)
-    drawn = self.temperature * noise()
+    drawn = self.temperature * at.noise()
     x = mean + (std * drawn if std.ndim > 1 else level.times(std, drawn))
     return base.Carry(x=x, prediction=prediction, mean=mean)
 
@@ -66,38 +61,34 @@ def ancestral(
   Args:
     prediction: of x.
     x: (B, H, W, C) the state.
-    level: of x; scalars or arrays that broadcast over x.
-    next_level: less noisy; scalars or arrays that broadcast over x.
-    variance: 'fixed_small' of the posterior, 'fixed_large' of the forward
-      step, or 'learned_range', between them as the network says
-      (arXiv:2102.09672 eq. 15).
+    level: of x, broadcast over it.
+    next_level: less noisy, broadcast over x.
+    variance: 'fixed_small' that of the posterior, 'fixed_large' that of the
+      forward step, or 'learned_range', where the network interpolates between
+      them (arXiv:2102.09672 eq. 15).
     clip: keep the clean prediction in [-1, 1], for images, not for latents.
 
   Returns:
-    The prediction, perhaps clipped, the mean and the log variance.
-
-  Raises:
-    ValueError: a network without a variance that should have one.
+    The prediction, clipped if `clip`, the mean and the log variance.
   """
   if clip:
     x0 = jnp.clip(prediction.x0, -1.0, 1.0)
     clipped = base.Prediction.from_x0(x, x0, level)
     prediction = clipped.replace(variance=prediction.variance)
   mean = posterior_mean(prediction.x0, x, level, next_level)
+  small, large = level.log_variance, level.log_beta
   if variance == 'fixed_small':
-    return prediction, mean, level.log_variance
+    return prediction, mean, small
   if variance == 'fixed_large':
     # The last step would have that of all noise from a clean image.
-    log = jnp.where(next_level.sigma > 0, level.log_beta, level.log_variance)
-    return prediction, mean, log
+    return prediction, mean, jnp.where(next_level.sigma > 0, large, small)
   if prediction.variance is None:
     raise ValueError(
       "variance 'learned_range' needs a network with twice the channels of the"
       f' state, this one predicts {x.shape[-1]}'
     )
   part = (prediction.variance + 1.0) / 2.0
-  log = part * level.log_beta + (1.0 - part) * level.log_variance
-  return prediction, mean, log
+  return prediction, mean, part * large + (1.0 - part) * small
 
 
 def posterior_mean(
@@ -109,13 +100,3 @@ def posterior_mean(
   of_x0 = beta * next_level.alpha / variance
   of_x = next_level.sigma**2 * level.kept(next_level) / variance
   return level.times(of_x0, x0) + level.times(of_x, x)
-
-
-def check_variance(name: str) -> None:
-  """Refuses a variance that ancestral steps do not have.
-
-  Raises:
-    ValueError: unknown name.
-  """
-  if name not in VARIANCES:
-    raise ValueError(f'variance {name!r} is not one of {VARIANCES}')

@@ -18,7 +18,7 @@ Levels = base.Levels
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolverPP2M(base.OneStep):
+class DPMSolverPP2M(base.Solver):
   """DPM-Solver++ (2M) (arXiv:2211.01095, algorithm 2), one call a step.
 
   The clean state is extrapolated in half the log signal-to-noise ratio from
@@ -30,24 +30,17 @@ class DPMSolverPP2M(base.OneStep):
     history = far_past(x, levels)
     return base.Carry(x=x, prediction=base.nothing(x), history=history)
 
-  def step(
-    self,
-    carry: base.Carry,
-    denoise: base.Denoise,
-    level: Levels,
-    next_level: Levels,
-    noise: base.Draw,
-  ) -> base.Carry:
-    del noise
-    now = denoise(carry.x, level, True)
+  def step(self, carry: base.Carry, at: base.StepInputs) -> base.Carry:
+    level = at.level
+    now = at.denoise(carry.x, level, True)
     past, before = carry.history
-    x = extrapolated(carry.x, now.x0, past, before, level, next_level)
+    x = extrapolated(carry.x, now.x0, past, before, level, at.next_level)
     history = (now.x0, half_log_snr(level))
     return base.Carry(x=x, prediction=now, history=history)
 
 
 def far_past(x: jax.Array, levels: Levels) -> tuple[jax.Array, jax.Array]:
-  """Returns a past prediction and its place, so far away that it weighs 0."""
+  """Returns a past prediction so far away that its weight is 0."""
   nowhere = jnp.full_like(levels_lib.row(levels, 0).alpha, -jnp.inf)
   return jnp.zeros_like(x), nowhere
 
@@ -65,10 +58,10 @@ def extrapolated(
   Args:
     x: the state at `level`.
     x0: its clean prediction.
-    past: the one before.
-    before: half the log signal-to-noise ratio where that was made.
+    past: the clean prediction of the step before.
+    before: half the log signal-to-noise ratio at which that was made.
     level: of x.
-    next_level: where the step leads.
+    next_level: of the result.
   """
   here, ahead = half_log_snr(level), half_log_snr(next_level)
   # Of first order at either end, and where a level repeats.

@@ -4,11 +4,12 @@ import dataclasses
 
 import jax
 
+from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion.solvers import base
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Heun(base.OneStep):
+class Heun(base.Solver):
   """Heun's rule of second order, generalized, or Euler's.
 
   Matches `edm_sampler` and `ablation_sampler` of NVlabs/edm: generate.py. Two
@@ -20,7 +21,7 @@ class Heun(base.OneStep):
     order: 2 is Heun's rule, 1 Euler's.
     alpha: where in a step the second call is: 1 Heun, 1/2 midpoint; the
       levels' `mid` must lie there.
-    has_churn: whether the levels add noise anew.
+    has_churn: whether noise is added before a step, as much as the levels say.
   """
 
   order: int = 2
@@ -28,17 +29,11 @@ class Heun(base.OneStep):
   has_churn: bool = False
 
   def __post_init__(self):
-    if self.order not in (1, 2):
-      raise ValueError(f'order is {self.order}, must be 1 (Euler) or 2 (Heun)')
+    ok = self.order in (1, 2)
+    checks.check('order', self.order, ok, '1 (Euler) or 2 (Heun)')
 
-  def step(
-    self,
-    carry: base.Carry,
-    denoise: base.Denoise,
-    level: base.Levels,
-    next_level: base.Levels,
-    noise: base.Draw,
-  ) -> base.Carry:
+  def step(self, carry: base.Carry, at: base.StepInputs) -> base.Carry:
+    level, next_level = at.level, at.next_level
     hat = level if level.hat is None else level.hat
     mid = next_level if level.mid is None else level.mid
     x = kept = carry.x
@@ -46,13 +41,13 @@ class Heun(base.OneStep):
       if level.keep is None or level.noise is None:
         raise ValueError('churn needs levels in continuous time')
       kept = level.times(level.keep, carry.x)
-      x = kept + level.times(level.noise, noise())
-    now = denoise(x, hat, True)
+      x = kept + level.times(level.noise, at.noise())
+    now = at.denoise(x, hat, True)
     slope, h = hat.slope(now.x0, now.eps), level.h
 
     def corrected():
       there = (x / hat.frame + self.alpha * h * slope) * mid.frame
-      ahead = denoise(there, mid, False)
+      ahead = at.denoise(there, mid, False)
       weight = 1.0 / (2.0 * self.alpha)
       other = mid.slope(ahead.x0, ahead.eps)
       return (1.0 - weight) * slope + weight * other

@@ -13,7 +13,7 @@ Levels = base.Levels
 
 
 @dataclasses.dataclass(frozen=True)
-class UniPC(base.OneStep):
+class UniPC(base.Solver):
   """UniPC of order 2 (arXiv:2302.04867, algorithms 1 and 2), one call a step.
 
   The variant that predicts clean states, with B(h) = exp(-h) - 1. Steps are
@@ -24,24 +24,17 @@ class UniPC(base.OneStep):
 
   def start(self, x: jax.Array, levels: Levels) -> base.Carry:
     if levels.has_bands:
-      raise ValueError('unipc does not go band by band')
+      raise ValueError('unipc does not take levels with bands')
     history = (*dpm_solver.far_past(x, levels), *dpm_solver.far_past(x, levels))
     return base.Carry(x=x, prediction=base.nothing(x), history=history)
 
-  def step(
-    self,
-    carry: base.Carry,
-    denoise: base.Denoise,
-    level: Levels,
-    next_level: Levels,
-    noise: base.Draw,
-  ) -> base.Carry:
-    del noise
-    now = denoise(carry.x, level, True)
+  def step(self, carry: base.Carry, at: base.StepInputs) -> base.Carry:
+    level = at.level
+    now = at.denoise(carry.x, level, True)
     x = carry.x + _correction(now.x0, carry.history, level)
     past, before = carry.history[:2]
     history = (now.x0, dpm_solver.half_log_snr(level), past, before)
-    x = dpm_solver.extrapolated(x, now.x0, past, before, level, next_level)
+    x = dpm_solver.extrapolated(x, now.x0, past, before, level, at.next_level)
     return base.Carry(x=x, prediction=now, history=history)
 
 

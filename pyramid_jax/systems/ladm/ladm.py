@@ -20,9 +20,9 @@ import numpy as np
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
-from pyramid_jax.diffusion import laplacian_editing
 from pyramid_jax.diffusion import laplacian_loss
 from pyramid_jax.diffusion import laplacian_timesteps
 from pyramid_jax.diffusion import levels as levels_lib
@@ -292,7 +292,7 @@ class LaDM(sampled.Sampled):
     self, weights: Weights, stages: Stages, edit: system_lib.Edit
   ) -> Stages:
     cleans = self.states(weights, edit.image)
-    return laplacian_editing.edited(stages, cleans, edit.mask, edit.strength)
+    return editing.edited_stages(stages, cleans, edit.mask, edit.strength)
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     """Returns images at the resolution of the last finished stage.

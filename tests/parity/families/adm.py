@@ -15,9 +15,7 @@ import numpy as np
 
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import iddpm_loss
-from pyramid_jax.diffusion import iddpm_timesteps
 from pyramid_jax.diffusion import levels as levels_lib
-from pyramid_jax.diffusion import prediction as prediction_lib
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import timesteps
@@ -100,7 +98,7 @@ def _build(config: Mapping[str, Any]) -> _Process:
   chain = _chain(options['noise_schedule'], _COSINE[kind], length)
   return _Process(
     chain=chain,
-    times=iddpm_timesteps.space_timesteps(length, sections),
+    times=timesteps.space_timesteps(length, sections),
     levels=timesteps.respaced_levels(
       chain, sections, rescale=options.get('rescale_timesteps', False)
     ),
@@ -165,7 +163,7 @@ def _one_step(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
     'q_var': small,
     'q_log_var': log,
   }
-  prediction = prediction_lib.Prediction.of(
+  prediction = levels_lib.Prediction.of(
     settings.parameterization, x, value, level
   )
   for name, clip in (('clip', True), ('noclip', False)):
@@ -214,9 +212,7 @@ def _loops(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
     if settings.variance == 'learned_range':
       raw = jnp.sin(x + level.time / 1000)
       value = jnp.concatenate([value, raw], axis=-1)
-    return prediction_lib.Prediction.of(
-      settings.parameterization, x, value, level
-    )
+    return levels_lib.Prediction.of(settings.parameterization, x, value, level)
 
   stage = sampling.Stage(
     segments=(sampling.Segment(levels=process.levels, denoise=denoise),),

@@ -1,38 +1,36 @@
 import numpy as np
 import pytest
 
-from pyramid_jax.diffusion import iddpm_timesteps
+from pyramid_jax.diffusion import timesteps
 
 
 def test_printed_steps():
-  steps = iddpm_timesteps.space_timesteps(1000, '250')
+  steps = timesteps.space_timesteps(1000, '250')
   assert steps[:3].tolist() == [0, 4, 8]
   assert steps[-2:].tolist() == [995, 999]
   gaps = np.diff(steps)
   assert np.flatnonzero(gaps == 5).tolist() == [41, 124, 207]
   assert (gaps == 4).sum() == 246
-  ddim = iddpm_timesteps.space_timesteps(1000, 'ddim50')
+  ddim = timesteps.space_timesteps(1000, 'ddim50')
   assert ddim.tolist() == list(range(0, 1000, 20))
-  assert iddpm_timesteps.space_timesteps(1000, 'ddim250')[-1] == 996
+  assert timesteps.space_timesteps(1000, 'ddim250')[-1] == 996
 
 
 def test_sections_are_spread_each_on_its_own():
-  steps = iddpm_timesteps.space_timesteps(11, '3,1,2')  # parts of 4, 4 and 3
+  steps = timesteps.space_timesteps(11, '3,1,2')  # parts of 4, 4 and 3
   assert steps.tolist() == [0, 2, 3, 4, 8, 10]
-  assert (
-    iddpm_timesteps.space_timesteps(11, [3, 1, 2]).tolist() == steps.tolist()
-  )
+  assert timesteps.space_timesteps(11, [3, 1, 2]).tolist() == steps.tolist()
 
 
 @pytest.mark.parametrize('sections', ['', '7', [7], 'ddim7'])
 def test_all_steps(sections):
-  got = iddpm_timesteps.space_timesteps(7, sections)
+  got = timesteps.space_timesteps(7, sections)
   assert got.tolist() == list(range(7))
 
 
 def test_the_count_is_what_was_asked_for():
   for count in range(1, 101):
-    steps = iddpm_timesteps.space_timesteps(100, str(count))
+    steps = timesteps.space_timesteps(100, str(count))
     assert len(np.unique(steps)) == count
     assert steps[0] == 0
     assert count == 1 or steps[-1] == 99
@@ -55,5 +53,5 @@ def test_the_count_is_what_was_asked_for():
 )
 def test_what_cannot_be_served_is_told(sections, message):
   with pytest.raises(ValueError, match=message) as error:
-    iddpm_timesteps.space_timesteps(1000, sections)
+    timesteps.space_timesteps(1000, sections)
   assert '\n' not in str(error.value)
