@@ -109,7 +109,7 @@ def _text(config: ConfigDict) -> None:
   config.train.batch_size = 32
   config.condition.task = 'text'
   config.condition.max_length = 77
-  config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+  config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
   config.sample.guidance = 1.5
 
 
@@ -154,5 +154,5 @@ def _scene_graph(config: ConfigDict) -> None:
   config.train.batch_size = 24
   config.condition.task = 'scene_graph'
   config.condition.max_length = 180
-  config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+  config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
   config.sample.guidance = 1.5

@@ -46,7 +46,7 @@ def get_config(arg: str = '') -> ConfigDict:
   if size == 'small':
     config.network = common.attending_unet(num_head_channels=32)
     config.condition.dim, config.condition.depth = 640, 32
-    config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+    config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
     config.train.batch_size = 28
     config.train.learning_rate = 2e-6 * 28
     config.train.steps = 1_000_000
@@ -76,6 +76,6 @@ def get_config(arg: str = '') -> ConfigDict:
     config.condition.pad_id = CLIP_END
   else:
     config.condition.dim, config.condition.depth = 1280, 32
-    config.condition.null_prefix = (101, 102)  # [CLS] [SEP]
+    config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
     config.ema.decay = 0.0  # The published weights are not averaged.
   return common.complete_ldm(config, 'kl_f8', variant['debug'])
