@@ -1,9 +1,9 @@
-"""Low-resolution versions of pictures, for super-resolution of photographs.
+"""Low-resolution versions of images, for super-resolution of photographs.
 
 'bicubic' is that of LDM-SR; 'bsr_light' follows the light degradation of
 BSRGAN in latent-diffusion (ldm/modules/image_degradation/bsrgan_light.py):
 blur, resizing, noise and JPEG in a random order, so that a model learns to
-mend what real pictures suffer from. A result depends on the picture and on the
+mend what real images suffer from. A result depends on the image and on the
 draw alone. What OpenCV computes there is computed here from its definitions.
 """
 
@@ -52,20 +52,26 @@ class _Draws:
   def normal(self, *shape: int) -> np.ndarray:
     return special.ndtri(self.array(*shape) + 2.0**-54)
 
-  def order(self, count: int) -> list[int]:
-    return np.argsort(self.array(count), kind='stable').tolist()
+  def interpolation(self) -> str:
+    return INTERPOLATIONS[self.integer(0, 2)]
+
+
+def area_weights(inputs: int, outputs: int) -> np.ndarray:
+  """Returns the (outputs, inputs) matrix of means over areas along one axis."""
+  scale = inputs / outputs
+  edges = np.arange(outputs + 1) * scale
+  pixels = np.arange(inputs)
+  overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(
+    edges[:-1, None], pixels
+  )
+  return np.maximum(overlap, 0) / scale
 
 
 def _weights(inputs: int, outputs: int, kind: str) -> np.ndarray:
   """Returns the (outputs, inputs) matrix of a resize along one axis."""
   scale = inputs / outputs
   if kind == 'area' and scale > 1:
-    edges = np.arange(outputs + 1) * scale
-    pixels = np.arange(inputs)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(
-      edges[:-1, None], pixels
-    )
-    return np.maximum(overlap, 0) / scale
+    return area_weights(inputs, outputs)
   source = (np.arange(outputs) + 0.5) * scale - 0.5
   first = np.floor(source).astype(int) - 1
   taps = first[:, None] + np.arange(4)
@@ -106,14 +112,8 @@ def _bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   """Correlates every channel with a kernel, mirrored at the borders."""
-  height, width = kernel.shape
-  before = ((height - 1) // 2, (width - 1) // 2)
-  widths = [
-    (before[0], height - 1 - before[0]),
-    (before[1], width - 1 - before[1]),
-    (0, 0),
-  ]
-  padded = np.pad(image, widths, 'reflect')
+  widths = [((n - 1) // 2, n // 2) for n in kernel.shape]
+  padded = np.pad(image, [*widths, (0, 0)], 'reflect')
   flipped = kernel[::-1, ::-1, None]
   return signal.fftconvolve(padded, flipped, mode='valid', axes=(0, 1))
 
@@ -156,9 +156,8 @@ def _down(image: np.ndarray, draws: _Draws, factor: int) -> np.ndarray:
   """Resizes by a random factor, or blurs and takes every n-th pixel."""
   if draws.number() < 0.8:
     shrink = draws.number(1, 2 * factor)
-    size = [max(1, int(side / shrink)) for side in image.shape[:2]]
-    kind = INTERPOLATIONS[draws.integer(0, 2)]
-    return resize(image, (size[0], size[1]), kind)
+    height, width = (max(1, int(side / shrink)) for side in image.shape[:2])
+    return resize(image, (height, width), draws.interpolation())
   sigma = draws.number(0.1, 0.6 * factor)
   # The first pixel of a block stands for its middle.
   middle = (_TAPS - 1) / 2 + (factor - 1) / 2
@@ -186,8 +185,8 @@ def _grain(image: np.ndarray, draws: _Draws) -> np.ndarray:
 
 def _jpeg(image: np.ndarray, draws: _Draws) -> np.ndarray:
   data = io.BytesIO()
-  picture = Image.fromarray(_to_uint8(image))
-  picture.save(data, 'JPEG', quality=draws.integer(*_QUALITY))
+  quality = draws.integer(*_QUALITY)
+  Image.fromarray(_to_uint8(image)).save(data, 'JPEG', quality=quality)
   return np.asarray(Image.open(data), np.float32) / 255
 
 
@@ -195,32 +194,28 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
   return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
-def _halved(image: np.ndarray, draws: _Draws) -> np.ndarray:
-  size = (image.shape[0] // 2, image.shape[1] // 2)
-  if draws.number() < 0.5:
-    return resize(image, size, INTERPOLATIONS[draws.integer(0, 2)])
-  return _bicubic(image, size)
-
-
 def bsr_light(
   image: np.ndarray, factor: int, draw: int | np.integer
 ) -> np.ndarray:
-  """Degrades a picture; see `degrade`."""
+  """Degrades an image; see `degrade`."""
   draws = _Draws(draw)
   height, width = (side // factor for side in image.shape[:2])
   pixels = image.astype(np.float32) / 255
   if factor == 4 and draws.number() < 0.25:
-    pixels, factor = np.clip(_halved(pixels, draws), 0, 1), 2
-  order = draws.order(_OPERATIONS)
+    half = (image.shape[0] // 2, image.shape[1] // 2)
+    if draws.number() < 0.5:
+      pixels = resize(pixels, half, draws.interpolation())
+    else:
+      pixels = _bicubic(pixels, half)
+    pixels, factor = np.clip(pixels, 0, 1), 2
+  order = np.argsort(draws.array(_OPERATIONS), kind='stable').tolist()
   down, to_size = order.index(_DOWN), order.index(_TO_SIZE)
   if down > to_size:
     order[down], order[to_size] = order[to_size], order[down]
   steps: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     _BLUR: lambda x: _blur(x, draws, factor),
     _DOWN: lambda x: _down(x, draws, factor),
-    _TO_SIZE: lambda x: resize(
-      x, (height, width), INTERPOLATIONS[draws.integer(0, 2)]
-    ),
+    _TO_SIZE: lambda x: resize(x, (height, width), draws.interpolation()),
     _GRAIN: lambda x: _grain(x, draws),
     _JPEG: lambda x: _jpeg(x, draws) if draws.number() < 0.9 else x,
   }
@@ -233,7 +228,7 @@ def bsr_light(
 def degrade(
   kind: str, image: np.ndarray, factor: int, draw: int | np.integer
 ) -> np.ndarray:
-  """Returns the low-resolution version of a picture.
+  """Returns the low-resolution version of an image.
 
   Args:
     kind: one of `KINDS`.

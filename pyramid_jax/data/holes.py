@@ -1,10 +1,11 @@
-"""Holes of pictures, for inpainting: strokes of wide brushes, and boxes.
+"""Holes of images, for inpainting: strokes of wide brushes, and boxes.
 
 In the manner of LaMa (arXiv:2109.07161), whose masks the inpainting model of
 LDM was trained with: chains of strokes, rectangles, or both. Holes are few
 numbers on the host; the device turns them into a mask of any resolution.
 """
 
+import einops
 import numpy as np
 
 from pyramid_jax.conditioning import layout
@@ -19,7 +20,7 @@ RADIUS = (0.04, 0.12)  # of a brush, as a part of the image
 LENGTH = (0.1, 0.5)  # of a stroke
 SIDE = (0.15, 0.5)  # of a box
 _CHAIN_UNIFORMS = 4 + 2 * STEPS
-# Uniform numbers of one picture: kind, counts, then what each piece needs.
+# Uniform numbers of one image: kind, counts, then what each piece needs.
 UNIFORMS = 3 + CHAINS * _CHAIN_UNIFORMS + 4 * BOXES
 
 
@@ -30,7 +31,7 @@ def _between(bounds: tuple[float, float], u: np.ndarray) -> np.ndarray:
 def _chains(u: np.ndarray, count: np.ndarray) -> np.ndarray:
   """Returns (B, CHAINS * STEPS, 5) strokes; the first `count` chains count."""
   corner, steps, radius = u[..., :2], u[..., 2], u[..., 3]
-  turns = u[..., 4:].reshape(*u.shape[:-1], STEPS, 2)
+  turns = einops.rearrange(u[..., 4:], 'b c (s two) -> b c s two', two=2)
   angle, length = 2 * np.pi * turns[..., 0], _between(LENGTH, turns[..., 1])
   moves = length[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
   radius = np.where(
@@ -48,7 +49,7 @@ def _chains(u: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def sample(u: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns the holes of pictures.
+  """Returns the holes of images.
 
   Args:
     u: (B, UNIFORMS) in [0, 1).
@@ -74,12 +75,12 @@ def sample(u: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def draw(strokes: Array, boxes: Array, size: int) -> Array:
-  """Returns (B, size, size) uint8 masks, 1 = hole.
+  """Returns (B, size, size) uint8 masks, 1 = hole; see `sample`.
 
   NumPy in, NumPy out; JAX arrays may be traced.
 
   Args:
-    strokes: (B, S, 5) as `sample` returns them.
+    strokes: (B, S, 5).
     boxes: (B, N, 4).
     size: px of a side.
   """

@@ -27,15 +27,9 @@ MAX_BYTES = 1 << 28
 
 # What Pillow's decoders raise on damaged files.
 _DECODER_ERRORS = (
-  OSError,
-  SyntaxError,
-  ValueError,
-  EOFError,
-  RuntimeError,
-  struct.error,
-  zlib.error,
-  Image.DecompressionBombError,
-  Image.DecompressionBombWarning,
+  *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),
+  *(struct.error, zlib.error),
+  *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 # Errors of a slow or remote disk that a second attempt may mend.
 _TRANSIENT = (errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
@@ -77,23 +71,17 @@ def load_bytes(path: pathlib.Path) -> bytes:
     time.sleep(pause)
 
 
-def _is_transparent(image: Image.Image) -> bool:
-  modes = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
-  return 'transparency' in image.info or image.mode in modes
-
-
-def _to_rgba(image: Image.Image) -> np.ndarray:
-  if _is_transparent(image):
-    return np.asarray(image.convert('RGBA'))
-  pixels = _to_rgb(image)
-  return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+def _eight_bit(image: Image.Image) -> Image.Image:
+  """Returns an image of 16 bits a pixel without the lower byte."""
+  if not image.mode.startswith('I'):
+    return image
+  grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255)
+  return Image.fromarray(grey.astype(np.uint8))
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-  if image.mode.startswith('I'):  # 16 bits a pixel
-    grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255)
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-  if _is_transparent(image):
+  image = _eight_bit(image)
+  if image.has_transparency_data:
     image = image.convert('RGBA')
     paper = Image.new('RGBA', image.size, (255, 255, 255, 255))
     image = Image.alpha_composite(paper, image)
@@ -103,15 +91,14 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _decode(
   data: bytes,
   path: str | os.PathLike,
-  max_pixels: int,
   convert: Callable[[Image.Image], np.ndarray],
 ) -> np.ndarray:
   """Opens a file safely and converts what is in it."""
   with _opened(io.BytesIO(data), path) as file:
     width, height = file.size
-    if width * height > max_pixels:
+    if width * height > MAX_PIXELS:
       raise BrokenImage(
-        path, f'{width}x{height} px, at most {max_pixels} pixels are read'
+        path, f'{width}x{height} px, at most {MAX_PIXELS} pixels are read'
       )
     file.load()
     return convert(file)
@@ -129,34 +116,30 @@ def _opened(source: Any, path: str | os.PathLike) -> Iterator[Image.Image]:
     raise BrokenImage(path, str(error) or type(error).__name__) from error
 
 
-def read(
-  path: str | os.PathLike,
-  upright: bool = False,
-  max_pixels: int = MAX_PIXELS,
-) -> np.ndarray:
+def read(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
   """Decodes a JPEG, PNG or WebP file; the size is checked before decoding.
 
   Grey images become three equal channels, CMYK is converted by Pillow,
   transparency is laid on white, 16-bit values lose their lower byte, and of
-  an animation the first picture counts.
+  an animation the first image counts.
 
   Args:
     path: the file.
     upright: whether to apply the EXIF orientation. Not for annotated data,
       whose boxes belong to the pixels as they are stored.
-    max_pixels: larger images are refused.
 
   Returns:
     (H, W, 3) uint8.
 
   Raises:
-    BrokenImage: no such file, another format, too large, or damaged.
+    BrokenImage: no such file, another format, more than `MAX_PIXELS`, or
+      damaged.
   """
-  return decode(load_bytes(pathlib.Path(path)), path, upright, max_pixels)
+  return decode(load_bytes(pathlib.Path(path)), path, upright)
 
 
 def size(path: pathlib.Path) -> tuple[int, int]:
-  """Returns height and width of an upright picture, from the file's header.
+  """Returns height and width of an upright image, from the file's header.
 
   Raises:
     BrokenImage: no such file, another format, or a damaged header.
@@ -168,44 +151,29 @@ def size(path: pathlib.Path) -> tuple[int, int]:
 
 
 def decode(
-  data: bytes,
-  name: str | os.PathLike,
-  upright: bool = False,
-  max_pixels: int = MAX_PIXELS,
+  data: bytes, name: str | os.PathLike, upright: bool = False
 ) -> np.ndarray:
   """Decodes the bytes of an image file; `name` is for errors, see `read`."""
   turn = ImageOps.exif_transpose if upright else lambda image: image
-  return _decode(data, name, max_pixels, lambda file: _to_rgb(turn(file)))
+  return _decode(data, name, lambda file: _to_rgb(turn(file)))
 
 
-def decode_rgba(
-  data: bytes, name: str | os.PathLike, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
-  """Decodes the bytes of an image file with its opacity, upright.
-
-  Args:
-    data: JPEG, PNG or WebP.
-    name: for errors.
-    max_pixels: larger images are refused.
+def decode_rgba(data: bytes, name: str | os.PathLike) -> np.ndarray:
+  """Decodes the bytes of an image file with its opacity, upright; see `read`.
 
   Returns:
     (H, W, 4) uint8; the last channel is 255 where the file has no opacity.
-
-  Raises:
-    BrokenImage: as `read`.
   """
-  upright = ImageOps.exif_transpose
-  return _decode(data, name, max_pixels, lambda file: _to_rgba(upright(file)))
+  turn = ImageOps.exif_transpose
+  convert = lambda file: np.asarray(_eight_bit(turn(file)).convert('RGBA'))
+  return _decode(data, name, convert)
 
 
-def read_map(
-  path: str | os.PathLike, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def read_map(path: str | os.PathLike) -> np.ndarray:
   """Decodes a map of classes: the values themselves, not their colours.
 
   Args:
     path: a PNG of 8-bit grey values or with a palette.
-    max_pixels: larger images are refused.
 
   Returns:
     (H, W) uint8.
@@ -223,7 +191,7 @@ def read_map(
       )
     return np.asarray(file)
 
-  return _decode(load_bytes(pathlib.Path(path)), path, max_pixels, convert)
+  return _decode(load_bytes(pathlib.Path(path)), path, convert)
 
 
 def check_batch(images: np.ndarray) -> np.ndarray:
@@ -252,10 +220,10 @@ def to_uint8(images: Any) -> jax.Array:
 
 
 def finish(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """Makes the uint8 pictures of a batch float32 in [-1, 1], on the device.
+  """Makes the uint8 images of a batch float32 in [-1, 1], on the device.
 
   These are `image`, `lr_image` and `sketch`; `edges` come to lie in [0, 1],
-  and maps of numbers stay what they are.
+  and maps of numbers stay as they are.
   """
   out = dict(batch)
   for name in ('image', 'lr_image', 'sketch'):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
 import numpy as np
 from PIL import Image
@@ -10,17 +11,13 @@ from pyramid_jax.conditioning import hashing
 
 
 CROPS = (
-  'center',
-  'random-1d',
-  'random-2d',
-  'none',
-  'square',
-  'random-half',
-  'adm',
+  *('center', 'random-1d', 'random-2d', 'none'),
+  *('square', 'random-half', 'adm'),
 )
-
 SHAPED = ('center', 'random-1d')  # whose results need not be squares
-
+Resize = Callable[
+  [np.ndarray, tuple[int, int], tuple[int, int, int, int]], np.ndarray
+]
 # Words of the hash, one for each choice of an example.
 _LEFT, _TOP, _SIDE, _FLIP = 101, 102, 103, 104
 
@@ -88,22 +85,15 @@ def _resize(
   return np.asarray(Image.fromarray(image).resize((width, height), kind, box))
 
 
-def resize_bicubic(
-  image: np.ndarray,
-  size: tuple[int, int],
-  window: tuple[int, int, int, int],
-) -> np.ndarray:
-  """Resizes with Pillow's antialiased bicubic filter; as `resize_bilinear`."""
-  return _resize(image, size, window, Image.Resampling.BICUBIC)
-
-
-def resize_area(
-  image: np.ndarray,
-  size: tuple[int, int],
-  window: tuple[int, int, int, int],
-) -> np.ndarray:
-  """Resizes with means over areas; as `resize_bilinear`."""
-  return _resize(image, size, window, Image.Resampling.BOX)
+# Pillow's antialiased bicubic filter, and means over areas; the arguments are
+# those of `resize_bilinear`.
+resize_bicubic = functools.partial(_resize, kind=Image.Resampling.BICUBIC)
+resize_area = functools.partial(_resize, kind=Image.Resampling.BOX)
+RESIZES: dict[str, Resize] = {
+  'bilinear': resize_bilinear,
+  'bicubic': resize_bicubic,
+  'area': resize_area,
+}
 
 
 def middle_square(shape: tuple[int, ...]) -> np.ndarray:
@@ -138,29 +128,24 @@ def cut_map(
   return cut[:, ::-1] if flipped else cut
 
 
-Resize = Callable[
-  [np.ndarray, tuple[int, int], tuple[int, int, int, int]], np.ndarray
-]
-
-
-RESIZES: dict[str, Resize] = {
-  'bilinear': resize_bilinear,
-  'bicubic': resize_bicubic,
-  'area': resize_area,
-}
-
-
 def _covering(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[int, int]:
   """Returns width and height of an image (H, W, ...) that just covers a part.
 
-  Args:
-    shape: of the image.
-    part: width and height.
+  `part` is the width and height that it covers.
   """
   (height, width), (columns, rows) = shape[:2], part
   if width * rows > height * columns:
     return rows * width // height, rows
   return columns, columns * height // width
+
+
+def _share(
+  corner: tuple[int, int], part: tuple[int, int], whole: tuple[int, int]
+) -> np.ndarray:
+  """Returns a part in pixels as x0, y0, x1, y1 in [0, 1] of the whole."""
+  (left, top), (columns, rows) = corner, part
+  box = np.array([left, top, left + columns, top + rows], np.float64)
+  return box / (*whole, *whole)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +161,7 @@ class Transform:
   resizes (lsun.py); 'random-half' does so with a random square of at least
   half the shorter side (imagenet.py, of super-resolution).
 
-  That of guided-diffusion (image_datasets.py): 'adm' halves the picture by
+  That of guided-diffusion (image_datasets.py): 'adm' halves the image by
   means while it is twice too large, resizes the shorter side by Pillow's
   bicubic filter whatever `resize` says, then cuts the middle.
 
@@ -217,11 +202,8 @@ class Transform:
       full image in [0, 1], before mirroring; whether it is mirrored.
     """
     size = self.size
-    if self.crop == 'none':
-      pixels = self.resize(image, (size, size), (0, 0, size, size))
-      crop = np.array([0.0, 0.0, 1.0, 1.0])
-    elif self.crop in ('random-2d', 'random-half', 'square'):
-      pixels, crop = self._resized_square(image, draw)
+    if self.crop in ('none', 'random-2d', 'random-half', 'square'):
+      pixels, crop = self._resized(image, draw)
     elif self.crop == 'adm':
       pixels, crop = self._halved(image)
     else:
@@ -247,44 +229,42 @@ class Transform:
     if self.crop != 'center':
       return crop
     part = (self.size, self.size)
-    width, height = resized = _covering(shape, part)
+    resized = _covering(shape, part)
     left, top, _ = self._part(resized, part, 0)
-    box = np.array([left, top, left + part[0], top + part[1]], np.float64)
-    return box / (width, height, width, height)
+    return _share((left, top), part, resized)
 
-  def _resized_square(
+  def _resized(
     self, image: np.ndarray, draw: int | np.integer
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a square, then resizes it."""
+    """Cuts a square, or with 'none' everything, then resizes it."""
     height, width = image.shape[:2]
-    side, size = min(width, height), self.size
+    side, size, left, top = min(width, height), self.size, 0, 0
     if self.crop == 'random-2d' and side > size:
       side = size + int(hashing.below(side - size + 1, draw, _SIDE))
     elif self.crop == 'random-half':
       side = max(1, int(side * (0.5 + hashing.uniforms(draw, _SIDE) / 2)))
+    columns, rows = (width, height) if self.crop == 'none' else (side, side)
     if self.crop == 'square':
       left, top = (width - side) // 2, (height - side) // 2
-    else:
+    elif self.crop != 'none':
       left = int(hashing.below(width - side + 1, draw, _LEFT))
       top = int(hashing.below(height - side + 1, draw, _TOP))
-    part = image[top : top + side, left : left + side]
+    part = image[top : top + rows, left : left + columns]
     pixels = self.resize(part, (size, size), (0, 0, size, size))
-    crop = np.array([left, top, left + side, top + side], np.float64)
-    return pixels, crop / (width, height, width, height)
+    return pixels, _share((left, top), (columns, rows), (width, height))
 
   def _halved(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The crop of guided-diffusion."""
-    picture, size = Image.fromarray(image), self.size
-    while min(picture.size) >= 2 * size:
-      half = (picture.width // 2, picture.height // 2)
-      picture = picture.resize(half, Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    width, height = (round(side * scale) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    whole, size = Image.fromarray(image), self.size
+    while min(whole.size) >= 2 * size:
+      half = (whole.width // 2, whole.height // 2)
+      whole = whole.resize(half, Image.Resampling.BOX)
+    scale = size / min(whole.size)
+    width, height = (round(side * scale) for side in whole.size)
+    whole = whole.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(picture)[top : top + size, left : left + size]
-    crop = np.array([left, top, left + size, top + size], np.float64)
-    return pixels, crop / (width, height, width, height)
+    pixels = np.asarray(whole)[top : top + size, left : left + size]
+    return pixels, _share((left, top), (size, size), (width, height))
 
   def _part(
     self,
@@ -304,5 +284,4 @@ class Transform:
       return left, top, box
     left = int(hashing.below(width - columns + 1, draw, _LEFT))
     top = int(hashing.below(height - rows + 1, draw, _TOP))
-    box = np.array([left, top, left + columns, top + rows], np.float64)
-    return left, top, box / (width, height, width, height)
+    return left, top, _share((left, top), part, resized)

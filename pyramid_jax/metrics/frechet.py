@@ -5,9 +5,7 @@ With R^T R = S the last trace is the sum of the singular values of R1 R2^T: no
 matrix square root, nothing imaginary, exact for singular covariances too.
 """
 
-from collections.abc import Iterable
 import dataclasses
-import functools
 
 import numpy as np
 
@@ -42,12 +40,11 @@ class Moments:
       return self
     step = other.mean - self.mean
     share = other.count / count
+    between = self.count * share * np.outer(step, step)
     return Moments(
       count=count,
       mean=self.mean + share * step,
-      scatter=self.scatter
-      + other.scatter
-      + self.count * share * np.outer(step, step),
+      scatter=self.scatter + other.scatter + between,
     )
 
   @property
@@ -79,11 +76,6 @@ def moments(features: np.ndarray, weights: np.ndarray | None = None) -> Moments:
   return Moments(
     count=count, mean=mean, scatter=centred.T @ (w[:, None] * centred)
   )
-
-
-def merged(parts: Iterable[Moments]) -> Moments:
-  """Returns the moments of all rows of at least one part."""
-  return functools.reduce(Moments.merge, parts)
 
 
 def fit_moments(total: Moments) -> Fit:

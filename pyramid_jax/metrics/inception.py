@@ -1,4 +1,4 @@
-"""Scores of pictures by Inception-v3: FID, sFID, inception score, precision.
+"""Scores of images by Inception-v3: FID, sFID, inception score, precision.
 
 Features are computed in batches on the devices and folded on the host, in
 float64, into states that can be merged: of batches, devices or processes.
@@ -30,10 +30,11 @@ FILE = 'pt_inception-2015-12-05-6726825d.pth'
 # compared with others' before a reference of theirs has been reproduced.
 SFID_NOTE = 'unverified against ADM'
 _BLOCK = 4096  # rows that are folded at a time
-_FEWEST = max(precision_recall.NEIGHBOURS)  # pictures, and one more
+_FEWEST = max(precision_recall.NEIGHBOURS)  # images, and one more
 
 Features = inception.Outputs
 Extract = Callable[[np.ndarray], Features]
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # places and images
 
 
 def unavailable(path: str, field: str) -> str:
@@ -46,11 +47,7 @@ def unavailable(path: str, field: str) -> str:
 
 
 def require_weights(path: str, field: str) -> pathlib.Path:
-  """Returns the path of the weights.
-
-  Args:
-    path: what a config names, '' for nothing.
-    field: which field of the config it is.
+  """Returns the path of the weights that a field of a config names.
 
   Raises:
     FileNotFoundError: one line that says what to put where.
@@ -66,11 +63,11 @@ def extractor(
   place: Callable[[np.ndarray], jax.Array] = jnp.asarray,
   network: inception.InceptionV3 | None = None,
 ) -> Extract:
-  """Returns a function from pictures to their features on the host.
+  """Returns a function from images to their features on the host.
 
   Args:
     variables: parameters and running statistics of the network.
-    batch_size: pictures at a time; fewer are filled up with blank ones, so
+    batch_size: images at a time; fewer are filled up with blank ones, so
       that one program serves all.
     place: puts a batch on the devices, perhaps split over them.
     network: the published one if None.
@@ -89,15 +86,11 @@ def extractor(
       blank = batch_size - len(part)
       padded = np.pad(part, ((0, blank), (0, 0), (0, 0), (0, 0)))
       outputs = run(variables, place(padded))
-      host = jax.tree.map(np.asarray, outputs)
-      parts.append(_first(host, len(part)))
+      kept = lambda x, count=len(part): np.asarray(x)[:count]
+      parts.append(jax.tree.map(kept, outputs))
     return _joined(parts)
 
   return extract
-
-
-def _first(features: Features, count: int) -> Features:
-  return jax.tree.map(lambda x: x[:count], features)
 
 
 def _joined(parts: list[Features]) -> Features:
@@ -106,13 +99,13 @@ def _joined(parts: list[Features]) -> Features:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-  """What the scores need of a set of pictures, or of a part of it.
+  """What the scores need of a set of images, or of a part of it.
 
   Attributes:
     pool: moments of the 2048 averages.
     spatial: moments of the 2023 spatial features.
     splits: sums of the inception score.
-    places: (M,) places of the pictures whose features are kept.
+    places: (M,) places of the images whose features are kept.
     features: (M, 2048) float32, their averages, for precision and recall.
   """
 
@@ -123,7 +116,7 @@ class State:
   features: np.ndarray
 
   def merge(self, other: 'State') -> 'State':
-    """Returns the state of the pictures of both, which share none."""
+    """Returns the state of the images of both, which share none."""
     places = np.concatenate([self.places, other.places])
     features = np.concatenate([self.features, other.features])
     order = np.argsort(places, kind='stable')
@@ -142,13 +135,13 @@ def state(
   keep: int,
   split_size: int = inception_score.SPLIT_SIZE,
 ) -> State:
-  """Returns the state of some pictures.
+  """Returns the state of some images.
 
   Args:
-    features: of N pictures.
+    features: of N images.
     places: (N,) place of each in the whole set, from 0.
-    keep: features of the first so many of the set are kept.
-    split_size: pictures of a split of the inception score.
+    keep: features of the first `keep` images of the set are kept.
+    split_size: images of a split of the inception score.
   """
   kept = places < keep
   return State(
@@ -162,69 +155,63 @@ def state(
   )
 
 
+def _collect(
+  extract: Extract, batches: Batches, parts: int, keep: int, split_size: int
+) -> list[State]:
+  """Returns the states of the images whose place is 0, 1 ... modulo `parts`."""
+  states: list[list[State]] = [[] for _ in range(parts)]
+  for features, places in _blocks(extract, batches):
+    for part, found in enumerate(states):
+      rows = places % parts == part
+      if rows.any():
+        some = jax.tree.map(lambda x, rows=rows: x[rows], features)
+        found.append(state(some, places[rows], keep, split_size))
+  if not all(states):
+    raise ValueError('there are too few images to score.')
+  return [functools.reduce(State.merge, found) for found in states]
+
+
 def collect(
   extract: Extract,
-  batches: Iterable[tuple[np.ndarray, np.ndarray]],
+  batches: Batches,
   keep: int,
   split_size: int = inception_score.SPLIT_SIZE,
 ) -> State:
-  """Returns the state of all pictures.
+  """Returns the state of all images.
 
   Args:
     extract: see `extractor`.
-    batches: pairs of places (B,) in the whole set and pictures
+    batches: pairs of places (B,) in the whole set and images
       (B, H, W, 3) uint8.
     keep: see `state`.
     split_size: see `state`.
 
   Raises:
-    ValueError: no pictures.
+    ValueError: no images.
   """
-  return _merged(
-    state(features, places, keep, split_size)
-    for features, places in _blocks(extract, batches)
-  )
+  return _collect(extract, batches, 1, keep, split_size)[0]
 
 
 def collect_halves(
-  extract: Extract,
-  batches: Iterable[tuple[np.ndarray, np.ndarray]],
-  keep: int,
+  extract: Extract, batches: Batches, keep: int
 ) -> tuple[State, State]:
-  """Returns the states of the pictures at even and at odd places.
+  """Returns the states of the images at even and at odd places.
 
-  Merged they are that of all pictures; their distance is what two sets of real
-  pictures have, though of half as many.
-
-  Args:
-    extract: see `collect`.
-    batches: see `collect`.
-    keep: see `state`.
+  Merged they are that of all images; their distance is that of two sets of
+  real images, though of half as many. The arguments are those of `collect`.
 
   Raises:
-    ValueError: fewer than two pictures.
+    ValueError: fewer than two images.
   """
-  halves: tuple[list[State], list[State]] = ([], [])
-  for features, places in _blocks(extract, batches):
-    for odd, states in enumerate(halves):
-      rows = places % 2 == odd
-      if rows.any():
-        part = jax.tree.map(lambda x, rows=rows: x[rows], features)
-        states.append(state(part, places[rows], keep))
-  return _merged(halves[0]), _merged(halves[1])
-
-
-def _merged(states: Iterable[State]) -> State:
-  states = list(states)
-  if not states:
-    raise ValueError('there are too few pictures to score.')
-  return functools.reduce(State.merge, states)
+  size = inception_score.SPLIT_SIZE
+  even, odd = _collect(extract, batches, 2, keep, size)
+  return even, odd
 
 
 def _blocks(
-  extract: Extract, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+  extract: Extract, batches: Batches
 ) -> Iterator[tuple[Features, np.ndarray]]:
-  """Yields features and places of about `_BLOCK` pictures at a time."""
+  """Yields features and places of about `_BLOCK` images at a time."""
   features: list[Features] = []
   places: list[np.ndarray] = []
   for numbers, images in batches:
@@ -242,18 +229,18 @@ def _blocks(
 def scores(
   samples: State, reference: inception_reference.Reference
 ) -> dict[str, bootstrap.Score]:
-  """Returns the scores by name; names say how many pictures were scored.
+  """Returns the scores by name; names say how many images were scored.
 
-  Precision and recall have intervals over pictures, the inception score one
+  Precision and recall have intervals over images, the inception score one
   over its splits, the distances none.
 
   Args:
-    samples: the state of the pictures.
+    samples: the state of the images.
     reference: what they are compared with; scores whose part it lacks are
-      left out, and so are precision and recall of too few pictures.
+      left out, and so are precision and recall of too few images.
 
   Raises:
-    ValueError: fewer than two pictures.
+    ValueError: fewer than two images.
   """
   count = round(samples.pool.count)
   number = f'{count // 1000}k' if count % 1000 == 0 else str(count)
@@ -276,7 +263,7 @@ def scores(
 
 
 def reference_of(state: State) -> inception_reference.Reference:
-  """Returns a state as a reference for other pictures."""
+  """Returns a state as a reference for other images."""
   return inception_reference.Reference(
     pool=frechet.fit_moments(state.pool),
     spatial=frechet.fit_moments(state.spatial),
@@ -288,7 +275,7 @@ def reference_of(state: State) -> inception_reference.Reference:
 def with_features(
   reference: inception_reference.Reference, extract: Extract
 ) -> inception_reference.Reference:
-  """Returns a reference whose pictures have become features."""
+  """Returns a reference whose images have become features."""
   if reference.images is None:
     return reference
   features = np.asarray(extract(reference.images).pool)

@@ -1,7 +1,7 @@
 """Files of reference statistics for FID and its kin.
 
 Read: those of openai/guided-diffusion (`VIRTUAL_*.npz`: mu, sigma, mu_s,
-sigma_s, and pictures arr_0 for precision and recall), of NVlabs/edm and
+sigma_s, and images arr_0 for precision and recall), of NVlabs/edm and
 pytorch-fid (mu, sigma), and ours, which say what they were computed with.
 """
 
@@ -18,14 +18,14 @@ from pyramid_jax.metrics import frechet
 
 
 FEATURE = 'inception-2015-12-05'
-RESIZE = 'tf1'  # how pictures become 299 x 299
+RESIZE = 'tf1'  # how images become 299 x 299
 _OURS = {'feature': FEATURE, 'resize': RESIZE}
 _DAMAGE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-  """What pictures are compared with.
+  """What images are compared with.
 
   Attributes:
     pool: Gaussian of the 2048 averages.
@@ -33,7 +33,7 @@ class Reference:
     features: (M, 2048) averages, for precision and recall; None if unknown.
     images: (M, H, W, 3) uint8 whose averages those are, still to be computed;
       None without.
-    count: pictures behind the Gaussians, None if unknown.
+    count: images behind the Gaussians, None if unknown.
     own: whether our network made it, and not others' in a file.
   """
 
@@ -120,8 +120,8 @@ def write(
     pool: moments of the averages.
     spatial: moments of the spatial features.
     features: (M, 2048) averages for precision and recall.
-    images: (M, H, W, 3) uint8, the pictures that these are of.
-    source: hash of what the pictures were.
+    images: (M, H, W, 3) uint8, the images that these are of.
+    source: hash of what the images were.
 
   Raises:
     FileExistsError: the file is there.
@@ -144,7 +144,7 @@ def write(
     )
     file.flush()
     os.fsync(file.fileno())
-  if path.exists():  # since the pictures were read
+  if path.exists():  # since the images were read
     part.unlink()
     raise FileExistsError(f'{path} is there, and is not overwritten.')
   os.replace(part, path)

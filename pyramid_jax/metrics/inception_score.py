@@ -1,8 +1,8 @@
-"""The inception score: are pictures clear, and of many kinds?
+"""The inception score: are images clear, and of many kinds?
 
-exp of the mean KL divergence of each picture's class probabilities to those of
-all pictures (arXiv:1606.03498). It depends on the order of the pictures, for
-it is a mean over splits, and says little about other sets than ImageNet.
+exp of the mean KL divergence of each image's class probabilities to those of
+all images (arXiv:1606.03498). It depends on the order of the images, for it is
+a mean over splits, and says little about other sets than ImageNet.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from scipy import special
 from pyramid_jax.metrics import bootstrap
 
 
-SPLIT_SIZE = 5000  # pictures, as in openai/guided-diffusion
+SPLIT_SIZE = 5000  # images, as in openai/guided-diffusion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-  """Sums over pictures of one split, float64.
+  """Sums over images of one split, float64.
 
   Attributes:
-    count: pictures.
+    count: the number of images.
     probabilities: (K,) sum of the class probabilities.
     negentropy: sum of p log p.
   """
@@ -32,7 +32,7 @@ class Split:
   negentropy: float
 
   def merge(self, other: 'Split') -> 'Split':
-    """Returns the sums over the pictures of both."""
+    """Returns the sums over the images of both."""
     return Split(
       count=self.count + other.count,
       probabilities=self.probabilities + other.probabilities,
@@ -53,13 +53,21 @@ Splits = Mapping[int, Split]  # by number
 def split_sums(
   logits: np.ndarray, places: np.ndarray, split_size: int = SPLIT_SIZE
 ) -> Splits:
-  """Returns the sums of some pictures, to be merged with those of others.
+  """Returns the sums of some images, to be merged with those of others.
 
   Args:
     logits: (N, K) of the classifier.
-    places: (N,) place of each picture in the whole order, from 0.
-    split_size: pictures of a split.
+    places: (N,) place of each image in the whole order, from 0.
+    split_size: images of a split.
+
+  Raises:
+    ValueError: no images, or an empty split.
   """
+  if split_size < 1 or logits.ndim != 2 or not len(logits):
+    raise ValueError(
+      f'logits must be (N, K) with N > 0 and split_size > 0, got '
+      f'{logits.shape} and {split_size}.'
+    )
   log_p = special.log_softmax(np.asarray(logits, np.float64), axis=1)
   p = np.exp(log_p)
   numbers = places // split_size
@@ -74,7 +82,7 @@ def split_sums(
 
 
 def merge_splits(a: Splits, b: Splits) -> Splits:
-  """Returns the sums over the pictures of both."""
+  """Returns the sums over the images of both."""
   both = {n: a[n].merge(b[n]) for n in a.keys() & b.keys()}
   return {**a, **b, **both}
 
@@ -89,43 +97,3 @@ def over_splits(splits: Splits) -> bootstrap.Score:
   reach = float(special.ndtri((1 + bootstrap.COVERAGE) / 2) * error)
   mean = float(values.mean())
   return bootstrap.Score(mean, mean - reach, mean + reach, n)
-
-
-def split_scores(
-  logits: np.ndarray, split_size: int = SPLIT_SIZE
-) -> np.ndarray:
-  """Returns the score of each split.
-
-  Args:
-    logits: (N, K) of the classifier, in the order of the pictures.
-    split_size: pictures of a split; the last one has what is left.
-
-  Returns:
-    (ceil(N / split_size),) float64.
-
-  Raises:
-    ValueError: no pictures, or no split.
-  """
-  if split_size < 1 or logits.ndim != 2 or not len(logits):
-    raise ValueError(
-      f'logits must be (N, K) with N > 0 and split_size > 0, got '
-      f'{logits.shape} and {split_size}.'
-    )
-  sums = split_sums(logits, np.arange(len(logits)), split_size)
-  return np.array([sums[number].score for number in sorted(sums)])
-
-
-def inception_score(
-  logits: np.ndarray, split_size: int = SPLIT_SIZE
-) -> tuple[float, float]:
-  """Returns the mean and the standard deviation over splits.
-
-  Args:
-    logits: as for `split_scores`.
-    split_size: as for `split_scores`.
-
-  Raises:
-    ValueError: as `split_scores`.
-  """
-  scores = split_scores(logits, split_size)
-  return float(scores.mean()), float(scores.std())

@@ -2,7 +2,7 @@
 
 arXiv:1904.06991, as openai/guided-diffusion computes it: a set covers the
 balls around its points that reach to their k-th neighbours. Precision is the
-part of the samples inside the real set, recall the part of the real pictures
+part of the samples inside the real set, recall the part of the real images
 inside the set of samples.
 """
 
@@ -93,7 +93,7 @@ def precision_recall(
   """Returns precision (K,) and recall (K,).
 
   Args:
-    real: (N, D) features of real pictures.
+    real: (N, D) features of real images.
     samples: (M, D); both are biased where N and M differ.
     neighbours: each k.
 

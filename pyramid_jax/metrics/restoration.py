@@ -34,7 +34,7 @@ class Degradation:
 
 
 def bicubic(low: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Enlarges pictures by Pillow's bicubic filter.
+  """Enlarges images by Pillow's bicubic filter.
 
   Args:
     low: (N, h, w, 3) uint8.
@@ -158,7 +158,7 @@ def baseline(
   Args:
     task: superres | inpaint.
     examples: as for `scores`.
-    size: height and width of the pictures.
+    size: height and width of the images.
   """
   if task == 'superres':
     return bicubic(examples['lr_image'], size)

@@ -5,12 +5,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.conditioning import edges
 from pyramid_jax.data import degradation
 from pyramid_jax.data.readers import image_folder
+from tests.helpers import configs
 
 
 def paint(path, colour, size=(8, 6)):
@@ -31,15 +31,9 @@ def root(tmp_path):
   return base
 
 
-def make_config(root, task='none', **fields):
-  config = config_lib.base('ldm')
-  config.data.update(name='image_folder', root=str(root), image_size=4)
-  config.condition.task = task
-  config.condition.max_length = 6
-  for name, value in fields.items():
-    section = config.data if name in config.data else config.condition
-    section[name] = value
-  return config.lock()
+def of_task(root, task='none', **fields):
+  fields = {'image_size': 4, 'max_length': 6, **fields}
+  return configs.of_reader('image_folder', root, task, **fields)
 
 
 def read_all(reader):
@@ -48,7 +42,7 @@ def read_all(reader):
 
 
 def test_files_are_sorted_and_folders_are_classes(root):
-  reader = data.create(make_config(root), 'train')
+  reader = data.create(of_task(root), 'train')
   assert reader.label_names == ('', 'cats', 'dogs')
   batch = read_all(reader)
   # cats/deep/a.PNG, cats/z.webp, dogs/b.png, loose.png
@@ -65,14 +59,14 @@ def test_files_are_sorted_and_folders_are_classes(root):
 
 def test_every_split_reads_a_plain_folder(root):
   for split in data.SPLITS:
-    assert len(data.create(make_config(root), split)) == 4
+    assert len(data.create(of_task(root), split)) == 4
 
 
 def test_folders_of_splits(tmp_path):
   paint(tmp_path / 'train' / 'a.png', 'red')
   paint(tmp_path / 'train' / 'b.png', 'red')
   paint(tmp_path / 'val' / 'c.png', 'red')
-  config = make_config(tmp_path)
+  config = of_task(tmp_path)
   assert len(data.create(config, 'train')) == 2
   assert len(data.create(config, 'val')) == 1
   assert len(data.create(config, 'test')) == 1
@@ -88,7 +82,7 @@ def test_crop_flip_and_orientation(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 3  # upside down
   Image.fromarray(pixels).save(tmp_path / 'a.png', exif=exif)
-  reader = data.create(make_config(tmp_path, crop='none', flip=True), 'train')
+  reader = data.create(of_task(tmp_path, crop='none', flip=True), 'train')
   seen = set()
   for draw in range(20):
     batch = reader.batch(np.zeros(1, int), np.array([draw], np.uint64))
@@ -97,14 +91,14 @@ def test_crop_flip_and_orientation(tmp_path):
     assert (left < 128) == flipped  # turned, white is at the left
     seen.add(flipped)
   assert seen == {False, True}
-  val = data.create(make_config(tmp_path, flip=True), 'val')
+  val = data.create(of_task(tmp_path, flip=True), 'val')
   assert not read_all(val)['flipped'].any()
   np.testing.assert_allclose(read_all(val)['crop'], [[0.25, 0, 0.75, 1]])
 
 
 def test_one_broken_file_of_five(root):
   (root / 'cats' / 'broken.jpg').write_bytes(b'\xff\xd8\xff')
-  reader = data.create(make_config(root), 'train')
+  reader = data.create(of_task(root), 'train')
   assert len(reader) == 5
   batch = read_all(reader)
   # cats/broken.jpg is the first; the next one takes its place.
@@ -134,7 +128,7 @@ def test_captions(root, vocab):
       {'file': 'gone.png', 'caption': 'x'},
     ],
   )
-  config = make_config(root, 'text', vocab_file=vocab)
+  config = of_task(root, 'text', vocab_file=vocab)
   reader = data.create(config, 'val')
   batch = read_all(reader)
   assert batch['caption'].tolist() == [b'a cat', b'cat']
@@ -155,13 +149,13 @@ def test_cameras(root):
       {'file': 'dogs/b.png', 'caption': 'x', 'depth_of_field': 'deep'},
     ],
   )
-  config = make_config(root, also='camera')
+  config = of_task(root, also='camera')
   batch = read_all(data.create(config, 'train'))
   # cats/deep/a.PNG, cats/z.webp, dogs/b.png, loose.png
   assert batch['pitch'].tolist() == [0, 0, 0, 2]
   assert batch['depth_of_field'].tolist() == [0, 0, 2, 0]
   assert batch['pitch'].dtype == np.int32
-  assert 'pitch' not in read_all(data.create(make_config(root), 'train'))
+  assert 'pitch' not in read_all(data.create(of_task(root), 'train'))
 
   (root / 'captions.jsonl').write_text(
     '{"file": "a", "caption": "x", "pitch": "down"}'
@@ -176,14 +170,14 @@ def test_cameras(root):
 @pytest.mark.parametrize('line', ['{"file": "a"}', 'x', '["a", "b"]', '{"a'])
 def test_malformed_captions(root, vocab, line):
   (root / 'captions.jsonl').write_text(f'\n{line}\n')
-  config = make_config(root, 'text', vocab_file=vocab)
+  config = of_task(root, 'text', vocab_file=vocab)
   with pytest.raises(errors.UserError, match=r'captions\.jsonl: line 2 must'):
     data.create(config, 'train')
 
 
 def test_captions_of_other_files(root, vocab):
   write_captions(root, [{'file': 'gone.png', 'caption': 'x'}])
-  config = make_config(root, 'text', vocab_file=vocab)
+  config = of_task(root, 'text', vocab_file=vocab)
   with pytest.raises(errors.UserError, match='no caption of any of the 4'):
     data.create(config, 'train')
 
@@ -196,23 +190,23 @@ def one_line(error):
 
 def test_nothing_to_read(tmp_path, vocab):
   with pytest.raises(errors.UserError, match=r'holds no images') as error:
-    data.create(make_config(tmp_path), 'train')
+    data.create(of_task(tmp_path), 'train')
   assert str(tmp_path) in one_line(error)
   assert error.value.code == errors.MISSING
   with pytest.raises(FileNotFoundError, match=r'/no/where \(image folder'):
-    data.create(make_config('/no/where'), 'train')
+    data.create(of_task('/no/where'), 'train')
   with pytest.raises(FileNotFoundError, match=r'config\.data\.root is empty'):
-    data.create(make_config(''), 'train')
+    data.create(of_task(''), 'train')
   with pytest.raises(FileNotFoundError) as error:
-    data.create(make_config(tmp_path, 'text', vocab_file='/no/v'), 'train')
+    data.create(of_task(tmp_path, 'text', vocab_file='/no/v'), 'train')
   assert 'captions.jsonl' in one_line(error)
   assert '/no/v (config.condition.vocab_file)' in one_line(error)
-  assert image_folder.missing_inputs(make_config(tmp_path)) == []
+  assert image_folder.missing_inputs(of_task(tmp_path)) == []
 
 
 def test_tasks_that_need_boxes(root):
   with pytest.raises(ValueError, match="'layout', must be one of none, text"):
-    data.create(make_config(root, 'layout'), 'train')
+    data.create(of_task(root, 'layout'), 'train')
 
 
 def test_semantic_maps(root):
@@ -220,8 +214,8 @@ def test_semantic_maps(root):
   classes[:, 4:] = 5
   for name in ('dogs/b', 'cats/z'):
     Image.fromarray(classes).save(root / f'{name}.map.png')
-  assert len(data.create(make_config(root), 'train')) == 4  # maps are no images
-  reader = data.create(make_config(root, 'map', flip=True), 'train')
+  assert len(data.create(of_task(root), 'train')) == 4  # maps are no images
+  reader = data.create(of_task(root, 'map', flip=True), 'train')
   assert len(reader) == 2
   assert reader.report['without_map'] == 2
   for draw in range(8):
@@ -242,9 +236,9 @@ def test_bad_semantic_maps(root):
   with pytest.raises(
     errors.UserError, match=r'the map of a.jpg is a\.map\.png'
   ):
-    data.create(make_config(root, 'map'), 'train')
+    data.create(of_task(root, 'map'), 'train')
   Image.fromarray(np.zeros((5, 8), np.uint8)).save(root / 'loose.map.png')
-  reader = data.create(make_config(root, 'map'), 'train')
+  reader = data.create(of_task(root, 'map'), 'train')
   with pytest.raises(errors.UserError, match='none of the 1 images'):
     read_all(reader)
   Image.fromarray(np.full((6, 8), 182, np.uint8)).save(root / 'loose.map.png')
@@ -269,7 +263,7 @@ def numbered(tmp_path):
 def test_maps_beside_images_agree_pixel_for_pixel(numbered, crop):
   maps = ('mask', 'edges', 'inpaint_mask')
   fields = {'crop': crop, 'flip': True, 'map_classes': 256, 'maps': maps}
-  config = make_config(numbered, image_size=13, **fields)
+  config = of_task(numbered, image_size=13, **fields)
   reader = data.create(config, 'train')
   assert reader.report['without_map'] == 1
   finish = jax.jit(reader.finish)
@@ -291,7 +285,7 @@ def test_edges_are_those_of_the_crop(tmp_path, detector):
   pixels[:, 17:] = 20
   Image.fromarray(pixels).save(tmp_path / 'a.png')
   fields = {'maps': ('edges',), 'edges': detector, 'flip': True}
-  config = make_config(tmp_path, image_size=32, **fields)
+  config = of_task(tmp_path, image_size=32, **fields)
   reader = data.create(config, 'train')
   batch = reader.batch(np.zeros(3, int), np.arange(3, dtype=np.uint64))
   got = jax.jit(reader.finish)(batch)
@@ -304,19 +298,19 @@ def test_edges_are_those_of_the_crop(tmp_path, detector):
   dark = batch['image'][:, 16, 0, 0] < 135
   place = np.where(dark, np.argmax(batch['image'][:, 16, :, 0] > 135, 1), place)
   assert np.abs(lines[:, 16].argmax(1) - place).max() <= 2
-  assert 'edges' not in read_all(data.create(make_config(tmp_path), 'val'))
+  assert 'edges' not in read_all(data.create(of_task(tmp_path), 'val'))
 
 
 def test_maps_that_there_are_not(numbered):
   with pytest.raises(ValueError, match=r"\('depth',\), must be of edges, mask"):
-    data.create(make_config(numbered, maps=('depth',)), 'train')
-  config = make_config(numbered, maps=('mask',), buckets=13, image_size=13)
+    data.create(of_task(numbered, maps=('depth',)), 'train')
+  config = of_task(numbered, maps=('mask',), buckets=13, image_size=13)
   with pytest.raises(ValueError, match=r"buckets is 13, must be 0 .*'mask'"):
     data.create(config, 'train')
 
 
 def test_pictures_to_enlarge(root):
-  config = make_config(root, 'superres', lr_factor=2)
+  config = of_task(root, 'superres', lr_factor=2)
   reader = data.create(config, 'train')
   batch = read_all(reader)
   assert batch['lr_image'].shape == (4, 2, 2, 3)
@@ -325,19 +319,19 @@ def test_pictures_to_enlarge(root):
   finished = jax.jit(reader.finish)(batch)
   low = (np.asarray(finished['lr_image']) + 1) * 127.5
   np.testing.assert_allclose(low, batch['lr_image'], atol=1e-4)
-  config = make_config(root, 'class', also='superres', lr_factor=2)
+  config = of_task(root, 'class', also='superres', lr_factor=2)
   beside = read_all(data.create(config, 'train'))
   np.testing.assert_array_equal(beside['lr_image'], batch['lr_image'])
-  config = make_config(root, 'superres', degradation='bsr_light', image_size=16)
+  config = of_task(root, 'superres', degradation='bsr_light', image_size=16)
   batch = read_all(data.create(config, 'train'))
   want = [degradation.degrade('bsr_light', x, 4, 0) for x in batch['image']]
   np.testing.assert_array_equal(batch['lr_image'], want)
   with pytest.raises(ValueError, match='image_size is 4.*lr_factor = 3'):
-    data.create(make_config(root, 'superres', lr_factor=3), 'train')
+    data.create(of_task(root, 'superres', lr_factor=3), 'train')
 
 
 def test_pictures_with_holes(root):
-  config = make_config(root, 'inpaint', image_size=32)
+  config = of_task(root, 'inpaint', image_size=32)
   reader = data.create(config, 'train')
   draws = np.arange(4).astype(np.uint64)
   batch = reader.batch(np.arange(4), draws)
@@ -357,7 +351,7 @@ def test_the_config_decides_how_to_resize(root):
   Image.fromarray(pixels).save(root / 'dogs' / 'edge.png')
   rows = {}
   for name in ('', 'bicubic', 'bilinear', 'area'):
-    reader = data.create(make_config(root, resize=name), 'train')
+    reader = data.create(of_task(root, resize=name), 'train')
     rows[name] = read_all(reader)['image'][3, 0, :, 0].tolist()
   assert rows[''] == rows['bicubic']
   assert rows['area'] == [0, 64, 255, 255]
@@ -365,10 +359,10 @@ def test_the_config_decides_how_to_resize(root):
 
 
 def test_more_classes_than_the_model_has(root):
-  reader = data.create(make_config(root, 'class', num_classes=2), 'train')
+  reader = data.create(of_task(root, 'class', num_classes=2), 'train')
   assert read_all(reader)['class'].max() == 2
   with pytest.raises(ValueError, match='num_classes is 1, must be at least 2'):
-    data.create(make_config(root, 'class', num_classes=1), 'train')
+    data.create(of_task(root, 'class', num_classes=1), 'train')
 
 
 def _wide_and_high(tmp_path):
@@ -386,7 +380,7 @@ def _wide_and_high(tmp_path):
 def test_buckets_keep_the_shape_of_pictures(tmp_path):
   _wide_and_high(tmp_path)
   fields = {'buckets': 4, 'image_size': 12}
-  config = make_config(tmp_path, **fields)
+  config = of_task(tmp_path, **fields)
   config.train.batch_size = 2
   reader = data.create(config, 'train')
   assert reader.buckets.shapes == ((8, 16), (12, 12), (16, 8))
@@ -427,6 +421,6 @@ def test_what_buckets_do_not_serve(tmp_path):
     ({'crop': 'none'}, "crop 'none'"),
     ({'image_size': 10}, 'image_size is 10, must be a multiple'),
   ):
-    config = make_config(tmp_path, **{'buckets': 4, 'image_size': 12} | fields)
+    config = of_task(tmp_path, **{'buckets': 4, 'image_size': 12} | fields)
     with pytest.raises(ValueError, match=message):
       data.create(config, 'train')

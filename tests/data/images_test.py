@@ -130,8 +130,9 @@ def test_other_formats_and_absent_files_are_broken(tmp_path):
 
 def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
   Image.fromarray(gradient(4, 8)).save(tmp_path / 'a.png')
+  monkeypatch.setattr(images, 'MAX_PIXELS', 31)
   with pytest.raises(images.BrokenImage, match='8x4 px, at most 31'):
-    images.read(tmp_path / 'a.png', max_pixels=31)
+    images.read(tmp_path / 'a.png')
   monkeypatch.setattr(images, 'MAX_BYTES', 10)
   with pytest.raises(images.BrokenImage, match='at most 10 are read'):
     images.read(tmp_path / 'a.png')
@@ -158,7 +159,7 @@ def test_flaky_disks_are_tried_again(tmp_path, monkeypatch):
     images.read(tmp_path / 'a.png')
 
 
-def test_maps_keep_their_values(tmp_path):
+def test_maps_keep_their_values(tmp_path, monkeypatch):
   classes = np.array([[0, 3], [250, 7]], np.uint8)
   Image.fromarray(classes).save(tmp_path / 'grey.png')
   picture = Image.fromarray(classes).convert('P')
@@ -174,8 +175,9 @@ def test_maps_keep_their_values(tmp_path):
   Image.fromarray(classes.astype(np.uint16)).save(tmp_path / 'deep.png')
   with pytest.raises(images.BrokenImage, match='mode I;16, a map'):
     images.read_map(tmp_path / 'deep.png')
+  monkeypatch.setattr(images, 'MAX_PIXELS', 3)
   with pytest.raises(images.BrokenImage, match='2x2 px, at most 3'):
-    images.read_map(tmp_path / 'grey.png', max_pixels=3)
+    images.read_map(tmp_path / 'grey.png')
 
 
 def test_finish_leaves_maps_alone():

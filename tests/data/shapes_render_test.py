@@ -24,7 +24,7 @@ def _jitted(size):
 def test_jax_and_numpy_agree(level, size):
   spec = scenes.sample(1, np.arange(64), level)
   image, maps = _jitted(size)
-  arrays = render.spec_arrays(spec)
+  arrays = shapes_renderer.spec_arrays(spec)
   want = shapes_renderer.render(spec, size)
   got = np.asarray(image(arrays))
   np.testing.assert_array_equal(got, np.round(got))

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.data.readers import tfds as tfds_reader
+from tests.helpers import configs
 
 
 SOURCE = """
@@ -85,16 +85,10 @@ def root(tmp_path_factory):
   return base
 
 
-def make_config(root, task='none', **fields):
-  config = config_lib.base('ldm')
-  config.data.update(name='tfds/tiny', root=str(root), image_size=8)
-  config.data.max_objects = 3
-  config.condition.task = task
-  config.condition.max_length = 6
-  for name, value in fields.items():
-    section = config.data if name in config.data else config.condition
-    section[name] = value
-  return config.lock()
+def of_task(root, task='none', **fields):
+  fields = {'image_size': 8, 'max_objects': 3, 'max_length': 6, **fields}
+  name = fields.pop('name', 'tfds/tiny')
+  return configs.of_reader(name, root, task, **fields)
 
 
 def read_all(reader):
@@ -103,7 +97,7 @@ def read_all(reader):
 
 
 def test_images_and_classes(root):
-  reader = data.create(make_config(root, 'class'), 'train')
+  reader = data.create(of_task(root, 'class'), 'train')
   assert len(reader) == 9
   assert reader.label_names == ('', 'cat', 'dog')
   batch = read_all(reader)
@@ -116,12 +110,12 @@ def test_images_and_classes(root):
   finished = jax.jit(reader.finish)(batch)
   np.testing.assert_allclose(finished['image'][..., 2], 1)
   for split in ('val', 'test'):  # both read `validation`
-    found = read_all(data.create(make_config(root), split))['image']
+    found = read_all(data.create(of_task(root), split))['image']
     assert sorted(found[:, 0, 0, 0] // 10) == [9, 10, 11]
 
 
 def test_boxes_are_cut_by_the_crop(root):
-  config = make_config(root, 'layout', encoder='boxes')
+  config = of_task(root, 'layout', encoder='boxes')
   reader = data.create(config, 'val')
   assert reader.label_names == ('', 'eye', 'ear', 'leg')
   batch = read_all(reader)
@@ -139,7 +133,7 @@ def test_boxes_are_cut_by_the_crop(root):
 def test_the_first_caption_counts(root, tmp_path):
   vocab = tmp_path / 'vocab.txt'
   vocab.write_text('[PAD]\n[UNK]\n[CLS]\n[SEP]\npicture\n9\n')
-  config = make_config(root, 'text', vocab_file=str(vocab))
+  config = of_task(root, 'text', vocab_file=str(vocab))
   batch = read_all(data.create(config, 'val'))
   texts = sorted(batch['caption'].tolist())
   assert texts == [b'picture 10', b'picture 11', b'picture 9']
@@ -148,27 +142,27 @@ def test_the_first_caption_counts(root, tmp_path):
 
 
 def test_restoration(root):
-  batch = read_all(data.create(make_config(root, 'superres'), 'train'))
+  batch = read_all(data.create(of_task(root, 'superres'), 'train'))
   assert batch['lr_image'].shape == (9, 2, 2, 3)
-  batch = read_all(data.create(make_config(root, 'inpaint'), 'train'))
+  batch = read_all(data.create(of_task(root, 'inpaint'), 'train'))
   assert 'hole_boxes' in batch
 
 
 def test_parts_of_splits(root):
   splits = ('train[:4]', 'train[4:]', 'validation')
-  config = make_config(root, splits=splits)
+  config = of_task(root, splits=splits)
   sizes = [len(data.create(config, split)) for split in data.SPLITS]
   assert sizes == [4, 5, 3]
   with pytest.raises(ValueError, match='must name what train, val and test'):
-    data.create(make_config(root, splits=('train',)), 'train')
+    data.create(of_task(root, splits=('train',)), 'train')
   with pytest.raises(
     ValueError, match="'dev'.*splits .* are train, validation"
   ):
-    data.create(make_config(root, splits=('dev',) * 3), 'train')
+    data.create(of_task(root, splits=('dev',) * 3), 'train')
 
 
 def test_a_broken_record_is_skipped(root, monkeypatch):
-  reader = data.create(make_config(root), 'train')
+  reader = data.create(of_task(root), 'train')
   first = reader._source[0]
   source = [{**first, 'image': b'\x89PNG'}]
   source += [reader._source[i] for i in range(1, 9)]
@@ -180,9 +174,9 @@ def test_a_broken_record_is_skipped(root, monkeypatch):
 
 def test_features_that_are_not_there(root):
   with pytest.raises(ValueError, match="encoder is 'tokens', must be 'boxes'"):
-    data.create(make_config(root, 'layout'), 'train')
+    data.create(of_task(root, 'layout'), 'train')
   with pytest.raises(ValueError, match="'map', must be one of none, class"):
-    data.create(make_config(root, 'map'), 'train')
+    data.create(of_task(root, 'map'), 'train')
 
 
 def _pretend(root, name, **info):
@@ -193,19 +187,19 @@ def _pretend(root, name, **info):
 
 
 def test_the_newest_version_is_read(tmp_path):
-  config = make_config(tmp_path, name='tfds/lsun/bedroom')
+  config = of_task(tmp_path, name='tfds/lsun/bedroom')
   assert tfds_reader.folder(config) == tmp_path / 'lsun' / 'bedroom'
   for version in ('3.1.0', '3.10.0', '3.9.2'):
     folder = _pretend(tmp_path, f'lsun/bedroom/{version}')
     assert tfds_reader.folder(config).name in ('3.1.0', '3.10.0')
   assert tfds_reader.folder(config).name == '3.10.0'
-  exact = make_config(tmp_path, name='tfds/lsun/bedroom/3.9.2')
+  exact = of_task(tmp_path, name='tfds/lsun/bedroom/3.9.2')
   assert tfds_reader.folder(exact) == folder
   assert data.missing_inputs(exact) == []
 
 
 def test_what_is_missing_is_named(tmp_path):
-  config = make_config(tmp_path, name='tfds/imagenet2012')
+  config = of_task(tmp_path, name='tfds/imagenet2012')
   with pytest.raises(FileNotFoundError) as error:
     data.create(config, 'train')
   assert str(error.value) == (
@@ -221,4 +215,4 @@ def test_the_library_is_named(tmp_path, monkeypatch):
   _pretend(tmp_path, 'tiny/1.0.0', fileFormat='array_record')
   monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
   with pytest.raises(errors.UserError, match=r"install 'pyramid_jax\[tfds\]'"):
-    data.create(make_config(tmp_path), 'train')
+    data.create(of_task(tmp_path), 'train')

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from pyramid_jax import config as config_lib
+from tests.helpers import configs
 
 
 THINGS = [
@@ -112,23 +112,14 @@ def write_all(folder):
 
 
 def make_config(root, task='none', **fields):
-  config = config_lib.base('ldm')
-  config.data.update(
-    name='coco',
-    root=str(root),
-    year=2017,
-    image_size=4,
-    max_objects=3,
-    crop='center',
-    eval_crop='center',
-  )
-  config.condition.update(
-    task=task, max_objects=3, no_tokens=16, vocab_file=str(root / 'vocab.txt')
-  )
-  for name, value in fields.items():
-    section = config.data if name in config.data else config.condition
-    section[name] = value
-  return config.lock()
+  sizes = {'year': 2017, 'image_size': 4, 'crop': 'center', 'no_tokens': 16}
+  config = configs.of_reader('coco', root, task, **sizes | fields)
+  with config.unlocked():
+    for section in (config.data, config.condition):
+      section.max_objects = fields.get('max_objects', 3)
+    if 'vocab_file' not in fields:
+      config.condition.vocab_file = str(root / 'vocab.txt')
+  return config
 
 
 def one(reader, image_id, draw=0):

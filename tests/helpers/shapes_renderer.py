@@ -9,6 +9,14 @@ import numpy as np
 from pyramid_jax.data.synthetic import scenes
 
 
+SPEC = ('labels', 'geometry', 'background', 'texture')
+
+
+def spec_arrays(spec: scenes.Scenes) -> dict[str, np.ndarray]:
+  """Returns what `render.image` and `render.maps` read of scenes."""
+  return {key: getattr(spec, key) for key in SPEC}
+
+
 def distance(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
   """Returns signed distances to one shape in half sizes, negative inside."""
   if shape == 0:

@@ -48,7 +48,7 @@ FIXED = (
   'condition.encode_crop',
   'condition.shift',
 )
-# Pictures that are encoded with the condition cannot be cached; places would
+# Images that are encoded with the condition cannot be cached; places would
 # have to be mirrored with the image.
 UNSERVED = ('inpaint',)
 FLIPPABLE = ('none', 'class')
@@ -77,37 +77,30 @@ def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     UserError: the folder holds another cache.
   """
   file = folder / MANIFEST
-  if file.is_file():
-    was = _read_json(file)
-    for name in manifest:
-      if was.get(name) != json.loads(json.dumps(manifest[name])):
-        raise errors.UserError(
-          f'{folder} holds another cache: its {name} is {was.get(name)!r}, not'
-          f' {manifest[name]!r}.',
-          errors.OUTPUT,
-        )
+  if not file.is_file():
+    _write(file, (json.dumps(manifest, indent=2) + '\n').encode())
     return
-  _write(file, (json.dumps(manifest, indent=2) + '\n').encode())
+  was = _read_json(file)
+  for name in manifest:
+    if was.get(name) != _as_json(manifest[name]):
+      raise errors.UserError(
+        f'{folder} holds another cache: its {name} is {was.get(name)!r}, not'
+        f' {manifest[name]!r}.',
+        errors.OUTPUT,
+      )
 
 
 def write_shard(
   folder: pathlib.Path, index: int, arrays: Mapping[str, np.ndarray]
 ) -> None:
-  """Writes a shard, then the file that makes it count.
-
-  Args:
-    folder: of the cache.
-    index: of the shard.
-    arrays: (N, ...) each.
-  """
+  """Writes a shard of arrays (N, ...), then the file that makes it count."""
   file = folder / shard_name(index)
   aside = file.with_name(f'{file.name}.tmp')
   with open(aside, 'wb') as out:
     np.savez(out, **dict(arrays))  # type: ignore[arg-type]
   digest = _sha256(aside)
   aside.replace(file)
-  count = len(next(iter(arrays.values())))
-  record = {'sha256': digest, 'count': count}
+  record = {'sha256': digest, 'count': len(next(iter(arrays.values())))}
   _write(file.with_suffix('.json'), json.dumps(record).encode())
 
 
@@ -124,6 +117,10 @@ def _write(file: pathlib.Path, content: bytes) -> None:
   aside = file.with_name(f'{file.name}.tmp.{os.getpid()}')
   aside.write_bytes(content)
   aside.replace(file)
+
+
+def _as_json(value: Any) -> Any:
+  return json.loads(json.dumps(value))
 
 
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
@@ -168,19 +165,14 @@ def source(config: ConfigDict) -> ConfigDict:
 class LatentReader:
   """Reads a cache in place of the training images (see `reader.Reader`).
 
-  Examples have the latents, and everything that the networks were told of the
-  image, but not the image. The SHA-256 of a shard is checked when it is first
-  read.
+  Examples have the latents, and all that the networks are conditioned on, but
+  not the image. The SHA-256 of a shard is checked when it is first read.
   """
 
   buckets: buckets_lib.Buckets | None = None  # all images have one shape
 
   def __init__(self, config: ConfigDict, split: str):
-    """Opens a cache.
-
-    Args:
-      config: a whole config.
-      split: train; the other splits are read from the source.
+    """Opens a cache of the training split; others are read from the source.
 
     Raises:
       UserError: a cache that is damaged, incomplete or of another config.
@@ -197,7 +189,7 @@ class LatentReader:
       )
     for name, value in fixed_fields(config).items():
       was = manifest['fixed'].get(name)
-      if was != json.loads(json.dumps(value)):
+      if was != _as_json(value):
         raise errors.UserError(
           f'config.{name} is {value!r}, the latents in {self._folder} are of'
           f' {was!r}.'
@@ -209,11 +201,9 @@ class LatentReader:
     self._size = manifest['shard_size']
     self._length = manifest['count']
     self._open = functools.cache(self._checked)
-    absent = [
-      shard_name(i)
-      for i in range(-(-self._length // self._size))
-      if not (self._folder / shard_name(i)).with_suffix('.json').is_file()
-    ]
+    shards = map(shard_name, range(-(-self._length // self._size)))
+    record = lambda name: (self._folder / name).with_suffix('.json')
+    absent = [name for name in shards if not record(name).is_file()]
     if absent:
       raise errors.UserError(
         f'{self._folder} lacks {len(absent)} of its shards, the first is'
@@ -247,28 +237,20 @@ class LatentReader:
     flips = np.zeros(len(indices), bool)
     if self._flips:
       flips = hashing.below(2, np.asarray(draws), _STREAM) == 1
-    rows = []
+    columns: dict[str, list[np.ndarray]] = {}
     for index, flip in zip(np.asarray(indices), flips, strict=True):
       shard, row = divmod(int(index), self._size)
       arrays = self._open(shard)
-      rows.append(
-        {
-          name: arrays[f'{FLIPPED}{name}' if flip and _varies(name) else name][
-            row
-          ]
-          for name in arrays
-          if not name.startswith(FLIPPED)
-        }
-      )
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+      for name in arrays:
+        if not name.startswith(FLIPPED):
+          mirrored = flip and name.startswith(LATENTS)
+          stored = arrays[f'{FLIPPED}{name}' if mirrored else name]
+          columns.setdefault(name, []).append(stored[row])
+    return {name: np.stack(rows) for name, rows in columns.items()}
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns the batch: its arrays were finished before they were stored."""
     return dict(batch)
-
-
-def _varies(name: str) -> bool:
-  return name.startswith(LATENTS)
 
 
 def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -286,11 +268,10 @@ def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
         raw.seek(info.header_offset + 26)  # lengths of name and extra field
         name, extra = (int.from_bytes(raw.read(2), 'little') for _ in '12')
         raw.seek(info.header_offset + 30 + name + extra)
-        version = np.lib.format.read_magic(raw)
         read = {
           (1, 0): np.lib.format.read_array_header_1_0,
           (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
+        }[np.lib.format.read_magic(raw)]
         shape, fortran, dtype = read(raw)
         if fortran or dtype.hasobject:
           raise ValueError(f'{info.filename} is no plain array')
@@ -303,14 +284,11 @@ def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def check(reader: Any, digests: Mapping[str, str]) -> None:
-  """Refuses latents that another autoencoder made.
+  """Raises a UserError for latents that another autoencoder made.
 
   Args:
     reader: of the training split.
     digests: of the frozen parts of the system.
-
-  Raises:
-    UserError: see above.
   """
   if not isinstance(reader, LatentReader):
     return

@@ -20,8 +20,8 @@ from pyramid_jax.metrics import restoration
 
 
 Score = bootstrap.Score
-Row = bootstrap.Row
 Examples = Mapping[str, np.ndarray]
+Found = Sequence[detector.Detections]
 # What each task reads of the examples.
 _NEEDS = {
   'none': ('boxes', 'labels', 'n_boxes'),
@@ -65,18 +65,16 @@ def _check(
     raise ValueError(
       f'task {task!r} needs examples with {missing}, got {sorted(examples)}.'
     )
-  if len(examples[_NEEDS[task][0]]) != len(images):
+  count = len(examples[_NEEDS[task][0]])
+  if count != len(images):
     raise ValueError(
-      f'{len(images)} images and {len(examples[_NEEDS[task][0]])} examples '
-      'must be equally many.'
+      f'{len(images)} images and {count} examples must be equally many.'
     )
 
 
 def _level(examples: Examples) -> int | None:
-  """Returns the level of the scenes, if the examples tell."""
-  if 'level' not in examples:
-    return None
-  levels = np.unique(examples['level'])
+  """Returns the level of the scenes, None if it is not known."""
+  levels = np.unique(examples.get('level', []))
   return int(levels[0]) if len(levels) == 1 else None
 
 
@@ -87,10 +85,7 @@ def _detect(
 
 
 def _task_scores(
-  task: str,
-  images: np.ndarray,
-  examples: Examples,
-  found: Sequence[detector.Detections],
+  task: str, images: np.ndarray, examples: Examples, found: Found
 ) -> dict[str, Score]:
   """Returns the scores that compare images with their conditions."""
   if task == 'layout':
@@ -127,29 +122,18 @@ def _edge_scores(images: np.ndarray, examples: Examples) -> dict[str, Score]:
 
 
 def _distribution_scores(
-  task: str,
-  images: np.ndarray,
-  examples: Examples,
-  found: Sequence[detector.Detections],
-  real_images: np.ndarray | None,
+  task: str, examples: Examples, found: Found
 ) -> dict[str, Score]:
-  """Returns the scores that look at all images together."""
-  scores = {}
-  if task in ('none', 'class'):
-    level = _level(examples)
-    scores = shape_distribution.total_variation(
-      shape_distribution.found_histograms(found),
-      shape_distribution.asked_histograms(examples)
-      if level is None
-      else shape_distribution.exact_histograms(level),
-    )
-  if real_images is not None:
-    real = shape_distribution.shape_features(
-      real_images, _detect(real_images, examples)
-    )
-    features = shape_distribution.shape_features(images, found)
-    scores['shape_fd'] = shape_distribution.shape_fd(features, real)
-  return scores
+  """Returns the `tv_*` scores, which look at all images together."""
+  if task not in ('none', 'class'):
+    return {}
+  level = _level(examples)
+  return shape_distribution.total_variation(
+    shape_distribution.found_histograms(found),
+    shape_distribution.asked_histograms(examples)
+    if level is None
+    else shape_distribution.exact_histograms(level),
+  )
 
 
 def scores(
@@ -181,18 +165,25 @@ def scores(
     map: seg_miou, pixel_acc;
     superres, inpaint: see `restoration.scores`;
     none: tv_count, tv_colour, tv_shape, tv_pos.
-    Those of `edges.scores` are added where examples ask for edges.
+    Those of `edges.scores` are added where examples are conditioned on edges.
 
   Raises:
     ValueError: unknown task, other labels, missing keys or wrong shapes.
   """
   _check(task, images, examples, label_names)
   found = _detect(images, examples)
-  return {
+  out = {
     **_task_scores(task, images, examples, found),
     **_edge_scores(images, examples),
-    **_distribution_scores(task, images, examples, found, real_images),
+    **_distribution_scores(task, examples, found),
   }
+  if real_images is not None:
+    real = _detect(real_images, examples)
+    out['shape_fd'] = shape_distribution.shape_fd(
+      shape_distribution.shape_features(images, found),
+      shape_distribution.shape_features(real_images, real),
+    )
+  return out
 
 
 def reconstruction_scores(
@@ -236,30 +227,13 @@ def shuffled(examples: Examples, seed: int) -> dict[str, np.ndarray]:
   return {key: np.asarray(value)[moved] for key, value in examples.items()}
 
 
-def _floor(
-  task: str,
-  real_images: np.ndarray,
-  examples: Examples,
-  found: Sequence[detector.Detections],
-  seed: int,
-) -> dict[str, Score]:
-  """Returns the scores of what needs no model."""
-  others = shuffled(examples, seed)
-  lines = _edge_scores(real_images, others)
-  if task in restoration.TASKS:
-    plain = restoration.baseline(task, examples, real_images.shape[1:3])
-    values = restoration.scores(task, plain, examples, _BOX_FILTER)
-    return {**values, **lines}
-  return {**_task_scores(task, real_images, others, found), **lines}
-
-
 def with_bounds(
   task: str,
   images: np.ndarray,
   examples: Examples,
   real_images: np.ndarray,
   seed: int = 0,
-) -> list[Row]:
+) -> list[bootstrap.Row]:
   """Returns a table: every score beside what is best and what is chance.
 
   The ceiling is the score of real images of the conditions, the floor that
@@ -286,16 +260,24 @@ def with_bounds(
     )
   values = scores(task, images, examples, real_images=real_images)
   found = _detect(real_images, examples)
-  ceiling = _task_scores(task, real_images, examples, found)
-  ceiling.update(_edge_scores(real_images, examples))
-  floor = _floor(task, real_images, examples, found, seed)
-  ceiling.update(_distribution_scores(task, real_images, examples, found, None))
+  ceiling = {
+    **_task_scores(task, real_images, examples, found),
+    **_edge_scores(real_images, examples),
+    **_distribution_scores(task, examples, found),
+  }
   if len(images) >= 4:
     features = shape_distribution.shape_features(real_images, found)
     ceiling['shape_fd'] = shape_distribution.shape_fd(
       features[::2], features[1::2]
     )
+  others = shuffled(examples, seed)
+  if task in restoration.TASKS:
+    plain = restoration.baseline(task, examples, real_images.shape[1:3])
+    floor = restoration.scores(task, plain, examples, _BOX_FILTER)
+  else:
+    floor = _task_scores(task, real_images, others, found)
+  floor |= _edge_scores(real_images, others)
   return [
-    Row(name, score, ceiling.get(name), floor.get(name))
+    bootstrap.Row(name, score, ceiling.get(name), floor.get(name))
     for name, score in values.items()
   ]

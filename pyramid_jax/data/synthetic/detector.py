@@ -1,7 +1,7 @@
-"""An analytic detector of the objects of `shapes` pictures.
+"""An analytic detector of the objects of `shapes` images.
 
-It plays the part that YOLO has for photographs, with a recall of about 1 on
-real pictures, so that what a score lacks is the fault of the model.
+It has the role of YOLO for photographs, with a recall of about 1 on real
+images, so that what a score lacks is the fault of the model.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import functools
 import numpy as np
 from scipy import ndimage
 
+from pyramid_jax.data import degradation
 from pyramid_jax.data import images as images_lib
 from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
@@ -97,13 +98,7 @@ def _templates(turned: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _resampling(size: int) -> np.ndarray:
-  """Returns the (GRID, size) matrix of area resampling."""
-  edges = np.arange(GRID + 1) * size / GRID
-  pixels = np.arange(size)
-  overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(
-    edges[:-1, None], pixels
-  )
-  return (np.maximum(overlap, 0) * GRID / size).astype(np.float32)
+  return degradation.area_weights(size, GRID).astype(np.float32)
 
 
 def classify(mask: np.ndarray, turned: bool) -> int:
@@ -119,13 +114,6 @@ def classify(mask: np.ndarray, turned: bool) -> int:
   overlap = np.minimum(soft, templates).sum(1)
   union = np.maximum(soft, templates).sum(1)
   return int(shapes[np.argmax(overlap / union)])
-
-
-def _fill(mask: np.ndarray) -> np.ndarray:
-  """Fills the holes of a small mask (4-connected outside)."""
-  if mask.all():
-    return mask
-  return ndimage.binary_fill_holes(mask)
 
 
 def _is_blend(
@@ -171,21 +159,20 @@ def _detect_chunk(images: np.ndarray, turned: bool) -> Iterator[Detections]:
     mask = ids[place][0] == i
     if _is_blend(colours[image], saturation[image], place[1:], mask):
       continue
-    shape = classify(_fill(mask), turned)
+    shape = classify(ndimage.binary_fill_holes(mask), turned)
     label = 1 + shape * count + colour
     found[image].append((areas[i], label, (rows, columns), mask))
-  scale = np.array([width, height, width, height])
   for objects in found:
     objects.sort(key=lambda item: -item[0])
-    boxes = [
-      [columns.start, rows.start, columns.stop, rows.stop]
-      for _, _, (rows, columns), _ in objects
-    ]
+    sizes, labels, places, masks = (
+      [item[k] for item in objects] for k in range(4)
+    )
+    boxes = [[x.start, y.start, x.stop, y.stop] for y, x in places]
     yield Detections(
-      boxes=np.array(boxes, np.float64).reshape(-1, 4) / scale,
-      labels=np.array([item[1] for item in objects], np.int32),
-      areas=np.array([item[0] for item in objects], np.int64),
-      masks=tuple((item[2], item[3]) for item in objects),
+      boxes=np.array(boxes, np.float64).reshape(-1, 4) / ((width, height) * 2),
+      labels=np.array(labels, np.int32),
+      areas=np.array(sizes, np.int64),
+      masks=tuple(zip(places, masks, strict=True)),
     )
 
 

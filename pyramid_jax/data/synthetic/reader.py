@@ -1,4 +1,4 @@
-"""The reader of the `shapes` set: scenes, then pictures on the device."""
+"""The reader of the `shapes` set: scenes, then images on the device."""
 
 from collections.abc import Mapping
 
@@ -21,15 +21,8 @@ from pyramid_jax.data.synthetic import text
 # Every index is a scene; this many so that an index is an int32.
 LENGTH = 2**31 - 1
 TASKS = (
-  'none',
-  'text',
-  'layout',
-  'label',
-  'scene_graph',
-  'class',
-  'map',
-  'superres',
-  'inpaint',
+  *('none', 'text', 'layout', 'label', 'scene_graph', 'class', 'map'),
+  *('superres', 'inpaint'),
 )
 _SHUFFLE = 16  # word of the hash that orders the labels
 
@@ -38,17 +31,13 @@ class ShapesReader:
   """Makes examples of `shapes` from nothing (see `data.reader.Reader`).
 
   `batch` computes what is cheap on the host: specifications, conditions and
-  tokens. `finish` draws the pictures on the device from the specifications.
+  tokens. `finish` draws the images on the device from the specifications.
   """
 
   buckets: buckets_lib.Buckets | None = None  # all images have one shape
 
   def __init__(
-    self,
-    config: ConfigDict,
-    split: str,
-    *,
-    full: bool | None = None,
+    self, config: ConfigDict, split: str, *, full: bool | None = None
   ):
     """Reads `config.data` and `config.condition`.
 
@@ -64,42 +53,36 @@ class ShapesReader:
         are, a sequence of boxes or labels that is too short for the level, or
         a size that `lr_factor` does not divide.
     """
+    d, c = config.data, config.condition
     self._full = split != 'train' if full is None else full
     self.label_names = scenes.LABEL_NAMES
     self.report: dict[str, int] = {}
-    self.level = config.data.level
-    self.image_size = config.data.image_size
-    self._seed = scenes.split_seed(config.data.seed, split)
-    self._max_objects = config.data.max_objects
-    self._condition = config.condition
+    self.level = d.level
+    self.image_size = d.image_size
+    self._seed = scenes.split_seed(d.seed, split)
+    self._max_objects = d.max_objects
+    self._condition = c
     self._maps = reader_lib.wanted_maps(config)
-    self._gives_small = reader_lib.has_low_resolution(config)
-    self._lr_factor = config.data.lr_factor
     self._captions = text.tokenizer()
-    self._tokenizer: tokenizers.Tokenizer
-    if config.condition.encoder in tokenizers.PRETRAINED:
-      self._tokenizer = tokenizers.create(config)
-    else:
-      self._tokenizer = text.tokenizer(config.condition.max_length)
+    self._tokenizer: tokenizers.Tokenizer = (
+      tokenizers.create(config)
+      if c.encoder in tokenizers.PRETRAINED
+      else text.tokenizer(c.max_length)
+    )
     if self.level not in range(len(scenes.LEVELS)):
       raise ValueError(
         f'data.level must be 0..{len(scenes.LEVELS) - 1}, got {self.level!r}.'
       )
-    task, room = self._condition.task, self._condition.max_objects
-    if task not in TASKS:
-      raise ValueError(f'condition.task must be one of {TASKS}, got {task!r}.')
+    reader_lib.check_task(config, TASKS)
     reader_lib.check_classes(config, self.label_names)
     most = scenes.LEVELS[self.level].max_objects
-    if task in ('layout', 'label') and room < most:
+    if c.task in ('layout', 'label') and c.max_objects < most:
       raise ValueError(
         f'condition.max_objects must be at least {most} at data.level '
-        f'{self.level}, got {room}.'
+        f'{self.level}, got {c.max_objects}.'
       )
-    if self._gives_small and self.image_size % self._lr_factor:
-      raise ValueError(
-        f'data.image_size is {self.image_size}, must be divisible by '
-        f'data.lr_factor = {self._lr_factor}.'
-      )
+    small = reader_lib.has_low_resolution(config)
+    self._lr_factor = d.lr_factor if small else None
 
   def __len__(self) -> int:
     return LENGTH
@@ -118,13 +101,10 @@ class ShapesReader:
     pad = max(self._max_objects - spec.labels.shape[1], 0)
 
     def widen(x: np.ndarray, value: int = 0) -> np.ndarray:
-      if not pad:
-        return x
       widths = [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)
-      return np.pad(x, widths, constant_values=value)
+      return np.pad(x, widths, constant_values=value) if pad else x
 
-    sides = spec.geometry[..., 2]
-    largest = sides.argmax(1)[:, None]
+    largest = spec.geometry[..., 2].argmax(1)[:, None]
     out = {
       'id': indices,
       'level': np.full(len(spec), self.level, np.int32),
@@ -171,44 +151,43 @@ class ShapesReader:
     self, batch: Mapping[str, np.ndarray], draws: np.ndarray
   ) -> layout.Array | None:
     """Returns (B, L) token ids of the boxes or labels, if those are asked."""
-    condition = self._condition
-    labels = batch['labels']
-    if condition.task == 'layout':
+    c, labels = self._condition, batch['labels']
+    if c.task == 'layout':
       whole = np.tile(np.array([0, 0, 1, 1], np.float32), (len(labels), 1))
       return layout.layout_tokens(
         batch['boxes'],
         labels,
         None,
-        condition.max_objects,
-        layout.Vocabulary.of(condition, scenes.THINGS),
-        whole if condition.encode_crop else None,
+        c.max_objects,
+        layout.Vocabulary.of(c, scenes.THINGS),
+        whole if c.encode_crop else None,
       )
-    if condition.task == 'label':
+    if c.task == 'label':
       slots = np.arange(labels.shape[1])
       keys = hashing.hash64(np.asarray(draws)[:, None], _SHUFFLE, slots)
       order = np.argsort(keys, axis=1, kind='stable')
       return layout.label_tokens(
         np.take_along_axis(labels, order, 1),
-        condition.max_objects,
-        layout.Vocabulary.of(condition, scenes.THINGS),
+        c.max_objects,
+        layout.Vocabulary.of(c, scenes.THINGS),
       )
     return None
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Adds the pictures; pure, runs inside jit.
+    """Adds the images; pure, runs inside jit.
 
-    `image` (B, H, W, 3) float32 in [-1, 1], the values of the uint8 picture,
-    `x / 127.5 - 1`. By task also `lr_image`, the same of the box-filtered
-    picture. By task or `config.data.maps` also, (B, H, W) each: `mask` uint8,
-    the semantic map; `inpaint_mask` uint8, 1 = hole; `edges` float32 in
-    [0, 1], the visible outlines.
+    `image` (B, H, W, 3) float32 in [-1, 1], the values of the uint8 image,
+    `x / 127.5 - 1`. By task also `lr_image`, the means of its blocks. By task
+    or `config.data.maps` also, (B, H, W) each: `mask` uint8, the semantic map;
+    `inpaint_mask` uint8, 1 = hole; `edges` float32 in [0, 1], the visible
+    outlines.
     """
     out = dict(batch)
     size = self.image_size
-    picture = render.image(batch, size)
-    out['image'] = picture / 127.5 - 1
-    if self._gives_small:
-      out['lr_image'] = render.shrink(picture, self._lr_factor) / 127.5 - 1
+    image = render.image(batch, size)
+    out['image'] = image / 127.5 - 1
+    if self._lr_factor is not None:
+      out['lr_image'] = render.shrink(image, self._lr_factor) / 127.5 - 1
     if 'inpaint_mask' in self._maps:
       hole = holes.draw(batch['hole_strokes'], batch['hole_boxes'], size)
       out['inpaint_mask'] = jnp.asarray(hole)
@@ -217,12 +196,3 @@ class ShapesReader:
       drawn['edges'] = drawn['edge'] / jnp.float32(255)
       out |= {name: drawn[name] for name in self._maps & set(drawn)}
     return out
-
-  def render_batch(self, indices: np.ndarray) -> np.ndarray:
-    """Returns (B, H, W, 3) uint8 pictures, for metrics and documents."""
-    spec = scenes.sample(self._seed, np.asarray(indices), self.level)
-    picture = _render_image(render.spec_arrays(spec), self.image_size)
-    return np.asarray(picture).astype(np.uint8)
-
-
-_render_image = jax.jit(render.image, static_argnames='size')

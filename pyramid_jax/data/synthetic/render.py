@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pyramid_jax.conditioning import layout
 from pyramid_jax.data.synthetic import scenes
@@ -18,11 +17,6 @@ from pyramid_jax.data.synthetic import scenes
 Arrays = Mapping[str, jax.Array]
 
 SPEC = ('labels', 'geometry', 'background', 'texture')  # what is drawn
-
-
-def spec_arrays(spec: scenes.Scenes) -> dict[str, np.ndarray]:
-  """Returns what `image` and `maps` need of scenes, by example-dict key."""
-  return {key: getattr(spec, key) for key in SPEC}
 
 
 def distance(

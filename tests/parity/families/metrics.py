@@ -47,6 +47,8 @@ def run(case: Case) -> dict[str, np.ndarray]:
   outputs['recall'] = precision_recall.covered(ref, sample, reach['sample'])
   if 'logits' in case.inputs:
     split = case.config.get('split_size', inception_score.SPLIT_SIZE)
-    score, _ = inception_score.inception_score(case.inputs['logits'], split)
-    outputs['inception_score'] = np.array([score])
+    logits = case.inputs['logits']
+    sums = inception_score.split_sums(logits, np.arange(len(logits)), split)
+    score = inception_score.over_splits(sums)
+    outputs['inception_score'] = np.array([score.value])
   return outputs
