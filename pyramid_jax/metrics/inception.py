@@ -78,6 +78,9 @@ def extractor(
   def run(variables, images):
     return model.apply(variables, inception.preprocess(images))
 
+  def host(outputs: Features, count: int) -> Features:
+    return jax.tree.map(lambda x: np.asarray(x)[:count], outputs)
+
   def extract(images: np.ndarray) -> Features:
     images_lib.check_batch(images)
     parts = []
@@ -86,8 +89,7 @@ def extractor(
       blank = batch_size - len(part)
       padded = np.pad(part, ((0, blank), (0, 0), (0, 0), (0, 0)))
       outputs = run(variables, place(padded))
-      kept = lambda x, count=len(part): np.asarray(x)[:count]
-      parts.append(jax.tree.map(kept, outputs))
+      parts.append(host(outputs, len(part)))
     return _joined(parts)
 
   return extract
