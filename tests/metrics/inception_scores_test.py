@@ -114,7 +114,7 @@ def test_halves_make_a_whole(monkeypatch):
   np.testing.assert_allclose(got.pool.scatter, want.pool.scatter, rtol=1e-6)
   np.testing.assert_array_equal(got.features, want.features)
   assert got.splits[0].score == pytest.approx(want.splits[0].score)
-  with pytest.raises(ValueError, match='too few pictures'):
+  with pytest.raises(ValueError, match='too few images'):
     inception.collect_halves(_features, _batches(images[:1], 7), 25)
 
 
@@ -136,7 +136,7 @@ def test_names_count_thousands():
 
 
 def test_nothing_to_score():
-  with pytest.raises(ValueError, match='too few pictures'):
+  with pytest.raises(ValueError, match='too few images'):
     inception.collect(_features, [], keep=1)
 
 
