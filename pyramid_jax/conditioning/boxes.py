@@ -54,11 +54,7 @@ class BoxesEncoder(encoder.Encoder):
 
 
 def create(config: ConfigDict, _: encoder.FirstStage) -> BoxesEncoder:
-  """Builds the encoder of `config.condition.encoder` 'boxes'.
-
-  Raises:
-    ValueError: a task other than 'layout'.
-  """
+  """Builds the encoder of `config.condition.encoder` 'boxes', of layouts."""
   c = config.condition
   if c.task != 'layout':
     raise ValueError(

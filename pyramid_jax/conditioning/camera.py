@@ -1,4 +1,4 @@
-"""What is known of the camera of an image: words, ids, and a token for each."""
+"""Attributes of the camera of an image: words, ids, and tokens."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -12,8 +12,7 @@ from pyramid_jax.conditioning import classes
 from pyramid_jax.conditioning import encoder
 
 
-# By batch key, the values in the order of their ids, which begin at 1; 0 is
-# not known.
+# By batch key, the values in the order of their ids, 1 ...; 0 is not known.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
   'pitch': ('descending', 'eye level', 'ascending'),
   'depth_of_field': ('shallow', 'deep'),
@@ -21,13 +20,10 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 
 
 def ids(words: Mapping[str, Any]) -> dict[str, int]:
-  """Returns the id of every attribute, 0 where nothing is said.
+  """Returns the ids of attributes given as {attribute: value, '' or None}.
 
-  Args:
-    words: {attribute: value, or '' or None}; other keys are ignored.
-
-  Raises:
-    ValueError: an unknown value.
+  The id of a missing attribute is 0; other keys are ignored. An unknown value
+  is a ValueError.
   """
   found = {}
   for name, allowed in ATTRIBUTES.items():
@@ -93,10 +89,8 @@ class CameraEncoder(encoder.Encoder):
     kept = dict(batch)
     keys = jax.random.split(key, len(ATTRIBUTES))
     for key, name in zip(keys, ATTRIBUTES, strict=True):
-      is_dropped = jax.random.bernoulli(
-        key, self.cond_dropout, batch[name].shape
-      )
-      kept[name] = jnp.where(is_dropped, 0, batch[name])
+      ids, rate = batch[name], self.cond_dropout
+      kept[name] = jnp.where(jax.random.bernoulli(key, rate, ids.shape), 0, ids)
     return kept
 
 

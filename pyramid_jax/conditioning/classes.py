@@ -84,8 +84,7 @@ def create(config: ConfigDict, _: encoder.FirstStage) -> ClassEncoder:
   """Builds the encoder of the task 'class'.
 
   Raises:
-    ValueError: an unknown way to give the class, or no null condition to
-      replace classes by.
+    ValueError: an unknown `class_by`, or dropout without a null condition.
   """
   c = config.condition
   if c.class_by not in CLASS_BY:

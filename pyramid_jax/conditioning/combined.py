@@ -63,11 +63,8 @@ class CombinedEncoder(encoder.Encoder):
     return self.first.pretrained_name or self.second.pretrained_name
 
   def init(self, key: jax.Array) -> Any:
-    keys = jax.random.split(key)
-    return {
-      name: part.init(own)
-      for own, (name, part) in zip(keys, self.parts.items(), strict=True)
-    }
+    first, second = jax.random.split(key)
+    return {'first': self.first.init(first), 'second': self.second.init(second)}
 
   def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     first = self.first.encode(params['first'], batch)
@@ -79,11 +76,8 @@ class CombinedEncoder(encoder.Encoder):
     return None if first is None or second is None else _joined(first, second)
 
   def augmented(self, batch: encoder.Batch, key: jax.Array) -> encoder.Batch:
-    for part, own in zip(
-      self.parts.values(), jax.random.split(key), strict=True
-    ):
-      batch = part.augmented(batch, own)
-    return batch
+    first, second = jax.random.split(key)
+    return self.second.augmented(self.first.augmented(batch, first), second)
 
   def trained_part(self, params: Any) -> Any:
     kept = {
@@ -105,7 +99,7 @@ def create(
   """Joins the encoders of `config.condition.task` and `.also`.
 
   Raises:
-    ValueError: conditions that cannot be given together.
+    ValueError: conditions that exclude each other.
   """
   c, one, other = config.condition, first.widths, second.widths
   if one.concat and other.concat:

@@ -1,4 +1,4 @@
-"""Fields of the condition: what an image is conditioned on, and its encoder."""
+"""Fields of the condition of images and of its encoder."""
 
 from pyramid_jax.conditioning import classes
 from pyramid_jax.conditioning import encoding
@@ -9,9 +9,9 @@ from pyramid_jax.config.field import Field
 SEQUENCES = ('text', 'layout', 'label', 'scene_graph')
 TASKS = tuple(dict.fromkeys(('none', *SEQUENCES, *encoding.TASKS)))
 
-_TASK = {
+FIELDS = {
   'condition.task': Field(
-    'none', 'What an image is conditioned on.', choices=TASKS
+    'none', 'The condition of the images.', choices=TASKS
   ),
   'condition.encoder': Field(
     'tokens',
@@ -25,10 +25,7 @@ _TASK = {
   'condition.cond_dropout': Field(
     0.0, 'The rate of the null condition in training.', low=0, high=1
   ),
-}
-
-# Of every encoder of sequences.
-_SEQUENCE = {
+  # Of every encoder of sequences.
   'condition.max_length': Field(
     77, 'The number of tokens of a sequence, padding included.', low=1
   ),
@@ -44,9 +41,7 @@ _SEQUENCE = {
   'condition.embed_std': Field(
     0.02, 'The standard deviation of the initial embeddings.', low=0
   ),
-}
-
-_TEXT = {
+  # Of texts.
   'condition.vocab_file': Field(
     '', 'The vocabulary of the tokenizer; of T5 its tokenizer.json.'
   ),
@@ -58,16 +53,11 @@ _TEXT = {
     low=0,
   ),
   'condition.pad_id': Field(0, 'The padding token of a text.', low=0),
-}
-
-_PRETRAINED = {
   'condition.weights': Field('', 'The weight file of a pretrained encoder.'),
   'condition.mlp_dim': Field(
     0, 'The hidden width of the blocks of T5; 0 for four times dim.', low=0
   ),
-}
-
-_LAYOUT = {
+  # Of layouts and label sets.
   'condition.no_tokens': Field(
     1024, 'The number of layout tokens; positions form a square grid.', low=1
   ),
@@ -81,9 +71,6 @@ _LAYOUT = {
   'condition.num_labels': Field(
     25, 'The number of categories of the box encoder, padding included.', low=1
   ),
-}
-
-_CLASS = {
   'condition.num_classes': Field(
     1000, 'The number of classes, without the null class.', low=1
   ),
@@ -96,16 +83,10 @@ _CLASS = {
     ' embedding of the timestep.',
     choices=classes.CLASS_BY,
   ),
-}
-
-_CAMERA = {
   'condition.camera_dropout': Field(
     0.15, 'The dropout rate of each camera attribute.', low=0, high=1
   ),
-}
-
-# Of low-resolution images for models of images; those of latents add no noise.
-_LOW_RESOLUTION = {
+  # Of low-resolution images for models of images; latent models add no noise.
   'condition.lr_noise_low': Field(
     0.01,
     'The smallest standard deviation of the noise on low-resolution images in'
@@ -123,27 +104,12 @@ _LOW_RESOLUTION = {
     'The standard deviation of the noise on low-resolution images in sampling.',
     above=0,
   ),
-}
-
-_MAP = {
   'condition.map_classes': Field(
     182, 'The number of values of a semantic map.', low=1
   ),
   'condition.map_channels': Field(
     3, 'The number of channels that a semantic map becomes.', low=1
   ),
-}
-
-FIELDS = {
-  **_TASK,
-  **_SEQUENCE,
-  **_TEXT,
-  **_PRETRAINED,
-  **_LAYOUT,
-  **_CLASS,
-  **_CAMERA,
-  **_LOW_RESOLUTION,
-  **_MAP,
 }
 
 

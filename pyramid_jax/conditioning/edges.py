@@ -26,11 +26,7 @@ FAINT = 0.01  # slope (1 / px), and above may be an edge in a flat image
 
 
 def detector(name: str) -> Detector:
-  """Returns the detector of a name, with its published constants.
-
-  Raises:
-    ValueError: there is none.
-  """
+  """Returns the detector of a name, else raises ValueError."""
   if name not in DETECTORS:
     raise ValueError(
       f'edge detector {name!r} must be one of {", ".join(DETECTORS)}.'
@@ -41,10 +37,7 @@ def detector(name: str) -> Detector:
 def luma(images: jax.Array | np.ndarray) -> layout.Array:
   """Returns the brightness (B, H, W) in [0, 1] of images, float32.
 
-  NumPy in, NumPy out.
-
-  Raises:
-    ValueError: not (B, H, W, 3).
+  NumPy arrays give a NumPy array; other shapes than (B, H, W, 3) ValueError.
   """
   if images.ndim != 4 or images.shape[-1] != 3:
     raise ValueError(f'images must be (B, H, W, 3), got {images.shape}.')

@@ -54,11 +54,9 @@ class Encoder(Protocol):
     """A batch of one example, zeros or ones, with all keys that are read."""
 
   def encode(self, params: Any, batch: Batch) -> Inputs:
-    """Returns the condition of B examples.
+    """Returns the condition of a batch with the keys of `example`.
 
-    Args:
-      params: from `weights`.
-      batch: with the keys of `example`.
+    The weights `params` are those of `weights`.
     """
 
   def init(self, key: jax.Array) -> Any:
@@ -67,19 +65,11 @@ class Encoder(Protocol):
     return {}
 
   def null(self, params: Any, batch: Batch) -> Inputs | None:
-    """Returns the null condition of B examples, None where there is none.
-
-    The arguments are those of `encode`.
-    """
+    """Returns the null condition of a batch, None where there is none."""
     return jax.tree.map(jnp.zeros_like, self.encode(params, batch))
 
   def augmented(self, batch: Batch, key: jax.Array) -> Batch:
-    """Returns a batch as it is encoded in training.
-
-    Args:
-      batch: B examples.
-      key: typed key of the augmentation.
-    """
+    """Returns a batch as it is encoded in training, by a typed key."""
     del key
     return batch
 
@@ -100,10 +90,7 @@ class Encoder(Protocol):
 
   @property
   def family(self) -> str:
-    """Converter family of the trained weights, '' for none.
-
-    A key of `interop.parts.FAMILIES`.
-    """
+    """Key of `interop.parts.FAMILIES` of trained weights, '' for none."""
     return ''
 
   @property
@@ -147,11 +134,7 @@ class NoCondition(Encoder):
 
 
 def needed(config: ConfigDict, first_stage: FirstStage) -> first_stages.Network:
-  """Returns the first stage that a condition cannot do without.
-
-  Raises:
-    ValueError: there is none.
-  """
+  """Returns the first stage, and raises ValueError where there is none."""
   if first_stage is None:
     raise ValueError(
       f'config.condition.task {config.condition.task!r} is not served by the'

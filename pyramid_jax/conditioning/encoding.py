@@ -60,8 +60,7 @@ def create(
       the grid of its latents.
 
   Raises:
-    ValueError: an encoder that does not serve the task, or an image that does
-      not fit the first stage.
+    ValueError: an encoder that does not serve the task or the first stage.
   """
   c = config.condition
   if c.task not in TASKS and c.encoder not in ENCODERS:
@@ -84,12 +83,9 @@ def create(
 def check_guidance(
   encoder: Encoder, guidance: classifier_free.Guidance | None
 ) -> None:
-  """Refuses guidance by a condition that has no null condition.
+  """Raises ValueError for guidance by a condition without a null condition.
 
-  Without any condition there is nothing to guide by, and guidance is idle.
-
-  Raises:
-    ValueError: there is no null condition.
+  Guidance has no effect in a system without a condition.
   """
   is_conditioned = encoder.widths != encoder_lib.Widths()
   if guidance is not None and is_conditioned and not encoder.is_guidable:

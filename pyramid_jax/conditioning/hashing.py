@@ -1,9 +1,8 @@
 """Random numbers as pure functions of integers.
 
-A value depends on the words that name it (a seed, an index, a purpose, a
-counter) and on nothing else, so an example can be rebuilt alone and on any
-host. NumPy's generators are not used: their distributions may change between
-versions.
+A value depends on its words alone (a seed, an index, a purpose, a counter), so
+an example can be rebuilt alone and on any host. NumPy's generators are not
+used: their distributions may change between versions.
 """
 
 import numpy as np

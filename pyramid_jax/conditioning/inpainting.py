@@ -67,11 +67,7 @@ class InpaintingEncoder(encoder.Encoder):
 def create(
   config: ConfigDict, first_stage: encoder.FirstStage
 ) -> InpaintingEncoder:
-  """Builds the encoder of the task 'inpaint'.
-
-  Raises:
-    ValueError: a system without a first stage.
-  """
+  """Builds the encoder of the task 'inpaint', for a first stage only."""
   return InpaintingEncoder(
     first_stage=encoder.needed(config, first_stage),
     image_size=config.data.image_size,

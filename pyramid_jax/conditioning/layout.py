@@ -88,17 +88,8 @@ def label_tokens(
   """Returns the token sequence of a multiset of labels, one token each.
 
   The 'objects' sequence of Frido (conditional_builder/objects_bbox.py,
-  ObjectsConditionalBuilder). Labels of 0 are dropped and the rest moves up.
-  NumPy in, NumPy out; JAX arrays may be traced.
-
-  Args:
-    labels: (..., N) int32, 0 = padding.
-    n_max: length of the sequence.
-    vocabulary: of the tokens.
-    flags: (..., N) int32 as for `layout_tokens`, or None.
-
-  Returns:
-    (..., n_max) int32.
+  ObjectsConditionalBuilder). Arguments and array types are those of
+  `layout_tokens`; the result is (..., n_max) int32.
   """
   xp = array_module(labels, flags)
   labels = xp.asarray(labels)
@@ -107,16 +98,10 @@ def label_tokens(
 
 
 def compact(keep: Array, tokens: Array, n_max: int, none: int) -> Array:
-  """Moves the kept rows to the front, in order, and pads to `n_max` rows.
+  """Moves the kept rows of (..., N, K) tokens to the front, in order.
 
-  Args:
-    keep: (..., N) bool.
-    tokens: (..., N, K) integers.
-    n_max: rows of the result; kept rows beyond it are cut off.
-    none: the token of the padding.
-
-  Returns:
-    (..., n_max, K) of the type of `tokens`.
+  The result is (..., n_max, K): rows beyond it are cut off, and missing ones
+  are padded with the token `none`.
   """
   xp = array_module(keep, tokens)
   order = xp.argsort(~keep, axis=-1, stable=True)
@@ -145,8 +130,7 @@ def _mirror(boxes: Array, flipped: Array) -> Array:
 def _clamp(boxes: Array) -> Array:
   """Moves the first corner into the image, keeping the size, then cuts.
 
-  This is the official rule; it differs from an intersection for boxes that
-  begin outside of the image.
+  The official rule: not the intersection, for boxes that begin outside.
   """
   xp = array_module(boxes)
   first = xp.clip(boxes[..., :2], 0, 1)
@@ -169,9 +153,8 @@ def layout_tokens(
   conditional_builder/objects_bbox.py): per box the category, the cell of
   (x0, y0) and the cell of (x1, y1). Boxes of label 0 and boxes that share no
   area with the crop (without one: with the image) are dropped and the rest
-  moves up. NumPy arrays give a NumPy array, in the precision of `boxes` (the
-  official code computes in float64); a JAX array anywhere gives a JAX array,
-  and the function may be jitted.
+  moves up. NumPy arrays are computed in the precision of `boxes` (the official
+  code's is float64); with a JAX array the result is one, and may be traced.
 
   Args:
     boxes: (..., N, 4) x0, y0, x1, y1 in [0, 1]; with `crop` those of the full

@@ -22,7 +22,7 @@ from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
 
 
-# What training adds to a batch, and what may be given in sampling too.
+# Keys that training adds to a batch; they may be given in sampling.
 DEVIATION, NOISE = 'lr_deviation', 'lr_noise'
 _SEED = 0  # of the noise in sampling
 
@@ -80,14 +80,9 @@ class NoisyImageEncoder(LowResolutionEncoder):
   def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     """Returns the enlarged image, and the logarithm of the deviation.
 
-    Args:
-      params: none.
-      batch: with `lr_image` (B, side, side, 3), perhaps with `lr_deviation`
-        (B,) and `lr_noise` of the image's shape; without them the deviation is
-        `sampling` and the noise always the same.
-
-    Raises:
-      ValueError: an image of another size.
+    A batch has `lr_image` (B, side, side, 3), else ValueError, perhaps
+    `lr_deviation` (B,) and `lr_noise` of the image's shape; without them the
+    deviation is `sampling` and the noise always the same.
     """
     small = batch['lr_image'].astype(jnp.float32)
     needed = (len(small), self.side, self.side, 3)

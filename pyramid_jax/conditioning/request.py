@@ -1,4 +1,8 @@
-"""Conditions of a request: from words and images to the arrays of a batch."""
+"""Conditions of a request: from words and images to the arrays of a batch.
+
+Arrays are NumPy's, one row an example. Label names begin with the padding. A
+condition that the model does not take is a ValueError that names it.
+"""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -16,18 +20,7 @@ from pyramid_jax.conditioning import tokenizers
 def from_text(
   texts: Sequence[str], tokenizer: tokenizers.Tokenizer
 ) -> dict[str, np.ndarray]:
-  """Returns the rows of captions, or of graphs in words.
-
-  Args:
-    texts: B captions.
-    tokenizer: of the condition encoder.
-
-  Returns:
-    `condition_ids` (B, L) int32 and `caption` (B,) bytes.
-
-  Raises:
-    ValueError: a text is longer than what the encoder takes.
-  """
+  """Returns `condition_ids` (B, L) int32 and `caption` (B,) bytes of texts."""
   # '.' is absent from every training caption.
   plain = [text.replace('.', '') for text in texts]
   longest = max(plain, key=tokenizer.length)
@@ -46,18 +39,10 @@ def from_text(
 def parse_layout(
   text: str, label_names: Sequence[str]
 ) -> list[list[tuple[int, list[float]]]]:
-  """Reads layouts from JSON.
+  """Reads layouts from JSON, as lists of (label id, box).
 
-  Args:
-    text: a list of layouts, or one layout; a layout is a list of
-      {"label": name, "box": [x0, y0, x1, y1]} with coordinates in [0, 1].
-    label_names: entry 0 is padding.
-
-  Returns:
-    Per layout the (label id, box) pairs.
-
-  Raises:
-    ValueError: the first entry that is not of this form.
+  The text is a list of layouts, or one layout; a layout is a list of
+  {"label": name, "box": [x0, y0, x1, y1]} with coordinates in [0, 1].
   """
   try:
     layouts = json.loads(text)
@@ -97,11 +82,7 @@ def _parse_object(
 
 
 def label_id(name: str, label_names: Sequence[str]) -> int:
-  """Returns the id of a label.
-
-  Raises:
-    ValueError: it is not in `label_names`.
-  """
+  """Returns the id of a label."""
   names = list(label_names)
   if name not in names[1:]:
     more = ', ...' if len(names) > 13 else ''
@@ -116,13 +97,9 @@ def from_layouts(
   config: ConfigDict,
   label_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns the rows of layouts, see `parse_layout`.
+  """Returns `boxes`, `labels`, `n_boxes` and `condition_ids` of layouts.
 
-  Returns:
-    `boxes`, `labels`, `n_boxes` and `condition_ids` of B layouts.
-
-  Raises:
-    ValueError: more objects than the model was trained with.
+  Layouts are those of `parse_layout`.
   """
   rows = _padded_labels([[label for label, _ in o] for o in layouts], config)
   boxes = np.zeros((*rows['labels'].shape, 4), np.float32)
@@ -143,13 +120,9 @@ def from_layouts(
 def from_labels(
   texts: Sequence[str], config: ConfigDict, label_names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-  """Returns the rows of label sets: 'red circle, red circle, blue square'.
+  """Returns `labels`, `n_boxes` and `condition_ids` of label sets.
 
-  Returns:
-    `labels`, `n_boxes` and `condition_ids` of B sets.
-
-  Raises:
-    ValueError: an unknown label, or too many.
+  Texts are like 'red circle, red circle, blue square'.
   """
   c = config.condition
   sets = [
@@ -168,15 +141,10 @@ def from_graphs(
   tokenizer: tokenizers.Tokenizer,
   label_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns the rows of graphs: 'red circle, left of, blue square; ...'.
+  """Returns `labels`, `n_boxes`, `triples` and the text of scene graphs.
 
-  A letter distinguishes objects of the same name: 'red circle A'.
-
-  Returns:
-    `labels`, `n_boxes`, `triples`, `condition_ids` and `caption` of B graphs.
-
-  Raises:
-    ValueError: an unknown name or predicate, or too many objects.
+  Texts are like 'red circle A, left of, blue square; ...', where a letter
+  distinguishes objects of the same name.
   """
   graphs = [_parse_graph(text, label_names) for text in texts]
   rows = _padded_labels([objects for objects, _ in graphs], config)
@@ -221,18 +189,9 @@ def _parse_graph(
 def from_classes(
   text: str, config: ConfigDict, label_names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-  """Returns the rows of classes: 'red circle', or '1, 7' by number.
+  """Returns `class` (B,) int32 of classes: 'red circle', or '1, 7' by number.
 
-  Args:
-    text: names or numbers of classes, by commas.
-    config: of the run.
-    label_names: entry 0 is no class; may be empty, and numbers still count.
-
-  Returns:
-    `class` (B,) int32.
-
-  Raises:
-    ValueError: an unknown class.
+  `label_names` may be empty, which leaves the numbers.
   """
   # A name may have commas itself.
   parts = [text] if text in label_names else text.split(',')
@@ -265,18 +224,7 @@ def _padded_labels(
 
 
 def from_map(classes: np.ndarray, config: ConfigDict) -> dict[str, np.ndarray]:
-  """Returns the row of a semantic map.
-
-  Args:
-    classes: (H, W) uint8, 0 = unlabelled, of the size that the model takes.
-    config: of the run.
-
-  Returns:
-    `mask` (1, H, W) uint8.
-
-  Raises:
-    ValueError: a class that the model does not have.
-  """
+  """Returns `mask` (1, H, W) of a semantic map (H, W) uint8, 0 = unlabelled."""
   count = config.condition.map_classes
   if classes.max() >= count:
     raise ValueError(
@@ -288,11 +236,7 @@ def from_map(classes: np.ndarray, config: ConfigDict) -> dict[str, np.ndarray]:
 def from_low_resolution(
   image: np.ndarray, config: ConfigDict
 ) -> dict[str, np.ndarray]:
-  """Returns the row `lr_image` (1, h, w, 3) of an image (h, w, 3) uint8.
-
-  Raises:
-    ValueError: another size than the model was trained with.
-  """
+  """Returns `lr_image` (1, h, w, 3) of an image (h, w, 3) uint8."""
   large = config.data.image_size
   small = large // config.data.lr_factor
   height, width, _ = image.shape
@@ -305,17 +249,11 @@ def from_low_resolution(
 
 
 def from_holes(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns the row of an image with holes.
+  """Returns `image` (1, H, W, 3) and `inpaint_mask` (1, H, W), both uint8.
 
   Args:
     image: (H, W, 3) uint8.
     mask: (H, W) bool, True = hole.
-
-  Returns:
-    `image` (1, H, W, 3) uint8 and `inpaint_mask` (1, H, W) uint8.
-
-  Raises:
-    ValueError: no hole.
   """
   if not mask.any():
     raise ValueError('the mask has no hole; what is white is painted')

@@ -43,9 +43,9 @@ def graph_text(
   left out, and '.' is removed.
 
   Args:
-    names: the name of every object, by index.
+    names: of all objects, by index.
     triples: (T, 3) integers (subject index, predicate id, object index).
-    predicates: the name of every predicate, by id.
+    predicates: names by id.
   """
   rows = [
     (int(s), predicates[p], int(o))
@@ -76,17 +76,17 @@ def predicate_ids(
   object_centres: np.ndarray,
   margin_degrees: float = 0.0,
 ) -> np.ndarray:
-  """Returns the sg2im predicate of pairs of boxes, -1 where it is too close.
+  """Returns the sg2im predicate of pairs of boxes, -1 within the margin.
 
   'surrounding' and 'inside' need strict containment; otherwise the angle of
-  the difference of centres (y downwards) picks one of four sectors of 90
+  the difference of centres (y downwards) selects one of four sectors of 90
   degrees.
 
   Args:
     subjects: (..., 4) x0, y0, x1, y1.
-    objects: (..., 4).
-    subject_centres: (..., 2).
-    object_centres: (..., 2).
+    objects: (..., 4) x0, y0, x1, y1.
+    subject_centres: (..., 2) x, y.
+    object_centres: (..., 2) x, y.
     margin_degrees: smallest distance of the angle to a border between sectors.
 
   Returns:
@@ -120,21 +120,21 @@ def relations_from_boxes(
   margin_degrees: float = 0.0,
   in_image: bool = False,
 ) -> np.ndarray:
-  """Returns triples by sg2im's rule: one relation an object.
+  """Returns triples by sg2im's rule: one relation for each object.
 
-  Every object picks one random other object and a fair coin orders the pair
-  (google/sg2im: sg2im/data/coco.py). Both are hashes of (draw, object), so
-  the triples are a function of the arguments.
+  The other object is random, and a fair coin orders the pair (google/sg2im:
+  sg2im/data/coco.py). Both are hashes of (draw, object), so the triples are a
+  function of the arguments.
 
   Args:
     boxes: (..., N, 4) x0, y0, x1, y1, y downwards.
-    n_boxes: (...) int, the valid boxes come first.
+    n_boxes: (...) int, the number of valid boxes, which come first.
     draws: (...) uint64, the seed of each example.
     centres: (..., N, 2), e.g. centroids of masks; None: centres of the boxes.
-    margin_degrees: relations of direction whose angle is nearer than this to
-      the border of its sector are left out (data from pixels: 8).
+    margin_degrees: of `predicate_ids`; closer pairs have no relation (data
+      from pixels: 8).
     in_image: whether `(i, 0, n_boxes)` follows for every object i, where node
-      `n_boxes` stands for the image.
+      `n_boxes` is the image.
 
   Returns:
     (..., N, 3) int32, or (..., 2 * N, 3) with `in_image`: (subject, predicate,

@@ -54,11 +54,7 @@ class MapEncoder(encoder.Encoder):
 
 
 def create(config: ConfigDict, first_stage: encoder.FirstStage) -> MapEncoder:
-  """Builds the encoder of the task 'map'.
-
-  Raises:
-    ValueError: a system without a first stage.
-  """
+  """Builds the encoder of the task 'map', for a first stage only."""
   c = config.condition
   factor = encoder.needed(config, first_stage).factor
   return MapEncoder(

@@ -1,4 +1,4 @@
-"""Drawings that a person gives: from pixels to white lines on black."""
+"""Sketches of users: from pixels to white lines on black."""
 
 import numpy as np
 from PIL import Image
@@ -6,44 +6,43 @@ from PIL import Image
 from pyramid_jax.conditioning import edges
 
 
-INK = 0.5  # darkness, between paper and the darkest line, of what is a line
-# What is neither paper nor line: brightness between these, or a colour with a
-# larger difference of its channels. A drawing has little of it.
+INK = 0.5  # least darkness of a line, 1 being that of the darkest
+# Pixels are neither paper nor line if their brightness lies between these, or
+# their channels differ by more; a sketch has at most that share of them.
 MIDDLE = (0.25, 0.75)
 COLOURED = 0.35
-MOST_OTHER = 0.4  # share of the pixels
-KEPT = 0.4  # of the ink of a neighbour, for a line to stay
-CONTRAST = 0.1  # of brightness, at least
+MOST_OTHER = 0.4
+KEPT = 0.4  # least ink of a line's pixel, relative to its neighbours
+CONTRAST = 0.1  # least range of brightness
 
 
 def from_image(pixels: np.ndarray, size: int) -> dict[str, np.ndarray]:
-  """Returns the row of a drawing of any size, dark on light or the reverse.
+  """Returns the row of a sketch of any size, dark on light or the reverse.
 
-  What is seen less of is the line, what is seen more of the paper. The drawing
-  is laid into the middle of a square of its paper. A line stays one, however
-  thin it becomes: a pixel is a line if it holds a good part of the ink of the
-  fullest pixel beside it.
+  The rarer brightness is the line. The sketch is padded to a square. Lines
+  survive, however thin they become: a pixel is a line if it has `KEPT` of the
+  ink of the fullest adjacent pixel.
 
   Args:
     pixels: (H, W, 4) uint8, red, green, blue and opacity.
-    size: px of a side.
+    size: of a side, px.
 
   Returns:
     `sketch` (1, size, size) uint8, 255 = line, 0 = none.
 
   Raises:
-    ValueError: nothing is drawn, or it is a photograph.
+    ValueError: there is no line, or it is a photograph.
   """
   ink = _squared(_ink(pixels))
   if not ink.any():
-    raise ValueError('the drawing is empty')
+    raise ValueError('the sketch is empty')
   lines = _resized(ink, size)
   return {'sketch': np.where(lines, np.uint8(255), np.uint8(0))[None]}
 
 
 def _ink(pixels: np.ndarray) -> np.ndarray:
-  """Returns (H, W) bool, where lines are."""
-  colour, opacity = _laid_on_paper(pixels)
+  """Returns (H, W) bool, True on lines."""
+  colour, opacity = _on_paper(pixels)
   if opacity is not None:
     return opacity >= INK
   bright = colour @ np.array(edges.LUMA, np.float32)
@@ -56,14 +55,11 @@ def _ink(pixels: np.ndarray) -> np.ndarray:
   return dark if dark.mean() <= 0.5 else ~dark
 
 
-def _laid_on_paper(
-  pixels: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns colours in [0, 1], and where they do not matter the opacity.
+def _on_paper(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+  """Returns colours in [0, 1], and the opacity if it alone shows the lines.
 
-  Lines of one tone on nothing are lines whatever their colour, those of more
-  tones lie on white, and a drawing that covers most of its sheet has a paper of
-  its own, which goes on where there is none.
+  That is so for lines of one brightness. Others lie on white, or, if most of
+  the image is opaque, on its median colour.
   """
   colour = pixels[..., :3].astype(np.float32) / 255
   opacity = pixels[..., 3].astype(np.float32) / 255
@@ -88,13 +84,13 @@ def _refuse_photographs(colour: np.ndarray, bright: np.ndarray) -> None:
   share = float((middle | (np.ptp(colour, axis=-1) > COLOURED)).mean())
   if share > MOST_OTHER:
     raise ValueError(
-      f'{share:.0%} of the pixels are coloured or grey, of a drawing at most'
+      f'{share:.0%} of the pixels are coloured or grey, of a sketch at most'
       f' {MOST_OTHER:.0%}: this is a photograph; draw lines on plain paper'
     )
 
 
 def _squared(ink: np.ndarray) -> np.ndarray:
-  """Adds empty paper on both sides of the shorter direction."""
+  """Pads both sides of the shorter direction."""
   height, width = ink.shape
   side = max(height, width)
   widths = [((side - n) // 2, (side - n + 1) // 2) for n in (height, width)]
@@ -105,7 +101,7 @@ def _resized(ink: np.ndarray, size: int) -> np.ndarray:
   """Returns (size, size) bool from a square of lines.
 
   A thin line crosses a row of pixels in one of them, or in two that share its
-  ink; the fuller holds half of it at least.
+  ink; the fuller has at least half of it.
   """
   image = Image.fromarray(ink.astype(np.float32))
   share = np.asarray(image.resize((size, size), Image.Resampling.BOX))

@@ -252,11 +252,7 @@ def _clip_merges(path: str) -> list[tuple[str, str]]:
 
 
 def create(config: ConfigDict) -> Tokenizer:
-  """Builds the tokenizer of a condition encoder from its files.
-
-  Args:
-    config: a whole config; `condition.encoder` 'clip' means byte pairs, 't5'
-      pieces of T5, anything else word pieces.
+  """Builds the tokenizer of `config.condition.encoder` from its files.
 
   Raises:
     ValueError: a vocabulary is missing, broken, or larger than the network's.
@@ -264,25 +260,23 @@ def create(config: ConfigDict) -> Tokenizer:
   c = config.condition
   if c.encoder == 'clip':
     tokenizer = load_clip(c.vocab_file, c.merges_file, c.max_length)
-  elif c.encoder == 't5':
-    tokenizer = load_t5(c.vocab_file, c.max_length)
   else:
-    tokenizer = load_word_piece(c.vocab_file, c.max_length)
+    load = load_t5 if c.encoder == 't5' else load_word_piece
+    tokenizer = load(c.vocab_file, c.max_length)
   if tokenizer.size > c.vocab_size:
     raise ValueError(
       f'{c.vocab_file} has {tokenizer.size} tokens, more than '
       f'config.condition.vocab_size = {c.vocab_size}.'
     )
-  empty = tuple(tokenizer.tokens(''))
-  if (tuple(c.null_prefix), c.pad_id) != (empty, tokenizer.pad_id):
+  given = tuple(c.null_prefix), c.pad_id
+  empty = tuple(tokenizer.tokens('')), tokenizer.pad_id
+  if given != empty:
     logging.warning(
       'config.condition.null_prefix, pad_id = %s, %d, but the empty text of '
       '%s is %s and then %d: the null condition is not the empty text.',
-      tuple(c.null_prefix),
-      c.pad_id,
+      *given,
       c.vocab_file,
-      empty,
-      tokenizer.pad_id,
+      *empty,
     )
   return tokenizer
 

@@ -145,11 +145,7 @@ def create(config: ConfigDict, _: encoder.FirstStage) -> TokenEncoder:
 
 
 def create_clip(config: ConfigDict, _: encoder.FirstStage) -> ClipEncoder:
-  """Builds the encoder of `config.condition.encoder` 'clip'.
-
-  Raises:
-    ValueError: a task that is no text.
-  """
+  """Builds the encoder of `config.condition.encoder` 'clip', see `_text`."""
   c = config.condition
   network = text_encoders.CLIPTextEncoder(
     **_sizes(config), max_length=c.max_length, mlp_dim=4 * c.dim
@@ -158,11 +154,7 @@ def create_clip(config: ConfigDict, _: encoder.FirstStage) -> ClipEncoder:
 
 
 def create_t5(config: ConfigDict, _: encoder.FirstStage) -> T5Encoder:
-  """Builds the encoder of `config.condition.encoder` 't5'.
-
-  Raises:
-    ValueError: a task that is no text.
-  """
+  """Builds the encoder of `config.condition.encoder` 't5', see `_text`."""
   c = config.condition
   network = t5.T5Encoder(
     **_sizes(config), head_dim=c.head_dim, mlp_dim=c.mlp_dim or 4 * c.dim
@@ -185,6 +177,7 @@ def _sequence(config: ConfigDict) -> dict[str, Any]:
 
 
 def _text(config: ConfigDict) -> dict[str, Any]:
+  """Returns `_sequence`, and raises ValueError for a task that is no text."""
   c = config.condition
   if c.task not in TASKS:
     raise ValueError(

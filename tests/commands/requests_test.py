@@ -45,7 +45,7 @@ def test_sketches_that_cannot_be_followed(tmp_path):
     return str(error.value)
 
   message = refused('none', sketch=blank)
-  assert message == f'--sketch={blank}: the drawing is empty.'
+  assert message == f'--sketch={blank}: the sketch is empty.'
   message = refused('none', sketch=str(tmp_path / 'photo.png'))
   assert 'this is a photograph; draw lines' in message
   message = refused('none', sketch=str(tmp_path / 'text.svg'))

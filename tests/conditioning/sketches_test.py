@@ -122,7 +122,7 @@ def test_paper_goes_on_where_there_is_none():
 @pytest.mark.parametrize('tone', [0, 128, 255])
 def test_empty_drawings(tone):
   blank = np.full((40, 40, 4), tone, np.uint8)
-  with pytest.raises(ValueError, match='the drawing is empty'):
+  with pytest.raises(ValueError, match='the sketch is empty'):
     sketches.from_image(blank, 32)
 
 
