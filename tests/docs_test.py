@@ -53,6 +53,10 @@ WRITTEN = {'scores.md'}
 FOREIGN_OPTIONS = {'--scale_lr', '--file_format'}
 
 
+class Parsed(BaseException):
+  """Ends a program where its arguments have been understood."""
+
+
 def words(name: str) -> str:
   """Returns the text of a page, or the docstring of a module."""
   text = (ROOT / name).read_text()
@@ -151,6 +155,23 @@ def test_terms_are_where_the_glossary_says():
     assert 'glossary.md' in words(page)
 
 
+@pytest.mark.parametrize(
+  'name',
+  [x for x in PROGRAMS if x.startswith('configs/') and 'common' not in x],
+)
+def test_configs_list_their_variants(name):
+  _, _, listed = words(name).partition('Variants:\n')
+  parser = mock.Mock(side_effect=Parsed)
+  with (
+    mock.patch.object(config_lib, 'parse_variants', parser),
+    pytest.raises(Parsed),
+  ):
+    config_lib.load(str(ROOT / name))
+  for key, options in parser.call_args.kwargs.items():
+    for option in options or (key,):
+      assert re.search(rf'\b{option}\b', listed), option
+
+
 # -- Commands and fields ----------------------------------------------------
 
 
@@ -181,10 +202,6 @@ def arguments(command: str) -> list[str]:
   for pattern, value in PLACEHOLDERS.items():
     command = re.sub(pattern, value, command)
   return shlex.split(command)
-
-
-class Parsed(BaseException):
-  """Ends a command where its arguments have been understood."""
 
 
 def parse(module: str, args: list[str], system: str = 'ldm') -> None:
