@@ -38,8 +38,8 @@ from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import unet as unet_lib
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
-from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.systems import ldm
 
@@ -246,7 +246,7 @@ def _parts(rate: float, sizes: Sizes) -> Iterator[tuple[str, ...]]:
     x = jax.random.normal(jax.random.key(0), (count, side, side, channels))
     heads = x.reshape(count, side * side, channels // 32, 32)
     layers: dict[str, tuple[Callable[..., Any], Any]] = {
-      'convolution': (_bound(convolution.Conv(channels), x), x),
+      'convolution': (_bound(affine.Conv(channels), x), x),
       'group norm': (_bound(norms.GroupNorm(1e-5), x), x),
       'self-attention': (
         lambda h: attention.dot_product_attention(h, h, h),

@@ -48,6 +48,7 @@ class Sizes:
 
   Attributes:
     batch: the number of images.
+    side: the side of the finest scale.
     context: the (L, D) of the tokens of an image.
     network: the arguments of the PyU-Net, named as the official ones.
     steps: the number of solver steps of each scale.
@@ -55,15 +56,11 @@ class Sizes:
   """
 
   batch: int = 2
+  side: int = 32
   context: tuple[int, int] = (16, 512)
   network: dict[str, Any]
   steps: int
   compiled_steps: tuple[int, ...] = (10, 50, 200)
-
-  @property
-  def side(self) -> int:
-    """The side of the finest scale."""
-    return self.network['image_size']
 
   def shapes(self, is_native: bool) -> list[tuple[int, int, int, int]]:
     """Returns the (B, H, W, C) at which each scale is diffused.
@@ -87,16 +84,13 @@ NETWORK = {  # 45.6 M parameters
   'use_spatial_transformer': True,
   'transformer_depth': 1,
   'context_dim': 512,
-  'image_size': 32,
   'num_stage': 2,
-  'use_split_head': True,
 }
 SMALL_NETWORK = NETWORK | {
   'model_channels': 32,
   'channel_mult': (1,),
   'attention_resolutions': (1,),
   'context_dim': 32,
-  'image_size': 8,
 }
 
 
@@ -106,6 +100,7 @@ def main(argv: list[str]) -> None:
   if measuring.SMALL.value:
     sizes = Sizes(
       batch=1,
+      side=8,
       context=(4, 32),
       network=SMALL_NETWORK,
       steps=2,
@@ -262,6 +257,8 @@ def _official(sizes: Sizes) -> Callable[[], Any]:
     in_channels=sum(SPLIT),
     out_channels=sum(SPLIT),
     split_embed_dim_list=list(SPLIT),
+    image_size=sizes.side,
+    use_split_head=True,
     use_SPADE_norm=True,
     **measuring.torch_options(sizes.network),
   ).eval()

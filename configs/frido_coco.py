@@ -38,7 +38,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.name = f'frido_coco_{task}'
   config.network = ConfigDict(
     {
-      'image_size': 64 if task == 'layout' else 32,
       'model_channels': 192,
       'channel_mult': (1, 2, 3, 5),
       'num_res_blocks': 2,
@@ -47,7 +46,6 @@ def get_config(arg: str = '') -> ConfigDict:
       'use_spatial_transformer': True,
       'transformer_depth': 1,
       'legacy': True,
-      'use_split_head': True,
       'use_spade_norm': True,
     }
   )
@@ -85,7 +83,6 @@ def get_config(arg: str = '') -> ConfigDict:
         'network.channel_mult': (1, 2),
         'network.num_res_blocks': 1,
         'network.attention_resolutions': (2,),
-        'network.image_size': 8,
       },
     )
   # Only the 2017 edition has the stuff by which the first stage filters.

@@ -30,7 +30,6 @@ SMALL = {
   'network.model_channels': 32,
   'network.channel_mult': (1, 1),
   'network.attention_resolutions': (2,),
-  'network.image_size': 8,
 }
 
 
@@ -44,7 +43,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.name = f'frido_shapes_{task}'
   config.network = ConfigDict(
     {
-      'image_size': 8,
       'model_channels': 64,
       'channel_mult': (1, 1),
       'num_res_blocks': 1,
@@ -52,7 +50,6 @@ def get_config(arg: str = '') -> ConfigDict:
       'num_head_channels': 32,
       'legacy': False,  # There are several heads.
       'use_spatial_transformer': True,
-      'use_split_head': True,
       'use_spade_norm': True,
       'gate_width': 8,
       'grid_frequencies': 6,
@@ -127,8 +124,8 @@ def _condition(config: ConfigDict, task: str) -> None:
 def _enlarge(config: ConfigDict) -> None:
   """Sets 128 px, with latents of 32 x 32 and 16 x 16."""
   net = config.network
-  net.image_size, net.model_channels = 32, 160
-  net.channel_mult, net.num_res_blocks = (1, 2, 4), 2
+  net.model_channels, net.num_res_blocks = 160, 2
+  net.channel_mult = (1, 2, 4)
   net.attention_resolutions = (2, 4)
   net.gate_width = 128
   config.dtype = 'bfloat16'

@@ -33,6 +33,8 @@ VALUES: Mapping[str, Mapping[str, str]] = {
   'sample.spacing': {'adm': 'iddpm'},
   'diffusion.beta_schedule': {'sqrt_linear': 'linear'},
 }
+# Fields of a system's network that either format may hold and nothing reads.
+UNREAD = {'frido': ('image_size', 'use_split_head')}
 # Values that both formats have, with two meanings.
 _REUSED = {'diffusion.beta_schedule': {'linear': 'scaled_linear'}}
 
@@ -94,7 +96,8 @@ def _read(
     for parent in parents:
       section = section[parent]
     section[last] = value
-  complete['network'] = network
+  unread = UNREAD.get(system, ())
+  complete['network'] = {k: v for k, v in network.items() if k not in unread}
   if nested is not None:
     complete['first_stage'] = _read(nested, sections.FIRST_STAGE, is_old)
   return complete

@@ -1,5 +1,6 @@
 """Networks: Flax Linen modules over (B, H, W, C) maps and (B, N, C) tokens.
 
+Modules raise ValueError for attributes and arguments that do not fit together.
 What the fields and arguments of the same name mean everywhere:
   dtype: element type of the activations; parameters, norms, softmax and
     results are float32.
@@ -10,4 +11,11 @@ What the fields and arguments of the same name mean everywhere:
   eps: what a norm adds to the variance.
   num_groups: groups of a group norm, which must divide the channels.
   train: whether dropout is active, which needs a 'dropout' key.
+  t: (B,), or (1,) if the whole batch shares it, the index of the noise level,
+    which may be fractional.
+  stage: the scale or resolution, 0 = coarsest.
+  features: names of activations to return; the result is then a pair of the
+    prediction and {name: activation}.
+  concat_noise: (B,), logarithm of the standard deviation of the noise on an
+    image among the channels of x, or None.
 """

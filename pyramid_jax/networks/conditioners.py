@@ -5,9 +5,8 @@ CompVis/latent-diffusion: ldm/modules/encoders/modules.py.
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
-from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import resampling
 
 
@@ -20,23 +19,15 @@ class ClassEmbedder(nn.Module):
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
     """Maps class ids (B,) to tokens (B, 1, dim) float32."""
-    return nn.Embed(
-      self.n_classes,
-      self.dim,
-      embedding_init=nn.initializers.normal(1.0),
-      name='embedding',
-    )(ids)[:, None]
+    table = affine.embed(self.n_classes, self.dim, 1.0, 'embedding')
+    return table(ids)[:, None]
 
 
 class SpatialRescaler(nn.Module):
-  """Halves a map some times, then mixes its channels (SpatialRescaler).
+  """Halves a map some times, then mixes its channels (SpatialRescaler)."""
 
-  Halving takes the mean of 2 x 2 pixels; an odd side loses its last row.
-  """
-
-  n_stages: int = 1  # halvings
-  # Of the result, None to keep the channels as they are.
-  out_channels: int | None = None
+  n_stages: int = 1  # averages over 2 x 2 pixels
+  out_channels: int | None = None  # None leaves the channels as they are
   bias: bool = False  # whether mixing adds a bias
 
   @nn.compact
@@ -46,11 +37,6 @@ class SpatialRescaler(nn.Module):
       x = resampling.average_pool(x)
     if self.out_channels is None:
       return x
-    return linear.Linear(
+    return affine.Linear(
       self.out_channels, use_bias=self.bias, name='channel_mapper'
     )(x)
-
-
-def one_hot(mask: jax.Array, classes: int) -> jax.Array:
-  """Maps a semantic map (B, H, W) of class ids to (B, H, W, classes)."""
-  return jax.nn.one_hot(mask, classes, dtype=jnp.float32)

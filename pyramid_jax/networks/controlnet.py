@@ -16,11 +16,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
 from pyramid_jax.networks import unet_trunk
-from pyramid_jax.networks.layers import convolution
-from pyramid_jax.networks.layers import init
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import resampling
 
 
@@ -38,40 +36,37 @@ class Branch(unet_trunk.Trunk):
   """
 
   hint_channels: int = 1  # of the control map
-  # How many times finer than the first features the map may be: it is (B, cell
-  # * H, cell * W, hint_channels), cell one of these. More than 1 where the
-  # U-Net takes pixels as channels. Each has its own first convolutions.
+  # How many times finer than the first features the control map may be; more
+  # than 1 where the U-Net takes pixels as channels. Each has its own first
+  # convolutions.
   cells: Sequence[int] = (1,)
 
   def walk(
     self,
     h: jax.Array,
     inputs: unet_trunk.BlockInputs,
-    *,
-    stage: int,
     found: dict[str, jax.Array],
     control: Any = None,
   ) -> list[jax.Array]:
     cell = self._cell(h, control)
     if self.is_initializing():
-      b, height, width, _ = h.shape
       for other in set(self.cells) - {cell}:
-        shape = (b, other * height, other * width, self.hint_channels)
-        self._hint(jnp.zeros(shape), other)
+        self._hint(jnp.zeros(self._map_shape(h, other)), other)
     h = h + self._hint(control, cell)
-    skips, h = self.descend(h, inputs, stage, found)
-    return [self._zero(i, x) for i, x in enumerate([*skips, h])]
+    skips, h = self.descend(h, inputs, found)
+    fields: dict[str, Any] = {'dtype': self.dtype, **affine.ZEROS}
+    return [
+      affine.Conv(x.shape[-1], 1, name=f'zero_{i}', **fields)(x)
+      for i, x in enumerate([*skips, h])
+    ]
 
   def head(self, h: Any, stage: int) -> Any:
     """Returns h: a branch ends where the way up would begin."""
     return h
 
   def _cell(self, h: jax.Array, control: jax.Array | None) -> int:
-    b, height, width, _ = h.shape
     got = None if control is None else control.shape
-    shapes = [
-      (b, c * height, c * width, self.hint_channels) for c in self.cells
-    ]
+    shapes = [self._map_shape(h, cell) for cell in self.cells]
     if got not in shapes:
       raise ValueError(
         'the control map must be of shape'
@@ -79,25 +74,24 @@ class Branch(unet_trunk.Trunk):
       )
     return self.cells[shapes.index(got)]
 
+  def _map_shape(self, h: jax.Array, cell: int) -> tuple[int, ...]:
+    b, height, width, _ = h.shape
+    return (b, cell * height, cell * width, self.hint_channels)
+
   def _hint(self, control: jax.Array, cell: int) -> jax.Array:
     x = resampling.space_to_depth(control, cell)
     for i, width in enumerate(HINT_WIDTHS):
       name = f'hint_{cell}_{i}'
-      x = nn.silu(convolution.Conv(width, dtype=self.dtype, name=name)(x))
+      x = nn.silu(affine.Conv(width, dtype=self.dtype, name=name)(x))
     return self.conv(f'hint_{cell}_{len(HINT_WIDTHS)}')(x)
-
-  def _zero(self, place: int, x: jax.Array) -> jax.Array:
-    return convolution.Conv(
-      x.shape[-1], 1, dtype=self.dtype, name=f'zero_{place}', **init.ZEROS
-    )(x)
 
 
 class ControlUNet(Branch, unet.UNet):
   """The branch of a `unet.UNet`."""
 
 
-class ControlStagedUNet(Branch, staged_unet.StagedUNet):
-  """The branch of a `staged_unet.StagedUNet`, shared by its stages."""
+class ControlStagedUNet(Branch, unet.StagedUNet):
+  """The branch of a `unet.StagedUNet`, shared by its stages."""
 
 
 B = TypeVar('B', bound=Branch)
@@ -109,10 +103,7 @@ def branch(
   hint_channels: int,
   cells: Sequence[int] = (1,),
 ) -> B:
-  """Returns the branch of the U-Net `base`, of whose class `kind` derives.
-
-  The other arguments are the fields of `Branch`.
-  """
+  """Returns the branch of the U-Net `base`, of whose class `kind` derives."""
   fields = {
     field.name: getattr(base, field.name)
     for field in dataclasses.fields(base)

@@ -16,19 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import features as features_lib
-from pyramid_jax.networks.layers import init
-from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import options
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import tmsa
 
-
-EMBEDDINGS = ('positional', 'fourier')
-SKIPS = ('block', 'level')
-RESAMPLINGS = ('conv', 'pool')
 
 _SMALLEST_GROUP = 4  # channels
 _EPS = 1e-6
@@ -48,7 +43,7 @@ class ResBlock(nn.Module):
   arXiv:2312.02139, equations 9 and 10.
   """
 
-  out_channels: int  # a pointwise convolution brings x there
+  out_channels: int
   block: Mapping[str, Any]  # fields of `tmsa.DiffiTBlock` but for dtype
   groups: int = 32  # most groups of the norm
   skip_scale: float = 1.0  # factor of the sum
@@ -59,20 +54,18 @@ class ResBlock(nn.Module):
   def __call__(
     self, x: jax.Array, time: jax.Array, train: bool = False
   ) -> jax.Array:
-    """Maps (B, H, W, C) to (B, H, W, out_channels).
-
-    The time tokens are (B, D) or (1, D).
-    """
+    """Maps (B, H, W, C) to (B, H, W, out_channels); `time` is (B or 1, D)."""
     features, dtype = self.out_channels, self.dtype
     h = nn.silu(group_norm(x, self.groups, dtype, 'norm'))
-    h = convolution.Conv(
-      features, dtype=dtype, name='conv', **init.xavier(self.conv_gain)
+    h = affine.Conv(
+      features, dtype=dtype, name='conv', **affine.xavier(self.conv_gain)
     )(h)
     h = tmsa.DiffiTBlock(dtype=dtype, name='transformer', **self.block)(
       h, time, train
     )
     if x.shape[-1] != features:
-      x = linear.Linear(features, dtype=dtype, name='skip', **init.xavier())(x)
+      fields = affine.xavier()
+      x = affine.Linear(features, dtype=dtype, name='skip', **fields)(x)
     return (x + h) * self.skip_scale
 
 
@@ -86,8 +79,7 @@ class DiffiT(nn.Module):
   in_channels: int = 3
   out_channels: int = 3
   width: int = 128  # channels in front of the first level
-  # Channels of each level over `width`, finest first; every further level has
-  # half the sides.
+  # Channels of each level over `width`, finest first; each halves the sides.
   channel_mult: Sequence[int] = (2, 2, 2)
   # Residual blocks of a level, on the way down and (but for the last level)
   # again on the way up; one number, or one for each level.
@@ -107,18 +99,16 @@ class DiffiT(nn.Module):
   # the last block of each 'level'.
   skips: str = 'block'
   skip_scale: float = 0.5**0.5  # of each residual block; 1 is equation 10
-  # Pixels of a side of one position of the finest level: n makes the pixels of
-  # n x n squares channels, for small machines; 1 as published.
+  # The pixels of n x n squares become channels, for small machines; 1 as
+  # published.
   stem_stride: int = 1
-  # How levels are halved and doubled: 'conv' by a strided convolution, and a
-  # convolution of repeated pixels; 'pool' halves by averages of 2 x 2 pixels in
-  # front of a convolution.
+  # 'conv' halves by a strided convolution, 'pool' by averages of 2 x 2 pixels
+  # in front of a convolution. Both double by a convolution of repeated pixels.
   resample: str = 'conv'
   groups: int = 32  # most groups of the norms, each of 4 channels or more
   dropout: float = 0.13  # rate on attention outputs and hidden values
-  # Factors of the initial convolutions of the residual blocks, and of the last
-  # layers of attentions and feed-forwards.
-  conv_gain: float = 1e-5
+  conv_gain: float = 1e-5  # factor of the initial convolutions of the blocks
+  # Factor of the initial last layers of attentions and feed-forwards.
   branch_gain: float = 1e-5
   qkv_gain: float = 0.2**0.5  # factor of the initial queries, keys and values
   head_gain: float = 1e-5  # factor of the initial last convolution
@@ -129,7 +119,7 @@ class DiffiT(nn.Module):
 
   @property
   def levels(self) -> int:
-    """Resolutions."""
+    """The number of resolutions."""
     return len(self.channel_mult)
 
   @property
@@ -146,17 +136,13 @@ class DiffiT(nn.Module):
 
   def check_options(self) -> None:
     """Raises ValueError if attributes are not allowed or contradict."""
-    allowed = {
-      'embedding': EMBEDDINGS,
-      'skips': SKIPS,
-      'resample': RESAMPLINGS,
-      'time_token': tmsa.TIME_TOKENS,
-    }
-    for name, choices in allowed.items():
-      if getattr(self, name) not in choices:
-        raise ValueError(
-          f'{name} is {getattr(self, name)!r}, allowed: {", ".join(choices)}.'
-        )
+    options.check(
+      self,
+      embedding=('positional', 'fourier'),
+      skips=('block', 'level'),
+      resample=('conv', 'pool'),
+      time_token=tmsa.TIME_TOKENS,
+    )
     for name in ('num_blocks', 'window'):
       values = self._each(name)
       if len(values) != self.levels or not self.levels or min(values) < 1:
@@ -197,21 +183,16 @@ class DiffiT(nn.Module):
 
     Args:
       x: (B, H, W, in_channels), sides multiples of `multiple`.
-      noise_label: (B,), or (1,) if the whole batch shares it; what the
-        preconditioning calls c_noise.
+      noise_label: (B,) or (1,), what the preconditioning calls c_noise.
       class_labels: (B,) ids in [0, num_classes], the last for no class; None
         for none at all.
       augment_labels: (B, augment_dim) how x was augmented; None = not at all.
-      features: names of activations to return: `down0_1` is the result of the
-        second block of the finest level on the way down, `up0_1` on the way
-        up; the coarsest level is on the way down.
+      features: `down0_1` is the result of the second block of the finest level
+        on the way down, `up0_1` on the way up; the coarsest level is on the
+        way down.
 
     Returns:
-      (B, H, W, out_channels) float32; with `features` in a pair with {name:
-      activation}.
-
-    Raises:
-      ValueError: options or arguments that do not fit together.
+      (B, H, W, out_channels) float32.
     """
     self.check_options()
     if x.ndim != 4 or x.shape[-1] != self.in_channels:
@@ -224,11 +205,11 @@ class DiffiT(nn.Module):
     h = resampling.space_to_depth(x, self.stem_stride)
     h = self._conv('stem', self.width)(h)
     found: dict[str, jax.Array] = {}
-    h = self._up(*self._down(h, time, train, found), time, train, found)
+    h = self._walk(h, time, train, found)
     h = nn.silu(group_norm(h, self.groups, jnp.float32, 'head_norm'))
     channels = self.out_channels * self.stem_stride**2
-    h = convolution.Conv(
-      channels, name='head_conv', **init.xavier(self.head_gain)
+    h = affine.Conv(
+      channels, name='head_conv', **affine.xavier(self.head_gain)
     )(h)
     out = resampling.depth_to_space(h, self.stem_stride)
     return features_lib.with_features(out, found, features)
@@ -239,19 +220,21 @@ class DiffiT(nn.Module):
     class_labels: jax.Array | None,
     augment_labels: jax.Array | None,
   ) -> None:
-    classes = None if class_labels is None else class_labels.shape
-    if classes is not None and (classes != (batch,) or not self.num_classes):
-      raise ValueError(
-        f'class_labels of shape {classes} need shape {(batch,)} and '
-        f'num_classes > 0; num_classes = {self.num_classes}.'
-      )
-    augments = None if augment_labels is None else augment_labels.shape
-    wanted = (batch, self.augment_dim)
-    if augments is not None and (augments != wanted or not self.augment_dim):
-      raise ValueError(
-        f'augment_labels of shape {augments} need shape {wanted} and '
-        f'augment_dim > 0; augment_dim = {self.augment_dim}.'
-      )
+    for name, labels, wanted, size in (
+      ('class_labels', class_labels, (batch,), 'num_classes'),
+      (
+        'augment_labels',
+        augment_labels,
+        (batch, self.augment_dim),
+        'augment_dim',
+      ),
+    ):
+      value = getattr(self, size)
+      if labels is not None and (labels.shape != wanted or not value):
+        raise ValueError(
+          f'{name} of shape {labels.shape} need shape {wanted} and {size} > 0;'
+          f' {size} = {value}.'
+        )
 
   def _embed(
     self,
@@ -261,8 +244,8 @@ class DiffiT(nn.Module):
   ) -> jax.Array:
     """Returns the time tokens (B or 1, time_dim), float32."""
     dim = self.embedding_dim
-    layer = lambda name, features, use_bias=True: linear.Linear(
-      features, use_bias, name=name, **init.xavier()
+    layer = lambda name, features, use_bias=True: affine.Linear(
+      features, use_bias=use_bias, name=name, **affine.xavier()
     )
     if self.embedding == 'positional':
       emb = embeddings.timestep_embedding(noise_label, dim, endpoint=True)
@@ -282,46 +265,34 @@ class DiffiT(nn.Module):
       emb = nn.silu(layer(f'map_layer_{i}', self.time_dim)(emb))
     return emb
 
-  def _down(
+  def _walk(
     self,
     h: jax.Array,
-    time: jax.Array,
-    train: bool,
-    found: dict[str, jax.Array],
-  ) -> tuple[jax.Array, list[jax.Array]]:
-    """Returns the coarsest map, and what the way up gets, finest first."""
-    taken = []
-    for level, count in enumerate(self._each('num_blocks')):
-      for i in range(count):
-        h = self._block(f'down_{level}_block_{i}', level)(h, time, train)
-        found[f'down{level}_{i}'] = h
-        is_taken = self.skips == 'block' or i == count - 1
-        if is_taken and level + 1 < self.levels:
-          taken.append(h)
-      if level + 1 == self.levels:
-        break
-      name, strides = f'down_{level}_resample', 2
-      if self.resample == 'pool':
-        h, strides = resampling.average_pool(h), 1
-      h = self._conv(name, h.shape[-1], strides)(h)
-    return h, taken
-
-  def _up(
-    self,
-    h: jax.Array,
-    taken: list[jax.Array],
     time: jax.Array,
     train: bool,
     found: dict[str, jax.Array],
   ) -> jax.Array:
-    """Returns the finest map, (B, H, W, C)."""
+    """Takes (B, H, W, width) down and up again; fills in what is `found`."""
+    skips = []
     counts = self._each('num_blocks')
+    for level, count in enumerate(counts):
+      for i in range(count):
+        h = self._block(f'down_{level}_block_{i}', level)(h, time, train)
+        found[f'down{level}_{i}'] = h
+        is_skip = self.skips == 'block' or i == count - 1
+        if is_skip and level + 1 < self.levels:
+          skips.append(h)
+      if level + 1 < self.levels:
+        strides = 2
+        if self.resample == 'pool':
+          h, strides = resampling.average_pool(h), 1
+        h = self._conv(f'down_{level}_resample', h.shape[-1], strides)(h)
     for level in reversed(range(self.levels - 1)):
       name = f'up_{level}_resample'
       h = self._conv(name, h.shape[-1])(resampling.enlarge(h))
       for i in range(counts[level]):
         if self.skips == 'block' or i == 0:
-          h = jnp.concatenate([h, taken.pop()], axis=-1)
+          h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = self._block(f'up_{level}_block_{i}', level)(h, time, train)
         found[f'up{level}_{i}'] = h
     return h
@@ -351,9 +322,7 @@ class DiffiT(nn.Module):
       name=name,
     )
 
-  def _conv(
-    self, name: str, channels: int, strides: int = 1
-  ) -> convolution.Conv:
-    return convolution.Conv(
-      channels, strides=strides, dtype=self.dtype, name=name, **init.xavier()
+  def _conv(self, name: str, channels: int, strides: int = 1) -> affine.Conv:
+    return affine.Conv(
+      channels, strides=strides, dtype=self.dtype, name=name, **affine.xavier()
     )

@@ -1,6 +1,5 @@
 """The body that the DiffiTs on latents share."""
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 
@@ -8,19 +7,19 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import caching
-from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import embeddings
-from pyramid_jax.networks.layers import init
-from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import options
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import tmsa
 
 
 FREQUENCIES = 256  # channels of the sines and cosines of the noise level
-# What blocks that recompute their activations keep for the backward pass: the
-# results of their linear layers, or nothing but their inputs.
+# What blocks that recompute their activations keep for the backward pass.
+# 'products' (results of linear layers) recomputes little arithmetic, 'nothing'
+# takes the least memory and another forward pass.
 REMAT_KEEPS = {
   'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'nothing': jax.checkpoint_policies.nothing_saveable,
@@ -43,9 +42,7 @@ class Trunk(nn.Module):
   num_classes: int = 1000  # labels, 0 for a network without
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
-  # A key of `REMAT_KEEPS`: 'products' recomputes little arithmetic, 'nothing'
-  # takes the least memory and another forward pass.
-  remat_keeps: str = 'products'
+  remat_keeps: str = 'products'  # a key of `REMAT_KEEPS`
   # Whether the blocks are one `lax.scan`, which compiles in a time that does
   # not grow with depth; their parameters then have a leading axis.
   scan: bool = True
@@ -65,11 +62,7 @@ class Trunk(nn.Module):
         f'depth = {self.depth} must be positive and num_classes = '
         f'{self.num_classes} at least 0.'
       )
-    if self.remat_keeps not in REMAT_KEEPS:
-      raise ValueError(
-        f'remat_keeps is {self.remat_keeps!r}, allowed: '
-        f'{", ".join(REMAT_KEEPS)}.'
-      )
+    options.check(self, remat_keeps=REMAT_KEEPS)
 
   def check_sides(self) -> None:
     """Raises ValueError if a map cannot be cut into patches."""
@@ -77,37 +70,35 @@ class Trunk(nn.Module):
 
   def embed_patches(self, x: jax.Array, name: str) -> jax.Array:
     """Maps (B, H, W, C) to tokens, (B, H / p, W / p, hidden_size)."""
-    return convolution.Conv(
+    return affine.Conv(
       self.hidden_size,
       self.patch_size,
       self.patch_size,
       padding=0,
       dtype=self.dtype,
       name=name,
-      **init.zero_bias(_patch_init),
+      **affine.zero_bias(_patch_init),
     )(x)
 
   def embed_level(self, t: jax.Array, name: str = 't_embedder') -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, hidden_size)."""
-    layer = lambda number: linear.Linear(
+    layer = lambda number: affine.Linear(
       self.hidden_size,
       name=f'{name}_mlp_{number}',
-      **init.zero_bias(nn.initializers.normal(0.02)),
+      **affine.zero_bias(nn.initializers.normal(0.02)),
     )
     emb = layer(0)(embeddings.timestep_embedding(t, FREQUENCIES))
     return layer(2)(nn.silu(emb))
 
   def embed_id(self, ids: jax.Array, rows: int, name: str) -> jax.Array:
     """Returns rows (B, hidden_size) of a learned table, for ids (B,)."""
-    normal = nn.initializers.normal(0.02)
-    embed = nn.Embed(rows, self.hidden_size, embedding_init=normal, name=name)
-    return embed(ids)
+    return affine.embed(rows, self.hidden_size, 0.02, name)(ids)
 
   def head(self, h: jax.Array, channels: int, name: str) -> jax.Array:
     """Maps (B, H / p, W / p, hidden_size) to (B, H, W, channels) float32."""
     h = nn.silu(norms.LayerNorm(1e-6, affine=False)(h))
     width = self.patch_size**2 * channels
-    h = linear.Linear(width, name=name, **init.ZEROS)(h)
+    h = affine.Linear(width, name=name, **affine.ZEROS)(h)
     return resampling.depth_to_space(h, self.patch_size)
 
   def walk(
@@ -123,14 +114,29 @@ class Trunk(nn.Module):
     """Maps tokens (B, grid, grid, hidden_size) through all blocks.
 
     Args:
-      h: the tokens.
       cond: (B or 1, hidden_size), the embedding of the noise level and labels.
       windows: the grid, or all grids that the blocks have tables of biases for.
       context: (B, S, E) tokens to attend to, or None.
       outside: (B, grid * grid, S) distances from the places of the context.
       found: filled with the result of every block; None for nothing.
     """
-    block = self._block(windows)
+    module = tmsa.DiffiTBlock
+    if self.remat:  # within a scan nothing could undo it
+      module = nn.remat(
+        module,
+        prevent_cse=not self.scan,
+        policy=REMAT_KEEPS[self.remat_keeps],
+        static_argnums=(3, 4),  # train and window
+      )
+    block = functools.partial(
+      module,
+      heads=self.num_heads,
+      window=windows,
+      mlp_ratio=self.mlp_ratio,
+      time_token=self.time_token,
+      dtype=self.dtype,
+      attention=self.attention,
+    )
     grid = None if isinstance(windows, int) else h.shape[1]
     if not self.scan:
       for i in range(self.depth):
@@ -154,27 +160,6 @@ class Trunk(nn.Module):
     if found is not None:
       found.update({f'block{i + 1}': after[i] for i in range(self.depth)})
     return h
-
-  def _block(
-    self, windows: int | Sequence[int]
-  ) -> Callable[..., tmsa.DiffiTBlock]:
-    module = tmsa.DiffiTBlock
-    if self.remat:  # within a scan nothing could undo it
-      module = nn.remat(
-        module,
-        prevent_cse=not self.scan,
-        policy=REMAT_KEEPS[self.remat_keeps],
-        static_argnums=(3, 4),  # train and window
-      )
-    return functools.partial(
-      module,
-      heads=self.num_heads,
-      window=windows,
-      mlp_ratio=self.mlp_ratio,
-      time_token=self.time_token,
-      dtype=self.dtype,
-      attention=self.attention,
-    )
 
 
 # Xavier's limit for the kernel (p, p, C, D) as one matrix (p * p * C, D).

@@ -1,10 +1,12 @@
 """The patch discriminator of the adversarial first stages."""
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import norms
 
 
@@ -19,7 +21,7 @@ class PatchDiscriminator(nn.Module):
 
   CompVis/taming-transformers: taming/modules/discriminator/model.py,
   NLayerDiscriminator, names included. 2 layers see patches of 34 pixels, 3
-  layers of 70. Under `jit` the statistics are those of the global batch.
+  layers of 70.
   """
 
   ndf: int = 64  # channels after the first convolution
@@ -31,52 +33,38 @@ class PatchDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
-    """Returns the logits of the patches; high means real.
+    """Maps (B, H, W, input_nc) in [-1, 1] to logits (B, h, w, 1) float32.
 
-    Args:
-      x: (B, H, W, input_nc) in [-1, 1].
-      train: whether to normalise with the statistics of this batch, and to
-        renew the running ones where the collection 'batch_stats' is mutable.
-
-    Returns:
-      (B, h, w, 1) float32; for 256 pixels and 3 layers 30 x 30.
-
-    Raises:
-      ValueError: x does not have input_nc channels.
+    High means real; `train` is that of `norms.BatchNorm`.
     """
     if x.ndim != 4 or x.shape[-1] != self.input_nc:
       raise ValueError(
         f'the image must be (B, H, W, {self.input_nc}), got {x.shape}.'
       )
+    conv = functools.partial(
+      affine.Conv,
+      kernel_size=4,
+      padding=1,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.normal(WEIGHT_STD),
+    )
     # Names count the layers of the reference, activations included.
-    x = nn.leaky_relu(self._conv('main_0', self.ndf, 2, True)(x), LEAK)
+    x = nn.leaky_relu(conv(self.ndf, strides=2, name='main_0')(x), LEAK)
     for n in range(1, self.n_layers + 1):
-      index = 3 * n - 1
-      features = self.ndf * min(2**n, 8)
-      strides = 2 if n < self.n_layers else 1
-      x = self._conv(f'main_{index}', features, strides, self.use_actnorm)(x)
-      name = f'main_{index + 1}'
+      x = conv(
+        self.ndf * min(2**n, 8),
+        strides=2 if n < self.n_layers else 1,
+        use_bias=self.use_actnorm,
+        name=f'main_{3 * n - 1}',
+      )(x)
+      name = f'main_{3 * n}'
       if self.use_actnorm:
         x = ActNorm(self.dtype, name=name)(x)
       else:
         x = norms.BatchNorm(self.dtype, _around_one, name=name)(x, train)
       x = nn.leaky_relu(x, LEAK)
-    last = self._conv(f'main_{3 * self.n_layers + 2}', 1, 1, True)
-    return last(x).astype(jnp.float32)
-
-  def _conv(
-    self, name: str, features: int, strides: int, use_bias: bool
-  ) -> convolution.Conv:
-    return convolution.Conv(
-      features,
-      kernel_size=4,
-      strides=strides,
-      padding=1,
-      use_bias=use_bias,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.normal(WEIGHT_STD),
-      name=name,
-    )
+    x = conv(1, name=f'main_{3 * self.n_layers + 2}')(x)
+    return x.astype(jnp.float32)
 
 
 class ActNorm(nn.Module):

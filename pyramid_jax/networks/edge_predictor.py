@@ -12,15 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.networks.layers import init
-from pyramid_jax.networks.layers import linear
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import norms
-from pyramid_jax.networks.layers import precision
+from pyramid_jax.networks.layers import options
 from pyramid_jax.networks.layers import resampling
 
 
-# What it reads of the noise: the level, the noise itself in training (and
-# the initial noise in sampling), or the noise that is predicted.
+# The level of the noise; the noise itself in training, and the initial noise
+# in sampling; the noise that the denoiser predicts.
 NOISE_INPUTS = ('scalar', 'map', 'map_pred')
 FEATURE_NORMS = ('layer', 'none')
 HEADS = ('pixel', 'token')
@@ -30,10 +29,9 @@ OCTAVES = 10
 def encode_level(level: jax.Array, octaves: int) -> jax.Array:
   """Encodes the time of the noise, (B,) in [0, 1], by F octaves.
 
-  The result is (B, 1 + 2 F): level, sines, cosines of 2 pi level 2^-l for
-  l = 0..F-1.
+  (B, 1 + 2 F): level, sines, cosines of 2 pi level 2^-l, l = 0..F-1.
   """
-  level = precision.wide(level)
+  level = resampling.wide(level)
   angles = level[:, None] * _frequencies(octaves, level.dtype)
   return jnp.concatenate(
     [level[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1
@@ -41,12 +39,12 @@ def encode_level(level: jax.Array, octaves: int) -> jax.Array:
 
 
 def encode_noise(noise: jax.Array, octaves: int) -> jax.Array:
-  """Encodes a map of noise, scaled as it is in the state, by F octaves.
+  """Encodes a map of noise, (B, H, W, C) as in the state, by F octaves.
 
-  Maps (B, H, W, C) to (B, H, W, C (1 + F)): noise, then sin(2 pi noise 2^-l),
-  l = 0..F-1, all channels of an octave together.
+  (B, H, W, C (1 + F)): noise, then sin(2 pi noise 2^-l), l = 0..F-1, all
+  channels of an octave together.
   """
-  noise = precision.wide(noise)
+  noise = resampling.wide(noise)
   angles = noise[..., None, :] * _frequencies(octaves, noise.dtype)[:, None]
   sines = rearrange(jnp.sin(angles), '... f c -> ... (f c)')
   return jnp.concatenate([noise, sines], axis=-1)
@@ -64,37 +62,28 @@ class EdgePredictor(nn.Module):
   channels and added to the others, so the map of all is never built.
   """
 
-  # Of the edge map, one number for each stage (scale) that shares the network.
-  # Each has a head and norms of its own, and adds a learned vector to the first
+  # Channels of the edge map of each stage (scale) that shares the network. Each
+  # has a head and norms of its own, and adds a learned vector to the first
   # layer.
   out_channels: Sequence[int] = (4,)
   # Widths of the hidden layers, each with ReLU and batch norm.
   hidden: Sequence[int] = (512, 256, 128, 64)
   octaves: int = OCTAVES  # of the encoding of the noise
   noise_input: str = 'scalar'  # one of `NOISE_INPUTS`
-  # 'layer' normalises each activation over its channels first.
-  feature_norm: str = 'layer'
-  # Of each stage, side of the square of places that one token of the denoiser
-  # stands for; () for denoisers without tokens.
+  feature_norm: str = 'layer'  # 'layer' normalises activations over channels
+  # The side of the square of places that one token of the denoiser stands for,
+  # of each stage; () for denoisers without tokens.
   patches: Sequence[int] = ()
   # 'pixel' evaluates every place, with a learned vector of its place in the
   # patch; 'token' predicts a whole patch by one evaluation.
   head: str = 'pixel'
-  # Of the activations; wider inputs keep their element type.
-  dtype: jnp.dtype = jnp.float32
+  dtype: jnp.dtype = jnp.float32  # wider inputs keep their element type
 
   def check_options(self) -> None:
-    """Raises ValueError if an attribute is not allowed."""
-    allowed = {
-      'noise_input': NOISE_INPUTS,
-      'feature_norm': FEATURE_NORMS,
-      'head': HEADS,
-    }
-    for name, choices in allowed.items():
-      if getattr(self, name) not in choices:
-        raise ValueError(
-          f'{name} is {getattr(self, name)!r}, allowed: {", ".join(choices)}.'
-        )
+    """Raises ValueError if attributes are not allowed."""
+    options.check(
+      self, noise_input=NOISE_INPUTS, feature_norm=FEATURE_NORMS, head=HEADS
+    )
     sizes = (*self.hidden, *self.out_channels, *self.patches)
     fits = len(self.patches) in (0, len(self.out_channels))
     if not self.hidden or min(sizes) < 1 or not fits:
@@ -121,15 +110,11 @@ class EdgePredictor(nn.Module):
       noise: (B,) or (1,) the time of the noise in [0, 1], or for the other
         `NOISE_INPUTS` the noise of the state, (B, H, W, C).
       size: height and width of the edge map.
-      stage: which stage's, 0 = coarsest.
       train: whether batch norms take the statistics of this batch, and renew
         the running ones where the collection 'batch_stats' is mutable.
 
     Returns:
       (B, *size, out_channels[stage]), float32 or wider.
-
-    Raises:
-      ValueError: options or sizes that are not allowed.
     """
     self.check_options()
     patch = self.patches[stage] if self.patches else 1
@@ -141,9 +126,9 @@ class EdgePredictor(nn.Module):
     cell = self._cell(stage)
     grid = (size[0] // cell, size[1] // cell)
     h = self._first_layer(features, noise, grid, stage)
-    fields = init.zero_bias(nn.initializers.he_uniform())
+    fields = affine.zero_bias(nn.initializers.he_uniform())
     layers = [
-      linear.Linear(width, dtype=h.dtype, name=f'fc{i}', **fields)
+      affine.Linear(width, dtype=h.dtype, name=f'fc{i}', **fields)
       for i, width in enumerate(self.hidden[1:], 1)
     ]
     if self.is_initializing():  # the parameters of all stages are made
@@ -164,16 +149,21 @@ class EdgePredictor(nn.Module):
     grid: tuple[int, int],
     stage: int,
   ) -> jax.Array:
-    dtype = self._width(*features)
+    wider = [x.dtype for x in features if x.dtype.itemsize > 4]
+    dtype = jnp.result_type(self.dtype, *wider)
     if self.noise_input == 'scalar':
       level = encode_level(noise, self.octaves)[:, None, None]
     else:
       level = encode_noise(resampling.bilinear(noise, grid), self.octaves)
     # All parts are drawn as one kernel over all inputs.
     total = sum(feature.shape[-1] for feature in features) + level.shape[-1]
-    kernel_init = init.symmetric_uniform((6 / total) ** 0.5)
-    part = lambda name: linear.Linear(
-      self.hidden[0], False, dtype, kernel_init=kernel_init, name=name
+    kernel_init = affine.symmetric_uniform((6 / total) ** 0.5)
+    part = lambda name: affine.Linear(
+      self.hidden[0],
+      use_bias=False,
+      dtype=dtype,
+      kernel_init=kernel_init,
+      name=name,
     )
     h = part('fc0_level')(level)
     for k, feature in enumerate(features):
@@ -195,7 +185,7 @@ class EdgePredictor(nn.Module):
     return h
 
   def _rest(
-    self, layers: Sequence[linear.Linear], h: jax.Array, stage: int, train: bool
+    self, layers: Sequence[affine.Linear], h: jax.Array, stage: int, train: bool
   ) -> jax.Array:
     # Stages differ in their statistics, so each has norms of its own.
     own = f'_{stage}' if len(self.out_channels) > 1 else ''
@@ -205,14 +195,9 @@ class EdgePredictor(nn.Module):
       norm = norms.BatchNorm(dtype, name=f'norm{i}{own}')
       h = norm(nn.relu(h), train)
     channels = self._cell(stage) ** 2 * self.out_channels[stage]
-    return linear.Linear(
+    return affine.Linear(
       channels,
       dtype=jnp.promote_types(dtype, jnp.float32),
       name=f'out{own}',
-      **init.zero_bias(init.torch_kernel),
+      **affine.zero_bias(affine.torch_kernel),
     )(h)
-
-  def _width(self, *xs: jax.Array) -> jnp.dtype:
-    """Returns the element type to compute in."""
-    wider = [x.dtype for x in xs if x.dtype.itemsize > 4]
-    return jnp.result_type(self.dtype, *wider)

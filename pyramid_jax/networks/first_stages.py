@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from pyramid_jax.networks import autoencoder
 from pyramid_jax.networks import msvqgan
-from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import quantizer
 
 
@@ -23,23 +23,20 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 
 class OneScale(autoencoder.FirstStage, kw_only=True):
-  """What autoencoders of one scale have in common."""
+  """What autoencoders of one scale have in common.
 
-  # Fields of `autoencoder.Encoder` and `autoencoder.Decoder` in one, but for
-  # dtype and remat, and `in_channels` (3 unless given).
-  ddconfig: Mapping[str, Any]
+  `ddconfig` has the fields of `autoencoder.Encoder` and `autoencoder.Decoder`
+  in one, but for dtype and remat, and `in_channels` (3 unless given).
+  """
+
   embed_dim: int  # channels of a latent
-
-  @property
-  def factor(self) -> int:
-    return 2 ** (len(self.ddconfig['ch_mult']) - 1)
 
   @property
   def latent_channels(self) -> tuple[int, ...]:
     return (self.embed_dim,)
 
   def setup_networks(self, double_z: bool) -> None:
-    """Adds the submodules; refuses a `ddconfig.double_z` other than needed."""
+    """Adds the submodules; refuses another `ddconfig.double_z`."""
     fields = dict(self.ddconfig)
     fields.pop('in_channels', None)
     if fields.pop('double_z', double_z) != double_z:
@@ -48,17 +45,14 @@ class OneScale(autoencoder.FirstStage, kw_only=True):
         f'{type(self).__name__}.'
       )
     z_channels = fields.pop('z_channels')
-    of_decoder = {
-      name: fields.pop(name)
-      for name in ('out_ch', 'tanh_out')
-      if name in fields
-    }
+    own = fields.keys() & {'out_ch', 'tanh_out'}
+    of_decoder = {name: fields.pop(name) for name in own}
     fields |= {'dtype': self.dtype, 'remat': self.remat}
     self.encoder = autoencoder.Encoder(
       **fields, z_channels=z_channels, double_z=double_z
     )
-    self.quant_conv = convolution.Conv((1 + double_z) * self.embed_dim, 1)
-    self.post_quant_conv = convolution.Conv(z_channels, 1)
+    self.quant_conv = affine.Conv((1 + double_z) * self.embed_dim, 1)
+    self.post_quant_conv = affine.Conv(z_channels, 1)
     self.decoder = autoencoder.Decoder(**fields, **of_decoder)
 
   def features_of(self, image: jax.Array) -> jax.Array:
@@ -98,10 +92,10 @@ class AutoencoderKL(OneScale, kw_only=True):
   def __call__(
     self, image: jax.Array, noise: jax.Array | None = None
   ) -> dict[str, Any]:
-    """Encodes, draws a latent and decodes: the path of training.
+    """Encodes, draws a latent and decodes, in training.
 
-    The arguments are those of `encode`; the result is that of `reconstructed`
-    with `kl` (B,), the divergence, and `mean` and `logvar` of the posterior.
+    Returns what `reconstructed` does, the divergence `kl` (B,), and `mean` and
+    `logvar` of the posterior.
     """
     mean, logvar = self.posterior(image)
     z = [draw(mean, logvar, noise)]
@@ -109,10 +103,7 @@ class AutoencoderKL(OneScale, kw_only=True):
     return self.reconstructed(z, z, kl=kl, mean=mean, logvar=logvar)
 
   def posterior(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maps an image (B, H, W, 3) to mean and clamped log variance.
-
-    Both are (B, h, w, embed_dim) float32.
-    """
+    """Maps (B, H, W, 3) to mean and clamped log variance, float32."""
     return split_moments(self.features_of(image))
 
   def encode(
@@ -143,10 +134,10 @@ class VQModel(OneScale, kw_only=True):
   def __call__(
     self, image: jax.Array, noise: jax.Array | None = None
   ) -> dict[str, Any]:
-    """Encodes, quantises and decodes: the path of training.
+    """Encodes, quantises and decodes, in training.
 
-    The arguments are those of `encode`; the result is that of `reconstructed`
-    with `codes`, one (B, h, w) int32, and `codebook_losses`, one scalar.
+    Returns what `reconstructed` does, a list of one (B, h, w) int32 as `codes`
+    and one of a scalar as `codebook_losses`.
     """
     (z,) = self.encode(image, noise)
     entries, codes, loss = self.quantize(z)

@@ -6,9 +6,9 @@ averages leave padding out, the last block takes a maximum, and there are 1008
 classes.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 from flax import linen as nn
 import flax.struct
@@ -16,6 +16,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+
+from pyramid_jax.networks.layers import options
 
 
 SIDE = 299  # pixels of the input
@@ -28,102 +30,72 @@ _EPS = 1e-3
 # Convolutions in less than float32 would change FID.
 _PRECISION = lax.Precision.HIGHEST
 
+# Fields of a `ConvNorm` in their order.
+Conv = tuple[int, ...]
+# Convolutions in turn; two in one place are concatenated. They are named
+# branch_1, branch_2a, branch_2b ..., a single one as the branch is.
+Branches = Mapping[str, Sequence[Conv | tuple[Conv, Conv]]]
 
-class Conv(NamedTuple):
-  """A convolution without bias, a batch norm and a ReLU."""
-
-  name: str  # of the convolution in its block
-  features: int  # output channels
-  height: int = 1  # of the kernel
-  width: int = 1  # of the kernel
-  strides: int = 1  # 2 goes without padding, 1 keeps the size (`pad`)
-  pad: bool = True  # whether there is padding at stride 1
-
-
-# A branch is a chain; two convolutions side by side are concatenated.
-Step = Conv | tuple[Conv, Conv]
-Branch = Sequence[Step]
-
-STEM: tuple[Conv | str, ...] = (
-  Conv('Conv2d_1a_3x3', 32, 3, 3, 2),
-  Conv('Conv2d_2a_3x3', 32, 3, 3, pad=False),
-  Conv('Conv2d_2b_3x3', 64, 3, 3),
+# (name, convolution), or a maximum over 3 x 3 at stride 2.
+STEM: tuple[tuple[str, Conv] | str, ...] = (
+  ('Conv2d_1a_3x3', (32, 3, 3, 2)),
+  ('Conv2d_2a_3x3', (32, 3, 3, 1, False)),
+  ('Conv2d_2b_3x3', (64, 3, 3)),
   'max',
-  Conv('Conv2d_3b_1x1', 80),
-  Conv('Conv2d_4a_3x3', 192, 3, 3, pad=False),
+  ('Conv2d_3b_1x1', (80,)),
+  ('Conv2d_4a_3x3', (192, 3, 3, 1, False)),
   'max',
 )
 
 
-def _chain(name: str, *steps: Sequence[Any]) -> list[Step]:
-  """Returns the convolutions name_1, name_2 ... with the fields of `Conv`."""
-  return [Conv(f'{name}_{i}', *step) for i, step in enumerate(steps, 1)]
+def _block_a(pool_features: int) -> Branches:
+  return {
+    'branch1x1': [(64,)],
+    'branch5x5': [(48,), (64, 5, 5)],
+    'branch3x3dbl': [(64,), (96, 3, 3), (96, 3, 3)],
+    'branch_pool': [(pool_features,)],
+  }
 
 
-def _split(name: str, features: int) -> Step:
-  """Returns the convolutions namea and nameb, side by side."""
-  return Conv(f'{name}a', features, 1, 3), Conv(f'{name}b', features, 3, 1)
-
-
-def _block_a(pool_features: int) -> list[Branch]:
-  return [
-    [Conv('branch1x1', 64)],
-    _chain('branch5x5', (48,), (64, 5, 5)),
-    _chain('branch3x3dbl', (64,), (96, 3, 3), (96, 3, 3)),
-    [Conv('branch_pool', pool_features)],
-  ]
-
-
-def _block_b() -> list[Branch]:
-  return [
-    [Conv('branch3x3', 384, 3, 3, 2)],
-    _chain('branch3x3dbl', (64,), (96, 3, 3), (96, 3, 3, 2)),
-  ]
-
-
-def _block_c(inner: int) -> list[Branch]:
+def _block_c(inner: int) -> Branches:
   row, column = (inner, 1, 7), (inner, 7, 1)
-  return [
-    [Conv('branch1x1', 192)],
-    _chain('branch7x7', (inner,), row, (192, 7, 1)),
-    _chain('branch7x7dbl', (inner,), column, row, column, (192, 1, 7)),
-    [Conv('branch_pool', 192)],
-  ]
+  return {
+    'branch1x1': [(192,)],
+    'branch7x7': [(inner,), row, (192, 7, 1)],
+    'branch7x7dbl': [(inner,), column, row, column, (192, 1, 7)],
+    'branch_pool': [(192,)],
+  }
 
 
-def _block_d() -> list[Branch]:
-  return [
-    _chain('branch3x3', (192,), (320, 3, 3, 2)),
-    _chain('branch7x7x3', (192,), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
-  ]
+_BLOCK_B: Branches = {
+  'branch3x3': [(384, 3, 3, 2)],
+  'branch3x3dbl': [(64,), (96, 3, 3), (96, 3, 3, 2)],
+}
+_BLOCK_D: Branches = {
+  'branch3x3': [(192,), (320, 3, 3, 2)],
+  'branch7x7x3': [(192,), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)],
+}
+_BLOCK_E: Branches = {
+  'branch1x1': [(320,)],
+  'branch3x3': [(384,), ((384, 1, 3), (384, 3, 1))],
+  'branch3x3dbl': [(448,), (384, 3, 3), ((384, 1, 3), (384, 3, 1))],
+  'branch_pool': [(192,)],
+}
 
-
-def _block_e() -> list[Branch]:
-  return [
-    [Conv('branch1x1', 320)],
-    [*_chain('branch3x3', (384,)), _split('branch3x3_2', 384)],
-    [
-      *_chain('branch3x3dbl', (448,), (384, 3, 3)),
-      _split('branch3x3dbl_3', 384),
-    ],
-    [Conv('branch_pool', 192)],
-  ]
-
-
-# (name, branches, what the last one pools by). 'average' and 'max' are 3 x 3 at
-# stride 1 in front of a convolution, 'halve' is a maximum at stride 2 alone.
-BLOCKS: tuple[tuple[str, list[Branch], str], ...] = (
+# (name, branches, what 'branch_pool' pools by). 'average' and 'max' are 3 x 3
+# at stride 1, 'halve' is a branch of its own, a maximum at stride 2.
+BLOCKS: tuple[tuple[str, Branches, str], ...] = (
   ('Mixed_5b', _block_a(32), 'average'),
   ('Mixed_5c', _block_a(64), 'average'),
   ('Mixed_5d', _block_a(64), 'average'),
-  ('Mixed_6a', _block_b(), 'halve'),
+  ('Mixed_6a', _BLOCK_B, 'halve'),
   ('Mixed_6b', _block_c(128), 'average'),
   ('Mixed_6c', _block_c(160), 'average'),
   ('Mixed_6d', _block_c(160), 'average'),
   ('Mixed_6e', _block_c(192), 'average'),
-  ('Mixed_7a', _block_d(), 'halve'),
-  ('Mixed_7b', _block_e(), 'average'),
-  ('Mixed_7c', _block_e(), 'max'),
+  ('Mixed_7a', _BLOCK_D, 'halve'),
+  ('Mixed_7b', _BLOCK_E, 'average'),
+  ('Mixed_7c', _BLOCK_E, 'max'),
 )
 # What the graph calls mixed_6: its blocks count from 0, at Mixed_5b.
 SPATIAL_BLOCK = 'Mixed_6d'
@@ -147,22 +119,24 @@ class Outputs:
 
 
 class ConvNorm(nn.Module):
-  """One `Conv` of the tables."""
+  """A convolution without bias, a batch norm and a ReLU."""
 
-  step: Conv  # the table's entry
-  features: int  # output channels, in place of the entry's
+  features: int
+  height: int = 1  # of the kernel
+  width: int = 1  # of the kernel
+  strides: int = 1  # 2 goes without padding
+  pad: bool = True  # whether stride 1 keeps the size
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, H, W, C) to (B, H', W', features)."""
-    padded = self.step.pad and self.step.strides == 1
-    kernel = (self.step.height, self.step.width)
-    padding = [(k // 2, k // 2) if padded else (0, 0) for k in kernel]
+    padded = self.pad and self.strides == 1
+    kernel = (self.height, self.width)
     x = nn.Conv(
       self.features,
       kernel,
-      self.step.strides,
-      padding,
+      self.strides,
+      [(k // 2, k // 2) if padded else (0, 0) for k in kernel],
       use_bias=False,
       precision=_PRECISION,
       name='conv',
@@ -174,7 +148,7 @@ class ConvNorm(nn.Module):
 class Mixed(nn.Module):
   """Parallel branches, concatenated in their order."""
 
-  branches: Sequence[Branch]  # chains of convolutions
+  branches: Branches
   pool: str  # see `BLOCKS`
   divisor: int = 1  # of all channels
 
@@ -182,22 +156,25 @@ class Mixed(nn.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps (B, H, W, C) to the block's result and that of its first branch."""
     results = []
-    for branch in self.branches:
-      h = x
-      first = branch[0]
-      if isinstance(first, Conv) and first.name == 'branch_pool':
-        h = _pooled(x, self.pool)
-      for step in branch:
-        h = self._step(h, step)
+    for branch, steps in self.branches.items():
+      h = _pooled(x, self.pool) if branch == 'branch_pool' else x
+      for i, step in enumerate(steps, 1):
+        name = f'{branch}_{i}' if len(steps) > 1 else branch
+        if isinstance(step[0], int):
+          h = _conv(name, step, self.divisor)(h)
+        else:
+          pair = zip('ab', step, strict=True)
+          both = [_conv(name + c, s, self.divisor)(h) for c, s in pair]
+          h = jnp.concatenate(both, axis=-1)
       results.append(h)
     if self.pool == 'halve':
       results.append(nn.max_pool(x, (3, 3), (2, 2)))
     return jnp.concatenate(results, axis=-1), results[0]
 
-  def _step(self, x: jax.Array, step: Step) -> jax.Array:
-    if not isinstance(step, Conv):
-      return jnp.concatenate([self._step(x, one) for one in step], axis=-1)
-    return ConvNorm(step, step.features // self.divisor, name=step.name)(x)
+
+def _conv(name: str, step: Any, divisor: int) -> ConvNorm:
+  features, *fields = step
+  return ConvNorm(features // divisor, *fields, name=name)
 
 
 def _pooled(x: jax.Array, kind: str) -> jax.Array:
@@ -216,17 +193,12 @@ class InceptionV3(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> Outputs:
     """Maps (B, H, W, 3) in [-1, 1], sides of at least 75 px, to `Outputs`."""
-    if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST_SIDE:
-      raise ValueError(
-        f'Inception needs (B, H, W, 3) with sides of at least {SMALLEST_SIDE}, '
-        f'got {x.shape}.'
-      )
+    options.check_image('Inception', x, SMALLEST_SIDE)
     for step in STEM:
-      if isinstance(step, Conv):
-        features = step.features // self.divisor
-        x = ConvNorm(step, features, name=step.name)(x)
-      else:
+      if isinstance(step, str):
         x = nn.max_pool(x, (3, 3), (2, 2))
+      else:
+        x = _conv(*step, self.divisor)(x)
     for name, branches, pool in BLOCKS:
       x, first = Mixed(branches, pool, self.divisor, name=name)(x)
       if name == SPATIAL_BLOCK:

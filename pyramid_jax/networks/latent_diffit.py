@@ -25,16 +25,14 @@ class LatentDiffiT(diffit_trunk.Trunk):
 
   input_size: int = 32  # side of the latent, a multiple of `patch_size`
   in_channels: int = 4  # of the latent
-  # Probability in training that a label is replaced by the null class, the one
+  # Rate in training at which a label is replaced by the null class, the one
   # after the last; 0 leaves the null class out.
   class_dropout_prob: float = 0.1
-  # Whether the result has as many channels again, the raw values of the
-  # variance.
-  learn_sigma: bool = True
+  learn_sigma: bool = True  # whether raw values of the variance are predicted
 
   @property
   def grid(self) -> int:
-    """Tokens of a side."""
+    """The number of tokens of a side."""
     return self.input_size // self.patch_size
 
   @property
@@ -85,21 +83,15 @@ class LatentDiffiT(diffit_trunk.Trunk):
 
     Args:
       x: (B, input_size, input_size, in_channels).
-      t: (B,), or (1,) if the whole batch shares it; index of the noise level
-        of training, which may be fractional.
       y: (B,) class ids in [0, num_classes], num_classes being the null class;
         None for a network without classes.
       train: whether labels are dropped, which needs a 'dropout' key.
-      features: names of activations to return: `block0` is the input of the
-        first block, `block1` its result, and so on up to `depth`.
+      features: `block0` is the input of the first block, `block1` its result,
+        and so on up to `depth`, each (B, grid, grid, hidden_size).
 
     Returns:
       (B, input_size, input_size, out_channels) float32: the noise, then the
-      raw values of the variance; with `features` in a pair with {name: (B,
-      grid, grid, hidden_size)}.
-
-    Raises:
-      ValueError: options or arguments that do not fit together.
+      raw values of the variance.
     """
     self.check_options()
     self._check_inputs(x, y)
@@ -109,16 +101,13 @@ class LatentDiffiT(diffit_trunk.Trunk):
     self.sow('intermediates', 'tokens', h)
     cond = self.embed_level(t)
     if y is not None:
-      cond = cond + self._embed_label(y, train)
+      if train and self.class_dropout_prob > 0:
+        key = self.make_rng('dropout')
+        drop = jax.random.bernoulli(key, self.class_dropout_prob, y.shape)
+        y = jnp.where(drop, self.num_classes, y)
+      cond = cond + self.embed_id(y, self.label_rows, 'y_embedder')
     self.sow('intermediates', 'cond', cond)
     found = {'block0': h}
     h = self.walk(h, cond, self.grid, found=found if features else None)
     out = self.head(h, self.out_channels, 'final_layer_linear')
     return features_lib.with_features(out, found, features)
-
-  def _embed_label(self, y: jax.Array, train: bool) -> jax.Array:
-    if train and self.class_dropout_prob > 0:
-      key = self.make_rng('dropout')
-      drop = jax.random.bernoulli(key, self.class_dropout_prob, y.shape)
-      y = jnp.where(drop, self.num_classes, y)
-    return self.embed_id(y, self.label_rows, 'y_embedder')

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.networks.layers import convolution
-from pyramid_jax.networks.layers import init
+from pyramid_jax.networks.layers import affine
+from pyramid_jax.networks.layers import options
 from pyramid_jax.networks.layers import resampling
 
 
@@ -36,13 +36,13 @@ class VGG16(nn.Module):
   def __call__(self, x: jax.Array) -> list[jax.Array]:
     """Maps scaled images (B, H, W, 3) to the activations of five depths."""
     features = []
-    fields = init.zero_bias(nn.initializers.he_normal())
+    fields = affine.zero_bias(nn.initializers.he_normal())
     for number, (channels, indices) in enumerate(SLICES, start=1):
       if number > 1:
         x = nn.max_pool(x, (2, 2), (2, 2))
       for index in indices:
         name = f'slice{number}_{index}'
-        conv = convolution.Conv(channels, dtype=self.dtype, name=name, **fields)
+        conv = affine.Conv(channels, dtype=self.dtype, name=name, **fields)
         x = nn.relu(conv(x))
       features.append(x)
     return features
@@ -71,9 +71,8 @@ class LPIPS(nn.Module):
         f'LPIPS compares images of one shape, got {x.shape} and {y.shape}.'
       )
     distance = jnp.zeros(x.shape[0])
-    for lin, a, b in zip(
-      self.lin, self.features(x), self.features(y), strict=True
-    ):
+    features = (self.features(x), self.features(y))
+    for lin, a, b in zip(self.lin, *features, strict=True):
       difference = _unit(a) - _unit(b)
       # Exactly zero, whatever a compiler contracts the line above to.
       same = jnp.all(a == b, -1, keepdims=True)
@@ -82,11 +81,7 @@ class LPIPS(nn.Module):
 
   def features(self, x: jax.Array) -> list[jax.Array]:
     """Maps (B, H, W, 3), sides of at least 16 px, to the `FEATURE_NAMES`."""
-    if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST_SIDE:
-      raise ValueError(
-        f'LPIPS needs (B, H, W, 3) with sides of at least {SMALLEST_SIDE}, '
-        f'got {x.shape}.'
-      )
+    options.check_image('LPIPS', x, SMALLEST_SIDE)
     return self.net((x - SHIFT) / SCALE)
 
 
@@ -115,10 +110,10 @@ def _unit(x: jax.Array) -> jax.Array:
 def pyramid_l1_l2(x: jax.Array, y: jax.Array, levels: int = 4) -> jax.Array:
   """Returns the mean over a pyramid of absolute plus squared differences.
 
-  It stands in for LPIPS where no weights of VGG16 are at hand: coarse levels
+  It stands in for LPIPS where there are no weights of VGG16: coarse levels
   reward the layout of an image, not its pixels (ours). Every level averages
-  2 x 2 pixels of the one before, (B, H, W, C) with sides divisible by
-  2 ** (levels - 1); the result is (B,) float32.
+  2 x 2 pixels of the one before. Maps (B, H, W, C) with sides divisible by
+  2 ** (levels - 1) to (B,) float32.
 
   Raises:
     ValueError: other shapes or levels.

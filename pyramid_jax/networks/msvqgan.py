@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks import autoencoder
-from pyramid_jax.networks.layers import convolution
-from pyramid_jax.networks.layers import init
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import quantizer
 from pyramid_jax.networks.layers import resampling
@@ -23,8 +22,7 @@ from pyramid_jax.networks.layers import resampling
 class MSEncoder(autoencoder.Levels, kw_only=True):
   """An encoder with one head on each of its last levels."""
 
-  # Channels of each head, FINEST first, the reference's order.
-  z_channels: tuple[int, ...]
+  z_channels: tuple[int, ...]  # of each head, FINEST first as in the reference
   double_z: bool = False  # whether the heads have twice the channels
 
   def setup(self):
@@ -35,14 +33,14 @@ class MSEncoder(autoencoder.Levels, kw_only=True):
         f'{len(self.ch_mult)} scales, one of each of the last levels of '
         f'ch_mult {self.ch_mult}.'
       )
-    self.conv_in = convolution.Conv(self.ch, dtype=self.dtype)
+    self.conv_in = affine.Conv(self.ch, dtype=self.dtype)
     self.down = self.down_levels()
     self.mid_ms = [self.middle() for _ in range(scales)]
     self.norm_out_ms = [
       norms.GroupNorm(autoencoder.EPS, dtype=self.dtype) for _ in range(scales)
     ]
     self.conv_out_ms = [
-      convolution.Conv((1 + self.double_z) * z) for z in self.z_channels
+      affine.Conv((1 + self.double_z) * z) for z in self.z_channels
     ]
 
   def __call__(self, image: jax.Array) -> list[jax.Array]:
@@ -62,26 +60,20 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
   but for `edconfig['z_channels']`.
   """
 
-  edconfig: Mapping[str, Any]  # fields of `MSEncoder`, but for dtype and remat
-  # Fields of `autoencoder.Decoder`, but for dtype and remat, and `z_channels`,
-  # the channels of its input.
-  ddconfig: Mapping[str, Any]
+  # Fields of `MSEncoder`, as `ddconfig` has those of the decoder and
+  # `z_channels`, the channels of its input; both but for dtype and remat.
+  edconfig: Mapping[str, Any]
   embed_dim: tuple[int, ...]  # channels of the latent of each scale
   n_embed: tuple[int, ...]  # entries of the codebook of each scale
   quant_beta: float = 0.25  # `beta` of `quantizer.VectorQuantizer`
   legacy: bool = True  # `legacy` of `quantizer.VectorQuantizer`
   init_normal: bool = False  # `init_normal` of `quantizer.VectorQuantizer`
-  # Channels of the networks that merge finished scales into the next; 128 in
-  # the reference.
+  # Channels, and residual blocks, of the networks that merge finished scales
+  # into the next; these values in the reference.
   shared_ch: int = 128
-  # Residual blocks of these networks; 2 in the reference.
   shared_num_res_blocks: int = 2
 
   family = 'frido.msvqgan'
-
-  @property
-  def factor(self) -> int:
-    return 2 ** (len(self.ddconfig['ch_mult']) - 1)
 
   @property
   def coarsest_factor(self) -> int:
@@ -105,8 +97,8 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
       )
     common: dict[str, Any] = {'dtype': self.dtype, 'remat': self.remat}
     decoder = dict(self.ddconfig)
-    pointwise = lambda features: convolution.Conv(features, 1)
-
+    pointwise = lambda features: affine.Conv(features, 1)
+    between = range(scales - 1)
     self.encoder = MSEncoder(**self.edconfig, **common)
     self.ms_quant_conv = [pointwise(c) for c in self.embed_dim]
     self.ms_quantize = [
@@ -115,10 +107,18 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
       )
       for n, c in zip(self.n_embed, self.embed_dim, strict=True)
     ]
-    self.upsample = [self._upsample() for _ in range(scales - 1)]
-    self.shared_post_quant_conv = [
-      pointwise(z_channels[0]) for _ in range(scales - 1)
+    self.upsample = [
+      nn.ConvTranspose(
+        self.embed_dim[0],
+        (4, 4),
+        strides=(2, 2),
+        padding='SAME',
+        kernel_init=affine.torch_kernel,
+        bias_init=affine.torch_bias(16 * self.embed_dim[0]),
+      )
+      for _ in between
     ]
+    self.shared_post_quant_conv = [pointwise(z_channels[0]) for _ in between]
     self.shared_decoder = [
       autoencoder.Decoder(
         ch=self.shared_ch,
@@ -127,34 +127,23 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
         out_ch=self.embed_dim[0],
         **common,
       )
-      for _ in range(scales - 1)
+      for _ in between
     ]
     self.post_quant_conv = pointwise(decoder.pop('z_channels'))
     self.decoder = autoencoder.Decoder(**decoder, **common)
 
-  def _upsample(self) -> nn.ConvTranspose:
-    features = self.embed_dim[0]
-    return nn.ConvTranspose(
-      features,
-      (4, 4),
-      strides=(2, 2),
-      padding='SAME',
-      kernel_init=init.torch_kernel,
-      bias_init=init.torch_bias(16 * features),
-    )
-
   def __call__(
     self, image: jax.Array, noise: jax.Array | None = None
   ) -> dict[str, Any]:
-    """Encodes, quantises and decodes: the path of training.
+    """Encodes, quantises and decodes, in training.
 
-    The arguments are those of `encode`; the result is that of `reconstructed`
-    with lists of `codes`, (B, h, w) int32, and `codebook_losses`, scalars.
+    Returns what `reconstructed` does, and one of the `codes` (B, h, w) int32
+    and of the scalars `codebook_losses` a scale.
     """
     del noise
-    latents, quantized, codes, losses = self._encode(image)
+    latents, entries, codes, losses = self._encode(image)
     return self.reconstructed(
-      latents, quantized, codes=codes, codebook_losses=losses
+      latents, entries, codes=codes, codebook_losses=losses
     )
 
   def encode(
@@ -164,7 +153,7 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
     return self._encode(image)[0]
 
   def _encode(self, image: jax.Array) -> tuple[list[Any], ...]:
-    latents, quantized, codes, losses = [], [], [], []
+    results = []
     finished: list[jax.Array] = []  # coarser scales, brought to this grid
     for i, x in enumerate(reversed(self.encoder(image))):
       if i:
@@ -173,13 +162,10 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
         finished = [conv(upsample(p)) for p in finished]
         x = self.shared_decoder[i - 1](jnp.concatenate([*finished, x], -1))
       z = self.ms_quant_conv[i](x)
-      q, code, loss = self.ms_quantize[i](z)
-      finished.append(q)
-      latents.append(z)
-      quantized.append(q)
-      codes.append(code)
-      losses.append(loss)
-    return latents, quantized, codes, losses
+      entries, codes, loss = self.ms_quantize[i](z)
+      finished.append(entries)
+      results.append((z, entries, codes, loss))
+    return tuple(list(column) for column in zip(*results, strict=True))
 
   def quantize(
     self, zs: Sequence[jax.Array]
@@ -191,18 +177,16 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
       and the codebook losses, scalars.
     """
     self._check(zs)
-    results = [
-      quantize(z) for quantize, z in zip(self.ms_quantize, zs, strict=True)
-    ]
-    entries, codes, losses = zip(*results, strict=True)
-    return list(entries), list(codes), list(losses)
+    pairs = zip(self.ms_quantize, zs, strict=True)
+    results = zip(*(quantize(z) for quantize, z in pairs), strict=True)
+    entries, codes, losses = map(list, results)
+    return entries, codes, losses
 
   def decode_features(
     self, zs: Sequence[jax.Array], quantize: bool = True
   ) -> jax.Array:
     self._check(zs)
-    if quantize:
-      # On the grids as given: lookups commute with repetition.
+    if quantize:  # on the grids as given: lookups commute with repetition
       zs, _, _ = self.quantize(zs)
     _, height, width, _ = zs[-1].shape
     zs = [resampling.nearest(z, (height, width)) for z in zs]

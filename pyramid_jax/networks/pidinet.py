@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax.networks import lpips
+from pyramid_jax.networks.layers import options
 
 
 # Channels of the first stage and of the dilated convolutions, by the names of
@@ -47,11 +48,7 @@ class PiDiNet(nn.Module):
     The images are (B, H, W, 3) in [-1, 1], with sides of at least 8 pixels,
     else ValueError; the five maps (B, H, W) float32 in [0, 1].
     """
-    if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < SMALLEST_SIDE:
-      raise ValueError(
-        f'PiDiNet needs (B, H, W, 3) with sides of at least {SMALLEST_SIDE}, '
-        f'got {x.shape}.'
-      )
+    options.check_image('PiDiNet', x, SMALLEST_SIDE)
     size = (x.shape[1], x.shape[2])
     # The mean and deviation of ImageNet, as LPIPS writes them.
     x = ((x - lpips.SHIFT) / lpips.SCALE).astype(self.dtype)
@@ -59,9 +56,8 @@ class PiDiNet(nn.Module):
     layer, maps = 1, []
     for i, count in enumerate(BLOCKS):
       for j in range(count):
-        width, size_of = WIDTHS[i] * self.width, kernel_size(layer)
-        pooled = i > 0 and j == 0
-        x = Block(width, size_of, pooled, name=f'block{i + 1}_{j + 1}')(x)
+        fields = (WIDTHS[i] * self.width, kernel_size(layer), i > 0 and j == 0)
+        x = Block(*fields, name=f'block{i + 1}_{j + 1}')(x)
         layer += 1
       maps.append(self._one_map(x, i, size))
     mixed = _conv(1, 1, 'classifier', use_bias=True)(jnp.concatenate(maps, -1))
@@ -126,7 +122,7 @@ class Depthwise(nn.Module):
 
 
 class Block(nn.Module):
-  """A depthwise and a pointwise convolution beside the identity."""
+  """A depthwise and a pointwise convolution as a residual."""
 
   features: int  # channels of the result
   size: int  # side of the depthwise kernel

@@ -33,13 +33,11 @@ class StagedDiffiT(diffit_trunk.Trunk):
   """
 
   num_classes: int = 0
-  # Sides of x of each stage, coarse first, multiples of `patch_size`.
+  # Of each stage, coarse first: sides and channels of x, and result channels.
   stage_sides: Sequence[int] = ()
-  stage_in: Sequence[int] = ()  # channels of x of each stage, coarse first
-  # Channels of the result of each stage, coarse first.
+  stage_in: Sequence[int] = ()
   stage_out: Sequence[int] = ()
-  # Width of the context, None for a network without.
-  context_dim: int | None = None
+  context_dim: int | None = None  # width of the context, None without
   pool_context: bool = True  # whether the context's tokens are pooled, too
   # Whether an estimate of the clean result gates the tokens of the stages after
   # the first.
@@ -78,23 +76,21 @@ class StagedDiffiT(diffit_trunk.Trunk):
         f'stage must be a Python int in [0, {count}), got {stage!r}.'
       )
     side = self.stage_sides[stage]
-    shape = (len(x), side, side, self.stage_in[stage])
-    labels = x.shape[:1] if self.num_classes else None
-    gates = self.self_context and stage > 0
-    gate = (len(x), side, side, self.stage_out[stage]) if gates else None
+    grid = (len(x), side, side)
+    gate = (*grid, self.stage_out[stage])
     for name, array, need in (
-      ('x', x, shape),
-      ('y', y, labels),
-      ('coarse', coarse, gate),
+      ('x', x, (*grid, self.stage_in[stage])),
+      ('y', y, x.shape[:1] if self.num_classes else None),
+      ('coarse', coarse, gate if self.self_context and stage > 0 else None),
     ):
       got = None if array is None else array.shape
       if got != need:
         raise ValueError(f'{name} of stage {stage} must be {need}, got {got}.')
-    width = None if context is None else context.shape[-1]
-    if width != self.context_dim or (context is not None and context.ndim != 3):
+    width, got = self.context_dim, None if context is None else context.shape
+    if (got and got[2:]) != (width and (width,)):
       raise ValueError(
-        f'context must be (B, S, {self.context_dim}), or None without'
-        f' context_dim; got {None if context is None else context.shape}.'
+        f'context must be (B, S, {width}), or None without context_dim; got'
+        f' {got}.'
       )
 
   @nn.compact
@@ -117,36 +113,25 @@ class StagedDiffiT(diffit_trunk.Trunk):
 
     Args:
       x: (B, side, side, stage_in[stage]).
-      t: (B,), or (1,) if the whole batch shares it; the noise level.
       context: (B, S, context_dim) tokens, perhaps with places, or None.
       y: (B,) class ids below `num_classes`, None for a network without.
-      stage: which resolution, 0 = coarsest.
       train: not read: nothing is dropped here.
-      features: names of activations to return: `block0` is the input of the
-        first block, `block1` its result, and so on up to `depth`.
+      features: `block0` is the input of the first block, `block1` its result,
+        and so on up to `depth`, each (B, grid, grid, hidden_size).
       coarse: (B, side, side, stage_out[stage]) estimate of the clean result,
         for stages after the first with `self_context`; else None.
-      concat_noise: (B,), logarithm of the standard deviation of the noise on
-        an image among the channels of x, or None.
 
     Returns:
-      (B, side, side, stage_out[stage]) float32, with `features` in a pair
-      with {name: (B, grid, grid, hidden_size)}.
-
-    Raises:
-      ValueError: options or arguments that do not fit together.
+      (B, side, side, stage_out[stage]) float32.
     """
     del train
     self.check_options()
     self._check_inputs(x, context, y, stage, coarse)
     if self.is_initializing():
-      self._touch_other_stages(stage)
+      self._make_other_stages(stage)
     h = self._embed_stage(x, stage, coarse)
     cond = self._embed_known(t, context, y, stage, concat_noise)
-    outside = None
-    if isinstance(context, transformer.PlacedTokens):
-      outside = transformer.distance_outside(context.places, *h.shape[1:3])
-      context = context.values
+    context, outside = transformer.parted(context, *h.shape[1:3])
     found = {'block0': h}
     h = self.walk(
       h,
@@ -156,7 +141,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
       outside=outside,
       found=found if features else None,
     )
-    out = self._stage_head(h, stage)
+    out = self.head(h, self.stage_out[stage], f'final_layer_{stage}')
     return features_lib.with_features(out, found, features)
 
   def _embed_stage(
@@ -196,16 +181,15 @@ class StagedDiffiT(diffit_trunk.Trunk):
       cond += transformer.pooled(context, self.hidden_size)
     return cond
 
-  def _stage_head(self, h: jax.Array, stage: int) -> jax.Array:
-    return self.head(h, self.stage_out[stage], f'final_layer_{stage}')
-
-  def _touch_other_stages(self, stage: int) -> None:
+  def _make_other_stages(self, stage: int) -> None:
     """Makes the parameters of the stages that a call does not reach."""
     for other, side in enumerate(self.stage_sides):
       if other == stage:
         continue
       x = jnp.zeros((1, side, side, self.stage_in[other]))
+      channels = self.stage_out[other]
       coarse = None
       if self.self_context and other > 0:
-        coarse = jnp.zeros((1, side, side, self.stage_out[other]))
-      self._stage_head(self._embed_stage(x, other, coarse), other)
+        coarse = jnp.zeros((1, side, side, channels))
+      h = self._embed_stage(x, other, coarse)
+      self.head(h, channels, f'final_layer_{other}')

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
-from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 
 
@@ -35,8 +35,8 @@ def relative_buckets(
 
   Half of the rows are for keys after the query. In each half, the first half
   has a row a distance, the rest covers distances up to `max_distance` tokens
-  evenly in their logarithm, and the last row all beyond. `buckets`, the rows,
-  is a multiple of 4; the result is (length, length) int32, queries first.
+  evenly in their logarithm, and the last row all beyond. The number of rows
+  `buckets` is a multiple of 4; (length, length) int32, queries first.
   """
   places = np.arange(length)
   offset = places - places[:, None]
@@ -52,7 +52,7 @@ def relative_buckets(
 class Block(nn.Module):
   """Self-attention, then a gated feed-forward, each on an RMS norm.
 
-  No layer has a bias, and the logits of the attention are not scaled.
+  Layers have no bias, and the logits of the attention are not scaled.
   """
 
   heads: int
@@ -64,7 +64,7 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape; bias is (B or 1, heads, N, N)."""
     dim, width = x.shape[-1], self.heads * self.head_dim
-    layer = lambda name, features: linear.Linear(
+    layer = lambda name, features: affine.Linear(
       features, use_bias=False, dtype=self.dtype, name=name
     )
     h = norms.RMSNorm(dtype=self.dtype, name='norm_attn')(x)
@@ -74,7 +74,6 @@ class Block(nn.Module):
     )
     h = attention.dot_product_attention(q, k, v, bias=bias, scale=1.0)
     x = x + layer('o', dim)(rearrange(h, 'b n h d -> b n (h d)'))
-
     h = norms.RMSNorm(dtype=self.dtype, name='norm_ff')(x)
     gate = nn.gelu(layer('wi_0', self.mlp_dim)(h), approximate=True)
     h = gate * layer('wi_1', self.mlp_dim)(h)
@@ -82,9 +81,9 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-  """Token ids to states; the defaults are the sizes of XXL.
+  """Maps token ids to states; the defaults are the sizes of XXL.
 
-  Places act through a bias of the attention alone, which the blocks share.
+  Positions act only through a bias of the attention, which the blocks share.
   """
 
   vocab_size: int = 32128  # rows of the token embedding
@@ -93,9 +92,8 @@ class T5Encoder(nn.Module):
   heads: int = 64
   head_dim: int = 64
   mlp_dim: int = 10240  # hidden width of the feed-forwards
-  buckets: int = 32  # rows of the table of relative places
-  # The longest distance that the table distinguishes, tokens.
-  max_distance: int = 128
+  buckets: int = 32  # rows of the table of relative positions
+  max_distance: int = 128  # the longest that the table distinguishes, tokens
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -104,19 +102,19 @@ class T5Encoder(nn.Module):
   ) -> jax.Array:
     """Maps (B, N) token ids to (B, N, dim), the last hidden states.
 
-    `mask` (B, N) says which tokens are attended to, None for all; the states of
-    the others mean nothing.
+    `mask` (B, N) says which tokens are attended to, None for all.
     """
     if tokens.ndim != 2 or (mask is not None and mask.shape != tokens.shape):
       raise ValueError(
         'T5 takes tokens (B, N) and a mask of their shape, got'
         f' {tokens.shape} and {None if mask is None else mask.shape}.'
       )
-    x = self._embed(self.vocab_size, self.dim, 'shared')(tokens)
+    x = affine.embed(self.vocab_size, self.dim, 1.0, 'shared')(tokens)
     x = x.astype(self.dtype)
     rows = relative_buckets(tokens.shape[1], self.buckets, self.max_distance)
-    table = self._embed(self.buckets, self.heads, 'relative_attention_bias')
-    bias = jnp.moveaxis(table(jnp.asarray(rows)), -1, 0)[None]
+    name = 'relative_attention_bias'
+    bias = affine.embed(self.buckets, self.heads, 1.0, name)(jnp.asarray(rows))
+    bias = rearrange(bias, 'q k h -> 1 h q k')
     if mask is not None:
       lowest = jnp.finfo(jnp.float32).min
       bias = jnp.where(mask[:, None, None, :] > 0, bias, lowest)
@@ -126,7 +124,3 @@ class T5Encoder(nn.Module):
       )
       x = block(x, bias)
     return norms.RMSNorm(dtype=self.dtype, name='final_layer_norm')(x)
-
-  def _embed(self, rows: int, features: int, name: str) -> nn.Embed:
-    normal = nn.initializers.normal(1.0)
-    return nn.Embed(rows, features, embedding_init=normal, name=name)

@@ -5,9 +5,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import embeddings
-from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import transformer
 
@@ -28,13 +28,12 @@ class EncoderBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
-    dtype = self.dtype
-    attend = transformer.CrossAttention(
-      self.heads, self.head_dim, dtype=dtype, name='attn'
-    )
-    x = x + attend(norms.LayerNorm(dtype=dtype, name='norm_attn')(x))
-    feed_forward = transformer.FeedForward(gated=False, dtype=dtype, name='ff')
-    return x + feed_forward(norms.LayerNorm(dtype=dtype, name='norm_ff')(x))
+    h = norms.LayerNorm(dtype=self.dtype, name='norm_attn')(x)
+    x = x + transformer.CrossAttention(
+      self.heads, self.head_dim, dtype=self.dtype, name='attn'
+    )(h)
+    h = norms.LayerNorm(dtype=self.dtype, name='norm_ff')(x)
+    return x + transformer.FeedForward(False, self.dtype, name='ff')(h)
 
 
 class EncoderStack(nn.Module):
@@ -56,11 +55,10 @@ class EncoderStack(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-  """Token and position embeddings and a stack of encoder blocks.
+  """The condition encoder of LDM and Frido, trained with their denoisers.
 
-  The condition encoder of LDM and Frido, trained with their denoisers
-  (CompVis/latent-diffusion: ldm/modules/x_transformer.py, TransformerWrapper
-  around Encoder). There is no mask: padding is attended to.
+  CompVis/latent-diffusion: ldm/modules/x_transformer.py, TransformerWrapper
+  around Encoder. There is no mask: padding is attended to.
   """
 
   vocab_size: int  # rows of the token embedding
@@ -76,13 +74,13 @@ class TransformerEncoder(nn.Module):
   embed_std: float = 0.02
 
   def setup(self) -> None:
-    self.token_emb = _embed(self.vocab_size, self.dim, self.embed_std)
-    self.pos_emb = _embed(self.max_seq_len, self.dim, self.embed_std)
+    self.token_emb = affine.embed(self.vocab_size, self.dim, self.embed_std)
+    self.pos_emb = affine.embed(self.max_seq_len, self.dim, self.embed_std)
     self.layers = EncoderStack(
       self.depth, self.heads, self.head_dim, self.dtype, self.remat
     )
     self.norm = norms.LayerNorm(dtype=self.dtype)
-    self.to_logits = linear.Linear(self.vocab_size)
+    self.to_logits = affine.Linear(self.vocab_size)
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """Maps (B, N) token ids, N <= max_seq_len, to (B, N, dim) features."""
@@ -109,7 +107,7 @@ class ClipBlock(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
     _, n, dim = x.shape
-    layer = lambda name, features=dim: linear.Linear(
+    layer = lambda name, features=dim: affine.Linear(
       features, dtype=self.dtype, name=name
     )
     h = norms.LayerNorm(dtype=self.dtype, name='layer_norm1')(x)
@@ -121,7 +119,6 @@ class ClipBlock(nn.Module):
     bias = jnp.where(past, 0.0, jnp.finfo(jnp.float32).min)
     h = attention.dot_product_attention(q, k, v, bias=bias)
     x = x + layer('out_proj')(rearrange(h, 'b n h d -> b n (h d)'))
-
     h = norms.LayerNorm(dtype=self.dtype, name='layer_norm2')(x)
     h = layer('fc1', self.mlp_dim)(h)
     h = h * nn.sigmoid(1.702 * h)  # CLIP's approximation of a GELU
@@ -145,14 +142,14 @@ class CLIPTextEncoder(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   def setup(self) -> None:
-    self.token_embedding = _embed(self.vocab_size, self.dim, 0.02)
-    self.position_embedding = _embed(self.max_length, self.dim, 0.01)
+    self.token_embedding = affine.embed(self.vocab_size, self.dim, 0.02)
+    self.position_embedding = affine.embed(self.max_length, self.dim, 0.01)
     self.layers = [
       ClipBlock(self.heads, self.mlp_dim, self.dtype) for _ in range(self.depth)
     ]
     self.final_layer_norm = norms.LayerNorm(dtype=self.dtype)
     if self.projection_dim is not None:
-      self.text_projection = linear.Linear(self.projection_dim, use_bias=False)
+      self.text_projection = affine.Linear(self.projection_dim, use_bias=False)
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """Maps (B, N) ids, N <= max_length, to (B, N, dim), the last states."""
@@ -169,8 +166,7 @@ class CLIPTextEncoder(nn.Module):
   def pooled(self, tokens: jax.Array) -> jax.Array:
     """Maps (B, N) token ids to (B, 1, projection_dim) unit vectors.
 
-    The state at the end-of-text token, the largest id, is projected; without
-    `projection_dim` it raises ValueError.
+    The state at the end-of-text token, the largest id, is projected.
     """
     if self.projection_dim is None:
       raise ValueError('pooled features need projection_dim, got None.')
@@ -186,9 +182,8 @@ class BoxEncoder(nn.Module):
 
   A token is the sum of a label embedding and a linear map of the Fourier
   features of the box's corners, centre and size. One learned null token stands
-  for the rest of the image, and for absent objects. The blocks of
-  `TransformerEncoder` follow, without position embeddings: the order of the
-  objects means nothing.
+  for the rest of the image, and for absent objects. Encoder blocks follow,
+  without position embeddings: the order of the objects means nothing.
   """
 
   dim: int  # width of the tokens
@@ -209,12 +204,8 @@ class BoxEncoder(nn.Module):
       labels: (B, N) int32 in [0, num_labels).
       n_boxes: (B,) int32, how many of the N are there.
     """
-    if (
-      boxes.ndim != 3
-      or boxes.shape[-1] != 4
-      or labels.shape != boxes.shape[:2]
-      or n_boxes.shape != boxes.shape[:1]
-    ):
+    b, n = labels.shape if labels.ndim == 2 else (0, 0)
+    if boxes.shape != (b, n, 4) or n_boxes.shape != (b,):
       raise ValueError(
         'the box encoder takes boxes (B, N, 4), labels (B, N) and n_boxes '
         f'(B,), got {boxes.shape}, {labels.shape} and {n_boxes.shape}.'
@@ -222,29 +213,20 @@ class BoxEncoder(nn.Module):
     low, high = boxes[..., :2], boxes[..., 2:]
     geometry = jnp.concatenate([boxes, (low + high) / 2, high - low], axis=-1)
     features = embeddings.fourier_features(geometry, OCTAVES)
-    x = linear.Linear(self.dim, name='box_proj')(features)
+    x = affine.Linear(self.dim, name='box_proj')(features)
     # The linear map's values have this standard deviation too.
-    x = x + _embed(self.num_labels, self.dim, 0.4, name='label_emb')(labels)
+    x = x + affine.embed(self.num_labels, self.dim, 0.4, 'label_emb')(labels)
     null = self.param('null', nn.initializers.normal(0.4), (self.dim,))
-    n = boxes.shape[1]
     is_there = (jnp.arange(n + 1) < n_boxes[:, None])[..., None]
-    x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
-    x = jnp.where(is_there, x, null).astype(self.dtype)
+    one_more = ((0, 0), (0, 1), (0, 0))
+    x = jnp.where(is_there, jnp.pad(x, one_more), null).astype(self.dtype)
     anywhere = jnp.array([0.0, 0.0, 1.0, 1.0])
-    places = jnp.pad(boxes, ((0, 0), (0, 1), (0, 0)))
-    places = jnp.where(is_there, places, anywhere)
+    places = jnp.where(is_there, jnp.pad(boxes, one_more), anywhere)
     x = EncoderStack(
       self.depth, self.heads, self.head_dim, self.dtype, name='layers'
     )(x)
     x = norms.LayerNorm(dtype=self.dtype, name='norm')(x)
     return transformer.PlacedTokens(values=x, places=places)
-
-
-def _embed(
-  rows: int, dim: int, deviation: float, name: str | None = None
-) -> nn.Embed:
-  normal = nn.initializers.normal(deviation)
-  return nn.Embed(rows, dim, embedding_init=normal, name=name)
 
 
 def _positions(tokens: jax.Array, limit: int) -> jax.Array:

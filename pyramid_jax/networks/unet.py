@@ -1,4 +1,6 @@
-"""The denoiser of LDM: a U-Net with attention to a context."""
+"""The denoisers of LDM and LaDM: U-Nets with attention to a context."""
+
+from collections.abc import Sequence
 
 import jax
 
@@ -10,48 +12,45 @@ class UNet(unet_trunk.Trunk):
 
   CompVis/latent-diffusion: ldm/modules/diffusionmodules/openaimodel.py,
   UNetModel; the attributes are its constructor's arguments. There is one
-  stage, which reads all channels.
+  stage.
   """
 
   in_channels: int = 3  # of x, conditions that are concatenated to it included
 
-  def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
-    """Returns number and width of the heads of an attention.
-
-    The rule of the official constructor. `legacy` matters in two cases only:
-    a transformer whose `num_head_channels` does not divide the channels, and
-    self-attention with `num_head_channels` = -1 on the way up, which then has
-    `num_heads_upsample` heads.
-    """
-    count, width = self.num_heads, self.num_head_channels
-    if self.use_spatial_transformer:
-      if width != -1:
-        count = channels // width
-      if count and (width == -1 or self.legacy):
-        width = channels // count
-      fits = True  # the projections allow heads that do not fill the channels
-    else:
-      if width == -1 and self.legacy:
-        above = self.num_heads_upsample
-        count = above if up and above != -1 else count
-        width = channels // count
-      else:
-        width = channels // count if width == -1 else width
-        count = channels // width if width else 0
-      fits = count * width == channels
-    if not (fits and count > 0 and width > 0):
-      raise self.bad_heads(channels)
-    return count, width
-
-  def check_channels(self, x: jax.Array, stage: int) -> None:
-    channels = self.channels(stage)
-    if x.ndim != 4 or x.shape[-1] != channels:
-      raise ValueError(
-        f'x must be (B, H, W, {channels}) at stage {stage}, got shape'
-        f' {x.shape}.'
-      )
-
   def channels(self, stage: int) -> int:
-    """Returns the channels that a stage reads."""
     del stage
     return self.in_channels
+
+
+class StagedUNet(unet_trunk.Trunk):
+  """A U-Net for all resolutions of a pyramid, which share all but its ends.
+
+  Every stage has its own first and last convolution and a learned vector that
+  is added to the embedding of the noise level. Ours: the report on LaDM
+  (arXiv:2411.07126) shows several denoisers; this one is cheaper.
+  """
+
+  stage_in: Sequence[int] = ()  # channels of x of each stage, coarse first
+  # Channels of the result of each stage, coarse first.
+  stage_out: Sequence[int] = ()
+
+  def ends(self) -> Sequence[int]:
+    return self.stage_out
+
+  def stage_vectors(self) -> int:
+    return len(self.stage_in)
+
+  def channels(self, stage: int) -> int:
+    return self.stage_in[stage]
+
+  def stem(
+    self, x: jax.Array, stage: int
+  ) -> tuple[jax.Array, jax.Array | None]:
+    return self.conv(f'stem_{stage}')(x), None
+
+  def contradictions(self) -> dict[str, bool]:
+    return super().contradictions() | {
+      'stage_in and stage_out must be of as many stages': (
+        len(self.stage_in) != len(self.stage_out) or not self.stage_in
+      )
+    }

@@ -9,20 +9,28 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import blocks
-from pyramid_jax.networks.layers import convolution
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import features as features_lib
-from pyramid_jax.networks.layers import init
-from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import transformer
-from pyramid_jax.networks.layers import trunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One entry of the trunk: a residual block, or what only halves the map."""
+
+  channels: int  # of its result
+  attends: bool  # whether attention follows its residual block
+  # 'down' for an entry that only halves the map, 'up' for one that ends in
+  # doubling it, None for neither.
+  resample: str | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockInputs:
-  """What every block of a trunk takes beside the map."""
+  """The arguments that all blocks of a trunk share."""
 
   # (B, E) or (1, E), the embedding of level and labels after its SiLU.
   emb: jax.Array
@@ -30,15 +38,15 @@ class BlockInputs:
   context: transformer.Context | None = None
   # (B, H, W, C) features of the coarser scales, for gates, or None.
   cond: jax.Array | None = None
-  train: bool = False  # whether dropout is active
+  train: bool = False
 
 
 class Trunk(nn.Module):
   """What the U-Nets have in common.
 
-  A derived network says how heads are counted (`heads`), what a stage reads
-  (`check_channels`) and, where stages (scales or resolutions) have their own
-  first and last convolutions, what each of them gives (`ends`).
+  A derived network says what a stage (scale or resolution) reads (`channels`)
+  and, where stages have their own first and last convolutions, what each of
+  them predicts (`ends`).
   """
 
   model_channels: int = 192  # width of the first level, a multiple of 32
@@ -52,9 +60,6 @@ class Trunk(nn.Module):
   num_classes: int | None = None  # size of `y`, None for a network without it
   num_heads: int = -1  # of every attention, -1 if `num_head_channels` is given
   num_head_channels: int = -1  # width of a head, -1 if `num_heads` is given
-  # Heads of self-attention on the way up where `legacy` is set and
-  # `num_head_channels` is -1; -1 for `num_heads`.
-  num_heads_upsample: int = -1
   use_scale_shift_norm: bool = False  # whether the embedding scales and shifts
   resblock_updown: bool = False  # whether residual blocks do the resampling
   # Whether queries of all heads lie together in the projection's channels.
@@ -63,8 +68,6 @@ class Trunk(nn.Module):
   use_spatial_transformer: bool = False
   transformer_depth: int = 1  # blocks of a transformer
   context_dim: int | None = None  # width of the context; needed by transformers
-  # Number of code ids whose logits are the result, None for none.
-  n_embed: int | None = None
   legacy: bool = True  # whether heads are counted by the older rule of `heads`
   out_channels: int | None = None  # of the result
   dropout: float = 0.0  # rate in the residual blocks when training
@@ -104,59 +107,82 @@ class Trunk(nn.Module):
 
     Args:
       x: (B, H, W, C), any grid; the class says which channels a stage reads.
-      t: (B,), or (1,) if the whole batch shares it; index of the noise level,
-        which may be fractional.
       context: (B, S, context_dim) tokens, perhaps with places, or None, which
         makes transformers attend to the map itself.
-      y: class ids (B,), or vectors (B, num_classes) for a `PyUNet` without
-        `use_embed`; None without `num_classes`.
-      stage: which scale or resolution, 0 = coarsest.
-      features: names of activations to return: `in0` (after the first
-        convolution), `in1` ..., `mid0`, `mid1`, `mid2`, `out0` ...
+      y: class ids (B,), None without `num_classes`.
+      features: `in0` (after the first convolution), `in1` ..., `mid0`, `mid1`,
+        `mid2`, `out0` ...
       control: what a `controlnet.Branch` gave; the control map in a branch.
-      concat_noise: (B,), logarithm of the standard deviation of the noise on
-        an image among the channels of x, or None.
       aspect: (B, 2), logarithms of height and width of the whole image over
         those of the usual square, or None.
 
     Returns:
-      (B, H, W, C) float32, C being the channels of the stage or `n_embed`;
-      with `features` in a pair with {name: activation}.
-
-    Raises:
-      ValueError: options or arguments that do not fit together.
+      (B, H, W, C) float32, C being the channels of the stage.
     """
     self.check_options()
     self._check_arguments(x, context, y, stage)
+    width = 4 * self.model_channels
     emb = self.embed_context(self.embed_level(t), context)
     if y is not None:
-      emb += self.embed_label(y)
+      emb += affine.embed(self.num_classes or 0, width, 1.0, 'label_emb')(y)
     if concat_noise is not None:
       emb += self.embed_level(250.0 * concat_noise, 'concat_noise_embed')
     if aspect is not None:
-      emb += self._embed_aspect(aspect)
+      high, wide = jnp.moveaxis(250.0 * aspect, -1, 0)
+      height = self.embed_level(high, 'height_embed')
+      emb += height + self.embed_level(wide, 'width_embed')
     if self.stage_vectors():
-      table = self._table(self.stage_vectors(), 'stage_emb')
+      table = affine.embed(self.stage_vectors(), width, 1.0, 'stage_emb')
       emb += table(jnp.full((1,), stage))
     h, cond = self.stem(x, stage)
+    if self.is_initializing():  # the parameters of all stages are made
+      for other in set(range(self.stage_count())) - {stage}:
+        shape = (*x.shape[:3], self.channels(other))
+        self.head(self.stem(jnp.zeros(shape, x.dtype), other)[0], other)
+      cond = h if cond is None else cond
     # Every block begins with the SiLU: done once.
     inputs = BlockInputs(
       emb=nn.silu(emb), context=context, cond=cond, train=train
     )
-    if self.is_initializing():
-      inputs = self.init_other_stages(x, inputs, stage)
     found: dict[str, jax.Array] = {}
-    h = self.walk(h, inputs, stage=stage, found=found, control=control)
+    h = self.walk(h, inputs, found, control)
     out = self.head(h, stage)
     return features_lib.with_features(out, found, features)
 
   def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
-    """Returns number and width of the heads of an attention, `up` or down."""
+    """Returns number and width of the heads of an attention, `up` or down.
+
+    The rule of the official constructor of LDM: `legacy` matters only to a
+    transformer whose `num_head_channels` does not divide the channels.
+    """
+    del up
+    count, width = self.num_heads, self.num_head_channels
+    if width != -1:
+      count = channels // width
+    fills = self.legacy and self.use_spatial_transformer
+    if count and (fills or width == -1):
+      width = channels // count
+    # A transformer's projections allow heads that do not fill the channels.
+    fits = count * width == channels or self.use_spatial_transformer
+    if not (fits and count and width):
+      raise ValueError(
+        f'{channels} channels cannot be split into heads with num_heads = '
+        f'{self.num_heads}, num_head_channels = {self.num_head_channels}.'
+      )
+    return count, width
+
+  def channels(self, stage: int) -> int:
+    """Returns the channels that a stage reads."""
     raise NotImplementedError
 
   def check_channels(self, x: jax.Array, stage: int) -> None:
     """Raises ValueError if x (B, H, W, C) is not what a stage reads."""
-    raise NotImplementedError
+    channels = self.channels(stage)
+    if x.ndim != 4 or x.shape[-1] != channels:
+      raise ValueError(
+        f'x must be (B, H, W, {channels}) at stage {stage}, got shape'
+        f' {x.shape}.'
+      )
 
   def ends(self) -> Sequence[int] | None:
     """Returns the output channels of each stage that has its own ends."""
@@ -169,15 +195,6 @@ class Trunk(nn.Module):
   def stage_vectors(self) -> int:
     """Returns how many learned vectors of stages there are."""
     return 0
-
-  def max_grid(self) -> int:
-    """Returns the longest side with a position embedding, 0 for none."""
-    return 0
-
-  def suffix(self, stage: int) -> str:
-    """Returns what the names of a stage's blocks have in common."""
-    del stage
-    return ''
 
   def contradictions(self) -> dict[str, bool]:
     """Returns what is not allowed, and whether the attributes do it."""
@@ -226,14 +243,12 @@ class Trunk(nn.Module):
         f'stage must be a Python int in [0, {count}), got {stage!r}.'
       )
     self.check_channels(x, stage)
-    if context is not None and (
-      context.ndim != 3 or context.shape[-1] != self.context_dim
-    ):
+    if context is not None and context.shape[2:] != (self.context_dim,):
       raise ValueError(
         f'context must be (B, S, {self.context_dim}), or None without '
         f'use_spatial_transformer; got shape {context.shape}.'
       )
-    needed = None if self.num_classes is None else self.label_shape(len(x))
+    needed = None if self.num_classes is None else x.shape[:1]
     got = None if y is None else y.shape
     if got != needed:
       raise ValueError(
@@ -241,39 +256,12 @@ class Trunk(nn.Module):
         f' {self.num_classes}.'
       )
 
-  def bad_heads(self, channels: int) -> ValueError:
-    """Returns the error for channels that cannot be split into heads."""
-    return ValueError(
-      f'{channels} channels cannot be split into heads with num_heads = '
-      f'{self.num_heads}, num_head_channels = {self.num_head_channels}, '
-      f'num_heads_upsample = {self.num_heads_upsample}.'
-    )
-
   def embed_level(self, t: jax.Array, name: str = 'time_embed') -> jax.Array:
     """Returns the embedding of noise levels (B,), (B, 4 model_channels)."""
     width = 4 * self.model_channels
     emb = embeddings.timestep_embedding(t, self.model_channels)
-    emb = nn.silu(linear.Linear(width, name=f'{name}_0')(emb))
-    return linear.Linear(width, name=f'{name}_2')(emb)
-
-  def _embed_aspect(self, aspect: jax.Array) -> jax.Array:
-    height, width = jnp.moveaxis(250.0 * aspect, -1, 0)
-    emb = self.embed_level(height, 'height_embed')
-    return emb + self.embed_level(width, 'width_embed')
-
-  def label_shape(self, batch: int) -> tuple[int, ...]:
-    """Returns the shape that y must have."""
-    return (batch,)
-
-  def embed_label(self, y: jax.Array) -> jax.Array:
-    """Returns the embedding of class ids (B,), (B, 4 model_channels)."""
-    assert self.num_classes is not None
-    return self._table(self.num_classes, 'label_emb')(y)
-
-  def _table(self, rows: int, name: str) -> nn.Embed:
-    normal = nn.initializers.normal(1.0)
-    width = 4 * self.model_channels
-    return nn.Embed(rows, width, embedding_init=normal, name=name)
+    emb = nn.silu(affine.Linear(width, name=f'{name}_0')(emb))
+    return affine.Linear(width, name=f'{name}_2')(emb)
 
   def embed_context(
     self, emb: jax.Array, context: transformer.Context | None
@@ -285,53 +273,50 @@ class Trunk(nn.Module):
       raise ValueError('pool_context needs a context, got none.')
     return emb + transformer.pooled(context, emb.shape[-1])
 
-  def layout(self) -> tuple[list[trunk.Entry], list[trunk.Entry]]:
-    """Returns the entries of this network, see `trunk.layout`."""
-    return trunk.layout(
-      self.model_channels,
-      self.channel_mult,
-      self.num_res_blocks,
-      self.attention_resolutions,
-    )
+  def layout(self) -> tuple[list[Entry], list[Entry]]:
+    """Lists the entries on the way down and on the way up.
+
+    Each of the latter takes one skip, that of the stem included. Between them
+    lies a middle block as wide as the last level, which always attends.
+    """
+    down: list[Entry] = []
+    up: list[Entry] = []
+    for level, mult in enumerate(self.channel_mult):
+      attends = 2**level in self.attention_resolutions
+      entry = Entry(mult * self.model_channels, attends, None)
+      down += [entry] * self.num_res_blocks
+      if level + 1 < len(self.channel_mult):
+        down.append(Entry(entry.channels, False, 'down'))
+      last = dataclasses.replace(entry, resample='up' if level else None)
+      up = [entry] * self.num_res_blocks + [last] + up
+    return down, up
 
   def stem(
     self, x: jax.Array, stage: int
   ) -> tuple[jax.Array, jax.Array | None]:
     """Returns the first convolution of x, and features for gates or None."""
-    return self.conv(f'input_blocks{self.suffix(stage)}_0_0')(x), None
-
-  def init_other_stages(
-    self, x: jax.Array, inputs: BlockInputs, stage: int
-  ) -> BlockInputs:
-    """Makes what `stage` does not reach; returns inputs for all parameters."""
-    del x, stage
-    return inputs
+    del stage
+    return self.conv('input_blocks_0_0')(x), None
 
   def walk(
     self,
     h: jax.Array,
     inputs: BlockInputs,
-    *,
-    stage: int,
     found: dict[str, jax.Array],
     control: Any = None,
   ) -> Any:
     """Takes the result of `stem` down, through the middle and up again.
 
-    Args:
-      h: (B, H, W, model_channels).
-      inputs: of every block.
-      stage: whose blocks are used where stages have their own.
-      found: filled with the activations by name.
-      control: list of what is added to every skip, and last to the middle.
+    It fills `found` with the activations by name. `control` is a list of what
+    is added to every skip, and last to the middle.
     """
-    skips, h = self.descend(h, inputs, stage, found)
+    skips, h = self.descend(h, inputs, found)
     if control is not None:
-      *beside, middle = control
-      skips = [x + c for x, c in zip(skips, beside, strict=True)]
+      *added, middle = control
+      skips = [x + c for x, c in zip(skips, added, strict=True)]
       h = h + middle
     for i, entry in enumerate(self.layout()[1]):
-      name = f'output_blocks{self.suffix(stage)}_{i}'
+      name = f'output_blocks_{i}'
       h = jnp.concatenate([h, skips.pop()], axis=-1)
       h = self._res_block(f'{name}_0', h, inputs, entry.channels)
       if entry.attends:
@@ -339,36 +324,36 @@ class Trunk(nn.Module):
       if entry.resample:
         name = f'{name}_{1 + entry.attends}'
         _, height, width, _ = skips[-1].shape
-        h = self._resample(name, h, inputs, 'up', (height, width))
+        size = (height, width)
+        if self.resblock_updown:
+          h = self._res_block(name, h, inputs, entry.channels, 'up', size)
+        else:
+          module = blocks.Upsample(self.conv_resample, self.dtype, name=name)
+          h = module(h, size)
       found[f'out{i}'] = h
     return h
 
   def descend(
-    self,
-    h: jax.Array,
-    inputs: BlockInputs,
-    stage: int,
-    found: dict[str, jax.Array],
+    self, h: jax.Array, inputs: BlockInputs, found: dict[str, jax.Array]
   ) -> tuple[list[jax.Array], jax.Array]:
-    """Returns the skips, finest first, and the result of the middle.
-
-    The arguments are those of `walk`.
-    """
+    """Returns the skips, finest first, and the result of the middle."""
     skips = [h]
     # The trunk's own first convolution is its entry 0.
     first = 1 if self.ends() is None else 0
     for i, entry in enumerate(self.layout()[0], first):
-      name = f'input_blocks{self.suffix(stage)}_{i}'
-      if entry.resample:
-        h = self._resample(f'{name}_0', h, inputs, 'down')
+      name = f'input_blocks_{i}'
+      if entry.resample and not self.resblock_updown:
+        fields = (self.conv_resample, self.dtype)
+        h = blocks.Downsample(*fields, name=f'{name}_0')(h)
       else:
-        h = self._res_block(f'{name}_0', h, inputs, entry.channels)
-        if entry.attends:
-          h = self._attend(f'{name}_1', h, inputs)
+        channels, resample = entry.channels, entry.resample
+        h = self._res_block(f'{name}_0', h, inputs, channels, resample)
+      if entry.attends:
+        h = self._attend(f'{name}_1', h, inputs)
       skips.append(h)
     found.update({f'in{i}': skip for i, skip in enumerate(skips)})
 
-    name, channels = f'middle_block{self.suffix(stage)}', h.shape[-1]
+    name, channels = 'middle_block', h.shape[-1]
     h = found['mid0'] = self._res_block(f'{name}_0', h, inputs, channels)
     h = found['mid1'] = self._attend(f'{name}_1', h, inputs)
     h = found['mid2'] = self._res_block(f'{name}_2', h, inputs, channels)
@@ -377,41 +362,19 @@ class Trunk(nn.Module):
   def head(self, h: jax.Array, stage: int) -> Any:
     """Maps (B, H, W, model_channels) to what a stage predicts, float32."""
     ends = self.ends()
-    if ends is not None:
-      return self._out(h, f'out_{stage}', ends[stage])
-    if self.n_embed is None or self.is_initializing():
-      assert self.out_channels is not None  # see contradictions
-      out = self._out(h, 'out', self.out_channels)
-    if self.n_embed is not None:
-      h = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
-      out = linear.Linear(self.n_embed, name='id_predictor_1')(h)
-    return out
-
-  def _out(self, h: jax.Array, name: str, channels: int) -> jax.Array:
+    name = 'out' if ends is None else f'out_{stage}'
+    channels = self.out_channels if ends is None else ends[stage]
+    assert channels is not None  # see contradictions
     # float32: a few channels wide, and what the sampler integrates
     dtype = jnp.promote_types(h.dtype, jnp.float32)
     h = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
-    return convolution.Conv(
-      channels, dtype=dtype, name=f'{name}_2', **init.ZEROS
-    )(h)
+    return affine.Conv(channels, dtype=dtype, name=f'{name}_2', **affine.ZEROS)(
+      h
+    )
 
-  def conv(self, name: str) -> convolution.Conv:
+  def conv(self, name: str) -> affine.Conv:
     """Returns a 3 x 3 convolution to the width of the first level."""
-    return convolution.Conv(self.model_channels, dtype=self.dtype, name=name)
-
-  def _resample(
-    self,
-    name: str,
-    h: jax.Array,
-    inputs: BlockInputs,
-    kind: str,
-    size: tuple[int, int] | None = None,
-  ) -> jax.Array:
-    if self.resblock_updown:
-      return self._res_block(name, h, inputs, h.shape[-1], kind, size)
-    if kind == 'down':
-      return blocks.Downsample(self.conv_resample, self.dtype, name=name)(h)
-    return blocks.Upsample(self.conv_resample, self.dtype, name=name)(h, size)
+    return affine.Conv(self.model_channels, dtype=self.dtype, name=name)
 
   def _res_block(
     self,
@@ -447,7 +410,6 @@ class Trunk(nn.Module):
         head_dim,
         self.transformer_depth,
         self.use_mscond,
-        self.max_grid(),
         self.grid_frequencies,
         self.attention,
         name=name,

@@ -168,6 +168,14 @@ def test_every_old_name_has_a_field_and_every_old_value_a_meaning():
       assert fields[name].problem(was) != ''
 
 
+@pytest.mark.parametrize('version', [{}, {'format': 2}])
+def test_network_fields_that_are_gone_are_left_out(version):
+  network = {'model_channels': 32, 'image_size': 8, 'use_split_head': True}
+  values = version | {'system': {'name': 'frido'}, 'network': network}
+  config = config_lib.from_json(json.dumps(values))
+  assert config.network.to_dict() == {'model_channels': 32}
+
+
 def test_the_newest_format_is_read_as_it_is():
   text = json.dumps(
     {

@@ -313,10 +313,6 @@ def test_names_of_the_stable_diffusion_unet():
   ('change', 'message'),
   [
     (
-      {'num_heads': 1, 'n_embed': 9},
-      r'^id_predictor.* has no name in the layout',
-    ),
-    (
       {'num_heads': 1, 'conv_resample': False},
       r'^levels .*conv_resample = False',
     ),

@@ -38,8 +38,8 @@ def test_the_first_layer_is_one_kernel_over_all_that_goes_in():
   got = module.apply(variables, features, noise, SIZE)
 
   whole = [resampling.bilinear(feature, SIZE) for feature in features]
-  told = edge_predictor.encode_level(noise, 10)[:, None, None]
-  whole.append(jnp.broadcast_to(told, (B, *SIZE, told.shape[-1])))
+  level = edge_predictor.encode_level(noise, 10)[:, None, None]
+  whole.append(jnp.broadcast_to(level, (B, *SIZE, level.shape[-1])))
   names = [f'fc0_tap{k}' for k in range(3)] + ['fc0_level']
   kernel = jnp.concatenate([params[name]['kernel'] for name in names])
   h = jnp.concatenate(whole, axis=-1) @ kernel + params['fc0_bias']

@@ -19,20 +19,6 @@ def test_timestep_embedding_of_odd_size_and_fractional_levels():
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize(('height', 'width'), [(3, 3), (2, 5), (4, 1)])
-def test_grid_embedding_reads_quotient_and_remainder(height, width):
-  table = np.random.default_rng(0).normal(size=(5, 2))
-  got = embeddings.grid_embedding(jnp.asarray(table), height, width)
-  k = np.arange(height * width)
-  want = (table[k // height] + table[k % height]) / 2
-  np.testing.assert_allclose(got, want, atol=1e-6)
-
-
-def test_grid_embedding_refuses_a_larger_grid():
-  with pytest.raises(ValueError, match='3 x 6 .* 5 there are'):
-    embeddings.grid_embedding(jnp.zeros((5, 2)), 3, 6)
-
-
 def test_fourier_features():
   x = np.array([[0.25, 1.0]])
   got = embeddings.fourier_features(jnp.asarray(x), 2)

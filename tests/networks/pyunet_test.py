@@ -8,7 +8,6 @@ import pytest
 
 from pyramid_jax.interop.families import unet as family
 from pyramid_jax.networks import pyunet
-from pyramid_jax.networks.layers import trunk
 from tests.helpers import official_fill
 
 
@@ -24,18 +23,9 @@ GATED = {
   'use_spatial_transformer': True,
   'context_dim': 12,
   'num_stage': 2,
-  'use_split_head': True,
   'use_spade_norm': True,
-  'image_size': SIDE,
 }
 PLAIN = GATED | {'use_spatial_transformer': False, 'context_dim': None}
-JOINT = PLAIN | {
-  'use_split_head': False,
-  'use_spade_norm': False,
-  'split_embed_dim_list': (),
-  'out_channels': 5,
-  'num_stage': 1,
-}
 # One resolution, where that is enough: 5 residual blocks, 4 transformers.
 SMALL = GATED | {'channel_mult': (1,), 'attention_resolutions': (1,)}
 SMALL_PLAIN = PLAIN | {'channel_mult': (1,), 'attention_resolutions': (1,)}
@@ -50,10 +40,7 @@ def _inputs(options, grid=(SIDE, SIDE)):
   if options.get('context_dim'):
     inputs['context'] = jax.random.normal(key, (B, 5, options['context_dim']))
   if options.get('num_classes'):
-    classes = options['num_classes']
-    ids = jnp.arange(B) % classes
-    is_id = options.get('use_embed')
-    inputs['y'] = ids if is_id else jax.nn.one_hot(ids, classes)
+    inputs['y'] = jnp.arange(B) % options['num_classes']
   return inputs
 
 
@@ -87,70 +74,39 @@ def _apply(network, params, inputs, stage, **kwargs):
   return apply(params, inputs)
 
 
-# The last number is the channels of the result at the last scale.
 OPTIONS = {
-  'attention': (PLAIN, 4),
-  'new order, heads': (
-    PLAIN
-    | {
-      'num_head_channels': -1,
-      'num_heads': 2,
-      'num_heads_upsample': 4,
-      'use_new_attention_order': True,
-    },
-    4,
-  ),
-  'scale and shift, residual resampling, classes': (
-    GATED
-    | {
-      'use_scale_shift_norm': True,
-      'resblock_updown': True,
-      'num_classes': 3,
-      'use_embed': True,
-    },
-    4,
-  ),
-  'attended scales, positions, pooling, vectors': (
-    GATED
-    | {
-      'use_mscond': True,
-      'use_pos_embed': True,
-      'conv_resample': False,
-      'num_classes': 3,
-      'transformer_depth': 2,
-      'legacy': False,
-    },
-    4,
-  ),
-  'experts without gates': (
-    GATED | {'use_stage_expert': True, 'use_spade_norm': False},
-    4,
-  ),
-  'joint': (JOINT, 5),
-  'joint code ids': (JOINT | {'n_embed': 9, 'num_stage': 2}, 9),
-  'joint, idle gates, experts': (
-    JOINT
-    | {
-      'use_spade_norm': True,
-      'use_stage_expert': True,
-      'split_embed_dim_list': (3, 4),
-    },
-    5,
-  ),
+  'attention': PLAIN,
+  'new order, heads': PLAIN
+  | {
+    'num_head_channels': -1,
+    'num_heads': 2,
+    'use_new_attention_order': True,
+  },
+  'scale and shift, residual resampling, classes': GATED
+  | {
+    'use_scale_shift_norm': True,
+    'resblock_updown': True,
+    'num_classes': 3,
+  },
+  'attended scales, pooling': GATED
+  | {
+    'use_mscond': True,
+    'conv_resample': False,
+    'transformer_depth': 2,
+    'legacy': False,
+  },
+  'no gates': GATED | {'use_spade_norm': False},
 }
 
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_options_give_finite_results_that_depend_on_all_inputs(name):
-  options, channels = OPTIONS[name]
-  network, params, inputs = _make(options)
-  joint = not options['use_split_head']
-  stage = 0 if joint and not options.get('use_stage_expert') else 1
+  network, params, inputs = _make(OPTIONS[name])
   apply = jax.jit(
-    lambda inputs: network.apply({'params': params}, **inputs, stage=stage)
+    lambda inputs: network.apply({'params': params}, **inputs, stage=1)
   )
   y = apply(inputs)
-  assert y.shape == (B, SIDE, SIDE, channels)
+  assert y.shape == (B, SIDE, SIDE, 4)
   assert y.dtype == jnp.float32
   assert np.isfinite(y).all()
   for name, value in inputs.items():
@@ -178,24 +134,13 @@ def test_options_give_finite_results_that_depend_on_all_inputs(name):
     ),
     # blocks without a context: the width wins where it is given
     ({}, 64, False, (4, 16)),
-    ({'num_heads': 8, 'num_heads_upsample': 8}, 64, True, (4, 16)),
+    ({'num_heads': 8}, 64, True, (4, 16)),
     ({'num_head_channels': -1, 'num_heads': 4}, 64, False, (1, 64)),
     ({'num_head_channels': -1, 'num_heads': 4}, 64, True, (4, 16)),
     (
-      {'num_head_channels': -1, 'num_heads': 4, 'num_heads_upsample': 2},
+      {'num_head_channels': -1, 'num_heads': 4, 'legacy': False},
       64,
-      True,
-      (2, 32),
-    ),
-    (
-      {
-        'num_head_channels': -1,
-        'num_heads': 4,
-        'num_heads_upsample': 2,
-        'legacy': False,
-      },
-      64,
-      True,
+      False,
       (4, 16),
     ),
   ],
@@ -212,7 +157,12 @@ def test_heads_that_do_not_fill_the_channels_are_refused(channels):
 
 
 def test_layout_of_the_published_network():
-  down, up = trunk.layout(192, (1, 2, 3, 5), 2, (8, 4, 2))
+  down, up = pyunet.PyUNet(
+    model_channels=192,
+    channel_mult=(1, 2, 3, 5),
+    num_res_blocks=2,
+    attention_resolutions=(8, 4, 2),
+  ).layout()
   assert [e.channels for e in down] == (
     [192] * 3 + [384] * 3 + [576] * 3 + [960] * 2
   )
@@ -375,11 +325,11 @@ def test_too_small_a_grid_for_pooling_is_refused():
     (GATED, {'context': jnp.zeros((B, 5, 13))}, r'\(B, S, 12\)'),
     (PLAIN, {'context': jnp.zeros((B, 5, 13))}, 'use_spatial_transformer'),
     (GATED, {'y': jnp.zeros(B, int)}, 'y must be of shape None'),
-    (GATED | {'num_classes': 3}, {'y': None}, r'\(2, 3\), got None'),
+    (GATED | {'num_classes': 3}, {'y': None}, r'\(2,\), got None'),
     (GATED | {'num_stage': 1}, {'stage': 2}, r'\[0, 2\)'),
-    (GATED | {'use_pos_embed': True, 'image_size': 2}, {}, 'position'),
+    (GATED | {'num_stage': 3}, {}, 'num_stage must be 1 or .*num_stage = 3'),
     (GATED | {'context_dim': None}, {'context': None}, 'context_dim'),
-    (JOINT | {'out_channels': None}, {}, 'out_channels'),
+    (GATED | {'split_embed_dim_list': ()}, {}, 'split_embed_dim_list'),
   ],
 )
 def test_refuses(options, change, message):

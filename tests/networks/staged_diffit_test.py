@@ -53,7 +53,7 @@ def apply(net, params, *args, **kwargs):
 
 
 @pytest.fixture(scope='module')
-def told():
+def filled():
   """A network of class, tokens and self-context, and its weights."""
   net = network(context_dim=DIM, self_context=True)
   return net, system_weights.fill(shapes(net, context(), Y))
@@ -89,8 +89,8 @@ def test_the_initial_prediction_is_zero():
   assert out.dtype == jnp.float32
 
 
-def test_what_a_prediction_depends_on(told):
-  net, params = told
+def test_what_a_prediction_depends_on(filled):
+  net, params = filled
   coarse = state(1, 3) ** 2
   inputs = {'x': state(), 't': T, 'context': context(), 'y': Y}
   inputs['coarse'] = coarse
@@ -110,14 +110,14 @@ def test_what_a_prediction_depends_on(told):
     ('coarse', -coarse),
   ):
     assert np.abs(run(params, inputs | {name: other}) - want).max() > 1e-3, name
-  # Of the parameters, by their names: the level is not the only thing told.
+  # Of the parameters, by their names: the level is not the only input.
   for name in ('stage_embedder', 'pooled_proj', 'gate_1'):
     off = params | {name: jax.tree.map(jnp.zeros_like, params[name])}
     assert np.abs(run(off, inputs) - want).max() > 1e-3, name
 
 
-def test_a_scan_changes_no_number_and_every_block_can_be_tapped(told):
-  scanned, stacked = told
+def test_a_scan_changes_no_number_and_every_block_can_be_read(filled):
+  scanned, stacked = filled
   alone = {k: v for k, v in stacked.items() if k != 'blocks'} | {
     f'blocks_{i}': jax.tree.map(lambda x, i=i: x[i], stacked['blocks'])
     for i in range(2)
@@ -139,8 +139,8 @@ def test_a_scan_changes_no_number_and_every_block_can_be_tapped(told):
   np.testing.assert_allclose(one, h @ head['kernel'] + head['bias'], atol=1e-3)
 
 
-def test_context_and_gates_are_computed_once(told):
-  net, params = told
+def test_context_and_gates_are_computed_once(filled):
+  net, params = filled
   call = lambda variables, x, values, coarse, **kwargs: net.apply(
     variables,
     x,
@@ -169,7 +169,7 @@ def test_context_and_gates_are_computed_once(told):
   assert k.shape == v.shape == (2, B, TOKENS, 2, 8)
 
 
-def test_patches_are_cells(told):
+def test_patches_are_cells(filled):
   net = network(patch_size=2, stage_sides=(2, 4))
   params = system_weights.fill(shapes(net, None, Y))
   params['blocks'] = jax.tree.map(jnp.zeros_like, params['blocks'])
@@ -215,8 +215,8 @@ def test_refuses_inputs(args, kwargs, message):
     jax.eval_shape(lambda: net.init(jax.random.key(0), *args, **kwargs))
 
 
-def test_a_gate_needs_what_it_reads(told):
-  net, params = told
+def test_a_gate_needs_what_it_reads(filled):
+  net, params = filled
   with pytest.raises(ValueError, match=r'coarse of stage 1 must be \(2, 4, 4'):
     jax.eval_shape(
       lambda: net.apply({'params': params}, state(), T, context(), Y, stage=1)

@@ -87,17 +87,6 @@ def test_bias_is_the_table_at_the_index(window):
   np.testing.assert_allclose(gradient, want, atol=1e-5)
 
 
-def test_windows_there_and_back():
-  x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-  windows = jax.jit(lambda x: tmsa.to_windows(x, 2))(x)
-  assert windows.shape == (2 * 2 * 3, 4, 3)
-  np.testing.assert_array_equal(windows[1], x[0, :2, 2:4].reshape(4, 3))
-  np.testing.assert_array_equal(windows[3], x[0, 2:, :2].reshape(4, 3))
-  np.testing.assert_array_equal(tmsa.from_windows(windows, 4, 6), x)
-  with pytest.raises(ValueError, match=r'4 x 6 cannot be cut .* 4 x 4'):
-    tmsa.to_windows(x, 4)
-
-
 @pytest.mark.parametrize('use_time', [True, False])
 def test_one_window_equals_the_equations(use_time):
   module = tmsa.TimeAttention(heads=2, window=3, use_time=use_time)

@@ -1,5 +1,7 @@
 """The one attention function: every attention in the package calls it."""
 
+import functools
+
 from einops import rearrange
 import jax
 import jax.numpy as jnp
@@ -41,9 +43,6 @@ def dot_product_attention(
   the element type of `v`.
 
   Args:
-    q: queries.
-    k: keys.
-    v: values.
     bias: added to the scaled logits, broadcastable to (B, H, T, S); the
       kernel of cuDNN takes it in the element type of `q`.
     scale: factor of the logits, D ** -0.5 when None.
@@ -89,16 +88,8 @@ def choose(
 
   'auto' takes the fused kernel of the platform ('cpu', 'gpu' or 'tpu') where
   it is worth it, 'cudnn' and 'flash' wherever it takes the arguments; the rest
-  (wide heads, odd numbers of tokens) is left to 'xla'.
-
-  Args:
-    implementation: one of `IMPLEMENTATIONS`; see `check`.
-    platform: on which it runs.
-    q: queries (B, T, H, D), or their shape and element type.
-    k: keys (B, S, H, D), or their shape and element type.
-    v: values (B, S, H, D), or their shape and element type.
-    has_bias: whether something is added to the logits.
-    capability: compute capability of a GPU.
+  (wide heads, odd numbers of tokens) is left to 'xla'. Of q, k and v only
+  shapes and element types are read; `capability` is that of a GPU.
   """
   check(implementation, platform)
   if implementation == 'xla':
@@ -125,12 +116,8 @@ def check(implementation: str, platform: str) -> None:
     )
 
 
-def _heads_first(x: jax.Array) -> jax.Array:
-  return rearrange(x, 'b t h d -> b h t d')
-
-
-def _heads_last(x: jax.Array) -> jax.Array:
-  return rearrange(x, 'b h t d -> b t h d')
+_heads_first = functools.partial(rearrange, pattern='b t h d -> b h t d')
+_heads_last = functools.partial(rearrange, pattern='b h t d -> b t h d')
 
 
 def _matmul_attention(

@@ -5,10 +5,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
-from pyramid_jax.networks.layers import convolution
-from pyramid_jax.networks.layers import init
-from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import resampling
 
@@ -36,23 +34,27 @@ class Downsample(nn.Module):
   CompVis/latent-diffusion: ldm/modules/diffusionmodules/openaimodel.py.
   """
 
-  # Whether a convolution of stride 2 does it, padded by one on all sides (the
-  # autoencoders pad two sides only).
-  use_conv: bool = True
+  use_conv: bool = True  # whether by a convolution
   dtype: jnp.dtype = jnp.float32
+  padding: affine.Padding = ((1, 1), (1, 1))  # of the convolution
+  conv_name: str = 'op'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), C)."""
+    """Maps (B, H, W, C) to (B, H / 2, W / 2, C)."""
     if not self.use_conv:
       return downsample(x)
-    return convolution.Conv(
-      x.shape[-1], strides=2, dtype=self.dtype, name='op'
+    return affine.Conv(
+      x.shape[-1],
+      strides=2,
+      padding=self.padding,
+      dtype=self.dtype,
+      name=self.conv_name,
     )(x)
 
 
 class Upsample(nn.Module):
-  """Doubles a map by repeating pixels, then perhaps convolves it."""
+  """Doubles a map by repeating pixels."""
 
   use_conv: bool = True  # whether a convolution follows
   dtype: jnp.dtype = jnp.float32
@@ -65,7 +67,7 @@ class Upsample(nn.Module):
     x = upsample(x, size)
     if not self.use_conv:
       return x
-    return convolution.Conv(x.shape[-1], dtype=self.dtype, name='conv')(x)
+    return affine.Conv(x.shape[-1], dtype=self.dtype, name='conv')(x)
 
 
 class ResBlock(norms.MaybeGated):
@@ -76,7 +78,7 @@ class ResBlock(norms.MaybeGated):
   """
 
   out_channels: int  # of the result
-  dropout: float = 0.0  # rate in front of the last convolution when training
+  dropout: float = 0.0  # rate in front of the last convolution
   # Whether the embedding scales and shifts the second norm's result instead of
   # being added in front of it.
   use_scale_shift_norm: bool = False
@@ -96,11 +98,9 @@ class ResBlock(norms.MaybeGated):
     """Maps (B, H, W, C) to (B, H', W', out_channels).
 
     Args:
-      x: the map.
       emb: (B, E) or (1, E), the embedding after its SiLU.
       cond: (B, H'', W'', D) features of the coarser scales, or None.
       size: of the result if `resample` is 'up'; None doubles.
-      train: whether dropout is active.
     """
     features, dtype = self.out_channels, self.dtype
     h = nn.silu(self.norm('in_layers_0', x, cond))
@@ -108,10 +108,10 @@ class ResBlock(norms.MaybeGated):
       h, x = upsample(h, size), upsample(x, size)
     elif self.resample == 'down':
       h, x = downsample(h), downsample(x)
-    h = convolution.Conv(features, dtype=dtype, name='in_layers_2')(h)
+    h = affine.Conv(features, dtype=dtype, name='in_layers_2')(h)
 
     widths = 2 if self.use_scale_shift_norm else 1
-    project = linear.Linear(widths * features, dtype=dtype, name='emb_layers_1')
+    project = affine.Linear(widths * features, dtype=dtype, name='emb_layers_1')
     emb = project(emb)[:, None, None]
     if self.use_scale_shift_norm:
       scale, shift = jnp.split(emb, 2, axis=-1)
@@ -120,11 +120,11 @@ class ResBlock(norms.MaybeGated):
       h = self.norm('out_layers_0', h + emb, cond)
     h = nn.silu(h)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    h = convolution.Conv(
-      features, dtype=dtype, name='out_layers_3', **init.ZEROS
-    )(h)
+    h = affine.Conv(features, dtype=dtype, name='out_layers_3', **affine.ZEROS)(
+      h
+    )
     if x.shape[-1] != features:
-      x = linear.Linear(features, dtype=dtype, name='skip_connection')(x)
+      x = affine.Linear(features, dtype=dtype, name='skip_connection')(x)
     return x + h
 
 
@@ -145,12 +145,12 @@ class AttentionBlock(norms.MaybeGated):
     """Maps (B, H, W, C) to the same shape, gated by cond (B, H', W', D)."""
     _, height, _, channels = x.shape
     h = rearrange(self.norm('norm', x, cond), 'b h w c -> b (h w) c')
-    qkv = linear.Linear(3 * channels, dtype=self.dtype, name='qkv')(h)
+    qkv = affine.Linear(3 * channels, dtype=self.dtype, name='qkv')(h)
     order = '(k h d)' if self.use_new_attention_order else '(h k d)'
     q, k, v = rearrange(qkv, f'b n {order} -> k b n h d', k=3, h=self.heads)
     h = attention.dot_product_attention(q, k, v, implementation=self.attention)
     h = rearrange(h, 'b (y x) h d -> b y x (h d)', y=height)
-    out = linear.Linear(
-      channels, dtype=self.dtype, name='attn_out', **init.ZEROS
+    out = affine.Linear(
+      channels, dtype=self.dtype, name='attn_out', **affine.ZEROS
     )
     return x + out(h)

@@ -3,6 +3,7 @@
 import functools
 
 from einops import rearrange
+from einops import repeat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +14,10 @@ def timestep_embedding(
 ) -> jax.Array:
   """Returns cosines, then sines, of t at geometrically falling frequencies.
 
-  CompVis/latent-diffusion: ldm/modules/diffusionmodules/util.py. Frequency i
-  is 10000 ** (-i / (dim // 2)); an odd dim ends in a zero.
-
-  Args:
-    t: (B,) noise levels, integer or fractional.
-    dim: size of the embedding, (B, dim) float32.
-    endpoint: whether frequency 1 / 10000 is reached: the divisor of i is
-      dim // 2 - 1 (NVlabs/edm: training/networks.py, PositionalEmbedding).
+  CompVis/latent-diffusion: ldm/modules/diffusionmodules/util.py. Maps (B,) to
+  (B, dim) float32. Frequency i is 10000 ** (-i / (dim // 2)), with `endpoint`
+  10000 ** (-i / (dim // 2 - 1)) (NVlabs/edm: training/networks.py,
+  PositionalEmbedding); an odd dim ends in a zero.
   """
   half = dim // 2
   steps = max(half - endpoint, 1)
@@ -36,41 +33,14 @@ def random_fourier_features(
   """Returns cosines, then sines, of t at fixed random frequencies.
 
   The embedding of NCSN++ (arXiv:2011.13456; NVlabs/edm: training/networks.py,
-  FourierEmbedding). The frequencies come from a fixed seed.
-
-  Args:
-    t: (B,) noise levels.
-    dim: size of the embedding, (B, dim) float32; even.
-    scale: standard deviation of the frequencies, in periods a unit of t.
+  FourierEmbedding). Maps (B,) to (B, dim) float32, dim even. The frequencies
+  come from a fixed seed; `scale` is their standard deviation, in periods a
+  unit of t.
   """
   frequencies = np.random.RandomState(0).standard_normal(dim // 2)
   frequencies = (2 * np.pi * scale * frequencies).astype(np.float32)
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def grid_embedding(table: jax.Array, height: int, width: int) -> jax.Array:
-  """Returns the mean of two table rows for every token of a grid.
-
-  Token k reads rows k // height and k % height, which on square grids are its
-  row and column (davidhalladay/Frido: frido/modules/attention.py).
-
-  Args:
-    table: (N, C), a row for each coordinate; the result is (height * width, C).
-    height: of the grid, at most N.
-    width: of the grid, at most N.
-
-  Raises:
-    ValueError: the grid has more coordinates than the table rows.
-  """
-  if max(height, width) > len(table):
-    raise ValueError(
-      f'a {height} x {width} grid needs more position embeddings than the '
-      f'{len(table)} there are.'
-    )
-  # (width, height): entry (i, j) is token i * height + j.
-  both = table[:width, None] + table[None, :height]
-  return rearrange(both, 'w h c -> (w h) c') / 2
 
 
 @functools.cache
@@ -79,13 +49,12 @@ def sincos_table(
 ) -> np.ndarray:
   """Returns the fixed position embedding of a square grid.
 
-  The two-dimensional table of MAE and DiT (facebookresearch/DiT: models.py):
-  the first half of a token's channels encodes its column, the second its row,
-  each by sines and then cosines; computed in float64.
+  The two-dimensional table of MAE and DiT (facebookresearch/DiT: models.py),
+  (grid, grid, dim) float32: the first half of a token's channels encodes its
+  column, the second its row, each by sines and then cosines.
 
   Args:
     dim: channels, a multiple of 4, else ValueError.
-    grid: side of the grid; the result is (grid, grid, dim) float32, rows first.
     extent: length of a side, in which the centres of its cells are measured,
       so that a place has the same code in every grid; None numbers the cells
       from 0, as in the reference.
@@ -100,20 +69,16 @@ def sincos_table(
     places = (places + 0.5) / grid * extent
   angles = places[:, None] * frequencies
   place = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-  shape = (grid, grid, dim // 2)
-  column = np.broadcast_to(place[None], shape)
-  row = np.broadcast_to(place[:, None], shape)
+  column = repeat(place, 'x c -> y x c', y=grid)
+  row = repeat(place, 'y c -> y x c', x=grid)
   return np.concatenate([column, row], axis=-1).astype(np.float32)
 
 
 def grid_centres(height: int, width: int) -> jax.Array:
   """Returns x, y in (0, 1) of the cells of a grid, (height * width, 2)."""
-  y, x = jnp.meshgrid(
-    (jnp.arange(height) + 0.5) / height,
-    (jnp.arange(width) + 0.5) / width,
-    indexing='ij',
-  )
-  return jnp.stack([x.ravel(), y.ravel()], axis=-1)
+  y, x = ((jnp.arange(n) + 0.5) / n for n in (height, width))
+  x, y = repeat(x, 'w -> (h w)', h=height), repeat(y, 'h -> (h w)', w=width)
+  return jnp.stack([x, y], axis=-1)
 
 
 def fourier_features(x: jax.Array, num_frequencies: int) -> jax.Array:

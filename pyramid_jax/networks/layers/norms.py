@@ -7,9 +7,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import caching
-from pyramid_jax.networks.layers import convolution
-from pyramid_jax.networks.layers import precision
 from pyramid_jax.networks.layers import resampling
 
 
@@ -19,9 +18,8 @@ STATISTICS = 'batch_stats'  # the collection of running statistics
 class GroupNorm(nn.Module):
   """Group normalisation over all positions (arXiv:1803.08494).
 
-  The map is never reshaped to (..., groups, channels / groups): that puts a
-  tiny axis last, which accelerators pad. Channel sums are folded to groups on
-  (B, C) arrays instead.
+  Groups are folded on (B, C) sums, not on the map: a reshape would put a tiny
+  axis last, which accelerators pad.
   """
 
   eps: float
@@ -49,10 +47,9 @@ def group_norm(
 ) -> jax.Array:
   """Returns the normalised (B, ..., C) array in float32 or wider.
 
-  x has at least one axis of positions; scale and bias are (C,). The gradient
-  is written out: it keeps x, in its own element type, and small arrays, and
-  takes one pass for all sums, as the forward direction does. There is no
-  forward-mode derivative.
+  scale and bias are (C,). The gradient is written out: it keeps x, in its own
+  element type, and small arrays, and takes one pass for all sums, as the
+  forward direction does. There is no forward-mode derivative.
   """
   return _group_norm_forward(x, scale, bias, num_groups, eps)[0]
 
@@ -60,7 +57,7 @@ def group_norm(
 def _group_norm_forward(x, scale, bias, num_groups, eps):
   mean, inverse_std = _group_statistics(x, num_groups, eps)
   spread = functools.partial(_over_positions, x)
-  y = precision.wide(x) - spread(mean)
+  y = resampling.wide(x) - spread(mean)
   y = y * spread(inverse_std * scale) + bias
   return y, (x, scale, mean, inverse_std)
 
@@ -72,7 +69,7 @@ def _group_norm_backward(num_groups, eps, residuals, dy):
   count = x.size // (x.shape[0] * x.shape[-1])
   spread = functools.partial(_over_positions, x)
 
-  normalised = (precision.wide(x) - spread(mean)) * spread(inverse_std)
+  normalised = (resampling.wide(x) - spread(mean)) * spread(inverse_std)
   sums = dy.sum(positions)
   products = (dy * normalised).sum(positions)
   along_one = _group_mean(sums * scale, num_groups) / count
@@ -91,10 +88,9 @@ def _group_statistics(
   """Returns mean and inverse standard deviation, (B, C), equal in a group."""
   # Both sums take one pass over the map, about a shift close to the mean: plain
   # E[x^2] - E[x]^2 loses digits. The shift is the group's mean over the first
-  # 1 / H of the positions, so (shift - mean)^2 <= H * variance and at most H
-  # units of the last place are lost.
+  # 1 / H of the positions, so at most H units of the last place are lost.
   positions = tuple(range(1, x.ndim - 1))
-  x = precision.wide(x)
+  x = resampling.wide(x)
   shift = _group_mean(x[:, :1].mean(positions), num_groups)
   centred = x - _over_positions(x, shift)
   mean = _group_mean(centred.mean(positions), num_groups)
@@ -121,20 +117,26 @@ class LayerNorm(nn.Module):
   eps: float = 1e-5
   dtype: jnp.dtype = jnp.float32
   affine: bool = True  # whether a learned scale and shift follow
+  # Whether the root mean square divides, and nothing is subtracted or added.
+  is_rms: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises (..., C)."""
     channels = x.shape[-1]
-    x = precision.wide(x)
-    centred = x - x.mean(-1, keepdims=True)
-    variance = (centred**2).mean(-1, keepdims=True)
-    x = centred * lax.rsqrt(variance + self.eps)
+    x = resampling.wide(x)
+    x = x if self.is_rms else x - x.mean(-1, keepdims=True)
+    variance = (x**2).mean(-1, keepdims=True)
+    x = x * lax.rsqrt(variance + self.eps)
     if self.affine:
-      scale = self.param('scale', nn.initializers.ones, (channels,))
-      bias = self.param('bias', nn.initializers.zeros, (channels,))
-      x = x * scale + bias
+      x = x * self.param('scale', nn.initializers.ones, (channels,))
+    if self.affine and not self.is_rms:
+      x = x + self.param('bias', nn.initializers.zeros, (channels,))
     return x.astype(self.dtype)
+
+
+# arXiv:1910.07467.
+RMSNorm = functools.partial(LayerNorm, eps=1e-6, is_rms=True)
 
 
 class BatchNorm(nn.Module):
@@ -146,7 +148,6 @@ class BatchNorm(nn.Module):
   """
 
   dtype: jnp.dtype = jnp.float32
-  # Initialiser of the learned scale.
   scale_init: nn.initializers.Initializer = nn.initializers.ones
   eps: float = 1e-5
   momentum: float = 0.1  # weight of the newest batch in the running statistics
@@ -164,7 +165,7 @@ class BatchNorm(nn.Module):
     running_mean = self.variable(STATISTICS, 'mean', jnp.zeros, features)
     running_var = self.variable(STATISTICS, 'var', jnp.ones, features)
 
-    x = precision.wide(x)
+    x = resampling.wide(x)
     if train:
       mean = x.mean((0, 1, 2))
       var = ((x - mean) ** 2).mean((0, 1, 2))
@@ -182,27 +183,11 @@ class BatchNorm(nn.Module):
     return x.astype(self.dtype)
 
 
-class RMSNorm(nn.Module):
-  """Division by the root mean square of the last axis (arXiv:1910.07467)."""
-
-  eps: float = 1e-6
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises (..., C)."""
-    x = x.astype(jnp.float32)
-    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
-    square = (x**2).mean(-1, keepdims=True)
-    return (x * lax.rsqrt(square + self.eps) * scale).astype(self.dtype)
-
-
 class GatedNorm(nn.Module):
   """Group norm whose scale and shift are computed from a map (SPADE).
 
   norm(x) * (1 + gamma(cond)) + beta(cond) as in arXiv:1903.07291, section 3.1,
-  with the group norm's own affine part kept. The gate does not depend on x: it
-  goes through `caching.cached`.
+  with the group norm's own affine part kept. Gates go through `caching.cached`.
   """
 
   eps: float
@@ -217,14 +202,12 @@ class GatedNorm(nn.Module):
     `cond` (B, H', W', D) is resized by nearest neighbours; None gives the plain
     norm.
     """
-    norm = GroupNorm(
-      self.eps, self.num_groups, self.dtype, name='param_free_norm'
-    )(x)
+    fields = (self.eps, self.num_groups, self.dtype)
+    norm = GroupNorm(*fields, name='param_free_norm')(x)
     if cond is None:
       return norm
-    gamma, beta = caching.cached(
-      self, 'gate', lambda: self._gate(cond, x.shape)
-    )
+    make = lambda: self._gate(cond, x.shape)
+    gamma, beta = caching.cached(self, 'gate', make)
     return norm * (1 + gamma) + beta
 
   def _gate(
@@ -232,11 +215,10 @@ class GatedNorm(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     _, height, width, channels = shape
     cond = resampling.nearest(cond, (height, width))
-    conv = functools.partial(convolution.Conv, dtype=self.dtype)
+    conv = functools.partial(affine.Conv, dtype=self.dtype)
     hidden = nn.relu(conv(self.hidden, name='mlp_shared_0')(cond))
-    gamma = conv(channels, name='mlp_gamma')
-    beta = conv(channels, name='mlp_beta')
-    return gamma(hidden), beta(hidden)
+    gamma = conv(channels, name='mlp_gamma')(hidden)
+    return gamma, conv(channels, name='mlp_beta')(hidden)
 
 
 class MaybeGated(nn.Module, kw_only=True):
@@ -251,8 +233,8 @@ class MaybeGated(nn.Module, kw_only=True):
   ) -> jax.Array:
     """Applies the norm `name` to x (B, H, W, C), within a compact method.
 
-    `cond` is (B, H', W', D) features of the coarser scales, read by gates only;
-    None leaves a gated norm ungated.
+    `cond` is (B, H', W', D) features of the coarser scales, or None; only
+    gates read it.
     """
     if not self.gated:
       return GroupNorm(eps, dtype=self.dtype, name=name)(x)

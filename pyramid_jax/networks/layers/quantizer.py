@@ -1,15 +1,16 @@
 """Vector quantisation, and measures of how a codebook is used."""
 
+from einops import rearrange
 from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from pyramid_jax.networks.layers import init
+from pyramid_jax.networks.layers import affine
 
 
-# Distances are computed for this many codes at a time: all of them at once
-# would take tokens x codes floats, gigabytes for a batch of training.
+# Distances are computed to this many codes at a time: tokens x codes floats
+# would be gigabytes for a batch of training.
 CODES_AT_ONCE = 1024
 
 
@@ -26,18 +27,14 @@ class VectorQuantizer(nn.Module):
   # Whether beta weighs the term that moves the codebook, as in all published
   # models, instead of the one that moves the encoder.
   legacy: bool = True
-  # Whether entries start as N(0, 1), not U(+-1 / num_codes).
-  init_normal: bool = False
+  init_normal: bool = False  # N(0, 1) at first, not U(+-1 / num_codes)
 
   def setup(self):
-    initialiser = (
-      nn.initializers.normal(1.0)
-      if self.init_normal
-      else init.symmetric_uniform(1 / self.num_codes)
-    )
-    self.embedding = self.param(
-      'embedding', initialiser, (self.num_codes, self.features)
-    )
+    initial = affine.symmetric_uniform(1 / self.num_codes)
+    if self.init_normal:
+      initial = nn.initializers.normal(1.0)
+    shape = (self.num_codes, self.features)
+    self.embedding = self.param('embedding', initial, shape)
 
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Quantises z (..., features).
@@ -45,9 +42,6 @@ class VectorQuantizer(nn.Module):
     Returns:
       The entries, float32 of z's shape, whose gradient goes straight to z;
       their indices, (...) int32; and the codebook loss, a scalar.
-
-    Raises:
-      ValueError: z does not have `features` channels.
     """
     if z.shape[-1] != self.features:
       raise ValueError(
@@ -77,34 +71,24 @@ def nearest_code(z: jax.Array, codebook: jax.Array) -> jax.Array:
   Vectors z (..., D) and codebook (K, D) give (...) int32 in [0, K).
   """
   codebook = lax.stop_gradient(codebook)
-  if codebook.shape[0] <= CODES_AT_ONCE:
+  if len(codebook) <= CODES_AT_ONCE:
     return jnp.argmin(_distances(z, codebook), -1).astype(jnp.int32)
-
-  blocks = -(-codebook.shape[0] // CODES_AT_ONCE)
-  missing = blocks * CODES_AT_ONCE - codebook.shape[0]
+  blocks = -(-len(codebook) // CODES_AT_ONCE)
+  missing = blocks * CODES_AT_ONCE - len(codebook)
   # Repeats of the first entry never win a tie against it.
   padded = jnp.concatenate([codebook, jnp.tile(codebook[:1], (missing, 1))])
+  entries = rearrange(padded, '(b k) d -> b k d', b=blocks)
+  firsts = jnp.arange(blocks, dtype=jnp.int32) * CODES_AT_ONCE
 
-  def step(best, block):
-    distance, index = best
+  def nearest(block):
     entries, first = block
     distances = _distances(z, entries)
-    nearest = jnp.argmin(distances, -1).astype(jnp.int32)
-    smallest = jnp.min(distances, -1)
-    closer = smallest < distance
-    return (
-      jnp.where(closer, smallest, distance),
-      jnp.where(closer, first + nearest, index),
-    ), None
+    index = jnp.argmin(distances, -1).astype(jnp.int32)
+    return jnp.min(distances, -1), first + index
 
-  start = (
-    jnp.full(z.shape[:-1], jnp.inf, jnp.float32),
-    jnp.zeros(z.shape[:-1], jnp.int32),
-  )
-  entries = padded.reshape(blocks, CODES_AT_ONCE, -1)
-  firsts = jnp.arange(blocks, dtype=jnp.int32) * CODES_AT_ONCE
-  (_, index), _ = lax.scan(step, start, (entries, firsts))
-  return index
+  distances, codes = lax.map(nearest, (entries, firsts))
+  is_nearest = distances == jnp.min(distances, 0)
+  return jnp.min(jnp.where(is_nearest, codes, len(codebook) - 1), 0)
 
 
 def _distances(z: jax.Array, entries: jax.Array) -> jax.Array:

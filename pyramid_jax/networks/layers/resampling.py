@@ -7,7 +7,10 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.networks.layers import precision
+
+def wide(x: jax.Array) -> jax.Array:
+  """Returns x in float32, or wider if it is: sums need the digits."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -39,18 +42,12 @@ def enlarge(x: jax.Array, factor: int = 2) -> jax.Array:
 
 
 def average_pool(x: jax.Array, factor: int = 2) -> jax.Array:
-  """Averages factor x factor cells, dropping a remainder.
+  """Averages factor x factor cells in float32, dropping a remainder.
 
-  Args:
-    factor: at least 1.
-
-  Returns:
-    (B, H // factor, W // factor, C), averaged in float32, dtype of x.
+  Maps (B, H, W, C) to (B, H // factor, W // factor, C) of the same dtype.
   """
   window = (1, factor, factor, 1)
-  total = lax.reduce_window(
-    precision.wide(x), 0.0, lax.add, window, window, 'VALID'
-  )
+  total = lax.reduce_window(wide(x), 0.0, lax.add, window, window, 'VALID')
   return (total / factor**2).astype(x.dtype)
 
 

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
-from pyramid_jax.networks.layers import init
-from pyramid_jax.networks.layers import linear
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import options
 from pyramid_jax.networks.layers import transformer
 
 
-# Where the time token acts: 'tmsa' inside of the attention, 'add' as a vector
-# added to the tokens in front of a plain block (for comparison).
+# Where the time token acts: inside of the attention, or (for comparison) as a
+# vector added to the tokens in front of a plain block.
 TIME_TOKENS = ('tmsa', 'add')
 
 # Truncated in the reference, a hundred deviations away.
@@ -32,8 +32,7 @@ _TABLE_STD = 0.02
 def relative_position_index(window: int) -> np.ndarray:
   """Returns the table row of every pair of tokens of a square window.
 
-  The result is (window ** 2, window ** 2) int64, query first, tokens in
-  row-major order, entries in [0, (2 * window - 1) ** 2).
+  (window ** 2, window ** 2) int64, query first, tokens in row-major order.
   """
   row, column = np.divmod(np.arange(window**2), window)
   down = row[:, None] - row + window - 1
@@ -44,12 +43,11 @@ def relative_position_index(window: int) -> np.ndarray:
 def relative_position_bias(table: jax.Array, window: int) -> jax.Array:
   """Returns table[relative_position_index(window)], heads first.
 
-  It maps ((2 * window - 1) ** 2, H) to (H, window ** 2, window ** 2), by
-  shifted copies along one direction, then the other: the gradient is a sum
-  over them, where that of a lookup would be scattered.
+  Maps ((2 * window - 1) ** 2, H) to (H, window ** 2, window ** 2) by shifted
+  copies along one direction, then the other: the gradient is a sum over them,
+  where that of a lookup would be scattered.
   """
-  span = 2 * window - 1
-  x = rearrange(table, '(row column) h -> row column h', row=span)
+  x = rearrange(table, '(row column) h -> row column h', row=2 * window - 1)
   x = _differences(x, window)
   x = rearrange(x, 'rowa rowb column h -> column rowa rowb h')
   x = _differences(x, window)
@@ -60,8 +58,7 @@ def _differences(x: jax.Array, n: int) -> jax.Array:
   """Maps (2n - 1, ...) to y (n, n, ...) with y[a, b] = x[a - b + n - 1].
 
   Copies of the reversed x, one place longer than it, lie end to end; cut into
-  rows of its own length, every row begins one place earlier than the one
-  before.
+  rows of its own length, each begins one place earlier than the one before.
   """
   span = 2 * n - 1
   padded = jnp.pad(x[::-1], ((0, 1),) + ((0, 0),) * (x.ndim - 1))
@@ -70,38 +67,18 @@ def _differences(x: jax.Array, n: int) -> jax.Array:
   return flat[: n * span].reshape(n, span, *x.shape[1:])[:, n - 1 :]
 
 
-def to_windows(x: jax.Array, window: int) -> jax.Array:
-  """Maps (B, H, W, C) to (B * windows, window ** 2, C), window by window."""
-  _, height, width, _ = x.shape
-  if height % window or width % window:
-    raise ValueError(
-      f'a map of {height} x {width} cannot be cut into windows of {window} x '
-      f'{window}; the side of a window must divide both.'
-    )
-  return rearrange(x, 'b (y i) (x j) c -> (b y x) (i j) c', i=window, j=window)
-
-
-def from_windows(x: jax.Array, height: int, width: int) -> jax.Array:
-  """Undoes `to_windows`, to (B, height, width, C)."""
-  window = round(x.shape[1] ** 0.5)
-  return rearrange(
-    x,
-    '(b y x) (i j) c -> b (y i) (x j) c',
-    y=height // window,
-    x=width // window,
-    i=window,
-  )
-
-
 class TimeAttention(nn.Module):
   """Self-attention in windows of a map, with the time token in q, k and v.
 
   NVlabs/DiffiT: diffit/diffit.py for one window, the whole map.
+
+  Raises:
+    ValueError: heads or windows do not divide the channels or sides.
   """
 
   heads: int  # must divide the channels
-  # Side of the windows, which do not overlap; or several sides, of which a call
-  # names one, each with a table of biases of its own.
+  # Side of the windows, or several sides, of which a call names one, each with
+  # a table of biases of its own.
   window: int | Sequence[int]
   use_time: bool = True  # whether there is a time token
   dropout: float = 0.0  # rate on the output in training
@@ -122,9 +99,7 @@ class TimeAttention(nn.Module):
     """Maps (B, H, W, C) to the same shape.
 
     Args:
-      x: the map; heads and windows must divide its channels and sides.
       time: (B, D) time tokens, or (1, D); not read without `use_time`.
-      train: whether dropout is active.
       window: side of the windows, one of several.
     """
     _, height, width, channels = x.shape
@@ -132,31 +107,43 @@ class TimeAttention(nn.Module):
       raise ValueError(
         f'{channels} channels cannot be split into {self.heads} heads.'
       )
+    side, table = self._table(window)
+    if height % side or width % side:
+      raise ValueError(
+        f'a map of {height} x {width} cannot be cut into windows of {side} x '
+        f'{side}; the side of a window must divide both.'
+      )
     three = functools.partial(
-      linear.Linear,
+      affine.Linear,
       3 * channels,
       dtype=self.dtype,
-      **init.xavier(self.qkv_gain),
+      **affine.xavier(self.qkv_gain),
     )
     z = three(name='qkv')(x)
     if self.use_time:
       z = z + three(name='qkv_temb')(time)[:, None, None]
-    side, table = self._table(window)
     q, k, v = rearrange(
-      to_windows(z, side), 'b n (k h d) -> k b n h d', k=3, h=self.heads
+      z,
+      'b (y i) (x j) (k h d) -> k (b y x) (i j) h d',
+      i=side,
+      j=side,
+      k=3,
+      h=self.heads,
     )
+    bias = relative_position_bias(table, side)
     out = attention.dot_product_attention(
-      q,
-      k,
-      v,
-      bias=relative_position_bias(table, side),
-      implementation=self.attention,
+      q, k, v, bias=bias, implementation=self.attention
     )
-    out = rearrange(out, 'b n h d -> b n (h d)')
-    project = linear.Linear(
-      channels, dtype=self.dtype, name='proj', **init.xavier(self.out_gain)
+    out = rearrange(
+      out,
+      '(b y x) (i j) h d -> b (y i) (x j) (h d)',
+      y=height // side,
+      x=width // side,
+      i=side,
     )
-    out = project(from_windows(out, height, width))
+    out = affine.Linear(
+      channels, dtype=self.dtype, name='proj', **affine.xavier(self.out_gain)
+    )(out)
     return nn.Dropout(self.dropout, deterministic=not train)(out)
 
   def _table(self, window: int | None) -> tuple[int, jax.Array]:
@@ -169,19 +156,22 @@ class TimeAttention(nn.Module):
         f'window is {window}, allowed: {", ".join(map(str, sides))}.'
       )
     assert side is not None
-    tables = {}
-    for n in sides:
-      name = 'relative_position_bias_table' + ('' if has_one else f'_{n}')
-      tables[n] = self.param(
-        name, nn.initializers.normal(_TABLE_STD), ((2 * n - 1) ** 2, self.heads)
+    normal = nn.initializers.normal(_TABLE_STD)
+    tables = {
+      n: self.param(
+        'relative_position_bias_table' + ('' if has_one else f'_{n}'),
+        normal,
+        ((2 * n - 1) ** 2, self.heads),
       )
+      for n in sides
+    }
     return side, tables[side]
 
 
 class DiffiTBlock(nn.Module):
   """TMSA, then a feed-forward, each on a LayerNorm without parameters.
 
-  arXiv:2312.02139, equations 7 and 8. Tokens of a context, if there are, are
+  arXiv:2312.02139, equations 7 and 8. Context tokens, if there are any, are
   attended to between both (ours).
   """
 
@@ -189,9 +179,7 @@ class DiffiTBlock(nn.Module):
   window: int | Sequence[int]
   mlp_ratio: float = 4.0  # hidden width of the feed-forward over the channels
   time_token: str = 'tmsa'  # one of `TIME_TOKENS`
-  # Rate on the attention's output and on the hidden values of the feed-forward
-  # when training.
-  dropout: float = 0.0
+  dropout: float = 0.0  # rate on attention outputs and hidden values
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
   qkv_gain: float = 1.0
@@ -211,21 +199,16 @@ class DiffiTBlock(nn.Module):
     """Maps (B, H, W, C) to the same shape.
 
     Args:
-      x: the map.
       time: (B, D) or (1, D) time tokens.
-      train: whether dropout is active.
       window: side of the windows where there are several.
       context: (B, S, E) tokens to attend to, or None.
       outside: (B, H * W, S) distances from the places of the context, or None.
     """
-    if self.time_token not in TIME_TOKENS:
-      raise ValueError(
-        f'time_token is {self.time_token!r}, allowed: {", ".join(TIME_TOKENS)}.'
-      )
+    options.check(self, time_token=TIME_TOKENS)
     channels = x.shape[-1]
     if self.time_token == 'add':
       x = x + self._linear('time_proj', channels)(time)[:, None, None]
-    attend = TimeAttention(
+    x = x + TimeAttention(
       self.heads,
       self.window,
       self.time_token == 'tmsa',
@@ -235,8 +218,7 @@ class DiffiTBlock(nn.Module):
       self.qkv_gain,
       self.out_gain,
       name='attn',
-    )
-    x = x + attend(self._norm('norm1', x), time, train, window)
+    )(self._norm('norm1', x), time, train, window)
     if context is not None:
       look = transformer.CrossAttention(
         self.heads,
@@ -259,7 +241,7 @@ class DiffiTBlock(nn.Module):
 
   def _linear(
     self, name: str, features: int, gain: float = 1.0
-  ) -> linear.Linear:
-    return linear.Linear(
-      features, dtype=self.dtype, name=name, **init.xavier(gain)
+  ) -> affine.Linear:
+    return affine.Linear(
+      features, dtype=self.dtype, name=name, **affine.xavier(gain)
     )

@@ -22,8 +22,8 @@ from pyramid_jax.conditioning import control_maps
 from pyramid_jax.config.field import Field
 from pyramid_jax.networks import controlnet
 from pyramid_jax.networks import pretrained
-from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
+from pyramid_jax.networks import unet_trunk
 from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import ladm
@@ -175,8 +175,8 @@ class LaDMControl(ladm.LaDM):
 
   def network(self, stage: int) -> ControlledNetwork:
     plain = self.networks.of_stage(stage)
-    assert isinstance(plain.module, unet.UNet)  # of `ladm.create`
-    is_staged = isinstance(plain.module, staged_unet.StagedUNet)
+    assert isinstance(plain.module, unet_trunk.Trunk)  # of `ladm.create`
+    is_staged = isinstance(plain.module, unet.StagedUNet)
     kind = controlnet.ControlStagedUNet if is_staged else controlnet.ControlUNet
     wavelets = self.networks.wavelets if is_staged else (plain.wavelet,)
     return ControlledNetwork(

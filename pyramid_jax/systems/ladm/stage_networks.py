@@ -15,7 +15,6 @@ from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoder as encoder_lib
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.networks import staged_diffit
-from pyramid_jax.networks import staged_unet
 from pyramid_jax.networks import unet
 from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import sampled
@@ -213,7 +212,7 @@ def create(
       'laplacian.self_context', f.self_context, (False,), reason
     )
     common['num_classes'] = widths.classes or None
-    modules = [staged_unet.StagedUNet(**common, stage_in=ins, stage_out=outs)]
+    modules = [unet.StagedUNet(**common, stage_in=ins, stage_out=outs)]
     if not f.shared:
       modules = [
         unet.UNet(**common, in_channels=n, out_channels=m)

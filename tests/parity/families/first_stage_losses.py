@@ -18,7 +18,7 @@ from pyramid_jax.interop.families import lpips as lpips_names
 from pyramid_jax.networks import discriminator
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import lpips
-from pyramid_jax.networks.layers import convolution
+from pyramid_jax.networks.layers import affine
 from pyramid_jax.systems import first_stage_losses
 from tests.parity import families
 
@@ -65,7 +65,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   perceptual = _perceptual(case, image, settings.perceptual_weight)
   kernel = jnp.asarray(case.state['last_layer.weight'].transpose(2, 3, 1, 0))
   bias = jnp.asarray(case.state['last_layer.bias'])
-  last = convolution.Conv(len(bias), kernel_size=kernel.shape[0])
+  last = affine.Conv(len(bias), kernel_size=kernel.shape[0])
   regularizer = _regularizer(case)
   logvar = _logvar(case)
 

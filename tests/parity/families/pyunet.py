@@ -18,17 +18,7 @@ from tests.parity.families import unet
 
 
 # Arguments of the official constructor that our module has under that name.
-_SAME = (
-  *unet.TRUNK,
-  'split_embed_dim_list',
-  'use_embed',
-  'num_stage',
-  'use_split_head',
-  'use_mscond',
-  'use_pos_embed',
-  'use_stage_expert',
-  'image_size',
-)
+_SAME = (*unet.TRUNK, 'split_embed_dim_list', 'num_stage', 'use_mscond')
 
 
 def build(config: Mapping[str, Any]) -> pyunet.PyUNet:
@@ -38,12 +28,22 @@ def build(config: Mapping[str, Any]) -> pyunet.PyUNet:
     Unsupported: an unknown argument, or a value that we or the official code
       do not run.
   """
-  handled = {'use_SPADE_norm', 'in_channels', 'use_checkpoint'}
+  handled = {
+    'use_SPADE_norm',
+    'use_split_head',
+    'in_channels',
+    'image_size',
+    'use_checkpoint',
+  }
   fields = unet.fields('PyUNetModel', config, _SAME, handled)
   fields['use_spade_norm'] = config.get('use_SPADE_norm', False)
   split = config.get('split_embed_dim_list', ())
   channels = config.get('in_channels')
-  if config.get('use_split_head') and channels not in (None, sum(split)):
+  if not config.get('use_split_head', False):
+    raise families.Unsupported('use_split_head = False: one head for all')
+  if config.get('num_classes') and not config.get('use_embed', False):
+    raise families.Unsupported('use_embed = False: classes are ids')
+  if channels not in (None, sum(split)):
     raise families.Unsupported(
       f'split_embed_dim_list {list(split)} does not add up to in_channels = '
       f'{channels}.'
@@ -91,9 +91,8 @@ def _run_stage(
   inputs: Mapping[str, np.ndarray],
   stage: int,
 ) -> dict[str, np.ndarray]:
-  expert = f'_expert_{stage}' if network.use_stage_expert else ''
   parts = {
-    f'middle_block{expert}_2': 'middle',
+    'middle_block_2': 'middle',
     f'pre_input_blocks_{stage}_0': 'pre_input',
   }
 

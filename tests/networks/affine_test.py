@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.networks.layers import convolution
-from pyramid_jax.networks.layers import init
+from pyramid_jax.networks.layers import affine
 
 
 @pytest.mark.parametrize(
@@ -19,7 +18,7 @@ from pyramid_jax.networks.layers import init
   ],
 )
 def test_sizes(fields, size):
-  module = convolution.Conv(5, **fields)
+  module = affine.Conv(5, **fields)
   x = jnp.zeros((2, 8, 6, 3))
 
   y, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
@@ -34,7 +33,7 @@ def test_strided_padding_decides_which_pixels_meet_the_kernel(
   padding, first_input_row
 ):
   x = np.arange(64.0, dtype=np.float32).reshape(1, 8, 8, 1)
-  module = convolution.Conv(1, strides=2, padding=padding, use_bias=False)
+  module = affine.Conv(1, strides=2, padding=padding, use_bias=False)
   kernel = np.zeros((3, 3, 1, 1), np.float32)
   kernel[0, 0] = 1  # picks the first pixel under the kernel
 
@@ -50,7 +49,7 @@ def test_strided_padding_decides_which_pixels_meet_the_kernel(
 def test_default_initialisation_is_uniform_to_the_root_of_fan_in():
   x = jnp.zeros((1, 4, 4, 16))
 
-  params = convolution.Conv(64).init(jax.random.key(0), x)['params']
+  params = affine.Conv(64).init(jax.random.key(0), x)['params']
 
   bound = (9 * 16) ** -0.5
   for leaf in ('kernel', 'bias'):
@@ -62,7 +61,7 @@ def test_default_initialisation_is_uniform_to_the_root_of_fan_in():
 
 
 def test_symmetric_uniform_fills_both_sides():
-  values = init.symmetric_uniform(0.5)(jax.random.key(0), (1000,))
+  values = affine.symmetric_uniform(0.5)(jax.random.key(0), (1000,))
 
   assert -0.5 <= values.min() < -0.45
   assert 0.45 < values.max() <= 0.5
@@ -70,7 +69,7 @@ def test_symmetric_uniform_fills_both_sides():
 
 def test_element_types():
   x = jnp.zeros((1, 4, 4, 2))
-  module = convolution.Conv(3, dtype=jnp.bfloat16)
+  module = affine.Conv(3, dtype=jnp.bfloat16)
 
   y, variables = module.init_with_output(jax.random.key(0), x)
 
@@ -86,8 +85,8 @@ def test_maps_of_a_few_pixels_are_convolved_like_larger_ones(size):
   larger = jnp.pad(x, ((0, 0), (1, 5), (1, 5), (0, 0)))
 
   with jax.default_matmul_precision('highest'):
-    got = convolution.convolve(x, kernel, 1, ((1, 1), (1, 1)))
-    want = convolution.convolve(larger, kernel, 1, ((0, 0), (0, 0)))
+    got = affine.convolve(x, kernel, 1, ((1, 1), (1, 1)))
+    want = affine.convolve(larger, kernel, 1, ((0, 0), (0, 0)))
 
   np.testing.assert_allclose(got, want[:, : size[0], : size[1]], atol=1e-5)
 
@@ -111,7 +110,7 @@ def test_the_gradient_is_the_usual_one(k, strides, padding):
     total = lambda *args: jnp.sin(convolve(*args, strides, padding)).sum()
     return jax.jit(jax.grad(total, (0, 1)))(x, kernel)
 
-  got, want = gradient(convolution.convolve), gradient(convolution._plain)
+  got, want = gradient(affine.convolve), gradient(affine._plain)
   for g, w in zip(got, want, strict=True):
     np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
 
@@ -126,5 +125,5 @@ def test_within_a_loop_gradients_keep_the_fast_layout():
     walk = lambda x, k: jax.lax.scan(lambda x, _: step(x, k), x, length=3)[0]
     return jax.jit(walk).lower(x, kernel).compile().as_text()
 
-  assert 'b01f_01oi->b01f' not in text(convolution.convolve)
-  assert 'b01f_01io->b01f' in text(convolution.convolve)
+  assert 'b01f_01oi->b01f' not in text(affine.convolve)
+  assert 'b01f_01io->b01f' in text(affine.convolve)
