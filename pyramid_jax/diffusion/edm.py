@@ -63,13 +63,6 @@ def check_range(low: float, high: float, zero: bool = False) -> None:
   checks.check('sigma_min', low, ok, allowed)
 
 
-def check_vp(beta_d: float, beta_min: float, epsilon_t: float) -> None:
-  """Refuses constants that describe no VP process."""
-  checks.check('beta_d', beta_d, beta_d >= 0, 'at least 0')
-  checks.check('beta_min', beta_min, beta_min > 0, 'above 0')
-  checks.check('epsilon_t', epsilon_t, 0 < epsilon_t < 1, 'between 0 and 1')
-
-
 class Preconditioning:
   """A column of table 1 as functions of noise levels of any shape.
 
@@ -121,7 +114,10 @@ class VP(Preconditioning):
   epsilon_t: float = 1e-5
 
   def __post_init__(self):
-    check_vp(self.beta_d, self.beta_min, self.epsilon_t)
+    checks.check('beta_d', self.beta_d, self.beta_d >= 0, 'at least 0')
+    checks.check('beta_min', self.beta_min, self.beta_min > 0, 'above 0')
+    ok = 0 < self.epsilon_t < 1
+    checks.check('epsilon_t', self.epsilon_t, ok, 'between 0 and 1')
 
   @property
   def sigma_min(self) -> float:

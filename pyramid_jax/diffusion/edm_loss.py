@@ -38,32 +38,25 @@ class NoiseDistribution:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VPDistribution(NoiseDistribution):
-  """Uniform in the time of the VP process; for the attributes, see `edm.VP`."""
+  """Uniform in the time of the VP process."""
 
-  beta_d: float = 19.9
-  beta_min: float = 0.1
-  epsilon_t: float = 1e-5
-
-  def __post_init__(self):
-    edm.check_vp(self.beta_d, self.beta_min, self.epsilon_t)
+  process: edm.VP = edm.VP()
 
   def sigma(self, random: jax.Array) -> jax.Array:
-    time = (1.0 - random) + random * self.epsilon_t
-    return edm.vp_sigma(time, self.beta_d, self.beta_min)
+    vp = self.process
+    time = (1.0 - random) + random * vp.epsilon_t
+    return edm.vp_sigma(time, vp.beta_d, vp.beta_min)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VEDistribution(NoiseDistribution):
   """Uniform in log sigma."""
 
-  sigma_min: float = 0.02
-  sigma_max: float = 100.0
-
-  def __post_init__(self):
-    edm.check_range(self.sigma_min, self.sigma_max)
+  process: edm.VE = edm.VE()
 
   def sigma(self, random: jax.Array) -> jax.Array:
-    return self.sigma_min * (self.sigma_max / self.sigma_min) ** random
+    low, high = self.process.sigma_min, self.process.sigma_max
+    return low * (high / low) ** random
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,18 +88,18 @@ class EDMDistribution(NoiseDistribution):
 
 
 _DISTRIBUTIONS: dict[str, Callable[..., NoiseDistribution]] = {
-  'vp': VPDistribution,
-  've': VEDistribution,
+  'vp': lambda **options: VPDistribution(process=edm.VP(**options)),
+  've': lambda **options: VEDistribution(process=edm.VE(**options)),
   'edm': EDMDistribution,
 }
 DISTRIBUTIONS = tuple(_DISTRIBUTIONS)
 
 
 def make_distribution(name: str, **options: Any) -> NoiseDistribution:
-  """Returns a distribution by name, with the attributes of its class.
+  """Returns a distribution by name; options are of its class or process.
 
   Raises:
-    ValueError: unknown name, or an attribute out of range.
+    ValueError: unknown name, or an option out of range.
   """
   checks.one_of('distribution of noise levels', name, DISTRIBUTIONS)
   return _DISTRIBUTIONS[name](**options)

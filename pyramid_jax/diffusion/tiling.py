@@ -6,7 +6,6 @@ their borders. Follows the split-input mode of CompVis/latent-diffusion:
 ldm/models/diffusion/ddpm.py, and covers the borders that it leaves out.
 """
 
-from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -58,32 +57,6 @@ class Tiling:
       for column in self.columns:
         total[row : row + height, column : column + width] += self.weights
     return total
-
-  def at(self, height: int, width: int) -> 'Tiling':
-    """Returns the same windows of the same map at another resolution.
-
-    Raises:
-      ValueError: a window would begin or end between two places.
-    """
-
-    def scaled(values: Sequence[int], new: int, old: int) -> tuple[int, ...]:
-      if any(value * new % old for value in values):
-        raise ValueError(
-          f'windows of {self.size} at rows {self.rows} and columns'
-          f' {self.columns} of {self.shape} do not fit a map of'
-          f' {(height, width)}'
-        )
-      return tuple(value * new // old for value in values)
-
-    rows = scaled((*self.rows, self.size[0]), height, self.shape[0])
-    columns = scaled((*self.columns, self.size[1]), width, self.shape[1])
-    return dataclasses.replace(
-      self,
-      shape=(height, width),
-      size=(rows[-1], columns[-1]),
-      rows=rows[:-1],
-      columns=columns[:-1],
-    )
 
 
 def tiling(
@@ -176,8 +149,7 @@ def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
   """Returns a stage of B maps for one that was built for their B * L windows.
 
   The network processes all windows as one batch, and its predictions are
-  merged; the solver is given whole maps. Finished scales are cut by the same
-  windows.
+  merged; the solver is given whole maps.
 
   Args:
     stage: with each condition that lies on the map cut by `windows`, and every
@@ -190,8 +162,7 @@ def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
       whole = (shape[0] // tiles.count, *tiles.shape, shape[-1])
       return windows(normal(whole), tiles)
 
-    known = [windows(z, tiles.at(*z.shape[1:3])) for z in state]
-    x, context = stage.enter(known, cut)
+    x, context = stage.enter(state, cut)
     return merge(x, tiles), context
 
   def over(segment):

@@ -63,20 +63,6 @@ def test_overlap_is_averaged_with_more_weight_inside():
   np.testing.assert_allclose(got, [0, 0, share, 1 - share, 1, 1], atol=1e-6)
 
 
-def test_other_resolutions_have_the_same_windows():
-  tiles = tiling.tiling((8, 11), 4, 3)
-  fine = tiles.at(32, 44)
-  assert fine.size == (16, 16)
-  assert fine.rows == (0, 12, 16)
-  assert fine.at(8, 11) == tiles
-  x = ramp((1, 32, 44, 1))
-  np.testing.assert_allclose(
-    tiling.merge(tiling.windows(x, fine), fine), x, rtol=1e-6
-  )
-  with pytest.raises(ValueError, match='do not fit a map of'):
-    tiles.at(4, 11)
-
-
 def test_repeated_conditions_follow_the_windows():
   tiles = tiling.tiling((4, 6), 4, 2)
   tokens = jnp.arange(2)[:, None, None]
@@ -188,21 +174,3 @@ def test_windows_inside_and_outside_of_guidance_agree():
   )
   assert first.shape == map_.shape
   np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
-
-
-def test_finished_scales_are_cut_by_the_same_windows():
-  tiles = tiling.tiling((8, 12), 4, 2)
-  coarse = jnp.arange(24.0).reshape(1, 4, 6, 1)
-  seen = []
-
-  def enter(state, normal):
-    seen.extend(state)
-    return normal((tiles.count, 4, 4, 1)), None
-
-  parts = stage(None, 0.0, 0.0)
-  parts = sampling.dataclasses.replace(parts, enter=enter)
-  whole = tiling.split(parts, tiles)
-  x, _ = whole.enter([coarse], lambda shape: jnp.ones(shape))
-  assert x.shape == (1, 8, 12, 1)
-  assert seen[0].shape == (tiles.count, 2, 2, 1)
-  np.testing.assert_array_equal(seen[0][1], coarse[0, 0:2, 1:3])

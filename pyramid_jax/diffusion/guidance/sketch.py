@@ -30,6 +30,9 @@ Loss = Callable[[Prediction, Levels, jax.Array], jax.Array]
 # The step that a correction is measured by: without the noise that it drew, or
 # as it was.
 NORM_REFS = ('mean', 'sample')
+# Contexts: of a stage, of its halves with the condition and the null condition
+# alone, if it is guided, and the initial noise.
+_Contexts = tuple[Any, Any, Any, jax.Array]
 _TINY = 1e-8  # length of a gradient, over the root of its size: no direction
 
 
@@ -55,23 +58,6 @@ class SketchGuidance:
     if not 0 <= self.stop_fraction <= 1:
       raise ValueError(f'stop fraction {self.stop_fraction} must lie in [0, 1]')
     checks.one_of('norm_ref', self.norm_ref, NORM_REFS)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Contexts:
-  """The contexts of a stage and of its halves.
-
-  Attributes:
-    whole: the context of the stage itself.
-    cond: the context of the stage with the condition alone.
-    null: the context of the stage with the null condition alone.
-    initial: (B, H, W, C) the initial noise.
-  """
-
-  whole: Any
-  cond: Any
-  null: Any
-  initial: jax.Array
 
 
 def sketch_guided(
@@ -101,10 +87,10 @@ def sketch_guided(
       if isinstance(denoise, classifier_free.Guided) and denoise.guidance:
         _, cond = denoise.cond.enter(state, normal)
         _, null = denoise.null.enter(state, normal)
-    return x, _Contexts(whole, cond, null, drawn[0])
+    return x, (whole, cond, null, drawn[0])
 
   def leave(state, x, x0, context):
-    return stage.leave(state, x, x0, context.whole)
+    return stage.leave(state, x, x0, context[0])
 
   segments = (*corrected, *others)
   return sampling.Stage(segments=segments, enter=enter, leave=leave)
@@ -114,12 +100,12 @@ def _inner(segment: sampling.Segment) -> sampling.Segment:
   """Gives the functions of a segment the context of its stage."""
 
   def inner(around: sampling.Around) -> sampling.Around:
-    return lambda step, context: around(step, context.whole)
+    return lambda step, context: around(step, context[0])
 
   return dataclasses.replace(
     segment,
     denoise=lambda x, level, context, first=True: segment.denoise(
-      x, level, context.whole, first
+      x, level, context[0], first
     ),
     around=tuple(inner(around) for around in segment.around),
   )
@@ -166,23 +152,26 @@ def _with_gradient(
   context: _Contexts,
 ) -> tuple[Prediction, jax.Array]:
   """Returns what a denoiser predicts, and the gradient of the loss by x."""
-  cond, null, of_cond, guidance = denoise, denoise, context.whole, None
+  whole, of_cond, of_null, initial = context
+  cond, null, guidance = denoise, denoise, None
   if isinstance(denoise, classifier_free.Guided):
     cond, null = (
       half.segments[denoise.index].denoise
       for half in (denoise.cond, denoise.null)
     )
     guidance = denoise.guidance
-    of_cond = context.cond if guidance else context.whole[1]
+    of_cond = of_cond if guidance else whole[1]
+  else:
+    of_cond = whole
 
   def objective(x):
     found = cond(x, level, of_cond, True, features=sketch.features)
-    losses = sketch.loss(found, level, context.initial)
+    losses = sketch.loss(found, level, initial)
     return losses.sum(), found.replace(features={})
 
   gradient, prediction = jax.grad(objective, has_aux=True)(x)
   if guidance:
-    unguided = null(x, level, context.null, True)
+    unguided = null(x, level, of_null, True)
     prediction = guidance.combine(prediction, unguided, level)
   return prediction, gradient
 
