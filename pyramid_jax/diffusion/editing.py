@@ -131,7 +131,7 @@ def _steps_of(strength: float, total: int) -> int:
 def masked(
   stage: sampling.Stage, z0: jax.Array, mask: jax.Array
 ) -> sampling.Stage:
-  """Makes up what a mask does not keep; the rest is noised anew at each step.
+  """Makes up what a mask does not keep; the rest is noised again in each step.
 
   Matches CompVis/latent-diffusion: ldm/models/diffusion/{ddim,plms}.py.
 

@@ -71,7 +71,7 @@ class EdmTimesteps:
     sigma_min: the lowest level within the network's range; None is the
       discretization's own.
     sigma_max: the highest level, as `sigma_min`.
-    rho: how much the steps of 'edm' crowd at low noise.
+    rho: the exponent of 'edm': a larger one has more low levels.
     churn: noise that is added before the steps.
     epsilon_s: the smallest time of 'vp'.
     c1: C_1 of 'iddpm', see `edm.IDDPM`.

@@ -31,8 +31,7 @@ def sigmas(
   """Returns the (S+1,) falling full-resolution noise levels of a stage.
 
   From T_s to T_{s-1}, both exact; the finest stage goes to `sigma_min` and
-  then, by one step more, to 0. `rho` is how much the levels of 'karras' crowd
-  at low noise.
+  then, by one step more, to 0. `rho` is the exponent of 'karras'.
 
   Raises:
     ValueError: no step, or an unknown spacing.
@@ -86,7 +85,7 @@ def _levels(
 ) -> Levels:
   """Tabulates (S+1,) full-resolution noise levels."""
   unit = 2.0 ** (stage - 1)
-  # Nothing is asked of a network at 0.
+  # No network is called at 0.
   safe = np.where(sigma > 0, sigma, process.sigma_min)
   own = sigma / unit
   dalpha = unit * process.dalphas(safe, stage)[:, stage - 1 :]

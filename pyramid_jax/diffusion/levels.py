@@ -109,7 +109,7 @@ class Prediction:
     eps: the noise.
     variance: the raw output of a network that also learned the variance of
       ancestral steps, see `solvers.ddpm`; other solvers ignore it.
-    features: activations of the network by name, where they were asked for.
+    features: the requested activations of the network, by name.
   """
 
   x0: jax.Array

@@ -53,7 +53,9 @@ COMMON = {
     choices=SPACINGS,
   ),
   'sample.rho': _field(
-    7.0, 'How much the levels of karras and of EDM crowd at low noise.', above=0
+    7.0,
+    'The exponent of karras and EDM: a larger one has more low levels.',
+    above=0,
   ),
   'sample.eta': _field(
     0.0, 'The noise that ddim adds: 0 is deterministic, 1 ancestral.', low=0
@@ -81,21 +83,21 @@ CHAIN = {
   ),
 }
 
-# Of samplers that add noise anew in continuous time.
+# Of samplers that add noise in continuous time.
 CHURN = {
   'sample.churn': _field(
-    0.0, 'The amount of noise that is added anew over all steps (EDM).', low=0
+    0.0, 'The amount of noise that is added over all steps (EDM).', low=0
   ),
   'sample.churn_min': _field(
-    0.0, 'The noise level from which on noise is added anew.', low=0
+    0.0, 'The lowest noise level at which noise is added.', low=0
   ),
   'sample.churn_max': _field(
     0.0,
-    'The noise level up to which noise is added anew; 0 for no bound.',
+    'The highest noise level at which noise is added; 0 for no bound.',
     low=0,
   ),
   'sample.churn_noise': _field(
-    1.0, 'The standard deviation of the noise that is added anew.', low=0
+    1.0, 'The standard deviation of the noise that is added.', low=0
   ),
 }
 

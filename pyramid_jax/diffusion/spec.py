@@ -35,7 +35,7 @@ class SamplerSpec:
     eta: noise of ddim, 0 deterministic, 1 as noisy as ddpm.
     temperature: factor of the noise of ddim and ddpm.
     discretization: levels of a preconditioned network for 'auto'.
-    rho: how much levels of 'karras' crowd at low noise.
+    rho: the exponent of 'karras': a larger one has more low levels.
     sigma_min: the lowest level of a preconditioned network, 0 its own.
     sigma_max: the highest level of a preconditioned network, 0 its own.
     churn: noise that heun and euler add in each step, in continuous time.
@@ -137,7 +137,7 @@ def from_config(config: ConfigDict) -> SamplerSpec:
     ValueError: a field out of its range.
   """
   s = config.sample
-  if 'solver' not in s:  # a first stage, which nothing is sampled from
+  if 'solver' not in s:  # a first stage, which is not sampled from
     return SamplerSpec()
   names = [field.name for field in dataclasses.fields(SamplerSpec)]
   options = {name: s[name] for name in names if name in s} | {

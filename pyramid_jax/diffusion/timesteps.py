@@ -174,7 +174,7 @@ def spaced_levels(
     chain: the trained chain.
     steps: S.
     spacing: one of `SPACINGS`.
-    rho: of 'karras', how much the levels crowd at low noise.
+    rho: the exponent of 'karras'.
 
   Raises:
     ValueError: an unknown spacing, or a count that the rule cannot serve.
