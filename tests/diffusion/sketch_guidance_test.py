@@ -341,8 +341,9 @@ def test_steps_are_measured_as_in_a_variance_preserving_chain():
   assert s == 80
   x, mean = s * x, t * (x + 0.01 * mean)
 
-  def step(carry, denoise, level, ahead, noise):
-    return carry.replace(x=mean, prediction=denoise(carry.x, level, True))
+  def step(carry, at):
+    prediction = at.denoise(carry.x, at.level, True)
+    return carry.replace(x=mean, prediction=prediction)
 
   got = one_step(stage, x, 0, step).x
   turned = mean / np.hypot(1, t) - x / np.hypot(1, s)
