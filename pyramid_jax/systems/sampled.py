@@ -19,7 +19,6 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
-from pyramid_jax.systems import measuring
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
@@ -29,7 +28,7 @@ Batch = system_lib.Batch
 Condition = condition_lib.Condition
 SamplerSpec = spec_lib.SamplerSpec
 Stages = system_lib.Stages
-OverBatch = measuring.OverBatch
+OverBatch = system_lib.OverBatch
 Params = system_lib.Params
 Shape = denoiser_lib.Shape
 Weights = system_lib.Weights

@@ -17,7 +17,6 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import fields as fields_lib
-from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 
 
@@ -111,7 +110,7 @@ class Latents:
     return {'latent_scale': scale}
 
   def measured_scale(
-    self, frozen: Params, key: jax.Array, over: measuring.OverBatch
+    self, frozen: Params, key: jax.Array, over: system_lib.OverBatch
   ) -> jax.Array:
     """Returns the (S,) factors of the scales that make deviations 1."""
 

@@ -1,9 +1,11 @@
 """The protocols of systems, and sampling from one."""
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
+from typing import runtime_checkable
 
 import flax.struct
 import jax
@@ -31,6 +33,7 @@ BHW = tuple[int, int, int]  # batch size, height and width of images
 Condition = condition_lib.Condition
 SamplerSpec = spec_lib.SamplerSpec
 Stages = list[sampling.Stage]
+Normal = Callable[[tuple[int, ...]], jax.Array]  # shape -> standard normal
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 Metrics = Mapping[str, jax.Array]
@@ -101,6 +104,41 @@ class Trainable(Protocol):
 
   def check_extra(self, extra: Params) -> None:
     """Raises ValueError for the untrained state of another system."""
+
+
+class OverBatch(Protocol):
+  """A walk over a batch, microbatch by microbatch."""
+
+  def __call__(
+    self, key: jax.Array, function: Callable[[Batch, Normal], Any]
+  ) -> Any:
+    """Returns the results of a function, stacked over M microbatches.
+
+    Args:
+      key: of the function's draws.
+      function: (batch, normal) -> tree of arrays; `batch` has B / M rows, and
+        `normal(shape)` gives these rows of a draw for all B.
+
+    Returns:
+      The tree with a first axis of M.
+    """
+
+
+@runtime_checkable
+class Measuring(Protocol):
+  """A system whose untrained state holds numbers of the first batch."""
+
+  def measure(
+    self, frozen: Params, extra: Params, key: jax.Array, over: OverBatch
+  ) -> Params:
+    """Returns `extra` with the measurements before the first step.
+
+    Args:
+      frozen: {part: tree}, the weights of `pretrained_parts`.
+      extra: the untrained state of `init`.
+      key: that `losses` gets in the first step.
+      over: walks over the batch of the first step.
+    """
 
 
 class Reconstructing(Trainable, Protocol):

@@ -14,7 +14,6 @@ import optax
 
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs.state import TrainState
-from pyramid_jax.systems import measuring
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import optimizer
 
@@ -53,7 +52,7 @@ def make_measure(
   """Returns the pure function that measures the first batch.
 
   What is measured is that of the whole batch, also where a step goes by
-  microbatches. A system that is not `measuring.Measuring` measures nothing.
+  microbatches. A system that is not `system_lib.Measuring` measures nothing.
 
   Args:
     system: what is trained.
@@ -64,7 +63,7 @@ def make_measure(
   Returns:
     (extra, frozen, batch) -> extra, before the first step.
   """
-  if not isinstance(system, measuring.Measuring):
+  if not isinstance(system, system_lib.Measuring):
     return lambda extra, frozen, batch: extra
   count = config.train.accumulate
 

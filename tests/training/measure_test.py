@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import systems
-from pyramid_jax.systems import measuring as measuring_lib
+from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
 from tests.helpers import measuring
 from tests.helpers import system_weights
@@ -52,7 +52,7 @@ def test_a_given_scale_is_kept():
 
 def test_a_system_that_measures_nothing():
   first_stage = create('ldm_autoencoder_shapes.py:debug')
-  assert not isinstance(first_stage, measuring_lib.Measuring)
+  assert not isinstance(first_stage, system_lib.Measuring)
   system = create('diffit_shapes.py:debug')
   weights = system_weights.weights_of(system)
   assert measuring.measured(system, weights, {'image': IMAGES}) == weights.extra

@@ -194,9 +194,7 @@ def _network(
 
 def _preconditioning(config: ConfigDict) -> edm.Preconditioning:
   d = config.diffusion
-  options = {}
-  if d.preconditioning == 'edm':
-    options['sigma_data'] = d.sigma_data
+  options = {'sigma_data': d.sigma_data} if d.preconditioning == 'edm' else {}
   return edm.make_preconditioning(d.preconditioning, **options)
 
 
