@@ -56,7 +56,7 @@ def test_every_attribute_is_a_token_and_not_known_the_last_row():
   assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, PARAMS)
 
 
-def test_attributes_are_forgotten_each_on_its_own():
+def test_attributes_are_dropped_independently():
   batch = {k: jnp.ones((4000,), jnp.int32) for k in BATCH} | {'x': 1}
   got = ENCODER.augmented(batch, jax.random.key(0))
   assert got['x'] == 1
@@ -74,7 +74,7 @@ def test_tokens_of_the_camera_follow_others():
   np.testing.assert_array_equal(both.null(params, BATCH).context[:, 0], 0)
 
 
-def test_beside_placed_tokens_they_lie_nowhere():
+def test_after_placed_tokens_their_box_is_the_image():
   both = combined_lib.CombinedEncoder(
     first=Tokens(is_placed=True), second=ENCODER
   )

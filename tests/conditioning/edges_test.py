@@ -9,7 +9,7 @@ from scipy import ndimage
 from pyramid_jax.conditioning import edges
 
 
-def picture(seed=0, size=24):
+def random_images(seed=0, size=24):
   random = np.random.RandomState(seed)
   x = ndimage.gaussian_filter(random.rand(2, size, size, 3), (0, 2, 2, 0))
   x = (x - x.min()) / np.ptp(x)
@@ -28,18 +28,18 @@ def brightness(images):
 
 
 def test_brightness_is_not_rounded_on_an_accelerator():
-  images = jnp.asarray(picture())
+  images = jnp.asarray(random_images())
   jaxpr = jax.make_jaxpr(edges.luma)(images)
   products = [e for e in jaxpr.eqns if e.primitive.name == 'dot_general']
   highest = (jax.lax.Precision.HIGHEST,) * 2
   assert [e.params['precision'] for e in products] == [highest]
   np.testing.assert_allclose(
-    edges.luma(images), edges.luma(picture()), atol=1e-6
+    edges.luma(images), edges.luma(random_images()), atol=1e-6
   )
 
 
 def test_sobel_by_hand():
-  images = picture()
+  images = random_images()
   taps = np.exp(-0.5 * np.arange(-2, 3) ** 2.0)
   y = brightness(images)
   for axis in (1, 2):
@@ -104,7 +104,7 @@ def test_a_slanting_step_is_one_line(flip):
 
 
 @pytest.mark.parametrize('name', edges.DETECTORS)
-def test_flat_pictures_have_no_edges(name):
+def test_flat_images_have_no_edges(name):
   images = np.full((1, 16, 16, 3), 255, np.uint8)
   assert np.asarray(edges.detector(name)(images)).max() < 0.5
   # Nor have the steps of 8 bits.
@@ -114,7 +114,7 @@ def test_flat_pictures_have_no_edges(name):
 
 
 def test_soft_sobel_has_a_gradient():
-  x = jnp.asarray(picture(1)[:1] / 127.5 - 1, jnp.float32)
+  x = jnp.asarray(random_images(1)[:1] / 127.5 - 1, jnp.float32)
   weights = jax.random.normal(jax.random.key(0), (1, 24, 24))
   total = lambda z: (edges.sobel(z, soft=True, thin=False) * weights).sum()
   slope = jax.grad(total)(x)
@@ -127,7 +127,7 @@ def test_soft_sobel_has_a_gradient():
 
 
 def test_xdog_by_hand():
-  images = picture(2)
+  images = random_images(2)
   y = brightness(images)
   blurred = []
   for sigma in (0.8, 0.8 * 1.6):

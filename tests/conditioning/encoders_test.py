@@ -251,7 +251,7 @@ def test_trained_encoders_load_nothing():
     assert encoder.weights({'condition': 1.0}, {'condition': 2.0}) == 1.0
 
 
-def test_holes_borrow_the_first_stage():
+def test_inpainting_uses_the_weights_of_the_first_stage():
   encoder = create(task='inpaint')
   assert encoder.pretrained_name == 'first_stage'
   assert conditioning.pretrained_parts(encoder) == {}
@@ -342,8 +342,8 @@ def test_each_of_two_conditions_is_perturbed_with_a_key_of_its_own():
   keys = jax.random.split(key)
   noisy = both.first.augmented(batch, keys[0])
   np.testing.assert_array_equal(got['lr_noise'], noisy['lr_noise'])
-  forgotten = both.second.augmented(batch, keys[1])
-  np.testing.assert_array_equal(got['pitch'], forgotten['pitch'])
+  dropped = both.second.augmented(batch, keys[1])
+  np.testing.assert_array_equal(got['pitch'], dropped['pitch'])
   assert 0 < np.mean(got['pitch']) < 1
   plain = create(task='class')
   assert plain.augmented(batch, key) is batch

@@ -27,7 +27,7 @@ def test_training_draws_deviations_evenly_in_their_logarithm():
   assert len(np.unique(got['lr_noise'])) > 100_000
 
 
-def test_noise_is_added_before_the_picture_is_enlarged():
+def test_noise_is_added_before_the_image_is_enlarged():
   noise = jnp.zeros_like(SMALL).at[0, 1, 2].set(1.0)
   batch = {
     'lr_image': SMALL,
@@ -46,8 +46,8 @@ def test_noise_is_added_before_the_picture_is_enlarged():
 
 
 def test_enlarging_is_bicubic_and_keeps_what_was_given():
-  picture = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 3))
-  small = picture.astype(np.uint8)
+  image = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 3))
+  small = image.astype(np.uint8)
   got = low_resolution.enlarged(jnp.float32(small), 4)
   cells = got.reshape(1, 8, 4, 8, 4, 3).mean((2, 4))
   np.testing.assert_allclose(cells, small, atol=1e-3)
@@ -62,7 +62,7 @@ def test_enlarging_is_bicubic_and_keeps_what_was_given():
   assert np.abs(np.asarray(got[0]) - wanted)[inside].mean() < 1
 
 
-def test_noise_of_the_small_picture_is_what_the_prior_leaves_open():
+def test_noise_of_the_small_image_is_the_power_that_the_prior_gives():
   noise = jax.random.normal(jax.random.key(0), (64, 16, 16, 3))
   batch = {
     'lr_image': jnp.zeros_like(noise),
@@ -98,7 +98,7 @@ def test_another_size_is_refused():
     ENCODER.encode({}, {'lr_image': SMALL[:, :, :2]})
 
 
-def test_training_and_guidance_keep_the_picture():
+def test_training_and_guidance_keep_the_image():
   config = config_lib.base('ladm')
   config.data.image_size, config.data.lr_factor = 8, 2
   config.condition.task, config.condition.also = 'class', 'superres'

@@ -11,7 +11,9 @@ from pyramid_jax.data.synthetic import scenes
 from tests.helpers import shapes_renderer
 
 
-def drawing(ink=(0, 0, 0, 255), paper=(255, 255, 255, 255), side=200, width=6):
+def sketch_pixels(
+  ink=(0, 0, 0, 255), paper=(255, 255, 255, 255), side=200, width=6
+):
   image = Image.new('RGBA', (side, side), paper)
   canvas = ImageDraw.Draw(image)
   scale = side / 200
@@ -45,25 +47,25 @@ def lines(pixels, size=32):
   ],
 )
 def test_tones_and_transparency_do_not_matter(ink, paper):
-  want = lines(drawing())
+  want = lines(sketch_pixels())
   assert 0.05 < want.mean() < 0.3
-  np.testing.assert_array_equal(lines(drawing(ink, paper)), want)
+  np.testing.assert_array_equal(lines(sketch_pixels(ink, paper)), want)
 
 
 def test_noise_of_a_scan_does_not_matter():
-  pixels = drawing().astype(np.int64)
+  pixels = sketch_pixels().astype(np.int64)
   noise = np.random.RandomState(0).randint(-20, 21, pixels.shape)
   pixels[..., :3] += noise[..., :3]
   scan = np.clip(pixels, 0, 255).astype(np.uint8)
-  np.testing.assert_array_equal(lines(scan), lines(drawing()))
+  np.testing.assert_array_equal(lines(scan), lines(sketch_pixels()))
 
 
 @pytest.mark.parametrize(
   ('side', 'width'), [(33, 1), (64, 1), (200, 1), (500, 3), (2000, 1)]
 )
 def test_thin_lines_survive_any_size(side, width):
-  sketch = lines(drawing(side=side, width=width))
-  wanted = lines(drawing())
+  sketch = lines(sketch_pixels(side=side, width=width))
+  wanted = lines(sketch_pixels())
   # Connected, and where they belong.
   assert ndimage.label(sketch, np.ones((3, 3)))[1] == 1
   far = ndimage.distance_transform_edt(~wanted)
@@ -82,7 +84,7 @@ def test_thick_lines_keep_their_width():
   assert (lines(bar).sum(1) == 2).all()
 
 
-def test_oblong_drawings_lie_in_the_middle():
+def test_oblong_sketches_lie_in_the_middle():
   wide = np.full((20, 80, 4), 255, np.uint8)
   wide[9:11, :, :3] = 0
   sketch = lines(wide, 40)
@@ -92,7 +94,7 @@ def test_oblong_drawings_lie_in_the_middle():
   np.testing.assert_array_equal(tall, sketch.T)
 
 
-def test_small_drawings_are_enlarged():
+def test_small_sketches_are_enlarged():
   small = np.full((8, 8, 4), 255, np.uint8)
   small[3, 2:6, :3] = 0
   want = np.zeros((32, 32), bool)
@@ -120,7 +122,7 @@ def test_paper_goes_on_where_there_is_none():
 
 
 @pytest.mark.parametrize('tone', [0, 128, 255])
-def test_empty_drawings(tone):
+def test_empty_sketches(tone):
   blank = np.full((40, 40, 4), tone, np.uint8)
   with pytest.raises(ValueError, match='the sketch is empty'):
     sketches.from_image(blank, 32)
@@ -128,11 +130,11 @@ def test_empty_drawings(tone):
 
 def test_photographs_are_refused():
   spec = scenes.sample(0, np.arange(12), 2)
-  pictures = shapes_renderer.render(spec, 64)['image']
+  images = shapes_renderer.render(spec, 64)['image']
   opaque = np.full((64, 64), 255, np.uint8)
-  for picture in pictures:
+  for image in images:
     with pytest.raises(ValueError, match=r'% of the pixels are coloured or gr'):
-      sketches.from_image(np.dstack([picture, opaque]), 32)
+      sketches.from_image(np.dstack([image, opaque]), 32)
   # Their edges are no photograph.
   for edge in shapes_renderer.render(spec, 64)['edge']:
     grey = np.dstack([edge] * 3 + [opaque])

@@ -103,7 +103,7 @@ def test_byte_pairs(clip_files, text, want):
 
 
 def test_clip_words_follow_the_pattern(tmp_path):
-  # What ends a word is another token, so ends of words can be told from ids.
+  # What ends a word is another token, so ids show where words end.
   text = "don't go!'s\u2028a_b ½٣"
   words = ['don', "'t", 'go', "!'", 's', 'a', '_', 'b', 'Â½', 'Ù£']
   letters = sorted(set(''.join(words)))
