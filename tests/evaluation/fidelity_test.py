@@ -25,6 +25,7 @@ from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
 from pyramid_jax.networks import inception as network_lib
+from tests.helpers import configs
 from tests.helpers import inception_weights
 from tests.helpers import painter
 
@@ -60,13 +61,15 @@ def weights(monkeypatch, tmp_path):
 
 
 def make_config(weights, reference='', **fields):
-  config = config_lib.base('ldm')
-  config.evaluate.batch_size = 5  # and 8 on 8 devices
-  config.evaluate.inception = str(weights)
-  config.evaluate.reference = str(reference)
-  config.data.image_size = 16
-  config.data.update(fields)
-  return config.lock()
+  """Returns a config; the fields are of the section `data`."""
+  values = {
+    'evaluate.batch_size': 5,  # and 8 on 8 devices
+    'evaluate.inception': weights,
+    'evaluate.reference': reference,
+    'data.image_size': 16,
+  }
+  values |= {f'data.{name}': value for name, value in fields.items()}
+  return configs.change(config_lib.base('ldm'), values).lock()
 
 
 def draw(count, seed, side=10):

@@ -150,6 +150,13 @@ def write_zip(path, value, compression=zipfile.ZIP_STORED, root='archive'):
     archive.writestr(f'{root}/version', '3\n')
 
 
+def write_checkpoint(path, state, **fields):
+  """Writes a checkpoint of Lightning's with a state dict; returns its path."""
+  tensors = Ordered({key: tensor(value) for key, value in state.items()})
+  write_zip(path, {**fields, 'state_dict': tensors})
+  return path
+
+
 def write_legacy(path, value):
   """Writes the layout before PyTorch 1.6."""
   pickler = Pickler(is_legacy=True)

@@ -90,13 +90,6 @@ def released():
   return make_release('text')
 
 
-def write(path, state):
-  tensors = {k: torch_writer.tensor(v) for k, v in state.items()}
-  ordered = torch_writer.Ordered(tensors)
-  torch_writer.write_zip(path, {'epoch': 3, 'state_dict': ordered})
-  return path
-
-
 def run(family, workdir, *rest):
   return convert.main([f'--family={family}', f'--workdir={workdir}', *rest])
 
@@ -105,7 +98,7 @@ def run(family, workdir, *rest):
 def converted(released, tmp_path_factory):
   """The workdir of the released model."""
   folder = tmp_path_factory.mktemp('converted')
-  file = write(folder / 'model.ckpt', released)
+  file = torch_writer.write_checkpoint(folder / 'model.ckpt', released)
   code = run(
     'frido',
     folder / 'run',
@@ -186,7 +179,7 @@ def test_second_conversion_is_refused(released, converted, tmp_path, capsys):
 
 
 def attempt(state, tmp_path, *rest):
-  file = write(tmp_path / 'model.ckpt', state)
+  file = torch_writer.write_checkpoint(tmp_path / 'model.ckpt', state)
   config = f'--config={CONFIG}:text,debug'
   return run('frido', tmp_path / 'run', config, f'--checkpoint={file}', *rest)
 
@@ -253,7 +246,9 @@ def test_wrong_inputs(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
       run('frido', tmp_path / 'run', *arguments)
     assert exit_info.value.code == errors.USAGE
-  file = write(tmp_path / 'x.ckpt', {'a': np.zeros(2, np.float32)})
+  file = torch_writer.write_checkpoint(
+    tmp_path / 'x.ckpt', {'a': np.zeros(2, np.float32)}
+  )
   tiny = f'--checkpoint={file}'
   assert run('frido', tmp_path / 'run', tiny, other) == errors.USAGE
   assert 'needs a config of the system frido' in capsys.readouterr().err
@@ -265,7 +260,7 @@ def test_wrong_inputs(tmp_path, capsys):
 def test_frozen_clip_becomes_a_file_of_the_workdir(tmp_path):
   released = make_release('text_clip')
   key = 'cond_stage_model.transformer.text_model.final_layer_norm.bias'
-  file = write(tmp_path / 'model.ckpt', released)
+  file = torch_writer.write_checkpoint(tmp_path / 'model.ckpt', released)
   flags = [f'--config={CONFIG}:text_clip,debug', f'--checkpoint={file}']
   workdir = tmp_path / 'run'
   assert run('frido', workdir, *flags) == 0
@@ -294,7 +289,7 @@ def test_parts_of_a_training_checkpoint(family, tmp_path, capsys):
       prefix + key: rng.normal(size=shape).astype(np.float32)
       for key, shape in report.missing.items()
     }
-  file = write(tmp_path / 'last.ckpt', state)
+  file = torch_writer.write_checkpoint(tmp_path / 'last.ckpt', state)
   workdir = tmp_path / 'part'
   flags = [f'--config={FIRST_CONFIG}', f'--checkpoint={file}']
   assert run(family, workdir, *flags) == 0

@@ -109,13 +109,6 @@ def test_log_variances_of_the_errors():
   np.testing.assert_array_equal(back['logvar'], state['logvar'])
 
 
-def write(path, state):
-  tensors = {k: torch_writer.tensor(v) for k, v in state.items()}
-  ordered = torch_writer.Ordered(tensors)
-  torch_writer.write_zip(path, {'global_step': 3, 'state_dict': ordered})
-  return path
-
-
 def run(workdir, *rest):
   return convert.main(['--family=ldm', f'--workdir={workdir}', *rest])
 
@@ -130,7 +123,7 @@ def test_a_workdir_that_samples_and_exports(tmp_path, capsys):
   system = systems.create(load(name))
   state = release(system)
   loss = {'first_stage_model.loss.logvar': np.zeros(1, np.float32)}
-  file = write(tmp_path / 'model.ckpt', state | loss)
+  file = torch_writer.write_checkpoint(tmp_path / 'model.ckpt', state | loss)
   workdir = tmp_path / 'run'
   assert run(workdir, flag(name), f'--checkpoint={file}') == 0
   printed = capsys.readouterr().out
@@ -172,7 +165,7 @@ def test_missing_and_unknown_keys_are_listed_with_shapes(tmp_path, capsys):
   state = release(system, averaged=False)
   shape = state.pop(CODEBOOK).shape
   state['model.diffusion_model.extra'] = np.zeros(5, np.float32)
-  file = write(tmp_path / 'model.ckpt', state)
+  file = torch_writer.write_checkpoint(tmp_path / 'model.ckpt', state)
   code = run(tmp_path / 'run', flag(name), f'--checkpoint={file}')
   assert code == errors.DATA
   printed = capsys.readouterr()
@@ -184,12 +177,16 @@ def test_missing_and_unknown_keys_are_listed_with_shapes(tmp_path, capsys):
 
 def test_damaged_files_and_wrong_configs(tmp_path, capsys):
   name = 'ldm_unconditional:celebahq'
-  file = write(tmp_path / 'model.ckpt', {'a': np.zeros(1000, np.float32)})
+  file = torch_writer.write_checkpoint(
+    tmp_path / 'model.ckpt', {'a': np.zeros(1000, np.float32)}
+  )
   file.write_bytes(file.read_bytes()[:-200])
   code = run(tmp_path / 'run', flag(name), f'--checkpoint={file}')
   assert code == errors.DATA
   assert capsys.readouterr().err.count('\n') == 1
-  file = write(tmp_path / 'whole.ckpt', {'a': np.zeros(2, np.float32)})
+  file = torch_writer.write_checkpoint(
+    tmp_path / 'whole.ckpt', {'a': np.zeros(2, np.float32)}
+  )
   frido = f'--config={CONFIGS}/frido_coco.py:text,debug'
   code = run(tmp_path / 'run', frido, f'--checkpoint={file}')
   assert code == errors.USAGE
