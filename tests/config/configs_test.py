@@ -10,7 +10,6 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import msvqgan as family
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
-from tests.helpers import quick_params
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -167,12 +166,12 @@ def test_coco_configs_have_the_published_sizes(
 ):
   config = config_lib.load(f'{CONFIGS}/frido_coco.py:{variant}')
   system = systems.create(config)
-  params, _ = quick_params.shapes(system.init, jax.random.key(0))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
   count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
   assert count(params['generator']['unet']) == unet
   assert count(params['generator']['condition']) == condition
   part = system.pretrained_parts()['first_stage']
-  assert count(quick_params.shapes(part.init, jax.random.key(0))) == first_stage
+  assert count(jax.eval_shape(part.init, jax.random.key(0))) == first_stage
 
 
 # Millions of parameters of the whole, the encoder and the decoder, and keys.
@@ -193,9 +192,7 @@ AUTOENCODERS = {
 @pytest.mark.parametrize('variant', ['kl', 'vq'])
 def test_small_autoencoders_stay_below_three_million(variant):
   config = config_lib.load(f'{CONFIGS}/ldm_autoencoder_shapes.py:{variant}')
-  params, _ = quick_params.shapes(
-    systems.create(config).init, jax.random.key(0)
-  )
+  params, _ = jax.eval_shape(systems.create(config).init, jax.random.key(0))
   leaves = jax.tree.leaves(params['generator'])
   assert 400_000 < sum(leaf.size for leaf in leaves) <= 3_000_000
 
@@ -204,7 +201,7 @@ def test_small_autoencoders_stay_below_three_million(variant):
 def test_ldm_autoencoders_have_the_published_sizes(variant):
   config = config_lib.load(f'{CONFIGS}/ldm_autoencoder.py:{variant}')
   model = autoencoder.network(config)
-  tree = quick_params.shapes(
+  tree = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
   )['params']
   millions = lambda tree: round(
@@ -238,7 +235,7 @@ LDM = (
 @pytest.mark.parametrize(('file', 'unet', 'condition'), LDM)
 def test_ldm_configs_have_the_published_sizes(file, unet, condition):
   system = systems.create(config_lib.load(f'{CONFIGS}/{file}'))
-  params, _ = quick_params.shapes(system.init, jax.random.key(0))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
   count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
   assert round(count(params['generator']['unet']), 2) == unet
   got = count(params['generator'].get('condition', {}))
@@ -258,7 +255,7 @@ DIFFIT = (
 def test_diffit_configs_have_the_recommended_sizes(file, millions):
   config = config_lib.load(f'{CONFIGS}/{file}')
   system = systems.create(config)
-  params, _ = quick_params.shapes(system.init, jax.random.key(0))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
   leaves = jax.tree.leaves(params['generator'])
   assert round(sum(leaf.size for leaf in leaves) / 1e6, 2) == millions
   images = config.train.steps * config.train.batch_size
@@ -275,7 +272,7 @@ LADM_LATENT = (('256', 561_157_920), ('512', 562_975_216))
 def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
   config = config_lib.load(f'{CONFIGS}/ladm_latent_imagenet.py:{size}')
   system = systems.create(config)
-  params, _ = quick_params.shapes(system.init, jax.random.key(0))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
   leaves = jax.tree.leaves(params['generator'])
   assert sum(leaf.size for leaf in leaves) == count
 
@@ -297,10 +294,10 @@ def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
 def test_small_networks_stay_below_three_million(variant):
   config = config_lib.load(f'{CONFIGS}/{variant}')
   system = systems.create(config)
-  params, _ = quick_params.shapes(system.init, jax.random.key(0))
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
   trees = dict(params['generator'])
   for name, part in system.pretrained_parts().items():
-    trees[name] = quick_params.shapes(part.init, jax.random.key(0))
+    trees[name] = jax.eval_shape(part.init, jax.random.key(0))
   for name, tree in trees.items():
     count = sum(leaf.size for leaf in jax.tree.leaves(tree))
     assert count <= 3_000_000, name

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from pyramid_jax.interop import mapping
-from tests.helpers import quick_params
 
 
 def uniform(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -86,7 +85,7 @@ def params(
     *args: of `init`, after the key.
     **kwargs: of `init`.
   """
-  template = quick_params.shapes(
+  template = jax.eval_shape(
     lambda key: init(key, *args, **kwargs), jax.random.key(0)
   )['params']
   shapes = official_shapes(template, rename)

@@ -6,7 +6,6 @@ import numpy as np
 
 from pyramid_jax.distributed import initial
 from pyramid_jax.systems import system as system_lib
-from tests.helpers import quick_params
 
 
 KEY = jax.random.key(0)
@@ -30,9 +29,9 @@ def fill(tree, seed=0):
 
 def shapes_of(system):
   """Returns the shapes of all weights of a system."""
-  params, extra = quick_params.shapes(system.init, KEY)
+  params, extra = jax.eval_shape(system.init, KEY)
   frozen = {
-    name: quick_params.shapes(part.init, KEY)
+    name: jax.eval_shape(part.init, KEY)
     for name, part in system.pretrained_parts().items()
   }
   return system_lib.Weights(params=params, frozen=frozen, extra=extra)
@@ -40,8 +39,7 @@ def shapes_of(system):
 
 def initial_extra(system):
   """Returns the untrained state with which a system begins."""
-  with quick_params.zeros():
-    return initial.evaluate(lambda key: system.init(key)[1], KEY)
+  return initial.evaluate(lambda key: system.init(key)[1], KEY)
 
 
 def initial_values(system, seed=0):
