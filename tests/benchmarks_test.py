@@ -2,34 +2,22 @@
 
 import math
 import os
-import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
+from tests.helpers import processes
 
-ROOT = pathlib.Path(__file__).parents[1]
-CACHE = os.path.join(tempfile.gettempdir(), 'pyramid_jax_test_cache')
+
+ROOT = processes.ROOT
 
 
 def call(name, *args):
   """Runs a benchmark on one device; returns what it prints."""
-  flags = [x for x in os.environ['XLA_FLAGS'].split() if 'device' not in x]
-  env = {**os.environ, 'XLA_FLAGS': ' '.join(flags)}
-  env['JAX_COMPILATION_CACHE_DIR'] = CACHE
-  env['PYTHONPATH'] = str(ROOT)
-  done = subprocess.run(
-    [sys.executable, f'benchmarks/{name}.py', '--small', *map(str, args)],
-    cwd=ROOT,
-    env=env,
-    capture_output=True,
-    text=True,
-    timeout=600,
-    check=False,
-  )
+  script = f'benchmarks/{name}.py'
+  done = processes.run_quickly(script, '--small', *args)
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stdout
 

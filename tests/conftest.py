@@ -28,6 +28,7 @@ os.environ['XLA_FLAGS'] = ' '.join(flags)
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.helpers import devices  # noqa: E402
 from tests.helpers import quick_params  # noqa: E402
 
 
@@ -111,10 +112,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def one_device(monkeypatch):
-  """Lets a run see one device: a program for eight of them takes longer."""
-  first = jax.devices()[:1]
-  monkeypatch.setattr(jax, 'devices', lambda *args: first)
-  monkeypatch.setattr(jax, 'local_devices', lambda *args: first)
+  """Lets the runs of a test see one device."""
+  devices.show_one(monkeypatch)
 
 
 @pytest.fixture

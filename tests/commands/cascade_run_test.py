@@ -17,7 +17,7 @@ from tests.helpers import written_run
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
-COUNT = 8  # one a device
+COUNT = 2
 
 
 def write(folder, variants, size):
@@ -31,6 +31,7 @@ def write(folder, variants, size):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('one_device')
 def test_small_pictures_are_made_and_enlarged(tmp_path):
   first, second = tmp_path / 'first', tmp_path / 'second'
   config = write(first, 'none', 16)
@@ -57,6 +58,7 @@ def test_small_pictures_are_made_and_enlarged(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('one_device')
 def test_a_painted_part_is_composed_before_it_is_enlarged(tmp_path):
   first, second = tmp_path / 'first', tmp_path / 'second'
   config = write(first, 'none', 16)
@@ -87,21 +89,23 @@ def test_an_upsampler_has_noise_of_its_own(tmp_path, monkeypatch):
   config = write(first, 'none', 16)
   write(second, 'superres2', 32)
 
+  count = jax.device_count()
+
   def blank(system, weights, keys, batch, *others):
     """Gives the keys of the noise in the place of the scales."""
     del weights, batch, others
     side = system.image_size
-    return jnp.zeros((COUNT, side, side, 3)), [jax.random.key_data(keys)]
+    return jnp.zeros((count, side, side, 3)), [jax.random.key_data(keys)]
 
   monkeypatch.setattr(system_lib, 'generate', blank)
-  sample.run(config, first, {'count': COUNT, 'upsampler': str(second)})
+  sample.run(config, first, {'count': count, 'upsampler': str(second)})
   folder = first / 'samples'
   with (
     np.load(folder / 'small' / 'latents.npz') as small,
     np.load(folder / 'latents.npz') as large,
   ):
     keys = np.concatenate([small['latent_0'], large['latent_0']])
-  assert len(np.unique(keys, axis=0)) == 2 * COUNT
+  assert len(np.unique(keys, axis=0)) == 2 * count
 
 
 def test_an_upsampler_of_another_size_is_refused_first(tmp_path):
@@ -111,4 +115,3 @@ def test_an_upsampler_of_another_size_is_refused_first(tmp_path):
   with pytest.raises(errors.UserError, match='whose image_size is 64'):
     sample.run(config, first, {'count': COUNT, 'upsampler': str(second)})
   assert not (first / 'samples').exists()
-  assert jax.device_count() == COUNT

@@ -1,12 +1,7 @@
 """The commands of the README, at the smallest size, as a user types them."""
 
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -14,26 +9,16 @@ from PIL import Image
 import pytest
 
 from tests.helpers import command_line
+from tests.helpers import devices
+from tests.helpers import processes
 
 
-ROOT = pathlib.Path(__file__).parents[2]
-CACHE = os.path.join(tempfile.gettempdir(), 'pyramid_jax_test_cache')
+ROOT = processes.ROOT
 
 
 def call(*args, code=0):
   """Runs `python -m pyramid_jax.main` on one device; returns its stderr."""
-  flags = [x for x in os.environ['XLA_FLAGS'].split() if 'device' not in x]
-  env = {**os.environ, 'XLA_FLAGS': ' '.join(flags)}
-  env['JAX_COMPILATION_CACHE_DIR'] = CACHE
-  done = subprocess.run(
-    [sys.executable, '-m', 'pyramid_jax.main', *map(str, args)],
-    cwd=ROOT,
-    env=env,
-    capture_output=True,
-    text=True,
-    timeout=600,
-    check=False,
-  )
+  done = processes.run('-m', 'pyramid_jax.main', *args)
   assert done.returncode == code, done.stderr[-3000:]
   return done.stderr
 
@@ -43,24 +28,25 @@ def lines(workdir):
   return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.fixture
-def call_here(one_device, monkeypatch):
+@pytest.fixture(scope='module')
+def call_here():
   """Does what `call` does, without a process that has to import and compile."""
-  del one_device
-  monkeypatch.chdir(ROOT)
 
   def run(*args, code=0):
     got, text = command_line.call(*args)
     assert got == code, text
     return text
 
-  return run
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(ROOT)
+    devices.show_one(patch)
+    yield run
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory):
+def workdir(tmp_path_factory, call_here):
   folder = tmp_path_factory.mktemp('run') / 'frido'
-  call('--config=configs/frido_shapes.py:debug', f'--workdir={folder}')
+  call_here('--config=configs/frido_shapes.py:debug', f'--workdir={folder}')
   return folder
 
 
@@ -85,11 +71,11 @@ def test_sampling_then_scoring(workdir, call_here):
     assert saved['arr_0'].dtype == np.uint8
     assert saved['boxes'].shape == (3, 4, 4)
     first = saved['arr_0']
-  call('--mode=sample', f'--workdir={workdir}', '--count=3')
+  call_here('--mode=sample', f'--workdir={workdir}', '--count=3')
   with np.load(folder / 'samples.npz') as saved:
     np.testing.assert_array_equal(saved['arr_0'], first)
 
-  call(
+  call_here(
     '--mode=evaluate',
     f'--workdir={workdir}',
     f'--samples={folder}/samples.npz',
