@@ -26,7 +26,7 @@ class ClassEncoder(encoder.Encoder):
     classes: number of classes.
     has_null: whether there is a row for none.
     dim: width of a token; 0 leaves the ids to the denoiser.
-    key: of the ids in a batch.
+    key: the key of the ids in a batch.
   """
 
   classes: int

@@ -22,7 +22,7 @@ class InpaintingEncoder(encoder.Encoder):
   takes the nearest pixel, -1 where the image is known and 1 in the hole.
 
   Attributes:
-    first_stage: of the system, with its weights.
+    first_stage: the first stage of the system, with its weights.
     image_size: px of the image in the example.
   """
 

@@ -21,7 +21,7 @@ class MapEncoder(encoder.Encoder):
 
   Attributes:
     network: the rescaler.
-    classes: of the map, 0 included.
+    classes: the classes of the map, 0 included.
     image_size: px of the map in the example.
   """
 

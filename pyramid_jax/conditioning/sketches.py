@@ -25,7 +25,7 @@ def from_image(pixels: np.ndarray, size: int) -> dict[str, np.ndarray]:
 
   Args:
     pixels: (H, W, 4) uint8, red, green, blue and opacity.
-    size: of a side, px.
+    size: the length of a side, px.
 
   Returns:
     `sketch` (1, size, size) uint8, 255 = line, 0 = none.

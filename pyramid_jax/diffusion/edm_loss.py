@@ -64,8 +64,8 @@ class EDMDistribution(NoiseDistribution):
   """Normal in log sigma.
 
   Attributes:
-    mean: of log sigma.
-    std: of log sigma.
+    mean: the mean of log sigma.
+    std: the standard deviation of log sigma.
     sigma_data: standard deviation of the clean images.
   """
 
@@ -116,7 +116,7 @@ def weighted_errors(
 
   Args:
     denoiser: (noisy images, (B,) sigma) -> clean images.
-    distribution: of the noise levels.
+    distribution: the distribution of the noise levels.
     y: (B, H, W, C) clean images, augmented.
     random: (B,) as `distribution.draw` gives it.
     eps: (B, H, W, C) standard normal.

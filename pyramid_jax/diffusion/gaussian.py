@@ -88,8 +88,8 @@ class LossSettings:
   Attributes:
     loss_type: 'l1' or 'l2'.
     parameterization: what the network predicts: 'eps', 'x0' or 'v'.
-    simple_weight: of the mean error.
-    elbo_weight: of the variational bound.
+    simple_weight: the weight of the mean error.
+    elbo_weight: the weight of the variational bound.
   """
 
   loss_type: str

@@ -48,7 +48,7 @@ class Preconditioning:
   """The preconditioning of the network of a stage.
 
   Attributes:
-    process: of the stages.
+    process: the process of the stages.
     stage: s, 1 is the finest.
     kind: 'band' for unit variance of every band of the network's input and
       target at every noise level, 'scalar' for unit variance of their sum.
@@ -106,7 +106,7 @@ class Preconditioning:
       network: (c_in x, c_noise) -> (B, h, w, C).
       x: (B, h, w, C) the noisy state.
       sigma: () or (B,), above 0.
-      prior: of the clean image given the condition; None without one.
+      prior: the prior of the clean image given the condition; None without one.
     """
     if prior is not None:
       alpha = self.process.alphas(sigma)[..., self.stage - 1 :]
@@ -140,8 +140,8 @@ class NoiseDistribution:
   """The noise levels of training: normal in log sigma, cut at the switches.
 
   Attributes:
-    mean: of log sigma at the coarsest stage, in its own pixels.
-    std: of log sigma.
+    mean: the mean of log sigma at the coarsest stage, in its own pixels.
+    std: the standard deviation of log sigma.
   """
 
   mean: float = -1.2
@@ -193,7 +193,7 @@ def loss(
 
   Args:
     network: see `Preconditioning.denoise`, as for `sigma` and `prior`.
-    precond: of the stage.
+    precond: the preconditioning of the stage.
     clean: (B, h, w, C) the images at the stage's resolution.
     sigma: (B,).
     eps: (B, h, w, C) standard normal.

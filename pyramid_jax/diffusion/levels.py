@@ -149,7 +149,7 @@ class Prediction:
       x: (B, H, W, C) the noisy state.
       value: (B, H, W, C) the network's output, or (B, H, W, 2C) with the raw
         variance of ancestral steps in the second half.
-      level: of x.
+      level: the level of x.
 
     Raises:
       ValueError: unknown parameterization.

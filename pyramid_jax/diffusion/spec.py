@@ -31,7 +31,7 @@ class SamplerSpec:
     steps: solver steps of every stage, (S,), or of each, coarse to fine.
     spacing: where the steps lie; 'auto' is what suits the solver on a chain,
       and the discretization in continuous time.
-    variance: of the steps of ddpm, see `solvers.ddpm.ancestral`.
+    variance: the variance of the steps of ddpm, see `solvers.ddpm.ancestral`.
     eta: noise of ddim, 0 deterministic, 1 as noisy as ddpm.
     temperature: factor of the noise of ddim and ddpm.
     discretization: levels of a preconditioned network for 'auto'.

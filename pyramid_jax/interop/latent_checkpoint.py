@@ -39,7 +39,7 @@ class Layout:
 
   Attributes:
     condition: names of a trained condition encoder.
-    condition_prefix: of those names.
+    condition_prefix: the prefix of those names.
     repeats_first_stage: whether the first stage is the condition encoder too,
       with its tensors stored twice.
     stores_scale: whether the scale of the latents is stored; else it is a
@@ -81,8 +81,8 @@ def to_flax(
   Args:
     state: the official state dict.
     template: shapes, or values to keep where something is missing.
-    chain: of the config.
-    layout: of the system.
+    chain: the chain of the config.
+    layout: the layout of the system.
 
   Raises:
     ValueError: buffers of another noise schedule than the config's.

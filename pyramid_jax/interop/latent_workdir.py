@@ -113,9 +113,9 @@ def from_official(
   """Returns the weights of an official state dict, and the account of its keys.
 
   Args:
-    name: of the system, a key of `DENOISERS`.
+    name: the name of the system, a key of `DENOISERS`.
     state: official key -> array, of all files of a release.
-    system: of the config.
+    system: the system of the config.
     keep_initial: whether what is missing gets initial values, or stays shapes.
 
   Raises:

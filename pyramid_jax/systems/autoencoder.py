@@ -106,7 +106,7 @@ class Autoencoder:
     discriminator: None for no adversarial term.
     perceptual: one of `PERCEPTUAL`; 'pyramid' needs no weights.
     perceptual_path: file of the LPIPS weights.
-    settings: of the losses; its family is that of the model.
+    settings: the settings of the losses; its family is that of the model.
     image_size: px.
     logvar: the (initial) log variance of the reconstruction, `KLSettings` only.
     train_logvar: whether it is trained.

@@ -44,7 +44,7 @@ class Denoiser:
     call: (variables, x, time, inputs, **kwargs of `module.apply`) -> the
       output for states (B, h, w, C) at one level () of the whole batch, or at
       levels (B,).
-    params: of the network.
+    params: the parameters of the network.
     predict: (network, x, level, inputs) -> `Prediction`.
     cached: compute all that does not depend on the level once per image instead
       of once per step (the same numbers).

@@ -118,8 +118,8 @@ def check_value(
   """Raises ValueError if the value of a field is not among those allowed.
 
   Args:
-    name: of the field, as 'data.buckets'.
-    value: of the field.
+    name: the name of the field, as 'data.buckets'.
+    value: the value of the field.
     allowed: the values that it may have.
     reason: the end of the message.
   """
@@ -133,7 +133,7 @@ def check_multiple(name: str, size: int, of: int, reason: str) -> None:
   """Raises ValueError if the value of a field is no multiple of a number.
 
   Args:
-    name: of the field, as 'data.image_size'.
+    name: the name of the field, as 'data.image_size'.
     size: the value of the field.
     of: what must divide it.
     reason: the end of the message, which names the origin of the number.

@@ -52,7 +52,7 @@ class LossSettings:
     Args:
       rec: mean pixel loss and weighted perceptual distance.
       size: the number of values of an image.
-      logvar: of the reconstruction, for `KLSettings`.
+      logvar: the log variance of the reconstruction, for `KLSettings`.
     """
     del size, logvar
     return rec
@@ -121,7 +121,7 @@ def reconstruction_loss(
     image: (B, H, W, C) in [-1, 1].
     reconstruction: the same shape.
     perceptual: (x, y) -> (B,).
-    weight: of the perceptual distance.
+    weight: the weight of the perceptual distance.
     pixel_loss: 'l1' or 'l2'.
   """
   difference = image - reconstruction
@@ -212,7 +212,7 @@ def discriminator_loss(
   """The discriminator's loss (optimizer_idx 1 of both reference files).
 
   Args:
-    settings: of the losses.
+    settings: the settings of the losses.
     real: logits of images.
     fake: logits of reconstructions.
     step: finished updates.

@@ -101,7 +101,7 @@ class Flow(sampled.Sampled):
 
   Attributes, in addition to those of `sampled.Sampled`:
     unet: predicts the velocity.
-    times: of training.
+    times: the times of training.
   """
 
   unet: unet_lib.UNet

@@ -45,7 +45,7 @@ class Sampled:
 
   Attributes:
     space: images, or the latents of a first stage.
-    encoder: of the condition.
+    encoder: the encoder of the condition.
     cond_dropout: the share of conditions that the null condition replaces in
       training.
     image_size: px of a sample.

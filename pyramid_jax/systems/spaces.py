@@ -67,7 +67,8 @@ class Latents:
     first_stage: the autoencoder.
     path: its checkpoint, empty to train it in the run's own folder.
     image_size: px of a sample in training.
-    scale_factor: of the latents of each scale, unless it is measured.
+    scale_factor: the scale factor of the latents of each scale, unless it is
+      measured.
     scale_by_std: whether it is one over their deviation in the first batch.
   """
 

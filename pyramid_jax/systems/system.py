@@ -115,7 +115,7 @@ class OverBatch(Protocol):
     """Returns the results of a function, stacked over M microbatches.
 
     Args:
-      key: of the function's draws.
+      key: the key of the function's draws.
       function: (batch, normal) -> tree of arrays; `batch` has B / M rows, and
         `normal(shape)` gives these rows of a draw for all B.
 
@@ -170,8 +170,8 @@ class Predicting(Trainable, Protocol):
     """Predicts the edges of images that are noised.
 
     Args:
-      weights: of the system.
-      key: of the noise.
+      weights: the weights of the system.
+      key: the key of the noise.
       batch: images, conditions and edges.
       times: (B,) of the noise, from 0 (data) to 1 (noise).
 
@@ -294,7 +294,7 @@ def generate(
 
   Args:
     system: what is sampled.
-    weights: of the system.
+    weights: the weights of the system.
     keys: (B,) of `image_keys`.
     batch: the arrays of B conditions.
     spec: how they are sampled.

@@ -36,8 +36,9 @@ class Guidance:
       the scale acts in steps that begin there (arXiv:2404.07724).
     channels: how many of the noise's channels are guided; None is all. DiT
       guides 3 of a latent's 4.
-    power: of the power-cosine schedule, which lets the scale grow from 1 to
-      `scale` as the noise falls (`power_cosine`); None is a constant scale.
+    power: the power of the power-cosine schedule, which lets the scale grow
+      from 1 to `scale` as the noise falls (`power_cosine`); None is a constant
+      scale.
   """
 
   scale: jax.Array | np.ndarray | float
@@ -124,7 +125,7 @@ def guided_stage(
     shape: (B, h, w, C) of the state.
     cond: the condition of B images.
     null: the null condition; None without one.
-    guidance: of this stage; None without any.
+    guidance: the guidance of this stage; None without any.
   """
   alone = build(cond, shape)
   if guidance is None or null is None:

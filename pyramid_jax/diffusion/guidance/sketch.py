@@ -41,7 +41,7 @@ class SketchGuidance:
   """The corrections of the first steps of a stage.
 
   Attributes:
-    loss: of the activations; may depend on the predictions, too.
+    loss: the loss of the activations; may depend on the predictions, too.
     features: names of the activations.
     beta: length of the correction over that of the step, () or (B,).
     stop_fraction: the share of the steps that are corrected, in [0, 1].

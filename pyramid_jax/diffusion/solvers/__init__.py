@@ -37,7 +37,7 @@ def create(
     name: one of `SOLVERS`.
     eta: noise of DDIM, 0 deterministic, 1 as noisy as DDPM.
     temperature: factor of the noise of DDIM and DDPM.
-    variance: of the steps of DDPM, see `ddpm.ancestral`.
+    variance: the variance of the steps of DDPM, see `ddpm.ancestral`.
     churn: whether Heun and Euler add noise, as much as their levels say.
 
   Raises:

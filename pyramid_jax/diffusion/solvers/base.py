@@ -30,7 +30,7 @@ class Carry:
 
   Attributes:
     x: (B, H, W, C) the state at the current level.
-    prediction: of the step's first network call.
+    prediction: the prediction of the step's first network call.
     history: what a multistep solver remembers.
     mean: x without the noise that this step drew, None if it drew none; not
       kept from step to step.

@@ -59,9 +59,9 @@ def ancestral(
   guided_diffusion/gaussian_diffusion.py.
 
   Args:
-    prediction: of x.
+    prediction: the prediction of x.
     x: (B, H, W, C) the state.
-    level: of x, broadcast over it.
+    level: the level of x, broadcast over it.
     next_level: less noisy, broadcast over x.
     variance: 'fixed_small' that of the posterior, 'fixed_large' that of the
       forward step, or 'learned_range', where the network interpolates between

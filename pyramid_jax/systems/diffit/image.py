@@ -80,8 +80,8 @@ class DiffiT(sampled.Sampled):
   Attributes, in addition to those of `sampled.Sampled`:
     network: the raw network, whose windows must divide the image.
     precond: the preconditioning of the network.
-    noise_distribution: of the noise levels in training.
-    augment: of the training images, None without.
+    noise_distribution: the distribution of the noise levels in training.
+    augment: the augmentation of the training images, None without.
   """
 
   network: diffit_lib.DiffiT

@@ -67,7 +67,7 @@ class ControlledNetwork(stage_networks.StageNetwork):
   The weights are {'base': those of the network, 'branch': of the branch}.
 
   Attributes, in addition to those of `StageNetwork`:
-    branch: of `module`.
+    branch: the branch of `module`.
     weight: the strength of the control, 0 for none, 1 as trained.
   """
 

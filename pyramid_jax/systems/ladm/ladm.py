@@ -56,10 +56,10 @@ class LaDM(sampled.Sampled):
   Lists of stages are coarse to fine; a stage's number is 1 for the finest.
 
   Attributes, in addition to those of `sampled.Sampled`:
-    networks: of the stages.
+    networks: the networks of the stages.
     process: the bands, their fading, the switches.
-    kind: of the preconditioning, see `laplacian_loss.Preconditioning`.
-    noise_distribution: of the noise levels in training.
+    kind: the kind of the preconditioning, see `laplacian_loss.Preconditioning`.
+    noise_distribution: the distribution of the noise levels in training.
     stage_batch: examples of a batch for each stage.
     coarse_noise: share of noise in the clean image of the stage before, which
       conditions finer stages in training; None where it does not.

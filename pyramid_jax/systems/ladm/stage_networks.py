@@ -55,7 +55,7 @@ class StageNetwork:
     """Returns (B, h, w, C), with mutable collections or activations if given.
 
     Args:
-      variables: of the module.
+      variables: the variables of the module.
       x: (B, h, w, C) the preconditioned state.
       c_noise: (B,) or (1,) the noise level.
       inputs: of the condition; `concat` is at the finest resolution and is
@@ -114,7 +114,7 @@ class Networks:
   Attributes:
     modules: one a stage, or the one that all share.
     wavelets: see `StageNetwork`.
-    channels: of the state.
+    channels: the channels of the state.
   """
 
   modules: Sequence[nn.Module]
@@ -153,8 +153,8 @@ class Networks:
 
     Args:
       init: (stage, key, x) -> weights; x is (1, h, w, C) of the stage.
-      key: of all weights.
-      side: of the finest stage's states.
+      key: the key of all weights.
+      side: the side of the finest stage's states.
     """
     params: dict[str, Any] = {}
     for stage in range(len(self.wavelets), 0, -1):

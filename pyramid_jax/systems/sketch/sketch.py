@@ -57,14 +57,14 @@ class Sketch:
     base: the sampled system.
     base_path: the workdir of its weights.
     features: names of the activations that are read.
-    targets: of the predictors, for each stage.
+    targets: the targets of the predictors, for each stage.
     predictors: one for all stages, or one for each.
-    source: of the edges that are learned.
+    source: the source of the edges that are learned.
     beta: the length of a correction over that of its step, for each stage.
     stop_fraction: the share of the steps that are corrected, for each stage.
     norm_ref: the step that corrections are measured by, one of
       `guidance.sketch.NORM_REFS`.
-    variance: of the steps of ddpm, as the base was trained.
+    variance: the variance of the steps of ddpm, as the base was trained.
   """
 
   base: system_lib.Base
@@ -187,8 +187,8 @@ class Sketch:
     """Noises a batch and reads the base's activations, stage by stage.
 
     Args:
-      weights: of the base.
-      key: of the noise.
+      weights: the weights of the base.
+      key: the key of the noise.
       batch: images and conditions.
       rows: (stage, S) -> (B,), which of the stage's S levels each example has.
 

@@ -26,7 +26,7 @@ class Targets:
 
   Attributes:
     base: the system whose activations are read.
-    shapes: of its stages.
+    shapes: the shapes of its stages.
     space: 'latent' for the latents of the edge map, 'pixels' for the pixels of
       each place of the state as channels. Without a first stage there is one
       channel, the strongest edge of a place.
@@ -86,9 +86,9 @@ class Targets:
     """Returns the stages of the base with all levels and no guidance.
 
     Args:
-      weights: of the base.
+      weights: the weights of the base.
       count: B.
-      condition: of B images; None for zeros.
+      condition: the condition of B images; None for zeros.
     """
     shape = (count, self.base.image_size, self.base.image_size)
     condition = condition or self.base.example_condition()
