@@ -26,7 +26,13 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_packages(include=['pyramid_jax', 'pyramid_jax.*']),
+  # The configs lie beside the package and are installed inside of it, where
+  # `pyramid_jax.config.load` looks for them.
+  packages=[
+    *setuptools.find_packages(include=['pyramid_jax', 'pyramid_jax.*']),
+    'pyramid_jax.configs',
+  ],
+  package_dir={'pyramid_jax.configs': 'configs'},
   # Lower bound: the oldest version the tests ran on. Upper bound: the first
   # minor version they have not seen.
   install_requires=[
@@ -46,6 +52,7 @@ setuptools.setup(
     'scipy>=1.14,<2',
     'tensorboardX>=2.6.2,<3',
     'tokenizers>=0.23,<0.24',
+    'tqdm>=4.66,<5',
   ],
   extras_require={
     'test': TEST,

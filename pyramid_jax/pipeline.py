@@ -184,8 +184,7 @@ class Pipeline:
     size = min(batch_size or self.config.sample.batch_size, request.count)
     arrays = mesh_lib.numeric(rows)
     batches = -(-request.count // size)
-    bar = progress.Progress(0, batches, size, unit='batch')
-    for index in range(batches):
+    for index in progress.Progress(range(batches), size, 'batch'):
       done = index * size
       # The last batch is as large as the others, so that one program serves.
       numbers = request.first + done + np.arange(size)
@@ -200,7 +199,6 @@ class Pipeline:
         images=made.images[:kept],
         scales=tuple(scale[:kept] for scale in made.scales),
       )
-      bar.update(index + 1)
 
   def sample(
     self, batch: Rows, request: Request, numbers: np.ndarray

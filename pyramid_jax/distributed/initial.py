@@ -2,11 +2,10 @@
 
 A jitted `init` unrolls the random number generator once for every parameter:
 minutes of compilation for a second of arithmetic. Here `init` is only traced,
-the forward pass falls away as dead code, and what is left, a handful of
-elementwise operations, is done by NumPy. Random bits come from
-`jax.random.bits`, at a few sizes only: the first n bits of a longer draw are
-those of a shorter one. So the values are those of `jax.jit(init)`, whatever
-the mesh.
+the forward pass is removed as dead code, and NumPy evaluates the rest, a few
+elementwise operations. Random bits come from `jax.random.bits` at a few sizes
+only: the first n bits of a longer draw are those of a shorter one. So the
+values are those of `jax.jit(init)`, whatever the mesh.
 """
 
 from collections.abc import Callable
@@ -27,9 +26,7 @@ _DRAWS = tuple(1 << n for n in range(10, 63, 3))
 def evaluate(function: Callable[..., Any], *args: Any) -> Any:
   """Returns `function(*args)` as NumPy arrays, operation by operation.
 
-  Args:
-    function: traceable; meant for the `init` of a system.
-    *args: trees of arrays.
+  It is meant for the `init` of a system; the arguments are trees of arrays.
   """
   closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
   jaxpr, used = partial_eval.dce_jaxpr(
@@ -105,10 +102,8 @@ def _bits(params: Mapping[str, Any], key: jax.Array) -> np.ndarray:
 
 def _broadcast(params: Mapping[str, Any], x: Any, *_: Any) -> np.ndarray:
   shape = params['shape']
-  places = params['broadcast_dimensions']
-  ones = [1] * len(shape)
-  for axis, size in zip(places, np.shape(x), strict=True):
-    ones[axis] = size
+  ones = np.ones(len(shape), int)
+  ones[list(params['broadcast_dimensions'])] = np.shape(x)
   return np.broadcast_to(np.reshape(x, ones), shape)
 
 

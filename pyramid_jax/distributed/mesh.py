@@ -24,14 +24,10 @@ BATCH_AXES = ('data', 'fsdp')
 def create(
   config: ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """Returns the mesh ('data', 'fsdp', 'tensor').
+  """Returns the mesh of `config.mesh`: a size for every axis, -1 = the rest.
 
-  Args:
-    config: `config.mesh`: a size for every axis, -1 = the rest.
-    devices: all devices of all processes by default.
-
-  Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+  Its devices are those of all processes by default; sizes that do not multiply
+  to their number are a ValueError.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [config[axis] for axis in AXES]
@@ -83,15 +79,9 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
 
 
 def place(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Puts this process's rows of a batch on its devices.
+  """Puts this process's rows of a batch, (B / processes, ...), on its devices.
 
-  Args:
-    mesh: see `create`.
-    batch: (B / processes, ...) host arrays; strings stay on the host and are
-      dropped.
-
-  Returns:
-    (B, ...) arrays, split by `batch_sharding`.
+  Returns (B, ...) arrays, split by `batch_sharding`; strings are dropped.
   """
   sharding = batch_sharding(mesh)
   arrays = numeric(batch)
@@ -106,13 +96,8 @@ def place(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 def spread(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """Puts a batch of any size, the same in every process, on the devices.
 
-  Args:
-    mesh: see `create`.
-    batch: (B, ...) host arrays; strings are dropped.
-
-  Returns:
-    (B, ...) arrays, split where B divides among the devices, else whole on
-    each.
+  Its (B, ...) arrays are split where B divides among the devices, else whole on
+  each; strings are dropped.
   """
   arrays = numeric(batch)
   rows = next(iter(arrays.values())).shape[0] if arrays else 0

@@ -3,31 +3,23 @@
 from pyramid_jax.config.field import Field
 
 
-FIELDS = {
-  'mesh.data': Field(
-    -1,
-    'The number of devices that split the batch; -1 takes the devices that'
-    ' the other axes leave.',
-    low=1,
-    also=(-1,),
-    resumable=True,
-  ),
-  'mesh.fsdp': Field(
-    1,
-    'The number of devices that split the batch and the parameters; -1 takes'
-    ' the devices that the other axes leave.',
-    low=1,
-    also=(-1,),
-    resumable=True,
-  ),
-  'mesh.tensor': Field(
+_REST = '-1 takes the devices that the other axes leave.'
+_SIZES = {
+  'data': (-1, 'The number of devices that split the batch'),
+  'fsdp': (1, 'The number of devices that split the batch and the parameters'),
+  'tensor': (
     1,
     'The number of devices that split the weights which the sharding rules'
-    ' name; -1 takes the devices that the other axes leave.',
-    low=1,
-    also=(-1,),
-    resumable=True,
+    ' name',
   ),
+}
+FIELDS = {
+  **{
+    f'mesh.{axis}': Field(
+      size, f'{doc}; {_REST}', low=1, also=(-1,), resumable=True
+    )
+    for axis, (size, doc) in _SIZES.items()
+  },
   'mesh.fsdp_min_size': Field(
     2**16,
     'The number of values from which on a weight is split over fsdp.',

@@ -1,4 +1,4 @@
-"""Which of how many processes this one is; nothing else asks."""
+"""The index of this process and their number; no other module reads them."""
 
 import jax
 
@@ -9,5 +9,5 @@ def process_part() -> tuple[int, int]:
 
 
 def is_main_process() -> bool:
-  """Whether this process writes what is written once."""
+  """Whether this process writes the files that are written once."""
   return jax.process_index() == 0

@@ -30,37 +30,30 @@ def path_name(path: tuple[Any, ...]) -> str:
 def spec(
   name: str, shape: tuple[int, ...], sizes: Mapping[str, int], min_size: int
 ) -> PartitionSpec:
-  """Returns the axes of one leaf.
+  """Returns the axes of the leaf with a path and shape.
+
+  The first rule that matches holds; without one, the largest dimension that
+  `fsdp` divides is split (the last of equals).
 
   Args:
     name: its path.
     shape: its shape.
     sizes: of the mesh axes.
     min_size: leaves of fewer values are replicated.
-
-  Returns:
-    The first rule that matches; without one, the largest dimension that
-    `fsdp` divides is split (the last of equals).
   """
   if math.prod(shape) < min_size or not shape:
     return PartitionSpec()
   for pattern, axes in RULES:
     if re.search(pattern, name) and len(shape) >= len(axes):
       wish = (None,) * (len(shape) - len(axes)) + axes
-      return PartitionSpec(
-        *(
-          axis if axis and size % sizes[axis] == 0 else None
-          for axis, size in zip(wish, shape, strict=True)
-        )
-      )
+      pairs = zip(wish, shape, strict=True)
+      divides = [a if a and n % sizes[a] == 0 else None for a, n in pairs]
+      return PartitionSpec(*divides)
   fsdp = sizes['fsdp']
   fitting = [(s, i) for i, s in enumerate(shape) if s % fsdp == 0]
   if fsdp == 1 or not fitting:
     return PartitionSpec()
-  best = max(fitting)[1]
-  return PartitionSpec(
-    *('fsdp' if i == best else None for i in range(best + 1))
-  )
+  return PartitionSpec(*[None] * max(fitting)[1], 'fsdp')
 
 
 def shardings(tree: Any, mesh: Mesh, min_size: int) -> Any:
@@ -99,24 +92,4 @@ def table(tree: Any) -> str:
       f'{axes:<24}{len(leaves):>8}{size / 2**20:>12.2f}  '
       f'{largest[0]} {largest[1].shape}'
     )
-  return '\n'.join(lines)
-
-
-def parameter_table(params: Any, depth: int = 3) -> str:
-  """Returns the number of parameters below each module, and in all.
-
-  Args:
-    params: {loss name: tree} of arrays or shapes.
-    depth: path components that are told apart.
-  """
-  rows: dict[str, list[int]] = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    parts = path_name(path).split('/')
-    row = rows.setdefault('/'.join(parts[:-1][:depth]), [0, 0])
-    row[0] += 1
-    row[1] += math.prod(leaf.shape)
-  rows['total'] = [sum(r[i] for r in rows.values()) for i in (0, 1)]
-  width = max(len(name) for name in rows) + 2
-  lines = [f'{"module":<{width}}{"leaves":>8}{"parameters":>14}']
-  lines += [f'{n:<{width}}{k:>8}{v:>14,}' for n, (k, v) in rows.items()]
   return '\n'.join(lines)

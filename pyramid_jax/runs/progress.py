@@ -1,108 +1,94 @@
 """How far a long loop is: a bar on a terminal, plain lines elsewhere."""
 
-from collections import deque
 from collections.abc import Iterator
 import contextlib
 import sys
-import time
+from typing import Any
 from typing import TextIO
 
 from absl import logging
+import tqdm
 
 
-_BAR = 24  # characters
+_LINE = '{unit} {n}/{total}, {images_per_sec:.4g} images/s, {remaining} left'
 _BAR_SECS = 0.2  # between two states of the bar
 _LINE_SECS = 10.0  # between two lines
-_WINDOW_SECS = 20.0  # over which the speed is averaged
 
 
-class Progress:
-  """Counts steps and tells their speed and the time that is left.
+class Progress(tqdm.tqdm):
+  """A bar that shows images per second.
 
-  Time spent in `pause` (evaluation, grids) does not count.
+  A loop iterates over it, or calls `update` after every step and `close` in the
+  end. Time spent in `pause` (evaluation, grids) does not count.
   """
+
+  monitor_interval = 0  # no thread
 
   def __init__(
     self,
-    first: int,
-    last: int,
+    steps: range,
     images: int,
-    stream: TextIO | None = None,
     unit: str = 'step',
+    stream: TextIO | None = None,
   ):
     """Starts the clock.
 
     Args:
-      first: steps that are done already.
-      last: steps when all is done.
+      steps: that are left, numbered from 0 over all.
       images: of a step.
+      unit: the name of a step.
       stream: of the bar, standard error by default.
-      unit: what is counted.
     """
-    self._last = last
     self._images = images
-    self._unit = unit
-    self._stream = sys.stderr if stream is None else stream
-    self._terminal = self._stream.isatty()
-    self._paused = 0.0
-    self._start = time.monotonic()
-    self._shown = self._start - _LINE_SECS
-    self._marks = deque([(0.0, first)])  # (working seconds, step)
+    stream = sys.stderr if stream is None else stream
+    terminal = stream.isatty()
+    super().__init__(
+      steps,
+      initial=steps.start,
+      total=steps.stop,
+      unit=unit,
+      file=stream if terminal else _LogLines(),
+      mininterval=_BAR_SECS if terminal else _LINE_SECS,
+      miniters=1,
+      position=0,
+      dynamic_ncols=terminal,
+      bar_format=f'|{{bar}}| {_LINE}' if terminal else _LINE,
+    )
+
+  @property
+  def format_dict(self) -> dict[str, Any]:
+    values = super().format_dict
+    done = values['n'] - values['initial']
+    rate = values['rate'] or done / max(values['elapsed'], 1e-9)
+    return {**values, 'images_per_sec': rate * self._images}
 
   def seconds(self) -> float:
     """Returns the working time since the start."""
-    return time.monotonic() - self._start - self._paused
+    return self.format_dict['elapsed']
 
   def images_per_sec(self) -> float:
-    """Returns the speed of the last seconds, 0 when it is not known."""
-    (start, first), (end, last) = self._marks[0], self._marks[-1]
-    return (last - first) * self._images / max(end - start, 1e-9)
-
-  def update(self, step: int, text: str = '') -> None:
-    """Tells that `step` is done; `text` is shown behind the bar."""
-    now = self.seconds()
-    self._marks.append((now, step))
-    while len(self._marks) > 2 and now - self._marks[1][0] > _WINDOW_SECS:
-      self._marks.popleft()
-    every = _BAR_SECS if self._terminal else _LINE_SECS
-    if time.monotonic() - self._shown < every and step < self._last:
-      return
-    self._shown = time.monotonic()
-    line = f'{self._unit} {step}/{self._last}, {self._speed(step)}'
-    line = f'{line}, {text}' if text else line
-    if not self._terminal:
-      logging.info('%s', line)
-      return
-    full = _BAR * step // max(self._last, 1)
-    bar = '#' * full + '-' * (_BAR - full)
-    end = '\n' if step >= self._last else ''
-    self._stream.write(f'\r[{bar}] {line}\x1b[K{end}')
-    self._stream.flush()
-
-  def _speed(self, step: int) -> str:
-    speed = self.images_per_sec()
-    if not speed:
-      return 'speed unknown'
-    left = (self._last - step) * self._images / speed
-    return f'{speed:.4g} images/s, {duration(left)} left'
+    """Returns the speed of late, a moving average."""
+    return self.format_dict['images_per_sec']
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Takes what is done inside out of the speed, and off the bar's line."""
-    if self._terminal:
-      self._stream.write('\r\x1b[K')
-      self._stream.flush()
-    start = time.monotonic()
+    """Stops the clock within the context, and clears the line of the bar."""
+    self.clear()
+    start = self._time()
     try:
       yield
     finally:
-      self._paused += time.monotonic() - start
+      secs = self._time() - start
+      self.start_t += secs
+      self.last_print_t += secs
 
 
-def duration(secs: float) -> str:
-  """Returns '1:02:03' or '2:03'."""
-  minutes, seconds = divmod(round(secs), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours}:{minutes:02d}:{seconds:02d}'
-  return f'{minutes}:{seconds:02d}'
+class _LogLines:
+  """A stream that logs every state of a bar."""
+
+  def write(self, text: str) -> None:
+    if text.strip():
+      logging.info('%s', text.strip())
+
+  def flush(self) -> None:
+    """Has nothing to do."""

@@ -1,6 +1,5 @@
-"""What a training run leaves on disk and on the terminal, and when."""
+"""Logs, scores, grids and checkpoints of a training run."""
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from absl import logging
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import pipeline
@@ -29,23 +27,16 @@ _GRID = 16  # images of a grid, at most
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Due:
-  """What happens after a step.
+  """The hooks that are due after a step."""
 
-  Attributes:
-    log: a line of metrics.
-    evaluate: scores of the validation split, in that line.
-    grid: a picture.
-    save: a checkpoint.
-  """
-
-  log: bool
-  evaluate: bool
-  grid: bool
-  save: bool
+  log: bool  # a line of metrics
+  evaluate: bool  # scores of the validation split, in that line
+  grid: bool  # of samples
+  save: bool  # a checkpoint
 
   @classmethod
   def at(cls, step: int, train: ConfigDict) -> 'Due':
-    """Returns what is due after `step` by the config's `train` section."""
+    """Returns the hooks due after `step` by the config's `train` section."""
 
     def every(steps: int) -> bool:
       return bool(steps) and step % steps == 0
@@ -66,34 +57,32 @@ class Hooks:
   def __init__(
     self, setup: setup_lib.Setup, store: checkpoints.Checkpoints, first: int
   ):
-    """Opens the files.
-
-    Args:
-      setup: what is trained.
-      store: its checkpoints.
-      first: finished updates.
-    """
+    """Opens the files after `first` finished updates."""
     self._setup = setup
     self._store = store
     self._writer = writers.MetricWriter(setup.workdir, first)
     train = setup.config.train
-    self._bar = progress.Progress(first, train.steps, train.batch_size)
+    self._bar = progress.Progress(range(first, train.steps), train.batch_size)
     # One pipeline a run, so that nothing is compiled twice; the weights follow.
-    abstract = _weights(setup.state, setup.frozen)
     self._pipe = pipeline.Pipeline(
       setup.system,
-      abstract,
+      _weights(setup.state, setup.frozen),
       setup.mesh,
       setup.config,
       setup.reader.label_names,
     )
-    self._preview = _previewer(setup)
+    count = min(_GRID, setup.config.sample.batch_size)
+    reader = setup.reader_val
+    order = batches_lib.Batches(reader, count, seed=0, shuffle=False)
+    finish = examples_lib.finisher(setup.config, reader, setup.mesh)
+    self._examples = finish(order.at(0))
     self._score = scoring.during_training(
-      self._pipe, setup.request, setup.config, setup.reader_val
+      self._pipe, setup.request, setup.config, reader
     )
 
   def close(self) -> None:
-    """Closes the files and says what data was skipped."""
+    """Closes the files and logs how many images were skipped."""
+    self._bar.close()
     self._writer.close()
     skipped = {k: n for k, n in self._setup.reader.report.items() if n}
     if skipped:
@@ -101,9 +90,9 @@ class Hooks:
       logging.warning('images skipped: %s', text)
 
   def check(self, step: int, metrics: Any) -> None:
-    """Waits for a step, and ends the run if its numbers are not numbers."""
+    """Waits for a step; a loss or gradient that is not finite ends the run."""
     if float(metrics['finite']):
-      self._bar.update(step)
+      self._bar.update()
       return
     self._store.wait()
     good = next(iter(checkpoints.steps(self._setup.workdir)), None)
@@ -117,7 +106,7 @@ class Hooks:
   def log(
     self, step: int, metrics: Any, scores: Mapping[str, float] | None = None
   ) -> None:
-    """Writes the line of a step."""
+    """Writes the metrics of a step."""
     values = jax.device_get(metrics)
     del values['finite']
     row = {'loss': values.pop('loss'), **values}
@@ -136,27 +125,37 @@ class Hooks:
     due: Due,
     stopping: bool,
   ) -> None:
-    """Does what is due; when stopping, only what must not be lost."""
+    """Runs the hooks that are due; when stopping, only log and checkpoint."""
     pipe = self._pipe.with_weights(_weights(state, frozen))
     with self._bar.pause():
       scores: Mapping[str, float] = {}
       if due.evaluate and not stopping:
         scores = self._score(pipe)
-        logging.info('validation: %s', _short(scores))
+        texts = (f'{name} {value:.4g}' for name, value in scores.items())
+        logging.info('validation: %s', ', '.join(texts))
       if due.log:
         self.log(step, metrics, scores)
       if due.grid and not stopping:
-        grid = self._preview(step, pipe)
-        self._writer.write_images(step, {'samples': grid})
-      # Last, so that a run that is cut off before does the rest again.
+        self._preview(step, pipe)
+      # Last, so that a run that is interrupted before repeats the rest.
       if due.save or stopping:
         config, mesh = self._setup.config, self._setup.mesh
         position = step * config.train.batch_size
         self._store.save(state, config, mesh, position)
 
-
-def _short(scores: Mapping[str, float]) -> str:
-  return ', '.join(f'{name} {value:.4g}' for name, value in scores.items())
+  def _preview(self, step: int, pipe: pipeline.Pipeline) -> None:
+    """Draws and saves a grid of samples."""
+    image = grids.draw(
+      pipe.preview(self._examples.batch, self._setup.request),
+      self._examples.rows,
+      self._setup.config.condition.task,
+      pipe.label_names,
+      real=self._examples.real,
+    )
+    folder = self._setup.workdir / 'samples'
+    with errors.user_errors(missing=errors.OUTPUT):
+      grids.save(folder / f'step_{step:08d}.png', image)
+    self._writer.write_images(step, {'samples': image})
 
 
 def _weights(
@@ -168,28 +167,3 @@ def _weights(
     frozen=frozen,
     extra=state.extra,
   )
-
-
-def _previewer(
-  setup: setup_lib.Setup,
-) -> Callable[[int, pipeline.Pipeline], np.ndarray]:
-  """Returns a function that draws and saves the grid of a step."""
-  config = setup.config
-  count = min(_GRID, config.sample.batch_size)
-  order = batches_lib.Batches(setup.reader_val, count, seed=0, shuffle=False)
-  finish = examples_lib.finisher(config, setup.reader_val, setup.mesh)
-  examples = finish(order.at(0))
-
-  def preview(step: int, pipe: pipeline.Pipeline) -> np.ndarray:
-    image = grids.draw(
-      pipe.preview(examples.batch, setup.request),
-      examples.rows,
-      config.condition.task,
-      pipe.label_names,
-      real=examples.real,
-    )
-    with errors.user_errors(missing=errors.OUTPUT):
-      grids.save(setup.workdir / 'samples' / f'step_{step:08d}.png', image)
-    return image
-
-  return preview

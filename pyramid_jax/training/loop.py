@@ -1,4 +1,4 @@
-"""Training: `run` checks everything, `_train` builds, `_loop` loops."""
+"""Training: `run` checks the input, `_train` builds, `_loop` loops."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from absl import logging
+from clu import parameter_overview
 import jax
 from ml_collections import ConfigDict
 
@@ -23,13 +24,13 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
-from pyramid_jax.evaluation import edge_targets
+from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.runs import writers as logs
+from pyramid_jax.runs import writers
 from pyramid_jax.training import hooks as hooks_lib
 from pyramid_jax.training import preemption
 from pyramid_jax.training import setup as setup_lib
@@ -42,19 +43,13 @@ _AHEAD = 2
 
 
 def run(
-  config: ConfigDict,
-  workdir: str | os.PathLike[str],
-  takeover: bool = False,
+  config: ConfigDict, workdir: str | os.PathLike[str], takeover: bool = False
 ) -> None:
-  """Trains until `config.train.steps`, or goes on where a run was cut off.
+  """Trains until `config.train.steps`, or resumes an interrupted run.
 
   A config with a first stage and no checkpoint of it trains it first, in
-  `WORKDIR/first_stage`.
-
-  Args:
-    config: a whole config.
-    workdir: see the architecture page for what is written there.
-    takeover: use the workdir even if another process seems to.
+  `WORKDIR/first_stage`. With `takeover` the workdir is used even if another
+  process seems to use it.
 
   Raises:
     UserError: bad or missing input, a workdir that cannot be used, a signal,
@@ -71,7 +66,7 @@ def run(
       workdir_lib.make(folder)
       locks[folder] = stack.enter_context(lock.Lock(folder, takeover))
     index, _ = processes.process_part()
-    stack.enter_context(logs.copied(workdir, index))
+    stack.enter_context(writers.copied(workdir, index))
     stop = stack.enter_context(preemption.Preemption())
     for stage, folder in stages:
       _train(stage, folder, stop, locks[folder])
@@ -93,10 +88,10 @@ def _train(
   logging.info('training %s in %s', config.name or config.system.name, workdir)
   setup = setup_lib.prepare(config, workdir)
   _report(setup)
-  with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles beside
+  with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles meanwhile
     compiled = pool.submit(_compile, setup)
     frozen = pretrained.load(setup.system, config, setup.mesh, workdir)
-    edge_targets.check(setup.system, setup.reader_val, frozen)
+    edge_prediction.check_targets(setup.system, setup.reader_val, frozen)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(setup.reader, digests)
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
@@ -112,12 +107,13 @@ def _train(
 
 
 def _report(setup: setup_lib.Setup) -> None:
-  """Prints what is trained, and where its values live."""
+  """Logs the mesh, the parameters and the shardings of the state."""
   logging.info('mesh: %s', mesh_lib.describe(setup.mesh))
-  logging.info('%s', sharding.parameter_table(setup.state.params))
-  logging.info(
-    '%s', sharding.table({'state': setup.state, 'frozen': setup.frozen})
+  parameter_overview.log_parameter_overview(
+    setup.state.params, include_stats='sharding'
   )
+  trees = {'state': setup.state, 'pretrained': setup.frozen}
+  logging.info('%s', sharding.table(trees))
 
 
 def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
@@ -127,9 +123,8 @@ def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
 
   def compiled(batch):
     start = time.monotonic()
-    program = step_lib.compile_step(
-      step, setup.mesh, setup.state, setup.frozen, batch
-    )
+    abstract = setup.state, setup.frozen, batch
+    program = step_lib.compile_step(step, setup.mesh, *abstract)
     secs = time.monotonic() - start
     logging.info('compiled the train step in %.1f s', secs)
     return program
@@ -155,7 +150,7 @@ def _restore_or_create(
 ) -> step_lib.TrainState:
   state = store.restore_latest(setup.state)
   if state is not None:
-    logging.info('going on after step %d', int(state.step))
+    logging.info('resuming after step %d', int(state.step))
     return state
   shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
   state = initial.place(initial.evaluate(setup.create), shardings)

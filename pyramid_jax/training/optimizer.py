@@ -1,4 +1,4 @@
-"""What moves the parameters: learning rate, optimizer, averages."""
+"""Learning rate, optimizer and averaged weights."""
 
 import math
 import re
@@ -71,7 +71,7 @@ def create(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _matrices(params: Any) -> Any:
-  """Says which weights Muon takes for matrices: all kernels.
+  """Returns the dimension numbers of the weights that Muon updates: kernels.
 
   A convolution's kernel is a matrix from its window to the output channels;
   the first of three axes counts layers that are scanned. The rest (biases,
@@ -94,28 +94,19 @@ def initial_averages(
 ) -> Any:
   """Returns the averages before the first update, copies of the parameters.
 
-  Args:
-    config: a whole config; `ema.decay` 0 without a half-life keeps none.
-    params: {loss name: tree}.
-    patterns: regular expressions of the averaged 'loss name/path' names.
-
-  Returns:
-    The averaged part of `params`, the same nested dicts pruned.
+  They are a part of `params`, {loss name: tree}, the same nested dicts pruned:
+  what matches one of `patterns`, regular expressions of 'loss name/path'.
+  `ema.decay` 0 without a half-life keeps none.
   """
   if not (config.ema.decay or config.ema.halflife_images):
     return {}
   # A copy: a donated buffer may not stand in two places.
-  return jax.tree.map(jnp.copy, _prune(params, patterns))
-
-
-def _prune(params: Any, patterns: list[str]) -> Any:
-  return traverse_util.unflatten_dict(
-    {
-      path: leaf
-      for path, leaf in traverse_util.flatten_dict(params).items()
-      if any(re.fullmatch(p, '/'.join(path)) for p in patterns)
-    }
-  )
+  kept = {
+    path: jnp.copy(leaf)
+    for path, leaf in traverse_util.flatten_dict(params).items()
+    if any(re.fullmatch(p, '/'.join(path)) for p in patterns)
+  }
+  return traverse_util.unflatten_dict(kept)
 
 
 def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
@@ -140,11 +131,7 @@ def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
 def averages(config: ConfigDict, ema: Any, params: Any, step: jax.Array) -> Any:
   """Returns the averages after an update.
 
-  Args:
-    config: a whole config.
-    ema: the averages so far, a part of `params`.
-    params: {loss name: tree}, after the update.
-    step: () int32, updates finished before this one.
+  `params` are those after the update, `step` () the updates before it.
   """
   rest = 1.0 - ema_decay(config, step + 1)
   flat = traverse_util.flatten_dict(params)

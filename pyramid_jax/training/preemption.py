@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: finish the step, save, and say 'restart me'."""
+"""SIGTERM and SIGINT finish the step, save, and exit with RESTART."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Preemption:
   """Listens while the context lasts.
 
-  The first signal sets `requested`, which a loop asks after every step. Before
+  The first signal sets `requested`, which a loop reads after every step. Before
   `graceful` is set there is no step to finish, and the signal raises. A second
   SIGINT ends the process at once; checkpoints are atomic.
   """
@@ -44,11 +44,6 @@ class Preemption:
       raise errors.UserError(f'stopped by {name}.', errors.RESTART)
     logging.warning('%s: finishing the step and saving', name)
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: types.TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     for number, handler in self._before.items():
       signal.signal(number, handler)

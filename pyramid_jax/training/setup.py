@@ -1,4 +1,4 @@
-"""What a training run consists of, before it has any weights."""
+"""The parts of a training run, before it has any weights."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -27,33 +27,20 @@ from pyramid_jax.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-  """What a run consists of.
-
-  Attributes:
-    config: of this stage.
-    workdir: of this stage.
-    mesh: the devices.
-    system: what is trained.
-    request: how previews and images to be scored are sampled.
-    reader: of the training split.
-    reader_val: of the validation split.
-    create: () -> the state before the first step; traceable.
-    batch: a batch on the mesh.
-    state: abstract, with shardings.
-    frozen: abstract, with shardings.
-  """
+  """The parts of a run, or of one of its two stages."""
 
   config: ConfigDict
   workdir: pathlib.Path
   mesh: Mesh
   system: system_lib.Trainable
-  request: pipeline.Request
-  reader: reader_lib.Reader
-  reader_val: reader_lib.Reader
+  request: pipeline.Request  # of previews and of images to be scored
+  reader: reader_lib.Reader  # of the training split
+  reader_val: reader_lib.Reader  # of the validation split
+  # Returns the state before the first step; traceable.
   create: Callable[[], step_lib.TrainState]
-  batch: Mapping[str, jax.Array]
-  state: step_lib.TrainState
-  frozen: Mapping[str, Any]
+  batch: Mapping[str, jax.Array]  # on the mesh
+  state: step_lib.TrainState  # abstract, with shardings
+  frozen: Mapping[str, Any]  # pretrained weights; abstract, with shardings
 
 
 def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:

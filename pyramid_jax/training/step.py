@@ -1,9 +1,10 @@
-"""The one program that moves the state of a training run a step."""
+"""The compiled program of one training step."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
+from clu import metrics as metrics_lib
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -28,12 +29,7 @@ _INIT = 2**32 - 1
 
 
 def create(system: system_lib.Trainable, config: ConfigDict) -> TrainState:
-  """Returns the state before the first update; traceable.
-
-  Args:
-    system: what is trained.
-    config: a whole config.
-  """
+  """Returns the state before the first update; traceable."""
   key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
   params, extra = system.init(key)
   tx = optimizer.create(config)
@@ -49,19 +45,10 @@ def create(system: system_lib.Trainable, config: ConfigDict) -> TrainState:
 def make_measure(
   system: system_lib.Trainable, config: ConfigDict, finish: Finish, mesh: Mesh
 ) -> Callable[[Any, Any, Batch], Any]:
-  """Returns the pure function that measures the first batch.
+  """Returns (extra, frozen, batch) -> extra, which measures the first batch.
 
-  What is measured is that of the whole batch, also where a step goes by
+  It measures over the whole batch, also where a step is accumulated over
   microbatches. A system that is not `system_lib.Measuring` measures nothing.
-
-  Args:
-    system: what is trained.
-    config: a whole config.
-    finish: `Reader.finish`.
-    mesh: the devices of the batch.
-
-  Returns:
-    (extra, frozen, batch) -> extra, before the first step.
   """
   if not isinstance(system, system_lib.Measuring):
     return lambda extra, frozen, batch: extra
@@ -98,9 +85,8 @@ def gradients(
 ) -> tuple[Mapping[str, jax.Array], Any, dict[str, Any]]:
   """Differentiates each loss by the parameters of its name alone.
 
-  The losses are traced once; of the linear map from parameters to losses one
-  output is transposed per loss, and what belongs to the other parameters is
-  dead code. So the forward pass that the losses share runs once.
+  The forward pass that the losses share runs once: of the linear map from
+  parameters to losses, one output is transposed per loss.
 
   Args:
     losses: params -> ({loss name: scalar}, aux).
@@ -151,19 +137,11 @@ def _update(
 def make_step(
   system: system_lib.Trainable, config: ConfigDict, finish: Finish, mesh: Mesh
 ) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, Any]]]:
-  """Returns the pure function of one update.
+  """Returns the pure function (state, frozen, batch) -> (state, metrics).
 
-  Args:
-    system: what is trained.
-    config: a whole config.
-    finish: `Reader.finish`.
-    mesh: the devices of the batch.
-
-  Returns:
-    (state, frozen, batch) -> (state, metrics). The metrics are float32
-    scalars: `loss` (of the generator), `grad_norm`, `learning_rate`, `finite`
-    (1 if all losses and gradients are), and what the system reports; names of
-    another loss begin with 'loss name/'.
+  The metrics are float32 scalars: `loss` (of the generator), `grad_norm`,
+  `learning_rate`, `finite` (1 if all losses and gradients are), and the metrics
+  of the system; names of another loss begin with 'loss name/'.
   """
   count = config.train.accumulate
 
@@ -192,13 +170,14 @@ def make_step(
         one, state.extra, key, _microbatches(batch, count, mesh), count
       )
     if config.optimizer.nan_to_zero:
-      grads = jax.tree.map(_without_nan, grads)
+      # NVlabs/edm: training_loop.py.
+      bounded = lambda x: jnp.nan_to_num(x, nan=0.0, posinf=1e5, neginf=-1e5)
+      grads = jax.tree.map(bounded, grads)
     finite = jnp.ones((), bool)
     for name, grad in grads.items():
-      norm = optax.tree.norm(grad)
-      metrics[f'{_prefix(name, grads)}grad_norm'] = norm
-      loss = metrics[f'{_prefix(name, grads)}loss']
-      finite &= jnp.isfinite(norm) & jnp.isfinite(loss)
+      prefix, norm = _prefix(name, grads), optax.tree.norm(grad)
+      metrics[f'{prefix}grad_norm'] = norm
+      finite &= jnp.isfinite(norm) & jnp.isfinite(metrics[f'{prefix}loss'])
     metrics['learning_rate'] = optimizer.learning_rate(config, state.step)
     metrics['finite'] = finite
     metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()}
@@ -207,27 +186,23 @@ def make_step(
   return step
 
 
-def _without_nan(grad: jax.Array) -> jax.Array:
-  """Makes NaN 0 and bounds the infinite (NVlabs/edm: training_loop.py)."""
-  return jnp.nan_to_num(grad, nan=0.0, posinf=1e5, neginf=-1e5)
-
-
 def _accumulate(one, extra, key, batches, count):
   """Averages gradients and metrics over microbatches, one at a time."""
 
   def body(carry, item):
     index, batch = item
-    extra, *sums = carry
-    *new, extra = one(extra, jax.random.fold_in(key, index), batch)
-    return (extra, *jax.tree.map(jnp.add, sums, new)), None
+    extra, total = carry
+    grads, values, extra = one(extra, jax.random.fold_in(key, index), batch)
+    averages = jax.tree.map(metrics_lib.Average.from_model_output, values)
+    return (extra, jax.tree.map(jnp.add, total, grads)), averages
 
   first = jax.tree.map(lambda x: x[0], batches)
-  shapes = jax.eval_shape(one, extra, key, first)[:2]
+  shapes = jax.eval_shape(one, extra, key, first)[0]
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  carry, _ = jax.lax.scan(body, (extra, *zeros), (jnp.arange(count), batches))
-  extra, *sums = carry
-  grads, metrics = jax.tree.map(lambda x: x / count, sums)
-  return grads, metrics, extra
+  items = (jnp.arange(count), batches)
+  (extra, total), averages = jax.lax.scan(body, (extra, zeros), items)
+  grads = jax.tree.map(lambda x: x / count, total)
+  return grads, {k: m.reduce().compute() for k, m in averages.items()}, extra
 
 
 def _prefix(name: str, names: Mapping[str, Any]) -> str:
@@ -236,29 +211,20 @@ def _prefix(name: str, names: Mapping[str, Any]) -> str:
 
 
 def _flat_metrics(values, reported) -> dict[str, jax.Array]:
-  metrics = {}
+  flat = {}
   for name, value in values.items():
-    prefix = _prefix(name, values)
-    for metric_name, metric in reported[name].items():
-      metrics[prefix + metric_name] = jnp.asarray(metric, jnp.float32)
-    metrics[f'{prefix}loss'] = jnp.asarray(value, jnp.float32)
-  return metrics
+    for key, metric in {**reported[name], 'loss': value}.items():
+      flat[_prefix(name, values) + key] = jnp.asarray(metric, jnp.float32)
+  return flat
 
 
 def compile_step(
   step: Callable[..., Any], mesh: Mesh, state: Any, frozen: Any, batch: Any
 ) -> jax.stages.Compiled:
-  """Compiles a step of `make_step` with explicit shardings.
+  """Compiles a step of `make_step`; the program donates its state.
 
-  Args:
-    step: the pure function.
-    mesh: the devices.
-    state: abstract, with shardings (`sharding.abstract`).
-    frozen: {part: abstract tree}, with shardings.
-    batch: abstract; split over the mesh.
-
-  Returns:
-    The program; it consumes (donates) the state that it is given.
+  State and pretrained weights are abstract, with shardings
+  (`sharding.abstract`); the batch is split over the mesh.
   """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, frozen))
   jitted = jax.jit(

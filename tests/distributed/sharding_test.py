@@ -51,9 +51,3 @@ def test_moments_live_where_their_parameters_do():
   table = sharding.table(abstract)
   assert 'fsdp, tensor' in table
   assert 'replicated' in table
-
-
-def test_parameter_table():
-  params = {'generator': {'net': {'a': jnp.ones((2, 3)), 'b': jnp.ones(5)}}}
-  last = sharding.parameter_table(params).splitlines()[-1].split()
-  assert last == ['total', '2', '11']

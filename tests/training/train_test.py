@@ -357,7 +357,7 @@ def test_terminated_and_killed_and_restarted(reference, tmp_path):
     check=False,
   )
   assert third.returncode == errors.OK, third.stderr
-  assert 'going on after step' in third.stderr
+  assert 'resuming after step' in third.stderr
   hashed, tree = content(tmp_path, 12)
   assert (hashed, tree) == content(reference, 12)
   assert [row['step'] for row in lines(tmp_path)] == list(range(1, 13))
