@@ -45,9 +45,9 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.guidance import sketch as sketch_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring
-from pyramid_jax.evaluation import shuffled
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.runs import loading
@@ -324,7 +324,7 @@ def _figure(
   size = min(config.evaluate.batch_size, _COUNT.value)
   host = batches_lib.Batches(reader, size, scoring.SEED, False).at(0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(mesh, host))
-  batch = shuffled.condition(config, batch)
+  batch = examples_lib.shuffled_condition(config, batch)
   lines = np.asarray(batch['edges'][0]) * 255
   sketch = np.repeat(lines[..., None], 3, axis=-1).astype(np.uint8)
   sheet = np.concatenate(

@@ -1,4 +1,4 @@
-"""Examples of a split on the host, as a person sees them.
+"""Examples of a split on the host, with their images in uint8.
 
 `Reader.finish` makes the images among the conditions on the device; scores,
 grids and files want them in uint8, and the sampler takes them back.
@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -18,50 +19,37 @@ from pyramid_jax import data
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import images as data_images
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import shuffled
 
 
 Batch = Mapping[str, jax.Array]
 
-# By task. `image` is the whole image of what is to be restored.
+# By task. `image` is the whole image that is to be restored.
 IMAGES = {
   'map': ('mask',),
   'superres': ('lr_image', 'image'),
   'inpaint': ('inpaint_mask', 'image'),
 }
-BESIDE = ('mask', 'inpaint_mask', 'lr_image')  # of any task, if asked for
+OF_ANY = ('mask', 'inpaint_mask', 'lr_image')  # which every task may have
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examples:
-  """A batch of examples.
+  """A batch of examples."""
 
-  Attributes:
-    batch: finished, on the mesh.
-    rows: on the host, with the images of the conditions in uint8.
-    real: (B, H, W, 3) uint8, the images that the conditions belong to.
-  """
-
-  batch: Batch
-  rows: dict[str, np.ndarray]
-  real: np.ndarray
+  batch: Batch  # finished, on the mesh
+  rows: dict[str, np.ndarray]  # on the host, images of conditions in uint8
+  real: np.ndarray  # (B, H, W, 3) uint8, whose conditions they are
 
 
 def finisher(
   config: ConfigDict, reader: Any, mesh: Mesh
 ) -> Callable[[Mapping[str, np.ndarray]], Examples]:
-  """Returns what makes examples of a reader's host batches; compiled once.
-
-  Args:
-    config: of the run.
-    reader: of a split.
-    mesh: where the batches go.
-  """
+  """Returns what makes examples of a reader's host batches; compiled once."""
   task = config.condition.task
 
   @jax.jit
   def finish(batch: Batch) -> tuple[Batch, Batch, jax.Array]:
-    batch = shuffled.condition(config, reader.finish(batch))
+    batch = shuffled_condition(config, reader.finish(batch))
     real = data_images.to_uint8(batch['image'])
     return batch, condition_images(task, batch), real
 
@@ -74,17 +62,11 @@ def finisher(
 
 
 def condition_images(task: str, finished: Batch) -> dict[str, jax.Array]:
-  """Picks the images among the conditions of a finished batch.
+  """Returns the images among the conditions of a batch of `Reader.finish`.
 
-  Args:
-    task: of the condition.
-    finished: a batch of `Reader.finish`.
-
-  Returns:
-    Images and edges as uint8, maps of numbers as they are: those of the task
-    and those that any task may have beside its condition.
+  Images and edges become uint8, maps of numbers stay as they are.
   """
-  wanted = [*IMAGES.get(task, ()), *BESIDE]
+  wanted = [*IMAGES.get(task, ()), *OF_ANY]
   if 'inpaint_mask' in finished:
     wanted.append('image')
   found = {name: finished[name] for name in wanted if name in finished}
@@ -96,14 +78,27 @@ def condition_images(task: str, finished: Batch) -> dict[str, jax.Array]:
   }
 
 
+def shuffled_condition(
+  config: ConfigDict, batch: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Gives every example the edges of its neighbour if the config says so.
+
+  The batch may be on the host or on a device.
+  """
+  batch = dict(batch)
+  if 'edges' in batch and config.sketch.shuffled_condition:
+    edges = batch['edges']
+    roll = np.roll if isinstance(edges, np.ndarray) else jnp.roll
+    batch['edges'] = roll(edges, 1, axis=0)
+  return batch
+
+
 def of_split(
   config: ConfigDict, split: str, count: int
 ) -> dict[str, np.ndarray]:
   """Returns the first `count` examples of a split, images in uint8.
 
-  Raises:
-    ValueError: data that cannot be read.
-    FileNotFoundError: data that are not there.
+  Data that cannot be read are a ValueError, missing data a FileNotFoundError.
   """
   reader = data.create(config, split)
   batch = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
@@ -116,18 +111,16 @@ def of_split(
 
 
 def composite(
-  images: np.ndarray,
-  examples: Mapping[str, np.ndarray],
-  project: bool = False,
+  images: np.ndarray, examples: Mapping[str, np.ndarray], project: bool = False
 ) -> np.ndarray:
-  """Puts what is known of images back in its place.
+  """Puts the known parts of images back in their places.
 
   Args:
     images: (B, H, W, 3) uint8 samples.
-    examples: perhaps with `inpaint_mask` (B, H, W), 1 = hole, and `image`
-      uint8; or with `lr_image` (B, h, w, 3) uint8.
-    project: whether enlarged images are changed such that their cells have
-      the means that were given: x + up(y - down(x)).
+    examples: `image` is put back where `inpaint_mask` (B, H, W) is 0;
+      `lr_image` (B, h, w, 3) uint8 is used by `project`.
+    project: whether enlarged images are changed such that the means of their
+      cells are the given pixels: x + up(y - down(x)).
   """
   if 'inpaint_mask' in examples:
     hole = examples['inpaint_mask'][..., None] > 0
@@ -137,7 +130,7 @@ def composite(
   small, x = examples['lr_image'].astype(float), images.astype(float)
   b, height, width, c = small.shape
   factor = x.shape[1] // height
-  for _ in range(4):  # what is cut off at black and white is put elsewhere
+  for _ in range(4):  # what is clipped at black and white goes elsewhere
     cells = x.reshape(b, height, factor, width, factor, c)
     missing = small - cells.mean((2, 4))
     x = np.clip(x + missing.repeat(factor, 1).repeat(factor, 2), 0, 255)

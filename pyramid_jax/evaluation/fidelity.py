@@ -1,4 +1,4 @@
-"""FID and its kin in a table of scores: weights, reference, images in."""
+"""FID and related scores of images: Inception, its reference, a table."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -39,38 +39,24 @@ FEW = network_lib.FEATURES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-  """What images are compared with.
-
-  Attributes:
-    statistics: of its images.
-    name: where they are from, and of how many images.
-    ceiling: scores of one half of its images against the other, under names
-      without numbers; none of the statistics of a file.
-  """
+  """The images that others are compared with."""
 
   statistics: inception_reference.Reference
-  name: str
+  name: str  # of their source, and how many they are
+  # Scores of one half of the images against the other, under names without
+  # numbers; none of the statistics of a file.
   ceiling: Mapping[str, Score] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FidEvaluator:
-  """Inception with its weights.
+  """Inception with its weights."""
 
-  Attributes:
-    extract: images -> features.
-    batch_size: images at a time.
-    mesh: the devices that share them.
-    weights: their file and its hash, for people.
-    reference: what the config names to compare with, None for the real images
-      of a split.
-  """
-
-  extract: inception.Extract
-  batch_size: int
-  mesh: Mesh
-  weights: str
-  reference: Reference | None = None
+  extract: inception.Extract  # images -> features
+  batch_size: int  # images at a time
+  mesh: Mesh  # the devices that share them
+  weights: str  # their file and its hash, for messages
+  reference: Reference | None = None  # None: the real images of a split
 
   def state(self, batches: Batches, keep: int) -> inception.State:
     """Returns what the scores need, see `inception.collect`."""
@@ -84,14 +70,10 @@ class FidEvaluator:
     return sources.of_split(config, split, self.mesh, count)
 
   def rows(self, samples: Images, real: Images | None) -> tuple[list[Row], str]:
-    """Scores images.
-
-    Args:
-      samples: what is scored.
-      real: what it is compared with, where there is no reference.
+    """Scores samples against the reference, or against real images without.
 
     Returns:
-      Rows of a table, and what must be known to read them, one line.
+      Rows of a table, and one line with their source and limits.
 
     Raises:
       UserError: fewer than two images, or some that cannot be read.
@@ -103,28 +85,22 @@ class FidEvaluator:
     state = self.state(samples.batches(self.batch_size), samples.count)
     with errors.user_errors(value=errors.DATA):
       scores = inception.scores(state, reference.statistics)
-    rows = [
-      Row(name, score, reference.ceiling.get(_plain(name)), None)
-      for name, score in scores.items()
+    ceiling = reference.ceiling
+    rows = [Row(n, s, ceiling.get(_plain(n))) for n, s in scores.items()]
+    known = reference.statistics
+    notes = [
+      f'FID and related scores by {self.weights} against {reference.name}'
     ]
-    return rows, '; '.join(self._notes(samples.count, reference))
-
-  def _notes(self, count: int, reference: Reference) -> Iterator[str]:
-    yield f'FID and its kin by {self.weights} against {reference.name}'
-    behind = reference.statistics.count
-    few = min(count, count if behind is None else behind)
-    if few <= FEW:
-      yield f'FID of as few as {few} images is biased upwards'
-    if reference.statistics.spatial is not None and reference.statistics.own:
-      yield f'sFID is {inception.SFID_NOTE}'
+    count = min(samples.count, known.count or samples.count)
+    if count <= FEW:
+      notes.append(f'FID of as few as {count} images is biased upwards')
+    if known.spatial is not None and known.own:
+      notes.append(f'sFID is {inception.SFID_NOTE}')
+    return rows, '; '.join(notes)
 
 
 def find(config: ConfigDict) -> FidEvaluator | None:
-  """Returns the evaluator, or None and a line in the log without its weights.
-
-  Raises:
-    UserError: as `create`.
-  """
+  """Returns the evaluator of `create`, None with a warning without weights."""
   if config.evaluate.inception:
     return create(config)
   logging.warning('%s', inception.unavailable('', WEIGHTS))
@@ -132,11 +108,7 @@ def find(config: ConfigDict) -> FidEvaluator | None:
 
 
 def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
-  """Reads the weights, and what the config names to compare with.
-
-  Args:
-    config: of a run.
-    compare: whether anything is to be compared.
+  """Reads the weights, and the reference of the config if `compare`.
 
   Raises:
     UserError: weights or reference that are missing, damaged or of another
@@ -161,22 +133,21 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
   )
   if not compare or not config.evaluate.reference:
     return evaluator
-  named = pathlib.Path(config.evaluate.reference).expanduser()
-  widths = _widths(variables)
-  reference = _named_reference(evaluator, named, widths, config.data.workers)
+  side = network_lib.SIDE
+  image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+  apply = network_lib.InceptionV3().apply
+  reference = _named_reference(
+    evaluator,
+    pathlib.Path(config.evaluate.reference).expanduser(),
+    jax.eval_shape(apply, variables, image),
+    config.data.workers,
+  )
   return dataclasses.replace(evaluator, reference=reference)
 
 
 def _digest(path: pathlib.Path) -> str:
   with path.open('rb') as file:
     return f'sha256 {hashlib.file_digest(file, "sha256").hexdigest()[:8]}'
-
-
-def _widths(variables: Any) -> network_lib.Outputs:
-  """Returns the shapes of the features of one image."""
-  side = network_lib.SIDE
-  image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-  return jax.eval_shape(network_lib.InceptionV3().apply, variables, image)
 
 
 def _reference(evaluator: FidEvaluator, real: Images) -> Reference:
@@ -202,17 +173,20 @@ def _plain(name: str) -> str:
 def _named_reference(
   evaluator: FidEvaluator,
   path: pathlib.Path,
-  widths: network_lib.Outputs,
+  features: network_lib.Outputs,
   threads: int,
 ) -> Reference:
-  """Returns the statistics of a file, or of a folder of images."""
+  """Returns the statistics of a file, or of a folder of images.
+
+  Those of other features than the ones of an image, `features`, are refused.
+  """
   if not path.exists():
     raise errors.UserError(f'{REFERENCE} is {path}: not there.', errors.MISSING)
   if path.is_dir():
     return _reference(evaluator, sources.of_folder(path, threads))
   with errors.user_errors(value=errors.DATA):
     statistics = inception_reference.read(path)
-    _check_widths(path, statistics, widths)
+    _check_widths(path, statistics, features)
     statistics = inception.with_features(statistics, evaluator.extract)
   count = statistics.count
   images = 'unknown number of images' if count is None else f'{count} images'
@@ -224,10 +198,9 @@ def _named_reference(
 def _check_widths(
   path: pathlib.Path,
   statistics: inception_reference.Reference,
-  widths: network_lib.Outputs,
+  features: network_lib.Outputs,
 ) -> None:
-  """Refuses statistics of other features, before anything is computed."""
-  pool, spatial = widths.pool.shape[1], widths.spatial.shape[1]
+  pool, spatial = features.pool.shape[1], features.spatial.shape[1]
   have = {'mu': (len(statistics.pool.mean), pool)}
   if statistics.spatial is not None:
     have['mu_s'] = (len(statistics.spatial.mean), spatial)
@@ -243,17 +216,12 @@ def _check_widths(
 def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
   """Writes the statistics of real images, for `config.evaluate.reference`.
 
-  They are of `config.evaluate.count` images from all over a split, or of
-  everything that `options['samples']` names.
-
-  Args:
-    config: of a run.
-    options: of the command line: `write_reference`, a new .npz; `samples`;
-      `split`.
+  The options are `write_reference`, a new .npz, and `samples`, all of which are
+  read, or `split`, of which `config.evaluate.count` images are drawn.
 
   Raises:
-    UserError: the file is there, or cannot be written, or images or weights
-      are missing.
+    UserError: the file exists or cannot be written, or images or weights are
+      missing.
   """
   path = pathlib.Path(options['write_reference'])
   if path.suffix != '.npz' or path.exists() or not path.parent.is_dir():
@@ -278,13 +246,9 @@ def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
       yield places, images
 
   state = evaluator.state(noted(), KEPT)
+  statistics = state.pool, state.spatial, state.features
   with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
     inception_reference.write(
-      path,
-      state.pool,
-      state.spatial,
-      state.features,
-      np.concatenate(first),
-      digest.hexdigest(),
+      path, *statistics, np.concatenate(first), digest.hexdigest()
     )
   logging.info('statistics of %s in %s', real.name, path)

@@ -1,4 +1,4 @@
-"""Grids of samples beside what they were asked to be, as images."""
+"""Grids of samples with their conditions, as images."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import pathlib
 import textwrap
 from typing import Any
 
+import einops
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
@@ -22,7 +23,8 @@ _SIDE = 160  # px; smaller images are enlarged to about this
 _GAP = 4  # px around every panel
 _FONT_SIZE = 11  # px
 _CHARACTERS = 25  # of a line of text on a panel
-_LINE = (255, 0, 0)  # of edges on a picture
+_GREY = 96  # of gaps
+_LINE = (255, 0, 0)  # of edges on an image
 _COLOURS = (
   (190, 30, 45),
   (20, 110, 60),
@@ -43,16 +45,16 @@ def draw(
 ) -> np.ndarray:
   """Draws a grid; a cell is condition, sample and, if given, the real image.
 
-  Edges that are asked for stand before the sample, and red on it behind it.
+  Edges of the condition stand before the sample, and in red on a copy of it
+  behind it.
 
   Args:
     images: (N, H, W, 3) uint8 samples.
-    batch: the host arrays of the N examples, keys as in `data.reader`; a
-      condition that is absent is not drawn. `sketch` or `edges` (N, H, W)
-      uint8.
-    task: what of it the samples were given: 'text', 'layout', 'label',
-      'scene_graph', 'class', 'map', 'superres', 'inpaint'; 'none' draws no
-      condition.
+    batch: the host arrays of the N examples, keys as in `data.reader`, with
+      `sketch` or `edges` (N, H, W) uint8; a condition that is absent is not
+      drawn.
+    task: of the condition: 'text', 'layout', 'label', 'scene_graph', 'class',
+      'map', 'superres', 'inpaint'; 'none' draws no condition.
     label_names: names of the labels, entry 0 is padding.
     real: (N, H, W, 3) uint8.
     columns: cells in a row; by default about as many as rows.
@@ -60,30 +62,29 @@ def draw(
   Returns:
     (height, width, 3) uint8.
   """
-  rows = []
+  cells = []
   for i, image in enumerate(images):
-    panels = [_enlarge(image)]
-    side = panels[0].size
-    panel = _condition_panel(side, batch, i, task, label_names)
+    example = {name: x[i] for name, x in batch.items()}
+    sample = _enlarged(image)
+    panels = [sample]
+    height, width, _ = sample.shape
+    panel = _condition((width, height), example, task, label_names)
     if panel is not None:
-      panels.insert(0, panel)
-    lines = _lines(batch, i)
+      panels.insert(0, np.asarray(panel))
+    lines = example.get('sketch', example.get('edges'))
     if lines is not None:
-      panels.insert(-1, _enlarge(np.repeat(lines[..., None], 3, axis=-1)))
-      panels.append(_enlarge(_overlay(image, lines)))
+      panels.insert(-1, _enlarged(np.repeat(lines[..., None], 3, axis=-1)))
+      panels.append(_enlarged(_overlay(image, lines)))
     if real is not None:
-      panels.append(_enlarge(real[i]))
-    rows.append(_row(panels))
-  return _tile(rows, columns or _columns(len(rows)))
+      panels.append(_enlarged(real[i]))
+    gap = np.full((len(sample), _GAP, 3), _GREY, np.uint8)
+    row = [gap, *(x for panel in panels for x in (panel, gap))]
+    cells.append(_framed(np.concatenate(row, axis=1), (_GAP, _GAP)))
+  return _tile(np.stack(cells), columns or _columns(len(cells)))
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
-  """Returns images beside one another.
-
-  Args:
-    images: (N, H, W, 3) uint8.
-    columns: images in a row; by default about as many as rows.
-  """
+  """Returns (N, H, W, 3) uint8 images side by side, in `columns` if given."""
   return Image.fromarray(draw(images, {}, 'none', columns=columns))
 
 
@@ -96,40 +97,41 @@ def save(path: str | os.PathLike[str], image: np.ndarray) -> None:
   os.replace(aside, path)
 
 
-def _enlarge(image: np.ndarray) -> Image.Image:
-  """Whole pixels, so that what is seen is what was made."""
-  height, width, _ = image.shape
-  factor = max(1, round(_SIDE / max(height, width)))
-  return Image.fromarray(image).resize(
-    (width * factor, height * factor), Image.Resampling.NEAREST
-  )
+def _enlarged(image: np.ndarray) -> np.ndarray:
+  """Repeats whole pixels up to about `_SIDE`."""
+  factor = max(1, round(_SIDE / max(image.shape[:2])))
+  return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _framed(images: np.ndarray, rows: tuple[int, int]) -> np.ndarray:
+  edges = (rows, *[(0, 0)] * (images.ndim - 1))
+  return np.pad(images, edges, constant_values=_GREY)
 
 
 def _name(label: int, names: Sequence[str]) -> str:
   return names[label] if 0 <= label < len(names) else str(label)
 
 
-def _labels(batch: Mapping[str, Any], i: int) -> list[int]:
-  labels = np.asarray(batch['labels'][i])
-  count = int(batch['n_boxes'][i]) if 'n_boxes' in batch else len(labels)
-  return [int(label) for label in labels[:count]]
+def _labels(example: Mapping[str, Any]) -> list[int]:
+  labels = np.asarray(example['labels'])
+  return [int(label) for label in labels[: example.get('n_boxes')]]
 
 
 def _texts(
-  batch: Mapping[str, Any], i: int, task: str, names: Sequence[str]
+  example: Mapping[str, Any], task: str, names: Sequence[str]
 ) -> list[str] | None:
-  """The lines that tell a condition in words, None if it is not there."""
-  if task == 'text' and 'caption' in batch:
-    caption = batch['caption'][i]
+  """Returns the lines of a condition in words, None if it is not there."""
+  if task == 'text' and 'caption' in example:
+    caption = example['caption']
     return [caption.decode() if isinstance(caption, bytes) else str(caption)]
-  if task == 'class' and 'class' in batch:
-    return [_name(int(batch['class'][i]), names)]
-  if task == 'label' and 'labels' in batch:
-    counts = Counter(_name(label, names) for label in _labels(batch, i))
+  if task == 'class' and 'class' in example:
+    return [_name(int(example['class']), names)]
+  if task == 'label' and 'labels' in example:
+    counts = Counter(_name(label, names) for label in _labels(example))
     return [f'{n} {name}' for name, n in sorted(counts.items())]
-  if task == 'scene_graph' and {'triples', 'labels'} <= batch.keys():
-    labels = [_name(label, names) for label in _labels(batch, i)]
-    triples = np.asarray(batch['triples'][i]).reshape(-1, 3)
+  if task == 'scene_graph' and {'triples', 'labels'} <= example.keys():
+    labels = [_name(label, names) for label in _labels(example)]
+    triples = np.asarray(example['triples']).reshape(-1, 3)
     return [
       f'{labels[s]} {scene_graph.PREDICATES[p]} {labels[o]}'
       for s, p, o in triples
@@ -139,34 +141,27 @@ def _texts(
   return None
 
 
-def _condition_panel(
+def _condition(
   side: tuple[int, int],
-  batch: Mapping[str, Any],
-  i: int,
+  example: Mapping[str, Any],
   task: str,
   names: Sequence[str],
 ) -> Image.Image | None:
   """Draws the condition of an example, None if it is not there."""
-  picture = _picture(batch, i, task)
-  if picture is not None:
-    panel = Image.fromarray(picture)
-    return panel.resize(side, Image.Resampling.NEAREST)
-  if task == 'layout' and 'boxes' in batch:
-    return _layout_panel(side, batch, i, names)
-  texts = _texts(batch, i, task, names)
+  image = None
+  if task == 'map' and 'mask' in example:
+    image = _map_colours()[np.asarray(example['mask'])]
+  elif task == 'superres' and 'lr_image' in example:
+    image = np.asarray(example['lr_image'])
+  elif task == 'inpaint' and {'image', 'inpaint_mask'} <= example.keys():
+    hole = np.asarray(example['inpaint_mask'])[..., None] > 0
+    image = np.where(hole, np.uint8(0), example['image'])
+  if image is not None:
+    return Image.fromarray(image).resize(side, Image.Resampling.NEAREST)
+  if task == 'layout' and 'boxes' in example:
+    return _layout_panel(side, example, names)
+  texts = _texts(example, task, names)
   return None if texts is None else _text_panel(side, texts)
-
-
-def _picture(batch: Mapping[str, Any], i: int, task: str) -> np.ndarray | None:
-  """A condition that is a picture, as (h, w, 3) uint8."""
-  if task == 'map' and 'mask' in batch:
-    return _map_colours()[np.asarray(batch['mask'][i])]
-  if task == 'superres' and 'lr_image' in batch:
-    return np.asarray(batch['lr_image'][i])
-  if task == 'inpaint' and {'image', 'inpaint_mask'} <= batch.keys():
-    hole = np.asarray(batch['inpaint_mask'][i])[..., None] > 0
-    return np.where(hole, np.uint8(0), batch['image'][i])
-  return None
 
 
 @functools.cache
@@ -195,17 +190,12 @@ def _text_panel(side: tuple[int, int], texts: Sequence[str]) -> Image.Image:
 
 
 def _layout_panel(
-  side: tuple[int, int],
-  batch: Mapping[str, Any],
-  i: int,
-  names: Sequence[str],
+  side: tuple[int, int], example: Mapping[str, Any], names: Sequence[str]
 ) -> Image.Image:
   panel = Image.new('RGB', side, 'white')
-  canvas = ImageDraw.Draw(panel)
-  font = _font()
-  labels = _labels(batch, i)
-  for j, label in enumerate(labels):
-    box = np.asarray(batch['boxes'][i][j]) * (*side, *side)
+  canvas, font = ImageDraw.Draw(panel), _font()
+  for j, label in enumerate(_labels(example)):
+    box = np.asarray(example['boxes'][j]) * (*side, *side)
     x0, y0, x1, y1 = (float(v) for v in box)
     colour = _COLOURS[j % len(_COLOURS)]
     canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, colour)
@@ -217,29 +207,11 @@ def _layout_panel(
   return panel
 
 
-def _lines(batch: Mapping[str, Any], i: int) -> np.ndarray | None:
-  """Returns the edges (H, W) uint8 that an example asks for, if it does."""
-  for name in ('sketch', 'edges'):
-    if name in batch:
-      return np.asarray(batch[name][i])
-  return None
-
-
 def _overlay(image: np.ndarray, lines: np.ndarray) -> np.ndarray:
-  """Draws white lines in red on a picture."""
+  """Draws white lines in red on an image."""
   share = lines[..., None].astype(np.float32) / 255
   mixed = (1 - share) * image + share * np.array(_LINE, np.float32)
   return np.rint(mixed).astype(np.uint8)
-
-
-def _row(panels: Sequence[Image.Image]) -> Image.Image:
-  width = sum(p.width for p in panels) + _GAP * (len(panels) + 1)
-  row = Image.new('RGB', (width, panels[0].height + 2 * _GAP), (96, 96, 96))
-  x = _GAP
-  for panel in panels:
-    row.paste(panel, (x, _GAP))
-    x += panel.width + _GAP
-  return row
 
 
 def _columns(cells: int) -> int:
@@ -249,12 +221,7 @@ def _columns(cells: int) -> int:
   return full[0] if full else wish
 
 
-def _tile(cells: Sequence[Image.Image], columns: int) -> np.ndarray:
-  width, height = cells[0].size
-  rows = -(-len(cells) // columns)
-  sheet = Image.new(
-    'RGB', (width * min(columns, len(cells)), height * rows), (96, 96, 96)
-  )
-  for i, cell in enumerate(cells):
-    sheet.paste(cell, (i % columns * width, i // columns * height))
-  return np.asarray(sheet)
+def _tile(cells: np.ndarray, columns: int) -> np.ndarray:
+  columns = min(columns, len(cells))
+  cells = _framed(cells, (0, -len(cells) % columns))
+  return einops.rearrange(cells, '(r c) h w d -> (r h) (c w) d', c=columns)

@@ -22,51 +22,36 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import progress
 
 
-SAMPLES = 'samples.npz'  # what --mode=sample writes beside the images
+SAMPLES = 'samples.npz'  # of --mode=sample, with its images
 _SEED = 17  # of the order of a split, where it is shuffled
-
-
-def _as_they_are(batch: Mapping[str, Any]) -> np.ndarray:
-  return batch['image']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
-  """The first images of a source.
+  """The first images of a source."""
 
-  Attributes:
-    name: of the source, for people.
-    source: of host batches.
-    count: how many, at most as many as the source has.
-    finish: host batch -> (B, H, W, 3) uint8.
-    shuffle: whether they are drawn from all over the source.
-    threads: that read.
-  """
-
-  name: str
-  source: batches_lib.Source
-  count: int
-  finish: Callable[[Mapping[str, Any]], np.ndarray] = _as_they_are
-  shuffle: bool = False
-  threads: int = 1
+  name: str  # of the source, for messages
+  source: batches_lib.Source  # of host batches
+  count: int  # of images, at most as many as the source has
+  # Host batch -> (B, H, W, 3) uint8.
+  finish: Callable[[Mapping[str, Any]], np.ndarray] = lambda b: b['image']
+  shuffle: bool = False  # whether they are drawn from all over the source
+  threads: int = 1  # that read
 
   def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields places (B,) and images (B, H, W, 3) uint8, each once.
 
-    Args:
-      size: images at a time; of the last batch there may be fewer.
+    There are `size` images at a time, in the last batch perhaps fewer.
     """
     size = min(size, self.count)
     steps = -(-self.count // size)
     order = batches_lib.Batches(self.source, size, _SEED, self.shuffle)
-    bar = progress.Progress(0, steps, size, unit='batch')
     with batches_lib.prefetch(
       order, 0, steps, lambda batch: batch, threads=self.threads
     ) as ready:
-      for step, batch in enumerate(ready):
+      for step in progress.Progress(range(steps), size, 'batch'):
         places = np.arange(step * size, min((step + 1) * size, self.count))
-        yield places, self.finish(batch)[: len(places)]
-        bar.update(step + 1)
+        yield places, self.finish(next(ready))[: len(places)]
 
 
 class _Rows:
@@ -86,22 +71,14 @@ class _Rows:
 
 
 def of_array(images: np.ndarray, name: str) -> Images:
-  """Takes (N, H, W, 3) uint8 images.
-
-  Raises:
-    ValueError: another shape or type, or no images.
-  """
+  """Takes (N, H, W, 3) uint8 images; other arrays are a ValueError."""
   if not len(data_images.check_batch(images)):
     raise ValueError(f'{name} has no images.')
   return Images(name=name, source=_Rows(images), count=len(images))
 
 
 def of_folder(path: pathlib.Path, threads: int) -> Images:
-  """Takes the image files below a folder.
-
-  Raises:
-    UserError: no images, or the first cannot be read.
-  """
+  """Takes the image files below a folder; without any it is a UserError."""
   files = image_files.ImageFiles(path)
   return Images(name=str(path), source=files, count=len(files), threads=threads)
 
@@ -109,18 +86,13 @@ def of_folder(path: pathlib.Path, threads: int) -> Images:
 def of_saved(
   path: pathlib.Path, threads: int
 ) -> tuple[Images, dict[str, np.ndarray]]:
-  """Takes samples, or what else --samples names.
+  """Takes the images that --samples names, and the other arrays of an .npz.
 
-  Args:
-    path: an .npz with `arr_0`, a folder with a `samples.npz`, which counts
-      then, or a folder of image files.
-    threads: that read files.
-
-  Returns:
-    The images and the arrays of the .npz, none of image files.
+  The path is an .npz with `arr_0`, a folder with a `samples.npz`, which is read
+  instead of the images, or a folder of image files, which `threads` read.
 
   Raises:
-    UserError: not there, or not what it should be.
+    UserError: a path that is not there, or of another kind.
   """
   if not path.exists():
     raise errors.UserError(f'--samples={path}: not there.', errors.MISSING)
@@ -128,7 +100,15 @@ def of_saved(
     if not (path / SAMPLES).is_file():
       return of_folder(path, threads), {}
     path = path / SAMPLES
-  arrays = _read_npz(path)
+  if not zipfile.is_zipfile(path):
+    raise errors.UserError(
+      f'--samples={path}: is neither a folder nor an .npz.', errors.DATA
+    )
+  with (
+    errors.user_errors(value=errors.DATA),
+    np.load(path, allow_pickle=False) as file,
+  ):
+    arrays = dict(file)
   if 'arr_0' not in arrays:
     raise errors.UserError(
       f'--samples={path}: has no array arr_0, only {sorted(arrays)}.',
@@ -138,18 +118,6 @@ def of_saved(
     return of_array(arrays['arr_0'], str(path)), arrays
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-  if not zipfile.is_zipfile(path):
-    raise errors.UserError(
-      f'--samples={path}: is neither a folder nor an .npz.', errors.DATA
-    )
-  with (
-    errors.user_errors(value=errors.DATA),
-    np.load(path, allow_pickle=False) as file,
-  ):
-    return {name: file[name] for name in file.files}
-
-
 def of_split(
   config: ConfigDict,
   split: str,
@@ -157,14 +125,9 @@ def of_split(
   count: int | None = None,
   shuffle: bool = False,
 ) -> Images:
-  """Takes the real images of a split, cropped as for evaluation.
+  """Takes `count` real images of a split, cropped as for evaluation.
 
-  Args:
-    config: of the run.
-    split: train, val or test.
-    mesh: where `finish` of the reader runs.
-    count: how many of them; None: `config.evaluate.count`.
-    shuffle: see `Images`.
+  They are `config.evaluate.count` by default; `Reader.finish` runs on the mesh.
 
   Raises:
     UserError: data that are not there or cannot be read, or too few of them.
@@ -180,14 +143,11 @@ def of_split(
   def finish(batch: Mapping[str, jax.Array]) -> jax.Array:
     return data_images.to_uint8(reader.finish(batch)['image'])
 
-  def drawn(batch: Mapping[str, Any]) -> np.ndarray:
-    return np.asarray(finish(mesh_lib.spread(mesh, batch)))
-
   return Images(
     name=f'the real images of {split}',
     source=reader,
     count=count,
-    finish=drawn,
+    finish=lambda batch: np.asarray(finish(mesh_lib.spread(mesh, batch))),
     shuffle=shuffle,
     threads=config.data.workers,
   )

@@ -30,7 +30,7 @@ def of_task(
   real: np.ndarray | None,
   examples: Mapping[str, np.ndarray],
 ) -> list[Row]:
-  """Scores samples, beside their bounds where there are real images.
+  """Scores samples, with ceiling and floor where there are real images.
 
   Args:
     config: of the run.
@@ -64,7 +64,7 @@ def of_task(
 
 
 def _degradation(config: ConfigDict) -> restoration.Degradation | None:
-  """Returns that of photographs, None where it is drawn at random."""
+  """Returns the degradation of the config, None where it is random."""
   if config.data.degradation != 'bicubic':
     return None
 
@@ -77,17 +77,9 @@ def _degradation(config: ConfigDict) -> restoration.Degradation | None:
 
 
 def of_reconstructions(
-  images: np.ndarray,
-  real: np.ndarray,
-  examples: Mapping[str, np.ndarray],
+  images: np.ndarray, real: np.ndarray, examples: Mapping[str, np.ndarray]
 ) -> list[Row]:
-  """Scores what a first stage made of real images.
-
-  Args:
-    images: (N, H, W, 3) uint8.
-    real: (N, H, W, 3) uint8.
-    examples: theirs.
-  """
+  """Scores the reconstructions of real images, (N, H, W, 3) uint8 each."""
   if 'geometry' in examples:  # shapes: objects can be found again
     values = condition_alignment.reconstruction_scores(images, real, examples)
   else:
@@ -99,27 +91,18 @@ def of_reconstructions(
 
 
 def of_codebook(scale: int, counts: Any) -> list[Row]:
-  """Tells how much of a codebook was used.
-
-  Args:
-    scale: whose it is, 0 = the coarsest.
-    counts: (K,) uses of each code.
-  """
-  counts = np.asarray(counts)
+  """Returns how much of a codebook was used, by the (K,) uses of each code."""
   exact = lambda v: Score(float(v), float(v), float(v), int(counts.sum()))
-  perplexity = exact(quantizer.perplexity(counts))
-  dead = exact(quantizer.dead_codes(counts))
   return [
-    Row(f'perplexity_{scale}', perplexity),
-    Row(f'dead_codes_{scale}', dead),
+    Row(f'perplexity_{scale}', exact(quantizer.perplexity(counts))),
+    Row(f'dead_codes_{scale}', exact(quantizer.dead_codes(counts))),
   ]
 
 
 def of_saved(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> list[Row]:
-  """Scores saved images `arr_0` by the conditions beside them.
+  """Scores saved images `arr_0` by the other arrays, their conditions.
 
-  Raises:
-    UserError: conditions that are missing or do not fit.
+  Conditions that are missing or do not fit are a UserError.
   """
   examples = dict(arrays)
   images = examples.pop('arr_0')
@@ -131,7 +114,7 @@ def of_saved(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> list[Row]:
 def _whole_images(
   arrays: Mapping[str, np.ndarray], size: int
 ) -> np.ndarray | None:
-  """Returns the real images of saved conditions, if they say."""
+  """Returns the real images of saved conditions, None if they are not there."""
   if 'geometry' in arrays:  # a scene of shapes, drawn again
     spec = {name: jnp.asarray(arrays[name]) for name in shapes_render.SPEC}
     return np.asarray(shapes_render.image(spec, size)).astype(np.uint8)

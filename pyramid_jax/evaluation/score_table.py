@@ -12,13 +12,7 @@ Row = bootstrap.Row
 
 
 def write(folder: pathlib.Path, about: str, rows: Sequence[Row]) -> None:
-  """Writes `scores.json` and `scores.md`.
-
-  Args:
-    folder: is made if it is not there.
-    about: what was scored, one line.
-    rows: of the table.
-  """
+  """Writes `scores.json` and `scores.md`; `about` is their headline."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'scores.md').write_text(f'{about}\n\n{to_markdown(rows)}')
   (folder / 'scores.json').write_text(

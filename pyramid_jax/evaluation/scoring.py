@@ -1,7 +1,6 @@
 """Scores of what a model makes of the examples of a split."""
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import image_sources
-from pyramid_jax.evaluation import predictions
 from pyramid_jax.evaluation import score_rows
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.runs import progress
@@ -35,32 +34,20 @@ SEED = 17  # of the order of the conditions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """Which examples are scored, and how.
+  """Which examples are scored, and how."""
 
-  Attributes:
-    count: of the images.
-    bounds: whether rows have ceilings and floors.
-    shuffle: whether the examples come from all over the split.
-  """
-
-  count: int
-  bounds: bool = True
-  shuffle: bool = False
+  count: int  # of the images
+  bounds: bool = True  # whether rows have ceilings and floors
+  shuffle: bool = False  # whether the examples come from all over the split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scored:
-  """What an evaluation found.
+  """The result of an evaluation."""
 
-  Attributes:
-    rows: of the table of scores.
-    images: (N, H, W, 3) uint8, what was made.
-    real: (N, H, W, 3) uint8, the real images of the same examples.
-  """
-
-  rows: list[Row]
-  images: np.ndarray
-  real: np.ndarray
+  rows: list[Row]  # of the table of scores
+  images: np.ndarray  # (N, H, W, 3) uint8, as generated
+  real: np.ndarray  # (N, H, W, 3) uint8, of the same examples
 
 
 class Evaluation:
@@ -73,14 +60,7 @@ class Evaluation:
     reader: reader_lib.Reader,
     protocol: Protocol,
   ):
-    """Chooses the examples.
-
-    Args:
-      pipe: of the system; its weights do not matter.
-      config: of the run.
-      reader: of the split.
-      protocol: which examples, and how they are scored.
-    """
+    """Prepares the scores of a system; the weights of `pipe` do not matter."""
     self._config = config
     self._reader = reader
     self._protocol = protocol
@@ -99,11 +79,15 @@ class Evaluation:
     """
     config, count = self._config, self._protocol.count
     image_sources.check_count(count, len(self._reader))
+    size = min(config.evaluate.batch_size, count)
+    source = batches_lib.Batches(
+      self._reader, size, SEED, self._protocol.shuffle
+    )
     images, real, rows = [], [], []
-    uses = [np.zeros(size, np.int64) for size in self._codebooks]
-    for numbers, host in self._batches():
-      examples = self._finish(host)
-      made, codes = make(examples.batch, numbers)
+    uses = [np.zeros(codes, np.int64) for codes in self._codebooks]
+    for step in progress.Progress(range(-(-count // size)), size, 'batch'):
+      examples = self._finish(source.at(step))
+      made, codes = make(examples.batch, step * size + np.arange(size))
       for use, code in zip(uses, codes, strict=True):
         use += np.bincount(code.ravel(), minlength=len(use))
       project = config.sample.project
@@ -113,54 +97,26 @@ class Evaluation:
     stacked = {n: np.concatenate([r[n] for r in rows])[:count] for n in rows[0]}
     all_images = np.concatenate(images)[:count]
     all_real = np.concatenate(real)[:count]
-    return Scored(
-      rows=self._rows(all_images, all_real, stacked, uses),
-      images=all_images,
-      real=all_real,
-    )
-
-  def _rows(
-    self,
-    images: np.ndarray,
-    real: np.ndarray,
-    examples: Mapping[str, np.ndarray],
-    uses: list[np.ndarray],
-  ) -> list[Row]:
-    if self._outputs != system_lib.RECONSTRUCTIONS:
-      bound = real if self._protocol.bounds else None
+    if self._outputs == system_lib.RECONSTRUCTIONS:
+      found = score_rows.of_reconstructions(all_images, all_real, stacked)
+      for scale, use in enumerate(uses):
+        found += score_rows.of_codebook(scale, use)
+    else:
+      bound = all_real if self._protocol.bounds else None
       names = self._reader.label_names
-      return score_rows.of_task(self._config, names, images, bound, examples)
-    rows = score_rows.of_reconstructions(images, real, examples)
-    for scale, use in enumerate(uses):
-      rows += score_rows.of_codebook(scale, use)
-    return rows
-
-  def _batches(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yields numbers and host batches, enough for all images."""
-    count = self._protocol.count
-    size = min(self._config.evaluate.batch_size, count)
-    source = batches_lib.Batches(
-      self._reader, size, SEED, self._protocol.shuffle
-    )
-    bar = progress.Progress(0, -(-count // size), size, unit='batch')
-    for step in range(-(-count // size)):
-      yield step * size + np.arange(size), source.at(step)
-      bar.update(step + 1)
+      found = score_rows.of_task(config, names, all_images, bound, stacked)
+    return Scored(rows=found, images=all_images, real=all_real)
 
 
 def maker(pipe: pipeline.Pipeline, request: pipeline.Request) -> Maker:
-  """Returns what makes the images that are scored.
+  """Returns the function that makes the images to score.
 
-  Args:
-    pipe: a model.
-    request: how it is sampled; a first stage reconstructs.
+  It samples by the request; a first stage reconstructs.
   """
   if pipe.system.outputs == system_lib.RECONSTRUCTIONS:
     return lambda batch, numbers: pipe.reconstruct(batch)
-  return lambda batch, numbers: (
-    pipe.sample(batch, request, numbers).images,
-    [],
-  )
+  sample = lambda batch, numbers: pipe.sample(batch, request, numbers).images
+  return lambda batch, numbers: (sample(batch, numbers), [])
 
 
 def during_training(
@@ -171,16 +127,13 @@ def during_training(
 ) -> Scores:
   """Returns a function from a model to scores by name, for a run's curves.
 
-  Args:
-    pipe: of the run; its weights do not matter.
-    request: how it is sampled.
-    config: of the run.
-    reader: of the validation split.
+  The reader is that of the validation split; the weights of `pipe` do not
+  matter.
   """
   count = min(QUICK, config.evaluate.count)
   if pipe.system.outputs == system_lib.PREDICTIONS:
     count = min(count, config.evaluate.batch_size)
-    return predictions.scorer(pipe, reader, count)
+    return edge_prediction.scorer(pipe, reader, count)
   protocol = Protocol(count=count, bounds=False)
   evaluation = Evaluation(pipe, config, reader, protocol)
 

@@ -41,7 +41,7 @@ def unavailable(path: str, field: str) -> str:
   """Returns one line that says what to put where, see `require_weights`."""
   found = f'{path} is no file' if path else 'it is not set'
   return (
-    f'FID and its kin are unavailable: put {FILE} (or what '
+    f'FID and related scores are unavailable: put {FILE} (or what '
     f'pyramid_jax.interop.convert made of it) at {field}; {found}.'
   )
 

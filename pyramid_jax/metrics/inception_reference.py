@@ -1,4 +1,4 @@
-"""Files of reference statistics for FID and its kin.
+"""Files of reference statistics for FID and related scores.
 
 Read: those of openai/guided-diffusion (`VIRTUAL_*.npz`: mu, sigma, mu_s,
 sigma_s, and images arr_0 for precision and recall), of NVlabs/edm and

@@ -1,7 +1,10 @@
-"""Examples of a split as a person sees them."""
+"""Examples of a split with their images in uint8."""
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from pyramid_jax import config as config_lib
 from pyramid_jax.evaluation import examples
 from tests.helpers import configs
 
@@ -28,3 +31,18 @@ def test_enlarged_images_are_projected_on_the_small_one():
   assert np.median(error) <= 0.5
   before = large.reshape(2, 4, 2, 4, 2, 3).astype(float).mean((2, 4))
   assert error.mean() < 0.1 * np.abs(before - small).mean()
+
+
+@pytest.mark.parametrize('module', [np, jnp])
+def test_shuffled_edges_are_those_of_a_neighbour(module):
+  config = config_lib.base('ldm')
+  batch = {'edges': module.arange(3), 'image': module.arange(3)}
+  assert examples.shuffled_condition(config, batch)['edges'].tolist() == [
+    0,
+    1,
+    2,
+  ]
+  config.sketch.shuffled_condition = True
+  moved = examples.shuffled_condition(config, batch)
+  assert moved['edges'].tolist() == [2, 0, 1]
+  assert moved['image'].tolist() == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""FID and its kin from the command line's options to the table.
+"""FID and related scores from the command line's options to the table.
 
 A network of one layer stands in for Inception: what it computes is tested
 elsewhere, and here it would take minutes.
@@ -131,7 +131,8 @@ def test_folders_and_files_of_pictures(weights, tmp_path):
   ceiling = table[f'fid_tf1_{COUNT}']['ceiling']
   assert ceiling == pytest.approx(half, rel=1e-4)
   for text in (
-    f'{folder}, {COUNT} images; FID and its kin by weights.safetensors (sha256',
+    f'{folder}, {COUNT} images; FID and related scores by '
+    'weights.safetensors (sha256',
     f'against {tmp_path}/real (30 images)',
     f'FID of as few as {COUNT} images is biased upwards',
     'sFID is unverified against ADM',
@@ -222,7 +223,7 @@ def test_a_checkpoint(weights, mesh, tmp_path):
   want = wanted(features, 255 - real, real)
   agree({name: table.pop(name) for name in want}, want)
   assert table['class_acc']['ceiling'] > 0.9 > table['class_acc']['value']
-  assert f'{tmp_path}, step 3, {COUNT} images of test; FID and its kin' in about
+  assert f'{tmp_path}, step 3, {COUNT} images of test; FID' in about
   assert f'against the real images of test ({COUNT} images)' in about
 
 
@@ -257,7 +258,7 @@ def test_without_weights(tmp_path, caplog):
     table, _ = score(config, tmp_path, samples=str(tmp_path / 'x.npz'))
   assert table == {}
   (line,) = [r.getMessage() for r in caplog.records if 'FID' in r.getMessage()]
-  assert line.startswith('FID and its kin are unavailable: put pt_inception')
+  assert line.startswith('FID and related scores are unavailable: put pt_')
   assert line.endswith('at config.evaluate.inception; it is not set.')
   folder = paint(tmp_path / 'ours', draw(2, 1))
   with pytest.raises(errors.UserError) as error:
@@ -349,4 +350,4 @@ def test_where_a_reference_cannot_be_written(weights, tmp_path):
     make_config(''), tmp_path, write_reference=str(tmp_path / 'a.npz')
   )
   assert code == errors.MISSING
-  assert 'FID and its kin are unavailable' in text
+  assert 'FID and related scores are unavailable' in text

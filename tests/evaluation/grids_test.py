@@ -74,7 +74,7 @@ def test_boxes_are_where_they_should_be():
   assert columns.max() <= 130  # the name may be longer than the box
 
 
-def test_pictures_that_are_conditions():
+def test_images_that_are_conditions():
   panel = lambda task: draw(task, n=1)[4:164, 4:164]
   assert (panel('superres') == 99).all()
   holed = panel('inpaint')
@@ -96,7 +96,8 @@ def test_conditions_that_are_not_there():
 
 def test_words():
   batch = make_batch(1)
-  words = lambda task: grids._texts(batch, 0, task, NAMES)
+  example = {name: x[0] for name, x in batch.items()}
+  words = lambda task: grids._texts(example, task, NAMES)
   assert words('text') == ['a red circle']
   assert words('class') == ['blue square']
   assert words('label') == ['1 blue square', '1 red circle']
@@ -115,7 +116,7 @@ def test_big_images_stay_as_they_are():
   np.testing.assert_array_equal(grid[4:-4, 4:-4], image[0])
 
 
-def test_images_without_conditions_become_a_picture():
+def test_images_without_conditions_become_an_image():
   images = np.zeros((3, 8, 8, 3), np.uint8)
   image = grids.grid(images, columns=3)
   cell = 160 + 2 * grids._GAP

@@ -1,0 +1,95 @@
+"""Scores of an edge predictor, and a check of its targets."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax import pipeline
+from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.metrics import edges as edges_lib
+from pyramid_jax.systems import system as system_lib
+
+
+# Below it the first stage of a base does not keep lines.
+LOWEST_F1 = 0.8
+_CHECKED = 32  # edge maps that are measured
+PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where edges are predicted
+
+
+def _f1(found: jax.Array, wanted: jax.Array) -> float:
+  maps = (np.asarray(x) > 0 for x in (found, wanted))
+  return float(edges_lib.compare(*maps)['f1'].mean())
+
+
+def check_targets(
+  system: Any, reader: reader_lib.Reader, frozen: Mapping[str, Any]
+) -> None:
+  """Refuses to predict latents of edges that are not decoded to edges.
+
+  Args:
+    system: that is trained; one that predicts no edges passes.
+    reader: of the validation split.
+    frozen: {part: tree}, the pretrained weights of the system.
+
+  Raises:
+    UserError: the first stage of the base cannot draw lines.
+  """
+  if system.outputs != system_lib.PREDICTIONS:
+    return
+  host = batches_lib.Batches(reader, _CHECKED, seed=0, shuffle=False)
+  arrays: Any = mesh_lib.numeric(host.at(0))
+  batch = reader.finish(arrays)
+  with errors.user_errors():
+    wanted = system.target_edges(frozen, batch)
+
+  @jax.jit
+  def there_and_back(frozen, edges):
+    weights = system.base_weights(frozen)
+    targets = system.targets.of_edges(weights, edges)
+    return system.targets.to_edges(weights, targets)
+
+  f1 = _f1(there_and_back(frozen, wanted), wanted)
+  if f1 < LOWEST_F1:
+    raise errors.UserError(
+      f'the first stage of config.sketch.base = {system.base_path} gives edge'
+      f' maps back with an F1 of {f1:.2f}, at least {LOWEST_F1} is needed; take'
+      " config.sketch.target_space = 'pixels'."
+    )
+
+
+def scorer(
+  pipe: pipeline.Pipeline, reader: reader_lib.Reader, count: int
+) -> Callable[[pipeline.Pipeline], dict[str, float]]:
+  """Returns a function from a predictor to its scores on `count` images.
+
+  The scores are the squared error of the prediction at several noise levels,
+  and the F1 of the edges behind it. The weights of `pipe` do not matter.
+  """
+  host = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
+  arrays = mesh_lib.spread(pipe.mesh, host)
+  system = cast(system_lib.Predicting, pipe.system)
+
+  @jax.jit
+  def predict(weights, batch, part):
+    batch = reader.finish(batch)
+    parts = jnp.full(batch['image'].shape[:1], part)
+    errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
+    return errors.mean(), edges, system.target_edges(weights.frozen, batch)
+
+  def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
+    values = {}
+    for part in PARTS:
+      error, found, wanted = predict(pipe.weights, arrays, part)
+      values[f'error_at_{part}'] = float(error)
+      values[f'edge_f1_at_{part}'] = _f1(found, wanted)
+    return values
+
+  return scores
