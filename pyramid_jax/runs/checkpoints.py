@@ -6,8 +6,8 @@
   data: JSON, the seed and the position in the data;
   meta: JSON, the config, the versions, the mesh, and of every leaf its shape,
     dtype and content hash.
-Orbax writes beside and renames, so a killed save leaves the earlier steps as
-they were. It does not notice a changed byte; the hashes do.
+Orbax writes to another name and renames, so a killed save leaves the earlier
+steps as they were. It does not notice a changed byte; the hashes do.
 """
 
 from collections.abc import Iterator
@@ -39,26 +39,23 @@ _LISTED = 5  # differences that a message names
 
 # {item: {path: (shape, dtype, hash)}}
 _Manifest = Mapping[str, Mapping[str, Any]]
+Path = str | os.PathLike[str]
 
 
 class DamagedError(Exception):
-  """A checkpoint that cannot be used.
-
-  Attributes:
-    reason: one word, for the name that the directory gets.
-  """
+  """A checkpoint that cannot be used."""
 
   def __init__(self, reason: str, message: str):
     super().__init__(message)
-    self.reason = reason
+    self.reason = reason  # one word, for the name that the directory gets
 
 
-def directory(workdir: str | os.PathLike[str]) -> pathlib.Path:
+def directory(workdir: Path) -> pathlib.Path:
   """Returns the folder of a workdir's checkpoints, which may not exist."""
   return pathlib.Path(os.path.abspath(workdir)) / DIRECTORY
 
 
-def steps(workdir: str | os.PathLike[str]) -> list[int]:
+def steps(workdir: Path) -> list[int]:
   """Returns the steps that seem to be there, newest first."""
   folder = directory(workdir)
   if not folder.is_dir():
@@ -67,42 +64,31 @@ def steps(workdir: str | os.PathLike[str]) -> list[int]:
   return sorted((int(p.name) for p in found), reverse=True)
 
 
-def reaches(workdir: str | os.PathLike[str], step: int) -> bool:
+def reaches(workdir: Path, step: int) -> bool:
   """Whether a whole checkpoint of `step` or later seems to be there."""
-  folder = directory(workdir)
-  return any(
-    (folder / str(found) / 'meta').is_dir()
-    for found in steps(workdir)
-    if found >= step
-  )
+  later = [str(found) for found in steps(workdir) if found >= step]
+  return any((directory(workdir) / s / 'meta').is_dir() for s in later)
 
 
 def items_of(state: state_lib.TrainState) -> dict[str, Any]:
   """Returns the arrays of a checkpoint by item."""
-  rest = {
-    'step': state.step,
-    'params': state.params,
-    'opt_state': state.opt_state,
-    'extra': state.extra,
-  }
-  return {'state': rest, 'ema': state.ema} if state.ema else {'state': rest}
+  names = ('step', 'params', 'opt_state', 'extra')
+  rest = {'state': {name: getattr(state, name) for name in names}}
+  return {**rest, 'ema': state.ema} if state.ema else rest
 
 
 class Checkpoints:
   """The checkpoints of the run that owns a workdir."""
 
   def __init__(
-    self,
-    workdir: str | os.PathLike[str],
-    keep: int,
-    frozen: Mapping[str, str] | None = None,
+    self, workdir: Path, keep: int, frozen: Mapping[str, str] | None = None
   ):
     """Names the directory; nothing is written yet.
 
     Args:
       workdir: of the run.
       keep: newest checkpoints that stay.
-      frozen: hashes of the weights that the run uses and does not train.
+      frozen: hashes of the pretrained weights that the run uses.
     """
     self._workdir = workdir
     self._keep = keep
@@ -112,18 +98,15 @@ class Checkpoints:
   def restore_latest(
     self, abstract: state_lib.TrainState
   ) -> state_lib.TrainState | None:
-    """Restores the newest valid state, straight into its shardings.
+    """Restores the newest valid state, None when there never was one.
 
     A damaged checkpoint is renamed to `STEP.bad-REASON` with a warning.
 
     Args:
       abstract: the state with shardings (`sharding.abstract`), of any mesh.
 
-    Returns:
-      None when there never was a checkpoint.
-
     Raises:
-      UserError: a checkpoint of another config or of other frozen weights,
+      UserError: a checkpoint of another config or of other pretrained weights,
         or none that is valid.
     """
     for step in steps(self._workdir):
@@ -166,20 +149,22 @@ class Checkpoints:
   ) -> None:
     """Starts to save a state; returns once it may be donated.
 
-    A step that is there already is left as it is.
-
-    Args:
-      state: on the devices.
-      config: the whole config, for the record.
-      mesh: for the record.
-      position: examples of the data that were seen.
+    A step that is there already is left as it is. Config, mesh and `position`,
+    the examples of the data that were seen, are for the record.
 
     Raises:
       UserError: this or the save before could not be written.
     """
     step = int(state.step)
     items = items_of(state)
-    _check_space(self._workdir, items)
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+    free = shutil.disk_usage(self._workdir).free
+    if free < need:
+      raise errors.UserError(
+        f'a checkpoint needs {need / 2**20:.0f} MiB, {self._workdir} has '
+        f'{free / 2**20:.0f} MiB free.',
+        errors.OUTPUT,
+      )
     meta = {
       'config': config.to_dict(),
       'frozen': self._frozen,
@@ -187,35 +172,25 @@ class Checkpoints:
       'mesh': dict(mesh.shape),
       'tree': {name: _manifest(tree) for name, tree in items.items()},
     }
-    args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+    args = ocp.args.Composite(
+      data=ocp.args.JsonSave({'position': position}),
+      meta=ocp.args.JsonSave(meta),
+      **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+    )
     with _write_errors(self._workdir):
-      self._open().save(
-        step,
-        args=ocp.args.Composite(
-          data=ocp.args.JsonSave({'position': position}),
-          meta=ocp.args.JsonSave(meta),
-          **args,
-        ),
-      )
-
-  def _open(self) -> ocp.CheckpointManager:
-    # Not before the first save: by then what is damaged has been renamed.
-    if self._manager is None:
-      policy = ocp.checkpoint_managers.LatestN(self._keep)
-      self._manager = ocp.CheckpointManager(
-        directory(self._workdir),
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy, cleanup_tmp_directories=True
-        ),
-      )
-    return self._manager
+      # Not opened before: by now damaged checkpoints have been renamed.
+      if self._manager is None:
+        policy = ocp.checkpoint_managers.LatestN(self._keep)
+        self._manager = ocp.CheckpointManager(
+          directory(self._workdir),
+          options=ocp.CheckpointManagerOptions(
+            preservation_policy=policy, cleanup_tmp_directories=True
+          ),
+        )
+      self._manager.save(step, args=args)
 
   def wait(self) -> None:
-    """Waits for the save that is running.
-
-    Raises:
-      UserError: it could not be written.
-    """
+    """Waits for the save that is running; one that fails is a UserError."""
     if self._manager is not None:
       with _write_errors(self._workdir):
         self._manager.wait_until_finished()
@@ -229,20 +204,15 @@ class Checkpoints:
 
 
 def load(
-  workdir: str | os.PathLike[str],
-  abstract: Mapping[str, Any],
-  step: int | None = None,
+  workdir: Path, abstract: Mapping[str, Any], step: int | None = None
 ) -> dict[str, Any]:
-  """Reads weights of a workdir, the averages where there are some.
+  """Returns the weights of a run, the averages where there are some.
 
   Args:
     workdir: of any run; nothing in it is changed.
     abstract: {'params': {loss name: tree}, 'extra': tree} or a part of it, with
       shardings.
     step: of the checkpoint; None = the newest valid one.
-
-  Returns:
-    The arrays of `abstract`.
 
   Raises:
     UserError: there is none, it is damaged, or it has other parameters.
@@ -261,29 +231,24 @@ def load(
       return _load(path, abstract)
     except DamagedError as error:
       logging.warning('%s is damaged (%s)', path, error)
-  raise errors.UserError(
-    f'every checkpoint in {directory(workdir)} is damaged.'
-    if step is None
-    else f'{directory(workdir)}/{step} is damaged.',
-    errors.DATA,
-  )
+  folder = directory(workdir)
+  which = f'{folder}/{step}' if step else f'every checkpoint in {folder}'
+  raise errors.UserError(f'{which} is damaged.', errors.DATA)
 
 
-def frozen(workdir: str | os.PathLike[str], step: int) -> dict[str, str]:
-  """Returns the hashes of the frozen weights that a step was trained with."""
+def frozen(workdir: Path, step: int) -> dict[str, str]:
+  """Returns the hashes of the pretrained weights that a step used."""
   return _meta_of(directory(workdir) / str(step)).get('frozen', {})
 
 
-def load_part(
-  workdir: str | os.PathLike[str], loss_name: str, abstract: Any
-) -> Any:
+def load_part(workdir: Path, loss_name: str, abstract: Any) -> Any:
   """Reads the weights of one loss, see `load`."""
   trees = load(workdir, {'params': {loss_name: abstract}})
   return trees['params'][loss_name]
 
 
 def _load(path: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
-  kept = _manifest_of(path).get('ema', {})
+  kept = _meta_of(path)['tree'].get('ema', {})
   params = traverse_util.flatten_dict(abstract['params'])
   ema = {k: leaf for k, leaf in params.items() if '/'.join(k) in kept}
   target = {'state': dict(abstract)}
@@ -300,10 +265,10 @@ def _load(path: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
 def _restore(
   path: pathlib.Path, target: Mapping[str, Any], partial: bool
 ) -> dict[str, Any]:
-  """Restores and verifies items.
+  """Restores and verifies the items of one step.
 
   Args:
-    path: one step.
+    path: of the step.
     target: {item: abstract tree with shardings}.
     partial: whether the checkpoint may hold more leaves than the target.
 
@@ -311,7 +276,7 @@ def _restore(
     DamagedError: something is missing, unreadable or changed.
     UserError: the checkpoint is whole and of another config.
   """
-  manifest = _manifest_of(path)
+  manifest = _meta_of(path)['tree']
   _compare(path, manifest, target, partial)
   items = {}
   for name, tree in target.items():
@@ -343,10 +308,6 @@ def _leaves(tree: Any) -> dict[str, Any]:
   return {sharding.path_name(path): leaf for path, leaf in leaves}
 
 
-def _manifest_of(path: pathlib.Path) -> _Manifest:
-  return _meta_of(path)['tree']
-
-
 def _meta_of(path: pathlib.Path) -> dict[str, Any]:
   if not (path / 'meta').is_dir():
     raise DamagedError('incomplete', 'there is no item meta')
@@ -361,17 +322,17 @@ def _compare(
   target: Mapping[str, Any],
   partial: bool,
 ) -> None:
-  """Raises a `UserError` unless the leaves are those that are asked for."""
+  """Raises a `UserError` unless the leaves are those of the target."""
   lines = []
   for item, tree in target.items():
     saved = manifest.get(item, {})
     asked = _leaves(tree)
     names = asked if partial else sorted(asked.keys() | saved.keys())
     for name in names:
-      here = _form(
-        [asked[name].shape, asked[name].dtype] if name in asked else []
-      )
-      there = _form(saved.get(name, [])[:2])
+      leaf = asked.get(name)
+      here = 'absent' if leaf is None else f'{leaf.dtype}{list(leaf.shape)}'
+      shape, dtype, _ = saved.get(name, ('', 'absent', ''))
+      there = f'{dtype}{shape}'
       if here != there:
         lines.append(f'{name} is {here} in the config and {there} in the file')
   if lines:
@@ -385,32 +346,11 @@ def _compare(
     )
 
 
-def _form(shape_and_dtype: list[Any]) -> str:
-  if not shape_and_dtype:
-    return 'absent'
-  shape, dtype = shape_and_dtype
-  return f'{dtype}{list(shape)}'
-
-
 def _set_aside(path: pathlib.Path, reason: str) -> pathlib.Path:
   """Renames a checkpoint; it is never deleted."""
-  bad = path.with_name(f'{path.name}.bad-{reason}')
-  count = 1
-  while bad.exists():
-    count += 1
-    bad = path.with_name(f'{path.name}.bad-{reason}{count}')
-  return path.rename(bad)
-
-
-def _check_space(workdir: str | os.PathLike[str], items: Any) -> None:
-  need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
-  free = shutil.disk_usage(workdir).free
-  if free < need:
-    raise errors.UserError(
-      f'a checkpoint needs {need / 2**20:.0f} MiB, {workdir} has '
-      f'{free / 2**20:.0f} MiB free.',
-      errors.OUTPUT,
-    )
+  names = (f'{path.name}.bad-{reason}{n}' for n in ('', *range(2, 1000)))
+  bad = (path.with_name(name) for name in names)
+  return path.rename(next(p for p in bad if not p.exists()))
 
 
 @contextlib.contextmanager
@@ -421,17 +361,21 @@ def _damage(reason: str) -> Iterator[None]:
   except (MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
-    line = (str(error).splitlines() or [''])[0][:200]
-    raise DamagedError(reason, f'{type(error).__name__}: {line}') from error
+    line = f'{type(error).__name__}: {_first_line(error)}'
+    raise DamagedError(reason, line) from error
 
 
 @contextlib.contextmanager
-def _write_errors(workdir: str | os.PathLike[str]) -> Iterator[None]:
+def _write_errors(workdir: Path) -> Iterator[None]:
   """A failed write surfaces as OSError or, from TensorStore, ValueError."""
   try:
     yield
   except (OSError, ValueError) as error:
-    line = (str(error).splitlines() or [''])[0][:300]
     raise errors.UserError(
-      f'cannot write a checkpoint in {workdir}: {line}', errors.OUTPUT
+      f'cannot write a checkpoint in {workdir}: {_first_line(error)}',
+      errors.OUTPUT,
     ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [''])[0][:300]

@@ -1,9 +1,8 @@
 """Content hashes of arrays that do not depend on how they are sharded.
 
 A checkpoint store checks its own index, not the values: one flipped byte is
-restored silently. So every leaf is hashed before a save and after a restore.
-A hash is a sum over the values, each mixed with its position in the logical
-array, so it is the same for every sharding and takes one pass.
+restored silently, so every leaf is hashed before a save and after a restore.
+A hash is a sum over the values, each mixed with its position in the array.
 """
 
 import hashlib
@@ -76,11 +75,17 @@ def tree(values: Any) -> dict[str, str]:
   Arrays of accelerators are hashed there, one small program per shape; those
   of CPU devices by NumPy, which has nothing to compile.
   """
+
+  def one(x: Any) -> Any:
+    if isinstance(x, jax.Array):
+      if not x.is_fully_addressable:
+        return _on_device(x)
+      if any(device.platform != 'cpu' for device in x.devices()):
+        return _on_device(x)
+    return _on_host(np.asarray(x))
+
   leaves = jax.tree_util.tree_leaves_with_path(values)
-  hashes = [
-    _on_host(np.asarray(leaf)) if _is_on_host(leaf) else _on_device(leaf)
-    for _, leaf in leaves
-  ]
+  hashes = [one(leaf) for _, leaf in leaves]
   return {
     sharding.path_name(path): f'{int(h[0]):08x}{int(h[1]):08x}'
     for (path, _), h in zip(leaves, jax.device_get(hashes), strict=True)
@@ -90,10 +95,3 @@ def tree(values: Any) -> dict[str, str]:
 def digest(values: Any) -> str:
   """Returns one hash of a tree: of its paths and the hashes there."""
   return hashlib.sha256(repr(tree(values)).encode()).hexdigest()[:16]
-
-
-def _is_on_host(leaf: Any) -> bool:
-  if not isinstance(leaf, jax.Array):
-    return True
-  platforms = {device.platform for device in leaf.devices()}
-  return platforms == {'cpu'} and leaf.is_fully_addressable

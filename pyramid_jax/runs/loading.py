@@ -13,7 +13,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
-from pyramid_jax.runs import predictors as steering
+from pyramid_jax.runs import predictors
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
@@ -21,19 +21,12 @@ from pyramid_jax.systems import system as system_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """A run that can be sampled from.
-
-  Attributes:
-    system: built from the config.
-    mesh: the devices.
-    weights: on the mesh, with the averages in place.
-    step: of the checkpoint, None for the newest valid one.
-  """
+  """A run with its weights."""
 
   system: system_lib.Trainable
   mesh: Mesh
-  weights: system_lib.Weights
-  step: int
+  weights: system_lib.Weights  # on the mesh, with the averages in place
+  step: int  # of the checkpoint
 
 
 def load(
@@ -47,32 +40,24 @@ def load(
   The mesh of the training, `config.mesh`, does not matter.
 
   Args:
-    config: of the run; with `sketch.predictor` the run is steered by it.
+    config: of the run; a `sketch.predictor` guides it.
     workdir: of the run.
-    step: of the checkpoint, with a predictor of its own; None for the newest
-      valid one.
-    mesh: to sample on; None for all devices that are here, each with all of
-      the weights.
+    step: of the checkpoint, that of the predictor if there is one; None for the
+      newest valid one.
+    mesh: to sample on; None for all devices, each with all of the weights.
 
   Raises:
     UserError: no usable checkpoint, or weights of another network.
   """
-  config, folder = steering.resolve(config, workdir)
+  config, folder = predictors.resolve(config, workdir)
   system = workdir_lib.create_system(config)
   mesh = mesh_lib.pure_data() if mesh is None else mesh
   min_size = config.mesh.fsdp_min_size
   params, extra = jax.eval_shape(system.init, jax.random.key(0))
-  trees = checkpoints.load(
-    folder,
-    {
-      'params': sharding.abstract(params, mesh, min_size),
-      'extra': sharding.abstract(extra, mesh, min_size),
-      'step': sharding.abstract(
-        jax.ShapeDtypeStruct((), jnp.int32), mesh, min_size
-      ),
-    },
-    step,
-  )
+  number = jax.ShapeDtypeStruct((), jnp.int32)
+  shapes = {'params': params, 'extra': extra, 'step': number}
+  abstract = sharding.abstract(shapes, mesh, min_size)
+  trees = checkpoints.load(folder, abstract, step)
   weights = system_lib.Weights(
     params=trees['params'],
     frozen=pretrained.load(system, config, mesh, folder),
@@ -82,8 +67,8 @@ def load(
     system.check_extra(trees['extra'])
   step = int(trees['step'])
   for name, part in system.pretrained_parts().items():
-    if not part.loss_name:  # a whole run, on which this one stands
+    if not part.loss_name:  # a whole run, the base of this one
       was = checkpoints.frozen(folder, step).get(name)
       digest = hashes.digest(weights.frozen[name])
-      steering.check_base(part.path, was, digest, folder)
+      predictors.check_base(part.path, was, digest, folder)
   return Run(system=system, mesh=mesh, weights=weights, step=step)

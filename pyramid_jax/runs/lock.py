@@ -4,7 +4,7 @@
 made by `link` and replaced by `rename` of a private file: both are atomic on
 local and network file systems, and the file is whole from its first moment.
 `flock` is not used: some network file systems keep it within one host, and
-then it excludes nobody.
+then it excludes no other host.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ import secrets
 import socket
 import threading
 import time
-import types
 from typing import Any
 
 from absl import logging
@@ -33,7 +32,7 @@ STALE_SECS = 60.0
 _HELD: set[str] = set()
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK)
 
-# What the lock file says: host, boot, pid, start, token.
+# The content of the lock file: host, boot, pid, start, token.
 _Owner = dict[str, Any]
 _NOBODY: _Owner = {'token': ''}  # of a file that is not there
 
@@ -45,11 +44,9 @@ class Lock:
   """
 
   def __init__(self, workdir: str | os.PathLike[str], takeover: bool = False):
-    """Names the directory; nothing is written yet.
+    """Names an existing directory; nothing is written yet.
 
-    Args:
-      workdir: an existing directory.
-      takeover: take the lock whoever holds it.
+    With `takeover` the lock is taken whoever holds it.
     """
     self._file = pathlib.Path(workdir) / NAME
     self._takeover = takeover
@@ -81,12 +78,8 @@ class Lock:
     return self
 
   def check(self) -> None:
-    """Refuses to go on once the lock is another's.
-
-    Raises:
-      UserError: the lock was taken over or removed.
-    """
-    # A process that was stopped for a while looks before it goes on.
+    """Raises a UserError once the lock was taken over or removed."""
+    # A process that was stopped for a while looks before it continues.
     if time.monotonic() - self._looked > 2 * HEARTBEAT_SECS:
       self._look()
     if self._lost:
@@ -126,18 +119,12 @@ class Lock:
 
   @contextlib.contextmanager
   def _claimed(self, token: str) -> Iterator[bool]:
-    """Claims the right to replace or remove the lock of an owner.
+    """Claims the right to change the lock of an owner; yields whether it may.
 
-    Of all that find an owner dead, one makes the claim `lock.TOKEN.next`; the
-    claim of one that died in between is claimed in turn. A lock never comes
-    back once it is replaced, so whoever holds the claim while the lock is
-    still that owner's is alone.
-
-    Args:
-      token: of the owner.
-
-    Yields:
-      Whether this process may change the lock.
+    Of all processes that find the owner dead, one makes the claim
+    `lock.TOKEN.next`; the claim of one that died in between is claimed in turn.
+    A lock never comes back once it is replaced, so whoever holds the claim
+    while the lock is still that owner's is alone.
     """
     claims, claimed = [], False
     try:
@@ -160,7 +147,7 @@ class Lock:
     try:
       os.link(self._private, target)
     except FileExistsError:
-      # The answer of a network file system to a repeated request.
+      # Network file systems answer so to a repeated request.
       with contextlib.suppress(FileNotFoundError):
         return target.samefile(self._private)
       return False
@@ -175,10 +162,10 @@ class Lock:
     return True
 
   def _read(self, file: pathlib.Path) -> tuple[_Owner, float]:
-    """Returns the owner and its silence by the file system's own clock, s.
+    """Returns the owner and the seconds since it was touched.
 
-    A file that is empty or half written has an owner without a name, whose
-    token is the file's identity.
+    The clock is the file system's. A file that is empty or half written has an
+    owner without a name, whose token is the file's identity.
     """
     try:
       os.utime(self._private)
@@ -186,10 +173,9 @@ class Lock:
       stat, text = file.stat(), file.read_text(errors='replace')
     except FileNotFoundError:
       return _NOBODY, 0.0
-    try:
+    owner = None
+    with contextlib.suppress(ValueError):
       owner = json.loads(text)
-    except ValueError:
-      owner = None
     if not isinstance(owner, dict) or not _is_name(owner.get('token')):
       owner = {'token': f'{stat.st_ino:x}-{stat.st_mtime_ns:x}'}
     return owner, max(0.0, now - stat.st_mtime)
@@ -216,12 +202,7 @@ class Lock:
       # A full or slow disk must not end training.
       logging.warning('cannot renew %s: %s', self._file, error)
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: types.TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self._stop.set()
     self._thread.join()
     _HELD.discard(self._token)
@@ -244,21 +225,18 @@ def _this_process(token: str) -> _Owner:
 
 
 def _boot() -> str | None:
-  """Returns what tells machines of one name, and their restarts, apart."""
-  try:
-    file = pathlib.Path('/proc/sys/kernel/random/boot_id')
-    return file.read_text().strip()
-  except OSError:
-    return None
+  """Returns the id of the boot, by which machines of one name differ."""
+  with contextlib.suppress(OSError):
+    return pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+  return None
 
 
 def _start(pid: int) -> str | None:
-  """Returns when a process began, which tells two of one number apart."""
-  try:
+  """Returns when a process began, by which two of one number differ."""
+  with contextlib.suppress(OSError, IndexError):
     text = pathlib.Path(f'/proc/{pid}/stat').read_text()
     return text.rpartition(')')[2].split()[19]
-  except (OSError, IndexError):
-    return None
+  return None
 
 
 def _is_name(token: object) -> bool:
@@ -266,7 +244,7 @@ def _is_name(token: object) -> bool:
 
 
 def _is_stale(owner: _Owner, age: float) -> bool:
-  """Whether the owner is dead: known on this host, by silence elsewhere."""
+  """Whether the owner is dead; elsewhere than here it is if it is silent."""
   pid, boot = owner.get('pid'), owner.get('boot', _boot())
   is_here = owner.get('host') == socket.gethostname() and boot == _boot()
   if not is_here or not isinstance(pid, int):

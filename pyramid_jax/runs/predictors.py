@@ -1,8 +1,7 @@
-"""Which predictor guides the samples of a run.
+"""The predictor that guides the samples of a run.
 
-A run of any system is guided by `config.sketch.predictor`, a run of the
-system `sketch` that was trained on it. Both together are that system; see
-`systems.sketch`.
+`config.sketch.predictor` is a run of the system `sketch` that was trained on
+the run. Both together are a system; see `systems.sketch`.
 """
 
 import os
@@ -15,10 +14,9 @@ from pyramid_jax import errors
 from pyramid_jax.runs import workdir as workdir_lib
 
 
-# What a person asks for, whatever the predictor was trained with.
-_SECTIONS = ('evaluate', 'data', 'mesh')
-_FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'shuffled_condition')
-_KEPT = ('attention', 'remat')
+# Taken from the config of the run, whatever the predictor was trained with.
+_SECTIONS = ('evaluate', 'data', 'mesh', 'attention', 'remat')
+_SKETCH_FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'shuffled_condition')
 
 
 def predictor(config: ConfigDict) -> str:
@@ -27,15 +25,10 @@ def predictor(config: ConfigDict) -> str:
 
 
 def with_maps(config: ConfigDict) -> ConfigDict:
-  """Returns a config whose data tell what its predictor is asked for.
-
-  A config without a predictor comes back as it is.
-
-  Args:
-    config: of a run.
+  """Returns the config with the maps that its predictor needs, if it has one.
 
   Raises:
-    UserError: the predictor is not there, or is something else.
+    UserError: the predictor is not there, or is a run of another system.
   """
   if not predictor(config):
     return config
@@ -61,22 +54,20 @@ def resolve(
 ) -> tuple[ConfigDict, pathlib.Path]:
   """Returns the config of predictor and base together, and its workdir.
 
-  Args:
-    config: of a run, perhaps with `sketch.predictor`; without it is returned.
-    workdir: of that run.
+  Config and workdir of a run without `sketch.predictor` are returned as given.
 
   Raises:
-    UserError: the predictor is not there, or is something else.
+    UserError: the predictor is not there, or is a run of another system.
   """
   path = predictor(config)
   if not path:
     return config, pathlib.Path(workdir)
   own = _read(path)
   with own.unlocked():
-    for name in (*_SECTIONS, *_KEPT):
+    for name in _SECTIONS:
       own[name] = config[name]
     own.sample.update(config.sample)
-    for name in _FIELDS:
+    for name in _SKETCH_FIELDS:
       own.sketch[name] = config.sketch[name]
     own.sketch.base = os.fspath(workdir)
   return own, pathlib.Path(path)
@@ -85,16 +76,10 @@ def resolve(
 def check_base(
   base: str, was: str | None, digest: str, path: pathlib.Path
 ) -> None:
-  """Refuses a predictor that was trained on another base.
+  """Raises a UserError for a predictor that was trained on another base.
 
-  Args:
-    base: the workdir of the base.
-    was: the hash of the base's weights in training, None if not known.
-    digest: of those that are here.
-    path: of the predictor.
-
-  Raises:
-    UserError: they differ.
+  `was` is the hash of the base's weights in training, None if not known,
+  `digest` the hash of its weights now.
   """
   if was not in (None, digest):
     raise errors.UserError(

@@ -1,7 +1,6 @@
 """The weights that a system uses and never trains."""
 
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -17,32 +16,29 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.systems import system as system_lib
 
 
+Path = str | os.PathLike[str]
 FIRST_STAGE = 'first_stage'  # the part, and its folder in a workdir
 
 
-def path_of(
-  name: str, part: pretrained.PretrainedPart, workdir: str | os.PathLike[str]
-) -> pathlib.Path | None:
-  """Returns where a part's weights are or will be, None if nobody says."""
-  if part.path:
-    return pathlib.Path(part.path)
-  return pathlib.Path(workdir) / FIRST_STAGE if name == FIRST_STAGE else None
+def _path_of(name: str, part: pretrained.PretrainedPart, workdir: Path) -> Path:
+  """Returns where a part's weights are or will be, '' if it is not set."""
+  is_first_stage = name == FIRST_STAGE
+  return part.path or (os.path.join(workdir, name) if is_first_stage else '')
 
 
 def missing(
-  system: system_lib.Trainable, workdir: str | os.PathLike[str]
+  system: system_lib.Trainable, workdir: Path, only: str = ''
 ) -> list[str]:
-  """Returns a line for each part whose weights are named but not there.
+  """Returns a line for each part, or the only one, whose file is missing.
 
   A first stage without a path is trained, so it is not missing.
   """
   lines = []
   for name, part in system.pretrained_parts().items():
-    path = path_of(name, part, workdir)
-    if path is None:
+    if only in ('', name) and not _path_of(name, part, workdir):
       lines.append(f'config.{part.field} (weights of {name}) is not set')
-    elif part.path and not path.exists():
-      lines.append(f'{path} (config.{part.field}, weights of {name})')
+    elif only in ('', name) and part.path and not os.path.exists(part.path):
+      lines.append(f'{part.path} (config.{part.field}, weights of {name})')
   return lines
 
 
@@ -61,57 +57,30 @@ def load(
   system: system_lib.Trainable,
   config: ConfigDict,
   mesh: Mesh,
-  workdir: str | os.PathLike[str],
+  workdir: Path,
+  only: str = '',
 ) -> dict[str, Any]:
-  """Reads {part: tree} onto the mesh.
+  """Reads {part: tree} onto the mesh, of all parts or of the only one.
 
   Raises:
     UserError: weights that are missing, damaged or of another network.
   """
   shapes = abstract(system, mesh, config.mesh.fsdp_min_size)
-  lines = missing(system, workdir)
+  lines = missing(system, workdir, only)
   if lines:
     raise errors.UserError('missing: ' + '; '.join(lines), errors.MISSING)
   return {
-    name: _load(part, path_of(name, part, workdir), shapes[name])
+    name: _load(part, _path_of(name, part, workdir), shapes[name])
     for name, part in system.pretrained_parts().items()
+    if only in ('', name)
   }
 
 
-def load_one(
-  system: system_lib.Trainable, config: ConfigDict, mesh: Mesh, name: str
-) -> Any:
-  """Reads a part whose path the config names onto the mesh.
-
-  Raises:
-    UserError: weights that are missing, damaged or of another network.
-  """
-  part = system.pretrained_parts()[name]
-  path = pathlib.Path(part.path)
-  if not part.path or not path.exists():
-    raise errors.UserError(
-      f'missing: {part.path or "nothing"} (config.{part.field}, weights of'
-      f' {name})',
-      errors.MISSING,
-    )
-  shapes = abstract(system, mesh, config.mesh.fsdp_min_size)
-  return _load(part, path, shapes[name])
-
-
-def _load(
-  part: pretrained.PretrainedPart, path: pathlib.Path | None, shapes: Any
-) -> Any:
-  assert path is not None
+def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:
   if not part.loss_name:
     return checkpoints.load(path, shapes)
-  if path.is_dir() or not part.path:
+  if os.path.isdir(path) or not part.path:
     return checkpoints.load_part(path, part.loss_name, shapes)
-  return _read_file(part, path, shapes)
-
-
-def _read_file(
-  part: pretrained.PretrainedPart, path: pathlib.Path, shapes: Any
-) -> Any:
   with errors.user_errors(value=errors.DATA):
     values = parts.load_part(part.family, path, shapes)
   return initial.place(values, jax.tree.map(lambda s: s.sharding, shapes))

@@ -9,21 +9,13 @@ import jax
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a run needs to go on; no random key, that follows from `step`.
+  """All that a run needs to resume; random keys follow from `step`."""
 
-  Attributes:
-    step: () int32, finished updates.
-    params: {loss name: tree}, float32.
-    ema: the averaged part of `params`, the same nested dicts pruned.
-    opt_state: {loss name: optimizer state}.
-    extra: the untrained state of the system.
-  """
-
-  step: jax.Array
-  params: Any
-  ema: Any
-  opt_state: Any
-  extra: Any
+  step: jax.Array  # () int32, finished updates
+  params: Any  # {loss name: tree}, float32
+  ema: Any  # the averaged part of `params`, the same nested dicts pruned
+  opt_state: Any  # {loss name: optimizer state}
+  extra: Any  # the untrained state of the system
 
 
 def averaged(params: Any, ema: Any) -> Any:

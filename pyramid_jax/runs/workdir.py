@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what it needs, what says so."""
+"""The folder of a run: its config, its inputs, its records."""
 
 from collections.abc import Sequence
 import json
@@ -24,7 +24,7 @@ Stage = tuple[ConfigDict, pathlib.Path]
 
 
 def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
-  """Returns what is to be trained and where, in order.
+  """Returns the stages to train and their folders, in order.
 
   A first stage without a checkpoint of its own comes first, in
   `WORKDIR/first_stage`; once the second has begun it stays what it was.
@@ -33,43 +33,32 @@ def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
   begun = bool(checkpoints.steps(workdir))
   if 'first_stage' not in config or config.first_stage.checkpoint or begun:
     return [whole]
-  return [
-    (config_lib.first_stage(config), workdir / pretrained.FIRST_STAGE),
-    whole,
-  ]
+  folder = workdir / pretrained.FIRST_STAGE
+  return [(config_lib.first_stage(config), folder), whole]
 
 
 def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
-  """Returns the config that a run wrote down, locked.
+  """Returns the config of a run, locked; none or a damaged one is a UserError.
 
-  Args:
-    workdir: of the run.
-    field: of the config that names it, for the message.
-
-  Raises:
-    UserError: there is none, or it is damaged.
+  `field` is that of another config which names the workdir, for the message.
   """
   file = pathlib.Path(workdir) / CONFIG
   if not file.is_file():
-    told = f' (config.{field})' if field else ''
-    raise errors.UserError(f'missing: {file}{told}', errors.MISSING)
+    origin = f' (config.{field})' if field else ''
+    raise errors.UserError(f'missing: {file}{origin}', errors.MISSING)
   with errors.user_errors(value=errors.DATA):
     return config_lib.from_json(file.read_text())
 
 
 def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
-  """Returns the label names of a run's data, none if it has none.
-
-  Raises:
-    UserError: they are damaged.
-  """
+  """Returns the label names of a run's data; a damaged file is a UserError."""
   file = pathlib.Path(workdir) / LABELS
   with errors.user_errors(value=errors.DATA):
     return tuple(json.loads(file.read_text())) if file.is_file() else ()
 
 
 def base_config(config: ConfigDict) -> ConfigDict | None:
-  """Returns the config of the run that a system stands on, None if on none.
+  """Returns the config of the base of a sketch predictor, None of others.
 
   Raises:
     UserError: the run is not named, not there, or damaged.
@@ -85,7 +74,7 @@ def base_config(config: ConfigDict) -> ConfigDict | None:
 
 
 def create_system(config: ConfigDict) -> system_lib.Trainable:
-  """Builds the system of a config, on its base where it stands on one.
+  """Builds the system of a config, on its base if it has one.
 
   Raises:
     UserError: a config that fits no system, or a base that is not there.
@@ -95,11 +84,7 @@ def create_system(config: ConfigDict) -> system_lib.Trainable:
 
 
 def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Refuses a workdir of another config.
-
-  Raises:
-    UserError: the differences in one line.
-  """
+  """Raises a UserError with the differences for a workdir of another config."""
   if not (workdir / CONFIG).exists():
     return
   differences = config_lib.resume_differences(read_config(workdir), config)
@@ -111,11 +96,7 @@ def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def check_inputs(parts: Sequence[Stage]) -> None:
-  """Names all that is missing at once.
-
-  Raises:
-    UserError: files that are not there, or a config that fits no system.
-  """
+  """Raises a UserError that names all missing files at once."""
   lines: list[str] = []
   for config, workdir in parts:
     system = create_system(config)
@@ -129,11 +110,7 @@ def check_inputs(parts: Sequence[Stage]) -> None:
 
 
 def make(workdir: pathlib.Path) -> None:
-  """Makes the folder.
-
-  Raises:
-    UserError: it cannot be made.
-  """
+  """Makes the folder; one that cannot be made is a UserError."""
   with errors.user_errors(missing=errors.OUTPUT):
     workdir.mkdir(parents=True, exist_ok=True)
 
@@ -141,10 +118,9 @@ def make(workdir: pathlib.Path) -> None:
 def write_record(
   workdir: pathlib.Path, config: ConfigDict, label_names: Sequence[str]
 ) -> None:
-  """Writes what the other commands need to know of the run.
+  """Writes `config.json` and `labels.json`, which the other commands read.
 
-  Raises:
-    UserError: the workdir cannot be written.
+  A workdir that cannot be written is a UserError.
   """
   texts = {
     CONFIG: config_lib.to_json(config),

@@ -1,4 +1,4 @@
-"""What a run writes about itself: lines, metrics and TensorBoard events."""
+"""The log, the metrics and the TensorBoard events of a run."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -14,7 +14,6 @@ import warnings
 
 from absl import logging
 import numpy as np
-import tensorboardX
 
 
 METRICS = 'metrics.jsonl'
@@ -22,19 +21,16 @@ EVENTS = 'tensorboard'
 
 
 def setup() -> None:
-  """Makes absl's log plain lines and keeps out what is not about the run."""
+  """Makes absl's log plain lines, without those of other libraries."""
   handler = logging.get_absl_handler()
   handler.setFormatter(_Plain())
-  # Absl's logger is one for all libraries; the path tells whose line it is.
+  # Absl's logger is one for all libraries; lines differ by their path.
   logging.get_absl_logger().addFilter(_is_ours)
   # What Orbax leaves behind when a file that it reads is damaged.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
-  sys.unraisablehook = _unraisable
-
-
-def _unraisable(event: Any) -> None:
-  if str(event.exc_value) != 'Event loop is closed':
-    sys.__unraisablehook__(event)
+  is_ours = lambda event: str(event.exc_value) != 'Event loop is closed'
+  hook = sys.__unraisablehook__
+  sys.unraisablehook = lambda event: hook(event) if is_ours(event) else None
 
 
 class _Plain(std_logging.Formatter):
@@ -50,8 +46,8 @@ class _Plain(std_logging.Formatter):
 
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
-  foreign = f'{os.sep}orbax{os.sep}' in record.pathname
-  return not foreign or record.levelno > std_logging.ERROR
+  is_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
+  return not is_orbax or record.levelno > std_logging.ERROR
 
 
 @contextlib.contextmanager
@@ -83,14 +79,13 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: str | os.PathLike[str], first_step: int = 0):
-    """Opens the files.
+    """Opens the files in an existing directory.
 
-    Args:
-      workdir: an existing directory.
-      first_step: finished updates of the state that the run goes on from;
-        lines of later steps, and a half line, are of a run that was cut off
-        and are removed.
+    Lines after `first_step`, the updates that are finished, and a half line are
+    left from an interrupted run and removed.
     """
+    import tensorboardX  # slow to import
+
     self._path = pathlib.Path(workdir) / METRICS
     truncate(self._path, first_step)
     self._file = self._path.open('a')
@@ -113,17 +108,13 @@ class MetricWriter:
     for name, image in images.items():
       self._events.add_image(name, image, step, dataformats='HWC')
 
-  def flush(self) -> None:
-    self._file.flush()
-    self._events.flush()
-
   def close(self) -> None:
     self._file.close()
     self._events.close()
 
 
 def truncate(path: pathlib.Path, step: int) -> None:
-  """Removes the lines after `step` and what is not a whole line, atomically."""
+  """Removes the lines after `step` and incomplete lines, atomically."""
   if not path.exists():
     return
   kept = []

@@ -8,13 +8,13 @@ from pyramid_jax.metrics import bootstrap
 
 
 ROWS = [
-  alignment.Row(
+  bootstrap.Row(
     'layout_recall',
     bootstrap.Score(0.51234, 0.4, 0.6, 30),
     bootstrap.Score(1.0, 1.0, 1.0, 30),
     None,
   ),
-  alignment.Row('fid_tf1_30', bootstrap.without_interval(7.5, 30), None, None),
+  bootstrap.Row('fid_tf1_30', bootstrap.without_interval(7.5, 30), None, None),
 ]
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax.runs import predictors as steering
+from pyramid_jax.runs import predictors
 
 
 def write(folder, name, **fields):
@@ -21,10 +21,13 @@ def write(folder, name, **fields):
 def test_predictor_and_base_are_one_run(tmp_path):
   base = write(tmp_path / 'base', 'ldm', sample__steps='7', remat='true')
   write(tmp_path / 'own', 'sketch', sample__steps='9', sketch__octaves='4')
-  assert steering.resolve(base, tmp_path / 'base') == (base, tmp_path / 'base')
+  assert predictors.resolve(base, tmp_path / 'base') == (
+    base,
+    tmp_path / 'base',
+  )
   base.sketch.predictor = str(tmp_path / 'own')
   base.sketch.beta = (0.3,)
-  config, folder = steering.resolve(base, tmp_path / 'base')
+  config, folder = predictors.resolve(base, tmp_path / 'base')
   assert folder == tmp_path / 'own'
   assert config.system.name == 'sketch'
   # What a person asks for is the base's, what was trained the predictor's.
@@ -38,30 +41,30 @@ def test_wrong_predictors_are_named(tmp_path):
   base = write(tmp_path / 'base', 'ldm')
   base.sketch.predictor = str(tmp_path / 'none')
   with pytest.raises(errors.UserError, match='none/config.json') as info:
-    steering.resolve(base, tmp_path / 'base')
+    predictors.resolve(base, tmp_path / 'base')
   assert info.value.code == errors.MISSING
   base.sketch.predictor = str(tmp_path / 'base')
   with pytest.raises(errors.UserError, match="system 'ldm', must be one of"):
-    steering.resolve(base, tmp_path / 'base')
+    predictors.resolve(base, tmp_path / 'base')
 
 
 def test_another_base_is_refused(tmp_path):
   for was in (None, 'a'):
-    steering.check_base('base', was, 'a', tmp_path)
+    predictors.check_base('base', was, 'a', tmp_path)
   with pytest.raises(
     errors.UserError, match='other weights than those in base'
   ):
-    steering.check_base('base', 'b', 'a', tmp_path)
+    predictors.check_base('base', 'b', 'a', tmp_path)
 
 
 def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
   config = config_lib.base('ldm')
-  assert steering.with_maps(config).data.maps == ()
+  assert predictors.with_maps(config).data.maps == ()
   own = write(tmp_path / 'own', 'sketch')
   own.data.maps = ('edges',)
   (tmp_path / 'own' / 'config.json').write_text(config_lib.to_json(own))
   config.sketch.predictor = str(tmp_path / 'own')
   config.data.maps = ('mask', 'edges')
-  assert steering.with_maps(config).data.maps == ('mask', 'edges')
+  assert predictors.with_maps(config).data.maps == ('mask', 'edges')
   config.data.maps = ('mask',)
-  assert steering.with_maps(config).data.maps == ('mask', 'edges')
+  assert predictors.with_maps(config).data.maps == ('mask', 'edges')
