@@ -2,8 +2,8 @@
 
   import pyramid_jax as pj
 
-  pj.Pipeline    a model that images are asked of
-  pj.grid        images beside one another
+  pj.Pipeline    a model and its sampler
+  pj.grid        images side by side
 
 Importing the package starts no device and imports no system.
 """

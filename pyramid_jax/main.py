@@ -13,8 +13,7 @@ import jax
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import options
-from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.runs import writers as logs
+from pyramid_jax.runs import writers
 
 
 # Programs that took longer to compile are kept; jax keeps those above 1 s.
@@ -25,10 +24,13 @@ def main(overrides: dict[str, str]) -> int:
   """Does what the flags say and returns the exit code."""
   _cache_programs()
   workdir = pathlib.Path(options.WORKDIR.value)
-  path = options.CONFIG.value
-  config = config_lib.load(path) if path else workdir_lib.read_config(workdir)
-  config_lib.override(config, overrides)
-  config_lib.validate(config)
+  if options.CONFIG.value:
+    config = config_lib.load(options.CONFIG.value)
+  else:
+    from pyramid_jax.runs import workdir as workdir_lib  # loads Orbax
+
+    config = workdir_lib.read_config(workdir)
+  config_lib.complete(config, overrides)
   name = f'pyramid_jax.commands.{options.MODE.value}'
   importlib.import_module(name).run(config, workdir, options.values())
   return errors.OK
@@ -37,7 +39,7 @@ def main(overrides: dict[str, str]) -> int:
 def _cache_programs() -> None:
   """Keeps compiled programs, so that a second start is quick.
 
-  What the environment or an earlier setting of jax says is left alone.
+  A setting of the environment or of jax is not changed.
   """
   if _setting('jax_compilation_cache_dir') is None:
     path = pathlib.Path('~/.cache/pyramid_jax/xla').expanduser()
@@ -53,7 +55,7 @@ def _setting(name: str) -> Any:
 
 def run() -> int:
   """Runs the command line; an error becomes one line and its exit code."""
-  logs.setup()
+  writers.setup()
   try:
     app.run(main, flags_parser=options.parse)
   except errors.UserError as error:

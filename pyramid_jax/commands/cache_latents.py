@@ -7,10 +7,8 @@
 writes DIR; a run then reads it with --config.data.name=latents
 --config.data.root=DIR and the same first stage. Each process of a multi-host
 run writes the shards whose index is its own modulo their number. The same
-command goes on where it was stopped. Crops are drawn once: an image has one
-latent, or two with --flips.
-
-Exit codes: as of `pyramid_jax.main`.
+command resumes after an interruption. Crops are drawn once: an image has one
+latent, or two with --flips. Exit codes are those of `pyramid_jax.main`.
 """
 
 import argparse
@@ -24,29 +22,28 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax.config import command_line
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
-from pyramid_jax.interop import command_line
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.runs import writers as logs
+from pyramid_jax.runs import writers
 from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import system as system_lib
 
 
+Arrays = dict[str, np.ndarray]
 Encode = Callable[[Any, Mapping[str, jax.Array]], dict[str, jax.Array]]
 
 
@@ -72,7 +69,7 @@ def run(
     flips: whether the mirrored images are encoded too.
 
   Raises:
-    UserError: a config, weights or a folder that do not serve.
+    UserError: a config, weights or a folder that cannot be used.
   """
   _check(config, flips)
   with errors.user_errors():
@@ -90,7 +87,8 @@ def run(
       f'--count={count}: the split has {len(reader)} images.'
     )
   model = autoencoder.network(config.first_stage)
-  params = pretrained.load_one(system, config, mesh, pretrained.FIRST_STAGE)
+  name = pretrained.FIRST_STAGE
+  params = pretrained.load(system, config, mesh, output, only=name)[name]
   total = count or len(reader)
   manifest = {
     'format': latent_cache.FORMAT,
@@ -108,22 +106,22 @@ def run(
     if processes.is_main_process():
       latent_cache.write_manifest(output, manifest)
   encode = make_encode(model, reader.finish, flips)
+  on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
   process, processes_here = processes.process_part()
   shards = range(process, -(-total // shard_size), processes_here)
-  bar = progress.Progress(0, len(shards), shard_size, unit='shard')
-  for done, index in enumerate(shards, 1):
+  for done in progress.Progress(range(len(shards)), shard_size, 'shard'):
+    index = shards[done]
     if not latent_cache.is_written(output, index):
       first = index * shard_size
-      last = min(total, first + shard_size)
-      arrays = _shard(reader, encode, params, mesh, first, last, batch_size)
+      images = range(first, min(total, first + shard_size))
+      arrays = _shard(reader, on_mesh, images, batch_size)
       with errors.user_errors(missing=errors.OUTPUT):
         latent_cache.write_shard(output, index, arrays)
-    bar.update(done)
   logging.info('%d latents in %s', total, output)
 
 
 def _check(config: ConfigDict, flips: bool) -> None:
-  """Refuses tasks that a cache does not serve."""
+  """Refuses tasks whose conditions a cache cannot hold."""
   task = config.condition.task
   if task in latent_cache.UNSERVED:
     raise errors.UserError(
@@ -136,7 +134,7 @@ def _check(config: ConfigDict, flips: bool) -> None:
     )
   if flips and (task not in latent_cache.FLIPPABLE or config.condition.also):
     raise errors.UserError(
-      f'--flips serves the tasks {", ".join(latent_cache.FLIPPABLE)}: places'
+      f'--flips is for the tasks {", ".join(latent_cache.FLIPPABLE)}: places'
       f' and words are not mirrored; config.condition.task is {task!r}.'
     )
 
@@ -157,13 +155,9 @@ def make_encode(
     apply = lambda method: params_lib.apply(model, params, image, method=method)
     if model.is_stochastic:
       mean, logvar = apply('posterior')
-      arrays = {
-        'latent_mean_0': mean,
-        'latent_std_0': jnp.exp(0.5 * logvar),
-      }
+      arrays = {'latent_mean_0': mean, 'latent_std_0': jnp.exp(0.5 * logvar)}
     else:
-      zs = apply('encode')
-      arrays = {f'latent_mean_{s}': z for s, z in enumerate(zs)}
+      arrays = {f'latent_mean_{s}': z for s, z in enumerate(apply('encode'))}
     return {k: v.astype(jnp.float16) for k, v in arrays.items()}
 
   @jax.jit
@@ -172,8 +166,7 @@ def make_encode(
     image = arrays.pop('image')
     if flips:
       mirrored = latents(params, image[:, :, ::-1])
-      prefix = latent_cache.FLIPPED
-      arrays |= {f'{prefix}{k}': v for k, v in mirrored.items()}
+      arrays |= {latent_cache.FLIPPED + k: v for k, v in mirrored.items()}
     return arrays | latents(params, image)
 
   return encode
@@ -181,59 +174,41 @@ def make_encode(
 
 def _shard(
   reader: Any,
-  encode: Encode,
-  params: Any,
-  mesh: Mesh,
-  first: int,
-  last: int,
+  encode: Callable[[Arrays], Mapping[str, jax.Array]],
+  images: range,
   batch_size: int,
-) -> dict[str, np.ndarray]:
-  """Returns the arrays of the images [first, last)."""
+) -> Arrays:
+  """Returns the arrays of some images."""
   draws = batches_lib.Batches(reader, 1, seed=0, shuffle=False)
   parts = []
-  for start in range(first, last, batch_size):
-    places = [
-      draws.order(i) for i in range(start, min(start + batch_size, last))
-    ]
+  for start in range(0, len(images), batch_size):
+    places = [draws.order(i) for i in images[start : start + batch_size]]
     indices, seeds = (np.concatenate(x) for x in zip(*places, strict=True))
     with errors.user_errors(value=errors.DATA):
       batch = reader.batch(indices, seeds)
-    arrays = encode(params, mesh_lib.spread(mesh, batch))
-    parts.append({k: np.asarray(v) for k, v in arrays.items()})
+    parts.append({k: np.asarray(v) for k, v in encode(batch).items()})
   return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-
-
-def _parse(
-  arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, dict[str, str]]:
-  parser = command_line.Parser(
-    prog='python -m pyramid_jax.commands.cache_latents',
-    description='Encodes the training images of a config once.',
-  )
-  parser.add_argument('--config', required=True, help='FILE.py[:variant,...]')
-  parser.add_argument(
-    '--first_stage', required=True, help='workdir or weight file'
-  )
-  parser.add_argument('--output', required=True, help='folder to write')
-  parser.add_argument('--count', type=int, default=0, help='images; 0 = all')
-  parser.add_argument('--shard_size', type=int, default=1024)
-  parser.add_argument('--batch_size', type=int, default=32)
-  parser.add_argument('--flips', action='store_true', help='mirrored too')
-  flags, rest = parser.parse_known_args(arguments)
-  overrides = command_line.overrides(parser, rest)
-  for name in ('shard_size', 'batch_size'):
-    if getattr(flags, name) < 1:
-      parser.error(f'--{name} must be at least 1')
-  return flags, overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command line and returns the exit code."""
-  flags, overrides = _parse(arguments)
-  try:
-    config = config_lib.load(flags.config)
-    config_lib.override(config, overrides)
-    config_lib.validate(config)
+  parser = command_line.Parser(
+    prog='python -m pyramid_jax.commands.cache_latents',
+    description='Encodes the training images of a config once.',
+  )
+  text = lambda name, about: parser.add_argument(
+    name, required=True, help=about
+  )
+  text('--config', 'FILE.py[:variant,...]')
+  text('--first_stage', 'workdir or weight file')
+  text('--output', 'folder to write')
+  parser.add_argument('--count', type=int, default=0, help='images; 0 = all')
+  positive = command_line.above_zero(int)
+  parser.add_argument('--shard_size', type=positive, default=1024)
+  parser.add_argument('--batch_size', type=positive, default=32)
+  parser.add_argument('--flips', action='store_true', help='mirrored too')
+
+  def body(flags: argparse.Namespace, config: Any) -> None:
     run(
       config,
       flags.first_stage,
@@ -243,12 +218,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       batch_size=flags.batch_size,
       flips=flags.flips,
     )
-  except errors.UserError as error:
-    sys.stderr.write(f'error: {error}\n')
-    return error.code
-  return errors.OK
+
+  return command_line.run(parser, body, arguments)
 
 
 if __name__ == '__main__':
-  logs.setup()
+  writers.setup()
   sys.exit(main())

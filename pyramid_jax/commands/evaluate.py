@@ -28,9 +28,9 @@ def run(
 ) -> None:
   """Prints and saves the table of scores of a run or of saved samples.
 
-  Writes `scores.json` and `scores.md` into WORKDIR/samples, or beside the
-  samples that `options['samples']` names. With `options['write_reference']`
-  it writes statistics of real images instead, see `fidelity`.
+  Writes `scores.json` and `scores.md` into WORKDIR/samples, or where the saved
+  samples are. With `write_reference` it writes statistics of real images
+  instead, see `fidelity.write_reference`.
 
   Args:
     config: of the run.
@@ -39,80 +39,72 @@ def run(
       `split`; `checkpoint_step`; `write_reference`.
 
   Raises:
-    UserError: nothing to score, or nothing to score it with.
+    UserError: no images to score, or no weights to score them with.
   """
   if options.get('write_reference'):
     fidelity.write_reference(config, options)
     return
   config = predictors.with_maps(config)
   evaluator = fidelity.find(config)
-  samples = options.get('samples')
   split = options.get('split') or 'test'
-  if samples:
-    rows, about = _score_saved(config, pathlib.Path(samples), split, evaluator)
-    folder = pathlib.Path(samples)
-    folder = folder if folder.is_dir() else folder.parent
+  if options.get('samples'):
+    path = pathlib.Path(options['samples'])
+    folder = path if path.is_dir() else path.parent
+    rows, about, samples = _score_saved(config, path, evaluator is not None)
+    if evaluator is not None:
+      real = evaluator.real(config, split, samples.count)
   else:
-    step = options.get('checkpoint_step')
-    rows, about = _score_checkpoint(config, workdir, split, step, evaluator)
     folder = workdir / 'samples'
+    # Statistics of whole sets need conditions from all over the split.
+    protocol = scoring.Protocol(
+      count=config.evaluate.count,
+      shuffle=evaluator is not None and evaluator.reference is not None,
+    )
+    step = options.get('checkpoint_step')
+    scored, about = _score_run(config, workdir, split, step, protocol)
+    rows = scored.rows
+    samples = image_sources.of_array(scored.images, 'the samples')
+    real = image_sources.of_array(scored.real, f'the real images of {split}')
+  if evaluator is not None:
+    more, notes = evaluator.rows(samples, real)
+    rows, about = [*rows, *more], f'{about}; {notes}'
   logging.info('scores of %s\n%s', about, score_table.to_markdown(rows))
   score_table.write(folder, about, rows)
 
 
-def _score_checkpoint(
+def _score_run(
   config: ConfigDict,
   workdir: pathlib.Path,
   split: str,
   step: int | None,
-  evaluator: fidelity.FidEvaluator | None,
-) -> tuple[list[Row], str]:
-  """Scores what a run makes of the examples of a split."""
+  protocol: scoring.Protocol,
+) -> tuple[scoring.Scored, str]:
+  """Scores the samples of a run for the examples of a split."""
   run_ = loading.load(config, workdir, step)
   with errors.user_errors():
     reader = data.create(data.uncached(config), split)
     request = pipeline.request_of(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)
-  protocol = scoring.Protocol(
-    count=config.evaluate.count,
-    # Statistics of whole sets want conditions from all over the split.
-    shuffle=evaluator is not None and evaluator.reference is not None,
-  )
   evaluation = scoring.Evaluation(pipe, config, reader, protocol)
-  scored = evaluation(scoring.maker(pipe, request))
   about = f'{workdir}, step {run_.step}, {protocol.count} images of {split}'
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
-  if evaluator is None:
-    return scored.rows, about
-  more, notes = evaluator.rows(
-    image_sources.of_array(scored.images, 'what was made'),
-    image_sources.of_array(scored.real, f'the real images of {split}'),
-  )
-  return [*scored.rows, *more], f'{about}; {notes}'
+  return evaluation(scoring.maker(pipe, request)), about
 
 
 def _score_saved(
-  config: ConfigDict,
-  path: pathlib.Path,
-  split: str,
-  evaluator: fidelity.FidEvaluator | None,
-) -> tuple[list[Row], str]:
+  config: ConfigDict, path: pathlib.Path, has_evaluator: bool
+) -> tuple[list[Row], str, image_sources.Images]:
   """Scores an .npz of --mode=sample or of others, or a folder of images."""
   samples, arrays = image_sources.of_saved(path, config.data.workers)
-  if evaluator is None and not arrays:
+  if not has_evaluator and not arrays:
     raise errors.UserError(
       f'--samples={path}: the folder has no {image_sources.SAMPLES}, and'
       ' without it the conditions of its images are not known; '
       + inception.unavailable('', fidelity.WEIGHTS),
       errors.MISSING,
     )
-  about = f'{samples.name}, {samples.count} images'
-  if evaluator is None:
-    return score_rows.of_saved(config, arrays), about
-  # Files of ADM have nothing but these.
-  conditions = arrays.keys() - {'arr_0', 'arr_1'}
-  rows = score_rows.of_saved(config, arrays) if conditions else []
-  real = evaluator.real(config, split, samples.count)
-  more, notes = evaluator.rows(samples, real)
-  return [*rows, *more], f'{about}; {notes}'
+  # Files of ADM have no conditions.
+  has_rows = not has_evaluator or arrays.keys() - {'arr_0', 'arr_1'}
+  rows = score_rows.of_saved(config, arrays) if has_rows else []
+  return rows, f'{samples.name}, {samples.count} images', samples

@@ -3,13 +3,12 @@
   python -m pyramid_jax.commands.measure_bands \
       --config=configs/ladm_shapes.py:text
 
-prints the root mean square of each band over training images (of their
-latents, if the process is one of latents; of what a small picture leaves open,
-if one is the condition), finest first, and, as a rule for
-`config.laplacian.switch_sigmas`, noise --kappa times as strong as each detail.
-With `--config.laplacian.levels=N` those of another number of levels.
-
-Exit codes: as of `pyramid_jax.main`.
+prints the root mean square of each band over training images, finest first,
+and, as a rule for `config.laplacian.switch_sigmas`, noise --kappa times as
+strong as each detail. The bands are those of latents where the process is one
+of latents, and those of the difference from the enlarged condition in
+super-resolution. `--config.laplacian.levels=N` sets another number of levels.
+Exit codes are those of `pyramid_jax.main`.
 """
 
 import argparse
@@ -23,15 +22,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.conditioning import low_resolution
+from pyramid_jax.config import command_line
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.interop import command_line
 from pyramid_jax.runs import pretrained
-from pyramid_jax.runs import writers as logs
+from pyramid_jax.runs import writers
 from pyramid_jax.systems.ladm import ladm
 
 
@@ -41,18 +39,15 @@ SPLIT = 'train'
 def measure(config: ConfigDict, count: int, batch_size: int) -> np.ndarray:
   """Returns the (L,) root mean square of the bands, finest first.
 
-  Args:
-    config: of the system ladm.
-    count: of training images, from the first.
-    batch_size: images at a time.
+  They are those of the first `count` training images.
 
   Raises:
-    UserError: a config, data or weights that do not serve.
+    UserError: a config, data or weights that cannot be used.
   """
   if config.system.name != 'ladm':
     raise errors.UserError(
-      f'config.system.name is {config.system.name!r}, must be ladm: others have'
-      ' no bands.'
+      f'config.system.name is {config.system.name!r}, must be ladm: other'
+      ' systems have no bands.'
     )
   with errors.user_errors():
     system = ladm.create(_measurable(config))
@@ -94,13 +89,8 @@ def _measurable(config: ConfigDict) -> ConfigDict:
   levels = config.laplacian.levels
   with config.unlocked():
     config.laplacian.band_rms = (1.0,) * levels
-    marks = range(1, levels)
-    config.laplacian.switch_sigmas = tuple(float(i) for i in marks)
-    for name, value in (
-      ('stage_batch', 0),
-      ('wavelets', 0),
-    ):
-      config.laplacian[name] = (value,)
+    config.laplacian.switch_sigmas = tuple(map(float, range(1, levels)))
+    config.laplacian.stage_batch = config.laplacian.wavelets = (0,)
     config.laplacian.sigma_max = float(levels + 1)
     config.train.batch_size = levels * config.train.accumulate
     config.sample.steps = 1
@@ -117,42 +107,25 @@ def report(rms: Sequence[float], kappa: float) -> str:
   )
 
 
-def _parse(
-  arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, dict[str, str]]:
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs a command line and returns the exit code."""
   parser = command_line.Parser(
     prog='python -m pyramid_jax.commands.measure_bands',
     description='Measures the band powers of a data set.',
   )
+  whole, real = command_line.above_zero(int), command_line.above_zero(float)
   parser.add_argument('--config', required=True, help='FILE.py[:variant,...]')
-  parser.add_argument('--count', type=int, default=512, help='images')
-  parser.add_argument('--batch_size', type=int, default=64)
-  parser.add_argument(
-    '--kappa', type=float, default=12.0, help='noise / detail'
-  )
-  flags, rest = parser.parse_known_args(arguments)
-  overrides = command_line.overrides(parser, rest)
-  for name in ('count', 'batch_size', 'kappa'):
-    if getattr(flags, name) <= 0:
-      parser.error(f'--{name} must be above 0')
-  return flags, overrides
+  parser.add_argument('--count', type=whole, default=512, help='images')
+  parser.add_argument('--batch_size', type=whole, default=64)
+  parser.add_argument('--kappa', type=real, default=12.0, help='noise / detail')
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs a command line and returns the exit code."""
-  flags, overrides = _parse(arguments)
-  try:
-    config = config_lib.load(flags.config)
-    config_lib.override(config, overrides)
-    config_lib.validate(config)
+  def body(flags: argparse.Namespace, config: Any) -> None:
     rms = measure(config, flags.count, flags.batch_size)
-  except errors.UserError as error:
-    sys.stderr.write(f'error: {error}\n')
-    return error.code
-  sys.stdout.write(f'{report(rms.tolist(), flags.kappa)}\n')
-  return errors.OK
+    sys.stdout.write(f'{report(rms.tolist(), flags.kappa)}\n')
+
+  return command_line.run(parser, body, arguments)
 
 
 if __name__ == '__main__':
-  logs.setup()
+  writers.setup()
   sys.exit(main())

@@ -5,6 +5,7 @@ from typing import Any
 from absl import flags
 
 from pyramid_jax import errors
+from pyramid_jax.config import command_line
 
 
 CONFIG = flags.DEFINE_string('config', '', 'FILE.py[:variant,...]')
@@ -14,63 +15,55 @@ MODE = flags.DEFINE_enum(
 )
 TAKEOVER = flags.DEFINE_bool('takeover', False, 'ignore the workdir lock')
 
-# What sampling and evaluation are asked for, beside the config.
+# What the config does not say: inputs and outputs of sampling and evaluation.
+_TEXTS = {
+  'prompt': 'sample: the caption',
+  'layout': 'sample: JSON file of boxes',
+  'labels': 'sample: the objects, separated by commas',
+  'graph': 'sample: the scene graph',
+  'label': 'sample: the class, its name or number',
+  'pitch': 'sample: descending, eye level or ascending',
+  'depth_of_field': 'sample: shallow or deep',
+  'map': 'sample: PNG of classes',
+  'image': 'sample: image to enlarge, inpaint or edit',
+  'mask': 'sample: mask of --image; white is painted',
+  'sketch': 'sample: sketch to follow, an image or an SVG',
+  'upsampler': 'sample: run that enlarges the result',
+  'coarse_latent': 'sample: file of coarse scales',
+  'samples': 'evaluate: an .npz or a folder of images',
+  'write_reference': 'evaluate: new .npz for the statistics of --split (train)'
+  ' or of --samples',
+  'split': 'sample, evaluate: train, val or test',
+}
 _OPTIONS = (
-  flags.DEFINE_string('prompt', '', 'sample: the caption'),
-  flags.DEFINE_string('layout', '', 'sample: JSON file of boxes'),
-  flags.DEFINE_string('labels', '', 'sample: the objects, by commas'),
-  flags.DEFINE_string('graph', '', 'sample: the scene graph'),
-  flags.DEFINE_string('label', '', 'sample: the class, its name or number'),
-  flags.DEFINE_string(
-    'pitch', '', 'sample: descending, eye level or ascending'
+  TAKEOVER,
+  *(flags.DEFINE_string(name, '', text) for name, text in _TEXTS.items()),
+  flags.DEFINE_float(
+    'strength', None, 'sample: share of the steps that --image goes through'
   ),
-  flags.DEFINE_string('depth_of_field', '', 'sample: shallow or deep'),
-  flags.DEFINE_string('map', '', 'sample: PNG of classes'),
-  flags.DEFINE_string('image', '', 'sample: image to enlarge, mend, change'),
-  flags.DEFINE_string('mask', '', 'sample: its mask, white is painted'),
-  flags.DEFINE_string('sketch', '', 'sample: sketch to follow, or an SVG'),
-  flags.DEFINE_float('strength', None, 'sample: share of steps after --image'),
   flags.DEFINE_integer('count', None, 'sample: images', lower_bound=1),
   flags.DEFINE_integer('seed', None, 'sample: of the noise', lower_bound=0),
   flags.DEFINE_integer('last_scale', None, 'sample: stop after this scale'),
-  flags.DEFINE_string('upsampler', '', 'sample: run that enlarges the result'),
-  flags.DEFINE_string('coarse_latent', '', 'sample: file of coarse scales'),
-  flags.DEFINE_string('samples', '', 'evaluate: an .npz or a folder'),
-  flags.DEFINE_string(
-    'write_reference',
-    '',
-    'evaluate: new .npz, statistics of --split (train) or of --samples',
-  ),
-  flags.DEFINE_string('split', '', 'sample, evaluate: train, val or test'),
-  flags.DEFINE_integer('checkpoint_step', None, 'sample, evaluate: step'),
+  flags.DEFINE_integer('checkpoint_step', None, 'sample, evaluate: which step'),
 )
-_OVERRIDE = '--config.'
 
 
 def parse(argv: list[str]) -> dict[str, str]:
-  """Parses the flags.
+  """Parses the flags, and returns the overrides of the config.
 
   Args:
-    argv: with the name of the program.
-
-  Returns:
-    {'train.steps': '1000'} for every `--config.train.steps=1000`.
+    argv: the command line, with the name of the program.
 
   Raises:
     UserError: an unknown flag, or a value that it does not take.
   """
-  overrides = {}
-  for arg in (a for a in argv if a.startswith(_OVERRIDE)):
-    name, equals, value = arg.removeprefix(_OVERRIDE).partition('=')
-    if not equals:
-      raise errors.UserError(f'{arg}: must be {arg}=VALUE.')
-    overrides[name] = value
+  overrides, rest = command_line.split(argv)
   try:
-    rest = flags.FLAGS([a for a in argv if not a.startswith(_OVERRIDE)])
+    unknown = flags.FLAGS(rest)[1:]
   except flags.Error as error:
     raise errors.UserError(str(error)) from error
-  if rest[1:]:
-    raise errors.UserError(f'unknown argument {rest[1]!r}, see --help.')
+  if unknown:
+    raise errors.UserError(f'unknown argument {unknown[0]!r}, see --help.')
   if not WORKDIR.value:
     raise errors.UserError('--workdir=DIR must be given.')
   return overrides
@@ -78,4 +71,4 @@ def parse(argv: list[str]) -> dict[str, str]:
 
 def values() -> dict[str, Any]:
   """Returns {option: value} of the parsed flags."""
-  return {option.name: option.value for option in (*_OPTIONS, TAKEOVER)}
+  return {option.name: option.value for option in _OPTIONS}

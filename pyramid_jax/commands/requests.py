@@ -1,4 +1,9 @@
-"""What a person asks for: flags and files in, host arrays out."""
+"""Conditions from the command line: options and files in, host arrays out.
+
+The functions read the config of a run, the label names of its data (entry 0 is
+padding) and the options of the command line by name. They raise a ValueError
+for options that cannot be served and an OSError for a file that is not there.
+"""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -44,22 +49,10 @@ def rows_of(
   options: Mapping[str, Any],
   count: int,
 ) -> tuple[dict[str, np.ndarray], float | None]:
-  """Returns a row of conditions for each image, and the strength of an edit.
+  """Returns `count` rows of conditions, and the strength of an edit.
 
-  Args:
-    config: of the run.
-    label_names: of its data, entry 0 is padding.
-    options: of the command line; `split` names the examples where nothing is
-      asked for.
-    count: of the images.
-
-  Returns:
-    `count` rows, what was asked for in turn or the examples of a split, and
-    the strength, None if sampling begins with noise.
-
-  Raises:
-    ValueError: a condition that cannot be served.
-    OSError: a file that is not there.
+  The rows repeat what the options ask for; options that ask for nothing get the
+  examples of `split`. The strength is None where sampling begins with noise.
   """
   edit = edit_of_request(config, options)
   sketch = sketch_of_request(config, options)
@@ -75,18 +68,14 @@ def rows_of(
 def repeated(
   rows: Mapping[str, np.ndarray], count: int
 ) -> dict[str, np.ndarray]:
-  """Returns `count` rows, in turn those that there are."""
+  """Returns `count` rows, the given ones in turn."""
   return {k: np.resize(v, (count, *v.shape[1:])) for k, v in rows.items()}
 
 
 def start_of(path: str | None) -> tuple[np.ndarray, ...]:
-  """Returns the finished scales of a file, coarse first, (N, ...) float32 each.
+  """Returns the scales of a `latents.npz`, coarse first, (N, ...) float32 each.
 
-  Args:
-    path: of `latents.npz`; None or empty for no scales.
-
-  Raises:
-    UserError: the file is not there or has no scales.
+  No path gives no scales; a file without scales raises a UserError.
   """
   if not path:
     return ()
@@ -108,23 +97,16 @@ def start_of(path: str | None) -> tuple[np.ndarray, ...]:
 def of_request(
   config: ConfigDict, label_names: Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, np.ndarray] | None:
-  """Returns the rows that a person asks for, None if nothing is asked.
+  """Returns the rows of the conditions that are given, None if none are.
 
-  Args:
-    config: of the run.
-    label_names: of its data, entry 0 is padding.
-    options: of the command line: `prompt`, `layout` (a JSON file), `labels`,
-      `graph`, `label` (classes), `map` (a PNG of classes), `image` (an image
-      to enlarge, or to mend with `mask`, an image whose white is painted);
-      beside one of them `pitch` and `depth_of_field` of the camera.
-
-  Raises:
-    ValueError: a condition that cannot be served.
-    OSError: a file that is not there.
+  The options are `prompt`, `layout` (a JSON file), `labels`, `graph`, `label`
+  (classes), `map` (a PNG of classes), `image` (to enlarge, or to inpaint where
+  `mask` is white), and with one of them `pitch` and `depth_of_field` of the
+  camera.
   """
   task = config.condition.task
   own = own_options(config)
-  if edits(config):  # they are no condition here
+  if edits(config):  # neither is a condition here
     options = dict(options, image='', mask='')
   known = dict.fromkeys(name for names in OPTIONS.values() for name in names)
   given = [name for name in known if options.get(name)]
@@ -134,9 +116,16 @@ def of_request(
     raise errors.UserError(
       f'--{wrong[0]} is no condition of the task {task!r}, which takes {takes}.'
     )
-  seen_by = _camera(config, options)
+  has_camera = config.condition.also == 'camera'
+  view = camera.ids(options) if has_camera else {}
+  seen = [name for name in camera.ATTRIBUTES if options.get(name)]
+  if seen and not has_camera:
+    raise errors.UserError(
+      f'--{seen[0]} is for models of the camera; config.condition.also is'
+      f" {config.condition.also!r}, must be 'camera'."
+    )
   if not given:
-    if any(seen_by.values()):
+    if any(view.values()):
       raise errors.UserError(f'the camera is not enough: give {takes}, too.')
     return None
   if len(given) < len(own):
@@ -147,26 +136,18 @@ def of_request(
     rows = _asked_image(config, task, options)
   else:
     rows = _asked(config, task, options[own[0]], label_names)
-  beside = {name: np.array([x], np.int32) for name, x in seen_by.items()}
+  more = {name: np.array([x], np.int32) for name, x in view.items()}
   if config.condition.also == 'superres':
-    beside |= _asked_image(config, 'superres', options)
-  count = len(next(iter(rows.values())))
-  return rows | {name: np.repeat(x, count, 0) for name, x in beside.items()}
+    more |= _asked_image(config, 'superres', options)
+  return rows | repeated(more, len(next(iter(rows.values()))))
 
 
-def beside_image(
+def without_image(
   config: ConfigDict, label_names: Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
   """Returns the conditions of a model that enlarges, but for the small image.
 
-  Args:
-    config: of the run that enlarges.
-    label_names: of its data, entry 0 is padding.
-    options: of the command line; those of other tasks are not read.
-
-  Raises:
-    ValueError: a condition that cannot be served.
-    OSError: a file that is not there.
+  Options of other tasks are not read.
   """
   task = config.condition.task
   own = OPTIONS.get(task, ())
@@ -182,41 +163,21 @@ def own_options(config: ConfigDict) -> tuple[str, ...]:
 
 
 def edits(config: ConfigDict) -> bool:
-  """Whether an image is something to begin with, not the condition."""
+  """Whether --image is where sampling begins, not the condition."""
   return 'image' not in own_options(config)
-
-
-def _camera(config: ConfigDict, options: Mapping[str, Any]) -> dict[str, int]:
-  """Returns the ids of what is asked of the camera, {} if none has a say."""
-  given = [name for name in camera.ATTRIBUTES if options.get(name)]
-  if config.condition.also == 'camera':
-    return camera.ids(options)
-  if given:
-    raise errors.UserError(
-      f'--{given[0]} is for models of the camera; config.condition.also is'
-      f" {config.condition.also!r}, must be 'camera'."
-    )
-  return {}
 
 
 def edit_of_request(
   config: ConfigDict, options: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], float] | None:
-  """Returns the image that sampling is asked to begin with.
+  """Returns the image that sampling begins with, None if none is given.
 
-  Args:
-    config: of the run.
-    options: of the command line: `image`, and `strength` (image to image),
-      `mask` (what is white is sampled anew) or both.
+  The options are `image` with `strength` (image to image), with `mask` (white
+  parts are inpainted), or with both.
 
   Returns:
     `image` (1, H, W, 3) uint8, with a mask also `inpaint_mask` (1, H, W)
-    uint8, 1 = painted, and the strength; None if nothing is asked.
-
-  Raises:
-    ValueError: options that do not go together, or an image or mask that
-      cannot be served.
-    OSError: a file that is not there.
+    uint8, 1 = inpainted; and the strength.
   """
   strength = options.get('strength')
   if not _asks_edit(config, options, strength):
@@ -225,15 +186,14 @@ def edit_of_request(
     if options.get('mask'):
       rows = _image_with_holes(config, options)
     else:
-      image = images_lib.read(_existing('image', options), upright=True)
-      rows = {'image': _fit(config)(image, 0)[0][None]}
+      rows = {'image': _fit(config)(_image('image', options), 0)[0][None]}
   return rows, 1.0 if strength is None else strength
 
 
 def _asks_edit(
   config: ConfigDict, options: Mapping[str, Any], strength: float | None
 ) -> bool:
-  """Whether an edit is asked for; refuses options that do not go together."""
+  """Whether the options are those of an edit; refuses incompatible ones."""
   if strength is not None and not 0 < strength <= 1:
     raise errors.UserError(f'--strength={strength}: must lie in (0, 1].')
   task = config.condition.task
@@ -270,18 +230,9 @@ def _need_condition(task: str, options: Mapping[str, Any], name: str) -> None:
 def sketch_of_request(
   config: ConfigDict, options: Mapping[str, Any]
 ) -> dict[str, np.ndarray] | None:
-  """Returns the sketch that sampling is asked to follow.
+  """Returns `sketch` (1, H, W) uint8, 255 = line, None without the option.
 
-  Args:
-    config: of the run.
-    options: of the command line: `sketch`, an image or SVG of any size.
-
-  Returns:
-    `sketch` (1, H, W) uint8, 255 = line; None if nothing is asked.
-
-  Raises:
-    ValueError: no condition beside it, or what is no sketch.
-    OSError: a file that is not there.
+  The file is an image or an SVG of any size.
   """
   if not options.get('sketch'):
     return None
@@ -298,6 +249,7 @@ def sketch_of_request(
 def _asked(
   config: ConfigDict, task: str, value: str, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
+  """Returns the rows of a condition that is given in words."""
   if task == 'layout':
     layouts = request.parse_layout(pathlib.Path(value).read_text(), names)
     return request.from_layouts(layouts, config, names)
@@ -305,17 +257,14 @@ def _asked(
     return request.from_labels([value], config, names)
   if task == 'class':
     return request.from_classes(value, config, names)
-  tokenizer = _tokenizer(config)
+  c = config.condition
+  if config.data.name == 'shapes' and c.encoder not in tokenizers.PRETRAINED:
+    tokenizer: tokenizers.Tokenizer = shapes_text.tokenizer(c.max_length)
+  else:
+    tokenizer = tokenizers.create(config)
   if task == 'scene_graph':
     return request.from_graphs([value], config, tokenizer, names)
   return request.from_text([value], tokenizer)
-
-
-def _tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
-  c = config.condition
-  if config.data.name == 'shapes' and c.encoder not in tokenizers.PRETRAINED:
-    return shapes_text.tokenizer(c.max_length)
-  return tokenizers.create(config)
 
 
 def _asked_image(
@@ -330,8 +279,7 @@ def _asked_image(
       return request.from_map(classes, config)
     if task == 'inpaint':
       return _image_with_holes(config, options)
-    image = images_lib.read(_existing('image', options), upright=True)
-    return request.from_low_resolution(image, config)
+    return request.from_low_resolution(_image('image', options), config)
 
 
 @contextlib.contextmanager
@@ -351,8 +299,7 @@ def _fit(config: ConfigDict) -> transforms.Transform:
 def _image_with_holes(
   config: ConfigDict, options: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  image = images_lib.read(_existing('image', options), upright=True)
-  mask = images_lib.read(_existing('mask', options), upright=True)
+  image, mask = _image('image', options), _image('mask', options)
   if mask.shape != image.shape:
     raise ValueError(
       f'--mask={options["mask"]} is {mask.shape[1]} x {mask.shape[0]} px,'
@@ -362,6 +309,10 @@ def _image_with_holes(
   pixels, crop, _ = _fit(config)(image, 0)
   hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, config.data.image_size)
   return request.from_holes(pixels, hole)
+
+
+def _image(name: str, options: Mapping[str, Any]) -> np.ndarray:
+  return images_lib.read(_existing(name, options), upright=True)
 
 
 def _existing(name: str, options: Mapping[str, Any]) -> pathlib.Path:

@@ -1,7 +1,6 @@
 """`--mode=sample`: a workdir and conditions in, images on disk out."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -15,7 +14,6 @@ from pyramid_jax import pipeline
 from pyramid_jax.commands import requests
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
-from pyramid_jax.evaluation import shuffled
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import workdir as workdir_lib
@@ -29,20 +27,13 @@ _GRID = 64  # images of a grid, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-  """A model, and what it is asked for.
-
-  Attributes:
-    pipe: the model.
-    rows: of conditions, one an image.
-    request: what is asked for beside them.
-    folder: where the images are written.
-  """
+class Sampling:
+  """A model and a request of images from it."""
 
   pipe: pipeline.Pipeline
-  rows: Rows
+  rows: Rows  # of conditions, one an image
   request: pipeline.Request
-  folder: pathlib.Path
+  folder: pathlib.Path  # of the images
 
 
 def run(
@@ -50,18 +41,16 @@ def run(
 ) -> None:
   """Samples images into WORKDIR/samples.
 
-  Writes `%06d.png`, `grid.png` (each image beside its condition),
-  `samples.npz` (`arr_0` (N, H, W, 3) uint8, as the evaluator of ADM reads it,
-  and the conditions under their example names) and `latents.npz` (`latent_0`
-  is the coarsest scale, which `--coarse_latent` takes). What is known of an
-  image with holes is put back into the samples.
+  Writes `%06d.png`, `grid.png` (each image with its condition), `samples.npz`
+  (`arr_0` (N, H, W, 3) uint8, as the evaluator of ADM reads it, and the
+  conditions under their example names) and `latents.npz` (`latent_0` is the
+  coarsest scale, which `--coarse_latent` takes). The known part of an inpainted
+  image is put back into the samples.
 
   Args:
     config: of the run.
     workdir: of the run.
-    options: of the command line: the condition, see `requests.of_request`;
-      `image` with `strength` or `mask`, see `requests.edit_of_request`;
-      `sketch`, see `requests.sketch_of_request`;
+    options: of the command line: the conditions and edits of `requests`;
       `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the last
       scale to sample; `coarse_latent`, a file of finished scales;
       `upsampler`, the workdir of a run that enlarges what this one makes.
@@ -73,23 +62,19 @@ def run(
   folder = workdir / 'samples'
   upsampler = _upsampler(options.get('upsampler'), config)
   small = folder / 'small' if upsampler else folder
-  job = _job(_pipeline(config, workdir, options), options, small)
+  first = _first(_pipeline(config, workdir, options), options, small)
   if upsampler is None:
-    _sample(job)
+    _sample(first)
     return
-  larger = _larger(job, upsampler, options, folder)
-  rows = {**larger.rows, 'lr_image': _sample(job)}
+  larger = _larger(first, upsampler, options, folder)
+  rows = {**larger.rows, 'lr_image': _sample(first)}
   _sample(dataclasses.replace(larger, rows=rows))
 
 
 def _pipeline(
   config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
 ) -> pipeline.Pipeline:
-  """Loads a run.
-
-  Raises:
-    UserError: there is none, or it does not sample, or follows no sketch.
-  """
+  """Loads a run; one that does not sample is a UserError."""
   run_ = loading.load(config, workdir, options.get('checkpoint_step'))
   system = run_.system
   if system.outputs == system_lib.RECONSTRUCTIONS:
@@ -104,10 +89,9 @@ def _pipeline(
 def _upsampler(
   path: str | None, config: ConfigDict
 ) -> pipeline.Pipeline | None:
-  """Loads the second model of a cascade, None without one.
+  """Loads the second model of a cascade, None without a path.
 
-  Raises:
-    UserError: no run that enlarges images of this one's size.
+  A run that does not enlarge images of the size of `config` is a UserError.
   """
   if not path:
     return None
@@ -125,14 +109,10 @@ def _upsampler(
   return _pipeline(second, folder, {})
 
 
-def _job(
+def _first(
   pipe: pipeline.Pipeline, options: Mapping[str, Any], folder: pathlib.Path
-) -> Job:
-  """Returns what the options ask a model for.
-
-  Raises:
-    UserError: a condition or option that cannot be served.
-  """
+) -> Sampling:
+  """Returns the request of the options to a model, the first of a cascade."""
   config = pipe.config
   system: Any = pipe.system
   if options.get('sketch') and 'sketch' not in system.accepts:
@@ -140,12 +120,19 @@ def _job(
       '--sketch needs --config.sketch.predictor=DIR, a run of the system'
       " 'sketch' on this one."
     )
-  count = options.get('count') or config.sample.count
   seed = options.get('seed')
+  count = options.get('count') or config.sample.count
+  shape = tuple(config.sample.get('shape', (0, 0)))
+  is_square = shape in ((0, 0), (config.data.image_size,) * 2)
   with errors.user_errors():
     rows, strength = requests.rows_of(config, pipe.label_names, options, count)
-    start: Any = requests.start_of(options.get('coarse_latent'))
     is_plain = strength is None and not options.get('upsampler')
+    if not is_square and not (system.any_shape and is_plain):
+      raise errors.UserError(
+        f'config.sample.shape is {shape}, must be (0, 0) but for ladm without'
+        ' --image and --upsampler.'
+      )
+    start: Any = requests.start_of(options.get('coarse_latent'))
     request = pipeline.request_of(
       system,
       config,
@@ -155,110 +142,76 @@ def _job(
       extent=system_lib.Extent(
         start=start,
         last=options.get('last_scale'),
-        shape=_shape(config, system, is_plain),
+        shape=None if is_square else shape,
       ),
     )
-    rows = shuffled.condition(config, rows)
+    rows = examples_lib.shuffled_condition(config, rows)
     pipe.check(rows, request)
-  return Job(pipe=pipe, rows=rows, request=request, folder=folder)
-
-
-def _shape(
-  config: ConfigDict, system: system_lib.Generative, is_plain: bool
-) -> tuple[int, int] | None:
-  """Returns the height and width that are asked for, None for the square.
-
-  Args:
-    config: of the run.
-    system: of the run.
-    is_plain: whether nothing else that is asked for is a square.
-
-  Raises:
-    UserError: it can be no other shape.
-  """
-  shape = tuple(config.sample.get('shape', (0, 0)))
-  if shape in ((0, 0), (config.data.image_size,) * 2):
-    return None
-  if not system.any_shape or not is_plain:
-    raise errors.UserError(
-      f'config.sample.shape is {shape}, must be (0, 0) but for ladm without'
-      ' --image and --upsampler.'
-    )
-  return shape
+  return Sampling(pipe=pipe, rows=rows, request=request, folder=folder)
 
 
 def _larger(
-  job: Job,
+  first: Sampling,
   upsampler: pipeline.Pipeline,
   options: Mapping[str, Any],
   folder: pathlib.Path,
-) -> Job:
-  """Returns what the second model of a cascade is asked for.
+) -> Sampling:
+  """Returns the request to the second model of a cascade.
 
   Its noise is independent of that of the first. Conditions that have the size
   of the small images are left out, as the holes of an image, which are filled
   before it is enlarged.
-
-  Raises:
-    UserError: a condition that the second model does not serve.
   """
-  config, count = upsampler.config, job.request.count
+  config, count = upsampler.config, first.request.count
   with errors.user_errors():
-    own = requests.beside_image(config, upsampler.label_names, options)
+    own = requests.without_image(config, upsampler.label_names, options)
     request = pipeline.request_of(
-      upsampler.system, config, count=count, seed=job.request.seed, stream=1
+      upsampler.system, config, count=count, seed=first.request.seed, stream=1
     )
-  kept = {name: x for name, x in job.rows.items() if name not in _SIZED}
+  kept = {name: x for name, x in first.rows.items() if name not in _SIZED}
   rows = {**kept, **requests.repeated(own, count)}
-  return Job(pipe=upsampler, rows=rows, request=request, folder=folder)
+  return Sampling(pipe=upsampler, rows=rows, request=request, folder=folder)
 
 
-def _sample(job: Job) -> np.ndarray:
-  """Samples, composes and writes; images are on disk as they come.
+def _sample(sampling: Sampling) -> np.ndarray:
+  """Samples (N, H, W, 3) uint8 images and writes all files.
 
-  Returns:
-    (N, H, W, 3) uint8.
+  Each image is on disk as soon as its batch is done.
   """
-  job.folder.mkdir(parents=True, exist_ok=True)
+  pipe, rows, folder = sampling.pipe, sampling.rows, sampling.folder
+  folder.mkdir(parents=True, exist_ok=True)
   images: list[np.ndarray] = []
   scales: list[tuple[np.ndarray, ...]] = []
   done = 0
-  for made in job.pipe(job.rows, job.request):
+  for made in pipe(rows, sampling.request):
     last = done + len(made.images)
     batch = examples_lib.composite(
       made.images,
-      {name: x[done:last] for name, x in job.rows.items()},
-      job.pipe.config.sample.project,
+      {name: x[done:last] for name, x in rows.items()},
+      pipe.config.sample.project,
     )
     for number, image in enumerate(batch, done):
-      grids.save(job.folder / f'{number:06d}.png', image)
+      grids.save(folder / f'{number:06d}.png', image)
     images.append(batch)
     scales.append(made.scales)
     done = last
   whole = np.concatenate(images)
-  _write_arrays(
-    job, whole, [np.concatenate(z) for z in zip(*scales, strict=True)]
+  task = pipe.config.condition.task
+  grid = grids.draw(whole[:_GRID], rows, task, pipe.label_names)
+  grids.save(folder / 'grid.png', grid)
+  _save_npz(folder / 'samples.npz', {'arr_0': whole, **rows})
+  latents = map(np.concatenate, zip(*scales, strict=True))
+  _save_npz(
+    folder / 'latents.npz', {f'latent_{s}': z for s, z in enumerate(latents)}
+  )
+  logging.info(
+    '%d images in %s: %%06d.png, grid.png, samples.npz', len(whole), folder
   )
   return whole
 
 
-def _write_arrays(
-  job: Job, images: np.ndarray, scales: Sequence[np.ndarray]
-) -> None:
-  """Writes the grid and the arrays of all images."""
-  task, names = job.pipe.config.condition.task, job.pipe.label_names
-  grid = grids.draw(images[:_GRID], job.rows, task, names)
-  grids.save(job.folder / 'grid.png', grid)
-  _save_npz(job.folder / 'samples.npz', {'arr_0': images, **job.rows})
-  latents = {f'latent_{s}': scale for s, scale in enumerate(scales)}
-  _save_npz(job.folder / 'latents.npz', latents)
-  logging.info(
-    '%d images in %s: %%06d.png, grid.png, samples.npz', len(images), job.folder
-  )
-
-
 def _save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes beside and renames."""
+  """Writes another file and renames it."""
   aside = path.with_name(f'.{path.name}')
   with aside.open('wb') as file:
     np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -12,11 +12,5 @@ from pyramid_jax.training import loop
 def run(
   config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
 ) -> None:
-  """Trains, or goes on where a run was cut off; see `training.loop.run`.
-
-  Args:
-    config: a whole config.
-    workdir: the folder of the run.
-    options: of the command line: `takeover`.
-  """
+  """Trains, or resumes an interrupted run; see `training.loop.run`."""
   loop.run(config, workdir, options['takeover'])

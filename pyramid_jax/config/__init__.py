@@ -1,30 +1,15 @@
 """The configuration of a run: fields, variants, overrides, checks."""
 
-from pyramid_jax.config.checks import resume_differences
-from pyramid_jax.config.checks import validate
-from pyramid_jax.config.files import load
-from pyramid_jax.config.files import sibling
-from pyramid_jax.config.overrides import override
-from pyramid_jax.config.tree import add_first_stage
-from pyramid_jax.config.tree import base
-from pyramid_jax.config.tree import first_stage
-from pyramid_jax.config.tree import flatten
-from pyramid_jax.config.tree import from_json
-from pyramid_jax.config.tree import to_json
-from pyramid_jax.config.variants import parse_variants
-
-
-__all__ = [
-  'add_first_stage',
-  'base',
-  'first_stage',
-  'flatten',
-  'from_json',
-  'load',
-  'override',
-  'parse_variants',
-  'resume_differences',
-  'sibling',
-  'to_json',
-  'validate',
-]
+from pyramid_jax.config.checks import resume_differences as resume_differences
+from pyramid_jax.config.checks import validate as validate
+from pyramid_jax.config.command_line import complete as complete
+from pyramid_jax.config.files import load as load
+from pyramid_jax.config.files import parse_variants as parse_variants
+from pyramid_jax.config.files import sibling as sibling
+from pyramid_jax.config.names import flatten as flatten
+from pyramid_jax.config.overrides import override as override
+from pyramid_jax.config.tree import add_first_stage as add_first_stage
+from pyramid_jax.config.tree import base as base
+from pyramid_jax.config.tree import first_stage as first_stage
+from pyramid_jax.config.tree import from_json as from_json
+from pyramid_jax.config.tree import to_json as to_json

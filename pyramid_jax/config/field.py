@@ -1,6 +1,6 @@
 """A declaration of one field of a config: its default, meaning and range.
 
-Modules declare `FIELDS`, a mapping from dotted names to `Field`, beside the
+Modules declare `FIELDS`, a mapping from dotted names to `Field`, with the
 code that reads them, and `CHECKS` of what two fields must have in common.
 """
 
@@ -16,36 +16,21 @@ Values = Mapping[str, Any]  # {'train.steps': 1000, ...}
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """A field that a config has.
+  """A field that a config has."""
 
-  Attributes:
-    default: its value in `config.base`; its type is the field's.
-    doc: one sentence with the meaning and the unit.
-    low: the smallest number allowed.
-    high: the largest number allowed.
-    above: a number that the value must exceed.
-    below: a number that the value must not reach.
-    also: values allowed beside the range.
-    choices: the values allowed; empty for all of the type.
-    length: the numbers of items that a tuple may have; empty for any.
-    items: type of the items of a tuple; None for that of the default's first.
-    one_or_many: whether one value or a tuple with one value a stage is given.
-    resumable: whether a resume may change it.
-  """
-
-  default: Any
-  doc: str
+  default: Any  # in `config.base`; its type is the field's
+  doc: str  # one sentence with the meaning and the unit
   _: dataclasses.KW_ONLY
-  low: float | None = None
-  high: float | None = None
-  above: float | None = None
-  below: float | None = None
-  also: tuple[float, ...] = ()
-  choices: tuple[Any, ...] = ()
-  length: tuple[int, ...] = ()
-  items: type | None = None
-  one_or_many: bool = False
-  resumable: bool = False
+  low: float | None = None  # the smallest number allowed
+  high: float | None = None  # the largest number allowed
+  above: float | None = None  # a number that the value must exceed
+  below: float | None = None  # a number that the value must not reach
+  also: tuple[float, ...] = ()  # values allowed outside of the range
+  choices: tuple[Any, ...] = ()  # the values allowed; empty for all of the type
+  length: tuple[int, ...] = ()  # numbers of items of a tuple; empty for any
+  items: type | None = None  # of a tuple; None: that of the default's first
+  one_or_many: bool = False  # one value, or a tuple with one value a stage
+  resumable: bool = False  # whether a resume may change it
 
   @property
   def kind(self) -> type:
@@ -71,7 +56,7 @@ class Field:
 
   @property
   def range(self) -> str:
-    """What a value must be beside its type, for messages; '' for anything."""
+    """What else a value must be, for messages; '' for anything of the type."""
     parts = []
     if self.choices:
       parts.append(f'one of {", ".join(map(str, self.choices))}')
@@ -97,27 +82,27 @@ class Field:
 
   def problem(self, value: Any) -> str:
     """Returns what the value must be, or '' where it is allowed."""
+    article = 'an' if self.type_name[0] in 'aeio' else 'a'
     is_tuple = isinstance(value, tuple)
-    if is_tuple != (self.kind is tuple) and not (self.one_or_many):
-      return f'{_article(self.type_name)}'
     items = value if is_tuple else (value,)
-    if not all(_fits(item, self.item_kind) for item in items):
-      return f'{_article(self.type_name)}'
+    if is_tuple != (self.kind is tuple) and not self.one_or_many:
+      return f'{article} {self.type_name}'
+    is_number = lambda x: isinstance(x, int | float) and type(x) is not bool
+    is_kind = lambda x: type(x) is self.item_kind
+    if not all(map(is_number if self.item_kind is float else is_kind, items)):
+      return f'{article} {self.type_name}'
     if is_tuple and self.length and len(value) not in self.length:
       return self.range
     if is_tuple and self.one_or_many and not value:
-      return f'{_article(self.type_name)}, not empty'
-    return '' if all(self._allows(item) for item in items) else self._must()
-
-  def _must(self) -> str:
+      return f'{article} {self.type_name}, not empty'
+    if all(self._allows(item) for item in items):
+      return ''
     return self.range or 'a finite number'
 
   def _allows(self, item: Any) -> bool:
     if self.choices:
       return item in self.choices
-    if isinstance(item, str | bool):
-      return True
-    if item in self.also:
+    if isinstance(item, str | bool) or item in self.also:
       return True
     return (
       math.isfinite(item)
@@ -130,26 +115,10 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-  """A rule between fields that a config breaks.
+  """A rule between fields that a config breaks."""
 
-  Attributes:
-    name: the field whose value is refused.
-    allowed: what it must be, to follow 'must be'.
-  """
-
-  name: str
-  allowed: str
+  name: str  # of the field whose value is refused
+  allowed: str  # what it must be, to follow 'must be'
 
 
 Check = Callable[[Values], Broken | None]
-
-
-def _fits(value: Any, kind: type) -> bool:
-  """Whether a value is of a type; an int serves as a float."""
-  if kind is float:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-  return type(value) is kind
-
-
-def _article(words: str) -> str:
-  return f'{"an" if words[0] in "aeio" else "a"} {words}'

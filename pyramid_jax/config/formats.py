@@ -65,17 +65,17 @@ def loads(text: str) -> dict[str, Any]:
 def _read(
   values: Mapping[str, Any], prefix: str, is_old: bool
 ) -> dict[str, Any]:
-  """Returns the values of a config, or of its first stage, with defaults.
+  """Returns the nested values of a config or of its first stage, complete.
 
   Args:
-    values: nested.
-    prefix: of names in messages.
+    values: nested, as they were written.
+    prefix: of names in messages; not empty for a first stage.
     is_old: whether they are of format 1.
   """
   values = dict(values)
-  nested = values.pop('first_stage', None)
+  first_stage = values.pop('first_stage', None)
   network = values.pop('network', {})
-  flat = _flat(values)
+  flat = names.flatten(values)
   system = flat.get('system.name', '')
   if prefix and not system:
     system = sections.FIRST_STAGE_SYSTEM
@@ -84,22 +84,14 @@ def _read(
     flat = {k: v for k, v in translated(flat).items() if k in known}
     if prefix:
       flat[sections.CHECKPOINT] = values.get(sections.CHECKPOINT, '')
-  complete = sections.defaults(system)
-  for name, value in flat.items():
+  for name in flat:
     if name not in known and not (prefix and name == sections.CHECKPOINT):
-      raise ValueError(
-        f'config.{prefix}{name}: a config of the system {system!r} has no such'
-        f' field{names.nearest(name, known)}'
-      )
-    *parents, last = name.split('.')
-    section = complete
-    for parent in parents:
-      section = section[parent]
-    section[last] = value
+      raise ValueError(sections.unknown(system, name, prefix))
   unread = UNREAD.get(system, ())
-  complete['network'] = {k: v for k, v in network.items() if k not in unread}
-  if nested is not None:
-    complete['first_stage'] = _read(nested, sections.FIRST_STAGE, is_old)
+  kept = {k: v for k, v in network.items() if k not in unread}
+  complete = sections.defaults(system, flat) | {'network': kept}
+  if first_stage is not None:
+    complete['first_stage'] = _read(first_stage, sections.FIRST_STAGE, is_old)
   return complete
 
 
@@ -111,17 +103,6 @@ def translated(flat: Mapping[str, Any]) -> dict[str, Any]:
     meanings = {**VALUES.get(name, {}), **_REUSED.get(name, {})}
     result[name] = meanings.get(value, value) if meanings else value
   return result
-
-
-def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Returns {'train.steps': 1000, ...} of nested values."""
-  flat: dict[str, Any] = {}
-  for name, value in values.items():
-    if isinstance(value, dict):
-      flat.update(_flat(value, f'{prefix}{name}.'))
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def _tuples(value: Any) -> Any:

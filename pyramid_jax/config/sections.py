@@ -1,7 +1,7 @@
 """Where the fields of a config are declared: common ones and a system's own.
 
-The declarations stand beside the code that reads them and are imported when
-they are asked for, so that importing `pyramid_jax.config` loads no system.
+The declarations are next to the code that reads them and are imported when
+they are needed, so that importing `pyramid_jax.config` loads no system.
 """
 
 from collections.abc import Callable
@@ -40,17 +40,12 @@ _CHECKPOINT_FIELD = field_lib.Field(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:
-  """What is declared for the configs of a system.
+  """The declarations for the configs of a system."""
 
-  Attributes:
-    fields: by dotted name, without those of the network.
-    checks: rules between fields.
-    network_class: (flat values) -> the class whose constructor fields are
-      `config.network`; None where it is not known.
-  """
-
-  fields: Mapping[str, field_lib.Field]
+  fields: Mapping[str, field_lib.Field]  # without those of the network
   checks: tuple[field_lib.Check, ...]
+  # Flat values -> the class whose constructor fields are `config.network`;
+  # None where it is not known.
   network_class: Callable[[field_lib.Values], type] | None
 
 
@@ -61,10 +56,7 @@ def registered() -> Mapping[str, str]:
 
 @functools.cache
 def of(system: str) -> Declared:
-  """Returns what is declared for the configs of a system.
-
-  Args:
-    system: a key of `pyramid_jax.systems.SYSTEMS`.
+  """Returns the declarations for the configs of a system of `registered`.
 
   Raises:
     UserError: an unknown system.
@@ -83,11 +75,10 @@ def of(system: str) -> Declared:
     checks.extend(getattr(module, 'CHECKS', ()))
   if getattr(module, 'SAMPLES_A_BASE', False):
     fields = {**_of_any_sampler(system), **fields}
-  network_class = getattr(module, 'network_class', None)
   return Declared(
     fields=fields,
     checks=tuple(dict.fromkeys(checks)),
-    network_class=network_class,
+    network_class=getattr(module, 'network_class', None),
   )
 
 
@@ -102,29 +93,35 @@ def _of_any_sampler(system: str) -> dict[str, field_lib.Field]:
   }
 
 
-def defaults(system: str) -> dict[str, Any]:
-  """Returns {section: {field: default}} of a system, a dictionary of its own.
+def unknown(system: str, name: str, prefix: str) -> str:
+  """Returns the message about a field that a system does not have."""
+  return (
+    f'config.{prefix}{name}: a config of the system {system!r} has no such'
+    f' field{names.nearest(name, of(system).fields)}'
+  )
+
+
+def defaults(
+  system: str, values: field_lib.Values | None = None
+) -> dict[str, Any]:
+  """Returns {section: {field: value}} of a system, with defaults.
+
+  Args:
+    system: a key of `pyramid_jax.systems.SYSTEMS`.
+    values: flat, of fields that have another value.
 
   Raises:
     UserError: an unknown system.
   """
-  tree: dict[str, Any] = {'network': {}}
-  for name, field in of(system).fields.items():
-    *parents, last = name.split('.')
-    section = tree
-    for parent in parents:
-      section = section.setdefault(parent, {})
-    section[last] = field.default
-  tree['system']['name'] = system
-  return tree
+  fields = {name: field.default for name, field in of(system).fields.items()}
+  name = {'system.name': system}
+  return {'network': {}, **names.nested(fields | name | dict(values or {}))}
 
 
 def find(values: field_lib.Values, name: str) -> field_lib.Field | None:
-  """Returns the declaration of a field of a config, None if it has none.
+  """Returns the declaration of a field of a flat config, None if it has none.
 
-  Args:
-    values: the flat config; `system.name` says whose fields it has.
-    name: dotted, perhaps of the nested first stage.
+  The name may be of the nested first stage.
   """
   if name == FIRST_STAGE + CHECKPOINT:
     return _CHECKPOINT_FIELD
@@ -140,16 +137,14 @@ def network_type(values: field_lib.Values, name: str) -> Any:
 
   Args:
     values: the flat config.
-    name: 'network.width', perhaps of the nested first stage.
+    name: 'network.width', or 'first_stage.network.width'.
   """
   prefix = FIRST_STAGE if name.startswith(FIRST_STAGE) else ''
   found = of(values[f'{prefix}system.name']).network_class
   if found is None:
     return None
   own = {
-    key.removeprefix(prefix): value
-    for key, value in values.items()
-    if key.startswith(prefix)
+    k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)
   }
   field = name.removeprefix(prefix + NETWORK)
   return typing.get_type_hints(found(own)).get(field)

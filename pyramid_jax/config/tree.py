@@ -1,4 +1,4 @@
-"""A config as a tree of sections: its defaults, its first stage, flat."""
+"""A config as a tree of sections: its defaults, its first stage, its text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,7 @@ from pyramid_jax.config import sections
 def base(system: str) -> ConfigDict:
   """Returns the common fields and those of a system, unlocked, with defaults.
 
-  A config with a first stage adds `first_stage` (see `add_first_stage`).
-
-  Args:
-    system: a key of `pyramid_jax.systems.SYSTEMS`.
+  The systems are the keys of `pyramid_jax.systems.SYSTEMS`.
 
   Raises:
     UserError: an unknown system.
@@ -45,17 +42,6 @@ def first_stage(config: ConfigDict) -> ConfigDict:
   with nested.unlocked():
     nested.data.root = nested.data.root or config.data.root
   return nested
-
-
-def flatten(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
-  """Returns {'train.steps': 1000, ...}; empty sections vanish."""
-  fields: dict[str, Any] = {}
-  for name, value in config.items():
-    if isinstance(value, ConfigDict):
-      fields.update(flatten(value, f'{prefix}{name}.'))
-    else:
-      fields[prefix + name] = value
-  return fields
 
 
 def to_json(config: ConfigDict) -> str:

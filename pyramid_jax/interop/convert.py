@@ -32,10 +32,9 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.config import command_line
 from pyramid_jax.distributed import initial
-from pyramid_jax.interop import command_line
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -254,9 +253,8 @@ def _sha256(path: str) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _parse(
-  arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, Mapping[str, str]]:
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs a command line and returns the exit code."""
   parser = command_line.Parser(
     prog='python -m pyramid_jax.interop.convert',
     description='Converts official checkpoints, in both directions.',
@@ -278,29 +276,16 @@ def _parse(
     default=parts.LAYOUTS[0],
     help='names of the tensors that --export writes',
   )
-  flags, rest = parser.parse_known_args(arguments)
-  overrides = command_line.overrides(parser, rest)
-  if bool(flags.checkpoint) == bool(flags.export):
-    parser.error('give either --checkpoint=FILE or --export=FILE')
-  return flags, overrides
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs a command line and returns the exit code."""
-  flags, overrides = _parse(arguments)
-  try:
+  def body(flags: argparse.Namespace, config: ConfigDict | None) -> None:
+    if bool(flags.checkpoint) == bool(flags.export):
+      parser.error('give either --checkpoint=FILE or --export=FILE')
     if flags.export:
       export(flags)
-      return errors.OK
-    config = config_lib.load(flags.config) if flags.config else None
-    if config is not None:
-      config_lib.override(config, overrides)
-      config_lib.validate(config)
-    convert(flags, config)
-  except errors.UserError as error:
-    sys.stderr.write(f'error: {error}\n')
-    return error.code
-  return errors.OK
+    else:
+      convert(flags, config)
+
+  return command_line.run(parser, body, arguments)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.interop import command_line
+from pyramid_jax.config import command_line
 from pyramid_jax.interop import weight_file
 from tests.parity import families
 from tests.parity import shrink
