@@ -40,7 +40,6 @@ from pyramid_jax.runs import progress
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers
 from pyramid_jax.systems import autoencoder
-from pyramid_jax.systems import system as system_lib
 
 
 Arrays = dict[str, np.ndarray]
@@ -78,7 +77,8 @@ def run(
     system = workdir_lib.create_system(config)
     reader = data.create(config, latent_cache.SPLIT)
     mesh = mesh_lib.create(config.mesh, jax.local_devices())
-  if not has_latents(system):
+  name = pretrained.FIRST_STAGE
+  if name not in system.pretrained_parts():
     raise errors.UserError(
       f'config.system.name is {config.system.name!r}, which has no latents.'
     )
@@ -87,7 +87,6 @@ def run(
       f'--count={count}: the split has {len(reader)} images.'
     )
   model = autoencoder.network(config.first_stage)
-  name = pretrained.FIRST_STAGE
   params = pretrained.load(system, config, mesh, output, only=name)[name]
   total = count or len(reader)
   manifest = {
@@ -137,11 +136,6 @@ def _check(config: ConfigDict, flips: bool) -> None:
       f'--flips is for the tasks {", ".join(latent_cache.FLIPPABLE)}: places'
       f' and words are not mirrored; config.condition.task is {task!r}.'
     )
-
-
-def has_latents(system: system_lib.Trainable) -> bool:
-  """Whether a system diffuses the latents of a first stage of its own."""
-  return pretrained.FIRST_STAGE in system.pretrained_parts()
 
 
 def make_encode(

@@ -52,7 +52,11 @@ class Row:
 
 @functools.lru_cache(maxsize=8)
 def resamples(n: int, draws: int = RESAMPLES) -> np.ndarray:
-  """Returns (draws, n) int32: how often each of n images is drawn."""
+  """Returns (draws, n) int32: how often each of n images is drawn.
+
+  Not `scipy.stats.bootstrap`: here all scores of a table share the same draws,
+  which depend on no version of a generator, and each is a matrix product.
+  """
   out = np.empty((draws, n), np.int32)
   for row in range(draws):
     picks = hashing.below(n, _STREAM, row, np.arange(n))

@@ -10,7 +10,6 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
-from pyramid_jax.commands import cache_latents
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import laplacian
@@ -181,9 +180,9 @@ def test_stages_may_have_networks_of_their_own():
 
 
 def test_its_latents_can_be_computed_beforehand():
-  assert cache_latents.has_latents(build())
+  assert 'first_stage' in build().pretrained_parts()
   pixels = config_lib.load(f'{CONFIGS}/ladm_shapes.py:class,debug')
-  assert not cache_latents.has_latents(systems.create(pixels))
+  assert 'first_stage' not in systems.create(pixels).pretrained_parts()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,9 @@ def test_files_of_a_run(reference):
   grids = sorted(p.name for p in (reference / 'samples').iterdir())
   assert grids == ['step_00000012.png']
   assert list((reference / 'tensorboard').glob('events.*'))
+  log = (reference / 'logs' / 'process_0.log').read_text()
+  assert re.search(r'Name +\| Shape .*\| Sharding', log)  # of the parameters
+  assert re.search(r'^Total: \d+', log, re.MULTILINE)
   config = config_lib.from_json((reference / 'config.json').read_text())
   assert config.train.steps == 12
   names = json.loads((reference / 'labels.json').read_text())
