@@ -2,7 +2,6 @@
 
 import json
 
-from pyramid_jax.data.synthetic import condition_alignment as alignment
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.metrics import bootstrap
 
