@@ -195,7 +195,7 @@ def test_what_cannot_be_cached(cache, first_stage, tmp_path, capsys):
   assert write(file, tmp_path / 'a', task='inpaint') == errors.USAGE
   assert 'condition needs the image' in capsys.readouterr().err
   assert write(file, tmp_path / 'a', '--flips', task='layout') == errors.USAGE
-  assert '--flips serves the tasks none, class' in capsys.readouterr().err
+  assert '--flips is for the tasks none, class' in capsys.readouterr().err
   maps = ('--flips', '--config.data.maps=edges')
   assert write(file, tmp_path / 'a', *maps) == errors.USAGE
   assert '--flips does not mirror maps' in capsys.readouterr().err
