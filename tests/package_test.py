@@ -103,4 +103,3 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     config_lib.load(path)
   shutil.copytree(checkout / 'configs', tmp_path / 'installed' / 'configs')
   assert config_lib.load(path).system.name == 'flow'
->>>>>>> 6f48ffe (Read overrides of all command lines in one place; find configs of the package)
