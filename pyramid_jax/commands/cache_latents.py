@@ -56,12 +56,12 @@ def run(
   batch_size: int = 32,
   flips: bool = False,
 ) -> None:
-  """Writes a cache.
+  """Writes a cache of a system on latents into the folder `output`.
 
   Args:
-    config: of a system on latents.
+    config: of the system.
     first_stage: a workdir or a weight file.
-    output: folder of the cache.
+    output: the folder.
     count: of images, from the first; 0 for all.
     shard_size: images of a shard.
     batch_size: images at a time.
@@ -86,7 +86,6 @@ def run(
     raise errors.UserError(
       f'--count={count}: the split has {len(reader)} images.'
     )
-  model = autoencoder.network(config.first_stage)
   params = pretrained.load(system, config, mesh, output, only=name)[name]
   total = count or len(reader)
   manifest = {
@@ -104,15 +103,15 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     if processes.is_main_process():
       latent_cache.write_manifest(output, manifest)
+  model = autoencoder.network(config.first_stage)
   encode = make_encode(model, reader.finish, flips)
   on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
-  process, processes_here = processes.process_part()
-  shards = range(process, -(-total // shard_size), processes_here)
+  process, number = processes.process_part()
+  shards = range(process, -(-total // shard_size), number)
   for done in progress.Progress(range(len(shards)), shard_size, 'shard'):
     index = shards[done]
     if not latent_cache.is_written(output, index):
-      first = index * shard_size
-      images = range(first, min(total, first + shard_size))
+      images = range(total)[index * shard_size :][:shard_size]
       arrays = _shard(reader, on_mesh, images, batch_size)
       with errors.user_errors(missing=errors.OUTPUT):
         latent_cache.write_shard(output, index, arrays)
