@@ -12,7 +12,7 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import text_encoders
 
 
-KEYS = ('boxes', 'labels', 'n_boxes')  # of a batch
+KEYS = ('boxes', 'labels', 'n_boxes')  # The arrays of a batch.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

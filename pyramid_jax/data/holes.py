@@ -13,12 +13,12 @@ from pyramid_jax.conditioning import layout
 
 Array = layout.Array
 
-CHAINS = 3  # at most, of strokes of one brush
+CHAINS = 3  # The most chains of strokes of one brush.
 STEPS = 4  # strokes of a chain, at most
 BOXES = 3
-RADIUS = (0.04, 0.12)  # of a brush, as a part of the image
-LENGTH = (0.1, 0.5)  # of a stroke
-SIDE = (0.15, 0.5)  # of a box
+RADIUS = (0.04, 0.12)  # The radius of a brush over the image's side.
+LENGTH = (0.1, 0.5)  # The length of a stroke.
+SIDE = (0.15, 0.5)  # The side of a box.
 _CHAIN_UNIFORMS = 4 + 2 * STEPS
 # Uniform numbers of one image: kind, counts, then what each piece needs.
 UNIFORMS = 3 + CHAINS * _CHAIN_UNIFORMS + 4 * BOXES

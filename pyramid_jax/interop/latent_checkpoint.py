@@ -64,7 +64,7 @@ class Weights:
   first_stage: Any  # the autoencoder
   clip: Any = None  # a frozen CLIP text encoder, if there is one
   latent_scale: Any  # (S,), coarse first
-  updates: int = 0  # of the averages
+  updates: int = 0  # The updates of the averages.
 
 
 def _ema_rename(path: mapping.Path) -> tuple[str, str]:

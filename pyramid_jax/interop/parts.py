@@ -34,8 +34,8 @@ from pyramid_jax.interop.families import unet
 State = Mapping[str, np.ndarray]
 Heads = diffusers_unet.Heads
 
-FORMAT = 'pyramid_jax'  # what our own files say of themselves
-HEADS = 'heads'  # where the heads of a U-Net stand in them
+FORMAT = 'pyramid_jax'  # The format of our own files.
+HEADS = 'heads'  # Their entry for the heads of a U-Net.
 LAYOUTS = ('official', 'diffusers')  # names of the tensors of exported files
 
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 
 MAX_PICKLE_BYTES = 128 << 20
-CALL_BYTES = 4  # what a read counts for in addition, to bound opcodes as well
+CALL_BYTES = 4  # The cost of a read, which bounds the opcodes too.
 _Base: Any = pickle._Unpickler
 _NAMES = {opcode.code: opcode.name for opcode in pickletools.opcodes}
 

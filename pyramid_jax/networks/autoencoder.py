@@ -22,7 +22,7 @@ from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import options
 
 
-EPS = 1e-6  # of every group norm of the first stages
+EPS = 1e-6  # The epsilon of the group norms of first stages.
 
 
 class ResnetBlock(nn.Module):
@@ -163,7 +163,7 @@ class Levels(nn.Module, kw_only=True):
   ch: int = 128  # channels that `ch_mult` multiplies
   # One factor a level, that of the image first; each level halves the sides.
   ch_mult: tuple[int, ...]
-  num_res_blocks: int = 2  # of a level of an encoder; a decoder has one more
+  num_res_blocks: int = 2  # In a level; a decoder has one more.
   # Nominal resolutions with attention. They count from `resolution`, whatever
   # the size of the image.
   attn_resolutions: tuple[int, ...] = ()

@@ -35,7 +35,7 @@ class Branch(unet_trunk.Trunk):
   the skips, finest first, and to the middle.
   """
 
-  hint_channels: int = 1  # of the control map
+  hint_channels: int = 1  # The channels of the control map.
   # How many times finer than the first features the control map may be; more
   # than 1 where the U-Net takes pixels as channels. Each has its own first
   # convolutions.

@@ -98,7 +98,7 @@ class DiffiT(nn.Module):
   # What the way up takes from the way down: the result of every 'block', or of
   # the last block of each 'level'.
   skips: str = 'block'
-  skip_scale: float = 0.5**0.5  # of each residual block; 1 is equation 10
+  skip_scale: float = 0.5**0.5  # Scales residual blocks; equation 10 has 1.
   # The pixels of n x n squares become channels, for small machines; 1 as
   # published.
   stem_stride: int = 1

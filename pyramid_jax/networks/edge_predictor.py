@@ -68,7 +68,7 @@ class EdgePredictor(nn.Module):
   out_channels: Sequence[int] = (4,)
   # Widths of the hidden layers, each with ReLU and batch norm.
   hidden: Sequence[int] = (512, 256, 128, 64)
-  octaves: int = OCTAVES  # of the encoding of the noise
+  octaves: int = OCTAVES  # The octaves that encode the noise level.
   noise_input: str = 'scalar'  # one of `NOISE_INPUTS`
   feature_norm: str = 'layer'  # 'layer' normalises activations over channels
   # The side of the square of places that one token of the denoiser stands for,

@@ -21,10 +21,10 @@ from pyramid_jax.networks.layers import options
 
 
 SIDE = 299  # pixels of the input
-SMALLEST_SIDE = 75  # where every map still has a pixel
+SMALLEST_SIDE = 75  # With it, every map still has a pixel.
 CLASSES = 1008
 FEATURES = 2048
-SPATIAL_CHANNELS = 7  # of the 192, kept for sFID
+SPATIAL_CHANNELS = 7  # The channels of the 192 that sFID takes.
 
 _EPS = 1e-3
 # Convolutions in less than float32 would change FID.
@@ -122,8 +122,8 @@ class ConvNorm(nn.Module):
   """A convolution without bias, a batch norm and a ReLU."""
 
   features: int
-  height: int = 1  # of the kernel
-  width: int = 1  # of the kernel
+  height: int = 1  # The height of the kernel.
+  width: int = 1  # The width of the kernel.
   strides: int = 1  # 2 goes without padding
   pad: bool = True  # whether stride 1 keeps the size
 
@@ -150,7 +150,7 @@ class Mixed(nn.Module):
 
   branches: Branches
   pool: str  # see `BLOCKS`
-  divisor: int = 1  # of all channels
+  divisor: int = 1  # Divides all channels.
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -188,7 +188,7 @@ def _pooled(x: jax.Array, kind: str) -> jax.Array:
 class InceptionV3(nn.Module):
   """The network, in evaluation mode, float32."""
 
-  divisor: int = 1  # of all channels but the classes, for small copies in tests
+  divisor: int = 1  # Divides channels but classes, for tests.
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Outputs:

@@ -24,7 +24,7 @@ class LatentDiffiT(diffit_trunk.Trunk):
   """
 
   input_size: int = 32  # side of the latent, a multiple of `patch_size`
-  in_channels: int = 4  # of the latent
+  in_channels: int = 4  # The channels of the latent.
   # Rate in training at which a label is replaced by the null class, the one
   # after the last; 0 leaves the null class out.
   class_dropout_prob: float = 0.1

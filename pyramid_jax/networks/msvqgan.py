@@ -22,7 +22,7 @@ from pyramid_jax.networks.layers import resampling
 class MSEncoder(autoencoder.Levels, kw_only=True):
   """An encoder with one head on each of its last levels."""
 
-  z_channels: tuple[int, ...]  # of each head, FINEST first as in the reference
+  z_channels: tuple[int, ...]  # FINEST head first, as in the reference.
   double_z: bool = False  # whether the heads have twice the channels
 
   def setup(self):

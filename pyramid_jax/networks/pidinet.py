@@ -22,8 +22,8 @@ SIZES = {
 # Pixel differences in the kernels of the 16 layers, in turn: to the centre,
 # around it, along its radii, and none.
 CYCLE = ('cd', 'ad', 'rd', 'cv')
-BLOCKS = (3, 4, 4, 4)  # of each stage
-WIDTHS = (1, 2, 4, 4)  # of each stage, over that of the first
+BLOCKS = (3, 4, 4, 4)  # The blocks of the stages.
+WIDTHS = (1, 2, 4, 4)  # The widths of the stages over the first.
 DILATIONS = (5, 7, 9, 11)
 SMALLEST_SIDE = 2 ** (len(BLOCKS) - 1)
 

@@ -12,7 +12,7 @@ from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import transformer
 
 
-OCTAVES = 8  # of the Fourier features of a box
+OCTAVES = 8  # The octaves of the Fourier features of a box.
 
 
 class EncoderBlock(nn.Module):
@@ -88,7 +88,7 @@ class TransformerEncoder(nn.Module):
     x = self.token_emb(tokens) + self.pos_emb(positions)
     x = self.norm(self.layers(x.astype(self.dtype)))
     if self.is_initializing():
-      self.to_logits(x)  # in every checkpoint, and read by `logits` alone
+      self.to_logits(x)  # Every checkpoint has it.
     return x
 
   def logits(self, tokens: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ class UNet(unet_trunk.Trunk):
   stage.
   """
 
-  in_channels: int = 3  # of x, conditions that are concatenated to it included
+  in_channels: int = 3  # Concatenated conditions are included.
 
   def channels(self, stage: int) -> int:
     del stage

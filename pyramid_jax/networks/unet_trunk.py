@@ -21,7 +21,7 @@ from pyramid_jax.networks.layers import transformer
 class Entry:
   """One entry of the trunk: a residual block, or what only halves the map."""
 
-  channels: int  # of its result
+  channels: int  # The channels of its result.
   attends: bool  # whether attention follows its residual block
   # 'down' for an entry that only halves the map, 'up' for one that ends in
   # doubling it, None for neither.
@@ -58,7 +58,7 @@ class Trunk(nn.Module):
   channel_mult: Sequence[int] = (1, 2, 4, 8)
   conv_resample: bool = True  # whether resampling has a convolution
   num_classes: int | None = None  # size of `y`, None for a network without it
-  num_heads: int = -1  # of every attention, -1 if `num_head_channels` is given
+  num_heads: int = -1  # -1 if `num_head_channels` is given.
   num_head_channels: int = -1  # width of a head, -1 if `num_heads` is given
   use_scale_shift_norm: bool = False  # whether the embedding scales and shifts
   resblock_updown: bool = False  # whether residual blocks do the resampling
@@ -69,7 +69,7 @@ class Trunk(nn.Module):
   transformer_depth: int = 1  # blocks of a transformer
   context_dim: int | None = None  # width of the context; needed by transformers
   legacy: bool = True  # whether heads are counted by the older rule of `heads`
-  out_channels: int | None = None  # of the result
+  out_channels: int | None = None  # The channels of the result.
   dropout: float = 0.0  # rate in the residual blocks when training
   dtype: jnp.dtype = jnp.float32
   remat: bool = False

@@ -24,11 +24,11 @@ MAX_ADAPTIVE_WEIGHT = 1e4
 class LossSettings:
   """What both families of losses have."""
 
-  perceptual_weight: float = 1.0  # of the perceptual distance
-  disc_weight: float = 0.8  # of the adversarial term, times the adaptive weight
+  perceptual_weight: float = 1.0  # Weighs the perceptual distance.
+  disc_weight: float = 0.8  # Times the adaptive weight.
   disc_start: int = 0  # first step with the adversarial term
   disc_loss: str = 'hinge'  # or 'vanilla'
-  disc_factor: float = 1.0  # of both adversarial losses once they have started
+  disc_factor: float = 1.0  # Scales both adversarial losses.
   pixel_loss: str = 'l1'  # or 'l2', as one of the reference files allows
 
   def __post_init__(self):
@@ -84,7 +84,7 @@ class VQSettings(LossSettings):
 class KLSettings(LossSettings):
   """The losses of a Kullback-Leibler first stage."""
 
-  kl_weight: float = 1.0  # of the divergence, which is summed over a latent
+  kl_weight: float = 1.0  # Weighs the divergence summed over a latent.
 
   def reduce(
     self, rec: jax.Array, size: int, logvar: jax.Array | float

@@ -65,8 +65,8 @@ class Times:
   """The distribution of the times of training."""
 
   kind: str  # one of `TIMES`
-  mean: float  # of the logit of 'logit_normal'
-  std: float  # of the logit of 'logit_normal', above 0
+  mean: float  # The mean of the logit of 'logit_normal'.
+  std: float  # The deviation of that logit, above 0.
 
   def draw(self, key: jax.Array, count: int) -> jax.Array:
     """Draws (B,) float32 times in (0, 1), 1 is noise."""

@@ -64,7 +64,7 @@ class LossSettings:
   loss_type: str  # 'l1' or 'l2'
   noise_mix_ratio: float  # share of noise in the coarser scales
   stage_loss_ratio: tuple[float, ...]  # the weight of each scale, coarse first
-  parameterization: str = 'eps'  # of the network: 'eps', 'x0' or 'v'
+  parameterization: str = 'eps'  # The network predicts eps, x0 or v.
 
   def __post_init__(self):
     gaussian.check_parameterization(self.parameterization)

@@ -33,7 +33,7 @@ Params = system_lib.Params
 Shape = denoiser_lib.Shape
 Weights = system_lib.Weights
 
-CLASS_TASKS = ('none', 'class')  # of systems without tokens or channels
+CLASS_TASKS = ('none', 'class')  # Need no tokens or channels.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

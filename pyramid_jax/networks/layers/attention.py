@@ -157,7 +157,7 @@ def _cudnn_attention(
 def _flash_attention(
   q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, scale: float
 ) -> jax.Array:
-  from jax.experimental.pallas.ops.tpu import flash_attention  # of TPUs only
+  from jax.experimental.pallas.ops.tpu import flash_attention  # TPU
 
   def attend(q, k, v, bias):
     return flash_attention.flash_attention(q, k, v, bias, sm_scale=scale)

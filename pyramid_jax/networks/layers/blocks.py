@@ -36,7 +36,7 @@ class Downsample(nn.Module):
 
   use_conv: bool = True  # whether by a convolution
   dtype: jnp.dtype = jnp.float32
-  padding: affine.Padding = ((1, 1), (1, 1))  # of the convolution
+  padding: affine.Padding = ((1, 1), (1, 1))  # Pads the convolution.
   conv_name: str = 'op'
 
   @nn.compact
@@ -77,7 +77,7 @@ class ResBlock(norms.MaybeGated):
   with `gated` davidhalladay/Frido: frido/modules/diffusionmodules/pyunet.py.
   """
 
-  out_channels: int  # of the result
+  out_channels: int  # The channels of the result.
   dropout: float = 0.0  # rate in front of the last convolution
   # Whether the embedding scales and shifts the second norm's result instead of
   # being added in front of it.

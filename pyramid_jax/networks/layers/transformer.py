@@ -213,7 +213,7 @@ class SpatialTransformer(norms.MaybeGated):
   """
 
   heads: int
-  head_dim: int  # of every attention; the tokens are heads * head_dim wide
+  head_dim: int  # Tokens are heads * head_dim wide.
   depth: int = 1
   use_mscond: bool = False  # whether blocks attend to the coarser scales too
   # Octaves of the Fourier features of a token's place that are projected and

@@ -45,8 +45,8 @@ FIELDS, CHECKS = sketch_fields.FIELDS, sketch_fields.CHECKS
 SAMPLES_A_BASE = sketch_fields.SAMPLES_A_BASE
 
 BASE = 'base'  # the frozen part that is the trained system
-TIME_BINS = 4  # of the noise, for each of which the loss is reported
-PREVIEW_TIMES = (0.3, 0.6, 0.9)  # of the noise, 1 = noise
+TIME_BINS = 4  # The loss is reported for each bin of the time.
+PREVIEW_TIMES = (0.3, 0.6, 0.9)  # The times of previews; 1 is noise.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,7 +292,7 @@ class Sketch:
     self, weights: Weights, condition: Condition, stages: Stages
   ) -> Stages:
     variables = _variables(weights)
-    left_out = self.stage_count - len(stages)  # by an edit, the coarsest
+    left_out = self.stage_count - len(stages)  # An edit drops coarse ones.
     return [
       sketch_guidance.sketch_guided(
         stage,
