@@ -159,8 +159,8 @@ def _larger(
   """Returns the request to the second model of a cascade.
 
   Its noise is independent of that of the first. Conditions that have the size
-  of the small images are left out, as the holes of an image, which are filled
-  before it is enlarged.
+  of the first images are left out, such as the holes of an image, which are
+  filled before it is enlarged.
   """
   config, count = upsampler.config, first.request.count
   with errors.user_errors():

@@ -29,7 +29,7 @@ class Widths:
 
   Attributes:
     context: width of the tokens.
-    concat: channels that are concatenated to the state's.
+    concat: channels that are concatenated with the state's.
     classes: rows of the denoiser's own table of classes.
   """
 

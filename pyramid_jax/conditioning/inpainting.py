@@ -1,4 +1,4 @@
-"""Images with holes as channels that are concatenated to the latent's."""
+"""Images with holes as channels that are concatenated with the latent's."""
 
 import dataclasses
 from typing import Any

@@ -1,6 +1,6 @@
 """A low-resolution image as the condition of a larger one.
 
-It is concatenated to a latent as it is, for it has the latent's grid
+It is concatenated with a latent as it is, for it has the latent's grid
 (arXiv:2112.10752, section 4.4). For a model of images it is enlarged and has
 noise on it: noise conditioning augmentation (arXiv:2106.15282, section 3). A
 model that enlarges what another made is trained on low-resolution images with

@@ -1,4 +1,4 @@
-"""Semantic maps as channels that are concatenated to the latent's."""
+"""Semantic maps as channels that are concatenated with the latent's."""
 
 import dataclasses
 import math

@@ -2,7 +2,7 @@
 
 An image is the sum of the bands of its Laplacian pyramid. Noise is added as in
 EDM, and each band fades at a rate of its own, the finer the sooner, so that
-high noise levels need a small image only. The filters, the rates and the
+high noise levels need a coarse image only. The filters, the rates and the
 switches are ours: the published report does not show them.
 
 Stages are counted from 1, the finest. `sigma` is always the full-resolution

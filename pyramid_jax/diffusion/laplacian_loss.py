@@ -31,7 +31,7 @@ class Prior:
   """The distribution of the clean image given a condition alone.
 
   Networks then predict the difference from its mean, as SRDiff
-  (arXiv:2104.14951) does with a small image; a power of each band is ours.
+  (arXiv:2104.14951) does for super-resolution; the band powers are ours.
 
   Attributes:
     mean: (B, H, W, C) of the image, at the finest resolution.

@@ -282,11 +282,11 @@ def test_weights_of_another_process_are_refused(shared):
     ({'laplacian__wavelets': '(0, 1)'}, 'must be one number or 3'),
     (
       {'laplacian__schedule': 'hard', 'condition__also': 'superres'},
-      "is 'hard', must be another with a small image",
+      "is 'hard', must be another with a low-resolution image",
     ),
     (
       {'laplacian__latent': 'True', 'condition__also': 'superres'},
-      'latent is True, must be False with a small image',
+      'latent is True, must be False with a low-resolution image',
     ),
   ],
 )

@@ -174,16 +174,16 @@ def stage_batch(config: ConfigDict) -> tuple[int, ...]:
   return shares
 
 
-def check_small_image(config: ConfigDict) -> None:
-  """Raises ValueError for latents or hidden bands with a small image."""
+def check_low_resolution(config: ConfigDict) -> None:
+  """Raises ValueError for super-resolution of latents or hidden bands."""
   if 'superres' not in (config.condition.task, config.condition.also):
     return
   if config.laplacian.schedule == 'hard':
     raise ValueError(
-      "config.laplacian.schedule is 'hard', must be another with a small"
-      ' image, which determines a part of each hidden band'
+      "config.laplacian.schedule is 'hard', must be another with a"
+      ' low-resolution image, which determines a part of each hidden band'
     )
-  reason = ' with a small image, which conditions images'
+  reason = ' with a low-resolution image, which conditions images'
   fields_lib.check_value(
     'laplacian.latent', config.laplacian.latent, (False,), reason
   )

@@ -308,7 +308,7 @@ class LaDM(sampled.Sampled):
 
 def create(config: ConfigDict) -> LaDM:
   """Builds the system; raises ValueError for fields that do not fit."""
-  fields.check_small_image(config)
+  fields.check_low_resolution(config)
   f = config.laplacian
   kind = f.preconditioning
   fields_lib.check_value(
