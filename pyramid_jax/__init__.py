@@ -14,7 +14,7 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-# name -> module that has it; imported when it is first asked for (PEP 562).
+# name -> module that has it; imported at its first use (PEP 562).
 _LAZY = {
   'Pipeline': 'pyramid_jax.pipeline',
   'grid': 'pyramid_jax.evaluation.grids',

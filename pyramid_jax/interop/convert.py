@@ -82,7 +82,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   """Reads an official checkpoint and writes DIR.
 
   Raises:
-    UserError: anything that the user can mend.
+    UserError: anything that the user can correct.
   """
   workdir = pathlib.Path(flags.workdir)
   latent_workdir.refuse_used(workdir, [PARAMS])

@@ -1,7 +1,7 @@
 """Official checkpoints of systems on latents as workdirs, and workdirs as them.
 
 LDM and Frido are released as one file each. What is sampled with is what the
-reference samples with: the averaged U-Net beside the raw condition encoder.
+reference samples with: the averaged U-Net with the raw condition encoder.
 Latent DiffiT is released as two files, whose keys do not meet: the network,
 which is sampled with, and Stable Diffusion's autoencoder.
 """
@@ -200,7 +200,7 @@ def write(
     params={'generator': weights.generator},
     ema={} if weights.ema is None else {'generator': {'unet': weights.ema}},
     extra={'latent_scale': weights.latent_scale},
-    # a first step would measure the scale of the latents anew
+    # a first step would measure the scale of the latents again
     step=max(1, weights.updates),
   )
   with errors.user_errors(missing=errors.OUTPUT):
@@ -269,7 +269,7 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _raw(workdir: pathlib.Path, step: int, abstract: Any) -> Any:
-  """Reads the weights beside their averages."""
+  """Reads the weights and their averages."""
   item = {'params': abstract['params']}
   path = checkpoints.directory(workdir) / str(step) / 'state'
   return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(

@@ -90,7 +90,7 @@ class Report:
   Attributes:
     matched: keys that were taken.
     missing: keys that the template needs and the state dict lacks.
-    unused: keys of the state dict that nothing asked for.
+    unused: keys of the state dict that were not requested.
     mismatched: key -> (shape found, shape needed); the value was not taken.
   """
 
@@ -139,7 +139,7 @@ def _needed(shapes: tuple[Shape, Shape]) -> str:
 
 
 class Renamed(Mapping[str, np.ndarray]):
-  """A state dict under other names; a tensor is read when it is asked for."""
+  """A state dict under other names; a tensor is read when it is requested."""
 
   def __init__(self, state: Mapping[str, np.ndarray], names: Mapping[str, str]):
     self._state, self._names = state, names  # new name -> old name

@@ -1,6 +1,6 @@
 """Reads the tensors of a PyTorch checkpoint without PyTorch.
 
-Both layouts of `torch.save`: the zip archive (`data.pkl` beside `data/<key>`,
+Both layouts of `torch.save`: the zip archive (`data.pkl` and `data/<key>`,
 since PyTorch 1.6) and the older row of pickles followed by raw storages. The
 pickles go through `unpickler`, so a file can name tensors and nothing else.
 """

@@ -23,7 +23,7 @@ _NAMES = {opcode.code: opcode.name for opcode in pickletools.opcodes}
 
 
 class PickleError(ValueError):
-  """The pickle is damaged, or asks for something that is not data."""
+  """The pickle is damaged, or refers to something that is not data."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,7 +98,7 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _read_index(path: pathlib.Path) -> State:
-  """Returns the arrays of the files beside an index, which lists them."""
+  """Returns the arrays of the files that an index in their folder lists."""
   if path.stat().st_size > MAX_INDEX_BYTES:
     raise ValueError(
       f'an index of {path.stat().st_size} bytes; limit: {MAX_INDEX_BYTES}'

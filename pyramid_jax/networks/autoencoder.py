@@ -99,7 +99,7 @@ ATTENTIONS: Mapping[str, type[nn.Module] | None] = {
 
 
 class Blocks(nn.Module):
-  """Residual blocks, each followed by attention where asked."""
+  """Residual blocks, each followed by attention if requested."""
 
   attn_type: str  # a key of `ATTENTIONS`
   dropout: float  # rate in the blocks

@@ -113,7 +113,7 @@ class StagedDiffiT(diffit_trunk.Trunk):
 
     Args:
       x: (B, side, side, stage_in[stage]).
-      context: (B, S, context_dim) tokens, perhaps with places, or None.
+      context: (B, S, context_dim) tokens, optionally with boxes, or None.
       y: (B,) class ids below `num_classes`, None for a network without.
       train: not read: nothing is dropped here.
       features: `block0` is the input of the first block, `block1` its result,

@@ -107,7 +107,7 @@ class Trunk(nn.Module):
 
     Args:
       x: (B, H, W, C), any grid; the class says which channels a stage reads.
-      context: (B, S, context_dim) tokens, perhaps with places, or None, which
+      context: (B, S, context_dim) tokens, optionally with boxes, or None, which
         makes transformers attend to the map itself.
       y: class ids (B,), None without `num_classes`.
       features: `in0` (after the first convolution), `in1` ..., `mid0`, `mid1`,

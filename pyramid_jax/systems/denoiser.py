@@ -113,7 +113,7 @@ class Denoiser:
     shape: Shape,
     guidance: classifier_free.Guidance | None = None,
   ) -> sampling.Stage:
-    """Builds the stage of states (B, h, w, C), perhaps with guidance.
+    """Builds the stage of states (B, h, w, C), optionally with guidance.
 
     Guidance takes effect where `condition` has a null condition.
     """

@@ -22,7 +22,7 @@ FIELDS = {
   ),
   'remat': Field(
     False,
-    'Whether activations are computed anew in the backward pass, which saves'
+    'Whether activations are recomputed in the backward pass, which saves'
     ' memory and takes time.',
     resumable=True,
   ),

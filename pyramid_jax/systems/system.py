@@ -61,7 +61,7 @@ class Edit:
 
   Attributes:
     image: (B, H, W, 3) in [-1, 1].
-    mask: (B, H, W), not 0 where the image is painted anew; None where all of
+    mask: (B, H, W), not 0 where the image is sampled again; None where all of
       it may change.
     strength: in (0, 1], the share of the steps that are taken; the image is
       noised to the level where they begin.

@@ -44,7 +44,7 @@ class Carry:
 
 @dataclasses.dataclass(frozen=True)
 class StepInputs:
-  """What a step is given beside the carry.
+  """The inputs of a step in addition to the carry.
 
   Attributes:
     denoise: the denoiser.

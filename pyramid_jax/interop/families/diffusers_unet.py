@@ -115,7 +115,7 @@ def _renewed(key: str) -> str:
 
 
 def _check_transformers(theirs: State) -> None:
-  """Raises ValueError for what the library lacks beside transformers."""
+  """Raises ValueError for what the library lacks, except for transformers."""
   for key, value in theirs.items():
     if key.endswith('.proj_in.weight') and value.shape[0] != value.shape[1]:
       raise ValueError(
@@ -186,7 +186,7 @@ def _count(module: str, channels: int, heads: Heads | None) -> tuple[int, int]:
   if heads is None:
     raise ValueError(
       f'{module} is a self-attention: without the number of its heads its'
-      ' queries, keys and values cannot be separated; convert it anew, with'
+      ' queries, keys and values cannot be separated; convert it again, with'
       ' its config'
     )
   count = heads.counts.get(module, 0)

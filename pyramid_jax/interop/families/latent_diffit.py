@@ -49,7 +49,7 @@ def rename(path: mapping.Path) -> tuple[str, str]:
 
 
 def buffers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the official constants beside unstacked parameters or shapes."""
+  """Returns the official constants and unstacked parameters or shapes."""
   blocks = [name for name in params if re.fullmatch(r'blocks_\d+', name)]
   rows, _ = params['blocks_0']['attn']['relative_position_bias_table'].shape
   grid = _grid(rows)

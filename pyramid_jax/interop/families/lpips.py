@@ -33,7 +33,7 @@ def buffers(params: Any) -> dict[str, np.ndarray]:
 
 
 def from_torchvision(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Renames torchvision's VGG16 beside the weightings (features.N, linN)."""
+  """Renames torchvision's VGG16 and the weightings (features.N, linN)."""
   slices = {
     f'features.{index}': f'net.slice{number}.{index}'
     for number, (_, indices) in enumerate(lpips.SLICES, start=1)

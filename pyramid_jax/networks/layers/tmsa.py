@@ -1,7 +1,7 @@
 """Time-dependent self-attention (TMSA) and the transformer block around it.
 
 arXiv:2312.02139, equations 3 to 8: one vector a sample, of the noise level
-and perhaps the class, is projected into the queries, keys and values of all
+and optionally the class, is projected into the queries, keys and values of all
 tokens; logits get a learned bias by relative position.
 """
 
