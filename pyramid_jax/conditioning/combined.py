@@ -80,9 +80,8 @@ class CombinedEncoder(encoder.Encoder):
     return self.second.augmented(self.first.augmented(batch, first), second)
 
   def trained_part(self, params: Any) -> Any:
-    kept = {
-      name: part.trained_part(params[name]) for name, part in self.parts.items()
-    }
+    parts = self.parts.items()
+    kept = {name: part.trained_part(params[name]) for name, part in parts}
     return {name: tree for name, tree in kept.items() if tree}
 
   def weights(self, generator: Any, frozen: Any) -> Any:

@@ -44,8 +44,7 @@ class Condition:
   Attributes:
     context: of the B images; empty for an unconditional system.
     null: of the null condition, for classifier-free guidance; None without.
-    sketch: the targets and the strength of sketch guidance, see
-      `systems.sketch`.
+    sketch: targets and strength of sketch guidance, see `systems.sketch`.
   """
 
   context: Inputs = flax.struct.field(default_factory=Inputs)

@@ -24,11 +24,11 @@ KEYS = {
 class ControlMap:
   """One kind of map, made from a batch.
 
-  `edges` is one channel in [0, 1]; a coarser cell has the strongest of its
-  edges. `depth` is any map of one channel, values up to 255, the mean of a
-  cell. `mask` is a semantic map, one channel for every class, the share of a
-  cell. `inpaint` is the known part of an image in [-1, 1], 0 elsewhere, and
-  where it is not known; a coarser cell is known where all of it is.
+  'edges' is one channel in [0, 1], the strongest edge of a cell; 'depth' a map
+  of one channel with values up to 255, the mean of a cell; 'mask' a semantic
+  map, one channel for every class, the share of a cell; 'inpaint' the known
+  part of an image in [-1, 1], 0 elsewhere, and a mask of cells that are not
+  known as a whole.
 
   Attributes:
     kind: a key of `KEYS`.

@@ -1,4 +1,4 @@
-"""Edge maps of images: white lines on black, as sketch guidance reads them.
+"""Edge maps of images: white lines on black, as in sketch guidance.
 
 Every detector maps images (B, H, W, 3), uint8 or float in [-1, 1], to
 float32 (B, H, W) in [0, 1], 1 = edge. `sobel` and `xdog` are JAX, run inside

@@ -127,8 +127,8 @@ def training_context(
 
   Args:
     encoder: of the condition.
-    generator: the trained tree, see `Encoder.weights`.
-    frozen: {part: tree}, the pretrained parts.
+    generator: of `Encoder.weights`.
+    frozen: of `Encoder.weights`.
     cond_dropout: probability of the null condition, in [0, 1].
     key: typed key of augmentation and dropout.
     batch: B examples.

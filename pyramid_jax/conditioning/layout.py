@@ -55,11 +55,9 @@ class Vocabulary:
     return self.no_tokens - 1
 
   def categories(self, labels: Array, flags: Array | None) -> Array:
-    """Returns the tokens `label - 1 + n_classes * flags`, int32.
+    """Returns `label - 1 + n_classes * flags`, (..., N) int32.
 
-    Args:
-      labels: (..., N) int32, 0 = padding, whose token means nothing.
-      flags: (..., N) int32, or None for 0.
+    The token of the label 0 is meaningless; `flags` None is 0.
     """
     xp = array_module(labels, flags)
     tokens = xp.asarray(labels).astype(xp.int32) - 1
@@ -160,8 +158,8 @@ def layout_tokens(
     boxes: (..., N, 4) x0, y0, x1, y1 in [0, 1]; with `crop` those of the full
       image before mirroring, without it those of the example as it is.
     labels: (..., N) int32, 0 = padding.
-    flags: (..., N) int32 `box_flags`, masked to the bits the model was trained
-      with (OpenImages: bit 0; COCO and Visual Genome: none), or None.
+    flags: (..., N) int32 `box_flags`, masked to the bits of the model's
+      training (OpenImages: bit 0; COCO and Visual Genome: none), or None.
     n_max: boxes of the sequence.
     vocabulary: of the tokens.
     crop: (..., 4) x0, y0, x1, y1 of the full image, whose corners are appended

@@ -122,9 +122,9 @@ def enlarged(small: jax.Array, factor: int) -> jax.Array:
 
 
 def noise_powers(factor: int, levels: int) -> jax.Array:
-  """Returns (L,) the power of each band of enlarged white unit noise.
+  """Returns (L,) the powers of bands of enlarged white unit noise.
 
-  It is that far from the border, found by the response to one pixel.
+  They are those of the response to one pixel far from the border.
   """
   side = max(16, 2**levels)
   dot = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1.0)

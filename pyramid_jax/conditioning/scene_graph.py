@@ -18,8 +18,7 @@ PREDICATES = (
   'surrounding',
 )
 _IN_IMAGE, _LEFT, _RIGHT, _ABOVE, _BELOW, _INSIDE, _SURROUNDING = range(7)
-# Word of the hash; keeps these draws apart from an example's other ones.
-_STREAM = 7
+_STREAM = 7  # word of the hash of these draws
 
 
 def instance_letters(rank: int) -> str:
@@ -167,9 +166,8 @@ def relations_from_boxes(
   valid = valid & (predicate >= 0)
   triples = np.stack([subject, predicate, target], axis=-1)
   if in_image:
-    image = np.broadcast_to(n_boxes, subject.shape)
-    parts = np.broadcast_to(one, subject.shape)
-    extra = np.stack([parts, np.full_like(image, _IN_IMAGE), image], axis=-1)
+    columns = np.broadcast_arrays(one, _IN_IMAGE, n_boxes, subject)[:3]
+    extra = np.stack(columns, axis=-1)
     triples = np.concatenate([triples, extra], axis=-2)
     valid = np.concatenate([valid, one < n_boxes], axis=-1)
   triples = np.where(valid[..., None], triples, -1)

@@ -76,10 +76,7 @@ class Tokenizer:
 
 
 def words(vocabulary: Sequence[str], max_length: int) -> Tokenizer:
-  """Returns the tokenizer of a small vocabulary: <bos> words <eos> <pad>...
-
-  `vocabulary` has the words without `WORD_SPECIAL`.
-  """
+  """Returns the tokenizer of words, ids 4 ...: <bos> words <eos> <pad>..."""
   ids = {word: i for i, word in enumerate((*WORD_SPECIAL, *vocabulary))}
 
   def pieces(text: str) -> list[int]:
@@ -106,15 +103,14 @@ def load_word_piece(path: str, max_length: int) -> Tokenizer:
   start, end, pad, _ = _ids_of(ids, ('[CLS]', '[SEP]', '[PAD]', '[UNK]'), path)
   import tokenizers as library
 
-  pieces = library.Tokenizer(
-    library.models.WordPiece(
-      ids, unk_token='[UNK]', max_input_chars_per_word=100
-    )
+  model = library.models.WordPiece(
+    ids, unk_token='[UNK]', max_input_chars_per_word=100
   )
+  pieces = library.Tokenizer(model)
   pieces.normalizer = library.normalizers.BertNormalizer(lowercase=True)
   pieces.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
   size = len(lines)
-  return Tokenizer(_ids(pieces), max_length, size, (start,), end, pad)
+  return Tokenizer(_plain(pieces), max_length, size, (start,), end, pad)
 
 
 def load_clip(vocab: str, merges: str, max_length: int) -> Tokenizer:
@@ -149,7 +145,7 @@ def load_clip(vocab: str, merges: str, max_length: int) -> Tokenizer:
     [split, library.pre_tokenizers.ByteLevel(add_prefix_space=False)]
   )
   size = max(ids.values()) + 1
-  return Tokenizer(_ids(pieces), max_length, size, (start,), end, end)
+  return Tokenizer(_plain(pieces), max_length, size, (start,), end, end)
 
 
 def load_t5(path: str, max_length: int) -> Tokenizer:
@@ -171,10 +167,11 @@ def load_t5(path: str, max_length: int) -> Tokenizer:
   pieces.no_padding()
   pieces.no_truncation()
   size = pieces.get_vocab_size()
-  return Tokenizer(_ids(pieces), max_length, size, start=(), end=1, pad_id=0)
+  return Tokenizer(_plain(pieces), max_length, size, start=(), end=1, pad_id=0)
 
 
-def _ids(pieces: Any) -> Callable[[str], list[int]]:
+def _plain(pieces: Any) -> Callable[[str], list[int]]:
+  """Returns text -> ids without special tokens."""
   return lambda text: pieces.encode(text, add_special_tokens=False).ids
 
 

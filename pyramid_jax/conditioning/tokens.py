@@ -14,13 +14,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import encoder
+from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained as pretrained_lib
 from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
-
-
-TASKS = ('text', 'scene_graph')  # of the pretrained encoders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +177,7 @@ def _sequence(config: ConfigDict) -> dict[str, Any]:
 def _text(config: ConfigDict) -> dict[str, Any]:
   """Returns `_sequence`, and raises ValueError for a task that is no text."""
   c = config.condition
-  if c.task not in TASKS:
+  if c.task not in tokenizers.TEXT_TASKS:
     raise ValueError(
       f"config.condition.encoder {c.encoder!r} serves the tasks 'text' and"
       f" 'scene_graph', not {c.task!r}"
