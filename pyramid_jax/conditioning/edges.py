@@ -1,8 +1,8 @@
 """Edge maps of images: white lines on black, as in sketch guidance.
 
 Every detector maps images (B, H, W, 3), uint8 or float in [-1, 1], to
-float32 (B, H, W) in [0, 1], 1 = edge. `sobel` and `xdog` are JAX, run inside
-jit and can be differentiated; `canny` runs on the host.
+float32 (B, H, W) in [0, 1], 1 = edge. `sobel` and `xdog` run inside jit,
+`canny` on the host.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,12 @@ from pyramid_jax.conditioning import layout
 Detector = Callable[[jax.Array | np.ndarray], jax.Array | np.ndarray]
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 THRESHOLD = 0.5  # and above is an edge
-SOFTNESS = 0.1  # width of a soft threshold
-FINE, WIDER = 0.8, 1.6  # sigma (px) of xdog, and of its other over it
+FINE, WIDER = 0.8, 1.6  # sigma (px) of xdog, and of its wider Gaussian over it
+TAU = 0.98  # weight of the wider Gaussian
+EPS, PHI = 0.01, 10.0  # level below which a line darkens, and how fast
+CANNY_SIGMA = 2.0  # px, of the Gaussian that smooths first
+# Least slopes of weak and of strong edges, in eighths of the range a pixel.
+CANNY_SLOPES = (0.1, 0.2)
 FAINT = 0.01  # slope (1 / px), and above may be an edge in a flat image
 
 
@@ -51,81 +55,43 @@ def luma(images: jax.Array | np.ndarray) -> layout.Array:
   return jnp.matmul(x, weights, precision='highest')
 
 
-@functools.partial(jax.jit, static_argnames=('soft', 'thin'))
-def sobel(
-  images: jax.Array | np.ndarray, soft: bool = False, thin: bool = True
-) -> jax.Array:
-  """Finds where brightness changes fastest.
+@jax.jit
+def sobel(images: jax.Array | np.ndarray) -> jax.Array:
+  """Finds thin lines where brightness changes fastest, 0 or 1.
 
-  Args:
-    images: (B, H, W, 3), uint8 or float in [-1, 1].
-    soft: whether the threshold is a sigmoid, through which gradients flow.
-    thin: whether only crests across an edge stay, which makes thin lines.
-
-  Returns:
-    (B, H, W) float32: 0 or 1, between them if soft. An edge is at least half
-    as steep as the 99th percentile of its image.
+  An edge is the crest of a slope that is at least half as steep as the 99th
+  percentile of its image.
   """
   y = _blur(jnp.asarray(luma(images)), 1.0, radius=2)
   right, down = _slopes(y)
   slope = jnp.sqrt(right**2 + down**2 + 1e-12)
   steep = jnp.percentile(slope, 99, axis=(1, 2), keepdims=True)
   share = jnp.clip(slope / jnp.maximum(steep, FAINT), 0, 1)
-  if thin:
-    share = jnp.where(_crests(slope, right, down), share, 0)
-  if soft:
-    return jax.nn.sigmoid((share - THRESHOLD) / SOFTNESS)
+  share = jnp.where(_crests(slope, right, down), share, 0)
   return (share >= THRESHOLD).astype(jnp.float32)
 
 
 @jax.jit
-def xdog(
-  images: jax.Array | np.ndarray,
-  tau: float = 0.98,
-  eps: float = 0.01,
-  phi: float = 10.0,
-) -> jax.Array:
+def xdog(images: jax.Array | np.ndarray) -> jax.Array:
   """Draws dark lines as a pen would: extended difference of Gaussians.
 
-  Winnemoeller, Kyprianidis and Olsen, 'XDoG', 2012.
-
-  Args:
-    images: (B, H, W, 3), uint8 or float in [-1, 1].
-    tau: weight of the wider Gaussian.
-    eps: level above which there is no line.
-    phi: how fast a line darkens below it.
-
-  Returns:
-    (B, H, W) float32 in [0, 1], strong lines near 1.
+  Winnemoeller, Kyprianidis and Olsen, 'XDoG', 2012. Strong lines are near 1.
   """
   y = jnp.asarray(luma(images))
-  d = _blur(y, FINE) - tau * _blur(y, WIDER * FINE)
-  return jnp.where(d > eps, 0.0, -jnp.tanh(phi * (d - eps)))
+  d = _blur(y, FINE) - TAU * _blur(y, WIDER * FINE)
+  return jnp.where(d > EPS, 0.0, -jnp.tanh(PHI * (d - EPS)))
 
 
-def canny(
-  images: jax.Array | np.ndarray,
-  sigma: float = 2.0,
-  low: float = 0.1,
-  high: float = 0.2,
-) -> np.ndarray:
-  """Finds thin edges on the host, weak ones where they go on from strong ones.
+def canny(images: jax.Array | np.ndarray) -> np.ndarray:
+  """Finds thin edges, weak ones where they go on from strong ones, 0 or 1.
 
   Canny, 'A computational approach to edge detection', 1986, of scikit-image.
-
-  Args:
-    images: (B, H, W, 3), uint8 or float in [-1, 1].
-    sigma: of the Gaussian that smooths first, in pixels.
-    low: slope of a weak edge, in eighths of the whole range a pixel.
-    high: slope of a strong edge, in the same unit.
-
-  Returns:
-    (B, H, W) float32, 0 or 1; the outermost pixels are 0.
+  The outermost pixels are 0.
   """
   from skimage import feature  # takes as long to import as the whole package
 
   found = [
-    feature.canny(y.astype(np.float64), sigma, low, high)
+    feature.canny(y.astype(np.float64), CANNY_SIGMA, *CANNY_SLOPES)
     for y in luma(np.asarray(images))
   ]
   return np.stack(found).astype(np.float32)

@@ -52,16 +52,13 @@ def test_sobel_by_hand():
   slope = np.sqrt(slope)
   share = slope / np.percentile(slope, 99, axis=(1, 2), keepdims=True)
   share = np.clip(share, 0, 1)
-  soft = 1 / (1 + np.exp(-(share - 0.5) / 0.1))
-  got = edges.sobel(images, soft=True, thin=False)
-  np.testing.assert_allclose(got, soft, atol=1e-4)
-  hard = np.asarray(edges.sobel(images, thin=False))
-  sure = np.abs(share - 0.5) > 1e-4
-  np.testing.assert_array_equal(hard[sure], (share >= 0.5)[sure])
+  lines = np.asarray(edges.sobel(images)) > 0
+  assert not lines[share < 0.5 - 1e-4].any()
+  crest = slope == ndimage.maximum_filter(slope, (1, 3, 3))
+  assert lines[crest & (share > 0.5 + 1e-4)].all()
   # What the system has in [-1, 1] gives the same.
-  as_float = images.astype(np.float32) / 127.5 - 1
-  again = edges.sobel(as_float, soft=True, thin=False)
-  np.testing.assert_allclose(again, got, atol=1e-4)
+  again = edges.sobel(images.astype(np.float32) / 127.5 - 1)
+  assert (lines == np.asarray(again)).mean() > 0.99
 
 
 @pytest.mark.parametrize('name', ['sobel', 'canny'])
@@ -87,8 +84,6 @@ def test_a_step_between_two_pixels_is_one_line():
   images[:, :, 8:] = 255
   for turned in (images, images.transpose(0, 2, 1, 3)):
     assert np.asarray(edges.sobel(turned)).sum() == 16
-    wide = np.asarray(edges.sobel(turned, thin=False)).sum()
-    assert wide >= 32
 
 
 @pytest.mark.parametrize('flip', [1, -1])
@@ -111,19 +106,6 @@ def test_flat_images_have_no_edges(name):
   nearly = images.copy()
   nearly[:, :, 8:] = 254
   assert np.asarray(edges.detector(name)(nearly)).max() < 0.5
-
-
-def test_soft_sobel_has_a_gradient():
-  x = jnp.asarray(random_images(1)[:1] / 127.5 - 1, jnp.float32)
-  weights = jax.random.normal(jax.random.key(0), (1, 24, 24))
-  total = lambda z: (edges.sobel(z, soft=True, thin=False) * weights).sum()
-  slope = jax.grad(total)(x)
-  move = jax.random.normal(jax.random.key(1), x.shape)
-  step = 1e-2
-  rise = (total(x + step * move) - total(x - step * move)) / (2 * step)
-  np.testing.assert_allclose(rise, (slope * move).sum(), rtol=0.05)
-  flat = jax.grad(total)(jnp.zeros_like(x))
-  assert np.isfinite(flat).all()
 
 
 def test_xdog_by_hand():
