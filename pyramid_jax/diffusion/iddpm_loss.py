@@ -94,8 +94,19 @@ def loss(
   prediction = levels_lib.Prediction.of(
     settings.parameterization, x, value, level
   )
+
+  def bound(prediction):
+    """Returns this level's term of the variational bound, (B,) bits a value."""
+    _, mean, log_variance = ddpm.ancestral(
+      prediction, x, level, next_level, settings.variance
+    )
+    true_mean = ddpm.posterior_mean(x0, x, level, next_level)
+    kl = normal_kl(true_mean, level.log_variance, mean, log_variance)
+    likelihood = discretized_log_likelihood(x0, mean, 0.5 * log_variance)
+    return _bits(jnp.where(next_level.sigma == 0, -likelihood, kl))
+
   if settings.loss == 'rescaled_kl':
-    total = _bound(settings, prediction, x0, x, level, next_level) * count
+    total = bound(prediction) * count
     return {'loss': total, 'vb': total}
   target = gaussian.target(
     settings.parameterization, x0, eps, level.alpha, level.sigma
@@ -105,29 +116,10 @@ def loss(
     return {'loss': mse, 'mse': mse}
   # The bound trains the variance alone.
   fixed = jax.lax.stop_gradient((prediction.x0, prediction.eps))
-  prediction = prediction.replace(x0=fixed[0], eps=fixed[1])
-  bound = _bound(settings, prediction, x0, x, level, next_level)
+  weighted = bound(prediction.replace(x0=fixed[0], eps=fixed[1]))
   if settings.loss == 'rescaled_mse':
-    bound = bound * (count / 1000.0)
-  return {'loss': mse + bound, 'mse': mse, 'vb': bound}
-
-
-def _bound(
-  settings: LossSettings,
-  prediction: levels_lib.Prediction,
-  x0: jax.Array,
-  x: jax.Array,
-  level: levels_lib.Levels,
-  next_level: levels_lib.Levels,
-) -> jax.Array:
-  """Returns this level's term of the variational bound, (B,) bits a value."""
-  _, mean, log_variance = ddpm.ancestral(
-    prediction, x, level, next_level, settings.variance
-  )
-  true_mean = ddpm.posterior_mean(x0, x, level, next_level)
-  kl = normal_kl(true_mean, level.log_variance, mean, log_variance)
-  likelihood = discretized_log_likelihood(x0, mean, 0.5 * log_variance)
-  return _bits(jnp.where(next_level.sigma == 0, -likelihood, kl))
+    weighted = weighted * (count / 1000.0)
+  return {'loss': mse + weighted, 'mse': mse, 'vb': weighted}
 
 
 def _bits(nats: jax.Array) -> jax.Array:

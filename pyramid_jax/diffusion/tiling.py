@@ -52,10 +52,11 @@ class Tiling:
   @property
   def total(self) -> np.ndarray:
     """(H, W) float64, the sum of the weights of all windows."""
-    total, (height, width) = np.zeros(self.shape), self.size
+    total, weights = np.zeros(self.shape), self.weights
+    height, width = self.size
     for row in self.rows:
       for column in self.columns:
-        total[row : row + height, column : column + width] += self.weights
+        total[row : row + height, column : column + width] += weights
     return total
 
 
@@ -140,11 +141,6 @@ def merge(patches: jax.Array, tiles: Tiling) -> jax.Array:
   return whole / jnp.asarray(tiles.total, jnp.float32)[..., None]
 
 
-def repeat(values: jax.Array, tiles: Tiling) -> jax.Array:
-  """Repeats values (B, ...) for all windows of an image, (B * L, ...)."""
-  return jnp.repeat(values, tiles.count, axis=0)
-
-
 def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
   """Returns a stage of B maps for one that was built for their B * L windows.
 
@@ -153,7 +149,7 @@ def split(stage: sampling.Stage, tiles: Tiling) -> sampling.Stage:
 
   Args:
     stage: with each condition that lies on the map cut by `windows`, and every
-      other one repeated by `repeat`.
+      other one repeated L times for each image.
     tiles: the windows of the stage's map.
   """
 

@@ -136,7 +136,7 @@ def tiled_stage(
   def of_windows(inputs: Inputs) -> Inputs:
     cut = inputs.concat
     rest = jax.tree.map(
-      lambda x: tiling.repeat(x, tiles),
+      lambda x: jnp.repeat(x, tiles.count, axis=0),
       dataclasses.replace(inputs, concat=None),
     )
     cut = None if cut is None else tiling.windows(cut, tiles)

@@ -63,13 +63,6 @@ def test_overlap_is_averaged_with_more_weight_inside():
   np.testing.assert_allclose(got, [0, 0, share, 1 - share, 1, 1], atol=1e-6)
 
 
-def test_repeated_conditions_follow_the_windows():
-  tiles = tiling.tiling((4, 6), 4, 2)
-  tokens = jnp.arange(2)[:, None, None]
-  got = tiling.repeat(tokens, tiles)
-  np.testing.assert_array_equal(got[:, 0, 0], [0, 0, 1, 1])
-
-
 def test_numbers_that_cannot_work_are_told():
   with pytest.raises(ValueError, match='windows of 4 every 5 leave gaps'):
     tiling.tiling((8, 8), 4, 5)
@@ -128,7 +121,7 @@ def test_a_network_that_sees_single_places_does_not_notice_the_windows():
   parts = stage(
     (2 * tiles.count, *tiles.size, 3),
     tiling.windows(map_, tiles),
-    tiling.repeat(token, tiles),
+    jnp.repeat(token, tiles.count, axis=0),
   )
   (got,) = sampling.run([tiling.split(parts, tiles)], solver, noise)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
@@ -145,7 +138,7 @@ def test_windows_inside_and_outside_of_guidance_agree():
   def of_windows(condition):
     return (
       tiling.windows(condition[0], tiles),
-      tiling.repeat(condition[1], tiles),
+      jnp.repeat(condition[1], tiles.count, axis=0),
     )
 
   def build(condition, shape):

@@ -1,8 +1,7 @@
 """DPM-Solver++ (2M), a solver in the log signal-to-noise ratio.
 
 With h the step in lambda = log(alpha / sigma), a DDIM step is exact for a
-clean prediction that stays constant; this solver lets it change linearly in
-lambda, from the prediction of the step before.
+constant clean prediction; this solver lets it change linearly in lambda.
 """
 
 import dataclasses
@@ -15,6 +14,7 @@ from pyramid_jax.diffusion.solvers import base
 
 
 Levels = base.Levels
+StepInputs = base.StepInputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,10 @@ class DPMSolverPP2M(base.Solver):
     history = far_past(x, levels)
     return base.Carry(x=x, prediction=base.nothing(x), history=history)
 
-  def step(self, carry: base.Carry, at: base.StepInputs) -> base.Carry:
-    level = at.level
-    now = at.denoise(carry.x, level, True)
-    past, before = carry.history
-    x = extrapolated(carry.x, now.x0, past, before, level, at.next_level)
-    history = (now.x0, half_log_snr(level))
+  def step(self, carry: base.Carry, at: StepInputs) -> base.Carry:
+    now = at.denoise(carry.x, at.level, True)
+    x = extrapolated(carry.x, now.x0, carry.history, at)
+    history = (now.x0, half_log_snr(at.level))
     return base.Carry(x=x, prediction=now, history=history)
 
 
@@ -46,30 +44,25 @@ def far_past(x: jax.Array, levels: Levels) -> tuple[jax.Array, jax.Array]:
 
 
 def extrapolated(
-  x: jax.Array,
-  x0: jax.Array,
-  past: jax.Array,
-  before: jax.Array,
-  level: Levels,
-  next_level: Levels,
+  x: jax.Array, x0: jax.Array, history: tuple[jax.Array, ...], at: StepInputs
 ) -> jax.Array:
-  """Returns the state at `next_level`.
+  """Returns the state at the end of a step.
 
   Args:
-    x: the state at `level`.
-    x0: its clean prediction.
-    past: the clean prediction of the step before.
-    before: half the log signal-to-noise ratio at which that was made.
-    level: of x.
-    next_level: of the result.
+    x: the state at its beginning.
+    x0: the clean prediction there.
+    history: the clean prediction of the step before, and half the log
+      signal-to-noise ratio at which it was made.
+    at: the inputs of the step.
   """
-  here, ahead = half_log_snr(level), half_log_snr(next_level)
+  past, before = history
+  here, ahead = half_log_snr(at.level), half_log_snr(at.next_level)
   # Of first order at either end, and where a level repeats.
-  alone = ~next_level.is_trained | jnp.isinf(before) | (here == before)
+  alone = ~at.next_level.is_trained | jnp.isinf(before) | (here == before)
   span = jnp.where(alone, 1.0, 2.0 * (here - before))
   weight = jnp.where(alone, 0.0, (ahead - here) / span)
-  x0 = x0 + level.times(weight, x0 - past)
-  return base.euler(base.Prediction.from_x0(x, x0, level), next_level)
+  x0 = x0 + at.level.times(weight, x0 - past)
+  return base.euler(base.Prediction.from_x0(x, x0, at.level), at.next_level)
 
 
 def half_log_snr(level: Levels) -> jax.Array:

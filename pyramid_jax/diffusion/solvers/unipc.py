@@ -29,27 +29,24 @@ class UniPC(base.Solver):
     return base.Carry(x=x, prediction=base.nothing(x), history=history)
 
   def step(self, carry: base.Carry, at: base.StepInputs) -> base.Carry:
-    level = at.level
-    now = at.denoise(carry.x, level, True)
-    x = carry.x + _correction(now.x0, carry.history, level)
-    past, before = carry.history[:2]
-    history = (now.x0, dpm_solver.half_log_snr(level), past, before)
-    x = dpm_solver.extrapolated(x, now.x0, past, before, level, at.next_level)
+    now = at.denoise(carry.x, at.level, True)
+    x = carry.x + _correction(now.x0, carry.history, at.level)
+    x = dpm_solver.extrapolated(x, now.x0, carry.history[:2], at)
+    history = now.x0, dpm_solver.half_log_snr(at.level), *carry.history[:2]
     return base.Carry(x=x, prediction=now, history=history)
 
 
 def _correction(
   x0: jax.Array, history: tuple[jax.Array, ...], level: Levels
 ) -> jax.Array:
-  """Returns what the corrector adds to the state that a step led to.
+  """Returns what the corrector adds to the state at the end of a step.
 
   Corrector and predictor share the terms of the state and of the prediction
   they start from, so only the weights of the differences are left.
 
   Args:
     x0: the clean prediction of that state.
-    history: the prediction where the step began and its place; the same of
-      the step before.
+    history: see `dpm_solver.extrapolated`, of this step and of the one before.
     level: of the state.
   """
   past, before, older, earlier = history
