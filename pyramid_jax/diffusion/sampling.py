@@ -135,33 +135,30 @@ class Noise:
   def at(self, stage: int, row: Any, shape: tuple[int, ...]) -> 'StepNoise':
     """Returns the noise of a step, given its row and the state's shape."""
     if self.keys is None:
-      drawn, known = row
-      return StepNoise(
-        lambda: jnp.broadcast_to(drawn, shape),
-        lambda: jnp.broadcast_to(known, shape),
-        bool(self.known),
-      )
+      recorded = lambda index: jnp.broadcast_to(row[index], shape)
+      return StepNoise(recorded, bool(self.known))
     keys = _folded(_folded(self.keys, 2 * stage + 1), row)
-    normal = lambda index: lambda: _normal(_folded(keys, index), shape)
-    return StepNoise(normal(0), normal(1))
+    return StepNoise(lambda index: _normal(_folded(keys, index), shape))
 
 
 @dataclasses.dataclass(frozen=True)
 class StepNoise:
-  """The noise of one step; a call returns `drawn()`.
+  """The noise of one step; a call returns what the solver adds.
 
   Attributes:
-    drawn: () -> standard normal noise that the solver adds.
-    known: () -> independent standard normal noise of what a mask keeps.
+    draw: index -> standard normal, independent for each index.
     has_known: whether there is `known`; recorded noise may lack it.
   """
 
-  drawn: Callable[[], jax.Array]
-  known: Callable[[], jax.Array]
+  draw: Callable[[int], jax.Array]
   has_known: bool = True
 
   def __call__(self) -> jax.Array:
-    return self.drawn()
+    return self.draw(0)
+
+  def known(self) -> jax.Array:
+    """Returns the noise of what a mask keeps."""
+    return self.draw(1)
 
 
 def _folded(keys: jax.Array, data: Any) -> jax.Array:

@@ -110,7 +110,7 @@ def asked_at(segment, x, level, ahead):
     return solvers.base.nothing(x)
 
   solver = solvers.create('ddim')
-  zeros = sampling.StepNoise(*[lambda: jnp.zeros(x.shape)] * 2)
+  zeros = sampling.StepNoise(lambda index: jnp.zeros(x.shape))
   carry = solver.start(x, segment.levels)
   inputs = solvers.base.StepInputs(denoise, level, ahead, zeros)
   around(solver.step, None)(carry, inputs)
