@@ -10,7 +10,6 @@ from pyramid_jax.diffusion import augmentation
 
 
 PIPE = augmentation.Augmentation()
-ALL = augmentation.Augmentation(rotate_int=1.0, translate_int=1.0)
 
 
 def images(count=3, height=12, width=12):
@@ -24,8 +23,6 @@ def moves(count=3, **changes):
   still = augmentation.AugmentParams(
     xflip=zeros.astype(int),
     yflip=zeros.astype(int),
-    quarters=zeros.astype(int),
-    shift=pairs,
     scale=zeros,
     angle=zeros,
     aniso=zeros,
@@ -41,41 +38,23 @@ def applied(pipe, x, m):
 
 
 def test_probability_zero_is_the_identity():
-  pipe = dataclasses.replace(ALL, probability=0.0)
+  pipe = dataclasses.replace(PIPE, probability=0.0)
   got, labels = jax.jit(pipe)(images(), jax.random.key(0))
   np.testing.assert_array_equal(got, images())
-  np.testing.assert_array_equal(labels, np.zeros((3, 13)))
+  np.testing.assert_array_equal(labels, np.zeros((3, 9)))
 
 
 def test_images_that_are_not_moved_keep_every_bit():
-  got = applied(ALL, images(), moves(angle=[0.0, 0.3, 0.0], axis=[0.0, 1, 2]))
+  got = applied(PIPE, images(), moves(angle=[0.0, 0.3, 0.0], axis=[0.0, 1, 2]))
   np.testing.assert_array_equal(got[::2], images()[::2])
   assert np.abs(got[1] - images()[1]).max() > 0.1
 
 
-def test_flips_and_turns_are_exact():
+def test_flips_are_exact():
   x = np.asarray(images())
-  got = applied(ALL, x, moves(xflip=[1, 0, 1], yflip=[0, 1, 1]))
+  got = applied(PIPE, x, moves(xflip=[1, 0, 1], yflip=[0, 1, 1]))
   want = [x[0, :, ::-1], x[1, ::-1], x[2, ::-1, ::-1]]
   np.testing.assert_array_equal(got, want)
-  got = applied(ALL, x, moves(quarters=[1, 2, 3]))
-  np.testing.assert_array_equal(
-    got, [np.rot90(x[i], k) for i, k in enumerate((1, 2, 3))]
-  )
-
-
-def test_whole_shifts_are_exact_and_mirror():
-  x = np.asarray(images(2, 16, 24))  # at most 3 in x and 2 in y
-  shift = [[1.0, -0.4], [-0.2, 0.9]]
-  pipe = dataclasses.replace(ALL, rotate_int=0.0)
-  got = applied(pipe, x, moves(2, shift=shift))
-  for i, (dx, dy) in enumerate(((3, -1), (-1, 2))):
-    padded = np.pad(x[i], ((3, 3), (4, 4), (0, 0)), mode='reflect')
-    want = padded[3 - dy : 19 - dy, 4 - dx : 28 - dx]
-    np.testing.assert_array_equal(got[i], want)
-  labels = pipe.labels(moves(2, shift=shift), (16, 24))
-  want = [[1, -0.5], [-1 / 3, 1]]
-  np.testing.assert_allclose(labels[:, 2:4], want, rtol=1e-6)
 
 
 def blob(x, y):
@@ -193,8 +172,6 @@ def test_labels_of_all_moves():
     1,
     xflip=[1],
     yflip=[1],
-    quarters=[3],
-    shift=[[0.5, -1.0]],
     scale=[0.7],
     angle=[0.3],
     aniso=[-1.2],
@@ -204,13 +181,7 @@ def test_labels_of_all_moves():
   shared = [0.7, np.cos(0.3) - 1, np.sin(0.3)]
   shared += [-1.2 * np.cos(0.8), -1.2 * np.sin(0.8), 0.2, -0.4]
   assert PIPE.label_size == 9
-  np.testing.assert_allclose(
-    PIPE.labels(m, (32, 32)), [[1, 1, *shared]], rtol=1e-6
-  )
-  assert ALL.label_size == 13
-  np.testing.assert_allclose(
-    ALL.labels(m, (32, 32)), [[1, 1, 0, 1, 0.5, -1, *shared]], rtol=1e-6
-  )
+  np.testing.assert_allclose(PIPE.labels(m), [[1, 1, *shared]], rtol=1e-6)
   none = augmentation.Augmentation(
     **dict.fromkeys(
       ('xflip', 'yflip', 'scale', 'rotate_frac', 'aniso', 'translate_frac'), 0
@@ -222,24 +193,22 @@ def test_labels_of_all_moves():
 
 
 def test_how_often_and_how_far():
-  pipe = dataclasses.replace(ALL, probability=0.2, rotate_frac_max=0.5)
+  pipe = dataclasses.replace(PIPE, probability=0.2, rotate_frac_max=0.5)
   m = pipe.draw(jax.random.key(0), 20_000)
   often = lambda x: float((np.asarray(x) != 0).mean())
   assert often(m.xflip) == pytest.approx(0.5, abs=0.02)  # every image
   assert often(m.yflip) == pytest.approx(0.1, abs=0.01)
-  assert often(m.quarters) == pytest.approx(0.15, abs=0.01)
-  for x in (m.scale, m.angle, m.aniso, m.shift[:, 0], m.translation[:, 0]):
+  for x in (m.scale, m.angle, m.aniso, m.translation[:, 0]):
     assert often(x) == pytest.approx(0.2, abs=0.015)
   assert often(m.axis) == pytest.approx(0.5, abs=0.02)
-  for x in (m.shift, m.translation):  # both or neither
-    np.testing.assert_array_equal(x[:, 0] == 0, x[:, 1] == 0)
+  x = m.translation  # both or neither
+  np.testing.assert_array_equal(x[:, 0] == 0, x[:, 1] == 0)
   for x in (m.scale, m.aniso, m.translation):
     values = np.asarray(x)[np.asarray(x) != 0]
     assert values.std() == pytest.approx(1, abs=0.05)
     assert values.mean() == pytest.approx(0, abs=0.06)
   assert np.abs(m.angle).max() == pytest.approx(np.pi / 2, abs=0.01)
   assert np.abs(m.axis).max() == pytest.approx(np.pi, abs=0.01)
-  assert np.abs(m.shift).max() == pytest.approx(1, abs=0.01)
   # Which moves befall an image is independent.
   both = (np.asarray(m.scale) != 0) & (np.asarray(m.angle) != 0)
   assert both.mean() == pytest.approx(0.04, abs=0.006)
@@ -267,8 +236,3 @@ def test_a_batch_is_a_function_of_its_key():
 def test_bad_options_are_told(options, message):
   with pytest.raises(ValueError, match=message):
     augmentation.Augmentation(**options)
-
-
-def test_quarter_turns_need_squares():
-  with pytest.raises(ValueError, match='images of 8 x 10 have no quarter'):
-    ALL(images(3, 8, 10), jax.random.key(0))
