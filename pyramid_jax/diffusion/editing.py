@@ -86,7 +86,7 @@ def _entering(stage: sampling.Stage, clean: jax.Array) -> sampling.Stage:
 
   def enter(state, normal):
     _, context = stage.enter(state, normal)
-    return stage.initial_std * normal(clean.shape), context
+    return stage.segments[0].levels.initial_std * normal(clean.shape), context
 
   return dataclasses.replace(stage, enter=enter)
 
@@ -110,7 +110,7 @@ def from_image(
   def enter(state, normal):
     noise, context = stage.enter(state, normal)
     _check_shape('image', z0, noise)
-    return level.noised(z0, noise / stage.initial_std), context
+    return level.noised(z0, noise / level.initial_std), context
 
   return dataclasses.replace(stage, segments=segments, enter=enter)
 

@@ -51,13 +51,7 @@ def iddpm_sigmas(length: int, c1: float, c2: float) -> np.ndarray:
 
 
 def check_range(low: float, high: float, zero: bool = False) -> None:
-  """Refuses a range of noise levels that does not rise from above 0.
-
-  Args:
-    low: the lowest level.
-    high: the highest level.
-    zero: whether the lowest may be 0.
-  """
+  """Refuses noise levels that do not rise from above 0, or 0 with `zero`."""
   allowed = f'{"at least" if zero else "above"} 0 and below sigma_max {high}'
   ok = (low >= 0 if zero else low > 0) and low < high
   checks.check('sigma_min', low, ok, allowed)

@@ -81,11 +81,6 @@ class Stage:
       begin += segment.steps
     return tuple(parts)
 
-  @property
-  def initial_std(self) -> float:
-    """See `Levels.initial_std`."""
-    return self.segments[0].levels.initial_std
-
 
 @flax.struct.dataclass
 class Noise:

@@ -321,7 +321,7 @@ def test_continuous_time_with_churn():
 
   def enter(state, normal):
     x, context = first(state, normal)
-    return stage.initial_std * x, context
+    return stage.segments[0].levels.initial_std * x, context
 
   stage = dataclasses.replace(stage, enter=enter)
   want = sample(solver, stage)[0]

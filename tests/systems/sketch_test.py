@@ -282,24 +282,24 @@ def first_gradient(monkeypatch, system, spec, weights, batch, dtype):
 
   gradients = []
 
-  def seen(self, gradient, before, moved, ends):
-    del self, before, ends
+  def seen(gradient, step, beta):
+    del beta
     gradients.append(gradient)
-    return moved
+    return jnp.zeros_like(step)
 
-  monkeypatch.setattr(sketch_guidance.SketchGuidance, 'corrected', seen)
+  monkeypatch.setattr(sketch_guidance, 'correction', seen)
   segment = stage.segments[0]
   solver = solvers.create('ddim')
   step = solver.step
   for around in segment.around:
     step = around(step, context)
-  step(
-    solver.start(x, levels),
+  inputs = solvers.base.StepInputs(
     lambda x, level, first: segment.denoise(x, level, context, first),
     level,
     ahead,
     lambda: jnp.zeros_like(x),
   )
+  step(solver.start(x, levels), inputs)
   (gradient,) = gradients
   return x, value, gradient
 
