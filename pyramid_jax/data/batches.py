@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent import futures
-import types
 from typing import Any
 from typing import Generic
 from typing import Protocol
@@ -13,12 +12,11 @@ from typing import TypeVar
 import numpy as np
 
 from pyramid_jax.conditioning import hashing
-from pyramid_jax.data import permutation
 
 
 Placed = TypeVar('Placed')
-# Word of the hash that makes the draws of examples.
-_STREAM = 100
+_STREAM = 100  # word of the hash that makes the draws of examples
+_ROUNDS = 6
 
 
 class Source(Protocol):
@@ -29,6 +27,45 @@ class Source(Protocol):
 
   def batch(self, indices: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
     """Returns stacked host arrays of examples, (B, ...) each."""
+
+
+def permute(index: np.ndarray, length: int, seed: int, epoch) -> np.ndarray:
+  """Maps positions to examples by a bijection of [0, length).
+
+  A Feistel network with two halves of ceil(log4(length)) bits, keyed by
+  (seed, epoch); values outside of the range go around again ('cycle walking').
+  Random access and O(1) memory: the order needs no state.
+
+  Args:
+    index: (...) integers in [0, length).
+    length: number of examples, up to 2**62.
+    seed: any integer.
+    epoch: (...) integers, or one; every epoch has its own order.
+
+  Returns:
+    (...) int64 in [0, length).
+
+  Raises:
+    ValueError: an index is out of range.
+  """
+  index = np.asarray(index, np.int64)
+  if index.size and not 0 <= index.min() <= index.max() < length:
+    raise ValueError(
+      f'positions must be in [0, {length}), got {index.min()}..{index.max()}.'
+    )
+  bits = np.uint64(((length - 1).bit_length() + 1) // 2)
+  mask = (np.uint64(1) << bits) - np.uint64(1)
+  key = np.broadcast_to(hashing.hash64(seed, epoch), index.shape).ravel()
+  value = index.astype(np.uint64).ravel()
+  todo = np.arange(value.size)
+  while todo.size:
+    left, right = value[todo] >> bits, value[todo] & mask
+    for step in range(_ROUNDS):
+      mixed = hashing.hash64(key[todo], step, right) & mask
+      left, right = right, left ^ mixed
+    value[todo] = (left << bits) | right
+    todo = todo[value[todo] >= length]
+  return value.astype(np.int64).reshape(index.shape)
 
 
 class Batches:
@@ -80,15 +117,22 @@ class Batches:
     local = batch_size // process_count
     self._rows = np.arange(local) + process_index * local
 
-  def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns this process's (indices int64, draws uint64) of a step >= 0."""
+  def positions(self, step: int) -> np.ndarray:
+    """Returns the numbers (B,) in the run of this process's examples.
+
+    Raises:
+      ValueError: a negative step.
+    """
     if step < 0:
       raise ValueError(f'step is {step}, must be at least 0.')
-    position = step * self.batch_size + self._rows
-    length = len(self.reader)
+    return step * self.batch_size + self._rows
+
+  def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns this process's (indices int64, draws uint64) of a step >= 0."""
+    position, length = self.positions(step), len(self.reader)
     epoch, index = np.divmod(position, length)
     if self.shuffle:
-      index = permutation.permute(index, length, self.seed, epoch)
+      index = permute(index, length, self.seed, epoch)
     return index, hashing.hash64(self.seed, _STREAM, position)
 
   def at(self, step: int) -> dict[str, Any]:
@@ -97,11 +141,10 @@ class Batches:
 
 
 class Prefetcher(Generic[Placed]):
-  """An iterator that prepares the next batches in threads, in order.
+  """An iterator over batches that prepares the next ones in threads, in order.
 
-  Iterate over it, or use it as a context manager to stop early; at most
-  `depth` batches, or one for each thread, are ready or in work. An
-  exception of the reader is raised where its batch would have come.
+  Iterate over it, or use it as a context manager to stop early. An exception
+  of the reader is raised where its batch would have come.
   """
 
   def __init__(
@@ -110,9 +153,23 @@ class Prefetcher(Generic[Placed]):
     first_step: int,
     last_step: int,
     place: Callable[[dict[str, Any]], Placed],
-    depth: int,
-    threads: int,
+    depth: int = 2,
+    threads: int = 2,
   ):
+    """Begins to read the batches of [first_step, last_step).
+
+    Args:
+      batches: what to read.
+      first_step: the step of the first batch.
+      last_step: the step after the last batch.
+      place: puts a host batch onto the mesh; runs in the threads too, so that
+        the transfer overlaps the computation.
+      depth: batches in work or ready, at least one for each thread.
+      threads: batches in work at a time.
+
+    Raises:
+      ValueError: depth or threads below 1.
+    """
     if depth < 1 or threads < 1:
       raise ValueError(
         f'depth and threads must be at least 1, got {depth} and {threads}.'
@@ -147,12 +204,7 @@ class Prefetcher(Generic[Placed]):
   def __enter__(self) -> 'Prefetcher[Placed]':
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: types.TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
   def close(self) -> None:
@@ -160,28 +212,3 @@ class Prefetcher(Generic[Placed]):
     self._steps = iter(())
     self._pending.clear()
     self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def prefetch(
-  batches: Batches,
-  first_step: int,
-  last_step: int,
-  place: Callable[[dict[str, Any]], Placed],
-  depth: int = 2,
-  threads: int = 2,
-) -> Prefetcher[Placed]:
-  """Returns an iterator over the batches of [first_step, last_step).
-
-  Args:
-    batches: what to read.
-    first_step: the step of the first batch.
-    last_step: the step after the last batch.
-    place: puts a host batch onto the mesh; runs in the threads too, so that
-      the transfer overlaps the computation.
-    depth: batches in work or ready, at least one for each thread.
-    threads: batches in work at a time.
-
-  Raises:
-    ValueError: depth or threads below 1.
-  """
-  return Prefetcher(batches, first_step, last_step, place, depth, threads)

@@ -1,8 +1,8 @@
-"""Aspect ratios: pictures are cut to the nearest of a few shapes.
+"""Aspect ratios: images are cut to the nearest of a few shapes.
 
 All shapes have about the same area, and sides that are multiples of a number.
-A batch is of one shape, so that its pictures stack; which, depends on the step
-alone. A bucket is the pictures that come to one shape.
+A batch is of one shape, so that its images stack; which, depends on the step
+alone. A bucket is the images that come to one shape.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ import numpy as np
 
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import batches
-from pyramid_jax.data import permutation
 
 
 Shape = tuple[int, int]  # height and width, px
@@ -25,8 +24,8 @@ def shapes(side: int, multiple: int, ratio: float) -> list[Shape]:
   """Returns the shapes of buckets, lowest first.
 
   Args:
-    side: of the square among them, px. In the others, one side is the
-      multiple that brings the other nearest to its area.
+    side: px of the square among them; in the others, one side is the multiple
+      that brings the other nearest to the area of the square.
     multiple: divides all sides.
     ratio: of the longer side to the shorter one, at most.
 
@@ -49,14 +48,11 @@ def shapes(side: int, multiple: int, ratio: float) -> list[Shape]:
 
 
 def nearest(sizes: np.ndarray, allowed: Sequence[Shape]) -> np.ndarray:
-  """Returns the place of the shape that is most like each size.
+  """Returns the place (N,) of the shape with the most similar aspect ratio.
 
   Args:
-    sizes: (N, 2) heights and widths.
+    sizes: (N, 2) heights and widths; logarithms of the ratios are compared.
     allowed: the shapes.
-
-  Returns:
-    (N,) int64; the logarithms of the aspect ratios are compared.
   """
   ours, theirs = (
     np.log(np.asarray(x, np.float64)) @ [1, -1] for x in (sizes, allowed)
@@ -66,12 +62,12 @@ def nearest(sizes: np.ndarray, allowed: Sequence[Shape]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Buckets:
-  """The pictures of every shape.
+  """The images of every shape.
 
   Attributes:
     shapes: of the buckets that are open.
-    members: the pictures of each, as places in the data set, ascending.
-    of: (N,) the bucket of every picture.
+    members: the images of each, as places in the data set, ascending.
+    of: (N,) the bucket of every image.
   """
 
   shapes: tuple[Shape, ...]
@@ -79,25 +75,25 @@ class Buckets:
   of: np.ndarray
 
   def shape(self, index: int) -> Shape:
-    """Returns the shape of a picture."""
+    """Returns the shape of an image."""
     return self.shapes[self.of[index]]
 
 
 def assign(
   sizes: np.ndarray, allowed: Sequence[Shape], batch_size: int
 ) -> Buckets:
-  """Puts pictures into buckets.
+  """Puts images into buckets.
 
-  The emptiest bucket is closed, and its pictures go to the nearest of the
+  The emptiest bucket is closed, and its images go to the nearest of the
   others, until each has a batch.
 
   Args:
-    sizes: (N, 2) heights and widths of the pictures.
+    sizes: (N, 2) heights and widths of the images.
     allowed: the shapes.
-    batch_size: pictures of a batch.
+    batch_size: images of a batch.
 
   Raises:
-    ValueError: fewer pictures than a batch.
+    ValueError: fewer images than a batch.
   """
   if len(sizes) < batch_size:
     raise ValueError(
@@ -119,8 +115,8 @@ class BucketBatches(batches.Batches):
   """Batches of one bucket each; the only state is a step.
 
   In an epoch every bucket gives as many whole batches as it has, in an order
-  that is shuffled over all buckets; what is over is left out, in every epoch
-  something else.
+  that is shuffled over all buckets; the rest is left out, in every epoch
+  another one.
   """
 
   def __init__(
@@ -132,17 +128,9 @@ class BucketBatches(batches.Batches):
     process_index: int = 0,
     process_count: int = 1,
   ):
-    """Fixes the order; see `batches.Batches` for the arguments.
-
-    Raises:
-      ValueError: likewise.
-    """
+    """Fixes the order; see `batches.Batches`."""
     super().__init__(
-      reader,
-      batch_size,
-      seed,
-      process_index=process_index,
-      process_count=process_count,
+      reader, batch_size, seed, True, process_index, process_count
     )
     self._buckets = buckets
     whole = [len(members) // batch_size for members in buckets.members]
@@ -150,17 +138,14 @@ class BucketBatches(batches.Batches):
 
   def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns this process's (indices int64, draws uint64) of a step >= 0."""
-    if step < 0:
-      raise ValueError(f'step is {step}, must be at least 0.')
+    draws = hashing.hash64(self.seed, _STREAM, self.positions(step))
     count = int(self._ends[-1])
     epoch, place = divmod(step, count)
     word = hashing.hash64(self.seed, _BATCHES)
-    place = int(permutation.permute(np.array(place), count, int(word), epoch))
+    place = int(batches.permute(np.array(place), count, int(word), epoch))
     bucket = int(np.searchsorted(self._ends, place, side='right'))
     members = self._buckets.members[bucket]
     first = place - (self._ends[bucket - 1] if bucket else 0)
     rows = first * self.batch_size + self._rows
-    rows = permutation.permute(rows, len(members), self.seed, epoch)
-    position = step * self.batch_size + self._rows
-    draws = hashing.hash64(self.seed, _STREAM, position)
+    rows = batches.permute(rows, len(members), self.seed, epoch)
     return members[rows].astype(np.int64), draws

@@ -12,6 +12,7 @@ from pyramid_jax.conditioning import hashing
 
 RESAMPLES = 1000
 COVERAGE = 0.95
+_UNKNOWN = float('nan')
 _STREAM = 31  # word of the hash, apart from every other use
 
 
@@ -67,7 +68,7 @@ def resamples(n: int, draws: int = RESAMPLES) -> np.ndarray:
 def _interval(values: np.ndarray) -> tuple[float, float]:
   values = values[np.isfinite(values)]
   if not len(values):
-    return float('nan'), float('nan')
+    return _UNKNOWN, _UNKNOWN
   tail = (1 - COVERAGE) / 2
   low, high = np.quantile(values, [tail, 1 - tail])
   return float(low), float(high)
@@ -87,7 +88,7 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Score:
   bottom = denominators[used]
   n = int(used.sum())
   if n == 0:
-    return Score(float('nan'), float('nan'), float('nan'), 0)
+    return Score(_UNKNOWN, _UNKNOWN, _UNKNOWN, 0)
   drawn = resamples(n)
   low, high = _interval((drawn @ top) / (drawn @ bottom))
   return Score(float(top.sum() / bottom.sum()), low, high, n)
@@ -112,7 +113,7 @@ def proportion(share: float, n: int) -> Score:
 
 def without_interval(value: float, n: int) -> Score:
   """Returns a number over n images whose spread one set does not tell."""
-  return Score(float(value), float('nan'), float('nan'), n)
+  return Score(float(value), _UNKNOWN, _UNKNOWN, n)
 
 
 def centred(value: float, drawn: np.ndarray, n: int) -> Score:
@@ -142,6 +143,6 @@ def statistic(
   rows = np.asarray(rows, np.float64)
   n = len(rows)
   if n == 0:
-    return Score(float('nan'), float('nan'), float('nan'), 0)
+    return Score(_UNKNOWN, _UNKNOWN, _UNKNOWN, 0)
   drawn = np.array([function(x) for x in resamples(n) @ rows / n])
   return centred(float(function(rows.mean(0))), drawn, n)

@@ -24,14 +24,10 @@ def tolerance(height: int, width: int) -> float:
 
 
 def asked(examples: Mapping[str, np.ndarray]) -> np.ndarray | None:
-  """Returns the edges that examples are conditioned on, None without.
+  """Returns the (B, H, W) bool edges of conditions, None without.
 
-  Args:
-    examples: perhaps with `sketch` or `edges`, (B, H, W), white = edge: bool,
-      uint8, or float with black at 0 or below and white at 1.
-
-  Returns:
-    (B, H, W) bool.
+  `sketch` or `edges` of the examples are (B, H, W), white = edge: bool, uint8,
+  or float with black at 0 or below and white at 1.
   """
   for name in ASKED:
     if name in examples:
@@ -41,16 +37,10 @@ def asked(examples: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 def thin(edges: np.ndarray) -> np.ndarray:
-  """Thins lines to about one pixel, without breaking or erasing any.
+  """Thins lines (B, H, W) bool to about one pixel, breaking or erasing none.
 
   Algorithm A1 of Guo and Hall, 'Parallel thinning with two-subiteration
-  algorithms', 1989, whose first subiteration clears from the south and west.
-
-  Args:
-    edges: (B, H, W) bool.
-
-  Returns:
-    (B, H, W) bool.
+  algorithms', 1989, which clears from the south and west first.
   """
   from skimage import morphology  # its import is slow
 
@@ -94,9 +84,7 @@ def compare(found: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
   }
 
 
-def _pair(
-  found: np.ndarray, wanted: np.ndarray
-) -> tuple[float, float, float, float]:
+def _pair(found: np.ndarray, wanted: np.ndarray) -> tuple[float, ...]:
   """Returns precision, recall and both mean distances of thin (H, W) maps."""
   if not found.any() or not wanted.any():
     if found.any() == wanted.any():
@@ -106,25 +94,16 @@ def _pair(
   near = tolerance(*found.shape)
   to_wanted = ndimage.distance_transform_edt(~wanted)[found]
   to_found = ndimage.distance_transform_edt(~found)[wanted]
-  return (
-    float((to_wanted <= near).mean()),
-    float((to_found <= near).mean()),
-    float(to_wanted.mean()),
-    float(to_found.mean()),
-  )
+  shares = [float((x <= near).mean()) for x in (to_wanted, to_found)]
+  return *shares, float(to_wanted.mean()), float(to_found.mean())
 
 
 def scores(found: np.ndarray, wanted: np.ndarray) -> dict[str, bootstrap.Score]:
   """Returns the scores of edge maps, means over images (see `compare`).
 
-  Args:
-    found: (B, H, W) bool, the edges of the images.
-    wanted: (B, H, W) bool, the edges of their conditions.
-
-  Returns:
-    edge_f1, edge_precision, edge_recall; in pixels edge_chamfer, and
-    edge_missed, the mean distance of a wanted edge to the nearest edge of the
-    image: a sketch leaves out details that an image may have.
+  edge_f1, edge_precision, edge_recall; in pixels edge_chamfer, and edge_missed,
+  the mean distance of a wanted edge to the nearest edge of the image: a sketch
+  leaves out details that an image may have.
   """
   values = compare(found, wanted)
   names = {

@@ -72,18 +72,17 @@ def _reference(file: np.lib.npyio.NpzFile) -> Reference:
     raise ValueError(
       f'no mu and sigma; it holds {", ".join(sorted(file.files))}'
     )
+  images = None
+  if 'arr_0' in file and 'features' not in file:
+    images = images_lib.check_batch(file['arr_0'])
   return Reference(
     pool=pool,
     spatial=_fit(file, 'mu_s', 'sigma_s'),
     features=file.get('features'),
-    images=None if 'features' in file else _images(file),
+    images=images,
     count=int(file['n']) if 'n' in file else None,
     own='feature' in file,
   )
-
-
-def _images(file: np.lib.npyio.NpzFile) -> np.ndarray | None:
-  return images_lib.check_batch(file['arr_0']) if 'arr_0' in file else None
 
 
 def _fit(

@@ -68,15 +68,12 @@ def radii(
 def covered(
   points: np.ndarray, features: np.ndarray, reach: np.ndarray
 ) -> np.ndarray:
-  """Returns the part of points that lie in a ball of a set.
+  """Returns the share (K,) of points (N, D) that lie in a ball of a set.
 
   Args:
     points: (N, D).
     features: (M, D), the middles of the balls.
     reach: (M, K) squared radii.
-
-  Returns:
-    (K,) in [0, 1].
   """
   inside = np.zeros(reach.shape[1])
   for _, block in _distances(points, features):
@@ -90,11 +87,11 @@ def precision_recall(
   samples: np.ndarray,
   neighbours: Sequence[int] = NEIGHBOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns precision (K,) and recall (K,).
+  """Returns precision (K,) and recall (K,), biased where N and M differ.
 
   Args:
     real: (N, D) features of real images.
-    samples: (M, D); both are biased where N and M differ.
+    samples: (M, D) features.
     neighbours: each k.
 
   Raises:

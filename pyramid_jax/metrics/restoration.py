@@ -34,14 +34,9 @@ class Degradation:
 
 
 def bicubic(low: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Enlarges images by Pillow's bicubic filter.
+  """Enlarges (N, h, w, 3) uint8 by Pillow's bicubic filter.
 
-  Args:
-    low: (N, h, w, 3) uint8.
-    size: height and width of the result.
-
-  Returns:
-    (N, H, W, 3) uint8.
+  `size` is the height and width of the result.
   """
   resized = [
     Image.fromarray(x).resize(size[::-1], Image.Resampling.BICUBIC) for x in low
@@ -74,7 +69,7 @@ def region_psnr(
 
   Args:
     images: (N, H, W, 3) uint8.
-    targets: the same.
+    targets: (N, H, W, 3) uint8.
     region: (N, H, W) bool.
 
   Returns:
@@ -130,36 +125,27 @@ def scores(
     ValueError: unknown task, or sizes that do not fit.
   """
   _check(task, images, examples)
-  values = {}
+  ratios = {}
   if task == 'inpaint':
     hole = examples['inpaint_mask'] > 0
     for name, region in (('hole_psnr', hole), ('known_psnr', ~hole)):
-      values[name] = image_quality.capped(
-        region_psnr(images, examples['image'], region)
-      )
+      ratios[name] = region_psnr(images, examples['image'], region)
   if 'image' in examples:
-    values['psnr'] = image_quality.capped(
-      image_quality.psnr(images, examples['image'])
-    )
-    values['ssim'] = image_quality.ssim(images, examples['image'])
+    ratios['psnr'] = image_quality.psnr(images, examples['image'])
+    ratios['ssim'] = image_quality.ssim(images, examples['image'])
   if task == 'superres' and degradation is not None:
     low = examples['lr_image']
     small = degradation.apply(images, low.shape[1:3])
-    psnr = image_quality.psnr(small, low)
-    values[degradation.score] = image_quality.capped(psnr)
-  return {name: bootstrap.mean(value) for name, value in values.items()}
+    ratios[degradation.score] = image_quality.psnr(small, low)
+  return {
+    name: bootstrap.mean(image_quality.capped(x)) for name, x in ratios.items()
+  }
 
 
 def baseline(
   task: str, examples: Examples, size: tuple[int, int]
 ) -> np.ndarray:
-  """Returns what needs no model: (N, H, W, 3) uint8.
-
-  Args:
-    task: superres | inpaint.
-    examples: as for `scores`.
-    size: height and width of the images.
-  """
+  """Returns (N, H, W, 3) uint8 images that need no model; see `scores`."""
   if task == 'superres':
     return bicubic(examples['lr_image'], size)
   return mean_filled(examples['image'], examples['inpaint_mask'])

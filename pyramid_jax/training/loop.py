@@ -174,7 +174,7 @@ def _loop(
   train = setup.config.train
   first, last = int(state.step), train.steps
   ahead = 0 if mesh_lib.needs_blocking(setup.mesh) else _AHEAD
-  batches = batches_lib.prefetch(
+  batches = batches_lib.Prefetcher(
     setup_lib.batches(setup.config, setup.reader),
     first,
     last,
