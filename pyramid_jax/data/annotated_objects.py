@@ -23,15 +23,10 @@ _SHUFFLE = 105  # word of the hash that orders the objects
 def boxes_in_crop(
   boxes: np.ndarray, crop: np.ndarray, flipped: bool
 ) -> np.ndarray:
-  """Cuts boxes by the crop and expresses them in it.
+  """Cuts boxes (N, 4) by the crop and expresses them in it, in [0, 1].
 
-  Args:
-    boxes: (N, 4) x0, y0, x1, y1 of the full image.
-    crop: (4,) x0, y0, x1, y1 of the full image.
-    flipped: whether the result is mirrored.
-
-  Returns:
-    (N, 4) in [0, 1] of the crop.
+  `boxes` and `crop` (4,) are x0, y0, x1, y1 of the full image; `flipped` says
+  whether the result is mirrored.
   """
   size = np.tile(crop[2:] - crop[:2], 2)
   inside = ((boxes - np.tile(crop[:2], 2)) / size).clip(0, 1)

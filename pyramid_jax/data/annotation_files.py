@@ -72,8 +72,7 @@ def entries(
     fields: kinds (`INTEGER` and so on) by the name of a field.
 
   Raises:
-    UserError: the section or a field is missing or of another kind; the
-      message has the file, the position and the field.
+    UserError: the section or a field is missing or of another kind.
   """
   values = document.get(section)
   if not isinstance(values, list):

@@ -85,12 +85,7 @@ def assign(
   """Puts images into buckets.
 
   The emptiest bucket is closed, and its images go to the nearest of the
-  others, until each has a batch.
-
-  Args:
-    sizes: (N, 2) heights and widths of the images.
-    allowed: the shapes.
-    batch_size: images of a batch.
+  others, until each has a batch. `sizes` (N, 2) are heights and widths.
 
   Raises:
     ValueError: fewer images than a batch.

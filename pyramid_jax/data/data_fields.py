@@ -9,8 +9,7 @@ from pyramid_jax.data import transforms
 
 FIELDS = {
   'data.name': Field(
-    'shapes',
-    'The data set: a key of pyramid_jax.data.READERS, or tfds/NAME.',
+    'shapes', 'The data set: a key of pyramid_jax.data.READERS, or tfds/NAME.'
   ),
   'data.root': Field(
     '', 'The folder of the files; shapes needs none.', resumable=True
@@ -74,10 +73,7 @@ FIELDS = {
   ),
   'data.flip': Field(False, 'Whether every second training image is mirrored.'),
   'data.min_area': Field(
-    0.0,
-    'The smallest area of a box as a share of the image.',
-    low=0,
-    high=1,
+    0.0, 'The smallest area of a box as a share of the image.', low=0, high=1
   ),
   'data.min_objects': Field(
     0, 'Training images with fewer boxes are left out.', low=0
@@ -86,9 +82,7 @@ FIELDS = {
     30, 'Training images with more boxes are left out.', low=0
   ),
   'data.eval_min_objects': Field(
-    0,
-    'Images with fewer boxes are left out in validation and test.',
-    low=0,
+    0, 'Images with fewer boxes are left out in validation and test.', low=0
   ),
   'data.eval_max_objects': Field(
     30, 'Images with more boxes are left out in validation and test.', low=0

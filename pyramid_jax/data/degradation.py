@@ -89,12 +89,10 @@ def _weights(inputs: int, outputs: int, kind: str) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int], kind: str) -> np.ndarray:
-  """Resizes without antialiasing, as OpenCV does; 'area' takes means.
+  """Resizes (H, W, C) float without antialiasing, as OpenCV does.
 
-  Args:
-    image: (H, W, C) float.
-    size: height and width of the result.
-    kind: one of `INTERPOLATIONS`; 'area' is 'linear' where it enlarges.
+  'area' takes means, or is 'linear' where it enlarges. `size` is the height and
+  width of the result, `kind` one of `INTERPOLATIONS`.
   """
   rows = _weights(image.shape[0], size[0], kind)
   columns = _weights(image.shape[1], size[1], kind)
@@ -123,10 +121,8 @@ def gaussian(
 ) -> np.ndarray:
   """Returns a (size, size) kernel that sums to 1.
 
-  Args:
-    size: of both sides.
-    covariance: (2, 2), of x and y in pixels.
-    centre: place of the peak on both axes; None = the middle.
+  `covariance` (2, 2) is of x and y in pixels, `centre` the place of the peak on
+  both axes, None = the middle.
   """
   t = np.arange(size) - ((size - 1) / 2 if centre is None else centre)
   x, y = np.meshgrid(t, t)
@@ -235,9 +231,6 @@ def degrade(
     image: (H, W, 3) uint8.
     factor: divides H and W.
     draw: the seed of the example; 'bicubic' does not look at it.
-
-  Returns:
-    (H / factor, W / factor, 3) uint8.
 
   Raises:
     ValueError: unknown kind, or sides that `factor` does not divide.

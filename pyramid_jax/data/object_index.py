@@ -138,7 +138,7 @@ def select(
     filters: of the split.
     names: of the labels.
     only: the ids to keep, None = all.
-    captions: {id: caption}; images without one vanish.
+    captions: by id; images without one vanish; None = all are kept.
   """
   count = len(image_ids)
   has_any = np.bincount(objects.image, minlength=count) > 0

@@ -36,9 +36,7 @@ def _taps(
 
 
 def resize_bilinear(
-  image: np.ndarray,
-  size: tuple[int, int],
-  window: tuple[int, int, int, int],
+  image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int]
 ) -> np.ndarray:
   """Resizes as Frido does: bilinear, no antialiasing, truncated to uint8.
 
@@ -111,11 +109,8 @@ def cut_map(
   Args:
     values: (H, W) of any type.
     crop: (4,) x0, y0, x1, y1 in [0, 1] of the full image.
-    size: of the result.
+    size: px of both sides of the result.
     flipped: whether the image is mirrored.
-
-  Returns:
-    (size, size).
   """
   middles = (np.arange(size) + 0.5) / size
   places = []
@@ -129,10 +124,7 @@ def cut_map(
 
 
 def _covering(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[int, int]:
-  """Returns width and height of an image (H, W, ...) that just covers a part.
-
-  `part` is the width and height that it covers.
-  """
+  """Returns width and height of an image that just covers a part."""
   (height, width), (columns, rows) = shape[:2], part
   if width * rows > height * columns:
     return rows * width // height, rows
@@ -220,11 +212,7 @@ class Transform:
     """Returns a crop as its pixels were cut.
 
     The box of 'center' is exactly in the middle, its pixels begin at whole
-    numbers.
-
-    Args:
-      shape: (H, W, ...) of the full image, which became a square.
-      crop: (4,) as a call returned it.
+    numbers. `shape` is (H, W, ...) of the full image, which became a square.
     """
     if self.crop != 'center':
       return crop

@@ -120,12 +120,7 @@ def centred(value: float, drawn: np.ndarray, n: int) -> Score:
   """Returns a score whose interval is moved to have its median at the value.
 
   Distances between distributions are larger on resampled images than on the
-  images themselves; the spread is what the draws tell.
-
-  Args:
-    value: of the images.
-    drawn: (R,) values of resampled images.
-    n: images.
+  images themselves; `drawn` (R,), values of resampled images, give the spread.
   """
   low, high = _interval(drawn - np.median(drawn) + value)
   return Score(value, low, high, n)
@@ -134,12 +129,7 @@ def centred(value: float, drawn: np.ndarray, n: int) -> Score:
 def statistic(
   rows: np.ndarray, function: Callable[[np.ndarray], float]
 ) -> Score:
-  """Returns a function of the mean of per-image rows, see `centred`.
-
-  Args:
-    rows: (B, K) per image.
-    function: maps a mean (K,) to a number.
-  """
+  """Returns a function of the mean of per-image rows (B, K), see `centred`."""
   rows = np.asarray(rows, np.float64)
   n = len(rows)
   if n == 0:

@@ -62,11 +62,9 @@ class Fit:
 
 
 def moments(features: np.ndarray, weights: np.ndarray | None = None) -> Moments:
-  """Returns the moments of rows.
+  """Returns the moments of rows (N, D).
 
-  Args:
-    features: (N, D).
-    weights: (N,), 0 = a row that only fills a batch; None = all count.
+  `weights` are (N,), 0 = a row that only fills a batch; None = all count.
   """
   x = np.asarray(features, np.float64)
   w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
@@ -79,11 +77,7 @@ def moments(features: np.ndarray, weights: np.ndarray | None = None) -> Moments:
 
 
 def fit_moments(total: Moments) -> Fit:
-  """Fits a Gaussian to moments.
-
-  Raises:
-    ValueError: fewer than two rows.
-  """
+  """Fits a Gaussian to moments, or raises a ValueError below two rows."""
   if total.count < 2:
     raise ValueError(
       f'a Gaussian needs at least 2 rows of features, got {total.count:g}.'
@@ -107,11 +101,7 @@ def fit(features: np.ndarray) -> Fit:
 
 
 def distance(a: Fit, b: Fit) -> float:
-  """Returns the squared Frechet distance of two Gaussians.
-
-  Raises:
-    ValueError: of other dimensions.
-  """
+  """Returns the squared Frechet distance of Gaussians of one dimension."""
   if a.mean.shape != b.mean.shape:
     raise ValueError(
       f'Gaussians of {len(a.mean)} and of {len(b.mean)} numbers have no '
@@ -124,10 +114,6 @@ def distance(a: Fit, b: Fit) -> float:
 
 def feature_distance(x: np.ndarray, y: np.ndarray) -> float:
   """Returns the squared Frechet distance of Gaussians fitted to features.
-
-  Args:
-    x: (N, D) float64, N at least 2.
-    y: (M, D) float64, M at least 2.
 
   Raises:
     ValueError: fewer than two rows, or rows of different lengths.

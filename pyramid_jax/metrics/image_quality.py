@@ -25,12 +25,7 @@ def _check_pair(
 def psnr(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
   """Returns the peak signal-to-noise ratio of each image in dB.
 
-  Args:
-    images: (N, H, W, 3) uint8.
-    targets: the same.
-
-  Returns:
-    (N,) float64, infinite for equal images.
+  (N,) float64, infinite for equal images; both are (N, H, W, 3) uint8.
 
   Raises:
     ValueError: other types, or shapes that differ.
@@ -47,17 +42,11 @@ def capped(decibels: np.ndarray) -> np.ndarray:
 
 
 def ssim(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """Returns the structural similarity of each image, the mean of channels.
+  """Returns the structural similarity (N,) of each image, the mean of channels.
 
   Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5, K1 0.01, K2 0.03,
-  population variances; windows that leave the image do not count.
-
-  Args:
-    images: (N, H, W, 3) uint8, H and W at least 11.
-    targets: the same.
-
-  Returns:
-    (N,) float64.
+  population variances; windows that leave the image do not count. Both are
+  (N, H, W, 3) uint8, H and W at least 11.
 
   Raises:
     ValueError: other types, shapes that differ, or images that are too small.

@@ -67,8 +67,8 @@ def extractor(
 
   Args:
     variables: parameters and running statistics of the network.
-    batch_size: images at a time; fewer are filled up with blank ones, so
-      that one program serves all.
+    batch_size: images at a time; fewer are filled up with blank ones, so that
+      one program serves all.
     place: puts a batch on the devices, perhaps split over them.
     network: the published one if None.
   """
@@ -234,12 +234,8 @@ def scores(
   """Returns the scores by name; names say how many images were scored.
 
   Precision and recall have intervals over images, the inception score one
-  over its splits, the distances none.
-
-  Args:
-    samples: the state of the images.
-    reference: what they are compared with; scores whose part it lacks are
-      left out, and so are precision and recall of too few images.
+  over its splits, the distances none. Scores whose part the reference lacks are
+  left out, and so are precision and recall of too few images.
 
   Raises:
     ValueError: fewer than two images.

@@ -119,8 +119,8 @@ def write(
     pool: moments of the averages.
     spatial: moments of the spatial features.
     features: (M, 2048) averages for precision and recall.
-    images: (M, H, W, 3) uint8, the images that these are of.
-    source: hash of what the images were.
+    images: (M, H, W, 3) uint8 of these averages.
+    source: hash of the images.
 
   Raises:
     FileExistsError: the file is there.

@@ -83,9 +83,7 @@ def covered(
 
 
 def precision_recall(
-  real: np.ndarray,
-  samples: np.ndarray,
-  neighbours: Sequence[int] = NEIGHBOURS,
+  real: np.ndarray, samples: np.ndarray, neighbours: Sequence[int] = NEIGHBOURS
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns precision (K,) and recall (K,), biased where N and M differ.
 

@@ -45,14 +45,9 @@ def bicubic(low: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def mean_filled(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
-  """Fills each hole with the mean colour of the pixels that are known.
+  """Fills holes (N, H, W) with the mean colour of the known pixels.
 
-  Args:
-    images: (N, H, W, 3) uint8.
-    holes: (N, H, W), 1 = hole.
-
-  Returns:
-    (N, H, W, 3) uint8; middle grey where no pixel is known.
+  Middle grey where no pixel of (N, H, W, 3) uint8 is known.
   """
   known = (holes == 0)[..., None]
   count = known.sum((1, 2))
@@ -65,15 +60,10 @@ def mean_filled(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
 def region_psnr(
   images: np.ndarray, targets: np.ndarray, region: np.ndarray
 ) -> np.ndarray:
-  """Returns the peak signal-to-noise ratio of a part of each image in dB.
+  """Returns the peak signal-to-noise ratio (N,) of a part of each image in dB.
 
-  Args:
-    images: (N, H, W, 3) uint8.
-    targets: (N, H, W, 3) uint8.
-    region: (N, H, W) bool.
-
-  Returns:
-    (N,) float64, infinite where nothing differs, NaN for an empty part.
+  Infinite where nothing differs, NaN for an empty part; images are
+  (N, H, W, 3) uint8, `region` is (N, H, W) bool.
   """
   error = np.square(images.astype(np.float64) - targets).mean(-1)
   count = region.sum((1, 2))

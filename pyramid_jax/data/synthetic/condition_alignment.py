@@ -191,14 +191,9 @@ def reconstruction_scores(
 ) -> dict[str, Score]:
   """Returns the scores of a first stage.
 
-  Args:
-    images: (B, H, W, 3) uint8 reconstructions.
-    real_images: (B, H, W, 3) uint8 originals.
-    examples: their `boxes`, `labels` and `n_boxes`.
-
-  Returns:
-    psnr (dB, at most 100, also where nothing differs), ssim, layout_recall
-    and category_acc.
+  psnr (dB, at most 100, also where nothing differs), ssim, layout_recall and
+  category_acc of (B, H, W, 3) uint8 reconstructions and originals, and the
+  `boxes`, `labels` and `n_boxes` of these.
   """
   _check('layout', images, examples, None)
   matches = object_scores.match_all(examples, _detect(images, examples))

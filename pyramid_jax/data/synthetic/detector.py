@@ -57,12 +57,8 @@ class Detections:
 def colour_map(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns the colour and the saturation of every pixel.
 
-  Args:
-    images: (N, H, W, 3) uint8.
-
-  Returns:
-    (N, H, W) int8, places in `scenes.COLOURS` or -1 for grey, and
-    (N, H, W) float32 in [0, 1].
+  (N, H, W) int8, places in `scenes.COLOURS` or -1 for grey, and (N, H, W)
+  float32 in [0, 1], of (N, H, W, 3) uint8.
   """
   pixels = images.astype(np.float32) / 255
   red, green, blue = (pixels[..., i] for i in range(3))
@@ -104,9 +100,8 @@ def _resampling(size: int) -> np.ndarray:
 def classify(mask: np.ndarray, turned: bool) -> int:
   """Returns the shape of a component cut out at its extent.
 
-  Args:
-    mask: (h, w) bool, holes filled.
-    turned: whether shapes may be turned by up to 17 degrees.
+  `mask` is (h, w) bool, holes filled; `turned` says whether shapes may be
+  turned by up to 17 degrees.
   """
   rows, columns = (_resampling(n) for n in mask.shape)
   soft = (rows @ mask.astype(np.float32) @ columns.T).ravel()
@@ -177,11 +172,9 @@ def _detect_chunk(images: np.ndarray, turned: bool) -> Iterator[Detections]:
 
 
 def detect(images: np.ndarray, turned: bool = False) -> list[Detections]:
-  """Finds the objects of every image.
+  """Finds the objects of every image (N, H, W, 3) uint8.
 
-  Args:
-    images: (N, H, W, 3) uint8.
-    turned: whether shapes may be turned by up to 17 degrees (level 3).
+  `turned` says whether shapes may be turned by up to 17 degrees (level 3).
 
   Raises:
     ValueError: `images` are of another shape or type.

@@ -20,9 +20,7 @@ GRADIENT, STRIPES, CHECKS, WAVES = range(len(scenes.BACKGROUNDS))
 def _classify(grey: np.ndarray, free: np.ndarray) -> int:
   """Returns the kind of one background.
 
-  Args:
-    grey: (H, W) float64 brightness.
-    free: (H, W) bool, where no object is.
+  From brightness (H, W) float64, and where no object is, (H, W) bool.
   """
   height, width = grey.shape
   y, x = np.nonzero(free)
@@ -52,10 +50,7 @@ def background_kinds(images: np.ndarray) -> np.ndarray:
 
   Stripes have their peak on an axis of the spectrum, checks on the diagonal,
   waves beside an axis, and gradients are ramps, which a plane explains better
-  than any wave.
-
-  Args:
-    images: (N, H, W, 3) uint8.
+  than any wave. `images` are (N, H, W, 3) uint8.
   """
   colours, saturation = detector.colour_map(images_lib.check_batch(images))
   # Smooth edges of objects are paler than their colour, not than the ground.
@@ -65,16 +60,11 @@ def background_kinds(images: np.ndarray) -> np.ndarray:
 
 
 def class_maps(
-  size: tuple[int, int],
-  found: Sequence[detector.Detections],
-  kinds: np.ndarray,
+  size: tuple[int, int], found: Sequence[detector.Detections], kinds: np.ndarray
 ) -> np.ndarray:
   """Returns (B, H, W) uint8 maps of the classes that are seen in B images.
 
-  Args:
-    size: height and width of the images.
-    found: their detections.
-    kinds: (B,) their backgrounds, from `background_kinds`.
+  `size` is their height and width, `kinds` (B,) their backgrounds.
   """
   maps = np.empty((len(found), *size), np.uint8)
   for b, (one, kind) in enumerate(zip(found, kinds, strict=True)):
@@ -95,14 +85,13 @@ def map_scores(
 ) -> dict[str, bootstrap.Score]:
   """Returns the scores of semantic maps; unlabelled pixels do not count.
 
+  seg_miou is the intersection over union of each class over all images, the
+  mean of the classes that are asked for or seen; pixel_acc the share of all
+  pixels that are as asked.
+
   Args:
     seen: (B, H, W) integers, from `class_maps`.
     asked: (B, H, W) integers, 0 = unlabelled.
-
-  Returns:
-    seg_miou: intersection over union of each class over all images, the mean
-      of the classes that are asked for or seen.
-    pixel_acc: the share of the pixels, over all images, that are as asked.
 
   Raises:
     ValueError: shapes that differ, or a class that does not exist.
@@ -134,13 +123,9 @@ def borders(ids: np.ndarray) -> np.ndarray:
 
 
 def edges(images: np.ndarray) -> np.ndarray:
-  """Returns the edges of `shapes` images: where colour classes meet.
+  """Returns where colour classes meet in (N, H, W, 3) uint8 images.
 
-  Args:
-    images: (N, H, W, 3) uint8.
-
-  Returns:
-    (N, H, W) bool, lines of one pixel.
+  (N, H, W) bool, lines of one pixel.
   """
   colours, _ = detector.colour_map(images_lib.check_batch(images))
   return borders(colours)

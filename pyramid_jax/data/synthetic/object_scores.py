@@ -68,12 +68,8 @@ def match(
 ) -> Match:
   """Pairs objects with detections of the same colour, IoU >= 0.5.
 
-  The assignment with the largest total IoU (Hungarian) among all pairs.
-
-  Args:
-    boxes: (n, 4) boxes of the condition in [0, 1].
-    labels: (n,) their labels, 1..24.
-    found: detections of the image.
+  The assignment with the largest total IoU (Hungarian) among all pairs of the
+  condition's boxes (n, 4) in [0, 1] with labels (n,) 1..24 and the detections.
   """
   iou = pairwise_iou(np.asarray(boxes, np.float64), found.boxes)
   same = (labels - 1)[:, None] % len(scenes.COLOURS) == found.colours
@@ -92,31 +88,20 @@ def match(
 def match_all(
   examples: Mapping[str, np.ndarray], found: Sequence[detector.Detections]
 ) -> list[Match]:
-  """Matches every image with its example.
-
-  Args:
-    examples: `boxes` (B, N, 4), `labels` (B, N), `n_boxes` (B,).
-    found: detections of B images.
-  """
+  """Matches B images with `boxes` (B, N, 4), `labels`, `n_boxes`."""
   columns = (examples[key] for key in ('boxes', 'labels', 'n_boxes'))
   rows = zip(*columns, found, strict=True)
   return [match(b[:n], y[:n], one) for b, y, n, one in rows]
 
 
 def layout_scores(matches: Sequence[Match]) -> dict[str, Score]:
-  """Returns the scores of layouts.
+  """Returns the scores of layouts, from the matches of every image.
 
-  Args:
-    matches: of every image, from `match_all`.
-
-  Returns:
-    layout_recall: the share of the asked objects, over all images, that match.
-    layout_precision: the share of the detections that match.
-    layout_f1: their harmonic mean.
-    mIoU: the mean IoU of the asked objects, 0 where nothing matches.
-    category_acc: the share of the asked objects that match and have their
-      shape.
-    count_acc: the share of the images with as many detections as objects.
+  layout_recall and layout_precision are the shares of the asked objects and of
+  the detections that match, layout_f1 their harmonic mean; mIoU is the mean IoU
+  of the asked objects, 0 where nothing matches; category_acc the share of them
+  that match and have their shape; count_acc the share of the images with as
+  many detections as objects.
   """
   asked = np.array([len(m.asked) for m in matches])
   found = np.array([len(m.found) for m in matches])
@@ -139,12 +124,8 @@ def purity(
 ) -> Score:
   """Returns the share of the coloured pixels that matched objects explain.
 
-  It falls with stray blobs, which recall does not see.
-
-  Args:
-    images: (B, H, W, 3) uint8.
-    matches: of every image.
-    found: detections of every image.
+  It falls with stray blobs, which recall does not see. `images` are
+  (B, H, W, 3) uint8.
   """
   colours, _ = detector.colour_map(images_lib.check_batch(images))
   coloured = (colours >= 0).sum((1, 2))
@@ -158,14 +139,9 @@ def label_scores(
 ) -> dict[str, Score]:
   """Returns the scores of label sets, wherever the objects are.
 
-  Args:
-    examples: `labels` (B, N), 0 = padding.
-    found: detections of B images.
-
-  Returns:
-    category_acc: the share of the asked labels that are there, as a multiset.
-    category_precision: the share of the detections that were asked for.
-    count_acc: the share of the images with as many detections as labels.
+  Of `labels` (B, N), 0 = padding, category_acc is the share that is there, as a
+  multiset; category_precision is the share of the detections that were asked
+  for; count_acc that of the images with as many detections as labels.
   """
   count = lambda x: np.bincount(x, minlength=len(scenes.LABEL_NAMES))
   asked = np.array([count(y[y > 0]) for y in examples['labels']])
@@ -198,11 +174,7 @@ def holds(
 ) -> bool:
   """Returns whether any detected pair of these labels is so related.
 
-  Args:
-    subject: label.
-    predicate: place in `PREDICATES`.
-    target: label.
-    found: detections of the image; a missing object makes it false.
+  `predicate` is a place in `PREDICATES`; a missing object makes it false.
   """
   rows = np.flatnonzero(found.labels == subject)
   columns = np.flatnonzero(found.labels == target)
@@ -227,14 +199,10 @@ def relation_scores(
 ) -> dict[str, Score]:
   """Returns the share of the conditions' triples that hold.
 
-  Args:
-    examples: `labels` (B, N) and `triples` (B, T, 3), rows of (subject index,
-      predicate, object index), padded with -1; '__in_image__' is left out.
-    found: detections of B images.
-
-  Returns:
-    relation_acc over all triples; 'relation_acc/left of' and so on over those
-    of one predicate.
+  relation_acc over all triples; 'relation_acc/left of' and so on over those of
+  one predicate. `examples` have `labels` (B, N) and `triples` (B, T, 3), rows
+  of (subject index, predicate, object index), padded with -1; '__in_image__' is
+  left out.
   """
   asked = np.zeros((len(found), len(PREDICATES) - 1))
   true = np.zeros_like(asked)
@@ -256,16 +224,14 @@ def caption_scores(
 ) -> dict[str, Score]:
   """Returns the share of the constraints of captions that hold.
 
+  caption_acc over all constraints; attribute_acc over 'two red circles'
+  (exactly so many are detected); relation_acc over relations; stuff_acc over
+  backgrounds.
+
   Args:
     captions: of B images, in the grammar of `text`.
     found: detections of the images.
     kinds: (B,) backgrounds of the images, from `map_scores.background_kinds`.
-
-  Returns:
-    caption_acc: over all constraints.
-    attribute_acc: over 'two red circles': exactly so many are detected.
-    relation_acc: over relations.
-    stuff_acc: over backgrounds.
 
   Raises:
     ValueError: a caption breaks the grammar.

@@ -1,4 +1,4 @@
-"""The pictures of `shapes` scenes, in JAX: full frame, any resolution.
+"""The images of `shapes` scenes, in JAX: full frame, any resolution.
 
 Coverage comes from signed distances, so that edges are smooth and the same
 scene looks the same at every resolution.
@@ -113,10 +113,8 @@ def _pixel_distance(item: Arrays, size: int) -> jax.Array:
 def image(spec: Arrays, size: int) -> jax.Array:
   """Returns (B, size, size, 3) float32 images of whole grey levels, 0..255.
 
-  Args:
-    spec: `labels` (B, N), `geometry` (B, N, 4), `background` (B,) and
-      `texture` (B, 8) of `scenes.Scenes`.
-    size: px of a side.
+  `spec` has `labels` (B, N), `geometry` (B, N, 4), `background` (B,) and
+  `texture` (B, 8) of `scenes.Scenes`.
   """
 
   def paint(picture: jax.Array, item: Arrays) -> tuple[jax.Array, None]:
@@ -130,11 +128,9 @@ def image(spec: Arrays, size: int) -> jax.Array:
 
 
 def shrink(images: Any, factor: int) -> Any:
-  """Returns the means of blocks of `factor` x `factor` pixels, rounded.
+  """Returns the rounded means of blocks of `factor` x `factor` pixels.
 
-  Args:
-    images: (..., H, W, C), grey levels 0..255, NumPy or JAX.
-    factor: divides H and W.
+  `images` are (..., H, W, C) grey levels 0..255, NumPy or JAX.
   """
   *lead, height, width, channels = images.shape
   rows, columns = height // factor, width // factor
@@ -143,16 +139,11 @@ def shrink(images: Any, factor: int) -> Any:
 
 
 def maps(spec: Arrays, size: int) -> dict[str, jax.Array]:
-  """Returns the label maps of scenes.
+  """Returns the label maps of scenes, given as for `image`.
 
-  Args:
-    spec: as for `image`.
-    size: px of a side.
-
-  Returns:
-    (B, size, size) each: `instance` int32, 0 or 1 + the object's place;
-    `mask` uint8, 1..24 things and 25..28 backgrounds; `edge` uint8 0..255,
-    the visible outlines.
+  (B, size, size) each: `instance` int32, 0 or 1 + the object's place; `mask`
+  uint8, 1..24 things and 25..28 backgrounds; `edge` uint8 0..255, the visible
+  outlines.
   """
   b, n = spec['labels'].shape
 

@@ -105,11 +105,7 @@ class Scenes:
 
 
 def split_seed(seed: int, split: str) -> int:
-  """Returns the seed of a split.
-
-  Raises:
-    ValueError: `split` is none of train, val and test.
-  """
+  """Returns the seed of a split, or raises a ValueError if it is unknown."""
   if split not in SPLIT_OFFSETS:
     raise ValueError(
       f'split must be one of {tuple(SPLIT_OFFSETS)}, got {split!r}.'
@@ -122,11 +118,8 @@ def uniforms(
 ) -> np.ndarray:
   """Returns (B, count) float64 in [0, 1), hashed from (seed, index, stream).
 
-  Args:
-    seed: any integer, taken modulo 2**64.
-    indices: (B,) integers.
-    stream: what the numbers are for, 1..8.
-    count: numbers of each index; a larger count keeps the earlier ones.
+  The seed is taken modulo 2**64; `stream` says what the numbers are for, 1..8;
+  a larger count keeps the earlier ones.
   """
   rows = np.asarray(indices)[:, None]
   return hashing.uniforms(seed, rows, stream, np.arange(count))

@@ -1,4 +1,4 @@
-"""Are `shapes` pictures distributed as they should be, without a network?
+"""Are `shapes` images distributed as they should be, without a network?
 
 `shape_fd` is a Frechet distance of hand-made features, the `tv_*` scores are
 total variations to the known distribution of the scenes.
@@ -75,12 +75,7 @@ def _object_features(found: Sequence[detector.Detections]) -> np.ndarray:
 def shape_features(
   images: np.ndarray, found: Sequence[detector.Detections]
 ) -> np.ndarray:
-  """Returns (N, 64) float64 features of pictures.
-
-  Args:
-    images: (N, H, W, 3) uint8.
-    found: their detections.
-  """
+  """Returns (N, 64) float64 features of (N, H, W, 3) uint8 images."""
   pixels = images_lib.check_batch(images) / 255
   grey = pixels.mean(-1)
   energy = [np.abs(np.diff(grey, axis=a)).mean((1, 2)) for a in (1, 2)]
@@ -101,7 +96,7 @@ def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
 
   Args:
     features: (N, 64) of `shape_features`.
-    real: (M, 64) of real pictures.
+    real: (M, 64) of real images.
 
   Raises:
     ValueError: as for `frechet.feature_distance`.
@@ -120,11 +115,8 @@ def _histograms(
 ) -> dict[str, np.ndarray]:
   """Returns the histogram rows (B, K) that the `tv_*` scores compare.
 
-  Args:
-    counts: (B,) objects.
-    labels: (B, N).
-    centres: (B, N, 2) in [0, 1].
-    valid: (B, N) bool.
+  From counts (B,) of objects, their labels (B, N), centres (B, N, 2) in [0, 1]
+  and whether they are valid (B, N).
   """
   things = np.maximum(labels - 1, 0)
   cell = np.clip((centres * _GRID).astype(int), 0, _GRID - 1)
@@ -178,13 +170,12 @@ def total_variation(
 ) -> dict[str, bootstrap.Score]:
   """Returns total variations, 0 (equal) to 1, of pooled histograms.
 
-  Args:
-    rows: histogram rows (B, K) by name, of the pictures.
-    reference: the same names, rows of what should be.
+  tv_count (objects of an image), tv_colour, tv_shape, tv_pos (cell of a 4 x 4
+  grid), over objects.
 
-  Returns:
-    tv_count (objects of an image), tv_colour, tv_shape, tv_pos (cell of a
-    4 x 4 grid), over objects.
+  Args:
+    rows: histogram rows (B, K) by name, of the images.
+    reference: rows of what should be, by the same names.
   """
   scores = {}
   for name, x in rows.items():

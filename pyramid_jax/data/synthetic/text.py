@@ -72,15 +72,13 @@ class Constraints:
 def relation_matrix(boxes: np.ndarray, n_boxes: np.ndarray) -> np.ndarray:
   """Returns the predicate of every ordered pair of objects.
 
-  Directions within 8 degrees of a border between two are left out.
+  (B, N, N) int32, subject by row: places in `PREDICATES`, -1 where there is no
+  pair or no clear relation: directions within 8 degrees of a border between two
+  are left out.
 
   Args:
     boxes: (B, N, 4) x0, y0, x1, y1.
     n_boxes: (B,) valid boxes.
-
-  Returns:
-    (B, N, N) int32, subject by row: places in `PREDICATES`, -1 where there is
-    no pair or no clear relation.
   """
   count = boxes.shape[1]
   centres = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -204,10 +202,7 @@ def _relation(words: Sequence[str]) -> tuple[int, int, int]:
 
 
 def parse(caption: str) -> Constraints:
-  """Returns what a caption asks for.
-
-  Args:
-    caption: in the words of the grammar; other words are passed over.
+  """Returns what a caption asks for; words outside the grammar do not count.
 
   Raises:
     ValueError: 'the' and a noun are not followed by a relation to another.
@@ -234,9 +229,7 @@ def parse(caption: str) -> Constraints:
 def graphs(spec: scenes.Scenes, triples: np.ndarray) -> list[str]:
   """Writes every scene's graph, 'red circle left of blue square , ...'.
 
-  Args:
-    spec: B scenes.
-    triples: (B, T, 3) of `relations_from_boxes`.
+  `triples` are (B, T, 3) of `relations_from_boxes`.
   """
   names = [[scenes.LABEL_NAMES[y] for y in row] for row in spec.labels]
   return [
@@ -250,16 +243,14 @@ def triples(
 ) -> np.ndarray:
   """Returns the triples of scenes by the rule of sg2im, only clear ones.
 
+  (B, 2 * width, 3) int32 (subject, place in `PREDICATES`, object), one relation
+  and one '__in_image__' (with the node `n_boxes`) an object, padded with -1.
+
   Args:
     seed: of the split.
     indices: (B,) of the scenes.
     spec: the scenes.
     width: places for objects.
-
-  Returns:
-    (B, 2 * width, 3) int32 (subject, place in `PREDICATES`, object), one
-    relation and one '__in_image__' (with the node `n_boxes`) an object, padded
-    with -1.
   """
   draws = scenes.uniforms(seed, indices, scenes.TRIPLES, 1)[:, 0]
   rows = scene_graph.relations_from_boxes(
