@@ -14,6 +14,7 @@ import numpy as np
 from pyramid_jax.conditioning import hashing
 
 
+Arrays = dict[str, Any]
 Placed = TypeVar('Placed')
 _STREAM = 100  # word of the hash that makes the draws of examples
 _ROUNDS = 6
@@ -25,7 +26,7 @@ class Source(Protocol):
   def __len__(self) -> int:
     """Returns the number of examples."""
 
-  def batch(self, indices: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+  def batch(self, indices: np.ndarray, draws: np.ndarray) -> Arrays:
     """Returns stacked host arrays of examples, (B, ...) each."""
 
 
@@ -135,7 +136,7 @@ class Batches:
       index = permute(index, length, self.seed, epoch)
     return index, hashing.hash64(self.seed, _STREAM, position)
 
-  def at(self, step: int) -> dict[str, Any]:
+  def at(self, step: int) -> Arrays:
     """Returns this process's rows of the global batch of a step >= 0."""
     return self.reader.batch(*self.order(step))
 
@@ -152,7 +153,7 @@ class Prefetcher(Generic[Placed]):
     batches: Batches,
     first_step: int,
     last_step: int,
-    place: Callable[[dict[str, Any]], Placed],
+    place: Callable[[Arrays], Placed],
     depth: int = 2,
     threads: int = 2,
   ):

@@ -15,9 +15,10 @@ CROPS = (
   *('square', 'random-half', 'adm'),
 )
 SHAPED = ('center', 'random-1d')  # whose results need not be squares
-Resize = Callable[
-  [np.ndarray, tuple[int, int], tuple[int, int, int, int]], np.ndarray
-]
+Size = tuple[int, int]  # width and height, or height and width
+Window = tuple[int, int, int, int]  # left, top, width, height
+Draw = int | np.integer
+Resize = Callable[[np.ndarray, Size, Window], np.ndarray]
 # Words of the hash, one for each choice of an example.
 _LEFT, _TOP, _SIDE, _FLIP = 101, 102, 103, 104
 
@@ -36,7 +37,7 @@ def _taps(
 
 
 def resize_bilinear(
-  image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int]
+  image: np.ndarray, size: Size, window: Window
 ) -> np.ndarray:
   """Resizes as Frido does: bilinear, no antialiasing, truncated to uint8.
 
@@ -72,10 +73,7 @@ def resize_bilinear(
 
 
 def _resize(
-  image: np.ndarray,
-  size: tuple[int, int],
-  window: tuple[int, int, int, int],
-  kind: Image.Resampling,
+  image: np.ndarray, size: Size, window: Window, kind: Image.Resampling
 ) -> np.ndarray:
   left, top, width, height = window
   x, y = image.shape[1] / size[0], image.shape[0] / size[1]
@@ -123,7 +121,7 @@ def cut_map(
   return cut[:, ::-1] if flipped else cut
 
 
-def _covering(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[int, int]:
+def _covering(shape: tuple[int, ...], part: Size) -> Size:
   """Returns width and height of an image that just covers a part."""
   (height, width), (columns, rows) = shape[:2], part
   if width * rows > height * columns:
@@ -131,9 +129,7 @@ def _covering(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[int, int]:
   return columns, columns * height // width
 
 
-def _share(
-  corner: tuple[int, int], part: tuple[int, int], whole: tuple[int, int]
-) -> np.ndarray:
+def _share(corner: Size, part: Size, whole: Size) -> np.ndarray:
   """Returns a part in pixels as x0, y0, x1, y1 in [0, 1] of the whole."""
   (left, top), (columns, rows) = corner, part
   box = np.array([left, top, left + columns, top + rows], np.float64)
@@ -176,10 +172,7 @@ class Transform:
       )
 
   def __call__(
-    self,
-    image: np.ndarray,
-    draw: int | np.integer,
-    shape: tuple[int, int] | None = None,
+    self, image: np.ndarray, draw: Draw, shape: Size | None = None
   ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Applies the choices of a draw.
 
@@ -222,7 +215,7 @@ class Transform:
     return _share((left, top), part, resized)
 
   def _resized(
-    self, image: np.ndarray, draw: int | np.integer
+    self, image: np.ndarray, draw: Draw
   ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a square, or with 'none' everything, then resizes it."""
     height, width = image.shape[:2]
@@ -255,10 +248,7 @@ class Transform:
     return pixels, _share((left, top), (size, size), (width, height))
 
   def _part(
-    self,
-    resized: tuple[int, int],
-    part: tuple[int, int],
-    draw: int | np.integer,
+    self, resized: Size, part: Size, draw: Draw
   ) -> tuple[int, int, np.ndarray]:
     """Returns left, top and the crop of a part, width and height each."""
     width, height = resized

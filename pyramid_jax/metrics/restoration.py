@@ -15,7 +15,8 @@ from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
 
 
-Score = bootstrap.Score
+Scores = dict[str, bootstrap.Score]
+Size = tuple[int, int]  # height and width
 Examples = Mapping[str, np.ndarray]
 TASKS = ('superres', 'inpaint')
 
@@ -30,10 +31,10 @@ class Degradation:
   """
 
   score: str
-  apply: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+  apply: Callable[[np.ndarray, Size], np.ndarray]
 
 
-def bicubic(low: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def bicubic(low: np.ndarray, size: Size) -> np.ndarray:
   """Enlarges (N, h, w, 3) uint8 by Pillow's bicubic filter.
 
   `size` is the height and width of the result.
@@ -94,7 +95,7 @@ def scores(
   images: np.ndarray,
   examples: Examples,
   degradation: Degradation | None = None,
-) -> dict[str, Score]:
+) -> Scores:
   """Returns the scores of restored images.
 
   Args:
@@ -132,9 +133,7 @@ def scores(
   }
 
 
-def baseline(
-  task: str, examples: Examples, size: tuple[int, int]
-) -> np.ndarray:
+def baseline(task: str, examples: Examples, size: Size) -> np.ndarray:
   """Returns (N, H, W, 3) uint8 images that need no model; see `scores`."""
   if task == 'superres':
     return bicubic(examples['lr_image'], size)

@@ -19,7 +19,7 @@ from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import restoration
 
 
-Score = bootstrap.Score
+Scores = dict[str, bootstrap.Score]
 Examples = Mapping[str, np.ndarray]
 Found = Sequence[detector.Detections]
 # What each task reads of the examples.
@@ -86,7 +86,7 @@ def _detect(
 
 def _task_scores(
   task: str, images: np.ndarray, examples: Examples, found: Found
-) -> dict[str, Score]:
+) -> Scores:
   """Returns the scores that compare images with their conditions."""
   if task == 'layout':
     matches = object_scores.match_all(examples, found)
@@ -113,7 +113,7 @@ def _task_scores(
   return {}
 
 
-def _edge_scores(images: np.ndarray, examples: Examples) -> dict[str, Score]:
+def _edge_scores(images: np.ndarray, examples: Examples) -> Scores:
   """Returns how well images follow the edges of their conditions."""
   wanted = edges.asked(examples)
   if wanted is None:
@@ -121,9 +121,7 @@ def _edge_scores(images: np.ndarray, examples: Examples) -> dict[str, Score]:
   return edges.scores(map_scores.edges(images), wanted)
 
 
-def _distribution_scores(
-  task: str, examples: Examples, found: Found
-) -> dict[str, Score]:
+def _distribution_scores(task: str, examples: Examples, found: Found) -> Scores:
   """Returns the `tv_*` scores, which look at all images together."""
   if task not in ('none', 'class'):
     return {}
@@ -142,7 +140,7 @@ def scores(
   examples: Examples,
   label_names: Sequence[str] | None = None,
   real_images: np.ndarray | None = None,
-) -> dict[str, Score]:
+) -> Scores:
   """Returns the scores of images made for a task.
 
   Args:
@@ -188,7 +186,7 @@ def scores(
 
 def reconstruction_scores(
   images: np.ndarray, real_images: np.ndarray, examples: Examples
-) -> dict[str, Score]:
+) -> Scores:
   """Returns the scores of a first stage.
 
   psnr (dB, at most 100, also where nothing differs), ssim, layout_recall and

@@ -10,6 +10,8 @@ from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import bootstrap
 
 
+Found = Sequence[detector.Detections]
+Scores = dict[str, bootstrap.Score]
 # 0 unlabelled, then the things, then the backgrounds.
 CLASSES = 1 + scenes.THINGS + len(scenes.BACKGROUNDS)
 MAX_CYCLES = 10
@@ -60,7 +62,7 @@ def background_kinds(images: np.ndarray) -> np.ndarray:
 
 
 def class_maps(
-  size: tuple[int, int], found: Sequence[detector.Detections], kinds: np.ndarray
+  size: tuple[int, int], found: Found, kinds: np.ndarray
 ) -> np.ndarray:
   """Returns (B, H, W) uint8 maps of the classes that are seen in B images.
 
@@ -80,9 +82,7 @@ def _mean_iou(row: np.ndarray) -> float:
   return float((overlap[there] / union[there]).mean()) if there.any() else 1.0
 
 
-def map_scores(
-  seen: np.ndarray, asked: np.ndarray
-) -> dict[str, bootstrap.Score]:
+def map_scores(seen: np.ndarray, asked: np.ndarray) -> Scores:
   """Returns the scores of semantic maps; unlabelled pixels do not count.
 
   seg_miou is the intersection over union of each class over all images, the

@@ -21,6 +21,9 @@ from pyramid_jax.metrics import bootstrap
 
 
 Score = bootstrap.Score
+Scores = dict[str, Score]
+Examples = Mapping[str, np.ndarray]
+Found = Sequence[detector.Detections]
 PREDICATES = scene_graph.PREDICATES
 MIN_IOU = 0.5
 
@@ -85,16 +88,14 @@ def match(
   )
 
 
-def match_all(
-  examples: Mapping[str, np.ndarray], found: Sequence[detector.Detections]
-) -> list[Match]:
+def match_all(examples: Examples, found: Found) -> list[Match]:
   """Matches B images with `boxes` (B, N, 4), `labels`, `n_boxes`."""
   columns = (examples[key] for key in ('boxes', 'labels', 'n_boxes'))
   rows = zip(*columns, found, strict=True)
   return [match(b[:n], y[:n], one) for b, y, n, one in rows]
 
 
-def layout_scores(matches: Sequence[Match]) -> dict[str, Score]:
+def layout_scores(matches: Sequence[Match]) -> Scores:
   """Returns the scores of layouts, from the matches of every image.
 
   layout_recall and layout_precision are the shares of the asked objects and of
@@ -117,11 +118,7 @@ def layout_scores(matches: Sequence[Match]) -> dict[str, Score]:
   }
 
 
-def purity(
-  images: np.ndarray,
-  matches: Sequence[Match],
-  found: Sequence[detector.Detections],
-) -> Score:
+def purity(images: np.ndarray, matches: Sequence[Match], found: Found) -> Score:
   """Returns the share of the coloured pixels that matched objects explain.
 
   It falls with stray blobs, which recall does not see. `images` are
@@ -134,9 +131,7 @@ def purity(
   return bootstrap.ratio(np.array(explained), coloured)
 
 
-def label_scores(
-  examples: Mapping[str, np.ndarray], found: Sequence[detector.Detections]
-) -> dict[str, Score]:
+def label_scores(examples: Examples, found: Found) -> Scores:
   """Returns the scores of label sets, wherever the objects are.
 
   Of `labels` (B, N), 0 = padding, category_acc is the share that is there, as a
@@ -186,7 +181,7 @@ def holds(
 
 def _shares(
   true: np.ndarray, asked: np.ndarray, total: str, names: Sequence[str]
-) -> dict[str, Score]:
+) -> Scores:
   """Returns the share of all (B, K) constraints that hold, and of each kind."""
   scores = {total: bootstrap.ratio(true.sum(1), asked.sum(1))}
   for i, name in enumerate(names):
@@ -194,9 +189,7 @@ def _shares(
   return scores
 
 
-def relation_scores(
-  examples: Mapping[str, np.ndarray], found: Sequence[detector.Detections]
-) -> dict[str, Score]:
+def relation_scores(examples: Examples, found: Found) -> Scores:
   """Returns the share of the conditions' triples that hold.
 
   relation_acc over all triples; 'relation_acc/left of' and so on over those of
@@ -218,10 +211,8 @@ def relation_scores(
 
 
 def caption_scores(
-  captions: Iterable[str | bytes],
-  found: Sequence[detector.Detections],
-  kinds: np.ndarray,
-) -> dict[str, Score]:
+  captions: Iterable[str | bytes], found: Found, kinds: np.ndarray
+) -> Scores:
   """Returns the share of the constraints of captions that hold.
 
   caption_acc over all constraints; attribute_acc over 'two red circles'

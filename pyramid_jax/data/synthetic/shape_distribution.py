@@ -17,6 +17,9 @@ from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
 
 
+Found = Sequence[detector.Detections]
+Rows = Mapping[str, np.ndarray]  # of histograms (B, K)
+
 FEATURES = 64
 _BINS = 3  # of each channel of the colour histogram
 _ANGLES, _STRENGTHS = 8, (0.02, 0.06, 0.2)
@@ -58,7 +61,7 @@ def _gradient_histogram(grey: np.ndarray) -> np.ndarray:
   return counts.reshape(n, -1) / angle[0].size
 
 
-def _object_features(found: Sequence[detector.Detections]) -> np.ndarray:
+def _object_features(found: Found) -> np.ndarray:
   """(N, 11): counts by colour, mean width, height, x, y, fill of boxes."""
   out = np.zeros((len(found), 11))
   for row, one in zip(out, found, strict=True):
@@ -72,9 +75,7 @@ def _object_features(found: Sequence[detector.Detections]) -> np.ndarray:
   return out
 
 
-def shape_features(
-  images: np.ndarray, found: Sequence[detector.Detections]
-) -> np.ndarray:
+def shape_features(images: np.ndarray, found: Found) -> np.ndarray:
   """Returns (N, 64) float64 features of (N, H, W, 3) uint8 images."""
   pixels = images_lib.check_batch(images) / 255
   grey = pixels.mean(-1)
@@ -112,7 +113,7 @@ def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
 
 def _histograms(
   counts: np.ndarray, labels: np.ndarray, centres: np.ndarray, valid: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> Rows:
   """Returns the histogram rows (B, K) that the `tv_*` scores compare.
 
   From counts (B,) of objects, their labels (B, N), centres (B, N, 2) in [0, 1]
@@ -132,9 +133,7 @@ def _histograms(
   return out
 
 
-def asked_histograms(
-  examples: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
+def asked_histograms(examples: Rows) -> Rows:
   """Returns histogram rows of examples, from `boxes`, `labels`, `n_boxes`."""
   boxes, labels = examples['boxes'], examples['labels']
   centres = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -142,7 +141,7 @@ def asked_histograms(
 
 
 @functools.cache
-def exact_histograms(level: int) -> dict[str, np.ndarray]:
+def exact_histograms(level: int) -> Rows:
   """Returns the distribution of all scenes of a level (sums over many)."""
   spec = scenes.sample(0, np.arange(_REFERENCE), level)
   rows = asked_histograms(
@@ -151,9 +150,7 @@ def exact_histograms(level: int) -> dict[str, np.ndarray]:
   return {name: x.sum(0, keepdims=True) for name, x in rows.items()}
 
 
-def found_histograms(
-  found: Sequence[detector.Detections],
-) -> dict[str, np.ndarray]:
+def found_histograms(found: Found) -> Rows:
   """Returns histogram rows of detections."""
   size = max([len(one) for one in found], default=0)
   labels = np.zeros((len(found), size), np.int32)
@@ -165,9 +162,7 @@ def found_histograms(
   return _histograms(counts, labels, centres, labels > 0)
 
 
-def total_variation(
-  rows: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
-) -> dict[str, bootstrap.Score]:
+def total_variation(rows: Rows, reference: Rows) -> dict[str, bootstrap.Score]:
   """Returns total variations, 0 (equal) to 1, of pooled histograms.
 
   tv_count (objects of an image), tv_colour, tv_shape, tv_pos (cell of a 4 x 4
