@@ -68,11 +68,7 @@ def _module(config: ConfigDict):
 
 
 def create(config: ConfigDict, split: str) -> reader_lib.Reader:
-  """Builds the reader that `config.data.name` names.
-
-  Args:
-    config: a whole config.
-    split: train, val or test.
+  """Builds the reader of a split that `config.data.name` names.
 
   Raises:
     ValueError: unknown name or split, or data that cannot be read.
@@ -114,12 +110,7 @@ def missing_inputs(
 ) -> list[str]:
   """Returns what the reader of these splits and the tokenizer lack.
 
-  Args:
-    config: a whole config.
-    splits: some of train, val, test.
-
-  Returns:
-    'path (what it is and the config field)' of every absent file or folder.
+  'path (what it is and the config field)' of every absent file or folder.
 
   Raises:
     ValueError: unknown `config.data.name`, or a field out of its range.

@@ -83,13 +83,9 @@ class AnnotatedObjectsReader(file_reader.FileReader):
   ):
     """Reads `config.data` and `config.condition`.
 
-    Args:
-      config: a whole config.
-      split: train, val or test.
-      index: the images of the split.
-      folder: what the files of the index are relative to.
-      token_flags: the bits of `box_flags` that object tokens tell apart
-        (OpenImages: 1; COCO and Visual Genome: none).
+    `folder` is what the files of the index are relative to, `token_flags` the
+    bits of `box_flags` that object tokens tell apart (OpenImages: 1; COCO and
+    Visual Genome: none).
 
     Raises:
       ValueError: unknown task, no images, or tokens that the encoder lacks.

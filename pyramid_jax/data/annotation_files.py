@@ -42,12 +42,7 @@ def fail(path: pathlib.Path, where: str, what: str) -> NoReturn:
 
 
 def load_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a file that is one JSON object.
-
-  Raises:
-    UserError: it is not.
-    FileNotFoundError: there is none.
-  """
+  """Reads a file that is one JSON object, or raises a UserError."""
   try:
     document = json.loads(path.read_bytes())
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -94,7 +89,6 @@ def load_lines(path: pathlib.Path) -> list[tuple[int, str]]:
 
   Raises:
     UserError: the file is not UTF-8.
-    FileNotFoundError: there is none.
   """
   try:
     text = path.read_text(encoding='utf-8-sig')

@@ -43,9 +43,6 @@ def permute(index: np.ndarray, length: int, seed: int, epoch) -> np.ndarray:
     seed: any integer.
     epoch: (...) integers, or one; every epoch has its own order.
 
-  Returns:
-    (...) int64 in [0, length).
-
   Raises:
     ValueError: an index is out of range.
   """
@@ -159,14 +156,9 @@ class Prefetcher(Generic[Placed]):
   ):
     """Begins to read the batches of [first_step, last_step).
 
-    Args:
-      batches: what to read.
-      first_step: the step of the first batch.
-      last_step: the step after the last batch.
-      place: puts a host batch onto the mesh; runs in the threads too, so that
-        the transfer overlaps the computation.
-      depth: batches in work or ready, at least one for each thread.
-      threads: batches in work at a time.
+    `place` puts a host batch onto the mesh; it runs in the threads too, so that
+    the transfer overlaps the computation. `depth` batches are in work or ready,
+    at least one for each thread.
 
     Raises:
       ValueError: depth or threads below 1.

@@ -1,14 +1,21 @@
-"""What readers of image files have in common."""
+"""What readers of image files have in common.
+
+A broken image is named, counted and replaced.
+"""
 
 from collections.abc import Callable
 from collections.abc import Mapping
 import functools
+import threading
+from typing import TypeVar
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax.conditioning import edges
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import tokenizers
@@ -17,12 +24,77 @@ from pyramid_jax.data import degradation
 from pyramid_jax.data import holes
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import skipping
 from pyramid_jax.data import transforms
 
 
 _HOLES = 107  # word of the hash that makes holes
 Example = dict[str, np.ndarray]
+T = TypeVar('T')
+
+
+# So many broken images are borne in a set of any size; above, one in SHARE.
+ALWAYS = 10
+SHARE = 1000
+
+
+class Skipper:
+  """Replaces examples that cannot be read by the next ones that can.
+
+  The replacement depends on the files alone: the example of the next larger
+  index (after the last comes the first). Reading goes on as long as at most
+  max(10, one in 1000) different images are broken and one is not; then the
+  set is damaged, and the error says so. May be used by several threads.
+
+  Attributes:
+    report: `broken_images`, different ones, and `replaced_examples`.
+  """
+
+  def __init__(self, length: int, report: dict[str, int]):
+    """`report` is the reader's; it gets both counts at 0."""
+    self.report = report
+    self.report.update(broken_images=0, replaced_examples=0)
+    self._length = length
+    self._allowed = max(ALWAYS, length // SHARE)
+    self._broken: set[int] = set()
+    self._lock = threading.Lock()
+
+  def first_valid(self, index: int, load: Callable[[int], T]) -> tuple[int, T]:
+    """Returns the index that could be read and its example.
+
+    `load` makes the example of an index, or raises `BrokenImage`.
+
+    Raises:
+      UserError: too many are broken.
+    """
+    for step in range(self._length):
+      candidate = (index + step) % self._length
+      try:
+        value = load(candidate)
+      except images.BrokenImage as error:
+        self._note(candidate, error)
+        continue
+      if step:
+        with self._lock:
+          self.report['replaced_examples'] += 1
+      return candidate, value
+    raise errors.UserError(
+      f'none of the {self._length} images can be read.', errors.DATA
+    )
+
+  def _note(self, index: int, error: images.BrokenImage) -> None:
+    with self._lock:
+      if index in self._broken:
+        return
+      self._broken.add(index)
+      count = len(self._broken)
+      self.report['broken_images'] = count
+    logging.warning('Skipped a broken image: %s', error)
+    if count > self._allowed:
+      raise errors.UserError(
+        f'{count} of {self._length} images are broken, at most '
+        f'{self._allowed} are skipped; the last is {error}.',
+        errors.DATA,
+      ) from error
 
 
 class FileReader:
@@ -31,11 +103,9 @@ class FileReader:
   A subclass makes the examples and has `label_names`; see `reader.Reader`.
 
   Attributes:
-    report: counts of broken images and of examples that were replaced.
     transform: the resize, crop and flip of the split.
     tokenizer: of the condition, None unless it is a text.
     keep_text: whether examples have the text itself: not in training.
-    buckets: the shapes of images by example; None if all have one shape.
   """
 
   label_names: tuple[str, ...]
@@ -46,12 +116,8 @@ class FileReader:
   ):
     """Reads `config.data` and `config.condition`.
 
-    Args:
-      config: a whole config.
-      split: train, val or test.
-      length: number of examples.
-      preferred: the key of `transforms.RESIZES` that serves where
-        `config.data.resize` is empty.
+    `length` is the number of examples, `preferred` the key of
+    `transforms.RESIZES` that serves where `config.data.resize` is empty.
 
     Raises:
       ValueError: an unknown crop or map, a vocabulary that cannot be used, or
@@ -75,7 +141,7 @@ class FileReader:
       self.tokenizer = tokenizers.create(config)
     self.keep_text = not train
     self._length = length
-    self._skipper = skipping.Skipper(length, self.report)
+    self._skipper = Skipper(length, self.report)
 
   def __len__(self) -> int:
     return self._length
@@ -93,7 +159,7 @@ class FileReader:
     """Returns stacked examples; broken images are replaced.
 
     Raises:
-      UserError: too many images are broken (see `skipping.Skipper`).
+      UserError: too many images are broken (see `Skipper`).
     """
     rows = []
     for index, draw in zip(np.asarray(indices), np.asarray(draws), strict=True):
@@ -132,13 +198,8 @@ class FileReader:
 
     The example has `image` (uint8 until `finish`), `crop`, `flipped` and `id`;
     for super-resolution `lr_image` (h, w, 3) uint8; where holes are asked for,
-    the arrays of `holes.sample`.
-
-    Args:
-      image: (H, W, 3) uint8.
-      index: of the example.
-      draw: its seed.
-      shape: height and width of the result, if it is no square.
+    the arrays of `holes.sample`. `image` is (H, W, 3) uint8, `shape` the height
+    and width of the result, if it is no square.
     """
     pixels, crop, flipped = self.transform(image, draw, shape)
     example = {

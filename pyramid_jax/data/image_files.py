@@ -1,4 +1,4 @@
-"""A folder of finished pictures of one size: samples, or what they resemble."""
+"""A folder of finished images of one size: samples, or what they resemble."""
 
 import os
 import pathlib
@@ -11,18 +11,14 @@ from pyramid_jax.data.readers import image_folder
 
 
 class ImageFiles:
-  """The pictures below a folder, by name (see `batches.Source`).
+  """The images below a folder, by name (see `batches.Source`).
 
   Unlike those of a data set they are taken as they are, and a broken one is
   an error: scores of the others would not be scores of the folder.
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
-    """Lists the files.
-
-    Raises:
-      UserError: there are none, or the first cannot be read.
-    """
+    """Lists the files; raises a UserError if there are none."""
     self._folder = pathlib.Path(folder)
     self._files = image_folder.find_images(self._folder, str(folder))
     self._shape = self._read(0).shape
@@ -36,7 +32,7 @@ class ImageFiles:
     """Returns `image` (B, H, W, 3) uint8; `draws` change nothing.
 
     Raises:
-      UserError: a picture that cannot be read, or of another size.
+      UserError: an image that cannot be read, or of another size.
     """
     del draws
     return {'image': np.stack([self._checked(int(i)) for i in indices])}

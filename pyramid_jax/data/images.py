@@ -38,12 +38,7 @@ _PAUSES_SECS = (0.05, 0.2, 0.8)
 
 
 class BrokenImage(Exception):
-  """A file that is not a usable image.
-
-  Attributes:
-    path: the file.
-    reason: what is wrong with it.
-  """
+  """A file that is not a usable image: its path, and the reason."""
 
   def __init__(self, path: str | os.PathLike, reason: str):
     super().__init__(f'{path}: {reason}')
@@ -121,12 +116,8 @@ def read(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
 
   Grey images become three equal channels, CMYK is converted by Pillow,
   transparency is laid on white, 16-bit values lose their lower byte, and of
-  an animation the first image counts.
-
-  Args:
-    path: the file.
-    upright: whether to apply the EXIF orientation. Not for annotated data,
-      whose boxes belong to the pixels as they are stored.
+  an animation the first image counts. `upright` applies the EXIF orientation:
+  not for annotated data, whose boxes belong to the pixels as they are stored.
 
   Returns:
     (H, W, 3) uint8.
@@ -172,11 +163,7 @@ def decode_rgba(data: bytes, name: str | os.PathLike) -> np.ndarray:
 def read_map(path: str | os.PathLike) -> np.ndarray:
   """Decodes a map of classes: the values themselves, not their colours.
 
-  Args:
-    path: a PNG of 8-bit grey values or with a palette.
-
-  Returns:
-    (H, W) uint8.
+  (H, W) uint8 of a PNG of 8-bit grey values or with a palette.
 
   Raises:
     BrokenImage: as `read`, or pixels of another kind.
@@ -195,11 +182,7 @@ def read_map(path: str | os.PathLike) -> np.ndarray:
 
 
 def check_batch(images: np.ndarray) -> np.ndarray:
-  """Returns `images` if they are (N, H, W, 3) uint8.
-
-  Raises:
-    ValueError: another shape or type.
-  """
+  """Returns `images` if they are (N, H, W, 3) uint8, or raises a ValueError."""
   if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
     raise ValueError(
       f'images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}.'

@@ -74,12 +74,7 @@ def check_task(config: ConfigDict, tasks: Sequence[str]) -> None:
 
 
 def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:
-  """Raises a ValueError if a class-conditional model lacks a class.
-
-  Args:
-    config: of a run.
-    label_names: of the classes in the data, entry 0 is none.
-  """
+  """Raises a ValueError if a class-conditional model lacks a class."""
   most, found = config.condition.num_classes, len(label_names) - 1
   if config.condition.task == 'class' and found > most:
     raise ValueError(

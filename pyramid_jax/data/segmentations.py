@@ -67,14 +67,10 @@ def _polygon_centroid(
 
 
 def centroid(segmentation: Any) -> tuple[float, float] | None:
-  """Returns the centre of mass of a COCO `segmentation`.
+  """Returns x and y in px of the centre of mass, None without an area.
 
-  Args:
-    segmentation: a list of polygons [x0, y0, x1, y1, ...], or a run-length
-      code {'counts': list or compressed string, 'size': [height, width]}.
-
-  Returns:
-    x and y in pixels, or None where there is no area.
+  A COCO `segmentation` is a list of polygons [x0, y0, x1, y1, ...], or a run-
+  length code {'counts': list or compressed string, 'size': [height, width]}.
 
   Raises:
     ValueError: it is neither.

@@ -13,13 +13,9 @@ _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
-  """Reads a sketch; the content decides, not the name.
+  """Reads a JPEG, PNG, WebP or SVG file; the content decides, not the name.
 
-  Args:
-    path: of a JPEG, PNG or WebP file, or of an SVG file.
-
-  Returns:
-    (H, W, 4) uint8: red, green, blue and opacity.
+  (H, W, 4) uint8: red, green, blue and opacity.
 
   Raises:
     BrokenImage: no such file, another format, too large, or damaged.

@@ -89,14 +89,9 @@ sys.stdout.buffer.write(resvg_py.svg_to_bytes(
 
 
 def rasterize(data: bytes, side: int = SIDE) -> np.ndarray:
-  """Renders an SVG file.
+  """Renders an SVG file; the longer side of the result has `side` px.
 
-  Args:
-    data: the file.
-    side: px of the longer side of the result.
-
-  Returns:
-    (H, W, 4) uint8, red, green, blue and opacity, which is 0 or 255.
+  (H, W, 4) uint8, red, green, blue and opacity, which is 0 or 255.
 
   Raises:
     ValueError: one line: not SVG, too large, damaged, or with an element or a

@@ -102,13 +102,10 @@ def middle_square(shape: tuple[int, ...]) -> np.ndarray:
 def cut_map(
   values: np.ndarray, crop: np.ndarray, size: int, flipped: bool = False
 ) -> np.ndarray:
-  """Cuts and resizes a map as its image was, by nearest neighbours.
+  """Cuts and resizes a map (H, W) as its image was, by nearest neighbours.
 
-  Args:
-    values: (H, W) of any type.
-    crop: (4,) x0, y0, x1, y1 in [0, 1] of the full image.
-    size: px of both sides of the result.
-    flipped: whether the image is mirrored.
+  `crop` (4,) is x0, y0, x1, y1 in [0, 1] of the full image, `size` px of both
+  sides of the result, `flipped` whether the image is mirrored.
   """
   middles = (np.arange(size) + 0.5) / size
   places = []
@@ -174,13 +171,10 @@ class Transform:
   def __call__(
     self, image: np.ndarray, draw: Draw, shape: Size | None = None
   ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Applies the choices of a draw.
+    """Applies the choices of a draw, the seed of the example.
 
-    Args:
-      image: (H, W, 3) uint8.
-      draw: the seed of the example.
-      shape: height and width of the result in place of `size`, which the
-        crops of `SHAPED` can have.
+    `shape` is the height and width of the result in place of `size`, which the
+    crops of `SHAPED` can have.
 
     Returns:
       (size, size, 3) uint8; the crop (4,) float64 as x0, y0, x1, y1 of the

@@ -49,11 +49,7 @@ def thin(edges: np.ndarray) -> np.ndarray:
 
 
 def compare(found: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
-  """Compares edge maps image by image.
-
-  Args:
-    found: (B, H, W) bool, the edges of the images.
-    wanted: (B, H, W) bool, the edges of their conditions.
+  """Compares edge maps (B, H, W) bool of images and conditions, one by one.
 
   Returns:
     (B,) float64 each: `precision`, the share of the found edges that are near

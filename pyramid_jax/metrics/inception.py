@@ -139,11 +139,9 @@ def state(
 ) -> State:
   """Returns the state of some images.
 
-  Args:
-    features: of N images.
-    places: (N,) place of each in the whole set, from 0.
-    keep: features of the first `keep` images of the set are kept.
-    split_size: images of a split of the inception score.
+  `places` (N,) are those in the whole set, from 0, of which the features of the
+  first `keep` are kept; `split_size` is the images of a split of the inception
+  score.
   """
   kept = places < keep
   return State(
@@ -179,14 +177,9 @@ def collect(
   keep: int,
   split_size: int = inception_score.SPLIT_SIZE,
 ) -> State:
-  """Returns the state of all images.
+  """Returns the state of all images, (B, H, W, 3) uint8 with their places.
 
-  Args:
-    extract: see `extractor`.
-    batches: pairs of places (B,) in the whole set and images
-      (B, H, W, 3) uint8.
-    keep: see `state`.
-    split_size: see `state`.
+  Features of the first `keep` images are kept.
 
   Raises:
     ValueError: no images.
@@ -200,7 +193,7 @@ def collect_halves(
   """Returns the states of the images at even and at odd places.
 
   Merged they are that of all images; their distance is that of two sets of
-  real images, though of half as many. The arguments are those of `collect`.
+  real images, though of half as many.
 
   Raises:
     ValueError: fewer than two images.

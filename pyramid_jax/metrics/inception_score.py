@@ -55,10 +55,7 @@ def split_sums(
 ) -> Splits:
   """Returns the sums of some images, to be merged with those of others.
 
-  Args:
-    logits: (N, K) of the classifier.
-    places: (N,) place of each image in the whole order, from 0.
-    split_size: images of a split.
+  Of the logits (N, K) of images at `places` (N,) of the whole order, from 0.
 
   Raises:
     ValueError: no images, or an empty split.

@@ -70,10 +70,7 @@ def covered(
 ) -> np.ndarray:
   """Returns the share (K,) of points (N, D) that lie in a ball of a set.
 
-  Args:
-    points: (N, D).
-    features: (M, D), the middles of the balls.
-    reach: (M, K) squared radii.
+  The balls have the middles (M, D) and the squared radii `reach` (M, K).
   """
   inside = np.zeros(reach.shape[1])
   for _, block in _distances(points, features):
@@ -87,10 +84,7 @@ def precision_recall(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns precision (K,) and recall (K,), biased where N and M differ.
 
-  Args:
-    real: (N, D) features of real images.
-    samples: (M, D) features.
-    neighbours: each k.
+  Of features (N, D) of real images and (M, D) of samples, for each neighbour.
 
   Raises:
     ValueError: features of different lengths, or as `radii`.

@@ -32,6 +32,8 @@ YEARS = (2014, 2017)
 Document = Mapping[str, Any]
 # Category id -> label, 0 = dropped.
 Labels = dict[int, int]
+# Image id -> file, width and height in px.
+Images = dict[int, tuple[str, float, float]]
 
 _IMAGE_FIELDS = {
   'id': annotation_files.INTEGER,
@@ -144,15 +146,12 @@ def _load_mids(path: pathlib.Path) -> dict[str, str]:
 def number_labels(
   categories: Mapping[int, str], mids: Mapping[str, str] | None = None
 ) -> tuple[Labels, list[str]]:
-  """Numbers the categories of COCO; 'other' is dropped.
+  """Numbers the categories of COCO by label; 'other' is dropped.
 
-  Without `mids` by the id as a string. With them a category takes the label
-  of the MID of the same name (lower case, spaces or dashes), and the rest
-  follows after all MIDs (Frido: annotated_objects_coco.py, `OI_cate_path`).
-
-  Args:
-    categories: {id: name} of things and stuff.
-    mids: {MID: name}, e.g. the 601 boxable classes of OpenImages.
+  Without `mids` by the id as a string. With them, e.g. the 601 boxable classes
+  of OpenImages by MID, a category takes the label of the MID of the same name
+  (lower case, spaces or dashes), and the rest follows after all MIDs (Frido:
+  annotated_objects_coco.py, `OI_cate_path`).
 
   Returns:
     {id: label}, and the names by label, the first of which is padding.
@@ -177,44 +176,30 @@ def number_labels(
   return labels, ['', *(names[category] for category in ordered)]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Image:
-  """The row of an image, and its size in pixels."""
-
-  row: int
-  width: float
-  height: float
-
-
-def _load_images(
-  path: pathlib.Path, document: Document
-) -> tuple[dict[int, _Image], list[str]]:
-  """Returns the images by id, and their files by row."""
-  images: dict[int, _Image] = {}
-  names: list[str] = []
+def _load_images(path: pathlib.Path, document: Document) -> Images:
+  """Returns file, width and height in px of the images by id, in order."""
+  images: Images = {}
   section = annotation_files.entries(path, document, 'images', _IMAGE_FIELDS)
   for i, entry in section:
-    name = pathlib.PurePosixPath(entry['file_name'])
+    name, key = pathlib.PurePosixPath(entry['file_name']), entry['id']
+    fault = ''
     if name.is_absolute() or '..' in name.parts:
-      annotation_files.fail(
-        path,
-        f'images[{i}]',
-        f'has "file_name": {str(name)!r:.60}, must be '
-        'inside of the image folder',
+      fault = (
+        f'has "file_name": {str(name)!r:.60}, must be inside of the image'
+        ' folder'
       )
-    if entry['id'] in images:
-      annotation_files.fail(
-        path, f'images[{i}]', f'has the "id" {entry["id"]} of another image'
-      )
-    images[entry['id']] = _Image(i, entry['width'], entry['height'])
-    names.append(entry['file_name'])
-  return images, names
+    elif key in images:
+      fault = f'has the "id" {key} of another image'
+    if fault:
+      annotation_files.fail(path, f'images[{i}]', fault)
+    images[key] = (entry['file_name'], entry['width'], entry['height'])
+  return images
 
 
 def _part_of_box(
   path: pathlib.Path, i: int, entry: Document
 ) -> tuple[float, float]:
-  """Where the centroid of an object's mask lies in its box."""
+  """Returns where the centroid of an object's mask lies in its box."""
   x, y, width, height = entry['bbox']
   mask = entry.get('segmentation')
   try:
@@ -230,17 +215,13 @@ def _part_of_box(
 def _load_objects(
   path: pathlib.Path,
   document: Document,
-  images: Mapping[int, _Image],
+  images: Images,
   centroids_above: float | None,
 ) -> tuple[dict[str, list], dict[int, str]]:
   """Returns the objects of one file by field, and the names of its categories.
 
-  Args:
-    path: of the file.
-    document: its content.
-    images: by id.
-    centroids_above: the smallest area of boxes whose mask counts, None = the
-      centroid is the centre of the box.
+  `centroids_above` is the smallest area of boxes whose mask counts, None = the
+  centroid is the centre of the box.
   """
   section = annotation_files.entries(
     path, document, 'categories', _CATEGORY_FIELDS
@@ -249,6 +230,7 @@ def _load_objects(
   out: dict[str, list] = {
     name: [] for name in ('row', 'category', 'xywh', 'flag', 'centroid')
   }
+  row = {image_id: row for row, image_id in enumerate(images)}
   section = annotation_files.entries(
     path, document, 'annotations', _OBJECT_FIELDS
   )
@@ -263,15 +245,15 @@ def _load_objects(
           f'annotations[{i}]',
           f'has "{key}": {entry[key]}, which no {what} has',
         )
-    image = images[entry['image_id']]
+    _, columns, rows = images[entry['image_id']]
     x, y, width, height = entry['bbox']
-    size = (width / image.width, height / image.height)
+    size = (width / columns, height / rows)
     part = (0.5, 0.5)
     if centroids_above is not None and size[0] * size[1] > centroids_above:
       part = _part_of_box(path, i, entry)
-    out['row'].append(image.row)
+    out['row'].append(row[entry['image_id']])
     out['category'].append(entry['category_id'])
-    out['xywh'].append((x / image.width, y / image.height, *size))
+    out['xywh'].append((x / columns, y / rows, *size))
     out['flag'].append(int(bool(entry.get('iscrowd', 0))))
     out['centroid'].append(part)
   return out, categories
@@ -289,7 +271,7 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
       continue
     document = annotation_files.load_json(files[kind])
     if kind == 'instances':
-      images, names = _load_images(files[kind], document)
+      images = _load_images(files[kind], document)
     found, own = _load_objects(
       files[kind], document, images, filters.min_area if graph else None
     )
@@ -302,7 +284,7 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
   xywh = np.array(columns['xywh'], np.float64).reshape(-1, 4)[kept]
   index = object_index.select(
     list(images),
-    names,
+    [name for name, _, _ in images.values()],
     object_index.Objects(
       image=np.array(columns['row'], np.int64)[kept],
       boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),

@@ -20,7 +20,6 @@ With `config.data.buckets` training images nearly keep their aspect ratio: see
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from concurrent import futures
 import functools
 import json
@@ -80,14 +79,8 @@ def missing_inputs(
 def find_images(base: pathlib.Path, name: str) -> list[str]:
   """Returns the paths of all images below a folder, sorted, at least one.
 
-  Hidden files and folders, and semantic maps, are left out.
-
-  Args:
-    base: the folder.
-    name: of the folder in the error.
-
-  Raises:
-    UserError: there are none.
+  Hidden files and folders, and semantic maps, are left out. `name` stands for
+  the folder in the UserError that says that there are none.
   """
   found = []
   for parent, folders, files in os.walk(base):
@@ -107,8 +100,16 @@ def find_images(base: pathlib.Path, name: str) -> list[str]:
   return sorted(found)
 
 
-def _entries(path: pathlib.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-  """Yields the number, the file and the whole entry of every line."""
+def load_entries(path: pathlib.Path) -> dict[str, tuple[int, dict[str, Any]]]:
+  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
+
+  Returns:
+    The number of the line and the whole entry by file.
+
+  Raises:
+    UserError: a line is something else; the message has its number.
+  """
+  entries: dict[str, tuple[int, dict[str, Any]]] = {}
   for number, line in annotation_files.load_lines(path):
     try:
       entry = json.loads(line)
@@ -122,19 +123,9 @@ def _entries(path: pathlib.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         f'line {number}',
         f'must be {{"file": TEXT, "caption": TEXT}}, got {line!r:.60}',
       )
-    yield number, pathlib.PurePosixPath(entry['file']).as_posix(), entry
-
-
-def load_captions(path: pathlib.Path) -> dict[str, str]:
-  """Reads lines {"file": ..., "caption": ...}; of a file, the first counts.
-
-  Raises:
-    UserError: a line is something else; the message has its number.
-  """
-  captions: dict[str, str] = {}
-  for _, name, entry in _entries(path):
-    captions.setdefault(name, entry['caption'])
-  return captions
+    name = pathlib.PurePosixPath(entry['file']).as_posix()
+    entries.setdefault(name, (number, entry))
+  return entries
 
 
 def load_cameras(path: pathlib.Path) -> dict[str, dict[str, int]]:
@@ -144,9 +135,9 @@ def load_cameras(path: pathlib.Path) -> dict[str, dict[str, int]]:
     UserError: an unknown value; the message has its line.
   """
   cameras: dict[str, dict[str, int]] = {}
-  for number, name, entry in _entries(path):
+  for name, (number, entry) in load_entries(path).items():
     try:
-      cameras.setdefault(name, camera.ids(entry))
+      cameras[name] = camera.ids(entry)
     except ValueError as error:
       annotation_files.fail(path, f'line {number}:', f'{error}')
   return cameras
@@ -185,7 +176,8 @@ class ImageFolderReader(file_reader.FileReader):
     if config.condition.also == 'camera':
       self._cameras = load_cameras(captions)
     if config.condition.task == 'text':
-      self._captions = load_captions(captions)
+      entries = load_entries(captions).items()
+      self._captions = {name: entry['caption'] for name, (_, entry) in entries}
       absent['without_caption'] = self._keep(
         lambda name: name in self._captions, f'{captions} has no caption', ''
       )

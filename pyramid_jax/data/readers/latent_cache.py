@@ -286,9 +286,7 @@ def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
 def check(reader: Any, digests: Mapping[str, str]) -> None:
   """Raises a UserError for latents that another autoencoder made.
 
-  Args:
-    reader: of the training split.
-    digests: of the frozen parts of the system.
+  `digests` are of the frozen parts of the system.
   """
   if not isinstance(reader, LatentReader):
     return

@@ -32,11 +32,9 @@ MIN_IOU = 0.5
 class Match:
   """How the detections of one image fit its condition.
 
-  Attributes:
-    asked: (n,) int32 labels of the condition's objects.
-    found: (k,) int32 labels of the detections.
-    partner: (n,) int, the detection matched to each asked object, or -1.
-    iou: (n,) float64 of the matched pairs, 0 where there is none.
+  Labels (n,) of the condition's objects, and (k,) of the detections; the
+  detection matched to each object (n,), or -1; and the IoU (n,) of the matched
+  pairs, 0 where there is none.
   """
 
   asked: np.ndarray

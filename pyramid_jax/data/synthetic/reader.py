@@ -41,12 +41,9 @@ class ShapesReader:
   ):
     """Reads `config.data` and `config.condition`.
 
-    Args:
-      config: of a run.
-      split: train, val or test.
-      full: whether `batch` adds every condition, not only those of the task;
-        None: outside of training. Among them is `caption`, bytes that cannot
-        enter jit.
+    `full` says whether `batch` adds every condition, not only those of the
+    task; None: outside of training. Among them is `caption`, bytes that cannot
+    enter jit.
 
     Raises:
       ValueError: unknown split, level, task or map, fewer classes than there
@@ -90,12 +87,7 @@ class ShapesReader:
   def batch(
     self, indices: np.ndarray, draws: np.ndarray
   ) -> dict[str, np.ndarray]:
-    """Returns the conditions and specifications of scenes.
-
-    Args:
-      indices: (B,) int64 in [0, len).
-      draws: (B,) uint64, the seeds of the shuffles.
-    """
+    """Returns the conditions and specifications of scenes."""
     indices = np.asarray(indices, np.int64)
     spec = scenes.sample(self._seed, indices, self.level)
     pad = max(self._max_objects - spec.labels.shape[1], 0)

@@ -233,13 +233,10 @@ def _texture(seed: int, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sample(seed: int, indices: np.ndarray, level: int) -> Scenes:
-  """Returns the scenes of the given indices.
+  """Returns the scenes (B,) of indices >= 0; `seed` is that of a split.
 
-  Args:
-    seed: of the split, see `split_seed`.
-    indices: (B,) integers >= 0.
-    level: 0 (one object), 1 (1-4 on a 3x3 grid), 2 (2-6, half of the scenes
-      with three or more have one inside another), 3 (3-9 on 4x4, turned).
+  The levels are 0 (one object), 1 (1-4 on a 3x3 grid), 2 (2-6, half of the
+  scenes with three or more have one inside another), 3 (3-9 on 4x4, turned).
 
   Raises:
     ValueError: `level` is unknown.

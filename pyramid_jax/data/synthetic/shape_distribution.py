@@ -93,11 +93,7 @@ def shape_features(images: np.ndarray, found: Found) -> np.ndarray:
 
 
 def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
-  """Returns the Frechet distance to real features, with its interval.
-
-  Args:
-    features: (N, 64) of `shape_features`.
-    real: (M, 64) of real images.
+  """Returns the Frechet distance (N, 64) to (M, 64) real features.
 
   Raises:
     ValueError: as for `frechet.feature_distance`.
@@ -163,14 +159,10 @@ def found_histograms(found: Found) -> Rows:
 
 
 def total_variation(rows: Rows, reference: Rows) -> dict[str, bootstrap.Score]:
-  """Returns total variations, 0 (equal) to 1, of pooled histograms.
+  """Returns total variations, 0 (equal) to 1, of pooled histograms by name.
 
   tv_count (objects of an image), tv_colour, tv_shape, tv_pos (cell of a 4 x 4
   grid), over objects.
-
-  Args:
-    rows: histogram rows (B, K) by name, of the images.
-    reference: rows of what should be, by the same names.
   """
   scores = {}
   for name, x in rows.items():

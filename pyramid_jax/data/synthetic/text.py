@@ -70,15 +70,11 @@ class Constraints:
 
 
 def relation_matrix(boxes: np.ndarray, n_boxes: np.ndarray) -> np.ndarray:
-  """Returns the predicate of every ordered pair of objects.
+  """Returns the predicate of every ordered pair of boxes (B, N, 4).
 
   (B, N, N) int32, subject by row: places in `PREDICATES`, -1 where there is no
   pair or no clear relation: directions within 8 degrees of a border between two
   are left out.
-
-  Args:
-    boxes: (B, N, 4) x0, y0, x1, y1.
-    n_boxes: (B,) valid boxes.
   """
   count = boxes.shape[1]
   centres = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -145,14 +141,7 @@ def captions(
   spec: scenes.Scenes,
   template: int | None = None,
 ) -> list[str]:
-  """Writes a caption of every scene.
-
-  Args:
-    seed: of the split.
-    indices: (B,) of the scenes.
-    spec: the scenes.
-    template: 0..4, or None to draw one per scene.
-  """
+  """Writes a caption of every scene; `template` is 0..4, None draws one."""
   u = scenes.uniforms(seed, indices, scenes.CAPTION, 2)
   templates = (u[:, 0] * TEMPLATES).astype(int)
   if template is not None:
@@ -244,13 +233,8 @@ def triples(
   """Returns the triples of scenes by the rule of sg2im, only clear ones.
 
   (B, 2 * width, 3) int32 (subject, place in `PREDICATES`, object), one relation
-  and one '__in_image__' (with the node `n_boxes`) an object, padded with -1.
-
-  Args:
-    seed: of the split.
-    indices: (B,) of the scenes.
-    spec: the scenes.
-    width: places for objects.
+  and one '__in_image__' (with the node `n_boxes`) for each of the `width`
+  places of objects, padded with -1.
   """
   draws = scenes.uniforms(seed, indices, scenes.TRIPLES, 1)[:, 0]
   rows = scene_graph.relations_from_boxes(

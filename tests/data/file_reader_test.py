@@ -2,8 +2,8 @@ from absl import logging
 import pytest
 
 from pyramid_jax import errors
+from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
-from pyramid_jax.data import skipping
 
 
 def loader(broken):
@@ -18,7 +18,7 @@ def loader(broken):
 def test_an_image_is_named_once(monkeypatch):
   said = []
   monkeypatch.setattr(logging, 'warning', lambda *args: said.append(args[1]))
-  skipper = skipping.Skipper(5, {})
+  skipper = file_reader.Skipper(5, {})
   for _ in range(3):
     skipper.first_valid(1, loader({1, 2}))
   assert [error.path for error in said] == ['1.jpg', '2.jpg']
@@ -26,7 +26,7 @@ def test_an_image_is_named_once(monkeypatch):
 
 def test_next_valid_index_after_the_last_comes_the_first():
   report = {}
-  skipper = skipping.Skipper(5, report)
+  skipper = file_reader.Skipper(5, report)
   load = loader({1, 2, 4})
   assert skipper.first_valid(0, load) == (0, 0)
   assert report == {'broken_images': 0, 'replaced_examples': 0}
@@ -38,7 +38,7 @@ def test_next_valid_index_after_the_last_comes_the_first():
 
 
 def test_all_broken():
-  skipper = skipping.Skipper(3, {})
+  skipper = file_reader.Skipper(3, {})
   with pytest.raises(errors.UserError, match='none of the 3 images') as error:
     skipper.first_valid(2, loader({0, 1, 2}))
   assert error.value.code == errors.DATA
@@ -46,7 +46,7 @@ def test_all_broken():
 
 @pytest.mark.parametrize(('length', 'allowed'), [(200, 10), (30000, 30)])
 def test_too_many_broken(length, allowed):
-  skipper = skipping.Skipper(length, {})
+  skipper = file_reader.Skipper(length, {})
   load = loader(set(range(0, length, 2)))
   for index in range(0, 2 * allowed, 2):
     skipper.first_valid(index, load)
@@ -62,4 +62,4 @@ def test_other_errors_pass():
     raise KeyError(index)
 
   with pytest.raises(KeyError):
-    skipping.Skipper(3, {}).first_valid(0, load)
+    file_reader.Skipper(3, {}).first_valid(0, load)
