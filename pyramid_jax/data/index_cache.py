@@ -35,28 +35,6 @@ def _path(files: Sequence[pathlib.Path], options: Mapping) -> pathlib.Path:
   return folder() / f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz'
 
 
-def _load(path: pathlib.Path) -> Arrays | None:
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
-  except FileNotFoundError:
-    return None
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    logging.warning('Ignored the damaged index %s: %s', path, error)
-    return None
-
-
-def _save(path: pathlib.Path, arrays: Arrays) -> None:
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-      np.savez(file, allow_pickle=False, **arrays)
-    os.replace(file.name, path)
-    logging.info('Kept the index in %s', path)
-  except OSError as error:
-    logging.warning('The index is not kept: %s', error)
-
-
 def load_or_build(
   files: Sequence[pathlib.Path], options: Mapping, build: Callable[[], Arrays]
 ) -> Arrays:
@@ -73,9 +51,21 @@ def load_or_build(
   if sum(file.stat().st_size for file in files) < MIN_BYTES:
     return build()
   path = _path(files, options)
-  arrays = _load(path)
-  if arrays is None:
-    logging.info('Indexing %s', ', '.join(map(str, files)))
-    arrays = build()
-    _save(path, arrays)
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  except FileNotFoundError:
+    pass
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    logging.warning('Ignored the damaged index %s: %s', path, error)
+  logging.info('Indexing %s', ', '.join(map(str, files)))
+  arrays = build()
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
+      np.savez(aside, allow_pickle=False, **arrays)
+    os.replace(aside.name, path)
+    logging.info('Kept the index in %s', path)
+  except OSError as error:
+    logging.warning('The index is not kept: %s', error)
   return arrays

@@ -37,10 +37,8 @@ _GROUPS = ('svg', 'g', 'a')
 # Hold what is used by reference, which is refused, or nothing to be seen.
 _SKIPPED = ('defs', 'title', 'desc', 'metadata')
 _LENGTHS = {
-  'path': (),
+  **dict.fromkeys(('path', 'polyline', 'polygon'), ()),
   'line': ('x1', 'y1', 'x2', 'y2'),
-  'polyline': (),
-  'polygon': (),
   'rect': ('x', 'y', 'width', 'height', 'rx', 'ry'),
   'circle': ('cx', 'cy', 'r'),
   'ellipse': ('cx', 'cy', 'rx', 'ry'),
@@ -51,14 +49,11 @@ _KEYWORDS = {
   'display': ('none',),
 }
 _TRANSFORM = re.compile(r'\s*,?\s*(\w+)\s*\(([^)]*)\)')
-_TRANSFORMS = {
-  'matrix': (6,),
-  'translate': (1, 2),
-  'scale': (1, 2),
-  'rotate': (1, 3),
-  'skewX': (1,),
-  'skewY': (1,),
-}
+# Names of transforms with how many numbers they take.
+_TRANSFORMS = (
+  *('matrix6', 'translate1', 'translate2', 'scale1', 'scale2'),
+  *('rotate1', 'rotate3', 'skewX1', 'skewY1'),
+)
 _NUMBER = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?')
 # A command of path data with the numbers that follow it; the flags of an arc
 # are one character each.
@@ -131,6 +126,10 @@ def _rewritten(data: bytes, side: int) -> str:
   opacities = [1.0]  # of the open elements
   skipping = shapes = 0
 
+  def write(tag: str, attributes: Mapping[str, str], close: str) -> None:
+    values = [f' {name}="{value}"' for name, value in attributes.items()]
+    out.append(f'<{tag}{"".join(values)}{close}')
+
   def begin(name: str, attributes: dict[str, str]) -> None:
     nonlocal skipping, shapes
     namespace, _, tag = name.rpartition(' ')
@@ -153,10 +152,10 @@ def _rewritten(data: bytes, side: int) -> str:
     opacities.append(opacity * opacities[-1])
     if opacities[-1] <= INVISIBLE:
       kept['display'] = 'none'
-    out.append(f'<g{_written(kept)}>')
+    write('g', kept, '>')
     if tag in _LENGTHS:
       shapes += 1
-      out.append(f'<{tag}{_written(_geometry(tag, attributes))}/>')
+      write(tag, _geometry(tag, attributes), '/>')
 
   def end(name: str) -> None:
     nonlocal skipping
@@ -181,10 +180,6 @@ def _rewritten(data: bytes, side: int) -> str:
   if shapes > MAX_SHAPES:
     raise ValueError(f'{shapes} shapes of SVG, at most {MAX_SHAPES} are read')
   return ''.join((*out, '</g></svg>'))
-
-
-def _written(attributes: Mapping[str, str]) -> str:
-  return ''.join(f' {name}="{value}"' for name, value in attributes.items())
 
 
 def _frame(attributes: Mapping[str, str], side: int) -> str:
@@ -260,7 +255,7 @@ def _transform(text: str) -> str:
     if not found:
       raise ValueError(f'the transform {text[at : at + 40]!r} is not read')
     name, values = found.group(1), _numbers(found.group(2))
-    if len(values) not in _TRANSFORMS.get(name, ()):
+    if f'{name}{len(values)}' not in _TRANSFORMS:
       raise ValueError(f'the transform {name}{tuple(values)} is not read')
     out.append(f'{name}({" ".join(map(str, values))})')
     at = found.end()
@@ -269,8 +264,8 @@ def _transform(text: str) -> str:
 
 def _geometry(tag: str, attributes: Mapping[str, str]) -> dict[str, str]:
   """Returns the attributes that say where a shape is."""
-  kept = {n: attributes[n] for n in _LENGTHS[tag] if n in attributes}
-  kept = {name: str(_length(text)) for name, text in kept.items()}
+  given = [name for name in _LENGTHS[tag] if name in attributes]
+  kept = {name: str(_length(attributes[name])) for name in given}
   if tag == 'path':
     kept['d'] = _path(attributes.get('d', ''))
   elif tag in ('polyline', 'polygon'):
