@@ -62,17 +62,12 @@ def nearest(sizes: np.ndarray, allowed: Sequence[Shape]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Buckets:
-  """The images of every shape.
+  """The images of every shape."""
 
-  Attributes:
-    shapes: of the buckets that are open.
-    members: the images of each, as places in the data set, ascending.
-    of: (N,) the bucket of every image.
-  """
-
-  shapes: tuple[Shape, ...]
+  shapes: tuple[Shape, ...]  # of the buckets that are open
+  # of each, as places in the data set, ascending
   members: tuple[np.ndarray, ...]
-  of: np.ndarray
+  of: np.ndarray  # (N,) the bucket of every image
 
   def shape(self, index: int) -> Shape:
     """Returns the shape of an image."""

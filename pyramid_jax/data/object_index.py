@@ -14,63 +14,39 @@ from pyramid_jax.data import annotation_files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objects:
-  """All objects of a data set, in the order of its files.
+  """All M objects of a data set, in the order of its files."""
 
-  Attributes:
-    image: (M,) int64, the position of each object's image.
-    boxes: (M, 4) float64 x0, y0, x1, y1 of the full image.
-    area: (M,) float64, of the box as a part of the image.
-    labels: (M,) int32, 1 + category number.
-    flags: (M,) int32 `box_flags`.
-    centroids: (M, 2) float64, of the mask, as parts of the box.
-  """
-
-  image: np.ndarray
-  boxes: np.ndarray
-  area: np.ndarray
-  labels: np.ndarray
-  flags: np.ndarray
-  centroids: np.ndarray
+  image: np.ndarray  # (M,) int64, the position of each object's image
+  boxes: np.ndarray  # (M, 4) float64 x0, y0, x1, y1 of the full image
+  area: np.ndarray  # (M,) float64, of the box as a part of the image
+  labels: np.ndarray  # (M,) int32, 1 + category number
+  flags: np.ndarray  # (M,) int32 `box_flags`
+  centroids: np.ndarray  # (M, 2) float64, of the mask, as parts of the box
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Index:
-  """The images of a split that passed the filters, with their objects.
+  """The N images of a split that passed the filters, with their objects."""
 
-  `boxes`, `labels`, `flags` and `centroids` are those of `Objects`.
-
-  Attributes:
-    ids: (N,) int64.
-    files: (N,) bytes, paths inside of the image folder.
-    starts: (N + 1,) int64; objects of image i are `starts[i]:starts[i + 1]`.
-    captions: (N,) bytes, or (0,).
-    names: (K + 1,) bytes, the names of the labels.
-  """
-
-  ids: np.ndarray
-  files: np.ndarray
+  ids: np.ndarray  # (N,) int64
+  files: np.ndarray  # (N,) bytes, paths inside of the image folder
+  # (N + 1,) int64; objects of image i are starts[i]:starts[i + 1]
   starts: np.ndarray
-  boxes: np.ndarray
+  boxes: np.ndarray  # this and the next three as in `Objects`
   labels: np.ndarray
   flags: np.ndarray
   centroids: np.ndarray
-  captions: np.ndarray
-  names: np.ndarray
+  captions: np.ndarray  # (N,) bytes, or (0,)
+  names: np.ndarray  # (K + 1,) bytes, of the labels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Filters:
-  """Which objects and images of a split stay.
+  """Which objects and images of a split stay."""
 
-  Attributes:
-    min_area: an object stays if its box is strictly larger.
-    min_objects: fewest objects of an image, counted after `min_area`.
-    max_objects: most objects of an image.
-  """
-
-  min_area: float
-  min_objects: int
-  max_objects: int
+  min_area: float  # an object stays if its box is strictly larger
+  min_objects: int  # fewest of an image, counted after `min_area`
+  max_objects: int  # most of an image
 
   @classmethod
   def of(cls, config: ConfigDict, split: str) -> 'Filters':

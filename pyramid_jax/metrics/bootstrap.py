@@ -18,37 +18,22 @@ _STREAM = 31  # word of the hash, apart from every other use
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """A number with its interval.
+  """A number with its bootstrap interval (95 %) over images."""
 
-  Attributes:
-    value: over all images; NaN where no image counts.
-    low: lower end of the bootstrap 95 % interval over images.
-    high: upper end.
-    n: images that count.
-  """
-
-  value: float
+  value: float  # over all images; NaN where no image counts
   low: float
   high: float
-  n: int
+  n: int  # images that count
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of a table of scores.
+  """One line of a table of scores."""
 
-  Attributes:
-    name: of the score.
-    score: of the images.
-    ceiling: of real images of the same conditions.
-    floor: of real images of other conditions; None where a score does not
-      look at conditions.
-  """
-
-  name: str
-  score: Score
-  ceiling: Score | None = None
-  floor: Score | None = None
+  name: str  # of the score
+  score: Score  # of the images
+  ceiling: Score | None = None  # of real images of the same conditions
+  floor: Score | None = None  # of real images of other conditions
 
 
 @functools.lru_cache(maxsize=8)

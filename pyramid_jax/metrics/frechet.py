@@ -12,17 +12,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Moments:
-  """Sums over rows of features, all float64; parts of a set can be merged.
+  """Sums over rows of features, float64; parts of a set can be merged."""
 
-  Attributes:
-    count: rows.
-    mean: (D,).
-    scatter: (D, D), the sum of outer products of rows about the mean.
-  """
-
-  count: float
-  mean: np.ndarray
-  scatter: np.ndarray
+  count: float  # rows
+  mean: np.ndarray  # (D,)
+  scatter: np.ndarray  # (D, D), sum of outer products of rows about the mean
 
   def merge(self, other: 'Moments') -> 'Moments':
     """Returns the moments of the rows of both.
@@ -101,7 +95,11 @@ def fit(features: np.ndarray) -> Fit:
 
 
 def distance(a: Fit, b: Fit) -> float:
-  """Returns the squared Frechet distance of Gaussians of one dimension."""
+  """Returns the squared Frechet distance of two Gaussians.
+
+  Raises:
+    ValueError: they have other dimensions.
+  """
   if a.mean.shape != b.mean.shape:
     raise ValueError(
       f'Gaussians of {len(a.mean)} and of {len(b.mean)} numbers have no '

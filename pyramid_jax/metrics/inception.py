@@ -101,21 +101,13 @@ def _joined(parts: list[Features]) -> Features:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-  """What the scores need of a set of images, or of a part of it.
+  """What the scores need of a set of images, or of a part of it."""
 
-  Attributes:
-    pool: moments of the 2048 averages.
-    spatial: moments of the 2023 spatial features.
-    splits: sums of the inception score.
-    places: (M,) places of the images whose features are kept.
-    features: (M, 2048) float32, their averages, for precision and recall.
-  """
-
-  pool: frechet.Moments
-  spatial: frechet.Moments
-  splits: inception_score.Splits
-  places: np.ndarray
-  features: np.ndarray
+  pool: frechet.Moments  # of the 2048 averages
+  spatial: frechet.Moments  # of the 2023 spatial features
+  splits: inception_score.Splits  # sums of the inception score
+  places: np.ndarray  # (M,) of the images whose features are kept
+  features: np.ndarray  # (M, 2048) float32, their averages
 
   def merge(self, other: 'State') -> 'State':
     """Returns the state of the images of both, which share none."""

@@ -25,24 +25,15 @@ _DAMAGE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-  """What images are compared with.
+  """What images are compared with; None where it is not known."""
 
-  Attributes:
-    pool: Gaussian of the 2048 averages.
-    spatial: Gaussian of the 2023 spatial features, None if unknown.
-    features: (M, 2048) averages, for precision and recall; None if unknown.
-    images: (M, H, W, 3) uint8 whose averages those are, still to be computed;
-      None without.
-    count: images behind the Gaussians, None if unknown.
-    own: whether our network made it, and not others' in a file.
-  """
-
-  pool: frechet.Fit
-  spatial: frechet.Fit | None = None
-  features: np.ndarray | None = None
+  pool: frechet.Fit  # of the 2048 averages
+  spatial: frechet.Fit | None = None  # of the 2023 spatial features
+  features: np.ndarray | None = None  # (M, 2048) averages
+  # (M, H, W, 3) uint8, to be made into `features`
   images: np.ndarray | None = None
-  count: int | None = None
-  own: bool = True
+  count: int | None = None  # images behind the Gaussians
+  own: bool = True  # whether our network made it, not others'
 
 
 def read(path: str | os.PathLike[str]) -> Reference:

@@ -19,17 +19,11 @@ SPLIT_SIZE = 5000  # images, as in openai/guided-diffusion
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-  """Sums over images of one split, float64.
+  """Sums over images of one split, float64."""
 
-  Attributes:
-    count: the number of images.
-    probabilities: (K,) sum of the class probabilities.
-    negentropy: sum of p log p.
-  """
-
-  count: int
-  probabilities: np.ndarray
-  negentropy: float
+  count: int  # images
+  probabilities: np.ndarray  # (K,) sum of the class probabilities
+  negentropy: float  # sum of p log p
 
   def merge(self, other: 'Split') -> 'Split':
     """Returns the sums over the images of both."""

@@ -23,14 +23,10 @@ TASKS = ('superres', 'inpaint')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Degradation:
-  """How the low-resolution images of a data set were made.
+  """How the low-resolution images of a data set were made."""
 
-  Attributes:
-    score: the name of the score of consistency with them.
-    apply: ((N, H, W, 3) uint8, (h, w)) -> (N, h, w, 3) uint8.
-  """
-
-  score: str
+  score: str  # the name of the score of consistency with them
+  # ((N, H, W, 3) uint8, (h, w)) -> (N, h, w, 3) uint8
   apply: Callable[[np.ndarray, Size], np.ndarray]
 
 

@@ -31,18 +31,12 @@ _NEIGHBOURS[1] = True
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detections:
-  """The K objects found in one image, largest first.
+  """The K objects found in one image, largest first."""
 
-  Attributes:
-    boxes: (K, 4) float64 x0, y0, x1, y1 in [0, 1], whole pixels.
-    labels: (K,) int32, 1..24.
-    areas: (K,) int64 px of the visible parts.
-    masks: K pairs of the crop's slices (rows, columns) and its bool mask.
-  """
-
-  boxes: np.ndarray
-  labels: np.ndarray
-  areas: np.ndarray
+  boxes: np.ndarray  # (K, 4) float64 x0, y0, x1, y1 in [0, 1], whole pixels
+  labels: np.ndarray  # (K,) int32, 1..24
+  areas: np.ndarray  # (K,) int64 px of the visible parts
+  # the crop's rows and columns, and its bool mask, of each
   masks: tuple[tuple[tuple[slice, slice], np.ndarray], ...]
 
   def __len__(self) -> int:

@@ -78,26 +78,18 @@ LEVELS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenes:
-  """The specifications of B scenes of at most N objects.
+  """The specifications of B scenes of at most N objects."""
 
-  Attributes:
-    n_boxes: (B,) int32, objects of each scene; the rest is zero.
-    labels: (B, N) int32, 1..24, 0 = padding.
-    geometry: (B, N, 4) float32: centre x, y and side as parts of the image,
-      rotation in radians (x towards y, which points down).
-    parents: (B, N) int32, the object that holds this one, or -1.
-    boxes: (B, N, 4) float32, x0, y0, x1, y1 of the extent of each object.
-    background: (B,) int32, a place in `BACKGROUNDS`.
-    texture: (B, 8) float32: red, green, blue of the base, cycles per image,
-      two phases, direction in radians, axis (0: waves run along x, 1: y).
-  """
-
-  n_boxes: np.ndarray
-  labels: np.ndarray
+  n_boxes: np.ndarray  # (B,) int32, objects of each scene; the rest is zero
+  labels: np.ndarray  # (B, N) int32, 1..24, 0 = padding
+  # (B, N, 4) float32: centre x, y and side as parts of the image, rotation in
+  # radians (x towards y, which points down).
   geometry: np.ndarray
-  parents: np.ndarray
-  boxes: np.ndarray
-  background: np.ndarray
+  parents: np.ndarray  # (B, N) int32, the object that holds this one, or -1
+  boxes: np.ndarray  # (B, N, 4) float32 x0, y0, x1, y1 of the extent
+  background: np.ndarray  # (B,) int32, a place in `BACKGROUNDS`
+  # (B, 8) float32: red, green, blue of the base, cycles per image, two
+  # phases, direction in radians, axis (0: waves run along x, 1: y).
   texture: np.ndarray
 
   def __len__(self) -> int:

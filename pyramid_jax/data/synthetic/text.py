@@ -56,17 +56,12 @@ def tokenizer(max_length: int = MAX_TOKENS) -> tokenizers.Tokenizer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constraints:
-  """What a caption asks for.
+  """The constraints of a caption."""
 
-  Attributes:
-    counts: {label: exact number of objects}.
-    relations: (subject label, place in `PREDICATES`, object label) each.
-    background: a place in `scenes.BACKGROUNDS`, or None.
-  """
-
-  counts: Mapping[int, int]
+  counts: Mapping[int, int]  # label -> exact number of objects
+  # Subject label, place in `PREDICATES`, object label of each.
   relations: tuple[tuple[int, int, int], ...] = ()
-  background: int | None = None
+  background: int | None = None  # a place in `scenes.BACKGROUNDS`
 
 
 def relation_matrix(boxes: np.ndarray, n_boxes: np.ndarray) -> np.ndarray:
