@@ -61,7 +61,7 @@ class FidEvaluator:
   def state(self, batches: Batches, keep: int) -> inception.State:
     """Returns what the scores need, see `inception.collect`."""
     with errors.user_errors(value=errors.DATA):
-      return inception.collect(self.extract, batches, keep)
+      return inception.collect(self.extract, batches, keep)[0]
 
   def real(self, config: ConfigDict, split: str, count: int) -> Images | None:
     """Returns the first images of a split, None where there is a reference."""
@@ -153,7 +153,7 @@ def _digest(path: pathlib.Path) -> str:
 def _reference(evaluator: FidEvaluator, real: Images) -> Reference:
   batches = real.batches(evaluator.batch_size)
   with errors.user_errors(value=errors.DATA):
-    even, odd = inception.collect_halves(evaluator.extract, batches, KEPT)
+    even, odd = inception.collect(evaluator.extract, batches, KEPT, 2)
     statistics = inception.reference_of(even.merge(odd))
     scores: Mapping[str, Score] = {}
     if odd.pool.count > 1:

@@ -55,19 +55,13 @@ class Fit:
   root: np.ndarray
 
 
-def moments(features: np.ndarray, weights: np.ndarray | None = None) -> Moments:
-  """Returns the moments of rows (N, D).
-
-  `weights` are (N,), 0 = a row that only fills a batch; None = all count.
-  """
+def moments(features: np.ndarray) -> Moments:
+  """Returns the moments of rows (N, D)."""
   x = np.asarray(features, np.float64)
-  w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
-  count = float(w.sum())
-  mean = (w @ x) / count if count else np.zeros(x.shape[1])
+  count = float(len(x))
+  mean = np.ones(len(x)) @ x / count if count else np.zeros(x.shape[1])
   centred = x - mean
-  return Moments(
-    count=count, mean=mean, scatter=centred.T @ (w[:, None] * centred)
-  )
+  return Moments(count=count, mean=mean, scatter=centred.T @ centred)
 
 
 def fit_moments(total: Moments) -> Fit:

@@ -123,76 +123,51 @@ class State:
     )
 
 
-def state(
-  features: Features,
-  places: np.ndarray,
+def collect(
+  extract: Extract,
+  batches: Batches,
   keep: int,
+  parts: int = 1,
   split_size: int = inception_score.SPLIT_SIZE,
-) -> State:
-  """Returns the state of some images.
-
-  `places` (N,) are those in the whole set, from 0, of which the features of the
-  first `keep` are kept; `split_size` is the images of a split of the inception
-  score.
-  """
-  kept = places < keep
-  return State(
-    pool=frechet.moments(np.asarray(features.pool)),
-    spatial=frechet.moments(np.asarray(features.spatial)),
-    splits=inception_score.split_sums(
-      np.asarray(features.logits_unbiased), places, split_size
-    ),
-    places=places[kept],
-    features=np.asarray(features.pool)[kept],
-  )
-
-
-def _collect(
-  extract: Extract, batches: Batches, parts: int, keep: int, split_size: int
 ) -> list[State]:
-  """Returns the states of the images whose place is 0, 1 ... modulo `parts`."""
+  """Returns the states of the images whose place is 0, 1 ... modulo `parts`.
+
+  Merged they are that of all images; the distance of two is that of two sets
+  of real images, though of half as many.
+
+  Args:
+    extract: see `extractor`.
+    batches: places (B,) in the whole set and images (B, H, W, 3) uint8.
+    keep: features of the first `keep` images of the set are kept.
+    parts: the number of states.
+    split_size: images of a split of the inception score.
+
+  Raises:
+    ValueError: fewer images than parts.
+  """
   states: list[list[State]] = [[] for _ in range(parts)]
   for features, places in _blocks(extract, batches):
     for part, found in enumerate(states):
       rows = places % parts == part
       if rows.any():
-        some = jax.tree.map(lambda x, rows=rows: x[rows], features)
-        found.append(state(some, places[rows], keep, split_size))
+        some = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], features)
+        found.append(_state(some, places[rows], keep, split_size))
   if not all(states):
     raise ValueError('there are too few images to score.')
   return [functools.reduce(State.merge, found) for found in states]
 
 
-def collect(
-  extract: Extract,
-  batches: Batches,
-  keep: int,
-  split_size: int = inception_score.SPLIT_SIZE,
+def _state(
+  features: Features, places: np.ndarray, keep: int, split_size: int
 ) -> State:
-  """Returns the state of all images, (B, H, W, 3) uint8 with their places.
-
-  Features of the first `keep` images are kept.
-
-  Raises:
-    ValueError: no images.
-  """
-  return _collect(extract, batches, 1, keep, split_size)[0]
-
-
-def collect_halves(
-  extract: Extract, batches: Batches, keep: int
-) -> tuple[State, State]:
-  """Returns the states of the images at even and at odd places.
-
-  Merged they are that of all images; their distance is that of two sets of
-  real images, though of half as many.
-
-  Raises:
-    ValueError: fewer than two images.
-  """
-  size = inception_score.SPLIT_SIZE
-  even, odd = _collect(extract, batches, 2, keep, size)
-  return even, odd
+  logits, kept = features.logits_unbiased, places < keep
+  return State(
+    pool=frechet.moments(features.pool),
+    spatial=frechet.moments(features.spatial),
+    splits=inception_score.split_sums(logits, places, split_size),
+    places=places[kept],
+    features=features.pool[kept],
+  )
 
 
 def _blocks(

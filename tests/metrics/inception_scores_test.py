@@ -44,7 +44,7 @@ def _batches(images, size):
 
 def _collect(images, size, **options):
   options = {'keep': 25, 'split_size': 16} | options
-  return inception.collect(_features, _batches(images, size), **options)
+  return inception.collect(_features, _batches(images, size), **options)[0]
 
 
 def test_scores_are_those_of_all_features_at_once():
@@ -83,7 +83,7 @@ def test_batches_blocks_and_order_do_not_matter(monkeypatch):
   monkeypatch.setattr(inception, '_BLOCK', 8)
   batches = _batches(images, 7)[::-1]
   batches.insert(3, (np.zeros(0, int), images[:0]))
-  got = inception.collect(_features, batches, keep=25, split_size=16)
+  got = inception.collect(_features, batches, keep=25, split_size=16)[0]
   np.testing.assert_array_equal(got.features, want.features)
   np.testing.assert_array_equal(got.places, np.arange(25))
   for a, b in ((got.pool, want.pool), (got.spatial, want.spatial)):
@@ -106,7 +106,7 @@ def test_a_set_has_no_distance_from_itself():
 def test_halves_make_a_whole(monkeypatch):
   monkeypatch.setattr(inception, '_BLOCK', 8)
   images = _pictures(51)
-  even, odd = inception.collect_halves(_features, _batches(images, 7), 25)
+  even, odd = inception.collect(_features, _batches(images, 7), 25, 2)
   np.testing.assert_array_equal(odd.places, np.arange(1, 25, 2))
   want = frechet.moments(_features(images[::2]).pool)
   np.testing.assert_allclose(even.pool.scatter, want.scatter, rtol=1e-6)
@@ -115,7 +115,7 @@ def test_halves_make_a_whole(monkeypatch):
   np.testing.assert_array_equal(got.features, want.features)
   assert got.splits[0].score == pytest.approx(want.splits[0].score)
   with pytest.raises(ValueError, match='too few images'):
-    inception.collect_halves(_features, _batches(images[:1], 7), 25)
+    inception.collect(_features, _batches(images[:1], 7), 25, 2)
 
 
 def test_few_pictures_have_no_precision():

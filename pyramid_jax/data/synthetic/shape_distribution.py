@@ -107,14 +107,13 @@ def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
   return bootstrap.centred(value, np.array(drawn), len(features))
 
 
-def _histograms(
-  counts: np.ndarray, labels: np.ndarray, centres: np.ndarray, valid: np.ndarray
-) -> Rows:
+def asked_histograms(examples: Rows) -> Rows:
   """Returns the histogram rows (B, K) that the `tv_*` scores compare.
 
-  From counts (B,) of objects, their labels (B, N), centres (B, N, 2) in [0, 1]
-  and whether they are valid (B, N).
+  Of examples with `boxes` (B, N, 4), `labels` (B, N) and `n_boxes` (B,).
   """
+  boxes, labels = examples['boxes'], examples['labels']
+  centres = (boxes[..., :2] + boxes[..., 2:]) / 2
   things = np.maximum(labels - 1, 0)
   cell = np.clip((centres * _GRID).astype(int), 0, _GRID - 1)
   parts = {
@@ -122,40 +121,30 @@ def _histograms(
     'tv_shape': (things // len(scenes.COLOURS), len(scenes.SHAPES)),
     'tv_pos': (cell[..., 1] * _GRID + cell[..., 0], _GRID**2),
   }
-  out = {'tv_count': np.eye(_MAX_COUNT + 1)[np.minimum(counts, _MAX_COUNT)]}
+  counts = np.minimum(examples['n_boxes'], _MAX_COUNT)
+  out = {'tv_count': np.eye(_MAX_COUNT + 1)[counts]}
   for name, (values, size) in parts.items():
-    one_hot = np.eye(size)[values] * valid[..., None]
-    out[name] = one_hot.sum(1)
+    out[name] = (np.eye(size)[values] * (labels > 0)[..., None]).sum(1)
   return out
-
-
-def asked_histograms(examples: Rows) -> Rows:
-  """Returns histogram rows of examples, from `boxes`, `labels`, `n_boxes`."""
-  boxes, labels = examples['boxes'], examples['labels']
-  centres = (boxes[..., :2] + boxes[..., 2:]) / 2
-  return _histograms(examples['n_boxes'], labels, centres, labels > 0)
 
 
 @functools.cache
 def exact_histograms(level: int) -> Rows:
-  """Returns the distribution of all scenes of a level (sums over many)."""
+  """Returns sums of the rows of many scenes of a level."""
   spec = scenes.sample(0, np.arange(_REFERENCE), level)
-  rows = asked_histograms(
-    {'boxes': spec.boxes, 'labels': spec.labels, 'n_boxes': spec.n_boxes}
-  )
+  rows = asked_histograms(vars(spec))
   return {name: x.sum(0, keepdims=True) for name, x in rows.items()}
 
 
 def found_histograms(found: Found) -> Rows:
   """Returns histogram rows of detections."""
-  size = max([len(one) for one in found], default=0)
-  labels = np.zeros((len(found), size), np.int32)
-  centres = np.zeros((len(found), size, 2))
-  for i, one in enumerate(found):
-    labels[i, : len(one)] = one.labels
-    centres[i, : len(one)] = (one.boxes[:, :2] + one.boxes[:, 2:]) / 2
   counts = np.array([len(one) for one in found], np.int64)
-  return _histograms(counts, labels, centres, labels > 0)
+  labels = np.zeros((len(found), counts.max(initial=0)), np.int32)
+  boxes = np.zeros((*labels.shape, 4))
+  for i, one in enumerate(found):
+    labels[i, : len(one)], boxes[i, : len(one)] = one.labels, one.boxes
+  rows = {'boxes': boxes, 'labels': labels, 'n_boxes': counts}
+  return asked_histograms(rows)
 
 
 def total_variation(rows: Rows, reference: Rows) -> dict[str, bootstrap.Score]:
