@@ -150,7 +150,7 @@ def collect(
     for part, found in enumerate(states):
       rows = places % parts == part
       if rows.any():
-        some = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], features)
+        some = jax.tree.map(lambda x, rows=rows: x[rows], features)
         found.append(_state(some, places[rows], keep, split_size))
   if not all(states):
     raise ValueError('there are too few images to score.')
@@ -160,13 +160,14 @@ def collect(
 def _state(
   features: Features, places: np.ndarray, keep: int, split_size: int
 ) -> State:
-  logits, kept = features.logits_unbiased, places < keep
+  pool, kept = np.asarray(features.pool), places < keep
+  logits = np.asarray(features.logits_unbiased)
   return State(
-    pool=frechet.moments(features.pool),
-    spatial=frechet.moments(features.spatial),
+    pool=frechet.moments(pool),
+    spatial=frechet.moments(np.asarray(features.spatial)),
     splits=inception_score.split_sums(logits, places, split_size),
     places=places[kept],
-    features=features.pool[kept],
+    features=pool[kept],
   )
 
 
