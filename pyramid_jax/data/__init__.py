@@ -1,8 +1,8 @@
 """Readers of data sets by name, batching and prefetch."""
 
-from collections.abc import Callable
 from collections.abc import Iterable
 import importlib
+import types
 
 from ml_collections import ConfigDict
 
@@ -10,23 +10,22 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import reader as reader_lib
 
 
+LATENTS = 'latents'  # cached for training; other splits read their source
+_READERS = 'pyramid_jax.data.readers'
 # name -> (module, class); the class is built as `class(config, split)`, and
 # a module whose data are files has `missing_inputs(config, splits)`.
 READERS = {
   'shapes': ('pyramid_jax.data.synthetic', 'ShapesReader'),
-  'image_folder': (
-    'pyramid_jax.data.readers.image_folder',
-    'ImageFolderReader',
-  ),
-  'coco': ('pyramid_jax.data.readers.coco', 'CocoReader'),
+  'image_folder': (f'{_READERS}.image_folder', 'ImageFolderReader'),
+  'coco': (f'{_READERS}.coco', 'CocoReader'),
+  LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),
 }
-LATENTS = 'latents'  # cached for training; other splits read their source
-READERS[LATENTS] = ('pyramid_jax.data.readers.latent_cache', 'LatentReader')
+WITH_CAMERAS = ('image_folder', LATENTS)
 WITH_MAPS = ('shapes', 'image_folder')  # that config.data.maps asks for
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
 TFDS = 'tfds/'
-TFDS_READER = ('pyramid_jax.data.readers.tfds', 'TfdsReader')
+TFDS_READER = (f'{_READERS}.tfds', 'TfdsReader')
 
 _PICTURES = 'train/ and val/ with its images at any depth'
 _CAPTIONS = f'{_PICTURES}, and a captions.jsonl in each for text'
@@ -45,26 +44,22 @@ FOLDERS = {
 }
 
 
-def _entry(config: ConfigDict) -> tuple[str, str]:
+def _reader(config: ConfigDict) -> tuple[types.ModuleType, str]:
+  """Returns the module of the configured reader, and the name of its class."""
   name = config.data.name
-  if name.startswith(TFDS):
-    return TFDS_READER
   if name in FOLDERS:
     raise ValueError(
       f'config.data.name is {name!r}, which has no reader yet; use'
       ' config.data.name = image_folder with config.data.root = a folder that'
       f' holds {FOLDERS[name]}.'
     )
-  if name not in READERS:
+  entry = TFDS_READER if name.startswith(TFDS) else READERS.get(name)
+  if entry is None:
     raise ValueError(
       f'config.data.name is {name!r}, must be one of {", ".join(READERS)}, '
       f'{TFDS}NAME.'
     )
-  return READERS[name]
-
-
-def _module(config: ConfigDict):
-  return importlib.import_module(_entry(config)[0])
+  return importlib.import_module(entry[0]), entry[1]
 
 
 def create(config: ConfigDict, split: str) -> reader_lib.Reader:
@@ -85,24 +80,21 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
     )
   if missing:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
-  if config.data.name == LATENTS and split != 'train':
+  if name == LATENTS and split != 'train':
     return create(uncached(config), split)
-  cameras = ('image_folder', LATENTS)
-  if config.condition.also == 'camera' and config.data.name not in cameras:
+  if config.condition.also == 'camera' and name not in WITH_CAMERAS:
     raise ValueError(
       "config.condition.also is 'camera', which config.data.name ="
-      f' {config.data.name} does not know; use image_folder.'
+      f' {name} does not know; use image_folder.'
     )
-  make: Callable[[ConfigDict, str], reader_lib.Reader]
-  make = getattr(_module(config), _entry(config)[1])
-  return make(config, split)
+  return getattr(*_reader(config))(config, split)
 
 
 def uncached(config: ConfigDict) -> ConfigDict:
   """Returns the config of the images behind cached latents, or itself."""
   if config.data.name != LATENTS:
     return config
-  return _module(config).source(config)
+  return _reader(config)[0].source(config)
 
 
 def missing_inputs(
@@ -115,7 +107,7 @@ def missing_inputs(
   Raises:
     ValueError: unknown `config.data.name`, or a field out of its range.
   """
-  find = getattr(_module(config), 'missing_inputs', None)
+  find = getattr(_reader(config)[0], 'missing_inputs', None)
   if find is None:  # a reader that makes its data
     return []
   return [*find(config, splits), *tokenizers.missing_inputs(config)]

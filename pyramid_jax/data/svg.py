@@ -3,7 +3,7 @@
 What a drawing program writes for strokes is read: groups, transforms, styles
 in attributes, all shapes. Other elements (text, references, style sheets) are
 refused by name, so that nothing of a sketch is lost in silence; dashes are
-drawn through, and what is half transparent is drawn whole.
+drawn through, ends are round, and what is half transparent is drawn whole.
 
 The file is checked and written anew, with nothing but known elements and
 numbers in it; resvg renders that in a process of its own, whose time and memory
@@ -194,7 +194,8 @@ def _frame(attributes: Mapping[str, str], side: int) -> str:
   columns, rows = (max(1, round(scale * length)) for length in (width, height))
   return (
     f'<svg xmlns="{_NAMESPACE}" width="{columns}" height="{rows}">'
-    f'<g transform="scale({scale}) translate({-x} {-y})">'
+    f'<g transform="scale({scale}) translate({-x} {-y})"'
+    ' stroke-linecap="round" stroke-linejoin="round">'
   )
 
 

@@ -165,6 +165,14 @@ def test_transforms(in_process, transform, points):
   assert not (want & ~ndimage.binary_dilation(got, np.ones((3, 3)))).any()
 
 
+def test_ends_and_joints_are_round(in_process):
+  dot = ink(stroked('<path d="M50 50h0"/>', 20), side=200)
+  y, x = np.mgrid[:200, :200] + 0.5
+  assert same(dot, np.hypot(x - 100, y - 100) < 20)
+  sharp = ink(stroked('<path d="M50 90L55 40L60 90"/>', 10), side=200)
+  assert not sharp[:68].any()
+
+
 def test_widths_grow_with_transforms(in_process):
   line = '<line x1="0" y1="10" x2="20" y2="10" transform="scale(5)"/>'
   assert ink(stroked(line, 2))[:, 50].sum() == pytest.approx(10, abs=1)
