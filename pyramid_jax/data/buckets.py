@@ -2,7 +2,7 @@
 
 All shapes have about the same area, and sides that are multiples of a number.
 A batch is of one shape, so that its images stack; which, depends on the step
-alone. A bucket is the images that come to one shape.
+alone. A bucket is the images that are cut to one shape.
 """
 
 from collections.abc import Sequence

@@ -32,7 +32,8 @@ Example = dict[str, np.ndarray]
 T = TypeVar('T')
 
 
-# So many broken images are borne in a set of any size; above, one in SHARE.
+# Broken images that are tolerated in a set of any size; in large sets, one in
+# SHARE.
 ALWAYS = 10
 SHARE = 1000
 

@@ -1,4 +1,4 @@
-"""Image files: safe decoding, and pictures on the device."""
+"""Image files: safe decoding, and images on the device."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _DECODER_ERRORS = (
   *(struct.error, zlib.error),
   *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
-# Errors of a slow or remote disk that a second attempt may mend.
+# Errors of a slow or remote disk that may not occur a second time.
 _TRANSIENT = (errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
 _ORIENTATION = 0x0112  # in EXIF; above 4 the sides are exchanged
 _PAUSES_SECS = (0.05, 0.2, 0.8)
@@ -47,7 +47,7 @@ class BrokenImage(Exception):
 
 
 def load_bytes(path: pathlib.Path) -> bytes:
-  """Returns what is in a file; disks that falter are tried again.
+  """Returns the content of a file; transient errors are retried.
 
   Raises:
     BrokenImage: no such file, or more than `MAX_BYTES`.

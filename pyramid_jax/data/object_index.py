@@ -104,8 +104,8 @@ def select(
 ) -> Index:
   """Applies the filters and sorts the images by id, as strings.
 
-  An image without any object vanishes even when none is asked for; one whose
-  objects are all too small does not.
+  An image without any object is left out even when none is required; one whose
+  objects are all too small is not.
 
   Args:
     image_ids: (N,) the ids of all images.
@@ -114,7 +114,7 @@ def select(
     filters: of the split.
     names: of the labels.
     only: the ids to keep, None = all.
-    captions: by id; images without one vanish; None = all are kept.
+    captions: by id; images without one are left out; None = all are kept.
   """
   count = len(image_ids)
   has_any = np.bincount(objects.image, minlength=count) > 0

@@ -71,7 +71,7 @@ def shard_name(index: int) -> str:
 
 
 def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-  """Writes down what a cache is, or checks it against what is there.
+  """Writes the manifest of a cache, or compares it with the existing one.
 
   Raises:
     UserError: the folder holds another cache.

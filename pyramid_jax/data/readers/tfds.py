@@ -187,7 +187,7 @@ def _check_features(config: ConfigDict, features: Any) -> None:
 
 
 def _split_name(config: ConfigDict, split: str, there: tuple[str, ...]) -> str:
-  """Returns what a split of ours reads of the set's."""
+  """Returns the split of the set that serves as train, val or test."""
   given = config.data.splits
   if given:
     if len(given) != len(_NAMES):

@@ -1,7 +1,7 @@
 """An analytic detector of the objects of `shapes` images.
 
 It has the role of YOLO for photographs, with a recall of about 1 on real
-images, so that what a score lacks is the fault of the model.
+images, so that a low score is due to the model.
 """
 
 from collections.abc import Iterator

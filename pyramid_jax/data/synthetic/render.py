@@ -117,14 +117,14 @@ def image(spec: Arrays, size: int) -> jax.Array:
   `texture` (B, 8) of `scenes.Scenes`.
   """
 
-  def paint(picture: jax.Array, item: Arrays) -> tuple[jax.Array, None]:
+  def paint(canvas: jax.Array, item: Arrays) -> tuple[jax.Array, None]:
     alpha = jnp.clip(0.5 - _pixel_distance(item, size), 0, 1)[..., None]
     colour = item['colour'][:, None, None]
-    return picture + alpha * (colour - picture), None
+    return canvas + alpha * (colour - canvas), None
 
   start = background(spec['background'], spec['texture'], size)
-  picture, _ = jax.lax.scan(paint, start, _objects(spec))
-  return jnp.round(jnp.clip(picture, 0, 1) * 255)
+  canvas, _ = jax.lax.scan(paint, start, _objects(spec))
+  return jnp.round(jnp.clip(canvas, 0, 1) * 255)
 
 
 def shrink(images: Any, factor: int) -> Any:

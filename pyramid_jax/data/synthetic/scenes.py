@@ -214,7 +214,7 @@ def _texture(seed: int, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   )
   u = uniforms(seed, indices, TEXTURE, 8)
   base = 0.42 + 0.16 * u[:, :1] + 0.03 * (2 * u[:, 1:4] - 1)
-  # Waves bend by one cycle, and need three to be told from stripes.
+  # Waves bend by one cycle, and need three to differ from stripes.
   lowest = np.where(kind == BACKGROUNDS.index('waves'), 3, 2)
   cycles = lowest + np.floor(u[:, 4] * (8 - lowest))
   phases = 2 * np.pi * u[:, 5:7]

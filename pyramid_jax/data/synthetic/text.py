@@ -25,7 +25,7 @@ from pyramid_jax.data.synthetic import scenes
 MAX_TOKENS = 40
 MAX_NOUNS = 3
 TEMPLATES = 5
-MARGIN_DEGREES = 8.0  # a relation nearer to its border is not told apart
+MARGIN_DEGREES = 8.0  # relations nearer to their border are ambiguous
 
 NUMBERS = ('a', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 PLURALS = ('circles', 'squares', 'triangles', 'crosses')
