@@ -3,7 +3,8 @@
 'bicubic' is that of LDM-SR; 'bsr_light' follows the light degradation of
 BSRGAN in latent-diffusion (ldm/modules/image_degradation/bsrgan_light.py):
 blur, resizing, noise and JPEG in a random order, as defects of real images. A
-result depends on the image and on the draw alone. What OpenCV computes there is computed here from its definitions.
+result depends on the image and on the draw alone. What OpenCV computes there is
+computed here from its definitions.
 """
 
 from collections.abc import Callable
