@@ -5,7 +5,7 @@ import pytest
 import resvg_py
 from scipy import ndimage
 
-from pyramid_jax.data import svg
+from pyramid_jax.data import sketch_files
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def in_process(monkeypatch):
   def rendered(text):
     return resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True)
 
-  monkeypatch.setattr(svg, '_rendered', rendered)
+  monkeypatch.setattr(sketch_files, '_rendered', rendered)
 
 
 def document(body, frame='viewBox="0 0 100 100"'):
@@ -25,7 +25,7 @@ def document(body, frame='viewBox="0 0 100 100"'):
 
 def ink(body, side=100, **kwargs):
   """Returns where something is drawn."""
-  return svg.rasterize(document(body, **kwargs), side)[..., 3] > 0
+  return sketch_files.rasterize(document(body, **kwargs), side)[..., 3] > 0
 
 
 def stroked(body, width=3):
@@ -189,7 +189,7 @@ def test_styles():
     '<path d="M0 50H100" stroke-opacity="0"/>'
     '</g><path d="M0 70H100V90H0z"/>'
   )
-  picture = svg.rasterize(document(body), 100)
+  picture = sketch_files.rasterize(document(body), 100)
   assert picture[10, 50].tolist() == [255, 0, 0, 255]
   assert picture[29:31, 50].max(0).tolist() == [0, 255, 0, 255]
   assert picture[80, 50].tolist() == [0, 0, 0, 255]  # filled by default
@@ -231,7 +231,9 @@ def test_what_is_beside_the_drawing_does_not_matter(in_process):
   np.testing.assert_array_equal(ink(body + line), ink(line))
   kind = '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "svg11.dtd">'
   data = b'<?xml version="1.0"?>' + kind.encode() + document(line)
-  np.testing.assert_array_equal(svg.rasterize(data, 100)[..., 3] > 0, ink(line))
+  np.testing.assert_array_equal(
+    sketch_files.rasterize(data, 100)[..., 3] > 0, ink(line)
+  )
 
 
 BOMB = (
@@ -262,7 +264,7 @@ BOMB = (
     (b'<g></g>', 'not an SVG sketch'),
     (b'<svg viewBox="0 0 1 1">', 'not XML'),
     (BOMB, "declares the entity 'a'"),
-    (b'<' * (svg.MAX_BYTES + 1), 'at most 4194304 are read'),
+    (b'<' * (sketch_files.MAX_BYTES + 1), 'at most 4194304 are read'),
     (document('<g>' * 300 + '</g>' * 300), 'nested more than 200 deep'),
     (document('', frame='viewBox="0 0 1e-320 1e-320"'), 'no viewBox'),
     (document('<path/>' * 10_001), '10001 shapes of SVG, at most 10000'),
@@ -270,7 +272,7 @@ BOMB = (
 )
 def test_what_is_refused(data, words):
   with pytest.raises(ValueError, match=words) as error:
-    svg.rasterize(data)
+    sketch_files.rasterize(data)
   assert '\n' not in str(error.value)
 
 
@@ -290,12 +292,12 @@ def test_absurd_numbers_do_no_harm(in_process):
   'program', ['import os; os.abort()', 'while True: pass']
 )
 def test_a_renderer_that_crashes_or_hangs(monkeypatch, program):
-  monkeypatch.setattr(svg, '_RENDER', program)
-  monkeypatch.setattr(svg, 'MAX_SECS', 1)
+  monkeypatch.setattr(sketch_files, '_RENDER', program)
+  monkeypatch.setattr(sketch_files, 'MAX_SECS', 1)
   with pytest.raises(
     ValueError, match='cannot be rendered in 1 s and 2048 MiB'
   ):
-    svg.rasterize(document('<path d="M0 0"/>'))
+    sketch_files.rasterize(document('<path d="M0 0"/>'))
 
 
 def test_what_is_pale_or_thinner_than_a_pixel_is_whole():
@@ -304,7 +306,7 @@ def test_what_is_pale_or_thinner_than_a_pixel_is_whole():
     '<path d="M0 30H100" stroke-opacity="0.2" opacity="0.5"/>'
     '<g opacity="0.2"><path d="M0 50H100" opacity="0.2"/></g></g>'
   )
-  pixels = svg.rasterize(document(body), 100)
+  pixels = sketch_files.rasterize(document(body), 100)
   assert np.unique(pixels[..., 3]).tolist() == [0, 255]
   rows = pixels[:, 50, 3] > 0
   assert rows[8:12].any()
