@@ -4,8 +4,9 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent import futures
+import contextlib
+import itertools
 from typing import Any
-from typing import Generic
 from typing import Protocol
 from typing import TypeVar
 
@@ -138,70 +139,49 @@ class Batches:
     return self.reader.batch(*self.order(step))
 
 
-class Prefetcher(Generic[Placed]):
-  """An iterator over batches that prepares the next ones in threads, in order.
+@contextlib.contextmanager
+def prefetch(
+  batches: Batches,
+  first_step: int,
+  last_step: int,
+  place: Callable[[Arrays], Placed],
+  depth: int = 2,
+  threads: int = 2,
+) -> Iterator[Iterator[Placed]]:
+  """Prepares the batches of [first_step, last_step) in threads, in order.
 
-  Iterate over it, or use it as a context manager to stop early. An exception
-  of the reader is raised where its batch would have come.
+  Within the context they are iterated over; an exception of the reader is
+  raised where its batch would have come. Leaving it drops what is prepared and
+  waits for the threads.
+
+  Args:
+    batches: what to read.
+    first_step: the step of the first batch.
+    last_step: the step after the last batch.
+    place: puts a host batch onto the mesh; runs in the threads too, so that
+      the transfer overlaps the computation.
+    depth: batches in work or ready, at least one for each thread.
+    threads: batches in work at a time.
+
+  Raises:
+    ValueError: depth or threads below 1.
   """
+  if depth < 1 or threads < 1:
+    raise ValueError(
+      f'depth and threads must be at least 1, got {depth} and {threads}.'
+    )
+  pool = futures.ThreadPoolExecutor(threads, 'prefetch')
+  steps = iter(range(first_step, last_step))
+  submit = lambda step: pool.submit(lambda: place(batches.at(step)))
+  pending = deque(map(submit, itertools.islice(steps, max(depth, threads))))
 
-  def __init__(
-    self,
-    batches: Batches,
-    first_step: int,
-    last_step: int,
-    place: Callable[[Arrays], Placed],
-    depth: int = 2,
-    threads: int = 2,
-  ):
-    """Begins to read the batches of [first_step, last_step).
+  def ready() -> Iterator[Placed]:
+    while pending:
+      batch = pending.popleft().result()
+      pending.extend(map(submit, itertools.islice(steps, 1)))
+      yield batch
 
-    `place` puts a host batch onto the mesh; it runs in the threads too, so that
-    the transfer overlaps the computation. `depth` batches are in work or ready,
-    at least one for each thread.
-
-    Raises:
-      ValueError: depth or threads below 1.
-    """
-    if depth < 1 or threads < 1:
-      raise ValueError(
-        f'depth and threads must be at least 1, got {depth} and {threads}.'
-      )
-    self._make = lambda step: place(batches.at(step))
-    self._steps = iter(range(first_step, last_step))
-    self._pool = futures.ThreadPoolExecutor(threads, 'prefetch')
-    self._pending: deque[futures.Future[Placed]] = deque()
-    for _ in range(max(depth, threads)):
-      self._submit()
-
-  def _submit(self) -> None:
-    step = next(self._steps, None)
-    if step is not None:
-      self._pending.append(self._pool.submit(self._make, step))
-
-  def __iter__(self) -> Iterator[Placed]:
-    return self
-
-  def __next__(self) -> Placed:
-    if not self._pending:
-      self.close()
-      raise StopIteration
-    try:
-      batch = self._pending.popleft().result()
-    except BaseException:
-      self.close()
-      raise
-    self._submit()
-    return batch
-
-  def __enter__(self) -> 'Prefetcher[Placed]':
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    self.close()
-
-  def close(self) -> None:
-    """Drops what is prepared and waits for the threads; may be repeated."""
-    self._steps = iter(())
-    self._pending.clear()
-    self._pool.shutdown(wait=True, cancel_futures=True)
+  try:
+    yield ready()
+  finally:
+    pool.shutdown(wait=True, cancel_futures=True)

@@ -174,7 +174,7 @@ def _loop(
   train = setup.config.train
   first, last = int(state.step), train.steps
   ahead = 0 if mesh_lib.needs_blocking(setup.mesh) else _AHEAD
-  batches = batches_lib.Prefetcher(
+  reading = batches_lib.prefetch(
     setup_lib.batches(setup.config, setup.reader),
     first,
     last,
@@ -182,8 +182,10 @@ def _loop(
     threads=setup.config.data.workers,
   )
   pending: deque[tuple[int, Any]] = deque()
-  hooks = hooks_lib.Hooks(setup, store, first)
-  with batches, contextlib.closing(hooks):
+  with (
+    reading as batches,
+    contextlib.closing(hooks_lib.Hooks(setup, store, first)) as hooks,
+  ):
     for step, batch in enumerate(_readable(batches), first + 1):
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         state, metrics = step_fn(state, frozen, batch)

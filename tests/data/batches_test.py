@@ -96,7 +96,8 @@ def test_prefetch_keeps_the_order_and_works_in_other_threads():
     names.add(threading.current_thread().name)
     return jax.device_put(batch['index'])
 
-  got = list(batches.Prefetcher(run, 3, 13, place, depth=4, threads=3))
+  with batches.prefetch(run, 3, 13, place, depth=4, threads=3) as loader:
+    got = list(loader)
   want = [run.at(step)['index'] for step in range(3, 13)]
   np.testing.assert_array_equal(got, want)
   assert threading.current_thread().name not in names
@@ -111,7 +112,7 @@ def test_prefetch_is_bounded():
     return batch
 
   run = batches.Batches(Numbers(100), 1, seed=2)
-  with batches.Prefetcher(run, 0, 50, place, depth=3) as loader:
+  with batches.prefetch(run, 0, 50, place, depth=3) as loader:
     next(loader)
     time.sleep(0.2)
     assert len(started) == 4  # one was taken, three are ahead
@@ -126,7 +127,7 @@ def test_prefetch_gives_every_thread_a_batch():
     return batch
 
   run = batches.Batches(Numbers(100), 1, seed=2)
-  with batches.Prefetcher(run, 0, 4, place, depth=1, threads=4) as loader:
+  with batches.prefetch(run, 0, 4, place, depth=1, threads=4) as loader:
     assert len(list(loader)) == 4
 
 
@@ -138,17 +139,20 @@ def test_prefetch_raises_in_order_and_stops_its_threads():
       return {'index': indices}
 
   run = batches.Batches(Broken(10), 1, 0, shuffle=False)
-  loader = batches.Prefetcher(run, 0, 9, lambda batch: batch)
-  assert [next(loader)['index'][0] for _ in range(2)] == [0, 1]
-  with pytest.raises(OSError, match='gone'):
-    next(loader)
-  with pytest.raises(StopIteration):
-    next(loader)
+  with batches.prefetch(run, 0, 9, lambda batch: batch) as loader:
+    assert [next(loader)['index'][0] for _ in range(2)] == [0, 1]
+    with pytest.raises(OSError, match='gone'):
+      next(loader)
+    with pytest.raises(StopIteration):
+      next(loader)
   alive = [t.name for t in threading.enumerate()]
   assert not any(name.startswith('prefetch') for name in alive)
 
 
 def test_prefetch_refuses_no_threads():
   run = batches.Batches(Numbers(10), 1, 0)
-  with pytest.raises(ValueError, match='got 2 and 0'):
-    batches.Prefetcher(run, 0, 1, lambda batch: batch, 2, 0)
+  with (
+    pytest.raises(ValueError, match='got 2 and 0'),
+    batches.prefetch(run, 0, 1, lambda batch: batch, 2, 0),
+  ):
+    pass

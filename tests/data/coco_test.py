@@ -323,7 +323,7 @@ def test_finish_and_batches(root):
   reader = data.create(coco_files.make_config(root, 'layout'), 'train')
   run = batches.Batches(reader, 2, seed=1)
   finish = jax.jit(reader.finish)
-  with batches.Prefetcher(run, 0, 5, jax.device_put, threads=2) as loader:
+  with batches.prefetch(run, 0, 5, jax.device_put, threads=2) as loader:
     got = [finish(batch) for batch in loader]
   assert len(got) == 5
   for step, batch in enumerate(got):
