@@ -10,7 +10,7 @@ from pyramid_jax import errors
 from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import batches
 from pyramid_jax.data import images
-from pyramid_jax.data import index_cache
+from pyramid_jax.data import object_index
 from pyramid_jax.data.readers import coco
 from tests.helpers import coco_files
 
@@ -340,7 +340,7 @@ def test_finish_and_batches(root):
 def test_cached_index_gives_the_same_examples(root, monkeypatch):
   config = coco_files.make_config(root, 'text')
   want = coco_files.one(data.create(config, 'val'), 9)
-  monkeypatch.setattr(index_cache, 'MIN_BYTES', 0)
+  monkeypatch.setattr(object_index, 'MIN_BYTES', 0)
   data.create(config, 'val')
   monkeypatch.setattr(coco, '_build', None)  # must not be called any more
   got = coco_files.one(data.create(config, 'val'), 9)

@@ -3,13 +3,13 @@ import os
 import numpy as np
 import pytest
 
-from pyramid_jax.data import index_cache
+from pyramid_jax.data import object_index
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  monkeypatch.setattr(index_cache, 'MIN_BYTES', 1)
+  monkeypatch.setattr(object_index, 'MIN_BYTES', 1)
   path = tmp_path / 'data' / 'a.json'
   path.parent.mkdir()
   path.write_text('{}')
@@ -28,7 +28,7 @@ class Builder:
 def test_built_once_and_kept_away_from_the_data(source, tmp_path):
   build = Builder()
   for _ in range(2):
-    got = index_cache.load_or_build([source], {'min': 1}, build)
+    got = object_index.load_or_build([source], {'min': 1}, build)
     np.testing.assert_array_equal(got['ids'], [0, 1, 2])
     assert got['names'].tolist() == [b'a', b'bc']
   assert build.calls == 1
@@ -39,35 +39,35 @@ def test_built_once_and_kept_away_from_the_data(source, tmp_path):
 
 def test_other_options_or_another_file_build_again(source):
   build = Builder()
-  index_cache.load_or_build([source], {'min': 1}, build)
-  index_cache.load_or_build([source], {'min': 2}, build)
+  object_index.load_or_build([source], {'min': 1}, build)
+  object_index.load_or_build([source], {'min': 2}, build)
   assert build.calls == 2
   os.utime(source, ns=(1, 1))
-  index_cache.load_or_build([source], {'min': 1}, build)
+  object_index.load_or_build([source], {'min': 1}, build)
   assert build.calls == 3
   source.write_text('{ }')
   os.utime(source, ns=(1, 1))
-  index_cache.load_or_build([source], {'min': 1}, build)
+  object_index.load_or_build([source], {'min': 1}, build)
   assert build.calls == 4
 
 
 def test_damaged_index_is_built_again(source, tmp_path):
   build = Builder()
-  index_cache.load_or_build([source], {}, build)
+  object_index.load_or_build([source], {}, build)
   (kept,) = (tmp_path / 'cache' / 'pyramid_jax').iterdir()
   kept.write_bytes(kept.read_bytes()[:100])
-  got = index_cache.load_or_build([source], {}, build)
+  got = object_index.load_or_build([source], {}, build)
   assert build.calls == 2
   assert got['ids'].tolist() == [0, 1, 2]
 
 
 def test_folder_that_cannot_be_written(source, tmp_path):
   (tmp_path / 'cache').write_text('a file, not a folder')
-  got = index_cache.load_or_build([source], {}, Builder())
+  got = object_index.load_or_build([source], {}, Builder())
   assert got['ids'].tolist() == [0, 1, 2]
 
 
 def test_small_files_are_not_kept(source, tmp_path, monkeypatch):
-  monkeypatch.setattr(index_cache, 'MIN_BYTES', 1000)
-  index_cache.load_or_build([source], {}, Builder())
+  monkeypatch.setattr(object_index, 'MIN_BYTES', 1000)
+  object_index.load_or_build([source], {}, Builder())
   assert not (tmp_path / 'cache').exists()

@@ -23,7 +23,6 @@ import numpy as np
 
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
-from pyramid_jax.data import index_cache
 from pyramid_jax.data import object_index
 from pyramid_jax.data import segmentations
 
@@ -332,7 +331,7 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
       'masks': config.condition.task == 'scene_graph',
       'kinds': sorted(files),
     }
-    arrays = index_cache.load_or_build(
+    arrays = object_index.load_or_build(
       [path for kind, path in files.items() if kind != 'images'],
       options,
       lambda: _build(config, split),
