@@ -33,21 +33,13 @@ SPLIT = 'train'
 FLIPPED = 'flipped_'
 LATENTS = ('latent_mean_', 'latent_std_')
 # Fields that a cache fixes; a run that uses it must have the same.
-FIXED = (
-  'data.image_size',
-  'data.level',
-  'data.max_objects',
-  'data.lr_factor',
-  'data.maps',
-  'condition.task',
-  'condition.also',
-  'condition.encoder',
-  'condition.max_length',
-  'condition.max_objects',
-  'condition.no_tokens',
-  'condition.encode_crop',
-  'condition.shift',
-)
+FIXED = {
+  'data': ('image_size', 'level', 'max_objects', 'lr_factor', 'maps'),
+  'condition': (
+    *('task', 'also', 'encoder', 'max_length'),
+    *('max_objects', 'no_tokens', 'encode_crop', 'shift'),
+  ),
+}
 # Images that are encoded with the condition cannot be cached; places would
 # have to be mirrored with the image.
 UNSERVED = ('inpaint',)
@@ -57,12 +49,12 @@ _STREAM = 300  # word of the hash that mirrors
 
 def fixed_fields(config: ConfigDict) -> dict[str, Any]:
   """Returns the fields of `FIXED` that are not empty in a config."""
-  fields = {}
-  for name in FIXED:
-    section, field = name.split('.')
-    if config[section].get(field, ()) != ():
-      fields[name] = config[section][field]
-  return fields
+  return {
+    f'{section}.{field}': config[section][field]
+    for section, fields in FIXED.items()
+    for field in fields
+    if config[section].get(field, ()) != ()
+  }
 
 
 def shard_name(index: int) -> str:
