@@ -60,11 +60,8 @@ def entries(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields (position, entry) of a list of objects that have these fields.
 
-  Args:
-    path: for error messages.
-    document: of `load_json`.
-    section: the key of the list.
-    fields: kinds (`INTEGER` and so on) by the name of a field.
+  `section` is the key of the list in the document of the file, `fields` are
+  kinds (`INTEGER` and so on) by the name of a field.
 
   Raises:
     UserError: the section or a field is missing or of another kind.

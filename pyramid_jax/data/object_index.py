@@ -189,12 +189,9 @@ def load_or_build(
   """Returns `build()`, or what it returned for the same files and options.
 
   Files are the same if path, size and time of change are. The index of small
-  files is not kept, nor where the folder cannot be written.
-
-  Args:
-    files: what `build` reads.
-    options: what else it depends on; JSON values.
-    build: makes the arrays, none of which holds Python objects.
+  files is not kept, nor where the folder cannot be written. `options` are JSON
+  values on which `build` depends besides `files`; its arrays hold no Python
+  objects.
   """
   if sum(file.stat().st_size for file in files) < MIN_BYTES:
     return build()

@@ -103,15 +103,9 @@ def write(
 ) -> None:
   """Writes statistics; the file appears under its name when it is whole.
 
-  Programs that read the files of ADM read it too.
-
-  Args:
-    path: of the file, which ends in .npz.
-    pool: moments of the averages.
-    spatial: moments of the spatial features.
-    features: (M, 2048) averages for precision and recall.
-    images: (M, H, W, 3) uint8 of these averages.
-    source: hash of the images.
+  Programs that read the files of ADM read it too. Precision and recall need the
+  averages `features` (M, 2048) of `images` (M, H, W, 3) uint8; `source` is the
+  hash of all images.
 
   Raises:
     FileExistsError: the file is there.

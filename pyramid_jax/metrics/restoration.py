@@ -92,7 +92,12 @@ def scores(
   examples: Examples,
   degradation: Degradation | None = None,
 ) -> Scores:
-  """Returns the scores of restored images.
+  """Returns the scores of restored images (N, H, W, 3) uint8.
+
+  superres: psnr (dB), ssim, and under the degradation's name the psnr (dB) of
+  the degraded image to the one that was given; without `image` only the last.
+  inpaint: hole_psnr, known_psnr (dB) of the parts, psnr and ssim of all. Ratios
+  are at most 100 dB, also where nothing differs.
 
   Args:
     task: superres | inpaint.
@@ -100,13 +105,6 @@ def scores(
     examples: `image` (N, H, W, 3) uint8, the whole images, and `lr_image`
       (N, h, w, 3) uint8 or `inpaint_mask` (N, H, W), 1 = hole.
     degradation: that made `lr_image`; None where it cannot be repeated.
-
-  Returns:
-    superres: psnr (dB), ssim, and under the degradation's name the psnr (dB)
-      of the degraded image to the one that was given; without `image` only
-      the last.
-    inpaint: hole_psnr, known_psnr (dB) of the parts, psnr and ssim of all.
-    Ratios are at most 100 dB, also where nothing differs.
 
   Raises:
     ValueError: unknown task, or sizes that do not fit.

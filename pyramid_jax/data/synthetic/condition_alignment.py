@@ -143,27 +143,19 @@ def scores(
 ) -> Scores:
   """Returns the scores of images made for a task.
 
+  They are those of `object_scores` (layout, with detected_purity; label;
+  scene_graph, with category_acc; text), class_acc (class), `map_scores` (map),
+  `restoration` (superres, inpaint) and `shape_distribution.total_variation`
+  (none, class); and of `edges` where examples are conditioned on edges.
+
   Args:
-    task: none | text | layout | label | scene_graph | class | map |
-      superres | inpaint.
+    task: a key of `TASKS`.
     images: (B, H, W, 3) uint8.
     examples: stacked conditions of the images, with the keys of the reader
       of `shapes`; with `level`, turned shapes are expected where there are
       some, and distributions are compared with the exact one.
     label_names: of the reader, to refuse other data sets.
     real_images: (M, H, W, 3) uint8 images of the data, adds `shape_fd`.
-
-  Returns:
-    layout: layout_recall, layout_precision, layout_f1, mIoU, category_acc,
-      count_acc, detected_purity;
-    label: category_acc, category_precision, count_acc;
-    scene_graph: relation_acc, 'relation_acc/left of' and so on, category_acc;
-    text: caption_acc, attribute_acc, relation_acc, stuff_acc;
-    class: class_acc and those of none;
-    map: seg_miou, pixel_acc;
-    superres, inpaint: see `restoration.scores`;
-    none: tv_count, tv_colour, tv_shape, tv_pos.
-    Those of `edges.scores` are added where examples are conditioned on edges.
 
   Raises:
     ValueError: unknown task, other labels, missing keys or wrong shapes.
@@ -235,13 +227,6 @@ def with_bounds(
   rest. The ceiling of `shape_fd` is the distance between two halves of the
   real images (of half as many, so a little too large); it has no floor, nor
   do the `tv_*` scores.
-
-  Args:
-    task: as for `scores`.
-    images: (B, H, W, 3) uint8.
-    examples: B stacked conditions.
-    real_images: (B, H, W, 3) uint8 images of the same conditions.
-    seed: of the shuffle.
 
   Raises:
     ValueError: as for `scores`, or the images are not equally many.
