@@ -24,7 +24,6 @@ import numpy as np
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import object_index
-from pyramid_jax.data import segmentations
 
 
 YEARS = (2014, 2017)
@@ -202,7 +201,7 @@ def _part_of_box(
   x, y, width, height = entry['bbox']
   mask = entry.get('segmentation')
   try:
-    centre = segmentations.centroid(mask) if mask else None
+    centre = annotation_files.centroid(mask) if mask else None
   except ValueError as error:
     annotation_files.fail(path, f'annotations[{i}]', f'has {error}')
   if centre is None or not width or not height:
