@@ -18,9 +18,7 @@ FIELDS = {
     32, 'The height and width of an image in pixels.', low=1
   ),
   'data.lr_factor': Field(
-    4,
-    'The side of an image over the side of its low-resolution version.',
-    low=1,
+    4, 'The side of an image over that of its low-resolution version.', low=1
   ),
   'data.degradation': Field(
     'bicubic',
@@ -37,23 +35,17 @@ FIELDS = {
     choices=reader.MAPS,
   ),
   'data.edges': Field(
-    'canny',
-    'The detector that finds edges in the images of files.',
-    choices=tuple(edges.DETECTORS),
+    'canny', 'The edge detector for files.', choices=tuple(edges.DETECTORS)
   ),
   'data.year': Field(2014, 'The edition of COCO.', choices=(2014, 2017)),
   'data.max_objects': Field(
     8, 'The number of boxes of an example, padding included.', low=1
   ),
   'data.crop': Field(
-    'random-1d',
-    'How a square is cut from a training image.',
-    choices=transforms.CROPS,
+    'random-1d', 'How training images are cut.', choices=transforms.CROPS
   ),
   'data.eval_crop': Field(
-    'center',
-    'How a square is cut from an image in validation and test.',
-    choices=transforms.CROPS,
+    'center', 'How images of val and test are cut.', choices=transforms.CROPS
   ),
   'data.buckets': Field(
     0,
