@@ -102,7 +102,7 @@ def missing_inputs(
 ) -> list[str]:
   """Returns what the reader of these splits and the tokenizer lack.
 
-  'path (what it is and the config field)' of every absent file or folder.
+  Each entry is 'path (what it is and the config field)' of a file or folder.
 
   Raises:
     ValueError: unknown `config.data.name`, or a field out of its range.

@@ -163,7 +163,8 @@ def decode_rgba(data: bytes, name: str | os.PathLike) -> np.ndarray:
 def read_map(path: str | os.PathLike) -> np.ndarray:
   """Decodes a map of classes: the values themselves, not their colours.
 
-  (H, W) uint8 of a PNG of 8-bit grey values or with a palette.
+  The file is a PNG of 8-bit grey values or with a palette, the result (H, W)
+  uint8.
 
   Raises:
     BrokenImage: as `read`, or pixels of another kind.

@@ -92,7 +92,7 @@ sys.stdout.buffer.write(resvg_py.svg_to_bytes(
 def read(path: str | os.PathLike) -> np.ndarray:
   """Reads a JPEG, PNG, WebP or SVG file; the content decides, not the name.
 
-  (H, W, 4) uint8: red, green, blue and opacity.
+  The result is (H, W, 4) uint8: red, green, blue and opacity.
 
   Raises:
     BrokenImage: no such file, another format, too large, or damaged.
@@ -110,7 +110,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
 def rasterize(data: bytes, side: int = SIDE) -> np.ndarray:
   """Renders an SVG file; the longer side of the result has `side` px.
 
-  (H, W, 4) uint8, red, green, blue and opacity, which is 0 or 255.
+  The result is (H, W, 4) uint8: red, green, blue and opacity, 0 or 255.
 
   Raises:
     ValueError: one line: not SVG, too large, damaged, or with an element or a

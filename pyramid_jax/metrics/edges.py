@@ -97,9 +97,9 @@ def _pair(found: np.ndarray, wanted: np.ndarray) -> tuple[float, ...]:
 def scores(found: np.ndarray, wanted: np.ndarray) -> dict[str, bootstrap.Score]:
   """Returns the scores of edge maps, means over images (see `compare`).
 
-  edge_f1, edge_precision, edge_recall; in pixels edge_chamfer, and edge_missed,
-  the mean distance of a wanted edge to the nearest edge of the image: a sketch
-  leaves out details that an image may have.
+  They are edge_f1, edge_precision, edge_recall; in pixels edge_chamfer, and
+  edge_missed, the mean distance of a wanted edge to the nearest edge of the
+  image: a sketch leaves out details that an image may have.
   """
   values = compare(found, wanted)
   names = {

@@ -25,7 +25,7 @@ def _check_pair(
 def psnr(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
   """Returns the peak signal-to-noise ratio of each image in dB.
 
-  (N,) float64, infinite for equal images; both are (N, H, W, 3) uint8.
+  It is (N,) float64, infinite for equal images; both are (N, H, W, 3) uint8.
 
   Raises:
     ValueError: other types, or shapes that differ.

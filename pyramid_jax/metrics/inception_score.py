@@ -49,7 +49,8 @@ def split_sums(
 ) -> Splits:
   """Returns the sums of some images, to be merged with those of others.
 
-  Of the logits (N, K) of images at `places` (N,) of the whole order, from 0.
+  `logits` (N, K) are those of images at `places` (N,) of the whole order, from
+  0.
 
   Raises:
     ValueError: no images, or an empty split.

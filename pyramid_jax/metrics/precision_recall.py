@@ -84,7 +84,8 @@ def precision_recall(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns precision (K,) and recall (K,), biased where N and M differ.
 
-  Of features (N, D) of real images and (M, D) of samples, for each neighbour.
+  `real` are features (N, D) of real images, `samples` (M, D) those of samples;
+  each neighbour has its own values.
 
   Raises:
     ValueError: features of different lengths, or as `radii`.

@@ -44,7 +44,7 @@ def bicubic(low: np.ndarray, size: Size) -> np.ndarray:
 def mean_filled(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
   """Fills holes (N, H, W) with the mean colour of the known pixels.
 
-  Middle grey where no pixel of (N, H, W, 3) uint8 is known.
+  They become middle grey where no pixel of (N, H, W, 3) uint8 is known.
   """
   known = (holes == 0)[..., None]
   count = known.sum((1, 2))
@@ -59,7 +59,7 @@ def region_psnr(
 ) -> np.ndarray:
   """Returns the peak signal-to-noise ratio (N,) of a part of each image in dB.
 
-  Infinite where nothing differs, NaN for an empty part; images are
+  It is infinite where nothing differs, NaN for an empty part; images are
   (N, H, W, 3) uint8, `region` is (N, H, W) bool.
   """
   error = np.square(images.astype(np.float64) - targets).mean(-1)

@@ -51,8 +51,8 @@ class Detections:
 def colour_map(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns the colour and the saturation of every pixel.
 
-  (N, H, W) int8, places in `scenes.COLOURS` or -1 for grey, and (N, H, W)
-  float32 in [0, 1], of (N, H, W, 3) uint8.
+  Colours are (N, H, W) int8, places in `scenes.COLOURS` or -1 for grey, the
+  saturation is (N, H, W) float32 in [0, 1]; `images` are (N, H, W, 3) uint8.
   """
   pixels = images.astype(np.float32) / 255
   red, green, blue = (pixels[..., i] for i in range(3))

@@ -22,7 +22,7 @@ GRADIENT, STRIPES, CHECKS, WAVES = range(len(scenes.BACKGROUNDS))
 def _classify(grey: np.ndarray, free: np.ndarray) -> int:
   """Returns the kind of one background.
 
-  From brightness (H, W) float64, and where no object is, (H, W) bool.
+  `grey` is the brightness, (H, W) float64; `free` says where no object is.
   """
   height, width = grey.shape
   y, x = np.nonzero(free)
@@ -125,7 +125,7 @@ def borders(ids: np.ndarray) -> np.ndarray:
 def edges(images: np.ndarray) -> np.ndarray:
   """Returns where colour classes meet in (N, H, W, 3) uint8 images.
 
-  (N, H, W) bool, lines of one pixel.
+  The result is (N, H, W) bool, lines of one pixel.
   """
   colours, _ = detector.colour_map(images_lib.check_batch(images))
   return borders(colours)

@@ -32,9 +32,9 @@ MIN_IOU = 0.5
 class Match:
   """How the detections of one image fit its condition.
 
-  Labels (n,) of the condition's objects, and (k,) of the detections; the
-  detection matched to each object (n,), or -1; and the IoU (n,) of the matched
-  pairs, 0 where there is none.
+  It has the labels (n,) of the condition's objects and (k,) of the detections,
+  the detection matched to each object (n,) or -1, and the IoU (n,) of the
+  matched pairs, 0 where there is none.
   """
 
   asked: np.ndarray
@@ -190,7 +190,7 @@ def _shares(
 def relation_scores(examples: Examples, found: Found) -> Scores:
   """Returns the share of the conditions' triples that hold.
 
-  relation_acc over all triples; 'relation_acc/left of' and so on over those of
+  relation_acc is that of all triples, 'relation_acc/left of' and so on those of
   one predicate. `examples` have `labels` (B, N) and `triples` (B, T, 3), rows
   of (subject index, predicate, object index), padded with -1; '__in_image__' is
   left out.
@@ -213,8 +213,8 @@ def caption_scores(
 ) -> Scores:
   """Returns the share of the constraints of captions that hold.
 
-  caption_acc over all constraints; attribute_acc over 'two red circles'
-  (exactly so many are detected); relation_acc over relations; stuff_acc over
+  caption_acc is that of all constraints, attribute_acc of 'two red circles'
+  (exactly so many are detected), relation_acc of relations, stuff_acc of
   backgrounds.
 
   Args:

@@ -141,7 +141,7 @@ def shrink(images: Any, factor: int) -> Any:
 def maps(spec: Arrays, size: int) -> dict[str, jax.Array]:
   """Returns the label maps of scenes, given as for `image`.
 
-  (B, size, size) each: `instance` int32, 0 or 1 + the object's place; `mask`
+  Each is (B, size, size): `instance` int32, 0 or 1 + the object's place; `mask`
   uint8, 1..24 things and 25..28 backgrounds; `edge` uint8 0..255, the visible
   outlines.
   """

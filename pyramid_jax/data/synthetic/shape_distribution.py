@@ -93,7 +93,7 @@ def shape_features(images: np.ndarray, found: Found) -> np.ndarray:
 
 
 def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
-  """Returns the Frechet distance (N, 64) to (M, 64) real features.
+  """Returns the Frechet distance of features (N, 64) to real ones (M, 64).
 
   Raises:
     ValueError: as for `frechet.feature_distance`.
@@ -110,7 +110,7 @@ def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
 def asked_histograms(examples: Rows) -> Rows:
   """Returns the histogram rows (B, K) that the `tv_*` scores compare.
 
-  Of examples with `boxes` (B, N, 4), `labels` (B, N) and `n_boxes` (B,).
+  `examples` have `boxes` (B, N, 4), `labels` (B, N) and `n_boxes` (B,).
   """
   boxes, labels = examples['boxes'], examples['labels']
   centres = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -150,8 +150,8 @@ def found_histograms(found: Found) -> Rows:
 def total_variation(rows: Rows, reference: Rows) -> dict[str, bootstrap.Score]:
   """Returns total variations, 0 (equal) to 1, of pooled histograms by name.
 
-  tv_count (objects of an image), tv_colour, tv_shape, tv_pos (cell of a 4 x 4
-  grid), over objects.
+  They are tv_count (objects of an image), and over objects tv_colour, tv_shape
+  and tv_pos (cell of a 4 x 4 grid).
   """
   scores = {}
   for name, x in rows.items():

@@ -67,9 +67,9 @@ class Constraints:
 def relation_matrix(boxes: np.ndarray, n_boxes: np.ndarray) -> np.ndarray:
   """Returns the predicate of every ordered pair of boxes (B, N, 4).
 
-  (B, N, N) int32, subject by row: places in `PREDICATES`, -1 where there is no
-  pair or no clear relation: directions within 8 degrees of a border between two
-  are left out.
+  They are (B, N, N) int32, subject by row: places in `PREDICATES`, -1 where
+  there is no pair or no clear relation: directions within 8 degrees of a border
+  between two are left out.
   """
   count = boxes.shape[1]
   centres = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -227,9 +227,9 @@ def triples(
 ) -> np.ndarray:
   """Returns the triples of scenes by the rule of sg2im, only clear ones.
 
-  (B, 2 * width, 3) int32 (subject, place in `PREDICATES`, object), one relation
-  and one '__in_image__' (with the node `n_boxes`) for each of the `width`
-  places of objects, padded with -1.
+  They are (B, 2 * width, 3) int32 (subject, place in `PREDICATES`, object), one
+  relation and one '__in_image__' (with the node `n_boxes`) for each of the
+  `width` places of objects, padded with -1.
   """
   draws = scenes.uniforms(seed, indices, scenes.TRIPLES, 1)[:, 0]
   rows = scene_graph.relations_from_boxes(
