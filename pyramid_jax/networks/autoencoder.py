@@ -345,10 +345,9 @@ class FirstStage(nn.Module, kw_only=True):
   def reconstructed(
     self, latents: list[jax.Array], entries: list[jax.Array], **extra: Any
   ) -> dict[str, Any]:
-    """Returns `extra`, `latents` and what is decoded from the entries.
+    """Returns `extra`, the `latents` and what the entries are decoded to.
 
-    This is the `reconstruction` (B, H, W, 3) float32, and the `features` from
-    which `last_conv` made it.
+    These are `features` and the `reconstruction` (B, H, W, 3) that they give.
     """
     features = self.decode_features(entries, quantize=False)
     return {

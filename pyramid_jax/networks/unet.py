@@ -11,8 +11,7 @@ class UNet(unet_trunk.Trunk):
   """Predicts the noise (or what else is learned) of a latent.
 
   CompVis/latent-diffusion: ldm/modules/diffusionmodules/openaimodel.py,
-  UNetModel; the attributes are its constructor's arguments. There is one
-  stage.
+  UNetModel; the attributes are its constructor's arguments.
   """
 
   in_channels: int = 3  # Concatenated conditions are included.
