@@ -1,12 +1,11 @@
 """ControlNet: a trained branch that conditions a frozen U-Net on a map.
 
 arXiv:2302.05543. The branch is a copy of the way down and of the middle of a
-U-Net, with its weights at first. It takes what the U-Net takes and a control
-map; its results are added to the skips and to the middle of the U-Net, through
-convolutions that start as zeros: at first it changes nothing.
+U-Net. It takes what the U-Net takes and a control map; its results are added to
+the skips and to the middle of the U-Net, through convolutions that start as
+zeros: at first it changes nothing.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -23,8 +22,6 @@ from pyramid_jax.networks.layers import resampling
 
 
 HINT_WIDTHS = (32, 64)  # between the map and the first features
-# What the names of a branch's own parameters begin with.
-_OWN = ('hint_', 'zero_')
 
 
 class Branch(unet_trunk.Trunk):
@@ -110,22 +107,6 @@ def branch(
     if field.init and field.name not in ('parent', 'name')
   }
   return kind(**fields, hint_channels=hint_channels, cells=cells)
-
-
-def from_base(params: Mapping[str, Any], base: Mapping[str, Any]) -> Any:
-  """Returns a branch's `params` with those of the U-Net where it copies them.
-
-  Raises:
-    ValueError: the U-Net lacks parameters of which the branch is a copy.
-  """
-  copied = [name for name in params if not name.startswith(_OWN)]
-  absent = [name for name in copied if name not in base]
-  if absent:
-    raise ValueError(
-      f'the base lacks {len(absent)} modules of its branch, the first is'
-      f' {absent[0]}: another network.'
-    )
-  return {**params, **{name: base[name] for name in copied}}
 
 
 def weighted(
