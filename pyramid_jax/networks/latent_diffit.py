@@ -40,11 +40,6 @@ class LatentDiffiT(diffit_trunk.Trunk):
     """Channels of the result."""
     return self.in_channels * (2 if self.learn_sigma else 1)
 
-  @property
-  def label_rows(self) -> int:
-    """Rows of the table of labels, the null class included if there is one."""
-    return self.num_classes + (self.class_dropout_prob > 0)
-
   def check_options(self) -> None:
     super().check_options()
     if not 0 <= self.class_dropout_prob < 1:
@@ -105,7 +100,8 @@ class LatentDiffiT(diffit_trunk.Trunk):
         key = self.make_rng('dropout')
         drop = jax.random.bernoulli(key, self.class_dropout_prob, y.shape)
         y = jnp.where(drop, self.num_classes, y)
-      cond = cond + self.embed_id(y, self.label_rows, 'y_embedder')
+      rows = self.num_classes + (self.class_dropout_prob > 0)  # with the null
+      cond = cond + self.embed_id(y, rows, 'y_embedder')
     self.sow('intermediates', 'cond', cond)
     found = {'block0': h}
     h = self.walk(h, cond, self.grid, found=found if features else None)

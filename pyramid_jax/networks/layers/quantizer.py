@@ -50,7 +50,7 @@ class VectorQuantizer(nn.Module):
       )
     z = z.astype(jnp.float32)
     codes = nearest_code(lax.stop_gradient(z), self.embedding)
-    entries = self.lookup(codes)
+    entries = jnp.take(self.embedding, codes, axis=0)
 
     towards_entry = jnp.mean((lax.stop_gradient(entries) - z) ** 2)
     towards_z = jnp.mean((entries - lax.stop_gradient(z)) ** 2)
@@ -59,10 +59,6 @@ class VectorQuantizer(nn.Module):
     else:
       loss = self.beta * towards_entry + towards_z
     return z + lax.stop_gradient(entries - z), codes, loss
-
-  def lookup(self, codes: jax.Array) -> jax.Array:
-    """Returns the entries (..., features) of codes (...) int32."""
-    return jnp.take(self.embedding, codes, axis=0)
 
 
 def nearest_code(z: jax.Array, codebook: jax.Array) -> jax.Array:
