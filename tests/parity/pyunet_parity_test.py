@@ -283,7 +283,7 @@ def test_published_sizes(size, channels, parameters):
       SMALL | {'use_spatial_transformer': False, 'context_dim': None},
       {
         'pre_input_blocks.1.0.weight': (32, 4, 3, 3),
-        'input_blocks.3.1.qkv.weight': (192, 64, 1),
+        'input_blocks.2.1.qkv.weight': (192, 64, 1),
         'middle_block.1.proj_out.weight': (64, 64, 1),
       },
     ),
