@@ -179,35 +179,18 @@ def edit_of_request(
     `image` (1, H, W, 3) uint8, with a mask also `inpaint_mask` (1, H, W)
     uint8, 1 = inpainted; and the strength.
   """
-  strength = options.get('strength')
-  if not _asks_edit(config, options, strength):
-    return None
-  with _broken_images():
-    if options.get('mask'):
-      rows = _image_with_holes(config, options)
-    else:
-      rows = {'image': _fit(config)(_image('image', options), 0)[0][None]}
-  return rows, 1.0 if strength is None else strength
-
-
-def _asks_edit(
-  config: ConfigDict, options: Mapping[str, Any], strength: float | None
-) -> bool:
-  """Whether the options are those of an edit; refuses incompatible ones."""
+  task, strength = config.condition.task, options.get('strength')
   if strength is not None and not 0 < strength <= 1:
     raise errors.UserError(f'--strength={strength}: must lie in (0, 1].')
-  task = config.condition.task
+  given = [name for name in ('image', 'mask', 'strength') if options.get(name)]
   if not edits(config):
     if strength is None:
-      return False
+      return None
     raise errors.UserError(
       f'--strength is not for the task {task!r}, whose condition is --image.'
     )
-  given = [name for name in ('image', 'mask') if options.get(name)]
-  if strength is not None:
-    given.append('strength')
   if not given:
-    return False
+    return None
   if 'image' not in given:
     raise errors.UserError(f'--{given[0]} needs --image, the image to change.')
   if given == ['image']:
@@ -216,7 +199,12 @@ def _asks_edit(
       ' --mask (paint a part), or both.'
     )
   _need_condition(task, options, 'image')
-  return True
+  with _broken_images():
+    if options.get('mask'):
+      rows = _image_with_holes(config, options)
+    else:
+      rows = {'image': _fit(config)(_image('image', options), 0)[0][None]}
+  return rows, 1.0 if strength is None else strength
 
 
 def _need_condition(task: str, options: Mapping[str, Any], name: str) -> None:
