@@ -110,7 +110,7 @@ def _report(setup: setup_lib.Setup) -> None:
   """Logs the mesh, the parameters and the shardings of the state."""
   logging.info('mesh: %s', mesh_lib.describe(setup.mesh))
   parameter_overview.log_parameter_overview(
-    setup.state.params, include_stats='sharding'
+    setup.state.params, include_stats='sharding', jax_logging_process=0
   )
   trees = {'state': setup.state, 'pretrained': setup.frozen}
   logging.info('%s', sharding.table(trees))
