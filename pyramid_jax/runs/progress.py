@@ -51,6 +51,7 @@ class Progress(tqdm.tqdm):
       mininterval=_BAR_SECS if terminal else _LINE_SECS,
       miniters=1,
       position=0,
+      disable=False,  # whatever the environment says: others read the speed
       dynamic_ncols=terminal,
       bar_format=f'|{{bar}}| {_LINE}' if terminal else _LINE,
     )
