@@ -79,8 +79,9 @@ def _run(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
       results = _run(
         getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), values
       )
-    elif name in _RULES:
-      result = _RULES[name](eqn.params, *values)
+    elif name in _NUMPY or name in _RULES:
+      plain = _NUMPY.get(name)
+      result = plain(*values) if plain else _RULES[name](eqn.params, *values)
       results = [np.asarray(result, eqn.outvars[0].aval.dtype)]
     else:
       results = eqn.primitive.bind(*values, **eqn.params)
@@ -107,33 +108,32 @@ def _broadcast(params: Mapping[str, Any], x: Any, *_: Any) -> np.ndarray:
   return np.broadcast_to(np.reshape(x, ones), shape)
 
 
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-  return lambda params, *values: function(*values)
-
-
 # Primitives that hold a jaxpr and just run it.
 _CALLS = ('jit', 'pjit', 'remat2', 'checkpoint', 'closed_call')
+_NUMPY = {
+  'add': np.add,
+  'copy': np.array,
+  'div': np.divide,
+  'erf': special.erf,
+  'erf_inv': special.erfinv,
+  'max': np.maximum,
+  'min': np.minimum,
+  'mul': np.multiply,
+  'neg': np.negative,
+  'nextafter': np.nextafter,
+  'or': np.bitwise_or,
+  'shift_right_logical': np.right_shift,
+  'sqrt': np.sqrt,
+  'sub': np.subtract,
+}
+# Primitives with parameters.
 _RULES: dict[str, Callable[..., Any]] = {
-  'add': _plain(np.add),
   'bitcast_convert_type': lambda p, x: np.ascontiguousarray(x).view(
     p['new_dtype']
   ),
   'broadcast_in_dim': _broadcast,
   'convert_element_type': lambda p, x: np.asarray(x).astype(p['new_dtype']),
-  'copy': _plain(np.array),
-  'div': _plain(np.divide),
-  'erf': _plain(special.erf),
-  'erf_inv': _plain(special.erfinv),
-  'max': _plain(np.maximum),
-  'min': _plain(np.minimum),
-  'mul': _plain(np.multiply),
-  'neg': _plain(np.negative),
-  'nextafter': _plain(np.nextafter),
-  'or': _plain(np.bitwise_or),
   'random_bits': _bits,
   'reshape': lambda p, x: np.reshape(x, p['new_sizes']),
-  'shift_right_logical': _plain(np.right_shift),
-  'sqrt': _plain(np.sqrt),
   'stop_gradient': lambda p, x: x,
-  'sub': _plain(np.subtract),
 }
