@@ -111,7 +111,7 @@ def test_batches_fit_the_system(tmp_path, variant):
   system = systems.create(config)
 
   def loss(batch):
-    params, extra = system.init(jax.random.key(0), batch)
+    params, extra = system.init(jax.random.key(0))
     frozen = {
       name: part.init(jax.random.key(1))
       for name, part in system.pretrained_parts().items()

@@ -23,6 +23,7 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import lock
 from pyramid_jax.training import loop as train
+from pyramid_jax.training import setup as setup_lib
 from pyramid_jax.training import step as state_lib
 from tests.helpers import fake_run
 
@@ -70,14 +71,20 @@ def test_files_of_a_run(reference):
   grids = sorted(p.name for p in (reference / 'samples').iterdir())
   assert grids == ['step_00000012.png']
   assert list((reference / 'tensorboard').glob('events.*'))
-  log = (reference / 'logs' / 'process_0.log').read_text()
-  assert re.search(r'Name +\| Shape .*\| Sharding', log)  # of the parameters
-  assert re.search(r'^Total: \d+', log, re.MULTILINE)
   config = config_lib.from_json((reference / 'config.json').read_text())
   assert config.train.steps == 12
   names = json.loads((reference / 'labels.json').read_text())
   assert names == list(fake_run.Reader.label_names)
   assert not (reference / 'lock').exists()
+
+
+def test_parameters_are_listed(tmp_path, caplog):
+  setup = setup_lib.prepare(fake_run.config(), tmp_path)
+  with caplog.at_level('INFO', logger='absl'):
+    train._report(setup)
+  assert re.search(r'Name +\| Shape .*\| Sharding', caplog.text)
+  assert re.search(r'^Total: \d+', caplog.text, re.MULTILINE)
+  assert 'replicated' in caplog.text
 
 
 def test_two_and_two_steps_are_four(reference, tmp_path):
