@@ -145,7 +145,7 @@ def of_request(
 def without_image(
   config: ConfigDict, label_names: Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Returns the conditions of a model that enlarges, but for the small image.
+  """Returns the conditions of a cascade's second model, without its image.
 
   Options of other tasks are not read.
   """

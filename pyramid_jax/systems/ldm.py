@@ -1,7 +1,7 @@
 """LDM (arXiv:2112.10752): diffusion of the latents of an autoencoder.
 
 A U-Net is conditioned by attention (texts, layouts, classes), by channels
-concatenated to the latent (maps, small images, images with holes), by both or
+concatenated with the latent (maps, low-resolution images, holes), by both or
 with the noise level. Matches CompVis/latent-diffusion: ldm/models/diffusion/
 {ddpm,ddim,plms}.py.
 """
