@@ -10,11 +10,14 @@ import re
 import shlex
 from unittest import mock
 
+from absl import flags
 import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.commands import options
+from pyramid_jax.config import checks
 from pyramid_jax.config import sections
 from pyramid_jax.interop import convert
 from pyramid_jax.runs import workdir as workdir_lib
@@ -167,9 +170,9 @@ def test_configs_list_their_variants(name):
     pytest.raises(Parsed),
   ):
     config_lib.load(str(ROOT / name))
-  for key, options in parser.call_args.kwargs.items():
-    for option in options or (key,):
-      assert re.search(rf'\b{option}\b', listed), option
+  for key, choices in parser.call_args.kwargs.items():
+    for choice in choices or (key,):
+      assert re.search(rf'\b{choice}\b', listed), choice
 
 
 # -- Commands and fields ----------------------------------------------------
@@ -218,7 +221,7 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
   run = config_lib.base(system)
   stop = mock.Mock(side_effect=Parsed)
   with (
-    mock.patch.object(config_lib, 'validate', stop),
+    mock.patch.object(checks, 'validate', stop),
     mock.patch.object(workdir_lib, 'read_config', return_value=run),
     mock.patch.object(convert, 'convert', stop),
     mock.patch.object(convert, 'export', stop),
@@ -231,19 +234,16 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
 
 
 def options_of(path: str) -> set[str]:
-  """Returns the options that a program defines."""
+  """Returns the options that a program names, of absl or of argparse."""
   found = set()
   for node in ast.walk(ast.parse((ROOT / path).read_text())):
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-      first = (
-        node.args[0].value
-        if node.args and isinstance(node.args[0], ast.Constant)
-        else None
-      )
-      if node.func.attr.startswith('DEFINE_'):
-        found.add(f'--{first}')
-      elif node.func.attr == 'add_argument':
-        found.add(str(first))
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    if is_text and re.fullmatch(r'--\w+', node.value):
+      found.add(node.value)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+      first = node.args[0] if node.args else None
+      if node.func.attr.startswith('DEFINE_') and hasattr(first, 'value'):
+        found.add(f'--{first.value}')
   return found
 
 
@@ -273,9 +273,17 @@ def test_commands_are_understood(name, monkeypatch):
 
 @pytest.mark.parametrize('name', PAGES)
 def test_options_are_there(name):
+  programs = [
+    path
+    for path in repository()
+    if path.endswith('.py')
+    and path.startswith(('pyramid_jax/', 'benchmarks/', 'tests/parity/'))
+  ]
+  of_main = flags.FLAGS.flags_by_module_dict()[options.__name__]
   known = set.union(
     FOREIGN_OPTIONS,
-    *(options_of(x) for x in repository() if x.endswith('.py')),
+    {f'--{flag.name}' for flag in of_main},
+    *map(options_of, programs),
   )
   for option in re.findall(r'(?<![\w-])--[a-z]\w+(?![\w.-])', words(name)):
     assert option in known, option
