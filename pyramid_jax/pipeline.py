@@ -35,28 +35,20 @@ _STREAMS = 2**32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """Which images are sampled and how, apart from their conditions.
+  """Which images are sampled and how, apart from their conditions."""
 
-  Attributes:
-    spec: how they are sampled.
-    count: the number of images.
-    seed: of the noise.
-    first: the number of the first image; image i has the noise of (seed, i)
-      and the row of conditions i modulo the number of rows.
-    strength: in (0, 1], the share of the steps that are taken from the row
-      `image`, only in its holes if there is a row `inpaint_mask`; None begins
-      with noise.
-    extent: which scales are sampled, and at which size; `start` holds rows.
-    stream: the number of the model in a cascade, each of which has its own
-      noise.
-  """
-
-  spec: spec_lib.SamplerSpec
-  count: int = 1
-  seed: int = 0
+  spec: spec_lib.SamplerSpec  # how they are sampled
+  count: int = 1  # the number of images
+  seed: int = 0  # of the noise
+  # The number of the first image; image i has the noise of (seed, i) and the
+  # row of conditions i modulo the number of rows.
   first: int = 0
+  # In (0, 1], the share of the steps that are taken from the row `image`, only
+  # in its holes if there is a row `inpaint_mask`; None begins with noise.
   strength: float | None = None
+  # Which scales are sampled, and at which size; `start` holds rows.
   extent: system_lib.Extent = system_lib.Extent()
+  # The number of the model in a cascade, each of which has its own noise.
   stream: int = 0
 
 

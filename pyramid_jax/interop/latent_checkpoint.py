@@ -35,22 +35,18 @@ State = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """What the checkpoints of a system hold.
+  """What the checkpoints of a system hold."""
 
-  Attributes:
-    condition: names of a trained condition encoder.
-    condition_prefix: the prefix of those names.
-    repeats_first_stage: whether the first stage is the condition encoder too,
-      with its tensors stored twice.
-    stores_scale: whether the scale of the latents is stored; else it is a
-      constant of the config.
-    scalar_scale: whether that is a number instead of one per scale.
-  """
-
+  # Names of a trained condition encoder.
   condition: mapping.Rename = text_encoders.rename
-  condition_prefix: str = TRANSFORMER
+  condition_prefix: str = TRANSFORMER  # the prefix of those names
+  # Whether the first stage is the condition encoder too, with its tensors
+  # stored twice.
   repeats_first_stage: bool = False
+  # Whether the scale of the latents is stored; else it is a constant of the
+  # config.
   stores_scale: bool = True
+  # Whether that is a number instead of one per scale.
   scalar_scale: bool = False
 
 

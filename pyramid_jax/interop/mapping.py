@@ -85,18 +85,15 @@ def official(module: str, leaf: str, kernel: str = 'linear') -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """What became of the keys of a state dict; shapes are official ones.
+  """What became of the keys of a state dict; shapes are official ones."""
 
-  Attributes:
-    matched: keys that were taken.
-    missing: keys that the template needs and the state dict lacks.
-    unused: keys of the state dict that were not requested.
-    mismatched: key -> (shape found, shape needed); the value was not taken.
-  """
-
+  # Keys that were taken.
   matched: dict[str, Shape] = dataclasses.field(default_factory=dict)
+  # Keys that the template needs and the state dict lacks.
   missing: dict[str, Shape] = dataclasses.field(default_factory=dict)
+  # Keys of the state dict that were not requested.
   unused: dict[str, Shape] = dataclasses.field(default_factory=dict)
+  # Key -> (shape found, shape needed); the value was not taken.
   mismatched: dict[str, tuple[Shape, Shape]] = dataclasses.field(
     default_factory=dict
   )

@@ -41,31 +41,26 @@ LAYOUTS = ('official', 'diffusers')  # names of the tensors of exported files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-  """How the official code names a network.
+  """How the official code names a network."""
 
-  Attributes:
-    rename: our path -> (official key, kind).
-    prefixes: possible prefixes of the keys, in order of preference.
-    adapt: turns other layouts of the same weights into the official one.
-    buffers: constants of the official state dict of an (unstacked) tree, which
-      are checked when read and written when exported.
-    scanned: a module whose blocks are stacked; files have each by itself.
-    cut: cuts official tensors to the parameters of an (unstacked) tree, where
-      several of ours are one official tensor.
-    join: undoes `cut`.
-    strict: whether a file must hold the network alone, buffers included.
-    diffusers: a module whose `to_official` and `from_official` convert the
-      layout of that library, given the heads of the network; None without one.
-  """
-
-  rename: mapping.Rename
+  rename: mapping.Rename  # our path -> (official key, kind)
+  # Possible prefixes of the keys, in order of preference.
   prefixes: tuple[str, ...] = ('',)
+  # Turns other layouts of the same weights into the official one.
   adapt: Callable[[State], State] = lambda state: state
+  # Constants of the official state dict of an (unstacked) tree, which are
+  # checked when read and written when exported.
   buffers: Callable[[Any], State] = lambda tree: {}
+  # A module whose blocks are stacked; files have each by itself.
   scanned: str = ''
+  # Cuts official tensors to the parameters of an (unstacked) tree, where
+  # several of ours are one official tensor.
   cut: Callable[[State, Any], State] = lambda state, tree: state
-  join: Callable[[State], State] = lambda state: state
+  join: Callable[[State], State] = lambda state: state  # undoes `cut`
+  # Whether a file must hold the network alone, buffers included.
   strict: bool = False
+  # A module whose `to_official` and `from_official` convert the layout of that
+  # library, given the heads of the network; None without one.
   diffusers: Any = None
 
 

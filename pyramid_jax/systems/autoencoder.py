@@ -99,27 +99,19 @@ def network_class(values: Mapping[str, Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Autoencoder:
-  """A first stage in training; see `systems.system.Trainable`.
-
-  Attributes:
-    model: the autoencoder.
-    discriminator: None for no adversarial term.
-    perceptual: one of `PERCEPTUAL`; 'pyramid' needs no weights.
-    perceptual_path: file of the LPIPS weights.
-    settings: the settings of the losses; its family is that of the model.
-    image_size: px.
-    logvar: the (initial) log variance of the reconstruction, `KLSettings` only.
-    train_logvar: whether it is trained.
-  """
+  """A first stage in training; see `systems.system.Trainable`."""
 
   model: first_stages.Network
+  # None for no adversarial term.
   discriminator: discriminator_lib.PatchDiscriminator | None
-  perceptual: str
-  perceptual_path: str
+  perceptual: str  # one of `PERCEPTUAL`; 'pyramid' needs no weights
+  perceptual_path: str  # file of the LPIPS weights
+  # The settings of the losses; its family is that of the model.
   settings: first_stage_losses.LossSettings
-  image_size: int
+  image_size: int  # px
+  # The (initial) log variance of the reconstruction, `KLSettings` only.
   logvar: float = 0.0
-  train_logvar: bool = False
+  train_logvar: bool = False  # whether it is trained
   outputs: ClassVar[str] = system_lib.RECONSTRUCTIONS
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:

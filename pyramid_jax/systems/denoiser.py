@@ -38,31 +38,26 @@ def from_output(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoiser:
-  """A network with its weights, as a stage of a system calls it.
+  """A network with its weights, as a stage of a system calls it."""
 
-  Attributes:
-    call: (variables, x, time, inputs, **kwargs of `module.apply`) -> the
-      output for states (B, h, w, C) at one level () of the whole batch, or at
-      levels (B,).
-    params: the parameters of the network.
-    predict: (network, x, level, inputs) -> `Prediction`.
-    cached: compute all that does not depend on the level once per image instead
-      of once per step (the same numbers).
-    coarse: (finished scales, (h, w) of the stage) -> further arguments of
-      `call`, by name.
-    begin: (finished scales, noise) -> the state in which the stage begins;
-      None for noise at the first level.
-    finish: (x, x0) -> the finished scale.
-  """
-
+  # (variables, x, time, inputs, **kwargs of `module.apply`) -> the output for
+  # states (B, h, w, C) at one level () of the whole batch, or at levels (B,).
   call: Callable[..., Any]
-  params: Any
+  params: Any  # the parameters of the network
+  # (network, x, level, inputs) -> `Prediction`.
   predict: Callable[[Bound, jax.Array, Levels, Inputs], Prediction]
+  # Compute all that does not depend on the level once per image instead of once
+  # per step (the same numbers).
   cached: bool = True
+  # (finished scales, (h, w) of the stage) -> further arguments of `call`, by
+  # name.
   coarse: Callable[[State, tuple[int, int]], dict[str, Any]] = (
     lambda state, grid: {}
   )
+  # (finished scales, noise) -> the state in which the stage begins; None for
+  # noise at the first level.
   begin: Callable[[State, jax.Array], jax.Array] | None = None
+  # (x, x0) -> the finished scale.
   finish: Callable[[jax.Array, jax.Array], jax.Array] = lambda x, x0: x
 
   def stage(

@@ -97,14 +97,9 @@ def make_levels(steps: int) -> levels_lib.Levels:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flow(sampled.Sampled):
-  """The system; see the module docstring and `systems.system.Generative`.
+  """The system; see the module docstring and `systems.system.Generative`."""
 
-  Attributes, in addition to those of `sampled.Sampled`:
-    unet: predicts the velocity.
-    times: the times of training.
-  """
-
-  unet: unet_lib.UNet
+  unet: unet_lib.UNet  # predicts the velocity
   times: Times
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:

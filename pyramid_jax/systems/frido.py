@@ -180,17 +180,11 @@ def denoiser(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frido(sampled.OnChain):
-  """The system; see the module docstring and `systems.system.Generative`.
-
-  Attributes, in addition to those of `sampled.OnChain`:
-    unet: the denoiser.
-    loss: how the loss is formed.
-    native_scales: diffuse each scale at its own resolution.
-  """
+  """The system; see the module docstring and `systems.system.Generative`."""
 
   unet: pyunet.PyUNet
   loss: LossSettings
-  native_scales: bool
+  native_scales: bool  # diffuse each scale at its own resolution
 
   @property
   def stage_count(self) -> int:

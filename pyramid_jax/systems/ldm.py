@@ -164,19 +164,12 @@ def init_unet(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LDM(sampled.OnChain):
-  """The system; see the module docstring and `systems.system.Generative`.
-
-  Attributes, in addition to those of `sampled.OnChain`:
-    unet: the denoiser.
-    loss: how the loss is formed.
-    logvar_init: log variance of the errors of every level.
-    learn_logvar: whether it is trained.
-  """
+  """The system; see the module docstring and `systems.system.Generative`."""
 
   unet: unet_lib.UNet
   loss: gaussian.LossSettings
-  logvar_init: float
-  learn_logvar: bool
+  logvar_init: float  # log variance of the errors of every level
+  learn_logvar: bool  # whether it is trained
   has_windows: ClassVar[bool] = True
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:

@@ -42,19 +42,13 @@ class Sampled:
 
   A system adds `init`, `losses`, `latent_key`, `levels` and `denoiser`, and
   `state_shape` if it has several stages.
-
-  Attributes:
-    space: images, or the latents of a first stage.
-    encoder: the encoder of the condition.
-    cond_dropout: the share of conditions that the null condition replaces in
-      training.
-    image_size: px of a sample.
   """
 
-  space: spaces.Space
+  space: spaces.Space  # images, or the latents of a first stage
   encoder: conditioning.Encoder
+  # The share of conditions that the null condition replaces in training.
   cond_dropout: float
-  image_size: int
+  image_size: int  # px of a sample
   outputs: ClassVar[str] = system_lib.SAMPLES
   any_shape: ClassVar[bool] = False
   has_windows: ClassVar[bool] = False  # whether large states are cut
@@ -210,14 +204,10 @@ class Sampled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnChain(Sampled):
-  """What the systems share that diffuse latents along a discrete chain.
-
-  Attributes, in addition to those of `Sampled`:
-    chain: the noise levels of training.
-  """
+  """What the systems share that diffuse latents along a discrete chain."""
 
   space: spaces.Latents
-  chain: schedules.Chain
+  chain: schedules.Chain  # the noise levels of training
 
   def levels(self, spec: SamplerSpec) -> list[levels_lib.Levels]:
     return spec.chain_levels(self.chain, self.stage_count)

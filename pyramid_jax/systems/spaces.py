@@ -61,21 +61,14 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latents:
-  """The scaled latents of a frozen first stage.
-
-  Attributes:
-    first_stage: the autoencoder.
-    path: its checkpoint, empty to train it in the run's own folder.
-    image_size: px of a sample in training.
-    scale_factor: the scale factor of the latents of each scale, unless it is
-      measured.
-    scale_by_std: whether it is one over their deviation in the first batch.
-  """
+  """The scaled latents of a frozen first stage."""
 
   first_stage: first_stages.Network
-  path: str
-  image_size: int
+  path: str  # its checkpoint, empty to train it in the run's own folder
+  image_size: int  # px of a sample in training
+  # The scale factor of the latents of each scale, unless it is measured.
   scale_factor: float = 1.0
+  # Whether it is one over their deviation in the first batch.
   scale_by_std: bool = True
   has_latents: bool = True
 

@@ -42,33 +42,25 @@ Losses = Mapping[str, tuple[jax.Array, Metrics]]  # (value, metrics) by name
 
 @flax.struct.dataclass
 class Weights:
-  """Everything that a system needs to be run.
+  """Everything that a system needs to be run."""
 
-  Attributes:
-    params: {loss name: tree}, the trained weights (EMA where it is averaged).
-    frozen: {part: tree}, the weights of `Trainable.pretrained_parts`.
-    extra: the untrained state: batch statistics, the measured latent scale.
-  """
-
+  # {loss name: tree}, the trained weights (EMA where it is averaged).
   params: Params
-  frozen: Params
+  frozen: Params  # {part: tree}, the weights of `Trainable.pretrained_parts`
+  # The untrained state: batch statistics, the measured latent scale.
   extra: Params
 
 
 @flax.struct.dataclass
 class Edit:
-  """An image to begin with, instead of noise.
+  """An image to begin with, instead of noise."""
 
-  Attributes:
-    image: (B, H, W, 3) in [-1, 1].
-    mask: (B, H, W), not 0 where the image is sampled again; None where all of
-      it may change.
-    strength: in (0, 1], the share of the steps that are taken; the image is
-      noised to the level where they begin.
-  """
-
-  image: jax.Array
+  image: jax.Array  # (B, H, W, 3) in [-1, 1]
+  # (B, H, W), not 0 where the image is sampled again; None where all of it may
+  # change.
   mask: jax.Array | None = None
+  # In (0, 1], the share of the steps that are taken; the image is noised to the
+  # level where they begin.
   strength: float = flax.struct.field(pytree_node=False, default=1.0)
 
 
@@ -255,17 +247,12 @@ class Base(Generative, Protocol):
 
 @flax.struct.dataclass
 class Extent:
-  """Which stages are run, and at which size.
+  """Which stages are run, and at which size."""
 
-  Attributes:
-    start: finished scales to build on, coarse first.
-    last: the last stage to run, None for the finest; an earlier one gives a
-      preview.
-    shape: height and width of the images, None for the system's square.
-  """
-
-  start: tuple[jax.Array, ...] = ()
+  start: tuple[jax.Array, ...] = ()  # finished scales to build on, coarse first
+  # The last stage to run, None for the finest; an earlier one gives a preview.
   last: int | None = flax.struct.field(pytree_node=False, default=None)
+  # Height and width of the images, None for the system's square.
   shape: tuple[int, int] | None = flax.struct.field(
     pytree_node=False, default=None
   )

@@ -75,18 +75,13 @@ network_class = lambda values: diffit_lib.DiffiT
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffiT(sampled.Sampled):
-  """The system; see the module docstring and `systems.system.Generative`.
+  """The system; see the module docstring and `systems.system.Generative`."""
 
-  Attributes, in addition to those of `sampled.Sampled`:
-    network: the raw network, whose windows must divide the image.
-    precond: the preconditioning of the network.
-    noise_distribution: the distribution of the noise levels in training.
-    augment: the augmentation of the training images, None without.
-  """
-
+  # The raw network, whose windows must divide the image.
   network: diffit_lib.DiffiT
   precond: edm.Preconditioning
   noise_distribution: edm_loss.NoiseDistribution
+  # The augmentation of the training images, None without.
   augment: augmentation.Augmentation | None
 
   @property

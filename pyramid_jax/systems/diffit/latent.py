@@ -63,14 +63,9 @@ def denoiser(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentDiffiT(sampled.OnChain):
-  """The system; see the module docstring and `systems.system.Generative`.
+  """The system; see the module docstring and `systems.system.Generative`."""
 
-  Attributes, in addition to those of `sampled.OnChain`:
-    network: the denoiser, which drops labels itself.
-    loss: how the loss is formed.
-  """
-
-  network: network_lib.LatentDiffiT
+  network: network_lib.LatentDiffiT  # the denoiser, which drops labels itself
   loss: iddpm_loss.LossSettings
 
   @property

@@ -65,14 +65,10 @@ class ControlledNetwork(stage_networks.StageNetwork):
   """The network of a stage with its branch.
 
   The weights are {'base': those of the network, 'branch': of the branch}.
-
-  Attributes, in addition to those of `StageNetwork`:
-    branch: the branch of `module`.
-    weight: the strength of the control, 0 for none, 1 as trained.
   """
 
-  branch: nn.Module
-  weight: float
+  branch: nn.Module  # the branch of `module`
+  weight: float  # the strength of the control, 0 for none, 1 as trained
 
   def call(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
     params = variables['params']
@@ -105,17 +101,11 @@ class ControlledNetwork(stage_networks.StageNetwork):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LaDMControl(ladm.LaDM):
-  """The system; see the module docstring and `systems.system.Generative`.
+  """The system; see the module docstring and `systems.system.Generative`."""
 
-  Attributes, in addition to those of `ladm.LaDM`, the base:
-    base_path: the workdir of the base.
-    control_map: makes the map of a stage.
-    weight: see `ControlledNetwork`.
-  """
-
-  base_path: str
-  control_map: control_maps.ControlMap
-  weight: float
+  base_path: str  # the workdir of the base
+  control_map: control_maps.ControlMap  # makes the map of a stage
+  weight: float  # see `ControlledNetwork`
 
   @property
   def accepts(self) -> frozenset[str]:

@@ -54,24 +54,18 @@ class LaDM(sampled.Sampled):
   """The system; see the module docstring and `systems.system.Generative`.
 
   Lists of stages are coarse to fine; a stage's number is 1 for the finest.
-
-  Attributes, in addition to those of `sampled.Sampled`:
-    networks: the networks of the stages.
-    process: the bands, their fading, the switches.
-    kind: the kind of the preconditioning, see `laplacian_loss.Preconditioning`.
-    noise_distribution: the distribution of the noise levels in training.
-    stage_batch: examples of a batch for each stage.
-    coarse_noise: share of noise in the clean image of the stage before, which
-      conditions finer stages in training; None where it does not.
-    takes_aspect: whether the networks are conditioned on the aspect ratio.
   """
 
   networks: stage_networks.Networks
-  process: laplacian.Process
+  process: laplacian.Process  # the bands, their fading, the switches
+  # The kind of the preconditioning, see `laplacian_loss.Preconditioning`.
   kind: str
   noise_distribution: laplacian_loss.NoiseDistribution
-  stage_batch: tuple[int, ...]
+  stage_batch: tuple[int, ...]  # examples of a batch for each stage
+  # Share of noise in the clean image of the stage before, which conditions
+  # finer stages in training; None where it does not.
   coarse_noise: float | None
+  # Whether the networks are conditioned on the aspect ratio.
   takes_aspect: bool = False
   any_shape: ClassVar[bool] = True
 

@@ -28,20 +28,15 @@ TIME_SCALE = 1000.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageNetwork:
-  """The raw network of one stage, between wavelet transforms.
+  """The raw network of one stage, between wavelet transforms."""
 
-  Attributes:
-    module: a U-Net or a DiffiT.
-    stage: of a shared module, 0 = coarsest; None where it serves one stage.
-    wavelet: levels of the Haar packet around it, which makes its grid smaller
-      by 2^wavelet.
-    halvings: from the finest resolution to the stage's.
-  """
-
-  module: nn.Module
+  module: nn.Module  # a U-Net or a DiffiT
+  # Of a shared module, 0 = coarsest; None where it serves one stage.
   stage: int | None
+  # Levels of the Haar packet around it, which makes its grid smaller by
+  # 2^wavelet.
   wavelet: int
-  halvings: int
+  halvings: int  # from the finest resolution to the stage's
 
   def apply(
     self,
@@ -109,17 +104,11 @@ class StageNetwork:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Networks:
-  """The networks of all stages; lists are coarse to fine.
+  """The networks of all stages; lists are coarse to fine."""
 
-  Attributes:
-    modules: one a stage, or the one that all share.
-    wavelets: see `StageNetwork`.
-    channels: the channels of the state.
-  """
-
-  modules: Sequence[nn.Module]
-  wavelets: tuple[int, ...]
-  channels: int
+  modules: Sequence[nn.Module]  # one a stage, or the one that all share
+  wavelets: tuple[int, ...]  # see `StageNetwork`
+  channels: int  # the channels of the state
 
   @property
   def cells(self) -> tuple[int, ...]:

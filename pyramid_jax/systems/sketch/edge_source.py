@@ -22,18 +22,13 @@ EDGES = 'edges'  # the frozen part that detects edges
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EdgeSource:
-  """Where edges come from if a batch has no sketch.
+  """Where edges come from if a batch has no sketch."""
 
-  Attributes:
-    kind: 'true' for those of the data, 'map' for the semantic map, or the name
-      of a detector.
-    weights: path of the weights of a detector that is a network.
-    classes: the number of classes of a semantic map.
-  """
-
+  # 'true' for those of the data, 'map' for the semantic map, or the name of a
+  # detector.
   kind: str
-  weights: str
-  classes: int
+  weights: str  # path of the weights of a detector that is a network
+  classes: int  # the number of classes of a semantic map
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     """Returns the detector, where it is a network."""

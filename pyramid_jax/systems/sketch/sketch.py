@@ -51,31 +51,23 @@ PREVIEW_TIMES = (0.3, 0.6, 0.9)  # The times of previews; 1 is noise.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sketch:
-  """The system; see the module docstring and `systems.system.Generative`.
+  """The system; see the module docstring and `systems.system.Generative`."""
 
-  Attributes:
-    base: the sampled system.
-    base_path: the workdir of its weights.
-    features: names of the activations that are read.
-    targets: the targets of the predictors, for each stage.
-    predictors: one for all stages, or one for each.
-    source: the source of the edges that are learned.
-    beta: the length of a correction over that of its step, for each stage.
-    stop_fraction: the share of the steps that are corrected, for each stage.
-    norm_ref: the step that corrections are measured by, one of
-      `guidance.sketch.NORM_REFS`.
-    variance: the variance of the steps of ddpm, as the base was trained.
-  """
-
-  base: system_lib.Base
-  base_path: str
-  features: tuple[str, ...]
-  targets: targets_lib.Targets
+  base: system_lib.Base  # the sampled system
+  base_path: str  # the workdir of its weights
+  features: tuple[str, ...]  # names of the activations that are read
+  targets: targets_lib.Targets  # the targets of the predictors, for each stage
+  # One for all stages, or one for each.
   predictors: tuple[edge_predictor.EdgePredictor, ...]
-  source: sketch_edges.EdgeSource
+  source: sketch_edges.EdgeSource  # the source of the edges that are learned
+  # The length of a correction over that of its step, for each stage.
   beta: tuple[float, ...]
+  # The share of the steps that are corrected, for each stage.
   stop_fraction: tuple[float, ...]
+  # The step that corrections are measured by, one of
+  # `guidance.sketch.NORM_REFS`.
   norm_ref: str
+  # The variance of the steps of ddpm, as the base was trained.
   variance: str = 'fixed_small'
   outputs: ClassVar[str] = system_lib.PREDICTIONS
   any_shape: ClassVar[bool] = False

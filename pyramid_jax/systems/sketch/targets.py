@@ -22,18 +22,13 @@ Weights = system_lib.Weights
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
-  """The targets of each stage of a base, coarse first.
+  """The targets of each stage of a base, coarse first."""
 
-  Attributes:
-    base: the system whose activations are read.
-    shapes: the shapes of its stages.
-    space: 'latent' for the latents of the edge map, 'pixels' for the pixels of
-      each place of the state as channels. Without a first stage there is one
-      channel, the strongest edge of a place.
-  """
-
-  base: system_lib.Base
-  shapes: tuple[sketch_base.StageShape, ...]
+  base: system_lib.Base  # the system whose activations are read
+  shapes: tuple[sketch_base.StageShape, ...]  # the shapes of its stages
+  # 'latent' for the latents of the edge map, 'pixels' for the pixels of each
+  # place of the state as channels. Without a first stage there is one channel,
+  # the strongest edge of a place.
   space: str
 
   @property
