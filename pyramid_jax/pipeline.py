@@ -59,7 +59,7 @@ def request_of(
 
   Args:
     system: what is sampled.
-    config: of the run.
+    config: the config of the run.
     **changes: other values of fields of `Request`.
 
   Raises:

@@ -59,10 +59,10 @@ def run(
   """Writes a cache of a system on latents into the folder `output`.
 
   Args:
-    config: of the system.
+    config: the config of the system.
     first_stage: a workdir or a weight file.
     output: the folder.
-    count: of images, from the first; 0 for all.
+    count: the number of images, from the first; 0 for all.
     shard_size: images of a shard.
     batch_size: images at a time.
     flips: whether the mirrored images are encoded too.

@@ -48,11 +48,11 @@ def run(
   image is put back into the samples.
 
   Args:
-    config: of the run.
-    workdir: of the run.
-    options: of the command line: the conditions and edits of `requests`;
-      `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the last
-      scale to sample; `coarse_latent`, a file of finished scales;
+    config: the config of the run.
+    workdir: the folder of the run.
+    options: the options of the command line: the conditions and edits of
+      `requests`; `count`, `seed`, `split`, `checkpoint_step`; `last_scale`, the
+      last scale to sample; `coarse_latent`, a file of finished scales;
       `upsampler`, the workdir of a run that enlarges what this one makes.
 
   Raises:

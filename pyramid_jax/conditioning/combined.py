@@ -23,8 +23,8 @@ class CombinedEncoder(encoder.Encoder):
   first's. The weights are {'first': tree, 'second': tree}.
 
   Attributes:
-    first: of `condition.task`.
-    second: of `condition.also`.
+    first: the encoder of `condition.task`.
+    second: the encoder of `condition.also`.
   """
 
   first: encoder.Encoder

@@ -25,7 +25,7 @@ class Inputs:
     aspect: (B, 2) logarithms of an image's height and width over those of the
       square of training, which are embedded with the noise level; None where
       all images are such squares.
-    prior: of the image, for `laplacian_loss`.
+    prior: the prior of the image, for `laplacian_loss`.
   """
 
   context: transformer.Context | None = None
@@ -42,8 +42,9 @@ class Condition:
   """An encoded condition, ready for a sampler.
 
   Attributes:
-    context: of the B images; empty for an unconditional system.
-    null: of the null condition, for classifier-free guidance; None without.
+    context: the inputs of the B images; empty for an unconditional system.
+    null: the inputs of the null condition, for classifier-free guidance; None
+      without.
     sketch: targets and strength of sketch guidance, see `systems.sketch`.
   """
 

@@ -32,7 +32,7 @@ class ControlMap:
 
   Attributes:
     kind: a key of `KEYS`.
-    classes: of a semantic map, 0 included.
+    classes: the classes of a semantic map, 0 included.
   """
 
   kind: str
@@ -63,7 +63,8 @@ class ControlMap:
 
     Args:
       batch: with `keys`; edges may be uint8, 255 = edge.
-      size: of a side, which divides that of the map, else ValueError.
+      size: the length of a side, which divides that of the map, else
+        ValueError.
     """
     first, *others = (batch[key] for key in self.keys)
     side = first.shape[1]

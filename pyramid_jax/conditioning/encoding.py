@@ -55,9 +55,9 @@ def create(
   """Builds the encoder of `config.condition`.
 
   Args:
-    config: of the run.
-    first_stage: of the system, None without; conditions that are images have
-      the grid of its latents.
+    config: the config of the run.
+    first_stage: the first stage of the system, None without; conditions that
+      are images have the grid of its latents.
 
   Raises:
     ValueError: an encoder that does not serve the task or the first stage.
@@ -126,9 +126,9 @@ def training_context(
   """Encodes a training batch, some of it as the null condition.
 
   Args:
-    encoder: of the condition.
-    generator: of `Encoder.weights`.
-    frozen: of `Encoder.weights`.
+    encoder: the encoder of the condition.
+    generator: the trained part of `Encoder.weights`.
+    frozen: the pretrained part of `Encoder.weights`.
     cond_dropout: probability of the null condition, in [0, 1].
     key: typed key of augmentation and dropout.
     batch: B examples.

@@ -161,7 +161,7 @@ def layout_tokens(
     flags: (..., N) int32 `box_flags`, masked to the bits of the model's
       training (OpenImages: bit 0; COCO and Visual Genome: none), or None.
     n_max: boxes of the sequence.
-    vocabulary: of the tokens.
+    vocabulary: the vocabulary of the tokens.
     crop: (..., 4) x0, y0, x1, y1 of the full image, whose corners are appended
       as two tokens ('encode_crop'), or None.
     flipped: (...) bool, whether boxes and crop are to be mirrored.

@@ -32,7 +32,7 @@ class LowResolutionEncoder(encoder.Encoder):
   """The low-resolution image itself, which has the latent's grid.
 
   Attributes:
-    side: of the low-resolution image, px.
+    side: the side of the low-resolution image, px.
   """
 
   side: int

@@ -42,7 +42,7 @@ def graph_text(
   left out, and '.' is removed.
 
   Args:
-    names: of all objects, by index.
+    names: the names of all objects, by index.
     triples: (T, 3) integers (subject index, predicate id, object index).
     predicates: names by id.
   """
@@ -130,8 +130,8 @@ def relations_from_boxes(
     n_boxes: (...) int, the number of valid boxes, which come first.
     draws: (...) uint64, the seed of each example.
     centres: (..., N, 2), e.g. centroids of masks; None: centres of the boxes.
-    margin_degrees: of `predicate_ids`; closer pairs have no relation (data
-      from pixels: 8).
+    margin_degrees: the margin of `predicate_ids`; closer pairs have no relation
+      (data from pixels: 8).
     in_image: whether `(i, 0, n_boxes)` follows for every object i, where node
       `n_boxes` is the image.
 

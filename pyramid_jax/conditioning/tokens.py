@@ -85,7 +85,8 @@ class PretrainedEncoder(TokenEncoder):
   """A transformer on the ids of a text, loaded and never trained.
 
   Attributes, in addition to those of `TokenEncoder`:
-    path: of the weights, a workdir or a file; '' where nothing is named.
+    path: the path of the weights, a workdir or a file; '' where nothing is
+      named.
   """
 
   path: str = ''

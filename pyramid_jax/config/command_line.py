@@ -70,9 +70,9 @@ def run(
   """Runs a command with a flag `--config` and returns its exit code.
 
   Args:
-    parser: of its flags.
+    parser: the parser of its flags.
     body: called with the flags and the config, None without `--config`.
-    arguments: of the command line; None for those of the process.
+    arguments: the arguments of the command line; None for those of the process.
   """
   flags, rest = parser.parse_known_args(arguments)
   try:

@@ -22,7 +22,7 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
   """Sets fields from the command line, in place, whether locked or not.
 
   Args:
-    config: of any system.
+    config: the config of any system.
     values: {'train.steps': '1000', ...}, read by the type of the field. Names
       and values of format 1 are taken with a warning.
 

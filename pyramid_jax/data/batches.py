@@ -90,7 +90,7 @@ class Batches:
     Args:
       reader: a `reader.Reader`.
       batch_size: examples of the global batch.
-      seed: of the order and of the draws.
+      seed: the seed of the order and of the draws.
       shuffle: False reads the examples in the reader's order.
       process_index: which part of every batch `at` returns.
       process_count: the number of parts.

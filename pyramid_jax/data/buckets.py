@@ -27,7 +27,7 @@ def shapes(side: int, multiple: int, ratio: float) -> list[Shape]:
     side: px of the square among them; in the others, one side is the multiple
       that brings the other nearest to the area of the square.
     multiple: divides all sides.
-    ratio: of the longer side to the shorter one, at most.
+    ratio: the ratio of the longer side to the shorter one, at most.
 
   Raises:
     ValueError: a side that is no multiple, or a ratio below 1.

@@ -105,7 +105,7 @@ class FileReader:
 
   Attributes:
     transform: the resize, crop and flip of the split.
-    tokenizer: of the condition, None unless it is a text.
+    tokenizer: the tokenizer of the condition, None unless it is a text.
     keep_text: whether examples have the text itself: not in training.
   """
 

@@ -127,8 +127,8 @@ def select(
     image_ids: (N,) the ids of all images.
     files: (N,) their paths.
     objects: all objects of known categories.
-    filters: of the split.
-    names: of the labels.
+    filters: the filters of the split.
+    names: the names of the labels.
     only: the ids to keep, None = all.
     captions: by id; images without one are left out; None = all are kept.
   """

@@ -78,7 +78,7 @@ def loss(
 
   Args:
     denoiser: the network with its condition.
-    levels: of the whole chain, or respaced.
+    levels: the levels of the whole chain, or respaced.
     settings: how the loss is formed.
     x0: (B, H, W, C) clean.
     t: (B,) int32, see `at`.
@@ -149,7 +149,7 @@ def discretized_log_likelihood(
 
   Args:
     x: (B, H, W, C) images in [-1, 1]; latents are treated as images.
-    mean: of the normal distribution.
+    mean: the mean of the normal distribution.
     log_scale: log of its standard deviation.
   """
   scale = jnp.exp(-log_scale)

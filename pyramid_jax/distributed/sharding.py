@@ -38,7 +38,7 @@ def spec(
   Args:
     name: its path.
     shape: its shape.
-    sizes: of the mesh axes.
+    sizes: the sizes of the mesh axes.
     min_size: leaves of fewer values are replicated.
   """
   if math.prod(shape) < min_size or not shape:

@@ -36,7 +36,7 @@ def check_targets(
 
   Args:
     system: that is trained; one that predicts no edges passes.
-    reader: of the validation split.
+    reader: the reader of the validation split.
     frozen: {part: tree}, the pretrained weights of the system.
 
   Raises:

@@ -53,8 +53,8 @@ def draw(
     batch: the host arrays of the N examples, keys as in `data.reader`, with
       `sketch` or `edges` (N, H, W) uint8; a condition that is absent is not
       drawn.
-    task: of the condition: 'text', 'layout', 'label', 'scene_graph', 'class',
-      'map', 'superres', 'inpaint'; 'none' draws no condition.
+    task: the task of the condition: 'text', 'layout', 'label', 'scene_graph',
+      'class', 'map', 'superres', 'inpaint'; 'none' draws no condition.
     label_names: names of the labels, entry 0 is padding.
     real: (N, H, W, 3) uint8.
     columns: cells in a row; by default about as many as rows.

@@ -40,10 +40,10 @@ def load(
   The mesh of the training, `config.mesh`, does not matter.
 
   Args:
-    config: of the run; a `sketch.predictor` guides it.
-    workdir: of the run.
-    step: of the checkpoint, that of the predictor if there is one; None for the
-      newest valid one.
+    config: the config of the run; a `sketch.predictor` guides it.
+    workdir: the folder of the run.
+    step: the step of the checkpoint, that of the predictor if there is one;
+      None for the newest valid one.
     mesh: to sample on; None for all devices, each with all of the weights.
 
   Raises:

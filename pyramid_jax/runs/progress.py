@@ -35,9 +35,9 @@ class Progress(tqdm.tqdm):
 
     Args:
       steps: that are left, numbered from 0 over all.
-      images: of a step.
+      images: the images of a step.
       unit: the name of a step.
-      stream: of the bar, standard error by default.
+      stream: the stream of the bar, standard error by default.
     """
     self._images = images
     stream = sys.stderr if stream is None else stream

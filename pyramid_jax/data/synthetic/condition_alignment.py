@@ -154,7 +154,7 @@ def scores(
     examples: stacked conditions of the images, with the keys of the reader
       of `shapes`; with `level`, turned shapes are expected where there are
       some, and distributions are compared with the exact one.
-    label_names: of the reader, to refuse other data sets.
+    label_names: the label names of the reader, to refuse other data sets.
     real_images: (M, H, W, 3) uint8 images of the data, adds `shape_fd`.
 
   Raises:

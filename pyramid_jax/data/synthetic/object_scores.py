@@ -218,7 +218,7 @@ def caption_scores(
   backgrounds.
 
   Args:
-    captions: of B images, in the grammar of `text`.
+    captions: the captions of B images, in the grammar of `text`.
     found: detections of the images.
     kinds: (B,) backgrounds of the images, from `map_scores.background_kinds`.
 
