@@ -39,7 +39,7 @@ class Request:
 
   spec: spec_lib.SamplerSpec  # how they are sampled
   count: int = 1  # the number of images
-  seed: int = 0  # of the noise
+  seed: int = 0  # The seed of the noise.
   # The number of the first image; image i has the noise of (seed, i) and the
   # row of conditions i modulo the number of rows.
   first: int = 0

@@ -27,7 +27,7 @@ from pyramid_jax.data.synthetic import text as shapes_text
 from pyramid_jax.evaluation import examples
 
 
-LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+LUMA = np.array([0.299, 0.587, 0.114])  # The weights of red, green and blue.
 WHITE = 127.5  # and brighter is a hole
 
 # The options that carry the condition of a task, all of them.

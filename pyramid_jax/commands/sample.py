@@ -31,9 +31,9 @@ class Sampling:
   """A model and a request of images from it."""
 
   pipe: pipeline.Pipeline
-  rows: Rows  # of conditions, one an image
+  rows: Rows  # The conditions, a row for each image.
   request: pipeline.Request
-  folder: pathlib.Path  # of the images
+  folder: pathlib.Path  # The folder of the images.
 
 
 def run(

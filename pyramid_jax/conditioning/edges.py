@@ -18,7 +18,7 @@ from pyramid_jax.conditioning import layout
 
 
 Detector = Callable[[jax.Array | np.ndarray], jax.Array | np.ndarray]
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
+LUMA = (0.299, 0.587, 0.114)  # The weights of red, green and blue.
 THRESHOLD = 0.5  # and above is an edge
 FINE, WIDER = 0.8, 1.6  # sigma (px) of xdog, and of its wider Gaussian over it
 TAU = 0.98  # weight of the wider Gaussian

@@ -24,7 +24,7 @@ from pyramid_jax.diffusion import laplacian_loss
 
 # Keys that training adds to a batch; they may be given in sampling.
 DEVIATION, NOISE = 'lr_deviation', 'lr_noise'
-_SEED = 0  # of the noise in sampling
+_SEED = 0  # The seed of the noise in sampling.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

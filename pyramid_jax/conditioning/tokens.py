@@ -92,7 +92,7 @@ class PretrainedEncoder(TokenEncoder):
   path: str = ''
 
   family = ''
-  pretrained_family: ClassVar[str]  # of the converter
+  pretrained_family: ClassVar[str]  # The family of the converter.
 
   @property
   def pretrained(self) -> pretrained_lib.PretrainedPart:

@@ -117,7 +117,7 @@ class Field:
 class Broken:
   """A rule between fields that a config breaks."""
 
-  name: str  # of the field whose value is refused
+  name: str  # The name of the field whose value is refused.
   allowed: str  # what it must be, to follow 'must be'
 
 

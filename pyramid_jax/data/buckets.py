@@ -64,7 +64,7 @@ def nearest(sizes: np.ndarray, allowed: Sequence[Shape]) -> np.ndarray:
 class Buckets:
   """The images of every shape."""
 
-  shapes: tuple[Shape, ...]  # of the buckets that are open
+  shapes: tuple[Shape, ...]  # The shapes of the buckets that are open.
   # of each, as places in the data set, ascending
   members: tuple[np.ndarray, ...]
   of: np.ndarray  # (N,) the bucket of every image

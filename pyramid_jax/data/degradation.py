@@ -21,9 +21,9 @@ from pyramid_jax.conditioning import hashing
 KINDS = ('bicubic', 'bsr_light')
 INTERPOLATIONS = ('linear', 'cubic', 'area')
 _STREAM = 106  # word of the hash
-_TAPS = 25  # of the Gaussian before subsampling
+_TAPS = 25  # The taps of the Gaussian before subsampling.
 _NOISE = (1, 2)  # grey levels
-_QUALITY = (80, 95)  # of JPEG
+_QUALITY = (80, 95)  # The quality of JPEG.
 # Places in the order of operations.
 _BLUR, _DOWN, _TO_SIZE, _GRAIN, _JPEG = 0, 2, 3, 4, 5
 _OPERATIONS = 7  # 1 and 6 are what the light version leaves out

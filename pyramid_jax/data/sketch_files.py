@@ -30,7 +30,7 @@ from pyramid_jax.data import images
 
 MAX_BYTES = 1 << 22
 MAX_SHAPES = 10_000
-MAX_DEPTH = 200  # of nested groups
+MAX_DEPTH = 200  # The largest depth of nested groups.
 LARGEST = 1e9  # number in a file
 SIDE = 1024  # px of the longer side of a sketch
 MAX_SECS = 10
@@ -147,7 +147,7 @@ def _rendered(document: str) -> bytes:
 def _rewritten(data: bytes, side: int) -> str:
   """Returns a document with the same shapes, and nothing else in it."""
   out: list[str] = []
-  opacities = [1.0]  # of the open elements
+  opacities = [1.0]  # The opacities of the open elements.
   skipping = shapes = 0
 
   def write(tag: str, attributes: Mapping[str, str], close: str) -> None:

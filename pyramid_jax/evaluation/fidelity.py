@@ -42,7 +42,7 @@ class Reference:
   """The images that others are compared with."""
 
   statistics: inception_reference.Reference
-  name: str  # of their source, and how many they are
+  name: str  # Their source and their number.
   # Scores of one half of the images against the other, under names without
   # numbers; none of the statistics of a file.
   ceiling: Mapping[str, Score] = dataclasses.field(default_factory=dict)

@@ -22,9 +22,9 @@ from pyramid_jax.conditioning import scene_graph
 _SIDE = 160  # px; smaller images are enlarged to about this
 _GAP = 4  # px around every panel
 _FONT_SIZE = 11  # px
-_CHARACTERS = 25  # of a line of text on a panel
-_GREY = 96  # of gaps
-_LINE = (255, 0, 0)  # of edges on an image
+_CHARACTERS = 25  # The characters of a line of text on a panel.
+_GREY = 96  # The grey of gaps.
+_LINE = (255, 0, 0)  # The colour of edges on an image.
 _COLOURS = (
   (190, 30, 45),
   (20, 110, 60),

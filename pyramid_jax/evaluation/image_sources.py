@@ -22,17 +22,17 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import progress
 
 
-SAMPLES = 'samples.npz'  # of --mode=sample, with its images
-_SEED = 17  # of the order of a split, where it is shuffled
+SAMPLES = 'samples.npz'  # The images of --mode=sample.
+_SEED = 17  # The seed of the order of a split, where it is shuffled.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
   """The first images of a source."""
 
-  name: str  # of the source, for messages
-  source: batches_lib.Source  # of host batches
-  count: int  # of images, at most as many as the source has
+  name: str  # The name of the source, for messages.
+  source: batches_lib.Source  # The source of host batches.
+  count: int  # The number of images, at most as many as the source has.
   # Host batch -> (B, H, W, 3) uint8.
   finish: Callable[[Mapping[str, Any]], np.ndarray] = lambda b: b['image']
   shuffle: bool = False  # whether they are drawn from all over the source

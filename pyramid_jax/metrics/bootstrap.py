@@ -30,10 +30,10 @@ class Score:
 class Row:
   """One line of a table of scores."""
 
-  name: str  # of the score
-  score: Score  # of the images
-  ceiling: Score | None = None  # of real images of the same conditions
-  floor: Score | None = None  # of real images of other conditions
+  name: str  # The name of the score.
+  score: Score  # The score of the images.
+  ceiling: Score | None = None  # Real images, the same conditions.
+  floor: Score | None = None  # Real images, other conditions.
 
 
 @functools.lru_cache(maxsize=8)

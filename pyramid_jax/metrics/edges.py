@@ -13,7 +13,7 @@ from scipy import ndimage
 from pyramid_jax.metrics import bootstrap
 
 
-NEAR = 0.0075  # of the diagonal, as in the Berkeley benchmark
+NEAR = 0.0075  # A share of the diagonal, as in the Berkeley benchmark.
 # Arrays of an example that hold its edges, the first that is there counts.
 ASKED = ('sketch', 'edges')
 

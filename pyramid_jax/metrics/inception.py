@@ -103,8 +103,8 @@ def _joined(parts: list[Features]) -> Features:
 class State:
   """What the scores need of a set of images, or of a part of it."""
 
-  pool: frechet.Moments  # of the 2048 averages
-  spatial: frechet.Moments  # of the 2023 spatial features
+  pool: frechet.Moments  # The moments of the 2048 averages.
+  spatial: frechet.Moments  # The moments of the 2023 spatial features.
   splits: inception_score.Splits  # sums of the inception score
   places: np.ndarray  # (M,) of the images whose features are kept
   features: np.ndarray  # (M, 2048) float32, their averages

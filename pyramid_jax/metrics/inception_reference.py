@@ -27,8 +27,8 @@ _DAMAGE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 class Reference:
   """What images are compared with; None where it is not known."""
 
-  pool: frechet.Fit  # of the 2048 averages
-  spatial: frechet.Fit | None = None  # of the 2023 spatial features
+  pool: frechet.Fit  # The moments of the 2048 averages.
+  spatial: frechet.Fit | None = None  # Those of the spatial features.
   features: np.ndarray | None = None  # (M, 2048) averages
   # (M, H, W, 3) uint8, to be made into `features`
   images: np.ndarray | None = None

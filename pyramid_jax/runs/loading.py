@@ -26,7 +26,7 @@ class Run:
   system: system_lib.Trainable
   mesh: Mesh
   weights: system_lib.Weights  # on the mesh, with the averages in place
-  step: int  # of the checkpoint
+  step: int  # The step of the checkpoint.
 
 
 def load(

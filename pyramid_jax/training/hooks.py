@@ -22,17 +22,17 @@ from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import setup as setup_lib
 
 
-_GRID = 16  # images of a grid, at most
+_GRID = 16  # The largest number of images of a grid.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Due:
   """The hooks that are due after a step."""
 
-  log: bool  # a line of metrics
-  evaluate: bool  # scores of the validation split, in that line
-  grid: bool  # of samples
-  save: bool  # a checkpoint
+  log: bool  # Whether a line of metrics is written.
+  evaluate: bool  # Whether it has scores of the validation split.
+  grid: bool  # Whether a grid of samples is drawn.
+  save: bool  # Whether a checkpoint is written.
 
   @classmethod
   def at(cls, step: int, train: ConfigDict) -> 'Due':

@@ -33,9 +33,9 @@ class Setup:
   workdir: pathlib.Path
   mesh: Mesh
   system: system_lib.Trainable
-  request: pipeline.Request  # of previews and of images to be scored
-  reader: reader_lib.Reader  # of the training split
-  reader_val: reader_lib.Reader  # of the validation split
+  request: pipeline.Request  # Previews and scored images need it.
+  reader: reader_lib.Reader  # The reader of the training split.
+  reader_val: reader_lib.Reader  # The reader of the validation split.
   # Returns the state before the first step; traceable.
   create: Callable[[], step_lib.TrainState]
   batch: Mapping[str, jax.Array]  # on the mesh

@@ -19,7 +19,7 @@ from pyramid_jax.data.synthetic import scenes
 
 MIN_SATURATION = 0.30
 MIN_AREA_PX = 6  # at 64 px and below
-PALE = 0.8  # of the saturation of the pure colour: may be a mixture
+PALE = 0.8  # Less of the pure colour's saturation may be a mixture.
 GRID = 16  # side of the templates
 TURNS = np.deg2rad(np.linspace(-17, 17, 7))
 _CHUNK = 64  # images labelled at a time

@@ -18,10 +18,10 @@ from pyramid_jax.metrics import frechet
 
 
 Found = Sequence[detector.Detections]
-Rows = Mapping[str, np.ndarray]  # of histograms (B, K)
+Rows = Mapping[str, np.ndarray]  # The rows of histograms (B, K).
 
 FEATURES = 64
-_BINS = 3  # of each channel of the colour histogram
+_BINS = 3  # The bins of each channel of the colour histogram.
 _ANGLES, _STRENGTHS = 8, (0.02, 0.06, 0.2)
 # Brings the groups of features to similar spreads, so that no group rules the
 # distance: colours, gradients, counts, sizes, places, fill, texture.
