@@ -39,6 +39,7 @@ class BlockInputs:
   # (B, H, W, C) features of the coarser scales, for gates, or None.
   cond: jax.Array | None = None
   train: bool = False
+  suffix: str = ''  # of the names of the blocks
 
 
 class Trunk(nn.Module):
@@ -60,6 +61,9 @@ class Trunk(nn.Module):
   num_classes: int | None = None  # size of `y`, None for a network without it
   num_heads: int = -1  # -1 if `num_head_channels` is given.
   num_head_channels: int = -1  # width of a head, -1 if `num_heads` is given
+  # Heads of self-attention on the way up where `legacy` is set and
+  # `num_head_channels` is -1; -1 for `num_heads`.
+  num_heads_upsample: int = -1
   use_scale_shift_norm: bool = False  # whether the embedding scales and shifts
   resblock_updown: bool = False  # whether residual blocks do the resampling
   # Whether queries of all heads lie together in the projection's channels.
@@ -68,6 +72,8 @@ class Trunk(nn.Module):
   use_spatial_transformer: bool = False
   transformer_depth: int = 1  # blocks of a transformer
   context_dim: int | None = None  # width of the context; needed by transformers
+  # Number of code ids whose logits are the result, None for none.
+  n_embed: int | None = None
   legacy: bool = True  # whether heads are counted by the older rule of `heads`
   out_channels: int | None = None  # The channels of the result.
   dropout: float = 0.0  # rate in the residual blocks when training
@@ -84,6 +90,7 @@ class Trunk(nn.Module):
   # Fields of `pyunet.PyUNet`.
   use_spade_norm = False
   use_mscond = False
+  use_embed = True
   gate_width = 128
 
   @nn.compact
@@ -109,7 +116,8 @@ class Trunk(nn.Module):
       x: (B, H, W, C), any grid; the class says which channels a stage reads.
       context: (B, S, context_dim) tokens, optionally with boxes, or None, which
         makes transformers attend to the map itself.
-      y: class ids (B,), None without `num_classes`.
+      y: class ids (B,), or vectors (B, num_classes) for a `PyUNet` without
+        `use_embed`; None without `num_classes`.
       features: `in0` (after the first convolution), `in1` ..., `mid0`, `mid1`,
         `mid2`, `out0` ...
       control: what a `controlnet.Branch` gave; the control map in a branch.
@@ -117,14 +125,14 @@ class Trunk(nn.Module):
         those of the usual square, or None.
 
     Returns:
-      (B, H, W, C) float32, C being the channels of the stage.
+      (B, H, W, C) float32, C being the channels of the stage or `n_embed`.
     """
     self.check_options()
     self._check_arguments(x, context, y, stage)
     width = 4 * self.model_channels
     emb = self.embed_context(self.embed_level(t), context)
     if y is not None:
-      emb += affine.embed(self.num_classes or 0, width, 1.0, 'label_emb')(y)
+      emb += self.embed_label(y)
     if concat_noise is not None:
       emb += self.embed_level(250.0 * concat_noise, 'concat_noise_embed')
     if aspect is not None:
@@ -135,15 +143,19 @@ class Trunk(nn.Module):
       table = affine.embed(self.stage_vectors(), width, 1.0, 'stage_emb')
       emb += table(jnp.full((1,), stage))
     h, cond = self.stem(x, stage)
-    if self.is_initializing():  # the parameters of all stages are made
-      for other in set(range(self.stage_count())) - {stage}:
-        shape = (*x.shape[:3], self.channels(other))
-        self.head(self.stem(jnp.zeros(shape, x.dtype), other)[0], other)
-      cond = h if cond is None else cond
+    if self.is_initializing() and cond is None:
+      cond = h  # The gates are made, even if this stage does not use them.
     # Every block begins with the SiLU: done once.
     inputs = BlockInputs(
-      emb=nn.silu(emb), context=context, cond=cond, train=train
+      emb=nn.silu(emb),
+      context=context,
+      cond=cond,
+      train=train,
+      suffix=self.suffix(stage),
     )
+    if self.is_initializing():
+      for other in set(range(self.stage_count())) - {stage}:
+        self._init_stage(x, inputs, other)
     found: dict[str, jax.Array] = {}
     h = self.walk(h, inputs, found, control)
     out = self.head(h, stage)
@@ -152,13 +164,16 @@ class Trunk(nn.Module):
   def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
     """Returns number and width of the heads of an attention, `up` or down.
 
-    The rule of the official constructor of LDM: `legacy` matters only to a
-    transformer whose `num_head_channels` does not divide the channels.
+    The rule of the official constructor of LDM: `legacy` matters only to
+    `num_heads_upsample`, and to a transformer whose `num_head_channels` does
+    not divide the channels.
     """
-    del up
     count, width = self.num_heads, self.num_head_channels
+    above = up and self.legacy and not self.use_spatial_transformer
     if width != -1:
       count = channels // width
+    elif above and self.num_heads_upsample != -1:
+      count = self.num_heads_upsample
     fills = self.legacy and self.use_spatial_transformer
     if count and (fills or width == -1):
       width = channels // count
@@ -167,7 +182,8 @@ class Trunk(nn.Module):
     if not (fits and count and width):
       raise ValueError(
         f'{channels} channels cannot be split into heads with num_heads = '
-        f'{self.num_heads}, num_head_channels = {self.num_head_channels}.'
+        f'{self.num_heads}, num_head_channels = {self.num_head_channels}, '
+        f'num_heads_upsample = {self.num_heads_upsample}.'
       )
     return count, width
 
@@ -195,6 +211,24 @@ class Trunk(nn.Module):
   def stage_vectors(self) -> int:
     """Returns how many learned vectors of stages there are."""
     return 0
+
+  def suffix(self, stage: int) -> str:
+    """Returns the suffix of the names of a stage's own blocks, '' for none."""
+    del stage
+    return ''
+
+  def _init_stage(self, x: jax.Array, inputs: BlockInputs, stage: int) -> None:
+    """Makes the parameters that only another stage has."""
+    inputs = dataclasses.replace(inputs, suffix=self.suffix(stage), train=False)
+    if self.ends() is not None:
+      x = jnp.zeros((*x.shape[:3], self.channels(stage)), x.dtype)
+    elif not inputs.suffix:
+      return
+    h, _ = self.stem(x, stage)
+    if inputs.suffix:
+      self.walk(h, inputs, {})
+    if self.ends() is not None:
+      self.head(h, stage)
 
   def contradictions(self) -> dict[str, bool]:
     """Returns what is not allowed, and whether the attributes do it."""
@@ -248,7 +282,9 @@ class Trunk(nn.Module):
         f'context must be (B, S, {self.context_dim}), or None without '
         f'use_spatial_transformer; got shape {context.shape}.'
       )
-    needed = None if self.num_classes is None else x.shape[:1]
+    needed: tuple[int, ...] | None = None
+    if self.num_classes is not None:
+      needed = x.shape[:1] + (self.num_classes,) * (not self.use_embed)
     got = None if y is None else y.shape
     if got != needed:
       raise ValueError(
@@ -262,6 +298,13 @@ class Trunk(nn.Module):
     emb = embeddings.timestep_embedding(t, self.model_channels)
     emb = nn.silu(affine.Linear(width, name=f'{name}_0')(emb))
     return affine.Linear(width, name=f'{name}_2')(emb)
+
+  def embed_label(self, y: jax.Array) -> jax.Array:
+    """Returns the embedding of `y`, (B, 4 model_channels)."""
+    width, name = 4 * self.model_channels, 'label_emb'
+    if self.use_embed:
+      return affine.embed(self.num_classes or 0, width, 1.0, name)(y)
+    return affine.Linear(width, name=name)(y)
 
   def embed_context(
     self, emb: jax.Array, context: transformer.Context | None
@@ -295,8 +338,7 @@ class Trunk(nn.Module):
     self, x: jax.Array, stage: int
   ) -> tuple[jax.Array, jax.Array | None]:
     """Returns the first convolution of x, and features for gates or None."""
-    del stage
-    return self.conv('input_blocks_0_0')(x), None
+    return self.conv(f'input_blocks{self.suffix(stage)}_0_0')(x), None
 
   def walk(
     self,
@@ -316,7 +358,7 @@ class Trunk(nn.Module):
       skips = [x + c for x, c in zip(skips, added, strict=True)]
       h = h + middle
     for i, entry in enumerate(self.layout()[1]):
-      name = f'output_blocks_{i}'
+      name = f'output_blocks{inputs.suffix}_{i}'
       h = jnp.concatenate([h, skips.pop()], axis=-1)
       h = self._res_block(f'{name}_0', h, inputs, entry.channels)
       if entry.attends:
@@ -341,7 +383,7 @@ class Trunk(nn.Module):
     # The trunk's own first convolution is its entry 0.
     first = 1 if self.ends() is None else 0
     for i, entry in enumerate(self.layout()[0], first):
-      name = f'input_blocks_{i}'
+      name = f'input_blocks{inputs.suffix}_{i}'
       if entry.resample and not self.resblock_updown:
         fields = (self.conv_resample, self.dtype)
         h = blocks.Downsample(*fields, name=f'{name}_0')(h)
@@ -353,7 +395,7 @@ class Trunk(nn.Module):
       skips.append(h)
     found.update({f'in{i}': skip for i, skip in enumerate(skips)})
 
-    name, channels = 'middle_block', h.shape[-1]
+    name, channels = f'middle_block{inputs.suffix}', h.shape[-1]
     h = found['mid0'] = self._res_block(f'{name}_0', h, inputs, channels)
     h = found['mid1'] = self._attend(f'{name}_1', h, inputs)
     h = found['mid2'] = self._res_block(f'{name}_2', h, inputs, channels)
@@ -362,15 +404,22 @@ class Trunk(nn.Module):
   def head(self, h: jax.Array, stage: int) -> Any:
     """Maps (B, H, W, model_channels) to what a stage predicts, float32."""
     ends = self.ends()
+    if self.n_embed is not None and not self.is_initializing():
+      return self._code_logits(h)
     name = 'out' if ends is None else f'out_{stage}'
     channels = self.out_channels if ends is None else ends[stage]
     assert channels is not None  # see contradictions
     # float32: a few channels wide, and what the sampler integrates
     dtype = jnp.promote_types(h.dtype, jnp.float32)
-    h = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
-    return affine.Conv(channels, dtype=dtype, name=f'{name}_2', **affine.ZEROS)(
-      h
-    )
+    out = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
+    last = affine.Conv(channels, dtype=dtype, name=f'{name}_2', **affine.ZEROS)
+    out = last(out)
+    return out if self.n_embed is None else self._code_logits(h)
+
+  def _code_logits(self, h: jax.Array) -> jax.Array:
+    assert self.n_embed is not None
+    h = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
+    return affine.Linear(self.n_embed, name='id_predictor_1')(h)
 
   def conv(self, name: str) -> affine.Conv:
     """Returns a 3 x 3 convolution to the width of the first level."""

@@ -26,6 +26,13 @@ GATED = {
   'use_spade_norm': True,
 }
 PLAIN = GATED | {'use_spatial_transformer': False, 'context_dim': None}
+JOINT = PLAIN | {
+  'use_split_head': False,
+  'use_spade_norm': False,
+  'split_embed_dim_list': (),
+  'out_channels': 5,
+  'num_stage': 1,
+}
 # One resolution, where that is enough: 5 residual blocks, 4 transformers.
 SMALL = GATED | {'channel_mult': (1,), 'attention_resolutions': (1,)}
 SMALL_PLAIN = PLAIN | {'channel_mult': (1,), 'attention_resolutions': (1,)}
@@ -40,7 +47,10 @@ def _inputs(options, grid=(SIDE, SIDE)):
   if options.get('context_dim'):
     inputs['context'] = jax.random.normal(key, (B, 5, options['context_dim']))
   if options.get('num_classes'):
-    inputs['y'] = jnp.arange(B) % options['num_classes']
+    classes = options['num_classes']
+    ids = jnp.arange(B) % classes
+    is_id = options.get('use_embed', True)
+    inputs['y'] = ids if is_id else jax.nn.one_hot(ids, classes)
   return inputs
 
 
@@ -74,39 +84,69 @@ def _apply(network, params, inputs, stage, **kwargs):
   return apply(params, inputs)
 
 
+# The last number is the channels of the result at the last scale.
 OPTIONS = {
-  'attention': PLAIN,
-  'new order, heads': PLAIN
-  | {
-    'num_head_channels': -1,
-    'num_heads': 2,
-    'use_new_attention_order': True,
-  },
-  'scale and shift, residual resampling, classes': GATED
-  | {
-    'use_scale_shift_norm': True,
-    'resblock_updown': True,
-    'num_classes': 3,
-  },
-  'attended scales, pooling': GATED
-  | {
-    'use_mscond': True,
-    'conv_resample': False,
-    'transformer_depth': 2,
-    'legacy': False,
-  },
-  'no gates': GATED | {'use_spade_norm': False},
+  'attention': (PLAIN, 4),
+  'new order, heads': (
+    PLAIN
+    | {
+      'num_head_channels': -1,
+      'num_heads': 2,
+      'num_heads_upsample': 4,
+      'use_new_attention_order': True,
+    },
+    4,
+  ),
+  'scale and shift, residual resampling, classes': (
+    GATED
+    | {
+      'use_scale_shift_norm': True,
+      'resblock_updown': True,
+      'num_classes': 3,
+    },
+    4,
+  ),
+  'attended scales, pooling, vectors': (
+    GATED
+    | {
+      'use_mscond': True,
+      'conv_resample': False,
+      'num_classes': 3,
+      'use_embed': False,
+      'transformer_depth': 2,
+      'legacy': False,
+    },
+    4,
+  ),
+  'experts without gates': (
+    GATED | {'use_stage_expert': True, 'use_spade_norm': False},
+    4,
+  ),
+  'joint': (JOINT, 5),
+  'joint code ids': (JOINT | {'n_embed': 9, 'num_stage': 2}, 9),
+  'joint, idle gates, experts': (
+    JOINT
+    | {
+      'use_spade_norm': True,
+      'use_stage_expert': True,
+      'split_embed_dim_list': (3, 4),
+    },
+    5,
+  ),
 }
 
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_options_give_finite_results_that_depend_on_all_inputs(name):
-  network, params, inputs = _make(OPTIONS[name])
+  options, channels = OPTIONS[name]
+  network, params, inputs = _make(options)
+  joint = not network.use_split_head
+  stage = 0 if joint and not options.get('use_stage_expert') else 1
   apply = jax.jit(
-    lambda inputs: network.apply({'params': params}, **inputs, stage=1)
+    lambda inputs: network.apply({'params': params}, **inputs, stage=stage)
   )
   y = apply(inputs)
-  assert y.shape == (B, SIDE, SIDE, 4)
+  assert y.shape == (B, SIDE, SIDE, channels)
   assert y.dtype == jnp.float32
   assert np.isfinite(y).all()
   for name, value in inputs.items():
@@ -134,13 +174,24 @@ def test_options_give_finite_results_that_depend_on_all_inputs(name):
     ),
     # blocks without a context: the width wins where it is given
     ({}, 64, False, (4, 16)),
-    ({'num_heads': 8}, 64, True, (4, 16)),
+    ({'num_heads': 8, 'num_heads_upsample': 8}, 64, True, (4, 16)),
     ({'num_head_channels': -1, 'num_heads': 4}, 64, False, (1, 64)),
     ({'num_head_channels': -1, 'num_heads': 4}, 64, True, (4, 16)),
     (
-      {'num_head_channels': -1, 'num_heads': 4, 'legacy': False},
+      {'num_head_channels': -1, 'num_heads': 4, 'num_heads_upsample': 2},
       64,
-      False,
+      True,
+      (2, 32),
+    ),
+    (
+      {
+        'num_head_channels': -1,
+        'num_heads': 4,
+        'num_heads_upsample': 2,
+        'legacy': False,
+      },
+      64,
+      True,
       (4, 16),
     ),
   ],
@@ -326,9 +377,15 @@ def test_too_small_a_grid_for_pooling_is_refused():
     (PLAIN, {'context': jnp.zeros((B, 5, 13))}, 'use_spatial_transformer'),
     (GATED, {'y': jnp.zeros(B, int)}, 'y must be of shape None'),
     (GATED | {'num_classes': 3}, {'y': None}, r'\(2,\), got None'),
+    (
+      GATED | {'num_classes': 3, 'use_embed': False},
+      {'y': None},
+      r'\(2, 3\), got None',
+    ),
     (GATED | {'num_stage': 1}, {'stage': 2}, r'\[0, 2\)'),
     (GATED | {'num_stage': 3}, {}, 'num_stage must be 1 or .*num_stage = 3'),
     (GATED | {'context_dim': None}, {'context': None}, 'context_dim'),
+    (JOINT | {'out_channels': None}, {}, 'out_channels'),
     (GATED | {'split_embed_dim_list': ()}, {}, 'split_embed_dim_list'),
   ],
 )

@@ -51,8 +51,14 @@ def _trace(options, **changes):
     # Self-attention: the width decides where it is given.
     ({'num_heads': -1, 'num_head_channels': 16}, 64, False, (4, 16)),
     ({'num_heads': 8, 'num_head_channels': 16}, 64, True, (4, 16)),
-    ({'num_heads': 4}, 64, False, (4, 16)),
-    ({'num_heads': 4, 'legacy': False}, 64, True, (4, 16)),
+    ({'num_heads': 4, 'num_heads_upsample': 8}, 64, False, (4, 16)),
+    ({'num_heads': 4, 'num_heads_upsample': 8}, 64, True, (8, 8)),
+    (
+      {'num_heads': 4, 'num_heads_upsample': 8, 'legacy': False},
+      64,
+      True,
+      (4, 16),
+    ),
     # Transformers: legacy lets the heads fill the channels.
     (ATTENDING | {'num_heads': 8}, 64, True, (8, 8)),
     (
@@ -83,7 +89,7 @@ def test_heads_that_do_not_exist_are_refused(base):
   ('options', 'channels'),
   [
     (PLAIN | {'num_classes': 4, 'use_scale_shift_norm': True}, 3),
-    (PLAIN | {'conv_resample': False}, 3),
+    (PLAIN | {'conv_resample': False, 'n_embed': 9}, 9),
     (PLAIN | {'resblock_updown': True, 'dtype': jnp.bfloat16}, 3),
     (ATTENDING | {'transformer_depth': 2, 'remat': True}, 3),
   ],
@@ -154,22 +160,22 @@ def test_pooled_context_reaches_every_block():
   ('name', 'value'),
   [('concat_noise', [-2.3, -2.3]), ('aspect', [[-0.3, 0.3], [-0.3, 0.3]])],
 )
-def test_predictions_depend_on_noise_and_aspect(name, value):
+def test_what_is_beside_the_noise_level_is_told(name, value):
   small = {'channel_mult': (1,), 'attention_resolutions': ()}
   # A shift alone is normalised away where a group is one channel.
   network = unet.UNet(**PLAIN | small | {'use_scale_shift_norm': True})
   inputs = _inputs(PLAIN, x=jnp.ones((B, 2, 2, 3)))
-  given = jnp.array(value)
-  init = lambda key: network.init(key, **inputs, **{name: given})
+  told = jnp.array(value)
+  init = lambda key: network.init(key, **inputs, **{name: told})
   params = initial.evaluate(init, jax.random.key(0))['params']
   rng = np.random.default_rng(0)  # also where weights begin as zeros
   params = jax.tree.map(
     lambda x: x + 0.1 * rng.normal(size=x.shape).astype('f'), params
   )
   run = jax.jit(
-    lambda given: network.apply({'params': params}, **inputs, **{name: given})
+    lambda told: network.apply({'params': params}, **inputs, **{name: told})
   )
-  got, other = run(given), run(given.at[1].multiply(0.5))
+  got, other = run(told), run(told.at[1].multiply(0.5))
   np.testing.assert_array_equal(got[0], other[0])
   assert np.abs(got[1] - other[1]).max() > 1e-3
 

@@ -1,6 +1,7 @@
 """The pyramid U-Net against numbers and keys of the official code."""
 
 import ctypes
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,24 @@ def test_recorded_outputs_are_reproduced(golden, file):
   with jax.default_matmul_precision('highest'):
     rows = verify.compare(family.run(case), case, 1e-5)
   assert len(rows) == len(case.expected)
+  assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.parametrize(
+  'name', ['uncond', 'class', 'context', 'context_legacy', 'sss_updown']
+)
+def test_without_its_own_options_it_is_the_unet_of_ldm(golden, name):
+  # Same trunk and keys; only the rule of the head counts has to be named.
+  case = verify.read_case(golden(f'ldm_unet_{name}.npz'))
+  config = {**case.config, 'legacy': False, 'use_embed': True}
+  expected = {
+    'y_0': case.expected['y'],
+    'middle_0': case.expected['middle_block'],
+  }
+  case = dataclasses.replace(case, config=config, expected=expected)
+  with jax.default_matmul_precision('highest'):
+    rows = verify.compare(family.run(case), case, 1e-5)
+  assert len(rows) == 2
   assert [row for row in rows if not row.ok] == []
 
 
@@ -276,36 +295,59 @@ def test_published_sizes(size, channels, parameters):
   assert {k: shapes.get(k) for k in expected} == expected
 
 
+PLAIN = SMALL | {
+  'use_spatial_transformer': False,
+  'context_dim': None,
+  'use_split_head': False,
+  'use_SPADE_norm': False,
+  'num_stage': 1,
+}
+
+
 @pytest.mark.parametrize(
   ('config', 'expected'),
   [
+    (
+      PLAIN | {'n_embed': 7, 'num_classes': 5, 'use_embed': True},
+      {
+        'input_blocks.0.0.weight': (32, 8, 3, 3),
+        'input_blocks.3.1.qkv.weight': (192, 64, 1),
+        'middle_block.1.proj_out.weight': (64, 64, 1),
+        'label_emb.weight': (5, 128),
+        'out.2.weight': (8, 32, 3, 3),
+        'id_predictor.0.weight': (32,),
+        'id_predictor.1.weight': (7, 32, 1, 1),
+      },
+    ),
     (
       SMALL | {'use_spatial_transformer': False, 'context_dim': None},
       {
         'pre_input_blocks.1.0.weight': (32, 4, 3, 3),
         'input_blocks.2.1.qkv.weight': (192, 64, 1),
-        'middle_block.1.proj_out.weight': (64, 64, 1),
       },
     ),
     (
       SMALL
       | {
+        'use_stage_expert': True,
         'resblock_updown': True,
         'use_scale_shift_norm': True,
         'num_classes': 5,
-        'use_embed': True,
       },
       {
-        'label_emb.weight': (5, 128),
-        'input_blocks.1.0.in_layers.2.weight': (32, 32, 3, 3),
-        'middle_block.0.emb_layers.1.weight': (128, 128),
-        'output_blocks.1.2.out_layers.3.weight': (64, 64, 3, 3),
+        'label_emb.weight': (128, 5),
+        'input_blocks_expert.1.1.0.in_layers.2.weight': (32, 32, 3, 3),
+        'middle_block_expert.1.0.emb_layers.1.weight': (128, 128),
+        'output_blocks_expert.0.1.2.out_layers.3.weight': (64, 64, 3, 3),
       },
     ),
   ],
 )
 def test_keys_of_the_options(config, expected):
-  inputs = {'y': jnp.zeros(1, int)} if config.get('num_classes') else {}
+  inputs = {}
+  if config.get('num_classes'):
+    is_id = config.get('use_embed')
+    inputs['y'] = jnp.zeros(1, int) if is_id else jnp.zeros((1, 5))
   shapes = official_fill.official_shapes(
     _template(config, **inputs), names.rename
   )
@@ -332,12 +374,7 @@ def test_parameters_of_ours_have_keys_too():
     ({'in_channels': 9}, 'in_channels'),
     ({'channel_mult': [2, 2]}, 'channel_mult'),
     ({'num_head_channels': -1}, 'num_head_channels'),
-    ({'n_embed': 3}, 'n_embed = 3'),
-    ({'num_heads_upsample': 8}, 'num_heads_upsample = 8'),
-    ({'use_pos_embed': True}, 'use_pos_embed'),
-    ({'use_stage_expert': True}, 'use_stage_expert'),
-    ({'use_split_head': False}, 'use_split_head = False'),
-    ({'num_classes': 3}, 'use_embed = False'),
+    ({'num_head_channels': 48, 'legacy': False, 'n_embed': 3}, 'n_embed'),
     ({'context_dim': None}, 'context_dim'),
     ({'split_embed_dim_list': []}, 'split_embed_dim_list'),
   ],

@@ -309,12 +309,15 @@ def test_keys_of_other_options():
     TINY
     | {
       'num_heads': 2,
+      'n_embed': 7,
       'num_classes': 5,
       'conv_resample': False,
     }
   )
   expected = {
     'label_emb.weight': (5, 128),
+    'id_predictor.0.weight': (32,),
+    'id_predictor.1.weight': (7, 32, 1, 1),
     'out.2.weight': (3, 32, 3, 3),
     'input_blocks.2.0.op.weight': None,
     'output_blocks.1.2.conv.weight': None,

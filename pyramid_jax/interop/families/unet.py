@@ -24,6 +24,7 @@ _CONV_1X1 = (
   'proj_out',
   'cond_proj_in',
   'skip_connection',
+  'id_predictor_1',
 )
 _CONV_1D = ('qkv', 'attn_out')
 _LINEAR = re.compile(

@@ -259,6 +259,8 @@ def _check_arguments(config: Mapping[str, Any], own: set[str]) -> None:
     raise families.Unsupported(f'unknown arguments: {unknown}')
   channels = list(config['embed_dim_list'])
   unet_config = config['unet_config']
+  if not unet_config.get('use_split_head', False):
+    raise families.Unsupported('use_split_head = False: one head for all')
   if list(unet_config['split_embed_dim_list']) != channels or config.get(
     'num_stage', len(channels)
   ) != len(channels):

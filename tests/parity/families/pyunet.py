@@ -18,7 +18,13 @@ from tests.parity.families import unet
 
 
 # Arguments of the official constructor that our module has under that name.
-_SAME = (*unet.TRUNK, 'split_embed_dim_list', 'num_stage', 'use_mscond')
+_SAME = (
+  *unet.TRUNK,
+  'split_embed_dim_list',
+  'num_stage',
+  'use_mscond',
+  'use_stage_expert',
+)
 
 
 def build(config: Mapping[str, Any]) -> pyunet.PyUNet:
@@ -31,19 +37,18 @@ def build(config: Mapping[str, Any]) -> pyunet.PyUNet:
   handled = {
     'use_SPADE_norm',
     'use_split_head',
+    'use_embed',
     'in_channels',
     'image_size',
     'use_checkpoint',
   }
   fields = unet.fields('PyUNetModel', config, _SAME, handled)
   fields['use_spade_norm'] = config.get('use_SPADE_norm', False)
+  for name in ('use_split_head', 'use_embed'):
+    fields[name] = config.get(name, False)
   split = config.get('split_embed_dim_list', ())
   channels = config.get('in_channels')
-  if not config.get('use_split_head', False):
-    raise families.Unsupported('use_split_head = False: one head for all')
-  if config.get('num_classes') and not config.get('use_embed', False):
-    raise families.Unsupported('use_embed = False: classes are ids')
-  if channels not in (None, sum(split)):
+  if config.get('use_split_head') and channels not in (None, sum(split)):
     raise families.Unsupported(
       f'split_embed_dim_list {list(split)} does not add up to in_channels = '
       f'{channels}.'
@@ -91,8 +96,9 @@ def _run_stage(
   inputs: Mapping[str, np.ndarray],
   stage: int,
 ) -> dict[str, np.ndarray]:
+  expert = network.suffix(stage)
   parts = {
-    'middle_block_2': 'middle',
+    f'middle_block{expert}_2': 'middle',
     f'pre_input_blocks_{stage}_0': 'pre_input',
   }
 

@@ -35,12 +35,14 @@ TRUNK = (
   'num_classes',
   'num_heads',
   'num_head_channels',
+  'num_heads_upsample',
   'use_scale_shift_norm',
   'resblock_updown',
   'use_new_attention_order',
   'use_spatial_transformer',
   'transformer_depth',
   'context_dim',
+  'n_embed',
   'legacy',
   'out_channels',
   'dropout',
@@ -50,11 +52,7 @@ TRUNK = (
 # Arguments with a single value that we can follow, and why.
 _FIXED = {
   'dims': (2, 'maps have two dimensions'),
-  'num_heads_upsample': (-1, 'heads are the same on both ways'),
-  'n_embed': (None, 'the result is not code ids'),
   'use_pos_embed': (False, 'published networks have no positions'),
-  'use_stage_expert': (False, 'scales share their trunk'),
-  'use_embed': (True, 'classes are ids'),
   'use_fp16': (False, 'the official conversion to float16 is a stub'),
 }
 
