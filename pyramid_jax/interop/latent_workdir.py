@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
-import orbax.checkpoint as ocp
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
@@ -252,9 +251,10 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     tree = jax.eval_shape(part.init, jax.random.key(0))
     with errors.user_errors(value=errors.DATA):
       clip = parts.load_part('clip_text', part.path, tree)
+  raw = checkpoints.load(workdir, abstract, step, averaged=False)
   first = system.space.path or workdir / FIRST_STAGE
   weights = latent_checkpoint.Weights(
-    generator=_raw(workdir, step, abstract)['params']['generator'],
+    generator=raw['params']['generator'],
     ema=generator['unet'],
     first_stage=checkpoints.load_part(
       first, 'generator', place(shapes.first_stage)
@@ -265,18 +265,4 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   )
   return latent_checkpoint.to_official(
     weights, system.chain, config.ema.decay, layout
-  )
-
-
-def _raw(workdir: pathlib.Path, step: int, abstract: Any) -> Any:
-  """Reads the weights and their averages."""
-  item = {'params': abstract['params']}
-  path = checkpoints.directory(workdir) / str(step) / 'state'
-  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
-    path,
-    args=ocp.args.PyTreeRestore(
-      item=item,
-      partial_restore=True,
-      restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-    ),
   )

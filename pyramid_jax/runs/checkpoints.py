@@ -204,15 +204,19 @@ class Checkpoints:
 
 
 def load(
-  workdir: Path, abstract: Mapping[str, Any], step: int | None = None
+  workdir: Path,
+  abstract: Mapping[str, Any],
+  step: int | None = None,
+  averaged: bool = True,
 ) -> dict[str, Any]:
-  """Returns the weights of a run, the averages where there are some.
+  """Returns the weights of a run.
 
   Args:
     workdir: of any run; nothing in it is changed.
     abstract: {'params': {loss name: tree}, 'extra': tree} or a part of it, with
       shardings.
     step: of the checkpoint; None = the newest valid one.
+    averaged: whether averages replace the parameters that have some.
 
   Raises:
     UserError: there is none, it is damaged, or it has other parameters.
@@ -228,7 +232,7 @@ def load(
   for candidate in found if step is None else [step]:
     path = directory(workdir) / str(candidate)
     try:
-      return _load(path, abstract)
+      return _load(path, abstract, averaged)
     except DamagedError as error:
       logging.warning('%s is damaged (%s)', path, error)
   folder = directory(workdir)
@@ -247,8 +251,10 @@ def load_part(workdir: Path, loss_name: str, abstract: Any) -> Any:
   return trees['params'][loss_name]
 
 
-def _load(path: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
-  kept = _meta_of(path)['tree'].get('ema', {})
+def _load(
+  path: pathlib.Path, abstract: Mapping[str, Any], averaged: bool
+) -> dict[str, Any]:
+  kept = _meta_of(path)['tree'].get('ema', {}) if averaged else {}
   params = traverse_util.flatten_dict(abstract['params'])
   ema = {k: leaf for k, leaf in params.items() if '/'.join(k) in kept}
   target = {'state': dict(abstract)}
