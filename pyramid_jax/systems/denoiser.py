@@ -41,7 +41,7 @@ class Denoiser:
   """A network with its weights, as a stage of a system calls it."""
 
   # (variables, x, time, inputs, **kwargs of `module.apply`) -> the output for
-  # states (B, h, w, C) at one level () of the whole batch, or at levels (B,).
+  # states (B, h, w, C) at levels (B,), or at (1,), which is embedded once.
   call: Callable[..., Any]
   params: Any  # the parameters of the network
   # (network, x, level, inputs) -> `Prediction`.
@@ -74,7 +74,7 @@ class Denoiser:
       variables = {'params': self.params}
       if self.cached:
         _, cache = self.call(
-          variables, x, jnp.zeros(()), inputs, mutable=['cache'], **coarse
+          variables, x, jnp.zeros((1,)), inputs, mutable=['cache'], **coarse
         )
         variables |= cache
       return x, (variables, coarse)
@@ -85,7 +85,8 @@ class Denoiser:
       found: dict[str, jax.Array] = {}
 
       def network(x, time):
-        out = self.call(variables, x, time, inputs, features=features, **coarse)
+        t = jnp.ravel(time)
+        out = self.call(variables, x, t, inputs, features=features, **coarse)
         if not features:
           return out
         found.update(out[1])

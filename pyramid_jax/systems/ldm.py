@@ -81,7 +81,7 @@ def predict(
     unet: the denoiser.
     variables: its parameters, perhaps with a cache.
     x: (B, h, w, C) noisy latent.
-    t: (B,) noise levels, or () for one of the whole batch.
+    t: (B,) noise levels, or (1,) for one of the whole batch.
     inputs: of the condition.
     **kwargs: of `unet.apply`.
 
@@ -95,8 +95,6 @@ def predict(
         f' {x.shape}: batch and grid must be equal'
       )
     x = jnp.concatenate([x, inputs.concat], axis=-1)
-  # One level for the whole batch is embedded once.
-  t = jnp.atleast_1d(t)
   return unet.apply(variables, x, t, inputs.context, inputs.y, **kwargs)
 
 

@@ -48,9 +48,7 @@ def denoiser(
 ) -> denoiser_lib.Denoiser:
   """Returns the network with its weights, which predicts 'eps', 'x0' or 'v'."""
 
-  def call(variables, x, time, inputs, **kwargs):
-    # One level for the whole batch is embedded once.
-    t = jnp.atleast_1d(time)
+  def call(variables, x, t, inputs, **kwargs):
     return network.apply(variables, x, t, inputs.y, **kwargs)
 
   return denoiser_lib.Denoiser(

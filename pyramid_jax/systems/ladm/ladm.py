@@ -253,10 +253,6 @@ class LaDM(sampled.Sampled):
     number = self.stage_numbers[stage]
     network, channels = self.network(number), self.space.channels
 
-    def call(variables, x, time, inputs, **kwargs):
-      # One level for the whole batch is embedded once.
-      return network.apply(variables, x, jnp.ravel(time), inputs, **kwargs)
-
     def predict(network, x, level, inputs):
       return self.precond(number).predict(network, x, level, inputs.prior)
 
@@ -270,7 +266,7 @@ class LaDM(sampled.Sampled):
       return {'coarse': state[-1][..., channels:]}
 
     return denoiser_lib.Denoiser(
-      call=call,
+      call=network.apply,
       params=self.networks.params_of(params['networks'], number),
       predict=predict,
       coarse=coarse,
