@@ -117,11 +117,7 @@ def check_value(
 ) -> None:
   """Raises ValueError if the value of a field is not among those allowed.
 
-  Args:
-    name: the name of the field, as 'data.buckets'.
-    value: the value of the field.
-    allowed: the values that it may have.
-    reason: the end of the message.
+  `name` is that of the field, as 'data.buckets'; `reason` ends the message.
   """
   if value not in allowed:
     values = ', '.join(map(str, allowed))
@@ -132,11 +128,8 @@ def check_value(
 def check_multiple(name: str, size: int, of: int, reason: str) -> None:
   """Raises ValueError if the value of a field is no multiple of a number.
 
-  Args:
-    name: the name of the field, as 'data.image_size'.
-    size: the value of the field.
-    of: what must divide it.
-    reason: the end of the message, which names the origin of the number.
+  `name` is that of the field, as 'data.image_size'; `reason` ends the message
+  and names the origin of the number.
   """
   if size % of:
     raise ValueError(

@@ -211,11 +211,8 @@ def discriminator_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The discriminator's loss (optimizer_idx 1 of both reference files).
 
-  Args:
-    settings: the settings of the losses.
-    real: logits of images.
-    fake: logits of reconstructions.
-    step: finished updates.
+  `real` and `fake` are logits of images and of reconstructions; `step` counts
+  finished updates.
   """
   if settings.disc_loss == 'hinge':
     terms = jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + fake).mean()

@@ -154,7 +154,7 @@ def denoiser(
     stage: the number of the scale, 0 = coarsest.
     pool: by which factor the finished scale is average-pooled to its own grid
       (the official layout diffuses coarse scales on the fine grid).
-    parameterization: what the network predicts: 'eps', 'x0' or 'v'.
+    parameterization: 'eps', 'x0' or 'v'.
   """
 
   def call(variables, x, time, inputs, coarse, **kwargs):

@@ -75,15 +75,9 @@ def predict(
   inputs: Inputs,
   **kwargs: Any,
 ) -> Any:
-  """Applies the U-Net to a noisy latent and its condition.
+  """Applies the U-Net to latents (B, h, w, C) at levels (B,), or (1,) for all.
 
-  Args:
-    unet: the denoiser.
-    variables: its parameters, perhaps with a cache.
-    x: (B, h, w, C) noisy latent.
-    t: (B,) noise levels, or (1,) for one of the whole batch.
-    inputs: of the condition.
-    **kwargs: of `unet.apply`.
+  `variables` may hold a cache; `kwargs` are those of `unet.apply`.
 
   Raises:
     ValueError: channels that do not lie on the latent's grid.
@@ -117,18 +111,10 @@ def tiled_stage(
   guidance: classifier_free.Guidance | None,
   tiles: tiling.Tiling,
 ) -> sampling.Stage:
-  """Builds the stage of a latent larger than the network was trained for.
+  """Builds the stage of latents (B, h, w, C) larger than those of training.
 
   Each window takes its part of the condition on the latent's grid, and all of
   the rest.
-
-  Args:
-    network: see `denoiser`.
-    levels: noise levels of the solver.
-    condition: of B images.
-    shape: (B, h, w, C) of the latent.
-    guidance: classifier-free guidance, None for none.
-    tiles: the windows.
   """
 
   def of_windows(inputs: Inputs) -> Inputs:

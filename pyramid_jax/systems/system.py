@@ -314,13 +314,7 @@ def stage_steps(
   weights: Weights,
   spec: SamplerSpec,
 ) -> tuple[int, ...]:
-  """Returns the steps that each stage runs, coarse to fine.
-
-  Args:
-    system: what is sampled.
-    weights: only their shapes are read.
-    spec: how it is sampled.
-  """
+  """Returns the steps of each stage, coarse to fine, by shapes alone."""
   found: list[int] = []
 
   def build(weights: Weights) -> None:

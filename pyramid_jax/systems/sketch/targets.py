@@ -80,10 +80,7 @@ class Targets:
   ) -> Stages:
     """Returns the stages of the base with all levels and no guidance.
 
-    Args:
-      weights: the weights of the base.
-      count: B.
-      condition: the condition of B images; None for zeros.
+    They are of `count` images; the condition is zeros if it is None.
     """
     shape = (count, self.base.image_size, self.base.image_size)
     condition = condition or self.base.example_condition()
