@@ -34,10 +34,9 @@ class PyUNet(unet_trunk.Trunk):
   def ends(self) -> Sequence[int] | None:
     return self.split_embed_dim_list if self.use_split_head else None
 
-  def stage_count(self) -> int:
-    if self.use_split_head or self.use_stage_expert:
-      return len(self.split_embed_dim_list)
-    return self.num_stage
+  def own_stages(self) -> int:
+    is_any = self.use_split_head or self.use_stage_expert
+    return len(self.split_embed_dim_list) if is_any else 0
 
   def suffix(self, stage: int) -> str:
     return f'_expert_{stage}' if self.use_stage_expert else ''
@@ -74,14 +73,10 @@ class PyUNet(unet_trunk.Trunk):
     return h, cond
 
   def contradictions(self) -> dict[str, bool]:
-    scales = len(self.split_embed_dim_list)
-    many = self.use_split_head or self.use_stage_expert
+    is_any = self.use_split_head or self.use_stage_expert
     return super().contradictions() | {
       'use_split_head and use_stage_expert need split_embed_dim_list': (
-        many and not scales
-      ),
-      'num_stage must be 1 or the number of scales of split_embed_dim_list': (
-        many and self.num_stage not in (1, scales)
+        is_any and not self.split_embed_dim_list
       ),
       'n_embed excludes use_spade_norm and use_split_head': (
         self.n_embed is not None

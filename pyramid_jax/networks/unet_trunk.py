@@ -154,7 +154,7 @@ class Trunk(nn.Module):
       suffix=self.suffix(stage),
     )
     if self.is_initializing():
-      for other in set(range(self.stage_count())) - {stage}:
+      for other in set(range(self.own_stages())) - {stage}:
         self._init_stage(x, inputs, other)
     found: dict[str, jax.Array] = {}
     h = self.walk(h, inputs, found, control)
@@ -165,8 +165,7 @@ class Trunk(nn.Module):
     """Returns number and width of the heads of an attention, `up` or down.
 
     The rule of the official constructor of LDM: `legacy` matters only to
-    `num_heads_upsample`, and to a transformer whose `num_head_channels` does
-    not divide the channels.
+    `num_heads_upsample`, and where the heads do not divide the channels.
     """
     count, width = self.num_heads, self.num_head_channels
     above = up and self.legacy and not self.use_spatial_transformer
@@ -177,6 +176,8 @@ class Trunk(nn.Module):
     fills = self.legacy and self.use_spatial_transformer
     if count and (fills or width == -1):
       width = channels // count
+    if width and not (self.legacy or self.use_spatial_transformer):
+      count = channels // width
     # A transformer's projections allow heads that do not fill the channels.
     fits = count * width == channels or self.use_spatial_transformer
     if not (fits and count and width):
@@ -204,9 +205,14 @@ class Trunk(nn.Module):
     """Returns the output channels of each stage that has its own ends."""
     return None
 
+  def own_stages(self) -> int:
+    """Returns how many stages have modules of their own."""
+    return len(self.ends() or ())
+
   def stage_count(self) -> int:
     """Returns how many stages there are."""
-    return len(self.ends() or (0,))
+    limits = (self.own_stages(), self.stage_vectors())
+    return min((n for n in limits if n), default=1)
 
   def stage_vectors(self) -> int:
     """Returns how many learned vectors of stages there are."""

@@ -59,6 +59,7 @@ def _trace(options, **changes):
       True,
       (4, 16),
     ),
+    ({'num_heads': 40, 'legacy': False}, 96, False, (48, 2)),
     # Transformers: legacy lets the heads fill the channels.
     (ATTENDING | {'num_heads': 8}, 64, True, (8, 8)),
     (
