@@ -228,8 +228,6 @@ class Trunk(nn.Module):
     inputs = dataclasses.replace(inputs, suffix=self.suffix(stage), train=False)
     if self.ends() is not None:
       x = jnp.zeros((*x.shape[:3], self.channels(stage)), x.dtype)
-    elif not inputs.suffix:
-      return
     h, _ = self.stem(x, stage)
     if inputs.suffix:
       self.walk(h, inputs, {})
@@ -409,23 +407,21 @@ class Trunk(nn.Module):
 
   def head(self, h: jax.Array, stage: int) -> Any:
     """Maps (B, H, W, model_channels) to what a stage predicts, float32."""
-    ends = self.ends()
-    if self.n_embed is not None and not self.is_initializing():
-      return self._code_logits(h)
+    ends, logits = self.ends(), None
+    if self.n_embed is not None:
+      logits = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
+      logits = affine.Linear(self.n_embed, name='id_predictor_1')(logits)
+      if not self.is_initializing():
+        return logits
     name = 'out' if ends is None else f'out_{stage}'
     channels = self.out_channels if ends is None else ends[stage]
     assert channels is not None  # see contradictions
     # float32: a few channels wide, and what the sampler integrates
     dtype = jnp.promote_types(h.dtype, jnp.float32)
-    out = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
+    h = nn.silu(norms.GroupNorm(1e-5, dtype=dtype, name=f'{name}_0')(h))
     last = affine.Conv(channels, dtype=dtype, name=f'{name}_2', **affine.ZEROS)
-    out = last(out)
-    return out if self.n_embed is None else self._code_logits(h)
-
-  def _code_logits(self, h: jax.Array) -> jax.Array:
-    assert self.n_embed is not None
-    h = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
-    return affine.Linear(self.n_embed, name='id_predictor_1')(h)
+    out = last(h)
+    return out if logits is None else logits
 
   def conv(self, name: str) -> affine.Conv:
     """Returns a 3 x 3 convolution to the width of the first level."""

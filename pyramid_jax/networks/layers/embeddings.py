@@ -77,8 +77,8 @@ def sincos_table(
 def grid_centres(height: int, width: int) -> jax.Array:
   """Returns x, y in (0, 1) of the cells of a grid, (height * width, 2)."""
   y, x = ((jnp.arange(n) + 0.5) / n for n in (height, width))
-  x, y = repeat(x, 'w -> (h w)', h=height), repeat(y, 'h -> (h w)', w=width)
-  return jnp.stack([x, y], axis=-1)
+  y, x = jnp.meshgrid(y, x, indexing='ij')
+  return jnp.stack([x.ravel(), y.ravel()], axis=-1)
 
 
 def fourier_features(x: jax.Array, num_frequencies: int) -> jax.Array:

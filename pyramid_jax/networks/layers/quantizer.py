@@ -5,6 +5,7 @@ from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from pyramid_jax.networks.layers import affine
 
@@ -74,7 +75,7 @@ def nearest_code(z: jax.Array, codebook: jax.Array) -> jax.Array:
   # Repeats of the first entry never win a tie against it.
   padded = jnp.concatenate([codebook, jnp.tile(codebook[:1], (missing, 1))])
   entries = rearrange(padded, '(b k) d -> b k d', b=blocks)
-  firsts = jnp.arange(blocks, dtype=jnp.int32) * CODES_AT_ONCE
+  firsts = np.arange(blocks, dtype=np.int32) * CODES_AT_ONCE
 
   def nearest(block):
     entries, first = block
