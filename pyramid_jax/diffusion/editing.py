@@ -30,7 +30,7 @@ def edited(
     stage: of B images.
     z0: (B, h, w, C) the image's state, scaled as the stage's.
     mask: (B, H, W) on the image's own grid, not 0 where the image is made up;
-      None if all of it is. A place of the state is, if any of its pixels is.
+      None for everywhere. A place is made up if any of its pixels is.
     strength: in (0, 1], see `from_image`.
   """
   if strength < 1 or mask is None:

@@ -70,7 +70,8 @@ class EdmTimesteps:
     alpha: where in a step the second network call is: 1 Heun, 1/2 midpoint.
     sigma_min: the lowest level within the network's range; None is the
       discretization's own.
-    sigma_max: the highest level, as `sigma_min`.
+    sigma_max: the highest level within the network's range; None is the
+      discretization's own.
     rho: the exponent of 'edm': a larger one has more low levels.
     churn: noise that is added before the steps.
     epsilon_s: the smallest time of 'vp'.

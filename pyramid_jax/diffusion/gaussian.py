@@ -57,10 +57,10 @@ def target(
   Args:
     parameterization: 'eps' the noise, 'x0' the clean state, or 'v', which is
       alpha * eps - sigma * x0 (arXiv:2202.00512, appendix D).
-    x0: see `q_sample`, as for the others.
-    eps: standard normal.
-    alpha: factor of x0.
-    sigma: factor of eps.
+    x0: (B, H, W, C) clean.
+    eps: (B, H, W, C) standard normal.
+    alpha: (B,) or scalar, factor of x0.
+    sigma: (B,) or scalar, factor of eps.
   """
   check_parameterization(parameterization)
   if parameterization == 'v':

@@ -192,12 +192,12 @@ def loss(
   """The training loss of a stage at recorded noise: a mean over all values.
 
   Args:
-    network: see `Preconditioning.denoise`, as for `sigma` and `prior`.
+    network: (c_in x, c_noise) -> (B, h, w, C).
     precond: the preconditioning of the stage.
     clean: (B, h, w, C) the images at the stage's resolution.
     sigma: (B,).
     eps: (B, h, w, C) standard normal.
-    prior: None without one.
+    prior: of the clean image given the condition; None without one.
 
   Returns:
     The mean of the squared errors over c_out, and the metrics `mse_band_N`,

@@ -106,10 +106,11 @@ def sweep(
   churn: edm_timesteps.Churn | None = None,
   spacing: str = 'karras',
 ) -> list[Levels]:
-  """Returns the levels of all stages, coarse to fine, as their `steps`.
+  """Returns the levels of all stages; stages and steps are coarse to fine.
 
   Raises:
-    ValueError: steps for another number of stages, or see `sigmas`.
+    ValueError: steps for another number of stages, no step, or an unknown
+      spacing.
   """
   if len(steps) != process.levels:
     raise ValueError(

@@ -46,7 +46,8 @@ def _correction(
 
   Args:
     x0: the clean prediction of that state.
-    history: see `dpm_solver.extrapolated`, of this step and of the one before.
+    history: the clean predictions at the beginning of the step and of the one
+      before it, each followed by half the log signal-to-noise ratio there.
     level: of the state.
   """
   past, before, older, earlier = history
