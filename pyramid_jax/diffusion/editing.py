@@ -51,15 +51,10 @@ def edited_stages(
 ) -> list[sampling.Stage]:
   """Edits an image over all stages of Laplacian diffusion, see `edited`.
 
-  The strength is the share of the steps of all stages. The image is noised to
+  `cleans` are the image at the resolution of each stage, coarse to fine, and
+  the strength is the share of the steps of all stages. The image is noised to
   the level where the first of them begins, which is exact in any stage; stages
   before it are left out.
-
-  Args:
-    stages: coarse to fine, of B images.
-    cleans: the image at the resolution of each stage.
-    mask: see `edited`.
-    strength: in (0, 1].
   """
   stages, cleans = list(stages), list(cleans)
   if strength < 1 or mask is None:

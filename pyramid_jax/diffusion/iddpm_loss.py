@@ -52,9 +52,7 @@ def at(
 ) -> tuple[levels_lib.Levels, levels_lib.Levels]:
   """Returns the levels t and those at which their steps end, (B, 1, 1, 1) each.
 
-  Args:
-    levels: S + 1 rows in sampling order.
-    t: (B,) int32, 0 the least noisy level, S - 1 the noisiest.
+  t (B,) int32 counts from 0, the least noisy level, to S - 1.
   """
 
   def rows(index):

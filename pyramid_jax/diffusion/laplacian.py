@@ -283,11 +283,8 @@ class Process:
   ) -> jax.Array:
     """Returns x_sigma of a stage: its faded bands and noise.
 
-    Args:
-      clean: (B, H / 2^(s-1), W / 2^(s-1), C), see `clean`.
-      noise: standard normal, of the same shape.
-      sigma: () or (B,).
-      stage: s, 1 is the finest.
+    The clean images and the standard normal noise have the stage's resolution
+    (B, H / 2^(s-1), W / 2^(s-1), C); sigma is () or (B,).
     """
     sigma = jnp.asarray(sigma)
     faded = mix(self.alphas(sigma)[..., stage - 1 :], clean)
