@@ -33,7 +33,8 @@ VALUES: Mapping[str, Mapping[str, str]] = {
   'sample.spacing': {'adm': 'iddpm'},
   'diffusion.beta_schedule': {'sqrt_linear': 'linear'},
 }
-# Fields of a system's network that either format may hold and nothing reads.
+# Fields of a network that files of either format may hold and that are left
+# out: nothing reads `image_size`, and `use_split_head` is on in every system.
 UNREAD = {'frido': ('image_size', 'use_split_head')}
 # Values that both formats have, with two meanings.
 _REUSED = {'diffusion.beta_schedule': {'linear': 'scaled_linear'}}
