@@ -55,7 +55,6 @@ def shrink(config: ConfigDict, changes: Mapping[str, Any]) -> None:
       'sample.steps': 4,
       'sample.count': 2,
       'sample.batch_size': 2,
-      'evaluate.batch_size': 2,  # One program serves grids and scores.
     }
   config.update_from_flattened_dict({**values, **changes})
 

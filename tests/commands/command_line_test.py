@@ -46,7 +46,11 @@ def call_here():
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory, call_here):
   folder = tmp_path_factory.mktemp('run') / 'frido'
-  call_here('--config=configs/frido_shapes.py:debug', f'--workdir={folder}')
+  call_here(
+    '--config=configs/frido_shapes.py:debug',
+    f'--workdir={folder}',
+    '--config.evaluate.batch_size=2',  # one sampler serves grids and scores
+  )
   return folder
 
 
