@@ -32,17 +32,12 @@ class Source(Protocol):
 
 
 def permute(index: np.ndarray, length: int, seed: int, epoch) -> np.ndarray:
-  """Maps positions to examples by a bijection of [0, length).
+  """Maps positions (...) to examples by a bijection of [0, length).
 
   A Feistel network with two halves of ceil(log4(length)) bits, keyed by
   (seed, epoch); values outside of the range go around again ('cycle walking').
-  Random access and O(1) memory: the order needs no state.
-
-  Args:
-    index: (...) integers in [0, length).
-    length: number of examples, up to 2**62.
-    seed: any integer.
-    epoch: (...) integers, or one; every epoch has its own order.
+  Random access and O(1) memory: the order needs no state. `length` is at most
+  2**62; every epoch, an integer or (...), has its own order.
 
   Raises:
     ValueError: an index is out of range.
@@ -87,13 +82,9 @@ class Batches:
   ):
     """Fixes the order.
 
-    Args:
-      reader: a `reader.Reader`.
-      batch_size: examples of the global batch.
-      seed: the seed of the order and of the draws.
-      shuffle: False reads the examples in the reader's order.
-      process_index: which part of every batch `at` returns.
-      process_count: the number of parts.
+    `seed` is that of the order and of the draws; without `shuffle` the examples
+    come in the reader's order. `at` returns part `process_index` of
+    `process_count` of the global batch of `batch_size` examples.
 
     Raises:
       ValueError: an empty reader, or a batch that does not split evenly.
@@ -152,16 +143,9 @@ def prefetch(
 
   Within the context they are iterated over; an exception of the reader is
   raised where its batch would have come. Leaving it drops what is prepared and
-  waits for the threads.
-
-  Args:
-    batches: what to read.
-    first_step: the step of the first batch.
-    last_step: the step after the last batch.
-    place: puts a host batch onto the mesh; runs in the threads too, so that
-      the transfer overlaps the computation.
-    depth: batches in work or ready, at least one for each thread.
-    threads: batches in work at a time.
+  waits for the threads. `place` puts a host batch onto the mesh; it runs in the
+  threads too, so that the transfer overlaps the computation. `depth` batches
+  are in work or ready, at least one for each thread.
 
   Raises:
     ValueError: depth or threads below 1.

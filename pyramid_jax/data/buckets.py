@@ -23,11 +23,9 @@ _STREAM = 109  # word of the hash that makes the draws of examples
 def shapes(side: int, multiple: int, ratio: float) -> list[Shape]:
   """Returns the shapes of buckets, lowest first.
 
-  Args:
-    side: px of the square among them; in the others, one side is the multiple
-      that brings the other nearest to the area of the square.
-    multiple: divides all sides.
-    ratio: the ratio of the longer side to the shorter one, at most.
+  They are the square of `side` px and those in which one side is the multiple
+  that brings the other nearest to the area of the square; `ratio` is that of
+  the longer side to the shorter one, at most.
 
   Raises:
     ValueError: a side that is no multiple, or a ratio below 1.

@@ -224,13 +224,10 @@ def bsr_light(
 def degrade(
   kind: str, image: np.ndarray, factor: int, draw: int | np.integer
 ) -> np.ndarray:
-  """Returns the low-resolution version of an image.
+  """Returns the low-resolution version of an image (H, W, 3) uint8.
 
-  Args:
-    kind: one of `KINDS`.
-    image: (H, W, 3) uint8.
-    factor: divides H and W.
-    draw: the seed of the example; 'bicubic' does not look at it.
+  `factor` divides H and W; `draw` is the seed of the example, on which
+  'bicubic' does not depend.
 
   Raises:
     ValueError: unknown kind, or sides that `factor` does not divide.

@@ -121,16 +121,8 @@ def select(
   """Applies the filters and sorts the images by id, as strings.
 
   An image without any object is left out even when none is required; one whose
-  objects are all too small is not.
-
-  Args:
-    image_ids: (N,) the ids of all images.
-    files: (N,) their paths.
-    objects: all objects of known categories.
-    filters: the filters of the split.
-    names: the names of the labels.
-    only: the ids to keep, None = all.
-    captions: by id; images without one are left out; None = all are kept.
+  objects are all too small is not. `only` are the ids to keep, None = all;
+  images without one of the `captions` by id are left out, None = all are kept.
   """
   count = len(image_ids)
   has_any = np.bincount(objects.image, minlength=count) > 0

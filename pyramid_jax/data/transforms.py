@@ -43,14 +43,8 @@ def resize_bilinear(
 
   That is `torch.nn.functional.interpolate(align_corners=False)` of a uint8
   tensor in torchvision 0.8.1, on which the published FID references depend.
-
-  Args:
-    image: (H, W, 3) uint8.
-    size: width and height of the whole resized image.
-    window: left, top, width, height of the part that is computed.
-
-  Returns:
-    (height, width, 3) uint8.
+  `image` is (H, W, 3) uint8, `size` the width and height of the whole result,
+  of which only the `window` (left, top, width, height) is computed.
   """
   left, top, width, height = window
   rows, columns, channels = image.shape

@@ -62,10 +62,8 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Score:
   """Returns sum(numerators) / sum(denominators), the micro average.
 
-  Args:
-    numerators: (B,) per image, e.g. hits.
-    denominators: (B,) >= 0 per image, e.g. asked objects; images with none
-      do not count.
+  Both are (B,) per image, e.g. hits and asked objects; images whose denominator
+  is 0 do not count.
   """
   denominators = np.asarray(denominators, np.float64)
   used = denominators > 0

@@ -65,12 +65,9 @@ def extractor(
 ) -> Extract:
   """Returns a function from images to their features on the host.
 
-  Args:
-    variables: parameters and running statistics of the network.
-    batch_size: images at a time; fewer are filled up with blank ones, so that
-      one program serves all.
-    place: puts a batch on the devices, perhaps split over them.
-    network: the published one if None.
+  Of `batch_size` images at a time, missing ones are filled up with blank ones,
+  so that one program serves all; `place` puts a batch on the devices, perhaps
+  split over them. The network is the published one if None.
   """
   model = network or inception.InceptionV3()
 
@@ -133,14 +130,9 @@ def collect(
   """Returns the states of the images whose place is 0, 1 ... modulo `parts`.
 
   Merged they are that of all images; the distance of two is that of two sets
-  of real images, though of half as many.
-
-  Args:
-    extract: see `extractor`.
-    batches: places (B,) in the whole set and images (B, H, W, 3) uint8.
-    keep: features of the first `keep` images of the set are kept.
-    parts: the number of states.
-    split_size: images of a split of the inception score.
+  of real images, though of half as many. `batches` are places (B,) in the whole
+  set and images (B, H, W, 3) uint8; the features of its first `keep` images are
+  kept.
 
   Raises:
     ValueError: fewer images than parts.

@@ -35,15 +35,10 @@ def radii(
   neighbours: Sequence[int] = NEIGHBOURS,
   percentile: float | None = None,
 ) -> np.ndarray:
-  """Returns the squared distances to the k-th neighbours.
+  """Returns the squared distances (N, K) of rows (N, D) to k-th neighbours.
 
-  Args:
-    features: (N, D).
-    neighbours: each k, at most N - 1; a point is not its own neighbour.
-    percentile: radii above it become 0, None = none do.
-
-  Returns:
-    (N, K) float64.
+  Each k is at most N - 1, for a point is not its own neighbour. Radii above the
+  `percentile` become 0; None = none do.
 
   Raises:
     ValueError: a k for which there are too few points.

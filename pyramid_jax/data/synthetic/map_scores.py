@@ -83,15 +83,11 @@ def _mean_iou(row: np.ndarray) -> float:
 
 
 def map_scores(seen: np.ndarray, asked: np.ndarray) -> Scores:
-  """Returns the scores of semantic maps; unlabelled pixels do not count.
+  """Returns the scores of semantic maps (B, H, W), 0 = unlabelled.
 
   seg_miou is the intersection over union of each class over all images, the
-  mean of the classes that are asked for or seen; pixel_acc the share of all
-  pixels that are as asked.
-
-  Args:
-    seen: (B, H, W) integers, from `class_maps`.
-    asked: (B, H, W) integers, 0 = unlabelled.
+  mean of the classes that are asked for or seen; pixel_acc the share of the
+  labelled pixels that are as asked.
 
   Raises:
     ValueError: shapes that differ, or a class that does not exist.
