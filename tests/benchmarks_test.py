@@ -1,25 +1,51 @@
-"""The benchmarks at their smallest sizes, as a user types them."""
+"""The benchmarks at their smallest sizes."""
 
+import contextlib
+import io
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 
+from absl import flags
+import jax
 import pytest
 
+from tests.helpers import devices
 from tests.helpers import processes
 
 
 ROOT = processes.ROOT
+FOLDER = ROOT / 'benchmarks'
 
 
 def call(name, *args):
-  """Runs a benchmark on one device; returns what it prints."""
-  script = f'benchmarks/{name}.py'
-  done = processes.run_quickly(script, '--small', *args)
-  assert done.returncode == 0, done.stderr[-3000:]
-  return done.stdout
+  """Runs a benchmark on one device, here; returns what it prints."""
+  script = str(FOLDER / f'{name}.py')
+  written = io.StringIO()
+  option = 'jax_disable_most_optimizations'
+  before = jax.config.read(option)
+  with pytest.MonkeyPatch.context() as patch:
+    devices.show_one(patch)
+    patch.setattr(sys, 'argv', [script, '--small', *args])
+    patch.syspath_prepend(FOLDER)
+    try:
+      with (
+        contextlib.redirect_stdout(written),
+        pytest.raises(SystemExit) as ended,
+      ):
+        runpy.run_path(script, run_name='__main__')
+    finally:
+      jax.config.update(option, before)
+      sys.modules.pop('measuring', None)
+      defined = flags.FLAGS.flags_by_module_dict()
+      for flag in [*defined.get(script, ()), *defined.get('measuring', ())]:
+        delattr(flags.FLAGS, flag.name)
+      flags.FLAGS.mark_as_parsed()
+  assert not ended.value.code
+  return written.getvalue()
 
 
 def table(text, title):
@@ -120,7 +146,10 @@ def test_diffit(network, kept):
 
 @pytest.mark.slow
 def test_paired():
-  rows = table(call('paired', f'--base={ROOT}'), 'case')
+  # In a process of its own, as a user types it.
+  done = processes.run('benchmarks/paired.py', '--small', f'--base={ROOT}')
+  assert done.returncode == 0, done.stderr[-3000:]
+  rows = table(done.stdout, 'case')
   assert list(rows) == ['diffit, training step', 'diffit, sampling']
   for wall, used, *_ in rows.values():
     assert number(wall) > 0

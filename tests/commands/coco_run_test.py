@@ -16,6 +16,7 @@ from pyramid_jax.data import batches
 from pyramid_jax.distributed import mesh
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import loop as train
+from tests.helpers import configs
 
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'frido_coco.py'
@@ -128,6 +129,8 @@ def test_batches_fit_the_system(tmp_path, variant):
 @pytest.mark.usefixtures('one_device')
 def test_both_stages_train_on_coco_files(tmp_path):
   config = load(tmp_path, 'layout')
+  one_grid = {'network.channel_mult': 1, 'network.attention_resolutions': 1}
+  configs.change(config, one_grid)
   workdir = tmp_path / 'run'
   train.run(config, workdir)
   for folder in (workdir / 'first_stage', workdir):

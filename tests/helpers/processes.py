@@ -2,14 +2,11 @@
 
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 from typing import Any
 
 import jax
-
-from tests.helpers import quick_params
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -37,15 +34,3 @@ def run(*args: Any) -> subprocess.CompletedProcess[str]:
     timeout=600,
     check=False,
   )
-
-
-def run_quickly(script: str, *args: Any) -> subprocess.CompletedProcess[str]:
-  """Runs `python SCRIPT ARGS` with the quick parameters of the tests."""
-  return run('-m', __name__, script, *args)
-
-
-if __name__ == '__main__':
-  quick_params.install()
-  sys.argv.pop(0)
-  sys.path[0] = os.path.dirname(sys.argv[0])
-  runpy.run_path(sys.argv[0], run_name='__main__')
