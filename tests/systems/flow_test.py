@@ -121,12 +121,17 @@ def test_the_loss_is_that_of_the_velocity():
 
   # By hand, without dropped conditions.
   kept = systems.create(load(condition__cond_dropout='0.0'))
-  losses, _ = kept.losses(weights, key, jnp.int32(3), BATCH)
-  inputs = system.encoder.encode(
-    system.encoder.weights(weights.params['generator'], {}), BATCH
-  )
-  variables = {'params': weights.params['generator']['unet']}
-  velocity = flow.ldm.predict(kept.unet, variables, x, 1000 * t, inputs)
+
+  @jax.jit
+  def both(weights, x, t):
+    losses, _ = kept.losses(weights, key, jnp.int32(3), BATCH)
+    inputs = system.encoder.encode(
+      system.encoder.weights(weights.params['generator'], {}), BATCH
+    )
+    variables = {'params': weights.params['generator']['unet']}
+    return losses, flow.ldm.predict(kept.unet, variables, x, 1000 * t, inputs)
+
+  losses, velocity = both(weights, x, t)
   want = jnp.square(velocity - (eps - BATCH['image'])).mean()
   np.testing.assert_allclose(losses['generator'][0], want, rtol=1e-5)
   assert np.isfinite(value)

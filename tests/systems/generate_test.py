@@ -48,15 +48,26 @@ def made(name):
   return system, system_weights.weights_of(system), spec
 
 
+@functools.cache
+def sampler(name):
+  """Returns (weights, keys, batch) -> an image and its scales, compiled."""
+  system, _, spec = made(name)
+
+  @functools.partial(jax.jit, static_argnames=('last',))
+  def sample(weights, keys, batch, start=(), last=None):
+    extent = system_lib.Extent(start=start, last=last)
+    with jax.default_matmul_precision('highest'):
+      return system_lib.generate(
+        system, weights, keys, batch, spec, extent=extent
+      )
+
+  return sample
+
+
 @pytest.mark.parametrize('name', FILES)
 def test_an_image_depends_on_its_key_and_condition_alone(name):
-  system, weights, spec = made(name)
-
-  @jax.jit
-  def sample(weights, keys, batch):
-    with jax.default_matmul_precision('highest'):
-      return system_lib.generate(system, weights, keys, batch, spec)[1][-1]
-
+  _, weights, _ = made(name)
+  sample = lambda *args: sampler(name)(*args)[1][-1]
   keys = system_lib.image_keys(5, [0, 1, 7])
   three = sample(weights, keys, BATCH)
   order = jnp.array([2, 0])
@@ -95,23 +106,16 @@ def test_one_program_serves_every_scale_of_guidance(name):
 
 @pytest.mark.parametrize('name', ['frido', 'ladm'])
 def test_finished_scales_are_built_on_and_the_last_is_chosen(name):
-  system, weights, spec = made(name)
+  system, weights, _ = made(name)
   keys = system_lib.image_keys(5, [0, 1, 2])
-
-  @functools.partial(jax.jit, static_argnames=('last',))
-  def sample(weights, start=(), last=None):
-    extent = system_lib.Extent(start=start, last=last)
-    return system_lib.generate(
-      system, weights, keys, BATCH, spec, extent=extent
-    )
-
-  image, whole = sample(weights)
+  sample = functools.partial(sampler(name), weights, keys, BATCH)
+  image, whole = sample()
   assert len(whole) == system.stage_count
-  early, coarse = sample(weights, last=0)
+  early, coarse = sample(last=0)
   assert len(coarse) == 1
   scale = np.abs(whole[-1]).max()
   np.testing.assert_allclose(coarse[0], whole[0], atol=1e-5 * scale)
-  same, later = sample(weights, start=(whole[0],))
+  same, later = sample(start=(whole[0],))
   for a, b in zip(later, whole, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * scale)
   np.testing.assert_allclose(same, image, atol=1e-4)

@@ -119,19 +119,33 @@ def test_the_loss_is_that_of_each_stage_on_its_part(separate):
   dropped = jax.random.bernoulli(drop, system.cond_dropout, (B,))[2]
   ids = jnp.array([24 if dropped else BATCH['class'][2] - 1])
   network = system.networks.of_stage(1)
-  got, _ = laplacian_loss.loss(
-    lambda x, t: network.apply(
-      {'params': weights.params['generator']['networks']['stage_1']},
-      x,
-      t,
-      condition_lib.Inputs(y=ids),
-    ),
-    system.precond(1),
-    clean,
-    system.noise_distribution.draw(keys[0], system.process, 1, 1),
-    jax.random.normal(keys[1], clean.shape),
-  )
+  got, _ = jax.jit(
+    lambda tree: laplacian_loss.loss(
+      lambda x, t: network.apply(
+        {'params': tree}, x, t, condition_lib.Inputs(y=ids)
+      ),
+      system.precond(1),
+      clean,
+      system.noise_distribution.draw(keys[0], system.process, 1, 1),
+      jax.random.normal(keys[1], clean.shape),
+    )
+  )(weights.params['generator']['networks']['stage_1'])
   np.testing.assert_allclose(got, metrics['loss_stage_1'], rtol=1e-4)
+
+
+def denoiser(system, stage):
+  """Returns (weights, x, sigma) -> the clean part of a stage."""
+  network = system.networks.of_stage(stage)
+  inputs = condition_lib.Inputs(y=BATCH['class'] - 1)
+
+  @jax.jit
+  def denoised(weights, x, sigma):
+    tree = weights.params['generator']['networks'][f'stage_{stage}']
+    return system.precond(stage).denoise(
+      lambda x, t: network.apply({'params': tree}, x, t[None], inputs), x, sigma
+    )
+
+  return denoised
 
 
 def test_the_sampler_is_a_plain_loop_over_the_stages(separate):
@@ -159,17 +173,9 @@ def test_the_sampler_is_a_plain_loop_over_the_stages(separate):
         x = sigma[0] / 4 * initial[0]
       else:
         x = system.process.switched(initial[index], x, stage + 1)
-      network = system.networks.of_stage(stage)
-      tree = weights.params['generator']['networks'][f'stage_{stage}']
+      denoised = denoiser(system, stage)
       for s1, s2 in zip(sigma, sigma[1:], strict=False):
-        inputs = condition_lib.Inputs(y=BATCH['class'] - 1)
-        d = system.precond(stage).denoise(
-          lambda x, t, n=network, p=tree, i=inputs: n.apply(
-            {'params': p}, x, t[None], i
-          ),
-          x,
-          jnp.float32(s1),
-        )
+        d = denoised(weights, x, jnp.float32(s1))
         a1, a2 = (
           jnp.asarray(system.process.alphas(s)[stage - 1 :], jnp.float32)
           for s in (s1, s2)

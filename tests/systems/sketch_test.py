@@ -225,11 +225,9 @@ def test_pictures_may_be_the_base(load, tmp_path):
   assert results['generator'][0].shape == ()
 
 
-def steps_of(system, weights, batch, spec, edit=None):
-  """Returns the finished state of a sampling run."""
-  return jax.jit(
-    lambda w, b, e: system_lib.generate(system, w, KEYS, b, spec, e)[1]
-  )(weights, batch, edit)
+def sampler(system, spec):
+  """Returns (weights, batch) -> the finished state of a sampling run."""
+  return jax.jit(lambda w, b: system_lib.generate(system, w, KEYS, b, spec)[1])
 
 
 @pytest.mark.slow
@@ -238,17 +236,17 @@ def test_sampling_is_steered_by_the_sketch(load):
   system, spec = create(config), spec_lib.from_config(config)
   weights, batch = weights_of(system), batch_of(32)
   base = system.base_weights(weights.frozen)
-  want = steps_of(system.base, base, batch, spec)
-  idle = batch | {'sketch_beta': jnp.zeros((1,))}
-  still = steps_of(system, weights, idle, spec)
+  want = sampler(system.base, spec)(base, batch)
+  run = sampler(system, spec)
+  still = run(weights, batch | {'sketch_beta': jnp.zeros((B, 1))})
   scale = np.abs(want[0]).max()
   np.testing.assert_allclose(still[0], want[0], atol=1e-5 * scale)
   beta = jnp.array([[0.0], [1.6]])  # of each picture
-  moved = steps_of(system, weights, batch | {'sketch_beta': beta}, spec)
+  moved = run(weights, batch | {'sketch_beta': beta})
   np.testing.assert_allclose(moved[0][0], want[0][0], atol=1e-5 * scale)
   assert np.abs(moved[0][1] - want[0][1]).max() > 1e-2 * scale
   drawn = batch | {'sketch': 2 * batch['edges'][::-1] - 1, 'sketch_beta': beta}
-  other = steps_of(system, weights, drawn, spec)
+  other = run(weights, drawn)
   assert np.abs(moved[0][1] - other[0][1]).max() > 1e-3 * scale
 
 
