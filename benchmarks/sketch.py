@@ -242,8 +242,9 @@ def _print_strengths() -> None:
   reader = data.create(config, 'test')
   names = (*SCORES, *ALIGNMENT.get(config.condition.task, ()))
   pipe = pipeline.Pipeline(run.system, run.weights, run.mesh, config)
-  protocol = scoring.Protocol(count=_COUNT.value, bounds=False)
-  evaluation = scoring.Evaluation(pipe, config, reader, protocol)
+  evaluation = scoring.Evaluation(
+    pipe, config, reader, count=_COUNT.value, bounds=False
+  )
 
   def score(label: str, make: scoring.Maker) -> np.ndarray:
     """Prints a row; returns the first image."""

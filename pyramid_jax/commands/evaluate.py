@@ -12,7 +12,6 @@ from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
-from pyramid_jax.evaluation import score_rows
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.metrics import inception
@@ -56,12 +55,9 @@ def run(
   else:
     folder = workdir / 'samples'
     # Statistics of whole sets need conditions from all over the split.
-    protocol = scoring.Protocol(
-      count=config.evaluate.count,
-      shuffle=evaluator is not None and evaluator.reference is not None,
-    )
+    shuffle = evaluator is not None and evaluator.reference is not None
     step = options.get('checkpoint_step')
-    scored, about = _score_run(config, workdir, split, step, protocol)
+    scored, about = _score_run(config, workdir, split, step, shuffle)
     rows = scored.rows
     samples = image_sources.of_array(scored.images, 'the samples')
     real = image_sources.of_array(scored.real, f'the real images of {split}')
@@ -77,7 +73,7 @@ def _score_run(
   workdir: pathlib.Path,
   split: str,
   step: int | None,
-  protocol: scoring.Protocol,
+  shuffle: bool,
 ) -> tuple[scoring.Scored, str]:
   """Scores the samples of a run for the examples of a split."""
   run_ = loading.load(config, workdir, step)
@@ -85,8 +81,11 @@ def _score_run(
     reader = data.create(data.uncached(config), split)
     request = pipeline.request_of(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)
-  evaluation = scoring.Evaluation(pipe, config, reader, protocol)
-  about = f'{workdir}, step {run_.step}, {protocol.count} images of {split}'
+  count = config.evaluate.count
+  evaluation = scoring.Evaluation(
+    pipe, config, reader, count=count, shuffle=shuffle
+  )
+  about = f'{workdir}, step {run_.step}, {count} images of {split}'
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
   return evaluation(scoring.maker(pipe, request)), about
@@ -106,5 +105,5 @@ def _score_saved(
     )
   # Files of ADM have no conditions.
   has_rows = not has_evaluator or arrays.keys() - {'arr_0', 'arr_1'}
-  rows = score_rows.of_saved(config, arrays) if has_rows else []
+  rows = score_table.of_saved(config, arrays) if has_rows else []
   return rows, f'{samples.name}, {samples.count} images', samples

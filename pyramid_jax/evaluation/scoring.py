@@ -15,7 +15,7 @@ from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import image_sources
-from pyramid_jax.evaluation import score_rows
+from pyramid_jax.evaluation import score_table
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.runs import progress
 from pyramid_jax.systems import system as system_lib
@@ -30,15 +30,6 @@ Maker = Callable[
 Scores = Callable[[pipeline.Pipeline], dict[str, float]]
 QUICK = 200  # images of an evaluation during training
 SEED = 17  # of the order of the conditions
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol:
-  """Which examples are scored, and how."""
-
-  count: int  # of the images
-  bounds: bool = True  # whether rows have ceilings and floors
-  shuffle: bool = False  # whether the examples come from all over the split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,12 +49,19 @@ class Evaluation:
     pipe: pipeline.Pipeline,
     config: ConfigDict,
     reader: reader_lib.Reader,
-    protocol: Protocol,
+    *,
+    count: int,
+    bounds: bool = True,
+    shuffle: bool = False,
   ):
-    """Prepares the scores of a system; the weights of `pipe` do not matter."""
+    """Prepares the scores of `count` images; the weights do not matter.
+
+    With `bounds` rows have ceilings and floors, with `shuffle` the examples
+    come from all over the split.
+    """
     self._config = config
     self._reader = reader
-    self._protocol = protocol
+    self._count, self._bounds, self._shuffle = count, bounds, shuffle
     self._outputs = pipe.system.outputs
     self._codebooks: tuple[int, ...] = ()
     if self._outputs == system_lib.RECONSTRUCTIONS:
@@ -77,12 +75,10 @@ class Evaluation:
     Raises:
       UserError: the split has fewer examples than are wanted.
     """
-    config, count = self._config, self._protocol.count
+    config, count = self._config, self._count
     image_sources.check_count(count, len(self._reader))
     size = min(config.evaluate.batch_size, count)
-    source = batches_lib.Batches(
-      self._reader, size, SEED, self._protocol.shuffle
-    )
+    source = batches_lib.Batches(self._reader, size, SEED, self._shuffle)
     images, real, rows = [], [], []
     uses = [np.zeros(codes, np.int64) for codes in self._codebooks]
     for step in progress.Progress(range(-(-count // size)), size, 'batch'):
@@ -98,13 +94,13 @@ class Evaluation:
     all_images = np.concatenate(images)[:count]
     all_real = np.concatenate(real)[:count]
     if self._outputs == system_lib.RECONSTRUCTIONS:
-      found = score_rows.of_reconstructions(all_images, all_real, stacked)
+      found = score_table.of_reconstructions(all_images, all_real, stacked)
       for scale, use in enumerate(uses):
-        found += score_rows.of_codebook(scale, use)
+        found += score_table.of_codebook(scale, use)
     else:
-      bound = all_real if self._protocol.bounds else None
+      bound = all_real if self._bounds else None
       names = self._reader.label_names
-      found = score_rows.of_task(config, names, all_images, bound, stacked)
+      found = score_table.of_task(config, names, all_images, bound, stacked)
     return Scored(rows=found, images=all_images, real=all_real)
 
 
@@ -134,8 +130,7 @@ def during_training(
   if pipe.system.outputs == system_lib.PREDICTIONS:
     count = min(count, config.evaluate.batch_size)
     return edge_prediction.scorer(pipe, reader, count)
-  protocol = Protocol(count=count, bounds=False)
-  evaluation = Evaluation(pipe, config, reader, protocol)
+  evaluation = Evaluation(pipe, config, reader, count=count, bounds=False)
 
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
     rows = evaluation(maker(pipe, request)).rows

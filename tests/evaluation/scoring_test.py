@@ -63,8 +63,6 @@ def test_a_split_that_is_too_small_is_refused(config):
   mesh = mesh_lib.create(config.mesh)
   pipe = pipeline.Pipeline(painter.make(), np.float32(0), mesh, config)
   count = len(reader) + 1
-  evaluation = scoring.Evaluation(
-    pipe, config, reader, scoring.Protocol(count=count)
-  )
+  evaluation = scoring.Evaluation(pipe, config, reader, count=count)
   with pytest.raises(errors.UserError, match=r'the split has \d+ images'):
     evaluation(lambda batch, numbers: (np.zeros(0), []))
