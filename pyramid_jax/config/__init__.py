@@ -6,10 +6,10 @@ from pyramid_jax.config.command_line import complete as complete
 from pyramid_jax.config.files import load as load
 from pyramid_jax.config.files import parse_variants as parse_variants
 from pyramid_jax.config.files import sibling as sibling
+from pyramid_jax.config.formats import add_first_stage as add_first_stage
+from pyramid_jax.config.formats import base as base
+from pyramid_jax.config.formats import first_stage as first_stage
+from pyramid_jax.config.formats import from_json as from_json
+from pyramid_jax.config.formats import to_json as to_json
 from pyramid_jax.config.names import flatten as flatten
 from pyramid_jax.config.overrides import override as override
-from pyramid_jax.config.tree import add_first_stage as add_first_stage
-from pyramid_jax.config.tree import base as base
-from pyramid_jax.config.tree import first_stage as first_stage
-from pyramid_jax.config.tree import from_json as from_json
-from pyramid_jax.config.tree import to_json as to_json

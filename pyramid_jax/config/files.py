@@ -12,8 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
+from pyramid_jax.config import formats
 from pyramid_jax.config import names as names_lib
-from pyramid_jax.config import tree
 
 
 # An installed package carries `configs`; a checkout has them next to it.
@@ -57,7 +57,7 @@ def load(path: str) -> ConfigDict:
       'not a ConfigDict.'
     )
   with errors.user_errors():
-    return tree.from_json(tree.to_json(config))
+    return formats.from_json(formats.to_json(config))
 
 
 def _shipped(file: pathlib.Path) -> list[pathlib.Path]:

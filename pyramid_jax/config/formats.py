@@ -1,4 +1,4 @@
-"""The text of `config.json`, and files of earlier formats.
+"""Configs as trees of sections, and their text in `config.json`.
 
 Format 2 carries its number at the top. A file without a number is of format 1:
 its fields and values are renamed once, and what belongs to other systems, which
@@ -8,6 +8,8 @@ every config had then, is dropped.
 from collections.abc import Mapping
 import json
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from pyramid_jax.config import names
 from pyramid_jax.config import sections
@@ -40,16 +42,53 @@ UNREAD = {'frido': ('image_size', 'use_split_head')}
 _REUSED = {'diffusion.beta_schedule': {'linear': 'scaled_linear'}}
 
 
-def dumps(values: Mapping[str, Any]) -> str:
-  """Returns the text of nested values, in the newest format."""
-  return json.dumps({'format': FORMAT, **values}, indent=2) + '\n'
+def base(system: str) -> ConfigDict:
+  """Returns the common fields and those of a system, unlocked, with defaults.
 
-
-def loads(text: str) -> dict[str, Any]:
-  """Returns the nested values of a text of any format, with all defaults.
+  The systems are the keys of `pyramid_jax.systems.SYSTEMS`.
 
   Raises:
-    ValueError: see `tree.from_json`.
+    UserError: an unknown system.
+  """
+  return build(sections.defaults(system))
+
+
+def add_first_stage(config: ConfigDict, first_stage: ConfigDict) -> None:
+  """Nests a whole config, and where its weights are, in an unlocked `config`.
+
+  `first_stage.checkpoint` is a workdir or a weight file; empty: it is trained
+  in `WORKDIR/first_stage`.
+  """
+  nested = build(first_stage.to_dict())
+  nested[sections.CHECKPOINT] = ''
+  config.first_stage = nested
+
+
+def first_stage(config: ConfigDict) -> ConfigDict:
+  """Returns the first stage as a config of its own, locked.
+
+  It reads the data of the second stage unless it names its own root.
+  """
+  values = config.first_stage.to_dict()
+  del values[sections.CHECKPOINT]
+  nested = build(_read(values, '', is_old=False))
+  nested.data.root = nested.data.root or config.data.root
+  return nested.lock()
+
+
+def to_json(config: ConfigDict) -> str:
+  """Returns the text of `config.json`, in the newest format."""
+  return json.dumps({'format': FORMAT, **config.to_dict()}, indent=2) + '\n'
+
+
+def from_json(text: str) -> ConfigDict:
+  """Returns the locked config of a text of `to_json`, of any format.
+
+  A field that it lacks came later than the run, and has its default.
+
+  Raises:
+    ValueError: the text is not a JSON object, a format that is newer than this
+      program, or a field that the system does not have.
   """
   values = _tuples(json.loads(text))
   if not isinstance(values, dict):
@@ -60,7 +99,17 @@ def loads(text: str) -> dict[str, Any]:
       f'config.json is of format {version!r}, must be at most {FORMAT}: it was'
       ' written by a newer version.'
     )
-  return _read(values, '', is_old=version == 1)
+  return build(_read(values, '', is_old=version == 1)).lock()
+
+
+def build(values: Mapping[str, Any]) -> ConfigDict:
+  """Returns an unlocked config of nested values."""
+  config = ConfigDict(values)
+  if 'sample' in values:  # `steps` is an int or a tuple
+    config.sample = ConfigDict(values['sample'], type_safe=False)
+  if 'first_stage' in values:
+    config.first_stage = build(values['first_stage'])
+  return config
 
 
 def _read(
