@@ -186,31 +186,23 @@ def _named_reference(
     return _reference(evaluator, sources.of_folder(path, threads))
   with errors.user_errors(value=errors.DATA):
     statistics = inception_reference.read(path)
-    _check_widths(path, statistics, features)
+    pool, spatial = features.pool.shape[1], features.spatial.shape[1]
+    have = {'mu': (len(statistics.pool.mean), pool)}
+    if statistics.spatial is not None:
+      have['mu_s'] = (len(statistics.spatial.mean), spatial)
+    if statistics.features is not None:
+      have['features'] = (statistics.features.shape[-1], pool)
+    for name, (got, want) in have.items():
+      if got != want:
+        raise ValueError(
+          f'{path}: {name} is of {got} features, those of Inception are {want}.'
+        )
     statistics = inception.with_features(statistics, evaluator.extract)
   count = statistics.count
   images = 'unknown number of images' if count is None else f'{count} images'
   return Reference(
     statistics=statistics, name=f'{path} ({images}, {_digest(path)})'
   )
-
-
-def _check_widths(
-  path: pathlib.Path,
-  statistics: inception_reference.Reference,
-  features: network_lib.Outputs,
-) -> None:
-  pool, spatial = features.pool.shape[1], features.spatial.shape[1]
-  have = {'mu': (len(statistics.pool.mean), pool)}
-  if statistics.spatial is not None:
-    have['mu_s'] = (len(statistics.spatial.mean), spatial)
-  if statistics.features is not None:
-    have['features'] = (statistics.features.shape[-1], pool)
-  for name, (got, want) in have.items():
-    if got != want:
-      raise ValueError(
-        f'{path}: {name} is of {got} features, those of Inception are {want}.'
-      )
 
 
 def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:

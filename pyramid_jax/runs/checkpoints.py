@@ -113,11 +113,18 @@ class Checkpoints:
       path = directory(self._workdir) / str(step)
       try:
         items = _restore(path, items_of(abstract), partial=False)
-        self._check_frozen(path)
+        was = _meta_of(path).get('frozen', {})
       except DamagedError as error:
         bad = _set_aside(path, error.reason)
         logging.warning('%s is damaged (%s), now %s', path, error, bad.name)
         continue
+      changed = [p for p, v in self._frozen.items() if was.get(p, v) != v]
+      if changed:
+        raise errors.UserError(
+          f'the weights of {", ".join(changed)} are not those that {path} was '
+          'trained with; put them back, or take another workdir.',
+          errors.DATA,
+        )
       return state_lib.TrainState(ema=items.get('ema', {}), **items['state'])
     folder = directory(self._workdir)
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -129,16 +136,6 @@ class Checkpoints:
         errors.DATA,
       )
     return None
-
-  def _check_frozen(self, path: pathlib.Path) -> None:
-    was = _meta_of(path).get('frozen', {})
-    changed = [p for p, v in self._frozen.items() if was.get(p, v) != v]
-    if changed:
-      raise errors.UserError(
-        f'the weights of {", ".join(changed)} are not those that {path} was '
-        'trained with; put them back, or take another workdir.',
-        errors.DATA,
-      )
 
   def save(
     self,
