@@ -108,17 +108,24 @@ class NoisyImageEncoder(LowResolutionEncoder):
     return self.encode(params, batch)
 
 
-def enlarged(small: jax.Array, factor: int) -> jax.Array:
-  """Enlarges images (B, h, w, C) bicubically, and gives cells their means.
+def with_cell_means(x: Any, small: Any) -> Any:
+  """Returns x + up(y - down(x)): images whose cells have the given means.
 
-  Pooled by `factor` the result is `small` again: x + up(y - down(x)).
+  Args:
+    x: (B, H, W, C), of JAX or of NumPy.
+    small: (B, h, w, C), y; h and w divide H and W by the same factor.
   """
-  b, height, width, channels = small.shape
-  shape = (b, factor * height, factor * width, channels)
-  x = jax.image.resize(small, shape, 'cubic')
+  factor = x.shape[1] // small.shape[1]
   cells = 'b (h i) (w j) c -> b h i w j c'
   missing = small - rearrange(x, cells, i=factor, j=factor).mean((2, 4))
   return x + missing.repeat(factor, 1).repeat(factor, 2)
+
+
+def enlarged(small: jax.Array, factor: int) -> jax.Array:
+  """Enlarges images (B, h, w, C) bicubically; pooled, they are `small`."""
+  b, height, width, channels = small.shape
+  shape = (b, factor * height, factor * width, channels)
+  return with_cell_means(jax.image.resize(small, shape, 'cubic'), small)
 
 
 def noise_powers(factor: int, levels: int) -> jax.Array:

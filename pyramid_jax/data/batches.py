@@ -1,4 +1,8 @@
-"""The order of a run's examples, and their way to the device."""
+"""The order of a run's examples, and their way to the device.
+
+Not by `grain`: here the position is one integer that any number of processes
+understands, and what is drawn for an example is a function of it.
+"""
 
 from collections import deque
 from collections.abc import Callable

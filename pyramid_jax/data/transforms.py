@@ -1,4 +1,8 @@
-"""Resizing, crops and flips of decoded images."""
+"""Resizing, crops and flips of decoded images.
+
+The filters that Pillow lacks are ours, so that they give the pixels of the
+official code, which resized by TensorFlow and by torchvision.
+"""
 
 from collections.abc import Callable
 import dataclasses

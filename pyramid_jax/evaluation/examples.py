@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import data
+from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import images as data_images
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -119,8 +120,8 @@ def composite(
     images: (B, H, W, 3) uint8 samples.
     examples: `image` is put back where `inpaint_mask` (B, H, W) is 0;
       `lr_image` (B, h, w, 3) uint8 is used by `project`.
-    project: whether enlarged images are changed such that the means of their
-      cells are the given pixels: x + up(y - down(x)).
+    project: whether the means of the cells of enlarged images become the given
+      pixels.
   """
   if 'inpaint_mask' in examples:
     hole = examples['inpaint_mask'][..., None] > 0
@@ -128,10 +129,6 @@ def composite(
   if not project or 'lr_image' not in examples:
     return images
   small, x = examples['lr_image'].astype(float), images.astype(float)
-  b, height, width, c = small.shape
-  factor = x.shape[1] // height
   for _ in range(4):  # what is clipped at black and white goes elsewhere
-    cells = x.reshape(b, height, factor, width, factor, c)
-    missing = small - cells.mean((2, 4))
-    x = np.clip(x + missing.repeat(factor, 1).repeat(factor, 2), 0, 255)
+    x = np.clip(low_resolution.with_cell_means(x, small), 0, 255)
   return np.round(x).astype(np.uint8)

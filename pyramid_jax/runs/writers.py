@@ -1,4 +1,7 @@
-"""The log, the metrics and the TensorBoard events of a run."""
+"""The log, the metrics and the TensorBoard events of a run.
+
+Not by `clu.metric_writers`, which need TensorFlow.
+"""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
