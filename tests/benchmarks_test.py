@@ -48,6 +48,13 @@ def call(name, *args):
   return written.getvalue()
 
 
+def call_apart(name, *args):
+  """Does what `call` does in a process, for flags that commands define too."""
+  done = processes.run(f'benchmarks/{name}.py', '--small', *args)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout
+
+
 def table(text, title):
   """Returns the rows below a title line as {first cell: other cells}."""
   lines = text.splitlines()
@@ -104,7 +111,7 @@ def test_sampling():
 
 @pytest.mark.slow
 def test_sketch():
-  rows = table(call('sketch'), 'sampling')
+  rows = table(call_apart('sketch'), 'sampling')
   assert list(rows) == [
     'without sketch guidance',
     'sketch guided',
@@ -117,7 +124,7 @@ def test_sketch():
 
 @pytest.mark.slow
 def test_ladm():
-  text = call('ladm')
+  text = call_apart('ladm')
   rows = table(text, 'stage')
   assert list(rows) == ['2', '1']
   for _, operations, calls in rows.values():
@@ -146,10 +153,7 @@ def test_diffit(network, kept):
 
 @pytest.mark.slow
 def test_paired():
-  # In a process of its own, as a user types it.
-  done = processes.run('benchmarks/paired.py', '--small', f'--base={ROOT}')
-  assert done.returncode == 0, done.stderr[-3000:]
-  rows = table(done.stdout, 'case')
+  rows = table(call_apart('paired', f'--base={ROOT}'), 'case')
   assert list(rows) == ['diffit, training step', 'diffit, sampling']
   for wall, used, *_ in rows.values():
     assert number(wall) > 0
