@@ -233,7 +233,9 @@ def load(
     except DamagedError as error:
       logging.warning('%s is damaged (%s)', path, error)
   folder = directory(workdir)
-  which = f'{folder}/{step}' if step else f'every checkpoint in {folder}'
+  which = (
+    f'every checkpoint in {folder}' if step is None else f'{folder}/{step}'
+  )
   raise errors.UserError(f'{which} is damaged.', errors.DATA)
 
 
