@@ -17,6 +17,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import camera
+from pyramid_jax.conditioning import edges
 from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
@@ -27,7 +28,6 @@ from pyramid_jax.data.synthetic import text as shapes_text
 from pyramid_jax.evaluation import examples
 
 
-LUMA = np.array([0.299, 0.587, 0.114])  # The weights of red, green and blue.
 WHITE = 127.5  # and brighter is a hole
 
 # The options that carry the condition of a task, all of them.
@@ -295,7 +295,8 @@ def _image_with_holes(
       ' they must agree.'
     )
   pixels, crop, _ = _fit(config)(image, 0)
-  hole = transforms.cut_map(mask @ LUMA >= WHITE, crop, config.data.image_size)
+  is_white = mask @ np.array(edges.LUMA) >= WHITE
+  hole = transforms.cut_map(is_white, crop, config.data.image_size)
   return request.from_holes(pixels, hole)
 
 
