@@ -9,6 +9,7 @@ from typing import cast
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
@@ -115,6 +116,32 @@ def maker(pipe: pipeline.Pipeline, request: pipeline.Request) -> Maker:
   return lambda batch, numbers: (sample(batch, numbers), [])
 
 
+def validation_count(config: ConfigDict, there: int) -> int:
+  """Returns how many images an evaluation during training scores.
+
+  It takes as many as `there` are in the validation split where that is fewer
+  than the config wants; no images are a UserError.
+  """
+  if there < 1:
+    raise errors.UserError('the validation split has no images.', errors.DATA)
+  return min(_wanted(config), there)
+
+
+def few_images(config: ConfigDict, there: int) -> str:
+  """Returns a line about a validation split of few images, '' for enough."""
+  wanted = _wanted(config)
+  if there >= wanted:
+    return ''
+  return (
+    f'the validation split has {there} images: scores during training are of'
+    f' these, not of {wanted}'
+  )
+
+
+def _wanted(config: ConfigDict) -> int:
+  return min(QUICK, config.evaluate.count)
+
+
 def during_training(
   pipe: pipeline.Pipeline,
   request: pipeline.Request,
@@ -126,7 +153,7 @@ def during_training(
   The reader is that of the validation split; the weights of `pipe` do not
   matter.
   """
-  count = min(QUICK, config.evaluate.count)
+  count = validation_count(config, len(reader))
   if pipe.system.outputs == system_lib.PREDICTIONS:
     count = min(count, config.evaluate.batch_size)
     return edge_prediction.scorer(pipe, reader, count)

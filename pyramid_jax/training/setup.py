@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,6 +20,7 @@ from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
+from pyramid_jax.evaluation import scoring
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
@@ -56,7 +58,12 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     request = pipeline.request_of(system, config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
+    scoring.validation_count(config, len(reader_val))
     batch = mesh_lib.place(mesh, batches(config, reader).at(0))
+
+  few = scoring.few_images(config, len(reader_val))
+  if few and config.train.eval_every:
+    logging.warning('%s', few)
 
   def create():
     return step_lib.create(system, config)

@@ -1,5 +1,6 @@
 """Scores of a model on the examples of a split."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,6 +8,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
 from tests.helpers import configs
 from tests.helpers import painter
@@ -22,12 +24,13 @@ def config():
 class Counted:
   """A reader that counts how often `finish` is traced."""
 
-  def __init__(self, reader):
+  def __init__(self, reader, length=None):
     self._reader = reader
+    self._length = len(reader) if length is None else length
     self.traces = 0
 
   def __len__(self):
-    return len(self._reader)
+    return self._length
 
   def __getattr__(self, name):
     return getattr(self._reader, name)
@@ -56,6 +59,29 @@ def test_a_second_evaluation_compiles_nothing(config, monkeypatch):
   second = score(pipe.with_weights(np.float32(0.5)))
   assert len(seeds) == reader.traces == 1
   assert first == score(pipe.with_weights(np.float32(1))) != second
+
+
+@pytest.mark.parametrize(('length', 'wanted'), [(1, 1), (5, 5), (50, 6)])
+def test_a_validation_split_gives_what_it_has(
+  config, monkeypatch, length, wanted
+):
+  """With fewer images than a batch, or than there are devices, too."""
+  painter.install(monkeypatch)
+  reader = Counted(data.create(config, 'val'), length)
+  mesh = mesh_lib.create(config.mesh)
+  assert jax.device_count() == 8
+  pipe = pipeline.Pipeline(painter.make(), None, mesh, config)
+  request = pipeline.request_of(pipe.system, config)
+  seen = []
+  of_task = score_table.of_task
+  monkeypatch.setattr(
+    score_table,
+    'of_task',
+    lambda *args: seen.append(args[2]) or of_task(*args),
+  )
+  scores = scoring.during_training(pipe, request, config, reader)(pipe)
+  assert 0 <= scores['class_acc'] <= 1
+  assert [len(images) for images in seen] == [wanted]
 
 
 def test_a_split_that_is_too_small_is_refused(config):

@@ -215,6 +215,47 @@ def test_data_that_cannot_be_read(tmp_path, monkeypatch):
   assert [row['step'] for row in lines(tmp_path)] == [1, 2, 3, 4]
 
 
+def with_validation_images(monkeypatch, count):
+  """Gives the validation split so many images."""
+
+  class Few(fake_run.Reader):
+    def __len__(self):
+      return count
+
+  readers = {'train': fake_run.Reader, 'val': Few}
+  create = lambda config, split: readers[split](config)
+  monkeypatch.setattr(data, 'create', create)
+
+
+def test_a_small_validation_split_is_known_before_the_first_step(
+  tmp_path, monkeypatch, caplog
+):
+  config = fake_run.config(train__eval_every=2)
+  with_validation_images(monkeypatch, 5)
+  setup_lib.prepare(fake_run.config(train__eval_every=0), tmp_path)
+  config.evaluate.count = 5
+  setup_lib.prepare(config, tmp_path)
+  assert not [r for r in caplog.records if 'validation' in r.getMessage()]
+  config.evaluate.count = 7
+  setup_lib.prepare(config, tmp_path)
+  (said,) = [r for r in caplog.records if 'validation' in r.getMessage()]
+  assert said.getMessage() == (
+    'the validation split has 5 images: scores during training are of these,'
+    ' not of 7'
+  )
+
+
+def test_a_validation_split_without_images_ends_no_run_late(
+  tmp_path, monkeypatch
+):
+  with_validation_images(monkeypatch, 0)
+  with pytest.raises(errors.UserError) as info:
+    train.run(fake_run.config(), tmp_path)
+  assert str(info.value) == 'the validation split has no images.'
+  assert info.value.code == errors.DATA
+  assert not (tmp_path / 'metrics.jsonl').exists()
+
+
 def test_a_program_for_every_shape_of_a_bucket(tmp_path, monkeypatch):
   class Reader(fake_run.Reader):
     def __init__(self, config):
