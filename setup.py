@@ -45,7 +45,7 @@ setuptools.setup(
     'numpy>=2.0,<3',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
-    'pillow>=11,<14',
+    'pillow>=11.3,<14',
     'resvg_py>=0.5,<0.6',
     'safetensors>=0.8,<0.9',
     'scikit-image>=0.26,<0.27',

@@ -5,10 +5,8 @@ padding) and the options of the command line by name. They raise a ValueError
 for options that cannot be served and an OSError for a file that is not there.
 """
 
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import pathlib
 from typing import Any
 
@@ -17,18 +15,14 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import camera
-from pyramid_jax.conditioning import edges
 from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
-from pyramid_jax.data import images as images_lib
-from pyramid_jax.data import sketch_files
+from pyramid_jax.data import given_images
 from pyramid_jax.data import transforms
 from pyramid_jax.data.synthetic import text as shapes_text
 from pyramid_jax.evaluation import examples
 
-
-WHITE = 127.5  # and brighter is a hole
 
 # The options that carry the condition of a task, all of them.
 OPTIONS = {
@@ -199,11 +193,11 @@ def edit_of_request(
       ' --mask (paint a part), or both.'
     )
   _need_condition(task, options, 'image')
-  with _broken_images():
-    if options.get('mask'):
-      rows = _image_with_holes(config, options)
-    else:
-      rows = {'image': _fit(config)(_image('image', options), 0)[0][None]}
+  if options.get('mask'):
+    rows = _image_with_holes(config, options)
+  else:
+    image = given_images.image(options['image'], '--image')
+    rows = {'image': _fit(config)(image, 0)[0][None]}
   return rows, 1.0 if strength is None else strength
 
 
@@ -225,9 +219,8 @@ def sketch_of_request(
   if not options.get('sketch'):
     return None
   _need_condition(config.condition.task, options, 'sketch')
-  path = _existing('sketch', options)
-  with _broken_images():
-    pixels = sketch_files.read(path)
+  path = options['sketch']
+  pixels = given_images.sketch(path, '--sketch')
   try:
     return sketches.from_image(pixels, config.data.image_size)
   except ValueError as error:
@@ -259,23 +252,15 @@ def _asked_image(
   config: ConfigDict, task: str, options: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
   size = config.data.image_size
-  with _broken_images():
-    if task == 'map':
-      classes = images_lib.read_map(_existing('map', options))
-      crop = transforms.middle_square(classes.shape)
-      classes = transforms.cut_map(classes, crop, size)
-      return request.from_map(classes, config)
-    if task == 'inpaint':
-      return _image_with_holes(config, options)
-    return request.from_low_resolution(_image('image', options), config)
-
-
-@contextlib.contextmanager
-def _broken_images() -> Iterator[None]:
-  try:
-    yield
-  except images_lib.BrokenImage as error:
-    raise errors.UserError(str(error), errors.DATA) from error
+  if task == 'map':
+    classes = given_images.class_map(options['map'], '--map')
+    crop = transforms.middle_square(classes.shape)
+    classes = transforms.cut_map(classes, crop, size)
+    return request.from_map(classes, config)
+  if task == 'inpaint':
+    return _image_with_holes(config, options)
+  image = given_images.image(options['image'], '--image')
+  return request.from_low_resolution(image, config)
 
 
 def _fit(config: ConfigDict) -> transforms.Transform:
@@ -287,25 +272,10 @@ def _fit(config: ConfigDict) -> transforms.Transform:
 def _image_with_holes(
   config: ConfigDict, options: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  image, mask = _image('image', options), _image('mask', options)
-  if mask.shape != image.shape:
-    raise ValueError(
-      f'--mask={options["mask"]} is {mask.shape[1]} x {mask.shape[0]} px,'
-      f' --image={options["image"]} {image.shape[1]} x {image.shape[0]} px;'
-      ' they must agree.'
-    )
+  image = given_images.image(options['image'], '--image')
+  mask = given_images.mask(options['mask'], '--mask')
+  names = tuple(f'--{name}={options[name]}' for name in ('image', 'mask'))
+  given_images.agree(image, mask, names)
   pixels, crop, _ = _fit(config)(image, 0)
-  is_white = mask @ np.array(edges.LUMA) >= WHITE
-  hole = transforms.cut_map(is_white, crop, config.data.image_size)
+  hole = transforms.cut_map(mask, crop, config.data.image_size)
   return request.from_holes(pixels, hole)
-
-
-def _image(name: str, options: Mapping[str, Any]) -> np.ndarray:
-  return images_lib.read(_existing(name, options), upright=True)
-
-
-def _existing(name: str, options: Mapping[str, Any]) -> pathlib.Path:
-  path = pathlib.Path(options[name])
-  if not path.is_file():
-    raise errors.UserError(f'--{name}={path}: not there.', errors.MISSING)
-  return path

@@ -11,19 +11,30 @@ import pathlib
 import struct
 import time
 from typing import Any
+from typing import TypeVar
 import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from PIL import ImageOps
 
 
-FORMATS = ('JPEG', 'PNG', 'WEBP')
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+# The formats of Pillow that are read, by content. Those whose decoders start
+# programs or draw (EPS, PDF, WMF) stay out.
+FORMATS = (
+  *('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'JPEG2000'),
+  'PPM',
+)
+SUFFIXES = (
+  *('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp'),
+  *('.gif', '.bmp', '.tif', '.tiff', '.avif', '.avifs'),
+  *('.jp2', '.j2k', '.jpc', '.jpf', '.jpx', '.j2c'),
+  *('.ppm', '.pgm', '.pbm', '.pnm', '.pfm'),
+)
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 28
+T = TypeVar('T')
 
 # What Pillow's decoders raise on damaged files.
 _DECODER_ERRORS = (
@@ -33,7 +44,17 @@ _DECODER_ERRORS = (
 )
 # Errors of a slow or remote disk that may not occur a second time.
 _TRANSIENT = (errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
-_ORIENTATION = 0x0112  # in EXIF; above 4 the sides are exchanged
+_ORIENTATION = 0x0112  # in EXIF
+# How an image of an orientation becomes upright; from 5 on the sides change.
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
 _PAUSES_SECS = (0.05, 0.2, 0.8)
 
 
@@ -66,15 +87,55 @@ def load_bytes(path: pathlib.Path) -> bytes:
     time.sleep(pause)
 
 
+def orientation(image: Image.Image) -> int:
+  """Returns the EXIF orientation, 1 (upright) to 8.
+
+  It is 1 where there is none, where EXIF has none of these values, and where
+  its data are damaged.
+  """
+  try:
+    value = image.getexif().get(_ORIENTATION, 1)
+  except Exception:  # Whatever Pillow raises on damaged EXIF data.
+    return 1
+  return value if value in range(1, 9) else 1
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+  """Returns an image turned as its EXIF orientation says."""
+  image.load()  # Pillow turns TIFF files itself, here.
+  turn = _TURNS.get(orientation(image))
+  return image if turn is None else image.transpose(turn)
+
+
 def _eight_bit(image: Image.Image) -> Image.Image:
-  """Returns an image of 16 bits a pixel without the lower byte."""
-  if not image.mode.startswith('I'):
+  """Returns an image of 16 or 32 bits a pixel with 8 bits.
+
+  Integers lose their lower byte, or nothing if none exceeds 255 and there are
+  32 bits; floats lie in [0, 1], or in [0, 255] if one is larger than 1.
+  """
+  if not image.mode.startswith(('I', 'F')):
     return image
-  grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255)
-  return Image.fromarray(grey.astype(np.uint8))
+  values = np.asarray(image)
+  if image.mode == 'F':
+    values = np.nan_to_num(values, posinf=np.inf, neginf=-np.inf)
+    values = np.rint(values * (255 if values.max(initial=0) <= 1 else 1))
+  elif image.mode != 'I' or values.max(initial=0) > 255:
+    values = values.astype(np.int64) >> 8
+  grey = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+  clear = image.info.get('transparency')
+  if clear is None:
+    return grey
+  opaque = np.where(np.asarray(image) == clear, np.uint8(0), np.uint8(255))
+  return Image.merge('LA', (grey, Image.fromarray(opaque)))
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgba(image: Image.Image) -> np.ndarray:
+  """Returns (H, W, 4) uint8; the last channel is 255 where nothing is clear."""
+  return np.asarray(_eight_bit(image).convert('RGBA'))
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+  """Returns (H, W, 3) uint8; transparency is laid on white."""
   image = _eight_bit(image)
   if image.has_transparency_data:
     image = image.convert('RGBA')
@@ -83,36 +144,51 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
   return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
-def _decode(
+def decode_as(
   data: bytes,
   path: str | os.PathLike,
-  convert: Callable[[Image.Image], np.ndarray],
-) -> np.ndarray:
-  """Opens a file safely and converts what is in it."""
+  convert: Callable[[Image.Image], T],
+) -> T:
+  """Opens the bytes of a file safely and converts the loaded image.
+
+  Raises:
+    BrokenImage: see `read`.
+  """
   with _opened(io.BytesIO(data), path) as file:
-    width, height = file.size
-    if width * height > MAX_PIXELS:
-      raise BrokenImage(
-        path, f'{width}x{height} px, at most {MAX_PIXELS} pixels are read'
-      )
+    check_pixels(file, path)
     file.load()
     return convert(file)
 
 
+def check_pixels(image: Image.Image, path: str | os.PathLike) -> None:
+  """Raises BrokenImage if an image has more than `MAX_PIXELS`."""
+  width, height = image.size
+  if width * height > MAX_PIXELS:
+    raise BrokenImage(
+      path, f'{width}x{height} px, at most {MAX_PIXELS} pixels are read'
+    )
+
+
 @contextlib.contextmanager
-def _opened(source: Any, path: str | os.PathLike) -> Iterator[Image.Image]:
-  """Opens a file or a stream; what the decoder raises is a BrokenImage."""
+def decoder_errors(path: str | os.PathLike) -> Iterator[None]:
+  """Makes a BrokenImage of what a decoder raises on a damaged file."""
   try:
-    with Image.open(source, formats=FORMATS) as file:
-      yield file
+    yield
   except Image.UnidentifiedImageError:
     raise BrokenImage(path, f'not one of {", ".join(FORMATS)}') from None
   except _DECODER_ERRORS as error:
     raise BrokenImage(path, str(error) or type(error).__name__) from error
 
 
+@contextlib.contextmanager
+def _opened(source: Any, path: str | os.PathLike) -> Iterator[Image.Image]:
+  """Opens a file or a stream of one of `FORMATS`."""
+  with decoder_errors(path), Image.open(source, formats=FORMATS) as file:
+    yield file
+
+
 def read(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
-  """Decodes a JPEG, PNG or WebP file; the size is checked before decoding.
+  """Decodes a file of one of `FORMATS`; the size is checked before decoding.
 
   Grey images become three equal channels, CMYK is converted by Pillow,
   transparency is laid on white, 16-bit values lose their lower byte, and of
@@ -137,7 +213,8 @@ def size(path: pathlib.Path) -> tuple[int, int]:
   """
   with _opened(path, path) as file:
     width, height = file.size
-    turned = file.getexif().get(_ORIENTATION, 1) > 4
+    # Of a TIFF file, Pillow gives the size of the upright image.
+    turned = orientation(file) >= 5 and file.format != 'TIFF'
   return (width, height) if turned else (height, width)
 
 
@@ -145,8 +222,8 @@ def decode(
   data: bytes, name: str | os.PathLike, upright: bool = False
 ) -> np.ndarray:
   """Decodes the bytes of an image file; `name` is for errors, see `read`."""
-  turn = ImageOps.exif_transpose if upright else lambda image: image
-  return _decode(data, name, lambda file: _to_rgb(turn(file)))
+  turn = turn_upright if upright else lambda image: image
+  return decode_as(data, name, lambda file: to_rgb(turn(file)))
 
 
 def decode_rgba(data: bytes, name: str | os.PathLike) -> np.ndarray:
@@ -155,31 +232,34 @@ def decode_rgba(data: bytes, name: str | os.PathLike) -> np.ndarray:
   Returns:
     (H, W, 4) uint8; the last channel is 255 where the file has no opacity.
   """
-  turn = ImageOps.exif_transpose
-  convert = lambda file: np.asarray(_eight_bit(turn(file)).convert('RGBA'))
-  return _decode(data, name, convert)
+  return decode_as(data, name, lambda file: to_rgba(turn_upright(file)))
 
 
 def read_map(path: str | os.PathLike) -> np.ndarray:
   """Decodes a map of classes: the values themselves, not their colours.
 
-  The file is a PNG of 8-bit grey values or with a palette, the result (H, W)
-  uint8.
+  The file has 8-bit grey values or a palette, the result is (H, W) uint8.
 
   Raises:
-    BrokenImage: as `read`, or pixels of another kind.
+    BrokenImage: see `read`; or pixels of another kind.
   """
+  data = load_bytes(pathlib.Path(path))
+  return decode_as(data, path, lambda file: to_classes(file, path))
 
-  def convert(file: Image.Image) -> np.ndarray:
-    if file.mode not in ('L', 'P'):
-      raise BrokenImage(
-        path,
-        f'pixels of the mode {file.mode}, a map of classes has 8-bit grey'
-        ' values or a palette',
-      )
-    return np.asarray(file)
 
-  return _decode(load_bytes(pathlib.Path(path)), path, convert)
+def to_classes(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
+  """Returns the classes (H, W) uint8 of an image of grey values or a palette.
+
+  Raises:
+    BrokenImage: pixels of another kind.
+  """
+  if image.mode not in ('L', 'P'):
+    raise BrokenImage(
+      path,
+      f'pixels of the mode {image.mode}, a map of classes has 8-bit grey'
+      ' values or a palette',
+    )
+  return np.asarray(image)
 
 
 def check_batch(images: np.ndarray) -> np.ndarray:

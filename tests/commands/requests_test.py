@@ -69,7 +69,8 @@ def test_requests_that_cannot_be_served(tmp_path):
   assert message.endswith(
     f'm.png is 31 x 32 px, --image={image} 32 x 32 px; they must agree.'
   )
-  assert 'has no hole' in fails(inpaint, image=image, mask=black)
+  message = fails(inpaint, errors.DATA, image=image, mask=black)
+  assert 'k.png: the mask has no hole' in message
   assert 'takes --image and --mask' in fails(inpaint, image=image)
   assert 'takes --image and --mask' in fails(inpaint, prompt='x')
   message = fails(inpaint, errors.MISSING, image='/no/a.png', mask=mask)

@@ -66,6 +66,47 @@ def test_read_turns_by_exif_only_when_asked(tmp_path):
   assert images.read(tmp_path / 'a.png', upright=True).shape == (8, 4, 3)
 
 
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp', 'tif', 'avif'])
+def test_every_orientation(tmp_path, suffix):
+  stored = np.zeros((16, 24, 3), np.uint8)
+  stored[:8, :12] = 255  # where the first row meets the first column
+  corners = {  # value of EXIF: where that corner is shown
+    **{1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0)},
+    **{5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)},
+    **{0: (0, 0), 9: (0, 0), 255: (0, 0), 65535: (0, 0)},
+  }
+  for value, corner in corners.items():
+    exif = Image.Exif()
+    exif[0x0112] = value
+    path = tmp_path / f'{value}.{suffix}'
+    Image.fromarray(stored).save(path, exif=exif)
+    got = images.read(path, upright=True)
+    assert got.shape == ((24, 16, 3) if 5 <= value <= 8 else (16, 24, 3))
+    assert got[corner].min() > 200, value
+    assert (got > 128).mean() == pytest.approx(0.25, abs=0.03)
+    assert images.size(path) == got.shape[:2]
+
+
+@pytest.mark.parametrize(
+  'exif', [b'Exif\0\0', b'Exif\0\0II*\0\xff\xff\xff\xff', b'Exif\0\0MM\0*junk']
+)
+def test_damaged_exif_data_are_ignored(tmp_path, exif):
+  for suffix in ('jpg', 'png', 'webp'):
+    path = tmp_path / f'a.{suffix}'
+    Image.fromarray(gradient(8, 12)).save(path, exif=exif)
+    assert images.read(path, upright=True).shape == (8, 12, 3)
+    assert images.size(path) == (8, 12)
+
+
+def test_orientations_that_are_text(tmp_path):
+  head = b'Exif\0\0MM\0*\0\0\0\x08\0\1'
+  path = tmp_path / 'a.jpg'
+  image = Image.fromarray(gradient(8, 12))
+  image.save(path, exif=head + b'\x01\x12\0\2\0\0\0\0026\0\0\0' + bytes(4))
+  assert images.read(path, upright=True).shape == (8, 12, 3)
+  assert images.size(path) == (8, 12)
+
+
 def test_read_first_picture_of_an_animation_and_one_pixel(tmp_path):
   frames = [Image.new('RGB', (4, 4), c) for c in ('red', 'blue')]
   frames[0].save(
@@ -120,10 +161,27 @@ def test_broken_files(tmp_path, make, reason):
   assert str(path) in str(error.value)
 
 
-def test_other_formats_and_absent_files_are_broken(tmp_path):
-  Image.new('RGB', (4, 4)).save(tmp_path / 'a.gif')
-  with pytest.raises(images.BrokenImage, match='not one of JPEG'):
-    images.read(tmp_path / 'a.gif')
+@pytest.mark.parametrize(
+  'suffix', [s for s in images.SUFFIXES if s not in ('.pbm', '.pfm', '.mpo')]
+)
+def test_every_suffix_is_of_a_format_that_is_read(tmp_path, suffix):
+  want = gradient(8, 9)
+  path = tmp_path / f'a{suffix}'
+  Image.fromarray(want).save(path)
+  got = images.read(path).astype(int)
+  assert got.shape == want.shape
+  assert np.abs(got - want).mean() < 12
+  assert images.size(path) == want.shape[:2]
+
+
+@pytest.mark.parametrize('kind', ['EPS', 'PDF', 'TGA', 'ICO'])
+def test_formats_that_run_programs_or_have_no_mark_are_not_read(tmp_path, kind):
+  Image.new('RGB', (4, 4)).save(tmp_path / 'a.png', kind)
+  with pytest.raises(images.BrokenImage, match='not one of JPEG, PNG, WEBP, G'):
+    images.read(tmp_path / 'a.png')
+
+
+def test_absent_files_are_broken(tmp_path):
   with pytest.raises(images.BrokenImage, match='No such file'):
     images.read(tmp_path / 'absent.jpg')
 
