@@ -115,6 +115,7 @@ def ldm(name: str) -> ConfigDict:
   config.data.image_size = 256
   config.data.crop = 'random-1d'
   config.sample.steps = 200
+  config.sample.to_uint8 = 'truncate'
   return config
 
 

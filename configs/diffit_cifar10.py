@@ -112,6 +112,7 @@ def published(name: str, batch_size: int) -> ConfigDict:
   config.data.crop = 'center'  # The augmentation shifts and mirrors images.
   config.sample.solver = 'heun'
   config.sample.batch_size = 64
+  config.sample.to_uint8 = 'half_up'
   return config
 
 

@@ -90,6 +90,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.guidance = 1.49 if is_large else 4.4
   config.sample.guidance_power = 0.0 if is_large else 4.0
   config.sample.guidance_channels = 3
+  config.sample.to_uint8 = 'truncate'
   config.evaluate.count, config.evaluate.batch_size = 50_000, 64
 
   first = config_lib.sibling(__file__, 'ldm_autoencoder')

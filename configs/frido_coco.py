@@ -57,6 +57,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = 5000
   config.train.sample_every = 10000
   config.sample.steps, config.sample.eta = 200, 1.0
+  config.sample.to_uint8 = 'truncate'
 
   config.data.image_size = 256
   config.data.name = 'coco'
@@ -107,6 +108,7 @@ def _text(config: ConfigDict) -> None:
   config.condition.task = 'text'
   config.condition.max_length = 77
   config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
+  config.condition.drop_full_stops = True
   config.sample.guidance = 1.5
 
 
@@ -152,4 +154,5 @@ def _scene_graph(config: ConfigDict) -> None:
   config.condition.task = 'scene_graph'
   config.condition.max_length = 180
   config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
+  config.condition.drop_full_stops = True
   config.sample.guidance = 1.5

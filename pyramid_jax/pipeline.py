@@ -4,6 +4,7 @@
 devices, places them, and brings the images to the host.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -104,7 +105,9 @@ class Pipeline:
     self.label_names = tuple(label_names)
     # There is one program a shape and static field; outputs come back whole.
     compiled = lambda function, **options: jax.jit(
-      functools.partial(function, system, mesh),
+      _in_uint8(
+        functools.partial(function, system, mesh), config.sample.to_uint8
+      ),
       out_shardings=mesh_lib.replicated(mesh),
       **options,
     )
@@ -228,7 +231,7 @@ class Pipeline:
     if self.system.outputs == system_lib.SAMPLES:
       return self.sample(batch, request, numbers).images
     key = self._one_placed(_key_data(request, numbers[:1]))
-    images = self._preview(self.weights, key, self._placed(batch))
+    (images,) = self._preview(self.weights, key, self._placed(batch))
     return np.asarray(images)
 
   def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -264,6 +267,18 @@ class Pipeline:
     )
 
 
+def _in_uint8(
+  function: Callable[..., tuple[Any, ...]], rule: str
+) -> Callable[..., tuple[Any, ...]]:
+  """Makes the first result of a program, its images in [-1, 1], uint8."""
+
+  def program(*arguments: Any, **named: Any) -> tuple[Any, ...]:
+    images, *others = function(*arguments, **named)
+    return data_images.to_uint8(images, rule), *others
+
+  return program
+
+
 def _generate(
   system: system_lib.Generative,
   mesh: Mesh,
@@ -285,7 +300,7 @@ def _generate(
   images, scales = system_lib.generate(
     system, weights, keys, batch, spec, edit, extent
   )
-  return data_images.to_uint8(images)[:count], [x[:count] for x in scales]
+  return images[:count], [x[:count] for x in scales]
 
 
 def _preview(
@@ -294,13 +309,13 @@ def _preview(
   weights: system_lib.Weights,
   key: jax.Array,
   batch: Rows,
-) -> jax.Array:
+) -> tuple[jax.Array]:
   """The program of previews; see `Pipeline.preview`."""
   count = len(next(iter(batch.values())))
   (key,) = jax.random.wrap_key_data(key)
   batch = _finished(_filled(mesh, dict(batch)))
   images = system.preview(weights, key, batch)
-  return data_images.to_uint8(images)[:count]
+  return (images[:count],)
 
 
 def _reconstruct(
@@ -313,7 +328,7 @@ def _reconstruct(
   count = image.shape[0]
   batch = _finished({'image': _filled(mesh, image)})
   images, codes = system.reconstruct(weights, batch['image'])
-  return data_images.to_uint8(images)[:count], [c[:count] for c in codes]
+  return images[:count], [c[:count] for c in codes]
 
 
 def _filled(mesh: Mesh, arrays: Any) -> Any:

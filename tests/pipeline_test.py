@@ -85,6 +85,13 @@ def test_an_image_does_not_depend_on_the_devices(config, images):
   assert near(images_of(many, batch_size=8, count=8), images[:8])
 
 
+def test_the_config_says_how_samples_become_uint8(images):
+  truncated = images_of(make(load(sample__to_uint8='truncate')))
+  less = images.astype(int) - truncated
+  assert set(np.unique(less)) == {0, 1}
+  assert 0.3 < less.mean() < 0.7
+
+
 def test_an_image_has_the_row_of_its_number(pipe, images):
   turned = {'class': np.roll(ROWS['class'], -1)}
   other = images_of(pipe, turned)

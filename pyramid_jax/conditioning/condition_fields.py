@@ -46,6 +46,9 @@ FIELDS = {
     '', 'The vocabulary of the tokenizer; of T5 its tokenizer.json.'
   ),
   'condition.merges_file': Field('', 'The merges of the CLIP tokenizer.'),
+  'condition.drop_full_stops': Field(
+    False, 'Whether full stops are taken out of texts, those of data, too.'
+  ),
   'condition.null_prefix': Field(
     (),
     'The first tokens of the null text; the rest is padding.',

@@ -20,18 +20,13 @@ from pyramid_jax.conditioning import tokenizers
 def from_text(
   texts: Sequence[str], tokenizer: tokenizers.Tokenizer
 ) -> dict[str, np.ndarray]:
-  """Returns `condition_ids` (B, L) int32 and `caption` (B,) bytes of texts."""
-  # '.' is absent from every training caption.
-  plain = [text.replace('.', '') for text in texts]
-  longest = max(plain, key=tokenizer.length)
-  if tokenizer.length(longest) > tokenizer.max_length:
-    raise ValueError(
-      f'the text {longest[:40]!r}... has {tokenizer.length(longest)} tokens, '
-      f'start and end included; the model takes {tokenizer.max_length}'
-    )
-  ids = [tokenizer.encode(text) for text in plain]
+  """Returns `condition_ids` (B, L) int32 and `caption` (B,) bytes of texts.
+
+  What does not fit is cut off, with one warning.
+  """
+  tokenizers.warn_of_cut(tokenizer, texts)
   return {
-    'condition_ids': np.stack(ids),
+    'condition_ids': np.stack([tokenizer.encode(text) for text in texts]),
     'caption': np.array([text.encode() for text in texts]),
   }
 

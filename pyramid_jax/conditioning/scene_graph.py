@@ -39,7 +39,7 @@ def graph_text(
   Follows Frido's scripts/preprocess_vg_to_sg.py: a letter follows a name that
   several objects of the relations share, in order of first appearance (subject
   before object). Rows with a negative entry (padding) and '__in_image__' are
-  left out, and '.' is removed.
+  left out.
 
   Args:
     names: the names of all objects, by index.
@@ -64,8 +64,7 @@ def graph_text(
       return names[index]
     return f'{names[index]} {instance_letters(seen.index(index))}'
 
-  text = ' , '.join(f'{noun(s)} {p} {noun(o)}' for s, p, o in rows)
-  return text.replace('.', '')
+  return ' , '.join(f'{noun(s)} {p} {noun(o)}' for s, p, o in rows)
 
 
 def predicate_ids(

@@ -34,25 +34,31 @@ WORD_SPECIAL = ('<pad>', '<unk>', '<bos>', '<eos>')
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+# The ids of a text, and where in the text each of them begins.
+Pieces = tuple[Sequence[int], Sequence[int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
   """Maps a text to a fixed number of ids.
 
   Attributes:
-    pieces: text -> its ids, without start, end and padding.
+    pieces: text -> `Pieces`, without start, end and padding.
     max_length: ids of a text, with start, end and padding.
     size: number of ids.
     start: the ids in front of a text, at most one.
     end: the id after it.
     pad_id: the id that fills up.
+    drop_full_stops: whether '.' is taken out of a text first.
   """
 
-  pieces: Callable[[str], list[int]]
+  pieces: Callable[[str], Pieces]
   max_length: int
   size: int
   start: tuple[int, ...]
   end: int
   pad_id: int
+  drop_full_stops: bool = False
 
   def __post_init__(self):
     if self.max_length < 2:
@@ -60,12 +66,22 @@ class Tokenizer:
 
   def tokens(self, text: str) -> list[int]:
     """Returns start, the ids of the text cut to fit, and end."""
-    ids = [*self.start, *self.pieces(text)][: self.max_length - 1]
-    return [*ids, self.end]
+    ids, _ = self.pieces(self._plain(text))
+    return [*[*self.start, *ids][: self.max_length - 1], self.end]
 
   def length(self, text: str) -> int:
     """Returns the number of ids of the whole text, with start and end."""
-    return len(self.start) + len(self.pieces(text)) + 1
+    return len(self.start) + len(self.pieces(self._plain(text))[0]) + 1
+
+  def rest(self, text: str) -> str:
+    """Returns the end of a text that `tokens` cuts off, '' if it fits."""
+    text = self._plain(text)
+    _, begins = self.pieces(text)
+    fitting = self.max_length - 1 - len(self.start)
+    return text[begins[fitting] :].strip() if len(begins) > fitting else ''
+
+  def _plain(self, text: str) -> str:
+    return text.replace('.', '') if self.drop_full_stops else text
 
   def encode(self, text: str) -> np.ndarray:
     """Returns (max_length,) int32: `tokens(text)` and padding."""
@@ -79,9 +95,12 @@ def words(vocabulary: Sequence[str], max_length: int) -> Tokenizer:
   """Returns the tokenizer of words, ids 4 ...: <bos> words <eos> <pad>..."""
   ids = {word: i for i, word in enumerate((*WORD_SPECIAL, *vocabulary))}
 
-  def pieces(text: str) -> list[int]:
-    found = re.findall(r'\w+|[^\w\s]', text.lower())
-    return [ids.get(word, 1) for word in found]
+  def pieces(text: str) -> Pieces:
+    found = list(re.finditer(r'\w+|[^\w\s]', text))
+    return (
+      [ids.get(word.group().lower(), 1) for word in found],
+      [word.start() for word in found],
+    )
 
   return Tokenizer(pieces, max_length, len(ids), start=(2,), end=3, pad_id=0)
 
@@ -170,9 +189,44 @@ def load_t5(path: str, max_length: int) -> Tokenizer:
   return Tokenizer(_plain(pieces), max_length, size, start=(), end=1, pad_id=0)
 
 
-def _plain(pieces: Any) -> Callable[[str], list[int]]:
-  """Returns text -> ids without special tokens."""
-  return lambda text: pieces.encode(text, add_special_tokens=False).ids
+def warn_of_cut(tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
+  """Logs one warning if a text is longer than the tokenizer's length.
+
+  Such a text is cut, as the official pipelines do. Returns whether there is
+  one.
+  """
+  long = [text for text in texts if tokenizer.rest(text)]
+  if not long:
+    return False
+  more = f' ({len(long) - 1} more texts are cut, too)' if long[1:] else ''
+  logging.warning(
+    'the text %s has %d tokens, start and end included, the model takes %d:'
+    ' %s is cut off%s',
+    _shortened(long[0]),
+    tokenizer.length(long[0]),
+    tokenizer.max_length,
+    _shortened(tokenizer.rest(long[0])),
+    more,
+  )
+  return True
+
+
+def _shortened(text: str, most: int = 80) -> str:
+  """Returns the text in quotes, without its middle if it is long."""
+  half = most // 2
+  return repr(
+    text if len(text) <= most else f'{text[:half]} ... {text[-half:]}'
+  )
+
+
+def _plain(pieces: Any) -> Callable[[str], Pieces]:
+  """Returns text -> pieces without special tokens."""
+
+  def encode(text: str) -> Pieces:
+    found = pieces.encode(text, add_special_tokens=False)
+    return found.ids, [begin for begin, _ in found.offsets]
+
+  return encode
 
 
 def _read(path: str, field: str, what: str) -> str:
@@ -275,7 +329,7 @@ def create(config: ConfigDict) -> Tokenizer:
       c.vocab_file,
       *empty,
     )
-  return tokenizer
+  return dataclasses.replace(tokenizer, drop_full_stops=c.drop_full_stops)
 
 
 def missing_inputs(config: ConfigDict) -> list[str]:

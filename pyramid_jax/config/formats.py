@@ -5,6 +5,7 @@ its fields and values are renamed once, and what belongs to other systems, which
 every config had then, is dropped.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import json
 from typing import Any
@@ -34,6 +35,15 @@ VALUES: Mapping[str, Mapping[str, str]] = {
   'condition.class_by': {'adm': 'timestep'},
   'sample.spacing': {'adm': 'iddpm'},
   'diffusion.beta_schedule': {'sqrt_linear': 'linear'},
+}
+# Fields that came later, whose default is not what runs without them had:
+# flat values of such a run -> the value.
+LATER: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+  # The readers of COCO dropped full stops, and its requests did.
+  'condition.drop_full_stops': lambda flat: (
+    flat.get('data.name') in ('coco', 'latents')
+    and flat.get('condition.task') in ('text', 'scene_graph')
+  ),
 }
 # Fields of a network that files of either format may hold and that are left
 # out: nothing reads `image_size`, and `use_split_head` is on in every system.
@@ -84,7 +94,8 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
   """Returns the locked config of a text of `to_json`, of any format.
 
-  A field that it lacks came later than the run, and has its default.
+  A field that it lacks came later than the run, and has its default, or what
+  `LATER` says.
 
   Raises:
     ValueError: the text is not a JSON object, a format that is newer than this
@@ -134,6 +145,8 @@ def _read(
     flat = {k: v for k, v in translated(flat).items() if k in known}
     if prefix:
       flat[sections.CHECKPOINT] = values.get(sections.CHECKPOINT, '')
+  later = {name: f(flat) for name, f in LATER.items() if name in known}
+  flat = later | flat
   for name in flat:
     if name not in known and not (prefix and name == sections.CHECKPOINT):
       raise ValueError(sections.unknown(system, name, prefix))

@@ -3,6 +3,7 @@
 from pyramid_jax.conditioning import edges
 from pyramid_jax.config.field import Field
 from pyramid_jax.data import degradation
+from pyramid_jax.data import images
 from pyramid_jax.data import reader
 from pyramid_jax.data import transforms
 
@@ -100,5 +101,13 @@ FIELDS = {
     " ('train[:90%]', 'train[90%:]', 'train[90%:]'); empty for the splits of"
     ' these names.',
     items=str,
+  ),
+  'sample.to_uint8': Field(
+    'round',
+    'How samples in [-1, 1] become uint8: round takes the nearest value,'
+    ' truncate the next lower one (of LDM, Frido, ADM and latent DiffiT),'
+    ' half_up truncates 127.5 x + 128 (of DiT and EDM).',
+    choices=tuple(images.TO_UINT8),
+    resumable=True,
   ),
 }

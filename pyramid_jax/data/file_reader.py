@@ -140,6 +140,7 @@ class FileReader:
     self.tokenizer: tokenizers.Tokenizer | None = None
     if config.condition.task in tokenizers.TEXT_TASKS:
       self.tokenizer = tokenizers.create(config)
+    self._warned_of_cut = False
     self.keep_text = not train
     self._length = length
     self._skipper = Skipper(length, self.report)
@@ -221,7 +222,8 @@ class FileReader:
     """Returns the arrays of a text condition.
 
     `condition_ids` and `caption_ids` (L,), `caption_mask` (L,) and, with
-    `keep_text`, `caption`, the text as bytes.
+    `keep_text`, `caption`, the text as bytes. The first text that is cut to
+    fit is named in a warning.
 
     Raises:
       ValueError: the configured condition is no text.
@@ -230,6 +232,8 @@ class FileReader:
       raise ValueError('the configured condition is no text.')
     ids = self.tokenizer.encode(text)
     mask = np.arange(len(ids)) < len(self.tokenizer.tokens(text))
+    if mask.all() and not self._warned_of_cut:
+      self._warned_of_cut = tokenizers.warn_of_cut(self.tokenizer, [text])
     arrays = {'condition_ids': ids, 'caption_ids': ids, 'caption_mask': mask}
     if self.keep_text:
       arrays['caption'] = np.asarray(text.encode())

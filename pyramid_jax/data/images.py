@@ -277,10 +277,27 @@ def to_float(image: jax.Array) -> jax.Array:
   return (jnp.asarray(image, jnp.float32) - 127.5) / 127.5
 
 
-def to_uint8(images: Any) -> jax.Array:
-  """Returns the nearest uint8 values of images in [-1, 1], on the device."""
+# How images in [-1, 1] become uint8, by `config.sample.to_uint8`.
+TO_UINT8: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  # The nearest value, that of an image which was uint8.
+  'round': lambda x: jnp.round((x + 1.0) * 127.5),
+  # CompVis/latent-diffusion: scripts/sample_diffusion.py, custom_to_np, which
+  # Frido, ADM and DiffiT do, too.
+  'truncate': lambda x: jnp.floor((x + 1.0) * 127.5),
+  # facebookresearch/DiT: sample_ddp.py; NVlabs/edm: generate.py.
+  'half_up': lambda x: jnp.clip(jnp.floor(127.5 * x + 128.0), 0.0, 255.0),
+}
+
+
+def to_uint8(images: Any, rule: str = 'round') -> jax.Array:
+  """Returns images in [-1, 1] as uint8, on the device.
+
+  Args:
+    images: of any shape; what lies outside of the range is clipped.
+    rule: a key of `TO_UINT8`.
+  """
   images = jnp.clip(jnp.asarray(images, jnp.float32), -1.0, 1.0)
-  return jnp.round((images + 1.0) * 127.5).astype(jnp.uint8)
+  return TO_UINT8[rule](images).astype(jnp.uint8)
 
 
 def finish(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -25,7 +25,7 @@ from pyramid_jax.data import annotation_files
 Arrays = dict[str, np.ndarray]
 # Below this, reading the files again is faster than it is worth a cache.
 MIN_BYTES = 16 << 20
-_VERSION = 1
+_VERSION = 2  # of what an index holds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,10 @@ def number_categories(ids: Sequence[str]) -> dict[str, int]:
 
 
 def first_captions(captions: Iterable[tuple[int, str]]) -> dict[int, str]:
-  """Maps an image id to its first caption, without any '.'."""
+  """Maps an image id to its first caption."""
   first: dict[int, str] = {}
   for image_id, caption in captions:
-    first.setdefault(image_id, caption.replace('.', ''))
+    first.setdefault(image_id, caption)
   return first
 
 

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -78,18 +80,30 @@ def test_graph_letters_tell_objects_apart():
     )
 
 
-def test_text_loses_its_full_stops():
+def test_full_stops_are_dropped_where_the_model_knows_none():
   rows = request.from_text(['red. circle'], TOKENIZER)
-  np.testing.assert_array_equal(
-    rows['condition_ids'][0], TOKENIZER.encode('red circle')
-  )
+  assert rows['condition_ids'][0, :5].tolist() == [2, 4, 1, 5, 3]
+  without = dataclasses.replace(TOKENIZER, drop_full_stops=True)
+  rows = request.from_text(['r.ed. circle'], without)
+  assert rows['condition_ids'][0, :4].tolist() == [2, 4, 5, 3]
+  assert rows['caption'].tolist() == [b'r.ed. circle']
 
 
-def test_texts_longer_than_the_context_are_refused():
+def test_texts_longer_than_the_context_are_cut_with_one_warning(caplog):
   fits = ' '.join(['red'] * 22)
-  assert request.from_text([fits], TOKENIZER)['condition_ids'].shape == (1, 24)
-  with pytest.raises(ValueError, match='has 25 tokens.*the model takes 24'):
-    request.from_text(['red', f'{fits} circle'], TOKENIZER)
+  rows = request.from_text([fits], TOKENIZER)
+  assert rows['condition_ids'].tolist() == [[2, *[4] * 22, 3]]
+  assert not caplog.records
+  with caplog.at_level('WARNING', 'absl'):
+    got = request.from_text(
+      ['red', f'{fits} blue  circle', f'{fits} red'], TOKENIZER
+    )
+  (warning,) = caplog.records
+  text = warning.getMessage()
+  assert re.search(r"'red red .* blue  circle' has 26 tokens", text)
+  assert 'takes 24: ' in text
+  assert text.endswith("'blue  circle' is cut off (1 more texts are cut, too)")
+  assert got['condition_ids'][1].tolist() == rows['condition_ids'][0].tolist()
 
 
 def test_classes_by_name_and_by_number():

@@ -17,11 +17,11 @@ def test_text_has_letters_for_shared_names_only():
   )
 
 
-def test_text_without_relations_is_empty_and_dots_vanish():
+def test_text_without_relations_is_empty():
   assert scene_graph.graph_text(['a'], np.full((2, 3), -1)) == ''
   triples = np.array([[0, 3, 1]])
   assert scene_graph.graph_text(['st. bus', 'road'], triples) == (
-    'st bus above road'
+    'st. bus above road'
   )
 
 

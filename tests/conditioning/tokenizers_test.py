@@ -126,6 +126,31 @@ def test_clip_cuts_to_the_length(clip_files):
   )
 
 
+def test_rest_is_what_was_cut(bert, clip_files, t5_file):
+  clip = tokenizers.load_clip(*clip_files[1:], 4)
+  t5 = tokenizers.load_t5(str(t5_file), 3)
+  for tokenizer, fits, over in [
+    (bert, 'a ' * 10, 'Man\triding a.'),
+    (clip, 'Cat  cat', '  cat!! cat'),
+    (t5, 'a a', ' cats a'),
+    (tokenizers.words(('red',), 4), 'Red circle', ' , RED'),
+  ]:
+    assert tokenizer.rest(fits) == ''
+    assert tokenizer.rest(fits + ' ' + over) == over.strip()
+    assert tokenizer.tokens(fits + over) == tokenizer.tokens(fits)
+
+
+def test_full_stops_are_dropped_before_pieces_are_made(tmp_path):
+  path = tmp_path / 'vocab.txt'
+  path.write_text(PIECES, encoding='utf-8')
+  fields = {'vocab_file': str(path)}
+  plain = tokenizers.create(config(**fields))
+  assert plain.tokens('a ri.de.') == [2, 4, 1, 10, 1, 10, 3]
+  without = tokenizers.create(config(drop_full_stops=True, **fields))
+  assert without.tokens('a ri.de.') == [2, 4, 9, 3]
+  assert without.rest('a . a a . a a a man') == 'man'
+
+
 def test_words():
   words = tokenizers.words(('red', 'circle', ','), 7)
   np.testing.assert_array_equal(
@@ -144,6 +169,7 @@ def config(**condition):
     'vocab_size': 100,
     'null_prefix': (2, 3),
     'pad_id': 0,
+    'drop_full_stops': False,
   }
   return ConfigDict({'condition': {**values, **condition}})
 

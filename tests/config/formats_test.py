@@ -155,6 +155,33 @@ def test_renamed(system, was, now):
   assert flat['first_stage.checkpoint'] == 'DIR'
 
 
+@pytest.mark.parametrize('format_', [1, 2])
+@pytest.mark.parametrize(
+  ('data', 'task', 'want'),
+  [
+    ('coco', 'text', True),
+    ('coco', 'scene_graph', True),
+    ('coco', 'layout', False),
+    ('latents', 'text', True),
+    ('image_folder', 'text', False),
+  ],
+)
+def test_runs_on_captions_of_coco_go_on_dropping_full_stops(
+  format_, data, task, want
+):
+  values = {
+    'format': format_,
+    'system': {'name': 'ldm'},
+    'data': {'name': data},
+    'condition': {'task': task},
+  }
+  config = config_lib.from_json(json.dumps(values))
+  assert config.condition.drop_full_stops == want
+  values['condition']['drop_full_stops'] = not want
+  config = config_lib.from_json(json.dumps(values))
+  assert config.condition.drop_full_stops != want
+
+
 def test_every_old_name_has_a_field_and_every_old_value_a_meaning():
   fields = {}
   for name in systems.SYSTEMS:

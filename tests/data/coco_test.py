@@ -176,17 +176,40 @@ def test_text_is_the_first_caption(root):
   )
   assert len(reader) == 2  # image 10 has no caption
   batch = coco_files.one(reader, 9)
-  want = [2, 4, 5, 6, 4, 7, 3, 0]
+  want = [2, 4, 5, 6, 4, 7, 1, 3]  # '.' is unknown to the vocabulary
   np.testing.assert_array_equal(batch['condition_ids'][0], want)
   np.testing.assert_array_equal(batch['caption_ids'][0], want)
-  np.testing.assert_array_equal(batch['caption_mask'][0], [1] * 7 + [0])
-  assert batch['caption'][0] == b'A man walks a dog'
+  np.testing.assert_array_equal(batch['caption_mask'][0], [1] * 8)
+  assert batch['caption'][0] == b'A man walks a dog.'
   both = reader.batch(np.arange(2), np.zeros(2, np.uint64))
-  assert sorted(both['caption']) == [b'A man walks a dog', b'a man']
+  assert sorted(both['caption']) == [b'A man walks a dog.', b'a man']
   train = data.create(
     coco_files.make_config(root, 'text', max_length=8), 'train'
   )
   assert 'caption' not in coco_files.one(train, 9)
+
+
+def test_captions_lose_full_stops_where_the_config_says_so(root):
+  config = coco_files.make_config(root, 'text', max_length=8)
+  with config.unlocked():
+    config.condition.drop_full_stops = True
+  batch = coco_files.one(data.create(config, 'val'), 9)
+  want = [2, 4, 5, 6, 4, 7, 3, 0]
+  np.testing.assert_array_equal(batch['condition_ids'][0], want)
+
+
+def test_captions_that_are_cut_are_said_once(root, caplog):
+  config = coco_files.make_config(root, 'text', max_length=4)
+  reader = data.create(config, 'val')
+  caplog.clear()
+  with caplog.at_level('WARNING', 'absl'):
+    for _ in range(2):
+      reader.batch(np.arange(2), np.zeros(2, np.uint64))
+  (warning,) = caplog.records
+  assert warning.getMessage() == (
+    "the text 'A man walks a dog.' has 8 tokens, start and end included, the"
+    " model takes 4: 'walks a dog.' is cut off"
+  )
 
 
 def test_scene_graph_from_masks(root):

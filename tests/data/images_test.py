@@ -269,3 +269,20 @@ def test_to_uint8_takes_the_nearest_value():
   assert images.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
   whole = np.arange(256, dtype=np.uint8)
   np.testing.assert_array_equal(images.to_uint8(images.to_float(whole)), whole)
+
+
+@pytest.mark.parametrize(
+  ('rule', 'want'),
+  [
+    ('round', [0, 0, 100, 101, 101, 102, 255, 255]),
+    ('truncate', [0, 0, 100, 100, 100, 101, 254, 255]),
+    ('half_up', [0, 0, 100, 101, 101, 102, 255, 255]),
+  ],
+)
+def test_rules_of_uint8(rule, want):
+  levels = np.array([-9, 0.4, 100.4, 100.6, 100.9, 101.6, 254.6, 300])
+  got = images.to_uint8(levels / 127.5 - 1, rule)
+  assert got.dtype == jnp.uint8
+  assert got.tolist() == want
+  # 127.5 x + 128 at x = 0, which rounding brings to the even 128, too.
+  assert images.to_uint8(0.0, rule) == (127 if rule == 'truncate' else 128)

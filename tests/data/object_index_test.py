@@ -17,9 +17,9 @@ def test_categories_are_numbered_as_strings():
   }
 
 
-def test_first_caption_without_dots():
+def test_first_captions():
   got = object_index.first_captions([(5, 'A cat.'), (6, 'b'), (5, 'no')])
-  assert got == {5: 'A cat', 6: 'b'}
+  assert got == {5: 'A cat.', 6: 'b'}
 
 
 def test_ids_with_and_without_zeros(tmp_path):
