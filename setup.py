@@ -57,6 +57,7 @@ setuptools.setup(
   extras_require={
     'test': TEST,
     'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],
+    'hub': ['huggingface_hub>=2.4,<3'],
     'tfds': TFDS,
     'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],
     'cuda': ['jax[cuda12]'],

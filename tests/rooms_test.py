@@ -53,7 +53,7 @@ WINGS = {
   'metrics': {'conditioning', 'networks', 'networks.layers'},
   'distributed': set[str](),
 }
-EVERYWHERE = {'errors', 'config'}
+EVERYWHERE = {'errors', 'config', 'files'}
 USES_WINGS = 3.5  # the lowest floor that does
 
 MAX_TOP_MODULES = 6
@@ -107,8 +107,10 @@ def is_climb(found: Import) -> bool:
     return False
   if start == 'errors':
     return True
+  if start == 'files':
+    return end != 'errors'
   if start == 'config':
-    return end != 'errors' and not found.is_lazy
+    return end not in ('errors', 'files') and not found.is_lazy
   if end in EVERYWHERE:
     return False
   if start in WINGS:
@@ -252,6 +254,9 @@ def test_imports_go_down():
     ('data.coco', 'systems.ldm', True),
     ('networks.unet', 'errors', False),
     ('errors', 'config', True),
+    ('files', 'errors', False),
+    ('files', 'config', True),
+    ('networks.layers.norms', 'files', False),
     ('config.loading', 'systems', True),
     ('commands.sample', '__init__', True),
   ],

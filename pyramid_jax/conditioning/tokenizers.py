@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import json
-import pathlib
 import re
 from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
+
+from pyramid_jax import files
 
 
 TEXT_TASKS = ('text', 'scene_graph')  # tasks whose condition is a text
@@ -232,8 +233,9 @@ def _plain(pieces: Any) -> Callable[[str], Pieces]:
 def _read(path: str, field: str, what: str) -> str:
   if not path:
     raise ValueError(f'config.condition.{field} is empty, expected {what}.')
+  found = files.local(path, f'config.condition.{field}')
   try:
-    return pathlib.Path(path).expanduser().read_text(encoding='utf-8')
+    return found.read_text(encoding='utf-8')
   except OSError as error:
     reason = error.strerror or str(error)
   except UnicodeDecodeError:
@@ -338,13 +340,13 @@ def missing_inputs(config: ConfigDict) -> list[str]:
   if c.task not in TEXT_TASKS:
     return []
   vocabulary = {'clip': CLIP_VOCAB, 't5': T5_PIECES}.get(c.encoder, WORD_PIECES)
-  files = {'vocab_file': vocabulary}
+  kinds = {'vocab_file': vocabulary}
   if c.encoder == 'clip':
-    files['merges_file'] = CLIP_MERGES
-  return [
-    f'{c[field]} (config.condition.{field})'
+    kinds['merges_file'] = CLIP_MERGES
+  lines = [
+    files.missing(c[field], f'config.condition.{field}')
     if c[field]
     else f'{what} (config.condition.{field} is empty)'
-    for field, what in files.items()
-    if not c[field] or not pathlib.Path(c[field]).expanduser().is_file()
+    for field, what in kinds.items()
   ]
+  return [line for line in lines if line]

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import files
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import image_sources as sources
 from pyramid_jax.interop import parts
@@ -138,7 +139,7 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
   apply = network_lib.InceptionV3().apply
   reference = _named_reference(
     evaluator,
-    pathlib.Path(config.evaluate.reference).expanduser(),
+    files.local(config.evaluate.reference, REFERENCE),
     jax.eval_shape(apply, variables, image),
     config.data.workers,
   )

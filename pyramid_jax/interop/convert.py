@@ -18,7 +18,6 @@ damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
 """
 
 import argparse
-import collections
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import files
 from pyramid_jax.config import command_line
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import latent_workdir
@@ -86,10 +86,9 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   """
   workdir = pathlib.Path(flags.workdir)
   latent_workdir.refuse_used(workdir, [PARAMS])
-  paths = flags.checkpoint.split(',')
+  paths = files.local_all(flags.checkpoint, '--checkpoint')
   with errors.user_errors(value=errors.DATA):
-    files = [weight_file.read(path) for path in reversed(paths)]
-    state: State = collections.ChainMap(*files)  # type: ignore[arg-type]
+    state = weight_file.read_all(paths)
   if flags.family in WHOLE:
     _convert_whole(flags, config, state, workdir)
     return
@@ -102,7 +101,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   _account(report, flags.allow_missing, parts.part(flags.family).strict)
   record = {
     'family': flags.family,
-    'files': {path: _sha256(path) for path in paths},
+    'files': {str(path): _sha256(path) for path in paths},
     'tensors': len(report.matched),
     'missing': list(report.missing),
     'unused': list(report.unused),
@@ -248,8 +247,8 @@ def _inits(config: ConfigDict | None) -> dict[str, Callable[[jax.Array], Any]]:
   return inits
 
 
-def _sha256(path: str) -> str:
-  with open(path, 'rb') as file:
+def _sha256(path: pathlib.Path) -> str:
+  with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 

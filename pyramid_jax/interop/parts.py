@@ -14,6 +14,7 @@ from absl import logging
 from flax import traverse_util
 import numpy as np
 
+from pyramid_jax import files
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
@@ -224,9 +225,18 @@ def to_official(
 
 
 def load_part(
-  family: str, path: str | os.PathLike[str], template: Any
+  family: str,
+  path: str | os.PathLike[str],
+  template: Any,
+  field: str = 'weights',
 ) -> dict[str, Any]:
   """Reads a network from a PyTorch, safetensors or npz file, or one of `write`.
+
+  Args:
+    family: a key of `FAMILIES`.
+    path: of the file, or what stands for it, see `files.local_all`.
+    template: the parameters, or their shapes.
+    field: what names the file, for messages.
 
   Raises:
     ValueError: an unreadable file, our own file of another family, or keys
@@ -234,7 +244,7 @@ def load_part(
     OSError: the file cannot be opened.
   """
   how = part(family)  # a wrong name is refused before a big file is read
-  state = weight_file.read(path)
+  state = weight_file.read_all(files.local_all(path, field))
   metadata = weight_file.metadata(state)
   if metadata.get('format') != FORMAT:
     params, report = to_flax(family, state, template)

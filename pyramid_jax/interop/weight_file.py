@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import json
 import math
 import os
@@ -45,6 +46,14 @@ def read(path: str | os.PathLike[str]) -> State:
     return _READERS[_format(path)](path)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
+
+
+def read_all(paths: Sequence[str | os.PathLike[str]]) -> State:
+  """Returns the arrays of several files, see `read`; the last one wins."""
+  states = [read(path) for path in reversed(paths)]
+  if len(states) == 1:
+    return states[0]
+  return collections.ChainMap(*states)  # type: ignore[arg-type]
 
 
 def metadata(state: State) -> dict[str, str]:

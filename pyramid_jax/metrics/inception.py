@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax import files
 from pyramid_jax.data import images as images_lib
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
@@ -52,9 +53,10 @@ def require_weights(path: str, field: str) -> pathlib.Path:
   Raises:
     FileNotFoundError: one line that says what to put where.
   """
-  if not path or not pathlib.Path(path).is_file():
+  found = files.local(path, field) if path else None
+  if found is None or not found.is_file():
     raise FileNotFoundError(unavailable(path, field))
-  return pathlib.Path(path)
+  return found
 
 
 def extractor(

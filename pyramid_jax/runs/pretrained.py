@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
+from pyramid_jax import files
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import parts
@@ -31,15 +32,17 @@ def missing(
 ) -> list[str]:
   """Returns a line for each part, or the only one, whose file is missing.
 
-  A first stage without a path is trained, so it is not missing.
+  A first stage without a path is trained, so it is not missing. What a name
+  stands for is fetched.
   """
   lines = []
   for name, part in system.pretrained_parts().items():
     if only in ('', name) and not _path_of(name, part, workdir):
       lines.append(f'config.{part.field} (weights of {name}) is not set')
-    elif only in ('', name) and part.path and not os.path.exists(part.path):
-      lines.append(f'{part.path} (config.{part.field}, weights of {name})')
-  return lines
+    elif only in ('', name) and part.path:
+      field = f'config.{part.field}'
+      lines.append(files.missing(part.path, field, f'weights of {name}'))
+  return [line for line in lines if line]
 
 
 def abstract(
@@ -79,8 +82,10 @@ def load(
 def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:
   if not part.loss_name:
     return checkpoints.load(path, shapes)
-  if os.path.isdir(path) or not part.path:
-    return checkpoints.load_part(path, part.loss_name, shapes)
+  field = f'config.{part.field}'
+  found = files.local_all(part.path, field)[0] if part.path else path
+  if os.path.isdir(found) or not part.path:
+    return checkpoints.load_part(found, part.loss_name, shapes)
   with errors.user_errors(value=errors.DATA):
-    values = parts.load_part(part.family, path, shapes)
+    values = parts.load_part(part.family, path, shapes, field)
   return initial.place(values, jax.tree.map(lambda s: s.sharding, shapes))

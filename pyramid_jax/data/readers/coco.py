@@ -21,6 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import files as files_lib
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import object_index
@@ -75,9 +76,9 @@ def folder(config: ConfigDict) -> pathlib.Path:
   return root
 
 
-def _listed(path: str, base: pathlib.Path) -> pathlib.Path:
+def _listed(path: str, base: pathlib.Path, field: str) -> pathlib.Path:
   """A file named in the config: as it is, or within the data."""
-  given = pathlib.Path(path).expanduser()
+  given = files_lib.local(path, f'config.data.{field}')
   for candidate in (given, base / given, base / 'annotations' / given):
     if candidate.is_file():
       return candidate
@@ -105,7 +106,10 @@ def _files(
     ('ids', ids, 'image ids'),
   ):
     if d[field]:
-      files[kind] = (_listed(d[field], base), f'{what}, config.data.{field}')
+      files[kind] = (
+        _listed(d[field], base, field),
+        f'{what}, config.data.{field}',
+      )
   return files
 
 
