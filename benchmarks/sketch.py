@@ -45,11 +45,12 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.guidance import sketch as sketch_lib
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import unet as unet_lib
+from pyramid_jax.pipeline import rows as rows_lib
+from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import workdir as workdir_lib
@@ -238,7 +239,7 @@ def _print_strengths() -> None:
   config.sketch.shuffled_condition = _SHUFFLED.value
   config = predictors.with_maps(config)
   run = loading.load(config, workdir)
-  request = pipeline.request_of(run.system, config)
+  settings = settings_lib.of_config(run.system, config)
   reader = data.create(config, 'test')
   names = (*SCORES, *ALIGNMENT.get(config.condition.task, ()))
   pipe = pipeline.Pipeline(run.system, run.weights, run.mesh, config)
@@ -261,18 +262,18 @@ def _print_strengths() -> None:
   for stop in map(float, _STOPS.value):
     guided = _stopped(pipe, stop)
     images = [
-      score(f'{stop:g} | {beta:g}', _guided(guided, request, beta))
+      score(f'{stop:g} | {beta:g}', _guided(guided, settings, beta))
       for beta in map(float, _BETAS.value)
     ]
     rows.append(np.concatenate(images, axis=1))
   for strength in map(float, _SDEDIT.value):
-    score(f'SDEdit | {strength:g}', _sdedit(pipe, request, strength))
+    score(f'SDEdit | {strength:g}', _sdedit(pipe, settings, strength))
   if _FIGURE.value:
     grids.save(_FIGURE.value, _figure(config, reader, run.mesh, rows))
 
 
 def _sdedit(
-  pipe: pipeline.Pipeline, request: pipeline.Request, strength: float
+  pipe: pipeline.Pipeline, settings: pipeline.Settings, strength: float
 ) -> scoring.Maker:
   """Returns a maker of images that begins with noised edge maps."""
   system: Any = pipe.system
@@ -281,11 +282,11 @@ def _sdedit(
   base = pipeline.Pipeline(
     system.base, system.base_weights(frozen), pipe.mesh, pipe.config
   )
-  request = dataclasses.replace(request, strength=strength)
+  settings = dataclasses.replace(settings, strength=strength)
 
   def make(batch, numbers):
     image = jnp.repeat(edges_of(frozen, batch)[..., None], 3, axis=-1)
-    return base.sample({**batch, 'image': image}, request, numbers).images, []
+    return base.sample({**batch, 'image': image}, settings, numbers).images, []
 
   return make
 
@@ -305,7 +306,7 @@ def _stopped(pipe: pipeline.Pipeline, stop: float) -> pipeline.Pipeline:
 
 
 def _guided(
-  pipe: pipeline.Pipeline, request: pipeline.Request, beta: float
+  pipe: pipeline.Pipeline, settings: pipeline.Settings, beta: float
 ) -> scoring.Maker:
   """Returns a maker of images, given the strength of the coarsest stage."""
   system: Any = pipe.system
@@ -313,7 +314,7 @@ def _guided(
 
   def make(batch, numbers):
     rows = {**batch, 'sketch_beta': np.tile(betas, (len(numbers), 1))}
-    return pipe.sample(rows, request, numbers).images, []
+    return pipe.sample(rows, settings, numbers).images, []
 
   return make
 
@@ -325,7 +326,7 @@ def _figure(
   size = min(config.evaluate.batch_size, _COUNT.value)
   host = batches_lib.Batches(reader, size, scoring.SEED, False).at(0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(mesh, host))
-  batch = examples_lib.shuffled_condition(config, batch)
+  batch = rows_lib.shuffled_condition(config, batch)
   lines = np.asarray(batch['edges'][0]) * 255
   sketch = np.repeat(lines[..., None], 3, axis=-1).astype(np.uint8)
   sheet = np.concatenate(

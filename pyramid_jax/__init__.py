@@ -2,7 +2,9 @@
 
   import pyramid_jax as pj
 
-  pj.Pipeline    a model and its sampler
+  pj.load        a model of a run or of a checkpoint: a pj.Pipeline
+  pj.Pipeline    makes images: pipe('a red circle', count=8)
+  pj.Request     what is asked of one
   pj.grid        images side by side
 
 Importing the package starts no device and imports no system.
@@ -17,9 +19,11 @@ __version__ = '0.1.0'
 # name -> module that has it; imported at its first use (PEP 562).
 _LAZY = {
   'Pipeline': 'pyramid_jax.pipeline',
+  'Request': 'pyramid_jax.pipeline',
+  'load': 'pyramid_jax.pipeline',
   'grid': 'pyramid_jax.evaluation.grids',
 }
-__all__ = ['Pipeline', '__version__', 'grid']
+__all__ = ['Pipeline', 'Request', '__version__', 'grid', 'load']
 
 
 def __getattr__(name: str) -> Any:

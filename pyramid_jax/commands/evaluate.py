@@ -15,6 +15,7 @@ from pyramid_jax.evaluation import image_sources
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.metrics import inception
+from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 
@@ -79,7 +80,7 @@ def _score_run(
   run_ = loading.load(config, workdir, step)
   with errors.user_errors():
     reader = data.create(data.uncached(config), split)
-    request = pipeline.request_of(run_.system, config)
+    settings = settings_lib.of_config(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)
   count = config.evaluate.count
   evaluation = scoring.Evaluation(
@@ -88,7 +89,7 @@ def _score_run(
   about = f'{workdir}, step {run_.step}, {count} images of {split}'
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
-  return evaluation(scoring.maker(pipe, request)), about
+  return evaluation(scoring.maker(pipe, settings)), about
 
 
 def _score_saved(

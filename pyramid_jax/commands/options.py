@@ -37,7 +37,7 @@ _TEXTS = {
 }
 _OPTIONS = (
   TAKEOVER,
-  *(flags.DEFINE_string(name, '', text) for name, text in _TEXTS.items()),
+  *(flags.DEFINE_string(name, None, text) for name, text in _TEXTS.items()),
   flags.DEFINE_float(
     'strength', None, 'sample: share of the steps that --image goes through'
   ),

@@ -7,6 +7,7 @@ condition that the model does not take is a ValueError that names it.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
+import numbers
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,24 +32,22 @@ def from_text(
   }
 
 
-def parse_layout(
-  text: str, label_names: Sequence[str]
+def parse_layouts(
+  value: Any, label_names: Sequence[str]
 ) -> list[list[tuple[int, list[float]]]]:
-  """Reads layouts from JSON, as lists of (label id, box).
+  """Returns layouts of values of Python or of JSON, as (label id, box).
 
-  The text is a list of layouts, or one layout; a layout is a list of
-  {"label": name, "box": [x0, y0, x1, y1]} with coordinates in [0, 1].
+  A value is a list of layouts, or one layout; a layout is a list of
+  {"label": name, "box": [x0, y0, x1, y1]} or (name, box) with coordinates in
+  [0, 1].
   """
-  try:
-    layouts = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(f'the layout is not JSON: {error}') from None
-  if isinstance(layouts, list) and layouts and isinstance(layouts[0], dict):
+  layouts = list(value) if isinstance(value, list | tuple) else []
+  if layouts and _is_object(layouts[0]):
     layouts = [layouts]
-  if not isinstance(layouts, list) or not layouts:
+  if not layouts or not all(isinstance(x, list | tuple) for x in layouts):
     raise ValueError(
       'a layout is a list of {"label": name, "box": [x0, y0, x1, y1]}, got '
-      f'{text[:80]!r}'
+      f'{_short(value)}'
     )
   return [
     [_parse_object(item, label_names) for item in objects]
@@ -56,30 +55,58 @@ def parse_layout(
   ]
 
 
+def _is_object(item: Any) -> bool:
+  """Whether an item of a list is an object, not a layout."""
+  if isinstance(item, list | tuple):
+    return len(item) == 2 and isinstance(item[0], str | numbers.Integral)
+  return isinstance(item, Mapping)
+
+
+def _short(value: Any) -> str:
+  """Returns a value for a message, as JSON where it is some."""
+  try:
+    text = json.dumps(value)
+  except (TypeError, ValueError):
+    text = repr(value)
+  return text if len(text) <= 120 else f'{text[:120]}...'
+
+
 def _parse_object(
   item: Any, label_names: Sequence[str]
 ) -> tuple[int, list[float]]:
-  box: Any = item.get('box') if isinstance(item, Mapping) else None
-  numbers = isinstance(box, list) and all(
-    isinstance(v, int | float) and not isinstance(v, bool) for v in box
+  label: Any = None
+  box: Any = None
+  if isinstance(item, Mapping):
+    label, box = item.get('label'), item.get('box')
+  elif _is_object(item):
+    label, box = item
+  if isinstance(box, np.ndarray):
+    box = box.tolist()
+  is_box = isinstance(box, list | tuple) and len(box) == 4
+  numbers_ = is_box and all(
+    isinstance(v, numbers.Real) and not isinstance(v, bool) for v in box
   )
-  if not numbers or len(box) != 4:
+  if not numbers_ or label is None:
     raise ValueError(
       'an object is {"label": name, "box": [x0, y0, x1, y1]}, got'
-      f' {json.dumps(item)[:120]}'
+      f' {_short(item)}'
     )
-  x0, y0, x1, y1 = box
+  x0, y0, x1, y1 = (float(v) for v in box)
   if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
     raise ValueError(
-      f'box {box} must have 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1'
+      f'box {list(box)} must have 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1'
     )
-  return label_id(str(item.get('label')), label_names), [x0, y0, x1, y1]
+  return label_id(label, label_names), [x0, y0, x1, y1]
 
 
-def label_id(name: str, label_names: Sequence[str]) -> int:
-  """Returns the id of a label."""
+def label_id(name: Any, label_names: Sequence[str]) -> int:
+  """Returns the id of a label, given by its name."""
   names = list(label_names)
-  if name not in names[1:]:
+  if len(names) < 2:
+    raise ValueError(
+      f'label {name!r} is not known: the run has no label names (labels.json)'
+    )
+  if not isinstance(name, str) or name not in names[1:]:
     more = ', ...' if len(names) > 13 else ''
     raise ValueError(
       f'label {name!r} is not known, labels are {", ".join(names[1:13])}{more}'
@@ -113,21 +140,20 @@ def from_layouts(
 
 
 def from_labels(
-  texts: Sequence[str], config: ConfigDict, label_names: Sequence[str]
+  sets: Sequence[Sequence[str]],
+  config: ConfigDict,
+  label_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns `labels`, `n_boxes` and `condition_ids` of label sets.
+  """Returns `labels`, `n_boxes` and `condition_ids` of sets of label names.
 
-  Texts are like 'red circle, red circle, blue square'.
+  A set may have a name several times.
   """
   c = config.condition
-  sets = [
-    [label_id(n, label_names) for n in map(str.strip, text.split(',')) if n]
-    for text in texts
-  ]
-  rows = _padded_labels(sets, config)
+  ids = [[label_id(name, label_names) for name in names] for names in sets]
+  rows = _padded_labels(ids, config)
   vocabulary = layout.Vocabulary.of(c, len(label_names) - 1)
-  ids = layout.label_tokens(rows['labels'], c.max_objects, vocabulary)
-  return {**rows, 'condition_ids': np.asarray(ids)}
+  tokens = layout.label_tokens(rows['labels'], c.max_objects, vocabulary)
+  return {**rows, 'condition_ids': np.asarray(tokens)}
 
 
 def from_graphs(
@@ -143,8 +169,10 @@ def from_graphs(
   """
   graphs = [_parse_graph(text, label_names) for text in texts]
   rows = _padded_labels([objects for objects, _ in graphs], config)
+  # The readers' shape, so that graphs of any length have one program.
+  width = 2 * config.data.max_objects
   most = max(len(relations) for _, relations in graphs)
-  triples = np.full((len(graphs), most, 3), -1, np.int32)
+  triples = np.full((len(graphs), -(-most // width) * width, 3), -1, np.int32)
   captions = []
   for row, (objects, relations) in zip(triples, graphs, strict=True):
     row[: len(relations)] = relations
@@ -182,25 +210,42 @@ def _parse_graph(
 
 
 def from_classes(
-  text: str, config: ConfigDict, label_names: Sequence[str]
+  value: Any, config: ConfigDict, label_names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-  """Returns `class` (B,) int32 of classes: 'red circle', or '1, 7' by number.
+  """Returns `class` (B,) int32 of classes, by name or by number from 1.
 
-  `label_names` may be empty, which leaves the numbers.
+  `value` is a name, a number, a list of both, or a text such as '1, 7' with
+  several of them. `label_names` may be empty, which leaves the numbers.
   """
-  # A name may have commas itself.
-  parts = [text] if text in label_names else text.split(',')
-  count = len(label_names) - 1 if label_names else config.condition.num_classes
-  ids = [_class_id(part.strip(), count, label_names) for part in parts]
+  if isinstance(value, str):
+    # A name may have commas itself.
+    parts = [value] if value in label_names else value.split(',')
+  elif isinstance(value, list | tuple | np.ndarray):
+    parts = list(value)
+  else:
+    parts = [value]
+  count = class_count(config, label_names)
+  ids = [_class_id(part, count, label_names) for part in parts]
   return {'class': np.array(ids, np.int32)}
 
 
-def _class_id(name: str, count: int, label_names: Sequence[str]) -> int:
-  if not name.isdecimal() or name in label_names:
-    return label_id(name, label_names)
-  if not 1 <= int(name) <= count:
-    raise ValueError(f'class {name} is not known, numbers are 1..{count}')
-  return int(name)
+def class_count(config: ConfigDict, label_names: Sequence[str]) -> int:
+  """Returns how many classes a model has, without that for none."""
+  return len(label_names) - 1 if label_names else config.condition.num_classes
+
+
+def _class_id(value: Any, count: int, label_names: Sequence[str]) -> int:
+  if isinstance(value, str):
+    name = value.strip()
+    if not name.isdecimal() or name in label_names:
+      return label_id(name, label_names)
+    value = int(name)
+  if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    raise ValueError(f'class {value!r} must be a name or a number')
+  number = int(value)
+  if not 1 <= number <= count:
+    raise ValueError(f'class {number} is not known, numbers are 1..{count}')
+  return number
 
 
 def _padded_labels(

@@ -37,7 +37,7 @@ def image(value: Given, name: str) -> np.ndarray:
     if clear:
       logging.warning(
         '%s is transparent in %.1f %% of its pixels, which are laid on white',
-        *(_title(value, name), 100 * clear),
+        *(title(value, name), 100 * clear),
       )
     return images.to_rgb(opened)
 
@@ -45,7 +45,7 @@ def image(value: Given, name: str) -> np.ndarray:
 def mask(value: Given, name: str) -> np.ndarray:
   """Returns (H, W) bool, True where pixels are made anew; see `masks`."""
   with _named(value, name):
-    return masks.from_image(_upright(value, name), _title(value, name))
+    return masks.from_image(_upright(value, name), title(value, name))
 
 
 def class_map(value: Given, name: str) -> np.ndarray:
@@ -71,7 +71,7 @@ def sketch(value: Given, name: str) -> np.ndarray:
   """Returns (H, W, 4) uint8, colour and opacity; a path may be of an SVG."""
   with _named(value, name):
     if isinstance(value, str | os.PathLike):
-      return sketch_files.read(_existing(value, name))
+      return sketch_files.read(existing(value, name))
     return images.to_rgba(_upright(value, name))
 
 
@@ -87,13 +87,14 @@ def agree(pixels: np.ndarray, hole: np.ndarray, names: Sequence[str]) -> None:
     )
 
 
-def _title(value: Given, name: str) -> str:
+def title(value: Given, name: str) -> str:
   """Returns the name with the path, if there is one."""
   is_path = isinstance(value, str | os.PathLike)
   return f'{name}={value}' if is_path else name
 
 
-def _existing(value: str | os.PathLike[str], name: str) -> pathlib.Path:
+def existing(value: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """Returns the path of a file; one that is not there is a UserError."""
   path = pathlib.Path(os.fspath(value)).expanduser()
   if path.is_dir():
     raise errors.UserError(
@@ -111,18 +112,18 @@ def _named(value: Given, name: str) -> Iterator[None]:
   try:
     yield
   except images.BrokenImage as error:
-    title = _title(value, name)
-    raise errors.UserError(f'{title}: {error.reason}.', code) from error
+    named = title(value, name)
+    raise errors.UserError(f'{named}: {error.reason}.', code) from error
   except errors.UserError:
     raise
   except ValueError as error:
-    raise errors.UserError(f'{_title(value, name)}: {error}.', code) from error
+    raise errors.UserError(f'{title(value, name)}: {error}.', code) from error
 
 
 def _upright(value: Given, name: str) -> Image.Image:
   """Returns the loaded, upright image that a value is."""
   if isinstance(value, str | os.PathLike):
-    path = _existing(value, name)
+    path = existing(value, name)
     copied = lambda file: images.turn_upright(file).copy()
     return images.decode_as(images.load_bytes(path), path, copied)
   if not isinstance(value, Image.Image):

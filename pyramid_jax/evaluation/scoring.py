@@ -18,6 +18,7 @@ from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import image_sources
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.metrics import bootstrap
+from pyramid_jax.pipeline import rows as rows_lib
 from pyramid_jax.runs import progress
 from pyramid_jax.systems import system as system_lib
 
@@ -88,7 +89,7 @@ class Evaluation:
       for use, code in zip(uses, codes, strict=True):
         use += np.bincount(code.ravel(), minlength=len(use))
       project = config.sample.project
-      images.append(examples_lib.composite(made, examples.rows, project))
+      images.append(rows_lib.composite(made, examples.rows, project))
       real.append(examples.real)
       rows.append(examples.rows)
     stacked = {n: np.concatenate([r[n] for r in rows])[:count] for n in rows[0]}
@@ -105,14 +106,14 @@ class Evaluation:
     return Scored(rows=found, images=all_images, real=all_real)
 
 
-def maker(pipe: pipeline.Pipeline, request: pipeline.Request) -> Maker:
+def maker(pipe: pipeline.Pipeline, settings: pipeline.Settings) -> Maker:
   """Returns the function that makes the images to score.
 
-  It samples by the request; a first stage reconstructs.
+  It samples by the settings; a first stage reconstructs.
   """
   if pipe.system.outputs == system_lib.RECONSTRUCTIONS:
     return lambda batch, numbers: pipe.reconstruct(batch)
-  sample = lambda batch, numbers: pipe.sample(batch, request, numbers).images
+  sample = lambda batch, numbers: pipe.sample(batch, settings, numbers).images
   return lambda batch, numbers: (sample(batch, numbers), [])
 
 
@@ -144,7 +145,7 @@ def _wanted(config: ConfigDict) -> int:
 
 def during_training(
   pipe: pipeline.Pipeline,
-  request: pipeline.Request,
+  settings: pipeline.Settings,
   config: ConfigDict,
   reader: reader_lib.Reader,
 ) -> Scores:
@@ -160,7 +161,7 @@ def during_training(
   evaluation = Evaluation(pipe, config, reader, count=count, bounds=False)
 
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
-    rows = evaluation(maker(pipe, request)).rows
+    rows = evaluation(maker(pipe, settings)).rows
     return {row.name: row.score.value for row in rows}
 
   return scores

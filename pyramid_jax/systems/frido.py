@@ -196,6 +196,11 @@ class Frido(sampled.OnChain):
     f = self.space.factor * 2**coarser
     return count, height // f, width // f, self.space.scale_channels[stage]
 
+  def scale_shape(self, stage: int) -> tuple[int, int]:
+    # Coarse scales are pooled to their own grid, wherever they are diffused.
+    side = self.image_size // self.space.factor
+    return (side // 2 ** (self.stage_count - 1 - stage),) * 2
+
   def _on_grids(self, zs: list[jax.Array]) -> list[jax.Array]:
     """Returns latents at the grids where they are diffused."""
     if self.native_scales:

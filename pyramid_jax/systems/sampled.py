@@ -142,6 +142,10 @@ class Sampled:
     f = self.space.factor
     return count, height // f, width // f, self.space.channels
 
+  def scale_shape(self, stage: int) -> tuple[int, int]:
+    _, height, width, _ = self.state_shape((1, *(self.image_size,) * 2), stage)
+    return height, width
+
   def check_spec(self, spec: SamplerSpec) -> None:
     conditioning.check_guidance(self.encoder, spec.guidance)
     spec.make_solver()
@@ -153,7 +157,9 @@ class Sampled:
     spec.check_guidance(self.space.channels, self.stage_count)
 
   def check_rows(self, names: Collection[str]) -> None:
-    del names
+    lacks = [name for name in self.encoder.example if name not in names]
+    if lacks:
+      raise ValueError(f'the condition is missing: {lacks[0]!r} is needed')
 
   def dense_spec(self) -> SamplerSpec:
     steps = (system_lib.CONTINUOUS_LEVELS,)

@@ -195,6 +195,9 @@ class Generative(Trainable, Protocol):
   def stage_count(self) -> int:
     """The number of stages."""
 
+  def scale_shape(self, stage: int) -> tuple[int, int]:
+    """Returns height and width of a finished scale, 0 = coarsest."""
+
   def check_spec(self, spec: SamplerSpec) -> None:
     """Raises ValueError for a spec that the system cannot serve."""
 

@@ -77,7 +77,7 @@ class Hooks:
     finish = examples_lib.finisher(setup.config, reader, setup.mesh)
     self._examples = finish(order.at(0))
     self._score = scoring.during_training(
-      self._pipe, setup.request, setup.config, reader
+      self._pipe, setup.settings, setup.config, reader
     )
 
   def close(self) -> None:
@@ -146,7 +146,7 @@ class Hooks:
   def _preview(self, step: int, pipe: pipeline.Pipeline) -> None:
     """Draws and saves a grid of samples."""
     image = grids.draw(
-      pipe.preview(self._examples.batch, self._setup.request),
+      pipe.preview(self._examples.batch, self._setup.settings),
       self._examples.rows,
       self._setup.config.condition.task,
       pipe.label_names,

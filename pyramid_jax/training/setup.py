@@ -21,6 +21,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import scoring
+from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
@@ -35,7 +36,7 @@ class Setup:
   workdir: pathlib.Path
   mesh: Mesh
   system: system_lib.Trainable
-  request: pipeline.Request  # Previews and scored images need it.
+  settings: pipeline.Settings  # Previews and scored images need it.
   reader: reader_lib.Reader  # The reader of the training split.
   reader_val: reader_lib.Reader  # The reader of the validation split.
   # Returns the state before the first step; traceable.
@@ -55,7 +56,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     mesh = mesh_lib.create(config.mesh)
     mesh_lib.check_batch(mesh, config.train.batch_size, config.train.accumulate)
     system = workdir_lib.create_system(config)
-    request = pipeline.request_of(system, config)
+    settings = settings_lib.of_config(system, config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
     scoring.validation_count(config, len(reader_val))
@@ -74,7 +75,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     workdir=workdir,
     mesh=mesh,
     system=system,
-    request=request,
+    settings=settings,
     reader=reader,
     reader_val=reader_val,
     create=create,

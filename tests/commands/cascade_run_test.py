@@ -53,7 +53,7 @@ def test_small_pictures_are_made_and_enlarged(tmp_path):
   with np.load(folder / 'samples.npz') as saved:
     np.testing.assert_array_equal(saved['arr_0'], small)
 
-  with pytest.raises(errors.UserError, match='--upsampler=.*first: its cond'):
+  with pytest.raises(errors.UserError, match='upsampler=.*first: its cond'):
     sample.run(config, first, asked | {'upsampler': str(first)})
 
 

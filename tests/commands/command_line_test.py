@@ -113,14 +113,14 @@ def test_sampling_what_a_person_asks_for(workdir, call_here, tmp_path):
   with np.load(workdir / 'samples' / 'samples.npz') as saved:
     assert (saved['image'] == (255, 0, 0)).all()
   wrong = call_here(*asked, f'--image={picture}', '--strength=0.5', code=64)
-  assert '--image needs --layout' in wrong
+  assert 'image needs layout' in wrong
 
   file.write_text('[{"label": "red cat", "box": [0.1, 0.1, 0.5, 0.5]}]')
   assert "'red cat' is not known" in call_here(
     *asked, f'--layout={file}', code=64
   )
   wrong = call_here(*asked, '--prompt=a red circle', code=64)
-  assert "'layout', which takes --layout" in wrong
+  assert "'layout', which takes layout" in wrong
 
 
 @pytest.mark.slow

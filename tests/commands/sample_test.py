@@ -10,9 +10,9 @@ from pyramid_jax import errors
 from pyramid_jax.commands import evaluate
 from pyramid_jax.commands import sample
 from pyramid_jax.data.synthetic import scenes
-from pyramid_jax.evaluation import examples
 from pyramid_jax.metrics import image_quality
 from pyramid_jax.metrics import restoration
+from pyramid_jax.pipeline import rows as rows_lib
 from tests.helpers import configs
 from tests.helpers import painter
 
@@ -108,7 +108,8 @@ def test_edges_go_with_samples_to_their_score(workdir):
   # Nobody asks for edges: they are neither drawn nor scored.
   plain = configs.of_task('text')
   assert 'edge_f1' not in scores(plain, workdir)
-  assert 'edges' not in examples.of_split(plain, 'test', 2)
+  source = rows_lib.of_split(plain, 'test', 2)
+  assert 'edges' not in source(np.arange(2))
 
 
 def test_other_data_are_restored_too(workdir):
@@ -230,14 +231,12 @@ def test_images_of_another_shape(workdir, run):
   config = configs.of_task('text', system='ladm').copy_and_resolve_references()
   config.sample.shape = (24, 40)
   asked = {'prompt': 'a red circle', 'count': 2}
-  with pytest.raises(
-    errors.UserError, match=r'\(24, 40\), must be \(0, 0\) but'
-  ):
+  with pytest.raises(errors.UserError, match=r'=\(24, 40\): the system'):
     sample.run(config, workdir, asked)
   run.system.any_shape = True
   sample.run(config, workdir, asked)
   assert saved(workdir)['arr_0'].shape == (2, 24, 40, 3)
   image = workdir / 'image.png'
   Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
-  with pytest.raises(errors.UserError, match='without --image and --upsampler'):
+  with pytest.raises(errors.UserError, match='must be a square with an image'):
     sample.run(config, workdir, {**asked, 'image': image, 'strength': 0.5})

@@ -58,7 +58,7 @@ def test_from_a_run_to_steered_samples(tmp_path, monkeypatch):
     'sketch': str(tmp_path / 'cross.png'),
     'count': 2,
   }
-  with pytest.raises(errors.UserError, match='--sketch needs --config.sketch'):
+  with pytest.raises(errors.UserError, match='sketch needs a predictor'):
     sample.run(config, base, asked)
   config.sketch.predictor = str(own)
   made = {}

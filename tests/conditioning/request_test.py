@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -24,8 +23,10 @@ def config(**condition):
 
 
 def test_layout_tokens_are_those_of_the_boxes():
-  text = json.dumps([{'label': 'blue square', 'box': [0.5, 0.25, 1, 1]}])
-  layouts = request.parse_layout(text, NAMES)
+  one = [{'label': 'blue square', 'box': [0.5, 0.25, 1, 1]}]
+  layouts = request.parse_layouts(one, NAMES)
+  for other in ([one], [('blue square', (0.5, 0.25, 1, 1))], (one,)):
+    assert request.parse_layouts(other, NAMES) == layouts
   rows = request.from_layouts(layouts, config(), NAMES)
   # Category 2 - 1; (0.5, 0.25) is column round(15.5) = 16, row 8 of 32.
   assert rows['condition_ids'][0].tolist() == [1, 272, 1023] + [1023] * 6
@@ -35,18 +36,33 @@ def test_layout_tokens_are_those_of_the_boxes():
 
 
 @pytest.mark.parametrize(
-  ('text', 'message'),
+  ('value', 'message'),
   [
-    ('{', 'not JSON'),
-    ('[]', 'list of'),
-    ('[{"label": "red circle"}]', 'got {"label": "red circle"}'),
-    ('[{"label": "cat", "box": [0, 0, 1, 1]}]', "'cat' is not known"),
-    ('[{"label": "red circle", "box": [0.5, 0, 0.2, 1]}]', r'\[0.5, 0, 0.2'),
+    ([], r'a layout is a list of .* got \[\]'),
+    ({'objects': []}, 'a layout is a list of .* got {"objects": '),
+    ([1, 2], r'a layout is a list of .* got \[1, 2\]'),
+    ('red circle', 'a layout is a list of'),
+    ([[[1, 2]]], r'an object is .* got \[1, 2\]'),
+    ([['red circle']], 'an object is .* got "red circle"'),
+    ([{'label': 'red circle'}], 'got {"label": "red circle"}'),
+    ([{'label': 'red circle', 'box': '0123'}], 'an object is'),
+    ([{'label': 'red circle', 'box': [0, 0, 1]}], 'an object is'),
+    ([{'label': 'red circle', 'box': [0, 0, 1, True]}], 'an object is'),
+    ([{'label': 'cat', 'box': [0, 0, 1, 1]}], "'cat' is not known"),
+    ([{'label': ['cat'], 'box': [0, 0, 1, 1]}], r"\['cat'\] is not known"),
+    ([('red circle', (0.5, 0, 0.2, 1))], r'\[0.5, 0, 0.2'),
+    ([('red circle', (0, 0, float('nan'), 1))], r'box \[0, 0, nan, 1\] must'),
+    ([('red circle', (0, 0, float('inf'), 1))], r'box \[0, 0, inf, 1\] must'),
   ],
 )
-def test_bad_layouts_are_named(text, message):
+def test_bad_layouts_are_named(value, message):
   with pytest.raises(ValueError, match=message):
-    request.parse_layout(text, NAMES)
+    request.parse_layouts(value, NAMES)
+
+
+def test_without_label_names_nothing_is_guessed():
+  with pytest.raises(ValueError, match='the run has no label names'):
+    request.parse_layouts([('cat', (0, 0, 1, 1))], ())
 
 
 def test_too_many_objects_are_refused():
@@ -56,10 +72,10 @@ def test_too_many_objects_are_refused():
 
 
 def test_labels_become_a_multiset():
-  rows = request.from_labels(['red circle, red circle'], config(), NAMES)
+  rows = request.from_labels([['red circle'] * 2], config(), NAMES)
   assert rows['condition_ids'].tolist() == [[0, 0, 1023]]
   with pytest.raises(ValueError, match='dog'):
-    request.from_labels(['dog'], config(), NAMES)
+    request.from_labels([['dog']], config(), NAMES)
 
 
 def test_graph_letters_tell_objects_apart():
@@ -70,7 +86,9 @@ def test_graph_letters_tell_objects_apart():
     NAMES,
   )
   assert rows['labels'].tolist() == [[1, 1, 2]]
-  assert rows['triples'].tolist() == [[[0, 1, 1], [1, 1, 2]]]
+  assert rows['triples'][0, :2].tolist() == [[0, 1, 1], [1, 1, 2]]
+  assert rows['triples'].shape == (1, 6, 3)  # as the readers pad them
+  assert (rows['triples'][0, 2:] == -1).all()
   assert rows['caption'][0] == (
     b'red circle A left of red circle B , red circle B left of blue square'
   )
@@ -116,6 +134,9 @@ def test_classes_by_name_and_by_number():
   rows = request.from_classes('tench, Tinca tinca', config(), commas)
   assert rows['class'].tolist() == [1]
   assert request.from_classes('999', config(), ())['class'].tolist() == [999]
+  several = request.from_classes([3, 'red circle'], config(), NAMES)
+  assert several['class'].tolist() == [3, 1]
+  assert request.from_classes(np.int64(2), config(), ())['class'] == [2]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +147,9 @@ def test_classes_by_name_and_by_number():
     ('0', NAMES, 'class 0 is not known, numbers are 1..3'),
     ('1001', (), r'numbers are 1\.\.1000'),
     ('-1', NAMES, "'-1' is not known"),
+    (0, NAMES, 'class 0 is not known, numbers are 1..3'),
+    (1.5, NAMES, 'class 1.5 must be a name or a number'),
+    (True, NAMES, 'class True must be'),
   ],
 )
 def test_unknown_classes_are_named(text, names, message):

@@ -10,6 +10,7 @@ from pyramid_jax import pipeline
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
+from pyramid_jax.pipeline import settings as settings_lib
 from tests.helpers import configs
 from tests.helpers import painter
 
@@ -52,8 +53,8 @@ def test_a_second_evaluation_compiles_nothing(config, monkeypatch):
   reader = Counted(data.create(config, 'val'))
   mesh = mesh_lib.create(config.mesh)
   pipe = pipeline.Pipeline(painter.make(), np.float32(0), mesh, config)
-  request = pipeline.request_of(pipe.system, config)
-  score = scoring.during_training(pipe, request, config, reader)
+  settings = settings_lib.of_config(pipe.system, config)
+  score = scoring.during_training(pipe, settings, config, reader)
   first = score(pipe.with_weights(np.float32(1)))
   assert first.keys() >= {'class_acc', 'tv_colour'}
   second = score(pipe.with_weights(np.float32(0.5)))
@@ -71,7 +72,7 @@ def test_a_validation_split_gives_what_it_has(
   mesh = mesh_lib.create(config.mesh)
   assert jax.device_count() == 8
   pipe = pipeline.Pipeline(painter.make(), None, mesh, config)
-  request = pipeline.request_of(pipe.system, config)
+  settings = settings_lib.of_config(pipe.system, config)
   seen = []
   of_task = score_table.of_task
   monkeypatch.setattr(
@@ -79,7 +80,7 @@ def test_a_validation_split_gives_what_it_has(
     'of_task',
     lambda *args: seen.append(args[2]) or of_task(*args),
   )
-  scores = scoring.during_training(pipe, request, config, reader)(pipe)
+  scores = scoring.during_training(pipe, settings, config, reader)(pipe)
   assert 0 <= scores['class_acc'] <= 1
   assert [len(images) for images in seen] == [wanted]
 

@@ -23,6 +23,8 @@ def make(**fields):
     'check_rows': lambda names: None,
     'example_condition': lambda: None,
     'stages': lambda *args: [],
+    'edited': lambda *args: [],
+    'scale_shape': lambda stage: (2, 2),
   }
   return types.SimpleNamespace(**values | fields)
 

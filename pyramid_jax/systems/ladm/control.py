@@ -112,6 +112,7 @@ class LaDMControl(ladm.LaDM):
     return super().accepts | {'sketch'}
 
   def check_rows(self, names: Collection[str]) -> None:
+    super().check_rows(names)
     given = {*names, 'edges'} if 'sketch' in names else set(names)
     lacks = [key for key in self.control_map.keys if key not in given]
     if lacks:

@@ -89,6 +89,9 @@ class Sketch:
   def stage_count(self) -> int:
     return self.base.stage_count
 
+  def scale_shape(self, stage: int) -> tuple[int, int]:
+    return self.base.scale_shape(stage)
+
   def check_extra(self, extra: Params) -> None:
     del extra
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
-from pyramid_jax import pipeline
 from pyramid_jax import systems
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.pipeline import sampler
+from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
 from tests.helpers import system_weights
 
 
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 COUNT = 9
 ROWS = {'class': np.array([1, 7, 24], np.int32)}
 
@@ -38,15 +39,20 @@ def make(config, devices=1):
   mesh = mesh_lib.create(config.mesh, jax.devices()[:devices])
   weights = system_weights.weights_of(system)
   weights = jax.device_put(weights, mesh_lib.replicated(mesh))
-  return pipeline.Pipeline(system, weights, mesh, config)
+  return sampler.Sampler(system, weights, mesh, config)
 
 
-def images_of(pipe, rows=ROWS, batch_size=0, **changes):
-  request = pipeline.request_of(
-    pipe.system, pipe.config, **{'count': COUNT, 'seed': 3, **changes}
+def images_of(pipe, rows=ROWS, numbers=range(COUNT), size=4, **changes):
+  """Samples images with some numbers, `size` at a time."""
+  settings = settings_lib.of_config(
+    pipe.system, pipe.config, **{'seed': 3, **changes}
   )
-  batches = list(pipe(rows, request, batch_size))
-  return np.concatenate([batch.images for batch in batches])
+  found = []
+  for first in range(0, len(numbers), size):
+    part = np.arange(numbers[0] + first, numbers[0] + first + size)
+    batch = {name: x[part % len(x)] for name, x in rows.items()}
+    found.append(pipe.sample(batch, settings, part).images)
+  return np.concatenate(found)[: len(numbers)]
 
 
 @pytest.fixture(scope='module')
@@ -73,16 +79,16 @@ def near(got, want):
 def test_an_image_does_not_depend_on_its_batch(pipe, images):
   assert images.shape == (COUNT, 16, 16, 3)
   assert not near(images[0], images[3])  # another number, the same row
-  assert near(images_of(pipe, batch_size=8), images)
-  assert near(images_of(pipe, count=1, first=7), images[7:8])
-  assert near(images_of(pipe, first=4, count=5), images[4:])
+  assert near(images_of(pipe, size=8), images)
+  assert near(images_of(pipe, numbers=[7], size=1), images[7:8])
+  assert near(images_of(pipe, numbers=range(4, COUNT)), images[4:])
   assert not near(images_of(pipe, seed=4)[7], images[7])
 
 
 def test_an_image_does_not_depend_on_the_devices(config, images):
   many = make(config, devices=8)
   assert near(images_of(many), images)
-  assert near(images_of(many, batch_size=8, count=8), images[:8])
+  assert near(images_of(many, numbers=range(8), size=8), images[:8])
 
 
 def test_the_config_says_how_samples_become_uint8(images):
@@ -110,14 +116,14 @@ def test_another_guidance_scale_needs_no_compilation(config, monkeypatch):
 
   monkeypatch.setattr(system_lib, 'generate', counted)
   pipe = make(config)
-  request = pipeline.request_of(pipe.system, config, count=4)
+  settings = settings_lib.of_config(pipe.system, config)
 
-  def sample(guidance):
-    spec = request.spec.replace(guidance=guidance)
-    own = dataclasses.replace(request, spec=spec)
-    return next(pipe(ROWS, own)).images
+  def sample(guidance, pipe=pipe):
+    spec = settings.spec.replace(guidance=guidance)
+    own = dataclasses.replace(settings, spec=spec)
+    return pipe.sample(ROWS, own, np.arange(3)).images
 
-  guidance = pipeline.request_of(
+  guidance = settings_lib.of_config(
     pipe.system, load(sample__guidance=2.0)
   ).spec.guidance
   first = sample(guidance)
@@ -126,9 +132,7 @@ def test_another_guidance_scale_needs_no_compilation(config, monkeypatch):
   assert len(traces) == 1
   sample(None)
   assert [trace is None for trace in traces] == [False, True]
-  spec = request.spec.replace(guidance=None)
-  own = dataclasses.replace(request, spec=spec)
-  next(pipe.with_weights(pipe.weights)(ROWS, own))
+  sample(None, pipe.with_weights(pipe.weights))
   assert len(traces) == 2
 
 
@@ -136,50 +140,59 @@ def test_models_of_a_cascade_have_noise_of_their_own(pipe, images):
   assert not near(images_of(pipe, stream=1)[0], images[0])
   assert near(images_of(pipe, stream=1)[7], images_of(pipe, stream=1)[7])
   keys = {
-    tuple(pipeline._key_data(_request(stream=stream), np.arange(50))[i])
+    tuple(sampler._key_data(_settings(stream=stream), np.arange(50))[i])
     for stream in (0, 1, 2)
     for i in range(50)
   }
   assert len(keys) == 150
 
 
-def _request(**fields):
+def _settings(**fields):
   config = load()
-  return pipeline.request_of(systems.create(config), config, **fields)
+  return settings_lib.of_config(systems.create(config), config, **fields)
 
 
 def test_what_cannot_be_sampled_is_refused_before(pipe):
   def refused(**fields):
-    request = _request(**fields)
+    settings = _settings(**fields)
     with pytest.raises(ValueError) as error:  # noqa: PT011
-      pipe.check(ROWS, request)
+      pipe.check(ROWS, settings)
     return str(error.value)
 
-  pipe.check(ROWS, _request())
+  pipe.check(ROWS, _settings())
   extent = system_lib.Extent
   assert 'last scale is 1, allowed are 0..0' in refused(extent=extent(last=1))
-  assert 'sample.shape is (8, 16), must be (0, 0)' in refused(
-    extent=extent(shape=(8, 16))
-  )
+  assert 'makes squares of 16 px only' in refused(extent=extent(shape=(8, 16)))
 
 
 def test_finished_scales_of_another_shape_are_refused():
   config = config_lib.load(f'{CONFIGS}/ladm_shapes.py:none,debug')
   config.sample.steps = 1
   pipe = make(config)
-  request = pipeline.request_of(
-    pipe.system, config, count=2, extent=system_lib.Extent(last=0)
+  settings = settings_lib.of_config(
+    pipe.system, config, extent=system_lib.Extent(last=0)
   )
-  (made,) = pipe({}, request, batch_size=2)
-  right = dataclasses.replace(
-    request, extent=system_lib.Extent(start=made.scales)
-  )
-  pipe.check({}, right)
-  wrong = dataclasses.replace(
-    request, extent=system_lib.Extent(start=(made.scales[0][:, 1:],))
-  )
+  made = pipe.sample({}, settings, np.arange(2))
+
+  def starting(*scales):
+    extent = system_lib.Extent(start=scales)
+    return dataclasses.replace(settings, extent=extent)
+
+  pipe.check({}, starting(*made.scales))
   with pytest.raises(ValueError, match='scale 0 of the start has the shape'):
-    pipe.check({}, wrong)
+    pipe.check({}, starting(made.scales[0][:, 1:]))
+
+
+def test_seeds_have_63_bits():
+  """Of `jax.random.key` 32 bits count, so that 2**32 + 1 is 1."""
+  keys = {
+    tuple(sampler._key_data(_settings(seed=seed), np.arange(1))[0])
+    for seed in (1, 2**32, 2**32 + 1, 2**63 - 1)
+  }
+  assert len(keys) == 4
+  want = jax.random.key_data(system_lib.image_keys(7, np.arange(3)))
+  got = sampler._key_data(_settings(seed=7), np.arange(3))
+  np.testing.assert_array_equal(got, want)
 
 
 def test_the_number_of_steps_that_run_is_said_once(caplog):
@@ -189,12 +202,14 @@ def test_the_number_of_steps_that_run_is_said_once(caplog):
   system = systems.create(config)
   weights = system_weights.shapes_of(system)
   mesh = mesh_lib.create(config.mesh)
-  pipe = pipeline.Pipeline(system, weights, mesh, config)
-  spec = pipeline.request_of(system, config).spec
+  pipe = sampler.Sampler(system, weights, mesh, config)
+  spec = settings_lib.of_config(system, config).spec
   with caplog.at_level(logging.INFO):
     pipe._announce(spec)
     pipe.with_weights(weights)._announce(spec)
   (line,) = [r.getMessage() for r in caplog.records]
+  # A person who asks from Python sees warnings alone.
+  assert caplog.records[0].levelno == logging.WARNING
   length = len(levels_of(system, weights, spec)) - 1
   assert line == f'sampling by ddim: {length} steps (sample.steps=30)'
   assert length == 31

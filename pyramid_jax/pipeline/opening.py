@@ -1,0 +1,144 @@
+"""What can be opened: runs, converted checkpoints, ..., by what they hold."""
+
+from collections.abc import Callable
+import dataclasses
+import os
+import pathlib
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax.pipeline import pipeline
+from pyramid_jax.runs import loading
+from pyramid_jax.runs import predictors
+from pyramid_jax.runs import workdir as workdir_lib
+from pyramid_jax.systems import system as system_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """How something is opened."""
+
+  sketch: str = ''  # the workdir of a predictor of edges, '' for none
+  step: int | None = None  # the step of a checkpoint, None for the newest
+  mesh: Mesh | None = None  # to sample on, None for all devices
+
+
+Open = Callable[[pathlib.Path, Options], pipeline.Pipeline]
+Is = Callable[[pathlib.Path], bool]
+
+
+def load(
+  source: str | os.PathLike[str],
+  *,
+  sketch: str | os.PathLike[str] | None = None,
+  upsampler: str | os.PathLike[str] | None = None,
+  step: int | None = None,
+  mesh: Mesh | None = None,
+) -> pipeline.Pipeline:
+  """Returns a model that makes images.
+
+  Args:
+    source: the workdir of a run or of a converted checkpoint.
+    sketch: the workdir of a predictor of edges, which guides it.
+    upsampler: the source of a model that enlarges its images.
+    step: the step of the checkpoint, None for the newest valid one.
+    mesh: the devices to sample on, None for all, each with all of the weights.
+
+  Raises:
+    UserError: nothing that images can be made with.
+  """
+  guide = '' if sketch is None else os.fspath(sketch)
+  pipe = _open(source, Options(sketch=guide, step=step, mesh=mesh))
+  if upsampler is None:
+    return pipe
+  return with_upsampler(pipe, upsampler, mesh)
+
+
+def with_upsampler(
+  pipe: pipeline.Pipeline,
+  source: str | os.PathLike[str],
+  mesh: Mesh | None = None,
+) -> pipeline.Pipeline:
+  """Returns a cascade of a model and one that enlarges its images.
+
+  Raises:
+    UserError: a model that does not enlarge images of their size.
+  """
+  path = pathlib.Path(source).expanduser()
+  if is_run(path):  # is refused before its weights are read
+    check_upsampler(path, workdir_lib.read_config(path), pipe.config)
+  large = _open(source, Options(mesh=mesh))
+  check_upsampler(path, large.config, pipe.config)
+  return pipe.with_upsampler(large)
+
+
+def check_upsampler(
+  path: pathlib.Path, second: ConfigDict, first: ConfigDict
+) -> None:
+  """Refuses a second model of a cascade that does not fit the first."""
+  tasks = (second.condition.task, second.condition.also)
+  need = first.data.image_size * second.data.lr_factor
+  if 'superres' not in tasks or second.data.image_size != need:
+    raise errors.UserError(
+      f'upsampler={path}: its condition is {tasks[0]!r}, its image_size'
+      f' {second.data.image_size}; needed is a run with superres whose'
+      f' image_size is {need}, config.data.lr_factor times that of'
+      f' {first.name}.'
+    )
+
+
+def of_run(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  step: int | None = None,
+  mesh: Mesh | None = None,
+) -> pipeline.Pipeline:
+  """Returns the model of a run, by a config that may differ from its own.
+
+  Raises:
+    UserError: a run that does not make images, or without usable weights.
+  """
+  config = predictors.with_maps(config)
+  run = loading.load(config, workdir, step, mesh)
+  if run.system.outputs == system_lib.RECONSTRUCTIONS:
+    raise errors.UserError(
+      f'{workdir} holds a first stage, which reconstructs and does not'
+      ' sample; --mode=evaluate measures it.'
+    )
+  names = workdir_lib.read_labels(workdir)
+  return pipeline.Pipeline(run.system, run.weights, run.mesh, config, names)
+
+
+def is_run(path: pathlib.Path) -> bool:
+  """Whether a folder is the workdir of a run or of a converted checkpoint."""
+  return (path / workdir_lib.CONFIG).is_file()
+
+
+def open_run(path: pathlib.Path, options: Options) -> pipeline.Pipeline:
+  """Opens a workdir."""
+  config = workdir_lib.read_config(path)
+  if options.sketch:
+    values = {'sketch.predictor': options.sketch}
+    config_lib.override(config, values)
+  return of_run(config, path, options.step, options.mesh)
+
+
+# What can be opened: (whether a folder is of the kind, how it is opened).
+KINDS: tuple[tuple[Is, Open], ...] = ((is_run, open_run),)
+
+
+def _open(
+  source: str | os.PathLike[str], options: Options
+) -> pipeline.Pipeline:
+  path = pathlib.Path(source).expanduser()
+  for is_kind, open_kind in KINDS:
+    if is_kind(path):
+      return open_kind(path, options)
+  if not path.exists():
+    raise errors.UserError(f'{path}: not there.', errors.MISSING)
+  raise errors.UserError(
+    f'{path} is no model: it has no {workdir_lib.CONFIG}.', errors.MISSING
+  )
