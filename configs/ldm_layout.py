@@ -9,7 +9,8 @@ U-Net of openimages has 246 M parameters and the encoder of 92 tokens 59 M.
       --config.data.root=COCO/2017 --workdir=DIR
 
 There is no reader of OpenImages: both variants read the boxes from
-annotations/instances_train2017.json, which lies in the folder of train2017/.
+annotations/instances_train2017.json, which lies in the folder of train2017/;
+openimages takes those of its own categories, under its own numbers.
 The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one.
 
@@ -65,6 +66,9 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.learning_rate = 1e-6 * 48
     config.sample.steps = 100
   else:
+    # The model knows the 601 categories of Open Images and no others.
+    config.data.category_file = 'openimages'
+    config.data.unlisted_categories = 'drop'
     config.network = common.attending_unet(
       model_channels=128,
       channel_mult=(1, 2, 3, 4),

@@ -91,6 +91,20 @@ def test_a_wheel_has_the_configs():
   assert 'pyramid_jax:pyramid_jax/main.py' in found
 
 
+def test_a_wheel_has_the_lists_of_categories():
+  program = (
+    'import setuptools; from distutils import core;'
+    'found = core.run_setup("setup.py", ["build_py"], "commandline");'
+    'build = found.get_command_obj("build_py"); build.ensure_finalized();'
+    'print(*(f"{package}:{file}" for package, _, _, files'
+    ' in build.data_files for file in files))'
+  )
+  found = output_of(program, cwd=ROOT).split()
+  lists = {file.name for file in ROOT.glob('pyramid_jax/data/lists/*')}
+  assert len(lists) == 3
+  assert {f'pyramid_jax.data:lists/{name}' for name in lists} <= set(found)
+
+
 def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   path = 'configs/flow_shapes.py:debug'

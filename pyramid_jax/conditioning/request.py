@@ -100,18 +100,33 @@ def _parse_object(
 
 
 def label_id(name: Any, label_names: Sequence[str]) -> int:
-  """Returns the id of a label, given by its name."""
-  names = list(label_names)
-  if len(names) < 2:
+  """Returns the id of a label, given by its name.
+
+  Capitals matter only between two labels.
+  """
+  if len(label_names) < 2:
     raise ValueError(
       f'label {name!r} is not known: the run has no label names (labels.json)'
     )
-  if not isinstance(name, str) or name not in names[1:]:
-    more = ', ...' if len(names) > 13 else ''
-    raise ValueError(
-      f'label {name!r} is not known, labels are {", ".join(names[1:13])}{more}'
-    )
-  return names.index(name, 1)
+  found = _find_label(name, label_names)
+  if found is None:
+    some = ', '.join(label_names[1:13])
+    more = ', ...' if len(label_names) > 13 else ''
+    raise ValueError(f'label {name!r} is not known, labels are {some}{more}')
+  return found
+
+
+def _find_label(name: Any, label_names: Sequence[str]) -> int | None:
+  """Returns the id of a label, None of a name that none or several have."""
+  names = list(label_names)
+  if not isinstance(name, str):
+    return None
+  if name in names[1:]:
+    return names.index(name, 1)
+  folded = [other.casefold() for other in names[1:]]
+  if folded.count(name.casefold()) != 1:
+    return None
+  return folded.index(name.casefold()) + 1
 
 
 def from_layouts(
@@ -190,7 +205,8 @@ def _parse_graph(
   def index(name: str) -> int:
     if name not in objects:
       objects[name] = len(objects)
-      plain = name if name in label_names else name.rpartition(' ')[0]
+      is_plain = _find_label(name, label_names) is not None
+      plain = name if is_plain else name.rpartition(' ')[0]
       labels.append(label_id(plain or name, label_names))
     return objects[name]
 

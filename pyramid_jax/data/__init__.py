@@ -7,6 +7,7 @@ import types
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import tokenizers
+from pyramid_jax.data import category_lists
 from pyramid_jax.data import reader as reader_lib
 
 
@@ -95,6 +96,25 @@ def uncached(config: ConfigDict) -> ConfigDict:
   if config.data.name != LATENTS:
     return config
   return _reader(config)[0].source(config)
+
+
+def published_labels(config: ConfigDict) -> tuple[str, ...]:
+  """Returns the label names of the data as published, without their files.
+
+  The first one is padding. There are none where the files decide.
+
+  Raises:
+    ValueError: unknown `config.data.name`, or a list that cannot be read.
+  """
+  config = uncached(config)
+  find = getattr(_reader(config)[0], 'published_labels', None)
+  if find is not None:
+    return find(config)
+  if not config.data.category_file:
+    return ()
+  path = category_lists.path_of(config.data.category_file)
+  listed = category_lists.read(path)
+  return category_lists.number(listed, listed)[1]
 
 
 def missing_inputs(

@@ -2,6 +2,7 @@
 
 from pyramid_jax.conditioning import edges
 from pyramid_jax.config.field import Field
+from pyramid_jax.data import category_lists
 from pyramid_jax.data import degradation
 from pyramid_jax.data import images
 from pyramid_jax.data import reader
@@ -84,7 +85,16 @@ FIELDS = {
     True, 'Whether the stuff annotations of COCO are read.'
   ),
   'data.category_file': Field(
-    '', 'A file of MID,Name rows that renumber the categories.'
+    '',
+    'The list by which categories are numbered: a file of ID,Name rows, or one'
+    f' of the package ({", ".join(category_lists.LISTS)}); empty for the order'
+    ' of the data.',
+  ),
+  'data.unlisted_categories': Field(
+    'append',
+    'Whether categories that category_file lacks follow after its rows, or are'
+    ' left out.',
+    choices=category_lists.UNLISTED,
   ),
   'data.ids_file': Field(
     '', 'A file of the image ids to train on; empty for all images.'

@@ -75,16 +75,6 @@ class Filters:
     )
 
 
-def number_categories(ids: Sequence[str]) -> dict[str, int]:
-  """Maps category ids to labels 1, 2, ... in the order of their STRINGS.
-
-  '1', '10', '11', '2', ...; '/m/01s55n' (the suitcase of OpenImages) goes
-  last (taming-transformers: annotated_objects_dataset.py).
-  """
-  ordered = sorted(ids, key=lambda i: (i == '/m/01s55n', i))
-  return {category: 1 + rank for rank, category in enumerate(ordered)}
-
-
 def first_captions(captions: Iterable[tuple[int, str]]) -> dict[int, str]:
   """Maps an image id to its first caption."""
   first: dict[int, str] = {}

@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
@@ -32,6 +34,7 @@ from pyramid_jax.runs import workdir as workdir_lib
 FIRST_STAGE = 'first_stage'
 CLIP_FILE = 'condition.safetensors'
 TWO_FILES = 'latent_diffit'
+IMAGENET_CLASSES = 1000
 
 # Name of a system with official checkpoints -> family of its denoiser, and
 # what the system calls it.
@@ -174,13 +177,16 @@ def write(
 ) -> None:
   """Writes a workdir; `config.json` comes last and makes it one.
 
-  The first stage of its config will be the one in the workdir.
+  The first stage of its config will be the one in the workdir, and what the
+  release has no files of gets a name: its vocabulary, its categories.
 
   Raises:
     UserError: the folder cannot be written.
   """
   config = config_lib.from_json(config_lib.to_json(config))
   with errors.user_errors(missing=errors.OUTPUT), config.unlocked():
+    _name_files(config)
+    labels = data.published_labels(config)
     (workdir / FIRST_STAGE).mkdir(parents=True)
     config.first_stage.checkpoint = ''
     if weights.clip is not None:
@@ -202,9 +208,25 @@ def write(
     # a first step would measure the scale of the latents again
     step=max(1, weights.updates),
   )
-  with errors.user_errors(missing=errors.OUTPUT):
-    for folder, text in ((workdir / FIRST_STAGE, first), (workdir, config)):
-      (folder / workdir_lib.CONFIG).write_text(config_lib.to_json(text))
+  workdir_lib.write_record(workdir / FIRST_STAGE, first, ())
+  workdir_lib.write_record(workdir, config, labels)
+
+
+def _name_files(config: ConfigDict) -> None:
+  """Sets the names of files that releases of a config have in common.
+
+  Texts are those of BERT and of CLIP ViT-L/14, a thousand classes are those of
+  ImageNet.
+  """
+  c = config.condition
+  if c.task in tokenizers.TEXT_TASKS:
+    vocabulary = {'tokens': 'bert', 'clip': 'clip_l'}.get(c.encoder, '')
+    c.vocab_file = c.vocab_file or vocabulary
+    if c.encoder == 'clip':
+      c.merges_file = c.merges_file or vocabulary
+  is_imagenet = c.task == 'class' and c.num_classes == IMAGENET_CLASSES
+  if is_imagenet and not config.data.category_file:
+    config.data.category_file = 'imagenet'
 
 
 def _save(

@@ -78,6 +78,21 @@ def test_labels_become_a_multiset():
     request.from_labels([['dog']], config(), NAMES)
 
 
+def test_capitals_matter_only_between_labels():
+  names = ('', 'Person', 'Traffic light', 'Cardigan', 'cardigan')
+  assert request.label_id('person', names) == 1
+  assert request.label_id('TRAFFIC light', names) == 2
+  assert request.label_id('cardigan', names) == 4
+  with pytest.raises(ValueError, match="'CARDIGAN' is not known"):
+    request.label_id('CARDIGAN', names)
+  with pytest.raises(ValueError, match="label '' is not known"):
+    request.label_id('', names)
+  rows = request.from_graphs(
+    ['person A, left of, Person B'], config(), TOKENIZER, names
+  )
+  assert rows['labels'].tolist() == [[1, 1, 0]]
+
+
 def test_graph_letters_tell_objects_apart():
   rows = request.from_graphs(
     ['red circle A, left of, red circle B; red circle B, left of, blue square'],

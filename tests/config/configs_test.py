@@ -21,6 +21,7 @@ VARIANTS = {
   'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
   'flow_shapes': ('class', 'none', 'pixels', 'pixels,none'),
   'frido_coco': ('text', 'text_clip', 'layout', 'label', 'scene_graph'),
+  'frido_openimages': ('',),
   'frido_shapes': (
     'layout',
     'text',

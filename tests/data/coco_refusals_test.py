@@ -55,7 +55,7 @@ def test_missing_files_are_named_together(root):
     f'{base}/annotations/stuff_train2017.json (COCO stuff',
     f'{base}/annotations/captions_train2017.json (COCO captions',
     'no_ids.txt (image ids, config.data.ids_file)',
-    '/no/classes.csv (MID,Name rows, config.data.category_file)',
+    '/no/classes.csv (ID,Name rows, config.data.category_file)',
     '/no/vocab.txt (config.condition.vocab_file)',
   ):
     assert words in text
@@ -156,5 +156,5 @@ def test_malformed_entries_are_named(root, document, words):
 def test_malformed_class_file(root):
   (root / 'classes.csv').write_text('/m/a,Dog\n/m/b\n')
   config = coco_files.make_config(root, category_file=str(root / 'classes.csv'))
-  with pytest.raises(errors.UserError, match=r'line 2 must be MID,Name'):
+  with pytest.raises(errors.UserError, match=r'line 2 must be ID,Name'):
     data.create(config, 'train')

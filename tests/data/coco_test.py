@@ -317,14 +317,6 @@ def test_categories_of_open_images(root):
   assert set(coco_files.one(reader, 9)['labels'][0]) == {0, 2, 4}
 
 
-def test_names_match_with_spaces_and_dashes():
-  mids = {'/m/a': 'Traffic light', '/m/b': 'Wall brick', '/m/c': 'Dog'}
-  names = {10: 'traffic light', 9: 'wall-brick', 100: 'Dog', 7: 'x', 70: 'y'}
-  labels, by_label = coco.number_labels({**names, 183: 'other'}, mids)
-  assert labels == {10: 1, 9: 2, 100: 3, 7: 4, 70: 5, 183: 0}
-  assert by_label == ['', 'Traffic light', 'Wall brick', 'Dog', 'x', 'y']
-
-
 def test_edition_of_2014(root, tmp_path):
   base = tmp_path / 'other' / '2014'
   pictures = [coco_files.image(73, name='COCO_val2014_{:012d}.jpg')]

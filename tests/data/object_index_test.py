@@ -6,17 +6,6 @@ from pyramid_jax import errors
 from pyramid_jax.data import object_index
 
 
-def test_categories_are_numbered_as_strings():
-  got = object_index.number_categories(['1', '2', '10', '11', '9'])
-  assert got == {'1': 1, '10': 2, '11': 3, '2': 4, '9': 5}
-  mids = ['/m/01s55n', '/m/0a', '/m/9']
-  assert object_index.number_categories(mids) == {
-    '/m/0a': 1,
-    '/m/9': 2,
-    '/m/01s55n': 3,
-  }
-
-
 def test_first_captions():
   got = object_index.first_captions([(5, 'A cat.'), (6, 'b'), (5, 'no')])
   assert got == {5: 'A cat.', 6: 'b'}

@@ -13,7 +13,6 @@ the validation images, as the published evaluations do.
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-import csv
 import dataclasses
 import pathlib
 from typing import Any
@@ -24,10 +23,12 @@ import numpy as np
 from pyramid_jax import files as files_lib
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
+from pyramid_jax.data import category_lists
 from pyramid_jax.data import object_index
 
 
 YEARS = (2014, 2017)
+LAST_THING = 90  # category id; those of stuff are larger
 Document = Mapping[str, Any]
 # Category id -> label, 0 = dropped.
 Labels = dict[int, int]
@@ -78,6 +79,8 @@ def folder(config: ConfigDict) -> pathlib.Path:
 
 def _listed(path: str, base: pathlib.Path, field: str) -> pathlib.Path:
   """A file named in the config: as it is, or within the data."""
+  if path in category_lists.LISTS and field == 'category_file':
+    return category_lists.path_of(path)
   given = files_lib.local(path, f'config.data.{field}')
   for candidate in (given, base / given, base / 'annotations' / given):
     if candidate.is_file():
@@ -102,7 +105,7 @@ def _files(
     files[kind] = (path, f'COCO {kind}, config.data.root')
   ids = 'ids_file' if split == 'train' else 'eval_ids_file'
   for kind, field, what in (
-    ('categories', 'category_file', 'MID,Name rows'),
+    ('categories', 'category_file', 'ID,Name rows'),
     ('ids', ids, 'image ids'),
   ):
     if d[field]:
@@ -132,50 +135,26 @@ def missing_inputs(
   return list(dict.fromkeys(lines))
 
 
-def _load_mids(path: pathlib.Path) -> dict[str, str]:
-  """Reads rows 'MID,Name'."""
-  names = {}
-  for number, line in annotation_files.load_lines(path):
-    row = next(csv.reader([line]))
-    if len(row) != 2:
-      annotation_files.fail(
-        path, f'line {number}', f'must be MID,Name, got {line!r:.60}'
-      )
-    names[row[0]] = row[1]
-  return names
-
-
 def number_labels(
-  categories: Mapping[int, str], mids: Mapping[str, str] | None = None
-) -> tuple[Labels, list[str]]:
-  """Numbers the categories of COCO by label; 'other' is dropped.
-
-  Without `mids` by the id as a string. With them, e.g. the 601 boxable classes
-  of OpenImages by MID, a category takes the label of the MID of the same name
-  (lower case, spaces or dashes), and the rest follows after all MIDs (Frido:
-  annotated_objects_coco.py, `OI_cate_path`).
+  config: ConfigDict, categories: Mapping[int, str]
+) -> tuple[Labels, tuple[str, ...]]:
+  """Numbers the categories of COCO, by `config.data`; 'other' is dropped.
 
   Returns:
     {id: label}, and the names by label, the first of which is padding.
   """
-  mids = mids or {}
-  kept = {str(i): n for i, n in categories.items() if n != 'other'}
-  known: dict[str, str] = {}
-  for space in ('-', ' '):
-    for mid, name in mids.items():
-      known.setdefault(name.lower().replace(' ', space), mid)
-  numbers = object_index.number_categories(list(mids))
-  names = dict(mids)
-  rest = [i for i, name in kept.items() if name.lower() not in known]
-  for category, number in object_index.number_categories(rest).items():
-    numbers[category] = number + len(mids)
-    names[category] = kept[category]
-  labels = {
-    i: numbers[known.get(name.lower(), str(i))] if name != 'other' else 0
-    for i, name in categories.items()
-  }
-  ordered = sorted(numbers, key=lambda category: numbers[category])
-  return labels, ['', *(names[category] for category in ordered)]
+  kept = {i: name for i, name in categories.items() if name != 'other'}
+  labels, names = category_lists.numbered(config, kept)
+  return {**dict.fromkeys(categories, 0), **labels}, names
+
+
+def published_labels(config: ConfigDict) -> tuple[str, ...]:
+  """Returns the label names that the official files have."""
+  rows = category_lists.read(category_lists.path_of('coco')).items()
+  categories = {int(i): name for i, name in rows}
+  if not config.data.use_stuff:
+    categories = {i: n for i, n in categories.items() if i <= LAST_THING}
+  return number_labels(config, categories)[1]
 
 
 def _load_images(path: pathlib.Path, document: Document) -> Images:
@@ -279,8 +258,7 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     )
     categories |= own
     columns = {name: columns.get(name, []) + found[name] for name in found}
-  mids = _load_mids(files['categories']) if 'categories' in files else None
-  numbers, label_names = number_labels(categories, mids)
+  numbers, label_names = number_labels(config, categories)
   labels = np.array([numbers[i] for i in columns['category']], np.int32)
   kept = labels > 0
   xywh = np.array(columns['xywh'], np.float64).reshape(-1, 4)[kept]
@@ -333,6 +311,7 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
       'filters': dataclasses.asdict(object_index.Filters.of(config, split)),
       'masks': config.condition.task == 'scene_graph',
       'kinds': sorted(files),
+      'unlisted': config.data.unlisted_categories,
     }
     arrays = object_index.load_or_build(
       [path for kind, path in files.items() if kind != 'images'],

@@ -2,7 +2,9 @@
 
 `config.data.root` holds images at any depth. If it has a folder `train`, then
 every split reads the folder of its name (test falls back to `val`); otherwise
-all splits read everything. The first folder of a path is the image's class.
+all splits read everything. The first folder of a path is the image's class;
+they are numbered in the order of their names, or by `config.data.category_file`
+(names or synsets of ImageNet).
 
 `captions.jsonl`, beside the images, gives captions, one object a line:
 {"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
@@ -35,6 +37,7 @@ from pyramid_jax import errors
 from pyramid_jax.conditioning import camera
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import buckets
+from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
@@ -187,13 +190,21 @@ class ImageFolderReader(file_reader.FileReader):
         f'{self._folder} has no semantic map',
         f'; the map of a.jpg is a{MAP}',
       )
+    classes = {name.split('/')[0] for name in self._files if '/' in name}
+    self._labels, self.label_names = category_lists.numbered(
+      config, {name: name for name in sorted(classes)}
+    )
+    unlisted = {name for name in classes if not self._labels[name]}
+    if unlisted:
+      absent['without_category'] = self._keep(
+        lambda name: name.split('/')[0] not in unlisted,
+        f'{self._folder} has no category',
+        '',
+      )
     count = len(self._files)
     super().__init__(config, split, count, 'bicubic')
     self.report |= {what: number for what, number in absent.items() if number}
-    classes = [name.split('/')[0] for name in self._files if '/' in name]
-    self.label_names = ('', *sorted(set(classes)))
     reader_lib.check_classes(config, self.label_names)
-    self._labels = {name: i for i, name in enumerate(self.label_names)}
     self._classes = config.condition.map_classes
     if config.data.buckets and split == 'train':
       self.buckets = self._make_buckets(config)
