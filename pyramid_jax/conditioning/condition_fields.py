@@ -1,5 +1,7 @@
 """Fields of the condition of images and of its encoder."""
 
+import numpy as np
+
 from pyramid_jax.conditioning import classes
 from pyramid_jax.conditioning import encoding
 from pyramid_jax.config import field as field_lib
@@ -126,4 +128,15 @@ def _rising_noise(values: field_lib.Values) -> field_lib.Broken | None:
   )
 
 
-CHECKS = (_rising_noise,)
+def _null_text(values: field_lib.Values) -> field_lib.Broken | None:
+  """The tokens of the null text are in the table of embeddings."""
+  task, rows = values['condition.task'], values['condition.vocab_size']
+  if task not in SEQUENCES or task == 'layout':
+    return None
+  for name in ('condition.pad_id', 'condition.null_prefix'):
+    if np.max(values[name], initial=0) >= rows:
+      return field_lib.Broken(name, f'below condition.vocab_size = {rows}')
+  return None
+
+
+CHECKS = (_rising_noise, _null_text)

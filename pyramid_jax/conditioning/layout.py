@@ -54,6 +54,10 @@ class Vocabulary:
     """The token of what is not there."""
     return self.no_tokens - 1
 
+  def size(self, flags: int = 0) -> int:
+    """Returns the number of tokens, with `box_flags` up to `flags`."""
+    return max(self.no_tokens + self.shift, self.n_classes * (1 + flags))
+
   def categories(self, labels: Array, flags: Array | None) -> Array:
     """Returns `label - 1 + n_classes * flags`, (..., N) int32.
 

@@ -235,7 +235,7 @@ def _read(path: str, field: str, what: str) -> str:
     raise ValueError(f'config.condition.{field} is empty, expected {what}.')
   found = files.local(path, f'config.condition.{field}')
   try:
-    return found.read_text(encoding='utf-8')
+    return found.read_text(encoding='utf-8-sig')
   except OSError as error:
     reason = error.strerror or str(error)
   except UnicodeDecodeError:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
+from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
 
 
@@ -67,7 +68,8 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
   """Builds the reader of a split that `config.data.name` names.
 
   Raises:
-    ValueError: unknown name or split, or data that cannot be read.
+    ValueError: unknown name or split, data that cannot be read, or ids beyond
+      the tables of the condition.
     FileNotFoundError: files are missing; the message has all of them.
   """
   if split not in SPLITS:
@@ -88,7 +90,9 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
       "config.condition.also is 'camera', which config.data.name ="
       f' {name} does not know; use image_folder.'
     )
-  return getattr(*_reader(config))(config, split)
+  reader = getattr(*_reader(config))(config, split)
+  id_ranges.check(config, reader)
+  return reader
 
 
 def uncached(config: ConfigDict) -> ConfigDict:

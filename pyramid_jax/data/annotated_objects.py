@@ -11,6 +11,7 @@ from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import file_reader
+from pyramid_jax.data import id_ranges
 from pyramid_jax.data import images
 from pyramid_jax.data import object_index
 from pyramid_jax.data import reader as reader_lib
@@ -108,23 +109,15 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     c = self._config.condition
     reader_lib.check_task(self._config, TASKS)
     labels = len(self.label_names)
-    if c.task == 'layout' and c.encoder == 'boxes' and c.num_labels < labels:
+    has_tokens = c.task in ('layout', 'label') and c.encoder != 'boxes'
+    if has_tokens and self._token_flags == 0 and labels > c.no_tokens:
       raise ValueError(
-        f'config.condition.num_labels is {c.num_labels}, must be at least '
+        f'config.condition.no_tokens is {c.no_tokens}, must be at least '
         f'{labels}: that many labels, padding included, are in the data.'
       )
-    tokens = c.no_tokens + c.shift
-    if c.task in ('layout', 'label') and c.encoder != 'boxes':
-      if c.vocab_size < tokens:
-        raise ValueError(
-          f'config.condition.vocab_size is {c.vocab_size}, must be at least '
-          f'no_tokens + shift = {tokens}.'
-        )
-      if self._token_flags == 0 and labels > c.no_tokens:
-        raise ValueError(
-          f'config.condition.no_tokens is {c.no_tokens}, must be at least '
-          f'{labels}: that many labels, padding included, are in the data.'
-        )
+    self.id_counts = id_ranges.counts(
+      self._config, self.label_names, self.tokenizer, self._token_flags
+    )
 
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
-import math
 import pathlib
+import sys
 from typing import Any
 from typing import NoReturn
 
@@ -20,7 +20,7 @@ from pyramid_jax import errors
 
 def is_number(value: Any) -> bool:
   """Whether a JSON value is a finite number."""
-  return type(value) in (int, float) and math.isfinite(value)
+  return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_bbox(value: Any) -> bool:
@@ -51,7 +51,7 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a file that is one JSON object, or raises a UserError."""
   try:
     document = json.loads(path.read_bytes())
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+  except (ValueError, RecursionError) as error:
     raise errors.UserError(f'{path}: not JSON: {error}.', errors.DATA) from None
   if not isinstance(document, dict):
     fail(path, 'the file', f'must be an object, got {type(document).__name__}')
@@ -90,6 +90,9 @@ def entries(
 def load_lines(path: pathlib.Path) -> list[tuple[int, str]]:
   """Reads (line number, text) of the lines that are not blank.
 
+  A line ends at a line feed, a carriage return or both, as in JSON lines, and
+  not at the separators of Unicode, which a text may have.
+
   Raises:
     UserError: the file is not UTF-8.
   """
@@ -97,7 +100,7 @@ def load_lines(path: pathlib.Path) -> list[tuple[int, str]]:
     text = path.read_text(encoding='utf-8-sig')
   except UnicodeDecodeError:
     raise errors.UserError(f'{path}: not UTF-8 text.', errors.DATA) from None
-  lines = enumerate(text.splitlines(), 1)
+  lines = enumerate(text.split('\n'), 1)  # Opened as text, they end thus.
   return [(number, line.strip()) for number, line in lines if line.strip()]
 
 

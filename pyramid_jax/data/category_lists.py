@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.data import annotation_files
+from pyramid_jax.data import listing
 
 
 FOLDER = pathlib.Path(__file__).parent / 'lists'
@@ -52,7 +53,7 @@ def read(path: pathlib.Path) -> Mapping[str, str]:
         path, f'line {number}', f'must be ID,Name, got {line!r:.60}'
       )
     names[row[0]] = row[1]
-  return names
+  return {key: listing.normal_form(name) for key, name in names.items()}
 
 
 def numbered(

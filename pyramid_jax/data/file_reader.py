@@ -101,7 +101,8 @@ class Skipper:
 class FileReader:
   """Batches of `example(index, draw)`, without the broken images.
 
-  A subclass makes the examples and has `label_names`; see `reader.Reader`.
+  A subclass makes the examples, and has `label_names` and `id_counts`; see
+  `reader.Reader`.
 
   Attributes:
     transform: the resize, crop and flip of the split.
@@ -110,6 +111,7 @@ class FileReader:
   """
 
   label_names: tuple[str, ...]
+  id_counts: Mapping[str, int]
   buckets: buckets_lib.Buckets | None = None
 
   def __init__(

@@ -7,7 +7,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.data import images
-from pyramid_jax.data.readers import image_folder
+from pyramid_jax.data import listing
 
 
 class ImageFiles:
@@ -20,7 +20,7 @@ class ImageFiles:
   def __init__(self, folder: str | os.PathLike[str]):
     """Lists the files; raises a UserError if there are none."""
     self._folder = pathlib.Path(folder)
-    self._files = image_folder.find_images(self._folder, str(folder))
+    self._files = listing.find_images(self._folder, str(folder))
     self._shape = self._read(0).shape
 
   def __len__(self) -> int:

@@ -22,11 +22,14 @@ class Reader(Protocol):
 
   Attributes:
     label_names: the names of the labels; entry 0 is padding.
+    id_counts: by array of a batch with ids, how many there may be: the largest
+      is one less.
     report: counts of what was skipped, by reason; filled while reading.
     buckets: the shapes of images by example; None if all have one shape.
   """
 
   label_names: tuple[str, ...]
+  id_counts: Mapping[str, int]
   report: dict[str, int]
   buckets: buckets_lib.Buckets | None
 
@@ -70,16 +73,6 @@ def check_task(config: ConfigDict, tasks: Sequence[str]) -> None:
     raise ValueError(
       f'config.condition.task is {config.condition.task!r}, must be one of '
       f'{", ".join(tasks)} for config.data.name = {config.data.name}.'
-    )
-
-
-def check_classes(config: ConfigDict, label_names: Sequence[str]) -> None:
-  """Raises a ValueError if a class-conditional model lacks a class."""
-  most, found = config.condition.num_classes, len(label_names) - 1
-  if config.condition.task == 'class' and found > most:
-    raise ValueError(
-      f'config.condition.num_classes is {most}, must be at least {found}: '
-      'that many classes are in the data.'
     )
 
 

@@ -121,7 +121,7 @@ def truncate(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return
   kept = []
-  for line in path.read_text(errors='replace').splitlines():
+  for line in path.read_text(errors='replace').split('\n'):
     try:
       values = json.loads(line)
     except json.JSONDecodeError:

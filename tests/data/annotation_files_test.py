@@ -64,3 +64,28 @@ def test_lines(tmp_path):
   path.write_bytes(b'\xff')
   with pytest.raises(errors.UserError, match='not UTF-8'):
     af.load_lines(path)
+
+
+@pytest.mark.parametrize(
+  'separator', ['\u2028', '\u2029', '\x85', '\x0b', '\x0c', '\x1c']
+)
+def test_lines_end_at_line_feeds_alone(tmp_path, separator):
+  path = tmp_path / 'a.jsonl'
+  path.write_bytes(f'a{separator}b\nc\rd\r\n'.encode())
+  assert af.load_lines(path) == [(1, f'a{separator}b'), (2, 'c'), (3, 'd')]
+
+
+@pytest.mark.parametrize('value', ['1' + '0' * 400, '-1' + '0' * 400, '1e999'])
+def test_numbers_beyond_floats_are_no_boxes(tmp_path, value):
+  path = tmp_path / 'a.json'
+  path.write_text(f'{{"objects": [{{"bbox": [0, 0, 1, {value}]}}]}}')
+  document = af.load_json(path)
+  with pytest.raises(errors.UserError, match='must be'):
+    list(af.entries(path, document, 'objects', {'bbox': af.BBOX}))
+
+
+def test_json_that_is_nested_too_deep(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text('[' * 100_000)
+  with pytest.raises(errors.UserError, match=r'a\.json: not JSON'):
+    af.load_json(path)

@@ -141,6 +141,28 @@ def test_captions(root, vocab):
   assert 'caption' not in read_all(data.create(config, 'train'))
 
 
+def test_captions_with_separators_and_names_in_another_form(root, vocab):
+  composed, apart = '\u00e9.png', 'e\u0301.png'
+  paint(root / 'dogs' / apart, 'red')
+  (root / 'captions.jsonl').write_bytes(
+    b'\xef\xbb\xbf{"file": "dogs/'
+    + composed.encode()
+    + '", "caption": "a\u2028cat\x85"}\r\n\r\n'.encode()
+  )
+  reader = data.create(of_task(root, 'text', vocab_file=vocab), 'val')
+  batch = read_all(reader)
+  assert batch['caption'].tolist() == ['a\u2028cat\x85'.encode()]
+  assert batch['id'].tolist() == [0]
+  assert reader.label_names == ('', 'dogs')
+
+
+def test_maps_whose_names_have_another_form(root):
+  paint(root / '\u00e9.png', 'red')
+  Image.new('L', (8, 6), 7).save(root / 'e\u0301.map.png')
+  reader = data.create(of_task(root, 'map'), 'train')
+  assert (read_all(reader)['mask'] == 7).all()
+
+
 def test_cameras(root):
   write_captions(
     root,

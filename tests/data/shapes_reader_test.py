@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import data
 from pyramid_jax.data import synthetic as shapes
 from pyramid_jax.data.synthetic import reader as reader_lib
 from pyramid_jax.data.synthetic import render
@@ -277,7 +278,7 @@ def test_bad_values():
   config = _config('class')
   config.condition.num_classes = 23
   with pytest.raises(ValueError, match='num_classes is 23, must be at least'):
-    shapes.ShapesReader(config, 'train')
+    data.create(config, 'train')
   config = _config('layout', level=3, max_objects=8)
   with pytest.raises(ValueError, match='max_objects must be at least 9.*got 8'):
     shapes.ShapesReader(config, 'train')

@@ -21,11 +21,11 @@ With `config.data.buckets` training images nearly keep their aspect ratio: see
 """
 
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Iterable
 from concurrent import futures
 import functools
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -39,15 +39,15 @@ from pyramid_jax.data import annotation_files
 from pyramid_jax.data import buckets
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
+from pyramid_jax.data import id_ranges
 from pyramid_jax.data import images
+from pyramid_jax.data import listing
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import transforms
 
 
 TASKS = ('none', 'text', 'class', 'map', 'superres', 'inpaint')
 BUCKET_TASKS = ('none', 'text', 'class')  # whose conditions have no grid
-MAP = '.map.png'
-CAPTIONS = 'captions.jsonl'
 
 
 def folder(config: ConfigDict, split: str) -> pathlib.Path:
@@ -74,33 +74,9 @@ def missing_inputs(
     base = folder(config, split)
     if not base.is_dir():
       lines.append(f'{base} (image folder, config.data.root)')
-    elif captions and not (base / CAPTIONS).is_file():
-      lines.append(f'{base / CAPTIONS} (captions, config.data.root)')
+    elif captions and not (base / listing.CAPTIONS).is_file():
+      lines.append(f'{base / listing.CAPTIONS} (captions, config.data.root)')
   return list(dict.fromkeys(lines))
-
-
-def find_images(base: pathlib.Path, name: str) -> list[str]:
-  """Returns the paths of all images below a folder, sorted, at least one.
-
-  Hidden files and folders, and semantic maps, are left out. `name` stands for
-  the folder in the UserError that says that there are none.
-  """
-  found = []
-  for parent, folders, files in os.walk(base):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    for file in files:
-      if file.startswith('.') or file.endswith(MAP):
-        continue
-      if file.lower().endswith(images.SUFFIXES):
-        path = pathlib.Path(parent, file).relative_to(base)
-        found.append(path.as_posix())
-  if not found:
-    raise errors.UserError(
-      f'{name} holds no images; expected files that end in '
-      f'{", ".join(images.SUFFIXES)}.',
-      errors.MISSING,
-    )
-  return sorted(found)
 
 
 def load_entries(path: pathlib.Path) -> dict[str, tuple[int, dict[str, Any]]]:
@@ -116,7 +92,7 @@ def load_entries(path: pathlib.Path) -> dict[str, tuple[int, dict[str, Any]]]:
   for number, line in annotation_files.load_lines(path):
     try:
       entry = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
       entry = None
     if not isinstance(entry, dict) or not all(
       isinstance(entry.get(key), str) for key in ('file', 'caption')
@@ -169,50 +145,55 @@ class ImageFolderReader(file_reader.FileReader):
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
     reader_lib.check_task(config, TASKS)
     self._folder = folder(config, split)
-    self._files = find_images(
+    self._files = listing.find_images(
       self._folder, f'{self._folder} (config.data.root)'
     )
     absent: dict[str, int] = {}
     self._captions: dict[str, str] = {}
     self._cameras: dict[str, dict[str, int]] | None = None
-    captions = self._folder / CAPTIONS
+    captions = self._folder / listing.CAPTIONS
     if config.condition.also == 'camera':
-      self._cameras = load_cameras(captions)
-    if config.condition.task == 'text':
-      entries = load_entries(captions).items()
-      self._captions = {name: entry['caption'] for name, (_, entry) in entries}
-      absent['without_caption'] = self._keep(
-        lambda name: name in self._captions, f'{captions} has no caption', ''
+      self._cameras = listing.matched(
+        self._files, load_cameras(captions), str(captions)
       )
+    if config.condition.task == 'text':
+      texts = {k: e['caption'] for k, (_, e) in load_entries(captions).items()}
+      self._captions = listing.matched(self._files, texts, str(captions))
+      absent['without_caption'] = self._keep(
+        self._captions, f'{captions} has no caption', ''
+      )
+    self._map_files: dict[str, str] = {}
     if 'mask' in reader_lib.wanted_maps(config):
+      self._map_files = listing.maps(self._folder, self._files)
       absent['without_map'] = self._keep(
-        lambda name: self._map(name).is_file(),
+        self._map_files,
         f'{self._folder} has no semantic map',
-        f'; the map of a.jpg is a{MAP}',
+        f'; the map of a.jpg is a{listing.MAP}',
       )
     classes = {name.split('/')[0] for name in self._files if '/' in name}
     self._labels, self.label_names = category_lists.numbered(
-      config, {name: name for name in sorted(classes)}
+      config, {name: listing.normal_form(name) for name in sorted(classes)}
     )
     unlisted = {name for name in classes if not self._labels[name]}
     if unlisted:
       absent['without_category'] = self._keep(
-        lambda name: name.split('/')[0] not in unlisted,
+        [x for x in self._files if x.split('/')[0] not in unlisted],
         f'{self._folder} has no category',
         '',
       )
     count = len(self._files)
     super().__init__(config, split, count, 'bicubic')
     self.report |= {what: number for what, number in absent.items() if number}
-    reader_lib.check_classes(config, self.label_names)
+    self.id_counts = id_ranges.counts(config, self.label_names, self.tokenizer)
     self._classes = config.condition.map_classes
     if config.data.buckets and split == 'train':
       self.buckets = self._make_buckets(config)
     logging.info('%d images of %s in %s', count, split, self._folder)
 
-  def _keep(self, has: Callable[[str], bool], lacks: str, hint: str) -> int:
+  def _keep(self, having: Container[str], lacks: str, hint: str) -> int:
     """Leaves out the files that lack something, and returns how many."""
-    files, count = [name for name in self._files if has(name)], len(self._files)
+    count = len(self._files)
+    files = [name for name in self._files if name in having]
     if not files:
       raise errors.UserError(
         f'{lacks} of any of the {count} images{hint}.', errors.DATA
@@ -278,11 +259,8 @@ class ImageFolderReader(file_reader.FileReader):
         )
     return super().batch(indices, draws)
 
-  def _map(self, name: str) -> pathlib.Path:
-    return (self._folder / name).with_suffix(MAP)
-
   def _read_map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    path = self._map(name)
+    path = self._folder / self._map_files[name]
     classes = images.read_map(path)
     if classes.shape != shape[:2]:
       raise images.BrokenImage(

@@ -25,6 +25,7 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import buckets as buckets_lib
+from pyramid_jax.data import id_ranges
 
 
 MANIFEST = 'manifest.json'
@@ -188,6 +189,7 @@ class LatentReader:
         )
     self.autoencoder: str = manifest['autoencoder']
     self.label_names = tuple(manifest['label_names'])
+    self.id_counts = id_ranges.counts(config, self.label_names, None)
     self.report: dict[str, int] = {}
     self._flips = manifest['flips']
     self._size = manifest['shard_size']

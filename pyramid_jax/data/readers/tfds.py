@@ -26,6 +26,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
+from pyramid_jax.data import id_ranges
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
 
@@ -141,7 +142,7 @@ class TfdsReader(file_reader.FileReader):
       self._of_object, self.label_names = _numbered(config, named)
     else:
       self.label_names = ('',)
-    reader_lib.check_classes(config, self.label_names)
+    self.id_counts = id_ranges.counts(config, self.label_names, self.tokenizer)
     logging.info('%d images of %s, split %s', len(self), path, name)
     if split != 'train' and name == 'train':
       logging.warning('%s has no split but train, %s reads it', path, split)

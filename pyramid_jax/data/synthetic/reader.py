@@ -12,6 +12,7 @@ from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import holes
+from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
@@ -46,9 +47,9 @@ class ShapesReader:
     enter jit.
 
     Raises:
-      ValueError: unknown split, level, task or map, fewer classes than there
-        are, a sequence of boxes or labels that is too short for the level, or
-        a size that `lr_factor` does not divide.
+      ValueError: unknown split, level, task or map, a sequence of boxes or
+        labels that is too short for the level, or a size that `lr_factor` does
+        not divide.
     """
     d, c = config.data, config.condition
     self._full = split != 'train' if full is None else full
@@ -71,13 +72,16 @@ class ShapesReader:
         f'data.level must be 0..{len(scenes.LEVELS) - 1}, got {self.level!r}.'
       )
     reader_lib.check_task(config, TASKS)
-    reader_lib.check_classes(config, self.label_names)
     most = scenes.LEVELS[self.level].max_objects
     if c.task in ('layout', 'label') and c.max_objects < most:
       raise ValueError(
         f'condition.max_objects must be at least {most} at data.level '
         f'{self.level}, got {c.max_objects}.'
       )
+    self.id_counts = {
+      'mask': 1 + scenes.THINGS + len(scenes.BACKGROUNDS),
+      **id_ranges.counts(config, self.label_names, self._tokenizer),
+    }
     small = reader_lib.has_low_resolution(config)
     self._lr_factor = d.lr_factor if small else None
 

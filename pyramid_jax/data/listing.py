@@ -1,0 +1,222 @@
+"""Which files of a folder are images, and what is left out of it."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import os
+import pathlib
+from typing import TypeVar
+import unicodedata
+
+from absl import logging
+
+from pyramid_jax import errors
+from pyramid_jax.data import images
+
+
+MAP = '.map.png'  # what the semantic map of an image ends in
+CAPTIONS = 'captions.jsonl'
+HIDDEN = 'hidden'
+NAMED = 3  # files that are named of those that are left out
+# Suffixes of images that are not read; without them they are a warning.
+UNREADABLE = (
+  *('.heic', '.heif', '.jxl', '.svg', '.psd', '.tga', '.ico', '.icns', '.eps'),
+  *('.pdf', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.raw', '.exr', '.hdr'),
+)
+LeftOut = Mapping[str, Sequence[str]]  # Paths by the reason.
+T = TypeVar('T')
+
+
+def find_images(base: pathlib.Path, name: str) -> list[str]:
+  """Returns the paths of all images below a folder, sorted, at least one.
+
+  Links are followed, a link to a folder that it lies in is not. A file without
+  a suffix is an image if its content is. Semantic maps, captions and hidden
+  files are no images. What else is left out is logged by its kind.
+
+  Args:
+    base: the folder.
+    name: what the errors call it.
+
+  Raises:
+    UserError: there are no images.
+  """
+  found: list[str] = []
+  left_out: dict[str, list[str]] = {}
+  for path, reason in _walk(base):
+    if reason:
+      left_out.setdefault(reason, []).append(path)
+    else:
+      found.append(path)
+  _report(base, len(found), left_out)
+  if not found:
+    raise errors.UserError(
+      f'{name} holds no images; expected files that end in '
+      f'{", ".join(images.SUFFIXES)}.',
+      errors.MISSING,
+    )
+  return sorted(found)
+
+
+def _walk(base: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """Yields (path below a folder, why it is left out or '' if it is not)."""
+  # Folders to list, with the real paths of those that they lie in and their
+  # own.
+  todo: list[tuple[str, tuple[str, ...]]] = [('', (os.path.realpath(base),))]
+  while todo:
+    prefix, parents = todo.pop()
+    try:
+      with os.scandir(base / prefix) as listed:
+        entries = list(listed)
+    except PermissionError:
+      yield prefix, 'folders without permission'
+      continue
+    for entry in entries:
+      path = f'{prefix}{entry.name}'
+      if not _is(entry.is_dir):
+        reason = _reason(entry)
+        if reason is not None:
+          yield path, reason
+        continue
+      real = os.path.join(parents[-1], entry.name)
+      if entry.is_symlink():
+        real = os.path.realpath(entry.path)
+      if entry.name.startswith('.'):
+        yield path, HIDDEN
+      elif real in parents:
+        yield path, 'links to a folder that they lie in'
+      else:
+        todo.append((f'{path}/', (*parents, real)))
+
+
+def _is(test: Callable[[], bool]) -> bool:
+  """Returns the kind of an entry; links in a circle are of none."""
+  try:
+    return test()
+  except OSError:
+    return False
+
+
+def _reason(entry: os.DirEntry[str]) -> str | None:
+  """Returns why a file is no image, '' if it is one, None if it serves one."""
+  name = entry.name
+  if name.startswith('.'):
+    return HIDDEN
+  if name.endswith(MAP) or name == CAPTIONS:
+    return None
+  if not _is(entry.is_file):
+    is_link = entry.is_symlink()
+    return 'links that lead nowhere' if is_link else 'no regular files'
+  if name.lower().endswith(images.SUFFIXES):
+    return ''
+  suffix = os.path.splitext(name.lower())[1]
+  if suffix:
+    return f'files of {suffix}'
+  try:
+    images.size(pathlib.Path(entry.path))
+  except images.BrokenImage:
+    return 'files without a suffix'
+  return ''
+
+
+def _report(base: pathlib.Path, count: int, left_out: LeftOut) -> None:
+  """Logs what is left out of a folder with `count` images."""
+  if not left_out:
+    return
+  parts = [_counted(reason, names) for reason, names in left_out.items()]
+  calm = all(
+    reason == HIDDEN
+    or (reason.startswith('files') and not reason.endswith(UNREADABLE))
+    for reason in left_out
+  )
+  level = logging.INFO if calm else logging.WARNING
+  text = '%s: %d images are read; left out are %s'
+  logging.log(level, text, base, count, ', '.join(sorted(parts)))
+
+
+def _counted(what: str, names: Sequence[str]) -> str:
+  """Returns '5 WHAT (a, b, c, ...)'."""
+  shown = [repr(name)[1:-1] for name in sorted(names)[:NAMED]]
+  more = ['...'] if len(names) > NAMED else []
+  return f'{len(names)} {what} ({", ".join([*shown, *more])})'
+
+
+def normal_form(name: str) -> str:
+  """Returns a name in the form that all its Unicode forms share (NFC)."""
+  return unicodedata.normalize('NFC', name)
+
+
+def matched(
+  files: Iterable[str], entries: Mapping[str, T], origin: str
+) -> dict[str, T]:
+  """Returns the entry of every file that has one.
+
+  A name may be in another Unicode form than that of the file. Entries of
+  absent files and files without an entry are logged.
+
+  Args:
+    files: names of files.
+    entries: by name of a file.
+    origin: where the entries come from, for the log.
+  """
+  files = list(files)
+  forms = {normal_form(name): name for name in reversed(list(entries))}
+  places = {
+    name: name if name in entries else forms.get(normal_form(name), '')
+    for name in files
+  }
+  lacking = [name for name, place in places.items() if not place]
+  if lacking:
+    logging.warning('%s lacks %s', origin, _counted('images', lacking))
+  idle = sorted(entries.keys() - places.values())
+  if idle:
+    counted = _counted('files that are not there', idle)
+    logging.warning('%s names %s', origin, counted)
+  return {name: entries[place] for name, place in places.items() if place}
+
+
+def maps(base: pathlib.Path, files: Iterable[str]) -> dict[str, str]:
+  """Returns the files of semantic maps by those of their images.
+
+  Images without one are logged.
+  """
+  wanted = {name: f'{os.path.splitext(name)[0]}{MAP}' for name in files}
+  places = located(base, wanted.values())
+  found = {n: places[name] for n, name in wanted.items() if name in places}
+  absent = [name for name in wanted if name not in found]
+  if absent:
+    counted = _counted('images without a semantic map', absent)
+    logging.warning('%s: left out are %s', base, counted)
+  return found
+
+
+def located(base: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
+  """Returns files below a folder by the names that were asked for.
+
+  A name may be in another Unicode form than that of the file. Absent files are
+  not in the result.
+  """
+
+  @functools.cache
+  def listed(folder: str) -> dict[str, str]:
+    try:
+      there = os.listdir(base / folder)
+    except OSError:
+      return {}
+    return {normal_form(x): x for x in there} | {x: x for x in there}
+
+  @functools.cache
+  def place(name: str) -> str | None:
+    folder, _, last = name.rpartition('/')
+    parent = place(folder) if folder else ''
+    if parent is None:
+      return None
+    there = listed(parent)
+    file = there.get(last) or there.get(normal_form(last))
+    return file and (f'{parent}/{file}' if parent else file)
+
+  places = {name: place(name) for name in names}
+  return {name: file for name, file in places.items() if file is not None}
