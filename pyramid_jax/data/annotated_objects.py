@@ -1,6 +1,7 @@
 """Images with labelled boxes: what all such data sets have in common."""
 
 import pathlib
+import threading
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -13,6 +14,7 @@ from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import images
+from pyramid_jax.data import listing
 from pyramid_jax.data import object_index
 from pyramid_jax.data import reader as reader_lib
 
@@ -62,6 +64,15 @@ def object_arrays(
   }
 
 
+def _has_shape(image: np.ndarray, size: np.ndarray) -> bool:
+  """Whether an image (H, W, 3) is a scaled one of a width and a height.
+
+  Its height may differ by a pixel or a hundredth.
+  """
+  height = size[1] * image.shape[1] / size[0]
+  return abs(height - image.shape[0]) <= 1 + height / 100
+
+
 class AnnotatedObjectsReader(file_reader.FileReader):
   """A reader of images with boxes (see `reader.Reader`).
 
@@ -103,6 +114,15 @@ class AnnotatedObjectsReader(file_reader.FileReader):
         f'no image of {folder} passes {filters} and the id file.', errors.DATA
       )
     self._check_condition()
+    for line in index.faults:
+      logging.warning('%s', line.decode())
+    names = [name.decode() for name in index.files]
+    self._files = {**dict.fromkeys(names, ''), **listing.located(folder, names)}
+    absent = [name for name, file in self._files.items() if not file]
+    if absent:
+      counted = listing.counted('images', absent)
+      logging.warning('%s lacks %s', folder, counted)
+    self._scaled = threading.Event()  # whether the log has said it
     logging.info('%s images of %s in %s', len(self), split, folder)
 
   def _check_condition(self) -> None:
@@ -122,7 +142,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`."""
     table, c = self._index, self._config.condition
-    image = images.read(self._folder / table.files[index].decode())
+    image = self._read(index)
     example, crop, flipped = self.cut(image, table.ids[index], draw)
     places = self._config.data.max_objects
     rows = np.arange(table.starts[index], table.starts[index + 1])
@@ -156,6 +176,30 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     elif c.task == 'scene_graph':
       example |= self._graph(rows, boxes, flipped, draw)
     return example
+
+  def _read(self, index: int) -> np.ndarray:
+    """Returns an image as its boxes lie on it.
+
+    That is as it is stored, or upright if its annotation has the size of that.
+    One of another size with the same shape serves: boxes are parts of it.
+
+    Raises:
+      BrokenImage: it cannot be read, or has another shape.
+    """
+    name = self._index.files[index].decode()
+    path = self._folder / (self._files[name] or name)
+    size = self._index.sizes[index]
+    image = images.read(path)
+    if not _has_shape(image, size):
+      image = images.read(path, upright=True)
+    width, height = image.shape[1], image.shape[0]
+    said = f'{width}x{height} px, its annotation says {size[0]:g}x{size[1]:g}'
+    if not _has_shape(image, size):
+      raise images.BrokenImage(path, said)
+    if (width, height) != tuple(size) and not self._scaled.is_set():
+      self._scaled.set()
+      logging.warning('%s: %s; the boxes of such images are scaled', path, said)
+    return image
 
   def _graph(
     self, rows: np.ndarray, boxes: np.ndarray, flipped: bool, draw: np.uint64

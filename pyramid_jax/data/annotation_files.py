@@ -58,33 +58,85 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
   return document
 
 
-def entries(
-  path: pathlib.Path,
-  document: Mapping[str, Any],
-  section: str,
-  fields: Mapping[str, str],
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Yields (position, entry) of a list of objects that have these fields.
+class Section:
+  """A list of objects in a document, without those that cannot be used.
 
-  `section` is the key of the list in the document of the file, `fields` are
-  kinds (`INTEGER` and so on) by the name of a field.
-
-  Raises:
-    UserError: the section or a field is missing or of another kind.
+  Iterating yields (position, entry) of the objects that have their fields.
   """
-  values = document.get(section)
-  if not isinstance(values, list):
-    fail(path, f'"{section}"', 'must be a list, it is missing or is not one')
-  for i, entry in enumerate(values):
-    where = f'{section}[{i}]'
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    document: Mapping[str, Any],
+    name: str,
+    fields: Mapping[str, str],
+  ):
+    """Finds the list.
+
+    Args:
+      path: the file of the document, for messages.
+      document: what is in it.
+      name: the key of the list.
+      fields: the kinds (`INTEGER` and so on) of fields by their name.
+
+    Raises:
+      UserError: there is no such list.
+    """
+    values = document.get(name)
+    if not isinstance(values, list):
+      fail(path, f'"{name}"', 'must be a list, it is missing or is not one')
+    self._path = path
+    self._name = name
+    self._fields = fields
+    self._values = values
+    self._left_out = 0
+    self._first = ''  # where the first is that is left out, and why
+
+  def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, entry in enumerate(self._values):
+      fault = self._fault(entry)
+      if fault:
+        self.leave_out(i, fault)
+      else:
+        yield i, entry
+
+  def _fault(self, entry: Any) -> str:
     if not isinstance(entry, dict):
-      fail(path, where, f'must be an object, got {entry!r:.60}')
-    for name, kind in fields.items():
+      return f'must be an object, got {entry!r:.60}'
+    for name, kind in self._fields.items():
       if name not in entry:
-        fail(path, where, f'lacks "{name}"')
+        return f'lacks "{name}"'
       if not _TESTS[kind](entry[name]):
-        fail(path, where, f'has "{name}": {entry[name]!r:.60}, must be {kind}')
-    yield i, entry
+        return f'has "{name}": {entry[name]!r:.60}, must be {kind}'
+    return ''
+
+  def leave_out(self, position: int, fault: str) -> None:
+    """Counts an entry that is not used, and keeps the first fault."""
+    self._left_out += 1
+    self._first = self._first or f'{self._name}[{position}] {fault}'
+
+  def check(self) -> list[str]:
+    """Returns what is left out in a line for the log, or nothing.
+
+    Raises:
+      UserError: that is more than half of the list.
+    """
+    if not self._left_out:
+      return []
+    line = (
+      f'{self._path}: {self._left_out} of {len(self._values)} {self._name} are'
+      f' left out, the first: {self._first}'
+    )
+    if 2 * self._left_out > len(self._values):
+      raise errors.UserError(f'{line}.', errors.DATA)
+    return [line]
+
+  def whole(self) -> list[dict[str, Any]]:
+    """Returns all entries; one that cannot be used is a UserError."""
+    entries = [entry for _, entry in self]
+    if self._left_out:
+      raise errors.UserError(f'{self._path}: {self._first}.', errors.DATA)
+    return entries
 
 
 def load_lines(path: pathlib.Path) -> list[tuple[int, str]]:

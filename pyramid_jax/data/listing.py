@@ -126,7 +126,7 @@ def _report(base: pathlib.Path, count: int, left_out: LeftOut) -> None:
   """Logs what is left out of a folder with `count` images."""
   if not left_out:
     return
-  parts = [_counted(reason, names) for reason, names in left_out.items()]
+  parts = [counted(reason, names) for reason, names in left_out.items()]
   calm = all(
     reason == HIDDEN
     or (reason.startswith('files') and not reason.endswith(UNREADABLE))
@@ -137,7 +137,7 @@ def _report(base: pathlib.Path, count: int, left_out: LeftOut) -> None:
   logging.log(level, text, base, count, ', '.join(sorted(parts)))
 
 
-def _counted(what: str, names: Sequence[str]) -> str:
+def counted(what: str, names: Sequence[str]) -> str:
   """Returns '5 WHAT (a, b, c, ...)'."""
   shown = [repr(name)[1:-1] for name in sorted(names)[:NAMED]]
   more = ['...'] if len(names) > NAMED else []
@@ -170,11 +170,11 @@ def matched(
   }
   lacking = [name for name, place in places.items() if not place]
   if lacking:
-    logging.warning('%s lacks %s', origin, _counted('images', lacking))
+    logging.warning('%s lacks %s', origin, counted('images', lacking))
   idle = sorted(entries.keys() - places.values())
   if idle:
-    counted = _counted('files that are not there', idle)
-    logging.warning('%s names %s', origin, counted)
+    text = counted('files that are not there', idle)
+    logging.warning('%s names %s', origin, text)
   return {name: entries[place] for name, place in places.items() if place}
 
 
@@ -188,8 +188,8 @@ def maps(base: pathlib.Path, files: Iterable[str]) -> dict[str, str]:
   found = {n: places[name] for n, name in wanted.items() if name in places}
   absent = [name for name in wanted if name not in found]
   if absent:
-    counted = _counted('images without a semantic map', absent)
-    logging.warning('%s: left out are %s', base, counted)
+    text = counted('images without a semantic map', absent)
+    logging.warning('%s: left out are %s', base, text)
   return found
 
 

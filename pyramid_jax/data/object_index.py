@@ -25,7 +25,7 @@ from pyramid_jax.data import annotation_files
 Arrays = dict[str, np.ndarray]
 # Below this, reading the files again is faster than it is worth a cache.
 MIN_BYTES = 16 << 20
-_VERSION = 2  # of what an index holds
+_VERSION = 3  # of what an index holds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class Index:
 
   ids: np.ndarray  # (N,) int64
   files: np.ndarray  # (N,) bytes, paths inside of the image folder
+  sizes: np.ndarray  # (N, 2) float64, width and height in the annotation, px
   # (N + 1,) int64; objects of image i are starts[i]:starts[i + 1]
   starts: np.ndarray
   boxes: np.ndarray  # this and the next three as in `Objects`
@@ -54,6 +55,7 @@ class Index:
   centroids: np.ndarray
   captions: np.ndarray  # (N,) bytes, or (0,)
   names: np.ndarray  # (K + 1,) bytes, of the labels
+  faults: np.ndarray  # bytes, a line for each list with entries left out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ def load_ids(path: pathlib.Path) -> set[int]:
 
 def select(
   image_ids: Sequence[int],
-  files: Sequence[str],
+  files: Sequence[tuple[str, float, float]],
   objects: Objects,
   filters: Filters,
   names: Sequence[str],
@@ -111,8 +113,9 @@ def select(
   """Applies the filters and sorts the images by id, as strings.
 
   An image without any object is left out even when none is required; one whose
-  objects are all too small is not. `only` are the ids to keep, None = all;
-  images without one of the `captions` by id are left out, None = all are kept.
+  objects are all too small is not. `files` are paths with width and height;
+  `only` are the ids to keep, None = all; images without one of the `captions`
+  by id are left out, None = all are kept.
   """
   count = len(image_ids)
   has_any = np.bincount(objects.image, minlength=count) > 0
@@ -137,7 +140,8 @@ def select(
   said = [captions[image_ids[i]] for i in positions] if captions else []
   return Index(
     ids=np.array([image_ids[i] for i in positions], np.int64),
-    files=np.array([files[i].encode() for i in positions], np.bytes_),
+    files=np.array([files[i][0].encode() for i in positions], np.bytes_),
+    sizes=np.array([files[i][1:] for i in positions], float).reshape(-1, 2),
     starts=starts.astype(np.int64),
     boxes=objects.boxes[rows],
     labels=objects.labels[rows],
@@ -145,6 +149,7 @@ def select(
     centroids=objects.centroids[rows],
     captions=np.array([text.encode() for text in said], np.bytes_),
     names=np.array([name.encode() for name in names], np.bytes_),
+    faults=np.array([], np.bytes_),
   )
 
 

@@ -23,6 +23,7 @@ def make_reader(tmp_path):
   index = object_index.Index(
     ids=np.array([77]),
     files=np.array([b'a.png']),
+    sizes=np.array([[4.0, 4.0]]),
     starts=np.array([0, 3]),
     boxes=np.array([[0, 0, 1.0, 1], [0, 0, 0.4, 0.4], [0.4, 0.4, 1, 1]]),
     labels=np.array([2, 1, 1], np.int32),
@@ -30,6 +31,7 @@ def make_reader(tmp_path):
     centroids=np.full((3, 2), 0.5),
     captions=np.array([], np.bytes_),
     names=np.array([b'', b'tree', b'man']),
+    faults=np.array([], np.bytes_),
   )
 
   def make(task, token_flags=0, places=3):

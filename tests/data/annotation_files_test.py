@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -23,26 +24,40 @@ GOOD = {'id': 1, 'bbox': [0, 0.5, 2, 3], 'width': 2.5}
     ([], r'objects\[1\] must be an object, got \[\]'),
   ],
 )
-def test_entries_name_file_position_and_field(tmp_path, entry, words):
+def test_entries_left_out_name_file_position_and_field(tmp_path, entry, words):
   path = tmp_path / 'a.json'
-  path.write_text(json.dumps({'objects': [GOOD, entry]}))
-  document = af.load_json(path)
+  path.write_text(json.dumps({'objects': [GOOD, entry, entry, GOOD]}))
+  section = af.Section(path, af.load_json(path), 'objects', FIELDS)
+  assert list(section) == [(0, GOOD), (3, GOOD)]
+  (line,) = section.check()
+  assert line.startswith(f'{path}: 2 of 4 objects are left out, the first: obj')
+  assert re.search(words, line)
+  section = af.Section(path, af.load_json(path), 'objects', FIELDS)
   with pytest.raises(errors.UserError, match=words) as error:
-    list(af.entries(path, document, 'objects', FIELDS))
+    section.whole()
   assert str(path) in str(error.value)
   assert '\n' not in str(error.value)
   assert error.value.code == errors.DATA
 
 
+def test_more_than_half_left_out(tmp_path):
+  section = af.Section(tmp_path, {'a': [GOOD, 1, 2]}, 'a', FIELDS)
+  list(section)
+  with pytest.raises(errors.UserError, match=r'2 of 3 a are .*: a\[1\] must'):
+    section.check()
+
+
 def test_good_entries(tmp_path):
-  got = list(af.entries(tmp_path, {'objects': [GOOD]}, 'objects', FIELDS))
-  assert got == [(0, GOOD)]
+  section = af.Section(tmp_path, {'objects': [GOOD]}, 'objects', FIELDS)
+  assert list(section) == [(0, GOOD)]
+  assert section.check() == []
+  assert section.whole() == [GOOD]
 
 
 def test_missing_section_and_broken_files(tmp_path):
   path = tmp_path / 'a.json'
   with pytest.raises(errors.UserError, match='"objects" must be a list'):
-    list(af.entries(path, {}, 'objects', FIELDS))
+    af.Section(path, {}, 'objects', FIELDS)
   for text in ('{"a": [1', '', '\x00'):
     path.write_text(text)
     with pytest.raises(errors.UserError, match=r'a\.json: not JSON'):
@@ -81,7 +96,7 @@ def test_numbers_beyond_floats_are_no_boxes(tmp_path, value):
   path.write_text(f'{{"objects": [{{"bbox": [0, 0, 1, {value}]}}]}}')
   document = af.load_json(path)
   with pytest.raises(errors.UserError, match='must be'):
-    list(af.entries(path, document, 'objects', {'bbox': af.BBOX}))
+    af.Section(path, document, 'objects', {'bbox': af.BBOX}).whole()
 
 
 def test_json_that_is_nested_too_deep(tmp_path):

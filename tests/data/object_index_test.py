@@ -41,7 +41,7 @@ def filters(lowest, most, area=0.1):
 
 
 IDS = [9, 10, 100, 11, 7]
-FILES = ['9.jpg', '10.jpg', '100.jpg', '11.jpg', '7.jpg']
+FILES = [(f'{i}.jpg', 2.0 * i, 3.0 * i) for i in IDS]
 ROWS = [(0, 0.2), (1, 0.1), (2, 0.5), (0, 0.3), (2, 0.4), (2, 0.3), (3, 0.2)]
 
 
@@ -57,6 +57,7 @@ def test_images_are_sorted_as_strings_and_counted_after_the_area():
   # none at all and vanishes.
   assert got.ids.tolist() == [10, 100, 11, 9]
   assert got.files.tolist() == [b'10.jpg', b'100.jpg', b'11.jpg', b'9.jpg']
+  assert got.sizes.tolist() == [[20, 30], [200, 300], [22, 33], [18, 27]]
   assert got.starts.tolist() == [0, 0, 3, 4, 6]
   assert got.labels.tolist() == [3, 5, 6, 7, 1, 4]
   np.testing.assert_array_equal(got.boxes[0], [8, 9, 10, 11])

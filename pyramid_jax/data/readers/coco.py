@@ -157,40 +157,51 @@ def published_labels(config: ConfigDict) -> tuple[str, ...]:
   return number_labels(config, categories)[1]
 
 
-def _load_images(path: pathlib.Path, document: Document) -> Images:
-  """Returns file, width and height in px of the images by id, in order."""
+def _load_images(
+  path: pathlib.Path, document: Document
+) -> tuple[Images, list[str]]:
+  """Returns file, width and height in px of the images by id, in order.
+
+  The second result says which are left out, see `annotation_files.Section`.
+  """
   images: Images = {}
-  section = annotation_files.entries(path, document, 'images', _IMAGE_FIELDS)
+  section = annotation_files.Section(path, document, 'images', _IMAGE_FIELDS)
   for i, entry in section:
     name, key = pathlib.PurePosixPath(entry['file_name']), entry['id']
-    fault = ''
     if name.is_absolute() or '..' in name.parts:
-      fault = (
+      section.leave_out(
+        i,
         f'has "file_name": {str(name)!r:.60}, must be inside of the image'
-        ' folder'
+        ' folder',
       )
     elif key in images:
-      fault = f'has the "id" {key} of another image'
-    if fault:
-      annotation_files.fail(path, f'images[{i}]', fault)
-    images[key] = (entry['file_name'], entry['width'], entry['height'])
-  return images
+      section.leave_out(i, f'has the "id" {key} of another image')
+    else:
+      images[key] = (entry['file_name'], entry['width'], entry['height'])
+  return images, section.check()
 
 
-def _part_of_box(
-  path: pathlib.Path, i: int, entry: Document
-) -> tuple[float, float]:
-  """Returns where the centroid of an object's mask lies in its box."""
+def _part_of_box(entry: Document) -> tuple[float, float]:
+  """Returns where the centroid of an object's mask lies in its box.
+
+  A mask that cannot be read is a ValueError.
+  """
   x, y, width, height = entry['bbox']
   mask = entry.get('segmentation')
-  try:
-    centre = annotation_files.centroid(mask) if mask else None
-  except ValueError as error:
-    annotation_files.fail(path, f'annotations[{i}]', f'has {error}')
+  centre = annotation_files.centroid(mask) if mask else None
   if centre is None or not width or not height:
     return 0.5, 0.5
   part = ((centre[0] - x) / width, (centre[1] - y) / height)
   return min(max(part[0], 0.0), 1.0), min(max(part[1], 0.0), 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Objects:
+  """The objects of one file."""
+
+  columns: dict[str, list]  # by field
+  categories: dict[int, str]  # id -> name
+  faults: list[str]  # what is left out
 
 
 def _load_objects(
@@ -198,46 +209,46 @@ def _load_objects(
   document: Document,
   images: Images,
   centroids_above: float | None,
-) -> tuple[dict[str, list], dict[int, str]]:
-  """Returns the objects of one file by field, and the names of its categories.
+) -> _Objects:
+  """Reads the objects of one file.
 
   `centroids_above` is the smallest area of boxes whose mask counts, None = the
   centroid is the centre of the box.
   """
-  section = annotation_files.entries(
+  section = annotation_files.Section(
     path, document, 'categories', _CATEGORY_FIELDS
   )
-  categories = {entry['id']: entry['name'] for _, entry in section}
+  categories = {entry['id']: entry['name'] for entry in section.whole()}
   out: dict[str, list] = {
     name: [] for name in ('row', 'category', 'xywh', 'flag', 'centroid')
   }
   row = {image_id: row for row, image_id in enumerate(images)}
-  section = annotation_files.entries(
+  section = annotation_files.Section(
     path, document, 'annotations', _OBJECT_FIELDS
   )
   for i, entry in section:
-    for key, known, what in (
-      ('image_id', images, 'image'),
-      ('category_id', categories, 'category'),
-    ):
-      if entry[key] not in known:
-        annotation_files.fail(
-          path,
-          f'annotations[{i}]',
-          f'has "{key}": {entry[key]}, which no {what} has',
-        )
-    _, columns, rows = images[entry['image_id']]
+    image, category = entry['image_id'], entry['category_id']
+    if image not in images or category not in categories:
+      key = 'category_id' if image in images else 'image_id'
+      what = key.removesuffix('_id')
+      section.leave_out(i, f'has "{key}": {entry[key]}, which no {what} has')
+      continue
+    _, columns, rows = images[image]
     x, y, width, height = entry['bbox']
     size = (width / columns, height / rows)
     part = (0.5, 0.5)
     if centroids_above is not None and size[0] * size[1] > centroids_above:
-      part = _part_of_box(path, i, entry)
-    out['row'].append(row[entry['image_id']])
-    out['category'].append(entry['category_id'])
+      try:
+        part = _part_of_box(entry)
+      except ValueError as error:
+        section.leave_out(i, f'has {error}')
+        continue
+    out['row'].append(row[image])
+    out['category'].append(category)
     out['xywh'].append((x / columns, y / rows, *size))
     out['flag'].append(int(bool(entry.get('iscrowd', 0))))
     out['centroid'].append(part)
-  return out, categories
+  return _Objects(columns=out, categories=categories, faults=section.check())
 
 
 def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
@@ -247,24 +258,30 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
   graph = config.condition.task == 'scene_graph'
   categories: dict[int, str] = {}
   columns: dict[str, list] = {}
+  faults: list[str] = []
   for kind in ('instances', 'stuff'):
     if kind not in files:
       continue
     document = annotation_files.load_json(files[kind])
     if kind == 'instances':
-      images = _load_images(files[kind], document)
-    found, own = _load_objects(
+      images, faults = _load_images(files[kind], document)
+    found = _load_objects(
       files[kind], document, images, filters.min_area if graph else None
     )
-    categories |= own
-    columns = {name: columns.get(name, []) + found[name] for name in found}
+    categories |= found.categories
+    columns = {k: columns.get(k, []) + x for k, x in found.columns.items()}
+    faults = faults + found.faults
+  captions = None
+  if 'captions' in files:
+    captions, more = _captions(files['captions'])
+    faults = faults + more
   numbers, label_names = number_labels(config, categories)
   labels = np.array([numbers[i] for i in columns['category']], np.int32)
   kept = labels > 0
   xywh = np.array(columns['xywh'], np.float64).reshape(-1, 4)[kept]
   index = object_index.select(
     list(images),
-    [name for name, _, _ in images.values()],
+    list(images.values()),
     object_index.Objects(
       image=np.array(columns['row'], np.int64)[kept],
       boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
@@ -276,19 +293,22 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     filters,
     label_names,
     object_index.load_ids(files['ids']) if 'ids' in files else None,
-    _captions(files['captions']) if 'captions' in files else None,
+    captions,
   )
-  return dict(vars(index))
+  lines = np.array([line.encode() for line in faults], np.bytes_)
+  return {**vars(index), 'faults': lines}
 
 
-def _captions(path: pathlib.Path) -> dict[int, str]:
+def _captions(path: pathlib.Path) -> tuple[dict[int, str], list[str]]:
+  """Returns the captions by image, and which are left out."""
   document = annotation_files.load_json(path)
-  section = annotation_files.entries(
+  section = annotation_files.Section(
     path, document, 'annotations', _CAPTION_FIELDS
   )
-  return object_index.first_captions(
+  captions = object_index.first_captions(
     (entry['image_id'], entry['caption']) for _, entry in section
   )
+  return captions, section.check()
 
 
 class CocoReader(annotated_objects.AnnotatedObjectsReader):
