@@ -47,6 +47,7 @@ from pyramid_jax.diffusion.guidance import sketch as sketch_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring
+from pyramid_jax.evaluation import split_examples
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.pipeline import rows as rows_lib
@@ -250,12 +251,19 @@ def _print_strengths() -> None:
   def score(label: str, make: scoring.Maker) -> np.ndarray:
     """Prints a row; returns the first image."""
     start = time.monotonic()
-    scored = evaluation(make)
+    first: list[np.ndarray] = []
+
+    def noted(batch, numbers):
+      made, codes = make(batch, numbers)
+      first.append(made[0])
+      return made, codes
+
+    found = evaluation(noted)
     secs = (time.monotonic() - start) / _COUNT.value
-    values = {row.name: row.score.value for row in scored.rows}
+    values = {row.name: row.score.value for row in found}
     cells = ' | '.join(f'{values.get(name, np.nan):.3f}' for name in names)
     print(f'| {label} | {cells} | {secs:.2f} |', flush=True)
-    return scored.images[0]
+    return first[0]
 
   measuring.print_table(('stop', 'beta', *names, 's an image'), iter(()))
   rows = []
@@ -324,7 +332,7 @@ def _figure(
 ) -> np.ndarray:
   """Draws the sketch and the images of all strengths, a row for each share."""
   size = min(config.evaluate.batch_size, _COUNT.value)
-  host = batches_lib.Batches(reader, size, scoring.SEED, False).at(0)
+  host = batches_lib.Batches(reader, size, split_examples.SEED, False).at(0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(mesh, host))
   batch = rows_lib.shuffled_condition(config, batch)
   lines = np.asarray(batch['edges'][0]) * 255

@@ -1,36 +1,56 @@
 """`--mode=evaluate`: a run or saved images in, a table of scores out."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
+import dataclasses
+import functools
+import json
 import pathlib
 from typing import Any
 
 from absl import logging
+import jax
 from ml_collections import ConfigDict
 
+from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import pipeline
+from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
+from pyramid_jax.evaluation import saved_samples
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
+from pyramid_jax.evaluation import unfinished
 from pyramid_jax.metrics import inception
+from pyramid_jax.metrics import states
 from pyramid_jax.pipeline import settings as settings_lib
+from pyramid_jax.runs import hashes
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 
 
-Row = scoring.Row
+Options = Mapping[str, Any]
 
 
-def run(
-  config: ConfigDict, workdir: pathlib.Path, options: Mapping[str, Any]
-) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """An evaluation that has not begun."""
+
+  folder: pathlib.Path  # of the table
+  about: str  # the headline of the table
+  decides: Mapping[str, Any]  # what decides the numbers, of JSON's types
+  score: Callable[[unfinished.Store], list[states.Row]]
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
   """Prints and saves the table of scores of a run or of saved samples.
 
   Writes `scores.json` and `scores.md` into WORKDIR/samples, or where the saved
-  samples are. With `write_reference` it writes statistics of real images
-  instead, see `fidelity.write_reference`.
+  samples are. What is not finished lies in `unfinished.FOLDER` there, and the
+  same command goes on from it. With `write_reference` it writes statistics of
+  real images instead, see `fidelity.write_reference`.
 
   Args:
     config: of the run.
@@ -46,65 +66,113 @@ def run(
     return
   config = predictors.with_maps(config)
   evaluator = fidelity.find(config)
-  split = options.get('split') or 'test'
-  if options.get('samples'):
-    path = pathlib.Path(options['samples'])
-    folder = path if path.is_dir() else path.parent
-    rows, about, samples = _score_saved(config, path, evaluator is not None)
-    if evaluator is not None:
-      real = evaluator.real(config, split, samples.count)
-  else:
-    folder = workdir / 'samples'
-    # Statistics of whole sets need conditions from all over the split.
-    shuffle = evaluator is not None and evaluator.reference is not None
-    step = options.get('checkpoint_step')
-    scored, about = _score_run(config, workdir, split, step, shuffle)
-    rows = scored.rows
-    samples = image_sources.of_array(scored.images, 'the samples')
-    real = image_sources.of_array(scored.real, f'the real images of {split}')
-  if evaluator is not None:
-    more, notes = evaluator.rows(samples, real)
-    rows, about = [*rows, *more], f'{about}; {notes}'
-  logging.info('scores of %s\n%s', about, score_table.to_markdown(rows))
-  score_table.write(folder, about, rows)
+  of_images = _of_saved if options.get('samples') else _of_run
+  task = of_images(config, workdir, options, evaluator)
+  store = unfinished.Store(
+    task.folder,
+    {
+      **task.decides,
+      'config': json.loads(config_lib.to_json(config)),
+      'fid': None if evaluator is None else evaluator.name,
+    },
+  )
+  rows = task.score(store)
+  logging.info('scores of %s\n%s', task.about, score_table.to_markdown(rows))
+  score_table.write(task.folder, task.about, rows)
+  store.remove()
 
 
-def _score_run(
+def _of_run(
   config: ConfigDict,
   workdir: pathlib.Path,
-  split: str,
-  step: int | None,
-  shuffle: bool,
-) -> tuple[scoring.Scored, str]:
-  """Scores the samples of a run for the examples of a split."""
-  run_ = loading.load(config, workdir, step)
+  options: Options,
+  evaluator: fidelity.FidEvaluator | None,
+) -> Task:
+  """Returns the evaluation of a run on the examples of a split."""
+  split = options.get('split') or 'test'
+  run_ = loading.load(config, workdir, options.get('checkpoint_step'))
   with errors.user_errors():
     reader = data.create(data.uncached(config), split)
     settings = settings_lib.of_config(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)
-  count = config.evaluate.count
+  # Statistics of whole sets need conditions from all over the split.
+  shuffle = evaluator is not None and evaluator.reference is not None
   evaluation = scoring.Evaluation(
-    pipe, config, reader, count=count, shuffle=shuffle
+    pipe, config, reader, count=config.evaluate.count, shuffle=shuffle
   )
-  about = f'{workdir}, step {run_.step}, {count} images of {split}'
+  about = f'{workdir}, step {run_.step}, {evaluation.about} of {split}'
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
-  return evaluation(scoring.maker(pipe, settings)), about
+  if evaluator is not None:
+    about += f'; {evaluation.add_fid(evaluator, split)}'
+  return Task(
+    folder=workdir / 'samples',
+    about=about,
+    decides={
+      'split': split,
+      'examples': evaluation.examples.distinct,
+      'shuffle': shuffle,
+      'step': run_.step,
+      'weights': hashes.digest(jax.tree.leaves(run_.weights)),
+    },
+    score=functools.partial(evaluation, scoring.maker(pipe, settings)),
+  )
 
 
-def _score_saved(
-  config: ConfigDict, path: pathlib.Path, has_evaluator: bool
-) -> tuple[list[Row], str, image_sources.Images]:
-  """Scores an .npz of --mode=sample or of others, or a folder of images."""
-  samples, arrays = image_sources.of_saved(path, config.data.workers)
-  if not has_evaluator and not arrays:
+def _of_saved(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  options: Options,
+  evaluator: fidelity.FidEvaluator | None,
+) -> Task:
+  """Returns the evaluation of an .npz of images, or of a folder of them."""
+  del workdir
+  path = pathlib.Path(options['samples'])
+  split = options.get('split') or 'test'
+  images, conditions = image_sources.of_saved(path, config.data.workers)
+  if evaluator is None and image_sources.saved_file(path) is None:
     raise errors.UserError(
       f'--samples={path}: the folder has no {image_sources.SAMPLES}, and'
       ' without it the conditions of its images are not known; '
       + inception.unavailable('', fidelity.WEIGHTS),
       errors.MISSING,
     )
+  about = f'{images.name}, {images.count} images'
+  start: dict[str, states.State] = {}
+  measure = None
   # Files of ADM have no conditions.
-  has_rows = not has_evaluator or arrays.keys() - {'arr_0', 'arr_1'}
-  rows = score_table.of_saved(config, arrays) if has_rows else []
-  return rows, f'{samples.name}, {samples.count} images', samples
+  if conditions.keys() - {'arr_1'} or evaluator is None:
+    measure = saved_samples.measure(config, conditions)
+  if measure is not None:
+    start['images'] = states.PerImage(measure=measure)
+  reference = None
+  if evaluator is not None:
+    reference = evaluator.real(config, split, images.count)
+    real = ('', 0) if reference is None else (reference.name, reference.count)
+    fid = fid_state.start(evaluator, images.count, *real)
+    start['fid'] = fid
+    about += f'; {fid.notes(images.count)}'
+  source = saved_samples.SavedSamples(
+    images=images,
+    conditions=conditions,
+    size=min(config.evaluate.batch_size, images.count),
+    measure=measure,
+    seed=config.data.seed,
+    reference=reference,
+  )
+
+  def score(store: unfinished.Store) -> list[states.Row]:
+    with errors.user_errors(value=errors.DATA):
+      source.check()
+      return unfinished.rows_of(unfinished.accumulate(start, source, store))
+
+  return Task(
+    folder=path if path.is_dir() else path.parent,
+    about=about,
+    decides={
+      'samples': str(path.resolve()),
+      'contents': image_sources.fingerprint(path),
+      'split': split,
+    },
+    score=score,
+  )

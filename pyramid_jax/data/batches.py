@@ -123,7 +123,10 @@ class Batches:
 
   def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns this process's (indices int64, draws uint64) of a step >= 0."""
-    position, length = self.positions(step), len(self.reader)
+    return self._order(self.positions(step))
+
+  def _order(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    length = len(self.reader)
     epoch, index = np.divmod(position, length)
     if self.shuffle:
       index = permute(index, length, self.seed, epoch)
@@ -132,6 +135,10 @@ class Batches:
   def at(self, step: int) -> Arrays:
     """Returns this process's rows of the global batch of a step >= 0."""
     return self.reader.batch(*self.order(step))
+
+  def rows(self, numbers: np.ndarray) -> Arrays:
+    """Returns the examples (B, ...) that have these numbers (B,) in the run."""
+    return self.reader.batch(*self._order(numbers))
 
 
 @contextlib.contextmanager

@@ -26,6 +26,11 @@ class ImageFiles:
   def __len__(self) -> int:
     return len(self._files)
 
+  @property
+  def names(self) -> list[str]:
+    """The paths of the files, below the folder."""
+    return [str(file) for file in self._files]
+
   def batch(
     self, indices: np.ndarray, draws: np.ndarray
   ) -> dict[str, np.ndarray]:

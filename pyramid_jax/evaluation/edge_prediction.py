@@ -14,7 +14,9 @@ from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import edges as edges_lib
+from pyramid_jax.metrics import states
 from pyramid_jax.systems import system as system_lib
 
 
@@ -24,9 +26,10 @@ _CHECKED = 32  # edge maps that are measured
 PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where edges are predicted
 
 
-def _f1(found: jax.Array, wanted: jax.Array) -> float:
+def _f1(found: jax.Array, wanted: jax.Array) -> np.ndarray:
+  """Returns the F1 (B,) of edge maps (B, H, W)."""
   maps = (np.asarray(x) > 0 for x in (found, wanted))
-  return float(edges_lib.compare(*maps)['f1'].mean())
+  return edges_lib.compare(*maps)['f1']
 
 
 def check_targets(
@@ -56,7 +59,7 @@ def check_targets(
     targets = system.targets.of_edges(weights, edges)
     return system.targets.to_edges(weights, targets)
 
-  f1 = _f1(there_and_back(frozen, wanted), wanted)
+  f1 = _f1(there_and_back(frozen, wanted), wanted).mean()
   if f1 < LOWEST_F1:
     raise errors.UserError(
       f'the first stage of config.sketch.base = {system.base_path} gives edge'
@@ -82,14 +85,18 @@ def scorer(
     batch = reader.finish(batch)
     parts = jnp.full(batch['image'].shape[:1], part)
     errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
-    return errors.mean(), edges, system.target_edges(weights.frozen, batch)
+    return errors, edges, system.target_edges(weights.frozen, batch)
 
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
     values = {}
     for part in PARTS:
       error, found, wanted = predict(pipe.weights, arrays, part)
-      values[f'error_at_{part}'] = float(error)
+      values[f'error_at_{part}'] = np.asarray(error)
       values[f'edge_f1_at_{part}'] = _f1(found, wanted)
-    return values
+    one = np.ones(count)
+    pairs = {name: bootstrap.pairs(x, one) for name, x in values.items()}
+    kept = states.Kept().add(np.arange(count), pairs)
+    scored = bootstrap.ratios(kept.columns())
+    return {name: score.value for name, score in scored.items()}
 
   return scores

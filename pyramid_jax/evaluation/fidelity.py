@@ -1,5 +1,6 @@
 """FID and related scores of images: Inception, its reference, a table."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
@@ -23,19 +24,16 @@ from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.networks import inception as network_lib
+from pyramid_jax.runs import progress
 
 
 Images = sources.Images
-Row = bootstrap.Row
 Score = bootstrap.Score
-Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # places, images
 WEIGHTS = 'config.evaluate.inception'
 REFERENCE = 'config.evaluate.reference'
 # Real images whose features are kept for precision and recall, as many as
 # the reference files of ADM have.
 KEPT = 10_000
-# Up to so many images their covariance has no full rank.
-FEW = network_lib.FEATURES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +57,11 @@ class FidEvaluator:
   weights: str  # their file and its hash, for messages
   reference: Reference | None = None  # None: the real images of a split
 
-  def state(self, batches: Batches, keep: int) -> inception.State:
-    """Returns what the scores need, see `inception.collect`."""
-    with errors.user_errors(value=errors.DATA):
-      return inception.collect(self.extract, batches, keep)[0]
+  @property
+  def name(self) -> str:
+    """What decides its scores, but for real images of a split."""
+    reference = self.reference
+    return f'{self.weights}, {"" if reference is None else reference.name}'
 
   def real(self, config: ConfigDict, split: str, count: int) -> Images | None:
     """Returns the first images of a split, None where there is a reference."""
@@ -70,34 +69,27 @@ class FidEvaluator:
       return None
     return sources.of_split(config, split, self.mesh, count)
 
-  def rows(self, samples: Images, real: Images | None) -> tuple[list[Row], str]:
-    """Scores samples against the reference, or against real images without.
+  def collected(
+    self,
+    images: Images,
+    keep: int,
+    parts: int = 1,
+    noted: Callable[[np.ndarray, np.ndarray], None] = lambda *batch: None,
+  ) -> list[inception.State]:
+    """Returns the states of all images of a source, see `inception.collect`.
 
-    Returns:
-      Rows of a table, and one line with their source and limits.
-
-    Raises:
-      UserError: fewer than two images, or some that cannot be read.
+    `noted` is called with places and images of each batch.
     """
-    reference = self.reference
-    if reference is None:
-      assert real is not None
-      reference = _reference(self, real)
-    state = self.state(samples.batches(self.batch_size), samples.count)
+    size = self.batch_size
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+      steps = progress.Progress(range(-(-images.count // size)), size, 'batch')
+      for _, batch in zip(steps, images.batches(size), strict=True):
+        noted(*batch)
+        yield batch
+
     with errors.user_errors(value=errors.DATA):
-      scores = inception.scores(state, reference.statistics)
-    ceiling = reference.ceiling
-    rows = [Row(n, s, ceiling.get(_plain(n))) for n, s in scores.items()]
-    known = reference.statistics
-    notes = [
-      f'FID and related scores by {self.weights} against {reference.name}'
-    ]
-    count = min(samples.count, known.count or samples.count)
-    if count <= FEW:
-      notes.append(f'FID of as few as {count} images is biased upwards')
-    if known.spatial is not None and known.own:
-      notes.append(f'sFID is {inception.SFID_NOTE}')
-    return rows, '; '.join(notes)
+      return inception.collect(self.extract, batches(), keep, parts)
 
 
 def find(config: ConfigDict) -> FidEvaluator | None:
@@ -151,22 +143,21 @@ def _digest(path: pathlib.Path) -> str:
     return f'sha256 {hashlib.file_digest(file, "sha256").hexdigest()[:8]}'
 
 
-def _reference(evaluator: FidEvaluator, real: Images) -> Reference:
-  batches = real.batches(evaluator.batch_size)
-  with errors.user_errors(value=errors.DATA):
-    even, odd = inception.collect(evaluator.extract, batches, KEPT, 2)
-    statistics = inception.reference_of(even.merge(odd))
-    scores: Mapping[str, Score] = {}
-    if odd.pool.count > 1:
-      scores = inception.scores(even, inception.reference_of(odd))
+def reference_of(
+  even: inception.State, odd: inception.State, name: str
+) -> Reference:
+  """Returns the reference of all real images, given two halves of them."""
+  scores: Mapping[str, Score] = {}
+  if odd.pool.count > 1:
+    scores = inception.scores(even, inception.reference_of(odd))
   return Reference(
-    statistics=statistics,
-    name=f'{real.name} ({real.count} images)',
-    ceiling={_plain(name): score for name, score in scores.items()},
+    statistics=inception.reference_of(even.merge(odd)),
+    name=name,
+    ceiling={plain(name): score for name, score in scores.items()},
   )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
   """Returns the name of a score without its number of images."""
   return name.rpartition('_')[0]
 
@@ -184,7 +175,10 @@ def _named_reference(
   if not path.exists():
     raise errors.UserError(f'{REFERENCE} is {path}: not there.', errors.MISSING)
   if path.is_dir():
-    return _reference(evaluator, sources.of_folder(path, threads))
+    real = sources.of_folder(path, threads)
+    even, odd = evaluator.collected(real, KEPT, 2)
+    with errors.user_errors(value=errors.DATA):
+      return reference_of(even, odd, f'{real.name} ({real.count} images)')
   with errors.user_errors(value=errors.DATA):
     statistics = inception_reference.read(path)
     pool, spatial = features.pool.shape[1], features.spatial.shape[1]
@@ -232,13 +226,11 @@ def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
     real = sources.of_split(config, split, evaluator.mesh, shuffle=True)
   digest, first = hashlib.sha256(), []
 
-  def noted() -> Batches:
-    for places, images in real.batches(evaluator.batch_size):
-      digest.update(images.tobytes())
-      first.append(images[places < KEPT])
-      yield places, images
+  def noted(places: np.ndarray, images: np.ndarray) -> None:
+    digest.update(images.tobytes())
+    first.append(images[places < KEPT])
 
-  state = evaluator.state(noted(), KEPT)
+  (state,) = evaluator.collected(real, KEPT, noted=noted)
   statistics = state.pool, state.spatial, state.features
   with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
     inception_reference.write(

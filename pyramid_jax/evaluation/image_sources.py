@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 import zipfile
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -18,8 +19,8 @@ from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import image_files
 from pyramid_jax.data import images as data_images
+from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.runs import progress
 
 
 SAMPLES = 'samples.npz'  # The images of --mode=sample.
@@ -38,26 +39,29 @@ class Images:
   shuffle: bool = False  # whether they are drawn from all over the source
   threads: int = 1  # that read
 
-  def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  def batches(
+    self, size: int, first: int = 0
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields places (B,) and images (B, H, W, 3) uint8, each once.
 
-    There are `size` images at a time, in the last batch perhaps fewer.
+    There are `size` images at a time, in the last batch perhaps fewer; the
+    `first` batches are left out.
     """
     size = min(size, self.count)
     steps = -(-self.count // size)
     order = batches_lib.Batches(self.source, size, _SEED, self.shuffle)
     with batches_lib.prefetch(
-      order, 0, steps, lambda batch: batch, threads=self.threads
+      order, first, steps, lambda batch: batch, threads=self.threads
     ) as ready:
-      for step in progress.Progress(range(steps), size, 'batch'):
+      for step in range(first, steps):
         places = np.arange(step * size, min((step + 1) * size, self.count))
         yield places, self.finish(next(ready))[: len(places)]
 
 
 class _Rows:
-  """Images in memory as a source."""
+  """Images in memory or on disk as a source."""
 
-  def __init__(self, images: np.ndarray):
+  def __init__(self, images: np.ndarray | stored_arrays.StoredArray):
     self._images = images
 
   def __len__(self) -> int:
@@ -70,9 +74,12 @@ class _Rows:
     return {'image': self._images[indices]}
 
 
-def of_array(images: np.ndarray, name: str) -> Images:
+def of_array(
+  images: np.ndarray | stored_arrays.StoredArray, name: str
+) -> Images:
   """Takes (N, H, W, 3) uint8 images; other arrays are a ValueError."""
-  if not len(data_images.check_batch(images)):
+  blank = np.zeros((), images.dtype)
+  if not len(data_images.check_batch(np.broadcast_to(blank, images.shape))):
     raise ValueError(f'{name} has no images.')
   return Images(name=name, source=_Rows(images), count=len(images))
 
@@ -85,7 +92,7 @@ def of_folder(path: pathlib.Path, threads: int) -> Images:
 
 def of_saved(
   path: pathlib.Path, threads: int
-) -> tuple[Images, dict[str, np.ndarray]]:
+) -> tuple[Images, dict[str, stored_arrays.StoredArray]]:
   """Takes the images that --samples names, and the other arrays of an .npz.
 
   The path is an .npz with `arr_0`, a folder with a `samples.npz`, which is read
@@ -96,26 +103,42 @@ def of_saved(
   """
   if not path.exists():
     raise errors.UserError(f'--samples={path}: not there.', errors.MISSING)
-  if path.is_dir():
-    if not (path / SAMPLES).is_file():
-      return of_folder(path, threads), {}
-    path = path / SAMPLES
-  if not zipfile.is_zipfile(path):
+  file = saved_file(path)
+  if file is None:
+    return of_folder(path, threads), {}
+  if not zipfile.is_zipfile(file):
     raise errors.UserError(
-      f'--samples={path}: is neither a folder nor an .npz.', errors.DATA
+      f'--samples={file}: is neither a folder nor an .npz.', errors.DATA
     )
-  with (
-    errors.user_errors(value=errors.DATA),
-    np.load(path, allow_pickle=False) as file,
-  ):
-    arrays = dict(file)
+  with errors.user_errors(value=errors.DATA):
+    arrays = stored_arrays.read(file)
   if 'arr_0' not in arrays:
     raise errors.UserError(
-      f'--samples={path}: has no array arr_0, only {sorted(arrays)}.',
+      f'--samples={file}: has no array arr_0, only {sorted(arrays)}.',
       errors.DATA,
     )
   with errors.user_errors(value=errors.DATA):
-    return of_array(arrays['arr_0'], str(path)), arrays
+    return of_array(arrays.pop('arr_0'), str(file)), arrays
+
+
+def saved_file(path: pathlib.Path) -> pathlib.Path | None:
+  """Returns the .npz that --samples names, None for a folder of images."""
+  if not path.is_dir():
+    return path
+  file = path / SAMPLES
+  return file if file.is_file() else None
+
+
+def fingerprint(path: pathlib.Path) -> Any:
+  """Returns values of JSON's types that change with what --samples names.
+
+  They are sizes and checksums of an .npz, sizes and times of files of images.
+  """
+  file = saved_file(path)
+  if file is not None:
+    return stored_arrays.contents(file)
+  stats = [(x, (path / x).stat()) for x in image_files.ImageFiles(path).names]
+  return [(x, stat.st_size, stat.st_mtime_ns) for x, stat in stats]
 
 
 def of_split(
@@ -127,17 +150,23 @@ def of_split(
 ) -> Images:
   """Takes `count` real images of a split, cropped as for evaluation.
 
-  They are `config.evaluate.count` by default; `Reader.finish` runs on the mesh.
+  They are `config.evaluate.count` by default, and all images of a split that
+  has fewer. `Reader.finish` runs on the mesh.
 
   Raises:
-    UserError: data that are not there or cannot be read, or too few of them.
+    UserError: data that are not there or cannot be read.
   """
   still = ConfigDict(data.uncached(config).to_dict())
   still.data.crop, still.data.flip = config.data.eval_crop, False
   with errors.user_errors():
     reader = data.create(still, split)
-  count = config.evaluate.count if count is None else min(count, len(reader))
-  check_count(count, len(reader))
+  count = config.evaluate.count if count is None else count
+  if count > len(reader):
+    logging.warning(
+      '%d real images of %s are wanted, all %d that it has are taken',
+      *(count, split, len(reader)),
+    )
+    count = len(reader)
 
   @jax.jit
   def finish(batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -151,11 +180,3 @@ def of_split(
     shuffle=shuffle,
     threads=config.data.workers,
   )
-
-
-def check_count(count: int, there: int) -> None:
-  """Raises a UserError if a split has fewer images than are wanted."""
-  if count > there:
-    raise errors.UserError(
-      f'config.evaluate.count is {count}, the split has {there} images.'
-    )

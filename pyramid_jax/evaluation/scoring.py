@@ -1,6 +1,7 @@
 """Scores of what a model makes of the examples of a split."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -11,19 +12,19 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import pipeline
-from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.evaluation import edge_prediction
-from pyramid_jax.evaluation import examples as examples_lib
-from pyramid_jax.evaluation import image_sources
-from pyramid_jax.evaluation import score_table
-from pyramid_jax.metrics import bootstrap
+from pyramid_jax.evaluation import fid_state
+from pyramid_jax.evaluation import fidelity
+from pyramid_jax.evaluation import measures
+from pyramid_jax.evaluation import split_examples
+from pyramid_jax.evaluation import unfinished
+from pyramid_jax.metrics import code_uses
+from pyramid_jax.metrics import states
 from pyramid_jax.pipeline import rows as rows_lib
-from pyramid_jax.runs import progress
 from pyramid_jax.systems import system as system_lib
 
 
-Row = bootstrap.Row
 # (finished batch on the mesh, (B,) numbers of the images) -> (B, H, W, 3)
 # uint8, and the codes of each codebook of a first stage.
 Maker = Callable[
@@ -31,16 +32,6 @@ Maker = Callable[
 ]
 Scores = Callable[[pipeline.Pipeline], dict[str, float]]
 QUICK = 200  # images of an evaluation during training
-SEED = 17  # of the order of the conditions
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scored:
-  """The result of an evaluation."""
-
-  rows: list[Row]  # of the table of scores
-  images: np.ndarray  # (N, H, W, 3) uint8, as generated
-  real: np.ndarray  # (N, H, W, 3) uint8, of the same examples
 
 
 class Evaluation:
@@ -59,51 +50,111 @@ class Evaluation:
     """Prepares the scores of `count` images; the weights do not matter.
 
     With `bounds` rows have ceilings and floors, with `shuffle` the examples
-    come from all over the split.
+    come from all over the split. Each example is reconstructed once.
     """
-    self._config = config
-    self._reader = reader
-    self._count, self._bounds, self._shuffle = count, bounds, shuffle
-    self._outputs = pipe.system.outputs
-    self._codebooks: tuple[int, ...] = ()
-    if self._outputs == system_lib.RECONSTRUCTIONS:
+    self._wanted = count
+    first_stage = None
+    if pipe.system.outputs == system_lib.RECONSTRUCTIONS:
       first_stage = cast(system_lib.Reconstructing, pipe.system)
-      self._codebooks = first_stage.codebooks
-    self._finish = examples_lib.finisher(config, reader, pipe.mesh)
+      count = min(count, len(reader))
+    self.examples = split_examples.SplitExamples(
+      config, reader, pipe.mesh, count, shuffle
+    )
+    level = measures.level_of(config)
+    self._states: dict[str, states.State] = {}
+    self._project = False
+    self._measure: states.Measure | None
+    if first_stage is None:
+      self._measure = measures.of_samples(config, level, bounds)
+      self._project = config.sample.project
+    else:
+      self._measure = measures.Reconstruction(level=level)
+    if self._measure is not None:
+      self._states['images'] = states.PerImage(measure=self._measure)
+    if first_stage is not None:
+      codes = code_uses.CodeUses.of_sizes(first_stage.codebooks)
+      self._states['codes'] = codes
 
-  def __call__(self, make: Maker) -> Scored:
+  def add_fid(self, evaluator: fidelity.FidEvaluator, split: str) -> str:
+    """Adds FID and related scores; returns a line about them.
+
+    Without a reference of the evaluator, the real images of the examples are
+    compared with. Fewer than two images are a UserError.
+    """
+    examples = self.examples
+    real = f'the real images of {split}'
+    start = fid_state.start(evaluator, examples.count, real, examples.distinct)
+    self._states['fid'] = start
+    return start.notes(examples.count)
+
+  @property
+  def about(self) -> str:
+    """How many images are scored, and what was done where examples are few."""
+    count, distinct = self.examples.count, self.examples.distinct
+    if self._wanted > count:
+      return f'all {count} images (of {self._wanted} wanted)'
+    if distinct == count:
+      return f'{count} images'
+    return (
+      f'{count} images (whose {distinct} conditions repeat in turn, with other'
+      ' noise)'
+    )
+
+  def __call__(
+    self, make: Maker, store: unfinished.Store | None = None
+  ) -> list[states.Row]:
     """Makes images of the examples and scores them.
 
-    Raises:
-      UserError: the split has fewer examples than are wanted.
+    With a store it goes on from what lies there.
     """
-    config, count = self._config, self._count
-    image_sources.check_count(count, len(self._reader))
-    size = min(config.evaluate.batch_size, count)
-    source = batches_lib.Batches(self._reader, size, SEED, self._shuffle)
-    images, real, rows = [], [], []
-    uses = [np.zeros(codes, np.int64) for codes in self._codebooks]
-    for step in progress.Progress(range(-(-count // size)), size, 'batch'):
-      examples = self._finish(source.at(step))
-      made, codes = make(examples.batch, step * size + np.arange(size))
-      for use, code in zip(uses, codes, strict=True):
-        use += np.bincount(code.ravel(), minlength=len(use))
-      project = config.sample.project
-      images.append(rows_lib.composite(made, examples.rows, project))
-      real.append(examples.real)
-      rows.append(examples.rows)
-    stacked = {n: np.concatenate([r[n] for r in rows])[:count] for n in rows[0]}
-    all_images = np.concatenate(images)[:count]
-    all_real = np.concatenate(real)[:count]
-    if self._outputs == system_lib.RECONSTRUCTIONS:
-      found = score_table.of_reconstructions(all_images, all_real, stacked)
-      for scale, use in enumerate(uses):
-        found += score_table.of_codebook(scale, use)
-    else:
-      bound = all_real if self._bounds else None
-      names = self._reader.label_names
-      found = score_table.of_task(config, names, all_images, bound, stacked)
-    return Scored(rows=found, images=all_images, real=all_real)
+    source = _Made(
+      make=make,
+      examples=self.examples,
+      measure=self._measure,
+      project=self._project,
+    )
+    found = unfinished.accumulate(self._states, source, store)
+    return unfinished.rows_of(found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+  """The images of a model, as an `unfinished.Source`."""
+
+  make: Maker
+  examples: split_examples.SplitExamples
+  measure: states.Measure | None
+  project: bool  # See `rows.composite`.
+
+  @property
+  def size(self) -> int:
+    return self.examples.size
+
+  @property
+  def steps(self) -> int:
+    return self.examples.steps
+
+  def batches(self, first: int) -> Iterator[states.Batch]:
+    """Makes the images of all batches but for the `first` ones."""
+    for step in range(first, self.steps):
+      places, fresh = self.examples.places(step), self.examples.fresh(step)
+      found = self.examples.at(step)
+      numbers = places[0] + np.arange(self.size)
+      made, codes = self.make(found.batch, numbers)
+      images = rows_lib.composite(made, found.rows, self.project)
+      others = None
+      if self.measure is not None and self.measure.needs_others(found.rows):
+        others = self.examples.others(step)
+      count, real = len(places), found.real[:fresh]
+      yield states.Batch(
+        places=places,
+        images=images[:count],
+        examples={name: x[:count] for name, x in found.rows.items()},
+        real=real,
+        others=others,
+        reference=real,
+        codes=[x[:count] for x in codes],
+      )
 
 
 def maker(pipe: pipeline.Pipeline, settings: pipeline.Settings) -> Maker:
@@ -117,20 +168,20 @@ def maker(pipe: pipeline.Pipeline, settings: pipeline.Settings) -> Maker:
   return lambda batch, numbers: (sample(batch, numbers), [])
 
 
-def validation_count(config: ConfigDict, there: int) -> int:
+def validation_count(config: ConfigDict, outputs: str, there: int) -> int:
   """Returns how many images an evaluation during training scores.
 
   It takes as many as `there` are in the validation split where that is fewer
-  than the config wants; no images are a UserError.
+  than are wanted of a system with these outputs; no images are a UserError.
   """
   if there < 1:
     raise errors.UserError('the validation split has no images.', errors.DATA)
-  return min(_wanted(config), there)
+  return min(_wanted(config, outputs), there)
 
 
-def few_images(config: ConfigDict, there: int) -> str:
+def few_images(config: ConfigDict, outputs: str, there: int) -> str:
   """Returns a line about a validation split of few images, '' for enough."""
-  wanted = _wanted(config)
+  wanted = _wanted(config, outputs)
   if there >= wanted:
     return ''
   return (
@@ -139,8 +190,11 @@ def few_images(config: ConfigDict, there: int) -> str:
   )
 
 
-def _wanted(config: ConfigDict) -> int:
-  return min(QUICK, config.evaluate.count)
+def _wanted(config: ConfigDict, outputs: str) -> int:
+  count = min(QUICK, config.evaluate.count)
+  if outputs == system_lib.PREDICTIONS:  # of one batch
+    count = min(count, config.evaluate.batch_size)
+  return count
 
 
 def during_training(
@@ -154,14 +208,14 @@ def during_training(
   The reader is that of the validation split; the weights of `pipe` do not
   matter.
   """
-  count = validation_count(config, len(reader))
-  if pipe.system.outputs == system_lib.PREDICTIONS:
-    count = min(count, config.evaluate.batch_size)
+  outputs = pipe.system.outputs
+  count = validation_count(config, outputs, len(reader))
+  if outputs == system_lib.PREDICTIONS:
     return edge_prediction.scorer(pipe, reader, count)
   evaluation = Evaluation(pipe, config, reader, count=count, bounds=False)
 
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
-    rows = evaluation(maker(pipe, settings)).rows
+    rows = evaluation(maker(pipe, settings))
     return {row.name: row.score.value for row in rows}
 
   return scores

@@ -1,6 +1,7 @@
 """Scores with bootstrap intervals over images."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import functools
 
@@ -14,6 +15,7 @@ RESAMPLES = 1000
 COVERAGE = 0.95
 _UNKNOWN = float('nan')
 _STREAM = 31  # word of the hash, apart from every other use
+_PRODUCT_BYTES = 2**25  # of the draws that are float64 at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +38,31 @@ class Row:
   floor: Score | None = None  # Real images, other conditions.
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def resamples(n: int, draws: int = RESAMPLES) -> np.ndarray:
-  """Returns (draws, n) int32: how often each of n images is drawn.
+  """Returns (draws, n) integers: how often each of n images is drawn.
+
+  They have one byte each, so that those of 50,000 images take 50 MB.
 
   Not `scipy.stats.bootstrap`: here all scores of a table share the same draws,
   which depend on no version of a generator, and each is a matrix product.
   """
-  out = np.empty((draws, n), np.int32)
+  out = np.empty((draws, n), np.uint8)
   for row in range(draws):
     picks = hashing.below(n, _STREAM, row, np.arange(n))
-    out[row] = np.bincount(picks, minlength=n)
+    times = np.bincount(picks, minlength=n)
+    assert times.max() < 256  # of n draws, one image has about one
+    out[row] = times
   return out
+
+
+def resampled(rows: np.ndarray) -> np.ndarray:
+  """Returns the sums (draws, ...) of rows (N, ...) over each resample."""
+  drawn = resamples(len(rows))
+  height = max(1, _PRODUCT_BYTES // (8 * len(rows)))
+  starts = range(0, len(drawn), height)
+  parts = [drawn[i : i + height].astype(np.float64) @ rows for i in starts]
+  return np.concatenate(parts)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
@@ -72,16 +87,25 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Score:
   n = int(used.sum())
   if n == 0:
     return Score(_UNKNOWN, _UNKNOWN, _UNKNOWN, 0)
-  drawn = resamples(n)
-  low, high = _interval((drawn @ top) / (drawn @ bottom))
+  low, high = _interval(resampled(top) / resampled(bottom))
   return Score(float(top.sum() / bottom.sum()), low, high, n)
 
 
-def mean(values: np.ndarray) -> Score:
-  """Returns the mean of (B,) values over images, NaN left out."""
+def pairs(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+  """Returns (B, 2) float64, what `ratio` needs of each image."""
+  return np.stack([numerators, denominators], axis=1).astype(np.float64)
+
+
+def mean_pairs(values: np.ndarray) -> np.ndarray:
+  """Returns the pairs (B, 2) whose ratio is the mean of (B,), NaN left out."""
   values = np.asarray(values, np.float64)
   finite = ~np.isnan(values)
-  return ratio(np.where(finite, values, 0), finite)
+  return pairs(np.where(finite, values, 0), finite)
+
+
+def ratios(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
+  """Returns the scores of pairs (B, 2) by name, see `ratio`."""
+  return {name: ratio(*x.T) for name, x in columns.items()}
 
 
 def proportion(share: float, n: int) -> Score:
@@ -117,5 +141,5 @@ def statistic(
   n = len(rows)
   if n == 0:
     return Score(_UNKNOWN, _UNKNOWN, _UNKNOWN, 0)
-  drawn = np.array([function(x) for x in resamples(n) @ rows / n])
+  drawn = np.array([function(x) for x in resampled(rows) / n])
   return centred(float(function(rows.mean(0))), drawn, n)

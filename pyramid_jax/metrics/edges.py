@@ -94,8 +94,8 @@ def _pair(found: np.ndarray, wanted: np.ndarray) -> tuple[float, ...]:
   return *shares, float(to_wanted.mean()), float(to_found.mean())
 
 
-def scores(found: np.ndarray, wanted: np.ndarray) -> dict[str, bootstrap.Score]:
-  """Returns the scores of edge maps, means over images (see `compare`).
+def pairs(found: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
+  """Returns `bootstrap.mean_pairs` of edge maps (see `compare`).
 
   They are edge_f1, edge_precision, edge_recall; in pixels edge_chamfer, and
   edge_missed, the mean distance of a wanted edge to the nearest edge of the
@@ -109,4 +109,4 @@ def scores(found: np.ndarray, wanted: np.ndarray) -> dict[str, bootstrap.Score]:
     'edge_chamfer': 'chamfer',
     'edge_missed': 'to_found',
   }
-  return {name: bootstrap.mean(values[key]) for name, key in names.items()}
+  return {n: bootstrap.mean_pairs(values[key]) for n, key in names.items()}

@@ -6,9 +6,7 @@ float64, into states that can be merged: of batches, devices or processes.
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -23,6 +21,7 @@ from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
+from pyramid_jax.metrics import states
 from pyramid_jax.networks import inception
 
 
@@ -30,7 +29,6 @@ FILE = 'pt_inception-2015-12-05-6726825d.pth'
 # The graph's tensor was identified by its size alone: numbers of sFID are not
 # compared with others' before a reference of theirs has been reproduced.
 SFID_NOTE = 'unverified against ADM'
-_BLOCK = 4096  # rows that are folded at a time
 _FEWEST = max(precision_recall.NEIGHBOURS)  # images, and one more
 
 Features = inception.Outputs
@@ -105,21 +103,86 @@ class State:
   pool: frechet.Moments  # The moments of the 2048 averages.
   spatial: frechet.Moments  # The moments of the 2023 spatial features.
   splits: inception_score.Splits  # sums of the inception score
-  places: np.ndarray  # (M,) of the images whose features are kept
-  features: np.ndarray  # (M, 2048) float32, their averages
+  kept: states.Kept  # `features` (M, 2048) float32, averages of some images
+
+  @property
+  def places(self) -> np.ndarray:
+    """(M,) of the images whose features are kept."""
+    return self.kept.places
+
+  @property
+  def features(self) -> np.ndarray:
+    """(M, 2048), the averages of those images."""
+    none = np.zeros((0, len(self.pool.mean)), np.float32)
+    return self.kept.columns().get('features', none)
 
   def merge(self, other: 'State') -> 'State':
     """Returns the state of the images of both, which share none."""
-    places = np.concatenate([self.places, other.places])
-    features = np.concatenate([self.features, other.features])
-    order = np.argsort(places, kind='stable')
     return State(
       pool=self.pool.merge(other.pool),
       spatial=self.spatial.merge(other.spatial),
       splits=inception_score.merge_splits(self.splits, other.splits),
-      places=places[order],
-      features=features[order],
+      kept=self.kept.merge(other.kept),
     )
+
+  @property
+  def totals(self) -> dict[str, np.ndarray]:
+    """All but what is kept of single images, as arrays."""
+    arrays = {f'split|{n}': sums for n, sums in self.splits.items()}
+    for name, moments in (('pool', self.pool), ('spatial', self.spatial)):
+      values = dataclasses.asdict(moments)
+      arrays |= {f'{name}|{n}': np.asarray(x) for n, x in values.items()}
+    return arrays
+
+  @classmethod
+  def of_totals(cls, totals: states.Columns, kept: states.Kept) -> 'State':
+    """Returns the state that has these `totals`."""
+
+    def moments(name: str) -> frechet.Moments:
+      values = states.part(f'{name}|', totals)
+      count = float(values.pop('count'))
+      return frechet.Moments(count=count, **values)
+
+    splits = states.part('split|', totals)
+    return cls(
+      pool=moments('pool'),
+      spatial=moments('spatial'),
+      splits={int(number): sums for number, sums in splits.items()},
+      kept=kept,
+    )
+
+
+# The states of the images whose place is 0, 1 ... modulo their number, None for
+# no images. Merged they are that of all images; the distance of two is that of
+# two sets of real images, though of half as many.
+Parts = tuple[State | None, ...]
+
+
+def add(
+  parts: Parts,
+  features: Features,
+  places: np.ndarray,
+  keep: int,
+  split_size: int = inception_score.SPLIT_SIZE,
+) -> Parts:
+  """Returns the states with the images at `places` (B,), whose features given.
+
+  Of the first `keep` places the averages are kept, 8 KB an image.
+  """
+
+  def with_part(part: int, state: State | None) -> State | None:
+    rows = places % len(parts) == part
+    if not rows.any():
+      return state
+    some = jax.tree.map(lambda x: np.asarray(x)[rows], features)
+    return merged(state, _state(some, places[rows], keep, split_size))
+
+  return tuple(with_part(part, state) for part, state in enumerate(parts))
+
+
+def merged(a: State | None, b: State | None) -> State | None:
+  """Returns the state of the images of both."""
+  return a.merge(b) if a is not None and b is not None else a or b
 
 
 def collect(
@@ -129,26 +192,27 @@ def collect(
   parts: int = 1,
   split_size: int = inception_score.SPLIT_SIZE,
 ) -> list[State]:
-  """Returns the states of the images whose place is 0, 1 ... modulo `parts`.
+  """Returns the states of `Parts` of all images.
 
-  Merged they are that of all images; the distance of two is that of two sets
-  of real images, though of half as many. `batches` are places (B,) in the whole
-  set and images (B, H, W, 3) uint8; the features of its first `keep` images are
-  kept.
+  `batches` are places (B,) in the whole set and images (B, H, W, 3) uint8; the
+  features of its first `keep` images are kept.
 
   Raises:
     ValueError: fewer images than parts.
   """
-  states: list[list[State]] = [[] for _ in range(parts)]
-  for features, places in _blocks(extract, batches):
-    for part, found in enumerate(states):
-      rows = places % parts == part
-      if rows.any():
-        some = jax.tree.map(lambda x, rows=rows: x[rows], features)
-        found.append(_state(some, places[rows], keep, split_size))
-  if not all(states):
+  found: Parts = (None,) * parts
+  for places, images in batches:
+    if len(images):
+      found = add(found, extract(images), places, keep, split_size)
+  return whole(found)
+
+
+def whole(parts: Parts) -> list[State]:
+  """Returns the states; a part without images is a ValueError."""
+  states_ = [state for state in parts if state is not None]
+  if len(states_) < len(parts):
     raise ValueError('there are too few images to score.')
-  return [functools.reduce(State.merge, found) for found in states]
+  return states_
 
 
 def _state(
@@ -160,27 +224,8 @@ def _state(
     pool=frechet.moments(pool),
     spatial=frechet.moments(np.asarray(features.spatial)),
     splits=inception_score.split_sums(logits, places, split_size),
-    places=places[kept],
-    features=pool[kept],
+    kept=states.Kept().add(places[kept], {'features': pool[kept]}),
   )
-
-
-def _blocks(
-  extract: Extract, batches: Batches
-) -> Iterator[tuple[Features, np.ndarray]]:
-  """Yields features and places of about `_BLOCK` images at a time."""
-  features: list[Features] = []
-  places: list[np.ndarray] = []
-  for numbers, images in batches:
-    if not len(images):
-      continue
-    features.append(extract(images))
-    places.append(np.asarray(numbers))
-    if sum(map(len, places)) >= _BLOCK:
-      yield _joined(features), np.concatenate(places)
-      features, places = [], []
-  if places:
-    yield _joined(features), np.concatenate(places)
 
 
 def scores(

@@ -13,9 +13,9 @@ from PIL import Image
 
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
+from pyramid_jax.metrics import states
 
 
-Scores = dict[str, bootstrap.Score]
 Size = tuple[int, int]  # height and width
 Examples = Mapping[str, np.ndarray]
 TASKS = ('superres', 'inpaint')
@@ -86,13 +86,13 @@ def _check(task: str, images: np.ndarray, examples: Examples) -> None:
       )
 
 
-def scores(
+def pairs(
   task: str,
   images: np.ndarray,
   examples: Examples,
   degradation: Degradation | None = None,
-) -> Scores:
-  """Returns the scores of restored images (N, H, W, 3) uint8.
+) -> dict[str, np.ndarray]:
+  """Returns `bootstrap.mean_pairs` of restored images (N, H, W, 3) uint8.
 
   superres: psnr (dB), ssim, and under the degradation's name the psnr (dB) of
   the degraded image to the one that was given; without `image` only the last.
@@ -122,13 +122,51 @@ def scores(
     low = examples['lr_image']
     small = degradation.apply(images, low.shape[1:3])
     ratios[degradation.score] = image_quality.psnr(small, low)
-  return {
-    name: bootstrap.mean(image_quality.capped(x)) for name, x in ratios.items()
-  }
+  capped = {name: image_quality.capped(x) for name, x in ratios.items()}
+  return {name: bootstrap.mean_pairs(x) for name, x in capped.items()}
 
 
 def baseline(task: str, examples: Examples, size: Size) -> np.ndarray:
-  """Returns (N, H, W, 3) uint8 images that need no model; see `scores`."""
+  """Returns (N, H, W, 3) uint8 images that need no model; see `pairs`."""
   if task == 'superres':
     return bicubic(examples['lr_image'], size)
   return mean_filled(examples['image'], examples['inpaint_mask'])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restoration:
+  """The scores of restored images as a `states.Measure`.
+
+  The ceiling is the score of the whole images, the floor that of `baseline`.
+  """
+
+  task: str
+  degradation: Degradation | None = None
+  bounds: bool = True  # whether there are ceilings and floors
+
+  def of_images(self, batch: states.Batch) -> states.Columns:
+    return pairs(self.task, batch.images, batch.examples, self.degradation)
+
+  def of_real(self, batch: states.Batch) -> states.Columns:
+    examples = batch.conditions
+    if not self.bounds or batch.real is None:
+      return {}
+    plain = baseline(self.task, examples, batch.real.shape[1:3])
+    score = lambda x: pairs(self.task, x, examples, self.degradation)
+    return {
+      **states.named(states.CEILING, score(batch.real)),
+      **states.named(states.FLOOR, score(plain)),
+    }
+
+  def needs_others(self, examples: states.Columns) -> bool:
+    del examples
+    return False
+
+  def rows(
+    self, images: states.Columns, real: states.Columns
+  ) -> list[bootstrap.Row]:
+    return states.rows(
+      bootstrap.ratios(images),
+      bootstrap.ratios(states.part(states.CEILING, real)),
+      bootstrap.ratios(states.part(states.FLOOR, real)),
+    )

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.pipeline import pipeline
-from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import workdir as workdir_lib
@@ -42,8 +41,7 @@ def load(
   """Returns a model that makes images.
 
   Args:
-    source: the workdir of a run or of a converted checkpoint, or the name of a
-      model that comes with the package ('shapes').
+    source: the workdir of a run or of a converted checkpoint.
     sketch: the workdir of a predictor of edges, which guides it.
     upsampler: the source of a model that enlarges its images.
     step: the step of the checkpoint, None for the newest valid one.
@@ -135,15 +133,12 @@ KINDS: tuple[tuple[Is, Open], ...] = ((is_run, open_run),)
 def _open(
   source: str | os.PathLike[str], options: Options
 ) -> pipeline.Pipeline:
-  path = compact.model(os.fspath(source)) or pathlib.Path(source).expanduser()
+  path = pathlib.Path(source).expanduser()
   for is_kind, open_kind in KINDS:
     if is_kind(path):
       return open_kind(path, options)
   if not path.exists():
-    known = ', '.join(compact.names())
-    raise errors.UserError(
-      f'{path}: not there; models that come along: {known}.', errors.MISSING
-    )
+    raise errors.UserError(f'{path}: not there.', errors.MISSING)
   raise errors.UserError(
     f'{path} is no model: it has no {workdir_lib.CONFIG}.', errors.MISSING
   )

@@ -59,10 +59,10 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     settings = settings_lib.of_config(system, config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
-    scoring.validation_count(config, len(reader_val))
+    scoring.validation_count(config, system.outputs, len(reader_val))
     batch = mesh_lib.place(mesh, batches(config, reader).at(0))
 
-  few = scoring.few_images(config, len(reader_val))
+  few = scoring.few_images(config, system.outputs, len(reader_val))
   if few and config.train.eval_every:
     logging.warning('%s', few)
 

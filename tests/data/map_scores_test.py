@@ -5,12 +5,19 @@ import pytest
 
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import map_scores
+from pyramid_jax.metrics import bootstrap
+
+
+def scores(seen, asked):
+  columns = map_scores.map_columns(seen, asked)
+  miou = map_scores.mean_iou(columns.pop('seg_miou'))
+  return {'seg_miou': miou, **bootstrap.ratios(columns)}
 
 
 def test_classes_are_counted_over_all_pictures():
   asked = np.array([[[1, 1], [25, 25]], [[1, 2], [25, 25]]])
   seen = np.array([[[1, 1], [25, 25]], [[2, 2], [25, 1]]])
-  values = map_scores.map_scores(seen, asked)
+  values = scores(seen, asked)
   # Class 1: 2 of 4, class 2: 1 of 2, class 25: 3 of 4.
   assert values['seg_miou'].value == pytest.approx((0.5 + 0.5 + 0.75) / 3)
   assert values['pixel_acc'].value == pytest.approx(6 / 8)
@@ -20,7 +27,7 @@ def test_classes_are_counted_over_all_pictures():
 def test_unlabelled_pixels_do_not_count():
   asked = np.array([[[1, 0], [0, 25]]])
   seen = np.array([[[1, 7], [8, 25]]])
-  values = map_scores.map_scores(seen, asked)
+  values = scores(seen, asked)
   assert values['seg_miou'].value == values['pixel_acc'].value == 1
 
 
@@ -41,6 +48,6 @@ def test_maps_are_painted_over_the_background():
 
 def test_bad_maps():
   with pytest.raises(ValueError, match=r'\(1, 2, 2\) and \(1, 2, 3\) must'):
-    map_scores.map_scores(np.ones((1, 2, 2), int), np.ones((1, 2, 3), int))
+    map_scores.map_columns(np.ones((1, 2, 2), int), np.ones((1, 2, 3), int))
   with pytest.raises(ValueError, match=r'classes are 0..28, got 29'):
-    map_scores.map_scores(np.ones((1, 2, 2), int), np.full((1, 2, 2), 29))
+    map_scores.map_columns(np.ones((1, 2, 2), int), np.full((1, 2, 2), 29))

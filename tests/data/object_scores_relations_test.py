@@ -6,6 +6,7 @@ import pytest
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import object_scores
 from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.metrics import bootstrap
 
 
 RED, BLUE, GREEN = (
@@ -65,7 +66,7 @@ def test_relation_scores_by_predicate():
     _found((RED, _box(0.1, 0.5)), (BLUE, _box(0.9, 0.5))),
     _found((RED, _box(0.9, 0.5))),  # no green cross: both are false
   ]
-  scores = object_scores.relation_scores(examples, found)
+  scores = bootstrap.ratios(object_scores.relation_pairs(examples, found))
   assert scores['relation_acc'].value == pytest.approx(1 / 4)
   assert scores['relation_acc/left of'].value == pytest.approx(1 / 2)
   assert scores['relation_acc/above'].value == 0
@@ -81,7 +82,9 @@ def test_caption_scores():
     'the red circle is left of the blue square',
   ]
   pair = _found((RED, _box(0.1, 0.5)), (BLUE, _box(0.9, 0.5)))
-  scores = object_scores.caption_scores(lines, [pair, pair], np.array([1, 0]))
+  scores = bootstrap.ratios(
+    object_scores.caption_pairs(lines, [pair, pair], np.array([1, 0]))
+  )
   # Counts: one red instead of two, three right; grounds: the first is right.
   assert scores['attribute_acc'].value == pytest.approx(3 / 4)
   assert scores['relation_acc'].value == 1
@@ -94,5 +97,6 @@ def test_too_many_are_as_wrong_as_too_few():
   lines = ['a red circle on a wavy background'] * 3
   red = (RED, _box(0.1, 0.5))
   found = [_found(), _found(red), _found(red, red)]
-  scores = object_scores.caption_scores(lines, found, np.zeros(3))
+  pairs = object_scores.caption_pairs(lines, found, np.zeros(3))
+  scores = bootstrap.ratios(pairs)
   assert scores['attribute_acc'].value == pytest.approx(1 / 3)

@@ -6,6 +6,7 @@ import pytest
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import object_scores
 from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.metrics import bootstrap
 
 
 RED, RED_SQUARE, GREEN = (
@@ -73,7 +74,8 @@ def test_scores_are_pooled_over_objects():
     _found((RED_SQUARE, box)),
     _found((GREEN, box), (RED, other)),
   ]
-  scores = object_scores.layout_scores(object_scores.match_all(examples, found))
+  matches = object_scores.match_all(examples, found)
+  scores = bootstrap.ratios(object_scores.layout_pairs(matches))
   values = {name: s.value for name, s in scores.items()}
   assert values == pytest.approx(
     {
@@ -85,7 +87,7 @@ def test_scores_are_pooled_over_objects():
       'count_acc': 0,
     }
   )
-  labels = object_scores.label_scores(examples, found)
+  labels = bootstrap.ratios(object_scores.label_pairs(examples, found))
   values = {name: s.value for name, s in labels.items()}
   assert values == pytest.approx(
     {'category_acc': 1 / 3, 'category_precision': 1 / 3, 'count_acc': 0}
@@ -99,7 +101,7 @@ def test_label_scores_count_every_copy():
     _found((RED, where), (GREEN, where), (GREEN, where)),
     _found((GREEN, where), (GREEN, where)),
   ]
-  scores = object_scores.label_scores(examples, found)
+  scores = bootstrap.ratios(object_scores.label_pairs(examples, found))
   assert scores['category_acc'].value == pytest.approx(4 / 5)
   assert scores['category_precision'].value == pytest.approx(4 / 5)
   assert scores['count_acc'].value == 1
@@ -111,9 +113,8 @@ def test_nothing_detected():
     'labels': np.array([[RED]]),
     'n_boxes': np.array([1]),
   }
-  scores = object_scores.layout_scores(
-    object_scores.match_all(examples, [_found()])
-  )
+  matches = object_scores.match_all(examples, [_found()])
+  scores = bootstrap.ratios(object_scores.layout_pairs(matches))
   assert scores['layout_recall'].value == 0
   assert np.isnan(scores['layout_precision'].value)
   assert scores['layout_precision'].n == 0
@@ -130,4 +131,5 @@ def test_purity_counts_stray_blobs():
     'n_boxes': np.array([1]),
   }
   matches = object_scores.match_all(examples, found)
-  assert object_scores.purity(image, matches, found).value == pytest.approx(0.8)
+  ((explained, coloured),) = object_scores.purity_pairs(image, matches, found)
+  assert explained / coloured == pytest.approx(0.8)

@@ -7,8 +7,10 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax.data import degradation
+from pyramid_jax.evaluation import measures
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.metrics import bootstrap
+from tests.helpers import aligned
 
 
 ROWS = [
@@ -72,7 +74,8 @@ def test_photographs_are_judged_by_their_own_degradation(kind, names):
   noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
   low = np.stack([degradation.degrade(kind, x, 4, 0) for x in noise])
   examples = {'image': noise, 'lr_image': low}
-  rows = score_table.of_task(config, None, noise, noise, examples)
+  measure = measures.of_samples(config, None, bounds=True)
+  rows = aligned.of_measure(measure, noise, examples, noise)
   assert {row.name for row in rows} == names
   scores = {row.name: row.score.value for row in rows}
   assert scores.get('lr_consistency_bicubic', 100) == 100

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pyramid_jax.data.synthetic import condition_alignment as alignment
 from pyramid_jax.data.synthetic import map_scores
 from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import edges
+from tests.helpers import aligned
 from tests.helpers import shapes_renderer
 
 
@@ -46,7 +47,7 @@ def test_counts_by_hand():
   far = np.concatenate([first, second]).sum() / (2 * len(y))
   assert values['to_found'][0] == pytest.approx(far)
   assert values['chamfer'][0] == values['to_wanted'][0] + values['to_found'][0]
-  table = edges.scores(found, wanted)
+  table = bootstrap.ratios(edges.pairs(found, wanted))
   for name, key in (
     ('edge_f1', 'f1'),
     ('edge_precision', 'precision'),
@@ -66,7 +67,7 @@ def test_empty_maps():
     assert values[name].tolist() == [1, 0, 0], name
   for name in ('to_wanted', 'to_found'):
     np.testing.assert_allclose(values[name], [0, 128**0.5, 128**0.5])
-  assert edges.scores(none, none)['edge_f1'].n == 1
+  assert edges.pairs(none, none)['edge_f1'].tolist() == [[1, 1]]
 
 
 def test_thick_lines_win_nothing():
@@ -108,7 +109,7 @@ def test_scores_order_clean_blurred_shuffled(level):
   # Where the pixels of objects end, and their outlines between the pixels,
   # from which the seen edges are half a pixel away.
   for wanted in (map_scores.borders(drawn['mask']), drawn['edge'] >= 128):
-    rows = [edges.scores(found, wanted) for found in seen]
+    rows = [bootstrap.ratios(edges.pairs(found, wanted)) for found in seen]
     for name in ('edge_f1', 'edge_chamfer', 'edge_missed'):
       values = [row[name].value for row in rows]
       better_high = name == 'edge_f1'
@@ -147,7 +148,7 @@ def test_every_task_has_a_row_where_edges_are_asked_for():
     'inpaint_mask': np.ones(images.shape[:3], np.uint8),
   }
   for task in ('map', 'inpaint'):
-    rows = alignment.with_bounds(task, blur(images, 2), examples, images, 0)
+    rows = aligned.rows(task, blur(images, 2), examples, images)
     table = {row.name: row for row in rows}
     row = table['edge_f1']
     assert row.ceiling.value > 0.97 > row.score.value > 0.8 > row.floor.value
@@ -155,8 +156,8 @@ def test_every_task_has_a_row_where_edges_are_asked_for():
     assert missed.ceiling.value < missed.score.value < missed.floor.value
     # Without true edges there is nothing to compare with.
     fewer = {k: v for k, v in examples.items() if k != 'edges'}
-    names = alignment.scores(task, images, fewer)
+    names = aligned.values(task, images, fewer)
     assert not [name for name in names if name.startswith('edge')]
   wrong = {**examples, 'edges': drawn['edge'][:, :32]}
   with pytest.raises(ValueError, match=r'\(12, 64, 64\) and \(12, 32, 64\)'):
-    alignment.scores('map', images, wrong)
+    aligned.rows('map', images, wrong)

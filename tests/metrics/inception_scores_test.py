@@ -12,6 +12,7 @@ from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
+from pyramid_jax.metrics import states
 from pyramid_jax.networks import inception as network_lib
 from tests.helpers import inception_weights
 
@@ -77,10 +78,9 @@ def test_scores_are_those_of_all_features_at_once():
   assert np.isnan(got['fid_tf1_50'].low)
 
 
-def test_batches_blocks_and_order_do_not_matter(monkeypatch):
+def test_batches_and_order_do_not_matter():
   images = _pictures(50)
   want = _collect(images, 50)
-  monkeypatch.setattr(inception, '_BLOCK', 8)
   batches = _batches(images, 7)[::-1]
   batches.insert(3, (np.zeros(0, int), images[:0]))
   got = inception.collect(_features, batches, keep=25, split_size=16)[0]
@@ -105,8 +105,7 @@ def test_a_set_has_no_distance_from_itself():
   assert got['precision_50'].value == got['recall_50'].value == 1
 
 
-def test_halves_make_a_whole(monkeypatch):
-  monkeypatch.setattr(inception, '_BLOCK', 8)
+def test_halves_make_a_whole():
   images = _pictures(51)
   even, odd = inception.collect(_features, _batches(images, 7), 25, 2)
   np.testing.assert_array_equal(odd.places, np.arange(1, 25, 2))
@@ -118,6 +117,15 @@ def test_halves_make_a_whole(monkeypatch):
   np.testing.assert_allclose(got.splits[0], want.splits[0])
   with pytest.raises(ValueError, match='too few images'):
     inception.collect(_features, _batches(images[:1], 7), 25, 2)
+
+
+def test_a_state_is_arrays():
+  state = _collect(_pictures(20), 7)
+  again = inception.State.of_totals(state.totals, state.kept)
+  real = inception.reference_of(_collect(_pictures(30, 1), 30))
+  assert inception.scores(again, real) == inception.scores(state, real)
+  none = inception.State.of_totals(state.totals, states.Kept())
+  assert none.features.shape == (0, 6)
 
 
 def test_few_pictures_have_no_precision():

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import restoration
 
 
@@ -13,15 +14,17 @@ def _pictures(count=2, size=16):
   return random.randint(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
+def scores(*args):
+  return bootstrap.ratios(restoration.pairs(*args))
+
+
 def test_parts_of_a_picture():
   image = _pictures(1)
   mask = np.zeros((1, 16, 16), np.uint8)
   mask[0, :4] = 1
   made = image.copy()
   made[0, :4] ^= 16  # by 16 in every value of the hole
-  values = restoration.scores(
-    'inpaint', made, {'image': image, 'inpaint_mask': mask}
-  )
+  values = scores('inpaint', made, {'image': image, 'inpaint_mask': mask})
   in_hole = 20 * np.log10(255 / 16)
   assert values['hole_psnr'].value == pytest.approx(in_hole)
   assert values['known_psnr'].value == 100
@@ -34,9 +37,7 @@ def test_a_picture_without_a_hole_does_not_count():
   mask[1, 0, 0] = 1
   made = image.copy()
   made[1, 0, 0] ^= 1
-  values = restoration.scores(
-    'inpaint', made, {'image': image, 'inpaint_mask': mask}
-  )
+  values = scores('inpaint', made, {'image': image, 'inpaint_mask': mask})
   assert values['hole_psnr'].n == 1
   assert values['hole_psnr'].value == pytest.approx(20 * np.log10(255))
 
@@ -78,13 +79,13 @@ def test_consistency_is_measured_with_the_degradation_that_was_used(degrade):
   high = _pictures(2, 16)
   low = degrade(high, (4, 4))
   degradation = restoration.Degradation(score='consistency', apply=degrade)
-  values = restoration.scores('superres', high, {'lr_image': low}, degradation)
+  values = scores('superres', high, {'lr_image': low}, degradation)
   assert set(values) == {'consistency'}  # it needs no whole image
   assert values['consistency'].value == 100
   off = {'lr_image': low ^ 1}
-  off = restoration.scores('superres', high, off, degradation)
+  off = scores('superres', high, off, degradation)
   assert off['consistency'].value == pytest.approx(20 * np.log10(255))
-  assert restoration.scores('superres', high, {'lr_image': low}) == {}
+  assert scores('superres', high, {'lr_image': low}) == {}
 
 
 def test_it_knows_no_data_set():
@@ -96,8 +97,8 @@ def test_sizes_that_do_not_fit():
   image = _pictures()
   examples = {'image': image, 'inpaint_mask': np.zeros((2, 8, 16))}
   with pytest.raises(ValueError, match=r'holes \(2, 8, 16\) must agree'):
-    restoration.scores('inpaint', image, examples)
+    scores('inpaint', image, examples)
   with pytest.raises(ValueError, match='whole number of times'):
-    restoration.scores('superres', image, {'lr_image': image[:, :5, :5]})
+    scores('superres', image, {'lr_image': image[:, :5, :5]})
   with pytest.raises(ValueError, match="task must be .*got 'text'"):
-    restoration.scores('text', image, {})
+    scores('text', image, {})

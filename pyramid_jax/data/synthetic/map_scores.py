@@ -11,9 +11,9 @@ from pyramid_jax.metrics import bootstrap
 
 
 Found = Sequence[detector.Detections]
-Scores = dict[str, bootstrap.Score]
 # 0 unlabelled, then the things, then the backgrounds.
 CLASSES = 1 + scenes.THINGS + len(scenes.BACKGROUNDS)
+MIOU = 'seg_miou'
 MAX_CYCLES = 10
 GROUND_SATURATION = 0.12
 GRADIENT, STRIPES, CHECKS, WAVES = range(len(scenes.BACKGROUNDS))
@@ -82,12 +82,16 @@ def _mean_iou(row: np.ndarray) -> float:
   return float((overlap[there] / union[there]).mean()) if there.any() else 1.0
 
 
-def map_scores(seen: np.ndarray, asked: np.ndarray) -> Scores:
-  """Returns the scores of semantic maps (B, H, W), 0 = unlabelled.
+def map_columns(seen: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:
+  """Returns what the scores of semantic maps (B, H, W), 0 = unlabelled, need.
 
   seg_miou is the intersection over union of each class over all images, the
   mean of the classes that are asked for or seen; pixel_acc the share of the
   labelled pixels that are as asked.
+
+  Returns:
+    `seg_miou` (B, 2 K), overlap and union in pixels of each class, see
+    `mean_iou`; `pixel_acc` (B, 2), see `bootstrap.ratio`.
 
   Raises:
     ValueError: shapes that differ, or a class that does not exist.
@@ -105,9 +109,14 @@ def map_scores(seen: np.ndarray, asked: np.ndarray) -> Scores:
     rows.append(np.concatenate([overlap, count(s) + count(a) - overlap]))
   right = ((seen == asked) & counted).sum((1, 2))
   return {
-    'seg_miou': bootstrap.statistic(np.array(rows), _mean_iou),
-    'pixel_acc': bootstrap.ratio(right, counted.sum((1, 2))),
+    MIOU: np.array(rows, np.int32).reshape(len(seen), 2 * CLASSES),
+    'pixel_acc': bootstrap.pairs(right, counted.sum((1, 2))),
   }
+
+
+def mean_iou(rows: np.ndarray) -> bootstrap.Score:
+  """Returns seg_miou by the rows (B, 2 K) of `map_columns`."""
+  return bootstrap.statistic(rows, _mean_iou)
 
 
 def borders(ids: np.ndarray) -> np.ndarray:

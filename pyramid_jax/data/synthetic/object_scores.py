@@ -20,8 +20,7 @@ from pyramid_jax.data.synthetic import text
 from pyramid_jax.metrics import bootstrap
 
 
-Score = bootstrap.Score
-Scores = dict[str, Score]
+Pairs = dict[str, np.ndarray]  # (B, 2) by score, see `bootstrap.ratio`
 Examples = Mapping[str, np.ndarray]
 Found = Sequence[detector.Detections]
 PREDICATES = scene_graph.PREDICATES
@@ -93,8 +92,8 @@ def match_all(examples: Examples, found: Found) -> list[Match]:
   return [match(b[:n], y[:n], one) for b, y, n, one in rows]
 
 
-def layout_scores(matches: Sequence[Match]) -> Scores:
-  """Returns the scores of layouts, from the matches of every image.
+def layout_pairs(matches: Sequence[Match]) -> Pairs:
+  """Returns the pairs of the scores of layouts, by the matches of each image.
 
   layout_recall and layout_precision are the shares of the asked objects and of
   the detections that match, layout_f1 their harmonic mean; mIoU is the mean IoU
@@ -107,30 +106,32 @@ def layout_scores(matches: Sequence[Match]) -> Scores:
   hits = np.array([m.hits for m in matches])
   right = np.array([m.right for m in matches])
   return {
-    'layout_recall': bootstrap.ratio(hits, asked),
-    'layout_precision': bootstrap.ratio(hits, found),
-    'layout_f1': bootstrap.ratio(2 * hits, asked + found),
-    'mIoU': bootstrap.ratio(np.array([m.iou.sum() for m in matches]), asked),
-    'category_acc': bootstrap.ratio(right, asked),
-    'count_acc': bootstrap.mean(asked == found),
+    'layout_recall': bootstrap.pairs(hits, asked),
+    'layout_precision': bootstrap.pairs(hits, found),
+    'layout_f1': bootstrap.pairs(2 * hits, asked + found),
+    'mIoU': bootstrap.pairs(np.array([m.iou.sum() for m in matches]), asked),
+    'category_acc': bootstrap.pairs(right, asked),
+    'count_acc': bootstrap.mean_pairs(asked == found),
   }
 
 
-def purity(images: np.ndarray, matches: Sequence[Match], found: Found) -> Score:
-  """Returns the share of the coloured pixels that matched objects explain.
+def purity_pairs(
+  images: np.ndarray, matches: Sequence[Match], found: Found
+) -> np.ndarray:
+  """Returns the pairs of the share of coloured pixels that objects explain.
 
-  It falls with stray blobs, which recall does not see. `images` are
-  (B, H, W, 3) uint8.
+  It falls with stray blobs, which recall does not see: only matched objects
+  count. `images` are (B, H, W, 3) uint8.
   """
   colours, _ = detector.colour_map(images_lib.check_batch(images))
   coloured = (colours >= 0).sum((1, 2))
   pairs = zip(matches, found, strict=True)
   explained = [d.areas[m.partner[m.partner >= 0]].sum() for m, d in pairs]
-  return bootstrap.ratio(np.array(explained), coloured)
+  return bootstrap.pairs(np.array(explained), coloured)
 
 
-def label_scores(examples: Examples, found: Found) -> Scores:
-  """Returns the scores of label sets, wherever the objects are.
+def label_pairs(examples: Examples, found: Found) -> Pairs:
+  """Returns the pairs of the scores of label sets, wherever the objects are.
 
   Of `labels` (B, N), 0 = padding, category_acc is the share that is there, as a
   multiset; category_precision is the share of the detections that were asked
@@ -142,9 +143,9 @@ def label_scores(examples: Examples, found: Found) -> Scores:
   both = np.minimum(asked, seen).sum(1)
   n_asked, n_seen = asked.sum(1), seen.sum(1)
   return {
-    'category_acc': bootstrap.ratio(both, n_asked),
-    'category_precision': bootstrap.ratio(both, n_seen),
-    'count_acc': bootstrap.mean(n_asked == n_seen),
+    'category_acc': bootstrap.pairs(both, n_asked),
+    'category_precision': bootstrap.pairs(both, n_seen),
+    'count_acc': bootstrap.mean_pairs(n_asked == n_seen),
   }
 
 
@@ -179,16 +180,16 @@ def holds(
 
 def _shares(
   true: np.ndarray, asked: np.ndarray, total: str, names: Sequence[str]
-) -> Scores:
-  """Returns the share of all (B, K) constraints that hold, and of each kind."""
-  scores = {total: bootstrap.ratio(true.sum(1), asked.sum(1))}
+) -> Pairs:
+  """Returns the pairs of all (B, K) constraints that hold, and of each kind."""
+  scores = {total: bootstrap.pairs(true.sum(1), asked.sum(1))}
   for i, name in enumerate(names):
-    scores[name] = bootstrap.ratio(true[:, i], asked[:, i])
+    scores[name] = bootstrap.pairs(true[:, i], asked[:, i])
   return scores
 
 
-def relation_scores(examples: Examples, found: Found) -> Scores:
-  """Returns the share of the conditions' triples that hold.
+def relation_pairs(examples: Examples, found: Found) -> Pairs:
+  """Returns the pairs of the share of the conditions' triples that hold.
 
   relation_acc is that of all triples, 'relation_acc/left of' and so on those of
   one predicate. `examples` have `labels` (B, N) and `triples` (B, T, 3), rows
@@ -208,10 +209,10 @@ def relation_scores(examples: Examples, found: Found) -> Scores:
   return _shares(true, asked, 'relation_acc', names)
 
 
-def caption_scores(
+def caption_pairs(
   captions: Iterable[str | bytes], found: Found, kinds: np.ndarray
-) -> Scores:
-  """Returns the share of the constraints of captions that hold.
+) -> Pairs:
+  """Returns the pairs of the share of the constraints of captions that hold.
 
   caption_acc is that of all constraints, attribute_acc of 'two red circles'
   (exactly so many are detected), relation_acc of relations, stuff_acc of

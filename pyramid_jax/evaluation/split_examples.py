@@ -1,0 +1,80 @@
+"""The examples of a split whose images are scored, batch by batch."""
+
+import functools
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.synthetic import condition_alignment
+from pyramid_jax.evaluation import examples as examples_lib
+from pyramid_jax.metrics import states
+
+
+SEED = 17  # of the order of the conditions
+
+
+class SplitExamples:
+  """The first `count` examples of a split; programs are compiled once.
+
+  Where the split has fewer, its examples repeat in turn: image i has example i
+  modulo their number.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    reader: reader_lib.Reader,
+    mesh: Mesh,
+    count: int,
+    shuffle: bool = False,
+  ):
+    """Takes examples from all over the split with `shuffle`."""
+    self.count = count
+    self.distinct = min(count, len(reader))  # the number of examples
+    self.size = min(config.evaluate.batch_size, count)  # of a batch
+    self.steps = -(-count // self.size)
+    self._order = batches_lib.Batches(reader, self.size, SEED, shuffle)
+    self._seed = config.data.seed
+    self._finish = examples_lib.finisher(config, reader, mesh)
+    self._finish_others = self._finish
+    if 'sketch' in config and config.sketch.shuffled_condition:
+      # The conditions of others are other ones already.
+      plain = config.copy_and_resolve_references()
+      with plain.unlocked():
+        plain.sketch.shuffled_condition = False
+      self._finish_others = examples_lib.finisher(plain, reader, mesh)
+
+  def places(self, step: int) -> np.ndarray:
+    """Returns the numbers of the images of a batch, in the last one fewer."""
+    first = step * self.size
+    return np.arange(first, min(first + self.size, self.count))
+
+  def fresh(self, step: int) -> int:
+    """Returns how many examples of a batch no earlier batch has."""
+    return int((self.places(step) < self.distinct).sum())
+
+  def at(self, step: int) -> examples_lib.Examples:
+    """Returns `size` examples, in the last batch more than are scored."""
+    numbers = step * self.size + np.arange(self.size)
+    return self._finish(self._order.rows(numbers % self.distinct))
+
+  def others(self, step: int) -> states.Columns | None:
+    """Returns conditions of other examples for the `fresh` ones, (R, ...).
+
+    The whole set of conditions is the same, each at the place of another; None
+    if there is only one.
+    """
+    count = self.fresh(step)
+    if self.distinct < 2 or not count:
+      return None
+    numbers = self._moved[self.places(step)[:count]]
+    filled = np.resize(numbers, self.size)  # one program serves all batches
+    rows = self._finish_others(self._order.rows(filled)).rows
+    return {name: x[:count] for name, x in rows.items()}
+
+  @functools.cached_property
+  def _moved(self) -> np.ndarray:
+    return condition_alignment.other_places(self.distinct, self._seed)
