@@ -42,7 +42,7 @@ def run(
   pipe = opening.of_run(config, workdir, options.get('checkpoint_step'))
   folder = workdir / 'samples'
   last, files = pipe, []
-  if options.get('upsampler'):
+  if options.get('upsampler') is not None:
     files = [_Files(folder / 'small', pipe)]
     pipe = opening.with_upsampler(pipe, options['upsampler'])
     last = pipe.upsampler or pipe

@@ -23,9 +23,11 @@ def from_text(
 ) -> dict[str, np.ndarray]:
   """Returns `condition_ids` (B, L) int32 and `caption` (B,) bytes of texts.
 
-  What does not fit is cut off, with one warning.
+  What does not fit is cut off, with one warning; another names words that are
+  not known.
   """
   tokenizers.warn_of_cut(tokenizer, texts)
+  tokenizers.warn_of_unknown(tokenizer, texts)
   return {
     'condition_ids': np.stack([tokenizer.encode(text) for text in texts]),
     'caption': np.array([text.encode() for text in texts]),

@@ -35,6 +35,9 @@ WORD_SPECIAL = ('<pad>', '<unk>', '<bos>', '<eos>')
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+# Words and punctuation of vocabularies of whole words.
+_WORD = r'\w+|[^\w\s]'
+
 # The ids of a text, and where in the text each of them begins.
 Pieces = tuple[Sequence[int], Sequence[int]]
 
@@ -51,6 +54,8 @@ class Tokenizer:
     end: the id after it.
     pad_id: the id that fills up.
     drop_full_stops: whether '.' is taken out of a text first.
+    unknown_id: the id of a word that is not in a vocabulary of whole words,
+      None where every word has pieces.
   """
 
   pieces: Callable[[str], Pieces]
@@ -60,6 +65,7 @@ class Tokenizer:
   end: int
   pad_id: int
   drop_full_stops: bool = False
+  unknown_id: int | None = None
 
   def __post_init__(self):
     if self.max_length < 2:
@@ -81,6 +87,13 @@ class Tokenizer:
     fitting = self.max_length - 1 - len(self.start)
     return text[begins[fitting] :].strip() if len(begins) > fitting else ''
 
+  def unknown(self, text: str) -> list[str]:
+    """Returns the words of a text that the vocabulary does not have."""
+    if self.unknown_id is None:
+      return []
+    words = re.findall(_WORD, self._plain(text))
+    return [w for w in words if self.unknown_id in self.pieces(w)[0]]
+
   def _plain(self, text: str) -> str:
     return text.replace('.', '') if self.drop_full_stops else text
 
@@ -97,13 +110,15 @@ def words(vocabulary: Sequence[str], max_length: int) -> Tokenizer:
   ids = {word: i for i, word in enumerate((*WORD_SPECIAL, *vocabulary))}
 
   def pieces(text: str) -> Pieces:
-    found = list(re.finditer(r'\w+|[^\w\s]', text))
+    found = list(re.finditer(_WORD, text))
     return (
       [ids.get(word.group().lower(), 1) for word in found],
       [word.start() for word in found],
     )
 
-  return Tokenizer(pieces, max_length, len(ids), start=(2,), end=3, pad_id=0)
+  return Tokenizer(
+    pieces, max_length, len(ids), start=(2,), end=3, pad_id=0, unknown_id=1
+  )
 
 
 def load_word_piece(path: str, max_length: int) -> Tokenizer:
@@ -210,6 +225,16 @@ def warn_of_cut(tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
     more,
   )
   return True
+
+
+def warn_of_unknown(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+  """Logs one warning that names words which the vocabulary does not have."""
+  words = dict.fromkeys(w for text in texts for w in tokenizer.unknown(text))
+  if words:
+    logging.warning(
+      'the model does not know %s: its vocabulary has whole words only',
+      ', '.join(map(repr, words)),
+    )
 
 
 def _shortened(text: str, most: int = 80) -> str:

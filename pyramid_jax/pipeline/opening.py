@@ -133,6 +133,8 @@ KINDS: tuple[tuple[Is, Open], ...] = ((is_run, open_run),)
 def _open(
   source: str | os.PathLike[str], options: Options
 ) -> pipeline.Pipeline:
+  if not os.fspath(source):
+    raise errors.UserError('the source of a model is empty, give a folder.')
   path = pathlib.Path(source).expanduser()
   for is_kind, open_kind in KINDS:
     if is_kind(path):

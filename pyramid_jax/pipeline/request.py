@@ -51,8 +51,8 @@ class Request:
     mask: an image; `image` is painted anew where it is white.
     strength: in (0, 1], the share of the steps that `image` goes through.
     sketch: an image or an SVG file of lines.
-    pitch: of the camera, see `conditioning.camera.ATTRIBUTES`.
-    depth_of_field: of the camera, see `ATTRIBUTES` as well.
+    pitch: of the camera, one of `conditioning.camera.ATTRIBUTES`.
+    depth_of_field: of the camera, one of `conditioning.camera.ATTRIBUTES`.
     split: 'train', 'val' or 'test' for the conditions of a split of the data.
     coarse_latent: finished scales, coarse first, (N, h, w, C) each, or a
       `latents.npz`.

@@ -145,8 +145,10 @@ def without_request(
 
 def _check_data(config: ConfigDict) -> None:
   """Refuses what needs data that are not there; names what to give."""
-  with errors.user_errors():
+  try:
     missing = data.missing_inputs(config, ('test',))
+  except (ValueError, OSError) as error:
+    missing = [str(error)]
   if not missing:
     return
   needed = conditions.inputs(config) or ('sketch',)

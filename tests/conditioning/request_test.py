@@ -170,3 +170,12 @@ def test_classes_by_name_and_by_number():
 def test_unknown_classes_are_named(text, names, message):
   with pytest.raises(ValueError, match=message):
     request.from_classes(text, config(), names)
+
+
+def test_unknown_words_are_named_in_one_warning(caplog):
+  with caplog.at_level('WARNING', 'absl'):
+    request.from_text(['red circle, a', ''], TOKENIZER)
+    assert not caplog.records
+    request.from_text(['a Mauve circle', 'red mauve, shiny'], TOKENIZER)
+  (warning,) = caplog.records
+  assert "does not know 'Mauve', 'mauve', 'shiny': " in warning.getMessage()
