@@ -25,6 +25,7 @@ def write(folder, variants, size):
     data__image_size=size,
     sample__steps=1,
     sample__count=3,
+    sample__batch_size=3,
   )
   extra = {'process': systems.create(config).fingerprint()}
   written_run.write(folder, config, extra=extra)
