@@ -23,7 +23,7 @@ _CACHED_SECS, _JAX_SECS = 0.1, 1.0
 def main(overrides: dict[str, str]) -> int:
   """Does what the flags say and returns the exit code."""
   _cache_programs()
-  workdir = pathlib.Path(options.WORKDIR.value)
+  workdir = options.workdir()
   if options.CONFIG.value:
     config = config_lib.load(options.CONFIG.value)
   else:

@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description='Encodes the training images of a config once.',
   )
   text = lambda name, about: parser.add_argument(
-    name, required=True, help=about
+    name, required=True, type=command_line.path, help=about
   )
   text('--config', 'FILE.py[:variant,...]')
   text('--first_stage', 'workdir or weight file')

@@ -1,11 +1,13 @@
 """The command line: flags, options, and overrides of the config."""
 
+import pathlib
 from typing import Any
 
 from absl import flags
 
 from pyramid_jax import errors
 from pyramid_jax.config import command_line
+from pyramid_jax.config import paths
 
 
 CONFIG = flags.DEFINE_string('config', '', 'FILE.py[:variant,...]')
@@ -35,6 +37,18 @@ _TEXTS = {
   ' or of --samples',
   'split': 'sample, evaluate: train, val or test',
 }
+# Of these, the files and folders.
+_PATHS = (
+  'layout',
+  'map',
+  'image',
+  'mask',
+  'sketch',
+  'upsampler',
+  'coarse_latent',
+  'samples',
+  'write_reference',
+)
 _OPTIONS = (
   TAKEOVER,
   *(flags.DEFINE_string(name, None, text) for name, text in _TEXTS.items()),
@@ -70,5 +84,18 @@ def parse(argv: list[str]) -> dict[str, str]:
 
 
 def values() -> dict[str, Any]:
-  """Returns {option: value} of the parsed flags."""
-  return {option.name: option.value for option in _OPTIONS}
+  """Returns {option: value} of the parsed flags, the `~` of paths expanded.
+
+  Raises:
+    UserError: a path in the home folder of nobody.
+  """
+  given: dict[str, Any] = {x.name: x.value for x in _OPTIONS}
+  for name in _PATHS:
+    if given[name]:
+      given[name] = paths.expand(given[name], f'--{name}')
+  return given
+
+
+def workdir() -> pathlib.Path:
+  """Returns the folder of the run, its `~` expanded."""
+  return pathlib.Path(paths.expand(WORKDIR.value, '--workdir'))

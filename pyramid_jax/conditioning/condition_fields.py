@@ -45,9 +45,13 @@ FIELDS = {
   ),
   # Of texts.
   'condition.vocab_file': Field(
-    '', 'The vocabulary of the tokenizer; of T5 its tokenizer.json.'
+    '',
+    'The vocabulary of the tokenizer; of T5 its tokenizer.json.',
+    path=True,
   ),
-  'condition.merges_file': Field('', 'The merges of the CLIP tokenizer.'),
+  'condition.merges_file': Field(
+    '', 'The merges of the CLIP tokenizer.', path=True
+  ),
   'condition.drop_full_stops': Field(
     False, 'Whether full stops are taken out of texts, those of data, too.'
   ),
@@ -58,7 +62,9 @@ FIELDS = {
     low=0,
   ),
   'condition.pad_id': Field(0, 'The padding token of a text.', low=0),
-  'condition.weights': Field('', 'The weight file of a pretrained encoder.'),
+  'condition.weights': Field(
+    '', 'The weight file of a pretrained encoder.', path=True
+  ),
   'condition.mlp_dim': Field(
     0, 'The hidden width of the blocks of T5; 0 for four times dim.', low=0
   ),

@@ -13,3 +13,4 @@ from pyramid_jax.config.formats import from_json as from_json
 from pyramid_jax.config.formats import to_json as to_json
 from pyramid_jax.config.names import flatten as flatten
 from pyramid_jax.config.overrides import override as override
+from pyramid_jax.config.paths import make_absolute as make_absolute

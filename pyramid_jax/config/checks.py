@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax.config import field as field_lib
 from pyramid_jax.config import names
+from pyramid_jax.config import paths
 from pyramid_jax.config import sections
 
 
@@ -55,6 +56,10 @@ def resume_differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     field = sections.find(after, name) or sections.find(before, name)
     was, now = before.get(name, 'absent'), after.get(name, 'absent')
     is_free = field is not None and field.resumable
-    if not is_free and (was != now or type(was) is not type(now)):
+    is_path = field is not None and field.path
+    is_same = type(was) is type(now) and was == now
+    if is_path:
+      is_same = paths.is_same(was, now)
+    if not is_free and not is_same:
       lines.append(f'{name}: {was!r} -> {now!r}')
   return lines

@@ -14,6 +14,7 @@ from pyramid_jax import errors
 from pyramid_jax.config import checks
 from pyramid_jax.config import files
 from pyramid_jax.config import overrides as overrides_lib
+from pyramid_jax.config import paths
 
 
 _OVERRIDE = '--config.'
@@ -85,6 +86,14 @@ def run(
     sys.stderr.write(f'error: {error}\n')
     return error.code
   return errors.OK
+
+
+def path(text: str) -> str:
+  """The `type` of a flag that takes paths, which commas separate."""
+  try:
+    return ','.join(map(paths.expand, text.split(',')))
+  except errors.UserError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def above_zero(kind: type) -> Callable[[str], Any]:

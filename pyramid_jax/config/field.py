@@ -31,6 +31,7 @@ class Field:
   items: type | None = None  # of a tuple; None: that of the default's first
   one_or_many: bool = False  # one value, or a tuple with one value a stage
   resumable: bool = False  # whether a resume may change it
+  path: bool = False  # whether it names a file or folder; see config.paths
 
   @property
   def kind(self) -> type:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax.config import formats
 from pyramid_jax.config import names as names_lib
+from pyramid_jax.config import paths
 
 
 # An installed package carries `configs`; a checkout has them next to it.
@@ -36,7 +37,7 @@ def load(path: str) -> ConfigDict:
       f'--config={path}: a config is code and is not fetched from a URL; '
       'give the path of a file.'
     )
-  name, _, arg = path.partition('.py:')
+  name, _, arg = paths.expand(path, '--config').partition('.py:')
   file = pathlib.Path(name if name.endswith('.py') else f'{name}.py')
   if not path.endswith('.py') and '.py:' not in path:
     raise errors.UserError(f'--config={path}: must be FILE.py[:variant,...].')

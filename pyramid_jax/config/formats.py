@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pyramid_jax.config import names
+from pyramid_jax.config import paths
 from pyramid_jax.config import sections
 
 
@@ -95,7 +96,7 @@ def from_json(text: str) -> ConfigDict:
   """Returns the locked config of a text of `to_json`, of any format.
 
   A field that it lacks came later than the run, and has its default, or what
-  `LATER` says.
+  `LATER` says. The `~` of a path is expanded.
 
   Raises:
     ValueError: the text is not a JSON object, a format that is newer than this
@@ -110,7 +111,9 @@ def from_json(text: str) -> ConfigDict:
       f'config.json is of format {version!r}, must be at most {FORMAT}: it was'
       ' written by a newer version.'
     )
-  return build(_read(values, '', is_old=version == 1)).lock()
+  config = build(_read(values, '', is_old=version == 1)).lock()
+  paths.expand_all(config)
+  return config
 
 
 def build(values: Mapping[str, Any]) -> ConfigDict:

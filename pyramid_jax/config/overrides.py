@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax.config import formats
 from pyramid_jax.config import names
+from pyramid_jax.config import paths
 from pyramid_jax.config import sections
 
 
@@ -27,7 +28,8 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
       and values of format 1 are taken with a warning.
 
   Raises:
-    UserError: no such field, or the text is not of the field's type.
+    UserError: no such field, the text is not of the field's type, or a path
+      begins with the home folder of nobody.
   """
   fields = names.flatten(config)
   for given, text in values.items():
@@ -51,6 +53,7 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
     section = functools.reduce(ConfigDict.__getitem__, parents, config)
     with section.ignore_type():
       section[last] = value
+  paths.expand_all(config)
 
 
 def _parse(name: str, text: str, fields: Mapping[str, Any]) -> Any:

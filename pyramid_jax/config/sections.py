@@ -35,6 +35,7 @@ _CHECKPOINT_FIELD = field_lib.Field(
   '',
   'Workdir or weight file of the trained first stage; empty to train it in'
   ' WORKDIR/first_stage.',
+  path=True,
 )
 
 

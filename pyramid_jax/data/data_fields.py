@@ -14,7 +14,10 @@ FIELDS = {
     'shapes', 'The data set: a key of pyramid_jax.data.READERS, or tfds/NAME.'
   ),
   'data.root': Field(
-    '', 'The folder of the files; shapes needs none.', resumable=True
+    '',
+    'The folder of the files; shapes needs none.',
+    resumable=True,
+    path=True,
   ),
   'data.image_size': Field(
     32, 'The height and width of an image in pixels.', low=1
@@ -89,6 +92,7 @@ FIELDS = {
     'The list by which categories are numbered: a file of ID,Name rows, or one'
     f' of the package ({", ".join(category_lists.LISTS)}); empty for the order'
     ' of the data.',
+    path=True,
   ),
   'data.unlisted_categories': Field(
     'append',
@@ -97,10 +101,14 @@ FIELDS = {
     choices=category_lists.UNLISTED,
   ),
   'data.ids_file': Field(
-    '', 'A file of the image ids to train on; empty for all images.'
+    '',
+    'A file of the image ids to train on; empty for all images.',
+    path=True,
   ),
   'data.eval_ids_file': Field(
-    '', 'A file of the image ids to evaluate on; empty for all images.'
+    '',
+    'A file of the image ids to evaluate on; empty for all images.',
+    path=True,
   ),
   'data.workers': Field(
     2, 'The number of threads that decode images.', low=1, resumable=True

@@ -143,6 +143,7 @@ SKETCH = {
     '',
     'The workdir of an edge predictor, a run of the system sketch; empty for'
     ' no sketch guidance.',
+    path=True,
   ),
   'sketch.beta': _field(
     (1.6, 0.8, 0.4),

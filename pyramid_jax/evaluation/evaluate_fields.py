@@ -17,11 +17,13 @@ FIELDS = {
     '',
     'The weight file of the Inception network; empty for no FID.',
     resumable=True,
+    path=True,
   ),
   'evaluate.reference': Field(
     '',
     'Statistics (.npz) or a folder of images that samples are compared with;'
     ' empty for the real images of the split.',
     resumable=True,
+    path=True,
   ),
 }

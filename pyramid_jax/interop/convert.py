@@ -261,14 +261,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
   families = [*WHOLE, *FAMILIES]
   parser.add_argument('--family', required=True, choices=families)
   parser.add_argument('--config', help='FILE.py[:variant,...]')
-  parser.add_argument('--checkpoint', help='PyTorch, safetensors or npz')
-  parser.add_argument('--workdir', required=True, help='folder to write')
+  parser.add_argument(
+    '--checkpoint', type=command_line.path, help='PyTorch, safetensors or npz'
+  )
+  parser.add_argument(
+    '--workdir', required=True, type=command_line.path, help='folder to write'
+  )
   parser.add_argument(
     '--allow_missing',
     action='store_true',
     help='keep initial values for what the checkpoint lacks',
   )
-  parser.add_argument('--export', help='FILE.safetensors to write from DIR')
+  parser.add_argument(
+    '--export',
+    type=command_line.path,
+    help='FILE.safetensors to write from DIR',
+  )
   parser.add_argument(
     '--layout',
     choices=parts.LAYOUTS,

@@ -183,7 +183,7 @@ def write(
   Raises:
     UserError: the folder cannot be written.
   """
-  config = config_lib.from_json(config_lib.to_json(config))
+  config = config_lib.make_absolute(config)
   with errors.user_errors(missing=errors.OUTPUT), config.unlocked():
     _name_files(config)
     labels = data.published_labels(config)

@@ -56,7 +56,7 @@ FIELDS = {
     1.0, 'The weight of the perceptual loss.', low=0
   ),
   'loss.perceptual_weights': Field(
-    '', 'The weight file of LPIPS with its VGG16.'
+    '', 'The weight file of LPIPS with its VGG16.', path=True
   ),
   'loss.codebook_weight': Field(1.0, 'The weight of the codebook loss.', low=0),
   'loss.kl_weight': Field(

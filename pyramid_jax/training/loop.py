@@ -49,13 +49,15 @@ def run(
 
   A config with a first stage and no checkpoint of it trains it first, in
   `WORKDIR/first_stage`. With `takeover` the workdir is used even if another
-  process seems to use it.
+  process seems to use it. The files that the config names are recorded by their
+  absolute paths, so that later commands work in any folder.
 
   Raises:
     UserError: bad or missing input, a workdir that cannot be used, a signal,
       or divergence; `code` is the exit code.
   """
   config_lib.validate(config)
+  config = config_lib.make_absolute(config)
   stages = workdir_lib.stages(config, pathlib.Path(workdir))
   for stage, folder in stages:
     workdir_lib.check_config(stage, folder)

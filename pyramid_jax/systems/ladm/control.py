@@ -43,7 +43,9 @@ BASE = 'base'  # the frozen part that is the trained LaDM
 
 FIELDS = {
   **ladm.FIELDS,
-  'control.base': Field('', 'The workdir of the frozen system ladm.'),
+  'control.base': Field(
+    '', 'The workdir of the frozen system ladm.', path=True
+  ),
   'control.map': Field(
     'edges',
     'The map that controls the network.',

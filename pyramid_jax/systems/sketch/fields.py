@@ -17,7 +17,9 @@ EDGES = (
 
 FIELDS = {
   'sketch.base': Field(
-    '', 'The workdir of the frozen system whose activations are read.'
+    '',
+    'The workdir of the frozen system whose activations are read.',
+    path=True,
   ),
   'sketch.features': Field(
     ('in2', 'in4', 'in8', 'mid0', 'mid1', 'mid2', 'out2', 'out4', 'out8'),
@@ -55,7 +57,7 @@ FIELDS = {
     choices=EDGES,
   ),
   'sketch.edge_weights': Field(
-    '', 'The weight file of a detector that is a network.'
+    '', 'The weight file of a detector that is a network.', path=True
   ),
   'sketch.target_space': Field(
     'latent',

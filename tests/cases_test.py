@@ -1,0 +1,65 @@
+"""The cases of tests/cases: what a person types, and what must come of it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import processes
+
+
+CASES = pathlib.Path(__file__).parent / 'cases'
+NAMES = sorted(path.parent.name for path in CASES.glob('*/run.sh'))
+# Case -> why it fails. A case that passes is taken out.
+FAILING = {}
+# Cases that use the trained run.
+TRAINED = [
+  name for name in NAMES if 'own_run' in (CASES / name / 'run.sh').read_text()
+]
+
+
+@pytest.fixture(scope='session')
+def run(tmp_path_factory):
+  """The folder of a `frido_shapes:debug` run."""
+  folder = tmp_path_factory.mktemp('cases') / 'run'
+  done = processes.run(
+    *('-m', 'pyramid_jax.main', f'--workdir={folder}'),
+    '--config=configs/frido_shapes.py:debug',
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return folder
+
+
+def verdict(name, folder):
+  """Runs a case; returns its exit code and what it says."""
+  done = subprocess.run(
+    ['bash', CASES / name / 'run.sh'],
+    env={
+      **processes.environment(),
+      'PY': sys.executable,
+      'PROJECT': os.fspath(processes.ROOT),
+      'RUN': os.fspath(folder),
+    },
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+  return done.returncode, done.stdout + done.stderr
+
+
+def marked(name):
+  reason = FAILING.get(name)
+  marks = [pytest.mark.slow]
+  if reason:
+    marks.append(pytest.mark.xfail(strict=True, reason=reason))
+  return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize('name', map(marked, NAMES))
+def test_case(name, request):
+  folder = request.getfixturevalue('run') if name in TRAINED else 'none'
+  code, text = verdict(name, folder)
+  assert (code, 'PASS' in text) == (0, True), text
