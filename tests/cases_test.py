@@ -13,7 +13,18 @@ from tests.helpers import processes
 CASES = pathlib.Path(__file__).parent / 'cases'
 NAMES = sorted(path.parent.name for path in CASES.glob('*/run.sh'))
 # Case -> why it fails. A case that passes is taken out.
-FAILING = {}
+FAILING = {
+  '06-sample-into-read-only-workdir': 'finding B5: found after all the work',
+  '10-guidance-overflow': 'finding B15: samples are not checked',
+  '13-help': 'finding B8: --help shows no flag',
+  '14-svg-style-in-defs': 'finding B1: styles inside of <defs>',
+  '15-drawing-with-hand-shadow': 'finding B3: one threshold for a sheet',
+  '19-empty-prompt': 'finding B9: an empty option is taken for an absent one',
+  '20-weight-prefixes': 'finding B11: prefixes that frameworks add',
+  '21-fine-tune-converted': 'finding B12: converted weights are not trained on',
+}
+# Nothing but what the cases need is trained.
+FIELDS = {'train.steps': 1, 'train.eval_every': 0, 'train.sample_every': 0}
 # Cases that use the trained run.
 TRAINED = [
   name for name in NAMES if 'own_run' in (CASES / name / 'run.sh').read_text()
@@ -27,6 +38,8 @@ def run(tmp_path_factory):
   done = processes.run(
     *('-m', 'pyramid_jax.main', f'--workdir={folder}'),
     '--config=configs/frido_shapes.py:debug',
+    *(f'--config.{name}={value}' for name, value in FIELDS.items()),
+    *(f'--config.first_stage.{k}={v}' for k, v in FIELDS.items()),
   )
   assert done.returncode == 0, done.stderr[-3000:]
   return folder
