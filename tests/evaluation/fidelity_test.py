@@ -17,12 +17,15 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import evaluate
+from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
+from pyramid_jax.evaluation import unfinished
 from pyramid_jax.interop import parts
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
+from pyramid_jax.metrics import states
 from pyramid_jax.networks import inception as network_lib
 from pyramid_jax.pipeline import rows as rows_lib
 from tests.helpers import configs
@@ -225,6 +228,62 @@ def test_a_checkpoint(weights, mesh, tmp_path):
   assert table['class_acc']['ceiling'] > 0.9 > table['class_acc']['value']
   assert f'{tmp_path}, step 3, {COUNT} images of test; FID' in about
   assert f'against the real images of test ({COUNT} images)' in about
+
+
+@pytest.mark.parametrize('saved', [False, True])
+def test_what_was_killed_goes_on(weights, mesh, tmp_path, monkeypatch, saved):
+  """Of a run, and of saved samples; with bounds, features and moments."""
+  monkeypatch.setattr(unfinished, 'SHARE', float('inf'))
+  config = make_config(weights[0], level=0)
+  with config.unlocked():
+    config.condition.task, config.evaluate.count = 'class', COUNT
+  asked = {}
+  if saved:
+    np.savez(tmp_path / 'x.npz', arr_0=draw(COUNT, 1, side=16))
+    asked = {'samples': str(tmp_path / 'x.npz')}
+  want = score(config, tmp_path, **asked)
+  update, count = fid_state.FidState.update, iter(range(100))
+
+  def killed(self, batch):
+    if next(count) == 3:
+      raise KeyboardInterrupt
+    return update(self, batch)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(fid_state.FidState, 'update', killed)
+    with pytest.raises(KeyboardInterrupt):
+      score(config, tmp_path, **asked)
+  assert len(list(tmp_path.rglob('totals_00000003.npz'))) == 1
+  monkeypatch.setattr(fid_state.FidState, 'update', killed)
+  assert score(config, tmp_path, **asked) == want
+  assert next(count) == 6  # five batches, of which three were done
+  assert not list(tmp_path.rglob('totals*'))
+
+
+def test_states_of_parts_are_merged(weights):
+  path, features = weights
+  ours, real = draw(COUNT, 1), draw(COUNT, 2)
+  start = fid_state.start(fidelity.create(make_config(path)), COUNT, 'x', COUNT)
+  parts = []
+  for places in np.array_split(np.arange(COUNT), 3):
+    batch = states.Batch(
+      places=places, images=ours[places], reference=real[places]
+    )
+    parts.append(start.update(batch))
+  rows = parts[2].merge(parts[0]).merge(parts[1]).finish()
+  agree(
+    {row.name: {'value': row.score.value} for row in rows},
+    wanted(features, ours, real),
+  )
+
+
+def test_one_image_is_too_few_before_any_is_made(weights, mesh, tmp_path):
+  config = make_config(weights[0], level=0)
+  with config.unlocked():
+    config.condition.task, config.evaluate.count = 'class', 1
+  text, code = _fails(config, tmp_path)
+  assert text == 'FID needs at least 2 images, the samples are 1.'
+  assert code == errors.DATA
 
 
 def test_conditions_from_all_over_the_split(
