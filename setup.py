@@ -33,7 +33,10 @@ setuptools.setup(
     'pyramid_jax.configs',
   ],
   package_dir={'pyramid_jax.configs': 'configs'},
-  package_data={'pyramid_jax.data': ['lists/*.csv']},
+  package_data={
+    'pyramid_jax': ['models/*/*'],
+    'pyramid_jax.data': ['lists/*.csv'],
+  },
   # Lower bound: the oldest version the tests ran on. Upper bound: the first
   # minor version they have not seen.
   install_requires=[

@@ -67,6 +67,10 @@ class Tensors(Mapping[str, np.ndarray]):
   def __len__(self) -> int:
     return len(self._names)
 
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Returns the shape of a tensor, which is not read."""
+    return tuple(self._file.get_slice(name).get_shape())
+
   def metadata(self) -> dict[str, str]:
     """Returns the free text entries of the header."""
     return self._file.metadata() or {}
@@ -91,6 +95,7 @@ def write(
   # the library writes the memory of an array as it lies
   ordered = {k: np.asarray(v, order='C') for k, v in arrays.items()}
   safetensors_numpy.save_file(ordered, part, dict(metadata or {}))
+  part.chmod(0o644)  # the library lets the owner alone read it
   with open(part, 'rb') as file:
     os.fsync(file.fileno())
   os.replace(part, path)

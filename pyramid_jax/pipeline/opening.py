@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.pipeline import pipeline
+from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import workdir as workdir_lib
@@ -41,7 +42,8 @@ def load(
   """Returns a model that makes images.
 
   Args:
-    source: the workdir of a run or of a converted checkpoint.
+    source: the workdir of a run or of a converted checkpoint, or the name of a
+      model that comes with the package ('shapes').
     sketch: the workdir of a predictor of edges, which guides it.
     upsampler: the source of a model that enlarges its images.
     step: the step of the checkpoint, None for the newest valid one.
@@ -136,11 +138,17 @@ def _open(
   if not os.fspath(source):
     raise errors.UserError('the source of a model is empty, give a folder.')
   path = pathlib.Path(source).expanduser()
+  if not path.exists():  # one's own folder goes before a model of that name
+    path = compact.model(os.fspath(source)) or path
   for is_kind, open_kind in KINDS:
     if is_kind(path):
       return open_kind(path, options)
   if not path.exists():
-    raise errors.UserError(f'{path}: not there.', errors.MISSING)
+    known = ', '.join(compact.names())
+    raise errors.UserError(
+      f'{path}: not there. Models of the package: {known or "none"}.',
+      errors.MISSING,
+    )
   raise errors.UserError(
     f'{path} is no model: it has no {workdir_lib.CONFIG}.', errors.MISSING
   )

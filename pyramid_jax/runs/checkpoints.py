@@ -29,6 +29,7 @@ import orbax.checkpoint as ocp
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import sharding
+from pyramid_jax.runs import compact
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import state as state_lib
 
@@ -209,7 +210,7 @@ def load(
   """Returns the weights of a run.
 
   Args:
-    workdir: of any run; nothing in it is changed.
+    workdir: of any run, or with a file of `compact`; nothing in it is changed.
     abstract: {'params': {loss name: tree}, 'extra': tree} or a part of it, with
       shardings.
     step: of the checkpoint; None = the newest valid one.
@@ -219,6 +220,8 @@ def load(
     UserError: there is none, it is damaged, or it has other parameters.
   """
   found = steps(workdir)
+  if not found and compact.is_there(workdir):
+    return compact.load(workdir, abstract, step)
   if not found or step not in (None, *found):
     there = ', '.join(map(str, reversed(found))) or 'none'
     wish = '' if step is None else f' of step {step}'
@@ -240,7 +243,9 @@ def load(
 
 
 def frozen(workdir: Path, step: int) -> dict[str, str]:
-  """Returns the hashes of the pretrained weights that a step used."""
+  """Returns the hashes of the pretrained weights that a step used, if known."""
+  if not steps(workdir) and compact.is_there(workdir):
+    return {}
   return _meta_of(directory(workdir) / str(step)).get('frozen', {})
 
 

@@ -14,6 +14,7 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import parts
 from pyramid_jax.networks import pretrained
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import compact
 from pyramid_jax.systems import system as system_lib
 
 
@@ -72,11 +73,17 @@ def load(
   lines = missing(system, workdir, only)
   if lines:
     raise errors.UserError('missing: ' + '; '.join(lines), errors.MISSING)
-  return {
-    name: _load(part, _path_of(name, part, workdir), shapes[name])
-    for name, part in system.pretrained_parts().items()
-    if only in ('', name)
-  }
+  trees = {}
+  for name, part in system.pretrained_parts().items():
+    path = _path_of(name, part, workdir)
+    if only not in ('', name):
+      continue
+    if part.path or os.path.isdir(path) or not compact.is_there(workdir):
+      trees[name] = _load(part, path, shapes[name])
+    else:
+      here = {'frozen': {name: shapes[name]}}
+      trees[name] = compact.load(workdir, here)['frozen'][name]
+  return trees
 
 
 def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:

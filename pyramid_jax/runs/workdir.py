@@ -12,6 +12,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import compact
 from pyramid_jax.runs import pretrained
 from pyramid_jax.systems import system as system_lib
 
@@ -99,6 +100,11 @@ def check_inputs(parts: Sequence[Stage]) -> None:
   """Raises a UserError that names all missing files at once."""
   lines: list[str] = []
   for config, workdir in parts:
+    if compact.is_there(workdir) and not checkpoints.steps(workdir):
+      raise errors.UserError(
+        f'{workdir} has weights to sample from ({compact.FILE}) and no state of'
+        ' a training run; take another workdir.'
+      )
     system = create_system(config)
     with errors.user_errors():
       lines += data.missing_inputs(config)

@@ -1,0 +1,139 @@
+"""A run without its checkpoints: what is sampled from, in one small file.
+
+`WORKDIR/weights.safetensors` has the averaged parameters, the first stage, the
+untrained state and the step by their paths. Weights are float16; those of the
+part that is only read for edits are int8, with a float32 scale for each output
+channel under `PATH:scale`. All are float32 again when they are read.
+
+Such runs come with the package, in `pyramid_jax/models/NAME`.
+"""
+
+from collections.abc import Collection
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.distributed import initial
+from pyramid_jax.distributed import sharding
+from pyramid_jax.interop import safetensors_file
+
+
+FILE = 'weights.safetensors'
+MODELS = pathlib.Path(__file__).parents[1] / 'models'
+_SCALE = ':scale'
+_INT8 = 127
+_LISTED = 5  # differences that a message names
+
+Path = str | os.PathLike[str]
+
+
+def names() -> list[str]:
+  """Returns the names of the runs that come with the package."""
+  return sorted(path.parent.name for path in MODELS.glob(f'*/{FILE}'))
+
+
+def model(name: str) -> pathlib.Path | None:
+  """Returns the folder of a run that comes with the package, None of others."""
+  return MODELS / name if name in names() else None
+
+
+def is_there(workdir: Path) -> bool:
+  """Whether a workdir has such a file."""
+  return (pathlib.Path(workdir) / FILE).is_file()
+
+
+def write(workdir: Path, trees: Any, coarse: Collection[str] = ()) -> None:
+  """Writes the file of a workdir.
+
+  Args:
+    workdir: a folder that is there.
+    trees: {'params': tree, 'frozen': tree, 'extra': tree, 'step': number}.
+    coarse: the paths of those weights that are written as int8.
+
+  Raises:
+    ValueError: a weight that float16 cannot hold.
+  """
+  arrays: dict[str, np.ndarray] = {}
+  for name, leaf in _leaves(trees).items():
+    value = np.asarray(leaf)
+    is_weight = name.startswith(('params/', 'frozen/'))
+    if name in coarse and value.ndim > 1:
+      axes = tuple(range(value.ndim - 1))
+      scale = np.abs(value).max(axes, keepdims=True) / np.float32(_INT8)
+      scale = np.maximum(scale, np.finfo(np.float32).tiny)
+      arrays[name] = np.round(value / scale).astype(np.int8)
+      arrays[name + _SCALE] = scale.astype(np.float32)
+    elif is_weight:
+      with np.errstate(over='ignore'):
+        arrays[name] = value.astype(np.float16)
+    else:
+      arrays[name] = value
+    if not np.isfinite(arrays[name]).all():
+      raise ValueError(f'{name} has values that float16 cannot hold.')
+  safetensors_file.write(pathlib.Path(workdir) / FILE, arrays)
+
+
+def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
+  """Reads trees of a file onto the mesh.
+
+  Args:
+    workdir: its folder.
+    abstract: trees as in `write`, or a part of them, with shardings.
+    step: refused unless it is that of the file; None for any.
+
+  Raises:
+    UserError: a file that is damaged, or of another config or step.
+  """
+  path = pathlib.Path(workdir) / FILE
+  with errors.user_errors(value=errors.DATA):
+    tensors = safetensors_file.Tensors(path)
+    found = int(tensors['step']) if 'step' in tensors else None
+    if step not in (None, found):
+      raise errors.UserError(
+        f'no checkpoint of step {step} in {path}, there: {found}.',
+        errors.MISSING,
+      )
+    _compare(path, tensors, _leaves(abstract))
+    values = jax.tree_util.tree_map_with_path(
+      lambda at, leaf: _read(tensors, sharding.path_name(at), leaf), abstract
+    )
+  return initial.place(values, jax.tree.map(lambda s: s.sharding, abstract))
+
+
+def _read(
+  tensors: safetensors_file.Tensors, name: str, leaf: jax.ShapeDtypeStruct
+) -> np.ndarray:
+  value = tensors[name].astype(leaf.dtype)
+  return value * tensors[name + _SCALE] if name + _SCALE in tensors else value
+
+
+def _compare(
+  path: pathlib.Path,
+  tensors: safetensors_file.Tensors,
+  leaves: dict[str, jax.ShapeDtypeStruct],
+) -> None:
+  """Raises a UserError unless the file has the leaves."""
+  lines = []
+  for name, leaf in leaves.items():
+    there = tensors.shape(name) if name in tensors else None
+    if there != leaf.shape:
+      shape = 'absent' if there is None else list(there)
+      lines.append(
+        f'{name} is {list(leaf.shape)} in the config and {shape} in the file'
+      )
+  if lines:
+    more = len(lines) - _LISTED
+    raise errors.UserError(
+      f'{path} is of another config: {"; ".join(lines[:_LISTED])}'
+      + (f'; and {more} more.' if more > 0 else '.'),
+      errors.DATA,
+    )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {sharding.path_name(path): leaf for path, leaf in leaves}

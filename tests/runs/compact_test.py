@@ -1,0 +1,125 @@
+"""Weights in one small file: written from a run, read in place of it."""
+
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax.commands import ship
+from pyramid_jax.interop import safetensors_file
+from pyramid_jax.runs import compact
+from pyramid_jax.runs import loading
+from pyramid_jax.runs import workdir as workdir_lib
+from tests.helpers import written_run
+
+
+STEP = 1  # of the written run
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  """Returns the folder of a run of two stages and that of its weights."""
+  root = tmp_path_factory.mktemp('compact')
+  config = config_lib.load('configs/frido_shapes.py:debug')
+  written_run.write(root / 'run', config, extra=None)
+  first = config_lib.first_stage(config)
+  written_run.write(root / 'run' / 'first_stage', first, seed=1)
+  flags = [f'--workdir={root}/run', f'--out={root}/out']
+  assert ship.main(flags) == errors.OK
+  assert ship.main(flags) == errors.OUTPUT
+  return root / 'run', root / 'out'
+
+
+def weights_of(folder):
+  run = loading.load(workdir_lib.read_config(folder), folder)
+  return run.weights, run.step
+
+
+def test_weights_are_those_of_the_run(folders):
+  (want, step), (got, same_step) = map(weights_of, folders)
+  assert (step, same_step) == (STEP, STEP)
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  float16, int8 = 2.0**-11, 0.5 / 127
+  _, out = folders
+  coarse = {
+    name.removeprefix('frozen/first_stage/').removesuffix(':scale')
+    for name in safetensors_file.Tensors(out / compact.FILE)
+    if name.endswith(':scale')
+  }
+  assert {name.split('/')[0] for name in coarse} == {
+    'encoder',
+    *('ms_quant_conv_0', 'ms_quant_conv_1', 'shared_decoder_0'),
+    *('shared_post_quant_conv_0', 'upsample_0'),
+  }
+
+  def compare(path, x, y):
+    assert x.dtype == y.dtype == np.float32
+    keys = [key.key for key in path[1:]]
+    x, y = np.asarray(x), np.asarray(y)
+    if '/'.join(keys[1:]) in coarse:
+      largest = np.abs(y).max(tuple(range(y.ndim - 1)), keepdims=True)
+      assert (np.abs(x - y) <= 1.001 * int8 * largest).all(), path
+    else:
+      np.testing.assert_allclose(x, y, float16, 1e-7, err_msg=str(path))
+
+  jax.tree_util.tree_map_with_path(compare, got, want)
+  np.testing.assert_array_equal(
+    got.extra['latent_scale'], want.extra['latent_scale']
+  )
+
+
+def test_the_folder_has_what_the_run_says(folders):
+  run, out = folders
+  assert sorted(file.name for file in out.iterdir()) == [
+    'config.json',
+    'labels.json',
+    'weights.safetensors',
+  ]
+  assert workdir_lib.read_config(out) == workdir_lib.read_config(run)
+  assert workdir_lib.read_labels(out) == workdir_lib.read_labels(run)
+  assert (out / compact.FILE).stat().st_mode & 0o444 == 0o444
+
+
+def test_another_step_config_or_damage_is_one_line(folders, tmp_path):
+  _, out = folders
+
+  def load(folder, name, *shape, step=None):
+    leaf = jax.ShapeDtypeStruct(shape, np.float32)
+    return compact.load(folder, {name: leaf}, step)
+
+  with pytest.raises(errors.UserError, match='no checkpoint of step 7.*: 1'):
+    load(out, 'step', step=7)
+  with pytest.raises(
+    errors.UserError, match=r'config: step is \[2\] in .* \[\] in'
+  ):
+    load(out, 'step', 2)
+  with pytest.raises(errors.UserError, match='x is .* and absent in the file'):
+    load(out, 'x')
+  (tmp_path / compact.FILE).write_bytes(b'{}')
+  with pytest.raises(errors.UserError, match='not a safetensors file') as info:
+    load(tmp_path, 'step')
+  assert info.value.code == errors.DATA
+
+
+def test_training_cannot_go_on_from_them(folders):
+  _, out = folders
+  config = workdir_lib.read_config(out)
+  with pytest.raises(errors.UserError, match='no state of a training run'):
+    workdir_lib.check_inputs(workdir_lib.stages(config, out))
+
+
+def test_first_stages_are_refused(folders, tmp_path, capsys):
+  run, _ = folders
+  flags = [f'--workdir={run}/first_stage', f'--out={tmp_path}']
+  assert ship.main(flags) == errors.USAGE
+  assert 'the run does not sample' in capsys.readouterr().err
+
+
+def test_values_beyond_float16_are_refused(tmp_path):
+  trees = {'params': {'w': np.float32([7e4])}, 'step': np.int32(1)}
+  with pytest.raises(ValueError, match='params/w .* float16 cannot hold'):
+    compact.write(tmp_path, trees)
+  zeros = {'params': {'w': np.zeros((2, 3), np.float32)}}
+  compact.write(tmp_path, zeros, coarse={'params/w'})
+  assert compact.is_there(tmp_path)
