@@ -12,7 +12,7 @@ MISSING = 66  # an input is not there
 BUG = 70  # an unexpected exception
 OUTPUT = 73  # the workdir cannot be written
 RESTART = 75  # preempted; the same command goes on
-DIVERGED = 76  # NaN or Inf in the loss or in the gradients
+DIVERGED = 76  # NaN or Inf in the loss, in the gradients or in samples
 
 
 class UserError(ValueError):

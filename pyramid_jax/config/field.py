@@ -7,11 +7,19 @@ code that reads them, and `CHECKS` of what two fields must have in common.
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 
 Values = Mapping[str, Any]  # {'train.steps': 1000, ...}
+_FLOAT32_MAX = 3.4028234663852886e38
+FINITE = f'a finite number, at most {_FLOAT32_MAX:.2g}'
+
+
+def is_finite(value: Any) -> bool:
+  """Whether a value, or each of a tuple, is no float that float32 lacks."""
+  if isinstance(value, tuple):
+    return all(map(is_finite, value))
+  return not isinstance(value, float) or abs(value) <= _FLOAT32_MAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +104,9 @@ class Field:
       return self.range
     if is_tuple and self.one_or_many and not value:
       return f'{article} {self.type_name}, not empty'
-    if all(self._allows(item) for item in items):
-      return ''
-    return self.range or 'a finite number'
+    if not is_finite(value):
+      return FINITE
+    return '' if all(map(self._allows, items)) else self.range
 
   def _allows(self, item: Any) -> bool:
     if self.choices:
@@ -106,8 +114,7 @@ class Field:
     if isinstance(item, str | bool) or item in self.also:
       return True
     return (
-      math.isfinite(item)
-      and (self.low is None or item >= self.low)
+      (self.low is None or item >= self.low)
       and (self.above is None or item > self.above)
       and (self.high is None or item <= self.high)
       and (self.below is None or item < self.below)

@@ -160,12 +160,20 @@ class _Made:
 def maker(pipe: pipeline.Pipeline, settings: pipeline.Settings) -> Maker:
   """Returns the function that makes the images to score.
 
-  It samples by the settings; a first stage reconstructs.
+  It samples by the settings; a first stage reconstructs. Samples that are not
+  finite are a `pipeline.NotFinite`.
   """
   if pipe.system.outputs == system_lib.RECONSTRUCTIONS:
     return lambda batch, numbers: pipe.reconstruct(batch)
-  sample = lambda batch, numbers: pipe.sample(batch, settings, numbers).images
-  return lambda batch, numbers: (sample(batch, numbers), [])
+
+  def make(
+    batch: Mapping[str, Any], numbers: np.ndarray
+  ) -> tuple[np.ndarray, list[np.ndarray]]:
+    made = pipe.sample(batch, settings, numbers)
+    pipe.check_finite(made.finite, settings, numbers)
+    return made.images, []
+
+  return make
 
 
 def validation_count(config: ConfigDict, outputs: str, there: int) -> int:

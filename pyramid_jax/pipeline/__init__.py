@@ -9,5 +9,6 @@ from pyramid_jax.pipeline.opening import load as load
 from pyramid_jax.pipeline.pipeline import Made as Made
 from pyramid_jax.pipeline.pipeline import Pipeline as Pipeline
 from pyramid_jax.pipeline.request import Request as Request
+from pyramid_jax.pipeline.sampler import NotFinite as NotFinite
 from pyramid_jax.pipeline.sampler import Samples as Samples
 from pyramid_jax.pipeline.settings import Settings as Settings

@@ -38,6 +38,7 @@ class Made(sampler.Samples):
     return Made(
       images=self.images[:count],
       scales=tuple(scale[:count] for scale in self.scales),
+      finite=self.finite[:count],
       numbers=self.numbers[:count],
       rows={name: x[:count] for name, x in self.rows.items()},
       small=self.small and self.small.first(count),
@@ -143,7 +144,8 @@ class Pipeline(sampler.Sampler):
       batch_size: images at a time, 0 for `config.sample.batch_size`.
 
     Raises:
-      UserError: a request that the model cannot serve.
+      UserError: a request that the model cannot serve; while it is iterated,
+        `NotFinite` for images that are not.
     """
     plan = self.plan(request)
     if not 0 <= first <= plan.count:
@@ -328,8 +330,16 @@ class Pipeline(sampler.Sampler):
     self, plan: Plan, rows: Mapping[str, np.ndarray], numbers: np.ndarray
   ) -> Made:
     made = self.sample(rows, plan.settings, numbers)
+    wanted = numbers < plan.count  # others fill the batch up
+    self.check_finite(made.finite | ~wanted, plan.settings, numbers)
     images = rows_lib.composite(made.images, rows, plan.project)
-    return Made(images=images, scales=made.scales, numbers=numbers, rows=rows)
+    return Made(
+      images=images,
+      scales=made.scales,
+      finite=made.finite,
+      numbers=numbers,
+      rows=rows,
+    )
 
   def _enlarged(self, plan: Plan, small: Made) -> Made:
     """Returns enlarged images, made as many at a time as fit this model."""
@@ -347,6 +357,7 @@ class Pipeline(sampler.Sampler):
       scales=tuple(
         map(np.concatenate, zip(*(part.scales for part in parts), strict=True))
       ),
+      finite=np.concatenate([part.finite for part in parts]),
       numbers=small.numbers,
       rows=rows,
       small=small,

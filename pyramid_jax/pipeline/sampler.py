@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -30,6 +31,7 @@ from pyramid_jax.systems import system as system_lib
 Rows = Mapping[str, Any]
 # Streams of noise count down from here; numbers of images stay below.
 _STREAMS = 2**32
+_NAMED = 8  # images that an error names, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,11 @@ class Samples:
 
   images: np.ndarray  # (B, H, W, 3) uint8
   scales: tuple[np.ndarray, ...]  # finished, coarse to fine, (B, ...) each
+  finite: np.ndarray  # (B,) bool, whether image and scales are finite
+
+
+class NotFinite(errors.UserError):
+  """Samples have NaN or Inf, which no uint8 image can show."""
 
 
 class Sampler:
@@ -125,7 +132,7 @@ class Sampler:
     """Refuses finished scales of other shapes than this system's."""
     start = settings.extent.start
     extent = dataclasses.replace(settings.extent, start=(), last=len(start) - 1)
-    _, wanted = jax.eval_shape(
+    _, wanted, _ = jax.eval_shape(
       functools.partial(self._generate, strength=settings.strength),
       self.weights,
       np.zeros((1, 2), np.uint32),
@@ -157,7 +164,7 @@ class Sampler:
     extent = dataclasses.replace(
       settings.extent, start=tuple(map(self._one_placed, start))
     )
-    images, scales = self._generate(
+    images, scales, finite = self._generate(
       self.weights,
       self._one_placed(_key_data(settings, numbers)),
       self._placed(batch),
@@ -166,7 +173,39 @@ class Sampler:
       strength=settings.strength,
     )
     return Samples(
-      images=np.asarray(images), scales=tuple(map(np.asarray, scales))
+      images=np.asarray(images),
+      scales=tuple(map(np.asarray, scales)),
+      finite=np.asarray(finite),
+    )
+
+  def check_finite(
+    self,
+    finite: np.ndarray,
+    settings: settings_lib.Settings,
+    numbers: np.ndarray,
+  ) -> None:
+    """Raises NotFinite with the numbers of images that are not finite.
+
+    Args:
+      finite: (B,) bool, of the images.
+      settings: how they were sampled.
+      numbers: (B,) of the images.
+    """
+    bad = [str(n) for n in numbers[~finite]]
+    if not bad:
+      return
+    more = f' and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''
+    guidance, dtype = settings.spec.guidance, self.config.dtype
+    causes = ['the weights']
+    if dtype != 'float32':
+      causes.insert(0, f'config.dtype={dtype}')
+    if guidance is not None:
+      scale = float(np.max(guidance.scale))
+      causes.insert(0, f'config.sample.guidance={scale:g}')
+    raise NotFinite(
+      f'NaN or Inf in the samples of image {", ".join(bad[:_NAMED])}{more};'
+      f' likely causes: {", ".join(causes)}.',
+      errors.DIVERGED,
     )
 
   def preview(self, batch: Rows, settings: settings_lib.Settings) -> np.ndarray:
@@ -175,7 +214,12 @@ class Sampler:
       return self.reconstruct(batch)[0]
     numbers = np.arange(len(next(iter(batch.values()))))
     if self.system.outputs == system_lib.SAMPLES:
-      return self.sample(batch, settings, numbers).images
+      made = self.sample(batch, settings, numbers)
+      try:
+        self.check_finite(made.finite, settings, numbers)
+      except NotFinite as error:
+        logging.warning('%s', error)
+      return made.images
     key = self._one_placed(_key_data(settings, numbers[:1]))
     (images,) = self._preview(self.weights, key, self._placed(batch))
     return np.asarray(images)
@@ -237,7 +281,7 @@ def _generate(
   spec: spec_lib.SamplerSpec,
   extent: system_lib.Extent,
   strength: float | None,
-) -> tuple[jax.Array, list[jax.Array]]:
+) -> tuple[jax.Array, list[jax.Array], jax.Array]:
   """The program of sampling; see `Sampler.sample`."""
   count = keys.shape[0]
   keys, batch, start = _filled(mesh, (keys, dict(batch), extent.start))
@@ -247,7 +291,10 @@ def _generate(
   images, scales = system_lib.generate(
     system, weights, keys, batch, spec, edit, extent
   )
-  return images[:count], [x[:count] for x in scales]
+  # A quantizer hides what is not finite in a scale from the image.
+  of_rows = lambda x: jnp.isfinite(x).reshape(len(x), -1).all(axis=1)
+  finite = jnp.stack([of_rows(x) for x in (images, *scales)]).all(axis=0)
+  return images[:count], [x[:count] for x in scales], finite[:count]
 
 
 def _edit(batch: Rows, strength: float) -> system_lib.Edit:

@@ -130,9 +130,7 @@ class Hooks:
     with self._bar.pause():
       scores: Mapping[str, float] = {}
       if due.evaluate and not stopping:
-        scores = self._score(pipe)
-        texts = (f'{name} {value:.4g}' for name, value in scores.items())
-        logging.info('validation: %s', ', '.join(texts))
+        scores = self._scores(pipe)
       if due.log:
         self.log(step, metrics, scores)
       if due.grid and not stopping:
@@ -142,6 +140,17 @@ class Hooks:
         config, mesh = self._setup.config, self._setup.mesh
         position = step * config.train.batch_size
         self._store.save(state, config, mesh, position)
+
+  def _scores(self, pipe: pipeline.Pipeline) -> Mapping[str, float]:
+    """Scores the model; samples that are not finite give no scores."""
+    try:
+      scores = self._score(pipe)
+    except pipeline.NotFinite as error:
+      logging.warning('no scores: %s', error)
+      return {}
+    texts = (f'{name} {value:.4g}' for name, value in scores.items())
+    logging.info('validation: %s', ', '.join(texts))
+    return scores
 
   def _preview(self, step: int, pipe: pipeline.Pipeline) -> None:
     """Draws and saves a grid of samples."""

@@ -1,4 +1,5 @@
 import json
+import math
 
 from ml_collections import ConfigDict
 import pytest
@@ -409,7 +410,9 @@ SYSTEMS = {
     ('ema.halflife_images', '-1', 'images is -1.0, must be at least 0'),
     ('condition.cond_dropout', '1.5', r'in \[0, 1\]'),
     ('mesh.fsdp', '0', 'is 0, must be at least 1 or -1'),
-    ('train.learning_rate', 'inf', 'is inf, must be at least 0'),
+    ('train.learning_rate', 'inf', 'is inf, must be a finite number'),
+    ('sample.guidance', 'nan', 'is nan, must be a finite number'),
+    ('sample.guidance', '1e39', r'is 1e\+39, must be .*, at most 3.4e\+38'),
     ('condition.lr_noise_high', '0.001', 'at least condition.lr_noise_low'),
     ('sample.shape', '0,8', r'\(0, 8\), must be height and width above 0'),
     ('sketch.features', '()', r'\(\), must be not empty'),
@@ -423,6 +426,13 @@ def test_validate(name, text, message):
   config_lib.validate(config)
   config_lib.override(config, {name: text})
   with pytest.raises(errors.UserError, match=message):
+    config_lib.validate(config)
+
+
+def test_fields_of_networks_are_finite():
+  config = two_stages('diffit')
+  config.network.mlp_ratio = (2.0, math.inf)
+  with pytest.raises(errors.UserError, match='must be a finite number'):
     config_lib.validate(config)
 
 

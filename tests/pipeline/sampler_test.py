@@ -5,10 +5,13 @@ import logging
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax import pipeline
 from pyramid_jax import systems
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.pipeline import sampler
@@ -205,3 +208,37 @@ def levels_of(system, weights, spec):
 
   jax.eval_shape(build, weights)
   return found[0]
+
+
+def test_samples_that_are_not_finite_are_refused(config, monkeypatch, caplog):
+  def broken(system, weights, keys, batch, *others):
+    """Gives the image of class 7 a NaN, that of class 24 an infinite scale."""
+    del system, weights, others
+    spoil = lambda number, value: jnp.where(batch['class'] == number, value, 0)
+    images = jnp.zeros((len(keys), 16, 16, 3)).at[:, 3, 5, 1]
+    scale = jnp.zeros((len(keys), 2)).at[:, 1]
+    return images.set(spoil(7, jnp.nan)), [scale.set(spoil(24, jnp.inf))]
+
+  monkeypatch.setattr(system_lib, 'generate', broken)
+  own = make(config)
+  settings = settings_lib.of_config(own.system, config)
+  # A preview of a training run shows what there is.
+  own.preview(ROWS, settings)
+  assert 'NaN or Inf in the samples of image 1, 2; likely' in caplog.text
+
+  high = config.copy_and_resolve_references()
+  high.sample.guidance, high.dtype = 1e30, 'bfloat16'
+  own = pipeline.Pipeline(own.system, own.weights, own.mesh, high)
+  labels = [*ROWS['class']] * 3
+  request = own.request(label=labels)
+  batches = own.stream(request, first=3, batch_size=1)
+  assert next(batches).finite.all()
+  with pytest.raises(pipeline.NotFinite) as error:
+    next(batches)
+  assert error.value.code == errors.DIVERGED
+  assert 'image 4; likely' in str(error.value)
+  assert (
+    'config.sample.guidance=1e+30, config.dtype=bfloat16, the weights.'
+  ) in str(error.value)
+  # Images that only fill the batch up are not asked for.
+  assert own(label=labels[:1], count=1).shape == (1, 16, 16, 3)
