@@ -20,7 +20,6 @@ FAILING = {
   '14-svg-style-in-defs': 'finding B1: styles inside of <defs>',
   '15-drawing-with-hand-shadow': 'finding B3: one threshold for a sheet',
   '19-empty-prompt': 'finding B9: an empty option is taken for an absent one',
-  '20-weight-prefixes': 'finding B11: prefixes that frameworks add',
   '21-fine-tune-converted': 'finding B12: converted weights are not trained on',
 }
 # Nothing but what the cases need is trained.

@@ -40,6 +40,7 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from pyramid_jax.interop import weight_sets
 from pyramid_jax.interop.families import latent_diffit
 from pyramid_jax.interop.families import pidinet
 from pyramid_jax.interop.families import t5
@@ -97,11 +98,14 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   if flags.family == 'ldm.unet':
     heads = parts.Heads.of(_system(config).unet)
   with errors.user_errors(value=errors.DATA):
-    params, report = parts.to_flax(flags.family, state, template, heads)
+    params, report = parts.to_flax(
+      flags.family, state, template, heads, flags.weights
+    )
   _account(report, flags.allow_missing, parts.part(flags.family).strict)
   record = {
     'family': flags.family,
     'files': {str(path): _sha256(path) for path in paths},
+    'notes': report.notes,
     'tensors': len(report.matched),
     'missing': list(report.missing),
     'unused': list(report.unused),
@@ -128,7 +132,7 @@ def _convert_whole(
     )
   with errors.user_errors(value=errors.DATA):
     weights, report = latent_workdir.from_official(
-      flags.family, state, system, keep_initial=flags.allow_missing
+      flags.family, state, system, flags.allow_missing, flags.weights
     )
   is_strict = flags.family == latent_workdir.TWO_FILES
   _account(report, flags.allow_missing, is_strict)
@@ -202,7 +206,7 @@ def _template(
   if family in _SIZED and (config is None or family in _IN_NO_CONFIG):
     infer, arguments = _SIZED[family]
     with errors.user_errors(value=errors.DATA):
-      network = infer(state)
+      network = _inferred(infer, state)
     variables = evaluate(network.init, key, *arguments(network))
     return variables if family == 'inception' else variables['params']
   inits = _inits(config)
@@ -211,6 +215,18 @@ def _template(
       f'the config has no part {family!r}; it has {", ".join(sorted(inits))}.'
     )
   return evaluate(inits[family], key)
+
+
+def _inferred(infer: Callable[[State], Any], state: State) -> Any:
+  """Returns the network whose sizes the weights say, whatever their prefix."""
+  problem: ValueError | None = None
+  for root in weight_sets.roots(state, len(state) // 4):
+    try:
+      return infer(weight_sets.stripped(state, root))
+    except ValueError as error:
+      problem = problem or error
+  assert problem is not None
+  raise problem
 
 
 def _inits(config: ConfigDict | None) -> dict[str, Callable[[jax.Array], Any]]:
@@ -271,6 +287,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     '--allow_missing',
     action='store_true',
     help='keep initial values for what the checkpoint lacks',
+  )
+  parser.add_argument(
+    '--weights',
+    default='',
+    help='ema, raw or the name of a set, where a file has several; averages'
+    ' are taken unless this says otherwise',
   )
   parser.add_argument(
     '--export',

@@ -6,6 +6,7 @@ U-Net, its averages under flattened names, the first stage, the condition
 encoder, the scale of the latents and the buffers of the noise schedule.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.interop import mapping
+from pyramid_jax.interop import weight_sets
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import text_encoders
 from pyramid_jax.interop.families import unet
@@ -70,20 +72,26 @@ def _ema_rename(path: mapping.Path) -> tuple[str, str]:
 
 
 def to_flax(
-  state: State, template: Weights, chain: schedules.Chain, layout: Layout
+  state: State,
+  template: Weights,
+  chain: schedules.Chain,
+  layout: Layout,
+  weights: str = '',
 ) -> tuple[Weights, mapping.Report]:
   """Returns the weights of an official state dict, and the account of its keys.
 
   Args:
-    state: the official state dict.
+    state: the official state dict, perhaps behind a prefix, or several.
     template: shapes, or values to keep where something is missing.
     chain: the chain of the config.
     layout: the layout of the system.
+    weights: which of several are taken, see `weight_sets.choose`.
 
   Raises:
-    ValueError: buffers of another noise schedule than the config's.
+    ValueError: buffers of another noise schedule than the config's, or no such
+      weights.
   """
-  report = mapping.Report()
+  state, report, own = _chosen(state, template, weights)
 
   def take(tree, rename, prefix=''):
     filled, part = mapping.to_flax(state, tree, rename, prefix)
@@ -117,7 +125,7 @@ def to_flax(
   for key in state:
     if key not in report.matched and key not in report.mismatched:
       report.unused[key] = np.shape(state[key])
-  weights = Weights(
+  result = Weights(
     generator=generator,
     ema=ema,
     first_stage=first_stage,
@@ -125,7 +133,47 @@ def to_flax(
     latent_scale=scale,
     updates=int(np.ravel(state.get(UPDATES, 0))[0]),
   )
-  return weights, report
+  return result, report.renamed(own)
+
+
+def _chosen(
+  state: State, template: Weights, weights: str
+) -> tuple[State, mapping.Report, Callable[[str], str]]:
+  """Finds a checkpoint in what a file holds.
+
+  Returns:
+    It, without what is before its keys and without averages that are not
+    wanted; an account with nothing but notes; and its keys -> those of the
+    file.
+  """
+  keys = [
+    prefix + rename(path)[0]
+    for tree, rename, prefix in (
+      (template.generator['unet'], unet.rename, UNET),
+      (template.first_stage, msvqgan.rename, FIRST_STAGE),
+    )
+    for path in mapping.flatten(tree)
+  ]
+  found = [s for s in weight_sets.find(state, keys) if not s.is_flat]
+  choice = weight_sets.choose(found, weights if len(found) > 1 else '')
+  report, start = mapping.Report(), ''
+  if choice is not None:
+    report.notes.extend(choice.notes())
+    start = choice.taken.start
+    state = weight_sets.stripped(state, start)
+  averages = [key for key in state if key.startswith(EMA)]
+  if len(found) > 1 or not weights:
+    pass
+  elif weights not in (weight_sets.RAW, weight_sets.AVERAGED):
+    raise ValueError(
+      f'no weights {weights!r}; a whole checkpoint has {weight_sets.RAW} and'
+      f' perhaps {weight_sets.AVERAGED}'
+    )
+  elif weights == weight_sets.AVERAGED and not averages:
+    raise ValueError(f'no averages ({EMA}*), which --weights={weights} takes')
+  elif weights == weight_sets.RAW:
+    state = mapping.Renamed(state, {k: k for k in state if k not in averages})
+  return state, report, lambda key: start + key
 
 
 def _clip(state: State, template: Any, report: mapping.Report) -> Any:

@@ -43,14 +43,6 @@ DENOISERS = {
   'ldm': ('ldm.unet', 'unet'),
   TWO_FILES: ('diffit.latent', 'network'),
 }
-# What the keys of an autoencoder begin with, in either layout.
-_AUTOENCODER = (
-  'encoder.',
-  'decoder.',
-  'quant_conv.',
-  'post_quant_conv.',
-  'first_stage_model.',
-)
 
 
 def refuse_used(workdir: pathlib.Path, names: Sequence[str] = ()) -> None:
@@ -110,7 +102,11 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
 
 
 def from_official(
-  name: str, state: Mapping[str, np.ndarray], system: Any, keep_initial: bool
+  name: str,
+  state: Mapping[str, np.ndarray],
+  system: Any,
+  keep_initial: bool,
+  weights: str = '',
 ) -> tuple[latent_checkpoint.Weights, mapping.Report]:
   """Returns the weights of an official state dict, and the account of its keys.
 
@@ -119,35 +115,36 @@ def from_official(
     state: official key -> array, of all files of a release.
     system: the system of the config.
     keep_initial: whether what is missing gets initial values, or stays shapes.
+    weights: which of several sets of the denoiser is taken, see
+      `weight_sets.choose`.
 
   Raises:
-    ValueError: a config that no official checkpoint can have, or another
-      noise schedule or other constants in the state dict.
+    ValueError: a config that no official checkpoint can have, another noise
+      schedule or other constants in the state dict, or no such weights.
   """
   layout = layout_of(name, system)
   template = _template(system, initial.evaluate if keep_initial else None)
   if layout is not None:
-    return latent_checkpoint.to_flax(state, template, system.chain, layout)
-  of_first, of_network = (
-    mapping.Renamed(
-      state, {k: k for k in state if k.startswith(_AUTOENCODER) == is_first}
+    return latent_checkpoint.to_flax(
+      state, template, system.chain, layout, weights
     )
-    for is_first in (True, False)
-  )
   family, network = DENOISERS[name]
-  tree, report = parts.to_flax(family, of_network, template.generator[network])
-  first_stage, more = parts.to_flax(
-    system.pretrained_parts()[FIRST_STAGE].family,
-    of_first,
-    template.first_stage,
+  tree, report = parts.to_flax(
+    family, state, template.generator[network], weights=weights
   )
+  first_stage, more = parts.to_flax(
+    system.pretrained_parts()[FIRST_STAGE].family, state, template.first_stage
+  )
+  unused = report.unused.keys() & more.unused.keys()
   report.add(more)
-  weights = latent_checkpoint.Weights(
+  for key in report.unused.keys() - unused:
+    del report.unused[key]
+  weights_ = latent_checkpoint.Weights(
     generator={network: tree},
     first_stage=first_stage,
     latent_scale=template.latent_scale,
   )
-  return weights, report
+  return weights_, report
 
 
 def _template(system: Any, evaluate: Any = None) -> latent_checkpoint.Weights:

@@ -83,6 +83,9 @@ def official(module: str, leaf: str, kernel: str = 'linear') -> tuple[str, str]:
   return f'{module}.{name}', kind or kernel
 
 
+_ACCOUNTS = ('matched', 'missing', 'mismatched', 'unused')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
   """What became of the keys of a state dict; shapes are official ones."""
@@ -97,11 +100,21 @@ class Report:
   mismatched: dict[str, tuple[Shape, Shape]] = dataclasses.field(
     default_factory=dict
   )
+  notes: list[str] = dataclasses.field(default_factory=list)  # for people
 
   def add(self, other: 'Report') -> None:
     """Adds the account of further parameters."""
-    for field in dataclasses.fields(self):
-      getattr(self, field.name).update(getattr(other, field.name))
+    for name in _ACCOUNTS:
+      getattr(self, name).update(getattr(other, name))
+    self.notes.extend(n for n in other.notes if n not in self.notes)
+
+  def renamed(self, rename: Callable[[str], str]) -> 'Report':
+    """Returns the same account under other keys."""
+    accounts = {
+      name: {rename(k): shape for k, shape in getattr(self, name).items()}
+      for name in _ACCOUNTS
+    }
+    return Report(**accounts, notes=self.notes)
 
   @property
   def complete(self) -> bool:
@@ -110,8 +123,8 @@ class Report:
 
   def lines(self) -> list[str]:
     """Returns a printable account."""
-    lines = []
-    for name in ('matched', 'missing', 'mismatched', 'unused'):
+    lines = list(self.notes)
+    for name in _ACCOUNTS:
       keys = getattr(self, name)
       is_pair = name == 'mismatched'
       lines.append(f'{name}: {len(keys)}')

@@ -18,6 +18,7 @@ from pyramid_jax import files
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from pyramid_jax.interop import weight_sets
 from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import diffusers_unet
 from pyramid_jax.interop.families import discriminator
@@ -146,37 +147,89 @@ def part(family: str) -> Part:
 
 
 def to_flax(
-  family: str, state: State, template: Any, heads: Heads | None = None
+  family: str,
+  state: State,
+  template: Any,
+  heads: Heads | None = None,
+  weights: str = '',
 ) -> tuple[dict[str, Any], mapping.Report]:
   """Finds a network in a state dict, see `mapping.to_flax`.
 
-  A U-Net in the layout of diffusers needs the heads of the network.
+  A U-Net in the layout of diffusers needs the heads of the network; `weights`
+  says which of several sets is taken, see `weight_sets.choose`.
 
   Raises:
-    ValueError: an unknown family, a network that it does not have, or
-      constants that are not the published ones.
+    ValueError: an unknown family, a network that it does not have, constants
+      that are not the published ones, or no such set of weights.
   """
   how = part(family)
   unstacked = mapping.unstack(template, how.scanned)
-  state = how.adapt(state)
-  if how.diffusers is not None:
-    state = how.diffusers.to_official(state, heads)
-  state = how.cut(state, unstacked)
-  keys = [how.rename(path)[0] for path in mapping.flatten(unstacked)]
-  # max keeps the first of equals, so the order of the prefixes decides
-  prefix = max(how.prefixes, key=lambda p: sum(p + k in state for k in keys))
-  params, report = mapping.to_flax(state, unstacked, how.rename, prefix)
+  choice = weight_sets.choose(_sets(how, state, unstacked, heads), weights)
+  taken = _nothing(how, state) if choice is None else choice.taken
+  params, report = mapping.to_flax(
+    taken.state, unstacked, how.rename, taken.prefix
+  )
   for name, want in how.buffers(unstacked).items():
-    key = prefix + name
-    if key in state:
-      _check_constant(key, state[key], want)
+    key = taken.prefix + name
+    if key in taken.state:
+      _check_constant(key, taken.state[key], want)
       report.matched[key] = report.unused.pop(key)
     elif how.strict:
       report.missing[key] = want.shape
-  for key in state:
-    if not key.startswith(prefix):
-      report.unused[key] = tuple(np.shape(state[key]))
+  for key in taken.state:
+    if not key.startswith(taken.prefix):
+      report.unused[key] = tuple(np.shape(taken.state[key]))
+  report = report.renamed(taken.own)
+  if choice is not None:
+    _add_rest(report, state, choice)
   return _stacked(how, params, template), report
+
+
+def _sets(
+  how: Part, state: State, template: Any, heads: Heads | None
+) -> list[weight_sets.Found]:
+  """Returns the sets of weights of a network, in the official layout."""
+  keys = [how.rename(path)[0] for path in mapping.flatten(template)]
+  found: list[weight_sets.Found] = []
+  problem: ValueError | None = None
+  # Other layouts have other keys, so that what is before them is tried.
+  has_layouts = how.adapt is not Part.adapt or how.diffusers is not None
+  least = len(keys) // 2 if has_layouts else len(state) + 1
+  for root in weight_sets.roots(state, least):
+    try:
+      official = how.adapt(weight_sets.stripped(state, root))
+      if how.diffusers is not None:
+        official = how.diffusers.to_official(official, heads)
+      official = how.cut(official, template)
+    except ValueError as error:
+      problem = problem or error
+      continue
+    sets = weight_sets.find(official, keys, how.prefixes)
+    found += weight_sets.behind(root, sets)
+  if not found and problem is not None:
+    raise problem
+  return found
+
+
+def _nothing(how: Part, state: State) -> weight_sets.Found:
+  """Returns the empty set of a state dict that does not have the network."""
+  return weight_sets.Found(
+    prefix=how.prefixes[0], start='', state=how.adapt(state), count=0
+  )
+
+
+def _add_rest(
+  report: mapping.Report, state: State, choice: weight_sets.Choice
+) -> None:
+  """Says what of a file is not taken; other sets are not unused keys."""
+  report.notes.extend(choice.notes())
+  for key in list(report.unused):
+    if choice.is_other(key):
+      del report.unused[key]
+  root = choice.taken.root
+  for key in state:
+    if not key.startswith(root) and not choice.is_other(key):
+      report.unused[key] = tuple(np.shape(state[key]))
 
 
 def _stacked(how: Part, params: Any, template: Any) -> dict[str, Any]:
@@ -264,6 +317,8 @@ def load_part(
       raise ValueError(f'{len(report.unused)} unknown keys: {first}')
   except ValueError as error:
     raise ValueError(f'{path} as {family}: {error}') from error
+  for note in report.notes:
+    logging.info('%s: %s', path, note)
   if report.unused:
     logging.info('%s: %d keys are not used', path, len(report.unused))
   return params

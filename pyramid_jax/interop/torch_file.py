@@ -2,7 +2,8 @@
 
 Both layouts of `torch.save`: the zip archive (`data.pkl` and `data/<key>`,
 since PyTorch 1.6) and the older row of pickles followed by raw storages. The
-pickles go through `unpickler`, so a file can name tensors and nothing else.
+pickles go through `unpickler`, so a file can name tensors and nothing else:
+other objects, such as the callbacks of a trainer, are left out.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import lzma
 import math
 import mmap
 import os
+import re
 import reprlib
 import struct
 from typing import Any
@@ -41,6 +43,11 @@ LEGACY_START = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 LEGACY_PROTOCOL = 1001
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_TENSORS = 100_000
+MAX_DEPTH = 4  # of dictionaries that are looked at
+# Of unknown classes.
+MAX_NAMES, MAX_NAME = 100, 200
+# Their dictionaries hold tensors, too.
+_OPTIMIZERS = re.compile(r'opt(im.*)?$|.*(optimizer|scheduler|scaler)')
 MAX_DIMENSIONS = 16
 # a tensor may repeat its storage by zero strides (`expand`) up to this size
 MAX_REPEATED_ELEMENTS = 1 << 22
@@ -129,15 +136,40 @@ class _Tensor:
     return view != 0 if self.storage.name.endswith(' Bool') else view
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Returns the state dict of a PyTorch checkpoint.
+class _Unknown:
+  """The names of a file that are not known; they are never imported."""
 
-  That is the entry `state_dict` where there is one (Lightning), else the
-  object itself. Arrays are read-only views of the mapped file; bfloat16
-  becomes float32. Entries that are not tensors or numbers are left out.
+  def __init__(self) -> None:
+    self.names: dict[str, None] = {}
+
+  def __call__(self, name: str) -> unpickler.Global:
+    """Returns what stands for a name: it makes objects that do nothing."""
+    if len(self.names) < MAX_NAMES:
+      self.names[name[:MAX_NAME]] = None
+
+    def make(*args: Any) -> unpickler.Inert:
+      parts = [y for x in args for y in (x if isinstance(x, tuple) else (x,))]
+      if any(isinstance(part, _Tensor | _Storage) for part in parts):
+        raise ValueError(
+          f'global {name[:MAX_NAME]!r} makes a tensor, which is not allowed in'
+          ' a weight file'
+        )
+      return unpickler.Inert()
+
+    return unpickler.Global(name, make)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Returns the tensors of a PyTorch checkpoint by name.
+
+  A state dict is the object itself or any dictionary of it, such as the entry
+  `state_dict` of Lightning. If there are several, the keys of each begin with
+  its name and a dot. Arrays are read-only views of the mapped file; bfloat16
+  becomes float32. Numbers among tensors are kept, other entries and objects of
+  unknown classes are left out, and so are states of optimizers.
 
   Raises:
-    ValueError: damage, a global that is not allowed (named), or no tensors.
+    ValueError: damage, an unknown class that makes tensors, or no tensors.
     OSError: the file cannot be opened.
   """
   with open(path, 'rb') as file:
@@ -146,13 +178,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     raw = np.frombuffer(mapped, np.uint8)
     is_zip = mapped[:4] == b'PK\x03\x04'
+    unknown = _Unknown()
     try:
-      return _tensors(_read_zip(file, raw) if is_zip else _legacy(file, raw))
+      loaded = (_read_zip if is_zip else _legacy)(file, raw, unknown)
+      return _tensors(loaded, list(unknown.names))
     except DAMAGE as error:
       raise ValueError(f'damaged checkpoint: {error}') from error
 
 
-def _read_zip(file: BinaryIO, raw: np.ndarray) -> Any:
+def _read_zip(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
   with zipfile.ZipFile(file) as archive:
     members = {info.filename: info for info in archive.infolist()}
     heads = [name for name in members if name.endswith('/data.pkl')]
@@ -183,7 +217,7 @@ def _read_zip(file: BinaryIO, raw: np.ndarray) -> Any:
       return storage
 
     head = _member(archive, raw, members[heads[0]]).tobytes()
-    return unpickler.load(io.BytesIO(head), _ALLOWED, persistent)
+    return unpickler.load(io.BytesIO(head), _ALLOWED, persistent, unknown)
 
 
 def _member(
@@ -203,11 +237,12 @@ def _member(
   return raw[start : start + info.file_size]
 
 
-def _legacy(file: BinaryIO, raw: np.ndarray) -> Any:
+def _legacy(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
   storages: dict[str, _Storage] = {}
 
   def load() -> Any:
-    return unpickler.load(file, _ALLOWED, lambda i: _storage(i, storages))
+    persistent = lambda identifier: _storage(identifier, storages)
+    return unpickler.load(file, _ALLOWED, persistent, unknown)
 
   if load() != LEGACY_MAGIC:
     raise ValueError('not a PyTorch file: the magic number is missing')
@@ -311,28 +346,70 @@ def _allowed() -> dict[str, unpickler.Global]:
 _ALLOWED = _allowed()
 
 
-def _tensors(loaded: Any) -> dict[str, np.ndarray]:
-  """Picks the state dict out of what a checkpoint holds."""
-  if isinstance(loaded, dict) and isinstance(loaded.get('state_dict'), dict):
-    loaded = loaded['state_dict']
+def _tensors(loaded: Any, unknown: list[str]) -> dict[str, np.ndarray]:
+  """Picks the tensors out of what a checkpoint holds."""
   if not isinstance(loaded, dict):
-    raise ValueError(f'the checkpoint holds a {type(loaded).__name__}')
-  if len(loaded) > MAX_TENSORS:
-    raise ValueError(f'{len(loaded)} tensors; at most {MAX_TENSORS}')
+    raise ValueError(
+      f'the checkpoint holds a {type(loaded).__name__}{_named(unknown)}'
+    )
+  sets = _state_dicts(loaded)
+  if not sets:
+    raise ValueError(
+      'the checkpoint has no tensors at its top or in its dictionaries; it has'
+      f' {", ".join(map(str, list(loaded)[:10]))}{_named(unknown)}'
+    )
+  if unknown:
+    logging.warning('left out, never imported: %s', ', '.join(unknown[:20]))
+  if len(sets) > 1 or '' not in sets:
+    logging.info(
+      'tensors under %s', ', '.join(name or 'the top' for name in sets)
+    )
+  count = sum(map(len, sets.values()))
+  if count > MAX_TENSORS:
+    raise ValueError(f'{count} tensors; at most {MAX_TENSORS}')
+  return {
+    f'{name}.{key}' if name and len(sets) > 1 else key: value
+    for name, tensors in sets.items()
+    for key, value in _arrays(tensors).items()
+  }
+
+
+def _named(unknown: list[str]) -> str:
+  """Returns the first unknown name, which may be that of the whole model."""
+  if not unknown:
+    return ''
+  return (
+    f'; global {unknown[0]!r} is not allowed in a weight file: save a'
+    ' state_dict'
+  )
+
+
+def _state_dicts(
+  loaded: dict[Any, Any], name: str = '', depth: int = 0
+) -> dict[str, dict[Any, Any]]:
+  """Returns the dictionaries that hold tensors, by the names of their keys."""
+  found: dict[str, dict[Any, Any]] = {}
+  if any(isinstance(value, _Tensor) for value in loaded.values()):
+    found[name] = loaded
+  for key, value in loaded.items():
+    if not isinstance(value, dict) or depth == MAX_DEPTH:
+      continue
+    if isinstance(key, str) and not _OPTIMIZERS.match(key):
+      found |= _state_dicts(value, f'{name}.{key}' if name else key, depth + 1)
+  return found
+
+
+def _arrays(tensors: dict[Any, Any]) -> dict[str, np.ndarray]:
+  """Returns the tensors and the numbers of a dictionary."""
   state: dict[str, np.ndarray] = {}
   skipped = []
-  for key, value in loaded.items():
+  for key, value in tensors.items():
     if isinstance(value, _Tensor):
       state[str(key)] = value.numpy()
     elif isinstance(value, int | float) and np.asarray(value).dtype != object:
       state[str(key)] = np.asarray(value)
-    else:
+    elif not isinstance(value, dict):
       skipped.append(str(key))
   if skipped:
     logging.info('Not tensors, left out: %s', ', '.join(skipped[:20]))
-  if not any(isinstance(v, _Tensor) for v in loaded.values()):
-    raise ValueError(
-      'the checkpoint has no tensors at its top or under state_dict; it has'
-      f' {", ".join(map(str, list(loaded)[:10]))}'
-    )
   return state

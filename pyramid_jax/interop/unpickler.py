@@ -1,9 +1,10 @@
 """A pickle reader that builds data and calls nothing that a file names.
 
 Python's own unpickler, cut down to the opcodes that `torch.save` writes. A name
-becomes an entry of an allow-list or an error; nothing is imported, and there is
-no fallback. The base is `_Unpickler`, the one written in Python: the one in C
-hashes any key and takes memory for any memo index, before a subclass can look.
+becomes an entry of an allow-list or a placeholder; nothing is imported, and
+there is no fallback. The base is `_Unpickler`, the one written in Python: the
+one in C hashes any key and takes memory for any memo index, before a subclass
+can look.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,7 @@ class Inert:
   def ignore(self, *_: Any) -> None:
     """Takes items of a list or a dict, and keeps none."""
 
-  append = extend = __setitem__ = ignore
+  append = extend = add = __setitem__ = ignore
 
 
 def checked_key(key: Any) -> Any:
@@ -115,15 +116,15 @@ class _Unpickler(_Base):
     file: BinaryIO,
     allowed: Mapping[str, Global],
     persistent: Callable[[Any], Any],
+    unknown: Callable[[str], Global],
   ):
     super().__init__(_Bounded(file))
     self.allowed, self.persistent_load = allowed, persistent
+    self.unknown = unknown
 
   def find_class(self, module: str, name: str) -> Global:
     full = f'{module}.{name}'
-    if full not in self.allowed:
-      raise PickleError(f'global {full!r} is not allowed in a weight file')
-    return self.allowed[full]
+    return self.allowed[full] if full in self.allowed else self.unknown(full)
 
   def skip_frame(self) -> None:
     self.read(8)  # the size of a frame, whose opcodes follow
@@ -132,6 +133,9 @@ class _Unpickler(_Base):
 
   def call(self) -> None:
     args, function = self.stack.pop(), self.stack.pop()
+    if isinstance(function, Inert) and isinstance(args, tuple):
+      self.append(function)
+      return
     if not isinstance(function, Global) or not isinstance(args, tuple):
       raise PickleError(f'a call of a {type(function).__name__}')
     self.append(function.make(*args))
@@ -169,18 +173,20 @@ def load(
   file: BinaryIO,
   allowed: Mapping[str, Global],
   persistent: Callable[[Any], Any],
+  unknown: Callable[[str], Global],
 ) -> Any:
   """Reads one pickle from a file; the position is then just behind it.
 
   It holds numbers, strings, bytes, None, lists, tuples, sets, dicts, `Inert`,
-  and what `allowed` ('module.name' -> what stands for it) and `persistent`
-  (identifier of a storage -> object) return.
+  and what `allowed` ('module.name' -> what stands for it), `unknown` (any other
+  'module.name' -> what stands for it) and `persistent` (identifier of a storage
+  -> object) return.
 
   Raises:
-    PickleError: a name that is not allowed, an unknown opcode, or damage.
+    PickleError: a name that `unknown` refuses, an unknown opcode, or damage.
   """
   try:
-    return _Unpickler(file, allowed, persistent).load()
+    return _Unpickler(file, allowed, persistent, unknown).load()
   except PickleError:
     raise
   # what the base raises on damaged input

@@ -116,6 +116,66 @@ def test_lightning_checkpoint(write):
   assert list(got) == ['a.weight', 'a.bias', 'count']
 
 
+def test_classes_of_ones_own_are_named_and_never_imported(
+  write, tmp_path, monkeypatch, caplog
+):
+  (tmp_path / 'mine.py').write_text('raise SystemError')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  callback = Name('mine', 'Callback')
+  made = Call(callback, (1,), {'best': torch_writer.tensor(np.ones(2, 'f4'))})
+  called = Call(Name('functools', 'partial'), (callback,))
+  path = write(
+    {
+      'state_dict': torch_writer.Ordered({**sample(), 'note': made}),
+      'callbacks': {callback: {'score': 1}},
+      'hparams': [made, {'f': called, 'path': Name('os', 'system')}],
+    }
+  )
+  with caplog.at_level('WARNING', 'absl'):
+    got = torch_file.read(path)
+  assert list(got) == ['a.weight', 'a.bias', 'count']
+  (warning,) = caplog.records
+  assert warning.getMessage() == (
+    'left out, never imported: mine.Callback, functools.partial, os.system'
+  )
+
+
+def test_unknown_classes_that_make_tensors_are_refused(write):
+  state = sample()
+  state['b'] = Call(
+    Name('torch._utils', '_rebuild_other'), (state['a.weight'], (2,))
+  )
+  with pytest.raises(ValueError, match="'torch._utils._rebuild_other' makes a"):
+    torch_file.read(write({'state_dict': state}))
+
+
+def tensors(*names):
+  return torch_writer.Ordered(
+    {n: torch_writer.tensor(np.full(2, i, 'f4')) for i, n in enumerate(names)}
+  )
+
+
+def test_files_with_several_state_dicts(write):
+  moments = {'state': {0: tensors('exp_avg')}, 'param_groups': [{'lr': 0.1}]}
+  got = torch_file.read(
+    write(
+      {
+        'model': tensors('w', 'b'),
+        'ema': {'decay': 0.9, **tensors('w')},
+        'opt': moments,
+        'optimizer_G': tensors('w'),
+        'lr_schedulers': [],
+        'step': 3,
+      }
+    )
+  )
+  assert sorted(got) == ['ema.decay', 'ema.w', 'model.b', 'model.w']
+  got = torch_file.read(write({'net': {'G_ema': tensors('w'), 'seed': 1}}))
+  assert list(got) == ['w']  # one set keeps its names
+  got = torch_file.read(write({**tensors('w'), 'ema': tensors('w')}))
+  assert sorted(got) == ['ema.w', 'w']
+
+
 def test_compressed_archive(tmp_path):
   path = tmp_path / 'x.pt'
   torch_writer.write_zip(path, sample(), zipfile.ZIP_DEFLATED)
