@@ -55,6 +55,7 @@ setuptools.setup(
     'scikit-image>=0.26,<0.27',
     'scipy>=1.14,<2',
     'tensorboardX>=2.6.2,<3',
+    'tinycss2>=1.5,<1.6',
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66,<5',
   ],
