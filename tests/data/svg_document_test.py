@@ -13,7 +13,8 @@ from pyramid_jax.data import sketch_files
 from pyramid_jax.data import svg_document
 
 
-SPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+SVG = 'http://www.w3.org/2000/svg'
+SPACES = f'xmlns="{SVG}" xmlns:xlink="http://www.w3.org/1999/xlink"'
 DISC = '<circle cx="50" cy="50" r="30"/>'
 RING = '<circle cx="50" cy="50" r="30" fill="none" stroke="black"/>'
 LEFT = '<path d="M20 20h30v60h-30z"/>'
