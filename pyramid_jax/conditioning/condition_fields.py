@@ -65,6 +65,11 @@ FIELDS = {
   'condition.weights': Field(
     '', 'The weight file of a pretrained encoder.', path=True
   ),
+  'condition.pooled': Field(
+    False,
+    'Whether CLIP gives one token, the projected state at the end of the text'
+    ' as a unit vector, in place of the states of all tokens.',
+  ),
   'condition.mlp_dim': Field(
     0, 'The hidden width of the blocks of T5; 0 for four times dim.', low=0
   ),

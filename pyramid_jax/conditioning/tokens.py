@@ -106,10 +106,23 @@ class PretrainedEncoder(TokenEncoder):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipEncoder(PretrainedEncoder):
-  """The last hidden states of CLIP's text tower."""
+  """CLIP's text tower: its last hidden states, or one token.
+
+  Attributes, in addition to those of `PretrainedEncoder`:
+    pooled: whether there is one token, the projected state at the end of the
+      text as a unit vector (CompVis/latent-diffusion:
+      ldm/modules/encoders/modules.py, FrozenCLIPTextEmbedder; the states are
+      those of its FrozenCLIPEmbedder).
+  """
 
   network: text_encoders.CLIPTextEncoder
+  pooled: bool = False
   pretrained_family: ClassVar[str] = 'clip_text'
+
+  def embedded(self, params: Any, ids: jax.Array) -> jax.Array:
+    if not self.pooled:
+      return super().embedded(params, ids)
+    return params_lib.apply(self.network, params, ids, method='pooled')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +162,11 @@ def create_clip(config: ConfigDict, _: encoder.FirstStage) -> ClipEncoder:
   network = text_encoders.CLIPTextEncoder(
     **_sizes(config), max_length=c.max_length, mlp_dim=4 * c.dim
   )
-  return ClipEncoder(network=network, path=c.weights, **_text(config))
+  if c.pooled:  # OpenAI's projections are square
+    network = network.clone(projection_dim=c.dim)
+  return ClipEncoder(
+    network=network, pooled=c.pooled, path=c.weights, **_text(config)
+  )
 
 
 def create_t5(config: ConfigDict, _: encoder.FirstStage) -> T5Encoder:

@@ -123,17 +123,21 @@ def _convert_whole(
   workdir: pathlib.Path,
 ) -> None:
   """Writes the workdir of a whole system."""
-  system = _system(config)
+  _system(config)
   assert config is not None
   if config.system.name != flags.family:
     raise errors.UserError(
       f'--family={flags.family} needs a config of the system {flags.family}, '
       f'not {config.system.name}.'
     )
+  config = latent_workdir.fitted(config, state)
+  system = _system(config)
   with errors.user_errors(value=errors.DATA):
     weights, report = latent_workdir.from_official(
       flags.family, state, system, flags.allow_missing, flags.weights
     )
+  if config.condition.pooled:
+    report.notes.append('condition: one token of CLIP, by the keys of OpenAI')
   is_strict = flags.family == latent_workdir.TWO_FILES
   _account(report, flags.allow_missing, is_strict)
   latent_workdir.write(workdir, config, weights)

@@ -31,6 +31,8 @@ SCALE = 'scale_factor'
 LOGVAR = 'logvar'
 DECAY = EMA + 'decay'
 UPDATES = EMA + 'num_updates'
+# Keys that say by which library a CLIP text encoder was built.
+OPENAI_TOKENS = OPENAI_CONDITION + 'token_embedding.weight'
 
 State = Mapping[str, np.ndarray]
 
@@ -50,6 +52,9 @@ class Layout:
   stores_scale: bool = True
   # Whether that is a number instead of one per scale.
   scalar_scale: bool = False
+  # Whether a CLIP text encoder has the names of openai/CLIP, which gives the
+  # pooled embedding, not those of huggingface/transformers.
+  pooled_clip: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,8 +272,11 @@ def to_official(
       generator['condition'], layout.condition, layout.condition_prefix
     )
   if weights.clip is not None:
-    rename = text_encoders.rename_clip
-    state |= mapping.to_official(weights.clip, rename, TRANSFORMER)
+    clip = mapping.to_official(weights.clip, text_encoders.rename_clip)
+    prefix = TRANSFORMER
+    if layout.pooled_clip:
+      clip, prefix = text_encoders.to_openai(clip), OPENAI_CONDITION
+    state |= {prefix + key: value for key, value in clip.items()}
   if LOGVAR in generator:
     state[LOGVAR] = np.asarray(generator[LOGVAR], np.float32)
   if layout.stores_scale:

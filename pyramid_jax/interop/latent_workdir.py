@@ -77,7 +77,7 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
       " config.condition.encoder 'tokens' or 'clip' and"
       " config.condition.also ''"
     )
-  fields: dict[str, Any] = {}
+  fields: dict[str, Any] = {'pooled_clip': getattr(encoder, 'pooled', False)}
   if encoder.family:
     part = parts.part(encoder.family)
     (fields['condition_prefix'],) = (
@@ -99,6 +99,27 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
       ' trained with all scales on the fine grid, needed False'
     )
   return latent_checkpoint.Layout(**fields)
+
+
+def fitted(config: ConfigDict, state: Mapping[str, np.ndarray]) -> ConfigDict:
+  """Returns the config of an official state dict, locked.
+
+  Its keys say whether CLIP gives the states of all tokens or one: releases name
+  two libraries, each of which was used one way. OpenCLIP, whose keys are those
+  of OpenAI, gives states.
+  """
+  c = config.condition
+  if c.task not in tokenizers.TEXT_TASKS or c.encoder != 'clip':
+    return config
+  names = (latent_checkpoint.OPENAI_TOKENS, latent_checkpoint.TRANSFORMER)
+  is_openai, is_hf = (any(n in key for key in state) for n in names)
+  is_openai = is_openai and c.get('hidden_act') != 'gelu'
+  if is_openai == is_hf or c.pooled == is_openai:
+    return config
+  config = config_lib.from_json(config_lib.to_json(config))
+  with config.unlocked():
+    config.condition.pooled = is_openai
+  return config
 
 
 def from_official(

@@ -1,5 +1,6 @@
 """A released checkpoint, built small with every group of keys, and back."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -12,6 +13,7 @@ from pyramid_jax import systems
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
+from pyramid_jax.interop.families import text_encoders
 from pyramid_jax.runs import loading
 from tests.helpers import torch_writer
 
@@ -265,6 +267,7 @@ def test_frozen_clip_becomes_a_file_of_the_workdir(tmp_path):
   workdir = tmp_path / 'run'
   assert run('frido', workdir, *flags) == 0
   config = config_lib.from_json((workdir / 'config.json').read_text())
+  assert not config.condition.pooled
   assert config.condition.weights == str(workdir / 'condition.safetensors')
   frozen = loading.load(config, workdir).weights.frozen
   np.testing.assert_array_equal(
@@ -275,6 +278,64 @@ def test_frozen_clip_becomes_a_file_of_the_workdir(tmp_path):
   state = safetensors_file.Tensors(target)
   assert state.keys() == released.keys() - {LOSS}
   np.testing.assert_array_equal(state[key], released[key])
+
+
+def of_openai(released):
+  """The same release with CLIP as openai/CLIP names it, whole."""
+  start = 'cond_stage_model.transformer.'
+  clip = {
+    key.removeprefix(start): value
+    for key, value in released.items()
+    if key.startswith(start)
+  }
+  rest = {k: v for k, v in released.items() if not k.startswith(start)}
+  projection = np.random.default_rng(3).normal(size=(32, 32)).astype('f4')
+  clip['text_projection.weight'] = projection
+  renamed = text_encoders.to_openai(clip)
+  np.testing.assert_array_equal(renamed['text_projection'], projection.T)
+  others = {'logit_scale': np.float32(4.6), 'visual.proj': np.ones((2, 2))}
+  return rest | {
+    f'cond_stage_model.model.{key}': np.array(value, np.float32, order='C')
+    for key, value in {**renamed, **others}.items()
+  }
+
+
+@pytest.mark.slow
+def test_clip_of_openai_gives_one_token(tmp_path, capsys):
+  released = of_openai(make_release('text_clip'))
+  file = torch_writer.write_checkpoint(tmp_path / 'model.ckpt', released)
+  flags = [f'--config={CONFIG}:text_clip,debug', f'--checkpoint={file}']
+  workdir = tmp_path / 'run'
+  assert run('frido', workdir, *flags) == 0
+  assert 'condition: one token of CLIP' in capsys.readouterr().out
+  config = config_lib.from_json((workdir / 'config.json').read_text())
+  assert config.condition.pooled
+  assert config.condition.vocab_file == config.condition.merges_file == 'clip_l'
+  loaded = loading.load(config, workdir)
+  params = loaded.weights.frozen['condition']
+  ids = np.array([[49406, 5, 49407, 49407], [49406, 5, 9, 49407]], np.int32)
+  encoder = loaded.system.encoder
+  token = np.asarray(encoder.embedded(params, ids))
+  assert token.shape == (2, 1, 32)
+  np.testing.assert_allclose(np.linalg.norm(token, axis=-1), 1, rtol=1e-5)
+  # The state at the first end of the text, projected.
+  states = dataclasses.replace(encoder, pooled=False).embedded(params, ids)
+  want = np.stack([states[0, 2], states[1, 3]])
+  want = want @ released['cond_stage_model.model.text_projection']
+  want /= np.linalg.norm(want, axis=-1, keepdims=True)
+  np.testing.assert_allclose(token[:, 0], want, rtol=1e-4, atol=1e-5)
+  target = tmp_path / 'official.safetensors'
+  assert run('frido', workdir, f'--export={target}') == 0
+  state = safetensors_file.Tensors(target)
+  left_out = {
+    key
+    for key in released
+    if '.visual.' in key or key.endswith('logit_scale') or key == LOSS
+  }
+  assert state.keys() == released.keys() - left_out
+  for key in state:
+    if key.startswith('cond_stage_model.'):
+      np.testing.assert_array_equal(state[key], released[key], err_msg=key)
 
 
 @pytest.mark.parametrize('family', ['frido.msvqgan', 'discriminator'])

@@ -110,6 +110,28 @@ def from_openai(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return renamed
 
 
+def to_openai(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns a text tower under the keys of openai/CLIP; undoes `from_openai`.
+
+  Args:
+    state: HF keys.
+  """
+  outer = {theirs: ours for ours, theirs in _OPENAI.items()}
+  inner = {theirs: ours for ours, theirs in _OPENAI_INNER.items()}
+  renamed = {}
+  for key, value in state.items():
+    start = next(s for s in outer if key.startswith(s))
+    new = outer[start] + key.removeprefix(start)
+    if match := re.fullmatch(r'(.*\.)self_attn\.q_proj\.(\w+)', new):
+      thirds = [state[key.replace('.q_', f'.{part}_')] for part in 'qkv']
+      renamed[f'{match[1]}attn.in_proj_{match[2]}'] = np.concatenate(thirds)
+    elif not re.search(r'\.self_attn\.[kv]_proj\.', new):
+      for theirs, ours in inner.items():
+        new = new.replace(theirs, ours)
+      renamed[new] = value.T if new == 'text_projection' else value
+  return renamed
+
+
 def adapt_clip(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   """Returns openai/CLIP files, alone or inside a checkpoint, under HF keys."""
   for prefix in ('', 'cond_stage_model.model.'):
