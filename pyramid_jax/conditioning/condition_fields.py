@@ -6,6 +6,7 @@ from pyramid_jax.conditioning import classes
 from pyramid_jax.conditioning import encoding
 from pyramid_jax.config import field as field_lib
 from pyramid_jax.config.field import Field
+from pyramid_jax.networks import text_encoders
 
 
 SEQUENCES = ('text', 'layout', 'label', 'scene_graph')
@@ -62,6 +63,11 @@ FIELDS = {
     low=0,
   ),
   'condition.pad_id': Field(0, 'The padding token of a text.', low=0),
+  'condition.pad_in_text': Field(
+    False,
+    'Whether the padding token, written in a text, is read as that token, as'
+    ' the library transformers does for Stable Diffusion 2; CLIP only.',
+  ),
   'condition.weights': Field(
     '', 'The weight file of a pretrained encoder.', path=True
   ),
@@ -71,7 +77,15 @@ FIELDS = {
     ' as a unit vector, in place of the states of all tokens.',
   ),
   'condition.mlp_dim': Field(
-    0, 'The hidden width of the blocks of T5; 0 for four times dim.', low=0
+    0,
+    'The hidden width of the blocks of CLIP and T5; 0 for four times dim.',
+    low=0,
+  ),
+  'condition.hidden_act': Field(
+    'quick_gelu',
+    "The activation of CLIP's blocks: OpenAI's (quick_gelu) or OpenCLIP's"
+    ' (gelu).',
+    choices=tuple(text_encoders.ACTIVATIONS),
   ),
   # Of layouts and label sets.
   'condition.no_tokens': Field(

@@ -148,17 +148,30 @@ def load_word_piece(path: str, max_length: int) -> Tokenizer:
   return Tokenizer(_plain(pieces), max_length, size, (start,), end, pad)
 
 
-def load_clip(vocab: str, merges: str, max_length: int) -> Tokenizer:
-  """Reads the vocab.json and merges.txt of CLIP: start, pairs, end, end...
+def load_clip(
+  vocab: str,
+  merges: str,
+  max_length: int,
+  pad_id: int | None = None,
+  pad_in_text: bool = False,
+) -> Tokenizer:
+  """Reads the vocab.json and merges.txt of CLIP: start, pairs, end, pad...
 
   Equal to Hugging Face's `CLIPTokenizerFast` of clip-vit-large-patch14, which
   pads with the end token, except that special tokens written in a text are
   read as text.
 
+  Args:
+    vocab: the path of vocab.json, or of a tokenizer.json, which has both.
+    merges: the path of merges.txt, or of that tokenizer.json.
+    max_length: of `Tokenizer`.
+    pad_id: of `Tokenizer`, None for the end token.
+    pad_in_text: whether the padding token, written in a text, is that token.
+
   Raises:
     ValueError: a file cannot be read or is not what it should be.
   """
-  ids = _clip_vocabulary(vocab)
+  ids = clip_vocabulary(vocab)
   pairs = _clip_merges(merges)
   unknown = '<|endoftext|>'
   start, end = _ids_of(ids, ('<|startoftext|>', unknown), vocab)
@@ -180,7 +193,10 @@ def load_clip(vocab: str, merges: str, max_length: int) -> Tokenizer:
     [split, library.pre_tokenizers.ByteLevel(add_prefix_space=False)]
   )
   size = max(ids.values()) + 1
-  return Tokenizer(_plain(pieces), max_length, size, (start,), end, end)
+  pad_id = end if pad_id is None else pad_id
+  if pad_in_text:
+    pieces.add_special_tokens([key for key, i in ids.items() if i == pad_id])
+  return Tokenizer(_plain(pieces), max_length, size, (start,), end, pad_id)
 
 
 def load_t5(path: str, max_length: int) -> Tokenizer:
@@ -296,13 +312,15 @@ def _ids_of(
   return [ids[token] for token in special]
 
 
-def _clip_vocabulary(path: str) -> dict[str, int]:
+def clip_vocabulary(path: str) -> dict[str, int]:
   try:
     ids = json.loads(_read(path, 'vocab_file', CLIP_VOCAB))
   except json.JSONDecodeError as error:
     raise ValueError(
       f'{path} (config.condition.vocab_file) is not JSON: {error}.'
     ) from None
+  if isinstance(ids, dict) and isinstance(ids.get('model'), dict):
+    ids = ids['model'].get('vocab')  # a tokenizer.json
   values = list(ids.values()) if isinstance(ids, dict) else [ids]
   if not all(type(value) is int and value >= 0 for value in values):
     raise ValueError(
@@ -315,7 +333,10 @@ def _clip_vocabulary(path: str) -> dict[str, int]:
 def _clip_merges(path: str) -> list[tuple[str, str]]:
   """Returns the merges in the order of their rank."""
   pairs = []
-  lines = _read(path, 'merges_file', CLIP_MERGES).split('\n')
+  text = _read(path, 'merges_file', CLIP_MERGES)
+  lines = text.split('\n')
+  if text.lstrip().startswith('{'):
+    lines = _json_merges(text, path)
   for number, line in enumerate(lines, 1):
     parts = line.split()
     if not parts or (number == 1 and line.startswith('#version')):
@@ -329,6 +350,18 @@ def _clip_merges(path: str) -> list[tuple[str, str]]:
   return pairs
 
 
+def _json_merges(text: str, path: str) -> list[str]:
+  """Returns the lines of a merges.txt from the text of a tokenizer.json."""
+  try:
+    merges = json.loads(text)['model']['merges']
+    # two generations: 'a b', and ['a', 'b']
+    return [m if isinstance(m, str) else ' '.join(m) for m in merges]
+  except (json.JSONDecodeError, KeyError, TypeError):
+    raise ValueError(
+      f'{path} (config.condition.merges_file) is no tokenizer.json with merges.'
+    ) from None
+
+
 def create(config: ConfigDict) -> Tokenizer:
   """Builds the tokenizer of `config.condition.encoder` from its files.
 
@@ -337,7 +370,9 @@ def create(config: ConfigDict) -> Tokenizer:
   """
   c = config.condition
   if c.encoder == 'clip':
-    tokenizer = load_clip(c.vocab_file, c.merges_file, c.max_length)
+    tokenizer = load_clip(
+      c.vocab_file, c.merges_file, c.max_length, c.pad_id, c.pad_in_text
+    )
   else:
     load = load_t5 if c.encoder == 't5' else load_word_piece
     tokenizer = load(c.vocab_file, c.max_length)

@@ -160,7 +160,10 @@ def create_clip(config: ConfigDict, _: encoder.FirstStage) -> ClipEncoder:
   """Builds the encoder of `config.condition.encoder` 'clip', see `_text`."""
   c = config.condition
   network = text_encoders.CLIPTextEncoder(
-    **_sizes(config), max_length=c.max_length, mlp_dim=4 * c.dim
+    **_sizes(config),
+    max_length=c.max_length,
+    mlp_dim=c.mlp_dim or 4 * c.dim,
+    hidden_act=c.hidden_act,
   )
   if c.pooled:  # OpenAI's projections are square
     network = network.clone(projection_dim=c.dim)

@@ -72,6 +72,12 @@ COMMON = {
 
 # Of systems that diffuse latents along a discrete chain.
 CHAIN = {
+  'sample.end': _field(
+    'auto',
+    'The end of the steps on a chain: the clean image (clean), the first noise'
+    ' level, whose noise is left (first), or that of the spacing (auto).',
+    choices=timesteps.ENDS,
+  ),
   'sample.guidance_channels': _field(
     0, 'The number of first channels that are guided; 0 for all.', low=0
   ),

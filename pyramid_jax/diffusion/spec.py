@@ -31,6 +31,7 @@ class SamplerSpec:
     steps: solver steps of every stage, (S,), or of each, coarse to fine.
     spacing: where the steps lie; 'auto' is what suits the solver on a chain,
       and the discretization in continuous time.
+    end: where the steps on a chain end, see `timesteps.spaced_levels`.
     variance: the variance of the steps of ddpm, see `solvers.ddpm.ancestral`.
     eta: noise of ddim, 0 deterministic, 1 as noisy as ddpm.
     temperature: factor of the noise of ddim and ddpm.
@@ -47,6 +48,7 @@ class SamplerSpec:
   solver: str = static('ddim')
   steps: tuple[int, ...] = static((50,))
   spacing: str = static('auto')
+  end: str = static('auto')
   variance: str = static('fixed_small')
   eta: float = static(0.0)
   temperature: float = static(1.0)
@@ -108,7 +110,7 @@ class SamplerSpec:
     if spacing == 'auto':
       spacing = solvers.SPACINGS[self.solver]
     return [
-      timesteps.spaced_levels(chain, count, spacing, self.rho)
+      timesteps.spaced_levels(chain, count, spacing, self.rho, self.end)
       for count in self.steps_of(stages)
     ]
 

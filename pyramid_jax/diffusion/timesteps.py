@@ -21,7 +21,15 @@ SPACINGS = (
   'quad',
   'iddpm',
   'strided',
+  'leading',
+  'trailing',
+  'linspace',
 )
+# Where a sweep ends: as its spacing has it, clean, or at the chain's first
+# level.
+ENDS = ('auto', 'clean', 'first')
+# Spacings whose sweep ends at the chain's first level unless told otherwise.
+_TO_FIRST = ('official', 'quad', 'log_snr', 'leading')
 
 
 def uniform_timesteps(length: int, steps: int) -> np.ndarray:
@@ -39,6 +47,35 @@ def uniform_timesteps(length: int, steps: int) -> np.ndarray:
       " such as 10, 20, 25, 50, 100, 200, 250 of 1000, or spacing 'exact'"
     )
   return times
+
+
+def leading_timesteps(length: int, steps: int) -> np.ndarray:
+  """Returns `steps` ascending indices, T // S apart, from 1.
+
+  'leading' of huggingface/diffusers with `steps_offset` 1: the official DDIM
+  time steps where S divides T, else fewer of them.
+  """
+  checks.check_steps(steps, length - 1)
+  return np.arange(steps) * (length // steps) + 1
+
+
+def trailing_timesteps(length: int, steps: int) -> np.ndarray:
+  """Returns `steps` ascending indices to T - 1, evenly spread.
+
+  'trailing' of huggingface/diffusers (arXiv:2305.08891, table 2).
+  """
+  checks.check_steps(steps, length)
+  falling = np.round(np.arange(steps) * -(length / steps) + length)
+  return falling.astype(np.int64)[::-1] - 1
+
+
+def linspace_timesteps(length: int, steps: int) -> np.ndarray:
+  """Returns `steps` ascending indices to T - 1, evenly spread from above 0.
+
+  'linspace' of the multistep solvers of huggingface/diffusers.
+  """
+  checks.check_steps(steps, length - 1)
+  return np.round(np.linspace(0, length - 1, steps + 1)).astype(np.int64)[1:]
 
 
 def spread_timesteps(length: int, steps: int) -> np.ndarray:
@@ -156,7 +193,7 @@ def even(steps: int) -> np.ndarray:
 
 
 def spaced_levels(
-  chain: Chain, steps: int, spacing: str, rho: float = 7.0
+  chain: Chain, steps: int, spacing: str, rho: float = 7.0, end: str = 'auto'
 ) -> Levels:
   """Returns the levels of a sweep.
 
@@ -169,35 +206,53 @@ def spaced_levels(
   - 'karras': EDM's rule between the chain's ends, at times that are real
     numbers, and a clean end.
   - 'iddpm', 'strided': the rules 'S' and 'ddimS' of `respaced_levels`.
+  - 'leading' (to the chain's first level), 'trailing' and 'linspace' (with a
+    clean end): those of huggingface/diffusers, exactly `steps` levels.
 
   Args:
     chain: the trained chain.
     steps: S.
     spacing: one of `SPACINGS`.
     rho: the exponent of 'karras'.
+    end: one of `ENDS`.
 
   Raises:
-    ValueError: an unknown spacing, or a count that the rule cannot serve.
+    ValueError: an unknown spacing, or a count or an end that the rule cannot
+      serve.
   """
   checks.one_of('spacing', spacing, SPACINGS)
+  checks.one_of('end', end, ENDS)
+  to_first = end == 'first' or (end == 'auto' and spacing in _TO_FIRST)
+  end_bar = chain.alphas_bar[0] if to_first else 1.0
   if spacing in ('iddpm', 'strided'):
+    if to_first:
+      raise ValueError(f"end is 'first', but spacing {spacing!r} ends clean")
     rule = 'ddim' if spacing == 'strided' else ''
     return respaced_levels(chain, f'{rule}{steps}')
   if spacing == 'karras':
-    return _karras_levels(chain, steps, rho)
-  if spacing == 'exact':
-    return levels(chain, spread_timesteps(chain.length, steps), 1.0)
+    return _karras_levels(chain, steps, rho, end_bar)
   if spacing == 'log_snr':
     times = log_snr_timesteps(chain, steps)[1:]
-  elif spacing == 'quad':
-    times = quadratic_timesteps(chain.length, steps)
   else:
-    times = uniform_timesteps(chain.length, steps)
-  return levels(chain, times, chain.alphas_bar[0])
+    times = _TIMES[spacing](chain.length, steps)
+  return levels(chain, times, end_bar)
 
 
-def _karras_levels(chain: Chain, steps: int, rho: float) -> Levels:
-  """Returns the levels of 'karras'.
+# Rules that only the number of levels matters to.
+_TIMES = {
+  'official': uniform_timesteps,
+  'quad': quadratic_timesteps,
+  'exact': spread_timesteps,
+  'leading': leading_timesteps,
+  'trailing': trailing_timesteps,
+  'linspace': linspace_timesteps,
+}
+
+
+def _karras_levels(
+  chain: Chain, steps: int, rho: float, end_bar: float
+) -> Levels:
+  """Returns the levels of 'karras', and an end at `end_bar`.
 
   Times interpolate the logarithm of sigma / alpha of the chain.
   """
@@ -206,11 +261,11 @@ def _karras_levels(chain: Chain, steps: int, rho: float) -> Levels:
   ratios = np.sqrt((1.0 - bar) / bar)
   sigmas = karras_sigmas(steps, ratios[0], ratios[-1], rho)
   times = np.interp(np.log(sigmas), np.log(ratios), np.arange(chain.length))
-  alpha = np.append(1.0 / np.sqrt(1.0 + sigmas**2), 1.0)
+  alpha = 1.0 / np.sqrt(1.0 + sigmas**2)
   return levels_lib.make(
     time=np.append(times, times[-1]),
-    alpha=alpha,
-    sigma=np.append(sigmas * alpha[:-1], 0.0),
+    alpha=np.append(alpha, np.sqrt(end_bar)),
+    sigma=np.append(sigmas * alpha, np.sqrt(1.0 - end_bar)),
     part=np.append(times, times[-1]) / chain.length,
     is_trained=np.arange(steps + 1) < steps,
   )

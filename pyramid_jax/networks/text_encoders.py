@@ -1,5 +1,9 @@
 """Encoders that turn captions, tokens and boxes into a context."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
+import functools
+
 from einops import rearrange
 from flax import linen as nn
 import jax
@@ -96,11 +100,20 @@ class TransformerEncoder(nn.Module):
     return self.to_logits(self(tokens))
 
 
+# The activations of CLIP's feed-forwards, by the names of huggingface/
+# transformers; OpenAI's is an approximation of a GELU, OpenCLIP's is exact.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
+  'gelu': functools.partial(nn.gelu, approximate=False),
+}
+
+
 class ClipBlock(nn.Module):
   """Causal self-attention, then a feed-forward, each on a LayerNorm."""
 
   heads: int
   mlp_dim: int
+  hidden_act: str = 'quick_gelu'  # a key of `ACTIVATIONS`
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -121,14 +134,15 @@ class ClipBlock(nn.Module):
     x = x + layer('out_proj')(rearrange(h, 'b n h d -> b n (h d)'))
     h = norms.LayerNorm(dtype=self.dtype, name='layer_norm2')(x)
     h = layer('fc1', self.mlp_dim)(h)
-    h = h * nn.sigmoid(1.702 * h)  # CLIP's approximation of a GELU
-    return x + layer('fc2')(h)
+    return x + layer('fc2')(ACTIVATIONS[self.hidden_act](h))
 
 
 class CLIPTextEncoder(nn.Module):
   """The text tower of CLIP (arXiv:2103.00020); the defaults are ViT-L/14's.
 
-  huggingface/transformers: CLIPTextModel; openai/CLIP: encode_text.
+  huggingface/transformers: CLIPTextModel; openai/CLIP: encode_text. With one
+  block less and an exact GELU it gives what Stable Diffusion 2 takes of
+  OpenCLIP: the states before the last block, after the last norm.
   """
 
   vocab_size: int = 49408  # rows of the token embedding
@@ -137,6 +151,7 @@ class CLIPTextEncoder(nn.Module):
   depth: int = 12
   heads: int = 12
   mlp_dim: int = 3072  # hidden width of the feed-forwards
+  hidden_act: str = 'quick_gelu'  # a key of `ACTIVATIONS`
   # Width of the space shared with images, None without.
   projection_dim: int | None = None
   dtype: jnp.dtype = jnp.float32
@@ -144,9 +159,8 @@ class CLIPTextEncoder(nn.Module):
   def setup(self) -> None:
     self.token_embedding = affine.embed(self.vocab_size, self.dim, 0.02)
     self.position_embedding = affine.embed(self.max_length, self.dim, 0.01)
-    self.layers = [
-      ClipBlock(self.heads, self.mlp_dim, self.dtype) for _ in range(self.depth)
-    ]
+    fields = (self.heads, self.mlp_dim, self.hidden_act, self.dtype)
+    self.layers = [ClipBlock(*fields) for _ in range(self.depth)]
     self.final_layer_norm = norms.LayerNorm(dtype=self.dtype)
     if self.projection_dim is not None:
       self.text_projection = affine.Linear(self.projection_dim, use_bias=False)

@@ -15,6 +15,7 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import sources
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 
@@ -57,7 +58,7 @@ def load(
   number = jax.ShapeDtypeStruct((), jnp.int32)
   shapes = {'params': params, 'extra': extra, 'step': number}
   abstract = sharding.abstract(shapes, mesh, min_size)
-  trees = checkpoints.load(folder, abstract, step)
+  trees = sources.load(folder, abstract, step)
   weights = system_lib.Weights(
     params=trees['params'],
     frozen=pretrained.load(system, config, mesh, folder),

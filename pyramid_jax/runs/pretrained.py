@@ -15,6 +15,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.networks import pretrained
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
+from pyramid_jax.runs import sources
 from pyramid_jax.systems import system as system_lib
 
 
@@ -88,7 +89,7 @@ def load(
 
 def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:
   if not part.loss_name:
-    return checkpoints.load(path, shapes)
+    return sources.load(path, shapes)
   field = f'config.{part.field}'
   found = files.local_all(part.path, field)[0] if part.path else path
   if os.path.isdir(found) or not part.path:

@@ -11,6 +11,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import pretrained
@@ -41,9 +42,12 @@ def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
 def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
   """Returns the config of a run, locked; none or a damaged one is a UserError.
 
-  `field` is that of another config which names the workdir, for the message.
+  That of a folder in the layout of diffusers is made from its files. `field` is
+  that of another config which names the workdir, for the message.
   """
   file = pathlib.Path(workdir) / CONFIG
+  if diffusers_folder.is_folder(workdir):
+    return diffusers_folder.config(workdir)
   if not file.is_file():
     origin = f' (config.{field})' if field else ''
     raise errors.UserError(f'missing: {file}{origin}', errors.MISSING)

@@ -169,6 +169,7 @@ def config(**condition):
     'vocab_size': 100,
     'null_prefix': (2, 3),
     'pad_id': 0,
+    'pad_in_text': False,
     'drop_full_stops': False,
   }
   return ConfigDict({'condition': {**values, **condition}})

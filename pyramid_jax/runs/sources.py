@@ -1,0 +1,35 @@
+"""Where the weights of a whole model come from: a run, or a release."""
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+from pyramid_jax import errors
+from pyramid_jax.interop import diffusers_folder
+from pyramid_jax.runs import checkpoints
+
+
+def load(
+  folder: str | os.PathLike[str],
+  abstract: Mapping[str, Any],
+  step: int | None = None,
+) -> dict[str, Any]:
+  """Returns the weights of a workdir, or of a folder of diffusers.
+
+  Args:
+    folder: of a run, or of a pipeline of diffusers, which has no checkpoints.
+    abstract: see `checkpoints.load`.
+    step: of the checkpoint; None = the newest valid one.
+
+  Raises:
+    UserError: there are none, they are damaged, or of another network.
+  """
+  if not diffusers_folder.is_folder(folder):
+    return checkpoints.load(folder, abstract, step)
+  if step is not None:
+    raise errors.UserError(
+      f'{folder} is a folder of diffusers, which has no checkpoint of step'
+      f' {step}.',
+      errors.MISSING,
+    )
+  return diffusers_folder.load(folder, abstract)
