@@ -24,6 +24,7 @@ SPACINGS = (
   'leading',
   'trailing',
   'linspace',
+  'leading_inner',
 )
 # Where a sweep ends: as its spacing has it, clean, or at the chain's first
 # level.
@@ -67,15 +68,6 @@ def trailing_timesteps(length: int, steps: int) -> np.ndarray:
   checks.check_steps(steps, length)
   falling = np.round(np.arange(steps) * -(length / steps) + length)
   return falling.astype(np.int64)[::-1] - 1
-
-
-def linspace_timesteps(length: int, steps: int) -> np.ndarray:
-  """Returns `steps` ascending indices to T - 1, evenly spread from above 0.
-
-  'linspace' of the multistep solvers of huggingface/diffusers.
-  """
-  checks.check_steps(steps, length - 1)
-  return np.round(np.linspace(0, length - 1, steps + 1)).astype(np.int64)[1:]
 
 
 def spread_timesteps(length: int, steps: int) -> np.ndarray:
@@ -206,8 +198,9 @@ def spaced_levels(
   - 'karras': EDM's rule between the chain's ends, at times that are real
     numbers, and a clean end.
   - 'iddpm', 'strided': the rules 'S' and 'ddimS' of `respaced_levels`.
-  - 'leading' (to the chain's first level), 'trailing' and 'linspace' (with a
-    clean end): those of huggingface/diffusers, exactly `steps` levels.
+  - 'leading' (to the chain's first level) and 'trailing' (with a clean end):
+    those of huggingface/diffusers, exactly `steps` levels. Of 'linspace' and
+    'leading_inner', which its multistep solvers take, the end is clean.
 
   Args:
     chain: the trained chain.
@@ -245,7 +238,11 @@ _TIMES = {
   'exact': spread_timesteps,
   'leading': leading_timesteps,
   'trailing': trailing_timesteps,
-  'linspace': linspace_timesteps,
+  # Without the lowest of S + 1, where their solvers would end.
+  'linspace': lambda length, steps: spread_timesteps(length, steps + 1)[1:],
+  'leading_inner': lambda length, steps: leading_timesteps(length, steps + 1)[
+    1:
+  ],
 }
 
 

@@ -51,7 +51,11 @@ class Kind:
 
 _LEADING = {'leading': 'leading', 'trailing': 'trailing', 'linspace': 'exact'}
 _BY_SIGMA = {'linspace': 'exact', 'leading': 'leading', 'trailing': 'trailing'}
-_MULTISTEP = {**_BY_SIGMA, 'linspace': 'linspace'}
+_MULTISTEP = {
+  'linspace': 'linspace',
+  'leading': 'leading_inner',
+  'trailing': 'trailing',
+}
 _FINAL_SIGMA = ('final_sigmas_type', 'zero', 'zero')
 _SIGMAS = {
   'use_exponential_sigmas': (False, False),
@@ -152,6 +156,9 @@ def _solver(options: Options) -> dict[str, Any]:
     value = options.get(option, default)
     if value != here:
       others.append(f'{option} {value!r}')
+  predicted = options.get('prediction_type', 'epsilon')
+  if kind.solver == 'plms' and predicted != 'epsilon':
+    others.append(f'multistep integration of {predicted!r}')
   spacing = options.get('timestep_spacing', next(iter(kind.spacings)))
   if options.get('use_karras_sigmas', False):
     spacing = 'karras'

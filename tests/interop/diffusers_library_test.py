@@ -36,7 +36,8 @@ SCHEDULERS = {
   'dpm': {'_class_name': 'DPMSolverMultistepScheduler'},
 }
 CASES = [
-  *((kind, name, 10) for kind in '12' for name in SCHEDULERS),
+  # PLMS combines velocities there, and the noise here.
+  *((k, name, 10) for k in '12' for name in SCHEDULERS if k + name != '2pndm'),
   ('1', 'ddim', 7),  # no divisor of 1000
 ]
 
