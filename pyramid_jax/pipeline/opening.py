@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.pipeline import pipeline
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
@@ -42,8 +43,9 @@ def load(
   """Returns a model that makes images.
 
   Args:
-    source: the workdir of a run or of a converted checkpoint, or the name of a
-      model that comes with the package ('shapes').
+    source: the workdir of a run or of a converted checkpoint, a folder of
+      Stable Diffusion in the layout of diffusers, or the name of a model that
+      comes with the package ('shapes').
     sketch: the workdir of a predictor of edges, which guides it.
     upsampler: the source of a model that enlarges its images.
     step: the step of the checkpoint, None for the newest valid one.
@@ -129,7 +131,10 @@ def open_run(path: pathlib.Path, options: Options) -> pipeline.Pipeline:
 
 
 # What can be opened: (whether a folder is of the kind, how it is opened).
-KINDS: tuple[tuple[Is, Open], ...] = ((is_run, open_run),)
+KINDS: tuple[tuple[Is, Open], ...] = (
+  (is_run, open_run),
+  (diffusers_folder.is_folder, open_run),
+)
 
 
 def _open(
@@ -150,5 +155,7 @@ def _open(
       errors.MISSING,
     )
   raise errors.UserError(
-    f'{path} is no model: it has no {workdir_lib.CONFIG}.', errors.MISSING
+    f'{path} is no model: it has no {workdir_lib.CONFIG} (nor'
+    f' {diffusers_folder.INDEX} of diffusers).',
+    errors.MISSING,
   )

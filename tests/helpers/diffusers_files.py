@@ -8,9 +8,8 @@ an exact GELU, velocities, another padding).
 
 import json
 
-import numpy as np
-
 from pyramid_jax.interop import safetensors_file
+from tests.helpers import official_fill
 
 
 WIDTHS = (32, 64)
@@ -150,26 +149,15 @@ def text_shapes():
   return shapes
 
 
-def fill(shapes, seed=0):
-  """Returns random tensors of which activations keep their size."""
-  rng = np.random.default_rng(seed)
-  state = {}
-  for key, shape in shapes.items():
-    x = rng.normal(size=shape)
-    if len(shape) > 1:
-      x = x / np.sqrt(np.prod(shape[1:]))
-    else:
-      x = 0.1 * x + key.endswith('weight')
-    state[key] = x.astype(np.float32)
-  return state
-
-
 def weights(kind):
   """Returns {component: state dict} of a folder."""
+  shapes = {
+    'unet': unet_shapes(kind),
+    'vae': vae_shapes(),
+    'text_encoder': text_shapes(),
+  }
   return {
-    'unet': fill(unet_shapes(kind), 0),
-    'vae': fill(vae_shapes(), 1),
-    'text_encoder': fill(text_shapes(), 2),
+    name: dict(official_fill.State(found)) for name, found in shapes.items()
   }
 
 
