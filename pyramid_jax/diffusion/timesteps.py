@@ -29,7 +29,7 @@ SPACINGS = (
 # Where a sweep ends: as its spacing has it, clean, or at the chain's first
 # level.
 ENDS = ('auto', 'clean', 'first')
-# Spacings whose sweep ends at the chain's first level unless told otherwise.
+# Spacings whose sweep ends at the first level where the end is 'auto'.
 _TO_FIRST = ('official', 'quad', 'log_snr', 'leading')
 
 
