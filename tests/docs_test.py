@@ -50,6 +50,8 @@ PLACEHOLDERS = {
   r'=(N|STEPS)\b': '=1',
   r'=SOLVER\b': '=ddim',
 }
+# Old names of commands, which still work.
+RENAMED = {'pyramid_jax.interop.convert': 'pyramid_jax.commands.convert'}
 # Files that runs write.
 WRITTEN = {'scores.md'}
 # Options that are shown of programs that are not ours.
@@ -229,7 +231,7 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
     if module == 'pyramid_jax.main':
       code, text = command_line.call(*args)
       raise AssertionError(f'{args}: exit code {code}: {text}')
-    code = importlib.import_module(module).main(args)
+    code = importlib.import_module(RENAMED.get(module, module)).main(args)
     raise AssertionError(f'{args}: exit code {code}')
 
 

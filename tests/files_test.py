@@ -12,10 +12,10 @@ import pytest
 
 from pyramid_jax import errors
 from pyramid_jax import files
+from pyramid_jax.commands import convert
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.files import fetching
 from pyramid_jax.files import known
-from pyramid_jax.interop import convert
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.metrics import inception

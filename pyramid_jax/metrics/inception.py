@@ -41,7 +41,7 @@ def unavailable(path: str, field: str) -> str:
   found = f'{path} is no file' if path else 'it is not set'
   return (
     f'FID and related scores are unavailable: put {FILE} (or what '
-    f'pyramid_jax.interop.convert made of it) at {field}; {found}.'
+    f'pyramid_jax.commands.convert made of it) at {field}; {found}.'
   )
 
 

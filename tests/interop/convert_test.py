@@ -10,6 +10,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.commands import convert as convert_command
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
@@ -93,7 +94,9 @@ def released():
 
 
 def run(family, workdir, *rest):
-  return convert.main([f'--family={family}', f'--workdir={workdir}', *rest])
+  return convert_command.main(
+    [f'--family={family}', f'--workdir={workdir}', *rest]
+  )
 
 
 @pytest.fixture(scope='module')

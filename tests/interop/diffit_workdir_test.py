@@ -9,8 +9,8 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.commands import convert
 from pyramid_jax.commands import sample
-from pyramid_jax.interop import convert
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.runs import loading

@@ -9,6 +9,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.commands import convert as convert_command
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -165,7 +166,9 @@ def test_a_file_of_either_layout_gives_the_same_network(
     safetensors_file.write(file, state, {'format': 'pt'})
     workdir = tmp_path / layout
     flags = [f'--family={name}', f'--workdir={workdir}']
-    code = convert.main([*flags, f'--config={config}', f'--checkpoint={file}'])
+    code = convert_command.main(
+      [*flags, f'--config={config}', f'--checkpoint={file}']
+    )
     assert code == 0
     printed = capsys.readouterr().out
     assert 'missing: 0\nmismatched: 0\n' in printed
@@ -174,7 +177,9 @@ def test_a_file_of_either_layout_gives_the_same_network(
     trees.append(mapping.flatten(params))
     for target in parts.LAYOUTS:
       out = tmp_path / f'{layout}_{target}.safetensors'
-      code = convert.main([*flags, f'--export={out}', f'--layout={target}'])
+      code = convert_command.main(
+        [*flags, f'--export={out}', f'--layout={target}']
+      )
       assert code == 0
       want = official if target == 'official' else files['diffusers']
       got = safetensors_file.Tensors(out)
@@ -190,7 +195,7 @@ def test_other_networks_have_one_layout(tmp_path, capsys):
   workdir.mkdir()
   params = {'main_0': {'bias': np.zeros(2, np.float32)}}
   parts.write('discriminator', workdir / 'params.safetensors', params)
-  code = convert.main(
+  code = convert_command.main(
     [
       '--family=discriminator',
       f'--workdir={workdir}',

@@ -11,6 +11,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.commands import convert as convert_command
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
@@ -399,7 +400,9 @@ def test_a_file_of_one_layout_is_exported_in_both(
   file, workdir = tmp_path / 'unet.safetensors', tmp_path / 'run'
   safetensors_file.write(file, files[layout], {'format': 'pt'})
   flags = ['--family=ldm.unet', f'--workdir={workdir}']
-  code = convert.main([*flags, f'--config={config}', f'--checkpoint={file}'])
+  code = convert_command.main(
+    [*flags, f'--config={config}', f'--checkpoint={file}']
+  )
   assert code == errors.OK
   printed = capsys.readouterr().out
   assert 'missing: 0\nmismatched: 0\nunused: 0' in printed
@@ -408,13 +411,15 @@ def test_a_file_of_one_layout_is_exported_in_both(
   np.testing.assert_array_equal(params['input_blocks_0_0']['kernel'], want)
   for target in parts.LAYOUTS:
     out = tmp_path / f'{target}.safetensors'
-    code = convert.main([*flags, f'--export={out}', f'--layout={target}'])
+    code = convert_command.main(
+      [*flags, f'--export={out}', f'--layout={target}']
+    )
     assert code == errors.OK
     assert_same(safetensors_file.Tensors(out), files[target])
 
 
 def test_a_whole_model_has_no_such_layout(tmp_path, capsys):
-  code = convert.main(
+  code = convert_command.main(
     [
       '--family=ldm',
       f'--workdir={tmp_path}',

@@ -8,7 +8,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
-from pyramid_jax.interop import convert
+from pyramid_jax.commands import convert
 from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file

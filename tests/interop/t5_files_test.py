@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import errors
-from pyramid_jax.interop import convert
+from pyramid_jax.commands import convert
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file

@@ -10,7 +10,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
-from pyramid_jax.interop import convert
+from pyramid_jax.commands import convert
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import weight_file

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import errors
+from pyramid_jax.commands import convert as convert_command
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -228,7 +229,9 @@ def test_sizes_are_read_off_a_file(config):
 
 
 def _run(workdir, *rest):
-  return convert.main([f'--family={FAMILY}', f'--workdir={workdir}', *rest])
+  return convert_command.main(
+    [f'--family={FAMILY}', f'--workdir={workdir}', *rest]
+  )
 
 
 def test_a_released_file_there_and_back(tmp_path, capsys):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pyramid_jax.commands import convert as convert_command
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -287,12 +288,12 @@ def test_files_become_detectors(tmp_path, capsys):
 
   workdir = tmp_path / 'converted'
   here = ['--family=pidinet', f'--workdir={workdir}']
-  assert convert.main([*here, f'--checkpoint={released}']) == 0
+  assert convert_command.main([*here, f'--checkpoint={released}']) == 0
   record = json.loads((workdir / convert.RECORD).read_text())
   assert record['tensors'] == len(state)
   assert record['missing'] == record['unused'] == []
   plain = tmp_path / 'plain.safetensors'
-  assert convert.main([*here, f'--export={plain}']) == 0
+  assert convert_command.main([*here, f'--export={plain}']) == 0
   capsys.readouterr()
   shapes = template(SMALL)
   want = parts.load_part('pidinet', released, shapes)
