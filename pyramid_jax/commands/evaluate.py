@@ -16,6 +16,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import pipeline
+from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
@@ -29,6 +30,7 @@ from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
+from pyramid_jax.runs import workdir as workdir_lib
 
 
 Options = Mapping[str, Any]
@@ -90,9 +92,12 @@ def _of_run(
 ) -> Task:
   """Returns the evaluation of a run on the examples of a split."""
   split = options.get('split') or 'test'
-  run_ = loading.load(config, workdir, options.get('checkpoint_step'))
   with errors.user_errors():
     reader = data.create(data.uncached(config), split)
+    names = workdir_lib.read_labels(workdir)
+    reader_lib.check_labels(config, names, reader.label_names)
+  run_ = loading.load(config, workdir, options.get('checkpoint_step'))
+  with errors.user_errors():
     settings = settings_lib.of_config(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)
   # Statistics of whole sets need conditions from all over the split.

@@ -95,7 +95,7 @@ def number(
     Id -> label, and the names by label, the first of which is padding.
 
   Raises:
-    UserError: no category is in the list.
+    UserError: all categories are left out.
   """
   listed = listed or {}
   known: dict[str, str] = {}
@@ -108,7 +108,7 @@ def number(
     else known.get(name.lower())
     for category, name in categories.items()
   }
-  if listed and not any(rows.values()):
+  if unlisted == 'drop' and listed and not any(rows.values()):
     some = ', '.join(repr(name) for name in list(categories.values())[:3])
     raise errors.UserError(
       f'{FIELD}: none of its {len(listed)} categories is in the data, which'

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
 from typing import Protocol
 
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax.data import buckets as buckets_lib
 
 
 # What `config.data.maps` may ask for beside the images.
 MAPS = ('edges', 'mask', 'inpaint_mask')
+LABELLED = ('class', 'label', 'layout', 'scene_graph')  # tasks with labels
 # Tasks that cannot do without one.
 _TASK_MAPS = {'map': 'mask', 'inpaint': 'inpaint_mask'}
 
@@ -74,6 +77,32 @@ def check_task(config: ConfigDict, tasks: Sequence[str]) -> None:
       f'config.condition.task is {config.condition.task!r}, must be one of '
       f'{", ".join(tasks)} for config.data.name = {config.data.name}.'
     )
+
+
+def check_labels(
+  config: ConfigDict, of_run: Sequence[str], of_data: Sequence[str]
+) -> None:
+  """Raises a UserError if data number their labels otherwise than a run does.
+
+  Args:
+    config: the config of the run.
+    of_run: the label names of the run; without any nothing is checked.
+    of_data: the label names of the data.
+  """
+  task = config.condition.task
+  if task not in LABELLED or min(len(of_run), len(of_data)) < 2:
+    return
+  pairs = itertools.zip_longest(of_run, of_data, fillvalue='')
+  differ = [(i, *pair) for i, pair in enumerate(pairs) if len({*pair}) > 1]
+  if not differ:
+    return
+  label, ours, theirs = differ[0]
+  raise errors.UserError(
+    f'label {label} is {ours!r} for the model and {theirs!r} in the data of'
+    f' {config.data.root} ({len(differ)} labels differ): needed are the same'
+    ' categories or folders, or another config.data.category_file.',
+    errors.DATA,
+  )
 
 
 def has_low_resolution(config: ConfigDict) -> bool:

@@ -268,7 +268,7 @@ class Pipeline(sampler.Sampler):
     if rows:
       return rows_lib.Given(rows)
     if request.split is not None:
-      return rows_lib.of_split(config, request.split, count)
+      return rows_lib.of_split(config, request.split, count, self.label_names)
     return rows_lib.without_request(
       config, self.label_names, settings.seed, count
     )

@@ -24,6 +24,7 @@ from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.conditioning import request as request_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import images as data_images
+from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.pipeline import conditions
 
@@ -82,8 +83,10 @@ class DrawnClasses:
 class Split:
   """The examples of a split, in the reader's order; they serve in turn."""
 
-  def __init__(self, config: ConfigDict, split: str, count: int):
-    """Opens the split.
+  def __init__(
+    self, config: ConfigDict, split: str, count: int, names: Sequence[str]
+  ):
+    """Opens the split, whose labels must have the names of the run's.
 
     Raises:
       ValueError: data that cannot be read.
@@ -91,6 +94,7 @@ class Split:
     """
     self._config, self._count = config, count
     self._reader = data.create(config, split)
+    reader_lib.check_labels(config, names, self._reader.label_names)
     self._order = batches_lib.Batches(self._reader, 1, seed=0, shuffle=False)
     task, maps = config.condition.task, config.data.maps
     has_images = task in IMAGES or config.condition.also == 'superres' or maps
@@ -140,7 +144,7 @@ def without_request(
     return Given({})
   if not is_shapes:
     _check_data(config)
-  return of_split(config, 'test', count)
+  return of_split(config, 'test', count, names)
 
 
 def _check_data(config: ConfigDict) -> None:
@@ -159,10 +163,15 @@ def _check_data(config: ConfigDict) -> None:
   )
 
 
-def of_split(config: ConfigDict, split: str, count: int) -> Split:
-  """Returns the examples of a split; bad or missing data are a UserError."""
+def of_split(
+  config: ConfigDict, split: str, count: int, names: Sequence[str] = ()
+) -> Split:
+  """Returns the examples of a split for a run with these label names.
+
+  Data that are bad, missing or have other labels are a UserError.
+  """
   with errors.user_errors():
-    return Split(config, split, count)
+    return Split(config, split, count, names)
 
 
 def condition_images(task: str, finished: Batch) -> dict[str, jax.Array]:

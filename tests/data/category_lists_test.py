@@ -43,7 +43,8 @@ def test_a_list_of_other_data_is_refused():
   with pytest.raises(
     errors.UserError, match="in the data, which have 'x', 'y'"
   ):
-    category_lists.number({1: 'x', 2: 'y'}, LISTED)
+    category_lists.number({1: 'x', 2: 'y'}, LISTED, 'drop')
+  assert category_lists.number({1: 'x'}, LISTED)[0] == {1: 4}
 
 
 @pytest.mark.parametrize(

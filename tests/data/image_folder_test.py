@@ -57,6 +57,20 @@ def test_files_are_sorted_and_folders_are_classes(root):
   np.testing.assert_allclose(finished['image'][2, 2, 2], [1, -1, -1])
 
 
+def test_folders_have_the_numbers_of_a_list(tmp_path):
+  for name in ('n02099601', 'Tench', 'mine'):
+    paint(tmp_path / name / '1.png', (0, 0, 0))
+  fields = {'category_file': 'imagenet', 'task': 'class'}
+  config = of_task(tmp_path, **fields, unlisted_categories='drop')
+  reader = data.create(config, 'train')
+  assert len(reader.label_names) == 1001
+  assert reader.label_names[208] == 'golden retriever'
+  assert read_all(reader)['class'].tolist() == [1, 208]
+  assert reader.report['without_category'] == 1
+  with pytest.raises(ValueError, match='num_classes is 1000, must be .* 1001'):
+    data.create(of_task(tmp_path, **fields), 'train')
+
+
 def test_every_split_reads_a_plain_folder(root):
   for split in data.SPLITS:
     assert len(data.create(of_task(root), split)) == 4

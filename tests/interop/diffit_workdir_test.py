@@ -70,10 +70,10 @@ def test_a_workdir_that_samples_and_exports(release, tmp_path, capsys):
   assert back.keys() == states['network'].keys()
   jax.tree.map(np.testing.assert_array_equal, dict(back), states['network'])
 
-  sample.run(config, workdir, {'count': 2, 'label': '7'})
+  sample.run(config, workdir, {'count': 2, 'label': 'golden retriever'})
   with np.load(workdir / 'samples' / 'samples.npz') as saved:
     assert saved['arr_0'].shape == (2, 32, 32, 3)
-    assert saved['class'].tolist() == [7, 7]
+    assert saved['class'].tolist() == [208, 208]  # 207 counted from 0
   with pytest.raises(errors.UserError, match='class 1001 is not known, .*1000'):
     sample.run(config, workdir, {'count': 2, 'label': '1001'})
 
