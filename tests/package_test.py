@@ -91,7 +91,7 @@ def test_a_wheel_has_the_configs():
   assert 'pyramid_jax:pyramid_jax/main.py' in found
 
 
-def test_a_wheel_has_the_lists_of_categories():
+def test_a_wheel_has_the_lists_of_categories_and_the_models():
   program = (
     'import setuptools; from distutils import core;'
     'found = core.run_setup("setup.py", ["build_py"], "commandline");'
@@ -103,6 +103,10 @@ def test_a_wheel_has_the_lists_of_categories():
   lists = {file.name for file in ROOT.glob('pyramid_jax/data/lists/*')}
   assert len(lists) == 3
   assert {f'pyramid_jax.data:lists/{name}' for name in lists} <= set(found)
+  model = [file.name for file in ROOT.glob('pyramid_jax/models/shapes/*')]
+  assert sorted(model) == ['config.json', 'labels.json', 'weights.safetensors']
+  wanted = {f'pyramid_jax:models/shapes/{name}' for name in model}
+  assert wanted <= set(found)
 
 
 def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):

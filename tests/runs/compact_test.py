@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import pyramid_jax
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import ship
@@ -123,3 +124,24 @@ def test_values_beyond_float16_are_refused(tmp_path):
   zeros = {'params': {'w': np.zeros((2, 3), np.float32)}}
   compact.write(tmp_path, zeros, coarse={'params/w'})
   assert compact.is_there(tmp_path)
+
+
+def test_models_of_the_package():
+  assert 'shapes' in compact.names()
+  assert compact.model('shapes').name == 'shapes'
+  for name in ('shape', '', '.', '../models/shapes'):
+    assert compact.model(name) is None
+
+
+def test_the_model_that_comes_along_is_whole_and_small():
+  folder = compact.model('shapes')
+  assert sum(file.stat().st_size for file in folder.iterdir()) < 6_000_000
+  pipe = pyramid_jax.load('shapes')
+  assert pipe.label_names[1] == 'red circle'
+  assert {'layout', 'image', 'strength'} <= set(pipe.requests)
+  tensors = safetensors_file.Tensors(folder / compact.FILE)
+  weights = {'params': pipe.weights.params, 'frozen': pipe.weights.frozen}
+  leaves = compact._leaves(weights)
+  stored = {name for name in tensors if not name.endswith(':scale')}
+  assert stored == leaves.keys() | {'extra/latent_scale', 'step'}
+  assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves.values())
