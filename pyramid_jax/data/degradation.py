@@ -12,8 +12,7 @@ import io
 
 import numpy as np
 from PIL import Image
-from scipy import signal
-from scipy import special
+import scipy
 
 from pyramid_jax.conditioning import hashing
 
@@ -50,7 +49,7 @@ class _Draws:
     return low + int(self.number() * (high - low + 1))
 
   def normal(self, *shape: int) -> np.ndarray:
-    return special.ndtri(self.array(*shape) + 2.0**-54)
+    return scipy.special.ndtri(self.array(*shape) + 2.0**-54)
 
   def interpolation(self) -> str:
     return INTERPOLATIONS[self.integer(0, 2)]
@@ -113,7 +112,7 @@ def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   widths = [((n - 1) // 2, n // 2) for n in kernel.shape]
   padded = np.pad(image, [*widths, (0, 0)], 'reflect')
   flipped = kernel[::-1, ::-1, None]
-  return signal.fftconvolve(padded, flipped, mode='valid', axes=(0, 1))
+  return scipy.signal.fftconvolve(padded, flipped, mode='valid', axes=(0, 1))
 
 
 def gaussian(

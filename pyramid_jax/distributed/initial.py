@@ -16,7 +16,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 import numpy as np
-from scipy import special
+import scipy
 
 
 # Sizes of draws: each is one compilation, so they are few.
@@ -110,12 +110,12 @@ def _broadcast(params: Mapping[str, Any], x: Any, *_: Any) -> np.ndarray:
 
 # Primitives that hold a jaxpr and just run it.
 _CALLS = ('jit', 'pjit', 'remat2', 'checkpoint', 'closed_call')
-_NUMPY = {
+_NUMPY: dict[str, Callable[..., Any]] = {
   'add': np.add,
   'copy': np.array,
   'div': np.divide,
-  'erf': special.erf,
-  'erf_inv': special.erfinv,
+  'erf': lambda x: scipy.special.erf(x),  # loaded when it is needed
+  'erf_inv': lambda x: scipy.special.erfinv(x),
   'max': np.maximum,
   'min': np.minimum,
   'mul': np.multiply,

@@ -25,7 +25,6 @@ from flax import traverse_util
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-import orbax.checkpoint as ocp
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import sharding
@@ -94,7 +93,7 @@ class Checkpoints:
     self._workdir = workdir
     self._keep = keep
     self._frozen = dict(frozen or {})
-    self._manager: ocp.CheckpointManager | None = None
+    self._manager: Any = None  # of Orbax, opened by the first save
 
   def restore_latest(
     self, abstract: state_lib.TrainState
@@ -153,6 +152,8 @@ class Checkpoints:
     Raises:
       UserError: this or the save before could not be written.
     """
+    import orbax.checkpoint as ocp  # slow to load
+
     step = int(state.step)
     items = items_of(state)
     need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
@@ -286,6 +287,8 @@ def _restore(
     DamagedError: something is missing, unreadable or changed.
     UserError: the checkpoint is whole and of another config.
   """
+  import orbax.checkpoint as ocp
+
   manifest = _meta_of(path)['tree']
   _compare(path, manifest, target, partial)
   items = {}
@@ -319,6 +322,8 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _meta_of(path: pathlib.Path) -> dict[str, Any]:
+  import orbax.checkpoint as ocp
+
   if not (path / 'meta').is_dir():
     raise DamagedError('incomplete', 'there is no item meta')
   with _damage('unreadable'):

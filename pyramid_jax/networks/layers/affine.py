@@ -15,6 +15,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from pyramid_jax.networks.layers import parameters
+
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 _FEW_PIXELS = 4
@@ -69,11 +71,13 @@ class Layer(nn.Module, kw_only=True):
     self, shape: tuple[int, ...]
   ) -> tuple[jax.Array, jax.Array | None]:
     """Returns the kernel of a shape (..., in, out), and the bias (out,)."""
-    kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
+    kernel = parameters.get(self, 'kernel', self.kernel_init, shape).astype(
+      self.dtype
+    )
     if not self.use_bias:
       return kernel, None
     bias_init = self.bias_init or torch_bias(math.prod(shape[:-1]))
-    bias = self.param('bias', bias_init, shape[-1:])
+    bias = parameters.get(self, 'bias', bias_init, shape[-1:])
     return kernel, bias.astype(self.dtype)
 
 

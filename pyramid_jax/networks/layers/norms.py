@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import caching
+from pyramid_jax.networks.layers import parameters
 from pyramid_jax.networks.layers import resampling
 
 
@@ -35,8 +36,8 @@ class GroupNorm(nn.Module):
         f'{channels} channels cannot be split into num_groups = '
         f'{self.num_groups} groups; use a multiple of it.'
       )
-    scale = self.param('scale', nn.initializers.ones, (channels,))
-    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    scale = parameters.get(self, 'scale', nn.initializers.ones, (channels,))
+    bias = parameters.get(self, 'bias', nn.initializers.zeros, (channels,))
     y = group_norm(x, scale, bias, self.num_groups, self.eps)
     return y.astype(self.dtype)
 
@@ -129,9 +130,9 @@ class LayerNorm(nn.Module):
     variance = (x**2).mean(-1, keepdims=True)
     x = x * lax.rsqrt(variance + self.eps)
     if self.affine:
-      x = x * self.param('scale', nn.initializers.ones, (channels,))
+      x = x * parameters.get(self, 'scale', nn.initializers.ones, (channels,))
     if self.affine and not self.is_rms:
-      x = x + self.param('bias', nn.initializers.zeros, (channels,))
+      x = x + parameters.get(self, 'bias', nn.initializers.zeros, (channels,))
     return x.astype(self.dtype)
 
 
@@ -160,8 +161,8 @@ class BatchNorm(nn.Module):
     where the collection `STATISTICS` is mutable.
     """
     features = x.shape[-1:]
-    scale = self.param('scale', self.scale_init, features)
-    bias = self.param('bias', nn.initializers.zeros, features)
+    scale = parameters.get(self, 'scale', self.scale_init, features)
+    bias = parameters.get(self, 'bias', nn.initializers.zeros, features)
     running_mean = self.variable(STATISTICS, 'mean', jnp.zeros, features)
     running_var = self.variable(STATISTICS, 'var', jnp.ones, features)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.networks.layers import affine
+from pyramid_jax.networks.layers import parameters
 
 
 # Distances are computed to this many codes at a time: tokens x codes floats
@@ -35,7 +36,7 @@ class VectorQuantizer(nn.Module):
     if self.init_normal:
       initial = nn.initializers.normal(1.0)
     shape = (self.num_codes, self.features)
-    self.embedding = self.param('embedding', initial, shape)
+    self.embedding = parameters.get(self, 'embedding', initial, shape)
 
   def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Quantises z (..., features).

@@ -18,6 +18,7 @@ from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import options
+from pyramid_jax.networks.layers import parameters
 from pyramid_jax.networks.layers import transformer
 
 
@@ -158,7 +159,8 @@ class TimeAttention(nn.Module):
     assert side is not None
     normal = nn.initializers.normal(_TABLE_STD)
     tables = {
-      n: self.param(
+      n: parameters.get(
+        self,
         'relative_position_bias_table' + ('' if has_one else f'_{n}'),
         normal,
         ((2 * n - 1) ** 2, self.heads),

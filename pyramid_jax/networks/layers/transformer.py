@@ -13,6 +13,7 @@ from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import parameters
 from pyramid_jax.networks.layers import resampling
 
 
@@ -114,8 +115,8 @@ class CrossAttention(nn.Module):
     k, v = make() if context is None else caching.cached(self, 'kv', make)
     bias = None
     if outside is not None:
-      strength = self.param(
-        'place_strength', nn.initializers.constant(3.0), (self.heads,)
+      strength = parameters.get(
+        self, 'place_strength', nn.initializers.constant(3.0), (self.heads,)
       )
       bias = -strength[:, None, None] * outside[:, None]
     out = attention.dot_product_attention(
