@@ -73,6 +73,7 @@ class Sampler:
     self._preview = compiled(_preview)
     self._reconstruct = compiled(_reconstruct)
     self._announced: set[Any] = set()
+    self._checked: set[Any] = set()
 
   def with_weights(self, weights: system_lib.Weights) -> Self:
     """Returns a model that has the same programs and other weights."""
@@ -106,11 +107,16 @@ class Sampler:
         f'shape={extent.shape}: the system {self.config.system.name!r} makes'
         f' squares of {system.image_size} px only.'
       )
-    jax.eval_shape(
-      functools.partial(self._check_stages, settings),
-      self.weights,
-      {name: x[:1] for name, x in mesh_lib.numeric(rows).items()},
-    )
+    # Building the stages takes a second, so they are built once.
+    structure = jax.tree.structure(settings.spec)
+    key = (structure, extent.shape, settings.strength, 'inpaint_mask' in rows)
+    if key not in self._checked:
+      jax.eval_shape(
+        functools.partial(self._check_stages, settings),
+        self.weights,
+        {name: x[:1] for name, x in mesh_lib.numeric(rows).items()},
+      )
+      self._checked.add(key)
     if finished:
       self._check_start(rows, settings)
 
