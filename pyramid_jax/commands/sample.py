@@ -39,7 +39,8 @@ def run(
     UserError: a condition or option that cannot be served.
   """
   request = requests.of_options(options)
-  pipe = opening.of_run(config, workdir, options.get('checkpoint_step'))
+  step = options.get('checkpoint_step')
+  pipe = opening.of_run(config, workdir, step, request=request)
   folder = workdir / 'samples'
   last, files = pipe, []
   if options.get('upsampler') is not None:

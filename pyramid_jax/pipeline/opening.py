@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.interop import diffusers_folder
+from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import pipeline
+from pyramid_jax.pipeline import request as request_lib
+from pyramid_jax.pipeline import settings
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.systems import system as system_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,20 +101,32 @@ def of_run(
   workdir: pathlib.Path,
   step: int | None = None,
   mesh: Mesh | None = None,
+  request: request_lib.Request | None = None,
 ) -> pipeline.Pipeline:
   """Returns the model of a run, by a config that may differ from its own.
+
+  Args:
+    config: the config of the run.
+    workdir: the folder of the run.
+    step: the step of the checkpoint, None for the newest valid one.
+    mesh: the devices to sample on, None for all.
+    request: will be made to it; its conditions and settings are checked before
+      weights are read.
 
   Raises:
     UserError: a run that does not make images, or without usable weights.
   """
-  config = predictors.with_maps(config)
-  run = loading.load(config, workdir, step, mesh)
-  if run.system.outputs == system_lib.RECONSTRUCTIONS:
+  if not settings.of_sampler(config):
     raise errors.UserError(
       f'{workdir} holds a first stage, which reconstructs and does not'
       ' sample; --mode=evaluate measures it.'
     )
+  config = predictors.with_maps(config)
   names = workdir_lib.read_labels(workdir)
+  if request is not None:
+    asked = settings.with_request(config, request)
+    conditions.read(request, asked, names)
+  run = loading.load(config, workdir, step, mesh)
   return pipeline.Pipeline(run.system, run.weights, run.mesh, config, names)
 
 

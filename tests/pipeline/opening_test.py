@@ -13,7 +13,7 @@ from pyramid_jax import systems
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.pipeline import opening
 from pyramid_jax.runs import loading
-from pyramid_jax.systems import system as system_lib
+from pyramid_jax.runs import workdir as workdir_lib
 from tests.helpers import configs
 from tests.helpers import painter
 from tests.helpers import written_run
@@ -104,13 +104,22 @@ def test_what_is_no_model_is_refused(tmp_path, run):
   assert 'a config is a JSON object' in refused(errors.DATA, tmp_path)
 
 
-def test_a_first_stage_is_refused(run, monkeypatch):
-  system = painter.make(outputs=system_lib.RECONSTRUCTIONS)
-  painter.install(monkeypatch, system)
+def test_a_first_stage_is_refused_before_it_is_loaded(tmp_path):
+  config = configs.load('ldm_autoencoder_shapes.py:debug')
+  workdir_lib.write_record(tmp_path, config, ())
   with pytest.raises(
     errors.UserError, match='a first stage, which reconstructs and does not'
   ):
-    pj.load(run)
+    pj.load(tmp_path)
+
+
+def test_a_request_is_refused_before_weights_are_read(tmp_path):
+  config = configs.of_task('layout')
+  request = pj.Request(layout=tmp_path / 'no.json')
+  with pytest.raises(errors.UserError, match='no.json: not there'):
+    opening.of_run(config, tmp_path, request=request)
+  with pytest.raises(errors.UserError, match='guidance=inf'):
+    opening.of_run(config, tmp_path, request=pj.Request(guidance=float('inf')))
 
 
 def test_kinds_of_sources_are_a_table(run, monkeypatch):
