@@ -249,7 +249,8 @@ def from_classes(
 
 def class_count(config: ConfigDict, label_names: Sequence[str]) -> int:
   """Returns how many classes a model has, without that for none."""
-  return len(label_names) - 1 if label_names else config.condition.num_classes
+  known = len(label_names) - 1
+  return known if known > 0 else config.condition.num_classes
 
 
 def _class_id(value: Any, count: int, label_names: Sequence[str]) -> int:

@@ -145,6 +145,20 @@ def condition(
   return aligned(*parts)
 
 
+def without_image(
+  request: request_lib.Request, config: ConfigDict, names: Sequence[str]
+) -> Rows:
+  """Returns what is given of the condition of a model that enlarges images."""
+  c = config.condition
+  tasks = [
+    task
+    for task in (c.task, c.also)
+    if 'image' not in (needed := INPUTS.get(task, ('image',)))
+    and request.given(needed)
+  ]
+  return aligned(*(of_task(task, request, config, names) for task in tasks))
+
+
 def of_task(
   task: str,
   request: request_lib.Request,

@@ -96,7 +96,10 @@ class Pipeline(sampler.Sampler):
       names |= self.upsampler._own_inputs()
     names |= {'count', 'seed', 'split', *settings_lib.of_sampler(config)}
     if system.stage_count > 1:
-      names |= {'last_scale', 'coarse_latent'}
+      names.add('coarse_latent')
+    # A model that enlarges takes finished squares.
+    if system.stage_count > 1 and self.upsampler is None:
+      names.add('last_scale')
     if system.any_shape and self.upsampler is None:
       names.add('shape')
     return tuple(name for name in request_lib.NAMES if name in names)
@@ -293,10 +296,7 @@ class Pipeline(sampler.Sampler):
         are left out, such as holes, which are filled before.
     """
     config = self.config
-    own: dict[str, np.ndarray] = {}
-    if request.given(self._own_inputs()):
-      task = config.condition.task
-      own = conditions.of_task(task, request, config, self.label_names)
+    own = conditions.without_image(request, config, self.label_names)
     with errors.user_errors():
       settings = settings_lib.of_config(
         self.system, config, seed=first.seed, stream=1

@@ -344,3 +344,14 @@ def test_a_cascade_makes_batch_by_batch(monkeypatch):
   assert made[1].rows['class'].tolist() == [4, 5, 4]
   assert made[1].small.rows.keys() == {'class'}
   assert len(made[1].scales[0]) == 3
+  assert 'last_scale' not in pipe.requests
+
+  # The second model alone takes the class, beside its image.
+  none = painted(monkeypatch, 'none', config={'data.image_size': 8})
+  values = {'condition.also': 'class'}
+  pipe = none.with_upsampler(painted(monkeypatch, 'superres', config=values))
+  assert 'label' in pipe.requests
+  made = next(pipe.stream(pipe.request(label=7, count=2)))
+  assert made.rows['class'].tolist() == [7, 7]
+  with pytest.raises(errors.UserError, match='class 25 is not known'):
+    pipe.request(label=25)
