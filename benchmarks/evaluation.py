@@ -1,6 +1,6 @@
 """Does an evaluation need more memory for more images?
 
-  python benchmarks/evaluation.py [--count=5000] [--size=64] [--batch=100]
+  python benchmarks/evaluation.py [--images=5000] [--side=64] [--batch=100]
 
 The real images of `shapes` with noise stand for samples, for what a sampler
 needs does not depend on their number. All scores of layouts are computed with
@@ -27,8 +27,8 @@ from pyramid_jax.evaluation import unfinished
 from pyramid_jax.systems import system as system_lib
 
 
-_COUNT = flags.DEFINE_integer('count', 5000, 'images')
-_SIZE = flags.DEFINE_integer('size', 64, 'px of a side')
+_COUNT = flags.DEFINE_integer('images', 5000, 'images')
+_SIZE = flags.DEFINE_integer('side', 64, 'px of a side')
 _BATCH = flags.DEFINE_integer('batch', 100, 'images of a batch')
 _CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'ldm_shapes.py'
 _WARM = 500  # images after which memory must not grow

@@ -109,6 +109,12 @@ def test_sampling():
   assert float(error[1]) < 1e-4
 
 
+def test_evaluation():
+  rows = table(call('evaluation'), 'images')
+  assert list(rows) == ['0', '12']
+  assert all(number(row[0]) > 100 for row in rows.values())
+
+
 @pytest.mark.slow
 def test_sketch():
   rows = table(call_apart('sketch'), 'sampling')
