@@ -20,6 +20,7 @@ from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
+from pyramid_jax.interop import trained_parts
 from pyramid_jax.interop import weight_file
 from pyramid_jax.interop import weight_sets
 from pyramid_jax.interop.families import latent_diffit
@@ -130,24 +131,27 @@ def export(flags: argparse.Namespace) -> None:
   Raises:
     UserError: DIR holds no such weights, or they have no such layout.
   """
-  workdir = pathlib.Path(flags.workdir)
+  workdir, target = pathlib.Path(flags.workdir), pathlib.Path(flags.export)
+  if target.exists():
+    raise errors.UserError(f'{target} exists already.', errors.OUTPUT)
   if flags.family in WHOLE:
     if flags.layout != 'official':
       raise errors.UserError(
         f'--layout={flags.layout} is one of single networks, not of'
-        f' --family={flags.family}; export it, convert the part that is wanted'
-        ' out of that file, and export the part.'
+        f' --family={flags.family}; a part of it has its own family, such as'
+        f' {latent_workdir.DENOISERS[flags.family][0]}.'
       )
     state = latent_workdir.to_official(flags.family, workdir)
-  else:
+  elif (workdir / PARAMS).is_file():
     with errors.user_errors(value=errors.DATA):
       family, params, heads = parts.read_own(workdir / PARAMS)
       if family != flags.family:
         raise ValueError(f'{workdir} holds {family!r}, not {flags.family!r}')
       state = parts.to_official(family, params, flags.layout, heads)
-  target = pathlib.Path(flags.export)
-  if target.exists():
-    raise errors.UserError(f'{target} exists already.', errors.OUTPUT)
+  else:
+    params, heads = trained_parts.read(flags.family, workdir)
+    with errors.user_errors(value=errors.DATA):
+      state = parts.to_official(flags.family, params, flags.layout, heads)
   with errors.user_errors(missing=errors.OUTPUT):
     safetensors_file.write(target, state, {'format': 'pt'})
   sys.stdout.write(f'{len(state)} tensors written to {target}\n')
@@ -194,7 +198,9 @@ def _template(
       network = _inferred(infer, state)
     variables = evaluate(network.init, key, *arguments(network))
     return variables if family == 'inception' else variables['params']
-  inits = _inits(config)
+  system = _system(config)
+  assert config is not None
+  inits = trained_parts.inits(config, system)
   if family not in inits:
     raise errors.UserError(
       f'the config has no part {family!r}; it has {", ".join(sorted(inits))}.'
@@ -212,40 +218,6 @@ def _inferred(infer: Callable[[State], Any], state: State) -> Any:
       problem = problem or error
   assert problem is not None
   raise problem
-
-
-def _inits(config: ConfigDict | None) -> dict[str, Callable[[jax.Array], Any]]:
-  """Returns how each single network of a config's system is initialised."""
-  system = _system(config)
-  assert config is not None
-  name = config.system.name
-
-  def of(select: Callable[[Any, Any], Any]) -> Callable[[jax.Array], Any]:
-    return lambda key: select(*system.init(key))
-
-  # A part without a family is a run, not a network.
-  frozen = system.pretrained_parts().values()
-  inits = {part.family: part.init for part in frozen if part.family}
-  if name in latent_workdir.DENOISERS:
-    family, network = latent_workdir.DENOISERS[name]
-    inits[family] = of(lambda params, _: params['generator'][network])
-    if network == 'unet' and system.encoder.family:
-      condition = of(lambda params, _: params['generator']['condition'])
-      inits[system.encoder.family] = condition
-  elif name == 'sketch' and len(system.predictors) == 1:
-    inits['lgp.mlp'] = of(
-      lambda params, extra: {
-        'params': params['generator']['0'],
-        'batch_stats': extra['batch_stats']['0'],
-      }
-    )
-  elif name == 'autoencoder':
-    inits[system.model.family] = of(lambda params, _: params['generator'])
-    if system.discriminator is not None:
-      inits['discriminator'] = of(
-        lambda params, extra: {'params': params['discriminator'], **extra}
-      )
-  return inits
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -27,6 +27,7 @@ from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs import workdir as workdir_lib
 
@@ -292,13 +293,11 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     with errors.user_errors(value=errors.DATA):
       clip = parts.load_part('clip_text', part.path, tree)
   raw = checkpoints.load(workdir, abstract, step, averaged=False)
-  first = system.space.path or workdir / FIRST_STAGE
+  frozen = pretrained.load(system, config, mesh, workdir, only=FIRST_STAGE)
   weights = latent_checkpoint.Weights(
     generator=raw['params']['generator'],
     ema=generator['unet'],
-    first_stage=checkpoints.load_part(
-      first, 'generator', place(shapes.first_stage)
-    ),
+    first_stage=frozen[FIRST_STAGE],
     clip=clip,
     latent_scale=averaged['extra']['latent_scale'],
     updates=step,
