@@ -39,8 +39,8 @@ from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import grids
 from pyramid_jax.runs import loading
+from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import ladm
@@ -236,7 +236,7 @@ def _draw_path(
   grid = np.concatenate(
     [np.asarray(data_images.to_uint8(c)) for c in columns], 2
   )
-  grids.save(pathlib.Path(file), np.concatenate(grid))
+  whole_files.save_png(pathlib.Path(file), np.concatenate(grid))
 
 
 if __name__ == '__main__':

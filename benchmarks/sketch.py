@@ -45,7 +45,6 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.diffusion.guidance import sketch as sketch_lib
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.evaluation import split_examples
 from pyramid_jax.networks import edge_predictor
@@ -54,6 +53,7 @@ from pyramid_jax.pipeline import rows as rows_lib
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
+from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import ldm
 
@@ -277,7 +277,7 @@ def _print_strengths() -> None:
   for strength in map(float, _SDEDIT.value):
     score(f'SDEdit | {strength:g}', _sdedit(pipe, settings, strength))
   if _FIGURE.value:
-    grids.save(_FIGURE.value, _figure(config, reader, run.mesh, rows))
+    whole_files.save_png(_FIGURE.value, _figure(config, reader, run.mesh, rows))
 
 
 def _sdedit(

@@ -1,6 +1,8 @@
 """`--mode=sample`: a workdir and conditions in, images on disk out."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
 import pathlib
 from typing import Any
 
@@ -12,9 +14,9 @@ from pyramid_jax import pipeline
 from pyramid_jax.commands import requests
 from pyramid_jax.evaluation import grids
 from pyramid_jax.pipeline import opening
-
-
-_GRID = 64  # images of a grid, at most
+from pyramid_jax.runs import lock
+from pyramid_jax.runs import sample_files
+from pyramid_jax.training import preemption
 
 
 def run(
@@ -22,80 +24,83 @@ def run(
 ) -> None:
   """Samples images into WORKDIR/samples.
 
-  Writes `%06d.png`, `grid.png` (each image with its condition), `samples.npz`
-  (`arr_0` (N, H, W, 3) uint8, as the evaluator of ADM reads it, and the
-  conditions under their example names) and `latents.npz` (`latent_0` is the
-  coarsest scale, which `--coarse_latent` takes). The images of the first model
-  of a cascade are in WORKDIR/samples/small.
+  Writes `%06d.png` as they are made, then `grid.png` (each image with its
+  condition), `samples.npz` (`arr_0` (N, H, W, 3) uint8, as the evaluator of ADM
+  reads it, and the conditions under their example names) and `latents.npz`
+  (`latent_0` is the coarsest scale, which `--coarse_latent` takes). The images
+  of the first model of a cascade are in WORKDIR/samples/small.
+
+  A command that was stopped at any moment goes on where it was. Samples of
+  another request are replaced once the first images of this one are made.
 
   Args:
     config: the config of the run.
     workdir: the folder of the run.
     options: the options of the command line: the fields of `Request`,
-      `checkpoint_step`, and `upsampler`, the workdir of a run that enlarges
-      what this one makes.
+      `checkpoint_step`, `takeover`, and `upsampler`, the workdir of a run that
+      enlarges what this one makes.
 
   Raises:
-    UserError: a condition or option that cannot be served.
+    UserError: a condition or option that cannot be served, a folder that cannot
+      be written or that another process samples into.
   """
   request = requests.of_options(options)
-  step = options.get('checkpoint_step')
-  pipe = opening.of_run(config, workdir, step, request=request)
-  folder = workdir / 'samples'
-  last, files = pipe, []
-  if options.get('upsampler') is not None:
-    files = [_Files(folder / 'small', pipe)]
-    pipe = opening.with_upsampler(pipe, options['upsampler'])
-    last = pipe.upsampler or pipe
-  files.append(_Files(folder, last))
-  for made in pipe.stream(request):
+  folder, upsampler = workdir / 'samples', options.get('upsampler')
+  small = [] if upsampler is None else [folder / sample_files.SMALL]
+  with (
+    preemption.Preemption(),
+    sample_files.locked(
+      [folder, *small], bool(options.get('takeover'))
+    ) as held,
+  ):
+    step = options.get('checkpoint_step')
+    pipe = opening.of_run(config, workdir, step, request=request)
+    pipes = [pipe]
+    if upsampler is not None:
+      pipe = opening.with_upsampler(pipe, upsampler)
+      pipes += [pipe.upsampler or pipe]
+    plan = pipe.plan(request)
+    record = requests.record(request, pipes)
+    with sample_files.written(folder):
+      files = [
+        sample_files.SampleFiles(path, record, plan.count)
+        for path in [*small, folder]
+      ]
+    _make(pipe, plan, files, held)
+    for file, model in zip(files, pipes, strict=True):
+      with sample_files.written(folder):
+        file.finish(functools.partial(_grid, model))
+
+
+def _make(
+  pipe: pipeline.Pipeline,
+  plan: pipeline.Plan,
+  files: Sequence[sample_files.SampleFiles],
+  held: lock.Lock,
+) -> None:
+  """Writes the images that are not there yet."""
+  done = sample_files.common(files)
+  folder = files[-1].folder
+  if done:
+    logging.info('%d of %d images are in %s', done, plan.count, folder)
+  batches = pipe.stream(plan, first=done)
+  for number, made in enumerate(batches):
+    held.check()
     parts = [made] if made.small is None else [made.small, made]
-    for file, part in zip(files, parts, strict=True):
-      file.add(part)
-  for file in files:
-    file.finish()
-
-
-class _Files:
-  """The files of images, each of which is on disk once its batch is done."""
-
-  def __init__(self, folder: pathlib.Path, pipe: pipeline.Pipeline):
-    self._folder = folder
-    self._pipe = pipe
-    self._made: list[pipeline.Made] = []
-
-  def add(self, made: pipeline.Made) -> None:
-    """Writes the images of a batch."""
-    self._folder.mkdir(parents=True, exist_ok=True)
-    for number, image in zip(made.numbers, made.images, strict=True):
-      grids.save(self._folder / f'{number:06d}.png', image)
-    self._made.append(made)
-
-  def finish(self) -> None:
-    """Writes the grid and the arrays of all images."""
-    pipe, folder = self._pipe, self._folder
-    images = np.concatenate([made.images for made in self._made])
-    rows = {
-      name: np.concatenate([made.rows[name] for made in self._made])
-      for name in self._made[0].rows
-    }
-    task = pipe.config.condition.task
-    grid = grids.draw(images[:_GRID], rows, task, pipe.label_names)
-    grids.save(folder / 'grid.png', grid)
-    _save_npz(folder / 'samples.npz', {'arr_0': images, **rows})
-    scales = zip(*(made.scales for made in self._made), strict=True)
-    latents = map(np.concatenate, scales)
-    _save_npz(
-      folder / 'latents.npz', {f'latent_{s}': z for s, z in enumerate(latents)}
-    )
+    with sample_files.written(folder):
+      if not number:
+        sample_files.start(files, done)
+      for file, part in zip(files, parts, strict=True):
+        file.add((part.images, part.rows, part.scales))
+  held.check()
+  if done < plan.count:
     logging.info(
-      '%d images in %s: %%06d.png, grid.png, samples.npz', len(images), folder
+      '%d images in %s: %%06d.png, grid.png, samples.npz', plan.count, folder
     )
 
 
-def _save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes another file and renames it."""
-  aside = path.with_name(f'.{path.name}')
-  with aside.open('wb') as file:
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-  aside.rename(path)
+def _grid(
+  pipe: pipeline.Pipeline, images: np.ndarray, rows: Mapping[str, np.ndarray]
+) -> np.ndarray:
+  task = pipe.config.condition.task
+  return grids.draw(images, rows, task, pipe.label_names)

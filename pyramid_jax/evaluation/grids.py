@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import colorsys
 import functools
-import os
-import pathlib
 import textwrap
 from typing import Any
 
@@ -86,15 +84,6 @@ def draw(
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
   """Returns (N, H, W, 3) uint8 images side by side, in `columns` if given."""
   return Image.fromarray(draw(images, {}, 'none', columns=columns))
-
-
-def save(path: str | os.PathLike[str], image: np.ndarray) -> None:
-  """Writes a PNG; a reader never sees a part of it."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f'.{path.name}')
-  Image.fromarray(image).save(aside, format='PNG')
-  os.replace(aside, path)
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:

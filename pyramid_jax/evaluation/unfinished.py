@@ -9,15 +9,12 @@ after the rows it needs, so what lies there is always a state that was.
 
 from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shutil
 import time
-from typing import IO
 from typing import Any
 from typing import Protocol
 
@@ -29,6 +26,7 @@ from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import processes
 from pyramid_jax.metrics import states as states_lib
 from pyramid_jax.runs import progress
+from pyramid_jax.runs import whole_files
 
 
 FOLDER = 'evaluation'
@@ -102,7 +100,7 @@ class Store:
     if processes.is_main_process():
       with errors.user_errors(missing=errors.OUTPUT):
         self._folder.mkdir(parents=True, exist_ok=True)
-        with _whole(self._folder / _REQUEST) as file:
+        with whole_files.opened(self._folder / _REQUEST) as file:
           file.write(text.encode())
 
   def load(self, states: States) -> tuple[int, States]:
@@ -225,16 +223,5 @@ def _grouped(
 
 
 def _write_arrays(path: pathlib.Path, arrays: states_lib.Columns) -> None:
-  with _whole(path) as file:
+  with whole_files.opened(path) as file:
     np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def _whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
-  """Opens a file that appears under its name when it is written."""
-  aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  with aside.open('wb') as file:
-    yield file
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(aside, path)

@@ -8,6 +8,7 @@ the programs, `Pipeline` is called with values, `load` opens it.
 from pyramid_jax.pipeline.opening import load as load
 from pyramid_jax.pipeline.pipeline import Made as Made
 from pyramid_jax.pipeline.pipeline import Pipeline as Pipeline
+from pyramid_jax.pipeline.pipeline import Plan as Plan
 from pyramid_jax.pipeline.request import Request as Request
 from pyramid_jax.pipeline.sampler import NotFinite as NotFinite
 from pyramid_jax.pipeline.sampler import Samples as Samples

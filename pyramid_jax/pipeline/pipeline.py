@@ -135,14 +135,15 @@ class Pipeline(sampler.Sampler):
     return np.concatenate([made.images for made in batches])
 
   def stream(
-    self, request: Request, first: int = 0, batch_size: int = 0
+    self, request: Request | Plan, first: int = 0, batch_size: int = 0
   ) -> Iterator[Made]:
     """Returns an iterator over the images of a request, batch by batch.
 
     Image i depends on the weights, its condition, the seed and i alone.
 
     Args:
-      request: see `request`; checked before the iterator is returned.
+      request: see `request`, checked before the iterator is returned; or its
+        `plan`.
       first: the number of the first image; those before it are left out.
       batch_size: images at a time, 0 for `config.sample.batch_size`.
 
@@ -150,7 +151,7 @@ class Pipeline(sampler.Sampler):
       UserError: a request that the model cannot serve; while it is iterated,
         `NotFinite` for images that are not.
     """
-    plan = self.plan(request)
+    plan = request if isinstance(request, Plan) else self.plan(request)
     if not 0 <= first <= plan.count:
       raise errors.UserError(f'first={first}: must lie in [0, {plan.count}].')
     size = min(batch_size or self.config.sample.batch_size, plan.count)

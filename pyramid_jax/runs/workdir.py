@@ -15,6 +15,7 @@ from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import whole_files
 from pyramid_jax.systems import system as system_lib
 
 
@@ -138,6 +139,5 @@ def write_record(
   }
   with errors.user_errors(missing=errors.OUTPUT):
     for name, text in texts.items():
-      aside = workdir / f'{name}.tmp'
-      aside.write_text(text)
-      aside.replace(workdir / name)
+      with whole_files.opened(workdir / name) as file:
+        file.write(text.encode())

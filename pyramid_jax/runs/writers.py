@@ -18,6 +18,8 @@ import warnings
 from absl import logging
 import numpy as np
 
+from pyramid_jax.runs import whole_files
+
 
 METRICS = 'metrics.jsonl'
 EVENTS = 'tensorboard'
@@ -128,6 +130,5 @@ def truncate(path: pathlib.Path, step: int) -> None:
       continue
     if isinstance(values, dict) and values.get('step', math.inf) <= step:
       kept.append(line + '\n')
-  aside = path.with_name(f'{path.name}.tmp')
-  aside.write_text(''.join(kept))
-  os.replace(aside, path)
+  with whole_files.opened(path) as file:
+    file.write(''.join(kept).encode())

@@ -17,6 +17,7 @@ from pyramid_jax.evaluation import scoring
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import state as run_state
+from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import writers
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import setup as setup_lib
@@ -163,7 +164,7 @@ class Hooks:
     )
     folder = self._setup.workdir / 'samples'
     with errors.user_errors(missing=errors.OUTPUT):
-      grids.save(folder / f'step_{step:08d}.png', image)
+      whole_files.save_png(folder / f'step_{step:08d}.png', image)
     self._writer.write_images(step, {'samples': image})
 
 

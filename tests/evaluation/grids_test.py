@@ -1,7 +1,4 @@
-import os
-
 import numpy as np
-from PIL import Image
 import pytest
 
 from pyramid_jax.evaluation import grids
@@ -121,14 +118,6 @@ def test_images_without_conditions_become_an_image():
   image = grids.grid(images, columns=3)
   cell = 160 + 2 * grids._GAP
   assert image.size == (3 * cell, cell)
-
-
-def test_save(tmp_path):
-  image = np.zeros((5, 6, 3), np.uint8)
-  grids.save(tmp_path / 'new' / 'a.png', image)
-  assert os.listdir(tmp_path / 'new') == ['a.png']
-  with Image.open(tmp_path / 'new' / 'a.png') as read:
-    np.testing.assert_array_equal(np.asarray(read), image)
 
 
 def test_edges_stand_before_the_sample_and_on_it():

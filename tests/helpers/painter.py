@@ -42,11 +42,11 @@ def paint(system, weights, keys, batch, spec, edit=None, extent=None):
   return images, [jnp.zeros((len(keys), 2, 2, 3))]
 
 
-def install(monkeypatch, system=None, generate=paint):
+def install(monkeypatch, system=None, generate=paint, weights=None):
   """Makes every run one of this system."""
   run = types.SimpleNamespace(
     system=make() if system is None else system,
-    weights=None,
+    weights=weights,
     mesh=mesh_lib.create(config_lib.base('ldm').mesh),
     step=3,
   )

@@ -1,0 +1,254 @@
+"""The files of samples: written batch by batch, and gone on with after a kill.
+
+A folder has `%06d.png` for each image, and in the end `samples.npz` (images and
+conditions), `latents.npz` (scales) and `grid.png`. `request.json` has all that
+decides the images. Until the end the rows of the two archives lie in `parts`; a
+batch counts once its part is there.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import json
+import pathlib
+import re
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.runs import array_parts
+from pyramid_jax.runs import lock
+from pyramid_jax.runs import whole_files
+
+
+SMALL = 'small'  # The folder of the first model of a cascade, in that of both.
+_REQUEST = 'request.json'
+_PARTS = 'parts'
+_GRID = 'grid.png'
+_GRID_COUNT = 64  # images of a grid, at most
+# Archive: the prefix of its arrays in a part.
+_ARCHIVES = {'samples.npz': 'samples/', 'latents.npz': 'latents/'}
+_PNG = re.compile(r'\d{6,}\.png')
+_ASIDE = re.compile(
+  rf'\.(\d{{6,}}\.png|{_GRID}|{_REQUEST}|{"|".join(_ARCHIVES)})\..*'
+  rf'\{whole_files.SUFFIX}'
+)
+_NAMED = 3  # differences between requests that are said, at most
+
+Rows = dict[str, np.ndarray]
+Draw = Callable[[np.ndarray, Rows], np.ndarray]
+# (images (B, H, W, 3) uint8, conditions, scales)
+Batch = tuple[np.ndarray, Mapping[str, np.ndarray], Sequence[np.ndarray]]
+
+
+class SampleFiles:
+  """The files of one model in a folder that the process has the lock of."""
+
+  def __init__(
+    self, folder: pathlib.Path, record: Mapping[str, Any], count: int
+  ):
+    """Looks at what is there; changes nothing that a request has made.
+
+    Args:
+      folder: an existing one.
+      record: what decides the images, of JSON's types.
+      count: the number of images that are wanted.
+    """
+    self.folder = folder
+    self._record = json.loads(json.dumps({**record, 'count': count}))
+    self.count = count
+    old = _read(folder / _REQUEST)
+    self.is_finished = old.pop('finished', False) and self._are_all_there()
+    for path in folder.iterdir():
+      if _ASIDE.fullmatch(path.name):
+        path.unlink()
+    self.differences = _differences(old, self._record)
+    self._parts = array_parts.ArrayParts(folder / _PARTS)
+
+  def _are_all_there(self) -> bool:
+    pngs = (self._png(number) for number in range(self.count))
+    others = (self.folder / name for name in (*_ARCHIVES, _GRID))
+    return all(path.is_file() for path in (*others, *pngs))
+
+  def _png(self, number: int) -> pathlib.Path:
+    return self.folder / f'{number:06d}.png'
+
+  @property
+  def done(self) -> int:
+    """The number of images of this request that are there, from the first."""
+    if self.differences:
+      return 0
+    return self.count if self.is_finished else self._parts.count
+
+  def start(self, done: int) -> None:
+    """Takes the first `done` images as they are; drops those of others."""
+    if self.differences:
+      if any(_PNG.fullmatch(path.name) for path in self.folder.iterdir()):
+        logging.warning(
+          '%s has images of another request (%s): they are replaced.',
+          self.folder,
+          self.differences,
+        )
+      clear(self.folder)
+      self._parts = array_parts.ArrayParts(self.folder / _PARTS)
+    self.is_finished = False
+    self.differences = ''
+    self._parts.truncate(done)
+    self._note(False)
+
+  def _note(self, is_finished: bool) -> None:
+    record = {**self._record, 'finished': is_finished}
+    with whole_files.opened(self.folder / _REQUEST) as file:
+      file.write(json.dumps(record, indent=2, sort_keys=True).encode())
+
+  def add(self, batch: Batch) -> None:
+    """Writes the next images, which count when this returns."""
+    images, rows, scales = batch
+    for number, image in enumerate(images, self._parts.count):
+      whole_files.save_png(self._png(number), image)
+    arrays = {'arr_0': images, **rows}
+    latents = {f'latent_{s}': z for s, z in enumerate(scales)}
+    self._parts.add(_named('samples/', arrays) | _named('latents/', latents))
+
+  def finish(self, draw: Draw) -> None:
+    """Writes the archives and the grid of all images.
+
+    `draw` makes a grid of some images and their conditions.
+    """
+    if self.is_finished:
+      self._parts.remove()  # of a process that was killed as it did so
+      return
+    self._restore_images()
+    rows = self._parts.read(0, min(_GRID_COUNT, self.count))
+    arrays = {
+      name.removeprefix('samples/'): x
+      for name, x in rows.items()
+      if name.startswith('samples/')
+    }
+    grid = draw(arrays.pop('arr_0'), arrays)
+    whole_files.save_png(self.folder / _GRID, grid)
+    for name, prefix in _ARCHIVES.items():
+      self._parts.write_npz(self.folder / name, prefix)
+    self._note(True)
+    self._parts.remove()
+
+  def _restore_images(self) -> None:
+    """Writes images whose files were lost since they were made."""
+    for number in range(self.count):
+      path = self._png(number)
+      if not (path.is_file() and path.stat().st_size):
+        rows = self._parts.read(number, number + 1)
+        whole_files.save_png(path, rows['samples/arr_0'][0])
+
+
+def common(files: Sequence[SampleFiles]) -> int:
+  """Returns the number of images that all models of a cascade have."""
+  done = min(file.done for file in files)
+  # The rows of a finished folder are not in parts any more.
+  is_partial = any(file.is_finished for file in files) and any(
+    file.done < file.count for file in files
+  )
+  return 0 if is_partial else done
+
+
+def start(files: Sequence[SampleFiles], done: int) -> None:
+  """Takes the first `done` images as they are; drops those of others."""
+  if len(files) == 1 and files[0].differences:
+    clear(files[0].folder / SMALL)
+  for file in files:
+    file.start(done)
+
+
+def _named(prefix: str, arrays: Mapping[str, np.ndarray]) -> Rows:
+  return {f'{prefix}{name}': x for name, x in arrays.items()}
+
+
+def clear(folder: pathlib.Path) -> None:
+  """Removes all files of samples in a folder, `request.json` last."""
+  if not folder.is_dir():
+    return
+  for path in folder.iterdir():
+    if _PNG.fullmatch(path.name):
+      path.unlink()
+  array_parts.ArrayParts(folder / _PARTS).remove()
+  for name in (*_ARCHIVES, _GRID, _REQUEST):
+    (folder / name).unlink(missing_ok=True)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """Returns a record, {} for none or a damaged one."""
+  try:
+    record = json.loads(path.read_text())
+  except (FileNotFoundError, ValueError):
+    return {}
+  return record if isinstance(record, dict) else {}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+  """Says in which fields a request differs from another, '' for none."""
+  before, after = dict(_flat(old)), dict(_flat(new))
+  lines = [
+    f'{name}: {_short(before.get(name))} -> {_short(after.get(name))}'
+    for name in sorted(before.keys() | after.keys())
+    if before.get(name) != after.get(name)
+  ]
+  more = [f'{len(lines) - _NAMED} more'] if len(lines) > _NAMED else []
+  return ', '.join(lines[:_NAMED] + more) if old else 'none is recorded'
+
+
+def _flat(value: Mapping[str, Any], prefix: str = '') -> Iterator[Any]:
+  for name, item in value.items():
+    if isinstance(item, dict) and item:
+      yield from _flat(item, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', item
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+@contextlib.contextmanager
+def locked(
+  folders: Sequence[pathlib.Path], takeover: bool
+) -> Iterator[lock.Lock]:
+  """Makes folders of samples, the first in a workdir; holds its lock.
+
+  Folders that stay empty are removed.
+
+  Raises:
+    UserError: another process samples into it, or it cannot be written.
+  """
+  workdir = folders[0].parent
+  if not workdir.is_dir():
+    raise errors.UserError(f'{workdir}: not there.', errors.MISSING)
+  try:
+    for folder in folders:
+      with written(folder):
+        folder.mkdir(exist_ok=True)
+    with lock.Lock(folders[0], takeover) as held:
+      yield held
+  finally:
+    for folder in (folders[0] / SMALL, folders[0]):
+      with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def written(folder: pathlib.Path) -> Iterator[None]:
+  """Makes the OSError of a folder that cannot be written a UserError."""
+  try:
+    yield
+  except OSError as error:
+    reason = error.strerror or error
+    raise errors.UserError(
+      f'cannot write in {folder}: {reason}'
+      + (f' ({error.filename})' if error.filename else '')
+      + '; once it can be, the same command goes on.',
+      errors.OUTPUT,
+    ) from error
