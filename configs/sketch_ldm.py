@@ -8,14 +8,16 @@ with PiDiNet; here the predictor learns Sobel edges, and config.sketch.edges =
 pidinet with its published weights at config.sketch.edge_weights does as the
 paper. This config was not run.
 
-  python -m pyramid_jax.main --config=configs/sketch_ldm.py:clip \
+  python -m pyramid_jax.main --config=configs/sketch_ldm.py:v1 \
       --config.sketch.base=BASE --config.data.root=CAPTIONED --workdir=DIR
 
-BASE is a run of configs/ldm_text.py of the same variant, trained or converted
-from published weights. Reads a folder of images with captions.jsonl.
+BASE is a run of configs/ldm_text.py or, of v1, v2_base and v2, of
+configs/stable_diffusion.py of the same variant, trained or converted from
+published weights; a folder of Stable Diffusion in the layout of diffusers
+serves, too. Reads a folder of images with captions.jsonl.
 
 Variants:
-  small (default), 1p4b, clip: the base.
+  small (default), 1p4b, v1, v2_base, v2: the base.
   debug: the smallest sizes.
 """
 
@@ -30,10 +32,12 @@ common = config_lib.sibling(__file__, 'common')
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the predictor."""
   variant = config_lib.parse_variants(
-    arg, size=('small', '1p4b', 'clip'), debug=False
+    arg, size=('small', '1p4b', 'v1', 'v2_base', 'v2'), debug=False
   )
   names = [variant['size'], *(['debug'] if variant['debug'] else [])]
-  base = config_lib.sibling(__file__, 'ldm_text').get_config(','.join(names))
+  is_stable = variant['size'].startswith('v')
+  file = 'stable_diffusion' if is_stable else 'ldm_text'
+  base = config_lib.sibling(__file__, file).get_config(','.join(names))
   config = common.predictor(base)
   config.name = f'sketch_ldm_{variant["size"]}'
   config.sketch.edges = 'sobel'

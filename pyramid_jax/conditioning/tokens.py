@@ -119,6 +119,11 @@ class ClipEncoder(PretrainedEncoder):
   pooled: bool = False
   pretrained_family: ClassVar[str] = 'clip_text'
 
+  @property
+  def is_openai(self) -> bool:
+    """Whether checkpoints name its weights as openai/CLIP does."""
+    return self.pooled or self.network.hidden_act == 'gelu'
+
   def embedded(self, params: Any, ids: jax.Array) -> jax.Array:
     if not self.pooled:
       return super().embedded(params, ids)

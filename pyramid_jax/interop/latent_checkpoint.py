@@ -52,9 +52,9 @@ class Layout:
   stores_scale: bool = True
   # Whether that is a number instead of one per scale.
   scalar_scale: bool = False
-  # Whether a CLIP text encoder has the names of openai/CLIP, which gives the
-  # pooled embedding, not those of huggingface/transformers.
-  pooled_clip: bool = False
+  # Whether a CLIP text encoder has the names of openai/CLIP, as one that gives
+  # the pooled embedding and OpenCLIP, not those of huggingface/transformers.
+  openai_clip: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,7 +274,7 @@ def to_official(
   if weights.clip is not None:
     clip = mapping.to_official(weights.clip, text_encoders.rename_clip)
     prefix = TRANSFORMER
-    if layout.pooled_clip:
+    if layout.openai_clip:
       clip, prefix = text_encoders.to_openai(clip), OPENAI_CONDITION
     state |= {prefix + key: value for key, value in clip.items()}
   if LOGVAR in generator:

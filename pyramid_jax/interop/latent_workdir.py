@@ -78,7 +78,7 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
       " config.condition.encoder 'tokens' or 'clip' and"
       " config.condition.also ''"
     )
-  fields: dict[str, Any] = {'pooled_clip': getattr(encoder, 'pooled', False)}
+  fields: dict[str, Any] = {'openai_clip': getattr(encoder, 'is_openai', False)}
   if encoder.family:
     part = parts.part(encoder.family)
     (fields['condition_prefix'],) = (

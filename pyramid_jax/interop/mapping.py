@@ -241,7 +241,7 @@ def to_flax(
       report.missing[key] = need
       continue
     value = np.asarray(state[key])
-    if value.shape != need and not (need == () and value.size == 1):
+    if value.shape != need and not _is_same(value.shape, need):
       report.mismatched[key] = (value.shape, need)
       continue
     value = KINDS[kind].to_flax(value.reshape(need))
@@ -252,6 +252,17 @@ def to_flax(
     if key.startswith(prefix) and key not in wanted:
       report.unused[key] = tuple(np.shape(state[key]))
   return traverse_util.unflatten_dict(leaves), report
+
+
+def _is_same(found: Shape, need: Shape) -> bool:
+  """Whether shapes differ by axes of one element at the end only.
+
+  A pointwise convolution may be stored as a linear layer (the projections of
+  Stable Diffusion 2), and a number as an array of one.
+  """
+  most = max(len(found), len(need))
+  padded = [(*shape, *(1,) * (most - len(shape))) for shape in (found, need)]
+  return padded[0] == padded[1] and (need == () or len(found) > 1)
 
 
 def to_official(

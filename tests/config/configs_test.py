@@ -91,7 +91,7 @@ VARIANTS = {
     'inpaint,gpu',
   ),
   'ldm_superres': ('bsr', 'bicubic'),
-  'ldm_text': ('small', '1p4b', 'clip'),
+  'ldm_text': ('small', '1p4b'),
   'ldm_unconditional': (
     'celebahq',
     'ffhq',
@@ -101,7 +101,8 @@ VARIANTS = {
   'msvqgan_coco': ('f16f8', 'f8f4'),
   'msvqgan_openimages': ('f16f8', 'f8f4'),
   'msvqgan_shapes': ('gpu', 'long'),
-  'sketch_ldm': ('small', 'clip'),
+  'sketch_ldm': ('small', 'v1'),
+  'stable_diffusion': ('v1', 'v2_base', 'v2'),
   'sketch_shapes': (
     'ldm',
     'ladm',
@@ -119,7 +120,7 @@ BASES = {
   'frido': 'frido_shapes.py:text',
   'diffit': 'diffit_latent_shapes.py:class',
   'small': 'ldm_text.py:small',
-  'clip': 'ldm_text.py:clip',
+  'v1': 'stable_diffusion.py:v1',
 }
 
 
@@ -226,7 +227,8 @@ LDM = (
   ('ldm_superres.py:bsr', 113.62, 0),
   ('ldm_text.py:small', 403.62, 186.15),
   ('ldm_text.py:1p4b', 872.30, 581.99),
-  ('ldm_text.py:clip', 859.52, 0),
+  ('stable_diffusion.py:v1', 859.52, 0),
+  ('stable_diffusion.py:v2', 865.91, 0),
   ('ldm_unconditional.py:ffhq', 274.06, 0),
   ('ldm_unconditional.py:lsun_churches', 294.97, 0),
 )

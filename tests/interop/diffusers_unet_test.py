@@ -380,7 +380,7 @@ def test_foreign_networks_are_told():
 @pytest.mark.parametrize(
   ('variant', 'layout'),
   [
-    ('ldm_text.py:clip,debug', 'diffusers'),
+    ('stable_diffusion.py:v1,debug', 'diffusers'),
     ('ldm_unconditional.py:ffhq,debug', 'official'),
   ],
 )
