@@ -1,39 +1,72 @@
 """Flags in, one call out; see `--help`, README.md and the configs."""
 
+import ast
+from collections.abc import Sequence
+import contextlib
+import faulthandler
 import importlib
 import os
 import pathlib
 import sys
-import traceback
 from typing import Any
 
-from absl import app
-import jax
+from absl import logging
+from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import options
+from pyramid_jax.config import command_line
+from pyramid_jax.config import listing
 from pyramid_jax.runs import writers
 
 
 # Programs that took longer to compile are kept; jax keeps those above 1 s.
 _CACHED_SECS, _JAX_SECS = 0.1, 1.0
+_RUNS = pathlib.Path('runs')
 
 
-def main(overrides: dict[str, str]) -> int:
-  """Does what the flags say and returns the exit code."""
+def main(given: options.CommandLine) -> None:
+  """Does what a command line says."""
   _cache_programs()
-  workdir = options.workdir()
-  if options.CONFIG.value:
-    config = config_lib.load(options.CONFIG.value)
-  else:
+  config, workdir = _config(given)
+  if workdir is None:
+    workdir = _RUNS / (config.name or config.system.name)
+    logging.info('workdir: %s; --workdir=DIR chooses another', workdir)
+  name = f'pyramid_jax.commands.{given.mode}'
+  importlib.import_module(name).run(config, workdir, given.values)
+
+
+def _config(
+  given: options.CommandLine,
+) -> tuple[ConfigDict, pathlib.Path | None]:
+  """Returns the config, complete, and the workdir if it is given."""
+  file, workdir = given.values['config'], given.values['workdir']
+  if file is not None:
+    config = config_lib.load(file)
+  elif workdir is not None:
     from pyramid_jax.runs import workdir as workdir_lib  # loads Orbax
 
     config = workdir_lib.read_config(workdir)
-  config_lib.complete(config, overrides)
-  name = f'pyramid_jax.commands.{options.MODE.value}'
-  importlib.import_module(name).run(config, workdir, options.values())
-  return errors.OK
+  else:
+    raise errors.UserError(
+      'give --config=FILE.py[:variant,...], such as those of --list_configs, or'
+      ' --workdir=DIR of a run; see --help.'
+    )
+  config = config_lib.complete(config, given.overrides)
+  return config, None if workdir is None else pathlib.Path(workdir)
+
+
+def programs() -> dict[str, str]:
+  """Returns what each program beside the modes does, by name."""
+  found = {}
+  for file in sorted((pathlib.Path(__file__).parent / 'commands').glob('*.py')):
+    tree = ast.parse(file.read_text())
+    defined = [x.name for x in tree.body if isinstance(x, ast.FunctionDef)]
+    if 'main' in defined:
+      words = ast.get_docstring(tree) or ''
+      found[file.stem] = words.partition('\n')[0]
+  return found
 
 
 def _cache_programs() -> None:
@@ -41,6 +74,8 @@ def _cache_programs() -> None:
 
   A setting of the environment or of jax is not changed.
   """
+  import jax  # slow to import, and not needed for help
+
   if _setting('jax_compilation_cache_dir') is None:
     path = pathlib.Path('~/.cache/pyramid_jax/xla').expanduser()
     jax.config.update('jax_compilation_cache_dir', os.fspath(path))
@@ -50,21 +85,54 @@ def _cache_programs() -> None:
 
 
 def _setting(name: str) -> Any:
+  import jax
+
   return getattr(jax.config, name)
 
 
-def run() -> int:
-  """Runs the command line; an error becomes one line and its exit code."""
-  writers.setup()
-  try:
-    app.run(main, flags_parser=options.parse)
-  except errors.UserError as error:
-    sys.stderr.write(f'error: {error}\n')
-    return error.code
-  except Exception:
-    traceback.print_exc()
-    return errors.BUG
+def _help(arguments: Sequence[str]) -> str:
+  """Returns the text of --help."""
+  text = options.help_of(arguments)
+  lines = [f'  {name:<15} {words}' for name, words in programs().items()]
+  others = '\n'.join(lines)
+  return (
+    f'{text}\nprograms: pyramid-jax NAME --help, or python -m'
+    f' pyramid_jax.commands.NAME --help\n{others}\n'
+  )
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+  """Does what a command line says, or another program; returns its code."""
+  if arguments[:1] and arguments[0] in programs():
+    name = f'pyramid_jax.commands.{arguments[0]}'
+    return int(importlib.import_module(name).main(arguments[1:]))
+  if '--help' in arguments or '-h' in arguments:
+    sys.stdout.write(_help(arguments))
+    return errors.OK
+  given = options.parse(arguments)
+  if given.values['verbosity'] is not None:
+    logging.set_verbosity(given.values['verbosity'])
+  if given.values['list_configs']:
+    sys.stdout.write(f'{listing.configs()}\n')
+  elif given.values['help_config']:
+    sys.stdout.write(f'{listing.fields(_config(given)[0])}\n')
+  else:
+    main(given)
   return errors.OK
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+  """Runs a command line; an error becomes one line and its exit code.
+
+  Args:
+    arguments: those of the command line; None for those of the process.
+  """
+  writers.setup()
+  if not faulthandler.is_enabled():
+    with contextlib.suppress(OSError):  # a stderr that is no file
+      faulthandler.enable()
+  given = sys.argv[1:] if arguments is None else arguments
+  return command_line.exit_code(lambda: _dispatch(given))
 
 
 if __name__ == '__main__':

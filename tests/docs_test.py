@@ -10,7 +10,6 @@ import re
 import shlex
 from unittest import mock
 
-from absl import flags
 import pytest
 
 from pyramid_jax import config as config_lib
@@ -283,10 +282,9 @@ def test_options_are_there(name):
     if path.endswith('.py')
     and path.startswith(('pyramid_jax/', 'benchmarks/', 'tests/parity/'))
   ]
-  of_main = flags.FLAGS.flags_by_module_dict()[options.__name__]
   known = set.union(
     FOREIGN_OPTIONS,
-    {f'--{flag.name}' for flag in of_main},
+    {f'--{name}' for group in options.GROUPS.values() for name in group.flags},
     *map(options_of, programs),
   )
   for option in re.findall(r'(?<![\w-])--[a-z]\w+(?![\w.-])', words(name)):

@@ -10,6 +10,7 @@ import pytest
 import pyramid_jax
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax import main
 from pyramid_jax import pipeline
 from pyramid_jax.config import files
 from pyramid_jax.evaluation import grids
@@ -20,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEAVY = {
   'clu',
   'flax',
+  'jax',
   'orbax',
   'safetensors',
   'scipy',
@@ -63,7 +65,7 @@ def test_importing_loads_nothing_slow():
   # `main` imports the package, so one process tells about both.
   program = 'import sys, pyramid_jax.main; print(*sys.modules)'
   loaded = {name.partition('.')[0] for name in output_of(program).split()}
-  assert {'jax', 'pyramid_jax'} <= loaded
+  assert {'absl', 'pyramid_jax'} <= loaded
   assert loaded & HEAVY == set()
 
 
@@ -78,9 +80,12 @@ def test_a_wheel_has_the_configs():
     'found = core.run_setup("setup.py", ["build_py"], "commandline");'
     'build = found.get_command_obj("build_py"); build.ensure_finalized();'
     'print(*(f"{package}:{file}" for package, _, file'
-    ' in build.find_all_modules()))'
+    ' in build.find_all_modules()),'
+    '*found.entry_points["console_scripts"], sep="\\n")'
   )
-  found = output_of(program, cwd=ROOT).split()
+  *found, script = output_of(program, cwd=ROOT).splitlines()
+  assert script.split() == ['pyramid-jax', '=', 'pyramid_jax.main:run']
+  assert callable(main.run)
   configs = {f'configs/{file.name}' for file in ROOT.glob('configs/*.py')}
   assert len(configs) > 20
   assert configs == {

@@ -1,101 +1,240 @@
-"""The command line: flags, options, and overrides of the config."""
+"""The flags of `python -m pyramid_jax.main`, by group, and their help."""
 
-import pathlib
+import argparse
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
 from typing import Any
-
-from absl import flags
 
 from pyramid_jax import errors
 from pyramid_jax.config import command_line
-from pyramid_jax.config import paths
+from pyramid_jax.config import names
 
 
-CONFIG = flags.DEFINE_string('config', '', 'FILE.py[:variant,...]')
-WORKDIR = flags.DEFINE_string('workdir', '', 'folder of the run')
-MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'sample', 'evaluate'], 'what to do'
-)
-TAKEOVER = flags.DEFINE_bool('takeover', False, 'ignore the workdir lock')
+MODES = ('train', 'sample', 'evaluate')
+_SAMPLERS = ('sample', 'evaluate')
+_PROGRAM = 'python -m pyramid_jax.main'
 
-# What the config does not say: inputs and outputs of sampling and evaluation.
-_TEXTS = {
-  'prompt': 'sample: the caption',
-  'layout': 'sample: JSON file of boxes',
-  'labels': 'sample: the objects, separated by commas',
-  'graph': 'sample: the scene graph',
-  'label': 'sample: the class, its name or number',
-  'pitch': 'sample: descending, eye level or ascending',
-  'depth_of_field': 'sample: shallow or deep',
-  'map': 'sample: PNG of classes',
-  'image': 'sample: image to enlarge, inpaint or edit',
-  'mask': 'sample: mask of --image; white is painted',
-  'sketch': 'sample: sketch to follow, an image or an SVG',
-  'upsampler': 'sample: run that enlarges the result',
-  'coarse_latent': 'sample: file of coarse scales',
-  'samples': 'evaluate: an .npz or a folder of images',
-  'write_reference': 'evaluate: new .npz for the statistics of --split (train)'
-  ' or of --samples',
-  'split': 'sample, evaluate: train, val or test',
-}
-# Of these, the files and folders.
-_PATHS = (
-  'layout',
-  'map',
-  'image',
-  'mask',
-  'sketch',
-  'upsampler',
-  'coarse_latent',
-  'samples',
-  'write_reference',
-)
-_OPTIONS = (
-  TAKEOVER,
-  *(flags.DEFINE_string(name, None, text) for name, text in _TEXTS.items()),
-  flags.DEFINE_float(
-    'strength', None, 'sample: share of the steps that --image goes through'
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """A flag; its value is None unless it is given."""
+
+  doc: str
+  value: str = 'TEXT'  # what stands for the value in the help; '' for a switch
+  kind: Callable[[str], Any] = str
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Flags that serve one purpose."""
+
+  modes: tuple[str, ...]  # those that take the flags
+  example: str  # what follows the name of the program
+  flags: Mapping[str, Flag]
+
+
+def _file(doc: str, value: str = 'FILE') -> Flag:
+  return Flag(doc, value, command_line.path)
+
+
+def _integer(doc: str, low: int = 0) -> Flag:
+  return Flag(doc, 'N', command_line.at_least(low))
+
+
+def _scale(text: str) -> int | str:
+  return int(text) if text.isdecimal() else text
+
+
+# Fields of config.sample with flags of their own -> what they mean.
+SAMPLER = {
+  'steps': 'steps of the solver, one number or one for each stage: 20,50',
+  'guidance': 'scale of classifier-free guidance; 1 is none',
+  'solver': 'ddim, plms, ddpm, dpmpp_2m, unipc, heun or euler',
+  **dict.fromkeys(
+    (
+      *('shape', 'guidance_interval', 'guidance_channels', 'guidance_power'),
+      *('guidance_parts', 'spacing', 'rho', 'eta', 'temperature', 'project'),
+      *('discretization', 'sigma_min', 'sigma_max', 'churn', 'churn_min'),
+      *('churn_max', 'churn_noise', 'windows'),
+    ),
+    'see --help_config',
   ),
-  flags.DEFINE_integer('count', None, 'sample: images', lower_bound=1),
-  flags.DEFINE_integer('seed', None, 'sample: of the noise', lower_bound=0),
-  flags.DEFINE_integer('last_scale', None, 'sample: stop after this scale'),
-  flags.DEFINE_integer('checkpoint_step', None, 'sample, evaluate: which step'),
-)
+}
+
+GROUPS: Mapping[str, Group] = {
+  'what to do': Group(
+    MODES,
+    '--config=configs/frido_shapes.py:debug --config.train.steps=100',
+    {
+      'mode': Flag('train (default), sample or evaluate', 'MODE'),
+      'config': Flag(
+        'the configuration; without it, that of --workdir', 'FILE.py[:VARIANT]'
+      ),
+      'workdir': _file(
+        'the folder of the run; runs/NAME of the config if it is not given',
+        'DIR',
+      ),
+      'verbosity': Flag('-1 logs warnings only, 1 more', 'N', int),
+    },
+  ),
+  'train': Group(
+    ('train',),
+    '--config=configs/frido_shapes.py --workdir=runs/frido_shapes',
+    {'takeover': Flag('ignore the lock of the workdir', '')},
+  ),
+  'sample: conditions': Group(
+    ('sample',),
+    "--mode=sample --workdir=runs/text --prompt='a red circle'",
+    {
+      'prompt': Flag("the caption; '' is the empty one"),
+      'layout': _file('JSON of boxes: [{"label": ..., "box": [0, 0, 1, 1]}]'),
+      'labels': Flag('the objects, separated by commas'),
+      'graph': Flag("relations: 'red circle, left of, blue square; ...'"),
+      'label': Flag('the class, its name or number'),
+      'map': _file('image of classes'),
+      'pitch': Flag('of the camera: descending, eye level or ascending'),
+      'depth_of_field': Flag('of the camera: shallow or deep'),
+    },
+  ),
+  'sample: images to begin with': Group(
+    ('sample',),
+    '--mode=sample --workdir=runs/inpaint --image=a.png --mask=b.png',
+    {
+      'image': _file('image to enlarge, inpaint or edit'),
+      'mask': _file('mask of --image; white is painted'),
+      'strength': Flag(
+        'share of the steps that --image goes through', 'N', float
+      ),
+      'sketch': _file('sketch to follow, an image or an SVG'),
+      'coarse_latent': _file('latents.npz whose finer scales are sampled'),
+    },
+  ),
+  'sample: how many, how far': Group(
+    ('sample',),
+    '--mode=sample --workdir=runs/text --count=8 --seed=0',
+    {
+      'count': _integer('the number of images', low=1),
+      'seed': _integer('the seed of the noise'),
+      'last_scale': Flag(
+        'stop after this scale, by number or name', 'SCALE', _scale
+      ),
+      'upsampler': _file('run that enlarges the result', 'DIR'),
+    },
+  ),
+  'sample and evaluate': Group(
+    _SAMPLERS,
+    '--mode=sample --workdir=runs/text --steps=25 --guidance=2',
+    {
+      'split': Flag('train, val or test: whose conditions are taken', 'SPLIT'),
+      'checkpoint_step': _integer('the checkpoint; the newest without it'),
+      **{
+        name: Flag(f'--config.sample.{name}: {doc}', 'VALUE')
+        for name, doc in SAMPLER.items()
+      },
+    },
+  ),
+  'evaluate': Group(
+    ('evaluate',),
+    '--mode=evaluate --workdir=runs/text --samples=runs/text/samples',
+    {
+      'samples': _file('an .npz or a folder of images to score'),
+      'write_reference': _file(
+        'new .npz for the statistics of --split (train) or of --samples'
+      ),
+    },
+  ),
+  'help': Group(
+    MODES,
+    '--config=configs/frido_shapes.py --help_config',
+    {
+      'help': Flag('these lines; after --mode=MODE, what that mode takes', ''),
+      'help_config': Flag('every field of --config or --workdir', ''),
+      'list_configs': Flag('the configs that come along', ''),
+    },
+  ),
+}
+MAY_BE_EMPTY = ('prompt',)
 
 
-def parse(argv: list[str]) -> dict[str, str]:
-  """Parses the flags, and returns the overrides of the config.
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+  """What was given; None stands for what was not."""
 
-  Args:
-    argv: the command line, with the name of the program.
+  mode: str
+  values: dict[str, Any]  # of every flag but those of `SAMPLER`
+  overrides: command_line.Overrides  # of the config
+
+
+def _flags() -> Iterator[tuple[str, Flag, Group]]:
+  for group in GROUPS.values():
+    for name, flag in group.flags.items():
+      yield name, flag, group
+
+
+def parser(mode: str | None = None) -> command_line.Parser:
+  """Returns the parser of the flags of a mode, or of all of them."""
+  whole = command_line.Parser(
+    _PROGRAM, 'Trains, samples and evaluates.', add_help=False
+  )
+  whole.usage = f'{_PROGRAM} [--mode=MODE] [--config=FILE.py] [--workdir=DIR]'
+  for title, group in GROUPS.items():
+    if mode is None or mode in group.modes:
+      example = f'{_PROGRAM} {group.example}'
+      section = whole.add_argument_group(title, example)
+      for name, flag in group.flags.items():
+        _add(section, name, flag)
+  return whole
+
+
+def _add(section: Any, name: str, flag: Flag) -> None:
+  text = flag.doc.replace('%', '%%')
+  flags = [f'--{name}', '-h'] if name == 'help' else [f'--{name}']
+  if flag.value:
+    section.add_argument(*flags, type=flag.kind, metavar=flag.value, help=text)
+  else:
+    section.add_argument(*flags, action='store_const', const=True, help=text)
+
+
+def help_of(arguments: Sequence[str]) -> str:
+  """Returns the help of all flags, or of those of the mode that is given."""
+  only_mode = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  only_mode.add_argument('--mode', nargs='?')
+  mode = only_mode.parse_known_args(arguments)[0].mode
+  if mode is not None:
+    _check_mode(mode)
+  return parser(mode).format_help()
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+  """Parses a command line.
 
   Raises:
-    UserError: an unknown flag, or a value that it does not take.
+    UserError: an unknown flag, one that the mode does not take, or a value
+      that a flag does not take.
   """
-  overrides, rest = command_line.split(argv)
-  try:
-    unknown = flags.FLAGS(rest)[1:]
-  except flags.Error as error:
-    raise errors.UserError(str(error)) from error
-  if unknown:
-    raise errors.UserError(f'unknown argument {unknown[0]!r}, see --help.')
-  if not WORKDIR.value:
-    raise errors.UserError('--workdir=DIR must be given.')
-  return overrides
+  flags, overrides = parser().parse(arguments, MAY_BE_EMPTY)
+  values = dict(vars(flags))
+  mode = values['mode'] or 'train'
+  _check_mode(mode)
+  for name, _, group in _flags():
+    if values[name] is not None and mode not in group.modes:
+      raise errors.UserError(
+        f'--{name} is a flag of --mode={" and --mode=".join(group.modes)}, not'
+        f' of --mode={mode}.'
+      )
+  for name in SAMPLER:
+    value = values.pop(name)
+    if value is not None:
+      overrides.setdefault(f'sample.{name}', value)
+  return CommandLine(mode, values, overrides)
 
 
-def values() -> dict[str, Any]:
-  """Returns {option: value} of the parsed flags, the `~` of paths expanded.
-
-  Raises:
-    UserError: a path in the home folder of nobody.
-  """
-  given: dict[str, Any] = {x.name: x.value for x in _OPTIONS}
-  for name in _PATHS:
-    if given[name]:
-      given[name] = paths.expand(given[name], f'--{name}')
-  return given
-
-
-def workdir() -> pathlib.Path:
-  """Returns the folder of the run, its `~` expanded."""
-  return pathlib.Path(paths.expand(WORKDIR.value, '--workdir'))
+def _check_mode(mode: str) -> None:
+  if mode not in MODES:
+    raise errors.UserError(
+      f'--mode={mode}: must be {", ".join(MODES[:-1])} or {MODES[-1]}'
+      f'{names.nearest(mode, MODES)}'
+    )

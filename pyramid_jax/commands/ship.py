@@ -103,7 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description='Writes the weights of a run into one small file.',
   )
   folder = lambda text: pathlib.Path(text).expanduser()
-  parser.add_argument('--config', help=argparse.SUPPRESS)
   parser.add_argument('--workdir', required=True, type=folder, help='of a run')
   parser.add_argument('--out', required=True, type=folder, help='a new folder')
   parser.add_argument('--step', type=int, help='of the checkpoint')

@@ -68,7 +68,8 @@ class Field:
     """What else a value must be, for messages; '' for anything of the type."""
     parts = []
     if self.choices:
-      parts.append(f'one of {", ".join(map(str, self.choices))}')
+      shown = [str(choice) or "''" for choice in self.choices]
+      parts.append(f'one of {", ".join(shown)}')
     low = self.low if self.low is not None else self.above
     high = self.high if self.high is not None else self.below
     if low is not None and high is not None:

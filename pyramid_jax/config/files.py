@@ -61,6 +61,14 @@ def load(path: str) -> ConfigDict:
     return formats.from_json(formats.to_json(config))
 
 
+def shipped() -> list[pathlib.Path]:
+  """Returns the files of the configs that come along, by name."""
+  for root in _ROOTS:
+    if found := sorted((root / 'configs').glob('*.py')):
+      return found
+  return []
+
+
 def _shipped(file: pathlib.Path) -> list[pathlib.Path]:
   """Returns where `configs/NAME.py` lies if it came with the package."""
   is_ours = file.parts[:1] == ('configs',)

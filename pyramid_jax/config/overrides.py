@@ -19,13 +19,14 @@ from pyramid_jax.config import sections
 _BOOLEANS = {'true': True, '1': True, 'false': False, '0': False}
 
 
-def override(config: ConfigDict, values: Mapping[str, str]) -> None:
+def override(config: ConfigDict, values: Mapping[str, str | None]) -> None:
   """Sets fields from the command line, in place, whether locked or not.
 
   Args:
     config: the config of any system.
-    values: {'train.steps': '1000', ...}, read by the type of the field. Names
-      and values of format 1 are taken with a warning.
+    values: {'train.steps': '1000', ...}, read by the type of the field; None
+      turns a field on that is true or false. Names and values of format 1 are
+      taken with a warning.
 
   Raises:
     UserError: no such field, the text is not of the field's type, or a path
@@ -56,9 +57,13 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
   paths.expand_all(config)
 
 
-def _parse(name: str, text: str, fields: Mapping[str, Any]) -> Any:
+def _parse(name: str, text: str | None, fields: Mapping[str, Any]) -> Any:
   """Reads a text as the type of a field."""
   old, field = fields[name], sections.find(fields, name)
+  if text is None:
+    if isinstance(old, bool):
+      return True
+    raise errors.UserError(f'--config.{name}: must be --config.{name}=VALUE.')
   kind: Any
   if field is None:  # of the constructor of a network
     kind = sections.network_type(fields, name)
@@ -102,11 +107,20 @@ def _read(text: str, kind: Any) -> Any:
   item = next(iter(typing.get_args(kind)), int | float | str)
   if item is Ellipsis:
     item = int | float | str
-  inside = text.strip()
-  for left, right in ('()', '[]'):
-    if inside.startswith(left) and inside.endswith(right):
-      inside = inside[1:-1]
-  return tuple(_read(t.strip(), item) for t in inside.split(',') if t.strip())
+  inside = _without(text.strip(), '()', '[]')
+  return tuple(
+    _read(_without(t.strip(), "''", '""'), item)
+    for t in inside.split(',')
+    if t.strip()
+  )
+
+
+def _without(text: str, *pairs: str) -> str:
+  """Returns a text without the brackets or quotes around it."""
+  for pair in pairs:
+    if len(text) > 1 and text.startswith(pair[0]) and text.endswith(pair[1]):
+      return text[1:-1]
+  return text
 
 
 def _read_any(text: str, kinds: tuple[Any, ...]) -> Any:

@@ -15,6 +15,7 @@ import sys
 from typing import Any
 import warnings
 
+from absl import flags
 from absl import logging
 import numpy as np
 
@@ -26,11 +27,18 @@ EVENTS = 'tensorboard'
 
 
 def setup() -> None:
-  """Makes absl's log plain lines, without those of other libraries."""
+  """Makes absl's log plain lines, without those of other libraries.
+
+  The log goes to stderr from INFO on.
+  """
+  flags.FLAGS.mark_as_parsed()  # those of absl, which nobody gives
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.setFormatter(_Plain())
   # Absl's logger is one for all libraries; lines differ by their path.
   logging.get_absl_logger().addFilter(_is_ours)
+  std_logging.getLogger('jax._src.xla_bridge').addFilter(_is_no_search)
   # What Orbax leaves behind when a file that it reads is damaged.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
   is_ours = lambda event: str(event.exc_value) != 'Event loop is closed'
@@ -53,6 +61,12 @@ class _Plain(std_logging.Formatter):
 def _is_ours(record: std_logging.LogRecord) -> bool:
   is_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
   return not is_orbax or record.levelno > std_logging.ERROR
+
+
+def _is_no_search(record: std_logging.LogRecord) -> bool:
+  """Whether a line of jax is not that it looked for a backend in vain."""
+  is_search = record.getMessage().startswith('Unable to initialize backend')
+  return not is_search or record.levelno > std_logging.INFO
 
 
 @contextlib.contextmanager

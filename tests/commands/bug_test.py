@@ -1,16 +1,14 @@
 """A bug in a network is no mistake of a person: it keeps its traceback."""
 
 import pathlib
-import sys
 
-from absl import flags
 import jax
 import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import main
 from pyramid_jax.networks import diffit
+from tests.helpers import command_line
 from tests.helpers import written_run
 
 
@@ -27,21 +25,10 @@ SMALL = {
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(monkeypatch):
   """Runs a command line; returns its exit code and what it wrote."""
   monkeypatch.setattr(jax.config, 'update', lambda *args: None)
-
-  def run(*args):
-    flags.FLAGS.unparse_flags()
-    for name in ('config', 'workdir', 'mode', 'count'):
-      flags.FLAGS[name].unparse()
-    monkeypatch.setattr(sys, 'argv', ['main', *args])
-    with pytest.raises(SystemExit) as info:
-      sys.exit(main.run())
-    return info.value.code or 0, capsys.readouterr().err
-
-  yield run
-  flags.FLAGS.mark_as_parsed()
+  return command_line.call
 
 
 @pytest.fixture

@@ -1,15 +1,22 @@
 """The command line, in process."""
 
 import json
+import pathlib
+import shlex
 
+from absl import logging
 import jax
 import pytest
 
+from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import main
 from pyramid_jax.commands import evaluate
+from pyramid_jax.commands import options as options_lib
+from pyramid_jax.commands import requests
 from pyramid_jax.commands import sample
 from pyramid_jax.commands import train
+from pyramid_jax.pipeline import request as request_lib
 from tests.helpers import command_line
 from tests.helpers import fake_run
 
@@ -30,6 +37,7 @@ def calls(monkeypatch):
 
 
 CONFIG = f'--config={fake_run.__file__}'
+SAMPLE = ('--mode=sample',)
 
 
 def test_train(call, calls):
@@ -68,10 +76,24 @@ def test_sample_reads_the_config_of_the_workdir(call, calls, tmp_path):
     ([CONFIG, '--config.condition.task=words'], 'one of none, text'),
     ([CONFIG + ':tow'], "'two'"),
     (['--config=none.py'], 'there is no file none.py'),
-    ([CONFIG, '--mode=trian'], 'mode'),
-    ([CONFIG, '--prmpt=x'], 'prmpt'),
+    ([CONFIG, '--mode=trian'], "evaluate; did you mean 'train'?"),
+    ([CONFIG, '--prmpt=x'], "no flag --prmpt; did you mean '--prompt'?"),
     ([CONFIG, 'train'], "unknown argument 'train'"),
-    ([CONFIG, '--count=0'], 'count'),
+    (
+      [CONFIG, '--prompt=x'],
+      'is a flag of --mode=sample, not of --mode=train',
+    ),
+    ([CONFIG, '--steps=3'], '--mode=sample and --mode=evaluate, not of --mode'),
+    ([CONFIG, *SAMPLE, '--takeover'], 'of --mode=train, not of --mode=sample'),
+    ([CONFIG, *SAMPLE, '--count=0'], '--count: is 0, must be at least 1'),
+    ([CONFIG, *SAMPLE, '--count=x'], "--count: invalid integer value: 'x'"),
+    ([CONFIG, *SAMPLE, '--seed=-1'], '--seed: is -1, must be at least 0'),
+    ([CONFIG, *SAMPLE, '--split='], '--split= is empty, give a value or leave'),
+    ([CONFIG, *SAMPLE, '--steps', ''], '--steps= is empty'),
+    ([CONFIG, *SAMPLE, '--steps=0'], 'config.sample.steps is 0, must be at'),
+    ([CONFIG, *SAMPLE, '--map=~nobody-x/a'], '--map: ~nobody-x/a: the home'),
+    (['--config='], '--config= is empty'),
+    (['--workdir'], '--workdir: expected one argument'),
   ],
 )
 def test_one_line_for_a_wrong_command(call, calls, args, message):
@@ -82,9 +104,100 @@ def test_one_line_for_a_wrong_command(call, calls, args, message):
   assert calls == []
 
 
-def test_no_workdir(call):
-  code, text = call(CONFIG)
-  assert (code, text) == (errors.USAGE, 'error: --workdir=DIR must be given.\n')
+@pytest.mark.parametrize('mode', ['train', 'sample', 'evaluate'])
+def test_the_workdir_of_a_config(call, calls, monkeypatch, mode):
+  said = []
+  tell = lambda text, *args: said.append(text % args)
+  monkeypatch.setattr(logging, 'info', tell)
+  assert call(CONFIG, f'--mode={mode}') == (errors.OK, '')
+  ((_, workdir, _),) = calls
+  assert workdir == pathlib.Path('runs/fake')
+  assert said[0].startswith('workdir: runs/fake; ')
+
+
+def test_neither_config_nor_workdir(call, calls):
+  for args in ([], SAMPLE, ['--help_config']):
+    code, text = call(*args)
+    assert code == errors.USAGE
+    assert text.startswith('error: give --config=FILE.py[:variant,...], such')
+    assert text.count('\n') == 1
+  assert calls == []
+
+
+def test_flags_of_sampling_are_fields(call, calls):
+  flags = ['--steps', '7', '--guidance=2.5', '--prompt=']
+  assert call(CONFIG, *SAMPLE, *flags) == (errors.OK, '')
+  ((config, _, options),) = calls
+  assert (config.sample.steps, config.sample.guidance) == (7, 2.5)
+  assert (options['prompt'], options['label']) == ('', None)
+  assert requests.of_options(options).prompt == ''
+
+
+def test_a_request_has_a_flag_for_every_field():
+  flags = {
+    name for group in options_lib.GROUPS.values() for name in group.flags
+  }
+  assert set(request_lib.NAMES) <= flags
+  assert set(request_lib.SAMPLER) | {'shape'} == set(options_lib.SAMPLER)
+
+
+def test_another_program(call, capsys):
+  code, text = call('measure_bands', '--count=0')
+  assert (code, text.count('\n')) == (errors.USAGE, 1)
+  assert '--count: is 0, must be above 0' in text
+  assert set(main.programs()) >= {'convert', 'cache_latents', 'measure_bands'}
+
+
+def test_help_lists_every_flag_by_group(call, capsys):
+  assert call('--help') == (errors.OK, '')
+  text = capsys.readouterr().out
+  for title, group in options_lib.GROUPS.items():
+    assert f'\n{title}:\n  python -m pyramid_jax.main {group.example}' in text
+    for name in group.flags:
+      assert f'\n  --{name}' in text
+  for program, words in main.programs().items():
+    assert program in text
+    assert words in text
+  call('--help', '--mode=evaluate')
+  text = capsys.readouterr().out
+  assert '--samples' in text
+  assert '--steps' in text
+  assert '--prompt' not in text
+  assert call('--help', '--mode=x')[0] == errors.USAGE
+
+
+def test_examples_of_the_help_are_understood():
+  for group in options_lib.GROUPS.values():
+    given = options_lib.parse(shlex.split(group.example))
+    assert given.mode in group.modes
+
+
+def test_the_fields_of_a_config(call, capsys):
+  config = 'configs/frido_shapes.py:debug'
+  args = (f'--config={config}', '--config.train.steps=7', '--help_config')
+  assert call(*args) == (errors.OK, '')
+  text = ' '.join(capsys.readouterr().out.split())
+  for name, value in config_lib.flatten(config_lib.load(config)).items():
+    shown = 7 if name == 'train.steps' else value
+    if not isinstance(shown, tuple):
+      assert f'--config.{name}={shown}' in text
+  assert '--config.train.steps=7 The number of updates' in text
+  assert '[first_stage.loss]' in text
+  assert '(path)' in text
+
+
+def test_the_configs_that_come_along(call, capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert call('--list_configs') == (errors.OK, '')
+  text = capsys.readouterr().out
+  blocks = {x.splitlines()[0]: x for x in text.strip().split('\n\n')}
+  assert len(blocks) > 20
+  assert 'configs/common.py' not in blocks
+  block = blocks['configs/frido_shapes.py']
+  assert block.splitlines()[1] == (
+    '  Frido on `shapes`, 32 px, for two CPU cores; needs no data.'
+  )
+  assert '\n    :layout (default), text' in block
 
 
 def test_no_config(call, tmp_path):

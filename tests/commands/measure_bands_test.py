@@ -1,7 +1,6 @@
 import pathlib
 
 import numpy as np
-import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
@@ -39,5 +38,5 @@ def test_what_has_no_bands_is_refused(capsys):
   command = [f'--config={CONFIGS}/diffit_shapes.py']
   assert measure_bands.main(command) == errors.USAGE
   assert "'diffit', must be ladm" in capsys.readouterr().err
-  with pytest.raises(SystemExit):
-    measure_bands.main([*command, '--count=0'])
+  assert measure_bands.main([*command, '--count=0']) == errors.USAGE
+  assert '--count: is 0, must be above 0' in capsys.readouterr().err

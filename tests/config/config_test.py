@@ -381,7 +381,7 @@ SYSTEMS = {
     (
       'diffusion.noise_distribution',
       'iddpm',
-      "'iddpm', must be one of , vp, ve, edm",
+      "'iddpm', must be one of '', vp, ve, edm",
     ),
     ('diffusion.P_std', '0', 'P_std is 0.0, must be above 0'),
     ('diffusion.augment', '1.2', r'augment is 1.2, must be in \[0, 1\]'),

@@ -214,15 +214,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     type=_positive,
     help='largest relative error; default: the own one of each file',
   )
-  flags = parser.parse_args(arguments)
-  worst = errors.OK
-  for path in flags.files:
-    code, text = verify(path, flags.tolerance)
-    stream = sys.stdout if code in (errors.OK, OFF) else sys.stderr
-    stream.write(text + '\n\n')
-    stream.flush()
-    worst = max(worst, code)
-  return worst
+
+  def command() -> int:
+    flags = parser.parse(arguments)[0]
+    worst = errors.OK
+    for path in flags.files:
+      code, text = verify(path, flags.tolerance)
+      stream = sys.stdout if code in (errors.OK, OFF) else sys.stderr
+      stream.write(text + '\n\n')
+      stream.flush()
+      worst = max(worst, code)
+    return worst
+
+  return command_line.exit_code(command)
 
 
 if __name__ == '__main__':
