@@ -22,6 +22,7 @@ from pyramid_jax.conditioning import request as rows_lib
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import given_images
+from pyramid_jax.data import stored_arrays
 from pyramid_jax.data import transforms
 from pyramid_jax.data.synthetic import text as shapes_text
 from pyramid_jax.pipeline import request as request_lib
@@ -383,10 +384,11 @@ def _sketch(request: request_lib.Request, config: ConfigDict) -> Rows:
   return _stacked(rows)
 
 
-def finished_scales(value: Any) -> tuple[np.ndarray, ...]:
+def finished_scales(value: Any) -> tuple[Any, ...]:
   """Returns the scales of a `latents.npz` or of a list, coarse first.
 
-  They are (N, ...) float32 each; None gives none.
+  They have rows (N, ...), those of a file are read when they are needed; None
+  gives none.
 
   Raises:
     UserError: a file without scales or that is damaged.
@@ -395,23 +397,17 @@ def finished_scales(value: Any) -> tuple[np.ndarray, ...]:
     return ()
   if not isinstance(value, str | os.PathLike):
     arrays = value if isinstance(value, list | tuple) else [value]
-    scales = tuple(np.asarray(x, np.float32) for x in arrays)
-    if scales:
-      return scales
-    raise errors.UserError('coarse_latent is empty, give one or leave it.')
+    return tuple(np.asarray(x, np.float32) for x in arrays)
   path = given_images.existing(value, 'coarse_latent')
   try:
-    with np.load(path, allow_pickle=False) as file:
-      found = sorted(n for n in file.files if n.startswith('latent_'))
-      scales = tuple(file[name].astype(np.float32) for name in found)
-      others = sorted(file.files)
-  except Exception as error:  # NumPy raises many kinds for damaged files
-    raise errors.UserError(
-      f'coarse_latent={path}: is no file of scales: {error}.', errors.DATA
-    ) from error
+    found = stored_arrays.read(path)
+  except ValueError as error:
+    raise errors.UserError(f'coarse_latent={error}.', errors.DATA) from error
+  names = [f'latent_{scale}' for scale in range(len(found))]
+  scales = tuple(found[name] for name in names if name in found)
   if not scales:
     raise errors.UserError(
-      f'coarse_latent={path}: has no array latent_0, only {others}.',
+      f'coarse_latent={path}: has no array latent_0, only {sorted(found)}.',
       errors.DATA,
     )
   return scales

@@ -108,7 +108,7 @@ class Request:
   windows: tuple[int, int] | None = None
 
   def __post_init__(self) -> None:
-    for name in CONDITIONS:
+    for name in (*CONDITIONS, 'split', 'coarse_latent'):
       _refuse_empty(name, getattr(self, name))
     _check_whole('count', self.count, 1, _LARGEST_COUNT)
     _check_whole('seed', self.seed, 0, _LARGEST_SEED)

@@ -166,10 +166,9 @@ class Sampler:
       numbers: (B,) of the images, whose noise follows from them.
     """
     self._announce(settings.spec)
-    start = tuple(z[numbers % len(z)] for z in settings.extent.start)
-    extent = dataclasses.replace(
-      settings.extent, start=tuple(map(self._one_placed, start))
-    )
+    start = [z[numbers % len(z)] for z in settings.extent.start]
+    scales = (self._one_placed(np.asarray(z, np.float32)) for z in start)
+    extent = dataclasses.replace(settings.extent, start=tuple(scales))
     images, scales, finite = self._generate(
       self.weights,
       self._one_placed(_key_data(settings, numbers)),

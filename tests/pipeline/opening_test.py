@@ -77,7 +77,7 @@ def test_finished_scales_are_built_upon(pipe, run, tmp_path):
   for path, code, message in (
     (file, errors.DATA, r"has no array latent_0, only \['arr_0'\]"),
     (tmp_path / 'no.npz', errors.MISSING, 'no.npz: not there'),
-    (run / 'config.json', errors.DATA, 'config.json: is no file of scales'),
+    (run / 'config.json', errors.DATA, 'config.json: File is not a zip'),
   ):
     with pytest.raises(errors.UserError, match=message) as error:
       pipe.request(coarse_latent=path)
