@@ -1,5 +1,7 @@
 """Sketches of every kind become the same white lines."""
 
+import io
+
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
@@ -119,6 +121,122 @@ def test_paper_goes_on_where_there_is_none():
   sketch = lines(both, 50)
   assert sketch[15].sum() == 20
   assert sketch.sum() == 20
+
+
+SIDE = 256
+
+
+def photographed(shade=1.0, noise=0.01, quality=85, pixels=None):
+  """Returns a photograph (H, W, 4) of a sheet under a light (H, W, C)."""
+  if pixels is None:
+    pixels = sketch_pixels((38, 38, 38, 255), side=SIDE)
+  sheet = pixels[..., :3] / 255 * shade
+  sheet = sheet + np.random.RandomState(0).normal(0, noise, sheet.shape)
+  data = io.BytesIO()
+  image = Image.fromarray(np.rint(255 * sheet.clip(0, 1)).astype(np.uint8))
+  image.save(data, 'JPEG', quality=quality)
+  return np.asarray(Image.open(data).convert('RGBA'))
+
+
+def agree(pixels, wanted):
+  """Whether a sketch has the wanted lines, up to a pixel."""
+  got = lines(pixels)
+  grown = ndimage.binary_dilation(got, np.ones((3, 3)))
+  far = got & ~ndimage.binary_dilation(wanted, np.ones((3, 3)))
+  return (wanted & ~grown).sum() <= 1 and far.sum() <= 2
+
+
+Y, X = np.mgrid[:SIDE, :SIDE][..., None] / SIDE
+SHADES = {
+  'a hand over a third': np.where(X > 0.7, 0.5, 1),
+  'a hand over half': np.where(X > 0.45, 0.5, 1),
+  'a dark one': np.where(X > 0.7, 0.3, 1),
+  'a round one': 1
+  - 0.5 / (1 + np.exp(80 * ((X - 0.9) ** 2 + (Y - 1) ** 2 - 0.3))),
+  'a soft one': 1 - 0.5 / (1 + np.exp(-20 * (X - 0.6))),
+  'a lamp at the side': 0.4 + 0.6 * X,
+  'a warm lamp': np.array([1, 0.9, 0.7]) * (0.6 + 0.4 * Y),
+}
+
+
+@pytest.mark.parametrize('kind', SHADES)
+@pytest.mark.parametrize('is_dark', [False, True])
+def test_shadows_do_not_matter(kind, is_dark):
+  shade = SHADES[kind]
+  pixels = None
+  if is_dark:
+    shade = np.clip(shade, 0.5, 1)
+    pixels = sketch_pixels((230, 230, 230, 255), (30, 30, 30, 255), SIDE)
+  photo = photographed(shade, pixels=pixels)
+  assert agree(photo, lines(sketch_pixels(side=SIDE)))
+
+
+DESKS = {
+  'dark': (0.1, 0.09, 0.08),
+  'wood': (0.5, 0.33, 0.2),
+  'grey': (0.45,) * 3,
+}
+
+
+@pytest.mark.parametrize('kind', DESKS)
+def test_desks_around_a_sheet_do_not_matter(kind):
+  whole = np.empty((340, 340, 3))
+  whole[:] = DESKS[kind]
+  whole *= 1 + 0.1 * np.sin(np.mgrid[:340, :340][0] / 3)[..., None]
+  sheet = sketch_pixels((38, 38, 38, 255), side=SIDE)[..., :3] / 255
+  whole[40:296, 44:300] = 0.9 * sheet
+  clean = np.full((340, 340, 4), 255)
+  clean[40:296, 44:300, :3] = 255 * sheet
+  photo = photographed(pixels=255 * whole)
+  assert agree(photo, lines(clean.astype(np.uint8)))
+
+
+@pytest.mark.parametrize(
+  'pale', [(205, 205, 205), (250, 250, 90), (255, 180, 180), (150, 200, 255)]
+)
+@pytest.mark.parametrize('noise', [0, 0.01])
+def test_pale_lines_beside_dark_ones_stay(pale, noise):
+  pixels = np.full((SIDE, SIDE, 4), 255, np.uint8)
+  pixels[20:230, 60:64, :3] = pale
+  pixels[112:116, 20:230, :3] = pale
+  pixels[100:104, 20:230, :3] = 10
+  clean = pixels.copy()
+  clean[..., :3][(clean < 255).any(-1)] = 0
+  assert agree(photographed(1, noise, 95, pixels), lines(clean))
+
+
+def test_lines_of_little_contrast_stay():
+  pixels = sketch_pixels((170, 170, 170, 255), (200, 200, 200, 255), SIDE)
+  for photo in (pixels, photographed(1, 0.006, 95, pixels)):
+    assert agree(photo, lines(sketch_pixels(side=SIDE)))
+
+
+def test_opacity_of_lines_does_not_matter():
+  pixels = np.zeros((200, 200, 4), np.uint8)
+  pixels[40:44, 20:180, 3] = 255
+  pixels[100:104, 20:180, 3] = 60
+  pixels[150:151, 20:180, 3] = 30
+  sketch = lines(pixels, 50)
+  assert sketch[:, 25].nonzero()[0].tolist() == [10, 25, 37]
+
+
+def test_the_share_of_lines_is_logged(caplog):
+  caplog.set_level('INFO')
+  pixels = np.full((100, 100, 4), 255, np.uint8)
+  pixels[50:52, :, :3] = 0
+  sketches.from_image(pixels, 32)
+  assert '2.0 % of the sketch are lines' in caplog.text
+
+
+def test_full_sheets_are_refused():
+  pixels = np.full((110, 110, 4), 255, np.uint8)
+  pixels[np.arange(110) % 11 < 5, :, :3] = 0
+  with pytest.raises(ValueError, match='45% of the sketch are lines, at most'):
+    sketches.from_image(pixels, 32)
+  for noise in (0, 0.02):
+    empty = photographed(1, noise, 85, np.full((64, 64, 4), 230, np.uint8))
+    with pytest.raises(ValueError, match='empty|photograph'):
+      sketches.from_image(empty, 32)
 
 
 @pytest.mark.parametrize('tone', [0, 128, 255])
