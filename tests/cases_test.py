@@ -16,8 +16,6 @@ NAMES = sorted(path.parent.name for path in CASES.glob('*/run.sh'))
 FAILING = {
   '06-sample-into-read-only-workdir': 'finding B5: found after all the work',
   '10-guidance-overflow': 'finding B15: samples are not checked',
-  '14-svg-style-in-defs': 'finding B1: styles inside of <defs>',
-  '15-drawing-with-hand-shadow': 'finding B3: one threshold for a sheet',
   '19-empty-prompt': 'finding B9: an empty option is taken for an absent one',
   '21-fine-tune-converted': 'finding B12: converted weights are not trained on',
 }

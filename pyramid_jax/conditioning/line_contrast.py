@@ -98,8 +98,8 @@ def find(colour: np.ndarray, palest: float = PALEST) -> Lines:
     if _is_desk(region, relative, found):
       desk |= region
   if desk.any():
-    rim = 1 + round(NEAR * max(desk.shape))
-    desk = ndimage.binary_dilation(desk, iterations=rim)
+    grown = 1 + round(NEAR * max(desk.shape))
+    desk = ndimage.binary_dilation(desk, iterations=grown)
   tone = (colour / relative).mean(-1)
   return Lines(found=found & ~desk, tone=tone, outside=desk)
 
