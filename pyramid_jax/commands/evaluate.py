@@ -58,7 +58,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
     config: of the run.
     workdir: of the run.
     options: of the command line: `samples`, an .npz or a folder of images;
-      `split`; `checkpoint_step`; `write_reference`.
+      `split`; `checkpoint_step`; `write_reference`; `takeover`, to go on even
+      if another process seems to be at the same evaluation.
 
   Raises:
     UserError: no images to score, or no weights to score them with.
@@ -78,9 +79,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
       'fid': None if evaluator is None else evaluator.name,
     },
   )
-  rows = task.score(store)
-  logging.info('scores of %s\n%s', task.about, score_table.to_markdown(rows))
-  score_table.write(task.folder, task.about, rows)
+  with store.held(options.get('takeover', False)):
+    rows = task.score(store)
+    logging.info('scores of %s\n%s', task.about, score_table.to_markdown(rows))
+    score_table.write(task.folder, task.about, rows)
   store.remove()
 
 

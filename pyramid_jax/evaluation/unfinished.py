@@ -25,6 +25,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import processes
 from pyramid_jax.metrics import states as states_lib
+from pyramid_jax.runs import lock
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import whole_files
 
@@ -59,8 +60,10 @@ def accumulate(
 ) -> States:
   """Returns the states with all images of a source.
 
-  With a store they go on from what lies there.
+  With a store they go on from what lies there. Without states nothing is read.
   """
+  if not states:
+    return states
   first = 0
   if store is not None:
     first, states = store.load(states)
@@ -102,6 +105,15 @@ class Store:
         self._folder.mkdir(parents=True, exist_ok=True)
         with whole_files.opened(self._folder / _REQUEST) as file:
           file.write(text.encode())
+
+  @contextlib.contextmanager
+  def held(self, takeover: bool = False) -> Iterator[None]:
+    """Keeps other processes from the same evaluation, see `runs.lock`."""
+    if not processes.is_main_process():
+      yield
+      return
+    with lock.Lock(self._folder, takeover):
+      yield
 
   def load(self, states: States) -> tuple[int, States]:
     """Returns the number of finished batches, and the states after them.

@@ -9,18 +9,17 @@ import dataclasses
 import os
 import pathlib
 import zipfile
-import zlib
 
 import numpy as np
 
 from pyramid_jax.data import images as images_lib
+from pyramid_jax.data import stored_arrays
 from pyramid_jax.metrics import frechet
 
 
 FEATURE = 'inception-2015-12-05'
 RESIZE = 'tf1'  # how images become 299 x 299
 _OURS = {'feature': FEATURE, 'resize': RESIZE}
-_DAMAGE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +49,8 @@ def read(path: str | os.PathLike[str]) -> Reference:
         raise ValueError('it is no .npz of statistics')
     with np.load(path, allow_pickle=False) as file:
       return _reference(file)
-  except _DAMAGE as error:
-    raise ValueError(f'{path}: {error}') from error
+  except stored_arrays.DAMAGE as error:
+    raise ValueError(f'{path}: {error or type(error).__name__}') from error
 
 
 def _reference(file: np.lib.npyio.NpzFile) -> Reference:

@@ -184,6 +184,28 @@ def test_a_folder_that_cannot_be_written_is_known_at_once(tmp_path):
   assert info.value.code == errors.OUTPUT
 
 
+def test_two_processes_do_not_work_at_one_table(tmp_path):
+  store = unfinished.Store(tmp_path, {})
+  same, other = (
+    unfinished.Store(tmp_path, {}),
+    unfinished.Store(tmp_path, {'x': 2}),
+  )
+  with store.held():
+    with pytest.raises(errors.UserError, match='is in use by process'):
+      same.held().__enter__()
+    with other.held():
+      pass
+    with same.held(takeover=True):
+      pass
+
+
+def test_without_scores_nothing_is_read(tmp_path):
+  source = Images()
+  store = unfinished.Store(tmp_path, {})
+  assert unfinished.accumulate({}, source, store) == {}
+  assert source.read == []
+
+
 def test_an_evaluation_that_is_killed_gives_the_same_table(
   tmp_path, monkeypatch, caplog
 ):

@@ -1,5 +1,7 @@
 """Files of statistics, of the three kinds."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,14 @@ def test_a_damaged_file_is_refused(tmp_path):
   path.write_bytes(b'PK\x03\x04 and no more')
   with pytest.raises(ValueError, match=r'stats\.npz: '):
     reference_lib.read(path)
+  for array in (
+    b'no array',
+    b'\x93NUMPY\x01\x00\x04\x00((((',
+    b"\x93NUMPY\x01\x00\x41\x00{'descr': '<f8', 'fortran_order': False,"
+    b" 'shape': (9999999999999,)}",
+  ):
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('mu.npy', array)
+      archive.writestr('sigma.npy', array)
+    with pytest.raises(ValueError, match=r'stats\.npz: '):
+      reference_lib.read(path)
