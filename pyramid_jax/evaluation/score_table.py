@@ -7,6 +7,7 @@ import pathlib
 
 from pyramid_jax import errors
 from pyramid_jax.metrics import bootstrap
+from pyramid_jax.runs import whole_files
 
 
 Row = bootstrap.Row
@@ -25,9 +26,8 @@ def write(folder: pathlib.Path, about: str, rows: Sequence[Row]) -> None:
   with errors.user_errors(missing=errors.OUTPUT):
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-      aside = folder / f'.{name}'
-      aside.write_text(text)
-      aside.replace(folder / name)
+      with whole_files.opened(folder / name) as file:
+        file.write(text.encode())
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

@@ -9,6 +9,7 @@ after the rows it needs, so what lies there is always a state that was.
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import hashlib
 import json
 import pathlib
