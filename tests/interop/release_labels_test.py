@@ -10,10 +10,10 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.commands import convert
 from pyramid_jax.commands import evaluate
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.interop import convert
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import request as request_lib
