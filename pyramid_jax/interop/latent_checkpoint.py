@@ -160,14 +160,15 @@ def _chosen(
     for path in mapping.flatten(tree)
   ]
   found = [s for s in weight_sets.find(state, keys) if not s.is_flat]
-  choice = weight_sets.choose(found, weights if len(found) > 1 else '')
+  are_several = len(weight_sets.rivals(found)) > 1
+  choice = weight_sets.choose(found, weights if are_several else '')
   report, start = mapping.Report(), ''
   if choice is not None:
     report.notes.extend(choice.notes())
     start = choice.taken.start
     state = weight_sets.stripped(state, start)
-  averages = [key for key in state if key.startswith(EMA)]
-  if len(found) > 1 or not weights:
+  averages = {key for key in state if key.startswith(EMA)}
+  if are_several or not weights:
     pass
   elif weights not in (weight_sets.RAW, weight_sets.AVERAGED):
     raise ValueError(

@@ -218,6 +218,22 @@ def behind(root: str, found: Iterable[Found]) -> list[Found]:
   return list(map(moved, found))
 
 
+def _unique(found: Iterable[Found]) -> list[Found]:
+  """Returns the largest set at each place: layouts share some keys."""
+  unique: dict[str, Found] = {}
+  for one in found:
+    if one.start not in unique or one.count > unique[one.start].count:
+      unique[one.start] = one
+  return list(unique.values())
+
+
+def rivals(found: Iterable[Found]) -> list[Found]:
+  """Returns the sets that are about as large as the largest one."""
+  sets = _unique(found)
+  most = max((one.count for one in sets), default=0)
+  return [one for one in sets if one.count >= _SHARE * most]
+
+
 def choose(found: Sequence[Found], weights: str = '') -> Choice | None:
   """Returns the set to take, None without any.
 
@@ -228,30 +244,23 @@ def choose(found: Sequence[Found], weights: str = '') -> Choice | None:
   Raises:
     ValueError: no such set, or several that fit equally well.
   """
-  unique: dict[str, Found] = {}
-  for one in found:
-    # Layouts share some keys.
-    if one.start not in unique or one.count > unique[one.start].count:
-      unique[one.start] = one
-  sets = list(unique.values())
+  sets, large = _unique(found), rivals(found)
   if not sets:
     return None
-  most = max(one.count for one in sets)
-  rivals = [one for one in sets if one.count >= _SHARE * most]
-  names = ', '.join(one.name for one in rivals)
+  names = ', '.join(one.name for one in large)
   if weights:
     wanted = [one for one in sets if one.name == weights]
     wanted = wanted or [one for one in sets if one.answers(weights)]
     if not wanted:
       raise ValueError(f'no weights {weights!r}; those that fit are {names}')
   else:
-    wanted = [one for one in rivals if one.is_averaged] or rivals
+    wanted = [one for one in large if one.is_averaged] or large
   taken = _first(wanted)
   if taken is None:
     raise ValueError(
       f'several weights fit: {names}; choose one by --weights=NAME'
     )
-  return Choice(taken=taken, others=[one for one in rivals if one is not taken])
+  return Choice(taken=taken, others=[one for one in large if one is not taken])
 
 
 def _first(sets: Sequence[Found]) -> Found | None:

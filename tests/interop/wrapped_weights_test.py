@@ -166,7 +166,9 @@ def test_whole_checkpoints_behind_a_prefix_and_without_averages():
   np.testing.assert_array_equal(found.generator['unet'][conv]['bias'], raw)
   assert found.updates == 5
 
-  found, report = take(state, 'raw')
+  few = {f'copy.{key}': value for key, value in list(state.items())[-40:]}
+  few |= {f'copy.{key}': value for key, value in list(state.items())[:5]}
+  found, report = take(state | few, 'raw')
   assert report.complete
   assert found.ema is None
   without = {k: x for k, x in state.items() if not k.startswith('model_ema.')}
