@@ -5,7 +5,11 @@ from pyramid_jax.config.field import Field
 
 FIELDS = {
   'evaluate.count': Field(
-    1000, 'The number of images of a table of scores.', low=1, resumable=True
+    1000,
+    'The number of images of a table of scores; the conditions of a smaller'
+    ' split repeat in turn.',
+    low=1,
+    resumable=True,
   ),
   'evaluate.batch_size': Field(
     100,
