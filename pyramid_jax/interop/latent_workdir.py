@@ -26,6 +26,7 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
+from pyramid_jax.interop.families import dit
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import state as state_lib
@@ -37,8 +38,8 @@ CLIP_FILE = 'condition.safetensors'
 TWO_FILES = 'latent_diffit'
 IMAGENET_CLASSES = 1000
 
-# Name of a system with official checkpoints -> family of its denoiser, and
-# what the system calls it.
+# Name of a system with official checkpoints -> family of its denoiser (unless
+# the network has another), and what the system calls it.
 DENOISERS = {
   'frido': ('frido.pyunet', 'unet'),
   'ldm': ('ldm.unet', 'unet'),
@@ -150,7 +151,10 @@ def from_official(
     return latent_checkpoint.to_flax(
       state, template, system.chain, layout, weights
     )
-  family, network = DENOISERS[name]
+  _, network = DENOISERS[name]
+  family = system.network.family
+  if family == 'dit':
+    dit.check_grid(state, system.network.grid)
   tree, report = parts.to_flax(
     family, state, template.generator[network], weights=weights
   )
@@ -283,8 +287,12 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   averaged = checkpoints.load(workdir, abstract)
   generator = averaged['params']['generator']
   if layout is None:
-    family, network = DENOISERS[name]
-    return parts.to_official(family, generator[network])
+    _, name = DENOISERS[name]
+    network = system.network
+    official = parts.to_official(network.family, generator[name])
+    if network.family == 'dit':
+      official |= dit.positions(network.hidden_size, network.grid)
+    return official
   step = int(averaged['step'])
   clip = None
   if shapes.clip is not None or system.encoder.pretrained is not None:

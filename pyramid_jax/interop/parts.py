@@ -22,6 +22,7 @@ from pyramid_jax.interop import weight_sets
 from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import diffusers_unet
 from pyramid_jax.interop.families import discriminator
+from pyramid_jax.interop.families import dit
 from pyramid_jax.interop.families import inception
 from pyramid_jax.interop.families import latent_diffit
 from pyramid_jax.interop.families import lgp
@@ -53,6 +54,8 @@ class Part:
   # Constants of the official state dict of an (unstacked) tree, which are
   # checked when read and written when exported.
   buffers: Callable[[Any], State] = lambda tree: {}
+  # Those whose size only the state dict (without prefix) gives; not exported.
+  sized_buffers: Callable[[Any, State], State] = lambda tree, state: {}
   # A module whose blocks are stacked; files have each by itself.
   scanned: str = ''
   # Cuts official tensors to the parameters of an (unstacked) tree, where
@@ -124,6 +127,13 @@ FAMILIES = {
     scanned=latent_diffit.SCANNED,
     strict=True,
   ),
+  'dit': Part(
+    rename=dit.rename,
+    prefixes=latent_diffit.PREFIXES,
+    sized_buffers=dit.sized_buffers,
+    scanned=latent_diffit.SCANNED,
+    strict=True,
+  ),
   'lgp.mlp': Part(rename=lgp.rename, cut=lgp.cut, join=lgp.join),
   'inception': Part(
     rename=inception.rename, adapt=inception.adapt, strict=True
@@ -169,7 +179,13 @@ def to_flax(
   params, report = mapping.to_flax(
     taken.state, unstacked, how.rename, taken.prefix
   )
-  for name, want in how.buffers(unstacked).items():
+  prefix = taken.prefix
+  named = [key for key in taken.state if key.startswith(prefix)]
+  bare = mapping.Renamed(
+    taken.state, {key.removeprefix(prefix): key for key in named}
+  )
+  constants = {**how.buffers(unstacked), **how.sized_buffers(unstacked, bare)}
+  for name, want in constants.items():
     key = taken.prefix + name
     if key in taken.state:
       _check_constant(key, taken.state[key], want)

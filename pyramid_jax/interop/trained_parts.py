@@ -26,6 +26,8 @@ def selections(config: ConfigDict, system: Any) -> dict[str, Select]:
   name = config.system.name
   if name in latent_workdir.DENOISERS:
     family, network = latent_workdir.DENOISERS[name]
+    if network == 'network':
+      family = system.network.family
     found = {family: lambda params, _: params['generator'][network]}
     if network == 'unet' and system.encoder.family:
       found[system.encoder.family] = lambda p, _: p['generator']['condition']

@@ -1,5 +1,6 @@
 """The body that the DiffiTs on latents share."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 
@@ -101,6 +102,31 @@ class Trunk(nn.Module):
     h = affine.Linear(width, name=name, **affine.ZEROS)(h)
     return resampling.depth_to_space(h, self.patch_size)
 
+  def make_block(
+    self, windows: int | Sequence[int]
+  ) -> Callable[..., nn.Module]:
+    """Returns what makes a block of a name; see `walk`."""
+    return functools.partial(
+      self.recomputed(tmsa.DiffiTBlock),
+      heads=self.num_heads,
+      window=windows,
+      mlp_ratio=self.mlp_ratio,
+      time_token=self.time_token,
+      dtype=self.dtype,
+      attention=self.attention,
+    )
+
+  def recomputed(self, module: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Returns a class of blocks, whose activations `remat` recomputes."""
+    if not self.remat:
+      return module
+    return nn.remat(  # within a scan nothing could undo it
+      module,
+      prevent_cse=not self.scan,
+      policy=REMAT_KEEPS[self.remat_keeps],
+      static_argnums=(3, 4),  # train and window
+    )
+
   def walk(
     self,
     h: jax.Array,
@@ -120,23 +146,7 @@ class Trunk(nn.Module):
       outside: (B, grid * grid, S) distances from the places of the context.
       found: filled with the result of every block; None for nothing.
     """
-    module = tmsa.DiffiTBlock
-    if self.remat:  # within a scan nothing could undo it
-      module = nn.remat(
-        module,
-        prevent_cse=not self.scan,
-        policy=REMAT_KEEPS[self.remat_keeps],
-        static_argnums=(3, 4),  # train and window
-      )
-    block = functools.partial(
-      module,
-      heads=self.num_heads,
-      window=windows,
-      mlp_ratio=self.mlp_ratio,
-      time_token=self.time_token,
-      dtype=self.dtype,
-      attention=self.attention,
-    )
+    block = self.make_block(windows)
     grid = None if isinstance(windows, int) else h.shape[1]
     if not self.scan:
       for i in range(self.depth):

@@ -23,6 +23,8 @@ class LatentDiffiT(diffit_trunk.Trunk):
   size only.
   """
 
+  family = 'diffit.latent'  # of its released weights
+
   input_size: int = 32  # side of the latent, a multiple of `patch_size`
   in_channels: int = 4  # The channels of the latent.
   # Rate in training at which a label is replaced by the null class, the one
@@ -63,6 +65,14 @@ class LatentDiffiT(diffit_trunk.Trunk):
         f'x must be (B, {", ".join(map(str, wanted))}) with y '
         f'{"(B,)" if self.num_classes else None}, got {x.shape} and {labels}.'
       )
+
+  def finish(self, h: jax.Array, cond: jax.Array) -> jax.Array:
+    """Maps (B, grid, grid, hidden_size) to the prediction.
+
+    `cond` (B or 1, hidden_size) embeds the noise level and labels.
+    """
+    del cond
+    return self.head(h, self.out_channels, 'final_layer_linear')
 
   @nn.compact
   def __call__(
@@ -105,5 +115,5 @@ class LatentDiffiT(diffit_trunk.Trunk):
     self.sow('intermediates', 'cond', cond)
     found = {'block0': h}
     h = self.walk(h, cond, self.grid, found=found if features else None)
-    out = self.head(h, self.out_channels, 'final_layer_linear')
+    out = self.finish(h, cond)
     return features_lib.with_features(out, found, features)

@@ -19,6 +19,7 @@ VARIANTS = {
   'diffit_shapes': ('class', 'none', 'plain', 'long', 'gpu', 'none,gpu'),
   'diffit_imagenet': ('256', '512'),
   'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
+  'dit_imagenet': ('xl2_256', 'xl2_512'),
   'flow_shapes': ('class', 'none', 'pixels', 'pixels,none'),
   'frido_coco': ('text', 'text_clip', 'layout', 'label', 'scene_graph'),
   'frido_openimages': ('',),

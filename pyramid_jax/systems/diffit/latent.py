@@ -1,10 +1,12 @@
 """Latent DiffiT (arXiv:2312.02139): a transformer diffuses latents, as in ADM.
 
-The noise level and the class act inside of the attention alone. The chain, the
-loss of a learned variance and the steps of a sampler are those of ADM, as in
-NVlabs/DiffiT: diffit/ and sample.py.
+The noise level and the class act inside of the attention alone, or in the
+network of DiT (arXiv:2212.09748) on the norms. The chain, the loss of a learned
+variance and the steps of a sampler are those of ADM, as in NVlabs/DiffiT:
+diffit/ and sample.py, and in facebookresearch/DiT.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -15,6 +17,7 @@ from ml_collections import ConfigDict
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import iddpm_loss
 from pyramid_jax.diffusion import timesteps
+from pyramid_jax.networks import dit
 from pyramid_jax.networks import latent_diffit as network_lib
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.systems import denoiser as denoiser_lib
@@ -29,6 +32,11 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 FIELDS = {
+  'system.network': Field(
+    'diffit',
+    'The network: of DiffiT, or of DiT.',
+    choices=('diffit', 'dit'),
+  ),
   'diffusion.loss': Field(
     'mse',
     'The training loss: of the mean alone (mse), with the variational bound'
@@ -39,8 +47,16 @@ FIELDS = {
   **fields_lib.SCALE,
 }
 CHECKS = fields_lib.GENERATIVE_CHECKS
-# The class whose constructor fields are `config.network`.
-network_class = lambda values: network_lib.LatentDiffiT
+# The networks, by `config.system.network`.
+NETWORKS: Mapping[str, type[network_lib.LatentDiffiT]] = {
+  'diffit': network_lib.LatentDiffiT,
+  'dit': dit.DiT,
+}
+
+
+def network_class(values: Mapping[str, Any]) -> Any:
+  """Returns the class whose constructor fields are `config.network`."""
+  return NETWORKS[values['system.network']]
 
 
 def denoiser(
@@ -140,7 +156,7 @@ def _network(
 ) -> network_lib.LatentDiffiT:
   c, d = config.condition, config.diffusion
   by_class = c.task == 'class'
-  network = network_lib.LatentDiffiT(
+  network = NETWORKS[config.system.network](
     **sampled.network_fields(config),
     input_size=config.data.image_size // space.factor,
     in_channels=space.channels,
