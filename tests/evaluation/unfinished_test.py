@@ -226,7 +226,7 @@ def test_an_evaluation_that_is_killed_gives_the_same_table(
       assert process.poll() is None
       assert time.monotonic() < deadline
       time.sleep(0.02)
-    time.sleep(np.random.default_rng().uniform(0, 0.3))
+    time.sleep(np.random.default_rng().uniform(0, 1.2))
   finally:
     process.send_signal(signal.SIGKILL)
     process.wait()

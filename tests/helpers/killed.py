@@ -32,7 +32,7 @@ def main():
     update = states.PerImage.update
 
     def slow(self, batch):
-      time.sleep(0.1)
+      time.sleep(0.5)
       return update(self, batch)
 
     patch.setattr(states.PerImage, 'update', slow)
