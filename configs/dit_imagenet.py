@@ -39,7 +39,7 @@ def get_config(arg: str = '') -> ConfigDict:
   names = f'{size},debug' if variant['debug'] else size
   config = diffit.get_config(names)
   config.name = f'dit_imagenet_{variant["size"]}'
-  config.system.network = 'dit'
+  config.system.denoiser = 'dit'
   config.train.batch_size = 2 if variant['debug'] else 256
   config.train.learning_rate = 1e-4
   if not variant['debug']:

@@ -32,7 +32,7 @@ Params = system_lib.Params
 Weights = system_lib.Weights
 
 FIELDS = {
-  'system.network': Field(
+  'system.denoiser': Field(
     'diffit',
     'The network: of DiffiT, or of DiT.',
     choices=('diffit', 'dit'),
@@ -47,7 +47,7 @@ FIELDS = {
   **fields_lib.SCALE,
 }
 CHECKS = fields_lib.GENERATIVE_CHECKS
-# The networks, by `config.system.network`.
+# The networks, by `config.system.denoiser`.
 NETWORKS: Mapping[str, type[network_lib.LatentDiffiT]] = {
   'diffit': network_lib.LatentDiffiT,
   'dit': dit.DiT,
@@ -56,7 +56,7 @@ NETWORKS: Mapping[str, type[network_lib.LatentDiffiT]] = {
 
 def network_class(values: Mapping[str, Any]) -> Any:
   """Returns the class whose constructor fields are `config.network`."""
-  return NETWORKS[values['system.network']]
+  return NETWORKS[values['system.denoiser']]
 
 
 def denoiser(
@@ -156,7 +156,7 @@ def _network(
 ) -> network_lib.LatentDiffiT:
   c, d = config.condition, config.diffusion
   by_class = c.task == 'class'
-  network = NETWORKS[config.system.network](
+  network = NETWORKS[config.system.denoiser](
     **sampled.network_fields(config),
     input_size=config.data.image_size // space.factor,
     in_channels=space.channels,
