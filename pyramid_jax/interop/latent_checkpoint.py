@@ -159,6 +159,7 @@ def _chosen(
     )
     for path in mapping.flatten(tree)
   ]
+  state, names = weight_sets.unwrapped(state)
   found = [s for s in weight_sets.find(state, keys) if not s.is_flat]
   are_several = len(weight_sets.rivals(found)) > 1
   choice = weight_sets.choose(found, weights if are_several else '')
@@ -179,7 +180,7 @@ def _chosen(
     raise ValueError(f'no averages ({EMA}*), which --weights={weights} takes')
   elif weights == weight_sets.RAW:
     state = mapping.Renamed(state, {k: k for k in state if k not in averages})
-  return state, report, lambda key: start + key
+  return state, report, lambda key: names.get(start + key, start + key)
 
 
 def _clip(state: State, template: Any, report: mapping.Report) -> Any:

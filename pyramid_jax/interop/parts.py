@@ -173,6 +173,7 @@ def to_flax(
       that are not the published ones, or no such set of weights.
   """
   how = part(family)
+  state, names = weight_sets.unwrapped(state)
   unstacked = mapping.unstack(template, how.scanned)
   choice = weight_sets.choose(_sets(how, state, unstacked, heads), weights)
   taken = _nothing(how, state) if choice is None else choice.taken
@@ -198,6 +199,7 @@ def to_flax(
   report = report.renamed(taken.own)
   if choice is not None:
     _add_rest(report, state, choice)
+  report = report.renamed(lambda key: names.get(key, key))
   return _stacked(how, params, template), report
 
 

@@ -360,7 +360,7 @@ def _tensors(loaded: Any, unknown: list[str]) -> dict[str, np.ndarray]:
     )
   if unknown:
     logging.warning('left out, never imported: %s', ', '.join(unknown[:20]))
-  if len(sets) > 1 or '' not in sets:
+  if len(sets) > 1 or not sets.keys() <= {'', 'state_dict'}:
     logging.info(
       'tensors under %s', ', '.join(name or 'the top' for name in sets)
     )

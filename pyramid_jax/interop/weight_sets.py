@@ -29,6 +29,10 @@ FLAT = 'model_ema.'
 _AVERAGED = re.compile(r'(^|[._])(ema|averaged|shadow|swa)($|[._\d])')
 # A set with this share of the largest one's parameters is an alternative.
 _SHARE = 0.9
+# Modules that torch.compile and FSDP put around others, at any depth.
+_WRAPPER = re.compile(
+  r'(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
 _FEW = 4  # parameters, whose names occur in other networks, too
 _DEPTH = 4  # names before a key that are looked at
 
@@ -101,6 +105,24 @@ class Choice:
       and not (len(start) > len(found.start) and key.startswith(start))
       for found in self.others
     )
+
+
+def unwrapped(state: State) -> tuple[State, Mapping[str, str]]:
+  """Returns a state dict without the wrappers within its keys.
+
+  Wrappers before all keys are prefixes like others, and stay.
+
+  Returns:
+    The state dict, and its keys -> those of the file.
+  """
+  if not any(
+    found.start() for key in state for found in _WRAPPER.finditer(key)
+  ):
+    return state, {}
+  names = {_WRAPPER.sub('', key): key for key in state}
+  if len(names) < len(state):
+    return state, {}
+  return mapping.Renamed(state, names), names
 
 
 def stripped(state: State, root: str) -> State:

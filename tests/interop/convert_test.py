@@ -12,6 +12,7 @@ from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import convert as convert_command
 from pyramid_jax.interop import convert
+from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop.families import text_encoders
@@ -303,32 +304,34 @@ def of_openai(released):
 
 
 @pytest.mark.slow
-def test_clip_of_openai_gives_one_token(tmp_path, capsys):
-  released = of_openai(make_release('text_clip'))
-  file = torch_writer.write_checkpoint(tmp_path / 'model.ckpt', released)
-  flags = [f'--config={CONFIG}:text_clip,debug', f'--checkpoint={file}']
-  workdir = tmp_path / 'run'
-  assert run('frido', workdir, *flags) == 0
-  assert 'condition: one token of CLIP' in capsys.readouterr().out
-  config = config_lib.from_json((workdir / 'config.json').read_text())
+def test_clip_of_openai_gives_one_token():
+  hf = make_release('text_clip')
+  released = of_openai(hf)
+  config = config_lib.load(f'{CONFIG}:text_clip,debug')
+  assert not latent_workdir.fitted(config, hf).condition.pooled
+  config = latent_workdir.fitted(config, released)
   assert config.condition.pooled
-  assert config.condition.vocab_file == config.condition.merges_file == 'clip_l'
-  loaded = loading.load(config, workdir)
-  params = loaded.weights.frozen['condition']
+  assert not latent_workdir.fitted(config, hf).condition.pooled
+  system = systems.create(config)
+  found, report = latent_workdir.from_official('frido', released, system, False)
+  assert report.complete
   ids = np.array([[49406, 5, 49407, 49407], [49406, 5, 9, 49407]], np.int32)
-  encoder = loaded.system.encoder
-  token = np.asarray(encoder.embedded(params, ids))
+  encoder = system.encoder
+  token = np.asarray(encoder.embedded(found.clip, ids))
   assert token.shape == (2, 1, 32)
   np.testing.assert_allclose(np.linalg.norm(token, axis=-1), 1, rtol=1e-5)
   # The state at the first end of the text, projected.
-  states = dataclasses.replace(encoder, pooled=False).embedded(params, ids)
+  states = dataclasses.replace(encoder, pooled=False).embedded(found.clip, ids)
   want = np.stack([states[0, 2], states[1, 3]])
   want = want @ released['cond_stage_model.model.text_projection']
   want /= np.linalg.norm(want, axis=-1, keepdims=True)
   np.testing.assert_allclose(token[:, 0], want, rtol=1e-4, atol=1e-5)
-  target = tmp_path / 'official.safetensors'
-  assert run('frido', workdir, f'--export={target}') == 0
-  state = safetensors_file.Tensors(target)
+  null = encoder.null(found.clip, {'condition_ids': ids})
+  assert null.context.shape == (2, 1, 32)
+
+  state = latent_checkpoint.to_official(
+    found, system.chain, 0.9999, latent_workdir.layout_of('frido', system)
+  )
   left_out = {
     key
     for key in released

@@ -15,6 +15,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.runs import loading
 from tests.helpers import system_weights
+from tests.helpers import torch_writer
 
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
@@ -128,4 +129,35 @@ def test_the_network_alone_with_a_config(release, tmp_path):
   np.testing.assert_array_equal(
     tree['blocks_1']['attn']['proj']['bias'],
     states['network']['blocks.1.attn.proj.bias'],
+  )
+
+
+def test_a_training_checkpoint_with_averages(release, tmp_path, capsys):
+  folder, states = release
+  sets = {
+    name: torch_writer.Ordered(
+      {
+        key: torch_writer.tensor(value + plus * (value.dtype.kind == 'f'))
+        for key, value in states['network'].items()
+      }
+    )
+    for name, plus in (('model', 0), ('module.ema', 1))
+  }
+  # Constants are no weights and have no averages.
+  for key in ('pos_embed', *(k for k in states['network'] if 'index' in k)):
+    sets['module.ema'][key] = sets['model'][key]
+  moments = {'state': {0: {'exp_avg': sets['model']}}}
+  file = tmp_path / 'train.pt'
+  torch_writer.write_zip(file, {**sets, 'opt': moments, 'args': None})
+  checkpoint = f'--checkpoint={file},{folder}/vae.safetensors'
+  workdir = tmp_path / 'run'
+  assert run(workdir, f'--config={CONFIG}', checkpoint) == 0
+  assert 'weights: module.ema (--weights takes others: model)' in (
+    capsys.readouterr().out
+  )
+  config = config_lib.from_json((workdir / 'config.json').read_text())
+  network = loading.load(config, workdir).weights.params['generator']
+  np.testing.assert_array_equal(
+    network['network']['y_embedder']['embedding'],
+    states['network']['y_embedder.embedding_table.weight'] + 1,
   )

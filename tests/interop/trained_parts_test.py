@@ -18,7 +18,6 @@ from tests.helpers import written_run
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 CASES = {
-  'ldm.autoencoder_kl': ('ldm_autoencoder_shapes.py:kl,debug', 'official'),
   'ldm.vq': ('ldm_autoencoder_shapes.py:vq,debug', 'diffusers'),
   'frido.msvqgan': ('msvqgan_shapes.py:debug', 'official'),
 }
@@ -55,7 +54,7 @@ def test_a_trained_first_stage_there_and_back(family, tmp_path):
 def test_networks_of_a_run_and_of_its_first_stage(tmp_path, capsys):
   config = configs.load('ldm_shapes.py:class,debug')
   _, weights = written_run.write(tmp_path / 'run', config)
-  first = configs.load(CASES['ldm.autoencoder_kl'][0])
+  first = configs.load('ldm_autoencoder_shapes.py:kl,debug')
   first_stage = written_run.write(tmp_path / 'run' / 'first_stage', first)[1]
   for family, tree in [
     ('ldm.unet', weights.params['generator']['unet']),

@@ -122,3 +122,20 @@ def test_few_parameters_are_not_looked_for_in_other_networks():
 def test_nothing_fits():
   assert choose({'x.weight': np.ones(1)}) is None
   assert choose({}) is None
+
+
+def test_wrappers_within_keys():
+  found = {
+    'module.a._orig_mod.weight': 1,
+    'module.b._fsdp_wrapped_module._checkpoint_wrapped_module.bias': 2,
+    'module.my_orig_mod.weight': 3,
+  }
+  state, names = weight_sets.unwrapped(found)
+  assert dict(state) == {
+    'module.a.weight': 1,
+    'module.b.bias': 2,
+    'module.my_orig_mod.weight': 3,
+  }
+  assert [names[key] for key in state] == list(found)
+  for same in ({'_orig_mod.a': 1, '_orig_mod.b': 2}, found | dict(state)):
+    assert weight_sets.unwrapped(same) == (same, {})

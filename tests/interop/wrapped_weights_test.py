@@ -11,6 +11,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import convert
+from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import weight_file
@@ -50,6 +51,20 @@ def test_a_first_stage_behind_any_prefix(template, prefix, layout):
   back = parts.to_official(FAMILY, params, layout)
   for key, value in state.items():
     np.testing.assert_array_equal(back[key], value)
+
+
+def test_modules_that_were_compiled_one_by_one(template):
+  state = {
+    f'module.{key.replace(".", "._orig_mod.", 1)}': value
+    for key, value in official(template).items()
+  }
+  params, report = parts.to_flax(FAMILY, state, template)
+  assert report.complete
+  assert report.matched.keys() == state.keys()
+  np.testing.assert_array_equal(
+    params['decoder']['conv_out']['bias'],
+    state['module.decoder._orig_mod.conv_out.bias'],
+  )
 
 
 def test_a_prefix_before_that_of_a_release(template):
@@ -154,8 +169,13 @@ def test_whole_checkpoints_behind_a_prefix_and_without_averages():
   state, raw, averaged = whole(system)
   conv = 'input_blocks_0_0'
 
+  template = latent_workdir._template(system)
+  layout = latent_workdir.layout_of('ldm', system)
+
   def take(state, weights=''):
-    return latent_workdir.from_official('ldm', state, system, False, weights)
+    return latent_checkpoint.to_flax(
+      state, template, system.chain, layout, weights
+    )
 
   wrapped = {f'module.{key}': value for key, value in state.items()}
   found, report = take(wrapped | {'other': np.zeros(3)})
