@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import functools
 import pathlib
 from typing import Any
@@ -69,7 +70,11 @@ def run(
     _make(pipe, plan, files, held)
     for file, model in zip(files, pipes, strict=True):
       with sample_files.written(folder):
+        held.check()
         file.finish(functools.partial(_grid, model))
+    logging.info(
+      '%d images in %s: %%06d.png, grid.png, samples.npz', plan.count, folder
+    )
 
 
 def _make(
@@ -82,21 +87,19 @@ def _make(
   done = sample_files.common(files)
   folder = files[-1].folder
   if done:
-    logging.info('%d of %d images are in %s', done, plan.count, folder)
-  batches = pipe.stream(plan, first=done)
-  for number, made in enumerate(batches):
-    held.check()
-    parts = [made] if made.small is None else [made.small, made]
-    with sample_files.written(folder):
-      if not number:
-        sample_files.start(files, done)
-      for file, part in zip(files, parts, strict=True):
-        file.add((part.images, part.rows, part.scales))
-  held.check()
-  if done < plan.count:
-    logging.info(
-      '%d images in %s: %%06d.png, grid.png, samples.npz', plan.count, folder
-    )
+    logging.info('%d of %d images are there', done, plan.count)
+  if done == plan.count:
+    return
+  batches: Any = pipe.stream(plan, first=done)
+  with contextlib.closing(batches):  # its bar ends before an error is said
+    for number, made in enumerate(batches):
+      held.check()
+      parts = [made] if made.small is None else [made.small, made]
+      with sample_files.written(folder):
+        if not number:
+          sample_files.start(files, done)
+        for file, part in zip(files, parts, strict=True):
+          file.add((part.images, part.rows, part.scales))
 
 
 def _grid(

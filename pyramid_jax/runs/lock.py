@@ -71,7 +71,8 @@ class Lock:
       _HELD.discard(self._token)
       if isinstance(error, OSError):
         raise errors.UserError(
-          f'cannot write in the workdir: {error}', errors.OUTPUT
+          f'cannot write in {self._file.parent}: {error.strerror or error}.',
+          errors.OUTPUT,
         ) from error
       raise
     self._thread.start()

@@ -70,7 +70,7 @@ def test_samples_that_are_killed_have_the_same_files(
   with caplog.at_level(logging.INFO, logger='absl'):
     sample.run(command[0], stopped, command[1])
   assert tree(folder) == tree(whole / 'samples')
-  assert 'of 23 images are in' in caplog.text
+  assert 'of 23 images are there' in caplog.text
 
 
 def test_what_decides_images_is_recorded(tmp_path, asked, caplog):
