@@ -14,8 +14,6 @@ CASES = pathlib.Path(__file__).parent / 'cases'
 NAMES = sorted(path.parent.name for path in CASES.glob('*/run.sh'))
 # Case -> why it fails. A case that passes is taken out.
 FAILING = {
-  '06-sample-into-read-only-workdir': 'finding B5: found after all the work',
-  '10-guidance-overflow': 'finding B15: samples are not checked',
   '19-empty-prompt': 'finding B9: an empty option is taken for an absent one',
   '21-fine-tune-converted': 'finding B12: converted weights are not trained on',
 }
