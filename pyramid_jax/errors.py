@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 
 
 # Those of sysexits.h where it has one; a launcher restarts on RESTART alone.
@@ -27,6 +28,13 @@ class UserError(ValueError):
     self.code = code
 
 
+def reason(error: OSError) -> str:
+  """Returns which file failed and why, without the number of the error."""
+  if error.filename is None or not error.strerror:
+    return error.strerror or str(error)
+  return f'{os.fsdecode(error.filename)}: {error.strerror}'
+
+
 @contextlib.contextmanager
 def user_errors(value: int = USAGE, missing: int = MISSING) -> Iterator[None]:
   """Turns ValueError and OSError, which lower floors raise, into `UserError`.
@@ -42,4 +50,4 @@ def user_errors(value: int = USAGE, missing: int = MISSING) -> Iterator[None]:
   except ValueError as error:
     raise UserError(str(error), value) from error
   except OSError as error:
-    raise UserError(str(error), missing) from error
+    raise UserError(reason(error), missing) from error

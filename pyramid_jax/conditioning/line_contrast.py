@@ -30,6 +30,9 @@ LEAST = 0.06  # contrast of a line
 NOISES = 5.0  # that it has at least
 PALEST = 0.15  # relative to the strongest line
 HALF = 0.5  # relative to the strongest pixel near by
+RULES = 4  # of a ruled sheet, at least
+LENGTH = 0.6  # of a rule, relative to the sheet
+RULED = 0.6  # contrast of rules, relative to other lines
 NEAR = 0.012  # how far near is, relative to the longer side
 
 
@@ -92,6 +95,7 @@ def find(colour: np.ndarray, palest: float = PALEST) -> Lines:
   clear = NOISES * (noise / paper).max(-1)
   clear = np.maximum(clear, max(LEAST, palest * float(contrast.max())))
   found = _strokes(contrast, clear)
+  found &= ~(_rules(found, contrast) | _rules(found.T, contrast.T).T)
   desk = np.zeros(found.shape, bool)
   for label in outside:
     region = dark == label
@@ -135,6 +139,28 @@ def _strokes(contrast: np.ndarray, least: np.ndarray) -> np.ndarray:
   parts, count = ndimage.label(found, np.ones((3, 3)))
   sizes = np.bincount(parts.ravel(), minlength=count + 1)
   return found & (sizes >= (near // 2) ** 2)[parts]
+
+
+def _rules(found: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+  """Returns (H, W) bool, True on the printed lines of ruled paper.
+
+  These are at least `RULES` rows of lines that are nearly as long as the sheet
+  is wide, and paler than what else is on it.
+  """
+  height, width = found.shape
+  printed = np.zeros(found.shape, bool)
+  rows = found.mean(1) > LENGTH
+  bands, count = ndimage.label(rows)
+  if count < RULES or rows.mean() > 0.5:
+    return printed
+  others = contrast[found & ~rows[:, None]]
+  pale = float(np.median(contrast[found & rows[:, None]]))
+  if not others.size or pale > RULED * float(np.quantile(others, 0.9)):
+    return printed
+  printed[ndimage.binary_dilation(rows)] = True
+  # What crosses a rule is darker than it, and than two of them.
+  crossed = 1 - (1 - min(1.2 * pale, 1.0)) ** 2
+  return printed & (contrast < max(pale / RULED, crossed))
 
 
 def _is_desk(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import json
 import numbers
 from typing import Any
+import unicodedata
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -104,7 +105,7 @@ def _parse_object(
 def label_id(name: Any, label_names: Sequence[str]) -> int:
   """Returns the id of a label, given by its name.
 
-  Capitals matter only between two labels.
+  Capitals, and Unicode normal forms, matter only between two labels.
   """
   if len(label_names) < 2:
     raise ValueError(
@@ -125,10 +126,11 @@ def _find_label(name: Any, label_names: Sequence[str]) -> int | None:
     return None
   if name in names[1:]:
     return names.index(name, 1)
-  folded = [other.casefold() for other in names[1:]]
-  if folded.count(name.casefold()) != 1:
+  fold = lambda text: unicodedata.normalize('NFC', text).casefold()
+  folded = [fold(other) for other in names[1:]]
+  if folded.count(fold(name)) != 1:
     return None
-  return folded.index(name.casefold()) + 1
+  return folded.index(fold(name)) + 1
 
 
 def from_layouts(

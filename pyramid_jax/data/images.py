@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import pathlib
+import stat
 import struct
 import time
 from typing import Any
@@ -76,7 +77,10 @@ def load_bytes(path: pathlib.Path) -> bytes:
   pauses = iter(_PAUSES_SECS)
   while True:
     try:
-      size = path.stat().st_size
+      found = path.stat()
+      if stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+        raise BrokenImage(path, 'no file')  # It may never end.
+      size = found.st_size
       if size > MAX_BYTES:
         raise BrokenImage(path, f'{size} bytes, at most {MAX_BYTES} are read')
       return path.read_bytes()

@@ -78,6 +78,12 @@ def test_labels_become_a_multiset():
     request.from_labels([['dog']], config(), NAMES)
 
 
+def test_unicode_forms_of_labels_do_not_matter():
+  names = ('', 'caf\u00e9', 'cafe\u0301 noir')
+  assert request.label_id('cafe\u0301', names) == 1
+  assert request.label_id('Caf\u00e9 noir', names) == 2
+
+
 def test_capitals_matter_only_between_labels():
   names = ('', 'Person', 'Traffic light', 'Cardigan', 'cardigan')
   assert request.label_id('person', names) == 1

@@ -205,6 +205,25 @@ def test_pale_lines_beside_dark_ones_stay(pale, noise):
   assert agree(photographed(1, noise, 95, pixels), lines(clean))
 
 
+@pytest.mark.parametrize('is_squared', [False, True])
+def test_rules_of_paper_are_no_lines(is_squared):
+  clean = sketch_pixels((38, 38, 38, 255), side=SIDE)
+  ruled = clean.astype(float)
+  for i in range(10, SIDE, 24):
+    ruled[i, :, :2] *= 0.75  # pale blue
+    if is_squared:
+      ruled[:, i, :2] *= 0.75
+  assert agree(photographed(1, 0.01, 92, ruled), lines(clean))
+  # Few lines from side to side are drawn, and so are dark ones.
+  few = np.full((SIDE, SIDE, 4), 255, np.uint8)
+  few[50:53, :, :3] = 180
+  few[100:103, :, :3] = 20
+  few[150:153, :, :3] = 180
+  assert lines(few)[:, 16].sum() >= 3
+  few[20::25, :, :3] = 20
+  assert lines(few)[:, 16].sum() >= 8
+
+
 def test_lines_of_little_contrast_stay():
   pixels = sketch_pixels((170, 170, 170, 255), (200, 200, 200, 255), SIDE)
   for photo in (pixels, photographed(1, 0.006, 95, pixels)):

@@ -1,5 +1,6 @@
 import errno
 import io
+import os
 import pathlib
 
 import jax
@@ -184,6 +185,14 @@ def test_formats_that_run_programs_or_have_no_mark_are_not_read(tmp_path, kind):
 def test_absent_files_are_broken(tmp_path):
   with pytest.raises(images.BrokenImage, match='No such file'):
     images.read(tmp_path / 'absent.jpg')
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+  os.mkfifo(tmp_path / 'a.png')
+  os.symlink('/dev/zero', tmp_path / 'b.png')
+  for name in ('a.png', 'b.png'):
+    with pytest.raises(images.BrokenImage, match=f'{name}: no file'):
+      images.read(tmp_path / name)
 
 
 def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):

@@ -212,7 +212,7 @@ class LatentReader:
     try:
       got = _sha256(file)
     except OSError as error:
-      raise errors.UserError(str(error), errors.MISSING) from error
+      raise errors.UserError(errors.reason(error), errors.MISSING) from error
     if got != want:
       raise errors.UserError(
         f'{file} has SHA-256 {got[:16]}..., its record says'
