@@ -12,19 +12,16 @@ import json
 import os
 from typing import Any
 
-from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import camera
 from pyramid_jax.conditioning import request as rows_lib
-from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import given_images
-from pyramid_jax.data import stored_arrays
-from pyramid_jax.data import transforms
 from pyramid_jax.data.synthetic import text as shapes_text
+from pyramid_jax.pipeline import image_rows
 from pyramid_jax.pipeline import request as request_lib
 
 
@@ -181,7 +178,11 @@ def of_task(
     if task == 'text':
       texts = _texts('prompt', request.prompt)
       return rows_lib.from_text(texts, tokenizer(config))
-    return _of_images(task, request, config)
+    if task == 'map':
+      return image_rows.semantic_maps(request.map, config)
+    if task == 'inpaint':
+      return image_rows.with_holes(request.image, request.mask, config)
+    return image_rows.low_resolution(request.image, config)
 
 
 def tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
@@ -234,90 +235,6 @@ def _label_sets(value: Any) -> list[list[str]]:
   )
 
 
-def _of_images(
-  task: str, request: request_lib.Request, config: ConfigDict
-) -> Rows:
-  """Returns the rows of a condition that is an image."""
-  if task == 'map':
-    return _stacked(_map(x, config) for x in _several(request.map))
-  if task == 'inpaint':
-    return _with_holes(request, config)
-  small = [given_images.image(x, 'image') for x in _several(request.image)]
-  return _stacked(rows_lib.from_low_resolution(x, config) for x in small)
-
-
-def _several(value: Any) -> list[Any]:
-  """Returns the images of a value, one of which stands for itself."""
-  if isinstance(value, list | tuple):
-    return list(value)
-  shape: tuple[int, ...] = getattr(value, 'shape', ())  # of an array
-  is_many = len(shape) > 3 or (len(shape) == 3 and shape[-1] > 4)
-  return list(np.asarray(value)) if is_many else [value]
-
-
-def _stacked(parts: Any) -> Rows:
-  """Joins rows of several values, one after the other."""
-  rows = list(parts)
-  return {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
-
-
-def _map(value: Any, config: ConfigDict) -> Rows:
-  classes = given_images.class_map(value, 'map')
-  _warn_of_crop('map', classes.shape)
-  crop = transforms.middle_square(classes.shape)
-  cut = transforms.cut_map(classes, crop, config.data.image_size)
-  return rows_lib.from_map(cut, config)
-
-
-def _with_holes(request: request_lib.Request, config: ConfigDict) -> Rows:
-  """Returns `image` and `inpaint_mask` of images with their masks."""
-  images = _several(request.image)
-  masks = _several(request.mask)
-  if len(masks) == 1:
-    masks = masks * len(images)
-  elif len(images) == 1:
-    images = images * len(masks)
-  if len(images) != len(masks):
-    raise errors.UserError(
-      f'there are {len(images)} images and {len(masks)} masks; give one mask'
-      ' for all, or one for each.'
-    )
-  pairs = zip(images, masks, strict=True)
-  return _stacked(_with_hole(image, mask, config) for image, mask in pairs)
-
-
-def _with_hole(image: Any, mask: Any, config: ConfigDict) -> Rows:
-  pixels = given_images.image(image, 'image')
-  hole = given_images.mask(mask, 'mask')
-  names = given_images.title(image, 'image'), given_images.title(mask, 'mask')
-  given_images.agree(pixels, hole, names)
-  square, crop = _fitted(pixels, config)
-  return rows_lib.from_holes(
-    square, transforms.cut_map(hole, crop, config.data.image_size)
-  )
-
-
-def _fitted(
-  pixels: np.ndarray, config: ConfigDict
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the middle square at the model's size, and where it was."""
-  _warn_of_crop('image', pixels.shape)
-  fit = transforms.Transform(
-    size=config.data.image_size, resize=transforms.resize_bicubic
-  )
-  square, crop, _ = fit(pixels, 0)
-  return square, crop
-
-
-def _warn_of_crop(name: str, shape: tuple[int, ...]) -> None:
-  height, width = shape[:2]
-  if height != width:
-    logging.warning(
-      '%s is %d x %d px; it is cropped to the square in its middle.',
-      *(name, width, height),
-    )
-
-
 def _edit(
   request: request_lib.Request, config: ConfigDict
 ) -> tuple[Rows, float | None]:
@@ -348,12 +265,11 @@ def _edit(
       ' a part), or both.'
     )
   _need_condition(request, config, 'image')
-  if 'mask' in found:
-    with errors.user_errors():
-      return _with_holes(request, config), strength or 1.0
-  images = [given_images.image(x, 'image') for x in _several(request.image)]
-  squares = [_fitted(x, config)[0] for x in images]
-  return {'image': np.stack(squares)}, strength
+  with errors.user_errors():
+    if 'mask' not in found:
+      return image_rows.squares(request.image, config), strength
+    rows = image_rows.with_holes(request.image, request.mask, config)
+  return rows, strength or 1.0
 
 
 def _need_condition(
@@ -372,42 +288,4 @@ def _sketch(request: request_lib.Request, config: ConfigDict) -> Rows:
   if request.sketch is None:
     return {}
   _need_condition(request, config, 'sketch')
-  rows = []
-  for value in _several(request.sketch):
-    pixels = given_images.sketch(value, 'sketch')
-    try:
-      rows.append(sketches.from_image(pixels, config.data.image_size))
-    except ValueError as error:
-      raise errors.UserError(
-        f'{given_images.title(value, "sketch")}: {error}.', errors.DATA
-      ) from error
-  return _stacked(rows)
-
-
-def finished_scales(value: Any) -> tuple[Any, ...]:
-  """Returns the scales of a `latents.npz` or of a list, coarse first.
-
-  They have rows (N, ...), those of a file are read when they are needed; None
-  gives none.
-
-  Raises:
-    UserError: a file without scales or that is damaged.
-  """
-  if value is None:
-    return ()
-  if not isinstance(value, str | os.PathLike):
-    arrays = value if isinstance(value, list | tuple) else [value]
-    return tuple(np.asarray(x, np.float32) for x in arrays)
-  path = given_images.existing(value, 'coarse_latent')
-  try:
-    found = stored_arrays.read(path)
-  except ValueError as error:
-    raise errors.UserError(f'coarse_latent={error}.', errors.DATA) from error
-  names = [f'latent_{scale}' for scale in range(len(found))]
-  scales = tuple(found[name] for name in names if name in found)
-  if not scales:
-    raise errors.UserError(
-      f'coarse_latent={path}: has no array latent_0, only {sorted(found)}.',
-      errors.DATA,
-    )
-  return scales
+  return image_rows.sketched(request.sketch, config)

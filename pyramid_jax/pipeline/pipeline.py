@@ -14,6 +14,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.pipeline import conditions
+from pyramid_jax.pipeline import image_rows
 from pyramid_jax.pipeline import request as request_lib
 from pyramid_jax.pipeline import rows as rows_lib
 from pyramid_jax.pipeline import sampler
@@ -167,7 +168,7 @@ class Pipeline(sampler.Sampler):
       self._check_input(name)
     config = settings_lib.with_request(self.config, request)
     given = conditions.read(request, config, self.label_names)
-    start = conditions.finished_scales(request.coarse_latent)
+    start = image_rows.finished_scales(request.coarse_latent)
     extent = self._extent(request, config, start)
     is_plain = given.strength is None and self.upsampler is None
     if extent.shape is not None and not is_plain:

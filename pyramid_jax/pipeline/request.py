@@ -148,6 +148,9 @@ def _refuse_empty(name: str, value: Any) -> None:
     return
   is_text = isinstance(value, str) and not value.strip()
   is_list = isinstance(value, list | tuple) and not value
+  is_array = 0 in getattr(value, 'shape', ())
+  if is_array:
+    raise errors.UserError(f'{name} is an empty array, give one or leave it.')
   if is_text or is_list:
     raise errors.UserError(f'{name}={value!r}: is empty, give one or leave it.')
 

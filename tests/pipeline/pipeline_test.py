@@ -208,6 +208,14 @@ def test_values_become_rows(monkeypatch):
   assert (images[0, :16] == (191, 64, 64)).all()
   with pytest.raises(errors.UserError, match='for 2 and 3 images'):
     pipe(['a', 'b', 'c'], **asked)
+  masks = np.stack([mask, ~mask])
+  (made,) = pipe.stream(pipe.request('a', image=image, mask=masks))
+  assert made.rows['inpaint_mask'].shape == (2, 32, 32)
+  for wrong in (np.zeros((3, 32, 32), np.uint8), 7):
+    with pytest.raises(errors.UserError, match='image: an array'):
+      pipe.request('a', image=wrong, strength=0.5)
+  with pytest.raises(errors.UserError, match='image is an empty array'):
+    pipe.request('a', image=np.zeros((0, 8, 8, 3), np.uint8), strength=0.5)
 
 
 def test_a_photograph_that_is_cropped_is_said(monkeypatch, caplog):

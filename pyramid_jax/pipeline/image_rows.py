@@ -1,0 +1,161 @@
+"""Images of a request as rows: maps, holes, sketches, finished scales.
+
+A value is an image, or several of them; rows are (N, ...) with one for each.
+What cannot be used is a UserError that names the input.
+"""
+
+from collections.abc import Iterable
+import os
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.conditioning import request as rows_lib
+from pyramid_jax.conditioning import sketches
+from pyramid_jax.data import given_images
+from pyramid_jax.data import stored_arrays
+from pyramid_jax.data import transforms
+
+
+Rows = dict[str, np.ndarray]
+
+
+def semantic_maps(value: Any, config: ConfigDict) -> Rows:
+  """Returns `mask` (N, H, W) uint8 of maps of classes."""
+  return _stacked(_map(x, config) for x in _several(value, is_flat=True))
+
+
+def low_resolution(value: Any, config: ConfigDict) -> Rows:
+  """Returns `lr_image` (N, h, w, 3) uint8 of images to enlarge."""
+  small = [given_images.image(x, 'image') for x in _several(value)]
+  return _stacked(rows_lib.from_low_resolution(x, config) for x in small)
+
+
+def squares(value: Any, config: ConfigDict) -> Rows:
+  """Returns `image` (N, H, W, 3) uint8 of images of any size."""
+  images = [given_images.image(x, 'image') for x in _several(value)]
+  return {'image': np.stack([_fitted(x, config)[0] for x in images])}
+
+
+def with_holes(image: Any, mask: Any, config: ConfigDict) -> Rows:
+  """Returns `image` and `inpaint_mask` (N, H, W) of images and their masks.
+
+  One mask serves all images, and one image all masks.
+  """
+  images, masks = _several(image), _several(mask, is_flat=True)
+  if len(masks) == 1:
+    masks = masks * len(images)
+  elif len(images) == 1:
+    images = images * len(masks)
+  if len(images) != len(masks):
+    raise errors.UserError(
+      f'there are {len(images)} images and {len(masks)} masks; give one mask'
+      ' for all, or one for each.'
+    )
+  pairs = zip(images, masks, strict=True)
+  return _stacked(_with_hole(image, mask, config) for image, mask in pairs)
+
+
+def sketched(value: Any, config: ConfigDict) -> Rows:
+  """Returns `sketch` (N, H, W) uint8, 255 = line."""
+  rows = []
+  for one in _several(value):
+    pixels = given_images.sketch(one, 'sketch')
+    try:
+      rows.append(sketches.from_image(pixels, config.data.image_size))
+    except ValueError as error:
+      raise errors.UserError(
+        f'{given_images.title(one, "sketch")}: {error}.', errors.DATA
+      ) from error
+  return _stacked(rows)
+
+
+def finished_scales(value: Any) -> tuple[Any, ...]:
+  """Returns the scales of a `latents.npz` or of a list, coarse first.
+
+  They have rows (N, ...), those of a file are read when they are needed; None
+  gives none.
+
+  Raises:
+    UserError: a file without scales or that is damaged.
+  """
+  if value is None:
+    return ()
+  if not isinstance(value, str | os.PathLike):
+    arrays = value if isinstance(value, list | tuple) else [value]
+    return tuple(np.asarray(x, np.float32) for x in arrays)
+  path = given_images.existing(value, 'coarse_latent')
+  try:
+    found = stored_arrays.read(path)
+  except ValueError as error:
+    raise errors.UserError(f'coarse_latent={error}.', errors.DATA) from error
+  names = [f'latent_{scale}' for scale in range(len(found))]
+  scales = tuple(found[name] for name in names if name in found)
+  if not scales:
+    raise errors.UserError(
+      f'coarse_latent={path}: has no array latent_0, only {sorted(found)}.',
+      errors.DATA,
+    )
+  return scales
+
+
+def _several(value: Any, is_flat: bool = False) -> list[Any]:
+  """Returns the images of a value, one of which stands for itself.
+
+  An array (N, H, W, C) has several; so has (N, H, W) where `is_flat`, of maps
+  and masks. Elsewhere three axes are one image, whose channels are last.
+  """
+  if isinstance(value, list | tuple):
+    return list(value)
+  shape: tuple[int, ...] = getattr(value, 'shape', ())  # of an array
+  is_many = len(shape) > 3 or (is_flat and len(shape) == 3 and shape[-1] > 4)
+  return list(np.asarray(value)) if is_many else [value]
+
+
+def _stacked(parts: Iterable[Rows]) -> Rows:
+  """Joins rows of several values, one after the other."""
+  rows = list(parts)
+  return {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+
+
+def _map(value: Any, config: ConfigDict) -> Rows:
+  classes = given_images.class_map(value, 'map')
+  _warn_of_crop('map', classes.shape)
+  crop = transforms.middle_square(classes.shape)
+  cut = transforms.cut_map(classes, crop, config.data.image_size)
+  return rows_lib.from_map(cut, config)
+
+
+def _with_hole(image: Any, mask: Any, config: ConfigDict) -> Rows:
+  pixels = given_images.image(image, 'image')
+  hole = given_images.mask(mask, 'mask')
+  names = given_images.title(image, 'image'), given_images.title(mask, 'mask')
+  given_images.agree(pixels, hole, names)
+  square, crop = _fitted(pixels, config)
+  return rows_lib.from_holes(
+    square, transforms.cut_map(hole, crop, config.data.image_size)
+  )
+
+
+def _fitted(
+  pixels: np.ndarray, config: ConfigDict
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the middle square at the model's size, and where it was."""
+  _warn_of_crop('image', pixels.shape)
+  fit = transforms.Transform(
+    size=config.data.image_size, resize=transforms.resize_bicubic
+  )
+  square, crop, _ = fit(pixels, 0)
+  return square, crop
+
+
+def _warn_of_crop(name: str, shape: tuple[int, ...]) -> None:
+  height, width = shape[:2]
+  if height != width:
+    logging.warning(
+      '%s is %d x %d px; it is cropped to the square in its middle.',
+      *(name, width, height),
+    )
