@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 
-from pyramid_jax import systems
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import workdir as workdir_lib
@@ -10,7 +9,7 @@ from pyramid_jax.training import step as state_lib
 from tests.helpers import system_weights
 
 
-def write(folder, config, seed=0, extra=None):
+def write(folder, config, seed=0, extra=None, labels=('padding',)):
   """Writes a workdir; returns the system and its weights.
 
   Args:
@@ -18,8 +17,9 @@ def write(folder, config, seed=0, extra=None):
     config: of the run.
     seed: of the weights.
     extra: untrained state, 0.5 everywhere if not given.
+    labels: the label names of its data.
   """
-  system = systems.create(config)
+  system = workdir_lib.create_system(config)
   weights = system_weights.weights_of(system)
   weights = weights.replace(
     params=system_weights.fill(weights.params, seed),
@@ -32,8 +32,8 @@ def write(folder, config, seed=0, extra=None):
     opt_state={},
     extra=weights.extra,
   )
-  folder.mkdir(exist_ok=True)
-  workdir_lib.write_record(folder, config, ('padding',))
+  folder.mkdir(parents=True, exist_ok=True)
+  workdir_lib.write_record(folder, config, labels)
   store = checkpoints.Checkpoints(folder, 1)
   store.save(state, config, mesh_lib.create(config.mesh), 0)
   store.close()
