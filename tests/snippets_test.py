@@ -58,7 +58,7 @@ def inside(world, monkeypatch):
 
 def write_runs(text: str) -> None:
   """Writes the runs that a snippet names."""
-  for name in documented_runs.RUNS:
+  for name in (*documented_runs.RUNS, documented_runs.STABLE_DIFFUSION):
     if re.search(rf'\b{name}\b', text):
       documented_runs.write(pathlib.Path(), name)
 

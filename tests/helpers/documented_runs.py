@@ -13,6 +13,7 @@ from pyramid_jax import data
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from tests.helpers import configs
+from tests.helpers import diffusers_files
 from tests.helpers import system_weights
 from tests.helpers import written_run
 
@@ -40,6 +41,7 @@ RUNS = {
   'runs/ladm_256': ('ladm_shapes.py:text,debug', {'data.image_size': 16}),
   'runs/ladm_1k': ('ladm_shapes.py:superres2,debug', {'data.image_size': 32}),
 }
+STABLE_DIFFUSION = 'stable-diffusion-v1-5'
 SKETCH = (
   '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
   '<circle cx="16" cy="16" r="9" fill="none" stroke="black"/></svg>'
@@ -49,6 +51,9 @@ SKETCH = (
 def write(folder: pathlib.Path, name: str) -> None:
   """Writes a run of `RUNS`, with those that it is based on, unless there."""
   workdir = folder / name
+  if name == STABLE_DIFFUSION:
+    diffusers_files.write(workdir, '1')
+    return
   if (workdir / 'config.json').is_file():
     return
   file, fields = RUNS[name]
