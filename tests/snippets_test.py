@@ -28,7 +28,8 @@ FEW = {
 def blocks(page: str, language: str) -> list[str]:
   """Returns the fenced blocks of a language, '' for commands."""
   text = (ROOT / page).read_text()
-  return re.findall(rf'^```{language}\n(.*?)^```', text, re.M | re.S)
+  fenced = re.findall(r'^```(\w*)\n(.*?)^```$', text, re.M | re.S)
+  return [block for name, block in fenced if name == language]
 
 
 def commands() -> list[str]:
