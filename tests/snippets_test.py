@@ -4,6 +4,7 @@ Runs that a page names have random weights (`tests.helpers.documented_runs`),
 and configs get their variant `debug`; everything else is as it is shown.
 """
 
+import importlib
 import pathlib
 import re
 import shlex
@@ -16,12 +17,11 @@ from tests.helpers import documented_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ('README.md', 'docs/sampling.md')
-MAIN = ['python', '-m', 'pyramid_jax.main']
 # Added to commands that sample, and to those that train or evaluate.
 FEW = {
   'sample': ['--config.sample.steps=2', '--count=1'],
   'evaluate': ['--config.evaluate.count=4', '--config.evaluate.batch_size=4'],
-  'train': ['--config.train.steps=1'],
+  'train': ['--config.train.steps=1', '--config.first_stage.train.steps=1'],
 }
 
 
@@ -33,14 +33,14 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-  """Returns the commands of `pyramid_jax.main`, each once."""
+  """Returns the commands of the package, each once."""
   lines = [
     line.partition(' #')[0].strip()
     for page in PAGES
     for block in blocks(page, '')
     for line in block.splitlines()
   ]
-  shown = [line for line in lines if line.startswith(' '.join(MAIN))]
+  shown = [line for line in lines if line.startswith('python -m pyramid_jax')]
   return list(dict.fromkeys(shown))
 
 
@@ -76,19 +76,19 @@ def test_python_runs(page, world):
     exec(compile(block, page, 'exec'), names)
 
 
-def smallest(command: str) -> list[str]:
-  """Returns the arguments of a command, such that it takes seconds."""
-  command = re.sub(r'[][]', '', command.replace('=DIR', '=runs/frido_shapes'))
-  args = shlex.split(command)[len(MAIN) :]
+def smallest(command: str) -> tuple[str, list[str]]:
+  """Returns the module of a command and arguments that take seconds."""
+  command = re.sub(r' \[--samples=[^]]*\]', '', command)
+  command = command.replace('=DIR', '=runs/frido_shapes')
+  command = command.replace('vocab_file=bert', 'vocab_file=vocab.txt')
+  _, _, module, *args = shlex.split(re.sub('[][]', '', command))
+  args = [re.sub(r'^(--config=[^:]*)(:.*)?$', debug, arg) for arg in args]
+  if module != 'pyramid_jax.main':
+    return module, args
   mode = ''.join(a for a in args if a.startswith('--mode=')) or '--mode=train'
   if mode == '--mode=train':
-    args = [
-      re.sub(r'^(--config=[^:]*)(:.*)?$', debug, arg).replace(
-        '--workdir=', '--workdir=trained/'
-      )
-      for arg in args
-    ]
-  return [*args, *FEW[mode.removeprefix('--mode=')]]
+    args = [a.replace('--workdir=', '--workdir=trained/') for a in args]
+  return module, [*args, *FEW[mode.removeprefix('--mode=')]]
 
 
 def debug(found: re.Match[str]) -> str:
@@ -100,6 +100,10 @@ def debug(found: re.Match[str]) -> str:
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize('command', commands())
 def test_commands_run(command, world):
-  write_runs(' '.join(smallest(command)))
-  code, text = command_line.call(*smallest(command))
+  module, args = smallest(command)
+  write_runs(' '.join(args))
+  if module == 'pyramid_jax.main':
+    code, text = command_line.call(*args)
+  else:
+    code, text = importlib.import_module(module).main(args), ''
   assert code == 0, text

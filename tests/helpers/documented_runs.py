@@ -10,11 +10,14 @@ from PIL import Image
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
+from pyramid_jax.interop import latent_workdir
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
+from tests.helpers import coco_runs
 from tests.helpers import configs
 from tests.helpers import diffusers_files
 from tests.helpers import system_weights
+from tests.helpers import torch_writer
 from tests.helpers import written_run
 
 
@@ -41,6 +44,7 @@ RUNS = {
   'runs/ladm_256': ('ladm_shapes.py:text,debug', {'data.image_size': 16}),
   'runs/ladm_1k': ('ladm_shapes.py:superres2,debug', {'data.image_size': 32}),
 }
+RELEASE = 'frido_coco.py:text,debug'  # the config of `model.ckpt`
 STABLE_DIFFUSION = 'stable-diffusion-v1-5'
 SKETCH = (
   '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
@@ -92,3 +96,15 @@ def write_files(folder: pathlib.Path) -> None:
   (folder / 'layout.json').write_text(
     '[{"label": "red circle", "box": [0.1, 0.1, 0.4, 0.4]}]'
   )
+  coco_runs.write_coco(folder / 'COCO' / '2017', 2017)
+  coco_runs.write_ids(folder / 'COCO' / '2017')
+  coco_runs.write_vocabulary(folder / 'vocab.txt')
+  _write_release(folder)
+
+
+def _write_release(folder: pathlib.Path) -> None:
+  """Writes `model.ckpt` of Frido in the official names."""
+  config = configs.load(RELEASE, condition__vocab_file='vocab.txt')
+  _write(folder / 'released', config, ('padding',))
+  state = latent_workdir.to_official('frido', folder / 'released')
+  torch_writer.write_checkpoint(folder / 'model.ckpt', state)
