@@ -17,11 +17,15 @@ from tests.helpers import documented_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ('README.md', 'docs/sampling.md')
-# Added to commands that sample, and to those that train or evaluate.
+# Added to commands that sample or evaluate.
 FEW = {
   'sample': ['--config.sample.steps=2', '--count=1'],
   'evaluate': ['--config.evaluate.count=4', '--config.evaluate.batch_size=4'],
-  'train': ['--config.train.steps=1', '--config.first_stage.train.steps=1'],
+}
+# Configs of commands that train -> where that is run, which takes minutes.
+TRAINED = {
+  'configs/frido_shapes.py:text': 'tests/cases/19-empty-prompt/run.sh',
+  'configs/frido_coco.py:layout': 'tests/commands/coco_run_test.py',
 }
 
 
@@ -33,15 +37,25 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-  """Returns the commands of the package, each once."""
+  """Returns the commands of the package but those that train, each once."""
+  return [line for line in shown() if not trained(line)]
+
+
+def trained(command: str) -> str:
+  """Returns the config that a command trains, '' for another command."""
+  found = re.search(r'pyramid_jax\.main .*--config=(\S+)', command)
+  return found[1] if found and '--mode=' not in command else ''
+
+
+def shown() -> list[str]:
   lines = [
     line.partition(' #')[0].strip()
     for page in PAGES
     for block in blocks(page, '')
     for line in block.splitlines()
   ]
-  shown = [line for line in lines if line.startswith('python -m pyramid_jax')]
-  return list(dict.fromkeys(shown))
+  ours = [line for line in lines if line.startswith('python -m pyramid_jax')]
+  return list(dict.fromkeys(ours))
 
 
 @pytest.fixture(scope='module')
@@ -85,9 +99,7 @@ def smallest(command: str) -> tuple[str, list[str]]:
   args = [re.sub(r'^(--config=[^:]*)(:.*)?$', debug, arg) for arg in args]
   if module != 'pyramid_jax.main':
     return module, args
-  mode = ''.join(a for a in args if a.startswith('--mode=')) or '--mode=train'
-  if mode == '--mode=train':
-    args = [a.replace('--workdir=', '--workdir=trained/') for a in args]
+  (mode,) = [a for a in args if a.startswith('--mode=')]
   return module, [*args, *FEW[mode.removeprefix('--mode=')]]
 
 
@@ -107,3 +119,11 @@ def test_commands_run(command, world):
   else:
     code, text = importlib.import_module(module).main(args), ''
   assert code == 0, text
+
+
+def test_commands_that_train_are_run():
+  for config in filter(None, map(trained, shown())):
+    name, _, variant = pathlib.PurePath(config).name.partition('.py:')
+    text = (ROOT / TRAINED[config]).read_text()
+    assert re.search(rf'\b{name}\b', text), config
+    assert re.search(rf'\b{variant}\b', text), config

@@ -84,7 +84,7 @@ def write_files(folder: pathlib.Path) -> None:
     rng.integers(0, 255, (side, side, 3), np.uint8)
   )
   noise(32).save(folder / 'image.png')
-  noise(16).save(folder / 'small.png')
+  noise(8).save(folder / 'small.png')
   mask = np.zeros((32, 32), np.uint8)
   mask[8:20, 8:20] = 255
   Image.fromarray(mask).save(folder / 'mask.png')
@@ -96,8 +96,6 @@ def write_files(folder: pathlib.Path) -> None:
   (folder / 'layout.json').write_text(
     '[{"label": "red circle", "box": [0.1, 0.1, 0.4, 0.4]}]'
   )
-  coco_runs.write_coco(folder / 'COCO' / '2017', 2017)
-  coco_runs.write_ids(folder / 'COCO' / '2017')
   coco_runs.write_vocabulary(folder / 'vocab.txt')
   _write_release(folder)
 
