@@ -186,7 +186,8 @@ def commands(name: str) -> Iterator[str]:
   A code span that begins with a config is a command of `pyramid_jax.main`.
   """
   text = words(name).replace('\\\n', ' ')
-  for block in re.findall(r'^```\w*\n(.*?)^```$', text, re.DOTALL | re.MULTILINE):
+  fenced = re.compile(r'^```\w*\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+  for block in fenced.findall(text):
     yield from (x for x in block.splitlines() if x.startswith('python '))
   text = re.sub(r'^```.*?^```', '', text, flags=re.DOTALL | re.MULTILINE)
   yield from re.findall(r'^  (python .*)$', text, re.MULTILINE)
