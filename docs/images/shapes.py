@@ -76,8 +76,8 @@ def main() -> None:
   for seed in range(flags.seeds):
     small = map(Image.fromarray, pipe(layout=layouts, seed=seed))
     rows.append([np.asarray(x.resize((PIXELS, PIXELS))) for x in small])
-  picture = np.concatenate([np.concatenate(row, 1) for row in rows])
-  Image.fromarray(picture).save(flags.output, optimize=True)
+  whole = np.concatenate([np.concatenate(row, 1) for row in rows])
+  Image.fromarray(whole).save(flags.output, optimize=True)
 
 
 if __name__ == '__main__':
