@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax import errors
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
@@ -116,7 +117,7 @@ def _steps_of(strength: float, total: int) -> int:
     raise ValueError(f'strength {strength} must lie in (0, 1]')
   count = int(round(strength * total, 6))  # 0.29 * 100 is 29
   if count < 1:
-    raise ValueError(
+    raise errors.UserError(
       f'strength {strength} of {total} steps leaves none; at least'
       f' {1 / total:.3g} is needed'
     )

@@ -186,8 +186,7 @@ class Pipeline(sampler.Sampler):
     count = int(request.count or count)
     source = self._source(request, config, given.rows, settings, count)
     rows = source(np.arange(1))
-    with errors.user_errors():
-      self.check(rows, settings)
+    self.check(rows, settings)
     larger = None
     if self.upsampler is not None:
       larger = self.upsampler._larger(request, settings, count, rows)

@@ -82,34 +82,22 @@ class Sampler:
     return other
 
   def check(self, rows: Rows, settings: settings_lib.Settings) -> None:
-    """Raises ValueError for what the system cannot serve.
+    """Refuses what the system cannot serve, before any work.
 
     Args:
       rows: arrays of conditions, (N, ...) each.
       settings: how images are sampled; `extent.start` has rows.
+
+    Raises:
+      UserError: rows or settings that the system cannot serve.
     """
-    system = self._generative()
-    system.check_rows(rows.keys())
-    if settings.strength is not None and 'strength' not in system.accepts:
-      raise ValueError(
-        f'the system {self.config.system.name!r} does not begin with an image.'
-      )
-    extent = settings.extent
-    finished, scales = len(extent.start), system.stage_count
-    last = scales - 1 if extent.last is None else extent.last
-    if not finished <= last < scales:
-      raise ValueError(
-        f'the last scale is {last}, allowed are {finished}..{scales - 1} with'
-        f' {finished} finished scales.'
-      )
-    if extent.shape is not None and not system.any_shape:
-      raise ValueError(
-        f'shape={extent.shape}: the system {self.config.system.name!r} makes'
-        f' squares of {system.image_size} px only.'
-      )
-    # Building the stages takes a second, so they are built once.
-    structure = jax.tree.structure(settings.spec)
-    key = (structure, extent.shape, settings.strength, 'inpaint_mask' in rows)
+    with errors.user_errors():
+      self._generative().check_rows(rows.keys())
+    self._check_extent(settings)
+    # Building the stages takes a second, so they are built once. It is outside
+    # of `user_errors`: what a network raises is a bug.
+    structure, shape = jax.tree.structure(settings.spec), settings.extent.shape
+    key = (structure, shape, settings.strength, 'inpaint_mask' in rows)
     if key not in self._checked:
       jax.eval_shape(
         functools.partial(self._check_stages, settings),
@@ -117,8 +105,29 @@ class Sampler:
         {name: x[:1] for name, x in mesh_lib.numeric(rows).items()},
       )
       self._checked.add(key)
-    if finished:
+    if settings.extent.start:
       self._check_start(rows, settings)
+
+  def _check_extent(self, settings: settings_lib.Settings) -> None:
+    """Refuses scales that are not there, and what the system does not do."""
+    system, extent = self._generative(), settings.extent
+    name = self.config.system.name
+    if settings.strength is not None and 'strength' not in system.accepts:
+      raise errors.UserError(
+        f'the system {name!r} does not begin with an image.'
+      )
+    finished, scales = len(extent.start), system.stage_count
+    last = scales - 1 if extent.last is None else extent.last
+    if not finished <= last < scales:
+      raise errors.UserError(
+        f'the last scale is {last}, allowed are {finished}..{scales - 1} with'
+        f' {finished} finished scales.'
+      )
+    if extent.shape is not None and not system.any_shape:
+      raise errors.UserError(
+        f'shape={extent.shape}: the system {name!r} makes squares of'
+        f' {system.image_size} px only.'
+      )
 
   def _check_stages(
     self,
@@ -148,7 +157,7 @@ class Sampler:
     )
     for number, (given, want) in enumerate(zip(start, wanted, strict=True)):
       if given.shape[1:] != want.shape[1:] or not len(given):
-        raise ValueError(
+        raise errors.UserError(
           f'scale {number} of the start has the shape {given.shape[1:]},'
           f' must have {want.shape[1:]}.'
         )

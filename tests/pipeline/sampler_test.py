@@ -242,3 +242,14 @@ def test_samples_that_are_not_finite_are_refused(config, monkeypatch, caplog):
   ) in str(error.value)
   # Images that only fill the batch up are not asked for.
   assert own(label=[1, 1, 1, 1, 1, 7], count=5).shape == (5, 16, 16, 3)
+
+
+def test_a_bug_in_a_network_keeps_its_traceback(pipe, monkeypatch):
+  def broken(*args):
+    raise ValueError('shapes do not fit')
+
+  monkeypatch.setattr(type(pipe.system), 'edited', broken)
+  rows = {**ROWS, 'image': np.zeros((1, 16, 16, 3), np.uint8)}
+  with pytest.raises(ValueError, match='shapes do not fit') as error:
+    pipe.check(rows, _settings(strength=0.5))
+  assert not isinstance(error.value, errors.UserError)

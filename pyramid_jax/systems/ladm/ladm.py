@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import editing
@@ -199,14 +200,14 @@ class LaDM(sampled.Sampled):
     """Refuses images (H, W) that the networks cannot make.
 
     Raises:
-      ValueError: sides that are no multiples of a place of the coarsest stage,
+      UserError: sides that are no multiples of a place of the coarsest stage,
         or an area that is far from that of the square.
     """
     cells = zip(self.stage_numbers, self.networks.cells, strict=True)
     cell = self.space.factor * max(2 ** (s - 1) * n for s, n in cells)
     area = shape[0] * shape[1] / self.image_size**2
     if shape[0] % cell or shape[1] % cell or not 0.5 < area < 2:
-      raise ValueError(
+      raise errors.UserError(
         f'an image of {shape[0]} x {shape[1]} px must have sides that are'
         f' multiples of {cell}, and between half and twice the area of'
         f' {self.image_size} x {self.image_size}'
