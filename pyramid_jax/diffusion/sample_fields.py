@@ -36,7 +36,7 @@ COMMON = {
     one_or_many=True,
   ),
   'sample.guidance': _field(
-    1.0, 'The scale of classifier-free guidance; 1 for none.', low=0
+    1.0, 'The scale of classifier-free guidance; 1 for none.', low=0, high=1000
   ),
   'sample.guidance_interval': _field(
     (0.0, 1.0),
