@@ -1,8 +1,6 @@
 """The commands of the README, at the smallest size, as a user types them."""
 
 import json
-import re
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -145,15 +143,3 @@ def test_bad_commands_say_one_line(workdir, call_here, tmp_path):
 
   empty = f'--workdir={tmp_path}/empty'
   assert 'config.json' in error('--mode=sample', empty, code=66)
-
-
-@pytest.mark.slow
-def test_the_python_of_the_readme(workdir):
-  text = (ROOT / 'README.md').read_text()
-  (block,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-  assert "'runs/frido_shapes'" in block
-  block = block.replace("'runs/frido_shapes'", repr(str(workdir)))
-  names: dict[str, Any] = {}
-  exec(block, names)  # the README is ours
-  assert names['images'].shape == (8, 32, 32, 3)
-  assert names['images'].dtype == np.uint8
