@@ -51,7 +51,8 @@ def read(path: str | os.PathLike) -> np.ndarray:
   try:
     return rasterize(data)
   except ValueError as error:
-    raise images.BrokenImage(path, str(error)) from error
+    reason = ' '.join(str(error).split())
+    raise images.BrokenImage(path, reason) from error
 
 
 def rasterize(data: bytes, side: int = SIDE) -> np.ndarray:

@@ -125,7 +125,7 @@ def colour(text: str) -> str:
   if found is None:
     raise ValueError(f'the colour {text[:40]!r} is not read')
   channels = (*found.to('srgb'),) if found.space != 'srgb' else (*found,)
-  values = [min(max(round(255 * (v or 0)), 0), 255) for v in channels]
+  values = [round(255 * min(max(v or 0.0, 0.0), 1.0)) for v in channels]
   return '#' + ''.join(f'{value:02x}' for value in values)
 
 
