@@ -105,10 +105,13 @@ def check_inputs(parts: Sequence[Stage]) -> None:
   """Raises a UserError that names all missing files at once."""
   lines: list[str] = []
   for config, workdir in parts:
-    if compact.is_there(workdir) and not checkpoints.steps(workdir):
+    file = compact.FILE if compact.is_there(workdir) else ''
+    if diffusers_folder.is_folder(workdir):
+      file = diffusers_folder.INDEX
+    if file and not checkpoints.steps(workdir):
       raise errors.UserError(
-        f'{workdir} has weights to sample from ({compact.FILE}) and no state of'
-        ' a training run; take another workdir.'
+        f'{workdir} has weights to sample from ({file}) and no state of a'
+        ' training run; take another workdir.'
       )
     system = create_system(config)
     with errors.user_errors():

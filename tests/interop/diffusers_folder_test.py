@@ -103,6 +103,13 @@ def test_the_command_line_samples_a_folder(folders, one_device):
   assert made['arr_0'].shape == (1, 16, 16, 3)
 
 
+def test_nothing_is_trained_in_a_folder(folders):
+  code, said = command_line.call(f'--workdir={folders["2"]}')
+  assert code == errors.USAGE
+  assert '(model_index.json) and no state of a training run' in said
+  assert not (folders['2'] / 'config.json').exists()
+
+
 def test_what_the_files_say(folders):
   one, two = (diffusers_folder.config(folders[kind]) for kind in '12')
   assert one.data.image_size == 16  # 8 latents of a factor of 2
