@@ -8,6 +8,7 @@ mirrored images under `flipped_...`, where asked for; and whatever else the
 examples have for the networks. `pyramid_jax.commands.cache_latents` writes it.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import functools
@@ -24,8 +25,10 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import hashing
+from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import id_ranges
+from pyramid_jax.data import reader as reader_lib
 
 
 MANIFEST = 'manifest.json'
@@ -48,14 +51,30 @@ FLIPPABLE = ('none', 'class')
 _STREAM = 300  # word of the hash that mirrors
 
 
+# The same, of tasks with labels and with texts, which came later: manifest of
+# a cache without them -> the value that it was made with.
+LATER: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+  'data.category_file': lambda m: m['data'].get('category_file', ''),
+  'data.unlisted_categories': lambda m: 'append',
+  'condition.drop_full_stops': lambda m: m['data'].get('name') == 'coco',
+}
+
+
 def fixed_fields(config: ConfigDict) -> dict[str, Any]:
-  """Returns the fields of `FIXED` that are not empty in a config."""
-  return {
+  """Returns the fields that a cache fixes, those that are not empty."""
+  d, c = config.data, config.condition
+  fields = {
     f'{section}.{field}': config[section][field]
     for section, fields in FIXED.items()
     for field in fields
     if config[section].get(field, ()) != ()
   }
+  if c.task in reader_lib.LABELLED:
+    fields['data.category_file'] = d.category_file
+    fields['data.unlisted_categories'] = d.unlisted_categories
+  if c.task in tokenizers.TEXT_TASKS:
+    fields['condition.drop_full_stops'] = c.drop_full_stops
+  return fields
 
 
 def shard_name(index: int) -> str:
@@ -182,6 +201,8 @@ class LatentReader:
       )
     for name, value in fixed_fields(config).items():
       was = manifest['fixed'].get(name)
+      if name in LATER and name not in manifest['fixed']:
+        was = LATER[name](manifest)
       if was != _as_json(value):
         raise errors.UserError(
           f'config.{name} is {value!r}, the latents in {self._folder} are of'

@@ -1,0 +1,62 @@
+"""A cache of latents fixes how its labels are numbered and its texts read."""
+
+import json
+
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax.data.readers import latent_cache
+
+
+def make(task, **fields):
+  config = config_lib.base('ldm')
+  config.data.name, config.condition.task = 'latents', task
+  config_lib.override(config, {k: str(v) for k, v in fields.items()})
+  return config
+
+
+def opened(folder, config, was, is_old, source='coco'):
+  """Opens an empty cache that was made with the config `was`."""
+  data = {**was.data.to_dict(), 'name': source}
+  fixed = latent_cache.fixed_fields(was)
+  if is_old:  # of a time without these fields
+    del data['unlisted_categories']
+    fixed = {k: v for k, v in fixed.items() if k not in latent_cache.LATER}
+  manifest = {
+    'format': latent_cache.FORMAT,
+    'autoencoder': '',
+    'data': data,
+    'fixed': fixed,
+    'label_names': [''],
+    'count': 0,
+    'shard_size': 1,
+    'flips': False,
+  }
+  (folder / latent_cache.MANIFEST).write_text(json.dumps(manifest))
+  config.data.root = str(folder)
+  return latent_cache.LatentReader(config, 'train')
+
+
+@pytest.mark.parametrize('is_old', [False, True])
+def test_numbers_of_labels(tmp_path, is_old):
+  plain = make('layout')
+  listed = make('layout', **{'data.category_file': 'openimages'})
+  assert len(opened(tmp_path, plain, plain, is_old)) == 0
+  assert len(opened(tmp_path, listed, listed, is_old)) == 0
+  message = "category_file is 'openimages', the latents in .* are of ''"
+  with pytest.raises(errors.UserError, match=message):
+    opened(tmp_path, listed, plain, is_old)
+
+
+def test_full_stops_of_texts(tmp_path):
+  dropped = make('text', **{'condition.drop_full_stops': 'true'})
+  kept = make('text')
+  assert len(opened(tmp_path, dropped, dropped, False)) == 0
+  with pytest.raises(errors.UserError, match='full_stops is False, .* of True'):
+    opened(tmp_path, kept, dropped, False)
+  # Captions of COCO had none, those of folders did.
+  assert len(opened(tmp_path, dropped, kept, True)) == 0
+  assert len(opened(tmp_path, kept, kept, True, 'image_folder')) == 0
+  with pytest.raises(errors.UserError, match='full_stops is False, .* of True'):
+    opened(tmp_path, kept, kept, True)
