@@ -270,7 +270,7 @@ def test_requests_that_are_refused(pipe):
   assert 'seed=9223372036854775808' in refused(seed=2**63)
   assert 'guidance=inf: must be finite' in refused(guidance=float('inf'))
   assert 'guidance=nan: must be finite' in refused(guidance=float('nan'))
-  assert 'guidance=-1.0: must be at least 0' in refused(guidance=-1)
+  assert 'guidance=-1.0: must be in [0, 1000]' in refused(guidance=-1)
   assert "guidance='2': must be a float" in refused(guidance='2')
   assert 'strength=nan: must lie' in refused(strength=float('nan'))
   assert 'steps=0: must be at least 1' in refused(steps=0)
