@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,9 @@ FAILING = {
 FIELDS = {'train.steps': 1, 'train.eval_every': 0, 'train.sample_every': 0}
 # Cases that use the trained run.
 TRAINED = [
-  name for name in NAMES if 'own_run' in (CASES / name / 'run.sh').read_text()
+  name
+  for name in NAMES
+  if re.search(r'own_run|\$RUN', (CASES / name / 'run.sh').read_text())
 ]
 
 

@@ -10,6 +10,8 @@ import dataclasses
 from typing import Any
 
 
+_LARGEST = 2**63 - 1  # what an int64 holds
+
 Values = Mapping[str, Any]  # {'train.steps': 1000, ...}
 _FLOAT32_MAX = 3.4028234663852886e38
 FINITE = f'a finite number, at most {_FLOAT32_MAX:.2g}'
@@ -107,6 +109,8 @@ class Field:
       return f'{article} {self.type_name}, not empty'
     if not is_finite(value):
       return FINITE
+    if any(type(item) is int and abs(item) > _LARGEST for item in items):
+      return 'a number of at most 63 bits'
     return '' if all(map(self._allows, items)) else self.range
 
   def _allows(self, item: Any) -> bool:
