@@ -166,6 +166,16 @@ def test_paired():
     assert number(used) > 0
 
 
+@pytest.mark.slow
+def test_latency():
+  rows = table(call_apart('latency'), 'part')
+  *parts, whole = rows
+  assert parts == ['start', 'import', 'load', 'first image', 'another prompt']
+  values = [number(rows[name][0]) for name in parts]
+  assert all(value > 0 for value in values)
+  assert number(rows[whole][0]) == pytest.approx(sum(values[:-1]), abs=0.05)
+
+
 OFFICIAL = """
 from {package}.parts import OUTPUTS
 
