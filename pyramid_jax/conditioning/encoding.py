@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
@@ -108,11 +109,16 @@ def init(encoder: Encoder, key: jax.Array) -> tuple[Any, Inputs]:
 
 def blank(encoder: Encoder) -> condition_lib.Condition:
   """Returns the condition of one example, and the null one, as zeros."""
-  shapes = jax.eval_shape(
+  shapes = _condition_shapes(encoder)  # type: ignore[arg-type]
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+@functools.lru_cache(maxsize=8)
+def _condition_shapes(encoder: Encoder) -> condition_lib.Condition:
+  return jax.eval_shape(
     lambda key: condition(encoder, encoder.init(key), encoder.example),
     jax.random.key(0),
   )
-  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def training_context(

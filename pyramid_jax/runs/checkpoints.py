@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import importlib.metadata
+import json
 import os
 import pathlib
 import re
@@ -259,18 +260,27 @@ def load_part(workdir: Path, loss_name: str, abstract: Any) -> Any:
 def _load(
   path: pathlib.Path, abstract: Mapping[str, Any], averaged: bool
 ) -> dict[str, Any]:
-  kept = _meta_of(path)['tree'].get('ema', {}) if averaged else {}
+  manifest = _meta_of(path)['tree']
+  _compare(path, manifest, {'state': abstract}, partial=True)
+  kept = manifest.get('ema', {}) if averaged else {}
   params = traverse_util.flatten_dict(abstract['params'])
   ema = {k: leaf for k, leaf in params.items() if '/'.join(k) in kept}
-  target = {'state': dict(abstract)}
-  if ema:
-    target['ema'] = traverse_util.unflatten_dict(ema)
+  # What averages replace is not read.
+  raw = {k: leaf for k, leaf in params.items() if k not in ema}
+  state = {**abstract, 'params': traverse_util.unflatten_dict(raw)}
+  target = {
+    'state': {
+      name: tree for name, tree in state.items() if jax.tree.leaves(tree)
+    },
+    'ema': traverse_util.unflatten_dict(ema),
+  }
+  target = {item: tree for item, tree in target.items() if tree}
   items = _restore(path, target, partial=True)
-  weights = items['state']
+  weights = items.get('state', {})
   weights['params'] = state_lib.averaged(
-    weights['params'], items.get('ema', {})
+    weights.get('params', {}), items.get('ema', {})
   )
-  return weights
+  return {**{name: {} for name in abstract}, **weights}
 
 
 def _restore(
@@ -322,13 +332,10 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _meta_of(path: pathlib.Path) -> dict[str, Any]:
-  import orbax.checkpoint as ocp
-
   if not (path / 'meta').is_dir():
     raise DamagedError('incomplete', 'there is no item meta')
-  with _damage('unreadable'):
-    handler = ocp.JsonCheckpointHandler()
-    return ocp.Checkpointer(handler).restore(path / 'meta')
+  with _damage('unreadable'):  # as Orbax writes an item of JSON
+    return json.loads((path / 'meta' / 'metadata').read_text())
 
 
 def _compare(

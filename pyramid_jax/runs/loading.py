@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
+from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import predictors
@@ -54,7 +55,7 @@ def load(
   system = workdir_lib.create_system(config)
   mesh = mesh_lib.pure_data() if mesh is None else mesh
   min_size = config.mesh.fsdp_min_size
-  params, extra = jax.eval_shape(system.init, jax.random.key(0))
+  params, extra = parameters.shapes_of(system.init, jax.random.key(0))
   number = jax.ShapeDtypeStruct((), jnp.int32)
   shapes = {'params': params, 'extra': extra, 'step': number}
   abstract = sharding.abstract(shapes, mesh, min_size)

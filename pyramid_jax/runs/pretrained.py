@@ -13,6 +13,7 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import parts
 from pyramid_jax.networks import pretrained
+from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import sources
@@ -53,7 +54,9 @@ def abstract(
   """Returns {part: tree} of shapes with their shardings."""
   key = jax.random.key(0)
   return {
-    name: sharding.abstract(jax.eval_shape(part.init, key), mesh, min_size)
+    name: sharding.abstract(
+      parameters.shapes_of(part.init, key), mesh, min_size
+    )
     for name, part in system.pretrained_parts().items()
   }
 

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -265,6 +266,26 @@ def test_load_prefers_the_averages(saved):
   assert hashes.tree(want) != hashes.tree(states[4].params)
   older = checkpoints.load(workdir, abstract_weights(), step=3)
   assert_equal(older['extra'], states[3].extra)
+
+
+def test_what_averages_replace_is_not_read(saved, monkeypatch):
+  workdir, states = saved
+  asked, restore = [], checkpoints._restore
+  monkeypatch.setattr(
+    checkpoints,
+    '_restore',
+    lambda path, target, partial: (
+      asked.append(target) or restore(path, target, partial)
+    ),
+  )
+  checkpoints.load(workdir, abstract_weights())
+  ((state, ema),) = [(t['state'], t['ema']) for t in asked]
+  averages = traverse_util.flatten_dict(states[4].ema).keys()
+  assert traverse_util.flatten_dict(ema).keys() == averages
+  read = traverse_util.flatten_dict(state['params']).keys()
+  assert averages
+  assert read
+  assert not read & averages
 
 
 def test_load_part(saved):

@@ -38,7 +38,7 @@ class GroupNorm(nn.Module):
       )
     scale = parameters.get(self, 'scale', nn.initializers.ones, (channels,))
     bias = parameters.get(self, 'bias', nn.initializers.zeros, (channels,))
-    y = group_norm(x, scale, bias, self.num_groups, self.eps)
+    y = _group_norm_once(x, scale, bias, self.num_groups, self.eps)
     return y.astype(self.dtype)
 
 
@@ -81,6 +81,8 @@ def _group_norm_backward(num_groups, eps, residuals, dy):
 
 
 group_norm.defvjp(_group_norm_forward, _group_norm_backward)
+# The same operations, traced once for each shape instead of in each layer.
+_group_norm_once = jax.jit(group_norm, static_argnums=(3, 4), inline=True)
 
 
 def _group_statistics(
