@@ -8,7 +8,11 @@ import sys
 
 import pytest
 
+from pyramid_jax import config as config_lib
+from pyramid_jax import data
+from pyramid_jax.runs import workdir as workdir_lib
 from tests.helpers import processes
+from tests.helpers import written_run
 
 
 CASES = pathlib.Path(__file__).parent / 'cases'
@@ -17,9 +21,7 @@ NAMES = sorted(path.parent.name for path in CASES.glob('*/run.sh'))
 FAILING = {
   '21-fine-tune-converted': 'finding B12: converted weights are not trained on',
 }
-# Nothing but what the cases need is trained.
-FIELDS = {'train.steps': 1, 'train.eval_every': 0, 'train.sample_every': 0}
-# Cases that use the trained run.
+# Cases that use a run.
 TRAINED = [
   name
   for name in NAMES
@@ -29,15 +31,14 @@ TRAINED = [
 
 @pytest.fixture(scope='session')
 def run(tmp_path_factory):
-  """The folder of a `frido_shapes:debug` run."""
+  """The folder of a `frido_shapes:debug` run of random weights."""
   folder = tmp_path_factory.mktemp('cases') / 'run'
-  done = processes.run(
-    *('-m', 'pyramid_jax.main', f'--workdir={folder}'),
-    '--config=configs/frido_shapes.py:debug',
-    *(f'--config.{name}={value}' for name, value in FIELDS.items()),
-    *(f'--config.first_stage.{k}={v}' for k, v in FIELDS.items()),
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
+  config = config_lib.load('configs/frido_shapes.py:debug')
+  first_stage = config_lib.first_stage(config)
+  label_names = data.create(config, 'train').label_names
+  for path, part in ((folder, config), (folder / 'first_stage', first_stage)):
+    written_run.write(path, part)
+    workdir_lib.write_record(path, part, label_names)
   return folder
 
 
@@ -67,7 +68,7 @@ def marked(name):
   return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize('name', map(marked, NAMES))
+@pytest.mark.parametrize('name', [*map(marked, NAMES)])
 def test_case(name, request):
   folder = request.getfixturevalue('run') if name in TRAINED else 'none'
   code, text = verdict(name, folder)
