@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import functools
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from pyramid_jax.conditioning import semantic_map
 from pyramid_jax.conditioning import tokens
 from pyramid_jax.diffusion.guidance import classifier_free
 from pyramid_jax.networks import pretrained
+from pyramid_jax.networks.layers import parameters
 
 
 Batch = encoder_lib.Batch
@@ -109,16 +109,11 @@ def init(encoder: Encoder, key: jax.Array) -> tuple[Any, Inputs]:
 
 def blank(encoder: Encoder) -> condition_lib.Condition:
   """Returns the condition of one example, and the null one, as zeros."""
-  shapes = _condition_shapes(encoder)  # type: ignore[arg-type]
-  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-
-@functools.lru_cache(maxsize=8)
-def _condition_shapes(encoder: Encoder) -> condition_lib.Condition:
-  return jax.eval_shape(
+  shapes = parameters.shapes_of(
     lambda key: condition(encoder, encoder.init(key), encoder.example),
     jax.random.key(0),
   )
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def training_context(
