@@ -79,7 +79,7 @@ def repository() -> frozenset[str]:
   return frozenset(
     path.relative_to(ROOT).as_posix()
     for path in ROOT.rglob('*')
-    if path.is_file() and not set(SKIPPED) & set(path.parts)
+    if path.is_file() and path.relative_to(ROOT).parts[0] not in SKIPPED
   )
 
 

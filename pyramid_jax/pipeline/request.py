@@ -135,13 +135,6 @@ NAMES = tuple(field.name for field in dataclasses.fields(Request))
 SAMPLER = NAMES[NAMES.index('steps') :]
 
 
-def unknown(name: str, allowed: Sequence[str]) -> errors.UserError:
-  """Returns the error about an input that a model does not take."""
-  return errors.UserError(
-    f'{name} is no input of this model, which takes {", ".join(allowed)}.'
-  )
-
-
 def _refuse_empty(name: str, value: Any) -> None:
   """Refuses '' and empty lists; only the empty caption means something."""
   if name == 'prompt' and isinstance(value, str):
