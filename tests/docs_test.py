@@ -8,6 +8,7 @@ import importlib
 import pathlib
 import re
 import shlex
+import subprocess
 from unittest import mock
 
 import pytest
@@ -316,3 +317,16 @@ def test_fields_are_there(name):
         except errors.UserError:
           if owner == owners[-1]:
             raise
+
+
+def test_no_file_has_a_mark_of_a_conflict():
+  listed = subprocess.run(
+    ['git', 'grep', '-lE', '^(<{7} |>{7} )'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if listed.returncode > 1:
+    pytest.skip(f'no repository: {listed.stderr}')
+  assert not listed.stdout

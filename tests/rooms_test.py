@@ -53,7 +53,7 @@ WINGS = {
   'metrics': {'conditioning', 'networks', 'networks.layers'},
   'distributed': set[str](),
 }
-EVERYWHERE = {'errors', 'config', 'files'}
+EVERYWHERE = {'errors', 'limits', 'config', 'files'}
 USES_WINGS = 3.5  # the lowest floor that does
 
 MAX_TOP_MODULES = 6
