@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
+import pathlib
+import re
+import shutil
 
 
 # Those of sysexits.h where it has one; a launcher restarts on RESTART alone.
@@ -11,9 +15,25 @@ USAGE = 64  # wrong flag, config or argument
 DATA = 65  # a file is damaged or is not what it should be
 MISSING = 66  # an input is not there
 BUG = 70  # an unexpected exception
-OUTPUT = 73  # the workdir cannot be written
+OUTPUT = 73  # a file cannot be written
 RESTART = 75  # preempted; the same command goes on
 DIVERGED = 76  # NaN or Inf in the loss, in the gradients or in samples
+
+
+# Errors of storage that may be gone when the same is done again.
+TRANSIENT = frozenset(
+  getattr(errno, name)
+  for name in (
+    *('EIO', 'EREMOTEIO', 'ESTALE', 'ETIMEDOUT', 'EINTR', 'EAGAIN', 'EBUSY'),
+    *('ECONNRESET', 'ECONNREFUSED', 'ECONNABORTED', 'ENOTCONN', 'ENOLINK'),
+    *('ENETDOWN', 'ENETUNREACH', 'EHOSTDOWN', 'EHOSTUNREACH', 'ENOBUFS'),
+  )
+  if hasattr(errno, name)
+)
+# Those that say that there is no room.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# How safetensors and TensorStore name the error of the system in their texts.
+_NUMBER = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
 
 
 class UserError(ValueError):
@@ -33,6 +53,75 @@ def reason(error: OSError) -> str:
   if error.filename is None or not error.strerror:
     return error.strerror or str(error)
   return f'{os.fsdecode(error.filename)}: {error.strerror}'
+
+
+def number(error: BaseException) -> int | None:
+  """Returns the `errno` behind an error, None if it is not the system's.
+
+  An error of a library has it in its text, or was raised because of an OSError
+  or while one was handled: a second failure in clean-up hides no first.
+  """
+  link: BaseException | None = error
+  while link is not None:
+    if isinstance(link, OSError) and link.errno is not None:
+      return link.errno
+    if not isinstance(link, UserError) and (m := _NUMBER.search(str(link))):
+      return int(m[1] or m[2])
+    link = link.__cause__ or link.__context__
+  return None
+
+
+def is_transient(error: BaseException) -> bool:
+  """Whether an error may be gone when the same is done again."""
+  return number(error) in TRANSIENT
+
+
+@contextlib.contextmanager
+def writing(
+  what: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
+  """Turns what says that a file cannot be written into `UserError`.
+
+  That is an OSError, or the error that a library made of one. All else passes.
+
+  Args:
+    what: the file or folder, or words for it.
+    folder: where it is, if `what` is words.
+
+  Raises:
+    UserError: one line with the file and the reason; if there is no room, with
+      the bytes that are free.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    code = number(error)
+    if code is None and not isinstance(error, OSError):
+      raise
+    words = os.strerror(code) if code else str(error)
+    name = getattr(error, 'filename', None)
+    if name is not None and not _is_of(os.fsdecode(name), os.fspath(what)):
+      words = f'{os.fsdecode(name)}: {words}'
+    if code in FULL:
+      words += _room(pathlib.Path(folder or what))
+    raise UserError(f'cannot write {os.fspath(what)}: {words}.', OUTPUT) from (
+      error
+    )
+
+
+def _is_of(name: str, what: str) -> bool:
+  """Whether a name is that of a file, or the private one it is written to."""
+  return os.path.basename(what) in os.path.basename(name)
+
+
+def _room(place: pathlib.Path) -> str:
+  """Says how much room a file system has, '' if it does not tell."""
+  for folder in (place, *place.absolute().parents):
+    with contextlib.suppress(OSError):
+      return f' ({shutil.disk_usage(folder).free:,} bytes are free)'
+  return ''
 
 
 @contextlib.contextmanager

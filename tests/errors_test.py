@@ -1,6 +1,12 @@
 """What becomes of errors of lower floors: one line, with a file's name."""
 
+import errno
+import os
+import resource
+
+import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from pyramid_jax import errors
 
@@ -29,3 +35,83 @@ def test_other_errors_keep_their_words():
     errors.user_errors(),
   ):
     raise FileNotFoundError('missing: a')
+
+
+def _refused(error, what, **options):
+  with (
+    pytest.raises(errors.UserError) as found,
+    errors.writing(what, **options),
+  ):
+    raise error
+  assert found.value.code == errors.OUTPUT
+  return str(found.value)
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_with_its_free_bytes(tmp_path, number):
+  path = tmp_path / 'not_there' / 'x.json'
+  text = _refused(OSError(number, os.strerror(number), str(path)), path)
+  start = f'cannot write {path}: {os.strerror(number)} ('
+  assert text.startswith(start)
+  words = text.removeprefix(start)
+  assert words.endswith(' bytes are free).')
+  assert int(words.split()[0].replace(',', '')) > 0
+  assert text == _refused(OSError(number, ''), 'a thing', folder=path).replace(
+    'a thing', str(path)
+  )
+
+
+def test_other_reasons_have_no_bytes_and_name_other_files(tmp_path):
+  folder = tmp_path / 'run'
+  found = OSError(errno.EROFS, 'Read-only file system', str(folder / 'a.txt'))
+  assert _refused(found, folder) == (
+    f'cannot write {folder}: {folder}/a.txt: Read-only file system.'
+  )
+  aside = OSError(errno.EIO, 'x', str(folder / '.a.txt.0123.tmp'))
+  words = f'cannot write {folder}/a.txt: Input/output error.'
+  assert _refused(aside, folder / 'a.txt') == words
+  assert _refused(OSError('short write'), 'x') == 'cannot write x: short write.'
+
+
+def _fail_twice():
+  try:
+    raise OSError(errno.ENOSPC, '')
+  finally:
+    raise ValueError('cannot close')
+
+
+def test_a_second_failure_hides_no_first():
+  with (
+    pytest.raises(errors.UserError, match='No space left'),
+    errors.writing('x'),
+  ):
+    _fail_twice()
+
+
+def test_bugs_and_told_errors_pass():
+  with pytest.raises(TypeError, match='bug'), errors.writing('x'):
+    raise TypeError('bug')
+  with (
+    pytest.raises(errors.UserError, match='^told$') as told,
+    errors.writing('x'),
+  ):
+    raise errors.UserError('told', errors.DATA)
+  assert told.value.code == errors.DATA
+
+
+def test_the_errors_of_libraries_are_known(tmp_path):
+  limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+  path = tmp_path / 'x.safetensors'
+  try:
+    with (
+      pytest.raises(errors.UserError, match='File too large'),
+      errors.writing(path),
+    ):
+      safetensors_numpy.save_file({'a': np.zeros(1000)}, path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+  text = "Failed to write 7 bytes to file 11: ... [os_error_code='27']"
+  assert errors.number(ValueError(text)) == errno.EFBIG
+  assert not errors.is_transient(ValueError(text))
+  assert errors.is_transient(OSError(errno.ESTALE, ''))
