@@ -107,12 +107,12 @@ def is_climb(found: Import) -> bool:
   start, end = room(found.importer), room(found.imported)
   if start == end:
     return False
-  if start == 'errors':
+  if start in ('errors', 'limits'):
     return True
   if start == 'files':
-    return end != 'errors'
+    return end not in ('errors', 'limits')
   if start == 'config':
-    return end not in ('errors', 'files') and not found.is_lazy
+    return end not in ('errors', 'limits', 'files') and not found.is_lazy
   if end in EVERYWHERE:
     return False
   if start in WINGS:
@@ -257,6 +257,8 @@ def test_imports_go_down():
     ('networks.unet', 'errors', False),
     ('errors', 'config', True),
     ('files', 'errors', False),
+    ('files', 'limits', False),
+    ('limits', 'errors', True),
     ('files', 'config', True),
     ('networks.layers.norms', 'files', False),
     ('config.loading', 'systems', True),

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import json
 import re
 from typing import Any
 
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import files
+from pyramid_jax.files import json_text
 
 
 TEXT_TASKS = ('text', 'scene_graph')  # tasks whose condition is a text
@@ -313,12 +313,8 @@ def _ids_of(
 
 
 def clip_vocabulary(path: str) -> dict[str, int]:
-  try:
-    ids = json.loads(_read(path, 'vocab_file', CLIP_VOCAB))
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f'{path} (config.condition.vocab_file) is not JSON: {error}.'
-    ) from None
+  text = _read(path, 'vocab_file', CLIP_VOCAB)
+  ids = json_text.loads(text, f'{path} (config.condition.vocab_file)')
   if isinstance(ids, dict) and isinstance(ids.get('model'), dict):
     ids = ids['model'].get('vocab')  # a tokenizer.json
   values = list(ids.values()) if isinstance(ids, dict) else [ids]
@@ -352,14 +348,13 @@ def _clip_merges(path: str) -> list[tuple[str, str]]:
 
 def _json_merges(text: str, path: str) -> list[str]:
   """Returns the lines of a merges.txt from the text of a tokenizer.json."""
+  what = f'{path} (config.condition.merges_file)'
   try:
-    merges = json.loads(text)['model']['merges']
+    merges = json_text.loads(text, what)['model']['merges']
     # two generations: 'a b', and ['a', 'b']
     return [m if isinstance(m, str) else ' '.join(m) for m in merges]
-  except (json.JSONDecodeError, KeyError, TypeError):
-    raise ValueError(
-      f'{path} (config.condition.merges_file) is no tokenizer.json with merges.'
-    ) from None
+  except (KeyError, TypeError):
+    raise ValueError(f'{what} is no tokenizer.json with merges.') from None
 
 
 def create(config: ConfigDict) -> Tokenizer:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from pyramid_jax.config import names
 from pyramid_jax.config import paths
 from pyramid_jax.config import sections
+from pyramid_jax.files import json_text
 
 
 FORMAT = 2
@@ -92,17 +93,17 @@ def to_json(config: ConfigDict) -> str:
   return json.dumps({'format': FORMAT, **config.to_dict()}, indent=2) + '\n'
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str | bytes, what: str = '') -> ConfigDict:
   """Returns the locked config of a text of `to_json`, of any format.
 
   A field that it lacks came later than the run, and has its default, or what
-  `LATER` says. The `~` of a path is expanded.
+  `LATER` says. The `~` of a path is expanded. `what` is the file, for messages.
 
   Raises:
     ValueError: the text is not a JSON object, a format that is newer than this
       program, or a field that the system does not have.
   """
-  values = _tuples(json.loads(text))
+  values = _tuples(json_text.loads(text, what))
   if not isinstance(values, dict):
     raise ValueError(f'a config is a JSON object, got {type(values).__name__}.')
   version = values.pop('format', 1)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import pathlib
 import sys
 from typing import Any
@@ -16,6 +15,8 @@ from typing import NoReturn
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import limits
+from pyramid_jax.files import json_text
 
 
 def is_number(value: Any) -> bool:
@@ -35,7 +36,7 @@ POSITIVE = 'a positive number'
 TEXT = 'a string'
 BBOX = '[x, y, width, height]'  # no side negative
 _TESTS: Mapping[str, Callable[[Any], bool]] = {
-  INTEGER: lambda value: type(value) is int,
+  INTEGER: lambda value: type(value) is int and abs(value) < 1 << 63,
   POSITIVE: lambda value: is_number(value) and value > 0,
   TEXT: lambda value: isinstance(value, str),
   BBOX: _is_bbox,
@@ -50,9 +51,9 @@ def fail(path: pathlib.Path, where: str, what: str) -> NoReturn:
 def load_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a file that is one JSON object, or raises a UserError."""
   try:
-    document = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise errors.UserError(f'{path}: not JSON: {error}.', errors.DATA) from None
+    document = json_text.read(path, most=limits.ANNOTATION_BYTES, strict=False)
+  except ValueError as error:
+    raise errors.UserError(f'{error}.', errors.DATA) from None
   if not isinstance(document, dict):
     fail(path, 'the file', f'must be an object, got {type(document).__name__}')
   return document

@@ -14,6 +14,7 @@ import urllib.request
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax.files import json_text
 from pyramid_jax.files import known
 
 
@@ -125,7 +126,7 @@ def _by_hand(file: File) -> str:
 def _shards(index: pathlib.Path, what: str) -> list[str]:
   """Returns the names of the files that an index lists."""
   try:
-    places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
+    places = json_text.read(index)['weight_map']
     names = sorted({str(name) for name in places.values()})
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.UserError(
@@ -174,6 +175,6 @@ def _difference(file: File, path: pathlib.Path) -> str:
 
 def _json(path: pathlib.Path) -> Any:
   try:
-    return json.loads(path.read_text())
+    return json_text.read(path)
   except (OSError, ValueError):
     return None

@@ -11,7 +11,6 @@ pretrained parts are read from the same folder. Nothing is written.
 """
 
 from collections.abc import Mapping
-import json
 import os
 import pathlib
 from typing import Any
@@ -24,6 +23,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.distributed import initial
+from pyramid_jax.files import json_text
 from pyramid_jax.interop import diffusers_options
 from pyramid_jax.interop import diffusers_scheduler
 from pyramid_jax.interop import parts
@@ -276,12 +276,7 @@ def _options(folder: pathlib.Path, name: str) -> Options:
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
   """Returns a JSON object; anything else is a UserError."""
   with errors.user_errors(value=errors.DATA):
-    if file.stat().st_size > _MAX_JSON_BYTES:
-      raise ValueError(f'{file} is too large for a config')
-    try:
-      values = json.loads(file.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-      raise ValueError(f'{file} is not JSON: {error}') from error
+    values = json_text.read(file, most=_MAX_JSON_BYTES)
     if not isinstance(values, dict):
       raise ValueError(f'{file} is not a JSON object')
   return values

@@ -4,7 +4,6 @@ import collections
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import math
 import os
 import pathlib
@@ -14,6 +13,7 @@ import zipfile
 
 import numpy as np
 
+from pyramid_jax.files import json_text
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import torch_file
 
@@ -112,11 +112,8 @@ def _read_index(path: pathlib.Path) -> State:
     raise ValueError(
       f'an index of {path.stat().st_size} bytes; limit: {MAX_INDEX_BYTES}'
     )
-  try:
-    index = json.loads(path.read_text(encoding='utf-8'))
-  except RecursionError as error:
-    raise ValueError('the index is nested too deeply') from error
-  places = index.get('weight_map')
+  index = json_text.loads(path.read_bytes())
+  places = index.get('weight_map') if isinstance(index, dict) else None
   if not isinstance(places, dict):
     raise ValueError('an index without a weight_map')
   files: list[State] = []

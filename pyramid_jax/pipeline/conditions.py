@@ -8,7 +8,6 @@ that names the input.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -16,11 +15,13 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.conditioning import camera
 from pyramid_jax.conditioning import request as rows_lib
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import given_images
 from pyramid_jax.data.synthetic import text as shapes_text
+from pyramid_jax.files import json_text
 from pyramid_jax.pipeline import image_rows
 from pyramid_jax.pipeline import request as request_lib
 
@@ -211,9 +212,10 @@ def _layouts(
     return rows_lib.parse_layouts(value, names)
   path = given_images.existing(value, 'layout')
   try:
-    return rows_lib.parse_layouts(json.loads(path.read_bytes()), names)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise errors.UserError(f'layout={path}: is not JSON: {error}.') from None
+    values = json_text.read(path, most=limits.CONDITION_BYTES)
+    return rows_lib.parse_layouts(values, names)
+  except ValueError as error:
+    raise errors.UserError(f'layout={error}.') from None
   except OSError as error:
     raise errors.UserError(
       f'layout={path}: {error.strerror}.', errors.MISSING

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import re
@@ -29,6 +28,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import json_text
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import state as state_lib
@@ -335,7 +335,7 @@ def _meta_of(path: pathlib.Path) -> dict[str, Any]:
   if not (path / 'meta').is_dir():
     raise DamagedError('incomplete', 'there is no item meta')
   with _damage('unreadable'):  # as Orbax writes an item of JSON
-    return json.loads((path / 'meta' / 'metadata').read_text())
+    return json_text.read(path / 'meta' / 'metadata')
 
 
 def _compare(

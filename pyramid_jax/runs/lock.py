@@ -22,6 +22,7 @@ from typing import Any
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax.files import json_text
 
 
 NAME = 'lock'
@@ -176,7 +177,7 @@ class Lock:
       return _NOBODY, 0.0
     owner = None
     with contextlib.suppress(ValueError):
-      owner = json.loads(text)
+      owner = json_text.loads(text)
     if not isinstance(owner, dict) or not _is_name(owner.get('token')):
       owner = {'token': f'{stat.st_ino:x}-{stat.st_mtime_ns:x}'}
     return owner, max(0.0, now - stat.st_mtime)
@@ -189,7 +190,7 @@ class Lock:
     """Touches the lock, or notes that it is another's."""
     self._looked = time.monotonic()
     try:
-      owner = json.loads(self._file.read_text())
+      owner = json_text.loads(self._file.read_text())
       if owner['token'] == self._token:
         os.utime(self._file)
       else:

@@ -20,6 +20,7 @@ from absl import logging
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.files import json_text
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import whole_files
@@ -182,7 +183,7 @@ def clear(folder: pathlib.Path) -> None:
 def _read(path: pathlib.Path) -> dict[str, Any]:
   """Returns a record, {} for none or a damaged one."""
   try:
-    record = json.loads(path.read_text())
+    record = json_text.read(path)
   except (FileNotFoundError, ValueError):
     return {}
   return record if isinstance(record, dict) else {}

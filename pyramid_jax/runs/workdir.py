@@ -11,6 +11,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.files import json_text
 from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
@@ -53,14 +54,21 @@ def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
     origin = f' (config.{field})' if field else ''
     raise errors.UserError(f'missing: {file}{origin}', errors.MISSING)
   with errors.user_errors(value=errors.DATA):
-    return config_lib.from_json(file.read_text())
+    return config_lib.from_json(file.read_bytes(), str(file))
 
 
 def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
   """Returns the label names of a run's data; a damaged file is a UserError."""
   file = pathlib.Path(workdir) / LABELS
+  if not file.exists():
+    return ()
   with errors.user_errors(value=errors.DATA):
-    return tuple(json.loads(file.read_text())) if file.is_file() else ()
+    names = json_text.read(file)
+    if not isinstance(names, list) or not all(
+      isinstance(x, str) for x in names
+    ):
+      raise ValueError(f'{file}: must be a list of label names')
+    return tuple(names)
 
 
 def base_config(config: ConfigDict) -> ConfigDict | None:

@@ -19,6 +19,7 @@ from absl import flags
 from absl import logging
 import numpy as np
 
+from pyramid_jax.files import json_text
 from pyramid_jax.runs import whole_files
 
 
@@ -139,8 +140,8 @@ def truncate(path: pathlib.Path, step: int) -> None:
   kept = []
   for line in path.read_text(errors='replace').split('\n'):
     try:
-      values = json.loads(line)
-    except json.JSONDecodeError:
+      values = json_text.loads(line, strict=False)
+    except ValueError:
       continue
     if isinstance(values, dict) and values.get('step', math.inf) <= step:
       kept.append(line + '\n')

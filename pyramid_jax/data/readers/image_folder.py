@@ -25,7 +25,6 @@ from collections.abc import Container
 from collections.abc import Iterable
 from concurrent import futures
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -34,6 +33,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.conditioning import camera
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import buckets
@@ -44,6 +44,7 @@ from pyramid_jax.data import images
 from pyramid_jax.data import listing
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import transforms
+from pyramid_jax.files import json_text
 
 
 TASKS = ('none', 'text', 'class', 'map', 'superres', 'inpaint')
@@ -91,8 +92,8 @@ def load_entries(path: pathlib.Path) -> dict[str, tuple[int, dict[str, Any]]]:
   entries: dict[str, tuple[int, dict[str, Any]]] = {}
   for number, line in annotation_files.load_lines(path):
     try:
-      entry = json.loads(line)
-    except (ValueError, RecursionError):
+      entry = json_text.loads(line, most=limits.LINE_BYTES)
+    except ValueError:
       entry = None
     if not isinstance(entry, dict) or not all(
       isinstance(entry.get(key), str) for key in ('file', 'caption')

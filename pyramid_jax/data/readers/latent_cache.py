@@ -29,6 +29,7 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.files import json_text
 
 
 MANIFEST = 'manifest.json'
@@ -137,7 +138,7 @@ def _as_json(value: Any) -> Any:
 
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
   try:
-    value = json.loads(file.read_text())
+    value = json_text.read(file)
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{file}: {error}', errors.DATA) from error
   if not isinstance(value, dict):

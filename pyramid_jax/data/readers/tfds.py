@@ -14,7 +14,6 @@ What an example holds depends on the features that are there: an `image`, a
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 
@@ -29,6 +28,7 @@ from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.files import json_text
 
 
 TASKS = ('none', 'class', 'text', 'layout', 'superres', 'inpaint')
@@ -75,8 +75,8 @@ def missing_inputs(
 def _builder(path: pathlib.Path) -> tuple[Any, Any]:
   """Returns the library and the builder of a folder."""
   try:
-    found = json.loads((path / INFO).read_text()).get('fileFormat', 'tfrecord')
-  except (json.JSONDecodeError, AttributeError):
+    found = json_text.read(path / INFO).get('fileFormat', 'tfrecord')
+  except (ValueError, AttributeError):
     raise errors.UserError(
       f'{path / INFO} is not JSON of TensorFlow Datasets.', errors.DATA
     ) from None

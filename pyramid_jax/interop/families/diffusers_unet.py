@@ -14,6 +14,7 @@ import re
 
 import numpy as np
 
+from pyramid_jax.files import json_text
 from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import diffusers_names
 from pyramid_jax.networks import unet
@@ -52,7 +53,7 @@ class Heads:
 
   @classmethod
   def from_json(cls, text: str) -> 'Heads':
-    return cls(**json.loads(text))
+    return cls(**json_text.loads(text))
 
   def to_json(self) -> str:
     return json.dumps(dataclasses.asdict(self))

@@ -1,0 +1,69 @@
+"""Files whose content somebody else decides: regular ones, of bounded size.
+
+What is no regular file is not opened: a pipe waits for a writer, a device may
+never end or may act on being read.
+"""
+
+import os
+import stat
+
+
+_KINDS = (
+  (stat.S_ISDIR, 'a folder'),
+  (stat.S_ISFIFO, 'a pipe'),
+  (stat.S_ISSOCK, 'a socket'),
+  (stat.S_ISCHR, 'a device'),
+  (stat.S_ISBLK, 'a device'),
+)
+# What is a pipe by the time that it is opened does not wait.
+_FLAGS = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0)
+
+
+def check(path: str | os.PathLike[str], most: int) -> None:
+  """Raises a ValueError for what is no file of at most `most` bytes.
+
+  The message is a reason of one line without the path. OSError is raised as it
+  is: no such file, or no permission.
+  """
+  _check(os.stat(path), most)
+
+
+def read(path: str | os.PathLike[str], most: int) -> bytes:
+  """Returns the content of a file of at most `most` bytes; see `check`.
+
+  A file that grows while it is read is refused, too.
+  """
+  check(path, most)
+  with open(path, 'rb', opener=lambda name, _: os.open(name, _FLAGS)) as file:
+    _check(os.fstat(file.fileno()), most)
+    data = file.read(most + 1)
+  if len(data) > most:
+    raise ValueError(f'more than {most} bytes, which is the most that are read')
+  return data
+
+
+def text(path: str | os.PathLike[str], most: int) -> str:
+  """Returns the content of a file of UTF-8, without a byte order mark.
+
+  Raises:
+    ValueError: other bytes; or see `check`.
+  """
+  return decoded(read(path, most))
+
+
+def decoded(data: bytes) -> str:
+  """Returns bytes of UTF-8 as text; the position of others is an error."""
+  try:
+    return data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'not UTF-8 text: byte 0x{data[error.start]:02x} at {error.start}'
+    ) from None
+
+
+def _check(found: os.stat_result, most: int) -> None:
+  for is_kind, words in _KINDS:
+    if is_kind(found.st_mode):
+      raise ValueError(f'{words}, must be a file')
+  if found.st_size > most:
+    raise ValueError(f'{found.st_size} bytes, at most {most} are read')
