@@ -18,6 +18,7 @@ BUG = 70  # an unexpected exception
 OUTPUT = 73  # a file cannot be written
 RESTART = 75  # preempted; the same command goes on
 DIVERGED = 76  # NaN or Inf in the loss, in the gradients or in samples
+_SHOWN = 1000  # characters of a message at each end, at most
 
 
 # Errors of storage that may be gone when the same is done again.
@@ -39,13 +40,24 @@ _NUMBER = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
 class UserError(ValueError):
   """An error that the user can correct; its message is one line.
 
+  Of a message with a long value, the middle is left out.
+
   Attributes:
     code: exit code of the process, one of the constants of this module.
   """
 
   def __init__(self, message: str, code: int = USAGE):
-    super().__init__(' '.join(message.split()))
+    super().__init__(_line(message))
     self.code = code
+
+
+def _line(text: str) -> str:
+  """Returns a text as one line of characters that a terminal shows."""
+  line = ' '.join(text.split())
+  if len(line) > 2 * _SHOWN:
+    line = f'{line[:_SHOWN]} ... {line[-_SHOWN:]}'
+  shown = (c if c.isprintable() else ascii(c)[1:-1] for c in line)
+  return ''.join(shown)
 
 
 def reason(error: OSError) -> str:

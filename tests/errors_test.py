@@ -115,3 +115,19 @@ def test_the_errors_of_libraries_are_known(tmp_path):
   assert errors.number(ValueError(text)) == errno.EFBIG
   assert not errors.is_transient(ValueError(text))
   assert errors.is_transient(OSError(errno.ESTALE, ''))
+
+
+@pytest.mark.parametrize(
+  'text', ['\x1b[2J', 'a\0b', '\udc80', 'a\x7f', '\u200e']
+)
+def test_a_message_is_a_line_that_a_terminal_shows(text):
+  message = str(errors.UserError(f'--name={text}:\n\u2028must be a word.'))
+  assert message == f'--name={ascii(text)[1:-1]}: must be a word.'
+  assert message.encode().decode().isprintable()
+
+
+def test_a_long_value_leaves_the_ends_of_a_message():
+  message = str(errors.UserError(f'--seed={"1" * 10**6}: must be less.'))
+  assert len(message) < 2100
+  assert message.startswith('--seed=111')
+  assert message.endswith('111: must be less.')
