@@ -371,13 +371,8 @@ def _leaves_float32(spec: spec_lib.SamplerSpec) -> spec_lib.SamplerSpec:
 def _key_data(
   settings: settings_lib.Settings, numbers: np.ndarray
 ) -> np.ndarray:
-  """Returns the (B, 2) uint32 data of the keys of images.
-
-  A seed has 63 bits; of `jax.random.key` only 32 count.
-  """
-  high, low = divmod(settings.seed, 2**32)
-  words: Any = np.array([high, low], np.uint32)
-  key = jax.random.wrap_key_data(words, impl='threefry2x32')
+  """Returns the (B, 2) uint32 data of the keys of images."""
+  key = system_lib.key_of(settings.seed)
   if settings.stream:
     key = jax.random.fold_in(key, _STREAMS - settings.stream)
   keys = system_lib.folded(key, numbers)

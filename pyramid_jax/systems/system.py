@@ -10,6 +10,7 @@ from typing import runtime_checkable
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.diffusion import sampling
@@ -261,9 +262,19 @@ class Extent:
   )
 
 
+def key_of(seed: int) -> jax.Array:
+  """Returns the key of a seed of 63 bits.
+
+  It is `jax.random.key(seed)` below 2**32; of higher seeds that function takes
+  the lower 32 bits alone.
+  """
+  words: Any = np.array(divmod(seed, 2**32), np.uint32)
+  return jax.random.wrap_key_data(words, impl='threefry2x32')
+
+
 def image_keys(seed: int, indices: Any) -> jax.Array:
   """Returns the keys of (B,) images, on which all of their noise depends."""
-  return folded(jax.random.key(seed), indices)
+  return folded(key_of(seed), indices)
 
 
 def folded(key: jax.Array, indices: Any) -> jax.Array:

@@ -30,7 +30,7 @@ _INIT = 2**32 - 1
 
 def create(system: system_lib.Trainable, config: ConfigDict) -> TrainState:
   """Returns the state before the first update; traceable."""
-  key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
+  key = jax.random.fold_in(system_lib.key_of(config.train.seed), _INIT)
   params, extra = system.init(key)
   tx = optimizer.create(config)
   return TrainState(
@@ -77,7 +77,7 @@ def make_measure(
 
 
 def _step_key(config: ConfigDict, step: jax.Array) -> jax.Array:
-  return jax.random.fold_in(jax.random.key(config.train.seed), step)
+  return jax.random.fold_in(system_lib.key_of(config.train.seed), step)
 
 
 def gradients(

@@ -332,3 +332,24 @@ def test_gradients_that_are_no_numbers_may_be_replaced():
   assert metrics['critic/grad_norm'] == pytest.approx(1e5 * 8**0.5)
   _, metrics = run(fake_run.config(), jax.devices()[:1], 1, Broken)
   assert metrics['finite'] == 0.0
+
+
+def test_seeds_of_32_bits_are_those_of_jax_and_higher_ones_are_others():
+  """Of `jax.random.key` 32 bits count, so that 2**32 is 0."""
+  step = jnp.int32(7)
+  data = lambda seed: np.asarray(
+    jax.random.key_data(
+      jax.jit(lambda step: state_lib._step_key(config(seed), step))(step)
+    )
+  )
+  config = lambda seed: fake_run.config(train__seed=seed)
+  for seed in (0, 1, 2**31, 2**32 - 1):
+    key = jax.random.fold_in(jax.random.key(seed), 7)
+    np.testing.assert_array_equal(data(seed), jax.random.key_data(key))
+  seeds = (0, 5, 2**32, 2**32 + 5, 2**33, 2**63 - 1)
+  assert len({tuple(data(seed)) for seed in seeds}) == len(seeds)
+  first, other = (
+    jax.tree.leaves(state_lib.create(Quiet(config(s)), config(s)).params)
+    for s in (0, 2**32)
+  )
+  assert not np.array_equal(first[0], other[0])
