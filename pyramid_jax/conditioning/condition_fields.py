@@ -5,6 +5,7 @@ import numpy as np
 from pyramid_jax.conditioning import classes
 from pyramid_jax.conditioning import encoding
 from pyramid_jax.config import field as field_lib
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.networks import text_encoders
 
@@ -30,19 +31,34 @@ FIELDS = {
   ),
   # Of every encoder of sequences.
   'condition.max_length': Field(
-    77, 'The number of tokens of a sequence, padding included.', low=1
+    77,
+    'The number of tokens of a sequence, padding included.',
+    low=1,
+    high=ranges.SEQUENCE,
   ),
   'condition.dim': Field(
-    640, 'The width of the encoder and of the tokens it returns.', low=1
+    640,
+    'The width of the encoder and of the tokens it returns.',
+    low=1,
+    high=ranges.WIDTH,
   ),
-  'condition.depth': Field(32, 'The number of blocks of the encoder.', low=0),
-  'condition.heads': Field(8, 'The number of attention heads.', low=1),
-  'condition.head_dim': Field(64, 'The width of an attention head.', low=1),
+  'condition.depth': Field(
+    32, 'The number of blocks of the encoder.', low=0, high=ranges.DEPTH
+  ),
+  'condition.heads': Field(
+    8, 'The number of attention heads.', low=1, high=ranges.WIDTH
+  ),
+  'condition.head_dim': Field(
+    64, 'The width of an attention head.', low=1, high=ranges.WIDTH
+  ),
   'condition.vocab_size': Field(
-    30522, 'The number of rows of the token embedding.', low=1
+    30522, 'The number of rows of the token embedding.', low=1, high=ranges.ROWS
   ),
   'condition.embed_std': Field(
-    0.02, 'The standard deviation of the initial embeddings.', low=0
+    0.02,
+    'The standard deviation of the initial embeddings.',
+    low=0,
+    high=ranges.SIGMA,
   ),
   # Of texts.
   'condition.vocab_file': Field(
@@ -61,8 +77,11 @@ FIELDS = {
     'The first tokens of the null text; the rest is padding.',
     items=int,
     low=0,
+    high=ranges.ROWS,
   ),
-  'condition.pad_id': Field(0, 'The padding token of a text.', low=0),
+  'condition.pad_id': Field(
+    0, 'The padding token of a text.', low=0, high=ranges.ROWS
+  ),
   'condition.pad_in_text': Field(
     False,
     'Whether the padding token, written in a text, is read as that token, as'
@@ -80,6 +99,7 @@ FIELDS = {
     0,
     'The hidden width of the blocks of CLIP and T5; 0 for four times dim.',
     low=0,
+    high=ranges.WIDTH,
   ),
   'condition.hidden_act': Field(
     'quick_gelu',
@@ -89,20 +109,34 @@ FIELDS = {
   ),
   # Of layouts and label sets.
   'condition.no_tokens': Field(
-    1024, 'The number of layout tokens; positions form a square grid.', low=1
+    1024,
+    'The number of layout tokens; positions form a square grid.',
+    low=1,
+    high=ranges.ROWS,
   ),
   'condition.max_objects': Field(
-    8, 'The number of objects of a layout or label sequence.', low=1
+    8,
+    'The number of objects of a layout or label sequence.',
+    low=1,
+    high=ranges.SEQUENCE,
   ),
   'condition.encode_crop': Field(
     False, 'Whether the crop is appended to a layout.'
   ),
-  'condition.shift': Field(0, 'The first coordinate token.', low=0),
+  'condition.shift': Field(
+    0, 'The first coordinate token.', low=0, high=ranges.ROWS
+  ),
   'condition.num_labels': Field(
-    25, 'The number of categories of the box encoder, padding included.', low=1
+    25,
+    'The number of categories of the box encoder, padding included.',
+    low=1,
+    high=ranges.ROWS,
   ),
   'condition.num_classes': Field(
-    1000, 'The number of classes, without the null class.', low=1
+    1000,
+    'The number of classes, without the null class.',
+    low=1,
+    high=ranges.ROWS,
   ),
   'condition.null_class': Field(
     True, 'Whether there is a null class, which guidance needs.'
@@ -122,23 +156,29 @@ FIELDS = {
     'The smallest standard deviation of the noise on low-resolution images in'
     ' training, which is log-uniform.',
     above=0,
+    high=ranges.SIGMA,
   ),
   'condition.lr_noise_high': Field(
     0.5,
     'The largest standard deviation of the noise on low-resolution images in'
     ' training.',
     above=0,
+    high=ranges.SIGMA,
   ),
   'condition.lr_noise_sampling': Field(
     0.1,
     'The standard deviation of the noise on low-resolution images in sampling.',
     above=0,
+    high=ranges.SIGMA,
   ),
   'condition.map_classes': Field(
-    182, 'The number of values of a semantic map.', low=1
+    182, 'The number of values of a semantic map.', low=1, high=ranges.ROWS
   ),
   'condition.map_channels': Field(
-    3, 'The number of channels that a semantic map becomes.', low=1
+    3,
+    'The number of channels that a semantic map becomes.',
+    low=1,
+    high=ranges.WIDTH,
   ),
 }
 

@@ -30,8 +30,9 @@ def _check(values: field_lib.Values, prefix: str = '') -> None:
     if name not in declared.fields and not is_free and not is_where:
       system = values['system.name']
       raise errors.UserError(sections.unknown(system, name, prefix))
-    if not field_lib.is_finite(values[name]):
-      _refuse(values, prefix, field_lib.Broken(name, field_lib.FINITE))
+    if name.startswith(sections.NETWORK):
+      problem = field_lib.free_problem(values[name])
+      _refuse(values, prefix, field_lib.Broken(name, problem))
   for name, field in declared.fields.items():
     if name not in values:
       raise errors.UserError(f'config.{prefix}{name} is missing.')

@@ -7,21 +7,14 @@ code that reads them, and `CHECKS` of what two fields must have in common.
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
+from pyramid_jax.config import ranges
 
-_LARGEST = 2**63 - 1  # what an int64 holds
 
 Values = Mapping[str, Any]  # {'train.steps': 1000, ...}
-_FLOAT32_MAX = 3.4028234663852886e38
-FINITE = f'a finite number, at most {_FLOAT32_MAX:.2g}'
-
-
-def is_finite(value: Any) -> bool:
-  """Whether a value, or each of a tuple, is no float that float32 lacks."""
-  if isinstance(value, tuple):
-    return all(map(is_finite, value))
-  return not isinstance(value, float) or abs(value) <= _FLOAT32_MAX
+FINITE = 'a finite number'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,25 +59,27 @@ class Field:
     return f'tuple of {item}' if self.kind is tuple else item
 
   @property
+  def bounds(self) -> tuple[float, float]:
+    """The ends of the range of a number; they are finite for every field."""
+    most = ranges.WHOLE if self.item_kind is int else ranges.REAL
+    lows = [x for x in (self.low, self.above) if x is not None]
+    highs = [x for x in (self.high, self.below) if x is not None]
+    return (lows or [-most])[0], (highs or [most])[0]
+
+  @property
   def range(self) -> str:
     """What else a value must be, for messages; '' for anything of the type."""
     parts = []
     if self.choices:
       shown = [str(choice) or "''" for choice in self.choices]
       parts.append(f'one of {", ".join(shown)}')
-    low = self.low if self.low is not None else self.above
-    high = self.high if self.high is not None else self.below
-    if low is not None and high is not None:
-      left = '(' if self.low is None else '['
-      right = ')' if self.high is None else ']'
-      parts.append(f'in {left}{low:g}, {high:g}{right}')
-    elif low is not None:
-      parts.append(f'{"at least" if self.low is not None else "above"} {low:g}')
-    elif high is not None:
-      word = 'at most' if self.high is not None else 'below'
-      parts.append(f'{word} {high:g}')
+    elif self.item_kind in (int, float):
+      left = '[' if self.above is None else '('
+      right = ']' if self.below is None else ')'
+      low, high = map(_shown, self.bounds)
+      parts.append(f'in {left}{low}, {high}{right}')
     if self.also:
-      parts.append(' or '.join(f'{value:g}' for value in self.also))
+      parts.append(' or '.join(map(_shown, self.also)))
     text = ' or '.join(parts)
     if not self.length:
       return text
@@ -107,10 +102,10 @@ class Field:
       return self.range
     if is_tuple and self.one_or_many and not value:
       return f'{article} {self.type_name}, not empty'
-    if not is_finite(value):
+    if is_tuple and len(value) > ranges.WIDTH:
+      return f'at most {ranges.WIDTH} values'
+    if not all(math.isfinite(x) for x in items if isinstance(x, float)):
       return FINITE
-    if any(type(item) is int and abs(item) > _LARGEST for item in items):
-      return 'a number of at most 63 bits'
     return '' if all(map(self._allows, items)) else self.range
 
   def _allows(self, item: Any) -> bool:
@@ -118,12 +113,30 @@ class Field:
       return item in self.choices
     if isinstance(item, str | bool) or item in self.also:
       return True
-    return (
-      (self.low is None or item >= self.low)
-      and (self.above is None or item > self.above)
-      and (self.high is None or item <= self.high)
-      and (self.below is None or item < self.below)
-    )
+    low, high = self.bounds
+    if isinstance(item, float) and 0 < abs(item) < ranges.TINY:
+      return False
+    return low <= item <= high and item not in (self.above, self.below)
+
+
+def free_problem(value: Any) -> str:
+  """Returns what a value without a declaration must be, '' if it is allowed.
+
+  Such are the arguments of the constructors of networks.
+  """
+  if isinstance(value, list | tuple):
+    return next(filter(None, map(free_problem, value)), '')
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return ''
+  if isinstance(value, float) and not math.isfinite(value):
+    return FINITE
+  most = ranges.NETWORK if isinstance(value, int) else ranges.REAL
+  return '' if abs(value) <= most else f'in [-{_shown(most)}, {_shown(most)}]'
+
+
+def _shown(number: float) -> str:
+  """Returns a number as it is read: 2147483647, 0.5, 1e+09."""
+  return str(number) if isinstance(number, int) else f'{number:g}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Fields of the data: where they are, and what is made of them."""
 
 from pyramid_jax.conditioning import edges
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import degradation
@@ -20,10 +21,13 @@ FIELDS = {
     path=True,
   ),
   'data.image_size': Field(
-    32, 'The height and width of an image in pixels.', low=1
+    32, 'The height and width of an image in pixels.', low=1, high=ranges.SIDE
   ),
   'data.lr_factor': Field(
-    4, 'The side of an image over that of its low-resolution version.', low=1
+    4,
+    'The side of an image over that of its low-resolution version.',
+    low=1,
+    high=ranges.SIDE,
   ),
   'data.degradation': Field(
     'bicubic',
@@ -31,7 +35,9 @@ FIELDS = {
     choices=degradation.KINDS,
   ),
   'data.level': Field(1, 'The difficulty of shapes.', low=0, high=3),
-  'data.seed': Field(0, 'The seed of the scenes of shapes.', low=0),
+  'data.seed': Field(
+    0, 'The seed of the scenes of shapes.', low=0, high=ranges.SPLIT_SEED
+  ),
   'data.maps': Field(
     (),
     'Maps that shapes and image_folder give beside the images, whatever the'
@@ -44,7 +50,10 @@ FIELDS = {
   ),
   'data.year': Field(2014, 'The edition of COCO.', choices=(2014, 2017)),
   'data.max_objects': Field(
-    8, 'The number of boxes of an example, padding included.', low=1
+    8,
+    'The number of boxes of an example, padding included.',
+    low=1,
+    high=ranges.SEQUENCE,
   ),
   'data.crop': Field(
     'random-1d', 'How training images are cut.', choices=transforms.CROPS
@@ -58,9 +67,10 @@ FIELDS = {
     ' their aspect ratio: each batch has one of the shapes of about'
     ' image_size^2 pixels whose sides are multiples of this number.',
     low=0,
+    high=ranges.SIDE,
   ),
   'data.bucket_ratio': Field(
-    2.0, 'The largest ratio of the sides of a bucket.', low=1
+    2.0, 'The largest ratio of the sides of a bucket.', low=1, high=ranges.SIDE
   ),
   'data.resize': Field(
     '',
@@ -111,7 +121,11 @@ FIELDS = {
     path=True,
   ),
   'data.workers': Field(
-    2, 'The number of threads that decode images.', low=1, resumable=True
+    2,
+    'The number of threads that decode images.',
+    low=1,
+    resumable=True,
+    high=ranges.THREADS,
   ),
   'data.splits': Field(
     (),

@@ -3,6 +3,7 @@
 import functools
 
 from pyramid_jax.config import field as field_lib
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import edm_timesteps
 from pyramid_jax.diffusion import solvers
@@ -16,10 +17,17 @@ _field = functools.partial(Field, resumable=True)
 # Of everything that makes grids of images, an autoencoder's too.
 IMAGES = {
   'sample.batch_size': _field(
-    16, 'The number of images that are made at a time.', low=1
+    16,
+    'The number of images that are made at a time.',
+    low=1,
+    high=ranges.BATCH,
   ),
-  'sample.count': _field(16, 'The number of images of --mode=sample.', low=1),
-  'sample.seed': _field(0, 'The seed of the noise of sampling.', low=0),
+  'sample.count': _field(
+    16, 'The number of images of --mode=sample.', low=1, high=ranges.COUNT
+  ),
+  'sample.seed': _field(
+    0, 'The seed of the noise of sampling.', low=0, high=ranges.SEED
+  ),
 }
 
 # Of every generative system.
@@ -34,6 +42,7 @@ COMMON = {
     ' coarse to fine.',
     low=1,
     one_or_many=True,
+    high=ranges.STEPS,
   ),
   'sample.guidance': _field(
     1.0, 'The scale of classifier-free guidance; 1 for none.', low=0, high=1000
@@ -56,12 +65,16 @@ COMMON = {
     7.0,
     'The exponent of karras and EDM: a larger one has more low levels.',
     above=0,
+    high=ranges.RHO,
   ),
   'sample.eta': _field(
-    0.0, 'The noise that ddim adds: 0 is deterministic, 1 ancestral.', low=0
+    0.0,
+    'The noise that ddim adds: 0 is deterministic, 1 ancestral.',
+    low=0,
+    high=ranges.SIGMA,
   ),
   'sample.temperature': _field(
-    1.0, 'The factor of the noise of ddim and ddpm.', low=0
+    1.0, 'The factor of the noise of ddim and ddpm.', low=0, high=ranges.SIGMA
   ),
   'sample.project': _field(
     False,
@@ -79,20 +92,27 @@ CHAIN = {
     choices=timesteps.ENDS,
   ),
   'sample.guidance_channels': _field(
-    0, 'The number of first channels that are guided; 0 for all.', low=0
+    0,
+    'The number of first channels that are guided; 0 for all.',
+    low=0,
+    high=ranges.WIDTH,
   ),
   'sample.guidance_power': _field(
     0.0,
     'The power of a cosine by which guidance grows as the noise falls; 0 for'
     ' a constant scale.',
     low=0,
+    high=ranges.POWER,
   ),
 }
 
 # Of samplers that add noise in continuous time.
 CHURN = {
   'sample.churn': _field(
-    0.0, 'The amount of noise that is added over all steps (EDM).', low=0
+    0.0,
+    'The amount of noise that is added over all steps (EDM).',
+    low=0,
+    high=ranges.SIGMA,
   ),
   'sample.churn_min': _field(
     0.0, 'The lowest noise level at which noise is added.', low=0
@@ -103,7 +123,10 @@ CHURN = {
     low=0,
   ),
   'sample.churn_noise': _field(
-    1.0, 'The standard deviation of the noise that is added.', low=0
+    1.0,
+    'The standard deviation of the noise that is added.',
+    low=0,
+    high=ranges.SIGMA,
   ),
 }
 
@@ -116,10 +139,16 @@ CONTINUOUS = {
     choices=edm_timesteps.DISCRETIZATIONS,
   ),
   'sample.sigma_min': _field(
-    0.0, "The lowest noise level; 0 for the discretization's own.", low=0
+    0.0,
+    "The lowest noise level; 0 for the discretization's own.",
+    low=0,
+    high=ranges.SIGMA,
   ),
   'sample.sigma_max': _field(
-    0.0, "The highest noise level; 0 for the discretization's own.", low=0
+    0.0,
+    "The highest noise level; 0 for the discretization's own.",
+    low=0,
+    high=ranges.SIGMA,
   ),
 }
 
@@ -130,6 +159,7 @@ WINDOWS = {
     ' (0, 0) for none.',
     low=0,
     length=(2,),
+    high=ranges.SIDE,
   )
 }
 
@@ -140,6 +170,7 @@ SHAPE = {
     ' data.image_size.',
     low=0,
     length=(2,),
+    high=ranges.SIDE,
   )
 }
 
@@ -156,6 +187,7 @@ SKETCH = {
     'The length of a correction over that of its step, for each stage, coarse'
     ' to fine; the last number serves the remaining stages.',
     low=0,
+    high=ranges.WEIGHT,
   ),
   'sketch.stop_fraction': _field(
     (0.5, 0.3),

@@ -1,5 +1,6 @@
 """Fields of evaluation."""
 
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 
 
@@ -16,6 +17,7 @@ FIELDS = {
     'The number of images that are made and measured at a time.',
     low=1,
     resumable=True,
+    high=ranges.BATCH,
   ),
   'evaluate.inception': Field(
     '',

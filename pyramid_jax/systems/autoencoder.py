@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.networks import discriminator as discriminator_lib
@@ -53,24 +54,35 @@ FIELDS = {
     choices=first_stage_losses.PIXEL_LOSSES,
   ),
   'loss.perceptual_weight': Field(
-    1.0, 'The weight of the perceptual loss.', low=0
+    1.0, 'The weight of the perceptual loss.', low=0, high=ranges.WEIGHT
   ),
   'loss.perceptual_weights': Field(
     '', 'The weight file of LPIPS with its VGG16.', path=True
   ),
-  'loss.codebook_weight': Field(1.0, 'The weight of the codebook loss.', low=0),
+  'loss.codebook_weight': Field(
+    1.0, 'The weight of the codebook loss.', low=0, high=ranges.WEIGHT
+  ),
   'loss.kl_weight': Field(
-    1e-6, 'The weight of the Kullback-Leibler divergence.', low=0
+    1e-6,
+    'The weight of the Kullback-Leibler divergence.',
+    low=0,
+    high=ranges.WEIGHT,
   ),
   'loss.logvar_init': Field(
-    0.0, 'The log variance of the reconstruction of a kl network.'
+    0.0,
+    'The log variance of the reconstruction of a kl network.',
+    low=-ranges.LOGARITHM,
+    high=ranges.LOGARITHM,
   ),
   'loss.train_logvar': Field(
     False,
     'Whether that log variance is trained; the reference keeps it.',
   ),
   'loss.disc_weight': Field(
-    0.8, 'The weight of the adversarial loss; 0 for no discriminator.', low=0
+    0.8,
+    'The weight of the adversarial loss; 0 for no discriminator.',
+    low=0,
+    high=ranges.WEIGHT,
   ),
   'loss.disc_start': Field(
     30001, 'The first step with the adversarial loss.', low=0
@@ -84,9 +96,13 @@ FIELDS = {
     64,
     'The number of channels after the first convolution of the discriminator.',
     low=1,
+    high=ranges.WIDTH,
   ),
   'loss.disc_layers': Field(
-    2, 'The number of strided convolutions of the discriminator.', low=0
+    2,
+    'The number of strided convolutions of the discriminator.',
+    low=0,
+    high=ranges.DEPTH,
   ),
   **sample_fields.IMAGES,
 }

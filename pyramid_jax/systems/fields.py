@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import sample_fields
@@ -41,7 +42,10 @@ FIELDS = {
 # Of one latent, which is scaled; those of Frido are not.
 SCALE = {
   'diffusion.scale_factor': Field(
-    1.0, 'The factor that the latents are multiplied by.', above=0
+    1.0,
+    'The factor that the latents are multiplied by.',
+    above=0,
+    high=ranges.WEIGHT,
   ),
   'diffusion.scale_by_std': Field(
     False,
@@ -61,7 +65,10 @@ LOSS_TYPE = {
 # Of a discrete chain of noise levels.
 CHAIN = {
   'diffusion.timesteps': Field(
-    1000, 'The number of noise levels of the training chain.', low=1
+    1000,
+    'The number of noise levels of the training chain.',
+    low=1,
+    high=ranges.STEPS,
   ),
   'diffusion.beta_schedule': Field(
     'scaled_linear',
@@ -91,12 +98,16 @@ CHAIN = {
 # Of a log-normal distribution of noise levels, LaDM's too.
 LOG_NORMAL = {
   'diffusion.P_mean': Field(
-    -1.2, 'The mean of the logarithm of the noise level in training.'
+    -1.2,
+    'The mean of the logarithm of the noise level in training.',
+    low=-ranges.LOGARITHM,
+    high=ranges.LOGARITHM,
   ),
   'diffusion.P_std': Field(
     1.2,
     'The standard deviation of the logarithm of the noise level in training.',
     above=0,
+    high=ranges.LOGARITHM,
   ),
 }
 

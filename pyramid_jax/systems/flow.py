@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import levels as levels_lib
@@ -49,10 +50,16 @@ FIELDS = {
     choices=TIMES,
   ),
   'diffusion.time_mean': Field(
-    0.0, 'The mean of the logit of a time, above 0 for more noise.'
+    0.0,
+    'The mean of the logit of a time, above 0 for more noise.',
+    low=-ranges.LOGARITHM,
+    high=ranges.LOGARITHM,
   ),
   'diffusion.time_std': Field(
-    1.0, 'The standard deviation of the logit of a time.', above=0
+    1.0,
+    'The standard deviation of the logit of a time.',
+    above=0,
+    high=ranges.LOGARITHM,
   ),
 }
 CHECKS = fields_lib.GENERATIVE_CHECKS

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import schedules
@@ -45,6 +46,7 @@ FIELDS = {
     (0.5, 0.5),
     'The weight of each scale in the training loss, coarse to fine.',
     low=0,
+    high=ranges.WEIGHT,
   ),
   'diffusion.native_scales': Field(
     False,

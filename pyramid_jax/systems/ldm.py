@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import gaussian
 from pyramid_jax.diffusion import levels as levels_lib
@@ -49,13 +50,22 @@ FIELDS = {
   **fields_lib.CHAIN,
   **fields_lib.SCALE,
   'diffusion.simple_weight': Field(
-    1.0, 'The weight of the mean error in the training loss.', low=0
+    1.0,
+    'The weight of the mean error in the training loss.',
+    low=0,
+    high=ranges.WEIGHT,
   ),
   'diffusion.elbo_weight': Field(
-    0.0, 'The weight of the variational bound in the training loss.', low=0
+    0.0,
+    'The weight of the variational bound in the training loss.',
+    low=0,
+    high=ranges.WEIGHT,
   ),
   'diffusion.logvar_init': Field(
-    0.0, 'The initial log variance of the errors at a timestep.'
+    0.0,
+    'The initial log variance of the errors at a timestep.',
+    low=-ranges.LOGARITHM,
+    high=ranges.LOGARITHM,
   ),
   'diffusion.learn_logvar': Field(
     False, 'Whether that log variance is trained, one number a timestep.'

@@ -3,6 +3,7 @@
 import functools
 
 from pyramid_jax.config import field as field_lib
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 
 
@@ -16,13 +17,15 @@ FIELDS = {
     1000, 'The number of updates; no schedule depends on it.', resumable=True
   ),
   'train.batch_size': _positive(
-    16, 'The number of examples of an update, over all devices.'
+    16,
+    'The number of examples of an update, over all devices.',
+    high=ranges.BATCH,
   ),
   'train.learning_rate': _not_negative(
-    1e-4, 'The highest learning rate of the schedule.'
+    1e-4, 'The highest learning rate of the schedule.', high=ranges.FLOAT32
   ),
   'train.seed': _not_negative(
-    0, 'The seed of weights, noise and the order of the data.'
+    0, 'The seed of weights, noise and the order of the data.', high=ranges.SEED
   ),
   'train.log_every': _positive(
     10, 'Steps between two lines of metrics.', resumable=True
@@ -41,7 +44,9 @@ FIELDS = {
     0, 'Steps between two evaluations; 0 for none.', resumable=True
   ),
   'train.accumulate': _positive(
-    1, 'The number of microbatches that an update is computed in.'
+    1,
+    'The number of microbatches that an update is computed in.',
+    high=ranges.BATCH,
   ),
   'train.clip_norm': _not_negative(
     0.0, 'The largest global norm of the gradients of a loss; 0 does not clip.'
@@ -75,6 +80,7 @@ FIELDS = {
     0.0,
     'The share of a weight that is taken off in a step, times the learning'
     ' rate; adam takes none off.',
+    high=ranges.WEIGHT,
   ),
   'optimizer.nan_to_zero': Field(
     False, 'Whether NaN in a gradient becomes 0 and infinity 1e5, as in EDM.'

@@ -65,8 +65,8 @@ def test_texts_of_values(name, text, value):
   [
     ('train.steps', None, 'steps: must be --config.train.steps=VALUE'),
     ('sample.steps', '[20,50', 'must be int or tuple of int'),
-    ('sample.seed', str(2**63), 'must be a number of at most 63 bits'),
-    ('train.steps', '1' + 400 * '0', 'must be a number of at most 63 bits'),
+    ('sample.seed', str(2**63), rf'must be in \[0, {2**63 - 1}\]'),
+    ('train.steps', '1' + 400 * '0', r'must be in \[1, 2147483647\]'),
   ],
 )
 def test_texts_that_are_refused(name, text, message):

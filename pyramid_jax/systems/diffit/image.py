@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import augmentation
 from pyramid_jax.diffusion import edm
@@ -47,7 +48,10 @@ FIELDS = {
     choices=('', *edm_loss.DISTRIBUTIONS),
   ),
   'diffusion.sigma_data': Field(
-    0.5, 'The standard deviation of clean images (EDM).', above=0
+    0.5,
+    'The standard deviation of clean images (EDM).',
+    above=0,
+    high=ranges.SIGMA,
   ),
   **fields_lib.LOG_NORMAL,
   'diffusion.augment': Field(

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import control_maps
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.networks import controlnet
 from pyramid_jax.networks import pretrained
@@ -56,6 +57,7 @@ FIELDS = {
     'The strength of the control in sampling: 0 for none, 1 as trained.',
     low=0,
     resumable=True,
+    high=ranges.WEIGHT,
   ),
 }
 CHECKS = ladm.CHECKS

@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pyramid_jax.config import field as field_lib
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import laplacian_loss
@@ -21,7 +22,10 @@ NETWORKS = ('unet', 'diffit')
 
 FIELDS = {
   'laplacian.levels': Field(
-    3, 'The number of resolutions, which are the stages.', low=1
+    3,
+    'The number of resolutions, which are the stages.',
+    low=1,
+    high=ranges.LEVELS,
   ),
   'laplacian.switch_sigmas': Field(
     (1.0, 2.4),
@@ -29,6 +33,7 @@ FIELDS = {
     ' are gone and the next coarser stage is enough, rising.',
     items=float,
     above=0,
+    high=ranges.SIGMA,
   ),
   'laplacian.schedule': Field(
     'quad', 'How a band fades.', choices=laplacian.SCHEDULES
@@ -39,15 +44,20 @@ FIELDS = {
     ' coarsest resolution, as measured by python -m'
     ' pyramid_jax.commands.measure_bands.',
     above=0,
+    high=ranges.SIGMA,
   ),
   'laplacian.sigma_min': Field(
-    0.002, 'The lowest noise level of the full resolution.', above=0
+    0.002,
+    'The lowest noise level of the full resolution.',
+    above=0,
+    high=ranges.SIGMA,
   ),
   'laplacian.sigma_max': Field(
     320.0,
     'The highest noise level of the full resolution; 320 is 80 at the'
     ' coarsest of three.',
     above=0,
+    high=ranges.SIGMA,
   ),
   'laplacian.preconditioning': Field(
     'band',
@@ -71,12 +81,14 @@ FIELDS = {
     'The number of examples of a batch for each stage, coarse to fine; (0,)'
     ' for equal parts.',
     low=0,
+    high=ranges.BATCH,
   ),
   'laplacian.wavelets': Field(
     (0,),
     'The levels of the Haar packet around the network: one number, or one for'
     ' each stage, coarse to fine.',
     low=0,
+    high=ranges.LEVELS,
   ),
   **fields_lib.LOG_NORMAL,
   **fields_lib.NOISE_MIX,
@@ -90,6 +102,7 @@ FIELDS = {
     ' stage, coarse to fine.',
     low=0,
     resumable=True,
+    high=ranges.WEIGHT,
   ),
   **sample_fields.SKETCH,
 }

@@ -1,6 +1,7 @@
 """Fields of the edge predictor of sketch guidance."""
 
 from pyramid_jax.conditioning import edges
+from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.networks import edge_predictor
@@ -26,10 +27,16 @@ FIELDS = {
     'The activations that are read, by the names of the network.',
   ),
   'sketch.hidden': Field(
-    (512, 256, 128, 64), 'The hidden widths of the predictor.', low=1
+    (512, 256, 128, 64),
+    'The hidden widths of the predictor.',
+    low=1,
+    high=ranges.WIDTH,
   ),
   'sketch.octaves': Field(
-    10, 'The number of octaves that encode the noise level.', low=1
+    10,
+    'The number of octaves that encode the noise level.',
+    low=1,
+    high=ranges.LEVELS,
   ),
   'sketch.noise_input': Field(
     'scalar',
