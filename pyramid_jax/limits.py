@@ -16,3 +16,17 @@ JSON_BRACKETS = 8_000_000  # lists and objects; COCO's training set has 4 M
 ANNOTATION_BYTES = 1 << 30
 LINE_BYTES = 1 << 20  # a line of JSON lines, or of a list
 CONDITION_BYTES = 1 << 22  # a layout or other conditions of a request
+
+# Archives: .npz, and the .pt of PyTorch.
+ZIP_DIRECTORY_BYTES = 8 << 20  # 180,000 members, at most
+# Compressed members unpack to so many bytes and so many times the file's bytes.
+# Text and flat images pack that well, bombs a thousand times.
+INFLATED_BYTES = 512 << 20
+INFLATED_RATIO = 8
+
+# Arrays (.npz).
+ARRAYS = 20_000  # in a file
+ARRAYS_BYTES = 8 << 30  # in memory; arrays that are read by rows have no limit
+ARRAY_NAME = 500  # characters
+ARRAY_HEADER_BYTES = 10_000  # NumPy's own limit
+ARRAY_DIMENSIONS = 32

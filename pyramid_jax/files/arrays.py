@@ -1,0 +1,291 @@
+"""The arrays of an .npz that somebody else may have made.
+
+What the directory of the archive says, what the header of an array says and how
+large the file is have to agree before memory is taken. `numpy.load` believes
+the header, and raises errors of ten kinds.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import struct
+import tokenize
+from typing import IO
+from typing import BinaryIO
+import zipfile
+import zlib
+
+import numpy as np
+
+from pyramid_jax import limits
+
+
+_SUFFIX = '.npy'
+_ENCRYPTED = 0x1  # a bit of a member's flags
+_LOCAL_HEADER = 30  # bytes of a member's header, before its name
+_CHUNK = 1 << 20
+# What reading a member to its end raises on damage.
+_CUT = (EOFError, MemoryError, zlib.error, zipfile.BadZipFile)
+# What zipfile and the reader of headers of NumPy raise on damage.
+_DAMAGE = (
+  *(ValueError, LookupError, TypeError, AttributeError, OverflowError),
+  *(SyntaxError, RuntimeError, struct.error, tokenize.TokenError),
+  *_CUT,
+)
+# How an array begins, by version -> how the length of its header is written.
+_LENGTHS = {
+  b'\x93NUMPY\x01\x00': struct.Struct('<H'),
+  b'\x93NUMPY\x02\x00': struct.Struct('<I'),
+}
+_KINDS = 'biufcSU'  # of types: numbers and text
+
+Path = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+  """What an array is, and where its numbers are."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  is_fortran: bool  # whether the first axis is that of neighbours
+  place: int | None  # in the file; None where they are compressed
+
+  @property
+  def size(self) -> int:
+    """Bytes of the numbers."""
+    return self.dtype.itemsize * math.prod(self.shape)
+
+
+class Archive(Mapping[str, np.ndarray]):
+  """The arrays by name, each read and compared with its checksum on access.
+
+  Access raises ValueError for an array that is damaged or not one.
+  """
+
+  def __init__(self, file: BinaryIO):
+    """Reads the directory; see `opened`."""
+    self._file, self._size = file, os.fstat(file.fileno()).st_size
+    bounded = _Bounded(file, limits.ZIP_DIRECTORY_BYTES)
+    with _damage(_DAMAGE):
+      self._zip = zipfile.ZipFile(bounded)
+    bounded.most = None
+    members = self._zip.infolist()
+    _check(members, self._size)
+    self._members = {_name(member): member for member in members}
+    if len(self._members) < len(members):
+      raise ValueError('two arrays have one name')
+    self._left = limits.ARRAYS_BYTES
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._members)
+
+  def __len__(self) -> int:
+    return len(self._members)
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._members
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if name not in self._members:
+      raise KeyError(name)
+    with self.member(name) as (header, stream):
+      self._left -= header.size
+      if self._left < 0:
+        raise ValueError(
+          f'{name!r} makes it more than {limits.ARRAYS_BYTES} bytes in memory'
+        )
+      order = header.shape[::-1] if header.is_fortran else header.shape
+      array = np.empty(order, header.dtype)
+      _fill(stream, array)
+    return array.T if header.is_fortran else array
+
+  @contextlib.contextmanager
+  def member(self, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
+    """Opens an array: what it is, and its numbers' bytes, a stream.
+
+    The end of the stream compares the checksum. Damage, also what the reading
+    of the stream in the context raises, is a ValueError.
+    """
+    member = self._members[name]
+    with _damage(_DAMAGE):
+      stream = self._zip.open(member)
+    with stream:
+      with _damage(_DAMAGE):
+        header = self._header(stream, name)
+      with _damage(_CUT):
+        yield header, stream
+
+  def _header(self, stream: IO[bytes], name: str) -> Header:
+    member = self._members[name]
+    shape, is_fortran, dtype = _header(stream, name)
+    place = None
+    if member.compress_type == zipfile.ZIP_STORED:
+      place = stream.tell() + _start(self._file, member)
+    found = Header(shape=shape, dtype=dtype, is_fortran=is_fortran, place=place)
+    there = member.file_size - stream.tell()
+    if found.size != there:
+      raise ValueError(
+        f'{name!r}: {shape} of {dtype} needs {found.size} bytes, the archive'
+        f' has {there}'
+      )
+    if place is not None and place + found.size > self._size:
+      raise ValueError(f'{name!r} ends behind the end of the file')
+    return found
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+  """Opens an .npz; its arrays are read on access.
+
+  Raises:
+    ValueError: one line without the path: no .npz, damage, a limit of `limits`,
+      or what only code could read.
+    OSError: the file cannot be opened or read.
+  """
+  with open(path, 'rb') as file:
+    start = file.read(6)
+    if start == b'\x93NUMPY':
+      raise ValueError('a single array (.npy); needed is an .npz')
+    if not start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
+      raise ValueError('not an .npz')
+    yield Archive(file)
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of an .npz by name; see `opened`."""
+  with opened(path) as archive:
+    return dict(archive)
+
+
+def contents(path: Path) -> dict[str, tuple[int, int]]:
+  """Returns the size and the checksum of every array; see `opened`."""
+  with opened(path) as archive:
+    members = archive._members.items()
+    return {name: (m.file_size, m.CRC) for name, m in members}
+
+
+@contextlib.contextmanager
+def _damage(kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+  """Makes ValueErrors of one line of what damaged files raise."""
+  try:
+    yield
+  except kinds as error:
+    text = ' '.join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, MemoryError):
+      text = f'too large for the memory: {text}'
+    elif type(error) is not ValueError:
+      text = f'damaged: {text}'
+    raise ValueError(text) from error
+
+
+class _Bounded(io.RawIOBase):
+  """A file of which at most `most` bytes are read at once; None for any.
+
+  That is how large the directory of an archive may be.
+  """
+
+  def __init__(self, file: BinaryIO, most: int | None):
+    self._file, self.most = file, most
+
+  def seekable(self) -> bool:
+    return True
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    return self._file.seek(offset, whence)
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def read(self, size: int = -1) -> bytes:
+    if self.most is not None and size > self.most:
+      raise ValueError(f'a directory of {size} bytes; limit: {self.most}')
+    return self._file.read(size)
+
+
+def _check(members: list[zipfile.ZipInfo], size: int) -> None:
+  """Raises a ValueError for an archive that says impossible things.
+
+  Args:
+    members: its directory.
+    size: bytes of the file.
+  """
+  if len(members) > limits.ARRAYS:
+    raise ValueError(f'{len(members)} arrays; limit: {limits.ARRAYS}')
+  inflated = stored = 0
+  for member in members:
+    name = member.filename
+    if member.flag_bits & _ENCRYPTED:
+      raise ValueError(f'{name[:200]!r} is encrypted')
+    if member.compress_type == zipfile.ZIP_STORED:
+      stored += member.file_size
+    elif member.compress_type == zipfile.ZIP_DEFLATED:
+      inflated += member.file_size
+      stored += member.compress_size
+    else:
+      raise ValueError(
+        f'{name[:200]!r} is compressed by method {member.compress_type}; read'
+        ' are deflated arrays (np.savez_compressed) and stored ones'
+      )
+  if stored > size:
+    raise ValueError('damaged: the arrays are larger than the file')
+  most = limits.INFLATED_BYTES + limits.INFLATED_RATIO * size
+  if inflated > most:
+    raise ValueError(
+      f'{size} bytes that unpack to {inflated}; limit: {most}, unless they are'
+      ' stored without compression (np.savez)'
+    )
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+  name = member.filename
+  if not name.endswith(_SUFFIX) or len(name) > limits.ARRAY_NAME:
+    raise ValueError(f'{name[:200]!r} is no array')
+  return name.removesuffix(_SUFFIX)
+
+
+def _header(
+  stream: IO[bytes], name: str
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Reads shape, order and type of an array; the stream is then behind them."""
+  length = _LENGTHS.get(stream.read(8))
+  if length is None:
+    raise ValueError(f'{name!r} is no array (of .npy version 1 or 2)')
+  (size,) = length.unpack(stream.read(length.size))
+  if size > limits.ARRAY_HEADER_BYTES:
+    raise ValueError(
+      f'{name!r} has a header of {size} bytes; limit:'
+      f' {limits.ARRAY_HEADER_BYTES}'
+    )
+  text = io.BytesIO(struct.pack('<H', size) + stream.read(size))
+  # the two versions differ in the length alone
+  shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(text)
+  if dtype.hasobject:
+    raise ValueError(f'{name!r} holds Python objects')
+  if dtype.kind not in _KINDS or not dtype.itemsize:
+    raise ValueError(f'{name!r} is of type {str(dtype)[:100]}')
+  if len(shape) > limits.ARRAY_DIMENSIONS or min(shape, default=0) < 0:
+    raise ValueError(f'{name!r} has the shape {str(shape)[:100]}')
+  return shape, is_fortran, dtype
+
+
+def _fill(stream: IO[bytes], array: np.ndarray) -> None:
+  """Reads an array to the end of its stream, where the checksum is."""
+  view = array.reshape(-1).view(np.uint8).data
+  done = 0
+  while got := stream.readinto(view[done : done + _CHUNK]):  # type: ignore[attr-defined]
+    done += got
+  stream.read(1)
+  if done < len(view):
+    raise ValueError('cut short')
+
+
+def _start(file: BinaryIO, member: zipfile.ZipInfo) -> int:
+  """Returns where the bytes of a stored member begin."""
+  head = os.pread(file.fileno(), _LOCAL_HEADER, member.header_offset)
+  behind = sum(struct.unpack('<HH', head[26:]))  # name and extra field
+  return member.header_offset + _LOCAL_HEADER + behind
