@@ -17,6 +17,8 @@ ANNOTATION_BYTES = 1 << 30
 LINE_BYTES = 1 << 20  # a line of JSON lines, or of a list
 CONDITION_BYTES = 1 << 22  # a layout or other conditions of a request
 
+FILE_BYTES = 1 << 50  # of what is mapped or read in parts: any
+
 # Archives: .npz, and the .pt of PyTorch.
 ZIP_DIRECTORY_BYTES = 8 << 20  # 180,000 members, at most
 # Compressed members unpack to so many bytes and so many times the file's bytes.

@@ -21,7 +21,9 @@ import zlib
 
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax import limits
+from pyramid_jax.files import bounded
 
 
 _SUFFIX = '.npy'
@@ -147,6 +149,7 @@ def opened(path: Path) -> Iterator[Archive]:
       or what only code could read.
     OSError: the file cannot be opened or read.
   """
+  bounded.check(path, limits.FILE_BYTES)
   with open(path, 'rb') as file:
     start = file.read(6)
     if start == b'\x93NUMPY':
@@ -175,6 +178,9 @@ def _damage(kinds: tuple[type[Exception], ...]) -> Iterator[None]:
   try:
     yield
   except kinds as error:
+    hidden = error.__context__
+    if isinstance(hidden, OSError) and errors.is_transient(hidden):
+      raise hidden from None
     text = ' '.join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, MemoryError):
       text = f'too large for the memory: {text}'
@@ -277,9 +283,9 @@ def _fill(stream: IO[bytes], array: np.ndarray) -> None:
   """Reads an array to the end of its stream, where the checksum is."""
   view = array.reshape(-1).view(np.uint8).data
   done = 0
-  while got := stream.readinto(view[done : done + _CHUNK]):  # type: ignore[attr-defined]
-    done += got
-  stream.read(1)
+  while chunk := stream.read(_CHUNK):
+    view[done : done + len(chunk)] = chunk
+    done += len(chunk)
   if done < len(view):
     raise ValueError('cut short')
 

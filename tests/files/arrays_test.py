@@ -1,6 +1,8 @@
 """Arrays of an .npz, whoever made it."""
 
+import errno
 import io
+import os
 import struct
 import tracemalloc
 import zipfile
@@ -191,8 +193,21 @@ def test_files_that_are_none(tmp_path):
     refused(path, 'not an .npz|damaged')
   with pytest.raises(FileNotFoundError):
     arrays.load(tmp_path / 'y.npz')
-  with pytest.raises(IsADirectoryError):
-    arrays.load(tmp_path)
+  refused(tmp_path, 'a folder, must be a file')
+  os.mkfifo(tmp_path / 'pipe')
+  refused(tmp_path / 'pipe', 'a pipe, must be a file')
+
+
+def test_storage_that_fails_is_no_damage(tmp_path, monkeypatch):
+  path = tmp_path / 'x.npz'
+  np.savez(path, a=np.arange(3))
+
+  def fails(*_):
+    raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr(arrays._Bounded, 'read', fails)
+  with pytest.raises(OSError, match='Input/output error'):
+    arrays.load(path)
 
 
 def patched(path, place, kind, *values):
