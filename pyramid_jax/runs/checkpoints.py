@@ -3,9 +3,8 @@
 `WORKDIR/checkpoints/STEP/` is an Orbax checkpoint of the items
   state: step, params, opt_state, extra;
   ema: the averaged parameters (absent when nothing is averaged);
-  data: JSON, the seed and the position in the data;
-  meta: JSON, the config, the versions, the mesh, and of every leaf its shape,
-    dtype and content hash.
+  data: JSON, the position in the data;
+  meta: JSON, see `step_meta`; it has a hash of every array, and of itself.
 Orbax writes to another name and renames, so a killed save leaves the earlier
 steps as they were. It does not notice a changed byte; the hashes do.
 """
@@ -13,11 +12,11 @@ steps as they were. It does not notice a changed byte; the hashes do.
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import importlib.metadata
+import math
 import os
 import pathlib
-import re
 import shutil
+import time
 from typing import Any
 
 from absl import logging
@@ -27,48 +26,36 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
-from pyramid_jax.distributed import sharding
-from pyramid_jax.files import json_text
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import reading
 from pyramid_jax.runs import state as state_lib
+from pyramid_jax.runs import step_folders
+from pyramid_jax.runs import step_meta
+from pyramid_jax.runs.step_folders import DIRECTORY as DIRECTORY
+from pyramid_jax.runs.step_folders import directory as directory
+from pyramid_jax.runs.step_folders import steps as steps
 
 
-DIRECTORY = 'checkpoints'
-_PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-_LISTED = 5  # differences that a message names
-
-# {item: {path: (shape, dtype, hash)}}
-_Manifest = Mapping[str, Mapping[str, Any]]
 Path = str | os.PathLike[str]
 
 
-class DamagedError(Exception):
-  """A checkpoint that cannot be used."""
-
-  def __init__(self, reason: str, message: str):
-    super().__init__(message)
-    self.reason = reason  # one word, for the name that the directory gets
-
-
-def directory(workdir: Path) -> pathlib.Path:
-  """Returns the folder of a workdir's checkpoints, which may not exist."""
-  return pathlib.Path(os.path.abspath(workdir)) / DIRECTORY
-
-
-def steps(workdir: Path) -> list[int]:
-  """Returns the steps that seem to be there, newest first."""
-  folder = directory(workdir)
-  if not folder.is_dir():
-    return []
-  found = [p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
-  return sorted((int(p.name) for p in found), reverse=True)
-
-
 def reaches(workdir: Path, step: int) -> bool:
-  """Whether a whole checkpoint of `step` or later seems to be there."""
-  later = [str(found) for found in steps(workdir) if found >= step]
-  return any((directory(workdir) / s / 'meta').is_dir() for s in later)
+  """Whether there is a checkpoint of `step` or later.
+
+  Its record is read and compared with its hash, its arrays are not read.
+  """
+  for found in steps(workdir):
+    if found < step:
+      return False
+    path = step_folders.of_step(workdir, found)
+    try:
+      step_meta.read(path)
+    except reading.DamagedError as error:
+      logging.warning('%s is damaged (%s)', path, error)
+      continue
+    return True
+  return False
 
 
 def items_of(state: state_lib.TrainState) -> dict[str, Any]:
@@ -82,7 +69,11 @@ class Checkpoints:
   """The checkpoints of the run that owns a workdir."""
 
   def __init__(
-    self, workdir: Path, keep: int, frozen: Mapping[str, str] | None = None
+    self,
+    workdir: Path,
+    keep: int,
+    frozen: Mapping[str, str] | None = None,
+    record: Mapping[str, Any] | None = None,
   ):
     """Names the directory; nothing is written yet.
 
@@ -90,10 +81,12 @@ class Checkpoints:
       workdir: of the run.
       keep: newest checkpoints that stay.
       frozen: hashes of the pretrained weights that the run uses.
+      record: values of JSON that every checkpoint keeps, see `record`.
     """
     self._workdir = workdir
     self._keep = keep
     self._frozen = dict(frozen or {})
+    self._record = dict(record or {})
     self._manager: Any = None  # of Orbax, opened by the first save
 
   def restore_latest(
@@ -101,39 +94,38 @@ class Checkpoints:
   ) -> state_lib.TrainState | None:
     """Restores the newest valid state, None when there never was one.
 
-    A damaged checkpoint is renamed to `STEP.bad-REASON` with a warning.
+    What is newer and damaged is renamed to `STEP.bad-REASON`, with a warning,
+    once the valid one is read: until then it may be the reader that fails.
 
     Args:
       abstract: the state with shardings (`sharding.abstract`), of any mesh.
 
     Raises:
       UserError: a checkpoint of another config or of other pretrained weights,
-        or none that is valid.
+        none that is valid, or storage that fails.
     """
+    damaged: dict[pathlib.Path, reading.DamagedError] = {}
     for step in steps(self._workdir):
-      path = directory(self._workdir) / str(step)
+      path = step_folders.of_step(self._workdir, step)
       try:
-        items = _restore(path, items_of(abstract), partial=False)
-        was = _meta_of(path).get('frozen', {})
-      except DamagedError as error:
-        bad = _set_aside(path, error.reason)
-        logging.warning('%s is damaged (%s), now %s', path, error, bad.name)
+        meta = step_meta.read(path)
+        items = _restore(path, meta, items_of(abstract), partial=False)
+      except reading.DamagedError as error:
+        logging.warning('%s is damaged (%s)', path, error)
+        damaged[path] = error
         continue
-      changed = [p for p, v in self._frozen.items() if was.get(p, v) != v]
-      if changed:
-        raise errors.UserError(
-          f'the weights of {", ".join(changed)} are not those that {path} was '
-          'trained with; put them back, or take another workdir.',
-          errors.DATA,
-        )
+      check_frozen(self._frozen, meta.get('frozen', {}), path)
+      for broken, damage in damaged.items():
+        with errors.writing(broken):
+          bad = step_folders.set_aside(broken, damage.reason)
+        logging.warning('%s is now %s', broken, bad.name)
       return state_lib.TrainState(ema=items.get('ema', {}), **items['state'])
-    folder = directory(self._workdir)
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    aside = sorted(n for n in names if re.match(r'\d+\.bad-', n))
-    if aside:
+    names = [f'{p.name} ({error})' for p, error in damaged.items()]
+    names += step_folders.bad(self._workdir)
+    if names:
       raise errors.UserError(
-        f'no usable checkpoint in {folder}, only {", ".join(aside)}; move it '
-        'away to start from the beginning.',
+        f'no usable checkpoint in {directory(self._workdir)}, only'
+        f' {", ".join(names)}; move it away to start from the beginning.',
         errors.DATA,
       )
     return None
@@ -144,39 +136,20 @@ class Checkpoints:
     config: ConfigDict,
     mesh: Mesh,
     position: int,
+    scores: Mapping[str, float] | None = None,
   ) -> None:
     """Starts to save a state; returns once it may be donated.
 
     A step that is there already is left as it is. Config, mesh and `position`,
-    the examples of the data that were seen, are for the record.
+    the examples of the data that were seen, are for the record; so are
+    `scores`, those of the validation split after the step.
 
     Raises:
       UserError: this or the save before could not be written.
     """
     import orbax.checkpoint as ocp  # slow to load
 
-    step = int(state.step)
-    items = items_of(state)
-    need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
-    free = shutil.disk_usage(self._workdir).free
-    if free < need:
-      raise errors.UserError(
-        f'a checkpoint needs {need / 2**20:.0f} MiB, {self._workdir} has '
-        f'{free / 2**20:.0f} MiB free.',
-        errors.OUTPUT,
-      )
-    meta = {
-      'config': config.to_dict(),
-      'frozen': self._frozen,
-      'versions': {p: importlib.metadata.version(p) for p in _PACKAGES},
-      'mesh': dict(mesh.shape),
-      'tree': {name: _manifest(tree) for name, tree in items.items()},
-    }
-    args = ocp.args.Composite(
-      data=ocp.args.JsonSave({'position': position}),
-      meta=ocp.args.JsonSave(meta),
-      **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-    )
+    args = self._items(state, config, mesh, position, scores)
     with _write_errors(self._workdir):
       # Not opened before: by now damaged checkpoints have been renamed.
       if self._manager is None:
@@ -187,7 +160,82 @@ class Checkpoints:
             preservation_policy=policy, cleanup_tmp_directories=True
           ),
         )
-      self._manager.save(step, args=args)
+      self._manager.save(int(state.step), args=args)
+
+  def save_aside(
+    self,
+    name: str,
+    state: state_lib.TrainState,
+    config: ConfigDict,
+    mesh: Mesh,
+    position: int,
+    record: Mapping[str, Any] | None = None,
+  ) -> pathlib.Path:
+    """Saves a state beside the checkpoints, as `checkpoints/STEP.NAME`.
+
+    No run resumes from it and no rule removes it; one of that name is replaced.
+    It is what a checkpoint is: renamed to `STEP` it is one. The other arguments
+    are those of `save`.
+
+    Args:
+      name: of letters, such as 'diverged'.
+      record: is kept in addition, see `checkpoints.record`.
+
+    Returns:
+      The folder, which is whole.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    import orbax.checkpoint as ocp
+
+    step = int(state.step)
+    path = directory(self._workdir) / f'{step}.{name}'
+    args = self._items(state, config, mesh, position, None, record)
+    handler = ocp.CompositeCheckpointHandler()
+    with _write_errors(self._workdir):
+      saver = ocp.Checkpointer(handler)
+      saver.save(path, args=args, force=True)
+      saver.close()
+    return path
+
+  def _items(
+    self,
+    state: state_lib.TrainState,
+    config: ConfigDict,
+    mesh: Mesh,
+    position: int,
+    scores: Mapping[str, float] | None,
+    record: Mapping[str, Any] | None = None,
+  ) -> Any:
+    """Returns what Orbax saves, if there is room for it."""
+    import orbax.checkpoint as ocp
+
+    items = items_of(state)
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+    with errors.writing(directory(self._workdir)):
+      free = shutil.disk_usage(self._workdir).free
+    if free < need:
+      raise errors.UserError(
+        f'a checkpoint needs {need / 2**20:.0f} MiB, {self._workdir} has '
+        f'{free / 2**20:.0f} MiB free.',
+        errors.OUTPUT,
+      )
+    meta = step_meta.make(
+      items,
+      config,
+      mesh,
+      frozen=self._frozen,
+      record={**self._record, **(record or {})},
+      position=position,
+      scores={k: v for k, v in (scores or {}).items() if math.isfinite(v)},
+      time=time.time(),
+    )
+    return ocp.args.Composite(
+      data=ocp.args.JsonSave({'position': position}),
+      meta=ocp.args.JsonSave(meta),
+      **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+    )
 
   def wait(self) -> None:
     """Waits for the save that is running; one that fails is a UserError."""
@@ -232,10 +280,10 @@ def load(
       errors.MISSING,
     )
   for candidate in found if step is None else [step]:
-    path = directory(workdir) / str(candidate)
+    path = step_folders.of_step(workdir, candidate)
     try:
       return _load(path, abstract, averaged)
-    except DamagedError as error:
+    except reading.DamagedError as error:
       logging.warning('%s is damaged (%s)', path, error)
   folder = directory(workdir)
   which = (
@@ -246,9 +294,37 @@ def load(
 
 def frozen(workdir: Path, step: int) -> dict[str, str]:
   """Returns the hashes of the pretrained weights that a step used, if known."""
-  if not steps(workdir) and compact.is_there(workdir):
-    return {}
-  return _meta_of(directory(workdir) / str(step)).get('frozen', {})
+  return _meta(workdir, step).get('frozen', {})
+
+
+def record(workdir: Path, step: int) -> dict[str, Any]:
+  """Returns what a run wanted to be kept with a step, {} if it is not known.
+
+  Raises:
+    UserError: the checkpoint is damaged, or cannot be read.
+  """
+  return _meta(workdir, step).get('record', {})
+
+
+def check_frozen(
+  now: Mapping[str, str], was: Mapping[str, str], path: Path
+) -> None:
+  """Raises a UserError for weights that a checkpoint was not trained with.
+
+  Args:
+    now: {part: hash} of the pretrained weights.
+    was: those of the checkpoint; parts that it does not have are not checked.
+    path: of the checkpoint.
+  """
+  changed = [
+    part for part, value in now.items() if was.get(part, value) != value
+  ]
+  if changed:
+    raise errors.UserError(
+      f'the weights of {", ".join(changed)} are not those that {path} was '
+      'trained with; put them back, or take another workdir.',
+      errors.DATA,
+    )
 
 
 def load_part(workdir: Path, loss_name: str, abstract: Any) -> Any:
@@ -257,12 +333,25 @@ def load_part(workdir: Path, loss_name: str, abstract: Any) -> Any:
   return trees['params'][loss_name]
 
 
+def _meta(workdir: Path, step: int) -> step_meta.Meta:
+  """Returns the record of a step, {} of a run without checkpoints."""
+  if not steps(workdir) and compact.is_there(workdir):
+    return {}
+  path = step_folders.of_step(workdir, step)
+  try:
+    return step_meta.read(path)
+  except reading.DamagedError as error:
+    raise errors.UserError(
+      f'{path} is damaged ({error}).', errors.DATA
+    ) from error
+
+
 def _load(
   path: pathlib.Path, abstract: Mapping[str, Any], averaged: bool
 ) -> dict[str, Any]:
-  manifest = _meta_of(path)['tree']
-  _compare(path, manifest, {'state': abstract}, partial=True)
-  kept = manifest.get('ema', {}) if averaged else {}
+  meta = step_meta.read(path)
+  step_meta.compare(path, meta, {'state': abstract}, partial=True)
+  kept = meta['tree'].get('ema', {}) if averaged else {}
   params = traverse_util.flatten_dict(abstract['params'])
   ema = {k: leaf for k, leaf in params.items() if '/'.join(k) in kept}
   # What averages replace is not read.
@@ -275,7 +364,7 @@ def _load(
     'ema': traverse_util.unflatten_dict(ema),
   }
   target = {item: tree for item, tree in target.items() if tree}
-  items = _restore(path, target, partial=True)
+  items = _restore(path, meta, target, partial=True)
   weights = items.get('state', {})
   weights['params'] = state_lib.averaged(
     weights.get('params', {}), items.get('ema', {})
@@ -284,12 +373,16 @@ def _load(
 
 
 def _restore(
-  path: pathlib.Path, target: Mapping[str, Any], partial: bool
+  path: pathlib.Path,
+  meta: step_meta.Meta,
+  target: Mapping[str, Any],
+  partial: bool,
 ) -> dict[str, Any]:
   """Restores and verifies the items of one step.
 
   Args:
     path: of the step.
+    meta: its record.
     target: {item: abstract tree with shardings}.
     partial: whether the checkpoint may hold more leaves than the target.
 
@@ -299,12 +392,12 @@ def _restore(
   """
   import orbax.checkpoint as ocp
 
-  manifest = _meta_of(path)['tree']
-  _compare(path, manifest, target, partial)
+  step_meta.compare(path, meta, target, partial)
   items = {}
   for name, tree in target.items():
-    with _damage('unreadable'):
-      items[name] = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+
+    def read(name: str = name, tree: Any = tree) -> Any:
+      return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
         path / name,
         args=ocp.args.PyTreeRestore(
           item=tree,
@@ -312,79 +405,12 @@ def _restore(
           restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
         ),
       )
+
+    items[name] = reading.read(read, path / name, 'unreadable')
     for leaf, value in hashes.tree(items[name]).items():
-      if manifest[name][leaf][2] != value:
-        raise DamagedError('hash', f'{name}/{leaf} is not what was saved')
+      if meta['tree'][name][leaf][2] != value:
+        raise reading.DamagedError('hash', f'{name}/{leaf} was changed')
   return items
-
-
-def _manifest(tree: Any) -> dict[str, list[Any]]:
-  values = hashes.tree(tree)
-  return {
-    name: [list(leaf.shape), str(leaf.dtype), values[name]]
-    for name, leaf in _leaves(tree).items()
-  }
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {sharding.path_name(path): leaf for path, leaf in leaves}
-
-
-def _meta_of(path: pathlib.Path) -> dict[str, Any]:
-  if not (path / 'meta').is_dir():
-    raise DamagedError('incomplete', 'there is no item meta')
-  with _damage('unreadable'):  # as Orbax writes an item of JSON
-    return json_text.read(path / 'meta' / 'metadata')
-
-
-def _compare(
-  path: pathlib.Path,
-  manifest: _Manifest,
-  target: Mapping[str, Any],
-  partial: bool,
-) -> None:
-  """Raises a `UserError` unless the leaves are those of the target."""
-  lines = []
-  for item, tree in target.items():
-    saved = manifest.get(item, {})
-    asked = _leaves(tree)
-    names = asked if partial else sorted(asked.keys() | saved.keys())
-    for name in names:
-      leaf = asked.get(name)
-      here = 'absent' if leaf is None else f'{leaf.dtype}{list(leaf.shape)}'
-      shape, dtype, _ = saved.get(name, ('', 'absent', ''))
-      there = f'{dtype}{shape}'
-      if here != there:
-        lines.append(f'{name} is {here} in the config and {there} in the file')
-  if lines:
-    # Optimizer and averages repeat the shapes of the parameters.
-    lines.sort(key=lambda line: not line.startswith('params/'))
-    more = len(lines) - _LISTED
-    raise errors.UserError(
-      f'checkpoint {path} is of another config: {"; ".join(lines[:_LISTED])}'
-      + (f'; and {more} more.' if more > 0 else '.'),
-      errors.DATA,
-    )
-
-
-def _set_aside(path: pathlib.Path, reason: str) -> pathlib.Path:
-  """Renames a checkpoint; it is never deleted."""
-  names = (f'{path.name}.bad-{reason}{n}' for n in ('', *range(2, 1000)))
-  bad = (path.with_name(name) for name in names)
-  return path.rename(next(p for p in bad if not p.exists()))
-
-
-@contextlib.contextmanager
-def _damage(reason: str) -> Iterator[None]:
-  """Damage surfaces as any exception of Orbax, TensorStore or json."""
-  try:
-    yield
-  except (MemoryError, jax.errors.JaxRuntimeError):
-    raise
-  except Exception as error:
-    line = f'{type(error).__name__}: {_first_line(error)}'
-    raise DamagedError(reason, line) from error
 
 
 @contextlib.contextmanager
@@ -394,10 +420,6 @@ def _write_errors(workdir: Path) -> Iterator[None]:
     yield
   except (OSError, ValueError) as error:
     raise errors.UserError(
-      f'cannot write a checkpoint in {workdir}: {_first_line(error)}',
+      f'cannot write a checkpoint in {workdir}: {reading.first_line(error)}',
       errors.OUTPUT,
     ) from error
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [''])[0][:300]

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import reading
 from pyramid_jax.runs import state as run_state
+from pyramid_jax.runs import step_meta
 from pyramid_jax.training import step as state_lib
 from tests.helpers import fake_run
 
@@ -146,13 +149,83 @@ def test_flipped_byte(broken, caplog):
   assert [n.startswith('4.bad-') for n in names].count(True) == 1
 
 
-def test_changed_value_is_seen_by_its_hash(broken):
-  path = checkpoints.directory(broken) / '4' / 'meta' / 'metadata'
+@contextlib.contextmanager
+def changed_meta(step):
+  """Yields the record of a step to be changed, and writes it."""
+  path = step / 'meta' / 'metadata'
   meta = json.loads(path.read_text())
-  meta['tree']['ema']['generator/w'][2] = '0' * 16
+  yield meta
   path.write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize('is_old', [False, True])
+def test_changed_value_is_seen_by_its_hash(broken, is_old):
+  with changed_meta(checkpoints.directory(broken) / '4') as meta:
+    meta['tree']['ema']['generator/w'][2] = '0' * 16
+    if is_old:
+      del meta['sha256'], meta['format']
   assert int(restore(broken).step) == 3
   assert (checkpoints.directory(broken) / '4.bad-hash').is_dir()
+
+
+def test_every_flipped_bit_of_meta_and_data_is_found_or_harmless(broken):
+  rng = np.random.default_rng(0)
+  folder = checkpoints.directory(broken) / '4'
+  want = step_meta.read(folder)
+  found = 0
+  for item in ('meta', 'data'):
+    file = folder / item / 'metadata'
+    content = file.read_bytes()
+    for place in rng.integers(0, 8 * len(content), 300):
+      flipped = bytearray(content)
+      flipped[place // 8] ^= 1 << place % 8
+      file.write_bytes(flipped)
+      try:
+        meta = step_meta.read(folder)
+        # Of the name of the hash itself: it is as if there were none.
+        assert meta.keys() - {'sha256'} or meta == want
+        same = ('tree', 'config', 'frozen', 'record', 'position')
+        assert [meta[k] for k in same] == [want[k] for k in same]
+      except reading.DamagedError:
+        found += 1
+    file.write_bytes(content)
+  assert found > 550
+
+
+def test_checkpoints_of_older_versions_are_read(broken):
+  with changed_meta(checkpoints.directory(broken) / '4') as meta:
+    for name in ('sha256', 'format', 'record', 'position', 'scores', 'time'):
+      del meta[name]
+    del meta['config']['format']
+  assert int(restore(broken).step) == 4
+  assert checkpoints.record(broken, 4) == {}
+
+
+def test_the_record_is_kept(tmp_path):
+  mesh = make_mesh()
+  state, _ = make_state(mesh, step=1)
+  kept = {'data': {'files': 3}}
+  store = checkpoints.Checkpoints(tmp_path, 1, record=kept)
+  store.save(state, fake_run.get_config(), mesh, 0)
+  store.close()
+  assert checkpoints.record(tmp_path, 1) == kept
+
+
+def test_a_state_is_put_aside(broken):
+  mesh = make_mesh()
+  state, _ = make_state(mesh, step=5)
+  store = checkpoints.Checkpoints(broken, 3, record={'data': 1})
+  for batch in (6, 7):  # the second replaces the first
+    path = store.save_aside(
+      'diverged', state, fake_run.get_config(), mesh, 40, {'batch': batch}
+    )
+  assert path == checkpoints.directory(broken) / '5.diverged'
+  assert step_meta.read(path)['record'] == {'data': 1, 'batch': 7}
+  store.save(make_state(mesh, step=6)[0], fake_run.get_config(), mesh, 48)
+  store.close()
+  assert checkpoints.steps(broken) == [6, 4, 3]
+  path.rename(path.with_name('7'))
+  assert hashes.tree(restore(broken)) == hashes.tree(state)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +269,15 @@ def test_nothing_valid_is_not_a_fresh_start(broken):
     with pytest.raises(errors.UserError, match='no usable') as info:
       restore(broken)
     assert info.value.code == errors.DATA
+  # It may be the reader that fails: nothing is renamed.
+  assert checkpoints.steps(broken) == [4, 3, 2]
+  (checkpoints.directory(broken) / '4').rename(
+    checkpoints.directory(broken) / '4.bad-unreadable'
+  )
+  for step in (3, 2):
+    shutil.rmtree(checkpoints.directory(broken) / str(step))
+  with pytest.raises(errors.UserError, match='only 4.bad-unreadable'):
+    restore(broken)
 
 
 def test_nothing_there_is(tmp_path):
@@ -274,8 +356,8 @@ def test_what_averages_replace_is_not_read(saved, monkeypatch):
   monkeypatch.setattr(
     checkpoints,
     '_restore',
-    lambda path, target, partial: (
-      asked.append(target) or restore(path, target, partial)
+    lambda path, meta, target, partial: (
+      asked.append(target) or restore(path, meta, target, partial)
     ),
   )
   checkpoints.load(workdir, abstract_weights())
