@@ -13,13 +13,13 @@ import json
 import os
 import pathlib
 import tempfile
-import zipfile
 
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.data import annotation_files
+from pyramid_jax.files import arrays as arrays_lib
 
 
 Arrays = dict[str, np.ndarray]
@@ -184,11 +184,10 @@ def load_or_build(
     return build()
   path = _cache_path(files, options)
   try:
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
+    return arrays_lib.load(path)
   except FileNotFoundError:
     pass
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError) as error:
     logging.warning('Ignored the damaged index %s: %s', path, error)
   logging.info('Indexing %s', ', '.join(map(str, files)))
   arrays = build()

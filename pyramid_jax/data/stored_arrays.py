@@ -4,33 +4,22 @@ Members that are stored as they are, NumPy's default, are read where they lie.
 Compressed ones are unpacked into a temporary file first.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import functools
 import math
 import os
 import pathlib
 import shutil
-import struct
 import tempfile
-import tokenize
 from typing import IO
 import weakref
-import zipfile
-import zlib
 
 import numpy as np
 
+from pyramid_jax.files import arrays
 
-_SUFFIX = '.npy'
-_LOCAL_HEADER = 30  # bytes of a member's header, before its name
+
 _CHUNK = 1 << 20
-# What readers of damaged files raise.
-DAMAGE = (
-  *(ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError),
-  *(OverflowError, MemoryError, NotImplementedError, SyntaxError),
-  *(struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile),
-)
 
 
 class _File:
@@ -89,67 +78,27 @@ def read(path: pathlib.Path) -> dict[str, StoredArray]:
     ValueError: one line with the path: no .npz, damage, or an array of objects.
     OSError: the file cannot be opened.
   """
-  with path.open('rb') as file:
-    try:
-      with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        found = {
-          member.filename.removesuffix(_SUFFIX): _opened(file, archive, member)
-          for member in members
-          if member.filename.endswith(_SUFFIX)
-        }
-    except DAMAGE as error:
-      raise ValueError(f'{path}: {error or type(error).__name__}') from error
+  try:
+    with arrays.opened(path) as archive:
+      found = {name: _opened(archive, name) for name in archive}
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
   return {name: x for name, x in found.items() if x.shape}
 
 
-def contents(path: pathlib.Path) -> Mapping[str, tuple[int, int]]:
-  """Returns the size and the checksum of every member of an .npz."""
-  with zipfile.ZipFile(path) as archive:
-    return {x.filename: (x.file_size, x.CRC) for x in archive.infolist()}
-
-
-def _opened(
-  file: IO[bytes], archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> StoredArray:
-  with archive.open(member) as stream:
-    shape, is_fortran, dtype = _header(stream)
-    start = stream.tell()
-    size = dtype.itemsize * math.prod(shape)
-    if (
-      size != member.file_size - start
-      or dtype.hasobject
-      or min(shape, default=0) < 0
-    ):
-      raise ValueError(
-        f'{member.filename} is said to be of {shape} {dtype}, which it does'
-        ' not hold'
-      )
-    opened = functools.partial(StoredArray, shape=shape, dtype=dtype)
-    if member.compress_type == zipfile.ZIP_STORED and not is_fortran:
+def _opened(archive: arrays.Archive, name: str) -> StoredArray:
+  with archive.member(name) as (header, stream):
+    opened = functools.partial(
+      StoredArray, shape=header.shape, dtype=header.dtype
+    )
+    if header.place is not None and not header.is_fortran:
       while stream.read(_CHUNK):  # its end has the checksum
         pass
-      place = start + _data_start(file, member)
-      return opened(file=_File(file), offset=place)
+      return opened(file=_File(archive.file), offset=header.place)
     with tempfile.TemporaryFile() as own:
-      if is_fortran:  # whose rows do not lie together
-        values = np.frombuffer(stream.read(), dtype).reshape(shape, order='F')
-        own.write(np.ascontiguousarray(values).tobytes())
+      if header.is_fortran:  # whose rows do not lie together
+        own.write(np.ascontiguousarray(archive[name]).data)
       else:
         shutil.copyfileobj(stream, own, _CHUNK)
       own.flush()
       return opened(file=_File(own), offset=0)
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-  version = np.lib.format.read_magic(stream)
-  if version == (1, 0):
-    return np.lib.format.read_array_header_1_0(stream)
-  return np.lib.format.read_array_header_2_0(stream)
-
-
-def _data_start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
-  """Returns where the bytes of a member begin."""
-  header = os.pread(file.fileno(), _LOCAL_HEADER, member.header_offset)
-  name, extra = struct.unpack('<HH', header[26:30])
-  return member.header_offset + _LOCAL_HEADER + name + extra

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
-import zipfile
 
 from absl import logging
 import jax
@@ -21,6 +20,7 @@ from pyramid_jax.data import image_files
 from pyramid_jax.data import images as data_images
 from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.files import arrays
 
 
 SAMPLES = 'samples.npz'  # The images of --mode=sample.
@@ -106,19 +106,17 @@ def of_saved(
   file = saved_file(path)
   if file is None:
     return of_folder(path, threads), {}
-  if not zipfile.is_zipfile(file):
+  try:
+    found = stored_arrays.read(file)
+  except ValueError as error:
+    raise errors.UserError(f'--samples={error}.', errors.DATA) from error
+  if 'arr_0' not in found:
     raise errors.UserError(
-      f'--samples={file}: is neither a folder nor an .npz.', errors.DATA
-    )
-  with errors.user_errors(value=errors.DATA):
-    arrays = stored_arrays.read(file)
-  if 'arr_0' not in arrays:
-    raise errors.UserError(
-      f'--samples={file}: has no array arr_0, only {sorted(arrays)}.',
+      f'--samples={file}: has no array arr_0, only {sorted(found)}.',
       errors.DATA,
     )
   with errors.user_errors(value=errors.DATA):
-    return of_array(arrays.pop('arr_0'), str(file)), arrays
+    return of_array(found.pop('arr_0'), str(file)), found
 
 
 def saved_file(path: pathlib.Path) -> pathlib.Path | None:
@@ -136,7 +134,7 @@ def fingerprint(path: pathlib.Path) -> Any:
   """
   file = saved_file(path)
   if file is not None:
-    return stored_arrays.contents(file)
+    return arrays.contents(file)
   stats = [(x, (path / x).stat()) for x in image_files.ImageFiles(path).names]
   return [(x, stat.st_size, stat.st_mtime_ns) for x, stat in stats]
 

@@ -23,8 +23,8 @@ from absl import logging
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import processes
+from pyramid_jax.files import arrays
 from pyramid_jax.metrics import states as states_lib
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import progress
@@ -218,9 +218,8 @@ class Store:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
-  except stored_arrays.DAMAGE as error:
+    return arrays.load(path)
+  except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
 
@@ -235,6 +234,6 @@ def _grouped(
   return groups
 
 
-def _write_arrays(path: pathlib.Path, arrays: states_lib.Columns) -> None:
+def _write_arrays(path: pathlib.Path, columns: states_lib.Columns) -> None:
   with whole_files.opened(path) as file:
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+    np.savez(file, **columns)  # type: ignore[arg-type]

@@ -67,11 +67,14 @@ class Archive(Mapping[str, np.ndarray]):
   """The arrays by name, each read and compared with its checksum on access.
 
   Access raises ValueError for an array that is damaged or not one.
+
+  Attributes:
+    file: the open file.
   """
 
   def __init__(self, file: BinaryIO):
     """Reads the directory; see `opened`."""
-    self._file, self._size = file, os.fstat(file.fileno()).st_size
+    self.file, self._size = file, os.fstat(file.fileno()).st_size
     bounded = _Bounded(file, limits.ZIP_DIRECTORY_BYTES)
     with _damage(_DAMAGE):
       self._zip = zipfile.ZipFile(bounded)
@@ -127,7 +130,7 @@ class Archive(Mapping[str, np.ndarray]):
     shape, is_fortran, dtype = _header(stream, name)
     place = None
     if member.compress_type == zipfile.ZIP_STORED:
-      place = stream.tell() + _start(self._file, member)
+      place = stream.tell() + _start(self.file, member)
     found = Header(shape=shape, dtype=dtype, is_fortran=is_fortran, place=place)
     there = member.file_size - stream.tell()
     if found.size != there:

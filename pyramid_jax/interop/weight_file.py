@@ -4,15 +4,14 @@ import collections
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import math
 import os
 import pathlib
 import re
-import tokenize
 import zipfile
 
 import numpy as np
 
+from pyramid_jax.files import arrays
 from pyramid_jax.files import json_text
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import torch_file
@@ -20,13 +19,6 @@ from pyramid_jax.interop import torch_file
 
 FORMATS = 'PyTorch (zip or legacy), safetensors (or its index), npz'
 MAX_INDEX_BYTES = 16 << 20
-MAX_UNPACKED_BYTES = 8 << 30
-
-
-_NPY_HEADERS = {
-  (1, 0): np.lib.format.read_array_header_1_0,
-  (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 State = Mapping[str, np.ndarray]
 
@@ -59,51 +51,6 @@ def read_all(paths: Sequence[str | os.PathLike[str]]) -> State:
 def metadata(state: State) -> dict[str, str]:
   """Returns the free text of what `read` found, {} of other formats."""
   return state.metadata() if isinstance(state, safetensors_file.Tensors) else {}
-
-
-def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Returns the arrays of an npz file; objects are refused.
-
-  Raises:
-    ValueError: damage, an object array, or more than `MAX_UNPACKED_BYTES`.
-    OSError: the file cannot be opened.
-  """
-  try:
-    with zipfile.ZipFile(path) as archive:
-      members = archive.infolist()
-      total = sum(info.file_size for info in members)
-      if total > MAX_UNPACKED_BYTES:
-        raise ValueError(
-          f'unpacks to {total} bytes; limit: {MAX_UNPACKED_BYTES}'
-        )
-      return {
-        info.filename.removesuffix('.npy'): _read_npy(archive, info)
-        for info in members
-      }
-  except (*torch_file.DAMAGE, OverflowError, tokenize.TokenError) as error:
-    raise ValueError(f'damaged npz: {error}') from error
-
-
-def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-  # numpy.load believes the array's header and allocates what it says; here
-  # the zip directory has to agree first.
-  with archive.open(info) as file:
-    version = np.lib.format.read_magic(file)
-    if version not in _NPY_HEADERS:
-      raise ValueError(f'{info.filename!r}: npy version {version}')
-    shape, is_fortran, dtype = _NPY_HEADERS[version](file)
-    if dtype.hasobject:
-      raise ValueError(f'{info.filename!r} holds Python objects')
-    need = dtype.itemsize * math.prod(shape)
-    if need != info.file_size - file.tell():
-      raise ValueError(
-        f'{info.filename!r}: {shape} of {dtype} needs {need} bytes, the'
-        f' archive has {info.file_size - file.tell()}'
-      )
-    raw = file.read(need)
-  if len(raw) != need:
-    raise ValueError(f'{info.filename!r} is cut short')
-  return np.ndarray(shape, dtype, buffer=raw, order='F' if is_fortran else 'C')
 
 
 def _read_index(path: pathlib.Path) -> State:
@@ -140,7 +87,7 @@ _READERS: Mapping[str, Callable[[pathlib.Path], State]] = {
   'torch': torch_file.read,
   'safetensors': safetensors_file.Tensors,
   'index': _read_index,
-  'npz': read_npz,
+  'npz': arrays.load,
 }
 
 

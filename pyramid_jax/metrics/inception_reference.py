@@ -8,12 +8,11 @@ pytorch-fid (mu, sigma), and ours, which say what they were computed with.
 import dataclasses
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
 from pyramid_jax.data import images as images_lib
-from pyramid_jax.data import stored_arrays
+from pyramid_jax.files import arrays
 from pyramid_jax.metrics import frechet
 
 
@@ -44,24 +43,19 @@ def read(path: str | os.PathLike[str]) -> Reference:
     OSError: the file cannot be opened.
   """
   try:
-    with open(path, 'rb') as stream:
-      if not zipfile.is_zipfile(stream):
-        raise ValueError('it is no .npz of statistics')
-    with np.load(path, allow_pickle=False) as file:
+    with arrays.opened(path) as file:
       return _reference(file)
-  except stored_arrays.DAMAGE as error:
-    raise ValueError(f'{path}: {error or type(error).__name__}') from error
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
 
 
-def _reference(file: np.lib.npyio.NpzFile) -> Reference:
+def _reference(file: arrays.Archive) -> Reference:
   for name, want in _OURS.items():
     if name in file and str(file[name]) != want:
       raise ValueError(f'{name} is {str(file[name])!r}, needed {want!r}')
   pool = _fit(file, 'mu', 'sigma')
   if pool is None:
-    raise ValueError(
-      f'no mu and sigma; it holds {", ".join(sorted(file.files))}'
-    )
+    raise ValueError(f'no mu and sigma; it holds {", ".join(sorted(file))}')
   images = None
   if 'arr_0' in file and 'features' not in file:
     images = images_lib.check_batch(file['arr_0'])
@@ -76,7 +70,7 @@ def _reference(file: np.lib.npyio.NpzFile) -> Reference:
 
 
 def _fit(
-  file: np.lib.npyio.NpzFile, mean: str, covariance: str
+  file: arrays.Archive, mean: str, covariance: str
 ) -> frechet.Fit | None:
   """Returns the Gaussian of two entries, None where they are not there."""
   if mean not in file or covariance not in file:

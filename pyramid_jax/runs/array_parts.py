@@ -18,7 +18,7 @@ from absl import logging
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import stored_arrays
+from pyramid_jax.files import arrays as arrays_lib
 from pyramid_jax.runs import whole_files
 
 
@@ -59,8 +59,8 @@ class ArrayParts:
   def _is_whole(self, last: int) -> bool:
     path = self._path((self.count, last))
     try:
-      stored_arrays.contents(path)
-    except stored_arrays.DAMAGE as error:
+      arrays_lib.contents(path)
+    except ValueError as error:
       logging.warning('%s: %s; it is made again', path, error)
       return False
     return last > self.count
@@ -148,9 +148,9 @@ class ArrayParts:
 def _loaded(path: pathlib.Path) -> Iterator[Arrays]:
   """Opens a part; what is damaged is a UserError."""
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with arrays_lib.opened(path) as file:
       yield file
-  except stored_arrays.DAMAGE as error:
+  except ValueError as error:
     raise errors.UserError(
       f'{path} is damaged ({error}): delete it and run the same command again.',
       errors.DATA,

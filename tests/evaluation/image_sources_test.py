@@ -98,6 +98,6 @@ def test_saved_samples(tmp_path):
   assert code == errors.DATA
   path.write_bytes(b'no archive')
   assert fails(path) == (
-    f'--samples={path}: is neither a folder nor an .npz.',
+    f'--samples={path}: not an .npz.',
     errors.DATA,
   )

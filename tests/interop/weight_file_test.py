@@ -7,6 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from pyramid_jax import limits
+from pyramid_jax.files import arrays
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
 from tests.helpers import torch_writer
@@ -66,7 +68,7 @@ def test_indices_name_files_beside_them(tmp_path):
 def test_npz_orders_and_text(tmp_path):
   path = tmp_path / 'x.npz'
   np.savez(path, f=np.asfortranarray(ARRAY), text=np.array('äb'), s=1.5)
-  got = weight_file.read_npz(path)
+  got = arrays.load(path)
   np.testing.assert_array_equal(got['f'], ARRAY)
   assert str(got['text']) == 'äb'
   assert got['s'] == 1.5
@@ -92,8 +94,8 @@ def test_npz_refusals(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match='x.npz: '):
     weight_file.read(path)
   np.savez_compressed(path, x=np.zeros(100_000))
-  monkeypatch.setattr(weight_file, 'MAX_UNPACKED_BYTES', 10_000)
-  with pytest.raises(ValueError, match='unpacks to 800128 bytes; limit'):
+  monkeypatch.setattr(limits, 'INFLATED_BYTES', 10_000)
+  with pytest.raises(ValueError, match='unpack to 800128; limit'):
     weight_file.read(path)
 
 

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from pyramid_jax.interop import weight_file
+from pyramid_jax.files import arrays as arrays_lib
 from tests.parity import families
 from tests.parity import shrink
 from tests.parity import verify
@@ -38,7 +38,7 @@ def test_packed_cases_keep_their_bits(tmp_path):
   }
   path = tmp_path / 'small.npz'
   shrink.write(str(path), shrink.pack(arrays))
-  back = shrink.unpack(weight_file.read_npz(path))
+  back = shrink.unpack(arrays_lib.load(path))
   assert back.keys() == arrays.keys()
   for name, array in arrays.items():
     assert back[name].dtype == array.dtype

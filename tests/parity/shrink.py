@@ -19,7 +19,8 @@ import zipfile
 
 import numpy as np
 
-from pyramid_jax.interop import weight_file
+from pyramid_jax.files import arrays as arrays_lib
+from pyramid_jax.files import json_text
 
 
 INDEX = 'index'
@@ -62,7 +63,7 @@ def unpack(small: Arrays) -> dict[str, np.ndarray]:
   words = np.ascontiguousarray(small['bytes'].T).view('<u4').ravel()
   codes, levels = small['codes'], small['levels']
   arrays = {'meta': small['meta']}
-  for name, shape, dtype, count in json.loads(str(small[INDEX])):
+  for name, shape, dtype, count in json_text.loads(str(small[INDEX]), INDEX):
     size = math.prod(shape)
     if count:
       flat, codes = levels[:count][codes[:size]], codes[size:]
@@ -74,20 +75,14 @@ def unpack(small: Arrays) -> dict[str, np.ndarray]:
 
 
 def write(path: str, arrays: Arrays) -> None:
-  """Writes an npz file, each entry by the method that makes it smallest."""
+  """Writes an npz file, compressed as well as readers of arrays allow."""
   with zipfile.ZipFile(path, 'w') as archive:
     for name, array in arrays.items():
       stream = io.BytesIO()
       np.save(stream, array, allow_pickle=False)
-      sizes = {}
-      for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
-        with zipfile.ZipFile(io.BytesIO(), 'w', method) as trial:
-          trial.writestr(name, stream.getvalue())
-          sizes[method] = trial.infolist()[0].compress_size
       # an entry without a date, or the file would change each time
       entry = zipfile.ZipInfo(f'{name}.npy')
-      best = min(sizes, key=sizes.__getitem__)
-      archive.writestr(entry, stream.getvalue(), best)
+      archive.writestr(entry, stream.getvalue(), zipfile.ZIP_DEFLATED, 9)
 
 
 def main() -> None:
@@ -97,7 +92,7 @@ def main() -> None:
   parser.add_argument('output')
   parser.add_argument('--drop', default='', help='outputs to leave out')
   flags = parser.parse_args()
-  arrays = weight_file.read_npz(flags.case)
+  arrays = arrays_lib.load(flags.case)
   dropped = [n for n in arrays if re.fullmatch(f'out/({flags.drop})', n)]
   kept = {n: array for n, array in arrays.items() if n not in dropped}
   write(flags.output, pack(kept))

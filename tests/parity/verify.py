@@ -11,7 +11,6 @@ that is not there. With many files it is the largest of theirs.
 import argparse
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 import sys
 import traceback
@@ -21,7 +20,8 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.config import command_line
-from pyramid_jax.interop import weight_file
+from pyramid_jax.files import arrays as arrays_lib
+from pyramid_jax.files import json_text
 from tests.parity import families
 from tests.parity import shrink
 
@@ -52,12 +52,12 @@ def read_case(path: str | os.PathLike[str]) -> families.Case:
     ValueError: damage, or entries that do not make a case.
     OSError: the file cannot be opened.
   """
-  arrays = weight_file.read_npz(path)
+  arrays = arrays_lib.load(path)
   if shrink.INDEX in arrays:
     arrays = shrink.unpack(arrays)
   if 'meta' not in arrays or arrays['meta'].dtype.kind != 'U':
     raise ValueError('the file has no text entry `meta`: not a recorded run')
-  meta = json.loads(str(arrays['meta']))
+  meta = json_text.loads(str(arrays['meta']), 'meta')
   lacking = [
     name
     for name in ('family', 'config', 'tolerance')

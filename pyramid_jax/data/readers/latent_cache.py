@@ -17,7 +17,6 @@ import json
 import os
 import pathlib
 from typing import Any
-import zipfile
 
 import jax
 from ml_collections import ConfigDict
@@ -29,6 +28,7 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.files import arrays
 from pyramid_jax.files import json_text
 
 
@@ -256,11 +256,11 @@ class LatentReader:
     columns: dict[str, list[np.ndarray]] = {}
     for index, flip in zip(np.asarray(indices), flips, strict=True):
       shard, row = divmod(int(index), self._size)
-      arrays = self._open(shard)
-      for name in arrays:
+      columns_of = self._open(shard)
+      for name in columns_of:
         if not name.startswith(FLIPPED):
           mirrored = flip and name.startswith(LATENTS)
-          stored = arrays[f'{FLIPPED}{name}' if mirrored else name]
+          stored = columns_of[f'{FLIPPED}{name}' if mirrored else name]
           columns.setdefault(name, []).append(stored[row])
     return {name: np.stack(rows) for name, rows in columns.items()}
 
@@ -275,28 +275,21 @@ def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     UserError: not such a file.
   """
-  arrays: dict[str, np.ndarray] = {}
+  found: dict[str, np.ndarray] = {}
   try:
-    with zipfile.ZipFile(file) as archive, open(file, 'rb') as raw:
-      for info in archive.infolist():
-        if info.compress_type != zipfile.ZIP_STORED:
-          raise ValueError(f'{info.filename} is compressed')
-        raw.seek(info.header_offset + 26)  # lengths of name and extra field
-        name, extra = (int.from_bytes(raw.read(2), 'little') for _ in '12')
-        raw.seek(info.header_offset + 30 + name + extra)
-        read = {
-          (1, 0): np.lib.format.read_array_header_1_0,
-          (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(raw)]
-        shape, fortran, dtype = read(raw)
-        if fortran or dtype.hasobject:
-          raise ValueError(f'{info.filename} is no plain array')
-        arrays[info.filename.removesuffix('.npy')] = np.memmap(
-          file, dtype, 'r', raw.tell(), shape
+    with arrays.opened(file) as archive:
+      for name in archive:
+        with archive.member(name) as (header, _):
+          if header.place is None:
+            raise ValueError(f'{name} is compressed')
+          if header.is_fortran:
+            raise ValueError(f'{name} is in Fortran order')
+        found[name] = np.memmap(
+          file, header.dtype, 'r', header.place, header.shape
         )
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError) as error:
     raise errors.UserError(f'{file}: {error}', errors.DATA) from error
-  return arrays
+  return found
 
 
 def check(reader: Any, digests: Mapping[str, str]) -> None:
