@@ -7,6 +7,10 @@ import os
 import pathlib
 import re
 import shutil
+from typing import Protocol
+from typing import TypeVar
+
+from absl import logging
 
 
 # Those of sysexits.h where it has one; a launcher restarts on RESTART alone.
@@ -33,6 +37,7 @@ TRANSIENT = frozenset(
 )
 # Those that say that there is no room.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BUGS = (TypeError, AttributeError, NameError, LookupError, AssertionError)
 # How safetensors and TensorStore name the error of the system in their texts.
 _NUMBER = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
 
@@ -71,9 +76,10 @@ def number(error: BaseException) -> int | None:
   """Returns the `errno` behind an error, None if it is not the system's.
 
   An error of a library has it in its text, or was raised because of an OSError
-  or while one was handled: a second failure in clean-up hides no first.
+  or while one was handled: a second failure in clean-up hides no first. A bug
+  stays one whenever it happens.
   """
-  link: BaseException | None = error
+  link: BaseException | None = None if isinstance(error, _BUGS) else error
   while link is not None:
     if isinstance(link, OSError) and link.errno is not None:
       return link.errno
@@ -112,15 +118,14 @@ def writing(
     code = number(error)
     if code is None and not isinstance(error, OSError):
       raise
-    words = os.strerror(code) if code else str(error)
+    words = os.strerror(code) if code else ' '.join(str(error).split())
     name = getattr(error, 'filename', None)
     if name is not None and not _is_of(os.fsdecode(name), os.fspath(what)):
       words = f'{os.fsdecode(name)}: {words}'
     if code in FULL:
       words += _room(pathlib.Path(folder or what))
-    raise UserError(f'cannot write {os.fspath(what)}: {words}.', OUTPUT) from (
-      error
-    )
+    text = f'cannot write {os.fspath(what)}: {words}.'
+    raise UserError(text, OUTPUT) from error
 
 
 def _is_of(name: str, what: str) -> bool:
@@ -132,8 +137,33 @@ def _room(place: pathlib.Path) -> str:
   """Says how much room a file system has, '' if it does not tell."""
   for folder in (place, *place.absolute().parents):
     with contextlib.suppress(OSError):
-      return f' ({shutil.disk_usage(folder).free:,} bytes are free)'
+      free = shutil.disk_usage(folder).free
+      return f' ({free:,} bytes are free); with room the same command goes on'
   return ''
+
+
+class Closable(Protocol):
+  """What has to be closed."""
+
+  def close(self) -> None:
+    """Closes it; may fail."""
+
+
+T = TypeVar('T', bound=Closable)
+
+
+@contextlib.contextmanager
+def closing(thing: T) -> Iterator[T]:
+  """Closes a thing in the end; what fails then hides no error before it."""
+  try:
+    yield thing
+  except BaseException:
+    try:
+      thing.close()
+    except Exception as second:
+      logging.warning('after what went wrong before: %s', second)
+    raise
+  thing.close()
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def test_a_full_disk_is_told_with_its_free_bytes(tmp_path, number):
   start = f'cannot write {path}: {os.strerror(number)} ('
   assert text.startswith(start)
   words = text.removeprefix(start)
-  assert words.endswith(' bytes are free).')
+  assert words.endswith(' bytes are free); with room the same command goes on.')
   assert int(words.split()[0].replace(',', '')) > 0
   assert text == _refused(OSError(number, ''), 'a thing', folder=path).replace(
     'a thing', str(path)
@@ -73,11 +73,11 @@ def test_other_reasons_have_no_bytes_and_name_other_files(tmp_path):
   assert _refused(OSError('short write'), 'x') == 'cannot write x: short write.'
 
 
-def _fail_twice():
+def _fail_twice(second):
   try:
     raise OSError(errno.ENOSPC, '')
   finally:
-    raise ValueError('cannot close')
+    raise second
 
 
 def test_a_second_failure_hides_no_first():
@@ -85,7 +85,13 @@ def test_a_second_failure_hides_no_first():
     pytest.raises(errors.UserError, match='No space left'),
     errors.writing('x'),
   ):
-    _fail_twice()
+    _fail_twice(ValueError('cannot close'))
+
+
+@pytest.mark.parametrize('kind', [TypeError, AttributeError, IndexError])
+def test_a_bug_stays_one_while_an_error_is_handled(kind):
+  with pytest.raises(kind, match='bug'), errors.writing('x'):
+    _fail_twice(kind('bug'))
 
 
 def test_bugs_and_told_errors_pass():
@@ -131,3 +137,27 @@ def test_a_long_value_leaves_the_ends_of_a_message():
   assert len(message) < 2100
   assert message.startswith('--seed=111')
   assert message.endswith('111: must be less.')
+
+
+class _Thing:
+  """Notes that it was closed, and may fail as it is."""
+
+  def __init__(self, problem=None):
+    self.problem, self.closed = problem, 0
+
+  def close(self):
+    self.closed += 1
+    if self.problem is not None:
+      raise self.problem
+
+
+def test_what_fails_in_closing_hides_nothing(caplog):
+  thing = _Thing(OSError(errno.EIO, 'second'))
+  with pytest.raises(KeyError, match='first'), errors.closing(thing):
+    raise KeyError('first')
+  assert 'second' in caplog.text
+  with pytest.raises(OSError, match='second'), errors.closing(thing):
+    pass
+  with errors.closing(_Thing()) as other:
+    assert not other.closed
+  assert (thing.closed, other.closed) == (2, 1)

@@ -37,6 +37,7 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import progress
+from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers
 from pyramid_jax.systems import autoencoder
@@ -99,10 +100,9 @@ def run(
     'shard_size': shard_size,
     'flips': flips,
   }
-  with errors.user_errors(missing=errors.OUTPUT):
-    output.mkdir(parents=True, exist_ok=True)
-    if processes.is_main_process():
-      latent_cache.write_manifest(output, manifest)
+  whole_files.make_folder(output)
+  if processes.is_main_process():
+    latent_cache.write_manifest(output, manifest)
   model = autoencoder.network(config.first_stage)
   encode = make_encode(model, reader.finish, flips)
   on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
@@ -113,8 +113,7 @@ def run(
     if not latent_cache.is_written(output, index):
       images = range(total)[index * shard_size :][:shard_size]
       arrays = _shard(reader, on_mesh, images, batch_size)
-      with errors.user_errors(missing=errors.OUTPUT):
-        latent_cache.write_shard(output, index, arrays)
+      latent_cache.write_shard(output, index, arrays)
   logging.info('%d latents in %s', total, output)
 
 

@@ -11,6 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.commands import requests
 from pyramid_jax.evaluation import grids
@@ -62,14 +63,14 @@ def run(
       pipes += [pipe.upsampler or pipe]
     plan = pipe.plan(request)
     record = requests.record(request, pipes)
-    with sample_files.written(folder):
+    with errors.writing(folder):
       files = [
         sample_files.SampleFiles(path, record, plan.count)
         for path in [*small, folder]
       ]
     _make(pipe, plan, files, held)
     for file, model in zip(files, pipes, strict=True):
-      with sample_files.written(folder):
+      with errors.writing(folder):
         held.check()
         file.finish(functools.partial(_grid, model))
     logging.info(
@@ -95,7 +96,7 @@ def _make(
     for number, made in enumerate(batches):
       held.check()
       parts = [made] if made.small is None else [made.small, made]
-      with sample_files.written(folder):
+      with errors.writing(folder):
         if not number:
           sample_files.start(files, done)
         for file, part in zip(files, parts, strict=True):

@@ -5,7 +5,6 @@ import json
 import math
 import pathlib
 
-from pyramid_jax import errors
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.runs import whole_files
 
@@ -23,11 +22,9 @@ def write(folder: pathlib.Path, about: str, rows: Sequence[Row]) -> None:
     'scores.md': f'{about}\n\n{to_markdown(rows)}',
     'scores.json': json.dumps(table, indent=2) + '\n',
   }
-  with errors.user_errors(missing=errors.OUTPUT):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-      with whole_files.opened(folder / name) as file:
-        file.write(text.encode())
+  whole_files.make_folder(folder)
+  for name, text in texts.items():
+    whole_files.save_text(folder / name, text)
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

@@ -102,10 +102,8 @@ class Store:
     self._last = 0  # the batches that are saved
     self._due = -float('inf')  # on the clock
     if processes.is_main_process():
-      with errors.user_errors(missing=errors.OUTPUT):
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with whole_files.opened(self._folder / _REQUEST) as file:
-          file.write(text.encode())
+      whole_files.make_folder(self._folder)
+      whole_files.save_text(self._folder / _REQUEST, text)
 
   @contextlib.contextmanager
   def held(self, takeover: bool = False) -> Iterator[None]:
@@ -185,7 +183,7 @@ class Store:
     if start < self._due and not is_last:
       return
     if processes.is_main_process():
-      with errors.user_errors(missing=errors.OUTPUT):
+      with errors.writing(self._folder):
         self._write(step, states)
     self._last = step
     self._note(states)
@@ -200,8 +198,9 @@ class Store:
       for kind, kept in state.kept.items():
         new = kept.parts[self._saved[name, kind] :]
         rows |= states_lib.named(f'{name}/{kind}/', states_lib.join(new))
-    _write_arrays(self._folder / f'rows_{self._last:08d}_{step:08d}.npz', rows)
-    _write_arrays(self._folder / f'totals_{step:08d}.npz', totals)
+    name = f'rows_{self._last:08d}_{step:08d}.npz'
+    whole_files.save_arrays(self._folder / name, rows)
+    whole_files.save_arrays(self._folder / f'totals_{step:08d}.npz', totals)
     if self._last:
       old = self._folder / f'totals_{self._last:08d}.npz'
       old.unlink(missing_ok=True)
@@ -232,8 +231,3 @@ def _grouped(
     state, kind, column = path.split('/', 2)
     groups.setdefault((state, kind), {})[column] = x
   return groups
-
-
-def _write_arrays(path: pathlib.Path, columns: states_lib.Columns) -> None:
-  with whole_files.opened(path) as file:
-    np.savez(file, **columns)  # type: ignore[arg-type]

@@ -79,15 +79,18 @@ def _from_site(file: File) -> pathlib.Path:
   if os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE'):
     raise OSError('HF_HUB_OFFLINE is set')
   logging.info('fetching %s', file.address)
-  file.place.parent.mkdir(parents=True, exist_ok=True)
   aside = file.place.with_name(f'.{file.place.name}.{os.getpid()}')
   try:
+    with errors.writing(file.place):
+      file.place.parent.mkdir(parents=True, exist_ok=True)
+      target = aside.open('wb', buffering=0)
     with (
       urllib.request.urlopen(file.address, timeout=_TIMEOUT_SECS) as source,
-      aside.open('wb') as target,
+      target,
     ):
       while chunk := source.read(_CHUNK):
-        target.write(chunk)
+        with errors.writing(file.place):
+          target.write(chunk)
     if problem := _difference(file, aside):
       raise OSError(f'what came {problem}')
     aside.rename(file.place)
@@ -107,6 +110,9 @@ def _failures(file: File, what: str) -> Iterator[None]:
   except errors.UserError:
     raise
   except Exception as error:
+    if errors.number(error) in errors.FULL:  # of the cache of the library
+      with errors.writing(file.place):
+        raise
     first = (str(error).splitlines() or [''])[0]
     reason = f'{type(error).__name__}: {first}'[:300]
     raise errors.UserError(

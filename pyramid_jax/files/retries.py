@@ -1,4 +1,4 @@
-"""Reads that are tried again when storage fails for a moment."""
+"""Reads and writes that are done again when storage fails for a moment."""
 
 from collections.abc import Callable
 import time
@@ -15,7 +15,7 @@ LIMIT_SECS = 20.0  # after so long no further try begins
 T = TypeVar('T')
 
 
-def read(
+def repeat(
   function: Callable[[], T],
   what: object,
   sleep: Callable[[float], None] = time.sleep,
@@ -28,7 +28,8 @@ def read(
   are raised at once.
 
   Args:
-    function: reads something; it can be called again after it failed.
+    function: reads something, or writes what is whole or not there; it can be
+      called again after it failed.
     what: the file, for the warning.
     sleep: waits for seconds.
     clock: seconds; a clock that nobody sets.
@@ -47,3 +48,6 @@ def read(
       logging.warning('%s: %s; trying again in %.1f s', what, reason, secs)
     sleep(secs)
   return function()
+
+
+read = repeat

@@ -29,6 +29,7 @@ from pyramid_jax.interop.families import t5
 from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
+from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 
 
@@ -92,10 +93,9 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
     'missing': list(report.missing),
     'unused': list(report.unused),
   }
-  with errors.user_errors(missing=errors.OUTPUT):
-    workdir.mkdir(parents=True, exist_ok=True)
-    parts.write(flags.family, workdir / PARAMS, params, heads)
-    (workdir / RECORD).write_text(json.dumps(record, indent=2) + '\n')
+  whole_files.make_folder(workdir)
+  whole_files.save_text(workdir / RECORD, json.dumps(record, indent=2) + '\n')
+  parts.write(flags.family, workdir / PARAMS, params, heads)
 
 
 def _convert_whole(
@@ -152,8 +152,7 @@ def export(flags: argparse.Namespace) -> None:
     params, heads = trained_parts.read(flags.family, workdir)
     with errors.user_errors(value=errors.DATA):
       state = parts.to_official(flags.family, params, flags.layout, heads)
-  with errors.user_errors(missing=errors.OUTPUT):
-    safetensors_file.write(target, state, {'format': 'pt'})
+  safetensors_file.write(target, state, {'format': 'pt'})
   sys.stdout.write(f'{len(state)} tensors written to {target}\n')
 
 

@@ -8,7 +8,9 @@ which is sampled with, and Stable Diffusion's autoencoder.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -30,6 +32,7 @@ from pyramid_jax.interop.families import dit
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import state as state_lib
+from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 
 
@@ -206,11 +209,24 @@ def write(
   Raises:
     UserError: the folder cannot be written.
   """
-  config = config_lib.make_absolute(config)
-  with errors.user_errors(missing=errors.OUTPUT), config.unlocked():
+  try:
+    _write(workdir, config_lib.make_absolute(config), weights)
+  except BaseException:  # so that the same command can be repeated
+    for name in (FIRST_STAGE, checkpoints.DIRECTORY):
+      shutil.rmtree(workdir / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      (workdir / CLIP_FILE).unlink(missing_ok=True)
+      workdir.rmdir()
+    raise
+
+
+def _write(
+  workdir: pathlib.Path, config: ConfigDict, weights: latent_checkpoint.Weights
+) -> None:
+  with errors.user_errors(), config.unlocked():
     _name_files(config)
     labels = data.published_labels(config)
-    (workdir / FIRST_STAGE).mkdir(parents=True)
+    whole_files.make_folder(workdir / FIRST_STAGE)
     config.first_stage.checkpoint = ''
     if weights.clip is not None:
       file = workdir.absolute() / CLIP_FILE

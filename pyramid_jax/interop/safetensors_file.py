@@ -10,6 +10,9 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from pyramid_jax import errors
+from pyramid_jax.runs import whole_files
+
 
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 16
@@ -85,17 +88,15 @@ def write(
 
   Raises:
     ValueError: a dtype that the format does not have.
+    UserError: it cannot be written.
   """
   allowed = ', '.join(_DTYPES)
   for name, array in arrays.items():
     if array.dtype.name not in _DTYPES.values():
       raise ValueError(f'{name!r} is {array.dtype}; allowed: {allowed}')
   path = pathlib.Path(path)
-  part = path.with_name(path.name + '.part')
   # the library writes the memory of an array as it lies
   ordered = {k: np.asarray(v, order='C') for k, v in arrays.items()}
-  safetensors_numpy.save_file(ordered, part, dict(metadata or {}))
-  part.chmod(0o644)  # the library lets the owner alone read it
-  with open(part, 'rb') as file:
-    os.fsync(file.fileno())
-  os.replace(part, path)
+  with errors.writing(path), whole_files.private(path) as aside:
+    safetensors_numpy.save_file(ordered, aside, dict(metadata or {}))
+    aside.chmod(0o644)  # the library lets the owner alone read it

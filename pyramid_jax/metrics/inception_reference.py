@@ -7,13 +7,13 @@ pytorch-fid (mu, sigma), and ours, which say what they were computed with.
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 
 from pyramid_jax.data import images as images_lib
 from pyramid_jax.files import arrays
 from pyramid_jax.metrics import frechet
+from pyramid_jax.runs import whole_files
 
 
 FEATURE = 'inception-2015-12-05'
@@ -102,26 +102,20 @@ def write(
 
   Raises:
     FileExistsError: the file is there.
+    UserError: it cannot be written.
   """
-  path = pathlib.Path(path)
-  part = path.with_name(path.name + '.part')
-  with open(part, 'wb') as file:
-    np.savez(
-      file,
-      mu=pool.mean,
-      sigma=pool.covariance,
-      mu_s=spatial.mean,
-      sigma_s=spatial.covariance,
-      features=features,
-      arr_0=images,
-      n=np.int64(round(pool.count)),
-      source_sha256=np.str_(source),
-      feature=np.str_(FEATURE),
-      resize=np.str_(RESIZE),
-    )
-    file.flush()
-    os.fsync(file.fileno())
-  if path.exists():  # since the images were read
-    part.unlink()
+  if os.path.lexists(path):  # since the images were read
     raise FileExistsError(f'{path} is there, and is not overwritten.')
-  os.replace(part, path)
+  entries = {
+    'mu': pool.mean,
+    'sigma': pool.covariance,
+    'mu_s': spatial.mean,
+    'sigma_s': spatial.covariance,
+    'features': features,
+    'arr_0': images,
+    'n': np.asarray(round(pool.count)),
+    'source_sha256': np.asarray(source),
+    'feature': np.asarray(FEATURE),
+    'resize': np.asarray(RESIZE),
+  }
+  whole_files.save_arrays(path, entries)

@@ -70,10 +70,9 @@ class ArrayParts:
 
   def add(self, arrays: Arrays) -> None:
     """Adds rows (B, ...) of all arrays; on the disk when it returns."""
-    self._folder.mkdir(parents=True, exist_ok=True)
+    whole_files.make_folder(self._folder)
     part = self.count, self.count + len(next(iter(arrays.values())))
-    with whole_files.opened(self._path(part)) as file:
-      np.savez(file, **arrays)  # type: ignore[arg-type]
+    whole_files.save_arrays(self._path(part), arrays)
     self._parts.append(part)
 
   def truncate(self, count: int) -> None:
@@ -104,10 +103,10 @@ class ArrayParts:
 
     Equal rows give equal bytes. Texts become as wide as the widest one.
     """
-    with (
-      whole_files.opened(path) as file,
-      zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive,
-    ):
+    whole_files.save(path, lambda file: self._write_archive(file, prefix))
+
+  def _write_archive(self, file: IO[bytes], prefix: str) -> None:
+    with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
       for name, (shape, dtype) in self._headers().items():
         if name.startswith(prefix):
           member = zipfile.ZipInfo(f'{name.removeprefix(prefix)}.npy', _DATE)

@@ -33,11 +33,8 @@ _GRID = 'grid.png'
 _GRID_COUNT = 64  # images of a grid, at most
 # Archive: the prefix of its arrays in a part.
 _ARCHIVES = {'samples.npz': 'samples/', 'latents.npz': 'latents/'}
+_OTHERS = (*_ARCHIVES, _GRID, _REQUEST)
 _PNG = re.compile(r'\d{6,}\.png')
-_ASIDE = re.compile(
-  rf'\.(\d{{6,}}\.png|{_GRID}|{_REQUEST}|{"|".join(_ARCHIVES)})\..*'
-  rf'\{whole_files.SUFFIX}'
-)
 _NAMED = 3  # differences between requests that are said, at most
 
 Rows = dict[str, np.ndarray]
@@ -65,7 +62,8 @@ class SampleFiles:
     old = _read(folder / _REQUEST)
     self.is_finished = old.pop('finished', False) and self._are_all_there()
     for path in folder.iterdir():
-      if _ASIDE.fullmatch(path.name):
+      left = whole_files.PRIVATE.fullmatch(path.name)
+      if left and (_PNG.fullmatch(left[1]) or left[1] in _OTHERS):
         path.unlink()
     self.differences = _differences(old, self._record)
     self._parts = array_parts.ArrayParts(folder / _PARTS)
@@ -103,8 +101,8 @@ class SampleFiles:
 
   def _note(self, is_finished: bool) -> None:
     record = {**self._record, 'finished': is_finished}
-    with whole_files.opened(self.folder / _REQUEST) as file:
-      file.write(json.dumps(record, indent=2, sort_keys=True).encode())
+    text = json.dumps(record, indent=2, sort_keys=True)
+    whole_files.save_text(self.folder / _REQUEST, text)
 
   def add(self, batch: Batch) -> None:
     """Writes the next images, which count when this returns."""
@@ -176,7 +174,7 @@ def clear(folder: pathlib.Path) -> None:
     if _PNG.fullmatch(path.name):
       path.unlink()
   array_parts.ArrayParts(folder / _PARTS).remove()
-  for name in (*_ARCHIVES, _GRID, _REQUEST):
+  for name in _OTHERS:
     (folder / name).unlink(missing_ok=True)
 
 
@@ -230,26 +228,10 @@ def locked(
     raise errors.UserError(f'{workdir}: not there.', errors.MISSING)
   try:
     for folder in folders:
-      with written(folder):
-        folder.mkdir(exist_ok=True)
+      whole_files.make_folder(folder)
     with lock.Lock(folders[0], takeover) as held:
       yield held
   finally:
     for folder in (folders[0] / SMALL, folders[0]):
       with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-@contextlib.contextmanager
-def written(folder: pathlib.Path) -> Iterator[None]:
-  """Makes the OSError of a folder that cannot be written a UserError."""
-  try:
-    yield
-  except OSError as error:
-    reason = error.strerror or error
-    raise errors.UserError(
-      f'cannot write in {folder}: {reason}'
-      + (f' ({error.filename})' if error.filename else '')
-      + '; once it can be, the same command goes on.',
-      errors.OUTPUT,
-    ) from error

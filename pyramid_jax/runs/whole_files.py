@@ -1,25 +1,40 @@
-"""Files that are whole whenever someone reads them."""
+"""Files that are whole whenever someone reads them.
 
+A file is written under a private name beside it and renamed. So a link in its
+place is replaced, and what it leads to is never written.
+"""
+
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 from typing import IO
 
 import numpy as np
 from PIL import Image
 
+from pyramid_jax import errors
+from pyramid_jax.files import retries
+
 
 SUFFIX = '.tmp'  # of files that are being written
+# The private name of a file; its group is the name.
+PRIVATE = re.compile(r'\.(.+)\.[0-9a-f]{8}\.tmp', re.DOTALL)
+_LONGEST = 100  # letters of a name: it may be as long as the system allows
+
+Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def opened(path: pathlib.Path, durable: bool = True) -> Iterator[IO[bytes]]:
-  """Opens a file that appears under its name once it is written.
+def private(path: pathlib.Path, durable: bool = True) -> Iterator[pathlib.Path]:
+  """Gives the name under which a file is written before it gets its own.
 
-  Until then it is called `.NAME.TOKEN.tmp`, where the token is drawn at random,
-  so that two processes can write the same file.
+  It is `.NAME.TOKEN.tmp`, where the token is drawn at random, so that two
+  processes can write the same file. What fails leaves nothing behind.
 
   Args:
     path: in an existing folder.
@@ -28,12 +43,12 @@ def opened(path: pathlib.Path, durable: bool = True) -> Iterator[IO[bytes]]:
   Raises:
     OSError: the file cannot be written.
   """
-  aside = path.with_name(f'.{path.name}.{secrets.token_hex(4)}{SUFFIX}')
+  token = secrets.token_hex(4)
+  aside = path.with_name(f'.{path.name[:_LONGEST]}.{token}{SUFFIX}')
   try:
-    with aside.open('wb') as file:
-      yield file
-      file.flush()
-      if durable:
+    yield aside
+    if durable:
+      with aside.open('rb') as file:
         os.fsync(file.fileno())
     os.replace(aside, path)
   except BaseException:
@@ -42,9 +57,62 @@ def opened(path: pathlib.Path, durable: bool = True) -> Iterator[IO[bytes]]:
     raise
 
 
-def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
-  """Writes an (H, W, 3) uint8 image; makes its folder if needed."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with opened(path, durable=False) as file:
-    Image.fromarray(image).save(file, format='PNG')
+def remove_left(path: pathlib.Path) -> None:
+  """Removes what processes left that were killed as they wrote a file.
+
+  Only for a file that nobody else writes.
+
+  Raises:
+    OSError: it cannot be removed.
+  """
+  if path.parent.is_dir():
+    for found in path.parent.iterdir():
+      match = PRIVATE.fullmatch(found.name)
+      if match and match[1] == path.name[:_LONGEST]:
+        found.unlink(missing_ok=True)
+
+
+def save(
+  path: Path, write: Callable[[IO[bytes]], object], durable: bool = True
+) -> None:
+  """Writes a file, again if storage fails for a moment.
+
+  Args:
+    path: in an existing folder.
+    write: writes the content into an open file; may be called again.
+    durable: whether the file is on the disk before it gets its name.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+
+  def once() -> None:
+    with private(pathlib.Path(path), durable) as aside, aside.open('wb') as f:
+      write(f)
+
+  with errors.writing(path):
+    retries.repeat(once, path)
+
+
+def save_text(path: Path, text: str) -> None:
+  """Writes a text, see `save`; it must be one of UTF-8."""
+  save(path, lambda file: file.write(text.encode()))
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes an .npz, see `save`."""
+  save(path, lambda file: np.savez(file, **dict(arrays)))  # type: ignore
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+  """Writes an (H, W, 3) uint8 image, see `save`; makes its folder if needed."""
+  folder = pathlib.Path(path).parent
+  make_folder(folder)
+  write = lambda file: Image.fromarray(image).save(file, format='PNG')
+  save(path, write, durable=False)
+
+
+def make_folder(folder: pathlib.Path) -> None:
+  """Makes a folder if it is not there; one that cannot be is a UserError."""
+  with errors.writing(folder):
+    retries.repeat(lambda: folder.mkdir(parents=True, exist_ok=True), folder)

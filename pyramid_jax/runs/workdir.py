@@ -133,8 +133,7 @@ def check_inputs(parts: Sequence[Stage]) -> None:
 
 def make(workdir: pathlib.Path) -> None:
   """Makes the folder; one that cannot be made is a UserError."""
-  with errors.user_errors(missing=errors.OUTPUT):
-    workdir.mkdir(parents=True, exist_ok=True)
+  whole_files.make_folder(workdir)
 
 
 def write_record(
@@ -148,7 +147,5 @@ def write_record(
     CONFIG: config_lib.to_json(config),
     LABELS: json.dumps(list(label_names)) + '\n',
   }
-  with errors.user_errors(missing=errors.OUTPUT):
-    for name, text in texts.items():
-      with whole_files.opened(workdir / name) as file:
-        file.write(text.encode())
+  for name, text in texts.items():
+    whole_files.save_text(workdir / name, text)

@@ -12,14 +12,17 @@ import math
 import os
 import pathlib
 import sys
-from typing import Any
 import warnings
 
 from absl import flags
 from absl import logging
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax.files import json_text
+from pyramid_jax.files import retries
+from pyramid_jax.runs import events
+from pyramid_jax.runs import grown_file
 from pyramid_jax.runs import whole_files
 
 
@@ -70,25 +73,75 @@ def _is_no_search(record: std_logging.LogRecord) -> bool:
   return not is_search or record.levelno > std_logging.INFO
 
 
+class _LogFile(std_logging.Handler):
+  """Writes the log into a file; the first failure is kept, not raised.
+
+  A line may be logged anywhere, also where an error is handled.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    super().__init__()
+    self._file = grown_file.GrownFile(path)
+    self._problem: errors.UserError | None = None
+    self._is_busy = False
+
+  def emit(self, record: std_logging.LogRecord) -> None:
+    """Appends a line, unless an earlier one could not be written."""
+    if self._is_busy or self._problem:  # it may log why it tries again
+      return
+    self._is_busy = True
+    try:
+      line = f'{self.format(record)}\n'
+      self._file.add(line.encode(errors='backslashreplace'))
+    except errors.UserError as error:
+      self._problem = error
+    except Exception:
+      self.handleError(record)
+    finally:
+      self._is_busy = False
+
+  def check(self) -> None:
+    """Raises the failure."""
+    if self._problem:
+      raise self._problem
+
+  def close(self) -> None:
+    """Closes the file; raises the failure."""
+    super().close()
+    self._file.close()
+    self.check()
+
+
 @contextlib.contextmanager
 def copied(
   workdir: str | os.PathLike[str], process_index: int = 0
 ) -> Iterator[None]:
-  """Copies the log into `WORKDIR/logs/`, with the time of every line."""
+  """Copies the log into `WORKDIR/logs/`, with the time of every line.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   folder = pathlib.Path(workdir) / 'logs'
-  folder.mkdir(parents=True, exist_ok=True)
-  handler = std_logging.FileHandler(folder / f'process_{process_index}.log')
+  whole_files.make_folder(folder)
+  handler = _LogFile(folder / f'process_{process_index}.log')
   handler.setFormatter(
     std_logging.Formatter('%(asctime)s %(levelname)s %(message)s')
   )
   handler.addFilter(_is_ours)
   logger = logging.get_absl_logger()
-  logger.addHandler(handler)
-  try:
-    yield
-  finally:
-    logger.removeHandler(handler)
-    handler.close()
+  with errors.closing(handler):
+    logger.addHandler(handler)
+    try:
+      yield
+    finally:
+      logger.removeHandler(handler)
+
+
+def check_log() -> None:
+  """Raises a UserError if the copy of the log could not be written."""
+  for handler in logging.get_absl_logger().handlers:
+    if isinstance(handler, _LogFile):
+      handler.check()
 
 
 class MetricWriter:
@@ -96,6 +149,7 @@ class MetricWriter:
 
   `metrics.jsonl` gets one JSON object a line, `step` first; a number that is
   not finite becomes null. TensorBoard events hold the same and the images.
+  What cannot be written is a UserError.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], first_step: int = 0):
@@ -104,46 +158,71 @@ class MetricWriter:
     Lines after `first_step`, the updates that are finished, and a half line are
     left from an interrupted run and removed.
     """
-    import tensorboardX  # slow to import
-
-    self._path = pathlib.Path(workdir) / METRICS
-    truncate(self._path, first_step)
-    self._file = self._path.open('a')
-    self._events = tensorboardX.SummaryWriter(
-      str(pathlib.Path(workdir) / EVENTS), purge_step=first_step + 1
-    )
+    path = pathlib.Path(workdir) / METRICS
+    truncate(path, first_step)
+    self._lines = grown_file.GrownFile(path)
+    self._events = events.EventFile(path.with_name(EVENTS), first_step)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Appends one line."""
-    values: dict[str, Any] = {'step': step}
-    for name, value in scalars.items():
-      number = float(value)
-      values[name] = number if math.isfinite(number) else None
-      self._events.add_scalar(name, number, step)
-    self._file.write(json.dumps(values) + '\n')
-    self._file.flush()
+    numbers = {name: float(value) for name, value in scalars.items()}
+    finite = lambda x: x if math.isfinite(x) else None
+    values = {'step': step, **{k: finite(x) for k, x in numbers.items()}}
+    self._lines.add(f'{json.dumps(values)}\n'.encode())
+    self._events.add(step, scalars=numbers)
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
     """Adds (H, W, 3) uint8 images to the events."""
-    for name, image in images.items():
-      self._events.add_image(name, image, step, dataformats='HWC')
+    self._events.add(step, images=images)
 
   def close(self) -> None:
-    self._file.close()
-    self._events.close()
+    """Closes both files."""
+    with errors.closing(self._events):
+      self._lines.close()
 
 
 def truncate(path: pathlib.Path, step: int) -> None:
-  """Removes the lines after `step` and incomplete lines, atomically."""
-  if not path.exists():
-    return
-  kept = []
-  for line in path.read_text(errors='replace').split('\n'):
-    try:
-      values = json_text.loads(line, strict=False)
-    except ValueError:
-      continue
-    if isinstance(values, dict) and values.get('step', math.inf) <= step:
-      kept.append(line + '\n')
-  with whole_files.opened(path) as file:
-    file.write(''.join(kept).encode())
+  """Removes the lines after `step` and a half one at the end, atomically.
+
+  A file with other lines than those of a run is copied to `NAME.bad` before
+  they are removed.
+
+  Raises:
+    UserError: it cannot be read or written.
+  """
+  with errors.writing(path):
+    grown_file.check(path)
+    if not path.exists():
+      return
+    content = retries.repeat(path.read_bytes, path)
+  *lines, half = content.split(b'\n')
+  steps = [_step_of(line) for line in lines]
+  foreign = [n for n, found in enumerate(steps, 1) if found is None]
+  if foreign:
+    bad = _free_name(path)
+    whole_files.save(bad, lambda file: file.write(content))
+    logging.warning(
+      '%s: line %d is none of a run; all was copied to %s, and what is of the'
+      ' run stays',
+      *(path, foreign[0], bad.name),
+    )
+  kept = [x for x, n in zip(lines, steps, strict=True) if n and n <= step]
+  if half or len(kept) < len(lines):
+    text = b''.join(line + b'\n' for line in kept)
+    whole_files.save(path, lambda file: file.write(text))
+
+
+def _step_of(line: bytes) -> int | None:
+  """Returns the step of a line of metrics, None of any other line."""
+  try:
+    values = json_text.loads(line, strict=False)
+  except ValueError:
+    return None
+  step = values.get('step') if isinstance(values, dict) else None
+  return step if type(step) is int and step > 0 else None
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+  names = (f'{path.name}.bad{n}' for n in ('', *range(2, 1000)))
+  found = (path.with_name(name) for name in names)
+  return next(p for p in found if not os.path.lexists(p))

@@ -92,6 +92,7 @@ class Hooks:
 
   def check(self, step: int, metrics: Any) -> None:
     """Waits for a step; a loss or gradient that is not finite ends the run."""
+    writers.check_log()
     if float(metrics['finite']):
       self._bar.update()
       return
@@ -114,8 +115,7 @@ class Hooks:
     row |= {f'eval/{name}': v for name, v in (scores or {}).items()}
     row['images_per_sec'] = self._bar.images_per_sec()
     row['seconds'] = self._bar.seconds()
-    with errors.user_errors(missing=errors.OUTPUT):
-      self._writer.write_scalars(step, row)
+    self._writer.write_scalars(step, row)
 
   def write(
     self,
@@ -163,8 +163,7 @@ class Hooks:
       real=self._examples.real,
     )
     folder = self._setup.workdir / 'samples'
-    with errors.user_errors(missing=errors.OUTPUT):
-      whole_files.save_png(folder / f'step_{step:08d}.png', image)
+    whole_files.save_png(folder / f'step_{step:08d}.png', image)
     self._writer.write_images(step, {'samples': image})
 
 

@@ -102,7 +102,7 @@ def _train(
   workdir_lib.write_record(workdir, config, setup.reader.label_names)
   stop.graceful = True
   try:
-    with contextlib.closing(store):
+    with errors.closing(store):
       _loop(setup, step, state, frozen, store, stop, held)
   finally:
     stop.graceful = False
@@ -186,7 +186,7 @@ def _loop(
   pending: deque[tuple[int, Any]] = deque()
   with (
     reading as batches,
-    contextlib.closing(hooks_lib.Hooks(setup, store, first)) as hooks,
+    errors.closing(hooks_lib.Hooks(setup, store, first)) as hooks,
   ):
     for step, batch in enumerate(_readable(batches), first + 1):
       with jax.profiler.StepTraceAnnotation('train', step_num=step):

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -30,6 +29,8 @@ from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.files import arrays
 from pyramid_jax.files import json_text
+from pyramid_jax.files import retries
+from pyramid_jax.runs import whole_files
 
 
 MANIFEST = 'manifest.json'
@@ -91,7 +92,7 @@ def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
   """
   file = folder / MANIFEST
   if not file.is_file():
-    _write(file, (json.dumps(manifest, indent=2) + '\n').encode())
+    whole_files.save_text(file, json.dumps(manifest, indent=2) + '\n')
     return
   was = _read_json(file)
   for name in manifest:
@@ -108,13 +109,11 @@ def write_shard(
 ) -> None:
   """Writes a shard of arrays (N, ...), then the file that makes it count."""
   file = folder / shard_name(index)
-  aside = file.with_name(f'{file.name}.tmp')
-  with open(aside, 'wb') as out:
-    np.savez(out, **dict(arrays))  # type: ignore[arg-type]
-  digest = _sha256(aside)
-  aside.replace(file)
+  whole_files.remove_left(file)
+  whole_files.save_arrays(file, arrays)
+  digest = retries.read(lambda: _sha256(file), file)
   record = {'sha256': digest, 'count': len(next(iter(arrays.values())))}
-  _write(file.with_suffix('.json'), json.dumps(record).encode())
+  whole_files.save_text(file.with_suffix('.json'), json.dumps(record))
 
 
 def is_written(folder: pathlib.Path, index: int) -> bool:
@@ -124,12 +123,6 @@ def is_written(folder: pathlib.Path, index: int) -> bool:
   if not (file.is_file() and record.is_file()):
     return False
   return _read_json(record).get('sha256') == _sha256(file)
-
-
-def _write(file: pathlib.Path, content: bytes) -> None:
-  aside = file.with_name(f'{file.name}.tmp.{os.getpid()}')
-  aside.write_bytes(content)
-  aside.replace(file)
 
 
 def _as_json(value: Any) -> Any:

@@ -1,0 +1,86 @@
+"""TensorBoard events of a run, written in the thread that has them.
+
+The writer of tensorboardX has a thread of its own: when that cannot write, it
+dies, and whoever adds more events waits for it for ever. So only its messages
+are used here, not its files.
+"""
+
+from collections.abc import Mapping
+import os
+import pathlib
+import secrets
+import socket
+import struct
+import time
+from typing import Any
+
+import numpy as np
+
+from pyramid_jax.runs import grown_file
+from pyramid_jax.runs import whole_files
+
+
+class EventFile:
+  """A new file of events in a folder, which is made if it is not there."""
+
+  def __init__(self, folder: pathlib.Path, first_step: int):
+    """Opens the file.
+
+    Args:
+      folder: of all events of the run.
+      first_step: updates that are finished; events of later ones, left from an
+        interrupted run, are not shown.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    from tensorboardX import summary  # slow to import
+    from tensorboardX.proto import event_pb2
+
+    self._summary = summary
+    self._event = event_pb2.Event
+    whole_files.make_folder(folder)
+    # TensorBoard reads the files in the order of their names.
+    name = f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}'
+    unique = f'{os.getpid()}.{secrets.token_hex(4)}'
+    self._file = grown_file.GrownFile(folder / f'{name}.{unique}', is_new=True)
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(
+      {'file_version': 'brain.Event:2'},
+      {'step': first_step + 1, 'session_log': start},
+    )
+
+  def add(
+    self,
+    step: int,
+    scalars: Mapping[str, float] | None = None,
+    images: Mapping[str, np.ndarray] | None = None,
+  ) -> None:
+    """Writes scalars, and (H, W, 3) uint8 images, of a step.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    found = [self._summary.scalar(*pair) for pair in (scalars or {}).items()]
+    for name, image in (images or {}).items():
+      found.append(self._summary.image(name, image, dataformats='HWC'))
+    self._write(*({'step': step, 'summary': one} for one in found))
+
+  def _write(self, *events: Mapping[str, Any]) -> None:
+    now = time.time()
+    messages = (self._event(wall_time=now, **event) for event in events)
+    records = [_record(message.SerializeToString()) for message in messages]
+    self._file.add(b''.join(records))
+
+  def close(self) -> None:
+    """Closes the file; one that cannot be written is a UserError."""
+    self._file.close()
+
+
+def _record(data: bytes) -> bytes:
+  """Returns a record of the format TFRecord: sizes, checksums, data."""
+  from tensorboardX import record_writer
+
+  size = struct.pack('<Q', len(data))
+  checksum = lambda x: struct.pack('<I', record_writer.masked_crc32c(x))
+  return size + checksum(size) + data + checksum(data)
