@@ -70,6 +70,15 @@ def create(config: ConfigDict) -> optax.GradientTransformation:
   return tx
 
 
+def update_count(opt_state: Any) -> jax.Array:
+  """Returns () int32: the finished updates of {loss name: optimizer state}.
+
+  Steps that were skipped are not among them.
+  """
+  # An optimizer has several counts, which go up together.
+  return optax.tree.get_all_with_path(opt_state, 'count')[0][1]
+
+
 def _matrices(params: Any) -> Any:
   """Returns the dimension numbers of the weights that Muon updates: kernels.
 
@@ -128,12 +137,14 @@ def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
   return jnp.minimum(config.ema.decay, (1.0 + n) / (10.0 + n))
 
 
-def averages(config: ConfigDict, ema: Any, params: Any, step: jax.Array) -> Any:
+def averages(
+  config: ConfigDict, ema: Any, params: Any, count: jax.Array
+) -> Any:
   """Returns the averages after an update.
 
-  `params` are those after the update, `step` () the updates before it.
+  `params` are those after the update, `count` () the updates before it.
   """
-  rest = 1.0 - ema_decay(config, step + 1)
+  rest = 1.0 - ema_decay(config, count + 1)
   flat = traverse_util.flatten_dict(params)
   means = {
     path: mean - rest * (mean - flat[path])

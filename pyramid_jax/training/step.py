@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import optax
 
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs.state import TrainState
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import optimizer
@@ -125,13 +126,31 @@ def _update(
       grads[name], state.opt_state[name], tree
     )
     params[name] = optax.apply_updates(tree, updates)
+  count = optimizer.update_count(state.opt_state)
   return TrainState(
     step=state.step + 1,
     params=params,
-    ema=optimizer.averages(config, state.ema, params, state.step),
+    ema=optimizer.averages(config, state.ema, params, count),
     opt_state=opt_state,
     extra=extra,
   )
+
+
+def _checked(
+  config: ConfigDict, old: TrainState, new: TrainState, is_finite: jax.Array
+) -> tuple[TrainState, jax.Array]:
+  """Returns the state after a step, and whether the step is finite.
+
+  It is if its losses and gradients are (`is_finite`) and what it would change.
+  With `train.skip_nonfinite`, one that is not changes the step's number alone:
+  the next has its own batch and its own key.
+  """
+  is_finite &= state_lib.all_finite((new.params, new.ema, new.extra))
+  if not config.train.skip_nonfinite:  # The old state was donated to the new.
+    return new, is_finite
+  keep = old.replace(step=new.step)
+  choose = lambda a, b: jnp.where(is_finite, a, b)
+  return jax.tree.map(choose, new, keep), is_finite
 
 
 def make_step(
@@ -140,8 +159,10 @@ def make_step(
   """Returns the pure function (state, frozen, batch) -> (state, metrics).
 
   The metrics are float32 scalars: `loss` (of the generator), `grad_norm`,
-  `learning_rate`, `finite` (1 if all losses and gradients are), and the metrics
-  of the system; names of another loss begin with 'loss name/'.
+  `learning_rate`, `finite` (1 if all losses, gradients and updated values
+  are), and the metrics of the system; names of another loss begin with
+  'loss name/'. With `train.skip_nonfinite`, steps that are not finite leave the
+  weights as they are, and `skipped` counts them.
   """
   count = config.train.accumulate
 
@@ -178,10 +199,14 @@ def make_step(
       prefix, norm = _prefix(name, grads), optax.tree.norm(grad)
       metrics[f'{prefix}grad_norm'] = norm
       finite &= jnp.isfinite(norm) & jnp.isfinite(metrics[f'{prefix}loss'])
-    metrics['learning_rate'] = optimizer.learning_rate(config, state.step)
-    metrics['finite'] = finite
+    updates = optimizer.update_count(state.opt_state)
+    metrics['learning_rate'] = optimizer.learning_rate(config, updates)
+    new = _update(config, state, grads, extra)
+    new, metrics['finite'] = _checked(config, state, new, finite)
+    if config.train.skip_nonfinite:
+      metrics['skipped'] = new.step - optimizer.update_count(new.opt_state)
     metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()}
-    return _update(config, state, grads, extra), metrics
+    return new, metrics
 
   return step
 

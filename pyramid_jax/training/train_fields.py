@@ -59,6 +59,12 @@ FIELDS = {
   'train.warmup_steps': _not_negative(
     0, 'Steps of a linear rise of the learning rate from zero.'
   ),
+  'train.skip_nonfinite': _not_negative(
+    0,
+    'The number of steps in a row that are skipped because of NaN or Inf; one'
+    ' more ends the run.',
+    resumable=True,
+  ),
   'train.keep': _positive(
     3, 'The number of newest checkpoints that stay.', resumable=True
   ),
