@@ -1,6 +1,7 @@
 """The index of this process and their number; no other module reads them."""
 
 import jax
+import numpy as np
 
 
 def process_part() -> tuple[int, int]:
@@ -11,3 +12,12 @@ def process_part() -> tuple[int, int]:
 def is_main_process() -> bool:
   """Whether this process writes the files that are written once."""
   return jax.process_index() == 0
+
+
+def gathered(array: jax.Array) -> np.ndarray:
+  """Returns an array on the host; where it is split, all processes call it."""
+  if array.is_fully_addressable or array.is_fully_replicated:
+    return np.asarray(array)
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -27,6 +27,12 @@ def path_name(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
+def leaves(tree: Any) -> dict[str, Any]:
+  """Returns the arrays of a tree by their `path_name`."""
+  found = jax.tree_util.tree_leaves_with_path(tree)
+  return {path_name(path): leaf for path, leaf in found}
+
+
 def spec(
   name: str, shape: tuple[int, ...], sizes: Mapping[str, int], min_size: int
 ) -> PartitionSpec:

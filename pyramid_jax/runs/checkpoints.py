@@ -137,19 +137,21 @@ class Checkpoints:
     mesh: Mesh,
     position: int,
     scores: Mapping[str, float] | None = None,
+    record: Mapping[str, Any] | None = None,
   ) -> None:
     """Starts to save a state; returns once it may be donated.
 
     A step that is there already is left as it is. Config, mesh and `position`,
     the examples of the data that were seen, are for the record; so are
-    `scores`, those of the validation split after the step.
+    `scores`, those of the validation split after the step. `record` is kept in
+    addition, see `checkpoints.record`.
 
     Raises:
       UserError: this or the save before could not be written.
     """
     import orbax.checkpoint as ocp  # slow to load
 
-    args = self._items(state, config, mesh, position, scores)
+    args = self._items(state, config, mesh, position, scores, record)
     with _write_errors(self._workdir):
       # Not opened before: by now damaged checkpoints have been renamed.
       if self._manager is None:

@@ -58,7 +58,7 @@ def write(workdir: Path, trees: Any, coarse: Collection[str] = ()) -> None:
     ValueError: a weight that float16 cannot hold.
   """
   arrays: dict[str, np.ndarray] = {}
-  for name, leaf in _leaves(trees).items():
+  for name, leaf in sharding.leaves(trees).items():
     value = np.asarray(leaf)
     is_weight = name.startswith(('params/', 'frozen/'))
     if name in coarse and value.ndim > 1:
@@ -97,7 +97,7 @@ def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
         f'no checkpoint of step {step} in {path}, there: {found}.',
         errors.MISSING,
       )
-    _compare(path, tensors, _leaves(abstract))
+    _compare(path, tensors, sharding.leaves(abstract))
     values = jax.tree_util.tree_map_with_path(
       lambda at, leaf: _read(tensors, sharding.path_name(at), leaf), abstract
     )
@@ -132,8 +132,3 @@ def _compare(
       + (f'; and {more} more.' if more > 0 else '.'),
       errors.DATA,
     )
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {sharding.path_name(path): leaf for path, leaf in leaves}

@@ -6,6 +6,9 @@ from flax import traverse_util
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax.distributed import sharding
 
 
 @flax.struct.dataclass
@@ -32,3 +35,28 @@ def all_finite(tree: Any) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
       finite &= jnp.isfinite(leaf).all()
   return finite
+
+
+_all_finite = jax.jit(all_finite)
+
+
+def not_finite(tree: Any) -> list[str]:
+  """Returns the paths of the arrays that hold NaN or Inf.
+
+  Arrays of accelerators are looked through there, one small program per shape;
+  those of CPU devices by NumPy, which has nothing to compile.
+  """
+
+  def one(leaf: jax.Array) -> Any:
+    is_here = leaf.is_fully_addressable
+    if is_here and all(d.platform == 'cpu' for d in leaf.devices()):
+      return np.isfinite(np.asarray(leaf)).all()
+    return _all_finite(leaf)
+
+  leaves = {
+    name: leaf
+    for name, leaf in sharding.leaves(tree).items()
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  }
+  finite = jax.device_get([one(leaf) for leaf in leaves.values()])
+  return [name for name, ok in zip(leaves, finite, strict=True) if not ok]

@@ -18,7 +18,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -109,7 +108,7 @@ def compare(
   lines = []
   for item, tree in target.items():
     saved = meta['tree'].get(item, {})
-    asked = _leaves(tree)
+    asked = sharding.leaves(tree)
     names = asked if partial else sorted(asked.keys() | saved.keys())
     for name in names:
       leaf = asked.get(name)
@@ -133,10 +132,5 @@ def _manifest(tree: Any) -> dict[str, list[Any]]:
   values = hashes.tree(tree)
   return {
     name: [list(leaf.shape), str(leaf.dtype), values[name]]
-    for name, leaf in _leaves(tree).items()
+    for name, leaf in sharding.leaves(tree).items()
   }
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {sharding.path_name(path): leaf for path, leaf in leaves}

@@ -20,6 +20,7 @@ from pyramid_jax.runs import state as run_state
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import writers
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.training import diverged
 from pyramid_jax.training import setup as setup_lib
 
 
@@ -62,6 +63,7 @@ class Hooks:
     self._setup = setup
     self._store = store
     self._writer = writers.MetricWriter(setup.workdir, first)
+    self._watch = diverged.Watch(setup, store, first)
     train = setup.config.train
     self._bar = progress.Progress(range(first, train.steps), train.batch_size)
     # One pipeline a run, so that nothing is compiled twice; the weights follow.
@@ -90,20 +92,11 @@ class Hooks:
       text = ', '.join(f'{n} {reason}' for reason, n in skipped.items())
       logging.warning('images skipped: %s', text)
 
-  def check(self, step: int, metrics: Any) -> None:
-    """Waits for a step; a loss or gradient that is not finite ends the run."""
+  def check(self, step: int, metrics: Any, state: run_state.TrainState) -> None:
+    """Waits for a step; see `diverged.Watch.check`."""
     writers.check_log()
-    if float(metrics['finite']):
-      self._bar.update()
-      return
-    self._store.wait()
-    good = next(iter(checkpoints.steps(self._setup.workdir)), None)
-    raise errors.UserError(
-      f'the loss or a gradient is not finite in step {step} (loss '
-      f'{float(metrics["loss"])}); last good checkpoint: '
-      f'{"none" if good is None else f"step {good}"}.',
-      errors.DIVERGED,
-    )
+    self._watch.check(step, metrics, state)
+    self._bar.update()
 
   def log(
     self, step: int, metrics: Any, scores: Mapping[str, float] | None = None
@@ -138,9 +131,12 @@ class Hooks:
         self._preview(step, pipe)
       # Last, so that a run that is interrupted before repeats the rest.
       if due.save or stopping:
+        self._watch.check_state(step, metrics, state)
         config, mesh = self._setup.config, self._setup.mesh
         position = step * config.train.batch_size
-        self._store.save(state, config, mesh, position)
+        self._store.save(
+          state, config, mesh, position, record=self._watch.record()
+        )
 
   def _scores(self, pipe: pipeline.Pipeline) -> Mapping[str, float]:
     """Scores the model; samples that are not finite give no scores."""

@@ -198,7 +198,7 @@ def _loop(
       wait = stopping or due.evaluate or due.grid or due.save
       while len(pending) > (0 if wait else ahead):
         done, metrics = pending.popleft()
-        hooks.check(done, metrics)
+        hooks.check(done, metrics, state)
         if hooks_lib.Due.at(done, train).log and not (wait and done == step):
           hooks.log(done, metrics)
       if wait:

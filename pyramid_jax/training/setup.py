@@ -86,11 +86,13 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
 
 
 def batches(
-  config: ConfigDict, reader: reader_lib.Reader
+  config: ConfigDict,
+  reader: reader_lib.Reader,
+  part: tuple[int, int] | None = None,
 ) -> batches_lib.Batches:
-  """Returns this process's part of the training batches."""
+  """Returns part (index, count) of the training batches; None: our own."""
   size, seed = config.train.batch_size, config.train.seed
-  part = processes.process_part()
+  part = processes.process_part() if part is None else part
   if reader.buckets is not None:
     return buckets_lib.BucketBatches(reader, reader.buckets, size, seed, *part)
   return batches_lib.Batches(reader, size, seed, True, *part)

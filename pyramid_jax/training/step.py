@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from clu import metrics as metrics_lib
@@ -148,9 +149,9 @@ def _checked(
   is_finite &= state_lib.all_finite((new.params, new.ema, new.extra))
   if not config.train.skip_nonfinite:  # The old state was donated to the new.
     return new, is_finite
-  keep = old.replace(step=new.step)
+  kept = dataclasses.replace(old, step=new.step)
   choose = lambda a, b: jnp.where(is_finite, a, b)
-  return jax.tree.map(choose, new, keep), is_finite
+  return jax.tree.map(choose, new, kept), is_finite
 
 
 def make_step(

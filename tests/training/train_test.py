@@ -152,7 +152,7 @@ def test_nan_stops_the_run(tmp_path, every):
   config = fake_run.config(
     network__poison=2, train__checkpoint_every=every, train__steps=9
   )
-  with pytest.raises(errors.UserError, match='step 3 ') as info:
+  with pytest.raises(errors.UserError, match='step 3: ') as info:
     train.run(config, tmp_path)
   assert info.value.code == errors.DIVERGED
   good = [2, 1] if every == 1 else []
