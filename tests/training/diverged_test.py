@@ -20,8 +20,8 @@ from tests.helpers import fake_run
 # are as they were.
 OVERFLOW = {
   'optimizer__name': 'adamw',
-  'optimizer__weight_decay': 1e30,
-  'train__learning_rate': 1e30,
+  'optimizer__weight_decay': 1e6,
+  'train__learning_rate': 1e38,
 }
 
 
