@@ -168,7 +168,7 @@ def _write(
   for earlier in _earlier(setup.workdir):
     shutil.rmtree(earlier)
   folder = setup.workdir / DIRECTORY / str(step)
-  folder.mkdir(parents=True)
+  whole_files.make_folder(folder)
   report = _report(setup, step, metrics)
   where = checkpoints.directory(setup.workdir)
   report['state'] = {**state, 'folder': f'{where}/{state["step"]}.{DIRECTORY}'}
@@ -176,8 +176,7 @@ def _write(
   batch = setup_lib.batches(setup.config, setup.reader).at(step - 1)
   report['batch'] |= {'file': BATCH, 'not_finite': _not_finite(batch)}
   _write_json(folder / REPORT, report)
-  with whole_files.opened(folder / BATCH) as file:
-    np.savez(file, allow_pickle=False, **batch)
+  whole_files.save_arrays(folder / BATCH, batch)
   return folder / REPORT
 
 
@@ -228,5 +227,4 @@ def _not_finite(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
-  with whole_files.opened(path) as file:
-    file.write(json.dumps(value, indent=1).encode() + b'\n')
+  whole_files.save_text(path, json.dumps(value, indent=1) + '\n')

@@ -8,7 +8,6 @@ from absl import logging
 import jax
 from ml_collections import ConfigDict
 
-from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.evaluation import examples as examples_lib
