@@ -2,48 +2,18 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.runs import lock
-
-
-# Takes the locks of the folders that it is given, each at a given time, and
-# keeps them until the next line. It dawdles between looking and acting, so
-# that others act in between.
-RACER = """
-import contextlib, os, random, sys, time
-from pyramid_jax import errors
-from pyramid_jax.runs import lock
-assert 'jax' not in sys.modules
-def dawdling(function):
-  def later(*args):
-    result = function(*args)
-    time.sleep(random.uniform(0, 0.05))
-    return result
-  return later
-lock._is_stale = dawdling(lock._is_stale)
-lock.Lock._read = dawdling(lock.Lock._read)
-print('ready', flush=True)
-for line in sys.stdin:
-  folder, start = line.split()
-  with contextlib.ExitStack() as stack:
-    while time.time() < float(start):
-      pass
-    try:
-      stack.enter_context(lock.Lock(folder))
-      print('won', flush=True)
-    except errors.UserError as error:
-      print('lost', error.code, error, flush=True)
-    sys.stdin.readline()
-  print('back', flush=True)
-"""
-ROUNDS, RACERS = 12, 8
+from pyramid_jax.runs import lock_owner
 
 
 def write(folder, pid, host=None, age=0.0, name=lock.NAME, **more):
@@ -122,7 +92,7 @@ def test_a_live_process_keeps_its_lock(tmp_path, other):
   assert is_taken(tmp_path, takeover=True)
 
 
-@pytest.mark.parametrize('age', [lock.STALE_SECS + 1, 10**8, -(10**8)])
+@pytest.mark.parametrize('age', [lock_owner.STALE_SECS + 1, 10**8, -(10**8)])
 def test_a_live_process_here_keeps_it_whatever_the_clock_says(
   tmp_path, other, age
 ):
@@ -131,7 +101,7 @@ def test_a_live_process_here_keeps_it_whatever_the_clock_says(
 
 
 def test_a_silent_owner_elsewhere_loses_it(tmp_path):
-  write(tmp_path, 1, host='elsewhere', age=lock.STALE_SECS + 5)
+  write(tmp_path, 1, host='elsewhere', age=lock_owner.STALE_SECS + 5)
   assert is_taken(tmp_path)
 
 
@@ -156,12 +126,12 @@ def test_another_process_that_got_the_number(tmp_path, other):
 def test_a_machine_of_the_same_name_is_another(tmp_path, dead):
   write(tmp_path, dead, boot='another')
   assert not is_taken(tmp_path)
-  write(tmp_path, dead, boot='another', age=lock.STALE_SECS + 5)
+  write(tmp_path, dead, boot='another', age=lock_owner.STALE_SECS + 5)
   assert is_taken(tmp_path)
 
 
 def test_another_host_is_believed_alive(tmp_path):
-  write(tmp_path, 1, host='elsewhere', age=lock.STALE_SECS - 20)
+  write(tmp_path, 1, host='elsewhere', age=lock_owner.STALE_SECS - 20)
   with pytest.raises(errors.UserError, match='elsewhere'), lock.Lock(tmp_path):
     pass
   assert token_of(tmp_path) == 'other'
@@ -171,7 +141,7 @@ def test_another_host_is_believed_alive(tmp_path):
 def test_silence_is_measured_by_the_file_system(tmp_path, monkeypatch, skew):
   now = time.time()
   monkeypatch.setattr(time, 'time', lambda: now + skew)  # this host's clock
-  for age, stale in ((lock.STALE_SECS - 20, False), (99, True)):
+  for age, stale in ((lock_owner.STALE_SECS - 20, False), (99, True)):
     write(tmp_path, 1, host='elsewhere')
     os.utime(tmp_path / lock.NAME, (now - age, now - age))
     assert is_taken(tmp_path) == stale
@@ -252,12 +222,11 @@ def test_no_such_folder(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-  def full(self, text):
-    self.touch()
+  def full(handle, data):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(type(tmp_path), 'write_text', full)
+    patch.setattr(lock, '_write', full)
     with pytest.raises(errors.UserError, match='No space left') as info:
       lock.Lock(tmp_path).__enter__()
   assert info.value.code == errors.OUTPUT
@@ -294,7 +263,10 @@ def test_a_repeated_request_of_a_network_file_system(tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_of_one_that_died_is_claimed_in_turn(tmp_path, dead, other):
+def test_a_claim_of_one_that_died_is_claimed_in_turn(
+  tmp_path, dead, other, monkeypatch
+):
+  monkeypatch.setattr(lock, 'PATIENCE_SECS', 0.1)
   write(tmp_path, dead)
   claim = f'{lock.NAME}.other.next'
   write(tmp_path, other, name=claim, token='living')
@@ -305,44 +277,90 @@ def test_a_claim_of_one_that_died_is_claimed_in_turn(tmp_path, dead, other):
   assert is_taken(tmp_path)
 
 
-@contextlib.contextmanager
-def racers(count):
-  command = [sys.executable, '-c', RACER]
-  pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
-  with contextlib.ExitStack() as stack:
-    processes = [
-      stack.enter_context(subprocess.Popen(command, **pipes))
-      for _ in range(count)
-    ]
-    for process in processes:
-      stack.callback(process.kill)
-
-    def tell(text):
-      for process in processes:
-        process.stdin.write(text + '\n')
-        process.stdin.flush()
-
-    def hear():
-      return [process.stdout.readline().split(' ', 2) for process in processes]
-
-    assert [words[0].strip() for words in hear()] == ['ready'] * count
-    yield tell, hear
+def test_an_owner_that_died_as_it_gave_the_lock_back(tmp_path, dead):
+  write(tmp_path, dead)
+  write(tmp_path, dead, name=f'{lock.NAME}.other.next')
+  assert is_taken(tmp_path)
 
 
-def test_of_many_that_race_for_a_dead_owner_s_lock_one_wins(tmp_path, dead):
-  with racers(RACERS) as (tell, hear):
-    for number in range(ROUNDS):
-      folder = tmp_path / str(number)
-      folder.mkdir()
-      write(folder, dead)
-      tell(f'{folder} {time.time() + 0.1}')
-      answers = hear()
-      won = [words for words in answers if words[0].strip() == 'won']
-      rest = [words for words in answers if words not in won]
-      assert len(won) == 1, answers
-      assert all(words[1] == str(errors.OUTPUT) for words in rest), answers
-      assert [p.name for p in folder.iterdir()] == [lock.NAME]
-      assert token_of(folder) != 'other'
-      tell('')
-      assert [words[0].strip() for words in hear()] == ['back'] * RACERS
-      assert list(folder.iterdir()) == []
+def test_a_claim_that_was_made_anew_meanwhile_counts(
+  tmp_path, dead, other, monkeypatch
+):
+  write(tmp_path, dead)
+  claim = f'{lock.NAME}.other.next'
+  write(tmp_path, dead, name=claim, token='died')
+  real = os.link
+
+  def link(source, target):  # the claim of the dead is gone, one alive is there
+    if 'died' in os.fspath(target):
+      write(tmp_path, other, name=claim, token='living')
+    real(source, target)
+
+  monkeypatch.setattr(os, 'link', link)
+  monkeypatch.setattr(lock, 'PATIENCE_SECS', 0.1)
+  with pytest.raises(errors.UserError, match='just now'), lock.Lock(tmp_path):
+    pass
+  assert token_of(tmp_path) == 'other'
+
+
+def test_what_killed_processes_left_is_removed(tmp_path, dead, other):
+  token = 'feedfeedfeedfeed'
+  write(tmp_path, dead, name=f'lock.{token}', token=token)
+  write(tmp_path, other, name=f'lock.{token[::-1]}', token=token[::-1])
+  with lock.Lock(tmp_path):
+    assert not (tmp_path / f'lock.{token}').exists()
+    assert (tmp_path / f'lock.{token[::-1]}').exists()  # its process is alive
+
+
+def test_two_threads(tmp_path):
+  with lock.Lock(tmp_path):
+    results = []
+
+    def take():
+      try:
+        lock.Lock(tmp_path).__enter__()
+      except errors.UserError as error:
+        results.append(error.code)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    assert results == [errors.OUTPUT]
+
+
+def test_processes_that_leave_the_lock_to_another(tmp_path):
+  with lock.Lock(tmp_path, is_owner=False) as held:
+    assert list(tmp_path.iterdir()) == []
+    held.check(now=True)
+
+
+def test_a_forked_child_has_no_part_in_it(tmp_path):
+  told, tell = os.pipe()
+  with lock.Lock(tmp_path) as held:
+    pid = os.fork()
+    if not pid:
+      with contextlib.suppress(BaseException):
+        with pytest.raises(errors.UserError, match='parent'):
+          held.check()
+        held.__exit__()
+        os.write(tell, b'1')
+      signal.pause()
+    try:
+      assert os.read(told, 1) == b'1'
+      held.check(now=True)
+    except BaseException:
+      os.kill(pid, signal.SIGKILL)
+      raise
+  try:
+    with lock.Lock(tmp_path) as held:  # although the child lives
+      held.check(now=True)
+  finally:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_program_that_was_started_does_not_keep_it(tmp_path):
+  with lock.Lock(tmp_path):
+    child = subprocess.Popen(['sleep', '60'], close_fds=False)
+  with child, lock.Lock(tmp_path):
+    child.kill()
