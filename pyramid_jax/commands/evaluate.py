@@ -79,9 +79,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
       'fid': None if evaluator is None else evaluator.name,
     },
   )
-  with store.held(options.get('takeover', False)):
+  with store.held(options.get('takeover', False)) as held:
     rows = task.score(store)
     logging.info('scores of %s\n%s', task.about, score_table.to_markdown(rows))
+    held.check(now=True)
     score_table.write(task.folder, task.about, rows)
   store.remove()
 

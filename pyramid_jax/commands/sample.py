@@ -71,7 +71,7 @@ def run(
     _make(pipe, plan, files, held)
     for file, model in zip(files, pipes, strict=True):
       with errors.writing(folder):
-        held.check()
+        held.check(now=True)
         file.finish(functools.partial(_grid, model))
     logging.info(
       '%d images in %s: %%06d.png, grid.png, samples.npz', plan.count, folder
@@ -94,7 +94,7 @@ def _make(
   batches: Any = pipe.stream(plan, first=done)
   with contextlib.closing(batches):  # its bar ends before an error is said
     for number, made in enumerate(batches):
-      held.check()
+      held.check(now=True)
       parts = [made] if made.small is None else [made.small, made]
       with errors.writing(folder):
         if not number:

@@ -101,18 +101,21 @@ class Store:
     self._saved: dict[tuple[str, str], int] = {}  # parts of what is kept
     self._last = 0  # the batches that are saved
     self._due = -float('inf')  # on the clock
+    self._held: lock.Lock | None = None
     if processes.is_main_process():
       whole_files.make_folder(self._folder)
       whole_files.save_text(self._folder / _REQUEST, text)
 
   @contextlib.contextmanager
-  def held(self, takeover: bool = False) -> Iterator[None]:
-    """Keeps other processes from the same evaluation, see `runs.lock`."""
-    if not processes.is_main_process():
-      yield
-      return
-    with lock.Lock(self._folder, takeover):
-      yield
+  def held(self, takeover: bool = False) -> Iterator[lock.Lock]:
+    """Keeps other processes from the same evaluation, see `runs.lock`.
+
+    Nothing is saved once another one has taken it over.
+    """
+    is_owner = processes.is_main_process()
+    with lock.Lock(self._folder, takeover, is_owner) as held:
+      self._held = held
+      yield held
 
   def load(self, states: States) -> tuple[int, States]:
     """Returns the number of finished batches, and the states after them.
@@ -183,6 +186,8 @@ class Store:
     if start < self._due and not is_last:
       return
     if processes.is_main_process():
+      if self._held is not None:
+        self._held.check(now=True)
       with errors.writing(self._folder):
         self._write(step, states)
     self._last = step

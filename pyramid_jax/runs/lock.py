@@ -82,15 +82,11 @@ class Lock:
       return self
     _HELD[self._token] = self
     try:
-      self._is_local = lock_owner.is_local(self._file.parent)
-      self._acquire()
-    except BaseException as error:
+      with errors.writing(self._file.parent):
+        self._is_local = lock_owner.is_local(self._file.parent)
+        self._acquire()
+    except BaseException:
       self._release()
-      if isinstance(error, OSError):
-        raise errors.UserError(
-          f'cannot write in {self._file.parent}: {error.strerror or error}.',
-          errors.OUTPUT,
-        ) from error
       raise
     self._thread.start()
     return self

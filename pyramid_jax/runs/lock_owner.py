@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import socket
 import time
 from typing import Any
+
+from pyramid_jax.files import json_text
 
 
 # An owner on another host that is silent for so long has lost its lock.
@@ -114,7 +115,7 @@ def read(handle: int) -> Owner:
   """
   stat, owner = os.fstat(handle), None
   with contextlib.suppress(ValueError):
-    owner = json.loads(os.pread(handle, 1 << 16, 0))
+    owner = json_text.loads(os.pread(handle, 1 << 16, 0), 'a lock')
   if isinstance(owner, dict) and _is_name(owner.get('token')):
     return owner
   return {'token': f'{stat.st_ino:x}-{stat.st_mtime_ns:x}'}

@@ -99,6 +99,7 @@ def _train(
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
     state = _restore_or_create(setup, store, frozen)
     step = compiled.result()
+  held.check(now=True)
   workdir_lib.write_record(workdir, config, setup.reader.label_names)
   stop.graceful = True
   try:
@@ -200,8 +201,10 @@ def _loop(
         done, metrics = pending.popleft()
         hooks.check(done, metrics, state)
         if hooks_lib.Due.at(done, train).log and not (wait and done == step):
+          held.check(now=True)
           hooks.log(done, metrics)
       if wait:
+        held.check(now=True)
         hooks.write(step, state, frozen, metrics, due, stopping)
       if stopping:
         store.wait()
