@@ -59,7 +59,7 @@ setuptools.setup(
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66,<5',
   ],
-  entry_points={'console_scripts': ['pyramid-jax = pyramid_jax.main:run']},
+  entry_points={'console_scripts': ['pyramid-jax = pyramid_jax.__main__:main']},
   extras_require={
     'test': TEST,
     'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],

@@ -1,5 +1,10 @@
 """Flags in, one call out; see `--help`, README.md and the configs."""
 
+if __name__ == '__main__':
+  from pyramid_jax.runs import entry
+
+  entry.run('pyramid_jax.main', 'run')
+
 import ast
 from collections.abc import Sequence
 import contextlib
@@ -133,7 +138,3 @@ def run(arguments: Sequence[str] | None = None) -> int:
       faulthandler.enable()
   given = sys.argv[1:] if arguments is None else arguments
   return command_line.exit_code(lambda: _dispatch(given))
-
-
-if __name__ == '__main__':
-  sys.exit(run())

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 import pyramid_jax
+from pyramid_jax import __main__
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax import main
 from pyramid_jax import pipeline
 from pyramid_jax.config import files
 from pyramid_jax.evaluation import grids
@@ -84,8 +84,8 @@ def test_a_wheel_has_the_configs():
     '*found.entry_points["console_scripts"], sep="\\n")'
   )
   *found, script = output_of(program, cwd=ROOT).splitlines()
-  assert script.split() == ['pyramid-jax', '=', 'pyramid_jax.main:run']
-  assert callable(main.run)
+  assert script.split() == ['pyramid-jax', '=', 'pyramid_jax.__main__:main']
+  assert callable(__main__.main)
   configs = {f'configs/{file.name}' for file in ROOT.glob('configs/*.py')}
   assert len(configs) > 20
   assert configs == {

@@ -22,6 +22,7 @@ PACKAGE = 'pyramid_jax'
 # Room -> floor. A room imports what lies below it, never beside or above.
 FLOORS = {
   '__init__': 7,
+  '__main__': 8,
   'main': 7,
   'commands': 6,
   'training': 5,

@@ -11,12 +11,16 @@ command resumes after an interruption. Crops are drawn once: an image has one
 latent, or two with --flips. Exit codes are those of `pyramid_jax.main`.
 """
 
+if __name__ == '__main__':
+  from pyramid_jax.runs import entry
+
+  entry.run('pyramid_jax.commands.cache_latents')
+
 import argparse
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
-import sys
 from typing import Any
 
 from absl import logging
@@ -37,9 +41,9 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import progress
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.runs import writers
 from pyramid_jax.systems import autoencoder
 
 
@@ -174,6 +178,7 @@ def _shard(
   draws = batches_lib.Batches(reader, 1, seed=0, shuffle=False)
   parts = []
   for start in range(0, len(images), batch_size):
+    stopping.check()
     places = [draws.order(i) for i in images[start : start + batch_size]]
     indices, seeds = (np.concatenate(x) for x in zip(*places, strict=True))
     with errors.user_errors(value=errors.DATA):
@@ -201,19 +206,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--flips', action='store_true', help='mirrored too')
 
   def body(flags: argparse.Namespace, config: Any) -> None:
-    run(
-      config,
-      flags.first_stage,
-      pathlib.Path(flags.output),
-      count=flags.count,
-      shard_size=flags.shard_size,
-      batch_size=flags.batch_size,
-      flips=flags.flips,
-    )
+    with stopping.listening():
+      run(
+        config,
+        flags.first_stage,
+        pathlib.Path(flags.output),
+        count=flags.count,
+        shard_size=flags.shard_size,
+        batch_size=flags.batch_size,
+        flips=flags.flips,
+      )
 
   return command_line.run(parser, body, arguments)
-
-
-if __name__ == '__main__':
-  writers.setup()
-  sys.exit(main())

@@ -17,16 +17,20 @@ Exit codes: 0 done, 64 a wrong command line or config, 65 a file that is
 damaged or lacks keys, 66 a file that is not there, 73 DIR holds a run already.
 """
 
+if __name__ == '__main__':
+  from pyramid_jax.runs import entry
+
+  entry.run('pyramid_jax.commands.convert')
+
 import argparse
 from collections.abc import Sequence
-import sys
 
 from ml_collections import ConfigDict
 
 from pyramid_jax.config import command_line
 from pyramid_jax.interop import convert
 from pyramid_jax.interop import parts
-from pyramid_jax.runs import writers
+from pyramid_jax.runs import stopping
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,14 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
   def body(flags: argparse.Namespace, config: ConfigDict | None) -> None:
     if bool(flags.checkpoint) == bool(flags.export):
       parser.error('give either --checkpoint=FILE or --export=FILE')
-    if flags.export:
-      convert.export(flags)
-    else:
-      convert.convert(flags, config)
+    with stopping.listening():
+      if flags.export:
+        convert.export(flags)
+      else:
+        convert.convert(flags, config)
 
   return command_line.run(parser, body, arguments)
-
-
-if __name__ == '__main__':
-  writers.setup()
-  sys.exit(main())

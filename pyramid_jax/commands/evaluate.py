@@ -30,6 +30,7 @@ from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import workdir as workdir_lib
 
 
@@ -64,9 +65,16 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
   Raises:
     UserError: no images to score, or no weights to score them with.
   """
-  if options.get('write_reference'):
-    fidelity.write_reference(config, options)
-    return
+  with stopping.listening():
+    if options.get('write_reference'):
+      fidelity.write_reference(config, options)
+    else:
+      _evaluate(config, workdir, options)
+
+
+def _evaluate(
+  config: ConfigDict, workdir: pathlib.Path, options: Options
+) -> None:
   config = predictors.with_maps(config)
   evaluator = fidelity.find(config)
   of_images = _of_saved if options.get('samples') else _of_run
@@ -100,6 +108,7 @@ def _of_run(
     names = workdir_lib.read_labels(workdir)
     reader_lib.check_labels(config, names, reader.label_names)
   run_ = loading.load(config, workdir, options.get('checkpoint_step'))
+  stopping.check()
   with errors.user_errors():
     settings = settings_lib.of_config(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)

@@ -11,6 +11,11 @@ super-resolution. `--config.laplacian.levels=N` sets another number of levels.
 Exit codes are those of `pyramid_jax.main`.
 """
 
+if __name__ == '__main__':
+  from pyramid_jax.runs import entry
+
+  entry.run('pyramid_jax.commands.measure_bands')
+
 import argparse
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -29,7 +34,7 @@ from pyramid_jax.config import command_line
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import pretrained
-from pyramid_jax.runs import writers
+from pyramid_jax.runs import stopping
 from pyramid_jax.systems.ladm import ladm
 
 
@@ -71,6 +76,7 @@ def measure(config: ConfigDict, count: int, batch_size: int) -> np.ndarray:
 
   total = np.zeros(levels + 1)
   for first in range(0, count, batch_size):
+    stopping.check()
     rows = np.arange(first, min(count, first + batch_size))
     arrays = mesh_lib.numeric(reader.batch(rows, np.zeros(len(rows), int)))
     total += np.asarray(powers(frozen, arrays), float).sum(1)
@@ -120,12 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--kappa', type=real, default=12.0, help='noise / detail')
 
   def body(flags: argparse.Namespace, config: Any) -> None:
-    rms = measure(config, flags.count, flags.batch_size)
+    with stopping.listening():
+      rms = measure(config, flags.count, flags.batch_size)
     sys.stdout.write(f'{report(rms.tolist(), flags.kappa)}\n')
 
   return command_line.run(parser, body, arguments)
-
-
-if __name__ == '__main__':
-  writers.setup()
-  sys.exit(main())

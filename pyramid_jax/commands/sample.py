@@ -18,7 +18,7 @@ from pyramid_jax.evaluation import grids
 from pyramid_jax.pipeline import opening
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import sample_files
-from pyramid_jax.training import preemption
+from pyramid_jax.runs import stopping
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
   folder, upsampler = workdir / 'samples', options.get('upsampler')
   small = [] if upsampler is None else [folder / sample_files.SMALL]
   with (
-    preemption.Preemption(),
+    stopping.listening(),
     sample_files.locked(
       [folder, *small], bool(options.get('takeover'))
     ) as held,

@@ -9,6 +9,11 @@ discriminator, nothing of the optimizer; weights are float16, and int8 in the
 encoder of the first stage, which only edits of an image read.
 """
 
+if __name__ == '__main__':
+  from pyramid_jax.runs import entry
+
+  entry.run('pyramid_jax.commands.ship')
+
 import argparse
 from collections.abc import Sequence
 import pathlib
@@ -25,8 +30,8 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.runs import writers
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
@@ -64,6 +69,7 @@ def ship(
     config = config_lib.from_json(config_lib.to_json(config))
     with config.unlocked():
       config.first_stage.checkpoint = ''
+  stopping.check()
   workdir_lib.make(out)
   with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
     compact.write(out, trees, _only_encodes(system.space))
@@ -109,12 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
   def body(flags: argparse.Namespace, config: Any) -> None:
     del config
-    size = ship(flags.workdir, flags.out, flags.step)
+    with stopping.listening():
+      size = ship(flags.workdir, flags.out, flags.step)
     sys.stdout.write(f'{size:,} bytes in {flags.out}\n')
 
   return command_line.run(parser, body, arguments)
-
-
-if __name__ == '__main__':
-  writers.setup()
-  sys.exit(main())

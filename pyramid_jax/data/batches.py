@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from pyramid_jax.conditioning import hashing
+from pyramid_jax.runs import stopping
 
 
 Arrays = dict[str, Any]
@@ -153,10 +154,12 @@ def prefetch(
   """Prepares the batches of [first_step, last_step) in threads, in order.
 
   Within the context they are iterated over; an exception of the reader is
-  raised where its batch would have come. Leaving it drops what is prepared and
-  waits for the threads. `place` puts a host batch onto the mesh; it runs in the
-  threads too, so that the transfer overlaps the computation. `depth` batches
-  are in work or ready, at least one for each thread.
+  raised where its batch would have come, and `stopping.Stopped` where a signal
+  asked to stop. Leaving it drops what is prepared and waits for the threads,
+  but for those that an exception leaves behind: they may hang. `place` puts a
+  host batch onto the mesh; it runs in the threads too, so that the transfer
+  overlaps the computation. `depth` batches are in work or ready, at least one
+  for each thread.
 
   Raises:
     ValueError: depth or threads below 1.
@@ -172,11 +175,13 @@ def prefetch(
 
   def ready() -> Iterator[Placed]:
     while pending:
-      batch = pending.popleft().result()
+      batch = stopping.wait(pending.popleft())
       pending.extend(map(submit, itertools.islice(steps, 1)))
       yield batch
 
+  is_whole = False
   try:
     yield ready()
+    is_whole = True
   finally:
-    pool.shutdown(wait=True, cancel_futures=True)
+    pool.shutdown(wait=is_whole, cancel_futures=True)

@@ -1,5 +1,10 @@
 """Official checkpoints to ours, and back: the work of `commands/convert.py`."""
 
+if __name__ == '__main__':  # the old name of the command
+  from pyramid_jax.runs import entry
+
+  entry.run('pyramid_jax.commands.convert')
+
 import argparse
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -222,9 +227,3 @@ def _inferred(infer: Callable[[State], Any], state: State) -> Any:
 def _sha256(path: pathlib.Path) -> str:
   with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-if __name__ == '__main__':  # the old name of the command
-  from pyramid_jax.commands import convert as command
-
-  sys.exit(command.main())

@@ -18,6 +18,7 @@ from pyramid_jax.pipeline import settings
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import workdir as workdir_lib
 
 
@@ -127,6 +128,7 @@ def of_run(
     asked = settings.with_request(config, request)
     conditions.read(request, asked, names)
   run = loading.load(config, workdir, step, mesh)
+  stopping.check()
   return pipeline.Pipeline(run.system, run.weights, run.mesh, config, names)
 
 

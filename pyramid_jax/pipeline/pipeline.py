@@ -20,6 +20,7 @@ from pyramid_jax.pipeline import rows as rows_lib
 from pyramid_jax.pipeline import sampler
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import progress
+from pyramid_jax.runs import stopping
 from pyramid_jax.systems import system as system_lib
 
 
@@ -315,6 +316,7 @@ class Pipeline(sampler.Sampler):
     """Yields the images from number `first` on."""
     starts = range(first, plan.count, size)
     for index in progress.Progress(range(len(starts)), size, 'batch'):
+      stopping.check()
       start = starts[index]
       # The last batch is as large as the others, so that one program serves.
       made = self._made(plan, start + np.arange(size))

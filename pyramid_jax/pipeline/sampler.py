@@ -25,6 +25,7 @@ from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.pipeline import settings as settings_lib
+from pyramid_jax.runs import stopping
 from pyramid_jax.systems import system as system_lib
 
 
@@ -186,6 +187,7 @@ class Sampler:
       extent,
       strength=settings.strength,
     )
+    stopping.ready([images, *scales, finite])
     return Samples(
       images=np.asarray(images),
       scales=tuple(map(np.asarray, scales)),
@@ -236,6 +238,7 @@ class Sampler:
       return made.images
     key = self._one_placed(_key_data(settings, numbers[:1]))
     (images,) = self._preview(self.weights, key, self._placed(batch))
+    stopping.ready([images])
     return np.asarray(images)
 
   def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -245,6 +248,7 @@ class Sampler:
     """
     image = self._one_placed(batch['image'])
     images, codes = self._reconstruct(self.weights, image)
+    stopping.ready([images, *codes])
     return np.asarray(images), [np.asarray(c) for c in codes]
 
   def _generative(self) -> system_lib.Generative:

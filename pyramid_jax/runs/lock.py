@@ -24,6 +24,7 @@ import time
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax.runs import leaving
 from pyramid_jax.runs import lock_owner
 
 
@@ -71,6 +72,7 @@ class Lock:
     self._warned = -float('inf')
     self._stop = threading.Event()
     self._thread = threading.Thread(target=self._beat, daemon=True)
+    self._at_end = contextlib.ExitStack()
 
   def __enter__(self) -> 'Lock':
     """Takes the lock.
@@ -81,6 +83,7 @@ class Lock:
     if not self._is_owner:
       return self
     _HELD[self._token] = self
+    self._at_end.enter_context(leaving.released(self._release))
     try:
       with errors.writing(self._file.parent):
         self._is_local = lock_owner.is_local(self._file.parent)
@@ -296,6 +299,7 @@ class Lock:
     finally:
       _HELD.pop(self._token, None)
       self._close()
+      self._at_end.close()
 
   def _close(self) -> None:
     for handle in self._handles:

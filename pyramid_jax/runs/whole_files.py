@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from PIL import Image
 
 from pyramid_jax import errors
 from pyramid_jax.files import retries
+from pyramid_jax.runs import leaving
 
 
 SUFFIX = '.tmp'  # of files that are being written
@@ -45,12 +47,14 @@ def private(path: pathlib.Path, durable: bool = True) -> Iterator[pathlib.Path]:
   """
   token = secrets.token_hex(4)
   aside = path.with_name(f'.{path.name[:_LONGEST]}.{token}{SUFFIX}')
+  remove = functools.partial(aside.unlink, missing_ok=True)
   try:
-    yield aside
-    if durable:
-      with aside.open('rb') as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with leaving.released(remove):
+      yield aside
+      if durable:
+        with aside.open('rb') as file:
+          os.fsync(file.fileno())
+      os.replace(aside, path)
   except BaseException:
     with contextlib.suppress(OSError):
       aside.unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """Logs, scores, grids and checkpoints of a training run."""
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 from typing import Any
 
 from absl import logging
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
@@ -16,6 +18,7 @@ from pyramid_jax.evaluation import scoring
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import state as run_state
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import writers
 from pyramid_jax.systems import system as system_lib
@@ -61,6 +64,7 @@ class Hooks:
     """Opens the files after `first` finished updates."""
     self._setup = setup
     self._store = store
+    self._saved = first
     self._writer = writers.MetricWriter(setup.workdir, first)
     self._watch = diverged.Watch(setup, store, first)
     train = setup.config.train
@@ -116,26 +120,36 @@ class Hooks:
     frozen: Mapping[str, Any],
     metrics: Any,
     due: Due,
-    stopping: bool,
   ) -> None:
-    """Runs the hooks that are due; when stopping, only log and checkpoint."""
+    """Runs the hooks that are due.
+
+    Scores and a preview are given up when a signal asks to stop; then the step
+    is saved.
+    """
     pipe = self._pipe.with_weights(_weights(state, frozen))
     with self._bar.pause():
       scores: Mapping[str, float] = {}
-      if due.evaluate and not stopping:
-        scores = self._scores(pipe)
+      if due.evaluate:
+        with contextlib.suppress(stopping.Stopped):
+          scores = stopping.call(self._scores, pipe)
       if due.log:
         self.log(step, metrics, scores)
-      if due.grid and not stopping:
-        self._preview(step, pipe)
+      if due.grid:
+        with contextlib.suppress(stopping.Stopped):
+          self._write_preview(step, stopping.call(self._preview, pipe))
       # Last, so that a run that is interrupted before repeats the rest.
-      if due.save or stopping:
-        self._watch.check_state(step, metrics, state)
-        config, mesh = self._setup.config, self._setup.mesh
-        position = step * config.train.batch_size
-        self._store.save(
-          state, config, mesh, position, record=self._watch.record()
-        )
+      if due.save or stopping.requested():
+        self.save(step, metrics, state)
+
+  def save(self, step: int, metrics: Any, state: run_state.TrainState) -> None:
+    """Starts to save a step, unless it is saved."""
+    if step == self._saved:
+      return
+    self._watch.check_state(step, metrics, state)
+    config, mesh = self._setup.config, self._setup.mesh
+    position = step * config.train.batch_size
+    self._store.save(state, config, mesh, position, record=self._watch.record())
+    self._saved = step
 
   def _scores(self, pipe: pipeline.Pipeline) -> Mapping[str, float]:
     """Scores the model; samples that are not finite give no scores."""
@@ -148,15 +162,17 @@ class Hooks:
     logging.info('validation: %s', ', '.join(texts))
     return scores
 
-  def _preview(self, step: int, pipe: pipeline.Pipeline) -> None:
-    """Draws and saves a grid of samples."""
-    image = grids.draw(
+  def _preview(self, pipe: pipeline.Pipeline) -> np.ndarray:
+    """Draws a grid of samples."""
+    return grids.draw(
       pipe.preview(self._examples.batch, self._setup.settings),
       self._examples.rows,
       self._setup.config.condition.task,
       pipe.label_names,
       real=self._examples.real,
     )
+
+  def _write_preview(self, step: int, image: np.ndarray) -> None:
     folder = self._setup.workdir / 'samples'
     whole_files.save_png(folder / f'step_{step:08d}.png', image)
     self._writer.write_images(step, {'samples': image})

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from concurrent import futures
 import contextlib
 import os
 import pathlib
@@ -29,10 +28,10 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers
 from pyramid_jax.training import hooks as hooks_lib
-from pyramid_jax.training import preemption
 from pyramid_jax.training import setup as setup_lib
 from pyramid_jax.training import step as step_lib
 
@@ -63,26 +62,20 @@ def run(
     workdir_lib.check_config(stage, folder)
   workdir_lib.check_inputs(stages)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(stopping.listening())
     locks = {}
     for _, folder in reversed(stages):  # the outer folder first
       workdir_lib.make(folder)
       locks[folder] = stack.enter_context(lock.Lock(folder, takeover))
     index, _ = processes.process_part()
     stack.enter_context(writers.copied(workdir, index))
-    stop = stack.enter_context(preemption.Preemption())
     for stage, folder in stages:
-      _train(stage, folder, stop, locks[folder])
+      _train(stage, folder, locks[folder])
 
 
-def _train(
-  config: ConfigDict,
-  workdir: pathlib.Path,
-  stop: preemption.Preemption,
-  held: lock.Lock,
-) -> None:
+def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
   """Trains one stage."""
-  if stop.requested:
-    raise errors.UserError('stopped before the next stage.', errors.RESTART)
+  stopping.check()
   steps = config.train.steps
   if checkpoints.reaches(workdir, steps):
     logging.info('%s has its %d steps', workdir, steps)
@@ -90,23 +83,21 @@ def _train(
   logging.info('training %s in %s', config.name or config.system.name, workdir)
   setup = setup_lib.prepare(config, workdir)
   _report(setup)
-  with futures.ThreadPoolExecutor(1) as pool:  # XLA compiles meanwhile
+  stopping.check()
+  with stopping.worker() as pool:  # XLA compiles meanwhile
     compiled = pool.submit(_compile, setup)
     frozen = pretrained.load(setup.system, config, setup.mesh, workdir)
     edge_prediction.check_targets(setup.system, setup.reader_val, frozen)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(setup.reader, digests)
+    stopping.check()
     store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
     state = _restore_or_create(setup, store, frozen)
-    step = compiled.result()
+    step = stopping.wait(compiled)
   held.check(now=True)
   workdir_lib.write_record(workdir, config, setup.reader.label_names)
-  stop.graceful = True
-  try:
-    with errors.closing(store):
-      _loop(setup, step, state, frozen, store, stop, held)
-  finally:
-    stop.graceful = False
+  with errors.closing(store), stopping.finishing():
+    _loop(setup, step, state, frozen, store, held)
 
 
 def _report(setup: setup_lib.Setup) -> None:
@@ -170,10 +161,12 @@ def _loop(
   state: step_lib.TrainState,
   frozen: Mapping[str, Any],
   store: checkpoints.Checkpoints,
-  stop: preemption.Preemption,
   held: lock.Lock,
 ) -> None:
-  """Runs the steps that are left; the last one is saved before it returns."""
+  """Runs the steps that are left; the last one is saved before it returns.
+
+  So is the step that was made when a signal asked to stop.
+  """
   train = setup.config.train
   first, last = int(state.step), train.steps
   ahead = 0 if mesh_lib.needs_blocking(setup.mesh) else _AHEAD
@@ -189,38 +182,55 @@ def _loop(
     reading as batches,
     errors.closing(hooks_lib.Hooks(setup, store, first)) as hooks,
   ):
+
+    def settle(count: int, is_written: bool = False) -> None:
+      """Waits for all steps but `count`; `is_written` leaves the last line."""
+      while len(pending) > count:
+        done, metrics = pending.popleft()
+        hooks.check(done, metrics, state)
+        is_left = is_written and not pending
+        if hooks_lib.Due.at(done, train).log and not is_left:
+          held.check(now=True)
+          hooks.log(done, metrics)
+
+    step = first
     for step, batch in enumerate(_readable(batches), first + 1):
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         state, metrics = step_fn(state, frozen, batch)
       pending.append((step, metrics))
       held.check()
       due = hooks_lib.Due.at(step, train)
-      stopping = stop.requested and step < last
-      wait = stopping or due.evaluate or due.grid or due.save
-      while len(pending) > (0 if wait else ahead):
-        done, metrics = pending.popleft()
-        hooks.check(done, metrics, state)
-        if hooks_lib.Due.at(done, train).log and not (wait and done == step):
-          held.check(now=True)
-          hooks.log(done, metrics)
-      if wait:
+      if due.evaluate or due.grid or due.save:
+        settle(0, is_written=True)
         held.check(now=True)
-        hooks.write(step, state, frozen, metrics, due, stopping)
-      if stopping:
-        store.wait()
-        raise errors.UserError(
-          f'stopped after step {step}, which is saved; the same command goes '
-          'on from there.',
-          errors.RESTART,
-        )
+        hooks.write(step, state, frozen, metrics, due)
+      else:
+        settle(ahead)
+    settle(0)
+    if step == first:
+      stopping.check()
+    if stopping.requested():
+      held.check(now=True)
+      hooks.save(step, metrics, state)
+      store.wait()
+      raise stopping.Stopped(
+        f'{stopping.reason()} after step {step}, which is saved; the same '
+        'command goes on from there.'
+      )
   store.wait()
 
 
 def _readable(batches: Iterator[Any]) -> Iterator[Any]:
-  """Yields batches; data that cannot be read end the run with one line."""
+  """Yields batches until a signal asks to stop.
+
+  Data that cannot be read end the run with one line.
+  """
   while True:
-    with errors.user_errors(value=errors.DATA):
-      batch = next(batches, None)
+    try:
+      with errors.user_errors(value=errors.DATA):
+        batch = next(batches, None)
+    except stopping.Stopped:
+      return
     if batch is None:
       return
     yield batch

@@ -2,8 +2,8 @@
 
 A server has imported the library and forks for each command, before jax makes
 a backend. The child is what `python -m pyramid_jax.main` is from its imports
-on: it ends by the interpreter's own shutdown. What concerns the imports needs a
-process from the start, `Server.fresh`.
+on, its end included. What concerns the imports needs a process from the start,
+`Server.fresh`.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,9 @@ import tempfile
 import threading
 import time
 from typing import Any
+from typing import NoReturn
+
+from pyramid_jax.runs import entry
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -178,8 +181,8 @@ def environment() -> dict[str, str]:
   }
 
 
-def _become(request: Mapping[str, Any]) -> int:
-  """Runs a command in the forked process; returns its exit code."""
+def _become(request: Mapping[str, Any]) -> NoReturn:
+  """Runs a command in the forked process."""
   import importlib
 
   output = os.open(request['output'], os.O_WRONLY | os.O_APPEND)
@@ -192,9 +195,7 @@ def _become(request: Mapping[str, Any]) -> int:
   module, _, function = request['before'].partition(':')
   if module:
     getattr(importlib.import_module(module), function)()
-  from pyramid_jax import main
-
-  return main.run(request['arguments'])
+  entry.run('pyramid_jax.main', 'run', request['arguments'])
 
 
 def _preload() -> None:
@@ -229,7 +230,7 @@ def serve() -> int:
     for line in lines:
       pid = os.fork()
       if not pid:
-        return _become(json.loads(line))
+        _become(json.loads(line))
       alive.add(pid)
       _tell(pid=pid)
     if alive:

@@ -389,7 +389,7 @@ def test_terminated_and_killed_and_restarted(reference, tmp_path):
   assert first.returncode == errors.RESTART, text
   assert 'Traceback' not in text
   stopped = checkpoints.steps(tmp_path)[0]
-  assert f'stopped after step {stopped}' in text
+  assert f'stopped by SIGTERM after step {stopped}, which' in text
   assert stopped < 10
   assert lines(tmp_path)[-1]['step'] == stopped
 
