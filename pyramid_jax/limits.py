@@ -17,6 +17,32 @@ ANNOTATION_BYTES = 1 << 30
 LINE_BYTES = 1 << 20  # a line of JSON lines, or of a list
 CONDITION_BYTES = 1 << 22  # a layout or other conditions of a request
 
+# Images.
+IMAGE_BYTES = 1 << 28  # of a file
+IMAGE_PIXELS = 64_000_000  # 256 MB with opacity, and some copies
+IMAGE_SIDE = 65_536  # px; no JPEG has more
+IMAGE_HEADER_READS = 20_000  # Headers are parsed in Python, a part at a time.
+IMAGE_READS = 500_000  # of the rest
+PNG_CHUNKS = 100_000  # usual are 8 to 64 KB of pixels a chunk
+JPEG_SCANS = (
+  200  # of a progressive file; each passes over all pixels; usual: 10
+)
+PLAIN_IMAGE_BYTES = 1 << 24  # of PPM in text, which Python decodes
+MASK_PIXELS = 32_000_000  # of a mask, whose brightness is computed in floats
+
+# Sketches of SVG. Rendering is bounded in another process, by the system.
+SVG_BYTES = 1 << 22
+SVG_ELEMENTS = 50_000
+SVG_SHAPES = 10_000
+SVG_DEPTH = 200  # elements within each other
+SVG_STYLE_CHARACTERS = 1 << 18  # of all style sheets
+SVG_ATTRIBUTE_CHARACTERS = 1 << 16  # of other attributes than paths and points
+SVG_SELECTORS = 3_000_000  # tests of an element against a part of a selector
+SVG_NUMBER = 1e9
+RENDERER_SECS = 4  # of a processor
+RENDERER_WAIT_SECS = 8  # of a clock
+RENDERER_BYTES = 3 << 29  # of address space
+
 FILE_BYTES = 1 << 50  # of what is mapped or read in parts: any
 
 # Archives: .npz, and the .pt of PyTorch.

@@ -4,14 +4,12 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import errno
 import io
 import os
 import pathlib
-import stat
 import struct
-import time
 from typing import Any
+from typing import BinaryIO
 from typing import TypeVar
 import zlib
 
@@ -19,6 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+
+from pyramid_jax import limits
+from pyramid_jax.data import encoded_images
+from pyramid_jax.files import bounded
+from pyramid_jax.files import retries
 
 
 # The formats of Pillow that are read, by content. Those whose decoders start
@@ -33,8 +36,6 @@ SUFFIXES = (
   *('.jp2', '.j2k', '.jpc', '.jpf', '.jpx', '.j2c'),
   *('.ppm', '.pgm', '.pbm', '.pnm', '.pfm'),
 )
-MAX_PIXELS = 64_000_000
-MAX_BYTES = 1 << 28
 T = TypeVar('T')
 
 # What Pillow's decoders raise on damaged files.
@@ -43,8 +44,6 @@ _DECODER_ERRORS = (
   *(struct.error, zlib.error),
   *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
-# Errors of a slow or remote disk that may not occur a second time.
-_TRANSIENT = (errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
 _ORIENTATION = 0x0112  # in EXIF
 # How an image of an orientation becomes upright; from 5 on the sides change.
 _TURNS = {
@@ -56,7 +55,6 @@ _TURNS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-_PAUSES_SECS = (0.05, 0.2, 0.8)
 
 
 class BrokenImage(Exception):
@@ -72,23 +70,22 @@ def load_bytes(path: pathlib.Path) -> bytes:
   """Returns the content of a file; transient errors are retried.
 
   Raises:
-    BrokenImage: no such file, or more than `MAX_BYTES`.
+    BrokenImage: no such file, no regular file, or a large one.
   """
-  pauses = iter(_PAUSES_SECS)
-  while True:
-    try:
-      found = path.stat()
-      if stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
-        raise BrokenImage(path, 'no file')  # It may never end.
-      size = found.st_size
-      if size > MAX_BYTES:
-        raise BrokenImage(path, f'{size} bytes, at most {MAX_BYTES} are read')
-      return path.read_bytes()
-    except OSError as error:
-      pause = next(pauses, None) if error.errno in _TRANSIENT else None
-      if pause is None:
-        raise BrokenImage(path, error.strerror or str(error)) from error
-    time.sleep(pause)
+  with _unreadable(path):
+    most = limits.IMAGE_BYTES
+    return retries.read(lambda: bounded.read(path, most), path)
+
+
+@contextlib.contextmanager
+def _unreadable(path: pathlib.Path) -> Iterator[None]:
+  """Makes a BrokenImage of what opening and reading a file raises."""
+  try:
+    yield
+  except OSError as error:
+    raise BrokenImage(path, error.strerror or str(error)) from error
+  except ValueError as error:  # a name with a null character, too
+    raise BrokenImage(path, str(error)) from error
 
 
 def orientation(image: Image.Image) -> int:
@@ -158,18 +155,32 @@ def decode_as(
   Raises:
     BrokenImage: see `read`.
   """
-  with _opened(io.BytesIO(data), path) as file:
-    check_pixels(file, path)
-    file.load()
-    return convert(file)
+  with decoder_errors(path):
+    encoded_images.check(data)
+    with _opened(io.BytesIO(data)) as file:
+      check_pixels(file, path)
+      file.load()
+      encoded_images.check_rows(file, data)
+      return convert(file)
+
+
+def _opened(stream: BinaryIO) -> Image.Image:
+  """Opens an image of one of `FORMATS`."""
+  source = encoded_images.Reads(stream, limits.IMAGE_HEADER_READS)
+  image = Image.open(source, formats=FORMATS)  # type: ignore[arg-type]
+  source.left = limits.IMAGE_READS
+  return image
 
 
 def check_pixels(image: Image.Image, path: str | os.PathLike) -> None:
-  """Raises BrokenImage if an image has more than `MAX_PIXELS`."""
+  """Raises BrokenImage if an image is larger than any that is read."""
   width, height = image.size
-  if width * height > MAX_PIXELS:
+  most, side = limits.IMAGE_PIXELS, limits.IMAGE_SIDE
+  if width * height > most or max(width, height) > side:
     raise BrokenImage(
-      path, f'{width}x{height} px, at most {MAX_PIXELS} pixels are read'
+      path,
+      f'{width}x{height} px, at most {most} pixels with sides of at most {side}'
+      ' are read',
     )
 
 
@@ -184,13 +195,6 @@ def decoder_errors(path: str | os.PathLike) -> Iterator[None]:
     raise BrokenImage(path, str(error) or type(error).__name__) from error
 
 
-@contextlib.contextmanager
-def _opened(source: Any, path: str | os.PathLike) -> Iterator[Image.Image]:
-  """Opens a file or a stream of one of `FORMATS`."""
-  with decoder_errors(path), Image.open(source, formats=FORMATS) as file:
-    yield file
-
-
 def read(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
   """Decodes a file of one of `FORMATS`; the size is checked before decoding.
 
@@ -203,8 +207,7 @@ def read(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
     (H, W, 3) uint8.
 
   Raises:
-    BrokenImage: no such file, another format, more than `MAX_PIXELS`, or
-      damaged.
+    BrokenImage: no such file, another format, too large, or damaged.
   """
   return decode(load_bytes(pathlib.Path(path)), path, upright)
 
@@ -215,7 +218,9 @@ def size(path: pathlib.Path) -> tuple[int, int]:
   Raises:
     BrokenImage: no such file, another format, or a damaged header.
   """
-  with _opened(path, path) as file:
+  with _unreadable(path):
+    stream = bounded.opened(path, limits.IMAGE_BYTES)
+  with stream, decoder_errors(path), _opened(stream) as file:
     width, height = file.size
     # Of a TIFF file, Pillow gives the size of the upright image.
     turned = orientation(file) >= 5 and file.format != 'TIFF'

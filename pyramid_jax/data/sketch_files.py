@@ -15,24 +15,29 @@ import sys
 import numpy as np
 from PIL import Image
 
+from pyramid_jax import limits
 from pyramid_jax.data import images
 from pyramid_jax.data import svg_document
 
 
-MAX_BYTES = 1 << 22
 SIDE = 1024  # px of the longer side of a sketch
-MAX_SECS = 10
-MAX_MEMORY = 1 << 31  # bytes
 
 _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
-# Runs in the other process: SVG in, PNG out.
-_RENDER = f"""
+# Runs in the other process, with bytes and seconds: SVG in, PNG out. What the
+# renderer cannot render ends it with a code of its own.
+_RENDER = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, ({MAX_MEMORY}, {MAX_MEMORY}))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 import resvg_py
-sys.stdout.buffer.write(resvg_py.svg_to_bytes(
-  svg_string=sys.stdin.read(), skip_system_fonts=True))
+most, secs = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_CPU, (secs, secs + 1))
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+try:
+  text = sys.stdin.buffer.read().decode()
+  image = resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True)
+except BaseException as error:
+  sys.exit(f'{type(error).__name__}: {error}')
+sys.stdout.buffer.write(image)
 """
 
 
@@ -65,24 +70,33 @@ def rasterize(data: bytes, side: int = SIDE) -> np.ndarray:
     ValueError: one line: not SVG, too large, damaged, or with an element or a
       value that is not read.
   """
-  if len(data) > MAX_BYTES:
-    raise ValueError(f'{len(data)} bytes of SVG, at most {MAX_BYTES} are read')
-  png = _rendered(svg_document.rewritten(data, side))
+  most = limits.SVG_BYTES
+  if len(data) > most:
+    raise ValueError(f'{len(data)} bytes of SVG, at most {most} are read')
+  try:
+    document = svg_document.rewritten(data, side)
+  except RecursionError:
+    raise ValueError('a style is nested too deeply') from None
+  png = _rendered(document)
   return np.array(Image.open(io.BytesIO(png)).convert('RGBA'))
 
 
 def _rendered(document: str) -> bytes:
   """Returns the PNG of a document, rendered in a process of its own."""
+  most, secs = limits.RENDERER_BYTES, limits.RENDERER_SECS
   try:
-    done = subprocess.run(
-      [sys.executable, '-I', '-c', _RENDER],
+    return subprocess.run(
+      [sys.executable, '-I', '-c', _RENDER, str(most), str(secs)],
       input=document.encode(),
       capture_output=True,
-      timeout=MAX_SECS,
+      timeout=limits.RENDERER_WAIT_SECS,
       check=True,
-    )
-  except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-    raise ValueError(
-      f'cannot be rendered in {MAX_SECS} s and {MAX_MEMORY >> 20} MiB'
-    ) from None
-  return done.stdout
+    ).stdout
+  except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+    said = (error.stderr or b'').decode(errors='replace').strip()
+  if 'Traceback (most' in said:
+    raise RuntimeError(f'the renderer of SVG does not start: {said}')
+  raise ValueError(
+    f'cannot be rendered in {secs} s and {most >> 20} MiB'
+    + (f' ({said.splitlines()[-1]:.200})' if said else '')
+  )

@@ -15,12 +15,11 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 from xml.sax import saxutils
 
+from pyramid_jax import limits
 from pyramid_jax.data import svg_style
 from pyramid_jax.data import svg_values as values
 
 
-MAX_SHAPES = 10_000
-MAX_DEPTH = 200  # The largest depth of nested elements.
 THINNEST = 1.0  # px of the result, of a stroke
 SVG = 'http://www.w3.org/2000/svg'
 _XHTML = 'http://www.w3.org/1999/xhtml'
@@ -67,6 +66,7 @@ _IDLE_ATTRIBUTES = re.compile(
   r'data-.*|aria-.*|on.*|class|style|version|role|lang|tabindex|focusable'
   r'|requiredFeatures|externalResourcesRequired'
 )
+_LONG = ('d', 'points', 'href', _XLINK[1:])
 _PICTURE = re.compile(
   r'data:image/(?:png|jpe?g|gif|webp)\s*;\s*base64\s*,[A-Za-z0-9+/=\s]*'
 )
@@ -104,6 +104,12 @@ def rewritten(data: bytes, side: int) -> str:
   if svg_style.local(root) != 'svg':
     raise ValueError('not an SVG sketch')
   sheets = [_sheet(x) for x in root.iter() if svg_style.local(x) == 'style']
+  characters = sum(map(len, sheets))
+  if characters > limits.SVG_STYLE_CHARACTERS:
+    raise ValueError(
+      f'{characters} characters of style sheets, at most'
+      f' {limits.SVG_STYLE_CHARACTERS} are read'
+    )
   writer = _Writer(root, svg_style.of_elements(root, sheets))
   return writer.document(side)
 
@@ -111,14 +117,23 @@ def rewritten(data: bytes, side: int) -> str:
 def _parsed(data: bytes) -> ElementTree.Element:
   """Returns the root of a document without entities."""
   builder = ElementTree.TreeBuilder()
-  depth = 0
+  depth = count = 0
   names = lambda name: f'{{{name}' if '}' in name else name
 
   def start(name: str, attributes: dict[str, str]) -> None:
-    nonlocal depth
+    nonlocal depth, count
     depth += 1
-    if depth > MAX_DEPTH:
-      raise ValueError(f'elements are nested more than {MAX_DEPTH} deep')
+    if depth > limits.SVG_DEPTH:
+      raise ValueError(f'elements are nested more than {limits.SVG_DEPTH} deep')
+    count += 1
+    if count > limits.SVG_ELEMENTS:
+      raise ValueError(f'more than {limits.SVG_ELEMENTS} elements of SVG')
+    for key, value in attributes.items():
+      if key not in _LONG and len(value) > limits.SVG_ATTRIBUTE_CHARACTERS:
+        raise ValueError(
+          f'{len(value)} characters in the attribute {key[:40]!r}, at most'
+          f' {limits.SVG_ATTRIBUTE_CHARACTERS} are read'
+        )
     builder.start(names(name), {names(k): v for k, v in attributes.items()})
 
   def end(name: str) -> None:
@@ -180,9 +195,9 @@ class _Writer:
     parts.append(_tag('svg', frame | view, '>'))
     kept, place = self._style(self._root, place)
     parts += [_tag('g', kept, '>'), *self._inside(self._root, place)]
-    if self._shapes > MAX_SHAPES:
+    if self._shapes > limits.SVG_SHAPES:
       raise ValueError(
-        f'{self._shapes} shapes of SVG, at most {MAX_SHAPES} are read'
+        f'{self._shapes} shapes of SVG, at most {limits.SVG_SHAPES} are read'
       )
     return ''.join((*parts, '</g></svg></svg>'))
 
@@ -296,10 +311,10 @@ def _frame(
   ]
   if not box and None not in sizes:
     box = [0.0, 0.0, *(size or 0.0 for size in sizes)]
-  if len(box) != 4 or min(box[2:]) < 1 / values.LARGEST:
+  if len(box) != 4 or min(box[2:]) < 1 / limits.SVG_NUMBER:
     raise ValueError('the sketch has no viewBox, and no width and height')
   width, height = (sizes[0] or 0, sizes[1] or 0)
-  if min(width, height) < 1 / values.LARGEST:
+  if min(width, height) < 1 / limits.SVG_NUMBER:
     one = next((s / b for s, b in zip(sizes, box[2:], strict=True) if s), 1.0)
     width, height = one * box[2], one * box[3]
   pixel = side / max(width, height)

@@ -14,8 +14,9 @@ from xml.etree import ElementTree
 
 import tinycss2
 
+from pyramid_jax import limits
 
-MAX_MATCHES = 3_000_000  # tests of an element against a part of a selector
+
 # Rules of these cannot change what is seen in an image without text that stands
 # still.
 _IDLE_RULES = ('charset', 'font-face', 'keyframes', '-webkit-keyframes', 'page')
@@ -237,7 +238,7 @@ def of_elements(root: Element, sheets: Sequence[str]) -> dict[Element, Style]:
   order = sorted(range(len(known)), key=lambda i: (known[i].weight, i))
   ordered = [known[i] for i in order]
   tests = sum(len(rule.parts) for rule in known)
-  if tests * sum(1 for _ in root.iter()) > MAX_MATCHES:
+  if tests * sum(1 for _ in root.iter()) > limits.SVG_SELECTORS:
     raise ValueError(f'{tests} parts of selectors are too many')
   found: dict[Element, Style] = {}
   none = [0] * len(ordered)

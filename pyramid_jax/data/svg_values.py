@@ -13,8 +13,9 @@ from types import MappingProxyType
 
 from tinycss2 import color4
 
+from pyramid_jax import limits
 
-LARGEST = 1e9  # number in a file
+
 NUMBER = r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?'
 # px of a unit.
 UNITS = {
@@ -61,10 +62,12 @@ _COMMAND = re.compile(
 
 
 def number(text: str) -> float:
-  """Returns a number of at most `LARGEST`."""
+  """Returns a number of at most `limits.SVG_NUMBER`."""
   value = float(text)
-  if not abs(value) <= LARGEST:
-    raise ValueError(f'the number {text[:40]} is not at most {LARGEST:g}')
+  if not abs(value) <= limits.SVG_NUMBER:
+    raise ValueError(
+      f'the number {text[:40]} is not at most {limits.SVG_NUMBER:g}'
+    )
   return value
 
 

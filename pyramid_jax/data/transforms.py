@@ -11,6 +11,7 @@ import functools
 import numpy as np
 from PIL import Image
 
+from pyramid_jax import limits
 from pyramid_jax.conditioning import hashing
 
 
@@ -234,9 +235,13 @@ class Transform:
       whole = whole.resize(half, Image.Resampling.BOX)
     scale = size / min(whole.size)
     width, height = (round(side * scale) for side in whole.size)
-    whole = whole.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(whole)[top : top + size, left : left + size]
+    if width * height > limits.IMAGE_PIXELS:  # of a very oblong image
+      window = (left, top, size, size)
+      pixels = resize_bicubic(np.asarray(whole), (width, height), window)
+    else:
+      whole = whole.resize((width, height), Image.Resampling.BICUBIC)
+      pixels = np.asarray(whole)[top : top + size, left : left + size]
     return pixels, _share((left, top), (size, size), (width, height))
 
   def _part(

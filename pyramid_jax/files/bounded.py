@@ -6,6 +6,7 @@ never end or may act on being read.
 
 import os
 import stat
+from typing import BinaryIO
 
 
 _KINDS = (
@@ -28,14 +29,24 @@ def check(path: str | os.PathLike[str], most: int) -> None:
   _check(os.stat(path), most)
 
 
+def opened(path: str | os.PathLike[str], most: int) -> BinaryIO:
+  """Opens a file of at most `most` bytes for reading; see `check`."""
+  check(path, most)
+  number = os.open(path, _FLAGS)
+  try:
+    _check(os.fstat(number), most)
+  except ValueError:
+    os.close(number)
+    raise
+  return os.fdopen(number, 'rb')
+
+
 def read(path: str | os.PathLike[str], most: int) -> bytes:
   """Returns the content of a file of at most `most` bytes; see `check`.
 
   A file that grows while it is read is refused, too.
   """
-  check(path, most)
-  with open(path, 'rb', opener=lambda name, _: os.open(name, _FLAGS)) as file:
-    _check(os.fstat(file.fileno()), most)
+  with opened(path, most) as file:
     data = file.read(most + 1)
   if len(data) > most:
     raise ValueError(f'more than {most} bytes, which is the most that are read')

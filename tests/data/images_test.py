@@ -1,7 +1,6 @@
 import errno
 import io
 import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from pyramid_jax import limits
 from pyramid_jax.data import images
+from pyramid_jax.files import bounded
+from pyramid_jax.files import retries
 
 
 def gradient(height, width):
@@ -191,37 +193,37 @@ def test_what_is_no_file_is_not_read(tmp_path):
   os.mkfifo(tmp_path / 'a.png')
   os.symlink('/dev/zero', tmp_path / 'b.png')
   for name in ('a.png', 'b.png'):
-    with pytest.raises(images.BrokenImage, match=f'{name}: no file'):
+    with pytest.raises(images.BrokenImage, match=f'{name}: a .*, must be'):
       images.read(tmp_path / name)
 
 
 def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
   Image.fromarray(gradient(4, 8)).save(tmp_path / 'a.png')
-  monkeypatch.setattr(images, 'MAX_PIXELS', 31)
+  monkeypatch.setattr(limits, 'IMAGE_PIXELS', 31)
   with pytest.raises(images.BrokenImage, match='8x4 px, at most 31'):
     images.read(tmp_path / 'a.png')
-  monkeypatch.setattr(images, 'MAX_BYTES', 10)
+  monkeypatch.setattr(limits, 'IMAGE_BYTES', 10)
   with pytest.raises(images.BrokenImage, match='at most 10 are read'):
     images.read(tmp_path / 'a.png')
 
 
 def test_flaky_disks_are_tried_again(tmp_path, monkeypatch):
   Image.fromarray(gradient(4, 8)).save(tmp_path / 'a.png')
-  monkeypatch.setattr(images, '_PAUSES_SECS', (0, 0))
+  monkeypatch.setattr(retries, 'WAITS_SECS', (0, 0))
   calls = []
-  real = pathlib.Path.read_bytes
+  real = bounded.read
 
-  def flaky(path):
+  def flaky(path, most):
     calls.append(path)
     if len(calls) < 3:
       raise OSError(errno.EIO, 'Input/output error')
-    return real(path)
+    return real(path, most)
 
-  monkeypatch.setattr(pathlib.Path, 'read_bytes', flaky)
+  monkeypatch.setattr(bounded, 'read', flaky)
   assert images.read(tmp_path / 'a.png').shape == (4, 8, 3)
   assert len(calls) == 3
   calls.clear()
-  monkeypatch.setattr(images, '_PAUSES_SECS', (0,))
+  monkeypatch.setattr(retries, 'WAITS_SECS', (0,))
   with pytest.raises(images.BrokenImage, match='Input/output error'):
     images.read(tmp_path / 'a.png')
 
@@ -242,7 +244,7 @@ def test_maps_keep_their_values(tmp_path, monkeypatch):
   Image.fromarray(classes.astype(np.uint16)).save(tmp_path / 'deep.png')
   with pytest.raises(images.BrokenImage, match='mode I;16, a map'):
     images.read_map(tmp_path / 'deep.png')
-  monkeypatch.setattr(images, 'MAX_PIXELS', 3)
+  monkeypatch.setattr(limits, 'IMAGE_PIXELS', 3)
   with pytest.raises(images.BrokenImage, match='2x2 px, at most 3'):
     images.read_map(tmp_path / 'grey.png')
 

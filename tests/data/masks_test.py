@@ -9,7 +9,9 @@ from PIL import ImageFilter
 import pytest
 
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.data import given_images
+from pyramid_jax.data import masks
 
 
 STROKES = np.zeros((32, 32), bool)
@@ -126,3 +128,13 @@ def test_the_share_and_the_threshold_are_logged(caplog):
   got = given_images.mask(soft, 'mask')
   np.testing.assert_array_equal(got, np.asarray(soft) >= 128)
   assert 'those of at least half of the white are painted' in caplog.text
+
+
+def test_large_masks(monkeypatch):
+  monkeypatch.setattr(limits, 'MASK_PIXELS', 1023)
+  with pytest.raises(errors.UserError, match='32x32 px, of a mask at most 1'):
+    given_images.mask(STROKES, 'mask')
+  monkeypatch.setattr(limits, 'MASK_PIXELS', 1024)
+  monkeypatch.setattr(masks, '_ENOUGH', 200)  # of 1,024
+  np.testing.assert_array_equal(given_images.mask(STROKES, 'mask'), STROKES)
+  test_photographs_are_refused()

@@ -5,6 +5,7 @@ import pytest
 import resvg_py
 from scipy import ndimage
 
+from pyramid_jax import limits
 from pyramid_jax.data import sketch_files
 
 
@@ -276,10 +277,30 @@ BOMB = (
     (b'<g></g>', 'not an SVG sketch'),
     (b'<svg viewBox="0 0 1 1">', 'not XML'),
     (BOMB, "declares the entity 'a'"),
-    (b'<' * (sketch_files.MAX_BYTES + 1), 'at most 4194304 are read'),
+    (b'<' * (limits.SVG_BYTES + 1), 'at most 4194304 are read'),
     (document('<g>' * 300 + '</g>' * 300), 'nested more than 200 deep'),
     (document('', frame='viewBox="0 0 1e-320 1e-320"'), 'no viewBox'),
     (document('<path/>' * 10_001), '10001 shapes of SVG, at most 10000'),
+    (document('<g/>' * 60_000), 'more than 50000 elements of SVG'),
+    (
+      document(f'<style>{".a{fill:red}" * 30_000}</style>'),
+      '360000 characters of style sheets, at most 262144 are read',
+    ),
+    (
+      document(f'<g class="{"a" * 65_537}"/>'),
+      "in the attribute 'class'",
+    ),
+    (document(f'<g style="fill:{"(" * 9_000}"/>'), 'nested too deeply'),
+    (document(f'<path d="M0 0{"z" * 3_000_000}"/>'), 'cannot be rendered in'),
+    (
+      b'<?xml version="1.0" encoding="martian"?>' + document(''),
+      'not XML: unknown encoding: martian',
+    ),
+    *(
+      (f'<?xml version="1.0" encoding="{kind}"?>'.encode() + document(''), '.')
+      for kind in ('idna', 'rot13', 'utf-7', 'hex')
+    ),
+    (document(f'<g fill="rgb({"9" * 20},0,0)" class=""'), 'not XML'),
   ],
 )
 def test_what_is_refused(data, words):
@@ -289,6 +310,9 @@ def test_what_is_refused(data, words):
 
 
 def test_absurd_numbers_do_no_harm(in_process):
+  for number in ('9' * 20, '-9e99', '1e999'):
+    body = f'<g fill="rgb({number},0,0)"><rect width="9" height="9"/></g>'
+    assert ink(body).sum() == 81
   for number in ('1e9', '-1e9', '1e-9', '0'):
     body = stroked(f'<path d="M{number} 5L10 {number}A9 9 0 0 1 50 50"/>', 1)
     assert ink(body + stroked(f'<circle r="{number}"/>', number)).shape
@@ -305,11 +329,31 @@ def test_absurd_numbers_do_no_harm(in_process):
 )
 def test_a_renderer_that_crashes_or_hangs(monkeypatch, program):
   monkeypatch.setattr(sketch_files, '_RENDER', program)
-  monkeypatch.setattr(sketch_files, 'MAX_SECS', 1)
+  monkeypatch.setattr(limits, 'RENDERER_WAIT_SECS', 1)
   with pytest.raises(
-    ValueError, match='cannot be rendered in 1 s and 2048 MiB'
+    ValueError, match='cannot be rendered in 4 s and 1536 MiB'
   ):
     sketch_files.rasterize(document('<path d="M0 0"/>'))
+
+
+def test_a_renderer_that_is_not_there_is_no_fault_of_the_file(monkeypatch):
+  monkeypatch.setattr(sketch_files, '_RENDER', 'import no_renderer')
+  with pytest.raises(RuntimeError, match="No module named 'no_renderer'"):
+    sketch_files.rasterize(document('<path d="M0 0"/>'))
+
+
+@pytest.mark.parametrize(
+  ('name', 'most', 'body'),
+  [
+    ('RENDERER_SECS', 1, '<g opacity=".5">' * 150 + '<circle r="99"/>'),
+    ('RENDERER_BYTES', 1 << 27, '<g opacity=".5">' * 60 + '<circle r="99"/>'),
+  ],
+)
+def test_limits_of_the_renderer_hold(monkeypatch, name, most, body):
+  monkeypatch.setattr(limits, name, most)
+  data = document(body + '</g>' * body.count('<g'))
+  with pytest.raises(ValueError, match='cannot be rendered in'):
+    sketch_files.rasterize(data)
 
 
 def test_strokes_thinner_than_a_pixel_are_one():

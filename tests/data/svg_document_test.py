@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 import resvg_py
 
+from pyramid_jax import limits
 from pyramid_jax.data import sketch_files
 from pyramid_jax.data import svg_document
 
@@ -312,7 +313,7 @@ def test_time_is_bounded(monkeypatch):
     f'<g id="a{i + 1}">' + f'<use href="#a{i}"/>' * 10 + '</g>'
     for i in range(9)
   )
-  monkeypatch.setattr(sketch_files, 'MAX_SECS', 1)
+  monkeypatch.setattr(limits, 'RENDERER_SECS', 1)
   with pytest.raises(ValueError, match='cannot be rendered in 1 s'):
     sketch_files.rasterize(document(bomb))
   assert time.monotonic() - began < 20

@@ -1,11 +1,14 @@
 """Resizing, crops and flips by hand."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 
+from pyramid_jax import limits
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.data import transforms
 
@@ -233,3 +236,30 @@ def test_extreme_shapes_stay_small():
 def test_unknown_crop():
   with pytest.raises(ValueError, match="'centre'.*center, random-1d"):
     transforms.Transform(size=4, crop='centre')
+
+
+@pytest.mark.parametrize('crop', transforms.CROPS)
+@pytest.mark.parametrize('resize', transforms.RESIZES.values())
+def test_very_oblong_images(crop, resize):
+  transform = transforms.Transform(size=64, crop=crop, resize=resize)
+  for shape in ((1, 60_000, 3), (60_000, 1, 3)):
+    image = np.full(shape, 77, np.uint8)
+    tracemalloc.start()
+    pixels, box, _ = transform(image, 5)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pixels.shape == (64, 64, 3)
+    assert (pixels == 77).all()
+    assert (box >= 0).all()
+    assert (box <= 1).all()
+    assert most < 1 << 28
+
+
+def test_the_window_of_adm_is_what_is_cut(monkeypatch):
+  image = np.random.default_rng(0).integers(0, 255, (12, 300, 3), np.uint8)
+  transform = transforms.Transform(size=16, crop='adm')
+  want, box, _ = transform(image, 0)
+  monkeypatch.setattr(limits, 'IMAGE_PIXELS', 300)
+  got, same, _ = transform(image, 0)
+  np.testing.assert_array_equal(same, box)
+  assert np.abs(got.astype(int) - want).max() <= 1
