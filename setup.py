@@ -16,7 +16,11 @@ TFDS = [
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
-TEST = ['pytest>=8.4,<10', 'pytest-xdist>=3.6,<4']
+TEST = [
+  'hypothesis>=6.100,<7',
+  'pytest>=8.4,<10',
+  'pytest-xdist>=3.7,<4',
+]
 
 setuptools.setup(
   name='pyramid_jax',

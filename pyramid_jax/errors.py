@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
@@ -54,6 +55,14 @@ class UserError(ValueError):
   def __init__(self, message: str, code: int = USAGE):
     super().__init__(_line(message))
     self.code = code
+
+
+def shown(value: Any) -> str:
+  """Returns any value as messages show it."""
+  try:
+    return repr(value)
+  except ValueError:  # a whole number of more than 4300 digits
+    return f'a {type(value).__name__} that is too long to print'
 
 
 def _line(text: str) -> str:

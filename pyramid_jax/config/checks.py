@@ -45,9 +45,9 @@ def _refuse(
   values: field_lib.Values, prefix: str, broken: field_lib.Broken | None
 ) -> None:
   if broken is not None and broken.allowed:
+    value = errors.shown(values[broken.name])
     raise errors.UserError(
-      f'config.{prefix}{broken.name} is {values[broken.name]!r}, must be'
-      f' {broken.allowed}.'
+      f'config.{prefix}{broken.name} is {value}, must be {broken.allowed}.'
     )
 
 

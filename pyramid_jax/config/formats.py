@@ -138,6 +138,9 @@ def _read(
     is_old: whether they are of format 1.
   """
   values = dict(values)
+  for name in ('first_stage', 'network'):
+    if not isinstance(values.get(name, {}), dict):
+      raise ValueError(f'config.{prefix}{name} is no JSON object.')
   first_stage = values.pop('first_stage', None)
   network = values.pop('network', {})
   flat = names.flatten(values)

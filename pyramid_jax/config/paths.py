@@ -80,6 +80,8 @@ def _change(config: ConfigDict, change: Callable[[str, str], str]) -> None:
     *parents, last = name.split('.')
     section = functools.reduce(ConfigDict.__getitem__, parents, config)
     if isinstance(value, tuple):
-      section[last] = tuple(change(name, path) for path in value)
+      section[last] = tuple(
+        change(name, path) if isinstance(path, str) else path for path in value
+      )
     elif isinstance(value, str):
       section[last] = change(name, value)

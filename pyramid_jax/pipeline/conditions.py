@@ -199,7 +199,7 @@ def _texts(name: str, value: Any) -> list[str]:
   is_list = isinstance(texts, list | tuple | np.ndarray)
   if not is_list or not all(isinstance(text, str) for text in texts):
     raise errors.UserError(
-      f'{name}={value!r}: must be a text or a list of texts.'
+      f'{name}={errors.shown(value)}: must be a text or a list of texts.'
     )
   return [str(text) for text in texts]
 
@@ -232,8 +232,8 @@ def _label_sets(value: Any) -> list[list[str]]:
     if all(isinstance(item, list | tuple) for item in value):
       return [list(item) for item in value]
   raise errors.UserError(
-    f'labels={value!r}: must be names separated by commas, a list of names, or'
-    ' a list of such lists.'
+    f'labels={errors.shown(value)}: must be names separated by commas, a list'
+    ' of names, or a list of such lists.'
   )
 
 

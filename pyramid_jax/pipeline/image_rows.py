@@ -5,6 +5,7 @@ What cannot be used is a UserError that names the input.
 """
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 import os
 from typing import Any
 
@@ -21,6 +22,8 @@ from pyramid_jax.data import transforms
 
 
 Rows = dict[str, np.ndarray]
+_ROWS = 256  # rows of finished scales that are looked at together
+_REAL = 'biuf'  # kinds of types of numbers
 
 
 def semantic_maps(value: Any, config: ConfigDict) -> Rows:
@@ -80,13 +83,17 @@ def finished_scales(value: Any) -> tuple[Any, ...]:
   gives none.
 
   Raises:
-    UserError: a file without scales or that is damaged.
+    UserError: a file without scales or that is damaged, arrays of other axes
+      or types, or NaN or Inf in them.
   """
   if value is None:
     return ()
   if not isinstance(value, str | os.PathLike):
     arrays = value if isinstance(value, list | tuple) else [value]
-    return tuple(np.asarray(x, np.float32) for x in arrays)
+    given = tuple(map(_scale, range(len(arrays)), arrays))
+    with errors.user_errors():
+      _check_scales(given)
+    return given
   path = given_images.existing(value, 'coarse_latent')
   try:
     found = stored_arrays.read(path)
@@ -99,7 +106,40 @@ def finished_scales(value: Any) -> tuple[Any, ...]:
       f'coarse_latent={path}: has no array latent_0, only {sorted(found)}.',
       errors.DATA,
     )
+  with errors.user_errors(value=errors.DATA):
+    _check_scales(scales)
   return scales
+
+
+def _scale(number: int, value: Any) -> np.ndarray:
+  """Returns a finished scale as an array, whatever was given."""
+  try:
+    return np.asarray(value)
+  except ValueError:  # rows of several lengths
+    raise errors.UserError(
+      f'coarse_latent: scale {number} is {errors.shown(value)}, must be an'
+      ' array of numbers (N, h, w, C).'
+    ) from None
+
+
+def _check_scales(scales: Sequence[Any]) -> None:
+  """Raises ValueError for other axes or types, and for NaN or Inf."""
+  for number, scale in enumerate(scales):
+    name = f'coarse_latent: scale {number}'
+    if (
+      len(scale.shape) != 4 or 0 in scale.shape or scale.dtype.kind not in _REAL
+    ):
+      raise ValueError(
+        f'{name} is an array {scale.shape} of {scale.dtype}, must be one of'
+        ' numbers (N, h, w, C)'
+      )
+    for start in range(0, len(scale), _ROWS):
+      rows = scale[np.arange(start, min(start + _ROWS, len(scale)))]
+      with np.errstate(over='ignore'):  # float32 has no larger numbers
+        finite = np.isfinite(rows.astype(np.float32)).all((1, 2, 3))
+      if not finite.all():
+        bad = start + np.flatnonzero(~finite)[0]
+        raise ValueError(f'{name} has NaN or Inf in its row {bad}')
 
 
 def _several(value: Any, is_flat: bool = False) -> list[Any]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import math
 import numbers
 import os
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.config import ranges
 
 
 # A path, a PIL image or an array of uint8, (H, W) or (H, W, 3); several are a
@@ -26,8 +26,6 @@ CONDITIONS = (
   *('prompt', 'layout', 'labels', 'graph', 'label', 'map'),
   *('image', 'mask', 'sketch', 'pitch', 'depth_of_field'),
 )
-_LARGEST_SEED = 2**63 - 1
-_LARGEST_COUNT = 2**32 - 1024  # numbers of images, see `sampler`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,20 +108,20 @@ class Request:
   def __post_init__(self) -> None:
     for name in (*CONDITIONS, 'split', 'coarse_latent'):
       _refuse_empty(name, getattr(self, name))
-    _check_whole('count', self.count, 1, _LARGEST_COUNT)
-    _check_whole('seed', self.seed, 0, _LARGEST_SEED)
+    _check_whole('count', self.count, 1, ranges.COUNT)
+    _check_whole('seed', self.seed, 0, ranges.SEED)
     strength = self.strength
     if strength is not None and not (
       _is_number(strength) and 0 < strength <= 1
     ):
-      raise errors.UserError(f'strength={strength!r}: must lie in (0, 1].')
-    if self.shape is not None:
-      is_many = isinstance(self.shape, Iterable)
-      sides: tuple[Any, ...] = tuple(self.shape) if is_many else ()
-      if len(sides) != 2 or not all(_is_whole(s) and s > 0 for s in sides):
-        raise errors.UserError(
-          f'shape={self.shape!r}: must be a height and a width above 0.'
-        )
+      raise errors.UserError(
+        f'strength={errors.shown(strength)}: must lie in (0, 1].'
+      )
+    if self.shape is not None and not _is_shape(self.shape):
+      raise errors.UserError(
+        f'shape={errors.shown(self.shape)}: must be a height and a width in'
+        f' [1, {ranges.SIDE}].'
+      )
 
   def given(self, names: Iterable[str]) -> list[str]:
     """Returns those of some fields that are not None."""
@@ -145,14 +143,16 @@ def _refuse_empty(name: str, value: Any) -> None:
   if is_array:
     raise errors.UserError(f'{name} is an empty array, give one or leave it.')
   if is_text or is_list:
-    raise errors.UserError(f'{name}={value!r}: is empty, give one or leave it.')
+    raise errors.UserError(
+      f'{name}={errors.shown(value)}: is empty, give one or leave it.'
+    )
 
 
 def _check_whole(name: str, value: Any, low: int, high: int) -> None:
   if value is None or (_is_whole(value) and low <= value <= high):
     return
   raise errors.UserError(
-    f'{name}={value!r}: must be a whole number in [{low}, {high}].'
+    f'{name}={errors.shown(value)}: must be a whole number in [{low}, {high}].'
   )
 
 
@@ -161,5 +161,14 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-  is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  return is_real and math.isfinite(value)
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_shape(value: Any) -> bool:
+  """Whether a value is two whole numbers of pixels."""
+  sides = value.tolist() if isinstance(value, np.ndarray) else value
+  return (
+    isinstance(sides, list | tuple)
+    and len(sides) == 2
+    and all(_is_whole(side) and 0 < side <= ranges.SIDE for side in sides)
+  )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import math
 import numbers
 from typing import Any
 from typing import cast
@@ -85,9 +84,8 @@ def with_request(
     value = _plain(getattr(request, name), field.item_kind)
     problem = field.problem(value)
     if problem:
-      is_finite = all(map(math.isfinite, _floats(value)))
       raise errors.UserError(
-        f'{name}={value!r}: must be {problem if is_finite else "finite"}.'
+        f'{name}={errors.shown(value)}: must be {problem}.'
       )
     with config.sample.ignore_type():
       config.sample[name] = value
@@ -110,8 +108,3 @@ def _plain(value: Any, kind: type) -> Any:
     return _plain(value.tolist(), kind)
   is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
   return float(value) if kind is float and is_whole else value
-
-
-def _floats(value: Any) -> list[float]:
-  items = value if isinstance(value, tuple) else (value,)
-  return [item for item in items if isinstance(item, float)]

@@ -77,11 +77,27 @@ def test_finished_scales_are_built_upon(pipe, run, tmp_path):
   for path, code, message in (
     (file, errors.DATA, r"has no array latent_0, only \['arr_0'\]"),
     (tmp_path / 'no.npz', errors.MISSING, 'no.npz: not there'),
-    (run / 'config.json', errors.DATA, 'config.json: File is not a zip'),
+    (run / 'config.json', errors.DATA, 'config.json: not an .npz'),
   ):
     with pytest.raises(errors.UserError, match=message) as error:
       pipe.request(coarse_latent=path)
     assert error.value.code == code
+  bad = np.repeat(made.scales[0], 200, 0).astype(np.float64)
+  bad[517, 0, 1, 0] = 1e39  # float32 has no such number
+  np.savez(file, latent_0=bad)
+  message = 'scale 0 has NaN or Inf in its row 517'
+  for value, code in ((bad, errors.USAGE), (file, errors.DATA)):
+    with pytest.raises(errors.UserError, match=message) as error:
+      pipe.request(coarse_latent=value)
+    assert error.value.code == code
+  for value in (
+    np.float32(1),
+    [[1.0], [1.0, 2.0]],
+    made.scales[0].astype('U4'),
+    [[]],
+  ):
+    with pytest.raises(errors.UserError, match='^coarse_latent: scale 0 is'):
+      pipe.request(coarse_latent=[value])
   with pytest.raises(errors.UserError, match='scale 0 of the start has the sh'):
     pipe.request(coarse_latent=[made.scales[0][:, 1:]])
 

@@ -268,12 +268,16 @@ def test_requests_that_are_refused(pipe):
   assert 'count=2.0' in refused(count=2.0)
   assert 'seed=-1: must be a whole number in [0, 92' in refused(seed=-1)
   assert 'seed=9223372036854775808' in refused(seed=2**63)
-  assert 'guidance=inf: must be finite' in refused(guidance=float('inf'))
-  assert 'guidance=nan: must be finite' in refused(guidance=float('nan'))
+  assert 'guidance=inf: must be a finite number' in refused(
+    guidance=float('inf')
+  )
+  assert 'guidance=nan: must be a finite number' in refused(
+    guidance=float('nan')
+  )
   assert 'guidance=-1.0: must be in [0, 1000]' in refused(guidance=-1)
   assert "guidance='2': must be a float" in refused(guidance='2')
   assert 'strength=nan: must lie' in refused(strength=float('nan'))
-  assert 'steps=0: must be at least 1' in refused(steps=0)
+  assert 'steps=0: must be in [1, 1000000]' in refused(steps=0)
   assert '2 values, must be one number' in refused(steps=(2, 3))
   assert "solver='fast': must be one of" in refused(solver='fast')
   assert 'guidance_interval=(0.8, 0.2): must be' in refused(
