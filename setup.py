@@ -19,7 +19,7 @@ TFDS = [
 TEST = [
   'hypothesis>=6.100,<7',
   'pytest>=8.4,<10',
-  'pytest-xdist>=3.7,<4',
+  'pytest-xdist>=3.8,<4',
 ]
 
 setuptools.setup(

@@ -15,6 +15,7 @@ from pyramid_jax.config import ranges
 
 Values = Mapping[str, Any]  # {'train.steps': 1000, ...}
 FINITE = 'a finite number'
+UNICODE = 'of whole characters, in UTF-8'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Field:
       return f'at most {ranges.WIDTH} values'
     if not all(math.isfinite(x) for x in items if isinstance(x, float)):
       return FINITE
+    if not all(_is_unicode(x) for x in items if isinstance(x, str)):
+      return UNICODE
     return '' if all(map(self._allows, items)) else self.range
 
   def _allows(self, item: Any) -> bool:
@@ -126,12 +129,19 @@ def free_problem(value: Any) -> str:
   """
   if isinstance(value, list | tuple):
     return next(filter(None, map(free_problem, value)), '')
+  if isinstance(value, str):
+    return '' if _is_unicode(value) else UNICODE
   if isinstance(value, bool) or not isinstance(value, int | float):
     return ''
   if isinstance(value, float) and not math.isfinite(value):
     return FINITE
   most = ranges.NETWORK if isinstance(value, int) else ranges.REAL
   return '' if abs(value) <= most else f'in [-{_shown(most)}, {_shown(most)}]'
+
+
+def _is_unicode(text: str) -> bool:
+  """Whether a text has no bytes of another encoding, which JSON cannot hold."""
+  return not any('\ud800' <= character <= '\udfff' for character in text)
 
 
 def _shown(number: float) -> str:

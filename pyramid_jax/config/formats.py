@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pyramid_jax import errors
 from pyramid_jax.config import names
 from pyramid_jax.config import paths
 from pyramid_jax.config import sections
@@ -145,6 +146,9 @@ def _read(
   network = values.pop('network', {})
   flat = names.flatten(values)
   system = flat.get('system.name', '')
+  if not isinstance(system, str):
+    name = f'{prefix}system.name'
+    raise ValueError(f'config.{name} is {errors.shown(system)}, must be a str.')
   if prefix and not system:
     system = sections.FIRST_STAGE_SYSTEM
   known = sections.of(system).fields

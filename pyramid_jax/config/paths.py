@@ -16,6 +16,9 @@ from pyramid_jax.config import names
 from pyramid_jax.config import sections
 
 
+_LONGEST = 255  # bytes of a name of a file or folder
+
+
 def expand(path: str, option: str = '') -> str:
   """Returns a path with the home folder in place of its `~` or `~USER`.
 
@@ -24,17 +27,32 @@ def expand(path: str, option: str = '') -> str:
     option: what it was given for, such as '--workdir', for the message.
 
   Raises:
-    UserError: there is no such user, or the user has no home folder.
+    UserError: there is no such user, the user has no home folder, or a name is
+      longer than file systems allow.
   """
+  given = f'{option}={path}' if option else path
+  if '://' not in path and not all(map(_is_name, path.split('/'))):
+    raise errors.UserError(
+      f'{given}: no path; a name in it has at most {_LONGEST} bytes, and none'
+      ' of them is 0.'
+    )
   expanded = os.path.expanduser(path)
   if path.startswith('~') and expanded == path:
     user = path.partition('/')[0]
-    given = f'{option}={path}' if option else path
     raise errors.UserError(
       f'{given}: the home folder of {user} is not known; a file of this name'
       f' is ./{path}.'
     )
   return expanded
+
+
+def _is_name(text: str) -> bool:
+  """Whether a file can have a name."""
+  try:
+    name = os.fsencode(text)
+  except UnicodeEncodeError:
+    return False
+  return len(name) <= _LONGEST and 0 not in name
 
 
 def absolute(path: str) -> str:

@@ -90,7 +90,7 @@ def test_sample_reads_the_config_of_the_workdir(call, calls, tmp_path):
     ([CONFIG, *SAMPLE, '--seed=-1'], '--seed: is -1, must be at least 0'),
     ([CONFIG, *SAMPLE, '--split='], '--split= is empty, give a value or leave'),
     ([CONFIG, *SAMPLE, '--steps', ''], '--steps= is empty'),
-    ([CONFIG, *SAMPLE, '--steps=0'], 'config.sample.steps is 0, must be at'),
+    ([CONFIG, *SAMPLE, '--steps=0'], 'config.sample.steps is 0, must be in'),
     ([CONFIG, *SAMPLE, '--map=~nobody-x/a'], '--map: ~nobody-x/a: the home'),
     (['--config='], '--config= is empty'),
     (['--workdir'], '--workdir: expected one argument'),

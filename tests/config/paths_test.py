@@ -1,5 +1,6 @@
 """`~` and working directories in the paths of configs and command lines."""
 
+import argparse
 import os
 import pathlib
 
@@ -109,3 +110,15 @@ def test_resumes_compare_files_not_texts(tmp_path, monkeypatch):
     old.condition.weights = other
     (line,) = checks.resume_differences(old, new)
     assert line.startswith('condition.weights: ')
+
+
+@pytest.mark.parametrize(
+  'name', ['a' * 256, '\u00e9' * 128, 'a\0b', '\ud800', 'x/' + 'a' * 256 + '/y']
+)
+def test_what_no_file_can_be_called_is_refused(name):
+  config = config_lib.load('configs/ldm_shapes.py:debug')
+  with pytest.raises(errors.UserError, match='^--config.data.root=.*: no path'):
+    config_lib.override(config, {'data.root': name})
+  with pytest.raises(argparse.ArgumentTypeError, match='no path'):
+    command_line.path(name)
+  config_lib.override(config, {'data.root': 'a' * 255 + '/' + 'b' * 255})

@@ -108,3 +108,13 @@ def test_arguments_of_networks_are_finite(value):
     section.network = {'width': 8, 'options': {'deep': value}}
     with pytest.raises(errors.UserError, match=f'{prefix}network.options.deep'):
       config_lib.validate(changed)
+
+
+def test_texts_can_be_written_to_json():
+  """Bytes of a command line that are not UTF-8 become half characters."""
+  text = b'caf\xe9'.decode('utf-8', 'surrogateescape')
+  for name in ('data.root', 'name', 'network.kind', 'data.splits'):
+    config = config_lib.base('ldm')
+    config.network.kind = 'a'
+    with pytest.raises(errors.UserError, match=f'{name} is .*, must be of who'):
+      config_lib.complete(config, {name: text})
