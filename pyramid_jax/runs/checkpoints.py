@@ -28,7 +28,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import reading
+from pyramid_jax.runs import saving
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs import step_folders
 from pyramid_jax.runs import step_meta
@@ -71,7 +73,7 @@ class Checkpoints:
   def __init__(
     self,
     workdir: Path,
-    keep: int,
+    keep: int | keep_rules.Rules,
     frozen: Mapping[str, str] | None = None,
     record: Mapping[str, Any] | None = None,
   ):
@@ -79,15 +81,17 @@ class Checkpoints:
 
     Args:
       workdir: of the run.
-      keep: newest checkpoints that stay.
+      keep: which checkpoints stay; a number is that of the newest.
       frozen: hashes of the pretrained weights that the run uses.
       record: values of JSON that every checkpoint keeps, see `record`.
     """
+    if isinstance(keep, int):
+      keep = keep_rules.Rules(newest=keep)
     self._workdir = workdir
-    self._keep = keep
+    self._saver = saving.Saver(workdir, keep)
     self._frozen = dict(frozen or {})
     self._record = dict(record or {})
-    self._manager: Any = None  # of Orbax, opened by the first save
+    self._is_required = True  # whether the save that runs must succeed
 
   def restore_latest(
     self, abstract: state_lib.TrainState
@@ -138,31 +142,40 @@ class Checkpoints:
     position: int,
     scores: Mapping[str, float] | None = None,
     record: Mapping[str, Any] | None = None,
+    required: bool = True,
   ) -> None:
     """Starts to save a state; returns once it may be donated.
 
     A step that is there already is left as it is. Config, mesh and `position`,
     the examples of the data that were seen, are for the record; so are
     `scores`, those of the validation split after the step. `record` is kept in
-    addition, see `checkpoints.record`.
+    addition, see `checkpoints.record`. The save before is waited for.
 
     Raises:
-      UserError: this or the save before could not be written.
+      UserError: this save or the one before could not be written and is
+        `required`; otherwise that is a warning.
     """
-    import orbax.checkpoint as ocp  # slow to load
+    self.wait()
+    self._is_required = required
+    began = time.monotonic()
+    step = int(state.step)
+    if step in steps(self._workdir):
+      return
+    with self._failing():
+      items = items_of(state)
+      args = self._items(items, config, mesh, position, scores, record)
+      size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+      self._saver.start(step, args, size, began)
 
-    args = self._items(state, config, mesh, position, scores, record)
-    with _write_errors(self._workdir):
-      # Not opened before: by now damaged checkpoints have been renamed.
-      if self._manager is None:
-        policy = ocp.checkpoint_managers.LatestN(self._keep)
-        self._manager = ocp.CheckpointManager(
-          directory(self._workdir),
-          options=ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=True
-          ),
-        )
-      self._manager.save(int(state.step), args=args)
+  @contextlib.contextmanager
+  def _failing(self) -> Iterator[None]:
+    """Lets errors of writing pass if the save must succeed, else warns."""
+    try:
+      yield
+    except errors.UserError as error:
+      if self._is_required or error.code != errors.OUTPUT:
+        raise
+      logging.warning('%s The run goes on without this checkpoint.', error)
 
   def save_aside(
     self,
@@ -191,11 +204,10 @@ class Checkpoints:
     """
     import orbax.checkpoint as ocp
 
-    step = int(state.step)
-    path = directory(self._workdir) / f'{step}.{name}'
-    args = self._items(state, config, mesh, position, None, record)
+    path = directory(self._workdir) / f'{int(state.step)}.{name}'
+    args = self._items(items_of(state), config, mesh, position, None, record)
     handler = ocp.CompositeCheckpointHandler()
-    with _write_errors(self._workdir):
+    with errors.writing(path):
       saver = ocp.Checkpointer(handler)
       saver.save(path, args=args, force=True)
       saver.close()
@@ -203,7 +215,7 @@ class Checkpoints:
 
   def _items(
     self,
-    state: state_lib.TrainState,
+    items: Mapping[str, Any],
     config: ConfigDict,
     mesh: Mesh,
     position: int,
@@ -213,7 +225,6 @@ class Checkpoints:
     """Returns what Orbax saves, if there is room for it."""
     import orbax.checkpoint as ocp
 
-    items = items_of(state)
     need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
     with errors.writing(directory(self._workdir)):
       free = shutil.disk_usage(self._workdir).free
@@ -239,18 +250,24 @@ class Checkpoints:
       **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
     )
 
+  def check(self) -> None:
+    """Raises the UserError of a save that has failed by now, if any."""
+    if self._saver.has_ended:
+      self.wait()
+
   def wait(self) -> None:
     """Waits for the save that is running; one that fails is a UserError."""
-    if self._manager is not None:
-      with _write_errors(self._workdir):
-        self._manager.wait_until_finished()
+    with self._failing():
+      self._saver.wait()
+
+  def took(self) -> saving.Took | None:
+    """Returns what the last finished save took, once; None without news."""
+    return self._saver.took()
 
   def close(self) -> None:
     """Waits and frees the threads."""
-    if self._manager is not None:
-      self.wait()
-      self._manager.close()
-      self._manager = None
+    with self._failing():
+      self._saver.close()
 
 
 def load(
@@ -413,15 +430,3 @@ def _restore(
       if meta['tree'][name][leaf][2] != value:
         raise reading.DamagedError('hash', f'{name}/{leaf} was changed')
   return items
-
-
-@contextlib.contextmanager
-def _write_errors(workdir: Path) -> Iterator[None]:
-  """A failed write surfaces as OSError or, from TensorStore, ValueError."""
-  try:
-    yield
-  except (OSError, ValueError) as error:
-    raise errors.UserError(
-      f'cannot write a checkpoint in {workdir}: {reading.first_line(error)}',
-      errors.OUTPUT,
-    ) from error

@@ -4,6 +4,7 @@
   N.bad-REASON                 one that is damaged and was replaced
   N.NAME                       a state that was put aside, such as N.diverged
   N.orbax-checkpoint-tmp       one that is being written
+  N.deleting                   one that is being removed
 Anything else there is left alone.
 """
 
@@ -18,6 +19,11 @@ from pyramid_jax.runs import reading
 DIRECTORY = 'checkpoints'
 # Other digits than these, or zeros before them, are no name of a step.
 _STEP = re.compile(r'0|[1-9][0-9]{0,17}')
+DELETING = '.deleting'
+_TEMPORARY = '.orbax-checkpoint-tmp'  # as Orbax calls it
+_LEFTOVER = re.compile(
+  rf'[0-9]+({re.escape(_TEMPORARY)}|{re.escape(DELETING)})'
+)
 _BAD = re.compile(r'[0-9]+\.bad-.*')
 
 Path = str | os.PathLike[str]
@@ -39,15 +45,30 @@ def steps(workdir: Path) -> list[int]:
   Raises:
     UserError: the folder cannot be read.
   """
-  names = _names(directory(workdir), folders=True)
+  names = _folders(directory(workdir))
   found = (int(name) for name in names if _STEP.fullmatch(name))
   return sorted(found, reverse=True)
 
 
 def bad(workdir: Path) -> list[str]:
   """Returns the names of those that are damaged."""
-  names = _names(directory(workdir), folders=True)
+  names = _folders(directory(workdir))
   return sorted(name for name in names if _BAD.fullmatch(name))
+
+
+def temporary(workdir: Path, step: int) -> pathlib.Path:
+  """Returns the folder of a step that is being written."""
+  return directory(workdir) / f'{step}{_TEMPORARY}'
+
+
+def leftovers(workdir: Path) -> list[pathlib.Path]:
+  """Returns the folders of steps that are being written or removed.
+
+  Of a run that is not going on, they are what a killed process has left.
+  """
+  folder = directory(workdir)
+  names = _folders(folder)
+  return [folder / name for name in names if _LEFTOVER.fullmatch(name)]
 
 
 def set_aside(path: pathlib.Path, reason: str) -> pathlib.Path:
@@ -57,11 +78,13 @@ def set_aside(path: pathlib.Path, reason: str) -> pathlib.Path:
   return path.rename(next(p for p in free if not p.exists()))
 
 
-def _names(folder: pathlib.Path, folders: bool) -> list[str]:
+def _folders(folder: pathlib.Path) -> list[str]:
+  """Returns the names of the folders in a folder, [] if it is not there."""
+
   def read() -> list[str]:
     try:
       with os.scandir(folder) as found:
-        return [x.name for x in found if not folders or x.is_dir()]
+        return [x.name for x in found if x.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
       return []
 

@@ -251,6 +251,8 @@ def test_empty_folder_stray_file_and_leftover(broken):
   (folder / '7').mkdir()
   (folder / '9').touch()
   (folder / '5.orbax-checkpoint-tmp').mkdir()
+  for name in ('007', '\u00b2', '\u0667', '-1', '1' * 30):
+    (folder / name).mkdir()
   assert int(restore(broken).step) == 4
   assert (folder / '7.bad-incomplete').is_dir()
   # The next save goes on from there.
@@ -260,6 +262,8 @@ def test_empty_folder_stray_file_and_leftover(broken):
   store.save(state, fake_run.get_config(), mesh, 48)
   store.close()
   assert checkpoints.steps(broken) == [6, 4, 3]
+  assert (folder / '007').is_dir()
+  assert not list(folder.glob('*tmp'))
 
 
 def test_nothing_valid_is_not_a_fresh_start(broken):

@@ -1,0 +1,11 @@
+"""Of which scores less is better."""
+
+# All others, such as accuracies, recalls and decibels, rise.
+LOWER_IS_BETTER = frozenset(
+  ('fid', 'sfid', 'shape_fd', 'edge_chamfer', 'edge_missed')
+)
+
+
+def lower_is_better(name: str) -> bool:
+  """Whether a lower value of a score is the better one."""
+  return name in LOWER_IS_BETTER
