@@ -20,16 +20,15 @@ import time
 from typing import Any
 
 from absl import logging
-from flax import traverse_util
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
 from pyramid_jax.runs import compact
-from pyramid_jax.runs import hashes
 from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import reading
+from pyramid_jax.runs import restoring
 from pyramid_jax.runs import saving
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs import step_folders
@@ -43,16 +42,16 @@ Path = str | os.PathLike[str]
 
 
 def reaches(workdir: Path, step: int) -> bool:
-  """Whether there is a checkpoint of `step` or later.
+  """Whether there is a valid checkpoint of `step` or later.
 
-  Its record is read and compared with its hash, its arrays are not read.
+  All of it is read and compared with its hashes, on the host.
   """
   for found in steps(workdir):
     if found < step:
       return False
     path = step_folders.of_step(workdir, found)
     try:
-      step_meta.read(path)
+      restoring.verify(path)
     except reading.DamagedError as error:
       logging.warning('%s is damaged (%s)', path, error)
       continue
@@ -113,7 +112,7 @@ class Checkpoints:
       path = step_folders.of_step(self._workdir, step)
       try:
         meta = step_meta.read(path)
-        items = _restore(path, meta, items_of(abstract), partial=False)
+        items = restoring.restore(path, meta, items_of(abstract), partial=False)
       except reading.DamagedError as error:
         logging.warning('%s is damaged (%s)', path, error)
         damaged[path] = error
@@ -301,7 +300,7 @@ def load(
   for candidate in found if step is None else [step]:
     path = step_folders.of_step(workdir, candidate)
     try:
-      return _load(path, abstract, averaged)
+      return restoring.weights(path, abstract, averaged)
     except reading.DamagedError as error:
       logging.warning('%s is damaged (%s)', path, error)
   folder = directory(workdir)
@@ -363,70 +362,3 @@ def _meta(workdir: Path, step: int) -> step_meta.Meta:
     raise errors.UserError(
       f'{path} is damaged ({error}).', errors.DATA
     ) from error
-
-
-def _load(
-  path: pathlib.Path, abstract: Mapping[str, Any], averaged: bool
-) -> dict[str, Any]:
-  meta = step_meta.read(path)
-  step_meta.compare(path, meta, {'state': abstract}, partial=True)
-  kept = meta['tree'].get('ema', {}) if averaged else {}
-  params = traverse_util.flatten_dict(abstract['params'])
-  ema = {k: leaf for k, leaf in params.items() if '/'.join(k) in kept}
-  # What averages replace is not read.
-  raw = {k: leaf for k, leaf in params.items() if k not in ema}
-  state = {**abstract, 'params': traverse_util.unflatten_dict(raw)}
-  target = {
-    'state': {
-      name: tree for name, tree in state.items() if jax.tree.leaves(tree)
-    },
-    'ema': traverse_util.unflatten_dict(ema),
-  }
-  target = {item: tree for item, tree in target.items() if tree}
-  items = _restore(path, meta, target, partial=True)
-  weights = items.get('state', {})
-  weights['params'] = state_lib.averaged(
-    weights.get('params', {}), items.get('ema', {})
-  )
-  return {**{name: {} for name in abstract}, **weights}
-
-
-def _restore(
-  path: pathlib.Path,
-  meta: step_meta.Meta,
-  target: Mapping[str, Any],
-  partial: bool,
-) -> dict[str, Any]:
-  """Restores and verifies the items of one step.
-
-  Args:
-    path: of the step.
-    meta: its record.
-    target: {item: abstract tree with shardings}.
-    partial: whether the checkpoint may hold more leaves than the target.
-
-  Raises:
-    DamagedError: something is missing, unreadable or changed.
-    UserError: the checkpoint is whole and of another config.
-  """
-  import orbax.checkpoint as ocp
-
-  step_meta.compare(path, meta, target, partial)
-  items = {}
-  for name, tree in target.items():
-
-    def read(name: str = name, tree: Any = tree) -> Any:
-      return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
-        path / name,
-        args=ocp.args.PyTreeRestore(
-          item=tree,
-          partial_restore=partial,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-        ),
-      )
-
-    items[name] = reading.read(read, path / name, 'unreadable')
-    for leaf, value in hashes.tree(items[name]).items():
-      if meta['tree'][name][leaf][2] != value:
-        raise reading.DamagedError('hash', f'{name}/{leaf} was changed')
-  return items

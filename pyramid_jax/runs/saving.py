@@ -9,6 +9,7 @@ from concurrent import futures
 import dataclasses
 import pathlib
 import shutil
+import threading
 import time
 from typing import Any
 
@@ -20,6 +21,10 @@ from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import reading
 from pyramid_jax.runs import step_folders
 from pyramid_jax.runs import step_meta
+
+
+# How long the threads of a failed save may take to notice it.
+_ABANDON_SECS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,7 @@ class Saver:
     orbax, self._orbax = self._orbax, None
     if orbax is not None:
       orbax.cancel()
+      _join_writers()
     if processes.is_main_process():
       part = step_folders.temporary(self._workdir, self._step)
       shutil.rmtree(part, ignore_errors=True)
@@ -179,6 +185,15 @@ class Saver:
         score=meta.get('scores', {}).get(self._rules.best),
       )
     return self._saved[step]
+
+
+def _join_writers() -> None:
+  """Waits for the threads of a failed save; one that hangs is left alone."""
+  end = time.monotonic() + _ABANDON_SECS
+  for thread in threading.enumerate():
+    if type(thread).__module__.startswith('orbax.'):
+      # Theirs would raise what went wrong.
+      threading.Thread.join(thread, max(0.0, end - time.monotonic()))
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -64,7 +64,6 @@ class Hooks:
     """Opens the files after `first` finished updates."""
     self._setup = setup
     self._store = store
-    self._saved = first
     self._writer = writers.MetricWriter(setup.workdir, first)
     self._watch = diverged.Watch(setup, store, first)
     train = setup.config.train
@@ -111,6 +110,9 @@ class Hooks:
     row |= {f'eval/{name}': v for name, v in (scores or {}).items()}
     row['images_per_sec'] = self._bar.images_per_sec()
     row['seconds'] = self._bar.seconds()
+    if (took := self._store.took()) is not None:
+      row['checkpoint_secs'] = took.secs
+      row['checkpoint_blocking_secs'] = took.blocking_secs
     self._writer.write_scalars(step, row)
 
   def write(
@@ -139,17 +141,29 @@ class Hooks:
           self._write_preview(step, stopping.call(self._preview, pipe))
       # Last, so that a run that is interrupted before repeats the rest.
       if due.save or stopping.requested():
-        self.save(step, metrics, state)
+        self.save(step, metrics, state, scores)
 
-  def save(self, step: int, metrics: Any, state: run_state.TrainState) -> None:
+  def save(
+    self,
+    step: int,
+    metrics: Any,
+    state: run_state.TrainState,
+    scores: Mapping[str, float] | None = None,
+  ) -> None:
     """Starts to save a step, unless it is saved."""
-    if step == self._saved:
-      return
     self._watch.check_state(step, metrics, state)
     config, mesh = self._setup.config, self._setup.mesh
-    position = step * config.train.batch_size
-    self._store.save(state, config, mesh, position, record=self._watch.record())
-    self._saved = step
+    train = config.train
+    is_last = stopping.requested() or step == train.steps
+    self._store.save(
+      state,
+      config,
+      mesh,
+      step * train.batch_size,
+      scores,
+      self._watch.record(),
+      required=is_last or train.on_save_error == 'stop',
+    )
 
   def _scores(self, pipe: pipeline.Pipeline) -> Mapping[str, float]:
     """Scores the model; samples that are not finite give no scores."""
@@ -160,6 +174,10 @@ class Hooks:
       return {}
     texts = (f'{name} {value:.4g}' for name, value in scores.items())
     logging.info('validation: %s', ', '.join(texts))
+    best = self._setup.config.train.keep_best
+    if best and best not in scores:
+      known = ', '.join(scores) or 'none'
+      logging.warning('train.keep_best=%s is no score: %s', best, known)
     return scores
 
   def _preview(self, pipe: pipeline.Pipeline) -> np.ndarray:

@@ -26,6 +26,7 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import stopping
@@ -91,7 +92,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(setup.reader, digests)
     stopping.check()
-    store = checkpoints.Checkpoints(workdir, config.train.keep, digests)
+    rules = keep_rules.Rules.of_config(config.train)
+    store = checkpoints.Checkpoints(workdir, rules, digests)
     state = _restore_or_create(setup, store, frozen)
     step = stopping.wait(compiled)
   held.check(now=True)
@@ -199,6 +201,7 @@ def _loop(
         state, metrics = step_fn(state, frozen, batch)
       pending.append((step, metrics))
       held.check()
+      store.check()
       due = hooks_lib.Due.at(step, train)
       if due.evaluate or due.grid or due.save:
         settle(0, is_written=True)

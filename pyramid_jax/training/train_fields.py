@@ -7,6 +7,7 @@ from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 
 
+ON_SAVE_ERROR = ('stop', 'warn')
 OPTIMIZERS = ('adam', 'adamw', 'muon')
 
 _positive = functools.partial(Field, low=1)
@@ -68,6 +69,27 @@ FIELDS = {
   'train.keep': _positive(
     3, 'The number of newest checkpoints that stay.', resumable=True
   ),
+  'train.keep_every_hours': _not_negative(
+    0.0,
+    'Hours after which one more checkpoint stays for good; 0 for none.',
+    resumable=True,
+  ),
+  'train.keep_best': Field(
+    '',
+    'A score of the evaluations in training, such as layout_recall, by which'
+    ' the best checkpoints stay; empty for none.',
+    resumable=True,
+  ),
+  'train.keep_best_count': _positive(
+    1, 'The number of checkpoints that train.keep_best keeps.', resumable=True
+  ),
+  'train.on_save_error': Field(
+    'stop',
+    'Whether a checkpoint that cannot be written ends the run, or is a warning;'
+    ' the last one ends it.',
+    choices=ON_SAVE_ERROR,
+    resumable=True,
+  ),
   'optimizer.name': Field(
     'adam',
     'The optimizer; muon updates the kernels and leaves the rest to adamw.',
@@ -118,4 +140,14 @@ def _whole_microbatches(values: field_lib.Values) -> field_lib.Broken | None:
   )
 
 
-CHECKS = (_whole_microbatches,)
+def _scored(values: field_lib.Values) -> field_lib.Broken | None:
+  """Checkpoints that are kept by a score have one."""
+  if not values['train.keep_best'] or values['train.eval_every']:
+    return None
+  return field_lib.Broken('train.eval_every', 'above 0 for train.keep_best')
+
+
+CHECKS = (
+  _whole_microbatches,
+  _scored,
+)

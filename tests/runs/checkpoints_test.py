@@ -16,6 +16,7 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import reading
+from pyramid_jax.runs import restoring
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.runs import step_meta
 from pyramid_jax.training import step as state_lib
@@ -156,6 +157,18 @@ def changed_meta(step):
   meta = json.loads(path.read_text())
   yield meta
   path.write_text(json.dumps(meta))
+
+
+def test_a_finished_run_has_a_valid_checkpoint(broken):
+  file = values_file(checkpoints.directory(broken) / '4')
+  content = bytearray(file.read_bytes())
+  assert checkpoints.reaches(broken, 4)
+  assert checkpoints.reaches(broken, 3)
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  assert not checkpoints.reaches(broken, 4)
+  assert checkpoints.reaches(broken, 3)
+  assert checkpoints.steps(broken) == [4, 3, 2]  # nothing is renamed
 
 
 @pytest.mark.parametrize('is_old', [False, True])
@@ -356,10 +369,10 @@ def test_load_prefers_the_averages(saved):
 
 def test_what_averages_replace_is_not_read(saved, monkeypatch):
   workdir, states = saved
-  asked, restore = [], checkpoints._restore
+  asked, restore = [], restoring.restore
   monkeypatch.setattr(
-    checkpoints,
-    '_restore',
+    restoring,
+    'restore',
     lambda path, meta, target, partial: (
       asked.append(target) or restore(path, meta, target, partial)
     ),
