@@ -17,6 +17,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.distributed import memory
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
@@ -65,7 +66,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
   Raises:
     UserError: no images to score, or no weights to score them with.
   """
-  with stopping.listening():
+  advice = functools.partial(_less_memory, config)
+  with stopping.listening(), memory.explained(advice):
     if options.get('write_reference'):
       fidelity.write_reference(config, options)
     else:
@@ -93,6 +95,15 @@ def _evaluate(
     held.check(now=True)
     score_table.write(task.folder, task.about, rows)
   store.remove()
+
+
+def _less_memory(config: ConfigDict) -> str:
+  """Says what an evaluation holds at a time, and what takes less memory."""
+  size = config.evaluate.batch_size
+  return (
+    f'config.evaluate.batch_size={size} is {-(-size // jax.device_count())}'
+    ' images at a time on a device: less is needed by a smaller one.'
+  )
 
 
 def _of_run(

@@ -8,12 +8,14 @@ import pathlib
 from typing import Any
 
 from absl import logging
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.commands import requests
+from pyramid_jax.distributed import memory
 from pyramid_jax.evaluation import grids
 from pyramid_jax.pipeline import opening
 from pyramid_jax.runs import lock
@@ -51,6 +53,7 @@ def run(
   small = [] if upsampler is None else [folder / sample_files.SMALL]
   with (
     stopping.listening(),
+    memory.explained(lambda: _less_memory(config, request.count)),
     sample_files.locked(
       [folder, *small], bool(options.get('takeover'))
     ) as held,
@@ -76,6 +79,18 @@ def run(
     logging.info(
       '%d images in %s: %%06d.png, grid.png, samples.npz', plan.count, folder
     )
+
+
+def _less_memory(config: ConfigDict, count: int | None) -> str:
+  """Says what sampling holds at a time, and what takes less memory."""
+  size = config.sample.batch_size
+  rows = -(-min(size, count or config.sample.count) // jax.device_count())
+  return (
+    f'config.sample.batch_size={size} is {rows} images at a time on a device'
+    f'{"" if config.sample.guidance == 1 else ", twice for guidance"}: less is'
+    ' needed by a smaller config.sample.batch_size, which does not change the'
+    ' images.'
+  )
 
 
 def _make(

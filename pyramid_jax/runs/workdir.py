@@ -98,8 +98,11 @@ def create_system(config: ConfigDict) -> system_lib.Trainable:
 
 
 def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Raises a UserError with the differences for a workdir of another config."""
-  if not (workdir / CONFIG).exists():
+  """Raises a UserError with the differences for a workdir of another config.
+
+  One without checkpoints, such as of a run that was out of memory, may be used.
+  """
+  if not (workdir / CONFIG).exists() or not checkpoints.steps(workdir):
     return
   differences = config_lib.resume_differences(read_config(workdir), config)
   if differences:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
+import functools
 import os
 import pathlib
 import time
@@ -20,6 +21,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import initial
+from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
@@ -71,7 +73,8 @@ def run(
     index, _ = processes.process_part()
     stack.enter_context(writers.copied(workdir, index))
     for stage, folder in stages:
-      _train(stage, folder, locks[folder])
+      with memory.explained(functools.partial(setup_lib.memory_advice, stage)):
+        _train(stage, folder, locks[folder])
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
@@ -123,6 +126,7 @@ def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
     program = step_lib.compile_step(step, setup.mesh, *abstract)
     secs = time.monotonic() - start
     logging.info('compiled the train step in %.1f s', secs)
+    memory.check_program(program, setup.mesh)
     return program
 
   first = compiled(setup.batch)

@@ -10,6 +10,7 @@ from absl import logging
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+import numpy as np
 
 from pyramid_jax import data
 from pyramid_jax import errors
@@ -17,6 +18,7 @@ from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
@@ -60,7 +62,9 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
     scoring.validation_count(config, system.outputs, len(reader_val))
-    batch = mesh_lib.place(mesh, batches(config, reader).at(0))
+    order = batches(config, reader)
+    _check_host(config, order)
+    batch = mesh_lib.place(mesh, order.at(0))
 
   few = scoring.few_images(config, system.outputs, len(reader_val))
   if few and config.train.eval_every:
@@ -96,3 +100,36 @@ def batches(
   if reader.buckets is not None:
     return buckets_lib.BucketBatches(reader, reader.buckets, size, seed, *part)
   return batches_lib.Batches(reader, size, seed, True, *part)
+
+
+def _check_host(config: ConfigDict, order: batches_lib.Batches) -> None:
+  """Raises OutOfMemory for batches that the host cannot hold.
+
+  Only where images of the config's size take a tenth of its memory, an example
+  is read to know.
+  """
+  there, rows = memory.available_on_host(), len(order.positions(0))
+  if there is None or rows * config.data.image_size**2 * 3 < there / 10:
+    return
+  example = order.rows(np.zeros(1, np.int64))
+  # One is being read while another is on its way to the devices.
+  needed = 2 * rows * sum(x.nbytes for x in example.values())
+  if needed > there:
+    raise memory.OutOfMemory(needed, there)
+
+
+def memory_advice(config: ConfigDict) -> str:
+  """Says what a step holds at a time, and what takes less memory."""
+  train = config.train
+  parts = mesh_lib.batch_parts(mesh_lib.create(config.mesh))
+  rows = train.batch_size // (parts * train.accumulate)
+  less = ['a larger config.train.accumulate', 'a smaller batch']
+  if not config.remat:
+    less.insert(1, 'config.remat=True')
+  if config.mesh.fsdp == 1:
+    less.insert(-1, 'several devices with config.mesh.fsdp')
+  return (
+    f'config.train.batch_size={train.batch_size} with'
+    f' config.train.accumulate={train.accumulate} is {rows} examples at a time'
+    f' on a device: less is needed by {", ".join(less[:-1])} or {less[-1]}.'
+  )
