@@ -1,5 +1,6 @@
 """Images with labelled boxes: what all such data sets have in common."""
 
+from collections.abc import Mapping
 import pathlib
 import threading
 
@@ -13,6 +14,7 @@ from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
+from pyramid_jax.data import identity
 from pyramid_jax.data import images
 from pyramid_jax.data import listing
 from pyramid_jax.data import object_index
@@ -92,21 +94,23 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     index: object_index.Index,
     folder: pathlib.Path,
     token_flags: int = 0,
+    described: Mapping[str, pathlib.Path] | None = None,
   ):
     """Reads `config.data` and `config.condition`.
 
     `folder` is what the files of the index are relative to, `token_flags` the
     bits of `box_flags` that object tokens tell apart (OpenImages: 1; COCO and
-    Visual Genome: none).
+    Visual Genome: none), `described` the files that the index was made of, by
+    names for messages.
 
     Raises:
       ValueError: unknown task, no images, or tokens that the encoder lacks.
     """
     super().__init__(config, split, len(index.ids), 'bilinear')
     self.label_names = tuple(name.decode() for name in index.names)
-    self._config = config
     self._index = index
     self._folder = folder
+    self._described = described or {}
     self._token_flags = token_flags
     if not len(index.ids):
       filters = object_index.Filters.of(config, split)
@@ -124,6 +128,18 @@ class AnnotatedObjectsReader(file_reader.FileReader):
       logging.warning('%s lacks %s', folder, counted)
     self._scaled = threading.Event()  # whether the log has said it
     logging.info('%s images of %s in %s', len(self), split, folder)
+
+  def identity(self) -> identity.Identity:
+    """Returns the images and the files of the index; see `reader.Reader`."""
+    places = {name: file or name for name, file in self._files.items()}
+    found = identity.sizes(self._folder, places.values())
+    return {
+      identity.IMAGES: {name: found[file] for name, file in places.items()},
+      identity.FILES: {
+        **identity.of_files(self._described),
+        **identity.of_config(self._config),
+      },
+    }
 
   def _check_condition(self) -> None:
     c = self._config.condition

@@ -20,6 +20,13 @@ FIELDS = {
     resumable=True,
     path=True,
   ),
+  'data.allow_change': Field(
+    False,
+    'Whether a resume may go on with other training data than before. Names and'
+    ' sizes of images and the content of annotations are compared, so that an'
+    ' image replaced by another of the same size is not noticed.',
+    resumable=True,
+  ),
   'data.image_size': Field(
     32, 'The height and width of an image in pixels.', low=1, high=ranges.SIDE
   ),

@@ -127,6 +127,7 @@ class FileReader:
         a size that `lr_factor` does not divide.
     """
     d, train = config.data, split == 'train'
+    self._config = config
     self.report: dict[str, int] = {}
     self.transform = transforms.Transform(
       size=d.image_size,

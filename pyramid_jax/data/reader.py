@@ -11,6 +11,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.data import buckets as buckets_lib
+from pyramid_jax.data import identity as identity_lib
 
 
 # What `config.data.maps` may ask for beside the images.
@@ -47,6 +48,13 @@ class Reader(Protocol):
     Args:
       indices: (B,) int64 in [0, len).
       draws: (B,) uint64, the seed of each example's crop, flip and shuffle.
+    """
+
+  def identity(self) -> identity_lib.Identity:
+    """Returns what the examples are made of, as `data.identity` has it.
+
+    Raises:
+      OSError: a file cannot be read.
     """
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -96,11 +96,13 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
     latent_cache.check(setup.reader, digests)
     stopping.check()
     rules = keep_rules.Rules.of_config(config.train)
-    store = checkpoints.Checkpoints(workdir, rules, digests)
+    record = setup.data.record
+    store = checkpoints.Checkpoints(workdir, rules, digests, record)
     state = _restore_or_create(setup, store, frozen)
     step = stopping.wait(compiled)
   held.check(now=True)
   workdir_lib.write_record(workdir, config, setup.reader.label_names)
+  setup.data.save(workdir)
   with errors.closing(store), stopping.finishing():
     _loop(setup, step, state, frozen, store, held)
 
@@ -150,6 +152,8 @@ def _restore_or_create(
 ) -> step_lib.TrainState:
   state = store.restore_latest(setup.state)
   if state is not None:
+    allow_change = setup.config.data.allow_change
+    setup.data.check(setup.workdir, int(state.step), allow_change)
     logging.info('resuming after step %d', int(state.step))
     return state
   shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)

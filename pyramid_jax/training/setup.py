@@ -24,6 +24,7 @@ from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.pipeline import settings as settings_lib
+from pyramid_jax.runs import data_record
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
@@ -41,6 +42,7 @@ class Setup:
   settings: pipeline.Settings  # Previews and scored images need it.
   reader: reader_lib.Reader  # The reader of the training split.
   reader_val: reader_lib.Reader  # The reader of the validation split.
+  data: data_record.DataRecord  # What both of them read.
   # Returns the state before the first step; traceable.
   create: Callable[[], step_lib.TrainState]
   batch: Mapping[str, jax.Array]  # on the mesh
@@ -52,7 +54,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
   """Builds all that needs no weights.
 
   Raises:
-    UserError: the config does not fit the devices, the system or the data.
+    UserError: the config does not fit the devices, the system or the data, or
+      the data are not those that the run began with.
   """
   with errors.user_errors():  # checks of the input; tracing comes after them
     mesh = mesh_lib.create(config.mesh)
@@ -61,6 +64,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     settings = settings_lib.of_config(system, config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
+    record = data_record.DataRecord.of(train=reader, val=reader_val)
+    record.check_newest(workdir, config.data.allow_change)
     scoring.validation_count(config, system.outputs, len(reader_val))
     order = batches(config, reader)
     _check_host(config, order)
@@ -82,6 +87,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     settings=settings,
     reader=reader,
     reader_val=reader_val,
+    data=record,
     create=create,
     batch=batch,
     state=sharding.abstract(jax.eval_shape(create), mesh, min_size),

@@ -339,4 +339,10 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
       lambda: _build(config, split),
     )
     index = object_index.Index(**arrays)
-    super().__init__(config, split, index, files['images'])
+    described = {
+      path.name: path
+      for kind, path in files.items()
+      if kind not in ('images', 'categories')
+    }
+    folder = files['images']
+    super().__init__(config, split, index, folder, described=described)

@@ -40,6 +40,7 @@ from pyramid_jax.data import buckets
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
+from pyramid_jax.data import identity
 from pyramid_jax.data import images
 from pyramid_jax.data import listing
 from pyramid_jax.data import reader as reader_lib
@@ -190,6 +191,20 @@ class ImageFolderReader(file_reader.FileReader):
     if config.data.buckets and split == 'train':
       self.buckets = self._make_buckets(config)
     logging.info('%d images of %s in %s', count, split, self._folder)
+
+  def identity(self) -> identity.Identity:
+    """Returns the images, their maps and captions; see `reader.Reader`."""
+    has_captions = self._captions or self._cameras is not None
+    described = [listing.CAPTIONS] if has_captions else []
+    paths = {name: self._folder / name for name in described}
+    return {
+      identity.IMAGES: identity.sizes(self._folder, self._files),
+      identity.MAPS: identity.sizes(self._folder, self._map_files.values()),
+      identity.FILES: {
+        **identity.of_files(paths),
+        **identity.of_config(self._config),
+      },
+    }
 
   def _keep(self, having: Container[str], lacks: str, hint: str) -> int:
     """Leaves out the files that lack something, and returns how many."""

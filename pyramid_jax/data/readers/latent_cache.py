@@ -26,6 +26,7 @@ from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import id_ranges
+from pyramid_jax.data import identity
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.files import arrays
 from pyramid_jax.files import json_text
@@ -235,6 +236,22 @@ class LatentReader:
         errors.DATA,
       )
     return mapped(file)
+
+  def identity(self) -> identity.Identity:
+    """Returns the shards and what they are of; see `reader.Reader`."""
+    shards = map(shard_name, range(-(-self._length // self._size)))
+    paths = {name: self._folder / name for name in shards}
+    return {
+      identity.SHARDS: {
+        name: _read_json(path.with_suffix('.json')).get('sha256')
+        for name, path in paths.items()
+      },
+      identity.SOURCE: {
+        'autoencoder': self.autoencoder,
+        'images': self._length,
+        'flips': self._flips,
+      },
+    }
 
   def __len__(self) -> int:
     return self._length

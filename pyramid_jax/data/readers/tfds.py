@@ -15,6 +15,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import pathlib
+import re
 from typing import Any
 
 from absl import logging
@@ -26,6 +27,7 @@ from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
+from pyramid_jax.data import identity
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.files import json_text
@@ -127,6 +129,7 @@ class TfdsReader(file_reader.FileReader):
         f'{", ".join(builder.info.splits)}: {error}'
       ) from error
     super().__init__(config, split, len(self._source), 'bicubic')
+    self._identity = _identity_of(builder.info, name, len(self._source))
     self._path = path
     self._places = config.data.max_objects
     self._objects = next((key for key in OBJECTS if key in features), '')
@@ -146,6 +149,11 @@ class TfdsReader(file_reader.FileReader):
     logging.info('%d images of %s, split %s', len(self), path, name)
     if split != 'train' and name == 'train':
       logging.warning('%s has no split but train, %s reads it', path, split)
+
+  def identity(self) -> identity.Identity:
+    """Returns version, split and shards; see `reader.Reader`."""
+    lists = identity.of_config(self._config)
+    return {**self._identity, identity.FILES: lists}
 
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`."""
@@ -176,6 +184,27 @@ class TfdsReader(file_reader.FileReader):
     return annotated_objects.object_arrays(
       boxes, labels[seen], flags[seen], self._places
     )
+
+
+def _identity_of(info: Any, split: str, count: int) -> identity.Identity:
+  """Returns what a split is made of, by the record of the set.
+
+  `info` is a DatasetInfo, `split` a name or a slice such as 'train[:90%]'.
+  """
+  names = [name for name in info.splits if name in re.findall(r'\w+', split)]
+  return {
+    identity.SHARDS: {
+      f'{name}-{i:05d}': length
+      for name in names
+      for i, length in enumerate(info.splits[name].shard_lengths)
+    },
+    identity.SOURCE: {
+      'set': info.full_name,  # with its config and version
+      'split': split,
+      'examples': count,
+      'bytes': sum(info.splits[name].num_bytes for name in names),
+    },
+  }
 
 
 def _plus_one(numbers: Any) -> Any:

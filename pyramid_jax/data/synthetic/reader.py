@@ -13,6 +13,7 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import holes
 from pyramid_jax.data import id_ranges
+from pyramid_jax.data import identity
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
@@ -87,6 +88,16 @@ class ShapesReader:
 
   def __len__(self) -> int:
     return LENGTH
+
+  def identity(self) -> identity.Identity:
+    """Returns what makes the scenes; see `reader.Reader`."""
+    values = {
+      'generator': scenes.GENERATOR,
+      'level': self.level,
+      'seed': self._seed,
+      'image_size': self.image_size,
+    }
+    return {identity.SOURCE: values}
 
   def batch(
     self, indices: np.ndarray, draws: np.ndarray

@@ -13,6 +13,7 @@ import numpy as np
 from pyramid_jax.conditioning import hashing
 
 
+GENERATOR = 1  # raised with every change of what an index gives
 SHAPES = ('circle', 'square', 'triangle', 'cross')
 COLOURS = ('red', 'green', 'blue', 'yellow', 'cyan', 'magenta')
 PALETTE = np.array(
