@@ -81,7 +81,7 @@ class DataRecord:
     for step in checkpoints.steps(workdir):
       try:
         record = checkpoints.record(workdir, step)
-      except errors.UserError:  # It is told when it is restored.
+      except errors.UserError:  # Restoring it says so.
         continue
       self._changes(workdir, step, record, allow_change)
       return
