@@ -144,11 +144,40 @@ def _is_of(name: str, what: str) -> bool:
 
 def _room(place: pathlib.Path) -> str:
   """Says how much room a file system has, '' if it does not tell."""
+  free = _free(place)
+  if free is None:
+    return ''
+  return f' ({free:,} bytes are free); with room the same command goes on'
+
+
+def _free(place: pathlib.Path) -> int | None:
+  """Returns the free bytes of a file system, None if it does not tell."""
   for folder in (place, *place.absolute().parents):
     with contextlib.suppress(OSError):
-      free = shutil.disk_usage(folder).free
-      return f' ({free:,} bytes are free); with room the same command goes on'
-  return ''
+      return shutil.disk_usage(folder).free
+  return None
+
+
+def check_room(
+  what: str | os.PathLike[str],
+  need: int,
+  folder: str | os.PathLike[str] | None = None,
+) -> None:
+  """Raises `UserError` if there are fewer free bytes than will be written.
+
+  Args:
+    what: see `writing`.
+    need: bytes that will be written.
+    folder: see `writing`.
+  """
+  place = pathlib.Path(folder or what)
+  free = _free(place)
+  if free is not None and free < need:
+    raise UserError(
+      f'cannot write {os.fspath(what)}: {need:,} bytes are needed'
+      f'{_room(place)}.',
+      OUTPUT,
+    )
 
 
 class Closable(Protocol):

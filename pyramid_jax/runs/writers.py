@@ -43,6 +43,7 @@ def setup() -> None:
   # Absl's logger is one for all libraries; lines differ by their path.
   logging.get_absl_logger().addFilter(_is_ours)
   std_logging.getLogger('jax._src.xla_bridge').addFilter(_is_no_search)
+  std_logging.getLogger('asyncio').addFilter(_is_no_echo)
   # What Orbax leaves behind when a file that it reads is damaged.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
   is_ours = lambda event: str(event.exc_value) != 'Event loop is closed'
@@ -110,6 +111,16 @@ class _LogFile(std_logging.Handler):
     super().close()
     self._file.close()
     self.check()
+
+
+def _is_no_echo(record: std_logging.LogRecord) -> bool:
+  """Whether a line of asyncio is not one more failure to write a checkpoint.
+
+  Of the arrays that Orbax could not write, the first is told as an error.
+  """
+  error = record.exc_info[1] if record.exc_info else None
+  is_echo = record.getMessage().partition('\n')[0].endswith('never retrieved')
+  return not (is_echo and error is not None and errors.number(error))
 
 
 @contextlib.contextmanager
