@@ -61,6 +61,15 @@ def test_a_full_disk_is_told_with_its_free_bytes(tmp_path, number):
   )
 
 
+def test_room_is_checked_before_it_is_needed(tmp_path):
+  errors.check_room('x', 1, tmp_path / 'not_there')
+  with pytest.raises(errors.UserError) as found:
+    errors.check_room('a thing', 10**18, tmp_path)
+  start = 'cannot write a thing: 1,000,000,000,000,000,000 bytes are needed ('
+  assert str(found.value).startswith(start)
+  assert found.value.code == errors.OUTPUT
+
+
 def test_other_reasons_have_no_bytes_and_name_other_files(tmp_path):
   folder = tmp_path / 'run'
   found = OSError(errno.EROFS, 'Read-only file system', str(folder / 'a.txt'))

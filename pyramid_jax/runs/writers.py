@@ -114,13 +114,15 @@ class _LogFile(std_logging.Handler):
 
 
 def _is_no_echo(record: std_logging.LogRecord) -> bool:
-  """Whether a line of asyncio is not one more failure to write a checkpoint.
+  """Whether a line of asyncio is not one more failure of a checkpoint's files.
 
-  Of the arrays that Orbax could not write, the first is told as an error.
+  Of the arrays that Orbax could not write or read, the first is told.
   """
   error = record.exc_info[1] if record.exc_info else None
   is_echo = record.getMessage().partition('\n')[0].endswith('never retrieved')
-  return not (is_echo and error is not None and errors.number(error))
+  if error is None or not is_echo:
+    return True
+  return not errors.number(error) and 'tensorstore_spec' not in str(error)
 
 
 @contextlib.contextmanager

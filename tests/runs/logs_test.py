@@ -196,6 +196,22 @@ def test_lines_of_the_checkpoint_library_are_kept_out():
   assert logs._is_ours(record(std_logging.CRITICAL, foreign))
 
 
+def test_what_failed_once_is_not_told_again():
+  def line(text, error):
+    found = record(std_logging.ERROR, 'asyncio.py')
+    found.msg, found.args = text, ()
+    found.exc_info = (type(error), error, None)
+    return logs._is_no_echo(found)
+
+  full = OSError(errno.ENOSPC, '')
+  assert not line('Task exception was never retrieved\nfuture: <...>', full)
+  unread = ValueError('NOT_FOUND: ... [tensorstore_spec=...]')
+  assert not line('Future exception was never retrieved\nfuture:', unread)
+  assert line('Task exception was never retrieved\nfuture: <...>', KeyError())
+  assert line('Executing took 3 seconds', full)
+  assert logs._is_no_echo(record(std_logging.ERROR, 'asyncio.py'))
+
+
 def test_copied_into_the_workdir(tmp_path):
   with logs.copied(tmp_path):
     logging.error('inside %d', 3)
