@@ -116,7 +116,7 @@ class _LogFile(std_logging.Handler):
 def _is_no_echo(record: std_logging.LogRecord) -> bool:
   """Whether a line of asyncio is not one more failure of a checkpoint's files.
 
-  Of the arrays that Orbax could not write or read, the first is told.
+  Of the arrays that Orbax could not write or read, the first is an error.
   """
   error = record.exc_info[1] if record.exc_info else None
   is_echo = record.getMessage().partition('\n')[0].endswith('never retrieved')
