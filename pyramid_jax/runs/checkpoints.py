@@ -15,7 +15,6 @@ import contextlib
 import math
 import os
 import pathlib
-import shutil
 import time
 from typing import Any
 
@@ -225,14 +224,7 @@ class Checkpoints:
     import orbax.checkpoint as ocp
 
     need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
-    with errors.writing(directory(self._workdir)):
-      free = shutil.disk_usage(self._workdir).free
-    if free < need:
-      raise errors.UserError(
-        f'a checkpoint needs {need / 2**20:.0f} MiB, {self._workdir} has '
-        f'{free / 2**20:.0f} MiB free.',
-        errors.OUTPUT,
-      )
+    errors.check_room(f'a checkpoint in {self._workdir}', need, self._workdir)
     meta = step_meta.make(
       items,
       config,

@@ -331,7 +331,7 @@ def test_full_disk(tmp_path, monkeypatch):
   mesh = make_mesh()
   state, _ = make_state(mesh)
   store = checkpoints.Checkpoints(tmp_path, 3)
-  with pytest.raises(errors.UserError, match='MiB free') as info:
+  with pytest.raises(errors.UserError, match='bytes are free') as info:
     store.save(state, fake_run.get_config(), mesh, 0)
   assert info.value.code == errors.OUTPUT
 
