@@ -9,6 +9,7 @@ Such runs come with the package, in `pyramid_jax/models/NAME`.
 """
 
 from collections.abc import Collection
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -19,7 +20,9 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import json_text
 from pyramid_jax.interop import safetensors_file
+from pyramid_jax.runs import shape_fields
 
 
 FILE = 'weights.safetensors'
@@ -127,8 +130,15 @@ def _compare(
       )
   if lines:
     more = len(lines) - _LISTED
-    raise errors.UserError(
+    raise shape_fields.OtherShapesError(
       f'{path} is of another config: {"; ".join(lines[:_LISTED])}'
       + (f'; and {more} more.' if more > 0 else '.'),
-      errors.DATA,
+      _config_beside(path),
     )
+
+
+def _config_beside(path: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the values of the config of the run, None if there is none."""
+  with contextlib.suppress(ValueError, OSError):
+    return json_text.read(path.with_name('config.json'))
+  return None

@@ -16,6 +16,7 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import shape_fields
 from pyramid_jax.runs import sources
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
@@ -59,7 +60,8 @@ def load(
   number = jax.ShapeDtypeStruct((), jnp.int32)
   shapes = {'params': params, 'extra': extra, 'step': number}
   abstract = sharding.abstract(shapes, mesh, min_size)
-  trees = sources.load(folder, abstract, step)
+  with shape_fields.named(config):
+    trees = sources.load(folder, abstract, step)
   weights = system_lib.Weights(
     params=trees['params'],
     frozen=pretrained.load(system, config, mesh, folder),

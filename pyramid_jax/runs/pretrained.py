@@ -1,5 +1,6 @@
 """The weights that a system uses and never trains."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.distributed import initial
@@ -16,6 +18,7 @@ from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
+from pyramid_jax.runs import shape_fields
 from pyramid_jax.runs import sources
 from pyramid_jax.systems import system as system_lib
 
@@ -83,11 +86,22 @@ def load(
     if only not in ('', name):
       continue
     if part.path or os.path.isdir(path) or not compact.is_there(workdir):
-      trees[name] = _load(part, path, shapes[name])
+      with _named(name, config):
+        trees[name] = _load(part, path, shapes[name])
     else:
       here = {'frozen': {name: shapes[name]}}
-      trees[name] = compact.load(workdir, here)['frozen'][name]
+      with shape_fields.named(config):
+        trees[name] = compact.load(workdir, here)['frozen'][name]
   return trees
+
+
+def _named(
+  name: str, config: ConfigDict
+) -> contextlib.AbstractContextManager[None]:
+  """Lets an error of shapes name the fields of the first stage that differ."""
+  if name != FIRST_STAGE or name not in config:
+    return contextlib.nullcontext()
+  return shape_fields.named(config_lib.first_stage(config))
 
 
 def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:

@@ -22,12 +22,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
-from pyramid_jax import errors
 from pyramid_jax.distributed import sharding
 from pyramid_jax.files import json_text
 from pyramid_jax.files import seals
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import reading
+from pyramid_jax.runs import shape_fields
 
 
 FORMAT = 2
@@ -97,7 +97,7 @@ def _is_tree(tree: Any) -> bool:
 def compare(
   path: pathlib.Path, meta: Meta, target: Mapping[str, Any], partial: bool
 ) -> None:
-  """Raises a `UserError` unless the leaves are those of the target.
+  """Raises OtherShapesError unless the leaves are those of the target.
 
   Args:
     path: of the checkpoint, for the message.
@@ -121,10 +121,10 @@ def compare(
     # Optimizer and averages repeat the shapes of the parameters.
     lines.sort(key=lambda line: not line.startswith('params/'))
     more = len(lines) - _LISTED
-    raise errors.UserError(
+    raise shape_fields.OtherShapesError(
       f'checkpoint {path} is of another config: {"; ".join(lines[:_LISTED])}'
       + (f'; and {more} more.' if more > 0 else '.'),
-      errors.DATA,
+      meta.get('config'),
     )
 
 

@@ -145,3 +145,26 @@ def test_the_model_that_comes_along_is_whole_and_small():
   stored = {name for name in tensors if not name.endswith(':scale')}
   assert stored == leaves.keys() | {'extra/latent_scale', 'step'}
   assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves.values())
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('network.model_channels', 64),
+    ('condition.dim', 48),
+    ('first_stage.network.n_embed', (64, 32)),
+  ],
+)
+def test_what_decides_other_shapes_is_named(folders, name, value):
+  for folder in folders:
+    config = workdir_lib.read_config(folder)
+    was = config_lib.flatten(config)[name]
+    config_lib.override(config, {name: str(value), 'sample.seed': '7'})
+    with pytest.raises(errors.UserError) as error:
+      loading.load(config, folder)
+    assert error.value.code == errors.DATA
+    text = str(error.value)
+    assert text.count(' in the config and ') >= 1
+    inner = name.removeprefix('first_stage.')
+    assert text.endswith(f'{inner}: {was} -> {value}.')
+    assert 'Its config -> the one that is given differ in' in text
