@@ -154,3 +154,14 @@ def t5_file(tmp_path):
   path = tmp_path / 'tokenizer.json'
   pieces.save(str(path))
   return path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+  """Escapes half characters in what a test wrote; workers cannot send them."""
+  report = yield
+  report.sections = [
+    (name, text.encode('utf-8', 'backslashreplace').decode())
+    for name, text in report.sections
+  ]
+  return report

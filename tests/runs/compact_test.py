@@ -8,6 +8,7 @@ import pyramid_jax
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import ship
+from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
@@ -141,7 +142,7 @@ def test_the_model_that_comes_along_is_whole_and_small():
   assert {'layout', 'image', 'strength'} <= set(pipe.requests)
   tensors = safetensors_file.Tensors(folder / compact.FILE)
   weights = {'params': pipe.weights.params, 'frozen': pipe.weights.frozen}
-  leaves = compact._leaves(weights)
+  leaves = sharding.leaves(weights)
   stored = {name for name in tensors if not name.endswith(':scale')}
   assert stored == leaves.keys() | {'extra/latent_scale', 'step'}
   assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves.values())
