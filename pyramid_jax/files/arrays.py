@@ -13,31 +13,19 @@ import io
 import math
 import os
 import struct
-import tokenize
 from typing import IO
 from typing import BinaryIO
 import zipfile
-import zlib
 
 import numpy as np
 
-from pyramid_jax import errors
 from pyramid_jax import limits
 from pyramid_jax.files import bounded
+from pyramid_jax.files import zips
 
 
 _SUFFIX = '.npy'
-_ENCRYPTED = 0x1  # a bit of a member's flags
-_LOCAL_HEADER = 30  # bytes of a member's header, before its name
 _CHUNK = 1 << 20
-# What reading a member to its end raises on damage.
-_CUT = (EOFError, MemoryError, zlib.error, zipfile.BadZipFile)
-# What zipfile and the reader of headers of NumPy raise on damage.
-_DAMAGE = (
-  *(ValueError, LookupError, TypeError, AttributeError, OverflowError),
-  *(SyntaxError, RuntimeError, struct.error, tokenize.TokenError),
-  *_CUT,
-)
 # How an array begins, by version -> how the length of its header is written.
 _LENGTHS = {
   b'\x93NUMPY\x01\x00': struct.Struct('<H'),
@@ -74,16 +62,11 @@ class Archive(Mapping[str, np.ndarray]):
 
   def __init__(self, file: BinaryIO):
     """Reads the directory; see `opened`."""
-    self.file, self._size = file, os.fstat(file.fileno()).st_size
-    bounded = _Bounded(file, limits.ZIP_DIRECTORY_BYTES)
-    with _damage(_DAMAGE):
-      self._zip = zipfile.ZipFile(bounded)
-    bounded.most = None
-    members = self._zip.infolist()
-    _check(members, self._size)
-    self._members = {_name(member): member for member in members}
-    if len(self._members) < len(members):
-      raise ValueError('two arrays have one name')
+    self.file = file
+    self._zip = zips.opened(
+      file, limits.ARRAYS, limits.INFLATED_BYTES, limits.INFLATED_RATIO
+    )
+    self._members = {_name(member): member for member in self._zip.infolist()}
     self._left = limits.ARRAYS_BYTES
 
   def __iter__(self) -> Iterator[str]:
@@ -117,20 +100,20 @@ class Archive(Mapping[str, np.ndarray]):
     of the stream in the context raises, is a ValueError.
     """
     member = self._members[name]
-    with _damage(_DAMAGE):
+    with zips.damage():
       stream = self._zip.open(member)
     with stream:
-      with _damage(_DAMAGE):
+      with zips.damage():
         header = self._header(stream, name)
-      with _damage(_CUT):
+      with zips.damage(zips.CUT):
         yield header, stream
 
   def _header(self, stream: IO[bytes], name: str) -> Header:
     member = self._members[name]
     shape, is_fortran, dtype = _header(stream, name)
-    place = None
-    if member.compress_type == zipfile.ZIP_STORED:
-      place = stream.tell() + _start(self.file, member)
+    place = zips.place(self.file, member)
+    if place is not None:
+      place += stream.tell()
     found = Header(shape=shape, dtype=dtype, is_fortran=is_fortran, place=place)
     there = member.file_size - stream.tell()
     if found.size != there:
@@ -138,8 +121,6 @@ class Archive(Mapping[str, np.ndarray]):
         f'{name!r}: {shape} of {dtype} needs {found.size} bytes, the archive'
         f' has {there}'
       )
-    if place is not None and place + found.size > self._size:
-      raise ValueError(f'{name!r} ends behind the end of the file')
     return found
 
 
@@ -157,7 +138,7 @@ def opened(path: Path) -> Iterator[Archive]:
     start = file.read(6)
     if start == b'\x93NUMPY':
       raise ValueError('a single array (.npy); needed is an .npz')
-    if not start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
+    if not start.startswith((zips.START, zips.EMPTY)):
       raise ValueError('not an .npz')
     yield Archive(file)
 
@@ -173,81 +154,6 @@ def contents(path: Path) -> dict[str, tuple[int, int]]:
   with opened(path) as archive:
     members = archive._members.items()
     return {name: (m.file_size, m.CRC) for name, m in members}
-
-
-@contextlib.contextmanager
-def _damage(kinds: tuple[type[Exception], ...]) -> Iterator[None]:
-  """Makes ValueErrors of one line of what damaged files raise."""
-  try:
-    yield
-  except kinds as error:
-    hidden = error.__context__
-    if isinstance(hidden, OSError) and errors.is_transient(hidden):
-      raise hidden from None
-    text = ' '.join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, MemoryError):
-      text = f'too large for the memory: {text}'
-    elif type(error) is not ValueError:
-      text = f'damaged: {text}'
-    raise ValueError(text) from error
-
-
-class _Bounded(io.RawIOBase):
-  """A file of which at most `most` bytes are read at once; None for any.
-
-  That is how large the directory of an archive may be.
-  """
-
-  def __init__(self, file: BinaryIO, most: int | None):
-    self._file, self.most = file, most
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    return self._file.seek(offset, whence)
-
-  def tell(self) -> int:
-    return self._file.tell()
-
-  def read(self, size: int = -1) -> bytes:
-    if self.most is not None and size > self.most:
-      raise ValueError(f'a directory of {size} bytes; limit: {self.most}')
-    return self._file.read(size)
-
-
-def _check(members: list[zipfile.ZipInfo], size: int) -> None:
-  """Raises a ValueError for an archive that says impossible things.
-
-  Args:
-    members: its directory.
-    size: bytes of the file.
-  """
-  if len(members) > limits.ARRAYS:
-    raise ValueError(f'{len(members)} arrays; limit: {limits.ARRAYS}')
-  inflated = stored = 0
-  for member in members:
-    name = member.filename
-    if member.flag_bits & _ENCRYPTED:
-      raise ValueError(f'{name[:200]!r} is encrypted')
-    if member.compress_type == zipfile.ZIP_STORED:
-      stored += member.file_size
-    elif member.compress_type == zipfile.ZIP_DEFLATED:
-      inflated += member.file_size
-      stored += member.compress_size
-    else:
-      raise ValueError(
-        f'{name[:200]!r} is compressed by method {member.compress_type}; read'
-        ' are deflated arrays (np.savez_compressed) and stored ones'
-      )
-  if stored > size:
-    raise ValueError('damaged: the arrays are larger than the file')
-  most = limits.INFLATED_BYTES + limits.INFLATED_RATIO * size
-  if inflated > most:
-    raise ValueError(
-      f'{size} bytes that unpack to {inflated}; limit: {most}, unless they are'
-      ' stored without compression (np.savez)'
-    )
 
 
 def _name(member: zipfile.ZipInfo) -> str:
@@ -291,10 +197,3 @@ def _fill(stream: IO[bytes], array: np.ndarray) -> None:
     done += len(chunk)
   if done < len(view):
     raise ValueError('cut short')
-
-
-def _start(file: BinaryIO, member: zipfile.ZipInfo) -> int:
-  """Returns where the bytes of a stored member begin."""
-  head = os.pread(file.fileno(), _LOCAL_HEADER, member.header_offset)
-  behind = sum(struct.unpack('<HH', head[26:]))  # name and extra field
-  return member.header_offset + _LOCAL_HEADER + behind

@@ -12,6 +12,7 @@ import pytest
 
 from pyramid_jax import limits
 from pyramid_jax.files import arrays
+from pyramid_jax.files import zips
 
 
 RNG = np.random.default_rng(0)
@@ -177,7 +178,7 @@ def test_members_that_are_none(tmp_path):
   refused(npz(path, [('a' * 600 + '.npy', whole)]), "a' is no array")
   with pytest.warns(UserWarning, match='Duplicate name'):
     npz(path, [('a.npy', whole), ('a.npy', whole)])
-  refused(path, 'two arrays have one name')
+  refused(path, 'two members have one name')
   for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
     npz(path, [('a.npy', whole)], method)
     refused(path, f'by method {method}; read are deflated')
@@ -205,7 +206,7 @@ def test_storage_that_fails_is_no_damage(tmp_path, monkeypatch):
   def fails(*_):
     raise OSError(errno.EIO, 'Input/output error')
 
-  monkeypatch.setattr(arrays._Bounded, 'read', fails)
+  monkeypatch.setattr(zips._Bounded, 'read', fails)
   with pytest.raises(OSError, match='Input/output error'):
     arrays.load(path)
 
@@ -248,7 +249,7 @@ def test_members_that_overlap(tmp_path):
   tail = bytearray(raw[end:])
   struct.pack_into('<HHI', tail, 8, 8, 8, len(entries))
   path.write_bytes(raw[:start] + entries + tail)
-  refused(path, 'the arrays are larger than the file')
+  refused(path, 'the members are larger than the file')
 
 
 def test_limits(tmp_path, monkeypatch):
@@ -261,7 +262,7 @@ def test_limits(tmp_path, monkeypatch):
   monkeypatch.setattr(limits, 'ARRAYS_BYTES', 1_000_000)
   refused(path, "'y' makes it more than 1000000 bytes in memory")
   monkeypatch.setattr(limits, 'ARRAYS', 1)
-  refused(path, '2 arrays; limit: 1')
+  refused(path, '2 members; limit: 1')
   monkeypatch.setattr(limits, 'ZIP_DIRECTORY_BYTES', 100)
   refused(path, 'a directory of 102 bytes; limit: 100')
 
