@@ -58,3 +58,27 @@ ARRAYS_BYTES = 8 << 30  # in memory; arrays that are read by rows have no limit
 ARRAY_NAME = 500  # characters
 ARRAY_HEADER_BYTES = 10_000  # NumPy's own limit
 ARRAY_DIMENSIONS = 32
+
+# Weights. A file of PyTorch has a pickle of 200 bytes and 65 steps a tensor.
+PICKLE_BYTES = 32 << 20
+PICKLE_STEPS = 2_000_000  # reads of opcodes and arguments, 1 to 4 us each
+PICKLE_NAME = 200  # characters of a class, or of a storage
+# Keys of dictionaries that are tuples or beyond 61 bits, whose hashes a file
+# can make equal; as many of one hash take 0.5 s.
+PICKLE_ODD_KEYS = 4_000
+UNKNOWN_NAMES = 100  # classes that are not known
+TORCH_DEPTH = 4  # of dictionaries within each other, where tensors are sought
+TENSORS = 100_000
+TENSOR_NAME = 500  # characters
+TENSOR_DIMENSIONS = 16
+TORCH_MEMBERS = 110_000
+# To so many bytes and so many times the file's bytes may compressed members
+# unpack, and tensors repeat numbers. A float32 copy of bfloat16 is twice as
+# large, and tied weights are repeated.
+TORCH_BYTES = 64 << 20
+TORCH_RATIO = 4
+REPEATED_ELEMENTS = 1 << 22  # of one tensor beyond its storage
+SAFETENSORS_HEADER_BYTES = 16 << 20
+SAFETENSORS_TENSORS = 20_000
+INDEX_BYTES = 16 << 20  # of several files of safetensors
+CONFIG_BYTES = 16 << 20  # JSON beside the weights of a folder of diffusers

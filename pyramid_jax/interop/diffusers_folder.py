@@ -21,6 +21,7 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.distributed import initial
 from pyramid_jax.files import json_text
@@ -57,7 +58,6 @@ _STEMS = {
 _VARIANTS = ('', 'fp16', 'bf16', 'non_ema')
 
 _START, _END = '<|startoftext|>', '<|endoftext|>'
-_MAX_JSON_BYTES = 16 << 20
 # What the pipeline of the library does if nothing else is asked for.
 _STEPS, _GUIDANCE = 50, 7.5
 
@@ -276,7 +276,7 @@ def _options(folder: pathlib.Path, name: str) -> Options:
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
   """Returns a JSON object; anything else is a UserError."""
   with errors.user_errors(value=errors.DATA):
-    values = json_text.read(file, most=_MAX_JSON_BYTES)
+    values = json_text.read(file, most=limits.CONFIG_BYTES)
     if not isinstance(values, dict):
       raise ValueError(f'{file} is not a JSON object')
   return values

@@ -11,11 +11,10 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from pyramid_jax import errors
+from pyramid_jax import limits
+from pyramid_jax.files import bounded
 from pyramid_jax.runs import whole_files
 
-
-MAX_TENSORS = 20_000
-MAX_DIMENSIONS = 16
 
 # Type in a file -> type of the array that is read or written.
 _DTYPES = {
@@ -36,20 +35,24 @@ class Tensors(Mapping[str, np.ndarray]):
   """
 
   def __init__(self, path: str | os.PathLike[str]):
+    _check_header(path)
     try:
       self._file = safetensors.safe_open(path, 'np')
     except safetensors.SafetensorError as error:
       raise ValueError(f'not a safetensors file: {error}') from error
     self._names = dict.fromkeys(self._file.keys())
-    if len(self) > MAX_TENSORS:
-      raise ValueError(f'{len(self)} tensors; limit: {MAX_TENSORS}')
+    _check_count(len(self))  # the names of entries can be written in two ways
     for name in self:
+      if len(name) > limits.TENSOR_NAME:
+        raise ValueError(
+          f'a name of {len(name)} characters; limit: {limits.TENSOR_NAME}'
+        )
       found = self._file.get_slice(name)
       if found.get_dtype() not in _DTYPES:
         raise ValueError(
           f'{name!r} is {found.get_dtype()!r}; allowed: {", ".join(_DTYPES)}'
         )
-      if len(found.get_shape()) > MAX_DIMENSIONS:
+      if len(found.get_shape()) > limits.TENSOR_DIMENSIONS:
         raise ValueError(f'{name!r} has {len(found.get_shape())} axes')
 
   def __contains__(self, name: object) -> bool:
@@ -77,6 +80,25 @@ class Tensors(Mapping[str, np.ndarray]):
   def metadata(self) -> dict[str, str]:
     """Returns the free text entries of the header."""
     return self._file.metadata() or {}
+
+
+def _check_header(path: str | os.PathLike[str]) -> None:
+  """Raises a ValueError for a header that the library should not parse."""
+  bounded.check(path, limits.FILE_BYTES)
+  with open(path, 'rb') as file:
+    size = int.from_bytes(file.read(8), 'little')
+    if size > limits.SAFETENSORS_HEADER_BYTES:
+      raise ValueError(
+        f'not a safetensors file, or a header of {size} bytes; limit:'
+        f' {limits.SAFETENSORS_HEADER_BYTES}'
+      )
+    header = file.read(size)
+  _check_count(header.count(b'"data_offsets"'))
+
+
+def _check_count(count: int) -> None:
+  if count > limits.SAFETENSORS_TENSORS:
+    raise ValueError(f'{count} tensors; limit: {limits.SAFETENSORS_TENSORS}')
 
 
 def write(

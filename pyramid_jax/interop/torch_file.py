@@ -7,9 +7,10 @@ other objects, such as the callbacks of a trainer, are left out.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import dataclasses
 import io
-import lzma
+import itertools
 import math
 import mmap
 import os
@@ -18,39 +19,23 @@ import reprlib
 import struct
 from typing import Any
 from typing import BinaryIO
-import zipfile
-import zlib
 
 from absl import logging
 import ml_dtypes
 import numpy as np
 
+from pyramid_jax import limits
+from pyramid_jax.files import bounded
+from pyramid_jax.files import zips
 from pyramid_jax.interop import unpickler
 
 
-# what the standard library raises on damaged archives
-DAMAGE = (
-  zipfile.BadZipFile,
-  zlib.error,
-  lzma.LZMAError,
-  EOFError,
-  NotImplementedError,
-  RuntimeError,
-)
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # how a legacy file begins: that number, pickled
 LEGACY_START = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 LEGACY_PROTOCOL = 1001
-MAX_UNPACKED_BYTES = 8 << 30
-MAX_TENSORS = 100_000
-MAX_DEPTH = 4  # of dictionaries that are looked at
-# Of unknown classes.
-MAX_NAMES, MAX_NAME = 100, 200
 # Their dictionaries hold tensors, too.
 _OPTIMIZERS = re.compile(r'opt(im.*)?$|.*(optimizer|scheduler|scaler)')
-MAX_DIMENSIONS = 16
-# a tensor may repeat its storage by zero strides (`expand`) up to this size
-MAX_REPEATED_ELEMENTS = 1 << 22
 
 _STORAGES = {
   f'torch.{name}Storage': np.dtype(kind)
@@ -103,14 +88,18 @@ class _Storage:
   size: int
   data: np.ndarray | None = None
 
+  @property
+  def bytes(self) -> int:
+    """The bytes that it needs."""
+    return self.size * self.dtype.itemsize
+
   def fill(self, raw: np.ndarray) -> None:
     """Takes the bytes of the buffer, at least as many as it needs."""
-    need = self.size * self.dtype.itemsize
-    if raw.size < need:
+    if raw.size < self.bytes:
       raise ValueError(
-        f'storage {self.name!r} has {raw.size} bytes, needs {need}'
+        f'storage {self.name!r} has {raw.size} bytes, needs {self.bytes}'
       )
-    self.data = raw[:need].view(self.dtype)
+    self.data = raw[: self.bytes].view(self.dtype)
 
 
 @dataclasses.dataclass(eq=False)
@@ -119,6 +108,12 @@ class _Tensor:
   offset: int
   shape: tuple[int, ...]
   strides: tuple[int, ...]
+
+  @property
+  def bytes(self) -> int:
+    """Those of its array, however often it repeats a number."""
+    is_half = self.storage.dtype == ml_dtypes.bfloat16
+    return math.prod(self.shape) * self.storage.dtype.itemsize * (1 + is_half)
 
   def numpy(self) -> np.ndarray:
     """Returns a read-only view (bfloat16: a float32 copy)."""
@@ -144,15 +139,15 @@ class _Unknown:
 
   def __call__(self, name: str) -> unpickler.Global:
     """Returns what stands for a name: it makes objects that do nothing."""
-    if len(self.names) < MAX_NAMES:
-      self.names[name[:MAX_NAME]] = None
+    if len(self.names) < limits.UNKNOWN_NAMES:
+      self.names[name] = None
 
     def make(*args: Any) -> unpickler.Inert:
       parts = [y for x in args for y in (x if isinstance(x, tuple) else (x,))]
       if any(isinstance(part, _Tensor | _Storage) for part in parts):
         raise ValueError(
-          f'global {name[:MAX_NAME]!r} makes a tensor, which is not allowed in'
-          ' a weight file'
+          f'global {name!r} makes a tensor, which is not allowed in a weight'
+          ' file'
         )
       return unpickler.Inert()
 
@@ -172,84 +167,84 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     ValueError: damage, an unknown class that makes tensors, or no tensors.
     OSError: the file cannot be opened.
   """
+  bounded.check(path, limits.FILE_BYTES)
   with open(path, 'rb') as file:
     if os.fstat(file.fileno()).st_size == 0:
       raise ValueError('the file is empty')
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     raw = np.frombuffer(mapped, np.uint8)
-    is_zip = mapped[:4] == b'PK\x03\x04'
     unknown = _Unknown()
-    try:
-      loaded = (_read_zip if is_zip else _legacy)(file, raw, unknown)
-      return _tensors(loaded, list(unknown.names))
-    except DAMAGE as error:
-      raise ValueError(f'damaged checkpoint: {error}') from error
+    is_zip = mapped[:4] == zips.START
+    loaded = (_read_zip if is_zip else _legacy)(file, raw, unknown)
+    found = _tensors(loaded, list(unknown.names))
+    most = limits.TORCH_BYTES + limits.TORCH_RATIO * raw.size
+    if sum(x.bytes for x in found.values() if isinstance(x, _Tensor)) > most:
+      raise ValueError(
+        f'{raw.size} bytes whose tensors repeat numbers until they have more'
+        f' than {most}'
+      )
+    return {
+      name: x.numpy() if isinstance(x, _Tensor) else x
+      for name, x in found.items()
+    }
 
 
 def _read_zip(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
-  with zipfile.ZipFile(file) as archive:
-    members = {info.filename: info for info in archive.infolist()}
-    heads = [name for name in members if name.endswith('/data.pkl')]
-    if len(heads) != 1 or heads[0].count('/') != 1:
-      raise ValueError('the archive has no single <name>/data.pkl')
-    root = heads[0].removesuffix('data.pkl')
-    if root + 'constants.pkl' in members:
-      raise ValueError('a TorchScript archive: save its state_dict instead')
-    order = members.get(root + 'byteorder')
-    if order and _member(archive, raw, order).tobytes() != b'little':
-      raise ValueError('byte order: only little-endian files are read')
-    if members[heads[0]].file_size > unpickler.MAX_PICKLE_BYTES:
-      raise ValueError(
-        f'data.pkl is larger than {unpickler.MAX_PICKLE_BYTES} bytes'
-      )
-    packed = [m for m in members.values() if m.compress_type]
-    if sum(m.file_size for m in packed) > MAX_UNPACKED_BYTES:
-      raise ValueError(f'unpacks to more than {MAX_UNPACKED_BYTES} bytes')
-    storages: dict[str, _Storage] = {}
+  archive = zips.opened(
+    *(file, limits.TORCH_MEMBERS, limits.TORCH_BYTES, limits.TORCH_RATIO)
+  )
+  members = archive.NameToInfo
+  heads = [name for name in members if name.endswith('/data.pkl')]
+  if len(heads) != 1 or heads[0].count('/') != 1:
+    raise ValueError('the archive has no single <name>/data.pkl')
+  root = heads[0].removesuffix('data.pkl')
+  if root + 'constants.pkl' in members:
+    raise ValueError('a TorchScript archive: save its state_dict instead')
 
-    def persistent(identifier: Any) -> _Storage:
-      storage = _storage(identifier, storages)
-      if storage.data is None:
-        info = members.get(f'{root}data/{identifier[2]}')
-        if info is None:
-          raise ValueError(f'the archive lacks data/{identifier[2]}')
-        storage.fill(_member(archive, raw, info))
-      return storage
+  def member(name: str, most: int | None = None) -> np.ndarray:
+    """Returns bytes, mapped where they are stored as they are."""
+    info = members.get(root + name)
+    if info is None:
+      raise ValueError(f'the archive lacks {name}')
+    if most is not None and info.file_size > most:
+      raise ValueError(f'{name} is larger than {most} bytes')
+    place = zips.place(file, info)
+    if place is not None:
+      return raw[place : place + info.file_size]
+    with zips.damage():
+      return np.frombuffer(archive.read(info), np.uint8)
 
-    head = _member(archive, raw, members[heads[0]]).tobytes()
-    return unpickler.load(io.BytesIO(head), _ALLOWED, persistent, unknown)
+  order = b'little'
+  if root + 'byteorder' in members:
+    order = member('byteorder', limits.PICKLE_NAME).tobytes()
+  if order != b'little':
+    raise ValueError('byte order: only little-endian files are read')
+  storages: dict[str, _Storage] = {}
 
+  def persistent(identifier: Any) -> _Storage:
+    storage = _storage(identifier, storages)
+    if storage.data is None:
+      storage.fill(member(f'data/{identifier[2]}'))
+    return storage
 
-def _member(
-  archive: zipfile.ZipFile, raw: np.ndarray, info: zipfile.ZipInfo
-) -> np.ndarray:
-  """Returns the bytes of a member, mapped where it is stored as it is."""
-  if info.flag_bits & 1:
-    raise ValueError(f'{info.filename!r} is encrypted')
-  if info.compress_type != zipfile.ZIP_STORED:
-    return np.frombuffer(archive.read(info), np.uint8)
-  head = raw[info.header_offset : info.header_offset + 30].tobytes()
-  if len(head) < 30 or head[:4] != b'PK\x03\x04':
-    raise ValueError(f'damaged archive at {info.filename!r}')
-  start = info.header_offset + 30 + sum(struct.unpack('<HH', head[26:]))
-  if start + info.file_size > raw.size:
-    raise ValueError(f'{info.filename!r} reaches beyond the end of the file')
-  return raw[start : start + info.file_size]
+  head = io.BytesIO(member('data.pkl', limits.PICKLE_BYTES).tobytes())
+  return unpickler.load(head, _ALLOWED, persistent, unknown, unpickler.Budget())
 
 
 def _legacy(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
   storages: dict[str, _Storage] = {}
+  budget = unpickler.Budget()
 
   def load() -> Any:
     persistent = lambda identifier: _storage(identifier, storages)
-    return unpickler.load(file, _ALLOWED, persistent, unknown)
+    return unpickler.load(file, _ALLOWED, persistent, unknown, budget)
 
   if load() != LEGACY_MAGIC:
     raise ValueError('not a PyTorch file: the magic number is missing')
   version = load()
   if version != LEGACY_PROTOCOL:
     raise ValueError(
-      f'file protocol {reprlib.repr(version)}, needed {LEGACY_PROTOCOL}'
+      f'file protocol {_shown(version)}, needed {LEGACY_PROTOCOL}'
     )
   system = load()
   if not isinstance(system, dict) or not system.get('little_endian'):
@@ -260,15 +255,14 @@ def _legacy(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
     raise ValueError('damaged checkpoint: no list of storages')
   for key in keys:
     if not isinstance(key, str) or key not in storages:
-      raise ValueError(f'storage {reprlib.repr(key)} belongs to no tensor')
+      raise ValueError(f'storage {_shown(key)} belongs to no tensor')
     head, storage = file.read(8), storages[key]
     if len(head) < 8:
       raise ValueError(f'the file ends before storage {key!r}')
     if struct.unpack('<q', head) != (storage.size,):
       raise ValueError(f'storage {key!r} has not its own number of elements')
-    start = file.tell()
-    end = file.seek(storage.size * storage.dtype.itemsize, os.SEEK_CUR)
-    storage.fill(raw[start:end])
+    storage.fill(raw[file.tell() :])
+    file.seek(storage.bytes, os.SEEK_CUR)
   return result
 
 
@@ -281,10 +275,11 @@ def _storage(identifier: Any, storages: dict[str, _Storage]) -> _Storage:
     or not isinstance(identifier[1], unpickler.Global)
     or identifier[1].name not in _STORAGES
     or not isinstance(identifier[2], str)
+    or len(identifier[2]) > limits.PICKLE_NAME
     or type(identifier[4]) is not int
-    or identifier[4] < 0
+    or not 0 <= identifier[4] < 1 << 48
   ):
-    raise ValueError(f'damaged checkpoint: storage {reprlib.repr(identifier)}')
+    raise ValueError(f'damaged checkpoint: storage {_shown(identifier)}')
   _, kind, key, _, size = identifier[:5]
   if len(identifier) == 6 and identifier[5] is not None:
     raise ValueError(f'storage {key!r} is a view, which is not supported')
@@ -299,16 +294,20 @@ def _tensor(
   storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 ) -> _Tensor:
   """Stands for `_rebuild_tensor_v2`; nothing may leave the storage."""
-  numbers = (offset, *shape, *strides)
   if (
     not isinstance(storage, _Storage)
+    or not isinstance(shape, tuple | list)
+    or not isinstance(strides, tuple | list)
     or len(shape) != len(strides)
-    or len(shape) > MAX_DIMENSIONS
-    or any(type(n) is not int or not 0 <= n < 1 << 48 for n in numbers)
+    or len(shape) > limits.TENSOR_DIMENSIONS
+    or any(
+      type(n) is not int or not 0 <= n < 1 << 48
+      for n in (offset, *shape, *strides)
+    )
   ):
     raise ValueError(
-      f'a tensor of shape {reprlib.repr(shape)}, strides'
-      f' {reprlib.repr(strides)}, offset {reprlib.repr(offset)}'
+      f'a tensor of shape {_shown(shape)}, strides'
+      f' {_shown(strides)}, offset {_shown(offset)}'
     )
   count = math.prod(shape)
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
@@ -317,7 +316,7 @@ def _tensor(
       f'a tensor of shape {shape}, strides {strides}, offset {offset} leaves'
       f' its storage of {storage.size} elements'
     )
-  if count > max(storage.size, MAX_REPEATED_ELEMENTS):
+  if count > max(storage.size, limits.REPEATED_ELEMENTS):
     raise ValueError(
       f'a tensor of shape {shape} repeats a storage of {storage.size}'
     )
@@ -325,7 +324,9 @@ def _tensor(
 
 
 def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
-  return {unpickler.checked_key(key): value for key, value in items}
+  if not all(unpickler.is_plain(key) for key, _ in items):
+    raise ValueError('keys of an OrderedDict that are neither text nor numbers')
+  return {key: value for key, value in items}
 
 
 def _allowed() -> dict[str, unpickler.Global]:
@@ -346,17 +347,19 @@ def _allowed() -> dict[str, unpickler.Global]:
 _ALLOWED = _allowed()
 
 
-def _tensors(loaded: Any, unknown: list[str]) -> dict[str, np.ndarray]:
-  """Picks the tensors out of what a checkpoint holds."""
+def _tensors(
+  loaded: Any, unknown: list[str]
+) -> dict[str, _Tensor | np.ndarray]:
+  """Picks the tensors and the numbers out of what a checkpoint holds."""
   if not isinstance(loaded, dict):
     raise ValueError(
       f'the checkpoint holds a {type(loaded).__name__}{_named(unknown)}'
     )
-  sets = _state_dicts(loaded)
+  sets = dict(_state_dicts(loaded, itertools.count()))
   if not sets:
     raise ValueError(
       'the checkpoint has no tensors at its top or in its dictionaries; it has'
-      f' {", ".join(map(str, list(loaded)[:10]))}{_named(unknown)}'
+      f' {", ".join(_shown(x) for x in list(loaded)[:10])}{_named(unknown)}'
     )
   if unknown:
     logging.warning('left out, never imported: %s', ', '.join(unknown[:20]))
@@ -365,12 +368,12 @@ def _tensors(loaded: Any, unknown: list[str]) -> dict[str, np.ndarray]:
       'tensors under %s', ', '.join(name or 'the top' for name in sets)
     )
   count = sum(map(len, sets.values()))
-  if count > MAX_TENSORS:
-    raise ValueError(f'{count} tensors; at most {MAX_TENSORS}')
+  if count > limits.TENSORS:
+    raise ValueError(f'{count} tensors; limit: {limits.TENSORS}')
   return {
     f'{name}.{key}' if name and len(sets) > 1 else key: value
     for name, tensors in sets.items()
-    for key, value in _arrays(tensors).items()
+    for key, value in _values(tensors).items()
   }
 
 
@@ -385,31 +388,62 @@ def _named(unknown: list[str]) -> str:
 
 
 def _state_dicts(
-  loaded: dict[Any, Any], name: str = '', depth: int = 0
-) -> dict[str, dict[Any, Any]]:
-  """Returns the dictionaries that hold tensors, by the names of their keys."""
-  found: dict[str, dict[Any, Any]] = {}
-  if any(isinstance(value, _Tensor) for value in loaded.values()):
-    found[name] = loaded
+  loaded: dict[Any, Any],
+  entries: Iterator[int],
+  name: str = '',
+  depth: int = 0,
+) -> Iterator[tuple[str, dict[Any, Any]]]:
+  """Yields the dictionaries that hold tensors, after the names of their keys.
+
+  `entries` counts: dictionaries that are in each other many times are looked at
+  many times.
+  """
+  inner = []
+  has_tensors = False
   for key, value in loaded.items():
-    if not isinstance(value, dict) or depth == MAX_DEPTH:
-      continue
-    if isinstance(key, str) and not _OPTIMIZERS.match(key):
-      found |= _state_dicts(value, f'{name}.{key}' if name else key, depth + 1)
-  return found
+    if next(entries) > limits.PICKLE_STEPS:
+      raise ValueError('dictionaries that hold each other many times')
+    has_tensors = has_tensors or isinstance(value, _Tensor)
+    if (
+      isinstance(value, dict)
+      and isinstance(key, str)
+      and depth < limits.TORCH_DEPTH
+    ):
+      inner.append((key, value))
+  if has_tensors:
+    yield name, loaded
+  for key, value in inner:
+    if len(key) <= limits.TENSOR_NAME and not _OPTIMIZERS.match(key):
+      path = f'{name}.{key}' if name else key
+      yield from _state_dicts(value, entries, path, depth + 1)
 
 
-def _arrays(tensors: dict[Any, Any]) -> dict[str, np.ndarray]:
+def _values(tensors: dict[Any, Any]) -> dict[str, _Tensor | np.ndarray]:
   """Returns the tensors and the numbers of a dictionary."""
-  state: dict[str, np.ndarray] = {}
+  state: dict[str, _Tensor | np.ndarray] = {}
   skipped = []
   for key, value in tensors.items():
     if isinstance(value, _Tensor):
-      state[str(key)] = value.numpy()
+      _check_name(key)
+      state[str(key)] = value
     elif isinstance(value, int | float) and np.asarray(value).dtype != object:
+      _check_name(key)
       state[str(key)] = np.asarray(value)
     elif not isinstance(value, dict):
-      skipped.append(str(key))
+      skipped.append(_shown(key))
   if skipped:
     logging.info('Not tensors, left out: %s', ', '.join(skipped[:20]))
   return state
+
+
+def _check_name(key: Any) -> None:
+  if isinstance(key, str) and len(key) > limits.TENSOR_NAME:
+    raise ValueError(
+      f'a name of {len(key)} characters; limit: {limits.TENSOR_NAME}'
+    )
+
+
+def _shown(value: Any) -> str:
+  """Returns something short for messages."""
+  text = value if isinstance(value, str) else reprlib.repr(value)
+  return ' '.join(text[:200].split())

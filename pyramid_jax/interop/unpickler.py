@@ -4,7 +4,7 @@ Python's own unpickler, cut down to the opcodes that `torch.save` writes. A name
 becomes an entry of an allow-list or a placeholder; nothing is imported, and
 there is no fallback. The base is `_Unpickler`, the one written in Python: the
 one in C hashes any key and takes memory for any memo index, before a subclass
-can look.
+can look. What a file may cost is counted by a `Budget`.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,13 @@ import dataclasses
 import pickle
 import pickletools
 import struct
+import sys
 from typing import Any
 from typing import BinaryIO
 
+from pyramid_jax import limits
 
-MAX_PICKLE_BYTES = 128 << 20
-CALL_BYTES = 4  # The cost of a read, which bounds the opcodes too.
+
 _Base: Any = pickle._Unpickler
 _NAMES = {opcode.code: opcode.name for opcode in pickletools.opcodes}
 
@@ -44,42 +45,75 @@ class Inert:
   append = extend = add = __setitem__ = ignore
 
 
-def checked_key(key: Any) -> Any:
-  """Returns a dictionary key that is cheap to hash and to compare.
+def is_plain(key: Any) -> bool:
+  """Whether a dictionary key is one whose hash nobody can choose.
 
-  A few nested tuples that share their parts take years to hash.
-
-  Raises:
-    PickleError: neither a scalar, nor a short tuple of scalars, nor a name.
+  Many keys of one hash take for ever. Those of texts are random, those of
+  numbers below `sys.hash_info.modulus` differ.
   """
-  parts = key if isinstance(key, tuple) else (key,)
-  scalars = str | bytes | int | float | None | Global | Inert
-  if len(parts) > 8 or not all(isinstance(p, scalars) for p in parts):
-    raise PickleError(f'a key that is a {type(key).__name__}')
-  return key
+  if type(key) is int:
+    return abs(key) < sys.hash_info.modulus
+  return isinstance(key, str | bytes | bool | float | None | Global | Inert)
 
 
-class _Bounded:
-  """A binary file of which `MAX_PICKLE_BYTES` are read at most."""
+class Budget:
+  """What the pickles of one file may still cost."""
 
-  def __init__(self, file: BinaryIO):
-    self.file, self.left = file, MAX_PICKLE_BYTES
+  def __init__(self) -> None:
+    self._steps = limits.PICKLE_STEPS
+    self._bytes = limits.PICKLE_BYTES
+    self._odd_keys = limits.PICKLE_ODD_KEYS
 
-  def _count(self, size: int) -> None:
-    self.left -= size + CALL_BYTES
-    if self.left < 0:
-      raise PickleError(f'a pickle of more than {MAX_PICKLE_BYTES} bytes')
+  def spend(self, steps: int, size: int = 0) -> None:
+    """Counts steps and bytes.
+
+    Raises:
+      PickleError: there were too many.
+    """
+    self._steps -= steps
+    self._bytes -= size
+    if self._bytes < 0:
+      raise PickleError(f'a pickle of more than {limits.PICKLE_BYTES} bytes')
+    if self._steps < 0:
+      raise PickleError(f'a pickle of more than {limits.PICKLE_STEPS} steps')
+
+  def key(self, key: Any) -> None:
+    """Counts a dictionary key unless it is plain.
+
+    A few nested tuples that share their parts take years to hash.
+
+    Raises:
+      PickleError: one that is neither plain, nor a large number, nor a short
+        tuple of such, or too many of them.
+    """
+    if is_plain(key):
+      return
+    parts = key if isinstance(key, tuple) else (key,)
+    if len(parts) > 8 or not all(type(p) is int or is_plain(p) for p in parts):
+      raise PickleError(f'a key that is a {type(key).__name__}')
+    self._odd_keys -= 1
+    if self._odd_keys < 0:
+      raise PickleError(
+        f'more than {limits.PICKLE_ODD_KEYS} keys that are tuples or very large'
+      )
+
+
+class _Counted:
+  """A binary file whose reads are counted."""
+
+  def __init__(self, file: BinaryIO, budget: Budget):
+    self._file, self._spend = file, budget.spend
 
   def read(self, size: int) -> bytes:
-    self._count(size)
-    data = self.file.read(size)
+    self._spend(1, size)
+    data = self._file.read(size)
     if len(data) < size:
       raise PickleError('damaged pickle: it has no end')
     return data
 
   def readline(self) -> bytes:
-    line = self.file.readline(1024)
-    self._count(len(line))
+    line = self._file.readline(1024)
+    self._spend(1, len(line))
     return line
 
 
@@ -117,12 +151,18 @@ class _Unpickler(_Base):
     allowed: Mapping[str, Global],
     persistent: Callable[[Any], Any],
     unknown: Callable[[str], Global],
+    budget: Budget,
   ):
-    super().__init__(_Bounded(file))
+    super().__init__(_Counted(file, budget))
     self.allowed, self.persistent_load = allowed, persistent
-    self.unknown = unknown
+    self.unknown, self.budget = unknown, budget
 
   def find_class(self, module: str, name: str) -> Global:
+    if len(module) + len(name) > limits.PICKLE_NAME:
+      raise PickleError(
+        f'a name of {len(module) + len(name)} characters; limit:'
+        f' {limits.PICKLE_NAME}'
+      )
     full = f'{module}.{name}'
     return self.allowed[full] if full in self.allowed else self.unknown(full)
 
@@ -131,8 +171,18 @@ class _Unpickler(_Base):
 
   dispatch[pickle.FRAME[0]] = skip_frame
 
+  def empty_set(self) -> None:
+    self.budget.spend(4)  # the most expensive object for its one byte
+    self.append(set())
+
+  dispatch[pickle.EMPTY_SET[0]] = empty_set
+
   def call(self) -> None:
     args, function = self.stack.pop(), self.stack.pop()
+    # an argument is often looked at as a whole
+    for part in (args, *(args if isinstance(args, tuple) else ())):
+      if isinstance(part, tuple | list | dict):
+        self.budget.spend(len(part))
     if isinstance(function, Inert) and isinstance(args, tuple):
       self.append(function)
       return
@@ -158,7 +208,7 @@ def _with_keys(code: bytes, keys: slice) -> None:
 
   def checked(self: _Unpickler) -> None:
     for key in self.stack[keys]:
-      checked_key(key)
+      self.budget.key(key)
     base(self)
 
   _Unpickler.dispatch[code[0]] = checked
@@ -174,19 +224,21 @@ def load(
   allowed: Mapping[str, Global],
   persistent: Callable[[Any], Any],
   unknown: Callable[[str], Global],
+  budget: Budget,
 ) -> Any:
   """Reads one pickle from a file; the position is then just behind it.
 
   It holds numbers, strings, bytes, None, lists, tuples, sets, dicts, `Inert`,
   and what `allowed` ('module.name' -> what stands for it), `unknown` (any other
   'module.name' -> what stands for it) and `persistent` (identifier of a storage
-  -> object) return.
+  -> object) return. `budget` is that of all pickles of the file.
 
   Raises:
-    PickleError: a name that `unknown` refuses, an unknown opcode, or damage.
+    PickleError: a name that `unknown` refuses, an unknown opcode, damage, or
+      more than the budget allows.
   """
   try:
-    return _Unpickler(file, allowed, persistent, unknown).load()
+    return _Unpickler(file, allowed, persistent, unknown, budget).load()
   except PickleError:
     raise
   # what the base raises on damaged input
@@ -200,4 +252,5 @@ def load(
     OverflowError,
     MemoryError,
   ) as error:
-    raise PickleError(f'damaged pickle: {error}') from error
+    text = ' '.join(str(error).split())[:200]
+    raise PickleError(f'damaged pickle: {text}') from error

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 import os
 import pathlib
 import re
-import zipfile
 
 import numpy as np
 
+from pyramid_jax import limits
 from pyramid_jax.files import arrays
+from pyramid_jax.files import bounded
 from pyramid_jax.files import json_text
+from pyramid_jax.files import zips
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import torch_file
 
 
 FORMATS = 'PyTorch (zip or legacy), safetensors (or its index), npz'
-MAX_INDEX_BYTES = 16 << 20
 
 State = Mapping[str, np.ndarray]
 
@@ -55,18 +56,18 @@ def metadata(state: State) -> dict[str, str]:
 
 def _read_index(path: pathlib.Path) -> State:
   """Returns the arrays of the files that an index in their folder lists."""
-  if path.stat().st_size > MAX_INDEX_BYTES:
-    raise ValueError(
-      f'an index of {path.stat().st_size} bytes; limit: {MAX_INDEX_BYTES}'
-    )
-  index = json_text.loads(path.read_bytes())
+  index = json_text.loads(bounded.read(path, limits.INDEX_BYTES))
   places = index.get('weight_map') if isinstance(index, dict) else None
   if not isinstance(places, dict):
     raise ValueError('an index without a weight_map')
+  if len(places) > limits.TENSORS:
+    raise ValueError(f'{len(places)} tensors; limit: {limits.TENSORS}')
   files: list[State] = []
   for name in sorted({str(file) for file in places.values()}):
     if not re.fullmatch(r'[^/\\]+\.safetensors', name):
-      raise ValueError(f'{name!r} is no safetensors file beside the index')
+      raise ValueError(
+        f'{name[:200]!r} is no safetensors file beside the index'
+      )
     file = path.with_name(name)
     try:
       found = safetensors_file.Tensors(file)
@@ -77,7 +78,7 @@ def _read_index(path: pathlib.Path) -> State:
       odd = sorted(found.keys() ^ here)
       raise ValueError(
         f'{name} and the index disagree in {len(odd)} keys, the first is'
-        f' {odd[0]}'
+        f' {odd[0][:200]!r}'
       )
     files.append(found)
   return collections.ChainMap(*files)  # type: ignore[arg-type]
@@ -92,8 +93,15 @@ _READERS: Mapping[str, Callable[[pathlib.Path], State]] = {
 
 
 def _format(path: pathlib.Path) -> str:
+  bounded.check(path, limits.FILE_BYTES)
   with open(path, 'rb') as file:
-    start = file.read(64)
+    start, names = file.read(64), []
+    if start.startswith(zips.START):
+      archive = zips.opened(
+        *(file, limits.TORCH_MEMBERS),
+        *(limits.INFLATED_BYTES, limits.INFLATED_RATIO),
+      )
+      names = archive.namelist()
   if start.startswith(torch_file.LEGACY_START):
     return 'torch'
   # A header's length ends in zeros, a text has none.
@@ -101,14 +109,8 @@ def _format(path: pathlib.Path) -> str:
     return 'index'
   if start[8:9] == b'{':
     return 'safetensors'
-  if start[:4] == b'PK\x03\x04':
-    try:
-      with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    except zipfile.BadZipFile as error:
-      raise ValueError(f'a damaged or cut zip archive: {error}') from error
-    if any(name.endswith('/data.pkl') for name in names):
-      return 'torch'
-    if names and all(name.endswith('.npy') for name in names):
-      return 'npz'
+  if any(name.endswith('/data.pkl') for name in names):
+    return 'torch'
+  if names and all(name.endswith('.npy') for name in names):
+    return 'npz'
   raise ValueError(f'not a weight file; formats read: {FORMATS}')

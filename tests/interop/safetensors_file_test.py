@@ -1,11 +1,13 @@
 """The safetensors format: there and back, and damaged headers."""
 
 import json
+import os
 import struct
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 
 from pyramid_jax.interop import safetensors_file
 
@@ -111,10 +113,31 @@ def test_damage(tmp_path, header, message):
 
 def test_header_length(tmp_path):
   path = tmp_path / 'x'
-  for size, message in [(1 << 40, 'too large'), (99, 'header length')]:
+  for size, message in [(1 << 40, 'bytes; limit'), (99, 'header length')]:
     path.write_bytes(struct.pack('<Q', size) + b'{}')
     with pytest.raises(ValueError, match=message):
       safetensors_file.Tensors(path)
   path.write_bytes(b'abc')
   with pytest.raises(ValueError, match='too small'):
     safetensors_file.Tensors(path)
+
+
+def test_tensors_are_counted_before_the_header_is_parsed(tmp_path, monkeypatch):
+  many = {str(i): entry(0, 0, (0,)) for i in range(20_001)}
+  path = write_raw(tmp_path / 'x', many)
+  hidden = json.dumps(many).replace('data_o', '\\u0064ata_o').encode()
+  other = write_raw(tmp_path / 'y', hidden)
+  with pytest.raises(ValueError, match='20001 tensors; limit: 20000'):
+    safetensors_file.Tensors(other)
+  monkeypatch.setattr(safetensors, 'safe_open', None)
+  with pytest.raises(ValueError, match='20001 tensors; limit: 20000'):
+    safetensors_file.Tensors(path)
+
+
+def test_names_and_pipes(tmp_path):
+  path = write_raw(tmp_path / 'x', {'a' * 501: entry(0, 0, (0,))})
+  with pytest.raises(ValueError, match='a name of 501 characters; limit: 500'):
+    safetensors_file.Tensors(path)
+  os.mkfifo(tmp_path / 'pipe')
+  with pytest.raises(ValueError, match='a pipe, must be a file'):
+    safetensors_file.Tensors(tmp_path / 'pipe')

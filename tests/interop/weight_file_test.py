@@ -48,9 +48,9 @@ def test_indices_name_files_beside_them(tmp_path):
   assert sorted(got) == ['x', 'y', 'z']
   np.testing.assert_array_equal(got['z'], ARRAY)
   assert weight_file.metadata(got) == {}
-  with pytest.raises(ValueError, match='b.safetensors .*disagree in 1 .* z$'):
+  with pytest.raises(ValueError, match="b.safetensors .*disagree in 1 .* 'z'$"):
     read(x='a.safetensors', y='b.safetensors')
-  with pytest.raises(ValueError, match='a.safetensors .*disagree in 1 .* w$'):
+  with pytest.raises(ValueError, match="a.safetensors .*disagree in 1 .* 'w'$"):
     read(x='a.safetensors', w='a.safetensors')
   for name in ('../a.safetensors', '/a.safetensors', '..', 'a.bin', 3):
     with pytest.raises(ValueError, match='is no safetensors file beside'):
