@@ -32,6 +32,7 @@ from pyramid_jax.runs import hashes
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import stopping
+from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import workdir as workdir_lib
 
 
@@ -67,7 +68,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
     UserError: no images to score, or no weights to score them with.
   """
   advice = functools.partial(_less_memory, config)
-  with stopping.listening(), memory.explained(advice):
+  with (
+    stopping.listening(),
+    watchdog.of_batches('the weights or the data', config),
+    memory.explained(advice),
+  ):
     if options.get('write_reference'):
       fidelity.write_reference(config, options)
     else:
@@ -90,7 +95,8 @@ def _evaluate(
     },
   )
   with store.held(options.get('takeover', False)) as held:
-    rows = task.score(store)
+    with watchdog.of_batches('the device or the data reader', config):
+      rows = task.score(store)
     logging.info('scores of %s\n%s', task.about, score_table.to_markdown(rows))
     held.check(now=True)
     score_table.write(task.folder, task.about, rows)

@@ -19,7 +19,10 @@ from pyramid_jax.runs import hashes
 _FILES = ('layout', 'map', 'image', 'mask', 'sketch', 'coarse_latent')
 # What of a config does not decide the images of given weights.
 _SECTIONS = ('train', 'evaluate', 'mesh', 'optimizer', 'ema', 'remat')
-_FIELDS = {'data': ('workers',), 'sample': ('batch_size', 'count')}
+_FIELDS = {
+  'data': ('workers',),
+  'sample': ('batch_size', 'batch_limit_secs', 'count'),
+}
 
 
 def of_options(options: Mapping[str, Any]) -> pipeline.Request:

@@ -21,6 +21,7 @@ from pyramid_jax.pipeline import opening
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import sample_files
 from pyramid_jax.runs import stopping
+from pyramid_jax.runs import watchdog
 
 
 def run(
@@ -53,6 +54,7 @@ def run(
   small = [] if upsampler is None else [folder / sample_files.SMALL]
   with (
     stopping.listening(),
+    watchdog.of_batches('the weights', config),
     memory.explained(lambda: _less_memory(config, request.count)),
     sample_files.locked(
       [folder, *small], bool(options.get('takeover'))
@@ -107,7 +109,10 @@ def _make(
   if done == plan.count:
     return
   batches: Any = pipe.stream(plan, first=done)
-  with contextlib.closing(batches):  # its bar ends before an error is said
+  with (
+    watchdog.of_batches('the device', pipe.config),
+    contextlib.closing(batches),  # its bar ends before an error is said
+  ):
     for number, made in enumerate(batches):
       held.check(now=True)
       parts = [made] if made.small is None else [made.small, made]

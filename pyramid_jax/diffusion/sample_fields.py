@@ -25,6 +25,12 @@ IMAGES = {
   'sample.count': _field(
     16, 'The number of images of --mode=sample.', low=1, high=ranges.COUNT
   ),
+  'sample.batch_limit_secs': _field(
+    3600.0,
+    'The seconds after which a batch of images is ended as hanging, or ten'
+    ' times its usual time where that is longer; 0 for none.',
+    low=0,
+  ),
   'sample.seed': _field(
     0, 'The seed of the noise of sampling.', low=0, high=ranges.SEED
   ),

@@ -29,6 +29,7 @@ from pyramid_jax.metrics import states as states_lib
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import stopping
+from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import whole_files
 
 
@@ -74,6 +75,7 @@ def accumulate(
   steps = progress.Progress(range(first, source.steps), source.size, 'batch')
   for step, batch in zip(steps, source.batches(first), strict=True):
     states = {name: state.update(batch) for name, state in states.items()}
+    watchdog.beat()
     stopping.check()
     if store is not None:
       store.save(step + 1, states, is_last=step + 1 == source.steps)

@@ -21,6 +21,7 @@ from pyramid_jax.pipeline import sampler
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import stopping
+from pyramid_jax.runs import watchdog
 from pyramid_jax.systems import system as system_lib
 
 
@@ -320,6 +321,7 @@ class Pipeline(sampler.Sampler):
       start = starts[index]
       # The last batch is as large as the others, so that one program serves.
       made = self._made(plan, start + np.arange(size))
+      watchdog.beat()
       yield made.first(min(size, plan.count - start))
 
   def _made(self, plan: Plan, numbers: np.ndarray) -> Made:

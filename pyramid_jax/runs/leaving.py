@@ -80,5 +80,5 @@ def _say(text: str) -> None:
     logger.name, std_logging.ERROR, __file__, 0, text.rstrip(), (), None
   )
   for handler in logger.handlers:
-    if isinstance(handler, std_logging.FileHandler):
+    if handler is not logging.get_absl_handler():  # that of stderr
       handler.handle(record)

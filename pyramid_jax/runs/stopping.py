@@ -73,6 +73,16 @@ def requested() -> bool:
   return True
 
 
+def is_own() -> bool:
+  """Whether this process is a command line's, which may be ended."""
+  return _state.is_own
+
+
+def is_over() -> bool:
+  """Whether the work of this process has ended."""
+  return _state.is_over
+
+
 def reason() -> str:
   """Returns 'stopped by SIGNAL'."""
   return f'stopped by {_state.signal}'
@@ -167,18 +177,20 @@ def listening() -> Iterator[None]:
   """
   before: dict[int, Any] = {}
   if not _state.depth and not _state.is_own:
-    _state.__init__()  # type: ignore[misc]
     before = _handle()
   with leaving.LAST_WORD:  # not while the process ends
     _state.depth += 1
   try:
     yield
   finally:
-    _state.depth -= 1
-    if not _state.depth:
-      over()
     for number, handler in before.items():
       signal.signal(number, handler)
+    if _state.depth == 1 and _state.is_own:
+      over()
+    elif _state.depth == 1:
+      _state.__init__()  # type: ignore[misc]
+    else:
+      _state.depth -= 1
 
 
 def over() -> None:

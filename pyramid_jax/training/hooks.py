@@ -19,6 +19,7 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.runs import stopping
+from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import writers
 from pyramid_jax.systems import system as system_lib
@@ -26,6 +27,7 @@ from pyramid_jax.training import diverged
 from pyramid_jax.training import setup as setup_lib
 
 
+LIMIT = 'train.hook_limit_secs'
 _GRID = 16  # The largest number of images of a grid.
 
 
@@ -132,13 +134,15 @@ class Hooks:
     with self._bar.pause():
       scores: Mapping[str, float] = {}
       if due.evaluate:
-        with contextlib.suppress(stopping.Stopped):
+        with contextlib.suppress(stopping.Stopped), self._watched('scores'):
           scores = stopping.call(self._scores, pipe)
       if due.log:
         self.log(step, metrics, scores)
       if due.grid:
         with contextlib.suppress(stopping.Stopped):
-          self._write_preview(step, stopping.call(self._preview, pipe))
+          with self._watched('a grid of images'):
+            image = stopping.call(self._preview, pipe)
+          self._write_preview(step, image)
       # Last, so that a run that is interrupted before repeats the rest.
       if due.save or stopping.requested():
         self.save(step, metrics, state, scores)
@@ -149,21 +153,28 @@ class Hooks:
     metrics: Any,
     state: run_state.TrainState,
     scores: Mapping[str, float] | None = None,
+    wait: bool = False,
   ) -> None:
-    """Starts to save a step, unless it is saved."""
+    """Starts to save a step, unless it is saved; waits for its end if asked."""
     self._watch.check_state(step, metrics, state)
     config, mesh = self._setup.config, self._setup.mesh
     train = config.train
     is_last = stopping.requested() or step == train.steps
-    self._store.save(
-      state,
-      config,
-      mesh,
-      step * train.batch_size,
-      scores,
-      self._watch.record(),
-      required=is_last or train.on_save_error == 'stop',
-    )
+    with self._watched('a save'):
+      self._store.save(
+        state,
+        config,
+        mesh,
+        step * train.batch_size,
+        scores,
+        self._watch.record(),
+        required=is_last or train.on_save_error == 'stop',
+      )
+      if wait:
+        self._store.wait()
+
+  def _watched(self, what: str) -> contextlib.AbstractContextManager[Any]:
+    return watchdog.watched(what, watchdog.limit_of(self._setup.config, LIMIT))
 
   def _scores(self, pipe: pipeline.Pipeline) -> Mapping[str, float]:
     """Scores the model; samples that are not finite give no scores."""

@@ -32,6 +32,7 @@ from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import stopping
+from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers
 from pyramid_jax.training import hooks as hooks_lib
@@ -42,6 +43,7 @@ from pyramid_jax.training import step as step_lib
 # Steps that the host may be ahead of the device: enough that the device never
 # waits, few enough that a step that went wrong is noticed at once.
 _AHEAD = 2
+_START_LIMIT = 'train.start_limit_secs'
 
 
 def run(
@@ -73,7 +75,9 @@ def run(
     index, _ = processes.process_part()
     stack.enter_context(writers.copied(workdir, index))
     for stage, folder in stages:
-      with memory.explained(functools.partial(setup_lib.memory_advice, stage)):
+      start = watchdog.limit_of(stage, _START_LIMIT)
+      advice = functools.partial(setup_lib.memory_advice, stage)
+      with watchdog.watched('the start', start), memory.explained(advice):
         _train(stage, folder, locks[folder])
 
 
@@ -98,13 +102,20 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
     rules = keep_rules.Rules.of_config(config.train)
     record = setup.data.record
     store = checkpoints.Checkpoints(workdir, rules, digests, record)
-    state = _restore_or_create(setup, store, frozen)
-    step = stopping.wait(compiled)
+    with watchdog.doing('a checkpoint that is read'):
+      state = _restore_or_create(setup, store, frozen)
+    with watchdog.doing('the compilation'):
+      step = stopping.wait(compiled)
   held.check(now=True)
   workdir_lib.write_record(workdir, config, setup.reader.label_names)
   setup.data.save(workdir)
-  with errors.closing(store), stopping.finishing():
+  with (
+    watchdog.watched('a save', watchdog.limit_of(config, hooks_lib.LIMIT)),
+    errors.closing(store),
+    stopping.finishing(config.train.grace_secs),
+  ):
     _loop(setup, step, state, frozen, store, held)
+    store.wait()
 
 
 def _report(setup: setup_lib.Setup) -> None:
@@ -188,9 +199,14 @@ def _loop(
     threads=setup.config.data.workers,
   )
   pending: deque[tuple[int, Any]] = deque()
+  limits = (
+    watchdog.limit_of(setup.config, name)
+    for name in ('train.step_limit_secs', _START_LIMIT)
+  )
   with (
     reading as batches,
     errors.closing(hooks_lib.Hooks(setup, store, first)) as hooks,
+    watchdog.watched('the device', *limits) as watch,
   ):
 
     def settle(count: int, is_written: bool = False) -> None:
@@ -198,6 +214,7 @@ def _loop(
       while len(pending) > count:
         done, metrics = pending.popleft()
         hooks.check(done, metrics, state)
+        watch.beat()
         is_left = is_written and not pending
         if hooks_lib.Due.at(done, train).log and not is_left:
           held.check(now=True)
@@ -222,13 +239,11 @@ def _loop(
       stopping.check()
     if stopping.requested():
       held.check(now=True)
-      hooks.save(step, metrics, state)
-      store.wait()
+      hooks.save(step, metrics, state, wait=True)
       raise stopping.Stopped(
         f'{stopping.reason()} after step {step}, which is saved; the same '
         'command goes on from there.'
       )
-  store.wait()
 
 
 def _readable(batches: Iterator[Any]) -> Iterator[Any]:
@@ -238,7 +253,10 @@ def _readable(batches: Iterator[Any]) -> Iterator[Any]:
   """
   while True:
     try:
-      with errors.user_errors(value=errors.DATA):
+      with (
+        watchdog.doing('the data reader'),
+        errors.user_errors(value=errors.DATA),
+      ):
         batch = next(batches, None)
     except stopping.Stopped:
       return

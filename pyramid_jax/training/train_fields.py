@@ -66,6 +66,30 @@ FIELDS = {
     ' more ends the run.',
     resumable=True,
   ),
+  'train.start_limit_secs': _not_negative(
+    3600.0,
+    'The seconds after which a start that has made no step is ended as hanging;'
+    ' 0 for none.',
+    resumable=True,
+  ),
+  'train.step_limit_secs': _not_negative(
+    300.0,
+    'The seconds after which a step is ended as hanging, or ten times its usual'
+    ' time where that is longer; 0 for none.',
+    resumable=True,
+  ),
+  'train.hook_limit_secs': _not_negative(
+    1800.0,
+    'The seconds after which a save, a grid of images or a batch of an'
+    ' evaluation is ended as hanging; 0 for none.',
+    resumable=True,
+  ),
+  'train.grace_secs': _positive(
+    25.0,
+    'The seconds that a signal leaves to a step or a save before the run ends'
+    ' without it; launchers often kill after 30.',
+    resumable=True,
+  ),
   'train.keep': _positive(
     3, 'The number of newest checkpoints that stay.', resumable=True
   ),

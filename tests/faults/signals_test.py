@@ -7,12 +7,14 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 
 import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.runs import checkpoints
+from tests.helpers import fake_run
 from tests.helpers import fork_server
 from tests.helpers import painted_run
 
@@ -171,3 +173,63 @@ def test_signals_while_it_evaluates(server, tmp_path):
   for _ in rounds(10, start, folder):
     assert table.read_bytes() == want
     shutil.rmtree(folder)
+
+
+HANGS = {'before': 'tests.faults.signals_test:hang'}
+
+
+def hang():
+  """Puts the fakes in place; what the environment names never returns."""
+  fake_run.install()
+  what, _, after = os.environ['HANGS'].partition(':')
+  if what == 'read':
+    patch(fake_run.Reader, 'batch', int(after))
+  elif what == 'save':
+    patch(checkpoints.Checkpoints, 'wait', int(after))
+
+
+def patch(owner, name, after):
+  """Makes a method wait for ever, once it was called so often."""
+  function, calls = getattr(owner, name), []
+
+  def hanging(*arguments, **named):
+    calls.append(name)
+    if len(calls) > after:
+      threading.Event().wait()
+    return function(*arguments, **named)
+
+  setattr(owner, name, hanging)
+
+
+@pytest.mark.parametrize(
+  ('what', 'says', 'limit'),
+  [('read:5', 'the data reader', 'step'), ('save:0', 'a save', 'hook')],
+)
+def test_what_hangs_is_ended_with_all_stacks(
+  server, tmp_path, what, says, limit
+):
+  folder = tmp_path / 'run'
+  limit = f'--config.train.{limit}_limit_secs=2'
+  child = server.fake(folder, limit, env={'HANGS': what}, **HANGS)
+  assert child.wait(30) == errors.RESTART, child.text()
+  log = (folder / 'logs' / 'process_0.log').read_text()
+  for text in (child.text(), log):
+    assert f'error: nothing from {says} for ' in text
+    assert 'Thread MainThread:' in text
+    assert 'in patch.<locals>.hanging' in text
+  assert child.text().count('error: ') == 1
+  check_left(folder)
+  again = server.fake(folder)
+  assert again.wait() == errors.OK, again.text()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_whose_reader_hangs(server, tmp_path, number):
+  folder = tmp_path / 'run'
+  child = server.fake(folder, env={'HANGS': 'read:5'}, **HANGS)
+  child.until(lambda: '1/4' in child.text() or checkpoints.steps(folder))
+  time.sleep(0.2)
+  child.send(number)
+  assert child.wait(5) == errors.RESTART, child.text()
+  check_stopped(child, folder)
+  assert 'which is saved' in child.text()
