@@ -18,7 +18,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import files
+from pyramid_jax import limits
+from pyramid_jax.files import bounded
 from pyramid_jax.files import json_text
+from pyramid_jax.files import retries
 
 
 TEXT_TASKS = ('text', 'scene_graph')  # tasks whose condition is a text
@@ -28,6 +31,9 @@ WORD_PIECES = 'a WordPiece vocab.txt'
 CLIP_VOCAB = "CLIP's vocab.json"
 CLIP_MERGES = "CLIP's merges.txt"
 T5_PIECES = "T5's tokenizer.json"
+# What of that file may have expressions, and the one that T5 has.
+_STEPS = ('normalizer', 'pre_tokenizer', 'post_processor', 'decoder')
+_SPACES = ' {2,}'
 
 # Special tokens of the small vocabulary of whole words, ids 0 to 3.
 WORD_SPECIAL = ('<pad>', '<unk>', '<bos>', '<eos>')
@@ -131,6 +137,7 @@ def load_word_piece(path: str, max_length: int) -> Tokenizer:
     ValueError: the file cannot be read or is not a vocabulary.
   """
   lines = _read(path, 'vocab_file', WORD_PIECES).split('\n')
+  _check_count(len(lines), path, 'vocab_file')
   lines = [line.rstrip('\r') for line in lines]
   if not lines[-1]:
     lines.pop()
@@ -209,16 +216,31 @@ def load_t5(path: str, max_length: int) -> Tokenizer:
   import tokenizers as library
 
   with _not_a('vocab_file', path, T5_PIECES):
+    _check_patterns(json_text.loads(text))
     pieces = library.Tokenizer.from_str(text)
     pad, end = map(pieces.token_to_id, ('<pad>', '</s>'))
     if (pad, end) != (0, 1):
       raise ValueError(
         f'the ids of <pad> and </s> must be 0 and 1, are {pad} and {end}.'
       )
-  pieces.no_padding()
-  pieces.no_truncation()
+    pieces.no_padding()
+    pieces.no_truncation()
+    pieces.encode('\ue000', add_special_tokens=False)  # which no piece has
   size = pieces.get_vocab_size()
   return Tokenizer(_plain(pieces), max_length, size, start=(), end=1, pad_id=0)
+
+
+def _check_patterns(value: Any) -> None:
+  """Raises a ValueError for expressions that T5 lacks: some take for ever."""
+  todo = [value[k] for k in _STEPS if k in value]
+  while todo:
+    item = todo.pop()
+    if isinstance(item, dict):
+      if item.get('Regex', _SPACES) != _SPACES:
+        raise ValueError(f'the expression {item["Regex"]!r:.60} is not read')
+      todo += item.values()
+    elif isinstance(item, list):
+      todo += item
 
 
 def warn_of_cut(tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
@@ -276,11 +298,11 @@ def _read(path: str, field: str, what: str) -> str:
     raise ValueError(f'config.condition.{field} is empty, expected {what}.')
   found = files.local(path, f'config.condition.{field}')
   try:
-    return found.read_text(encoding='utf-8-sig')
+    return retries.read(lambda: bounded.text(found, limits.JSON_BYTES), found)
   except OSError as error:
     reason = error.strerror or str(error)
-  except UnicodeDecodeError:
-    reason = 'not UTF-8 text'
+  except ValueError as error:
+    reason = str(error)
   raise ValueError(
     f'cannot read {path} of config.condition.{field}, expected {what}: '
     f'{reason}.'
@@ -312,13 +334,23 @@ def _ids_of(
   return [ids[token] for token in special]
 
 
+def _check_count(count: int, path: str, field: str) -> None:
+  if count > limits.VOCABULARY:
+    raise ValueError(
+      f'{path} (config.condition.{field}) has {count} entries, at most'
+      f' {limits.VOCABULARY} are read.'
+    )
+
+
 def clip_vocabulary(path: str) -> dict[str, int]:
   text = _read(path, 'vocab_file', CLIP_VOCAB)
   ids = json_text.loads(text, f'{path} (config.condition.vocab_file)')
   if isinstance(ids, dict) and isinstance(ids.get('model'), dict):
     ids = ids['model'].get('vocab')  # a tokenizer.json
   values = list(ids.values()) if isinstance(ids, dict) else [ids]
-  if not all(type(value) is int and value >= 0 for value in values):
+  _check_count(len(values), path, 'vocab_file')
+  most = np.iinfo(np.int32).max
+  if not all(type(value) is int and 0 <= value < most for value in values):
     raise ValueError(
       f'{path} (config.condition.vocab_file) must be one JSON object of '
       '{token: id}.'
@@ -333,6 +365,7 @@ def _clip_merges(path: str) -> list[tuple[str, str]]:
   lines = text.split('\n')
   if text.lstrip().startswith('{'):
     lines = _json_merges(text, path)
+  _check_count(len(lines), path, 'merges_file')
   for number, line in enumerate(lines, 1):
     parts = line.split()
     if not parts or (number == 1 and line.startswith('#version')):

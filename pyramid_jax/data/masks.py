@@ -75,7 +75,8 @@ def _channels(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     not image.mode.startswith(('1', 'L', 'I', 'F')) or (rgba[..., 3] < 1).any()
   ):
     return rgba[..., :3], rgba[..., 3]
-  values = np.asarray(image.convert('L') if image.mode in '1L' else image)
+  is_byte = image.mode in ('1', 'L', 'LA')
+  values = np.asarray(image.convert('L') if is_byte else image)
   values = np.nan_to_num(values.astype(np.float64))
   top = max(float(values.max()), 0.0)
   values = values / next((white for white in _WHITES if top <= white), top)

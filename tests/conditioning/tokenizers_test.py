@@ -1,10 +1,12 @@
 import json
+import pathlib
 
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from pyramid_jax import limits
 from pyramid_jax.conditioning import tokenizers
 
 
@@ -304,3 +306,56 @@ def test_missing_inputs(tmp_path, clip_files):
     config(task='scene_graph', encoder='clip', vocab_file=vocab)
   )
   assert lines == ["CLIP's merges.txt (config.condition.merges_file is empty)"]
+
+
+def test_tokens_beyond_the_range_of_ids(tmp_path, clip_files):
+  _, vocab, merges = clip_files
+  path = pathlib.Path(vocab)
+  values = json.loads(path.read_text())
+  path.write_text(json.dumps({**values, 'c': 2**31 - 1}))
+  with pytest.raises(
+    ValueError, match='must be one JSON object of {token: id}'
+  ):
+    tokenizers.load_clip(vocab, merges, 8)
+
+
+@pytest.mark.parametrize('name', ['vocab.txt', 'vocab.json', 'merges.txt'])
+def test_very_many_tokens(tmp_path, clip_files, bert, monkeypatch, name):
+  monkeypatch.setattr(limits, 'VOCABULARY', 3)
+  _, vocab, merges = clip_files
+  read = {
+    'vocab.txt': lambda: tokenizers.load_word_piece(str(tmp_path / name), 8),
+    'vocab.json': lambda: tokenizers.load_clip(vocab, merges, 8),
+    'merges.txt': lambda: tokenizers._clip_merges(merges),
+  }[name]
+  with pytest.raises(ValueError, match=f'{name} .* entries, at most 3 are'):
+    read()
+
+
+def test_expressions_that_take_for_ever(t5_file):
+  text = t5_file.read_text()
+  values = json.loads(text)
+  values['pre_tokenizer'] = {
+    'type': 'Sequence',
+    'pretokenizers': [
+      {
+        'type': 'Split',
+        'pattern': {'Regex': '(a+)+$'},
+        'behavior': 'Removed',
+        'invert': False,
+      }
+    ],
+  }
+  t5_file.write_text(json.dumps(values))
+  with pytest.raises(ValueError, match=r"expression '\(a\+\)\+\$' is not read"):
+    tokenizers.load_t5(str(t5_file), 8)
+
+
+def test_a_tokenizer_without_unknown_pieces(t5_file):
+  values = json.loads(t5_file.read_text())
+  values['model']['unk_id'] = None
+  t5_file.write_text(json.dumps(values))
+  with pytest.raises(
+    ValueError, match="expected T5's tokenizer.json: Encounter"
+  ):
+    tokenizers.load_t5(str(t5_file), 8)

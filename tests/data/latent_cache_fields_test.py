@@ -60,3 +60,41 @@ def test_full_stops_of_texts(tmp_path):
   assert len(opened(tmp_path, kept, kept, True, 'image_folder')) == 0
   with pytest.raises(errors.UserError, match='full_stops is False, .* of True'):
     opened(tmp_path, kept, kept, True)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('fixed', None, 'has "fixed": None, must be an object'),
+    ('data', {'name': 'coco'}, 'must be the fields of the data'),
+    ('data', [], 'must be the fields of the data'),
+    ('label_names', ['', 3], 'must be a list of texts'),
+    ('autoencoder', 1, 'must be a text'),
+    ('count', -1, 'must be a number from 0'),
+    ('count', True, 'must be a number from 0'),
+    ('shard_size', 0, 'must be a number from 1'),
+    ('shard_size', 1.5, 'must be a number from 1'),
+    ('flips', 0, 'must be true or false'),
+    ('count', 10**12, 'is of 1000000000000 shards, at most 1000000 are read'),
+    ('format', 0, 'has format 0, needed'),
+  ],
+)
+def test_a_manifest_that_is_none(tmp_path, field, value, words):
+  config = make('layout')
+  opened(tmp_path, config, config, False)
+  file = tmp_path / latent_cache.MANIFEST
+  manifest = json.loads(file.read_text())
+  for change in ({field: value}, None):
+    if change is None:
+      del manifest[field]
+      words = f'has "?{field}"?:? None'
+    manifest |= change or {}
+    file.write_text(json.dumps(manifest))
+    for read in (
+      lambda: latent_cache.LatentReader(config, 'train'),
+      lambda: latent_cache.source(config),
+    ):
+      with pytest.raises(errors.UserError, match=words) as error:
+        read()
+      assert error.value.code == errors.DATA
+      assert str(file) in str(error.value)

@@ -138,3 +138,10 @@ def test_large_masks(monkeypatch):
   monkeypatch.setattr(masks, '_ENOUGH', 200)  # of 1,024
   np.testing.assert_array_equal(given_images.mask(STROKES, 'mask'), STROKES)
   test_photographs_are_refused()
+
+
+def test_opaque_grey_with_opacity():
+  grey = Image.fromarray(np.where(STROKES, np.uint8(255), np.uint8(0)))
+  np.testing.assert_array_equal(
+    given_images.mask(grey.convert('LA'), 'mask'), STROKES
+  )

@@ -216,3 +216,28 @@ def test_the_library_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
   with pytest.raises(errors.UserError, match=r"install 'pyramid_jax\[tfds\]'"):
     data.create(of_task(tmp_path), 'train')
+
+
+@pytest.mark.parametrize(
+  'name', ['tfds/../../etc', 'tfds//etc', 'tfds/', 'tfds/a/..']
+)
+def test_sets_outside_of_the_folder(tmp_path, name):
+  config = configs.of_reader(
+    'image_folder', tmp_path
+  ).copy_and_resolve_references()
+  config.data.name = name
+  for read in (tfds_reader.folder, tfds_reader.missing_inputs):
+    with pytest.raises(
+      errors.UserError, match='must be tfds/NAME or tfds/NAME/C'
+    ):
+      read(config)
+
+
+@pytest.mark.parametrize(
+  'text', ['', '[]', '{"fileFormat": 1}', '{', '[' * 999]
+)
+def test_damaged_descriptions(tmp_path, text):
+  (tmp_path / tfds_reader.INFO).write_text(text)
+  with pytest.raises(errors.UserError, match=f'{tmp_path}') as error:
+    tfds_reader.check_info(tmp_path)
+  assert error.value.code == errors.DATA

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import buckets as buckets_lib
@@ -140,6 +141,52 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
   return value
 
 
+def _manifest(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the manifest of a cache; one that is none is a UserError."""
+  file = folder / MANIFEST
+  found = _read_json(file)
+  if found.get('format') != FORMAT:
+    raise errors.UserError(
+      f'{file} has format {found.get("format")!r}, needed {FORMAT}.',
+      errors.DATA,
+    )
+  for name, (words, test) in _FIELDS.items():
+    value = found.get(name)
+    if not test(value):
+      raise errors.UserError(
+        f'{file} has "{name}": {value!r:.60}, must be {words}.', errors.DATA
+      )
+  shards = -(-found['count'] // found['shard_size'])
+  if shards > limits.LATENT_SHARDS:
+    raise errors.UserError(
+      f'{file} is of {shards} shards, at most {limits.LATENT_SHARDS} are read.',
+      errors.DATA,
+    )
+  return found
+
+
+def _is_source(value: Any) -> bool:
+  names = ('name', 'root')
+  is_text = lambda name: isinstance(value.get(name), str)
+  return isinstance(value, dict) and all(map(is_text, names))
+
+
+def _are_texts(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(x, str) for x in value)
+
+
+# Fields of a manifest: what they must be, and a test of it.
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+  'autoencoder': ('a text', lambda x: isinstance(x, str)),
+  'data': ('the fields of the data', _is_source),
+  'fixed': ('an object', lambda x: isinstance(x, dict)),
+  'label_names': ('a list of texts', _are_texts),
+  'count': ('a number from 0', lambda x: type(x) is int and x >= 0),
+  'shard_size': ('a number from 1', lambda x: type(x) is int and x >= 1),
+  'flips': ('true or false', lambda x: isinstance(x, bool)),
+}
+
+
 def _sha256(file: pathlib.Path) -> str:
   with open(file, 'rb') as opened:
     return hashlib.file_digest(opened, 'sha256').hexdigest()
@@ -163,7 +210,7 @@ def source(config: ConfigDict) -> ConfigDict:
     UserError: the cache cannot be read.
   """
   folder = pathlib.Path(config.data.root).expanduser()
-  fields = _read_json(folder / MANIFEST)['data']
+  fields = _manifest(folder)['data']
   copy = ConfigDict(config.to_dict())
   copy.data.name, copy.data.root = fields['name'], fields['root']
   return copy
@@ -187,13 +234,7 @@ class LatentReader:
     if split != SPLIT:
       raise ValueError(f'latents are cached for train only, not for {split}.')
     self._folder = pathlib.Path(config.data.root).expanduser()
-    manifest = _read_json(self._folder / MANIFEST)
-    if manifest.get('format') != FORMAT:
-      raise errors.UserError(
-        f'{self._folder / MANIFEST} has format {manifest.get("format")!r},'
-        f' needed {FORMAT}.',
-        errors.DATA,
-      )
+    manifest = _manifest(self._folder)
     for name, value in fixed_fields(config).items():
       was = manifest['fixed'].get(name)
       if name in LATER and name not in manifest['fixed']:

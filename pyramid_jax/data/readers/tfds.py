@@ -50,7 +50,13 @@ _NAMES = {
 def folder(config: ConfigDict) -> pathlib.Path:
   """Returns the folder of the newest version of the configured set."""
   root = pathlib.Path(config.data.root or ROOT).expanduser()
-  base = root / config.data.name.partition('/')[2]
+  name = pathlib.PurePosixPath(config.data.name.partition('/')[2])
+  if not name.parts or name.is_absolute() or '..' in name.parts:
+    raise errors.UserError(
+      f'config.data.name is {config.data.name!r}, must be tfds/NAME or'
+      ' tfds/NAME/CONFIG of a set in config.data.root.'
+    )
+  base = root / name
   versions = [path.parent for path in base.glob(f'*/{INFO}')]
   if (base / INFO).is_file() or not versions:
     return base
@@ -74,20 +80,26 @@ def missing_inputs(
   ]
 
 
-def _builder(path: pathlib.Path) -> tuple[Any, Any]:
-  """Returns the library and the builder of a folder."""
-  try:
-    found = json_text.read(path / INFO).get('fileFormat', 'tfrecord')
-  except (ValueError, AttributeError):
+def check_info(path: pathlib.Path) -> None:
+  """Raises a UserError unless a folder says that it is of `FORMAT`."""
+  with errors.user_errors(value=errors.DATA):
+    info = json_text.read(path / INFO)
+  if not isinstance(info, dict):
     raise errors.UserError(
       f'{path / INFO} is not JSON of TensorFlow Datasets.', errors.DATA
-    ) from None
+    )
+  found = info.get('fileFormat', 'tfrecord')
   if found != FORMAT:
     raise errors.UserError(
       f'{path} is stored as {found}, must be {FORMAT}: build it with'
       f' --file_format={FORMAT}.',
       errors.DATA,
     )
+
+
+def _builder(path: pathlib.Path) -> tuple[Any, Any]:
+  """Returns the library and the builder of a folder."""
+  check_info(path)
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:
