@@ -318,6 +318,7 @@ def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
       clip = parts.load_part('clip_text', part.path, tree)
   raw = checkpoints.load(workdir, abstract, step, averaged=False)
   frozen = pretrained.load(system, config, mesh, workdir, only=FIRST_STAGE)
+  pretrained.check(frozen, checkpoints.frozen(workdir, step), workdir)
   weights = latent_checkpoint.Weights(
     generator=raw['params']['generator'],
     ema=generator['unet'],

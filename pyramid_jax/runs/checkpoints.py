@@ -319,20 +319,18 @@ def record(workdir: Path, step: int) -> dict[str, Any]:
 def check_frozen(
   now: Mapping[str, str], was: Mapping[str, str], path: Path
 ) -> None:
-  """Raises a UserError for weights that a checkpoint was not trained with.
+  """Raises a UserError for weights that a run was not trained with.
 
   Args:
     now: {part: hash} of the pretrained weights.
-    was: those of the checkpoint; parts that it does not have are not checked.
-    path: of the checkpoint.
+    was: those of the training; parts that it does not have are not checked.
+    path: of the run or the checkpoint.
   """
-  changed = [
-    part for part, value in now.items() if was.get(part, value) != value
-  ]
+  changed = [part for part, x in now.items() if was.get(part, x) != x]
   if changed:
     raise errors.UserError(
-      f'the weights of {", ".join(changed)} are not those that {path} was '
-      'trained with; put them back, or take another workdir.',
+      f'the weights of {", ".join(changed)} are not those that {path} was'
+      ' trained with; put them back, or train it anew on these.',
       errors.DATA,
     )
 

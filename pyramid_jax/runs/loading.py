@@ -12,8 +12,6 @@ from pyramid_jax import errors
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.networks.layers import parameters
-from pyramid_jax.runs import checkpoints
-from pyramid_jax.runs import hashes
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import shape_fields
@@ -50,7 +48,8 @@ def load(
     mesh: to sample on; None for all devices, each with all of the weights.
 
   Raises:
-    UserError: no usable checkpoint, or weights of another network.
+    UserError: no usable checkpoint, weights of another network, or pretrained
+      weights that the run was not trained with.
   """
   config, folder = predictors.resolve(config, workdir)
   system = workdir_lib.create_system(config)
@@ -70,9 +69,5 @@ def load(
   with errors.user_errors():
     system.check_extra(trees['extra'])
   step = int(trees['step'])
-  for name, part in system.pretrained_parts().items():
-    if not part.loss_name:  # a whole run, the base of this one
-      was = checkpoints.frozen(folder, step).get(name)
-      digest = hashes.digest(weights.frozen[name])
-      predictors.check_base(part.path, was, digest, folder)
+  pretrained.check(weights.frozen, sources.frozen(folder, step), folder)
   return Run(system=system, mesh=mesh, weights=weights, step=step)

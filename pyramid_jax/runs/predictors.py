@@ -71,19 +71,3 @@ def resolve(
       own.sketch[name] = config.sketch[name]
     own.sketch.base = os.fspath(workdir)
   return own, pathlib.Path(path)
-
-
-def check_base(
-  base: str, was: str | None, digest: str, path: pathlib.Path
-) -> None:
-  """Raises a UserError for a predictor that was trained on another base.
-
-  `was` is the hash of the base's weights in training, None if not known,
-  `digest` the hash of its weights now.
-  """
-  if was not in (None, digest):
-    raise errors.UserError(
-      f'the predictor in {path} was trained on other weights than those in'
-      f' {base}; train one on them.',
-      errors.DATA,
-    )

@@ -1,5 +1,6 @@
 """The weights that a system uses and never trains."""
 
+from collections.abc import Mapping
 import contextlib
 import os
 from typing import Any
@@ -18,6 +19,7 @@ from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
+from pyramid_jax.runs import hashes
 from pyramid_jax.runs import shape_fields
 from pyramid_jax.runs import sources
 from pyramid_jax.systems import system as system_lib
@@ -102,6 +104,20 @@ def _named(
   if name != FIRST_STAGE or name not in config:
     return contextlib.nullcontext()
   return shape_fields.named(config_lib.first_stage(config))
+
+
+def check(
+  trees: Mapping[str, Any], was: Mapping[str, str], workdir: Path
+) -> None:
+  """Raises a UserError for parts that a run was not trained with.
+
+  Args:
+    trees: {part: tree}.
+    was: {part: hash} of the training; a part whose hash is not known passes.
+    workdir: of the run, for the message.
+  """
+  now = {part: hashes.digest(trees[part]) for part in trees if part in was}
+  checkpoints.check_frozen(now, was, workdir)
 
 
 def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:

@@ -33,3 +33,13 @@ def load(
       errors.MISSING,
     )
   return diffusers_folder.load(folder, abstract)
+
+
+def frozen(folder: str | os.PathLike[str], step: int) -> dict[str, str]:
+  """Returns the hashes of the pretrained weights that a step was trained with.
+
+  Those that are not known are left out.
+  """
+  if diffusers_folder.is_folder(folder):
+    return {}
+  return checkpoints.frozen(folder, step)

@@ -75,5 +75,5 @@ def test_from_a_run_to_steered_samples(tmp_path, monkeypatch):
   for step in (base / 'checkpoints').iterdir():
     step.rename(tmp_path / 'old')
   write_base(base, config, seed=1)
-  with pytest.raises(errors.UserError, match='trained on other weights'):
+  with pytest.raises(errors.UserError, match='weights of base are not those'):
     sample.run(config, base, asked)

@@ -48,15 +48,6 @@ def test_wrong_predictors_are_named(tmp_path):
     predictors.resolve(base, tmp_path / 'base')
 
 
-def test_another_base_is_refused(tmp_path):
-  for was in (None, 'a'):
-    predictors.check_base('base', was, 'a', tmp_path)
-  with pytest.raises(
-    errors.UserError, match='other weights than those in base'
-  ):
-    predictors.check_base('base', 'b', 'a', tmp_path)
-
-
 def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
   config = config_lib.base('ldm')
   assert predictors.with_maps(config).data.maps == ()
