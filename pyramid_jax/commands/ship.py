@@ -74,7 +74,7 @@ def ship(
   with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
     compact.write(out, trees, _only_encodes(system.space))
   names = workdir_lib.read_labels(workdir)
-  workdir_lib.write_record(out, config, names)
+  workdir_lib.write_record(out, config, names, [compact.FILE])
   return sum(file.stat().st_size for file in out.iterdir())
 
 

@@ -1,5 +1,6 @@
 """The configuration of a run: fields, variants, overrides, checks."""
 
+from pyramid_jax.config.checks import differences as differences
 from pyramid_jax.config.checks import resume_differences as resume_differences
 from pyramid_jax.config.checks import validate as validate
 from pyramid_jax.config.command_line import complete as complete

@@ -51,6 +51,16 @@ def _refuse(
     )
 
 
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+  """Returns 'field: old -> new' of all fields."""
+  before, after = names.flatten(old), names.flatten(new)
+  return [
+    f'{name}: {before.get(name, "absent")!r} -> {after.get(name, "absent")!r}'
+    for name in sorted(before.keys() | after.keys())
+    if before.get(name) != after.get(name)
+  ]
+
+
 def resume_differences(old: ConfigDict, new: ConfigDict) -> list[str]:
   """Returns 'field: old -> new' of all fields that a resume may not change."""
   before, after = names.flatten(old), names.flatten(new)

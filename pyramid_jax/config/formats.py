@@ -16,6 +16,7 @@ from pyramid_jax import errors
 from pyramid_jax.config import names
 from pyramid_jax.config import paths
 from pyramid_jax.config import sections
+from pyramid_jax.config import sums
 from pyramid_jax.files import json_text
 
 
@@ -89,9 +90,15 @@ def first_stage(config: ConfigDict) -> ConfigDict:
   return nested.lock()
 
 
-def to_json(config: ConfigDict) -> str:
-  """Returns the text of `config.json`, in the newest format."""
-  return json.dumps({'format': FORMAT, **config.to_dict()}, indent=2) + '\n'
+def to_json(config: ConfigDict, others: Mapping[str, str] | None = None) -> str:
+  """Returns the text of `config.json`, in the newest format.
+
+  With `others`, the sums of other files, it has those and its own; see `sums`.
+  """
+  values = {'format': FORMAT, **config.to_dict()}
+  if others is not None:
+    values = sums.add(values, others)
+  return json.dumps(values, indent=2) + '\n'
 
 
 def from_json(text: str | bytes, what: str = '') -> ConfigDict:
@@ -102,11 +109,13 @@ def from_json(text: str | bytes, what: str = '') -> ConfigDict:
 
   Raises:
     ValueError: the text is not a JSON object, a format that is newer than this
-      program, or a field that the system does not have.
+      program, a field that the system does not have, or a text that was changed
+      (`sums.ChangedError`).
   """
-  values = _tuples(json_text.loads(text, what))
-  if not isinstance(values, dict):
-    raise ValueError(f'a config is a JSON object, got {type(values).__name__}.')
+  loaded = json_text.loads(text, what)
+  if not isinstance(loaded, dict):
+    raise ValueError(f'a config is a JSON object, got {type(loaded).__name__}.')
+  values = _tuples(sums.take(loaded, what))
   version = values.pop('format', 1)
   if version not in (1, FORMAT):
     raise ValueError(

@@ -12,11 +12,6 @@ def digest(values: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def of_bytes(data: bytes) -> str:
-  """Returns the SHA-256 of the bytes of a file."""
-  return hashlib.sha256(data).hexdigest()
-
-
 def is_intact(values: Mapping[str, Any], seal: Any, *without: str) -> bool:
   """Whether values but for some names have a hash."""
   rest = {k: v for k, v in values.items() if k not in without}

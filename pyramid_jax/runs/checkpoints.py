@@ -307,6 +307,21 @@ def frozen(workdir: Path, step: int) -> dict[str, str]:
   return _meta(workdir, step).get('frozen', {})
 
 
+def newest_meta(workdir: Path) -> tuple[int, step_meta.Meta] | None:
+  """Returns the newest step with a whole record, and that; None without one.
+
+  Records of older versions, which have no hash, do not count.
+  """
+  for step in steps(workdir):
+    try:
+      meta = step_meta.read(step_folders.of_step(workdir, step))
+    except reading.DamagedError:
+      continue
+    if step_meta.has_hash(meta):
+      return step, meta
+  return None
+
+
 def record(workdir: Path, step: int) -> dict[str, Any]:
   """Returns what a run wanted to be kept with a step, {} if it is not known.
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.config import sums
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import sharding
 from pyramid_jax.files import json_text
@@ -93,6 +94,7 @@ def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
   """
   path = pathlib.Path(workdir) / FILE
   with errors.user_errors(value=errors.DATA):
+    sums.check(path)
     tensors = safetensors_file.Tensors(path)
     found = int(tensors['step']) if 'step' in tensors else None
     if step not in (None, found):

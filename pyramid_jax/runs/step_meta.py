@@ -72,13 +72,18 @@ def read(path: pathlib.Path) -> Meta:
     raise
   if not isinstance(meta, dict) or not _is_tree(meta.get('tree')):
     raise reading.DamagedError('unreadable', 'meta has no tree of arrays')
-  if _SEAL not in meta and 'format' not in meta:
-    return meta  # of a version that kept no hash
+  if not has_hash(meta):
+    return meta
   if not seals.is_intact(meta, meta.get(_SEAL), _SEAL):
     raise reading.DamagedError('hash', 'meta is not what was saved')
   if _json(path, 'data') != {'position': meta['position']}:
     raise reading.DamagedError('hash', 'data is not what was saved')
   return meta
+
+
+def has_hash(meta: Meta) -> bool:
+  """Whether a record should have a hash; those of older versions have none."""
+  return _SEAL in meta or 'format' in meta
 
 
 def _json(path: pathlib.Path, item: str) -> Any:

@@ -1,27 +1,34 @@
 """The folder of a run: its config, its inputs, its records."""
 
 from collections.abc import Sequence
+import contextlib
 import json
 import os
 import pathlib
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
+from pyramid_jax.config import sums
 from pyramid_jax.files import json_text
+from pyramid_jax.files import retries
 from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import reading
 from pyramid_jax.runs import whole_files
 from pyramid_jax.systems import system as system_lib
 
 
-CONFIG = 'config.json'
+CONFIG = sums.CONFIG
 LABELS = 'labels.json'  # the label names of the run's data
+RECORDED_LABELS = 'labels'  # their name in the record of a checkpoint
+_LISTED = 5  # differences that a message names
 
 # A config and the workdir that it is trained in.
 Stage = tuple[ConfigDict, pathlib.Path]
@@ -53,21 +60,61 @@ def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
   if not file.is_file():
     origin = f' (config.{field})' if field else ''
     raise errors.UserError(f'missing: {file}{origin}', errors.MISSING)
-  with errors.user_errors(value=errors.DATA):
-    return config_lib.from_json(file.read_bytes(), str(file))
+  with reading.storage(file):
+    text = retries.read(file.read_bytes, file)
+  try:
+    return config_lib.from_json(text, str(file))
+  except ValueError as error:
+    with errors.user_errors(value=errors.DATA):
+      return _kept_config(workdir, text, error)
+
+
+def _kept_config(
+  workdir: str | os.PathLike[str], text: bytes, error: ValueError
+) -> ConfigDict:
+  """Returns the config of the newest checkpoint in place of a damaged one.
+
+  Raises:
+    ValueError: `error`, if there is no whole record of a checkpoint.
+  """
+  found = checkpoints.newest_meta(workdir)
+  if found is None:
+    raise error
+  step, meta = found
+  config = config_lib.from_json(json.dumps(meta['config']))
+  changes = ''
+  with contextlib.suppress(ValueError):
+    other = config_lib.from_json(json.dumps(sums.without(text)))
+    lines = config_lib.differences(config, other)[:_LISTED]
+    changes = f' What differs: {"; ".join(lines) or "no field"}.'
+  logging.warning(
+    '%s. The config of checkpoint %d is used.%s', error, step, changes
+  )
+  return config
 
 
 def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
-  """Returns the label names of a run's data; a damaged file is a UserError."""
+  """Returns the label names of a run's data; a damaged file is a UserError.
+
+  In place of a damaged one, the names in the newest checkpoint are taken.
+  """
   file = pathlib.Path(workdir) / LABELS
   if not file.exists():
     return ()
-  with errors.user_errors(value=errors.DATA):
-    names = json_text.read(file)
-    if not isinstance(names, list) or not all(
-      isinstance(x, str) for x in names
-    ):
-      raise ValueError(f'{file}: must be a list of label names')
+  with reading.storage(file), errors.user_errors(value=errors.DATA):
+    try:
+      sums.check(file)
+      names = json_text.read(file)
+      if not isinstance(names, list) or not all(
+        isinstance(x, str) for x in names
+      ):
+        raise ValueError(f'{file}: must be a list of label names')
+    except ValueError as error:
+      found = checkpoints.newest_meta(workdir)
+      names = found and found[1]['record'].get(RECORDED_LABELS)
+      if not found or names is None:
+        raise
+      logging.warning('%s. Those of checkpoint %d are used.', error, found[0])
     return tuple(names)
 
 
@@ -140,15 +187,17 @@ def make(workdir: pathlib.Path) -> None:
 
 
 def write_record(
-  workdir: pathlib.Path, config: ConfigDict, label_names: Sequence[str]
+  workdir: pathlib.Path,
+  config: ConfigDict,
+  label_names: Sequence[str],
+  files: Sequence[str] = (),
 ) -> None:
-  """Writes `config.json` and `labels.json`, which the other commands read.
+  """Writes `labels.json` and `config.json`, which the other commands read.
 
-  A workdir that cannot be written is a UserError.
+  The second has the sums of the first, of itself and of `files`, which are in
+  the workdir. A workdir that cannot be written is a UserError.
   """
-  texts = {
-    CONFIG: config_lib.to_json(config),
-    LABELS: json.dumps(list(label_names)) + '\n',
-  }
-  for name, text in texts.items():
-    whole_files.save_text(workdir / name, text)
+  whole_files.save_text(workdir / LABELS, json.dumps(list(label_names)) + '\n')
+  with errors.user_errors():
+    others = {name: sums.of(workdir / name) for name in (LABELS, *files)}
+  whole_files.save_text(workdir / CONFIG, config_lib.to_json(config, others))

@@ -100,7 +100,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
     latent_cache.check(setup.reader, digests)
     stopping.check()
     rules = keep_rules.Rules.of_config(config.train)
-    record = setup.data.record
+    labels = list(setup.reader.label_names)
+    record = {**setup.data.record, workdir_lib.RECORDED_LABELS: labels}
     store = checkpoints.Checkpoints(workdir, rules, digests, record)
     with watchdog.doing('a checkpoint that is read'):
       state = _restore_or_create(setup, store, frozen)
