@@ -34,6 +34,7 @@ from pyramid_jax.interop.families import t5
 from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 
@@ -78,6 +79,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   paths = files.local_all(flags.checkpoint, '--checkpoint')
   with errors.user_errors(value=errors.DATA):
     state = weight_file.read_all(paths)
+  stopping.check()
   if flags.family in WHOLE:
     _convert_whole(flags, config, state, workdir)
     return
@@ -98,6 +100,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
     'missing': list(report.missing),
     'unused': list(report.unused),
   }
+  stopping.check()
   whole_files.make_folder(workdir)
   whole_files.save_text(workdir / RECORD, json.dumps(record, indent=2) + '\n')
   parts.write(flags.family, workdir / PARAMS, params, heads)
@@ -127,6 +130,7 @@ def _convert_whole(
     report.notes.append('condition: one token of CLIP, by the keys of OpenAI')
   is_strict = flags.family == latent_workdir.TWO_FILES
   _account(report, flags.allow_missing, is_strict)
+  stopping.check()
   latent_workdir.write(workdir, config, weights)
 
 
@@ -157,6 +161,7 @@ def export(flags: argparse.Namespace) -> None:
     params, heads = trained_parts.read(flags.family, workdir)
     with errors.user_errors(value=errors.DATA):
       state = parts.to_official(flags.family, params, flags.layout, heads)
+  stopping.check()
   safetensors_file.write(target, state, {'format': 'pt'})
   sys.stdout.write(f'{len(state)} tensors written to {target}\n')
 

@@ -9,6 +9,7 @@ which is sampled with, and Stable Diffusion's autoencoder.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import functools
 import pathlib
 import shutil
 from typing import Any
@@ -30,8 +31,10 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import dit
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import leaving
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import state as state_lib
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 
@@ -209,15 +212,24 @@ def write(
   Raises:
     UserError: the folder cannot be written.
   """
+  remove = functools.partial(_remove, workdir)
   try:
-    _write(workdir, config_lib.make_absolute(config), weights)
+    with leaving.released(remove):
+      _write(workdir, config_lib.make_absolute(config), weights)
   except BaseException:  # so that the same command can be repeated
-    for name in (FIRST_STAGE, checkpoints.DIRECTORY):
-      shutil.rmtree(workdir / name, ignore_errors=True)
-    with contextlib.suppress(OSError):
-      (workdir / CLIP_FILE).unlink(missing_ok=True)
-      workdir.rmdir()
+    remove()
     raise
+
+
+def _remove(workdir: pathlib.Path) -> None:
+  """Removes what was written, before `config.json` made it a workdir."""
+  if (workdir / workdir_lib.CONFIG).exists():
+    return
+  for name in (FIRST_STAGE, checkpoints.DIRECTORY):
+    shutil.rmtree(workdir / name, ignore_errors=True)
+  with contextlib.suppress(OSError):
+    (workdir / CLIP_FILE).unlink(missing_ok=True)
+    workdir.rmdir()
 
 
 def _write(
@@ -238,6 +250,7 @@ def _write(
     first.loss.disc_weight, first.loss.perceptual = 0.0, 'none'
   params = {'generator': weights.first_stage}
   _save(workdir / FIRST_STAGE, first, params=params)
+  stopping.check()
   _save(
     workdir,
     config,

@@ -32,6 +32,7 @@ from pyramid_jax.runs import saving
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs import step_folders
 from pyramid_jax.runs import step_meta
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs.step_folders import DIRECTORY as DIRECTORY
 from pyramid_jax.runs.step_folders import directory as directory
 from pyramid_jax.runs.step_folders import steps as steps
@@ -108,6 +109,7 @@ class Checkpoints:
     """
     damaged: dict[pathlib.Path, reading.DamagedError] = {}
     for step in steps(self._workdir):
+      stopping.check()
       path = step_folders.of_step(self._workdir, step)
       try:
         meta = step_meta.read(path)
@@ -117,6 +119,7 @@ class Checkpoints:
         damaged[path] = error
         continue
       check_frozen(self._frozen, meta.get('frozen', {}), path)
+      stopping.check()
       for broken, damage in damaged.items():
         with errors.writing(broken):
           bad = step_folders.set_aside(broken, damage.reason)

@@ -1,49 +1,29 @@
 """Signals at any moment: 75, one line, nothing left, the same result after."""
 
 import json
-import os
-import pathlib
-import random
 import shutil
 import signal
-import sys
-import threading
 import time
 
 import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.runs import checkpoints
-from tests.helpers import fake_run
 from tests.helpers import fork_server
+from tests.helpers import full_disk
 from tests.helpers import painted_run
+from tests.helpers import stopped
 
 
-SEED = int(os.environ.get('PYRAMID_JAX_FAULT_SEED', '16'))
 PAINTED = {'before': 'tests.helpers.painted_run:install'}
+BOTH = pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+# how many are sent
+COUNTS = {signal.SIGTERM: 25, signal.SIGINT: 8}
 
 
-def check_stopped(child, folder):
-  """Asserts that a command was stopped and left nothing behind."""
-  code, text = child.wait(), child.text()
-  assert code == errors.RESTART, text
-  assert text.count('error: ') == 1, text
-  assert 'error: stopped by SIG' in text
-  assert 'Traceback' not in text
-  assert 'Exception ignored' not in text
-  check_left(folder, text)
-
-
-def check_left(folder, text=''):
-  """Asserts that neither locks, temporaries nor halves are in a folder."""
-  names = [path.name for path in folder.rglob('*')]
-  left = [n for n in names if n.startswith('lock') or '.bad-' in n]
-  assert not left, text
-  assert not [n for n in names if n.endswith('.tmp')]
-  for path in folder.rglob('metrics.jsonl'):
-    lines = path.read_text()
-    assert not lines or lines.endswith('\n')
-    [json.loads(line) for line in lines.splitlines()]
+def hanging(what):
+  """Returns the options of a command in which something hangs."""
+  return {'before': 'tests.helpers.stopped:hang', 'env': {'HANGS': what}}
 
 
 def manifest(folder, step):
@@ -57,64 +37,22 @@ def losses(folder):
   return [(x['step'], x['loss']) for x in map(json.loads, lines)]
 
 
-def tree(folder):
-  return {
-    path.relative_to(folder): path.read_bytes()
-    for path in folder.rglob('*')
-    if path.is_file()
-  }
-
-
-def catches(child):
-  """Whether a process handles SIGTERM, by the kernel's word."""
-  if child.poll() is not None:
-    return True
-  status = pathlib.Path(f'/proc/{child.pid}/status').read_text()
-  (mask,) = (x for x in status.splitlines() if x.startswith('SigCgt:'))
-  return bool(int(mask.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def rounds(count, start, folder, number=signal.SIGTERM, again=4):
-  """Signals commands at random moments of their life.
-
-  Args:
-    count: of commands that are to be stopped by it.
-    start: () -> child, of a command that begins anew or goes on.
-    folder: what the command writes into.
-    number: of the signal.
-    again: of signals, at most, before the command is left to end.
-
-  Yields:
-    once for each command that ended after at least one signal stopped it.
-  """
-  draw, stopped, life = random.Random(SEED), 0, 2.0
-  while stopped < count:
-    here = 0
-    for _ in range(again):
-      child = start()
-      child.until(lambda child=child: catches(child))
-      began, delay = time.monotonic(), draw.uniform(0, life)
-      time.sleep(delay)
-      child.send(number)
-      if child.wait() == errors.OK:
-        life = time.monotonic() - began
-        break
-      check_stopped(child, folder)
-      here += 1
-    else:
-      child = start()
-      assert child.wait() == errors.OK, child.text()
-    check_left(folder)
-    stopped += here
-    if here:
-      yield here
-  name = signal.Signals(number).name
-  sys.stdout.write(f'{stopped} of {stopped} {name}\n')
+def sampling(server, folder, *flags, **options):
+  folder.mkdir(exist_ok=True)
+  return server.start(
+    '--mode=sample',
+    f'--config={painted_run.__file__}',
+    f'--workdir={folder}',
+    '--prompt=a red circle',
+    '--count=23',
+    *flags,
+    **(options or PAINTED),
+  )
 
 
 @pytest.mark.rounds
 @pytest.mark.parametrize('variant', ['', ':two'])
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@BOTH
 def test_signals_while_a_run_resumes(server, tmp_path, variant, number):
   folder, begun = tmp_path / 'run', tmp_path / 'begun'
   command = f'--config={fork_server.FAKE}{variant}', f'--workdir={folder}'
@@ -125,31 +63,20 @@ def test_signals_while_a_run_resumes(server, tmp_path, variant, number):
   shutil.copytree(folder, begun)
   assert start().wait() == errors.OK
   want = manifest(folder, 5), losses(folder)
-  for _ in rounds(25, start, folder, number):
+  for _ in stopped.rounds(COUNTS[number], start, folder, number):
     assert (manifest(folder, 5), losses(folder)) == want
     shutil.rmtree(folder)
     shutil.copytree(begun, folder)
 
 
-def sampling(server, folder):
-  folder.mkdir(exist_ok=True)
-  return server.start(
-    '--mode=sample',
-    f'--config={painted_run.__file__}',
-    f'--workdir={folder}',
-    '--prompt=a red circle',
-    '--count=23',
-    **PAINTED,
-  )
-
-
 @pytest.mark.rounds
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@BOTH
 def test_signals_while_it_samples(server, tmp_path, number):
   whole, folder = tmp_path / 'whole', tmp_path / 'run'
   assert sampling(server, whole).wait() == errors.OK
-  for _ in rounds(25, lambda: sampling(server, folder), folder, number):
-    assert tree(folder) == tree(whole)
+  start = lambda: sampling(server, folder)
+  for _ in stopped.rounds(COUNTS[number], start, folder, number):
+    assert stopped.tree(folder) == stopped.tree(whole)
     shutil.rmtree(folder)
 
 
@@ -170,35 +97,9 @@ def test_signals_while_it_evaluates(server, tmp_path):
   assert start().wait() == errors.OK
   want = table.read_bytes()
   shutil.rmtree(folder)
-  for _ in rounds(10, start, folder):
+  for _ in stopped.rounds(10, start, folder):
     assert table.read_bytes() == want
     shutil.rmtree(folder)
-
-
-HANGS = {'before': 'tests.faults.signals_test:hang'}
-
-
-def hang():
-  """Puts the fakes in place; what the environment names never returns."""
-  fake_run.install()
-  what, _, after = os.environ['HANGS'].partition(':')
-  if what == 'read':
-    patch(fake_run.Reader, 'batch', int(after))
-  elif what == 'save':
-    patch(checkpoints.Checkpoints, 'wait', int(after))
-
-
-def patch(owner, name, after):
-  """Makes a method wait for ever, once it was called so often."""
-  function, calls = getattr(owner, name), []
-
-  def hanging(*arguments, **named):
-    calls.append(name)
-    if len(calls) > after:
-      threading.Event().wait()
-    return function(*arguments, **named)
-
-  setattr(owner, name, hanging)
 
 
 @pytest.mark.parametrize(
@@ -210,26 +111,97 @@ def test_what_hangs_is_ended_with_all_stacks(
 ):
   folder = tmp_path / 'run'
   limit = f'--config.train.{limit}_limit_secs=2'
-  child = server.fake(folder, limit, env={'HANGS': what}, **HANGS)
+  child = server.fake(folder, limit, **hanging(what))
   assert child.wait(30) == errors.RESTART, child.text()
   log = (folder / 'logs' / 'process_0.log').read_text()
   for text in (child.text(), log):
     assert f'error: nothing from {says} for ' in text
     assert 'Thread MainThread:' in text
-    assert 'in patch.<locals>.hanging' in text
+    assert 'in _patch.<locals>.hanging' in text
   assert child.text().count('error: ') == 1
-  check_left(folder)
+  stopped.check_left(folder)
   again = server.fake(folder)
   assert again.wait() == errors.OK, again.text()
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_batch_of_samples_that_hangs(server, tmp_path):
+  flag = '--config.sample.batch_limit_secs=4'
+  child = sampling(server, tmp_path, flag, **hanging('samples:2'))
+  assert child.wait(30) == errors.RESTART, child.text()
+  assert 'error: nothing from the device for 4.' in child.text()
+  stopped.check_left(tmp_path)
+  again = sampling(server, tmp_path)
+  assert again.wait() == errors.OK
+  assert 'of 23 images are there' in again.text()
+
+
+@BOTH
 def test_a_signal_ends_a_run_whose_reader_hangs(server, tmp_path, number):
   folder = tmp_path / 'run'
-  child = server.fake(folder, env={'HANGS': 'read:5'}, **HANGS)
-  child.until(lambda: '1/4' in child.text() or checkpoints.steps(folder))
+  child = server.fake(folder, **hanging('read:5'))
+  child.until(lambda: checkpoints.steps(folder))
   time.sleep(0.2)
   child.send(number)
-  assert child.wait(5) == errors.RESTART, child.text()
-  check_stopped(child, folder)
+  assert child.wait(8) == errors.RESTART, child.text()
+  stopped.check_stopped(child, folder)
   assert 'which is saved' in child.text()
+
+
+def test_a_second_interrupt_leaves_at_once(server, tmp_path):
+  folder = tmp_path / 'run'
+  child = server.fake(folder, **hanging('save:0'))
+  child.until(lambda: (folder / 'metrics.jsonl').exists())
+  for _ in range(2):
+    child.send(signal.SIGINT)
+    time.sleep(0.3)
+  assert child.wait(5) == errors.RESTART, child.text()
+  stopped.check_stopped(child, folder)
+
+
+def test_grace_ends_a_save_that_does_not(server, tmp_path):
+  folder = tmp_path / 'run'
+  flag = '--config.train.grace_secs=2'
+  child = server.fake(folder, flag, **hanging('save:0'))
+  child.until(lambda: (folder / 'metrics.jsonl').exists())
+  time.sleep(0.5)
+  child.send(signal.SIGTERM)
+  time.sleep(1)
+  assert child.poll() is None
+  assert child.wait(8) == errors.RESTART, child.text()
+  stopped.check_stopped(child, folder)
+
+
+def test_a_process_that_was_stopped_has_not_hung(server, tmp_path):
+  limit = '--config.train.step_limit_secs=2'
+  child = server.fake(tmp_path, limit, '--config.network.pause=0.3')
+  child.until(lambda: len(checkpoints.steps(tmp_path)) > 1)
+  child.send(signal.SIGSTOP)
+  time.sleep(3)
+  child.send(signal.SIGCONT)
+  assert child.wait() == errors.OK, child.text()
+
+
+def test_where_signals_are_ignored_and_stdin_is_closed(server, tmp_path):
+  slow = '--config.network.pause=0.5'
+  child = server.fake(tmp_path, slow, before='tests.helpers.stopped:as_nohup')
+  child.until(lambda: checkpoints.steps(tmp_path))
+  child.send(signal.SIGHUP)
+  time.sleep(0.3)
+  assert child.poll() is None
+  child.send(signal.SIGINT)
+  stopped.check_stopped(child, tmp_path)
+
+
+def test_a_covered_folder_ends_the_process(server, tmp_path):
+  child = server.fake(tmp_path, '--config.network.pause=0.3')
+  child.until(lambda: checkpoints.steps(tmp_path))
+  with full_disk.mounted(tmp_path / 'checkpoints') as disk:
+    disk.resize('64m', 'ro')
+    assert child.wait(30) == errors.OUTPUT, child.text()
+  assert 'Traceback' not in child.text()
+
+
+def test_a_thread_that_waits_keeps_no_process(server, tmp_path):
+  child = server.fake(tmp_path, **hanging('thread:0'))
+  child.until(lambda: checkpoints.steps(tmp_path)[:1] == [4])
+  assert child.wait(15) == errors.OK, child.text()
