@@ -70,7 +70,12 @@ def _line(text: str) -> str:
   line = ' '.join(text.split())
   if len(line) > 2 * _SHOWN:
     line = f'{line[:_SHOWN]} ... {line[-_SHOWN:]}'
-  shown = (c if c.isprintable() else ascii(c)[1:-1] for c in line)
+  return printable(line)
+
+
+def printable(text: str) -> str:
+  """Returns a text with escapes for what a terminal does not show."""
+  shown = (c if c.isprintable() else ascii(c)[1:-1] for c in text)
   return ''.join(shown)
 
 

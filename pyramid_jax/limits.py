@@ -14,9 +14,11 @@ JSON_BRACKETS = 8_000_000  # lists and objects; COCO's training set has 4 M
 # Annotations of a data set: one file of COCO has 470 MB and takes 2.5 GB, the
 # only readers whose files may exceed the common bounds.
 ANNOTATION_BYTES = 1 << 30
-LINE_BYTES = 1 << 20  # a line of JSON lines, or of a list
+LINE_CHARACTERS = 100_000  # a line of JSON lines, or of a list
 VOCABULARY = 2_000_000  # tokens or merges; those of many languages: 300,000
 LATENT_SHARDS = 1_000_000  # of a cache of latents, usually of 100 MB each
+TEXT_CHARACTERS = 10_000  # a prompt, a caption or a graph; models take 2,000
+LAYOUT_OBJECTS = 100_000  # of all layouts of a request
 CONDITION_BYTES = 1 << 22  # a layout or other conditions of a request
 
 # Images.

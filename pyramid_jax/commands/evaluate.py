@@ -97,7 +97,8 @@ def _evaluate(
   with store.held(options.get('takeover', False)) as held:
     with watchdog.of_batches('the device or the data reader', config):
       rows = task.score(store)
-    logging.info('scores of %s\n%s', task.about, score_table.to_markdown(rows))
+    table = score_table.to_markdown(rows)
+    logging.info(f'scores of {task.about}\n{table}')
     held.check(now=True)
     score_table.write(task.folder, task.about, rows)
   store.remove()

@@ -6,6 +6,7 @@ condition that the model does not take is a ValueError that names it.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import json
 import numbers
 from typing import Any
@@ -14,9 +15,14 @@ import unicodedata
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.conditioning import tokenizers
+
+
+LEAST_SIDE = 1e-4  # of a box, of which an image shows nothing
 
 
 def from_text(
@@ -26,13 +32,32 @@ def from_text(
 
   What does not fit is cut off, with one warning; another names words that are
   not known.
+
+  Raises:
+    ValueError: a text that is longer than any that is read, or no text.
   """
+  for text in texts:
+    check_text(text)
   tokenizers.warn_of_cut(tokenizer, texts)
   tokenizers.warn_of_unknown(tokenizer, texts)
   return {
     'condition_ids': np.stack([tokenizer.encode(text) for text in texts]),
     'caption': np.array([text.encode() for text in texts]),
   }
+
+
+def check_text(text: str) -> None:
+  """Raises a ValueError for a text that cannot be encoded, or not quickly."""
+  most = limits.TEXT_CHARACTERS
+  if len(text) > most:
+    raise ValueError(
+      f'the text {text[:40]!r}... has {len(text)} characters, at most {most}'
+      ' are read'
+    )
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    raise ValueError(f'the text {text[:80]!r} is not Unicode') from None
 
 
 def parse_layouts(
@@ -52,9 +77,14 @@ def parse_layouts(
       'a layout is a list of {"label": name, "box": [x0, y0, x1, y1]}, got '
       f'{_short(value)}'
     )
+  count = sum(map(len, layouts))
+  if count > limits.LAYOUT_OBJECTS:
+    raise ValueError(
+      f'{count} objects, at most {limits.LAYOUT_OBJECTS} are read'
+    )
+  names = tuple(label_names)
   return [
-    [_parse_object(item, label_names) for item in objects]
-    for objects in layouts
+    [_parse_object(item, names) for item in objects] for objects in layouts
   ]
 
 
@@ -94,10 +124,12 @@ def _parse_object(
       'an object is {"label": name, "box": [x0, y0, x1, y1]}, got'
       f' {_short(item)}'
     )
-  x0, y0, x1, y1 = (float(v) for v in box)
-  if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+  within = all(0 <= v <= 1 for v in box)  # as they are: 10**400 is no float
+  x0, y0, x1, y1 = (float(v) if within else 0.0 for v in box)
+  if min(x1 - x0, y1 - y0) < LEAST_SIDE:
     raise ValueError(
-      f'box {list(box)} must have 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1'
+      f'box {errors.shown(list(box))} must have 0 <= x0 < x1 <= 1 and'
+      f' 0 <= y0 < y1 <= 1, with sides of at least {LEAST_SIDE:g}'
     )
   return label_id(label, label_names), [x0, y0, x1, y1]
 
@@ -121,16 +153,26 @@ def label_id(name: Any, label_names: Sequence[str]) -> int:
 
 def _find_label(name: Any, label_names: Sequence[str]) -> int | None:
   """Returns the id of a label, None of a name that none or several have."""
-  names = list(label_names)
   if not isinstance(name, str):
     return None
-  if name in names[1:]:
-    return names.index(name, 1)
-  fold = lambda text: unicodedata.normalize('NFC', text).casefold()
-  folded = [fold(other) for other in names[1:]]
-  if folded.count(fold(name)) != 1:
-    return None
-  return folded.index(fold(name)) + 1
+  exact, folded = _ids_by_name(tuple(label_names))
+  return exact.get(name) or folded.get(_fold(name)) or None
+
+
+def _fold(text: str) -> str:
+  return unicodedata.normalize('NFC', text).casefold()
+
+
+@functools.lru_cache(maxsize=8)
+def _ids_by_name(names: tuple[str, ...]) -> tuple[dict[str, int], ...]:
+  """Returns ids by name, and by folded name, where 0 is that of several."""
+  exact: dict[str, int] = {}
+  folded: dict[str, int] = {}
+  for i, name in enumerate(names[1:], 1):
+    exact.setdefault(name, i)
+    key = _fold(name)
+    folded[key] = 0 if key in folded else i
+  return exact, folded
 
 
 def from_layouts(
@@ -186,6 +228,8 @@ def from_graphs(
   Texts are like 'red circle A, left of, blue square; ...', where a letter
   distinguishes objects of the same name.
   """
+  for text in texts:
+    check_text(text)
   graphs = [_parse_graph(text, label_names) for text in texts]
   rows = _padded_labels([objects for objects, _ in graphs], config)
   # The readers' shape, so that graphs of any length have one program.
@@ -258,7 +302,7 @@ def class_count(config: ConfigDict, label_names: Sequence[str]) -> int:
 def _class_id(value: Any, count: int, label_names: Sequence[str]) -> int:
   if isinstance(value, str):
     name = value.strip()
-    if not name.isdecimal() or name in label_names:
+    if not name.isdecimal() or len(name) > 9 or name in label_names:
       return label_id(name, label_names)
     value = int(name)
   if not isinstance(value, numbers.Integral) or isinstance(value, bool):

@@ -41,6 +41,7 @@ WORD_SPECIAL = ('<pad>', '<unk>', '<bos>', '<eos>')
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+_NAMED = 10  # words that a warning names
 # Words and punctuation of vocabularies of whole words.
 _WORD = r'\w+|[^\w\s]'
 
@@ -269,9 +270,11 @@ def warn_of_unknown(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
   """Logs one warning that names words which the vocabulary does not have."""
   words = dict.fromkeys(w for text in texts for w in tokenizer.unknown(text))
   if words:
+    more = f' and {len(words) - _NAMED} more' if len(words) > _NAMED else ''
     logging.warning(
-      'the model does not know %s: its vocabulary has whole words only',
-      ', '.join(map(repr, words)),
+      'the model does not know %s%s: its vocabulary has whole words only',
+      ', '.join(map(_shortened, list(words)[:_NAMED])),
+      more,
     )
 
 

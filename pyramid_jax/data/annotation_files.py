@@ -16,7 +16,9 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import limits
+from pyramid_jax.files import bounded
 from pyramid_jax.files import json_text
+from pyramid_jax.files import retries
 
 
 def is_number(value: Any) -> bool:
@@ -147,14 +149,26 @@ def load_lines(path: pathlib.Path) -> list[tuple[int, str]]:
   not at the separators of Unicode, which a text may have.
 
   Raises:
-    UserError: the file is not UTF-8.
+    UserError: the file is not UTF-8, no file, or too large; or a line is.
   """
+  most = limits.ANNOTATION_BYTES
   try:
-    text = path.read_text(encoding='utf-8-sig')
-  except UnicodeDecodeError:
-    raise errors.UserError(f'{path}: not UTF-8 text.', errors.DATA) from None
-  lines = enumerate(text.split('\n'), 1)  # Opened as text, they end thus.
-  return [(number, line.strip()) for number, line in lines if line.strip()]
+    text = retries.read(lambda: bounded.text(path, most), path)
+  except ValueError as error:
+    raise errors.UserError(f'{path}: {error}.', errors.DATA) from None
+  text = text.replace('\r\n', '\n').replace('\r', '\n')
+  lines = []
+  for number, line in enumerate(text.split('\n'), 1):
+    if len(line) > limits.LINE_CHARACTERS:
+      fail(
+        path,
+        f'line {number}',
+        f'has {len(line)} characters, at most {limits.LINE_CHARACTERS} are'
+        ' read',
+      )
+    if stripped := line.strip():
+      lines.append((number, stripped))
+  return lines
 
 
 def _decode_counts(text: str) -> list[int]:

@@ -47,7 +47,10 @@ def read(path: pathlib.Path) -> Mapping[str, str]:
   """Reads rows 'ID,Name'; another row is a UserError."""
   names = {}
   for number, line in annotation_files.load_lines(path):
-    row = next(csv.reader([line]))
+    try:
+      row = next(csv.reader([line]))
+    except csv.Error:
+      row = []
     if len(row) != 2:
       annotation_files.fail(
         path, f'line {number}', f'must be ID,Name, got {line!r:.60}'

@@ -176,12 +176,11 @@ def check_pixels(image: Image.Image, path: str | os.PathLike) -> None:
   """Raises BrokenImage if an image is larger than any that is read."""
   width, height = image.size
   most, side = limits.IMAGE_PIXELS, limits.IMAGE_SIDE
-  if width * height > most or max(width, height) > side:
-    raise BrokenImage(
-      path,
-      f'{width}x{height} px, at most {most} pixels with sides of at most {side}'
-      ' are read',
-    )
+  size = f'{width}x{height} px'
+  if width * height > most:
+    raise BrokenImage(path, f'{size}, at most {most} pixels are read')
+  if max(width, height) > side:
+    raise BrokenImage(path, f'{size}, sides of at most {side} are read')
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def load_ids(path: pathlib.Path) -> set[int]:
   """
   ids = set()
   for number, line in annotation_files.load_lines(path):
-    if not line.isdecimal():
+    if not line.isdecimal() or len(line) > 18:
       annotation_files.fail(
         path, f'line {number}', f'must be an image id, got {line!r:.60}'
       )

@@ -225,6 +225,7 @@ def _layouts(
 def _label_sets(value: Any) -> list[list[str]]:
   """Returns sets of labels of a text, a set, or a list of either."""
   if isinstance(value, str):
+    rows_lib.check_text(value)
     return [[name.strip() for name in value.split(',') if name.strip()]]
   if isinstance(value, list | tuple):
     if all(isinstance(item, str) for item in value):

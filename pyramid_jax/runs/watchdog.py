@@ -160,7 +160,7 @@ def _run() -> None:
           leaving.at_once(errors.RESTART, problem, stacks())
     elif watch is not warned:
       warned = watch
-      logging.error('%s\n%s', problem, stacks())
+      logging.error(f'{problem}\n{stacks()}')
 
 
 def _forget() -> None:

@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import sys
+from typing import Any
 import warnings
 
 from absl import flags
@@ -27,6 +28,7 @@ from pyramid_jax.runs import whole_files
 
 
 METRICS = 'metrics.jsonl'
+_PACKAGE = os.path.dirname(errors.__file__)
 EVENTS = 'tensorboard'
 
 
@@ -40,6 +42,7 @@ def setup() -> None:
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.setFormatter(_Plain())
+  handler.addFilter(_in_line)
   # Absl's logger is one for all libraries; lines differ by their path.
   logging.get_absl_logger().addFilter(_is_ours)
   std_logging.getLogger('jax._src.xla_bridge').addFilter(_is_no_search)
@@ -66,6 +69,24 @@ class _Plain(std_logging.Formatter):
 def _is_ours(record: std_logging.LogRecord) -> bool:
   is_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
   return not is_orbax or record.levelno > std_logging.ERROR
+
+
+def _in_line(record: std_logging.LogRecord) -> bool:
+  """Escapes what no terminal shows in the values of a line: names, prompts.
+
+  A table is a line without values.
+  """
+  is_ours = record.pathname.startswith(_PACKAGE)
+  if is_ours and isinstance(record.args, tuple):
+    record.args = tuple(map(_escaped, record.args))
+  return True
+
+
+def _escaped(value: Any) -> Any:
+  if not isinstance(value, str | os.PathLike | BaseException):
+    return value
+  text = str(value)
+  return text if text.isprintable() else errors.printable(text)
 
 
 def _is_no_search(record: std_logging.LogRecord) -> bool:
@@ -141,6 +162,7 @@ def copied(
     std_logging.Formatter('%(asctime)s %(levelname)s %(message)s')
   )
   handler.addFilter(_is_ours)
+  handler.addFilter(_in_line)
   logger = logging.get_absl_logger()
   with errors.closing(handler):
     logger.addHandler(handler)

@@ -126,7 +126,7 @@ def _report(setup: setup_lib.Setup) -> None:
     setup.state.params, include_stats='sharding', jax_logging_process=0
   )
   trees = {'state': setup.state, 'pretrained': setup.frozen}
-  logging.info('%s', sharding.table(trees))
+  logging.info(sharding.table(trees))
 
 
 def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:

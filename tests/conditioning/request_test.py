@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import limits
 from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import tokenizers
 
@@ -185,3 +186,68 @@ def test_unknown_words_are_named_in_one_warning(caplog):
     request.from_text(['a Mauve circle', 'red mauve, shiny'], TOKENIZER)
   (warning,) = caplog.records
   assert "does not know 'Mauve', 'mauve', 'shiny': " in warning.getMessage()
+
+
+@pytest.mark.parametrize(
+  'box',
+  [
+    [0.5, 0.5, 0.5 + 1e-30, 1],
+    [0.5, 0.5, 1, 0.50001],
+    [0, 0, 10**400, 1],
+    [-(10**400), 0, 1, 1],
+    [0, 0, 1e308, 1],
+    [0.6, 0, 0.4, 1],
+    [0, 0, -0.0, 1],
+  ],
+)
+def test_boxes_of_nothing(box):
+  with pytest.raises(ValueError, match='with sides of at least 0.0001'):
+    request.parse_layouts([('red circle', box)], NAMES)
+
+
+def test_very_many_objects(monkeypatch):
+  monkeypatch.setattr(limits, 'LAYOUT_OBJECTS', 3)
+  one = [('red circle', (0, 0, 1, 1))]
+  assert len(request.parse_layouts([one] * 3, NAMES)) == 3
+  with pytest.raises(ValueError, match='4 objects, at most 3 are read'):
+    request.parse_layouts([one] * 4, NAMES)
+
+
+def test_names_of_labels_are_folded_once(monkeypatch):
+  request._ids_by_name.cache_clear()
+  folds = []
+  fold = request._fold
+  monkeypatch.setattr(
+    request, '_fold', lambda text: folds.append(text) or fold(text)
+  )
+  request.parse_layouts([('RED circle', (0, 0, 1, 1))] * 100, NAMES)
+  assert len(folds) == 100 + len(NAMES) - 1
+
+
+@pytest.mark.parametrize('letters', ['a', 'a ', '\U0001f600', '\u2028', '\x00'])
+def test_very_long_texts(letters):
+  most = limits.TEXT_CHARACTERS
+  text = (letters * most)[:most]
+  assert request.from_text([text], TOKENIZER)['condition_ids'].shape == (1, 24)
+  with pytest.raises(ValueError, match=f'has {most + 1} characters, at most'):
+    request.from_text(['a', text + 'a'], TOKENIZER)
+  with pytest.raises(ValueError, match=f'has {most + 1} characters, at most'):
+    request.from_graphs([text + 'a'], config(), TOKENIZER, NAMES)
+
+
+def test_texts_that_are_not_unicode():
+  with pytest.raises(ValueError, match=r"the text 'a\\udcff' is not Unicode"):
+    request.from_text(['a\udcff'], TOKENIZER)
+
+
+def test_very_many_unknown_words(caplog):
+  with caplog.at_level('WARNING', 'absl'):
+    request.from_text([' '.join(f'x{i}' for i in range(99))], TOKENIZER)
+  warning = caplog.records[-1].getMessage()
+  assert "'x8', 'x9' and 89 more: its vocabulary" in warning
+
+
+@pytest.mark.parametrize('text', ['9' * 5000, '1' * 400])
+def test_classes_of_very_many_digits(text):
+  with pytest.raises(ValueError, match='is not known'):
+    request.from_classes(text, config(), NAMES)

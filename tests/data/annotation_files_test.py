@@ -1,10 +1,14 @@
 import json
+import os
 import re
 
 import pytest
 
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.data import annotation_files as af
+from pyramid_jax.data import category_lists
+from pyramid_jax.data import object_index
 
 
 FIELDS = {'id': af.INTEGER, 'bbox': af.BBOX, 'width': af.POSITIVE}
@@ -104,3 +108,45 @@ def test_json_that_is_nested_too_deep(tmp_path):
   path.write_text('[' * 100_000)
   with pytest.raises(errors.UserError, match=r'a\.json: not JSON'):
     af.load_json(path)
+
+
+def test_lists_of_odd_lines(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_bytes(b'\xef\xbb\xbf1,a\r\n\r2,b\n\n 3,c ')
+  assert af.load_lines(path) == [(1, '1,a'), (3, '2,b'), (5, '3,c')]
+  path.write_bytes(b'1,a\n2,' + b'b' * limits.LINE_CHARACTERS)
+  with pytest.raises(errors.UserError, match='a.csv: line 2 has 100002 charac'):
+    af.load_lines(path)
+  path.write_bytes(b'1,a\n\xff')
+  with pytest.raises(errors.UserError, match='not UTF-8 text: byte 0xff at 4'):
+    af.load_lines(path)
+  os.mkfifo(tmp_path / 'pipe')
+  with pytest.raises(errors.UserError, match='pipe: a pipe, must be a file'):
+    af.load_lines(tmp_path / 'pipe')
+
+
+@pytest.mark.parametrize('line', ['1,"a', '1', '1,a,b', '\x00', '"' * 99])
+def test_rows_that_are_none(tmp_path, line):
+  path = tmp_path / 'a.csv'
+  path.write_text(f'1,ok\n{line}\n')
+  if line == '1,"a':  # as csv reads it
+    assert category_lists.read(path) == {'1': 'a'}
+    return
+  with pytest.raises(errors.UserError, match='line 2 must be ID,Name, got'):
+    category_lists.read(path)
+
+
+@pytest.mark.parametrize('line', ['x', '1.5', '-1', '9' * 19, '9' * 5000])
+def test_ids_that_are_none(tmp_path, line):
+  path = tmp_path / 'ids.txt'
+  path.write_text(f'12\n{line}\n')
+  with pytest.raises(errors.UserError, match='line 2 must be an image id, got'):
+    object_index.load_ids(path)
+
+
+@pytest.mark.parametrize('value', [2**63, -(2**63), 10**30, 1.0, True])
+def test_integers_have_64_bits(tmp_path, value):
+  section = af.Section(
+    tmp_path, {'a': [{**GOOD, 'id': value}, GOOD, GOOD]}, 'a', FIELDS
+  )
+  assert [i for i, _ in section] == [1, 2]

@@ -3,6 +3,7 @@ import io
 import json
 import logging as std_logging
 import os
+import pathlib
 import struct
 
 from absl import logging
@@ -258,3 +259,23 @@ def test_a_name_that_is_no_text_is_logged(tmp_path):
     logging.error('%s', os.fsdecode(b'a\xff'))
   text = (tmp_path / 'logs' / 'process_0.log').read_text()
   assert text.endswith('ERROR a\\udcff\n')
+
+
+def test_names_and_prompts_stay_in_their_line(tmp_path, monkeypatch):
+  hostile = 'a\nI0101 fake line\x1b[2J\u2028\r\x07b'
+  shown = r'a\nI0101 fake line\x1b[2J\u2028\r\x07b'
+  with logs.copied(tmp_path):
+    monkeypatch.setattr(logs, '_PACKAGE', os.path.dirname(__file__))
+    logging.warning('read %s as %d: %s', hostile, 3, OSError(hostile))
+    logging.warning('%s: %r', pathlib.Path(hostile), 'ä')
+    logging.warning('a table\nof two lines with 5 %')
+    monkeypatch.undo()
+    logging.warning('of another library: %s', 'a\nb')
+  lines = (tmp_path / 'logs' / 'process_0.log').read_text().splitlines()
+  want = [
+    f'read {shown} as 3: {shown}',
+    f"{shown}: 'ä'",
+    *('a table', 'of two lines with 5 %'),
+    *('of another library: a', 'b'),
+  ]
+  assert [line.rpartition('WARNING ')[2] for line in lines] == want

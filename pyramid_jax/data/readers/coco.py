@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import files as files_lib
+from pyramid_jax import limits
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import category_lists
@@ -305,10 +306,15 @@ def _captions(path: pathlib.Path) -> tuple[dict[int, str], list[str]]:
   section = annotation_files.Section(
     path, document, 'annotations', _CAPTION_FIELDS
   )
-  captions = object_index.first_captions(
-    (entry['image_id'], entry['caption']) for _, entry in section
-  )
-  return captions, section.check()
+  found = []
+  for i, entry in section:
+    if len(entry['caption']) > limits.TEXT_CHARACTERS:
+      section.leave_out(
+        i, f'has a "caption" of {len(entry["caption"])} characters'
+      )
+    else:
+      found.append((entry['image_id'], entry['caption']))
+  return object_index.first_captions(found), section.check()
 
 
 class CocoReader(annotated_objects.AnnotatedObjectsReader):

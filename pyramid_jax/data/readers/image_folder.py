@@ -93,7 +93,7 @@ def load_entries(path: pathlib.Path) -> dict[str, tuple[int, dict[str, Any]]]:
   entries: dict[str, tuple[int, dict[str, Any]]] = {}
   for number, line in annotation_files.load_lines(path):
     try:
-      entry = json_text.loads(line, most=limits.LINE_BYTES)
+      entry = json_text.loads(line, most=limits.LINE_CHARACTERS)
     except ValueError:
       entry = None
     if not isinstance(entry, dict) or not all(
@@ -103,6 +103,13 @@ def load_entries(path: pathlib.Path) -> dict[str, tuple[int, dict[str, Any]]]:
         path,
         f'line {number}',
         f'must be {{"file": TEXT, "caption": TEXT}}, got {line!r:.60}',
+      )
+    if len(entry['caption']) > limits.TEXT_CHARACTERS:
+      annotation_files.fail(
+        path,
+        f'line {number}',
+        f'has a caption of {len(entry["caption"])} characters, at most'
+        f' {limits.TEXT_CHARACTERS} are read',
       )
     name = pathlib.PurePosixPath(entry['file']).as_posix()
     entries.setdefault(name, (number, entry))

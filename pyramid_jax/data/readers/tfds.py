@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
@@ -178,7 +179,10 @@ class TfdsReader(file_reader.FileReader):
     if self._objects:
       example |= self._boxes(stored[self._objects], crop, flipped)
     if self.tokenizer is not None:
-      example |= self.text_arrays(_caption(stored[self._text]))
+      text = _caption(stored[self._text])
+      if len(text) > limits.TEXT_CHARACTERS:
+        raise images.BrokenImage(where, f'a text of {len(text)} characters')
+      example |= self.text_arrays(text)
     return example
 
   def _boxes(
@@ -276,4 +280,5 @@ def _caption(value: Any) -> str:
     value = value['text']
   if isinstance(value, list | tuple | np.ndarray):
     value = value[0] if len(value) else ''
-  return value.decode() if isinstance(value, bytes) else str(value)
+  is_bytes = isinstance(value, bytes)
+  return value.decode(errors='replace') if is_bytes else str(value)
