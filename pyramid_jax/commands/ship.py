@@ -72,7 +72,7 @@ def ship(
   stopping.check()
   workdir_lib.make(out)
   with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
-    compact.write(out, trees, _only_encodes(system.space))
+    compact.write(out, config, trees, _only_encodes(system.space))
   names = workdir_lib.read_labels(workdir)
   workdir_lib.write_record(out, config, names, [compact.FILE])
   return sum(file.stat().st_size for file in out.iterdir())

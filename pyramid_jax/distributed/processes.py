@@ -1,5 +1,7 @@
 """The index of this process and their number; no other module reads them."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -14,9 +16,10 @@ def is_main_process() -> bool:
   return jax.process_index() == 0
 
 
-def gathered(array: jax.Array) -> np.ndarray:
+def gathered(array: Any) -> np.ndarray:
   """Returns an array on the host; where it is split, all processes call it."""
-  if array.is_fully_addressable or array.is_fully_replicated:
+  is_split = isinstance(array, jax.Array) and not array.is_fully_addressable
+  if not is_split or array.is_fully_replicated:
     return np.asarray(array)
   from jax.experimental import multihost_utils
 

@@ -1,25 +1,33 @@
-"""A run without its checkpoints: what is sampled from, in one small file.
+"""A run without its checkpoints: what is sampled from, in one file.
 
 `WORKDIR/weights.safetensors` has the averaged parameters, the first stage, the
-untrained state and the step by their paths. Weights are float16; those of the
-part that is only read for edits are int8, with a float32 scale for each output
-channel under `PATH:scale`. All are float32 again when they are read.
+untrained state and the step by their paths. A run that ends writes it in
+float32, `commands/ship` in float16; those of the part that is only read for
+edits may be int8, with a float32 scale for each output channel under
+`PATH:scale`. All are float32 again when they are read. Its header has the step,
+the version of the library and the SHA-256 of the config as `config.to_json`
+writes it.
 
 Such runs come with the package, in `pyramid_jax/models/NAME`.
 """
 
 from collections.abc import Collection
 import contextlib
+import hashlib
+import importlib.metadata
 import os
 import pathlib
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.config import sums
 from pyramid_jax.distributed import initial
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.files import json_text
 from pyramid_jax.interop import safetensors_file
@@ -50,20 +58,29 @@ def is_there(workdir: Path) -> bool:
   return (pathlib.Path(workdir) / FILE).is_file()
 
 
-def write(workdir: Path, trees: Any, coarse: Collection[str] = ()) -> None:
-  """Writes the file of a workdir.
+def write(
+  workdir: Path,
+  config: ConfigDict,
+  trees: Any,
+  coarse: Collection[str] = (),
+  dtype: str = 'float16',
+) -> None:
+  """Writes the file of a workdir; all processes call it, one writes.
 
   Args:
     workdir: a folder that is there.
+    config: of the run.
     trees: {'params': tree, 'frozen': tree, 'extra': tree, 'step': number}.
     coarse: the paths of those weights that are written as int8.
+    dtype: of the other weights.
 
   Raises:
-    ValueError: a weight that float16 cannot hold.
+    ValueError: a weight that the type cannot hold.
+    UserError: the file cannot be written.
   """
   arrays: dict[str, np.ndarray] = {}
   for name, leaf in sharding.leaves(trees).items():
-    value = np.asarray(leaf)
+    value = processes.gathered(leaf)
     is_weight = name.startswith(('params/', 'frozen/'))
     if name in coarse and value.ndim > 1:
       axes = tuple(range(value.ndim - 1))
@@ -73,12 +90,27 @@ def write(workdir: Path, trees: Any, coarse: Collection[str] = ()) -> None:
       arrays[name + _SCALE] = scale.astype(np.float32)
     elif is_weight:
       with np.errstate(over='ignore'):
-        arrays[name] = value.astype(np.float16)
+        arrays[name] = value.astype(dtype)
     else:
       arrays[name] = value
     if not np.isfinite(arrays[name]).all():
-      raise ValueError(f'{name} has values that float16 cannot hold.')
-  safetensors_file.write(pathlib.Path(workdir) / FILE, arrays)
+      raise ValueError(f'{name} has values that {dtype} cannot hold.')
+  if processes.is_main_process():
+    about = {
+      'step': str(int(arrays['step'])),
+      'version': _version(),
+      'config_sha256': hashlib.sha256(
+        config_lib.to_json(config).encode()
+      ).hexdigest(),
+    }
+    safetensors_file.write(pathlib.Path(workdir) / FILE, arrays, about)
+
+
+def _version() -> str:
+  """Returns the version of the library, 'unknown' in a bare checkout."""
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    return importlib.metadata.version('pyramid_jax')
+  return 'unknown'
 
 
 def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:

@@ -73,7 +73,7 @@ class Hooks:
     # One pipeline a run, so that nothing is compiled twice; the weights follow.
     self._pipe = pipeline.Pipeline(
       setup.system,
-      _weights(setup.state, setup.frozen),
+      averaged_weights(setup.state, setup.frozen),
       setup.mesh,
       setup.config,
       setup.reader.label_names,
@@ -130,7 +130,7 @@ class Hooks:
     Scores and a preview are given up when a signal asks to stop; then the step
     is saved.
     """
-    pipe = self._pipe.with_weights(_weights(state, frozen))
+    pipe = self._pipe.with_weights(averaged_weights(state, frozen))
     with self._bar.pause():
       scores: Mapping[str, float] = {}
       if due.evaluate:
@@ -207,7 +207,7 @@ class Hooks:
     self._writer.write_images(step, {'samples': image})
 
 
-def _weights(
+def averaged_weights(
   state: run_state.TrainState, frozen: Mapping[str, Any]
 ) -> system_lib.Weights:
   """Returns the weights to sample with, averages in place."""

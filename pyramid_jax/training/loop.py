@@ -35,6 +35,7 @@ from pyramid_jax.runs import stopping
 from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers
+from pyramid_jax.training import export
 from pyramid_jax.training import hooks as hooks_lib
 from pyramid_jax.training import setup as setup_lib
 from pyramid_jax.training import step as step_lib
@@ -87,6 +88,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
   steps = config.train.steps
   if checkpoints.reaches(workdir, steps):
     logging.info('%s has its %d steps', workdir, steps)
+    export.complete(workdir, config)
     return
   logging.info('training %s in %s', config.name or config.system.name, workdir)
   setup = setup_lib.prepare(config, workdir)
@@ -115,8 +117,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
     errors.closing(store),
     stopping.finishing(config.train.grace_secs),
   ):
-    _loop(setup, step, state, frozen, store, held)
+    state = _loop(setup, step, state, frozen, store, held)
     store.wait()
+    held.check(now=True)
+    weights = hooks_lib.averaged_weights(state, frozen)
+    export.write(workdir, config, setup.reader.label_names, weights, steps)
 
 
 def _report(setup: setup_lib.Setup) -> None:
@@ -184,8 +189,8 @@ def _loop(
   frozen: Mapping[str, Any],
   store: checkpoints.Checkpoints,
   held: lock.Lock,
-) -> None:
-  """Runs the steps that are left; the last one is saved before it returns.
+) -> step_lib.TrainState:
+  """Runs the steps that are left; returns the last state, which is being saved.
 
   So is the step that was made when a signal asked to stop.
   """
@@ -245,6 +250,7 @@ def _loop(
         f'{stopping.reason()} after step {step}, which is saved; the same '
         'command goes on from there.'
       )
+  return state
 
 
 def _readable(batches: Iterator[Any]) -> Iterator[Any]:

@@ -90,6 +90,12 @@ FIELDS = {
     ' without it; launchers often kill after 30.',
     resumable=True,
   ),
+  'train.export': Field(
+    True,
+    'Whether a run that ends writes the weights that it samples from into'
+    ' WORKDIR/weights.safetensors, too.',
+    resumable=True,
+  ),
   'train.keep': _positive(
     3, 'The number of newest checkpoints that stay.', resumable=True
   ),

@@ -121,9 +121,9 @@ def test_first_stages_are_refused(folders, tmp_path, capsys):
 def test_values_beyond_float16_are_refused(tmp_path):
   trees = {'params': {'w': np.float32([7e4])}, 'step': np.int32(1)}
   with pytest.raises(ValueError, match='params/w .* float16 cannot hold'):
-    compact.write(tmp_path, trees)
-  zeros = {'params': {'w': np.zeros((2, 3), np.float32)}}
-  compact.write(tmp_path, zeros, coarse={'params/w'})
+    compact.write(tmp_path, config_lib.base('ldm'), trees)
+  trees['params'] = {'w': np.zeros((2, 3), np.float32)}
+  compact.write(tmp_path, config_lib.base('ldm'), trees, {'params/w'})
   assert compact.is_there(tmp_path)
 
 
