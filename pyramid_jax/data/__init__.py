@@ -6,8 +6,10 @@ import types
 
 from ml_collections import ConfigDict
 
+from pyramid_jax import files
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
+from pyramid_jax.data import checksums
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
 
@@ -23,6 +25,7 @@ READERS = {
   LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),
 }
 WITH_CAMERAS = ('image_folder', LATENTS)
+WITH_CHECKSUMS = ('image_folder', 'coco')  # others have their own
 WITH_MAPS = ('shapes', 'image_folder')  # that config.data.maps asks for
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
@@ -81,6 +84,11 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
       f'config.data.maps is {tuple(config.data.maps)}, must be () with'
       f' config.data.name = {name}: {" and ".join(WITH_MAPS)} alone have maps.'
     )
+  if config.data.checksums and name not in WITH_CHECKSUMS:
+    raise ValueError(
+      f'config.data.checksums is {config.data.checksums!r}, must be empty with'
+      f' config.data.name = {name}.'
+    )
   if missing:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
   if name == LATENTS and split != 'train':
@@ -134,4 +142,7 @@ def missing_inputs(
   find = getattr(_reader(config)[0], 'missing_inputs', None)
   if find is None:  # a reader that makes its data
     return []
-  return [*find(config, splits), *tokenizers.missing_inputs(config)]
+  lines = [*find(config, splits), *tokenizers.missing_inputs(config)]
+  listed = config.data.checksums
+  line = files.missing(listed, checksums.FIELD) if listed else ''
+  return [*lines, line] if line else lines

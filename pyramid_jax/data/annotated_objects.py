@@ -12,6 +12,7 @@ from pyramid_jax import errors
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import scene_graph
+from pyramid_jax.data import checksums
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
@@ -122,6 +123,8 @@ class AnnotatedObjectsReader(file_reader.FileReader):
       logging.warning('%s', line.decode())
     names = [name.decode() for name in index.files]
     self._files = {**dict.fromkeys(names, ''), **listing.located(folder, names)}
+    present = [file for file in self._files.values() if file]
+    self._checksums = checksums.Checksums(config, folder, present)
     absent = [name for name, file in self._files.items() if not file]
     if absent:
       counted = listing.counted('images', absent)
@@ -139,6 +142,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
         **identity.of_files(self._described),
         **identity.of_config(self._config),
       },
+      identity.CHECKSUMS: identity.of_checksums(self._config),
     }
 
   def _check_condition(self) -> None:
@@ -203,11 +207,14 @@ class AnnotatedObjectsReader(file_reader.FileReader):
       BrokenImage: it cannot be read, or has another shape.
     """
     name = self._index.files[index].decode()
-    path = self._folder / (self._files[name] or name)
+    file = self._files[name] or name
+    path = self._folder / file
     size = self._index.sizes[index]
-    image = images.read(path)
+    data = images.load_bytes(path)
+    self._checksums.check(file, path, data)
+    image = images.decode(data, path)
     if not _has_shape(image, size):
-      image = images.read(path, upright=True)
+      image = images.decode(data, path, upright=True)
     width, height = image.shape[1], image.shape[0]
     said = f'{width}x{height} px, its annotation says {size[0]:g}x{size[1]:g}'
     if not _has_shape(image, size):

@@ -7,6 +7,7 @@ from pyramid_jax.data import category_lists
 from pyramid_jax.data import degradation
 from pyramid_jax.data import images
 from pyramid_jax.data import reader
+from pyramid_jax.data import skipping
 from pyramid_jax.data import transforms
 
 
@@ -26,6 +27,22 @@ FIELDS = {
     ' sizes of images and the content of annotations are compared, so that an'
     ' image replaced by another of the same size is not noticed.',
     resumable=True,
+  ),
+  'data.broken_share': Field(
+    skipping.SHARE,
+    'The share of images that may be broken or gone before a run stops; of'
+    ' small sets up to 10, at most a quarter; 0 for none.',
+    low=0,
+    high=1,
+    resumable=True,
+  ),
+  'data.checksums': Field(
+    '',
+    'A list of sha256sum with all images of image_folder or coco, by names'
+    ' relative to data.root: each is verified whenever it is read, and one that'
+    ' differs is a broken image.',
+    resumable=True,
+    path=True,
   ),
   'data.image_size': Field(
     32, 'The height and width of an image in pixels.', low=1, high=ranges.SIDE

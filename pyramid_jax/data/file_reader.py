@@ -1,21 +1,14 @@
-"""What readers of image files have in common.
-
-A broken image is named, counted and replaced.
-"""
+"""What readers of image files have in common."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
 import functools
-import threading
-from typing import TypeVar
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import errors
 from pyramid_jax.conditioning import edges
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import tokenizers
@@ -24,78 +17,12 @@ from pyramid_jax.data import degradation
 from pyramid_jax.data import holes
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data import skipping
 from pyramid_jax.data import transforms
 
 
 _HOLES = 107  # word of the hash that makes holes
 Example = dict[str, np.ndarray]
-T = TypeVar('T')
-
-
-# Broken images that are tolerated in a set of any size; in large sets, one in
-# SHARE.
-ALWAYS = 10
-SHARE = 1000
-
-
-class Skipper:
-  """Replaces examples that cannot be read by the next ones that can.
-
-  The replacement depends on the files alone: the example of the next larger
-  index (after the last comes the first). Reading goes on as long as at most
-  max(10, one in 1000) different images are broken and one is not; then the
-  set is damaged, and the error says so. May be used by several threads.
-
-  Attributes:
-    report: `broken_images`, different ones, and `replaced_examples`.
-  """
-
-  def __init__(self, length: int, report: dict[str, int]):
-    """`report` is the reader's; it gets both counts at 0."""
-    self.report = report
-    self.report.update(broken_images=0, replaced_examples=0)
-    self._length = length
-    self._allowed = max(ALWAYS, length // SHARE)
-    self._broken: set[int] = set()
-    self._lock = threading.Lock()
-
-  def first_valid(self, index: int, load: Callable[[int], T]) -> tuple[int, T]:
-    """Returns the index that could be read and its example.
-
-    `load` makes the example of an index, or raises `BrokenImage`.
-
-    Raises:
-      UserError: too many are broken.
-    """
-    for step in range(self._length):
-      candidate = (index + step) % self._length
-      try:
-        value = load(candidate)
-      except images.BrokenImage as error:
-        self._note(candidate, error)
-        continue
-      if step:
-        with self._lock:
-          self.report['replaced_examples'] += 1
-      return candidate, value
-    raise errors.UserError(
-      f'none of the {self._length} images can be read.', errors.DATA
-    )
-
-  def _note(self, index: int, error: images.BrokenImage) -> None:
-    with self._lock:
-      if index in self._broken:
-        return
-      self._broken.add(index)
-      count = len(self._broken)
-      self.report['broken_images'] = count
-    logging.warning('Skipped a broken image: %s', error)
-    if count > self._allowed:
-      raise errors.UserError(
-        f'{count} of {self._length} images are broken, at most '
-        f'{self._allowed} are skipped; the last is {error}.',
-        errors.DATA,
-      ) from error
 
 
 class FileReader:
@@ -146,7 +73,8 @@ class FileReader:
     self._warned_of_cut = False
     self.keep_text = not train
     self._length = length
-    self._skipper = Skipper(length, self.report)
+    share = config.data.broken_share
+    self._skipper = skipping.Skipper(length, self.report, share)
 
   def __len__(self) -> int:
     return self._length
@@ -164,7 +92,7 @@ class FileReader:
     """Returns stacked examples; broken images are replaced.
 
     Raises:
-      UserError: too many images are broken (see `Skipper`).
+      UserError: too many images are broken (see `skipping`).
     """
     rows = []
     for index, draw in zip(np.asarray(indices), np.asarray(draws), strict=True):

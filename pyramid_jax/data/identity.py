@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import files
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
+from pyramid_jax.data import checksums
 from pyramid_jax.data import listing
 from pyramid_jax.files import retries
 from pyramid_jax.files import seals
@@ -31,6 +32,7 @@ IMAGES = 'images'  # The size of each in bytes.
 MAPS = 'maps'  # the same of semantic maps
 FILES = 'files'  # The SHA-256 of annotations, lists and vocabularies.
 SHARDS = 'shards'  # the SHA-256, or the number of examples, of each
+CHECKSUMS = 'checksums'  # The SHA-256 of their list.
 SOURCE = 'source'  # What makes the examples, and how.
 _UNITS = {IMAGES: ' bytes', MAPS: ' bytes'}
 _THREADS = 8
@@ -103,6 +105,12 @@ def of_config(config: ConfigDict) -> dict[str, str]:
         name = f'config.condition.{field}'
         paths[name] = files.local(config.condition[field], name)
   return of_files(paths)
+
+
+def of_checksums(config: ConfigDict) -> dict[str, str]:
+  """Returns the SHA-256 of the list of checksums, if there is one."""
+  path = checksums.path_of(config)
+  return {} if path is None else of_files({checksums.FIELD: path})
 
 
 def facts(identity: Identity) -> dict[str, dict[str, Any]]:

@@ -251,7 +251,11 @@ def read_map(path: str | os.PathLike) -> np.ndarray:
   Raises:
     BrokenImage: see `read`; or pixels of another kind.
   """
-  data = load_bytes(pathlib.Path(path))
+  return decode_map(load_bytes(pathlib.Path(path)), path)
+
+
+def decode_map(data: bytes, path: str | os.PathLike) -> np.ndarray:
+  """Decodes the bytes of a map of classes, see `read_map`."""
   return decode_as(data, path, lambda file: to_classes(file, path))
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
+import errno
 import functools
 import os
 import pathlib
@@ -15,11 +17,13 @@ from absl import logging
 
 from pyramid_jax import errors
 from pyramid_jax.data import images
+from pyramid_jax.files import retries
 
 
 MAP = '.map.png'  # what the semantic map of an image ends in
 CAPTIONS = 'captions.jsonl'
 HIDDEN = 'hidden'
+_OF_SYSTEM = ('lost+found',)  # folders of a file system itself
 NAMED = 3  # files that are named of those that are left out
 # Suffixes of images that are not read; without them they are a warning.
 UNREADABLE = (
@@ -42,7 +46,7 @@ def find_images(base: pathlib.Path, name: str) -> list[str]:
     name: what the errors call it.
 
   Raises:
-    UserError: there are no images.
+    UserError: there are no images, or a folder cannot be listed.
   """
   found: list[str] = []
   left_out: dict[str, list[str]] = {}
@@ -68,23 +72,19 @@ def _walk(base: pathlib.Path) -> Iterator[tuple[str, str]]:
   todo: list[tuple[str, tuple[str, ...]]] = [('', (os.path.realpath(base),))]
   while todo:
     prefix, parents = todo.pop()
-    try:
-      with os.scandir(base / prefix) as listed:
-        entries = list(listed)
-    except PermissionError:
-      yield prefix, 'folders without permission'
-      continue
-    for entry in entries:
+    for entry in _entries(base / prefix):
       path = f'{prefix}{entry.name}'
-      if not _is(entry.is_dir):
-        reason = _reason(entry)
+      with _named(base / path):
+        is_folder = _is(entry.is_dir)
+        reason = None if is_folder else _reason(entry)
+      if not is_folder:
         if reason is not None:
           yield path, reason
         continue
       real = os.path.join(parents[-1], entry.name)
       if entry.is_symlink():
         real = os.path.realpath(entry.path)
-      if entry.name.startswith('.'):
+      if entry.name.startswith('.') or entry.name in _OF_SYSTEM:
         yield path, HIDDEN
       elif real in parents:
         yield path, 'links to a folder that they lie in'
@@ -92,12 +92,46 @@ def _walk(base: pathlib.Path) -> Iterator[tuple[str, str]]:
         todo.append((f'{path}/', (*parents, real)))
 
 
+def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+  """Lists a folder; one that cannot be listed does not make a smaller set."""
+
+  def listed() -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+      return list(entries)
+
+  with _named(folder):
+    return retries.read(listed, folder)
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Makes a UserError of an OSError: data that cannot be looked at."""
+  try:
+    yield
+  except OSError as error:
+    raise _unseen(path, error) from error
+
+
+def _unseen(path: str | os.PathLike[str], error: OSError) -> errors.UserError:
+  return errors.UserError(
+    f'{os.fspath(path)}: {error.strerror or error}; without it the data would'
+    ' be others.',
+    errors.MISSING,
+  )
+
+
 def _is(test: Callable[[], bool]) -> bool:
   """Returns the kind of an entry; links in a circle are of none."""
-  try:
-    return test()
-  except OSError:
-    return False
+
+  def tested() -> bool:
+    try:
+      return test()
+    except OSError as error:
+      if error.errno != errno.ELOOP:
+        raise
+      return False
+
+  return retries.read(tested, 'a file')
 
 
 def _reason(entry: os.DirEntry[str]) -> str | None:
@@ -108,8 +142,8 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
   if name.endswith(MAP) or name == CAPTIONS:
     return None
   if not _is(entry.is_file):
-    is_link = entry.is_symlink()
-    return 'links that lead nowhere' if is_link else 'no regular files'
+    is_there = os.path.exists(entry.path)
+    return 'no regular files' if is_there else 'links that lead nowhere'
   if name.lower().endswith(images.SUFFIXES):
     return ''
   suffix = os.path.splitext(name.lower())[1]
@@ -117,7 +151,9 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
     return f'files of {suffix}'
   try:
     images.size(pathlib.Path(entry.path))
-  except images.BrokenImage:
+  except images.BrokenImage as error:
+    if isinstance(error.__cause__, OSError) and errors.number(error):
+      raise error.__cause__ from error
     return 'files without a suffix'
   return ''
 
@@ -197,15 +233,17 @@ def located(base: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
   """Returns files below a folder by the names that were asked for.
 
   A name may be in another Unicode form than that of the file. Absent files are
-  not in the result.
+  not in the result; a folder that cannot be listed is a UserError.
   """
 
   @functools.cache
   def listed(folder: str) -> dict[str, str]:
     try:
-      there = os.listdir(base / folder)
-    except OSError:
+      there = retries.read(lambda: os.listdir(base / folder), base / folder)
+    except (FileNotFoundError, NotADirectoryError):
       return {}
+    except OSError as error:
+      raise _unseen(base / folder, error) from error
     return {normal_form(x): x for x in there} | {x: x for x in there}
 
   @functools.cache

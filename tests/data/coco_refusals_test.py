@@ -31,7 +31,7 @@ def test_broken_image_is_replaced_and_counted(root):
   assert reader.batch(np.arange(1, 2), np.zeros(1, np.uint64))['id'] == 9
   for image_id in (9, 10):
     (path.parent / f'{image_id:012d}.jpg').write_bytes(b'')
-  with pytest.raises(errors.UserError, match='none of the 3 images'):
+  with pytest.raises(errors.UserError, match='2 of 3 images are broken'):
     reader.batch(np.arange(3), np.zeros(3, np.uint64))
 
 

@@ -1,5 +1,6 @@
 """Which files of a folder are images, and what the log says of the others."""
 
+import errno
 import logging
 import os
 import pathlib
@@ -8,7 +9,9 @@ from PIL import Image
 import pytest
 
 from pyramid_jax import errors
+from pyramid_jax.data import images
 from pyramid_jax.data import listing
+from pyramid_jax.files import retries
 
 
 def paint(path, **options):
@@ -114,16 +117,73 @@ def test_files_are_located_in_every_form(tmp_path):
   assert got == {'a.png': 'a.png', wanted: f'{apart}/{composed}.png'}
 
 
-def test_folders_without_permission_are_named(tmp_path, monkeypatch, logged):
+@pytest.mark.parametrize('number', [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_listed_is_no_smaller_set(
+  tmp_path, monkeypatch, number
+):
+  monkeypatch.setattr(retries, 'WAITS_SECS', (0.0, 0.0, 0.0))
   paint(tmp_path / 'a.png')
   paint(tmp_path / 'locked' / 'b.png')
   scan = os.scandir
 
   def refused(path):
     if pathlib.Path(path).name == 'locked':
-      raise PermissionError(13, 'Permission denied')
+      raise OSError(number, os.strerror(number))
     return scan(path)
 
   monkeypatch.setattr(os, 'scandir', refused)
+  words = f'locked: {os.strerror(number)}; without it the data would'
+  with pytest.raises(errors.UserError, match=words) as error:
+    listing.find_images(tmp_path, 'x')
+  assert error.value.code == errors.MISSING
+
+
+def test_a_folder_that_cannot_be_listed_for_a_moment(tmp_path, monkeypatch):
+  monkeypatch.setattr(retries, 'WAITS_SECS', (0.0, 0.0, 0.0))
+  paint(tmp_path / 'a' / 'b.png')
+  paint(tmp_path / 'lost+found' / 'c.png')
+  scan, fails = os.scandir, [errno.EIO, errno.ESTALE]
+
+  def failing(path):
+    if fails:
+      raise OSError(fails.pop(), 'failed')
+    return scan(path)
+
+  monkeypatch.setattr(os, 'scandir', failing)
+  assert listing.find_images(tmp_path, 'x') == ['a/b.png']
+  assert fails == []
+
+
+@pytest.mark.parametrize('number', [errno.EACCES, errno.EIO])
+def test_annotated_images_whose_folder_cannot_be_listed(
+  tmp_path, monkeypatch, number
+):
+  def refused(path):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(retries, 'WAITS_SECS', (0.0, 0.0, 0.0))
+  monkeypatch.setattr(os, 'listdir', refused)
+  with pytest.raises(errors.UserError, match=os.strerror(number)):
+    listing.located(tmp_path, ['a.png'])
+
+
+def test_links_to_devices_are_no_images(tmp_path, logged):
+  paint(tmp_path / 'a.png')
+  (tmp_path / 'b.png').symlink_to('/dev/zero')
+  (tmp_path / 'c.png').symlink_to('nowhere.png')
   assert listing.find_images(tmp_path, 'x') == ['a.png']
-  assert '1 folders without permission (locked/)' in logged.text
+  assert '1 no regular files (b.png)' in logged.text
+  assert '1 links that lead nowhere (c.png)' in logged.text
+
+
+def test_a_file_without_a_suffix_that_cannot_be_read(tmp_path, monkeypatch):
+  paint(tmp_path / 'photo', format='JPEG')
+
+  def failing(path):
+    error = OSError(errno.EIO, 'Input/output error')
+    raise images.BrokenImage(path, error.strerror) from error
+
+  monkeypatch.setattr(images, 'size', failing)
+  monkeypatch.setattr(retries, 'WAITS_SECS', (0.0, 0.0, 0.0))
+  with pytest.raises(errors.UserError, match='photo: Input/output error'):
+    listing.find_images(tmp_path, 'x')

@@ -38,6 +38,7 @@ from pyramid_jax.conditioning import camera
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import buckets
 from pyramid_jax.data import category_lists
+from pyramid_jax.data import checksums
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
@@ -192,6 +193,11 @@ class ImageFolderReader(file_reader.FileReader):
       )
     count = len(self._files)
     super().__init__(config, split, count, 'bicubic')
+    named = [
+      *self._files,
+      *(self._map_files[x] for x in self._files if self._map_files),
+    ]
+    self._checksums = checksums.Checksums(config, self._folder, named)
     self.report |= {what: number for what, number in absent.items() if number}
     self.id_counts = id_ranges.counts(config, self.label_names, self.tokenizer)
     self._classes = config.condition.map_classes
@@ -211,6 +217,7 @@ class ImageFolderReader(file_reader.FileReader):
         **identity.of_files(paths),
         **identity.of_config(self._config),
       },
+      identity.CHECKSUMS: identity.of_checksums(self._config),
     }
 
   def _keep(self, having: Container[str], lacks: str, hint: str) -> int:
@@ -248,8 +255,10 @@ class ImageFolderReader(file_reader.FileReader):
     def size(name: str) -> buckets.Shape:
       try:
         return images.size(self._folder / name)
-      except images.BrokenImage:  # reported when it is read
-        return (1, 1)
+      except images.BrokenImage as error:
+        if errors.is_transient(error):
+          raise errors.UserError(f'{error}.', errors.RESTART) from error
+        return (1, 1)  # The rest is reported when it is read.
 
     with futures.ThreadPoolExecutor(d.workers) as pool:
       sizes = np.array(list(pool.map(size, self._files)))
@@ -284,7 +293,9 @@ class ImageFolderReader(file_reader.FileReader):
 
   def _read_map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
     path = self._folder / self._map_files[name]
-    classes = images.read_map(path)
+    data = images.load_bytes(path)
+    self._checksums.check(self._map_files[name], path, data)
+    classes = images.decode_map(data, path)
     if classes.shape != shape[:2]:
       raise images.BrokenImage(
         path,
@@ -304,7 +315,10 @@ class ImageFolderReader(file_reader.FileReader):
   ) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`; see `FileReader.cut`."""
     name = self._files[index]
-    image = images.read(self._folder / name, upright=True)
+    path = self._folder / name
+    data = images.load_bytes(path)
+    self._checksums.check(name, path, data)
+    image = images.decode(data, path, upright=True)
     example, crop, flipped = self.cut(image, index, draw, shape)
     label = self._labels[name.split('/')[0]] if '/' in name else 0
     example['class'] = np.asarray(label, np.int32)
