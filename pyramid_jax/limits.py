@@ -86,3 +86,9 @@ SAFETENSORS_HEADER_BYTES = 16 << 20
 SAFETENSORS_TENSORS = 20_000
 INDEX_BYTES = 16 << 20  # of several files of safetensors
 CONFIG_BYTES = 16 << 20  # JSON beside the weights of a folder of diffusers
+
+# Downloads.
+FETCH_BYTES = 64 << 30  # of a file whose size is not known beforehand
+FETCH_WAIT_SECS = 30  # for the next byte
+FETCH_PATIENCE_SECS = 60  # after so long they have to come as fast as this:
+FETCH_BYTES_PER_SEC = 10_000

@@ -9,19 +9,18 @@ import os
 import pathlib
 import re
 from typing import Any
-import urllib.request
 
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax import limits
+from pyramid_jax.files import downloads
 from pyramid_jax.files import json_text
 from pyramid_jax.files import known
 
 
 File = known.File
 INDEX = '.safetensors.index.json'  # names further files of its folder
-_TIMEOUT_SECS = 30
-_CHUNK = 1 << 20
 
 
 def fetched(file: File, what: str) -> pathlib.Path:
@@ -64,14 +63,28 @@ def _of_cache(file: File, what: str) -> pathlib.Path | None:
 
 
 def _from_hub(file: File) -> pathlib.Path:
+  """Downloads a file into the cache; one of another hash is not kept there."""
   import huggingface_hub
 
   logging.info('fetching %s', file.address)
-  return pathlib.Path(
+  revision = file.revision or None
+  address = huggingface_hub.hf_hub_url(
+    file.repository, file.path, revision=revision
+  )
+  size = huggingface_hub.get_hf_file_metadata(address).size or 0
+  if size > limits.FETCH_BYTES or (file.size and size not in (0, file.size)):
+    most = file.size or limits.FETCH_BYTES
+    raise OSError(f'it has {size:,} bytes; needed: {most:,}')
+  path = pathlib.Path(
     huggingface_hub.hf_hub_download(
-      file.repository, file.path, revision=file.revision or None
+      file.repository, file.path, revision=revision
     )
   )
+  if problem := _difference(file, path):
+    path.resolve().unlink()  # the cache has links to its files
+    path.unlink(missing_ok=True)
+    raise OSError(f'what came {problem}')
+  return path
 
 
 def _from_site(file: File) -> pathlib.Path:
@@ -84,11 +97,8 @@ def _from_site(file: File) -> pathlib.Path:
     with errors.writing(file.place):
       file.place.parent.mkdir(parents=True, exist_ok=True)
       target = aside.open('wb', buffering=0)
-    with (
-      urllib.request.urlopen(file.address, timeout=_TIMEOUT_SECS) as source,
-      target,
-    ):
-      while chunk := source.read(_CHUNK):
+    with target:
+      for chunk in downloads.chunks(file.address, file.size):
         with errors.writing(file.place):
           target.write(chunk)
     if problem := _difference(file, aside):

@@ -100,7 +100,7 @@ def opened(
     raise ValueError('two members have one name')
   unpacked = stored = 0
   for member in found:
-    _check(member)
+    _check(member, size)
     is_packed = member.compress_type != zipfile.ZIP_STORED
     stored += member.compress_size if is_packed else member.file_size
     unpacked += member.file_size if is_packed else 0
@@ -114,8 +114,10 @@ def opened(
   return archive
 
 
-def _check(member: zipfile.ZipInfo) -> None:
+def _check(member: zipfile.ZipInfo, size: int) -> None:
   name = member.filename[:200]
+  if not 0 <= member.header_offset <= size - _LOCAL_HEADER:
+    raise ValueError(f'damaged: {name!r} is not in the file')
   if member.flag_bits & _ENCRYPTED:
     raise ValueError(f'{name!r} is encrypted')
   if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -134,8 +136,6 @@ def place(file: BinaryIO, member: zipfile.ZipInfo) -> int | None:
   if member.compress_type != zipfile.ZIP_STORED:
     return None
   name, size = member.filename[:200], os.fstat(file.fileno()).st_size
-  if not 0 <= member.header_offset <= size - _LOCAL_HEADER:
-    raise ValueError(f'damaged: {name!r} is not in the file')
   head = os.pread(file.fileno(), _LOCAL_HEADER, member.header_offset)
   if head[:4] != START:
     raise ValueError(f'damaged archive at {name!r}')

@@ -98,8 +98,10 @@ def config(path: Path) -> ConfigDict:
   made.update_from_flattened_dict(diffusers_scheduler.fields(scheduler))
   config_lib.add_first_stage(made, _first_stage(made, first))
   made.first_stage.checkpoint = os.fspath(weights['vae'])
-  with errors.user_errors(value=errors.DATA):
+  try:
     config_lib.validate(made)
+  except ValueError as error:
+    raise errors.UserError(f'{folder}: {error}', errors.DATA) from error
   return made.lock()
 
 

@@ -242,7 +242,7 @@ class LatentReader:
       if was != _as_json(value):
         raise errors.UserError(
           f'config.{name} is {value!r}, the latents in {self._folder} are of'
-          f' {was!r}.'
+          f' {was!r:.200}.'
         )
     self.autoencoder: str = manifest['autoencoder']
     self.label_names = tuple(manifest['label_names'])
@@ -252,6 +252,7 @@ class LatentReader:
     self._size = manifest['shard_size']
     self._length = manifest['count']
     self._open = functools.cache(self._checked)
+    self._rows: dict[str, tuple[int, ...]] | None = None  # their shapes
     shards = map(shard_name, range(-(-self._length // self._size)))
     record = lambda name: (self._folder / name).with_suffix('.json')
     absent = [name for name in shards if not record(name).is_file()]
@@ -276,7 +277,27 @@ class LatentReader:
         f' {str(want)[:16]}...: damaged; delete it and write it again.',
         errors.DATA,
       )
-    return mapped(file)
+    found = mapped(file)
+    self._check_rows(file, found, index)
+    return found
+
+  def _check_rows(
+    self, file: pathlib.Path, found: Mapping[str, np.ndarray], index: int
+  ) -> None:
+    """Raises a UserError for arrays that are not those of the other shards."""
+    count = min(self._size, self._length - index * self._size)
+    rows = {name: np.shape(x)[1:] for name, x in found.items()}
+    if self._rows is None:
+      self._rows = rows
+    is_whole = all(np.shape(x)[:1] == (count,) for x in found.values())
+    mirrored = {FLIPPED + name for name in rows if name.startswith(LATENTS)}
+    lacks_flips = self._flips and not mirrored <= rows.keys()
+    if rows != self._rows or not is_whole or lacks_flips:
+      raise errors.UserError(
+        f'{file} does not have {count} rows of the arrays of the other shards'
+        ' and its manifest.',
+        errors.DATA,
+      )
 
   def identity(self) -> identity.Identity:
     """Returns the shards and what they are of; see `reader.Reader`."""
