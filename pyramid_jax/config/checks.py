@@ -31,7 +31,8 @@ def _check(values: field_lib.Values, prefix: str = '') -> None:
       system = values['system.name']
       raise errors.UserError(sections.unknown(system, name, prefix))
     if name.startswith(sections.NETWORK):
-      problem = field_lib.free_problem(values[name])
+      low = sections.network_low(values, name)
+      problem = field_lib.free_problem(values[name], low)
       _refuse(values, prefix, field_lib.Broken(name, problem))
   for name, field in declared.fields.items():
     if name not in values:

@@ -122,21 +122,29 @@ class Field:
     return low <= item <= high and item not in (self.above, self.below)
 
 
-def free_problem(value: Any) -> str:
+def free_problem(value: Any, low: int | None = None) -> str:
   """Returns what a value without a declaration must be, '' if it is allowed.
 
   Such are the arguments of the constructors of networks.
+
+  Args:
+    value: of any type.
+    low: the least whole number; None for the largest with a minus.
   """
   if isinstance(value, list | tuple):
-    return next(filter(None, map(free_problem, value)), '')
+    return next(filter(None, (free_problem(x, low) for x in value)), '')
   if isinstance(value, str):
     return '' if _is_unicode(value) else UNICODE
   if isinstance(value, bool) or not isinstance(value, int | float):
     return ''
   if isinstance(value, float) and not math.isfinite(value):
     return FINITE
-  most = ranges.NETWORK if isinstance(value, int) else ranges.REAL
-  return '' if abs(value) <= most else f'in [-{_shown(most)}, {_shown(most)}]'
+  is_whole = isinstance(value, int)
+  high = ranges.NETWORK if is_whole else ranges.REAL
+  least = low if is_whole and low is not None else -high
+  if least <= value <= high:
+    return ''
+  return f'in [{_shown(least)}, {_shown(high)}]'
 
 
 def _is_unicode(text: str) -> bool:

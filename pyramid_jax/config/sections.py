@@ -31,6 +31,7 @@ FIRST_STAGE = 'first_stage.'
 FIRST_STAGE_SYSTEM = 'autoencoder'
 CHECKPOINT = 'checkpoint'  # a field of a nested first stage alone
 NETWORK = 'network.'  # constructor fields of the network, which are free
+_MAY_BE_NONE = ('blocks', 'depth', 'frequencies')  # ends of such arguments
 _CHECKPOINT_FIELD = field_lib.Field(
   '',
   'Workdir or weight file of the trained first stage; empty to train it in'
@@ -140,12 +141,37 @@ def network_type(values: field_lib.Values, name: str) -> Any:
     values: the flat config.
     name: 'network.width', or 'first_stage.network.width'.
   """
+  found, field = _network_field(values, name)
+  return None if found is None else typing.get_type_hints(found).get(field)
+
+
+def network_low(values: field_lib.Values, name: str) -> int | None:
+  """Returns the least whole number that an argument of a network may be.
+
+  That is 1, or 0 of what may be none, or the default where that is less; None
+  for names that the constructor does not have.
+
+  Args:
+    values: the flat config.
+    name: see `network_type`; 'network.ddconfig.ch' is part of an argument.
+  """
+  found, field = _network_field(values, name)
+  first, _, rest = field.partition('.')
+  default = getattr(found, first, 1)
+  if found is None or first not in typing.get_type_hints(found):
+    return None
+  low = 0 if (rest or first).endswith(_MAY_BE_NONE) else 1
+  return min(low, default) if type(default) is int else low
+
+
+def _network_field(
+  values: field_lib.Values, name: str
+) -> tuple[type | None, str]:
+  """Returns the class of a network, None if not known, and the argument."""
   prefix = FIRST_STAGE if name.startswith(FIRST_STAGE) else ''
   found = of(values[f'{prefix}system.name']).network_class
-  if found is None:
-    return None
   own = {
     k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)
   }
   field = name.removeprefix(prefix + NETWORK)
-  return typing.get_type_hints(found(own)).get(field)
+  return None if found is None else found(own), field

@@ -189,6 +189,7 @@ class Pipeline(sampler.Sampler):
     source = self._source(request, config, given.rows, settings, count)
     rows = source(np.arange(1))
     self.check(rows, settings)
+    self.check_memory(rows, settings, min(config.sample.batch_size, count))
     larger = None
     if self.upsampler is not None:
       larger = self.upsampler._larger(request, settings, count, rows)

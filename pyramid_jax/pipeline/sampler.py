@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import copy
 import dataclasses
 import functools
+import math
 from typing import Any
 from typing import Self
 from typing import cast
@@ -24,6 +25,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.pipeline import footprint
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import stopping
 from pyramid_jax.systems import system as system_lib
@@ -32,6 +34,7 @@ from pyramid_jax.systems import system as system_lib
 Rows = Mapping[str, Any]
 # Streams of noise count down from here; numbers of images stay below.
 _STREAMS = 2**32
+_LARGER = 4  # times the pixels of training, from which on memory is looked at
 _NAMED = 8  # images that an error names, at most
 
 
@@ -144,11 +147,34 @@ class Sampler:
     if settings.strength is not None:
       system.edited(weights, stages, _edit(_finished(batch), settings.strength))
 
-  def _check_start(self, rows: Rows, settings: settings_lib.Settings) -> None:
-    """Refuses finished scales of other shapes than this system's."""
-    start = settings.extent.start
-    extent = dataclasses.replace(settings.extent, start=(), last=len(start) - 1)
-    _, wanted, _ = jax.eval_shape(
+  def check_memory(
+    self, rows: Rows, settings: settings_lib.Settings, size: int
+  ) -> None:
+    """Tells before sampling what a larger shape than that of training needs.
+
+    Args:
+      rows: arrays of conditions, (N, ...) each.
+      settings: how images are sampled.
+      size: how many images are made at a time.
+
+    Raises:
+      OutOfMemory: the images alone need more memory than there is.
+    """
+    square = self._generative().image_size ** 2
+    if math.prod(settings.extent.shape or (0, 0)) <= _LARGER * square:
+      return
+    extent = dataclasses.replace(settings.extent, start=())
+    program, *arguments = self._of_one(rows, settings, extent)
+    footprint.check(program, arguments, self.mesh, size)
+
+  def _of_one(
+    self,
+    rows: Rows,
+    settings: settings_lib.Settings,
+    extent: system_lib.Extent,
+  ) -> tuple[Any, ...]:
+    """Returns the program of sampling, and its arguments for one image."""
+    return (
       functools.partial(self._generate, strength=settings.strength),
       self.weights,
       np.zeros((1, 2), np.uint32),
@@ -156,6 +182,12 @@ class Sampler:
       _leaves_float32(settings.spec),
       extent,
     )
+
+  def _check_start(self, rows: Rows, settings: settings_lib.Settings) -> None:
+    """Refuses finished scales of other shapes than this system's."""
+    start = settings.extent.start
+    extent = dataclasses.replace(settings.extent, start=(), last=len(start) - 1)
+    _, wanted, _ = jax.eval_shape(*self._of_one(rows, settings, extent))
     for number, (given, want) in enumerate(zip(start, wanted, strict=True)):
       if given.shape[1:] != want.shape[1:] or not len(given):
         raise errors.UserError(

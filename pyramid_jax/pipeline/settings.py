@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.config import ranges
 from pyramid_jax.config import sections
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks.layers import attention
@@ -107,4 +108,5 @@ def _plain(value: Any, kind: type) -> Any:
   if hasattr(value, 'tolist'):  # of NumPy or JAX
     return _plain(value.tolist(), kind)
   is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  return float(value) if kind is float and is_whole else value
+  is_float = kind is float and is_whole and abs(value) <= ranges.WHOLE
+  return float(value) if is_float else value

@@ -8,6 +8,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.config import sections
+from tests.helpers import configs
 
 
 NUMBERS = (
@@ -118,3 +119,24 @@ def test_texts_can_be_written_to_json():
     config.network.kind = 'a'
     with pytest.raises(errors.UserError, match=f'{name} is .*, must be of who'):
       config_lib.complete(config, {name: text})
+
+
+@pytest.mark.parametrize(
+  ('file', 'name', 'low'),
+  [
+    ('frido_shapes.py:debug', 'network.model_channels', 1),
+    ('frido_shapes.py:debug', 'network.num_res_blocks', 0),
+    ('frido_shapes.py:debug', 'network.grid_frequencies', 0),
+    ('frido_shapes.py:debug', 'network.channel_mult', 1),
+    ('frido_shapes.py:debug', 'first_stage.network.ddconfig.ch', 1),
+    ('frido_shapes.py:debug', 'first_stage.network.shared_num_res_blocks', 0),
+    ('diffit_shapes.py:debug', 'network.head_dim', 1),
+  ],
+)
+def test_arguments_of_networks_have_a_least_number(file, name, low):
+  config = configs.load(file)
+  config_lib.complete(config, {name: str(low)})
+  with pytest.raises(
+    errors.UserError, match=rf'{name} is .*, must be in \[{low}, 1048576\]'
+  ):
+    config_lib.complete(config, {name: str(low - 1)})

@@ -88,7 +88,7 @@ def check_overrides(system, texts):
   assert config_lib.to_json(config) == before
 
 
-@hostile.examples(60, given=overrides())
+@hostile.examples(40, given=overrides())
 def test_overrides_are_taken_or_refused(given):
   check_overrides(*given)
 
@@ -137,7 +137,7 @@ def check_file(system, values):
     check_round_trip(config)
 
 
-@hostile.examples(40, given=files())
+@hostile.examples(30, given=files())
 def test_a_config_file_is_read_or_refused(given):
   check_file(*given)
 
