@@ -1,4 +1,4 @@
-"""How much memory sampling takes at least, told before it starts."""
+"""How much memory sampling takes at least, known before it starts."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator

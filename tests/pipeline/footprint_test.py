@@ -1,4 +1,4 @@
-"""What a large shape needs is told before anything is compiled."""
+"""What a large shape needs is said before anything is compiled."""
 
 import logging
 
