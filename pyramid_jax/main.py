@@ -23,6 +23,7 @@ from pyramid_jax import errors
 from pyramid_jax.commands import options
 from pyramid_jax.config import command_line
 from pyramid_jax.config import listing
+from pyramid_jax.config import paths
 from pyramid_jax.runs import writers
 
 
@@ -47,6 +48,8 @@ def _config(
 ) -> tuple[ConfigDict, pathlib.Path | None]:
   """Returns the config, complete, and the workdir if it is given."""
   file, workdir = given.values['config'], given.values['workdir']
+  if workdir is not None:
+    workdir = paths.folder(workdir, '--workdir')
   if file is not None:
     config = config_lib.load(file)
   elif workdir is not None:
@@ -59,7 +62,7 @@ def _config(
       ' --workdir=DIR of a run; see --help.'
     )
   config = config_lib.complete(config, given.overrides)
-  return config, None if workdir is None else pathlib.Path(workdir)
+  return config, workdir
 
 
 def programs() -> dict[str, str]:

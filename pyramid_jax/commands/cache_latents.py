@@ -198,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   )
   text('--config', 'FILE.py[:variant,...]')
   text('--first_stage', 'workdir or weight file')
-  text('--output', 'folder to write')
+  folder = command_line.folder('--output')
+  parser.add_argument('--output', required=True, type=folder, help='to write')
   parser.add_argument('--count', type=int, default=0, help='images; 0 = all')
   positive = command_line.above_zero(int)
   parser.add_argument('--shard_size', type=positive, default=1024)
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       run(
         config,
         flags.first_stage,
-        pathlib.Path(flags.output),
+        flags.output,
         count=flags.count,
         shard_size=flags.shard_size,
         batch_size=flags.batch_size,

@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     '--checkpoint', type=command_line.path, help='PyTorch, safetensors or npz'
   )
   parser.add_argument(
-    '--workdir', required=True, type=command_line.path, help='folder to write'
+    '--workdir',
+    required=True,
+    type=command_line.folder('--workdir'),
+    help='folder to write',
   )
   parser.add_argument(
     '--allow_missing',

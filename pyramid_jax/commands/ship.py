@@ -108,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prog='python -m pyramid_jax.commands.ship',
     description='Writes the weights of a run into one small file.',
   )
-  folder = lambda text: pathlib.Path(text).expanduser()
-  parser.add_argument('--workdir', required=True, type=folder, help='of a run')
-  parser.add_argument('--out', required=True, type=folder, help='a new folder')
+  for name, words in (('--workdir', 'of a run'), ('--out', 'a new folder')):
+    kind = command_line.folder(name)
+    parser.add_argument(name, required=True, type=kind, help=words)
   parser.add_argument('--step', type=int, help='of the checkpoint')
 
   def body(flags: argparse.Namespace, config: Any) -> None:

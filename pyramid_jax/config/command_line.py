@@ -6,6 +6,8 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
+import pathlib
 import re
 import sys
 import traceback
@@ -153,9 +155,13 @@ def exit_code(command: Callable[[], int | None]) -> int:
   A UserError is one line, any other exception keeps its traceback.
   """
   try:
-    return command() or errors.OK
+    code = command() or errors.OK
+    with errors.writing('the standard output', folder='/'):
+      sys.stdout.flush()
+    return code
   except errors.UserError as error:
-    sys.stderr.write(f'error: {error}\n')
+    with contextlib.suppress(OSError):  # the log, on a disk that is full
+      sys.stderr.write(f'error: {error}\n')
     return error.code
   except Exception:
     traceback.print_exc()
@@ -168,6 +174,15 @@ def path(text: str) -> str:
     return ','.join(map(paths.expand, text.split(',')))
   except errors.UserError as error:
     raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def folder(option: str) -> Callable[[str], pathlib.Path]:
+  """Returns the `type` of a flag that takes a folder to write, or of a run."""
+
+  def known(text: str) -> pathlib.Path:
+    return paths.folder(text, option)
+
+  return known
 
 
 def at_least(low: int) -> Callable[[str], int]:

@@ -5,8 +5,10 @@ that are not those of a file here, are left as they are.
 """
 
 from collections.abc import Callable
+import errno
 import functools
 import os
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -53,6 +55,33 @@ def _is_name(text: str) -> bool:
   except UnicodeEncodeError:
     return False
   return len(name) <= _LONGEST and 0 not in name
+
+
+def folder(path: str, option: str) -> pathlib.Path:
+  """Returns a folder to write, or of a run, which need not exist.
+
+  Args:
+    path: see `expand`.
+    option: what it was given for, such as '--workdir', for the message.
+
+  Raises:
+    UserError: see `expand`; or no system or library takes such a name.
+  """
+  expanded = expand(path, option)
+  given = f'{option}={path}'
+  try:
+    expanded.encode()
+    os.lstat(expanded)
+  except (FileNotFoundError, NotADirectoryError):
+    pass  # whoever reads or writes it says so
+  except UnicodeEncodeError as error:
+    raise errors.UserError(f'{given}: the name is not UTF-8.') from error
+  except ValueError as error:
+    raise errors.UserError(f'{given}: {error}.') from error
+  except OSError as error:
+    code = errors.USAGE if error.errno == errno.ENAMETOOLONG else errors.OUTPUT
+    raise errors.UserError(f'{given}: {error.strerror}.', code) from error
+  return pathlib.Path(expanded)
 
 
 def absolute(path: str) -> str:

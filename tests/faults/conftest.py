@@ -11,6 +11,7 @@ import re
 import pytest
 
 from tests.helpers import fork_server
+from tests.helpers import written_commands
 
 
 HERE = pathlib.Path(__file__).parent
@@ -31,3 +32,9 @@ def server():
   """Starts command lines of the fakes in processes of their own, quickly."""
   with fork_server.Server() as started:
     yield started
+
+
+@pytest.fixture(scope='session')
+def untroubled(server, tmp_path_factory):
+  """Returns the results of commands that nothing happens to, by their kind."""
+  return written_commands.results(server, tmp_path_factory.mktemp('untroubled'))
