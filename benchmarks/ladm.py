@@ -236,7 +236,8 @@ def _draw_path(
   grid = np.concatenate(
     [np.asarray(data_images.to_uint8(c)) for c in columns], 2
   )
-  whole_files.save_png(pathlib.Path(file), np.concatenate(grid))
+  whole_files.make_folder(pathlib.Path(file).parent)
+  whole_files.save_png(file, np.concatenate(grid))
 
 
 if __name__ == '__main__':

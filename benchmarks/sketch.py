@@ -277,6 +277,7 @@ def _print_strengths() -> None:
   for strength in map(float, _SDEDIT.value):
     score(f'SDEdit | {strength:g}', _sdedit(pipe, settings, strength))
   if _FIGURE.value:
+    whole_files.make_folder(pathlib.Path(_FIGURE.value).parent)
     whole_files.save_png(_FIGURE.value, _figure(config, reader, run.mesh, rows))
 
 

@@ -48,7 +48,7 @@ from pyramid_jax.systems import autoencoder
 
 
 Arrays = dict[str, np.ndarray]
-Encode = Callable[[Any, Mapping[str, jax.Array]], dict[str, jax.Array]]
+Encode = Callable[[Any, Mapping[str, Any]], dict[str, jax.Array]]
 
 
 def run(
@@ -112,6 +112,11 @@ def run(
   on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
   process, number = processes.process_part()
   shards = range(process, -(-total // shard_size), number)
+  left = [x for x in shards if not latent_cache.is_there(output, x)]
+  need = min(len(left) * shard_size, total) * _image_bytes(
+    reader, lambda batch: encode(params, batch)
+  )
+  errors.check_room(f'{len(left)} shards in {output}', need, output)
   for done in progress.Progress(range(len(shards)), shard_size, 'shard'):
     index = shards[done]
     if not latent_cache.is_written(output, index):
@@ -166,6 +171,17 @@ def make_encode(
     return arrays | latents(params, image)
 
   return encode
+
+
+def _image_bytes(
+  reader: Any, encode: Callable[[Arrays], Mapping[str, jax.Array]]
+) -> int:
+  """Returns the bytes that an image takes in a shard; nothing is computed."""
+  draws = batches_lib.Batches(reader, 1, seed=0, shuffle=False)
+  with errors.user_errors(value=errors.DATA):
+    batch = reader.batch(*draws.order(0))
+  arrays = jax.eval_shape(encode, batch)
+  return sum(x.size * x.dtype.itemsize for x in arrays.values())
 
 
 def _shard(

@@ -5,7 +5,6 @@ that are not those of a file here, are left as they are.
 """
 
 from collections.abc import Callable
-import errno
 import functools
 import os
 import pathlib
@@ -19,6 +18,7 @@ from pyramid_jax.config import sections
 
 
 _LONGEST = 255  # bytes of a name of a file or folder
+_BELOW = 300  # bytes of a path that the files of a run need, at most
 
 
 def expand(path: str, option: str = '') -> str:
@@ -69,18 +69,18 @@ def folder(path: str, option: str) -> pathlib.Path:
   """
   expanded = expand(path, option)
   given = f'{option}={path}'
+  longest = os.pathconf('/', 'PC_PATH_MAX') - _BELOW
   try:
-    expanded.encode()
+    if len(os.path.abspath(expanded).encode()) > longest:
+      raise errors.UserError(f'{given}: longer than {longest} bytes.')
     os.lstat(expanded)
-  except (FileNotFoundError, NotADirectoryError):
-    pass  # whoever reads or writes it says so
   except UnicodeEncodeError as error:
     raise errors.UserError(f'{given}: the name is not UTF-8.') from error
-  except ValueError as error:
-    raise errors.UserError(f'{given}: {error}.') from error
+  except (FileNotFoundError, NotADirectoryError):
+    pass  # whoever reads or writes it says so
   except OSError as error:
-    code = errors.USAGE if error.errno == errno.ENAMETOOLONG else errors.OUTPUT
-    raise errors.UserError(f'{given}: {error.strerror}.', code) from error
+    text = f'{given}: {error.strerror}.'
+    raise errors.UserError(text, errors.OUTPUT) from error
   return pathlib.Path(expanded)
 
 

@@ -224,6 +224,8 @@ def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
   else:
     split = options.get('split') or 'train'
     real = sources.of_split(config, split, evaluator.mesh, shuffle=True)
+  need = min(real.count, KEPT) * network_lib.FEATURES * 4
+  errors.check_room(path, need)
   digest, first = hashlib.sha256(), []
 
   def noted(places: np.ndarray, images: np.ndarray) -> None:

@@ -25,9 +25,11 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import arrays
+from pyramid_jax.files import retries
 from pyramid_jax.metrics import states as states_lib
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import progress
+from pyramid_jax.runs import reading
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import whole_files
@@ -124,13 +126,17 @@ class Store:
   def load(self, states: States) -> tuple[int, States]:
     """Returns the number of finished batches, and the states after them.
 
-    Files that are damaged are as good as none, with a warning.
+    Files that are damaged or missing are as good as none, with a warning.
+
+    Raises:
+      UserError: storage does not give them.
     """
-    try:
-      last, states = self._newest(states)
-    except (ValueError, OSError, LookupError) as error:
-      logging.warning('starting anew: %s', error)
-      last = 0
+    with reading.storage(self._folder):
+      try:
+        last, states = self._newest(states)
+      except (ValueError, LookupError, FileNotFoundError) as error:
+        logging.warning('starting anew: %s', error)
+        last = 0
     self._last = last
     self._note(states)
     if processes.is_main_process():
@@ -226,7 +232,7 @@ class Store:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    return arrays.load(path)
+    return retries.read(lambda: arrays.load(path), path)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 

@@ -9,6 +9,7 @@ which is sampled with, and Stable Diffusion's autoencoder.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import shutil
@@ -212,6 +213,9 @@ def write(
   Raises:
     UserError: the folder cannot be written.
   """
+  fields = (getattr(weights, x.name) for x in dataclasses.fields(weights))
+  arrays = [x for x in jax.tree.leaves(list(fields)) if hasattr(x, 'nbytes')]
+  errors.check_room(workdir, sum(x.nbytes for x in arrays))
   remove = functools.partial(_remove, workdir)
   try:
     with leaving.released(remove):

@@ -119,6 +119,7 @@ def write(
   path = pathlib.Path(path)
   # the library writes the memory of an array as it lies
   ordered = {k: np.asarray(v, order='C') for k, v in arrays.items()}
+  errors.check_room(path, sum(x.nbytes for x in ordered.values()))
   with errors.writing(path), whole_files.private(path) as aside:
     safetensors_numpy.save_file(ordered, aside, dict(metadata or {}))
     aside.chmod(0o644)  # the library lets the owner alone read it

@@ -5,13 +5,14 @@ under its name when it is whole, so whatever ends the process, what lies there
 are rows that were added, and the same rows can be added after them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from collections.abc import Mapping
-import contextlib
+import operator
 import pathlib
 import re
 import shutil
 from typing import IO
+from typing import TypeVar
 import zipfile
 
 from absl import logging
@@ -19,6 +20,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.files import arrays as arrays_lib
+from pyramid_jax.files import retries
 from pyramid_jax.runs import whole_files
 
 
@@ -27,6 +29,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # of members: files do not depend on the clock
 _MODE = 0o644 << 16  # of members
 
 Arrays = Mapping[str, np.ndarray]
+T = TypeVar('T')
 
 
 class ArrayParts:
@@ -59,7 +62,7 @@ class ArrayParts:
   def _is_whole(self, last: int) -> bool:
     path = self._path((self.count, last))
     try:
-      arrays_lib.contents(path)
+      retries.read(lambda: arrays_lib.contents(path), path)
     except ValueError as error:
       logging.warning('%s: %s; it is made again', path, error)
       return False
@@ -70,7 +73,7 @@ class ArrayParts:
 
   def add(self, arrays: Arrays) -> None:
     """Adds rows (B, ...) of all arrays; on the disk when it returns."""
-    whole_files.make_folder(self._folder)
+    whole_files.make_folder(self._folder, within=self._folder.parent)
     part = self.count, self.count + len(next(iter(arrays.values())))
     whole_files.save_arrays(self._path(part), arrays)
     self._parts.append(part)
@@ -92,10 +95,9 @@ class ArrayParts:
     for part in self._parts:
       low, high = max(first, part[0]), min(last, part[1])
       if low < high:
-        with _loaded(self._path(part)) as file:
-          for name in file:
-            rows = file[name][low - part[0] : high - part[0]]
-            columns.setdefault(name, []).append(rows)
+        for name, rows in _read(self._path(part), dict).items():
+          cut = rows[low - part[0] : high - part[0]]
+          columns.setdefault(name, []).append(cut)
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
   def write_npz(self, path: pathlib.Path, prefix: str) -> None:
@@ -124,9 +126,8 @@ class ArrayParts:
     }
     np.lib.format.write_array_header_1_0(out, header)
     for part in self._parts:
-      with _loaded(self._path(part)) as file:
-        rows = np.ascontiguousarray(file[name], dtype)
-      out.write(rows.tobytes())
+      rows = _read(self._path(part), operator.itemgetter(name))
+      out.write(np.ascontiguousarray(rows, dtype).tobytes())
 
   def _headers(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Returns the shape of a row and the type of each array."""
@@ -136,19 +137,22 @@ class ArrayParts:
     }
     texts = [name for name, (_, dtype) in found.items() if dtype.kind in 'SU']
     for part in self._parts if texts else ():
-      with _loaded(self._path(part)) as file:
-        for name in texts:
-          shape, dtype = found[name]
-          found[name] = shape, np.promote_types(dtype, file[name].dtype)
+      dtypes = lambda file: {name: file[name].dtype for name in texts}
+      for name, other in _read(self._path(part), dtypes).items():
+        shape, dtype = found[name]
+        found[name] = shape, np.promote_types(dtype, other)
     return found
 
 
-@contextlib.contextmanager
-def _loaded(path: pathlib.Path) -> Iterator[Arrays]:
-  """Opens a part; what is damaged is a UserError."""
-  try:
+def _read(path: pathlib.Path, function: Callable[[Arrays], T]) -> T:
+  """Returns what a function takes of a part; damage is a UserError."""
+
+  def once() -> T:
     with arrays_lib.opened(path) as file:
-      yield file
+      return function(file)
+
+  try:
+    return retries.read(once, path)
   except ValueError as error:
     raise errors.UserError(
       f'{path} is damaged ({error}): delete it and run the same command again.',

@@ -21,6 +21,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.files import json_text
+from pyramid_jax.files import retries
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import whole_files
@@ -105,13 +106,24 @@ class SampleFiles:
     whole_files.save_text(self.folder / _REQUEST, text)
 
   def add(self, batch: Batch) -> None:
-    """Writes the next images, which count when this returns."""
+    """Writes the next images, which count when this returns.
+
+    Raises:
+      UserError: there is no room for all that are left to be made, or they
+        cannot be written.
+    """
     images, rows, scales = batch
-    for number, image in enumerate(images, self._parts.count):
-      whole_files.save_png(self._png(number), image)
     arrays = {'arr_0': images, **rows}
     latents = {f'latent_{s}': z for s, z in enumerate(scales)}
-    self._parts.add(_named('samples/', arrays) | _named('latents/', latents))
+    part = _named('samples/', arrays) | _named('latents/', latents)
+    size = sum(x.nbytes for x in part.values()) // len(images)
+    left = self.count - self._parts.count
+    # In the end the archives are written while the parts are there.
+    need = (left + self.count) * size
+    errors.check_room(f'{left} samples in {self.folder}', need, self.folder)
+    for number, image in enumerate(images, self._parts.count):
+      whole_files.save_png(self._png(number), image)
+    self._parts.add(part)
 
   def finish(self, draw: Draw) -> None:
     """Writes the archives and the grid of all images.
@@ -181,7 +193,7 @@ def clear(folder: pathlib.Path) -> None:
 def _read(path: pathlib.Path) -> dict[str, Any]:
   """Returns a record, {} for none or a damaged one."""
   try:
-    record = json_text.read(path)
+    record = retries.read(lambda: json_text.read(path), path)
   except (FileNotFoundError, ValueError):
     return {}
   return record if isinstance(record, dict) else {}

@@ -82,6 +82,8 @@ class Saver:
               create_directories_asynchronously=False
             ),
           )
+        # Orbax would begin a workdir anew that was moved away.
+        pathlib.Path(self._workdir).stat()
         self._orbax.save(path, args=args)
     except BaseException:
       self._abandon()
@@ -158,7 +160,7 @@ class Saver:
   def _remove_leftovers(self) -> None:
     """Removes what killed processes have left; the lock says that they are."""
     if processes.is_main_process():
-      self._folder.mkdir(parents=True, exist_ok=True)
+      self._folder.mkdir(exist_ok=True)
       for path in step_folders.leftovers(self._workdir):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -109,14 +109,29 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-  """Writes an (H, W, 3) uint8 image, see `save`; makes its folder if needed."""
-  folder = pathlib.Path(path).parent
-  make_folder(folder)
+  """Writes an (H, W, 3) uint8 image, see `save`."""
   write = lambda file: Image.fromarray(image).save(file, format='PNG')
   save(path, write, durable=False)
 
 
-def make_folder(folder: pathlib.Path) -> None:
-  """Makes a folder if it is not there; one that cannot be is a UserError."""
+def make_folder(
+  folder: pathlib.Path, within: pathlib.Path | None = None
+) -> None:
+  """Makes a folder, and those above it, if they are not there.
+
+  Args:
+    folder: of the files to be written.
+    within: a folder above it that is not made: a workdir that was moved away
+      does not begin anew where it was.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+
+  def once() -> None:
+    if within is not None:
+      within.stat()
+    folder.mkdir(parents=True, exist_ok=True)
+
   with errors.writing(folder):
-    retries.repeat(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+    retries.repeat(once, folder)

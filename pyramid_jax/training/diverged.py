@@ -168,7 +168,7 @@ def _write(
   for earlier in _earlier(setup.workdir):
     shutil.rmtree(earlier)
   folder = setup.workdir / DIRECTORY / str(step)
-  whole_files.make_folder(folder)
+  whole_files.make_folder(folder, within=setup.workdir)
   report = _report(setup, step, metrics)
   where = checkpoints.directory(setup.workdir)
   report['state'] = {**state, 'folder': f'{where}/{state["step"]}.{DIRECTORY}'}

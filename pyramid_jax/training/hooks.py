@@ -203,6 +203,7 @@ class Hooks:
 
   def _write_preview(self, step: int, image: np.ndarray) -> None:
     folder = self._setup.workdir / 'samples'
+    whole_files.make_folder(folder, within=self._setup.workdir)
     whole_files.save_png(folder / f'step_{step:08d}.png', image)
     self._writer.write_images(step, {'samples': image})
 

@@ -93,6 +93,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
   logging.info('training %s in %s', config.name or config.system.name, workdir)
   setup = setup_lib.prepare(config, workdir)
   _report(setup)
+  leaves = jax.tree.leaves(checkpoints.items_of(setup.state))
+  need = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+  errors.check_room(f'a checkpoint in {workdir}', need, workdir)
   stopping.check()
   with stopping.worker() as pool:  # XLA compiles meanwhile
     compiled = pool.submit(_compile, setup)

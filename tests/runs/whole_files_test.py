@@ -97,12 +97,23 @@ def test_two_processes_write_one_file(tmp_path):
 
 def test_images_and_arrays(tmp_path):
   image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-  whole_files.save_png(tmp_path / 'new' / 'x.png', image)
-  png = np.asarray(Image.open(tmp_path / 'new' / 'x.png'))
+  whole_files.save_png(tmp_path / 'x.png', image)
+  png = np.asarray(Image.open(tmp_path / 'x.png'))
   np.testing.assert_array_equal(png, image)
   whole_files.save_arrays(tmp_path / 'x.npz', {'x': image})
   with np.load(tmp_path / 'x.npz') as file:
     np.testing.assert_array_equal(file['x'], image)
+
+
+def test_folders_are_made_within_what_is_there(tmp_path):
+  folder = tmp_path / 'run' / 'a' / 'b'
+  with pytest.raises(errors.UserError, match='run: No such file') as found:
+    whole_files.make_folder(folder, within=tmp_path / 'run')
+  assert found.value.code == errors.OUTPUT
+  assert os.listdir(tmp_path) == []
+  whole_files.make_folder(folder)
+  whole_files.make_folder(folder / 'c', within=tmp_path / 'run')
+  assert (folder / 'c').is_dir()
   (tmp_path / 'file').touch()
   with pytest.raises(errors.UserError, match='file/x: Not a directory'):
-    whole_files.save_png(tmp_path / 'file' / 'x' / 'y.png', image)
+    whole_files.make_folder(tmp_path / 'file' / 'x')

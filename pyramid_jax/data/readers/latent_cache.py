@@ -118,11 +118,17 @@ def write_shard(
   whole_files.save_text(file.with_suffix('.json'), json.dumps(record))
 
 
+def is_there(folder: pathlib.Path, index: int) -> bool:
+  """Whether there are the files of a shard."""
+  file = folder / shard_name(index)
+  return file.is_file() and file.with_suffix('.json').is_file()
+
+
 def is_written(folder: pathlib.Path, index: int) -> bool:
   """Whether a shard is there, whole."""
   file = folder / shard_name(index)
   record = file.with_suffix('.json')
-  if not (file.is_file() and record.is_file()):
+  if not is_there(folder, index):
     return False
   return _read_json(record).get('sha256') == _sha256(file)
 
