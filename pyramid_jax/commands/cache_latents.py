@@ -20,6 +20,7 @@ import argparse
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import pathlib
 from typing import Any
 
@@ -94,12 +95,7 @@ def run(
   params = pretrained.load(system, config, mesh, output, only=name)[name]
   total = count or len(reader)
   manifest = {
-    'format': latent_cache.FORMAT,
-    'autoencoder': hashes.digest(params),
-    'network': config.first_stage.system.network,
-    'data': config.data.to_dict(),
-    'fixed': latent_cache.fixed_fields(config),
-    'label_names': list(reader.label_names),
+    **_manifest(config, params, reader),
     'count': total,
     'shard_size': shard_size,
     'flips': flips,
@@ -107,23 +103,33 @@ def run(
   whole_files.make_folder(output)
   if processes.is_main_process():
     latent_cache.write_manifest(output, manifest)
-  model = autoencoder.network(config.first_stage)
-  encode = make_encode(model, reader.finish, flips)
+  network = autoencoder.network(config.first_stage)
+  encode = make_encode(network, reader.finish, flips)
   on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
   process, number = processes.process_part()
   shards = range(process, -(-total // shard_size), number)
+  images_of = lambda index: range(total)[index * shard_size :][:shard_size]
   left = [x for x in shards if not latent_cache.is_there(output, x)]
-  need = min(len(left) * shard_size, total) * _image_bytes(
-    reader, lambda batch: encode(params, batch)
-  )
-  errors.check_room(f'{len(left)} shards in {output}', need, output)
+  count = sum(len(images_of(index)) for index in left)
+  _check_room(output, count, reader, functools.partial(encode, params))
   for done in progress.Progress(range(len(shards)), shard_size, 'shard'):
     index = shards[done]
     if not latent_cache.is_written(output, index):
-      images = range(total)[index * shard_size :][:shard_size]
-      arrays = _shard(reader, on_mesh, images, batch_size)
+      arrays = _shard(reader, on_mesh, images_of(index), batch_size)
       latent_cache.write_shard(output, index, arrays)
   logging.info('%d latents in %s', total, output)
+
+
+def _manifest(config: ConfigDict, params: Any, reader: Any) -> dict[str, Any]:
+  """Says what the latents are of, and which autoencoder makes them."""
+  return {
+    'format': latent_cache.FORMAT,
+    'autoencoder': hashes.digest(params),
+    'network': config.first_stage.system.network,
+    'data': config.data.to_dict(),
+    'fixed': latent_cache.fixed_fields(config),
+    'label_names': list(reader.label_names),
+  }
 
 
 def _check(config: ConfigDict, flips: bool) -> None:
@@ -173,15 +179,19 @@ def make_encode(
   return encode
 
 
-def _image_bytes(
-  reader: Any, encode: Callable[[Arrays], Mapping[str, jax.Array]]
-) -> int:
-  """Returns the bytes that an image takes in a shard; nothing is computed."""
+def _check_room(
+  output: pathlib.Path,
+  count: int,
+  reader: Any,
+  encode: Callable[[Arrays], Mapping[str, jax.Array]],
+) -> None:
+  """Refuses a folder without room for so many images; nothing is computed."""
   draws = batches_lib.Batches(reader, 1, seed=0, shuffle=False)
   with errors.user_errors(value=errors.DATA):
-    batch = reader.batch(*draws.order(0))
-  arrays = jax.eval_shape(encode, batch)
-  return sum(x.size * x.dtype.itemsize for x in arrays.values())
+    batch = mesh_lib.numeric(reader.batch(*draws.order(0)))
+  arrays = jax.eval_shape(encode, batch).values()
+  size = sum(x.size * x.dtype.itemsize for x in arrays)
+  errors.check_room(f'{count} latents in {output}', count * size, output)
 
 
 def _shard(

@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_weights(
 ):
   monkeypatch.setattr(loading, 'load', lambda *args: pytest.fail('loaded'))
   (tmp_path / 'samples').write_text('in the way')
-  with pytest.raises(errors.UserError, match='cannot write in') as info:
+  with pytest.raises(errors.UserError, match='cannot write') as info:
     sample.run(configs.of_task('text'), tmp_path, asked)
   assert info.value.code == errors.OUTPUT
   assert (tmp_path / 'samples').read_text() == 'in the way'
