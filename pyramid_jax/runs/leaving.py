@@ -48,6 +48,8 @@ def at_once(code: int, message: str, details: str = '') -> NoReturn:
   """
   _GATE.acquire()
   text = f'{details}error: {message}\n'
+  if os.isatty(2):
+    text = f'\n{text}'  # a bar may be there
   threads = [
     threading.Thread(target=function, args=arguments, daemon=True)
     for function, arguments in ((_release, ()), (_say, (text,)))

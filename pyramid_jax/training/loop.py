@@ -159,7 +159,9 @@ def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
   def run(state, frozen, batch):
     shape = batch['image'].shape
     if shape not in programs:
-      programs[shape] = compiled(batch)
+      limit = watchdog.limit_of(setup.config, _START_LIMIT)
+      with watchdog.watched('the compilation', limit):
+        programs[shape] = stopping.call(compiled, batch)
     return programs[shape](state, frozen, batch)
 
   return run
@@ -198,24 +200,13 @@ def _loop(
   So is the step that was made when a signal asked to stop.
   """
   train = setup.config.train
-  first, last = int(state.step), train.steps
+  first = int(state.step)
   ahead = 0 if mesh_lib.needs_blocking(setup.mesh) else _AHEAD
-  reading = batches_lib.prefetch(
-    setup_lib.batches(setup.config, setup.reader),
-    first,
-    last,
-    lambda batch: mesh_lib.place(setup.mesh, batch),
-    threads=setup.config.data.workers,
-  )
   pending: deque[tuple[int, Any]] = deque()
-  limits = (
-    watchdog.limit_of(setup.config, name)
-    for name in ('train.step_limit_secs', _START_LIMIT)
-  )
   with (
-    reading as batches,
+    _reading(setup, first) as batches,
     errors.closing(hooks_lib.Hooks(setup, store, first)) as hooks,
-    watchdog.watched('the device', *limits) as watch,
+    _watched(setup) as watch,
   ):
 
     def settle(count: int, is_written: bool = False) -> None:
@@ -231,8 +222,12 @@ def _loop(
 
     step = first
     for step, batch in enumerate(_readable(batches), first + 1):
-      with jax.profiler.StepTraceAnnotation('train', step_num=step):
-        state, metrics = step_fn(state, frozen, batch)
+      try:
+        with jax.profiler.StepTraceAnnotation('train', step_num=step):
+          state, metrics = step_fn(state, frozen, batch)
+      except stopping.Stopped:  # while it was compiled
+        step -= 1
+        break
       pending.append((step, metrics))
       held.check()
       store.check()
@@ -254,6 +249,29 @@ def _loop(
         'command goes on from there.'
       )
   return state
+
+
+def _reading(
+  setup: setup_lib.Setup, first: int
+) -> contextlib.AbstractContextManager[Iterator[Any]]:
+  """Returns the batches of the steps after the first ones, on the mesh."""
+  config = setup.config
+  return batches_lib.prefetch(
+    setup_lib.batches(config, setup.reader),
+    first,
+    config.train.steps,
+    lambda batch: mesh_lib.place(setup.mesh, batch),
+    threads=config.data.workers,
+  )
+
+
+def _watched(
+  setup: setup_lib.Setup,
+) -> contextlib.AbstractContextManager[watchdog.Watch]:
+  """Returns the watch of steps; the first one belongs to the start."""
+  names = 'train.step_limit_secs', _START_LIMIT
+  limits = (watchdog.limit_of(setup.config, name) for name in names)
+  return watchdog.watched('the device', *limits)
 
 
 def _readable(batches: Iterator[Any]) -> Iterator[Any]:

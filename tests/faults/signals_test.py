@@ -56,7 +56,8 @@ def sampling(server, folder, *flags, **options):
 def test_signals_while_a_run_resumes(server, tmp_path, variant, number):
   folder, begun = tmp_path / 'run', tmp_path / 'begun'
   command = f'--config={fork_server.FAKE}{variant}', f'--workdir={folder}'
-  flags = '--config.train.steps=5', '--config.train.keep=9'
+  every = [f'--config.train.{x}_every=1' for x in ('eval', 'sample')]
+  flags = '--config.train.steps=5', '--config.train.keep=9', *every
   start = lambda: server.start(*command, *flags)
   child = server.start(*command, *flags, '--config.train.steps=2')
   assert child.wait() == errors.OK, child.text()
@@ -145,6 +146,17 @@ def test_a_signal_ends_a_run_whose_reader_hangs(server, tmp_path, number):
   assert child.wait(8) == errors.RESTART, child.text()
   stopped.check_stopped(child, folder)
   assert 'which is saved' in child.text()
+
+
+def test_a_signal_gives_up_scores_and_saves_the_step(server, tmp_path):
+  flag = '--config.train.eval_every=2'
+  child = server.fake(tmp_path, flag, **hanging('scores'))
+  child.until(lambda: checkpoints.steps(tmp_path))
+  time.sleep(0.5)
+  child.send(signal.SIGTERM)
+  stopped.check_stopped(child, tmp_path)
+  assert 'after step 2, which is saved' in child.text()
+  assert checkpoints.steps(tmp_path)[0] == 2
 
 
 def test_a_second_interrupt_leaves_at_once(server, tmp_path):

@@ -4,7 +4,6 @@ Also a config file: `python tests/helpers/fake_run.py --config=THIS_FILE ...` is
 the command line of the library with these two in place of the real ones.
 """
 
-import sys
 import time
 
 import jax
@@ -13,10 +12,10 @@ import numpy as np
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
-from pyramid_jax import main
 from pyramid_jax import systems
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.networks import pretrained
+from pyramid_jax.runs import entry
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
 
@@ -165,4 +164,4 @@ def install(setattr=setattr):
 
 if __name__ == '__main__':
   install()
-  sys.exit(main.run())
+  entry.run('pyramid_jax.main', 'run')

@@ -10,6 +10,7 @@ import threading
 import time
 
 from pyramid_jax import errors
+from pyramid_jax.evaluation import scoring
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import checkpoints
 from tests.helpers import fake_run
@@ -113,6 +114,9 @@ def hang():
     _patch(fake_run.Reader, 'batch', int(after))
   elif what == 'save':
     _patch(checkpoints.Checkpoints, 'wait', int(after))
+  elif what == 'scores':
+    hanging = lambda pipe: threading.Event().wait()
+    scoring.during_training = lambda *arguments: hanging
   elif what == 'thread':
     threading.Thread(target=threading.Event().wait).start()
 

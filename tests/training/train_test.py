@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -256,7 +257,10 @@ def test_a_validation_split_without_images_ends_no_run_late(
   assert not (tmp_path / 'metrics.jsonl').exists()
 
 
-def test_a_program_for_every_shape_of_a_bucket(tmp_path, monkeypatch):
+@pytest.fixture
+def in_buckets(monkeypatch):
+  """Gives the fakes images of two shapes; returns a config."""
+
   class Reader(fake_run.Reader):
     def __init__(self, config):
       super().__init__(config)
@@ -271,6 +275,40 @@ def test_a_program_for_every_shape_of_a_bucket(tmp_path, monkeypatch):
   readers = {'train': Reader, 'val': fake_run.Reader}
   create = lambda config, split: readers[split](config)
   monkeypatch.setattr(data, 'create', create)
+  return fake_run.config(data__buckets=4, train__steps=6)
+
+
+def test_a_signal_while_another_shape_is_compiled(
+  tmp_path, monkeypatch, in_buckets
+):
+  end, compiled = threading.Event(), []
+  compile_step = state_lib.compile_step
+
+  def hanging(*arguments):
+    compiled.append(arguments)
+    if len(compiled) == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+      end.wait()
+    return compile_step(*arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(state_lib, 'compile_step', hanging)
+    with pytest.raises(errors.UserError, match='which is saved') as info:
+      train.run(in_buckets, tmp_path)
+  end.set()
+  assert info.value.code == errors.RESTART
+  stopped = checkpoints.steps(tmp_path)[0]
+  assert f'after step {stopped},' in str(info.value)
+  assert 0 < stopped < 6
+  train.run(in_buckets, tmp_path)
+  assert [row['step'] for row in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+  train.run(in_buckets, tmp_path / 'whole')
+  assert content(tmp_path, 6) == content(tmp_path / 'whole', 6)
+
+
+def test_a_program_for_every_shape_of_a_bucket(
+  tmp_path, monkeypatch, in_buckets
+):
   compile_step, compiled = state_lib.compile_step, []
 
   def counted(step, mesh, state, frozen, batch):
@@ -278,7 +316,7 @@ def test_a_program_for_every_shape_of_a_bucket(tmp_path, monkeypatch):
     return compile_step(step, mesh, state, frozen, batch)
 
   monkeypatch.setattr(state_lib, 'compile_step', counted)
-  train.run(fake_run.config(data__buckets=4, train__steps=6), tmp_path)
+  train.run(in_buckets, tmp_path)
   assert sorted(compiled) == [(4, 8), (8, 4)]
   rows = lines(tmp_path)
   assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
