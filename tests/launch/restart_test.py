@@ -18,7 +18,7 @@ QUICK = {'PAUSE_SECS': '0', 'RESTARTS': '3'}
 CODES = {
   value
   for name, value in vars(errors).items()
-  if name.isupper() and isinstance(value, int)
+  if name.isupper() and name[0] != '_' and isinstance(value, int)
 }
 
 
