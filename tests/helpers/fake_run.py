@@ -54,6 +54,7 @@ class System:
 
   def __init__(self, config):
     self.width = config.network.width
+    self.dtype = config.dtype
     self.two = 'first_stage' in config
     self.path = config.first_stage.checkpoint if self.two else ''
     if self.width < 1:
@@ -85,7 +86,9 @@ class System:
     if self.two:
       first = weights.frozen['first_stage']['w']
       x = x + x @ first @ jnp.ones((self.width, 8)) / 8
-    made = x @ params['generator']['w'] + params['generator']['b']
+    w = params['generator']['w'].astype(self.dtype)
+    made = (x.astype(self.dtype) @ w).astype(x.dtype)
+    made += params['generator']['b']
     made += 0.1 * jax.random.normal(key, made.shape[1:])
     error = jnp.mean(jnp.square(made - batch['y']))
     critic = lambda z: jnp.mean(z @ params['critic']['v'])

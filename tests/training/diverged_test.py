@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from pyramid_jax.runs import state as run_state
 from pyramid_jax.runs import step_meta
 from pyramid_jax.training import diverged
 from pyramid_jax.training import loop
+from pyramid_jax.training import optimizer
 from tests.helpers import fake_run
 
 
@@ -208,9 +210,11 @@ def test_a_resume_after_skipped_steps_is_bit_equal(tmp_path, monkeypatch):
     loop.run(fake_run.config(train__steps=steps, **fields), tmp_path / 'parts')
   assert trees(tmp_path / 'parts', 8) == trees(tmp_path / 'whole', 8)
   whole, parts = lines(tmp_path / 'whole'), lines(tmp_path / 'parts')
-  for row in (*whole, *parts):
-    del row['seconds'], row['images_per_sec']
-  assert parts == whole
+  times = ('secs', 'seconds', 'images_per_sec')
+  steps = lambda rows: [
+    {k: x for k, x in row.items() if not k.endswith(times)} for row in rows
+  ]
+  assert steps(parts) == steps(whole)
 
 
 def test_a_run_that_diverged_goes_on_with_steps_to_skip(tmp_path, monkeypatch):
@@ -244,3 +248,28 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
   said = diverges(config, tmp_path)
   assert checkpoints.steps(tmp_path) == []
   assert 'critic' in said
+
+
+def test_a_spike_of_the_loss_runs_on(tmp_path, monkeypatch):
+  rate = optimizer.learning_rate
+  monkeypatch.setattr(
+    optimizer,
+    'learning_rate',
+    lambda config, count: (
+      rate(config, count) * jnp.where(count == 3, 100.0, 1.0)
+    ),
+  )
+  fields = {'learning_rate': 0.1, 'clip_norm': 1.0, 'steps': 8, 'keep': 20}
+  fields = {f'train__{name}': value for name, value in fields.items()}
+  config = fake_run.config(**fields)
+  loop.run(config, tmp_path)
+  rows = lines(tmp_path)
+  assert [row['step'] for row in rows] == list(range(1, 9))
+  assert rows[3]['learning_rate'] == pytest.approx(100 * 0.1)
+  assert rows[4]['loss'] > 3 * rows[3]['loss']
+  assert rows[4]['grad_norm'] > 3 * rows[3]['grad_norm']  # before it is cut
+  assert rows[4]['grad_norm'] > config.train.clip_norm
+  assert all(np.isfinite(row['loss']) for row in rows)
+  # Every step is saved and none is taken back.
+  assert checkpoints.steps(tmp_path) == list(range(8, 0, -1))
+  assert not (tmp_path / diverged.DIRECTORY).exists()
