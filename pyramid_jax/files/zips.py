@@ -29,6 +29,8 @@ DAMAGE = (
   *CUT,
 )
 _ENCRYPTED = 0x1  # a bit of a member's flags
+_TAIL = (1 << 16) + 22  # bytes in which the end of an archive begins
+_MANY = 0xFFFF  # as a number of members: it is elsewhere
 _LOCAL_HEADER = 30  # bytes of a member's header, before its name
 
 
@@ -96,6 +98,8 @@ def opened(
   found, size = archive.infolist(), os.fstat(file.fileno()).st_size
   if len(found) > members:
     raise ValueError(f'{len(found)} members; limit: {members}')
+  if _said(file, size) not in (len(found), _MANY):
+    raise ValueError('damaged: the directory lacks members')
   if len(archive.NameToInfo) < len(found):
     raise ValueError('two members have one name')
   unpacked = stored = 0
@@ -112,6 +116,16 @@ def opened(
       f' {inflated + ratio * size}, unless they are stored without compression'
     )
   return archive
+
+
+def _said(file: BinaryIO, size: int) -> int:
+  """Returns how many members the end of an archive says that it has.
+
+  The library believes the bytes of the directory, which may be a part of it.
+  """
+  tail = os.pread(file.fileno(), _TAIL, max(size - _TAIL, 0))
+  with damage():
+    return struct.unpack_from('<H', tail, tail.rindex(EMPTY) + 10)[0]
 
 
 def _check(member: zipfile.ZipInfo, size: int) -> None:

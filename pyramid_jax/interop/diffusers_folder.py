@@ -238,7 +238,7 @@ def _tokenizer(folder: pathlib.Path, length: int) -> dict[str, Any]:
   pad = pad.get('content') if isinstance(pad, dict) else pad
   with errors.user_errors(value=errors.DATA):
     ids = tokenizers.clip_vocabulary(os.fspath(vocab))
-  if pad not in ids:
+  if not isinstance(pad, str) or pad not in ids:
     options.refuse('pad_token', pad, 'a token of the vocabulary')
   return {
     'vocab_file': os.fspath(vocab),

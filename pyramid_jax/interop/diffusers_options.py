@@ -57,6 +57,13 @@ class Options:
       self.refuse(name, value, 'a number above 0')
     return float(value)
 
+  def text(self, name: str, default: str) -> str:
+    """Returns a text."""
+    value = self.get(name, default)
+    if not isinstance(value, str):
+      self.refuse(name, value, 'a text')
+    return value
+
   def choice(self, name: str, default: Any, allowed: Collection[Any]) -> Any:
     """Returns a value that is one of those allowed."""
     value = self.get(name, default)
@@ -243,7 +250,9 @@ def _heads(
 def _side(options: Options) -> int:
   """Returns the side of the latents."""
   side = options.integer('sample_size', 64)
-  version = re.match(r'(\d+)\.(\d+)', options.get('_diffusers_version', ''))
+  version = re.match(
+    r'(\d{1,9})\.(\d{1,9})', options.text('_diffusers_version', '')
+  )
   is_old = version is not None and (int(version[1]), int(version[2])) < (0, 9)
   # Versions before 0.9 wrote 32 for networks of 512 px.
   return max(side, 64) if is_old else side

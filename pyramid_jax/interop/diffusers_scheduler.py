@@ -148,7 +148,7 @@ def fields(options: Options) -> dict[str, Any]:
 
 def _solver(options: Options) -> dict[str, Any]:
   """Returns the fields that say how samples are made by default."""
-  name = options.get('_class_name', '')
+  name = options.text('_class_name', '')
   kind, others = KINDS.get(name, _INSTEAD), []
   if name not in KINDS:
     others.append(f'_class_name {name!r}')
@@ -159,7 +159,7 @@ def _solver(options: Options) -> dict[str, Any]:
   predicted = options.get('prediction_type', 'epsilon')
   if kind.solver == 'plms' and predicted != 'epsilon':
     others.append(f'multistep integration of {predicted!r}')
-  spacing = options.get('timestep_spacing', next(iter(kind.spacings)))
+  spacing = options.text('timestep_spacing', next(iter(kind.spacings)))
   if options.get('use_karras_sigmas', False):
     spacing = 'karras'
   elif options.get('use_lu_lambdas', False):

@@ -128,7 +128,7 @@ def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
   with errors.user_errors(value=errors.DATA):
     sums.check(path)
     tensors = safetensors_file.Tensors(path)
-    found = int(tensors['step']) if 'step' in tensors else None
+    found = _step(tensors)
     if step not in (None, found):
       raise errors.UserError(
         f'no checkpoint of step {step} in {path}, there: {found}.',
@@ -139,6 +139,15 @@ def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
       lambda at, leaf: _read(tensors, sharding.path_name(at), leaf), abstract
     )
   return initial.place(values, jax.tree.map(lambda s: s.sharding, abstract))
+
+
+def _step(tensors: safetensors_file.Tensors) -> int | None:
+  if 'step' not in tensors:
+    return None
+  value = tensors['step']
+  if value.shape or value.dtype.kind not in 'iu':
+    raise ValueError(f'step is {value.shape} {value.dtype}, must be a number')
+  return int(value)
 
 
 def _read(

@@ -36,6 +36,8 @@ from tests.parity import verify
 
 
 FEW, MANY = 60, 2_000
+# Those that are slow, or that are several files of one format.
+LESS = {'unfinished_totals': 300, 'unfinished_rows': 300, 'record': 600}
 RNG = np.random.default_rng(0)
 WEIGHTS = {
   'a.weight': RNG.normal(size=(3, 4)).astype('f4'),
@@ -300,9 +302,9 @@ def weights_of_a_run(folder):
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   leaf = jax.ShapeDtypeStruct((3, 4), np.float32, sharding=device)
   abstract = {'params': {'w': leaf}}
-  trees = {'params': {'w': np.ones((3, 4), np.float32)}, 'step': np.int32(3)}
-  compact.write(folder, trees)
   file = folder / compact.FILE
+  arrays = {'params/w': np.ones((3, 4), np.float16), 'step': np.int32(3)}
+  safetensors_file.write(file, {k: np.asarray(v) for k, v in arrays.items()})
   whole = file.read_bytes()
 
   def read(path):
@@ -424,4 +426,5 @@ def test_a_few(name, tmp_path):
 @pytest.mark.rounds
 @pytest.mark.parametrize('name', CASES)
 def test_many(name, tmp_path):
-  tried(name, tmp_path, MANY)
+  count = 400 if name.endswith('.json') else MANY  # of diffusers, six files
+  tried(name, tmp_path, LESS.get(name, count))

@@ -252,6 +252,21 @@ def test_members_that_overlap(tmp_path):
   refused(path, 'the members are larger than the file')
 
 
+def test_a_directory_that_lacks_members(tmp_path):
+  path = tmp_path / 'x.npz'
+  np.savez(path, a=np.arange(3), b=np.arange(4))
+  raw = bytearray(path.read_bytes())
+  end = raw.rindex(b'PK\5\6')
+  first, last = raw.index(b'PK\1\2'), raw.rindex(b'PK\1\2')
+  # the directory begins at its second entry: the library finds nothing wrong
+  struct.pack_into('<II', raw, end + 12, end - last, last)
+  path.write_bytes(raw)
+  assert first < last
+  with zipfile.ZipFile(path) as archive:
+    assert archive.namelist() == ['b.npy']
+  refused(path, 'the directory lacks members')
+
+
 def test_limits(tmp_path, monkeypatch):
   path = tmp_path / 'x.npz'
   np.savez_compressed(path, x=np.zeros(100_000))
