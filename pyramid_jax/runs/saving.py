@@ -73,7 +73,7 @@ class Saver:
     try:
       with errors.writing(path):
         if self._orbax is None:
-          self._remove_leftovers()
+          remove_leftovers(self._workdir)
           self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             # A folder that cannot be made is an error here, not a thread that
@@ -157,13 +157,6 @@ class Saver:
       part = step_folders.temporary(self._workdir, self._step)
       shutil.rmtree(part, ignore_errors=True)
 
-  def _remove_leftovers(self) -> None:
-    """Removes what killed processes have left; the lock says that they are."""
-    if processes.is_main_process():
-      self._folder.mkdir(exist_ok=True)
-      for path in step_folders.leftovers(self._workdir):
-        shutil.rmtree(path, ignore_errors=True)
-
   def _prune(self) -> None:
     """Removes the checkpoints that no rule keeps; problems are warnings."""
     try:
@@ -187,6 +180,17 @@ class Saver:
         score=meta.get('scores', {}).get(self._rules.best),
       )
     return self._saved[step]
+
+
+def remove_leftovers(workdir: step_folders.Path) -> None:
+  """Makes the folder, without what killed processes have left in it.
+
+  Only for the process that has the lock of the workdir.
+  """
+  if processes.is_main_process():
+    step_folders.directory(workdir).mkdir(exist_ok=True)
+    for path in step_folders.leftovers(workdir):
+      shutil.rmtree(path, ignore_errors=True)
 
 
 def _join_writers() -> None:

@@ -31,6 +31,7 @@ from pyramid_jax.runs import hashes
 from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import saving
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import workdir as workdir_lib
@@ -87,6 +88,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
   stopping.check()
   steps = config.train.steps
   if checkpoints.reaches(workdir, steps):
+    saving.remove_leftovers(workdir)
     logging.info('%s has its %d steps', workdir, steps)
     export.complete(workdir, config)
     return

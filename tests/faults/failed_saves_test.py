@@ -1,6 +1,5 @@
 """Checkpoints that cannot be written; the kernel refuses the writes."""
 
-import json
 import resource
 
 import pytest
@@ -11,6 +10,7 @@ from pyramid_jax.runs import restoring
 from pyramid_jax.runs import saving
 from pyramid_jax.runs import step_folders
 from tests.helpers import fake_run
+from tests.helpers import run_contents
 
 
 # A file of a checkpoint has 128 KiB and no other file so much.
@@ -37,21 +37,13 @@ def temporaries(workdir):
   return list(checkpoints.directory(workdir).glob('*tmp*'))
 
 
-def arrays(workdir, step):
-  """Returns the hashes of all arrays, which are verified."""
-  path = step_folders.of_step(workdir, step)
-  restoring.verify(path)
-  tree = json.loads((path / 'meta' / 'metadata').read_text())['tree']
-  return {item: {k: x[2] for k, x in v.items()} for item, v in tree.items()}
-
-
 @pytest.fixture(scope='module')
 def whole(server, tmp_path_factory):
   """The arrays of a run that nothing stopped."""
   workdir = tmp_path_factory.mktemp('whole')
   child = server.fake(workdir, WIDE)
   assert child.wait() == errors.OK, child.text()
-  return arrays(workdir, 4)
+  return run_contents.arrays(workdir, 4)
 
 
 def test_a_save_that_fails_ends_the_run(server, tmp_path, whole):
@@ -66,7 +58,7 @@ def test_a_save_that_fails_ends_the_run(server, tmp_path, whole):
   restoring.verify(step_folders.of_step(tmp_path, 1))
   child = server.fake(tmp_path, WIDE)
   assert child.wait() == errors.OK, child.text()
-  assert arrays(tmp_path, 4) == whole
+  assert run_contents.arrays(tmp_path, 4) == whole
 
 
 def test_a_run_may_go_on_without_a_checkpoint(server, tmp_path, whole):
@@ -76,7 +68,7 @@ def test_a_run_may_go_on_without_a_checkpoint(server, tmp_path, whole):
   assert 'goes on without this checkpoint' in child.text()
   assert checkpoints.steps(tmp_path) == [4, 3, 1]
   assert not temporaries(tmp_path)
-  assert arrays(tmp_path, 4) == whole
+  assert run_contents.arrays(tmp_path, 4) == whole
 
 
 def test_the_last_checkpoint_must_be_written(server, tmp_path):
