@@ -14,7 +14,6 @@ The item `meta` of a checkpoint is JSON with
 
 from collections.abc import Mapping
 import importlib.metadata
-import json
 import pathlib
 from typing import Any
 
@@ -47,13 +46,12 @@ def make(
   """
   meta = {
     'format': FORMAT,
-    'config': config_lib.to_json(config),
+    'config': json_text.loads(config_lib.to_json(config)),
     'versions': {p: importlib.metadata.version(p) for p in _PACKAGES},
     'mesh': dict(mesh.shape),
     'tree': {name: _manifest(tree) for name, tree in items.items()},
     **more,
   }
-  meta['config'] = json.loads(meta['config'])
   return {**meta, _SEAL: seals.digest(meta)}
 
 
