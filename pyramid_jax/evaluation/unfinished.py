@@ -224,10 +224,13 @@ class Store:
     """Removes the folder, once the table is written."""
     if not processes.is_main_process():
       return
-    shutil.rmtree(self._folder, ignore_errors=True)
-    parent = self._folder.parent
-    if parent.is_dir() and not any(parent.iterdir()):
-      parent.rmdir()
+    folder = self._folder
+    try:
+      retries.repeat(lambda: shutil.rmtree(folder), folder)
+      if not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+    except OSError as error:  # the next evaluation drops it
+      logging.warning('cannot remove %s: %s', folder, error)
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
