@@ -96,7 +96,8 @@ def _rendered(document: str) -> bytes:
     said = (error.stderr or b'').decode(errors='replace').strip()
   if 'Traceback (most' in said:
     raise RuntimeError(f'the renderer of SVG does not start: {said}')
+  lines = [x for x in said.splitlines() if not x.startswith('note:')]
   raise ValueError(
     f'cannot be rendered in {secs} s and {most >> 20} MiB'
-    + (f' ({said.splitlines()[-1]:.200})' if said else '')
+    + (f' ({lines[-1]:.200})' if lines else '')
   )

@@ -213,13 +213,16 @@ def _layouts(
   path = given_images.existing(value, 'layout')
   try:
     values = json_text.read(path, most=limits.CONDITION_BYTES)
-    return rows_lib.parse_layouts(values, names)
   except ValueError as error:
     raise errors.UserError(f'layout={error}.') from None
   except OSError as error:
     raise errors.UserError(
       f'layout={path}: {error.strerror}.', errors.MISSING
     ) from None
+  try:
+    return rows_lib.parse_layouts(values, names)
+  except ValueError as error:
+    raise errors.UserError(f'layout={path}: {error}.') from None
 
 
 def _label_sets(value: Any) -> list[list[str]]:

@@ -25,6 +25,7 @@ from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.config import checks
+from pyramid_jax.config import sums
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import given_images
 from pyramid_jax.data import images
@@ -337,6 +338,10 @@ FORMATS = {
   ),
   't5/tokenizer.json': Format(t5(), read_t5),
   'config.json': Format((SHIPPED / 'config.json').read_bytes(), read_config),
+  'old/config.json': Format(  # of a time without sums
+    json.dumps(sums.without((SHIPPED / 'config.json').read_text())).encode(),
+    read_config,
+  ),
   'labels.json': Format((SHIPPED / 'labels.json').read_bytes(), read_labels),
   'manifest.json': Format(manifest(), read_manifest),
   'dataset_info.json': Format(

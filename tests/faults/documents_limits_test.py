@@ -7,7 +7,6 @@ may take. What it does not read it refuses with one line.
 import base64
 from collections.abc import Callable
 import io
-import json
 import logging
 import multiprocessing
 import os
@@ -171,15 +170,15 @@ IMAGES: dict[str, Callable[[], bytes]] = {
     b'IHDR\0\0\0\1\0\0\0\1', b'IHDR\x7f\xff\xff\xff\0\0\0\1'
   ),
 }
-LAYOUT_BOX = {'label': 'RED circle', 'box': [0.1, 0.2, 0.3, 0.4]}
+BOX = b'{"label": "RED circle", "box": [0.1, 0.2, 0.3, 0.4]}'
 LAYOUTS: dict[str, Callable[[], bytes]] = {
-  '1,000,000 boxes': lambda: json.dumps([LAYOUT_BOX] * 1_000_000).encode(),
-  '50,000 boxes': lambda: json.dumps([LAYOUT_BOX] * 50_000).encode(),
+  '1,000,000 boxes': lambda: b'[' + (BOX + b',') * 999_999 + BOX + b']',
+  '50,000 boxes': lambda: b'[' + (BOX + b',') * 49_999 + BOX + b']',
   'depth': lambda: b'[' * 4_000_000,
   'digits': lambda: b'[' + b'9' * 4_000_000 + b']',
   'numbers': lambda: b'[1, 2]',
   'null': lambda: b'[null]',
-  'a number beside': lambda: json.dumps([[LAYOUT_BOX], 5]).encode(),
+  'a number beside': lambda: b'[[' + BOX + b'], 5]',
 }
 TEXTS: dict[str, Callable[[], bytes]] = {
   '100,000 words': lambda: b'red ' * 100_000,
@@ -260,8 +259,7 @@ CASES = {
 }
 QUICK = (
   *('sketch, 2,000,000 x 1', 'sketch, 60,000 x 1', 'sketch, 1 x 60,000'),
-  *('sketch, a tiny view', 'sketch, an encoding', 'sketch, 3,000,000 z'),
-  *('image, 3,000 scans', 'image, segments of a JPEG', 'image, 2^31 px'),
+  *('sketch, a tiny view', 'sketch, an encoding', 'image, 2^31 px'),
   *('crops, 60,000 x 1', 'crops, 1 x 60,000', 'JSON, one number'),
   *(f'layout, {name}' for name in LAYOUTS),
   *(f'text, {name}' for name in TEXTS),
