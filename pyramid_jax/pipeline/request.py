@@ -110,6 +110,11 @@ class Request:
       _refuse_empty(name, getattr(self, name))
     _check_whole('count', self.count, 1, ranges.COUNT)
     _check_whole('seed', self.seed, 0, ranges.SEED)
+    last = self.last_scale
+    if not (last is None or isinstance(last, str) or _is_whole(last)):
+      raise errors.UserError(
+        f'last_scale={errors.shown(last)}: must be a number or a name.'
+      )
     strength = self.strength
     if strength is not None and not (
       _is_number(strength) and 0 < strength <= 1

@@ -57,6 +57,11 @@ def test_a_run_makes_images(pipe):
   assert isinstance(grid, Image.Image)
   with pytest.raises(errors.UserError, match="last_scale='9x9': must be one"):
     pipe.request(last_scale='9x9')
+  for last in ([], 0.5, True):
+    with pytest.raises(
+      errors.UserError, match='^last_scale=.*: must be a numb'
+    ):
+      pipe.request(last_scale=last)
   with pytest.raises(errors.UserError, match='the last scale is 3, allowed'):
     pipe.request(last_scale=3)
   with pytest.raises(errors.UserError, match='multiples of'):
