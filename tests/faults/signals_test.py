@@ -213,8 +213,7 @@ def test_where_signals_are_ignored_and_stdin_is_closed(server, tmp_path):
 def test_a_covered_folder_ends_the_process(server, tmp_path):
   child = server.fake(tmp_path, '--config.network.pause=0.3')
   child.until(lambda: checkpoints.steps(tmp_path))
-  with full_disk.mounted(tmp_path / 'checkpoints') as disk:
-    disk.resize('64m', 'ro')
+  with full_disk.mounted(tmp_path / 'checkpoints', '64m', 'ro'):
     assert child.wait(30) == errors.OUTPUT, child.text()
   assert 'Traceback' not in child.text()
 
