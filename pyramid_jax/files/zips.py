@@ -98,7 +98,9 @@ def opened(
   found, size = archive.infolist(), os.fstat(file.fileno()).st_size
   if len(found) > members:
     raise ValueError(f'{len(found)} members; limit: {members}')
-  if _said(file, size) not in (len(found), _MANY):
+  is_empty = os.pread(file.fileno(), len(EMPTY), 0) == EMPTY
+  is_whole = _said(file, size) in (len(found), _MANY)
+  if not is_whole or is_empty == bool(found):
     raise ValueError('damaged: the directory lacks members')
   if len(archive.NameToInfo) < len(found):
     raise ValueError('two members have one name')

@@ -265,6 +265,8 @@ def test_a_directory_that_lacks_members(tmp_path):
   with zipfile.ZipFile(path) as archive:
     assert archive.namelist() == ['b.npy']
   refused(path, 'the directory lacks members')
+  path.write_bytes(bytes(raw[:end]) + b'PK\5\6' + bytes(18))
+  refused(path, 'the directory lacks members')
 
 
 def test_limits(tmp_path, monkeypatch):
