@@ -167,6 +167,19 @@ def test_paired():
 
 
 @pytest.mark.slow
+def test_promises():
+  text = call('promises')
+  rows = table(text, 'step')
+  names = ['no check', 'all checks', 'all checks, may be skipped']
+  assert list(rows) == names
+  assert number(rows['no check'][1]) == 1
+  assert all(number(ms) > 0 for ms, _ in rows.values())
+  rows = table(text, 'on the host')
+  assert len(rows) == 3
+  assert all(number(ms) >= 0 for ms, _ in rows.values())
+
+
+@pytest.mark.slow
 def test_latency():
   rows = table(call_apart('latency'), 'part')
   *parts, whole = rows
