@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -35,6 +34,7 @@ from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import leaving
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import state as state_lib
+from pyramid_jax.runs import step_folders
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
@@ -230,7 +230,7 @@ def _remove(workdir: pathlib.Path) -> None:
   if (workdir / workdir_lib.CONFIG).exists():
     return
   for name in (FIRST_STAGE, checkpoints.DIRECTORY):
-    shutil.rmtree(workdir / name, ignore_errors=True)
+    step_folders.remove_written(workdir / name)
   with contextlib.suppress(OSError):
     (workdir / CLIP_FILE).unlink(missing_ok=True)
     workdir.rmdir()

@@ -155,7 +155,7 @@ class Saver:
       _join_writers()
     if processes.is_main_process():
       part = step_folders.temporary(self._workdir, self._step)
-      shutil.rmtree(part, ignore_errors=True)
+      step_folders.remove_written(part)
 
   def _prune(self) -> None:
     """Removes the checkpoints that no rule keeps; problems are warnings."""

@@ -11,6 +11,8 @@ Anything else there is left alone.
 import os
 import pathlib
 import re
+import shutil
+import time
 
 from pyramid_jax.files import retries
 from pyramid_jax.runs import reading
@@ -24,6 +26,8 @@ _TEMPORARY = '.orbax-checkpoint-tmp'  # as Orbax calls it
 _LEFTOVER = re.compile(
   rf'[0-9]+({re.escape(_TEMPORARY)}|{re.escape(DELETING)})'
 )
+# Of a folder that is removed while it is written: looks that find nothing.
+_CALM_LOOKS, _LOOK_SECS, _CALM_SECS = 3, 0.02, 5.0
 _BAD = re.compile(r'[0-9]+\.bad-.*')
 
 Path = str | os.PathLike[str]
@@ -69,6 +73,19 @@ def leftovers(workdir: Path) -> list[pathlib.Path]:
   folder = directory(workdir)
   names = _folders(folder)
   return [folder / name for name in names if _LEFTOVER.fullmatch(name)]
+
+
+def remove_written(path: pathlib.Path) -> None:
+  """Removes a folder that threads of a failed save may still write into.
+
+  They make folders anew: it is removed until it stays away for a moment, or
+  until `_CALM_SECS` have passed.
+  """
+  end, looks = time.monotonic() + _CALM_SECS, 0
+  while looks < _CALM_LOOKS and time.monotonic() < end:
+    looks = 0 if path.exists() else looks + 1
+    shutil.rmtree(path, ignore_errors=True)
+    time.sleep(_LOOK_SECS)
 
 
 def set_aside(path: pathlib.Path, reason: str) -> pathlib.Path:

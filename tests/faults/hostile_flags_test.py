@@ -1,5 +1,7 @@
 """Whatever a command line says, it ends with a code and one line."""
 
+import gc
+
 from hypothesis import strategies as st
 import pytest
 
@@ -32,6 +34,7 @@ def no_checkpoint(*_, **__):
 @pytest.fixture(scope='module')
 def call(tmp_path_factory):
   """Runs command lines in a folder with a run that was never trained."""
+  gc.collect()  # What other tests left must not speak into these lines.
   folder = tmp_path_factory.mktemp('deep') / 'er' / 'still'
   (folder / 'run').mkdir(parents=True)
   text = config_lib.to_json(config_lib.load(CONFIG))
