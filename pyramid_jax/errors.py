@@ -39,6 +39,25 @@ TRANSIENT = frozenset(
 # Those that say that there is no room.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BUGS = (TypeError, AttributeError, NameError, LookupError, AssertionError)
+# What services of storage answer, by the status of HTTP.
+_STATUS = {
+  **dict.fromkeys((401, 403), errno.EACCES),
+  404: errno.ENOENT,
+  **dict.fromkeys((408, 504), errno.ETIMEDOUT),
+  429: errno.EAGAIN,
+  **dict.fromkeys((500, 502, 503), errno.EIO),
+}
+# The libraries that ask them, and what of their errors has no status.
+_CLIENTS = ('gcsfs', 'fsspec', 'aiohttp', 'requests', 'google')
+_CLIENT_ERRORS = {
+  **dict.fromkeys(('DefaultCredentialsError', 'RefreshError'), errno.EACCES),
+  **dict.fromkeys(('FSTimeoutError', 'Timeout'), errno.ETIMEDOUT),
+  **dict.fromkeys(
+    ('ClientError', 'ConnectionError', 'TransportError'), errno.ECONNRESET
+  ),
+  **dict.fromkeys(('ChecksumError', 'ChunkedEncodingError'), errno.EIO),
+}
+_FORBIDDEN = 'Forbidden: '  # how gcsfs begins an OSError without a number
 # How safetensors and TensorStore name the error of the system in their texts.
 _NUMBER = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
 
@@ -97,10 +116,26 @@ def number(error: BaseException) -> int | None:
   while link is not None:
     if isinstance(link, OSError) and link.errno is not None:
       return link.errno
+    if (code := _of_service(link)) is not None:
+      return code
     if not isinstance(link, UserError) and (m := _NUMBER.search(str(link))):
       return int(m[1] or m[2])
     link = link.__cause__ or link.__context__
   return None
+
+
+def _of_service(error: BaseException) -> int | None:
+  """Returns the number of what a service of storage or its client says."""
+  if isinstance(error, OSError) and str(error).startswith(_FORBIDDEN):
+    return errno.EACCES
+  if type(error).__module__.partition('.')[0] not in _CLIENTS:
+    return None
+  for name in ('code', 'status'):
+    status = str(getattr(error, name, None))
+    if status.isdecimal() and len(status) == 3:
+      return _STATUS.get(int(status))
+  kinds = (kind.__name__ for kind in type(error).__mro__)
+  return next((_CLIENT_ERRORS[k] for k in kinds if k in _CLIENT_ERRORS), None)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -172,3 +172,41 @@ def test_what_fails_in_closing_hides_nothing(caplog):
   with errors.closing(_Thing()) as other:
     assert not other.closed
   assert (thing.closed, other.closed) == (2, 1)
+
+
+def _of_library(module, *names, **fields):
+  """An error of a class that a library has, after those that it derives of."""
+  kind = Exception
+  for name in names:
+    kind = type(name, (kind,), {'__module__': module})
+  error = kind('said')
+  for field, value in fields.items():
+    setattr(error, field, value)
+  return error
+
+
+@pytest.mark.parametrize(
+  ('error', 'number', 'is_transient'),
+  [
+    (_of_library('gcsfs.retry', 'HttpError', code=503), errno.EIO, True),
+    (_of_library('gcsfs.retry', 'HttpError', code='429'), errno.EAGAIN, True),
+    (_of_library('gcsfs.retry', 'HttpError', code=401), errno.EACCES, False),
+    (_of_library('gcsfs.retry', 'HttpError', code=400), None, False),
+    (_of_library('elsewhere', 'HttpError', code=503), None, False),
+    (_of_library('gcsfs.retry', 'ChecksumError'), errno.EIO, True),
+    (OSError('Forbidden: https://x: no access'), errno.EACCES, False),
+    (
+      _of_library('aiohttp.http', 'ClientError', 'ServerDisconnectedError'),
+      errno.ECONNRESET,
+      True,
+    ),
+    (
+      _of_library('google.auth.exceptions', 'DefaultCredentialsError'),
+      errno.EACCES,
+      False,
+    ),
+  ],
+)
+def test_answers_of_services_have_numbers(error, number, is_transient):
+  assert errors.number(error) == number
+  assert errors.is_transient(error) is is_transient
