@@ -301,7 +301,7 @@ def _read(path: str, field: str, what: str) -> str:
     raise ValueError(f'config.condition.{field} is empty, expected {what}.')
   found = files.local(path, f'config.condition.{field}')
   try:
-    return retries.read(lambda: bounded.text(found, limits.JSON_BYTES), found)
+    return retries.repeat(lambda: bounded.text(found, limits.JSON_BYTES), found)
   except OSError as error:
     reason = error.strerror or str(error)
   except ValueError as error:

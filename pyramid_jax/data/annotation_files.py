@@ -153,7 +153,7 @@ def load_lines(path: pathlib.Path) -> list[tuple[int, str]]:
   """
   most = limits.ANNOTATION_BYTES
   try:
-    text = retries.read(lambda: bounded.text(path, most), path)
+    text = retries.repeat(lambda: bounded.text(path, most), path)
   except ValueError as error:
     raise errors.UserError(f'{path}: {error}.', errors.DATA) from None
   text = text.replace('\r\n', '\n').replace('\r', '\n')

@@ -71,7 +71,7 @@ def _size(path: str) -> int | None:
   except (FileNotFoundError, NotADirectoryError):
     return None
   except OSError:
-    return retries.read(lambda: os.stat(path).st_size, path)
+    return retries.repeat(lambda: os.stat(path).st_size, path)
 
 
 def digest(path: pathlib.Path) -> str:
@@ -85,7 +85,7 @@ def digest(path: pathlib.Path) -> str:
     with path.open('rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
 
-  return retries.read(read, path)
+  return retries.repeat(read, path)
 
 
 def of_files(paths: Mapping[str, pathlib.Path]) -> dict[str, str]:

@@ -74,7 +74,7 @@ def load_bytes(path: pathlib.Path) -> bytes:
   """
   with _unreadable(path):
     most = limits.IMAGE_BYTES
-    return retries.read(lambda: bounded.read(path, most), path)
+    return retries.repeat(lambda: bounded.read(path, most), path)
 
 
 @contextlib.contextmanager

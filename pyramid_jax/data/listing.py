@@ -100,7 +100,7 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
       return list(entries)
 
   with _named(folder):
-    return retries.read(listed, folder)
+    return retries.repeat(listed, folder)
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def _is(test: Callable[[], bool]) -> bool:
         raise
       return False
 
-  return retries.read(tested, 'a file')
+  return retries.repeat(tested, 'a file')
 
 
 def _reason(entry: os.DirEntry[str]) -> str | None:
@@ -239,7 +239,7 @@ def located(base: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
   @functools.cache
   def listed(folder: str) -> dict[str, str]:
     try:
-      there = retries.read(lambda: os.listdir(base / folder), base / folder)
+      there = retries.repeat(lambda: os.listdir(base / folder), base / folder)
     except (FileNotFoundError, NotADirectoryError):
       return {}
     except OSError as error:

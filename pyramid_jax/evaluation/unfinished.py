@@ -235,7 +235,7 @@ class Store:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    return retries.read(lambda: arrays.load(path), path)
+    return retries.repeat(lambda: arrays.load(path), path)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 

@@ -48,6 +48,3 @@ def repeat(
       logging.warning('%s: %s; trying again in %.1f s', what, reason, secs)
     sleep(secs)
   return function()
-
-
-read = repeat

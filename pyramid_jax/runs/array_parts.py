@@ -62,7 +62,7 @@ class ArrayParts:
   def _is_whole(self, last: int) -> bool:
     path = self._path((self.count, last))
     try:
-      retries.read(lambda: arrays_lib.contents(path), path)
+      retries.repeat(lambda: arrays_lib.contents(path), path)
     except ValueError as error:
       logging.warning('%s: %s; it is made again', path, error)
       return False
@@ -152,7 +152,7 @@ def _read(path: pathlib.Path, function: Callable[[Arrays], T]) -> T:
       return function(file)
 
   try:
-    return retries.read(once, path)
+    return retries.repeat(once, path)
   except ValueError as error:
     raise errors.UserError(
       f'{path} is damaged ({error}): delete it and run the same command again.',

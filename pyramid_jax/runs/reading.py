@@ -48,7 +48,7 @@ def read(function: Callable[[], T], path: Path, reason: str) -> T:
     UserError: storage failed; RESTART if it may be well later, else MISSING.
   """
   with content(path, reason):
-    return retries.read(function, path)
+    return retries.repeat(function, path)
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ def clear(folder: pathlib.Path) -> None:
 def _read(path: pathlib.Path) -> dict[str, Any]:
   """Returns a record, {} for none or a damaged one."""
   try:
-    record = retries.read(lambda: json_text.read(path), path)
+    record = retries.repeat(lambda: json_text.read(path), path)
   except (FileNotFoundError, ValueError):
     return {}
   return record if isinstance(record, dict) else {}

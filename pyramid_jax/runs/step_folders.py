@@ -106,4 +106,4 @@ def _folders(folder: pathlib.Path) -> list[str]:
       return []
 
   with reading.storage(folder):
-    return retries.read(read, folder)
+    return retries.repeat(read, folder)

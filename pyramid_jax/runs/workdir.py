@@ -61,7 +61,7 @@ def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
     origin = f' (config.{field})' if field else ''
     raise errors.UserError(f'missing: {file}{origin}', errors.MISSING)
   with reading.storage(file):
-    text = retries.read(file.read_bytes, file)
+    text = retries.repeat(file.read_bytes, file)
   try:
     return config_lib.from_json(text, str(file))
   except ValueError as error:

@@ -28,7 +28,7 @@ class Flaky:
     self.now += secs
 
   def read(self):
-    return retries.read(self, 'x.json', self.sleep, lambda: self.now)
+    return retries.repeat(self, 'x.json', self.sleep, lambda: self.now)
 
 
 def _eio():

@@ -113,7 +113,7 @@ def write_shard(
   file = folder / shard_name(index)
   whole_files.remove_left(file)
   whole_files.save_arrays(file, arrays)
-  digest = retries.read(lambda: _sha256(file), file)
+  digest = retries.repeat(lambda: _sha256(file), file)
   record = {'sha256': digest, 'count': len(next(iter(arrays.values())))}
   whole_files.save_text(file.with_suffix('.json'), json.dumps(record))
 
