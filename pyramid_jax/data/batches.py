@@ -82,38 +82,39 @@ class Batches:
     batch_size: int,
     seed: int,
     shuffle: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
   ):
     """Fixes the order.
 
-    `seed` is that of the order and of the draws; without `shuffle` the examples
-    come in the reader's order. `at` returns part `process_index` of
-    `process_count` of the global batch of `batch_size` examples.
+    Args:
+      reader: the source of the examples.
+      batch_size: the number of examples of the global batch of a step.
+      seed: that of the order and of the draws.
+      shuffle: False for the reader's order.
+      rows: (R,) rising, the rows of the global batch that `at` returns: those
+        that the devices of a process hold, `mesh.local_rows`; None for all.
 
     Raises:
-      ValueError: an empty reader, or a batch that does not split evenly.
+      ValueError: an empty reader, an empty batch, or rows that it lacks.
     """
     if len(reader) < 1:
       raise ValueError('the reader has no examples.')
-    if batch_size < 1 or batch_size % process_count:
+    if batch_size < 1:
+      raise ValueError(f'batch_size is {batch_size}, must be at least 1.')
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    is_rising = rows.size > 0 and (np.diff(rows) > 0).all()
+    if not is_rising or rows[0] < 0 or rows[-1] >= batch_size:
       raise ValueError(
-        f'batch_size is {batch_size}, must be a positive multiple of the '
-        f'number of processes, {process_count}.'
-      )
-    if not 0 <= process_index < process_count:
-      raise ValueError(
-        f'process_index is {process_index}, must be in [0, {process_count}).'
+        f'rows are {rows.tolist()}, must rise and be in [0, {batch_size}).'
       )
     self.reader = reader
     self.batch_size = batch_size
     self.seed = seed
     self.shuffle = shuffle
-    local = batch_size // process_count
-    self._rows = np.arange(local) + process_index * local
+    self._rows = rows
 
   def positions(self, step: int) -> np.ndarray:
-    """Returns the numbers (B,) in the run of this process's examples.
+    """Returns the numbers (R,) in the run of the examples of `rows`.
 
     Raises:
       ValueError: a negative step.
@@ -123,7 +124,7 @@ class Batches:
     return step * self.batch_size + self._rows
 
   def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns this process's (indices int64, draws uint64) of a step >= 0."""
+    """Returns (indices int64, draws uint64), (R,) each, of a step >= 0."""
     return self._order(self.positions(step))
 
   def _order(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +135,7 @@ class Batches:
     return index, hashing.hash64(self.seed, _STREAM, position)
 
   def at(self, step: int) -> Arrays:
-    """Returns this process's rows of the global batch of a step >= 0."""
+    """Returns the `rows` of the global batch of a step >= 0."""
     return self.reader.batch(*self.order(step))
 
   def rows(self, numbers: np.ndarray) -> Arrays:

@@ -113,19 +113,16 @@ class BucketBatches(batches.Batches):
     buckets: Buckets,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
   ):
     """Fixes the order; see `batches.Batches`."""
-    super().__init__(
-      reader, batch_size, seed, True, process_index, process_count
-    )
+    super().__init__(reader, batch_size, seed, True, rows)
     self._buckets = buckets
     whole = [len(members) // batch_size for members in buckets.members]
     self._ends = np.cumsum(whole)
 
   def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns this process's (indices int64, draws uint64) of a step >= 0."""
+    """Returns (indices int64, draws uint64), (R,) each, of a step >= 0."""
     draws = hashing.hash64(self.seed, _STREAM, self.positions(step))
     count = int(self._ends[-1])
     epoch, place = divmod(step, count)

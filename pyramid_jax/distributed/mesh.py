@@ -1,5 +1,6 @@
 """The devices of a run as a mesh, and batches on it."""
 
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import math
@@ -10,10 +11,9 @@ from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+from jax.sharding import Sharding
 from ml_collections import ConfigDict
 import numpy as np
-
-from pyramid_jax.distributed import processes
 
 
 # Batches are split over the first two, parameters over the last two.
@@ -78,19 +78,66 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     )
 
 
-def place(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Puts this process's rows of a batch, (B / processes, ...), on its devices.
+def local_rows(
+  sharding: Sharding, size: int, devices: Collection[jax.Device] | None = None
+) -> np.ndarray:
+  """Returns which rows of (B, ...) arrays the devices of a process hold.
 
-  Returns (B, ...) arrays, split by `batch_sharding`; strings are dropped.
+  Two processes hold the same rows where an axis of the mesh over which rows are
+  not split goes from one to the other.
+
+  Args:
+    sharding: of the arrays; it divides their rows.
+    size: B.
+    devices: those of the process, all that it can address if None.
+
+  Returns:
+    (R,) int64, rising.
+  """
+  parts = sharding.devices_indices_map((size,))
+  if devices is None:
+    devices = sharding.addressable_devices
+  rows = [np.arange(size)[parts[device]] for device in devices]
+  return np.unique(np.concatenate(rows))
+
+
+def place(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Puts the rows of a batch that this process holds on its devices.
+
+  Args:
+    mesh: of all processes.
+    batch: (R, ...) arrays, the `local_rows` of a batch of B; strings are
+      dropped.
+
+  Returns:
+    (B, ...) arrays, split by `batch_sharding`.
   """
   sharding = batch_sharding(mesh)
   arrays = numeric(batch)
-  if processes.process_part() == (0, 1):
+  if sharding.is_fully_addressable:
     return jax.device_put(arrays, sharding)
-  return {
-    k: jax.make_array_from_process_local_data(sharding, v)
-    for k, v in arrays.items()
-  }
+  parts = batch_parts(mesh)
+  share = len(local_rows(sharding, parts))  # of the parts
+  return {k: _of_local(sharding, x, parts, share) for k, x in arrays.items()}
+
+
+def _of_local(
+  sharding: NamedSharding, local: np.ndarray, parts: int, share: int
+) -> jax.Array:
+  """Returns the whole array, given its rows in `share` of its `parts`."""
+  if len(local) % share:
+    raise ValueError(
+      f'{len(local)} rows do not divide among {share} parts of a batch.'
+    )
+  size = len(local) // share * parts
+  rows = local_rows(sharding, size)
+
+  def part(index: Any) -> np.ndarray:
+    first, last, _ = index[0].indices(size)
+    return local[slice(*np.searchsorted(rows, (first, last)))]
+
+  shape = (size, *local.shape[1:])
+  return jax.make_array_from_callback(shape, sharding, part)
 
 
 def spread(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -101,9 +148,24 @@ def spread(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """
   arrays = numeric(batch)
   rows = next(iter(arrays.values())).shape[0] if arrays else 0
-  parts = batch_parts(mesh)
-  sharding = batch_sharding(mesh) if rows % parts == 0 else replicated(mesh)
-  return jax.device_put(arrays, sharding)
+  sharding = rows_sharding(mesh, rows)
+  if sharding.is_fully_addressable:
+    return jax.device_put(arrays, sharding)
+  return {k: _of_same(sharding, x) for k, x in arrays.items()}
+
+
+def _of_same(sharding: NamedSharding, x: np.ndarray | jax.Array) -> jax.Array:
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return jax.device_put(x, sharding)
+  # `device_put` would compare the arrays of all processes.
+  x = np.asarray(x)
+  return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def rows_sharding(mesh: Mesh, size: int) -> NamedSharding:
+  """Returns the sharding of `size` rows: that of `spread`."""
+  is_even = size % batch_parts(mesh) == 0
+  return batch_sharding(mesh) if is_even else replicated(mesh)
 
 
 def numeric(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

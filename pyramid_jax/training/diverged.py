@@ -173,7 +173,8 @@ def _write(
   where = checkpoints.directory(setup.workdir)
   report['state'] = {**state, 'folder': f'{where}/{state["step"]}.{DIRECTORY}'}
   _write_json(folder / REPORT, report)  # all that most people need, so first
-  batch = setup_lib.batches(setup.config, setup.reader).at(step - 1)
+  order = setup_lib.batches(setup.config, setup.reader, setup.mesh)
+  batch = order.at(step - 1)
   report['batch'] |= {'file': BATCH, 'not_finite': _not_finite(batch)}
   _write_json(folder / REPORT, report)
   whole_files.save_arrays(folder / BATCH, batch)
@@ -191,8 +192,7 @@ def _report(
   setup: setup_lib.Setup, step: int, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
   config = setup.config
-  # Of all processes, whatever their number.
-  batches = setup_lib.batches(config, setup.reader, (0, 1))
+  batches = setup_lib.batches(config, setup.reader)  # of all processes
   positions = batches.positions(step - 1)
   indices, draws = batches.order(step - 1)
   columns = zip(positions, indices, draws, strict=True)

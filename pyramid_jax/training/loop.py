@@ -259,7 +259,7 @@ def _reading(
   """Returns the batches of the steps after the first ones, on the mesh."""
   config = setup.config
   return batches_lib.prefetch(
-    setup_lib.batches(config, setup.reader),
+    setup_lib.batches(config, setup.reader, setup.mesh),
     first,
     config.train.steps,
     lambda batch: mesh_lib.place(setup.mesh, batch),

@@ -20,7 +20,6 @@ from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.pipeline import settings as settings_lib
@@ -67,7 +66,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     record = data_record.DataRecord.of(train=reader, val=reader_val)
     record.check_newest(workdir, config.data.allow_change)
     scoring.validation_count(config, system.outputs, len(reader_val))
-    order = batches(config, reader)
+    order = batches(config, reader, mesh)
     _check_host(config, order)
     batch = mesh_lib.place(mesh, order.at(0))
 
@@ -98,14 +97,19 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
 def batches(
   config: ConfigDict,
   reader: reader_lib.Reader,
-  part: tuple[int, int] | None = None,
+  mesh: Mesh | None = None,
 ) -> batches_lib.Batches:
-  """Returns part (index, count) of the training batches; None: our own."""
+  """Returns the training batches: the rows of this process on a mesh.
+
+  Without a mesh they have all rows.
+  """
   size, seed = config.train.batch_size, config.train.seed
-  part = processes.process_part() if part is None else part
+  rows = None
+  if mesh is not None:
+    rows = mesh_lib.local_rows(mesh_lib.batch_sharding(mesh), size)
   if reader.buckets is not None:
-    return buckets_lib.BucketBatches(reader, reader.buckets, size, seed, *part)
-  return batches_lib.Batches(reader, size, seed, True, *part)
+    return buckets_lib.BucketBatches(reader, reader.buckets, size, seed, rows)
+  return batches_lib.Batches(reader, size, seed, True, rows)
 
 
 def _check_host(config: ConfigDict, order: batches_lib.Batches) -> None:

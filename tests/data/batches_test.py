@@ -41,17 +41,14 @@ def test_draws_are_hashes_of_the_position():
   assert got.dtype == np.uint64
 
 
-@pytest.mark.parametrize('count', [2, 3, 6])
-def test_global_batch_does_not_depend_on_the_processes(count):
+@pytest.mark.parametrize('rows', [[0], [1, 2, 3], [0, 5], range(6)])
+def test_rows_are_those_of_the_global_batch(rows):
   whole = batches.Batches(Numbers(7), 6, seed=1)
+  part = batches.Batches(Numbers(7), 6, seed=1, rows=np.array(rows))
   for step in (0, 1, 1000):
-    parts = [
-      batches.Batches(Numbers(7), 6, 1, True, p, count).at(step)
-      for p in range(count)
-    ]
+    got = part.at(step)
     for key, want in whole.at(step).items():
-      got = np.concatenate([part[key] for part in parts])
-      np.testing.assert_array_equal(got, want)
+      np.testing.assert_array_equal(got[key], want[np.array(rows)])
 
 
 def test_without_shuffling_in_order_and_around():
@@ -73,9 +70,10 @@ def test_virtual_length_and_far_steps():
   ('args', 'words'),
   [
     ((Numbers(0), 4, 0), 'no examples'),
-    ((Numbers(9), 4, 0, True, 0, 3), 'batch_size is 4.*processes, 3'),
     ((Numbers(9), 0, 0), 'batch_size is 0'),
-    ((Numbers(9), 4, 0, True, 2, 2), r'process_index is 2.*\[0, 2\)'),
+    ((Numbers(9), 4, 0, True, [3, 4]), r'rows are \[3, 4\].*\[0, 4\)'),
+    ((Numbers(9), 4, 0, True, [1, 0]), r'rows are \[1, 0\], must rise'),
+    ((Numbers(9), 4, 0, True, []), r'rows are \[\]'),
   ],
 )
 def test_bad_arguments(args, words):

@@ -57,6 +57,36 @@ def test_rows_go_over_data_and_fsdp():
   np.testing.assert_array_equal(placed['x'], host['x'])
 
 
+# (data, fsdp, tensor), the devices of a process: those of two or four hosts
+# that stand next to each other, as jax numbers them.
+TWO, FOUR = [[0, 1], [2, 3]], [[0], [1], [2], [3]]
+HALVES = [[0, 1, 2, 3], [4, 5, 6, 7]]
+HOSTS = {
+  'data 4': ((4, 1, 1), TWO, HALVES),
+  'fsdp 4': ((1, 4, 1), TWO, HALVES),
+  'data 2 x fsdp 2': ((2, 2, 1), TWO, HALVES),
+  'fsdp 2 x tensor 2': ((1, 2, 2), TWO, HALVES),
+  'tensor over hosts': ((1, 2, 2), FOUR, [*HALVES[:1] * 2, *HALVES[1:] * 2]),
+  'all rows on each': ((1, 1, 4), TWO, [list(range(8))] * 2),
+  'apart': ((4, 1, 1), [[0, 2], [1, 3]], [[0, 1, 4, 5], [2, 3, 6, 7]]),
+}
+
+
+@pytest.mark.parametrize('case', HOSTS)
+def test_rows_follow_from_the_devices_of_a_process(case):
+  sizes, hosts, want = HOSTS[case]
+  mesh = mesh_lib.create(config(*sizes), jax.devices()[:4])
+  sharding = mesh_lib.batch_sharding(mesh)
+  devices = mesh.devices.ravel()
+  rows = [mesh_lib.local_rows(sharding, 8, devices[host]) for host in hosts]
+  for host, expected in zip(rows, want, strict=True):
+    np.testing.assert_array_equal(host, expected)
+  assert set(np.concatenate(rows)) == set(range(8))
+  np.testing.assert_array_equal(
+    mesh_lib.local_rows(sharding, 8), np.arange(8)
+  )  # one process has all devices
+
+
 def test_batches_that_do_not_split():
   mesh = mesh_lib.create(config(2, 4, 1))
   mesh_lib.check_batch(mesh, 16, 2)
