@@ -16,7 +16,10 @@ TFDS = [
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
+# Reads and writes gs:// without TensorFlow.
+GCS = ['gcsfs>=2026.1']
 TEST = [
+  *GCS,
   'hypothesis>=6.100,<7',
   'pytest>=8.4,<10',
   'pytest-xdist>=3.8,<4',
@@ -47,6 +50,7 @@ setuptools.setup(
     'absl-py>=2.1',
     'clu>=0.0.12,<0.1',
     'einops>=0.8,<0.9',
+    'etils[epath]>=1.10,<2',
     'flax>=0.12.8,<0.13',
     'jax>=0.10.2,<0.12',
     'ml_collections>=1.1,<2',
@@ -67,6 +71,7 @@ setuptools.setup(
   extras_require={
     'test': TEST,
     'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],
+    'gcs': GCS,
     'hub': ['huggingface_hub>=2.4,<3'],
     'tfds': TFDS,
     'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],

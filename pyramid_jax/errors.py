@@ -58,6 +58,16 @@ _CLIENT_ERRORS = {
   **dict.fromkeys(('ChecksumError', 'ChunkedEncodingError'), errno.EIO),
 }
 _FORBIDDEN = 'Forbidden: '  # how gcsfs begins an OSError without a number
+# The words of TensorStore, where storage is no file system and has no `errno`.
+_WORD = re.compile(r'([A-Z_]+): ')
+_WORDS = {
+  **dict.fromkeys(('PERMISSION_DENIED', 'UNAUTHENTICATED'), errno.EACCES),
+  'DEADLINE_EXCEEDED': errno.ETIMEDOUT,
+  **dict.fromkeys(
+    ('UNAVAILABLE', 'ABORTED', 'CANCELLED', 'RESOURCE_EXHAUSTED'),
+    errno.EAGAIN,
+  ),
+}
 # How safetensors and TensorStore name the error of the system in their texts.
 _NUMBER = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
 
@@ -105,23 +115,54 @@ def reason(error: OSError) -> str:
   return f'{os.fsdecode(error.filename)}: {error.strerror}'
 
 
+class StoreError(OSError):
+  """What a store of objects answered, in its own words."""
+
+
 def number(error: BaseException) -> int | None:
   """Returns the `errno` behind an error, None if it is not the system's.
 
   An error of a library has it in its text, or was raised because of an OSError
   or while one was handled: a second failure in clean-up hides no first. A bug
-  stays one whenever it happens.
+  stays one whenever it happens. What a store of objects answers has the number
+  that a disk would give.
   """
+  return _found(error)[0]
+
+
+def words(error: BaseException) -> str:
+  """Returns in words what `number` returns, '' where that is None."""
+  code, link = _found(error)
+  if code is None:
+    return ''
+  is_store = isinstance(link, StoreError) or _answer(link) is not None
+  text = link.strerror if isinstance(link, StoreError) else str(link)
+  lines = (text or '').splitlines() if is_store else []
+  return lines[0][:_SHOWN] if lines else os.strerror(code)
+
+
+def _found(error: BaseException) -> tuple[int | None, BaseException]:
+  """Returns the `errno` behind an error, and the error that has it."""
   link: BaseException | None = None if isinstance(error, _BUGS) else error
   while link is not None:
     if isinstance(link, OSError) and link.errno is not None:
-      return link.errno
-    if (code := _of_service(link)) is not None:
-      return code
+      return link.errno, link
     if not isinstance(link, UserError) and (m := _NUMBER.search(str(link))):
-      return int(m[1] or m[2])
+      return int(m[1] or m[2]), link
+    if (code := _answer(link)) is not None:
+      return code, link
     link = link.__cause__ or link.__context__
-  return None
+  return None, error
+
+
+def _answer(error: BaseException) -> int | None:
+  """Returns the `errno` of what a store of objects answered, else None."""
+  if isinstance(error, UserError):
+    return None
+  if (code := _of_service(error)) is not None:
+    return code
+  match = _WORD.match(str(error)) if isinstance(error, ValueError) else None
+  return _WORDS.get(match[1]) if match else None
 
 
 def _of_service(error: BaseException) -> int | None:
@@ -167,13 +208,13 @@ def writing(
     code = number(error)
     if code is None and not isinstance(error, OSError):
       raise
-    words = os.strerror(code) if code else ' '.join(str(error).split())
+    why = words(error) if code else ' '.join(str(error).split())
     name = getattr(error, 'filename', None)
     if name is not None and not _is_of(os.fsdecode(name), os.fspath(what)):
-      words = f'{os.fsdecode(name)}: {words}'
+      why = f'{os.fsdecode(name)}: {why}'
     if code in FULL:
-      words += _room(pathlib.Path(folder or what))
-    text = f'cannot write {os.fspath(what)}: {words}.'
+      why += _room(folder or what)
+    text = f'cannot write {os.fspath(what)}: {why}.'
     raise UserError(text, OUTPUT) from error
 
 
@@ -182,7 +223,7 @@ def _is_of(name: str, what: str) -> bool:
   return os.path.basename(what) in os.path.basename(name)
 
 
-def _room(place: pathlib.Path) -> str:
+def _room(place: str | os.PathLike[str]) -> str:
   """Says how much room a file system has, '' if it does not tell."""
   free = _free(place)
   if free is None:
@@ -190,9 +231,15 @@ def _room(place: pathlib.Path) -> str:
   return f' ({free:,} bytes are free); with room the same command goes on'
 
 
-def _free(place: pathlib.Path) -> int | None:
-  """Returns the free bytes of a file system, None if it does not tell."""
-  for folder in (place, *place.absolute().parents):
+def _free(place: str | os.PathLike[str]) -> int | None:
+  """Returns the free bytes of a file system, None if it does not tell.
+
+  A store of objects does not.
+  """
+  if '://' in os.fspath(place):
+    return None
+  path = pathlib.Path(place)
+  for folder in (path, *path.absolute().parents):
     with contextlib.suppress(OSError):
       return shutil.disk_usage(folder).free
   return None
@@ -210,7 +257,7 @@ def check_room(
     need: bytes that will be written.
     folder: see `writing`.
   """
-  place = pathlib.Path(folder or what)
+  place = folder or what
   free = _free(place)
   if free is not None and free < need:
     raise UserError(

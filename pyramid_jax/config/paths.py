@@ -1,7 +1,8 @@
 """Paths in configs and on command lines: `~`, and other working directories.
 
-Names of files that are elsewhere, such as `hf://OWNER/NAME/FILE`, and names
-that are not those of a file here, are left as they are.
+Names of files that are elsewhere, such as `hf://OWNER/NAME/FILE` or
+`gs://BUCKET/NAME`, and names that are not those of a file here, are left as
+they are.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax.config import names
 from pyramid_jax.config import sections
+from pyramid_jax.files import stores
 
 
 _LONGEST = 255  # bytes of a name of a file or folder
@@ -57,18 +59,25 @@ def _is_name(text: str) -> bool:
   return len(name) <= _LONGEST and 0 not in name
 
 
-def folder(path: str, option: str) -> pathlib.Path:
+def folder(path: str, option: str) -> stores.Path:
   """Returns a folder to write, or of a run, which need not exist.
+
+  It may be one in a store, see `files.stores`.
 
   Args:
     path: see `expand`.
     option: what it was given for, such as '--workdir', for the message.
 
   Raises:
-    UserError: see `expand`; or no system or library takes such a name.
+    UserError: see `expand`; or no system or library takes such a name; or a
+      store does not answer.
   """
   expanded = expand(path, option)
   given = f'{option}={path}'
+  if '://' in expanded:
+    found = stores.path(expanded)
+    stores.check(found)
+    return found
   longest = os.pathconf('/', 'PC_PATH_MAX') - _BELOW
   try:
     if len(os.path.abspath(expanded).encode()) > longest:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import os
-import re
 from typing import TypeVar
 
 import jax
@@ -21,11 +20,6 @@ from pyramid_jax.files import retries
 # Errors of the system that say that a file is missing or of another kind.
 _CONTENT = frozenset(
   (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
-)
-# Of TensorStore, where storage is no file system and has no `errno`.
-_STORAGE = re.compile(
-  '(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|RESOURCE_EXHAUSTED'
-  '|PERMISSION_DENIED|UNAUTHENTICATED): '
 )
 
 Path = str | os.PathLike[str]
@@ -79,17 +73,19 @@ def storage(path: Path) -> Iterator[None]:
   """Turns errors of the system in reading into a `UserError` of `read`."""
   try:
     yield
-  except OSError as error:
+  except errors.UserError:
+    raise
+  except Exception as error:
+    if not isinstance(error, OSError) and errors.number(error) is None:
+      raise
     raise failed_read(path, error) from error
 
 
 def failed_read(path: Path, error: BaseException) -> errors.UserError:
   """Returns the error of a read that failed for no fault of the content."""
   number = errors.number(error)
-  words = os.strerror(number) if number else first_line(error)
-  is_denied = number in (errno.EACCES, errno.EPERM) or (
-    number is None and 'PERM' in words.partition(':')[0]
-  )
+  words = errors.words(error) or first_line(error)
+  is_denied = number in (errno.EACCES, errno.EPERM)
   hint = 'nothing in it was changed'
   code = errors.MISSING if is_denied else errors.RESTART
   if code == errors.RESTART:
@@ -117,7 +113,5 @@ def _storage(chain: list[BaseException]) -> BaseException | None:
   for link in chain:
     number = errors.number(link)
     if number is not None and number not in _CONTENT:
-      return link
-    if isinstance(link, ValueError) and _STORAGE.match(str(link)):
       return link
   return None
