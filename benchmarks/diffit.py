@@ -37,6 +37,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax.diffusion import edm
 from pyramid_jax.diffusion import edm_loss
+from pyramid_jax.distributed import flops
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.networks import diffit
@@ -150,7 +151,7 @@ def _time_network(name: str, platform: str, rate: float) -> None:
   state = _state_shapes(plain)
   tree = state.params['generator']
   parameters = sum(leaf.size for leaf in jax.tree.leaves(tree))
-  work = 2 * measuring.macs(plain.forward, tree, plain.batch)
+  work = flops.count(plain.forward, tree, plain.batch)
   print(
     f'\n{name}: {parameters:,} parameters,'
     f' {work / 2e9 / plain.count:.4g} GMACs a forward pass of an image,'
@@ -199,14 +200,14 @@ def _rows(
       held.clear()  # A step that failed has consumed its state.
       held.append(_fresh(state))
       continue
-    flops = factor * work / secs
+    speed = factor * work / secs
     yield (
       what,
       kernel,
       f'{1e3 * secs:.1f}',
       f'{plain.count / secs:.1f}',
-      f'{flops / 1e12:.3g}',
-      f'{flops / rate:.1%}',
+      f'{speed / 1e12:.3g}',
+      f'{speed / rate:.1%}',
     )
 
 

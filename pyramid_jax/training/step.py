@@ -105,6 +105,24 @@ def gradients(
   return values, aux, grads
 
 
+def losses_of(
+  system: system_lib.Trainable,
+) -> Callable[..., tuple[dict[str, jax.Array], Any]]:
+  """Returns the losses of a system as a function of its parameters.
+
+  It is (params, frozen, extra, key, step, batch) -> ({loss name: scalar},
+  (metrics by loss name, new extra)); the batch is that of `Reader.finish`.
+  """
+
+  def losses(params, frozen, extra, key, step, batch):
+    weights = system_lib.Weights(params, frozen, extra)
+    results, new = system.losses(weights, key, step, batch)
+    values = {name: r[0] for name, r in results.items()}
+    return values, ({name: r[1] for name, r in results.items()}, new)
+
+  return losses
+
+
 def _microbatches(batch: Batch, count: int, mesh: Mesh) -> Batch:
   """(B, ...) -> (count, B / count, ...); every row stays on its device."""
   sharding = NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES))
@@ -166,17 +184,14 @@ def make_step(
   weights as they are, and `skipped` counts them.
   """
   count = config.train.accumulate
+  losses = losses_of(system)
 
-  def micro(params, frozen, extra, key, step, batch):
-    batch = finish(batch)
-
-    def losses(params):
-      weights = system_lib.Weights(params, frozen, extra)
-      results, new = system.losses(weights, key, step, batch)
-      values = {name: r[0] for name, r in results.items()}
-      return values, ({name: r[1] for name, r in results.items()}, new)
-
-    values, (reported, new), grads = gradients(losses, params)
+  def micro(params, *rest):
+    *others, batch = rest
+    inputs = (*others, finish(batch))
+    values, (reported, new), grads = gradients(
+      lambda params: losses(params, *inputs), params
+    )
     return grads, _flat_metrics(values, reported), new
 
   def step(state: TrainState, frozen: Any, batch: Batch):
