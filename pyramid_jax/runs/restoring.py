@@ -11,6 +11,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
+from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import reading
 from pyramid_jax.runs import state as state_lib
@@ -113,6 +114,9 @@ def _item(path: pathlib.Path, tree: Any, partial: bool) -> Any:
 
 def _check(name: str, item: Any, meta: step_meta.Meta) -> dict[str, str]:
   """Returns the hashes of an item; other ones than recorded are damage."""
+  for leaf, value in sharding.leaves(item).items():
+    if not isinstance(value, jax.Array) and np.asarray(value).dtype.hasobject:
+      raise reading.DamagedError('hash', f'{name}/{leaf} is no array')
   found = hashes.tree(item)
   for leaf, value in found.items():
     if meta['tree'][name].get(leaf, ('', '', ''))[2] != value:

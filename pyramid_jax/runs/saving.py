@@ -144,7 +144,7 @@ class Saver:
       blocking_secs,
     )
     if processes.is_main_process():
-      self._prune()
+      self.prune()
     return Took(step=step, bytes=size, blocking_secs=blocking_secs, secs=secs)
 
   def _abandon(self) -> None:
@@ -157,7 +157,7 @@ class Saver:
       part = step_folders.temporary(self._workdir, self._step)
       step_folders.remove_written(part)
 
-  def _prune(self) -> None:
+  def prune(self) -> None:
     """Removes the checkpoints that no rule keeps; problems are warnings."""
     try:
       there = step_folders.steps(self._workdir)
@@ -180,6 +180,16 @@ class Saver:
         score=meta.get('scores', {}).get(self._rules.best),
       )
     return self._saved[step]
+
+
+def tidy(workdir: step_folders.Path, rules: keep_rules.Rules) -> None:
+  """Leaves in a finished run what its last save would have left.
+
+  A process may be killed between its last save and the removal of the others.
+  """
+  remove_leftovers(workdir)
+  if processes.is_main_process():
+    Saver(workdir, rules).prune()
 
 
 def remove_leftovers(workdir: step_folders.Path) -> None:

@@ -88,7 +88,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
   stopping.check()
   steps = config.train.steps
   if checkpoints.reaches(workdir, steps):
-    saving.remove_leftovers(workdir)
+    saving.tidy(workdir, keep_rules.Rules.of_config(config.train))
     logging.info('%s has its %d steps', workdir, steps)
     export.complete(workdir, config)
     return

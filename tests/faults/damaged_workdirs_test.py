@@ -221,3 +221,13 @@ def test_stray_entries_change_nothing(trained, tmp_path):
   assert checkpoints.steps(copy) == [5, 4, 3]
   assert '99999.bad-incomplete' in run_contents.names(copy)
   assert json.loads((copy / 'config.json').read_text())['train']['steps'] == 5
+
+
+def test_an_array_of_another_name_is_damage(trained, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(trained[0], copy)
+  for file in copy.glob('checkpoints/4/ema/_METADATA'):
+    text = file.read_text()
+    assert '"key": "w"' in text
+    file.write_text(text.replace('"key": "w"', '"key": "v"'))
+  assert outcome(copy, trained[1], sampled) == 'earlier'

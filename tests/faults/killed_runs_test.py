@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.runs import checkpoints
+from pyramid_jax.runs import step_folders
 from tests.helpers import run_contents
 
 
@@ -67,3 +69,13 @@ def test_a_kill_inside_of_a_save(server, tmp_path):
   ended(server, workdir, '--config.network.width=2048')
   assert run_contents.names(workdir) == ['2', '3', '4']
   assert [step for step, _ in run_contents.losses(workdir)] == [1, 2, 3, 4]
+
+
+def test_a_kill_after_the_last_save_leaves_no_old_checkpoint(server, tmp_path):
+  workdir = tmp_path / 'run'
+  ended(server, workdir, *FLAGS)
+  folder = step_folders.directory(workdir)
+  there = run_contents.names(workdir)
+  shutil.copytree(folder / there[0], folder / '2')
+  ended(server, workdir, *FLAGS)
+  assert run_contents.names(workdir) == there
