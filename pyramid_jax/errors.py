@@ -79,11 +79,13 @@ class UserError(ValueError):
 
   Attributes:
     code: exit code of the process, one of the constants of this module.
+    is_shared: whether all processes of a run raise it at the same place.
   """
 
   def __init__(self, message: str, code: int = USAGE):
     super().__init__(_line(message))
     self.code = code
+    self.is_shared = False
 
 
 def shown(value: Any) -> str:

@@ -39,8 +39,11 @@ def main(given: options.CommandLine) -> None:
   if workdir is None:
     workdir = _RUNS / (config.name or config.system.name)
     logging.info('workdir: %s; --workdir=DIR chooses another', workdir)
-  name = f'pyramid_jax.commands.{given.mode}'
-  importlib.import_module(name).run(config, workdir, given.values)
+  from pyramid_jax.distributed import startup  # loads jax
+
+  with startup.joined(config.distributed):
+    name = f'pyramid_jax.commands.{given.mode}'
+    importlib.import_module(name).run(config, workdir, given.values)
 
 
 def _config(

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import pathlib
+import re
 import tempfile
 
 
@@ -99,12 +100,16 @@ def pytest_configure(config):
   config.pluginmanager.register(Memory())
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
   """Skips what needs another platform, and puts files with slow tests first.
 
-  So no worker is left alone with a long file at the end.
+  So no worker is left alone with a long file at the end. What has the marker
+  `hosts` runs only where the expression of `-m` names it.
   """
+  chosen = re.search(r'\bhosts\b', config.option.markexpr or '')
   for item in items:
+    if item.get_closest_marker('hosts') and not chosen:
+      item.add_marker(pytest.mark.skip(reason='many processes: -m hosts'))
     for platform in {'gpu', 'tpu'} - {jax.default_backend()}:
       if item.get_closest_marker(platform):
         item.add_marker(pytest.mark.skip(reason=f'no {platform} is here'))

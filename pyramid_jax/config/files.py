@@ -58,7 +58,7 @@ def load(path: str) -> ConfigDict:
       'not a ConfigDict.'
     )
   with errors.user_errors():
-    return formats.from_json(formats.to_json(config))
+    return formats.completed(config)
 
 
 def shipped() -> list[pathlib.Path]:

@@ -52,6 +52,8 @@ LATER: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
 # Fields of a network that files of either format may hold and that are left
 # out: nothing reads `image_size`, and `use_split_head` is on in every system.
 UNREAD = {'frido': ('image_size', 'use_split_head')}
+# Sections of one start of the processes, which no record of a run has.
+UNRECORDED = ('distributed',)
 # Values that both formats have, with two meanings.
 _REUSED = {'diffusion.beta_schedule': {'linear': 'scaled_linear'}}
 
@@ -94,11 +96,23 @@ def to_json(config: ConfigDict, others: Mapping[str, str] | None = None) -> str:
   """Returns the text of `config.json`, in the newest format.
 
   With `others`, the sums of other files, it has those and its own; see `sums`.
+  How the processes of a run found each other is no part of it.
   """
   values = {'format': FORMAT, **config.to_dict()}
+  for section in UNRECORDED:
+    values.pop(section, None)
   if others is not None:
     values = sums.add(values, others)
   return json.dumps(values, indent=2) + '\n'
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+  """Returns a config with the fields that it lacks, locked.
+
+  Raises:
+    ValueError: see `from_json`.
+  """
+  return from_json(json.dumps({'format': FORMAT, **config.to_dict()}))
 
 
 def from_json(text: str | bytes, what: str = '') -> ConfigDict:

@@ -80,7 +80,7 @@ def write(
   """
   arrays: dict[str, np.ndarray] = {}
   for name, leaf in sharding.leaves(trees).items():
-    value = processes.gathered(leaf)
+    value = processes.to_host(leaf)
     is_weight = name.startswith(('params/', 'frozen/'))
     if name in coarse and value.ndim > 1:
       axes = tuple(range(value.ndim - 1))

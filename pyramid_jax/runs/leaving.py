@@ -22,6 +22,9 @@ _RELEASE_SECS = 5.0
 _RELEASES: dict[object, Callable[[], object]] = {}
 _GATE = threading.Lock()  # a process that ends takes nothing new
 
+# The exit code and the message of a process that ends `at_once`.
+ending: tuple[int, str] | None = None
+
 
 @contextlib.contextmanager
 def released(release: Callable[[], object]) -> Iterator[None]:
@@ -46,7 +49,9 @@ def at_once(code: int, message: str, details: str = '') -> NoReturn:
     message: one line, for stderr and the log.
     details: lines for both that come before it.
   """
+  global ending
   _GATE.acquire()
+  ending = code, message
   text = f'{details}error: {message}\n'
   if os.isatty(2):
     text = f'\n{text}'  # a bar may be there

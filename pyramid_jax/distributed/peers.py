@@ -1,0 +1,116 @@
+"""The end of one process of a run is that of all.
+
+A process that fails tells the others, which a thread of theirs hears: their
+devices would wait for it for ever. One that is killed tells nobody; jax misses
+its heartbeat and aborts the others (exit code 134).
+"""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import threading
+import time
+from typing import Any
+
+import jax
+
+from pyramid_jax import errors
+from pyramid_jax.distributed import processes
+from pyramid_jax.runs import leaving
+
+
+POLL_SECS = 0.5
+# Process 0 has the service by which the others hear: it waits for them.
+_LINGER_SECS = 5.0
+_ENDED = f'{processes.PREFIX}/ended'
+_HEARD = f'{processes.PREFIX}/heard'
+_TOPIC = 'end'
+_MORE = 500  # characters of another process's message
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+  """Tells the other processes of an error in the context, and hears of theirs.
+
+  The context ends when the work of all has ended, or when one has failed. An
+  error that all of them raise is not sent.
+  """
+  done = threading.Event()
+  thread = threading.Thread(
+    target=_listen, args=(done,), name='peers', daemon=True
+  )
+  with leaving.released(_tell_end):
+    thread.start()
+    try:
+      yield
+      processes.barrier(_TOPIC)
+    except BaseException as error:
+      if is_shared(error):
+        processes.barrier(_TOPIC)
+      else:
+        done.set()
+        _tell(getattr(error, 'code', errors.BUG), _words(error))
+        _stay_away()
+      raise
+    finally:
+      done.set()
+
+
+def is_shared(error: BaseException) -> bool:
+  """Whether all processes raise an error at the same place."""
+  return getattr(error, 'is_shared', False)
+
+
+def _words(error: BaseException) -> str:
+  return str(error) or type(error).__name__
+
+
+def _tell_end() -> None:
+  """Tells why this process ends at once."""
+  if leaving.ending is not None:
+    _tell(*leaving.ending)
+
+
+def _tell(code: int, message: str) -> None:
+  """Tells the others, and in process 0 waits until they have heard."""
+  index, count = processes.process_part()
+  text = json.dumps({'code': code, 'from': processes.name(), 'why': message})
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    processes.set_key(f'{_ENDED}/{index}', text)
+    end = time.monotonic() + _LINGER_SECS
+    while index == 0 and time.monotonic() < end:
+      heard = processes.client().key_value_dir_get(_HEARD)
+      ended = processes.client().key_value_dir_get(_ENDED)
+      if len({key.rpartition('/')[2] for key, _ in (*heard, *ended)}) == count:
+        return
+      time.sleep(0.05)
+
+
+def _stay_away() -> None:
+  """Keeps jax from waiting, when the process ends, for those that are gone."""
+  from jax._src import distributed  # jax has no public name for it
+
+  distributed.global_state.shutdown = lambda: None  # type: ignore
+
+
+def _listen(done: threading.Event) -> None:
+  index, _ = processes.process_part()
+  while not done.wait(POLL_SECS):
+    try:
+      ended = dict(processes.client().key_value_dir_get(_ENDED))
+    except Exception:  # jax says what happened to the service
+      continue
+    ended.pop(f'{_ENDED}/{index}', None)  # sent as this process leaves
+    if ended and not done.is_set():
+      _follow(json.loads(ended[min(ended)]))
+      return
+
+
+def _follow(message: dict[str, Any]) -> None:
+  """Ends this process with the code of the one that ended."""
+  index, _ = processes.process_part()
+  text = f'{message["from"]} ended: {message["why"][:_MORE]}'
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    processes.set_key(f'{_HEARD}/{index}', '')
+  with leaving.LAST_WORD:
+    leaving.at_once(message['code'], text)
