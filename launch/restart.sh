@@ -9,16 +9,12 @@
 # after it. The pause between two starts doubles; a run of HEALTHY_SECS starts
 # the count and the pause anew.
 set -uo pipefail
-
-RESTARTS="${RESTARTS:-10}"            # in a row, without a healthy run
-PAUSE_SECS="${PAUSE_SECS:-5}"         # before the first of them
-MOST_PAUSE_SECS="${MOST_PAUSE_SECS:-300}"
-HEALTHY_SECS="${HEALTHY_SECS:-600}"
+# shellcheck source=launch/restarts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/restarts.sh"
 
 if [ "${1:-}" = --dry-run ]; then
   shift
-  printf '%q ' "$@"
-  echo
+  quoted "$@"
   exit 0
 fi
 if [ $# = 0 ]; then
@@ -35,48 +31,30 @@ forward() {
 trap 'forward TERM' TERM
 trap 'forward INT' INT
 
-# A command in the background ignores SIGINT unless it has handlers of its own;
-# the library's commands have.
+# The command has a process group of its own: Ctrl-C reaches it through this
+# script alone, not twice, and is not ignored, as in other background commands.
 run() {
+  set -m
   "$@" &
   child=$!
+  set +m
   local code=0
-  # A signal interrupts `wait`, which then returns the signal's number.
-  while kill -0 "$child" 2>/dev/null; do
-    wait "$child"
-  done
-  wait "$child"
+  wait_for "$child"
   code=$?
   child=''
   return "$code"
 }
 
-pause="$PAUSE_SECS"
-count=0
 while true; do
   start=$SECONDS
   run "$@"
   code=$?
-  if [ -n "$stopped" ]; then
+  if [ -n "$stopped" ] || ! restart_after "$code" $((SECONDS - start)); then
     exit "$code"
   fi
-  if [ "$code" != 75 ] && [ "$code" -lt 128 ]; then
-    exit "$code"
-  fi
-  if [ $((SECONDS - start)) -ge "$HEALTHY_SECS" ]; then
-    pause="$PAUSE_SECS"
-    count=0
-  fi
-  count=$((count + 1))
-  if [ "$count" -gt "$RESTARTS" ]; then
-    echo "exit code $code after $RESTARTS restarts in a row: giving up" >&2
-    exit "$code"
-  fi
-  echo "exit code $code: restart $count of $RESTARTS in $pause s" >&2
-  sleep "$pause" &
+  sleep "$restart_pause" &
   wait $!
   if [ -n "$stopped" ]; then
     exit 75
   fi
-  pause=$((pause * 2 < MOST_PAUSE_SECS ? pause * 2 : MOST_PAUSE_SECS))
 done

@@ -22,13 +22,14 @@ CODES = {
 }
 
 
-def start(*command, **variables):
+def start(*command, start_new_session=False, **variables):
   return subprocess.Popen(
     ['bash', str(SCRIPT), *command],
     env=os.environ | QUICK | variables,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
+    start_new_session=start_new_session,
   )
 
 
@@ -96,6 +97,21 @@ def test_a_signal_is_passed_on_and_is_the_last(tmp_path, number):
   process.send_signal(number)
   assert process.wait(30) == errors.RESTART
   assert file.read_text() == str(int(number))
+
+
+def test_a_signal_of_a_terminal_comes_once(tmp_path):
+  # A terminal sends Ctrl-C to all processes; a second one means `at once`.
+  code = (
+    'import signal, time\n'
+    'signal.signal(signal.SIGINT, lambda *_: print("seen", flush=True))\n'
+    'print("ready", flush=True)\n'
+    'time.sleep(1)\n'
+  )
+  process = start(sys.executable, '-c', code, start_new_session=True)
+  assert process.stdout.readline() == 'ready\n'
+  os.killpg(process.pid, signal.SIGINT)
+  out, _ = process.communicate(timeout=60)
+  assert out == 'seen\n'
 
 
 def test_a_signal_ends_a_pause(tmp_path):
