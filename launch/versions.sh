@@ -56,8 +56,8 @@ fi
 "$UV" pip install --quiet --python "$PYTHON" \
   --requirement "$VENV/versions.txt"
 "$UV" pip install --quiet --no-deps --python "$PYTHON" --editable .
-echo "Tests on the $which versions:" \
-  $(grep -iE '^(jax|flax|numpy|orbax-checkpoint|pillow|scipy)==' \
-    "$VENV/versions.txt")
+echo "Tests on the $which versions:"
+grep -iE '^(jax|flax|numpy|orbax-checkpoint|pillow|scipy)==' \
+  "$VENV/versions.txt"
 exec "$PYTHON" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
   -m 'not slow' "${TESTS[@]}"
