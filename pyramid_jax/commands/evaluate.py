@@ -25,6 +25,7 @@ from pyramid_jax.evaluation import saved_samples
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.evaluation import unfinished
+from pyramid_jax.files import stores
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import states
 from pyramid_jax.pipeline import settings as settings_lib
@@ -162,7 +163,7 @@ def _of_saved(
 ) -> Task:
   """Returns the evaluation of an .npz of images, or of a folder of them."""
   del workdir
-  path = pathlib.Path(options['samples'])
+  path = stores.path(options['samples'])
   split = options.get('split') or 'test'
   images, conditions = image_sources.of_saved(path, config.data.workers)
   if evaluator is None and image_sources.saved_file(path) is None:

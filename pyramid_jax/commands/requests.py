@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
 import json
-import pathlib
 from typing import Any
 
 import jax
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import pipeline
+from pyramid_jax.files import stores
 from pyramid_jax.pipeline import request as request_lib
 from pyramid_jax.runs import hashes
 
@@ -46,7 +46,7 @@ def record(
   """
   given = {n: getattr(request, n) for n in request.given(request_lib.NAMES)}
   for name in set(_FILES) & given.keys():
-    path = pathlib.Path(given[name])
+    path = stores.path(given[name])
     if path.is_file():
       with path.open('rb') as file:
         given[name] = hashlib.file_digest(file, 'sha256').hexdigest()

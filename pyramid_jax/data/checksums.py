@@ -20,6 +20,7 @@ from pyramid_jax import files
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import images
 from pyramid_jax.data import listing
+from pyramid_jax.files import stores
 
 
 FIELD = 'config.data.checksums'
@@ -71,7 +72,7 @@ class Checksums:
     if self._path is None:
       return
     sums = load(self._path)
-    root = pathlib.Path(config.data.root).expanduser()
+    root = stores.path(config.data.root).expanduser()
     below = os.path.relpath(folder, root)
     places = {}
     for name in names:

@@ -23,6 +23,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import images
 from pyramid_jax.data import masks
 from pyramid_jax.data import sketch_files
+from pyramid_jax.files import stores
 
 
 Given = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -95,7 +96,7 @@ def title(value: Given, name: str) -> str:
 
 def existing(value: str | os.PathLike[str], name: str) -> pathlib.Path:
   """Returns the path of a file; one that is not there is a UserError."""
-  path = pathlib.Path(os.fspath(value)).expanduser()
+  path = stores.path(value).expanduser()
   if path.is_dir():
     raise errors.UserError(
       f'{name}={path}: a folder, must be a file.', errors.MISSING

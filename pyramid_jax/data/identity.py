@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -24,8 +25,10 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import checksums
 from pyramid_jax.data import listing
+from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries
 from pyramid_jax.files import seals
+from pyramid_jax.files import stores
 
 
 IMAGES = 'images'  # The size of each in bytes.
@@ -52,6 +55,8 @@ def sizes(folder: pathlib.Path, names: Iterable[str]) -> dict[str, int | None]:
     OSError: the file system does not say.
   """
   names = list(names)
+  if stores.is_remote(folder):
+    return _sizes_of_objects(remote_path.RemotePath(folder), names)
   base = os.path.join(os.fspath(folder), '')
   chunks = [names[i::_THREADS] for i in range(_THREADS)]
 
@@ -63,6 +68,17 @@ def sizes(folder: pathlib.Path, names: Iterable[str]) -> dict[str, int | None]:
     for chunk, values in zip(chunks, pool.map(of, chunks), strict=True):
       found.update(zip(chunk, values, strict=True))
   return found
+
+
+def _sizes_of_objects(
+  folder: remote_path.RemotePath, names: Sequence[str]
+) -> dict[str, int | None]:
+  """Returns the sizes that the list of a folder has: one request for many."""
+  there: dict[str, remote_path.Stat] = {}
+  if names:
+    with contextlib.suppress(FileNotFoundError):
+      there = remote_path.tree(folder)
+  return {n: there[n].length if n in there else None for n in names}
 
 
 def _size(path: str) -> int | None:

@@ -1,13 +1,13 @@
 """A folder of finished images of one size: samples, or what they resemble."""
 
 import os
-import pathlib
 
 import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.data import images
 from pyramid_jax.data import listing
+from pyramid_jax.files import stores
 
 
 class ImageFiles:
@@ -19,7 +19,7 @@ class ImageFiles:
 
   def __init__(self, folder: str | os.PathLike[str]):
     """Lists the files; raises a UserError if there are none."""
-    self._folder = pathlib.Path(folder)
+    self._folder = stores.path(folder)
     self._files = listing.find_images(self._folder, str(folder))
     self._shape = self._read(0).shape
 

@@ -22,6 +22,7 @@ from pyramid_jax import limits
 from pyramid_jax.data import encoded_images
 from pyramid_jax.files import bounded
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 
 
 # The formats of Pillow that are read, by content. Those whose decoders start
@@ -208,7 +209,7 @@ def read(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
   Raises:
     BrokenImage: no such file, another format, too large, or damaged.
   """
-  return decode(load_bytes(pathlib.Path(path)), path, upright)
+  return decode(load_bytes(stores.path(path)), path, upright)
 
 
 def size(path: pathlib.Path) -> tuple[int, int]:
@@ -251,7 +252,7 @@ def read_map(path: str | os.PathLike) -> np.ndarray:
   Raises:
     BrokenImage: see `read`; or pixels of another kind.
   """
-  return decode_map(load_bytes(pathlib.Path(path)), path)
+  return decode_map(load_bytes(stores.path(path)), path)
 
 
 def decode_map(data: bytes, path: str | os.PathLike) -> np.ndarray:

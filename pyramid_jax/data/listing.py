@@ -17,7 +17,9 @@ from absl import logging
 
 from pyramid_jax import errors
 from pyramid_jax.data import images
+from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 
 
 MAP = '.map.png'  # what the semantic map of an image ends in
@@ -50,7 +52,8 @@ def find_images(base: pathlib.Path, name: str) -> list[str]:
   """
   found: list[str] = []
   left_out: dict[str, list[str]] = {}
-  for path, reason in _walk(base):
+  is_remote = stores.is_remote(base)
+  for path, reason in _objects(base) if is_remote else _walk(base):
     if reason:
       left_out.setdefault(reason, []).append(path)
     else:
@@ -90,6 +93,29 @@ def _walk(base: pathlib.Path) -> Iterator[tuple[str, str]]:
         yield path, 'links to a folder that they lie in'
       else:
         todo.append((f'{path}/', (*parents, real)))
+
+
+def _objects(base: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """Yields what `_walk` does, of a folder of objects."""
+  with _named(base):
+    paths = sorted(remote_path.tree(remote_path.RemotePath(base)))
+  hidden: set[str] = set()
+  for path in paths:
+    *folders, name = path.split('/')
+    left_out = [
+      i
+      for i, folder in enumerate(folders)
+      if folder.startswith('.') or folder in _OF_SYSTEM
+    ]
+    if left_out:
+      hidden.add('/'.join(folders[: left_out[0] + 1]))
+      continue
+    with _named(base / path):
+      reason = _reason_of_name(name, base / path)
+    if reason is not None:
+      yield path, reason
+  for folder in sorted(hidden):
+    yield folder, HIDDEN
 
 
 def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
@@ -137,20 +163,31 @@ def _is(test: Callable[[], bool]) -> bool:
 def _reason(entry: os.DirEntry[str]) -> str | None:
   """Returns why a file is no image, '' if it is one, None if it serves one."""
   name = entry.name
-  if name.startswith('.'):
-    return HIDDEN
-  if name.endswith(MAP) or name == CAPTIONS:
-    return None
-  if not _is(entry.is_file):
+  is_odd = not name.startswith('.') and not _serves(name)
+  if is_odd and not _is(entry.is_file):
     is_there = os.path.exists(entry.path)
     return 'no regular files' if is_there else 'links that lead nowhere'
+  return _reason_of_name(name, pathlib.Path(entry.path))
+
+
+def _serves(name: str) -> bool:
+  """Whether a file serves images without being one."""
+  return name.endswith(MAP) or name == CAPTIONS
+
+
+def _reason_of_name(name: str, path: pathlib.Path) -> str | None:
+  """Returns the reason of a regular file, see `_reason`."""
+  if name.startswith('.'):
+    return HIDDEN
+  if _serves(name):
+    return None
   if name.lower().endswith(images.SUFFIXES):
     return ''
   suffix = os.path.splitext(name.lower())[1]
   if suffix:
     return f'files of {suffix}'
   try:
-    images.size(pathlib.Path(entry.path))
+    images.size(path)
   except images.BrokenImage as error:
     if isinstance(error.__cause__, OSError) and errors.number(error):
       raise error.__cause__ from error
@@ -229,6 +266,13 @@ def maps(base: pathlib.Path, files: Iterable[str]) -> dict[str, str]:
   return found
 
 
+def _names(folder: pathlib.Path) -> list[str]:
+  """Returns what a folder has."""
+  if stores.is_remote(folder):
+    return list(remote_path.RemotePath(folder).entries())
+  return os.listdir(folder)
+
+
 def located(base: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
   """Returns files below a folder by the names that were asked for.
 
@@ -239,7 +283,7 @@ def located(base: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
   @functools.cache
   def listed(folder: str) -> dict[str, str]:
     try:
-      there = retries.repeat(lambda: os.listdir(base / folder), base / folder)
+      there = retries.repeat(lambda: _names(base / folder), base / folder)
     except (FileNotFoundError, NotADirectoryError):
       return {}
     except OSError as error:

@@ -8,7 +8,6 @@ cannot be rendered (text, scripts, other files) is refused by name.
 
 import io
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ from PIL import Image
 from pyramid_jax import limits
 from pyramid_jax.data import images
 from pyramid_jax.data import svg_document
+from pyramid_jax.files import stores
 
 
 SIDE = 1024  # px of the longer side of a sketch
@@ -49,7 +49,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
   Raises:
     BrokenImage: no such file, another format, too large, or damaged.
   """
-  path = pathlib.Path(path)
+  path = stores.path(path)
   data = images.load_bytes(path)
   if not data.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b'<'):
     return images.decode_rgba(data, path)

@@ -18,6 +18,7 @@ from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import image_sources as sources
+from pyramid_jax.files import stores
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import inception as family
 from pyramid_jax.metrics import bootstrap
@@ -219,7 +220,7 @@ def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
     )
   evaluator = create(config, compare=False)
   if options.get('samples'):
-    samples = pathlib.Path(options['samples'])
+    samples = stores.path(options['samples'])
     real, _ = sources.of_saved(samples, config.data.workers)
   else:
     split = options.get('split') or 'train'

@@ -21,6 +21,8 @@ from pyramid_jax.data import images as data_images
 from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.files import arrays
+from pyramid_jax.files import remote_path
+from pyramid_jax.files import stores
 
 
 SAMPLES = 'samples.npz'  # The images of --mode=sample.
@@ -135,7 +137,11 @@ def fingerprint(path: pathlib.Path) -> Any:
   file = saved_file(path)
   if file is not None:
     return arrays.contents(file)
-  stats = [(x, (path / x).stat()) for x in image_files.ImageFiles(path).names]
+  names = image_files.ImageFiles(path).names
+  if stores.is_remote(path):
+    there = remote_path.tree(remote_path.RemotePath(path))
+    return [(x, there[x].length, there[x].version) for x in names]
+  stats = [(x, (path / x).stat()) for x in names]
   return [(x, stat.st_size, stat.st_mtime_ns) for x, stat in stats]
 
 

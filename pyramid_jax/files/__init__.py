@@ -1,6 +1,7 @@
 """Files by name: a path, a file of a repository, or a well-known name.
 
   weights/vocab.txt                     a path; `~` is the home folder
+  gs://BUCKET/FOLDER/vocab.txt          an object of Cloud Storage
   hf://OWNER/NAME/FOLDER/FILE@REVISION  a file of a repository on
                                         huggingface.co; the folder and the
                                         revision may be left out
@@ -19,6 +20,7 @@ import re
 from pyramid_jax import errors
 from pyramid_jax.files import fetching
 from pyramid_jax.files import known
+from pyramid_jax.files import stores
 
 
 Path = str | os.PathLike[str]
@@ -65,7 +67,7 @@ def local_all(names: Path, what: str) -> list[pathlib.Path]:
     return [fetching.fetched(_of_hub(text, what), what)]
   if text in known.KNOWN and not whole.is_file():
     return [fetching.fetched(file, what) for file in _known(text, what)]
-  return [whole]
+  return [stores.path(text) if stores.is_remote(text) else whole]
 
 
 def missing(name: Path, what: str, kind: str = '') -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from pyramid_jax import limits
 from pyramid_jax.files import bounded
+from pyramid_jax.files import copies
 from pyramid_jax.files import zips
 
 
@@ -133,6 +134,7 @@ def opened(path: Path) -> Iterator[Archive]:
       or what only code could read.
     OSError: the file cannot be opened or read.
   """
+  path = copies.local(path)
   bounded.check(path, limits.FILE_BYTES)
   with open(path, 'rb') as file:
     start = file.read(6)

@@ -1,10 +1,11 @@
 """Files on a disk of this machine, and objects in a store, `gs://BUCKET/NAME`.
 
-`path` gives a `pathlib.Path` for the first and an `etils.epath.Path` for the
-second; both name, test, list and read in the same words. Only whole objects are
-written to a store: one appears, or takes the place of another, in one moment,
-and is then what everybody reads. Nothing there is renamed, appended to, linked
-or locked, and a folder is no more than the beginning of some names.
+`path` gives a `pathlib.Path` for the first and a `RemotePath`, which is an
+`etils.epath.Path`, for the second; both name, test, list and read in the same
+words. Only whole objects are written to a store: one appears, or takes the
+place of another, in one moment, and is then what everybody reads. Nothing there
+is renamed, appended to, linked or locked, and a folder is no more than the
+beginning of some names.
 
 The extra `gcs` is imported once a name of a store is met.
 """
@@ -12,22 +13,19 @@ The extra `gcs` is imported once a name of a store is met.
 from collections.abc import Iterator
 import contextlib
 import errno
-import importlib.util
 import os
 import pathlib
 import tempfile
 from typing import IO
-from typing import Any
 from typing import TypeAlias
 
 from etils import epath
 
 from pyramid_jax import errors
+from pyramid_jax.files import remote_path
 
 
-GS = 'gs://'
-_PROTOCOL = 'gcs'  # as fsspec calls it
-_PACKAGE = 'gcsfs'  # which fsspec imports for it
+GS = remote_path.GS
 _IN_MEMORY = 32 << 20  # bytes of an object; larger ones lie on a disk meanwhile
 
 Name = str | os.PathLike[str]
@@ -57,8 +55,8 @@ def path(name: Name) -> Path:
   bucket, *parts = rest.rstrip('/').split('/')
   if not bucket or not all(parts) or {'.', '..'} & {bucket, *parts}:
     raise errors.UserError(f'{text}: must be {GS}BUCKET/NAME/NAME.')
-  _prepare(text)
-  return epath.Path(f'{GS}{bucket}', *parts)
+  remote_path.prepare(text)
+  return remote_path.RemotePath(f'{GS}{bucket}', *parts)
 
 
 def absolute(name: Name) -> Path:
@@ -91,7 +89,7 @@ def names(folder: Path) -> list[str]:
   Raises:
     OSError: it cannot be read.
   """
-  with answers(folder):
+  with remote_path.answers(folder):
     try:
       found = [child.name for child in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -105,8 +103,8 @@ def put(place: Path, data: bytes) -> None:
   Raises:
     OSError: it cannot be written; then it is what it was.
   """
-  with answers(place):
-    _system().pipe_file(os.fspath(place), data)
+  with remote_path.answers(place):
+    remote_path.system().pipe_file(os.fspath(place), data)
 
 
 def create(place: Path, data: bytes) -> bool:
@@ -117,9 +115,9 @@ def create(place: Path, data: bytes) -> bool:
   Raises:
     OSError: it cannot be written.
   """
-  with answers(place):
+  with remote_path.answers(place):
     try:
-      _system().pipe_file(os.fspath(place), data, mode='create')
+      remote_path.system().pipe_file(os.fspath(place), data, mode='create')
     except FileExistsError:
       return False
   return True
@@ -146,8 +144,8 @@ def put_file(place: Path, file: pathlib.Path) -> None:
   if file.stat().st_size <= _IN_MEMORY:
     put(place, file.read_bytes())
     return
-  with answers(place):
-    _system().put_file(os.fspath(file), os.fspath(place))
+  with remote_path.answers(place):
+    remote_path.system().put_file(os.fspath(file), os.fspath(place))
 
 
 def modified(place: Path) -> float | None:
@@ -158,16 +156,16 @@ def modified(place: Path) -> float | None:
   Raises:
     OSError: it cannot be read.
   """
-  with answers(place):
+  with remote_path.answers(place):
     try:
-      return _system().modified(os.fspath(place)).timestamp()
+      return remote_path.system().modified(os.fspath(place)).timestamp()
     except FileNotFoundError:
       return None
 
 
 def remove(place: Path) -> None:
   """Removes a file or an object if it is there; OSError if that fails."""
-  with answers(place):
+  with remote_path.answers(place):
     place.unlink(missing_ok=True)
 
 
@@ -176,45 +174,8 @@ def remove_folder(folder: Path) -> None:
 
   What was removed does not come back; a second call goes on after a failure.
   """
-  with answers(folder):
-    system, name = _system(), os.fspath(folder)
+  with remote_path.answers(folder):
+    system, name = remote_path.system(), os.fspath(folder)
     found = sorted(system.find(name))
     if found:
       system.rm(found)
-
-
-@contextlib.contextmanager
-def answers(place: Name) -> Iterator[None]:
-  """Raises what a store answers as an OSError, as a disk does."""
-  try:
-    yield
-  except (FileNotFoundError, FileExistsError):
-    raise
-  except Exception as error:
-    is_late = isinstance(error, TimeoutError)
-    number = errors.number(error) or (errno.ETIMEDOUT if is_late else None)
-    if number is None or isinstance(error, OSError) and not is_remote(place):
-      raise
-    lines = str(error).splitlines() or [type(error).__name__]
-    raise errors.StoreError(number, lines[0], os.fspath(place)) from error
-
-
-def _prepare(text: str) -> None:
-  """Sets up what serves a store, before its first use."""
-  import fsspec
-
-  is_given = _PROTOCOL in fsspec.registry
-  if not is_given and importlib.util.find_spec(_PACKAGE) is None:
-    raise errors.UserError(
-      f'{text}: {GS} needs the package {_PACKAGE}: pip install'
-      " 'pyramid_jax[gcs]'."
-    )
-  # A list that was read before does not know what others wrote since.
-  fsspec.config.conf.setdefault(_PROTOCOL, {})['use_listings_cache'] = False
-
-
-def _system() -> Any:
-  """Returns what serves a store, the one that etils has, too."""
-  import fsspec
-
-  return fsspec.filesystem(_PROTOCOL, finalize_on_close=True)

@@ -25,6 +25,7 @@ from pyramid_jax import limits
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.distributed import initial
 from pyramid_jax.files import json_text
+from pyramid_jax.files import stores
 from pyramid_jax.interop import diffusers_options
 from pyramid_jax.interop import diffusers_scheduler
 from pyramid_jax.interop import parts
@@ -64,7 +65,7 @@ _STEPS, _GUIDANCE = 50, 7.5
 
 def is_folder(path: Path) -> bool:
   """Returns whether a folder is a pipeline of diffusers, and no workdir."""
-  folder = pathlib.Path(path)
+  folder = stores.path(path)
   return (folder / INDEX).is_file() and not (folder / 'config.json').exists()
 
 
@@ -75,7 +76,7 @@ def config(path: Path) -> ConfigDict:
     UserError: another kind of model, an option that is not served, or
       components that are not there.
   """
-  folder = pathlib.Path(path)
+  folder = stores.path(path)
   _check_index(folder)
   weights = _check_files(folder)
   unet = diffusers_options.unet(_options(folder, 'unet/config.json'))
@@ -116,7 +117,7 @@ def load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     UserError: weights that are missing, damaged or of another network.
   """
-  folder = pathlib.Path(path)
+  folder = stores.path(path)
   first = diffusers_options.autoencoder(_options(folder, 'vae/config.json'))
   values: dict[str, Any] = {
     'extra': {'latent_scale': np.full(1, first.scale, np.float32)},
@@ -228,7 +229,7 @@ def _tokenizer(folder: pathlib.Path, length: int) -> dict[str, Any]:
   whole = pieces / 'tokenizer.json'
   files = [pieces / 'vocab.json', pieces / 'merges.txt']
   vocab, merges = (
-    files if all(map(pathlib.Path.is_file, files)) else [whole] * 2
+    files if all(file.is_file() for file in files) else [whole] * 2
   )
   file = pieces / 'tokenizer_config.json'
   values = _read_json(file) if file.is_file() else {}

@@ -13,6 +13,7 @@ from safetensors import numpy as safetensors_numpy
 from pyramid_jax import errors
 from pyramid_jax import limits
 from pyramid_jax.files import bounded
+from pyramid_jax.files import copies
 from pyramid_jax.runs import whole_files
 
 
@@ -35,6 +36,7 @@ class Tensors(Mapping[str, np.ndarray]):
   """
 
   def __init__(self, path: str | os.PathLike[str]):
+    path = copies.local(path)
     _check_header(path)
     try:
       self._file = safetensors.safe_open(path, 'np')

@@ -26,6 +26,7 @@ import numpy as np
 
 from pyramid_jax import limits
 from pyramid_jax.files import bounded
+from pyramid_jax.files import copies
 from pyramid_jax.files import zips
 from pyramid_jax.interop import unpickler
 
@@ -167,6 +168,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     ValueError: damage, an unknown class that makes tensors, or no tensors.
     OSError: the file cannot be opened.
   """
+  path = copies.local(path)
   bounded.check(path, limits.FILE_BYTES)
   with open(path, 'rb') as file:
     if os.fstat(file.fileno()).st_size == 0:

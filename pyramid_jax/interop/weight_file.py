@@ -13,7 +13,9 @@ import numpy as np
 from pyramid_jax import limits
 from pyramid_jax.files import arrays
 from pyramid_jax.files import bounded
+from pyramid_jax.files import copies
 from pyramid_jax.files import json_text
+from pyramid_jax.files import stores
 from pyramid_jax.files import zips
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import torch_file
@@ -34,7 +36,7 @@ def read(path: str | os.PathLike[str]) -> State:
     ValueError: an unknown format, damage, or anything but weights.
     OSError: the file cannot be opened.
   """
-  path = pathlib.Path(path)
+  path = stores.path(path)
   try:
     return _READERS[_format(path)](path)
   except ValueError as error:
@@ -93,6 +95,7 @@ _READERS: Mapping[str, Callable[[pathlib.Path], State]] = {
 
 
 def _format(path: pathlib.Path) -> str:
+  path = copies.local(path)
   bounded.check(path, limits.FILE_BYTES)
   with open(path, 'rb') as file:
     start, names = file.read(64), []

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.files import stores
 from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import pipeline
@@ -74,7 +75,7 @@ def with_upsampler(
   Raises:
     UserError: a model that does not enlarge images of their size.
   """
-  path = pathlib.Path(source).expanduser()
+  path = stores.path(source).expanduser()
   if is_run(path):  # is refused before its weights are read
     check_upsampler(path, workdir_lib.read_config(path), pipe.config)
   large = _open(source, Options(mesh=mesh))
@@ -158,7 +159,7 @@ def _open(
 ) -> pipeline.Pipeline:
   if not os.fspath(source):
     raise errors.UserError('the source of a model is empty, give a folder.')
-  path = pathlib.Path(source).expanduser()
+  path = stores.path(source).expanduser()
   if not path.exists():  # one's own folder goes before a model of that name
     path = compact.model(os.fspath(source)) or path
   for is_kind, open_kind in KINDS:

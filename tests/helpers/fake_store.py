@@ -20,6 +20,13 @@ class RefusedError(Exception):
   """Something was asked that no store of objects does."""
 
 
+class RangeError(Exception):
+  """The answer to a request for bytes behind the end of an object."""
+
+  __module__ = 'gcsfs.retry'
+  code = 416
+
+
 class FakeStore(fsspec.AbstractFileSystem):
   """Objects by name, each with a generation and a time of its clock."""
 
@@ -57,7 +64,10 @@ class FakeStore(fsspec.AbstractFileSystem):
     self.did('read', name)
     if name not in self.objects:
       raise FileNotFoundError(name)
-    return self.objects[name][0][start:end]
+    data = self.objects[name][0]
+    if start is not None and start >= len(data):
+      raise RangeError
+    return data[start:end]
 
   def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
     name = self._strip_protocol(path)

@@ -26,6 +26,7 @@ from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import object_index
+from pyramid_jax.files import stores
 
 
 YEARS = (2014, 2017)
@@ -71,7 +72,7 @@ def folder(config: ConfigDict) -> pathlib.Path:
       'config.data.use_stuff is True, must be False for config.data.year = '
       '2014: stuff is annotated in the edition of 2017.'
     )
-  root = pathlib.Path(d.root).expanduser()
+  root = stores.path(d.root).expanduser()
   for candidate in (root, root / str(d.year), root / 'coco' / str(d.year)):
     if (candidate / 'annotations').is_dir():
       return candidate
@@ -83,7 +84,8 @@ def _listed(path: str, base: pathlib.Path, field: str) -> pathlib.Path:
   if path in category_lists.LISTS and field == 'category_file':
     return category_lists.path_of(path)
   given = files_lib.local(path, f'config.data.{field}')
-  for candidate in (given, base / given, base / 'annotations' / given):
+  inside = () if given.is_absolute() else (base, base / 'annotations')
+  for candidate in (given, *(folder / given for folder in inside)):
     if candidate.is_file():
       return candidate
   return given

@@ -47,6 +47,7 @@ from pyramid_jax.data import listing
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import transforms
 from pyramid_jax.files import json_text
+from pyramid_jax.files import stores
 
 
 TASKS = ('none', 'text', 'class', 'map', 'superres', 'inpaint')
@@ -55,7 +56,7 @@ BUCKET_TASKS = ('none', 'text', 'class')  # whose conditions have no grid
 
 def folder(config: ConfigDict, split: str) -> pathlib.Path:
   """Returns the folder that a split reads."""
-  root = pathlib.Path(config.data.root).expanduser()
+  root = stores.path(config.data.root).expanduser()
   if not (root / 'train').is_dir():
     return root
   if split == 'test' and not (root / 'test').is_dir():

@@ -11,8 +11,9 @@ examples have for the networks. `pyramid_jax.commands.cache_latents` writes it.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent import futures
 import functools
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -29,9 +30,12 @@ from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data import shard_sums
 from pyramid_jax.files import arrays
-from pyramid_jax.files import json_text
+from pyramid_jax.files import copies
+from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 from pyramid_jax.runs import whole_files
 
 
@@ -96,7 +100,7 @@ def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
   if not file.is_file():
     whole_files.save_text(file, json.dumps(manifest, indent=2) + '\n')
     return
-  was = _read_json(file)
+  was = shard_sums.read_json(file)
   for name in manifest:
     if was.get(name) != _as_json(manifest[name]):
       raise errors.UserError(
@@ -113,7 +117,7 @@ def write_shard(
   file = folder / shard_name(index)
   whole_files.remove_left(file)
   whole_files.save_arrays(file, arrays)
-  digest = retries.repeat(lambda: _sha256(file), file)
+  digest = retries.repeat(lambda: copies.sha256(file), file)
   record = {'sha256': digest, 'count': len(next(iter(arrays.values())))}
   whole_files.save_text(file.with_suffix('.json'), json.dumps(record))
 
@@ -127,30 +131,19 @@ def is_there(folder: pathlib.Path, index: int) -> bool:
 def is_written(folder: pathlib.Path, index: int) -> bool:
   """Whether a shard is there, whole."""
   file = folder / shard_name(index)
-  record = file.with_suffix('.json')
   if not is_there(folder, index):
     return False
-  return _read_json(record).get('sha256') == _sha256(file)
+  return shard_sums.of_record(file) == copies.sha256(file)
 
 
 def _as_json(value: Any) -> Any:
   return json.loads(json.dumps(value))
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json_text.read(file)
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'{file}: {error}', errors.DATA) from error
-  if not isinstance(value, dict):
-    raise errors.UserError(f'{file} is not a JSON object.', errors.DATA)
-  return value
-
-
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:
   """Returns the manifest of a cache; one that is none is a UserError."""
   file = folder / MANIFEST
-  found = _read_json(file)
+  found = shard_sums.read_json(file)
   if found.get('format') != FORMAT:
     raise errors.UserError(
       f'{file} has format {found.get("format")!r}, needed {FORMAT}.',
@@ -193,9 +186,14 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _sha256(file: pathlib.Path) -> str:
-  with open(file, 'rb') as opened:
-    return hashlib.file_digest(opened, 'sha256').hexdigest()
+def _without_record(folder: pathlib.Path, names: Sequence[str]) -> list[str]:
+  """Returns which of the shards in a folder are not there or not whole."""
+  if stores.is_remote(folder):
+    there = remote_path.RemotePath(folder).entries()
+    is_there = lambda path: path.name in there
+  else:
+    is_there = pathlib.Path.is_file
+  return [n for n in names if not is_there((folder / n).with_suffix('.json'))]
 
 
 def missing_inputs(
@@ -205,7 +203,7 @@ def missing_inputs(
   del splits
   if not config.data.root:
     return ['the folder of latents (config.data.root is empty)']
-  file = pathlib.Path(config.data.root).expanduser() / MANIFEST
+  file = stores.path(config.data.root).expanduser() / MANIFEST
   return [] if file.is_file() else [f'{file} (latents, config.data.root)']
 
 
@@ -215,7 +213,7 @@ def source(config: ConfigDict) -> ConfigDict:
   Raises:
     UserError: the cache cannot be read.
   """
-  folder = pathlib.Path(config.data.root).expanduser()
+  folder = stores.path(config.data.root).expanduser()
   fields = _manifest(folder)['data']
   copy = ConfigDict(config.to_dict())
   copy.data.name, copy.data.root = fields['name'], fields['root']
@@ -226,7 +224,7 @@ class LatentReader:
   """Reads a cache in place of the training images (see `reader.Reader`).
 
   Examples have the latents, and all that the networks are conditioned on, but
-  not the image. The SHA-256 of a shard is checked when it is first read.
+  not the image. The SHA-256 of shards are checked as `shard_sums` says.
   """
 
   buckets: buckets_lib.Buckets | None = None  # all images have one shape
@@ -239,7 +237,7 @@ class LatentReader:
     """
     if split != SPLIT:
       raise ValueError(f'latents are cached for train only, not for {split}.')
-    self._folder = pathlib.Path(config.data.root).expanduser()
+    self._folder = stores.path(config.data.root).expanduser()
     manifest = _manifest(self._folder)
     for name, value in fixed_fields(config).items():
       was = manifest['fixed'].get(name)
@@ -259,9 +257,11 @@ class LatentReader:
     self._length = manifest['count']
     self._open = functools.cache(self._checked)
     self._rows: dict[str, tuple[int, ...]] | None = None  # their shapes
-    shards = map(shard_name, range(-(-self._length // self._size)))
-    record = lambda name: (self._folder / name).with_suffix('.json')
-    absent = [name for name in shards if not record(name).is_file()]
+    self._workers = config.data.workers
+    self._shards = [
+      shard_name(i) for i in range(-(-self._length // self._size))
+    ]
+    absent = _without_record(self._folder, self._shards)
     if absent:
       raise errors.UserError(
         f'{self._folder} lacks {len(absent)} of its shards, the first is'
@@ -272,18 +272,7 @@ class LatentReader:
   def _checked(self, index: int) -> dict[str, np.ndarray]:
     """Returns the arrays of a shard, mapped into memory."""
     file = self._folder / shard_name(index)
-    want = _read_json(file.with_suffix('.json')).get('sha256')
-    try:
-      got = _sha256(file)
-    except OSError as error:
-      raise errors.UserError(errors.reason(error), errors.MISSING) from error
-    if got != want:
-      raise errors.UserError(
-        f'{file} has SHA-256 {got[:16]}..., its record says'
-        f' {str(want)[:16]}...: damaged; delete it and write it again.',
-        errors.DATA,
-      )
-    found = mapped(file)
+    found = mapped(shard_sums.verified(file))
     self._check_rows(file, found, index)
     return found
 
@@ -307,13 +296,11 @@ class LatentReader:
 
   def identity(self) -> identity.Identity:
     """Returns the shards and what they are of; see `reader.Reader`."""
-    shards = map(shard_name, range(-(-self._length // self._size)))
-    paths = {name: self._folder / name for name in shards}
+    with futures.ThreadPoolExecutor(self._workers) as pool:
+      paths = (self._folder / name for name in self._shards)
+      sums = list(pool.map(shard_sums.of_record, paths))
     return {
-      identity.SHARDS: {
-        name: _read_json(path.with_suffix('.json')).get('sha256')
-        for name, path in paths.items()
-      },
+      identity.SHARDS: dict(zip(self._shards, sums, strict=True)),
       identity.SOURCE: {
         'autoencoder': self.autoencoder,
         'images': self._length,
@@ -355,7 +342,8 @@ def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
   """
   found: dict[str, np.ndarray] = {}
   try:
-    with arrays.opened(file) as archive:
+    here = copies.local(file)
+    with arrays.opened(here) as archive:
       for name in archive:
         with archive.member(name) as (header, _):
           if header.place is None:
@@ -363,7 +351,7 @@ def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
           if header.is_fortran:
             raise ValueError(f'{name} is in Fortran order')
         found[name] = np.memmap(
-          file, header.dtype, 'r', header.place, header.shape
+          here, header.dtype, 'r', header.place, header.shape
         )
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{file}: {error}', errors.DATA) from error

@@ -32,6 +32,7 @@ from pyramid_jax.data import identity
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.files import json_text
+from pyramid_jax.files import stores
 
 
 TASKS = ('none', 'class', 'text', 'layout', 'superres', 'inpaint')
@@ -50,7 +51,7 @@ _NAMES = {
 
 def folder(config: ConfigDict) -> pathlib.Path:
   """Returns the folder of the newest version of the configured set."""
-  root = pathlib.Path(config.data.root or ROOT).expanduser()
+  root = stores.path(config.data.root or ROOT).expanduser()
   name = pathlib.PurePosixPath(config.data.name.partition('/')[2])
   if not name.parts or name.is_absolute() or '..' in name.parts:
     raise errors.UserError(
