@@ -18,6 +18,7 @@ from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import memory
+from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
@@ -75,7 +76,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
     memory.explained(advice),
   ):
     if options.get('write_reference'):
-      fidelity.write_reference(config, options)
+      write = functools.partial(fidelity.write_reference, config, options)
+      processes.decided(write)  # process 0 alone reads all images, in order
     else:
       _evaluate(config, workdir, options)
 
@@ -98,10 +100,14 @@ def _evaluate(
   with store.held(options.get('takeover', False)) as held:
     with watchdog.of_batches('the device or the data reader', config):
       rows = task.score(store)
-    table = score_table.to_markdown(rows)
-    logging.info(f'scores of {task.about}\n{table}')
-    held.check(now=True)
-    score_table.write(task.folder, task.about, rows)
+
+    def write() -> None:
+      table = score_table.to_markdown(rows)
+      logging.info(f'scores of {task.about}\n{table}')
+      held.check(now=True)
+      score_table.write(task.folder, task.about, rows)
+
+    processes.decided(write)
   store.remove()
 
 

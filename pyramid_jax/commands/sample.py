@@ -1,5 +1,6 @@
 """`--mode=sample`: a workdir and conditions in, images on disk out."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -16,6 +17,7 @@ from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.commands import requests
 from pyramid_jax.distributed import memory
+from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import grids
 from pyramid_jax.pipeline import opening
 from pyramid_jax.runs import lock
@@ -68,16 +70,23 @@ def run(
       pipes += [pipe.upsampler or pipe]
     plan = pipe.plan(request)
     record = requests.record(request, pipes)
-    with errors.writing(folder):
-      files = [
-        sample_files.SampleFiles(path, record, plan.count)
-        for path in [*small, folder]
-      ]
-    _make(pipe, plan, files, held)
-    for file, model in zip(files, pipes, strict=True):
+    files: list[sample_files.SampleFiles] = []  # of process 0
+
+    def look() -> int:
       with errors.writing(folder):
-        held.check(now=True)
-        file.finish(functools.partial(_grid, model))
+        for path in [*small, folder]:
+          files.append(sample_files.SampleFiles(path, record, plan.count))
+      return sample_files.common(files)
+
+    def finish() -> None:
+      for file, model in zip(files, pipes, strict=True):
+        with errors.writing(folder):
+          held.check(now=True)
+          file.finish(functools.partial(_grid, model))
+
+    done = processes.decided(look)
+    _make(pipe, plan, done, functools.partial(_write, files, done, held))
+    processes.decided(finish)
     logging.info(
       '%d images in %s: %%06d.png, grid.png, samples.npz', plan.count, folder
     )
@@ -98,12 +107,13 @@ def _less_memory(config: ConfigDict, count: int | None) -> str:
 def _make(
   pipe: pipeline.Pipeline,
   plan: pipeline.Plan,
-  files: Sequence[sample_files.SampleFiles],
-  held: lock.Lock,
+  done: int,
+  write: Callable[[pipeline.Made, bool], None],
 ) -> None:
-  """Writes the images that are not there yet."""
-  done = sample_files.common(files)
-  folder = files[-1].folder
+  """Makes the images that are not there yet, and writes them in process 0.
+
+  `write` is called with some images, and whether they are the first.
+  """
   if done:
     logging.info('%d of %d images are there', done, plan.count)
   if done == plan.count:
@@ -114,13 +124,24 @@ def _make(
     contextlib.closing(batches),  # its bar ends before an error is said
   ):
     for number, made in enumerate(batches):
-      held.check(now=True)
-      parts = [made] if made.small is None else [made.small, made]
-      with errors.writing(folder):
-        if not number:
-          sample_files.start(files, done)
-        for file, part in zip(files, parts, strict=True):
-          file.add((part.images, part.rows, part.scales))
+      processes.decided(functools.partial(write, made, not number))
+
+
+def _write(
+  files: Sequence[sample_files.SampleFiles],
+  done: int,
+  held: lock.Lock,
+  made: pipeline.Made,
+  is_first: bool,
+) -> None:
+  """Writes some images, the first ones after `done` that are there."""
+  held.check(now=True)
+  parts = [made] if made.small is None else [made.small, made]
+  with errors.writing(files[-1].folder):
+    if is_first:
+      sample_files.start(files, done)
+    for file, part in zip(files, parts, strict=True):
+      file.add((part.images, part.rows, part.scales))
 
 
 def _grid(

@@ -47,9 +47,12 @@ def create(
   )
 
 
-def pure_data() -> Mesh:
-  """Returns the mesh of all devices, each with all of the weights."""
-  return create(ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1}))
+def pure_data(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Returns the mesh of devices that have all of the weights each.
+
+  They are the devices of all processes by default.
+  """
+  return create(ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1}), devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -14,6 +14,8 @@ from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
+from pyramid_jax.distributed import shares
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import edges as edges_lib
 from pyramid_jax.metrics import states
@@ -28,7 +30,7 @@ PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where edges are predicted
 
 def _f1(found: jax.Array, wanted: jax.Array) -> np.ndarray:
   """Returns the F1 (B,) of edge maps (B, H, W)."""
-  maps = (np.asarray(x) > 0 for x in (found, wanted))
+  maps = (x > 0 for x in processes.to_host((found, wanted)))
   return edges_lib.compare(*maps)['f1']
 
 
@@ -48,10 +50,11 @@ def check_targets(
   if system.outputs != system_lib.PREDICTIONS:
     return
   host = batches_lib.Batches(reader, _CHECKED, seed=0, shuffle=False)
-  arrays: Any = mesh_lib.numeric(host.at(0))
-  batch = reader.finish(arrays)
-  with errors.user_errors():
-    wanted = system.target_edges(frozen, batch)
+  arrays = mesh_lib.numeric(host.at(0))
+
+  @jax.jit
+  def targets(frozen, batch):
+    return system.target_edges(frozen, reader.finish(batch))
 
   @jax.jit
   def there_and_back(frozen, edges):
@@ -59,6 +62,8 @@ def check_targets(
     targets = system.targets.of_edges(weights, edges)
     return system.targets.to_edges(weights, targets)
 
+  with errors.user_errors():
+    wanted = targets(frozen, arrays)
   f1 = _f1(there_and_back(frozen, wanted), wanted).mean()
   if f1 < LOWEST_F1:
     raise errors.UserError(
@@ -76,13 +81,14 @@ def scorer(
   The scores are the squared error of the prediction at several noise levels,
   and the F1 of the edges behind it. The weights of `pipe` do not matter.
   """
-  host = batches_lib.Batches(reader, count, seed=0, shuffle=False).at(0)
-  arrays = mesh_lib.spread(pipe.mesh, host)
+  share = shares.of_batch(pipe.mesh, count)
+  host = batches_lib.Batches(reader, count, seed=0, shuffle=False)
+  arrays = share.place(pipe.mesh, host.rows(share.rows))
   system = cast(system_lib.Predicting, pipe.system)
 
   @jax.jit
   def predict(weights, batch, part):
-    batch = reader.finish(batch)
+    batch = reader.finish({name: x[:count] for name, x in batch.items()})
     parts = jnp.full(batch['image'].shape[:1], part)
     errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
     return errors, edges, system.target_edges(weights.frozen, batch)
@@ -91,7 +97,7 @@ def scorer(
     values = {}
     for part in PARTS:
       error, found, wanted = predict(pipe.weights, arrays, part)
-      values[f'error_at_{part}'] = np.asarray(error)
+      values[f'error_at_{part}'] = processes.to_host(error)
       values[f'edge_f1_at_{part}'] = _f1(found, wanted)
     one = np.ones(count)
     pairs = {name: bootstrap.pairs(x, one) for name, x in values.items()}

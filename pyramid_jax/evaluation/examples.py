@@ -12,36 +12,69 @@ import numpy as np
 
 from pyramid_jax.data import images as data_images
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
+from pyramid_jax.distributed import shares
 from pyramid_jax.pipeline import rows as rows_lib
 
 
 Batch = Mapping[str, jax.Array]
+Read = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examples:
-  """A batch of examples."""
+  """A batch of B examples, of which R are on the host."""
 
-  batch: Batch  # finished, on the mesh
-  rows: dict[str, np.ndarray]  # on the host, images of conditions in uint8
-  real: np.ndarray  # (B, H, W, 3) uint8, whose conditions they are
+  batch: Batch  # (B, ...), finished, on the mesh
+  rows: dict[str, np.ndarray]  # (R, ...), images of conditions in uint8
+  real: np.ndarray  # (R, H, W, 3) uint8, whose conditions they are
 
 
-def finisher(
-  config: ConfigDict, reader: Any, mesh: Mesh
-) -> Callable[[Mapping[str, np.ndarray]], Examples]:
-  """Returns what makes examples of a reader's host batches; compiled once."""
-  task = config.condition.task
+class Finisher:
+  """Makes examples of a reader's host batches of one size; compiled once.
 
-  @jax.jit
-  def finish(batch: Batch) -> tuple[Batch, Batch, jax.Array]:
-    batch = rows_lib.shuffled_condition(config, reader.finish(batch))
-    real = data_images.to_uint8(batch['image'])
-    return batch, rows_lib.condition_images(task, batch), real
+  Each process reads the rows of its devices.
+  """
 
-  def examples(host: Mapping[str, np.ndarray]) -> Examples:
-    batch, shown, real = finish(mesh_lib.spread(mesh, host))
-    rows = {**host, **{name: np.asarray(x) for name, x in shown.items()}}
-    return Examples(batch=batch, rows=rows, real=np.asarray(real))
+  def __init__(self, config: ConfigDict, reader: Any, mesh: Mesh, size: int):
+    """Takes batches of `size` examples."""
+    self.share = shares.of_batch(mesh, size)
+    self._mesh = mesh
+    task = config.condition.task
 
-  return examples
+    def finish(batch: Batch) -> tuple[Batch, Batch, jax.Array]:
+      # What fills the batch up has no part in it.
+      batch = {name: x[:size] for name, x in batch.items()}
+      batch = rows_lib.shuffled_condition(config, reader.finish(batch))
+      real = data_images.to_uint8(batch['image'])
+      return batch, rows_lib.condition_images(task, batch), real
+
+    sharding = mesh_lib.rows_sharding(mesh, size)
+    self._finish = jax.jit(finish, out_shardings=sharding)
+
+  def own(self, read: Read) -> Examples:
+    """Returns the examples that this process counts on the host.
+
+    All processes call it. `read` is called with (R,) rows of the batch, and
+    returns host arrays, (R, ...) each.
+    """
+    share = self.share
+    host = read(share.rows)
+    batch, shown, real = self._finished(host)
+    own = {name: x[share.is_own] for name, x in host.items()}
+    own |= {name: x[share.own] for name, x in shown.items()}
+    return Examples(batch=batch, rows=own, real=real[share.own])
+
+  def all(self, read: Read) -> Examples:
+    """Returns all examples on the host; see `own`."""
+    host = read(self.share.rows)
+    batch, shown, real = self._finished(host)
+    rows = {**shares.gathered(self._mesh, self.share, host), **shown}
+    return Examples(batch=batch, rows=rows, real=real)
+
+  def _finished(
+    self, host: Mapping[str, np.ndarray]
+  ) -> tuple[Batch, dict[str, np.ndarray], np.ndarray]:
+    batch, *shown = self._finish(self.share.place(self._mesh, host))
+    images, real = processes.to_host(shown)
+    return batch, images, real

@@ -54,7 +54,7 @@ class FidEvaluator:
 
   extract: inception.Extract  # images -> features
   batch_size: int  # images at a time
-  mesh: Mesh  # the devices that share them
+  mesh: Mesh  # the devices of this process, which share them
   weights: str  # their file and its hash, for messages
   reference: Reference | None = None  # None: the real images of a split
 
@@ -111,10 +111,10 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
   with errors.user_errors(value=errors.DATA):
     path = inception.require_weights(config.evaluate.inception, WEIGHTS)
     variables = parts.load_part('inception', path, family.template())
-  with errors.user_errors():
-    mesh = mesh_lib.create(config.mesh)
-  shares = mesh_lib.batch_parts(mesh)
-  size = -(-config.evaluate.batch_size // shares) * shares
+  # Each process has the features of its own images.
+  mesh = mesh_lib.pure_data(jax.local_devices())
+  rows = -(-config.evaluate.batch_size // mesh_lib.pure_data().size)
+  size = rows * mesh.size
   evaluator = FidEvaluator(
     extract=inception.extractor(
       jax.device_put(variables, mesh_lib.replicated(mesh)),

@@ -20,6 +20,7 @@ from pyramid_jax.data import image_files
 from pyramid_jax.data import images as data_images
 from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.files import arrays
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import stores
@@ -42,21 +43,27 @@ class Images:
   threads: int = 1  # that read
 
   def batches(
-    self, size: int, first: int = 0
+    self, size: int, first: int = 0, rows: np.ndarray | None = None
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields places (B,) and images (B, H, W, 3) uint8, each once.
 
     There are `size` images at a time, in the last batch perhaps fewer; the
-    `first` batches are left out.
+    `first` batches are left out, and of the others all but some `rows`.
     """
     size = min(size, self.count)
     steps = -(-self.count // size)
-    order = batches_lib.Batches(self.source, size, _SEED, self.shuffle)
+    rows = np.arange(size) if rows is None else rows[rows < size]
+    if not rows.size:
+      nothing = np.zeros((0, 1, 1, 3), np.uint8)
+      yield from [(rows, nothing)] * (steps - first)
+      return
+    order = batches_lib.Batches(self.source, size, _SEED, self.shuffle, rows)
     with batches_lib.prefetch(
       order, first, steps, lambda batch: batch, threads=self.threads
     ) as ready:
       for step in range(first, steps):
-        places = np.arange(step * size, min((step + 1) * size, self.count))
+        places = step * size + rows
+        places = places[places < self.count]
         yield places, self.finish(next(ready))[: len(places)]
 
 
@@ -155,7 +162,7 @@ def of_split(
   """Takes `count` real images of a split, cropped as for evaluation.
 
   They are `config.evaluate.count` by default, and all images of a split that
-  has fewer. `Reader.finish` runs on the mesh.
+  has fewer. `Reader.finish` runs on the mesh, one of this process alone.
 
   Raises:
     UserError: data that are not there or cannot be read.
@@ -180,7 +187,7 @@ def of_split(
     name=f'the real images of {split}',
     source=reader,
     count=count,
-    finish=lambda batch: np.asarray(finish(mesh_lib.spread(mesh, batch))),
+    finish=lambda b: processes.to_host(finish(mesh_lib.spread(mesh, b))),
     shuffle=shuffle,
     threads=config.data.workers,
   )

@@ -12,6 +12,9 @@ import numpy as np
 from pyramid_jax.data import stored_arrays
 from pyramid_jax.data.synthetic import condition_alignment
 from pyramid_jax.data.synthetic import render as shapes_render
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
+from pyramid_jax.distributed import shares
 from pyramid_jax.evaluation import image_sources
 from pyramid_jax.evaluation import measures
 from pyramid_jax.metrics import states
@@ -63,12 +66,19 @@ class SavedSamples:
         )
 
   def batches(self, first: int) -> Iterator[states.Batch]:
-    """Yields all batches but for the `first` ones."""
+    """Yields all batches but for the `first` ones.
+
+    Each process reads the images that it counts.
+    """
+    own = shares.of_batch(mesh_lib.pure_data(), self.size).own
     reference: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
     if self.reference is not None:
-      reference = self.reference.batches(self.size, first)
+      reference = self.reference.batches(self.size, first, own)
     none = (np.zeros(0), None)
-    for places, images in self.images.batches(self.size, first):
+    for places, images in self.images.batches(self.size, first, own):
+      if not len(places):
+        yield states.Batch(places=places, images=images)
+        continue
       examples = self._rows(places)
       real = self._whole_images(places, examples, images.shape[1])
       yield states.Batch(
@@ -109,5 +119,5 @@ class SavedSamples:
     # A scene of shapes, drawn again; one program serves all batches.
     rows = np.resize(np.arange(len(places)), self.size)
     spec = {n: jnp.asarray(examples[n][rows]) for n in shapes_render.SPEC}
-    drawn = np.asarray(shapes_render.image(spec, size)).astype(np.uint8)
-    return drawn[: len(places)]
+    drawn = processes.to_host(shapes_render.image(spec, size))
+    return drawn.astype(np.uint8)[: len(places)]

@@ -13,6 +13,7 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
@@ -31,6 +32,7 @@ Maker = Callable[
   [Mapping[str, Any], np.ndarray], tuple[np.ndarray, list[np.ndarray]]
 ]
 Scores = Callable[[pipeline.Pipeline], dict[str, float]]
+_TOPIC = 'scores'  # of what processes tell each other
 QUICK = 200  # images of an evaluation during training
 
 
@@ -105,7 +107,8 @@ class Evaluation:
   ) -> list[states.Row]:
     """Makes images of the examples and scores them.
 
-    With a store it goes on from what lies there.
+    With a store it goes on from what lies there. All processes call it; the
+    rows are in process 0.
     """
     source = _Made(
       make=make,
@@ -135,25 +138,29 @@ class _Made:
     return self.examples.steps
 
   def batches(self, first: int) -> Iterator[states.Batch]:
-    """Makes the images of all batches but for the `first` ones."""
+    """Makes the images of all batches but for the `first` ones.
+
+    All processes make all images; each yields those that it counts.
+    """
     for step in range(first, self.steps):
-      places, fresh = self.examples.places(step), self.examples.fresh(step)
+      all_places, own = self.examples.places(step), self.examples.own(step)
       found = self.examples.at(step)
-      numbers = places[0] + np.arange(self.size)
+      numbers = all_places[0] + np.arange(self.size)
       made, codes = self.make(found.batch, numbers)
-      images = rows_lib.composite(made, found.rows, self.project)
       others = None
       if self.measure is not None and self.measure.needs_others(found.rows):
         others = self.examples.others(step)
-      count, real = len(places), found.real[:fresh]
+      places, count = all_places[own], len(own)
+      rows = {name: x[:count] for name, x in found.rows.items()}
+      real = found.real[: self.examples.fresh(places)]
       yield states.Batch(
         places=places,
-        images=images[:count],
-        examples={name: x[:count] for name, x in found.rows.items()},
+        images=rows_lib.composite(made[own], rows, self.project),
+        examples=rows,
         real=real,
         others=others,
         reference=real,
-        codes=[x[:count] for x in codes],
+        codes=[x[own] for x in codes],
       )
 
 
@@ -214,7 +221,7 @@ def during_training(
   """Returns a function from a model to scores by name, for a run's curves.
 
   The reader is that of the validation split; the weights of `pipe` do not
-  matter.
+  matter. All processes call it and have the scores.
   """
   outputs = pipe.system.outputs
   count = validation_count(config, outputs, len(reader))
@@ -224,6 +231,7 @@ def during_training(
 
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
     rows = evaluation(maker(pipe, settings))
-    return {row.name: row.score.value for row in rows}
+    values = {row.name: row.score.value for row in rows}
+    return processes.decided(lambda: values, _TOPIC)
 
   return scores

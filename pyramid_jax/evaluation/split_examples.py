@@ -38,41 +38,55 @@ class SplitExamples:
     self.steps = -(-count // self.size)
     self._order = batches_lib.Batches(reader, self.size, SEED, shuffle)
     self._seed = config.data.seed
-    self._finish = examples_lib.finisher(config, reader, mesh)
+    self._finish = examples_lib.Finisher(config, reader, mesh, self.size)
     self._finish_others = self._finish
     if 'sketch' in config and config.sketch.shuffled_condition:
       # The conditions of others are other ones already.
       plain = config.copy_and_resolve_references()
       with plain.unlocked():
         plain.sketch.shuffled_condition = False
-      self._finish_others = examples_lib.finisher(plain, reader, mesh)
+      self._finish_others = examples_lib.Finisher(
+        plain, reader, mesh, self.size
+      )
 
   def places(self, step: int) -> np.ndarray:
     """Returns the numbers of the images of a batch, in the last one fewer."""
     first = step * self.size
     return np.arange(first, min(first + self.size, self.count))
 
-  def fresh(self, step: int) -> int:
-    """Returns how many examples of a batch no earlier batch has."""
-    return int((self.places(step) < self.distinct).sum())
+  def own(self, step: int) -> np.ndarray:
+    """Returns which images of a batch this process counts, rising."""
+    own = self._finish.share.own
+    return own[own < len(self.places(step))]
+
+  def fresh(self, places: np.ndarray) -> int:
+    """Returns how many of rising places have examples of their own."""
+    return int((places < self.distinct).sum())
 
   def at(self, step: int) -> examples_lib.Examples:
-    """Returns `size` examples, in the last batch more than are scored."""
-    numbers = step * self.size + np.arange(self.size)
-    return self._finish(self._order.rows(numbers % self.distinct))
+    """Returns `size` examples, in the last batch more than are scored.
+
+    Those that this process counts are on the host; all processes call it.
+    """
+
+    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+      return self._order.rows((step * self.size + rows) % self.distinct)
+
+    return self._finish.own(read)
 
   def others(self, step: int) -> states.Columns | None:
     """Returns conditions of other examples for the `fresh` ones, (R, ...).
 
     The whole set of conditions is the same, each at the place of another; None
-    if there is only one.
+    if there is only one. All processes call it, each for its `own` images.
     """
-    count = self.fresh(step)
-    if self.distinct < 2 or not count:
+    places = self.places(step)
+    if self.distinct < 2 or not self.fresh(places):
       return None
-    numbers = self._moved[self.places(step)[:count]]
+    numbers = self._moved[places[: self.fresh(places)]]
     filled = np.resize(numbers, self.size)  # one program serves all batches
-    rows = self._finish_others(self._order.rows(filled)).rows
+    rows = self._finish_others.own(lambda r: self._order.rows(filled[r])).rows
+    count = self.fresh(places[self.own(step)])
     return {name: x[:count] for name, x in rows.items()}
 
   @functools.cached_property

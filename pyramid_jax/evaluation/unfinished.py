@@ -5,6 +5,10 @@ decides the numbers. Each file appears under its name when it is whole:
 `rows_FIRST_LAST.npz` has what the batches FIRST to LAST kept of single images,
 `totals_LAST.npz` the rest of the states after LAST batches. The last is written
 after the rows it needs, so what lies there is always a state that was.
+
+Of several processes each scores its own images. What they have is merged in
+process 0, which alone reads and writes the folder, before it is saved and in
+the end; so an evaluation goes on with any number of processes.
 """
 
 from collections.abc import Iterator
@@ -24,6 +28,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
+from pyramid_jax.evaluation import merging
 from pyramid_jax.files import arrays
 from pyramid_jax.files import retries
 from pyramid_jax.metrics import states as states_lib
@@ -42,7 +47,9 @@ _FORMAT = 1
 _ROWS = re.compile(r'rows_(\d+)_(\d+)\.npz')
 _TOTALS = re.compile(r'totals_(\d+)\.npz')
 
-States = Mapping[str, states_lib.State]
+_TOPIC = 'evaluation'  # of what processes tell each other
+
+States = merging.States
 
 
 class Source(Protocol):
@@ -57,43 +64,60 @@ class Source(Protocol):
     """The number of batches."""
 
   def batches(self, first: int) -> Iterator[states_lib.Batch]:
-    """Yields all batches but for the `first` ones."""
+    """Yields all batches but for the `first` ones.
+
+    Of each, a process yields the images that it counts, perhaps none.
+    """
 
 
 def accumulate(
   states: States, source: Source, store: 'Store | None' = None
 ) -> States:
-  """Returns the states with all images of a source.
+  """Returns the states with all images of a source, in process 0.
 
   With a store they go on from what lies there. Without states nothing is read.
+  All processes call it; the others get the states of no images.
   """
   if not states:
     return states
-  first = 0
+  start, first = states, 0
   if store is not None:
-    first, states = store.load(states)
+    first, states = store.resumed(states)
   if first:
     logging.info('going on after %d images', first * source.size)
   steps = progress.Progress(range(first, source.steps), source.size, 'batch')
   for step, batch in zip(steps, source.batches(first), strict=True):
-    states = {name: state.update(batch) for name, state in states.items()}
+    if len(batch.places):
+      states = {name: state.update(batch) for name, state in states.items()}
     watchdog.beat()
-    stopping.check()
-    if store is not None:
-      store.save(step + 1, states, is_last=step + 1 == source.steps)
-  return states
+    stopping.check()  # here all processes are at the same batch
+    is_last = step + 1 == source.steps
+    if store is not None and (is_last or store.is_due()):
+      states = merging.merged(states, start)
+      store.save(step + 1, states)
+  return states if store is not None else merging.merged(states, start)
 
 
 def rows_of(states: States) -> list[states_lib.Row]:
-  """Returns the table of all states."""
-  return [row for state in states.values() for row in state.finish()]
+  """Returns the table of all states in process 0, nothing elsewhere.
+
+  All processes call it; what a state refuses is a UserError in each.
+  """
+  found: list[states_lib.Row] = []
+
+  def finish() -> None:
+    for state in states.values():
+      found.extend(state.finish())
+
+  processes.decided(finish, _TOPIC)
+  return found
 
 
 class Store:
   """The folder of one evaluation.
 
-  A folder or file that cannot be written is a UserError. Of several processes
-  the first one writes.
+  A folder or file that cannot be written is a UserError. All processes call its
+  methods, process 0 reads and writes.
   """
 
   def __init__(self, folder: pathlib.Path, request: Mapping[str, Any]):
@@ -106,11 +130,14 @@ class Store:
     self._folder = folder / FOLDER / digest
     self._saved: dict[tuple[str, str], int] = {}  # parts of what is kept
     self._last = 0  # the batches that are saved
-    self._due = -float('inf')  # on the clock
+    self._due = self._began = -float('inf')  # on the clock
     self._held: lock.Lock | None = None
-    if processes.is_main_process():
+
+    def make() -> None:
       whole_files.make_folder(self._folder)
       whole_files.save_text(self._folder / _REQUEST, text)
+
+    processes.decided(make, _TOPIC)
 
   @contextlib.contextmanager
   def held(self, takeover: bool = False) -> Iterator[lock.Lock]:
@@ -118,29 +145,39 @@ class Store:
 
     Nothing is saved once another one has taken it over.
     """
-    is_owner = processes.is_main_process()
-    with lock.Lock(self._folder, takeover, is_owner) as held:
+    with lock.shared(self._folder, takeover) as held:
       self._held = held
       yield held
 
-  def load(self, states: States) -> tuple[int, States]:
+  def resumed(self, states: States) -> tuple[int, States]:
     """Returns the number of finished batches, and the states after them.
 
-    Files that are damaged or missing are as good as none, with a warning.
+    These are in process 0; the others get `states`, those of no images. Files
+    that are damaged or missing are as good as none, with a warning.
 
     Raises:
       UserError: storage does not give them.
     """
+    found = states
+
+    def load() -> int:
+      nonlocal found
+      last, found = self._load(states)
+      return last
+
+    last = processes.decided(load, _TOPIC)
+    self._last = last
+    self._note(found)
+    return last, found
+
+  def _load(self, states: States) -> tuple[int, States]:
     with reading.storage(self._folder):
       try:
         last, states = self._newest(states)
       except (ValueError, LookupError, FileNotFoundError) as error:
         logging.warning('starting anew: %s', error)
         last = 0
-    self._last = last
-    self._note(states)
-    if processes.is_main_process():
-      self._drop(last)
+    self._drop(last)
     return last, states
 
   def _newest(self, states: States) -> tuple[int, States]:
@@ -150,26 +187,15 @@ class Store:
       return 0, states
     totals = _read(self._folder / f'totals_{last:08d}.npz')
     spans = {int(m[1]): int(m[2]) for m in self._files(_ROWS)}
-    kept: dict[tuple[str, str], list[states_lib.Columns]] = {}
+    columns: list[Mapping[str, np.ndarray]] = []
     first = 0
     while first < last:
       after = spans[first]
-      rows = _read(self._folder / f'rows_{first:08d}_{after:08d}.npz')
-      for (state, name), columns in _grouped(rows).items():
-        kept.setdefault((state, name), []).append(columns)
+      columns.append(_read(self._folder / f'rows_{first:08d}_{after:08d}.npz'))
       first = after
     if first != last:
       raise ValueError(f'{self._folder}: rows and totals do not fit.')
-    return last, {
-      name: state.restored(
-        {
-          kind: states_lib.Kept(tuple(kept.get((name, kind), ())))
-          for kind in state.kept
-        },
-        states_lib.part(f'{name}/', totals),
-      )
-      for name, state in states.items()
-    }
+    return last, merging.restored(states, columns, totals)
 
   def _files(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
     names = (path.name for path in self._folder.iterdir())
@@ -190,29 +216,28 @@ class Store:
       for kind, kept in state.kept.items()
     }
 
-  def save(self, step: int, states: States, is_last: bool = False) -> None:
-    """Saves the states after so many batches, if it is time to."""
-    start = time.monotonic()
-    if start < self._due and not is_last:
-      return
-    if processes.is_main_process():
-      if self._held is not None:
-        self._held.check(now=True)
-      with errors.writing(self._folder):
-        self._write(step, states)
+  def is_due(self) -> bool:
+    """Whether it is time to merge and save the states, as process 0 says."""
+    self._began = time.monotonic()
+    return processes.decided(lambda: self._began >= self._due, _TOPIC)
+
+  def save(self, step: int, states: States) -> None:
+    """Saves the states of process 0, those after so many batches."""
+    processes.decided(lambda: self._save(step, states), _TOPIC)
     self._last = step
     self._note(states)
     now = time.monotonic()
-    self._due = now + (now - start) / SHARE
+    self._due = now + (now - self._began) / SHARE
+
+  def _save(self, step: int, states: States) -> None:
+    if self._held is not None:
+      self._held.check(now=True)
+    with errors.writing(self._folder):
+      self._write(step, states)
 
   def _write(self, step: int, states: States) -> None:
-    rows: dict[str, np.ndarray] = {}
-    totals: dict[str, np.ndarray] = {}
-    for name, state in states.items():
-      totals |= states_lib.named(f'{name}/', state.totals)
-      for kind, kept in state.kept.items():
-        new = kept.parts[self._saved[name, kind] :]
-        rows |= states_lib.named(f'{name}/{kind}/', states_lib.join(new))
+    rows = merging.columns_of(states, self._saved)
+    totals = merging.totals_of(states)
     name = f'rows_{self._last:08d}_{step:08d}.npz'
     whole_files.save_arrays(self._folder / name, rows)
     whole_files.save_arrays(self._folder / f'totals_{step:08d}.npz', totals)
@@ -238,14 +263,3 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return retries.repeat(lambda: arrays.load(path), path)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
-
-
-def _grouped(
-  rows: states_lib.Columns,
-) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-  """Returns the columns of each state and kind, of the names in a file."""
-  groups: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-  for path, x in rows.items():
-    state, kind, column = path.split('/', 2)
-    groups.setdefault((state, kind), {})[column] = x
-  return groups

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import shares
 from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import image_rows
 from pyramid_jax.pipeline import request as request_lib
@@ -142,7 +143,8 @@ class Pipeline(sampler.Sampler):
   ) -> Iterator[Made]:
     """Returns an iterator over the images of a request, batch by batch.
 
-    Image i depends on the weights, its condition, the seed and i alone.
+    Image i depends on the weights, its condition, the seed and i alone. All
+    processes of a run iterate, and have all images.
 
     Args:
       request: see `request`, checked before the iterator is returned; or its
@@ -327,7 +329,8 @@ class Pipeline(sampler.Sampler):
 
   def _made(self, plan: Plan, numbers: np.ndarray) -> Made:
     """Returns the images with (B,) numbers."""
-    made = self._of_rows(plan, plan.rows(numbers), numbers)
+    rows = shares.read(self.mesh, numbers, plan.rows)
+    made = self._of_rows(plan, rows, numbers)
     if plan.larger is None or self.upsampler is None:
       return made
     return self.upsampler._enlarged(plan.larger, made)

@@ -26,6 +26,7 @@ from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import images as data_images
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.pipeline import conditions
 
 
@@ -114,7 +115,7 @@ class Split:
     if self._images is None:
       return rows
     shown = self._images(mesh_lib.numeric(rows))
-    return {**rows, **{name: np.asarray(x) for name, x in shown.items()}}
+    return {**rows, **processes.to_host(shown)}
 
 
 def without_request(

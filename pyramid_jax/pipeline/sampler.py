@@ -25,6 +25,7 @@ from pyramid_jax import errors
 from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.pipeline import footprint
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import stopping
@@ -201,8 +202,8 @@ class Sampler:
     """Samples one batch.
 
     Args:
-      batch: arrays of B conditions, on the host or on the mesh; images are
-        uint8, or floats in [-1, 1].
+      batch: arrays of B conditions, on the mesh or on the host, the same in
+        all processes; images are uint8, or floats in [-1, 1].
       settings: how images are sampled; `extent.start` has rows, which serve in
         turn.
       numbers: (B,) of the images, whose noise follows from them.
@@ -220,11 +221,8 @@ class Sampler:
       strength=settings.strength,
     )
     stopping.ready([images, *scales, finite])
-    return Samples(
-      images=np.asarray(images),
-      scales=tuple(map(np.asarray, scales)),
-      finite=np.asarray(finite),
-    )
+    images, scales, finite = processes.to_host((images, scales, finite))
+    return Samples(images=images, scales=tuple(scales), finite=finite)
 
   def check_finite(
     self,
@@ -271,7 +269,7 @@ class Sampler:
     key = self._one_placed(_key_data(settings, numbers[:1]))
     (images,) = self._preview(self.weights, key, self._placed(batch))
     stopping.ready([images])
-    return np.asarray(images)
+    return processes.to_host(images)
 
   def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns uint8 reconstructions of `image`, and the codes of each codebook.
@@ -281,7 +279,7 @@ class Sampler:
     image = self._one_placed(batch['image'])
     images, codes = self._reconstruct(self.weights, image)
     stopping.ready([images, *codes])
-    return np.asarray(images), [np.asarray(c) for c in codes]
+    return processes.to_host((images, codes))
 
   def _generative(self) -> system_lib.Generative:
     return cast(system_lib.Generative, self.system)

@@ -24,6 +24,7 @@ import time
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import processes
 from pyramid_jax.runs import leaving
 from pyramid_jax.runs import lock_owner
 
@@ -35,6 +36,7 @@ PATIENCE_SECS = 2.0  # for others who are just changing the lock
 # Private files and claims, which a process that was killed leaves.
 _LEFT = re.compile(rf'{NAME}\.([0-9a-f]{{16}}|[0-9a-f-]+(\.next)+)')
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK)
+_TOPIC = 'lock'  # of what processes tell each other
 _HELD: dict[str, 'Lock'] = {}  # by token, those of this process
 
 
@@ -310,6 +312,24 @@ class Lock:
     """Lets go of the lock in a child: closing it there frees nothing here."""
     self._lost = f'{self._file} belongs to the parent of this process.'
     self._close()
+
+
+@contextlib.contextmanager
+def shared(
+  workdir: str | os.PathLike[str], takeover: bool = False
+) -> Iterator[Lock]:
+  """Has process 0 of a run hold the lock of a folder, see `Lock`.
+
+  All processes of the run enter the context; a UserError is one in each.
+  """
+  held = Lock(workdir, takeover, processes.is_main_process())
+  with contextlib.ExitStack() as stack:
+
+    def take() -> None:
+      stack.enter_context(held)
+
+    processes.decided(take, _TOPIC)
+    yield held
 
 
 def _leave_all() -> None:

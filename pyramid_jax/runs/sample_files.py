@@ -20,6 +20,7 @@ from absl import logging
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import processes
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
 from pyramid_jax.runs import array_parts
@@ -230,20 +231,26 @@ def locked(
 ) -> Iterator[lock.Lock]:
   """Makes folders of samples, the first in a workdir; holds its lock.
 
-  Folders that stay empty are removed.
+  Folders that stay empty are removed. Of several processes the first one does
+  it, and all enter the context.
 
   Raises:
     UserError: another process samples into it, or it cannot be written.
   """
-  workdir = folders[0].parent
-  if not workdir.is_dir():
-    raise errors.UserError(f'{workdir}: not there.', errors.MISSING)
-  try:
+
+  def make() -> None:
+    workdir = folders[0].parent
+    if not workdir.is_dir():
+      raise errors.UserError(f'{workdir}: not there.', errors.MISSING)
     for folder in folders:
       whole_files.make_folder(folder)
-    with lock.Lock(folders[0], takeover) as held:
+
+  try:
+    processes.decided(make)
+    with lock.shared(folders[0], takeover) as held:
       yield held
   finally:
-    for folder in (folders[0] / SMALL, folders[0]):
-      with contextlib.suppress(OSError):
-        folder.rmdir()
+    if processes.is_main_process():
+      for folder in (folders[0] / SMALL, folders[0]):
+        with contextlib.suppress(OSError):
+          folder.rmdir()

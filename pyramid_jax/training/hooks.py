@@ -81,8 +81,9 @@ class Hooks:
     count = min(_GRID, setup.config.sample.batch_size)
     reader = setup.reader_val
     order = batches_lib.Batches(reader, count, seed=0, shuffle=False)
-    finish = examples_lib.finisher(setup.config, reader, setup.mesh)
-    self._examples = finish(order.at(0))
+    self._examples = examples_lib.Finisher(
+      setup.config, reader, setup.mesh, count
+    ).all(order.rows)
     self._score = scoring.during_training(
       self._pipe, setup.settings, setup.config, reader
     )
