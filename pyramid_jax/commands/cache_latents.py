@@ -5,10 +5,11 @@
       --config.data.root=IMAGES --first_stage=WORKDIR --output=DIR
 
 writes DIR; a run then reads it with --config.data.name=latents
---config.data.root=DIR and the same first stage. Each process of a multi-host
-run writes the shards whose index is its own modulo their number. The same
-command resumes after an interruption. Crops are drawn once: an image has one
-latent, or two with --flips. Exit codes are those of `pyramid_jax.main`.
+--config.data.root=DIR and the same first stage. Of several processes
+(`--config.distributed`), each writes the shards whose index is its own modulo
+their number. The same command resumes after an interruption. Crops are drawn
+once: an image has one latent, or two with --flips. Exit codes are those of
+`pyramid_jax.main`.
 """
 
 if __name__ == '__main__':
@@ -37,6 +38,7 @@ from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
+from pyramid_jax.distributed import startup
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
@@ -100,24 +102,30 @@ def run(
     'shard_size': shard_size,
     'flips': flips,
   }
-  whole_files.make_folder(output)
-  if processes.is_main_process():
-    latent_cache.write_manifest(output, manifest)
+  processes.decided(lambda: _begin(output, manifest))
   network = autoencoder.network(config.first_stage)
   encode = make_encode(network, reader.finish, flips)
-  on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
   process, number = processes.process_part()
   shards = range(process, -(-total // shard_size), number)
   images_of = lambda index: range(total)[index * shard_size :][:shard_size]
   left = [x for x in shards if not latent_cache.is_there(output, x)]
   count = sum(len(images_of(index)) for index in left)
   _check_room(output, count, reader, functools.partial(encode, params))
+  on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
   for done in progress.Progress(range(len(shards)), shard_size, 'shard'):
     index = shards[done]
     if not latent_cache.is_written(output, index):
       arrays = _shard(reader, on_mesh, images_of(index), batch_size)
       latent_cache.write_shard(output, index, arrays)
-  logging.info('%d latents in %s', total, output)
+  processes.barrier()
+  if processes.is_main_process():
+    logging.info('%d latents in %s', total, output)
+
+
+def _begin(output: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+  """Makes the folder with its manifest."""
+  whole_files.make_folder(output)
+  latent_cache.write_manifest(output, manifest)
 
 
 def _manifest(config: ConfigDict, params: Any, reader: Any) -> dict[str, Any]:
@@ -233,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--flips', action='store_true', help='mirrored too')
 
   def body(flags: argparse.Namespace, config: Any) -> None:
-    with stopping.listening():
+    with stopping.listening(), startup.joined(config.distributed):
       run(
         config,
         flags.first_stage,

@@ -19,6 +19,7 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import hashes
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import cluster
 
 
 CONFIG = f'{pathlib.Path(__file__).parents[2]}/configs/ldm_shapes.py'
@@ -39,18 +40,20 @@ def first_stage(tmp_path_factory):
   return file, tree
 
 
-def write(file, output, *rest, task='class'):
-  return cache_latents.main(
-    [
-      f'--config={CONFIG}:{task},debug',
-      f'--first_stage={file}',
-      f'--output={output}',
-      f'--count={COUNT}',
-      '--shard_size=4',
-      '--batch_size=4',
-      *rest,
-    ]
-  )
+def arguments(file, output, *rest, task='class'):
+  return [
+    f'--config={CONFIG}:{task},debug',
+    f'--first_stage={file}',
+    f'--output={output}',
+    f'--count={COUNT}',
+    '--shard_size=4',
+    '--batch_size=4',
+    *rest,
+  ]
+
+
+def write(*given, **named):
+  return cache_latents.main(arguments(*given, **named))
 
 
 @pytest.fixture(scope='module')
@@ -58,6 +61,23 @@ def cache(first_stage, tmp_path_factory):
   folder = tmp_path_factory.mktemp('cache') / 'latents'
   assert write(first_stage[0], folder, '--flips') == 0
   return folder
+
+
+@pytest.mark.slow
+def test_several_processes_share_the_shards(first_stage, cache, tmp_path):
+  folder = tmp_path / 'latents'
+  ended = cluster.run(
+    2,
+    *arguments(first_stage[0], folder, '--flips'),
+    module='pyramid_jax.commands.cache_latents',
+  )
+  assert [x.code for x in ended] == [0, 0], cluster.report(ended)
+  names = sorted(p.name for p in cache.iterdir())
+  assert sorted(p.name for p in folder.iterdir()) == names
+  same = [n for n in names if n.endswith('.json')]
+  for name in same:
+    assert (folder / name).read_text() == (cache / name).read_text()
+  assert [x.text.count('10 latents in') for x in ended] == [1, 0]
 
 
 def cached_config(folder, task='class', **fields):
@@ -180,14 +200,6 @@ def test_writing_goes_on_where_it_stopped(cache, first_stage, tmp_path):
   assert (folder / 'train-00000.npz').stat().st_mtime_ns == kept
   for name in ('train-00001.npz', 'train-00001.json'):
     assert (folder / name).read_bytes() == (cache / name).read_bytes()
-
-
-def test_processes_share_the_shards(first_stage, tmp_path, monkeypatch):
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(jax, 'process_index', lambda: 1)
-  assert write(first_stage[0], tmp_path / 'out') == 0
-  names = sorted(p.name for p in (tmp_path / 'out').iterdir())
-  assert names == ['train-00001.json', 'train-00001.npz']
 
 
 def test_what_cannot_be_cached(cache, first_stage, tmp_path, capsys):
