@@ -10,13 +10,11 @@ beginning of some names.
 The extra `gcs` is imported once a name of a store is met.
 """
 
-from collections.abc import Iterator
-import contextlib
 import errno
 import os
 import pathlib
-import tempfile
-from typing import IO
+import re
+import shutil
 from typing import TypeAlias
 
 from etils import epath
@@ -26,6 +24,7 @@ from pyramid_jax.files import remote_path
 
 
 GS = remote_path.GS
+_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
 _IN_MEMORY = 32 << 20  # bytes of an object; larger ones lie on a disk meanwhile
 
 Name = str | os.PathLike[str]
@@ -45,14 +44,14 @@ def path(name: Name) -> Path:
       packages for it are not installed.
   """
   text = os.fspath(name)
-  scheme, is_url, rest = text.partition('://')
-  if not is_url:
+  match = _URL.match(text)
+  if match is None:
     return pathlib.Path(text)
-  if scheme != 'gs':
+  if match[0] != GS:
     raise errors.UserError(
       f'{text}: of the stores of objects {GS}BUCKET/NAME alone is served.'
     )
-  bucket, *parts = rest.rstrip('/').split('/')
+  bucket, *parts = text.removeprefix(GS).rstrip('/').split('/')
   if not bucket or not all(parts) or {'.', '..'} & {bucket, *parts}:
     raise errors.UserError(f'{text}: must be {GS}BUCKET/NAME/NAME.')
   remote_path.prepare(text)
@@ -123,22 +122,6 @@ def create(place: Path, data: bytes) -> bool:
   return True
 
 
-@contextlib.contextmanager
-def written(place: Path) -> Iterator[IO[bytes]]:
-  """Gives a file on a disk, which becomes an object of a store in the end.
-
-  What fails in the context writes nothing.
-
-  Raises:
-    OSError: it cannot be written.
-  """
-  with tempfile.TemporaryDirectory(prefix='pyramid_jax_') as folder:
-    file = pathlib.Path(folder) / 'object'
-    with file.open('w+b') as stream:
-      yield stream
-    put_file(place, file)
-
-
 def put_file(place: Path, file: pathlib.Path) -> None:
   """Writes a local file as an object of a store, see `put`."""
   if file.stat().st_size <= _IN_MEMORY:
@@ -163,6 +146,18 @@ def modified(place: Path) -> float | None:
       return None
 
 
+def version(place: Path) -> str | None:
+  """Returns what changes with every write of an object, None if there is none.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  try:
+    return remote_path.RemotePath(place).stat().version
+  except FileNotFoundError:
+    return None
+
+
 def remove(place: Path) -> None:
   """Removes a file or an object if it is there; OSError if that fails."""
   with remote_path.answers(place):
@@ -170,12 +165,34 @@ def remove(place: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-  """Removes all objects of a store below a name; OSError if that fails.
+  """Removes a folder with all that is in it; OSError if that fails.
 
-  What was removed does not come back; a second call goes on after a failure.
+  Of objects, what was removed does not come back; a second call goes on.
   """
+  if not is_remote(folder):
+    shutil.rmtree(folder)
+    return
   with remote_path.answers(folder):
-    system, name = remote_path.system(), os.fspath(folder)
-    found = sorted(system.find(name))
+    system = remote_path.system()
+    found = sorted(system.find(os.fspath(folder)))
     if found:
       system.rm(found)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+  """Returns the bytes of the files in a folder by name, {} if it is none.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  if is_remote(folder):
+    try:
+      entries = remote_path.RemotePath(folder).entries()
+    except FileNotFoundError:
+      return {}
+    return {k: x.length for k, x in entries.items() if not x.is_directory}
+  try:
+    with os.scandir(folder) as found:
+      return {x.name: x.stat().st_size for x in found if x.is_file()}
+  except (FileNotFoundError, NotADirectoryError):
+    return {}

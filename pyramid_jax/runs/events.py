@@ -3,11 +3,13 @@
 The writer of tensorboardX has a thread of its own: when that cannot write, it
 dies, and whoever adds more events waits for it for ever. So only its messages
 are used here, not its files.
+
+In a store, where a file that grew is sent anew, they are several files of a
+limited size.
 """
 
 from collections.abc import Mapping
 import os
-import pathlib
 import secrets
 import socket
 import struct
@@ -16,14 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from pyramid_jax.files import stores
 from pyramid_jax.runs import grown_file
 from pyramid_jax.runs import whole_files
+
+
+_OBJECT_BYTES = 8 << 20  # of a file in a store
 
 
 class EventFile:
   """A new file of events in a folder, which is made if it is not there."""
 
-  def __init__(self, folder: pathlib.Path, first_step: int):
+  def __init__(self, folder: stores.Path, first_step: int):
     """Opens the file.
 
     Args:
@@ -40,15 +46,18 @@ class EventFile:
     self._summary = summary
     self._event = event_pb2.Event
     whole_files.make_folder(folder)
-    # TensorBoard reads the files in the order of their names.
+    self._folder = folder
+    self._file = self._next()
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write({'step': first_step + 1, 'session_log': start})
+
+  def _next(self) -> grown_file.Grown:
+    """Opens a file; TensorBoard reads them in the order of their names."""
     name = f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}'
     unique = f'{os.getpid()}.{secrets.token_hex(4)}'
-    self._file = grown_file.GrownFile(folder / f'{name}.{unique}', is_new=True)
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._write(
-      {'file_version': 'brain.Event:2'},
-      {'step': first_step + 1, 'session_log': start},
-    )
+    file = grown_file.opened(self._folder / f'{name}.{unique}', is_new=True)
+    file.add(self._records({'file_version': 'brain.Event:2'}))
+    return file
 
   def add(
     self,
@@ -67,10 +76,20 @@ class EventFile:
     self._write(*({'step': step, 'summary': one} for one in found))
 
   def _write(self, *events: Mapping[str, Any]) -> None:
+    file = self._file
+    if stores.is_remote(self._folder) and file.size > _OBJECT_BYTES:
+      file.close()
+      self._file = file = self._next()
+    file.add(self._records(*events))
+
+  def _records(self, *events: Mapping[str, Any]) -> bytes:
     now = time.time()
     messages = (self._event(wall_time=now, **event) for event in events)
-    records = [_record(message.SerializeToString()) for message in messages]
-    self._file.add(b''.join(records))
+    return b''.join(_record(x.SerializeToString()) for x in messages)
+
+  def flush(self) -> None:
+    """Sends what a store does not have yet; UserError if that fails."""
+    self._file.flush()
 
   def close(self) -> None:
     """Closes the file; one that cannot be written is a UserError."""

@@ -3,12 +3,40 @@
 import contextlib
 import os
 import stat
+from typing import Protocol
 
 from pyramid_jax import errors
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
+from pyramid_jax.runs import grown_object
 
 
 Path = str | os.PathLike[str]
+
+
+class Grown(Protocol):
+  """A file that is appended to, on a disk or in a store."""
+
+  @property
+  def size(self) -> int:
+    """Its bytes."""
+
+  def add(self, record: bytes) -> None:
+    """Appends a record; UserError if that fails."""
+
+  def flush(self) -> None:
+    """Sends what a store does not have yet; UserError if that fails."""
+
+  def close(self) -> None:
+    """Closes it, once; UserError if that fails."""
+
+
+def opened(path: Path, is_new: bool = False) -> Grown:
+  """Opens a file, or an object of a store; see both."""
+  place = stores.path(path)
+  if stores.is_remote(place):
+    return grown_object.GrownObject(place, is_new)
+  return GrownFile(path, is_new)
 
 
 class GrownFile:
@@ -34,6 +62,11 @@ class GrownFile:
       check(path)
       self._file = retries.repeat(lambda: os.open(path, flags, 0o666), path)
 
+  @property
+  def size(self) -> int:
+    """Its bytes."""
+    return os.fstat(self._file).st_size
+
   def add(self, record: bytes) -> None:
     """Appends a record; what fails leaves nothing of it.
 
@@ -43,6 +76,9 @@ class GrownFile:
     with errors.writing(self._path):
       size = os.fstat(self._file).st_size
       retries.repeat(lambda: self._write(record, size), self._path)
+
+  def flush(self) -> None:
+    """Does nothing: what was added is in the file."""
 
   def _write(self, record: bytes, size: int) -> None:
     rest = memoryview(record)
@@ -63,7 +99,12 @@ class GrownFile:
 
 
 def check(path: Path) -> None:
-  """Raises an OSError for what is there and is no file: a link, a device."""
+  """Raises an OSError for what is there and is no file: a link, a device.
+
+  Objects of a store are neither.
+  """
+  if stores.is_remote(path):
+    return
   try:
     mode = os.lstat(path).st_mode
   except FileNotFoundError:

@@ -1,7 +1,8 @@
 """Files that are whole whenever someone reads them.
 
 A file is written under a private name beside it and renamed. So a link in its
-place is replaced, and what it leads to is never written.
+place is replaced, and what it leads to is never written. An object of a store
+is written on a local disk first and sent as a whole.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
+import tempfile
 from typing import IO
 
 import numpy as np
@@ -20,6 +23,7 @@ from PIL import Image
 
 from pyramid_jax import errors
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 from pyramid_jax.runs import leaving
 
 
@@ -32,19 +36,23 @@ Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def private(path: pathlib.Path, durable: bool = True) -> Iterator[pathlib.Path]:
+def private(path: stores.Path, durable: bool = True) -> Iterator[pathlib.Path]:
   """Gives the name under which a file is written before it gets its own.
 
   It is `.NAME.TOKEN.tmp`, where the token is drawn at random, so that two
   processes can write the same file. What fails leaves nothing behind.
 
   Args:
-    path: in an existing folder.
+    path: in an existing folder, or in a store.
     durable: whether the file is on the disk before it gets its name.
 
   Raises:
     OSError: the file cannot be written.
   """
+  if stores.is_remote(path):
+    with _sent(path) as aside:
+      yield aside
+    return
   token = secrets.token_hex(4)
   aside = path.with_name(f'.{path.name[:_LONGEST]}.{token}{SUFFIX}')
   remove = functools.partial(aside.unlink, missing_ok=True)
@@ -61,19 +69,29 @@ def private(path: pathlib.Path, durable: bool = True) -> Iterator[pathlib.Path]:
     raise
 
 
-def remove_left(path: pathlib.Path) -> None:
+@contextlib.contextmanager
+def _sent(path: stores.Path) -> Iterator[pathlib.Path]:
+  """Gives the name of a local file that is sent to a store in the end."""
+  with tempfile.TemporaryDirectory(prefix='pyramid_jax_') as folder:
+    remove = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+    with leaving.released(remove):
+      aside = pathlib.Path(folder) / 'object'
+      yield aside
+      stores.put_file(path, aside)
+
+
+def remove_left(path: stores.Path) -> None:
   """Removes what processes left that were killed as they wrote a file.
 
-  Only for a file that nobody else writes.
+  Only for a file that nobody else writes. In a store there is nothing.
 
   Raises:
     OSError: it cannot be removed.
   """
-  if path.parent.is_dir():
-    for found in path.parent.iterdir():
-      match = PRIVATE.fullmatch(found.name)
-      if match and match[1] == path.name[:_LONGEST]:
-        found.unlink(missing_ok=True)
+  for name in () if stores.is_remote(path) else stores.names(path.parent):
+    match = PRIVATE.fullmatch(name)
+    if match and match[1] == path.name[:_LONGEST]:
+      stores.remove(path.with_name(name))
 
 
 def save(
@@ -91,7 +109,7 @@ def save(
   """
 
   def once() -> None:
-    with private(pathlib.Path(path), durable) as aside, aside.open('wb') as f:
+    with private(stores.path(path), durable) as aside, aside.open('wb') as f:
       write(f)
 
   with errors.writing(path):
@@ -114,10 +132,10 @@ def save_png(path: Path, image: np.ndarray) -> None:
   save(path, write, durable=False)
 
 
-def make_folder(
-  folder: pathlib.Path, within: pathlib.Path | None = None
-) -> None:
+def make_folder(folder: stores.Path, within: stores.Path | None = None) -> None:
   """Makes a folder, and those above it, if they are not there.
+
+  A store has none, and nothing is done.
 
   Args:
     folder: of the files to be written.
@@ -127,6 +145,9 @@ def make_folder(
   Raises:
     UserError: it cannot be made.
   """
+
+  if stores.is_remote(folder):
+    return
 
   def once() -> None:
     if within is not None:

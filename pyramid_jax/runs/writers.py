@@ -10,7 +10,6 @@ import json
 import logging as std_logging
 import math
 import os
-import pathlib
 import sys
 from typing import Any
 import warnings
@@ -22,6 +21,7 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 from pyramid_jax.runs import events
 from pyramid_jax.runs import grown_file
 from pyramid_jax.runs import whole_files
@@ -101,9 +101,9 @@ class _LogFile(std_logging.Handler):
   A line may be logged anywhere, also where an error is handled.
   """
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: stores.Path):
     super().__init__()
-    self._file = grown_file.GrownFile(path)
+    self._file = grown_file.opened(path)
     self._problem: errors.UserError | None = None
     self._is_busy = False
 
@@ -115,6 +115,8 @@ class _LogFile(std_logging.Handler):
     try:
       line = f'{self.format(record)}\n'
       self._file.add(line.encode(errors='backslashreplace'))
+      if record.levelno >= std_logging.ERROR:  # the process may end now
+        self._file.flush()
     except errors.UserError as error:
       self._problem = error
     except Exception:
@@ -155,7 +157,7 @@ def copied(
   Raises:
     UserError: it cannot be written.
   """
-  folder = pathlib.Path(workdir) / 'logs'
+  folder = stores.path(workdir) / 'logs'
   whole_files.make_folder(folder)
   handler = _LogFile(folder / f'process_{process_index}.log')
   handler.setFormatter(
@@ -193,9 +195,9 @@ class MetricWriter:
     Lines after `first_step`, the updates that are finished, and a half line are
     left from an interrupted run and removed.
     """
-    path = pathlib.Path(workdir) / METRICS
+    path = stores.path(workdir) / METRICS
     truncate(path, first_step)
-    self._lines = grown_file.GrownFile(path)
+    self._lines = grown_file.opened(path)
     self._events = events.EventFile(path.with_name(EVENTS), first_step)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -210,13 +212,18 @@ class MetricWriter:
     """Adds (H, W, 3) uint8 images to the events."""
     self._events.add(step, images=images)
 
+  def flush(self) -> None:
+    """Sends what a store does not have yet; UserError if that fails."""
+    self._lines.flush()
+    self._events.flush()
+
   def close(self) -> None:
     """Closes both files."""
     with errors.closing(self._events):
       self._lines.close()
 
 
-def truncate(path: pathlib.Path, step: int) -> None:
+def truncate(path: stores.Path, step: int) -> None:
   """Removes the lines after `step` and a half one at the end, atomically.
 
   A file with other lines than those of a run is copied to `NAME.bad` before
@@ -257,7 +264,7 @@ def _step_of(line: bytes) -> int | None:
   return step if type(step) is int and step > 0 else None
 
 
-def _free_name(path: pathlib.Path) -> pathlib.Path:
+def _free_name(path: stores.Path) -> stores.Path:
   names = (f'{path.name}.bad{n}' for n in ('', *range(2, 1000)))
-  found = (path.with_name(name) for name in names)
-  return next(p for p in found if not os.path.lexists(p))
+  there = stores.names(path.parent)
+  return path.with_name(next(name for name in names if name not in there))

@@ -96,28 +96,29 @@ def test_objects_are_written_listed_and_removed(store):
   assert store.objects == {}
 
 
-def test_what_fails_while_it_is_written_is_not_there(store):
-  path = stores.path('gs://bucket/a')
-
-  def half():
-    with stores.written(path) as file:
-      file.write(b'half')
-      raise KeyError
-
-  with pytest.raises(KeyError):
-    half()
-  assert store.objects == {}
-  with stores.written(path) as file:
-    file.write(b'all')
-  assert path.read_bytes() == b'all'
-
-
-def test_large_objects_are_not_read_into_memory(store, monkeypatch):
+def test_large_objects_are_not_read_into_memory(store, monkeypatch, tmp_path):
   monkeypatch.setattr(stores, '_IN_MEMORY', 2)
   monkeypatch.setattr(stores, 'put', None)
-  with stores.written(stores.path('gs://bucket/a')) as file:
-    file.write(b'large')
+  (tmp_path / 'a').write_bytes(b'large')
+  stores.put_file(stores.path('gs://bucket/a'), tmp_path / 'a')
   assert store.objects['bucket/a'][0] == b'large'
+
+
+@pytest.mark.parametrize('kind', ['disk', 'store'])
+def test_sizes_and_removal_are_the_same_on_disks(store, tmp_path, kind):
+  del store
+  folder = tmp_path / 'run'
+  if kind == 'store':
+    folder = stores.path('gs://bucket/run')
+  assert stores.sizes(folder) == {}
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'a').write_bytes(b'123')
+  (folder / 'b').mkdir(exist_ok=True)
+  (folder / 'b' / 'c').write_bytes(b'1')
+  assert stores.sizes(folder) == {'a': 3}
+  assert stores.names(folder) == ['a', 'b']
+  stores.remove_folder(folder)
+  assert not folder.exists()
 
 
 @pytest.mark.parametrize(
