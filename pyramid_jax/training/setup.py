@@ -18,6 +18,7 @@ from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
@@ -65,6 +66,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     reader_val = data.create(config, 'val')
     record = data_record.DataRecord.of(train=reader, val=reader_val)
     record.check_newest(workdir, config.data.allow_change)
+    latent_cache.verify(reader)
     scoring.validation_count(config, system.outputs, len(reader_val))
     order = batches(config, reader, mesh)
     _check_host(config, order)

@@ -268,11 +268,24 @@ class LatentReader:
         f' {absent[0]}; run the command that writes it again.',
         errors.MISSING,
       )
+    self._are_verified = False
+
+  def verify(self) -> None:
+    """Compares the shards, where several processes share the work.
+
+    All of them call it, before the first batch.
+
+    Raises:
+      UserError: a shard that is damaged or not there.
+    """
+    self._are_verified = shard_sums.verify_together(
+      [self._folder / name for name in self._shards], self._workers
+    )
 
   def _checked(self, index: int) -> dict[str, np.ndarray]:
     """Returns the arrays of a shard, mapped into memory."""
     file = self._folder / shard_name(index)
-    found = mapped(shard_sums.verified(file))
+    found = mapped(file if self._are_verified else shard_sums.verified(file))
     self._check_rows(file, found, index)
     return found
 
@@ -356,6 +369,12 @@ def mapped(file: pathlib.Path) -> dict[str, np.ndarray]:
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{file}: {error}', errors.DATA) from error
   return found
+
+
+def verify(reader: Any) -> None:
+  """Verifies latents as `LatentReader.verify` does, other data not at all."""
+  if isinstance(reader, LatentReader):
+    reader.verify()
 
 
 def check(reader: Any, digests: Mapping[str, str]) -> None:
