@@ -63,8 +63,10 @@ wait_for() {
 
 # quoted WORD...: prints a command as a shell reads it.
 quoted() {
-  printf '%q' "$1"
-  shift
-  [ $# = 0 ] || printf ' %q' "$@"
-  echo
+  local word line=''
+  for word in "$@"; do
+    [[ "$word" =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="${word@Q}"
+    line+="${line:+ }$word"
+  done
+  echo "$line"
 }

@@ -123,9 +123,9 @@ def test_a_dry_run_prints_the_commands_and_runs_none(fakes):
   environment = r'JAX_PLATFORMS=cpu'
   assert out.splitlines() == [
     f'env {environment} bash {script}/restart.sh bash {script}/gpu_node.sh'
-    r' --once --per-gpu --gpus=2 work a\ b',
+    " --once --per-gpu --gpus=2 work 'a b'",
     *(
-      rf'work a\ b {FIELD}.mode=explicit {FIELD}.coordinator=127.0.0.1:PORT'
+      f"work 'a b' {FIELD}.mode=explicit {FIELD}.coordinator=127.0.0.1:PORT"
       f' {FIELD}.processes=2 {FIELD}.process_id={n} {FIELD}.local_devices={n}'
       for n in (0, 1)
     ),

@@ -77,7 +77,7 @@ def test_a_healthy_run_starts_the_count_anew(tmp_path):
 
 def test_arguments_are_passed_as_they_are():
   assert run('printf', '<%s>', 'a b', '', '*')[1] == '<a b><><*>'
-  assert run('--dry-run', 'printf', 'a b')[1].strip() == r'printf a\ b'
+  assert run('--dry-run', 'printf', 'a b')[1].strip() == "printf 'a b'"
   assert run()[0] == errors.USAGE
 
 

@@ -36,9 +36,8 @@ class Fakes:
     file.write_text(
       '#!/usr/bin/env bash\n'
       f'STATE={shlex.quote(str(self.folder))}\n'
-      f'line={name}; [ $# = 0 ] || printf -v line "$line%s" '
-      '"$(printf " %q" "$@")"\n'
-      'printf "%s\\n" "$line" >> "$STATE/calls"\n'
+      f'source {ROOT}/launch/restarts.sh\n'
+      f'quoted {name} "$@" >> "$STATE/calls"\n'
       f'{script}\n'
     )
     file.chmod(0o755)

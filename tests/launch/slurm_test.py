@@ -124,9 +124,9 @@ def test_processes_of_a_node(slurm):
   submit(slurm, 'work', 'a b')
   submit(slurm, 'work', 'a b', PROCESS_PER='node', TASKS='1')
   assert slurm.calls('srun') == [
-    rf'srun {LINE} --cpus-per-task=6 work a\ b',
+    f"srun {LINE} --cpus-per-task=6 work 'a b'",
     f'srun {LINE} --nodes=2 --ntasks=2 --ntasks-per-node=1'
-    r' --cpus-per-task=24 work a\ b',
+    " --cpus-per-task=24 work 'a b'",
   ]
 
 
@@ -176,8 +176,8 @@ def test_a_dry_run_prints_the_commands_and_runs_none(slurm):
   code, out, _ = slurm.run('slurm.sbatch', '--dry-run', 'work', 'a b')
   assert code == 0
   assert [x for x in out.splitlines() if not x.startswith('#')] == [
-    f'env JAX_PLATFORMS=cpu no_proxy=localhost\\,127.0.0.1 srun {LINE}'
-    r' --cpus-per-task=8 work a\ b',
+    f'env JAX_PLATFORMS=cpu no_proxy=localhost,127.0.0.1 srun {LINE}'
+    " --cpus-per-task=8 work 'a b'",
     'scancel --signal=TERM JOB',
     'scontrol requeue JOB',
     'scontrol update JobId=JOB StartTime=now+0seconds',
