@@ -21,6 +21,7 @@ GCS = ['gcsfs>=2026.1']
 TEST = [
   *GCS,
   'hypothesis>=6.100,<7',
+  'jsonschema>=4.23,<5',
   'pytest>=8.4,<10',
   'pytest-xdist>=3.8,<4',
 ]
