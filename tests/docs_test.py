@@ -56,7 +56,11 @@ RENAMED = {'pyramid_jax.interop.convert': 'pyramid_jax.commands.convert'}
 # Files that runs write.
 WRITTEN = {'scores.md'}
 # Options that are shown of programs that are not ours.
-FOREIGN_OPTIONS = {'--scale_lr', '--file_format'}
+FOREIGN_OPTIONS = {
+  *('--scale_lr', '--file_format'),
+  *('--cluster', '--location', '--member', '--role', '--workload'),
+}
+OPTION = re.compile(r'(?<![\w-])--[a-z]\w+(?![\w.-])')
 
 
 class Parsed(BaseException):
@@ -282,14 +286,18 @@ def test_options_are_there(name):
     path
     for path in repository()
     if path.endswith('.py')
-    and path.startswith(('pyramid_jax/', 'benchmarks/', 'tests/parity/'))
+    and path.startswith(
+      ('pyramid_jax/', 'benchmarks/', 'launch/', 'tests/parity/')
+    )
   ]
+  scripts = [x for x in repository() if x.startswith('launch/')]
   known = set.union(
     FOREIGN_OPTIONS,
     {f'--{name}' for group in options.GROUPS.values() for name in group.flags},
     *map(options_of, programs),
+    *(OPTION.findall((ROOT / script).read_text()) for script in scripts),
   )
-  for option in re.findall(r'(?<![\w-])--[a-z]\w+(?![\w.-])', words(name)):
+  for option in OPTION.findall(words(name)):
     assert option in known, option
 
 
