@@ -20,6 +20,8 @@ set -uo pipefail
 POLL_SECS="${POLL_SECS:-30}"     # between two looks at a run
 FAILURES="${FAILURES:-6}"        # of kubectl in a row, before `wait` gives up
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=launch/restarts.sh
+source "$HERE/../restarts.sh"
 JOBSET_LABEL=jobset.sigs.k8s.io/jobset-name
 
 fail() {
@@ -38,10 +40,8 @@ kube() {
 
 # Prints a command, or runs it.
 run() {
-  local line
   if [ -n "$dry_run" ]; then
-    printf -v line '%q ' kubectl "${kubectl_flags[@]}" "$@"
-    echo "${line% }"
+    quoted kubectl "${kubectl_flags[@]}" "$@"
   else
     kube "$@"
   fi
@@ -83,21 +83,17 @@ apply() {
   kube apply --filename=- <<< "$manifest"
 }
 
-# The exit code of the run: the first that no restart changes, else the highest.
+# The exit code of the run: the one of its pods that decides.
 code_of_pods() {
-  local codes code highest=0
+  local codes code worst=0
   codes="$(kube get pods --selector="$JOBSET_LABEL=$name" --output=jsonpath='{.items[*].status.containerStatuses[*].state.terminated.exitCode}')"
   for code in $codes; do
-    if [ "$code" != 0 ] && [ "$code" != 75 ] && [ "$code" -lt 128 ]; then
-      echo "$code"
-      return
-    fi
-    highest=$((code > highest ? code : highest))
+    worst="$(worse "$worst" "$code")"
   done
-  echo $((highest > 0 ? highest : 1))
+  echo $((worst > 0 ? worst : 1))
 }
 
-wait_for() {
+wait_for_run() {
   local found state restarts seen='' failures=0 pause="$POLL_SECS" code
   if [ -n "$dry_run" ]; then
     look
@@ -192,7 +188,7 @@ case "$verb" in
     run get jobset "$name" || exit $?
     run get pods --output=wide --selector="$JOBSET_LABEL=$name"
     ;;
-  wait) wait_for ;;
+  wait) wait_for_run ;;
   logs) logs ;;
   delete) run delete jobset "$name" ;;
 esac

@@ -1,33 +1,28 @@
 """`launch/gke/job.sh` with a `kubectl` that records what it is asked for."""
 
 import json
-import os
-import pathlib
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 
 import pytest
 
 from pyramid_jax import errors
+from tests.launch import shell
 
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SCRIPT = 'launch/gke/job.sh'
 FLAGS = (
   *('--image=image', '--workdir=gs://bucket/ldm', '--accelerator=v6e-16'),
   '--config=configs/ldm_shapes.py',
 )
-# Answers in turn with the files 1, 2, ... of a folder, the last for ever; their
+# Answers in turn with the files KIND.1, KIND.2, ..., the last for ever; their
 # first line is the exit code. A manifest that it is given is kept.
-FAKE = """#!/usr/bin/env bash
-cd {folder}
-printf '%s\\n' "$(printf '%q ' "$@")" >> calls
+FAKE = """
+cd "$STATE"
 case "$*" in *--filename=-*) cat > manifest ;; esac
 for kind in get-jobset get-pods logs delete apply; do
-  case "$* " in *"${{kind/-/ }} "*) break ;; esac
+  case "$* " in *"${kind/-/ } "*) break ;; esac
 done
 n=$(($(cat "$kind.n" 2>/dev/null || echo 0) + 1))
 echo "$n" > "$kind.n"
@@ -38,18 +33,12 @@ exit "$(head -n 1 "$kind.$n")"
 """
 
 
-class Cluster:
+class Cluster(shell.Fakes):
   """A `kubectl` on PATH, and what it was asked for."""
 
   def __init__(self, folder):
-    self.folder = folder
-    (folder / 'bin').mkdir()
-    self.fake('kubectl')
-
-  def fake(self, name):
-    program = self.folder / 'bin' / name
-    program.write_text(FAKE.format(folder=shlex.quote(str(self.folder))))
-    program.chmod(0o755)
+    super().__init__(folder)
+    self.add('kubectl', FAKE)
 
   def answer(self, kind, *answers):
     """Sets what comes back in turn: exit codes, or texts of exit code 0."""
@@ -57,31 +46,21 @@ class Cluster:
       text = f'{value}\n' if isinstance(value, int) else f'0\n{value}'
       (self.folder / f'{kind}.{n}').write_text(text)
 
-  def start(self, *arguments, **variables):
-    path = f'{self.folder / "bin"}:{os.environ["PATH"]}'
-    quick = {'POLL_SECS': '0', 'FAILURES': '3', 'PATH': path}
-    return subprocess.Popen(
-      ['bash', SCRIPT, *arguments],
-      cwd=ROOT,
-      env=os.environ | quick | variables,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+  def start_job(self, *arguments, **variables):
+    quick = {'POLL_SECS': '0', 'FAILURES': '3'}
+    return self.start('gke/job.sh', *arguments, **quick | variables)
 
-  def run(self, *arguments, **variables):
+  def job(self, *arguments, **variables):
     """Returns the exit code, what is printed, and the lines of errors."""
-    process = self.start(*arguments, **variables)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err.splitlines()
+    quick = {'POLL_SECS': '0', 'FAILURES': '3'}
+    code, out, err = self.run('gke/job.sh', *arguments, **quick | variables)
+    return code, out, err.splitlines()
 
-  def calls(self):
-    """Returns what kubectl was asked for, without its output formats."""
-    file = self.folder / 'calls'
-    lines = file.read_text().splitlines() if file.exists() else []
+  def asked(self):
+    """Returns the arguments of kubectl, without its output formats."""
     return [
-      ' '.join(x for x in shlex.split(line) if not x.startswith('--output'))
-      for line in lines
+      ' '.join(x for x in shlex.split(line)[1:] if not x.startswith('--output'))
+      for line in self.calls('kubectl')
     ]
 
 
@@ -95,8 +74,8 @@ PODS = 'get pods --selector=jobset.sigs.k8s.io/jobset-name=ldm'
 
 
 def test_a_run_is_applied(cluster):
-  assert cluster.run('apply', 'ldm', *FLAGS, '--', '--config.seed=2')[0] == 0
-  assert cluster.calls() == [LOOK, 'apply --filename=-']
+  assert cluster.job('apply', 'ldm', *FLAGS, '--', '--config.seed=2')[0] == 0
+  assert cluster.asked() == [LOOK, 'apply --filename=-']
   manifest = json.loads((cluster.folder / 'manifest').read_text())
   assert manifest['metadata']['name'] == 'ldm'
   (job,) = manifest['spec']['replicatedJobs']
@@ -105,31 +84,28 @@ def test_a_run_is_applied(cluster):
 
 
 def test_a_dry_run_prints_all_and_changes_nothing(cluster):
-  code, text, lines = cluster.run(
+  code, text, lines = cluster.job(
     'apply', 'ldm', *FLAGS, '--namespace=team', '--dry-run'
   )
-  assert (code, lines, cluster.calls()) == (0, [], [])
+  assert (code, lines, cluster.asked()) == (0, [], [])
   # What is printed does what is not done.
   script = cluster.folder / 'script.sh'
   script.write_text(text)
-  path = f'{cluster.folder / "bin"}:{os.environ["PATH"]}'
-  subprocess.run(
-    ['bash', script], env={'PATH': path}, check=True, stdout=subprocess.DEVNULL
-  )
+  assert cluster.run_program('bash', str(script))[0] == 0
   printed = (cluster.folder / 'manifest').read_text()
-  assert cluster.calls() == [
+  assert cluster.asked() == [
     f'--namespace=team {LOOK}',
     '--namespace=team apply --filename=-',
   ]
-  cluster.run('apply', 'ldm', *FLAGS, '--namespace=team')
+  cluster.job('apply', 'ldm', *FLAGS, '--namespace=team')
   assert (cluster.folder / 'manifest').read_text() == printed
-  assert cluster.calls()[2:] == cluster.calls()[:2]
+  assert cluster.asked()[2:] == cluster.asked()[:2]
 
 
 @pytest.mark.parametrize('verb', ['status', 'wait', 'logs', 'delete'])
 def test_a_dry_run_changes_nothing(cluster, verb):
-  code, text, lines = cluster.run(verb, 'ldm', '--dry-run')
-  assert (code, lines, cluster.calls()) == (0, [], [])
+  code, text, lines = cluster.job(verb, 'ldm', '--dry-run')
+  assert (code, lines, cluster.asked()) == (0, [], [])
   assert all(x.startswith('kubectl ') for x in text.splitlines())
   assert verb.replace('wait', 'get').replace('status', 'get') in text
 
@@ -137,32 +113,32 @@ def test_a_dry_run_changes_nothing(cluster, verb):
 @pytest.mark.parametrize('state', ['Completed', 'Failed'])
 def test_a_run_that_has_ended_goes_on(cluster, state):
   cluster.answer('get-jobset', f'ldm/{state}/2')
-  code, _, (line,) = cluster.run('apply', 'ldm', *FLAGS)
+  code, _, (line,) = cluster.job('apply', 'ldm', *FLAGS)
   assert code == 0
   assert f'ldm has ended ({state})' in line
-  assert cluster.calls() == [LOOK, 'delete jobset ldm', 'apply --filename=-']
+  assert cluster.asked() == [LOOK, 'delete jobset ldm', 'apply --filename=-']
 
 
 def test_a_run_that_is_running_is_left_alone(cluster):
   cluster.answer('get-jobset', 'ldm//2')
-  code, _, (line,) = cluster.run('apply', 'ldm', *FLAGS)
+  code, _, (line,) = cluster.job('apply', 'ldm', *FLAGS)
   assert code == errors.OUTPUT
   assert 'ldm is running' in line
-  assert cluster.calls() == [LOOK]
+  assert cluster.asked() == [LOOK]
 
 
 @pytest.mark.parametrize('kind', ['get-jobset', 'delete', 'apply'])
 def test_a_failure_of_kubectl_is_the_end_of_apply(cluster, kind):
   cluster.answer('get-jobset', 'ldm/Failed/0')
   cluster.answer(kind, 1)
-  assert cluster.run('apply', 'ldm', *FLAGS)[0] == 1
+  assert cluster.job('apply', 'ldm', *FLAGS)[0] == 1
   last = {'get-jobset': LOOK, 'delete': 'delete jobset ldm'}
-  assert cluster.calls()[-1] == last.get(kind, 'apply --filename=-')
+  assert cluster.asked()[-1] == last.get(kind, 'apply --filename=-')
 
 
 def test_a_mistake_ends_before_kubectl(cluster):
-  code, text, (line,) = cluster.run('apply', 'ldm', *FLAGS, '--nodes=2')
-  assert (code, text, cluster.calls()) == (errors.USAGE, '', [])
+  code, text, (line,) = cluster.job('apply', 'ldm', *FLAGS, '--nodes=2')
+  assert (code, text, cluster.asked()) == (errors.USAGE, '', [])
   assert 'v6e-16 takes --slices' in line
 
 
@@ -178,8 +154,8 @@ def test_a_mistake_ends_before_kubectl(cluster):
   ],
 )
 def test_a_wrong_command_is_one_line(cluster, arguments, words):
-  code, text, (line,) = cluster.run(*arguments)
-  assert (code, text, cluster.calls()) == (errors.USAGE, '', [])
+  code, text, (line,) = cluster.job(*arguments)
+  assert (code, text, cluster.asked()) == (errors.USAGE, '', [])
   assert words in line
 
 
@@ -189,7 +165,7 @@ def test_help(cluster):
     (['apply', '--help'], '--max-restarts'),
     (['apply', 'ldm', '--help'], '--max-restarts'),
   ):
-    code, text, _ = cluster.run(*arguments)
+    code, text, _ = cluster.job(*arguments)
     assert code == 0
     assert words in text
 
@@ -202,11 +178,11 @@ def test_without_kubectl_there_is_one_line(cluster):
     program.write_text(f'#!/bin/bash\nexec {real} "$@"\n')
     program.chmod(0o755)
   path = str(cluster.folder / 'bin')
-  code, _, (line,) = cluster.run('delete', 'ldm', PATH=path)
+  code, _, (line,) = cluster.job('delete', 'ldm', PATH=path)
   assert code == errors.MISSING
   assert 'kubectl is not on PATH' in line
-  assert cluster.run('delete', 'ldm', '--dry-run', PATH=path)[0] == 0
-  assert cluster.run('apply', 'ldm', *FLAGS, '--xpk=c', PATH=path)[0] == 0
+  assert cluster.job('delete', 'ldm', '--dry-run', PATH=path)[0] == 0
+  assert cluster.job('apply', 'ldm', *FLAGS, '--xpk=c', PATH=path)[0] == 0
 
 
 # -- wait, logs, delete -----------------------------------------------------
@@ -214,10 +190,10 @@ def test_without_kubectl_there_is_one_line(cluster):
 
 def test_wait_ends_with_a_run_that_is_done(cluster):
   cluster.answer('get-jobset', 'ldm//0', 'ldm//0', 'ldm//2', 'ldm/Completed/2')
-  code, text, lines = cluster.run('wait', 'ldm')
+  code, text, lines = cluster.job('wait', 'ldm')
   assert (code, text) == (0, '')
   assert lines == ['job.sh: ldm: restart 2']
-  assert cluster.calls() == [LOOK] * 4
+  assert cluster.asked() == [LOOK] * 4
 
 
 @pytest.mark.parametrize(
@@ -234,7 +210,7 @@ def test_wait_ends_with_a_run_that_is_done(cluster):
 def test_wait_ends_with_the_code_of_the_run(cluster, codes, expected):
   cluster.answer('get-jobset', 'ldm/Failed/1', 'jobset failed due to a Job\n')
   cluster.answer('get-pods', codes, 'ldm-workers-0-0: no such file: x.npz\n')
-  code, _, lines = cluster.run('wait', 'ldm')
+  code, _, lines = cluster.job('wait', 'ldm')
   assert code == expected
   assert lines == [
     'jobset failed due to a Job',
@@ -245,21 +221,21 @@ def test_wait_ends_with_the_code_of_the_run(cluster, codes, expected):
 
 def test_wait_goes_on_after_failures_of_kubectl(cluster):
   cluster.answer('get-jobset', 1, 1, 'ldm//0', 1, 1, 'ldm/Completed/0')
-  assert cluster.run('wait', 'ldm')[0] == 0
-  assert len(cluster.calls()) == 6
+  assert cluster.job('wait', 'ldm')[0] == 0
+  assert len(cluster.asked()) == 6
 
 
 def test_wait_gives_up_after_some_failures(cluster):
   cluster.answer('get-jobset', 'ldm//0', 1)
-  code, _, (line,) = cluster.run('wait', 'ldm')
+  code, _, (line,) = cluster.job('wait', 'ldm')
   assert code == 1
   assert 'kubectl failed 3 times in a row' in line
-  assert len(cluster.calls()) == 4
+  assert len(cluster.asked()) == 4
 
 
 def test_there_is_nothing_to_wait_for(cluster):
   for verb in ('wait', 'logs'):
-    code, _, (line,) = cluster.run(verb, 'ldm')
+    code, _, (line,) = cluster.job(verb, 'ldm')
     assert code == errors.MISSING
     assert 'there is no JobSet ldm' in line
 
@@ -267,9 +243,9 @@ def test_there_is_nothing_to_wait_for(cluster):
 def test_logs_follow_a_run_over_restarts(cluster):
   cluster.answer('get-jobset', 'ldm//0', 'ldm//1', 'ldm/Completed/1')
   cluster.answer('logs', 'step 1\n', 1, 'step 2\n')
-  code, text, _ = cluster.run('logs', 'ldm')
+  code, text, _ = cluster.job('logs', 'ldm')
   assert (code, text) == (0, 'step 1\nstep 2\n')
-  calls = [call for call in cluster.calls() if call.startswith('logs')]
+  calls = [call for call in cluster.asked() if call.startswith('logs')]
   assert ['--tail=-1' in call for call in calls] == [True, False, False]
   assert ['--since-time=' in call for call in calls] == [False, True, True]
   for call in calls:
@@ -279,46 +255,44 @@ def test_logs_follow_a_run_over_restarts(cluster):
 
 def test_logs_of_all_pods(cluster):
   cluster.answer('get-jobset', 'ldm/Completed/0')
-  assert cluster.run('logs', 'ldm', '--all')[0] == 0
-  assert 'index' not in cluster.calls()[0]
+  assert cluster.job('logs', 'ldm', '--all')[0] == 0
+  assert 'index' not in cluster.asked()[0]
 
 
 def test_status_and_delete(cluster):
-  assert cluster.run('status', 'ldm', '--context=c')[0] == 0
-  assert cluster.run('delete', 'ldm')[0] == 0
-  assert cluster.calls() == [
+  assert cluster.job('status', 'ldm', '--context=c')[0] == 0
+  assert cluster.job('delete', 'ldm')[0] == 0
+  assert cluster.asked() == [
     '--context=c get jobset ldm',
     f'--context=c {PODS}',
     'delete jobset ldm',
   ]
   cluster.answer('delete', 1)
-  assert cluster.run('delete', 'ldm')[0] == 1
+  assert cluster.job('delete', 'ldm')[0] == 1
 
 
 @pytest.mark.parametrize('verb', ['wait', 'logs'])
 def test_a_person_ends_what_waits(cluster, verb):
   cluster.answer('get-jobset', 'ldm//0')
-  process = cluster.start(verb, 'ldm', POLL_SECS='60')
-  while not cluster.calls():
+  process = cluster.start_job(verb, 'ldm', POLL_SECS='60')
+  while not cluster.asked():
     assert process.poll() is None
   process.send_signal(signal.SIGTERM)
   assert process.wait(10) == -signal.SIGTERM
+  shell.kill_all(process)
 
 
 # -- xpk --------------------------------------------------------------------
 
 
 def test_the_line_for_xpk_is_one_that_a_shell_runs(cluster):
-  cluster.fake('xpk')
-  code, text, lines = cluster.run('apply', 'ldm', *FLAGS, '--xpk=cluster')
-  assert (code, lines, cluster.calls()) == (0, [], [])
-  path = f'{cluster.folder / "bin"}:{os.environ["PATH"]}'
-  subprocess.run(['bash', '-c', text], env={'PATH': path}, check=True)
+  cluster.add('xpk')
+  code, text, lines = cluster.job('apply', 'ldm', *FLAGS, '--xpk=cluster')
+  assert (code, lines, cluster.asked()) == (0, [], [])
+  assert cluster.run_program('bash', '-c', text)[0] == 0
   (call,) = cluster.calls()
-  assert call.startswith('workload create --cluster=cluster --workload=ldm ')
+  assert call.startswith(
+    'xpk workload create --cluster=cluster --workload=ldm '
+  )
   assert f' --restart-on-exit-codes={errors.RESTART} ' in call
   assert ' --max-restarts=50 ' in call
-
-
-def test_the_script_is_bash():
-  subprocess.run(['bash', '-n', SCRIPT], cwd=ROOT, check=True)

@@ -5,19 +5,16 @@ command line. Programs of others are known by name.
 """
 
 import json
-import os
-import pathlib
 import re
 import shlex
-import subprocess
 
 import pytest
 
 from tests import docs_test
+from tests.launch import shell
 
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGE = (ROOT / 'docs' / 'scaling.md').read_text()
+PAGE = (shell.ROOT / 'docs' / 'scaling.md').read_text()
 OTHERS = ('gcloud', 'kubectl')
 
 
@@ -40,21 +37,16 @@ def dry(line):
 
 
 def printed(line, folder):
-  """Returns what a launcher prints; programs of others end it."""
-  for name in (*OTHERS, 'xpk', 'docker', 'srun', 'sbatch', 'scontrol'):
-    (folder / name).write_text('#!/bin/sh\necho "$0 $*" >&2; exit 99\n')
-    (folder / name).chmod(0o755)
-  done = subprocess.run(
-    dry(line),
-    cwd=ROOT,
-    env=os.environ | {'PATH': f'{folder}:{os.environ["PATH"]}'},
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=60,
+  """Returns what a launcher prints; it may start none of the others."""
+  fakes = shell.Fakes(folder / 'fakes')
+  for name in (*OTHERS, 'xpk', 'docker', 'srun', 'scontrol'):
+    fakes.add(name, 'exit 99')
+  bash, script, *words = dry(line)
+  code, text, problems = fakes.run_program(
+    bash, str(shell.ROOT / script), *words
   )
-  assert (done.returncode, done.stderr) == (0, '')
-  return done.stdout
+  assert (code, problems, fakes.calls()) == (0, '', [])
+  return text
 
 
 def started(text):
@@ -84,8 +76,9 @@ def test_a_launcher_takes_its_line(line, tmp_path):
   commands = started(text)
   assert bool(commands) == ('--workdir=' in line and '--xpk' not in line)
   for arguments in commands:
-    # A pod's number is known where it runs.
+    # A pod's number is known where it runs, and so is its bucket.
     args = [x.replace('$(JOB_COMPLETION_INDEX)', '0') for x in arguments]
+    args = [x.replace('gs://BUCKET', str(tmp_path)) for x in args]
     with pytest.raises(docs_test.Parsed):
       docs_test.parse('pyramid_jax.main', args)
 
