@@ -90,7 +90,8 @@ def accumulate(
     if len(batch.places):
       states = {name: state.update(batch) for name, state in states.items()}
     watchdog.beat()
-    stopping.check()  # here all processes are at the same batch
+    if stopping.point():  # here all processes are at the same batch
+      stopping.check()
     is_last = step + 1 == source.steps
     if store is not None and (is_last or store.is_due()):
       states = merging.merged(states, start)

@@ -12,6 +12,10 @@ which finishes its step and saves it. A second SIGINT ends it at once. Functions
 that are called in another program (`listening`) never end that program.
 
 SIGHUP, the end of a terminal, is as SIGTERM, unless it is ignored (`nohup`).
+
+A signal to one of several processes of a training run (`agreeing`) is one to
+all. In what is finished first they do not look at the flag, but at each `point`
+that all of them pass: they stop at the same one, see `distributed.agreement`.
 """
 
 from collections.abc import Callable
@@ -20,6 +24,7 @@ from collections.abc import Iterator
 from concurrent import futures
 import contextlib
 import math
+import os
 import signal
 import socket
 import threading
@@ -29,6 +34,7 @@ from typing import TypeVar
 from typing import overload
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import agreement
 from pyramid_jax.runs import leaving
 
 
@@ -38,6 +44,7 @@ _POLL_SECS = 0.05
 # Launchers may send a signal to a process and to its group: that is one.
 _TWICE_SECS = 0.1
 _NAMES = ('SIGTERM', 'SIGINT', 'SIGHUP')
+_OF_OTHERS = 0  # in place of the number, for a signal to another process
 
 Result = TypeVar('Result')
 
@@ -58,8 +65,10 @@ class _State:
     self.since = math.inf  # on the clock, since when an answer is due
     self.depth = 0  # contexts of `listening`
     self.grace: float | None = None  # of work that is finished first
+    self.others: agreement.Agreement | None = None  # with other processes
     self.is_own = False  # whether the process is a command line's
     self.is_over = False  # whether the work has ended
+    self.wake: int | None = None  # what is written to it wakes the thread
 
 
 _state = _State()
@@ -67,10 +76,28 @@ _state = _State()
 
 def requested() -> bool:
   """Whether a signal asked to stop; who calls it answers, as `check` does."""
-  if not _state.signal:
-    return False
-  _state.is_seen = True
-  return True
+  agreed = _agreed()
+  is_asked = bool(_state.signal) if agreed is None else agreed.is_reached()
+  if is_asked:
+    _state.is_seen = True
+  return is_asked
+
+
+def point() -> bool:
+  """Passes a point of work that is finished first; returns `requested`.
+
+  All processes of a run pass the same points, in the same order, and none in
+  other threads at the same time.
+  """
+  agreed = _agreed()
+  if agreed is not None:
+    agreed.point()
+  return requested()
+
+
+def _agreed() -> agreement.Agreement | None:
+  """Returns with whom this process stops, None where it stops by itself."""
+  return None if _state.grace is None else _state.others
 
 
 def is_own() -> bool:
@@ -91,7 +118,14 @@ def reason() -> str:
 def check() -> None:
   """Raises Stopped once a signal asked to stop."""
   if requested():
-    raise Stopped(f'{reason()}; the same command goes on.')
+    raise together(f'{reason()}; the same command goes on.')
+
+
+def together(message: str) -> Stopped:
+  """Returns an error that ends this process, or all that stop with it."""
+  error = Stopped(message)
+  error.is_shared = _agreed() is not None
+  return error
 
 
 @overload
@@ -134,10 +168,28 @@ def call(function: Callable[..., Result], *arguments: Any) -> Result:
   """Calls a function in a thread; see `wait`.
 
   Where a signal comes first, the thread is left behind: the function must
-  change nothing that lasts.
+  change nothing that lasts. Several processes leave it at the points that the
+  function passes.
   """
   with worker() as pool:
     return wait(pool.submit(function, *arguments))
+
+
+def call_alone(function: Callable[..., Result], *arguments: Any) -> Result:
+  """Calls a function that concerns this process alone, see `call`.
+
+  Several processes call it together, such as to compile the same program, and
+  it must not use devices of others: so all of them can leave it.
+  """
+  agreed = _agreed()
+  if agreed is None:
+    return call(function, *arguments)
+  if not agreed.enter_alone():
+    result = call(function, *arguments)
+    if not agreed.leave_alone():
+      return result
+  check()
+  raise AssertionError('the point to stop at is reached')
 
 
 @contextlib.contextmanager
@@ -193,6 +245,37 @@ def listening() -> Iterator[None]:
       _state.depth -= 1
 
 
+@contextlib.contextmanager
+def agreeing() -> Iterator[None]:
+  """Has several processes stop together in the context, which all enter."""
+  from pyramid_jax.distributed import board  # loads jax, as does the next
+  from pyramid_jax.distributed import processes
+
+  if not processes.is_one_of_many() or _state.others is not None:
+    yield
+    return
+  asked = lambda: _state.signal and f'{_state.signal} of {processes.name()}'
+  _state.others = agreement.Agreement(
+    board.Board('stop'), processes.process_part(), asked, _hear
+  )
+  _state.others.start()
+  try:
+    yield
+  finally:
+    _state.others.close()
+    _state.others = None
+
+
+def _hear(reason: str) -> None:
+  """Takes a signal to another process as one to this."""
+  if not _state.signal:
+    _state.since = time.monotonic()
+    _state.signal = reason
+    if _state.wake is not None:
+      with contextlib.suppress(OSError):  # it is full, so it wakes
+        os.write(_state.wake, bytes([_OF_OTHERS]))
+
+
 def over() -> None:
   """Says that the work has ended: signals change nothing any more."""
   with leaving.LAST_WORD:
@@ -205,7 +288,8 @@ def install() -> None:
   receiver, sender = socket.socketpair()
   sender.setblocking(False)
   # Written to by the handler in C, even while the main thread runs no Python.
-  signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
+  _state.wake = sender.detach()
+  signal.set_wakeup_fd(_state.wake, warn_on_full_buffer=False)
   threading.Thread(
     target=_watch, args=(receiver,), name='signals', daemon=True
   ).start()
@@ -246,14 +330,15 @@ def _watch(signals: socket.socket) -> None:
     with contextlib.suppress(TimeoutError):
       numbers = signals.recv(16)
     now = time.monotonic()
-    asked = [n for n in numbers if signal.Signals(n).name in _NAMES]
+    asked = [n for n in numbers if n and signal.Signals(n).name in _NAMES]
     is_again = signal.SIGINT in asked and now - first > _TWICE_SECS
     if asked:
       _note(asked[0])
       first = min(first, now)
+    if asked or _OF_OTHERS in numbers:
       signals.settimeout(_POLL_SECS)
-    if asked and not is_again and _state.grace is not None:
-      _tell()
+      if not is_again and _state.grace is not None:
+        _tell()
     if is_again or _is_late():
       _leave(is_again)
 
