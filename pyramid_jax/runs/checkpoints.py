@@ -11,7 +11,9 @@ steps as they were. It does not notice a changed byte; the hashes do.
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -24,6 +26,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import processes
+from pyramid_jax.runs import common_save
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import reading
@@ -98,7 +102,8 @@ class Checkpoints:
     """Restores the newest valid state, None when there never was one.
 
     What is newer and damaged is renamed to `STEP.bad-REASON`, with a warning,
-    once the valid one is read: until then it may be the reader that fails.
+    once the valid one is read: until then it may be the reader that fails. All
+    processes call it, and restore the same step.
 
     Args:
       abstract: the state with shardings (`sharding.abstract`), of any mesh.
@@ -108,11 +113,11 @@ class Checkpoints:
         none that is valid, or storage that fails.
     """
     damaged: dict[pathlib.Path, reading.DamagedError] = {}
-    for step in steps(self._workdir):
+    for step in processes.decided(lambda: steps(self._workdir)):
       stopping.check()
       path = step_folders.of_step(self._workdir, step)
       try:
-        meta = step_meta.read(path)
+        meta = reading.together(functools.partial(step_meta.read, path))
         items = restoring.restore(path, meta, items_of(abstract), partial=False)
       except reading.DamagedError as error:
         logging.warning('%s is damaged (%s)', path, error)
@@ -120,20 +125,21 @@ class Checkpoints:
         continue
       check_frozen(self._frozen, meta.get('frozen', {}), path)
       stopping.check()
-      for broken, damage in damaged.items():
-        with errors.writing(broken):
-          bad = step_folders.set_aside(broken, damage.reason)
-        logging.warning('%s is now %s', broken, bad.name)
+      processes.decided(functools.partial(_set_aside, damaged))
       return state_lib.TrainState(ema=items.get('ema', {}), **items['state'])
     names = [f'{p.name} ({error})' for p, error in damaged.items()]
-    names += step_folders.bad(self._workdir)
+    processes.decided(functools.partial(self._check_none, names))
+    return None
+
+  def _check_none(self, damaged: Sequence[str]) -> None:
+    """Refuses to begin anew where there was a checkpoint."""
+    names = [*damaged, *step_folders.bad(self._workdir)]
     if names:
       raise errors.UserError(
         f'no usable checkpoint in {directory(self._workdir)}, only'
         f' {", ".join(names)}; move it away to start from the beginning.',
         errors.DATA,
       )
-    return None
 
   def save(
     self,
@@ -146,6 +152,8 @@ class Checkpoints:
     required: bool = True,
   ) -> None:
     """Starts to save a state; returns once it may be donated.
+
+    All processes call it, and each writes its part.
 
     A step that is there already is left as it is. Config, mesh and `position`,
     the examples of the data that were seen, are for the record; so are
@@ -160,7 +168,7 @@ class Checkpoints:
     self._is_required = required
     began = time.monotonic()
     step = int(state.step)
-    if step in steps(self._workdir):
+    if processes.decided(lambda: step in steps(self._workdir)):
       return
     with self._failing():
       items = items_of(state)
@@ -207,9 +215,11 @@ class Checkpoints:
 
     path = directory(self._workdir) / f'{int(state.step)}.{name}'
     args = self._items(items_of(state), config, mesh, position, None, record)
-    handler = ocp.CompositeCheckpointHandler()
+    options = common_save.Options()
     with errors.writing(path):
-      saver = ocp.Checkpointer(handler)
+      saver = ocp.Checkpointer(
+        options.handler(), multiprocessing_options=options.together()
+      )
       saver.save(path, args=args, force=True)
       saver.close()
     return path
@@ -227,7 +237,8 @@ class Checkpoints:
     import orbax.checkpoint as ocp
 
     need = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
-    errors.check_room(f'a checkpoint in {self._workdir}', need, self._workdir)
+    what = f'a checkpoint in {self._workdir}'
+    processes.decided(lambda: errors.check_room(what, need, self._workdir))
     meta = step_meta.make(
       items,
       config,
@@ -264,13 +275,21 @@ class Checkpoints:
       self._saver.close()
 
 
+def _set_aside(damaged: Mapping[pathlib.Path, reading.DamagedError]) -> None:
+  """Renames checkpoints that are damaged."""
+  for path, damage in damaged.items():
+    with errors.writing(path):
+      bad = step_folders.set_aside(path, damage.reason)
+    logging.warning('%s is now %s', path, bad.name)
+
+
 def load(
   workdir: Path,
   abstract: Mapping[str, Any],
   step: int | None = None,
   averaged: bool = True,
 ) -> dict[str, Any]:
-  """Returns the weights of a run.
+  """Returns the weights of a run; all processes call it.
 
   Args:
     workdir: of any run, or with a file of `compact`; nothing in it is changed.
@@ -282,7 +301,7 @@ def load(
   Raises:
     UserError: there is none, it is damaged, or it has other parameters.
   """
-  found = steps(workdir)
+  found = processes.decided(lambda: steps(workdir))
   if not found and compact.is_there(workdir):
     return compact.load(workdir, abstract, step)
   if not found or step not in (None, *found):

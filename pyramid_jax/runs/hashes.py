@@ -73,14 +73,14 @@ def tree(values: Any) -> dict[str, str]:
   """Returns {path: 16 hexadecimal digits} of a tree of arrays.
 
   Arrays of accelerators are hashed there, one small program per shape; those
-  of CPU devices by NumPy, which has nothing to compile.
+  of CPU devices by NumPy, which has nothing to compile. An array that is split
+  over processes is hashed by all of them.
   """
 
   def one(x: Any) -> Any:
     if isinstance(x, jax.Array):
-      if not x.is_fully_addressable:
-        return _on_device(x)
-      if any(device.platform != 'cpu' for device in x.devices()):
+      is_here = x.is_fully_addressable or x.is_fully_replicated
+      if not is_here or any(d.platform != 'cpu' for d in x.devices()):
         return _on_device(x)
     return _on_host(np.asarray(x))
 

@@ -6,14 +6,17 @@ request to stop answers says nothing about it.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import errno
 import os
+from typing import Any
 from typing import TypeVar
 
 import jax
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import processes
 from pyramid_jax.files import retries
 
 
@@ -43,6 +46,45 @@ def read(function: Callable[[], T], path: Path, reason: str) -> T:
   """
   with content(path, reason):
     return retries.repeat(function, path)
+
+
+def together(function: Callable[[], T]) -> T:
+  """Returns what a function returns, if it fails in none of the processes.
+
+  All of them call it. Where one has failed, all do: with the error of the first
+  one, where storage or a config is the reason, else with its damage.
+
+  Raises:
+    DamagedError, UserError: those of the function.
+  """
+  found: list[T] = []
+  own: DamagedError | errors.UserError | None = None
+  try:
+    found.append(function())
+  except (DamagedError, errors.UserError) as error:
+    own = error
+  outcomes = processes.collected(_outcome(own))
+  failed = [x for x in outcomes if x is not None]
+  if not failed:
+    return found[0]
+  first = next((x for x in failed if 'code' in x), failed[0])
+  chosen = own if own and _outcome(own) == first else _of_outcome(first)
+  if isinstance(chosen, errors.UserError):
+    chosen.is_shared = True
+  raise chosen
+
+
+def _outcome(error: DamagedError | errors.UserError | None) -> Any:
+  """Returns an error as a value of JSON."""
+  if isinstance(error, DamagedError):
+    return {'why': str(error), 'reason': error.reason}
+  return error and {'why': str(error), 'code': error.code}
+
+
+def _of_outcome(told: Mapping[str, Any]) -> DamagedError | errors.UserError:
+  if 'code' in told:
+    return errors.UserError(told['why'], told['code'])
+  return DamagedError(told['reason'], told['why'])
 
 
 @contextlib.contextmanager

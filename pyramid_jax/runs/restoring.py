@@ -11,6 +11,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import reading
@@ -27,7 +28,7 @@ def weights(
     DamagedError: something is missing, unreadable or changed.
     UserError: the checkpoint is whole and of another config.
   """
-  meta = step_meta.read(path)
+  meta = reading.together(lambda: step_meta.read(path))
   step_meta.compare(path, meta, {'state': abstract}, partial=True)
   kept = meta['tree'].get('ema', {}) if averaged else {}
   params = traverse_util.flatten_dict(abstract['params'])
@@ -56,7 +57,9 @@ def restore(
   target: Mapping[str, Any],
   partial: bool,
 ) -> dict[str, Any]:
-  """Restores and verifies the items of one step.
+  """Restores and verifies the items of one step; all processes call it.
+
+  What one of them cannot use, none does.
 
   Args:
     path: of the step.
@@ -69,15 +72,19 @@ def restore(
     UserError: the checkpoint is whole and of another config.
   """
   step_meta.compare(path, meta, target, partial)
-  items = {}
-  for name, tree in target.items():
-    items[name] = _item(path / name, tree, partial)
-    _check(name, items[name], meta)
+  items = reading.together(
+    lambda: {
+      name: _item(path / name, tree, partial) for name, tree in target.items()
+    }
+  )
+  reading.together(lambda: _check(items, meta))
   return items
 
 
 def verify(path: pathlib.Path) -> None:
   """Reads all arrays of a step to the host and compares them with the record.
+
+  One process can do it alone.
 
   Raises:
     DamagedError: something is missing, unreadable or changed.
@@ -85,8 +92,8 @@ def verify(path: pathlib.Path) -> None:
   """
   meta = step_meta.read(path)
   for name, leaves in meta['tree'].items():
-    found = _check(name, _item(path / name, None, False), meta)
-    if found.keys() != leaves.keys():
+    found = _check({name: _item(path / name, None, False)}, meta)
+    if found[name].keys() != leaves.keys():
       raise reading.DamagedError('hash', f'{name} has other arrays')
 
 
@@ -102,7 +109,11 @@ def _item(path: pathlib.Path, tree: Any, partial: bool) -> Any:
       restore_args = jax.tree.map(lambda _: as_saved, leaves)
     else:
       restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
-    return ocp.Checkpointer(handler).restore(
+    alone = ocp.options.MultiprocessingOptions(
+      active_processes={processes.process_part()[0]}
+    )
+    reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+    return reader.restore(
       path,
       args=ocp.args.PyTreeRestore(
         item=tree, partial_restore=partial, restore_args=restore_args
@@ -112,13 +123,22 @@ def _item(path: pathlib.Path, tree: Any, partial: bool) -> Any:
   return reading.read(read, path, 'unreadable')
 
 
-def _check(name: str, item: Any, meta: step_meta.Meta) -> dict[str, str]:
-  """Returns the hashes of an item; other ones than recorded are damage."""
-  for leaf, value in sharding.leaves(item).items():
-    if not isinstance(value, jax.Array) and np.asarray(value).dtype.hasobject:
-      raise reading.DamagedError('hash', f'{name}/{leaf} is no array')
-  found = hashes.tree(item)
-  for leaf, value in found.items():
-    if meta['tree'][name].get(leaf, ('', '', ''))[2] != value:
-      raise reading.DamagedError('hash', f'{name}/{leaf} was changed')
+def _check(
+  items: Mapping[str, Any], meta: step_meta.Meta
+) -> dict[str, dict[str, str]]:
+  """Returns the hashes of items; other ones than recorded are damage.
+
+  Those of arrays that are split over processes are computed by all of them: so
+  none is left out.
+  """
+  for name, item in items.items():
+    for leaf, value in sharding.leaves(item).items():
+      is_on_host = not isinstance(value, jax.Array)
+      if is_on_host and np.asarray(value).dtype.hasobject:
+        raise reading.DamagedError('hash', f'{name}/{leaf} is no array')
+  found = {name: hashes.tree(item) for name, item in items.items()}
+  for name, leaves in found.items():
+    for leaf, value in leaves.items():
+      if meta['tree'][name].get(leaf, ('', '', ''))[2] != value:
+        raise reading.DamagedError('hash', f'{name}/{leaf} was changed')
   return found

@@ -7,6 +7,7 @@ disk has once a save has failed.
 
 from concurrent import futures
 import dataclasses
+import functools
 import pathlib
 import shutil
 import threading
@@ -17,6 +18,7 @@ from absl import logging
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
+from pyramid_jax.runs import common_save
 from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import reading
 from pyramid_jax.runs import step_folders
@@ -46,6 +48,7 @@ class Saver:
     self._workdir = workdir
     self._rules = rules
     self._orbax: Any = None  # opened by the first save, and after a failed one
+    self._options = common_save.Options()  # of `_orbax`
     self._pool: futures.Executor | None = None
     self._running: futures.Future[Took] | None = None
     self._step = -1  # of the save that runs
@@ -66,24 +69,12 @@ class Saver:
     Raises:
       UserError: it cannot be written.
     """
-    import orbax.checkpoint as ocp  # slow to load
-
     self._step = step
     path = step_folders.of_step(self._workdir, step)
     try:
       with errors.writing(path):
-        if self._orbax is None:
-          remove_leftovers(self._workdir)
-          self._orbax = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(),
-            # A folder that cannot be made is an error here, not a thread that
-            # waits for it.
-            async_options=ocp.AsyncOptions(
-              create_directories_asynchronously=False
-            ),
-          )
-        # Orbax would begin a workdir anew that was moved away.
-        pathlib.Path(self._workdir).stat()
+        processes.decided(functools.partial(self._prepare, path))
+        self._open()
         self._orbax.save(path, args=args)
     except BaseException:
       self._abandon()
@@ -94,6 +85,29 @@ class Saver:
     self._running = self._pool.submit(
       self._finish, self._orbax, step, size, blocking_secs, began
     )
+
+  def _prepare(self, path: pathlib.Path) -> None:
+    """Makes the folder ready, before any process writes."""
+    with errors.writing(path):
+      if self._orbax is None:
+        remove_leftovers(self._workdir)
+      # Orbax would begin a workdir anew that was moved away.
+      pathlib.Path(self._workdir).stat()
+
+  def _open(self) -> None:
+    """Opens Orbax, for each save of several processes anew: see its options."""
+    import orbax.checkpoint as ocp  # slow to load
+
+    if self._orbax is not None and processes.is_one_of_many():
+      self._orbax.close()
+      self._orbax = None
+    if self._orbax is None:
+      self._options = common_save.Options()
+      self._orbax = ocp.AsyncCheckpointer(
+        self._options.handler(),
+        async_options=self._options.background(),
+        multiprocessing_options=self._options.together(),
+      )
 
   @property
   def has_ended(self) -> bool:
@@ -134,7 +148,13 @@ class Saver:
     self, orbax: Any, step: int, size: int, blocking_secs: float, began: float
   ) -> Took:
     """Waits for Orbax, in a thread; then removes what no rule keeps."""
-    orbax.wait_until_finished()
+    options = self._options
+    try:
+      with errors.writing(step_folders.of_step(self._workdir, step)):
+        orbax.wait_until_finished()
+    except errors.UserError as error:
+      options.fail(str(error))
+      raise
     secs = time.monotonic() - began
     logging.info(
       'saved step %d: %.4g MiB in %.2f s, of which training waited %.2f s',

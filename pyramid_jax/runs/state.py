@@ -48,7 +48,7 @@ def not_finite(tree: Any) -> list[str]:
   """
 
   def one(leaf: jax.Array) -> Any:
-    is_here = leaf.is_fully_addressable
+    is_here = leaf.is_fully_addressable or leaf.is_fully_replicated
     if is_here and all(d.platform == 'cpu' for d in leaf.devices()):
       return np.isfinite(np.asarray(leaf)).all()
     return _all_finite(leaf)
