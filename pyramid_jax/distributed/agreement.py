@@ -2,14 +2,14 @@
 
 All processes pass the same points in the same order, such as the steps of a
 training run and the batches of its evaluations. One that is asked to stop says
-so. Then each of them tells how many points it has passed, and passes no other
-until all have told: they stop at the first point that none has passed.
+so. Then each of them says how many points it has passed, and passes no other
+until all have said it: they stop at the first point that none has passed.
 
 Work between two points that concerns a process alone, such as a compilation,
 can be given up (`enter_alone`, `leave_alone`). Where all processes are at it,
 that is where they stop.
 
-What is told goes through a board of keys and values, so no device is involved.
+What they say goes through a board of keys and values, so no device is involved.
 """
 
 from collections.abc import Callable
@@ -150,10 +150,10 @@ class Agreement:
   def _agree(self) -> None:
     mine = self._passed, self._is_alone
     self._board.put(f'passed/{self._index}', json.dumps(mine))
-    told: list[tuple[int, bool]] = []
-    while len(told) < self._count and not self._is_closed:
-      found = self._board.get(f'passed/{len(told)}', POLL_SECS)
-      told += [] if found is None else [tuple(json.loads(found))]
-    points = {passed for passed, _ in told}
-    are_alone = all(is_alone for _, is_alone in told)
+    known: list[tuple[int, bool]] = []
+    while len(known) < self._count and not self._is_closed:
+      found = self._board.get(f'passed/{len(known)}', POLL_SECS)
+      known += [] if found is None else [tuple(json.loads(found))]
+    points = {passed for passed, _ in known}
+    are_alone = all(is_alone for _, is_alone in known)
     self._stop = max(points) + (len(points) > 1 or not are_alone)

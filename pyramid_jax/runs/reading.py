@@ -81,10 +81,10 @@ def _outcome(error: DamagedError | errors.UserError | None) -> Any:
   return error and {'why': str(error), 'code': error.code}
 
 
-def _of_outcome(told: Mapping[str, Any]) -> DamagedError | errors.UserError:
-  if 'code' in told:
-    return errors.UserError(told['why'], told['code'])
-  return DamagedError(told['reason'], told['why'])
+def _of_outcome(outcome: Mapping[str, Any]) -> DamagedError | errors.UserError:
+  if 'code' in outcome:
+    return errors.UserError(outcome['why'], outcome['code'])
+  return DamagedError(outcome['reason'], outcome['why'])
 
 
 @contextlib.contextmanager

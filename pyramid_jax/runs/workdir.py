@@ -14,6 +14,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.config import sums
+from pyramid_jax.distributed import processes
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
 from pyramid_jax.interop import diffusers_folder
@@ -41,7 +42,7 @@ def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
   `WORKDIR/first_stage`; once the second has begun it stays what it was.
   """
   whole = (config, workdir)
-  begun = bool(checkpoints.steps(workdir))
+  begun = processes.decided(lambda: bool(checkpoints.steps(workdir)))
   if 'first_stage' not in config or config.first_stage.checkpoint or begun:
     return [whole]
   folder = workdir / pretrained.FIRST_STAGE

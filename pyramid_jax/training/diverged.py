@@ -17,7 +17,6 @@ from typing import Any
 from typing import NoReturn
 
 from absl import logging
-import jax
 import numpy as np
 
 from pyramid_jax import errors
@@ -51,7 +50,8 @@ class Watch:
     self._setup = setup
     self._store = store
     # The steps that were skipped in a row, up to the last one.
-    before = checkpoints.record(setup.workdir, first) if first else {}
+    of_step = lambda: checkpoints.record(setup.workdir, first) if first else {}
+    before = processes.decided(of_step)
     self._skipped = int(before.get(_SKIPPED, 0))
 
   def check(self, step: int, metrics: Any, state: run_state.TrainState) -> None:
@@ -98,7 +98,9 @@ class Watch:
     state: run_state.TrainState,
   ) -> NoReturn:
     self._store.wait()
-    good = next(iter(checkpoints.steps(self._setup.workdir)), None)
+    workdir = self._setup.workdir
+    there = processes.decided(lambda: checkpoints.steps(workdir))
+    good = next(iter(there), None)
     report = write(self._setup, self._store, step, values, state)
     parts = [
       what,
@@ -109,7 +111,7 @@ class Watch:
 
 
 def _host(metrics: Any) -> dict[str, float]:
-  return {k: float(v) for k, v in jax.device_get(metrics).items()}
+  return {k: float(v) for k, v in processes.to_host(metrics).items()}
 
 
 def culprits(metrics: Mapping[str, float]) -> list[str]:

@@ -47,13 +47,17 @@ def write(
     'step': np.int32(step),
   }
   compact.write(workdir, config, trees, dtype='float32')
-  if processes.is_main_process():
-    workdir_lib.write_record(workdir, config, label_names, [compact.FILE])
+  processes.decided(
+    lambda: workdir_lib.write_record(
+      workdir, config, label_names, [compact.FILE]
+    )
+  )
 
 
 def complete(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Writes the file of a run that was killed after its last checkpoint."""
-  if config.train.export and not compact.is_there(workdir):
+  is_there = processes.decided(lambda: compact.is_there(workdir))
+  if config.train.export and not is_there:
     run = loading.load(config, workdir)
     names = workdir_lib.read_labels(workdir)
     write(workdir, config, names, run.weights, run.step)

@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 from absl import logging
-import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring
@@ -66,7 +66,10 @@ class Hooks:
     """Opens the files after `first` finished updates."""
     self._setup = setup
     self._store = store
-    self._writer = writers.MetricWriter(setup.workdir, first)
+    # Of several processes the first one writes.
+    self._writer: writers.MetricWriter | None = None
+    if processes.is_main_process():
+      self._writer = writers.MetricWriter(setup.workdir, first)
     self._watch = diverged.Watch(setup, store, first)
     train = setup.config.train
     self._bar = progress.Progress(range(first, train.steps), train.batch_size)
@@ -91,7 +94,8 @@ class Hooks:
   def close(self) -> None:
     """Closes the files and logs how many images were skipped."""
     self._bar.close()
-    self._writer.close()
+    if self._writer is not None:
+      self._writer.close()
     skipped = {k: n for k, n in self._setup.reader.report.items() if n}
     if skipped:
       text = ', '.join(f'{n} {reason}' for reason, n in skipped.items())
@@ -107,7 +111,9 @@ class Hooks:
     self, step: int, metrics: Any, scores: Mapping[str, float] | None = None
   ) -> None:
     """Writes the metrics of a step."""
-    values = jax.device_get(metrics)
+    if self._writer is None:
+      return
+    values = processes.to_host(metrics)
     del values['finite']
     row = {'loss': values.pop('loss'), **values}
     row |= {f'eval/{name}': v for name, v in (scores or {}).items()}
@@ -184,6 +190,8 @@ class Hooks:
     except pipeline.NotFinite as error:
       logging.warning('no scores: %s', error)
       return {}
+    if self._writer is None:  # the scores of all are in process 0
+      return scores
     texts = (f'{name} {value:.4g}' for name, value in scores.items())
     logging.info('validation: %s', ', '.join(texts))
     best = self._setup.config.train.keep_best
@@ -203,6 +211,8 @@ class Hooks:
     )
 
   def _write_preview(self, step: int, image: np.ndarray) -> None:
+    if self._writer is None:
+      return
     folder = self._setup.workdir / 'samples'
     whole_files.make_folder(folder, within=self._setup.workdir)
     whole_files.save_png(folder / f'step_{step:08d}.png', image)

@@ -31,6 +31,7 @@ from pyramid_jax.runs import hashes
 from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import same_start
 from pyramid_jax.runs import saving
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import watchdog
@@ -64,16 +65,18 @@ def run(
   """
   config_lib.validate(config)
   config = config_lib.make_absolute(config)
+  same_start.check_command(config, os.path.abspath(workdir))
   stages = workdir_lib.stages(config, pathlib.Path(workdir))
-  for stage, folder in stages:
-    workdir_lib.check_config(stage, folder)
+  for stage in stages:
+    processes.decided(functools.partial(workdir_lib.check_config, *stage))
   workdir_lib.check_inputs(stages)
   with contextlib.ExitStack() as stack:
     stack.enter_context(stopping.listening())
+    stack.enter_context(stopping.agreeing())
     locks = {}
     for _, folder in reversed(stages):  # the outer folder first
-      workdir_lib.make(folder)
-      locks[folder] = stack.enter_context(lock.Lock(folder, takeover))
+      processes.decided(functools.partial(workdir_lib.make, folder))
+      locks[folder] = stack.enter_context(lock.shared(folder, takeover))
     index, _ = processes.process_part()
     stack.enter_context(writers.copied(workdir, index))
     for stage, folder in stages:
@@ -87,7 +90,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
   """Trains one stage."""
   stopping.check()
   steps = config.train.steps
-  if checkpoints.reaches(workdir, steps):
+  if processes.decided(lambda: checkpoints.reaches(workdir, steps)):
     saving.tidy(workdir, keep_rules.Rules.of_config(config.train))
     logging.info('%s has its %d steps', workdir, steps)
     export.complete(workdir, config)
@@ -97,7 +100,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
   _report(setup)
   leaves = jax.tree.leaves(checkpoints.items_of(setup.state))
   need = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-  errors.check_room(f'a checkpoint in {workdir}', need, workdir)
+  what = f'a checkpoint in {workdir}'
+  processes.decided(lambda: errors.check_room(what, need, workdir))
   stopping.check()
   with stopping.worker() as pool:  # XLA compiles meanwhile
     compiled = pool.submit(_compile, setup)
@@ -114,9 +118,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
       state = _restore_or_create(setup, store, frozen)
     with watchdog.doing('the compilation'):
       step = stopping.wait(compiled)
-  held.check(now=True)
-  workdir_lib.write_record(workdir, config, setup.reader.label_names)
-  setup.data.save(workdir)
+  processes.decided(lambda: _write_record(setup, held))
   with (
     watchdog.watched('a save', watchdog.limit_of(config, hooks_lib.LIMIT)),
     errors.closing(store),
@@ -127,6 +129,14 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
     held.check(now=True)
     weights = hooks_lib.averaged_weights(state, frozen)
     export.write(workdir, config, setup.reader.label_names, weights, steps)
+
+
+def _write_record(setup: setup_lib.Setup, held: lock.Lock) -> None:
+  """Writes what other commands and a resume read."""
+  held.check(now=True)
+  names = setup.reader.label_names
+  workdir_lib.write_record(setup.workdir, setup.config, names)
+  setup.data.save(setup.workdir)
 
 
 def _report(setup: setup_lib.Setup) -> None:
@@ -163,7 +173,7 @@ def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
     if shape not in programs:
       limit = watchdog.limit_of(setup.config, _START_LIMIT)
       with watchdog.watched('the compilation', limit):
-        programs[shape] = stopping.call(compiled, batch)
+        programs[shape] = stopping.call_alone(compiled, batch)
     return programs[shape](state, frozen, batch)
 
   return run
@@ -176,9 +186,12 @@ def _restore_or_create(
 ) -> step_lib.TrainState:
   state = store.restore_latest(setup.state)
   if state is not None:
-    allow_change = setup.config.data.allow_change
-    setup.data.check(setup.workdir, int(state.step), allow_change)
-    logging.info('resuming after step %d', int(state.step))
+    step, allow_change = int(state.step), setup.config.data.allow_change
+    same_start.check_step(step)
+    processes.decided(
+      lambda: setup.data.check(setup.workdir, step, allow_change)
+    )
+    logging.info('resuming after step %d', step)
     return state
   shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
   state = initial.place(initial.evaluate(setup.create), shardings)
@@ -246,7 +259,7 @@ def _loop(
     if stopping.requested():
       held.check(now=True)
       hooks.save(step, metrics, state, wait=True)
-      raise stopping.Stopped(
+      raise stopping.together(
         f'{stopping.reason()} after step {step}, which is saved; the same '
         'command goes on from there.'
       )
@@ -281,7 +294,7 @@ def _readable(batches: Iterator[Any]) -> Iterator[Any]:
 
   Data that cannot be read end the run with one line.
   """
-  while True:
+  while not stopping.point():
     try:
       with (
         watchdog.doing('the data reader'),

@@ -21,11 +21,13 @@ from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import data_record
 from pyramid_jax.runs import pretrained
+from pyramid_jax.runs import same_start
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import step as step_lib
@@ -65,7 +67,9 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
     record = data_record.DataRecord.of(train=reader, val=reader_val)
-    record.check_newest(workdir, config.data.allow_change)
+    same_start.check_data(record.facts)
+    allow_change = config.data.allow_change
+    processes.decided(lambda: record.check_newest(workdir, allow_change))
     latent_cache.verify(reader)
     scoring.validation_count(config, system.outputs, len(reader_val))
     order = batches(config, reader, mesh)
