@@ -18,7 +18,9 @@ from pyramid_jax.runs import hashes
 # Inputs that are files, whose content counts.
 _FILES = ('layout', 'map', 'image', 'mask', 'sketch', 'coarse_latent')
 # What of a config does not decide the images of given weights.
-_SECTIONS = ('train', 'evaluate', 'mesh', 'optimizer', 'ema', 'remat')
+_SECTIONS = (
+  *('train', 'evaluate', 'mesh', 'compiler', 'optimizer', 'ema', 'remat'),
+)
 _FIELDS = {
   'data': ('workers',),
   'sample': ('batch_size', 'batch_limit_secs', 'count'),

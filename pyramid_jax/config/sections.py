@@ -23,6 +23,7 @@ COMMON = (
   'pyramid_jax.training.train_fields',
   'pyramid_jax.distributed.mesh_fields',
   'pyramid_jax.distributed.process_fields',
+  'pyramid_jax.distributed.compiler_fields',
   'pyramid_jax.data.data_fields',
   'pyramid_jax.conditioning.condition_fields',
   'pyramid_jax.evaluation.evaluate_fields',

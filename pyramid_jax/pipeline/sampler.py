@@ -24,6 +24,7 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import spec as spec_lib
+from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.pipeline import footprint
@@ -67,12 +68,13 @@ class Sampler:
     self.mesh = mesh
     self.config = config
     # There is one program a shape and static field; outputs come back whole.
-    compiled = lambda function, **options: jax.jit(
+    compiled = lambda function, **named: jax.jit(
       _in_uint8(
         functools.partial(function, system, mesh), config.sample.to_uint8
       ),
       out_shardings=mesh_lib.replicated(mesh),
-      **options,
+      compiler_options=flags.for_jax(flags.of_config(config, mesh)),
+      **named,
     )
     self._generate = compiled(_generate, static_argnames='strength')
     self._preview = compiled(_preview)

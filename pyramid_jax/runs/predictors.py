@@ -15,7 +15,7 @@ from pyramid_jax.runs import workdir as workdir_lib
 
 
 # Taken from the config of the run, whatever the predictor was trained with.
-_SECTIONS = ('evaluate', 'data', 'mesh', 'attention', 'remat')
+_SECTIONS = ('evaluate', 'data', 'mesh', 'compiler', 'attention', 'remat')
 _SKETCH_FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'shuffled_condition')
 
 

@@ -16,7 +16,7 @@ from pyramid_jax.config import sections
 # Fields by which no weight changes its shape, by the start of their names.
 _NONE = (
   *('name', 'dtype', 'data', 'train', 'optimizer', 'ema', 'mesh'),
-  *('evaluate', 'sample'),
+  *('compiler', 'evaluate', 'sample'),
 )
 _SOME = ('data.image_size', 'data.lr_factor', 'data.max_objects')
 _LISTED = 5  # fields that a message names

@@ -156,8 +156,8 @@ def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
 
   def compiled(batch):
     start = time.monotonic()
-    abstract = setup.state, setup.frozen, batch
-    program = step_lib.compile_step(step, setup.mesh, *abstract)
+    arguments = setup.state, setup.frozen, batch, setup.options
+    program = step_lib.compile_step(step, setup.mesh, *arguments)
     secs = time.monotonic() - start
     logging.info('compiled the train step in %.1f s', secs)
     memory.check_program(program, setup.mesh)

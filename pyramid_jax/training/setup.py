@@ -19,6 +19,7 @@ from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.readers import latent_cache
+from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
@@ -40,6 +41,7 @@ class Setup:
   config: ConfigDict
   workdir: pathlib.Path
   mesh: Mesh
+  options: flags.Options  # of the compiler
   system: system_lib.Trainable
   settings: pipeline.Settings  # Previews and scored images need it.
   reader: reader_lib.Reader  # The reader of the training split.
@@ -61,6 +63,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
   """
   with errors.user_errors():  # checks of the input; tracing comes after them
     mesh = mesh_lib.create(config.mesh)
+    options = flags.of_config(config, mesh)
     mesh_lib.check_batch(mesh, config.train.batch_size, config.train.accumulate)
     system = workdir_lib.create_system(config)
     settings = settings_lib.of_config(system, config)
@@ -88,6 +91,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
     config=config,
     workdir=workdir,
     mesh=mesh,
+    options=options,
     system=system,
     settings=settings,
     reader=reader,

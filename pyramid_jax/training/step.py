@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 import optax
 
+from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs.state import TrainState
@@ -260,12 +261,22 @@ def _flat_metrics(values, reported) -> dict[str, jax.Array]:
 
 
 def compile_step(
-  step: Callable[..., Any], mesh: Mesh, state: Any, frozen: Any, batch: Any
+  step: Callable[..., Any],
+  mesh: Mesh,
+  state: Any,
+  frozen: Any,
+  batch: Any,
+  options: flags.Options | None = None,
 ) -> jax.stages.Compiled:
   """Compiles a step of `make_step`; the program donates its state.
 
-  State and pretrained weights are abstract, with shardings
-  (`sharding.abstract`); the batch is split over the mesh.
+  Args:
+    step: of `make_step`.
+    mesh: over which the batch is split.
+    state: abstract, with shardings (`sharding.abstract`).
+    frozen: pretrained weights, abstract too.
+    batch: arrays, or abstract ones.
+    options: of the compiler; None for none.
   """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, frozen))
   jitted = jax.jit(
@@ -274,4 +285,6 @@ def compile_step(
     out_shardings=(shardings[0], mesh_lib.replicated(mesh)),
     donate_argnums=0,
   )
-  return jitted.lower(state, frozen, batch).compile()
+  return jitted.lower(state, frozen, batch).compile(
+    flags.for_jax(options or {})
+  )

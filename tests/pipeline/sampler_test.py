@@ -13,6 +13,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax import systems
+from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.pipeline import sampler
 from pyramid_jax.pipeline import settings as settings_lib
@@ -253,3 +254,10 @@ def test_a_bug_in_a_network_keeps_its_traceback(pipe, monkeypatch):
   with pytest.raises(ValueError, match='shapes do not fit') as error:
     pipe.check(rows, _settings(strength=0.5))
   assert not isinstance(error.value, errors.UserError)
+
+
+def test_the_compiler_gets_the_options_of_a_config(config, monkeypatch):
+  unknown = {'xla_no_such_option': True}
+  monkeypatch.setattr(flags, 'of_config', lambda config, mesh: unknown)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_no_such_option'):
+    images_of(make(config))

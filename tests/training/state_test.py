@@ -362,3 +362,17 @@ def test_seeds_of_32_bits_are_those_of_jax_and_higher_ones_are_others():
     for s in (0, 2**32)
   )
   assert not np.array_equal(first[0], other[0])
+
+
+def test_the_compiler_gets_the_options_of_a_step():
+  config = fake_run.config()
+  mesh = mesh_lib.create(config.mesh, jax.devices()[:1])
+  batch = mesh_lib.place(mesh, host_batch(config, 0))
+  create = lambda: state_lib.create(fake_run.System(config), config)
+  abstract = sharding.abstract(jax.eval_shape(create), mesh, 16)
+  step = state_lib.make_step(
+    fake_run.System(config), config, fake_run.Reader(config).finish, mesh
+  )
+  unknown = {'xla_no_such_option': True}
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_no_such_option'):
+    state_lib.compile_step(step, mesh, abstract, {}, batch, unknown)

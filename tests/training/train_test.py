@@ -311,9 +311,9 @@ def test_a_program_for_every_shape_of_a_bucket(
 ):
   compile_step, compiled = state_lib.compile_step, []
 
-  def counted(step, mesh, state, frozen, batch):
+  def counted(step, mesh, state, frozen, batch, options):
     compiled.append(batch['image'].shape[1:3])
-    return compile_step(step, mesh, state, frozen, batch)
+    return compile_step(step, mesh, state, frozen, batch, options)
 
   monkeypatch.setattr(state_lib, 'compile_step', counted)
   train.run(in_buckets, tmp_path)
@@ -453,3 +453,10 @@ def test_terminated_and_killed_and_restarted(reference, tmp_path):
   hashed, tree = content(tmp_path, 12)
   assert (hashed, tree) == content(reference, 12)
   assert [row['step'] for row in lines(tmp_path)] == list(range(1, 13))
+
+
+def test_an_option_that_the_compiler_refuses_ends_the_run_first(tmp_path):
+  config = fake_run.config(compiler__options='xla_cpu_nonsense=1')
+  with pytest.raises(errors.UserError, match='xla_cpu_nonsense=1: No such'):
+    train.run(config, tmp_path)
+  assert not (tmp_path / 'config.json').exists()
