@@ -194,7 +194,7 @@ def _restore_or_create(
     logging.info('resuming after step %d', step)
     return state
   shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
-  state = initial.place(initial.evaluate(setup.create), shardings)
+  state = initial.create(shardings, setup.create)
   measure = step_lib.make_measure(
     setup.system, setup.config, setup.reader.finish, setup.mesh
   )

@@ -1,5 +1,8 @@
+import weakref
+
 from flax import linen as nn
 import jax
+from jax.extend import random
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -96,3 +99,95 @@ def test_scalars_are_placed():
   placed = initial.place(value, NamedSharding(mesh, P()))
   assert placed.dtype == np.int32
   assert int(placed) == 3
+
+
+SIDE = 512
+LEAF = 4 * SIDE * SIDE  # bytes of the largest leaf
+
+
+def _state(key):
+  """Parameters, their averages and moments, as a state of training has them."""
+  init = jax.nn.initializers.truncated_normal(0.1)
+
+  @jax.jit
+  def block(key):
+    return {f'w{i}': init(k, (SIDE, SIDE)) for i, k in enumerate(key)}
+
+  params = {'a': block(jax.random.split(key, 10)), 'b': jnp.ones(SIDE)}
+  ema = jax.tree.map(jnp.copy, params)
+  moments = jax.tree.map(lambda x: 2 * x + jnp.zeros_like(x), params)
+  return params, ema, moments, jnp.zeros((SIDE, SIDE))
+
+
+class _Counter:
+  """Counts bytes of arrays, which leave it when nothing has them."""
+
+  def __init__(self):
+    self.live = self.peak = 0
+    self._seen = {}
+
+  def add(self, value):
+    if isinstance(value, np.ndarray) and value.base is not None:
+      value = value.base
+    if id(value) in self._seen:
+      return
+    self._seen[id(value)] = weakref.finalize(
+      value, self._drop, id(value), value.nbytes
+    )
+    self.live += value.nbytes
+    self.peak = max(self.peak, self.live)
+
+  def _drop(self, key, size):
+    del self._seen[key]
+    self.live -= size
+
+
+def test_few_leaves_are_alive_at_once(monkeypatch):
+  counter, apply = _Counter(), initial._apply
+
+  def counted(operation, values):
+    results = apply(operation, values)
+    for value in results:
+      if isinstance(value, np.ndarray):
+        counter.add(value)
+    return results
+
+  monkeypatch.setattr(initial, '_apply', counted)
+  key = jax.random.key(0)
+  sums = initial._mapped(_state, (key,), lambda _, value: float(value.sum()))
+  assert LEAF < counter.peak < 6 * LEAF
+  assert counter.live < 1000
+  everything = initial.evaluate(_state, key)
+  assert sum(x.nbytes for x in jax.tree.leaves(everything)) > 30 * LEAF
+  jax.tree.map(
+    lambda x, y: np.testing.assert_equal(x, y.sum()), sums, everything
+  )
+
+
+def test_a_state_is_made_in_its_shardings():
+  mesh = jax.make_mesh((8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))
+  key = jax.random.key(0)
+  want = initial.evaluate(_state, key)
+  shardings = jax.tree.map(lambda x: NamedSharding(mesh, P('x')), want)
+  got = initial.create(shardings, _state, key)
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  assert {x.sharding for x in jax.tree.leaves(got)} == set(
+    jax.tree.leaves(shardings)
+  )
+
+
+def test_long_draws_are_made_of_parts():
+  draw = lambda key: jax.random.bits(key, ((1 << 22) + 5,))
+  key = jax.random.key(5)
+  np.testing.assert_array_equal(initial.evaluate(draw, key), draw(key))
+
+
+def test_the_parts_of_a_very_long_draw():
+  """The high words of the places count, too."""
+  key = jax.random.key(5)
+  pair = jax.random.key_data(key)
+  part = initial._part_of_draw(tuple(pair), np.uint32(1), np.uint32(1 << 22))
+  first = np.array([1, 1 << 22], np.uint32)
+  one, other = random.threefry_2x32(tuple(pair), first)
+  assert part[0] == one ^ other
