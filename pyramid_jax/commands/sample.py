@@ -130,7 +130,7 @@ def _make(
 def _write(
   files: Sequence[sample_files.SampleFiles],
   done: int,
-  held: lock.Lock,
+  held: lock.Held,
   made: pipeline.Made,
   is_first: bool,
 ) -> None:

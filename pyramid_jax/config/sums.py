@@ -10,6 +10,7 @@ import hashlib
 import os
 from typing import Any
 
+from pyramid_jax.files import copies
 from pyramid_jax.files import json_text
 from pyramid_jax.files import seals
 
@@ -98,5 +99,5 @@ def check(file: str | os.PathLike[str]) -> None:
 
 def of(file: str | os.PathLike[str]) -> str:
   """Returns the SHA-256 of a file."""
-  with open(file, 'rb') as stream:
+  with open(copies.local(file), 'rb') as stream:
     return hashlib.file_digest(stream, 'sha256').hexdigest()

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 import json
 import math
-import pathlib
 
+from pyramid_jax.files import stores
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.runs import whole_files
 
@@ -12,7 +12,7 @@ from pyramid_jax.runs import whole_files
 Row = bootstrap.Row
 
 
-def write(folder: pathlib.Path, about: str, rows: Sequence[Row]) -> None:
+def write(folder: stores.Path, about: str, rows: Sequence[Row]) -> None:
   """Writes `scores.json` and `scores.md`; `about` is their headline.
 
   Each appears when it is whole; a folder that cannot be written is a UserError.

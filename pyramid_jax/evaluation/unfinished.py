@@ -16,9 +16,7 @@ from collections.abc import Mapping
 import contextlib
 import hashlib
 import json
-import pathlib
 import re
-import shutil
 import time
 from typing import Any
 from typing import Protocol
@@ -31,6 +29,7 @@ from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import merging
 from pyramid_jax.files import arrays
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 from pyramid_jax.metrics import states as states_lib
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import progress
@@ -121,7 +120,7 @@ class Store:
   methods, process 0 reads and writes.
   """
 
-  def __init__(self, folder: pathlib.Path, request: Mapping[str, Any]):
+  def __init__(self, folder: stores.Path, request: Mapping[str, Any]):
     """Takes `FOLDER` in a folder; `request` has all that decides the numbers.
 
     The request is of JSON's types; it is written beside the states, for people.
@@ -132,7 +131,7 @@ class Store:
     self._saved: dict[tuple[str, str], int] = {}  # parts of what is kept
     self._last = 0  # the batches that are saved
     self._due = self._began = -float('inf')  # on the clock
-    self._held: lock.Lock | None = None
+    self._held: lock.Held | None = None
 
     def make() -> None:
       whole_files.make_folder(self._folder)
@@ -141,7 +140,7 @@ class Store:
     processes.decided(make, _TOPIC)
 
   @contextlib.contextmanager
-  def held(self, takeover: bool = False) -> Iterator[lock.Lock]:
+  def held(self, takeover: bool = False) -> Iterator[lock.Held]:
     """Keeps other processes from the same evaluation, see `runs.lock`.
 
     Nothing is saved once another one has taken it over.
@@ -199,7 +198,7 @@ class Store:
     return last, merging.restored(states, columns, totals)
 
   def _files(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
-    names = (path.name for path in self._folder.iterdir())
+    names = stores.names(self._folder)
     return [m for m in map(pattern.fullmatch, names) if m]
 
   def _drop(self, last: int) -> None:
@@ -207,7 +206,7 @@ class Store:
     for match in self._files(_ROWS) + self._files(_TOTALS):
       number = int(match[match.lastindex or 0])
       if number > last or (match.re is _TOTALS and number < last):
-        (self._folder / match[0]).unlink(missing_ok=True)
+        stores.remove(self._folder / match[0])
 
   def _note(self, states: States) -> None:
     """Remembers which parts of what is kept are on disk."""
@@ -244,7 +243,7 @@ class Store:
     whole_files.save_arrays(self._folder / f'totals_{step:08d}.npz', totals)
     if self._last:
       old = self._folder / f'totals_{self._last:08d}.npz'
-      old.unlink(missing_ok=True)
+      stores.remove(old)
 
   def remove(self) -> None:
     """Removes the folder, once the table is written."""
@@ -252,14 +251,13 @@ class Store:
       return
     folder = self._folder
     try:
-      retries.repeat(lambda: shutil.rmtree(folder), folder)
-      if not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+      retries.repeat(lambda: stores.remove_folder(folder), folder)
+      whole_files.remove_empty(folder.parent)
     except OSError as error:  # the next evaluation drops it
       logging.warning('cannot remove %s: %s', folder, error)
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read(path: stores.Path) -> dict[str, np.ndarray]:
   try:
     return retries.repeat(lambda: arrays.load(path), path)
   except ValueError as error:

@@ -25,6 +25,7 @@ from pyramid_jax.files import stores
 
 
 _PART = 32 << 20  # bytes of a request
+_SAID = 8 << 20  # bytes of a file whose reading takes a while
 _THREADS = 8  # requests at once
 _KEY = 32  # letters of the name of a folder
 
@@ -74,7 +75,8 @@ def _copied(
       for left in place.parent.glob('.*') if is_alone else ():
         left.unlink(missing_ok=True)  # of a process that was killed
       errors.check_room(place, found.length)
-      logging.info('fetching %s (%d bytes)', path, found.length)
+      if found.length > _SAID:
+        logging.info('fetching %s (%d bytes)', path, found.length)
       _fetch(path, found, place, want)
   return place
 

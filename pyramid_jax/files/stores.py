@@ -10,6 +10,7 @@ beginning of some names.
 The extra `gcs` is imported once a name of a store is met.
 """
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -164,19 +165,25 @@ def remove(place: Path) -> None:
     place.unlink(missing_ok=True)
 
 
-def remove_folder(folder: Path) -> None:
+def remove_folder(folder: Path, ignore_errors: bool = False) -> None:
   """Removes a folder with all that is in it; OSError if that fails.
 
   Of objects, what was removed does not come back; a second call goes on.
   """
   if not is_remote(folder):
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors)
     return
-  with remote_path.answers(folder):
+  ignored = [OSError] if ignore_errors else []
+  with contextlib.suppress(*ignored), remote_path.answers(folder):
     system = remote_path.system()
     found = sorted(system.find(os.fspath(folder)))
     if found:
       system.rm(found)
+
+
+def of_library(place: Path) -> Path:
+  """Returns a path as Orbax takes it: in a store, one of etils itself."""
+  return epath.Path(os.fspath(place)) if is_remote(place) else place
 
 
 def sizes(folder: Path) -> dict[str, int]:

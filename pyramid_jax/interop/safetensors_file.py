@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 import os
-import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +13,7 @@ from pyramid_jax import errors
 from pyramid_jax import limits
 from pyramid_jax.files import bounded
 from pyramid_jax.files import copies
+from pyramid_jax.files import stores
 from pyramid_jax.runs import whole_files
 
 
@@ -118,7 +118,7 @@ def write(
   for name, array in arrays.items():
     if array.dtype.name not in _DTYPES.values():
       raise ValueError(f'{name!r} is {array.dtype}; allowed: {allowed}')
-  path = pathlib.Path(path)
+  path = stores.path(path)
   # the library writes the memory of an array as it lies
   ordered = {k: np.asarray(v, order='C') for k, v in arrays.items()}
   errors.check_room(path, sum(x.nbytes for x in ordered.values()))

@@ -8,9 +8,7 @@ are rows that were added, and the same rows can be added after them.
 from collections.abc import Callable
 from collections.abc import Mapping
 import operator
-import pathlib
 import re
-import shutil
 from typing import IO
 from typing import TypeVar
 import zipfile
@@ -21,6 +19,7 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.files import arrays as arrays_lib
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 from pyramid_jax.runs import whole_files
 
 
@@ -38,21 +37,21 @@ class ArrayParts:
   An OSError says that the folder cannot be read or written.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: stores.Path):
     """Takes the parts that follow each other from row 0; drops all else."""
     self._folder = folder
     self._parts: list[tuple[int, int]] = []
     found = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-      match = _PART.fullmatch(path.name)
+    for name in stores.names(folder):
+      match = _PART.fullmatch(name)
       if match is None:
-        path.unlink()
+        stores.remove(folder / name)
       else:
         found[int(match[1])] = int(match[2])
     while self.count in found and self._is_whole(found[self.count]):
       self._parts.append((self.count, found[self.count]))
     for part in set(found.items()) - set(self._parts):
-      self._path(part).unlink()
+      stores.remove(self._path(part))
 
   @property
   def count(self) -> int:
@@ -68,7 +67,7 @@ class ArrayParts:
       return False
     return last > self.count
 
-  def _path(self, part: tuple[int, int]) -> pathlib.Path:
+  def _path(self, part: tuple[int, int]) -> stores.Path:
     return self._folder / f'{part[0]:08d}_{part[1]:08d}.npz'
 
   def add(self, arrays: Arrays) -> None:
@@ -81,12 +80,12 @@ class ArrayParts:
   def truncate(self, count: int) -> None:
     """Drops the parts that reach beyond a number of rows."""
     while self.count > count:
-      self._path(self._parts.pop()).unlink()
+      stores.remove(self._path(self._parts.pop()))
 
   def remove(self) -> None:
     """Drops all parts and the folder."""
     if self._folder.is_dir():
-      shutil.rmtree(self._folder)
+      stores.remove_folder(self._folder)
     self._parts = []
 
   def read(self, first: int, last: int) -> dict[str, np.ndarray]:
@@ -100,7 +99,7 @@ class ArrayParts:
           columns.setdefault(name, []).append(cut)
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
-  def write_npz(self, path: pathlib.Path, prefix: str) -> None:
+  def write_npz(self, path: stores.Path, prefix: str) -> None:
     """Writes the arrays whose names have a prefix, without it, as np.savez.
 
     Equal rows give equal bytes. Texts become as wide as the widest one.
@@ -144,7 +143,7 @@ class ArrayParts:
     return found
 
 
-def _read(path: pathlib.Path, function: Callable[[Arrays], T]) -> T:
+def _read(path: stores.Path, function: Callable[[Arrays], T]) -> T:
   """Returns what a function takes of a part; damage is a UserError."""
 
   def once() -> T:

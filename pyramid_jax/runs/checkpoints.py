@@ -5,8 +5,9 @@
   ema: the averaged parameters (absent when nothing is averaged);
   data: JSON, the position in the data;
   meta: JSON, see `step_meta`; it has a hash of every array, and of itself.
-Orbax writes to another name and renames, so a killed save leaves the earlier
-steps as they were. It does not notice a changed byte; the hashes do.
+Orbax writes to another name and renames, or in a store writes a last object, so
+a killed save leaves the earlier steps as they were. It does not notice a
+changed byte; the hashes do.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import contextlib
 import functools
 import math
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
+from pyramid_jax.files import stores
 from pyramid_jax.runs import common_save
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import keep_rules
@@ -112,7 +113,7 @@ class Checkpoints:
       UserError: a checkpoint of another config or of other pretrained weights,
         none that is valid, or storage that fails.
     """
-    damaged: dict[pathlib.Path, reading.DamagedError] = {}
+    damaged: dict[stores.Path, reading.DamagedError] = {}
     for step in processes.decided(lambda: steps(self._workdir)):
       stopping.check()
       path = step_folders.of_step(self._workdir, step)
@@ -194,7 +195,7 @@ class Checkpoints:
     mesh: Mesh,
     position: int,
     record: Mapping[str, Any] | None = None,
-  ) -> pathlib.Path:
+  ) -> stores.Path:
     """Saves a state beside the checkpoints, as `checkpoints/STEP.NAME`.
 
     No run resumes from it and no rule removes it; one of that name is replaced.
@@ -217,10 +218,12 @@ class Checkpoints:
     args = self._items(items_of(state), config, mesh, position, None, record)
     options = common_save.Options()
     with errors.writing(path):
+      if stores.is_remote(path) and processes.is_main_process():
+        stores.remove_folder(path)  # Orbax needs another library for it
       saver = ocp.Checkpointer(
         options.handler(), multiprocessing_options=options.together()
       )
-      saver.save(path, args=args, force=True)
+      saver.save(stores.of_library(path), args=args, force=True)
       saver.close()
     return path
 
@@ -275,7 +278,7 @@ class Checkpoints:
       self._saver.close()
 
 
-def _set_aside(damaged: Mapping[pathlib.Path, reading.DamagedError]) -> None:
+def _set_aside(damaged: Mapping[stores.Path, reading.DamagedError]) -> None:
   """Renames checkpoints that are damaged."""
   for path, damage in damaged.items():
     with errors.writing(path):

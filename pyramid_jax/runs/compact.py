@@ -30,6 +30,7 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.files import json_text
+from pyramid_jax.files import stores
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.runs import shape_fields
 
@@ -55,7 +56,7 @@ def model(name: str) -> pathlib.Path | None:
 
 def is_there(workdir: Path) -> bool:
   """Whether a workdir has such a file."""
-  return (pathlib.Path(workdir) / FILE).is_file()
+  return (stores.path(workdir) / FILE).is_file()
 
 
 def write(
@@ -103,7 +104,7 @@ def write(
         config_lib.to_json(config).encode()
       ).hexdigest(),
     }
-    safetensors_file.write(pathlib.Path(workdir) / FILE, arrays, about)
+    safetensors_file.write(stores.path(workdir) / FILE, arrays, about)
 
 
 def _version() -> str:
@@ -124,7 +125,7 @@ def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
   Raises:
     UserError: a file that is damaged, or of another config or step.
   """
-  path = pathlib.Path(workdir) / FILE
+  path = stores.path(workdir) / FILE
   with errors.user_errors(value=errors.DATA):
     sums.check(path)
     tensors = safetensors_file.Tensors(path)
@@ -158,7 +159,7 @@ def _read(
 
 
 def _compare(
-  path: pathlib.Path,
+  path: stores.Path,
   tensors: safetensors_file.Tensors,
   leaves: dict[str, jax.ShapeDtypeStruct],
 ) -> None:
@@ -180,7 +181,7 @@ def _compare(
     )
 
 
-def _config_beside(path: pathlib.Path) -> dict[str, Any] | None:
+def _config_beside(path: stores.Path) -> dict[str, Any] | None:
   """Returns the values of the config of the run, None if there is none."""
   with contextlib.suppress(ValueError, OSError):
     return json_text.read(path.with_name('config.json'))

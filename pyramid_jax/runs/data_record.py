@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import dataclasses
 import gzip
 import json
-import pathlib
 from typing import Any
 import zlib
 
@@ -20,6 +19,7 @@ from pyramid_jax import limits
 from pyramid_jax.data import identity as identity_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.files import json_text
+from pyramid_jax.files import stores
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import whole_files
 
@@ -56,7 +56,7 @@ class DataRecord:
     """What a checkpoint keeps, see `checkpoints.Checkpoints`."""
     return {_RECORD: self.facts}
 
-  def check(self, workdir: pathlib.Path, step: int, allow_change: bool) -> None:
+  def check(self, workdir: stores.Path, step: int, allow_change: bool) -> None:
     """Compares with the data of a checkpoint.
 
     Other validation data change scores and no parameter: a warning. So are
@@ -72,7 +72,7 @@ class DataRecord:
     for text in self._changes(workdir, step, record, allow_change):
       logging.warning('%s', text)
 
-  def check_newest(self, workdir: pathlib.Path, allow_change: bool) -> None:
+  def check_newest(self, workdir: stores.Path, allow_change: bool) -> None:
     """Compares with the newest checkpoint that can be read, see `check`.
 
     This is early and gives no warnings; which checkpoint serves is known when
@@ -88,7 +88,7 @@ class DataRecord:
 
   def _changes(
     self,
-    workdir: pathlib.Path,
+    workdir: stores.Path,
     step: int,
     record: Mapping[str, Any],
     allow_change: bool,
@@ -120,7 +120,7 @@ class DataRecord:
       texts.append(text)
     return texts
 
-  def save(self, workdir: pathlib.Path) -> None:
+  def save(self, workdir: stores.Path) -> None:
     """Writes the entries; parts beyond the limit of a file are left out."""
     texts = []
     room = limits.JSON_BYTES
@@ -139,10 +139,10 @@ class DataRecord:
       whole_files.save(path, lambda file: file.write(data))
 
 
-def _read(path: pathlib.Path) -> dict[str, dict[str, identity_lib.Part]]:
+def _read(path: stores.Path) -> dict[str, dict[str, identity_lib.Part]]:
   """Returns the entries of a file, {} if it is missing or damaged."""
   try:
-    with gzip.open(path) as file:
+    with path.open('rb') as packed, gzip.open(packed) as file:
       text = file.read(limits.JSON_BYTES + 1)
     listed = json_text.loads(text, path.name)
   except (OSError, EOFError, ValueError, zlib.error) as error:

@@ -7,7 +7,8 @@ whole, and held, from its first moment.
 
 An owner looks whether the lock is still its own before it writes. Where
 `flock` does not reach other hosts, one that was silent for a minute and is
-replaced may be in the middle of a write; it stops at its next look.
+replaced may be in the middle of a write; it stops at its next look. A workdir
+in a store has a `store_lock`.
 """
 
 from collections.abc import Iterator
@@ -20,13 +21,16 @@ import re
 import secrets
 import threading
 import time
+from typing import Protocol
 
 from absl import logging
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
+from pyramid_jax.files import stores
 from pyramid_jax.runs import leaving
 from pyramid_jax.runs import lock_owner
+from pyramid_jax.runs import store_lock
 
 
 NAME = 'lock'
@@ -314,15 +318,23 @@ class Lock:
     self._close()
 
 
+class Held(Protocol):
+  """A lock that this run holds, see `shared`."""
+
+  def check(self, now: bool = False) -> None:
+    """Raises a UserError once the lock is another's, see `Lock.check`."""
+
+
 @contextlib.contextmanager
 def shared(
   workdir: str | os.PathLike[str], takeover: bool = False
-) -> Iterator[Lock]:
+) -> Iterator[Held]:
   """Has process 0 of a run hold the lock of a folder, see `Lock`.
 
   All processes of the run enter the context; a UserError is one in each.
   """
-  held = Lock(workdir, takeover, processes.is_main_process())
+  kind = store_lock.StoreLock if stores.is_remote(workdir) else Lock
+  held = kind(workdir, takeover, processes.is_main_process())
   with contextlib.ExitStack() as stack:
 
     def take() -> None:

@@ -137,6 +137,15 @@ def is_alive(
     return True
   if is_local and owner.get('flock') is True:
     return False
+  lives = process_lives(owner, is_ours)
+  return age < STALE_SECS if lives is None else lives
+
+
+def process_lives(owner: Owner, is_ours: bool) -> bool | None:
+  """Whether the process of an owner lives; None if it is not on this machine.
+
+  `is_ours` says whether this process has a lock of its token.
+  """
   pid, boot = owner.get('pid'), owner.get('boot', _boot())
   is_here = (
     owner.get('host') == socket.gethostname()
@@ -144,7 +153,7 @@ def is_alive(
     and owner.get('space', _space()) == _space()
   )
   if not is_here or not isinstance(pid, int):
-    return age < STALE_SECS
+    return None
   try:
     os.kill(pid, 0)
   except (ProcessLookupError, OverflowError):

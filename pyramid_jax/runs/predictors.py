@@ -5,12 +5,12 @@ the run. Both together are a system; see `systems.sketch`.
 """
 
 import os
-import pathlib
 
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.files import stores
 from pyramid_jax.runs import workdir as workdir_lib
 
 
@@ -51,7 +51,7 @@ def _read(path: str) -> ConfigDict:
 
 def resolve(
   config: ConfigDict, workdir: str | os.PathLike[str]
-) -> tuple[ConfigDict, pathlib.Path]:
+) -> tuple[ConfigDict, stores.Path]:
   """Returns the config of predictor and base together, and its workdir.
 
   Config and workdir of a run without `sketch.predictor` are returned as given.
@@ -61,7 +61,7 @@ def resolve(
   """
   path = predictor(config)
   if not path:
-    return config, pathlib.Path(workdir)
+    return config, stores.path(workdir)
   own = _read(path)
   with own.unlocked():
     for name in _SECTIONS:
@@ -70,4 +70,4 @@ def resolve(
     for name in _SKETCH_FIELDS:
       own.sketch[name] = config.sketch[name]
     own.sketch.base = os.fspath(workdir)
-  return own, pathlib.Path(path)
+  return own, stores.path(path)

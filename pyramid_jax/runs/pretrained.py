@@ -14,6 +14,7 @@ from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import stores
 from pyramid_jax.interop import parts
 from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import parameters
@@ -87,7 +88,7 @@ def load(
     path = _path_of(name, part, workdir)
     if only not in ('', name):
       continue
-    if part.path or os.path.isdir(path) or not compact.is_there(workdir):
+    if part.path or stores.path(path).is_dir() or not compact.is_there(workdir):
       with _named(name, config):
         trees[name] = _load(part, path, shapes[name])
     else:
@@ -125,7 +126,7 @@ def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:
     return sources.load(path, shapes)
   field = f'config.{part.field}'
   found = files.local_all(part.path, field)[0] if part.path else path
-  if os.path.isdir(found) or not part.path:
+  if stores.path(found).is_dir() or not part.path:
     return checkpoints.load_part(found, part.loss_name, shapes)
   with errors.user_errors(value=errors.DATA):
     values = parts.load_part(part.family, path, shapes, field)

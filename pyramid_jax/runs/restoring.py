@@ -4,7 +4,6 @@ Orbax does not notice a changed byte; the hashes of `step_meta` do.
 """
 
 from collections.abc import Mapping
-import pathlib
 from typing import Any
 
 from flax import traverse_util
@@ -13,6 +12,7 @@ import numpy as np
 
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import stores
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import reading
 from pyramid_jax.runs import state as state_lib
@@ -20,7 +20,7 @@ from pyramid_jax.runs import step_meta
 
 
 def weights(
-  path: pathlib.Path, abstract: Mapping[str, Any], averaged: bool
+  path: stores.Path, abstract: Mapping[str, Any], averaged: bool
 ) -> dict[str, Any]:
   """Returns the weights of a step, see `checkpoints.load`.
 
@@ -52,7 +52,7 @@ def weights(
 
 
 def restore(
-  path: pathlib.Path,
+  path: stores.Path,
   meta: step_meta.Meta,
   target: Mapping[str, Any],
   partial: bool,
@@ -81,7 +81,7 @@ def restore(
   return items
 
 
-def verify(path: pathlib.Path) -> None:
+def verify(path: stores.Path) -> None:
   """Reads all arrays of a step to the host and compares them with the record.
 
   One process can do it alone.
@@ -97,15 +97,17 @@ def verify(path: pathlib.Path) -> None:
       raise reading.DamagedError('hash', f'{name} has other arrays')
 
 
-def _item(path: pathlib.Path, tree: Any, partial: bool) -> Any:
+def _item(path: stores.Path, tree: Any, partial: bool) -> Any:
   """Returns an item, of NumPy's arrays if there is no abstract `tree`."""
   import orbax.checkpoint as ocp  # slow to load
+
+  place = stores.of_library(path)
 
   def read() -> Any:
     handler = ocp.PyTreeCheckpointHandler()
     if tree is None:
       as_saved = ocp.RestoreArgs(restore_type=np.ndarray)
-      leaves = handler.metadata(path).tree
+      leaves = handler.metadata(place).tree
       restore_args = jax.tree.map(lambda _: as_saved, leaves)
     else:
       restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
@@ -114,7 +116,7 @@ def _item(path: pathlib.Path, tree: Any, partial: bool) -> Any:
     )
     reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
     return reader.restore(
-      path,
+      place,
       args=ocp.args.PyTreeRestore(
         item=tree, partial_restore=partial, restore_args=restore_args
       ),

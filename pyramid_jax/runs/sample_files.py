@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import json
-import pathlib
 import re
 from typing import Any
 
@@ -23,6 +22,7 @@ from pyramid_jax import errors
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import whole_files
@@ -49,7 +49,7 @@ class SampleFiles:
   """The files of one model in a folder that the process has the lock of."""
 
   def __init__(
-    self, folder: pathlib.Path, record: Mapping[str, Any], count: int
+    self, folder: stores.Path, record: Mapping[str, Any], count: int
   ):
     """Looks at what is there; changes nothing that a request has made.
 
@@ -63,19 +63,18 @@ class SampleFiles:
     self.count = count
     old = _read(folder / _REQUEST)
     self.is_finished = old.pop('finished', False) and self._are_all_there()
-    for path in folder.iterdir():
-      left = whole_files.PRIVATE.fullmatch(path.name)
+    for name in stores.names(folder):
+      left = whole_files.PRIVATE.fullmatch(name)
       if left and (_PNG.fullmatch(left[1]) or left[1] in _OTHERS):
-        path.unlink()
+        stores.remove(folder / name)
     self.differences = _differences(old, self._record)
     self._parts = array_parts.ArrayParts(folder / _PARTS)
 
   def _are_all_there(self) -> bool:
-    pngs = (self._png(number) for number in range(self.count))
-    others = (self.folder / name for name in (*_ARCHIVES, _GRID))
-    return all(path.is_file() for path in (*others, *pngs))
+    pngs = (self._png(number).name for number in range(self.count))
+    return stores.sizes(self.folder).keys() >= {*_ARCHIVES, _GRID, *pngs}
 
-  def _png(self, number: int) -> pathlib.Path:
+  def _png(self, number: int) -> stores.Path:
     return self.folder / f'{number:06d}.png'
 
   @property
@@ -88,7 +87,7 @@ class SampleFiles:
   def start(self, done: int) -> None:
     """Takes the first `done` images as they are; drops those of others."""
     if self.differences:
-      if any(_PNG.fullmatch(path.name) for path in self.folder.iterdir()):
+      if any(map(_PNG.fullmatch, stores.names(self.folder))):
         logging.warning(
           '%s has images of another request (%s): they are replaced.',
           self.folder,
@@ -122,8 +121,9 @@ class SampleFiles:
     # In the end the archives are written while the parts are there.
     need = (left + self.count) * size
     errors.check_room(f'{left} samples in {self.folder}', need, self.folder)
-    for number, image in enumerate(images, self._parts.count):
-      whole_files.save_png(self._png(number), image)
+    first = self._parts.count
+    paths = [self._png(number) for number in range(first, first + len(images))]
+    whole_files.save_pngs(paths, list(images))
     self._parts.add(part)
 
   def finish(self, draw: Draw) -> None:
@@ -150,9 +150,10 @@ class SampleFiles:
 
   def _restore_images(self) -> None:
     """Writes images whose files were lost since they were made."""
+    there = stores.sizes(self.folder)
     for number in range(self.count):
       path = self._png(number)
-      if not (path.is_file() and path.stat().st_size):
+      if not there.get(path.name):
         rows = self._parts.read(number, number + 1)
         whole_files.save_png(path, rows['samples/arr_0'][0])
 
@@ -179,19 +180,19 @@ def _named(prefix: str, arrays: Mapping[str, np.ndarray]) -> Rows:
   return {f'{prefix}{name}': x for name, x in arrays.items()}
 
 
-def clear(folder: pathlib.Path) -> None:
+def clear(folder: stores.Path) -> None:
   """Removes all files of samples in a folder, `request.json` last."""
   if not folder.is_dir():
     return
-  for path in folder.iterdir():
-    if _PNG.fullmatch(path.name):
-      path.unlink()
+  for name in stores.names(folder):
+    if _PNG.fullmatch(name):
+      stores.remove(folder / name)
   array_parts.ArrayParts(folder / _PARTS).remove()
   for name in _OTHERS:
-    (folder / name).unlink(missing_ok=True)
+    stores.remove(folder / name)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: stores.Path) -> dict[str, Any]:
   """Returns a record, {} for none or a damaged one."""
   try:
     record = retries.repeat(lambda: json_text.read(path), path)
@@ -227,8 +228,8 @@ def _short(value: Any) -> str:
 
 @contextlib.contextmanager
 def locked(
-  folders: Sequence[pathlib.Path], takeover: bool
-) -> Iterator[lock.Lock]:
+  folders: Sequence[stores.Path], takeover: bool
+) -> Iterator[lock.Held]:
   """Makes folders of samples, the first in a workdir; holds its lock.
 
   Folders that stay empty are removed. Of several processes the first one does
@@ -252,5 +253,4 @@ def locked(
   finally:
     if processes.is_main_process():
       for folder in (folders[0] / SMALL, folders[0]):
-        with contextlib.suppress(OSError):
-          folder.rmdir()
+        whole_files.remove_empty(folder)

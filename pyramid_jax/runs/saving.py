@@ -8,8 +8,7 @@ disk has once a save has failed.
 from concurrent import futures
 import dataclasses
 import functools
-import pathlib
-import shutil
+import os
 import threading
 import time
 from typing import Any
@@ -18,6 +17,7 @@ from absl import logging
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
+from pyramid_jax.files import stores
 from pyramid_jax.runs import common_save
 from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import reading
@@ -75,7 +75,7 @@ class Saver:
       with errors.writing(path):
         processes.decided(functools.partial(self._prepare, path))
         self._open()
-        self._orbax.save(path, args=args)
+        self._orbax.save(stores.of_library(path), args=args)
     except BaseException:
       self._abandon()
       raise
@@ -86,13 +86,15 @@ class Saver:
       self._finish, self._orbax, step, size, blocking_secs, began
     )
 
-  def _prepare(self, path: pathlib.Path) -> None:
+  def _prepare(self, path: stores.Path) -> None:
     """Makes the folder ready, before any process writes."""
     with errors.writing(path):
       if self._orbax is None:
         remove_leftovers(self._workdir)
-      # Orbax would begin a workdir anew that was moved away.
-      pathlib.Path(self._workdir).stat()
+      step_folders.clear(path)
+      if not stores.is_remote(path):
+        # Orbax would begin a workdir anew that was moved away.
+        os.stat(self._workdir)
 
   def _open(self) -> None:
     """Opens Orbax, for each save of several processes anew: see its options."""
@@ -183,7 +185,7 @@ class Saver:
       there = step_folders.steps(self._workdir)
       stay = self._rules.kept(map(self._record, there))
       for step in set(there) - stay:
-        _remove(step_folders.of_step(self._workdir, step))
+        step_folders.remove(step_folders.of_step(self._workdir, step))
     except (OSError, errors.UserError) as error:
       logging.warning('old checkpoints stay: %s', error)
 
@@ -218,9 +220,11 @@ def remove_leftovers(workdir: step_folders.Path) -> None:
   Only for the process that has the lock of the workdir.
   """
   if processes.is_main_process():
-    step_folders.directory(workdir).mkdir(exist_ok=True)
+    folder = step_folders.directory(workdir)
+    if not stores.is_remote(folder):
+      folder.mkdir(exist_ok=True)
     for path in step_folders.leftovers(workdir):
-      shutil.rmtree(path, ignore_errors=True)
+      stores.remove_folder(path, ignore_errors=True)
 
 
 def _join_writers() -> None:
@@ -230,9 +234,3 @@ def _join_writers() -> None:
     if type(thread).__module__.startswith('orbax.'):
       # Theirs would raise what went wrong.
       threading.Thread.join(thread, max(0.0, end - time.monotonic()))
-
-
-def _remove(path: pathlib.Path) -> None:
-  """Removes a checkpoint, which is none from the first moment on."""
-  aside = path.rename(path.with_name(path.name + step_folders.DELETING))
-  shutil.rmtree(aside)

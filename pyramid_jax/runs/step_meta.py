@@ -14,7 +14,6 @@ The item `meta` of a checkpoint is JSON with
 
 from collections.abc import Mapping
 import importlib.metadata
-import pathlib
 from typing import Any
 
 from jax.sharding import Mesh
@@ -24,6 +23,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.files import json_text
 from pyramid_jax.files import seals
+from pyramid_jax.files import stores
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import reading
 from pyramid_jax.runs import shape_fields
@@ -55,7 +55,7 @@ def make(
   return {**meta, _SEAL: seals.digest(meta)}
 
 
-def read(path: pathlib.Path) -> Meta:
+def read(path: stores.Path) -> Meta:
   """Reads and checks the record of the checkpoint in a folder.
 
   Raises:
@@ -84,7 +84,7 @@ def has_hash(meta: Meta) -> bool:
   return _SEAL in meta or 'format' in meta
 
 
-def _json(path: pathlib.Path, item: str) -> Any:
+def _json(path: stores.Path, item: str) -> Any:
   file = path / item / 'metadata'  # as Orbax writes an item of JSON
   return reading.read(lambda: json_text.read(file), file, 'unreadable')
 
@@ -98,7 +98,7 @@ def _is_tree(tree: Any) -> bool:
 
 
 def compare(
-  path: pathlib.Path, meta: Meta, target: Mapping[str, Any], partial: bool
+  path: stores.Path, meta: Meta, target: Mapping[str, Any], partial: bool
 ) -> None:
   """Raises OtherShapesError unless the leaves are those of the target.
 

@@ -8,6 +8,8 @@ is written on a local disk first and sent as a whole.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent import futures
 import contextlib
 import functools
 import os
@@ -30,6 +32,7 @@ from pyramid_jax.runs import leaving
 SUFFIX = '.tmp'  # of files that are being written
 # The private name of a file; its group is the name.
 PRIVATE = re.compile(r'\.(.+)\.[0-9a-f]{8}\.tmp', re.DOTALL)
+_SENDERS = 16  # images that are sent at once
 _LONGEST = 100  # letters of a name: it may be as long as the system allows
 
 Path = str | os.PathLike[str]
@@ -130,6 +133,26 @@ def save_png(path: Path, image: np.ndarray) -> None:
   """Writes an (H, W, 3) uint8 image, see `save`."""
   write = lambda file: Image.fromarray(image).save(file, format='PNG')
   save(path, write, durable=False)
+
+
+def save_pngs(
+  paths: Sequence[stores.Path], images: Sequence[np.ndarray]
+) -> None:
+  """Writes (H, W, 3) uint8 images, several at once into a store."""
+  if not (paths and stores.is_remote(paths[0])):
+    for path, image in zip(paths, images, strict=True):
+      save_png(path, image)
+    return
+  with futures.ThreadPoolExecutor(_SENDERS) as pool:
+    for _ in pool.map(save_png, paths, images):
+      pass
+
+
+def remove_empty(folder: stores.Path) -> None:
+  """Removes a folder that is empty, if that is possible."""
+  if not stores.is_remote(folder):  # where there are none
+    with contextlib.suppress(OSError):
+      folder.rmdir()
 
 
 def make_folder(folder: stores.Path, within: stores.Path | None = None) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import contextlib
 import json
 import os
-import pathlib
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -17,6 +16,7 @@ from pyramid_jax.config import sums
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
+from pyramid_jax.files import stores
 from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
@@ -32,10 +32,10 @@ RECORDED_LABELS = 'labels'  # their name in the record of a checkpoint
 _LISTED = 5  # differences that a message names
 
 # A config and the workdir that it is trained in.
-Stage = tuple[ConfigDict, pathlib.Path]
+Stage = tuple[ConfigDict, stores.Path]
 
 
-def stages(config: ConfigDict, workdir: pathlib.Path) -> list[Stage]:
+def stages(config: ConfigDict, workdir: stores.Path) -> list[Stage]:
   """Returns the stages to train and their folders, in order.
 
   A first stage without a checkpoint of its own comes first, in
@@ -55,7 +55,7 @@ def read_config(workdir: str | os.PathLike[str], field: str = '') -> ConfigDict:
   That of a folder in the layout of diffusers is made from its files. `field` is
   that of another config which names the workdir, for the message.
   """
-  file = pathlib.Path(workdir) / CONFIG
+  file = stores.path(workdir) / CONFIG
   if diffusers_folder.is_folder(workdir):
     return diffusers_folder.config(workdir)
   if not file.is_file():
@@ -99,7 +99,7 @@ def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
 
   In place of a damaged one, the names in the newest checkpoint are taken.
   """
-  file = pathlib.Path(workdir) / LABELS
+  file = stores.path(workdir) / LABELS
   if not file.exists():
     return ()
   with reading.storage(file), errors.user_errors(value=errors.DATA):
@@ -145,7 +145,7 @@ def create_system(config: ConfigDict) -> system_lib.Trainable:
     return systems.create(config, base_config(config))
 
 
-def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+def check_config(config: ConfigDict, workdir: stores.Path) -> None:
   """Raises a UserError with the differences for a workdir of another config.
 
   One without checkpoints, such as of a run that was out of memory, may be used.
@@ -182,13 +182,13 @@ def check_inputs(parts: Sequence[Stage]) -> None:
     )
 
 
-def make(workdir: pathlib.Path) -> None:
+def make(workdir: stores.Path) -> None:
   """Makes the folder; one that cannot be made is a UserError."""
   whole_files.make_folder(workdir)
 
 
 def write_record(
-  workdir: pathlib.Path,
+  workdir: stores.Path,
   config: ConfigDict,
   label_names: Sequence[str],
   files: Sequence[str] = (),

@@ -11,8 +11,6 @@ ones stay.
 from collections.abc import Mapping
 import json
 import math
-import pathlib
-import shutil
 from typing import Any
 from typing import NoReturn
 
@@ -21,6 +19,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
+from pyramid_jax.files import stores
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.runs import whole_files
@@ -134,7 +133,7 @@ def write(
   step: int,
   metrics: Mapping[str, float],
   state: run_state.TrainState,
-) -> pathlib.Path | None:
+) -> stores.Path | None:
   """Writes the folder of a step; returns its report, None where it failed.
 
   All processes call it. What goes wrong is logged, so that the run ends as it
@@ -165,10 +164,10 @@ def _write(
   step: int,
   metrics: Mapping[str, float],
   state: Mapping[str, Any],
-) -> pathlib.Path:
+) -> stores.Path:
   """Writes all but the state."""
   for earlier in _earlier(setup.workdir):
-    shutil.rmtree(earlier)
+    stores.remove_folder(earlier)
   folder = setup.workdir / DIRECTORY / str(step)
   whole_files.make_folder(folder, within=setup.workdir)
   report = _report(setup, step, metrics)
@@ -183,7 +182,7 @@ def _write(
   return folder / REPORT
 
 
-def _earlier(workdir: pathlib.Path) -> list[pathlib.Path]:
+def _earlier(workdir: stores.Path) -> list[stores.Path]:
   """Returns the folders of an earlier report."""
   reports = (workdir / DIRECTORY).glob('*')
   states = checkpoints.directory(workdir).glob(f'*.{DIRECTORY}')
@@ -228,5 +227,5 @@ def _not_finite(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
   return {name: count for name, count in counts.items() if count}
 
 
-def _write_json(path: pathlib.Path, value: Any) -> None:
+def _write_json(path: stores.Path, value: Any) -> None:
   whole_files.save_text(path, json.dumps(value, indent=1) + '\n')

@@ -1,12 +1,12 @@
 """The weights of a run that has ended, as one file beside its checkpoints."""
 
 from collections.abc import Sequence
-import pathlib
 
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.distributed import processes
+from pyramid_jax.files import stores
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import pretrained
@@ -15,7 +15,7 @@ from pyramid_jax.systems import system as system_lib
 
 
 def write(
-  workdir: pathlib.Path,
+  workdir: stores.Path,
   config: ConfigDict,
   label_names: Sequence[str],
   weights: system_lib.Weights,
@@ -54,7 +54,7 @@ def write(
   )
 
 
-def complete(workdir: pathlib.Path, config: ConfigDict) -> None:
+def complete(workdir: stores.Path, config: ConfigDict) -> None:
   """Writes the file of a run that was killed after its last checkpoint."""
   is_there = processes.decided(lambda: compact.is_there(workdir))
   if config.train.export and not is_there:

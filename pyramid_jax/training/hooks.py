@@ -164,6 +164,8 @@ class Hooks:
   ) -> None:
     """Starts to save a step, unless it is saved; waits for its end if asked."""
     self._watch.check_state(step, metrics, state)
+    if self._writer is not None:
+      self._writer.flush()  # a resume after this step needs its line
     config, mesh = self._setup.config, self._setup.mesh
     train = config.train
     is_last = stopping.requested() or step == train.steps

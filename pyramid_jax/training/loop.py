@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import contextlib
 import functools
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -26,6 +25,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import edge_prediction
+from pyramid_jax.files import stores
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import keep_rules
@@ -65,8 +65,8 @@ def run(
   """
   config_lib.validate(config)
   config = config_lib.make_absolute(config)
-  same_start.check_command(config, os.path.abspath(workdir))
-  stages = workdir_lib.stages(config, pathlib.Path(workdir))
+  same_start.check_command(config, os.fspath(stores.absolute(workdir)))
+  stages = workdir_lib.stages(config, stores.path(workdir))
   for stage in stages:
     processes.decided(functools.partial(workdir_lib.check_config, *stage))
   workdir_lib.check_inputs(stages)
@@ -86,7 +86,7 @@ def run(
         _train(stage, folder, locks[folder])
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
+def _train(config: ConfigDict, workdir: stores.Path, held: lock.Held) -> None:
   """Trains one stage."""
   stopping.check()
   steps = config.train.steps
@@ -131,7 +131,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, held: lock.Lock) -> None:
     export.write(workdir, config, setup.reader.label_names, weights, steps)
 
 
-def _write_record(setup: setup_lib.Setup, held: lock.Lock) -> None:
+def _write_record(setup: setup_lib.Setup, held: lock.Held) -> None:
   """Writes what other commands and a resume read."""
   held.check(now=True)
   names = setup.reader.label_names
@@ -208,7 +208,7 @@ def _loop(
   state: step_lib.TrainState,
   frozen: Mapping[str, Any],
   store: checkpoints.Checkpoints,
-  held: lock.Lock,
+  held: lock.Held,
 ) -> step_lib.TrainState:
   """Runs the steps that are left; returns the last state, which is being saved.
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
-import pathlib
 from typing import Any
 
 from absl import logging
@@ -25,6 +24,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import scoring
+from pyramid_jax.files import stores
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import data_record
 from pyramid_jax.runs import pretrained
@@ -39,7 +39,7 @@ class Setup:
   """The parts of a run, or of one of its two stages."""
 
   config: ConfigDict
-  workdir: pathlib.Path
+  workdir: stores.Path
   mesh: Mesh
   options: flags.Options  # of the compiler
   system: system_lib.Trainable
@@ -54,7 +54,7 @@ class Setup:
   frozen: Mapping[str, Any]  # pretrained weights; abstract, with shardings
 
 
-def prepare(config: ConfigDict, workdir: pathlib.Path) -> Setup:
+def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
   """Builds all that needs no weights.
 
   Raises:
