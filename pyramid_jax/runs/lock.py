@@ -26,7 +26,6 @@ from typing import Protocol
 from absl import logging
 
 from pyramid_jax import errors
-from pyramid_jax.distributed import processes
 from pyramid_jax.files import stores
 from pyramid_jax.runs import leaving
 from pyramid_jax.runs import lock_owner
@@ -333,6 +332,8 @@ def shared(
 
   All processes of the run enter the context; a UserError is one in each.
   """
+  from pyramid_jax.distributed import processes  # loads jax
+
   kind = store_lock.StoreLock if stores.is_remote(workdir) else Lock
   held = kind(workdir, takeover, processes.is_main_process())
   with contextlib.ExitStack() as stack:

@@ -46,7 +46,8 @@ def setup() -> None:
   # Absl's logger is one for all libraries; lines differ by their path.
   logging.get_absl_logger().addFilter(_is_ours)
   std_logging.getLogger('jax._src.xla_bridge').addFilter(_is_no_search)
-  std_logging.getLogger('gcsfs').setLevel(std_logging.WARNING)
+  for name in ('gcsfs', 'fsspec'):
+    std_logging.getLogger(name).setLevel(std_logging.WARNING)
   std_logging.getLogger('asyncio').addFilter(_is_no_echo)
   # What Orbax leaves behind when a file that it reads is damaged.
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited')

@@ -16,9 +16,11 @@ import pytest
 from pyramid_jax import errors
 from pyramid_jax.commands import evaluate
 from pyramid_jax.evaluation import unfinished
+from pyramid_jax.files import stores
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import code_uses
 from pyramid_jax.metrics import states
+from tests.helpers import fake_store
 from tests.helpers import killed
 from tests.helpers import painter
 from tests.helpers import processes
@@ -118,6 +120,29 @@ def test_the_table_does_not_depend_on_when_it_was_killed(
   again = Images()
   assert table(tmp_path, again) == want
   assert again.read == []
+
+
+@pytest.mark.parametrize('number', [0, 1, 2, 3, 4, 9])
+def test_the_same_in_a_store(monkeypatch, tmp_path, number):
+  monkeypatch.setenv('PYRAMID_JAX_CACHE', str(tmp_path))
+  want = unfinished.rows_of(unfinished.accumulate(START, Images()))
+  count = iter(range(1000))
+
+  def kill(what, name):
+    if what == 'write' and next(count) == number:
+      raise Killed
+
+  with fake_store.installed() as store:
+    store.fault = kill
+    folder = stores.path('gs://bucket/run/samples')
+    with pytest.raises(Killed):
+      table(folder)
+    store.fault = lambda what, name: None
+    source = Images()
+    assert table(folder, source) == want
+    assert source.read == list(range(max(0, (number - 1) // 2), 6))
+    unfinished.Store(folder, {'count': 18}).remove()
+    assert not store.objects
 
 
 def test_old_totals_are_dropped_and_rows_are_kept(tmp_path):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from pyramid_jax import errors
+from pyramid_jax.files import stores
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import sample_files
 from pyramid_jax.runs import whole_files
+from tests.helpers import fake_store
 
 
 COUNT, SIZE = 5, 2
@@ -258,3 +260,50 @@ def test_a_part_that_is_damaged_inside_is_named(tmp_path):
   with pytest.raises(errors.UserError, match='00000100.npz is damaged'):
     parts.write_npz(tmp_path / 'x', '')
   assert not (tmp_path / 'x').exists()
+
+
+def test_the_same_files_in_a_store_whenever_it_was_killed(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv('PYRAMID_JAX_CACHE', str(tmp_path / 'cache'))
+  monkeypatch.setattr(whole_files, '_SENDERS', 1)
+  folder = tmp_path / 'want'
+  folder.mkdir()
+  sample(folder)
+  want = tree(folder)
+  start = 'bucket/run/samples/'
+  gone_on: set[int] = set()
+  for number in range(1000):
+    changes = iter(range(1000))
+
+    def kill(what, name, changes=changes, number=number):
+      if what in ('write', 'remove') and next(changes) == number:
+        raise Killed
+
+    with fake_store.installed() as store:
+      remote = stores.path('gs://bucket/run/samples')
+      sample(remote, count=COUNT + 2, seed=1)  # of another request
+      store.fault = kill
+      try:
+        sample(remote)
+        break
+      except Killed:
+        store.fault = lambda what, name: None
+        gone_on.add(sample(remote))
+      found = {k.removeprefix(start): x[0] for k, x in store.objects.items()}
+      assert found == want
+  assert gone_on == {0, 2, 4, COUNT}
+
+
+def test_folders_of_samples_are_locked_in_a_store(tmp_path):
+  with fake_store.installed() as store:
+    folder = stores.path('gs://bucket/run/samples')
+    with (
+      pytest.raises(errors.UserError, match='gs://bucket/run: not there'),
+      sample_files.locked([folder], takeover=False),
+    ):
+      pass
+    stores.put(folder.parent / 'config.json', b'{}')
+    with sample_files.locked([folder], takeover=False) as held:
+      held.check(now=True)
+      assert 'bucket/run/samples/lock/1' in store.objects
