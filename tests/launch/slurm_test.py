@@ -40,15 +40,20 @@ esac
 SCANCEL = 'kill -TERM "$(cat "$STATE/task")"'
 
 
-@pytest.fixture
-def slurm(tmp_path):
-  found = shell.Fakes(tmp_path)
+def fake_slurm(folder):
+  """Returns a Slurm whose srun does nothing."""
+  found = shell.Fakes(folder)
   found.add('sbatch', SBATCH)
   found.add('scontrol', SCONTROL)
   found.add('scancel', SCANCEL)
   found.add('srun')
-  (tmp_path / 'launch').symlink_to(SCRIPT.parent)
+  (folder / 'launch').symlink_to(SCRIPT.parent)
   return found
+
+
+@pytest.fixture
+def slurm(tmp_path):
+  return fake_slurm(tmp_path)
 
 
 def submit(slurm, *command, **variables):
