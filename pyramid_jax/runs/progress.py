@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import sys
+import time
 from typing import Any
 from typing import TextIO
 
@@ -55,6 +56,8 @@ class Progress(tqdm.tqdm):
       dynamic_ncols=terminal,
       bar_format=f'|{{bar}}| {_LINE}' if terminal else _LINE,
     )
+    self._time = time.monotonic  # that of tqdm follows the clock of the day
+    self.start_t = self.last_print_t = self._time()
 
   @property
   def format_dict(self) -> dict[str, Any]:

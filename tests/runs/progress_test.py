@@ -1,8 +1,8 @@
 import io
+import types
 
 from absl import logging
 import pytest
-from tqdm import std
 
 from pyramid_jax.runs import progress
 
@@ -15,7 +15,8 @@ class Terminal(io.StringIO):
 class Clock:
   def __init__(self, monkeypatch):
     self.now = 100.0
-    monkeypatch.setattr(std, 'time', lambda: self.now)
+    fake = types.SimpleNamespace(monotonic=lambda: self.now)
+    monkeypatch.setattr(progress, 'time', fake)
 
 
 @pytest.fixture
