@@ -21,6 +21,7 @@ from pyramid_jax.config import names
 COMMON = (
   'pyramid_jax.systems.fields',
   'pyramid_jax.training.train_fields',
+  'pyramid_jax.training.profile_fields',
   'pyramid_jax.distributed.mesh_fields',
   'pyramid_jax.distributed.process_fields',
   'pyramid_jax.distributed.compiler_fields',

@@ -6,6 +6,7 @@ are available, and what takes less.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import pathlib
 import re
@@ -16,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import processes
 
 
 # What XLA's allocators and compilers, and NumPy, write of the bytes needed.
@@ -102,6 +104,35 @@ def available(mesh: Mesh | None = None) -> int | None:
     if 'bytes_limit' in stats:
       left.append(stats['bytes_limit'] - stats['bytes_in_use'])
   return min(left) if left else available_on_host()
+
+
+def of_devices() -> list[dict[str, Any]]:
+  """Returns the memory of the devices of all processes, in bytes.
+
+  All processes call it. Each row has `device`, `process`, `in_use`, `peak` (of
+  this process, up to now) and `limit`; devices that do not tell, such as CPUs,
+  have none.
+  """
+  index, _ = processes.process_part()
+  rows = []
+  for device in jax.local_devices():
+    stats = device.memory_stats() or {}
+    if 'bytes_in_use' in stats:
+      row = {'device': str(device), 'process': index}
+      row['in_use'] = stats['bytes_in_use']
+      row['peak'] = stats.get('peak_bytes_in_use')
+      row['limit'] = stats.get('bytes_limit')
+      rows.append(row)
+  return [row for found in processes.collected(rows) for row in found]
+
+
+def described(row: Mapping[str, Any]) -> str:
+  """Returns 'DEVICE has 1.50 GiB in use, 2.25 at most, of 16.00'."""
+  shown = lambda count: '?' if count is None else f'{count / 2**30:.2f}'
+  return (
+    f'{row["device"]} has {shown(row["in_use"])} GiB in use,'
+    f' {shown(row["peak"])} at most, of {shown(row["limit"])}'
+  )
 
 
 def check_program(program: jax.stages.Compiled, mesh: Mesh) -> None:

@@ -25,6 +25,7 @@ from pyramid_jax.runs import writers
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import diverged
 from pyramid_jax.training import setup as setup_lib
+from pyramid_jax.training import throughput
 
 
 LIMIT = 'train.hook_limit_secs'
@@ -61,11 +62,16 @@ class Hooks:
   """Logs, checkpoints, scores and previews of a training run."""
 
   def __init__(
-    self, setup: setup_lib.Setup, store: checkpoints.Checkpoints, first: int
+    self,
+    setup: setup_lib.Setup,
+    store: checkpoints.Checkpoints,
+    first: int,
+    meter: throughput.Meter,
   ):
     """Opens the files after `first` finished updates."""
     self._setup = setup
     self._store = store
+    self._meter = meter
     # Of several processes the first one writes.
     self._writer: writers.MetricWriter | None = None
     if processes.is_main_process():
@@ -106,6 +112,7 @@ class Hooks:
     writers.check_log()
     self._watch.check(step, metrics, state)
     self._bar.update()
+    self._meter.done(step)
 
   def log(
     self, step: int, metrics: Any, scores: Mapping[str, float] | None = None
@@ -123,6 +130,7 @@ class Hooks:
       row['checkpoint_secs'] = took.secs
       row['checkpoint_blocking_secs'] = took.blocking_secs
     self._writer.write_scalars(step, row)
+    self._meter.write()
 
   def write(
     self,
@@ -138,7 +146,7 @@ class Hooks:
     is saved.
     """
     pipe = self._pipe.with_weights(averaged_weights(state, frozen))
-    with self._bar.pause():
+    with self._bar.pause(), self._meter.spending('evaluation'):
       scores: Mapping[str, float] = {}
       if due.evaluate:
         with contextlib.suppress(stopping.Stopped), self._watched('scores'):
@@ -166,10 +174,11 @@ class Hooks:
     self._watch.check_state(step, metrics, state)
     if self._writer is not None:
       self._writer.flush()  # a resume after this step needs its line
+    self._meter.write(now=True)
     config, mesh = self._setup.config, self._setup.mesh
     train = config.train
     is_last = stopping.requested() or step == train.steps
-    with self._watched('a save'):
+    with self._watched('a save'), self._meter.spending('checkpoint'):
       self._store.save(
         state,
         config,

@@ -39,8 +39,10 @@ from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.runs import writers
 from pyramid_jax.training import export
 from pyramid_jax.training import hooks as hooks_lib
+from pyramid_jax.training import profiling
 from pyramid_jax.training import setup as setup_lib
 from pyramid_jax.training import step as step_lib
+from pyramid_jax.training import throughput
 
 
 # Steps that the host may be ahead of the device: enough that the device never
@@ -82,11 +84,20 @@ def run(
     for stage, folder in stages:
       start = watchdog.limit_of(stage, _START_LIMIT)
       advice = functools.partial(setup_lib.memory_advice, stage)
-      with watchdog.watched('the start', start), memory.explained(advice):
-        _train(stage, folder, locks[folder])
+      with (
+        watchdog.watched('the start', start),
+        memory.explained(advice),
+        throughput.Meter(stage, folder) as meter,
+      ):
+        _train(stage, folder, locks[folder], meter)
 
 
-def _train(config: ConfigDict, workdir: stores.Path, held: lock.Held) -> None:
+def _train(
+  config: ConfigDict,
+  workdir: stores.Path,
+  held: lock.Held,
+  meter: throughput.Meter,
+) -> None:
   """Trains one stage."""
   stopping.check()
   steps = config.train.steps
@@ -104,7 +115,7 @@ def _train(config: ConfigDict, workdir: stores.Path, held: lock.Held) -> None:
   processes.decided(lambda: errors.check_room(what, need, workdir))
   stopping.check()
   with stopping.worker() as pool:  # XLA compiles meanwhile
-    compiled = pool.submit(_compile, setup)
+    compiled = pool.submit(_compile, setup, meter)
     frozen = pretrained.load(setup.system, config, setup.mesh, workdir)
     edge_prediction.check_targets(setup.system, setup.reader_val, frozen)
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
@@ -116,7 +127,8 @@ def _train(config: ConfigDict, workdir: stores.Path, held: lock.Held) -> None:
     store = checkpoints.Checkpoints(workdir, rules, digests, record)
     with watchdog.doing('a checkpoint that is read'):
       state = _restore_or_create(setup, store, frozen)
-    with watchdog.doing('the compilation'):
+    with watchdog.doing('the compilation'), meter.spending('compile'):
+      meter.count(setup)
       step = stopping.wait(compiled)
   processes.decided(lambda: _write_record(setup, held))
   with (
@@ -124,8 +136,9 @@ def _train(config: ConfigDict, workdir: stores.Path, held: lock.Held) -> None:
     errors.closing(store),
     stopping.finishing(config.train.grace_secs),
   ):
-    state = _loop(setup, step, state, frozen, store, held)
-    store.wait()
+    state = _loop(setup, step, state, frozen, store, held, meter)
+    with meter.spending('checkpoint'):
+      store.wait()
     held.check(now=True)
     weights = hooks_lib.averaged_weights(state, frozen)
     export.write(workdir, config, setup.reader.label_names, weights, steps)
@@ -149,7 +162,9 @@ def _report(setup: setup_lib.Setup) -> None:
   logging.info(sharding.table(trees))
 
 
-def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
+def _compile(
+  setup: setup_lib.Setup, meter: throughput.Meter
+) -> Callable[..., Any]:
   step = step_lib.make_step(
     setup.system, setup.config, setup.reader.finish, setup.mesh
   )
@@ -160,6 +175,7 @@ def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
     program = step_lib.compile_step(step, setup.mesh, *arguments)
     secs = time.monotonic() - start
     logging.info('compiled the train step in %.1f s', secs)
+    meter.compiled(secs)
     memory.check_program(program, setup.mesh)
     return program
 
@@ -172,7 +188,10 @@ def _compile(setup: setup_lib.Setup) -> Callable[..., Any]:
     shape = batch['image'].shape
     if shape not in programs:
       limit = watchdog.limit_of(setup.config, _START_LIMIT)
-      with watchdog.watched('the compilation', limit):
+      with (
+        watchdog.watched('the compilation', limit),
+        meter.spending('compile'),
+      ):
         programs[shape] = stopping.call_alone(compiled, batch)
     return programs[shape](state, frozen, batch)
 
@@ -209,6 +228,7 @@ def _loop(
   frozen: Mapping[str, Any],
   store: checkpoints.Checkpoints,
   held: lock.Held,
+  meter: throughput.Meter,
 ) -> step_lib.TrainState:
   """Runs the steps that are left; returns the last state, which is being saved.
 
@@ -220,8 +240,10 @@ def _loop(
   pending: deque[tuple[int, Any]] = deque()
   with (
     _reading(setup, first) as batches,
-    errors.closing(hooks_lib.Hooks(setup, store, first)) as hooks,
+    errors.closing(hooks_lib.Hooks(setup, store, first, meter)) as hooks,
+    errors.closing(profiling.Window(setup, first, meter)) as profile,
     _watched(setup) as watch,
+    meter.training(first),
   ):
 
     def settle(count: int, is_written: bool = False) -> None:
@@ -236,7 +258,8 @@ def _loop(
           hooks.log(done, metrics)
 
     step = first
-    for step, batch in enumerate(_readable(batches), first + 1):
+    for step, batch in enumerate(meter.fed(_readable(batches)), first + 1):
+      profile.before(step, state)
       try:
         with jax.profiler.StepTraceAnnotation('train', step_num=step):
           state, metrics = step_fn(state, frozen, batch)
@@ -244,6 +267,7 @@ def _loop(
         step -= 1
         break
       pending.append((step, metrics))
+      profile.after(step, metrics)
       held.check()
       store.check()
       due = hooks_lib.Due.at(step, train)

@@ -464,6 +464,8 @@ def test_what_a_resume_may_change(system):
     'train.skip_nonfinite',
     'train.start_limit_secs',
     'train.step_limit_secs',
+    'profile.steps',
+    'profile.processes',
     'data.allow_change',
     'remat',
     'attention',
@@ -478,7 +480,13 @@ def test_what_a_resume_may_change(system):
     'sketch.norm_ref',
     'sketch.shuffled_condition',
   }
-  of_any_run = ('mesh.', 'compiler.', 'sample.', 'evaluate.')
+  of_any_run = (
+    'distributed.',
+    'mesh.',
+    'compiler.',
+    'sample.',
+    'evaluate.',
+  )
   old = config_lib.base(system)
   config_lib.add_first_stage(old, config_lib.base('autoencoder'))
   new = config_lib.from_json(config_lib.to_json(old))

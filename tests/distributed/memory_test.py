@@ -127,3 +127,33 @@ def test_a_limit_of_the_address_space_counts():
   before, left, then = json.loads(done.stdout)
   assert 2**20 < left < min(before, 3 * 2**30)
   assert then == pytest.approx(left - 2**30, abs=2**26)
+
+
+class Device:
+  """A device that tells of its memory, or does not."""
+
+  def __init__(self, stats):
+    self._stats = stats
+
+  def __str__(self):
+    return 'gpu:0'
+
+  def memory_stats(self):
+    return self._stats
+
+
+def test_the_memory_of_devices(monkeypatch):
+  stats = {'bytes_in_use': 2**29, 'peak_bytes_in_use': 2**30, 'other': 1}
+  found = [Device(stats), Device(None)]
+  monkeypatch.setattr(jax, 'local_devices', lambda: found)
+  row = {
+    'device': 'gpu:0',
+    'process': 0,
+    'in_use': 2**29,
+    'peak': 2**30,
+    'limit': None,
+  }
+  assert memory.of_devices() == [row]
+  assert memory.described(row) == (
+    'gpu:0 has 0.50 GiB in use, 1.00 at most, of ?'
+  )

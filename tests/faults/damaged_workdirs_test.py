@@ -34,10 +34,10 @@ def fakes():
   """The fakes; a train step is compiled once for each stage."""
   programs, compiled = {}, loop._compile
 
-  def once(setup):
+  def once(setup, meter):
     shapes = jax.tree.structure((setup.state, setup.frozen))
     if shapes not in programs:
-      programs[shapes] = compiled(setup)
+      programs[shapes] = compiled(setup, meter)
     return programs[shapes]
 
   with pytest.MonkeyPatch.context() as patch:

@@ -73,6 +73,7 @@ FILES = [
   ('Training', 'labels.json'),
   ('Training', 'process_0.log'),
   ('Training', 'metrics.jsonl'),
+  ('Training', 'throughput.json'),
   ('Training', 'tfevents'),
   ('Training', 'step_0+2.png'),
   ('Training', '/checkpoints'),

@@ -9,6 +9,10 @@ from tests.helpers import fork_server
 from tests.helpers import full_disk
 
 
+# Files of a run that hold times.
+_OF_TIMES = 'checkpoints|throughput.json'
+
+
 class Training:
   """Four steps with grids, a log, metrics, events and checkpoints."""
 
@@ -42,7 +46,7 @@ class Training:
     return {
       'state': json.loads(meta.read_text())['tree'],
       'losses': [(row['step'], row['loss']) for row in rows],
-      **{name: files[name] for name in names if 'checkpoints' not in name},
+      **{n: files[n] for n in names if not re.search(_OF_TIMES, n)},
     }
 
   def goes_on(self, untroubled):
