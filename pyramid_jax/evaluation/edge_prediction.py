@@ -19,6 +19,7 @@ from pyramid_jax.distributed import shares
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import edges as edges_lib
 from pyramid_jax.metrics import states
+from pyramid_jax.runs import stopping
 from pyramid_jax.systems import system as system_lib
 
 
@@ -96,6 +97,8 @@ def scorer(
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:
     values = {}
     for part in PARTS:
+      if stopping.point():
+        stopping.check()
       error, found, wanted = predict(pipe.weights, arrays, part)
       values[f'error_at_{part}'] = processes.to_host(error)
       values[f'edge_f1_at_{part}'] = _f1(found, wanted)

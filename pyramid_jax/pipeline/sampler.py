@@ -79,6 +79,7 @@ class Sampler:
     self._generate = compiled(_generate, static_argnames='strength')
     self._preview = compiled(_preview)
     self._reconstruct = compiled(_reconstruct)
+    self._compiled: set[Any] = set()
     self._announced: set[Any] = set()
     self._checked: set[Any] = set()
 
@@ -214,7 +215,8 @@ class Sampler:
     start = [z[numbers % len(z)] for z in settings.extent.start]
     scales = (self._one_placed(np.asarray(z, np.float32)) for z in start)
     extent = dataclasses.replace(settings.extent, start=tuple(scales))
-    images, scales, finite = self._generate(
+    images, scales, finite = self._run(
+      self._generate,
       self.weights,
       self._one_placed(_key_data(settings, numbers)),
       self._placed(batch),
@@ -269,7 +271,8 @@ class Sampler:
         logging.warning('%s', error)
       return made.images
     key = self._one_placed(_key_data(settings, numbers[:1]))
-    (images,) = self._preview(self.weights, key, self._placed(batch))
+    batch = self._placed(batch)
+    (images,) = self._run(self._preview, self.weights, key, batch)
     stopping.ready([images])
     return processes.to_host(images)
 
@@ -279,9 +282,26 @@ class Sampler:
     `image` is (B, H, W, 3), uint8 or floats in [-1, 1].
     """
     image = self._one_placed(batch['image'])
-    images, codes = self._reconstruct(self.weights, image)
+    images, codes = self._run(self._reconstruct, self.weights, image)
     stopping.ready([images, *codes])
     return processes.to_host((images, codes))
+
+  def _run(self, program: Any, *arguments: Any, **static: Any) -> Any:
+    """Runs a program.
+
+    Within a training run of several processes it is compiled first, apart from
+    the devices that wait for each other, so that a signal can interrupt it.
+    """
+    if stopping.is_together():
+      leaves, structure = jax.tree.flatten(arguments)
+      shapes = tuple(np.shape(leaf) for leaf in leaves)
+      key = (program, structure, shapes, *static.items())
+      if key not in self._compiled:
+        stopping.call_alone(
+          lambda: program.lower(*arguments, **static).compile()
+        )
+        self._compiled.add(key)
+    return program(*arguments, **static)
 
   def _generative(self) -> system_lib.Generative:
     return cast(system_lib.Generative, self.system)

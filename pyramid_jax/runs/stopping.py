@@ -95,6 +95,11 @@ def point() -> bool:
   return requested()
 
 
+def is_together() -> bool:
+  """Whether this is work that several processes finish, and stop, together."""
+  return _agreed() is not None
+
+
 def _agreed() -> agreement.Agreement | None:
   """Returns with whom this process stops, None where it stops by itself."""
   return None if _state.grace is None else _state.others
