@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
+import time
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ from pyramid_jax.files import json_text
 
 
 _PACKAGE = pathlib.Path(errors.__file__).parent
+_SEEN_SECS, _LOOK_SECS = 10.0, 0.1
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -61,6 +63,27 @@ def check_step(step: int) -> None:
     UserError: a process has another.
   """
   _check('', {'the last step': step}, errors.DATA)
+
+
+def check_folder(file: pathlib.Path) -> None:
+  """Compares the folder of the run by a file that process 0 has written.
+
+  Raises:
+    UserError: a process does not see it: the folder is on a disk of its own.
+  """
+  end = time.monotonic() + _SEEN_SECS
+  while not file.exists() and time.monotonic() < end:
+    time.sleep(_LOOK_SECS)  # some storage shows new files late
+  found = processes.collected([file.exists(), processes.name()])
+  blind = [name for is_seen, name in found if not is_seen]
+  if blind:
+    error = errors.UserError(
+      f'{blind[0]} does not see {file}, which {found[0][1]} has written: the'
+      ' workdir must be on storage that all processes share.',
+      errors.OUTPUT,
+    )
+    error.is_shared = True
+    raise error
 
 
 def _files() -> dict[str, str]:

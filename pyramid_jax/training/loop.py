@@ -79,6 +79,7 @@ def run(
     for _, folder in reversed(stages):  # the outer folder first
       processes.decided(functools.partial(workdir_lib.make, folder))
       locks[folder] = stack.enter_context(lock.shared(folder, takeover))
+      same_start.check_folder(folder / lock.NAME)
     index, _ = processes.process_part()
     stack.enter_context(writers.copied(workdir, index))
     for stage, folder in stages:
