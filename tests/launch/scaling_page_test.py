@@ -15,7 +15,12 @@ from tests.launch import shell
 
 
 PAGE = (shell.ROOT / 'docs' / 'scaling.md').read_text()
-OTHERS = ('gcloud', 'kubectl')
+OTHERS = ('docker', 'gcloud', 'kubectl', 'xpk')
+# Launchers whose first argument, and whose first two, stand before flags.
+VERBS = {'launch/tpu_pod.sh': 1, 'launch/gke/job.sh': 2}
+MAIN = 'pyramid_jax.main'
+# What is known where a process runs.
+THERE = {'$(JOB_COMPLETION_INDEX)': '0', ':PORT': ':8482'}
 
 
 def lines():
@@ -25,26 +30,27 @@ def lines():
 
 
 def launched():
-  return [line for line in lines() if line.startswith('bash launch/')]
+  return [x for x in lines() if x.startswith(('bash launch/', 'sbatch '))]
 
 
 def dry(line):
-  """Returns a command of a launcher with `--dry-run`, as words."""
-  bash, script, *words = shlex.split(line.partition(' #')[0])
-  if script == 'launch/gke/job.sh':
-    return [bash, script, *words[:2], '--dry-run', *words[2:]]
-  return [bash, script, '--dry-run', *words]
+  """Returns the words of a launcher's command with `--dry-run`."""
+  program, *words = shlex.split(line)
+  if program == 'sbatch':
+    while words[0].startswith('--'):
+      del words[0]
+  script, *words = words
+  verbs = VERBS.get(script, 0)
+  script = str(shell.ROOT / script)
+  return ['bash', script, *words[:verbs], '--dry-run', *words[verbs:]]
 
 
 def printed(line, folder):
   """Returns what a launcher prints; it may start none of the others."""
   fakes = shell.Fakes(folder / 'fakes')
-  for name in (*OTHERS, 'xpk', 'docker', 'srun', 'scontrol'):
+  for name in (*OTHERS, 'srun', 'sbatch', 'scancel'):
     fakes.add(name, 'exit 99')
-  bash, script, *words = dry(line)
-  code, text, problems = fakes.run_program(
-    bash, str(shell.ROOT / script), *words
-  )
+  code, text, problems = fakes.run_program(*dry(line))
   assert (code, problems, fakes.calls()) == (0, '', [])
   return text
 
@@ -55,18 +61,22 @@ def started(text):
     manifest = json.loads(text[text.index('\n{\n') : text.rindex('}') + 1])
     (job,) = manifest['spec']['replicatedJobs']
     (container,) = job['template']['spec']['template']['spec']['containers']
-    words = [container['command']]
+    found = [container['command']]
   else:
-    words = [shlex.split(line) for line in text.splitlines()]
-  found = [line for line in words if 'pyramid_jax.main' in line]
-  return [line[line.index('pyramid_jax.main') + 1 :] for line in found]
+    found = [shlex.split(line) for line in text.splitlines()]
+    # A command for another host is one word.
+    found += [
+      shlex.split(w) for line in found for w in line if f' {MAIN} ' in w
+    ]
+  return [line[line.index(MAIN) + 1 :] for line in found if MAIN in line]
 
 
 def test_every_line_is_checked():
-  known = ('bash launch/', 'python -m pyramid_jax', 'xpk ')
+  known = ('bash launch/', 'sbatch ', f'python -m {MAIN} ')
   for line in lines():
     assert line.startswith((*known, *(f'{x} ' for x in OTHERS))), line
-  assert len(launched()) > 5
+  scripts = {word for line in launched() for word in line.split()}
+  assert scripts > {'launch/restart.sh', 'launch/slurm.sbatch', *VERBS}
 
 
 @pytest.mark.parametrize('line', launched())
@@ -74,15 +84,29 @@ def test_a_launcher_takes_its_line(line, tmp_path):
   text = printed(line, tmp_path)
   assert text
   commands = started(text)
-  assert bool(commands) == ('--workdir=' in line and '--xpk' not in line)
+  assert bool(commands) == ('--workdir=' in line)
   for arguments in commands:
-    # A pod's number is known where it runs, and so is its bucket.
-    args = [x.replace('$(JOB_COMPLETION_INDEX)', '0') for x in arguments]
-    args = [x.replace('gs://BUCKET', str(tmp_path)) for x in args]
+    args = [x.replace('gs://BUCKET', str(tmp_path)) for x in arguments]
+    for name, value in THERE.items():
+      args = [x.replace(name, value) for x in args]
     with pytest.raises(docs_test.Parsed):
-      docs_test.parse('pyramid_jax.main', args)
+      docs_test.parse(MAIN, args)
 
 
 def test_the_line_for_xpk_is_what_is_printed(tmp_path):
   (line,) = (x for x in launched() if '--xpk=' in x)
   assert printed(line, tmp_path).strip() in lines()
+
+
+def test_images_are_targets_of_the_dockerfile():
+  text = (shell.ROOT / 'launch' / 'Dockerfile').read_text()
+  targets = re.findall(r'--target (\w+)', PAGE)
+  assert targets
+  for target in targets:
+    assert re.search(rf'^FROM \w+ AS {target}$', text, re.M)
+
+
+def test_numbers_of_restarts_are_those_of_the_scripts():
+  text = (shell.ROOT / 'launch' / 'restarts.sh').read_text()
+  for name, value in re.findall(r'`(RESTARTS|HEALTHY_SECS)` \((\d+)\)', PAGE):
+    assert f'{name}="${{{name}:-{value}}}"' in text
