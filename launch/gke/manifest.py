@@ -376,7 +376,7 @@ def parse(words: Sequence[str]) -> tuple[Run, str]:
     service_account=args.service_account,
     is_spot=args.spot,
     has_host_network=args.host_network,
-    env=_default_env(accelerator) | dict(_variables(args.env)),
+    env=_default_env(args, accelerator) | dict(_variables(args.env)),
   )
   _check_name(run)
   return run, args.xpk or ''
@@ -472,9 +472,18 @@ def _check_name(run: Run) -> None:
     )
 
 
-def _default_env(accelerator: accelerators.Accelerator) -> dict[str, str]:
-  """Returns what has jax refuse to fall back to the CPU."""
-  return {'JAX_PLATFORMS': 'tpu,cpu' if accelerator.is_tpu else 'cuda,cpu'}
+def _default_env(
+  args: argparse.Namespace, accelerator: accelerators.Accelerator
+) -> dict[str, str]:
+  """Returns the variables that --env may replace.
+
+  jax refuses to fall back to the CPU, and keeps compiled programs with the run,
+  as the disk of a pod ends with it.
+  """
+  return {
+    'JAX_COMPILATION_CACHE_DIR': f'{args.workdir.rstrip("/")}/xla',
+    'JAX_PLATFORMS': 'tpu,cpu' if accelerator.is_tpu else 'cuda,cpu',
+  }
 
 
 def _variables(pairs: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -34,6 +34,7 @@ NEEDED = (
 )
 TPU = (*NEEDED, '--accelerator=v5litepod-256')
 GPU = (*NEEDED, '--accelerator=h100-80gb-8')
+CACHE = {'name': 'JAX_COMPILATION_CACHE_DIR', 'value': 'gs://bucket/ldm/xla'}
 # Every flag at once, of TPUs and of GPUs.
 FULL_TPU = (
   *(*NEEDED, '--accelerator=v6e-16', '--slices=3', '--queue=team'),
@@ -42,7 +43,8 @@ FULL_TPU = (
 )
 FULL_GPU = (
   *(*NEEDED, '--accelerator=h200-141gb-8', '--nodes=4', '--host-network'),
-  *('--spot', '--env=LD_LIBRARY_PATH=/lib', '--', '--config.seed=1'),
+  *('--spot', '--env=LD_LIBRARY_PATH=/lib', '--env=JAX_PLATFORMS=cuda'),
+  *('--', '--config.seed=1'),
 )
 
 
@@ -227,7 +229,10 @@ def test_slices(name, label, topology, hosts, chips):
     '--workdir=gs://bucket/ldm',
   ]
   # MEGASCALE_* and TPU_* are GKE's.
-  assert container['env'] == [{'name': 'JAX_PLATFORMS', 'value': 'tpu,cpu'}]
+  assert container['env'] == [
+    CACHE,
+    {'name': 'JAX_PLATFORMS', 'value': 'tpu,cpu'},
+  ]
   # Nodes of a slice of several hosts are a pool; those of one host share one.
   annotations = manifest['metadata'].get('annotations', {})
   pool = 'cloud.google.com/gke-nodepool'
@@ -264,6 +269,7 @@ def test_nodes_with_gpus():
   assert volume == {'name': 'shm', 'emptyDir': {'medium': 'Memory'}}
   assert container['volumeMounts'] == [{'name': 'shm', 'mountPath': '/dev/shm'}]
   assert container['env'] == [
+    CACHE,
     {'name': 'JAX_PLATFORMS', 'value': 'cuda,cpu'},
     {'name': 'LD_LIBRARY_PATH', 'value': '/usr/local/nvidia/lib64'},
   ]
@@ -328,13 +334,18 @@ def test_flags_are_in_the_manifest():
     'cloud.google.com/gke-spot',
   }
   assert container['env'] == [
+    CACHE,
     {'name': 'JAX_PLATFORMS', 'value': 'tpu,cpu'},
     {'name': 'A', 'value': 'b c'},
     {'name': 'D', 'value': ''},
   ]
   assert container['command'][-1] == '--config.train.grace_secs=500'
   pod, container = (f(jobset(*FULL_GPU)) for f in (pod_of, container_of))
-  assert container['env'][1] == {'name': 'LD_LIBRARY_PATH', 'value': '/lib'}
+  assert container['env'] == [
+    CACHE,
+    {'name': 'JAX_PLATFORMS', 'value': 'cuda'},
+    {'name': 'LD_LIBRARY_PATH', 'value': '/lib'},
+  ]
   assert pod['hostNetwork'] is True
   assert pod['dnsPolicy'] == 'ClusterFirstWithHostNet'
 
@@ -411,23 +422,27 @@ def xpk(*arguments):
   assert (code, lines) == (0, [])
   name, *verbs = shlex.split(text)
   assert (name, *verbs[:2]) == ('xpk', 'workload', 'create')
-  flags = dict(flag.removeprefix('--').split('=', 1) for flag in verbs[2:])
-  return flags, flags.pop('command')
+  *flags, (last, command) = (
+    flag.removeprefix('--').split('=', 1) for flag in verbs[2:]
+  )
+  assert last == 'command'
+  return [(name, value) for name, value in flags], command
 
 
 def test_xpk_restarts_on_our_code():
   flags, command = xpk(*TPU, '--slices=2', '--xpk=cluster')
-  assert flags == {
-    'cluster': 'cluster',
-    'workload': 'ldm',
-    'docker-image': 'gcr.io/p/pyramid:1',
-    'tpu-type': 'v5litepod-256',
-    'num-slices': '2',
-    'max-restarts': '50',
-    'restart-on-exit-codes': str(errors.RESTART),
-    'termination-grace-period-seconds': '300',
-    'env': 'JAX_PLATFORMS=tpu,cpu',
-  }
+  assert flags == [
+    ('cluster', 'cluster'),
+    ('workload', 'ldm'),
+    ('docker-image', 'gcr.io/p/pyramid:1'),
+    ('tpu-type', 'v5litepod-256'),
+    ('num-slices', '2'),
+    ('max-restarts', '50'),
+    ('restart-on-exit-codes', str(errors.RESTART)),
+    ('termination-grace-period-seconds', '300'),
+    ('env', 'JAX_COMPILATION_CACHE_DIR=gs://bucket/ldm/xla'),
+    ('env', 'JAX_PLATFORMS=tpu,cpu'),
+  ]
   assert command == (
     'exec python -m pyramid_jax.main --config=configs/ldm_shapes.py'
     ' --workdir=gs://bucket/ldm'
@@ -436,8 +451,8 @@ def test_xpk_restarts_on_our_code():
 
 def test_a_shell_numbers_the_nodes_of_xpk():
   flags, command = xpk(*GPU, '--nodes=2', '--xpk=c', '--', '--prompt=a $b')
-  assert flags['device-type'] == 'h100-80gb-8'
-  assert flags['num-nodes'] == '2'
+  assert ('device-type', 'h100-80gb-8') in flags
+  assert ('num-nodes', '2') in flags
   variables = {
     'JAX_COORDINATOR_ADDRESS': 'ldm-slice-job-0-0.ldm',
     'JAX_COORDINATOR_PORT': '6002',

@@ -15,7 +15,7 @@ from tests.launch import shell
 
 
 PAGE = (shell.ROOT / 'docs' / 'scaling.md').read_text()
-OTHERS = ('docker', 'gcloud', 'kubectl', 'xpk')
+OTHERS = ('docker', 'gcloud', 'kubectl', 'scancel', 'squeue', 'tail', 'xpk')
 # Launchers whose first argument, and whose first two, stand before flags.
 VERBS = {'launch/tpu_pod.sh': 1, 'launch/gke/job.sh': 2}
 MAIN = 'pyramid_jax.main'
@@ -30,25 +30,24 @@ def lines():
 
 
 def launched():
-  return [x for x in lines() if x.startswith(('bash launch/', 'sbatch '))]
+  return [x for x in lines() if re.match(r'bash launch/|(\w+=\w+ )?sbatch ', x)]
 
 
 def dry(line):
   """Returns the words of a launcher's command with `--dry-run`."""
-  program, *words = shlex.split(line)
-  if program == 'sbatch':
-    while words[0].startswith('--'):
-      del words[0]
-  script, *words = words
+  words = shlex.split(line)
+  at = next(n for n, word in enumerate(words) if word.startswith('launch/'))
+  variables = [word for word in words[:at] if re.match(r'\w+=', word)]
+  script, words = words[at], words[at + 1 :]
   verbs = VERBS.get(script, 0)
-  script = str(shell.ROOT / script)
-  return ['bash', script, *words[:verbs], '--dry-run', *words[verbs:]]
+  words[verbs:verbs] = ['--dry-run']
+  return ['env', *variables, 'bash', str(shell.ROOT / script), *words]
 
 
 def printed(line, folder):
   """Returns what a launcher prints; it may start none of the others."""
   fakes = shell.Fakes(folder / 'fakes')
-  for name in (*OTHERS, 'srun', 'sbatch', 'scancel'):
+  for name in {*OTHERS, 'srun', 'sbatch'} - {'tail'}:
     fakes.add(name, 'exit 99')
   code, text, problems = fakes.run_program(*dry(line))
   assert (code, problems, fakes.calls()) == (0, '', [])
@@ -72,11 +71,19 @@ def started(text):
 
 
 def test_every_line_is_checked():
-  known = ('bash launch/', 'sbatch ', f'python -m {MAIN} ')
-  for line in lines():
-    assert line.startswith((*known, *(f'{x} ' for x in OTHERS))), line
+  for line in set(lines()) - set(launched()):
+    assert line.split()[0] in (*OTHERS, 'python'), line
   scripts = {word for line in launched() for word in line.split()}
   assert scripts > {'launch/restart.sh', 'launch/slurm.sbatch', *VERBS}
+
+
+def understood(arguments, folder):
+  """Asserts that the command line understands arguments."""
+  args = [x.replace('gs://BUCKET', str(folder)) for x in arguments]
+  for name, value in THERE.items():
+    args = [x.replace(name, value) for x in args]
+  with pytest.raises(docs_test.Parsed):
+    docs_test.parse(MAIN, args)
 
 
 @pytest.mark.parametrize('line', launched())
@@ -86,11 +93,13 @@ def test_a_launcher_takes_its_line(line, tmp_path):
   commands = started(text)
   assert bool(commands) == ('--workdir=' in line)
   for arguments in commands:
-    args = [x.replace('gs://BUCKET', str(tmp_path)) for x in arguments]
-    for name, value in THERE.items():
-      args = [x.replace(name, value) for x in args]
-    with pytest.raises(docs_test.Parsed):
-      docs_test.parse(MAIN, args)
+    understood(arguments, tmp_path)
+
+
+def test_an_image_runs_the_command(tmp_path):
+  (line,) = (x for x in lines() if x.startswith('docker run '))
+  (arguments,) = started(line)
+  understood(arguments, tmp_path)
 
 
 def test_the_line_for_xpk_is_what_is_printed(tmp_path):
