@@ -58,7 +58,7 @@ WRITTEN = {'scores.md'}
 # Options that are shown of programs that are not ours.
 FOREIGN_OPTIONS = {
   *('--scale_lr', '--file_format'),
-  *('--cluster', '--location', '--member', '--role', '--workload'),
+  *('--cluster', '--location', '--logdir', '--member', '--role', '--workload'),
 }
 OPTION = re.compile(r'(?<![\w-])--[a-z]\w+(?![\w.-])')
 
