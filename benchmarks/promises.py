@@ -95,7 +95,7 @@ def _step(setup: setup_lib.Setup, skipped: int, is_checked: bool = True) -> Run:
     for _ in range(1 if measuring.SMALL.value else STEPS):
       held[0], metrics = program(held[0], frozen, setup.batch)
       if is_checked:
-        float(metrics['finite'])
+        jax.block_until_ready(metrics)
     jax.block_until_ready(held[0])
 
   run()

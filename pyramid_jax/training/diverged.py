@@ -8,6 +8,7 @@ it was before the step where the step was skipped, else after it. The newest
 ones stay.
 """
 
+from collections import deque
 from collections.abc import Mapping
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 from typing import NoReturn
 
 from absl import logging
+import jax
 import numpy as np
 
 from pyramid_jax import errors
@@ -31,6 +33,9 @@ REPORT = 'report.json'
 BATCH = 'batch.npz'
 _SKIPPED = 'skipped'  # in the record of a checkpoint
 _LISTED = 5  # arrays that a message names
+# Steps that are read at a time, at most: few enough that little is computed in
+# vain after one that is not finite, many enough that reading costs nothing.
+_UNREAD = 100
 _ADVICE = (
   'The same command comes to this step again: set'
   ' --config.train.skip_nonfinite=N, which skips up to N such steps in a row,'
@@ -40,7 +45,7 @@ _ADVICE = (
 
 
 class Watch:
-  """Looks at every step of a run, in order."""
+  """Looks at every step of a run, in order, some time after it."""
 
   def __init__(
     self, setup: setup_lib.Setup, store: checkpoints.Checkpoints, first: int
@@ -52,16 +57,40 @@ class Watch:
     of_step = lambda: checkpoints.record(setup.workdir, first) if first else {}
     before = processes.decided(of_step)
     self._skipped = int(before.get(_SKIPPED, 0))
+    self._unread: deque[tuple[int, Any]] = deque()
 
-  def check(self, step: int, metrics: Any, state: run_state.TrainState) -> None:
-    """Waits for a step; one that is not finite is skipped or ends the run.
+  def add(self, step: int, metrics: Any) -> bool:
+    """Adds a step, which stays on the devices; returns whether to `check`.
 
-    `state` is that after this step, or after a later one.
+    So a step needs no transfer to the host, and what is not finite is noticed
+    at most `_UNREAD` steps later.
+    """
+    self._unread.append((step, metrics))
+    return len(self._unread) >= _UNREAD
+
+  def check(self, state: run_state.TrainState) -> None:
+    """Reads the steps that were added: bad ones are skipped or end the run.
+
+    `state` is that after the last of them, or after a later one.
 
     Raises:
-      UserError: more such steps in a row than `train.skip_nonfinite`.
+      UserError: more bad steps in a row than `train.skip_nonfinite`.
     """
-    if float(metrics['finite']):
+    with jax.transfer_guard('allow'):
+      flags = [metrics['finite'] for _, metrics in self._unread]
+      for flag in flags:
+        flag.copy_to_host_async()
+      for flag in processes.to_host(flags):
+        self._check(*self._unread.popleft(), bool(flag), state)
+
+  def _check(
+    self,
+    step: int,
+    metrics: Any,
+    is_finite: bool,
+    state: run_state.TrainState,
+  ) -> None:
+    if is_finite:
       self._skipped = 0
       return
     self._skipped += 1
@@ -78,7 +107,11 @@ class Watch:
   def check_state(
     self, step: int, metrics: Any, state: run_state.TrainState
   ) -> None:
-    """Ends the run rather than let it save what is not finite."""
+    """Ends the run rather than let it save what is not finite.
+
+    The steps before are read first, so that `record` is about all of them.
+    """
+    self.check(state)
     bad = run_state.not_finite(checkpoints.items_of(state))
     if bad:
       more = f' and {len(bad) - _LISTED} more' if len(bad) > _LISTED else ''

@@ -1,11 +1,16 @@
 """Logs, scores, grids and checkpoints of a training run."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import functools
 from typing import Any
+from typing import TypeVar
+from typing import cast
 
 from absl import logging
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -28,6 +33,7 @@ from pyramid_jax.training import setup as setup_lib
 from pyramid_jax.training import throughput
 
 
+F = TypeVar('F', bound=Callable[..., Any])
 LIMIT = 'train.hook_limit_secs'
 _GRID = 16  # The largest number of images of a grid.
 
@@ -56,6 +62,17 @@ class Due:
       grid=every(train.sample_every) or last,
       save=every(train.checkpoint_every) or last,
     )
+
+
+def _transferring(method: F) -> F:
+  """Allows a hook what the guard of the loop refuses, transfers."""
+
+  @functools.wraps(method)
+  def allowed(*arguments: Any, **named: Any) -> Any:
+    with jax.transfer_guard('allow'):
+      return method(*arguments, **named)
+
+  return cast(F, allowed)
 
 
 class Hooks:
@@ -108,12 +125,20 @@ class Hooks:
       logging.warning('images skipped: %s', text)
 
   def check(self, step: int, metrics: Any, state: run_state.TrainState) -> None:
-    """Waits for a step; see `diverged.Watch.check`."""
+    """Waits for a step, and reads it and those before where a hook is due.
+
+    See `diverged.Watch.check`; nothing is transferred otherwise.
+    """
     writers.check_log()
-    self._watch.check(step, metrics, state)
+    jax.block_until_ready(metrics)
+    due = Due.at(step, self._setup.config.train)
+    is_full = self._watch.add(step, metrics)
+    if is_full or due.log or due.evaluate or due.grid or due.save:
+      self._watch.check(state)
     self._bar.update()
     self._meter.done(step)
 
+  @_transferring
   def log(
     self, step: int, metrics: Any, scores: Mapping[str, float] | None = None
   ) -> None:
@@ -132,6 +157,7 @@ class Hooks:
     self._writer.write_scalars(step, row)
     self._meter.write()
 
+  @_transferring
   def write(
     self,
     step: int,
@@ -162,6 +188,7 @@ class Hooks:
       if due.save or stopping.requested():
         self.save(step, metrics, state, scores)
 
+  @_transferring
   def save(
     self,
     step: int,

@@ -46,7 +46,7 @@ from pyramid_jax.training import throughput
 
 
 # Steps that the host may be ahead of the device: enough that the device never
-# waits, few enough that a step that went wrong is noticed at once.
+# waits, few enough that a stop does not wait for many.
 _AHEAD = 2
 _START_LIMIT = 'train.start_limit_secs'
 
@@ -245,6 +245,9 @@ def _loop(
     errors.closing(profiling.Window(setup, first, meter)) as profile,
     _watched(setup) as watch,
     meter.training(first),
+    # Only hooks move data between host and devices; batches come from other
+    # threads, which the guard does not concern.
+    jax.transfer_guard('disallow_explicit'),
   ):
 
     def settle(count: int, is_written: bool = False) -> None:

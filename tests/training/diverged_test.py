@@ -273,3 +273,30 @@ def test_a_spike_of_the_loss_runs_on(tmp_path, monkeypatch):
   # Every step is saved and none is taken back.
   assert checkpoints.steps(tmp_path) == list(range(8, 0, -1))
   assert not (tmp_path / diverged.DIRECTORY).exists()
+
+
+def sparse(steps, **fields):
+  """A run that logs and saves after its first and its last step alone."""
+  rare = {'train__log_every': 1000, 'train__checkpoint_every': 1000}
+  return fake_run.config(train__steps=steps, **rare, **fields)
+
+
+@pytest.mark.parametrize(('unread', 'noticed'), [(100, 9), (3, 4)])
+def test_steps_are_read_later_and_the_first_bad_one_is_named(
+  tmp_path, monkeypatch, unread, noticed
+):
+  poison(monkeypatch, 3)
+  monkeypatch.setattr(diverged, '_UNREAD', unread)
+  said = diverges(sparse(9), tmp_path)
+  assert said.startswith('not finite in step 3:')
+  assert report(tmp_path, 3)['state']['step'] == noticed
+  assert not checkpoints.steps(tmp_path)
+
+
+def test_rows_of_skipped_steps_are_counted_across_reads(tmp_path, monkeypatch):
+  poison(monkeypatch, 3, 4, 6, 7)
+  monkeypatch.setattr(diverged, '_UNREAD', 2)
+  loop.run(sparse(9, train__skip_nonfinite=2), tmp_path)
+  assert lines(tmp_path)[-1]['skipped'] == 4
+  with pytest.raises(errors.UserError, match='not finite in step 4'):
+    loop.run(sparse(9, train__skip_nonfinite=1), tmp_path / 'fewer')
