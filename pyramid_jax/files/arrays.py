@@ -134,9 +134,8 @@ def opened(path: Path) -> Iterator[Archive]:
       or what only code could read.
     OSError: the file cannot be opened or read.
   """
-  path = copies.local(path)
   bounded.check(path, limits.FILE_BYTES)
-  with open(path, 'rb') as file:
+  with copies.opened(path) as file:
     start = file.read(6)
     if start == b'\x93NUMPY':
       raise ValueError('a single array (.npy); needed is an .npz')

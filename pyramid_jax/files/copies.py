@@ -16,6 +16,8 @@ import json
 import os
 import pathlib
 import tempfile
+from typing import BinaryIO
+from typing import cast
 
 from absl import logging
 
@@ -25,6 +27,7 @@ from pyramid_jax.files import stores
 
 
 _PART = 32 << 20  # bytes of a request
+_SMALL = 64 << 20  # bytes of a small object
 _SAID = 8 << 20  # bytes of a file whose reading takes a while
 _THREADS = 8  # requests at once
 _KEY = 32  # letters of the name of a folder
@@ -58,6 +61,25 @@ def local(name: Name, want: str = '') -> pathlib.Path:
   if found.is_directory:
     raise ValueError('a folder, must be a file')
   return _copied(remote_path.RemotePath(path), found, want)
+
+
+def opened(name: Name) -> BinaryIO:
+  """Opens a file, or the copy of an object.
+
+  That of a small object has no name, and is gone once it is closed. What is
+  raised is that of `local`.
+  """
+  path = stores.path(name)
+  if stores.is_remote(path):
+    found = remote_path.RemotePath(path).stat()
+    if not found.is_directory and found.length <= _SMALL:
+      data = path.read_bytes()
+      with errors.writing(tempfile.gettempdir()):
+        copy = tempfile.TemporaryFile()  # noqa: SIM115
+        copy.write(data)
+        copy.seek(0)
+      return cast(BinaryIO, copy)
+  return open(local(path), 'rb')
 
 
 def _copied(
