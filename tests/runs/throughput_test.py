@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.runs import throughput
+from tests.helpers import fake_store
 
 
 START = throughput.Start(
@@ -148,6 +149,12 @@ def test_a_file_is_read_back(tmp_path):
   values = json.loads((tmp_path / throughput.FILE).read_text())
   assert values['total'] == throughput.summary(starts)
   assert values['memory'] == memory
+
+
+def test_a_store_has_the_file_too():
+  with fake_store.installed():
+    throughput.write('gs://bucket/run', [START], [])
+    assert throughput.resume('gs://bucket/run') == [START]
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):

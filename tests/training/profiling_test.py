@@ -1,12 +1,19 @@
 """Traces of some steps of a run."""
 
+import types
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.files import stores
 from pyramid_jax.training import loop
+from pyramid_jax.training import profiling
+from pyramid_jax.training import throughput
 from tests.helpers import fake_run
+from tests.helpers import fake_store
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +53,21 @@ def test_a_resume_within_the_window_traces_the_rest(tmp_path):
   loop.run(config, tmp_path)
   (file,) = (tmp_path / 'profile').rglob('*.xplane.pb')
   assert traced_steps(file) == [3, 4]
+
+
+def test_a_store_gets_whole_traces():
+  with fake_store.installed() as store:
+    setup = types.SimpleNamespace(
+      workdir=stores.path('gs://bucket/run'),
+      config=fake_run.config(profile__steps='1,1'),
+    )
+    meter = throughput.Meter(setup.config, setup.workdir)
+    window = profiling.Window(setup, 0, meter)
+    window.before(1, ())
+    window.after(1, jnp.ones(()) + 1)
+    found = [name for name in store.objects if name.endswith('.xplane.pb')]
+    assert len(found) == 1
+    assert found[0].startswith('bucket/run/profile/process_0/plugins/profile/')
 
 
 def test_steps_that_are_over_are_a_warning(tmp_path, caplog):
