@@ -18,7 +18,7 @@
 set -uo pipefail
 
 POLL_SECS="${POLL_SECS:-30}"     # between two looks at a run
-FAILURES="${FAILURES:-6}"        # of kubectl in a row, before `wait` gives up
+FAILURES="${FAILURES:-8}"        # of kubectl in a row, before `wait` gives up
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/restarts.sh
 source "$HERE/../restarts.sh"
@@ -94,7 +94,7 @@ code_of_pods() {
 }
 
 wait_for_run() {
-  local found state restarts seen='' failures=0 pause="$POLL_SECS" code
+  local found state restarts seen='' failures=0 code
   if [ -n "$dry_run" ]; then
     look
     return
@@ -103,12 +103,10 @@ wait_for_run() {
     if ! found="$(look)"; then
       failures=$((failures + 1))
       [ "$failures" -lt "$FAILURES" ] || fail 1 "kubectl failed $failures times in a row"
-      pause=$((pause * 2))
-      sleep "$pause"
+      sleep "$(pause_before "$failures")"
       continue
     fi
     failures=0
-    pause="$POLL_SECS"
     [ -n "$found" ] || fail 66 "there is no JobSet $name"
     state="$(state_of "$found")"
     restarts="${found##*/}"
@@ -125,7 +123,7 @@ wait_for_run() {
         fail "$code" "$name failed with exit code $code"
         ;;
     esac
-    sleep "$pause"
+    sleep "$POLL_SECS"
   done
 }
 

@@ -233,6 +233,14 @@ def test_wait_gives_up_after_some_failures(cluster):
   assert len(cluster.asked()) == 4
 
 
+def test_wait_tries_later_and_later(cluster):
+  cluster.add('sleep', '')
+  cluster.answer('get-jobset', 'ldm//0', 1)
+  cluster.job('wait', 'ldm', POLL_SECS='30', PAUSE_SECS='5', FAILURES='9')
+  pauses = [line.removeprefix('sleep ') for line in cluster.calls('sleep')]
+  assert ' '.join(pauses) == '30 5 10 20 40 80 160 300 300'
+
+
 def test_there_is_nothing_to_wait_for(cluster):
   for verb in ('wait', 'logs'):
     code, _, (line,) = cluster.job(verb, 'ldm')
