@@ -6,6 +6,7 @@ gives back what it is given.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import operator
@@ -20,8 +21,8 @@ from pyramid_jax.distributed import processes
 
 Rows = dict[str, np.ndarray]
 _TOPIC = 'shares'  # of what processes tell each other
-# Bytes that a device holds at a time of what all processes send.
-_AT_A_TIME = 2**28
+# Bytes that a device holds at a time of what a process sends.
+_AT_A_TIME = 2**26
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,24 +151,31 @@ def _bytes(rows: np.ndarray) -> np.ndarray:
   return np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), width)
 
 
-def to_main(data: bytes) -> list[bytes]:
-  """Returns the bytes of all processes, in order, to process 0; [] elsewhere.
+def to_main(data: bytes) -> Iterator[bytes]:
+  """Yields the bytes of all other processes, in order, in process 0.
 
-  They go over the devices, a part at a time. All processes call it.
+  They go over the devices, one process after the other. All processes iterate
+  to the end, the others over nothing.
   """
   sizes = processes.collected(len(data), _TOPIC)
-  if len(sizes) == 1:
-    return [data]
-  most = max(max(sizes), 1)
-  chunk = min(1 << (most - 1).bit_length(), _AT_A_TIME // len(sizes))
-  parts: list[bytearray] = [bytearray() for _ in sizes]
+  for source, size in enumerate(sizes[1:], 1):
+    found = _broadcast(data, source, size)
+    if processes.is_main_process():
+      yield found
+
+
+def _broadcast(data: bytes, source: int, size: int) -> bytes:
+  """Returns the bytes of one process to all, which tell their number."""
   from jax.experimental import multihost_utils
 
-  for start in range(0, most, chunk):
-    own = np.frombuffer(data[start : start + chunk], np.uint8)
-    filled = np.pad(own, (0, chunk - len(own)))
-    # The first axis is that of the processes.
-    found = np.asarray(multihost_utils.process_allgather(filled))
-    for part, size, piece in zip(parts, sizes, found, strict=True):
-      part += piece[: max(0, min(chunk, size - start))].tobytes()
-  return [bytes(p) for p in parts] if processes.is_main_process() else []
+  is_source = processes.process_part()[0] == source
+  # Of few sizes, so that few programs are compiled.
+  chunk = min(1 << max(size - 1, 0).bit_length(), _AT_A_TIME)
+  found = bytearray()
+  for start in range(0, size, chunk):
+    own = data[start : start + chunk] if is_source else b''
+    piece = np.frombuffer(own.ljust(chunk, b'\0'), np.uint8)
+    found += np.asarray(
+      multihost_utils.broadcast_one_to_all(piece, is_source)
+    ).tobytes()
+  return bytes(found[:size])

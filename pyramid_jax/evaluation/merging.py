@@ -23,13 +23,10 @@ def merged(found: States, start: States) -> States:
     return found
   is_main = processes.is_main_process()
   # What process 0 has stays there.
-  parts = shares.to_main(b'' if is_main else _packed(found))
-  if not is_main:
-    return start
-  for part in parts[1:]:
+  for part in shares.to_main(b'' if is_main else _packed(found)):
     other = _unpacked(part, start)
     found = {name: state.merge(other[name]) for name, state in found.items()}
-  return found
+  return found if is_main else start
 
 
 def columns_of(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 
 
@@ -88,7 +89,7 @@ def tree(values: Any) -> dict[str, str]:
   hashes = [one(leaf) for _, leaf in leaves]
   return {
     sharding.path_name(path): f'{int(h[0]):08x}{int(h[1]):08x}'
-    for (path, _), h in zip(leaves, jax.device_get(hashes), strict=True)
+    for (path, _), h in zip(leaves, processes.to_host(hashes), strict=True)
   }
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 
 
@@ -58,5 +59,5 @@ def not_finite(tree: Any) -> list[str]:
     for name, leaf in sharding.leaves(tree).items()
     if jnp.issubdtype(leaf.dtype, jnp.inexact)
   }
-  finite = jax.device_get([one(leaf) for leaf in leaves.values()])
+  finite = processes.to_host([one(leaf) for leaf in leaves.values()])
   return [name for name, ok in zip(leaves, finite, strict=True) if not ok]

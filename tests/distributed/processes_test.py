@@ -21,10 +21,18 @@ def test_part_of_several(monkeypatch):
   assert not processes.is_main_process()
 
 
-def test_nobody_else_asks():
-  asking = {
+def having(pattern):
+  """Returns the files of the package that have a pattern."""
+  return {
     str(path.relative_to(PACKAGE))
     for path in PACKAGE.rglob('*.py')
-    if re.search(r'jax\.process_(index|count)', path.read_text())
+    if re.search(pattern, path.read_text())
   }
-  assert asking == {'distributed/processes.py'}
+
+
+def test_nobody_else_asks():
+  assert having(r'jax\.process_(index|count)') == {'distributed/processes.py'}
+
+
+def test_nobody_else_fetches_what_may_be_split():
+  assert having(r'device_get|allgather') == {'distributed/processes.py'}

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import signal
 
 import jax
 from ml_collections import ConfigDict
@@ -11,7 +13,11 @@ import pytest
 from pyramid_jax import errors
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import shares
+from pyramid_jax.interop import parts
+from pyramid_jax.networks import inception
 from tests.helpers import cluster
+from tests.helpers import configs
+from tests.helpers import inception_weights
 from tests.helpers import sharing
 
 
@@ -73,7 +79,7 @@ def test_one_process_has_all_rows_and_fills_nothing_up():
     shares.read(mesh_lib.pure_data(), np.arange(3), source),
     source(np.arange(3)),
   )
-  assert shares.to_main(b'abc') == [b'abc']
+  assert not list(shares.to_main(b'abc'))
 
 
 def files(folder):
@@ -89,20 +95,28 @@ def check(folder, whole):
   got, want = files(folder), files(whole)
   assert got.keys() == want.keys()
   for name, data in want.items():
-    assert (
-      got[name].replace(folder.name.encode(), whole.name.encode()) == data
-    ), name
+    assert got[name].replace(bytes(folder), bytes(whole)) == data, name
 
 
-def test_two_processes_make_what_one_makes(tmp_path):
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """What one process makes."""
+  folder = tmp_path_factory.mktemp('run')
+  sharing.run(folder, sharing.config())
+  return folder
+
+
+def run(count, what, folder, *flags, options=None, **others):
+  """Runs the helper in several processes; returns how they ended."""
+  arguments = what, folder, json.dumps(options or {}), *flags
+  return cluster.run(count, *arguments, module=MODULE, **others)
+
+
+def test_two_processes_make_what_one_makes(tmp_path, whole):
   """Rows of every mesh, samples and scores, in one run of two processes."""
-  whole, folder = tmp_path / 'run_of_1', tmp_path / 'run_of_2'
-  for path in (whole, folder):
-    path.mkdir()
-  sharing.run(whole)
-  ended = cluster.run(2, 'hear', folder, module=MODULE, devices=2)
+  ended = run(2, 'hear', tmp_path, devices=2)
   assert [x.code for x in ended] == [0, 0], cluster.report(ended)
-  check(folder, whole)
+  check(tmp_path, whole)
   heard = [json.loads(re.search('heard (.*)', x.text)[1]) for x in ended]
   batch = np.arange(sharing.SIZE * 3.0).reshape(sharing.SIZE, 3).tolist()
   halves = [list(range(4)), list(range(4, 8))]
@@ -117,13 +131,88 @@ def test_two_processes_make_what_one_makes(tmp_path):
       assert told['read'][name] == [str(x.dtype), json.loads(text)]
   # Six rows of eight, with two that fill up.
   assert [x['asked'] for x in heard] == [[1, 2, 3, 4], [5, 6, 1, 2]]
-  assert [x['blobs'] for x in heard] == [[[0, 100], [1, 101]], []]
+  assert [x['blobs'] for x in heard] == [[[1, 101]], []]
+
+
+@pytest.mark.hosts
+def test_four_processes_make_what_one_makes(tmp_path, whole):
+  ended = run(4, '', tmp_path)
+  assert [x.code for x in ended] == [0] * 4, cluster.report(ended)
+  check(tmp_path, whole)
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize('counts', [(4, 2, 1), (1, 4)])
+def test_what_is_killed_goes_on_with_any_number(tmp_path, whole, counts):
+  """Killed while it samples, then while it scores."""
+  samples = tmp_path / 'samples'
+  seen = ['parts/*.npz', 'evaluation/*/totals_*.npz']
+  for count, pattern in zip(counts[:-1], seen, strict=False):
+    arguments = 'slow', tmp_path, '{}'
+    with cluster.Cluster(count, *arguments, module=MODULE) as killed:
+      killed.until(lambda pattern=pattern: any(samples.glob(pattern)))
+      for index in range(count):
+        killed.send(index, signal.SIGKILL)
+  assert any(samples.glob(seen[len(counts) - 2]))
+  ended = run(counts[-1], '', tmp_path)
+  assert not any(x.code for x in ended), cluster.report(ended)
+  assert re.search('going on after|images are there', ended[0].text)
+  check(tmp_path, whole)
 
 
 @pytest.mark.hosts
 def test_what_process_0_cannot_write_ends_all(tmp_path):
-  ended = cluster.run(2, 'fail', tmp_path, module=MODULE)
+  ended = run(2, 'fail', tmp_path)
   assert [x.code for x in ended] == [errors.OUTPUT] * 2, cluster.report(ended)
   for one in ended:
     assert 'No space left on device' in one.text
     assert 'Traceback' not in one.text
+
+
+def scores(folder):
+  """Returns the numbers of a table by name."""
+  table = json.loads((folder / 'scores.json').read_text())['scores']
+  return {
+    f'{name} {kind}': np.nan if number is None else number
+    for name, row in table.items()
+    for kind, number in row.items()
+  }
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize('reference', ['', 'folder'])
+@pytest.mark.parametrize('of', ['run', 'samples'])
+def test_features_of_several_processes(tmp_path, whole, of, reference):
+  """FID and related scores of a run and of saved images, on three processes."""
+  weights = tmp_path / 'weights.safetensors'
+  network = inception_weights.Small()
+  parts.write('inception', weights, inception_weights.variables(network))
+  fields = {'evaluate.inception': weights}
+  if reference:
+    fields['evaluate.reference'] = tmp_path / 'real'
+    (tmp_path / 'real').mkdir()
+    for path in (whole / 'samples').glob('0*.png'):
+      shutil.copy(path, tmp_path / 'real')
+    fields['evaluate.count'] = 9
+  folders = tmp_path / 'one', tmp_path / 'three'
+  for folder in folders:
+    shutil.copytree(whole, folder)
+    (folder / 'samples' / 'scores.json').unlink()
+  options = [
+    {} if of == 'run' else {'samples': str(folder / 'samples')}
+    for folder in folders
+  ]
+  config = configs.change(
+    sharing.config().copy_and_resolve_references(), fields
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(inception, 'InceptionV3', inception_weights.Small)
+    sharing.run(folders[0], config, 'evaluate', options[0])
+  flags = [f'--config.{name}={value}' for name, value in fields.items()]
+  ended = run(3, 'evaluate', folders[1], *flags, options=options[1])
+  assert not any(x.code for x in ended), cluster.report(ended)
+  want, got = (scores(folder / 'samples') for folder in folders)
+  assert got.keys() == want.keys()
+  assert any(name.startswith('fid') for name in want)
+  for name, value in want.items():
+    np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)

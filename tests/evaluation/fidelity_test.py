@@ -7,9 +7,7 @@ elsewhere, and here it would take minutes.
 import json
 import logging
 
-from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -36,25 +34,10 @@ from tests.helpers import painter
 COUNT = 21  # images: with 8 devices the last batch is filled up
 
 
-class Network(nn.Module):
-  """16 pixels of a corner of an image, and a layer."""
-
-  @nn.compact
-  def __call__(self, x):
-    x = x[:, :100:25, :100:25].reshape(len(x), -1)
-    x = jnp.tanh(nn.Dense(20, precision='highest', name='fc')(x) / 4)
-    return network_lib.Outputs(
-      pool=x[:, :6],
-      spatial=x[:, 6:10],
-      logits=3 * x[:, 10:],
-      logits_unbiased=4 * x[:, 10:],
-    )
-
-
 @pytest.fixture
 def weights(monkeypatch, tmp_path):
   """A file of weights, and what they make of images."""
-  network = Network()
+  network = inception_weights.Small()
   monkeypatch.setattr(network_lib, 'InceptionV3', lambda: network)
   variables = inception_weights.variables(network)
   path = tmp_path / 'weights.safetensors'

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import time
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -16,8 +17,11 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import shares
 from pyramid_jax.distributed import startup
+from pyramid_jax.metrics import states
+from pyramid_jax.networks import inception
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import entry
+from tests.helpers import inception_weights
 from tests.helpers import painted_run
 from tests.helpers import painter
 
@@ -25,6 +29,7 @@ from tests.helpers import painter
 # Of four devices: (data, fsdp, tensor).
 MESHES = ((4, 1, 1), (1, 4, 1), (2, 2, 1), (1, 2, 2), (1, 1, 4))
 SIZE = 8
+PAUSE_SECS = 1.0  # of each batch of a slow run
 REQUEST = {'count': 7, 'seed': 3}
 
 
@@ -74,7 +79,7 @@ def heard(index):
   # Larger than what goes over at a time.
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(shares, '_AT_A_TIME', 64)
-    blobs = shares.to_main(bytes([index]) * (100 + index))
+    blobs = list(shares.to_main(bytes([index]) * (100 + index)))
   return {
     'placed': [placed(sizes) for sizes in MESHES],
     'asked': asked,
@@ -83,34 +88,60 @@ def heard(index):
   }
 
 
-def run(folder, fail=False):
-  """Samples and evaluates, as the commands do."""
+def run(folder, made, what='', options=None):
+  """Samples and evaluates, as the commands do.
+
+  Args:
+    folder: the workdir.
+    made: the config.
+    what: 'fail' for a full disk, 'slow' for pauses; 'evaluate' does not sample.
+    options: of the evaluation.
+  """
   with pytest.MonkeyPatch.context() as patch:
     painter.install(patch)
-    if fail:
+    patch.setattr(inception, 'InceptionV3', inception_weights.Small)
+    if what == 'fail':
       patch.setattr(array_parts.ArrayParts, 'add', no_room)
-    sample.run(config(), folder, REQUEST)
-    evaluate.run(config(), folder, {})
+    if what == 'slow':
+      for owner, name in (
+        (array_parts.ArrayParts, 'add'),
+        (states.PerImage, 'update'),
+      ):
+        patch.setattr(owner, name, slow(getattr(owner, name)))
+    if what != 'evaluate':
+      sample.run(made, folder, REQUEST)
+    evaluate.run(made, folder, options or {})
 
 
 def no_room(*args):
   raise OSError(28, 'No space left on device')
 
 
+def slow(function):
+  def slower(*arguments):
+    time.sleep(PAUSE_SECS)
+    return function(*arguments)
+
+  return slower
+
+
 def work(arguments):
-  what, folder, *rest = arguments
+  what, folder, options, *rest = arguments
   overrides, _ = command_line.split(rest)
-  made = config_lib.complete(config_lib.base('ldm').lock(), overrides)
+  made = config_lib.complete(config(), overrides)
   with startup.joined(made.distributed):
     if what == 'hear':
       index, _ = processes.process_part()
       text = json.dumps(heard(index), default=lambda x: x.decode())
       sys.stdout.write(f'heard {text}\n')
-    run(pathlib.Path(folder), what == 'fail')
+    run(pathlib.Path(folder), made, what, json.loads(options))
 
 
 def main(arguments):
-  """Samples and evaluates in a folder; `hear` says what it hears as JSON."""
+  """Takes what to do, see `run`; a folder, options as JSON, flags.
+
+  'hear' says what `heard` returns as JSON.
+  """
   return command_line.exit_code(lambda: work(arguments))
 
 
