@@ -164,6 +164,12 @@ def to_main(data: bytes) -> Iterator[bytes]:
       yield found
 
 
+def to_all(data: bytes) -> bytes:
+  """Returns the bytes of process 0 to all processes, which all call it."""
+  size = processes.decided(lambda: len(data), _TOPIC)
+  return _broadcast(data, 0, size) if processes.is_one_of_many() else data
+
+
 def _broadcast(data: bytes, source: int, size: int) -> bytes:
   """Returns the bytes of one process to all, which tell their number."""
   from jax.experimental import multihost_utils

@@ -15,7 +15,7 @@ from pyramid_jax.networks import inception as network_lib
 KEPT = 50_000
 # Up to so many images their covariance has no full rank.
 FEW = network_lib.FEATURES
-_HALVES = ('even', 'odd')
+_NAMES = ('samples', 'even', 'odd')  # of the parts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,38 +82,25 @@ class FidState:
     return '; '.join(notes)
 
   @property
-  def _parts(self) -> dict[str, inception.State | None]:
-    return dict(
-      zip(('samples', *_HALVES), (*self.samples, *self.halves), strict=True)
-    )
+  def _parts(self) -> inception.PartsState:
+    both = (*self.samples, *self.halves)
+    named = dict(zip(_NAMES, both, strict=True))
+    return inception.PartsState(parts=named)
 
   @property
   def kept(self) -> dict[str, states.Kept]:
-    parts = self._parts.items()
-    return {n: states.Kept() if x is None else x.kept for n, x in parts}
+    return self._parts.kept
 
   @property
   def totals(self) -> dict[str, states.Array]:
-    arrays: dict[str, states.Array] = {}
-    for name, state in self._parts.items():
-      if state is not None:
-        arrays |= states.named(f'{name}|', state.totals)
-    return arrays
+    return self._parts.totals
 
   def restored(
     self, kept: Mapping[str, states.Kept], totals: states.Columns
   ) -> 'FidState':
-    def part(name: str) -> inception.State | None:
-      own = states.part(f'{name}|', totals)
-      if not own:
-        return None
-      return inception.State.of_totals(own, kept.get(name, states.Kept()))
-
-    return dataclasses.replace(
-      self,
-      samples=(part('samples'),),
-      halves=tuple(part(name) for name in _HALVES),
-    )
+    found = self._parts.restored(kept, totals).parts
+    samples, *halves = (found[name] for name in _NAMES)
+    return dataclasses.replace(self, samples=(samples,), halves=tuple(halves))
 
 
 def start(

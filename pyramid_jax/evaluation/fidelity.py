@@ -17,7 +17,9 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import shares
 from pyramid_jax.evaluation import image_sources as sources
+from pyramid_jax.evaluation import merging
 from pyramid_jax.files import stores
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import inception as family
@@ -75,22 +77,39 @@ class FidEvaluator:
     images: Images,
     keep: int,
     parts: int = 1,
-    noted: Callable[[np.ndarray, np.ndarray], None] = lambda *batch: None,
+    noted: Callable[[np.ndarray, np.ndarray], None] | None = None,
   ) -> list[inception.State]:
     """Returns the states of all images of a source, see `inception.collect`.
 
-    `noted` is called with places and images of each batch.
+    Several processes share the images and call it together, each with the
+    result; but one with `noted`, which is called with places and images of each
+    batch, takes all of them.
     """
-    size = self.batch_size
+    devices = mesh_lib.pure_data() if noted is None else self.mesh
+    size = self.batch_size // self.mesh.size * devices.size
+    own = shares.of_batch(devices, size).own
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
       steps = progress.Progress(range(-(-images.count // size)), size, 'batch')
-      for _, batch in zip(steps, images.batches(size), strict=True):
-        noted(*batch)
+      for _, batch in zip(steps, images.batches(size, rows=own), strict=True):
+        if noted is not None:
+          noted(*batch)
         yield batch
 
     with errors.user_errors(value=errors.DATA):
-      return inception.collect(self.extract, batches(), keep, parts)
+      found = inception.collect(self.extract, batches(), keep, parts)
+      if noted is None:
+        found = _of_all(found)
+      return inception.whole(found)
+
+
+def _of_all(parts: inception.Parts) -> inception.Parts:
+  """Returns the states of the images of all processes."""
+  names = [str(number) for number in range(len(parts))]
+  of = lambda x: inception.PartsState(parts=dict(zip(names, x, strict=True)))
+  none: inception.Parts = (None,) * len(parts)
+  found = merging.merged_for_all({'real': of(parts)}, {'real': of(none)})
+  return tuple(found['real'].parts[name] for name in names)
 
 
 def find(config: ConfigDict) -> FidEvaluator | None:

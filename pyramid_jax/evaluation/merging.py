@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,10 +11,12 @@ from pyramid_jax.distributed import shares
 from pyramid_jax.metrics import states as states_lib
 
 
-States = Mapping[str, states_lib.State]
+Numbers = TypeVar('Numbers', bound=states_lib.Numbers)
 
 
-def merged(found: States, start: States) -> States:
+def merged(
+  found: Mapping[str, Numbers], start: Mapping[str, Numbers]
+) -> Mapping[str, Numbers]:
   """Returns the states of the images of all processes, to process 0.
 
   The others get `start`, the states of no images, and go on from there: each
@@ -29,8 +32,21 @@ def merged(found: States, start: States) -> States:
   return found if is_main else start
 
 
+def merged_for_all(
+  found: Mapping[str, Numbers], start: Mapping[str, Numbers]
+) -> Mapping[str, Numbers]:
+  """Returns the states of the images of all processes to each of them."""
+  if not processes.is_one_of_many():
+    return found
+  found = merged(found, start)
+  is_main = processes.is_main_process()
+  whole = shares.to_all(_packed(found) if is_main else b'')
+  return found if is_main else _unpacked(whole, start)
+
+
 def columns_of(
-  states: States, saved: Mapping[tuple[str, str], int] | None = None
+  states: Mapping[str, states_lib.Numbers],
+  saved: Mapping[tuple[str, str], int] | None = None,
 ) -> dict[str, np.ndarray]:
   """Returns the numbers of single images, `STATE/KIND/COLUMN` each.
 
@@ -45,7 +61,9 @@ def columns_of(
   return columns
 
 
-def totals_of(states: States) -> dict[str, np.ndarray]:
+def totals_of(
+  states: Mapping[str, states_lib.Numbers],
+) -> dict[str, np.ndarray]:
   """Returns the rest of the states, `STATE/NAME` each."""
   totals: dict[str, np.ndarray] = {}
   for name, state in states.items():
@@ -54,10 +72,10 @@ def totals_of(states: States) -> dict[str, np.ndarray]:
 
 
 def restored(
-  start: States,
+  start: Mapping[str, Numbers],
   columns: list[Mapping[str, np.ndarray]],
   totals: Mapping[str, np.ndarray],
-) -> States:
+) -> Mapping[str, Numbers]:
   """Returns states that have the numbers of `columns_of` and `totals_of`."""
   kept: dict[tuple[str, str], list[states_lib.Columns]] = {}
   for rows in columns:
@@ -86,7 +104,7 @@ def _grouped(
   return groups
 
 
-def _packed(states: States) -> bytes:
+def _packed(states: Mapping[str, states_lib.Numbers]) -> bytes:
   columns = states_lib.named('columns/', columns_of(states))
   arrays = columns | states_lib.named('totals/', totals_of(states))
   header = {name: (x.dtype.str, x.shape) for name, x in arrays.items()}
@@ -94,7 +112,9 @@ def _packed(states: States) -> bytes:
   return b'\n'.join((json.dumps(header).encode(), b''.join(numbers)))
 
 
-def _unpacked(data: bytes, start: States) -> States:
+def _unpacked(
+  data: bytes, start: Mapping[str, Numbers]
+) -> Mapping[str, Numbers]:
   header, _, numbers = data.partition(b'\n')
   arrays: dict[str, np.ndarray] = {}
   place = 0

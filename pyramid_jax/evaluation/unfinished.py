@@ -48,7 +48,7 @@ _TOTALS = re.compile(r'totals_(\d+)\.npz')
 
 _TOPIC = 'evaluation'  # of what processes tell each other
 
-States = merging.States
+States = Mapping[str, states_lib.State]
 
 
 class Source(Protocol):

@@ -6,6 +6,7 @@ float64, into states that can be merged: of batches, devices or processes.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
@@ -185,26 +186,63 @@ def merged(a: State | None, b: State | None) -> State | None:
   return a.merge(b) if a is not None and b is not None else a or b
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartsState:
+  """The states of some sets by name, as a `states.State` without scores."""
+
+  parts: Mapping[str, State | None]
+
+  def merge(self, other: 'PartsState') -> 'PartsState':
+    """Returns the states of the images of both."""
+    both = {n: merged(x, other.parts[n]) for n, x in self.parts.items()}
+    return PartsState(parts=both)
+
+  @property
+  def kept(self) -> dict[str, states.Kept]:
+    """The averages of single images, by set."""
+    parts = self.parts.items()
+    return {n: states.Kept() if x is None else x.kept for n, x in parts}
+
+  @property
+  def totals(self) -> dict[str, np.ndarray]:
+    """The rest, `SET|NAME` each."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, state in self.parts.items():
+      if state is not None:
+        arrays |= states.named(f'{name}|', state.totals)
+    return arrays
+
+  def restored(
+    self, kept: Mapping[str, states.Kept], totals: states.Columns
+  ) -> 'PartsState':
+    """Returns the states that have these numbers."""
+
+    def part(name: str) -> State | None:
+      own = states.part(f'{name}|', totals)
+      if not own:
+        return None
+      return State.of_totals(own, kept.get(name, states.Kept()))
+
+    return PartsState(parts={name: part(name) for name in self.parts})
+
+
 def collect(
   extract: Extract,
   batches: Batches,
   keep: int,
   parts: int = 1,
   split_size: int = inception_score.SPLIT_SIZE,
-) -> list[State]:
+) -> Parts:
   """Returns the states of `Parts` of all images.
 
   `batches` are places (B,) in the whole set and images (B, H, W, 3) uint8; the
   features of its first `keep` images are kept.
-
-  Raises:
-    ValueError: fewer images than parts.
   """
   found: Parts = (None,) * parts
   for places, images in batches:
     if len(images):
       found = add(found, extract(images), places, keep, split_size)
-  return whole(found)
+  return found
 
 
 def whole(parts: Parts) -> list[State]:

@@ -81,17 +81,11 @@ def join(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
   return {name: np.concatenate([x[name] for x in parts]) for name in names}
 
 
-class State(Protocol):
-  """What one or several scores keep."""
-
-  def update(self, batch: Batch) -> Self:
-    """Returns the state with the images of a batch."""
+class Numbers(Protocol):
+  """What is kept of images, as arrays."""
 
   def merge(self, other: Self) -> Self:
     """Returns the state of the images of both, which share none."""
-
-  def finish(self) -> list[Row]:
-    """Returns the scores of all images so far."""
 
   @property
   def kept(self) -> Mapping[str, Kept]:
@@ -103,6 +97,16 @@ class State(Protocol):
 
   def restored(self, kept: Mapping[str, Kept], totals: Columns) -> Self:
     """Returns this state with other numbers, those of `kept` and `totals`."""
+
+
+class State(Numbers, Protocol):
+  """What one or several scores keep."""
+
+  def update(self, batch: Batch) -> Self:
+    """Returns the state with the images of a batch."""
+
+  def finish(self) -> list[Row]:
+    """Returns the scores of all images so far."""
 
 
 class Measure(Protocol):

@@ -45,7 +45,8 @@ def _batches(images, size):
 
 def _collect(images, size, **options):
   options = {'keep': 25, 'split_size': 16} | options
-  return inception.collect(_features, _batches(images, size), **options)[0]
+  found = inception.collect(_features, _batches(images, size), **options)
+  return inception.whole(found)[0]
 
 
 def test_scores_are_those_of_all_features_at_once():
@@ -83,7 +84,7 @@ def test_batches_and_order_do_not_matter():
   want = _collect(images, 50)
   batches = _batches(images, 7)[::-1]
   batches.insert(3, (np.zeros(0, int), images[:0]))
-  got = inception.collect(_features, batches, keep=25, split_size=16)[0]
+  (got,) = inception.collect(_features, batches, keep=25, split_size=16)
   np.testing.assert_array_equal(got.features, want.features)
   np.testing.assert_array_equal(got.places, np.arange(25))
   for a, b in ((got.pool, want.pool), (got.spatial, want.spatial)):
@@ -116,7 +117,9 @@ def test_halves_make_a_whole():
   np.testing.assert_array_equal(got.features, want.features)
   np.testing.assert_allclose(got.splits[0], want.splits[0])
   with pytest.raises(ValueError, match='too few images'):
-    inception.collect(_features, _batches(images[:1], 7), 25, 2)
+    inception.whole(
+      inception.collect(_features, _batches(images[:1], 7), 25, 2)
+    )
 
 
 def test_a_state_is_arrays():
@@ -147,7 +150,7 @@ def test_names_count_thousands():
 
 def test_nothing_to_score():
   with pytest.raises(ValueError, match='too few images'):
-    inception.collect(_features, [], keep=1)
+    inception.whole(inception.collect(_features, [], keep=1))
 
 
 @pytest.fixture(scope='module')
