@@ -1,6 +1,7 @@
 """A run of small images and one that enlarges them, at the smallest size."""
 
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import sample
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import cluster
 from tests.helpers import written_run
 
 
@@ -115,3 +117,28 @@ def test_an_upsampler_of_another_size_is_refused_first(tmp_path):
   with pytest.raises(errors.UserError, match='whose image_size is 64'):
     sample.run(config, first, {'count': COUNT, 'upsampler': str(second)})
   assert not (first / 'samples').exists()
+
+
+@pytest.mark.hosts
+@pytest.mark.usefixtures('one_device')
+def test_two_processes_make_the_same_cascade(tmp_path):
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  config = write(first, 'none', 16)
+  write(second, 'superres2', 32)
+  latents = first / 'samples' / 'latents.npz'
+  cases = {'upsampler': second}, {'coarse_latent': tmp_path / 'latents.npz'}
+  for case in cases:
+    asked = {'count': 3, 'seed': 3, **{n: str(x) for n, x in case.items()}}
+    sample.run(config, first, asked)
+    want = dict(np.load(first / 'samples' / 'samples.npz'))
+    if 'upsampler' in case:  # each starts from what one process made
+      shutil.copy(latents, tmp_path)
+    shutil.rmtree(first / 'samples')
+    flags = [f'--{name}={value}' for name, value in asked.items()]
+    command = '--mode=sample', f'--workdir={first}', *flags
+    ended = cluster.run(2, *command)
+    assert [x.code for x in ended] == [0, 0], cluster.report(ended)
+    got = dict(np.load(first / 'samples' / 'samples.npz'))
+    assert got.keys() == want.keys()
+    for name, x in want.items():
+      np.testing.assert_allclose(got[name].astype(int), x, atol=1, err_msg=name)
