@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import hashlib
 import json
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import pipeline
+from pyramid_jax.files import digests
 from pyramid_jax.files import stores
 from pyramid_jax.pipeline import request as request_lib
 from pyramid_jax.runs import hashes
@@ -50,8 +50,7 @@ def record(
   for name in set(_FILES) & given.keys():
     path = stores.path(given[name])
     if path.is_file():
-      with path.open('rb') as file:
-        given[name] = hashlib.file_digest(file, 'sha256').hexdigest()
+      given[name] = digests.sha256(path)
   given.pop('count', None)
   return {
     'request': given,

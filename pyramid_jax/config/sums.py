@@ -6,13 +6,10 @@ file without the section is taken as it is.
 """
 
 from collections.abc import Mapping
-import hashlib
-import io
 import os
 from typing import Any
-from typing import cast
 
-from pyramid_jax.files import copies
+from pyramid_jax.files import digests
 from pyramid_jax.files import json_text
 from pyramid_jax.files import seals
 
@@ -101,6 +98,4 @@ def check(file: str | os.PathLike[str]) -> None:
 
 def of(file: str | os.PathLike[str]) -> str:
   """Returns the SHA-256 of a file."""
-  with copies.opened(file) as stream:
-    opened = cast(io.BufferedReader, stream)
-    return hashlib.file_digest(opened, 'sha256').hexdigest()
+  return digests.sha256(file)

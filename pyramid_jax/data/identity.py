@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
 import contextlib
-import hashlib
 import os
 import pathlib
 from typing import Any
@@ -25,6 +24,7 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import checksums
 from pyramid_jax.data import listing
+from pyramid_jax.files import digests
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries
 from pyramid_jax.files import seals
@@ -96,12 +96,7 @@ def digest(path: pathlib.Path) -> str:
   Raises:
     OSError: it cannot be read.
   """
-
-  def read() -> str:
-    with path.open('rb') as file:
-      return hashlib.file_digest(file, 'sha256').hexdigest()
-
-  return retries.repeat(read, path)
+  return retries.repeat(lambda: digests.sha256(path), path)
 
 
 def of_files(paths: Mapping[str, pathlib.Path]) -> dict[str, str]:

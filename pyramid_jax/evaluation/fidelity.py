@@ -20,6 +20,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import shares
 from pyramid_jax.evaluation import image_sources as sources
 from pyramid_jax.evaluation import merging
+from pyramid_jax.files import digests
 from pyramid_jax.files import stores
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import inception as family
@@ -159,8 +160,7 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
 
 
 def _digest(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return f'sha256 {hashlib.file_digest(file, "sha256").hexdigest()[:8]}'
+  return f'sha256 {digests.sha256(path)[:8]}'
 
 
 def reference_of(

@@ -42,9 +42,12 @@ def opened(path: str | os.PathLike[str], most: int) -> BinaryIO:
 
   Of an object, parts are fetched as they are read.
   """
-  check(path, most)
   if stores.is_remote(path):
-    return stores.path(path).open('rb')
+    place = remote_path.RemotePath(path)
+    found = place.stat()
+    _check(found, most)
+    return place.reader(found)
+  check(path, most)
   number = os.open(path, _FLAGS)
   try:
     _check(os.fstat(number), most)

@@ -7,6 +7,7 @@ fetches it. A copy appears when it is whole. Nothing is removed from the folder
 here, and all of it may be removed while no process runs.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from concurrent import futures
 import contextlib
@@ -22,6 +23,7 @@ from typing import cast
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax.files import digests
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import stores
 
@@ -80,6 +82,31 @@ def opened(name: Name) -> BinaryIO:
         copy.seek(0)
       return cast(BinaryIO, copy)
   return open(local(path), 'rb')
+
+
+def mirrored(
+  folder_of: remote_path.RemotePath, names: Iterable[str]
+) -> pathlib.Path:
+  """Returns a local folder with the copies of objects of a folder.
+
+  What was mirrored before is there, too; newer objects take its place.
+
+  Raises:
+    OSError: see `local`.
+    UserError: see `local`.
+  """
+  key = hashlib.sha256(os.fspath(folder_of).encode()).hexdigest()[:_KEY]
+  place = folder() / key / folder_of.name
+  for name in names:
+    copy, link = local(folder_of / name), place / name
+    with errors.writing(link):
+      link.parent.mkdir(parents=True, exist_ok=True)
+      if not (link.is_symlink() and link.readlink() == copy):
+        aside = link.with_name(f'.{link.name}.{os.getpid()}')
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(copy)
+        aside.replace(link)
+  return place
 
 
 def _copied(
@@ -159,15 +186,9 @@ def _fetch(
     aside.unlink(missing_ok=True)
 
 
-def sha256(path: pathlib.Path) -> str:
-  """Returns the SHA-256 of a file on a disk."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def check(path: pathlib.Path, want: str) -> None:
   """Raises a ValueError for a file of another SHA-256."""
-  if (got := sha256(path)) != want:
+  if (got := digests.sha256(path)) != want:
     raise ValueError(
       f'has SHA-256 {got[:16]}..., its record says {want[:16]}...'
     )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ from absl import logging
 
 from pyramid_jax import errors
 from pyramid_jax import limits
+from pyramid_jax.files import digests
 from pyramid_jax.files import downloads
 from pyramid_jax.files import json_text
 from pyramid_jax.files import known
@@ -179,8 +179,7 @@ def _difference(file: File, path: pathlib.Path) -> str:
   state = [status.st_ino, status.st_size, status.st_mtime_ns]
   if _json(record) == state:
     return ''
-  with path.open('rb') as stream:
-    found = hashlib.file_digest(stream, 'sha256').hexdigest()
+  found = digests.sha256(path)
   if found != file.sha256:
     return f'has the SHA-256 {found[:8]}..., needed {file.sha256[:8]}...'
   with contextlib.suppress(OSError):  # it is hashed again then

@@ -13,6 +13,8 @@ import dataclasses
 import errno
 import fnmatch
 import importlib.util
+import io
+import logging
 import os
 import stat as stat_lib
 from typing import Any
@@ -28,7 +30,7 @@ GS = 'gs://'
 _PROTOCOL = 'gcs'  # as fsspec calls it
 _PACKAGE = 'gcsfs'  # which fsspec imports for it
 _LISTERS = 16  # folders that are listed at once
-_BLOCK = 1 << 18  # bytes of a request of an object that is read in parts
+_BLOCK = 1 << 18  # bytes of a request, of an object that is read in parts
 _NO_SUCH_RANGE = 416  # a status of HTTP
 
 Name = str | os.PathLike[str]
@@ -126,10 +128,11 @@ class RemotePath(gpath.PosixGPath):
     """Opens an object; for reading in binary, its parts are read as needed."""
     if mode != 'rb':
       return super().open(mode, **kwargs)
-    return _asked(
-      self,
-      lambda fs: fs.open(os.fspath(self), 'rb', block_size=_BLOCK),
-    )
+    return self.reader(self.stat())
+
+  def reader(self, found: Stat) -> io.BufferedReader:
+    """Opens an object of which `stat` has told what is there."""
+    return io.BufferedReader(_Parts(self, found.length), _BLOCK)
 
   def read_bytes(self) -> bytes:
     """Returns a whole object."""
@@ -159,6 +162,35 @@ class RemotePath(gpath.PosixGPath):
   def expanduser(self) -> 'RemotePath':
     """Returns the path, in which `~` is a letter."""
     return self
+
+
+class _Parts(io.RawIOBase):
+  """An object of which those bytes are fetched that are asked for."""
+
+  def __init__(self, path: RemotePath, size: int):
+    super().__init__()
+    self._path, self._size, self._at = path, size, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def tell(self) -> int:
+    return self._at
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}
+    self._at = max(0, start[whence] + offset)
+    return self._at
+
+  def readinto(self, buffer: Any) -> int:
+    stop = min(self._at + len(buffer), self._size)
+    data = self._path.part(self._at, stop) if stop > self._at else b''
+    buffer[: len(data)] = data
+    self._at += len(data)
+    return len(data)
 
 
 def tree(folder: RemotePath) -> dict[str, Stat]:
@@ -197,6 +229,8 @@ def prepare(text: str) -> None:
       f'{text}: {GS} needs the package {_PACKAGE}: pip install'
       " 'pyramid_jax[gcs]'."
     )
+  # It logs the traceback of every answer that is no success.
+  logging.getLogger(_PACKAGE).setLevel(logging.CRITICAL)
   # A list that was read before does not know what others wrote since.
   fsspec.config.conf.setdefault(_PROTOCOL, {})['use_listings_cache'] = False
 

@@ -8,7 +8,6 @@ if __name__ == '__main__':  # the old name of the command
 import argparse
 from collections.abc import Callable
 from collections.abc import Mapping
-import hashlib
 import json
 import pathlib
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.distributed import initial
+from pyramid_jax.files import digests
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -94,7 +94,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   _account(report, flags.allow_missing, parts.part(flags.family).strict)
   record = {
     'family': flags.family,
-    'files': {str(path): _sha256(path) for path in paths},
+    'files': {str(path): digests.sha256(path) for path in paths},
     'notes': report.notes,
     'tensors': len(report.matched),
     'missing': list(report.missing),
@@ -227,8 +227,3 @@ def _inferred(infer: Callable[[State], Any], state: State) -> Any:
       problem = problem or error
   assert problem is not None
   raise problem
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()

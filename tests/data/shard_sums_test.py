@@ -12,6 +12,7 @@ import pytest
 from pyramid_jax import errors
 from pyramid_jax.data import shard_sums
 from pyramid_jax.files import copies
+from pyramid_jax.files import digests
 
 
 COUNT = 3
@@ -78,7 +79,7 @@ def write(folder):
   for i in range(7):
     path = pathlib.Path(folder) / f'train-{i:05d}.npz'
     path.write_bytes(b'%d' % i)
-    record = {'sha256': copies.sha256(path), 'count': 1}
+    record = {'sha256': digests.sha256(path), 'count': 1}
     path.with_suffix('.json').write_text(json.dumps(record))
     found.append(path)
   return found

@@ -13,7 +13,10 @@ import pytest
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.data.readers import tfds as tfds_reader
+from pyramid_jax.files import copies
+from pyramid_jax.files import remote_path
 from tests.helpers import configs
+from tests.helpers import remote_store
 
 
 SOURCE = """
@@ -241,3 +244,37 @@ def test_damaged_descriptions(tmp_path, text):
   with pytest.raises(errors.UserError, match=f'{tmp_path}') as error:
     tfds_reader.check_info(tmp_path)
   assert error.value.code == errors.DATA
+
+
+store = remote_store.store_fixture
+
+
+def test_a_set_in_a_store(root, store):
+  """The splits that are read are fetched, once for each host."""
+  remote_store.put_tree(store, root / 'tiny', f'{remote_store.ROOT}/tiny')
+  for split in ('train', 'val'):
+    far = data.create(of_task(remote_store.ROOT, 'class'), split)
+    near = data.create(of_task(root, 'class'), split)
+    got, want = read_all(far), read_all(near)
+    for name in want:
+      np.testing.assert_array_equal(got[name], want[name])
+    assert far.identity() == near.identity()
+    count = remote_store.count(store, 'read', '.array_record-')
+    assert count == {'train': 1, 'val': 2}[split]
+  read_all(data.create(of_task(remote_store.ROOT), 'train'))
+  assert remote_store.count(store, 'read', '.array_record-') == 2
+
+
+def test_folders_are_mirrored(store):
+  """Newer objects take the place of older ones."""
+  place = remote_path.RemotePath(f'{remote_store.ROOT}/set/1.0.0')
+  remote_store.put(store, place / 'a', b'old')
+  remote_store.put(store, place / 'b', b'other')
+  folder = copies.mirrored(place, ['a'])
+  assert folder.name == '1.0.0'
+  assert (folder / 'a').read_bytes() == b'old'
+  assert not (folder / 'b').exists()
+  remote_store.put(store, place / 'a', b'new')
+  assert copies.mirrored(place, ['a', 'b']) == folder
+  assert (folder / 'a').read_bytes() == b'new'
+  assert sorted(x.name for x in folder.iterdir()) == ['a', 'b']

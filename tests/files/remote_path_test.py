@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import errno
+import hashlib
+import logging
 import pathlib
 import pickle
 
@@ -10,10 +12,12 @@ import pytest
 from pyramid_jax import errors
 from pyramid_jax.files import bounded
 from pyramid_jax.files import copies
+from pyramid_jax.files import digests
 from pyramid_jax.files import json_text
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
+from tests.helpers import object_server
 from tests.helpers import remote_store
 
 
@@ -214,3 +218,84 @@ def test_a_copy_that_cannot_be_written_is_one_line(
   with pytest.raises(errors.UserError, match='cannot write') as error:
     copies.local(f'{ROOT}/x')
   assert error.value.code == errors.OUTPUT
+
+
+def test_parts_are_fetched_as_they_are_read(store):
+  data = bytes(range(256)) * (4 << 10)
+  remote_store.put(store, f'{ROOT}/x', data)
+  with stores.path(f'{ROOT}/x').open('rb') as file:
+    assert file.read(3) == data[:3]
+    assert remote_store.count(store, 'read') == 1
+    file.seek(-5, 2)
+    assert file.read() == data[-5:]
+    file.seek(0)
+    file.seek(7, 1)
+    assert file.read(9) == data[7:16]
+    file.seek(2 * len(data))
+    assert file.read() == b''
+  assert file.closed
+
+
+def test_the_sha256_of_an_object_is_that_of_its_content(
+  store, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(digests, '_PART', 10)
+  for data in (b'', b'x' * 10, b'x' * 25):
+    (tmp_path / 'x').write_bytes(data)
+    remote_store.put(store, f'{ROOT}/x', data)
+    want = hashlib.sha256(data).hexdigest()
+    assert digests.sha256(f'{ROOT}/x') == digests.sha256(tmp_path / 'x') == want
+
+
+def test_the_client_of_a_real_store(monkeypatch, tmp_path, caplog):
+  """What gcsfs answers is what the store in memory answers."""
+  reason = "needs gcsfs: pip install '.[gcs]'"
+  gcsfs = pytest.importorskip('gcsfs', reason=reason)
+  gcsfs.GCSFileSystem.clear_instance_cache()
+  monkeypatch.setenv('PYRAMID_JAX_CACHE', str(tmp_path))
+  with object_server.serving() as (objects, env):
+    for name, value in env.items():
+      monkeypatch.setenv(name, value)
+    large = bytes(3 << 20)
+    odd = 'odd #1?%20ü*.png'
+    for name, data in {
+      'd/a': b'first',
+      'd/empty': b'',
+      f'd/{odd}': b'odd',
+      'd/one/deep/b': large,
+      'd/two/': b'',
+    }.items():
+      objects.put(name, data, None)
+    folder = stores.path(f'gs://{object_server.BUCKET}/d')
+    found = remote_path.tree(folder)
+    assert {k: v.length for k, v in found.items()} == {
+      'a': 5,
+      'empty': 0,
+      odd: 3,
+      'one/deep/b': len(large),
+    }
+    assert [folder.is_dir(), folder.is_file()] == [True, False]
+    assert (folder / 'a').is_file()
+    assert not (folder / 'on').exists()
+    for name, stat in found.items():
+      assert (folder / name).stat() == stat
+      assert len(bounded.read(folder / name, 4 << 20)) == stat.length
+    assert bounded.read(folder / odd, 9) == b'odd'
+    assert copies.local(folder / 'one/deep/b').read_bytes() == large
+    with pytest.raises(ValueError, match='bytes, at most 9 are read'):
+      bounded.read(folder / 'one/deep/b', 9)
+    with pytest.raises(FileNotFoundError):
+      bounded.read(folder / 'none', 9)
+
+    def denied(method, path):
+      del method, path
+      raise object_server.Failure(403, 'no access')
+
+    objects.fault = denied
+    for ask in (folder.exists, lambda: bounded.read(folder / 'a', 9)):
+      with pytest.raises(OSError, match='Forbidden') as error:
+        ask()
+      assert error.value.errno == errno.EACCES
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert not objects.refused
+  gcsfs.GCSFileSystem.clear_instance_cache()

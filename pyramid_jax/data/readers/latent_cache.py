@@ -33,6 +33,7 @@ from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import shard_sums
 from pyramid_jax.files import arrays
 from pyramid_jax.files import copies
+from pyramid_jax.files import digests
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
@@ -117,7 +118,7 @@ def write_shard(
   file = folder / shard_name(index)
   whole_files.remove_left(file)
   whole_files.save_arrays(file, arrays)
-  digest = retries.repeat(lambda: copies.sha256(file), file)
+  digest = retries.repeat(lambda: digests.sha256(file), file)
   record = {'sha256': digest, 'count': len(next(iter(arrays.values())))}
   whole_files.save_text(file.with_suffix('.json'), json.dumps(record))
 
@@ -133,7 +134,7 @@ def is_written(folder: pathlib.Path, index: int) -> bool:
   file = folder / shard_name(index)
   if not is_there(folder, index):
     return False
-  return shard_sums.of_record(file) == copies.sha256(file)
+  return shard_sums.of_record(file) == digests.sha256(file)
 
 
 def _as_json(value: Any) -> Any:

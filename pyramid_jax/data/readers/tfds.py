@@ -31,7 +31,9 @@ from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.files import copies
 from pyramid_jax.files import json_text
+from pyramid_jax.files import remote_path
 from pyramid_jax.files import stores
 
 
@@ -109,7 +111,26 @@ def _builder(path: pathlib.Path) -> tuple[Any, Any]:
       f'config.data.name = tfds/... needs a library: {error}; install'
       " 'pyramid_jax[tfds]'."
     ) from error
-  return tfds, tfds.builder_from_directory(path)
+  return tfds, tfds.builder_from_directory(_metadata(path))
+
+
+def _metadata(path: pathlib.Path) -> pathlib.Path:
+  """Returns a local folder that describes a set; the library needs one."""
+  if not stores.is_remote(path):
+    return path
+  place = remote_path.RemotePath(path)
+  return copies.mirrored(
+    place, [x for x in place.entries() if f'.{FORMAT}-' not in x]
+  )
+
+
+def _fetch(path: pathlib.Path, info: Any, split: str) -> None:
+  """Fetches the records of a split into the folder of `_metadata`."""
+  if stores.is_remote(path):
+    marks = tuple(f'-{name}.{FORMAT}-' for name in _names(info, split))
+    place = remote_path.RemotePath(path)
+    names = [x for x in place.entries() if any(m in x for m in marks)]
+    copies.mirrored(place, names)
 
 
 class TfdsReader(file_reader.FileReader):
@@ -133,6 +154,7 @@ class TfdsReader(file_reader.FileReader):
     features = builder.info.features
     _check_features(config, features)
     name = _split_name(config, split, tuple(builder.info.splits))
+    _fetch(path, builder.info, name)
     try:
       self._source = builder.as_data_source(
         name, decoders={'image': tfds.decode.SkipDecoding()}
@@ -203,12 +225,17 @@ class TfdsReader(file_reader.FileReader):
     )
 
 
+def _names(info: Any, split: str) -> list[str]:
+  """Returns the splits of a set that a split or a slice is made of."""
+  return [name for name in info.splits if name in re.findall(r'\w+', split)]
+
+
 def _identity_of(info: Any, split: str, count: int) -> identity.Identity:
   """Returns what a split is made of, by the record of the set.
 
   `info` is a DatasetInfo, `split` a name or a slice such as 'train[:90%]'.
   """
-  names = [name for name in info.splits if name in re.findall(r'\w+', split)]
+  names = _names(info, split)
   return {
     identity.SHARDS: {
       f'{name}-{i:05d}': length
