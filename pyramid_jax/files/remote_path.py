@@ -131,7 +131,7 @@ class RemotePath(gpath.PosixGPath):
     return self.reader(self.stat())
 
   def reader(self, found: Stat) -> io.BufferedReader:
-    """Opens an object of which `stat` has told what is there."""
+    """Opens an object, given what `stat` returns."""
     return io.BufferedReader(_Parts(self, found.length), _BLOCK)
 
   def read_bytes(self) -> bytes:
