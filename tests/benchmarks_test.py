@@ -179,6 +179,17 @@ def test_promises():
   assert all(number(ms) >= 0 for ms, _ in rows.values())
 
 
+def test_checkpoint_goodput():
+  text = call('checkpoint_goodput')
+  parts = table(text, 'measured, one host')
+  *_, waits, written = [number(secs) for secs, _ in parts.values()]
+  assert 0 < waits <= written
+  whole = table(text, 'extrapolated, 64 hosts')
+  loss = number(whole['% of the time lost'][0])
+  assert loss == pytest.approx(100 * waits / (1000 + waits), abs=2e-3)
+  assert whole['below 5 %'] == ['yes']
+
+
 @pytest.mark.slow
 def test_latency():
   rows = table(call_apart('latency'), 'part')
