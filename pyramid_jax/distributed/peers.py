@@ -16,6 +16,7 @@ import jax
 
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
+from pyramid_jax.runs import entry
 from pyramid_jax.runs import leaving
 
 
@@ -25,6 +26,7 @@ _LINGER_SECS = 5.0
 _ENDED = f'{processes.PREFIX}/ended'
 _HEARD = f'{processes.PREFIX}/heard'
 _TOPIC = 'end'
+_follows = threading.Event()  # whether this process ends with another
 _MORE = 500  # characters of another process's message
 
 
@@ -66,24 +68,36 @@ def _words(error: BaseException) -> str:
 
 
 def _tell_end() -> None:
-  """Tells why this process ends at once."""
-  if leaving.ending is not None:
+  """Tells why this process ends at once, unless it follows another."""
+  if leaving.ending is not None and not _follows.is_set():
     _tell(*leaving.ending)
 
 
 def _tell(code: int, message: str) -> None:
   """Tells the others, and in process 0 waits until they have heard."""
-  index, count = processes.process_part()
+  index, _ = processes.process_part()
   text = json.dumps({'code': code, 'from': processes.name(), 'why': message})
   with contextlib.suppress(jax.errors.JaxRuntimeError):
     processes.set_key(f'{_ENDED}/{index}', text)
-    end = time.monotonic() + _LINGER_SECS
-    while index == 0 and time.monotonic() < end:
-      heard = processes.client().key_value_dir_get(_HEARD)
-      ended = processes.client().key_value_dir_get(_ENDED)
-      if len({key.rpartition('/')[2] for key, _ in (*heard, *ended)}) == count:
-        return
-      time.sleep(0.05)
+    _linger()
+
+
+def _linger() -> None:
+  """Keeps the service of process 0 until the others know that they end.
+
+  Those that end by themselves take a moment, in which jax would abort them.
+  """
+  index, count = processes.process_part()
+  end = time.monotonic() + _LINGER_SECS
+  while index == 0 and time.monotonic() < end:
+    heard = processes.client().key_value_dir_get(_HEARD)
+    ended = dict(processes.client().key_value_dir_get(_ENDED))
+    known = {key.rpartition('/')[2] for key in (*dict(heard), *ended)}
+    if len(known | {'0'}) == count:
+      if ended.keys() - {f'{_ENDED}/0'}:
+        time.sleep(entry.LEAVE_SECS + POLL_SECS)
+      return
+    time.sleep(0.05)
 
 
 def _stay_away() -> None:
@@ -110,7 +124,9 @@ def _follow(message: dict[str, Any]) -> None:
   """Ends this process with the code of the one that ended."""
   index, _ = processes.process_part()
   text = f'{message["from"]} ended: {message["why"][:_MORE]}'
+  _follows.set()
   with contextlib.suppress(jax.errors.JaxRuntimeError):
     processes.set_key(f'{_HEARD}/{index}', '')
+    _linger()
   with leaving.LAST_WORD:
     leaving.at_once(message['code'], text)
