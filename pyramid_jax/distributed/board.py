@@ -8,7 +8,8 @@ import jax
 from pyramid_jax.distributed import processes
 
 
-_LATE, _THERE = 'DEADLINE_EXCEEDED', 'ALREADY_EXISTS'
+_MISSING = ('DEADLINE_EXCEEDED', 'NOT_FOUND')
+_THERE = 'ALREADY_EXISTS'
 
 
 class Board:
@@ -27,11 +28,14 @@ class Board:
 
   def get(self, key: str, secs: float) -> str | None:
     """Returns the value of a key, None if it is not set within so long."""
-    name, limit_ms = f'{self._prefix}/{key}', max(1, int(1000 * secs))
+    name = f'{self._prefix}/{key}'
     try:
+      if not secs:
+        return processes.client().key_value_try_get(name)
+      limit_ms = max(1, int(1000 * secs))
       return processes.client().blocking_key_value_get(name, limit_ms)
     except jax.errors.JaxRuntimeError as error:
-      if not str(error).startswith(_LATE):
+      if not str(error).startswith(_MISSING):
         raise
     return None
 
