@@ -7,6 +7,7 @@ the save in all of them.
 """
 
 import itertools
+import time
 from typing import Any
 
 from pyramid_jax import errors
@@ -16,6 +17,7 @@ from pyramid_jax.distributed import processes
 
 _POLL_SECS = 0.5
 _FAILED = 'failed'
+_GIVEN_UP = 'given_up'
 _numbers = itertools.count()  # of saves; all processes make the same
 
 
@@ -68,6 +70,19 @@ class Options:
     """Says that this process cannot write its part: the others give up."""
     if processes.is_one_of_many():
       self._board.put(_FAILED, why)
+      index, _ = processes.process_part()
+      self._board.put(f'{_GIVEN_UP}/{index}', '')
+
+  def await_all(self, secs: float) -> None:
+    """Waits until all have given up a save, at most for so long.
+
+    Until then they may write into its folder.
+    """
+    _, count = processes.process_part()
+    end = time.monotonic() + secs
+    for index in range(count if count > 1 else 0):
+      left = max(0.0, end - time.monotonic())
+      self._board.get(f'{_GIVEN_UP}/{index}', left)
 
   def _meet(self, *, key: str, timeout_ms: int) -> None:
     """Waits until all processes are here; process 0 says when.

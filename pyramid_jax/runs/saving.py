@@ -175,6 +175,8 @@ class Saver:
     if orbax is not None:
       orbax.cancel()
       _join_writers()
+      # What others still write waits for ever in a folder that is gone.
+      self._options.await_all(_ABANDON_SECS)
     if processes.is_main_process():
       part = step_folders.temporary(self._workdir, self._step)
       step_folders.remove_written(part)
