@@ -13,6 +13,7 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import systems
+from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.networks import pretrained
 from pyramid_jax.runs import entry
@@ -134,7 +135,8 @@ class Reader:
     x = x.astype(np.float32)
     # The poisoned batch is known by its place in the run.
     step = self.config.network.poison
-    if step >= 0 and len(indices) == self.config.train.batch_size:
+    rows = len(indices) * processes.process_part()[1]
+    if step >= 0 and rows == self.config.train.batch_size:
       x = np.where(draws[0] == _draw(self.config, step), np.nan, x)
     image = np.zeros((len(indices), 4, 4, 3), np.uint8)
     caption = np.array(['a thing'] * len(indices))
