@@ -13,11 +13,12 @@ What they say goes through a board of keys and values, so no device is involved.
 """
 
 from collections.abc import Callable
-import json
 import threading
 from typing import Protocol
 
 from absl import logging
+
+from pyramid_jax.distributed import messages
 
 
 POLL_SECS = 0.5
@@ -149,11 +150,11 @@ class Agreement:
 
   def _agree(self) -> None:
     mine = self._passed, self._is_alone
-    self._board.put(f'passed/{self._index}', json.dumps(mine))
+    self._board.put(f'passed/{self._index}', messages.packed(mine))
     known: list[tuple[int, bool]] = []
     while len(known) < self._count and not self._is_closed:
       found = self._board.get(f'passed/{len(known)}', POLL_SECS)
-      known += [] if found is None else [tuple(json.loads(found))]
+      known += [] if found is None else [tuple(messages.unpacked(found))]
     points = {passed for passed, _ in known}
     are_alone = all(is_alone for _, is_alone in known)
     self._stop = max(points) + (len(points) > 1 or not are_alone)

@@ -7,7 +7,6 @@ its heartbeat and aborts the others (exit code 134).
 
 from collections.abc import Iterator
 import contextlib
-import json
 import threading
 import time
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import messages
 from pyramid_jax.distributed import processes
 from pyramid_jax.runs import entry
 from pyramid_jax.runs import leaving
@@ -76,7 +76,9 @@ def _tell_end() -> None:
 def _tell(code: int, message: str) -> None:
   """Tells the others, and in process 0 waits until they have heard."""
   index, _ = processes.process_part()
-  text = json.dumps({'code': code, 'from': processes.name(), 'why': message})
+  text = messages.packed(
+    {'code': code, 'from': processes.name(), 'why': message}
+  )
   with contextlib.suppress(jax.errors.JaxRuntimeError):
     processes.set_key(f'{_ENDED}/{index}', text)
     _linger()
@@ -116,7 +118,7 @@ def _listen(done: threading.Event) -> None:
       continue
     ended.pop(f'{_ENDED}/{index}', None)  # sent as this process leaves
     if ended and not done.is_set():
-      _follow(json.loads(ended[min(ended)]))
+      _follow(messages.unpacked(ended[min(ended)]))
       return
 
 

@@ -11,7 +11,6 @@ of their own.
 
 from collections import Counter
 from collections.abc import Callable
-import json
 import socket
 import threading
 from typing import Any
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import messages
 
 
 PREFIX = 'pyramid_jax'
@@ -85,15 +85,15 @@ def decided(function: Callable[[], T], topic: str = 'main') -> T:
     return function()
   key = _next_key(topic)
   if not is_main_process():
-    return _value(json.loads(_get(key)))
+    return _value(messages.unpacked(_get(key)))
   try:
     message: dict[str, Any] = {'value': function()}
   except errors.UserError as error:
     message = {'error': str(error), 'code': error.code}
-    set_key(key, json.dumps(message))
+    set_key(key, messages.packed(message))
     error.is_shared = True
     raise
-  set_key(key, json.dumps(message))
+  set_key(key, messages.packed(message))
   return message['value']
 
 
@@ -116,8 +116,8 @@ def collected(value: T, topic: str = 'main') -> list[T]:
   if count == 1:
     return [value]
   key = _next_key(topic)
-  set_key(f'{key}/{index}', json.dumps(value))
-  return [json.loads(_get(f'{key}/{other}')) for other in range(count)]
+  set_key(f'{key}/{index}', messages.packed(value))
+  return [messages.unpacked(_get(f'{key}/{other}')) for other in range(count)]
 
 
 def any_says(flag: bool, topic: str = 'main') -> bool:

@@ -1,11 +1,11 @@
 """What the processes of an evaluation have of its images, brought together."""
 
 from collections.abc import Mapping
-import json
 from typing import TypeVar
 
 import numpy as np
 
+from pyramid_jax.distributed import messages
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import shares
 from pyramid_jax.metrics import states as states_lib
@@ -109,7 +109,7 @@ def _packed(states: Mapping[str, states_lib.Numbers]) -> bytes:
   arrays = columns | states_lib.named('totals/', totals_of(states))
   header = {name: (x.dtype.str, x.shape) for name, x in arrays.items()}
   numbers = (x.tobytes() for x in arrays.values())
-  return b'\n'.join((json.dumps(header).encode(), b''.join(numbers)))
+  return b'\n'.join((messages.packed(header).encode(), b''.join(numbers)))
 
 
 def _unpacked(
@@ -118,7 +118,7 @@ def _unpacked(
   header, _, numbers = data.partition(b'\n')
   arrays: dict[str, np.ndarray] = {}
   place = 0
-  for name, (dtype, shape) in json.loads(header).items():
+  for name, (dtype, shape) in messages.unpacked(header).items():
     x = np.ndarray(shape, dtype, numbers, place)
     arrays[name], place = x, place + x.nbytes
   columns = states_lib.part('columns/', arrays)

@@ -20,6 +20,7 @@ from pyramid_jax.files import stores
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import code_uses
 from pyramid_jax.metrics import states
+from pyramid_jax.runs import lock_owner
 from tests.helpers import fake_store
 from tests.helpers import killed
 from tests.helpers import painter
@@ -209,7 +210,9 @@ def test_a_folder_that_cannot_be_written_is_known_at_once(tmp_path):
   assert info.value.code == errors.OUTPUT
 
 
-def test_two_processes_do_not_work_at_one_table(tmp_path):
+def test_two_processes_do_not_work_at_one_table(tmp_path, monkeypatch):
+  # The owner does not end: it is this process.
+  monkeypatch.setattr(lock_owner, 'STALE_SECS', 0.1)
   store = unfinished.Store(tmp_path, {})
   same, other = (
     unfinished.Store(tmp_path, {}),
