@@ -102,7 +102,7 @@ def test_a_process_that_is_stopped_is_noticed_by_the_others(
       child.wait(60)
     codes = {child.poll() for child in others}
     assert codes <= {errors.RESTART, *ABORTED}, hosts.text()
-    assert any('nothing from the device' in x.text() for x in others)
+    assert any('error: nothing from ' in x.text() for x in others)
     assert any('Thread MainThread:' in x.text() for x in others)
   logs = list((tmp_path / 'logs').glob('*.log'))
   assert any('Thread MainThread:' in log.read_text() for log in logs)
