@@ -204,7 +204,7 @@ def test_a_file_is_hashed_once(hub, table, monkeypatch):
   table('c', 'weights', known.File(repository='o/c', path='w', sha256=digest))
   hub('o/c', 'w', b'good')
   files.local('c', 'weights')
-  monkeypatch.setattr(fetching.hashlib, 'file_digest', None)
+  monkeypatch.setattr(fetching.digests, 'sha256', None)
   files.local('c', 'weights')
 
 
