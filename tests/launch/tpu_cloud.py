@@ -93,12 +93,17 @@ esac
 # What a worker runs: its codes are in `codes/NODE.WORKER`, one for each start.
 WORK = """
 worker="$(basename "$(dirname "$HOME")").$(basename "$HOME")"
-echo "work $* in $worker"
-echo "$worker" >> "$STATE/starts"
-n=$(grep -cx "$worker" "$STATE/starts")
+touch "$STATE/starts"
+n=$(($(grep -cx "$worker" "$STATE/starts") + 1))
 code="$(sed -n "${n}p" "$STATE/codes/$worker" 2>/dev/null)"
+if [ "$code" = wait ]; then
+  trap 'echo saved; kill $!; exit 75' TERM
+  sleep 60 &
+fi
+echo "$worker" >> "$STATE/starts"
+echo "work $* in $worker"
 case "$code" in
-  wait) sleep 60 & trap 'echo saved; kill $!; exit 75' TERM; wait ;;
+  wait) wait ;;
   preempt) echo SUSPENDED > "$STATE/state"; sleep 60 ;;
   *) exit "${code:-0}" ;;
 esac

@@ -1,6 +1,7 @@
 """`launch/tpu_pod.sh` on a Cloud TPU of fake programs."""
 
 import signal
+import time
 
 import pytest
 
@@ -137,6 +138,8 @@ def test_a_signal_stops_the_command_on_all_workers(cloud, number):
   try:
     while 'work ' not in (line := process.stdout.readline()):
       assert line
+    while len(cloud.starts()) < 2:  # the other worker has no line here
+      time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
   finally:
