@@ -91,8 +91,13 @@ class Meter:
     self._kind, self._since = kind, now
 
   def count(self, setup: setup_lib.Setup) -> None:
-    """Counts the operations of a step; it is traced once for that."""
-    if processes.is_main_process():
+    """Counts the operations of a step, which is traced once for that.
+
+    A CPU has no peak rate to compare them with, so they are not counted there.
+    """
+    is_cpu = setup.mesh.devices.flat[0].platform == 'cpu'
+    is_of_use = not is_cpu or _peak(setup.config) is not None
+    if processes.is_main_process() and is_of_use:
       of_step = model_flops.of_step(
         setup.system,
         setup.config,

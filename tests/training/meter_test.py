@@ -109,7 +109,7 @@ def test_the_report_of_a_run(run):
     assert (start['platform'], start['device_kind']) == ('cpu', 'cpu')
     assert start['devices'] == jax.device_count()
     assert start['processes'] == 1
-    assert start['flops_per_image'] == 2 * (2 * 64 + 4 * 8)
+    assert start['flops_per_image'] is None  # of a CPU
     assert start['peak_flops'] is None
     assert start['compile_secs'] > 0
     assert start['secs'] == pytest.approx(sum(start['spent_secs'].values()))

@@ -24,9 +24,9 @@ def test_two_processes_write_one_report_and_two_traces(tmp_path):
   (start,) = values['starts']
   assert (start['devices'], start['processes']) == (4, 2)
   assert (start['end'], start['last_step']) == ('finished', 4)
-  # The batch is that of all processes, and so are its operations.
+  # The batch is that of all processes.
   assert values['total']['images'] == 4 * 8
-  assert start['flops_per_image'] == 320
+  assert start['flops_per_image'] is None  # of a CPU
   traces = sorted((workdir / 'profile').glob('*/plugins/profile/*/*.xplane.pb'))
   folders = [path.relative_to(workdir / 'profile').parts[0] for path in traces]
   assert folders == ['process_0', 'process_1']
