@@ -48,6 +48,11 @@ FIELDS = {
   'train.learning_rate': 0.01,
   'train.warmup_steps': 0,
 }
+# One level of a U-Net instead of two, which compiles in half of the time.
+SMALLER = {
+  'network.channel_mult': (1,),
+  'network.attention_resolutions': (1,),
+}
 FIRST_STAGES = ('flow', 'frido', 'latent_diffit', 'ldm')
 MESHED = ('diffit', 'ldm')
 # Of the largest value of an array. One that begins at zero holds nothing but
@@ -100,6 +105,8 @@ class Runs:
     fields = dict(FIELDS)
     if system in FIRST_STAGES:
       fields['first_stage.checkpoint'] = self.first_stage(system)
+    if system in dict(QUICK):
+      fields |= SMALLER
     if field:
       fields[field] = self.alone(BASES[system])
     settings = [f'--config.{k}={v}' for k, v in fields.items()]
