@@ -54,7 +54,7 @@ WINGS = {
   'metrics': {'conditioning', 'networks', 'networks.layers'},
   'distributed': set[str](),
 }
-EVERYWHERE = {'errors', 'limits', 'config', 'files'}
+EVERYWHERE = {'errors', 'limits', 'placement', 'config', 'files'}
 USES_WINGS = 3.5  # the lowest floor that does
 
 MAX_TOP_MODULES = 6
@@ -108,7 +108,7 @@ def is_climb(found: Import) -> bool:
   start, end = room(found.importer), room(found.imported)
   if start == end:
     return False
-  if start in ('errors', 'limits'):
+  if start in ('errors', 'limits', 'placement'):
     return True
   if start == 'files':
     return end not in ('errors', 'limits')

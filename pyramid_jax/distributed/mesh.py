@@ -15,10 +15,7 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 import numpy as np
 
-
-# Batches are split over the first two, parameters over the last two.
-AXES = ('data', 'fsdp', 'tensor')
-BATCH_AXES = ('data', 'fsdp')
+from pyramid_jax import placement
 
 
 def create(
@@ -30,9 +27,11 @@ def create(
   to their number are a ValueError.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [config[axis] for axis in AXES]
+  sizes = [config[axis] for axis in placement.AXES]
   known = math.prod(size for size in sizes if size != -1)
-  wish = ', '.join(f'{a}={s}' for a, s in zip(AXES, sizes, strict=True))
+  wish = ', '.join(
+    f'{a}={s}' for a, s in zip(placement.AXES, sizes, strict=True)
+  )
   if sizes.count(-1) > 1:
     raise ValueError(f'config.mesh has {wish}, at most one size may be -1.')
   if -1 in sizes and len(devices) % known == 0:
@@ -43,7 +42,10 @@ def create(
       'that are here (-1 = the rest).'
     )
   return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    tuple(sizes),
+    placement.AXES,
+    axis_types=(AxisType.Auto,) * 3,
+    devices=devices,
   )
 
 
@@ -57,7 +59,7 @@ def pure_data(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of (B, ...) arrays: rows over data and fsdp."""
-  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+  return NamedSharding(mesh, PartitionSpec(placement.BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -67,7 +69,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_parts(mesh: Mesh) -> int:
   """Returns how many parts a batch is split into."""
-  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  return math.prod(mesh.shape[axis] for axis in placement.BATCH_AXES)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:

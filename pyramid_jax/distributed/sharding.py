@@ -10,6 +10,8 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from pyramid_jax import placement
+
 
 # (pattern of the path, axis of each of the LAST dimensions). The first match
 # wins; an axis that does not divide its dimension is left out. The optimizer
@@ -79,6 +81,22 @@ def abstract(tree: Any, mesh: Mesh, min_size: int) -> Any:
     tree,
     shardings(tree, mesh, min_size),
   )
+
+
+def constrained(tree: Any, min_size: int) -> Any:
+  """Splits gradients, or other trees with the paths of parameters, as these.
+
+  It holds within `placement.on`; without it the tree stays as it is.
+  """
+  sizes = placement.sizes()
+  if not sizes:
+    return tree
+
+  def one(path, leaf):
+    split = spec(path_name(path), leaf.shape, sizes, min_size)
+    return jax.lax.with_sharding_constraint(leaf, split)
+
+  return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def table(tree: Any) -> str:

@@ -14,8 +14,10 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 import optax
 
+from pyramid_jax import placement
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs.state import TrainState
 from pyramid_jax.systems import system as system_lib
@@ -76,7 +78,7 @@ def make_measure(
 
     return system.measure(frozen, extra, key, over)
 
-  return measure
+  return placement.within(mesh, measure)
 
 
 def _step_key(config: ConfigDict, step: jax.Array) -> jax.Array:
@@ -126,11 +128,11 @@ def losses_of(
 
 def _microbatches(batch: Batch, count: int, mesh: Mesh) -> Batch:
   """(B, ...) -> (count, B / count, ...); every row stays on its device."""
-  sharding = NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES))
+  rows = NamedSharding(mesh, PartitionSpec(None, placement.BATCH_AXES))
 
   def split(x):
     x = x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
-    return jax.lax.with_sharding_constraint(x, sharding)
+    return jax.lax.with_sharding_constraint(x, rows)
 
   return {k: split(v) for k, v in batch.items()}
 
@@ -193,6 +195,7 @@ def make_step(
     values, (reported, new), grads = gradients(
       lambda params: losses(params, *inputs), params
     )
+    grads = sharding.constrained(grads, config.mesh.fsdp_min_size)
     return grads, _flat_metrics(values, reported), new
 
   def step(state: TrainState, frozen: Any, batch: Batch):
@@ -225,7 +228,7 @@ def make_step(
     metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()}
     return new, metrics
 
-  return step
+  return placement.within(mesh, step)
 
 
 def _accumulate(one, extra, key, batches, count):

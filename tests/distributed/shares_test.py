@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import errors
+from pyramid_jax import placement
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import shares
 from pyramid_jax.interop import parts
@@ -37,7 +38,7 @@ HOSTS = {
 def shares_of(case, size):
   sizes, owners = HOSTS[case]
   devices = jax.devices()[:4]
-  names = dict(zip(mesh_lib.AXES, sizes, strict=True))
+  names = dict(zip(placement.AXES, sizes, strict=True))
   mesh = mesh_lib.create(ConfigDict(names), devices)
   of = dict(zip(mesh.devices.ravel(), owners, strict=True))
   return [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import placement
 from pyramid_jax.commands import evaluate
 from pyramid_jax.commands import sample
 from pyramid_jax.config import command_line
@@ -54,7 +55,7 @@ def rows(numbers):
 
 def placed(sizes):
   """Returns a batch that was put on a mesh from the rows of each process."""
-  names = dict(zip(mesh_lib.AXES, sizes, strict=True))
+  names = dict(zip(placement.AXES, sizes, strict=True))
   mesh = mesh_lib.create(ConfigDict(names))
   local = mesh_lib.local_rows(mesh_lib.batch_sharding(mesh), SIZE)
   batch = {'x': np.arange(SIZE * 3.0).reshape(SIZE, 3)[local]}

@@ -110,9 +110,39 @@ def test_the_gradient_is_the_usual_one(k, strides, padding):
     total = lambda *args: jnp.sin(convolve(*args, strides, padding)).sum()
     return jax.jit(jax.grad(total, (0, 1)))(x, kernel)
 
-  got, want = gradient(affine.convolve), gradient(affine._plain)
+  got, want = gradient(affine.convolve), gradient(convolve_by_xla)
   for g, w in zip(got, want, strict=True):
     np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
+
+
+def convolve_by_xla(x, kernel, strides, padding):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (strides, strides),
+    padding,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+@pytest.mark.parametrize(
+  'layer',
+  [affine.Linear(8, dtype=jnp.bfloat16), affine.Conv(8, dtype=jnp.bfloat16)],
+)
+def test_gradients_of_parameters_are_sums_in_float32(layer):
+  x = jnp.ones((301, 2, 2, 4))
+  variables = layer.init(jax.random.key(0), x)
+  total = lambda v, x: layer.apply(v, x).astype(jnp.float32).sum()
+
+  got = jax.grad(total)(variables, x)['params']
+
+  # 1204 and 301 need more digits than bfloat16 has.
+  np.testing.assert_array_equal(got['bias'], np.full(8, 1204.0))
+  if got['kernel'].ndim == 2:
+    np.testing.assert_array_equal(got['kernel'], np.full((4, 8), 1204.0))
+  else:
+    np.testing.assert_array_equal(got['kernel'][1, 1], np.full((4, 8), 1204.0))
+    np.testing.assert_array_equal(got['kernel'][0, 0], np.full((4, 8), 301.0))
 
 
 def test_within_a_loop_gradients_keep_the_fast_layout():

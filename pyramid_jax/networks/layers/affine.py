@@ -15,6 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import parameters
 
 
@@ -66,19 +67,21 @@ class Layer(nn.Module, kw_only=True):
   dtype: jnp.dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = torch_kernel
   bias_init: nn.initializers.Initializer | None = None  # None: `torch_bias`
+  # Whether the first axis of what comes in is that of the batch.
+  has_rows: bool = True
 
-  def weights(
-    self, shape: tuple[int, ...]
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """Returns the kernel of a shape (..., in, out), and the bias (out,)."""
-    kernel = parameters.get(self, 'kernel', self.kernel_init, shape).astype(
-      self.dtype
-    )
-    if not self.use_bias:
-      return kernel, None
-    bias_init = self.bias_init or torch_bias(math.prod(shape[:-1]))
-    bias = parameters.get(self, 'bias', bias_init, shape[-1:])
-    return kernel, bias.astype(self.dtype)
+  def kernel(self, shape: tuple[int, ...]) -> jax.Array:
+    """Returns the float32 kernel of a shape (..., in, out)."""
+    return parameters.get(self, 'kernel', self.kernel_init, shape)
+
+  def finished(self, y: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Adds the bias to the products (B, ..., out) with a kernel."""
+    if self.use_bias:
+      shape = kernel.shape
+      bias_init = self.bias_init or torch_bias(math.prod(shape[:-1]))
+      bias = parameters.get(self, 'bias', bias_init, shape[-1:])
+      y = _shifted(y, bias)
+    return placement.rows(y) if self.has_rows else y
 
 
 class Linear(Layer):
@@ -89,9 +92,8 @@ class Linear(Layer):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (..., C) to (..., features)."""
-    kernel, bias = self.weights((x.shape[-1], self.features))
-    y = x.astype(self.dtype) @ kernel
-    return y if bias is None else y + bias
+    kernel = self.kernel((x.shape[-1], self.features))
+    return self.finished(_product(x.astype(self.dtype), kernel), kernel)
 
 
 class Conv(Layer):
@@ -111,9 +113,9 @@ class Conv(Layer):
     padding = k // 2 if self.padding is None else self.padding
     if isinstance(padding, int):
       padding = ((padding, padding), (padding, padding))
-    kernel, bias = self.weights((k, k, x.shape[-1], self.features))
+    kernel = self.kernel((k, k, x.shape[-1], self.features))
     y = convolve(x.astype(self.dtype), kernel, self.strides, padding)
-    return y if bias is None else y + bias
+    return self.finished(y, kernel)
 
 
 def embed(
@@ -124,10 +126,52 @@ def embed(
   return nn.Embed(rows, features, embedding_init=normal, name=name)
 
 
+# Products of activations with parameters. Activations may have a short type,
+# in which parameters are rounded; the gradient of a parameter is a sum over the
+# batch, over all devices that share it, and keeps its float32 throughout.
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Multiplies (..., C) by a (C, D) kernel in the element type of x."""
+  return x @ kernel.astype(x.dtype)
+
+
+def _product_forward(x, kernel):
+  return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(residuals, dy):
+  x, kernel = residuals
+  dx = dy @ kernel.astype(x.dtype).T
+  dk = jnp.einsum('...c,...d->cd', x, dy, preferred_element_type=kernel.dtype)
+  return dx, dk
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _shifted(y: jax.Array, bias: jax.Array) -> jax.Array:
+  """Adds a (C,) bias to (..., C) in the element type of y."""
+  return y + bias.astype(y.dtype)
+
+
+def _shifted_forward(y, bias):
+  return _shifted(y, bias), bias
+
+
+def _shifted_backward(bias, dy):
+  return dy, dy.astype(bias.dtype).sum(tuple(range(dy.ndim - 1)))
+
+
+_shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
 def convolve(
   x: jax.Array, kernel: jax.Array, strides: int, padding: Padding
 ) -> jax.Array:
-  """Convolves (B, H, W, C) with an HWIO kernel.
+  """Convolves (B, H, W, C) with an HWIO kernel, in the element type of x.
 
   On a CPU, maps of a few pixels become one matrix product of patches: XLA's
   convolution is six times slower there.
@@ -135,63 +179,68 @@ def convolve(
   _, height, width, channels = x.shape
   k = kernel.shape[0]
   few = height * width <= _FEW_PIXELS and k > 1 and strides == 1
-  if jax.default_backend() != 'cpu':
-    return _plain(x, kernel, strides, padding)
-  if not few:
-    return _quick_to_differentiate(x, kernel, strides, padding)
+  if placement.platform() != 'cpu' or not few:
+    return _convolution(x, kernel, strides, padding)
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   height, width = x.shape[1] - k + 1, x.shape[2] - k + 1
   patches = jnp.concatenate(
     [x[:, i : i + height, j : j + width] for i in range(k) for j in range(k)],
     axis=-1,
   )
-  return patches @ kernel.reshape(k * k * channels, -1)
-
-
-def _plain(
-  x: jax.Array, kernel: jax.Array, strides: int, padding: Padding
-) -> jax.Array:
-  return lax.conv_general_dilated(
-    x, kernel, (strides, strides), padding, dimension_numbers=_LAYOUT
-  )
+  return _product(patches, kernel.reshape(k * k * channels, -1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _quick_to_differentiate(
+def _convolution(
   x: jax.Array, kernel: jax.Array, strides: int, padding: Padding
 ) -> jax.Array:
-  """Convolves with a gradient that XLA's CPU computes quickly.
-
-  The gradient by x is a convolution with the flipped kernel, its channels
-  exchanged. Within a loop XLA fuses that exchange into the convolution, for
-  which it has no fast code; a barrier prevents it. There is no forward mode.
-  """
-  return _plain(x, kernel, strides, padding)
-
-
-def _forward(x, kernel, strides, padding):
-  return _plain(x, kernel, strides, padding), (x, kernel)
+  return lax.conv_general_dilated(
+    x,
+    kernel.astype(x.dtype),
+    (strides, strides),
+    padding,
+    dimension_numbers=_LAYOUT,
+  )
 
 
-def _backward(strides, padding, residuals, dy):
+def _convolution_forward(x, kernel, strides, padding):
+  return _convolution(x, kernel, strides, padding), (x, kernel)
+
+
+def _convolution_backward(strides, padding, residuals, dy):
   x, kernel = residuals
-  _, pull = jax.vjp(lambda k: _plain(x, k, strides, padding), kernel)
   k = kernel.shape[0]
-  flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  widths = []
+  around_input, around_gradient = [], []
   for axis, (before, _) in zip((1, 2), padding, strict=True):
     length = (dy.shape[axis] - 1) * strides + 1
     first = k - 1 - before
-    widths.append((first, x.shape[axis] + k - 1 - length - first))
+    around_gradient.append((first, x.shape[axis] + k - 1 - length - first))
+    around_input.append((before, k - 1 + length - x.shape[axis] - before))
+  # A convolution with the flipped kernel, its channels exchanged. Within a loop
+  # XLA's CPU fuses the exchange into the convolution, for which it has no fast
+  # code; a barrier prevents it.
+  flipped = jnp.flip(kernel.astype(x.dtype), (0, 1)).swapaxes(2, 3)
+  if placement.platform() == 'cpu':
+    flipped = lax.optimization_barrier(flipped)
   dx = lax.conv_general_dilated(
     dy,
-    lax.optimization_barrier(flipped),
+    flipped,
     (1, 1),
-    widths,
+    around_gradient,
     lhs_dilation=(strides, strides),
     dimension_numbers=_LAYOUT,
   )
-  return dx, pull(dy)[0]
+  # One of the input with the gradient, their channels in the place of rows.
+  dk = lax.conv_general_dilated(
+    x,
+    dy,
+    (1, 1),
+    around_input,
+    rhs_dilation=(strides, strides),
+    dimension_numbers=('CHWN', 'IHWO', 'HWNC'),
+    preferred_element_type=kernel.dtype,
+  )
+  return dx, dk
 
 
-_quick_to_differentiate.defvjp(_forward, _backward)
+_convolution.defvjp(_convolution_forward, _convolution_backward)

@@ -252,7 +252,8 @@ class SpatialTransformer(norms.MaybeGated):
       place = embeddings.fourier_features(
         embeddings.grid_centres(height, width), self.grid_frequencies
       )
-      tokens = tokens + project(use_bias=False, name='grid_proj')(place)
+      project = functools.partial(project, use_bias=False, has_rows=False)
+      tokens = tokens + project(name='grid_proj')(place)
     for i in range(self.depth):
       block = BasicTransformerBlock(
         self.heads,
