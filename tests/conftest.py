@@ -6,6 +6,7 @@ import gc
 import os
 import pathlib
 import re
+import signal
 import tempfile
 
 
@@ -29,6 +30,11 @@ flags = os.environ.get('XLA_FLAGS', '').split()
 given = {flag.partition('=')[0] for flag in flags}
 flags += [flag for flag in FLAGS if flag.partition('=')[0] not in given]
 os.environ['XLA_FLAGS'] = ' '.join(flags)
+
+# A shell starts jobs in the background with SIGINT ignored, and so would be all
+# that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
