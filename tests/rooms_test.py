@@ -25,6 +25,7 @@ FLOORS = {
   '__main__': 8,
   'main': 7,
   'commands': 6,
+  'planning': 5.5,
   'training': 5,
   'evaluation': 4,
   'pipeline': 3.5,

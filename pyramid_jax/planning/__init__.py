@@ -1,0 +1,1 @@
+"""What a compiled program costs on a chip, from its text and from shapes."""
