@@ -27,7 +27,6 @@ from typing import Any
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -40,7 +39,6 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import startup
 from pyramid_jax.networks import first_stages
-from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import progress
@@ -166,14 +164,7 @@ def make_encode(
 ) -> Encode:
   """Returns (params, host arrays) -> arrays of a shard, compiled."""
 
-  def latents(params: Any, image: jax.Array) -> dict[str, jax.Array]:
-    apply = lambda method: params_lib.apply(model, params, image, method=method)
-    if model.is_stochastic:
-      mean, logvar = apply('posterior')
-      arrays = {'latent_mean_0': mean, 'latent_std_0': jnp.exp(0.5 * logvar)}
-    else:
-      arrays = {f'latent_mean_{s}': z for s, z in enumerate(apply('encode'))}
-    return {k: v.astype(jnp.float16) for k, v in arrays.items()}
+  latents = functools.partial(latent_cache.encoded, model)
 
   @jax.jit
   def encode(params, batch):

@@ -21,9 +21,11 @@ class BoxesEncoder(encoder.Encoder):
 
   Attributes:
     network: the transformer on boxes and labels.
+    max_objects: the number of boxes of an example, padding included.
   """
 
   network: text_encoders.BoxEncoder
+  max_objects: int
 
   unpublished = "config.condition.encoder is 'boxes'"
 
@@ -33,9 +35,10 @@ class BoxesEncoder(encoder.Encoder):
 
   @property
   def example(self) -> encoder.Batch:
+    count = self.max_objects
     return {
-      'boxes': jnp.zeros((1, 1, 4)),
-      'labels': jnp.zeros((1, 1), jnp.int32),
+      'boxes': jnp.zeros((1, count, 4)),
+      'labels': jnp.zeros((1, count), jnp.int32),
       'n_boxes': jnp.zeros((1,), jnp.int32),
     }
 
@@ -65,4 +68,4 @@ def create(config: ConfigDict, _: encoder.FirstStage) -> BoxesEncoder:
   network = text_encoders.BoxEncoder(
     **{name: c[name] for name in names}, dtype=jnp.dtype(config.dtype)
   )
-  return BoxesEncoder(network=network)
+  return BoxesEncoder(network=network, max_objects=config.data.max_objects)

@@ -53,6 +53,13 @@ class ControlMap:
     """The keys of a batch that are read."""
     return KEYS[self.kind]
 
+  def example(self, size: int) -> Batch:
+    """Returns one row of zeros of `keys`, of images of size x size."""
+    shape = (1, size, size)
+    image = {'image': jnp.zeros((*shape, 3))}
+    maps = {key: jnp.zeros(shape, jnp.uint8) for key in self.keys}
+    return {key: image.get(key, x) for key, x in maps.items()}
+
   @property
   def channels(self) -> int:
     """Channels of the result."""

@@ -32,6 +32,7 @@ class TokenEncoder(encoder.Encoder):
   Attributes:
     network: the transformer.
     task: `config.condition.task`.
+    max_length: the number of ids of an example.
     null_prefix: first ids of the empty text.
     pad_id: the id that fills it up.
   """
@@ -42,6 +43,7 @@ class TokenEncoder(encoder.Encoder):
     | t5.T5Encoder
   )
   task: str
+  max_length: int
   null_prefix: tuple[int, ...]
   pad_id: int
 
@@ -53,7 +55,7 @@ class TokenEncoder(encoder.Encoder):
 
   @property
   def example(self) -> encoder.Batch:
-    return {'condition_ids': jnp.zeros((1, 2), jnp.int32)}
+    return {'condition_ids': jnp.zeros((1, self.max_length), jnp.int32)}
 
   def init(self, key: jax.Array) -> Any:
     return self.network.init(key, *self.example.values())['params']
@@ -196,8 +198,12 @@ def _sizes(config: ConfigDict) -> dict[str, Any]:
 def _sequence(config: ConfigDict) -> dict[str, Any]:
   """Returns the attributes that describe the ids."""
   c = config.condition
-  prefix = tuple(c.null_prefix)
-  return {'task': c.task, 'null_prefix': prefix, 'pad_id': c.pad_id}
+  return {
+    'task': c.task,
+    'max_length': c.max_length,
+    'null_prefix': tuple(c.null_prefix),
+    'pad_id': c.pad_id,
+  }
 
 
 def _text(config: ConfigDict) -> dict[str, Any]:

@@ -313,6 +313,10 @@ def to_uint8(images: Any, rule: str = 'round') -> jax.Array:
   return TO_UINT8[rule](images).astype(jnp.uint8)
 
 
+# Images of a batch in [-1, 1], uint8 before `finish`.
+SIGNED = ('image', 'lr_image', 'sketch')
+
+
 def finish(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   """Makes the uint8 images of a batch float32 in [-1, 1], on the device.
 
@@ -320,7 +324,7 @@ def finish(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   and maps of numbers stay as they are.
   """
   out = dict(batch)
-  for name in ('image', 'lr_image', 'sketch'):
+  for name in SIGNED:
     if name in out:
       out[name] = to_float(out[name])
   if 'edges' in out:

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -41,11 +42,30 @@ def create(
       f'config.mesh has {wish}, must multiply to the {len(devices)} devices '
       'that are here (-1 = the rest).'
     )
-  return jax.make_mesh(
-    tuple(sizes),
-    placement.AXES,
-    axis_types=(AxisType.Auto,) * 3,
-    devices=devices,
+  types = (AxisType.Auto,) * len(placement.AXES)
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices == 1 or devices[0].platform != 'tpu':
+    return jax.make_mesh(
+      tuple(sizes), placement.AXES, axis_types=types, devices=devices
+    )
+  there = _of_slices(sizes, slices, devices)
+  return Mesh(there, placement.AXES, axis_types=types)
+
+
+def _of_slices(
+  sizes: Sequence[int], slices: int, devices: Sequence[jax.Device]
+) -> np.ndarray:
+  """Returns the devices of several TPU slices, which split `data` alone.
+
+  The network between slices is slow: only gradients of whole slices cross it.
+  """
+  data, *inner = sizes
+  if data % slices:
+    raise ValueError(
+      f'config.mesh.data is {data}, must be divisible by the {slices} slices.'
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (data // slices, *inner), (slices, 1, 1), devices
   )
 
 

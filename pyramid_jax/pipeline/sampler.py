@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import placement
 from pyramid_jax.data import images as data_images
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import flags
@@ -67,18 +68,9 @@ class Sampler:
     self.weights = weights
     self.mesh = mesh
     self.config = config
-    # There is one program a shape and static field; outputs come back whole.
-    compiled = lambda function, **named: jax.jit(
-      _in_uint8(
-        functools.partial(function, system, mesh), config.sample.to_uint8
-      ),
-      out_shardings=mesh_lib.replicated(mesh),
-      compiler_options=flags.for_jax(flags.of_config(config, mesh)),
-      **named,
-    )
-    self._generate = compiled(_generate, static_argnames='strength')
-    self._preview = compiled(_preview)
-    self._reconstruct = compiled(_reconstruct)
+    self._generate = _generation(system, mesh, config)
+    self._preview = _jitted(_preview, system, mesh, config)
+    self._reconstruct = _jitted(_reconstruct, system, mesh, config)
     self._compiled: set[Any] = set()
     self._announced: set[Any] = set()
     self._checked: set[Any] = set()
@@ -328,6 +320,67 @@ class Sampler:
       ' + '.join(map(str, steps)),
       ','.join(map(str, spec.steps)),
     )
+
+
+def lower(
+  system: system_lib.Generative,
+  mesh: Mesh,
+  config: ConfigDict,
+  weights: system_lib.Weights,
+  rows: Rows,
+  count: int,
+  settings: settings_lib.Settings,
+) -> jax.stages.Lowered:
+  """Returns the program by which `Sampler.sample` makes images of noise.
+
+  Nothing is computed: weights and rows are shapes.
+
+  Args:
+    system: what is sampled.
+    mesh: the devices.
+    config: of the run.
+    weights: with their shardings on the mesh.
+    rows: (B, ...) arrays of conditions.
+    count: B.
+    settings: how images are sampled, from noise.
+  """
+  keys = jax.ShapeDtypeStruct((count, 2), jnp.uint32)
+  sharding = mesh_lib.rows_sharding(mesh, count)
+  keys, rows = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    (keys, dict(rows)),
+  )
+  return _generation(system, mesh, config).lower(
+    weights,
+    keys,
+    rows,
+    _leaves_float32(settings.spec),
+    settings.extent,
+    strength=None,
+  )
+
+
+def _generation(
+  system: system_lib.Trainable, mesh: Mesh, config: ConfigDict
+) -> Any:
+  return _jitted(_generate, system, mesh, config, static_argnames='strength')
+
+
+def _jitted(
+  function: Callable[..., tuple[Any, ...]],
+  system: system_lib.Trainable,
+  mesh: Mesh,
+  config: ConfigDict,
+  **named: Any,
+) -> Any:
+  """Returns one program a shape and static field; outputs come back whole."""
+  bound = functools.partial(function, system, mesh)
+  return jax.jit(
+    placement.within(mesh, _in_uint8(bound, config.sample.to_uint8)),
+    out_shardings=mesh_lib.replicated(mesh),
+    compiler_options=flags.for_jax(flags.of_config(config, mesh)),
+    **named,
+  )
 
 
 def _in_uint8(

@@ -6,11 +6,11 @@ import numbers
 from typing import Any
 from typing import cast
 
-import jax
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax import placement
 from pyramid_jax.config import ranges
 from pyramid_jax.config import sections
 from pyramid_jax.diffusion import spec as spec_lib
@@ -48,7 +48,7 @@ def of_config(
     ValueError: a field of `config.sample` that the system does not serve, or
       a `config.attention` that this machine does not have.
   """
-  attention.check(config.attention, jax.default_backend())
+  attention.check(config.attention, placement.platform())
   spec = spec_lib.SamplerSpec()
   if system.outputs != system_lib.RECONSTRUCTIONS:
     spec = spec_lib.from_config(config)

@@ -30,6 +30,18 @@ class Run:
   step: int  # The step of the checkpoint.
 
 
+def abstract(
+  system: system_lib.Trainable, config: ConfigDict, mesh: Mesh
+) -> system_lib.Weights:
+  """Returns the shapes of all weights to sample with, and their shardings."""
+  min_size = config.mesh.fsdp_min_size
+  params, extra = parameters.shapes_of(system.init, jax.random.key(0))
+  shapes = {'params': params, 'extra': extra}
+  trees = sharding.abstract(shapes, mesh, min_size)
+  frozen = pretrained.abstract(system, mesh, min_size)
+  return system_lib.Weights(frozen=frozen, **trees)
+
+
 def load(
   config: ConfigDict,
   workdir: str | os.PathLike[str],
@@ -54,13 +66,12 @@ def load(
   config, folder = predictors.resolve(config, workdir)
   system = workdir_lib.create_system(config)
   mesh = mesh_lib.pure_data() if mesh is None else mesh
-  min_size = config.mesh.fsdp_min_size
-  params, extra = parameters.shapes_of(system.init, jax.random.key(0))
-  number = jax.ShapeDtypeStruct((), jnp.int32)
-  shapes = {'params': params, 'extra': extra, 'step': number}
-  abstract = sharding.abstract(shapes, mesh, min_size)
+  shapes = abstract(system, config, mesh)
+  whole = mesh_lib.replicated(mesh)
+  number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+  wanted = {'params': shapes.params, 'extra': shapes.extra, 'step': number}
   with shape_fields.named(config):
-    trees = sources.load(folder, abstract, step)
+    trees = sources.load(folder, wanted, step)
   weights = system_lib.Weights(
     params=trees['params'],
     frozen=pretrained.load(system, config, mesh, folder),

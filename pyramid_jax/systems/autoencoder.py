@@ -130,6 +130,9 @@ class Autoencoder:
   train_logvar: bool = False  # whether it is trained
   outputs: ClassVar[str] = system_lib.RECONSTRUCTIONS
 
+  def example_rows(self) -> Batch:
+    return {}
+
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     keys = jax.random.split(key)
     image = jnp.zeros((1, self.image_size, self.image_size, 3))

@@ -70,6 +70,9 @@ class Sampled:
 
   # For the trainer.
 
+  def example_rows(self) -> Batch:
+    return self.encoder.example
+
   def init_condition(
     self, key: jax.Array
   ) -> tuple[dict[str, Any], condition_lib.Inputs]:

@@ -76,6 +76,9 @@ class Trainable(Protocol):
   def outputs(self) -> str:
     """What evaluation measures: one of `OUTPUTS`."""
 
+  def example_rows(self) -> Batch:
+    """Returns one row of what is read beside the image, such as conditions."""
+
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     """Returns `(params, extra)`, params by loss name; traceable."""
 

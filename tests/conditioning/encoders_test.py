@@ -75,7 +75,7 @@ def test_t5_gives_zeros_for_padding_and_does_not_read_it():
     vocab_size=9, dim=8, depth=1, heads=2, head_dim=4, mlp_dim=8
   )
   encoder = tokens_lib.T5Encoder(
-    network=network, task='text', null_prefix=(1,), pad_id=0
+    network=network, task='text', max_length=5, null_prefix=(1,), pad_id=0
   )
   assert encoder.widths == encoder_lib.Widths(context=8)
   params = initial.evaluate(encoder.init, jax.random.key(0))

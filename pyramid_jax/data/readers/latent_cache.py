@@ -19,6 +19,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -37,6 +38,8 @@ from pyramid_jax.files import digests
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
+from pyramid_jax.networks import first_stages
+from pyramid_jax.networks import params as params_lib
 from pyramid_jax.runs import whole_files
 
 
@@ -84,6 +87,25 @@ def fixed_fields(config: ConfigDict) -> dict[str, Any]:
   if c.task in tokenizers.TEXT_TASKS:
     fields['condition.drop_full_stops'] = c.drop_full_stops
   return fields
+
+
+def encoded(
+  network: first_stages.Network, params: Any, image: jax.Array
+) -> dict[str, jax.Array]:
+  """Returns the latents of images (B, H, W, 3) in [-1, 1] as shards have them.
+
+  Args:
+    network: the first stage.
+    params: its weights.
+    image: the images.
+  """
+  apply = lambda method: params_lib.apply(network, params, image, method=method)
+  if network.is_stochastic:
+    mean, logvar = apply('posterior')
+    arrays = {'latent_mean_0': mean, 'latent_std_0': jnp.exp(0.5 * logvar)}
+  else:
+    arrays = {f'latent_mean_{s}': z for s, z in enumerate(apply('encode'))}
+  return {k: v.astype(jnp.float16) for k, v in arrays.items()}
 
 
 def shard_name(index: int) -> str:

@@ -147,6 +147,10 @@ class LaDMControl(ladm.LaDM):
       }
     return {'generator': {'branches': branches}}, extra
 
+  def example_rows(self) -> Batch:
+    maps = self.control_map.example(self.image_size)
+    return {**super().example_rows(), **maps}
+
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     part = pretrained.PretrainedPart(
       init=lambda key: super(LaDMControl, self).init(key)[0]['generator'],

@@ -30,6 +30,11 @@ class EdgeSource:
   weights: str  # path of the weights of a detector that is a network
   classes: int  # the number of classes of a semantic map
 
+  @property
+  def needed(self) -> str:
+    """The array of a batch that edges are taken from."""
+    return {'true': 'edges', 'map': 'mask'}.get(self.kind, 'image')
+
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     """Returns the detector, where it is a network."""
     if self.kind not in pidinet.SIZES:
@@ -69,12 +74,11 @@ class EdgeSource:
 
   def check(self, names: Collection[str]) -> None:
     """Raises ValueError if arrays of a batch have neither sketch nor edges."""
-    needed = {'true': 'edges', 'map': 'mask'}.get(self.kind, 'image')
-    if 'sketch' not in names and needed not in names:
+    if 'sketch' not in names and self.needed not in names:
       raise ValueError(
         'there is no sketch: give one, data with config.data.maps ='
-        f' {needed!r}, or a detector by config.sketch.edges'
-        if needed != 'image'
+        f' {self.needed!r}, or a detector by config.sketch.edges'
+        if self.needed != 'image'
         else 'there is no sketch: give one, or an image to take edges from'
       )
 

@@ -108,6 +108,13 @@ class Sketch:
   def example_condition(self) -> Condition:
     return self.base.example_condition()
 
+  def example_rows(self) -> Batch:
+    side = self.image_size
+    edges = jnp.zeros((1, side, side), jnp.uint8)
+    needed = {self.source.needed: edges}
+    image = {'image': jnp.zeros((1, side, side, 3))}
+    return {**needed, **self.base.example_rows(), **image}
+
   def base_weights(self, frozen: Params) -> Weights:
     """Returns the weights of the base."""
     base = frozen[BASE]
