@@ -34,6 +34,9 @@ _RUNS = pathlib.Path('runs')
 
 def main(given: options.CommandLine) -> None:
   """Does what a command line says."""
+  if given.mode == options.PLAN:
+    _plan(given)
+    return
   _cache_programs()
   config, workdir = _config(given)
   if workdir is None:
@@ -44,6 +47,19 @@ def main(given: options.CommandLine) -> None:
   with startup.joined(config.distributed):
     name = f'pyramid_jax.commands.{given.mode}'
     importlib.import_module(name).run(config, workdir, given.values)
+
+
+def _plan(given: options.CommandLine) -> None:
+  """Plans a run for devices that are not here, in one process."""
+  from pyramid_jax.planning import topologies
+
+  topologies.prepare(
+    topologies.of_options(given.values)
+  )  # before jax is loaded
+  config, workdir = _config(given)
+  from pyramid_jax.commands import plan  # loads jax
+
+  plan.run(config, workdir, given.values)
 
 
 def _config(

@@ -13,7 +13,8 @@ from pyramid_jax.config import command_line
 from pyramid_jax.config import names
 
 
-MODES = ('train', 'sample', 'evaluate')
+PLAN = 'plan'
+MODES = ('train', 'sample', 'evaluate', PLAN)
 _SAMPLERS = ('sample', 'evaluate')
 _PROGRAM = 'python -m pyramid_jax.main'
 
@@ -69,7 +70,7 @@ GROUPS: Mapping[str, Group] = {
     MODES,
     '--config=configs/frido_shapes.py:debug --config.train.steps=100',
     {
-      'mode': Flag('train (default), sample or evaluate', 'MODE'),
+      'mode': Flag('train (default), sample, evaluate or plan', 'MODE'),
       'config': Flag(
         'the configuration; without it, that of --workdir', 'FILE.py[:VARIANT]'
       ),
@@ -146,6 +147,20 @@ GROUPS: Mapping[str, Group] = {
       ),
     },
   ),
+  'plan': Group(
+    (PLAN,),
+    '--mode=plan --config=configs/diffit_imagenet.py --topology=v5e:16x16',
+    {
+      'topology': Flag(
+        'the chips: v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4; or h100:8x4,'
+        ' 8 GPUs a node and 4 nodes'
+      ),
+      'slices': _integer('slices of TPUs, joined by a network', low=1),
+      'programs': Flag('train, sampler or, without it, train,sampler'),
+      'until': Flag('end (default) or partitioner, which is sooner', 'STAGE'),
+      'one_batch': Flag('do not look for the largest batch', ''),
+    },
+  ),
   'help': Group(
     MODES,
     '--config=configs/frido_shapes.py --help_config',
@@ -177,7 +192,7 @@ def _flags() -> Iterator[tuple[str, Flag, Group]]:
 def parser(mode: str | None = None) -> command_line.Parser:
   """Returns the parser of the flags of a mode, or of all of them."""
   whole = command_line.Parser(
-    _PROGRAM, 'Trains, samples and evaluates.', add_help=False
+    _PROGRAM, 'Trains, samples, evaluates and plans.', add_help=False
   )
   whole.usage = f'{_PROGRAM} [--mode=MODE] [--config=FILE.py] [--workdir=DIR]'
   for title, group in GROUPS.items():

@@ -162,10 +162,10 @@ def _of_equation(eqn: Any, active: Flags, wanted: Flags) -> _Work:
   name = eqn.primitive.name
   if name in _RULES:
     return _RULES[name](eqn, active, wanted)
-  programs = list(_programs(eqn.params))
-  if len(programs) == 1 and _is_call(eqn, programs[0]):
-    return _of(programs[0], active, wanted)
-  work = sum(_plain(program) for program in programs)
+  inner = list(programs(eqn.params))
+  if len(inner) == 1 and _is_call(eqn, inner[0]):
+    return _of(inner[0], active, wanted)
+  work = sum(_plain(program) for program in inner)
   return _opaque(eqn, active, wanted, work, work * sum(active))
 
 
@@ -190,7 +190,7 @@ def _is_call(eqn: Any, program: Any) -> bool:
   )
 
 
-def _programs(params: Mapping[str, Any]) -> Iterator[Any]:
+def programs(params: Mapping[str, Any]) -> Iterator[Any]:
   """Yields the programs that an operation runs."""
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else (value,):

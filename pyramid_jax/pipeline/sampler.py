@@ -322,7 +322,7 @@ class Sampler:
     )
 
 
-def lower(
+def trace(
   system: system_lib.Generative,
   mesh: Mesh,
   config: ConfigDict,
@@ -330,7 +330,7 @@ def lower(
   rows: Rows,
   count: int,
   settings: settings_lib.Settings,
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
   """Returns the program by which `Sampler.sample` makes images of noise.
 
   Nothing is computed: weights and rows are shapes.
@@ -350,7 +350,7 @@ def lower(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     (keys, dict(rows)),
   )
-  return _generation(system, mesh, config).lower(
+  return _generation(system, mesh, config).trace(
     weights,
     keys,
     rows,

@@ -40,30 +40,38 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Program:
-  """A program that is not compiled yet.
+class Draft:
+  """A program that is not compiled yet; its arrays are shapes with shardings.
 
   Attributes:
     mesh: the devices.
     images: the rows of a batch, over all devices.
-    state: what it changes, abstract, with shardings; {} of a sampler.
-    frozen: the weights that it only reads, abstract, with shardings.
-    model_flops: that the mathematics needs for the batch, over all devices.
-    lower: traces it.
-    options: of the compiler.
+    params: the trained weights.
+    state: all that the program changes, None of a sampler.
+    frozen: the weights that it only reads.
+    model_flops: () -> what the mathematics needs for the batch, over all
+      devices.
+    trace: () -> the traced program; `traced` does it once.
+    options: of the compiler, but for those that the traced program has.
   """
 
   mesh: Mesh
   images: int
+  params: Any
   state: Any
   frozen: Any
-  model_flops: int
-  lower: Callable[[], jax.stages.Lowered]
+  model_flops: Callable[[], int]
+  trace: Callable[[], jax.stages.Traced]
   options: flags.Options
 
+  @functools.cached_property
+  def traced(self) -> jax.stages.Traced:
+    """The traced program."""
+    return self.trace()
 
-def training(config: ConfigDict, mesh: Mesh) -> Program:
-  """Returns a training step of a config.
+
+def training(config: ConfigDict, mesh: Mesh) -> Draft:
+  """Returns the training step of a config.
 
   Raises:
     UserError: a config that fits no system, or a batch that does not divide
@@ -77,84 +85,83 @@ def training(config: ConfigDict, mesh: Mesh) -> Program:
   create = functools.partial(step_lib.create, system, config)
   state = sharding.abstract(jax.eval_shape(create), mesh, min_size)
   frozen = pretrained.abstract(system, mesh, min_size)
-  batch: Any
-  batch, finish = training_batch(config, system)
-  split = mesh_lib.batch_sharding(mesh)
-  batch = {
-    name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=split)
-    for name, x in batch.items()
-  }
+  row, finish = training_row(config, system)
+  batch: Any = _rows(row, count, mesh_lib.batch_sharding(mesh))
   step = step_lib.make_step(system, config, finish, mesh)
-  return Program(
+  return Draft(
     mesh=mesh,
     images=count,
+    params=state.params,
     state=state,
     frozen=frozen,
-    model_flops=model_flops.of_step(
+    model_flops=lambda: model_flops.of_step(
       system, config, finish, state, frozen, batch
     ),
-    lower=lambda: step_lib.lower_step(step, mesh, state, frozen, batch),
+    trace=lambda: step_lib.trace_step(step, mesh, state, frozen, batch),
     options=flags.of_config(config, mesh),
   )
 
 
-def sampling(config: ConfigDict, devices: Mesh) -> Program:
-  """Returns the program that samples a batch of a config.
+def sampling(config: ConfigDict, mesh: Mesh) -> Draft:
+  """Returns the program that makes `config.sample.batch_size` images.
 
-  Its mesh is that of `runs.loading`: all of the weights on every device.
+  Every device has all of the weights, as `runs.loading` places them; the sizes
+  of the given mesh do not matter.
 
-  Args:
-    config: `sample.batch_size` images are made at a time.
-    devices: of a mesh of any sizes.
+  Raises:
+    UserError: a system that does not sample, or settings that it does not
+      serve.
   """
   system = cast(system_lib.Generative, workdir_lib.create_system(config))
   count = config.sample.batch_size
-  mesh = mesh_lib.pure_data(list(devices.devices.flat))
+  mesh = mesh_lib.pure_data(list(mesh.devices.flat))
   weights = loading.abstract(system, config, mesh)
-  one = condition_rows(system)
-  rows = {
-    name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
-    for name, x in one.items()
-  }
-  with errors.user_errors():
-    system.check_rows(rows.keys())
-  with placement.on(mesh):  # whose platform the settings are checked for
+  row = condition_row(system)
+  with errors.user_errors(), placement.on(mesh):
+    system.check_rows(row.keys())
     settings = settings_lib.of_config(system, config)
 
-  def of_one(weights, keys, rows):
-    keys = jax.random.wrap_key_data(keys)
-    batch = images.finish(rows)
+  def of_one(weights, keys, row):
+    keys, batch = jax.random.wrap_key_data(keys), images.finish(row)
     return system_lib.generate(system, weights, keys, batch, settings.spec)
 
   key = jax.ShapeDtypeStruct((1, 2), jnp.uint32)
+  rows = _rows(row, count, mesh_lib.rows_sharding(mesh, count))
   arguments = system, mesh, config, weights, rows, count, settings
-  return Program(
+  return Draft(
     mesh=mesh,
     images=count,
-    state={},
+    params=weights.params,
+    state=None,
     frozen=weights,
-    model_flops=count * flops.count(of_one, weights, key, one),
-    lower=lambda: sampler_lib.lower(*arguments),
-    options={},  # the lowered program has them
+    model_flops=lambda: count * flops.count(of_one, weights, key, row),
+    trace=lambda: sampler_lib.trace(*arguments),
+    options={},
   )
 
 
-def training_batch(
+def _rows(row: Shapes, count: int, split: jax.sharding.Sharding) -> Shapes:
+  return {
+    name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=split)
+    for name, x in row.items()
+  }
+
+
+def training_row(
   config: ConfigDict, system: system_lib.Trainable
 ) -> tuple[Shapes, step_lib.Finish]:
   """Returns one row of a training batch, and what `Reader.finish` does with it.
 
-  Images are uint8, or what `data.readers.latent_cache` has of them where
-  `config.data.name` is 'latents'. That of `shapes` is an image, too: what it
-  takes to render one is left out.
+  Images are uint8, or latents as `data.readers.latent_cache` has them where
+  `config.data.name` is 'latents'. Readers that render images on the devices
+  (`shapes`) are taken for ones that read them.
   """
   side = config.data.image_size
   image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
-  batch = {'image': image, **condition_rows(system)}
+  row = {**condition_row(system), 'image': image}
   if config.data.name != data.LATENTS:
-    return batch, images.finish
-  name = pretrained.FIRST_STAGE
-  part = system.pretrained_parts().get(name)
+    return row, images.finish
+  part = system.pretrained_parts().get(pretrained.FIRST_STAGE)
   if part is None:
     raise errors.UserError(
       f'config.data.name is {data.LATENTS!r}: the system'
@@ -162,23 +169,22 @@ def training_batch(
     )
   network = autoencoder.network(config.first_stage)
 
-  def encoded(params, batch):
-    arrays = images.finish(batch)
+  def encoded(params, row):
+    arrays = images.finish(row)
     return arrays | latent_cache.encoded(network, params, arrays.pop('image'))
 
   params = parameters.shapes_of(part.init, jax.random.key(0))
-  return jax.eval_shape(encoded, params, batch), dict
+  return jax.eval_shape(encoded, params, row), dict
 
 
-def condition_rows(system: system_lib.Trainable) -> Shapes:
+def condition_row(system: system_lib.Trainable) -> Shapes:
   """Returns one row of what a system reads beside the image.
 
   Images are uint8, as readers and requests give them.
   """
 
   def stored(name: str, x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(
-      x.shape, jnp.uint8 if name in images.SIGNED else x.dtype
-    )
+    kind = jnp.uint8 if name in images.SIGNED else x.dtype
+    return jax.ShapeDtypeStruct(x.shape, kind)
 
   return {name: stored(name, x) for name, x in system.example_rows().items()}

@@ -18,6 +18,7 @@ import math
 import os
 import re
 from typing import TYPE_CHECKING
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -124,6 +125,19 @@ def parse(text: str, slices: int = 1) -> Topology:
       f'--slices={slices}: {text} has none, its second side is that of nodes.'
     )
   return found
+
+
+def of_options(options: Mapping[str, Any]) -> Topology:
+  """Returns the topology of a command line.
+
+  Raises:
+    UserError: none is given; see `parse`.
+  """
+  if options['topology'] is None:
+    raise errors.UserError(
+      f'--mode=plan needs --topology, such as {", ".join(EXAMPLES)}.'
+    )
+  return parse(options['topology'], options['slices'] or 1)
 
 
 def environment(topology: Topology, was: Mapping[str, str]) -> dict[str, str]:

@@ -271,7 +271,7 @@ def compile_step(
   batch: Any,
   options: flags.Options | None = None,
 ) -> jax.stages.Compiled:
-  """Compiles a step of `make_step`; see `lower_step`.
+  """Compiles a step of `make_step`; see `trace_step`.
 
   Args:
     step: of `make_step`.
@@ -281,13 +281,13 @@ def compile_step(
     batch: arrays, or abstract ones.
     options: of the compiler; None for none.
   """
-  lowered = lower_step(step, mesh, state, frozen, batch)
+  lowered = trace_step(step, mesh, state, frozen, batch).lower()
   return lowered.compile(flags.for_jax(options or {}))
 
 
-def lower_step(
+def trace_step(
   step: Callable[..., Any], mesh: Mesh, state: Any, frozen: Any, batch: Any
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
   """Returns the program of `compile_step`, which donates its state."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, frozen))
   jitted = jax.jit(
@@ -296,4 +296,4 @@ def lower_step(
     out_shardings=(shardings[0], mesh_lib.replicated(mesh)),
     donate_argnums=0,
   )
-  return jitted.lower(state, frozen, batch)
+  return jitted.trace(state, frozen, batch)

@@ -1,0 +1,155 @@
+"""Drafts of programs compiled: to the end, or until XLA has partitioned them.
+
+After the partitioner, operations and collectives of a device are known; what
+lies in memory is not. U-Nets of a pod take many minutes from there to the end.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import multiprocessing
+import pathlib
+import re
+import tempfile
+import time
+
+from absl import logging
+import jax
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+from pyramid_jax import errors
+from pyramid_jax.distributed import flags
+from pyramid_jax.distributed import memory
+from pyramid_jax.planning import abstract
+from pyramid_jax.planning import topologies
+
+
+END, PARTITIONER = STAGES = ('end', 'partitioner')
+DRAFTS: Mapping[str, Callable[..., abstract.Draft]] = {
+  'train': abstract.training,
+  'sampler': abstract.sampling,
+}
+_PASS = '.*spmd-partitioning'  # that of TPUs has another beginning
+_DUMPED = re.compile(r'\.after_(tpu-)?spmd-partitioning\..*txt')
+_POLL_SECS = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+  """A program of XLA for one device of a mesh.
+
+  Attributes:
+    text: of its instructions.
+    stage: one of `STAGES`.
+    seconds: that the compiler took.
+    peak_bytes: of the main memory of a device, None if it is not known.
+    temporary_bytes: of it, what is neither argument nor result.
+  """
+
+  text: str
+  stage: str
+  seconds: float
+  peak_bytes: int | None = None
+  temporary_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """What is compiled: a program of a config for a topology."""
+
+  config: ConfigDict
+  topology: topologies.Topology
+  program: str  # a key of `DRAFTS`
+
+  def draft(self) -> abstract.Draft:
+    """Returns the program, not compiled."""
+    mesh = topologies.mesh(self.topology, self.config.mesh)
+    return DRAFTS[self.program](self.config, mesh)
+
+
+def compiled(task: Task, draft: abstract.Draft, until: str = END) -> Compiled:
+  """Compiles a program.
+
+  CPU devices only stand for GPUs, so that their programs end after the
+  partitioner, as do those that need more memory than there is.
+
+  Args:
+    task: that the draft was made of.
+    draft: is compiled.
+    until: one of `STAGES`.
+  """
+  if until == PARTITIONER or not task.topology.is_tpu:
+    return _partitioned(task)
+  lowered = draft.traced.lower()
+  start = time.monotonic()
+  try:
+    program = lowered.compile(flags.for_jax(draft.options))
+  except jax.errors.JaxRuntimeError as error:
+    if not memory.is_out_of_memory(error):
+      raise
+    logging.warning('%s', str(error).partition('\n')[0])
+    found = _partitioned(task)
+    return dataclasses.replace(found, peak_bytes=memory.needed(error))
+  stats = program.memory_analysis()
+  results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+  arguments = stats.argument_size_in_bytes
+  temporary = stats.temp_size_in_bytes
+  return Compiled(
+    text=program.as_text(),
+    stage=END,
+    seconds=time.monotonic() - start,
+    peak_bytes=arguments + max(0, results) + temporary,
+    temporary_bytes=temporary,
+  )
+
+
+def _partitioned(task: Task) -> Compiled:
+  """Compiles in a process that is stopped once the partitioner is through."""
+  given = config_lib.to_json(task.config), task.topology, task.program
+  with tempfile.TemporaryDirectory() as folder:
+    context = multiprocessing.get_context('spawn')
+    process = context.Process(target=_compile, args=(*given, folder))
+    process.daemon = True
+    process.start()
+    try:
+      text, seconds = _dumped(process, pathlib.Path(folder))
+    finally:
+      process.kill()
+      process.join()
+  return Compiled(text=text, stage=PARTITIONER, seconds=seconds)
+
+
+def _compile(
+  config: str, topology: topologies.Topology, program: str, folder: str
+) -> None:
+  """Compiles a program, and writes it down after the partitioner."""
+  task = Task(
+    config=config_lib.from_json(config), topology=topology, program=program
+  )
+  draft = task.draft()
+  lowered = draft.traced.lower()
+  dump = {'xla_dump_to': folder, 'xla_dump_hlo_pass_re': _PASS}
+  lowered.compile(flags.for_jax({**draft.options, **dump}))
+
+
+def _dumped(
+  process: multiprocessing.process.BaseProcess, folder: pathlib.Path
+) -> tuple[str, float]:
+  """Waits for the text of a program; returns it and how long XLA took."""
+  size = -1
+  while True:
+    is_over = not process.is_alive()
+    files = sorted(folder.iterdir())
+    found = [file for file in files if _DUMPED.search(file.name)]
+    before, size = size, found[-1].stat().st_size if found else -1
+    if found and (is_over or size == before):
+      begun = min(file.stat().st_mtime for file in files)
+      return found[-1].read_text(), found[-1].stat().st_mtime - begun
+    if is_over:
+      raise errors.UserError(
+        f'the compiler ended with {process.exitcode} before it had partitioned'
+        ' the program; the lines above say why.',
+        errors.BUG,
+      )
+    time.sleep(_POLL_SECS)
