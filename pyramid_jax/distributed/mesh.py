@@ -99,7 +99,7 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     raise ValueError(
       f'config.train.batch_size is {batch_size}, must be divisible by '
       f'{parts * accumulate} = data {mesh.shape["data"]} x fsdp '
-      f'{mesh.shape["fsdp"]} x accumulate {accumulate}.'
+      f'{mesh.shape["fsdp"]} x accumulate {accumulate}, which is the smallest.'
     )
 
 

@@ -113,7 +113,7 @@ def _partitioned(task: Task) -> Compiled:
     process.daemon = True
     process.start()
     try:
-      text, seconds = _dumped(process, pathlib.Path(folder))
+      text, seconds = dumped(process, pathlib.Path(folder))
     finally:
       process.kill()
       process.join()
@@ -133,7 +133,7 @@ def _compile(
   lowered.compile(flags.for_jax({**draft.options, **dump}))
 
 
-def _dumped(
+def dumped(
   process: multiprocessing.process.BaseProcess, folder: pathlib.Path
 ) -> tuple[str, float]:
   """Waits for the text of a program; returns it and how long XLA took."""

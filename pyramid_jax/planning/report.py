@@ -136,7 +136,7 @@ def _largest_batch(
   other = 2 * other if other == count else other
   try:
     second = dataclasses.replace(
-      task, config=_with_batch(config, task.program, other)
+      task, config=with_batch(config, task.program, other)
     )
     found = compiling.compiled(second, second.draft())
   except errors.UserError:
@@ -150,7 +150,7 @@ def _largest_batch(
   return max(0, int(most // step) * step)
 
 
-def _with_batch(config: ConfigDict, program: str, count: int) -> ConfigDict:
+def with_batch(config: ConfigDict, program: str, count: int) -> ConfigDict:
   """Returns a config with another batch; LaDM's stages keep their shares."""
   name = BATCH[program]
   section, field = name.split('.')

@@ -23,7 +23,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
-from pyramid_jax import placement
 from pyramid_jax.config import names
 
 
@@ -214,6 +213,7 @@ def mesh(topology: Topology, config: ConfigDict) -> 'jax.sharding.Mesh':
   Raises:
     UserError: sizes that do not fit the devices, or how they are wired.
   """
+  from pyramid_jax import placement
   from pyramid_jax.distributed import mesh as mesh_lib
 
   there = devices(topology)

@@ -1,0 +1,57 @@
+"""Programs for TPUs, lowered on CPU devices that are taken for chips."""
+
+import pathlib
+
+import jax
+from jax.sharding import AbstractDevice
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import pytest
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.planning import abstract
+from tests.config import configs_test
+from tests.helpers import configs
+
+
+CHIP = AbstractDevice('TPU v5 lite', None, 'tpu')
+
+
+def take_for_tpus(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Lets every mesh say that its devices are chips of a TPU."""
+  of_devices = Mesh.abstract_mesh.func
+  monkeypatch.setattr(
+    Mesh,
+    'abstract_mesh',
+    property(lambda mesh: of_devices(mesh).update(abstract_device=CHIP)),
+  )
+
+
+def load(name: str, folder: pathlib.Path, parts: int = 8) -> ConfigDict:
+  """Returns a config whose batches have an image for each part.
+
+  Args:
+    name: 'FILE.py:VARIANT'.
+    folder: for the run on which an edge predictor is built.
+    parts: into which a batch is split.
+  """
+  config = configs.load(name)
+  changes = {'train.batch_size': parts * config.train.accumulate}
+  if 'batch_size' in config.get('sample', {}):
+    changes['sample.batch_size'] = parts
+  if sum(config.get('laplacian', {}).get('stage_batch', ())):
+    count = len(config.laplacian.stage_batch)
+    changes['train.batch_size'] = count * parts
+    changes['laplacian.stage_batch'] = ','.join([str(parts)] * count)
+  if config.system.name == 'sketch':
+    file, _, variant = name.partition(':')
+    size, *debug = variant.split(',')
+    base = configs.load(','.join([configs_test.BASES[size], *debug]))
+    (folder / 'config.json').write_text(config_lib.to_json(base))
+    changes['sketch.base'] = folder
+  return configs.change(config, changes)
+
+
+def lower(draft: abstract.Draft) -> jax.stages.Lowered:
+  """Lowers a program for TPUs."""
+  return draft.traced.lower(lowering_platforms=('tpu',))

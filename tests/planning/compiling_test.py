@@ -1,0 +1,59 @@
+import importlib.util
+
+import pytest
+
+from pyramid_jax import errors
+from pyramid_jax.planning import compiling
+from pyramid_jax.planning import program as program_lib
+from pyramid_jax.planning import topologies
+from tests.helpers import configs
+
+
+def task(topology, **fields):
+  values = {'train.batch_size': 16, **fields}
+  config = configs.load('diffit_cifar10.py:class,vp,debug', **values)
+  return compiling.Task(
+    config=config, topology=topologies.parse(topology), program='train'
+  )
+
+
+@pytest.mark.slow
+def test_programs_for_gpus_end_after_the_partitioner():
+  given = task('h100:4x2')
+  draft = given.draft()
+  found = compiling.compiled(given, draft)
+  assert found.stage == compiling.PARTITIONER
+  assert (found.peak_bytes, found.temporary_bytes) == (None, None)
+  here = draft.traced.lower().compile().as_text()
+  read = program_lib.Program.of
+  assert 'num_partitions=8' in found.text
+  assert read(found.text).flops == pytest.approx(read(here).flops, rel=0.02)
+
+
+def test_a_compiler_that_ends_early_is_one_line(monkeypatch, tmp_path):
+  class Ended:
+    exitcode = 11
+
+    def is_alive(self):
+      return False
+
+  with pytest.raises(errors.UserError, match='ended with 11') as caught:
+    compiling.dumped(Ended(), tmp_path)
+  assert caught.value.code == errors.BUG
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None, reason='needs libtpu'
+)
+def test_programs_for_tpus_are_compiled_to_the_end(monkeypatch):
+  given = task('v5e:2x4')
+  for key, value in topologies.environment(given.topology, {}).items():
+    monkeypatch.setenv(key, value)
+  draft = given.draft()
+  found = compiling.compiled(given, draft)
+  assert found.stage == compiling.END
+  assert found.peak_bytes > found.temporary_bytes > 0
+  part = compiling.compiled(given, draft, compiling.PARTITIONER)
+  read = program_lib.Program.of
+  assert read(part.text).flops == pytest.approx(read(found.text).flops, rel=0.1)
