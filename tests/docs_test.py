@@ -21,6 +21,7 @@ from pyramid_jax.commands import ship
 from pyramid_jax.config import checks
 from pyramid_jax.config import sections
 from pyramid_jax.interop import convert
+from pyramid_jax.planning import topologies
 from pyramid_jax.runs import workdir as workdir_lib
 from tests.helpers import command_line
 
@@ -234,6 +235,7 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
     mock.patch.object(convert, 'convert', stop),
     mock.patch.object(convert, 'export', stop),
     mock.patch.object(ship, 'ship', stop),
+    mock.patch.object(topologies, 'prepare'),
   ):
     if module == 'pyramid_jax.main':
       code, text = command_line.call(*args)

@@ -76,7 +76,7 @@ def test_sample_reads_the_config_of_the_workdir(call, calls, tmp_path):
     ([CONFIG, '--config.condition.task=words'], 'one of none, text'),
     ([CONFIG + ':tow'], "'two'"),
     (['--config=none.py'], 'there is no file none.py'),
-    ([CONFIG, '--mode=trian'], "evaluate; did you mean 'train'?"),
+    ([CONFIG, '--mode=trian'], "plan; did you mean 'train'?"),
     ([CONFIG, '--prmpt=x'], "no flag --prmpt; did you mean '--prompt'?"),
     ([CONFIG, 'train'], "unknown argument 'train'"),
     (
