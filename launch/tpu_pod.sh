@@ -34,6 +34,8 @@ set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/restarts.sh
 source "$here/restarts.sh"
+# shellcheck source=launch/plan.sh
+source "$here/plan.sh"
 
 POLL_SECS="${POLL_SECS:-30}"  # between two looks at the queue
 # GCP opens this port between slices; jax would take 8482, which it does not.
@@ -218,9 +220,13 @@ state() {
   return 1
 }
 
+planned=''
+
 # make: asks for the TPU; returns 64 if asking again would not help.
 make() {
   local text code
+  [ -n "$planned" ] || print_plan "$dry" "$type" "$count" "${command[@]}"
+  planned=1
   if [ -n "$dry" ]; then
     queue create "${wanted[@]}"
     return

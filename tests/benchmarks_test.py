@@ -246,3 +246,26 @@ def test_official_code_may_have_the_name_of_a_benchmark(tmp_path):
   )
   assert done.returncode == 0, done.stderr[-3000:]
   assert done.stdout.strip() == f'benchmark {ROOT / "benchmarks" / "ldm.py"}'
+
+
+@pytest.mark.slow
+def test_plans(tmp_path):
+  page = tmp_path / 'page.md'
+  page.write_text(
+    'before\n<!-- plans: begin -->old<!-- plans: end -->\nafter\n'
+  )
+  flags_ = (
+    *('--only=diffit_imagenet_256', f'--page={page}'),
+    f'--plans={tmp_path / "plans"}',
+  )
+  call_apart('plans', *flags_)
+  text = page.read_text()
+  assert text.startswith('before\n')
+  assert text.endswith('\nafter\n')
+  assert 'old' not in text
+  rows = [x.split(' | ') for x in text.splitlines() if x.startswith('| `')]
+  assert [row[2] for row in rows] == ['train', 'sampler']
+  assert all(row[5] == 'partitioner' for row in rows)
+  done = processes.run('benchmarks/plans.py', '--small', *flags_)
+  assert done.stderr == ''  # nothing was compiled again
+  assert page.read_text() == text

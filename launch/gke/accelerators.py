@@ -8,6 +8,7 @@ chips, but for slices of one chip.
 
 import dataclasses
 import difflib
+import sys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,9 @@ _TPUS = {
   'v5p': ('tpu-v5p-slice', 2, (*_CUBES, '16x16x16', '16x16x24')),
   'v6e': ('tpu-v6e-slice', 1, ('1x1', *_FLAT)),
 }
+# Of which `--mode=plan` makes plans: what it calls them.
+_PLANNED_TPUS = {'v5litepod': 'v5e', 'v5p': 'v5p', 'v6e': 'v6e'}
+_H100 = ('h100-80gb', 'h100-mega-80gb')
 # Family: (label, numbers of GPUs in a node).
 _GPUS = {
   'a100-40gb': ('nvidia-tesla-a100', (1, 2, 4, 8, 16)),
@@ -113,6 +117,21 @@ _ALL = (
 TABLE = {accelerator.name: accelerator for accelerator in _ALL}
 
 
+def plan_flags(name: str, count: int) -> list[str]:
+  """Returns the flags of `--mode=plan`, [] for chips without plans.
+
+  Args:
+    name: of an accelerator; one that is not known has no plan.
+    count: of slices or nodes.
+  """
+  family, _, size = name.rpartition('-')
+  if name in TABLE and family in _PLANNED_TPUS:
+    slices = [f'--slices={count}'] if count > 1 else []
+    place = f'{_PLANNED_TPUS[family]}:{TABLE[name].topology}'
+    return [f'--topology={place}', *slices]
+  return [f'--topology=h100:{size}x{count}'] if family in _H100 else []
+
+
 def find(name: str) -> Accelerator:
   """Returns the accelerator of a name.
 
@@ -133,3 +152,7 @@ def find(name: str) -> Accelerator:
   raise ValueError(
     f'--accelerator={name} is not known; the nearest are {", ".join(near[:3])}'
   )
+
+
+if __name__ == '__main__':  # launch/plan.sh asks
+  sys.stdout.write(' '.join(plan_flags(sys.argv[1], int(sys.argv[2]))))

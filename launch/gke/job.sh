@@ -22,6 +22,8 @@ FAILURES="${FAILURES:-8}"        # of kubectl in a row, before `wait` gives up
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/restarts.sh
 source "$HERE/../restarts.sh"
+# shellcheck source=launch/plan.sh
+source "$HERE/../plan.sh"
 JOBSET_LABEL=jobset.sigs.k8s.io/jobset-name
 
 fail() {
@@ -58,6 +60,18 @@ state_of() {
   echo "${rest%%/*}"
 }
 
+# Prints the plan of what `apply` starts.
+planned() {
+  local word accelerator='' count=1
+  for word in "${others[@]}"; do
+    case "$word" in
+      --accelerator=*) accelerator="${word#*=}" ;;
+      --slices=* | --nodes=*) count="${word#*=}" ;;
+    esac
+  done
+  print_plan "$dry_run" "$accelerator" "$count" pyramid_jax.main "${others[@]}"
+}
+
 apply() {
   local manifest found state
   manifest="$(python3 "$HERE/manifest.py" "$name" "${others[@]}")" || exit $?
@@ -66,6 +80,7 @@ apply() {
     *) echo "$manifest"; return ;;  # the line for xpk
   esac
   if [ -n "$dry_run" ]; then
+    planned
     look
     echo "# if it has ended: $(run delete jobset "$name")"
     printf "%s <<'END'\n%s\nEND\n" "$(run apply --filename=-)" "$manifest"
@@ -80,6 +95,7 @@ apply() {
   elif [ -n "$found" ]; then
     fail 73 "$name is running; 'job.sh delete $name' stops it, and it saves first"
   fi
+  planned
   kube apply --filename=- <<< "$manifest"
 }
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import multiprocessing
+import os
 import pathlib
 import re
 import tempfile
+import threading
 import time
 
 from absl import logging
@@ -124,6 +126,7 @@ def _compile(
   config: str, topology: topologies.Topology, program: str, folder: str
 ) -> None:
   """Compiles a program, and writes it down after the partitioner."""
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   task = Task(
     config=config_lib.from_json(config), topology=topology, program=program
   )
@@ -131,6 +134,14 @@ def _compile(
   lowered = draft.traced.lower()
   dump = {'xla_dump_to': folder, 'xla_dump_hlo_pass_re': _PASS}
   lowered.compile(flags.for_jax({**draft.options, **dump}))
+
+
+def _end_with_parent() -> None:
+  """Ends this process, which may compile for long, once its parent has."""
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+  parent.join()
+  os._exit(errors.RESTART)
 
 
 def dumped(

@@ -205,9 +205,10 @@ def _scaled(value: float | None, unit: str, base: int = 1000) -> str:
     if value < base or prefix == 'P':
       break
     value /= base
-  binary = 'i' if base == 1024 and prefix else ''
+  if base == 1024 and prefix:
+    prefix = f'{prefix.upper()}i'
   digits = 2 if prefix else 0
-  return f'{value:.{digits}f} {prefix}{binary}{unit}'
+  return f'{value:.{digits}f} {prefix}{unit}'
 
 
 def as_json(name: str, plans: Mapping[str, Plan]) -> Plan:

@@ -158,6 +158,7 @@ def environment(topology: Topology, was: Mapping[str, str]) -> dict[str, str]:
     'TPU_SKIP_MDS_QUERY': '1',  # libtpu asks no metadata server
     'TPU_ACCELERATOR_TYPE': f'{family.accelerator}-{count}',
     'TPU_WORKER_HOSTNAMES': 'localhost',
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # by processes that compile at a time
   }
 
 
@@ -199,7 +200,9 @@ def devices(topology: Topology) -> 'list[jax.Device]':
       platform='tpu', topology_name=topology.name, **options
     )
   except jax.errors.JaxRuntimeError as error:
-    reason = str(error).rpartition('INVALID_ARGUMENT: ')[2]
+    _, is_refused, reason = str(error).partition('INVALID_ARGUMENT: ')
+    if not is_refused:
+      raise
     raise errors.UserError(
       f'--topology={topology.name}: no such slice, hosts have 2 x 2 chips, and'
       f' one chip is alone; {reason}'

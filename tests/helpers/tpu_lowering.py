@@ -39,10 +39,9 @@ def load(name: str, folder: pathlib.Path, parts: int = 8) -> ConfigDict:
   changes = {'train.batch_size': parts * config.train.accumulate}
   if 'batch_size' in config.get('sample', {}):
     changes['sample.batch_size'] = parts
-  if sum(config.get('laplacian', {}).get('stage_batch', ())):
-    count = len(config.laplacian.stage_batch)
-    changes['train.batch_size'] = count * parts
-    changes['laplacian.stage_batch'] = ','.join([str(parts)] * count)
+  if 'laplacian' in config:  # equal parts for its stages
+    changes['train.batch_size'] = config.laplacian.levels * parts
+    changes['laplacian.stage_batch'] = 0
   if config.system.name == 'sketch':
     file, _, variant = name.partition(':')
     size, *debug = variant.split(',')

@@ -52,6 +52,7 @@ class Fakes:
     environment = {
       'PATH': f'{self.bin}:{os.environ["PATH"]}',
       'PAUSE_SECS': '0',
+      'PLAN_SECS': '0',
       'RESTARTS': '3',
     }
     return subprocess.Popen(
