@@ -61,6 +61,14 @@ def platform() -> str:
   return {'cuda': 'gpu', 'rocm': 'gpu'}.get(name, name)
 
 
+def capability() -> float:
+  """Returns the compute capability of the GPUs of this process, 0 without.
+
+  Kernels of cuDNN are chosen by it; jax traces them for its own GPUs only.
+  """
+  return float(getattr(jax.devices()[0], 'compute_capability', '0'))
+
+
 def sizes() -> Mapping[str, int]:
   """Returns the number of devices along each axis, {} without a mesh."""
   here = mesh()

@@ -27,11 +27,13 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax import placement
 from pyramid_jax.config import command_line
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data.readers import latent_cache
@@ -45,7 +47,7 @@ from pyramid_jax.runs import progress
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
-from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import spaces
 
 
 Arrays = dict[str, np.ndarray]
@@ -101,8 +103,8 @@ def run(
     'flips': flips,
   }
   processes.decided(lambda: _begin(output, manifest))
-  network = autoencoder.network(config.first_stage)
-  encode = make_encode(network, reader.finish, flips)
+  network = spaces.latents(config).first_stage
+  encode = make_encode(network, reader.finish, flips, mesh)
   process, number = processes.process_part()
   shards = range(process, -(-total // shard_size), number)
   images_of = lambda index: range(total)[index * shard_size :][:shard_size]
@@ -161,12 +163,12 @@ def make_encode(
   model: first_stages.Network,
   finish: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]],
   flips: bool,
+  mesh: Mesh,
 ) -> Encode:
-  """Returns (params, host arrays) -> arrays of a shard, compiled."""
+  """Returns (params, arrays on a mesh) -> arrays of a shard, compiled."""
 
   latents = functools.partial(latent_cache.encoded, model)
 
-  @jax.jit
   def encode(params, batch):
     arrays = finish(batch)
     image = arrays.pop('image')
@@ -175,7 +177,7 @@ def make_encode(
       arrays |= {latent_cache.FLIPPED + k: v for k, v in mirrored.items()}
     return arrays | latents(params, image)
 
-  return encode
+  return jax.jit(placement.within(mesh, encode))
 
 
 def _check_room(

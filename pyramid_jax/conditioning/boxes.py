@@ -66,6 +66,8 @@ def create(config: ConfigDict, _: encoder.FirstStage) -> BoxesEncoder:
     )
   names = ('dim', 'depth', 'heads', 'head_dim', 'num_labels')
   network = text_encoders.BoxEncoder(
-    **{name: c[name] for name in names}, dtype=jnp.dtype(config.dtype)
+    **{name: c[name] for name in names},
+    dtype=jnp.dtype(config.dtype),
+    attention=config.attention,
   )
   return BoxesEncoder(network=network, max_objects=config.data.max_objects)

@@ -192,7 +192,11 @@ def _sizes(config: ConfigDict) -> dict[str, Any]:
   """Returns the fields that all transformers have."""
   names = ('vocab_size', 'dim', 'depth', 'heads')
   sizes = {name: config.condition[name] for name in names}
-  return {**sizes, 'dtype': jnp.dtype(config.dtype)}
+  return {
+    **sizes,
+    'dtype': jnp.dtype(config.dtype),
+    'attention': config.attention,
+  }
 
 
 def _sequence(config: ConfigDict) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class AttnBlock(nn.Module):
   """Adds single-headed self-attention over all positions to its input."""
 
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -62,7 +63,7 @@ class AttnBlock(nn.Module):
     q, k, v = (
       rearrange(pointwise(name)(y), 'b h w c -> b (h w) 1 c') for name in 'qkv'
     )
-    y = attention.dot_product_attention(q, k, v)
+    y = attention.dot_product_attention(q, k, v, implementation=self.attention)
     y = rearrange(y, 'b (h w) 1 c -> b h w c', h=height)
     return x + pointwise('proj_out')(y)
 
@@ -75,6 +76,7 @@ class LinearAttnBlock(nn.Module):
   """
 
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'  # not read: it has two plain products
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -105,6 +107,7 @@ class Blocks(nn.Module):
   dropout: float  # rate in the blocks
   dtype: jnp.dtype
   remat: bool
+  attention: str
 
   def block(self, x: jax.Array, features: int, name: str) -> jax.Array:
     """Maps (B, H, W, C) to (B, H, W, features)."""
@@ -118,7 +121,7 @@ class Blocks(nn.Module):
     if module is None:
       return x
     module = nn.remat(module) if self.remat else module
-    return module(self.dtype, name=name)(x)
+    return module(self.dtype, self.attention, name=name)(x)
 
 
 class Level(Blocks):
@@ -173,6 +176,7 @@ class Levels(nn.Module, kw_only=True):
   attn_type: str = 'vanilla'  # a key of `ATTENTIONS`
   dtype: jnp.dtype = jnp.float32  # latents and images are float32
   remat: bool = False
+  attention: str = 'auto'
 
   def level(
     self, index: int, nominal: int, blocks: int, resample: str | None
@@ -183,6 +187,7 @@ class Levels(nn.Module, kw_only=True):
       self.dropout,
       self.dtype,
       self.remat,
+      self.attention,
       self.ch * self.ch_mult[index],
       blocks,
       resample,
@@ -191,7 +196,9 @@ class Levels(nn.Module, kw_only=True):
 
   def middle(self) -> Middle:
     """Returns the unnamed middle of the network."""
-    return Middle(self.attn_type, self.dropout, self.dtype, self.remat)
+    return Middle(
+      self.attn_type, self.dropout, self.dtype, self.remat, self.attention
+    )
 
   def down_levels(self) -> list[Level]:
     """Returns the unnamed levels of an encoder, that of the image first."""
@@ -282,10 +289,19 @@ class FirstStage(nn.Module, kw_only=True):
   ddconfig: Mapping[str, Any]  # fields of the `Decoder` at least
   dtype: jnp.dtype = jnp.float32  # latents and images are float32
   remat: bool = False
+  attention: str = 'auto'
 
   # Converter family of the weights, a key of `interop.parts.FAMILIES`.
   family = ''
   is_stochastic = False  # whether `encode` draws latents by a noise
+
+  def common_fields(self) -> dict[str, Any]:
+    """Returns the fields that all encoders and decoders share."""
+    return {
+      'dtype': self.dtype,
+      'remat': self.remat,
+      'attention': self.attention,
+    }
 
   @property
   def factor(self) -> int:

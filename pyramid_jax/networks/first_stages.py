@@ -26,7 +26,7 @@ class OneScale(autoencoder.FirstStage, kw_only=True):
   """What autoencoders of one scale have in common.
 
   `ddconfig` has the fields of `autoencoder.Encoder` and `autoencoder.Decoder`
-  in one, but for dtype and remat, and `in_channels` (3 unless given).
+  in one, but for `common_fields`, and `in_channels` (3 unless given).
   """
 
   embed_dim: int  # channels of a latent
@@ -47,7 +47,7 @@ class OneScale(autoencoder.FirstStage, kw_only=True):
     z_channels = fields.pop('z_channels')
     own = fields.keys() & {'out_ch', 'tanh_out'}
     of_decoder = {name: fields.pop(name) for name in own}
-    fields |= {'dtype': self.dtype, 'remat': self.remat}
+    fields |= self.common_fields()
     self.encoder = autoencoder.Encoder(
       **fields, z_channels=z_channels, double_z=double_z
     )

@@ -61,7 +61,7 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
   """
 
   # Fields of `MSEncoder`, as `ddconfig` has those of the decoder and
-  # `z_channels`, the channels of its input; both but for dtype and remat.
+  # `z_channels`, the channels of its input; both but for `common_fields`.
   edconfig: Mapping[str, Any]
   embed_dim: tuple[int, ...]  # channels of the latent of each scale
   n_embed: tuple[int, ...]  # entries of the codebook of each scale
@@ -95,7 +95,7 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
         'edconfig.z_channels, embed_dim and n_embed must have one entry a '
         f'scale, got {tuple(z_channels)}, {self.embed_dim}, {self.n_embed}.'
       )
-    common: dict[str, Any] = {'dtype': self.dtype, 'remat': self.remat}
+    common = self.common_fields()
     decoder = dict(self.ddconfig)
     pointwise = lambda features: affine.Conv(features, 1)
     between = range(scales - 1)

@@ -59,6 +59,7 @@ class Block(nn.Module):
   head_dim: int
   mlp_dim: int
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -72,7 +73,9 @@ class Block(nn.Module):
       rearrange(layer(part, width)(h), 'b n (h d) -> b n h d', h=self.heads)
       for part in 'qkv'
     )
-    h = attention.dot_product_attention(q, k, v, bias=bias, scale=1.0)
+    h = attention.dot_product_attention(
+      q, k, v, bias=bias, scale=1.0, implementation=self.attention
+    )
     x = x + layer('o', dim)(rearrange(h, 'b n h d -> b n (h d)'))
     h = norms.RMSNorm(dtype=self.dtype, name='norm_ff')(x)
     gate = nn.gelu(layer('wi_0', self.mlp_dim)(h), approximate=True)
@@ -95,6 +98,7 @@ class T5Encoder(nn.Module):
   buckets: int = 32  # rows of the table of relative positions
   max_distance: int = 128  # the longest that the table distinguishes, tokens
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
@@ -120,7 +124,12 @@ class T5Encoder(nn.Module):
       bias = jnp.where(mask[:, None, None, :] > 0, bias, lowest)
     for i in range(self.depth):
       block = Block(
-        self.heads, self.head_dim, self.mlp_dim, self.dtype, name=f'block_{i}'
+        self.heads,
+        self.head_dim,
+        self.mlp_dim,
+        self.dtype,
+        self.attention,
+        name=f'block_{i}',
       )
       x = block(x, bias)
     return norms.RMSNorm(dtype=self.dtype, name='final_layer_norm')(x)

@@ -28,13 +28,14 @@ class EncoderBlock(nn.Module):
   heads: int
   head_dim: int
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
     h = norms.LayerNorm(dtype=self.dtype, name='norm_attn')(x)
     x = x + transformer.CrossAttention(
-      self.heads, self.head_dim, dtype=self.dtype, name='attn'
+      self.heads, self.head_dim, 0.0, self.dtype, self.attention, name='attn'
     )(h)
     h = norms.LayerNorm(dtype=self.dtype, name='norm_ff')(x)
     return x + transformer.FeedForward(False, self.dtype, name='ff')(h)
@@ -48,13 +49,15 @@ class EncoderStack(nn.Module):
   head_dim: int
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
     module = nn.remat(EncoderBlock) if self.remat else EncoderBlock
+    fields = (self.heads, self.head_dim, self.dtype, self.attention)
     for i in range(self.depth):
-      x = module(self.heads, self.head_dim, self.dtype, name=f'layer_{i}')(x)
+      x = module(*fields, name=f'layer_{i}')(x)
     return x
 
 
@@ -73,6 +76,7 @@ class TransformerEncoder(nn.Module):
   head_dim: int = 64
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  attention: str = 'auto'
   # Standard deviation of the initial embeddings; with 0.02, that of the
   # reference, the first blocks outweigh them.
   embed_std: float = 0.02
@@ -81,7 +85,12 @@ class TransformerEncoder(nn.Module):
     self.token_emb = affine.embed(self.vocab_size, self.dim, self.embed_std)
     self.pos_emb = affine.embed(self.max_seq_len, self.dim, self.embed_std)
     self.layers = EncoderStack(
-      self.depth, self.heads, self.head_dim, self.dtype, self.remat
+      self.depth,
+      self.heads,
+      self.head_dim,
+      self.dtype,
+      self.remat,
+      self.attention,
     )
     self.norm = norms.LayerNorm(dtype=self.dtype)
     self.to_logits = affine.Linear(self.vocab_size)
@@ -115,6 +124,7 @@ class ClipBlock(nn.Module):
   mlp_dim: int
   hidden_act: str = 'quick_gelu'  # a key of `ACTIVATIONS`
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -130,7 +140,9 @@ class ClipBlock(nn.Module):
     )
     past = jnp.tril(jnp.ones((n, n), bool))
     bias = jnp.where(past, 0.0, jnp.finfo(jnp.float32).min)
-    h = attention.dot_product_attention(q, k, v, bias=bias)
+    h = attention.dot_product_attention(
+      q, k, v, bias=bias, implementation=self.attention
+    )
     x = x + layer('out_proj')(rearrange(h, 'b n h d -> b n (h d)'))
     h = norms.LayerNorm(dtype=self.dtype, name='layer_norm2')(x)
     h = layer('fc1', self.mlp_dim)(h)
@@ -155,12 +167,17 @@ class CLIPTextEncoder(nn.Module):
   # Width of the space shared with images, None without.
   projection_dim: int | None = None
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   def setup(self) -> None:
     self.token_embedding = affine.embed(self.vocab_size, self.dim, 0.02)
     self.position_embedding = affine.embed(self.max_length, self.dim, 0.01)
-    fields = (self.heads, self.mlp_dim, self.hidden_act, self.dtype)
-    self.layers = [ClipBlock(*fields) for _ in range(self.depth)]
+    self.layers = [
+      ClipBlock(
+        self.heads, self.mlp_dim, self.hidden_act, self.dtype, self.attention
+      )
+      for _ in range(self.depth)
+    ]
     self.final_layer_norm = norms.LayerNorm(dtype=self.dtype)
     if self.projection_dim is not None:
       self.text_projection = affine.Linear(self.projection_dim, use_bias=False)
@@ -206,6 +223,7 @@ class BoxEncoder(nn.Module):
   num_labels: int  # categories, the padding label 0 included
   head_dim: int = 64
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
@@ -237,7 +255,12 @@ class BoxEncoder(nn.Module):
     anywhere = jnp.array([0.0, 0.0, 1.0, 1.0])
     places = jnp.where(is_there, jnp.pad(boxes, one_more), anywhere)
     x = EncoderStack(
-      self.depth, self.heads, self.head_dim, self.dtype, name='layers'
+      self.depth,
+      self.heads,
+      self.head_dim,
+      self.dtype,
+      attention=self.attention,
+      name='layers',
     )(x)
     x = norms.LayerNorm(dtype=self.dtype, name='norm')(x)
     return transformer.PlacedTokens(values=x, places=places)

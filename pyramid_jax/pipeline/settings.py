@@ -46,7 +46,8 @@ def of_config(
 
   Raises:
     ValueError: a field of `config.sample` that the system does not serve, or
-      a `config.attention` that this machine does not have.
+      a `config.attention` that those devices do not have for which programs
+        are traced.
   """
   attention.check(config.attention, placement.platform())
   spec = spec_lib.SamplerSpec()

@@ -277,6 +277,7 @@ def network(config: ConfigDict) -> first_stages.Network:
     **config.network.to_dict(),
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
+    attention=config.attention,
   )
 
 

@@ -205,7 +205,9 @@ def inverse_std(
 
 def latents(config: ConfigDict) -> Latents:
   """Returns the latents of `config.first_stage`, whose scale is measured."""
-  first_stage = autoencoder.network(config.first_stage)
+  first_stage = autoencoder.network(config.first_stage).clone(
+    attention=config.attention  # that of a frozen part is the run's
+  )
   size, coarsest = config.data.image_size, first_stage.coarsest_factor
   reason = ', the factor of the coarsest scale'
   fields_lib.check_multiple('data.image_size', size, coarsest, reason)

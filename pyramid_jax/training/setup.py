@@ -14,6 +14,7 @@ import numpy as np
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import pipeline
+from pyramid_jax import placement
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
@@ -66,7 +67,8 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     options = flags.of_config(config, mesh)
     mesh_lib.check_batch(mesh, config.train.batch_size, config.train.accumulate)
     system = workdir_lib.create_system(config)
-    settings = settings_lib.of_config(system, config)
+    with placement.on(mesh):
+      settings = settings_lib.of_config(system, config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
     record = data_record.DataRecord.of(train=reader, val=reader_val)

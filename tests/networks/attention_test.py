@@ -4,9 +4,15 @@ import jax
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu import flash_attention
 import jax.numpy as jnp
+from jax.sharding import AbstractDevice
+from jax.sharding import AbstractMesh
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import attention
 
 
@@ -74,9 +80,19 @@ def test_refuses(change, message):
     attention.dot_product_attention(**arguments)
 
 
-def _shapes(t=1024, s=1024, dim=64, dtype=jnp.bfloat16):
-  q = jax.ShapeDtypeStruct((2, t, 4, dim), dtype)
-  k = jax.ShapeDtypeStruct((2, s, 4, dim), dtype)
+def _mesh(platform, *sizes):
+  """Returns a mesh of devices that are not here."""
+  return AbstractMesh(
+    (*sizes, *(1,) * (3 - len(sizes))),
+    placement.AXES,
+    (AxisType.Auto,) * 3,
+    abstract_device=AbstractDevice('any', None, platform),
+  )
+
+
+def _shapes(t=1024, s=1024, heads=4, dim=64, dtype=jnp.bfloat16, rows=2):
+  q = jax.ShapeDtypeStruct((rows, t, heads, dim), dtype)
+  k = jax.ShapeDtypeStruct((rows, s, heads, dim), dtype)
   return q, k, k
 
 
@@ -88,7 +104,10 @@ def _shapes(t=1024, s=1024, dim=64, dtype=jnp.bfloat16):
     ('auto', 'gpu', {'dim': 128}, {'capability': 9.0}, 'cudnn'),
     ('auto', 'gpu', {'dtype': jnp.float16}, {'capability': 9.0}, 'cudnn'),
     ('auto', 'gpu', {'dtype': jnp.float32}, {'capability': 9.0}, 'xla'),
-    ('auto', 'gpu', {'dim': 136}, {'capability': 9.0}, 'xla'),
+    ('auto', 'gpu', {'dim': 136}, {'capability': 8.9}, 'xla'),
+    ('auto', 'gpu', {'dim': 136}, {'capability': 9.0}, 'cudnn'),
+    ('auto', 'gpu', {'dim': 256}, {'capability': 9.0}, 'cudnn'),
+    ('auto', 'gpu', {'dim': 264}, {'capability': 9.0}, 'xla'),
     ('auto', 'gpu', {'dim': 36}, {'capability': 9.0}, 'xla'),
     ('auto', 'gpu', {}, {'capability': 7.5}, 'xla'),
     ('auto', 'gpu', {}, {'capability': 9.0, 'has_bias': True}, 'cudnn'),
@@ -112,9 +131,43 @@ def _shapes(t=1024, s=1024, dim=64, dtype=jnp.bfloat16):
     ('xla', 'tpu', {}, {}, 'xla'),
   ],
 )
-def test_choice_of_the_kernel(asked, platform, shapes, more, expected):
-  arguments = _shapes(**shapes)
-  assert attention.choose(asked, platform, *arguments, **more) == expected
+def test_choice_of_the_kernel(
+  monkeypatch, asked, platform, shapes, more, expected
+):
+  capability = more.get('capability', 0.0)
+  monkeypatch.setattr(placement, 'capability', lambda: capability)
+  has_bias = more.get('has_bias', False)
+  with placement.on(_mesh(platform)):
+    found = attention.choose(asked, *_shapes(**shapes), has_bias=has_bias)
+  assert found == expected
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'shapes', 'expected'),
+  [
+    ((4, 2), {'rows': 16}, 'flash'),
+    ((4, 2), {'rows': 4}, 'xla'),
+    ((4, 2), {'rows': 12}, 'xla'),
+    ((2, 1, 4), {'rows': 2}, 'flash'),  # a head for each of the four
+    ((2, 1, 4), {'rows': 2, 'heads': 6}, 'xla'),
+    ((2, 1, 4), {'rows': 8, 'heads': 6}, 'flash'),
+  ],
+)
+def test_kernels_need_a_part_of_the_rows_on_each_device(
+  sizes, shapes, expected
+):
+  with placement.on(_mesh('tpu', *sizes)):
+    assert attention.choose('auto', *_shapes(**shapes)) == expected
+
+
+def test_the_flash_kernel_needs_a_mesh_where_there_are_several_devices(
+  monkeypatch,
+):
+  monkeypatch.setattr(placement, 'platform', lambda: 'tpu')
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  assert attention.choose('auto', *_shapes()) == 'flash'
+  monkeypatch.setattr(jax, 'device_count', lambda: 4)
+  assert attention.choose('auto', *_shapes()) == 'xla'
 
 
 def test_the_flash_kernel_gets_what_it_takes(monkeypatch):
@@ -212,3 +265,35 @@ def test_the_cudnn_kernel_gets_what_it_takes(monkeypatch):
   np.testing.assert_allclose(
     got, _numpy_attention(q, k, v, scale=0.3), atol=1e-5
   )
+
+
+def _lowered(mesh, function, *arguments):
+  """Returns the program for a mesh, which has rows split over all of it."""
+  rows = NamedSharding(mesh, PartitionSpec(placement.BATCH_AXES))
+  arguments = [
+    jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=rows if x.ndim == 4 else None
+    )
+    for x in arguments
+  ]
+  platform = mesh.abstract_device.platform
+  traced = jax.jit(placement.within(mesh, function)).trace(*arguments)
+  return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(
+  'sizes', [(8,), (4, 2), (1, 8), (2, 2, 2), (2, 1, 4), (1, 1, 8)]
+)
+@pytest.mark.parametrize('with_bias', [False, True])
+def test_the_flash_kernel_on_many_devices(sizes, with_bias):
+  shapes = list(_shapes(rows=8, t=1024, s=1024, heads=16, dim=72))
+  if with_bias:
+    shapes.append(jax.ShapeDtypeStruct((16, 1024, 1024), jnp.float32))
+
+  def loss(q, k, v, bias=None):
+    out = attention.dot_product_attention(q, k, v, bias=bias)
+    return out.sum(dtype=jnp.float32)
+
+  gradient = jax.grad(loss, range(len(shapes)))
+  text = _lowered(_mesh('tpu', *sizes), gradient, *shapes)
+  assert text.count('tpu_custom_call') == 3

@@ -1,19 +1,26 @@
 """The one attention function: every attention in the package calls it."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import functools
+import math
 
 from einops import rearrange
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from pyramid_jax import placement
 
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'flash')
 
-# Limits of the kernel of cuDNN: GPUs, element types, widest head, its multiple.
+# Limits of the kernel of cuDNN: GPUs, element types, the multiple of a head's
+# width, and the widest of GPUs from some capability on, newest first.
 _CUDNN_CAPABILITY = 8.0
 _CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
-_CUDNN_MAX_HEAD_DIM = 128
 _CUDNN_HEAD_DIM_MULTIPLE = 8
+_CUDNN_MAX_HEAD_DIM = ((9.0, 256), (_CUDNN_CAPABILITY, 128))
 # With a bias: the oldest GPUs whose kernel gives its gradient too, and the
 # lowest value (in place of minus infinity) that the kernel computes with.
 _CUDNN_BIAS_CAPABILITY = 9.0
@@ -26,6 +33,11 @@ _FLASH_BLOCK = 128
 _FLASH_MIN_QUERIES = 1024
 
 _PLATFORMS = {'cudnn': 'gpu', 'flash': 'tpu'}
+
+# Computes an attention of (q, k, v, bias).
+_Kernel = Callable[
+  [jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array
+]
 
 
 def dot_product_attention(
@@ -60,41 +72,35 @@ def dot_product_attention(
     raise ValueError(
       f'q {q.shape} and k {k.shape} must agree in all but the token axis.'
     )
-  platform, capability = jax.default_backend(), _capability()
-  has_bias = bias is not None
-  kernel = choose(
-    implementation, platform, q, k, v, has_bias=has_bias, capability=capability
-  )
+  name = choose(implementation, q, k, v, has_bias=bias is not None)
   if scale is None:
     scale = q.shape[-1] ** -0.5
-  if kernel == 'cudnn':
-    return _cudnn_attention(q, k, v, bias, scale)
-  if kernel == 'flash':
-    return _flash_attention(q, k, v, bias, scale)
-  return _matmul_attention(q, k, v, bias, scale)
+  kernel = functools.partial(_KERNELS[name], scale=scale)
+  if name == 'xla':
+    return kernel(q, k, v, bias)
+  return _on_each_device(kernel, q, k, v, bias)
 
 
 def choose(
   implementation: str,
-  platform: str,
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
   *,
   has_bias: bool = False,
-  capability: float = 0.0,
 ) -> str:
   """Returns which kernel computes an attention: 'xla', 'cudnn' or 'flash'.
 
-  'auto' takes the fused kernel of the platform ('cpu', 'gpu' or 'tpu') where
+  'auto' takes the fused kernel of the platform that will run the program where
   it is worth it, 'cudnn' and 'flash' wherever it takes the arguments; the rest
-  (wide heads, odd numbers of tokens) is left to 'xla'. Of q, k and v only
-  shapes and element types are read; `capability` is that of a GPU.
+  (wide heads, odd numbers of tokens, rows that do not divide among the devices)
+  is left to 'xla'. Of q, k and v only shapes and element types are read.
   """
+  platform = placement.platform()
   check(implementation, platform)
-  if implementation == 'xla':
+  if implementation == 'xla' or not _divides(q):
     return 'xla'
-  if platform == 'gpu' and _cudnn_fits(q, k, v, has_bias, capability):
+  if platform == 'gpu' and _cudnn_fits(q, k, v, has_bias):
     return 'cudnn'
   worth_it = implementation == 'flash' or q.shape[1] >= _FLASH_MIN_QUERIES
   if platform == 'tpu' and worth_it and _flash_fits(q, k):
@@ -103,7 +109,10 @@ def choose(
 
 
 def check(implementation: str, platform: str) -> None:
-  """Raises ValueError for an unknown implementation, or of other platforms."""
+  """Raises ValueError for an unknown implementation, or of other platforms.
+
+  `platform` is 'cpu', 'gpu' or 'tpu', as `placement.platform` names them.
+  """
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
       f'attention is {implementation!r}, allowed: {", ".join(IMPLEMENTATIONS)}.'
@@ -114,6 +123,54 @@ def check(implementation: str, platform: str) -> None:
       f'attention {implementation!r} runs on {needed}, this is {platform}; '
       "use 'auto'."
     )
+
+
+def _axes(heads: int) -> tuple[tuple[str, ...], str | None]:
+  """Returns the mesh axes of the rows and the one of the heads, if any.
+
+  Heads that the tensor axis does not divide stay together, and rows are split
+  over that axis too, so that no device repeats the work of another.
+  """
+  if heads % placement.sizes().get(placement.TENSOR, 1):
+    return placement.AXES, None
+  return placement.BATCH_AXES, placement.TENSOR
+
+
+def _divides(q: jax.Array) -> bool:
+  """Returns whether a kernel can have its part of the rows on each device."""
+  sizes = placement.sizes()
+  rows, _ = _axes(q.shape[2])
+  return q.shape[0] % math.prod(sizes.get(axis, 1) for axis in rows) == 0
+
+
+def _on_each_device(
+  kernel: _Kernel,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  bias: jax.Array | None,
+) -> jax.Array:
+  """Runs a kernel, which XLA cannot split, on each device's rows and heads.
+
+  A bias that all rows share is whole on each device; its gradient is the sum
+  of those of the devices, in its own element type.
+  """
+  if placement.mesh() is None:
+    return kernel(q, k, v, bias)
+  rows, heads = _axes(q.shape[2])
+  spec = PartitionSpec(rows, None, heads)
+  of_bias = PartitionSpec()
+  if bias is not None:
+    bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+    split = lambda axis, names: None if bias.shape[axis] == 1 else names
+    of_bias = PartitionSpec(split(0, rows), split(1, heads))
+  return jax.shard_map(
+    kernel,
+    mesh=placement.mesh(),
+    in_specs=(spec, spec, spec, of_bias),
+    out_specs=spec,
+    check_vma=False,  # kernels do not say over which axes their results vary
+  )(q, k, v, bias)
 
 
 _heads_first = functools.partial(rearrange, pattern='b t h d -> b h t d')
@@ -173,20 +230,15 @@ def _flash_attention(
   return _heads_last(out)
 
 
-def _capability() -> float:
-  """Returns the compute capability of the first device, 0 if it has none."""
-  return float(getattr(jax.devices()[0], 'compute_capability', '0'))
-
-
 def _cudnn_fits(
-  q: jax.Array, k: jax.Array, v: jax.Array, has_bias: bool, capability: float
+  q: jax.Array, k: jax.Array, v: jax.Array, has_bias: bool
 ) -> bool:
-  head_dim = q.shape[-1]
+  capability, head_dim = placement.capability(), q.shape[-1]
+  widest = (w for least, w in _CUDNN_MAX_HEAD_DIM if capability >= least)
   fits = (
-    capability >= _CUDNN_CAPABILITY
-    and q.dtype in _CUDNN_DTYPES
+    q.dtype in _CUDNN_DTYPES
     and q.dtype == k.dtype == v.dtype
-    and head_dim <= _CUDNN_MAX_HEAD_DIM
+    and head_dim <= next(widest, 0)
     and head_dim % _CUDNN_HEAD_DIM_MULTIPLE == 0
   )
   if not has_bias:
@@ -196,9 +248,18 @@ def _cudnn_fits(
 
 
 def _flash_fits(q: jax.Array, k: jax.Array) -> bool:
+  if placement.mesh() is None and jax.device_count() > 1:
+    return False  # Nothing says which rows a device has.
   head_dim = q.shape[-1]
   return (
     q.shape[1] % _FLASH_BLOCK == 0
     and k.shape[1] % _FLASH_BLOCK == 0
     and (head_dim < _FLASH_BLOCK or head_dim % _FLASH_BLOCK == 0)
   )
+
+
+_KERNELS: Mapping[str, Callable[..., jax.Array]] = {
+  'xla': _matmul_attention,
+  'cudnn': _cudnn_attention,
+  'flash': _flash_attention,
+}
