@@ -145,6 +145,22 @@ def test_gradients_of_parameters_are_sums_in_float32(layer):
     np.testing.assert_array_equal(got['kernel'][0, 0], np.full((4, 8), 301.0))
 
 
+def test_what_recomputes_activations_may_keep_products():
+  layer = affine.Linear(8, dtype=jnp.bfloat16)
+  x = jnp.ones((3, 8))
+  variables = layer.init(jax.random.key(0), x)
+
+  def products(policy):
+    walk = lambda v: layer.apply(v, jnp.sin(layer.apply(v, x)))
+    total = lambda v: jax.checkpoint(walk, policy=policy)(v).sum()
+    return str(jax.make_jaxpr(jax.grad(total))(variables)).count('dot_general')
+
+  keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  nothing = jax.checkpoint_policies.nothing_saveable
+  assert products(keep) == 6  # two, and four of their gradients
+  assert products(nothing) == 7
+
+
 def test_within_a_loop_gradients_keep_the_fast_layout():
   x = jnp.ones((1, 8, 8, 4))
   kernel = jnp.ones((3, 3, 4, 4))

@@ -6,7 +6,6 @@ nn/modules/conv.py, `reset_parameters`). Kernels have the axes (..., in, out),
 the axes in front being the receptive field.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -128,17 +127,18 @@ def embed(
 
 # Products of activations with parameters. Activations may have a short type,
 # in which parameters are rounded; the gradient of a parameter is a sum over the
-# batch, over all devices that share it, and keeps its float32 throughout.
+# batch, over all devices that share it, and keeps its float32 throughout. What
+# goes forward has no such rule around it, so that `jax.checkpoint` finds the
+# products that it keeps.
 
 
-@jax.custom_vjp
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _multiplied(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Multiplies (..., C) by a (C, D) kernel in the element type of x."""
   return x @ kernel.astype(x.dtype)
 
 
 def _product_forward(x, kernel):
-  return _product(x, kernel), (x, kernel)
+  return _multiplied(x, kernel), (x, kernel)
 
 
 def _product_backward(residuals, dy):
@@ -148,23 +148,24 @@ def _product_backward(residuals, dy):
   return dx, dk
 
 
+_product = jax.custom_vjp(_multiplied)
 _product.defvjp(_product_forward, _product_backward)
 
 
-@jax.custom_vjp
-def _shifted(y: jax.Array, bias: jax.Array) -> jax.Array:
+def _added(y: jax.Array, bias: jax.Array) -> jax.Array:
   """Adds a (C,) bias to (..., C) in the element type of y."""
   return y + bias.astype(y.dtype)
 
 
 def _shifted_forward(y, bias):
-  return _shifted(y, bias), bias
+  return _added(y, bias), bias
 
 
 def _shifted_backward(bias, dy):
   return dy, dy.astype(bias.dtype).sum(tuple(range(dy.ndim - 1)))
 
 
+_shifted = jax.custom_vjp(_added)
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
@@ -190,8 +191,7 @@ def convolve(
   return _product(patches, kernel.reshape(k * k * channels, -1))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolution(
+def _convolved(
   x: jax.Array, kernel: jax.Array, strides: int, padding: Padding
 ) -> jax.Array:
   return lax.conv_general_dilated(
@@ -204,7 +204,7 @@ def _convolution(
 
 
 def _convolution_forward(x, kernel, strides, padding):
-  return _convolution(x, kernel, strides, padding), (x, kernel)
+  return _convolved(x, kernel, strides, padding), (x, kernel)
 
 
 def _convolution_backward(strides, padding, residuals, dy):
@@ -243,4 +243,5 @@ def _convolution_backward(strides, padding, residuals, dy):
   return dx, dk
 
 
+_convolution = jax.custom_vjp(_convolved, nondiff_argnums=(2, 3))
 _convolution.defvjp(_convolution_forward, _convolution_backward)
