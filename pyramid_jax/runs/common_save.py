@@ -6,6 +6,7 @@ never by their devices, which may be at work. A part that cannot be written ends
 the save in all of them.
 """
 
+from collections.abc import Callable
 import itertools
 import time
 from typing import Any
@@ -18,6 +19,11 @@ from pyramid_jax.distributed import processes
 _POLL_SECS = 0.5
 _FAILED = 'failed'
 _GIVEN_UP = 'given_up'
+_REMOVED = 'removed'
+# How long the other processes may take to give up, and process 0 to remove what
+# there is; after that a process goes on.
+_GIVE_UP_SECS = 10.0
+_REMOVE_SECS = 30.0
 _numbers = itertools.count()  # of saves; all processes make the same
 
 
@@ -67,22 +73,29 @@ class Options:
     )
 
   def fail(self, why: str) -> None:
-    """Says that this process cannot write its part: the others give up."""
+    """Says that a process cannot write its part: the others give up."""
     if processes.is_one_of_many():
       self._board.put(_FAILED, why)
-      index, _ = processes.process_part()
-      self._board.put(f'{_GIVEN_UP}/{index}', '')
 
-  def await_all(self, secs: float) -> None:
-    """Waits until all have given up a save, at most for so long.
+  def give_up(self, remove: Callable[[], None]) -> None:
+    """Ends a failed save, once this process writes no more.
 
-    Until then they may write into its folder.
+    Process 0 calls `remove` after all have given up: what is still written into
+    a folder that is gone is waited for without end. The others wait until it
+    has removed, because their end is that of process 0 too.
     """
-    _, count = processes.process_part()
-    end = time.monotonic() + secs
-    for index in range(count if count > 1 else 0):
+    index, count = processes.process_part()
+    if index:
+      self._board.put(f'{_GIVEN_UP}/{index}', '')
+      self._board.get(_REMOVED, _REMOVE_SECS)
+      return
+    end = time.monotonic() + _GIVE_UP_SECS
+    for other in range(1, count):
       left = max(0.0, end - time.monotonic())
-      self._board.get(f'{_GIVEN_UP}/{index}', left)
+      self._board.get(f'{_GIVEN_UP}/{other}', left)
+    remove()
+    if count > 1:
+      self._board.put(_REMOVED, '')
 
   def _meet(self, *, key: str, timeout_ms: int) -> None:
     """Waits until all processes are here; process 0 says when.

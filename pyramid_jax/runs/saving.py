@@ -48,7 +48,6 @@ class Saver:
     self._workdir = workdir
     self._rules = rules
     self._orbax: Any = None  # opened by the first save, and after a failed one
-    self._options = common_save.Options()  # of `_orbax`
     self._pool: futures.Executor | None = None
     self._running: futures.Future[Took] | None = None
     self._step = -1  # of the save that runs
@@ -70,20 +69,21 @@ class Saver:
       UserError: it cannot be written.
     """
     self._step = step
+    options = common_save.Options()
     path = step_folders.of_step(self._workdir, step)
     try:
       with errors.writing(path):
         processes.decided(functools.partial(self._prepare, path))
-        self._open()
+        self._open(options)
         self._orbax.save(stores.of_library(path), args=args)
-    except BaseException:
-      self._abandon()
+    except BaseException as error:
+      self._abandon(options, str(error))
       raise
     blocking_secs = time.monotonic() - began
     if self._pool is None:
       self._pool = futures.ThreadPoolExecutor(1, 'checkpoints')
     self._running = self._pool.submit(
-      self._finish, self._orbax, step, size, blocking_secs, began
+      self._finish, self._orbax, options, step, size, blocking_secs, began
     )
 
   def _prepare(self, path: stores.Path) -> None:
@@ -96,7 +96,7 @@ class Saver:
         # Orbax would begin a workdir anew that was moved away.
         os.stat(self._workdir)
 
-  def _open(self) -> None:
+  def _open(self, options: common_save.Options) -> None:
     """Opens Orbax, for each save of several processes anew: see its options."""
     import orbax.checkpoint as ocp  # slow to load
 
@@ -104,11 +104,10 @@ class Saver:
       self._orbax.close()
       self._orbax = None
     if self._orbax is None:
-      self._options = common_save.Options()
       self._orbax = ocp.AsyncCheckpointer(
-        self._options.handler(),
-        async_options=self._options.background(),
-        multiprocessing_options=self._options.together(),
+        options.handler(),
+        async_options=options.background(),
+        multiprocessing_options=options.together(),
       )
 
   @property
@@ -119,14 +118,8 @@ class Saver:
   def wait(self) -> None:
     """Waits for the save that runs; one that fails is a UserError."""
     running, self._running = self._running, None
-    if running is None:
-      return
-    try:
-      with errors.writing(step_folders.of_step(self._workdir, self._step)):
-        self._took = running.result()
-    except BaseException:
-      self._abandon()
-      raise
+    if running is not None:
+      self._took = running.result()
 
   def took(self) -> Took | None:
     """Returns what the last save took, once; None if there is no news."""
@@ -147,15 +140,20 @@ class Saver:
         self._pool = None
 
   def _finish(
-    self, orbax: Any, step: int, size: int, blocking_secs: float, began: float
+    self,
+    orbax: Any,
+    options: common_save.Options,
+    step: int,
+    size: int,
+    blocking_secs: float,
+    began: float,
   ) -> Took:
     """Waits for Orbax, in a thread; then removes what no rule keeps."""
-    options = self._options
     try:
       with errors.writing(step_folders.of_step(self._workdir, step)):
         orbax.wait_until_finished()
-    except errors.UserError as error:
-      options.fail(str(error))
+    except BaseException as error:
+      self._abandon(options, str(error))
       raise
     secs = time.monotonic() - began
     logging.info(
@@ -169,17 +167,19 @@ class Saver:
       self.prune()
     return Took(step=step, bytes=size, blocking_secs=blocking_secs, secs=secs)
 
-  def _abandon(self) -> None:
-    """Removes what a failed save has written; the next one starts afresh."""
+  def _abandon(self, options: common_save.Options, why: str) -> None:
+    """Removes what a failed save has written; the next one starts afresh.
+
+    It needs no other thread of any process: those that train may wait for a
+    device that waits for another process.
+    """
+    options.fail(why)
     orbax, self._orbax = self._orbax, None
     if orbax is not None:
       orbax.cancel()
       _join_writers()
-      # What others still write waits for ever in a folder that is gone.
-      self._options.await_all(_ABANDON_SECS)
-    if processes.is_main_process():
-      part = step_folders.temporary(self._workdir, self._step)
-      step_folders.remove_written(part)
+    part = step_folders.temporary(self._workdir, self._step)
+    options.give_up(functools.partial(step_folders.remove_written, part))
 
   def prune(self) -> None:
     """Removes the checkpoints that no rule keeps; problems are warnings."""

@@ -21,10 +21,12 @@ from pyramid_jax.evaluation import unfinished
 from pyramid_jax.metrics import states
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import same_start
+from pyramid_jax.runs import saving
 from tests.helpers import fake_run
 
 
 FOR_EVER_SECS = 1000.0
+LATE_SECS = 2.0  # longer than another process takes to end with an error
 BEGUN = 'it has begun'
 
 
@@ -43,7 +45,7 @@ def install() -> None:
 
 
 def fail() -> None:
-  """Puts the fakes in place, and the failure."""
+  """Puts the fakes in place, and the failure, which process 0 notices late."""
   from orbax.checkpoint._src.checkpointers import async_checkpointer
 
   fake_run.install()
@@ -57,6 +59,12 @@ def fail() -> None:
       raise OSError(errno.ENOSPC, 'No space left on device')
     return function(*arguments, **named)
 
+  def noticing():
+    if not processes.process_part()[0]:
+      time.sleep(LATE_SECS)
+    join()
+
+  join, saving._join_writers = saving._join_writers, noticing
   setattr(async_checkpointer, name, failing)
 
 

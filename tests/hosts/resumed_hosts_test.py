@@ -1,6 +1,7 @@
 """Training by several processes: what it leaves, and what goes on from it."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -79,11 +80,14 @@ def test_two_processes_do_what_one_does(server, tmp_path):
 
 
 @pytest.mark.hosts
-def test_both_stages_in_one_command(server, tmp_path):
+def test_both_stages_in_one_command_that_is_repeated(server, tmp_path):
   two = f'--config={forked_hosts.fork_server.FAKE}:two'
-  for count in (1, 2):
-    workdir = f'--workdir={tmp_path / str(count)}'
-    with forked_hosts.Hosts(server, count, two, workdir, *FLAGS) as hosts:
+  for count in (1, 2, 2):
+    workdir = tmp_path / str(count)
+    # As if it had been killed before the second stage had a checkpoint.
+    shutil.rmtree(workdir / checkpoints.DIRECTORY, ignore_errors=True)
+    flags = two, f'--workdir={workdir}', *FLAGS, '--config.train.export=False'
+    with forked_hosts.Hosts(server, count, *flags) as hosts:
       assert hosts.codes() == [0] * count, hosts.text()
   check_equal(tmp_path / '2', tmp_path / '1')
   first = 'first_stage'  # it has 4 steps
