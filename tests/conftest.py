@@ -40,6 +40,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.helpers import devices  # noqa: E402
+from tests.helpers import fork_server  # noqa: E402
 from tests.helpers import quick_params  # noqa: E402
 
 
@@ -129,6 +130,13 @@ def pytest_collection_modifyitems(config, items):
 def one_device(monkeypatch):
   """Lets the runs of a test see one device."""
   devices.show_one(monkeypatch)
+
+
+@pytest.fixture(scope='session')
+def server():
+  """Starts command lines in processes of their own, quickly."""
+  with fork_server.Server() as started:
+    yield started
 
 
 @pytest.fixture

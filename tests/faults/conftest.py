@@ -10,7 +10,6 @@ import re
 
 import pytest
 
-from tests.helpers import fork_server
 from tests.helpers import written_commands
 
 
@@ -25,13 +24,6 @@ def pytest_collection_modifyitems(config, items):
     item.add_marker(pytest.mark.faults)
     if item.get_closest_marker('rounds') and not chosen:
       item.add_marker(pytest.mark.skip(reason='many rounds: -m faults'))
-
-
-@pytest.fixture(scope='session')
-def server():
-  """Starts command lines of the fakes in processes of their own, quickly."""
-  with fork_server.Server() as started:
-    yield started
 
 
 @pytest.fixture(scope='session')
