@@ -22,7 +22,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import pathlib
 from typing import Any
 
 from absl import logging
@@ -40,6 +39,7 @@ from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import startup
+from pyramid_jax.files import stores
 from pyramid_jax.networks import first_stages
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained
@@ -57,7 +57,7 @@ Encode = Callable[[Any, Mapping[str, Any]], dict[str, jax.Array]]
 def run(
   config: ConfigDict,
   first_stage: str,
-  output: pathlib.Path,
+  output: stores.Path,
   *,
   count: int = 0,
   shard_size: int = 1024,
@@ -122,7 +122,7 @@ def run(
     logging.info('%d latents in %s', total, output)
 
 
-def _begin(output: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+def _begin(output: stores.Path, manifest: Mapping[str, Any]) -> None:
   """Makes the folder with its manifest."""
   whole_files.make_folder(output)
   latent_cache.write_manifest(output, manifest)
@@ -181,7 +181,7 @@ def make_encode(
 
 
 def _check_room(
-  output: pathlib.Path,
+  output: stores.Path,
   count: int,
   reader: Any,
   encode: Callable[[Arrays], Mapping[str, jax.Array]],

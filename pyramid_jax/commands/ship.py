@@ -16,7 +16,6 @@ if __name__ == '__main__':
 
 import argparse
 from collections.abc import Sequence
-import pathlib
 import sys
 from typing import Any
 
@@ -27,6 +26,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.config import command_line
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import stores
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import pretrained
@@ -37,7 +37,7 @@ from pyramid_jax.systems import system as system_lib
 
 
 def ship(
-  workdir: pathlib.Path, out: pathlib.Path, step: int | None = None
+  workdir: stores.Path, out: stores.Path, step: int | None = None
 ) -> int:
   """Writes a folder of the weights of a run; returns the bytes of its files.
 
@@ -75,7 +75,7 @@ def ship(
     compact.write(out, config, trees, _only_encodes(system.space))
   names = workdir_lib.read_labels(workdir)
   workdir_lib.write_record(out, config, names, [compact.FILE])
-  return sum(file.stat().st_size for file in out.iterdir())
+  return sum(stores.sizes(out).values())
 
 
 def _only_encodes(space: spaces.Space) -> set[str]:

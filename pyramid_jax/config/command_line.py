@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import pathlib
 import re
 import sys
 import traceback
@@ -22,6 +21,7 @@ from pyramid_jax.config import files
 from pyramid_jax.config import names
 from pyramid_jax.config import overrides as overrides_lib
 from pyramid_jax.config import paths
+from pyramid_jax.files import stores
 
 
 # {'train.steps': '1000', ...}; None for a name without a value.
@@ -176,10 +176,10 @@ def path(text: str) -> str:
     raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def folder(option: str) -> Callable[[str], pathlib.Path]:
+def folder(option: str) -> Callable[[str], stores.Path]:
   """Returns the `type` of a flag that takes a folder to write, or of a run."""
 
-  def known(text: str) -> pathlib.Path:
+  def known(text: str) -> stores.Path:
     return paths.folder(text, option)
 
   return known

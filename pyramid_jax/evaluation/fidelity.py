@@ -223,15 +223,17 @@ def _named_reference(
 def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
   """Writes the statistics of real images, for `config.evaluate.reference`.
 
-  The options are `write_reference`, a new .npz, and `samples`, all of which are
-  read, or `split`, of which `config.evaluate.count` images are drawn.
+  The options are `write_reference`, a new .npz, which may be one in a store,
+  and `samples`, all of which are read, or `split`, of which
+  `config.evaluate.count` images are drawn.
 
   Raises:
     UserError: the file exists or cannot be written, or images or weights are
       missing.
   """
-  path = pathlib.Path(options['write_reference'])
-  if path.suffix != '.npz' or path.exists() or not path.parent.is_dir():
+  path = stores.path(options['write_reference'])
+  has_folder = stores.is_remote(path) or path.parent.is_dir()
+  if path.suffix != '.npz' or path.exists() or not has_folder:
     raise errors.UserError(
       f'--write_reference={path}: must be a new file in a folder that is there,'
       ' and end in .npz.',

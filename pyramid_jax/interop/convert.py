@@ -9,7 +9,6 @@ import argparse
 from collections.abc import Callable
 from collections.abc import Mapping
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -21,6 +20,7 @@ from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.distributed import initial
 from pyramid_jax.files import digests
+from pyramid_jax.files import stores
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -74,7 +74,7 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   Raises:
     UserError: anything that the user can correct.
   """
-  workdir = pathlib.Path(flags.workdir)
+  workdir = flags.workdir
   latent_workdir.refuse_used(workdir, [PARAMS])
   paths = files.local_all(flags.checkpoint, '--checkpoint')
   with errors.user_errors(value=errors.DATA):
@@ -110,7 +110,7 @@ def _convert_whole(
   flags: argparse.Namespace,
   config: ConfigDict | None,
   state: State,
-  workdir: pathlib.Path,
+  workdir: stores.Path,
 ) -> None:
   """Writes the workdir of a whole system."""
   _system(config)
@@ -140,7 +140,7 @@ def export(flags: argparse.Namespace) -> None:
   Raises:
     UserError: DIR holds no such weights, or they have no such layout.
   """
-  workdir, target = pathlib.Path(flags.workdir), pathlib.Path(flags.export)
+  workdir, target = flags.workdir, stores.path(flags.export)
   if target.exists():
     raise errors.UserError(f'{target} exists already.', errors.OUTPUT)
   if flags.family in WHOLE:

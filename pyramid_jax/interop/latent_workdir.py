@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import stores
 from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -54,7 +54,7 @@ DENOISERS = {
 }
 
 
-def refuse_used(workdir: pathlib.Path, names: Sequence[str] = ()) -> None:
+def refuse_used(workdir: stores.Path, names: Sequence[str] = ()) -> None:
   """Raises UserError if a run or a conversion is in the folder already."""
   for name in (workdir_lib.CONFIG, checkpoints.DIRECTORY, FIRST_STAGE, *names):
     if (workdir / name).exists():
@@ -203,7 +203,7 @@ def _template(system: Any, evaluate: Any = None) -> latent_checkpoint.Weights:
 
 
 def write(
-  workdir: pathlib.Path, config: ConfigDict, weights: latent_checkpoint.Weights
+  workdir: stores.Path, config: ConfigDict, weights: latent_checkpoint.Weights
 ) -> None:
   """Writes a workdir; `config.json` comes last and makes it one.
 
@@ -225,19 +225,19 @@ def write(
     raise
 
 
-def _remove(workdir: pathlib.Path) -> None:
+def _remove(workdir: stores.Path) -> None:
   """Removes what was written, before `config.json` made it a workdir."""
   if (workdir / workdir_lib.CONFIG).exists():
     return
   for name in (FIRST_STAGE, checkpoints.DIRECTORY):
     step_folders.remove_written(workdir / name)
   with contextlib.suppress(OSError):
-    (workdir / CLIP_FILE).unlink(missing_ok=True)
-    workdir.rmdir()
+    stores.remove(workdir / CLIP_FILE)
+  whole_files.remove_empty(workdir)
 
 
 def _write(
-  workdir: pathlib.Path, config: ConfigDict, weights: latent_checkpoint.Weights
+  workdir: stores.Path, config: ConfigDict, weights: latent_checkpoint.Weights
 ) -> None:
   with errors.user_errors(), config.unlocked():
     _name_files(config)
@@ -286,7 +286,7 @@ def _name_files(config: ConfigDict) -> None:
 
 
 def _save(
-  workdir: pathlib.Path, config: ConfigDict, step: int = 1, **fields: Any
+  workdir: stores.Path, config: ConfigDict, step: int = 1, **fields: Any
 ) -> None:
   fields = {'ema': {}, 'opt_state': {}, 'extra': {}, **fields}
   state = state_lib.TrainState(step=jnp.asarray(step, jnp.int32), **fields)
@@ -295,7 +295,7 @@ def _save(
   saver.close()
 
 
-def to_official(name: str, workdir: pathlib.Path) -> dict[str, np.ndarray]:
+def to_official(name: str, workdir: stores.Path) -> dict[str, np.ndarray]:
   """Returns the newest checkpoint of a workdir as an official state dict.
 
   Of a release in two files it is that of the averaged network.

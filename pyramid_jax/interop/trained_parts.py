@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import pathlib
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import errors
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import stores
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import checkpoints
@@ -65,7 +65,7 @@ def inits(
   return found | {family: of(select) for family, select in trained.items()}
 
 
-def read(family: str, workdir: pathlib.Path) -> tuple[Any, parts.Heads | None]:
+def read(family: str, workdir: stores.Path) -> tuple[Any, parts.Heads | None]:
   """Returns a network of a run, with its averages, and its heads.
 
   A first stage is found in the workdir of its second stage, too.

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyramid_jax.data import images as images_lib
 from pyramid_jax.files import arrays
+from pyramid_jax.files import stores
 from pyramid_jax.metrics import frechet
 from pyramid_jax.runs import whole_files
 
@@ -104,7 +105,8 @@ def write(
     FileExistsError: the file is there.
     UserError: it cannot be written.
   """
-  if os.path.lexists(path):  # since the images were read
+  is_object = stores.is_remote(path) and stores.path(path).exists()
+  if is_object or os.path.lexists(path):  # since the images were read
     raise FileExistsError(f'{path} is there, and is not overwritten.')
   entries = {
     'mu': pool.mean,

@@ -1,6 +1,5 @@
 """Whole runs in a store: a server on this machine, and its real clients."""
 
-import importlib.util
 import json
 import os
 import random
@@ -22,10 +21,7 @@ from tests.helpers import object_server
 from tests.helpers import processes
 
 
-pytestmark = pytest.mark.skipif(
-  importlib.util.find_spec('gcsfs') is None,
-  reason="no gcsfs is here: pip install 'pyramid_jax[gcs]'",
-)
+pytestmark = object_server.needs_client
 WORKDIR = 'gs://bucket/run'
 STEPS = 3
 LIMIT_SECS = 240

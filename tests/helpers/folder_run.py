@@ -56,7 +56,7 @@ def write_images(root, count=24, splits=('train', 'val')):
       image.save(root / split / f'{number:03d}.png')
 
 
-def start(server, workdir, data, *arguments):
+def start(server, workdir, data, *arguments, **options):
   """Starts a training run on a folder."""
   return server.start(
     f'--config={__file__}',
@@ -64,4 +64,5 @@ def start(server, workdir, data, *arguments):
     f'--config.data.root={data}',
     *arguments,
     before=BEFORE,
+    **options,
   )

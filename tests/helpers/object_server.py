@@ -15,13 +15,21 @@ import dataclasses
 import datetime
 import hashlib
 from http import server
+import importlib.util
 import json
 import re
 import threading
 from typing import Any
 from urllib import parse
 
+import pytest
 
+
+# A mark of tests with the client of the service.
+needs_client = pytest.mark.skipif(
+  importlib.util.find_spec('gcsfs') is None,
+  reason="no gcsfs is here: pip install 'pyramid_jax[gcs]'",
+)
 BUCKET = 'bucket'
 _METADATA = re.compile(r'/storage/v1/b/([^/]+)/o/([^/]+)')
 _DOWNLOAD = re.compile(r'/download/storage/v1/b/([^/]+)/o/([^/]+)')

@@ -13,6 +13,7 @@ from pyramid_jax.evaluation import image_sources
 from pyramid_jax.files import stores
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
+from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_reference
 from tests.helpers import remote_store
@@ -118,6 +119,13 @@ def test_a_reference(store, tmp_path):
   remote_store.put(store, f'{ROOT}/reference.npz', b'PK')
   with pytest.raises(ValueError, match=f'^{ROOT}/reference.npz: not an .npz'):
     inception_reference.read(f'{ROOT}/reference.npz')
+  moments = frechet.moments(rows)
+  new = f'{ROOT}/new.npz', moments, moments, rows, np.zeros((1, 2, 2, 3)), 'sum'
+  inception_reference.write(*new)
+  got = inception_reference.read(new[0])
+  np.testing.assert_allclose(got.pool.mean, moments.mean)
+  with pytest.raises(FileExistsError, match='is not overwritten'):
+    inception_reference.write(*new)
 
 
 def test_saved_samples(store, tmp_path):

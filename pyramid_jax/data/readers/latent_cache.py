@@ -113,7 +113,7 @@ def shard_name(index: int) -> str:
   return f'{SPLIT}-{index:05d}.npz'
 
 
-def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: stores.Path, manifest: Mapping[str, Any]) -> None:
   """Writes the manifest of a cache, or compares it with the existing one.
 
   Raises:
@@ -134,7 +134,7 @@ def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
 
 
 def write_shard(
-  folder: pathlib.Path, index: int, arrays: Mapping[str, np.ndarray]
+  folder: stores.Path, index: int, arrays: Mapping[str, np.ndarray]
 ) -> None:
   """Writes a shard of arrays (N, ...), then the file that makes it count."""
   file = folder / shard_name(index)
@@ -145,13 +145,13 @@ def write_shard(
   whole_files.save_text(file.with_suffix('.json'), json.dumps(record))
 
 
-def is_there(folder: pathlib.Path, index: int) -> bool:
+def is_there(folder: stores.Path, index: int) -> bool:
   """Whether there are the files of a shard."""
   file = folder / shard_name(index)
   return file.is_file() and file.with_suffix('.json').is_file()
 
 
-def is_written(folder: pathlib.Path, index: int) -> bool:
+def is_written(folder: stores.Path, index: int) -> bool:
   """Whether a shard is there, whole."""
   file = folder / shard_name(index)
   if not is_there(folder, index):
@@ -163,7 +163,7 @@ def _as_json(value: Any) -> Any:
   return json.loads(json.dumps(value))
 
 
-def _manifest(folder: pathlib.Path) -> dict[str, Any]:
+def _manifest(folder: stores.Path) -> dict[str, Any]:
   """Returns the manifest of a cache; one that is none is a UserError."""
   file = folder / MANIFEST
   found = shard_sums.read_json(file)
@@ -209,7 +209,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _without_record(folder: pathlib.Path, names: Sequence[str]) -> list[str]:
+def _without_record(folder: stores.Path, names: Sequence[str]) -> list[str]:
   """Returns which of the shards in a folder are not there or not whole."""
   if stores.is_remote(folder):
     there = remote_path.RemotePath(folder).entries()
