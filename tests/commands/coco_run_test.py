@@ -66,7 +66,10 @@ def test_batches_fit_the_system(tmp_path, variant):
 @pytest.mark.usefixtures('one_device')
 def test_both_stages_train_on_coco_files(tmp_path):
   config = load(tmp_path, 'layout')
-  one_grid = {'network.channel_mult': 1, 'network.attention_resolutions': 1}
+  one_grid = {
+    'network.channel_mult': 1,
+    'network.attention_resolutions': (),
+  }
   configs.change(config, one_grid)
   workdir = tmp_path / 'run'
   train.run(config, workdir)
