@@ -193,7 +193,7 @@ def _print_samples(workdir: str, count: int, figure: str) -> None:
   assert isinstance(system, ladm.LaDM)
   reader = data.create(config, 'test')
   source = batches_lib.Batches(reader, count, seed=0)
-  batch = jax.jit(reader.finish)(mesh_lib.spread(run.mesh, source.at(0)))
+  batch = jax.jit(reader.finish)(mesh_lib.numeric(source.at(0)))
   keys = system_lib.image_keys(0, range(count))
 
   @jax.jit

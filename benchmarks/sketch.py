@@ -335,7 +335,7 @@ def _figure(
   size = min(config.evaluate.batch_size, _COUNT.value)
   host = batches_lib.Batches(reader, size, split_examples.SEED, False).at(0)
   batch = jax.jit(reader.finish)(mesh_lib.spread(mesh, host))
-  batch = rows_lib.shuffled_condition(config, batch)
+  batch = rows_lib.shuffled_condition(config, batch, size)
   lines = np.asarray(batch['edges'][0]) * 255
   sketch = np.repeat(lines[..., None], 3, axis=-1).astype(np.uint8)
   sheet = np.concatenate(

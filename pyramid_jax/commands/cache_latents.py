@@ -165,7 +165,7 @@ def make_encode(
   flips: bool,
   mesh: Mesh,
 ) -> Encode:
-  """Returns (params, arrays on a mesh) -> arrays of a shard, compiled."""
+  """Returns (params, arrays on the mesh) -> arrays of a shard, compiled."""
 
   latents = functools.partial(latent_cache.encoded, model)
 
@@ -175,7 +175,7 @@ def make_encode(
     if flips:
       mirrored = latents(params, image[:, :, ::-1])
       arrays |= {latent_cache.FLIPPED + k: v for k, v in mirrored.items()}
-    return arrays | latents(params, image)
+    return placement.rows(arrays | latents(params, image))
 
   return jax.jit(placement.within(mesh, encode))
 
@@ -210,7 +210,8 @@ def _shard(
     indices, seeds = (np.concatenate(x) for x in zip(*places, strict=True))
     with errors.user_errors(value=errors.DATA):
       batch = reader.batch(indices, seeds)
-    parts.append({k: np.asarray(v) for k, v in encode(batch).items()})
+    rows = len(indices)  # those behind them fill the batch up
+    parts.append({k: np.asarray(v)[:rows] for k, v in encode(batch).items()})
   return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 

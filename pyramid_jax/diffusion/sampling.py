@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax import placement
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion.solvers import base as solver_lib
 
@@ -164,7 +165,8 @@ def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Draws (B, ...), every image from its own key."""
   if shape[:1] != keys.shape:
     raise ValueError(f'noise of shape {shape} from {keys.shape[0]} keys')
-  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+  draw = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))
+  return placement.rows(draw(keys))
 
 
 def _recorded(
@@ -239,6 +241,7 @@ def _run_stage(
 ) -> tuple[list[jax.Array], Trace | None]:
   """Runs one stage; returns the new state and, if asked, its steps."""
   x, context = stage.enter(state, noise.start(index))
+  x = placement.rows(x)
   rows = noise.rows(index, stage.steps, x.shape)
   carry = solver.start(x, stage.segments[0].levels)
   taken, outputs = 0, []
@@ -258,7 +261,9 @@ def _run_stage(
       carry = step(carry, inputs)
       # What lives for one step alone is not a part of the carry.
       prediction = carry.prediction.replace(variance=None, features={})
-      carry = carry.replace(prediction=prediction, mean=None)
+      carry = carry.replace(
+        x=placement.rows(carry.x), prediction=prediction, mean=None
+      )
       return carry, (carry.x, prediction.x0) if trace else None
 
     return move
@@ -278,6 +283,7 @@ def _run_stage(
     outputs.append(out)
     taken += segment.steps
   state = stage.leave(state, carry.x, carry.prediction.x0, context)
+  state = placement.rows(state)
   if not trace:
     return state, None
   xs, x0s = (jnp.concatenate(o) for o in zip(*outputs, strict=True))

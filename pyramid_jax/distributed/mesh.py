@@ -94,13 +94,37 @@ def batch_parts(mesh: Mesh) -> int:
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
   """Raises a ValueError unless every device gets whole microbatches."""
-  parts = batch_parts(mesh)
-  if batch_size % (parts * accumulate):
+  whole = batch_parts(mesh) * accumulate
+  if batch_size % whole:
     raise ValueError(
-      f'config.train.batch_size is {batch_size}, must be divisible by '
-      f'{parts * accumulate} = data {mesh.shape["data"]} x fsdp '
-      f'{mesh.shape["fsdp"]} x accumulate {accumulate}, which is the smallest.'
+      f'config.train.batch_size is {batch_size}, must be divisible by {whole} ='
+      f' {_axes(mesh)} x accumulate {accumulate}: {nearest(batch_size, whole)}.'
     )
+
+
+def check_stages(
+  mesh: Mesh, stage_batch: Sequence[int], accumulate: int = 1
+) -> None:
+  """Raises a ValueError unless every device gets as many rows of each stage."""
+  parts = batch_parts(mesh)
+  if any(size % parts for size in stage_batch):
+    larger = tuple(-(-size // parts) * parts for size in stage_batch)
+    raise ValueError(
+      f'config.laplacian.stage_batch is {tuple(stage_batch)}, each must be'
+      f' divisible by {parts} = {_axes(mesh)}: {larger} is, with'
+      f' config.train.batch_size={sum(larger) * accumulate}.'
+    )
+
+
+def nearest(size: int, divisor: int) -> str:
+  """Returns '8 or 16', the multiples of 8 that are next to 13."""
+  lower = size // divisor * divisor
+  sizes = [lower, lower + divisor] if lower else [divisor]
+  return ' or '.join(map(str, sizes))
+
+
+def _axes(mesh: Mesh) -> str:
+  return f'data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}'
 
 
 def local_rows(
@@ -168,15 +192,25 @@ def _of_local(
 def spread(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """Puts a batch of any size, the same in every process, on the devices.
 
-  Its (B, ...) arrays are split where B divides among the devices, else whole on
-  each; strings are dropped.
+  Its (B, ...) arrays are filled up, by their own rows in turn, until they
+  divide among the devices; strings are dropped.
   """
-  arrays = numeric(batch)
-  rows = next(iter(arrays.values())).shape[0] if arrays else 0
-  sharding = rows_sharding(mesh, rows)
+  sharding = batch_sharding(mesh)
+  arrays = {k: _repeated(mesh, x) for k, x in numeric(batch).items()}
   if sharding.is_fully_addressable:
     return jax.device_put(arrays, sharding)
   return {k: _of_same(sharding, x) for k, x in arrays.items()}
+
+
+def filled(mesh: Mesh, size: int) -> int:
+  """Returns the number of rows that `spread` makes of `size`."""
+  return size + -size % batch_parts(mesh)
+
+
+def _repeated(mesh: Mesh, x: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+  """Repeats rows in turn until they divide among the devices."""
+  rows, size = x.shape[0], filled(mesh, x.shape[0])
+  return x if size == rows else x[np.arange(size) % rows]
 
 
 def _of_same(sharding: NamedSharding, x: np.ndarray | jax.Array) -> jax.Array:
@@ -185,12 +219,6 @@ def _of_same(sharding: NamedSharding, x: np.ndarray | jax.Array) -> jax.Array:
   # `device_put` would compare the arrays of all processes.
   x = np.asarray(x)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-
-def rows_sharding(mesh: Mesh, size: int) -> NamedSharding:
-  """Returns the sharding of `size` rows: that of `spread`."""
-  is_even = size % batch_parts(mesh) == 0
-  return batch_sharding(mesh) if is_even else replicated(mesh)
 
 
 def numeric(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

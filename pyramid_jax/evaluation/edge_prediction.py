@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import functools
 from typing import Any
 from typing import cast
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import pipeline
+from pyramid_jax import placement
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -29,14 +32,17 @@ _CHECKED = 32  # edge maps that are measured
 PARTS = (0.5, 0.7, 0.9)  # of the noise's time, where edges are predicted
 
 
-def _f1(found: jax.Array, wanted: jax.Array) -> np.ndarray:
-  """Returns the F1 (B,) of edge maps (B, H, W)."""
-  maps = (x > 0 for x in processes.to_host((found, wanted)))
+def _f1(found: jax.Array, wanted: jax.Array, count: int) -> np.ndarray:
+  """Returns the F1 (B,) of the first B = count edge maps (N, H, W)."""
+  maps = (x[:count] > 0 for x in processes.to_host((found, wanted)))
   return edges_lib.compare(*maps)['f1']
 
 
 def check_targets(
-  system: Any, reader: reader_lib.Reader, frozen: Mapping[str, Any]
+  system: Any,
+  reader: reader_lib.Reader,
+  frozen: Mapping[str, Any],
+  mesh: Mesh,
 ) -> None:
   """Refuses to predict latents of edges that are not decoded to edges.
 
@@ -44,6 +50,7 @@ def check_targets(
     system: that is trained; one that predicts no edges passes.
     reader: the reader of the validation split.
     frozen: {part: tree}, the pretrained weights of the system.
+    mesh: the devices that have them.
 
   Raises:
     UserError: the first stage of the base cannot draw lines.
@@ -51,13 +58,14 @@ def check_targets(
   if system.outputs != system_lib.PREDICTIONS:
     return
   host = batches_lib.Batches(reader, _CHECKED, seed=0, shuffle=False)
-  arrays = mesh_lib.numeric(host.at(0))
+  arrays = mesh_lib.spread(mesh, host.at(0))
+  compiled = lambda function: jax.jit(placement.within(mesh, function))
 
-  @jax.jit
+  @compiled
   def targets(frozen, batch):
     return system.target_edges(frozen, reader.finish(batch))
 
-  @jax.jit
+  @compiled
   def there_and_back(frozen, edges):
     weights = system.base_weights(frozen)
     targets = system.targets.of_edges(weights, edges)
@@ -65,7 +73,7 @@ def check_targets(
 
   with errors.user_errors():
     wanted = targets(frozen, arrays)
-  f1 = _f1(there_and_back(frozen, wanted), wanted).mean()
+  f1 = _f1(there_and_back(frozen, wanted), wanted, _CHECKED).mean()
   if f1 < LOWEST_F1:
     raise errors.UserError(
       f'the first stage of config.sketch.base = {system.base_path} gives edge'
@@ -88,8 +96,9 @@ def scorer(
   system = cast(system_lib.Predicting, pipe.system)
 
   @jax.jit
+  @functools.partial(placement.within, pipe.mesh)
   def predict(weights, batch, part):
-    batch = reader.finish({name: x[:count] for name, x in batch.items()})
+    batch = reader.finish(batch)
     parts = jnp.full(batch['image'].shape[:1], part)
     errors, edges = system.predicted(weights, jax.random.key(0), batch, parts)
     return errors, edges, system.target_edges(weights.frozen, batch)
@@ -100,8 +109,8 @@ def scorer(
       if stopping.point():
         stopping.check()
       error, found, wanted = predict(pipe.weights, arrays, part)
-      values[f'error_at_{part}'] = processes.to_host(error)
-      values[f'edge_f1_at_{part}'] = _f1(found, wanted)
+      values[f'error_at_{part}'] = processes.to_host(error)[:count]
+      values[f'edge_f1_at_{part}'] = _f1(found, wanted, count)
     one = np.ones(count)
     pairs = {name: bootstrap.pairs(x, one) for name, x in values.items()}
     kept = states.Kept().add(np.arange(count), pairs)

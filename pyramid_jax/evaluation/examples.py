@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import placement
 from pyramid_jax.data import images as data_images
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
@@ -25,7 +26,8 @@ Read = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 class Examples:
   """A batch of B examples, of which R are on the host."""
 
-  batch: Batch  # (B, ...), finished, on the mesh
+  # (B, ...) and more rows that fill it up, finished, on the mesh.
+  batch: Batch
   rows: dict[str, np.ndarray]  # (R, ...), images of conditions in uint8
   real: np.ndarray  # (R, H, W, 3) uint8, whose conditions they are
 
@@ -43,14 +45,15 @@ class Finisher:
     task = config.condition.task
 
     def finish(batch: Batch) -> tuple[Batch, Batch, jax.Array]:
-      # What fills the batch up has no part in it.
-      batch = {name: x[:size] for name, x in batch.items()}
-      batch = rows_lib.shuffled_condition(config, reader.finish(batch))
+      finished = reader.finish(batch)
+      batch = rows_lib.shuffled_condition(config, finished, size)
       real = data_images.to_uint8(batch['image'])
       return batch, rows_lib.condition_images(task, batch), real
 
-    sharding = mesh_lib.rows_sharding(mesh, size)
-    self._finish = jax.jit(finish, out_shardings=sharding)
+    self._finish = jax.jit(
+      placement.within(mesh, finish),
+      out_shardings=mesh_lib.batch_sharding(mesh),
+    )
 
   def own(self, read: Read) -> Examples:
     """Returns the examples that this process counts on the host.
@@ -69,8 +72,10 @@ class Finisher:
     """Returns all examples on the host; see `own`."""
     host = read(self.share.rows)
     batch, shown, real = self._finished(host)
-    rows = {**shares.gathered(self._mesh, self.share, host), **shown}
-    return Examples(batch=batch, rows=rows, real=real)
+    size = self.share.size
+    rows = shares.gathered(self._mesh, self.share, host)
+    rows |= {name: x[:size] for name, x in shown.items()}
+    return Examples(batch=batch, rows=rows, real=real[:size])
 
   def _finished(
     self, host: Mapping[str, np.ndarray]

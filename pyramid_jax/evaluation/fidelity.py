@@ -139,7 +139,7 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
     extract=inception.extractor(
       jax.device_put(variables, mesh_lib.replicated(mesh)),
       size,
-      lambda images: mesh_lib.spread(mesh, {'image': images})['image'],
+      mesh,
     ),
     batch_size=size,
     mesh=mesh,

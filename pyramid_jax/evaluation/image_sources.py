@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax import placement
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import image_files
 from pyramid_jax.data import images as data_images
@@ -180,14 +182,19 @@ def of_split(
     count = len(reader)
 
   @jax.jit
+  @functools.partial(placement.within, mesh)
   def finish(batch: Mapping[str, jax.Array]) -> jax.Array:
     return data_images.to_uint8(reader.finish(batch)['image'])
+
+  def images(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    size = len(next(iter(batch.values())))  # rows behind them fill it up
+    return processes.to_host(finish(mesh_lib.spread(mesh, batch)))[:size]
 
   return Images(
     name=f'the real images of {split}',
     source=reader,
     count=count,
-    finish=lambda b: processes.to_host(finish(mesh_lib.spread(mesh, b))),
+    finish=images,
     shuffle=shuffle,
     threads=config.data.workers,
   )

@@ -171,7 +171,7 @@ def maker(pipe: pipeline.Pipeline, settings: pipeline.Settings) -> Maker:
   finite are a `pipeline.NotFinite`.
   """
   if pipe.system.outputs == system_lib.RECONSTRUCTIONS:
-    return lambda batch, numbers: pipe.reconstruct(batch)
+    return lambda batch, numbers: pipe.reconstruct(batch, len(numbers))
 
   def make(
     batch: Mapping[str, Any], numbers: np.ndarray

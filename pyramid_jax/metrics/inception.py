@@ -8,15 +8,18 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from pyramid_jax import files
+from pyramid_jax import placement
 from pyramid_jax.data import images as images_lib
+from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception_reference
@@ -61,18 +64,19 @@ def require_weights(path: str, field: str) -> pathlib.Path:
 def extractor(
   variables: Any,
   batch_size: int,
-  place: Callable[[np.ndarray], jax.Array] = jnp.asarray,
+  mesh: Mesh,
   network: inception.InceptionV3 | None = None,
 ) -> Extract:
   """Returns a function from images to their features on the host.
 
   Of `batch_size` images at a time, missing ones are filled up with blank ones,
-  so that one program serves all; `place` puts a batch on the devices, perhaps
-  split over them. The network is the published one if None.
+  so that one program serves all; the devices of the mesh, which have the
+  variables, divide them. The network is the published one if None.
   """
   model = network or inception.InceptionV3()
 
   @jax.jit
+  @functools.partial(placement.within, mesh)
   def run(variables, images):
     return model.apply(variables, inception.preprocess(images))
 
@@ -86,7 +90,8 @@ def extractor(
       part = images[start : start + batch_size]
       blank = batch_size - len(part)
       padded = np.pad(part, ((0, blank), (0, 0), (0, 0), (0, 0)))
-      outputs = run(variables, place(padded))
+      batch = mesh_lib.spread(mesh, {'image': padded})
+      outputs = run(variables, batch['image'])
       parts.append(host(outputs, len(part)))
     return _joined(parts)
 

@@ -36,8 +36,7 @@ def check(
     return
   rows = -(-size // mesh_lib.batch_parts(mesh))
   traced = jax.make_jaxpr(program)(*arguments)
-  # Every device gets all of the results.
-  results = size * sum(_bytes(x) for x in traced.out_avals)
+  results = rows * sum(_bytes(x) for x in traced.out_avals)
   if results > there:
     raise memory.OutOfMemory(results, there)
   largest = rows * max(_arrays(traced.jaxpr), default=0)

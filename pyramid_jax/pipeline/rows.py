@@ -13,7 +13,6 @@ from typing import Any
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -193,15 +192,17 @@ def condition_images(task: str, finished: Batch) -> dict[str, jax.Array]:
 
 
 def shuffled_condition(
-  config: ConfigDict, batch: Mapping[str, Any]
+  config: ConfigDict, batch: Mapping[str, Any], size: int
 ) -> dict[str, Any]:
-  """Gives every example of a batch on a device the edges of its neighbour.
+  """Gives every example of a batch on a mesh the edges of its neighbour.
 
-  It does so if the config says so.
+  It does so if the config says so. Rows behind the first `size` repeat these
+  in turn.
   """
   batch = dict(batch)
   if 'edges' in batch and config.sketch.shuffled_condition:
-    batch['edges'] = jnp.roll(batch['edges'], 1, axis=0)
+    edges = batch['edges']
+    batch['edges'] = edges[(np.arange(len(edges)) - 1) % size]
   return batch
 
 

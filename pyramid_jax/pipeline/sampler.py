@@ -1,7 +1,8 @@
 """A model on the devices of a mesh: rows of conditions in, images out.
 
-`Sampler` compiles the programs, fills batches up until they divide among the
-devices, places them, and brings the images to the host.
+`Sampler` compiles the programs, spreads batches over the devices, and brings
+the images to the host. What fills a batch up, so that it divides among the
+devices, is dropped there.
 """
 
 from collections.abc import Callable
@@ -197,8 +198,9 @@ class Sampler:
     """Samples one batch.
 
     Args:
-      batch: arrays of B conditions, on the mesh or on the host, the same in
-        all processes; images are uint8, or floats in [-1, 1].
+      batch: arrays of B conditions on the host, the same in all processes; or
+        on the mesh, where more rows may fill them up. Images are uint8, or
+        floats in [-1, 1].
       settings: how images are sampled; `extent.start` has rows, which serve in
         turn.
       numbers: (B,) of the images, whose noise follows from them.
@@ -217,7 +219,8 @@ class Sampler:
       strength=settings.strength,
     )
     stopping.ready([images, *scales, finite])
-    images, scales, finite = processes.to_host((images, scales, finite))
+    made = processes.to_host((images, scales, finite))
+    images, scales, finite = _first(len(numbers), made)
     return Samples(images=images, scales=tuple(scales), finite=finite)
 
   def check_finite(
@@ -250,11 +253,16 @@ class Sampler:
       errors.DIVERGED,
     )
 
-  def preview(self, batch: Rows, settings: settings_lib.Settings) -> np.ndarray:
-    """Returns (B, H, W, 3) uint8 that show the state of a training run."""
+  def preview(
+    self, batch: Rows, settings: settings_lib.Settings, count: int
+  ) -> np.ndarray:
+    """Returns (B, H, W, 3) uint8 that show the state of a training run.
+
+    `count` is B; rows of the batch that fill it up are left out.
+    """
     if self.system.outputs == system_lib.RECONSTRUCTIONS:
-      return self.reconstruct(batch)[0]
-    numbers = np.arange(len(next(iter(batch.values()))))
+      return self.reconstruct(batch, count)[0]
+    numbers = np.arange(count)
     if self.system.outputs == system_lib.SAMPLES:
       made = self.sample(batch, settings, numbers)
       try:
@@ -262,21 +270,23 @@ class Sampler:
       except NotFinite as error:
         logging.warning('%s', error)
       return made.images
-    key = self._one_placed(_key_data(settings, numbers[:1]))
+    (key,) = _key_data(settings, numbers[:1])
     batch = self._placed(batch)
     (images,) = self._run(self._preview, self.weights, key, batch)
     stopping.ready([images])
-    return processes.to_host(images)
+    return _first(count, processes.to_host(images))
 
-  def reconstruct(self, batch: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
+  def reconstruct(
+    self, batch: Rows, count: int
+  ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns uint8 reconstructions of `image`, and the codes of each codebook.
 
-    `image` is (B, H, W, 3), uint8 or floats in [-1, 1].
+    The first `count` images are (B, H, W, 3), uint8 or floats in [-1, 1].
     """
     image = self._one_placed(batch['image'])
     images, codes = self._run(self._reconstruct, self.weights, image)
     stopping.ready([images, *codes])
-    return processes.to_host((images, codes))
+    return _first(count, processes.to_host((images, codes)))
 
   def _run(self, program: Any, *arguments: Any, **static: Any) -> Any:
     """Runs a program.
@@ -341,11 +351,11 @@ def trace(
     config: of the run.
     weights: with their shardings on the mesh.
     rows: (B, ...) arrays of conditions.
-    count: B.
+    count: B, which divides among the devices.
     settings: how images are sampled, from noise.
   """
   keys = jax.ShapeDtypeStruct((count, 2), jnp.uint32)
-  sharding = mesh_lib.rows_sharding(mesh, count)
+  sharding = mesh_lib.batch_sharding(mesh)
   keys, rows = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     (keys, dict(rows)),
@@ -373,11 +383,10 @@ def _jitted(
   config: ConfigDict,
   **named: Any,
 ) -> Any:
-  """Returns one program a shape and static field; outputs come back whole."""
-  bound = functools.partial(function, system, mesh)
+  """Returns one program a shape and static field."""
+  bound = functools.partial(function, system)
   return jax.jit(
     placement.within(mesh, _in_uint8(bound, config.sample.to_uint8)),
-    out_shardings=mesh_lib.replicated(mesh),
     compiler_options=flags.for_jax(flags.of_config(config, mesh)),
     **named,
   )
@@ -386,18 +395,20 @@ def _jitted(
 def _in_uint8(
   function: Callable[..., tuple[Any, ...]], rule: str
 ) -> Callable[..., tuple[Any, ...]]:
-  """Makes the first result of a program, its images in [-1, 1], uint8."""
+  """Makes the first result of a program, its images in [-1, 1], uint8.
+
+  All of its results have the rows of the batch, and are split as these.
+  """
 
   def program(*arguments: Any, **named: Any) -> tuple[Any, ...]:
     images, *others = function(*arguments, **named)
-    return data_images.to_uint8(images, rule), *others
+    return placement.rows((data_images.to_uint8(images, rule), *others))
 
   return program
 
 
 def _generate(
   system: system_lib.Generative,
-  mesh: Mesh,
   weights: system_lib.Weights,
   keys: jax.Array,
   batch: Rows,
@@ -406,10 +417,7 @@ def _generate(
   strength: float | None,
 ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
   """The program of sampling; see `Sampler.sample`."""
-  count = keys.shape[0]
-  keys, batch, start = _filled(mesh, (keys, dict(batch), extent.start))
   keys, batch = jax.random.wrap_key_data(keys), _finished(batch)
-  extent = dataclasses.replace(extent, start=start)
   edit = None if strength is None else _edit(batch, strength)
   images, scales = system_lib.generate(
     system, weights, keys, batch, spec, edit, extent
@@ -417,7 +425,7 @@ def _generate(
   # A quantizer hides what is not finite in a scale from the image.
   of_rows = lambda x: jnp.isfinite(x).reshape(len(x), -1).all(axis=1)
   finite = jnp.stack([of_rows(x) for x in (images, *scales)]).all(axis=0)
-  return images[:count], [x[:count] for x in scales], finite[:count]
+  return images, scales, finite
 
 
 def _edit(batch: Rows, strength: float) -> system_lib.Edit:
@@ -426,44 +434,27 @@ def _edit(batch: Rows, strength: float) -> system_lib.Edit:
 
 def _preview(
   system: system_lib.Predicting,
-  mesh: Mesh,
   weights: system_lib.Weights,
   key: jax.Array,
   batch: Rows,
 ) -> tuple[jax.Array]:
   """The program of previews; see `Sampler.preview`."""
-  count = len(next(iter(batch.values())))
-  (key,) = jax.random.wrap_key_data(key)
-  batch = _finished(_filled(mesh, dict(batch)))
-  images = system.preview(weights, key, batch)
-  return (images[:count],)
+  key = jax.random.wrap_key_data(key)
+  return (system.preview(weights, key, _finished(batch)),)
 
 
 def _reconstruct(
   system: system_lib.Reconstructing,
-  mesh: Mesh,
   weights: system_lib.Weights,
   image: jax.Array,
 ) -> tuple[jax.Array, list[jax.Array]]:
   """The program of first stages; see `Sampler.reconstruct`."""
-  count = image.shape[0]
-  batch = _finished({'image': _filled(mesh, image)})
-  images, codes = system.reconstruct(weights, batch['image'])
-  return images[:count], [c[:count] for c in codes]
+  return system.reconstruct(weights, _finished({'image': image})['image'])
 
 
-def _filled(mesh: Mesh, arrays: Any) -> Any:
-  """Repeats rows until they divide among the devices, and divides them."""
-  parts = mesh_lib.batch_parts(mesh)
-  sharding = mesh_lib.batch_sharding(mesh)
-
-  def fill(x: jax.Array) -> jax.Array:
-    rows = x.shape[0]
-    size = -(-rows // parts) * parts
-    x = x if size == rows else x[np.arange(size) % rows]
-    return jax.lax.with_sharding_constraint(x, sharding)
-
-  return jax.tree.map(fill, arrays)
+def _first(count: int, tree: Any) -> Any:
+  """Returns the rows that were asked for, without those that fill up."""
+  return jax.tree.map(lambda x: x[:count], tree)
 
 
 def _finished(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

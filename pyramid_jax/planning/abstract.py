@@ -78,9 +78,9 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
       among the devices.
   """
   count = config.train.batch_size
-  with errors.user_errors():
-    mesh_lib.check_batch(mesh, count, config.train.accumulate)
   system = workdir_lib.create_system(config)
+  with errors.user_errors():
+    step_lib.check_batch(system, config, mesh)
   min_size = config.mesh.fsdp_min_size
   create = functools.partial(step_lib.create, system, config)
   state = sharding.abstract(jax.eval_shape(create), mesh, min_size)
@@ -126,8 +126,9 @@ def sampling(config: ConfigDict, mesh: Mesh) -> Draft:
     return system_lib.generate(system, weights, keys, batch, settings.spec)
 
   key = jax.ShapeDtypeStruct((1, 2), jnp.uint32)
-  rows = _rows(row, count, mesh_lib.rows_sharding(mesh, count))
-  arguments = system, mesh, config, weights, rows, count, settings
+  filled = mesh_lib.filled(mesh, count)
+  rows = _rows(row, filled, mesh_lib.batch_sharding(mesh))
+  arguments = system, mesh, config, weights, rows, filled, settings
   return Draft(
     mesh=mesh,
     images=count,

@@ -137,6 +137,15 @@ class Measuring(Protocol):
     """
 
 
+@runtime_checkable
+class Staged(Protocol):
+  """A system that trains each stage on other rows of a batch."""
+
+  @property
+  def stage_batch(self) -> tuple[int, ...]:
+    """The number of rows of each stage, coarse to fine."""
+
+
 class Reconstructing(Trainable, Protocol):
   """A first stage, which reconstructs images."""
 

@@ -240,12 +240,13 @@ class Hooks:
 
   def _preview(self, pipe: pipeline.Pipeline) -> np.ndarray:
     """Draws a grid of samples."""
+    examples = self._examples
     return grids.draw(
-      pipe.preview(self._examples.batch, self._setup.settings),
-      self._examples.rows,
+      pipe.preview(examples.batch, self._setup.settings, len(examples.real)),
+      examples.rows,
       self._setup.config.condition.task,
       pipe.label_names,
-      real=self._examples.real,
+      real=examples.real,
     )
 
   def _write_preview(self, step: int, image: np.ndarray) -> None:

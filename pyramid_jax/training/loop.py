@@ -118,7 +118,9 @@ def _train(
   with stopping.worker() as pool:  # XLA compiles meanwhile
     compiled = pool.submit(_compile, setup, meter)
     frozen = pretrained.load(setup.system, config, setup.mesh, workdir)
-    edge_prediction.check_targets(setup.system, setup.reader_val, frozen)
+    edge_prediction.check_targets(
+      setup.system, setup.reader_val, frozen, setup.mesh
+    )
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(setup.reader, digests)
     stopping.check()

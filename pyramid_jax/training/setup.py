@@ -65,8 +65,8 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
   with errors.user_errors():  # checks of the input; tracing comes after them
     mesh = mesh_lib.create(config.mesh)
     options = flags.of_config(config, mesh)
-    mesh_lib.check_batch(mesh, config.train.batch_size, config.train.accumulate)
     system = workdir_lib.create_system(config)
+    step_lib.check_batch(system, config, mesh)
     with placement.on(mesh):
       settings = settings_lib.of_config(system, config)
     reader = data.create(config, 'train')

@@ -47,6 +47,16 @@ def create(system: system_lib.Trainable, config: ConfigDict) -> TrainState:
   )
 
 
+def check_batch(
+  system: system_lib.Trainable, config: ConfigDict, mesh: Mesh
+) -> None:
+  """Raises a ValueError for a batch that does not divide among the devices."""
+  count = config.train.accumulate
+  mesh_lib.check_batch(mesh, config.train.batch_size, count)
+  if isinstance(system, system_lib.Staged):
+    mesh_lib.check_stages(mesh, system.stage_batch, count)
+
+
 def make_measure(
   system: system_lib.Trainable, config: ConfigDict, finish: Finish, mesh: Mesh
 ) -> Callable[[Any, Any, Batch], Any]:

@@ -57,6 +57,19 @@ def test_rows_go_over_data_and_fsdp():
   np.testing.assert_array_equal(placed['x'], host['x'])
 
 
+@pytest.mark.parametrize('count', [1, 3, 8, 11])
+def test_batches_of_any_size_are_filled_up_and_divided(count):
+  mesh = mesh_lib.create(config(2, 2, 2))
+  host = {'x': np.arange(count), 'name': np.array(['a'] * count)}
+  spread = mesh_lib.spread(mesh, host)
+  assert set(spread) == {'x'}
+  filled = -(-count // 4) * 4
+  assert spread['x'].sharding.shard_shape((filled,)) == (filled // 4,)
+  np.testing.assert_array_equal(spread['x'], np.arange(filled) % count)
+  again = mesh_lib.spread(mesh, spread)
+  assert again['x'].sharding == spread['x'].sharding
+
+
 # (data, fsdp, tensor), the devices of a process: those of two or four hosts
 # that stand next to each other, as jax numbers them.
 TWO, FOUR = [[0, 1], [2, 3]], [[0], [1], [2], [3]]
@@ -90,8 +103,22 @@ def test_rows_follow_from_the_devices_of_a_process(case):
 def test_batches_that_do_not_split():
   mesh = mesh_lib.create(config(2, 4, 1))
   mesh_lib.check_batch(mesh, 16, 2)
-  with pytest.raises(ValueError, match='24, must be divisible by 16'):
+  message = '24, must be divisible by 16 = data 2 x fsdp 4.*: 16 or 32'
+  with pytest.raises(ValueError, match=message):
     mesh_lib.check_batch(mesh, 24, 2)
+  with pytest.raises(ValueError, match='is 2, .*accumulate 2: 16[.]'):
+    mesh_lib.check_batch(mesh, 2, 2)
+
+
+def test_stages_that_do_not_split():
+  mesh = mesh_lib.create(config(2, 4, 1))
+  mesh_lib.check_stages(mesh, (16, 8))
+  with pytest.raises(ValueError) as error:  # noqa: PT011
+    mesh_lib.check_stages(mesh, (12, 8), 2)
+  assert str(error.value) == (
+    'config.laplacian.stage_batch is (12, 8), each must be divisible by 8 ='
+    ' data 2 x fsdp 4: (16, 8) is, with config.train.batch_size=48.'
+  )
 
 
 def test_description():

@@ -1,12 +1,10 @@
 """Scores by Inception features, on a stand-in for the features."""
 
 import jax
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
+from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_reference
@@ -164,13 +162,12 @@ def small():
 def test_features_do_not_depend_on_batches_or_devices(small):
   network, variables = small
   images = _pictures(6, side=20)
-  mesh = Mesh(np.array(jax.devices()[:4]), ('data',))
-  over = NamedSharding(mesh, PartitionSpec('data'))
+  mesh = mesh_lib.pure_data(jax.devices()[:4])
   x = jax.jit(network_lib.preprocess)(images)
   want = jax.jit(network.apply)(variables, x)
   assert np.ptp(want.pool, axis=0).max() > 1e-3
   extract = inception.extractor(  # six pictures: four, then two and two blank
-    variables, 4, lambda x: jax.device_put(x, over), network
+    variables, 4, mesh, network
   )
   got = extract(images)
   assert isinstance(got.pool, np.ndarray)
@@ -180,7 +177,8 @@ def test_features_do_not_depend_on_batches_or_devices(small):
 
 def test_pictures_are_checked(small):
   network, variables = small
-  extract = inception.extractor(variables, 3, network=network)
+  mesh = mesh_lib.pure_data(jax.devices()[:1])
+  extract = inception.extractor(variables, 3, mesh, network)
   with pytest.raises(ValueError, match='uint8, got .* float32'):
     extract(np.zeros((2, 8, 8, 3), np.float32))
 

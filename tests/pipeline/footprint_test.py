@@ -37,7 +37,9 @@ def program(x):
     (4_000_000, 2, 2, ''),
     (4_000, 1, 1, 'warning'),
     (3_999, 1, 1, 'refused'),
-    (7_999, 2, 2, 'refused'),
+    (3_999, 2, 2, 'refused'),
+    (4_000, 2, 2, 'warning'),
+    (7_999, 2, 1, 'refused'),
     (None, 1000, 1, ''),
   ],
 )
@@ -50,7 +52,7 @@ def test_results_must_fit_and_arrays_are_a_warning(
   if outcome == 'refused':
     with pytest.raises(memory.OutOfMemory) as error:
       footprint.check(program, [x], mesh(devices), size)
-    assert error.value.needed == size * 4_000
+    assert error.value.needed == size // devices * 4_000
     return
   footprint.check(program, [x], mesh(devices), size)
   assert ('smaller sample.batch_size' in caplog.text) == (outcome == 'warning')

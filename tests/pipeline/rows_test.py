@@ -35,14 +35,14 @@ def test_enlarged_images_are_projected_on_the_small_one():
 def test_shuffled_edges_are_those_of_a_neighbour():
   config = config_lib.base('ldm')
   batch = {'edges': jnp.arange(3), 'image': jnp.arange(3)}
-  assert rows_lib.shuffled_condition(config, batch)['edges'].tolist() == [
-    0,
-    1,
-    2,
-  ]
+  still = rows_lib.shuffled_condition(config, batch, 3)
+  assert still['edges'].tolist() == [0, 1, 2]
   config.sketch.shuffled_condition = True
-  moved = rows_lib.shuffled_condition(config, batch)
+  moved = rows_lib.shuffled_condition(config, batch, 3)
   assert moved['edges'].tolist() == [2, 0, 1]
+  filled = {'edges': jnp.array([0, 1, 2, 0])}
+  moved_too = rows_lib.shuffled_condition(config, filled, 3)
+  assert moved_too['edges'].tolist() == [2, 0, 1, 2]
   assert moved['image'].tolist() == [0, 1, 2]
 
 

@@ -224,7 +224,7 @@ def test_samples_that_are_not_finite_are_refused(config, monkeypatch, caplog):
   own = make(config)
   settings = settings_lib.of_config(own.system, config)
   # A preview of a training run shows what there is.
-  own.preview(ROWS, settings)
+  own.preview(ROWS, settings, 3)
   assert 'NaN or Inf in the samples of image 1, 2; likely' in caplog.text
 
   high = config.copy_and_resolve_references()

@@ -133,6 +133,22 @@ def test_the_loss_is_that_of_each_stage_on_its_part(separate):
   np.testing.assert_allclose(got, metrics['loss_stage_1'], rtol=1e-4)
 
 
+def test_stages_take_their_share_of_neighbouring_rows():
+  """So the rows of a stage do not depend on the number of devices."""
+  fields = {
+    'train__batch_size': '16',
+    'laplacian__stage_batch': '(4, 4, 8)',
+    'laplacian__shared': 'False',
+  }
+  system = systems.create(load(**fields))
+  rows = [system.rows_of_stage(jnp.arange(16), i).tolist() for i in range(3)]
+  assert rows == [
+    [0, 4, 8, 12],
+    [1, 5, 9, 13],
+    [2, 3, 6, 7, 10, 11, 14, 15],
+  ]
+
+
 def denoiser(system, stage):
   """Returns (weights, x, sigma) -> the clean part of a stage."""
   network = system.networks.of_stage(stage)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax import placement
 from pyramid_jax.diffusion import checks
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import sampling
@@ -188,7 +189,7 @@ def pair(cond: Any, null: Any) -> Any:
   def two(a, b):
     return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
 
-  return jax.tree.map(two, cond, null)
+  return placement.rows(jax.tree.map(two, cond, null))
 
 
 def unpair(both: Any) -> tuple[Any, Any]:

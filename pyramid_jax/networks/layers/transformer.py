@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import caching
@@ -75,7 +76,7 @@ def pooled(context: Context, features: int) -> jax.Array:
     context = context.values
   scores = affine.Linear(POOLS, use_bias=False, name='pooled_query')(context)
   weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1)
-  tokens = jnp.einsum('blp,blc->bpc', weights, context)
+  tokens = placement.rows(jnp.einsum('blp,blc->bpc', weights, context))
   tokens = norms.LayerNorm(name='pooled_norm')(tokens)
   tokens = rearrange(tokens, 'b p c -> b (p c)')
   return affine.Linear(features, name='pooled_proj')(tokens)

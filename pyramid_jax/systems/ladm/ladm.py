@@ -10,6 +10,7 @@ choices.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax import placement
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.diffusion import editing
@@ -121,22 +123,35 @@ class LaDM(sampled.Sampled):
     encoded = self.training_inputs(weights, drop_key, batch)
     inputs = self.inputs(encoded, batch)
     shares = self.noise_distribution.shares(self.process)
-    total, metrics, begin = jnp.zeros(()), {}, 0
+    total, metrics = jnp.zeros(()), {}
     for index, stage in enumerate(self.stage_numbers):
-      end = begin + self.stage_batch[index]
-      part = jax.tree.map(lambda x, a=begin, b=end: x[a:b], inputs)
       loss, parts = self._stage_loss(
         generator['networks'],
         stage,
         jax.random.fold_in(key, stage),
-        clean[begin:end],
-        part,
+        *self.rows_of_stage((clean, inputs), index),
       )
       total += float(shares[stage - 1]) * loss
       metrics[f'loss_stage_{stage}'] = loss
       metrics |= {f'{name}_stage_{stage}': v for name, v in parts.items()}
-      begin = end
     return {'generator': (total, metrics)}, weights.extra
+
+  def rows_of_stage(self, tree: Any, index: int) -> Any:
+    """Returns the rows of a batch (B, ...) that train a stage, 0 = coarsest.
+
+    Neighbouring rows are a group, of which each stage takes its share; the
+    greatest common divisor of `stage_batch` is the number of groups. Devices
+    that hold whole groups need no rows of others.
+    """
+    groups = math.gcd(*self.stage_batch)
+    end = sum(self.stage_batch[: index + 1]) // groups
+    begin = end - self.stage_batch[index] // groups
+
+    def part(x):
+      x = x.reshape(groups, -1, *x.shape[1:])[:, begin:end]
+      return x.reshape(-1, *x.shape[2:])
+
+    return placement.rows(jax.tree.map(part, tree))
 
   def _stage_loss(
     self,

@@ -1,0 +1,56 @@
+"""Programs that XLA divides among eight devices, and what they exchange."""
+
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.planning import abstract
+from pyramid_jax.planning import collectives
+from pyramid_jax.planning import hlo
+from pyramid_jax.planning import program
+from tests.helpers import configs
+
+
+# Rows of a batch on a device. No other axis of the small configs has a length
+# that this prime divides, so it tells activations from parameters.
+ROWS = 11
+DEVICES = 8
+
+
+def load(name, data, fsdp, **fields):
+  """Returns a config with so many rows on each of eight devices.
+
+  A system that trains its stages on other rows has so many for each stage.
+  """
+  config = configs.load(name)
+  stages = config.laplacian.levels if 'laplacian' in config else 1
+  values = {
+    'train.batch_size': ROWS * DEVICES * stages,
+    'mesh.data': data,
+    'mesh.fsdp': fsdp,
+    'mesh.fsdp_min_size': 256,
+  }
+  if stages > 1:
+    values['laplacian.stage_batch'] = (0,)
+  if 'batch_size' in config.get('sample', {}):
+    values['sample.batch_size'] = ROWS * DEVICES
+  return configs.change(config, values | fields)
+
+
+def exchanged(draft: abstract.Draft) -> tuple[collectives.Collective, ...]:
+  """Returns the collectives of a program."""
+  text = draft.traced.lower().compile().as_text()
+  return program.Program.of(text).collectives
+
+
+def of_step(config):
+  """Returns the collectives of a training step."""
+  return exchanged(abstract.training(config, mesh_lib.create(config.mesh)))
+
+
+def of_sampler(config):
+  """Returns the collectives of the program that makes images of noise."""
+  return exchanged(abstract.sampling(config, mesh_lib.create(config.mesh)))
+
+
+def has_rows(found: collectives.Collective) -> bool:
+  """Whether an array with the rows of a batch goes over the network."""
+  (array,) = hlo.arrays(found.example)
+  return any(n and n % ROWS == 0 for n in array.dims)
