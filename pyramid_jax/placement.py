@@ -100,3 +100,13 @@ def rows(tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(x, spec)
 
   return jax.tree.map(split, tree)
+
+
+def whole(x: jax.Array) -> jax.Array:
+  """Gives every device all of a parameter, while a layer uses it.
+
+  Without it, XLA may bring the rows of a batch to the parts of a table instead.
+  """
+  if not sizes():
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec())

@@ -2,8 +2,16 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
 import pytest
 
+from pyramid_jax import placement
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
+from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.planning import program
 from tests.helpers import partitioned
 
 
@@ -33,6 +41,33 @@ CASES = [
   pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
   for case in itertools.product(TRAINED, MESHES)
 ]
+
+
+@pytest.mark.parametrize('codes', [64, 4096])
+def test_a_codebook_comes_to_the_rows(codes):
+  """XLA would bring few rows to the parts of a large codebook."""
+  sizes = ConfigDict({'data': 1, 'fsdp': 8, 'tensor': 1})
+  mesh = mesh_lib.create(sizes)
+  module = quantizer.VectorQuantizer(codes, 8)
+  rows = mesh_lib.batch_sharding(mesh)
+  z = jax.ShapeDtypeStruct((88, 4, 4, 8), jnp.float32, sharding=rows)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), z)
+  params = sharding.abstract(shapes, mesh, 16)
+
+  def gradients(params, z):
+    def loss(params, z):
+      entries, _, error = module.apply(params, z)
+      return error + jnp.square(entries).mean()
+
+    of_params, of_z = jax.grad(loss, (0, 1))(params, z)
+    return sharding.constrained(of_params, 16), placement.rows(of_z)
+
+  step = jax.jit(placement.within(mesh, gradients)).lower(params, z)
+  found = program.Program.of(step.compile().as_text()).collectives
+  assert sorted((c.kind, c.example) for c in found) == [
+    ('all-gather', f'f32[{codes // 8},8]'),
+    ('reduce-scatter', f'f32[{codes},8]'),
+  ]
 
 
 @pytest.mark.parametrize(('name', 'mesh'), CASES)

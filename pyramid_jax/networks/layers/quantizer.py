@@ -7,6 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import parameters
 
@@ -51,8 +52,9 @@ class VectorQuantizer(nn.Module):
         f'shape {z.shape}.'
       )
     z = z.astype(jnp.float32)
-    codes = nearest_code(lax.stop_gradient(z), self.embedding)
-    entries = jnp.take(self.embedding, codes, axis=0)
+    embedding = placement.whole(self.embedding)
+    codes = nearest_code(lax.stop_gradient(z), embedding)
+    entries = placement.rows(jnp.take(embedding, codes, axis=0))
 
     towards_entry = jnp.mean((lax.stop_gradient(entries) - z) ** 2)
     towards_z = jnp.mean((entries - lax.stop_gradient(z)) ** 2)
