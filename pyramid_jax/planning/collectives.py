@@ -1,6 +1,5 @@
 """The collectives of a compiled program: what chips send to each other."""
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -255,13 +254,3 @@ def is_counted(place: hlo.Computation, instruction: hlo.Instruction) -> bool:
   if is_part_of_chain(instruction):
     return instruction in first_of_chains(place)
   return bool(kind_of(instruction))
-
-
-def traffic(
-  place: hlo.Computation,
-  instruction: hlo.Instruction,
-  total: Callable[[Iterable[hlo.Array]], float],
-) -> float:
-  """Returns the bytes in memory that a collective of several fusions moves."""
-  operands = (i.arrays for i in place.operands(instruction))
-  return sum(map(total, operands)) + total(instruction.arrays)

@@ -16,6 +16,7 @@ from pyramid_jax.distributed import chips
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.planning import abstract
 from pyramid_jax.planning import compiling
+from pyramid_jax.planning import minimum
 from pyramid_jax.planning import program as program_lib
 from pyramid_jax.planning import roofline
 from pyramid_jax.planning import warnings
@@ -71,14 +72,36 @@ def plan(
     'model_flops_per_image': work // draft.images,
     'program_flops': program.flops,
     'hbm_bytes': int(program.hbm_bytes) if is_whole else None,
-    'collectives': {
-      kind: {'count': count, 'bytes': size}
-      for kind, (count, size) in program.by_kind().items()
-    },
+    'collectives': _collectives(task, draft, program),
     **_times(task, draft, program, work, is_whole),
     'largest_batch': largest,
     'compile_seconds': round(found.seconds, 1),
     'warnings': [*_warnings(task, draft, found, program)],
+  }
+
+
+def _collectives(
+  task: compiling.Task, draft: abstract.Draft, program: program_lib.Program
+) -> Plan:
+  """Returns the collectives by kind, with what the sharding needs of them."""
+  needed: dict[str, int] = {}
+  if task.program == 'train':
+    config = task.config
+    needed = minimum.of_training(
+      draft.params,
+      draft.frozen,
+      draft.mesh,
+      config.dtype,
+      config.train.accumulate,
+    )
+  found = program.by_kind()
+  return {
+    kind: {
+      'count': found.get(kind, (0, 0))[0],
+      'bytes': found.get(kind, (0, 0))[1],
+      'minimum_bytes': needed.get(kind, 0),
+    }
+    for kind in sorted({*found, *needed})
   }
 
 
@@ -186,7 +209,7 @@ def _warnings(
   trees = {'state': draft.state, 'frozen': draft.frozen}
   min_size = task.config.mesh.fsdp_min_size
   yield from warnings.of_leaves(trees, draft.mesh, min_size)
-  yield from warnings.of_gathers(program.collectives, trees)
+  yield from warnings.of_collectives(minimum.excess(program, trees))
   if task.topology.is_tpu:
     yield from warnings.of_products(draft.traced)
   for what, names in (
@@ -244,7 +267,9 @@ def _rows(found: Plan) -> Iterator[tuple[str, str]]:
   yield 'program, a chip', f'{_scaled(flops, "FLOP")}, {ratio:.2f} x the model'
   yield 'HBM traffic, a chip', size(found['hbm_bytes'])
   for kind, numbers in found['collectives'].items():
-    yield kind, f'{numbers["count"]} x, {size(numbers["bytes"])}'
+    least = size(numbers['minimum_bytes'])
+    moved = f'{numbers["count"]} x, {size(numbers["bytes"])}'
+    yield kind, f'{moved} (least {least})'
   for name, value in found['seconds'].items():
     bound = ' (bound)' if name == found['bound'] else ''
     yield name, secs(value) + bound

@@ -83,18 +83,20 @@ def _of_fusion(
   operands: list[hlo.Instruction],
 ) -> float:
   """A fusion reads of its operands what its results need."""
-  needed = _needed(module, inner)
+  results = instruction.arrays
+  if collectives.first_of_chains(inner):
+    # It hands on its operands first, then what the later pieces fill.
+    given = [array for operand in operands for array in operand.arrays]
+    return _total(module, [*given, *results[len(given) :]])
+  computed = {i.name for i in _outputs(inner) if i.opcode != 'parameter'}
+  needed = _needed(module, inner, computed)
   total = 0.0
   for number, operand in enumerate(operands):
     name = inner.parameters[number].name
     total += needed.get(name, 0) * _total(module, operand.arrays)
-  results = instruction.arrays
   for source, array in zip(_outputs(inner), results, strict=False):
     total += _written(module, inner, source, (array,))
-  return total + sum(
-    collectives.traffic(inner, i, lambda a: _total(module, a))
-    for i in collectives.first_of_chains(inner)
-  )
+  return total
 
 
 def _outputs(inner: hlo.Computation) -> list[hlo.Instruction]:
@@ -148,11 +150,18 @@ def _results_of_start(
   return source.arrays[count : 2 * count] or source.arrays
 
 
-def _needed(module: hlo.Module, inner: hlo.Computation) -> dict[str, float]:
-  """Returns which share of each value the results of a fusion need."""
-  needed = {source.name: 1.0 for source in _outputs(inner)}
-  for parameter in inner.parameters.values():
-    needed.pop(parameter.name, None)  # handed on without a look
+def _needed(
+  module: hlo.Module, inner: hlo.Computation, results: set[str]
+) -> dict[str, float]:
+  """Returns which share of each value the results of a fusion need.
+
+  Args:
+    module: the program.
+    inner: the computation of the fusion.
+    results: what it computes: its outputs, but for parameters that it hands on
+      as they are.
+  """
+  needed = dict.fromkeys(results, 1.0)
   for instruction in reversed(list(inner.instructions.values())):
     share = needed.get(instruction.name, 0)
     is_chain = collectives.is_part_of_chain(instruction)
@@ -184,7 +193,8 @@ def _shares(
     return [0.0, *whole[1:]]
   if opcode == 'fusion':
     inner = module.computations[instruction.called('calls')[0]]
-    needed = _needed(module, inner)
+    results = {source.name for source in _outputs(inner)}
+    needed = _needed(module, inner, results)
     return [
       share * needed.get(inner.parameters[number].name, 0)
       for number in range(len(operands))

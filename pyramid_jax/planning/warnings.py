@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -13,7 +14,6 @@ from pyramid_jax import placement
 from pyramid_jax.distributed import flops
 from pyramid_jax.distributed import sharding
 from pyramid_jax.planning import collectives
-from pyramid_jax.planning import hlo
 
 
 LANES = 128  # the width of the matrix units and of vector registers
@@ -55,30 +55,20 @@ def of_leaves(trees: Any, mesh: Mesh, min_size: int) -> Iterator[str]:
   )
 
 
-def of_gathers(
-  found: Iterable[collectives.Collective], weights: Any
-) -> Iterator[str]:
-  """Warns of all-gathers of what is no weight: of activations.
+def of_collectives(excess: Sequence[collectives.Collective]) -> Iterator[str]:
+  """Warns of what chips exchange though no sharding of weights needs it.
 
   Args:
-    found: the collectives of a program.
-    weights: arrays, or their shapes; layers of a scan have those of one.
+    excess: `minimum.excess`.
   """
-  sizes = set()
-  for leaf in jax.tree.leaves(weights):
-    sizes |= {leaf.size, leaf.size // leaf.shape[0] if leaf.ndim else 1}
-  gathered = [
-    c
-    for c in found
-    if c.kind == 'all-gather'
-    and hlo.arrays(c.example)[0].size * c.group_size not in sizes
-    and c.bytes >= _MIB
-  ]
-  size = sum(c.bytes for c in gathered)
-  if gathered:
+  size = sum(c.bytes for c in excess)
+  if excess:
+    examples = (
+      f'{c.kind} {c.example} x {c.group_size} ({c.where})' for c in excess
+    )
     yield (
-      f'all-gathers of activations, {_gib(size)} GiB on every chip:'
-      f' {_some(f"{c.example} x {c.group_size} ({c.where})" for c in gathered)}'
+      f'chips exchange activations, {_gib(size)} GiB on every chip:'
+      f' {_some(examples)}'
     )
 
 

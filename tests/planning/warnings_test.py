@@ -40,25 +40,20 @@ def test_without_fsdp_much_state_is_one_line():
   ]
 
 
-def gather(example, count=1):
-  return collectives.Collective(
+def test_exchanges_of_activations_are_named():
+  assert list(warnings.of_collectives([])) == []
+  gather = collectives.Collective(
     kind='all-gather',
-    count=count,
-    bytes=count * 2**31,
+    count=3,
+    bytes=3 * 2**31,
     group=(0, 1, 2, 3),
-    example=example,
+    example='bf16[16,33]',
     where='jit(step)/conv',
   )
-
-
-def test_gathers_of_weights_are_no_gathers_of_activations():
-  weights = {'layers': jnp.zeros((3, 64, 32)), 'bias': jnp.zeros((128,))}
-  whole, layer = gather('f32[48,32]'), gather('bf16[16,32]')
-  assert list(warnings.of_gathers([whole, layer], weights)) == []
-  (text,) = warnings.of_gathers([layer, gather('bf16[16,33]', 3)], weights)
+  (text,) = warnings.of_collectives([gather])
   assert text == (
-    'all-gathers of activations, 6.00 GiB on every chip: bf16[16,33] x 4'
-    ' (jit(step)/conv)'
+    'chips exchange activations, 6.00 GiB on every chip: all-gather bf16[16,33]'
+    ' x 4 (jit(step)/conv)'
   )
 
 
