@@ -12,6 +12,7 @@ from pyramid_jax import errors
 from pyramid_jax.planning import compiling
 from pyramid_jax.planning import report
 from pyramid_jax.planning import topologies
+from pyramid_jax.runs import stopping
 from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
@@ -45,9 +46,10 @@ def run(
       f'--until={until}: must be {" or ".join(compiling.STAGES)}.'
     )
   plans = {}
-  for program in asked:
-    task = compiling.Task(config=config, topology=topology, program=program)
-    plans[program] = report.plan(task, until, not options['one_batch'])
+  with stopping.listening():
+    for program in asked:
+      task = compiling.Task(config=config, topology=topology, program=program)
+      plans[program] = report.plan(task, until, not options['one_batch'])
   sys.stdout.write(report.table(name, plans))
   if workdir is not None:
     workdir_lib.make(workdir)

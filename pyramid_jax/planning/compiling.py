@@ -25,6 +25,7 @@ from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import memory
 from pyramid_jax.planning import abstract
 from pyramid_jax.planning import topologies
+from pyramid_jax.runs import stopping
 
 
 END, PARTITIONER = STAGES = ('end', 'partitioner')
@@ -86,7 +87,8 @@ def compiled(task: Task, draft: abstract.Draft, until: str = END) -> Compiled:
   lowered = draft.traced.lower()
   start = time.monotonic()
   try:
-    program = lowered.compile(flags.for_jax(draft.options))
+    options = flags.for_jax(draft.options)
+    program = stopping.call(lowered.compile, options)
   except jax.errors.JaxRuntimeError as error:
     if not memory.is_out_of_memory(error):
       raise
@@ -150,6 +152,7 @@ def dumped(
   """Waits for the text of a program; returns it and how long XLA took."""
   size = -1
   while True:
+    stopping.check()
     is_over = not process.is_alive()
     files = sorted(folder.iterdir())
     found = [file for file in files if _DUMPED.search(file.name)]

@@ -1,4 +1,5 @@
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
@@ -36,22 +37,35 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(
-  'name',
-  [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED)],
-)
-def test_every_program_lowers_for_tpus(name, tmp_path, monkeypatch):
+def check_lowers(draft):
+  assert 'mhlo.num_partitions = 8' in tpu_lowering.lower(draft).as_text()
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_the_training_step_of_every_network_lowers_for_tpus(
+  name, tmp_path, monkeypatch
+):
   tpu_lowering.take_for_tpus(monkeypatch)
   config = tpu_lowering.load(name, tmp_path)
-  with config.unlocked():
-    config.mesh.fsdp = 4
-  mesh = mesh_lib.create(config.mesh)
-  drafts = [abstract.training(config, mesh)]
+  mesh = mesh_lib.create(ConfigDict({'data': 2, 'fsdp': 4, 'tensor': 1}))
+  check_lowers(abstract.training(config, mesh))
+
+
+def test_a_sampler_lowers_for_tpus(tmp_path, monkeypatch):
+  tpu_lowering.take_for_tpus(monkeypatch)
+  config = tpu_lowering.load('diffit_imagenet.py:256,debug', tmp_path)
+  check_lowers(abstract.sampling(config, mesh_lib.create(config.mesh)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_every_published_program_lowers_for_tpus(name, tmp_path, monkeypatch):
+  tpu_lowering.take_for_tpus(monkeypatch)
+  config = tpu_lowering.load(name, tmp_path)
+  mesh = mesh_lib.create(ConfigDict({'data': 2, 'fsdp': 4, 'tensor': 1}))
+  check_lowers(abstract.training(config, mesh))
   if config.system.name != 'autoencoder':
-    drafts.append(abstract.sampling(config, mesh))
-  for draft in drafts:
-    text = tpu_lowering.lower(draft).as_text()
-    assert 'mhlo.num_partitions = 8' in text
+    check_lowers(abstract.sampling(config, mesh))
 
 
 def test_latents_are_those_that_a_cache_has():
