@@ -26,10 +26,14 @@ _NEEDED = (
   re.compile(r'\((\d+) ?(B|bytes)\)'),
   re.compile(r'(?i)allocat\w*[^.;\n]*? ([\d.]+) ?([KMGT]i?B?)\b'),
   re.compile(r'Used ([\d.]+)([KMGT]) of'),
+  re.compile(r'temporaries \(([\d.]+)([KMGT])\)'),  # of a program for TPUs
   re.compile(r'reserve ([\d.]+)([KMGT]i?B?)\b'),
 )
 # And of those that there are.
-_THERE = (re.compile(r'Used [\d.]+[KMGT] of ([\d.]+)([KMGT])'),)
+_THERE = (
+  re.compile(r'Used [\d.]+[KMGT] of ([\d.]+)([KMGT])'),
+  re.compile(r'available HBM \(([\d.]+)([KMGT])\)'),
+)
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _LIMITED = 2**60  # a limit above is none
 

@@ -99,6 +99,14 @@ def constrained(tree: Any, min_size: int) -> Any:
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def device_bytes(tree: Any) -> int:
+  """Returns the bytes that a device holds of an `abstract` tree."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
 def table(tree: Any) -> str:
   """Returns one line for each way that leaves of an `abstract` tree split."""
   groups: dict[str, list[tuple[str, Any]]] = {}
@@ -108,10 +116,7 @@ def table(tree: Any) -> str:
   lines = [f'{"sharding":<24}{"leaves":>8}{"MiB/device":>12}  largest']
   for axes, leaves in groups.items():
     largest = max(leaves, key=lambda item: math.prod(item[1].shape))
-    size = sum(
-      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-      for _, leaf in leaves
-    )
+    size = device_bytes([leaf for _, leaf in leaves])
     lines.append(
       f'{axes:<24}{len(leaves):>8}{size / 2**20:>12.2f}  '
       f'{largest[0]} {largest[1].shape}'

@@ -23,6 +23,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import memory
+from pyramid_jax.distributed import sharding
 from pyramid_jax.planning import abstract
 from pyramid_jax.planning import topologies
 from pyramid_jax.runs import stopping
@@ -83,7 +84,7 @@ def compiled(task: Task, draft: abstract.Draft, until: str = END) -> Compiled:
     until: one of `STAGES`.
   """
   if until == PARTITIONER or not task.topology.is_tpu:
-    return _partitioned(task)
+    return partitioned(task)
   lowered = draft.traced.lower()
   start = time.monotonic()
   try:
@@ -93,8 +94,8 @@ def compiled(task: Task, draft: abstract.Draft, until: str = END) -> Compiled:
     if not memory.is_out_of_memory(error):
       raise
     logging.warning('%s', str(error).partition('\n')[0])
-    found = _partitioned(task)
-    return dataclasses.replace(found, peak_bytes=memory.needed(error))
+    found = partitioned(task)
+    return dataclasses.replace(found, peak_bytes=_needed(error, draft))
   stats = program.memory_analysis()
   results = stats.output_size_in_bytes - stats.alias_size_in_bytes
   arguments = stats.argument_size_in_bytes
@@ -108,7 +109,18 @@ def compiled(task: Task, draft: abstract.Draft, until: str = END) -> Compiled:
   )
 
 
-def _partitioned(task: Task) -> Compiled:
+def _needed(error: BaseException, draft: abstract.Draft) -> int | None:
+  """Returns the bytes that a program would need, None if an error lacks them.
+
+  Where temporaries alone exceed a device, the arguments come in addition.
+  """
+  needed = memory.needed(error)
+  if needed is None or 'temporaries' not in str(error):
+    return needed
+  return needed + sharding.device_bytes((draft.state, draft.frozen))
+
+
+def partitioned(task: Task) -> Compiled:
   """Compiles in a process that is stopped once the partitioner is through."""
   given = config_lib.to_json(task.config), task.topology, task.program
   with tempfile.TemporaryDirectory() as folder:

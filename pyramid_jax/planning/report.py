@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.distributed import chips
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.planning import abstract
 from pyramid_jax.planning import compiling
 from pyramid_jax.planning import minimum
@@ -64,8 +64,8 @@ def plan(
     'stage': found.stage,
     'batch': draft.images,
     'params': sum(leaf.size for leaf in jax.tree.leaves(draft.params)),
-    'state_bytes': _bytes(draft.state),
-    'frozen_bytes': _bytes(draft.frozen),
+    'state_bytes': sharding.device_bytes(draft.state),
+    'frozen_bytes': sharding.device_bytes(draft.frozen),
     'temporary_bytes': found.temporary_bytes,
     'peak_bytes': found.peak_bytes,
     'hbm_capacity_bytes': int(chip.memory_bytes),
@@ -133,14 +133,6 @@ def _times(
     'mfu_ceiling': seconds.mfu_ceiling(own, peak),
     'mfu_floor': seconds.mfu_floor(own, peak) if is_whole else None,
   }
-
-
-def _bytes(tree: Any) -> int:
-  """Returns the bytes of abstract arrays on one device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-  )
 
 
 def _largest_batch(

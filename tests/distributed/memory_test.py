@@ -26,6 +26,10 @@ TPU = (
   'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.50G of'
   ' 15.48G hbm. Exceeded hbm capacity by 9.02G.'
 )
+TPU_COMPILE = (
+  'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for'
+  ' HLO temporaries (18.00G) exceeds available HBM (15.75G).'
+)
 TPU_RUN = (
   'RESOURCE_EXHAUSTED: Error loading program: Attempting to reserve 4.50G at'
   ' the bottom of memory. That was not possible. There are 3.20G free'
@@ -43,6 +47,7 @@ NUMPY = (
     (GPU, 42949672960),
     (BFC, 2.5 * 2**30),
     (TPU, 24.5 * 2**30),
+    (TPU_COMPILE, 18 * 2**30),
     (TPU_RUN, 4.5 * 2**30),
     (NUMPY, int(7.28 * 2**40)),
     ('', None),

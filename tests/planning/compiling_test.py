@@ -1,5 +1,9 @@
+import dataclasses
 import importlib.util
+from unittest import mock
 
+import jax
+import numpy as np
 import pytest
 
 from pyramid_jax import errors
@@ -7,6 +11,9 @@ from pyramid_jax.planning import compiling
 from pyramid_jax.planning import program as program_lib
 from pyramid_jax.planning import topologies
 from tests.helpers import configs
+
+
+SIZES = {'state': 200, 'frozen': 100}  # bytes on a device
 
 
 def task(topology, **fields):
@@ -28,6 +35,30 @@ def test_programs_for_gpus_end_after_the_partitioner():
   read = program_lib.Program.of
   assert 'num_partitions=8' in found.text
   assert read(found.text).flops == pytest.approx(read(here).flops, rel=0.02)
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('Used 20.00G of 15.48G hbm.', 20 * 2**30),
+    ('for HLO temporaries (18.00G) exceeds', 18 * 2**30 + 300),
+    ('no number', None),
+  ],
+)
+def test_what_a_program_needs_that_does_not_fit(monkeypatch, text, expected):
+  given = task('v5e:2x4')
+  error = jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {text}')
+  lowered = mock.Mock(compile=mock.Mock(side_effect=error))
+  arrays = {name: np.zeros(size, np.uint8) for name, size in SIZES.items()}
+  draft = mock.Mock(
+    traced=mock.Mock(lower=lambda: lowered),
+    options={},
+    **jax.device_put(arrays, jax.devices()[0]),
+  )
+  part = compiling.Compiled(text='', stage=compiling.PARTITIONER, seconds=1.0)
+  monkeypatch.setattr(compiling, 'partitioned', lambda task: part)
+  found = compiling.compiled(given, draft)
+  assert found == dataclasses.replace(part, peak_bytes=expected)
 
 
 def test_a_compiler_that_ends_early_is_one_line(monkeypatch, tmp_path):
