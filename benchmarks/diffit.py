@@ -4,9 +4,8 @@ Times the latent network XL/2 (561 M parameters, 256 tokens an image) and the
 image-space network of the CIFAR-10 config, each with every attention kernel of
 the platform:
   a forward pass;
-  a training step of the trainer (loss, gradients, AdamW, averages) that keeps
-    all activations, only the results of multiplications with weights, or
-    nothing within a block; what is not kept is recomputed.
+  a training step of the trainer (loss, gradients, AdamW, averages) with every
+    policy of `config.remat` that its devices have.
 The rate of each is compared with that of large matrix products, measured in the
 same run. A training step counts as three forward passes, whatever is
 recomputed.
@@ -41,6 +40,7 @@ from pyramid_jax.distributed import flops
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.networks import diffit
+from pyramid_jax.networks.layers import remat as remat_lib
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.training import step as state_lib
 
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> None:
 def _time_network(name: str, platform: str, rate: float) -> None:
   """Prints the table of one network."""
   make = {'latent': _latent, 'image': _image}[name]
-  plain = make(platform, 'xla', 'all')
+  plain = make(platform, 'xla', remat_lib.NONE)
   state = _state_shapes(plain)
   tree = state.params['generator']
   parameters = sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -217,19 +217,21 @@ def _compiled(
   state: state_lib.TrainState,
 ) -> dict[tuple[str, str], futures.Future[Any]]:
   """Returns {(operation, attention kernel): program being compiled}."""
-  keeps = (
-    ('all', 'products', 'nothing') if make is _latent else ('all', 'nothing')
-  )
+  policies = [
+    policy
+    for policy in remat_lib.POLICIES
+    if policy != remat_lib.OFFLOAD or platform != 'cpu'
+  ]
   programs = {}
   # XLA compiles several programs in parallel.
   with futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
     for kernel in KERNELS[platform]:
-      subjects = {kept: make(platform, kernel, kept) for kept in keeps}
+      subjects = {policy: make(platform, kernel, policy) for policy in policies}
       programs['forward', kernel] = pool.submit(
-        _compile_forward, subjects['all'], state
+        _compile_forward, subjects[remat_lib.NONE], state
       )
-      for kept, subject in subjects.items():
-        programs[f'training step, {kept} kept', kernel] = pool.submit(
+      for policy, subject in subjects.items():
+        programs[f'training step, remat={policy}', kernel] = pool.submit(
           _compile_step, subject, state
         )
   return programs
@@ -239,17 +241,15 @@ def _dtype(platform: str) -> str:
   return 'float32' if platform == 'cpu' else 'bfloat16'
 
 
-def _latent(platform: str, kernel: str, keeps: str) -> Subject:
+def _latent(platform: str, kernel: str, remat: str) -> Subject:
   """Returns the latent network, on latents as they are read from a cache."""
   config = config_lib.load(
     f'{CONFIG}:{"debug" if measuring.SMALL.value else "256"}'
   )
   count = _BATCH.value or (1 if measuring.SMALL.value else 64)
-  _set(config, platform, kernel, keeps, count)
+  _set(config, platform, kernel, remat, count)
   if measuring.SMALL.value:
     config_lib.override(config, {'network.depth': '1'})
-  if config.remat:
-    config_lib.override(config, {'network.remat_keeps': keeps})
   system = workdir_lib.create_system(config)
   shape = system.state_shape((count, system.image_size, system.image_size))
   batch = {
@@ -269,10 +269,10 @@ def _latent(platform: str, kernel: str, keeps: str) -> Subject:
   return Subject(system=system, config=config, batch=batch, forward=forward)
 
 
-def _image(platform: str, kernel: str, keeps: str) -> Subject:
+def _image(platform: str, kernel: str, remat: str) -> Subject:
   config = config_lib.base('diffit')
   count = _IMAGE_BATCH.value or (1 if measuring.SMALL.value else 512)
-  _set(config, platform, kernel, keeps, count)
+  _set(config, platform, kernel, remat, count)
   network = diffit.DiffiT(
     **(IMAGE_SMALL if measuring.SMALL.value else {}),
     dtype=jnp.dtype(config.dtype),
@@ -293,12 +293,12 @@ def _image(platform: str, kernel: str, keeps: str) -> Subject:
 
 
 def _set(
-  config: ConfigDict, platform: str, kernel: str, keeps: str, count: int
+  config: ConfigDict, platform: str, kernel: str, remat: str, count: int
 ) -> None:
   values = {
     'dtype': _dtype(platform),
     'attention': kernel,
-    'remat': str(keeps != 'all'),
+    'remat': remat,
     'train.batch_size': str(count),
     'optimizer.name': 'adamw',
   }

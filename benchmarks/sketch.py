@@ -161,9 +161,9 @@ def _print_costs(sizes: Sizes) -> None:
   )(jax.random.key(1))
   runs: dict[str, Callable[[], Any]] = {}
   for name, is_guided, remat in (
-    ('without sketch guidance', False, False),
-    ('sketch guided', True, False),
-    ('sketch guided, activations recomputed', True, True),
+    ('without sketch guidance', False, 'none'),
+    ('sketch guided', True, 'none'),
+    ('sketch guided, activations recomputed', True, 'full'),
   ):
     network = unet.clone(remat=remat)
     sample = _sampler(network, predictor, sizes, is_guided)

@@ -52,7 +52,7 @@ def get_config(arg: str = '') -> ConfigDict:
   # The results of the linear layers of every block are kept. By count, with
   # the attention of XLA, everything that the backward pass reads would be 0.8
   # GB an image at 256 px and 5.4 GB at 512 px.
-  config.remat = True
+  config.remat = 'products'
   config.network = ConfigDict(
     {
       'patch_size': 2,
@@ -61,7 +61,6 @@ def get_config(arg: str = '') -> ConfigDict:
       'num_heads': 16,
       'mlp_ratio': 4.0,
       'learn_sigma': True,
-      'remat_keeps': 'products',
     }
   )
   config.data.name = 'image_folder'

@@ -61,7 +61,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config = config_lib.base('ladm')
   config.name = f'ladm_latent_imagenet_{variant["size"]}'
   config.dtype = 'bfloat16'  # Norms, softmax and the loss are float32.
-  config.remat = True  # See configs/diffit_imagenet.py.
+  config.remat = 'products'  # See configs/diffit_imagenet.py.
   config.network = ConfigDict(
     {
       'patch_size': 2,
@@ -69,7 +69,6 @@ def get_config(arg: str = '') -> ConfigDict:
       'depth': 28,
       'num_heads': 16,
       'mlp_ratio': 4.0,
-      'remat_keeps': 'products',
     }
   )
   config.data.name = 'image_folder'

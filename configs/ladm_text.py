@@ -41,7 +41,7 @@ common = config_lib.sibling(__file__, 'common')
 SMALL = {
   **common.SMALL_ENCODER,
   'dtype': 'float32',
-  'remat': False,
+  'remat': 'none',
   'network.model_channels': 32,
   'network.channel_mult': (1, 1),
   'network.num_res_blocks': 1,
@@ -62,7 +62,7 @@ def get_config(arg: str = '') -> ConfigDict:
   is_large = variant['size'] == '1k'
   config = config_lib.base('ladm')
   config.name = f'ladm_text_{variant["size"]}'
-  config.dtype, config.remat = 'bfloat16', True
+  config.dtype, config.remat = 'bfloat16', 'full'
   config.network = ConfigDict(
     {
       'model_channels': 128 if is_large else 256,

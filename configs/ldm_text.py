@@ -53,7 +53,7 @@ def get_config(arg: str = '') -> ConfigDict:
     num_heads=8,
     legacy=False,
   )
-  config.remat = True
+  config.remat = 'full'
   config.diffusion.linear_start = 0.00085
   config.diffusion.linear_end = 0.012
   config.diffusion.scale_factor = 0.18215

@@ -52,7 +52,7 @@ def get_config(arg: str = '') -> ConfigDict:
     legacy=False,
     **({'num_head_channels': 64} if is_second else {'num_heads': 8}),
   )
-  config.remat = True
+  config.remat = 'full'
   config.data.image_size = 768 if version == 'v2' else 512
   config.diffusion.linear_start = 0.00085
   config.diffusion.linear_end = 0.012

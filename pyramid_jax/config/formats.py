@@ -1,8 +1,8 @@
 """Configs as trees of sections, and their text in `config.json`.
 
-Format 2 carries its number at the top. A file without a number is of format 1:
-its fields and values are renamed once, and what belongs to other systems, which
-every config had then, is dropped.
+Formats carry their number at the top, but for format 1: its fields and values
+are renamed once, and what belongs to other systems, which every config had
+then, is dropped. Format 3 names what `remat` keeps.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from pyramid_jax.config import sums
 from pyramid_jax.files import json_text
 
 
-FORMAT = 2
+FORMAT = 3
 
-# Fields of format 1 -> fields of format 2.
+# Fields of format 1 -> their names today.
 RENAMED = {
   'condition.drop': 'condition.cond_dropout',
   'condition.camera_drop': 'condition.camera_dropout',
@@ -32,8 +32,8 @@ RENAMED = {
   'sketch.tap_norm': 'sketch.feature_norm',
   'sketch.foreign': 'sketch.shuffled_condition',
 }
-# Fields of format 2: values of format 1 -> values of format 2. They are those
-# that format 2 does not have with another meaning.
+# Names of today: values of format 1 -> values of today. They are those that
+# no later format has with another meaning.
 VALUES: Mapping[str, Mapping[str, str]] = {
   'data.resize': {'plain': 'bilinear', 'smooth': 'bicubic'},
   'condition.class_by': {'adm': 'timestep'},
@@ -49,12 +49,15 @@ LATER: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     and flat.get('condition.task') in ('text', 'scene_graph')
   ),
 }
-# Fields of a network that files of either format may hold and that are left
+# Fields of a network that files of any format may hold and that are left
 # out: nothing reads `image_size`, and `use_split_head` is on in every system.
 UNREAD = {'frido': ('image_size', 'use_split_head')}
 # Sections of one start of the processes, which no record of a run has.
 UNRECORDED = ('distributed',)
-# Values that both formats have, with two meanings.
+# The field of a network that said, until format 2, what is kept where `remat`
+# is true: 'products' or 'nothing'. Networks without it kept nothing.
+_REMAT_KEEPS = 'remat_keeps'
+# Values that all formats have, with two meanings.
 _REUSED = {'diffusion.beta_schedule': {'linear': 'scaled_linear'}}
 
 
@@ -87,7 +90,7 @@ def first_stage(config: ConfigDict) -> ConfigDict:
   """
   values = config.first_stage.to_dict()
   del values[sections.CHECKPOINT]
-  nested = build(_read(values, '', is_old=False))
+  nested = build(_read(values, '', FORMAT))
   nested.data.root = nested.data.root or config.data.root
   return nested.lock()
 
@@ -131,12 +134,12 @@ def from_json(text: str | bytes, what: str = '') -> ConfigDict:
     raise ValueError(f'a config is a JSON object, got {type(loaded).__name__}.')
   values = _tuples(sums.take(loaded, what))
   version = values.pop('format', 1)
-  if version not in (1, FORMAT):
+  if version not in range(1, FORMAT + 1):
     raise ValueError(
       f'config.json is of format {version!r}, must be at most {FORMAT}: it was'
       ' written by a newer version.'
     )
-  config = build(_read(values, '', is_old=version == 1)).lock()
+  config = build(_read(values, '', version)).lock()
   paths.expand_all(config)
   return config
 
@@ -152,21 +155,21 @@ def build(values: Mapping[str, Any]) -> ConfigDict:
 
 
 def _read(
-  values: Mapping[str, Any], prefix: str, is_old: bool
+  values: Mapping[str, Any], prefix: str, version: int
 ) -> dict[str, Any]:
   """Returns the nested values of a config or of its first stage, complete.
 
   Args:
     values: nested, as they were written.
     prefix: of names in messages; not empty for a first stage.
-    is_old: whether they are of format 1.
+    version: their format.
   """
   values = dict(values)
   for name in ('first_stage', 'network'):
     if not isinstance(values.get(name, {}), dict):
       raise ValueError(f'config.{prefix}{name} is no JSON object.')
   first_stage = values.pop('first_stage', None)
-  network = values.pop('network', {})
+  network = dict(values.pop('network', {}))
   flat = names.flatten(values)
   system = flat.get('system.name', '')
   if not isinstance(system, str):
@@ -175,7 +178,12 @@ def _read(
   if prefix and not system:
     system = sections.FIRST_STAGE_SYSTEM
   known = sections.of(system).fields
-  if is_old:
+  if version < 3:
+    keeps = network.pop(_REMAT_KEEPS, 'nothing')
+    named = {True: 'products' if keeps == 'products' else 'full', False: 'none'}
+    if isinstance(flat.get('remat'), bool):
+      flat['remat'] = named[flat['remat']]
+  if version < 2:
     flat = {k: v for k, v in translated(flat).items() if k in known}
     if prefix:
       flat[sections.CHECKPOINT] = values.get(sections.CHECKPOINT, '')
@@ -188,12 +196,12 @@ def _read(
   kept = {k: v for k, v in network.items() if k not in unread}
   complete = sections.defaults(system, flat) | {'network': kept}
   if first_stage is not None:
-    complete['first_stage'] = _read(first_stage, sections.FIRST_STAGE, is_old)
+    complete['first_stage'] = _read(first_stage, sections.FIRST_STAGE, version)
   return complete
 
 
 def translated(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns flat values of format 1 with the names and values of format 2."""
+  """Returns flat values of format 1 with the names and values of today."""
   result = {}
   for old, value in flat.items():
     name = RENAMED.get(old, old)

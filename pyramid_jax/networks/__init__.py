@@ -4,7 +4,7 @@ Modules raise ValueError for attributes and arguments that do not fit together.
 What the fields and arguments of the same name mean everywhere:
   dtype: element type of the activations; parameters, norms, softmax and
     results are float32.
-  remat: whether blocks recompute their activations in the backward pass.
+  remat: what blocks keep for the backward pass, a key of `remat.POLICIES`.
   attention: the kernel that attends, one of `attention.IMPLEMENTATIONS`.
   heads, head_dim: number and width of the heads of each attention.
   depth: number of blocks.

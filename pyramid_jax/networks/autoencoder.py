@@ -20,6 +20,7 @@ from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import blocks as blocks_lib
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import options
+from pyramid_jax.networks.layers import remat
 
 
 EPS = 1e-6  # The epsilon of the group norms of first stages.
@@ -106,12 +107,12 @@ class Blocks(nn.Module):
   attn_type: str  # a key of `ATTENTIONS`
   dropout: float  # rate in the blocks
   dtype: jnp.dtype
-  remat: bool
+  remat: str
   attention: str
 
   def block(self, x: jax.Array, features: int, name: str) -> jax.Array:
     """Maps (B, H, W, C) to (B, H, W, features)."""
-    module = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+    module = remat.wrapped(ResnetBlock, self.remat)
     return module(features, self.dropout, self.dtype, name=name)(x)
 
   def attend(self, x: jax.Array, name: str) -> jax.Array:
@@ -120,7 +121,7 @@ class Blocks(nn.Module):
     module = ATTENTIONS[self.attn_type]
     if module is None:
       return x
-    module = nn.remat(module) if self.remat else module
+    module = remat.wrapped(module, self.remat)
     return module(self.dtype, self.attention, name=name)(x)
 
 
@@ -175,7 +176,7 @@ class Levels(nn.Module, kw_only=True):
   resamp_with_conv: bool = True  # whether changes of resolution convolve
   attn_type: str = 'vanilla'  # a key of `ATTENTIONS`
   dtype: jnp.dtype = jnp.float32  # latents and images are float32
-  remat: bool = False
+  remat: str = 'none'
   attention: str = 'auto'
 
   def level(
@@ -288,7 +289,7 @@ class FirstStage(nn.Module, kw_only=True):
 
   ddconfig: Mapping[str, Any]  # fields of the `Decoder` at least
   dtype: jnp.dtype = jnp.float32  # latents and images are float32
-  remat: bool = False
+  remat: str = 'none'
   attention: str = 'auto'
 
   # Converter family of the weights, a key of `interop.parts.FAMILIES`.

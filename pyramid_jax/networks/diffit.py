@@ -21,6 +21,7 @@ from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import options
+from pyramid_jax.networks.layers import remat
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import tmsa
 
@@ -114,7 +115,7 @@ class DiffiT(nn.Module):
   head_gain: float = 1e-5  # factor of the initial last convolution
   time_token: str = 'tmsa'  # one of `tmsa.TIME_TOKENS`; 'tmsa' in the paper
   dtype: jnp.dtype = jnp.float32
-  remat: bool = False
+  remat: str = 'none'
   attention: str = 'auto'
 
   @property
@@ -299,9 +300,7 @@ class DiffiT(nn.Module):
 
   def _block(self, name: str, level: int) -> ResBlock:
     channels = self.channel_mult[level] * self.width
-    module = ResBlock
-    if self.remat:
-      module = nn.remat(module, static_argnums=(3,))  # train
+    module = remat.wrapped(ResBlock, self.remat, static=(3,))  # train
     block = {
       'heads': channels // self.head_dim,
       'window': self._each('window')[level],

@@ -12,19 +12,12 @@ from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import norms
-from pyramid_jax.networks.layers import options
+from pyramid_jax.networks.layers import remat
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import tmsa
 
 
 FREQUENCIES = 256  # channels of the sines and cosines of the noise level
-# What blocks that recompute their activations keep for the backward pass.
-# 'products' (results of linear layers) recomputes little arithmetic, 'nothing'
-# takes the least memory and another forward pass.
-REMAT_KEEPS = {
-  'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'nothing': jax.checkpoint_policies.nothing_saveable,
-}
 BLOCKS = 'blocks'  # the scanned blocks; alone they are blocks_0, blocks_1 ...
 
 
@@ -42,8 +35,7 @@ class Trunk(nn.Module):
   mlp_ratio: float = 4.0  # hidden width of the feed-forwards over the tokens'
   num_classes: int = 1000  # labels, 0 for a network without
   dtype: jnp.dtype = jnp.float32
-  remat: bool = False
-  remat_keeps: str = 'products'  # a key of `REMAT_KEEPS`
+  remat: str = 'none'
   # Whether the blocks are one `lax.scan`, which compiles in a time that does
   # not grow with depth; their parameters then have a leading axis.
   scan: bool = True
@@ -63,7 +55,6 @@ class Trunk(nn.Module):
         f'depth = {self.depth} must be positive and num_classes = '
         f'{self.num_classes} at least 0.'
       )
-    options.check(self, remat_keeps=REMAT_KEEPS)
 
   def check_sides(self) -> None:
     """Raises ValueError if a map cannot be cut into patches."""
@@ -118,14 +109,8 @@ class Trunk(nn.Module):
 
   def recomputed(self, module: type[nn.Module]) -> Callable[..., nn.Module]:
     """Returns a class of blocks, whose activations `remat` recomputes."""
-    if not self.remat:
-      return module
-    return nn.remat(  # within a scan nothing could undo it
-      module,
-      prevent_cse=not self.scan,
-      policy=REMAT_KEEPS[self.remat_keeps],
-      static_argnums=(3, 4),  # train and window
-    )
+    static = (3, 4)  # train and window
+    return remat.wrapped(module, self.remat, static, in_loop=self.scan)
 
   def walk(
     self,

@@ -13,6 +13,7 @@ from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import remat
 from pyramid_jax.networks.layers import transformer
 
 
@@ -48,13 +49,13 @@ class EncoderStack(nn.Module):
   heads: int
   head_dim: int
   dtype: jnp.dtype = jnp.float32
-  remat: bool = False
+  remat: str = 'none'
   attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
-    module = nn.remat(EncoderBlock) if self.remat else EncoderBlock
+    module = remat.wrapped(EncoderBlock, self.remat)
     fields = (self.heads, self.head_dim, self.dtype, self.attention)
     for i in range(self.depth):
       x = module(*fields, name=f'layer_{i}')(x)
@@ -75,7 +76,7 @@ class TransformerEncoder(nn.Module):
   heads: int = 8
   head_dim: int = 64
   dtype: jnp.dtype = jnp.float32
-  remat: bool = False
+  remat: str = 'none'
   attention: str = 'auto'
   # Standard deviation of the initial embeddings; with 0.02, that of the
   # reference, the first blocks outweigh them.

@@ -14,6 +14,7 @@ from pyramid_jax.networks.layers import blocks
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import remat
 from pyramid_jax.networks.layers import transformer
 
 
@@ -78,7 +79,7 @@ class Trunk(nn.Module):
   out_channels: int | None = None  # The channels of the result.
   dropout: float = 0.0  # rate in the residual blocks when training
   dtype: jnp.dtype = jnp.float32
-  remat: bool = False
+  remat: str = 'none'
   # Octaves of Fourier features of a token's place that transformers add to it;
   # 0 in the reference.
   grid_frequencies: int = 0
@@ -436,9 +437,8 @@ class Trunk(nn.Module):
     resample: str | None = None,
     size: tuple[int, int] | None = None,
   ) -> jax.Array:
-    module = blocks.ResBlock
-    if self.remat:
-      module = nn.remat(module, static_argnums=(4, 5))  # size and train
+    # size and train are no arrays
+    module = remat.wrapped(blocks.ResBlock, self.remat, static=(4, 5))
     return module(
       channels,
       self.dropout,
@@ -453,9 +453,10 @@ class Trunk(nn.Module):
   ) -> jax.Array:
     heads, head_dim = self.heads(h.shape[-1], up)
     if self.use_spatial_transformer:
-      spatial = transformer.SpatialTransformer
-      if self.remat:
-        spatial = nn.remat(spatial, static_argnums=(4,))  # train
+      # train is no array
+      spatial = remat.wrapped(
+        transformer.SpatialTransformer, self.remat, static=(4,)
+      )
       return spatial(
         heads,
         head_dim,
@@ -466,10 +467,7 @@ class Trunk(nn.Module):
         name=name,
         **self._common(),
       )(h, inputs.context, inputs.cond, inputs.train)
-    module = blocks.AttentionBlock
-    if self.remat:
-      module = nn.remat(module)
-    return module(
+    return remat.wrapped(blocks.AttentionBlock, self.remat)(
       heads,
       self.use_new_attention_order,
       self.attention,

@@ -10,6 +10,7 @@ from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.diffusion import schedules
 from pyramid_jax.diffusion.solvers import ddpm
 from pyramid_jax.networks.layers import attention
+from pyramid_jax.networks.layers import remat
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -22,9 +23,12 @@ FIELDS = {
     choices=DTYPES,
   ),
   'remat': Field(
-    False,
-    'Whether activations are recomputed in the backward pass, which saves'
-    ' memory and takes time.',
+    remat.NONE,
+    'Which activations are computed again in the backward pass, which saves'
+    ' memory and takes time: none, all but the results of layers with weights'
+    ' (products, or offload to the memory of the host), all but those of'
+    ' attention, or all (full).',
+    choices=tuple(remat.POLICIES),
     resumable=True,
   ),
   'attention': Field(

@@ -26,6 +26,7 @@ from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.files import stores
+from pyramid_jax.networks.layers import remat
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import data_record
 from pyramid_jax.runs import pretrained
@@ -68,6 +69,7 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     system = workdir_lib.create_system(config)
     step_lib.check_batch(system, config, mesh)
     with placement.on(mesh):
+      remat.check(config.remat, placement.platform())
       settings = settings_lib.of_config(system, config)
     reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
@@ -146,8 +148,8 @@ def memory_advice(config: ConfigDict) -> str:
   parts = mesh_lib.batch_parts(mesh_lib.create(config.mesh))
   rows = train.batch_size // (parts * train.accumulate)
   less = ['a larger config.train.accumulate', 'a smaller batch']
-  if not config.remat:
-    less.insert(1, 'config.remat=True')
+  if config.remat != remat.FULL:
+    less.insert(1, f'config.remat={remat.FULL}')
   if config.mesh.fsdp == 1:
     less.insert(-1, 'several devices with config.mesh.fsdp')
   return (

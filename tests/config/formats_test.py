@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import config as config_lib
+from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.config import formats
 from pyramid_jax.config import sections
@@ -155,7 +156,7 @@ def test_renamed(system, was, now):
   assert flat['first_stage.checkpoint'] == 'DIR'
 
 
-@pytest.mark.parametrize('format_', [1, 2])
+@pytest.mark.parametrize('format_', [1, 2, 3])
 @pytest.mark.parametrize(
   ('data', 'task', 'want'),
   [
@@ -195,7 +196,7 @@ def test_every_old_name_has_a_field_and_every_old_value_a_meaning():
       assert fields[name].problem(was) != ''
 
 
-@pytest.mark.parametrize('version', [{}, {'format': 2}])
+@pytest.mark.parametrize('version', [{}, {'format': 2}, {'format': 3}])
 def test_network_fields_that_are_gone_are_left_out(version):
   network = {'model_channels': 32, 'image_size': 8, 'use_split_head': True}
   values = version | {'system': {'name': 'frido'}, 'network': network}
@@ -203,10 +204,43 @@ def test_network_fields_that_are_gone_are_left_out(version):
   assert config.network.to_dict() == {'model_channels': 32}
 
 
+@pytest.mark.parametrize('version', [{}, {'format': 2}])
+@pytest.mark.parametrize(
+  ('remat', 'network', 'want'),
+  [
+    ({'remat': False}, {'remat_keeps': 'products'}, 'none'),
+    ({'remat': True}, {'remat_keeps': 'products'}, 'products'),
+    ({'remat': True}, {'remat_keeps': 'nothing'}, 'full'),
+    ({'remat': True}, {}, 'full'),
+    ({}, {}, 'none'),
+  ],
+)
+def test_remat_has_the_name_of_what_it_kept(version, remat, network, want):
+  nested = {'system': {'name': 'autoencoder'}, **remat, 'network': network}
+  values = {
+    **version,
+    'system': {'name': 'latent_diffit'},
+    'network': network,
+    **remat,
+    'first_stage': nested,
+  }
+  config = config_lib.from_json(json.dumps(values))
+  assert (config.remat, config.first_stage.remat) == (want, want)
+  assert 'remat_keeps' not in config.network
+  assert config_lib.from_json(config_lib.to_json(config)).remat == want
+
+
+def test_remat_is_a_name_since_format_3():
+  values = {'format': 3, 'system': {'name': 'ldm'}, 'remat': True}
+  config = config_lib.from_json(json.dumps(values))
+  with pytest.raises(errors.UserError, match='config.remat is True, must be'):
+    config_lib.validate(config)
+
+
 def test_the_newest_format_is_read_as_it_is():
   text = json.dumps(
     {
-      'format': 2,
+      'format': 3,
       'system': {'name': 'ldm'},
       'diffusion': {'beta_schedule': 'linear'},
     }
@@ -217,8 +251,8 @@ def test_the_newest_format_is_read_as_it_is():
 @pytest.mark.parametrize(
   ('values', 'message'),
   [
-    ({'format': 3}, 'of format 3, must be at most 2'),
-    ({'format': 'two'}, "of format 'two', must be at most 2"),
+    ({'format': 4}, 'of format 4, must be at most 3'),
+    ({'format': 'two'}, "of format 'two', must be at most 3"),
     (
       {'format': 2, 'condition': {'drop': 0.1}},
       'config.condition.drop: .* no such field',

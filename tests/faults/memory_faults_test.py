@@ -37,7 +37,7 @@ def test_a_batch_that_no_device_holds(server, tmp_path, fault):
   assert 0 < available < out_of_memory.LIMIT
   assert 'config.train.batch_size=262144' in said
   assert 'is 262144 examples at a time on a device' in said
-  for advice in ('train.accumulate', 'config.remat=True', 'mesh.fsdp'):
+  for advice in ('train.accumulate', 'config.remat=full', 'mesh.fsdp'):
     assert advice in said
   assert checkpoints.steps(tmp_path / 'run') == []
   # With what the line says, it runs.

@@ -105,9 +105,9 @@ SMALL = {'ch': 32, 'ch_mult': (1, 1), 'num_res_blocks': 1}
 def test_remat_changes_no_gradient():
   x = np.random.default_rng(0).standard_normal((1, 4, 4, 32)).astype('f')
   plain = autoencoder.Level(
-    'vanilla', 0.0, jnp.float32, False, 'xla', 32, 1, None, True
+    'vanilla', 0.0, jnp.float32, 'none', 'xla', 32, 1, None, True
   )
-  remat = plain.clone(remat=True)
+  remat = plain.clone(remat='full')
   params = _filled(plain, x)
 
   def gradient(module):

@@ -280,7 +280,7 @@ def test_remat_changes_no_number():
 
   (want, want_grads), (got, grads) = (
     run(network),
-    run(_network(skips='level', remat=True)),
+    run(_network(skips='level', remat='full')),
   )
   np.testing.assert_allclose(got, want, rtol=1e-4)
   jax.tree.map(

@@ -82,10 +82,11 @@ def test_scan_and_remat_change_no_number():
   want_grads, want = run(plain, params)
   assert np.abs(want).max() > 0.1
   for options in (
-    {'scan': False, 'remat': True},
+    {'scan': False, 'remat': 'products'},
     {},
-    {'remat': True},
-    {'remat': True, 'remat_keeps': 'nothing'},
+    {'remat': 'products'},
+    {'remat': 'attention'},
+    {'remat': 'full'},
   ):
     network = _network(**options)
     grads, got = run(network, stacked if network.scan else params)
@@ -110,9 +111,9 @@ def test_how_much_is_kept_for_the_backward_pass():
     )
     return sum(leaf.size for leaf in jax.tree.leaves(pulled))
 
-  everything, products = kept(), kept(remat=True)
-  nothing = kept(remat=True, remat_keeps='nothing')
-  assert everything > 1.5 * products > 1.5 * nothing
+  everything, products = kept(), kept(remat='products')
+  attention, nothing = kept(remat='attention'), kept(remat='full')
+  assert everything > 1.5 * products > 1.5 * attention > 1.5 * nothing
 
 
 def test_a_network_without_classes():
@@ -227,7 +228,7 @@ def test_bfloat16_is_close_and_its_result_float32():
     ({'num_heads': 3}, 'num_heads = 3'),
     ({'depth': 0}, 'depth = 0'),
     ({'num_classes': -1}, 'num_classes = -1'),
-    ({'remat_keeps': 'all'}, "'all', allowed: products, nothing"),
+    ({'remat': 'all'}, "'all', allowed: none, products, offload, attention"),
     ({'class_dropout_prob': 1.0}, r'class_dropout_prob = 1.0 must be in'),
     ({'attention': 'fast'}, "attention is 'fast'"),
     ({'time_token': 'none'}, "'none', allowed: tmsa, add"),

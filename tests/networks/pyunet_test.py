@@ -315,7 +315,7 @@ def test_a_shared_noise_level_may_be_given_once():
 
 def test_remat_wraps_every_block_and_changes_no_number():
   network, params, inputs, want = _small()
-  again = network.clone(remat=True)
+  again = network.clone(remat='full')
 
   def loss(params):
     return again.apply({'params': params}, **inputs, stage=1).sum()

@@ -125,7 +125,9 @@ def test_a_scan_changes_no_number_and_every_block_can_be_read(filled):
   args = state(0), T[:1], context(), Y
   features = ('block0', 'block1', 'block2')
   one, found = apply(scanned, stacked, *args, features=features)
-  plain = network(context_dim=DIM, self_context=True, scan=False, remat=True)
+  plain = network(
+    context_dim=DIM, self_context=True, scan=False, remat='products'
+  )
   two, same = apply(plain, alone, *args, features=features)
   np.testing.assert_allclose(one, two, atol=1e-4)
   assert list(found) == list(features)

@@ -94,7 +94,7 @@ def test_transformer_remat_and_dtype():
   module = _transformer()
   variables = jax.jit(module.init)(KEY, TOKENS)
   want = _apply(module, variables, TOKENS)
-  again = module.clone(remat=True)
+  again = module.clone(remat='full')
   np.testing.assert_allclose(_apply(again, variables, TOKENS), want, atol=1e-6)
   jaxpr = jax.make_jaxpr(again.apply)(variables, TOKENS)
   assert str(jaxpr).count('remat') == 2

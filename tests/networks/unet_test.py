@@ -92,7 +92,7 @@ def test_heads_that_do_not_exist_are_refused(base):
     (PLAIN | {'num_classes': 4, 'use_scale_shift_norm': True}, 3),
     (PLAIN | {'conv_resample': False, 'n_embed': 9}, 9),
     (PLAIN | {'resblock_updown': True, 'dtype': jnp.bfloat16}, 3),
-    (ATTENDING | {'transformer_depth': 2, 'remat': True}, 3),
+    (ATTENDING | {'transformer_depth': 2, 'remat': 'full'}, 3),
   ],
 )
 def test_result_is_float32_on_the_grid_of_x(options, channels):

@@ -19,7 +19,7 @@ def write(folder, name, **fields):
 
 
 def test_predictor_and_base_are_one_run(tmp_path):
-  base = write(tmp_path / 'base', 'ldm', sample__steps='7', remat='true')
+  base = write(tmp_path / 'base', 'ldm', sample__steps='7', remat='full')
   write(tmp_path / 'own', 'sketch', sample__steps='9', sketch__octaves='4')
   assert predictors.resolve(base, tmp_path / 'base') == (
     base,
@@ -31,7 +31,7 @@ def test_predictor_and_base_are_one_run(tmp_path):
   assert folder == tmp_path / 'own'
   assert config.system.name == 'sketch'
   # What a person asks for is the base's, what was trained the predictor's.
-  assert (config.sample.steps, config.remat) == (7, True)
+  assert (config.sample.steps, config.remat) == (7, 'full')
   assert config.sketch.beta == (0.3,)
   assert config.sketch.octaves == 4
   assert config.sketch.base == str(tmp_path / 'base')

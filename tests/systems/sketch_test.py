@@ -334,13 +334,13 @@ def test_the_gradient_through_the_network_is_that_of_differences(
 @pytest.mark.slow
 def test_recomputed_activations_give_the_same_gradient(load, monkeypatch):
   gradients = []
-  for remat in ('false', 'true'):
+  for remat in ('none', 'full'):
     config = load(remat=remat)
     system, spec = (
       create(config),
       spec_lib.from_config(config),
     )
-    assert system.base.unet.remat == (remat == 'true')
+    assert system.base.unet.remat == remat
     weights, batch = weights_of(system), batch_of(32)
 
     def run(weights, batch, system=system, spec=spec):

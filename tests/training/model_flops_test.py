@@ -6,6 +6,7 @@ import pytest
 
 from pyramid_jax import data
 from pyramid_jax.distributed import flops
+from pyramid_jax.networks.layers import remat as remat_lib
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import model_flops
@@ -86,6 +87,7 @@ def test_what_is_computed_again_does_not_count():
     model_flops.of_step(
       *parts(configs.load('diffit_latent_shapes.py:debug', remat=remat))
     )
-    for remat in (False, True)
+    for remat in remat_lib.POLICIES
   ]
-  assert found[0] == found[1] > 0
+  assert len(set(found)) == 1
+  assert found[0] > 0

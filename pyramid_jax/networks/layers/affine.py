@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from pyramid_jax import placement
 from pyramid_jax.networks.layers import parameters
+from pyramid_jax.networks.layers import remat
 
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
@@ -80,7 +81,7 @@ class Layer(nn.Module, kw_only=True):
       bias_init = self.bias_init or torch_bias(math.prod(shape[:-1]))
       bias = parameters.get(self, 'bias', bias_init, shape[-1:])
       y = _shifted(y, bias)
-    return placement.rows(y) if self.has_rows else y
+    return remat.product(placement.rows(y) if self.has_rows else y)
 
 
 class Linear(Layer):

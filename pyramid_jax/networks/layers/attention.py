@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from pyramid_jax import placement
+from pyramid_jax.networks.layers import remat
 
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'flash')
@@ -77,8 +78,10 @@ def dot_product_attention(
     scale = q.shape[-1] ** -0.5
   kernel = functools.partial(_KERNELS[name], scale=scale)
   if name == 'xla':
-    return kernel(q, k, v, bias)
-  return _on_each_device(kernel, q, k, v, bias)
+    out = kernel(q, k, v, bias)
+  else:
+    out = _on_each_device(kernel, q, k, v, bias)
+  return out if name == 'cudnn' else remat.attended(out)
 
 
 def choose(

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.diffusion import levels as levels_lib
+from pyramid_jax.networks.layers import remat as remat_lib
 from pyramid_jax.systems import system as system_lib
 
 
@@ -43,14 +44,14 @@ class StageShape:
 
 @functools.lru_cache(maxsize=8)
 def create(
-  text: str, attention: str, remat: bool, features: tuple[str, ...]
+  text: str, attention: str, remat: str, features: tuple[str, ...]
 ) -> tuple[system_lib.Base, tuple[StageShape, ...]]:
   """Builds a base and traces the shapes of its stages, once in a process.
 
   Args:
     text: the `config.json` of the base.
     attention: `config.attention` of the predictor.
-    remat: whether the predictor's config asks for it, or the base's does.
+    remat: `config.remat` of the predictor; 'none' for that of the base.
     features: names of the activations that are read.
 
   Raises:
@@ -59,7 +60,7 @@ def create(
   config = config_lib.from_json(text)
   with config.unlocked():
     config.attention = attention
-    config.remat = remat or config.remat
+    config.remat = config.remat if remat == remat_lib.NONE else remat
   base: Any = systems.create(config)
   try:
     return base, _stage_shapes(base, features)
