@@ -129,7 +129,9 @@ def test_unknown_policies_are_refused():
 
 
 def test_a_cpu_has_no_other_memory_to_offload_to(tmp_path):
-  config = configs.load('ldm_shapes.py:class,debug', remat='offload')
+  config = configs.load(
+    'ldm_shapes.py:class,debug', remat='offload', train__batch_size='8'
+  )
   with pytest.raises(errors.UserError, match="'offload', .* is a CPU") as info:
     setup_lib.prepare(config, tmp_path)
   assert '\n' not in str(info.value)
