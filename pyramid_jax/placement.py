@@ -21,9 +21,12 @@ from jax.sharding import PartitionSpec
 
 
 # Batches are split over the first two, parameters over the last two.
-AXES = ('data', 'fsdp', 'tensor')
-BATCH_AXES = ('data', 'fsdp')
-TENSOR = 'tensor'
+AXES = DATA, FSDP, TENSOR = 'data', 'fsdp', 'tensor'
+BATCH_AXES = DATA, FSDP
+
+
+class IndivisibleError(ValueError):
+  """The axis `TENSOR` of a mesh does not divide what it has to split."""
 
 
 def on(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
@@ -93,11 +96,10 @@ def rows(tree: Any) -> Any:
     return tree
 
   def split(x: jax.Array) -> jax.Array:
-    if not x.ndim or x.shape[0] == 1 or x.shape[0] % count:
+    spec = _rows_spec(x)
+    if spec[:1] != [BATCH_AXES]:
       return x
-    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    spec = PartitionSpec(BATCH_AXES, *free)
-    return jax.lax.with_sharding_constraint(x, spec)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
   return jax.tree.map(split, tree)
 
@@ -110,3 +112,52 @@ def whole(x: jax.Array) -> jax.Array:
   if not sizes():
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def split(x: jax.Array, axis: int, what: str) -> jax.Array:
+  """Splits the first axis as `rows` does, and another over `TENSOR`.
+
+  It is that between two layers whose kernels `sharding.RULES` splits.
+
+  Args:
+    x: (B, ...).
+    axis: the one that `TENSOR` splits.
+    what: its contents, for the message.
+
+  Raises:
+    IndivisibleError: `TENSOR` does not divide the axis.
+  """
+  size = sizes().get(TENSOR, 1)
+  if size == 1:
+    return x
+  if x.shape[axis] % size:
+    raise IndivisibleError(
+      f'config.mesh.tensor={size} does not divide the {x.shape[axis]} {what} of'
+      ' a layer.'
+    )
+  spec = _rows_spec(x)
+  spec[axis] = TENSOR
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def groups(kernel: jax.Array) -> jax.Array:
+  """Splits the columns of each group of a kernel (C, G, D) over `TENSOR`.
+
+  Kernels without groups, (C, D), stay as they are.
+  """
+  there = sizes()
+  if kernel.ndim == 2 or there.get(TENSOR, 1) == 1:
+    return kernel
+  rows, _, columns = kernel.shape
+  fsdp = FSDP if rows % there[FSDP] == 0 else None
+  tensor = TENSOR if columns % there[TENSOR] == 0 else None
+  spec = PartitionSpec(fsdp, None, tensor)
+  return jax.lax.with_sharding_constraint(kernel, spec)
+
+
+def _rows_spec(x: jax.Array) -> list[Any]:
+  """Returns the axes of a mesh that split x, its rows if they are split."""
+  spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+  if x.ndim and x.shape[0] > 1 and x.shape[0] % parts() == 0:
+    spec[0] = BATCH_AXES
+  return spec

@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import blocks as blocks_lib
@@ -41,6 +42,7 @@ class ResnetBlock(nn.Module):
     )
     norm = functools.partial(norms.GroupNorm, EPS, dtype=self.dtype)
     h = conv('conv1')(nn.swish(norm(name='norm1')(x)))
+    h = placement.split(h, -1, 'channels')
     h = nn.swish(norm(name='norm2')(h))
     h = nn.Dropout(self.dropout, deterministic=not self.has_rng('dropout'))(h)
     h = conv('conv2')(h)

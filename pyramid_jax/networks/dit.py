@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax import placement
 from pyramid_jax.networks import latent_diffit
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
@@ -69,19 +70,26 @@ class DiTBlock(nn.Module):
     parts = [part.astype(self.dtype) for part in parts]
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts
     h = modulated(x, shift, scale).astype(self.dtype)
-    h = self._linear('attn_qkv', 3 * width)(h)
-    q, k, v = rearrange(h, 'b y x (k h d) -> k b (y x) h d', k=3, h=self.heads)
+    h = self._linear('attn_qkv', 3 * width, 3)(h)
+    q, k, v = (
+      placement.split(x, 2, 'heads')
+      for x in rearrange(h, 'b y x k (h d) -> k b (y x) h d', h=self.heads)
+    )
     h = attention.dot_product_attention(q, k, v, implementation=self.attention)
     h = rearrange(h, 'b (y x) h d -> b y x (h d)', y=height)
     x = x + gate * self._linear('attn_proj', width)(h)
     h = modulated(x, mlp_shift, mlp_scale).astype(self.dtype)
     h = self._linear('mlp_fc1', int(width * self.mlp_ratio))(h)
+    h = placement.split(h, -1, 'hidden values')
     h = nn.gelu(h, approximate=True)
     return x + mlp_gate * self._linear('mlp_fc2', width)(h)
 
-  def _linear(self, name: str, features: int) -> affine.Linear:
+  def _linear(
+    self, name: str, features: int, groups: int | None = None
+  ) -> affine.Linear:
     return affine.Linear(
       features,
+      groups=groups,
       dtype=self.dtype,
       name=name,
       **affine.zero_bias(nn.initializers.xavier_uniform()),

@@ -23,3 +23,8 @@ class PretrainedPart:
   # Whose parameters of the workdir are this part; empty for the whole run, a
   # tree of `params` by loss name and `extra`.
   loss_name: str = 'generator'
+  # Whether it is a denoiser that every step of a sampler applies. It is split
+  # as what is trained, and keeps its float32: a branch is added to its weights.
+  # Others are stored in the element types in use, and large ones are split over
+  # all devices.
+  is_denoiser: bool = False

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import norms
@@ -73,6 +74,7 @@ class Block(nn.Module):
       rearrange(layer(part, width)(h), 'b n (h d) -> b n h d', h=self.heads)
       for part in 'qkv'
     )
+    q, k, v = (placement.split(part, 2, 'heads') for part in (q, k, v))
     h = attention.dot_product_attention(
       q, k, v, bias=bias, scale=1.0, implementation=self.attention
     )
@@ -80,6 +82,7 @@ class Block(nn.Module):
     h = norms.RMSNorm(dtype=self.dtype, name='norm_ff')(x)
     gate = nn.gelu(layer('wi_0', self.mlp_dim)(h), approximate=True)
     h = gate * layer('wi_1', self.mlp_dim)(h)
+    h = placement.split(h, -1, 'hidden values')
     return x + layer('wo', dim)(h)
 
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import embeddings
@@ -139,6 +140,7 @@ class ClipBlock(nn.Module):
       rearrange(layer(name)(h), 'b n (h d) -> b n h d', h=self.heads)
       for name in ('q_proj', 'k_proj', 'v_proj')
     )
+    q, k, v = (placement.split(part, 2, 'heads') for part in (q, k, v))
     past = jnp.tril(jnp.ones((n, n), bool))
     bias = jnp.where(past, 0.0, jnp.finfo(jnp.float32).min)
     h = attention.dot_product_attention(
@@ -146,7 +148,7 @@ class ClipBlock(nn.Module):
     )
     x = x + layer('out_proj')(rearrange(h, 'b n h d -> b n (h d)'))
     h = norms.LayerNorm(dtype=self.dtype, name='layer_norm2')(x)
-    h = layer('fc1', self.mlp_dim)(h)
+    h = placement.split(layer('fc1', self.mlp_dim)(h), -1, 'hidden values')
     return x + layer('fc2')(ACTIVATIONS[self.hidden_act](h))
 
 

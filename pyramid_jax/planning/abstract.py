@@ -23,7 +23,6 @@ from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import flops
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.distributed import sharding
 from pyramid_jax.networks.layers import parameters
 from pyramid_jax.pipeline import sampler as sampler_lib
 from pyramid_jax.pipeline import settings as settings_lib
@@ -83,7 +82,7 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
     step_lib.check_batch(system, config, mesh)
   min_size = config.mesh.fsdp_min_size
   create = functools.partial(step_lib.create, system, config)
-  state = sharding.abstract(jax.eval_shape(create), mesh, min_size)
+  state = step_lib.abstract(create, mesh, min_size)
   frozen = pretrained.abstract(system, mesh, min_size)
   row, finish = training_row(config, system)
   batch: Any = _rows(row, count, mesh_lib.batch_sharding(mesh))

@@ -72,13 +72,14 @@ def load(
   wanted = {'params': shapes.params, 'extra': shapes.extra, 'step': number}
   with shape_fields.named(config):
     trees = sources.load(folder, wanted, step)
-  weights = system_lib.Weights(
-    params=trees['params'],
-    frozen=pretrained.load(system, config, mesh, folder),
-    extra=trees['extra'],
-  )
+  frozen = pretrained.load(system, config, mesh, folder)
   with errors.user_errors():
     system.check_extra(trees['extra'])
   step = int(trees['step'])
-  pretrained.check(weights.frozen, sources.frozen(folder, step), folder)
+  pretrained.check(frozen, sources.frozen(folder, step), folder)
+  weights = system_lib.Weights(
+    params=trees['params'],
+    frozen=pretrained.in_use(system, frozen),
+    extra=trees['extra'],
+  )
   return Run(system=system, mesh=mesh, weights=weights, step=step)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import contextlib
+import math
 import os
 from typing import Any
 
@@ -28,6 +29,9 @@ from pyramid_jax.systems import system as system_lib
 
 Path = str | os.PathLike[str]
 FIRST_STAGE = 'first_stage'  # the part, and its folder in a workdir
+# Values of a part from which on all devices share it: encoders of texts of a
+# billion weights, of which every step gathers one layer after the other.
+_LARGE = 2**29
 
 
 def _path_of(name: str, part: pretrained.PretrainedPart, workdir: Path) -> Path:
@@ -55,16 +59,50 @@ def missing(
 
 
 def abstract(
-  system: system_lib.Trainable, mesh: Mesh, min_size: int
+  system: system_lib.Trainable,
+  mesh: Mesh,
+  min_size: int,
+  in_use: bool = True,
 ) -> dict[str, Any]:
-  """Returns {part: tree} of shapes with their shardings."""
-  key = jax.random.key(0)
-  return {
-    name: sharding.abstract(
-      parameters.shapes_of(part.init, key), mesh, min_size
-    )
-    for name, part in system.pretrained_parts().items()
-  }
+  """Returns {part: tree} of shapes with their shardings.
+
+  Args:
+    system: whose parts they are.
+    mesh: of the shardings.
+    min_size: weights of fewer values are whole on every device.
+    in_use: whether the element types are those of `in_use`, instead of those
+      of files.
+  """
+
+  def one(part: pretrained.PretrainedPart) -> Any:
+    is_short, key = in_use and not part.is_denoiser, jax.random.key(0)
+    with sharding.traced_on(mesh):
+      shapes = parameters.shapes_of(part.init, key, in_use=is_short)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    over_all = count >= _LARGE and not part.is_denoiser
+    return sharding.abstract(shapes, mesh, min_size, over_all)
+
+  return {name: one(p) for name, p in system.pretrained_parts().items()}
+
+
+def in_use(
+  system: system_lib.Trainable, trees: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns parts of `load` in the element types that their layers convert to.
+
+  With bfloat16 activations these are kernels and biases; norms and tables of
+  embeddings stay as they are. Results are the same, bit for bit.
+  """
+  key, parts = jax.random.key(0), system.pretrained_parts()
+  converted = {}
+  for name, tree in trees.items():
+    converted[name] = tree
+    if not parts[name].is_denoiser:
+      shapes = parameters.shapes_of(parts[name].init, key, in_use=True)
+      converted[name] = jax.tree.map(
+        lambda leaf, shape: leaf.astype(shape.dtype), tree, shapes
+      )
+  return converted
 
 
 def load(
@@ -76,10 +114,12 @@ def load(
 ) -> dict[str, Any]:
   """Reads {part: tree} onto the mesh, of all parts or of the only one.
 
+  The values are those of the files, in their element types; see `in_use`.
+
   Raises:
     UserError: weights that are missing, damaged or of another network.
   """
-  shapes = abstract(system, mesh, config.mesh.fsdp_min_size)
+  shapes = abstract(system, mesh, config.mesh.fsdp_min_size, in_use=False)
   lines = missing(system, workdir, only)
   if lines:
     raise errors.UserError('missing: ' + '; '.join(lines), errors.MISSING)

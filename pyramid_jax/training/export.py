@@ -1,10 +1,13 @@
 """The weights of a run that has ended, as one file beside its checkpoints."""
 
+from collections.abc import Collection
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import stores
 from pyramid_jax.runs import compact
@@ -42,7 +45,7 @@ def write(
     names = set()  # it is where the config says
   trees = {
     'params': weights.params,
-    'frozen': {name: weights.frozen[name] for name in names},
+    'frozen': _frozen(workdir, config, names),
     'extra': weights.extra,
     'step': np.int32(step),
   }
@@ -52,6 +55,17 @@ def write(
       workdir, config, label_names, [compact.FILE]
     )
   )
+
+
+def _frozen(
+  workdir: stores.Path, config: ConfigDict, names: Collection[str]
+) -> dict[str, Any]:
+  """Reads parts anew: those that a run uses may have a short element type."""
+  if not names:
+    return {}
+  system, mesh = workdir_lib.create_system(config), mesh_lib.pure_data()
+  (name,) = names
+  return pretrained.load(system, config, mesh, workdir, only=name)
 
 
 def complete(workdir: stores.Path, config: ConfigDict) -> None:

@@ -123,6 +123,7 @@ def _train(
     )
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     latent_cache.check(setup.reader, digests)
+    frozen = pretrained.in_use(setup.system, frozen)
     stopping.check()
     rules = keep_rules.Rules.of_config(config.train)
     labels = list(setup.reader.label_names)
@@ -162,7 +163,7 @@ def _report(setup: setup_lib.Setup) -> None:
     setup.state.params, include_stats='sharding', jax_logging_process=0
   )
   trees = {'state': setup.state, 'pretrained': setup.frozen}
-  logging.info(sharding.table(trees))
+  logging.info(sharding.table(trees, setup.config.mesh.fsdp_min_size))
 
 
 def _compile(

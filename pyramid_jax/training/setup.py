@@ -23,7 +23,6 @@ from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
-from pyramid_jax.distributed import sharding
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.files import stores
 from pyramid_jax.networks.layers import remat
@@ -103,7 +102,7 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     data=record,
     create=create,
     batch=batch,
-    state=sharding.abstract(jax.eval_shape(create), mesh, min_size),
+    state=step_lib.abstract(create, mesh, min_size),
     frozen=pretrained.abstract(system, mesh, min_size),
   )
 

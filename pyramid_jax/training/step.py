@@ -57,6 +57,21 @@ def check_batch(
     mesh_lib.check_stages(mesh, system.stage_batch, count)
 
 
+def abstract(
+  create: Callable[[], TrainState], mesh: Mesh, min_size: int
+) -> TrainState:
+  """Returns the shapes of a state, with their shardings.
+
+  Raises:
+    UserError: layers that the mesh cannot split, or none that its axis `tensor`
+      would.
+  """
+  with sharding.traced_on(mesh):
+    shapes = jax.eval_shape(create)
+  sharding.check_tensor(shapes.params, mesh.shape)
+  return sharding.abstract(shapes, mesh, min_size)
+
+
 def make_measure(
   system: system_lib.Trainable, config: ConfigDict, finish: Finish, mesh: Mesh
 ) -> Callable[[Any, Any, Batch], Any]:

@@ -22,10 +22,11 @@ from tests.helpers import configs
 
 
 def get_config(arg=''):
-  variant = config_lib.parse_variants(arg, two=False)
+  variant = config_lib.parse_variants(arg, two=False, attention=False)
   config = config_lib.base('ldm')
   config.name = 'fake'
   config.network = {'width': 8, 'poison': -1, 'pause': 0.0}
+  config.network.attends = variant['attention']
   config.data.name = 'fake'
   config.data.image_size = 4
   config.data.workers = 1
@@ -55,6 +56,7 @@ class System:
 
   def __init__(self, config):
     self.width = config.network.width
+    self.attends = config.network.attends  # by a kernel that `tensor` splits
     self.dtype = config.dtype
     self.two = 'first_stage' in config
     self.path = config.first_stage.checkpoint if self.two else ''
@@ -67,6 +69,9 @@ class System:
       'w': jax.random.normal(keys[0], (8, self.width)),
       'b': jnp.zeros((self.width,)),
     }
+    if self.attends:
+      kernel = {'kernel': 0.1 * jax.random.normal(key, (8, 8))}
+      generator['attention'] = {'to_q': kernel}
     critic = {'v': jax.random.normal(keys[1], (self.width,))}
     extra = {'count': jnp.zeros((), jnp.int32)}
     return {'generator': generator, 'critic': critic}, extra
@@ -87,6 +92,8 @@ class System:
     if self.two:
       first = weights.frozen['first_stage']['w']
       x = x + x @ first @ jnp.ones((self.width, 8)) / 8
+    if self.attends:
+      x = x + x @ params['generator']['attention']['to_q']['kernel']
     w = params['generator']['w'].astype(self.dtype)
     made = (x.astype(self.dtype) @ w).astype(x.dtype)
     made += params['generator']['b']

@@ -18,6 +18,8 @@ from tests.helpers import run_contents
 
 STEPS = 6
 FLAGS = (f'--config.train.steps={STEPS}', '--config.train.checkpoint_every=2')
+# With a kernel that `tensor` splits.
+ATTENDING = (f'--config={forked_hosts.fork_server.FAKE}:attention', *FLAGS)
 FOUR = ('--config.mesh.data=4', '--config.mesh.fsdp=1')
 
 
@@ -109,8 +111,8 @@ MESHES = {
 @pytest.mark.parametrize('mesh', MESHES)
 @pytest.mark.hosts
 def test_every_mesh_over_two_processes(server, tmp_path, mesh):
-  forked_hosts.ended(server, 1, tmp_path / 'one', *FLAGS)
-  flags = (*FLAGS, *MESHES[mesh])
+  forked_hosts.ended(server, 1, tmp_path / 'one', *ATTENDING)
+  flags = (*ATTENDING, *MESHES[mesh])
   forked_hosts.ended(server, 2, tmp_path / 'run', *flags, devices=2)
   check_equal(tmp_path / 'run', tmp_path / 'one')
 
@@ -124,10 +126,10 @@ OTHER = ('fsdp 4', 'fsdp 2 x tensor 2', 'data 4')
 def test_fewer_processes_go_on(server, tmp_path, meshes):
   # How processes add up what devices have is not how one process does it.
   whole, workdir = tmp_path / 'whole', tmp_path / 'run'
-  forked_hosts.ended(server, 1, whole, *FLAGS)
+  forked_hosts.ended(server, 1, whole, *ATTENDING)
   runs = zip((4, 2, 1), (2, 4, STEPS), meshes, strict=True)
   for count, steps, mesh in runs:
-    flags = (*FLAGS, *MESHES[mesh], f'--config.train.steps={steps}')
+    flags = (*ATTENDING, *MESHES[mesh], f'--config.train.steps={steps}')
     forked_hosts.ended(server, count, workdir, *flags, devices=4 // count)
   check_close(workdir, whole, STEPS)
   for mine, theirs in zip(rows(workdir), rows(whole), strict=True):

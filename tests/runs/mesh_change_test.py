@@ -15,33 +15,15 @@ from pyramid_jax.training import step as step_lib
 from tests.helpers import fake_run
 
 
-class System(fake_run.System):
-  """With an attention kernel, which is also split over 'tensor'."""
-
-  def init(self, key):
-    params, extra = super().init(key)
-    kernel = {'kernel': 0.1 * jax.random.normal(key, (8, 8))}
-    params['generator']['attention'] = {'to_q': kernel}
-    return params, extra
-
-  def losses(self, weights, key, step, batch):
-    kernel = weights.params['generator']['attention']['to_q']['kernel']
-    batch = {**batch, 'x': batch['x'] + batch['x'] @ kernel}
-    return super().losses(weights, key, step, batch)
-
-  def ema_patterns(self):
-    return ['generator/.*']
-
-
 class Run:
   """The fake run on a mesh."""
 
   def __init__(self, **sizes):
-    self.config = config = fake_run.get_config()
+    self.config = config = fake_run.get_config('attention')
     mesh = {f'mesh.{axis}': str(size) for axis, size in sizes.items()}
     config_lib.override(config, mesh)
     self.mesh = mesh = mesh_lib.create(config.mesh)
-    system, self.reader = System(config), fake_run.Reader(config)
+    system, self.reader = fake_run.System(config), fake_run.Reader(config)
     self._create = lambda: step_lib.create(system, config)
     shapes = jax.eval_shape(self._create)
     self.abstract = sharding.abstract(shapes, mesh, config.mesh.fsdp_min_size)
@@ -114,7 +96,6 @@ def test_a_run_is_sampled_on_the_devices_that_are_here(
 ):
   workdir, _ = begun
   fake_run.install(monkeypatch.setattr)
-  monkeypatch.setattr(fake_run, 'System', System)
   config = Run(data=1, fsdp=8).config  # of the training
   mesh = None
   if devices:

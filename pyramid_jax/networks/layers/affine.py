@@ -72,28 +72,36 @@ class Layer(nn.Module, kw_only=True):
 
   def kernel(self, shape: tuple[int, ...]) -> jax.Array:
     """Returns the float32 kernel of a shape (..., in, out)."""
-    return parameters.get(self, 'kernel', self.kernel_init, shape)
+    return parameters.get(self, 'kernel', self.kernel_init, shape, self.dtype)
 
-  def finished(self, y: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Adds the bias to the products (B, ..., out) with a kernel."""
+  def finished(
+    self, y: jax.Array, kernel: jax.Array, groups: tuple[int, ...] = ()
+  ) -> jax.Array:
+    """Adds the bias to the products (B, ..., *groups, out) with a kernel."""
     if self.use_bias:
       shape = kernel.shape
       bias_init = self.bias_init or torch_bias(math.prod(shape[:-1]))
-      bias = parameters.get(self, 'bias', bias_init, shape[-1:])
-      y = _shifted(y, bias)
+      bias = parameters.get(self, 'bias', bias_init, shape[-1:], self.dtype)
+      y = _shifted(y, bias.reshape(*groups, -1))
     return remat.product(placement.rows(y) if self.has_rows else y)
 
 
 class Linear(Layer):
   """Multiplies the last axis by an (in, out) kernel."""
 
-  features: int  # size of the last axis of the result
+  features: int  # columns of the kernel
+  # How many equal ranges of features the axis `tensor` of a mesh splits, each
+  # of them; then the result has an axis for the ranges. None for no such axis.
+  groups: int | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps (..., C) to (..., features)."""
+    """Maps (..., C) to (..., features), or (..., groups, features / groups)."""
     kernel = self.kernel((x.shape[-1], self.features))
-    return self.finished(_product(x.astype(self.dtype), kernel), kernel)
+    groups = () if self.groups is None else (self.groups,)
+    parts = kernel.reshape(len(kernel), *groups, -1)
+    y = _product(x.astype(self.dtype), parts)
+    return self.finished(y, kernel, groups)
 
 
 class Conv(Layer):
@@ -134,8 +142,8 @@ def embed(
 
 
 def _multiplied(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Multiplies (..., C) by a (C, D) kernel in the element type of x."""
-  return x @ kernel.astype(x.dtype)
+  """Multiplies (..., C) by a (C, D) or (C, G, D) kernel in the type of x."""
+  return jnp.tensordot(x, _in_use(kernel, x.dtype), 1)
 
 
 def _product_forward(x, kernel):
@@ -144,9 +152,18 @@ def _product_forward(x, kernel):
 
 def _product_backward(residuals, dy):
   x, kernel = residuals
-  dx = dy @ kernel.astype(x.dtype).T
-  dk = jnp.einsum('...c,...d->cd', x, dy, preferred_element_type=kernel.dtype)
-  return dx, dk
+  axes = 'd' if kernel.ndim == 2 else 'gd'
+  used = _in_use(kernel, x.dtype)
+  dx = jnp.einsum(f'...{axes},c{axes}->...c', dy, used)
+  wide = kernel.dtype
+  dk = jnp.einsum(
+    f'...c,...{axes}->c{axes}', x, dy, preferred_element_type=wide
+  )
+  return dx, placement.groups(dk)
+
+
+def _in_use(kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  return placement.groups(kernel.astype(dtype))
 
 
 _product = jax.custom_vjp(_multiplied)
@@ -154,7 +171,7 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def _added(y: jax.Array, bias: jax.Array) -> jax.Array:
-  """Adds a (C,) bias to (..., C) in the element type of y."""
+  """Adds a (C,) or (G, C) bias to (..., C) or (..., G, C) in the type of y."""
   return y + bias.astype(y.dtype)
 
 
@@ -163,7 +180,7 @@ def _shifted_forward(y, bias):
 
 
 def _shifted_backward(bias, dy):
-  return dy, dy.astype(bias.dtype).sum(tuple(range(dy.ndim - 1)))
+  return dy, dy.astype(bias.dtype).sum(tuple(range(dy.ndim - bias.ndim)))
 
 
 _shifted = jax.custom_vjp(_added)

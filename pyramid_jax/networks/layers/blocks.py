@@ -5,6 +5,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import norms
@@ -109,6 +110,7 @@ class ResBlock(norms.MaybeGated):
     elif self.resample == 'down':
       h, x = downsample(h), downsample(x)
     h = affine.Conv(features, dtype=dtype, name='in_layers_2')(h)
+    h = placement.split(h, -1, 'channels')
 
     widths = 2 if self.use_scale_shift_norm else 1
     project = affine.Linear(widths * features, dtype=dtype, name='emb_layers_1')
@@ -145,9 +147,13 @@ class AttentionBlock(norms.MaybeGated):
     """Maps (B, H, W, C) to the same shape, gated by cond (B, H', W', D)."""
     _, height, _, channels = x.shape
     h = rearrange(self.norm('norm', x, cond), 'b h w c -> b (h w) c')
-    qkv = affine.Linear(3 * channels, dtype=self.dtype, name='qkv')(h)
-    order = '(k h d)' if self.use_new_attention_order else '(h k d)'
-    q, k, v = rearrange(qkv, f'b n {order} -> k b n h d', k=3, h=self.heads)
+    groups = 3 if self.use_new_attention_order else None
+    qkv = affine.Linear(
+      3 * channels, groups=groups, dtype=self.dtype, name='qkv'
+    )(h)
+    order = '(h k d)' if groups is None else 'k (h d)'
+    qkv = rearrange(qkv, f'b n {order} -> k b n h d', k=3, h=self.heads)
+    q, k, v = (placement.split(x, 2, 'heads') for x in qkv)
     h = attention.dot_product_attention(q, k, v, implementation=self.attention)
     h = rearrange(h, 'b (y x) h d -> b y x (h d)', y=height)
     out = affine.Linear(

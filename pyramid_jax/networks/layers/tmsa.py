@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import norms
@@ -117,6 +118,7 @@ class TimeAttention(nn.Module):
     three = functools.partial(
       affine.Linear,
       3 * channels,
+      groups=3,
       dtype=self.dtype,
       **affine.xavier(self.qkv_gain),
     )
@@ -125,12 +127,12 @@ class TimeAttention(nn.Module):
       z = z + three(name='qkv_temb')(time)[:, None, None]
     q, k, v = rearrange(
       z,
-      'b (y i) (x j) (k h d) -> k (b y x) (i j) h d',
+      'b (y i) (x j) k (h d) -> k (b y x) (i j) h d',
       i=side,
       j=side,
-      k=3,
       h=self.heads,
     )
+    q, k, v = (placement.split(x, 2, 'heads') for x in (q, k, v))
     bias = relative_position_bias(table, side)
     out = attention.dot_product_attention(
       q, k, v, bias=bias, implementation=self.attention
@@ -234,6 +236,7 @@ class DiffiTBlock(nn.Module):
       x = x + look(tokens, context, train, outside).reshape(x.shape)
     h = self._norm('norm2', x)
     h = self._linear('mlp_fc1', int(channels * self.mlp_ratio))(h)
+    h = placement.split(h, -1, 'hidden values')
     h = nn.gelu(h, approximate=True)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     return x + self._linear('mlp_fc2', channels, self.out_gain)(h)

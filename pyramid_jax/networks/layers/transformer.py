@@ -130,7 +130,8 @@ class CrossAttention(nn.Module):
   def _project(self, name: str, x: jax.Array) -> jax.Array:
     width = self.heads * self.head_dim
     y = affine.Linear(width, use_bias=False, dtype=self.dtype, name=name)(x)
-    return rearrange(y, 'b t (h d) -> b t h d', h=self.heads)
+    y = rearrange(y, 'b t (h d) -> b t h d', h=self.heads)
+    return placement.split(y, 2, 'heads')
 
 
 class FeedForward(nn.Module):
@@ -145,9 +146,11 @@ class FeedForward(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (..., C) to the same shape."""
     hidden = 4 * x.shape[-1] * (2 if self.gated else 1)
-    h = affine.Linear(hidden, dtype=self.dtype, name='net_0')(x)
+    groups = 2 if self.gated else None
+    h = affine.Linear(hidden, groups=groups, dtype=self.dtype, name='net_0')(x)
+    h = placement.split(h, -1, 'hidden values')
     if self.gated:
-      value, gate = jnp.split(h, 2, axis=-1)
+      value, gate = h[..., 0, :], h[..., 1, :]
       h = value * nn.gelu(gate, approximate=False)
     else:
       h = nn.gelu(h, approximate=False)

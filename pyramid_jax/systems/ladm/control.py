@@ -157,6 +157,7 @@ class LaDMControl(ladm.LaDM):
       family='',
       path=self.base_path,
       field='control.base',
+      is_denoiser=True,
     )
     return {**super().pretrained_parts(), BASE: part}
 

@@ -170,6 +170,7 @@ class Sketch:
       path=self.base_path,
       field='sketch.base',
       loss_name='',
+      is_denoiser=True,
     )
     parts = {BASE: whole}
     for name, part in self.base.pretrained_parts().items():
