@@ -69,5 +69,6 @@ def create(config: ConfigDict, _: encoder.FirstStage) -> BoxesEncoder:
     **{name: c[name] for name in names},
     dtype=jnp.dtype(config.dtype),
     attention=config.attention,
+    scan_blocks=config.scan_blocks,
   )
   return BoxesEncoder(network=network, max_objects=config.data.max_objects)

@@ -196,6 +196,7 @@ def _sizes(config: ConfigDict) -> dict[str, Any]:
     **sizes,
     'dtype': jnp.dtype(config.dtype),
     'attention': config.attention,
+    'scan_blocks': config.scan_blocks,
   }
 
 

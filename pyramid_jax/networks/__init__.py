@@ -5,6 +5,7 @@ What the fields and arguments of the same name mean everywhere:
   dtype: element type of the activations; parameters, norms, softmax and
     results are float32.
   remat: what blocks keep for the backward pass, a key of `remat.POLICIES`.
+  scan_blocks: see `repeated.run`, which takes it as `least`.
   attention: the kernel that attends, one of `attention.IMPLEMENTATIONS`.
   heads, head_dim: number and width of the heads of each attention.
   depth: number of blocks.

@@ -22,6 +22,7 @@ from pyramid_jax.networks.layers import features as features_lib
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import options
 from pyramid_jax.networks.layers import remat
+from pyramid_jax.networks.layers import repeated
 from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import tmsa
 
@@ -117,6 +118,7 @@ class DiffiT(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: str = 'none'
   attention: str = 'auto'
+  scan_blocks: int = 0
 
   @property
   def levels(self) -> int:
@@ -274,16 +276,28 @@ class DiffiT(nn.Module):
     found: dict[str, jax.Array],
   ) -> jax.Array:
     """Takes (B, H, W, width) down and up again; fills in what is `found`."""
-    skips = []
+    skips: list[jax.Array] = []
     counts = self._each('num_blocks')
+
+    def run(way, level, count, h, joined=None):
+      names = [f'{way}_{level}_block_{i}' for i in range(count)]
+
+      def step(module, i, h, skip):
+        if skip is not None:
+          h = jnp.concatenate([h, skip], axis=-1)
+        h = module._block(names[i], level)(h, time, train)
+        return h, h
+
+      h, after = repeated.run(
+        self, step, names, h, joined, least=self.scan_blocks
+      )
+      found.update({f'{way}{level}_{i}': y for i, y in enumerate(after)})
+      return h, after
+
     for level, count in enumerate(counts):
-      for i in range(count):
-        h = self._block(f'down_{level}_block_{i}', level)(h, time, train)
-        found[f'down{level}_{i}'] = h
-        is_skip = self.skips == 'block' or i == count - 1
-        if is_skip and level + 1 < self.levels:
-          skips.append(h)
+      h, after = run('down', level, count, h)
       if level + 1 < self.levels:
+        skips += after if self.skips == 'block' else after[-1:]
         strides = 2
         if self.resample == 'pool':
           h, strides = resampling.average_pool(h), 1
@@ -291,11 +305,9 @@ class DiffiT(nn.Module):
     for level in reversed(range(self.levels - 1)):
       name = f'up_{level}_resample'
       h = self._conv(name, h.shape[-1])(resampling.enlarge(h))
-      for i in range(counts[level]):
-        if self.skips == 'block' or i == 0:
-          h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = self._block(f'up_{level}_block_{i}', level)(h, time, train)
-        found[f'up{level}_{i}'] = h
+      takes = [self.skips == 'block' or i == 0 for i in range(counts[level])]
+      joined = [skips.pop() if t else None for t in takes]
+      h, _ = run('up', level, counts[level], h, joined)
     return h
 
   def _block(self, name: str, level: int) -> ResBlock:

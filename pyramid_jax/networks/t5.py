@@ -16,6 +16,7 @@ from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import repeated
 
 
 # The published sizes as fields of `T5Encoder`.
@@ -102,6 +103,7 @@ class T5Encoder(nn.Module):
   max_distance: int = 128  # the longest that the table distinguishes, tokens
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
+  scan_blocks: int = 0
 
   @nn.compact
   def __call__(
@@ -125,14 +127,18 @@ class T5Encoder(nn.Module):
     if mask is not None:
       lowest = jnp.finfo(jnp.float32).min
       bias = jnp.where(mask[:, None, None, :] > 0, bias, lowest)
-    for i in range(self.depth):
+    names = [f'block_{i}' for i in range(self.depth)]
+
+    def step(_, i, x, __):
       block = Block(
         self.heads,
         self.head_dim,
         self.mlp_dim,
         self.dtype,
         self.attention,
-        name=f'block_{i}',
+        name=names[i],
       )
-      x = block(x, bias)
+      return block(x, bias), None
+
+    x, _ = repeated.run(self, step, names, x, least=self.scan_blocks)
     return norms.RMSNorm(dtype=self.dtype, name='final_layer_norm')(x)

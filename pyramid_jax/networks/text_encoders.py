@@ -15,6 +15,7 @@ from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import remat
+from pyramid_jax.networks.layers import repeated
 from pyramid_jax.networks.layers import transformer
 
 
@@ -52,15 +53,20 @@ class EncoderStack(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: str = 'none'
   attention: str = 'auto'
+  scan_blocks: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (B, N, C) to the same shape."""
     module = remat.wrapped(EncoderBlock, self.remat)
     fields = (self.heads, self.head_dim, self.dtype, self.attention)
-    for i in range(self.depth):
-      x = module(*fields, name=f'layer_{i}')(x)
-    return x
+
+    names = [f'layer_{i}' for i in range(self.depth)]
+
+    def step(_, i, x, __):
+      return module(*fields, name=names[i])(x), None
+
+    return repeated.run(self, step, names, x, least=self.scan_blocks)[0]
 
 
 class TransformerEncoder(nn.Module):
@@ -79,6 +85,7 @@ class TransformerEncoder(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: str = 'none'
   attention: str = 'auto'
+  scan_blocks: int = 0
   # Standard deviation of the initial embeddings; with 0.02, that of the
   # reference, the first blocks outweigh them.
   embed_std: float = 0.02
@@ -93,6 +100,7 @@ class TransformerEncoder(nn.Module):
       self.dtype,
       self.remat,
       self.attention,
+      self.scan_blocks,
     )
     self.norm = norms.LayerNorm(dtype=self.dtype)
     self.to_logits = affine.Linear(self.vocab_size)
@@ -171,6 +179,7 @@ class CLIPTextEncoder(nn.Module):
   projection_dim: int | None = None
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
+  scan_blocks: int = 0
 
   def setup(self) -> None:
     self.token_embedding = affine.embed(self.vocab_size, self.dim, 0.02)
@@ -190,8 +199,12 @@ class CLIPTextEncoder(nn.Module):
     positions = _positions(tokens, self.max_length)
     x = self.token_embedding(tokens) + self.position_embedding(positions)
     x = x.astype(self.dtype)
-    for layer in self.layers:
-      x = layer(x)
+
+    def step(module, i, x, _):
+      return module.layers[i](x), None
+
+    names = [f'layers_{i}' for i in range(self.depth)]
+    x, _ = repeated.run(self, step, names, x, least=self.scan_blocks)
     x = self.final_layer_norm(x)
     if self.is_initializing() and self.projection_dim is not None:
       self.text_projection(x)
@@ -227,6 +240,7 @@ class BoxEncoder(nn.Module):
   head_dim: int = 64
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
+  scan_blocks: int = 0
 
   @nn.compact
   def __call__(
@@ -263,6 +277,7 @@ class BoxEncoder(nn.Module):
       self.head_dim,
       self.dtype,
       attention=self.attention,
+      scan_blocks=self.scan_blocks,
       name='layers',
     )(x)
     x = norms.LayerNorm(dtype=self.dtype, name='norm')(x)

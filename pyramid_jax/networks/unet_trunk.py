@@ -87,6 +87,7 @@ class Trunk(nn.Module):
   # the level, which every block reads (ours).
   pool_context: bool = False
   attention: str = 'auto'
+  scan_blocks: int = 0
 
   # Fields of `pyunet.PyUNet`.
   use_spade_norm = False
@@ -464,6 +465,7 @@ class Trunk(nn.Module):
         self.use_mscond,
         self.grid_frequencies,
         self.attention,
+        self.scan_blocks,
         name=name,
         **self._common(),
       )(h, inputs.context, inputs.cond, inputs.train)

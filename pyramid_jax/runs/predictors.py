@@ -15,7 +15,10 @@ from pyramid_jax.runs import workdir as workdir_lib
 
 
 # Taken from the config of the run, whatever the predictor was trained with.
-_SECTIONS = ('evaluate', 'data', 'mesh', 'compiler', 'attention', 'remat')
+_SECTIONS = (
+  *('evaluate', 'data', 'mesh', 'compiler'),
+  *('attention', 'remat', 'scan_blocks'),
+)
 _SKETCH_FIELDS = ('beta', 'stop_fraction', 'norm_ref', 'shuffled_condition')
 
 

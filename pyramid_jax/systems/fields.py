@@ -31,6 +31,15 @@ FIELDS = {
     choices=tuple(remat.POLICIES),
     resumable=True,
   ),
+  'scan_blocks': Field(
+    8,
+    'How many equal blocks in a row, or more, are one loop of the program,'
+    ' which compiles sooner and copies their weights once a step; 0 for no'
+    ' number.',
+    low=0,
+    high=ranges.NETWORK,
+    resumable=True,
+  ),
   'attention': Field(
     'auto',
     'The kernel of attention: xla works everywhere, cudnn on GPUs, flash on'

@@ -297,6 +297,7 @@ def create(config: ConfigDict) -> Frido:
     **common,
     unet=pyunet.PyUNet(
       **sampled.network_fields(config),
+      scan_blocks=config.scan_blocks,
       split_embed_dim_list=embed,
       num_stage=len(embed),
       context_dim=widths.context or None,

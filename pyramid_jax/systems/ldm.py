@@ -269,6 +269,7 @@ def network(
     )
   unet = unet_lib.UNet(
     **fields,
+    scan_blocks=config.scan_blocks,
     in_channels=channels + widths.concat,
     out_channels=channels,
     context_dim=widths.context or None,

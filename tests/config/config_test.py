@@ -468,6 +468,7 @@ def test_what_a_resume_may_change(system):
     'profile.processes',
     'data.allow_change',
     'remat',
+    'scan_blocks',
     'attention',
     'data.root',
     'data.workers',

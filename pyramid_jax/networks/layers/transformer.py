@@ -15,6 +15,7 @@ from pyramid_jax.networks.layers import caching
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import parameters
+from pyramid_jax.networks.layers import repeated
 from pyramid_jax.networks.layers import resampling
 
 
@@ -225,6 +226,7 @@ class SpatialTransformer(norms.MaybeGated):
   # added to it, 0 for none (ours: attention to boxes finds places sooner).
   grid_frequencies: int = 0
   attention: str = 'auto'
+  scan_blocks: int = 0
 
   @nn.compact
   def __call__(
@@ -258,16 +260,20 @@ class SpatialTransformer(norms.MaybeGated):
       )
       project = functools.partial(project, use_bias=False, has_rows=False)
       tokens = tokens + project(name='grid_proj')(place)
-    for i in range(self.depth):
+    names = [f'transformer_blocks_{i}' for i in range(self.depth)]
+
+    def step(_, i, tokens, __):
       block = BasicTransformerBlock(
         self.heads,
         self.head_dim,
         self.use_mscond,
         self.dtype,
         self.attention,
-        name=f'transformer_blocks_{i}',
+        name=names[i],
       )
-      tokens = block(tokens, context, previous, train, outside)
+      return block(tokens, context, previous, train, outside), None
+
+    tokens, _ = repeated.run(self, step, names, tokens, least=self.scan_blocks)
     out = affine.Linear(
       channels, dtype=self.dtype, name='proj_out', **affine.ZEROS
     )

@@ -180,6 +180,7 @@ def _network(
   """Builds the network, whose labels follow from the rest."""
   network = diffit_lib.DiffiT(
     **sampled.network_fields(config),
+    scan_blocks=config.scan_blocks,
     in_channels=spaces.Pixels().channels,
     out_channels=spaces.Pixels().channels,
     # The one for none has no row.

@@ -201,6 +201,7 @@ def create(
       'laplacian.self_context', f.self_context, (False,), reason
     )
     common['num_classes'] = widths.classes or None
+    common['scan_blocks'] = config.scan_blocks
     modules = [unet.StagedUNet(**common, stage_in=ins, stage_out=outs)]
     if not f.shared:
       modules = [
