@@ -1,11 +1,18 @@
 """Equal blocks in a row as one loop of the program."""
 
+import math
+import re
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from pyramid_jax import placement
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.networks import diffit
 from pyramid_jax.networks import t5
 from pyramid_jax.networks import text_encoders
@@ -14,6 +21,7 @@ from pyramid_jax.networks.layers import repeated
 from pyramid_jax.networks.layers import transformer
 
 
+MESH = ConfigDict({'data': 1, 'fsdp': 8, 'tensor': 1})
 IDS = jnp.array([[1, 4, 2, 0], [3, 3, 1, 2]])
 MAP = jax.random.normal(jax.random.key(0), (2, 8, 8, 32))
 CONTEXT = jax.random.normal(jax.random.key(1), (2, 3, 16))
@@ -52,7 +60,7 @@ NETWORKS = {
       in_channels=32,
       width=32,
       channel_mult=(1, 1),
-      num_blocks=3,
+      num_blocks=2,
       head_dim=16,
       time_dim=32,
       conv_gain=1.0,
@@ -73,7 +81,13 @@ def random_weights(network, *arguments):
   )
 
 
-@pytest.mark.parametrize('name', list(NETWORKS))
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name == 'diffit' else ())
+    for name in NETWORKS
+  ],
+)
 def test_a_loop_has_the_numbers_of_its_blocks(name):
   plain, arguments = NETWORKS[name]
   weights = random_weights(plain, *arguments)
@@ -107,18 +121,17 @@ def test_a_loop_has_the_numbers_of_its_blocks(name):
 def test_activations_of_each_block_come_out():
   plain, arguments = NETWORKS['diffit']
   weights = random_weights(plain, *arguments)
-  names = [
-    f'{way}{level}_{i}'
-    for way, level in (('down', 0), ('up', 0), ('down', 1))
-    for i in range(3)
-  ]
-  found = [
-    network.apply(weights, *arguments, features=names)[1]
+  ways = ('down0', 'up0', 'down1')
+  names = [f'{way}_{i}' for way in ways for i in range(2)]
+  want, got = (
+    jax.jit(lambda w, n=network: n.apply(w, *arguments, features=names)[1])(
+      weights
+    )
     for network in (plain, plain.clone(scan_blocks=2))
-  ]
-  assert set(found[0]) == set(names)
+  )
+  assert set(want) == set(names)
   for name in names:
-    np.testing.assert_allclose(*(f[name] for f in found), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(got[name], want[name], rtol=1e-3, atol=1e-3)
 
 
 def test_a_cache_has_the_tree_of_the_blocks():
@@ -182,3 +195,27 @@ def test_only_equal_blocks_in_a_row_are_a_loop(widths, least, loops):
   weights = module.init({'params': jax.random.key(0), **keys}, x)
   run = lambda weights: module.apply(weights, x, rngs=keys)
   assert str(jax.make_jaxpr(run)(weights)).count('scan[') == loops
+
+
+def test_weights_are_gathered_one_block_at_a_time():
+  depth, devices = 4, 8
+  mesh = mesh_lib.create(MESH, jax.devices()[:devices])
+  network = text_encoders.EncoderStack(depth, 2, 16, scan_blocks=2)
+  x = jnp.zeros((devices, 4, 32))
+  weights = jax.eval_shape(network.init, jax.random.key(0), x)
+  weights = sharding.abstract(weights, mesh, 0)
+  rows = jax.ShapeDtypeStruct(
+    x.shape, x.dtype, sharding=mesh_lib.batch_sharding(mesh)
+  )
+
+  def step(weights, x):
+    loss = lambda w: (network.apply(w, x) ** 2).mean()
+    return sharding.constrained(jax.grad(loss)(weights), 0)
+
+  program = jax.jit(placement.within(mesh, step)).lower(weights, rows)
+  text = program.compile().as_text()
+  gathers = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather\(', text)
+  sizes = [math.prod(map(int, shape.split(','))) for shape in gathers]
+  # The largest weight of a block, of its feed-forward; not of all blocks.
+  assert max(sizes) == 32 * 128
+  assert len(sizes) <= 2 * 6  # six weights, forward and backward
