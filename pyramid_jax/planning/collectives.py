@@ -23,6 +23,10 @@ KINDS = (
   'collective-broadcast',
 )
 Group = tuple[int, ...]
+# What hands all elements of a value on.
+_RENAMES = frozenset(
+  {'all-reduce-done', 'bitcast', 'convert', 'copy', 'reshape', 'transpose'}
+)
 _MESH = re.compile(
   r'mesh\[([^\]]*)\]'  # axes
   r'(?:, device_ids=\((.*?\]?(?:T\([\d,]*\))?)\))?'  # their order
@@ -72,7 +76,7 @@ def of(
   An all-reduce of which every user takes a slice counts as a reduce-scatter,
   and where the slice is larger than the share of a chip, as an all-reduce of
   the slice besides. The chips that scatter among themselves are then taken to
-  be neighbors in the group.
+  be neighbors in the mesh.
   """
   kind = kind_of(instruction)
   group = first_group(instruction, kind, module.partitions)
@@ -83,22 +87,20 @@ def of(
   if kind == 'collective-permute':
     yield make(0, kind, group)
   elif kind == 'all-to-all':  # an operand for each chip, or one for all
-    parts = len(operands)
-    one = make(0, kind, group)
-    yield dataclasses.replace(one, bytes=parts * one.bytes)
-  else:
+    yield make(0, kind, group, len(operands))
+  elif kind == 'all-reduce':
     for index in range(len(operands)):
-      if kind != 'all-reduce':
-        scale = len(group) if kind == 'all-gather' else 1
-        yield make(index, kind, group, scale)
-        continue
-      place_of = None if len(operands) == 1 else index
-      parts = _parts(module, place, instruction, place_of)
-      parts = math.gcd(parts, len(group))
+      result = None if len(operands) == 1 else index
+      parts = _parts(module, place, instruction, result)
+      parts, chips = math.gcd(parts, len(group)), tuple(sorted(group))
       if parts > 1:
-        yield make(index, 'reduce-scatter', group[:parts])
+        yield make(index, 'reduce-scatter', chips[:parts])
       if parts < len(group):
-        yield make(index, kind, group[::parts], 1 / parts)
+        yield make(index, kind, chips[::parts], 1 / parts)
+  else:
+    scale = len(group) if kind == 'all-gather' else 1
+    for index in range(len(operands)):
+      yield make(index, kind, group, scale)
 
 
 def _collective(
@@ -109,7 +111,7 @@ def _collective(
   group: Group,
   scale: float = 1,
 ) -> Collective:
-  """Returns the exchange of an operand, which is 1 / scale of the array."""
+  """Returns the exchange of an array, `scale` times as large as an operand."""
   operand = operands[index]
   (array,) = operand.arrays
   # That of a combined instruction has the names of all arrays.
@@ -146,7 +148,7 @@ def _parts(
     if opcode == 'get-tuple-element':
       if index is None or int(user.attribute('index')) == index:
         found.append(_parts(module, place, user, None))
-    elif opcode in ('bitcast', 'copy', 'all-reduce-done', 'reshape'):
+    elif opcode in _RENAMES:
       found.append(_parts(module, place, user, index))
     elif opcode == 'dynamic-slice' and user.operands[0] == instruction.name:
       (source,) = instruction.arrays

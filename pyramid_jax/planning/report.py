@@ -202,6 +202,7 @@ def _warnings(
   min_size = task.config.mesh.fsdp_min_size
   yield from warnings.of_leaves(trees, draft.mesh, min_size)
   yield from warnings.of_collectives(minimum.excess(program, trees))
+  yield from warnings.of_minimum(_collectives(task, draft, program))
   if task.topology.is_tpu:
     yield from warnings.of_products(draft.traced)
   for what, names in (

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 from typing import Any
@@ -22,6 +23,7 @@ _MIB = 2**20
 # A share of the operations below which a line is not worth reading.
 _LEAST_SHARE = 0.05
 _LEAST_FILLED = 0.9
+_MOST_BYTES = 1.1  # of the least that a kind of collectives needs
 
 
 def of_leaves(trees: Any, mesh: Mesh, min_size: int) -> Iterator[str]:
@@ -70,6 +72,23 @@ def of_collectives(excess: Sequence[collectives.Collective]) -> Iterator[str]:
       f'chips exchange activations, {_gib(size)} GiB on every chip:'
       f' {_some(examples)}'
     )
+
+
+def of_minimum(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+  """Warns of kinds of collectives that move more than the sharding needs.
+
+  Weights that are used at several places are exchanged for each of them.
+
+  Args:
+    found: by kind, `bytes` and `minimum_bytes`.
+  """
+  for kind, numbers in found.items():
+    size, least = numbers['bytes'], numbers['minimum_bytes']
+    if least and size >= _MIB and size > _MOST_BYTES * least:
+      yield (
+        f'{kind}: {_gib(size)} GiB, {size / least:.2f} times what the sharding'
+        ' of the weights needs'
+      )
 
 
 def of_products(traced: jax.stages.Traced) -> Iterator[str]:

@@ -94,3 +94,15 @@ def test_channels_are_the_sides_of_a_convolution():
   assert text.startswith(
     '100% of the operations are products with a side of 40'
   )
+
+
+def test_more_than_the_sharding_needs_is_named():
+  kinds = {
+    'all-gather': {'bytes': 3 * 2**30, 'minimum_bytes': 2 * 2**30},
+    'all-reduce': {'bytes': 11 * 2**20, 'minimum_bytes': 10 * 2**20},
+    'all-to-all': {'bytes': 2**30, 'minimum_bytes': 0},
+    'reduce-scatter': {'bytes': 300, 'minimum_bytes': 100},
+  }
+  assert list(warnings.of_minimum(kinds)) == [
+    'all-gather: 3.00 GiB, 1.50 times what the sharding of the weights needs'
+  ]
