@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 import jax
+from jax.interpreters import partial_eval
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -40,7 +41,7 @@ def of_training(
 
   Args:
     params: trained weights, abstract arrays with their shardings.
-    frozen: weights that it only reads, with shardings too.
+    frozen: weights that it only reads (`read`), with their shardings.
     mesh: the devices.
     dtype: of activations.
     microbatches: over which gradients are accumulated.
@@ -63,6 +64,25 @@ def of_training(
       own = min(width, leaf.dtype.itemsize)
       total['all-gather'] += _gathered(leaf, mesh) * own * microbatches
   return dict(total)
+
+
+def read(traced: jax.stages.Traced, before: Any, frozen: Any) -> list[Any]:
+  """Returns those of the frozen weights that a program reads.
+
+  Of a first stage, a training step reads the encoder alone.
+
+  Args:
+    traced: the program.
+    before: its arguments before the weights, trees.
+    frozen: the weights, the next argument, a tree.
+  """
+  jaxpr = traced.jaxpr.jaxpr
+  wanted = [True] * len(jaxpr.outvars)
+  _, is_read = partial_eval.dce_jaxpr(jaxpr, wanted)
+  leaves = jax.tree.leaves(frozen)
+  first = len(jax.tree.leaves(before))
+  flags = is_read[first : first + len(leaves)]
+  return [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
 
 
 def _axes(leaf: jax.ShapeDtypeStruct) -> Iterator[str]:

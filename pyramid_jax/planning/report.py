@@ -89,7 +89,7 @@ def _collectives(
     config = task.config
     needed = minimum.of_training(
       draft.params,
-      draft.frozen,
+      minimum.read(draft.traced, draft.state, draft.frozen),
       draft.mesh,
       config.dtype,
       config.train.accumulate,

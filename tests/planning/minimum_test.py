@@ -68,6 +68,18 @@ def test_replicated_weights_are_summed_over_all():
   assert minimum.of_training({}, array(there), there, 'float32') == {}
 
 
+def test_weights_that_a_program_does_not_read_are_left_out():
+  there = mesh(fsdp=4)
+  frozen = {'idle': array(there), 'used': array(there, 'fsdp')}
+  state = {'w': 1.0, 'x': 1.0}
+
+  def step(state, frozen, x):
+    return state['x'] + (frozen['used'] + 0 * frozen['idle'].size) * x
+
+  traced = jax.jit(step).trace(state, frozen, 2.0)
+  assert minimum.read(traced, state, frozen) == [frozen['used']]
+
+
 def compiled_layers(there, rows):
   """The gradient of recomputed layers within a scan.
 

@@ -21,7 +21,7 @@ def test_an_instruction_is_taken_apart():
     'HloModule test\n\nENTRY %main (p: f32[2]) -> f32[2] {\n'
     '  ROOT %all-gather.1 = (f32[2]{0}, /*index=1*/bf16[4,2]{1,0:T(8,128)S(1)})'
     ' custom-call(%a.1, /*index=1*/%b), custom_call_target="x, (y", '
-    'window={size=3x3}, metadata={op_name="jit(f)/\\"z\\"" stack_frame_id=3}\n'
+    'window={size=3x3}, metadata={op_name="jit(f)/}\\"" stack_frame_id=3}\n'
     '}\n'
   )
   (found,) = hlo.parse(text).entry.instructions.values()
@@ -30,6 +30,7 @@ def test_an_instruction_is_taken_apart():
   assert found.operands == ('a.1', 'b')
   assert found.attribute('window') == '{size=3x3}'
   assert found.attribute('size') == ''
+  assert found.attribute('metadata').endswith(' stack_frame_id=3}')
   first, second = found.arrays
   assert (str(first), first.bytes, first.space) == ('f32[2]', 8, 0)
   assert (str(second), second.bytes, second.space) == ('bf16[4,2]', 16, 1)
@@ -78,10 +79,11 @@ def test_groups_in_every_form(groups, first):
   assert collective.bytes == 32
 
 
-def test_a_group_of_one_chip_exchanges_nothing():
+@pytest.mark.parametrize('kind', ['all-reduce', 'all-gather'])
+def test_a_group_of_one_chip_exchanges_nothing(kind):
   found = of_entry(
     '%a = f32[8]{0} parameter(0)',
-    'ROOT %b = f32[8]{0} all-reduce(%a), replica_groups={{0},{1}}',
+    f'ROOT %b = f32[8]{{0}} {kind}(%a), replica_groups={{{{0}},{{1}}}}',
   )
   assert found.collectives == ()
 
