@@ -222,7 +222,9 @@ def _convolution(eqn: Any, active: Flags, wanted: Flags) -> _Work:
 
 def _fused(eqn: Any, active: Flags, wanted: Flags) -> _Work:
   """A kernel of attention: both products have a gradient on both sides."""
-  if 'grid_mapping' in eqn.params:
+  if eqn.params.get('cost_estimate') is not None:
+    work = eqn.params['cost_estimate'].flops // 2
+  elif 'grid_mapping' in eqn.params:
     grid = math.prod(eqn.params['grid_mapping'].grid)
     work = grid * _plain(eqn.params['jaxpr'])
   else:  # cuDNN's: q (B, T, H, D), k (B, S, H, D)

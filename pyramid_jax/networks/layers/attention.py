@@ -5,12 +5,14 @@ from collections.abc import Mapping
 import functools
 import math
 
+from absl import logging
 from einops import rearrange
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from pyramid_jax import placement
+from pyramid_jax.networks.layers import flash
 from pyramid_jax.networks.layers import remat
 
 
@@ -27,11 +29,11 @@ _CUDNN_MAX_HEAD_DIM = ((9.0, 256), (_CUDNN_CAPABILITY, 128))
 _CUDNN_BIAS_CAPABILITY = 9.0
 _CUDNN_LOWEST = {'bfloat16': -(2.0**41), 'float16': -(2.0**15)}
 
-# The flash kernel for TPUs walks over blocks of so many tokens, and takes
-# heads up to that width or multiples of it.
-_FLASH_BLOCK = 128
-# Fewer queries: the logits are small, and XLA fuses what comes after them.
-_FLASH_MIN_QUERIES = 1024
+# The flash kernel is chosen where a head has so many logits, one full block. It
+# moves less than XLA's attention at all sizes that were planned (docs/
+# compiler.md), but a step of its grid costs about 0.35 us whatever it does
+# (docs.jax.dev, Pallas TPU), more than 2 ** 16 logits at a v5e's peak rate.
+_FLASH_MIN_LOGITS = 2**18
 
 _PLATFORMS = {'cudnn': 'gpu', 'flash': 'tpu'}
 
@@ -76,6 +78,7 @@ def dot_product_attention(
   name = choose(implementation, q, k, v, has_bias=bias is not None)
   if scale is None:
     scale = q.shape[-1] ** -0.5
+  _log(name, placement.platform(), q.shape[1:], k.shape[1])
   kernel = functools.partial(_KERNELS[name], scale=scale)
   if name == 'xla':
     out = kernel(q, k, v, bias)
@@ -105,10 +108,22 @@ def choose(
     return 'xla'
   if platform == 'gpu' and _cudnn_fits(q, k, v, has_bias):
     return 'cudnn'
-  worth_it = implementation == 'flash' or q.shape[1] >= _FLASH_MIN_QUERIES
-  if platform == 'tpu' and worth_it and _flash_fits(q, k):
+  logits = q.shape[1] * flash.padded(k.shape[1])
+  worth_it = implementation == 'flash' or logits >= _FLASH_MIN_LOGITS
+  if platform == 'tpu' and worth_it and flash.fits(q, k, has_bias):
     return 'flash'
   return 'xla'
+
+
+@functools.cache
+def _log(
+  name: str, platform: str, of_query: tuple[int, int, int], keys: int
+) -> None:
+  """Logs once which kernel computes an attention, where there is a choice."""
+  queries, heads, width = of_query
+  if platform != 'cpu':
+    text = 'attention of %d x %d tokens, %d heads x %d: %s on %s'
+    logging.info(text, queries, keys, heads, width, name, platform)
 
 
 def check(implementation: str, platform: str) -> None:
@@ -140,7 +155,12 @@ def _axes(heads: int) -> tuple[tuple[str, ...], str | None]:
 
 
 def _divides(q: jax.Array) -> bool:
-  """Returns whether a kernel can have its part of the rows on each device."""
+  """Returns whether a kernel can have its part of the rows on each device.
+
+  Without a mesh nothing says which rows a device has.
+  """
+  if placement.mesh() is None and placement.platform() == 'tpu':
+    return jax.device_count() == 1
   sizes = placement.sizes()
   rows, _ = _axes(q.shape[2])
   return q.shape[0] % math.prod(sizes.get(axis, 1) for axis in rows) == 0
@@ -176,23 +196,19 @@ def _on_each_device(
   )(q, k, v, bias)
 
 
-_heads_first = functools.partial(rearrange, pattern='b t h d -> b h t d')
-_heads_last = functools.partial(rearrange, pattern='b h t d -> b t h d')
-
-
 def _matmul_attention(
   q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, scale: float
 ) -> jax.Array:
   # Heads next to the batch make both products plain batched matmuls, which on
   # a CPU run up to twice as fast as the same contraction over (B, T, H, D).
-  q, k, v = map(_heads_first, (q, k, v))
+  q, k, v = (rearrange(x, 'b t h d -> b h t d') for x in (q, k, v))
   wide = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=wide)
   logits = logits * scale
   if bias is not None:
     logits = logits + bias
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return _heads_last(jnp.matmul(weights, v))
+  return rearrange(jnp.matmul(weights, v), 'b h t d -> b t h d')
 
 
 def _whole_bias(bias: jax.Array, q: jax.Array, k: jax.Array) -> jax.Array:
@@ -217,20 +233,9 @@ def _cudnn_attention(
 def _flash_attention(
   q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, scale: float
 ) -> jax.Array:
-  from jax.experimental.pallas.ops.tpu import flash_attention  # TPU
-
-  def attend(q, k, v, bias):
-    return flash_attention.flash_attention(q, k, v, bias, sm_scale=scale)
-
-  if bias is not None:  # the kernel scales the sum of product and bias
-    bias = _whole_bias(bias, q, k) / scale
-  q, k, v = map(_heads_first, (q, k, v))
-  if bias is None or len(bias) == len(q):
-    return _heads_last(attend(q, k, v, bias))
-  # One bias for the batch is read where it is, not copied for every image.
-  each = jax.vmap(attend, in_axes=(0, 0, 0, None))
-  out = each(q[:, None], k[:, None], v[:, None], bias)[:, 0]
-  return _heads_last(out)
+  if bias is not None:
+    bias = _whole_bias(bias, q, k)
+  return flash.attend(q, k, v, bias, scale)
 
 
 def _cudnn_fits(
@@ -248,17 +253,6 @@ def _cudnn_fits(
     return fits
   is_even = q.shape[1] % 2 == k.shape[1] % 2 == 0
   return fits and is_even and capability >= _CUDNN_BIAS_CAPABILITY
-
-
-def _flash_fits(q: jax.Array, k: jax.Array) -> bool:
-  if placement.mesh() is None and jax.device_count() > 1:
-    return False  # Nothing says which rows a device has.
-  head_dim = q.shape[-1]
-  return (
-    q.shape[1] % _FLASH_BLOCK == 0
-    and k.shape[1] % _FLASH_BLOCK == 0
-    and (head_dim < _FLASH_BLOCK or head_dim % _FLASH_BLOCK == 0)
-  )
 
 
 _KERNELS: Mapping[str, Callable[..., jax.Array]] = {
