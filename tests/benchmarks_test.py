@@ -115,6 +115,14 @@ def test_evaluation():
   assert all(number(row[0]) > 100 for row in rows.values())
 
 
+def test_attention_plan():
+  rows = table(call_apart('attention_plan'), 'tokens')
+  heads, bias, kernel, moved, temporary = rows['64 x 64']
+  assert (heads, bias, kernel) == ('2 x 8', 'yes', 'xla')
+  assert number(moved) > 0
+  assert number(temporary) >= 0
+
+
 @pytest.mark.slow
 def test_sketch():
   rows = table(call_apart('sketch'), 'sampling')
