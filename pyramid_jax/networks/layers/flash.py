@@ -300,7 +300,7 @@ def _forward_kernel(grid, inputs, outputs, sums):
   step = grid.at('k')
 
   @pl.when(step == 0)
-  def _():
+  def begin():
     highest[...] = jnp.full_like(highest, -jnp.inf)
     total[...] = jnp.zeros_like(total)
     values[...] = jnp.zeros_like(values)
@@ -315,7 +315,7 @@ def _forward_kernel(grid, inputs, outputs, sums):
   values[...] = rest * values[...] + added
 
   @pl.when(step == grid.steps('k') - 1)
-  def _():
+  def end():
     o[...] = (values[...] / total[...]).astype(o.dtype)
     lse[...] = highest[...] + jnp.log(total[...])
 
@@ -335,24 +335,24 @@ def _queries_kernel(grid, inputs, outputs, sums):
   _, dlogits = _gradients(grid, inputs)
 
   @pl.when(step == 0)
-  def _():
+  def begin():
     total[...] = jnp.zeros_like(total)
 
   total[...] += _dot(k[...], dlogits.astype(k.dtype), (1, 0))
 
   @pl.when(step == grid.steps('k') - 1)
-  def _():
+  def end():
     dq[...] = (total[...] * grid.scale).astype(dq.dtype)
 
   if dbias is not None:
     row = grid.at('b') % grid.group
 
     @pl.when(row == 0)
-    def _():
+    def first():
       dbias[...] = dlogits
 
     @pl.when(row > 0)
-    def _():
+    def further():
       dbias[...] += dlogits
 
 
@@ -363,7 +363,7 @@ def _keys_kernel(grid, inputs, outputs, sums):
   weights, dlogits = _gradients(grid, inputs)
 
   @pl.when(step == 0)
-  def _():
+  def begin():
     total_k[...] = jnp.zeros_like(total_k)
     total_v[...] = jnp.zeros_like(total_v)
 
@@ -371,6 +371,6 @@ def _keys_kernel(grid, inputs, outputs, sums):
   total_v[...] += _dot(do[...], weights.astype(do.dtype), (1, 1))
 
   @pl.when(step == grid.steps('q') - 1)
-  def _():
+  def end():
     dk[...] = (total_k[...] * grid.scale).astype(dk.dtype)
     dv[...] = total_v[...].astype(dv.dtype)
