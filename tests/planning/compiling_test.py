@@ -87,4 +87,5 @@ def test_programs_for_tpus_are_compiled_to_the_end(monkeypatch):
   assert found.peak_bytes > found.temporary_bytes > 0
   part = compiling.compiled(given, draft, compiling.PARTITIONER)
   read = program_lib.Program.of
-  assert read(part.text).flops == pytest.approx(read(found.text).flops, rel=0.1)
+  # Convolutions of few pixels are counted with more padding at the end.
+  assert read(part.text).flops == pytest.approx(read(found.text).flops, rel=0.2)
