@@ -118,12 +118,12 @@ def _path() -> str:
 def cells(row: Row, plan: Row) -> Iterator[str]:
   """Yields the cells of a row of the table."""
   gib = lambda value: '-' if value is None else f'{value / 2**30:.2f}'
-  share = lambda value: '-' if value is None else f'{value:.0%}'
   work = plan['model_flops_per_image'] * plan['batch'] / plan['devices']
   yield f'`{pathlib.Path(row["config"]).name}`'
   yield plan['topology']
   yield row['program']
-  yield plan['mesh'].replace(' x tensor 1', '').replace(' x fsdp 1', '')
+  axes = plan['mesh'].split(' x ')
+  yield ', '.join(axis for axis in axes if not axis.endswith(' 1')) or '-'
   yield str(plan['batch'])
   yield plan['stage']
   yield gib(plan['state_bytes'] + plan['frozen_bytes'])
@@ -134,7 +134,9 @@ def cells(row: Row, plan: Row) -> Iterator[str]:
     for value in plan['seconds'].values()
   )
   yield f'{plan["images_per_second"]:.3g}'
-  yield f'{share(plan["mfu_floor"])} - {share(plan["mfu_ceiling"])}'
+  floor, ceiling = plan['mfu_floor'], plan['mfu_ceiling']
+  least = 'up' if floor is None else f'{floor:.0%}'
+  yield f'{least} to {ceiling:.0%}'
   yield f'{plan["compile_seconds"]:.0f}'
 
 
