@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec
@@ -138,6 +139,24 @@ def split(x: jax.Array, axis: int, what: str) -> jax.Array:
   spec = _rows_spec(x)
   spec[axis] = TENSOR
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+  """Returns rows (B, ..., C) of a table (N, C), for ids (B, ...) from 0 to N.
+
+  Where `FSDP` splits the rows of the batch and the columns of the table, each
+  device finds its columns for all devices along that axis; then they exchange
+  those for the other columns of their own rows. So the table is not gathered,
+  and neither is its gradient.
+  """
+  count = sizes().get(FSDP, 1)
+  if count == 1 or ids.shape[0] % parts() or table.shape[1] % count:
+    return jnp.take(table, ids, axis=0)
+  place = jax.lax.with_sharding_constraint
+  found = jnp.take(table, place(ids, PartitionSpec(DATA)), axis=0)
+  between = (None,) * (ids.ndim - 1)
+  found = place(found, PartitionSpec(DATA, *between, FSDP))
+  return place(found, PartitionSpec(BATCH_AXES))
 
 
 def groups(kernel: jax.Array) -> jax.Array:

@@ -122,7 +122,8 @@ class T5Encoder(nn.Module):
     x = x.astype(self.dtype)
     rows = relative_buckets(tokens.shape[1], self.buckets, self.max_distance)
     name = 'relative_attention_bias'
-    bias = affine.embed(self.buckets, self.heads, 1.0, name)(jnp.asarray(rows))
+    table = affine.embed(self.buckets, self.heads, 1.0, name, has_rows=False)
+    bias = table(jnp.asarray(rows))
     bias = rearrange(bias, 'q k h -> 1 h q k')
     if mask is not None:
       lowest = jnp.finfo(jnp.float32).min

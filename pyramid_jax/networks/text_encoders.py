@@ -92,7 +92,9 @@ class TransformerEncoder(nn.Module):
 
   def setup(self) -> None:
     self.token_emb = affine.embed(self.vocab_size, self.dim, self.embed_std)
-    self.pos_emb = affine.embed(self.max_seq_len, self.dim, self.embed_std)
+    self.pos_emb = affine.embed(
+      self.max_seq_len, self.dim, self.embed_std, has_rows=False
+    )
     self.layers = EncoderStack(
       self.depth,
       self.heads,
@@ -183,7 +185,9 @@ class CLIPTextEncoder(nn.Module):
 
   def setup(self) -> None:
     self.token_embedding = affine.embed(self.vocab_size, self.dim, 0.02)
-    self.position_embedding = affine.embed(self.max_length, self.dim, 0.01)
+    self.position_embedding = affine.embed(
+      self.max_length, self.dim, 0.01, has_rows=False
+    )
     self.layers = [
       ClipBlock(
         self.heads, self.mlp_dim, self.hidden_act, self.dtype, self.attention

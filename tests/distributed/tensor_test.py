@@ -4,6 +4,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -147,6 +149,34 @@ def test_chips_of_tensor_exchange_sums_of_activations(name):
   for c in exchanged:
     is_kernel = any(name in c.where for name in ('qkv', 'net_0'))
     assert is_kernel or c.kind != 'all-to-all', c
+
+
+def test_a_table_is_not_gathered():
+  """Devices along `fsdp` exchange the columns that they found, both ways."""
+  mesh = mesh_lib.create(ConfigDict({'data': 2, 'fsdp': 4, 'tensor': 1}))
+  table, ids = _map(50, 32), _ids[:, :3]
+  split = NamedSharding(mesh, P(None, 'fsdp'))
+
+  def step(table, ids):
+    found = lambda table: jnp.square(placement.looked_up(table, ids)).mean()
+    return jax.value_and_grad(found)(table)
+
+  jitted = jax.jit(
+    placement.within(mesh, step),
+    in_shardings=(split, mesh_lib.batch_sharding(mesh)),
+    out_shardings=(mesh_lib.replicated(mesh), split),
+  )
+  compiled = jitted.lower(table, ids).compile()
+  for c in program.Program.of(compiled.as_text()).collectives:
+    sums = c.kind == 'all-reduce' and c.group_size in (2, 8)
+    exchange = c.kind == 'all-to-all' and c.group == (0, 1, 2, 3)
+    gathered = c.kind == 'all-gather' and c.example.startswith('s32')
+    assert sums or exchange or gathered, c
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7),
+    compiled(*jax.device_put((table, ids), compiled.input_shardings[0])),
+    step(table, ids),
+  )
 
 
 def test_heads_that_tensor_does_not_divide_are_refused():

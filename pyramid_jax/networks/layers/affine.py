@@ -126,12 +126,34 @@ class Conv(Layer):
     return self.finished(y, kernel)
 
 
+class Embed(nn.Embed):
+  """A table of learned rows, whose columns devices may share."""
+
+  # Whether the first axis of the ids is that of the batch.
+  has_rows: bool = True
+
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    """Maps ids (B, ...) to (B, ..., features)."""
+    if self.has_rows:
+      return placement.looked_up(self.embedding, ids)
+    return jnp.take(self.embedding, ids, axis=0)
+
+
 def embed(
-  rows: int, features: int, deviation: float, name: str | None = None
-) -> nn.Embed:
+  rows: int,
+  features: int,
+  deviation: float,
+  name: str | None = None,
+  has_rows: bool = True,
+) -> Embed:
   """Returns a table of learned rows, N(0, deviation^2) at first."""
-  normal = nn.initializers.normal(deviation)
-  return nn.Embed(rows, features, embedding_init=normal, name=name)
+  return Embed(
+    rows,
+    features,
+    embedding_init=nn.initializers.normal(deviation),
+    has_rows=has_rows,
+    name=name,
+  )
 
 
 # Products of activations with parameters. Activations may have a short type,
