@@ -74,6 +74,13 @@ NETWORKS = {
 }
 
 
+QUICK = ('diffit', 'spatial')
+NAMES = [
+  pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+  for name in NETWORKS
+]
+
+
 def _params(name):
   """Returns parameters of which none is zero."""
   network, inputs = NETWORKS[name]
@@ -120,14 +127,14 @@ def _programs(name):
   return [_compiled(name, sizes, params) for sizes in (TWO, four, ONE)]
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', NAMES)
 def test_tensor_halves_the_work_of_a_chip(name):
   (two, _), (one, _), _ = _programs(name)
   work = [program.Program.of(x.as_text()).flops for x in (two, one)]
   assert work[0] < 0.6 * work[1]
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', NAMES)
 def test_values_are_those_of_one_device(name):
   (two, of_two), _, (one, of_one) = _programs(name)
   jax.tree.map(
@@ -137,7 +144,7 @@ def test_values_are_those_of_one_device(name):
   )
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', NAMES)
 def test_chips_of_tensor_exchange_sums_of_activations(name):
   """And the kernels of groups, and gradients of weights that are whole."""
   (two, _), *_ = _programs(name)
