@@ -12,6 +12,8 @@ The reference's learning rate of 1e-6 looks like that of a fine-tuning.
 The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one.
 
+The batches are those of the reference; 32 rows fill at most 32 devices.
+
 Variants:
   text (default), text_clip: COCO 2014.
   layout, label, scene_graph: COCO 2017.

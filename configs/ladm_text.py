@@ -21,6 +21,9 @@ Reads a folder of images with captions.jsonl, which may name the camera.
 the band powers of the data first: those of 256 px are of six photographs, those
 of 1024 px a guess from them.
 
+A batch of 256 keeps at most 32 devices busy, which must divide each number of
+config.laplacian.stage_batch; docs/scaling.md says how to fill a pod.
+
 Variants:
   256 (default): stages of 64, 128 and 256 px, conditioned on the tokens of a
     pretrained T5 v1.1 XXL and on the camera.

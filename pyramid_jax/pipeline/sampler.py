@@ -206,6 +206,7 @@ class Sampler:
       numbers: (B,) of the images, whose noise follows from them.
     """
     self._announce(settings.spec)
+    self._announce_filling(len(numbers))
     start = [z[numbers % len(z)] for z in settings.extent.start]
     scales = (self._one_placed(np.asarray(z, np.float32)) for z in start)
     extent = dataclasses.replace(settings.extent, start=tuple(scales))
@@ -329,6 +330,19 @@ class Sampler:
       spec.solver,
       ' + '.join(map(str, steps)),
       ','.join(map(str, spec.steps)),
+    )
+
+  def _announce_filling(self, count: int) -> None:
+    """Says once how many rows of a batch are made for nothing."""
+    filled = mesh_lib.filled(self.mesh, count)
+    if filled == count or count in self._announced:
+      return
+    self._announced.add(count)
+    parts = mesh_lib.batch_parts(self.mesh)
+    logging.info(
+      '%d images at a time are filled up to %d, which %d devices divide: %s'
+      ' need no filling',
+      *(count, filled, parts, mesh_lib.nearest(count, parts)),
     )
 
 

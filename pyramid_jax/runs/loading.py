@@ -3,13 +3,16 @@
 import dataclasses
 import os
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import predictors
@@ -42,6 +45,26 @@ def abstract(
   return system_lib.Weights(frozen=frozen, **trees)
 
 
+def _mesh(system: system_lib.Trainable, config: ConfigDict) -> Mesh:
+  """Returns all devices, each with all of the weights where these fit.
+
+  Else the devices split them, and every step of a sampler gathers them.
+  """
+  mesh = mesh_lib.pure_data()
+  weights = jax.tree.leaves(abstract(system, config, mesh))
+  size = sum(x.size * x.dtype.itemsize for x in weights)
+  there = memory.available(mesh)
+  is_room = there is None or size <= there
+  if processes.decided(lambda: is_room):
+    return mesh
+  logging.warning(
+    'the weights, %.1f GB, are split over the devices: one of them has no room'
+    ' for all, and sampling is slower so',
+    size / 1e9,
+  )
+  return mesh_lib.create(ConfigDict({'data': 1, 'fsdp': -1, 'tensor': 1}))
+
+
 def load(
   config: ConfigDict,
   workdir: str | os.PathLike[str],
@@ -57,7 +80,8 @@ def load(
     workdir: the folder of the run.
     step: the step of the checkpoint, that of the predictor if there is one;
       None for the newest valid one.
-    mesh: to sample on; None for all devices, each with all of the weights.
+    mesh: to sample on; None for all devices, each with all of the weights
+      where these fit.
 
   Raises:
     UserError: no usable checkpoint, weights of another network, or pretrained
@@ -65,7 +89,7 @@ def load(
   """
   config, folder = predictors.resolve(config, workdir)
   system = workdir_lib.create_system(config)
-  mesh = mesh_lib.pure_data() if mesh is None else mesh
+  mesh = _mesh(system, config) if mesh is None else mesh
   shapes = abstract(system, config, mesh)
   whole = mesh_lib.replicated(mesh)
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)

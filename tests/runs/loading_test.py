@@ -1,9 +1,11 @@
 import shutil
 
+import jax
 import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.distributed import memory
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import loading
 from pyramid_jax.training import loop
@@ -33,6 +35,15 @@ def test_a_run_has_its_first_stage(run):
   workdir, config = run
   assert loading.load(config, workdir).step == 4
   assert loading.load(config, workdir, step=3).step == 3
+
+
+def test_weights_are_split_where_a_device_has_no_room(run, monkeypatch, caplog):
+  workdir, config = run
+  assert loading.load(config, workdir).mesh.shape['data'] == jax.device_count()
+  monkeypatch.setattr(memory, 'available', lambda mesh: 100)
+  mesh = loading.load(config, workdir).mesh
+  assert (mesh.shape['data'], mesh.shape['fsdp']) == (1, jax.device_count())
+  assert 'are split over the devices' in caplog.text
 
 
 def test_an_older_first_stage_is_refused(run, caplog):
