@@ -26,6 +26,7 @@ def load(name, data, fsdp, **fields):
     'mesh.data': data,
     'mesh.fsdp': fsdp,
     'mesh.fsdp_min_size': 256,
+    'optimizer.name': 'adamw',  # Muon gathers whole matrices.
   }
   if stages > 1:
     values['laplacian.stage_batch'] = (0,)
@@ -34,20 +35,19 @@ def load(name, data, fsdp, **fields):
   return configs.change(config, values | fields)
 
 
-def exchanged(draft: abstract.Draft) -> tuple[collectives.Collective, ...]:
-  """Returns the collectives of a program."""
-  text = draft.traced.lower().compile().as_text()
-  return program.Program.of(text).collectives
+def compiled(draft: abstract.Draft) -> program.Program:
+  """Returns the program of a draft."""
+  return program.Program.of(draft.traced.lower().compile().as_text())
 
 
-def of_step(config):
-  """Returns the collectives of a training step."""
-  return exchanged(abstract.training(config, mesh_lib.create(config.mesh)))
+def training(config):
+  """Returns the draft of a training step."""
+  return abstract.training(config, mesh_lib.create(config.mesh))
 
 
-def of_sampler(config):
-  """Returns the collectives of the program that makes images of noise."""
-  return exchanged(abstract.sampling(config, mesh_lib.create(config.mesh)))
+def sampling(config):
+  """Returns the draft of the program that makes images of noise."""
+  return abstract.sampling(config, mesh_lib.create(config.mesh))
 
 
 def has_rows(found: collectives.Collective) -> bool:
