@@ -147,16 +147,20 @@ def looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
   Where `FSDP` splits the rows of the batch and the columns of the table, each
   device finds its columns for all devices along that axis; then they exchange
   those for the other columns of their own rows. So the table is not gathered,
-  and neither is its gradient.
+  and neither is its gradient. A table that has no more rows than a device looks
+  up is gathered instead, which moves less.
   """
   count = sizes().get(FSDP, 1)
   if count == 1 or ids.shape[0] % parts() or table.shape[1] % count:
     return jnp.take(table, ids, axis=0)
+  if table.shape[0] <= ids.size // parts():
+    return jnp.take(whole(table), ids, axis=0)
   place = jax.lax.with_sharding_constraint
-  found = jnp.take(table, place(ids, PartitionSpec(DATA)), axis=0)
   between = (None,) * (ids.ndim - 1)
-  found = place(found, PartitionSpec(DATA, *between, FSDP))
-  return place(found, PartitionSpec(BATCH_AXES))
+  with jax.named_scope('looked_up'):
+    found = jnp.take(table, place(ids, PartitionSpec(DATA)), axis=0)
+    found = place(found, PartitionSpec(DATA, *between, FSDP))
+    return place(found, PartitionSpec(BATCH_AXES))
 
 
 def groups(kernel: jax.Array) -> jax.Array:

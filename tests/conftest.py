@@ -52,6 +52,9 @@ jax.config.update(
 )
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
+# Markers of tests that take many minutes.
+ASKED_FOR = {'hosts', 'pods'}
+
 # Compiled programs are dropped once a process has grown by so much.
 GROWTH_GIB = 0.75
 STATUS = pathlib.Path('/proc/self/statm')
@@ -110,13 +113,14 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
   """Skips what needs another platform, and puts files with slow tests first.
 
-  So no worker is left alone with a long file at the end. What has the marker
-  `hosts` runs only where the expression of `-m` names it.
+  So no worker is left alone with a long file at the end. What has one of the
+  markers `ASKED_FOR` runs only where the expression of `-m` names it.
   """
-  chosen = re.search(r'\bhosts\b', config.option.markexpr or '')
+  asked = re.findall(r'\w+', config.option.markexpr or '')
   for item in items:
-    if item.get_closest_marker('hosts') and not chosen:
-      item.add_marker(pytest.mark.skip(reason='many processes: -m hosts'))
+    for marker in ASKED_FOR - set(asked):
+      if item.get_closest_marker(marker):
+        item.add_marker(pytest.mark.skip(reason=f'long: -m {marker}'))
     for platform in {'gpu', 'tpu'} - {jax.default_backend()}:
       if item.get_closest_marker(platform):
         item.add_marker(pytest.mark.skip(reason=f'no {platform} is here'))

@@ -126,7 +126,7 @@ def difference(mine, theirs):
 
 
 def marked(*case):
-  return pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+  return pytest.param(*case, marks=() if case in QUICK else pytest.mark.pods)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ NETWORKS = {
 
 QUICK = ('diffit', 'spatial')
 NAMES = [
-  pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+  pytest.param(name, marks=() if name in QUICK else pytest.mark.pods)
   for name in NETWORKS
 ]
 

@@ -1,5 +1,9 @@
 """Programs that XLA divides among eight devices, and what they exchange."""
 
+import contextlib
+
+import jax
+
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.planning import abstract
 from pyramid_jax.planning import collectives
@@ -37,7 +41,20 @@ def load(name, data, fsdp, **fields):
 
 def compiled(draft: abstract.Draft) -> program.Program:
   """Returns the program of a draft."""
-  return program.Program.of(draft.traced.lower().compile().as_text())
+  with names_in_cache():
+    return program.Program.of(draft.traced.lower().compile().as_text())
+
+
+@contextlib.contextmanager
+def names_in_cache():
+  """Lets a program of other names be another one to the cache of programs."""
+  field = 'jax_compilation_cache_include_metadata_in_key'
+  was = getattr(jax.config, field)
+  jax.config.update(field, True)
+  try:
+    yield
+  finally:
+    jax.config.update(field, was)
 
 
 def training(config):
@@ -48,6 +65,16 @@ def training(config):
 def sampling(config):
   """Returns the draft of the program that makes images of noise."""
   return abstract.sampling(config, mesh_lib.create(config.mesh))
+
+
+def is_looked_up(found: collectives.Collective) -> bool:
+  """Whether a collective is one of `placement.looked_up`.
+
+  Ids of a few bytes go to all devices, and found rows to those that need them.
+  """
+  is_ids = found.kind == 'all-gather' and found.example.startswith('s32[')
+  is_found = found.kind == 'all-to-all' and 'looked_up' in found.where
+  return is_ids or is_found
 
 
 def has_rows(found: collectives.Collective) -> bool:

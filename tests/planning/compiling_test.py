@@ -24,7 +24,7 @@ def task(topology, **fields):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_programs_for_gpus_end_after_the_partitioner():
   given = task('h100:4x2')
   draft = given.draft()
@@ -73,7 +73,7 @@ def test_a_compiler_that_ends_early_is_one_line(monkeypatch, tmp_path):
   assert caught.value.code == errors.BUG
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='needs libtpu'
 )

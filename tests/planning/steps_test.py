@@ -29,8 +29,8 @@ def compiled(name, data, fsdp, **fields):
   'name',
   [
     'diffit_latent_shapes.py:debug',
-    pytest.param('diffit_latent_shapes.py', marks=pytest.mark.slow),
-    pytest.param('ldm_shapes.py', marks=pytest.mark.slow),
+    pytest.param('diffit_latent_shapes.py', marks=pytest.mark.pods),
+    pytest.param('ldm_shapes.py', marks=pytest.mark.pods),
   ],
 )
 def test_a_step_computes_what_the_model_needs(name):
@@ -41,7 +41,7 @@ def test_a_step_computes_what_the_model_needs(name):
   assert found.flops == pytest.approx(draft.model_flops(), rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_step_with_fsdp_exchanges_weights_and_gradients_alone():
   config, draft, found = compiled('ldm_shapes.py:debug', 2, 4)
   weights = {'params': draft.params, 'frozen': draft.frozen}
