@@ -31,8 +31,8 @@ _CUDNN_LOWEST = {'bfloat16': -(2.0**41), 'float16': -(2.0**15)}
 
 # The flash kernel is chosen where a head has so many logits, one full block. It
 # moves less than XLA's attention at all sizes that were planned (docs/
-# compiler.md), but a step of its grid costs about 0.35 us whatever it does
-# (docs.jax.dev, Pallas TPU), more than 2 ** 16 logits at a v5e's peak rate.
+# compiler.md), but a step of its grid has a cost of its own, which smaller
+# blocks may not earn back. On a TPU nobody has measured where it begins to pay.
 _FLASH_MIN_LOGITS = 2**18
 
 _PLATFORMS = {'cudnn': 'gpu', 'flash': 'tpu'}
