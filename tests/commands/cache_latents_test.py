@@ -64,20 +64,22 @@ def cache(first_stage, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_several_processes_share_the_shards(first_stage, cache, tmp_path):
-  folder = tmp_path / 'latents'
-  ended = cluster.run(
-    2,
-    *arguments(first_stage[0], folder, '--flips'),
-    module='pyramid_jax.commands.cache_latents',
-  )
-  assert [x.code for x in ended] == [0, 0], cluster.report(ended)
-  names = sorted(p.name for p in cache.iterdir())
-  assert sorted(p.name for p in folder.iterdir()) == names
-  same = [n for n in names if n.endswith('.json')]
-  for name in same:
-    assert (folder / name).read_text() == (cache / name).read_text()
+def test_several_processes_share_the_shards(first_stage, tmp_path):
+  folders = {number: tmp_path / str(number) for number in (1, 2)}
+  for number, folder in folders.items():
+    ended = cluster.run(
+      number,
+      *arguments(first_stage[0], folder, '--flips'),
+      module='pyramid_jax.commands.cache_latents',
+    )
+    assert [x.code for x in ended] == [0] * number, cluster.report(ended)
   assert [x.text.count('10 latents in') for x in ended] == [1, 0]
+  names = sorted(p.name for p in folders[1].iterdir())
+  assert sorted(p.name for p in folders[2].iterdir()) == names
+  for name in names:
+    if name.endswith('.json'):  # with the hash of a shard
+      text = (folders[2] / name).read_text()
+      assert text == (folders[1] / name).read_text()
 
 
 def cached_config(folder, task='class', **fields):
