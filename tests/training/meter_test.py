@@ -124,7 +124,9 @@ def test_the_report_of_a_run(run):
 
 
 def test_a_known_chip_has_an_mfu(monkeypatch, tmp_path, caplog):
-  chip = chips.Chip(bfloat16=2e6, float32=1e6, memory_bytes=1e9, bandwidth=1e9)
+  chip = chips.Chip(
+    bfloat16=2e6, float32=1e6, memory_bytes=1e9, bandwidth=1e9, links=None
+  )
   monkeypatch.setattr(chips, 'CHIPS', {'cpu': chip})
   with caplog.at_level('INFO', logger='absl'):
     loop.run(fake_run.config(train__steps=2), tmp_path)
