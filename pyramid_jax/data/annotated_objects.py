@@ -7,6 +7,7 @@ import threading
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
+from PIL import Image
 
 from pyramid_jax import errors
 from pyramid_jax.conditioning import hashing
@@ -67,13 +68,13 @@ def object_arrays(
   }
 
 
-def _has_shape(image: np.ndarray, size: np.ndarray) -> bool:
-  """Whether an image (H, W, 3) is a scaled one of a width and a height.
+def _has_shape(image: Image.Image, size: np.ndarray) -> bool:
+  """Whether an image is a scaled one of a width and a height.
 
   Its height may differ by a pixel or a hundredth.
   """
-  height = size[1] * image.shape[1] / size[0]
-  return abs(height - image.shape[0]) <= 1 + height / 100
+  height = size[1] * image.width / size[0]
+  return abs(height - image.height) <= 1 + height / 100
 
 
 class AnnotatedObjectsReader(file_reader.FileReader):
@@ -197,7 +198,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
       example |= self._graph(rows, boxes, flipped, draw)
     return example
 
-  def _read(self, index: int) -> np.ndarray:
+  def _read(self, index: int) -> Image.Image:
     """Returns an image as its boxes lie on it.
 
     That is as it is stored, or upright if its annotation has the size of that.
@@ -212,10 +213,10 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     size = self._index.sizes[index]
     data = images.load_bytes(path)
     self._checksums.check(file, path, data)
-    image = images.decode(data, path)
+    image = images.decode_image(data, path)
     if not _has_shape(image, size):
-      image = images.decode(data, path, upright=True)
-    width, height = image.shape[1], image.shape[0]
+      image = images.decode_image(data, path, upright=True)
+    width, height = image.size
     said = f'{width}x{height} px, its annotation says {size[0]:g}x{size[1]:g}'
     if not _has_shape(image, size):
       raise images.BrokenImage(path, said)

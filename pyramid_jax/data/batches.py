@@ -1,27 +1,18 @@
-"""The order of a run's examples, and their way to the device.
+"""The order of a run's examples.
 
-Not by `grain`: here the position is one integer that any number of processes
-understands, and what is drawn for an example is a function of it.
+The position is one integer that any number of processes understands, and what
+is drawn for an example is a function of it.
 """
 
-from collections import deque
-from collections.abc import Callable
-from collections.abc import Iterator
-from concurrent import futures
-import contextlib
-import itertools
 from typing import Any
 from typing import Protocol
-from typing import TypeVar
 
 import numpy as np
 
 from pyramid_jax.conditioning import hashing
-from pyramid_jax.runs import stopping
 
 
 Arrays = dict[str, Any]
-Placed = TypeVar('Placed')
 _STREAM = 100  # word of the hash that makes the draws of examples
 _ROUNDS = 6
 
@@ -141,48 +132,3 @@ class Batches:
   def rows(self, numbers: np.ndarray) -> Arrays:
     """Returns the examples (B, ...) that have these numbers (B,) in the run."""
     return self.reader.batch(*self._order(numbers))
-
-
-@contextlib.contextmanager
-def prefetch(
-  batches: Batches,
-  first_step: int,
-  last_step: int,
-  place: Callable[[Arrays], Placed],
-  depth: int = 2,
-  threads: int = 2,
-) -> Iterator[Iterator[Placed]]:
-  """Prepares the batches of [first_step, last_step) in threads, in order.
-
-  Within the context they are iterated over; an exception of the reader is
-  raised where its batch would have come, and `stopping.Stopped` where a signal
-  asked to stop. Leaving it drops what is prepared and waits for the threads,
-  but for those that an exception leaves behind: they may hang. `place` puts a
-  host batch onto the mesh; it runs in the threads too, so that the transfer
-  overlaps the computation. `depth` batches are in work or ready, at least one
-  for each thread.
-
-  Raises:
-    ValueError: depth or threads below 1.
-  """
-  if depth < 1 or threads < 1:
-    raise ValueError(
-      f'depth and threads must be at least 1, got {depth} and {threads}.'
-    )
-  pool = futures.ThreadPoolExecutor(threads, 'prefetch')
-  steps = iter(range(first_step, last_step))
-  submit = lambda step: pool.submit(lambda: place(batches.at(step)))
-  pending = deque(map(submit, itertools.islice(steps, max(depth, threads))))
-
-  def ready() -> Iterator[Placed]:
-    while pending:
-      batch = stopping.wait(pending.popleft())
-      pending.extend(map(submit, itertools.islice(steps, 1)))
-      yield batch
-
-  is_whole = False
-  try:
-    yield ready()
-    is_whole = True
-  finally:
-    pool.shutdown(wait=is_whole, cancel_futures=True)

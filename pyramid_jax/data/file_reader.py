@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
 
 import jax
@@ -88,21 +89,30 @@ class FileReader:
     del index
     return functools.partial(self.example, draw=draw)
 
+  def row(self, index: int, draw: np.uint64) -> Example:
+    """Returns an example, or if it is broken another in its place.
+
+    Raises:
+      UserError: too many images are broken (see `skipping`).
+    """
+    return self._skipper.first_valid(index, self.loader(index, draw))[1]
+
+  def stacked(self, rows: Sequence[Example]) -> Example:
+    """Returns examples as one batch; see `prefetching.Rowwise`."""
+    out = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    if self._edges in edges.ON_HOST:
+      found = edges.detector(self._edges)(out['image'])
+      out['edges'] = np.asarray(255 * found, np.uint8)
+    return out
+
   def batch(self, indices: np.ndarray, draws: np.ndarray) -> Example:
     """Returns stacked examples; broken images are replaced.
 
     Raises:
       UserError: too many images are broken (see `skipping`).
     """
-    rows = []
-    for index, draw in zip(np.asarray(indices), np.asarray(draws), strict=True):
-      load = self.loader(int(index), np.uint64(draw))
-      rows.append(self._skipper.first_valid(int(index), load)[1])
-    out = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    if self._edges in edges.ON_HOST:
-      found = edges.detector(self._edges)(out['image'])
-      out['edges'] = np.asarray(255 * found, np.uint8)
-    return out
+    pairs = zip(np.asarray(indices), np.asarray(draws), strict=True)
+    return self.stacked([self.row(int(i), np.uint64(d)) for i, d in pairs])
 
   def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Makes the images float32 in [-1, 1]; pure, runs inside jit.
@@ -122,7 +132,7 @@ class FileReader:
 
   def cut(
     self,
-    image: np.ndarray,
+    image: transforms.AnyImage,
     index: int,
     draw: np.uint64,
     shape: buckets_lib.Shape | None = None,
@@ -131,8 +141,8 @@ class FileReader:
 
     The example has `image` (uint8 until `finish`), `crop`, `flipped` and `id`;
     for super-resolution `lr_image` (h, w, 3) uint8; where holes are asked for,
-    the arrays of `holes.sample`. `image` is (H, W, 3) uint8, `shape` the height
-    and width of the result, if it is no square.
+    the arrays of `holes.sample`. `shape` is the height and width of the result,
+    if it is no square.
     """
     pixels, crop, flipped = self.transform(image, draw, shape)
     example = {

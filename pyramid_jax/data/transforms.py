@@ -23,7 +23,8 @@ SHAPED = ('center', 'random-1d')  # whose results need not be squares
 Size = tuple[int, int]  # width and height, or height and width
 Window = tuple[int, int, int, int]  # left, top, width, height
 Draw = int | np.integer
-Resize = Callable[[np.ndarray, Size, Window], np.ndarray]
+AnyImage = np.ndarray | Image.Image  # (H, W, 3) uint8, or of the mode RGB
+Resize = Callable[[AnyImage, Size, Window], np.ndarray]
 # Words of the hash, one for each choice of an example.
 _LEFT, _TOP, _SIDE, _FLIP = 101, 102, 103, 104
 
@@ -41,20 +42,39 @@ def _taps(
   return low, high, source - low.astype(np.float32)
 
 
-def resize_bilinear(
-  image: np.ndarray, size: Size, window: Window
-) -> np.ndarray:
+def _shape(image: AnyImage) -> Size:
+  """Returns height and width."""
+  if isinstance(image, Image.Image):
+    return image.height, image.width
+  return image.shape[0], image.shape[1]
+
+
+def _part_of(image: AnyImage, window: Window) -> AnyImage:
+  """Returns the pixels of a window."""
+  left, top, width, height = window
+  if isinstance(image, Image.Image):
+    return image.crop((left, top, left + width, top + height))
+  return image[top : top + height, left : left + width]
+
+
+def resize_bilinear(image: AnyImage, size: Size, window: Window) -> np.ndarray:
   """Resizes as Frido does: bilinear, no antialiasing, truncated to uint8.
 
   That is `torch.nn.functional.interpolate(align_corners=False)` of a uint8
   tensor in torchvision 0.8.1, on which the published FID references depend.
-  `image` is (H, W, 3) uint8, `size` the width and height of the whole result,
-  of which only the `window` (left, top, width, height) is computed.
+  `size` is the width and height of the whole result, of which only the
+  `window` (left, top, width, height) is computed.
   """
   left, top, width, height = window
-  rows, columns, channels = image.shape
+  rows, columns = _shape(image)
   x0, x1, wx = _taps(columns, size[0], left, width)
   y0, y1, wy = _taps(rows, size[1], top, height)
+  # Only what the taps reach becomes an array.
+  x, y = int(x0[0]), int(y0[0])
+  reach = (x, y, int(x1[-1]) + 1 - x, int(y1[-1]) + 1 - y)
+  image = np.asarray(_part_of(image, reach))
+  x0, x1, y0, y1 = x0 - x, x1 - x, y0 - y, y1 - y
+  rows, columns, channels = image.shape
   # Channels join the columns: NumPy is slow on a last axis of three.
   channel = np.arange(channels)
   x0 = (x0[:, None] * channels + channel).ravel()
@@ -72,12 +92,19 @@ def resize_bilinear(
 
 
 def _resize(
-  image: np.ndarray, size: Size, window: Window, kind: Image.Resampling
+  image: AnyImage, size: Size, window: Window, kind: Image.Resampling
 ) -> np.ndarray:
   left, top, width, height = window
-  x, y = image.shape[1] / size[0], image.shape[0] / size[1]
+  rows, columns = _shape(image)
+  x, y = columns / size[0], rows / size[1]
   box = (left * x, top * y, (left + width) * x, (top + height) * y)
-  return np.asarray(Image.fromarray(image).resize((width, height), kind, box))
+  return np.asarray(_opened(image).resize((width, height), kind, box))
+
+
+def _opened(image: AnyImage) -> Image.Image:
+  if isinstance(image, Image.Image):
+    return image
+  return Image.fromarray(image)
 
 
 # Pillow's antialiased bicubic filter, and means over areas; the arguments are
@@ -168,7 +195,7 @@ class Transform:
       )
 
   def __call__(
-    self, image: np.ndarray, draw: Draw, shape: Size | None = None
+    self, image: AnyImage, draw: Draw, shape: Size | None = None
   ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Applies the choices of a draw, the seed of the example.
 
@@ -186,7 +213,7 @@ class Transform:
       pixels, crop = self._halved(image)
     else:
       rows, columns = shape or (size, size)
-      resized = _covering(image.shape, (columns, rows))
+      resized = _covering(_shape(image), (columns, rows))
       left, top, crop = self._part(resized, (columns, rows), draw)
       pixels = self.resize(image, resized, (left, top, columns, rows))
     flipped = self.flip and bool(hashing.uniforms(draw, _FLIP) < 0.5)
@@ -208,10 +235,10 @@ class Transform:
     return _share((left, top), part, resized)
 
   def _resized(
-    self, image: np.ndarray, draw: Draw
+    self, image: AnyImage, draw: Draw
   ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a square, or with 'none' everything, then resizes it."""
-    height, width = image.shape[:2]
+    height, width = _shape(image)
     side, size, left, top = min(width, height), self.size, 0, 0
     if self.crop == 'random-2d' and side > size:
       side = size + int(hashing.below(side - size + 1, draw, _SIDE))
@@ -223,13 +250,13 @@ class Transform:
     elif self.crop != 'none':
       left = int(hashing.below(width - side + 1, draw, _LEFT))
       top = int(hashing.below(height - side + 1, draw, _TOP))
-    part = image[top : top + rows, left : left + columns]
+    part = _part_of(image, (left, top, columns, rows))
     pixels = self.resize(part, (size, size), (0, 0, size, size))
     return pixels, _share((left, top), (columns, rows), (width, height))
 
-  def _halved(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def _halved(self, image: AnyImage) -> tuple[np.ndarray, np.ndarray]:
     """The crop of guided-diffusion."""
-    whole, size = Image.fromarray(image), self.size
+    whole, size = _opened(image), self.size
     while min(whole.size) >= 2 * size:
       half = (whole.width // 2, whole.height // 2)
       whole = whole.resize(half, Image.Resampling.BOX)
@@ -238,7 +265,7 @@ class Transform:
     left, top = (width - size) // 2, (height - size) // 2
     if width * height > limits.IMAGE_PIXELS:  # of a very oblong image
       window = (left, top, size, size)
-      pixels = resize_bicubic(np.asarray(whole), (width, height), window)
+      pixels = resize_bicubic(whole, (width, height), window)
     else:
       whole = whole.resize((width, height), Image.Resampling.BICUBIC)
       pixels = np.asarray(whole)[top : top + size, left : left + size]

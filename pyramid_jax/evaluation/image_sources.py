@@ -20,6 +20,7 @@ from pyramid_jax import placement
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import image_files
 from pyramid_jax.data import images as data_images
+from pyramid_jax.data import prefetching
 from pyramid_jax.data import stored_arrays
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
@@ -60,7 +61,7 @@ class Images:
       yield from [(rows, nothing)] * (steps - first)
       return
     order = batches_lib.Batches(self.source, size, _SEED, self.shuffle, rows)
-    with batches_lib.prefetch(
+    with prefetching.prefetch(
       order, first, steps, lambda batch: batch, threads=self.threads
     ) as ready:
       for step in range(first, steps):

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import prefetching
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import memory
@@ -302,7 +302,7 @@ def _reading(
 ) -> contextlib.AbstractContextManager[Iterator[Any]]:
   """Returns the batches of the steps after the first ones, on the mesh."""
   config = setup.config
-  return batches_lib.prefetch(
+  return prefetching.prefetch(
     setup_lib.batches(config, setup.reader, setup.mesh),
     first,
     config.train.steps,

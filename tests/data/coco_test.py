@@ -11,6 +11,7 @@ from pyramid_jax.conditioning import scene_graph
 from pyramid_jax.data import batches
 from pyramid_jax.data import images
 from pyramid_jax.data import object_index
+from pyramid_jax.data import prefetching
 from pyramid_jax.data.readers import coco
 from tests.helpers import coco_files
 
@@ -338,7 +339,7 @@ def test_finish_and_batches(root):
   reader = data.create(coco_files.make_config(root, 'layout'), 'train')
   run = batches.Batches(reader, 2, seed=1)
   finish = jax.jit(reader.finish)
-  with batches.prefetch(run, 0, 5, jax.device_put, threads=2) as loader:
+  with prefetching.prefetch(run, 0, 5, jax.device_put, threads=2) as loader:
     got = [finish(batch) for batch in loader]
   assert len(got) == 5
   for step, batch in enumerate(got):

@@ -1,5 +1,7 @@
 """Resizing, crops and flips by hand."""
 
+import hashlib
+import itertools
 import tracemalloc
 
 import jax
@@ -236,6 +238,35 @@ def test_extreme_shapes_stay_small():
 def test_unknown_crop():
   with pytest.raises(ValueError, match="'centre'.*center, random-1d"):
     transforms.Transform(size=4, crop='centre')
+
+
+# Of what this package cut at d477208, which made an array of every image.
+RECORDED = 'aeb814d10cf6099409fb7a90d3a9298578130e4807ab538f6e8ddfbd6e4600e2'
+
+
+def pattern(height, width):
+  """An image with edges, by integers alone."""
+  y, x, c = np.ogrid[:height, :width, :3]
+  return ((x * x * 7 + y * y * 3 + (x * 31 ^ y * 17) * (c + 2)) % 256).astype(
+    np.uint8
+  )
+
+
+@pytest.mark.parametrize('opened', [np.asarray, Image.fromarray])
+def test_pixels_and_crops_are_those_of_before(opened):
+  found = hashlib.sha256()
+  shapes = ((48, 64), (37, 25), (300, 70), (17, 17), (9, 40), (130, 128))
+  for shape, crop, resize, size in itertools.product(
+    shapes, transforms.CROPS, transforms.RESIZES.values(), (16, 24, 64)
+  ):
+    transform = transforms.Transform(
+      size=size, crop=crop, flip=True, resize=resize
+    )
+    for draw in (1, 7):
+      pixels, box, flipped = transform(opened(pattern(*shape)), draw)
+      found.update(np.ascontiguousarray(pixels).tobytes())
+      found.update(box.tobytes() + bytes([flipped]))
+  assert found.hexdigest() == RECORDED
 
 
 @pytest.mark.parametrize('crop', transforms.CROPS)

@@ -23,6 +23,7 @@ With `config.data.buckets` training images nearly keep their aspect ratio: see
 from collections.abc import Callable
 from collections.abc import Container
 from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent import futures
 import functools
 import pathlib
@@ -275,22 +276,19 @@ class ImageFolderReader(file_reader.FileReader):
     shape = None if self.buckets is None else self.buckets.shape(index)
     return functools.partial(self.example, draw=draw, shape=shape)
 
-  def batch(
-    self, indices: np.ndarray, draws: np.ndarray
-  ) -> file_reader.Example:
-    """Returns stacked examples; see `FileReader.batch`.
+  def stacked(self, rows: Sequence[file_reader.Example]) -> file_reader.Example:
+    """Returns examples as one batch; see `FileReader.stacked`.
 
     Raises:
       ValueError: examples of more than one bucket.
     """
-    if self.buckets is not None:
-      shapes = {self.buckets.shape(int(index)) for index in indices}
-      if len(shapes) > 1:
-        raise ValueError(
-          'config.data.buckets is for training; images of the shapes'
-          f' {sorted(shapes)} are no batch, set it to 0'
-        )
-    return super().batch(indices, draws)
+    shapes = {row['image'].shape[:2] for row in rows}
+    if len(shapes) > 1:
+      raise ValueError(
+        'config.data.buckets is for training; images of the shapes'
+        f' {sorted(shapes)} are no batch, set it to 0'
+      )
+    return super().stacked(rows)
 
   def _read_map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
     path = self._folder / self._map_files[name]
@@ -319,7 +317,7 @@ class ImageFolderReader(file_reader.FileReader):
     path = self._folder / name
     data = images.load_bytes(path)
     self._checksums.check(name, path, data)
-    image = images.decode(data, path, upright=True)
+    image = images.decode_image(data, path, upright=True)
     example, crop, flipped = self.cut(image, index, draw, shape)
     label = self._labels[name.split('/')[0]] if '/' in name else 0
     example['class'] = np.asarray(label, np.int32)
@@ -327,7 +325,7 @@ class ImageFolderReader(file_reader.FileReader):
     if shape is not None:
       example['aspect'] = np.log(np.array(shape, np.float32) / size)
     if 'mask' in self._maps:
-      classes = self._read_map(name, image.shape)
+      classes = self._read_map(name, (image.height, image.width))
       box = self.transform.pixel_crop(classes.shape, crop)
       example['mask'] = transforms.cut_map(classes, box, size, flipped)
     if self._cameras is not None:
