@@ -36,6 +36,20 @@ FIELDS = {
     high=1,
     resumable=True,
   ),
+  'data.max_broken': Field(
+    skipping.BY_SHARE,
+    'The number of images that may be broken or gone before a run stops, in'
+    ' place of broken_share; -1 leaves it to that.',
+    low=skipping.BY_SHARE,
+    resumable=True,
+  ),
+  'data.cache_dir': Field(
+    '',
+    'Where indices of large folders and annotation files are kept between runs;'
+    " empty for pyramid_jax in the user's cache folder.",
+    resumable=True,
+    path=True,
+  ),
   'data.checksums': Field(
     '',
     'A list of sha256sum with all images of image_folder or coco, by names'

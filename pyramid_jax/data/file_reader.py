@@ -74,8 +74,9 @@ class FileReader:
     self._warned_of_cut = False
     self.keep_text = not train
     self._length = length
-    share = config.data.broken_share
-    self._skipper = skipping.Skipper(length, self.report, share)
+    self._skipper = skipping.Skipper(
+      length, self.report, d.broken_share, d.max_broken
+    )
 
   def __len__(self) -> int:
     return self._length

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import errno
 import functools
 import os
@@ -32,16 +33,23 @@ UNREADABLE = (
   *('.heic', '.heif', '.jxl', '.svg', '.psd', '.tga', '.ico', '.icns', '.eps'),
   *('.pdf', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.raw', '.exr', '.hdr'),
 )
-LeftOut = Mapping[str, Sequence[str]]  # Paths by the reason.
 T = TypeVar('T')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listed:
+  """What is in a folder, at any depth."""
+
+  files: list[str]  # paths of the images, sorted
+  report: str  # what is left out, for the log; '' for nothing
+  is_calm: bool  # whether that is no reason to warn
+  folders: dict[str, int]  # times of change in ns as they were listed
 
 
 def find_images(base: pathlib.Path, name: str) -> list[str]:
   """Returns the paths of all images below a folder, sorted, at least one.
 
-  Links are followed, a link to a folder that it lies in is not. A file without
-  a suffix is an image if its content is. Semantic maps, captions and hidden
-  files are no images. What else is left out is logged by its kind.
+  See `listed`, whose report is logged.
 
   Args:
     base: the folder.
@@ -50,31 +58,78 @@ def find_images(base: pathlib.Path, name: str) -> list[str]:
   Raises:
     UserError: there are no images, or a folder cannot be listed.
   """
+  found = listed(base)
+  say(base, len(found.files), found.report, found.is_calm)
+  check(found.files, name)
+  return found.files
+
+
+def listed(base: pathlib.Path) -> Listed:
+  """Lists a folder.
+
+  Links are followed, a link to a folder that it lies in is not. A file without
+  a suffix is an image if its content is. Semantic maps, captions and hidden
+  files are no images. Of objects in a store there are no times of folders.
+
+  Raises:
+    UserError: a folder cannot be listed.
+  """
   found: list[str] = []
   left_out: dict[str, list[str]] = {}
+  folders: dict[str, int] = {}
   is_remote = stores.is_remote(base)
-  for path, reason in _objects(base) if is_remote else _walk(base):
+  for path, reason in _objects(base) if is_remote else _walk(base, folders):
     if reason:
       left_out.setdefault(reason, []).append(path)
     else:
       found.append(path)
-  _report(base, len(found), left_out)
-  if not found:
+  parts = [counted(reason, names) for reason, names in left_out.items()]
+  calm = all(
+    reason == HIDDEN
+    or (reason.startswith('files') and not reason.endswith(UNREADABLE))
+    for reason in left_out
+  )
+  return Listed(
+    files=sorted(found),
+    report=', '.join(sorted(parts)),
+    is_calm=calm,
+    folders=folders,
+  )
+
+
+def say(base: pathlib.Path, count: int, report: str, is_calm: bool) -> None:
+  """Logs what is left out of a folder with `count` images, see `Listed`."""
+  if report:
+    level = logging.INFO if is_calm else logging.WARNING
+    text = '%s: %d images are read; left out are %s'
+    logging.log(level, text, base, count, report)
+
+
+def check(files: Sequence[str], name: str) -> None:
+  """Raises a UserError if there are no files; see `find_images`."""
+  if not files:
     raise errors.UserError(
       f'{name} holds no images; expected files that end in '
       f'{", ".join(images.SUFFIXES)}.',
       errors.MISSING,
     )
-  return sorted(found)
 
 
-def _walk(base: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """Yields (path below a folder, why it is left out or '' if it is not)."""
+def _walk(
+  base: pathlib.Path, folders: dict[str, int]
+) -> Iterator[tuple[str, str]]:
+  """Yields (path below a folder, why it is left out or '' if it is not).
+
+  `folders` gets the times at which the folders were changed, in ns.
+  """
   # Folders to list, with the real paths of those that they lie in and their
   # own.
   todo: list[tuple[str, tuple[str, ...]]] = [('', (os.path.realpath(base),))]
   while todo:
     prefix, parents = todo.pop()
+    with _named(base / prefix):
+      seen = functools.partial(os.stat, base / prefix)
+      folders[prefix] = retries.repeat(seen, base / prefix).st_mtime_ns
     for entry in _entries(base / prefix):
       path = f'{prefix}{entry.name}'
       with _named(base / path):
@@ -193,21 +248,6 @@ def _reason_of_name(name: str, path: pathlib.Path) -> str | None:
       raise error.__cause__ from error
     return 'files without a suffix'
   return ''
-
-
-def _report(base: pathlib.Path, count: int, left_out: LeftOut) -> None:
-  """Logs what is left out of a folder with `count` images."""
-  if not left_out:
-    return
-  parts = [counted(reason, names) for reason, names in left_out.items()]
-  calm = all(
-    reason == HIDDEN
-    or (reason.startswith('files') and not reason.endswith(UNREADABLE))
-    for reason in left_out
-  )
-  level = logging.INFO if calm else logging.WARNING
-  text = '%s: %d images are read; left out are %s'
-  logging.log(level, text, base, count, ', '.join(sorted(parts)))
 
 
 def counted(what: str, names: Sequence[str]) -> str:

@@ -8,21 +8,17 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import hashlib
-import json
-import os
 import pathlib
-import tempfile
 
 from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.data import annotation_files
-from pyramid_jax.files import arrays as arrays_lib
+from pyramid_jax.data import index_cache
 
 
-Arrays = dict[str, np.ndarray]
+Arrays = index_cache.Arrays
 # Below this, reading the files again is faster than it is worth a cache.
 MIN_BYTES = 16 << 20
 _VERSION = 3  # of what an index holds
@@ -153,50 +149,34 @@ def select(
   )
 
 
-def cache_folder() -> pathlib.Path:
-  """Returns where indices are kept: never among the data itself."""
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(base) / 'pyramid_jax'
-
-
-def _cache_path(
-  files: Sequence[pathlib.Path], options: Mapping
-) -> pathlib.Path:
-  stats = [
-    (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
-    for file in files
-  ]
-  key = json.dumps([_VERSION, stats, options], sort_keys=True)
-  return cache_folder() / f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz'
-
-
 def load_or_build(
-  files: Sequence[pathlib.Path], options: Mapping, build: Callable[[], Arrays]
+  files: Sequence[pathlib.Path],
+  options: Mapping,
+  build: Callable[[], Arrays],
+  cache: pathlib.Path | None = None,
 ) -> Arrays:
   """Returns `build()`, or what it returned for the same files and options.
 
   Files are the same if path, size and time of change are. The index of small
-  files is not kept, nor where the folder cannot be written. `options` are JSON
-  values on which `build` depends besides `files`; its arrays hold no Python
-  objects.
+  files is not kept.
+
+  Args:
+    files: what is read.
+    options: JSON values on which `build` depends besides `files`.
+    build: makes the arrays, which hold no Python objects.
+    cache: see `index_cache.folder`; None for that of the user.
   """
-  if sum(file.stat().st_size for file in files) < MIN_BYTES:
+  stats = [(file, file.stat()) for file in files]
+  if sum(stat.st_size for _, stat in stats) < MIN_BYTES:
     return build()
-  path = _cache_path(files, options)
-  try:
-    return arrays_lib.load(path)
-  except FileNotFoundError:
-    pass
-  except (OSError, ValueError) as error:
-    logging.warning('Ignored the damaged index %s: %s', path, error)
-  logging.info('Indexing %s', ', '.join(map(str, files)))
-  arrays = build()
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
-      np.savez(aside, allow_pickle=False, **arrays)
-    os.replace(aside.name, path)
-    logging.info('Kept the index in %s', path)
-  except OSError as error:
-    logging.warning('The index is not kept: %s', error)
-  return arrays
+  facts = [
+    (str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+    for file, stat in stats
+  ]
+
+  def said() -> Arrays:
+    logging.info('Indexing %s', ', '.join(map(str, files)))
+    return build()
+
+  cache = index_cache.user_folder() if cache is None else cache
+  return index_cache.load_or_build(cache, [_VERSION, facts, options], said)

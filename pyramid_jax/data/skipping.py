@@ -12,17 +12,21 @@ from pyramid_jax.data import images
 
 
 SHARE = 0.001  # of a set may be left out
+BY_SHARE = -1  # in place of a number of images: the share decides
 FEW, QUARTER = 10, 4  # In a small set these many, at most one in four.
 IN_A_ROW = 3  # Images that cannot be read: then it is the storage.
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 T = TypeVar('T')
 
 
-def allowed(length: int, share: float) -> int:
+def allowed(length: int, share: float, most: int = BY_SHARE) -> int:
   """Returns how many images of a set may be left out.
 
-  That is the share, in small sets up to 10 or a quarter; with 0 it is none.
+  That is `most`, whatever the set; with `BY_SHARE` it is the share, in small
+  sets up to 10 or a quarter, and none where the share is 0.
   """
+  if most != BY_SHARE:
+    return most
   few = min(FEW, max(1, length // QUARTER)) if share else 0
   return max(few, int(length * share))
 
@@ -42,12 +46,19 @@ class Skipper:
       `replaced_examples`.
   """
 
-  def __init__(self, length: int, report: dict[str, int], share: float = SHARE):
-    """`report` is the reader's; it gets the counts; `share` as in `allowed`."""
+  def __init__(
+    self,
+    length: int,
+    report: dict[str, int],
+    share: float = SHARE,
+    most: int = BY_SHARE,
+  ):
+    """`report` is the reader's and gets the counts; else as in `allowed`."""
     self.report = report
     self.report.update(broken_images=0, replaced_examples=0)
     self._length = length
-    self._allowed = allowed(length, share)
+    self._allowed = allowed(length, share, most)
+    self._field = 'broken_share' if most == BY_SHARE else 'max_broken'
     self._broken: set[int] = set()
     self._gone: set[int] = set()
     self._failed = 0  # reads in a row that storage refused
@@ -104,7 +115,7 @@ class Skipper:
       words = [*(['broken'] if broken else []), *(['gone'] if gone else [])]
       raise errors.UserError(
         f'{broken + gone} of {self._length} images are {" or ".join(words)}, at'
-        f' most {self._allowed} are skipped (config.data.broken_share); the'
+        f' most {self._allowed} are skipped (config.data.{self._field}); the'
         f' last is {error}.',
         errors.DATA,
       ) from error

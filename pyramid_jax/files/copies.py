@@ -119,7 +119,7 @@ def _copied(
     return place
   with errors.writing(place):
     place.parent.mkdir(parents=True, exist_ok=True)
-  with _one_at_a_time(place.parent) as is_alone:
+  with one_at_a_time(place.parent) as is_alone:
     if not place.is_file():
       for left in place.parent.glob('.*') if is_alone else ():
         left.unlink(missing_ok=True)  # of a process that was killed
@@ -131,11 +131,11 @@ def _copied(
 
 
 @contextlib.contextmanager
-def _one_at_a_time(place: pathlib.Path) -> Iterator[bool]:
-  """Waits for other processes of this host that fetch the same object.
+def one_at_a_time(place: pathlib.Path) -> Iterator[bool]:
+  """Waits for other processes of this host that make what is in a folder.
 
   Yields whether there is none; where the file system has no locks, each process
-  fetches it by itself.
+  makes it by itself.
   """
   with errors.writing(place):
     handle = os.open(place, os.O_RDONLY)

@@ -473,6 +473,8 @@ def test_what_a_resume_may_change(system):
     'data.root',
     'data.workers',
     'data.broken_share',
+    'data.max_broken',
+    'data.cache_dir',
     'data.checksums',
     'control.weight',
     'sketch.predictor',

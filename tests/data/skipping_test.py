@@ -94,6 +94,19 @@ def test_the_share_is_what_is_configured():
     skipper.first_valid(3, loader({3}))
 
 
+def test_a_number_takes_the_place_of_the_share(caplog):
+  assert [skipping.allowed(n, 0.5, 2) for n in (1, 24, 10**6)] == [2, 2, 2]
+  assert skipping.allowed(24, 0.5, 0) == 0
+  skipper = skipping.Skipper(10**6, {}, 0.5, 2)
+  for index in (1, 3):
+    skipper.first_valid(index, loader({1, 3, 5}))
+  assert 'Skipped a broken image: 1.jpg: truncated' in caplog.text
+  assert 'Skipped a broken image: 3.jpg: truncated' in caplog.text
+  words = '3 of 1000000 images are broken, at most 2 are .*max_broken.*5.jpg'
+  with pytest.raises(errors.UserError, match=words):
+    skipper.first_valid(5, loader({1, 3, 5}))
+
+
 def test_images_that_vanished_are_not_called_broken(caplog):
   report = {}
   skipper = skipping.Skipper(8, report)

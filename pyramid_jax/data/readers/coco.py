@@ -25,6 +25,7 @@ from pyramid_jax import limits
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import category_lists
+from pyramid_jax.data import index_cache
 from pyramid_jax.data import object_index
 from pyramid_jax.files import stores
 
@@ -345,6 +346,7 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
       [path for kind, path in files.items() if kind != 'images'],
       options,
       lambda: _build(config, split),
+      index_cache.folder(config),
     )
     index = object_index.Index(**arrays)
     described = {

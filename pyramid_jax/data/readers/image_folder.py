@@ -41,9 +41,11 @@ from pyramid_jax.data import buckets
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import checksums
 from pyramid_jax.data import file_reader
+from pyramid_jax.data import folder_index
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import images
+from pyramid_jax.data import index_cache
 from pyramid_jax.data import listing
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import transforms
@@ -157,9 +159,12 @@ class ImageFolderReader(file_reader.FileReader):
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
     reader_lib.check_task(config, TASKS)
     self._folder = folder(config, split)
-    self._files = listing.find_images(
-      self._folder, f'{self._folder} (config.data.root)'
+    self._listed = folder_index.find_images(
+      self._folder,
+      f'{self._folder} (config.data.root)',
+      index_cache.folder(config),
     )
+    self._files = self._listed.files
     absent: dict[str, int] = {}
     self._captions: dict[str, str] = {}
     self._cameras: dict[str, dict[str, int]] | None = None
@@ -213,7 +218,7 @@ class ImageFolderReader(file_reader.FileReader):
     described = [listing.CAPTIONS] if has_captions else []
     paths = {name: self._folder / name for name in described}
     return {
-      identity.IMAGES: identity.sizes(self._folder, self._files),
+      identity.IMAGES: self._listed.sizes(self._files),
       identity.MAPS: identity.sizes(self._folder, self._map_files.values()),
       identity.FILES: {
         **identity.of_files(paths),
@@ -262,8 +267,11 @@ class ImageFolderReader(file_reader.FileReader):
           raise errors.UserError(f'{error}.', errors.RESTART) from error
         return (1, 1)  # The rest is reported when it is read.
 
-    with futures.ThreadPoolExecutor(d.workers) as pool:
-      sizes = np.array(list(pool.map(size, self._files)))
+    def measured() -> np.ndarray:
+      with futures.ThreadPoolExecutor(d.workers) as pool:
+        return np.array(list(pool.map(size, self._files)))
+
+    sizes = self._listed.pixels(self._files, measured)
     found = buckets.assign(sizes, allowed, config.train.batch_size)
     for shape, members in zip(found.shapes, found.members, strict=True):
       logging.info('%d images of %d x %d px', len(members), *shape[::-1])
