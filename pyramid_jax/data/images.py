@@ -73,13 +73,13 @@ def load_bytes(path: pathlib.Path) -> bytes:
   Raises:
     BrokenImage: no such file, no regular file, or a large one.
   """
-  with _unreadable(path):
+  with unreadable(path):
     most = limits.IMAGE_BYTES
     return retries.repeat(lambda: bounded.read(path, most), path)
 
 
 @contextlib.contextmanager
-def _unreadable(path: pathlib.Path) -> Iterator[None]:
+def unreadable(path: str | os.PathLike) -> Iterator[None]:
   """Makes a BrokenImage of what opening and reading a file raises."""
   try:
     yield
@@ -223,7 +223,7 @@ def size(path: pathlib.Path) -> tuple[int, int]:
   Raises:
     BrokenImage: no such file, another format, or a damaged header.
   """
-  with _unreadable(path):
+  with unreadable(path):
     stream = bounded.opened(path, limits.IMAGE_BYTES)
   with stream, decoder_errors(path), _opened(stream) as file:
     width, height = file.size

@@ -151,12 +151,26 @@ def place(file: BinaryIO, member: zipfile.ZipInfo) -> int | None:
   """
   if member.compress_type != zipfile.ZIP_STORED:
     return None
+  return start(file, member, member.file_size)
+
+
+def start(file: BinaryIO, member: zipfile.ZipInfo, stored: int) -> int:
+  """Returns where the bytes of a member begin, compressed or not.
+
+  Args:
+    file: the archive.
+    member: of its directory.
+    stored: how many bytes of the file are the member's.
+
+  Raises:
+    ValueError: they are not in the file.
+  """
   name, size = member.filename[:200], os.fstat(file.fileno()).st_size
   head = os.pread(file.fileno(), _LOCAL_HEADER, member.header_offset)
-  if head[:4] != START:
+  if len(head) < _LOCAL_HEADER or head[:4] != START:
     raise ValueError(f'damaged archive at {name!r}')
   behind = sum(struct.unpack('<HH', head[26:]))  # name and extra field
-  start = member.header_offset + _LOCAL_HEADER + behind
-  if start + member.file_size > size:
+  begin = member.header_offset + _LOCAL_HEADER + behind
+  if begin + stored > size:
     raise ValueError(f'{name!r} reaches beyond the end of the file')
-  return start
+  return begin

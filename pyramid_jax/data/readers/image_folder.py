@@ -40,6 +40,7 @@ from pyramid_jax.data import annotation_files
 from pyramid_jax.data import buckets
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import checksums
+from pyramid_jax.data import class_maps
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import folder_index
 from pyramid_jax.data import id_ranges
@@ -302,20 +303,7 @@ class ImageFolderReader(file_reader.FileReader):
     path = self._folder / self._map_files[name]
     data = images.load_bytes(path)
     self._checksums.check(self._map_files[name], path, data)
-    classes = images.decode_map(data, path)
-    if classes.shape != shape[:2]:
-      raise images.BrokenImage(
-        path,
-        f'{classes.shape[1]}x{classes.shape[0]} px, its image has'
-        f' {shape[1]}x{shape[0]}',
-      )
-    if classes.max() >= self._classes:
-      raise errors.UserError(
-        f'{path} has the class {classes.max()}, must be below'
-        f' config.condition.map_classes = {self._classes}.',
-        errors.DATA,
-      )
-    return classes
+    return class_maps.decode(data, str(path), shape, self._classes)
 
   def example(
     self, index: int, draw: np.uint64, shape: buckets.Shape | None = None
@@ -334,8 +322,7 @@ class ImageFolderReader(file_reader.FileReader):
       example['aspect'] = np.log(np.array(shape, np.float32) / size)
     if 'mask' in self._maps:
       classes = self._read_map(name, (image.height, image.width))
-      box = self.transform.pixel_crop(classes.shape, crop)
-      example['mask'] = transforms.cut_map(classes, box, size, flipped)
+      example['mask'] = class_maps.cut(classes, self.transform, crop, flipped)
     if self._cameras is not None:
       ids = self._cameras.get(name, camera.ids({}))
       example |= {k: np.asarray(v, np.int32) for k, v in ids.items()}

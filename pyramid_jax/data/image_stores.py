@@ -1,0 +1,111 @@
+"""Where the encoded images of a data set are: in a folder, or in archives."""
+
+import bisect
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Protocol
+
+from pyramid_jax import errors
+from pyramid_jax.data import archives
+from pyramid_jax.data import identity
+from pyramid_jax.data import images
+from pyramid_jax.data import listing
+from pyramid_jax.files import stores
+
+
+class Store(Protocol):
+  """Files in the order of their names, each read as a whole."""
+
+  @property
+  def names(self) -> Sequence[str]:
+    """The names of the files, sorted."""
+
+  def where(self, row: int) -> str:
+    """Returns what messages call the file at a position of `names`."""
+
+  def load(self, row: int) -> bytes:
+    """Returns its content, or raises `images.BrokenImage`."""
+
+  def sizes(self, rows: Iterable[int]) -> dict[str, int | None]:
+    """Returns the bytes of files by their names, None where it is not known.
+
+    Raises:
+      OSError: storage does not say.
+    """
+
+
+class Folder:
+  """The files of one folder (see `Store`)."""
+
+  def __init__(self, path: stores.Path, names: Sequence[str]):
+    """`names` are sorted paths below the folder."""
+    self.names = names
+    self._path = path
+
+  def where(self, row: int) -> str:
+    return str(self._path / self.names[row])
+
+  def load(self, row: int) -> bytes:
+    return images.load_bytes(self._path / self.names[row])
+
+  def sizes(self, rows: Iterable[int]) -> dict[str, int | None]:
+    return identity.sizes(self._path, (self.names[row] for row in rows))
+
+
+def opened(path: stores.Path, suffixes: Sequence[str] = ()) -> Store:
+  """Returns the files of a folder or of an archive.
+
+  Args:
+    path: the folder or the archive.
+    suffixes: of files that are no images and are sought, too, in the folder
+      itself alone.
+
+  Raises:
+    UserError: there are none, or the archive or folder cannot be read.
+  """
+  name = f'{path} (config.data.root)'
+  if archives.is_archive(path):
+    return archives.Archives([path], name)
+  others = [x for x in stores.names(path) if x.endswith(tuple(suffixes))]
+  if suffixes and others:
+    return Folder(path, others)
+  return Folder(path, listing.find_images(path, name))
+
+
+def rows(store: Store, suffixes: Sequence[str], where: object) -> list[int]:
+  """Returns the positions of the files of a kind, at least one.
+
+  `suffixes` are in small letters; hidden files are left out.
+
+  Raises:
+    UserError: there are none; `where` they were sought.
+  """
+  ends = tuple(suffixes)
+  found = [
+    row
+    for row, name in enumerate(store.names)
+    if name.lower().endswith(ends) and name.rpartition('/')[2][0] != '.'
+  ]
+  if not found:
+    raise errors.UserError(
+      f'{where} (config.data.root) has no files that end in {", ".join(ends)}.',
+      errors.MISSING,
+    )
+  return found
+
+
+def find(store: Store, name: str) -> int | None:
+  """Returns the position of a name, None if there is no such file."""
+  row = bisect.bisect_left(store.names, name)
+  is_there = row < len(store.names) and store.names[row] == name
+  return row if is_there else None
+
+
+def below(store: Store, folder: str) -> tuple[int, int] | None:
+  """Returns the range of the positions of what a folder has, or None.
+
+  `folder` ends in a slash.
+  """
+  first = bisect.bisect_left(store.names, folder)
+  last = bisect.bisect_left(store.names, f'{folder[:-1]}0')  # '0' follows '/'.
+  return (first, last) if first < last else None

@@ -1,0 +1,106 @@
+"""CelebA-HQ: 30,000 faces, of the `.npy` files of its authors, or images.
+
+`config.data.root` is a folder, or a .tar or .zip, with one of
+
+  imgHQ00000.npy ...  uint8 of the shape (1, 3, 1024, 1024), or (3, H, W)
+  00000.jpg ...       images of any size, at any depth
+
+Every split reads all of them, unless `config.data.ids_file` and
+`config.data.eval_ids_file` list those of training and those of val and test:
+`celebahqtrain` and `celebahqvalidation` are the published 25,000 and 5,000.
+"""
+
+from collections.abc import Iterable
+import io
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import limits
+from pyramid_jax.data import image_lists
+from pyramid_jax.data import image_stores
+from pyramid_jax.data import images
+from pyramid_jax.data import stored_images
+from pyramid_jax.data import transforms
+from pyramid_jax.files import stores
+
+
+ARRAY = '.npy'
+
+
+def missing_inputs(
+  config: ConfigDict, splits: Iterable[str] = ('train', 'val', 'test')
+) -> list[str]:
+  """Returns 'path (what it is)' of everything that is not there."""
+  if not config.data.root:
+    return ['the folder of CelebA-HQ (config.data.root is empty)']
+  root = stores.path(config.data.root).expanduser()
+  lines = [] if root.exists() else [f'{root} (CelebA-HQ, config.data.root)']
+  for split in splits:
+    lines += image_lists.missing_inputs(config, split)
+  return list(dict.fromkeys(lines))
+
+
+def decode_array(data: bytes, where: str) -> np.ndarray:
+  """Decodes a face of an `.npy` file.
+
+  Returns:
+    (H, W, 3) uint8.
+
+  Raises:
+    BrokenImage: it is no such array.
+  """
+  stream = io.BytesIO(data)
+  try:
+    version = np.lib.format.read_magic(stream)
+    read = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+      raise ValueError(f'version {version} of the format')
+    shape, is_fortran, dtype = read(stream)
+  except ValueError as error:
+    raise images.BrokenImage(where, f'no array of NumPy: {error}') from None
+  channels, height, width = shape[-3:] if len(shape) > 2 else (0, 0, 0)
+  is_face = channels == 3 and shape[:-3] in ((), (1,)) and dtype == np.uint8
+  count = 3 * height * width
+  if not is_face or is_fortran or not 0 < count <= 3 * limits.IMAGE_PIXELS:
+    raise images.BrokenImage(
+      where,
+      f'an array {shape} of {dtype}, must be uint8 of the shape'
+      ' (1, 3, 1024, 1024)',
+    )
+  rest = len(data) - stream.tell()
+  if rest != count:
+    raise images.BrokenImage(where, f'{rest} of {count} bytes of pixels')
+  pixels = np.frombuffer(data, np.uint8, count, stream.tell())
+  return pixels.reshape(3, height, width).transpose(1, 2, 0)
+
+
+class CelebAHqReader(stored_images.StoredReader):
+  """Reads CelebA-HQ (see the module and `stored_images.StoredReader`)."""
+
+  def __init__(self, config: ConfigDict, split: str):
+    """Lists the files.
+
+    Raises:
+      ValueError: there are none, or the list of the split is of other files.
+      FileNotFoundError: the folder or a list is missing.
+    """
+    missing = missing_inputs(config, (split,))
+    if missing:
+      raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
+    root = stores.path(config.data.root).expanduser()
+    store = image_stores.opened(root, (ARRAY,))
+    rows = image_stores.rows(store, (ARRAY, *images.SUFFIXES), root)
+    super().__init__(
+      config, split, stored_images.listed(config, split, store, rows)
+    )
+
+  def decoded(self, index: int) -> transforms.AnyImage:
+    """Returns a face, or raises `BrokenImage`."""
+    row = int(self._rows[index])
+    if not self._store.names[row].endswith(ARRAY):
+      return super().decoded(index)
+    return decode_array(self._store.load(row), self._store.where(row))

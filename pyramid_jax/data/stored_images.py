@@ -1,0 +1,126 @@
+"""What readers of official sets of images, with or without classes, share."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax.data import file_reader
+from pyramid_jax.data import id_ranges
+from pyramid_jax.data import identity
+from pyramid_jax.data import image_lists
+from pyramid_jax.data import image_stores
+from pyramid_jax.data import images
+from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data import transforms
+
+
+TASKS = ('none', 'superres', 'inpaint')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+  """The images of a split.
+
+  Attributes:
+    store: the files.
+    rows: positions of the images in it.
+    labels: (N,) the class of each image, 0 = none.
+    label_names: the names of the classes; entry 0 is padding.
+    described: files that say which images and classes these are, by the names
+      that messages give them.
+  """
+
+  store: image_stores.Store
+  rows: Sequence[int]
+  labels: np.ndarray | None = None
+  label_names: tuple[str, ...] = ('',)
+  described: Mapping[str, pathlib.Path] = dataclasses.field(
+    default_factory=dict
+  )
+
+
+def listed(
+  config: ConfigDict,
+  split: str,
+  store: image_stores.Store,
+  rows: Sequence[int],
+  names: Mapping[int, str] | None = None,
+) -> Selection:
+  """Returns those of the rows that the list of the split names, or all.
+
+  `names` are those by which a list calls the rows, None for those of the store.
+  """
+  path = image_lists.path_of(config, split)
+  described = {f'config.data.{image_lists.field(split)}': path} if path else {}
+  return Selection(
+    store=store,
+    rows=image_lists.chosen(config, split, names or store.names, rows),
+    described=described,
+  )
+
+
+class StoredReader(file_reader.FileReader):
+  """Reads selected images of a store (see `reader.Reader`).
+
+  Examples have what `FileReader.cut` returns (`id` is the place in the order of
+  the names) and `class`, and with a text condition what `text_arrays` returns
+  of the name of the class. The EXIF orientation is ignored, as official loaders
+  do.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    split: str,
+    selection: Selection,
+    tasks: Sequence[str] = TASKS,
+    resize: str = 'bicubic',
+  ):
+    """Takes the images of a split.
+
+    `tasks` are those that the set serves, `resize` the filter that serves where
+    `config.data.resize` is empty.
+
+    Raises:
+      ValueError: another task.
+    """
+    reader_lib.check_task(config, tasks)
+    super().__init__(config, split, len(selection.rows), resize)
+    self._store = selection.store
+    self._rows = np.asarray(selection.rows, np.int64)
+    labels = selection.labels
+    count = len(self._rows)
+    self._labels = np.zeros(count, np.int32) if labels is None else labels
+    self.label_names = selection.label_names
+    self._described = selection.described
+    self.id_counts = id_ranges.counts(config, self.label_names, self.tokenizer)
+    logging.info('%d images of %s, %s', count, config.data.name, split)
+
+  def identity(self) -> identity.Identity:
+    """Returns the images, and what describes them; see `reader.Reader`."""
+    return {
+      identity.IMAGES: self._store.sizes(self._rows.tolist()),
+      identity.FILES: {
+        **identity.of_files(self._described),
+        **identity.of_config(self._config),
+      },
+    }
+
+  def decoded(self, index: int) -> transforms.AnyImage:
+    """Returns the image of an index, or raises `BrokenImage`."""
+    row = int(self._rows[index])
+    return images.decode_image(self._store.load(row), self._store.where(row))
+
+  def example(self, index: int, draw: np.uint64) -> file_reader.Example:
+    """Returns one example, or raises `BrokenImage`; see `FileReader.cut`."""
+    example, _, _ = self.cut(self.decoded(index), index, draw)
+    label = self._labels[index]
+    example['class'] = np.asarray(label, np.int32)
+    if self.tokenizer is not None:
+      example |= self.text_arrays(self.label_names[label])
+    return example
