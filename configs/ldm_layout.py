@@ -8,9 +8,10 @@ U-Net of openimages has 246 M parameters and the encoder of 92 tokens 59 M.
   python -m pyramid_jax.main --config=configs/ldm_layout.py:coco \
       --config.data.root=COCO/2017 --workdir=DIR
 
-There is no reader of OpenImages: both variants read the boxes from
-annotations/instances_train2017.json, which lies in the folder of train2017/;
-openimages takes those of its own categories, under its own numbers.
+The variant openimages reads the official files of Open Images, as docs/data.md
+says: --config.data.root=OPENIMAGES. The code of the paper's data was never
+released; filters and crops are those of CompVis/taming-transformers: configs/
+{coco,open_images}_scene_images_transformer.yaml, with the group bit alone.
 The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one.
 
@@ -46,13 +47,14 @@ def get_config(arg: str = '') -> ConfigDict:
   config.diffusion.linear_end = 0.0205
   config.diffusion.loss_type = 'l1'
 
-  config.data.name = 'coco'
+  config.data.name = variant['data']
   config.data.year = 2017
   config.data.max_objects = OBJECTS
-  config.data.min_area = 1e-4
+  config.data.min_area = 1e-5 if is_coco else 1e-4
   config.data.min_objects, config.data.max_objects_image = 2, OBJECTS
   config.data.eval_min_objects, config.data.eval_max_objects = 2, OBJECTS
-  config.data.crop, config.data.flip = 'random-2d', True
+  config.data.crop = 'random-1d' if is_coco else 'random-2d'
+  config.data.flip = True
   if is_coco:
     config.network = common.attending_unet(
       channel_mult=(1, 2, 4),
@@ -81,6 +83,6 @@ def get_config(arg: str = '') -> ConfigDict:
   first = 'vq_f8' if is_coco else 'vq_f4'
   config = common.complete_ldm(config, first, variant['debug'])
   # The autoencoder is trained on all images, whatever objects they have.
-  config.first_stage.data.name = 'coco'
+  config.first_stage.data.name = variant['data']
   config.first_stage.data.year = 2017
   return config

@@ -15,6 +15,7 @@ JSON_BRACKETS = 8_000_000  # lists and objects; COCO's training set has 4 M
 # Annotations of a data set: one file of COCO has 470 MB and takes 2.5 GB, the
 # only readers whose files may exceed the common bounds.
 ANNOTATION_BYTES = 1 << 30
+BOXES = 100_000_000  # rows of a file; Open Images has 14.6 million
 LINE_CHARACTERS = 100_000  # a line of JSON lines, or of a list
 VOCABULARY = 2_000_000  # tokens or merges; those of many languages: 300,000
 LATENT_SHARDS = 1_000_000  # of a cache of latents, usually of 100 MB each

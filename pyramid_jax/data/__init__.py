@@ -22,6 +22,7 @@ READERS = {
   'shapes': ('pyramid_jax.data.synthetic', 'ShapesReader'),
   'image_folder': (f'{_READERS}.image_folder', 'ImageFolderReader'),
   'coco': (f'{_READERS}.coco', 'CocoReader'),
+  'openimages': (f'{_READERS}.open_images', 'OpenImagesReader'),
   'imagenet': (f'{_READERS}.imagenet', 'ImageNetReader'),
   'celebahq': (f'{_READERS}.celebahq', 'CelebAHqReader'),
   'ffhq': (f'{_READERS}.ffhq', 'FfhqReader'),
@@ -32,7 +33,8 @@ READERS = {
   LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),
 }
 WITH_CAMERAS = ('image_folder', LATENTS)
-WITH_CHECKSUMS = ('image_folder', 'coco')  # others have their own
+# Other sets have their own.
+WITH_CHECKSUMS = ('image_folder', 'coco', 'openimages')
 # That config.data.maps asks for.
 WITH_MAPS = ('shapes', 'image_folder', 'ade20k', 'landscapes')
 SPLITS = ('train', 'val', 'test')
@@ -46,7 +48,6 @@ _CAPTIONS = f'{_PICTURES}, and a captions.jsonl in each for text'
 FOLDERS = {
   'conceptual_captions': _CAPTIONS,
   'laion': _CAPTIONS,
-  'openimages': f'{_PICTURES} (first stages and super-resolution only)',
   'places': _PICTURES,
 }
 

@@ -1,6 +1,7 @@
 """Images with labelled boxes: what all such data sets have in common."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import pathlib
 import threading
 
@@ -19,11 +20,11 @@ from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import images
 from pyramid_jax.data import listing
+from pyramid_jax.data import object_graphs
 from pyramid_jax.data import object_index
 from pyramid_jax.data import reader as reader_lib
 
 
-TASKS = ('none', 'text', 'layout', 'label', 'scene_graph')
 _SHUFFLE = 105  # word of the hash that orders the objects
 
 
@@ -82,12 +83,18 @@ class AnnotatedObjectsReader(file_reader.FileReader):
 
   Examples have what `FileReader.cut` and `object_arrays` return, and
   `boxes_full`; by task also `condition_ids`, for texts `caption_ids` and
-  `caption_mask`, for scene graphs `triples`; and outside of training the text
-  itself, `caption` (bytes).
+  `caption_mask`, for scene graphs mostly `triples`; and outside of training the
+  text itself, `caption` (bytes).
 
   The draw of an example decides its crop, its flip, the order of its objects
-  and the relations of its scene graph, which describes what the crop shows.
+  and the relations of a scene graph by rule, which describes what the crop
+  shows.
+
+  Attributes:
+    tasks: those that the data serve.
   """
+
+  tasks: Sequence[str] = ('none', 'layout', 'label', 'scene_graph')
 
   def __init__(
     self,
@@ -148,7 +155,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
 
   def _check_condition(self) -> None:
     c = self._config.condition
-    reader_lib.check_task(self._config, TASKS)
+    reader_lib.check_task(self._config, self.tasks)
     labels = len(self.label_names)
     has_tokens = c.task in ('layout', 'label') and c.encoder != 'boxes'
     if has_tokens and self._token_flags == 0 and labels > c.no_tokens:
@@ -195,7 +202,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     elif c.task == 'text':
       example |= self.text_arrays(table.captions[index].decode())
     elif c.task == 'scene_graph':
-      example |= self._graph(rows, boxes, flipped, draw)
+      example |= self._graph(index, rows, boxes, flipped, draw)
     return example
 
   def _read(self, index: int) -> Image.Image:
@@ -214,6 +221,8 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     data = images.load_bytes(path)
     self._checksums.check(file, path, data)
     image = images.decode_image(data, path)
+    if not size.all():  # The annotation does not say it.
+      return image
     if not _has_shape(image, size):
       image = images.decode_image(data, path, upright=True)
     width, height = image.size
@@ -226,24 +235,35 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     return image
 
   def _graph(
-    self, rows: np.ndarray, boxes: np.ndarray, flipped: bool, draw: np.uint64
+    self,
+    index: int,
+    rows: np.ndarray,
+    boxes: np.ndarray,
+    flipped: bool,
+    draw: np.uint64,
   ) -> file_reader.Example:
-    """Relations of the visible boxes, as triples and as text.
+    """Returns the text of a scene graph, and `triples` unless it is given.
 
-    The centroid of a mask is known for the whole object; in a box that the
-    crop cuts it stays at the same part of the visible box.
+    A text in the data is taken as it is. Relations in the data are those of the
+    whole image as text, and those of visible objects as triples. Without either
+    the visible objects are related by rule.
+
+    Args:
+      index: the position of the image.
+      rows: of its visible objects in the index.
+      boxes: (N, 4) of these objects in the crop.
+      flipped: whether the boxes are mirrored.
+      draw: of the example.
     """
-    part = self._index.centroids[rows]
-    if flipped:
-      part = np.stack([1 - part[:, 0], part[:, 1]], axis=-1)
-    centres = boxes[:, :2] + part * (boxes[:, 2:] - boxes[:, :2])
-    places = self._config.data.max_objects
-    triples = scene_graph.relations_from_boxes(
-      pad(boxes, places),
-      np.asarray(len(rows)),
-      np.asarray(draw),
-      pad(centres, places),
-    )
-    names = [self.label_names[k] for k in self._index.labels[rows]]
-    text = scene_graph.graph_text(names, triples)
+    table, places = self._index, self._config.data.max_objects
+    if len(table.captions):
+      return self.text_arrays(table.captions[index].decode())
+    if table.has_relations:
+      triples = object_graphs.visible(table, index, rows, places)
+      text = object_graphs.text(table, index)
+    else:
+      centroids = table.centroids[rows if len(table.centroids) else slice(0)]
+      triples = object_graphs.by_rule(centroids, boxes, flipped, draw, places)
+      names = [self.label_names[k] for k in table.labels[rows]]
+      text = scene_graph.graph_text(names, triples)
     return {'triples': triples, **self.text_arrays(text)}

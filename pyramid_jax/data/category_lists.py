@@ -29,6 +29,7 @@ from pyramid_jax.data import listing
 
 FOLDER = pathlib.Path(__file__).parent / 'lists'
 LISTS = ('coco', 'imagenet', 'openimages')
+SUBSETS = ('layout', 'all')  # of the categories of Open Images
 UNLISTED = ('append', 'drop')  # what becomes of categories that no row has
 FIELD = 'config.data.category_file'
 _SUITCASE = '/m/01s55n'  # comes last

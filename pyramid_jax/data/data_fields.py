@@ -53,9 +53,9 @@ FIELDS = {
   ),
   'data.checksums': Field(
     '',
-    'A list of sha256sum with all images of image_folder or coco, by names'
-    ' relative to data.root: each is verified whenever it is read, and one that'
-    ' differs is a broken image.',
+    'A list of sha256sum with all images of image_folder, coco or openimages,'
+    ' by names relative to data.root: each is verified whenever it is read, and'
+    ' one that differs is a broken image.',
     resumable=True,
     path=True,
   ),
@@ -148,6 +148,12 @@ FIELDS = {
     'Whether categories that category_file lacks follow after its rows, or are'
     ' left out.',
     choices=category_lists.UNLISTED,
+  ),
+  'data.category_subset': Field(
+    'layout',
+    'The categories of Open Images: layout has the 352 of the published layout'
+    ' models, of which twelve count as others, all has 601.',
+    choices=category_lists.SUBSETS,
   ),
   'data.ids_file': Field(
     '',

@@ -32,6 +32,9 @@ def make_reader(tmp_path):
     captions=np.array([], np.bytes_),
     names=np.array([b'', b'tree', b'man']),
     faults=np.array([], np.bytes_),
+    triples=np.zeros((0, 3), np.int32),
+    triple_starts=np.zeros(0, np.int64),
+    predicates=np.array([], np.bytes_),
   )
 
   def make(task, token_flags=0, places=3):

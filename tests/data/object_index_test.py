@@ -41,13 +41,15 @@ def filters(lowest, most, area=0.1):
 
 
 IDS = [9, 10, 100, 11, 7]
-FILES = [(f'{i}.jpg', 2.0 * i, 3.0 * i) for i in IDS]
+IMAGES = object_index.Images.of(
+  {i: (f'{i}.jpg', 2.0 * i, 3.0 * i) for i in IDS}
+)
 ROWS = [(0, 0.2), (1, 0.1), (2, 0.5), (0, 0.3), (2, 0.4), (2, 0.3), (3, 0.2)]
 
 
 def select(low, high, **options):
   return object_index.select(
-    IDS, FILES, objects(ROWS), filters(low, high), ['', 'a'], **options
+    IMAGES, objects(ROWS), filters(low, high), ['', 'a'], **options
   )
 
 

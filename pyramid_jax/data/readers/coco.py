@@ -26,6 +26,7 @@ from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import index_cache
+from pyramid_jax.data import known_layouts
 from pyramid_jax.data import object_index
 from pyramid_jax.files import stores
 
@@ -136,7 +137,8 @@ def missing_inputs(
       there = path.is_dir() if kind == 'images' else path.is_file()
       if not there:
         lines.append(f'{path} ({what})')
-  return list(dict.fromkeys(lines))
+  lines = list(dict.fromkeys(lines))
+  return known_layouts.other(config.data.root, 'coco') + lines if lines else []
 
 
 def number_labels(
@@ -284,8 +286,7 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
   kept = labels > 0
   xywh = np.array(columns['xywh'], np.float64).reshape(-1, 4)[kept]
   index = object_index.select(
-    list(images),
-    list(images.values()),
+    object_index.Images.of(images),
     object_index.Objects(
       image=np.array(columns['row'], np.int64)[kept],
       boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
@@ -322,6 +323,8 @@ def _captions(path: pathlib.Path) -> tuple[dict[int, str], list[str]]:
 
 class CocoReader(annotated_objects.AnnotatedObjectsReader):
   """Reads a split of COCO (see the module and `AnnotatedObjectsReader`)."""
+
+  tasks = ('none', 'text', 'layout', 'label', 'scene_graph')
 
   def __init__(self, config: ConfigDict, split: str):
     """Indexes the annotation files.
