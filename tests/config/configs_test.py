@@ -16,6 +16,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 VARIANTS = {
   'diffit_cifar10': ('none,vp', 'class,vp', 'none,ve', 'class,ve'),
   'diffit_ffhq64': ('vp', 've'),
+  'diffit_mnist': ('class', 'none'),
   'diffit_shapes': ('class', 'none', 'plain', 'long', 'gpu', 'none,gpu'),
   'diffit_imagenet': ('256', '512'),
   'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
