@@ -28,13 +28,15 @@ from absl import logging
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-import numpy as np
 
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import placement
+from pyramid_jax.commands import caching
 from pyramid_jax.config import command_line
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import identity
+from pyramid_jax.data import records
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
@@ -43,14 +45,11 @@ from pyramid_jax.files import stores
 from pyramid_jax.networks import first_stages
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import pretrained
-from pyramid_jax.runs import progress
 from pyramid_jax.runs import stopping
-from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import spaces
 
 
-Arrays = dict[str, np.ndarray]
 Encode = Callable[[Any, Mapping[str, Any]], dict[str, jax.Array]]
 
 
@@ -95,37 +94,31 @@ def run(
       f'--count={count}: the split has {len(reader)} images.'
     )
   params = pretrained.load(system, config, mesh, output, only=name)[name]
-  total = count or len(reader)
+  network = spaces.latents(config).first_stage
+  encode = make_encode(network, reader.finish, flips, mesh)
+  order = batches_lib.Batches(reader, 1, seed=0, shuffle=False)
+  with errors.user_errors(value=errors.DATA):
+    example = mesh_lib.numeric(order.at(0))
   manifest = {
     **_manifest(config, params, reader),
-    'count': total,
+    'layout': _layout(encode, params, example).json(),
+    'count': count or len(reader),
     'shard_size': shard_size,
     'flips': flips,
   }
-  processes.decided(lambda: _begin(output, manifest))
-  network = spaces.latents(config).first_stage
-  encode = make_encode(network, reader.finish, flips, mesh)
-  process, number = processes.process_part()
-  shards = range(process, -(-total // shard_size), number)
-  images_of = lambda index: range(total)[index * shard_size :][:shard_size]
-  left = [x for x in shards if not latent_cache.is_there(output, x)]
-  count = sum(len(images_of(index)) for index in left)
-  _check_room(output, count, reader, functools.partial(encode, params))
+  shards = latent_cache.shards(output, manifest)
+  caching.begin(output, manifest)
   on_mesh = lambda batch: encode(params, mesh_lib.spread(mesh, batch))
-  for done in progress.Progress(range(len(shards)), shard_size, 'shard'):
-    index = shards[done]
-    if not latent_cache.is_written(output, index):
-      arrays = _shard(reader, on_mesh, images_of(index), batch_size)
-      latent_cache.write_shard(output, index, arrays)
-  processes.barrier()
+  versions = 1 + flips
+
+  def make(numbers: range) -> caching.Arrays:
+    images = range(numbers.start // versions, numbers.stop // versions)
+    found = caching.computed(images, batch_size, order.rows, on_mesh)
+    return latent_cache.rows_of(found)
+
+  caching.write(shards, make, versions)
   if processes.is_main_process():
-    logging.info('%d latents in %s', total, output)
-
-
-def _begin(output: stores.Path, manifest: Mapping[str, Any]) -> None:
-  """Makes the folder with its manifest."""
-  whole_files.make_folder(output)
-  latent_cache.write_manifest(output, manifest)
+    logging.info('%d latents in %s', manifest['count'], output)
 
 
 def _manifest(config: ConfigDict, params: Any, reader: Any) -> dict[str, Any]:
@@ -135,9 +128,18 @@ def _manifest(config: ConfigDict, params: Any, reader: Any) -> dict[str, Any]:
     'autoencoder': hashes.digest(params),
     'network': config.first_stage.system.network,
     'data': config.data.to_dict(),
+    'source': identity.facts(reader.identity()),
     'fixed': latent_cache.fixed_fields(config),
     'label_names': list(reader.label_names),
   }
+
+
+def _layout(
+  encode: Encode, params: Any, example: Mapping[str, Any]
+) -> records.Layout:
+  """Returns the layout of the records; nothing is computed."""
+  shapes = jax.eval_shape(encode, params, example)
+  return latent_cache.layout_of(shapes)
 
 
 def _check(config: ConfigDict, flips: bool) -> None:
@@ -178,41 +180,6 @@ def make_encode(
     return placement.rows(arrays | latents(params, image))
 
   return jax.jit(placement.within(mesh, encode))
-
-
-def _check_room(
-  output: stores.Path,
-  count: int,
-  reader: Any,
-  encode: Callable[[Arrays], Mapping[str, jax.Array]],
-) -> None:
-  """Refuses a folder without room for so many images; nothing is computed."""
-  draws = batches_lib.Batches(reader, 1, seed=0, shuffle=False)
-  with errors.user_errors(value=errors.DATA):
-    batch = mesh_lib.numeric(reader.batch(*draws.order(0)))
-  arrays = jax.eval_shape(encode, batch).values()
-  size = sum(x.size * x.dtype.itemsize for x in arrays)
-  errors.check_room(f'{count} latents in {output}', count * size, output)
-
-
-def _shard(
-  reader: Any,
-  encode: Callable[[Arrays], Mapping[str, jax.Array]],
-  images: range,
-  batch_size: int,
-) -> Arrays:
-  """Returns the arrays of some images."""
-  draws = batches_lib.Batches(reader, 1, seed=0, shuffle=False)
-  parts = []
-  for start in range(0, len(images), batch_size):
-    stopping.check()
-    places = [draws.order(i) for i in images[start : start + batch_size]]
-    indices, seeds = (np.concatenate(x) for x in zip(*places, strict=True))
-    with errors.user_errors(value=errors.DATA):
-      batch = reader.batch(indices, seeds)
-    rows = len(indices)  # those behind them fill the batch up
-    parts.append({k: np.asarray(v)[:rows] for k, v in encode(batch).items()})
-  return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.data import manifests
 from pyramid_jax.data import prefetching
-from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -122,7 +122,7 @@ def _train(
       setup.system, setup.reader_val, frozen, setup.mesh
     )
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
-    latent_cache.check(setup.reader, digests)
+    manifests.check_makers(setup.reader, digests)
     frozen = pretrained.in_use(setup.system, frozen)
     stopping.check()
     rules = keep_rules.Rules.of_config(config.train)

@@ -18,7 +18,6 @@ from pyramid_jax import placement
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
@@ -76,7 +75,6 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     same_start.check_data(record.facts)
     allow_change = config.data.allow_change
     processes.decided(lambda: record.check_newest(workdir, allow_change))
-    latent_cache.verify(reader)
     scoring.validation_count(config, system.outputs, len(reader_val))
     order = batches(config, reader, mesh)
     _check_host(config, order)

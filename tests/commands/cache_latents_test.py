@@ -14,6 +14,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import cache_latents
+from pyramid_jax.data import manifests
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import parts
@@ -77,9 +78,7 @@ def test_several_processes_share_the_shards(first_stage, tmp_path):
   names = sorted(p.name for p in folders[1].iterdir())
   assert sorted(p.name for p in folders[2].iterdir()) == names
   for name in names:
-    if name.endswith('.json'):  # with the hash of a shard
-      text = (folders[2] / name).read_text()
-      assert text == (folders[1] / name).read_text()
+    assert (folders[2] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 def cached_config(folder, task='class', **fields):
@@ -94,15 +93,16 @@ def test_files_of_a_cache(cache):
   names = sorted(p.name for p in cache.iterdir())
   assert names == [
     'manifest.json',
-    *(f'train-0000{i}.{end}' for i in range(3) for end in ('json', 'npz')),
+    *(f'train-0000{i}.records' for i in range(3)),
   ]
   manifest = json.loads((cache / 'manifest.json').read_text())
   assert manifest['data']['name'] == 'shapes'
   assert manifest['count'] == COUNT
-  with np.load(cache / 'train-00002.npz') as shard:
-    assert len(shard['latent_mean_0']) == 2
-    assert shard['latent_mean_0'].dtype == np.float16
-    assert 'image' not in shard.files
+  assert manifest['layout']['latent_mean_0'] == ['float16', [8, 8, 4]]
+  assert 'image' not in manifest['layout']
+  assert manifest['source']['source']['count'] > 0
+  sizes = [(cache / name).stat().st_size for name in names[1:]]
+  assert sizes[0] == sizes[1] == 2 * sizes[2]  # 4, 4 and 2 images
 
 
 def test_examples_are_those_of_the_images(cache, first_stage):
@@ -159,24 +159,26 @@ def test_other_splits_come_from_the_source(cache):
 def test_another_autoencoder_is_refused(cache, first_stage):
   reader = data.create(cached_config(cache), 'train')
   digest = hashes.digest(first_stage[1])
-  latent_cache.check(reader, {'first_stage': digest})
+  manifests.check_makers(reader, {'first_stage': digest})
   other = jax.tree.map(lambda x: x + 1, first_stage[1])
-  with pytest.raises(errors.UserError, match=f'by the autoencoder {digest}'):
-    latent_cache.check(reader, {'first_stage': hashes.digest(other)})
-  latent_cache.check(data.create(load(), 'val'), {})
+  with pytest.raises(errors.UserError, match=f'with the hash {digest}, that'):
+    manifests.check_makers(reader, {'first_stage': hashes.digest(other)})
+  manifests.check_makers(data.create(load(), 'val'), {})
 
 
-def test_a_damaged_shard_is_refused(cache, tmp_path):
+def test_a_damaged_record_is_refused(cache, tmp_path):
   folder = shutil.copytree(cache, tmp_path / 'copy')
-  shard = folder / 'train-00001.npz'
+  shard = folder / 'train-00001.records'
   content = bytearray(shard.read_bytes())
-  content[len(content) // 2] ^= 1
+  content[len(content) // 2] ^= 1  # in image 2 of 4
   shard.write_bytes(content)
   reader = data.create(cached_config(folder), 'train')
   draws = np.zeros(1, np.uint64)
   reader.batch(np.array([0]), draws)
-  with pytest.raises(errors.UserError, match=r'train-00001\.npz has SHA-256'):
-    reader.batch(np.array([5]), draws)
+  reader.batch(np.array([5]), draws)
+  words = r'train-00001\.records has a wrong CRC-32 in its record 4: damaged'
+  with pytest.raises(errors.UserError, match=words):
+    reader.batch(np.full(8, 6), np.arange(8, dtype=np.uint64))
 
 
 def test_caches_that_do_not_fit_are_refused(cache, tmp_path):
@@ -186,9 +188,20 @@ def test_caches_that_do_not_fit_are_refused(cache, tmp_path):
   config = cached_config(cache, **{'data.maps': 'edges'})
   with pytest.raises(errors.UserError, match=r"data\.maps is \('edges',\), th"):
     data.create(config, 'train')
+  config = cached_config(cache, **{'data.crop': 'random'})
+  with pytest.raises(errors.UserError, match=r"data\.crop is 'random', the c"):
+    data.create(config, 'train')
   folder = shutil.copytree(cache, tmp_path / 'copy')
-  (folder / 'train-00001.json').unlink()
-  with pytest.raises(errors.UserError, match='lacks 1 of its shards.*00001'):
+  (folder / 'train-00001.records').write_bytes(b'half')
+  with pytest.raises(errors.UserError, match='00001.records has 4 bytes, must'):
+    data.create(cached_config(folder), 'train')
+  (folder / 'train-00001.records').unlink()
+  with pytest.raises(errors.UserError, match='lacks 1 of its 3 shards.*00001'):
+    data.create(cached_config(folder), 'train')
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  text = json.dumps({**manifest, 'format': 1})
+  (folder / 'manifest.json').write_text(text)
+  with pytest.raises(errors.UserError, match='format 1, needed 2: make .*anew'):
     data.create(cached_config(folder), 'train')
   with pytest.raises(FileNotFoundError, match=r'manifest\.json \(latents'):
     data.create(cached_config(tmp_path), 'train')
@@ -196,12 +209,16 @@ def test_caches_that_do_not_fit_are_refused(cache, tmp_path):
 
 def test_writing_goes_on_where_it_stopped(cache, first_stage, tmp_path):
   folder = shutil.copytree(cache, tmp_path / 'copy')
-  kept = (folder / 'train-00000.npz').stat().st_mtime_ns
-  (folder / 'train-00001.npz').write_bytes(b'half')
+  shards = [folder / f'train-0000{i}.records' for i in range(3)]
+  kept = shards[0].stat().st_mtime_ns
+  shards[1].write_bytes(b'half')
+  content = bytearray(shards[2].read_bytes())
+  content[-1] ^= 1
+  shards[2].write_bytes(content)
   assert write(first_stage[0], folder, '--flips') == 0
-  assert (folder / 'train-00000.npz').stat().st_mtime_ns == kept
-  for name in ('train-00001.npz', 'train-00001.json'):
-    assert (folder / name).read_bytes() == (cache / name).read_bytes()
+  assert shards[0].stat().st_mtime_ns == kept
+  for shard in shards:
+    assert shard.read_bytes() == (cache / shard.name).read_bytes()
 
 
 def test_what_cannot_be_cached(cache, first_stage, tmp_path, capsys):
@@ -217,12 +234,6 @@ def test_what_cannot_be_cached(cache, first_stage, tmp_path, capsys):
   assert 'absent (config.first_stage.checkpoint' in capsys.readouterr().err
   assert write(file, cache) == errors.OUTPUT  # without --flips
   assert 'another cache: its flips is True, not F' in capsys.readouterr().err
-
-
-def test_a_compressed_file_is_no_shard(tmp_path):
-  np.savez_compressed(tmp_path / 'x.npz', a=np.zeros(3))
-  with pytest.raises(errors.UserError, match='x.npz: a is compressed'):
-    latent_cache.mapped(tmp_path / 'x.npz')
 
 
 def test_losses_take_cached_latents(cache):

@@ -6,6 +6,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.data import manifests
 from pyramid_jax.data.readers import latent_cache
 
 
@@ -16,50 +17,41 @@ def make(task, **fields):
   return config
 
 
-def opened(folder, config, was, is_old, source='coco'):
+def opened(folder, config, was):
   """Opens an empty cache that was made with the config `was`."""
-  data = {**was.data.to_dict(), 'name': source}
-  fixed = latent_cache.fixed_fields(was)
-  if is_old:  # of a time without these fields
-    del data['unlisted_categories']
-    fixed = {k: v for k, v in fixed.items() if k not in latent_cache.LATER}
   manifest = {
     'format': latent_cache.FORMAT,
     'autoencoder': '',
-    'data': data,
-    'fixed': fixed,
+    'data': {**was.data.to_dict(), 'name': 'coco'},
+    'fixed': latent_cache.fixed_fields(was),
+    'layout': {'latent_mean_0': ['float16', [8, 8, 4]]},
     'label_names': [''],
     'count': 0,
     'shard_size': 1,
     'flips': False,
   }
-  (folder / latent_cache.MANIFEST).write_text(json.dumps(manifest))
+  (folder / manifests.NAME).write_text(json.dumps(manifest))
   config.data.root = str(folder)
   return latent_cache.LatentReader(config, 'train')
 
 
-@pytest.mark.parametrize('is_old', [False, True])
-def test_numbers_of_labels(tmp_path, is_old):
+def test_numbers_of_labels(tmp_path):
   plain = make('layout')
   listed = make('layout', **{'data.category_file': 'openimages'})
-  assert len(opened(tmp_path, plain, plain, is_old)) == 0
-  assert len(opened(tmp_path, listed, listed, is_old)) == 0
-  message = "category_file is 'openimages', the latents in .* are of ''"
+  assert len(opened(tmp_path, plain, plain)) == 0
+  assert len(opened(tmp_path, listed, listed)) == 0
+  message = "category_file is 'openimages', the cache in .* is of ''"
   with pytest.raises(errors.UserError, match=message):
-    opened(tmp_path, listed, plain, is_old)
+    opened(tmp_path, listed, plain)
 
 
 def test_full_stops_of_texts(tmp_path):
   dropped = make('text', **{'condition.drop_full_stops': 'true'})
   kept = make('text')
-  assert len(opened(tmp_path, dropped, dropped, False)) == 0
+  assert len(opened(tmp_path, dropped, dropped)) == 0
+  assert len(opened(tmp_path, kept, kept)) == 0
   with pytest.raises(errors.UserError, match='full_stops is False, .* of True'):
-    opened(tmp_path, kept, dropped, False)
-  # Captions of COCO had none, those of folders did.
-  assert len(opened(tmp_path, dropped, kept, True)) == 0
-  assert len(opened(tmp_path, kept, kept, True, 'image_folder')) == 0
-  with pytest.raises(errors.UserError, match='full_stops is False, .* of True'):
-    opened(tmp_path, kept, kept, True)
+    opened(tmp_path, kept, dropped)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +67,17 @@ def test_full_stops_of_texts(tmp_path):
     ('shard_size', 0, 'must be a number from 1'),
     ('shard_size', 1.5, 'must be a number from 1'),
     ('flips', 0, 'must be true or false'),
+    ('layout', {'a': ['object', []]}, 'the types and shapes of arrays'),
+    ('layout', {'a': ['float16', [-1]]}, 'the types and shapes of arrays'),
+    ('layout', {'a': ['float64', [2**30, 2**30]]}, 'the types and shapes'),
     ('count', 10**12, 'is of 1000000000000 shards, at most 1000000 are read'),
     ('format', 0, 'has format 0, needed'),
   ],
 )
 def test_a_manifest_that_is_none(tmp_path, field, value, words):
   config = make('layout')
-  opened(tmp_path, config, config, False)
-  file = tmp_path / latent_cache.MANIFEST
+  opened(tmp_path, config, config)
+  file = tmp_path / manifests.NAME
   manifest = json.loads(file.read_text())
   for change in ({field: value}, None):
     if change is None:

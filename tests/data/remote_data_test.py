@@ -13,6 +13,7 @@ from pyramid_jax.data import given_images
 from pyramid_jax.data import image_files
 from pyramid_jax.data import images
 from pyramid_jax.data import listing
+from pyramid_jax.data import manifests
 from pyramid_jax.data import skipping
 from pyramid_jax.data import stored_arrays
 from pyramid_jax.data.readers import latent_cache
@@ -153,18 +154,20 @@ def latents(tmp_path):
     'data': {'name': 'shapes', 'root': ''},
     'fixed': latent_cache.fixed_fields(config),
     'label_names': ['', 'circle'],
+    'layout': {'class': ['int32', []], 'latent_mean_0': ['float16', [8, 8, 4]]},
     'count': 10,
     'shard_size': 4,
     'flips': False,
   }
-  latent_cache.write_manifest(folder, manifest)
+  manifests.write(folder, manifest)
+  shards = latent_cache.shards(folder, manifest)
   rng = np.random.default_rng(0)
   for i, count in enumerate((4, 4, 2)):
     rows = {
       'latent_mean_0': rng.normal(size=(count, 8, 8, 4)).astype(np.float16),
       'class': rng.integers(0, 2, count).astype(np.int32),
     }
-    latent_cache.write_shard(folder, i, rows)
+    shards.write(i, rows)
   return folder
 
 
@@ -179,18 +182,18 @@ def test_latents(store, latents):
   remote_store.put_tree(store, latents)
   remote = data.create(of_latents(ROOT), 'train')
   assert_same_reader(remote, data.create(of_latents(latents), 'train'))
-  assert remote_store.count(store, 'read', '.npz') == 3
+  assert remote_store.count(store, 'read', '.records') == 3
   again = data.create(of_latents(ROOT), 'train')
   all_of(again)
-  assert remote_store.count(store, 'read', '.npz') == 3
+  assert remote_store.count(store, 'read', '.records') == 3
 
 
 def test_a_shard_that_is_damaged_in_a_store_is_no_copy(store, latents):
   remote_store.put_tree(store, latents)
-  name = f'{ROOT}/train-00001.npz'
-  whole = (latents / 'train-00001.npz').read_bytes()
+  name = f'{ROOT}/train-00001.records'
+  whole = (latents / 'train-00001.records').read_bytes()
   remote_store.put(store, name, whole[:-1] + b'x')
-  words = rf'{name} has SHA-256 .*: damaged; delete it'
+  words = rf'{name} has a wrong CRC-32 in its record 3: damaged'
   for _ in range(2):
     with pytest.raises(errors.UserError, match=words) as error:
       all_of(data.create(of_latents(ROOT), 'train'))
@@ -202,7 +205,7 @@ def test_a_shard_that_is_damaged_in_a_store_is_no_copy(store, latents):
 def test_shards_that_are_absent_are_said(store, latents):
   (latents / 'train-00001.json').unlink()
   remote_store.put_tree(store, latents)
-  words = f'{ROOT} lacks 1 of its shards, the first is train-00001.npz'
+  words = f'{ROOT} lacks 1 of its 3 shards, the first is train-00001.records'
   with pytest.raises(errors.UserError, match=words) as error:
     data.create(of_latents(ROOT), 'train')
   assert error.value.code == errors.MISSING

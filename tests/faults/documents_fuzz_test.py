@@ -267,6 +267,7 @@ def manifest() -> bytes:
     'data': {**config.data.to_dict(), 'name': 'shapes'},
     'fixed': latent_cache.fixed_fields(config),
     'label_names': ['', 'a', 'b'],
+    'layout': {'latent_mean_0': ['float16', [8, 8, 4]]},
     'count': 0,
     'shard_size': 3,
     'flips': False,

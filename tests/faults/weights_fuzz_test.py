@@ -15,6 +15,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.data import manifests
 from pyramid_jax.data import object_index
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.evaluation import image_sources
@@ -37,7 +38,7 @@ from tests.parity import verify
 
 FEW, MANY = 60, 2_000
 # Those that are slow, or that are several files of one format.
-LESS = {'unfinished_totals': 300, 'unfinished_rows': 300, 'record': 600}
+LESS = {'unfinished_totals': 300, 'unfinished_rows': 300, 'latents': 600}
 RNG = np.random.default_rng(0)
 WEIGHTS = {
   'a.weight': RNG.normal(size=(3, 4)).astype('f4'),
@@ -175,18 +176,8 @@ def kept_index(folder):
   return whole, read
 
 
-def shard(folder):
-  arrays = {'latent_mean_0': np.ones((4, 2, 2, 3), 'f2'), 'label': np.arange(4)}
-
-  def read(path):
-    for array in latent_cache.mapped(path).values():
-      np.array(array)
-
-  return npz(**arrays), read
-
-
 def latents(folder):
-  """The manifest of a cache, its record and its shard together."""
+  """The manifest of a cache and its shard together."""
   config = config_lib.base('ldm')
   config.data.name, config.condition.task = 'latents', 'class'
   config.data.root = str(folder)
@@ -196,16 +187,17 @@ def latents(folder):
     'data': {**config.data.to_dict(), 'name': 'coco'},
     'fixed': latent_cache.fixed_fields(config),
     'label_names': ['', 'a'],
+    'layout': {'label': ['int64', []], 'latent_mean_0': ['float16', [2, 2, 3]]},
     'count': 4,
     'shard_size': 4,
     'flips': False,
   }
   manifest = json.loads(json.dumps(manifest))
   arrays = {'latent_mean_0': np.ones((4, 2, 2, 3), 'f2'), 'label': np.arange(4)}
-  latent_cache.write_shard(folder, 0, arrays)
+  latent_cache.shards(folder, manifest).write(0, arrays)
 
   def read(path):
-    (folder / latent_cache.MANIFEST).write_bytes(path.read_bytes())
+    (folder / manifests.NAME).write_bytes(path.read_bytes())
     latent_cache.source(config)
     reader = latent_cache.LatentReader(config, 'train')
     if len(reader):
@@ -215,16 +207,16 @@ def latents(folder):
   return json.dumps(manifest).encode(), read
 
 
-def record(folder):
+def shard(folder):
   manifest, read = latents(folder)
   (folder / 'manifest').write_bytes(manifest)
-  file = folder / latent_cache.shard_name(0)
+  (file,) = folder.glob('*.records')
 
-  def read_record(path):
-    file.with_suffix('.json').write_bytes(path.read_bytes())
+  def read_shard(path):
+    file.write_bytes(path.read_bytes())
     read(folder / 'manifest')
 
-  return file.with_suffix('.json').read_bytes(), read_record
+  return file.read_bytes(), read_shard
 
 
 class Grey:
@@ -351,7 +343,6 @@ CASES = {
   'kept_index': kept_index,
   'shard': shard,
   'latents': latents,
-  'record': record,
   'unfinished_totals': unfinished_totals,
   'unfinished_rows': unfinished_rows,
   'part': part,
