@@ -97,6 +97,10 @@ class Checkpoints:
     self._record = dict(record or {})
     self._is_required = True  # whether the save that runs must succeed
 
+  def keep(self, record: Mapping[str, Any]) -> None:
+    """Adds values of JSON that every checkpoint keeps from now on."""
+    self._record |= record
+
   def restore_latest(
     self, abstract: state_lib.TrainState
   ) -> state_lib.TrainState | None:

@@ -13,6 +13,7 @@ def load(
   folder: str | os.PathLike[str],
   abstract: Mapping[str, Any],
   step: int | None = None,
+  averaged: bool = True,
 ) -> dict[str, Any]:
   """Returns the weights of a workdir, or of a folder of diffusers.
 
@@ -20,12 +21,13 @@ def load(
     folder: of a run, or of a pipeline of diffusers, which has no checkpoints.
     abstract: see `checkpoints.load`.
     step: of the checkpoint; None = the newest valid one.
+    averaged: whether averages replace the parameters that have some.
 
   Raises:
     UserError: there are none, they are damaged, or of another network.
   """
   if not diffusers_folder.is_folder(folder):
-    return checkpoints.load(folder, abstract, step)
+    return checkpoints.load(folder, abstract, step, averaged)
   if step is not None:
     raise errors.UserError(
       f'{folder} is a folder of diffusers, which has no checkpoint of step'

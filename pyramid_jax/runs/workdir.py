@@ -176,10 +176,27 @@ def check_inputs(parts: Sequence[Stage]) -> None:
     with errors.user_errors():
       lines += data.missing_inputs(config)
       lines += pretrained.missing(system, workdir)
+      lines += _missing_start(config, workdir)
   if lines:
     raise errors.UserError(
       f'missing: {"; ".join(dict.fromkeys(lines))}', errors.MISSING
     )
+
+
+def _missing_start(config: ConfigDict, workdir: stores.Path) -> list[str]:
+  """Returns what `config.train.init_from` names for a run without checkpoints.
+
+  It is a list of one line, or none if it is there.
+  """
+  source = config.train.init_from
+  if not source or checkpoints.steps(workdir):
+    return []
+  folder = stores.path(source)
+  has_weights = checkpoints.steps(folder) or compact.is_there(folder)
+  is_run = has_weights and (folder / CONFIG).is_file()
+  if is_run or diffusers_folder.is_folder(folder):
+    return []
+  return [f'{folder} (a run with weights, config.train.init_from)']
 
 
 def make(workdir: stores.Path) -> None:

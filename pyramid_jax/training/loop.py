@@ -5,6 +5,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
+import dataclasses
 import functools
 import os
 import time
@@ -28,6 +29,7 @@ from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.files import stores
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import init_from
 from pyramid_jax.runs import keep_rules
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import pretrained
@@ -130,7 +132,7 @@ def _train(
     record = {**setup.data.record, workdir_lib.RECORDED_LABELS: labels}
     store = checkpoints.Checkpoints(workdir, rules, digests, record)
     with watchdog.doing('a checkpoint that is read'):
-      state = _restore_or_create(setup, store, frozen)
+      state = _restore_or_create(setup, store, frozen, digests)
     with watchdog.doing('the compilation'), meter.spending('compile'):
       meter.count(setup)
       step = stopping.wait(compiled)
@@ -206,6 +208,7 @@ def _restore_or_create(
   setup: setup_lib.Setup,
   store: checkpoints.Checkpoints,
   frozen: Mapping[str, Any],
+  digests: Mapping[str, str],
 ) -> step_lib.TrainState:
   state = store.restore_latest(setup.state)
   if state is not None:
@@ -214,15 +217,25 @@ def _restore_or_create(
     processes.decided(
       lambda: setup.data.check(setup.workdir, step, allow_change)
     )
+    began = processes.decided(
+      lambda: checkpoints.record(setup.workdir, step).get(init_from.RECORD)
+    )
+    store.keep({init_from.RECORD: began} if began else {})
     logging.info('resuming after step %d', step)
     return state
   shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
   state = initial.create(shardings, setup.create)
+  if setup.start is not None:
+    state, began, is_measured = init_from.begin(setup.start, state, digests)
+    store.keep({init_from.RECORD: began})
+    if is_measured:
+      return state
   measure = step_lib.make_measure(
     setup.system, setup.config, setup.reader.finish, setup.mesh
   )
   measured = jax.jit(measure, out_shardings=shardings.extra)
-  return state.replace(extra=measured(state.extra, frozen, setup.batch))
+  extra = measured(state.extra, frozen, setup.batch)
+  return dataclasses.replace(state, extra=extra)
 
 
 def _loop(

@@ -26,7 +26,9 @@ from pyramid_jax.evaluation import scoring
 from pyramid_jax.files import stores
 from pyramid_jax.networks.layers import remat
 from pyramid_jax.pipeline import settings as settings_lib
+from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import data_record
+from pyramid_jax.runs import init_from
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import same_start
 from pyramid_jax.runs import workdir as workdir_lib
@@ -52,6 +54,7 @@ class Setup:
   batch: Mapping[str, jax.Array]  # on the mesh
   state: step_lib.TrainState  # abstract, with shardings
   frozen: Mapping[str, Any]  # pretrained weights; abstract, with shardings
+  start: init_from.Start | None  # from which weights a new run begins
 
 
 def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
@@ -88,6 +91,8 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     return step_lib.create(system, config)
 
   min_size = config.mesh.fsdp_min_size
+  state = step_lib.abstract(create, mesh, min_size)
+  is_new = processes.decided(lambda: not checkpoints.steps(workdir))
   return Setup(
     config=config,
     workdir=workdir,
@@ -100,8 +105,9 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     data=record,
     create=create,
     batch=batch,
-    state=step_lib.abstract(create, mesh, min_size),
+    state=state,
     frozen=pretrained.abstract(system, mesh, min_size),
+    start=init_from.plan(config, system, state, mesh) if is_new else None,
   )
 
 

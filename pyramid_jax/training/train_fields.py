@@ -17,6 +17,13 @@ FIELDS = {
   'train.steps': _positive(
     1000, 'The number of updates; no schedule depends on it.', resumable=True
   ),
+  'train.init_from': Field(
+    '',
+    'A run or a converted checkpoint of the same system, whose weights a run'
+    ' begins from; one that has a checkpoint does not read it any more.',
+    resumable=True,
+    path=True,
+  ),
   'train.batch_size': _positive(
     16,
     'The number of examples of an update, over all devices.',
