@@ -26,6 +26,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import manifests
+from pyramid_jax.data import prefetching
 from pyramid_jax.data.readers import latent_cache
 
 
@@ -100,7 +101,7 @@ def _rate(order: batches_lib.Batches, threads: int) -> tuple[float, float]:
   for turn in range(measuring.rounds()):
     step, count = turn * 10_000, 0
     start, busy = time.monotonic(), time.process_time()
-    with batches_lib.prefetch(
+    with prefetching.prefetch(
       order, step, step + 10_000, lambda batch: batch, threads=threads
     ) as batches:
       for batch in batches:

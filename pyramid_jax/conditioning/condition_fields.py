@@ -90,6 +90,13 @@ FIELDS = {
   'condition.weights': Field(
     '', 'The weight file of a pretrained encoder.', path=True
   ),
+  'condition.cache': Field(
+    '',
+    'A folder of encoded captions by pyramid_jax.commands.cache_texts, which'
+    ' training reads in place of a pretrained encoder.',
+    resumable=True,
+    path=True,
+  ),
   'condition.pooled': Field(
     False,
     'Whether CLIP gives one token, the projected state at the end of the text'

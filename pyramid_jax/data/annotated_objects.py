@@ -1,5 +1,6 @@
 """Images with labelled boxes: what all such data sets have in common."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
@@ -204,6 +205,19 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     elif c.task == 'scene_graph':
       example |= self._graph(index, rows, boxes, flipped, draw)
     return example
+
+  def captions(self) -> Iterable[str]:
+    """Returns the texts that examples may have.
+
+    Raises:
+      ValueError: texts that depend on the crop.
+    """
+    if self._config.condition.task != 'text':
+      raise ValueError(
+        f'config.condition.task is {self._config.condition.task!r}, whose texts'
+        " depend on the crop; must be 'text'"
+      )
+    return (x.decode() for x in self._index.captions)
 
   def _read(self, index: int) -> Image.Image:
     """Returns an image as its boxes lie on it.

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -223,7 +224,11 @@ def _of_same(sharding: NamedSharding, x: np.ndarray | jax.Array) -> jax.Array:
 
 def numeric(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the arrays that a device can hold."""
-  return {k: v for k, v in batch.items() if v.dtype.kind in 'biuf'}
+  return {
+    k: v
+    for k, v in batch.items()
+    if v.dtype.kind in 'biuf' or v.dtype == jnp.bfloat16
+  }
 
 
 def needs_blocking(mesh: Mesh) -> bool:

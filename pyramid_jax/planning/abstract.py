@@ -30,6 +30,7 @@ from pyramid_jax.runs import loading
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
+from pyramid_jax.systems import sampled
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import model_flops
 from pyramid_jax.training import step as step_lib
@@ -79,6 +80,8 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
   count = config.train.batch_size
   system = workdir_lib.create_system(config)
   with errors.user_errors():
+    if config.condition.cache:
+      system = sampled.with_stored_tokens(system)
     step_lib.check_batch(system, config, mesh)
   min_size = config.mesh.fsdp_min_size
   create = functools.partial(step_lib.create, system, config)

@@ -13,6 +13,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.config import sums
+from pyramid_jax.data import text_cache
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
@@ -175,6 +176,7 @@ def check_inputs(parts: Sequence[Stage]) -> None:
     system = create_system(config)
     with errors.user_errors():
       lines += data.missing_inputs(config)
+      lines += text_cache.missing_inputs(config)
       lines += pretrained.missing(system, workdir)
       lines += _missing_start(config, workdir)
   if lines:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
+from pyramid_jax.conditioning import stored_tokens
 from pyramid_jax.diffusion import editing
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.diffusion import schedules
@@ -223,6 +224,28 @@ class OnChain(Sampled):
 
   def dense_spec(self) -> SamplerSpec:
     return SamplerSpec(solver='ddpm', steps=(self.chain.length,))
+
+
+def encoder_of(system: Any) -> conditioning.Encoder:
+  """Returns the encoder of the condition of a system.
+
+  Raises:
+    ValueError: it has none.
+  """
+  found = getattr(system, 'encoder', None)
+  if found is None:
+    raise ValueError('config.system.name is of a system without conditions')
+  return found
+
+
+def with_stored_tokens(system: Any) -> Any:
+  """Returns a system that trains on encodings of texts; see `stored_tokens`.
+
+  Raises:
+    ValueError: it has no pretrained encoder of texts.
+  """
+  encoder = stored_tokens.in_place(encoder_of(system))
+  return dataclasses.replace(system, encoder=encoder)
 
 
 def fields(

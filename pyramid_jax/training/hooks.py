@@ -171,6 +171,8 @@ class Hooks:
     Scores and a preview are given up when a signal asks to stop; then the step
     is saved.
     """
+    if due.evaluate or due.grid:
+      frozen = self._setup.for_samples(frozen)
     pipe = self._pipe.with_weights(averaged_weights(state, frozen))
     with self._bar.pause(), self._meter.spending('evaluation'):
       scores: Mapping[str, float] = {}

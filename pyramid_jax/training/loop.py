@@ -125,7 +125,7 @@ def _train(
     )
     digests = {part: hashes.digest(tree) for part, tree in frozen.items()}
     manifests.check_makers(setup.reader, digests)
-    frozen = pretrained.in_use(setup.system, frozen)
+    frozen = setup.for_steps(pretrained.in_use(setup.system, frozen))
     stopping.check()
     rules = keep_rules.Rules.of_config(config.train)
     labels = list(setup.reader.label_names)
@@ -164,7 +164,7 @@ def _report(setup: setup_lib.Setup) -> None:
   parameter_overview.log_parameter_overview(
     setup.state.params, include_stats='sharding', jax_logging_process=0
   )
-  trees = {'state': setup.state, 'pretrained': setup.frozen}
+  trees = {'state': setup.state, 'pretrained': setup.step_frozen}
   logging.info(sharding.table(trees, setup.config.mesh.fsdp_min_size))
 
 
@@ -172,12 +172,12 @@ def _compile(
   setup: setup_lib.Setup, meter: throughput.Meter
 ) -> Callable[..., Any]:
   step = step_lib.make_step(
-    setup.system, setup.config, setup.reader.finish, setup.mesh
+    setup.step_system, setup.config, setup.reader.finish, setup.mesh
   )
 
   def compiled(batch):
     start = time.monotonic()
-    arguments = setup.state, setup.frozen, batch, setup.options
+    arguments = setup.state, setup.step_frozen, batch, setup.options
     program = step_lib.compile_step(step, setup.mesh, *arguments)
     secs = time.monotonic() - start
     logging.info('compiled the train step in %.1f s', secs)
@@ -231,7 +231,7 @@ def _restore_or_create(
     if is_measured:
       return state
   measure = step_lib.make_measure(
-    setup.system, setup.config, setup.reader.finish, setup.mesh
+    setup.step_system, setup.config, setup.reader.finish, setup.mesh
   )
   measured = jax.jit(measure, out_shardings=shardings.extra)
   extra = measured(state.extra, frozen, setup.batch)

@@ -15,10 +15,13 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax import placement
+from pyramid_jax.conditioning import stored_tokens
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data import text_cache
 from pyramid_jax.distributed import flags
+from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
@@ -32,6 +35,7 @@ from pyramid_jax.runs import init_from
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import same_start
 from pyramid_jax.runs import workdir as workdir_lib
+from pyramid_jax.systems import sampled
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import step as step_lib
 
@@ -54,7 +58,34 @@ class Setup:
   batch: Mapping[str, jax.Array]  # on the mesh
   state: step_lib.TrainState  # abstract, with shardings
   frozen: Mapping[str, Any]  # pretrained weights; abstract, with shardings
+  # The system and its pretrained weights as a step has them: other ones than
+  # those that sample only where texts were encoded beforehand.
+  step_system: system_lib.Trainable
+  step_frozen: Mapping[str, Any]
+  null_tokens: np.ndarray | None  # (L, D), the encoded empty text in that case
   start: init_from.Start | None  # from which weights a new run begins
+
+  def for_steps(self, frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the pretrained weights of steps, given those that sample."""
+    found = dict(frozen)
+    if self.null_tokens is not None:
+      null = {'null': self.null_tokens}
+      part = text_cache.PART
+      kinds = jax.tree.map(lambda s: s.sharding, self.step_frozen[part])
+      found[part] = initial.place(null, kinds)
+    return found
+
+  def for_samples(self, frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the pretrained weights that sample, given those of steps.
+
+    An encoder of texts that steps do not need is read again.
+    """
+    if self.null_tokens is None:
+      return dict(frozen)
+    part = text_cache.PART
+    arguments = self.system, self.config, self.mesh, self.workdir
+    loaded = pretrained.load(*arguments, only=part)
+    return {**frozen, **pretrained.in_use(self.system, loaded)}
 
 
 def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
@@ -72,8 +103,14 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     with placement.on(mesh):
       remat.check(config.remat, placement.platform())
       settings = settings_lib.of_config(system, config)
-    reader = data.create(config, 'train')
+    reader: reader_lib.Reader = data.create(config, 'train')
     reader_val = data.create(config, 'val')
+    step_system, null_tokens = system, None
+    if config.condition.cache:
+      step_system = sampled.with_stored_tokens(system)
+      encoder = stored_tokens.text_encoder(sampled.encoder_of(system))
+      cache = text_cache.TextCache(config, encoder)
+      reader, null_tokens = text_cache.reader_of(reader, cache), cache.null
     record = data_record.DataRecord.of(train=reader, val=reader_val)
     same_start.check_data(record.facts)
     allow_change = config.data.allow_change
@@ -107,6 +144,9 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     batch=batch,
     state=state,
     frozen=pretrained.abstract(system, mesh, min_size),
+    step_system=step_system,
+    step_frozen=pretrained.abstract(step_system, mesh, min_size),
+    null_tokens=null_tokens,
     start=init_from.plan(config, system, state, mesh) if is_new else None,
   )
 

@@ -99,11 +99,11 @@ class Meter:
     is_of_use = not is_cpu or _peak(setup.config) is not None
     if processes.is_main_process() and is_of_use:
       of_step = model_flops.of_step(
-        setup.system,
+        setup.step_system,
         setup.config,
         setup.reader.finish,
         setup.state,
-        setup.frozen,
+        setup.step_frozen,
         setup.batch,
       )
       self._flops = of_step / setup.config.train.batch_size

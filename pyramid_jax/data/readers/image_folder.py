@@ -228,6 +228,10 @@ class ImageFolderReader(file_reader.FileReader):
       identity.CHECKSUMS: identity.of_checksums(self._config),
     }
 
+  def captions(self) -> Iterable[str]:
+    """Returns the texts that examples may have."""
+    return self._captions.values()
+
   def _keep(self, having: Container[str], lacks: str, hint: str) -> int:
     """Leaves out the files that lack something, and returns how many."""
     count = len(self._files)

@@ -208,6 +208,13 @@ class TfdsReader(file_reader.FileReader):
       example |= self.text_arrays(text)
     return example
 
+  def captions(self) -> Iterable[str]:
+    """Returns the texts that examples may have."""
+    for index in range(len(self)):
+      text = _caption(self._source[index][self._text])
+      if len(text) <= limits.TEXT_CHARACTERS:
+        yield text
+
   def _boxes(
     self, objects: Mapping[str, Any], crop: np.ndarray, flipped: bool
   ) -> file_reader.Example:
