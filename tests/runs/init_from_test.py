@@ -27,7 +27,7 @@ def source(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('source')
   with pytest.MonkeyPatch.context() as patch:
     fake_run.install(patch.setattr)
-    loop.run(fake_run.config(), workdir)
+    loop.run(fake_run.config(train__learning_rate=0.1), workdir)
   return workdir
 
 
