@@ -60,7 +60,7 @@ class Split:
 
   def lines(self, workers: int) -> list[str]:
     """Returns what is printed."""
-    left = [f'{n} {why}' for why, n in self.left_out.items() if n]
+    left = [f'{n} {why}' for why, n in self.left_out.items()]
     total = sum(self.stages.values())
     stages = [f'{k} {1e3 * secs:.2f} ms' for k, secs in self.stages.items()]
     rate = 1 / max(total, 1e-9)
@@ -132,7 +132,7 @@ def _measured(order: batches_lib.Batches, split: str, workers: int) -> Split:
   return Split(
     split=split,
     examples=len(reader),
-    left_out={k: int(n) for k, n in reader.report.items()},
+    left_out={k: int(n) for k, n in reader.report.items() if n},
     labels=max(0, len(reader.label_names) - 1),
     stages=stages,
     images_per_sec=made / secs,

@@ -27,7 +27,6 @@ from tests.helpers import configs
 from tests.helpers import folder_run
 
 
-NAME = 'flow_shapes.py:pixels,none,debug'
 WORDS = ('a', 'b', 'c')
 CAPTIONS = ('a', 'b', 'a b', 'c b a', 'a', 'b')
 END = 4
@@ -57,12 +56,19 @@ def made(tmp_path_factory):
   return root
 
 
+def get_config(arg=''):
+  """Returns a small flow on captions; this module is a config file, too."""
+  config = configs.load(f'flow_shapes.py:pixels,none,debug{arg}')
+  with config.unlocked():
+    config.network.use_spatial_transformer = True
+  return config
+
+
 def fields_of(root):
   return {
     'data.name': 'image_folder',
     'data.root': root / 'images',
     'data.image_size': 8,
-    'network.use_spatial_transformer': True,
     'condition.task': 'text',
     'condition.encoder': 'clip',
     'condition.weights': root / 'clip.safetensors',
@@ -88,8 +94,7 @@ def fields_of(root):
 
 
 def config_of(root, **fields):
-  config = configs.load(NAME)
-  return configs.change(config, {**fields_of(root), **fields})
+  return configs.change(get_config(), {**fields_of(root), **fields})
 
 
 def part_of(config):
@@ -98,9 +103,9 @@ def part_of(config):
 
 def write(root, output, *rest):
   flags = [f'--config.{k}={v}' for k, v in fields_of(root).items()]
-  config = f'--config={configs.FOLDER}/{NAME}'
+  flags += [f'--config={__file__}', f'--output={output}']
   sizes = ('--shard_size=2', '--batch_size=2')
-  return cache_texts.main([config, *flags, f'--output={output}', *sizes, *rest])
+  return cache_texts.main([*flags, *sizes, *rest])
 
 
 @pytest.fixture(scope='module')
