@@ -17,7 +17,6 @@ if __name__ == '__main__':
 
 import argparse
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -161,8 +160,7 @@ def _page(config: ConfigDict, order: batches_lib.Batches) -> np.ndarray:
 def _splits(text: str) -> tuple[str, ...]:
   """Reads the value of `--splits`; an unknown split is a ValueError."""
   names = tuple(text.split(','))
-  unknown: Iterable[str] = [x for x in names if x not in data.SPLITS]
-  for name in unknown:
+  for name in (x for x in names if x not in data.SPLITS):
     raise argparse.ArgumentTypeError(
       f'{name!r} is no split, must be of {", ".join(data.SPLITS)}'
     )

@@ -60,7 +60,7 @@ def test_stages_add_up(tmp_path):
 
 
 def test_what_is_refused(tmp_path, capsys):
-  config = f'--config={configs.FOLDER}/ldm_shapes.py:debug'
+  config = f'--config={configs.FOLDER}/ldm_shapes.py:class,debug'
   flags = [config, f'--output={tmp_path}/out']
   assert inspect.main([*flags, '--splits=train,all']) == errors.USAGE
   assert "'all' is no split, must be of train, val" in capsys.readouterr().err
