@@ -16,8 +16,8 @@ TFDS = [
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
-# Reads LSUN as it is published.
-DATA = ['lmdb>=3.0,<4']
+# Reads LSUN as it is published, and parquet files.
+DATA = ['lmdb>=3.0,<4', 'pyarrow>=18.1,<27']
 # Reads and writes gs:// without TensorFlow.
 GCS = ['gcsfs>=2026.1']
 # Real images that packages bring along, and a classifier of them.

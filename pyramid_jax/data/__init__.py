@@ -31,6 +31,8 @@ READERS = {
   'ade20k': (f'{_READERS}.map_pairs', 'MapPairsReader'),
   'landscapes': (f'{_READERS}.map_pairs', 'MapPairsReader'),
   'digits': ('pyramid_jax.data.digits', 'DigitsReader'),
+  'parquet': (f'{_READERS}.parquet', 'ParquetReader'),
+  'tar_shards': (f'{_READERS}.tar_shards', 'TarShardsReader'),
   LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),
 }
 WITH_CAMERAS = ('image_folder', LATENTS)
@@ -44,13 +46,14 @@ TFDS = 'tfds/'
 TFDS_READER = (f'{_READERS}.tfds', 'TfdsReader')
 
 _PICTURES = 'train/ and val/ with its images at any depth'
-_CAPTIONS = f'{_PICTURES}, and a captions.jsonl in each for text'
 # Sets that have no reader of their own, and the folder that serves instead.
 FOLDERS = {
-  'conceptual_captions': _CAPTIONS,
-  'laion': _CAPTIONS,
   'places': _PICTURES,
 }
+
+
+# Sets that are downloaded as shards, by tools such as img2dataset.
+SHARDED = ('conceptual_captions', 'laion')
 
 
 def _reader(config: ConfigDict) -> tuple[types.ModuleType, str]:
@@ -61,6 +64,12 @@ def _reader(config: ConfigDict) -> tuple[types.ModuleType, str]:
       f'config.data.name is {name!r}, which has no reader yet; use'
       ' config.data.name = image_folder with config.data.root = a folder that'
       f' holds {FOLDERS[name]}.'
+    )
+  if name in SHARDED:
+    raise ValueError(
+      f'config.data.name is {name!r}, whose files are shards; use'
+      ' config.data.name = tar_shards (or parquet) with config.data.root = the'
+      ' folder that holds them, or image_folder with a captions.jsonl.'
     )
   entry = TFDS_READER if name.startswith(TFDS) else READERS.get(name)
   if entry is None:

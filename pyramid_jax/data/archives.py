@@ -46,6 +46,7 @@ SUFFIXES = (TAR, ZIP)
 _KEPT_OPEN = 16  # archives; the files of more are opened for each read
 _THREADS = 8  # that read the headers of archives
 _SAID = 100_000  # members after which the log says how many were found
+_REQUEST = 8 << 20  # bytes of a store that are fetched at once
 _BLOCK = 512  # bytes of a header of a tar
 _DAMAGE = (ValueError, tarfile.TarError)
 _PACKED = ('.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
@@ -63,6 +64,7 @@ class Member:
   crc: int = -1  # CRC-32 of the content; -1 for none
 
 
+Read = Callable[[int, int], bytes]  # bytes by their place and number
 _COLUMNS = ('start', 'stored', 'size', 'is_packed', 'crc')
 
 
@@ -91,7 +93,7 @@ class Archives:
     """
     paths = [_of_disk(path) for path in paths]
     self._paths = paths
-    self._files = [_File(path, len(paths) <= _KEPT_OPEN) for path in paths]
+    self._files = [File(path, len(paths) <= _KEPT_OPEN) for path in paths]
     with errors.user_errors(value=errors.DATA):
       arrays = object_index.load_or_build(
         paths,
@@ -199,7 +201,7 @@ def _of_disk(path: stores.Path) -> stores.Path:
   return copies.local(path) if is_far else path
 
 
-class _File:
+class File:
   """A file of which parts are read at any place."""
 
   def __init__(self, path: stores.Path, is_kept: bool):
@@ -209,7 +211,7 @@ class _File:
     self._handle: int | None = None
 
   def __reduce__(self):
-    return _File, (self.path, self._is_kept)
+    return File, (self.path, self._is_kept)
 
   def __del__(self):
     if self._handle is not None:
@@ -264,7 +266,7 @@ def _content(data: bytes, entry: Member) -> bytes:
   return data
 
 
-def _table(files: Sequence[_File], name: str) -> object_index.Arrays:
+def _table(files: Sequence[File], name: str) -> object_index.Arrays:
   """Returns the members of archives as arrays, sorted by name."""
   rows: list[tuple[str, int, Member]] = []
   with futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -293,7 +295,7 @@ def _table(files: Sequence[_File], name: str) -> object_index.Arrays:
   }
 
 
-def _members(file: _File) -> list[Member]:
+def _members(file: File) -> list[Member]:
   """Returns the regular files of an archive, and of the tars in a tar."""
   path = file.path
   try:
@@ -304,6 +306,45 @@ def _members(file: _File) -> list[Member]:
     return list(_of_tars(_View(file.read, 0, size)))
   except _DAMAGE as error:
     raise ValueError(f'{path}: {error}') from error
+
+
+def members_of_tar(read: Read, size: int) -> Iterator[Member]:
+  """Yields the regular files of a tar in its order.
+
+  Args:
+    read: gives bytes of the tar by place and number, see `forwards`.
+    size: bytes of the tar.
+
+  Raises:
+    ValueError: damage, or what is never read.
+    OSError: it cannot be read.
+  """
+  try:
+    for info in _of_tar(_View(read, 0, size)):
+      yield _named(info, info.name, 0)
+  except tarfile.TarError as error:
+    raise ValueError(f'no tar, or damaged: {error}') from error
+
+
+def forwards(file: File, size: int) -> Read:
+  """Returns `file.read` for a pass over a file: with few requests to a store.
+
+  Raises:
+    ValueError: no regular file.
+    OSError: it is not there.
+  """
+  bounded.check(file.path, limits.FILE_BYTES)
+  if not stores.is_remote(file.path):
+    return file.read
+  start, data = 0, b''
+
+  def part(at: int, count: int) -> bytes:
+    nonlocal start, data
+    if not start <= at <= at + count <= start + len(data):
+      start, data = at, file.read(at, min(max(count, _REQUEST), size - at))
+    return data[at - start : at - start + count]
+
+  return part
 
 
 def _of_zip(path: stores.Path) -> Iterator[Member]:

@@ -1,6 +1,7 @@
 """Fields of the data: where they are, and what is made of them."""
 
 from pyramid_jax.conditioning import edges
+from pyramid_jax.config import field as field_lib
 from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.data import category_lists
@@ -177,8 +178,40 @@ FIELDS = {
   'data.splits': Field(
     (),
     'The splits of a TFDS data set that train, val and test read, such as'
-    " ('train[:90%]', 'train[90%:]', 'train[90%:]'); empty for the splits of"
-    ' these names.',
+    " ('train[:90%]', 'train[90%:]', 'train[90%:]'), or the files in root of"
+    " shards, such as '{00000..00099}.tar'; empty for those of these names.",
+    items=str,
+  ),
+  'data.image_field': Field(
+    'image', 'The column of parquet files with the images.'
+  ),
+  'data.text_field': Field(
+    '',
+    'The column of parquet files, or the field of the .json in tar shards, with'
+    ' the captions; empty for text or caption, or for the .txt.',
+  ),
+  'data.label_field': Field(
+    '',
+    'The column of parquet files, or the field of the .json in tar shards, with'
+    ' the classes; empty for label, or for the .cls.',
+  ),
+  'data.min_side': Field(
+    0,
+    'Images of tar shards with a smaller side in pixels are left out.',
+    low=0,
+    high=ranges.SIDE,
+  ),
+  'data.min_similarity': Field(
+    -1.0,
+    'Images of tar shards whose similarity in the .json is smaller or missing'
+    ' are left out; -1 for none.',
+    low=-1,
+    high=1,
+  ),
+  'data.nsfw': Field(
+    (),
+    "Values of NSFW in the .json of tar shards, such as ('UNLIKELY',); images"
+    ' with others are left out; empty for none.',
     items=str,
   ),
   'sample.to_uint8': Field(
@@ -190,3 +223,29 @@ FIELDS = {
     resumable=True,
   ),
 }
+
+# Fields that some readers alone have -> these; the others would ignore them.
+_SERVED = {
+  'data.image_field': ('parquet',),
+  'data.text_field': ('parquet', 'tar_shards'),
+  'data.label_field': ('parquet', 'tar_shards'),
+  'data.min_side': ('tar_shards',),
+  'data.min_similarity': ('tar_shards',),
+  'data.nsfw': ('tar_shards',),
+}
+# What was made of the data of another reader keeps the fields of that.
+_MADE = ('latents', 'records')
+
+
+def _served(values: field_lib.Values) -> field_lib.Broken | None:
+  """The reader has the fields that are set."""
+  name = values['data.name']
+  for field, readers in _SERVED.items():
+    is_set = values[field] != FIELDS[field].default
+    if is_set and name not in (*readers, *_MADE):
+      allowed = f'{FIELDS[field].default!r} with data.name = {name}'
+      return field_lib.Broken(field, allowed)
+  return None
+
+
+CHECKS = (_served,)

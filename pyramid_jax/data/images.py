@@ -225,7 +225,13 @@ def size(path: pathlib.Path) -> tuple[int, int]:
   """
   with unreadable(path):
     stream = bounded.opened(path, limits.IMAGE_BYTES)
-  with stream, decoder_errors(path), _opened(stream) as file:
+  with stream:
+    return size_of(stream, path)
+
+
+def size_of(stream: BinaryIO, name: str | os.PathLike) -> tuple[int, int]:
+  """Returns height and width of an image in an open file, see `size`."""
+  with decoder_errors(name), _opened(stream) as file:
     width, height = file.size
     # Of a TIFF file, Pillow gives the size of the upright image.
     turned = orientation(file) >= 5 and file.format != 'TIFF'

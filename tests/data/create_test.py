@@ -21,6 +21,14 @@ def test_sets_without_a_reader_say_what_serves_instead(name):
     data.create(config, 'train')
 
 
+@pytest.mark.parametrize('name', data.SHARDED)
+def test_sets_of_shards_say_which_reader_serves(name):
+  config = config_lib.base('ldm')
+  config.data.name = name
+  with pytest.raises(ValueError, match='shards; use .* tar_shards .or parquet'):
+    data.create(config, 'train')
+
+
 def test_sets_of_boxes_have_no_maps():
   config = config_lib.base('ldm')
   config.data.name, config.data.maps = 'coco', ('edges',)

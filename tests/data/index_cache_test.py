@@ -1,6 +1,6 @@
 """Indices that are kept: whole, current, and made by one process of a host."""
 
-import multiprocessing
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -48,36 +48,23 @@ def test_arrays_that_the_reader_does_not_know_are_damage(tmp_path, caplog):
   assert 'Ignored the damaged index' in caplog.text
 
 
-def _load(folder, made, begin):
+def test_one_makes_it_and_others_wait(tmp_path):
+  # Locks of files are those of open files: threads stand for processes.
+  made = []
+
   def build():
-    made.put(1)
+    made.append(1)
     return {'a': np.arange(3)}
 
-  begin.wait(20)
-  got = index_cache.load_or_build(folder, 'x', build)
-  made.put(got['a'].tolist())
-
-
-def test_one_process_makes_it_and_others_wait(tmp_path):
-  # Forked, so that they need no second to start; jax is not used in them.
-  context = multiprocessing.get_context('fork')
-  made, begin = context.Queue(), context.Event()
-  workers = [
-    context.Process(target=_load, args=(tmp_path, made, begin))
-    for _ in range(3)
-  ]
-  # A process has the locks of its parent: they are started before.
-  for worker in workers:
-    worker.start()
-  with index_cache._alone(index_cache._place(tmp_path, 'x').parent):
-    begin.set()
-    workers[0].join(0.2)
-    assert made.empty()  # They wait for this process.
-  results = [made.get(timeout=20) for _ in range(4)]
-  for worker in workers:
-    worker.join(20)
-  assert results.count(1) == 1
-  assert results.count([0, 1, 2]) == 3
+  load = lambda: index_cache.load_or_build(tmp_path, 'x', build)
+  with futures.ThreadPoolExecutor(3) as pool:
+    with index_cache._alone(index_cache._place(tmp_path, 'x').parent):
+      results = [pool.submit(load) for _ in range(3)]
+      assert not futures.wait(results, timeout=0.2).done
+      assert not made
+    for result in results:
+      assert result.result(20)['a'].tolist() == [0, 1, 2]
+  assert made == [1]
 
 
 def test_the_folder_is_configured():
