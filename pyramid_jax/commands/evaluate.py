@@ -134,6 +134,7 @@ def _of_run(
     reader_lib.check_labels(config, names, reader.label_names)
   run_ = loading.load(config, workdir, options.get('checkpoint_step'))
   stopping.check()
+  run_ = loading.to_sample(run_)
   with errors.user_errors():
     settings = settings_lib.of_config(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)

@@ -24,7 +24,8 @@ class PretrainedPart:
   # tree of `params` by loss name and `extra`.
   loss_name: str = 'generator'
   # Whether it is a denoiser that every step of a sampler applies. It is split
-  # as what is trained, and keeps its float32: a branch is added to its weights.
-  # Others are stored in the element types in use, and large ones are split over
-  # all devices.
+  # as what is trained, and training keeps its float32. Others are stored in the
+  # element types in use, and large ones are split over all devices.
   is_denoiser: bool = False
+  # Whether trained weights are added to its own. Neither are rounded before.
+  is_summed: bool = False

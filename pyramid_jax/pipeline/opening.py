@@ -130,6 +130,7 @@ def of_run(
     conditions.read(request, asked, names)
   run = loading.load(config, workdir, step, mesh)
   stopping.check()
+  run = loading.to_sample(run)
   return pipeline.Pipeline(run.system, run.weights, run.mesh, config, names)
 
 

@@ -107,8 +107,8 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
 def sampling(config: ConfigDict, mesh: Mesh) -> Draft:
   """Returns the program that makes `config.sample.batch_size` images.
 
-  Every device has all of the weights, as `runs.loading` places them; the sizes
-  of the given mesh do not matter.
+  Every device has all of the weights, as `runs.loading` places them and in the
+  types of its `to_sample`; the sizes of the given mesh do not matter.
 
   Raises:
     UserError: a system that does not sample, or settings that it does not
@@ -117,7 +117,7 @@ def sampling(config: ConfigDict, mesh: Mesh) -> Draft:
   system = cast(system_lib.Generative, workdir_lib.create_system(config))
   count = config.sample.batch_size
   mesh = mesh_lib.pure_data(list(mesh.devices.flat))
-  weights = loading.abstract(system, config, mesh)
+  weights = loading.abstract(system, config, mesh, to_sample=True)
   row = condition_row(system)
   with errors.user_errors(), placement.on(mesh):
     system.check_rows(row.keys())

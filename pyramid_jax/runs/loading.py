@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from absl import logging
 import jax
@@ -34,24 +35,67 @@ class Run:
 
 
 def abstract(
-  system: system_lib.Trainable, config: ConfigDict, mesh: Mesh
+  system: system_lib.Trainable,
+  config: ConfigDict,
+  mesh: Mesh,
+  to_sample: bool = False,
 ) -> system_lib.Weights:
-  """Returns the shapes of all weights to sample with, and their shardings."""
+  """Returns the shapes of all weights of `load`, and their shardings.
+
+  Args:
+    system: whose weights they are.
+    config: of the run.
+    mesh: of the shardings.
+    to_sample: whether the element types are those of `to_sample`.
+  """
   min_size = config.mesh.fsdp_min_size
-  params, extra = parameters.shapes_of(system.init, jax.random.key(0))
-  shapes = {'params': params, 'extra': extra}
-  trees = sharding.abstract(shapes, mesh, min_size)
-  frozen = pretrained.abstract(system, mesh, min_size)
+  trees = sharding.abstract(_traced(system, to_sample), mesh, min_size)
+  frozen = pretrained.abstract(system, mesh, min_size, to_sample=to_sample)
   return system_lib.Weights(frozen=frozen, **trees)
 
 
-def _mesh(system: system_lib.Trainable, config: ConfigDict) -> Mesh:
+def _traced(system: system_lib.Trainable, to_sample: bool) -> dict[str, Any]:
+  """Returns the shapes of what a system trains, and of its untrained state."""
+  in_use = to_sample and _is_converted(system)
+  trees = parameters.shapes_of(system.init, jax.random.key(0), in_use=in_use)
+  return dict(zip(('params', 'extra'), trees, strict=True))
+
+
+def _is_converted(system: system_lib.Trainable) -> bool:
+  return not any(p.is_summed for p in system.pretrained_parts().values())
+
+
+def to_sample(run: Run) -> Run:
+  """Returns a run with its weights in the types in which a sampler uses them.
+
+  With bfloat16 activations that is half of the bytes; images are the same, bit
+  for bit. Trained weights that are added to pretrained ones stay as they are.
+  The arrays of the given run that are converted are deleted.
+  """
+  system, weights = run.system, run.weights
+  parts = system.pretrained_parts().items()
+  names = {name for name, part in parts if part.is_denoiser}
+  trees = {name: weights.frozen[name] for name in names}
+  denoisers = pretrained.in_use(system, trees, to_sample=True)
+  params = weights.params
+  if _is_converted(system):
+    shapes = _traced(system, to_sample=True)['params']
+    params = pretrained.converted(params, shapes)
+  frozen = {**weights.frozen, **denoisers}
+  short = dataclasses.replace(weights, params=params, frozen=frozen)
+  return dataclasses.replace(run, weights=short)
+
+
+def _mesh(
+  system: system_lib.Trainable, config: ConfigDict, traced: dict[str, Any]
+) -> Mesh:
   """Returns all devices, each with all of the weights where these fit.
 
   Else the devices split them, and every step of a sampler gathers them.
   """
   mesh = mesh_lib.pure_data()
-  weights = jax.tree.leaves(abstract(system, config, mesh))
+  frozen = pretrained.abstract(system, mesh, config.mesh.fsdp_min_size)
+  weights = jax.tree.leaves((traced, frozen))
   size = sum(x.size * x.dtype.itemsize for x in weights)
   there = memory.available(mesh)
   is_room = there is None or size <= there
@@ -89,11 +133,12 @@ def load(
   """
   config, folder = predictors.resolve(config, workdir)
   system = workdir_lib.create_system(config)
-  mesh = _mesh(system, config) if mesh is None else mesh
-  shapes = abstract(system, config, mesh)
+  traced = _traced(system, to_sample=False)
+  mesh = _mesh(system, config, traced) if mesh is None else mesh
+  shapes = sharding.abstract(traced, mesh, config.mesh.fsdp_min_size)
   whole = mesh_lib.replicated(mesh)
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-  wanted = {'params': shapes.params, 'extra': shapes.extra, 'step': number}
+  wanted = {**shapes, 'step': number}
   with shape_fields.named(config):
     trees = sources.load(folder, wanted, step)
   frozen = pretrained.load(system, config, mesh, folder)

@@ -63,6 +63,7 @@ def abstract(
   mesh: Mesh,
   min_size: int,
   in_use: bool = True,
+  to_sample: bool = False,
 ) -> dict[str, Any]:
   """Returns {part: tree} of shapes with their shardings.
 
@@ -72,10 +73,12 @@ def abstract(
     min_size: weights of fewer values are whole on every device.
     in_use: whether the element types are those of `in_use`, instead of those
       of files.
+    to_sample: see `in_use`.
   """
 
   def one(part: pretrained.PretrainedPart) -> Any:
-    is_short, key = in_use and not part.is_denoiser, jax.random.key(0)
+    key = jax.random.key(0)
+    is_short = in_use and _is_converted(part, to_sample)
     with sharding.traced_on(mesh):
       shapes = parameters.shapes_of(part.init, key, in_use=is_short)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
@@ -86,23 +89,46 @@ def abstract(
 
 
 def in_use(
-  system: system_lib.Trainable, trees: Mapping[str, Any]
+  system: system_lib.Trainable,
+  trees: Mapping[str, Any],
+  to_sample: bool = False,
 ) -> dict[str, Any]:
   """Returns parts of `load` in the element types that their layers convert to.
 
   With bfloat16 activations these are kernels and biases; norms and tables of
   embeddings stay as they are. Results are the same, bit for bit.
+
+  Args:
+    system: whose parts they are.
+    trees: {part: tree}; arrays that are converted are deleted, so that there
+      are never two copies of all.
+    to_sample: whether denoisers are converted too.
   """
   key, parts = jax.random.key(0), system.pretrained_parts()
-  converted = {}
+  found = {}
   for name, tree in trees.items():
-    converted[name] = tree
-    if not parts[name].is_denoiser:
-      shapes = parameters.shapes_of(parts[name].init, key, in_use=True)
-      converted[name] = jax.tree.map(
-        lambda leaf, shape: leaf.astype(shape.dtype), tree, shapes
-      )
-  return converted
+    is_short = _is_converted(parts[name], to_sample)
+    shapes = parameters.shapes_of(parts[name].init, key, in_use=is_short)
+    found[name] = converted(tree, shapes)
+  return found
+
+
+def _is_converted(part: pretrained.PretrainedPart, to_sample: bool) -> bool:
+  return not part.is_summed and (to_sample or not part.is_denoiser)
+
+
+def converted(tree: Any, shapes: Any) -> Any:
+  """Returns arrays in the element types of shapes, and deletes the others."""
+
+  def one(leaf: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
+    if leaf.dtype == shape.dtype:
+      return leaf
+    found = leaf.astype(shape.dtype)
+    if isinstance(leaf, jax.Array):
+      leaf.delete()
+    return found
+
+  return jax.tree.map(one, tree, shapes)
 
 
 def load(

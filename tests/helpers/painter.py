@@ -51,5 +51,6 @@ def install(monkeypatch, system=None, generate=paint, weights=None):
     step=3,
   )
   monkeypatch.setattr(loading, 'load', lambda *args, **kwargs: run)
+  monkeypatch.setattr(loading, 'to_sample', lambda run: run)
   monkeypatch.setattr(system_lib, 'generate', generate)
   return run

@@ -55,7 +55,8 @@ def test_types_in_use_change_no_result(name):
   network, example = _networks(jnp.bfloat16)[name]
   system = _system({name: (network, example)})
   tree = network.init(jax.random.key(0), example)['params']
-  used = pretrained.in_use(system, {name: tree})[name]
+  given = jax.tree.map(jnp.copy, tree)  # what is converted is deleted
+  used = pretrained.in_use(system, {name: given})[name]
   found = {k: x.dtype for k, x in sharding.leaves(used).items()}
   kernels = {k for k in found if k.endswith('/kernel')}
   short = {k for k, dtype in found.items() if dtype == jnp.bfloat16}

@@ -158,6 +158,7 @@ class LaDMControl(ladm.LaDM):
       path=self.base_path,
       field='control.base',
       is_denoiser=True,
+      is_summed=True,
     )
     return {**super().pretrained_parts(), BASE: part}
 
