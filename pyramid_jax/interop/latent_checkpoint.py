@@ -44,6 +44,8 @@ class Layout:
   # Names of a trained condition encoder.
   condition: mapping.Rename = text_encoders.rename
   condition_prefix: str = TRANSFORMER  # the prefix of those names
+  # Of those names the ones that no step reads; no run has them.
+  unread: tuple[str, ...] = text_encoders.UNREAD
   # Whether the first stage is the condition encoder too, with its tensors
   # stored twice.
   repeats_first_stage: bool = False
@@ -130,6 +132,8 @@ def to_flax(
   for key in state:
     if key not in report.matched and key not in report.mismatched:
       report.unused[key] = np.shape(state[key])
+  if 'condition' in generator:
+    report.leave_out(layout.condition_prefix + name for name in layout.unread)
   result = Weights(
     generator=generator,
     ema=ema,

@@ -94,7 +94,7 @@ def layout_of(name: str, system: Any) -> latent_checkpoint.Layout | None:
       for prefix in part.prefixes
       if prefix.startswith(latent_checkpoint.CONDITION)
     )
-    fields['condition'] = part.rename
+    fields['condition'], fields['unread'] = part.rename, part.unread
   if name == 'ldm':
     return latent_checkpoint.Layout(
       repeats_first_stage=encoder.pretrained_name == FIRST_STAGE,
@@ -344,6 +344,10 @@ def to_official(name: str, workdir: stores.Path) -> dict[str, np.ndarray]:
     latent_scale=averaged['extra']['latent_scale'],
     updates=step,
   )
-  return latent_checkpoint.to_official(
+  state = latent_checkpoint.to_official(
     weights, system.chain, config.ema.decay, layout
   )
+  if 'condition' in weights.generator:
+    unread = (layout.condition_prefix + name for name in layout.unread)
+    parts.name_unwritten(unread, state)
+  return state

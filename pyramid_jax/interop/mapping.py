@@ -7,6 +7,7 @@ exact and holds for gradients as well.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
@@ -107,6 +108,12 @@ class Report:
     for name in _ACCOUNTS:
       getattr(self, name).update(getattr(other, name))
     self.notes.extend(n for n in other.notes if n not in self.notes)
+
+  def leave_out(self, keys: Iterable[str]) -> None:
+    """Turns keys that are known and that no step reads into a note."""
+    found = [key for key in keys if self.unused.pop(key, None) is not None]
+    if found:
+      self.notes.append(f'left out, since no step reads it: {", ".join(found)}')
 
   def renamed(self, rename: Callable[[str], str]) -> 'Report':
     """Returns the same account under other keys."""

@@ -5,6 +5,7 @@ it under a prefix; it is written as a safetensors file under our own paths.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import os
@@ -62,6 +63,9 @@ class Part:
   # several of ours are one official tensor.
   cut: Callable[[State, Any], State] = lambda state, tree: state
   join: Callable[[State], State] = lambda state: state  # undoes `cut`
+  # Those of released networks that no step reads: they are neither taken nor
+  # exported.
+  unread: tuple[str, ...] = ()
   # Whether a file must hold the network alone, buffers included.
   strict: bool = False
   # A module whose `to_official` and `from_official` convert the layout of that
@@ -100,6 +104,7 @@ FAMILIES = {
   'ldm.unet': dataclasses.replace(_UNET, diffusers=diffusers_unet),
   'bert': Part(
     rename=text_encoders.rename,
+    unread=text_encoders.UNREAD,
     prefixes=('', f'{_CONDITION}transformer.', 'transformer.'),
   ),
   'clip_text': Part(
@@ -196,6 +201,7 @@ def to_flax(
   for key in taken.state:
     if not key.startswith(taken.prefix):
       report.unused[key] = tuple(np.shape(taken.state[key]))
+  report.leave_out(taken.prefix + name for name in how.unread)
   report = report.renamed(taken.own)
   if choice is not None:
     _add_rest(report, state, choice)
@@ -285,6 +291,7 @@ def to_official(
   params = mapping.unstack(params, how.scanned)
   state = dict(how.join(mapping.to_official(params, how.rename)))
   state |= how.buffers(params)
+  name_unwritten(how.unread, state)
   if layout == 'official':
     return state
   if how.diffusers is None:
@@ -293,6 +300,17 @@ def to_official(
       f'{family!r} has no layout {layout!r}; only {", ".join(having)} have it'
     )
   return dict(how.diffusers.from_official(state, heads))
+
+
+def name_unwritten(unread: Iterable[str], state: State) -> None:
+  """Says which keys of a release a state dict lacks; no step reads them."""
+  lacks = [key for key in unread if key not in state]
+  if lacks:
+    logging.warning(
+      '%s of the release: not written, since no step reads it and no run has'
+      ' it',
+      ', '.join(lacks),
+    )
 
 
 def load_part(

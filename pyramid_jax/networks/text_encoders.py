@@ -89,6 +89,9 @@ class TransformerEncoder(nn.Module):
   # Standard deviation of the initial embeddings; with 0.02, that of the
   # reference, the first blocks outweigh them.
   embed_std: float = 0.02
+  # Whether it has the head of released encoders, which predicts tokens. No step
+  # of a system reads it.
+  has_logits: bool = False
 
   def setup(self) -> None:
     self.token_emb = affine.embed(self.vocab_size, self.dim, self.embed_std)
@@ -105,19 +108,22 @@ class TransformerEncoder(nn.Module):
       self.scan_blocks,
     )
     self.norm = norms.LayerNorm(dtype=self.dtype)
-    self.to_logits = affine.Linear(self.vocab_size)
+    if self.has_logits:
+      self.to_logits = affine.Linear(self.vocab_size)
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """Maps (B, N) token ids, N <= max_seq_len, to (B, N, dim) features."""
     positions = _positions(tokens, self.max_seq_len)
     x = self.token_emb(tokens) + self.pos_emb(positions)
     x = self.norm(self.layers(x.astype(self.dtype)))
-    if self.is_initializing():
-      self.to_logits(x)  # Every checkpoint has it.
+    if self.is_initializing() and self.has_logits:
+      self.to_logits(x)
     return x
 
   def logits(self, tokens: jax.Array) -> jax.Array:
     """Maps (B, N) token ids to (B, N, vocab_size) float32 logits."""
+    if not self.has_logits:
+      raise ValueError('logits need has_logits, got False.')
     return self.to_logits(self(tokens))
 
 

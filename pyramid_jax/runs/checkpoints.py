@@ -295,6 +295,7 @@ def load(
   abstract: Mapping[str, Any],
   step: int | None = None,
   averaged: bool = True,
+  with_retired: bool = False,
 ) -> dict[str, Any]:
   """Returns the weights of a run; all processes call it.
 
@@ -304,13 +305,15 @@ def load(
       shardings.
     step: of the checkpoint; None = the newest valid one.
     averaged: whether averages replace the parameters that have some.
+    with_retired: whether parameters that older versions had come too, if the
+      run has them, see `retired.added`.
 
   Raises:
     UserError: there is none, it is damaged, or it has other parameters.
   """
   found = processes.decided(lambda: steps(workdir))
   if not found and compact.is_there(workdir):
-    return compact.load(workdir, abstract, step)
+    return compact.load(workdir, abstract, step, with_retired)
   if not found or step not in (None, *found):
     there = ', '.join(map(str, reversed(found))) or 'none'
     wish = '' if step is None else f' of step {step}'
@@ -321,7 +324,7 @@ def load(
   for candidate in found if step is None else [step]:
     path = step_folders.of_step(workdir, candidate)
     try:
-      return restoring.weights(path, abstract, averaged)
+      return restoring.weights(path, abstract, averaged, with_retired)
     except reading.DamagedError as error:
       logging.warning('%s is damaged (%s)', path, error)
   folder = directory(workdir)
@@ -380,8 +383,9 @@ def check_frozen(
 
 
 def load_part(workdir: Path, loss_name: str, abstract: Any) -> Any:
-  """Reads the weights of one loss, see `load`."""
-  trees = load(workdir, {'params': {loss_name: abstract}})
+  """Reads the weights of one loss, with retired ones, see `load`."""
+  params = {'params': {loss_name: abstract}}
+  trees = load(workdir, params, with_retired=True)
   return trees['params'][loss_name]
 
 

@@ -32,6 +32,7 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.files import json_text
 from pyramid_jax.files import stores
 from pyramid_jax.interop import safetensors_file
+from pyramid_jax.runs import retired
 from pyramid_jax.runs import shape_fields
 
 
@@ -114,13 +115,19 @@ def _version() -> str:
   return 'unknown'
 
 
-def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
+def load(
+  workdir: Path,
+  abstract: Any,
+  step: int | None = None,
+  with_retired: bool = False,
+) -> Any:
   """Reads trees of a file onto the mesh.
 
   Args:
     workdir: its folder.
     abstract: trees as in `write`, or a part of them, with shardings.
     step: refused unless it is that of the file; None for any.
+    with_retired: see `checkpoints.load`.
 
   Raises:
     UserError: a file that is damaged, or of another config or step.
@@ -135,6 +142,9 @@ def load(workdir: Path, abstract: Any, step: int | None = None) -> Any:
         f'no checkpoint of step {step} in {path}, there: {found}.',
         errors.MISSING,
       )
+    if with_retired:
+      shapes = {name: (tensors.shape(name), np.float32) for name in tensors}
+      abstract = retired.added(abstract, shapes)
     _compare(path, tensors, sharding.leaves(abstract))
     values = jax.tree_util.tree_map_with_path(
       lambda at, leaf: _read(tensors, sharding.path_name(at), leaf), abstract

@@ -22,6 +22,7 @@ from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import hashes
+from pyramid_jax.runs import retired
 from pyramid_jax.runs import shape_fields
 from pyramid_jax.runs import sources
 from pyramid_jax.systems import system as system_lib
@@ -96,7 +97,8 @@ def in_use(
   """Returns parts of `load` in the element types that their layers convert to.
 
   With bfloat16 activations these are kernels and biases; norms and tables of
-  embeddings stay as they are. Results are the same, bit for bit.
+  embeddings stay as they are. Results are the same, bit for bit. What no layer
+  has (`runs.retired`) is left out.
 
   Args:
     system: whose parts they are.
@@ -109,7 +111,7 @@ def in_use(
   for name, tree in trees.items():
     is_short = _is_converted(parts[name], to_sample)
     shapes = parameters.shapes_of(parts[name].init, key, in_use=is_short)
-    found[name] = converted(tree, shapes)
+    found[name] = converted(retired.pruned(tree, shapes), shapes)
   return found
 
 
@@ -189,7 +191,7 @@ def check(
 
 def _load(part: pretrained.PretrainedPart, path: Path, shapes: Any) -> Any:
   if not part.loss_name:
-    return sources.load(path, shapes)
+    return sources.load(path, shapes, with_retired=True)
   field = f'config.{part.field}'
   found = files.local_all(part.path, field)[0] if part.path else path
   if stores.path(found).is_dir() or not part.path:

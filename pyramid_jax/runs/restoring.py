@@ -15,12 +15,16 @@ from pyramid_jax.distributed import sharding
 from pyramid_jax.files import stores
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import reading
+from pyramid_jax.runs import retired
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs import step_meta
 
 
 def weights(
-  path: stores.Path, abstract: Mapping[str, Any], averaged: bool
+  path: stores.Path,
+  abstract: Mapping[str, Any],
+  averaged: bool,
+  with_retired: bool,
 ) -> dict[str, Any]:
   """Returns the weights of a step, see `checkpoints.load`.
 
@@ -29,6 +33,10 @@ def weights(
     UserError: the checkpoint is whole and of another config.
   """
   meta = reading.together(lambda: step_meta.read(path))
+  if with_retired:
+    there = meta['tree'].get('state', {})
+    shapes = {name: (shape, dtype) for name, (shape, dtype, _) in there.items()}
+    abstract = retired.added(abstract, shapes)
   step_meta.compare(path, meta, {'state': abstract}, partial=True)
   kept = meta['tree'].get('ema', {}) if averaged else {}
   params = traverse_util.flatten_dict(abstract['params'])
@@ -71,7 +79,12 @@ def restore(
     DamagedError: something is missing, unreadable or changed.
     UserError: the checkpoint is whole and of another config.
   """
-  step_meta.compare(path, meta, target, partial)
+  if not partial:
+    kept = retired.without(path, meta['tree'], target)
+    partial = kept != meta['tree']
+    step_meta.compare(path, {**meta, 'tree': kept}, target, partial=False)
+  else:
+    step_meta.compare(path, meta, target, partial)
   items = reading.together(
     lambda: {
       name: _item(path / name, tree, partial) for name, tree in target.items()

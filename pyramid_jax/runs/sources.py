@@ -14,6 +14,7 @@ def load(
   abstract: Mapping[str, Any],
   step: int | None = None,
   averaged: bool = True,
+  with_retired: bool = False,
 ) -> dict[str, Any]:
   """Returns the weights of a workdir, or of a folder of diffusers.
 
@@ -22,12 +23,13 @@ def load(
     abstract: see `checkpoints.load`.
     step: of the checkpoint; None = the newest valid one.
     averaged: whether averages replace the parameters that have some.
+    with_retired: see `checkpoints.load`.
 
   Raises:
     UserError: there are none, they are damaged, or of another network.
   """
   if not diffusers_folder.is_folder(folder):
-    return checkpoints.load(folder, abstract, step, averaged)
+    return checkpoints.load(folder, abstract, step, averaged, with_retired)
   if step is not None:
     raise errors.UserError(
       f'{folder} is a folder of diffusers, which has no checkpoint of step'

@@ -22,6 +22,9 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 CONV = 'model.diffusion_model.input_blocks.0.0.weight'
 CONV_EMA = 'model_ema.diffusion_modelinput_blocks00weight'
 CODEBOOK = 'first_stage_model.quantize.embedding.weight'
+HEAD = [
+  f'cond_stage_model.transformer.to_logits.{x}' for x in ('weight', 'bias')
+]
 DECODER = 'decoder.up.0.block.0.norm1.weight'
 # config, a key of its condition encoder or None, number of such keys
 CONDITIONS = {
@@ -68,6 +71,8 @@ def test_every_kind_of_condition_there_and_back(name):
       for key, value in state.items()
       if key.startswith('first_stage_model')
     }
+  if name.startswith('ldm_text'):  # a release has a head that nothing reads
+    state |= {key: np.ones(3, np.float32) for key in HEAD}
   conditions = [k for k in state if k.startswith('cond_stage_model.')]
   if count >= 0:
     assert len(conditions) == count
@@ -79,13 +84,15 @@ def test_every_kind_of_condition_there_and_back(name):
   trees, report = latent_workdir.from_official('ldm', state, system, False)
   assert report.complete
   assert not report.unused
+  left_out = f'left out, since no step reads it: {", ".join(HEAD)}'
+  assert (left_out in report.notes) == name.startswith('ldm_text')
   np.testing.assert_array_equal(trees.latent_scale, [1.0])
   back = latent_checkpoint.to_official(
     trees, system.chain, 0.9999, latent_workdir.layout_of('ldm', system)
   )
-  assert back.keys() == state.keys()
-  for key, value in state.items():
-    np.testing.assert_array_equal(back[key], value, err_msg=key)
+  assert back.keys() == state.keys() - set(HEAD)
+  for key, value in back.items():
+    np.testing.assert_array_equal(value, state[key], err_msg=key)
 
 
 def test_a_first_stage_that_is_there_once_serves_both():

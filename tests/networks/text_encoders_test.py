@@ -30,6 +30,20 @@ def _clip(**changes):
   return module, jax.jit(module.init)(KEY, TOKENS)
 
 
+def test_the_head_is_there_where_it_is_requested():
+  sizes = {'vocab_size': 12, 'max_seq_len': 5, 'dim': 8, 'depth': 1}
+  module = text_encoders.TransformerEncoder(**sizes, heads=2, head_dim=4)
+  variables = module.init(KEY, TOKENS)
+  assert 'to_logits' not in variables['params']
+  with pytest.raises(ValueError, match='has_logits, got False'):
+    module.apply(variables, TOKENS, method='logits')
+  whole = module.clone(has_logits=True)
+  more = whole.init(KEY, TOKENS)
+  assert more['params'].keys() - variables['params'].keys() == {'to_logits'}
+  got = module.apply(variables, TOKENS)
+  np.testing.assert_array_equal(got, whole.apply(more, TOKENS))
+
+
 def test_clip_block_equals_the_formula():
   x = jax.random.normal(KEY, (1, 4, 6))
   block = text_encoders.ClipBlock(heads=2, mlp_dim=10)

@@ -23,6 +23,10 @@ _SUBLAYERS = {
 }
 
 
+# The head of released encoders, which predicts tokens: no system has it.
+UNREAD = ('to_logits.weight', 'to_logits.bias')
+
+
 def rename(path: mapping.Path) -> tuple[str, str]:
   """Returns official key and kind of a `TransformerEncoder` parameter."""
   *modules, leaf = path

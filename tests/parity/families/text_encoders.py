@@ -38,6 +38,7 @@ def build(config: Mapping[str, Any]) -> text_encoders.TransformerEncoder:
     max_seq_len=config.get('max_seq_len', 77),
     dim=config['n_embed'],
     depth=config['n_layer'],
+    has_logits=True,
   )
 
 
