@@ -203,7 +203,7 @@ def test_a_shard_that_is_damaged_in_a_store_is_no_copy(store, latents):
 
 
 def test_shards_that_are_absent_are_said(store, latents):
-  (latents / 'train-00001.json').unlink()
+  (latents / 'train-00001.records').unlink()
   remote_store.put_tree(store, latents)
   words = f'{ROOT} lacks 1 of its 3 shards, the first is train-00001.records'
   with pytest.raises(errors.UserError, match=words) as error:
