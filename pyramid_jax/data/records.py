@@ -12,6 +12,7 @@ its own, so a random batch out of ten thousand shards would take seconds.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import functools
 import math
@@ -140,6 +141,19 @@ class _Handle:
       os.close(self.number)
 
 
+def _open(folder: stores.Path, names: Sequence[str], index: int) -> _Handle:
+  """Opens a shard, or its copy; what is not there is a UserError."""
+  path = os.path.join(folder, names[index])
+  try:
+    return _Handle(copies.local(path) if stores.is_remote(folder) else path)
+  except ValueError as error:
+    raise errors.UserError(f'{path}: {error}', errors.DATA) from error
+  except OSError as error:
+    if errors.is_transient(error):
+      raise
+    raise errors.UserError(errors.reason(error), errors.MISSING) from error
+
+
 class Shards:
   """The shards `NAME-00000.records`, ... of a folder.
 
@@ -163,10 +177,9 @@ class Shards:
     self.size = size
     self.names = [f'{name}-{i:05d}{SUFFIX}' for i in range(-(-count // size))]
     self._folder = folder
-    self._prefix = (
-      None if stores.is_remote(folder) else os.path.join(folder, '')
-    )
-    self._opened = functools.lru_cache(_OPEN)(self._open)
+    # Without `self`, so that files are closed when nobody has the shards.
+    function = functools.partial(_open, folder, self.names)
+    self._opened = functools.lru_cache(_OPEN)(function)
 
   def numbers(self, index: int) -> range:
     """Returns the records of a shard."""
@@ -262,19 +275,6 @@ class Shards:
       if not more:
         raise self._damaged(index, f'ends at byte {at + got}')
       got += more
-
-  def _open(self, index: int) -> _Handle:
-    try:
-      if self._prefix is not None:
-        return _Handle(self._prefix + self.names[index])
-      return _Handle(copies.local(self.path(index)))
-    except ValueError as error:
-      text = f'{self.path(index)}: {error}'
-      raise errors.UserError(text, errors.DATA) from error
-    except OSError as error:
-      if errors.is_transient(error):
-        raise
-      raise errors.UserError(errors.reason(error), errors.MISSING) from error
 
   def _damaged(self, index: int, what: str) -> errors.UserError:
     return errors.UserError(

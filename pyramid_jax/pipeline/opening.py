@@ -160,9 +160,7 @@ def _open(
 ) -> pipeline.Pipeline:
   if not os.fspath(source):
     raise errors.UserError('the source of a model is empty, give a folder.')
-  path = stores.path(source).expanduser()
-  if not path.exists():  # one's own folder goes before a model of that name
-    path = compact.model(os.fspath(source)) or path
+  path = compact.place(source)
   for is_kind, open_kind in KINDS:
     if is_kind(path):
       return open_kind(path, options)

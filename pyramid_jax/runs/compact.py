@@ -55,6 +55,17 @@ def model(name: str) -> pathlib.Path | None:
   return MODELS / name if name in names() else None
 
 
+def place(source: Path) -> stores.Path:
+  """Returns a folder, or that of a run that comes along by its name.
+
+  One's own folder goes before a run of that name.
+  """
+  path = stores.path(source).expanduser()
+  if path.exists():
+    return path
+  return model(os.fspath(source)) or path
+
+
 def is_there(workdir: Path) -> bool:
   """Whether a workdir has such a file."""
   return (stores.path(workdir) / FILE).is_file()

@@ -17,6 +17,7 @@ which are trained on from models of texts.
 from collections.abc import Mapping
 import dataclasses
 import functools
+import os
 from typing import Any
 
 from absl import logging
@@ -29,6 +30,7 @@ from pyramid_jax import errors
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import diffusers_folder
+from pyramid_jax.runs import compact
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import pretrained
@@ -170,9 +172,9 @@ def plan(
   Raises:
     UserError: another system, or no array that this run could take.
   """
-  folder = config.train.init_from
-  if not folder:
+  if not config.train.init_from:
     return None
+  folder = os.fspath(compact.place(config.train.init_from))
   other = workdir_lib.read_config(folder, FIELD)
   if other.system.name != config.system.name:
     raise errors.UserError(

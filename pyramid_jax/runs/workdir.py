@@ -193,7 +193,7 @@ def _missing_start(config: ConfigDict, workdir: stores.Path) -> list[str]:
   source = config.train.init_from
   if not source or checkpoints.steps(workdir):
     return []
-  folder = stores.path(source)
+  folder = compact.place(source)
   has_weights = checkpoints.steps(folder) or compact.is_there(folder)
   is_run = has_weights and (folder / CONFIG).is_file()
   if is_run or diffusers_folder.is_folder(folder):

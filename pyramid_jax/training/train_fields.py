@@ -19,8 +19,9 @@ FIELDS = {
   ),
   'train.init_from': Field(
     '',
-    'A run or a converted checkpoint of the same system, whose weights a run'
-    ' begins from; one that has a checkpoint does not read it any more.',
+    'A run, a converted checkpoint or a model that comes along, of the same'
+    ' system, whose weights a run begins from; one that has a checkpoint does'
+    ' not read it any more.',
     resumable=True,
     path=True,
   ),
