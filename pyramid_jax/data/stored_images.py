@@ -1,5 +1,6 @@
 """What readers of official sets of images, with or without classes, share."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -115,6 +116,10 @@ class StoredReader(file_reader.FileReader):
     """Returns the image of an index, or raises `BrokenImage`."""
     row = int(self._rows[index])
     return images.decode_image(self._store.load(row), self._store.where(row))
+
+  def captions(self) -> Iterable[str]:
+    """Returns the texts that examples may have, the names of classes."""
+    return self.label_names[1:]
 
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`; see `FileReader.cut`."""

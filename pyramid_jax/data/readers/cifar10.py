@@ -153,6 +153,10 @@ class Cifar10Reader(file_reader.FileReader):
       }
     }
 
+  def captions(self) -> Iterable[str]:
+    """Returns the texts that examples may have, the names of classes."""
+    return self.label_names[1:]
+
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example; see `FileReader.cut`."""
     image = self._pixels[index].transpose(1, 2, 0)
