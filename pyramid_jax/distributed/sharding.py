@@ -1,4 +1,10 @@
-"""Which part of a parameter lives on which device."""
+"""Which part of a parameter lives on which device.
+
+What only an update reads and writes, the moments of the optimizer and the
+averages, is split over `data` too (ZeRO, arXiv:1910.02054): every device
+updates a part of the weights, for which it gets the summed gradients, and the
+others get the new weights of it.
+"""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -21,6 +27,11 @@ from pyramid_jax.placement import TENSOR
 
 
 Axes = str | tuple[str, ...] | None  # that split a dimension
+# An axis of a mesh, and the dimension of a leaf that it should split.
+Wish = tuple[str, int | None]
+
+# Two axes in place of `data` for a leaf none of whose dimensions it divides.
+_DATA_PARTS = ('data_0', 'data_1')
 
 # Values of a leaf that no rule splits, from which on it is named.
 _LARGE = 2**20
@@ -106,9 +117,16 @@ def spec(
   """
   if math.prod(shape) < min_size:
     return PartitionSpec()
+  return _placed(_wishes(name, len(shape), over_all), shape, sizes)[0]
+
+
+def _placed(
+  wishes: Iterable[Wish], shape: tuple[int, ...], sizes: Mapping[str, int]
+) -> tuple[PartitionSpec, list[int]]:
+  """Returns the axes of a leaf, and what they leave of its dimensions."""
   split: list[tuple[str, ...]] = [() for _ in shape]
   left = list(shape)  # of each dimension on one device
-  for axis, wished in _wishes(name, len(shape), over_all):
+  for axis, wished in wishes:
     size = sizes[axis]
     fitting = [i for i, n in enumerate(left) if n % size == 0]
     if size == 1 or not fitting:
@@ -119,17 +137,15 @@ def spec(
     left[place] //= size
   while split and not split[-1]:
     split.pop()
-  return PartitionSpec(*split)
+  return PartitionSpec(*split), left
 
 
-def _wishes(
-  name: str, rank: int, over_all: bool
-) -> list[tuple[str, int | None]]:
+def _wishes(name: str, rank: int, over_all: bool) -> list[Wish]:
   """Returns the axes that split a leaf, and the dimension of each.
 
   `tensor` comes first: what its layers compute depends on the dimension.
   """
-  wishes: list[tuple[str, int | None]] = [(FSDP, None)]
+  wishes: list[Wish] = [(FSDP, None)]
   for pattern, axes in RULES:
     if re.search(f'(^|/)({pattern})$', name) and rank >= len(axes):
       wish: tuple[Axes, ...] = (None,) * (rank - len(axes)) + axes
@@ -144,14 +160,51 @@ def _wishes(
 def shardings(
   tree: Any, mesh: Mesh, min_size: int, over_all: bool = False
 ) -> Any:
-  """Returns the tree of shardings of a tree of arrays or shapes."""
+  """Returns the tree of shardings of a tree of arrays or shapes.
+
+  They are those of `spec`. With `over_all`, a leaf of which `data` divides no
+  dimension is split over two axes, parts of `data`, in a mesh of its own, whose
+  devices are in the same order.
+  """
 
   def one(path, leaf):
-    name, sizes = path_name(path), mesh.shape
-    axes = spec(name, leaf.shape, sizes, min_size, over_all)
+    name = path_name(path)
+    axes = spec(name, leaf.shape, mesh.shape, min_size, over_all)
+    if over_all and leaf.size >= min_size:
+      return _in_parts(name, leaf.shape, NamedSharding(mesh, axes))
     return NamedSharding(mesh, axes)
 
   return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _in_parts(
+  name: str, shape: tuple[int, ...], whole: NamedSharding
+) -> NamedSharding:
+  """Splits a leaf by parts of `data` unless `data` itself splits it."""
+  mesh = whole.mesh
+  size, wishes = mesh.shape[DATA], _wishes(name, len(shape), True)
+  if DATA not in dict(wishes) or size == 1 or DATA in axes_of(whole.spec):
+    return whole
+  others = [wish for wish in wishes if wish[0] != DATA]
+  _, left = _placed(others, shape, mesh.shape)
+  part = max(math.gcd(size, n) for n in left)
+  sizes = (part, size // part, *mesh.devices.shape[1:])
+  parted = Mesh(
+    mesh.devices.reshape(sizes),
+    (*_DATA_PARTS, *placement.AXES[1:]),
+    axis_types=mesh.axis_types[:1] + mesh.axis_types,
+  )
+  place = dict(wishes)[DATA]
+  axes, _ = _placed(
+    [*others, *((axis, place) for axis in _DATA_PARTS)], shape, parted.shape
+  )
+  return NamedSharding(parted, axes)
+
+
+def axes_of(split: PartitionSpec) -> Iterator[str]:
+  """Yields the axes of a mesh that split some dimension."""
+  for entry in split:
+    yield from (entry,) if isinstance(entry, str) else entry or ()
 
 
 def abstract(
@@ -165,20 +218,12 @@ def abstract(
   )
 
 
-def constrained(tree: Any, min_size: int) -> Any:
-  """Splits gradients, or other trees with the paths of parameters, as these.
-
-  It holds within `placement.on`; without it the tree stays as it is.
-  """
-  sizes = placement.sizes()
-  if not sizes:
-    return tree
-
-  def one(path, leaf):
-    split = spec(path_name(path), leaf.shape, sizes, min_size)
-    return jax.lax.with_sharding_constraint(leaf, split)
-
-  return jax.tree_util.tree_map_with_path(one, tree)
+def constrained(
+  tree: Any, mesh: Mesh, min_size: int, over_all: bool = False
+) -> Any:
+  """Splits gradients, or other trees with the paths of parameters, as these."""
+  places = shardings(tree, mesh, min_size, over_all)
+  return jax.lax.with_sharding_constraint(tree, places)
 
 
 def device_bytes(tree: Any) -> int:

@@ -47,6 +47,7 @@ class Draft:
     mesh: the devices.
     images: the rows of a batch, over all devices.
     params: the trained weights.
+    updated: the same, as an update splits them; None of a sampler.
     state: all that the program changes, None of a sampler.
     frozen: the weights that it only reads.
     model_flops: () -> what the mathematics needs for the batch, over all
@@ -58,6 +59,7 @@ class Draft:
   mesh: Mesh
   images: int
   params: Any
+  updated: Any
   state: Any
   frozen: Any
   model_flops: Callable[[], int]
@@ -85,7 +87,7 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
     step_lib.check_batch(system, config, mesh)
   min_size = config.mesh.fsdp_min_size
   create = functools.partial(step_lib.create, system, config)
-  state = step_lib.abstract(create, mesh, min_size)
+  state = step_lib.abstract(create, mesh, config)
   frozen = pretrained.abstract(system, mesh, min_size)
   row, finish = training_row(config, system)
   batch: Any = _rows(row, count, mesh_lib.batch_sharding(mesh))
@@ -94,6 +96,7 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
     mesh=mesh,
     images=count,
     params=state.params,
+    updated=step_lib.updated(state.params, mesh, config),
     state=state,
     frozen=frozen,
     model_flops=lambda: model_flops.of_step(
@@ -135,6 +138,7 @@ def sampling(config: ConfigDict, mesh: Mesh) -> Draft:
     mesh=mesh,
     images=count,
     params=weights.params,
+    updated=None,
     state=None,
     frozen=weights,
     model_flops=lambda: count * flops.count(of_one, weights, key, row),

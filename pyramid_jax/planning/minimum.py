@@ -2,13 +2,14 @@
 
 Weights that are split over `fsdp` are gathered where they are used, once in
 the forward pass and once in the backward pass, in the type of activations.
-Their gradients are summed in float32 and scattered over `fsdp`, and what is
-left is summed over `data`; gradients of replicated weights are summed over
-both. Microbatches repeat what is not kept between them: gathered weights and
-scattered gradients. Frozen weights that are split are gathered once for each
-microbatch. What `tensor` needs depends on the network and is not counted, nor
-is what an optimizer of whole matrices (Muon) gathers. A sampler whose weights
-are replicated needs none.
+Gradients are summed in float32. They are scattered over the devices that update
+a part of a weight each, which then give the new values of it to those that have
+more of the weight (`training.step`); those that every device updates as a whole
+are summed over all. Microbatches repeat what is not kept between them: gathered
+weights and scattered gradients. Frozen weights that are split are gathered once
+for each microbatch. What `tensor` needs depends on the network and is not
+counted, nor is what an optimizer of whole matrices (Muon) gathers. A sampler
+whose weights are replicated needs none.
 """
 
 from collections import Counter
@@ -23,46 +24,59 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pyramid_jax import placement
+from pyramid_jax.distributed import sharding
 from pyramid_jax.planning import hlo
 from pyramid_jax.planning.collectives import Collective
 from pyramid_jax.planning.program import Program
 
 
-DATA, FSDP = placement.BATCH_AXES
+DATA, FSDP, TENSOR = placement.AXES
 _GRADIENT_BYTES = 4  # of a value, float32
 # Smaller arrays are losses, norms and the like.
 _LEAST_BYTES = 2**20
 
 
 def of_training(
-  params: Any, frozen: Any, mesh: Mesh, dtype: str, microbatches: int = 1
+  params: Any,
+  updated: Any,
+  frozen: Any,
+  mesh: Mesh,
+  dtype: str,
+  microbatches: int = 1,
 ) -> dict[str, int]:
   """Returns the bytes that a training step exchanges at the least, by kind.
 
   Args:
     params: trained weights, abstract arrays with their shardings.
+    updated: the same, with the shardings in which they are updated.
     frozen: weights that it only reads (`read`), with their shardings.
     mesh: the devices.
     dtype: of activations.
     microbatches: over which gradients are accumulated.
   """
   width = jnp.dtype(dtype).itemsize
-  data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
+  chips = mesh.shape[DATA] * mesh.shape[FSDP]
   total: Counter[str] = Counter()
-  for leaf in jax.tree.leaves(params):
-    size = _gathered(leaf, mesh)
+  pairs = zip(jax.tree.leaves(params), jax.tree.leaves(updated), strict=True)
+  for leaf, part in pairs:
+    size, own, parts = (
+      _gathered(leaf),
+      _own(leaf),
+      _gathered(leaf) // _own(part),
+    )
     gradient = size * _GRADIENT_BYTES
-    if _is_split(leaf) and fsdp > 1:
+    if own < size:
       total['all-gather'] += 2 * size * width * microbatches
+    if own > _own(part):
+      total['all-gather'] += own * _GRADIENT_BYTES
+    if parts > 1:
       total['reduce-scatter'] += gradient * microbatches
-      if data > 1:
-        total['all-reduce'] += gradient // fsdp
-    elif data * fsdp > 1:
-      total['all-reduce'] += gradient
+    if parts < chips:
+      total['all-reduce'] += gradient // parts
   for leaf in jax.tree.leaves(frozen):
-    if _is_split(leaf) and fsdp > 1:
-      own = min(width, leaf.dtype.itemsize)
-      total['all-gather'] += _gathered(leaf, mesh) * own * microbatches
+    if _own(leaf) < _gathered(leaf):
+      bytes_ = min(width, leaf.dtype.itemsize)
+      total['all-gather'] += _gathered(leaf) * bytes_ * microbatches
   return dict(total)
 
 
@@ -85,20 +99,15 @@ def read(traced: jax.stages.Traced, before: Any, frozen: Any) -> list[Any]:
   return [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
 
 
-def _axes(leaf: jax.ShapeDtypeStruct) -> Iterator[str]:
-  """Yields the axes of the mesh over which an array is split."""
-  for entry in leaf.sharding.spec:
-    yield from (entry,) if isinstance(entry, str) else entry or ()
+def _own(leaf: jax.ShapeDtypeStruct) -> int:
+  """Returns the values of an array that a chip has."""
+  return math.prod(leaf.sharding.shard_shape(leaf.shape))
 
 
-def _is_split(leaf: jax.ShapeDtypeStruct) -> bool:
-  return FSDP in _axes(leaf)
-
-
-def _gathered(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> int:
+def _gathered(leaf: jax.ShapeDtypeStruct) -> int:
   """Returns the values of an array that a chip uses, its share of `tensor`."""
-  parts = [mesh.shape[axis] for axis in _axes(leaf) if axis != FSDP]
-  return leaf.size // math.prod(parts)
+  sizes, axes = leaf.sharding.mesh.shape, sharding.axes_of(leaf.sharding.spec)
+  return leaf.size // (sizes[TENSOR] if TENSOR in axes else 1)
 
 
 def excess(
@@ -135,10 +144,16 @@ def _is_of_weights(collective: Collective, known: set[int]) -> bool:
 
 
 def _sizes(leaves: Iterable[jax.ShapeDtypeStruct]) -> Iterator[int]:
-  """Yields the numbers of values that weights, layers and shares have."""
+  """Yields the numbers of values that weights, layers and shares have.
+
+  An exchange over one axis of a mesh after the other has shares along one
+  dimension in between.
+  """
   for leaf in leaves:
-    share = math.prod(leaf.sharding.shard_shape(leaf.shape))
-    for size in (leaf.size, share):
-      yield size
+    shard = leaf.sharding.shard_shape(leaf.shape)
+    pairs = zip(leaf.shape, shard, strict=True)
+    parts = [whole // own if own else 1 for whole, own in pairs]
+    for share in (1, *parts, math.prod(parts)):
+      yield leaf.size // share
       if leaf.ndim:
-        yield size // leaf.shape[0]
+        yield leaf.size // share // leaf.shape[0]

@@ -89,6 +89,7 @@ def _collectives(
     config = task.config
     needed = minimum.of_training(
       draft.params,
+      draft.updated,
       minimum.read(draft.traced, draft.state, draft.frozen),
       draft.mesh,
       config.dtype,

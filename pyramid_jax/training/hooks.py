@@ -10,6 +10,7 @@ from typing import TypeVar
 from typing import cast
 
 from absl import logging
+from flax import traverse_util
 import jax
 from ml_collections import ConfigDict
 import numpy as np
@@ -99,7 +100,9 @@ class Hooks:
     # One pipeline a run, so that nothing is compiled twice; the weights follow.
     self._pipe = pipeline.Pipeline(
       setup.system,
-      averaged_weights(setup.state, setup.frozen),
+      system_lib.Weights(
+        params=setup.state.params, frozen=setup.frozen, extra=setup.state.extra
+      ),
       setup.mesh,
       setup.config,
       setup.reader.label_names,
@@ -263,9 +266,30 @@ class Hooks:
 def averaged_weights(
   state: run_state.TrainState, frozen: Mapping[str, Any]
 ) -> system_lib.Weights:
-  """Returns the weights to sample with, averages in place."""
+  """Returns the weights to sample with, averages in place.
+
+  Devices that have a part of the averages each get as much of them as they have
+  of the weights, so that sampling exchanges no more than training.
+  """
   return system_lib.Weights(
-    params=run_state.averaged(state.params, state.ema),
+    params=run_state.averaged(
+      state.params, _placed_as(state.params, state.ema)
+    ),
     frozen=frozen,
     extra=state.extra,
   )
+
+
+def _placed_as(params: Any, ema: Any) -> Any:
+  """Returns averages in the shardings of their parameters."""
+  flat, means = map(traverse_util.flatten_dict, (params, ema))
+  places = {
+    path: flat[path].sharding
+    for path, mean in means.items()
+    if not mean.sharding.is_equivalent_to(flat[path].sharding, mean.ndim)
+  }
+  if not places:
+    return ema
+  move = jax.jit(lambda tree: tree, out_shardings=places)
+  moved = move({path: means[path] for path in places})
+  return traverse_util.unflatten_dict(means | moved)

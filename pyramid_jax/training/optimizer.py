@@ -70,6 +70,11 @@ def create(config: ConfigDict) -> optax.GradientTransformation:
   return tx
 
 
+def is_elementwise(config: ConfigDict) -> bool:
+  """Whether an update of a value depends on no other one; Muon's does."""
+  return config.optimizer.name in ('adam', 'adamw')
+
+
 def update_count(opt_state: Any) -> jax.Array:
   """Returns () int32: the finished updates of {loss name: optimizer state}.
 

@@ -128,7 +128,7 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
     return step_lib.create(system, config)
 
   min_size = config.mesh.fsdp_min_size
-  state = step_lib.abstract(create, mesh, min_size)
+  state = step_lib.abstract(create, mesh, config)
   is_new = processes.decided(lambda: not checkpoints.steps(workdir))
   return Setup(
     config=config,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from clu import metrics as metrics_lib
@@ -58,9 +59,12 @@ def check_batch(
 
 
 def abstract(
-  create: Callable[[], TrainState], mesh: Mesh, min_size: int
+  create: Callable[[], TrainState], mesh: Mesh, config: ConfigDict
 ) -> TrainState:
   """Returns the shapes of a state, with their shardings.
+
+  The moments of an optimizer that updates each value by itself, and averages,
+  are split over all devices.
 
   Raises:
     UserError: layers that the mesh cannot split, or none that its axis `tensor`
@@ -69,7 +73,17 @@ def abstract(
   with sharding.traced_on(mesh):
     shapes = jax.eval_shape(create)
   sharding.check_tensor(shapes.params, mesh.shape)
-  return sharding.abstract(shapes, mesh, min_size)
+  return dataclasses.replace(
+    sharding.abstract(shapes, mesh, config.mesh.fsdp_min_size),
+    ema=updated(shapes.ema, mesh, config),
+    opt_state=updated(shapes.opt_state, mesh, config),
+  )
+
+
+def updated(tree: Any, mesh: Mesh, config: ConfigDict) -> Any:
+  """Returns the shapes of weights, or of what has their paths, in an update."""
+  is_parted = optimizer.is_elementwise(config)
+  return sharding.abstract(tree, mesh, config.mesh.fsdp_min_size, is_parted)
 
 
 def make_measure(
@@ -165,7 +179,10 @@ def _microbatches(batch: Batch, count: int, mesh: Mesh) -> Batch:
 def _update(
   config: ConfigDict, state: TrainState, grads: Any, extra: Any
 ) -> TrainState:
-  """Moves all parameters, then the averages."""
+  """Moves all parameters, then the averages.
+
+  They are split as the gradients are.
+  """
   tx = optimizer.create(config)
   params, opt_state = {}, {}
   for name, tree in state.params.items():
@@ -213,6 +230,13 @@ def make_step(
   """
   count = config.train.accumulate
   losses = losses_of(system)
+  # Splits what an update reads and writes as its moments are.
+  shared = functools.partial(
+    sharding.constrained,
+    mesh=mesh,
+    min_size=config.mesh.fsdp_min_size,
+    over_all=optimizer.is_elementwise(config),
+  )
 
   def micro(params, *rest):
     *others, batch = rest
@@ -220,8 +244,7 @@ def make_step(
     values, (reported, new), grads = gradients(
       lambda params: losses(params, *inputs), params
     )
-    grads = sharding.constrained(grads, config.mesh.fsdp_min_size)
-    return grads, _flat_metrics(values, reported), new
+    return shared(grads), _flat_metrics(values, reported), new
 
   def step(state: TrainState, frozen: Any, batch: Batch):
     key = _step_key(config, state.step)
@@ -246,8 +269,9 @@ def make_step(
       finite &= jnp.isfinite(norm) & jnp.isfinite(metrics[f'{prefix}loss'])
     updates = optimizer.update_count(state.opt_state)
     metrics['learning_rate'] = optimizer.learning_rate(config, updates)
-    new = _update(config, state, grads, extra)
-    new, metrics['finite'] = _checked(config, state, new, finite)
+    old = dataclasses.replace(state, params=shared(state.params))
+    new = _update(config, old, grads, extra)
+    new, metrics['finite'] = _checked(config, old, new, finite)
     if config.train.skip_nonfinite:
       metrics['skipped'] = new.step - optimizer.update_count(new.opt_state)
     metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()}

@@ -76,10 +76,11 @@ class Run:
     config = self.config.copy_and_resolve_references()
     configs.change(config, {'mesh.data': rows, 'mesh.fsdp': columns})
     mesh = mesh_lib.create(config.mesh, devices)
-    state, frozen = (
-      initial.place(tree, self._shardings(tree, mesh))
-      for tree in (self.start, self.frozen)
-    )
+    shapes = step_lib.abstract(self._create, mesh, config)
+    places = jax.tree.map(lambda x: x.sharding, shapes)
+    state = initial.place(self.start, places)
+    places = sharding.shardings(self.frozen, mesh, config.mesh.fsdp_min_size)
+    frozen = initial.place(self.frozen, places)
     place = lambda step: mesh_lib.place(mesh, self.batches.at(step))
     step = step_lib.make_step(self.system, config, self.reader.finish, mesh)
     compiled = step_lib.compile_step(step, mesh, state, frozen, place(0))
@@ -88,9 +89,6 @@ class Run:
       state, metrics = compiled(state, frozen, place(number))
       jax.block_until_ready(state)
     return jax.device_get((state, metrics))
-
-  def _shardings(self, tree, mesh):
-    return sharding.shardings(tree, mesh, self.config.mesh.fsdp_min_size)
 
   def images(self, devices):
     """Returns images of the trained weights, made on some devices."""

@@ -67,6 +67,30 @@ def test_moments_and_averages_are_split_as_their_parameters():
   assert specs['params']['net']['to_q']['kernel'] == P('fsdp', 'tensor')
 
 
+def test_an_update_is_split_over_all_devices():
+  leaf = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  tree = {
+    'to_q': {'kernel': leaf(64, 64)},
+    'qkv': {'kernel': leaf(28, 12, 6)},  # no dimension that 8 divides
+    'odd': leaf(12, 33),  # a part of 4 alone
+    'small': leaf(8),
+  }
+  wanted = {
+    'to_q/kernel': (8, P('data'), (8, 64)),
+    'qkv/kernel': (4, P('data_1', 'data_0'), (14, 3, 6)),
+    'odd': (4, P('data_0'), (3, 33)),
+    'small': (8, P(), (8,)),
+  }
+  there = _mesh(8, 1, 1)
+  split = sharding.shardings(tree, there, 128, over_all=True)
+  for name, place in sharding.leaves(split).items():
+    first, axes, shape = wanted[name]
+    found = sharding.leaves(tree)[name]
+    assert (place.mesh.devices.shape[0], place.spec) == (first, axes)
+    assert place.shard_shape(found.shape) == shape
+    assert list(place.mesh.devices.flat) == list(there.devices.flat)
+
+
 def test_table_names_leaves_that_are_whole():
   leaf = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   tree = {

@@ -106,7 +106,7 @@ def _compiled(name, sizes, params):
       return jnp.square(network.apply({'params': params}, *inputs)).mean()
 
     value, grads = jax.value_and_grad(loss)(params)
-    return value, sharding.constrained(grads, MIN_SIZE)
+    return value, sharding.constrained(grads, mesh, MIN_SIZE)
 
   whole = mesh_lib.replicated(mesh)
   jitted = jax.jit(

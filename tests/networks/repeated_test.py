@@ -210,7 +210,7 @@ def test_weights_are_gathered_one_block_at_a_time():
 
   def step(weights, x):
     loss = lambda w: (network.apply(w, x) ** 2).mean()
-    return sharding.constrained(jax.grad(loss)(weights), 0)
+    return sharding.constrained(jax.grad(loss)(weights), mesh, 0)
 
   program = jax.jit(placement.within(mesh, step)).lower(weights, rows)
   text = program.compile().as_text()

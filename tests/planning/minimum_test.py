@@ -28,17 +28,31 @@ SIZE = 64 * 32
 def test_split_weights_are_gathered_twice_and_gradients_scattered():
   there = mesh(fsdp=4)
   params = {'split': array(there, 'fsdp'), 'whole': array(there, shape=(8,))}
-  assert minimum.of_training(params, {}, there, 'bfloat16') == {
+  assert minimum.of_training(params, params, {}, there, 'bfloat16') == {
     'all-gather': 2 * 2 * SIZE,
     'reduce-scatter': 4 * SIZE,
     'all-reduce': 4 * SIZE // 4 + 4 * 8,
   }
 
 
+def test_weights_that_are_updated_in_parts_come_back_in_float32():
+  there = mesh(fsdp=4)
+  params, updated = array(there, 'fsdp'), array(there, 'fsdp', 'data')
+  assert minimum.of_training(params, updated, {}, there, 'bfloat16') == {
+    'all-gather': 2 * 2 * SIZE + 4 * SIZE // 4,
+    'reduce-scatter': 4 * SIZE,
+  }
+  params, updated = array(there), array(there, ('fsdp', 'data'))
+  assert minimum.of_training(params, updated, {}, there, 'bfloat16') == {
+    'all-gather': 4 * SIZE,
+    'reduce-scatter': 4 * SIZE,
+  }
+
+
 def test_microbatches_gather_and_scatter_again():
   there = mesh(fsdp=8)
   params, frozen = array(there, 'fsdp'), array(there, None, 'fsdp')
-  assert minimum.of_training(params, frozen, there, 'float32', 3) == {
+  assert minimum.of_training(params, params, frozen, there, 'float32', 3) == {
     'all-gather': 3 * (2 + 1) * 4 * SIZE,
     'reduce-scatter': 3 * 4 * SIZE,
   }
@@ -47,14 +61,14 @@ def test_microbatches_gather_and_scatter_again():
 def test_frozen_weights_are_gathered_in_their_own_type():
   there = mesh(fsdp=8)
   frozen = array(there, 'fsdp', dtype=jnp.bfloat16)
-  found = minimum.of_training({}, frozen, there, 'float32')
+  found = minimum.of_training({}, {}, frozen, there, 'float32')
   assert found == {'all-gather': 2 * SIZE}
 
 
 def test_shares_of_tensor_stay_where_they_are():
   there = mesh(fsdp=2, tensor=4)
   params = array(there, 'fsdp', 'tensor')
-  assert minimum.of_training(params, {}, there, 'float32') == {
+  assert minimum.of_training(params, params, {}, there, 'float32') == {
     'all-gather': 2 * 4 * SIZE // 4,
     'reduce-scatter': 4 * SIZE // 4,
   }
@@ -63,9 +77,9 @@ def test_shares_of_tensor_stay_where_they_are():
 def test_replicated_weights_are_summed_over_all():
   there = mesh(fsdp=1)
   split = array(there, 'fsdp')  # in one part
-  found = minimum.of_training(split, {}, there, 'float32')
+  found = minimum.of_training(split, split, {}, there, 'float32')
   assert found == {'all-reduce': 4 * SIZE}
-  assert minimum.of_training({}, array(there), there, 'float32') == {}
+  assert minimum.of_training({}, {}, array(there), there, 'float32') == {}
 
 
 def test_weights_that_a_program_does_not_read_are_left_out():
@@ -107,7 +121,7 @@ def compiled_layers(there, rows):
 def test_a_program_that_keeps_rows_in_place_has_the_minimum():
   there = mesh(fsdp=4)
   weights, found = compiled_layers(there, P(('data', 'fsdp')))
-  least = minimum.of_training(weights, {}, there, 'float32')
+  least = minimum.of_training(weights, weights, {}, there, 'float32')
   assert {kind: size for kind, (_, size) in found.by_kind().items()} == least
   assert minimum.excess(found, weights, 0) == ()
 

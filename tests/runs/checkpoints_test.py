@@ -67,6 +67,24 @@ def broken(saved, tmp_path):
   return tmp_path
 
 
+def test_arrays_of_parts_of_an_axis_are_restored(tmp_path):
+  mesh = make_mesh(8, 1)
+  state, abstract = make_state(mesh)
+  odd = np.arange(12 * 33, dtype=np.float32).reshape(12, 33)
+  shapes = sharding.abstract({'generator': {'v': odd}}, mesh, 16, over_all=True)
+  place = shapes['generator']['v'].sharding
+  assert tuple(place.spec) == ('data_0',)
+  averages = {'generator': {'v': jax.device_put(odd, place)}}
+  state, abstract = state.replace(ema=averages), abstract.replace(ema=shapes)
+  store = checkpoints.Checkpoints(tmp_path, keep=1)
+  store.save(state, fake_run.get_config(), mesh, 8)
+  store.close()
+  found = checkpoints.Checkpoints(tmp_path, 1).restore_latest(abstract)
+  jax.tree.map(np.testing.assert_array_equal, found, state)
+  places = lambda tree: jax.tree.map(lambda leaf: leaf.sharding, tree)
+  assert places(found) == places(abstract)
+
+
 def restore(workdir, mesh=None, width=64):
   mesh = mesh or make_mesh()
   _, abstract = make_state(mesh, width)

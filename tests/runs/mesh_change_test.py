@@ -7,7 +7,6 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import state as run_state
@@ -25,8 +24,7 @@ class Run:
     self.mesh = mesh = mesh_lib.create(config.mesh)
     system, self.reader = fake_run.System(config), fake_run.Reader(config)
     self._create = lambda: step_lib.create(system, config)
-    shapes = jax.eval_shape(self._create)
-    self.abstract = sharding.abstract(shapes, mesh, config.mesh.fsdp_min_size)
+    self.abstract = step_lib.abstract(self._create, mesh, config)
     self._function = step_lib.make_step(
       system, config, self.reader.finish, mesh
     )

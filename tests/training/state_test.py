@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 import pytest
@@ -9,6 +10,7 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import state as run_state
+from pyramid_jax.training import hooks
 from pyramid_jax.training import optimizer
 from pyramid_jax.training import step as state_lib
 from tests.helpers import fake_run
@@ -43,9 +45,7 @@ def run(config, devices, steps=3, system=Quiet):
   finish = fake_run.Reader(config).finish
   place = lambda step: mesh_lib.place(mesh, host_batch(config, step))
   create = lambda: state_lib.create(system, config)
-  abstract = sharding.abstract(
-    jax.eval_shape(create), mesh, config.mesh.fsdp_min_size
-  )
+  abstract = state_lib.abstract(create, mesh, config)
   step_fn = state_lib.compile_step(
     state_lib.make_step(system, config, finish, mesh),
     mesh,
@@ -70,8 +70,13 @@ def test_data_and_fsdp_equal_one_device():
   )
   spec = a.params['generator']['w'].sharding
   assert isinstance(spec, NamedSharding)
-  assert 'fsdp' in spec.spec
-  assert a.opt_state['generator'][0].mu['w'].sharding == spec
+  assert spec.spec == PartitionSpec(None, 'fsdp')
+  parts = PartitionSpec('data', 'fsdp')
+  assert a.opt_state['generator'][0].mu['w'].sharding.spec == parts
+  assert a.ema['generator']['w'].sharding.spec == parts
+  sampled = hooks.averaged_weights(a, {}).params['generator']['w']
+  assert sampled.sharding == spec
+  np.testing.assert_array_equal(sampled, a.ema['generator']['w'])
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
     (a, metrics_a),
