@@ -106,11 +106,11 @@ def _shapes(t=1024, s=1024, heads=4, dim=64, dtype=jnp.bfloat16, rows=2):
     ('auto', 'gpu', {'dim': 264}, {'capability': 9.0}, 'xla'),
     ('auto', 'gpu', {'dim': 36}, {'capability': 9.0}, 'xla'),
     ('auto', 'gpu', {}, {'capability': 7.5}, 'xla'),
-    ('auto', 'gpu', {}, {'capability': 9.0, 'has_bias': True}, 'cudnn'),
-    ('auto', 'gpu', {'s': 77}, {'capability': 9.0, 'has_bias': True}, 'xla'),
-    ('auto', 'gpu', {'t': 77}, {'capability': 9.0, 'has_bias': True}, 'xla'),
-    ('auto', 'gpu', {}, {'capability': 8.9, 'has_bias': True}, 'xla'),
-    ('xla', 'gpu', {}, {'capability': 9.0, 'has_bias': True}, 'xla'),
+    ('auto', 'gpu', {}, {'capability': 9.0, 'tables': 1}, 'cudnn'),
+    ('auto', 'gpu', {'s': 77}, {'capability': 9.0, 'tables': 1}, 'xla'),
+    ('auto', 'gpu', {'t': 77}, {'capability': 9.0, 'tables': 1}, 'xla'),
+    ('auto', 'gpu', {}, {'capability': 8.9, 'tables': 1}, 'xla'),
+    ('xla', 'gpu', {}, {'capability': 9.0, 'tables': 1}, 'xla'),
     ('xla', 'gpu', {}, {'capability': 9.0}, 'xla'),
     ('cudnn', 'gpu', {}, {'capability': 9.0}, 'cudnn'),
     ('cudnn', 'gpu', {'dim': 576}, {'capability': 9.0}, 'xla'),
@@ -118,16 +118,21 @@ def _shapes(t=1024, s=1024, heads=4, dim=64, dtype=jnp.bfloat16, rows=2):
     ('auto', 'tpu', {'dtype': jnp.float32}, {}, 'flash'),
     ('auto', 'tpu', {'t': 512, 's': 512}, {}, 'flash'),
     ('auto', 'tpu', {'t': 256, 's': 256}, {}, 'xla'),
+    # Rows that fill a step together.
+    ('auto', 'tpu', {'t': 256, 's': 256, 'rows': 6}, {}, 'xla'),
+    ('auto', 'tpu', {'t': 256, 's': 256, 'rows': 8}, {}, 'flash'),
+    ('auto', 'tpu', {'t': 256, 's': 256, 'rows': 8}, {'tables': 1}, 'flash'),
+    ('auto', 'tpu', {'t': 256, 's': 256, 'rows': 8}, {'tables': 8}, 'xla'),
     ('flash', 'tpu', {'t': 256, 's': 256}, {}, 'flash'),
     ('auto', 'tpu', {'t': 4096, 's': 77}, {}, 'flash'),
-    ('auto', 'tpu', {'t': 1024, 's': 77}, {}, 'xla'),
+    ('auto', 'tpu', {'t': 1024, 's': 77, 'rows': 1}, {}, 'xla'),
     ('flash', 'tpu', {'t': 1024, 's': 77}, {}, 'flash'),
     ('flash', 'tpu', {'t': 1000}, {}, 'xla'),
     ('auto', 'tpu', {'dim': 192}, {}, 'flash'),
-    ('auto', 'tpu', {'t': 4096, 's': 4096}, {'has_bias': True}, 'xla'),
-    ('flash', 'tpu', {}, {'has_bias': True}, 'flash'),
-    ('auto', 'tpu', {}, {'has_bias': True}, 'flash'),
-    ('auto', 'tpu', {'s': 77}, {'has_bias': True}, 'xla'),
+    ('auto', 'tpu', {'t': 4096, 's': 4096}, {'tables': 1}, 'xla'),
+    ('flash', 'tpu', {}, {'tables': 1}, 'flash'),
+    ('auto', 'tpu', {}, {'tables': 1}, 'flash'),
+    ('auto', 'tpu', {'s': 77, 'rows': 1}, {'tables': 1}, 'xla'),
     ('xla', 'tpu', {}, {}, 'xla'),
   ],
 )
@@ -136,9 +141,9 @@ def test_choice_of_the_kernel(
 ):
   capability = more.get('capability', 0.0)
   monkeypatch.setattr(placement, 'capability', lambda: capability)
-  has_bias = more.get('has_bias', False)
+  tables = more.get('tables', 0)
   with placement.on(_mesh(platform)):
-    found = attention.choose(asked, *_shapes(**shapes), has_bias=has_bias)
+    found = attention.choose(asked, *_shapes(**shapes), tables=tables)
   assert found == expected
 
 

@@ -6,6 +6,7 @@ import types
 
 import jax
 from jax.experimental import pallas as pl
+from jax.extend.core import Var
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice
 from jax.sharding import AbstractMesh
@@ -24,6 +25,7 @@ from pyramid_jax.networks import text_encoders
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import blocks
 from pyramid_jax.networks.layers import flash
+from pyramid_jax.networks.layers import remat
 from pyramid_jax.networks.layers import tmsa
 from pyramid_jax.networks.layers import transformer
 from tests.helpers import tpu_lowering
@@ -86,6 +88,8 @@ def _kernel(q, k, v, bias):
     (2, (256, 128), 2, 8, 2),
     (2, (384, 77), 1, 8, 0),
     (2, (128, 77), 2, 8, 1),
+    (6, (128, 128), 1, 8, 2),  # three rows of a table in a step
+    (32, (128, 128), 1, 8, 1),  # two steps of 16 rows
   ],
 )
 def test_the_kernel_equals_plain_attention(
@@ -118,6 +122,22 @@ def test_short_types_are_summed_in_float32(interpreted):
 
 
 @pytest.mark.parametrize(
+  ('t', 's', 'group', 'rows'),
+  [
+    (256, 256, 16, 4),
+    (256, 256, 6, 3),
+    (256, 256, 1, 1),
+    (256, 77, 16, 8),
+    (512, 512, 16, 1),
+    (1024, 1024, 16, 1),
+  ],
+)
+def test_how_many_rows_are_in_a_step(t, s, group, rows):
+  shape = lambda n: jax.ShapeDtypeStruct((64, n, 4, 72), jnp.bfloat16)
+  assert flash.rows_of_step(shape(t), shape(s), group) == rows
+
+
+@pytest.mark.parametrize(
   ('t', 's', 'width', 'has_bias', 'expected'),
   [
     (1024, 1024, 72, True, True),
@@ -134,6 +154,15 @@ def test_short_types_are_summed_in_float32(interpreted):
 def test_which_arguments_the_kernel_takes(t, s, width, has_bias, expected):
   shape = lambda n: jax.ShapeDtypeStruct((2, n, 4, width), jnp.bfloat16)
   assert flash.fits(shape(t), shape(s), has_bias) == expected
+
+
+def test_short_rows_have_one_kernel_for_all_gradients():
+  lowered = lambda t: _lowered(
+    _mesh(1),
+    jax.grad(lambda q, k: flash.attend(q, k, k, None, 1.0).sum(), (0, 1)),
+    *[jax.ShapeDtypeStruct((8, t, 2, 72), jnp.float32)] * 2,
+  ).count('tpu_custom_call')
+  assert (lowered(256), lowered(1024)) == (2, 3)
 
 
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
@@ -225,3 +254,30 @@ def test_layers_are_lowered_for_eight_chips(module, shapes, kernels, sizes):
   params = jax.eval_shape(module.init, jax.random.key(0), *arrays)
   text = _lowered(_mesh(*sizes), module.apply, params, *arrays)
   assert text.count('tpu_custom_call') == kernels
+
+
+def _forward_kernels(jaxpr):
+  """Returns how many there are whose results are used."""
+  used = {v for eqn in jaxpr.eqns for v in eqn.invars if isinstance(v, Var)}
+  used |= set(jaxpr.outvars)
+  count = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == 'remat2':
+      count += _forward_kernels(eqn.params['jaxpr'])
+    is_kernel = 'forward' in str(eqn.params.get('name', ''))
+    count += is_kernel and bool(used.intersection(eqn.outvars))
+  return count
+
+
+@pytest.mark.parametrize(
+  ('policy', 'kernels'),
+  [('none', 1), ('products', 1), ('attention', 1), ('full', 2)],
+)
+def test_what_the_kernel_keeps_is_not_computed_again(policy, kernels):
+  attend = lambda q: flash.attend(q, q, q, None, 1.0)
+  if policy != remat.NONE:
+    kept = remat.POLICIES[policy]
+    attend = jax.checkpoint(attend, policy=kept, prevent_cse=False)
+  loss = lambda q: jnp.square(attend(jnp.sin(q))).sum()
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(_float32(4, 128, 2, 8)).jaxpr
+  assert _forward_kernels(jaxpr) == kernels

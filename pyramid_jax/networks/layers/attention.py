@@ -29,10 +29,11 @@ _CUDNN_MAX_HEAD_DIM = ((9.0, 256), (_CUDNN_CAPABILITY, 128))
 _CUDNN_BIAS_CAPABILITY = 9.0
 _CUDNN_LOWEST = {'bfloat16': -(2.0**41), 'float16': -(2.0**15)}
 
-# The flash kernel is chosen where a head has so many logits, one full block. It
-# moves less than XLA's attention at all sizes that were planned (docs/
-# compiler.md), but a step of its grid has a cost of its own, which smaller
-# blocks may not earn back. On a TPU nobody has measured where it begins to pay.
+# The flash kernel is chosen where a head has so many logits, of one row or of
+# the short ones that a step of the grid has together. It moves less than XLA's
+# attention at all sizes that were planned (docs/compiler.md), but a step has a
+# cost of its own, which fewer may not earn back. On a TPU nobody has measured
+# where it begins to pay.
 _FLASH_MIN_LOGITS = 2**18
 
 _PLATFORMS = {'cudnn': 'gpu', 'flash': 'tpu'}
@@ -49,6 +50,7 @@ def dot_product_attention(
   v: jax.Array,
   *,
   bias: jax.Array | None = None,
+  bias_of: Callable[[jax.Array], jax.Array] | None = None,
   scale: float | None = None,
   implementation: str = 'auto',
 ) -> jax.Array:
@@ -60,6 +62,9 @@ def dot_product_attention(
   Args:
     bias: added to the scaled logits, broadcastable to (B, H, T, S); the
       kernel of cuDNN takes it in the element type of `q`.
+    bias_of: makes the bias (H, T, S) of `bias`, which then is a table with a
+      column for each head (..., H). Devices sum the gradient of the table, not
+      that of the bias.
     scale: factor of the logits, D ** -0.5 when None.
     implementation: one of `IMPLEMENTATIONS`, see `choose`.
 
@@ -75,16 +80,21 @@ def dot_product_attention(
     raise ValueError(
       f'q {q.shape} and k {k.shape} must agree in all but the token axis.'
     )
-  name = choose(implementation, q, k, v, has_bias=bias is not None)
+  tables = 0 if bias is None else 1
+  if bias is not None and bias_of is None and bias.ndim == 4:
+    tables = len(bias)
+  name = choose(implementation, q, k, v, tables=tables)
   if scale is None:
     scale = q.shape[-1] ** -0.5
   _log(name, placement.platform(), q.shape[1:], k.shape[1])
-  kernel = functools.partial(_KERNELS[name], scale=scale)
-  if name == 'xla':
+  kernel = _with_bias_of(
+    functools.partial(_KERNELS[name], scale=scale), bias_of
+  )
+  if name == 'xla' and (bias_of is None or not _divides(q)):
     out = kernel(q, k, v, bias)
   else:
-    out = _on_each_device(kernel, q, k, v, bias)
-  return out if name == 'cudnn' else remat.attended(out)
+    out = _on_each_device(kernel, q, k, v, bias, bias_of is not None)
+  return remat.attended(out) if name == 'xla' else out
 
 
 def choose(
@@ -93,7 +103,7 @@ def choose(
   k: jax.Array,
   v: jax.Array,
   *,
-  has_bias: bool = False,
+  tables: int = 0,
 ) -> str:
   """Returns which kernel computes an attention: 'xla', 'cudnn' or 'flash'.
 
@@ -101,18 +111,23 @@ def choose(
   it is worth it, 'cudnn' and 'flash' wherever it takes the arguments; the rest
   (wide heads, odd numbers of tokens, rows that do not divide among the devices)
   is left to 'xla'. Of q, k and v only shapes and element types are read.
+
+  Args:
+    tables: of a bias, 1 or one for each row; 0 without.
   """
   platform = placement.platform()
   check(implementation, platform)
   if implementation == 'xla' or not _divides(q):
     return 'xla'
-  if platform == 'gpu' and _cudnn_fits(q, k, v, has_bias):
+  if platform == 'gpu' and _cudnn_fits(q, k, v, tables > 0):
     return 'cudnn'
-  logits = q.shape[1] * flash.padded(k.shape[1])
+  if platform != 'tpu' or not flash.fits(q, k, tables > 0):
+    return 'xla'
+  rows = q.shape[0] // _parts(q)
+  together = flash.rows_of_step(q, k, rows if tables <= 1 else 1)
+  logits = together * q.shape[1] * flash.padded(k.shape[1])
   worth_it = implementation == 'flash' or logits >= _FLASH_MIN_LOGITS
-  if platform == 'tpu' and worth_it and flash.fits(q, k, has_bias):
-    return 'flash'
-  return 'xla'
+  return 'flash' if worth_it else 'xla'
 
 
 @functools.cache
@@ -161,9 +176,26 @@ def _divides(q: jax.Array) -> bool:
   """
   if placement.mesh() is None and placement.platform() == 'tpu':
     return jax.device_count() == 1
+  return q.shape[0] % _parts(q) == 0
+
+
+def _parts(q: jax.Array) -> int:
+  """Returns how many parts the rows are split into."""
   sizes = placement.sizes()
   rows, _ = _axes(q.shape[2])
-  return q.shape[0] % math.prod(sizes.get(axis, 1) for axis in rows) == 0
+  return math.prod(sizes.get(axis, 1) for axis in rows)
+
+
+def _with_bias_of(
+  kernel: _Kernel, bias_of: Callable[[jax.Array], jax.Array] | None
+) -> _Kernel:
+  """Returns a kernel that takes what its bias is made of."""
+
+  def attend(q, k, v, bias):
+    made = bias if bias is None or bias_of is None else bias_of(bias)
+    return kernel(q, k, v, made)
+
+  return attend
 
 
 def _on_each_device(
@@ -172,18 +204,26 @@ def _on_each_device(
   k: jax.Array,
   v: jax.Array,
   bias: jax.Array | None,
+  is_table: bool,
 ) -> jax.Array:
   """Runs a kernel, which XLA cannot split, on each device's rows and heads.
 
   A bias that all rows share is whole on each device; its gradient is the sum
   of those of the devices, in its own element type.
+
+  Args:
+    is_table: whether the last axis of the bias is that of the heads, and it has
+      none for rows.
   """
   if placement.mesh() is None:
     return kernel(q, k, v, bias)
   rows, heads = _axes(q.shape[2])
   spec = PartitionSpec(rows, None, heads)
   of_bias = PartitionSpec()
-  if bias is not None:
+  if is_table:
+    assert bias is not None
+    of_bias = PartitionSpec(*(None,) * (bias.ndim - 1), heads)
+  elif bias is not None:
     bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
     split = lambda axis, names: None if bias.shape[axis] == 1 else names
     of_bias = PartitionSpec(split(0, rows), split(1, heads))

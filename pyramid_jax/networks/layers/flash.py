@@ -10,6 +10,8 @@ pallas/ops/tpu/flash_attention.py in three points:
 - G tables of a bias serve B rows, each of them B / G consecutive ones. It is
   read once, and its gradient is summed over its rows before it is written.
 - Keys are padded to a multiple of 128 and left out of the softmax.
+- A step of the grid has several short rows, so that it has enough to do. Where
+  all tokens of a row are in a step, one kernel makes all gradients.
 
 Logits and what has their shape are (keys, queries) in a kernel.
 """
@@ -27,10 +29,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from pyramid_jax.networks.layers import remat
+
 
 LANES = 128  # values of a line; blocks of tokens are multiples of it
 
-# A block of logits is at most 2 ** 18 values, 1 MiB in float32, and one of
+# The logits of a step are at most 2 ** 18 values, 1 MiB in float32, and its
 # queries or keys 2 ** 19 bytes. So the four kinds of logits of the backward
 # pass, a bias and its gradient, and two buffers of all that is read or written
 # lie within the 16 MiB of VMEM that every TPU gives to a kernel.
@@ -58,6 +62,19 @@ def fits(q: jax.Array, k: jax.Array, has_bias: bool) -> bool:
   return (
     t % LANES == 0 and line * LANES <= _MAX_BYTES and (is_whole or not has_bias)
   )
+
+
+def rows_of_step(q: jax.Array, k: jax.Array, group: int) -> int:
+  """Returns how many rows a step of the grid has, or has parts of.
+
+  Args:
+    q: (B, T, H, D) that `fits`; its shape and its element type are read.
+    k: (B, S, H, D).
+    group: how many rows share a table of the bias; all where there is none.
+  """
+  line = q.shape[3] * q.dtype.itemsize
+  blocks = _blocks('k', q.shape[1], padded(k.shape[1]), line)
+  return _rows(group, blocks, line)
 
 
 def attend(
@@ -98,6 +115,21 @@ def _outer(tokens: int, line: int, inner: int) -> int:
   return max(size for size in sizes if tokens % size == 0)
 
 
+def _blocks(inner: str, t: int, s: int, line: int) -> dict[str, int]:
+  """Returns the tokens of a block of 'q' and of 'k'; `inner` is summed over."""
+  sizes = {'q': t, 'k': s}
+  (outer,) = sizes.keys() - {inner}
+  size = _inner(sizes[inner], line)
+  return {inner: size, outer: _outer(sizes[outer], line, size)}
+
+
+def _rows(group: int, blocks: Mapping[str, int], line: int) -> int:
+  """Returns how many of the rows that share a table are in a step."""
+  logits, tokens = math.prod(blocks.values()), max(blocks.values())
+  most = min(_MAX_LOGITS // logits, _MAX_BYTES // (line * tokens))
+  return max(n for n in range(1, max(most, 1) + 1) if group % n == 0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Grid:
   """The steps of a kernel, one for every block of logits.
@@ -106,7 +138,7 @@ class _Grid:
     order: the axes of the grid, of which the last varies fastest: 'b' rows,
       'h' heads, 'q' queries, 'k' keys.
     sizes: tokens of 'q' and 'k', the number of 'b' and 'h'.
-    blocks: tokens of a block of 'q' and 'k', 1 of the others.
+    blocks: of a step, tokens of 'q' and 'k', rows of 'b', one of 'h'.
     group: consecutive rows that share a table of the bias.
     keys: the number of keys without padding.
     scale: factor of the products of queries and keys.
@@ -134,16 +166,15 @@ class _Grid:
     With a bias, rows come one after the other for a block of its table.
     """
     (b, h, width, t), s = q.shape, k.shape[3]
-    sizes = {'b': b, 'h': h, 'q': t, 'k': s}
-    outer = {'k': 'q', 'q': 'k'}[inner]
     line = width * q.dtype.itemsize
-    size = _inner(sizes[inner], line)
-    blocks = {inner: size, outer: _outer(sizes[outer], line, size)}
+    blocks = _blocks(inner, t, s, line)
+    group = b if bias is None else b // bias.shape[0]
+    (outer,) = blocks.keys() - {inner}
     return cls(
       order=f'bh{outer}{inner}' if bias is None else f'h{outer}b{inner}',
-      sizes=sizes,
-      blocks={'b': 1, 'h': 1, **blocks},
-      group=b if bias is None else b // bias.shape[0],
+      sizes={'b': b, 'h': h, 'q': t, 'k': s},
+      blocks={'b': _rows(group, blocks, line), 'h': 1, **blocks},
+      group=group,
       keys=keys,
       scale=scale,
     )
@@ -161,10 +192,10 @@ class _Grid:
 
     def index(*ids):
       place = dict(zip(self.order, ids, strict=True))
-      place |= {'g': place['b'] // self.group, '.': 0}
+      place |= {'g': place['b'] * self.blocks['b'] // self.group, '.': 0}
       return tuple(place[axis] for axis in axes)
 
-    block = {'.': shape[2], 'b': None, 'g': None, 'h': None}
+    block = {'.': shape[2], 'g': None, 'h': None}
     return pl.BlockSpec(
       tuple(block.get(axis, self.blocks.get(axis)) for axis in axes), index
     )
@@ -182,8 +213,9 @@ class _Grid:
     Args:
       kernel: gets this grid, and tuples of the references to blocks of the
         inputs, to those of the outputs, and to sums; None of what is None.
-      sums: rows of each (rows, tokens) float32 array that is kept while the
-        last axis of the grid varies; tokens are those of a block of the other.
+      sums: n of each (rows of a step, n, tokens) float32 array that is kept
+        while the last axis of the grid varies; tokens are those of a block of
+        the other.
       products: matrix products of a step.
     """
     specs = lambda arrays: [
@@ -201,7 +233,9 @@ class _Grid:
       in_specs=specs(inputs),
       out_specs=specs(outputs),
       out_shape=[x for _, x in outputs],
-      scratch_shapes=[pltpu.VMEM((n, outer), jnp.float32) for n in sums],
+      scratch_shapes=[
+        pltpu.VMEM((self.blocks['b'], n, outer), jnp.float32) for n in sums
+      ],
       compiler_params=pltpu.CompilerParams(
         dimension_semantics=('parallel', 'parallel', 'arbitrary', 'arbitrary')
       ),
@@ -239,6 +273,7 @@ def _attend_forward(q, k, v, bias, scale, keys):
     sums=[1, 1, width],
     products=2,
   )
+  o, lse = remat.fused(o), remat.fused(lse)
   return o, (q, k, v, bias, o, lse)
 
 
@@ -250,20 +285,20 @@ def _attend_backward(scale, keys, residuals, do):
   inputs += [('bh.q', do), ('bh.q', lse), ('bh.q', share)]
   width = q.shape[2]
   dbias = None if bias is None else _like(bias, jnp.float32)
-  dq, dbias = _Grid.over('k', q, k, bias, keys, scale).run(
-    _queries_kernel,
-    inputs=inputs,
-    outputs=[('bh.q', _like(q)), ('ghkq', dbias)],
-    sums=[width],
-    products=3,
-  )
-  dk, dv = _Grid.over('q', q, k, bias, keys, scale).run(
-    _keys_kernel,
-    inputs=inputs,
-    outputs=[('bh.k', _like(k)), ('bh.k', _like(v))],
-    sums=[width, width],
-    products=4,
-  )
+  of_queries = [('bh.q', _like(q)), ('ghkq', dbias)]
+  of_keys = [('bh.k', _like(k)), ('bh.k', _like(v))]
+  grid = _Grid.over('k', q, k, bias, keys, scale)
+  if grid.steps('q') == grid.steps('k') == 1:
+    dq, dbias, dk, dv = grid.run(
+      _gradients_kernel, inputs, [*of_queries, *of_keys], sums=[], products=5
+    )
+  else:
+    dq, dbias = grid.run(
+      _queries_kernel, inputs, of_queries, sums=[width], products=3
+    )
+    dk, dv = _Grid.over('q', q, k, bias, keys, scale).run(
+      _keys_kernel, inputs, of_keys, sums=[width, width], products=4
+    )
   return dq, dk, dv, None if bias is None else dbias.astype(bias.dtype)
 
 
@@ -280,9 +315,9 @@ def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
   return jax.lax.dot_general(a, b, numbers, preferred_element_type=jnp.float32)
 
 
-def _logits(grid: _Grid, q: Any, k: Any, bias: Any) -> jax.Array:
-  """Returns a block (keys, queries) of logits, of channels (D, tokens)."""
-  logits = _dot(k[...], q[...], (0, 0)) * grid.scale
+def _logits(grid: _Grid, row: int, q: Any, k: Any, bias: Any) -> jax.Array:
+  """Returns the logits (keys, queries) of a row of a step."""
+  logits = _dot(k[row], q[row], (0, 0)) * grid.scale
   if bias is not None:
     logits += bias[...].astype(jnp.float32)
   if grid.keys < grid.sizes['k']:
@@ -305,14 +340,15 @@ def _forward_kernel(grid, inputs, outputs, sums):
     total[...] = jnp.zeros_like(total)
     values[...] = jnp.zeros_like(values)
 
-  logits = _logits(grid, q, k, bias)
-  before = highest[...]
-  now = jnp.maximum(before, logits.max(0, keepdims=True))
-  weights, rest = jnp.exp(logits - now), jnp.exp(before - now)
-  highest[...] = now
-  total[...] = rest * total[...] + weights.sum(0, keepdims=True)
-  added = _dot(v[...], weights.astype(v.dtype), (1, 0))
-  values[...] = rest * values[...] + added
+  for row in range(grid.blocks['b']):
+    logits = _logits(grid, row, q, k, bias)
+    before = highest[row]
+    now = jnp.maximum(before, logits.max(0, keepdims=True))
+    weights, rest = jnp.exp(logits - now), jnp.exp(before - now)
+    highest[row] = now
+    total[row] = rest * total[row] + weights.sum(0, keepdims=True)
+    added = _dot(v[row], weights.astype(v.dtype), (1, 0))
+    values[row] = rest * values[row] + added
 
   @pl.when(step == grid.steps('k') - 1)
   def end():
@@ -320,55 +356,82 @@ def _forward_kernel(grid, inputs, outputs, sums):
     lse[...] = highest[...] + jnp.log(total[...])
 
 
-def _gradients(grid: _Grid, inputs: Any) -> tuple[jax.Array, jax.Array]:
-  """Returns the softmax of a block of logits, and their gradient."""
+def _gradients(
+  grid: _Grid, row: int, inputs: Any
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the softmax of the logits of a row, and their gradient."""
   q, k, v, bias, do, lse, share = inputs
-  weights = jnp.exp(_logits(grid, q, k, bias) - lse[...])
-  of_weights = _dot(v[...], do[...], (0, 0))
-  return weights, weights * (of_weights - share[...])
+  weights = jnp.exp(_logits(grid, row, q, k, bias) - lse[row])
+  of_weights = _dot(v[row], do[row], (0, 0))
+  return weights, weights * (of_weights - share[row])
+
+
+def _gradients_kernel(grid, inputs, outputs, sums):
+  """Makes all gradients of rows that are whole in a step."""
+  q, k, do = inputs[0], inputs[1], inputs[4]
+  dq, dbias, dk, dv = outputs
+  total = None
+  for row in range(grid.blocks['b']):
+    weights, dlogits = _gradients(grid, row, inputs)
+    short = dlogits.astype(k.dtype)
+    dq[row] = (_dot(k[row], short, (1, 0)) * grid.scale).astype(dq.dtype)
+    dk[row] = (_dot(q[row], short, (1, 1)) * grid.scale).astype(dk.dtype)
+    dv[row] = _dot(do[row], weights.astype(do.dtype), (1, 1)).astype(dv.dtype)
+    total = dlogits if total is None else total + dlogits
+  if dbias is not None:
+    _add_to_table(grid, dbias, total)
 
 
 def _queries_kernel(grid, inputs, outputs, sums):
   """Sums the gradient of queries over keys, and that of a bias over rows."""
   k, (dq, dbias), (total,) = inputs[1], outputs, sums
   step = grid.at('k')
-  _, dlogits = _gradients(grid, inputs)
 
   @pl.when(step == 0)
   def begin():
     total[...] = jnp.zeros_like(total)
 
-  total[...] += _dot(k[...], dlogits.astype(k.dtype), (1, 0))
+  of_table = None
+  for row in range(grid.blocks['b']):
+    _, dlogits = _gradients(grid, row, inputs)
+    total[row] += _dot(k[row], dlogits.astype(k.dtype), (1, 0))
+    of_table = dlogits if of_table is None else of_table + dlogits
 
   @pl.when(step == grid.steps('k') - 1)
   def end():
     dq[...] = (total[...] * grid.scale).astype(dq.dtype)
 
   if dbias is not None:
-    row = grid.at('b') % grid.group
+    _add_to_table(grid, dbias, of_table)
 
-    @pl.when(row == 0)
-    def first():
-      dbias[...] = dlogits
 
-    @pl.when(row > 0)
-    def further():
-      dbias[...] += dlogits
+def _add_to_table(grid, dbias, of_step):
+  """Sums the gradient of a table over the steps that have its rows."""
+  row = grid.at('b') * grid.blocks['b'] % grid.group
+
+  @pl.when(row == 0)
+  def first():
+    dbias[...] = of_step
+
+  @pl.when(row > 0)
+  def further():
+    dbias[...] += of_step
 
 
 def _keys_kernel(grid, inputs, outputs, sums):
   """Sums the gradients of keys and values over queries."""
   q, do, (dk, dv), (total_k, total_v) = inputs[0], inputs[4], outputs, sums
   step = grid.at('q')
-  weights, dlogits = _gradients(grid, inputs)
 
   @pl.when(step == 0)
   def begin():
     total_k[...] = jnp.zeros_like(total_k)
     total_v[...] = jnp.zeros_like(total_v)
 
-  total_k[...] += _dot(q[...], dlogits.astype(q.dtype), (1, 1))
-  total_v[...] += _dot(do[...], weights.astype(do.dtype), (1, 1))
+  for row in range(grid.blocks['b']):
+    weights, dlogits = _gradients(grid, row, inputs)
+    total_k[row] += _dot(q[row], dlogits.astype(q.dtype), (1, 1))
+    total_v[row] += _dot(do[row], weights.astype(do.dtype), (1, 1))
 
   @pl.when(step == grid.steps('q') - 1)
   def end():

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 M = TypeVar('M', bound=nn.Module)
 
-_PRODUCT, _ATTENDED = 'product', 'attended'
+_PRODUCT, _ATTENDED, _FUSED = 'product', 'attended', 'fused'
 # cuDNN's attention names nothing; its primitive gives the result and what its
 # gradient needs of the softmax.
 _CUDNN = 'dot_product_attention_fwd_wrapper'
@@ -26,7 +26,7 @@ _policies = jax.checkpoint_policies
 
 
 def _keeps_attended(primitive: Any, *args: Any, **params: Any) -> Any:
-  named = _policies.save_only_these_names(_ATTENDED)
+  named = _policies.save_only_these_names(_ATTENDED, _FUSED)
   return primitive.name == _CUDNN or named(primitive, *args, **params)
 
 
@@ -35,19 +35,20 @@ def _keeps_attended(primitive: Any, *args: Any, **params: Any) -> Any:
 POLICIES: Mapping[str, Callable[..., Any] | None] = {
   # All that the backward pass reads; nothing is computed again.
   'none': None,
-  # The results of layers with weights; norms, activations and attention are
-  # computed again, which is little arithmetic.
-  'products': _policies.save_only_these_names(_PRODUCT),
+  # The results of layers with weights and of the flash kernel; norms,
+  # activations and other attention are computed again, which is little
+  # arithmetic.
+  'products': _policies.save_only_these_names(_PRODUCT, _FUSED),
   # The same, in the memory of the host: copies to it and back run beside the
   # arithmetic.
   'offload': _policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
-    names_which_can_be_offloaded=[_PRODUCT],
+    names_which_can_be_offloaded=[_PRODUCT, _FUSED],
     offload_src='device',
     offload_dst='pinned_host',
   ),
-  # The results of attention. Layers are computed again, and of attention what
-  # its gradient needs of the softmax, if its kernel did not name it.
+  # The results of attention. Layers are computed again, and of XLA's attention
+  # what its gradient needs of the softmax.
   'attention': _keeps_attended,
   # Nothing: another forward pass.
   'full': _policies.nothing_saveable,
@@ -61,8 +62,13 @@ def product(y: jax.Array) -> jax.Array:
 
 
 def attended(y: jax.Array) -> jax.Array:
-  """Names a result of attention, or what its gradient needs of the softmax."""
+  """Names a result of attention."""
   return checkpoint_name(y, _ATTENDED)
+
+
+def fused(y: jax.Array) -> jax.Array:
+  """Names what a kernel of attention keeps for its gradient, its result too."""
+  return checkpoint_name(y, _FUSED)
 
 
 def check(policy: str, platform: str) -> None:

@@ -133,9 +133,13 @@ class TimeAttention(nn.Module):
       h=self.heads,
     )
     q, k, v = (placement.split(x, 2, 'heads') for x in (q, k, v))
-    bias = relative_position_bias(table, side)
     out = attention.dot_product_attention(
-      q, k, v, bias=bias, implementation=self.attention
+      q,
+      k,
+      v,
+      bias=table,
+      bias_of=lambda table: relative_position_bias(table, side),
+      implementation=self.attention,
     )
     out = rearrange(
       out,
