@@ -10,14 +10,16 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
   r"__version__ = '(.*)'", (HERE / 'pyramid_jax' / '__init__.py').read_text()
 )[1]
+# Files of records, of which each is read at any place.
+RECORDS = ['array_record>=0.8,<0.9']
 # Reads what is prepared as array_record, without TensorFlow.
 TFDS = [
-  'array_record>=0.8,<0.9',
+  *RECORDS,
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
-# Reads LSUN as it is published, and parquet files.
-DATA = ['lmdb>=3.0,<4', 'pyarrow>=18.1,<27']
+# Reads LSUN as it is published, parquet files and prepared images.
+DATA = [*RECORDS, 'lmdb>=3.0,<4', 'pyarrow>=18.1,<27']
 # Reads and writes gs:// without TensorFlow.
 GCS = ['gcsfs>=2026.1']
 # Real images that packages bring along, and a classifier of them.
@@ -65,6 +67,7 @@ setuptools.setup(
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'pillow>=11.3,<14',
+    'protobuf>=5.28,<8',
     'resvg_py>=0.5,<0.6',
     'safetensors>=0.8,<0.9',
     'scikit-image>=0.26,<0.27',

@@ -15,6 +15,7 @@ from pyramid_jax.data import reader as reader_lib
 
 
 LATENTS = 'latents'  # cached for training; other splits read their source
+RECORDS = 'records'  # prepared images of any reader of files
 _READERS = 'pyramid_jax.data.readers'
 # name -> (module, class); the class is built as `class(config, split)`, and
 # a module whose data are files has `missing_inputs(config, splits)`.
@@ -34,8 +35,9 @@ READERS = {
   'parquet': (f'{_READERS}.parquet', 'ParquetReader'),
   'tar_shards': (f'{_READERS}.tar_shards', 'TarShardsReader'),
   LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),
+  RECORDS: (f'{_READERS}.records', 'open_records'),
 }
-WITH_CAMERAS = ('image_folder', LATENTS)
+WITH_CAMERAS = ('image_folder', LATENTS, RECORDS)
 # Other sets have their own.
 WITH_CHECKSUMS = ('image_folder', 'coco', 'openimages')
 # That config.data.maps asks for.
@@ -92,7 +94,7 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
     raise ValueError(f'split is {split!r}, must be one of {", ".join(SPLITS)}.')
   missing = missing_inputs(config, (split,))
   name = config.data.name
-  if config.data.maps and name not in (*WITH_MAPS, LATENTS):
+  if config.data.maps and name not in (*WITH_MAPS, LATENTS, RECORDS):
     raise ValueError(
       f'config.data.maps is {tuple(config.data.maps)}, must be () with'
       f' config.data.name = {name}: {" and ".join(WITH_MAPS)} alone have maps.'

@@ -24,6 +24,7 @@ from pyramid_jax.data import listing
 from pyramid_jax.data import object_graphs
 from pyramid_jax.data import object_index
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data import transforms
 
 
 _SHUFFLE = 105  # word of the hash that orders the objects
@@ -130,16 +131,32 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     self._check_condition()
     for line in index.faults:
       logging.warning('%s', line.decode())
-    names = [name.decode() for name in index.files]
-    self._files = {**dict.fromkeys(names, ''), **listing.located(folder, names)}
+    self._files = self._located(index)
     present = [file for file in self._files.values() if file]
     self._checksums = checksums.Checksums(config, folder, present)
-    absent = [name for name, file in self._files.items() if not file]
-    if absent:
-      counted = listing.counted('images', absent)
-      logging.warning('%s lacks %s', folder, counted)
     self._scaled = threading.Event()  # whether the log has said it
     logging.info('%s images of %s in %s', len(self), split, folder)
+
+  @property
+  def index(self) -> object_index.Index:
+    """The images of the split and their objects."""
+    return self._index
+
+  @property
+  def token_flags(self) -> int:
+    """The bits of `box_flags` that object tokens tell apart."""
+    return self._token_flags
+
+  def _located(self, index: object_index.Index) -> dict[str, str]:
+    """Returns the file of every name in the index, '' for one that is gone."""
+    names = [name.decode() for name in index.files]
+    there = listing.located(self._folder, names)
+    files = {**dict.fromkeys(names, ''), **there}
+    absent = [name for name, file in files.items() if not file]
+    if absent:
+      counted = listing.counted('images', absent)
+      logging.warning('%s lacks %s', self._folder, counted)
+    return files
 
   def identity(self) -> identity.Identity:
     """Returns the images and the files of the index; see `reader.Reader`."""
@@ -219,7 +236,7 @@ class AnnotatedObjectsReader(file_reader.FileReader):
       )
     return (x.decode() for x in self._index.captions)
 
-  def _read(self, index: int) -> Image.Image:
+  def _read(self, index: int) -> Image.Image | transforms.Cut:
     """Returns an image as its boxes lie on it.
 
     That is as it is stored, or upright if its annotation has the size of that.

@@ -96,7 +96,11 @@ class FileReader:
     Raises:
       UserError: too many images are broken (see `skipping`).
     """
-    return self._skipper.first_valid(index, self.loader(index, draw))[1]
+    return self.first_valid(index, draw)[1]
+
+  def first_valid(self, index: int, draw: np.uint64) -> tuple[int, Example]:
+    """Returns the index of the image that `row` takes, and the example."""
+    return self._skipper.first_valid(index, self.loader(index, draw))
 
   def stacked(self, rows: Sequence[Example]) -> Example:
     """Returns examples as one batch; see `prefetching.Rowwise`."""
@@ -133,7 +137,7 @@ class FileReader:
 
   def cut(
     self,
-    image: transforms.AnyImage,
+    image: transforms.AnyImage | transforms.Cut,
     index: int,
     draw: np.uint64,
     shape: buckets_lib.Shape | None = None,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import json
-import pathlib
 from typing import Any
 
 from pyramid_jax import errors
@@ -47,7 +46,7 @@ def write(folder: stores.Path, manifest: Mapping[str, Any]) -> None:
   if not file.is_file():
     whole_files.save_text(file, json.dumps(manifest, indent=2) + '\n')
     return
-  was = _object(file)
+  was = json_object(file)
   for name, value in _as_json(manifest).items():
     if was.get(name) != value:
       raise errors.UserError(
@@ -65,14 +64,15 @@ def read(
   Args:
     folder: of the cache.
     number: of the format.
-    fields: what a manifest must have.
+    fields: what a manifest must have; the number of shards is bounded where
+      `count` is among them.
     command: that writes a cache.
 
   Raises:
     UserError: one of another format, or none.
   """
   file = folder / NAME
-  found = _object(file)
+  found = json_object(file)
   if found.get('format') != number:
     raise errors.UserError(
       f'{file} has format {found.get("format")!r:.60}, needed {number}: make'
@@ -85,6 +85,8 @@ def read(
       raise errors.UserError(
         f'{file} has "{name}": {value!r:.60}, must be {words}.', errors.DATA
       )
+  if 'count' not in fields:
+    return found
   shards = -(-found['count'] // found['shard_size'])
   if shards > limits.CACHE_SHARDS:
     raise errors.UserError(
@@ -130,7 +132,7 @@ def check_makers(reader: Any, digests: Mapping[str, str]) -> None:
       )
 
 
-def _object(file: pathlib.Path) -> dict[str, Any]:
+def json_object(file: stores.Path) -> dict[str, Any]:
   """Returns a JSON object; anything else is a UserError."""
   try:
     value = json_text.read(file)

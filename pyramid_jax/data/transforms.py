@@ -159,6 +159,19 @@ def _share(corner: Size, part: Size, whole: Size) -> np.ndarray:
   return box / (*whole, *whole)
 
 
+@dataclasses.dataclass(frozen=True)
+class Cut:
+  """An image that was resized and cut before.
+
+  Attributes:
+    image: of the size of the result, not mirrored.
+    crop: (4,) float64, the crop of the full image.
+  """
+
+  image: AnyImage
+  crop: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transform:
   """Resize, crop and flip of one example.
@@ -195,19 +208,21 @@ class Transform:
       )
 
   def __call__(
-    self, image: AnyImage, draw: Draw, shape: Size | None = None
+    self, image: AnyImage | Cut, draw: Draw, shape: Size | None = None
   ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Applies the choices of a draw, the seed of the example.
 
     `shape` is the height and width of the result in place of `size`, which the
-    crops of `SHAPED` can have.
+    crops of `SHAPED` can have. An image that was cut before is only mirrored.
 
     Returns:
       (size, size, 3) uint8; the crop (4,) float64 as x0, y0, x1, y1 of the
       full image in [0, 1], before mirroring; whether it is mirrored.
     """
     size = self.size
-    if self.crop in ('none', 'random-2d', 'random-half', 'square'):
+    if isinstance(image, Cut):
+      pixels, crop = np.asarray(image.image), image.crop
+    elif self.crop in ('none', 'random-2d', 'random-half', 'square'):
       pixels, crop = self._resized(image, draw)
     elif self.crop == 'adm':
       pixels, crop = self._halved(image)

@@ -1,0 +1,135 @@
+"""Images that `pyramid_jax.commands.prepare` has cut and resized.
+
+`config.data.root` is the folder that it wrote. Examples are those of the data
+themselves with the crop of the preparation: crops are drawn once, mirroring,
+the order of objects, holes and low-resolution versions with every example.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax.data import annotated_objects
+from pyramid_jax.data import file_reader
+from pyramid_jax.data import id_ranges
+from pyramid_jax.data import identity
+from pyramid_jax.data import images
+from pyramid_jax.data import object_index
+from pyramid_jax.data import prepared
+from pyramid_jax.data import tf_example
+from pyramid_jax.data import transforms
+from pyramid_jax.files import json_text
+
+
+missing_inputs = prepared.missing_inputs
+
+
+def open_records(
+  config: ConfigDict, split: str
+) -> 'ImageRecords | ObjectRecords':
+  """Returns the reader of a split."""
+  found = prepared.Prepared(config, split)
+  kind = ObjectRecords if found.has_objects else ImageRecords
+  return kind(config, split, found)
+
+
+class _Records:
+  """The records of a split."""
+
+  def __init__(self, found: prepared.Prepared):
+    self._found = found
+    self._source = found.records()
+
+  def __call__(
+    self, index: int
+  ) -> tuple[transforms.Cut, dict[str, Any], dict[str, list[Any]]]:
+    """Returns the image with its crop, the other fields and all features.
+
+    Raises:
+      BrokenImage: a record that is damaged.
+    """
+    where = f'{self._found.folder}, {self._found.split} record {index}'
+    try:
+      features = tf_example.unpack(self._source[index])
+      facts = json_text.loads(features['facts'][0])
+      crop = np.array(facts['crop'], np.float64)
+      fields = {k: np.array(v, t) for k, (t, v) in facts['fields'].items()}
+      data = features['image'][0]
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+      raise images.BrokenImage(where, f'damaged ({error!r:.80})') from error
+    image = images.decode_image(data, where)
+    return transforms.Cut(image, crop), fields, features
+
+
+class ImageRecords(file_reader.FileReader):
+  """Reads images with classes, captions and maps (see `reader.Reader`).
+
+  Examples are those of the reader of the data, see the module.
+  """
+
+  def __init__(self, config: ConfigDict, split: str, found: prepared.Prepared):
+    """Opens a split.
+
+    Raises:
+      UserError: shards that are not there.
+    """
+    super().__init__(config, split, found.count, 'bicubic')
+    self._found = found
+    self._records = _Records(found)
+    self.label_names = found.label_names
+    self.id_counts = id_ranges.counts(config, self.label_names, self.tokenizer)
+
+  def identity(self) -> identity.Identity:
+    """Returns the shards and what they are of; see `reader.Reader`."""
+    lists = identity.of_config(self._config)
+    return {**self._found.identity(), identity.FILES: lists}
+
+  def example(self, index: int, draw: np.uint64) -> file_reader.Example:
+    """Returns one example, or raises `BrokenImage`."""
+    cut, fields, features = self._records(index)
+    example, _, flipped = self.cut(cut, index, draw)
+    example |= fields
+    if 'mask' in self._maps:
+      mask = images.decode_map(features['mask'][0], str(index))
+      example['mask'] = mask[:, ::-1] if flipped else mask
+    if self.tokenizer is not None:
+      example |= self.text_arrays(features['caption'][0].decode())
+    return example
+
+
+class ObjectRecords(annotated_objects.AnnotatedObjectsReader):
+  """Reads images with boxes (see `AnnotatedObjectsReader`)."""
+
+  def __init__(self, config: ConfigDict, split: str, found: prepared.Prepared):
+    """Opens a split.
+
+    Raises:
+      UserError: shards that are not there, or an index that is damaged.
+    """
+    self._found = found
+    self._records = _Records(found)
+    try:
+      index = object_index.Index(**found.index())
+    except TypeError as error:
+      file = found.folder / prepared.index_name(found.split)
+      raise errors.UserError(f'{file}: {error}', errors.DATA) from error
+    flags = found.manifest['token_flags']
+    super().__init__(config, split, index, found.folder, flags)
+
+  def identity(self) -> identity.Identity:
+    """Returns the shards and what they are of; see `reader.Reader`."""
+    lists = identity.of_config(self._config)
+    return {**self._found.identity(), identity.FILES: lists}
+
+  def _located(self, index: object_index.Index) -> dict[str, str]:
+    del index  # The images are in the shards.
+    return {}
+
+  def example(self, index: int, draw: np.uint64) -> file_reader.Example:
+    """Returns one example, or raises `BrokenImage`."""
+    return super().example(self._found.replaced.get(index, index), draw)
+
+  def _read(self, index: int) -> transforms.Cut:
+    return self._records(index)[0]
