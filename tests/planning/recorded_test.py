@@ -64,7 +64,7 @@ def test_gathers_are_the_minimum_and_gradients_half_of_it():
     jnp.float32,
     sharding=NamedSharding(mesh, P(None, 'fsdp')),
   )
-  least = minimum.of_training(weights, {}, mesh, 'bfloat16')
+  least = minimum.of_training(weights, weights, {}, mesh, 'bfloat16')
   kinds = {kind: size for kind, (_, size) in found.by_kind().items()}
   assert kinds['all-gather'] == least['all-gather']
   # This program sums gradients in bfloat16.
