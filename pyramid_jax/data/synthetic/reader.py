@@ -34,6 +34,10 @@ class ShapesReader:
 
   `batch` computes what is cheap on the host: specifications, conditions and
   tokens. `finish` draws the images on the device from the specifications.
+
+  Attributes:
+    keep_text: whether examples have every condition and the text itself: not in
+      training.
   """
 
   buckets: buckets_lib.Buckets | None = None  # all images have one shape
@@ -53,7 +57,7 @@ class ShapesReader:
         not divide.
     """
     d, c = config.data, config.condition
-    self._full = split != 'train' if full is None else full
+    self.keep_text = split != 'train' if full is None else full
     self.label_names = scenes.LABEL_NAMES
     self.report: dict[str, int] = {}
     self.level = d.level
@@ -138,14 +142,14 @@ class ShapesReader:
     """Adds captions, triples and the ids of the text of the task."""
     task = self._condition.task
     texts: list[str] = []
-    if self._full or task == 'text':
+    if self.keep_text or task == 'text':
       texts = text.captions(self._seed, out['id'], spec)
       ids = np.stack([self._captions.encode(x) for x in texts])
       out['caption_ids'] = ids
       out['caption_mask'] = ids != self._captions.pad_id
-    if self._full:
+    if self.keep_text:
       out['caption'] = np.array([x.encode() for x in texts])
-    if self._full or task == 'scene_graph':
+    if self.keep_text or task == 'scene_graph':
       width = out['labels'].shape[1]
       out['triples'] = text.triples(self._seed, out['id'], spec, width)
     if task == 'scene_graph':
