@@ -115,6 +115,15 @@ def test_evaluation():
   assert all(number(row[0]) > 100 for row in rows.values())
 
 
+def test_latent_cache():
+  rows = table(call('latent_cache'), 'shards')
+  assert list(rows) == ['200 x 8', '4 x 64']
+  assert [number(row[1]) for row in rows.values()] == [48, 4]
+  for first, _, *rates in rows.values():
+    assert number(first) < 30
+    assert all(number(rate) > 0 for rate in rates)
+
+
 def test_attention_plan():
   rows = table(call_apart('attention_plan'), 'tokens')
   heads, bias, kernel, moved, temporary = rows['64 x 64']
