@@ -95,13 +95,19 @@ def run(
     UserError: data that are missing or cannot be read, or a folder that cannot
       be written.
   """
+  with errors.user_errors():
+    # The examples of latents are those of their images.
+    config = data.uncached(config)
+    missing = data.missing_inputs(config, splits)
+  if missing:
+    text = '; '.join(missing)
+    raise errors.UserError(f'missing: {text}.', errors.MISSING)
   whole_files.make_folder(output)
   found = []
   for split in splits:
     stopping.check()
     with errors.user_errors():
-      # Those of latents are their source's.
-      reader: Any = data.create(data.uncached(config), split)
+      reader: Any = data.create(config, split)
     if hasattr(reader, 'keep_text'):
       reader.keep_text = True
     with errors.user_errors(value=errors.DATA):
