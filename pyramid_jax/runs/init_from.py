@@ -6,14 +6,16 @@ grown: a table of embeddings by rows, whose new rows keep their initial values
 (in a table of classes, 'no class' stays the last row); and the kernel of a
 convolution by input channels, whose new slices are zeros, so that the network
 is what it was until it learns to use them. Everything else keeps its initial
-values. Which array is which is decided from shapes alone, before any weight is
-read.
+values. A condition that a second one has joined (`condition.also`) is found
+where it was alone. Which array is which is decided from shapes alone, before
+any weight is read.
 
 The new channels behind the old ones begin at zero in timothybrooks/
 instruct-pix2pix (arXiv:2211.09800) and in Stable Diffusion's inpainting models,
 which are trained on from models of texts.
 """
 
+from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 import functools
@@ -100,14 +102,22 @@ def compare(
   """
   taken, new = {}, {}
   for path, shape in here.items():
-    was = there.get(path)
+    was = there.get(_place(path, there))
     how = '' if was is None else _how(path, was, shape, class_rows)
     if how:
       taken[path] = how
     else:
       new[path] = '' if was is None else f' ({list(was)} there, {list(shape)})'
-  unused = tuple(path for path in there if path not in taken)
+  used = {_place(path, there) for path in taken}
+  unused = tuple(path for path in there if path not in used)
   return Report(taken=taken, new=new, unused=unused)
+
+
+def _place(path: str, there: Collection[str]) -> str:
+  """Returns the path in the other run, which may have had one condition."""
+  if path not in there:
+    return path.replace('/condition/first/', '/condition/')
+  return path
 
 
 def _how(
@@ -262,13 +272,13 @@ def _merged(report: Report, new: Any, old: Any) -> Any:
 
   def one(at: Any, leaf: jax.Array) -> jax.Array:
     path = sharding.path_name(at)
-    how = report.taken.get(path)
+    how, place = report.taken.get(path), _place(path, there)
     if how is None:
       return leaf
     if how == MATCHED:
-      return jax.device_put(there[path], leaf.sharding)
+      return jax.device_put(there[place], leaf.sharding)
     function = functools.partial(grow, how=how)
-    return jax.jit(function, out_shardings=leaf.sharding)(leaf, there[path])
+    return jax.jit(function, out_shardings=leaf.sharding)(leaf, there[place])
 
   return jax.tree_util.tree_map_with_path(one, new)
 

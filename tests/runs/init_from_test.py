@@ -1,5 +1,6 @@
 """Runs that begin from the weights of another run."""
 
+import functools
 import json
 import shutil
 
@@ -10,9 +11,13 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import init_from
+from pyramid_jax.runs import workdir
 from pyramid_jax.training import loop
+from pyramid_jax.training import step as step_lib
+from tests.helpers import configs
 from tests.helpers import fake_run
 
 
@@ -159,3 +164,30 @@ def test_grown_values():
   assert '0 matched, 1 grown, 0 new, 0 unused' in report.text()
   assert 'grown: e/embedding (rows)' in report.text()
   assert json.dumps(report.counts())
+
+
+def test_a_system_with_more_classes_and_a_second_condition(
+  tmp_path, monkeypatch
+):
+  monkeypatch.undo()  # the fake system
+  (tmp_path / 'config.json').write_text(
+    config_lib.to_json(configs.load('ldm_shapes.py:class,debug'))
+  )
+  config = configs.load(
+    'ldm_shapes.py:class,debug',
+    condition__num_classes=40,
+    condition__also='superres',
+    train__init_from=tmp_path,
+  )
+  system, mesh = workdir.create_system(config), mesh_lib.pure_data()
+  create = functools.partial(step_lib.create, system, config)
+  state = step_lib.abstract(create, mesh, config.mesh.fsdp_min_size)
+  start = init_from.plan(config, system, state, mesh)
+  grown = {path: start.report.taken[path] for path in start.report.grown}
+  assert grown == {
+    'generator/condition/first/embedding/embedding': init_from.CLASSES,
+    'generator/unet/input_blocks_0_0/kernel': init_from.INPUTS,
+  }
+  counts = start.report.counts()
+  assert (counts['new'], counts['unused']) == (0, 0)
+  assert counts['matched'] > 200
