@@ -21,7 +21,7 @@ _READERS = 'pyramid_jax.data.readers'
 # a module whose data are files has `missing_inputs(config, splits)`.
 READERS = {
   'shapes': ('pyramid_jax.data.synthetic', 'ShapesReader'),
-  'image_folder': (f'{_READERS}.image_folder', 'ImageFolderReader'),
+  'image_folder': (f'{_READERS}.own_images', 'open_folder'),
   'coco': (f'{_READERS}.coco', 'CocoReader'),
   'openimages': (f'{_READERS}.open_images', 'OpenImagesReader'),
   'imagenet': (f'{_READERS}.imagenet', 'ImageNetReader'),

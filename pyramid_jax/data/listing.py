@@ -25,6 +25,9 @@ from pyramid_jax.files import stores
 
 MAP = '.map.png'  # what the semantic map of an image ends in
 CAPTIONS = 'captions.jsonl'
+LAYOUTS = 'layouts.json'
+GRAPHS = 'graphs.jsonl'
+_BESIDE = (CAPTIONS, LAYOUTS, GRAPHS)  # files that serve images
 HIDDEN = 'hidden'
 _OF_SYSTEM = ('lost+found',)  # folders of a file system itself
 NAMED = 3  # files that are named of those that are left out
@@ -227,7 +230,7 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
 
 def _serves(name: str) -> bool:
   """Whether a file serves images without being one."""
-  return name.endswith(MAP) or name == CAPTIONS
+  return name.endswith(MAP) or name in _BESIDE
 
 
 def _reason_of_name(name: str, path: pathlib.Path) -> str | None:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import ImageFile
 
+from pyramid_jax.data import archives
 from pyramid_jax.data import degradation
 from pyramid_jax.data import images
+from pyramid_jax.data import parquet_files
 from pyramid_jax.data import prefetching
 from pyramid_jax.data import records
 from pyramid_jax.data import transforms
@@ -24,7 +26,12 @@ READ, DECODE, CUT, REST = 'read', 'decode', 'cut', 'the rest'
 # The functions of each stage. Pillow decodes where pixels are first needed,
 # within the cut.
 _OF_STAGE = {
-  READ: (images.load_bytes, records.Shards.read),
+  READ: (
+    images.load_bytes,
+    records.Shards.read,
+    archives.File.read,
+    parquet_files.Rows.row,
+  ),
   DECODE: (ImageFile.ImageFile.load,),
   CUT: (
     transforms.Transform.__call__,

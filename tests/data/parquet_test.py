@@ -143,6 +143,7 @@ def test_captions(tmp_path):
   config = of_task(path, 'text', vocab_file=str(vocab), text_field='said')
   _, batch = read_all(config, 'val')
   assert batch['caption'].tolist() == [b'dog', b'cat', b'a dog', b'a dog']
+  assert list(reader.captions()) == ['a cat', 'dog', 'cat']
 
 
 def test_broken_images_are_named_by_their_row(tmp_path, caplog):

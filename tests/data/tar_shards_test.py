@@ -105,6 +105,7 @@ def test_captions(root, vocab):
     [2, 5, 3, 0, 0, 0],
   ]
   assert reader.report['without_caption'] == 1
+  assert list(reader.captions()) == ['a cat', 'dog', 'cat']
 
 
 def test_captions_in_a_field_of_the_metadata(root, vocab):
@@ -333,7 +334,7 @@ def test_identity_has_shards_and_rules(root):
 def test_a_shard_that_vanishes_is_no_broken_image(root, monkeypatch):
   reader = data.create(of_task(root, max_broken=5), 'train')
   monkeypatch.setattr(
-    images, 'decode', lambda *_, **__: np.zeros((6, 8, 3), np.uint8)
+    images, 'decode_image', lambda *_, **__: np.zeros((6, 8, 3), np.uint8)
   )
   (root / '00001.tar').unlink()
   batch = reader.batch(np.array([3]), np.zeros(1, np.uint64))

@@ -14,7 +14,9 @@ The files may lie in a store, `gs://BUCKET/FOLDER`.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 from typing import Any
 
 from absl import logging
@@ -181,7 +183,7 @@ class ParquetReader(file_reader.FileReader):
       data = value['bytes'] if isinstance(value, dict) else value
       if not data:
         raise ValueError('no bytes of an image; is it in a file of its own?')
-    image = images.decode(data, where, upright=True)
+    image = images.decode_image(data, where, upright=True)
     example, _, _ = self.cut(image, index, draw)
     if self._label:
       label = self._of_class(row[self._label])
@@ -189,6 +191,19 @@ class ParquetReader(file_reader.FileReader):
     if self._text:
       example |= self.text_arrays(_caption(row[self._text], where))
     return example
+
+  def captions(self) -> Iterator[str]:
+    """Yields the texts that examples may have.
+
+    Raises:
+      ValueError: the configured condition is no text.
+    """
+    if not self._text:
+      raise ValueError('the configured condition is no text.')
+    for index in range(len(self)):
+      where = self._rows.where(index)
+      with contextlib.suppress(images.BrokenImage), images.unreadable(where):
+        yield _caption(self._rows.row(index, [self._text])[self._text], where)
 
 
 def _class_names(feature: Any) -> list[str]:

@@ -16,6 +16,8 @@ has the filters.
 """
 
 from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -141,18 +143,33 @@ class TarShardsReader(file_reader.FileReader):
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`; see `FileReader.cut`."""
     where = self._where(index)
-    image = images.decode(self._load(index, 'image'), where, upright=True)
+    image = images.decode_image(self._load(index, 'image'), where, upright=True)
     example, _, _ = self.cut(image, index, draw)
     if self._rules.label is not None:
       label = self._samples.columns['label'][index]
       example['class'] = np.asarray(label + 1, np.int32)
     if self._rules.text is not None:
-      try:
-        text = shard_rules.caption(self._load(index, 'text'), self._rules.text)
-      except ValueError as error:
-        raise images.BrokenImage(where, str(error)) from error
-      example |= self.text_arrays(text)
+      example |= self.text_arrays(self._caption(index, self._rules.text))
     return example
+
+  def _caption(self, index: int, field: str) -> str:
+    """Returns the caption of a sample, or raises `BrokenImage`."""
+    try:
+      return shard_rules.caption(self._load(index, 'text'), field)
+    except ValueError as error:
+      raise images.BrokenImage(self._where(index), str(error)) from error
+
+  def captions(self) -> Iterator[str]:
+    """Yields the texts that examples may have.
+
+    Raises:
+      ValueError: the configured condition is no text.
+    """
+    if self._rules.text is None:
+      raise ValueError('the configured condition is no text.')
+    for index in range(len(self)):
+      with contextlib.suppress(images.BrokenImage):
+        yield self._caption(index, self._rules.text)
 
 
 def _counts(left_out: dict[str, int]) -> str:
