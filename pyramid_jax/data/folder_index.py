@@ -64,6 +64,8 @@ class Folder:
     if not _is_kept(self._arrays):
       return identity.sizes(self._base, names)
     known = dict(zip(self.files, self._arrays['sizes'].tolist(), strict=True))
+    if names is self.files:
+      return known
     return {name: known[name] for name in names}
 
   def pixels(

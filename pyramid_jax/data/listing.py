@@ -135,9 +135,11 @@ def _walk(
       folders[prefix] = retries.repeat(seen, base / prefix).st_mtime_ns
     for entry in _entries(base / prefix):
       path = f'{prefix}{entry.name}'
-      with _named(base / path):
+      try:
         is_folder = _is(entry.is_dir)
         reason = None if is_folder else _reason(entry)
+      except OSError as error:
+        raise _unseen(base / path, error) from error
       if not is_folder:
         if reason is not None:
           yield path, reason
@@ -215,7 +217,10 @@ def _is(test: Callable[[], bool]) -> bool:
         raise
       return False
 
-  return retries.repeat(tested, 'a file')
+  try:
+    return tested()
+  except OSError:
+    return retries.repeat(tested, 'a file')
 
 
 def _reason(entry: os.DirEntry[str]) -> str | None:
@@ -225,7 +230,7 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
   if is_odd and not _is(entry.is_file):
     is_there = os.path.exists(entry.path)
     return 'no regular files' if is_there else 'links that lead nowhere'
-  return _reason_of_name(name, pathlib.Path(entry.path))
+  return _reason_of_name(name, entry.path)
 
 
 def _serves(name: str) -> bool:
@@ -233,7 +238,7 @@ def _serves(name: str) -> bool:
   return name.endswith(MAP) or name in _BESIDE
 
 
-def _reason_of_name(name: str, path: pathlib.Path) -> str | None:
+def _reason_of_name(name: str, path: str | os.PathLike[str]) -> str | None:
   """Returns the reason of a regular file, see `_reason`."""
   if name.startswith('.'):
     return HIDDEN
@@ -245,7 +250,7 @@ def _reason_of_name(name: str, path: pathlib.Path) -> str | None:
   if suffix:
     return f'files of {suffix}'
   try:
-    images.size(path)
+    images.size(stores.path(path))
   except images.BrokenImage as error:
     if isinstance(error.__cause__, OSError) and errors.number(error):
       raise error.__cause__ from error

@@ -245,7 +245,7 @@ def _object(
   path: pathlib.Path, where: str, thing: Any
 ) -> tuple[str, tuple[float, ...]]:
   """Returns the label and the box of an object."""
-  label = thing.get('label') if isinstance(thing, dict) else None
+  label: Any = thing.get('label') if isinstance(thing, dict) else None
   if not _is_name(label):
     annotation_files.fail(
       path, where, f'must be {{"label": TEXT}}, got {thing!r:.60}'
