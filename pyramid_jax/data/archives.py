@@ -21,6 +21,7 @@ import dataclasses
 import gzip
 import io
 import os
+import pathlib
 import tarfile
 import threading
 import zipfile
@@ -80,12 +81,18 @@ class Archives:
     names: of the files.
   """
 
-  def __init__(self, paths: Sequence[stores.Path], name: str):
+  def __init__(
+    self,
+    paths: Sequence[stores.Path],
+    name: str,
+    cache: pathlib.Path | None = None,
+  ):
     """Finds the members.
 
     Args:
       paths: of the archives, at least one, that end in one of `SUFFIXES`.
       name: what they are, for messages.
+      cache: see `index_cache.folder`; None for that of the user.
 
     Raises:
       UserError: an archive is damaged, has what is never read, or has no files.
@@ -99,6 +106,7 @@ class Archives:
         paths,
         {'of': 'archives', 'version': 1},
         lambda: _table(self._files, name),
+        cache,
       )
     text = arrays['names'].tobytes().decode('utf-8', 'surrogateescape')
     self.names: tuple[str, ...] = tuple(text.split('\0'))

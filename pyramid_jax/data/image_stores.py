@@ -1,16 +1,22 @@
 """Where the encoded images of a data set are: in a folder, or in archives."""
 
 import bisect
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+import functools
+import pathlib
 from typing import Protocol
 
 from pyramid_jax import errors
 from pyramid_jax.data import archives
+from pyramid_jax.data import folder_index
 from pyramid_jax.data import identity
 from pyramid_jax.data import images
-from pyramid_jax.data import listing
 from pyramid_jax.files import stores
+
+
+Sizes = Callable[[Sequence[str]], dict[str, int | None]]
 
 
 class Store(Protocol):
@@ -37,10 +43,22 @@ class Store(Protocol):
 class Folder:
   """The files of one folder (see `Store`)."""
 
-  def __init__(self, path: stores.Path, names: Sequence[str]):
-    """`names` are sorted paths below the folder."""
+  def __init__(
+    self,
+    path: stores.Path,
+    names: Sequence[str],
+    sizes: Sizes | None = None,
+  ):
+    """Takes files below a folder.
+
+    Args:
+      path: the folder.
+      names: sorted paths below it.
+      sizes: tells the bytes of some of them; None to ask the file system.
+    """
     self.names = names
     self._path = path
+    self._sizes = sizes or functools.partial(identity.sizes, path)
 
   def where(self, row: int) -> str:
     return str(self._path / self.names[row])
@@ -49,14 +67,17 @@ class Folder:
     return images.load_bytes(self._path / self.names[row])
 
   def sizes(self, rows: Iterable[int]) -> dict[str, int | None]:
-    return identity.sizes(self._path, (self.names[row] for row in rows))
+    return self._sizes([self.names[row] for row in rows])
 
 
-def opened(path: stores.Path, suffixes: Sequence[str] = ()) -> Store:
+def opened(
+  path: stores.Path, cache: pathlib.Path, suffixes: Sequence[str] = ()
+) -> Store:
   """Returns the files of a folder or of an archive.
 
   Args:
     path: the folder or the archive.
+    cache: see `index_cache.folder`.
     suffixes: of files that are no images and are sought, too, in the folder
       itself alone.
 
@@ -65,11 +86,12 @@ def opened(path: stores.Path, suffixes: Sequence[str] = ()) -> Store:
   """
   name = f'{path} (config.data.root)'
   if archives.is_archive(path):
-    return archives.Archives([path], name)
+    return archives.Archives([path], name, cache)
   others = [x for x in stores.names(path) if x.endswith(tuple(suffixes))]
   if suffixes and others:
     return Folder(path, others)
-  return Folder(path, listing.find_images(path, name))
+  found = folder_index.find_images(path, name, cache)
+  return Folder(path, found.files, found.sizes)
 
 
 def rows(store: Store, suffixes: Sequence[str], where: object) -> list[int]:

@@ -7,6 +7,7 @@ and hosts can read one that lies on storage which cannot be written. The extra
 
 from collections.abc import Iterable
 import os
+import pathlib
 import threading
 from typing import Any
 
@@ -86,8 +87,12 @@ class Lmdb:
     names: the keys as text, sorted.
   """
 
-  def __init__(self, path: stores.Path):
-    """Reads the keys, or what is kept of them (`object_index`).
+  def __init__(self, path: stores.Path, cache: pathlib.Path | None = None):
+    """Reads the keys, or what is kept of them.
+
+    Args:
+      path: the folder.
+      cache: see `index_cache.folder`; None for that of the user.
 
     Raises:
       UserError: see `_environment`; or there are no keys.
@@ -96,7 +101,7 @@ class Lmdb:
     _environment(path)  # A forked process inherits it.
     with errors.user_errors(value=errors.DATA):
       arrays = object_index.load_or_build(
-        [path / DATA], {'of': 'keys', 'version': 1}, self._keys
+        [path / DATA], {'of': 'keys', 'version': 1}, self._keys, cache
       )
     text = arrays['names'].tobytes().decode('utf-8', 'surrogateescape')
     self.names: tuple[str, ...] = tuple(text.split('\0'))

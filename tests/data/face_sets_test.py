@@ -200,3 +200,12 @@ def test_folders_without_images_and_missing_ones_are_named(tmp_path):
       data.create(config_of(name, tmp_path / name), 'train')
     with pytest.raises(FileNotFoundError, match='missing: .*none'):
       data.create(config_of(name, tmp_path / 'none'), 'train')
+
+
+@pytest.mark.parametrize('name', ['celebahq', 'ffhq', 'lsun'])
+def test_splits_in_folders_are_kept_apart(tmp_path, name):
+  for split, value in (('train', 1), ('val', 2)):
+    made.written(tmp_path / split, {'x.png': made.encoded(made.pixels(value))})
+  for split, value in (('train', 1), ('val', 2), ('test', 2)):
+    batch = read(data.create(config_of(name, tmp_path), split))
+    np.testing.assert_array_equal(batch['image'], [made.pixels(value)])

@@ -1,7 +1,9 @@
 """Images and archives that tests write, in the formats of official files."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import io
+import os
 import pathlib
 import tarfile
 import zipfile
@@ -56,3 +58,14 @@ def written(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def forked(function: Callable[[], bool]) -> bool:
+  """Returns whether a function returns true in a forked process."""
+  child = os.fork()
+  if not child:
+    try:
+      os._exit(0 if function() else 1)
+    finally:
+      os._exit(2)
+  return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

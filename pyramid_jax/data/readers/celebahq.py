@@ -5,7 +5,8 @@
   imgHQ00000.npy ...  uint8 of the shape (1, 3, 1024, 1024), or (3, H, W)
   00000.jpg ...       images of any size, at any depth
 
-Every split reads all of them, unless `config.data.ids_file` and
+Every split reads all of them, or a folder of its name if there is `train`,
+unless `config.data.ids_file` and
 `config.data.eval_ids_file` list those of training and those of val and test:
 `celebahqtrain` and `celebahqvalidation` are the published 25,000 and 5,000.
 """
@@ -20,9 +21,10 @@ from pyramid_jax import limits
 from pyramid_jax.data import image_lists
 from pyramid_jax.data import image_stores
 from pyramid_jax.data import images
+from pyramid_jax.data import index_cache
 from pyramid_jax.data import stored_images
 from pyramid_jax.data import transforms
-from pyramid_jax.files import stores
+from pyramid_jax.data.readers import image_folder
 
 
 ARRAY = '.npy'
@@ -34,9 +36,11 @@ def missing_inputs(
   """Returns 'path (what it is)' of everything that is not there."""
   if not config.data.root:
     return ['the folder of CelebA-HQ (config.data.root is empty)']
-  root = stores.path(config.data.root).expanduser()
-  lines = [] if root.exists() else [f'{root} (CelebA-HQ, config.data.root)']
+  lines = []
   for split in splits:
+    root = image_folder.folder(config, split)
+    if not root.exists():
+      lines.append(f'{root} (CelebA-HQ, config.data.root)')
     lines += image_lists.missing_inputs(config, split)
   return list(dict.fromkeys(lines))
 
@@ -91,8 +95,8 @@ class CelebAHqReader(stored_images.StoredReader):
     missing = missing_inputs(config, (split,))
     if missing:
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
-    root = stores.path(config.data.root).expanduser()
-    store = image_stores.opened(root, (ARRAY,))
+    root = image_folder.folder(config, split)
+    store = image_stores.opened(root, index_cache.folder(config), (ARRAY,))
     rows = image_stores.rows(store, (ARRAY, *images.SUFFIXES), root)
     super().__init__(
       config, split, stored_images.listed(config, split, store, rows)

@@ -9,7 +9,8 @@
 
 Of `dataset.json`, `{"labels": [["00000/img00000000.png", 6], ...]}`, a class c
 becomes the label 1 + c; where `labels` is null there are no classes. Every
-split reads all images (EDM and DiffiT train on all 70,000), unless
+split reads all images (EDM and DiffiT train on all 70,000), or a folder of its
+name if there is `train`, unless
 `config.data.ids_file` and `config.data.eval_ids_file` list those of training
 and those of val and test: `ffhqtrain` and `ffhqvalidation` are the 60,000 and
 10,000 of taming-transformers and of latent diffusion.
@@ -29,7 +30,9 @@ from pyramid_jax import limits
 from pyramid_jax.data import image_lists
 from pyramid_jax.data import image_stores
 from pyramid_jax.data import images
+from pyramid_jax.data import index_cache
 from pyramid_jax.data import stored_images
+from pyramid_jax.data.readers import image_folder
 from pyramid_jax.files import bounded
 from pyramid_jax.files import json_text
 from pyramid_jax.files import stores
@@ -40,9 +43,9 @@ FOLDER = 'images1024x1024'
 LABELS = 'dataset.json'
 
 
-def source(config: ConfigDict) -> stores.Path:
-  """Returns the folder or the archive of the images."""
-  root = stores.path(config.data.root).expanduser()
+def source(config: ConfigDict, split: str) -> stores.Path:
+  """Returns the folder or the archive of the images of a split."""
+  root = image_folder.folder(config, split)
   return root / FOLDER if (root / FOLDER).is_dir() else root
 
 
@@ -52,9 +55,11 @@ def missing_inputs(
   """Returns 'path (what it is)' of everything that is not there."""
   if not config.data.root:
     return ['the folder or zip of FFHQ (config.data.root is empty)']
-  path = source(config)
-  lines = [] if path.exists() else [f'{path} (FFHQ, config.data.root)']
+  lines = []
   for split in splits:
+    path = source(config, split)
+    if not path.exists():
+      lines.append(f'{path} (FFHQ, config.data.root)')
     lines += image_lists.missing_inputs(config, split)
   return list(dict.fromkeys(lines))
 
@@ -137,8 +142,8 @@ class FfhqReader(stored_images.StoredReader):
     missing = missing_inputs(config, (split,))
     if missing:
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
-    path = source(config)
-    store = image_stores.opened(path)
+    path = source(config, split)
+    store = image_stores.opened(path, index_cache.folder(config))
     rows = image_stores.rows(store, images.SUFFIXES, path)
     chosen = stored_images.listed(config, split, store, rows)
     labels = _labels(path, store)

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import io
+import pathlib
 import re
 
 from absl import logging
@@ -35,6 +36,7 @@ from pyramid_jax.data import category_lists
 from pyramid_jax.data import image_lists
 from pyramid_jax.data import image_stores
 from pyramid_jax.data import images
+from pyramid_jax.data import index_cache
 from pyramid_jax.data import stored_images
 from pyramid_jax.files import bounded
 from pyramid_jax.files import stores
@@ -143,13 +145,13 @@ def _label_file(base: stores.Path) -> stores.Path | None:
   return packed if packed.is_file() else None
 
 
-def _opened(found: stores.Path) -> image_stores.Store:
+def _opened(found: stores.Path, cache: pathlib.Path) -> image_stores.Store:
   """Opens the images of a split; a tar for each synset is one of them."""
   if not archives.is_archive(found):
     tars = [x for x in stores.names(found) if x.endswith(archives.TAR)]
     if any(_SYNSET.match(name) for name in tars):
-      return archives.Archives([found / x for x in tars], str(found))
-  return image_stores.opened(found)
+      return archives.Archives([found / x for x in tars], str(found), cache)
+  return image_stores.opened(found, cache)
 
 
 def _synset(name: str) -> str | None:
@@ -265,7 +267,7 @@ class ImageNetReader(stored_images.StoredReader):
     found = source(config, split)
     if missing or found is None:
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
-    store = _opened(found)
+    store = _opened(found, index_cache.folder(config))
     rows = [
       row
       for row in image_stores.rows(store, images.SUFFIXES, found)

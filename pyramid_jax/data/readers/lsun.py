@@ -7,7 +7,8 @@
   PLACE/..._train_lmdb       one such folder, which every split reads
   PLACE/churches             a folder of extracted images, a .tar or a .zip
 
-Without a published val every split reads everything, unless
+Without a published val every split reads everything, or a folder of its name if
+there is `train`, unless
 `config.data.ids_file` and `config.data.eval_ids_file` list the images of
 training and those of val and test, as church_outdoor_train.txt and
 church_outdoor_val.txt of latent diffusion do. Names are the keys of the LMDB,
@@ -21,8 +22,10 @@ from ml_collections import ConfigDict
 from pyramid_jax.data import image_lists
 from pyramid_jax.data import image_stores
 from pyramid_jax.data import images
+from pyramid_jax.data import index_cache
 from pyramid_jax.data import lmdb_store
 from pyramid_jax.data import stored_images
+from pyramid_jax.data.readers import image_folder
 from pyramid_jax.files import stores
 
 
@@ -31,7 +34,7 @@ def source(config: ConfigDict, split: str) -> stores.Path:
   root = stores.path(config.data.root).expanduser()
   part = 'train' if split == 'train' else 'val'
   published = root.parent / f'{root.name}_{part}_lmdb'
-  return published if published.is_dir() else root
+  return published if published.is_dir() else image_folder.folder(config, split)
 
 
 def missing_inputs(
@@ -66,10 +69,12 @@ class LsunReader(stored_images.StoredReader):
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
     path = source(config, split)
     if lmdb_store.is_lmdb(path):
-      store: image_stores.Store = lmdb_store.Lmdb(path)
+      store: image_stores.Store = lmdb_store.Lmdb(
+        path, index_cache.folder(config)
+      )
       rows = list(range(len(store.names)))
     else:
-      store = image_stores.opened(path)
+      store = image_stores.opened(path, index_cache.folder(config))
       rows = image_stores.rows(store, images.SUFFIXES, path)
     super().__init__(
       config, split, stored_images.listed(config, split, store, rows)

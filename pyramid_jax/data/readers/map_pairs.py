@@ -29,6 +29,7 @@ from pyramid_jax.data import file_reader
 from pyramid_jax.data import image_lists
 from pyramid_jax.data import image_stores
 from pyramid_jax.data import images
+from pyramid_jax.data import index_cache
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import stored_images
 from pyramid_jax.files import stores
@@ -92,7 +93,7 @@ class MapPairsReader(stored_images.StoredReader):
     if missing:
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
     root = stores.path(config.data.root).expanduser()
-    store = image_stores.opened(root)
+    store = image_stores.opened(root, index_cache.folder(config))
     pair = folders(store, split)
     if pair is None:
       raise errors.UserError(
