@@ -147,6 +147,7 @@ def complete_ldm(
   first = config_lib.sibling(__file__, 'ldm_autoencoder')
   arg = f'{first_stage},debug' if debug else first_stage
   config_lib.add_first_stage(config, first.get_config(arg))
+  config.first_stage.data.name = config.data.name
   if not debug:
     return config
   changes = {

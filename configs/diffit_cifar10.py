@@ -8,12 +8,12 @@ this config has the one that agrees with EDM's: 43.7 M parameters. EDM trained
 its own network, which is no smaller, for two days on 8 V100.
 
   python -m pyramid_jax.main --config=configs/diffit_cifar10.py \
-      --config.data.root=TFDS --workdir=DIR
+      --config.data.root=CIFAR10 --workdir=DIR
 
-TFDS holds what `tfds build cifar10 --file_format=array_record` wrote. A folder
-with train/CLASS/ and val/CLASS/ is read with these flags:
-
-      --config.data.name=image_folder --config.data.root=CIFAR10
+CIFAR10 holds cifar-10-binary.tar.gz or what is in it (docs/data.md). What `tfds
+build cifar10 --file_format=array_record` wrote is read with the flag
+--config.data.name=tfds/cifar10, a folder with train/CLASS/ and val/CLASS/ with
+--config.data.name=image_folder.
 
 config.train.accumulate and config.remat save memory. EDM multiplies matrices in
 full float32, which needs JAX_DEFAULT_MATMUL_PRECISION=highest on a GPU. The
@@ -47,7 +47,7 @@ def get_config(arg: str = '') -> ConfigDict:
   )
   config = published('diffit_cifar10', 512)
   config.name += f'_{variant["task"]}_{variant["embedding"]}'
-  config.data.name = 'tfds/cifar10'
+  config.data.name = 'cifar10'
   config.data.image_size = 32
   config.train.learning_rate = 1e-3
   config.network.channel_mult = (2, 2, 2)

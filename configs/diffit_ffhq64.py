@@ -8,9 +8,9 @@ for four days on 8 V100.
   python -m pyramid_jax.main --config=configs/diffit_ffhq64.py \
       --config.data.root=FFHQ --workdir=DIR
 
-Reads any folder of images, with or without the sub-folders train/ and val/, and
-resizes them to 64 px by a bicubic filter. EDM uses Lanczos's filter: for FID
-that can be compared, provide images that already have 64 px.
+Reads all 70,000 images of the official folders (docs/data.md), or of the zip
+that EDM's dataset_tool.py wrote, and resizes those that have not 64 px as it
+does, by Lanczos's filter.
 
 Variants:
   vp (default), ve: the embedding of the noise level, see diffit_cifar10.py.
@@ -28,8 +28,10 @@ def get_config(arg: str = '') -> ConfigDict:
   cifar10 = config_lib.sibling(__file__, 'diffit_cifar10')
   config = cifar10.published('diffit_ffhq64', 256)
   config.name += f'_{variant["embedding"]}'
-  config.data.name = 'image_folder'
+  config.data.name = 'ffhq'
   config.data.image_size = 64
+  config.data.crop = config.data.eval_crop = 'square'
+  config.data.resize = 'lanczos'
   config.train.learning_rate = 2e-4
   config.network.channel_mult = (1, 2, 2, 2)
   config.network.window = 8

@@ -16,14 +16,14 @@ Encode the images once with sd-vae, then train on the latents:
 
   python -m pyramid_jax.commands.cache_latents \
       --config=configs/diffit_imagenet.py \
-      --config.data.root=IMAGENET/train --first_stage=VAE --output=CACHE --flips
+      --config.data.root=IMAGENET --first_stage=VAE --output=CACHE --flips
   python -m pyramid_jax.main --config=configs/diffit_imagenet.py \
       --config.data.name=latents --config.data.root=CACHE \
       --config.first_stage.checkpoint=VAE --workdir=DIR
 
 VAE is sd-vae-ft-ema or sd-vae-ft-mse, converted: docs/weights.md. IMAGENET has
-one sub-folder for each class; --config.data.name=tfds/imagenet2012 reads that
-data set instead. Without a checkpoint the first stage is trained in
+the official files (docs/data.md); --config.data.name=tfds/imagenet2012 reads
+that data set instead. Without a checkpoint the first stage is trained in
 DIR/first_stage.
 
 Fewer steps: --config.sample.solver=ddim --config.sample.spacing=strided
@@ -63,7 +63,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'learn_sigma': True,
     }
   )
-  config.data.name = 'image_folder'
+  config.data.name = 'imagenet'
   config.data.image_size = 512 if is_large else 256
   config.data.crop = config.data.eval_crop = 'adm'
   config.data.flip = True
@@ -95,6 +95,7 @@ def get_config(arg: str = '') -> ConfigDict:
   first = config_lib.sibling(__file__, 'ldm_autoencoder')
   names = 'kl_f8,debug' if variant['debug'] else 'kl_f8'
   config_lib.add_first_stage(config, first.get_config(names))
+  config.first_stage.data.name = config.data.name
   if variant['debug']:
     common.shrink(
       config,

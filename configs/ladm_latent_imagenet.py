@@ -13,11 +13,11 @@ from them. Run measure_bands and paste what it prints before training:
 
   python -m pyramid_jax.commands.measure_bands \
       --config=configs/ladm_latent_imagenet.py \
-      --config.data.root=IMAGENET/train --config.first_stage.checkpoint=VAE \
+      --config.data.root=IMAGENET --config.first_stage.checkpoint=VAE \
       --kappa=4
   python -m pyramid_jax.commands.cache_latents \
       --config=configs/ladm_latent_imagenet.py \
-      --config.data.root=IMAGENET/train --first_stage=VAE --output=CACHE --flips
+      --config.data.root=IMAGENET --first_stage=VAE --output=CACHE --flips
   python -m pyramid_jax.main --config=configs/ladm_latent_imagenet.py \
       --config.data.name=latents --config.data.root=CACHE \
       --config.first_stage.checkpoint=VAE --workdir=DIR
@@ -71,7 +71,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'mlp_ratio': 4.0,
     }
   )
-  config.data.name = 'image_folder'
+  config.data.name = 'imagenet'
   config.data.image_size = 512 if is_large else 256
   config.data.crop = config.data.eval_crop = 'adm'
   config.data.flip = True
@@ -97,6 +97,7 @@ def get_config(arg: str = '') -> ConfigDict:
   first = config_lib.sibling(__file__, 'ldm_autoencoder')
   names = 'kl_f8,debug' if variant['debug'] else 'kl_f8'
   config_lib.add_first_stage(config, first.get_config(names))
+  config.first_stage.data.name = config.data.name
   if variant['debug']:
     common.shrink(
       config,

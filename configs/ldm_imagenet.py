@@ -7,10 +7,11 @@ and 103.5 (250 DDIM steps), with guidance 1.5 3.60 and 247.7 (271 days). Nothing
 is measured here. The U-Nets have 395 M and 401 M parameters.
 
   python -m pyramid_jax.main --config=configs/ldm_imagenet.py:v2 \
-      --config.data.root=IMAGENET/train --workdir=DIR
+      --config.data.root=IMAGENET --workdir=DIR
 
-Reads a folder with one sub-folder for each class. The first stage is trained in
-DIR/first_stage unless config.first_stage.checkpoint names one.
+Reads the official files (docs/data.md), not mirrored and resized as OpenCV
+does. The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
 
 Variants:
   v2 (default), v1: the model; v1 has no null class, so it takes no guidance.
@@ -34,7 +35,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.condition.num_classes = 1000
   config.condition.dim = 512
   config.condition.null_class = v2
-  config.data.flip = True
+  config.data.name = 'imagenet'
+  config.data.resize = 'linear'
   if v2:
     config.network = common.attending_unet(num_heads=1)
     config.condition.cond_dropout = 0.1

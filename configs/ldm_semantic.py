@@ -8,9 +8,11 @@ and mapped to 3 channels, which are concatenated with the latent.
   python -m pyramid_jax.main --config=configs/ldm_semantic.py \
       --config.data.root=LANDSCAPES --workdir=DIR
 
-Reads a folder of images with their maps: 1.map.png in the folder of 1.jpg, with
-class numbers as grey values. The first stage is trained in DIR/first_stage
-unless config.first_stage.checkpoint names one.
+Reads images and maps in two folders (docs/data.md), for ADE20K with
+--config.data.name=ade20k --config.condition.map_classes=151; and a folder with
+1.map.png beside 1.jpg with --config.data.name=image_folder. Squares are cut out
+of images whose shorter side has 384 px (768 px for 512). The first stage is
+trained in DIR/first_stage unless config.first_stage.checkpoint names one.
 
 Variants:
   px256 (default), px512: pixels.
@@ -46,8 +48,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.diffusion.linear_end = 0.0205
   config.diffusion.loss_type = 'l1'
   config.data.image_size = 512 if large else 256
-  config.data.flip = True
-  config.data.crop = 'random-2d'
+  config.data.name = 'landscapes'
+  config.data.short_side = 768 if large else 384
   config.train.batch_size = 8 if large else 48
   config.train.learning_rate = 1e-6 * config.train.batch_size
   config.train.steps = 360_000

@@ -10,7 +10,9 @@ is.
   python -m pyramid_jax.main --config=configs/ldm_superres.py:bsr \
       --config.data.root=IMAGES --workdir=DIR
 
-Reads any folder of images. The first stage is trained in DIR/first_stage unless
+Reads any folder of images (bsr), or the official files of ImageNet (bicubic,
+docs/data.md): squares of half the shorter side or more, resized by means over
+areas. The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one.
 
 Variants:
@@ -47,7 +49,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.diffusion.linear_end = 0.0155
   config.data.lr_factor = 4
   config.data.degradation = 'bsr_light' if bsr else 'bicubic'
-  config.data.crop = 'random-2d'
+  config.data.name = 'image_folder' if bsr else 'imagenet'
+  config.data.crop, config.data.eval_crop = 'random-half', 'square'
+  config.data.resize = 'area'
   config.train.batch_size = 64
   config.train.learning_rate = 1e-6 * 64
   config.train.steps = 860_000

@@ -11,8 +11,12 @@ size.
   python -m pyramid_jax.main --config=configs/ldm_unconditional.py:ffhq \
       --config.data.root=FFHQ --workdir=DIR
 
-Reads any folder of images. The first stage is trained in DIR/first_stage unless
-config.first_stage.checkpoint names one.
+Reads the official files (docs/data.md): faces without mirroring, resized as
+OpenCV does, 25,000 and 5,000 of CelebA-HQ, 60,000 and 10,000 of FFHQ; scenes as
+middle squares, resized by Pillow's bicubic filter and mirrored. Any folder of
+images takes --config.data.name=image_folder, --config.data.ids_file= and
+--config.data.eval_ids_file=. The first stage is trained in DIR/first_stage
+unless config.first_stage.checkpoint names one.
 
 Variants:
   celebahq (default), ffhq, lsun_bedrooms, lsun_churches: the model.
@@ -73,7 +77,17 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.batch_size = 42 if model == 'ffhq' else 48
     config.train.learning_rate = 2e-6 * config.train.batch_size
   config.train.steps = STEPS[model]
-  config.data.flip = True
+  if model.startswith('lsun'):
+    config.data.name = 'lsun'
+    config.data.crop = config.data.eval_crop = 'square'
+    config.data.resize = 'bicubic'
+    config.data.flip = True
+  else:
+    config.data.name = model
+    config.data.crop = 'center'
+    config.data.resize = 'linear'
+    config.data.ids_file = f'{model}train'
+    config.data.eval_ids_file = f'{model}validation'
   config.sample.steps = 500 if model == 'celebahq' else 200
   config.sample.eta = float(model in ('ffhq', 'lsun_bedrooms'))
   return common.complete_ldm(

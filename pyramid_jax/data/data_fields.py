@@ -101,6 +101,13 @@ FIELDS = {
   'data.eval_crop': Field(
     'center', 'How images of val and test are cut.', choices=transforms.CROPS
   ),
+  'data.short_side': Field(
+    0,
+    'The shorter side in pixels to which images are resized before the crops'
+    ' center and random-1d cut squares of image_size; 0 for image_size itself.',
+    low=0,
+    high=ranges.SIDE,
+  ),
   'data.buckets': Field(
     0,
     'With a number above 0 the training images of image_folder keep about'
@@ -114,8 +121,9 @@ FIELDS = {
   ),
   'data.resize': Field(
     '',
-    'The filter that resizes images: bilinear without antialiasing, bicubic'
-    " with it, or means over areas; empty for the reader's own.",
+    'The filter that resizes images: bilinear without antialiasing as Frido, or'
+    ' linear as OpenCV; bicubic or lanczos with it; area, means over areas;'
+    " empty for the reader's own.",
     choices=('', *transforms.RESIZES),
   ),
   'data.flip': Field(False, 'Whether every second training image is mirrored.'),

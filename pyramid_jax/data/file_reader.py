@@ -62,6 +62,7 @@ class FileReader:
       crop=d.crop if train else d.eval_crop,
       flip=d.flip and train,
       resize=transforms.RESIZES[d.resize or preferred],
+      short_side=d.short_side,
     )
     self._maps = reader_lib.wanted_maps(config)
     self._edges = d.edges if 'edges' in self._maps else ''

@@ -91,6 +91,48 @@ def resize_bilinear(image: AnyImage, size: Size, window: Window) -> np.ndarray:
   return value.astype(np.uint8).reshape(height, width, channels)
 
 
+def _fixed_taps(
+  inputs: int, outputs: int, first: int, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Returns both source indices and their weights in parts of 2048, int32."""
+  index = np.arange(first, first + count)
+  source = ((index + 0.5) * (1 / (outputs / inputs)) - 0.5).astype(np.float32)
+  low = np.floor(source).astype(np.int64)
+  second = source - low.astype(np.float32)
+  weights = (
+    np.rint(x * np.float32(2048)).astype(np.int32) for x in (1 - second, second)
+  )
+  last = inputs - 1
+  return low.clip(0, last), (low + 1).clip(0, last), *weights
+
+
+def resize_linear(image: AnyImage, size: Size, window: Window) -> np.ndarray:
+  """Resizes as OpenCV's INTER_LINEAR does: bilinear, no antialiasing, rounded.
+
+  The arguments are those of `resize_bilinear`. The numbers are those of OpenCV
+  4 for 8-bit images: weights of 11 bits, and sums that lose four bits after the
+  columns and the rest after the rows.
+  """
+  left, top, width, height = window
+  rows, columns = _shape(image)
+  x0, x1, wx0, wx1 = _fixed_taps(columns, size[0], left, width)
+  y0, y1, wy0, wy1 = _fixed_taps(rows, size[1], top, height)
+  x, y = int(x0[0]), int(y0[0])
+  reach = (x, y, int(x1[-1]) + 1 - x, int(y1[-1]) + 1 - y)
+  pixels = np.asarray(_part_of(image, reach))
+  rows, columns, channels = pixels.shape
+  channel = np.arange(channels)
+  x0, x1 = (((i - x)[:, None] * channels + channel).ravel() for i in (x0, x1))
+  wx0, wx1 = np.repeat(wx0, channels), np.repeat(wx1, channels)
+  flat = pixels.reshape(rows, columns * channels)
+  total = np.full((height, width * channels), 2, np.int32)
+  for at, weight in ((y0, wy0), (y1, wy1)):
+    near = flat[at - y]
+    row = near.take(x0, axis=1) * wx0 + near.take(x1, axis=1) * wx1
+    total += (weight[:, None] * (row >> 4)) >> 16
+  return (total >> 2).astype(np.uint8).reshape(height, width, channels)
+
+
 def _resize(
   image: AnyImage, size: Size, window: Window, kind: Image.Resampling
 ) -> np.ndarray:
@@ -107,13 +149,16 @@ def _opened(image: AnyImage) -> Image.Image:
   return Image.fromarray(image)
 
 
-# Pillow's antialiased bicubic filter, and means over areas; the arguments are
-# those of `resize_bilinear`.
+# Pillow's antialiased filters, and means over areas; the arguments are those of
+# `resize_bilinear`.
 resize_bicubic = functools.partial(_resize, kind=Image.Resampling.BICUBIC)
+resize_lanczos = functools.partial(_resize, kind=Image.Resampling.LANCZOS)
 resize_area = functools.partial(_resize, kind=Image.Resampling.BOX)
 RESIZES: dict[str, Resize] = {
   'bilinear': resize_bilinear,
+  'linear': resize_linear,
   'bicubic': resize_bicubic,
+  'lanczos': resize_lanczos,
   'area': resize_area,
 }
 
@@ -144,9 +189,17 @@ def cut_map(
   return cut[:, ::-1] if flipped else cut
 
 
-def _covering(shape: tuple[int, ...], part: Size) -> Size:
-  """Returns width and height of an image that just covers a part."""
+def _covering(
+  shape: tuple[int, ...], part: Size, is_rounded: bool = False
+) -> Size:
+  """Returns width and height of an image that just covers a part.
+
+  The longer side is cut off to a whole number, or rounded, halves to even.
+  """
   (height, width), (columns, rows) = shape[:2], part
+  if is_rounded:
+    scale = max(columns / width, rows / height)
+    return max(columns, round(width * scale)), max(rows, round(height * scale))
   if width * rows > height * columns:
     return rows * width // height, rows
   return columns, columns * height // width
@@ -179,7 +232,11 @@ class Transform:
   The crops of taming-transformers (data/image_transforms.py): 'center' and
   'random-1d' resize the shorter side to `size`, then cut a square in the
   middle or anywhere along the longer side; 'random-2d' cuts a random square
-  of at least `size` pixels, then resizes; 'none' squashes.
+  of at least `size` pixels, then resizes; 'none' squashes. With the filter
+  'linear', 'center' and 'random-1d' are those of albumentations, which rounds
+  the longer side and where the middle begins otherwise (taming-transformers:
+  data/base.py, of faces and ImageNet). With `short_side` they cut out of a
+  larger image, anywhere in both directions.
 
   Those of latent-diffusion (ldm/data): 'square' cuts the middle square, then
   resizes (lsun.py); 'random-half' does so with a random square of at least
@@ -194,17 +251,27 @@ class Transform:
     crop: one of `CROPS`.
     flip: whether to mirror with chance one half.
     resize: one of the values of `RESIZES`.
+    short_side: the shorter side in px before a square is cut by the crops of
+      `SHAPED`; 0 for `size`.
   """
 
   size: int
   crop: str = 'center'
   flip: bool = False
   resize: Resize = resize_bilinear
+  short_side: int = 0
 
   def __post_init__(self):
     if self.crop not in CROPS:
       raise ValueError(
         f'crop is {self.crop!r}, must be one of {", ".join(CROPS)}.'
+      )
+    least = self.size if self.crop in SHAPED else np.inf
+    if self.short_side and self.short_side < least:
+      raise ValueError(
+        f'short_side is {self.short_side}, must be 0 or at least the image size'
+        f' {self.size}, and 0 unless crop is one of {", ".join(SHAPED)}; it is'
+        f' {self.crop!r}.'
       )
 
   def __call__(
@@ -228,7 +295,7 @@ class Transform:
       pixels, crop = self._halved(image)
     else:
       rows, columns = shape or (size, size)
-      resized = _covering(_shape(image), (columns, rows))
+      resized = self._whole(_shape(image), (columns, rows))
       left, top, crop = self._part(resized, (columns, rows), draw)
       pixels = self.resize(image, resized, (left, top, columns, rows))
     flipped = self.flip and bool(hashing.uniforms(draw, _FLIP) < 0.5)
@@ -245,9 +312,15 @@ class Transform:
     if self.crop != 'center':
       return crop
     part = (self.size, self.size)
-    resized = _covering(shape, part)
+    resized = self._whole(shape, part)
     left, top, _ = self._part(resized, part, 0)
     return _share((left, top), part, resized)
+
+  def _whole(self, shape: tuple[int, ...], part: Size) -> Size:
+    """Returns width and height of the image out of which a part is cut."""
+    short, is_square = self.short_side, part == (self.size, self.size)
+    least = (short, short) if short and is_square else part
+    return _covering(shape, least, self.resize is resize_linear)
 
   def _resized(
     self, image: AnyImage, draw: Draw
@@ -293,7 +366,11 @@ class Transform:
     width, height = resized
     columns, rows = part
     if self.crop == 'center':
-      left, top = round((width - columns) / 2), round((height - rows) / 2)
+      x, y = (width - columns) / 2, (height - rows) / 2
+      if self.resize is resize_linear:
+        left, top = int(x), int(y)
+      else:
+        left, top = round(x), round(y)
       # The official box is exactly in the middle, though the pixels are cut
       # at whole numbers.
       x, y = 0.5 - columns / width / 2, 0.5 - rows / height / 2

@@ -30,6 +30,7 @@ def write_images(root):
 
 def load(name, root, **values):
   fixed = {
+    'data.name': 'image_folder',
     'data.root': str(root),
     'condition.num_classes': '2',
     'train.batch_size': '8',  # one example a device: the tests have eight

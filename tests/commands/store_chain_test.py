@@ -116,15 +116,18 @@ def run(server, variables, *arguments):
 
 def chain(server, variables, place):
   """Converts, encodes, trains, ships and samples."""
-  images = f'--config.data.root={place}/images'
+  images = (
+    '--config.data.name=image_folder',
+    f'--config.data.root={place}/images',
+  )
   first_stage = f'{place}/converted/first_stage'
   call = lambda *arguments: run(server, variables, *arguments)
   call(
-    *('convert', '--family=ldm', *SETTINGS, images),
+    *('convert', '--family=ldm', *SETTINGS, *images),
     *(f'--checkpoint={place}/model.ckpt', f'--workdir={place}/converted'),
   )
   call(
-    *('cache_latents', *SETTINGS, images, '--shard_size=4', '--batch_size=4'),
+    *('cache_latents', *SETTINGS, *images, '--shard_size=4', '--batch_size=4'),
     *(f'--first_stage={first_stage}', f'--output={place}/latents'),
   )
   call(

@@ -97,8 +97,11 @@ def test_labels_of_the_other_releases():
   assert names[1:4] == ('person', 'traffic light', 'cardboard')
   assert published('frido_coco.py:scene_graph') == names
   assert len(published('frido_coco.py:text')) == 81  # 2014 has no stuff
-  assert published('ldm_imagenet.py:v2') == ()
-  names = published('ldm_imagenet.py:v2', data__category_file='imagenet')
+  folder = {'data__name': 'image_folder'}
+  assert published('ldm_imagenet.py:v2', **folder) == ()
+  names = published('ldm_imagenet.py:v2')
+  folder['data__category_file'] = 'imagenet'
+  assert published('ldm_imagenet.py:v2', **folder) == names
   assert len(names) == 1001
   assert names[1 + 207] == 'golden retriever'  # 0 is no class
   assert published('ldm_text.py:small') == ()

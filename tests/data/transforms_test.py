@@ -256,8 +256,9 @@ def pattern(height, width):
 def test_pixels_and_crops_are_those_of_before(opened):
   found = hashlib.sha256()
   shapes = ((48, 64), (37, 25), (300, 70), (17, 17), (9, 40), (130, 128))
+  filters = [transforms.RESIZES[x] for x in ('bilinear', 'bicubic', 'area')]
   for shape, crop, resize, size in itertools.product(
-    shapes, transforms.CROPS, transforms.RESIZES.values(), (16, 24, 64)
+    shapes, transforms.CROPS, filters, (16, 24, 64)
   ):
     transform = transforms.Transform(
       size=size, crop=crop, flip=True, resize=resize
@@ -294,3 +295,86 @@ def test_the_window_of_adm_is_what_is_cut(monkeypatch):
   got, same, _ = transform(image, 0)
   np.testing.assert_array_equal(same, box)
   assert np.abs(got.astype(int) - want).max() <= 1
+
+
+def test_resize_linear_by_hand():
+  row = np.array([[[0, 0, 0], [100, 50, 10], [201, 50, 10], [255, 0, 0]]])
+  image = row.astype(np.uint8)
+  # Halving without antialiasing: the mean of pixels 2i and 2i + 1.
+  got = transforms.resize_linear(image, (2, 1), (0, 0, 2, 1))
+  np.testing.assert_array_equal(got, [[[50, 25, 5], [228, 25, 5]]])
+  # A quarter, of faces: the pixels 1 and 2 of both directions.
+  face = np.zeros((4, 4, 3), np.uint8)
+  face[1:3, 1:3] = np.array([[10, 11], [12, 13]])[..., None]
+  got = transforms.resize_linear(face, (1, 1), (0, 0, 1, 1))
+  np.testing.assert_array_equal(got, np.full((1, 1, 3), 12))  # of 11.5
+
+
+# Of OpenCV 4.11.0, cv2.resize(image, size, interpolation=cv2.INTER_LINEAR).
+OPENCV = {
+  ((37, 50), (31, 17)): '00fc22cdd7e1f0eb',
+  ((37, 50), (120, 90)): 'bf75cd78c32936b5',
+  ((64, 48), (24, 32)): 'fe426f3e8bec00d7',
+}
+
+
+@pytest.mark.parametrize(('shape', 'size'), OPENCV)
+def test_resize_linear_has_the_pixels_of_opencv(shape, size):
+  count = 3 * shape[0] * shape[1]
+  image = (np.arange(count) * 7919 % 65_537 % 256).astype(np.uint8)
+  image = image.reshape(*shape, 3)
+  got = transforms.resize_linear(image, size, (0, 0, *size))
+  found = hashlib.sha256(got.tobytes()).hexdigest()[:16]
+  assert found == OPENCV[shape, size]
+  part = transforms.resize_linear(image, size, (5, 3, 10, 12))
+  np.testing.assert_array_equal(part, got[3:15, 5:15])
+
+
+def test_crops_of_linear_are_those_of_albumentations():
+  # 5 x 4 at 2 px of the shorter side is 2.5 x 2, which rounds to 2 x 2;
+  # 7 x 4 is 3.5 x 2, which rounds to 4 x 2.
+  for width, whole in ((5, 2), (7, 4)):
+    image = gradient(4, width)
+    fit = transforms.Transform(size=2, resize=transforms.resize_linear)
+    got, _, _ = fit(image, 0)
+    left = (whole - 2) // 2
+    window = (left, 0, 2, 2)
+    want = transforms.resize_linear(image, (whole, 2), window)
+    np.testing.assert_array_equal(got, want)
+  # The middle of 5 in 2: 1.5 begins at 1, with other filters at 2.
+  fit = transforms.Transform(size=2, resize=transforms.resize_linear)
+  pixels, crop, _ = fit(gradient(2, 5), 0)
+  np.testing.assert_array_equal(pixels[..., 0], [[1, 2], [1, 2]])
+  box = fit.pixel_crop((2, 5), crop)
+  np.testing.assert_allclose(box, [0.2, 0, 0.6, 1])
+
+
+def test_short_side_cuts_out_of_a_larger_image():
+  image = gradient(6, 9)
+  fit = transforms.Transform(size=2, crop='random-1d', short_side=6)
+  places = set()
+  for draw in range(200):
+    pixels, crop, _ = fit(image, draw)
+    left, top = int(pixels[0, 0, 0]), int(pixels[0, 0, 1])
+    np.testing.assert_array_equal(pixels, image[top : top + 2, left : left + 2])
+    want = [left / 9, top / 6, (left + 2) / 9, (top + 2) / 6]
+    np.testing.assert_allclose(crop, want)
+    places.add((left, top))
+  assert {x for x, _ in places} == set(range(8))
+  assert {y for _, y in places} == set(range(5))
+  pixels, _, _ = transforms.Transform(size=2, short_side=6)(image, 0)
+  # 3.5 rounds to 4.
+  np.testing.assert_array_equal(pixels, image[2:4, 4:6])
+  with pytest.raises(ValueError, match='short_side is 3, must be 0 or at'):
+    transforms.Transform(size=4, short_side=3)
+  with pytest.raises(ValueError, match="crop is one of center.*'square'"):
+    transforms.Transform(size=4, short_side=8, crop='square')
+
+
+def test_lanczos_is_that_of_pillow():
+  image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  fit = transforms.Transform(
+    size=16, crop='square', resize=transforms.resize_lanczos
+  )
+  want = Image.fromarray(image).resize((16, 16), Image.Resampling.LANCZOS)
+  np.testing.assert_array_equal(fit(image, 0)[0], np.asarray(want))
