@@ -9,7 +9,7 @@ for four days on 8 V100.
       --config.data.root=FFHQ --workdir=DIR
 
 Reads all 70,000 images of the official folders (docs/data.md), or of the zip
-that EDM's dataset_tool.py wrote, and resizes those that have not 64 px as it
+that EDM's data set tool wrote, and resizes those that have not 64 px as it
 does, by Lanczos's filter.
 
 Variants:

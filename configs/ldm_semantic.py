@@ -8,11 +8,14 @@ and mapped to 3 channels, which are concatenated with the latent.
   python -m pyramid_jax.main --config=configs/ldm_semantic.py \
       --config.data.root=LANDSCAPES --workdir=DIR
 
-Reads images and maps in two folders (docs/data.md), for ADE20K with
---config.data.name=ade20k --config.condition.map_classes=151; and a folder with
-1.map.png beside 1.jpg with --config.data.name=image_folder. Squares are cut out
-of images whose shorter side has 384 px (768 px for 512). The first stage is
-trained in DIR/first_stage unless config.first_stage.checkpoint names one.
+Reads images and maps in two folders (docs/data.md); ADE20K takes these flags:
+
+      --config.data.name=ade20k --config.condition.map_classes=151
+
+A folder with 1.map.png beside 1.jpg takes --config.data.name=image_folder.
+Squares are cut out of images whose shorter side has 384 px (768 px for 512).
+The first stage is trained in DIR/first_stage unless
+config.first_stage.checkpoint names one.
 
 Variants:
   px256 (default), px512: pixels.

@@ -119,13 +119,11 @@ class Archives:
     """Returns what messages call a member."""
     return f'{self._paths[self._table["archive"][row]]}/{self.names[row]}'
 
-  def size(self, row: int) -> int:
-    """Returns the bytes of a member, unpacked."""
-    return int(self._table['size'][row])
-
   def sizes(self, rows: Iterable[int]) -> dict[str, int | None]:
     """Returns the bytes of members by their names."""
-    return {self.names[row]: self.size(row) for row in rows}
+    rows = list(rows)
+    found = self._table['size'][rows].tolist()
+    return {self.names[row]: x for row, x in zip(rows, found, strict=True)}
 
   def load(self, row: int) -> bytes:
     """Returns the content of a member.

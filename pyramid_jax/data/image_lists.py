@@ -12,12 +12,12 @@ What a line names is found whatever its suffix and its folder are, unless lines
 have folders: `imgHQ00042.npy` may be there as `00/imgHQ00042.png`.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import os
 import pathlib
 import re
+from typing import NamedTuple
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -29,12 +29,23 @@ from pyramid_jax.data import category_lists
 from pyramid_jax.data import listing
 
 
-# Name -> the file with the numbers of validation, and whether those are meant.
+Names = Sequence[str] | Mapping[int, str]  # of files by row
+Rows = Sequence[int]
+
+
+class Published(NamedTuple):
+  """A list of this package."""
+
+  file: str  # with the numbers of validation
+  total: int  # images
+  is_validation: bool  # whether those are meant, or the others
+
+
 LISTS = {
-  'celebahqtrain': ('celebahqvalidation.txt', False),
-  'celebahqvalidation': ('celebahqvalidation.txt', True),
-  'ffhqtrain': ('ffhqvalidation.txt', False),
-  'ffhqvalidation': ('ffhqvalidation.txt', True),
+  'celebahqtrain': Published('celebahqvalidation.txt', 30_000, False),
+  'celebahqvalidation': Published('celebahqvalidation.txt', 30_000, True),
+  'ffhqtrain': Published('ffhqvalidation.txt', 70_000, False),
+  'ffhqvalidation': Published('ffhqvalidation.txt', 70_000, True),
 }
 _NUMBER = re.compile(r'\d+')
 
@@ -51,7 +62,7 @@ def path_of(config: ConfigDict, split: str) -> pathlib.Path | None:
   if not given:
     return None
   if given in LISTS:
-    return category_lists.FOLDER / LISTS[given][0]
+    return category_lists.FOLDER / LISTS[given].file
   return files.local(given, f'config.data.{name}')
 
 
@@ -79,8 +90,8 @@ def _stem(name: str) -> str:
 def chosen(
   config: ConfigDict,
   split: str,
-  names: Sequence[str] | Mapping[int, str],
-  rows: Sequence[int],
+  names: Names,
+  rows: Rows,
 ) -> list[int]:
   """Returns those of the rows whose names the list of a split has.
 
@@ -91,34 +102,59 @@ def chosen(
     rows: ascending.
 
   Raises:
-    UserError: the list has none of them, or a line is not a name.
+    UserError: the list has none of them, or is of another set of images.
   """
   path = path_of(config, split)
   if path is None:
     return list(rows)
-  given = config.data[field(split)]
+  given, of = config.data[field(split)], f'config.data.{field(split)}'
   lines = [line for _, line in annotation_files.load_lines(path)]
-  key: Callable[[str], object]
   if given in LISTS:
-    wanted: set[object] = {int(line) for line in lines}
-    is_meant, key = LISTS[given][1], number
-    found = [row for row in rows if (key(names[row]) in wanted) == is_meant]
-    lacking = 0
+    found = _published(f'{of} = {given}', LISTS[given], lines, names, rows)
   else:
-    has_folders = any('/' in os.path.normpath(line) for line in lines)
-    key = _stem if has_folders else lambda x: _stem(x).rpartition('/')[2]
-    wanted = {key(line): line for line in lines}.keys()  # type: ignore
-    found = [row for row in rows if key(names[row]) in wanted]
-    there = {key(names[row]) for row in found}
-    absent = [line for line in lines if key(line) not in there]
-    lacking = len(absent)
+    found = _listed(given, lines, names, rows)
   if not found:
     raise errors.UserError(
-      f'{given} (config.data.{field(split)}) lists none of the {len(rows)}'
-      f' images, such as {names[rows[0]]!r}.',
+      f'{given} ({of}) lists none of the {len(rows)} images, such as'
+      f' {names[rows[0]]!r}.',
       errors.DATA,
     )
-  if lacking:
+  return found
+
+
+def _published(
+  what: str, of: Published, lines: Sequence[str], names: Names, rows: Rows
+) -> list[int]:
+  """Returns the rows of a published list; an image of another set is refused.
+
+  `what` is the list in messages, `lines` has the numbers of validation.
+  """
+  validation = {int(line) for line in lines}
+  found = []
+  for row in rows:
+    place = number(names[row])
+    if place is None or place >= of.total:
+      raise errors.UserError(
+        f'{what} divides images whose names have numbers below {of.total}; got'
+        f' {names[row]!r}: an empty list reads all.',
+        errors.DATA,
+      )
+    if (place in validation) == of.is_validation:
+      found.append(row)
+  return found
+
+
+def _listed(
+  given: str, lines: Sequence[str], names: Names, rows: Rows
+) -> list[int]:
+  """Returns the rows of a list of names; absent ones are logged."""
+  has_folders = any('/' in os.path.normpath(line) for line in lines)
+  key = _stem if has_folders else lambda x: _stem(x).rpartition('/')[2]
+  wanted = {key(line) for line in lines}
+  found = [row for row in rows if key(names[row]) in wanted]
+  there = {key(names[row]) for row in found}
+  absent = [line for line in lines if key(line) not in there]
+  if absent:
     text = listing.counted('files that are not there', absent)
     logging.warning('%s names %s', given, text)
   return found

@@ -82,13 +82,22 @@ def test_lists_of_ones_own_name_files_of_other_suffixes(tmp_path):
   assert lines == [f'{path} (config.data.ids_file)']
 
 
+def test_published_divisions_are_of_no_other_images(tmp_path):
+  for name, of in (('000030000', '30000'), ('mine', '30000')):
+    made.written(tmp_path / name, {f'{name}.png': made.encoded(made.pixels(1))})
+    config = config_of('celebahq', tmp_path / name, ids_file='celebahqtrain')
+    with pytest.raises(errors.UserError, match=f'numbers below {of}; got'):
+      data.create(config, 'train')
+    assert len(data.create(config, 'val')) == 1  # without a list
+
+
 def test_the_published_lists_have_the_published_counts():
   numbers = {}
-  for name, (file, is_meant) in image_lists.LISTS.items():
-    lines = (image_lists.category_lists.FOLDER / file).read_text().split()
+  for name, of in image_lists.LISTS.items():
+    lines = (image_lists.category_lists.FOLDER / of.file).read_text().split()
     numbers[name] = {int(line) for line in lines}
     assert len(lines) == len(numbers[name])
-    assert is_meant == name.endswith('validation')
+    assert of.is_validation == name.endswith('validation')
   assert len(numbers['celebahqvalidation']) == 5_000
   assert max(numbers['celebahqvalidation']) < 30_000
   assert len(numbers['ffhqvalidation']) == 10_000
