@@ -1,13 +1,16 @@
-"""How fast images come from disk, beside what the planned chips take.
+r"""How fast images come from disk, beside what the planned chips take.
 
-  python benchmarks/data.py [--rounds=5] [--images=512] [--workers=N] [--small]
+  python benchmarks/data.py [--rounds=5] [--images=512] [--workers=N] \
+      [--files=1281167] [--small]
 
 On an idle machine. The images are photographs of scikit-image at 640 x 480 in
 JPEG. What is compared is timed in turn within one run: decoding, cutting and
 resizing to 256 px by the threads of the pipeline, by processes that write into
 shared memory, and by a bare loop of Pillow on one core; then prepared images by
-their encoding. At last the pipeline's rate beside the images per second that
-plans promise to 4 chips, with the cores that a host would need.
+their encoding, tar shards of JPEG, and latents of 32 x 32 x 4 with deviations.
+`--files` are empty ones in 1,000 folders, whose index is built and then loaded.
+At last the pipeline's rates beside the images per second that plans promise to
+4 chips, with the cores that a host would need.
 """
 
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from multiprocessing import shared_memory
 import os
 import pathlib
 import statistics
+import tarfile
 import tempfile
 import time
 from typing import Any
@@ -38,11 +42,16 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax.commands import prepare
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.data import folder_index
+from pyramid_jax.data import manifests
 from pyramid_jax.data import prefetching
 from pyramid_jax.data import prepared
+from pyramid_jax.data import records
+from pyramid_jax.data.readers import latent_cache
 
 
 _IMAGES = flags.DEFINE_integer('images', 512, 'images of a timing')
+_FILES = flags.DEFINE_integer('files', 1_281_167, 'of the index; 0: none')
 _WORKERS = flags.DEFINE_integer('workers', 0, 'threads; 0: all cores')
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -50,6 +59,8 @@ SIDE = 256
 WIDE = (640, 480)
 FILES = 64  # different images
 BATCH = 64
+LATENT = (32, 32, 4)
+LATENTS = 16_384  # of a timing
 CHIPS = 4  # of a host
 
 Run = Callable[[], Any]
@@ -61,7 +72,8 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     base = pathlib.Path(folder)
     paths = _photographs(base / 'images', 4 if measuring.SMALL.value else FILES)
-    rates = {'images': _decoding(base, paths), 'records': _prepared(base)}
+    rates = {'images': _decoding(base, paths), **_stored(base, paths)}
+    _indexed(base / 'many')
   _shortfalls(rates)
 
 
@@ -103,11 +115,12 @@ def _bare(path: pathlib.Path) -> np.ndarray:
   return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box))
 
 
-def _read(reader: Any, threads: int) -> None:
+def _read(reader: Any, threads: int, count: int = 0) -> None:
   """Takes batches as a run does."""
-  size = min(BATCH, _count())
+  count = count or _count()
+  size = min(BATCH, count)
   order = batches_lib.Batches(reader, size, seed=0)
-  steps = -(-_count() // size)
+  steps = -(-count // size)
   with prefetching.prefetch(order, 0, steps, dict, threads=threads) as ready:
     for _ in ready:
       pass
@@ -213,32 +226,111 @@ def _cores(name: str) -> int:
   return 1 if is_one else min(_workers(), os.cpu_count() or 1)
 
 
-def _prepared(base: pathlib.Path) -> float:
-  """Prints how fast prepared images are read; returns the best images/s."""
-  runs, sizes = {}, {}
+def _stored(
+  base: pathlib.Path, paths: Sequence[pathlib.Path]
+) -> dict[str, float]:
+  """Prints how fast stored images are read; returns images/s by kind."""
+  readers, sizes = {}, {}
   for encoding in prepared.ENCODINGS:
     folder = base / encoding
     config = _config('image_folder', base / 'images')
     prepare.run(config, folder, splits=('train',), encoding=encoding)
-    reader = data.create(_config('records', folder), 'train')
-    runs[encoding] = functools.partial(_read, reader, _workers())
+    readers[encoding] = data.create(_config('records', folder), 'train')
     shards = folder.glob('*.array_record-*-of-?????')
-    sizes[encoding] = sum(x.stat().st_size for x in shards) / len(reader)
-  times = _in_turn(runs)
-  rates = {name: _count() / wall for name, (wall, _) in times.items()}
+    size = sum(x.stat().st_size for x in shards)
+    sizes[encoding] = size / len(readers[encoding])
+  tar = _tar(base / 'tar', paths)
+  readers['tar shards'] = data.create(
+    _config('tar_shards', tar.parent), 'train'
+  )
+  sizes['tar shards'] = tar.stat().st_size / len(paths)
+  readers['latents'] = _latents(base / 'latents')
+  sizes['latents'] = 2 * 2 * np.prod(LATENT)
+  many = LATENTS if not measuring.SMALL.value else _count()
+  counts = {name: _count() for name in readers} | {'latents': many}
+  times = _in_turn(
+    {
+      name: functools.partial(_read, reader, _workers(), counts[name])
+      for name, reader in readers.items()
+    }
+  )
+  rates = {name: counts[name] / wall for name, (wall, _) in times.items()}
   measuring.print_table(
-    ('prepared, 256 px', 'images/s', 'CPU ms an image', 'KiB an image'),
+    ('stored, 256 px', 'images/s', 'CPU ms an image', 'KiB an image'),
     (
       (
         name,
         f'{rates[name]:.0f}',
-        f'{1e3 * used / _count():.2f}',
+        f'{1e3 * used / counts[name]:.3f}',
         f'{sizes[name] / 1024:.0f}',
       )
       for name, (_, used) in times.items()
     ),
   )
-  return max(rates.values())
+  best = max(rates[name] for name in prepared.ENCODINGS)
+  others = {name: rates[name] for name in ('tar shards', 'latents')}
+  return {'records': best, **others}
+
+
+def _tar(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> pathlib.Path:
+  """Writes a shard of photographs of 256 px with captions."""
+  folder.mkdir()
+  shard = folder / '00000.tar'
+  with tarfile.open(shard, 'w', format=tarfile.USTAR_FORMAT) as tar:
+    for path in paths:
+      file = io.BytesIO()
+      Image.fromarray(_bare(path)).save(file, 'JPEG', quality=95)
+      for suffix, content in (('jpg', file.getvalue()), ('txt', b'a photo')):
+        info = tarfile.TarInfo(f'{path.stem}.{suffix}')
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+  return shard
+
+
+def _latents(folder: pathlib.Path) -> latent_cache.LatentReader:
+  """Writes latents of a Kullback-Leibler autoencoder; returns their reader."""
+  count = 64 if measuring.SMALL.value else 2048
+  config = _config('latents', folder)
+  rng = np.random.default_rng(0)
+  names = ('latent_mean_0', 'latent_std_0')
+  rows = {
+    name: rng.normal(size=(count, *LATENT)).astype(np.float16) for name in names
+  }
+  manifest = {
+    'format': latent_cache.FORMAT,
+    'autoencoder': '',
+    'data': {'name': 'shapes', 'root': ''},
+    'fixed': latent_cache.fixed_fields(config),
+    'label_names': [''],
+    'count': count,
+    'shard_size': count,
+    'flips': False,
+    'layout': records.Layout.of(rows).json(),
+  }
+  manifests.write(folder, manifest)
+  latent_cache.shards(folder, manifest).write(0, rows)
+  return latent_cache.LatentReader(config, 'train')
+
+
+def _indexed(folder: pathlib.Path) -> None:
+  """Prints how long the index of many files takes, built and then loaded."""
+  count = 1000 if measuring.SMALL.value else _FILES.value
+  if not count:
+    return
+  names = [folder / f'{i:03d}' for i in range(min(count, 1000))]
+  for i, place in enumerate(names):
+    place.mkdir(parents=True)
+    for number in range(i, count, len(names)):
+      os.close(os.open(place / f'{number:07d}.jpg', os.O_CREAT | os.O_WRONLY))
+  time.sleep(4)  # Folders that have just changed are not kept.
+
+  def rows() -> Iterator[Sequence[str]]:
+    for what in ('built', 'loaded'):
+      start = time.monotonic()
+      found = folder_index.find_images(folder, 'files', folder / '.index')
+      yield what, f'{len(found.files)}', f'{time.monotonic() - start:.2f}'
+
+  measuring.print_table(('index', 'files', 's'), rows())
 
 
 def _plans() -> Iterator[tuple[str, float, bool]]:
@@ -256,8 +348,7 @@ def _plans() -> Iterator[tuple[str, float, bool]]:
 def _shortfalls(rates: dict[str, float]) -> None:
   """Prints what planned runs take of a host beside what this machine gives.
 
-  A plan is an upper bound, and so are its cores. The rate of latents is that of
-  one thread: they are read, not decoded.
+  A plan is an upper bound, and so are its cores.
   """
   cores = min(_workers(), os.cpu_count() or 1)
 

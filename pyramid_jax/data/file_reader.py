@@ -4,11 +4,13 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
+from PIL import Image
 
 from pyramid_jax.conditioning import edges
 from pyramid_jax.conditioning import hashing
@@ -65,6 +67,9 @@ class FileReader:
       short_side=d.short_side,
     )
     self._maps = reader_lib.wanted_maps(config)
+    # Maps have the size of their images, 'random-2d' counts their pixels.
+    is_fast = d.fast_decode and self.transform.crop != 'random-2d'
+    self._least = 2 * d.image_size * (is_fast and 'mask' not in self._maps)
     self._edges = d.edges if 'edges' in self._maps else ''
     self._degradation: tuple[str, int] | None = None
     if reader_lib.has_low_resolution(config):
@@ -135,6 +140,19 @@ class FileReader:
       )
       out['inpaint_mask'] = jnp.asarray(hole)
     return out
+
+  def opened(
+    self, data: bytes, name: str | os.PathLike[str], upright: bool = False
+  ) -> Image.Image:
+    """Decodes the bytes of an image file for `cut`.
+
+    With `config.data.fast_decode` large JPEG files at a smaller size, so not
+    those whose places are counted in pixels; see `images.decode_image`.
+
+    Raises:
+      BrokenImage: see `images.decode_image`.
+    """
+    return images.decode_image(data, name, upright, self._least)
 
   def cut(
     self,

@@ -50,7 +50,7 @@ ENCODINGS: Mapping[str, Mapping[str, Any]] = {
 # Fields that decide which images there are and how they are cut: a run must
 # have the values with which they were prepared.
 FIXED = (
-  *('image_size', 'resize', 'year', 'use_stuff'),
+  *('image_size', 'resize', 'fast_decode', 'year', 'use_stuff'),
   *('min_area', 'category_file', 'unlisted_categories'),
 )
 FIXED_OF: Mapping[bool, tuple[str, ...]] = {  # by whether it is of training

@@ -15,7 +15,6 @@ from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import image_lists
 from pyramid_jax.data import image_stores
-from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import transforms
 
@@ -115,7 +114,7 @@ class StoredReader(file_reader.FileReader):
   def decoded(self, index: int) -> transforms.AnyImage:
     """Returns the image of an index, or raises `BrokenImage`."""
     row = int(self._rows[index])
-    return images.decode_image(self._store.load(row), self._store.where(row))
+    return self.opened(self._store.load(row), self._store.where(row))
 
   def captions(self) -> Iterable[str]:
     """Returns the texts that examples may have, the names of classes."""

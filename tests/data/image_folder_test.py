@@ -9,6 +9,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.conditioning import edges
 from pyramid_jax.data import degradation
+from pyramid_jax.data import images
 from pyramid_jax.data.readers import image_folder
 from tests.helpers import configs
 
@@ -460,3 +461,32 @@ def test_what_buckets_do_not_serve(tmp_path):
     config = of_task(tmp_path, **{'buckets': 4, 'image_size': 12} | fields)
     with pytest.raises(ValueError, match=message):
       data.create(config, 'train')
+
+
+def test_large_photographs_are_decoded_smaller_where_that_is_asked_for(
+  tmp_path,
+):
+  y, x = np.mgrid[:192, :256]
+  wave = np.stack([x, y, 127 + 100 * np.sin(x / 9) * np.cos(y / 11)], -1)
+  Image.fromarray(wave.astype(np.uint8)).save(tmp_path / 'a.jpg', quality=95)
+  Image.fromarray(wave.astype(np.uint8)).save(tmp_path / 'b.png')
+
+  def read(crop='center', **fields):
+    config = of_task(tmp_path, image_size=24, crop=crop, **fields)
+    return read_all(data.create(config, 'train'))
+
+  exact, fast = read(), read(fast_decode=True)
+  np.testing.assert_array_equal(exact['image'][1], fast['image'][1])
+  apart = np.abs(exact['image'][0].astype(int) - fast['image'][0])
+  assert 0 < apart.mean() < 1.5
+  np.testing.assert_allclose(exact['crop'], fast['crop'])
+  # A quarter leaves the 48 pixels that are twice the side, an eighth does not.
+  content = (tmp_path / 'a.jpg').read_bytes()
+  size = lambda least: images.decode_image(content, 'a', least=least).size
+  assert [size(x) for x in (0, 48, 49, 97)] == [
+    *((256, 192), (64, 48), (128, 96), (256, 192)),
+  ]
+  # In the pixels of which a random square has its size.
+  for crop in ('random-2d', 'random-half'):
+    want, got = (read(crop, fast_decode=x)['image'][0] for x in (False, True))
+    assert (want == got).all() == (crop == 'random-2d')

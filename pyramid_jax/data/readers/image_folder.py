@@ -317,7 +317,7 @@ class ImageFolderReader(file_reader.FileReader):
     path = self._folder / name
     data = images.load_bytes(path)
     self._checksums.check(name, path, data)
-    image = images.decode_image(data, path, upright=True)
+    image = self.opened(data, path, upright=True)
     example, crop, flipped = self.cut(image, index, draw, shape)
     label = self._labels[name.split('/')[0]] if '/' in name else 0
     example['class'] = np.asarray(label, np.int32)

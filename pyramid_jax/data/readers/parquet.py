@@ -183,7 +183,7 @@ class ParquetReader(file_reader.FileReader):
       data = value['bytes'] if isinstance(value, dict) else value
       if not data:
         raise ValueError('no bytes of an image; is it in a file of its own?')
-    image = images.decode_image(data, where, upright=True)
+    image = self.opened(data, where, upright=True)
     example, _, _ = self.cut(image, index, draw)
     if self._label:
       label = self._of_class(row[self._label])

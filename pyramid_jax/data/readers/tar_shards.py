@@ -143,7 +143,7 @@ class TarShardsReader(file_reader.FileReader):
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`; see `FileReader.cut`."""
     where = self._where(index)
-    image = images.decode_image(self._load(index, 'image'), where, upright=True)
+    image = self.opened(self._load(index, 'image'), where, upright=True)
     example, _, _ = self.cut(image, index, draw)
     if self._rules.label is not None:
       label = self._samples.columns['label'][index]

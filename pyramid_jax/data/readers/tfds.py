@@ -195,7 +195,7 @@ class TfdsReader(file_reader.FileReader):
     """Returns one example, or raises `BrokenImage`."""
     stored = self._source[index]
     where = f'{self._path}, example {index}'
-    image = images.decode_image(stored['image'], where)
+    image = self.opened(stored['image'], where)
     example, crop, flipped = self.cut(image, index, draw)
     if self._has_class:
       example['class'] = np.asarray(self._of_class(stored['label']))
