@@ -12,7 +12,6 @@ from pyramid_jax import placement
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.networks.layers import quantizer
-from pyramid_jax.planning import minimum
 from pyramid_jax.planning import program
 from tests.helpers import partitioned
 
@@ -29,11 +28,15 @@ CONFIGS = {
   'ladm': 'ladm_shapes.py:text,debug',
   'ladm, latents': 'ladm_latent_shapes.py:class,debug',
   'ladm, larger': 'ladm_shapes.py:superres4,debug',
+  'ladm control': 'ladm_shapes.py:text,control,debug',
+  'dit': 'dit_imagenet.py:xl2_256,debug',
 }
 TRAINED = {
   **CONFIGS,
-  'kl': 'ldm_autoencoder_shapes.py:debug',
+  'kl': 'ldm_autoencoder_shapes.py:kl,debug',
+  'vq': 'ldm_autoencoder_shapes.py:vq,debug',
   'msvqgan': 'msvqgan_shapes.py:debug',
+  'sketch': 'sketch_shapes.py:ldm,debug',
 }
 MESHES = {'data 8': (8, 1), 'fsdp 8': (1, 8), 'data 2 x fsdp 4': (2, 4)}
 QUICK = (('diffit', 'fsdp 8'),)
@@ -72,40 +75,48 @@ def test_a_codebook_comes_to_the_rows(codes):
   ]
 
 
-@functools.lru_cache(maxsize=1)
-def training(name, mesh):
-  """Returns the config of a training step, the step, and its program."""
-  config = partitioned.load(TRAINED[name], *MESHES[mesh])
-  draft = partitioned.training(config)
-  return config, draft, partitioned.compiled(draft)
+@pytest.fixture(scope='module')
+def training(tmp_path_factory):
+  """Returns a function from a system and a mesh to a training step.
+
+  It gives the config, the step, and its program; the last ones are kept.
+  """
+
+  @functools.lru_cache(maxsize=1)
+  def one(name, mesh):
+    folder = tmp_path_factory.mktemp('base')
+    config = partitioned.load(TRAINED[name], *MESHES[mesh], folder)
+    draft = partitioned.training(config)
+    return config, draft, partitioned.compiled(draft)
+
+  return one
 
 
 @pytest.mark.parametrize(('name', 'mesh'), CASES)
-def test_a_training_step_exchanges_no_activations(name, mesh):
-  _, _, found = training(name, mesh)
+def test_a_training_step_exchanges_no_activations(training, name, mesh):
+  _, draft, found = training(name, mesh)
   assert {c.kind for c in found.collectives} & {'all-reduce', 'reduce-scatter'}
-  moved = filter(partitioned.has_rows, found.collectives)
-  assert [c for c in moved if not partitioned.is_looked_up(c)] == []
+  of_rows = filter(partitioned.has_rows, found.collectives)
+  assert [c for c in of_rows if not partitioned.is_looked_up(c)] == []
+  assert partitioned.gathered_wholly(found, draft) == []
 
 
-@pytest.mark.parametrize(
-  ('name', 'mesh'), [case for case in CASES if 'diffit' in case.values[0]]
-)
-def test_a_training_step_exchanges_what_the_sharding_needs(name, mesh):
+@pytest.mark.parametrize(('name', 'mesh'), CASES)
+def test_a_training_step_exchanges_what_the_sharding_needs(
+  training, name, mesh
+):
   config, draft, found = training(name, mesh)
-  least = minimum.of_training(
-    draft.params,
-    draft.updated,
-    minimum.read(draft.traced, draft.state, draft.frozen),
-    draft.mesh,
-    config.dtype,
-  )
-  moved = {kind: size for kind, (_, size) in found.by_kind().items()}
+  least, moved = partitioned.needed(config, draft), partitioned.moved(found)
+  # A network that serves several stages is gathered and summed for each.
+  uses = config.laplacian.levels if 'laplacian' in config else 1
   # What is gathered for the forward pass may serve the backward pass.
-  assert moved.get('all-gather', 0) <= 1.1 * least.get('all-gather', 0)
+  gathers = moved.get('all-gather', 0), least.get('all-gather', 0)
+  assert gathers[0] <= 1.1 * uses * gathers[1], (moved, least)
   # Sums, of which every device has the whole or its part.
-  sums = lambda of: 2 * of['all-reduce'] + of['reduce-scatter']
-  assert sums(moved) == pytest.approx(sums(least), rel=0.1)
+  sums = lambda of: 2 * of.get('all-reduce', 0) + of.get('reduce-scatter', 0)
+  assert sums(moved) <= 1.1 * uses * sums(least), (moved, least)
+  if 'diffit' in name:  # elsewhere large tables get the gradients of their rows
+    assert sums(moved) >= 0.9 * sums(least), (moved, least)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import pytest
 
-from pyramid_jax import config as config_lib
 from pyramid_jax.planning import abstract
-from tests.config import configs_test
 from tests.helpers import configs
+from tests.helpers import sketch_bases
 
 
 CHIP = AbstractDevice('TPU v5 lite', None, 'tpu')
@@ -42,12 +41,7 @@ def load(name: str, folder: pathlib.Path, parts: int = 8) -> ConfigDict:
   if 'laplacian' in config:  # equal parts for its stages
     changes['train.batch_size'] = config.laplacian.levels * parts
     changes['laplacian.stage_batch'] = 0
-  if config.system.name == 'sketch':
-    file, _, variant = name.partition(':')
-    size, *debug = variant.split(',')
-    base = configs.load(','.join([configs_test.BASES[size], *debug]))
-    (folder / 'config.json').write_text(config_lib.to_json(base))
-    changes['sketch.base'] = folder
+  sketch_bases.give(config, name, folder)
   return configs.change(config, changes)
 
 
