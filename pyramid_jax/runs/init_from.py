@@ -145,6 +145,8 @@ def _how(
 
 def grow(new: jax.Array, old: jax.Array, how: str) -> jax.Array:
   """Returns an array with the shape of `new` that has grown from `old`."""
+  if how == MATCHED:
+    return old
   if how == INPUTS:
     return jnp.zeros_like(new).at[..., : old.shape[-2], :].set(old)
   if how == CLASSES:
@@ -275,10 +277,12 @@ def _merged(report: Report, new: Any, old: Any) -> Any:
     how, place = report.taken.get(path), _place(path, there)
     if how is None:
       return leaf
-    if how == MATCHED:
-      return jax.device_put(there[place], leaf.sharding)
+    old = there[place]
+    if how == MATCHED and old.sharding == leaf.sharding:
+      return old
+    # Averages may be split over more devices than what they are of.
     function = functools.partial(grow, how=how)
-    return jax.jit(function, out_shardings=leaf.sharding)(leaf, there[place])
+    return jax.jit(function, out_shardings=leaf.sharding)(leaf, old)
 
   return jax.tree_util.tree_map_with_path(one, new)
 

@@ -19,9 +19,9 @@ FIELDS = {
   ),
   'train.init_from': Field(
     '',
-    'A run, a converted checkpoint or a model that comes along, of the same'
-    ' system, whose weights a run begins from; one that has a checkpoint does'
-    ' not read it any more.',
+    'The workdir of a run or of a converted checkpoint, or a model that comes'
+    ' along, of the same system, whose weights a run begins from; one that has'
+    ' a checkpoint does not read it any more.',
     resumable=True,
     path=True,
   ),

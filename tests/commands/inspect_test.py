@@ -64,6 +64,9 @@ def test_what_is_refused(tmp_path, capsys):
   flags = [config, f'--output={tmp_path}/out']
   assert inspect.main([*flags, '--splits=train,all']) == errors.USAGE
   assert "'all' is no split, must be of train, val" in capsys.readouterr().err
-  absent = ['--config.data.name=image_folder', f'--config.data.root={tmp_path}']
+  absent = [
+    '--config.data.name=image_folder',
+    f'--config.data.root={tmp_path}/absent',
+  ]
   assert inspect.main([*flags, *absent]) == errors.MISSING
-  assert f'{tmp_path}/train' in capsys.readouterr().err
+  assert f'{tmp_path}/absent' in capsys.readouterr().err

@@ -449,6 +449,8 @@ def test_fields_of_networks_are_finite():
 def test_what_a_resume_may_change(system):
   free = {
     'train.steps',
+    'train.init_from',
+    'condition.cache',
     'train.log_every',
     'train.checkpoint_every',
     'train.sample_every',

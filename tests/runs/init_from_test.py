@@ -181,7 +181,7 @@ def test_a_system_with_more_classes_and_a_second_condition(
   )
   system, mesh = workdir.create_system(config), mesh_lib.pure_data()
   create = functools.partial(step_lib.create, system, config)
-  state = step_lib.abstract(create, mesh, config.mesh.fsdp_min_size)
+  state = step_lib.abstract(create, mesh, config)
   start = init_from.plan(config, system, state, mesh)
   grown = {path: start.report.taken[path] for path in start.report.grown}
   assert grown == {
