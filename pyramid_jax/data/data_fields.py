@@ -173,7 +173,7 @@ FIELDS = {
   ),
   'data.eval_ids_file': Field(
     '',
-    'The same of the images to evaluate on.',
+    'A file with those of the images to evaluate on.',
     path=True,
   ),
   'data.fast_decode': Field(
@@ -192,21 +192,21 @@ FIELDS = {
   'data.splits': Field(
     (),
     'The splits of a TFDS data set that train, val and test read, such as'
-    " ('train[:90%]', 'train[90%:]', 'train[90%:]'), or the files in root of"
-    " shards, such as '{00000..00099}.tar'; empty for those of these names.",
+    " ('train[:90%]', 'train[90%:]', 'train[90%:]'), or the shards in root,"
+    " such as '{00000..00099}.tar'; empty for those of these names.",
     items=str,
   ),
   'data.image_field': Field(
-    'image', 'The column of parquet files with the images.'
+    'image', 'The column of parquet tables with the images.'
   ),
   'data.text_field': Field(
     '',
-    'The column of parquet files, or the field of the .json in tar shards, with'
+    'The column of parquet tables, or the field of the .json in tar shards, with'
     ' the captions; empty for text or caption, or for the .txt.',
   ),
   'data.label_field': Field(
     '',
-    'The column of parquet files, or the field of the .json in tar shards, with'
+    'The column of parquet tables, or the field of the .json in tar shards, with'
     ' the classes; empty for label, or for the .cls.',
   ),
   'data.min_side': Field(

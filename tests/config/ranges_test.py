@@ -17,7 +17,7 @@ NUMBERS = (
 )
 OTHERS = ('', 'word', None, [1], {'a': 1}, True, ((),), ('',), (None,), b'')
 # Numbers that mean something in these fields.
-SIGNED = ('time_mean', 'P_mean', 'logvar_init')
+SIGNED = ('time_mean', 'P_mean', 'logvar_init', 'min_similarity')
 
 
 def declared():
