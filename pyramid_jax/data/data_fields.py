@@ -201,13 +201,13 @@ FIELDS = {
   ),
   'data.text_field': Field(
     '',
-    'The column of parquet tables, or the field of the .json in tar shards, with'
-    ' the captions; empty for text or caption, or for the .txt.',
+    'The column of parquet tables, or the field of the .json in tar shards,'
+    ' with the captions; empty for text or caption, or for the .txt.',
   ),
   'data.label_field': Field(
     '',
-    'The column of parquet tables, or the field of the .json in tar shards, with'
-    ' the classes; empty for label, or for the .cls.',
+    'The column of parquet tables, or the field of the .json in tar shards,'
+    ' with the classes; empty for label, or for the .cls.',
   ),
   'data.min_side': Field(
     0,
