@@ -24,6 +24,7 @@ import os
 import pathlib
 import tarfile
 import threading
+import weakref
 import zipfile
 import zlib
 
@@ -219,10 +220,6 @@ class File:
   def __reduce__(self):
     return File, (self.path, self._is_kept)
 
-  def __del__(self):
-    if self._handle is not None:
-      os.close(self._handle)
-
   def read(self, start: int, count: int) -> bytes:
     """Returns so many bytes; ValueError if the file ends before."""
     if stores.is_remote(self.path):
@@ -243,6 +240,7 @@ class File:
     with self._lock:
       if self._handle is None:
         self._handle = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
       return self._handle
 
 

@@ -94,6 +94,23 @@ def test_many_archives_take_no_descriptors(tmp_path):
   assert len(os.listdir('/proc/self/fd')) <= before + 1
 
 
+def _open_files():
+  """The paths of this process's descriptors."""
+  folder = '/proc/self/fd'
+  links = [f'{folder}/{x}' for x in os.listdir(folder)]
+  return [os.readlink(x) for x in links if os.path.islink(x)]
+
+
+def test_a_descriptor_is_closed_with_its_archive(tmp_path):
+  path = tmp_path / 'x.tar'
+  path.write_bytes(made.tarred(FILES))
+  found = opened(path)
+  found.load(0)
+  assert _open_files().count(str(path)) == 1
+  del found
+  assert str(path) not in _open_files()
+
+
 def test_headers_are_read_once_for_a_size_and_a_time(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.setattr(object_index, 'MIN_BYTES', 0)
