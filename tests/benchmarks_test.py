@@ -309,3 +309,8 @@ def test_plans(tmp_path):
   done = processes.run('benchmarks/plans.py', '--small', *flags_)
   assert done.stderr == ''  # nothing was compiled again
   assert page.read_text() == text
+  flags_ = f'--plans={tmp_path / "none"}', f'--page={page}', '--limit_secs=0'
+  call_apart('plans', '--only=diffit_imagenet_512', *flags_)
+  rows = [x.split(' | ') for x in page.read_text().splitlines() if '`' in x]
+  assert [row[5] for row in rows] == 2 * ['no: not within 0 s']
+  assert {len(row) for row in rows} == {len(text.splitlines()[2].split(' | '))}

@@ -1,5 +1,8 @@
 """Floating-point operations of a traced function, whatever compiles it.
 
+Another measure of products and convolutions, such as the bytes that they read
+and write, may take the place of their operations.
+
 Counted are products and convolutions: two operations for each multiplication.
 All else (norms, activations, look-ups) is below the resolution of a peak rate.
 A scan counts as often as it runs, a branch as its largest, a `while` once,
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
@@ -23,24 +27,36 @@ import jax.numpy as jnp
 
 
 Flags = tuple[bool, ...]
+# What an equation that multiplies costs in the forward pass; the gradient by
+# each of its sides costs as much.
+Measure = Callable[[Any], int]
 _FUSED = ('pallas_call', 'dot_product_attention_fwd_wrapper')
 
 
-def count(function: Callable[..., Any], *args: Any) -> int:
+def operations(eqn: Any) -> int:
+  """Returns the operations of a product, a convolution or a kernel."""
+  return 2 * _MULTIPLICATIONS[eqn.primitive.name](eqn)
+
+
+def count(
+  function: Callable[..., Any], *args: Any, measure: Measure = operations
+) -> int:
   """Returns the operations of one call of a function.
 
   Args:
     function: is traced, never run.
     *args: its arguments, or their shapes; trees.
+    measure: is counted.
   """
-  with _remembering():
-    return 2 * _plain(_traced(function, *args)[0])
+  with _measured(measure):
+    return _plain(_traced(function, *args)[0])
 
 
 def of_training(
   losses: Callable[..., tuple[Mapping[str, jax.Array], Any]],
   params: Mapping[str, Any],
   *args: Any,
+  measure: Measure = operations,
 ) -> int:
   """Returns the operations that a step of training needs, without any twice.
 
@@ -56,25 +72,31 @@ def of_training(
       traced, never run.
     params: {loss name: tree of arrays or shapes}.
     *args: the other arguments of `losses`, or their shapes.
+    measure: is counted.
   """
   jaxpr, outputs = _traced(losses, params, *args)
   values, _ = outputs
   of_name = _names(params, jaxpr.invars)
-  with _remembering():
+  with _measured(measure):
     total = _plain(jaxpr)
     for place, name in enumerate(sorted(values)):  # as jax orders a dictionary
       trained = tuple(n == name for n in of_name)
       wanted = tuple(i == place for i in range(len(jaxpr.outvars)))
       total += _of(jaxpr, trained, wanted).backward
-  return 2 * total
+  return total
+
+
+_MEASURE = contextvars.ContextVar[Measure]('measure')
 
 
 @contextlib.contextmanager
-def _remembering() -> Iterator[None]:
-  """Lets `_of` know what it has counted, until the count is done."""
+def _measured(measure: Measure) -> Iterator[None]:
+  """Lets `_of` know what to count and what it has, until the count is done."""
+  token = _MEASURE.set(measure)
   try:
     yield
   finally:
+    _MEASURE.reset(token)
     _of.cache_clear()
 
 
@@ -101,7 +123,7 @@ def _none(variables: Sequence[Any]) -> Flags:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Work:
-  """Multiplications of a program, and how gradients pass through it."""
+  """The measure of a program, and how gradients pass through it."""
 
   forward: int
   backward: int
@@ -199,38 +221,54 @@ def programs(params: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _plain(program: Any) -> int:
-  """Returns the multiplications of a forward pass."""
+  """Returns the measure of a forward pass."""
   jaxpr = getattr(program, 'jaxpr', program)
   return _of(jaxpr, _none(jaxpr.invars), _none(jaxpr.outvars)).forward
 
 
-def _product(eqn: Any, active: Flags, wanted: Flags) -> _Work:
-  (contracted, _), _ = eqn.params['dimension_numbers']
-  sides = eqn.invars[0].aval.shape
-  work = eqn.outvars[0].aval.size * math.prod(sides[a] for a in contracted)
-  return _opaque(eqn, active, wanted, work, work * sum(active))
-
-
-def _convolution(eqn: Any, active: Flags, wanted: Flags) -> _Work:
-  kernel = eqn.invars[1].aval.shape
-  out_axis = eqn.params['dimension_numbers'].rhs_spec[0]
-  work = eqn.outvars[0].aval.size * math.prod(kernel) // kernel[out_axis]
-  # Between the values of a dilated input are zeros.
-  work //= math.prod(eqn.params['lhs_dilation'])
+def _multiplied(eqn: Any, active: Flags, wanted: Flags) -> _Work:
+  """A product: by each active side there is another one in its gradient."""
+  work = _MEASURE.get()(eqn)
   return _opaque(eqn, active, wanted, work, work * sum(active))
 
 
 def _fused(eqn: Any, active: Flags, wanted: Flags) -> _Work:
   """A kernel of attention: both products have a gradient on both sides."""
-  if eqn.params.get('cost_estimate') is not None:
-    work = eqn.params['cost_estimate'].flops // 2
-  elif 'grid_mapping' in eqn.params:
-    grid = math.prod(eqn.params['grid_mapping'].grid)
-    work = grid * _plain(eqn.params['jaxpr'])
-  else:  # cuDNN's: q (B, T, H, D), k (B, S, H, D)
-    b, t, h, d = eqn.invars[0].aval.shape
-    work = 2 * b * t * eqn.invars[1].aval.shape[1] * h * d
+  work = _MEASURE.get()(eqn)
   return _opaque(eqn, active, wanted, work, 2 * work)
+
+
+def _of_product(eqn: Any) -> int:
+  (contracted, _), _ = eqn.params['dimension_numbers']
+  sides = eqn.invars[0].aval.shape
+  return eqn.outvars[0].aval.size * math.prod(sides[a] for a in contracted)
+
+
+def _of_convolution(eqn: Any) -> int:
+  kernel = eqn.invars[1].aval.shape
+  out_axis = eqn.params['dimension_numbers'].rhs_spec[0]
+  work = eqn.outvars[0].aval.size * math.prod(kernel) // kernel[out_axis]
+  # Between the values of a dilated input are zeros.
+  return work // math.prod(eqn.params['lhs_dilation'])
+
+
+def _of_kernel(eqn: Any) -> int:
+  """One of attention."""
+  if eqn.params.get('cost_estimate') is not None:
+    return eqn.params['cost_estimate'].flops // 2
+  if 'grid_mapping' in eqn.params:
+    grid = math.prod(eqn.params['grid_mapping'].grid)
+    return grid * _plain(eqn.params['jaxpr']) // 2
+  # cuDNN's: q (B, T, H, D), k (B, S, H, D)
+  b, t, h, d = eqn.invars[0].aval.shape
+  return 2 * b * t * eqn.invars[1].aval.shape[1] * h * d
+
+
+_MULTIPLICATIONS: Mapping[str, Callable[[Any], int]] = {
+  'conv_general_dilated': _of_convolution,
+  'dot_general': _of_product,
+  **dict.fromkeys(_FUSED, _of_kernel),
+}
 
 
 def _stopped(eqn: Any, active: Flags, wanted: Flags) -> _Work:
@@ -291,8 +329,8 @@ def _scan(eqn: Any, active: Flags, wanted: Flags) -> _Work:
 
 _RULES: Mapping[str, Callable[[Any, Flags, Flags], _Work]] = {
   'cond': _branches,
-  'conv_general_dilated': _convolution,
-  'dot_general': _product,
+  'conv_general_dilated': _multiplied,
+  'dot_general': _multiplied,
   'scan': _scan,
   'shard_map': _sharded,
   'stop_gradient': _stopped,

@@ -23,9 +23,11 @@ from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import flops
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.distributed import sharding
 from pyramid_jax.networks.layers import parameters
 from pyramid_jax.pipeline import sampler as sampler_lib
 from pyramid_jax.pipeline import settings as settings_lib
+from pyramid_jax.planning import least_traffic
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
@@ -52,6 +54,7 @@ class Draft:
     frozen: the weights that it only reads.
     model_flops: () -> what the mathematics needs for the batch, over all
       devices.
+    least_bytes: () -> between a device and its memory, `least_traffic`.
     trace: () -> the traced program; `traced` does it once.
     options: of the compiler, but for those that the traced program has.
   """
@@ -63,6 +66,7 @@ class Draft:
   state: Any
   frozen: Any
   model_flops: Callable[[], int]
+  least_bytes: Callable[[], int]
   trace: Callable[[], jax.stages.Traced]
   options: flags.Options
 
@@ -92,6 +96,11 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
   row, finish = training_row(config, system)
   batch: Any = _rows(row, count, mesh_lib.batch_sharding(mesh))
   step = step_lib.make_step(system, config, finish, mesh)
+  of_step = functools.partial(
+    model_flops.of_step, system, config, finish, state, frozen, batch
+  )
+  parts = mesh_lib.batch_parts(mesh)
+  measure = least_traffic.measure((state.params, frozen), parts)
   return Draft(
     mesh=mesh,
     images=count,
@@ -99,8 +108,9 @@ def training(config: ConfigDict, mesh: Mesh) -> Draft:
     updated=step_lib.updated(state.params, mesh, config),
     state=state,
     frozen=frozen,
-    model_flops=lambda: model_flops.of_step(
-      system, config, finish, state, frozen, batch
+    model_flops=of_step,
+    least_bytes=lambda: (
+      of_step(measure=measure) + 2 * sharding.device_bytes(state)
     ),
     trace=lambda: step_lib.trace_step(step, mesh, state, frozen, batch),
     options=flags.of_config(config, mesh),
@@ -126,13 +136,14 @@ def sampling(config: ConfigDict, mesh: Mesh) -> Draft:
     system.check_rows(row.keys())
     settings = settings_lib.of_config(system, config)
 
-  def of_one(weights, keys, row):
-    keys, batch = jax.random.wrap_key_data(keys), images.finish(row)
+  def made(weights, keys, rows):
+    keys, batch = jax.random.wrap_key_data(keys), images.finish(rows)
     return system_lib.generate(system, weights, keys, batch, settings.spec)
 
-  key = jax.ShapeDtypeStruct((1, 2), jnp.uint32)
+  key = lambda count: jax.ShapeDtypeStruct((count, 2), jnp.uint32)
   filled = mesh_lib.filled(mesh, count)
   rows = _rows(row, filled, mesh_lib.batch_sharding(mesh))
+  measure = least_traffic.measure(weights, mesh.size)
   arguments = system, mesh, config, weights, rows, filled, settings
   return Draft(
     mesh=mesh,
@@ -141,7 +152,10 @@ def sampling(config: ConfigDict, mesh: Mesh) -> Draft:
     updated=None,
     state=None,
     frozen=weights,
-    model_flops=lambda: count * flops.count(of_one, weights, key, row),
+    model_flops=lambda: count * flops.count(made, weights, key(1), row),
+    least_bytes=lambda: flops.count(
+      made, weights, key(filled), rows, measure=measure
+    ),
     trace=lambda: sampler_lib.trace(*arguments),
     options={},
   )

@@ -103,6 +103,32 @@ def of(
       yield make(index, kind, group, scale)
 
 
+def joined(module: hlo.Module, place: hlo.Computation) -> frozenset[str]:
+  """Returns all-reduces whose results are added to those of others.
+
+  In a program that has just been partitioned they are still to be one: XLA adds
+  first, then reduces (AllReduceReassociate). So it is with the gradient of a
+  weight that is used at several places.
+  """
+  if module.is_final:
+    return frozenset()
+  groups: dict[str, Group] = {}  # of sums over chips, and of sums of these
+  last: dict[str, str] = {}  # the all-reduce that counts for a sum
+  found = set()
+  for name, instruction in place.instructions.items():
+    operands = instruction.operands
+    if instruction.opcode == 'all-reduce' and len(operands) == 1:
+      groups[name] = first_group(instruction, 'all-reduce', module.partitions)
+      last[name] = name
+    elif instruction.opcode == 'add' and len(set(operands)) == 2:
+      first, second = operands
+      is_alone = all(len(place.users[x]) == 1 for x in operands)
+      if is_alone and groups.get(first, ()) == groups.get(second):
+        found.add(last[first])
+        groups[name], last[name] = groups[first], last[second]
+  return frozenset(found)
+
+
 def _collective(
   instruction: hlo.Instruction,
   operands: list[hlo.Instruction],

@@ -14,6 +14,7 @@ import re
 import tempfile
 import threading
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -97,16 +98,26 @@ def compiled(task: Task, draft: abstract.Draft, until: str = END) -> Compiled:
     found = partitioned(task)
     return dataclasses.replace(found, peak_bytes=_needed(error, draft))
   stats = program.memory_analysis()
-  results = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  arguments = stats.argument_size_in_bytes
-  temporary = stats.temp_size_in_bytes
   return Compiled(
     text=program.as_text(),
     stage=END,
     seconds=time.monotonic() - start,
-    peak_bytes=arguments + max(0, results) + temporary,
-    temporary_bytes=temporary,
+    peak_bytes=_peak(stats),
+    temporary_bytes=stats.temp_size_in_bytes,
   )
+
+
+def _peak(stats: Any) -> int:
+  """Returns the bytes of a device that a program needs at a time.
+
+  Both numbers are upper bounds. The sum of arguments, results and temporaries
+  has places that arrays take in turn more than once. XLA's own peak, where a
+  backend has one, counts what lies in the place of a result in addition to it.
+  """
+  results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+  arguments, temporary = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+  total = arguments + max(0, results) + temporary
+  return min(total, getattr(stats, 'peak_memory_in_bytes', 0) or total)
 
 
 def _needed(error: BaseException, draft: abstract.Draft) -> int | None:

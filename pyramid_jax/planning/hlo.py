@@ -171,6 +171,7 @@ class Module:
   entry: Computation
   partitions: int  # devices that run it
   is_tiled: bool  # whether arrays have tiles, as those of a TPU
+  is_final: bool  # whether its instructions are scheduled: nothing follows
 
 
 def parse(text: str) -> Module:
@@ -194,6 +195,7 @@ def parse(text: str) -> Module:
     entry=entry,
     partitions=int(partitions[1]) if partitions else 1,
     is_tiled=':T(' in text,
+    is_final='is_scheduled=true' in text.partition('\n')[0],
   )
 
 

@@ -98,6 +98,7 @@ class _Walk:
   def __init__(self, module: hlo.Module):
     self._module = module
     self._found: dict[tuple[str, frozenset], _Cost] = {}
+    self._joined: dict[str, frozenset[str]] = {}
 
   def cost(self, place: hlo.Computation, known: loops.Known) -> _Cost:
     """Returns the cost of a computation that is run.
@@ -170,4 +171,8 @@ class _Walk:
     elif work.is_opaque(instruction):
       total.uncounted.add(instruction.op_name or instruction.name)
     if collectives.is_counted(place, instruction):
+      if place.name not in self._joined:
+        self._joined[place.name] = collectives.joined(self._module, place)
+      if instruction.name in self._joined[place.name]:
+        return
       total.collectives += collectives.of(self._module, place, instruction)

@@ -72,6 +72,7 @@ def plan(
     'model_flops_per_image': work // draft.images,
     'program_flops': program.flops,
     'hbm_bytes': int(program.hbm_bytes) if is_whole else None,
+    'hbm_minimum_bytes': draft.least_bytes(),
     'collectives': _collectives(task, draft, program),
     **_times(task, draft, program, work, is_whole),
     'largest_batch': largest,
@@ -259,7 +260,8 @@ def _rows(found: Plan) -> Iterator[tuple[str, str]]:
   ratio = flops * found['devices'] / (per_image * found['batch'])
   yield 'model, an image', _scaled(per_image, 'FLOP')
   yield 'program, a chip', f'{_scaled(flops, "FLOP")}, {ratio:.2f} x the model'
-  yield 'HBM traffic, a chip', size(found['hbm_bytes'])
+  least = size(found['hbm_minimum_bytes'])
+  yield 'HBM traffic, a chip', f'{size(found["hbm_bytes"])} (least {least})'
   for kind, numbers in found['collectives'].items():
     least = size(numbers['minimum_bytes'])
     moved = f'{numbers["count"]} x, {size(numbers["bytes"])}'

@@ -22,6 +22,7 @@ def of_step(
   state: step_lib.TrainState,
   frozen: Mapping[str, Any],
   batch: step_lib.Batch,
+  measure: flops.Measure = flops.operations,
 ) -> int:
   """Returns the operations of a training step, over all devices.
 
@@ -34,6 +35,7 @@ def of_step(
     state: of the run.
     frozen: the pretrained weights.
     batch: (B, ...) arrays of a whole batch.
+    measure: is counted in place of operations.
   """
   count = config.train.accumulate
   losses = step_lib.losses_of(system)
@@ -47,7 +49,7 @@ def of_step(
     for name, x in batch.items()
   }
   arguments = _shapes((state.params, frozen, state.extra, state.step))
-  return count * flops.of_training(micro, *arguments, part)
+  return count * flops.of_training(micro, *arguments, part, measure=measure)
 
 
 def _shapes(tree: Any) -> Any:

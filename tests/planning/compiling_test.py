@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import types
 from unittest import mock
 
 import jax
@@ -59,6 +60,32 @@ def test_what_a_program_needs_that_does_not_fit(monkeypatch, text, expected):
   monkeypatch.setattr(compiling, 'partitioned', lambda task: part)
   found = compiling.compiled(given, draft)
   assert found == dataclasses.replace(part, peak_bytes=expected)
+
+
+@pytest.mark.parametrize(
+  ('peak', 'expected'),
+  # Arguments, results that take no place of an argument, and temporaries.
+  [
+    ({}, 100 + 4 + 50),
+    ({'peak_memory_in_bytes': 0}, 154),
+    ({'peak_memory_in_bytes': 130}, 130),
+    ({'peak_memory_in_bytes': 170}, 154),
+  ],
+)
+def test_the_peak_is_that_of_xla_where_it_has_one(peak, expected):
+  stats = types.SimpleNamespace(
+    argument_size_in_bytes=100,
+    output_size_in_bytes=64,
+    alias_size_in_bytes=60,
+    temp_size_in_bytes=50,
+    **peak,
+  )
+  program = mock.Mock(memory_analysis=lambda: stats, as_text=lambda: 'TEXT')
+  lowered = mock.Mock(compile=lambda options: program)
+  draft = mock.Mock(traced=mock.Mock(lower=lambda: lowered), options={})
+  found = compiling.compiled(task('v5e:2x4'), draft)
+  assert (found.text, found.stage) == ('TEXT', compiling.END)
+  assert (found.peak_bytes, found.temporary_bytes) == (expected, 50)
 
 
 def test_a_compiler_that_ends_early_is_one_line(monkeypatch, tmp_path):

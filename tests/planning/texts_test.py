@@ -6,11 +6,11 @@ from pyramid_jax.planning import hlo
 from pyramid_jax.planning import program as program_lib
 
 
-def of_entry(*lines, head=''):
+def of_entry(*lines, head='', after=''):
   """The program of an entry computation with some lines."""
   body = '\n'.join(f'  {line}' for line in lines)
   text = (
-    f'HloModule test, num_partitions=8\n\n{head}\n'
+    f'HloModule test, num_partitions=8{after}\n\n{head}\n'
     f'ENTRY %main (a: f32[8]) -> f32[8] {{\n{body}\n}}\n'
   )
   return program_lib.Program.of(text)
@@ -86,6 +86,44 @@ def test_a_group_of_one_chip_exchanges_nothing(kind):
     f'ROOT %b = f32[8]{{0}} {kind}(%a), replica_groups={{{{0}},{{1}}}}',
   )
   assert found.collectives == ()
+
+
+def summed(*names, after=''):
+  """The program of all-reduces over 8 chips, but for 'pair': over 2."""
+  groups = {name: '[4,2]<=[8]' for name in names if name == 'pair'}
+  reduced = (
+    f'%{name} = f32[8]{{0}} all-reduce(%a), channel_id={i + 1},'
+    f' replica_groups={groups.get(name, "[1,8]<=[8]")}, to_apply=%add'
+    for i, name in enumerate(names)
+  )
+  return of_entry(
+    '%a = f32[8]{0} parameter(0)',
+    *reduced,
+    f'%s = f32[8]{{0}} add(%{names[0]}, %{names[1]})',
+    f'ROOT %t = f32[8]{{0}} add(%s, %{names[-1]})',
+    after=after,
+  ).by_kind()
+
+
+def test_sums_that_are_added_are_one_until_the_program_is_final():
+  one = 32
+  assert summed('x', 'y', 'z') == {'all-reduce': (1, one)}
+  assert summed('x', 'y', 'z', after=', is_scheduled=true') == {
+    'all-reduce': (3, 3 * one)
+  }
+  assert summed('x', 'y', 'pair') == {'all-reduce': (2, 2 * one)}
+  assert summed('x', 'pair', 'z') == {'all-reduce': (3, 3 * one)}
+  assert summed('x', 'y') == {'all-reduce': (2, 2 * one)}  # y has two users
+
+
+def test_a_long_sum_of_sums_is_one():
+  """That of the norms of all gradients has one for each weight."""
+  lines = ['%a = f32[8]{0} parameter(0)', '%s0 = f32[8]{0} all-reduce(%a)']
+  for i in range(1, 3000):
+    lines.append(f'%r{i} = f32[8]{{0}} all-reduce(%a), channel_id={i}')
+    lines.append(f'%s{i} = f32[8]{{0}} add(%s{i - 1}, %r{i})')
+  found = of_entry(*lines, 'ROOT %b = f32[8]{0} negate(%s2999)')
+  assert found.by_kind() == {'all-reduce': (1, 32)}
 
 
 def test_a_start_and_its_end_count_once():
