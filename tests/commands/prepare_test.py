@@ -14,6 +14,7 @@ from pyramid_jax.data import manifests
 from pyramid_jax.data import tf_example
 from tests.helpers import coco_files
 from tests.helpers import configs
+from tests.helpers import open_images_files
 
 
 SIZE = 8
@@ -119,6 +120,22 @@ def test_objects(tmp_path, monkeypatch, task):
     other.condition.task = 'scene_graph'
     with pytest.raises(errors.UserError, match='prepared for label, layout'):
       data.create(other, 'train')
+
+
+def test_crops_keep_their_digits(root):
+  maker = prepare.RecordMaker(data.create(of_task(root), 'train'), 'ppm')
+  crop = np.array([0.1, 0, 0.9, 1])  # 13 x 10 px become 10 x 8
+  facts = json.loads(tf_example.unpack(maker(0)[1])['facts'][0])
+  np.testing.assert_allclose(facts['crop'], crop, rtol=0, atol=1e-15)
+  assert (crop != crop.astype(np.float32)).any()
+
+
+def test_flags_of_open_images(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  open_images_files.write_all(tmp_path)
+  config = open_images_files.make_config(tmp_path, flip=True)
+  prepare.run(config, tmp_path / 'out')
+  compare(config, tmp_path / 'out')
 
 
 def test_a_broken_image_is_replaced_as_in_training(root, tmp_path):
