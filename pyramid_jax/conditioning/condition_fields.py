@@ -133,6 +133,11 @@ FIELDS = {
   'condition.shift': Field(
     0, 'The first coordinate token.', low=0, high=ranges.ROWS
   ),
+  'condition.any_predicate': Field(
+    False,
+    'Whether requests for scene graphs may have other predicates than the six'
+    ' of COCO: those of Visual Genome depend on its files.',
+  ),
   'condition.num_labels': Field(
     25,
     'The number of categories of the box encoder, padding included.',

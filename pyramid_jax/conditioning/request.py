@@ -226,11 +226,16 @@ def from_graphs(
   """Returns `labels`, `n_boxes`, `triples` and the text of scene graphs.
 
   Texts are like 'red circle A, left of, blue square; ...', where a letter
-  distinguishes objects of the same name.
+  distinguishes objects of the same name. With `config.condition.any_predicate`
+  predicates that are not sg2im's get the ids that follow, as they come.
   """
   for text in texts:
     check_text(text)
-  graphs = [_parse_graph(text, label_names) for text in texts]
+  predicates = list(scene_graph.PREDICATES)
+  is_open = config.condition.any_predicate
+  graphs = [
+    _parse_graph(text, label_names, predicates, is_open) for text in texts
+  ]
   rows = _padded_labels([objects for objects, _ in graphs], config)
   # The readers' shape, so that graphs of any length have one program.
   width = 2 * config.data.max_objects
@@ -240,13 +245,14 @@ def from_graphs(
   for row, (objects, relations) in zip(triples, graphs, strict=True):
     row[: len(relations)] = relations
     names = [label_names[label] for label in objects]
-    captions.append(scene_graph.graph_text(names, row))
+    captions.append(scene_graph.graph_text(names, row, predicates))
   return {**rows, 'triples': triples, **from_text(captions, tokenizer)}
 
 
 def _parse_graph(
-  text: str, label_names: Sequence[str]
+  text: str, label_names: Sequence[str], predicates: list[str], is_open: bool
 ) -> tuple[list[int], list[tuple[int, int, int]]]:
+  """Returns labels and triples; if it is open, `predicates` gets new ones."""
   objects: dict[str, int] = {}  # name with its letter -> index
   labels, triples = [], []
 
@@ -260,13 +266,15 @@ def _parse_graph(
 
   for clause in filter(None, (part.strip() for part in text.split(';'))):
     parts = [part.strip() for part in clause.split(',')]
-    allowed = scene_graph.PREDICATES[1:]
-    if len(parts) != 3 or parts[1] not in allowed:
+    allowed = predicates[1:]
+    if len(parts) == 3 and parts[1] and is_open and parts[1] not in predicates:
+      predicates.append(parts[1])
+    if len(parts) != 3 or parts[1] not in predicates[1:]:
+      known = '' if is_open else f' with a predicate of {", ".join(allowed)}'
       raise ValueError(
-        f'relation {clause!r} must be "object, predicate, object" with a'
-        f' predicate of {", ".join(allowed)}'
+        f'relation {clause!r} must be "object, predicate, object"{known}'
       )
-    predicate = scene_graph.PREDICATES.index(parts[1])
+    predicate = predicates.index(parts[1])
     triples.append((index(parts[0]), predicate, index(parts[2])))
   if not triples:
     raise ValueError(f'the graph {text!r} has no relation')

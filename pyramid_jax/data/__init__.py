@@ -24,6 +24,7 @@ READERS = {
   'image_folder': (f'{_READERS}.own_images', 'open_folder'),
   'coco': (f'{_READERS}.coco', 'CocoReader'),
   'openimages': (f'{_READERS}.open_images', 'OpenImagesReader'),
+  'visual_genome': (f'{_READERS}.visual_genome', 'VisualGenomeReader'),
   'imagenet': (f'{_READERS}.imagenet', 'ImageNetReader'),
   'celebahq': (f'{_READERS}.celebahq', 'CelebAHqReader'),
   'ffhq': (f'{_READERS}.ffhq', 'FfhqReader'),
@@ -39,9 +40,9 @@ READERS = {
 }
 WITH_CAMERAS = ('image_folder', LATENTS, RECORDS)
 # Other sets have their own.
-WITH_CHECKSUMS = ('image_folder', 'coco', 'openimages')
+WITH_CHECKSUMS = ('image_folder', 'coco', 'openimages', 'visual_genome')
 # That config.data.maps asks for.
-WITH_MAPS = ('shapes', 'image_folder', 'ade20k', 'landscapes')
+WITH_MAPS = ('shapes', 'image_folder', 'coco', 'ade20k', 'landscapes')
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
 TFDS = 'tfds/'

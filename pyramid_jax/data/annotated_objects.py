@@ -94,9 +94,11 @@ class AnnotatedObjectsReader(file_reader.FileReader):
 
   Attributes:
     tasks: those that the data serve.
+    has_maps: whether they have semantic maps, see `map_of`.
   """
 
   tasks: Sequence[str] = ('none', 'layout', 'label', 'scene_graph')
+  has_maps = False
 
   def __init__(
     self,
@@ -174,6 +176,11 @@ class AnnotatedObjectsReader(file_reader.FileReader):
   def _check_condition(self) -> None:
     c = self._config.condition
     reader_lib.check_task(self._config, self.tasks)
+    if 'mask' in self._maps and not self.has_maps:
+      raise ValueError(
+        "config.data.maps has 'mask', which config.data.name ="
+        f' {self._config.data.name} does not have for the task {c.task!r}.'
+      )
     labels = len(self.label_names)
     has_tokens = c.task in ('layout', 'label') and c.encoder != 'boxes'
     if has_tokens and self._token_flags == 0 and labels > c.no_tokens:
@@ -190,6 +197,8 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     table, c = self._index, self._config.condition
     image = self._read(index)
     example, crop, flipped = self.cut(image, table.ids[index], draw)
+    if 'mask' in self._maps:
+      example['mask'] = self.map_of(index, image, crop, flipped)
     places = self._config.data.max_objects
     rows = np.arange(table.starts[index], table.starts[index + 1])
     rows = rows[hashing.order(len(rows), draw, _SHUFFLE)]
@@ -229,12 +238,28 @@ class AnnotatedObjectsReader(file_reader.FileReader):
     Raises:
       ValueError: texts that depend on the crop.
     """
-    if self._config.condition.task != 'text':
+    table, task = self._index, self._config.condition.task
+    if task == 'scene_graph' and table.has_relations:
+      return (object_graphs.text(table, i) for i in range(len(table.ids)))
+    if task != 'text' and not len(table.captions):
       raise ValueError(
-        f'config.condition.task is {self._config.condition.task!r}, whose texts'
-        " depend on the crop; must be 'text'"
+        f'config.condition.task is {task!r}, whose texts depend on the crop;'
+        " must be 'text'"
       )
-    return (x.decode() for x in self._index.captions)
+    return (x.decode() for x in table.captions)
+
+  def map_of(
+    self,
+    index: int,
+    image: Image.Image | transforms.Cut,
+    crop: np.ndarray,
+    flipped: bool,
+  ) -> np.ndarray:
+    """Returns the map (size, size) uint8 of an image, cut as the image was.
+
+    Only data with semantic maps are asked; they override it.
+    """
+    raise NotImplementedError
 
   def _read(self, index: int) -> Image.Image | transforms.Cut:
     """Returns an image as its boxes lie on it.

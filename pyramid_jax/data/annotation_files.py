@@ -4,6 +4,7 @@ Centroids of the masks of COCO are computed without rendering the masks.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -37,11 +38,17 @@ INTEGER = 'an integer'
 POSITIVE = 'a positive number'
 TEXT = 'a string'
 BBOX = '[x, y, width, height]'  # no side negative
+NUMBER = 'a number'
+LIST = 'a list'
+OBJECT = 'an object'
 _TESTS: Mapping[str, Callable[[Any], bool]] = {
   INTEGER: lambda value: type(value) is int and abs(value) < 1 << 63,
   POSITIVE: lambda value: is_number(value) and value > 0,
   TEXT: lambda value: isinstance(value, str),
   BBOX: _is_bbox,
+  NUMBER: is_number,
+  LIST: lambda value: isinstance(value, list),
+  OBJECT: lambda value: isinstance(value, dict),
 }
 
 
@@ -61,47 +68,40 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
   return document
 
 
-class Section:
-  """A list of objects in a document, without those that cannot be used.
+class Entries:
+  """Entries of a file, without those that cannot be used.
 
-  Iterating yields (position, entry) of the objects that have their fields.
+  `checked` may be called for one list after the other; the places that messages
+  name are then those within all of them.
   """
 
-  def __init__(
-    self,
-    path: pathlib.Path,
-    document: Mapping[str, Any],
-    name: str,
-    fields: Mapping[str, str],
-  ):
-    """Finds the list.
+  def __init__(self, path: pathlib.Path, name: str, fields: Mapping[str, str]):
+    """Takes the file, what its entries are, and the kinds of their fields.
 
     Args:
-      path: the file of the document, for messages.
-      document: what is in it.
-      name: the key of the list.
+      path: the file, for messages.
+      name: of the list of entries.
       fields: the kinds (`INTEGER` and so on) of fields by their name.
-
-    Raises:
-      UserError: there is no such list.
     """
-    values = document.get(name)
-    if not isinstance(values, list):
-      fail(path, f'"{name}"', 'must be a list, it is missing or is not one')
     self._path = path
     self._name = name
     self._fields = fields
-    self._values = values
+    self._count = 0
     self._left_out = 0
     self._first = ''  # where the first is that is left out, and why
 
-  def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-    for i, entry in enumerate(self._values):
+  def checked(
+    self, values: Iterable[Any]
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (position, entry) of the objects that have their fields."""
+    for entry in values:
+      position = self._count
+      self._count += 1
       fault = self._fault(entry)
       if fault:
-        self.leave_out(i, fault)
+        self.leave_out(position, fault)
       else:
-        yield i, entry
+        yield position, entry
 
   def _fault(self, entry: Any) -> str:
     if not isinstance(entry, dict):
@@ -122,17 +122,45 @@ class Section:
     """Returns what is left out in a line for the log, or nothing.
 
     Raises:
-      UserError: that is more than half of the list.
+      UserError: that is more than half of the entries.
     """
     if not self._left_out:
       return []
     line = (
-      f'{self._path}: {self._left_out} of {len(self._values)} {self._name} are'
+      f'{self._path}: {self._left_out} of {self._count} {self._name} are'
       f' left out, the first: {self._first}'
     )
-    if 2 * self._left_out > len(self._values):
+    if 2 * self._left_out > self._count:
       raise errors.UserError(f'{line}.', errors.DATA)
     return [line]
+
+
+class Section(Entries):
+  """A list of objects in a document, without those that cannot be used.
+
+  Iterating yields (position, entry) of the objects that have their fields.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    document: Mapping[str, Any],
+    name: str,
+    fields: Mapping[str, str],
+  ):
+    """Finds the list `name` of a document, see `Entries`.
+
+    Raises:
+      UserError: there is no such list.
+    """
+    values = document.get(name)
+    if not isinstance(values, list):
+      fail(path, f'"{name}"', 'must be a list, it is missing or is not one')
+    super().__init__(path, name, fields)
+    self._values = values
+
+  def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    return self.checked(self._values)
 
   def whole(self) -> list[dict[str, Any]]:
     """Returns all entries; one that cannot be used is a UserError."""

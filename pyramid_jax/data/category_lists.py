@@ -10,6 +10,9 @@ names a list: a file of rows 'ID,Name', or one of this package.
   openimages  the 601 boxable classes of Open Images V4-V7
               (storage.googleapis.com/openimages, class-descriptions-boxable;
               CC BY 4.0, Google)
+  visual_genome  the 178 names of objects that google/sg2im leaves of Visual
+              Genome, most frequent first, and '__image__' (visualgenome.org;
+              CC BY 4.0)
 """
 
 from collections.abc import Hashable
@@ -28,7 +31,7 @@ from pyramid_jax.data import listing
 
 
 FOLDER = pathlib.Path(__file__).parent / 'lists'
-LISTS = ('coco', 'imagenet', 'openimages')
+LISTS = ('coco', 'imagenet', 'openimages', 'visual_genome')
 SUBSETS = ('layout', 'all')  # of the categories of Open Images
 UNLISTED = ('append', 'drop')  # what becomes of categories that no row has
 FIELD = 'config.data.category_file'

@@ -8,7 +8,11 @@ from pyramid_jax.data import transforms
 
 
 def decode(
-  data: bytes, where: str, shape: tuple[int, ...], classes: int
+  data: bytes,
+  where: str,
+  shape: tuple[int, ...],
+  classes: int,
+  shift: int = 0,
 ) -> np.ndarray:
   """Decodes the map of an image of a shape (H, W, ...).
 
@@ -17,6 +21,7 @@ def decode(
     where: what messages call the file.
     shape: of the image.
     classes: how many there may be, `config.condition.map_classes`.
+    shift: is added to all values, modulo 256.
 
   Returns:
     (H, W) uint8.
@@ -25,7 +30,7 @@ def decode(
     BrokenImage: it is of another size or damaged.
     UserError: a class beyond the table.
   """
-  found = images.decode_map(data, where)
+  found = images.decode_map(data, where) + np.uint8(shift)
   if found.shape != shape[:2]:
     raise images.BrokenImage(
       where,

@@ -54,9 +54,9 @@ FIELDS = {
   ),
   'data.checksums': Field(
     '',
-    'A list of sha256sum with all images of image_folder, coco or openimages,'
-    ' by names relative to data.root: each is verified whenever it is read, and'
-    ' one that differs is a broken image.',
+    'A list of sha256sum with all images of image_folder, coco, openimages'
+    ' or visual_genome, by names relative to data.root: each is verified'
+    ' whenever it is read, and one that differs is a broken image.',
     resumable=True,
     path=True,
   ),
@@ -145,6 +145,13 @@ FIELDS = {
   'data.use_stuff': Field(
     True, 'Whether the stuff annotations of COCO are read.'
   ),
+  'data.graphs': Field(
+    'auto',
+    'Where the scene graphs of COCO are from: the texts of'
+    ' annotations/scenegraph_*.json, the rule of sg2im, or the file if there is'
+    ' one and else the rule.',
+    choices=('auto', 'file', 'rule'),
+  ),
   'data.category_file': Field(
     '',
     'The list by which categories are numbered: a file of ID,Name rows, or one'
@@ -163,6 +170,12 @@ FIELDS = {
     'The categories of Open Images: layout has the 352 of the published layout'
     ' models, of which twelve count as others, all has 601.',
     choices=category_lists.SUBSETS,
+  ),
+  'data.split_file': Field(
+    '',
+    'The vg_splits.json of Visual Genome; empty for that in data.root, hash for'
+    ' splits of our own, which are not the published ones.',
+    path=True,
   ),
   'data.ids_file': Field(
     '',

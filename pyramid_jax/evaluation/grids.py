@@ -118,11 +118,15 @@ def _texts(
   if task == 'label' and 'labels' in example:
     counts = Counter(_name(label, names) for label in _labels(example))
     return [f'{n} {name}' for name, n in sorted(counts.items())]
+  if task == 'scene_graph' and 'caption' in example:
+    caption = example['caption']
+    text = caption.decode() if isinstance(caption, bytes) else str(caption)
+    return text.split(' , ')
   if task == 'scene_graph' and {'triples', 'labels'} <= example.keys():
     labels = [_name(label, names) for label in _labels(example)]
     triples = np.asarray(example['triples']).reshape(-1, 3)
     return [
-      f'{labels[s]} {scene_graph.PREDICATES[p]} {labels[o]}'
+      f'{labels[s]} {_name(p, scene_graph.PREDICATES)} {labels[o]}'
       for s, p, o in triples
       # Predicate 0 says that an object is in the image, which all are.
       if min(s, o) >= 0 and p > 0 and max(s, o) < len(labels)

@@ -120,6 +120,23 @@ def test_graph_letters_tell_objects_apart():
     )
 
 
+def test_predicates_may_be_any_where_the_config_says_so():
+  opened = config()
+  with opened.unlocked():
+    opened.condition.any_predicate = True
+  text = 'red circle, behind, blue square; red circle, left of, blue square'
+  texts = [text, 'blue square, behind, red circle']
+  rows = request.from_graphs(texts, opened, TOKENIZER, NAMES)
+  assert rows['triples'][:, 0].tolist() == [[0, 7, 1], [0, 7, 1]]
+  assert rows['triples'][0, 1].tolist() == [0, 1, 1]
+  assert rows['caption'].tolist() == [
+    b'red circle behind blue square , red circle left of blue square',
+    b'blue square behind red circle',
+  ]
+  with pytest.raises(ValueError, match='must be "object, predicate, object"$'):
+    request.from_graphs(['red circle, , x'], opened, TOKENIZER, NAMES)
+
+
 def test_full_stops_are_dropped_where_the_model_knows_none():
   rows = request.from_text(['red. circle'], TOKENIZER)
   assert rows['condition_ids'][0, :5].tolist() == [2, 4, 1, 5, 3]

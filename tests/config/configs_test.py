@@ -22,7 +22,14 @@ VARIANTS = {
   'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
   'dit_imagenet': ('xl2_256', 'xl2_512'),
   'flow_shapes': ('class', 'none', 'pixels', 'pixels,none'),
-  'frido_coco': ('text', 'text_clip', 'layout', 'label', 'scene_graph'),
+  'frido_coco': (
+    'text',
+    'text_clip',
+    'layout',
+    'label',
+    'label_sg2im',
+    'scene_graph',
+  ),
   'frido_openimages': ('',),
   'frido_shapes': (
     'layout',
@@ -33,6 +40,7 @@ VARIANTS = {
     'official',
     'gpu',
   ),
+  'frido_visual_genome': ('layout', 'scene_graph'),
   'ladm_controlnet': ('edges', 'depth', 'inpaint'),
   'ladm_latent_imagenet': ('256', '512'),
   'ladm_latent_shapes': (

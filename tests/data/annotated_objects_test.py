@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -76,3 +78,12 @@ def test_more_objects_than_places(make_reader):
 def test_text_needs_a_tokenizer(make_reader):
   with pytest.raises(ValueError, match='no text'):
     make_reader('none').text_arrays('a')
+
+
+def test_maps_of_data_without_any_are_refused(make_reader):
+  config = config_lib.base('ldm')
+  config.data.update(image_size=4, maps=('mask',), name='image_folder')
+  with pytest.raises(ValueError, match="has 'mask', which .* = image_folder"):
+    annotated_objects.AnnotatedObjectsReader(
+      config.lock(), 'train', make_reader('none')._index, pathlib.Path()
+    )

@@ -31,8 +31,10 @@ def test_sets_of_shards_say_which_reader_serves(name):
 
 def test_sets_of_boxes_have_no_maps():
   config = config_lib.base('ldm')
-  config.data.name, config.data.maps = 'coco', ('edges',)
-  with pytest.raises(ValueError, match=r"\('edges',\), .* = coco: shapes"):
+  config.data.name, config.data.maps = 'openimages', ('edges',)
+  with pytest.raises(
+    ValueError, match=r"\('edges',\), .* = openimages: shapes"
+  ):
     data.create(config, 'train')
 
 

@@ -98,8 +98,12 @@ def test_words():
   assert words('text') == ['a red circle']
   assert words('class') == ['blue square']
   assert words('label') == ['1 blue square', '1 red circle']
-  assert words('scene_graph') == ['red circle left of blue square']
   assert words('none') is None
+  example['caption'] = np.bytes_(b'man on tree , tree near man')
+  # The text has the predicates of the data, the triples only their ids.
+  assert words('scene_graph') == ['man on tree', 'tree near man']
+  del example['caption']
+  assert words('scene_graph') == ['red circle left of blue square']
 
 
 @pytest.mark.parametrize(('n', 'columns'), [(1, 1), (2, 1), (6, 2), (16, 4)])

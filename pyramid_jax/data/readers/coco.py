@@ -6,8 +6,12 @@ The official files, unpacked in one folder per edition, which is
   train2017/  val2017/
   annotations/{instances,captions,stuff}_{train,val}2017.json
   annotations/deprecated-challenge2017/{train,val}-ids.txt
+  annotations/scenegraph_{train,val}2017.json   Frido's scene graphs as texts
+  stuffthingmaps/{train,val}2017/               semantic maps of COCO-Stuff
 
-and the same of 2014, which has no stuff. The val and test splits both read
+and the same of 2014, which has no stuff and neither of the last two. The pixels
+of a map are category ids less one, 255 = unlabelled; 0 is unlabelled here, and
+the others are category ids, up to 182. The val and test splits both read
 the validation images, as the published evaluations do.
 """
 
@@ -17,21 +21,35 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
+from PIL import Image
 
 from pyramid_jax import files as files_lib
 from pyramid_jax import limits
 from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import annotation_files
 from pyramid_jax.data import category_lists
+from pyramid_jax.data import class_maps
+from pyramid_jax.data import images as images_lib
 from pyramid_jax.data import index_cache
 from pyramid_jax.data import known_layouts
 from pyramid_jax.data import object_index
+from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data import transforms
 from pyramid_jax.files import stores
 
 
 YEARS = (2014, 2017)
+MAP_CLASSES = 183  # of COCO-Stuff, unlabelled included
+# Where the maps of a split lie; the official archive has no folder of its own.
+_MAP_FOLDERS = (
+  'stuffthingmaps',
+  'cocostuffthings',
+  'stuffthingmaps_trainval2017',
+)
+_FOLDERS = ('images', 'maps')  # kinds that are no files
 LAST_THING = 90  # category id; those of stuff are larger
 Document = Mapping[str, Any]
 # Category id -> label, 0 = dropped.
@@ -69,6 +87,11 @@ def folder(config: ConfigDict) -> pathlib.Path:
   d = config.data
   if d.year not in YEARS:
     raise ValueError(f'config.data.year is {d.year}, must be 2014 or 2017.')
+  if d.year == 2014 and 'mask' in reader_lib.wanted_maps(config):
+    raise ValueError(
+      'config.data.year is 2014, must be 2017 for semantic maps: those of'
+      ' COCO-Stuff are of the edition of 2017.'
+    )
   if d.use_stuff and d.year == 2014:
     raise ValueError(
       'config.data.use_stuff is True, must be False for config.data.year = '
@@ -105,6 +128,15 @@ def _files(
   if config.condition.task == 'text':
     kinds.append('captions')
   files = {'images': (base / part, 'image folder, config.data.root')}
+  if 'mask' in reader_lib.wanted_maps(config):
+    places = [base / name / part for name in _MAP_FOLDERS]
+    place = next((x for x in places if x.is_dir()), places[0])
+    files['maps'] = (place, 'maps of stuffthingmaps_trainval2017.zip')
+  graphs = base / 'annotations' / f'scenegraph_{part}.json'
+  if config.condition.task == 'scene_graph' and (
+    d.graphs == 'file' or (d.graphs == 'auto' and graphs.is_file())
+  ):
+    files['graphs'] = (graphs, 'scene graphs, config.data.graphs')
   for kind in kinds:
     path = base / 'annotations' / f'{kind}_{part}.json'
     files[kind] = (path, f'COCO {kind}, config.data.root')
@@ -134,7 +166,8 @@ def missing_inputs(
   lines = []
   for split in splits:
     for kind, (path, what) in _files(config, split).items():
-      there = path.is_dir() if kind == 'images' else path.is_file()
+      is_folder = kind in _FOLDERS
+      there = path.is_dir() if is_folder else path.is_file()
       if not there:
         lines.append(f'{path} ({what})')
   lines = list(dict.fromkeys(lines))
@@ -257,11 +290,16 @@ def _load_objects(
   return _Objects(columns=out, categories=categories, faults=section.check())
 
 
+def _needs_masks(config: ConfigDict, files: Iterable[str]) -> bool:
+  """Whether the centroids of masks decide relations; `files` by kind."""
+  return config.condition.task == 'scene_graph' and 'graphs' not in files
+
+
 def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
   """Reads the annotations of a split; one large file at a time."""
   files = {kind: path for kind, (path, _) in _files(config, split).items()}
   filters = object_index.Filters.of(config, split)
-  graph = config.condition.task == 'scene_graph'
+  masks = _needs_masks(config, files)
   categories: dict[int, str] = {}
   columns: dict[str, list] = {}
   faults: list[str] = []
@@ -272,15 +310,16 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     if kind == 'instances':
       images, faults = _load_images(files[kind], document)
     found = _load_objects(
-      files[kind], document, images, filters.min_area if graph else None
+      files[kind], document, images, filters.min_area if masks else None
     )
     categories |= found.categories
     columns = {k: columns.get(k, []) + x for k, x in found.columns.items()}
     faults = faults + found.faults
   captions = None
-  if 'captions' in files:
-    captions, more = _captions(files['captions'])
-    faults = faults + more
+  for kind in ('captions', 'graphs'):
+    if kind in files:
+      captions, more = _captions(files[kind])
+      faults = faults + more
   numbers, label_names = number_labels(config, categories)
   labels = np.array([numbers[i] for i in columns['category']], np.int32)
   kept = labels > 0
@@ -324,7 +363,8 @@ def _captions(path: pathlib.Path) -> tuple[dict[int, str], list[str]]:
 class CocoReader(annotated_objects.AnnotatedObjectsReader):
   """Reads a split of COCO (see the module and `AnnotatedObjectsReader`)."""
 
-  tasks = ('none', 'text', 'layout', 'label', 'scene_graph')
+  tasks = ('none', 'text', 'layout', 'label', 'scene_graph', 'map')
+  has_maps = True
 
   def __init__(self, config: ConfigDict, split: str):
     """Indexes the annotation files.
@@ -341,12 +381,12 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
     options = {
       'split': split,
       'filters': dataclasses.asdict(object_index.Filters.of(config, split)),
-      'masks': config.condition.task == 'scene_graph',
+      'masks': _needs_masks(config, files),
       'kinds': sorted(files),
       'unlisted': config.data.unlisted_categories,
     }
     arrays = object_index.load_or_build(
-      [path for kind, path in files.items() if kind != 'images'],
+      [path for kind, path in files.items() if kind not in _FOLDERS],
       options,
       lambda: _build(config, split),
       index_cache.folder(config),
@@ -355,7 +395,33 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
     described = {
       path.name: path
       for kind, path in files.items()
-      if kind not in ('images', 'categories')
+      if kind not in (*_FOLDERS, 'categories')
     }
+    if config.condition.task == 'scene_graph':
+      logging.info('Scene graphs are from %s', files.get('graphs', 'the rule'))
     folder = files['images']
     super().__init__(config, split, index, folder, described=described)
+    self._map_folder = files.get('maps')
+    if self._map_folder is not None:
+      self.id_counts = {**self.id_counts, 'mask': MAP_CLASSES}
+
+  def map_of(
+    self,
+    index: int,
+    image: Image.Image | transforms.Cut,
+    crop: np.ndarray,
+    flipped: bool,
+  ) -> np.ndarray:
+    """Returns category ids (size, size) uint8, 0 = unlabelled; see the base."""
+    assert self._map_folder is not None
+    assert isinstance(image, Image.Image)
+    name = pathlib.PurePosixPath(self._index.files[index].decode())
+    path = self._map_folder / name.with_suffix('.png')
+    classes = class_maps.decode(
+      images_lib.load_bytes(path),
+      str(path),
+      (image.height, image.width),
+      self._config.condition.map_classes,
+      shift=1,
+    )
+    return class_maps.cut(classes, self.transform, crop, flipped)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
+from PIL import Image
 
 from pyramid_jax import errors
 from pyramid_jax.data import annotated_objects
@@ -102,6 +103,10 @@ class ImageRecords(file_reader.FileReader):
 class ObjectRecords(annotated_objects.AnnotatedObjectsReader):
   """Reads images with boxes (see `AnnotatedObjectsReader`)."""
 
+  # The preparation was for one of them; `prepared` compares.
+  tasks = ('none', 'text', 'layout', 'label', 'scene_graph', 'map')
+  has_maps = True
+
   def __init__(self, config: ConfigDict, split: str, found: prepared.Prepared):
     """Opens a split.
 
@@ -130,6 +135,18 @@ class ObjectRecords(annotated_objects.AnnotatedObjectsReader):
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`."""
     return super().example(self._found.replaced.get(index, index), draw)
+
+  def map_of(
+    self,
+    index: int,
+    image: Image.Image | transforms.Cut,
+    crop: np.ndarray,
+    flipped: bool,
+  ) -> np.ndarray:
+    """Returns the map that was cut with the image."""
+    del image, crop
+    mask = images.decode_map(self._records(index)[2]['mask'][0], str(index))
+    return mask[:, ::-1] if flipped else mask
 
   def _read(self, index: int) -> transforms.Cut:
     return self._records(index)[0]
