@@ -241,11 +241,6 @@ def test_nothing_to_read(tmp_path, vocab):
   assert image_folder.missing_inputs(of_task(tmp_path)) == []
 
 
-def test_tasks_that_need_boxes(root):
-  with pytest.raises(ValueError, match="'layout', must be one of none, text"):
-    data.create(of_task(root, 'layout'), 'train')
-
-
 def test_semantic_maps(root):
   classes = np.zeros((6, 8), np.uint8)
   classes[:, 4:] = 5
