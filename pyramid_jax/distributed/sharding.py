@@ -43,7 +43,7 @@ _FIRST = (FSDP, TENSOR)
 _SECOND = (TENSOR, FSDP)
 # Results that are several groups of such values, of which `tensor` divides each
 # one: no range of the kernel's columns has a part of all. It is stored by rows,
-# and exchanged when it is used (`affine.Linear.groups`).
+# and exchanged when it is used (`affine.LinearParts`).
 _GROUPS = ((FSDP, TENSOR), None)
 
 # (end of the path, axes of the LAST dimensions). The first match wins. What

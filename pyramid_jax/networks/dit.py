@@ -70,11 +70,11 @@ class DiTBlock(nn.Module):
     parts = [part.astype(self.dtype) for part in parts]
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts
     h = modulated(x, shift, scale).astype(self.dtype)
-    h = self._linear('attn_qkv', 3 * width, 3)(h)
-    q, k, v = (
-      placement.split(x, 2, 'heads')
-      for x in rearrange(h, 'b y x k (h d) -> k b (y x) h d', h=self.heads)
+    three = affine.LinearParts(3 * width, 3, name='attn_qkv', **self._fields())
+    heads = functools.partial(
+      rearrange, pattern='b y x (h d) -> b (y x) h d', h=self.heads
     )
+    q, k, v = (placement.split(heads(x), 2, 'heads') for x in three(h))
     h = attention.dot_product_attention(q, k, v, implementation=self.attention)
     h = rearrange(h, 'b (y x) h d -> b y x (h d)', y=height)
     x = x + gate * self._linear('attn_proj', width)(h)
@@ -84,16 +84,12 @@ class DiTBlock(nn.Module):
     h = nn.gelu(h, approximate=True)
     return x + mlp_gate * self._linear('mlp_fc2', width)(h)
 
-  def _linear(
-    self, name: str, features: int, groups: int | None = None
-  ) -> affine.Linear:
-    return affine.Linear(
-      features,
-      groups=groups,
-      dtype=self.dtype,
-      name=name,
-      **affine.zero_bias(nn.initializers.xavier_uniform()),
-    )
+  def _linear(self, name: str, features: int) -> affine.Linear:
+    return affine.Linear(features, name=name, **self._fields())
+
+  def _fields(self) -> dict[str, Any]:
+    initial = affine.zero_bias(nn.initializers.xavier_uniform())
+    return {'dtype': self.dtype, **initial}
 
 
 class DiT(latent_diffit.LatentDiffiT):

@@ -90,18 +90,34 @@ class Linear(Layer):
   """Multiplies the last axis by an (in, out) kernel."""
 
   features: int  # columns of the kernel
-  # How many equal ranges of features the axis `tensor` of a mesh splits, each
-  # of them; then the result has an axis for the ranges. None for no such axis.
-  groups: int | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps (..., C) to (..., features), or (..., groups, features / groups)."""
+    """Maps (..., C) to (..., features)."""
     kernel = self.kernel((x.shape[-1], self.features))
-    groups = () if self.groups is None else (self.groups,)
-    parts = kernel.reshape(len(kernel), *groups, -1)
-    y = _product(x.astype(self.dtype), parts)
-    return self.finished(y, kernel, groups)
+    y = _product(x.astype(self.dtype), kernel)
+    return self.finished(y, kernel)
+
+
+class LinearParts(Layer):
+  """A `Linear` whose features are equal ranges, each of which `tensor` splits.
+
+  So no range of the kernel's columns has a part of all (`sharding.RULES`).
+  """
+
+  features: int  # columns of the kernel
+  parts: int  # the number of ranges
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> list[jax.Array]:
+    """Maps (..., C) to `parts` arrays (..., features / parts)."""
+    kernel, x = self.kernel((x.shape[-1], self.features)), x.astype(self.dtype)
+    if placement.sizes().get(placement.TENSOR, 1) == 1:
+      y = self.finished(_product(x, kernel), kernel)
+      return jnp.split(y, self.parts, axis=-1)
+    y = _product(x, kernel.reshape(len(kernel), self.parts, -1))
+    y = self.finished(y, kernel, (self.parts,))
+    return [y[..., i, :] for i in range(self.parts)]
 
 
 class Conv(Layer):

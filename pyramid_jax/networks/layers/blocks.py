@@ -147,12 +147,14 @@ class AttentionBlock(norms.MaybeGated):
     """Maps (B, H, W, C) to the same shape, gated by cond (B, H', W', D)."""
     _, height, _, channels = x.shape
     h = rearrange(self.norm('norm', x, cond), 'b h w c -> b (h w) c')
-    groups = 3 if self.use_new_attention_order else None
-    qkv = affine.Linear(
-      3 * channels, groups=groups, dtype=self.dtype, name='qkv'
-    )(h)
-    order = '(h k d)' if groups is None else 'k (h d)'
-    qkv = rearrange(qkv, f'b n {order} -> k b n h d', k=3, h=self.heads)
+    heads = self.heads
+    if self.use_new_attention_order:
+      three = affine.LinearParts(3 * channels, 3, dtype=self.dtype, name='qkv')
+      qkv = [rearrange(x, 'b n (h d) -> b n h d', h=heads) for x in three(h)]
+    else:
+      one = affine.Linear(3 * channels, dtype=self.dtype, name='qkv')
+      order = 'b n (h k d) -> k b n h d'
+      qkv = list(rearrange(one(h), order, k=3, h=heads))
     q, k, v = (placement.split(x, 2, 'heads') for x in qkv)
     h = attention.dot_product_attention(q, k, v, implementation=self.attention)
     h = rearrange(h, 'b (y x) h d -> b y x (h d)', y=height)

@@ -89,11 +89,23 @@ def attend(
   """
   keys = k.shape[1]
   more = ((0, 0), (0, 0), (0, 0), (0, padded(keys) - keys))
-  q, k, v = (x.transpose(0, 2, 3, 1) for x in (q, k, v))
+  q, k, v = map(_tokens_last, (q, k, v))
   k, v = jnp.pad(k, more), jnp.pad(v, more)
   if bias is not None:
     bias = jnp.pad(bias, more).swapaxes(2, 3)
-  return _attend(q, k, v, bias, scale, keys).transpose(0, 3, 1, 2)
+  out = _attend(q, k, v, bias, scale, keys)
+  b, heads, width, t = out.shape
+  return out.reshape(b, -1, t).swapaxes(1, 2).reshape(b, t, heads, width)
+
+
+def _tokens_last(x: jax.Array) -> jax.Array:
+  """Maps (B, T, H, D) to (B, H, D, T).
+
+  Heads and their channels are one axis on the way: what comes before is a
+  reshape of such an array, and one that ends in D would be padded to lines.
+  """
+  b, t, heads, width = x.shape
+  return x.reshape(b, t, -1).swapaxes(1, 2).reshape(b, heads, width, t)
 
 
 def padded(tokens: int) -> int:

@@ -116,23 +116,18 @@ class TimeAttention(nn.Module):
         f'{side}; the side of a window must divide both.'
       )
     three = functools.partial(
-      affine.Linear,
+      affine.LinearParts,
       3 * channels,
-      groups=3,
+      3,
       dtype=self.dtype,
       **affine.xavier(self.qkv_gain),
     )
-    z = three(name='qkv')(x)
+    parts = three(name='qkv')(x)
     if self.use_time:
-      z = z + three(name='qkv_temb')(time)[:, None, None]
-    q, k, v = rearrange(
-      z,
-      'b (y i) (x j) k (h d) -> k (b y x) (i j) h d',
-      i=side,
-      j=side,
-      h=self.heads,
-    )
-    q, k, v = (placement.split(x, 2, 'heads') for x in (q, k, v))
+      added = three(name='qkv_temb')(time)
+      pairs = zip(parts, added, strict=True)
+      parts = [part + more[:, None, None] for part, more in pairs]
+    q, k, v = (self._in_windows(part, side) for part in parts)
     out = attention.dot_product_attention(
       q,
       k,
@@ -142,8 +137,8 @@ class TimeAttention(nn.Module):
       implementation=self.attention,
     )
     out = rearrange(
-      out,
-      '(b y x) (i j) h d -> b (y i) (x j) (h d)',
+      out.reshape(*out.shape[:2], channels),
+      '(b y x) (i j) c -> b (y i) (x j) c',
       y=height // side,
       x=width // side,
       i=side,
@@ -152,6 +147,16 @@ class TimeAttention(nn.Module):
       channels, dtype=self.dtype, name='proj', **affine.xavier(self.out_gain)
     )(out)
     return nn.Dropout(self.dropout, deterministic=not train)(out)
+
+  def _in_windows(self, x: jax.Array, side: int) -> jax.Array:
+    """Maps (B, H, W, C) to the windows' tokens, (B', side ** 2, heads, C').
+
+    Heads are parted last: a TPU fills up arrays that end in their channels.
+    """
+    windows = 'b (y i) (x j) c -> (b y x) (i j) c'
+    tokens = rearrange(x, windows, i=side, j=side)
+    heads = tokens.reshape(*tokens.shape[:2], self.heads, -1)
+    return placement.split(heads, 2, 'heads')
 
   def _table(self, window: int | None) -> tuple[int, jax.Array]:
     """Returns the side of the windows and the table of their biases."""

@@ -147,13 +147,13 @@ class FeedForward(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (..., C) to the same shape."""
     hidden = 4 * x.shape[-1] * (2 if self.gated else 1)
-    groups = 2 if self.gated else None
-    h = affine.Linear(hidden, groups=groups, dtype=self.dtype, name='net_0')(x)
-    h = placement.split(h, -1, 'hidden values')
+    split = lambda h: placement.split(h, -1, 'hidden values')
     if self.gated:
-      value, gate = h[..., 0, :], h[..., 1, :]
+      both = affine.LinearParts(hidden, 2, dtype=self.dtype, name='net_0')(x)
+      value, gate = map(split, both)
       h = value * nn.gelu(gate, approximate=False)
     else:
+      h = split(affine.Linear(hidden, dtype=self.dtype, name='net_0')(x))
       h = nn.gelu(h, approximate=False)
     return affine.Linear(x.shape[-1], dtype=self.dtype, name='net_2')(h)
 
