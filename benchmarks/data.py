@@ -336,7 +336,7 @@ def _indexed(folder: pathlib.Path) -> None:
 def _plans() -> Iterator[tuple[str, float, bool]]:
   """Yields each planned training run: its name, images/s of a chip, data."""
   for file in sorted(ROOT.glob('benchmarks/plans/*/plan.json')):
-    given = json.loads((file.parent / 'command.json').read_text())
+    given = json.loads((file.parent / 'row.json').read_text())['flags']
     if '--programs=train' not in given:
       continue
     plan = json.loads(file.read_text())
