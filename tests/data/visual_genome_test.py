@@ -1,5 +1,6 @@
 """What the reader of Visual Genome gives of small files in its formats."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -290,3 +291,13 @@ def test_predicates_are_ordered_by_appearance_and_ends_by_image():
   assert got.images.tolist() == [True, False]
   assert got.dropped['fewer than 2 relations'] == 1
   assert got.relations.tolist() == [[0, 1, 1], [1, 2, 0]]
+
+
+def test_of_objects_with_one_id_the_last_is_related():
+  given = raw([[0], [1], [1]], relations=[(0, 100, 0, 101)])
+  given = dataclasses.replace(given, object_ids=np.array([100, 101, 101]))
+  rules = sg2im_graphs.Rules(
+    min_instances=1, min_relations=1, objects=(0, 9), relations=(0, 9)
+  )
+  got = sg2im_graphs.select(given, np.array([True]), rules)
+  assert got.relations.tolist() == [[0, 1, 2]]

@@ -98,7 +98,8 @@ def write_all(folder, scenes=SCENES, splits=SPLITS):
   (folder / 'relationship_alias.txt').write_text('on,on top of\n')
   for row in rows:
     place = row['url'].split('/')[-2:]
-    coco_files.draw_jpeg(folder / '/'.join(place), row['width'], row['height'])
+    path, seed = folder / '/'.join(place), row['image_id']
+    coco_files.draw_jpeg(path, row['width'], row['height'], seed)
 
 
 def make_config(root, task='layout', **fields):
