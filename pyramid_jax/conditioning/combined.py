@@ -62,6 +62,15 @@ class CombinedEncoder(encoder.Encoder):
   def pretrained_name(self) -> str:
     return self.first.pretrained_name or self.second.pretrained_name
 
+  @property
+  def pretrained_text(self) -> encoder.Encoder | None:
+    return self.first.pretrained_text or self.second.pretrained_text
+
+  def with_text(self, other: encoder.Encoder) -> encoder.Encoder:
+    name = 'first' if self.first.pretrained_text else 'second'
+    changed = self.parts[name].with_text(other)
+    return dataclasses.replace(self, **{name: changed})
+
   def init(self, key: jax.Array) -> Any:
     first, second = jax.random.split(key)
     return {'first': self.first.init(first), 'second': self.second.init(second)}

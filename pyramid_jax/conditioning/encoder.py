@@ -89,6 +89,16 @@ class Encoder(Protocol):
     return '' if self.pretrained is None else PART
 
   @property
+  def pretrained_text(self) -> 'Encoder | None':
+    """The pretrained encoder of texts that is or is in this one, or None."""
+    return None
+
+  def with_text(self, other: 'Encoder') -> 'Encoder':
+    """Returns this encoder with another in place of `pretrained_text`."""
+    del other
+    raise ValueError('there is no pretrained encoder of texts.')
+
+  @property
   def family(self) -> str:
     """Key of `interop.parts.FAMILIES` of trained weights, '' for none."""
     return ''

@@ -7,12 +7,12 @@ encoder gives does not depend on training, so nothing else changes.
 
 import dataclasses
 from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.conditioning import combined
 from pyramid_jax.conditioning import encoder
 from pyramid_jax.conditioning import tokens
 from pyramid_jax.networks import pretrained as pretrained_lib
@@ -91,16 +91,13 @@ def text_encoder(given: encoder.Encoder) -> tokens.PretrainedEncoder:
   Raises:
     ValueError: there is none.
   """
-  parts: tuple[encoder.Encoder, ...] = (given,)
-  if isinstance(given, combined.CombinedEncoder):
-    parts = (given.first, given.second)
-  for part in parts:
-    if isinstance(part, tokens.PretrainedEncoder):
-      return part
-  raise ValueError(
-    "texts are encoded beforehand for config.condition.encoder = 'clip' or"
-    " 't5' alone, which are pretrained: others are trained with the system"
-  )
+  text = given.pretrained_text
+  if text is None:
+    raise ValueError(
+      "texts are encoded beforehand for config.condition.encoder = 'clip' or"
+      " 't5' alone, which are pretrained: others are trained with the system"
+    )
+  return cast(tokens.PretrainedEncoder, text)
 
 
 def in_place(given: encoder.Encoder) -> encoder.Encoder:
@@ -109,11 +106,4 @@ def in_place(given: encoder.Encoder) -> encoder.Encoder:
   Raises:
     ValueError: there is none.
   """
-  text = text_encoder(given)
-  if isinstance(given, combined.CombinedEncoder):
-    found = {
-      name: StoredTokens(of=text) if part is text else part
-      for name, part in given.parts.items()
-    }
-    return dataclasses.replace(given, **found)
-  return StoredTokens(of=text)
+  return given.with_text(StoredTokens(of=text_encoder(given)))

@@ -105,6 +105,13 @@ class PretrainedEncoder(TokenEncoder):
       field='condition.weights',
     )
 
+  @property
+  def pretrained_text(self) -> encoder.Encoder:
+    return self
+
+  def with_text(self, other: encoder.Encoder) -> encoder.Encoder:
+    return other
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipEncoder(PretrainedEncoder):

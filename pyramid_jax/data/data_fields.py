@@ -173,8 +173,8 @@ FIELDS = {
   ),
   'data.split_file': Field(
     '',
-    'The vg_splits.json of Visual Genome; empty for that in data.root, hash for'
-    ' splits of our own, which are not the published ones.',
+    'The file vg_splits.json of Visual Genome; empty for that in data.root,'
+    ' hash for splits of our own, which are not the published ones.',
     path=True,
   ),
   'data.ids_file': Field(
