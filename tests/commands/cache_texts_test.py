@@ -176,7 +176,7 @@ def test_conditions_of_training_are_those_of_the_encoder(made, cache):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_run_trains_from_a_cache_and_samples_with_the_encoder(
   made, cache, tmp_path
 ):
