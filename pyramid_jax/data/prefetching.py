@@ -6,10 +6,10 @@ examples a batch has is decided by `batches.Batches` alone: not by the number of
 threads, nor by which of them is first.
 
 Threads, not processes: decoders and filters of Pillow release the lock of the
-interpreter for all but about a tenth of the time of an example, and processes
-have to hand every pixel over. Not `grain`: its threads keep the order, too, but
-its position counts what a process has read, so a run would not go on with
-another number of processes, and it bounds what is ahead by number, not bytes.
+interpreter, and processes have to hand every pixel over. Not `grain`: its
+threads keep the order, too, but its position counts what a process has read, so
+a run would not go on with another number of processes, and it bounds what is
+ahead by number, not bytes.
 """
 
 from collections import deque
