@@ -42,12 +42,12 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax.commands import prepare
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data import folder_index
-from pyramid_jax.data import manifests
 from pyramid_jax.data import prefetching
-from pyramid_jax.data import prepared
-from pyramid_jax.data import records
+from pyramid_jax.data.caches import fixed_records
+from pyramid_jax.data.caches import manifests
 from pyramid_jax.data.readers import latent_cache
+from pyramid_jax.data.shards import prepared
+from pyramid_jax.data.storage import folder_index
 
 
 _IMAGES = flags.DEFINE_integer('images', 512, 'images of a timing')
@@ -305,7 +305,7 @@ def _latents(folder: pathlib.Path) -> latent_cache.LatentReader:
     'count': count,
     'shard_size': count,
     'flips': False,
-    'layout': records.Layout.of(rows).json(),
+    'layout': fixed_records.Layout.of(rows).json(),
   }
   manifests.write(folder, manifest)
   latent_cache.shards(folder, manifest).write(0, rows)

@@ -34,13 +34,13 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data import images as data_images
+from pyramid_jax.data.pixels import images as data_images
 from pyramid_jax.diffusion import laplacian
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import loading
-from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.ladm import ladm

@@ -26,9 +26,9 @@ import numpy as np
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data import manifests
 from pyramid_jax.data import prefetching
-from pyramid_jax.data import records
+from pyramid_jax.data.caches import fixed_records
+from pyramid_jax.data.caches import manifests
 from pyramid_jax.data.readers import latent_cache
 
 
@@ -89,8 +89,8 @@ def _write(folder: pathlib.Path, count: int, size: int) -> None:
   manifests.write(folder, manifest)
   shards = latent_cache.shards(folder, manifest)
   for index, name in enumerate(shards.names):
-    records = shards.layout.pack(rows, shards.numbers(index).start)
-    (folder / name).write_bytes(records.tobytes())
+    packed = shards.layout.pack(rows, shards.numbers(index).start)
+    (folder / name).write_bytes(packed.tobytes())
 
 
 def _open() -> str:
@@ -99,7 +99,7 @@ def _open() -> str:
   for number in os.listdir('/proc/self/fd'):
     with contextlib.suppress(OSError):  # that of the list itself
       name = os.readlink(f'/proc/self/fd/{number}')
-      count += name.endswith(records.SUFFIX)
+      count += name.endswith(fixed_records.SUFFIX)
   return str(count)
 
 

@@ -47,13 +47,13 @@ from pyramid_jax.diffusion.guidance import sketch as sketch_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.evaluation import split_examples
+from pyramid_jax.files import whole_files
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import unet as unet_lib
 from pyramid_jax.pipeline import rows as rows_lib
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
-from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import ldm
 

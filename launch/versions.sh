@@ -26,8 +26,8 @@ TESTS=(
   tests/conditioning/edges_test.py
   tests/conditioning/tokenizers_test.py
   tests/commands/diffit_run_test.py
-  tests/data/image_files_test.py
-  tests/data/sketch_files_svg_test.py
+  tests/data/storage/image_files_test.py
+  tests/data/pixels/sketch_files_svg_test.py
   tests/faults/hostile_configs_test.py
   tests/interop/safetensors_file_test.py
   tests/metrics/frechet_test.py

@@ -36,7 +36,7 @@ from pyramid_jax.commands import caching
 from pyramid_jax.config import command_line
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import identity
-from pyramid_jax.data import records
+from pyramid_jax.data.caches import fixed_records
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
@@ -136,7 +136,7 @@ def _manifest(config: ConfigDict, params: Any, reader: Any) -> dict[str, Any]:
 
 def _layout(
   encode: Encode, params: Any, example: Mapping[str, Any]
-) -> records.Layout:
+) -> fixed_records.Layout:
   """Returns the layout of the records; nothing is computed."""
   shapes = jax.eval_shape(encode, params, example)
   return latent_cache.layout_of(shapes)

@@ -33,7 +33,7 @@ from pyramid_jax.commands import caching
 from pyramid_jax.conditioning import stored_tokens
 from pyramid_jax.config import command_line
 from pyramid_jax.data import identity
-from pyramid_jax.data import text_cache
+from pyramid_jax.data.caches import text_cache
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import startup

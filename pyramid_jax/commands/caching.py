@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import manifests
-from pyramid_jax.data import records
+from pyramid_jax.data.caches import fixed_records
+from pyramid_jax.data.caches import manifests
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import stores
 from pyramid_jax.runs import progress
@@ -32,7 +32,9 @@ def begin(folder: stores.Path, manifest: Mapping[str, Any]) -> None:
 
 
 def write(
-  shards: records.Shards, make: Callable[[range], Arrays], versions: int = 1
+  shards: fixed_records.Shards,
+  make: Callable[[range], Arrays],
+  versions: int = 1,
 ) -> None:
   """Writes the shards that are not there, or not whole.
 

@@ -31,15 +31,15 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.config import command_line
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import prefetching
 from pyramid_jax.data import stage_times
+from pyramid_jax.data.pixels import buckets as buckets_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import stopping
-from pyramid_jax.runs import whole_files
 
 
 REPORT = 'report.json'

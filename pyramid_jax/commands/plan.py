@@ -9,11 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pyramid_jax import errors
+from pyramid_jax.files import whole_files
 from pyramid_jax.planning import compiling
 from pyramid_jax.planning import report
 from pyramid_jax.planning import topologies
 from pyramid_jax.runs import stopping
-from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 

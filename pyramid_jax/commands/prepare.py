@@ -48,19 +48,19 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.config import command_line
-from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import file_reader
-from pyramid_jax.data import manifests
-from pyramid_jax.data import prepared
-from pyramid_jax.data import tf_example
-from pyramid_jax.data import transforms
+from pyramid_jax.data.caches import manifests
+from pyramid_jax.data.objects import annotated_objects
+from pyramid_jax.data.pixels import transforms
+from pyramid_jax.data.shards import prepared
+from pyramid_jax.data.shards import tf_example
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import startup
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import stopping
-from pyramid_jax.runs import whole_files
 
 
 SPLITS = ('train', 'val')

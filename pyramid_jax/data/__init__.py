@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from pyramid_jax import files
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import checksums
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.storage import checksums
 
 
 LATENTS = 'latents'  # cached for training; other splits read their source

@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import errors
 from pyramid_jax import files
-from pyramid_jax.data import annotation_files
-from pyramid_jax.data import listing
+from pyramid_jax.data.storage import annotation_files
+from pyramid_jax.data.storage import listing
 
 
 FOLDER = pathlib.Path(__file__).parent / 'lists'

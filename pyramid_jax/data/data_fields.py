@@ -6,11 +6,11 @@ from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import degradation
-from pyramid_jax.data import image_lists
-from pyramid_jax.data import images
 from pyramid_jax.data import reader
 from pyramid_jax.data import skipping
-from pyramid_jax.data import transforms
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import transforms
+from pyramid_jax.data.storage import image_lists
 
 
 FIELDS = {

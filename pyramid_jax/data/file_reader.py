@@ -15,13 +15,13 @@ from PIL import Image
 from pyramid_jax.conditioning import edges
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import tokenizers
-from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import degradation
-from pyramid_jax.data import holes
-from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import skipping
-from pyramid_jax.data import transforms
+from pyramid_jax.data.pixels import buckets as buckets_lib
+from pyramid_jax.data.pixels import holes
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import transforms
 
 
 _HOLES = 107  # word of the hash that makes holes

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from pyramid_jax import files
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import checksums
-from pyramid_jax.data import listing
+from pyramid_jax.data.storage import checksums
+from pyramid_jax.data.storage import listing
 from pyramid_jax.files import digests
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import retries

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import identity as identity_lib
+from pyramid_jax.data.pixels import buckets as buckets_lib
 
 
 # What `config.data.maps` may ask for beside the images.

@@ -8,7 +8,7 @@ from typing import TypeVar
 from absl import logging
 
 from pyramid_jax import errors
-from pyramid_jax.data import images
+from pyramid_jax.data.pixels import images
 
 
 SHARE = 0.001  # of a set may be left out

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import ImageFile
 
-from pyramid_jax.data import archives
 from pyramid_jax.data import degradation
-from pyramid_jax.data import images
-from pyramid_jax.data import parquet_files
 from pyramid_jax.data import prefetching
-from pyramid_jax.data import records
-from pyramid_jax.data import transforms
+from pyramid_jax.data.caches import fixed_records
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import transforms
+from pyramid_jax.data.shards import parquet_files
+from pyramid_jax.data.storage import archives
 
 
 READ, DECODE, CUT, REST = 'read', 'decode', 'cut', 'the rest'
@@ -28,7 +28,7 @@ READ, DECODE, CUT, REST = 'read', 'decode', 'cut', 'the rest'
 _OF_STAGE = {
   READ: (
     images.load_bytes,
-    records.Shards.read,
+    fixed_records.Shards.read,
     archives.File.read,
     parquet_files.Rows.row,
   ),

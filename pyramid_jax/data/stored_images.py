@@ -13,10 +13,10 @@ import numpy as np
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
-from pyramid_jax.data import image_lists
-from pyramid_jax.data import image_stores
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import transforms
+from pyramid_jax.data.pixels import transforms
+from pyramid_jax.data.storage import image_lists
+from pyramid_jax.data.storage import image_stores
 
 
 TASKS = ('none', 'superres', 'inpaint')

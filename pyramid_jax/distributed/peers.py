@@ -16,6 +16,7 @@ import jax
 from pyramid_jax import errors
 from pyramid_jax.distributed import messages
 from pyramid_jax.distributed import processes
+from pyramid_jax.files import releases
 from pyramid_jax.runs import entry
 from pyramid_jax.runs import leaving
 
@@ -41,7 +42,7 @@ def watching() -> Iterator[None]:
   thread = threading.Thread(
     target=_listen, args=(done,), name='peers', daemon=True
   )
-  with leaving.released(_tell_end):
+  with releases.released(_tell_end):
     thread.start()
     try:
       yield

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import placement
-from pyramid_jax.data import images as data_images
+from pyramid_jax.data.pixels import images as data_images
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import shares

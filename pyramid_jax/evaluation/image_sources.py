@@ -18,10 +18,10 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import placement
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data import image_files
-from pyramid_jax.data import images as data_images
 from pyramid_jax.data import prefetching
-from pyramid_jax.data import stored_arrays
+from pyramid_jax.data.caches import stored_arrays
+from pyramid_jax.data.pixels import images as data_images
+from pyramid_jax.data.storage import image_files
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import arrays

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax.data import stored_arrays
+from pyramid_jax.data.caches import stored_arrays
 from pyramid_jax.data.synthetic import condition_alignment
 from pyramid_jax.data.synthetic import render as shapes_render
 from pyramid_jax.distributed import mesh as mesh_lib

@@ -5,8 +5,8 @@ import json
 import math
 
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.metrics import bootstrap
-from pyramid_jax.runs import whole_files
 
 
 Row = bootstrap.Row

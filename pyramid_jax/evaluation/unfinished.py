@@ -30,13 +30,13 @@ from pyramid_jax.evaluation import merging
 from pyramid_jax.files import arrays
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.metrics import states as states_lib
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import reading
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import watchdog
-from pyramid_jax.runs import whole_files
 
 
 FOLDER = 'evaluation'

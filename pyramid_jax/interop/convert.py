@@ -21,6 +21,7 @@ from pyramid_jax import files
 from pyramid_jax.distributed import initial
 from pyramid_jax.files import digests
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
@@ -35,7 +36,6 @@ from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
 from pyramid_jax.runs import stopping
-from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 
 

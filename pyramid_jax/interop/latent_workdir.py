@@ -25,18 +25,18 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
+from pyramid_jax.files import releases
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.interop import latent_checkpoint
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import dit
 from pyramid_jax.runs import checkpoints
-from pyramid_jax.runs import leaving
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import state as state_lib
 from pyramid_jax.runs import step_folders
 from pyramid_jax.runs import stopping
-from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import workdir as workdir_lib
 
 
@@ -218,7 +218,7 @@ def write(
   errors.check_room(workdir, sum(x.nbytes for x in arrays))
   remove = functools.partial(_remove, workdir)
   try:
-    with leaving.released(remove):
+    with releases.released(remove):
       _write(workdir, config_lib.make_absolute(config), weights)
   except BaseException:  # so that the same command can be repeated
     remove()

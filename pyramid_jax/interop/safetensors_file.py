@@ -14,7 +14,7 @@ from pyramid_jax import limits
 from pyramid_jax.files import bounded
 from pyramid_jax.files import copies
 from pyramid_jax.files import stores
-from pyramid_jax.runs import whole_files
+from pyramid_jax.files import whole_files
 
 
 # Type in a file -> type of the array that is read or written.

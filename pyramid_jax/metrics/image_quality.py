@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.pixels import images as images_lib
 
 
 MAX_PSNR = 100.0  # dB; equal images have no finite one

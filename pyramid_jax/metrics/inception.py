@@ -18,7 +18,7 @@ import numpy as np
 
 from pyramid_jax import files
 from pyramid_jax import placement
-from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.pixels import images as images_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet

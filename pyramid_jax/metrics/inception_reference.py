@@ -10,11 +10,11 @@ import os
 
 import numpy as np
 
-from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.pixels import images as images_lib
 from pyramid_jax.files import arrays
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.metrics import frechet
-from pyramid_jax.runs import whole_files
 
 
 FEATURE = 'inception-2015-12-05'

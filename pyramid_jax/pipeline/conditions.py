@@ -19,7 +19,7 @@ from pyramid_jax import limits
 from pyramid_jax.conditioning import camera
 from pyramid_jax.conditioning import request as rows_lib
 from pyramid_jax.conditioning import tokenizers
-from pyramid_jax.data import given_images
+from pyramid_jax.data.pixels import given_images
 from pyramid_jax.data.synthetic import text as shapes_text
 from pyramid_jax.files import json_text
 from pyramid_jax.pipeline import image_rows

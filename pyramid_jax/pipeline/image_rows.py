@@ -16,9 +16,9 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.conditioning import request as rows_lib
 from pyramid_jax.conditioning import sketches
-from pyramid_jax.data import given_images
-from pyramid_jax.data import stored_arrays
-from pyramid_jax.data import transforms
+from pyramid_jax.data.caches import stored_arrays
+from pyramid_jax.data.pixels import given_images
+from pyramid_jax.data.pixels import transforms
 
 
 Rows = dict[str, np.ndarray]

@@ -22,8 +22,8 @@ from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import low_resolution
 from pyramid_jax.conditioning import request as request_lib
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data import images as data_images
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.pixels import images as data_images
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.pipeline import conditions

@@ -24,7 +24,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import placement
-from pyramid_jax.data import images as data_images
+from pyramid_jax.data.pixels import images as data_images
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import mesh as mesh_lib

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import placement
-from pyramid_jax.data import images
+from pyramid_jax.data.pixels import images
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import flops

@@ -20,7 +20,7 @@ from pyramid_jax import errors
 from pyramid_jax.files import arrays as arrays_lib
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
-from pyramid_jax.runs import whole_files
+from pyramid_jax.files import whole_files
 
 
 _PART = re.compile(r'(\d{8,})_(\d{8,})\.npz')

@@ -20,8 +20,8 @@ from pyramid_jax.data import identity as identity_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.files import json_text
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import checkpoints
-from pyramid_jax.runs import whole_files
 
 
 FILE = 'data_index.json.gz'

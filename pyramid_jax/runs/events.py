@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import grown_file
-from pyramid_jax.runs import whole_files
 
 
 _OBJECT_BYTES = 8 << 20  # of a file in a store

@@ -16,9 +16,9 @@ import time
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax.files import releases
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
-from pyramid_jax.runs import leaving
 
 
 PUT_SECS = 30.0
@@ -134,6 +134,6 @@ class GrownObject:
 
   def _repeat(self) -> None:
     """Sends what was added from time to time."""
-    with leaving.released(self._send):
+    with releases.released(self._send):
       while not self._end.wait(PUT_SECS):
         self._try()

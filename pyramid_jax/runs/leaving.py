@@ -1,12 +1,5 @@
-"""The end of a process: what it gives back when it must not wait.
+"""The end of a process that must not wait, from any of its threads."""
 
-Code that holds something which another process would miss, a lock or a file
-that is not finished, says how to give it back while it has it. `at_once` ends
-the process from any thread.
-"""
-
-from collections.abc import Callable
-from collections.abc import Iterator
 import contextlib
 import logging as std_logging
 import os
@@ -14,28 +7,16 @@ import sys
 import threading
 from typing import NoReturn
 
+from pyramid_jax.files import releases
+
 
 # Who has it says how the process ends: nobody has the last word twice.
 LAST_WORD = threading.Lock()
 # The time for giving back, on storage that may not answer.
 _RELEASE_SECS = 5.0
-_RELEASES: dict[object, Callable[[], object]] = {}
-_GATE = threading.Lock()  # a process that ends takes nothing new
 
 # The exit code and the message of a process that ends `at_once`.
 ending: tuple[int, str] | None = None
-
-
-@contextlib.contextmanager
-def released(release: Callable[[], object]) -> Iterator[None]:
-  """Calls `release` if the process ends `at_once` within the context."""
-  key = object()
-  with _GATE:
-    _RELEASES[key] = release
-  try:
-    yield
-  finally:
-    _RELEASES.pop(key, None)
 
 
 def at_once(code: int, message: str, details: str = '') -> NoReturn:
@@ -50,28 +31,20 @@ def at_once(code: int, message: str, details: str = '') -> NoReturn:
     details: lines for both that come before it.
   """
   global ending
-  _GATE.acquire()
+  releases.close()
   ending = code, message
   text = f'{details}error: {message}\n'
   if os.isatty(2):
     text = f'\n{text}'  # a bar may be there
   threads = [
     threading.Thread(target=function, args=arguments, daemon=True)
-    for function, arguments in ((_release, ()), (_say, (text,)))
+    for function, arguments in ((releases.give_back, ()), (_say, (text,)))
   ]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join(_RELEASE_SECS)
   os._exit(code)
-
-
-def _release() -> None:
-  releases = list(_RELEASES.values())[::-1]
-  # Twice: what another thread was about to take it has now.
-  for release in (*releases, *releases):
-    with contextlib.suppress(Exception):  # the others still have their turn
-      release()
 
 
 def _say(text: str) -> None:

@@ -26,8 +26,8 @@ from typing import Protocol
 from absl import logging
 
 from pyramid_jax import errors
+from pyramid_jax.files import releases
 from pyramid_jax.files import stores
-from pyramid_jax.runs import leaving
 from pyramid_jax.runs import lock_owner
 from pyramid_jax.runs import store_lock
 
@@ -88,7 +88,7 @@ class Lock:
     if not self._is_owner:
       return self
     _HELD[self._token] = self
-    self._at_end.enter_context(leaving.released(self._release))
+    self._at_end.enter_context(releases.released(self._release))
     try:
       with errors.writing(self._file.parent):
         self._is_local = lock_owner.is_local(self._file.parent)

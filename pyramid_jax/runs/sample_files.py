@@ -23,9 +23,9 @@ from pyramid_jax.distributed import processes
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import lock
-from pyramid_jax.runs import whole_files
 
 
 SMALL = 'small'  # The folder of the first model of a cascade, in that of both.

@@ -24,9 +24,9 @@ from absl import logging
 
 from pyramid_jax import errors
 from pyramid_jax.files import json_text
+from pyramid_jax.files import releases
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
-from pyramid_jax.runs import leaving
 from pyramid_jax.runs import lock_owner
 
 
@@ -60,7 +60,7 @@ class StoreLock:
     self._gate = threading.Lock()  # of the looks
     self._stop = threading.Event()
     self._thread = threading.Thread(target=self._beat, daemon=True)
-    self._release_at_end = leaving.released(self._release)
+    self._release_at_end = releases.released(self._release)
 
   def __enter__(self) -> 'StoreLock':
     """Takes the lock.

@@ -43,7 +43,7 @@ from absl import logging
 from pyramid_jax import errors
 from pyramid_jax.files import json_text
 from pyramid_jax.files import stores
-from pyramid_jax.runs import whole_files
+from pyramid_jax.files import whole_files
 
 
 FILE = 'throughput.json'

@@ -13,17 +13,17 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.config import sums
-from pyramid_jax.data import text_cache
+from pyramid_jax.data.caches import text_cache
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.interop import diffusers_folder
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import reading
-from pyramid_jax.runs import whole_files
 from pyramid_jax.systems import system as system_lib
 
 

@@ -22,9 +22,9 @@ from pyramid_jax import errors
 from pyramid_jax.files import json_text
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import events
 from pyramid_jax.runs import grown_file
-from pyramid_jax.runs import whole_files
 
 
 METRICS = 'metrics.jsonl'

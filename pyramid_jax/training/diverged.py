@@ -22,9 +22,9 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.distributed import processes
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import state as run_state
-from pyramid_jax.runs import whole_files
 from pyramid_jax.training import setup as setup_lib
 
 

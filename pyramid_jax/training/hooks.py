@@ -21,12 +21,12 @@ from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
 from pyramid_jax.evaluation import scoring
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import progress
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import watchdog
-from pyramid_jax.runs import whole_files
 from pyramid_jax.runs import writers
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.training import diverged

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax.data import manifests
 from pyramid_jax.data import prefetching
+from pyramid_jax.data.caches import manifests
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import mesh as mesh_lib

@@ -14,7 +14,7 @@ from absl import logging
 import jax
 
 from pyramid_jax.distributed import processes
-from pyramid_jax.runs import whole_files
+from pyramid_jax.files import whole_files
 from pyramid_jax.training import profile_fields
 from pyramid_jax.training import setup as setup_lib
 from pyramid_jax.training import throughput

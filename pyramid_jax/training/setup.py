@@ -17,9 +17,9 @@ from pyramid_jax import pipeline
 from pyramid_jax import placement
 from pyramid_jax.conditioning import stored_tokens
 from pyramid_jax.data import batches as batches_lib
-from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import text_cache
+from pyramid_jax.data.caches import text_cache
+from pyramid_jax.data.pixels import buckets as buckets_lib
 from pyramid_jax.distributed import flags
 from pyramid_jax.distributed import initial
 from pyramid_jax.distributed import memory

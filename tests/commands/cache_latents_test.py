@@ -14,7 +14,7 @@ from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import cache_latents
-from pyramid_jax.data import manifests
+from pyramid_jax.data.caches import manifests
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import parts

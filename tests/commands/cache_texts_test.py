@@ -15,8 +15,8 @@ from pyramid_jax import errors
 from pyramid_jax.commands import cache_texts
 from pyramid_jax.conditioning import encoding
 from pyramid_jax.conditioning import stored_tokens
-from pyramid_jax.data import manifests
-from pyramid_jax.data import text_cache
+from pyramid_jax.data.caches import manifests
+from pyramid_jax.data.caches import text_cache
 from pyramid_jax.distributed import initial
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import checkpoints

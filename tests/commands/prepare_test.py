@@ -10,8 +10,8 @@ import pytest
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.commands import prepare
-from pyramid_jax.data import manifests
-from pyramid_jax.data import tf_example
+from pyramid_jax.data.caches import manifests
+from pyramid_jax.data.shards import tf_example
 from tests.helpers import coco_files
 from tests.helpers import configs
 from tests.helpers import open_images_files

@@ -9,14 +9,14 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax.data import given_images
-from pyramid_jax.data import image_files
-from pyramid_jax.data import images
-from pyramid_jax.data import listing
-from pyramid_jax.data import manifests
 from pyramid_jax.data import skipping
-from pyramid_jax.data import stored_arrays
+from pyramid_jax.data.caches import manifests
+from pyramid_jax.data.caches import stored_arrays
+from pyramid_jax.data.pixels import given_images
+from pyramid_jax.data.pixels import images
 from pyramid_jax.data.readers import latent_cache
+from pyramid_jax.data.storage import image_files
+from pyramid_jax.data.storage import listing
 from pyramid_jax.files import copies
 from pyramid_jax.files import stores
 from tests.helpers import coco_files

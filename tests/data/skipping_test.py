@@ -5,8 +5,8 @@ from absl import logging
 import pytest
 
 from pyramid_jax import errors
-from pyramid_jax.data import images
 from pyramid_jax.data import skipping
+from pyramid_jax.data.pixels import images
 
 
 def loader(broken):

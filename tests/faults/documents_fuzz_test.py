@@ -27,9 +27,9 @@ from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.config import checks
 from pyramid_jax.config import sums
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import given_images
-from pyramid_jax.data import images
-from pyramid_jax.data import object_index
+from pyramid_jax.data.objects import object_index
+from pyramid_jax.data.pixels import given_images
+from pyramid_jax.data.pixels import images
 from pyramid_jax.data.readers import coco
 from pyramid_jax.data.readers import image_folder
 from pyramid_jax.data.readers import latent_cache

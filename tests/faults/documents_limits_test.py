@@ -22,9 +22,9 @@ import pytest
 from pyramid_jax.conditioning import request
 from pyramid_jax.conditioning import sketches
 from pyramid_jax.conditioning import tokenizers
-from pyramid_jax.data import given_images
-from pyramid_jax.data import images
-from pyramid_jax.data import transforms
+from pyramid_jax.data.pixels import given_images
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import transforms
 from pyramid_jax.files import json_text
 from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import request as request_lib

@@ -15,8 +15,8 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
-from pyramid_jax.data import manifests
-from pyramid_jax.data import object_index
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.caches import manifests
 from pyramid_jax.data.readers import latent_cache
 from pyramid_jax.evaluation import image_sources
 from pyramid_jax.evaluation import unfinished
@@ -161,7 +161,7 @@ def kept_index(folder):
   source.write_text('{}')
   made = {'ids': np.arange(3), 'names': np.array([b'a', b'bc'])}
   cache = folder / 'cache'
-  load = lambda: object_index.load_or_build([source], {}, lambda: made, cache)
+  load = lambda: index_cache.of_files([source], {}, lambda: made, cache)
   load()
   (kept,) = cache.rglob('*.npz')
   whole = kept.read_bytes()
@@ -406,7 +406,7 @@ def tried(name, folder, count):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  monkeypatch.setattr(object_index, 'MIN_BYTES', 1)
+  monkeypatch.setattr(index_cache, 'MIN_BYTES', 1)
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 
 from pyramid_jax.data import batches
-from pyramid_jax.data import buckets
 from pyramid_jax.data import prefetching
+from pyramid_jax.data.pixels import buckets
 
 
 SIZE = 4  # of a global batch

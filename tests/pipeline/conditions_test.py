@@ -5,7 +5,7 @@ from PIL import Image
 import pytest
 
 from pyramid_jax import errors
-from pyramid_jax.data import images
+from pyramid_jax.data.pixels import images
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import request as request_lib

@@ -5,7 +5,7 @@ import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.commands import cache_latents
-from pyramid_jax.data import images
+from pyramid_jax.data.pixels import images
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.planning import abstract
 from pyramid_jax.runs import workdir as workdir_lib

@@ -10,10 +10,10 @@ import pytest
 
 from pyramid_jax import errors
 from pyramid_jax.files import stores
+from pyramid_jax.files import whole_files
 from pyramid_jax.runs import array_parts
 from pyramid_jax.runs import lock
 from pyramid_jax.runs import sample_files
-from pyramid_jax.runs import whole_files
 from tests.helpers import fake_store
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pyramid_jax import errors
-from pyramid_jax.runs import leaving
+from pyramid_jax.files import releases
 from pyramid_jax.runs import stopping
 
 
@@ -120,7 +120,7 @@ def test_arrays_are_waited_for():
 
 def test_what_is_released_is_so_within_its_context_only():
   calls = []
-  with leaving.released(lambda: calls.append('a')):
-    leaving._release()
-  leaving._release()
+  with releases.released(lambda: calls.append('a')):
+    releases.give_back()
+  releases.give_back()
   assert set(calls) == {'a'}

@@ -18,7 +18,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax.data import buckets
+from pyramid_jax.data.pixels import buckets
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import hashes

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pyramid_jax.data import transforms
 from pyramid_jax.data.digits import files
 from pyramid_jax.data.digits import reader
+from pyramid_jax.data.pixels import transforms
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import states
 

@@ -18,13 +18,13 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import limits
-from pyramid_jax.data import image_lists
-from pyramid_jax.data import image_stores
-from pyramid_jax.data import images
-from pyramid_jax.data import index_cache
 from pyramid_jax.data import stored_images
-from pyramid_jax.data import transforms
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import transforms
 from pyramid_jax.data.readers import image_folder
+from pyramid_jax.data.storage import image_lists
+from pyramid_jax.data.storage import image_stores
 
 
 ARRAY = '.npy'

@@ -19,11 +19,11 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import archives
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.storage import archives
 from pyramid_jax.files import bounded
 from pyramid_jax.files import retries
 from pyramid_jax.files import stores

@@ -28,16 +28,17 @@ from PIL import Image
 
 from pyramid_jax import files as files_lib
 from pyramid_jax import limits
-from pyramid_jax.data import annotated_objects
-from pyramid_jax.data import annotation_files
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import class_maps
-from pyramid_jax.data import images as images_lib
-from pyramid_jax.data import index_cache
-from pyramid_jax.data import known_layouts
-from pyramid_jax.data import object_index
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import transforms
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.objects import annotated_objects
+from pyramid_jax.data.objects import mask_centroids
+from pyramid_jax.data.objects import object_index
+from pyramid_jax.data.pixels import class_maps
+from pyramid_jax.data.pixels import images as images_lib
+from pyramid_jax.data.pixels import transforms
+from pyramid_jax.data.storage import annotation_files
+from pyramid_jax.data.storage import known_layouts
 from pyramid_jax.files import stores
 
 
@@ -227,7 +228,7 @@ def _part_of_box(entry: Document) -> tuple[float, float]:
   """
   x, y, width, height = entry['bbox']
   mask = entry.get('segmentation')
-  centre = annotation_files.centroid(mask) if mask else None
+  centre = mask_centroids.centroid(mask) if mask else None
   if centre is None or not width or not height:
     return 0.5, 0.5
   part = ((centre[0] - x) / width, (centre[1] - y) / height)
@@ -385,7 +386,7 @@ class CocoReader(annotated_objects.AnnotatedObjectsReader):
       'kinds': sorted(files),
       'unlisted': config.data.unlisted_categories,
     }
-    arrays = object_index.load_or_build(
+    arrays = index_cache.of_files(
       [path for kind, path in files.items() if kind not in _FOLDERS],
       options,
       lambda: _build(config, split),

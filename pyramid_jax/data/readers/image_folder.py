@@ -36,20 +36,20 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax import limits
 from pyramid_jax.conditioning import camera
-from pyramid_jax.data import annotation_files
-from pyramid_jax.data import buckets
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import checksums
-from pyramid_jax.data import class_maps
 from pyramid_jax.data import file_reader
-from pyramid_jax.data import folder_index
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
-from pyramid_jax.data import images
-from pyramid_jax.data import index_cache
-from pyramid_jax.data import listing
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import transforms
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.pixels import buckets
+from pyramid_jax.data.pixels import class_maps
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import transforms
+from pyramid_jax.data.storage import annotation_files
+from pyramid_jax.data.storage import checksums
+from pyramid_jax.data.storage import folder_index
+from pyramid_jax.data.storage import listing
 from pyramid_jax.files import json_text
 from pyramid_jax.files import stores
 

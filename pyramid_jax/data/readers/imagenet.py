@@ -30,14 +30,14 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import annotation_files
-from pyramid_jax.data import archives
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import image_lists
-from pyramid_jax.data import image_stores
-from pyramid_jax.data import images
-from pyramid_jax.data import index_cache
 from pyramid_jax.data import stored_images
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.storage import annotation_files
+from pyramid_jax.data.storage import archives
+from pyramid_jax.data.storage import image_lists
+from pyramid_jax.data.storage import image_stores
 from pyramid_jax.files import bounded
 from pyramid_jax.files import stores
 

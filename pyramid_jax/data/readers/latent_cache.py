@@ -20,12 +20,12 @@ import numpy as np
 
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import tokenizers
-from pyramid_jax.data import buckets as buckets_lib
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
-from pyramid_jax.data import manifests
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import records
+from pyramid_jax.data.caches import fixed_records
+from pyramid_jax.data.caches import manifests
+from pyramid_jax.data.pixels import buckets as buckets_lib
 from pyramid_jax.files import stores
 from pyramid_jax.networks import first_stages
 from pyramid_jax.networks import params as params_lib
@@ -89,16 +89,18 @@ def encoded(
   return {k: v.astype(jnp.float16) for k, v in arrays.items()}
 
 
-def shards(folder: stores.Path, manifest: Mapping[str, Any]) -> records.Shards:
+def shards(
+  folder: stores.Path, manifest: Mapping[str, Any]
+) -> fixed_records.Shards:
   """Returns the shards of a cache, given its manifest.
 
   Raises:
     ValueError: a layout that is none.
   """
-  layout = records.Layout.of_json(manifest['layout'])
+  layout = fixed_records.Layout.of_json(manifest['layout'])
   versions = 1 + manifest['flips']
   size, count = manifest['shard_size'], manifest['count']
-  return records.Shards(
+  return fixed_records.Shards(
     folder, SPLIT, layout, size * versions, count * versions
   )
 
@@ -120,10 +122,10 @@ def rows_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {k: v.reshape(-1, *v.shape[2:]) for k, v in both.items()}
 
 
-def layout_of(shapes: Mapping[str, Any]) -> records.Layout:
+def layout_of(shapes: Mapping[str, Any]) -> fixed_records.Layout:
   """Returns the layout of records, given shapes of the arrays of `rows_of`."""
   kept = {k: x for k, x in shapes.items() if not k.startswith(FLIPPED)}
-  return records.Layout.of(kept)
+  return fixed_records.Layout.of(kept)
 
 
 def _manifest(folder: stores.Path) -> dict[str, Any]:

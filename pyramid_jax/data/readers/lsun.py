@@ -19,13 +19,13 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from pyramid_jax.data import image_lists
-from pyramid_jax.data import image_stores
-from pyramid_jax.data import images
-from pyramid_jax.data import index_cache
-from pyramid_jax.data import lmdb_store
 from pyramid_jax.data import stored_images
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.pixels import images
 from pyramid_jax.data.readers import image_folder
+from pyramid_jax.data.storage import image_lists
+from pyramid_jax.data.storage import image_stores
+from pyramid_jax.data.storage import lmdb_store
 from pyramid_jax.files import stores
 
 

@@ -24,14 +24,14 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import class_maps
 from pyramid_jax.data import file_reader
-from pyramid_jax.data import image_lists
-from pyramid_jax.data import image_stores
-from pyramid_jax.data import images
-from pyramid_jax.data import index_cache
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data import stored_images
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.pixels import class_maps
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.storage import image_lists
+from pyramid_jax.data.storage import image_stores
 from pyramid_jax.files import stores
 
 

@@ -22,13 +22,13 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import files as files_lib
-from pyramid_jax.data import annotated_objects
-from pyramid_jax.data import annotation_files
-from pyramid_jax.data import box_rows
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import index_cache
-from pyramid_jax.data import known_layouts
-from pyramid_jax.data import object_index
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.objects import annotated_objects
+from pyramid_jax.data.objects import box_rows
+from pyramid_jax.data.objects import object_index
+from pyramid_jax.data.storage import annotation_files
+from pyramid_jax.data.storage import known_layouts
 from pyramid_jax.files import stores
 
 
@@ -228,7 +228,7 @@ class OpenImagesReader(annotated_objects.AnnotatedObjectsReader):
       'subset': d.category_subset,
       'unlisted': d.unlisted_categories,
     }
-    arrays = object_index.load_or_build(
+    arrays = index_cache.of_files(
       list(files.values()),
       options,
       lambda: _build(config, split),

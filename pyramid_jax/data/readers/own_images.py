@@ -13,14 +13,14 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import identity
-from pyramid_jax.data import index_cache
-from pyramid_jax.data import listing
-from pyramid_jax.data import object_index
-from pyramid_jax.data import own_annotations
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.objects import annotated_objects
+from pyramid_jax.data.objects import object_index
+from pyramid_jax.data.objects import own_annotations
 from pyramid_jax.data.readers import image_folder
+from pyramid_jax.data.storage import listing
 
 
 _VERSION = 1
@@ -84,7 +84,7 @@ class OwnObjectsReader(annotated_objects.AnnotatedObjectsReader):
     path = _file(config, split)
     build = FILES[config.condition.task][1]
     given = config.data.category_file
-    arrays = object_index.load_or_build(
+    arrays = index_cache.of_files(
       [path],
       {
         'of': path.name,

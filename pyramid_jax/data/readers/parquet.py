@@ -30,10 +30,10 @@ from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
-from pyramid_jax.data import images
-from pyramid_jax.data import parquet_files
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import shard_files
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.shards import parquet_files
+from pyramid_jax.data.shards import shard_files
 
 
 TASKS = ('none', 'text', 'class', 'superres', 'inpaint')

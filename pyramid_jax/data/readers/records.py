@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image
 
 from pyramid_jax import errors
-from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
-from pyramid_jax.data import images
-from pyramid_jax.data import object_index
-from pyramid_jax.data import prepared
-from pyramid_jax.data import tf_example
-from pyramid_jax.data import transforms
+from pyramid_jax.data.objects import annotated_objects
+from pyramid_jax.data.objects import object_index
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import transforms
+from pyramid_jax.data.shards import prepared
+from pyramid_jax.data.shards import tf_example
 from pyramid_jax.files import json_text
 
 

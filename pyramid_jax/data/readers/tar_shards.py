@@ -24,17 +24,17 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
-from pyramid_jax.data import archives
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
-from pyramid_jax.data import images
-from pyramid_jax.data import index_cache
 from pyramid_jax.data import reader as reader_lib
-from pyramid_jax.data import shard_files
-from pyramid_jax.data import shard_rules
-from pyramid_jax.data import tar_index
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.pixels import images
+from pyramid_jax.data.shards import shard_files
+from pyramid_jax.data.shards import shard_rules
+from pyramid_jax.data.shards import tar_index
+from pyramid_jax.data.storage import archives
 
 
 TASKS = ('none', 'text', 'class', 'superres', 'inpaint')

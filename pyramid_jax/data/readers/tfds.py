@@ -24,13 +24,13 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import limits
-from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
-from pyramid_jax.data import images
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.objects import annotated_objects
+from pyramid_jax.data.pixels import images
 from pyramid_jax.files import copies
 from pyramid_jax.files import json_text
 from pyramid_jax.files import remote_path

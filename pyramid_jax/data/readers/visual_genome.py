@@ -23,13 +23,13 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import files as files_lib
-from pyramid_jax.data import annotated_objects
 from pyramid_jax.data import category_lists
-from pyramid_jax.data import index_cache
-from pyramid_jax.data import known_layouts
-from pyramid_jax.data import object_index
-from pyramid_jax.data import sg2im_graphs
-from pyramid_jax.data import visual_genome_files as vg_files
+from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.objects import annotated_objects
+from pyramid_jax.data.objects import object_index
+from pyramid_jax.data.objects import sg2im_graphs
+from pyramid_jax.data.objects import visual_genome_files as vg_files
+from pyramid_jax.data.storage import known_layouts
 from pyramid_jax.files import stores
 
 
@@ -210,7 +210,7 @@ class VisualGenomeReader(annotated_objects.AnnotatedObjectsReader):
       raise FileNotFoundError(f'missing: {"; ".join(missing)}.')
     files = _files(config, split)
     common = {k: x for k, x in files.items() if k not in ('ids', 'categories')}
-    arrays = object_index.load_or_build(
+    arrays = index_cache.of_files(
       list(common.values()),
       {'data': 'visual_genome', 'rules': str(RULES)},
       lambda: _build(common),

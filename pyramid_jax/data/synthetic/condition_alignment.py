@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from pyramid_jax.conditioning import hashing
-from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.pixels import images as images_lib
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import map_scores
 from pyramid_jax.data.synthetic import object_scores

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from pyramid_jax.data import degradation
-from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.pixels import images as images_lib
 from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import optimize
 
 from pyramid_jax.conditioning import scene_graph
-from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.pixels import images as images_lib
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.data.synthetic import text

@@ -10,11 +10,11 @@ import numpy as np
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import tokenizers
-from pyramid_jax.data import buckets as buckets_lib
-from pyramid_jax.data import holes
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.pixels import buckets as buckets_lib
+from pyramid_jax.data.pixels import holes
 from pyramid_jax.data.synthetic import render
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.data.synthetic import text

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from pyramid_jax.data import images as images_lib
+from pyramid_jax.data.pixels import images as images_lib
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.metrics import bootstrap

@@ -8,7 +8,7 @@ S
 api "$work/a.svg" <<'P'
 import sys
 from pyramid_jax.conditioning import sketches
-from pyramid_jax.data import images, sketch_files
+from pyramid_jax.data.pixels import images, sketch_files
 try: s = sketches.from_image(sketch_files.read(sys.argv[1]), 64)['sketch'][0] > 0
 except images.BrokenImage as e: print(e); sys.exit(0)
 print('centre of the outline is ink:', bool(s[25, 25])); sys.exit(bool(s[25, 25]))

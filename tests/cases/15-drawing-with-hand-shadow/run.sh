@@ -11,7 +11,7 @@ P
 api "$work/d.jpg" <<'P'
 import sys
 from pyramid_jax.conditioning import sketches
-from pyramid_jax.data import sketch_files
+from pyramid_jax.data.pixels import sketch_files
 try: s = sketches.from_image(sketch_files.read(sys.argv[1]), 64)['sketch'][0] > 0
 except ValueError as e: print(e); sys.exit(0)
 print('share of line', s.mean()); sys.exit(int(s.mean() > .15))

@@ -1,0 +1,1 @@
+"""What is computed of data once and kept: indices, latents, texts."""

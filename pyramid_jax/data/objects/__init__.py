@@ -1,0 +1,1 @@
+"""Images with labelled boxes and relations between them."""

@@ -1,0 +1,1 @@
+"""Encoded images become arrays: decoded, cut, with holes or sketches."""

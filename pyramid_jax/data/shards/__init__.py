@@ -1,0 +1,1 @@
+"""Data sets of a few large files: tars, parquet, prepared records."""

@@ -1,0 +1,1 @@
+"""Documents of SVG, checked and written anew for a renderer."""
