@@ -208,7 +208,7 @@ def test_two_processes_sample_what_one_does(
   )
   assert len(one) >= 5
   assert one.keys() == two.keys()
-  largest = max(np.abs(one[name] - two[name]).max() for name in one)
+  largest = max(int(np.abs(one[name] - two[name]).max()) for name in one)
   record_property('levels', largest)
   assert largest <= 1
 
