@@ -1,8 +1,10 @@
 """The end of one process of a run is that of all.
 
 A process that fails tells the others, which a thread of theirs hears: their
-devices would wait for it for ever. One that is killed tells nobody; jax misses
-its heartbeat and aborts the others (exit code 134).
+devices would wait for it for ever. One that is killed tells nobody. Where the
+devices exchange arrays by sockets (CPUs), an operation of the others fails as
+its connection closes, and they end with RESTART; elsewhere jax misses its
+heartbeat and aborts them (exit code 134).
 """
 
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ _HEARD = f'{processes.PREFIX}/heard'
 _TOPIC = 'end'
 _follows = threading.Event()  # whether this process ends with another
 _MORE = 500  # characters of another process's message
+_CLOSED = ('closed by peer', 'reset by peer', 'Broken pipe')
 
 
 @contextlib.contextmanager
@@ -50,11 +53,14 @@ def watching() -> Iterator[None]:
     except BaseException as error:
       if is_shared(error):
         processes.barrier(_TOPIC)
-      else:
-        done.set()
-        _tell(getattr(error, 'code', errors.BUG), _words(error))
-        _stay_away()
-      raise
+        raise
+      done.set()
+      if is_lost_connection(error):
+        _follow_another()
+        error = _lost(error)
+      _tell(getattr(error, 'code', errors.BUG), _words(error))
+      _stay_away()
+      raise error
     finally:
       done.set()
 
@@ -62,6 +68,37 @@ def watching() -> Iterator[None]:
 def is_shared(error: BaseException) -> bool:
   """Whether all processes raise an error at the same place."""
   return getattr(error, 'is_shared', False)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+  """Whether an operation failed because another process is not there.
+
+  Gloo, by which CPUs exchange arrays, names the state of its socket.
+  """
+  if not isinstance(error, jax.errors.JaxRuntimeError):
+    return False
+  text = str(error)
+  return 'gloo' in text.lower() and any(x in text for x in _CLOSED)
+
+
+def _lost(error: BaseException) -> errors.UserError:
+  """Returns the error of a process whose connection to another is lost."""
+  first = str(error).partition('\n')[0]
+  lost = errors.UserError(
+    f'the connection to another process is lost: {first}', errors.RESTART
+  )
+  lost.__cause__ = error
+  return lost
+
+
+def _follow_another() -> None:
+  """Ends this process with the code of another that told why it ended."""
+  index, _ = processes.process_part()
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    ended = dict(processes.client().key_value_dir_get(_ENDED))
+    ended.pop(f'{_ENDED}/{index}', None)
+    if ended:
+      _follow(messages.unpacked(ended[min(ended)]))
 
 
 def _words(error: BaseException) -> str:

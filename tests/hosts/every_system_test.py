@@ -58,7 +58,11 @@ SMALLER = {
 # its arrays that begin at zero hold nothing else.
 RATES = {'diffit': 0.001}
 FIRST_STAGES = ('flow', 'frido', 'latent_diffit', 'ldm')
-MESHED = ('diffit', 'ldm')
+# Two heads, so that an axis `tensor` of two devices divides them.
+MESHED = {
+  'diffit': {'network.head_dim': 8},
+  'ldm': {'network.num_head_channels': 16},
+}
 # Of the largest value of an array. One that begins at zero holds nothing but
 # gradients, whose sums differ in the sixth digit; it counts as this large.
 TOLERANCE = 1e-6
@@ -106,7 +110,7 @@ class Runs:
     """Trains a system in some processes."""
     name, field = RUNS[system]
     path = name if name.startswith('/') else configs.FOLDER / name
-    fields = dict(FIELDS)
+    fields = {**FIELDS, **MESHED.get(system, {})}
     if system in RATES:
       fields['train.learning_rate'] = RATES[system]
     if system in FIRST_STAGES:
