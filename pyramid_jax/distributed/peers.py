@@ -92,7 +92,7 @@ def _lost(error: BaseException) -> errors.UserError:
 
 
 def _follow_another() -> None:
-  """Ends this process with the code of another that told why it ended."""
+  """Ends this process with the code of another that said why it ended."""
   index, _ = processes.process_part()
   with contextlib.suppress(jax.errors.JaxRuntimeError):
     ended = dict(processes.client().key_value_dir_get(_ENDED))
