@@ -8,7 +8,7 @@ import pytest
 
 from pyramid_jax import data
 from pyramid_jax import errors
-from pyramid_jax.data.storage import annotation_files
+from pyramid_jax.data.objects import mask_centroids
 from tests.helpers import coco_files
 
 
@@ -36,7 +36,7 @@ def graphs_config(root, **fields):
 def test_texts_of_graph_files_are_taken_as_they_are(root, monkeypatch):
   write_graphs(root)
   # No mask is read for them.
-  monkeypatch.setattr(annotation_files, 'centroid', None)
+  monkeypatch.setattr(mask_centroids, 'centroid', None)
   reader = data.create(graphs_config(root), 'val')
   assert len(reader) == 2  # image 10 has no graph
   batch = coco_files.one(reader, 9)
