@@ -3,8 +3,8 @@
 `config.data.root` holds images at any depth. If it has a folder `train`, then
 every split reads the folder of its name (test falls back to `val`); otherwise
 all splits read everything. The first folder of a path is the image's class;
-they are numbered in the order of their names, or by `config.data.category_file`
-(names or synsets of ImageNet).
+those of all splits together are numbered in the order of their names, or by
+`config.data.category_file` (names or synsets of ImageNet).
 
 `captions.jsonl`, beside the images, gives captions, one object a line:
 {"file": "cats/1.jpg", "caption": "a cat"}. The task 'text' needs it, and
@@ -66,6 +66,19 @@ def folder(config: ConfigDict, split: str) -> pathlib.Path:
   if split == 'test' and not (root / 'test').is_dir():
     return root / 'val'
   return root / split
+
+
+def _classes(config: ConfigDict, files: Iterable[str]) -> list[str]:
+  """Returns the sorted classes of all splits, given the files of one.
+
+  A class has the same number in each split, also in one that lacks others.
+  """
+  found = {name.split('/')[0] for name in files if '/' in name}
+  root = stores.path(config.data.root).expanduser()
+  parts = [root / split for split in ('train', 'val', 'test')]
+  if parts[0].is_dir():  # else all splits are the same files
+    found.update(*(listing.folders(x) for x in parts if x.is_dir()))
+  return sorted(found)
 
 
 def missing_inputs(
@@ -188,9 +201,9 @@ class ImageFolderReader(file_reader.FileReader):
         f'{self._folder} has no semantic map',
         f'; the map of a.jpg is a{listing.MAP}',
       )
-    classes = {name.split('/')[0] for name in self._files if '/' in name}
+    classes = _classes(config, self._files)
     self._labels, self.label_names = category_lists.numbered(
-      config, {name: listing.normal_form(name) for name in sorted(classes)}
+      config, {name: listing.normal_form(name) for name in classes}
     )
     unlisted = {name for name in classes if not self._labels[name]}
     if unlisted:

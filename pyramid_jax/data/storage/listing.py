@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import pathlib
+import stat
 from typing import TypeVar
 import unicodedata
 
@@ -98,6 +99,21 @@ def listed(base: pathlib.Path) -> Listed:
     is_calm=calm,
     folders=folders,
   )
+
+
+def folders(base: pathlib.Path) -> set[str]:
+  """Returns the names of the folders in a folder, without hidden ones.
+
+  Raises:
+    UserError: it cannot be listed.
+  """
+  with _named(base):
+    if stores.is_remote(base):
+      found = remote_path.RemotePath(base).entries()
+      names = {x for x, info in found.items() if stat.S_ISDIR(info.st_mode)}
+    else:
+      names = {x.name for x in _entries(base) if _is(x.is_dir)}
+  return {x for x in names if not x.startswith('.') and x not in _OF_SYSTEM}
 
 
 def say(base: pathlib.Path, count: int, report: str, is_calm: bool) -> None:

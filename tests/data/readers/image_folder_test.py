@@ -91,6 +91,16 @@ def test_folders_of_splits(tmp_path):
   assert len(data.create(config, 'test')) == 3
 
 
+def test_a_class_has_the_same_number_in_every_split(tmp_path):
+  for name in ('train/b', 'train/d', 'train/.git', 'val/a', 'val/d', 'test/d'):
+    paint(tmp_path / name / '1.png', 'red')
+  readers = {x: data.create(of_task(tmp_path), x) for x in data.SPLITS}
+  for reader in readers.values():
+    assert reader.label_names == ('', 'a', 'b', 'd')
+  found = {x: read_all(y)['class'].tolist() for x, y in readers.items()}
+  assert found == {'train': [2, 3], 'val': [1, 3], 'test': [3]}
+
+
 def test_crop_flip_and_orientation(tmp_path):
   pixels = np.zeros((4, 8, 3), np.uint8)
   pixels[:, 4:] = 255
