@@ -184,17 +184,16 @@ def make_encode(
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command line and returns the exit code."""
-  parser = command_line.Parser(
+  parser = command_line.WritingParser(
     prog='python -m pyramid_jax.commands.cache_latents',
     description='Encodes the training images of a config once.',
   )
-  text = lambda name, about: parser.add_argument(
-    name, required=True, type=command_line.path, help=about
+  parser.add_argument(
+    '--first_stage',
+    required=True,
+    type=command_line.path,
+    help='workdir or weight file',
   )
-  text('--config', 'FILE.py[:variant,...]')
-  text('--first_stage', 'workdir or weight file')
-  folder = command_line.folder('--output')
-  parser.add_argument('--output', required=True, type=folder, help='to write')
   parser.add_argument('--count', type=int, default=0, help='images; 0 = all')
   positive = command_line.above_zero(int)
   parser.add_argument('--shard_size', type=positive, default=1024)

@@ -120,18 +120,10 @@ def _ids(reader: Any, config: ConfigDict) -> Iterator[np.ndarray]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command line and returns the exit code."""
-  parser = command_line.Parser(
+  parser = command_line.WritingParser(
     prog='python -m pyramid_jax.commands.cache_texts',
     description='Encodes the captions of a config once.',
   )
-  parser.add_argument(
-    '--config',
-    required=True,
-    type=command_line.path,
-    help='FILE.py[:variant,...]',
-  )
-  folder = command_line.folder('--output')
-  parser.add_argument('--output', required=True, type=folder, help='to write')
   positive = command_line.above_zero(int)
   parser.add_argument('--shard_size', type=positive, default=1024)
   parser.add_argument('--batch_size', type=positive, default=64)

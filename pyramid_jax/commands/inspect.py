@@ -175,18 +175,10 @@ def _splits(text: str) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command line and returns the exit code."""
-  parser = command_line.Parser(
+  parser = command_line.WritingParser(
     prog='python -m pyramid_jax.commands.inspect',
     description='Shows what the data of a config are.',
   )
-  parser.add_argument(
-    '--config',
-    required=True,
-    type=command_line.path,
-    help='FILE.py[:variant,...]',
-  )
-  folder = command_line.folder('--output')
-  parser.add_argument('--output', required=True, type=folder, help='to write')
   positive = command_line.above_zero(int)
   parser.add_argument('--count', type=positive, default=16, help='examples')
   parser.add_argument(

@@ -115,6 +115,20 @@ class Parser(argparse.ArgumentParser):
     return flags, overrides
 
 
+class WritingParser(Parser):
+  """The parser of a program that makes a folder of what a config describes.
+
+  It has the flags `--config` and `--output`.
+  """
+
+  def __init__(self, prog: str, description: str):
+    super().__init__(prog, description)
+    config = 'FILE.py[:variant,...]'
+    self.add_argument('--config', required=True, type=path, help=config)
+    output = folder('--output')
+    self.add_argument('--output', required=True, type=output, help='to write')
+
+
 def _unknown(argument: str, known: Iterable[str]) -> str:
   """Returns the message about an argument that is not known."""
   flag = argument.partition('=')[0]

@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image
 
 from pyramid_jax import errors
+from pyramid_jax import files as files_lib
 from pyramid_jax.conditioning import hashing
 from pyramid_jax.conditioning import layout
 from pyramid_jax.conditioning import scene_graph
+from pyramid_jax.data import category_lists
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
@@ -24,10 +26,27 @@ from pyramid_jax.data.objects import object_index
 from pyramid_jax.data.pixels import images
 from pyramid_jax.data.pixels import transforms
 from pyramid_jax.data.storage import checksums
+from pyramid_jax.data.storage import image_lists
 from pyramid_jax.data.storage import listing
 
 
 _SHUFFLE = 105  # word of the hash that orders the objects
+# What the files of `lists` are, for the user.
+LISTS = {
+  'ids': 'image ids, config.data.ids_file or eval_ids_file',
+  'categories': f'ID,Name rows, {category_lists.FIELD}',
+}
+
+
+def lists(config: ConfigDict, split: str) -> dict[str, pathlib.Path]:
+  """Returns the files of `LISTS` that a config names, by kind."""
+  found = {}
+  name = image_lists.field(split)
+  if config.data[name]:
+    found['ids'] = files_lib.local(config.data[name], f'config.data.{name}')
+  if config.data.category_file:
+    found['categories'] = category_lists.path_of(config.data.category_file)
+  return found
 
 
 def boxes_in_crop(

@@ -162,17 +162,17 @@ def missing_inputs(
   Raises:
     ValueError: see `folder`.
   """
-  if not config.data.root:
-    return ['the folder of COCO (config.data.root is empty)']
-  lines = []
-  for split in splits:
-    for kind, (path, what) in _files(config, split).items():
-      is_folder = kind in _FOLDERS
-      there = path.is_dir() if is_folder else path.is_file()
-      if not there:
-        lines.append(f'{path} ({what})')
-  lines = list(dict.fromkeys(lines))
-  return known_layouts.other(config.data.root, 'coco') + lines if lines else []
+  parts = [
+    (kind in _FOLDERS, part)
+    for split in splits
+    for kind, part in _files(config, split).items()
+  ]
+  return known_layouts.missing(
+    config.data.root,
+    'coco',
+    [part for is_folder, part in parts if not is_folder],
+    [part for is_folder, part in parts if is_folder],
+  )
 
 
 def number_labels(

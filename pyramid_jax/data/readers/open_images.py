@@ -21,7 +21,6 @@ import pathlib
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import files as files_lib
 from pyramid_jax.data import category_lists
 from pyramid_jax.data.caches import index_cache
 from pyramid_jax.data.objects import annotated_objects
@@ -105,41 +104,33 @@ def _image_folder(base: pathlib.Path, part: str) -> tuple[pathlib.Path, bool]:
 
 def _files(config: ConfigDict, split: str) -> dict[str, pathlib.Path]:
   """Returns the files of a split by kind."""
-  d, part = config.data, _part(split)
-  base = stores.path(d.root).expanduser()
-  found = {'boxes': _box_file(base, part), 'classes': _class_file(base, part)}
-  field = 'ids_file' if split == 'train' else 'eval_ids_file'
-  if d[field]:
-    found['ids'] = files_lib.local(d[field], f'config.data.{field}')
-  if d.category_file:
-    found['categories'] = category_lists.path_of(d.category_file)
-  return found
+  part = _part(split)
+  base = stores.path(config.data.root).expanduser()
+  return {
+    'boxes': _box_file(base, part),
+    'classes': _class_file(base, part),
+    **annotated_objects.lists(config, split),
+  }
 
 
 def missing_inputs(
   config: ConfigDict, splits: Iterable[str] = ('train', 'val')
 ) -> list[str]:
   """Returns 'path (what it is)' of everything that is not there."""
-  root = config.data.root
-  if not root:
-    return ['the folder of Open Images (config.data.root is empty)']
-  lines: list[str] = []
-  for split in splits:
-    part = _part(split)
-    folder, _ = _image_folder(stores.path(root).expanduser(), part)
-    if not folder.is_dir():
-      lines.append(f'{folder} (images of {_FILE})')
-    what = {
-      'boxes': f'boxes of {_FILE}',
-      'classes': f'categories of {_FILE}',
-      'ids': 'image ids, config.data.ids_file or eval_ids_file',
-      'categories': f'ID,Name rows, {category_lists.FIELD}',
-    }
-    for kind, path in _files(config, split).items():
-      if not path.is_file():
-        lines.append(f'{path} ({what[kind]})')
-  lines = list(dict.fromkeys(lines))
-  return known_layouts.other(root, 'openimages') + lines if lines else []
+  root, splits = config.data.root, tuple(splits)
+  base = stores.path(root).expanduser()
+  folders = [_image_folder(base, _part(split))[0] for split in splits]
+  what = {
+    'boxes': f'boxes of {_FILE}',
+    'classes': f'categories of {_FILE}',
+    **annotated_objects.LISTS,
+  }
+  return known_layouts.missing(
+    root,
+    'openimages',
+    [(x, what[k]) for s in splits for k, x in _files(config, s).items()],
+    [(folder, f'images of {_FILE}') for folder in folders],
+  )
 
 
 def published_labels(config: ConfigDict) -> tuple[str, ...]:

@@ -57,36 +57,24 @@ def _files(config: ConfigDict, split: str) -> dict[str, pathlib.Path]:
     found['splits'] = base / _SPLITS
     if d.split_file:
       found['splits'] = files_lib.local(d.split_file, 'config.data.split_file')
-  field = 'ids_file' if split == 'train' else 'eval_ids_file'
-  if d[field]:
-    found['ids'] = files_lib.local(d[field], f'config.data.{field}')
-  if d.category_file:
-    found['categories'] = category_lists.path_of(d.category_file)
-  return found
+  return found | annotated_objects.lists(config, split)
 
 
 def missing_inputs(
   config: ConfigDict, splits: Iterable[str] = ('train', 'val')
 ) -> list[str]:
   """Returns 'path (what it is)' of everything that is not there."""
-  if not config.data.root:
-    return ['the folder of Visual Genome (config.data.root is empty)']
   what = {
+    **dict.fromkeys(_FILES, 'Visual Genome, config.data.root'),
     'splits': 'the splits, google/sg2im: sg2im/data/vg_splits.json;'
     f' config.data.split_file = {HASHED} makes others',
-    'ids': 'image ids, config.data.ids_file or eval_ids_file',
-    'categories': f'ID,Name rows, {category_lists.FIELD}',
+    **annotated_objects.LISTS,
   }
-  lines = [
-    f'{path} ({what.get(kind, "Visual Genome, config.data.root")})'
-    for split in splits
-    for kind, path in _files(config, split).items()
-    if not path.is_file()
-  ]
-  lines = list(dict.fromkeys(lines))
-  if not lines:
-    return []
-  return known_layouts.other(config.data.root, 'visual_genome') + lines
+  return known_layouts.missing(
+    config.data.root,
+    'visual_genome',
+    [(x, what[k]) for s in splits for k, x in _files(config, s).items()],
+  )
 
 
 def published_labels(config: ConfigDict) -> tuple[str, ...]:

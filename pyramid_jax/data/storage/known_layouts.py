@@ -3,6 +3,7 @@
 A reader that lacks its files names the data set that is there instead.
 """
 
+from collections.abc import Iterable
 import pathlib
 
 from pyramid_jax.files import stores
@@ -29,7 +30,34 @@ TITLES = {
 }
 
 
-def other(root: str, name: str) -> list[str]:
+# A file or a folder of a data set, and what it is for the user.
+Part = tuple[pathlib.Path, str]
+
+
+def missing(
+  root: str, name: str, files: Iterable[Part], folders: Iterable[Part] = ()
+) -> list[str]:
+  """Returns 'path (what it is)' of what a data set lacks, each one once.
+
+  Args:
+    root: `config.data.root`.
+    name: the data set, see `TITLES`.
+    files: what has to be files.
+    folders: what has to be folders.
+  """
+  if not root:
+    return [f'the folder of {TITLES[name]} (config.data.root is empty)']
+  parts = (
+    *((path, what, path.is_dir) for path, what in folders),
+    *((path, what, path.is_file) for path, what in files),
+  )
+  lines = [
+    f'{path} ({what})' for path, what, is_there in parts if not is_there()
+  ]
+  return [*_other(root, name), *dict.fromkeys(lines)] if lines else []
+
+
+def _other(root: str, name: str) -> list[str]:
   """Returns a line that names the other data set in a folder, or nothing.
 
   Args:
