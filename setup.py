@@ -18,8 +18,8 @@ TFDS = [
   'importlib_resources',
   'tensorflow-datasets>=4.9.10,<5',
 ]
-# Reads LSUN as it is published, parquet files and prepared images.
-DATA = [*RECORDS, 'lmdb>=3.0,<4', 'pyarrow>=18.1,<27']
+# Reads parquet files and prepared images.
+DATA = [*RECORDS, 'pyarrow>=18.1,<27']
 # Reads and writes gs:// without TensorFlow.
 GCS = ['gcsfs>=2026.1']
 # Real images that packages bring along, and a classifier of them.
@@ -30,6 +30,7 @@ TEST = [
   *GCS,
   'hypothesis>=6.100,<7',
   'jsonschema>=4.23,<5',
+  'lmdb>=3.0,<4',
   'pytest>=8.4,<10',
   'pytest-xdist>=3.8,<4',
 ]
