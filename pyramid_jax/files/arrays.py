@@ -111,7 +111,7 @@ class Archive(Mapping[str, np.ndarray]):
 
   def _header(self, stream: IO[bytes], name: str) -> Header:
     member = self._members[name]
-    shape, is_fortran, dtype = _header(stream, name)
+    shape, is_fortran, dtype = header(stream, name)
     place = zips.place(self.file, member)
     if place is not None:
       place += stream.tell()
@@ -164,10 +164,16 @@ def _name(member: zipfile.ZipInfo) -> str:
   return name.removesuffix(_SUFFIX)
 
 
-def _header(
+@zips.damage()
+def header(
   stream: IO[bytes], name: str
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Reads shape, order and type of an array; the stream is then behind them."""
+  """Reads shape, order and type of an array; the stream is then behind them.
+
+  Raises:
+    ValueError: damage, an array of other things than numbers or text, or one
+      beyond a limit of `limits`.
+  """
   length = _LENGTHS.get(stream.read(8))
   if length is None:
     raise ValueError(f'{name!r} is no array (of .npy version 1 or 2)')

@@ -4,16 +4,11 @@ A reader takes a file, or a folder with one damaged file; what it returns goes
 on to what makes arrays of it. `FORMATS` has all of them.
 """
 
-from collections.abc import Callable
 import contextlib
-import dataclasses
 import functools
 import io
 import json
-import logging
-import multiprocessing
 import pathlib
-import warnings
 
 import numpy as np
 from PIL import Image
@@ -42,23 +37,13 @@ from pyramid_jax.runs import workdir
 from pyramid_jax.runs import writers
 from tests.helpers import coco_files
 from tests.helpers import configs
-from tests.helpers import mutations
+from tests.helpers import fuzzed
 
 
 ERRORS = (images.BrokenImage, ValueError)  # UserError is a ValueError
 NAMES = ('', 'red circle', 'blue square', 'green cross')
 SHIPPED = pathlib.Path(pyramid_jax.__file__).parent / 'models/shapes'
 SEVERAL, ROUNDS = 60, 2000
-SECS = 400  # for all rounds of a format; a reader that hangs is ended
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-  """A whole file, and how a damaged one is read from a folder."""
-
-  whole: bytes
-  read: Callable[[pathlib.Path], object]
-  prepare: Callable[[pathlib.Path], object] = lambda folder: None
 
 
 def scene() -> Image.Image:
@@ -293,42 +278,52 @@ RECORD = b''.join(
 )
 # By the name of the damaged file.
 FORMATS = {
-  'image.png': Format(encoded('PNG', optimize=True), read_image),
-  'image.jpg': Format(encoded('JPEG', quality=70, exif=exif()), read_image),
-  'progressive.jpg': Format(encoded('JPEG', progressive=True), read_image),
-  'image.webp': Format(encoded('WEBP', exif=exif()), read_image),
-  'image.gif': Format(
+  'image.png': fuzzed.Format(encoded('PNG', optimize=True), read_image),
+  'image.jpg': fuzzed.Format(
+    encoded('JPEG', quality=70, exif=exif()), read_image
+  ),
+  'progressive.jpg': fuzzed.Format(
+    encoded('JPEG', progressive=True), read_image
+  ),
+  'image.webp': fuzzed.Format(encoded('WEBP', exif=exif()), read_image),
+  'image.gif': fuzzed.Format(
     encoded('GIF', save_all=True, append_images=[scene().rotate(9)]), read_image
   ),
-  'image.tif': Format(encoded('TIFF', compression='tiff_lzw'), read_image),
-  'image.bmp': Format(encoded('BMP'), read_image),
-  'image.ppm': Format(encoded('PPM'), read_image),
-  'image.avif': Format(encoded('AVIF'), read_image),
-  'image.jp2': Format(encoded('JPEG2000'), read_image),
-  'mask.png': Format(encoded('PNG', scene().convert('LA')), read_mask),
-  'mask.webp': Format(encoded('WEBP', scene().convert('L')), read_mask),
-  'map.png': Format(encoded('PNG', scene().quantize(9)), read_map),
-  'sketch.png': Format(encoded('PNG'), read_sketch),
-  'sketch.jpg': Format(encoded('JPEG'), read_sketch),
-  'sketch.webp': Format(encoded('WEBP', lossless=True), read_sketch),
-  'sketch.svg': Format(SVG, read_sketch),
-  'layout.json': Format(LAYOUT, task_of('layout')),
-  'graph.txt': Format(GRAPH, task_of('scene_graph')),
-  'labels.txt': Format(b'red circle, blue square', task_of('label')),
-  'class.txt': Format(b'1, 3, red circle', task_of('class')),
-  'prompt.txt': Format(b'a red circle left of a blue square', task_of('text')),
-  'coco.json': Format(coco_whole(), read_coco, coco_files.write_all),
-  'captions.jsonl': Format(CAPTIONS, read_captions),
-  'ids.txt': Format(b'000000000025\n000000000009\n', object_index.load_ids),
-  'list.csv': Format(
+  'image.tif': fuzzed.Format(
+    encoded('TIFF', compression='tiff_lzw'), read_image
+  ),
+  'image.bmp': fuzzed.Format(encoded('BMP'), read_image),
+  'image.ppm': fuzzed.Format(encoded('PPM'), read_image),
+  'image.avif': fuzzed.Format(encoded('AVIF'), read_image),
+  'image.jp2': fuzzed.Format(encoded('JPEG2000'), read_image),
+  'mask.png': fuzzed.Format(encoded('PNG', scene().convert('LA')), read_mask),
+  'mask.webp': fuzzed.Format(encoded('WEBP', scene().convert('L')), read_mask),
+  'map.png': fuzzed.Format(encoded('PNG', scene().quantize(9)), read_map),
+  'sketch.png': fuzzed.Format(encoded('PNG'), read_sketch),
+  'sketch.jpg': fuzzed.Format(encoded('JPEG'), read_sketch),
+  'sketch.webp': fuzzed.Format(encoded('WEBP', lossless=True), read_sketch),
+  'sketch.svg': fuzzed.Format(SVG, read_sketch),
+  'layout.json': fuzzed.Format(LAYOUT, task_of('layout')),
+  'graph.txt': fuzzed.Format(GRAPH, task_of('scene_graph')),
+  'labels.txt': fuzzed.Format(b'red circle, blue square', task_of('label')),
+  'class.txt': fuzzed.Format(b'1, 3, red circle', task_of('class')),
+  'prompt.txt': fuzzed.Format(
+    b'a red circle left of a blue square', task_of('text')
+  ),
+  'coco.json': fuzzed.Format(coco_whole(), read_coco, coco_files.write_all),
+  'captions.jsonl': fuzzed.Format(CAPTIONS, read_captions),
+  'ids.txt': fuzzed.Format(
+    b'000000000025\n000000000009\n', object_index.load_ids
+  ),
+  'list.csv': fuzzed.Format(
     b'1,person\n2,"dog, big"\n/m/01,kite\n', category_lists.read
   ),
-  'vocab.txt': Format(PIECES.encode(), read_pieces),
-  'vocab.json': Format(
+  'vocab.txt': fuzzed.Format(PIECES.encode(), read_pieces),
+  'vocab.json': fuzzed.Format(
     json.dumps(VOCABULARY).encode(), read_vocabulary, write_clip
   ),
-  'merges.txt': Format(MERGES.encode(), read_merges, write_clip),
-  'clip/tokenizer.json': Format(
+  'merges.txt': fuzzed.Format(MERGES.encode(), read_merges, write_clip),
+  'clip/tokenizer.json': fuzzed.Format(
     json.dumps(
       {
         'version': '1.0',
@@ -337,71 +332,39 @@ FORMATS = {
     ).encode(),
     read_clip_tokenizer,
   ),
-  't5/tokenizer.json': Format(t5(), read_t5),
-  'config.json': Format((SHIPPED / 'config.json').read_bytes(), read_config),
-  'old/config.json': Format(  # of a time without sums
+  't5/tokenizer.json': fuzzed.Format(t5(), read_t5),
+  'config.json': fuzzed.Format(
+    (SHIPPED / 'config.json').read_bytes(), read_config
+  ),
+  'old/config.json': fuzzed.Format(  # of a time without sums
     json.dumps(sums.without((SHIPPED / 'config.json').read_text())).encode(),
     read_config,
   ),
-  'labels.json': Format((SHIPPED / 'labels.json').read_bytes(), read_labels),
-  'manifest.json': Format(manifest(), read_manifest),
-  'dataset_info.json': Format(
+  'labels.json': fuzzed.Format(
+    (SHIPPED / 'labels.json').read_bytes(), read_labels
+  ),
+  'manifest.json': fuzzed.Format(manifest(), read_manifest),
+  'dataset_info.json': fuzzed.Format(
     b'{"name": "tiny", "fileFormat": "array_record", "splits": [{"a": 1}]}',
     read_dataset_info,
   ),
-  'metrics.jsonl': Format(RECORD, read_record),
-  'x.safetensors.index.json': Format(
+  'metrics.jsonl': fuzzed.Format(RECORD, read_record),
+  'x.safetensors.index.json': fuzzed.Format(
     b'{"metadata": {"n": 1}, "weight_map": {"a": "x.safetensors"}}',
     lambda path: fetching._shards(path, 'what'),
   ),
 }
 
 
-def tried(name: str, folder: pathlib.Path, count: int) -> mutations.Count:
-  """Lets a reader take damaged copies of its format."""
-  entry = FORMATS[name]
-  path = folder / name
-  path.parent.mkdir(parents=True, exist_ok=True)
-  entry.prepare(folder)
-
-  def read(raw: bytes) -> object:
-    path.write_bytes(raw)
-    return entry.read(path)
-
-  read(entry.whole)
-  copies = mutations.several(entry.whole, count)
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    return mutations.tried(read, copies, ERRORS)
-
-
 @pytest.mark.parametrize('name', FORMATS)
 def test_damaged_files(tmp_path, name):
-  count = tried(name, tmp_path, SEVERAL)
+  count = fuzzed.tried(FORMATS[name], tmp_path / name, SEVERAL, ERRORS)
   assert count.read + count.refused > 0
-
-
-def _in_child(name: str, folder: pathlib.Path, count: int, results) -> None:
-  logging.disable()
-  try:
-    results.put(str(tried(name, folder, count)))
-  except BaseException as error:
-    results.put(f'{type(error).__name__}: {error}')
 
 
 @pytest.mark.rounds
 @pytest.mark.parametrize('name', FORMATS)
 def test_very_many_damaged_files(tmp_path, name):
-  """A child is ended that hangs, and crashes alone."""
-  fork = multiprocessing.get_context('fork')
-  results = fork.SimpleQueue()
-  child = fork.Process(target=_in_child, args=(name, tmp_path, ROUNDS, results))
-  child.start()
-  child.join(SECS)
-  if child.is_alive():
-    child.kill()
-    raise AssertionError(f'{name}: a reader hangs')
-  assert not results.empty(), f'{name}: ended with {child.exitcode}'
-  found = results.get()
+  path = tmp_path / name
+  found = fuzzed.tried_in_child(FORMATS[name], path, ROUNDS, ERRORS)
   print(f'{name}: {found}')  # noqa: T201
-  assert found.startswith(f'{ROUNDS} of {ROUNDS}: '), found

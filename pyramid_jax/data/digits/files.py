@@ -15,6 +15,7 @@ import importlib.util
 import io
 import math
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def _unpacked(path: stores.Path) -> bytes:
   try:
     with gzip.open(io.BytesIO(data)) as file:
       content = file.read(_MOST_BYTES + 1)
-  except (EOFError, OSError) as error:  # also a wrong check sum
+  except (EOFError, OSError, zlib.error) as error:  # also a wrong sum
     raise errors.UserError(f'{path}: {error}.', errors.DATA) from error
   if len(content) > _MOST_BYTES:
     _fail(path, f'more than {_MOST_BYTES} bytes')

@@ -25,6 +25,7 @@ from pyramid_jax.data.pixels import transforms
 from pyramid_jax.data.readers import image_folder
 from pyramid_jax.data.storage import image_lists
 from pyramid_jax.data.storage import image_stores
+from pyramid_jax.files import arrays
 
 
 ARRAY = '.npy'
@@ -56,14 +57,7 @@ def decode_array(data: bytes, where: str) -> np.ndarray:
   """
   stream = io.BytesIO(data)
   try:
-    version = np.lib.format.read_magic(stream)
-    read = {
-      (1, 0): np.lib.format.read_array_header_1_0,
-      (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-      raise ValueError(f'version {version} of the format')
-    shape, is_fortran, dtype = read(stream)
+    shape, is_fortran, dtype = arrays.header(stream, ARRAY)
   except ValueError as error:
     raise images.BrokenImage(where, f'no array of NumPy: {error}') from None
   channels, height, width = shape[-3:] if len(shape) > 2 else (0, 0, 0)

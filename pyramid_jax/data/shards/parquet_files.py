@@ -155,8 +155,11 @@ class Rows:
     found: set[Any] = set()
     for path, footer in zip(self._paths, self._footers, strict=True):
       for group in range(footer.num_row_groups):
-        with errors.user_errors(value=errors.DATA):
+        try:
           table = self._load(path, footer, group, [column])
+        except ValueError as error:
+          what = f'{path}: row group {group} is {error}.'
+          raise errors.UserError(what, errors.DATA) from error
         found.update(table[column].unique().to_pylist())
       if len(found) > limits.VOCABULARY:
         raise errors.UserError(

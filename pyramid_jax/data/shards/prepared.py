@@ -274,10 +274,20 @@ class Prepared:
     return self.manifest['token_flags'] is not None
 
   def index(self) -> dict[str, np.ndarray]:
-    """Returns the arrays of `object_index.Index`."""
+    """Returns the arrays of `object_index.Index`.
+
+    Raises:
+      UserError: the file is not there, or damaged.
+    """
     file = self.folder / index_name(self.split)
-    with errors.user_errors(value=errors.DATA):
+    try:
       return arrays.load(copies.local(file))
+    except FileNotFoundError as error:
+      raise errors.UserError(f'missing: {file}.', errors.MISSING) from error
+    except ValueError as error:
+      raise errors.UserError(
+        f'{file}: {error}; prepare the images again.', errors.DATA
+      ) from error
 
   def records(self) -> Any:
     """Returns the records, by place; threads may read at the same time."""
