@@ -127,9 +127,11 @@ def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
   """Returns the weight of the old average in update n, counting from 1.
 
   It is min(decay, (1 + n) / (10 + n)), the rule of LDM and Frido
-  (davidhalladay/Frido: frido/modules/ema.py), or follows from a half-life in
-  images that grows with those seen before (EDM, NVlabs/edm:
-  training/training_loop.py): the first update then keeps nothing.
+  (davidhalladay/Frido: frido/modules/ema.py); without `ema.warmup` it is
+  constant, as in ADM (openai/guided-diffusion: guided_diffusion/nn.py), MDT
+  and DiT. Or it follows from a half-life in images that grows with those seen
+  before (EDM, NVlabs/edm: training/training_loop.py): the first update then
+  keeps nothing.
   """
   n = jnp.asarray(updates, jnp.float32)
   if config.ema.halflife_images:
@@ -139,7 +141,10 @@ def ema_decay(config: ConfigDict, updates: jax.Array) -> jax.Array:
       config.ema.halflife_images, config.ema.halflife_rampup * seen
     )
     return 0.5 ** (batch / jnp.maximum(life, 1e-8))
-  return jnp.minimum(config.ema.decay, (1.0 + n) / (10.0 + n))
+  decay = jnp.asarray(config.ema.decay, jnp.float32)
+  if config.ema.warmup:
+    decay = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+  return decay
 
 
 def averages(

@@ -153,9 +153,13 @@ FIELDS = {
   ),
   'ema.decay': _not_negative(
     0.9999,
-    'The decay of the averaged weights; update n uses at most'
-    ' (1 + n) / (10 + n).',
+    'The decay of the averaged weights.',
     below=1,
+  ),
+  'ema.warmup': Field(
+    True,
+    'Whether update n uses a decay of at most (1 + n) / (10 + n), as LDM and'
+    ' Frido do.',
   ),
   'ema.halflife_images': _not_negative(
     0.0,

@@ -147,6 +147,9 @@ def test_ema_rule():
   config = fake_run.config(ema__decay=0.9999)
   decays = [float(optimizer.ema_decay(config, n)) for n in (1, 2, 90, 10**6)]
   np.testing.assert_allclose(decays, [2 / 11, 3 / 12, 0.91, 0.9999], rtol=1e-6)
+  constant = fake_run.config(ema__decay=0.9999, ema__warmup=False)
+  decays = [float(optimizer.ema_decay(constant, n)) for n in (1, 90)]
+  np.testing.assert_allclose(decays, 0.9999, rtol=1e-6)
 
 
 def test_ema_half_life_in_images():
