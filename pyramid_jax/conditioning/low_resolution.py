@@ -1,11 +1,12 @@
 """A low-resolution image as the condition of a larger one.
 
 It is concatenated with a latent as it is, for it has the latent's grid
-(arXiv:2112.10752, section 4.4). For a model of images it is enlarged and has
-noise on it: noise conditioning augmentation (arXiv:2106.15282, section 3). A
-model that enlarges what another made is trained on low-resolution images with
-noise, and conditioned on how much there is, so that it does not rely on their
-finest details. Enlarged, they are also a prior of the image (`Inputs.prior`).
+(arXiv:2112.10752, section 4.4). For a model of images it is enlarged, and for
+one of Laplacian processes it has noise on it: noise conditioning augmentation
+(arXiv:2106.15282, section 3). A model that enlarges what another made is
+trained on low-resolution images with noise, and conditioned on how much there
+is, so that it does not rely on their finest details. Enlarged, they are also a
+prior of the image (`Inputs.prior`).
 """
 
 import dataclasses
@@ -46,6 +47,26 @@ class LowResolutionEncoder(encoder.Encoder):
   def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
     del params
     return encoder.Inputs(concat=batch['lr_image'].astype(jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnlargedEncoder(LowResolutionEncoder):
+  """The low-resolution image, enlarged bicubically to the model's grid.
+
+  It is the condition of models of images as in SR3 (arXiv:2104.07636).
+
+  Attributes:
+    factor: side of the result over `side`.
+  """
+
+  factor: int
+
+  def encode(self, params: Any, batch: encoder.Batch) -> encoder.Inputs:
+    del params
+    small = batch['lr_image'].astype(jnp.float32)
+    b, height, width, channels = small.shape
+    shape = (b, self.factor * height, self.factor * width, channels)
+    return encoder.Inputs(concat=jax.image.resize(small, shape, 'cubic'))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,7 +163,7 @@ def noise_powers(factor: int, levels: int) -> jax.Array:
 def create(
   config: ConfigDict, first_stage: encoder.FirstStage
 ) -> LowResolutionEncoder:
-  """Builds the encoder of 'superres', without noise for latents.
+  """Builds the encoder of 'superres', with noise for Laplacian processes.
 
   Raises:
     ValueError: sizes that do not fit.
@@ -161,6 +182,8 @@ def create(
       f'config.data.image_size is {size}, must be divisible by'
       f' config.data.lr_factor = {factor}'
     )
+  if 'laplacian' not in config:
+    return EnlargedEncoder(side=size // factor, factor=factor)
   c = config.condition
   return NoisyImageEncoder(
     side=size // factor,

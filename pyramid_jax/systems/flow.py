@@ -176,8 +176,7 @@ def create(config: ConfigDict) -> Flow:
     ValueError: fields that do not fit.
   """
   d = config.diffusion
-  has_latents = 'first_stage' in config
-  space = spaces.one_scale(config) if has_latents else spaces.Pixels()
+  space = spaces.created(config)
   encoder = conditioning.create(config, space.first_stage)
   return Flow(
     **sampled.fields(config, space, encoder),

@@ -184,6 +184,7 @@ def denoiser(
 class Frido(sampled.OnChain):
   """The system; see the module docstring and `systems.system.Generative`."""
 
+  space: spaces.Latents
   unet: pyunet.PyUNet
   loss: LossSettings
   native_scales: bool  # diffuse each scale at its own resolution

@@ -1,4 +1,4 @@
-"""LDM (arXiv:2112.10752): diffusion of the latents of an autoencoder.
+"""LDM (arXiv:2112.10752): diffusion of latents of an autoencoder, or of images.
 
 A U-Net is conditioned by attention (texts, layouts, classes), by channels
 concatenated with the latent (maps, low-resolution images, holes), by both or
@@ -230,9 +230,15 @@ class LDM(sampled.OnChain):
 
 
 def create(config: ConfigDict) -> LDM:
-  """Builds the system; raises ValueError for fields that do not fit."""
+  """Builds the system, on latents if the config has a first stage.
+
+  Without one it is the LDM-1 of the paper: images are diffused.
+
+  Raises:
+    ValueError: fields that do not fit.
+  """
   sampled.check_fixed_variance(config)
-  space = spaces.one_scale(config)
+  space = spaces.created(config)
   common = sampled.chain_fields(config, space)
   d = config.diffusion
   return LDM(

@@ -214,9 +214,8 @@ class Sampled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnChain(Sampled):
-  """What the systems share that diffuse latents along a discrete chain."""
+  """What the systems share that diffuse along a discrete chain."""
 
-  space: spaces.Latents
   chain: schedules.Chain  # the noise levels of training
 
   def levels(self, spec: SamplerSpec) -> list[levels_lib.Levels]:
@@ -260,7 +259,7 @@ def fields(
   }
 
 
-def chain_fields(config: ConfigDict, space: spaces.Latents) -> dict[str, Any]:
+def chain_fields(config: ConfigDict, space: spaces.Space) -> dict[str, Any]:
   """Returns the attributes of `OnChain` that a config describes."""
   d = config.diffusion
   encoder = conditioning.create(config, space.first_stage)

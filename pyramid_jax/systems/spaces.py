@@ -235,3 +235,12 @@ def one_scale(config: ConfigDict) -> Latents:
       f' {config.system.name}'
     )
   return found
+
+
+def created(config: ConfigDict) -> Space:
+  """Returns the latents of the config's first stage; without one, images.
+
+  Raises:
+    ValueError: a first stage of several scales.
+  """
+  return one_scale(config) if 'first_stage' in config else Pixels()

@@ -105,6 +105,28 @@ def test_hole_is_black_before_encoding_and_one_in_the_mask():
     encoder.encode(2.0, batch | {'inpaint_mask': mask[:, :4]})
 
 
+def test_models_of_images_get_images_with_black_holes():
+  encoder = inpainting.HoleEncoder(image_size=2)
+  batch = {
+    'image': jnp.full((1, 2, 2, 3), 0.5),
+    'inpaint_mask': jnp.array([[[1, 0], [0, 0]]], jnp.uint8),
+  }
+  got = encoder.encode({}, batch).concat
+  np.testing.assert_array_equal(got[0, 0, 0], [-1, -1, -1, 1])
+  np.testing.assert_array_equal(got[0, 1, 1], [0.5, 0.5, 0.5, -1])
+  with pytest.raises(ValueError, match=r'\(1, 2, 2\) as the image has it'):
+    encoder.encode({}, batch | {'inpaint_mask': jnp.zeros((1, 1, 2))})
+
+
+def test_models_of_images_get_enlarged_images():
+  encoder = low_resolution.EnlargedEncoder(side=4, factor=2)
+  ramp = jnp.broadcast_to(jnp.arange(4.0)[:, None], (4, 4))
+  batch = {'lr_image': jnp.stack([ramp] * 3, -1)[None]}
+  got = encoder.encode({}, batch).concat
+  assert got.shape == (1, 8, 8, 3)
+  np.testing.assert_allclose(got[0, 3:5, 4, 0], [1.25, 1.75], atol=1e-6)
+
+
 def test_maps_are_one_hot_halved_and_mixed():
   encoder = semantic_map.MapEncoder(
     network=conditioners.SpatialRescaler(n_stages=1, out_channels=1),
@@ -212,8 +234,8 @@ def test_an_unknown_encoder_is_named():
 
 
 def test_conditions_that_are_images_need_a_first_stage():
-  config = config_lib.base('ldm')
-  for task in ('map', 'inpaint'):
+  for system, task in (('ldm', 'map'), ('ladm', 'inpaint')):
+    config = config_lib.base(system)
     config.condition.task = task
     with pytest.raises(ValueError, match=f'{task!r} is not served by'):
       conditioning.create(config)

@@ -137,6 +137,22 @@ def test_every_task_trains_and_samples(task):
   assert system.unet.in_channels == 4 + channels
 
 
+@pytest.mark.parametrize('task', ['none', 'class', 'superres', 'inpaint'])
+def test_without_a_first_stage_images_are_diffused(task):
+  config = load(f'{task},debug').unlock()
+  del config.first_stage
+  config_lib.validate(config)
+  system, weights, (results, _), (image, state) = shapes(config)
+  assert results['generator'][0].shape == ()
+  assert not weights.frozen
+  assert [z.shape for z in state] == [image.shape] == [(B, 32, 32, 3)]
+  channels = {'superres': 3, 'inpaint': 4}.get(task, 0)
+  assert system.unet.in_channels == 3 + channels
+  rows = {key: jnp.asarray(x) for key, x in BATCH.items()}
+  trained = system.space.training(weights, rows, jax.random.key(0))
+  np.testing.assert_array_equal(trained[0], BATCH['image'])
+
+
 def test_t5_is_a_frozen_encoder_of_texts():
   fields = {'encoder': 't5', 'mlp_dim': '24', 'dim': '16', 'depth': '1'}
   fields = {f'condition__{name}': value for name, value in fields.items()}
