@@ -18,6 +18,13 @@ SMALL_ENCODER = {
   'condition.heads': 2,
   'condition.head_dim': 16,
 }
+# The sizes of a U-Net in a `debug` variant.
+SMALL_UNET = {
+  'network.model_channels': 32,
+  'network.channel_mult': (1, 2),
+  'network.num_res_blocks': 1,
+  'network.attention_resolutions': (2,),
+}
 
 
 def shrink(config: ConfigDict, changes: Mapping[str, Any]) -> None:
@@ -119,6 +126,40 @@ def ldm(name: str) -> ConfigDict:
   return config
 
 
+def frido(name: str) -> ConfigDict:
+  """Returns the values that the published configs of Frido share.
+
+  Args:
+    name: the name of the experiment.
+  """
+  config = config_lib.base('frido')
+  config.name = name
+  config.network = ConfigDict(
+    {
+      'model_channels': 192,
+      'channel_mult': (1, 2, 3, 5),
+      'num_res_blocks': 2,
+      'attention_resolutions': (8, 4, 2),
+      'num_head_channels': 32,  # With `legacy` there is one head anyway.
+      'use_spatial_transformer': True,
+      'transformer_depth': 1,
+      'legacy': True,
+      'use_spade_norm': True,
+    }
+  )
+  config.optimizer.name = 'adamw'
+  config.optimizer.weight_decay = 0.01
+  config.train.learning_rate = 1e-6
+  config.train.steps = 1_000_000
+  config.train.log_every = 50
+  config.train.checkpoint_every = 5000
+  config.train.sample_every = 10000
+  config.sample.steps, config.sample.eta = 200, 1.0
+  config.sample.to_uint8 = 'truncate'
+  config.data.image_size = 256
+  return config
+
+
 def attending_unet(**changes: Any) -> ConfigDict:
   """Returns the U-Net of LDM with cross-attention, with some changes."""
   return ConfigDict(
@@ -141,22 +182,17 @@ def complete_ldm(
 
   Args:
     config: the config of the second stage.
-    first_stage: a variant of ldm_autoencoder.py.
+    first_stage: a variant of ldm_autoencoder.py; empty for none.
     debug: whether both stages get the smallest sizes.
   """
-  first = config_lib.sibling(__file__, 'ldm_autoencoder')
-  arg = f'{first_stage},debug' if debug else first_stage
-  config_lib.add_first_stage(config, first.get_config(arg))
-  config.first_stage.data.name = config.data.name
+  if first_stage:
+    first = config_lib.sibling(__file__, 'ldm_autoencoder')
+    arg = f'{first_stage},debug' if debug else first_stage
+    config_lib.add_first_stage(config, first.get_config(arg))
+    config.first_stage.data.name = config.data.name
   if not debug:
     return config
-  changes = {
-    **SMALL_ENCODER,
-    'network.model_channels': 32,
-    'network.channel_mult': (1, 2),
-    'network.num_res_blocks': 1,
-    'network.attention_resolutions': (2,),
-  }
+  changes = {**SMALL_ENCODER, **SMALL_UNET}
   if config.network.get('num_head_channels', -1) > 0:
     changes['network.num_head_channels'] = 16
   shrink(config, changes)

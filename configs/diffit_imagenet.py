@@ -7,10 +7,10 @@ is measured here. The network has 561,035,232 parameters (562,382,816 at 512 px)
 and takes 118.5 GMACs (524.4) for a forward pass of one image.
 
 The training code was not released. AdamW without weight decay, the constant
-learning rate without warm-up, uniform noise levels, the crop and the mirrored
-images are those of MDT, whose learning rates and batch sizes the paper repeats.
-The number of steps is the one at which papers compare. The published models
-were trained for longer (DiT: 7 M steps).
+learning rate without warm-up, the averages with a constant decay, uniform noise
+levels, the crop and the mirrored images are those of MDT, whose learning rates
+and batch sizes the paper repeats. The number of steps is the one at which
+papers compare. The published models were trained for longer (DiT: 7 M steps).
 
 Encode the images once with sd-vae, then train on the latents:
 
@@ -31,6 +31,8 @@ Fewer steps: --config.sample.solver=ddim --config.sample.spacing=strided
 
 Variants:
   256 (default), 512: pixels.
+  released (default), paper: the scale of guidance at 256 px, that of sample.py
+    (4.4) or of section 5.8 (4.6); at 512 px both are 1.49.
   debug: the smallest sizes.
 """
 
@@ -44,7 +46,9 @@ common = config_lib.sibling(__file__, 'common')
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
-  variant = config_lib.parse_variants(arg, size=('256', '512'), debug=False)
+  variant = config_lib.parse_variants(
+    arg, size=('256', '512'), scale=('released', 'paper'), debug=False
+  )
   is_large = variant['size'] == '512'
   config = config_lib.base('latent_diffit')
   config.name = f'diffit_imagenet_{variant["size"]}'
@@ -77,6 +81,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.diffusion.variance = 'learned_range'
   config.diffusion.scale_factor = 0.18215
   config.optimizer.name = 'adamw'
+  config.ema.warmup = False
   config.train.batch_size = 512 if is_large else 256
   config.train.learning_rate = 1e-4 if is_large else 3e-4
   config.train.steps = 400_000
@@ -87,6 +92,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.solver, config.sample.spacing = 'ddpm', 'iddpm'
   config.sample.steps = 250
   config.sample.guidance = 1.49 if is_large else 4.4
+  if variant['scale'] == 'paper' and not is_large:
+    config.sample.guidance = 4.6
   config.sample.guidance_power = 0.0 if is_large else 4.0
   config.sample.guidance_channels = 3
   config.sample.to_uint8 = 'truncate'

@@ -1,20 +1,29 @@
 r"""All published first stages of latent diffusion, 256 px.
 
-arXiv:2112.10752; CompVis/latent-diffusion: models/first_stage_models/*/
-config.yaml, trained on OpenImages. Nothing is measured here. The learning rate
-is 4.5e-6 times the batch size, as its --scale_lr makes it; the batch size is
-that of one of its GPUs, and the steps are those of the released weights.
+arXiv:2112.10752, tables 8 and 13; CompVis/latent-diffusion: models/
+first_stage_models/*/config.yaml, configs/autoencoder/*.yaml; CompVis/
+taming-transformers: configs/imagenet_vqgan.yaml. Nothing is measured here. The
+learning rate is 4.5e-6 times the batch size, as its --scale_lr makes it; the
+batch size is that of one of its GPUs, and the steps are those of the released
+weights. Of the models without a released file (see below) the paper prints
+codes, channels and scores; their other values are those of the released models
+with the same factor or the nearest one.
 
   python -m pyramid_jax.main --config=configs/ldm_autoencoder.py:kl_f8 \
       --config.data.root=OPENIMAGES/train --workdir=DIR
 
-Reads any folder of images (config.data.name = 'image_folder'). The reference
-resizes the shorter side to 384 px and crops 256; here a random square of at
-least 256 px is resized.
+Reads any folder of images (config.data.name = 'image_folder'): the shorter side
+becomes 384 px, and a square of 256 px is cut out.
 
 Variants:
   kl_f4 (default), kl_f8, kl_f16, kl_f32, vq_f4, vq_f4_noattn, vq_f8,
-    vq_f8_n256, vq_f16: the model.
+    vq_f8_n256, vq_f16: the released models.
+  kl_f2, kl_f16_c8, kl_f32_c16, vq_f2, vq_f2_n64, vq_f4_n256, vq_f32: the other
+    rows of table 8.
+  vq_f32_c32: the first stage of LDM-32 in table 13.
+  vqgan_f16_n1024, vqgan_f16_n16384: VQGAN, trained on ImageNet.
+  openimages (default), imagenet: the images of the KL models; those of ImageNet
+    are squares of half the shorter side or more, 24 in a batch of two parts.
   debug: the smallest sizes.
 """
 
@@ -47,6 +56,7 @@ class Model:
     disc_start: the first step with the adversarial loss.
     disc_weight: the weight of the adversarial loss.
     disc_layers: the number of strided convolutions of the discriminator.
+    data: the images that it is trained on, 'openimages' or 'imagenet'.
     steps: the number of training steps of the released weights.
   """
 
@@ -59,6 +69,7 @@ class Model:
   disc_start: int = 50001
   disc_weight: float = 0.5
   disc_layers: int = 3
+  data: str = 'openimages'
   steps: int
 
 
@@ -131,24 +142,55 @@ MODELS = {
     steps=1_101_166,
   ),
 }
+# The paper prints codes, channels and scores of these.
+_KL_F16, _KL_F32 = MODELS['kl_f16'], MODELS['kl_f32']
+_VQ_F4, _VQ_F16 = MODELS['vq_f4'], MODELS['vq_f16']
+_VQ_F2 = dataclasses.replace(_VQ_F4, ch_mult=(1, 2), channels=2, n_embed=2048)
+_VQ_F32 = dataclasses.replace(
+  _VQ_F16, ch_mult=_KL_F32.ch_mult, channels=16, attn_resolutions=(16, 8)
+)
+_VQGAN = Model(
+  ch_mult=(1, 1, 2, 2, 4),
+  channels=256,
+  n_embed=1024,
+  attn_resolutions=(16,),
+  batch_size=12,
+  disc_start=250_001,
+  disc_weight=0.8,
+  data='imagenet',
+  steps=1_000_000,  # Those of the released weights are not published.
+)
+MODELS |= {
+  'kl_f2': dataclasses.replace(MODELS['kl_f4'], ch_mult=(1, 2), channels=2),
+  'kl_f16_c8': dataclasses.replace(_KL_F16, channels=8),
+  'kl_f32_c16': dataclasses.replace(_KL_F32, channels=16),
+  'vq_f2': _VQ_F2,
+  'vq_f2_n64': dataclasses.replace(_VQ_F2, n_embed=64),
+  'vq_f4_n256': dataclasses.replace(_VQ_F4, n_embed=256),
+  'vq_f32': _VQ_F32,
+  'vq_f32_c32': dataclasses.replace(_VQ_F32, channels=32),
+  'vqgan_f16_n1024': _VQGAN,
+  'vqgan_f16_n16384': dataclasses.replace(_VQGAN, n_embed=16384),
+}
 
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of a first stage."""
-  variant = config_lib.parse_variants(arg, model=tuple(MODELS), debug=False)
+  variant = config_lib.parse_variants(
+    arg,
+    model=tuple(MODELS),
+    data=('openimages', 'imagenet'),
+    debug=False,
+  )
   model = MODELS[variant['model']]
   config = config_lib.base('autoencoder')
   config.name = f'ldm_autoencoder_{variant["model"]}'
   config.system.network = 'vq' if model.n_embed else 'kl'
   config.network = network(variant['model'])
 
-  config.data.name = 'image_folder'
-  config.data.image_size = 256
-  config.data.crop = 'random-2d'
-
-  config.train.batch_size = model.batch_size
+  _set_data(config, model, variant['data'] == 'imagenet')
   config.train.steps = model.steps
-  config.train.learning_rate = LEARNING_RATE * model.batch_size
+  config.train.learning_rate = LEARNING_RATE * config.train.batch_size
   config.train.log_every = 50
   config.train.checkpoint_every = 5000
   config.train.sample_every = 5000
@@ -162,8 +204,37 @@ def get_config(arg: str = '') -> ConfigDict:
   config.loss.disc_start = model.disc_start
   config.loss.disc_layers = model.disc_layers
   if variant['debug']:
-    common.shrink(config, _small_network(config))
+    changes = _small_network(config)
+    if config.data.short_side:
+      changes['data.short_side'] = 48
+    common.shrink(config, changes)
   return config
+
+
+def _set_data(config: ConfigDict, model: Model, imagenet: bool) -> None:
+  """Sets the images and the batch size; `imagenet` is that of KL models.
+
+  CompVis/latent-diffusion: ldm/data/imagenet.py (ImageNetSR), configs/
+  autoencoder/*.yaml; CompVis/taming-transformers: taming/data/imagenet.py.
+
+  Raises:
+    ValueError: a VQ model with `imagenet`, which was not published.
+  """
+  config.data.image_size = 256
+  config.train.batch_size = model.batch_size
+  if imagenet:
+    if model.n_embed:
+      raise ValueError("config variant 'imagenet' is one of KL models.")
+    config.data.name = 'imagenet'
+    config.data.crop, config.data.eval_crop = 'random-half', 'square'
+    config.data.resize = 'area'
+    config.train.batch_size, config.train.accumulate = 24, 2
+  elif model.data == 'imagenet':
+    config.data.name = 'imagenet'
+    config.data.resize = 'linear'
+  else:
+    config.data.name = 'image_folder'
+    config.data.short_side = 384
 
 
 def network(name: str) -> ConfigDict:

@@ -4,7 +4,8 @@ arXiv:2112.10752, tables 2 and 15; CompVis/latent-diffusion: models/ldm/
 text2img256/config.yaml (small), configs/latent-diffusion/
 txt2img-1p4B-eval.yaml (1p4b). Published FID on COCO, 30k images: 1p4b 23.31,
 with guidance 1.5 12.63 (250 DDIM steps); small 16.79, with guidance 13.89 (100
-steps, README). Nothing is measured here. U-Net and encoder have 404 M and 186 M
+steps, README). Nothing is measured here. The released weights of 1p4b are not
+averaged; training keeps averages. U-Net and encoder have 404 M and 186 M
 parameters (small), 872 M and 582 M (1p4b). With a pretrained CLIP it is
 configs/stable_diffusion.py.
 
@@ -17,6 +18,7 @@ config.first_stage.checkpoint names one.
 
 Variants:
   small (default), 1p4b: the model.
+  guided (default), unguided: guidance 1.5, or none.
   debug: the smallest sizes.
 """
 
@@ -30,13 +32,19 @@ common = config_lib.sibling(__file__, 'common')
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
-  variant = config_lib.parse_variants(arg, size=('small', '1p4b'), debug=False)
+  variant = config_lib.parse_variants(
+    arg,
+    size=('small', '1p4b'),
+    guidance=('guided', 'unguided'),
+    debug=False,
+  )
   size = variant['size']
   config = common.ldm(f'ldm_text_{size}')
   config.condition.task = 'text'
   config.condition.max_length = 77
   config.condition.cond_dropout = 0.1  # The rate is not published.
-  config.sample.guidance = 1.5
+  config.sample.guidance = 1.5 if variant['guidance'] == 'guided' else 1.0
+  config.evaluate.count = 30_000
   if size == 'small':
     config.network = common.attending_unet(num_head_channels=32)
     config.condition.dim, config.condition.depth = 640, 32
@@ -63,5 +71,4 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.steps = 250
   config.condition.dim, config.condition.depth = 1280, 32
   config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
-  config.ema.decay = 0.0  # The published weights are not averaged.
   return common.complete_ldm(config, 'kl_f8', variant['debug'])

@@ -10,6 +10,7 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import msvqgan as family
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
+from tests.helpers import config_systems
 
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -18,7 +19,7 @@ VARIANTS = {
   'diffit_ffhq64': ('vp', 've'),
   'diffit_mnist': ('class', 'none'),
   'diffit_shapes': ('class', 'none', 'plain', 'long', 'gpu', 'none,gpu'),
-  'diffit_imagenet': ('256', '512'),
+  'diffit_imagenet': ('256', '512', '256,paper'),
   'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
   'dit_imagenet': ('xl2_256', 'xl2_512'),
   'flow_shapes': ('class', 'none', 'pixels', 'pixels,none'),
@@ -29,6 +30,8 @@ VARIANTS = {
     'label',
     'label_sg2im',
     'scene_graph',
+    'text_mini',
+    'layout_mini',
   ),
   'frido_openimages': ('',),
   'frido_shapes': (
@@ -39,6 +42,12 @@ VARIANTS = {
     'long',
     'official',
     'gpu',
+  ),
+  'frido_unconditional': (
+    'celebahq',
+    'ffhq',
+    'lsun_bedrooms',
+    'lsun_churches',
   ),
   'frido_visual_genome': ('layout', 'scene_graph'),
   'ladm_controlnet': ('edges', 'depth', 'inpaint'),
@@ -79,11 +88,27 @@ VARIANTS = {
     'vq_f8',
     'vq_f8_n256',
     'vq_f16',
+    'kl_f2',
+    'kl_f16_c8',
+    'kl_f32_c16',
+    'vq_f2',
+    'vq_f2_n64',
+    'vq_f4_n256',
+    'vq_f32',
+    'vq_f32_c32',
+    'vqgan_f16_n1024',
+    'vqgan_f16_n16384',
+    'kl_f4,imagenet',
   ),
   'ldm_autoencoder_shapes': ('kl', 'vq', 'gpu', 'vq,gpu'),
-  'ldm_imagenet': ('v1', 'v2'),
-  'ldm_inpaint': ('',),
-  'ldm_layout': ('openimages', 'coco'),
+  'ldm_compression': tuple(
+    f'ldm{factor},{data}'
+    for factor in (1, 2, 4, 8, 16, 32)
+    for data in ('imagenet', 'celebahq')
+  ),
+  'ldm_imagenet': ('v1', 'v2', 'v2,scale1.25', 'v2,unguided'),
+  'ldm_inpaint': ('big', 'big_512', 'vq', 'vq_attn', 'kl_attn', 'pixels'),
+  'ldm_layout': ('openimages', 'openimages_512', 'coco', 'coco_tuned'),
   'ldm_semantic': ('px256', 'px512'),
   'ldm_shapes': (
     'layout',
@@ -100,8 +125,8 @@ VARIANTS = {
     'class,gpu',
     'inpaint,gpu',
   ),
-  'ldm_superres': ('bsr', 'bicubic'),
-  'ldm_text': ('small', '1p4b'),
+  'ldm_superres': ('bsr', 'bicubic', 'bicubic,big', 'bicubic,pixels'),
+  'ldm_text': ('small', '1p4b', '1p4b,unguided'),
   'ldm_unconditional': (
     'celebahq',
     'ffhq',
@@ -122,16 +147,6 @@ VARIANTS = {
     'ldm,pixels',
   ),
 }
-# What lies under an edge predictor, by the first word of its variant.
-BASES = {
-  'ldm': 'ldm_shapes.py:text',
-  'ladm': 'ladm_shapes.py:text',
-  'lapdit': 'ladm_latent_shapes.py:class',
-  'frido': 'frido_shapes.py:text',
-  'diffit': 'diffit_latent_shapes.py:class',
-  'small': 'ldm_text.py:small',
-  'v1': 'stable_diffusion.py:v1',
-}
 
 
 @pytest.mark.parametrize('name', sorted(VARIANTS))
@@ -140,13 +155,8 @@ def test_every_variant_builds_a_system_that_is_valid(name, tmp_path):
   assert set(VARIANTS) == files
   for variant in VARIANTS[name]:
     for debug in ('', ',debug'):
-      config = config_lib.load(f'{CONFIGS}/{name}.py:{variant}{debug}')
-      if name.startswith('sketch_'):
-        base = config_lib.load(
-          f'{CONFIGS}/{BASES[variant.split(",")[0]]}{debug}'
-        )
-        (tmp_path / 'config.json').write_text(config_lib.to_json(base))
-        config.sketch.base = str(tmp_path)
+      file = f'{name}.py:{variant}{debug}'
+      config = config_systems.load(file, tmp_path)
       config_lib.validate(config)
       workdir_lib.create_system(config)
       if debug:
@@ -210,7 +220,7 @@ def test_small_autoencoders_stay_below_three_million(variant):
   assert 400_000 < sum(leaf.size for leaf in leaves) <= 3_000_000
 
 
-@pytest.mark.parametrize('variant', VARIANTS['ldm_autoencoder'])
+@pytest.mark.parametrize('variant', AUTOENCODERS)
 def test_ldm_autoencoders_have_the_published_sizes(variant):
   config = config_lib.load(f'{CONFIGS}/ldm_autoencoder.py:{variant}')
   model = autoencoder.network(config)

@@ -1,0 +1,64 @@
+"""Systems of the configs that come along, and how large their networks are."""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from pyramid_jax import config as config_lib
+from pyramid_jax.runs import workdir as workdir_lib
+from tests.helpers import configs
+
+
+# What lies under an edge predictor, by the first word of its variant.
+BASES = {
+  'ldm': 'ldm_shapes.py:text',
+  'ladm': 'ladm_shapes.py:text',
+  'lapdit': 'ladm_latent_shapes.py:class',
+  'frido': 'frido_shapes.py:text',
+  'diffit': 'diffit_latent_shapes.py:class',
+  'small': 'ldm_text.py:small',
+  '1p4b': 'ldm_text.py:1p4b',
+  'v1': 'stable_diffusion.py:v1',
+}
+
+
+def load(name: str, folder: pathlib.Path) -> ConfigDict:
+  """Returns a config of `configs`; its base is written to a folder.
+
+  Args:
+    name: as 'ldm_text.py:small,debug'.
+    folder: where the config of what lies under an edge predictor is written.
+  """
+  config = configs.load(name)
+  if name.startswith('sketch_'):
+    words = name.partition(':')[2].split(',')
+    debug = ',debug' if 'debug' in words else ''
+    base = configs.load(f'{BASES[words[0]]}{debug}')
+    (folder / 'config.json').write_text(config_lib.to_json(base))
+    config.sketch.base = str(folder)
+  return config
+
+
+def sizes(config: ConfigDict) -> Mapping[str, int]:
+  """Returns the numbers of parameters of the parts of a system.
+
+  Returns:
+    {part: number} of each network that is trained and of each that is read;
+    'all' is the sum of those that are trained for one loss, the generator's.
+  """
+  system = workdir_lib.create_system(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
+  trees = dict(params['generator'])
+  for name, part in system.pretrained_parts().items():
+    trees[name] = jax.eval_shape(part.init, jax.random.key(0))
+  return {name: count(tree) for name, tree in trees.items()} | {
+    'all': count(params['generator'])
+  }
+
+
+def count(tree: Any) -> int:
+  """Returns the number of values of all arrays of a tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
