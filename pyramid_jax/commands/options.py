@@ -72,7 +72,8 @@ GROUPS: Mapping[str, Group] = {
     {
       'mode': Flag('train (default), sample, evaluate or plan', 'MODE'),
       'config': Flag(
-        'the configuration; without it, that of --workdir', 'FILE.py[:VARIANT]'
+        'the configuration; without it, that of --workdir',
+        'NAME or FILE.py[:VARIANT]',
       ),
       'workdir': _file(
         'the folder of the run; runs/NAME of the config if it is not given',

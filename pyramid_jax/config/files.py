@@ -26,7 +26,8 @@ def load(path: str) -> ConfigDict:
 
   Args:
     path: 'configs/frido_shapes.py' or 'configs/frido_shapes.py:variant,...'. A
-      file in `configs` that is not there is looked for in the package.
+      file in `configs` that is not there is looked for in the package. A name
+      alone, 'frido_shapes:variant', is that of a config that comes along.
 
   Raises:
     UserError: no such file, no `get_config`, an unknown variant, or a field
@@ -37,10 +38,7 @@ def load(path: str) -> ConfigDict:
       f'--config={path}: a config is code and is not fetched from a URL; '
       'give the path of a file.'
     )
-  name, _, arg = paths.expand(path, '--config').partition('.py:')
-  file = pathlib.Path(name if name.endswith('.py') else f'{name}.py')
-  if not path.endswith('.py') and '.py:' not in path:
-    raise errors.UserError(f'--config={path}: must be FILE.py[:variant,...].')
+  file, arg = _parts(path)
   found = [f for f in (file, *_shipped(file)) if f.is_file()]
   if not found:
     raise errors.UserError(f'--config={path}: there is no file {file}.')
@@ -59,6 +57,25 @@ def load(path: str) -> ConfigDict:
     )
   with errors.user_errors():
     return formats.completed(config)
+
+
+def _parts(path: str) -> tuple[pathlib.Path, str]:
+  """Returns the file that a value of `--config` names, and its variants.
+
+  Raises:
+    UserError: neither FILE.py nor the name of a config that comes along.
+  """
+  if path.endswith('.py') or '.py:' in path:
+    name, _, arg = paths.expand(path, '--config').partition('.py:')
+    return pathlib.Path(f'{name.removesuffix(".py")}.py'), arg
+  name, _, arg = path.partition(':')
+  known = [file.stem for file in shipped()]
+  if name in known:
+    return pathlib.Path('configs', f'{name}.py'), arg
+  raise errors.UserError(
+    f'--config={path}: must be FILE.py[:variant,...] or the name of a config '
+    f'that comes along{names_lib.nearest(name, known)}'
+  )
 
 
 def shipped() -> list[pathlib.Path]:

@@ -340,12 +340,22 @@ def test_load_refuses(tmp_path, text, suffix, message):
   ('path', 'message'),
   [
     ('https://example.org/config.py', 'not fetched'),
-    ('configs/frido_shapes', 'FILE.py'),
+    ('configs/frido_shapes', "FILE.py.* did you mean 'frido_shapes'"),
+    ('frido_shape:debug', "did you mean 'frido_shapes'"),
   ],
 )
 def test_load_refuses_what_is_no_file(path, message):
   with pytest.raises(errors.UserError, match=message):
     config_lib.load(path)
+
+
+def test_a_config_that_comes_along_is_loaded_by_its_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = config_lib.load('flow_shapes:class,debug')
+  assert config == config_lib.load('configs/flow_shapes.py:class,debug')
+  assert config_lib.load('flow_shapes') == config_lib.load(
+    'configs/flow_shapes.py'
+  )
 
 
 # Of fields that not every system has.
