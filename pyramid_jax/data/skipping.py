@@ -72,20 +72,23 @@ class Skipper:
     Raises:
       UserError: too many are broken, or storage failed.
     """
+    last: images.BrokenImage | None = None
     for step in range(self._length):
       candidate = (index + step) % self._length
       try:
         value = load(candidate)
       except images.BrokenImage as error:
         self._note(candidate, error)
+        last = error
         continue
       with self._lock:
         self._failed = 0
         self.report['replaced_examples'] += bool(step)
       return candidate, value
     raise errors.UserError(
-      f'none of the {self._length} images can be read.', errors.DATA
-    )
+      f'none of the {self._length} images can be read; the last is {last}.',
+      errors.DATA,
+    ) from last
 
   def _note(self, index: int, error: images.BrokenImage) -> None:
     number = errors.number(error)

@@ -21,7 +21,6 @@ all others.
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import io
 import pathlib
 import re
 
@@ -38,6 +37,7 @@ from pyramid_jax.data.storage import annotation_files
 from pyramid_jax.data.storage import archives
 from pyramid_jax.data.storage import image_lists
 from pyramid_jax.data.storage import image_stores
+from pyramid_jax.data.storage import mat_file
 from pyramid_jax.files import bounded
 from pyramid_jax.files import stores
 
@@ -235,18 +235,17 @@ def _kit_ids(path: stores.Path, data: bytes) -> dict[int, str]:
   Raises:
     UserError: it is not the table of the kit.
   """
-  import scipy.io
-
   try:
     if len(data) > _META_BYTES:
       raise ValueError(f'{len(data)} bytes, at most {_META_BYTES} are read')
-    table = scipy.io.loadmat(io.BytesIO(data), variable_names=['synsets'])
-    cells = np.ravel(table['synsets'])
-    ids = [int(np.ravel(x['ILSVRC2012_ID'])[0]) for x in cells]
-    return dict(
-      zip(ids, (str(np.ravel(x['WNID'])[0]) for x in cells), strict=True)
-    )
-  except Exception as error:  # whatever a parser raises on damage
+    ids = {}
+    for row in mat_file.table(data, 'synsets'):
+      key, synset = row.get('ILSVRC2012_ID'), row.get('WNID')
+      if not isinstance(key, int | float) or not isinstance(synset, str):
+        raise ValueError('a row without ILSVRC2012_ID and WNID')
+      ids[int(key)] = synset
+    return ids
+  except (ValueError, OverflowError) as error:  # of an infinite number
     raise errors.UserError(
       f'{path}: not the {_META} of the development kit of ILSVRC 2012:'
       f' {error}.',
@@ -275,14 +274,19 @@ class ImageNetReader(stored_images.StoredReader):
     ]
     chosen = stored_images.listed(config, split, store, rows)
     described = dict(chosen.described)
-    listed = _listed(config)
+    listed, teller = _listed(config), found
     if _split(split) == 'val' and _is_flat(found):
       path = _label_file(_base(config))
       assert path is not None  # not missing
-      described[path.name] = path
+      described[path.name] = teller = path
       synsets = _of_val(store, chosen.rows, _val_synsets(path, sorted(listed)))
     else:
       synsets = [_synset(store.names[row]) for row in chosen.rows]
+    if not any(synsets):
+      raise errors.UserError(
+        f'{teller} gives none of the {len(synsets)} images a synset.',
+        errors.DATA,
+      )
     labels, names = category_lists.number(
       {s: s for s in sorted({x for x in synsets if x})},
       listed,
@@ -292,10 +296,6 @@ class ImageNetReader(stored_images.StoredReader):
     if _split(split) in COUNTS and archives.is_archive(found):
       _check_count(found, len(rows), COUNTS[_split(split)])
     kept = np.flatnonzero(classes)
-    if not len(kept):
-      raise errors.UserError(
-        f'{found} (config.data.root) has no images of a synset.', errors.DATA
-      )
     selection = stored_images.Selection(
       store=store,
       rows=np.asarray(chosen.rows, np.int64)[kept].tolist(),

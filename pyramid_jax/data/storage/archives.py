@@ -356,7 +356,7 @@ def _of_zip(path: stores.Path) -> Iterator[Member]:
     most = limits.INFLATED_BYTES, limits.ARCHIVE_ZIP_RATIO
     archive = zips.opened(file, limits.ARCHIVE_MEMBERS, *most)
     for info in archive.infolist():
-      if info.is_dir():
+      if info.filename.endswith('/'):
         continue
       kind = info.external_attr >> 16 & 0o170000
       name = os.path.normpath(info.filename) if info.filename else ''
