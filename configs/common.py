@@ -58,11 +58,9 @@ def shrink(config: ConfigDict, changes: Mapping[str, Any]) -> None:
       'loss.disc_start': 2,
     }
   else:
-    values |= {
-      'sample.steps': 4,
-      'sample.count': 2,
-      'sample.batch_size': 2,
-    }
+    values |= {'sample.count': 2, 'sample.batch_size': 2}
+    if 'steps' in config.sample:
+      values['sample.steps'] = 4
   config.update_from_flattened_dict({**values, **changes})
 
 
@@ -100,6 +98,66 @@ def predictor(base: ConfigDict) -> ConfigDict:
     del config.first_stage
   config.optimizer = config_lib.base('sketch').optimizer
   return config
+
+
+def classifier(base: ConfigDict) -> ConfigDict:
+  """Returns the config of a classifier of the latents of a trained base.
+
+  The network is not set.
+
+  Args:
+    base: the config of the base, whose data, condition and noise are copied.
+  """
+  config = recast(base, 'classifier')
+  config.classifier.space = 'latents'
+  config.network = ConfigDict()
+  if 'first_stage' in config:
+    del config.first_stage
+  config.optimizer = config_lib.base('classifier').optimizer
+  config.ema = config_lib.base('classifier').ema
+  config.ema.decay = 0.0
+  config.condition.cond_dropout = 0.0
+  return config
+
+
+def adm_levels(size: int) -> dict[str, Any]:
+  """Returns what networks of ADM have in common at so many pixels."""
+  levels = {
+    64: (1, 2, 3, 4),
+    128: (1, 1, 2, 3, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+  }
+  return {
+    'channel_mult': levels[size],
+    'attention_resolutions': tuple(size // side for side in (32, 16, 8)),
+    'use_scale_shift_norm': True,
+    'resblock_updown': True,
+  }
+
+
+def adm_data(config: ConfigDict, size: int) -> None:
+  """Sets the images and the noise of ADM on ImageNet, in place."""
+  config.data.name = 'imagenet'
+  config.data.image_size = size
+  config.data.crop = config.data.eval_crop = 'adm'
+  config.data.flip = True
+  d = config.diffusion
+  d.beta_schedule = 'cosine' if size == 64 else 'linear'
+  d.linear_start, d.linear_end = 1e-4, 0.02
+
+
+def shrink_adm(config: ConfigDict) -> None:
+  """Sets the smallest sizes of a network of ADM, for `debug`; see `shrink`."""
+  changes = {
+    'dtype': 'float32',
+    **SMALL_UNET,
+  }
+  if 'num_head_channels' in config.network:
+    changes['network.num_head_channels'] = 16
+  if config.train.decay_steps:
+    changes['train.decay_steps'] = 6
+  shrink(config, changes)
 
 
 def ldm(name: str) -> ConfigDict:

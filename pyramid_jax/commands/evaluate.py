@@ -19,6 +19,7 @@ from pyramid_jax import pipeline
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import processes
+from pyramid_jax.evaluation import classification
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
@@ -36,6 +37,7 @@ from pyramid_jax.runs import predictors
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import watchdog
 from pyramid_jax.runs import workdir as workdir_lib
+from pyramid_jax.systems import system as system_lib
 
 
 Options = Mapping[str, Any]
@@ -85,7 +87,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
 def _evaluate(
   config: ConfigDict, workdir: pathlib.Path, options: Options
 ) -> None:
-  config = predictors.with_maps(config)
+  config = predictors.with_conditions(config)
   evaluator = fidelity.find(config)
   of_images = _of_saved if options.get('samples') else _of_run
   task = of_images(config, workdir, options, evaluator)
@@ -138,6 +140,21 @@ def _of_run(
   with errors.user_errors():
     settings = settings_lib.of_config(run_.system, config)
   pipe = pipeline.Pipeline(run_.system, run_.weights, run_.mesh, config)
+  decides = {
+    'split': split,
+    'step': run_.step,
+    'weights': hashes.digest(jax.tree.leaves(run_.weights)),
+  }
+  if run_.system.outputs == system_lib.CLASSES:
+    found = classification.Evaluation(
+      pipe, config, reader, config.evaluate.count
+    )
+    return Task(
+      folder=workdir / 'samples',
+      about=f'{workdir}, step {run_.step}, {found.about} of {split}',
+      decides={**decides, 'examples': found.examples.distinct},
+      score=functools.partial(found, run_.weights),
+    )
   # Statistics of whole sets need conditions from all over the split.
   shuffle = evaluator is not None and evaluator.reference is not None
   evaluation = scoring.Evaluation(
@@ -152,11 +169,9 @@ def _of_run(
     folder=workdir / 'samples',
     about=about,
     decides={
-      'split': split,
+      **decides,
       'examples': evaluation.examples.distinct,
       'shuffle': shuffle,
-      'step': run_.step,
-      'weights': hashes.digest(jax.tree.leaves(run_.weights)),
     },
     score=functools.partial(evaluation, scoring.maker(pipe, settings)),
   )

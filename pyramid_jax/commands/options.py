@@ -53,6 +53,8 @@ def _scale(text: str) -> int | str:
 SAMPLER = {
   'steps': 'steps of the solver, one number or one for each stage: 20,50',
   'guidance': 'scale of classifier-free guidance; 1 is none',
+  'classifier': 'run of a classifier that guides, docs/sampling.md',
+  'classifier_scale': "factor of the classifier's gradient",
   'solver': 'ddim, plms, ddpm, dpmpp_2m, unipc, heun or euler',
   **dict.fromkeys(
     (

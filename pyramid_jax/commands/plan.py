@@ -58,10 +58,10 @@ def run(
 
 
 def _programs(config: ConfigDict, given: str | None) -> list[str]:
-  """Returns the programs to compile; a first stage has no sampler."""
+  """Returns the programs to compile; not all systems have a sampler."""
   allowed = [TRAIN, SAMPLER]
   system = workdir_lib.create_system(config)
-  if system.outputs == system_lib.RECONSTRUCTIONS:
+  if system.outputs in (system_lib.RECONSTRUCTIONS, system_lib.CLASSES):
     allowed.remove(SAMPLER)
   asked = allowed if given is None else given.split(',')
   unknown = [name for name in asked if name not in allowed]

@@ -45,12 +45,13 @@ class Condition:
     context: the inputs of the B images; empty for an unconditional system.
     null: the inputs of the null condition, for classifier-free guidance; None
       without.
-    sketch: targets and strength of sketch guidance, see `systems.sketch`.
+    guide: what samples are guided by: the targets and the strength of a sketch
+      (`systems.sketch`), or (B,) classes (`systems.classifier`).
   """
 
   context: Inputs = flax.struct.field(default_factory=Inputs)
   null: Inputs | None = None
-  sketch: Any = None
+  guide: Any = None
 
   def map(self, function: Callable[[Inputs], Inputs]) -> 'Condition':
     """Returns the condition with other inputs, of the null condition too."""

@@ -6,6 +6,7 @@ time (EDM), or with one alpha for each band of a Laplacian pyramid.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 from typing import TypeVar
 
@@ -109,12 +110,15 @@ class Prediction:
     eps: the noise.
     variance: the raw output of a network that also learned the variance of
       ancestral steps, see `solvers.ddpm`; other solvers ignore it.
+    gradient: that of a log probability by the state, by which ancestral steps
+      move their mean, see `guidance.classifier`; other solvers ignore it.
     features: the requested activations of the network, by name.
   """
 
   x0: jax.Array
   eps: jax.Array
   variance: jax.Array | None = None
+  gradient: jax.Array | None = None
   features: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
 
   @classmethod
@@ -129,6 +133,11 @@ class Prediction:
       level.sigma > 0, 1.0 / jnp.where(level.sigma > 0, level.sigma, 1.0), 0.0
     )
     return cls(x0=x0, eps=(x - level.times(level.alpha, x0)) * inverse)
+
+  def clipped(self, x: jax.Array, level: Levels) -> 'Prediction':
+    """Returns it with a clean state in [-1, 1], and the noise that x leaves."""
+    kept = self.from_x0(x, jnp.clip(self.x0, -1.0, 1.0), level)
+    return dataclasses.replace(self, x0=kept.x0, eps=kept.eps)
 
   @classmethod
   def from_v(cls, x: jax.Array, v: jax.Array, level: Levels):

@@ -180,6 +180,22 @@ SHAPE = {
   )
 }
 
+# Of classifier guidance, with which systems of one stage are sampled.
+CLASSIFIER = {
+  'sample.classifier': _field(
+    '',
+    'The workdir of a classifier of noisy states, a run of the system'
+    ' classifier; empty for no classifier guidance.',
+    path=True,
+  ),
+  'sample.classifier_scale': _field(
+    1.0,
+    "The factor of the gradient of the classifier's log probability.",
+    low=0,
+    high=1000,
+  ),
+}
+
 # Of sketch guidance, which any generative system can be sampled with.
 SKETCH = {
   'sketch.predictor': _field(

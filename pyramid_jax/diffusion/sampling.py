@@ -260,7 +260,9 @@ def _run_stage(
       inputs = solver_lib.StepInputs(denoise, level, next_level, drawn)
       carry = step(carry, inputs)
       # What lives for one step alone is not a part of the carry.
-      prediction = carry.prediction.replace(variance=None, features={})
+      prediction = carry.prediction.replace(
+        variance=None, gradient=None, features={}
+      )
       carry = carry.replace(
         x=placement.rows(carry.x), prediction=prediction, mean=None
       )

@@ -22,11 +22,13 @@ static = levels_lib.static
 
 @flax.struct.dataclass
 class SamplerSpec:
-  """How images are sampled; all but the scale of guidance is static.
+  """How images are sampled; all but the scales of guidance is static.
 
   Attributes:
     guidance: classifier-free guidance; None builds no half for the null
       condition.
+    classifier_scale: the factor of a classifier's gradient; None where no
+      classifier guides.
     solver: one of `solvers.SOLVERS`.
     steps: solver steps of every stage, (S,), or of each, coarse to fine.
     spacing: where the steps lie; 'auto' is what suits the solver on a chain,
@@ -45,6 +47,7 @@ class SamplerSpec:
   """
 
   guidance: classifier_free.Guidance | None = None
+  classifier_scale: float | None = None
   solver: str = static('ddim')
   steps: tuple[int, ...] = static((50,))
   spacing: str = static('auto')
@@ -144,6 +147,7 @@ def from_config(config: ConfigDict) -> SamplerSpec:
   names = [field.name for field in dataclasses.fields(SamplerSpec)]
   options = {name: s[name] for name in names if name in s} | {
     'guidance': _guidance(s),
+    'classifier_scale': s.classifier_scale if s.get('classifier') else None,
     'steps': (s.steps,) if isinstance(s.steps, int) else tuple(s.steps),
     'variance': config.get('diffusion', {}).get('variance', 'fixed_small'),
     'churn': edm_timesteps.Churn(

@@ -14,6 +14,7 @@ from pyramid_jax import errors
 from pyramid_jax import pipeline
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import processes
+from pyramid_jax.evaluation import classification
 from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
@@ -227,6 +228,8 @@ def during_training(
   count = validation_count(config, outputs, len(reader))
   if outputs == system_lib.PREDICTIONS:
     return edge_prediction.scorer(pipe, reader, count)
+  if outputs == system_lib.CLASSES:
+    return classification.scorer(pipe, config, reader, count)
   evaluation = Evaluation(pipe, config, reader, count=count, bounds=False)
 
   def scores(pipe: pipeline.Pipeline) -> dict[str, float]:

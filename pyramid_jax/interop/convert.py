@@ -24,6 +24,7 @@ from pyramid_jax.files import stores
 from pyramid_jax.files import whole_files
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
+from pyramid_jax.interop import network_workdir
 from pyramid_jax.interop import parts
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import trained_parts
@@ -46,7 +47,7 @@ FAMILIES = parts.FAMILIES
 load_part = parts.load_part
 
 # The whole systems, which become workdirs.
-WHOLE = tuple(latent_workdir.DENOISERS)
+WHOLE = (*latent_workdir.DENOISERS, *network_workdir.NETWORKS)
 PARAMS = 'params.safetensors'
 RECORD = 'params.json'
 # Families whose sizes the weights say -> what reads them, and what gives the
@@ -120,6 +121,9 @@ def _convert_whole(
       f'--family={flags.family} needs a config of the system {flags.family}, '
       f'not {config.system.name}.'
     )
+  if flags.family in network_workdir.NETWORKS:
+    _convert_network(flags, config, state, workdir)
+    return
   config = latent_workdir.fitted(config, state)
   system = _system(config)
   with errors.user_errors(value=errors.DATA):
@@ -132,6 +136,22 @@ def _convert_whole(
   _account(report, flags.allow_missing, is_strict)
   stopping.check()
   latent_workdir.write(workdir, config, weights)
+
+
+def _convert_network(
+  flags: argparse.Namespace,
+  config: ConfigDict,
+  state: State,
+  workdir: stores.Path,
+) -> None:
+  """Writes the workdir of a system that is one network."""
+  with errors.user_errors(value=errors.DATA):
+    tree, report = network_workdir.from_official(
+      flags.family, state, _system(config), flags.allow_missing, flags.weights
+    )
+  _account(report, flags.allow_missing)
+  stopping.check()
+  network_workdir.write(workdir, config, tree)
 
 
 def export(flags: argparse.Namespace) -> None:
@@ -148,9 +168,12 @@ def export(flags: argparse.Namespace) -> None:
       raise errors.UserError(
         f'--layout={flags.layout} is one of single networks, not of'
         f' --family={flags.family}; a part of it has its own family, such as'
-        f' {latent_workdir.DENOISERS[flags.family][0]}.'
+        f' {_networks()[flags.family][0]}.'
       )
-    state = latent_workdir.to_official(flags.family, workdir)
+    if flags.family in network_workdir.NETWORKS:
+      state = network_workdir.to_official(flags.family, workdir)
+    else:
+      state = latent_workdir.to_official(flags.family, workdir)
   elif (workdir / PARAMS).is_file():
     with errors.user_errors(value=errors.DATA):
       family, params, heads = parts.read_own(workdir / PARAMS)
@@ -164,6 +187,11 @@ def export(flags: argparse.Namespace) -> None:
   stopping.check()
   safetensors_file.write(target, state, {'format': 'pt'})
   sys.stdout.write(f'{len(state)} tensors written to {target}\n')
+
+
+def _networks() -> Mapping[str, tuple[str, str]]:
+  """Returns family and name of the network of each whole system."""
+  return {**latent_workdir.DENOISERS, **network_workdir.NETWORKS}
 
 
 def _account(

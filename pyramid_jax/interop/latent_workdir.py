@@ -6,6 +6,7 @@ Latent DiffiT is released as two files, whose keys do not meet: the network,
 which is sampled with, and Stable Diffusion's autoencoder.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -213,13 +214,25 @@ def write(
   Raises:
     UserError: the folder cannot be written.
   """
-  fields = (getattr(weights, x.name) for x in dataclasses.fields(weights))
-  arrays = [x for x in jax.tree.leaves(list(fields)) if hasattr(x, 'nbytes')]
+  fields = [getattr(weights, x.name) for x in dataclasses.fields(weights)]
+  config = config_lib.make_absolute(config)
+  whole(workdir, fields, lambda: _write(workdir, config, weights))
+
+
+def whole(
+  workdir: stores.Path, trees: Any, function: Callable[[], None]
+) -> None:
+  """Calls what writes trees of arrays to a workdir, all of it or nothing.
+
+  Raises:
+    UserError: there is no room for them.
+  """
+  arrays = [x for x in jax.tree.leaves(trees) if hasattr(x, 'nbytes')]
   errors.check_room(workdir, sum(x.nbytes for x in arrays))
   remove = functools.partial(_remove, workdir)
   try:
     with releases.released(remove):
-      _write(workdir, config_lib.make_absolute(config), weights)
+      function()
   except BaseException:  # so that the same command can be repeated
     remove()
     raise
@@ -240,7 +253,7 @@ def _write(
   workdir: stores.Path, config: ConfigDict, weights: latent_checkpoint.Weights
 ) -> None:
   with errors.user_errors(), config.unlocked():
-    _name_files(config)
+    name_files(config)
     labels = data.published_labels(config)
     whole_files.make_folder(workdir / FIRST_STAGE)
     config.first_stage.checkpoint = ''
@@ -253,9 +266,9 @@ def _write(
   with first.unlocked():
     first.loss.disc_weight, first.loss.perceptual = 0.0, 'none'
   params = {'generator': weights.first_stage}
-  _save(workdir / FIRST_STAGE, first, params=params)
+  save(workdir / FIRST_STAGE, first, params=params)
   stopping.check()
-  _save(
+  save(
     workdir,
     config,
     params={'generator': weights.generator},
@@ -268,7 +281,7 @@ def _write(
   workdir_lib.write_record(workdir, config, labels)
 
 
-def _name_files(config: ConfigDict) -> None:
+def name_files(config: ConfigDict) -> None:
   """Sets the names of files that releases of a config have in common.
 
   Texts are those of BERT and of CLIP ViT-L/14, a thousand classes are those of
@@ -285,7 +298,7 @@ def _name_files(config: ConfigDict) -> None:
     config.data.category_file = 'imagenet'
 
 
-def _save(
+def save(
   workdir: stores.Path, config: ConfigDict, step: int = 1, **fields: Any
 ) -> None:
   fields = {'ema': {}, 'opt_state': {}, 'extra': {}, **fields}

@@ -102,6 +102,10 @@ FAMILIES = {
   'ldm.vq': _FIRST_STAGE,
   'frido.pyunet': _UNET,
   'ldm.unet': dataclasses.replace(_UNET, diffusers=diffusers_unet),
+  # A training checkpoint of LDM's has its diffusion model besides.
+  'adm.classifier': Part(
+    rename=unet.rename_classifier, prefixes=('', 'model.')
+  ),
   'bert': Part(
     rename=text_encoders.rename,
     unread=text_encoders.UNREAD,

@@ -12,6 +12,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.files import stores
 from pyramid_jax.interop import latent_workdir
+from pyramid_jax.interop import network_workdir
 from pyramid_jax.interop import parts
 from pyramid_jax.runs import checkpoints
 from pyramid_jax.runs import workdir as workdir_lib
@@ -24,6 +25,9 @@ Select = Callable[[Any, Any], Any]
 def selections(config: ConfigDict, system: Any) -> dict[str, Select]:
   """Returns where the trained networks of a system are, by family."""
   name = config.system.name
+  if name in network_workdir.NETWORKS:
+    family, network = network_workdir.NETWORKS[name]
+    return {family: lambda params, _: params['generator'][network]}
   if name in latent_workdir.DENOISERS:
     family, network = latent_workdir.DENOISERS[name]
     if network == 'network':

@@ -51,13 +51,14 @@ class Trunk(nn.Module):
   them predicts (`ends`).
   """
 
-  model_channels: int = 192  # width of the first level, a multiple of 32
+  model_channels: int = 192  # the unit of widths, a multiple of 32
   # Residual blocks of a level on the way down; one more on the way up.
   num_res_blocks: int = 2
   # Factors of reduction at which blocks attend.
   attention_resolutions: Sequence[int] = (8, 4, 2)
-  # Width of each level over the first; starts with 1.
-  channel_mult: Sequence[int] = (1, 2, 4, 8)
+  # Width of each level over `model_channels`; starts with 1, but for ADM's
+  # network of 512 px.
+  channel_mult: Sequence[int | float] = (1, 2, 4, 8)
   conv_resample: bool = True  # whether resampling has a convolution
   num_classes: int | None = None  # size of `y`, None for a network without it
   num_heads: int = -1  # -1 if `num_head_channels` is given.
@@ -163,6 +164,11 @@ class Trunk(nn.Module):
     out = self.head(h, stage)
     return features_lib.with_features(out, found, features)
 
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """The channels of each level, finest first."""
+    return tuple(int(mult * self.model_channels) for mult in self.channel_mult)
+
   def heads(self, channels: int, up: bool = False) -> tuple[int, int]:
     """Returns number and width of the heads of an attention, `up` or down.
 
@@ -239,7 +245,9 @@ class Trunk(nn.Module):
   def contradictions(self) -> dict[str, bool]:
     """Returns what is not allowed, and whether the attributes do it."""
     return {
-      'channel_mult must start with 1': self.channel_mult[0] != 1,
+      'channel_mult times model_channels must be 1 or more': (
+        min(self.widths, default=0) < 1
+      ),
       'num_heads and num_head_channels must be positive, or one of them -1': (
         max(self.num_heads, self.num_head_channels) < 1
         or 0 in (self.num_heads, self.num_head_channels)
@@ -330,9 +338,9 @@ class Trunk(nn.Module):
     """
     down: list[Entry] = []
     up: list[Entry] = []
-    for level, mult in enumerate(self.channel_mult):
+    for level, width in enumerate(self.widths):
       attends = 2**level in self.attention_resolutions
-      entry = Entry(mult * self.model_channels, attends, None)
+      entry = Entry(width, attends, None)
       down += [entry] * self.num_res_blocks
       if level + 1 < len(self.channel_mult):
         down.append(Entry(entry.channels, False, 'down'))
@@ -408,7 +416,7 @@ class Trunk(nn.Module):
     return skips, h
 
   def head(self, h: jax.Array, stage: int) -> Any:
-    """Maps (B, H, W, model_channels) to what a stage predicts, float32."""
+    """Maps (B, H, W, C) of the first level to a prediction, float32."""
     ends, logits = self.ends(), None
     if self.n_embed is not None:
       logits = norms.GroupNorm(1e-5, name='id_predictor_0')(h)
@@ -427,7 +435,7 @@ class Trunk(nn.Module):
 
   def conv(self, name: str) -> affine.Conv:
     """Returns a 3 x 3 convolution to the width of the first level."""
-    return affine.Conv(self.model_channels, dtype=self.dtype, name=name)
+    return affine.Conv(self.widths[0], dtype=self.dtype, name=name)
 
   def _res_block(
     self,

@@ -28,6 +28,7 @@ class Options:
   """How something is opened."""
 
   sketch: str = ''  # the workdir of a predictor of edges, '' for none
+  classifier: str = ''  # the workdir of a classifier, '' for none
   step: int | None = None  # the step of a checkpoint, None for the newest
   mesh: Mesh | None = None  # to sample on, None for all devices
 
@@ -40,6 +41,7 @@ def load(
   source: str | os.PathLike[str],
   *,
   sketch: str | os.PathLike[str] | None = None,
+  classifier: str | os.PathLike[str] | None = None,
   upsampler: str | os.PathLike[str] | None = None,
   step: int | None = None,
   mesh: Mesh | None = None,
@@ -51,6 +53,7 @@ def load(
       Stable Diffusion in the layout of diffusers, or the name of a model that
       comes with the package ('shapes').
     sketch: the workdir of a predictor of edges, which guides it.
+    classifier: the workdir of a classifier of noisy states, which guides it.
     upsampler: the source of a model that enlarges its images.
     step: the step of the checkpoint, None for the newest valid one.
     mesh: the devices to sample on, None for all, each with all of the weights.
@@ -58,8 +61,13 @@ def load(
   Raises:
     UserError: nothing that images can be made with.
   """
-  guide = '' if sketch is None else os.fspath(sketch)
-  pipe = _open(source, Options(sketch=guide, step=step, mesh=mesh))
+  options = Options(
+    sketch='' if sketch is None else os.fspath(sketch),
+    classifier='' if classifier is None else os.fspath(classifier),
+    step=step,
+    mesh=mesh,
+  )
+  pipe = _open(source, options)
   if upsampler is None:
     return pipe
   return with_upsampler(pipe, upsampler, mesh)
@@ -120,10 +128,10 @@ def of_run(
   """
   if not settings.of_sampler(config):
     raise errors.UserError(
-      f'{workdir} holds a first stage, which reconstructs and does not'
-      ' sample; --mode=evaluate measures it.'
+      f'{workdir} holds a run of the system {config.system.name!r}, which does'
+      ' not sample; --mode=evaluate measures it.'
     )
-  config = predictors.with_maps(config)
+  config = predictors.with_conditions(config)
   names = workdir_lib.read_labels(workdir)
   if request is not None:
     asked = settings.with_request(config, request)
@@ -142,9 +150,12 @@ def is_run(path: pathlib.Path) -> bool:
 def open_run(path: pathlib.Path, options: Options) -> pipeline.Pipeline:
   """Opens a workdir."""
   config = workdir_lib.read_config(path)
-  if options.sketch:
-    values = {'sketch.predictor': options.sketch}
-    config_lib.override(config, values)
+  named = {
+    'sketch.predictor': options.sketch,
+    'sample.classifier': options.classifier,
+  }
+  values = {name: path for name, path in named.items() if path}
+  config_lib.override(config, values)
   return of_run(config, path, options.step, options.mesh)
 
 

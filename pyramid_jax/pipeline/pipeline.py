@@ -219,6 +219,11 @@ class Pipeline(sampler.Sampler):
         'sketch needs a predictor of edges, a run of the system sketch on this'
         ' one: pj.load(..., sketch=DIR), --config.sketch.predictor=DIR.'
       )
+    if name == 'classifier_scale':
+      raise errors.UserError(
+        'classifier_scale needs a classifier, a run of the system classifier:'
+        ' pj.load(..., classifier=DIR), --classifier=DIR.'
+      )
     if name == 'shape':
       raise errors.UserError(
         f'shape is no input of the system {config.system.name!r}'

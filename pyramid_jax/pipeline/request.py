@@ -62,6 +62,7 @@ class Request:
     shape: the height and width of the images, px.
     steps: of the solver, one number or one for each stage, coarse to fine.
     guidance: the scale of classifier-free guidance; 1 is none.
+    classifier_scale: the factor of the gradient of the classifier that guides.
     solver: see `config.sample.solver`; the fields below are those of
       `config.sample`, too.
   """
@@ -86,6 +87,7 @@ class Request:
   shape: tuple[int, int] | None = None
   steps: int | Sequence[int] | None = None
   guidance: float | None = None
+  classifier_scale: float | None = None
   solver: str | None = None
   guidance_interval: Sequence[float] | None = None
   guidance_channels: int | None = None

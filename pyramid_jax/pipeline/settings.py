@@ -51,7 +51,7 @@ def of_config(
   """
   attention.check(config.attention, placement.platform())
   spec = spec_lib.SamplerSpec()
-  if system.outputs != system_lib.RECONSTRUCTIONS:
+  if system.outputs not in (system_lib.RECONSTRUCTIONS, system_lib.CLASSES):
     spec = spec_lib.from_config(config)
     cast(system_lib.Generative, system).check_spec(spec)
   return Settings(**{'spec': spec, 'seed': config.sample.seed} | changes)
@@ -59,7 +59,10 @@ def of_config(
 
 def of_sampler(config: ConfigDict) -> tuple[str, ...]:
   """Returns the fields of `config.sample` that a request may change."""
-  return tuple(n for n in request_lib.SAMPLER if n in config.sample)
+  names = set(config.sample)
+  if not config.sample.get('classifier'):
+    names.discard('classifier_scale')
+  return tuple(n for n in request_lib.SAMPLER if n in names)
 
 
 def with_request(
@@ -76,7 +79,7 @@ def with_request(
   config = config_lib.from_json(config_lib.to_json(config)).unlock()
   declared = sections.of(config.system.name)
   for name in given:
-    if name not in config.sample:
+    if name not in of_sampler(config):
       allowed = ', '.join(of_sampler(config))
       raise errors.UserError(
         f'{name}: the system {config.system.name!r} has no such setting of'

@@ -20,7 +20,6 @@ from pyramid_jax.runs import predictors
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import shape_fields
 from pyramid_jax.runs import sources
-from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
 
 
@@ -120,9 +119,9 @@ def load(
   The mesh of the training, `config.mesh`, does not matter.
 
   Args:
-    config: the config of the run; a `sketch.predictor` guides it.
+    config: the config of the run, with the name of what guides it.
     workdir: the folder of the run.
-    step: the step of the checkpoint, that of the predictor if there is one;
+    step: the step of the checkpoint, that of the guide if there is one;
       None for the newest valid one.
     mesh: to sample on; None for all devices, each with all of the weights
       where these fit.
@@ -131,8 +130,8 @@ def load(
     UserError: no usable checkpoint, weights of another network, or pretrained
       weights that the run was not trained with.
   """
+  system = predictors.create_system(config, workdir)
   config, folder = predictors.resolve(config, workdir)
-  system = workdir_lib.create_system(config)
   traced = _traced(system, to_sample=False)
   mesh = _mesh(system, config, traced) if mesh is None else mesh
   shapes = sharding.abstract(traced, mesh, config.mesh.fsdp_min_size)

@@ -121,19 +121,26 @@ def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def base_config(config: ConfigDict) -> ConfigDict | None:
-  """Returns the config of the base of a sketch predictor, None of others.
+  """Returns the config of the run that a system is built on, None without one.
+
+  An edge predictor needs one, and a classifier of latents.
 
   Raises:
     UserError: the run is not named, not there, or damaged.
   """
-  if config.system.name != 'sketch':
+  name = config.system.name
+  needs = {'sketch': 'activations are read'}
+  if name == 'classifier' and config.classifier.space == 'latents':
+    needs[name] = 'latents are classified'
+  if name not in needs:
     return None
-  if not config.sketch.base:
+  path = config[name].base
+  if not path:
     raise errors.UserError(
-      'config.sketch.base is not set: the workdir of the trained system whose'
-      ' activations are read'
+      f'config.{name}.base is not set: the workdir of the trained system whose'
+      f' {needs[name]}'
     )
-  return read_config(config.sketch.base, 'sketch.base')
+  return read_config(path, f'{name}.base')
 
 
 def create_system(config: ConfigDict) -> system_lib.Trainable:

@@ -12,7 +12,9 @@ from pyramid_jax.systems import system as system_lib
 # The module of each system, with `create(config)`, or `create(config, base)`
 # for a system that builds on the trained run of another.
 SYSTEMS = {
+  'adm': 'pyramid_jax.systems.adm',
   'autoencoder': 'pyramid_jax.systems.autoencoder',
+  'classifier': 'pyramid_jax.systems.classifier.classifier',
   'diffit': 'pyramid_jax.systems.diffit.image',
   'flow': 'pyramid_jax.systems.flow',
   'frido': 'pyramid_jax.systems.frido',

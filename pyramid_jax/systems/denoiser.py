@@ -20,12 +20,12 @@ Prediction = levels_lib.Prediction
 Shape = tuple[int, int, int, int]
 # (x, time) -> the output of a network with its condition
 Bound = Callable[[jax.Array, jax.Array], jax.Array]
+# (network, x, level, inputs) -> what it predicts of the state
+Predict = Callable[[Bound, jax.Array, Levels, Inputs], Prediction]
 State = list[jax.Array]
 
 
-def from_output(
-  parameterization: str,
-) -> Callable[[Bound, jax.Array, Levels, Inputs], Prediction]:
+def from_output(parameterization: str) -> Predict:
   """Returns `Denoiser.predict` for an output that is 'eps', 'x0' or 'v'."""
 
   def predict(network, x, level, inputs):
@@ -44,8 +44,7 @@ class Denoiser:
   # states (B, h, w, C) at levels (B,), or at (1,), which is embedded once.
   call: Callable[..., Any]
   params: Any  # the parameters of the network
-  # (network, x, level, inputs) -> `Prediction`.
-  predict: Callable[[Bound, jax.Array, Levels, Inputs], Prediction]
+  predict: Predict
   # Compute all that does not depend on the level once per image instead of once
   # per step (the same numbers).
   cached: bool = True

@@ -75,8 +75,8 @@ LOSS_TYPE = {
   ),
 }
 
-# Of a discrete chain of noise levels.
-CHAIN = {
+# Of the noise of a discrete chain.
+SCHEDULE = {
   'diffusion.timesteps': Field(
     1000,
     'The number of noise levels of the training chain.',
@@ -91,6 +91,11 @@ CHAIN = {
   ),
   'diffusion.linear_start': Field(0.0015, 'The first beta.', above=0, below=1),
   'diffusion.linear_end': Field(0.0155, 'The last beta.', above=0, below=1),
+}
+
+# Of a denoiser on such a chain.
+CHAIN = {
+  **SCHEDULE,
   'diffusion.parameterization': Field(
     'eps',
     'What the network predicts: the noise (eps), the clean state (x0) or the'

@@ -71,6 +71,7 @@ FIELDS = {
     False, 'Whether that log variance is trained, one number a timestep.'
   ),
   **sample_fields.WINDOWS,
+  **sample_fields.CLASSIFIER,
 }
 CHECKS = (*fields_lib.GENERATIVE_CHECKS, sample_fields.windows_overlap)
 # The class whose constructor fields are `config.network`.
@@ -256,9 +257,18 @@ def create(config: ConfigDict) -> LDM:
 
 
 def network(
-  config: ConfigDict, channels: int, encoder: conditioning.Encoder
+  config: ConfigDict,
+  channels: int,
+  encoder: conditioning.Encoder,
+  values: int = 1,
 ) -> unet_lib.UNet:
   """Builds the U-Net for states of so many channels and a condition.
+
+  Args:
+    config: of the system.
+    channels: of a state.
+    encoder: of the condition.
+    values: the number of values that are predicted of each channel.
 
   Raises:
     ValueError: fields of `config.network` that do not fit the condition.
@@ -277,7 +287,7 @@ def network(
     **fields,
     scan_blocks=config.scan_blocks,
     in_channels=channels + widths.concat,
-    out_channels=channels,
+    out_channels=values * channels,
     context_dim=widths.context or None,
     num_classes=widths.classes or None,
   )

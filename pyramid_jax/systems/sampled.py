@@ -261,12 +261,16 @@ def fields(
 
 def chain_fields(config: ConfigDict, space: spaces.Space) -> dict[str, Any]:
   """Returns the attributes of `OnChain` that a config describes."""
-  d = config.diffusion
   encoder = conditioning.create(config, space.first_stage)
-  chain = schedules.make_chain(
+  return {**fields(config, space, encoder), 'chain': chain(config)}
+
+
+def chain(config: ConfigDict) -> schedules.Chain:
+  """Returns the noise levels of training that a config describes."""
+  d = config.diffusion
+  return schedules.make_chain(
     d.beta_schedule, d.timesteps, d.linear_start, d.linear_end
   )
-  return {**fields(config, space, encoder), 'chain': chain}
 
 
 def check_fixed_variance(config: ConfigDict) -> None:

@@ -19,10 +19,11 @@ from pyramid_jax.networks import pretrained
 
 
 # What evaluation measures of a system.
-SAMPLES, RECONSTRUCTIONS, PREDICTIONS = OUTPUTS = (
+SAMPLES, RECONSTRUCTIONS, PREDICTIONS, CLASSES = OUTPUTS = (
   'samples',
   'reconstructions',
   'predictions',
+  'classes',
 )
 # Noise levels at which a system without a chain reads activations.
 CONTINUOUS_LEVELS = 256
@@ -188,6 +189,30 @@ class Predicting(Trainable, Protocol):
     self, weights: Weights, key: jax.Array, batch: Batch
   ) -> jax.Array:
     """Returns predicted edges as images (B, H, W, 3) in [-1, 1]."""
+
+
+class Classifying(Trainable, Protocol):
+  """A classifier of noised images."""
+
+  def logits(
+    self, weights: Weights, key: jax.Array, batch: Batch, times: jax.Array
+  ) -> jax.Array:
+    """Classifies images that are noised.
+
+    Args:
+      weights: the weights of the system.
+      key: the key of the noise.
+      batch: images.
+      times: (B,) of the noise, from 0 (data) to 1 (noise).
+
+    Returns:
+      (B, classes) logits, without a class for none.
+    """
+
+  def preview(
+    self, weights: Weights, key: jax.Array, batch: Batch
+  ) -> jax.Array:
+    """Returns noised images (B, H, W, 3) in [-1, 1]."""
 
 
 class Generative(Trainable, Protocol):

@@ -19,8 +19,8 @@ MUON_RMS = 0.2
 def learning_rate(config: ConfigDict, count: jax.Array) -> jax.Array:
   """Returns the rate of the update after `count` finished ones.
 
-  Linear warm-up over `train.warmup_steps`, then constant, or a cosine that
-  ends at zero after `train.decay_steps` updates in all. Independent of
+  Linear warm-up over `train.warmup_steps`, then constant, or a `train.decay`
+  that ends at zero after `train.decay_steps` updates in all. Independent of
   `train.steps`, so that a lengthened run repeats its past.
   """
   train = config.train
@@ -30,7 +30,10 @@ def learning_rate(config: ConfigDict, count: jax.Array) -> jax.Array:
   if train.decay_steps:
     length = max(1, train.decay_steps - train.warmup_steps)
     part = jnp.clip((count - train.warmup_steps) / length, 0.0, 1.0)
-    rate *= 0.5 * (1.0 + jnp.cos(math.pi * part))
+    if train.decay == 'linear':
+      rate *= 1.0 - part
+    else:
+      rate *= 0.5 * (1.0 + jnp.cos(math.pi * part))
   return rate
 
 

@@ -62,8 +62,14 @@ FIELDS = {
   ),
   'train.decay_steps': _not_negative(
     0,
-    'The length in steps of the cosine decay of the learning rate; 0 keeps it'
+    'The length in steps of the decay of the learning rate; 0 keeps it'
     ' constant.',
+  ),
+  'train.decay': Field(
+    'cosine',
+    'How the learning rate decays: as a half period of a cosine, or linearly,'
+    ' to 0.',
+    choices=('cosine', 'linear'),
   ),
   'train.warmup_steps': _not_negative(
     0, 'Steps of a linear rise of the learning rate from zero.'

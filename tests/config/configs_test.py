@@ -8,6 +8,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop.families import msvqgan as family
+from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import autoencoder
 from tests.helpers import config_systems
@@ -15,6 +16,10 @@ from tests.helpers import config_systems
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 VARIANTS = {
+  'adm_classifier': ('64', '128', '256', '512'),
+  'adm_imagenet': ('64', '128', '256', '512', '256,none'),
+  'adm_shapes': ('class', 'none'),
+  'classifier_shapes': ('latents', 'images'),
   'diffit_cifar10': ('none,vp', 'class,vp', 'none,ve', 'class,ve'),
   'diffit_ffhq64': ('vp', 've'),
   'diffit_mnist': ('class', 'none'),
@@ -106,6 +111,7 @@ VARIANTS = {
     for factor in (1, 2, 4, 8, 16, 32)
     for data in ('imagenet', 'celebahq')
   ),
+  'ldm_classifier': ('',),
   'ldm_imagenet': ('v1', 'v2', 'v2,scale1.25', 'v2,unguided'),
   'ldm_inpaint': ('big', 'big_512', 'vq', 'vq_attn', 'kl_attn', 'pixels'),
   'ldm_layout': ('openimages', 'openimages_512', 'coco', 'coco_tuned'),
@@ -274,6 +280,28 @@ def test_ldm_configs_have_the_published_sizes(file, unet, condition):
   assert got == pytest.approx(condition, abs=0.005 if condition > 1 else 0)
 
 
+# In millions, as published.
+ADM = (
+  ('adm_imagenet.py:64', 296),
+  ('adm_imagenet.py:128', 422),
+  ('adm_imagenet.py:256', 554),
+  ('adm_imagenet.py:512', 559),
+  ('adm_classifier.py:64', 65),
+  ('adm_classifier.py:128', 43),
+  ('adm_classifier.py:256', 54),
+  ('adm_classifier.py:512', 54),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('file', 'millions'), ADM)
+def test_adm_configs_have_the_published_sizes(file, millions):
+  system = systems.create(config_lib.load(f'{CONFIGS}/{file}'))
+  params, _ = parameters.shapes_of(system.init, jax.random.key(0))
+  leaves = jax.tree.leaves(params['generator'])
+  assert round(sum(leaf.size for leaf in leaves) / 1e6) == millions
+
+
 # In millions; class and augmentation add a linear map each, Fourier features
 # are 256.
 DIFFIT = (
@@ -312,6 +340,8 @@ def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
 @pytest.mark.parametrize(
   'variant',
   [
+    'adm_shapes.py:class',
+    'classifier_shapes.py:images',
     *(f'diffit_shapes.py:{v}' for v in ('class', 'plain')),
     *(f'diffit_latent_shapes.py:{v}' for v in ('class', 'none', 'plain')),
     *(

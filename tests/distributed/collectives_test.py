@@ -18,6 +18,7 @@ from tests.helpers import partitioned
 
 # The systems that images are sampled from.
 CONFIGS = {
+  'adm': 'adm_shapes.py:class,debug',
   'ldm': 'ldm_shapes.py:class,debug',
   'ldm, captions': 'ldm_shapes.py:text,debug',
   'ldm, layouts': 'ldm_shapes.py:layout,debug',
@@ -33,6 +34,7 @@ CONFIGS = {
 }
 TRAINED = {
   **CONFIGS,
+  'classifier': 'classifier_shapes.py:images,debug',
   'kl': 'ldm_autoencoder_shapes.py:kl,debug',
   'vq': 'ldm_autoencoder_shapes.py:vq,debug',
   'msvqgan': 'msvqgan_shapes.py:debug',

@@ -12,8 +12,12 @@ from pyramid_jax.runs import workdir as workdir_lib
 from tests.helpers import configs
 
 
-# What lies under an edge predictor, by the first word of its variant.
+# What lies under an edge predictor or a classifier, by the first word of its
+# variant.
 BASES = {
+  '': 'ldm_imagenet.py:v1',
+  'debug': 'ldm_imagenet.py:v1',
+  'latents': 'ldm_shapes.py:class',
   'ldm': 'ldm_shapes.py:text',
   'ladm': 'ladm_shapes.py:text',
   'lapdit': 'ladm_latent_shapes.py:class',
@@ -30,16 +34,30 @@ def load(name: str, folder: pathlib.Path) -> ConfigDict:
 
   Args:
     name: as 'ldm_text.py:small,debug'.
-    folder: where the config of what lies under an edge predictor is written.
+    folder: see `give`.
   """
   config = configs.load(name)
-  if name.startswith('sketch_'):
-    words = name.partition(':')[2].split(',')
-    debug = ',debug' if 'debug' in words else ''
-    base = configs.load(f'{BASES[words[0]]}{debug}')
-    (folder / 'config.json').write_text(config_lib.to_json(base))
-    config.sketch.base = str(folder)
+  give(config, name, folder)
   return config
+
+
+def give(config: ConfigDict, name: str, folder: pathlib.Path) -> None:
+  """Names a folder with the config of the run that a system is built on.
+
+  Args:
+    config: is changed if it is of a predictor of edges or of a classifier of
+      latents.
+    name: as 'ldm_text.py:small,debug', of the config.
+    folder: where `config.json` is written.
+  """
+  section = config.get(config.system.name, {})
+  if 'base' not in section or section.get('space') == 'images':
+    return
+  words = name.partition(':')[2].split(',')
+  debug = ',debug' if 'debug' in words else ''
+  base = configs.load(f'{BASES[words[0]]}{debug}')
+  (folder / 'config.json').write_text(config_lib.to_json(base))
+  configs.change(config, {f'{config.system.name}.base': folder})
 
 
 def sizes(config: ConfigDict) -> Mapping[str, int]:

@@ -13,8 +13,8 @@ from pyramid_jax.planning import collectives
 from pyramid_jax.planning import hlo
 from pyramid_jax.planning import minimum
 from pyramid_jax.planning import program
+from tests.helpers import config_systems
 from tests.helpers import configs
-from tests.helpers import sketch_bases
 
 
 # Rows of a batch on a device. No other axis of the small configs but `CLASSES`
@@ -32,7 +32,7 @@ def load(name, data, fsdp, folder=None, **fields):
   run that one builds on has its config in the folder.
   """
   config = configs.load(name)
-  sketch_bases.give(config, name, folder)
+  config_systems.give(config, name, folder)
   if 'control' in config:
     fields = {'control.base': 'BASE', **fields}
   stages = config.laplacian.levels if 'laplacian' in config else 1

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 import pytest
 
 from pyramid_jax.planning import abstract
+from tests.helpers import config_systems
 from tests.helpers import configs
-from tests.helpers import sketch_bases
 
 
 CHIP = AbstractDevice('TPU v5 lite', None, 'tpu')
@@ -41,7 +41,7 @@ def load(name: str, folder: pathlib.Path, parts: int = 8) -> ConfigDict:
   if 'laplacian' in config:  # equal parts for its stages
     changes['train.batch_size'] = config.laplacian.levels * parts
     changes['laplacian.stage_batch'] = 0
-  sketch_bases.give(config, name, folder)
+  config_systems.give(config, name, folder)
   return configs.change(config, changes)
 
 

@@ -20,7 +20,9 @@ from tests.hosts import resumed_hosts_test as compared
 
 # System -> its config, and the field of the run that it builds on.
 RUNS = {
+  'adm': ('adm_shapes.py:class,debug', ''),
   'autoencoder': ('msvqgan_shapes.py:debug', ''),
+  'classifier': ('classifier_shapes.py:images,debug', ''),
   'diffit': ('diffit_shapes.py:class,debug', ''),
   'flow': ('flow_shapes.py:class,debug', ''),
   'frido': ('frido_shapes.py:layout,debug', ''),
@@ -31,7 +33,7 @@ RUNS = {
   'sketch': ('sketch_shapes.py:diffit,pixels,debug', 'sketch.base'),
 }
 BASES = {'ladm_control': 'ladm', 'sketch': 'latent_diffit'}
-UNSAMPLED = ('autoencoder', 'sketch')
+UNSAMPLED = ('autoencoder', 'classifier', 'sketch')
 STEPS = 5
 FIELDS = {
   'train.steps': STEPS,

@@ -48,14 +48,38 @@ def test_wrong_predictors_are_named(tmp_path):
     predictors.resolve(base, tmp_path / 'base')
 
 
+def test_a_classifier_and_the_run_are_one(tmp_path):
+  base = write(tmp_path / 'base', 'adm', remat='full')
+  write(tmp_path / 'own', 'classifier', condition__num_classes='7')
+  base.sample.classifier = str(tmp_path / 'own')
+  config, folder = predictors.resolve(base, tmp_path / 'base')
+  assert folder == tmp_path / 'own'
+  assert (config.system.name, config.remat) == ('classifier', 'full')
+  assert config.classifier.base == str(tmp_path / 'base')
+  assert base.condition.task == 'none'  # the classes are then asked for
+  asked = predictors.with_conditions(base).condition
+  assert (asked.task, asked.num_classes) == ('class', 7)
+
+
+def test_classifiers_of_other_states_are_refused(tmp_path):
+  base = write(tmp_path / 'base', 'adm')
+  write(tmp_path / 'own', 'classifier', classifier__space='latents')
+  base.sample.classifier = str(tmp_path / 'own')
+  with pytest.raises(errors.UserError, match='noisy latents, and the run diff'):
+    predictors.resolve(base, tmp_path / 'base')
+  base.sketch.predictor = str(tmp_path / 'other')
+  with pytest.raises(errors.UserError, match='only one may guide'):
+    predictors.predictor(base)
+
+
 def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
   config = config_lib.base('ldm')
-  assert predictors.with_maps(config).data.maps == ()
+  assert predictors.with_conditions(config).data.maps == ()
   own = write(tmp_path / 'own', 'sketch')
   own.data.maps = ('edges',)
   (tmp_path / 'own' / 'config.json').write_text(config_lib.to_json(own))
   config.sketch.predictor = str(tmp_path / 'own')
   config.data.maps = ('mask', 'edges')
-  assert predictors.with_maps(config).data.maps == ('mask', 'edges')
+  assert predictors.with_conditions(config).data.maps == ('mask', 'edges')
   config.data.maps = ('mask',)
-  assert predictors.with_maps(config).data.maps == ('mask', 'edges')
+  assert predictors.with_conditions(config).data.maps == ('mask', 'edges')

@@ -267,7 +267,7 @@ def first_gradient(monkeypatch, system, spec, weights, batch, dtype):
     'params': weights.params['generator'],
     'batch_stats': weights.extra['batch_stats'],
   }
-  loss = system._loss(variables, 0, condition.sketch['targets'][0])
+  loss = system._loss(variables, 0, condition.guide['targets'][0])
   unguided = spec.replace(guidance=None)
   (alone,) = system.stages(weights, condition, shape, unguided)
   _, of_alone = alone.enter([], lambda shape: x)

@@ -235,6 +235,17 @@ def test_learning_rate(warmup, decay, want):
   ]
 
 
+def test_a_linear_decay_ends_at_zero():
+  config = fake_run.config(
+    train__learning_rate=1,
+    train__warmup_steps=4,
+    train__decay_steps=12,
+    train__decay='linear',
+  )
+  got = [float(optimizer.learning_rate(config, n)) for n in (1, 4, 6, 8, 12)]
+  np.testing.assert_allclose(got, [0.5, 1, 0.75, 0.5, 0], atol=1e-6)
+
+
 def test_clipping_bounds_an_update():
   free, _ = run(fake_run.config(optimizer__eps=1), jax.devices()[:1], 1)
   held, metrics = run(

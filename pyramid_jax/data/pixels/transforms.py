@@ -7,6 +7,7 @@ official code, which resized by TensorFlow and by torchvision.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ from pyramid_jax.conditioning import hashing
 
 CROPS = (
   *('center', 'random-1d', 'random-2d', 'none'),
-  *('square', 'random-half', 'adm'),
+  *('square', 'random-half', 'adm', 'adm-random'),
 )
 SHAPED = ('center', 'random-1d')  # whose results need not be squares
 Size = tuple[int, int]  # width and height, or height and width
@@ -242,9 +243,10 @@ class Transform:
   resizes (lsun.py); 'random-half' does so with a random square of at least
   half the shorter side (imagenet.py, of super-resolution).
 
-  That of guided-diffusion (image_datasets.py): 'adm' halves the image by
+  Those of guided-diffusion (image_datasets.py): 'adm' halves the image by
   means while it is twice too large, resizes the shorter side by Pillow's
-  bicubic filter whatever `resize` says, then cuts the middle.
+  bicubic filter whatever `resize` says, then cuts the middle; 'adm-random'
+  resizes to a random side of at most 5 / 4 of `size` and cuts anywhere.
 
   Attributes:
     size: both sides of the result.
@@ -291,8 +293,8 @@ class Transform:
       pixels, crop = np.asarray(image.image), image.crop
     elif self.crop in ('none', 'random-2d', 'random-half', 'square'):
       pixels, crop = self._resized(image, draw)
-    elif self.crop == 'adm':
-      pixels, crop = self._halved(image)
+    elif self.crop in ('adm', 'adm-random'):
+      pixels, crop = self._halved(image, draw)
     else:
       rows, columns = shape or (size, size)
       resized = self._whole(_shape(image), (columns, rows))
@@ -343,15 +345,24 @@ class Transform:
     pixels = self.resize(part, (size, size), (0, 0, size, size))
     return pixels, _share((left, top), (columns, rows), (width, height))
 
-  def _halved(self, image: AnyImage) -> tuple[np.ndarray, np.ndarray]:
-    """The crop of guided-diffusion."""
+  def _halved(
+    self, image: AnyImage, draw: Draw
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The crops of guided-diffusion."""
     whole, size = _opened(image), self.size
-    while min(whole.size) >= 2 * size:
+    is_random, short = self.crop == 'adm-random', self.size
+    if is_random:
+      more = math.ceil(size / 0.8) - size
+      short += int(hashing.below(more + 1, draw, _SIDE))
+    while min(whole.size) >= 2 * short:
       half = (whole.width // 2, whole.height // 2)
       whole = whole.resize(half, Image.Resampling.BOX)
-    scale = size / min(whole.size)
+    scale = short / min(whole.size)
     width, height = (round(side * scale) for side in whole.size)
     left, top = (width - size) // 2, (height - size) // 2
+    if is_random:
+      left = int(hashing.below(width - size + 1, draw, _LEFT))
+      top = int(hashing.below(height - size + 1, draw, _TOP))
     if width * height > limits.IMAGE_PIXELS:  # of a very oblong image
       window = (left, top, size, size)
       pixels = resize_bicubic(whole, (width, height), window)

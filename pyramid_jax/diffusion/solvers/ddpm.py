@@ -39,7 +39,13 @@ class DDPM(base.Solver):
       self.variance,
       self.clip,
     )
-    std = jnp.where(next_level.sigma > 0, jnp.exp(0.5 * log), 0.0)
+    is_noisy = next_level.sigma > 0
+    if prediction.gradient is not None:
+      variance = jnp.exp(log)
+      if self.variance == 'fixed_small':  # that of the last step is 0
+        variance = jnp.where(is_noisy, variance, 0.0)
+      mean = mean + variance * prediction.gradient
+    std = jnp.where(is_noisy, jnp.exp(0.5 * log), 0.0)
     drawn = self.temperature * at.noise()
     x = mean + (std * drawn if std.ndim > 1 else level.times(std, drawn))
     return base.Carry(x=x, prediction=prediction, mean=mean)
@@ -72,9 +78,7 @@ def ancestral(
     The prediction, clipped if `clip`, the mean and the log variance.
   """
   if clip:
-    x0 = jnp.clip(prediction.x0, -1.0, 1.0)
-    clipped = base.Prediction.from_x0(x, x0, level)
-    prediction = clipped.replace(variance=prediction.variance)
+    prediction = prediction.clipped(x, level)
   mean = posterior_mean(prediction.x0, x, level, next_level)
   small, large = level.log_variance, level.log_beta
   if variance == 'fixed_small':

@@ -1,8 +1,9 @@
-"""The denoisers of LDM and of Frido: official keys, by the same rule.
+"""The U-Nets of ADM, LDM and Frido: official keys, by the same rule.
 
 CompVis/latent-diffusion: ldm/modules/diffusionmodules/openaimodel.py,
 UNetModel; davidhalladay/Frido: frido/modules/diffusionmodules/pyunet.py,
-PyUNetModel.
+PyUNetModel; openai/guided-diffusion: guided_diffusion/unet.py, UNetModel and
+EncoderUNetModel.
 """
 
 import re
@@ -42,6 +43,30 @@ def rename(path: mapping.Path) -> tuple[str, str]:
     parts.append(part)
   key = '.'.join(parts)
   return mapping.official(key, leaf, _kernel(*modules[-1:]))
+
+
+# Modules of the pools of a classifier -> official name, kind of the kernel.
+_POOLS = {
+  'out_3': ('out.3', 'conv1x1'),
+  'spatial_0': ('out.0', 'linear'),
+  'spatial_2': ('out.2', 'linear'),
+  'spatial_v2_0': ('out.0', 'linear'),
+  'spatial_v2_1': ('out.1', 'norm'),
+  'spatial_v2_3': ('out.3', 'linear'),
+}
+
+
+def rename_classifier(path: mapping.Path) -> tuple[str, str]:
+  """Returns official key and kind of a parameter of a noisy classifier."""
+  first, *rest = path
+  if first in _POOLS:
+    return mapping.official(_POOLS[first][0], rest[-1], _POOLS[first][1])
+  if first != 'out_2':
+    return rename(path)
+  if rest == ['positional_embedding']:
+    return 'out.2.positional_embedding', 'linear'
+  name = {'qkv': 'qkv_proj'}.get(rest[0], rest[0])
+  return mapping.official(f'out.2.{name}', rest[-1], 'conv1d')
 
 
 def _kernel(module: str = '') -> str:

@@ -63,6 +63,7 @@ FIELDS = {
   ),
   **sample_fields.COMMON,
   **sample_fields.CONTINUOUS,
+  **sample_fields.CLASSIFIER,
   **sample_fields.SKETCH,
   'sample.solver': Field(
     'heun',

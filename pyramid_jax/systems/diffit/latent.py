@@ -14,22 +14,22 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.config.field import Field
 from pyramid_jax.diffusion import iddpm_loss
-from pyramid_jax.diffusion import timesteps
+from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.networks import dit
 from pyramid_jax.networks import latent_diffit as network_lib
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
+from pyramid_jax.systems import iddpm
 from pyramid_jax.systems import sampled
 from pyramid_jax.systems import spaces
 from pyramid_jax.systems import system as system_lib
 
 
-Batch = system_lib.Batch
 Params = system_lib.Params
-Weights = system_lib.Weights
 
 FIELDS = {
   'system.denoiser': Field(
@@ -37,14 +37,10 @@ FIELDS = {
     'The network: of DiffiT, or of DiT.',
     choices=('diffit', 'dit'),
   ),
-  'diffusion.loss': Field(
-    'mse',
-    'The training loss: of the mean alone (mse), with the variational bound'
-    ' (rescaled_mse), or the bound (rescaled_kl).',
-    choices=iddpm_loss.LOSSES,
-  ),
+  **iddpm.LOSS,
   **fields_lib.CHAIN,
   **fields_lib.SCALE,
+  **sample_fields.CLASSIFIER,
 }
 CHECKS = fields_lib.GENERATIVE_CHECKS
 # The networks, by `config.system.denoiser`.
@@ -76,11 +72,10 @@ def denoiser(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentDiffiT(sampled.OnChain):
+class LatentDiffiT(iddpm.IDDPM):
   """The system; see the module docstring and `systems.system.Generative`."""
 
   network: network_lib.LatentDiffiT  # the denoiser, which drops labels itself
-  loss: iddpm_loss.LossSettings
 
   @property
   def cells(self) -> tuple[int, ...]:
@@ -92,29 +87,18 @@ class LatentDiffiT(sampled.OnChain):
     tree = self.network.init(key, x, jnp.zeros(1), labels)['params']
     return {'generator': {'network': tree}}, self.space.extra()
 
-  def latent_key(self, key: jax.Array) -> jax.Array:
-    return jax.random.split(key, 4)[2]
-
-  def losses(
-    self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
-  ) -> tuple[system_lib.Losses, Params]:
-    del step
-    time_key, noise_key, draw_key, drop_key = jax.random.split(key, 4)
-    (z,) = self.space.training(weights, batch, draw_key)
-    labels = self.training_inputs(weights, drop_key, batch).y
-    tree = weights.params['generator']['network']
-    terms = iddpm_loss.loss(
-      lambda x, t: params_lib.apply(
-        self.network, tree, x, t, labels, train=True, rngs={'dropout': drop_key}
-      ),
-      timesteps.respaced_levels(self.chain),
-      self.loss,
-      z,
-      jax.random.randint(time_key, z.shape[:1], 0, self.chain.length),
-      jax.random.normal(noise_key, z.shape),
+  def call(
+    self,
+    generator: Any,
+    x: jax.Array,
+    t: jax.Array,
+    inputs: condition_lib.Inputs,
+    key: jax.Array,
+  ) -> jax.Array:
+    tree, rngs = generator['network'], {'dropout': key}
+    return params_lib.apply(
+      self.network, tree, x, t, inputs.y, train=True, rngs=rngs
     )
-    metrics = {name: term.mean() for name, term in terms.items()}
-    return {'generator': (metrics.pop('loss'), metrics)}, weights.extra
 
   def denoiser(self, params: Any, stage: int) -> denoiser_lib.Denoiser:
     del stage

@@ -13,12 +13,12 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import systems
 from pyramid_jax.diffusion import levels as levels_lib
 from pyramid_jax.networks.layers import remat as remat_lib
+from pyramid_jax.systems import based
 from pyramid_jax.systems import system as system_lib
 
 
 Weights = system_lib.Weights
 
-FIRST_STAGE = 'first_stage'  # the part that may lie in the base's workdir
 # The fields of a predictor that must be those of its base.
 _SHARED = (
   'data.image_size',
@@ -79,7 +79,7 @@ def _stage_shapes(
     frozen = {  # encoders of images and conditions are not traced
       name: part.init(key)
       for name, part in base.pretrained_parts().items()
-      if name not in (FIRST_STAGE, 'condition')
+      if name not in (based.FIRST_STAGE, 'condition')
     }
     weights = Weights(params=params, frozen=frozen, extra=extra)
     size, found = base.image_size, []

@@ -10,7 +10,6 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import os
 from typing import Any
 from typing import ClassVar
 
@@ -25,7 +24,7 @@ from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion.guidance import sketch as sketch_guidance
 from pyramid_jax.networks import edge_predictor
 from pyramid_jax.networks import pretrained
-from pyramid_jax.systems import fields as fields_lib
+from pyramid_jax.systems import based
 from pyramid_jax.systems import system as system_lib
 from pyramid_jax.systems.sketch import base as sketch_base
 from pyramid_jax.systems.sketch import edge_source as sketch_edges
@@ -44,17 +43,14 @@ Weights = system_lib.Weights
 FIELDS, CHECKS = sketch_fields.FIELDS, sketch_fields.CHECKS
 SAMPLES_A_BASE = sketch_fields.SAMPLES_A_BASE
 
-BASE = 'base'  # the frozen part that is the trained system
 TIME_BINS = 4  # The loss is reported for each bin of the time.
 PREVIEW_TIMES = (0.3, 0.6, 0.9)  # The times of previews; 1 is noise.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sketch:
+class Sketch(based.Based):
   """The system; see the module docstring and `systems.system.Generative`."""
 
-  base: system_lib.Base  # the sampled system
-  base_path: str  # the workdir of its weights
   features: tuple[str, ...]  # names of the activations that are read
   targets: targets_lib.Targets  # the targets of the predictors, for each stage
   # One for all stages, or one for each.
@@ -67,10 +63,9 @@ class Sketch:
   # The step that corrections are measured by, one of
   # `guidance.sketch.NORM_REFS`.
   norm_ref: str
-  # The variance of the steps of ddpm, as the base was trained.
-  variance: str = 'fixed_small'
   outputs: ClassVar[str] = system_lib.PREDICTIONS
-  any_shape: ClassVar[bool] = False
+  base_field: ClassVar[str] = 'sketch.base'
+  guided_by: ClassVar[str] = 'sketch'
 
   @property
   def shapes(self) -> tuple[sketch_base.StageShape, ...]:
@@ -78,35 +73,12 @@ class Sketch:
     return self.targets.shapes
 
   @property
-  def image_size(self) -> int:
-    return self.base.image_size
-
-  @property
   def accepts(self) -> frozenset[str]:
     return self.base.accepts | {'sketch'}
-
-  @property
-  def stage_count(self) -> int:
-    return self.base.stage_count
-
-  def scale_shape(self, stage: int) -> tuple[int, int]:
-    return self.base.scale_shape(stage)
-
-  def check_extra(self, extra: Params) -> None:
-    del extra
-
-  def check_spec(self, spec: SamplerSpec) -> None:
-    self.base.check_spec(dataclasses.replace(spec, variance=self.variance))
-    fields_lib.check_value(
-      'sample.windows', spec.windows, ((0, 0),), ' with a sketch'
-    )
 
   def check_rows(self, names: Collection[str]) -> None:
     self.base.check_rows(names)
     self.source.check(names)
-
-  def example_condition(self) -> Condition:
-    return self.base.example_condition()
 
   def example_rows(self) -> Batch:
     side = self.image_size
@@ -114,11 +86,6 @@ class Sketch:
     needed = {self.source.needed: edges}
     image = {'image': jnp.zeros((1, side, side, 3))}
     return {**needed, **self.base.example_rows(), **image}
-
-  def base_weights(self, frozen: Params) -> Weights:
-    """Returns the weights of the base."""
-    base = frozen[BASE]
-    return Weights(params=base['params'], frozen=frozen, extra=base['extra'])
 
   def _own(self, stage: int) -> tuple[int, int]:
     """Returns the index of a stage's predictor, and of the stage in it."""
@@ -161,24 +128,7 @@ class Sketch:
     return {'generator': params}, extra
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
-    def init(key):
-      return dict(zip(('params', 'extra'), self.base.init(key), strict=True))
-
-    whole = pretrained.PretrainedPart(
-      init=init,
-      family='',
-      path=self.base_path,
-      field='sketch.base',
-      loss_name='',
-      is_denoiser=True,
-    )
-    parts = {BASE: whole}
-    for name, part in self.base.pretrained_parts().items():
-      path = part.path
-      if name == sketch_base.FIRST_STAGE and not path:
-        path = os.path.join(self.base_path, sketch_base.FIRST_STAGE)
-      parts[name] = dataclasses.replace(part, path=path)
-    return {**parts, **self.source.pretrained_parts()}
+    return {**super().pretrained_parts(), **self.source.pretrained_parts()}
 
   def target_edges(self, frozen: Params, batch: Batch) -> jax.Array:
     """Returns the edges to be predicted; see `EdgeSource.target_edges`."""
@@ -273,7 +223,7 @@ class Sketch:
 
   def condition(self, weights: Weights, batch: Batch) -> Condition:
     base = self.base_weights(weights.frozen)
-    condition = self.base.condition(base, batch)
+    condition = super().condition(weights, batch)
     beta = batch.get('sketch_beta')
     edges = self.target_edges(weights.frozen, batch)
     sketch = {
@@ -282,14 +232,7 @@ class Sketch:
       # one program serves every sketch and strength.
       'beta': jnp.asarray(self.beta) if beta is None else beta,
     }
-    return dataclasses.replace(condition, sketch=sketch)
-
-  def stages(
-    self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
-  ) -> Stages:
-    base = self.base_weights(weights.frozen)
-    own = dataclasses.replace(spec, variance=self.variance)
-    return self.base.stages(base, condition, shape, own)
+    return dataclasses.replace(condition, guide=sketch)
 
   def guided(
     self, weights: Weights, condition: Condition, stages: Stages
@@ -300,9 +243,9 @@ class Sketch:
       sketch_guidance.sketch_guided(
         stage,
         sketch_guidance.SketchGuidance(
-          loss=self._loss(variables, s, condition.sketch['targets'][s]),
+          loss=self._loss(variables, s, condition.guide['targets'][s]),
           features=self.features,
-          beta=condition.sketch['beta'][..., s],
+          beta=condition.guide['beta'][..., s],
           stop_fraction=self.stop_fraction[s],
           norm_ref=self.norm_ref,
         ),
@@ -319,17 +262,6 @@ class Sketch:
       return targets_lib.distance(got, target)
 
     return loss
-
-  def states(self, weights: Weights, image: jax.Array) -> list[jax.Array]:
-    return self.base.states(self.base_weights(weights.frozen), image)
-
-  def edited(
-    self, weights: Weights, stages: Stages, edit: system_lib.Edit
-  ) -> Stages:
-    return self.base.edited(self.base_weights(weights.frozen), stages, edit)
-
-  def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
-    return self.base.decode(self.base_weights(weights.frozen), state)
 
   def predicted(
     self, weights: Weights, key: jax.Array, batch: Batch, times: jax.Array

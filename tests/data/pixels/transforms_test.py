@@ -145,6 +145,32 @@ def test_adm_crop_halves_first():
   np.testing.assert_allclose(crop, [2 / 21, 0, 18 / 21, 1])
 
 
+def test_random_adm_crop_cuts_anywhere_of_up_to_a_fourth_more():
+  image = np.random.default_rng(1).integers(0, 256, (70, 90, 3))
+  image = image.astype(np.uint8)
+  transform = transforms.Transform(size=16, crop='adm-random')
+  halves = Image.fromarray(image)
+  for size in ((45, 35), (22, 17)):
+    halves = halves.resize(size, Image.Resampling.BOX)
+  quarter = halves
+  shorts, lefts = set(), set()
+  for draw in range(60):
+    pixels, crop, _ = transform(image, draw)
+    short = round(16 / (crop[3] - crop[1]))
+    whole = Image.fromarray(image).resize((45, 35), Image.Resampling.BOX)
+    if short < 18:  # 35 is twice that
+      whole = quarter
+    width = round(whole.width * short / whole.height)
+    whole = whole.resize((width, short), Image.Resampling.BICUBIC)
+    left, top = round(crop[0] * width), round(crop[1] * short)
+    want = np.asarray(whole)[top : top + 16, left : left + 16]
+    np.testing.assert_array_equal(pixels, want)
+    shorts.add(short)
+    lefts.add(left)
+  assert shorts == {16, 17, 18, 19, 20}  # 16 / 0.8
+  assert len(lefts) > 4
+
+
 def test_center_crop():
   image = gradient(4, 8)
   transform = transforms.Transform(size=4, crop='center')
@@ -257,8 +283,9 @@ def test_pixels_and_crops_are_those_of_before(opened):
   found = hashlib.sha256()
   shapes = ((48, 64), (37, 25), (300, 70), (17, 17), (9, 40), (130, 128))
   filters = [transforms.RESIZES[x] for x in ('bilinear', 'bicubic', 'area')]
+  crops = [x for x in transforms.CROPS if x != 'adm-random']  # came later
   for shape, crop, resize, size in itertools.product(
-    shapes, transforms.CROPS, filters, (16, 24, 64)
+    shapes, crops, filters, (16, 24, 64)
   ):
     transform = transforms.Transform(
       size=size, crop=crop, flip=True, resize=resize

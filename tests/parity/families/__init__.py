@@ -45,7 +45,10 @@ class Case:
 _HERE = 'tests.parity.families'
 
 FAMILIES = {
+  'adm.classifier': f'{_HERE}.noisy_classifier',
   'adm.diffusion': f'{_HERE}.adm',
+  'adm.guided': f'{_HERE}.adm_guided',
+  'adm.unet': f'{_HERE}.unet',
   'diffit.latent': f'{_HERE}.latent_diffit',
   'edm.precond': f'{_HERE}.edm',
   'edm.sampler': f'{_HERE}.edm',

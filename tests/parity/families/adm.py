@@ -71,7 +71,7 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
     KeyError: an input that is missing.
   """
   try:
-    process = _build(case.config)
+    process = build(case.config)
   except families.Unsupported:
     raise
   except ValueError as error:
@@ -84,7 +84,12 @@ def run(case: families.Case) -> dict[str, np.ndarray]:
   return outputs
 
 
-def _build(config: Mapping[str, Any]) -> _Process:
+def build(config: Mapping[str, Any]) -> _Process:
+  """Returns what the arguments of the official constructors describe.
+
+  Raises:
+    Unsupported: an argument or a value that we do not have.
+  """
   arguments = dict(config)
   kind = arguments.pop('kind', None)
   if kind not in _KINDS:
@@ -200,6 +205,17 @@ def _broadcast(values: np.ndarray, like: jax.Array) -> jax.Array:
   return jnp.broadcast_to(rows, like.shape)
 
 
+def analytic(
+  x: jax.Array, level: levels_lib.Levels, variance: str
+) -> jax.Array:
+  """Returns the output of the network of the recorded loops."""
+  moved = jnp.roll(x, 1, axis=-1)
+  value = jnp.tanh(0.8 * x) + 0.2 * jnp.sin(6 * level.time / 1000) * moved
+  if variance != 'learned_range':
+    return value
+  return jnp.concatenate([value, jnp.sin(x + level.time / 1000)], axis=-1)
+
+
 def _loops(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
   """Whole sampling runs of the analytic network of the recorded cases."""
   settings = process.settings
@@ -207,11 +223,7 @@ def _loops(case: families.Case, process: _Process) -> dict[str, np.ndarray]:
 
   def denoise(x, level, context, first):
     del context, first
-    moved = jnp.roll(x, 1, axis=-1)
-    value = jnp.tanh(0.8 * x) + 0.2 * jnp.sin(6 * level.time / 1000) * moved
-    if settings.variance == 'learned_range':
-      raw = jnp.sin(x + level.time / 1000)
-      value = jnp.concatenate([value, raw], axis=-1)
+    value = analytic(x, level, settings.variance)
     return levels_lib.Prediction.of(settings.parameterization, x, value, level)
 
   stage = sampling.Stage(
