@@ -11,6 +11,10 @@ from ml_collections import ConfigDict
 from pyramid_jax import config as config_lib
 
 
+# Training images of EDM, repetitions counted.
+EDM_IMAGES = 200_000_000
+EDM_WARMUP_IMAGES = 10_000_000
+
 # The sizes of a condition encoder in a `debug` variant.
 SMALL_ENCODER = {
   'condition.dim': 32,
@@ -215,6 +219,35 @@ def frido(name: str) -> ConfigDict:
   config.sample.steps, config.sample.eta = 200, 1.0
   config.sample.to_uint8 = 'truncate'
   config.data.image_size = 256
+  return config
+
+
+def edm(name: str, batch_size: int) -> ConfigDict:
+  """Returns the values that EDM trains and samples all its networks with.
+
+  NVlabs/edm: train.py and training/training_loop.py.
+
+  Args:
+    name: the name of the experiment.
+    batch_size: the number of images of a training step.
+  """
+  config = config_lib.base('diffit')
+  config.name = name
+  config.diffusion.preconditioning = 'edm'
+  config.diffusion.sigma_data = 0.5
+  config.optimizer.nan_to_zero = True
+  config.ema.halflife_images = 500_000.0
+  config.ema.halflife_rampup = 0.05
+  config.train.batch_size = batch_size
+  config.train.steps = EDM_IMAGES // batch_size
+  config.train.warmup_steps = EDM_WARMUP_IMAGES // batch_size
+  config.train.log_every = 50
+  config.train.checkpoint_every = 2500
+  config.train.sample_every = 10_000
+  config.data.crop = 'center'  # The augmentation shifts and mirrors images.
+  config.sample.solver = 'heun'
+  config.sample.batch_size = 64
+  config.sample.to_uint8 = 'half_up'
   return config
 
 

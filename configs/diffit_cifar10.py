@@ -35,11 +35,6 @@ from pyramid_jax import config as config_lib
 common = config_lib.sibling(__file__, 'common')
 
 
-# Training images, repetitions counted.
-IMAGES = 200_000_000
-WARMUP_IMAGES = 10_000_000
-
-
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration."""
   variant = config_lib.parse_variants(
@@ -73,8 +68,7 @@ def published(name: str, batch_size: int) -> ConfigDict:
     name: the name of the experiment.
     batch_size: the number of images of a training step.
   """
-  config = config_lib.base('diffit')
-  config.name = name
+  config = common.edm(name, batch_size)
   config.network = ConfigDict(
     {
       'width': 128,  # The channels of the tokenizer.
@@ -84,7 +78,7 @@ def published(name: str, batch_size: int) -> ConfigDict:
       'head_dim': 64,  # The paper does not give it.
       'mlp_ratio': 4.0,
       'time_dim': 512,  # The width of the time token.
-      'time_token': 'tmsa',  # The other value, 'add', has plain blocks.
+      'time_token': 'tmsa',  # Others: diffit_ablations.py.
       'embedding': 'positional',  # How the noise level is embedded.
       'embedding_dim': 128,
       'skips': 'block',  # The other value is 'level'.
@@ -98,21 +92,6 @@ def published(name: str, batch_size: int) -> ConfigDict:
       'head_gain': 1e-5,
     }
   )
-  config.diffusion.preconditioning = 'edm'
-  config.diffusion.sigma_data = 0.5
-  config.optimizer.nan_to_zero = True
-  config.ema.halflife_images = 500_000.0
-  config.ema.halflife_rampup = 0.05
-  config.train.batch_size = batch_size
-  config.train.steps = IMAGES // batch_size
-  config.train.warmup_steps = WARMUP_IMAGES // batch_size
-  config.train.log_every = 50
-  config.train.checkpoint_every = 2500
-  config.train.sample_every = 10_000
-  config.data.crop = 'center'  # The augmentation shifts and mirrors images.
-  config.sample.solver = 'heun'
-  config.sample.batch_size = 64
-  config.sample.to_uint8 = 'half_up'
   return config
 
 

@@ -83,6 +83,7 @@ PICKLE_NAME = 200  # characters of a class, or of a storage
 PICKLE_ODD_KEYS = 4_000
 UNKNOWN_NAMES = 100  # classes that are not known
 TORCH_DEPTH = 4  # of dictionaries within each other, where tensors are sought
+MODULE_DEPTH = 16  # of modules within each other in a pickled network
 TENSORS = 100_000
 TENSOR_NAME = 500  # characters
 TENSOR_DIMENSIONS = 16

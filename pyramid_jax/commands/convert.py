@@ -5,10 +5,11 @@
 
 writes a workdir that `--mode=sample` reads; so do `--family=ldm` and
 `--family=latent_diffit`, which takes the files of the network and of the first
-stage. The other families are single networks and write DIR/params.safetensors,
-which a config can name as weights: `lpips`, `clip_text`, `t5`, `inception`,
-`pidinet` and `diffit.latent` need no config; several files are joined by
-commas, and those that a `model.safetensors.index.json` lists are named by it.
+stage, and `--family=edm`, which takes a network that NVlabs/edm pickled. The
+other families are single networks and write DIR/params.safetensors, which a
+config can name as weights: `lpips`, `clip_text`, `t5`, `inception`, `pidinet`
+and `diffit.latent` need no config; several files are joined by commas, and
+those that a `model.safetensors.index.json` lists are named by it.
 `--export=FILE.safetensors` instead of `--checkpoint` goes the other way; with
 `--layout=diffusers` a first stage or a U-Net of LDM is written under the names
 of that library. Both layouts are read.
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--family', required=True, choices=families)
   parser.add_argument('--config', help='FILE.py[:variant,...]')
   parser.add_argument(
-    '--checkpoint', type=command_line.path, help='PyTorch, safetensors or npz'
+    '--checkpoint',
+    type=command_line.path,
+    help='PyTorch, safetensors, npz or a pickle of EDM',
   )
   parser.add_argument(
     '--workdir',

@@ -67,6 +67,8 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
   # Residual blocks of U-Nets and of first stages.
   (r'in_layers_2/kernel', _FIRST),
   (r'out_layers_3/kernel', _SECOND),
+  (r'(en|de)c_\w+/conv0/kernel', _FIRST),
+  (r'(en|de)c_\w+/conv1/kernel', _SECOND),
   (r'block_\d+/conv1/kernel', _FIRST),
   (r'block_\d+/conv2/kernel', _SECOND),
   # CLIP.

@@ -22,6 +22,7 @@ from pyramid_jax.distributed import initial
 from pyramid_jax.files import digests
 from pyramid_jax.files import stores
 from pyramid_jax.files import whole_files
+from pyramid_jax.interop import edm_workdir
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import mapping
 from pyramid_jax.interop import network_workdir
@@ -47,7 +48,11 @@ FAMILIES = parts.FAMILIES
 load_part = parts.load_part
 
 # The whole systems, which become workdirs.
-WHOLE = (*latent_workdir.DENOISERS, *network_workdir.NETWORKS)
+WHOLE = (
+  *latent_workdir.DENOISERS,
+  *network_workdir.NETWORKS,
+  edm_workdir.FAMILY,
+)
 PARAMS = 'params.safetensors'
 RECORD = 'params.json'
 # Families whose sizes the weights say -> what reads them, and what gives the
@@ -81,6 +86,9 @@ def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:
   with errors.user_errors(value=errors.DATA):
     state = weight_file.read_all(paths)
   stopping.check()
+  if flags.family == edm_workdir.FAMILY:
+    _convert_edm(flags, config, state, workdir)
+    return
   if flags.family in WHOLE:
     _convert_whole(flags, config, state, workdir)
     return
@@ -154,6 +162,26 @@ def _convert_network(
   network_workdir.write(workdir, config, tree)
 
 
+def _convert_edm(
+  flags: argparse.Namespace,
+  config: ConfigDict | None,
+  state: State,
+  workdir: stores.Path,
+) -> None:
+  """Writes the workdir of a network of EDM."""
+  system = _system(config)
+  assert config is not None
+  with errors.user_errors():
+    edm_workdir.check(config, system)
+  with errors.user_errors(value=errors.DATA):
+    tree, report = edm_workdir.from_official(
+      state, system, flags.allow_missing, flags.weights
+    )
+  _account(report, flags.allow_missing, strict=True)
+  stopping.check()
+  edm_workdir.write(workdir, config, tree)
+
+
 def export(flags: argparse.Namespace) -> None:
   """Writes the weights of DIR in the official layout.
 
@@ -170,7 +198,9 @@ def export(flags: argparse.Namespace) -> None:
         f' --family={flags.family}; a part of it has its own family, such as'
         f' {_networks()[flags.family][0]}.'
       )
-    if flags.family in network_workdir.NETWORKS:
+    if flags.family == edm_workdir.FAMILY:
+      state = edm_workdir.to_official(workdir)
+    elif flags.family in network_workdir.NETWORKS:
       state = network_workdir.to_official(flags.family, workdir)
     else:
       state = latent_workdir.to_official(flags.family, workdir)
@@ -191,7 +221,11 @@ def export(flags: argparse.Namespace) -> None:
 
 def _networks() -> Mapping[str, tuple[str, str]]:
   """Returns family and name of the network of each whole system."""
-  return {**latent_workdir.DENOISERS, **network_workdir.NETWORKS}
+  return {
+    **latent_workdir.DENOISERS,
+    **network_workdir.NETWORKS,
+    edm_workdir.FAMILY: ('edm.song_unet', 'network'),
+  }
 
 
 def _account(

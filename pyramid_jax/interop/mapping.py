@@ -34,6 +34,16 @@ class Kind(NamedTuple):
   to_official: Callable[[np.ndarray], np.ndarray] = lambda w: w
 
 
+def _three_first(w: np.ndarray) -> np.ndarray:
+  """Maps rows (channel, q/k/v) to (q/k/v, channel); (3 C, ...) each."""
+  return w.reshape(-1, 3, *w.shape[1:]).swapaxes(0, 1).reshape(w.shape)
+
+
+def _three_last(w: np.ndarray) -> np.ndarray:
+  """Undoes `_three_first`."""
+  return w.reshape(3, -1, *w.shape[1:]).swapaxes(0, 1).reshape(w.shape)
+
+
 KINDS = {
   # (O, I, *space) <-> nn.Conv (*space, I, O), any number of dimensions
   'conv': Kind(
@@ -53,6 +63,14 @@ KINDS = {
   # pointwise convolutions that are nn.Dense here: (O, I, 1), (O, I, 1, 1)
   'conv1d': Kind(3, lambda w: w[..., 0].T, lambda w: w.T[..., None]),
   'conv1x1': Kind(4, lambda w: w[..., 0, 0].T, lambda w: w.T[..., None, None]),
+  # a pointwise convolution to queries, keys and values, the three numbers of a
+  # channel together <-> all queries, then keys, then values; and its bias
+  'conv1x1_qkv': Kind(
+    4,
+    lambda w: _three_first(w[..., 0, 0]).T,
+    lambda w: _three_last(w.T)[..., None, None],
+  ),
+  'bias_qkv': Kind(1, _three_first, _three_last),
   'embedding': Kind(),
   'norm': Kind(),
   'bias': Kind(),

@@ -69,9 +69,18 @@ def heads_of(system: Any) -> parts.Heads | None:
 
 
 def write(
-  workdir: stores.Path, config: ConfigDict, generator: Mapping[str, Any]
+  workdir: stores.Path,
+  config: ConfigDict,
+  generator: Mapping[str, Any],
+  extra: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a workdir; `config.json` comes last and makes it one.
+
+  Args:
+    workdir: the folder.
+    config: the config of the run.
+    generator: the weights by the names of the networks.
+    extra: what no step trains, None for nothing.
 
   Raises:
     UserError: the folder cannot be written.
@@ -83,10 +92,11 @@ def write(
       latent_workdir.name_files(config)
       labels = data.published_labels(config)
     whole_files.make_folder(workdir)
-    latent_workdir.save(workdir, config, params={'generator': generator})
+    params = {'generator': generator}
+    latent_workdir.save(workdir, config, params=params, extra=extra or {})
     workdir_lib.write_record(workdir, config, labels)
 
-  latent_workdir.whole(workdir, generator, body)
+  latent_workdir.whole(workdir, (generator, extra), body)
 
 
 def to_official(name: str, workdir: stores.Path) -> dict[str, np.ndarray]:

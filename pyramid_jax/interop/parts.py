@@ -30,6 +30,7 @@ from pyramid_jax.interop.families import lgp
 from pyramid_jax.interop.families import lpips
 from pyramid_jax.interop.families import msvqgan
 from pyramid_jax.interop.families import pidinet
+from pyramid_jax.interop.families import song_unet
 from pyramid_jax.interop.families import t5
 from pyramid_jax.interop.families import text_encoders
 from pyramid_jax.interop.families import unet
@@ -143,6 +144,7 @@ FAMILIES = {
     scanned=latent_diffit.SCANNED,
     strict=True,
   ),
+  'edm.song_unet': Part(rename=song_unet.rename, prefixes=song_unet.PREFIXES),
   'lgp.mlp': Part(rename=lgp.rename, cut=lgp.cut, join=lgp.join),
   'inception': Part(
     rename=inception.rename, adapt=inception.adapt, strict=True

@@ -6,28 +6,24 @@ pickles go through `unpickler`, so a file can name tensors and nothing else:
 other objects, such as the callbacks of a trainer, are left out.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
-import dataclasses
 import io
 import itertools
-import math
 import mmap
 import os
 import re
-import reprlib
 import struct
 from typing import Any
 from typing import BinaryIO
 
 from absl import logging
-import ml_dtypes
 import numpy as np
 
 from pyramid_jax import limits
 from pyramid_jax.files import bounded
 from pyramid_jax.files import copies
 from pyramid_jax.files import zips
+from pyramid_jax.interop import torch_tensors
 from pyramid_jax.interop import unpickler
 
 
@@ -35,124 +31,12 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # how a legacy file begins: that number, pickled
 LEGACY_START = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 LEGACY_PROTOCOL = 1001
+_Storage = torch_tensors.Storage
+_Tensor = torch_tensors.Tensor
+_Unknown = torch_tensors.Unknown
+_shown = torch_tensors.shown
 # Their dictionaries hold tensors, too.
 _OPTIMIZERS = re.compile(r'opt(im.*)?$|.*(optimizer|scheduler|scaler)')
-
-_STORAGES = {
-  f'torch.{name}Storage': np.dtype(kind)
-  for name, kind in {
-    'Float': '<f4',
-    'Half': '<f2',
-    'BFloat16': ml_dtypes.bfloat16,
-    'Double': '<f8',
-    'Long': '<i8',
-    'Int': '<i4',
-    'Short': '<i2',
-    'Char': 'i1',
-    'Byte': 'u1',
-    'Bool': 'u1',
-  }.items()
-}
-
-# Objects that training frameworks leave in checkpoints, {module: names}. They
-# are never imported or run: a placeholder takes their place.
-_TYPES = 'bool bytes dict float int list set str tuple'
-_INERT = {
-  'builtins': _TYPES,
-  '__builtin__': f'{_TYPES} long unicode',
-  '_codecs': 'encode',
-  'argparse': 'Namespace',
-  'collections': 'defaultdict',
-  'numpy': 'dtype ndarray',
-  'numpy.core.multiarray': '_reconstruct scalar',
-  'numpy._core.multiarray': '_reconstruct scalar',
-  'omegaconf.base': 'ContainerMetadata Metadata',
-  'omegaconf.dictconfig': 'DictConfig',
-  'omegaconf.listconfig': 'ListConfig',
-  'omegaconf.nodes': 'AnyNode BooleanNode FloatNode IntegerNode StringNode',
-  'pytorch_lightning.callbacks.early_stopping': 'EarlyStopping',
-  'pytorch_lightning.callbacks.lr_monitor': 'LearningRateMonitor',
-  'pytorch_lightning.callbacks.model_checkpoint': 'ModelCheckpoint',
-  'pytorch_lightning.utilities.parsing': 'AttributeDict',
-  'lightning_fabric.utilities.data': 'AttributeDict',
-  'torch': 'Size bfloat16 device float16 float32 float64 int64',
-  'typing': 'Any',
-}
-
-
-@dataclasses.dataclass(eq=False)
-class _Storage:
-  """A flat buffer; `data` comes later in the legacy layout."""
-
-  name: str
-  dtype: np.dtype
-  size: int
-  data: np.ndarray | None = None
-
-  @property
-  def bytes(self) -> int:
-    """The bytes that it needs."""
-    return self.size * self.dtype.itemsize
-
-  def fill(self, raw: np.ndarray) -> None:
-    """Takes the bytes of the buffer, at least as many as it needs."""
-    if raw.size < self.bytes:
-      raise ValueError(
-        f'storage {self.name!r} has {raw.size} bytes, needs {self.bytes}'
-      )
-    self.data = raw[: self.bytes].view(self.dtype)
-
-
-@dataclasses.dataclass(eq=False)
-class _Tensor:
-  storage: _Storage
-  offset: int
-  shape: tuple[int, ...]
-  strides: tuple[int, ...]
-
-  @property
-  def bytes(self) -> int:
-    """Those of its array, however often it repeats a number."""
-    is_half = self.storage.dtype == ml_dtypes.bfloat16
-    return math.prod(self.shape) * self.storage.dtype.itemsize * (1 + is_half)
-
-  def numpy(self) -> np.ndarray:
-    """Returns a read-only view (bfloat16: a float32 copy)."""
-    data = self.storage.data
-    if data is None:
-      raise ValueError(f'storage {self.storage.name!r} is not in the file')
-    view = np.lib.stride_tricks.as_strided(
-      data[self.offset :] if 0 not in self.shape else data[:0],
-      self.shape,
-      [s * data.itemsize for s in self.strides],
-      writeable=False,
-    )
-    if self.storage.dtype == ml_dtypes.bfloat16:
-      return view.astype(np.float32)
-    return view != 0 if self.storage.name.endswith(' Bool') else view
-
-
-class _Unknown:
-  """The names of a file that are not known; they are never imported."""
-
-  def __init__(self) -> None:
-    self.names: dict[str, None] = {}
-
-  def __call__(self, name: str) -> unpickler.Global:
-    """Returns what stands for a name: it makes objects that do nothing."""
-    if len(self.names) < limits.UNKNOWN_NAMES:
-      self.names[name] = None
-
-    def make(*args: Any) -> unpickler.Inert:
-      parts = [y for x in args for y in (x if isinstance(x, tuple) else (x,))]
-      if any(isinstance(part, _Tensor | _Storage) for part in parts):
-        raise ValueError(
-          f'global {name!r} makes a tensor, which is not allowed in a weight'
-          ' file'
-        )
-      return unpickler.Inert()
-
-    return unpickler.Global(name, make)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -177,7 +61,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raw = np.frombuffer(mapped, np.uint8)
     unknown = _Unknown()
     is_zip = mapped[:4] == zips.START
-    loaded = (_read_zip if is_zip else _legacy)(file, raw, unknown)
+    budget = unpickler.Budget()
+    loaded = (_read_zip if is_zip else legacy)(file, raw, unknown, budget)
     found = _tensors(loaded, list(unknown.names))
     most = limits.TORCH_BYTES + limits.TORCH_RATIO * raw.size
     if sum(x.bytes for x in found.values() if isinstance(x, _Tensor)) > most:
@@ -191,7 +76,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     }
 
 
-def _read_zip(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
+def _read_zip(
+  file: BinaryIO,
+  raw: np.ndarray,
+  unknown: _Unknown,
+  budget: unpickler.Budget,
+) -> Any:
   archive = zips.opened(
     *(file, limits.TORCH_MEMBERS, limits.TORCH_BYTES, limits.TORCH_RATIO)
   )
@@ -224,22 +114,41 @@ def _read_zip(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
   storages: dict[str, _Storage] = {}
 
   def persistent(identifier: Any) -> _Storage:
-    storage = _storage(identifier, storages)
+    storage = torch_tensors.storage(identifier, storages)
     if storage.data is None:
       storage.fill(member(f'data/{identifier[2]}'))
     return storage
 
   head = io.BytesIO(member('data.pkl', limits.PICKLE_BYTES).tobytes())
-  return unpickler.load(head, _ALLOWED, persistent, unknown, unpickler.Budget())
+  return unpickler.load(
+    head, torch_tensors.ALLOWED, persistent, unknown, budget
+  )
 
 
-def _legacy(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
+def legacy(
+  file: BinaryIO,
+  raw: np.ndarray,
+  unknown: _Unknown,
+  budget: unpickler.Budget,
+) -> Any:
+  """Returns the object of a file in the older layout, with its storages filled.
+
+  Args:
+    file: at its start.
+    raw: all bytes of the file.
+    unknown: what stands for names that are not known.
+    budget: what its pickles may cost.
+
+  Raises:
+    ValueError: damage.
+  """
   storages: dict[str, _Storage] = {}
-  budget = unpickler.Budget()
 
   def load() -> Any:
-    persistent = lambda identifier: _storage(identifier, storages)
-    return unpickler.load(file, _ALLOWED, persistent, unknown, budget)
+    persistent = lambda identifier: torch_tensors.storage(identifier, storages)
+    return unpickler.load(
+      file, torch_tensors.ALLOWED, persistent, unknown, budget
+    )
 
   if load() != LEGACY_MAGIC:
     raise ValueError('not a PyTorch file: the magic number is missing')
@@ -266,87 +175,6 @@ def _legacy(file: BinaryIO, raw: np.ndarray, unknown: _Unknown) -> Any:
     storage.fill(raw[file.tell() :])
     file.seek(storage.bytes, os.SEEK_CUR)
   return result
-
-
-def _storage(identifier: Any, storages: dict[str, _Storage]) -> _Storage:
-  """Finds or makes the storage of a persistent identifier."""
-  if (
-    not isinstance(identifier, tuple)
-    or len(identifier) not in (5, 6)
-    or identifier[0] != 'storage'
-    or not isinstance(identifier[1], unpickler.Global)
-    or identifier[1].name not in _STORAGES
-    or not isinstance(identifier[2], str)
-    or len(identifier[2]) > limits.PICKLE_NAME
-    or type(identifier[4]) is not int
-    or not 0 <= identifier[4] < 1 << 48
-  ):
-    raise ValueError(f'damaged checkpoint: storage {_shown(identifier)}')
-  _, kind, key, _, size = identifier[:5]
-  if len(identifier) == 6 and identifier[5] is not None:
-    raise ValueError(f'storage {key!r} is a view, which is not supported')
-  name = f'{key} {kind.name.removeprefix("torch.").removesuffix("Storage")}'
-  made = storages.setdefault(key, _Storage(name, _STORAGES[kind.name], size))
-  if (made.name, made.size) != (name, size):
-    raise ValueError(f'storage {key!r} is described in two ways')
-  return made
-
-
-def _tensor(
-  storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
-) -> _Tensor:
-  """Stands for `_rebuild_tensor_v2`; nothing may leave the storage."""
-  if (
-    not isinstance(storage, _Storage)
-    or not isinstance(shape, tuple | list)
-    or not isinstance(strides, tuple | list)
-    or len(shape) != len(strides)
-    or len(shape) > limits.TENSOR_DIMENSIONS
-    or any(
-      type(n) is not int or not 0 <= n < 1 << 48
-      for n in (offset, *shape, *strides)
-    )
-  ):
-    raise ValueError(
-      f'a tensor of shape {_shown(shape)}, strides'
-      f' {_shown(strides)}, offset {_shown(offset)}'
-    )
-  count = math.prod(shape)
-  last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-  if count and last >= storage.size:
-    raise ValueError(
-      f'a tensor of shape {shape}, strides {strides}, offset {offset} leaves'
-      f' its storage of {storage.size} elements'
-    )
-  if count > max(storage.size, limits.REPEATED_ELEMENTS):
-    raise ValueError(
-      f'a tensor of shape {shape} repeats a storage of {storage.size}'
-    )
-  return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
-  if not all(unpickler.is_plain(key) for key, _ in items):
-    raise ValueError('keys of an OrderedDict that are neither text nor numbers')
-  return {key: value for key, value in items}
-
-
-def _allowed() -> dict[str, unpickler.Global]:
-  makers: dict[str, Callable[..., Any]] = {
-    'collections.OrderedDict': _ordered_dict,
-    'torch._utils._rebuild_tensor': _tensor,
-    'torch._utils._rebuild_tensor_v2': _tensor,
-    'torch._utils._rebuild_parameter': lambda data, *_: data,
-  }
-  inert = [
-    f'{m}.{name}' for m, names in _INERT.items() for name in names.split()
-  ]
-  for name in (*inert, *_STORAGES):
-    makers[name] = lambda *_: unpickler.Inert()
-  return {name: unpickler.Global(name, m) for name, m in makers.items()}
-
-
-_ALLOWED = _allowed()
 
 
 def _tensors(
@@ -443,9 +271,3 @@ def _check_name(key: Any) -> None:
     raise ValueError(
       f'a name of {len(key)} characters; limit: {limits.TENSOR_NAME}'
     )
-
-
-def _shown(value: Any) -> str:
-  """Returns something short for messages."""
-  text = value if isinstance(value, str) else reprlib.repr(value)
-  return ' '.join(text[:200].split())

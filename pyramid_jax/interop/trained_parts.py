@@ -11,6 +11,7 @@ from pyramid_jax import errors
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.files import stores
+from pyramid_jax.interop import edm_workdir
 from pyramid_jax.interop import latent_workdir
 from pyramid_jax.interop import network_workdir
 from pyramid_jax.interop import parts
@@ -36,6 +37,8 @@ def selections(config: ConfigDict, system: Any) -> dict[str, Select]:
     if network == 'unet' and system.encoder.family:
       found[system.encoder.family] = lambda p, _: p['generator']['condition']
     return found
+  if name == edm_workdir.SYSTEM and system.network.family:
+    return {system.network.family: edm_workdir.variables}
   if name == 'sketch' and len(system.predictors) == 1:
     return {
       'lgp.mlp': lambda params, extra: {

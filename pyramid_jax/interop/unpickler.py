@@ -45,6 +45,18 @@ class Inert:
   append = extend = add = __setitem__ = ignore
 
 
+class Object(Inert):
+  """Stands for an object whose state is looked at; its class is not imported.
+
+  Attributes:
+    name: the name of its class.
+    state: its attributes by name, whatever the file says of them.
+  """
+
+  def __init__(self, name: str, state: Any = None):
+    self.name, self.state = name, state
+
+
 def is_plain(key: Any) -> bool:
   """Whether a dictionary key is one whose hash nobody can choose.
 
@@ -57,11 +69,15 @@ def is_plain(key: Any) -> bool:
 
 
 class Budget:
-  """What the pickles of one file may still cost."""
+  """What the pickles of one file may still cost.
 
-  def __init__(self) -> None:
+  `most` is their number of bytes, None for `limits.PICKLE_BYTES`.
+  """
+
+  def __init__(self, most: int | None = None) -> None:
     self._steps = limits.PICKLE_STEPS
-    self._bytes = limits.PICKLE_BYTES
+    self._most = limits.PICKLE_BYTES if most is None else most
+    self._bytes = self._most
     self._odd_keys = limits.PICKLE_ODD_KEYS
 
   def spend(self, steps: int, size: int = 0) -> None:
@@ -73,7 +89,7 @@ class Budget:
     self._steps -= steps
     self._bytes -= size
     if self._bytes < 0:
-      raise PickleError(f'a pickle of more than {limits.PICKLE_BYTES} bytes')
+      raise PickleError(f'a pickle of more than {self._most} bytes')
     if self._steps < 0:
       raise PickleError(f'a pickle of more than {limits.PICKLE_STEPS} steps')
 
@@ -192,14 +208,16 @@ class _Unpickler(_Base):
 
   dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = call
 
-  def drop_state(self) -> None:
+  def take_state(self) -> None:
     # The state of an ordered dict is `_metadata`, that of an inert object is
-    # of no use; nothing else carries one.
-    self.stack.pop()
-    if not isinstance(self.stack[-1], dict | Inert):
-      raise PickleError(f'a state for a {type(self.stack[-1]).__name__}')
+    # of no use; nothing else but an `Object` carries one.
+    state, target = self.stack.pop(), self.stack[-1]
+    if isinstance(target, Object):
+      target.state = state
+    elif not isinstance(target, dict | Inert):
+      raise PickleError(f'a state for a {type(target).__name__}')
 
-  dispatch[pickle.BUILD[0]] = drop_state
+  dispatch[pickle.BUILD[0]] = take_state
 
 
 def _with_keys(code: bytes, keys: slice) -> None:

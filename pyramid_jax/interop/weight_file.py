@@ -17,17 +17,20 @@ from pyramid_jax.files import copies
 from pyramid_jax.files import json_text
 from pyramid_jax.files import stores
 from pyramid_jax.files import zips
+from pyramid_jax.interop import persistent_file
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import torch_file
 
 
-FORMATS = 'PyTorch (zip or legacy), safetensors (or its index), npz'
+FORMATS = (
+  'PyTorch (zip or legacy), safetensors (or its index), npz, pickles of EDM'
+)
 
 State = Mapping[str, np.ndarray]
 
 
 def read(path: str | os.PathLike[str]) -> State:
-  """Returns name -> array of a PyTorch, safetensors or npz file.
+  """Returns name -> array of a PyTorch, safetensors or npz file, or of EDM's.
 
   Tensors of safetensors files, also of several by their index, are read on
   access. No code of a file is run; sizes are checked before memory is taken.
@@ -88,6 +91,7 @@ def _read_index(path: pathlib.Path) -> State:
 
 _READERS: Mapping[str, Callable[[pathlib.Path], State]] = {
   'torch': torch_file.read,
+  'persistent': persistent_file.read,
   'safetensors': safetensors_file.Tensors,
   'index': _read_index,
   'npz': arrays.load,
@@ -112,6 +116,8 @@ def _format(path: pathlib.Path) -> str:
     return 'index'
   if start[8:9] == b'{':
     return 'safetensors'
+  if start.startswith(persistent_file.STARTS):
+    return 'persistent'
   if any(name.endswith('/data.pkl') for name in names):
     return 'torch'
   if names and all(name.endswith('.npy') for name in names):

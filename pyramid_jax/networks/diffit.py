@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 from typing import Any
+from typing import ClassVar
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pyramid_jax.networks.layers import affine
-from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import features as features_lib
+from pyramid_jax.networks.layers import noise_vector
 from pyramid_jax.networks.layers import norms
 from pyramid_jax.networks.layers import options
 from pyramid_jax.networks.layers import remat
@@ -27,16 +27,7 @@ from pyramid_jax.networks.layers import resampling
 from pyramid_jax.networks.layers import tmsa
 
 
-_SMALLEST_GROUP = 4  # channels
 _EPS = 1e-6
-
-
-def group_norm(
-  x: jax.Array, groups: int, dtype: jnp.dtype, name: str
-) -> jax.Array:
-  """Applies a group norm of at most `groups` groups of 4 channels or more."""
-  count = max(1, min(groups, x.shape[-1] // _SMALLEST_GROUP))
-  return norms.GroupNorm(_EPS, count, dtype, name=name)(x)
 
 
 class ResBlock(nn.Module):
@@ -58,7 +49,7 @@ class ResBlock(nn.Module):
   ) -> jax.Array:
     """Maps (B, H, W, C) to (B, H, W, out_channels); `time` is (B or 1, D)."""
     features, dtype = self.out_channels, self.dtype
-    h = nn.silu(group_norm(x, self.groups, dtype, 'norm'))
+    h = nn.silu(norms.small_groups(x, self.groups, _EPS, dtype, 'norm'))
     h = affine.Conv(
       features, dtype=dtype, name='conv', **affine.xavier(self.conv_gain)
     )(h)
@@ -77,6 +68,9 @@ class DiffiT(nn.Module):
   The defaults are the recommended build for CIFAR-10; FFHQ at 64 pixels has
   `channel_mult` (1, 2, 2, 2), `window` 8 and `dropout` 0.05.
   """
+
+  # The family of official weights; none were released.
+  family: ClassVar[str] = ''
 
   in_channels: int = 3
   out_channels: int = 3
@@ -115,6 +109,8 @@ class DiffiT(nn.Module):
   qkv_gain: float = 0.2**0.5  # factor of the initial queries, keys and values
   head_gain: float = 1e-5  # factor of the initial last convolution
   time_token: str = 'tmsa'  # one of `tmsa.TIME_TOKENS`; 'tmsa' in the paper
+  # That of the way up, empty for that of the way down (table 4 of the paper).
+  decoder_time_token: str = ''
   dtype: jnp.dtype = jnp.float32
   remat: str = 'none'
   attention: str = 'auto'
@@ -141,10 +137,11 @@ class DiffiT(nn.Module):
     """Raises ValueError if attributes are not allowed or contradict."""
     options.check(
       self,
-      embedding=('positional', 'fourier'),
+      embedding=noise_vector.EMBEDDINGS,
       skips=('block', 'level'),
       resample=('conv', 'pool'),
       time_token=tmsa.TIME_TOKENS,
+      decoder_time_token=('', *tmsa.TIME_TOKENS),
     )
     for name in ('num_blocks', 'window'):
       values = self._each(name)
@@ -203,70 +200,29 @@ class DiffiT(nn.Module):
         f'x must be (B, H, W, {self.in_channels}), got shape {x.shape}.'
       )
     self.check_size(*x.shape[1:3])
-    self._check_labels(len(x), class_labels, augment_labels)
-    time = self._embed(noise_label, class_labels, augment_labels)
+    labels = noise_vector.Labels(
+      num_classes=self.num_classes,
+      augment_dim=self.augment_dim,
+      classes=class_labels,
+      augment=augment_labels,
+    )
+    labels.check(len(x))
+    emb = noise_vector.embedded_level(
+      self.embedding, noise_label, self.embedding_dim
+    )
+    time = noise_vector.make(emb, labels, self.time_dim)
     h = resampling.space_to_depth(x, self.stem_stride)
     h = self._conv('stem', self.width)(h)
     found: dict[str, jax.Array] = {}
     h = self._walk(h, time, train, found)
-    h = nn.silu(group_norm(h, self.groups, jnp.float32, 'head_norm'))
+    h = norms.small_groups(h, self.groups, _EPS, jnp.float32, 'head_norm')
+    h = nn.silu(h)
     channels = self.out_channels * self.stem_stride**2
     h = affine.Conv(
       channels, name='head_conv', **affine.xavier(self.head_gain)
     )(h)
     out = resampling.depth_to_space(h, self.stem_stride)
     return features_lib.with_features(out, found, features)
-
-  def _check_labels(
-    self,
-    batch: int,
-    class_labels: jax.Array | None,
-    augment_labels: jax.Array | None,
-  ) -> None:
-    for name, labels, wanted, size in (
-      ('class_labels', class_labels, (batch,), 'num_classes'),
-      (
-        'augment_labels',
-        augment_labels,
-        (batch, self.augment_dim),
-        'augment_dim',
-      ),
-    ):
-      value = getattr(self, size)
-      if labels is not None and (labels.shape != wanted or not value):
-        raise ValueError(
-          f'{name} of shape {labels.shape} need shape {wanted} and {size} > 0;'
-          f' {size} = {value}.'
-        )
-
-  def _embed(
-    self,
-    noise_label: jax.Array,
-    class_labels: jax.Array | None,
-    augment_labels: jax.Array | None,
-  ) -> jax.Array:
-    """Returns the time tokens (B or 1, time_dim), float32."""
-    dim = self.embedding_dim
-    layer = lambda name, features, use_bias=True: affine.Linear(
-      features, use_bias=use_bias, name=name, **affine.xavier()
-    )
-    if self.embedding == 'positional':
-      emb = embeddings.timestep_embedding(noise_label, dim, endpoint=True)
-    else:
-      emb = embeddings.random_fourier_features(noise_label, dim)
-    emb = jnp.roll(emb, dim // 2, axis=-1)  # sines first
-    if self.num_classes:
-      if class_labels is None:
-        class_labels = jnp.full(1, self.num_classes)
-      one_hot = jax.nn.one_hot(class_labels, self.num_classes)
-      emb = emb + layer('map_label', dim)(one_hot * np.sqrt(self.num_classes))
-    if self.augment_dim:
-      if augment_labels is None:
-        augment_labels = jnp.zeros((1, self.augment_dim))
-      emb = emb + layer('map_augment', dim, False)(augment_labels)
-    for i in range(2):
-      emb = nn.silu(layer(f'map_layer_{i}', self.time_dim)(emb))
-    return emb
 
   def _walk(
     self,
@@ -285,7 +241,7 @@ class DiffiT(nn.Module):
       def step(module, i, h, skip):
         if skip is not None:
           h = jnp.concatenate([h, skip], axis=-1)
-        h = module._block(names[i], level)(h, time, train)
+        h = module._block(names[i], level, way)(h, time, train)
         return h, h
 
       h, after = repeated.run(
@@ -310,14 +266,17 @@ class DiffiT(nn.Module):
       h, _ = run('up', level, counts[level], h, joined)
     return h
 
-  def _block(self, name: str, level: int) -> ResBlock:
+  def _block(self, name: str, level: int, way: str) -> ResBlock:
+    token = self.time_token
+    if way == 'up':
+      token = self.decoder_time_token or token
     channels = self.channel_mult[level] * self.width
     module = remat.wrapped(ResBlock, self.remat, static=(3,))  # train
     block = {
       'heads': channels // self.head_dim,
       'window': self._each('window')[level],
       'mlp_ratio': self.mlp_ratio,
-      'time_token': self.time_token,
+      'time_token': token,
       'dropout': self.dropout,
       'attention': self.attention,
       'qkv_gain': self.qkv_gain,

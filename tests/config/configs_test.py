@@ -20,6 +20,18 @@ VARIANTS = {
   'adm_imagenet': ('64', '128', '256', '512', '256,none'),
   'adm_shapes': ('class', 'none'),
   'classifier_shapes': ('latents', 'images'),
+  'diffit_ablations': (
+    '',
+    't3_tokens512,ffhq64',
+    't4_encoder',
+    't5_ddpmpp',
+    't5_ncsnpp',
+    't6_bias',
+    't6_mlp',
+    't7_separate,ffhq64',
+    't8_fourier',
+    'window2',
+  ),
   'diffit_cifar10': ('none,vp', 'class,vp', 'none,ve', 'class,ve'),
   'diffit_ffhq64': ('vp', 've'),
   'diffit_mnist': ('class', 'none'),
@@ -27,6 +39,9 @@ VARIANTS = {
   'diffit_imagenet': ('256', '512', '256,paper'),
   'diffit_latent_shapes': ('class', 'none', 'plain', 'long', 'gpu'),
   'dit_imagenet': ('xl2_256', 'xl2_512'),
+  'edm_cifar10': ('none,vp', 'class,ve', 've,song', 'vp,tmsa'),
+  'edm_ffhq64': ('ffhq,vp', 'afhqv2,ve'),
+  'edm_shapes': ('class,vp', 'none,ve', 'tmsa'),
   'flow_shapes': ('class', 'none', 'pixels', 'pixels,none'),
   'frido_coco': (
     'text',
@@ -322,6 +337,41 @@ def test_diffit_configs_have_the_recommended_sizes(file, millions):
   assert images == pytest.approx(200e6, rel=1e-4)
 
 
+# The official classes count these numbers (NVlabs/edm: training/networks.py).
+EDM = (
+  ('edm_cifar10.py:vp', 55_733_891),
+  ('edm_cifar10.py:class,ve', 56_400_643),
+  ('edm_ffhq64.py:vp', 61_805_571),
+  ('edm_ffhq64.py:ve', 62_761_091),
+)
+
+
+@pytest.mark.parametrize(('file', 'count'), EDM)
+def test_edm_configs_have_the_official_sizes(file, count):
+  config = config_lib.load(f'{CONFIGS}/{file}')
+  system = systems.create(config)
+  params, _ = jax.eval_shape(system.init, jax.random.key(0))
+  leaves = jax.tree.leaves(params['generator'])
+  assert sum(leaf.size for leaf in leaves) == count
+  images = config.train.steps * config.train.batch_size
+  assert images == pytest.approx(200e6, rel=1e-4)
+
+
+def test_ablations_differ_from_the_full_model_in_their_row_alone():
+  load = lambda row: config_lib.load(f'{CONFIGS}/diffit_ablations.py:{row}')
+  for data in ('cifar10', 'ffhq64'):
+    full = config_lib.load(f'{CONFIGS}/diffit_{data}.py').to_dict()
+    network = full.pop('network')
+    names = ('t3_tokens512', 't4_encoder', 't7_separate', 'window2')
+    for name in names:
+      row = load(f'{name},{data}').to_dict()
+      changed = row.pop('network')
+      assert {**full, 'name': ''} == {**row, 'name': ''}
+      assert 1 <= sum(v != network.get(k) for k, v in changed.items()) <= 1
+  with pytest.raises(ValueError, match='t5_ddpmpp is a row of cifar10, not'):
+    load('t5_ddpmpp,ffhq64')
+
+
 # Latent DiffiT's of that size, with the biases of the 8 x 8 grid, patches and a
 # vector of another stage: 561,035,232 + 100,800 + 19,584 + 2,304; at 512 px,
 # 562,382,816 and two stages more, each with half of its last layer.
@@ -343,6 +393,7 @@ def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
     'adm_shapes.py:class',
     'classifier_shapes.py:images',
     *(f'diffit_shapes.py:{v}' for v in ('class', 'plain')),
+    *(f'edm_shapes.py:{v}' for v in ('vp', 've', 'tmsa')),
     *(f'diffit_latent_shapes.py:{v}' for v in ('class', 'none', 'plain')),
     *(
       f'ladm_latent_shapes.py:{v}'

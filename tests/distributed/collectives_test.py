@@ -25,6 +25,7 @@ CONFIGS = {
   'frido': 'frido_shapes.py:layout,debug',
   'flow': 'flow_shapes.py:class,debug',
   'diffit': 'diffit_shapes.py:class,debug',
+  'song_unet': 'edm_shapes.py:class,tmsa,debug',
   'latent diffit': 'diffit_latent_shapes.py:class,debug',
   'ladm': 'ladm_shapes.py:text,debug',
   'ladm, latents': 'ladm_latent_shapes.py:class,debug',

@@ -26,6 +26,7 @@ CONFIGS = {
   'frido': 'frido_shapes.py:layout,debug',
   'flow': 'flow_shapes.py:class,debug',
   'diffit': 'diffit_shapes.py:class,debug',
+  'song_unet': 'edm_shapes.py:class,ve,debug',
   'latent_diffit': 'diffit_latent_shapes.py:class,debug',
   'ladm': 'ladm_shapes.py:class,debug',
   'ladm_control': 'ladm_shapes.py:none,control,debug',

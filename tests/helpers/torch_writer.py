@@ -86,6 +86,10 @@ class Pickler:
     if isinstance(value, str):
       raw = value.encode()
       return b'X' + struct.pack('<I', len(raw)) + raw
+    if isinstance(value, bytes):
+      return b'B' + struct.pack('<I', len(value)) + value
+    if isinstance(value, np.ndarray):
+      return self.storage(value)
     if isinstance(value, tuple):
       return b'(' + b''.join(map(self.encode, value)) + b't'
     if isinstance(value, list):
@@ -159,6 +163,11 @@ def write_checkpoint(path, state, **fields):
 
 def write_legacy(path, value):
   """Writes the layout before PyTorch 1.6."""
+  path.write_bytes(legacy(value))
+
+
+def legacy(value):
+  """Returns a file of the layout before PyTorch 1.6; an array is a storage."""
   pickler = Pickler(is_legacy=True)
   system = {
     'protocol_version': 1001,
@@ -171,4 +180,4 @@ def write_legacy(path, value):
   code += pickler.dump(keys[::-1])
   for storage in pickler.storages[::-1]:
     code += struct.pack('<q', storage.size) + storage.tobytes()
-  path.write_bytes(code)
+  return code

@@ -41,16 +41,29 @@ def _numpy_attention(p, x, time, heads):
   if 'qkv_temb' in p:
     offset = np.float64(time) @ p['qkv_temb']['kernel'] + p['qkv_temb']['bias']
   for b in range(B):
+    table = p['relative_position_bias_table']
+    if 'bias_temb' in p:
+      layer = p['bias_temb']
+      added = np.float64(time[b]) @ layer['kernel'] + layer['bias']
+      table = table + added.reshape(table.shape)
     z = tokens[b] @ p['qkv']['kernel'] + p['qkv']['bias'] + offset[b]
+    seen = z
+    if 'time_proj' in p:
+      layer = p['time_proj']
+      token = np.float64(time[b]) @ layer['kernel'] + layer['bias']
+      token = (token - token.mean()) / np.sqrt(token.var() + 1e-6)
+      more = token @ p['qkv']['kernel'] + p['qkv']['bias']
+      seen = np.concatenate([z, more[None]])
     for h in range(heads):
-      q, k, v = (z[:, i * C + h * dim :][:, :dim] for i in range(3))
+      at = lambda i, h=h: slice(i * C + h * dim, i * C + (h + 1) * dim)
+      q, k, v = z[:, at(0)], seen[:, at(1)], seen[:, at(2)]
       logits = q @ k.T / np.sqrt(dim)
       for i in range(side**2):
         for j in range(side**2):
           down = i // side - j // side + side - 1
           right = i % side - j % side + side - 1
           row = down * (2 * side - 1) + right
-          logits[i, j] += p['relative_position_bias_table'][row, h]
+          logits[i, j] += table[row, h]
       weights = np.exp(logits - logits.max(1, keepdims=True))
       weights /= weights.sum(1, keepdims=True)
       out[b, :, h * dim : (h + 1) * dim] = weights @ v
@@ -87,17 +100,29 @@ def test_bias_is_the_table_at_the_index(window):
   np.testing.assert_allclose(gradient, want, atol=1e-5)
 
 
-@pytest.mark.parametrize('use_time', [True, False])
-def test_one_window_equals_the_equations(use_time):
-  module = tmsa.TimeAttention(heads=2, window=3, use_time=use_time)
+@pytest.mark.parametrize('token', ['tmsa', '', 'bias', 'separate'])
+def test_one_window_equals_the_equations(token):
+  module = tmsa.TimeAttention(heads=2, window=3, time_token=token)
   x, time = _inputs(side=3)
   params = _filled(module, x, time)
-  assert ('qkv_temb' in params) == use_time
+  assert ('qkv_temb' in params) == (token == 'tmsa')
   with jax.default_matmul_precision('highest'):
     got = _apply(module, params, x, time)
   np.testing.assert_allclose(
     got, _numpy_attention(params, x, time, 2), atol=2e-5
   )
+
+
+@pytest.mark.parametrize('token', ['bias', 'separate'])
+def test_all_windows_get_the_time_token_of_their_image(token):
+  module = tmsa.TimeAttention(heads=2, window=3, time_token=token)
+  x, time = _inputs()
+  params = _filled(module, x, time)
+  whole = _apply(module, params, x, time)
+  part = _apply(module, params, x[1:, 3:, :3], time[1:])
+  np.testing.assert_allclose(part, whole[1:, 3:, :3], atol=1e-5)
+  shared = _apply(module, params, x, time[:1])
+  np.testing.assert_allclose(shared[0], whole[0], atol=1e-5)
 
 
 def test_windows_do_not_see_each_other():
@@ -133,7 +158,7 @@ def test_time_in_the_values_alone_shifts_the_output():
     leaf[..., : 2 * C] = 0
   with jax.default_matmul_precision('highest'):
     got = _apply(module, params, x, time)
-    plain = tmsa.TimeAttention(heads=2, window=3, use_time=False)
+    plain = tmsa.TimeAttention(heads=2, window=3, time_token='')
     rest = {k: v for k, v in params.items() if k != 'qkv_temb'}
     want = np.asarray(_apply(plain, rest, x, time))
   temb = params['qkv_temb']
@@ -207,8 +232,13 @@ def test_without_its_weights_time_is_ignored(token):
   block = tmsa.DiffiTBlock(heads=2, window=3, time_token=token)
   x, time = _inputs()
   params = _filled(block, x, time)
-  weights = params['attn']['qkv_temb'] if token == 'tmsa' else None
-  weights = weights or params['time_proj']
+  weights = {
+    'tmsa': lambda: params['attn']['qkv_temb'],
+    'add': lambda: params['time_proj'],
+    'bias': lambda: params['attn']['bias_temb'],
+    'mlp': lambda: params['mlp_temb'],
+    'separate': lambda: params['attn']['time_proj'],
+  }[token]()
 
   @jax.jit
   def change(params):
@@ -231,6 +261,18 @@ def test_added_time_is_a_shift_of_the_tokens():
   proj['kernel'][:], proj['bias'][:] = 0, 0
   want = apply(params, x + shift[:, None, None])
   np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_time_in_the_feed_forward_is_a_shift_of_its_hidden_values():
+  x, time = _inputs()
+  block = tmsa.DiffiTBlock(heads=2, window=3, time_token='mlp')
+  params = _filled(block, x, time)
+  apply = jax.jit(lambda p: block.apply({'params': p}, x[:1], time[:1]))
+  got = np.asarray(apply(params))
+  temb = params['mlp_temb']
+  params['mlp_fc1']['bias'] += time[0] @ temb['kernel'] + temb['bias']
+  temb['kernel'][:], temb['bias'][:] = 0, 0
+  np.testing.assert_allclose(got, apply(params), atol=1e-4)
 
 
 def test_gains_of_the_initial_weights():
@@ -276,3 +318,9 @@ def test_refuses(options, message):
   block = tmsa.DiffiTBlock(**{'heads': 2, 'window': 3} | options)
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda: block.init(KEY, *_inputs()))
+
+
+def test_biases_of_a_time_token_need_one_side():
+  module = tmsa.TimeAttention(heads=2, window=(3, 2), time_token='bias')
+  with pytest.raises(ValueError, match=r'windows of one side, not \(3, 2\)'):
+    jax.eval_shape(lambda: module.init(KEY, *_inputs(), window=3))

@@ -202,6 +202,57 @@ def test_every_choice_trains_and_samples(task, overrides):
   assert system.network.augment_dim == 0
 
 
+@pytest.mark.parametrize(
+  ('variants', 'preconditioning'),
+  [('class,vp', 'vp'), ('none,ve', 've'), ('tmsa', 'edm')],
+)
+def test_networks_of_edm_train_and_sample(variants, preconditioning):
+  config = configs.load(
+    f'edm_shapes.py:{variants},debug',
+    diffusion__preconditioning=preconditioning,
+  )
+  system, spec = systems.create(config), spec_lib.from_config(config)
+  weights = system_weights.shapes_of(system)
+  assert ('buffers' in weights.extra) == ('ve' in variants)
+  batch = {'image': jnp.zeros((B, 32, 32, 3)), 'class': BATCH['class']}
+  key = jax.random.key(0)
+  (loss, _), extra = jax.eval_shape(
+    lambda weights: (lambda found: (found[0]['generator'], found[1]))(
+      system.losses(weights, key, jnp.int32(0), batch)
+    ),
+    weights,
+  )
+  assert loss.shape == ()
+  assert jax.tree.structure(extra) == jax.tree.structure(weights.extra)
+  image, _ = jax.eval_shape(
+    lambda weights, keys: system_lib.generate(
+      system, weights, keys, batch, spec
+    ),
+    weights,
+    jax.random.split(key, B),
+  )
+  assert image.shape == (B, 32, 32, 3)
+
+
+def test_random_frequencies_are_not_trained():
+  config = configs.load('edm_shapes.py:none,ve,debug')
+  system = systems.create(config)
+  weights = system_weights.weights_of(system)
+  batch = {'image': jnp.zeros((B, 32, 32, 3))}
+  frequencies = weights.extra['buffers']['freqs']
+
+  @jax.jit
+  def losses_of(extra):
+    found = weights.replace(extra=extra)
+    losses, after = system.losses(found, jax.random.key(0), jnp.int32(0), batch)
+    return losses['generator'][0], after
+
+  loss, after = losses_of(weights.extra)
+  np.testing.assert_array_equal(after['buffers']['freqs'], frequencies)
+  other, _ = losses_of({'buffers': {'freqs': 2 * frequencies}})
+  assert loss != other
+
+
 def levels_of(config):
   """Returns the levels that the only stage walks."""
   system = systems.create(config)

@@ -28,18 +28,26 @@ def timestep_embedding(
 
 
 def random_fourier_features(
-  t: jax.Array, dim: int, scale: float = 16.0
+  t: jax.Array,
+  dim: int,
+  scale: float = 16.0,
+  frequencies: jax.Array | None = None,
 ) -> jax.Array:
   """Returns cosines, then sines, of t at fixed random frequencies.
 
   The embedding of NCSN++ (arXiv:2011.13456; NVlabs/edm: training/networks.py,
-  FourierEmbedding). Maps (B,) to (B, dim) float32, dim even. The frequencies
-  come from a fixed seed; `scale` is their standard deviation, in periods a
-  unit of t.
+  FourierEmbedding). Maps (B,) to (B, dim) float32, dim even.
+
+  Args:
+    t: (B,) numbers.
+    dim: the number of channels.
+    scale: the standard deviation of the frequencies, in periods a unit of t.
+    frequencies: (dim / 2,) in these units; None for those of a fixed seed.
   """
-  frequencies = np.random.RandomState(0).standard_normal(dim // 2)
-  frequencies = (2 * np.pi * scale * frequencies).astype(np.float32)
-  angles = t.astype(jnp.float32)[:, None] * frequencies
+  if frequencies is None:
+    random = np.random.RandomState(0).standard_normal(dim // 2)
+    frequencies = jnp.asarray((scale * random).astype(np.float32))
+  angles = t.astype(jnp.float32)[:, None] * (2 * np.pi * frequencies)
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

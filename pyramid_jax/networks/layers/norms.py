@@ -14,6 +14,7 @@ from pyramid_jax.networks.layers import resampling
 
 
 STATISTICS = 'batch_stats'  # the collection of running statistics
+_SMALLEST_GROUP = 4  # channels
 
 
 class GroupNorm(nn.Module):
@@ -112,6 +113,18 @@ def _group_mean(y: jax.Array, num_groups: int) -> jax.Array:
 def _over_positions(x: jax.Array, y: jax.Array) -> jax.Array:
   """Gives y (B, C) the axes of x (B, ..., C)."""
   return jnp.expand_dims(y, tuple(range(1, x.ndim - 1)))
+
+
+def small_groups(
+  x: jax.Array, groups: int, eps: float, dtype: jnp.dtype, name: str
+) -> jax.Array:
+  """Applies a group norm of at most `groups` groups, of 4 channels or more.
+
+  NVlabs/edm: training/networks.py, GroupNorm. The norm is part of the module in
+  whose compact method this is called.
+  """
+  count = max(1, min(groups, x.shape[-1] // _SMALLEST_GROUP))
+  return GroupNorm(eps, count, dtype, name=name)(x)
 
 
 class LayerNorm(nn.Module):

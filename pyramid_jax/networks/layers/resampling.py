@@ -1,5 +1,10 @@
 """Changes of the spatial size of (B, H, W, C) arrays, without parameters."""
 
+from collections.abc import Iterable
+from collections.abc import Sequence
+import functools
+import operator
+
 from einops import rearrange
 from einops import repeat
 import jax
@@ -49,6 +54,65 @@ def average_pool(x: jax.Array, factor: int = 2) -> jax.Array:
   window = (1, factor, factor, 1)
   total = lax.reduce_window(wide(x), 0.0, lax.add, window, window, 'VALID')
   return (total / factor**2).astype(x.dtype)
+
+
+def filtered_half(
+  x: jax.Array, taps: Sequence[float], padding: int
+) -> jax.Array:
+  """Filters (B, H, W, C) along both axes and keeps every second pixel.
+
+  NVlabs/edm: training/networks.py, Conv2d with `down`. A side of n pixels
+  becomes (n + 2 * padding - len(taps)) // 2 + 1.
+
+  Args:
+    x: the map.
+    taps: weights of neighbours, which are divided by their sum.
+    padding: zeros at all four sides.
+  """
+  weights = [tap / sum(taps) for tap in taps]
+  for axis in (1, 2):
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (padding, padding)
+    wider = jnp.pad(x, widths)
+    last = wider.shape[axis] - len(taps) + 1
+    x = _weighted(
+      lax.slice_in_dim(wider, k, k + last, 2, axis) * weight
+      for k, weight in enumerate(weights)
+    )
+  return x
+
+
+def _weighted(parts: Iterable[jax.Array]) -> jax.Array:
+  return functools.reduce(operator.add, parts)
+
+
+def filtered_double(x: jax.Array, taps: Sequence[float]) -> jax.Array:
+  """Doubles the sides of (B, H, W, C): zeros between pixels, then a filter.
+
+  NVlabs/edm: training/networks.py, Conv2d with `up`. `taps` has an even number
+  of weights, which are divided by half of their sum. A row of new pixels 2 i
+  and 2 i + 1 is computed for each of the old ones, without the zeros.
+  """
+  padding = (len(taps) - 1) // 2
+  for axis in (1, 2):
+    side = x.shape[axis]
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (len(taps), len(taps))
+    wider = jnp.pad(x, widths)
+    phases = []
+    for phase in (0, 1):
+      places = range((padding + phase) % 2, len(taps), 2)
+      starts = [len(taps) + (padding + phase - k) // 2 for k in places]
+      phases.append(
+        _weighted(
+          lax.slice_in_dim(wider, at, at + side, 1, axis)
+          * (2 * taps[k] / sum(taps))
+          for k, at in zip(places, starts, strict=True)
+        )
+      )
+    shape = (*x.shape[:axis], 2 * side, *x.shape[axis + 1 :])
+    x = jnp.stack(phases, axis + 1).reshape(shape)
+  return x
 
 
 def max_pool(x: jax.Array, factor: int = 2) -> jax.Array:

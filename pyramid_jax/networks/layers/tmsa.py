@@ -6,7 +6,7 @@ tokens; logits get a learned bias by relative position.
 """
 
 from collections.abc import Sequence
-import functools
+from typing import Any
 
 from einops import rearrange
 from flax import linen as nn
@@ -24,8 +24,11 @@ from pyramid_jax.networks.layers import transformer
 
 
 # Where the time token acts: inside of the attention, or (for comparison) as a
-# vector added to the tokens in front of a plain block.
-TIME_TOKENS = ('tmsa', 'add')
+# vector added to the tokens in front of a plain block, in the biases of
+# relative positions, in the hidden values of the feed-forward, or as one more
+# token that is attended to. They are compared in arXiv:2312.02139, tables 4, 6
+# and 7, which gives equations of 'tmsa' alone.
+TIME_TOKENS = ('tmsa', 'add', 'bias', 'mlp', 'separate')
 
 # Truncated in the reference, a hundred deviations away.
 _TABLE_STD = 0.02
@@ -82,13 +85,15 @@ class TimeAttention(nn.Module):
   # Side of the windows, or several sides, of which a call names one, each with
   # a table of biases of its own.
   window: int | Sequence[int]
-  use_time: bool = True  # whether there is a time token
+  # One of `TIME_TOKENS`, of which 'add' and 'mlp' act outside, or '' for none.
+  time_token: str = 'tmsa'
   dropout: float = 0.0  # rate on the output in training
   dtype: jnp.dtype = jnp.float32
   attention: str = 'auto'
   # Factor of Xavier's initial weights of the three projections.
   qkv_gain: float = 1.0
   out_gain: float = 1.0  # factor of Xavier's initial weights of the output
+  has_bias: bool = True  # whether logits get the biases of relative positions
 
   @nn.compact
   def __call__(
@@ -101,7 +106,7 @@ class TimeAttention(nn.Module):
     """Maps (B, H, W, C) to the same shape.
 
     Args:
-      time: (B, D) time tokens, or (1, D); not read without `use_time`.
+      time: (B, D) time tokens, or (1, D).
       window: side of the windows, one of several.
     """
     _, height, width, channels = x.shape
@@ -109,32 +114,26 @@ class TimeAttention(nn.Module):
       raise ValueError(
         f'{channels} channels cannot be split into {self.heads} heads.'
       )
-    side, table = self._table(window)
+    side = self._side(window)
     if height % side or width % side:
       raise ValueError(
         f'a map of {height} x {width} cannot be cut into windows of {side} x '
         f'{side}; the side of a window must divide both.'
       )
-    three = functools.partial(
-      affine.LinearParts,
-      3 * channels,
-      3,
-      dtype=self.dtype,
-      **affine.xavier(self.qkv_gain),
-    )
-    parts = three(name='qkv')(x)
-    if self.use_time:
-      added = three(name='qkv_temb')(time)
-      pairs = zip(parts, added, strict=True)
+    make = lambda name: self._projection(name, channels)
+    qkv = make('qkv')
+    parts = qkv(x)
+    if self.time_token == 'tmsa':
+      pairs = zip(parts, make('qkv_temb')(time), strict=True)
       parts = [part + more[:, None, None] for part, more in pairs]
     q, k, v = (self._in_windows(part, side) for part in parts)
+    if self.time_token == 'separate':
+      _, *token = qkv(self._time_as_token(time, channels))
+      k, v = (
+        self._joined(old, new) for old, new in zip((k, v), token, strict=True)
+      )
     out = attention.dot_product_attention(
-      q,
-      k,
-      v,
-      bias=table,
-      bias_of=lambda table: relative_position_bias(table, side),
-      implementation=self.attention,
+      q, k, v, implementation=self.attention, **self._bias(side, time, len(q))
     )
     out = rearrange(
       out.reshape(*out.shape[:2], channels),
@@ -158,27 +157,89 @@ class TimeAttention(nn.Module):
     heads = tokens.reshape(*tokens.shape[:2], self.heads, -1)
     return placement.split(heads, 2, 'heads')
 
-  def _table(self, window: int | None) -> tuple[int, jax.Array]:
-    """Returns the side of the windows and the table of their biases."""
-    has_one = isinstance(self.window, int)
-    sides = (self.window,) if isinstance(self.window, int) else self.window
-    side = sides[0] if has_one and window is None else window
-    if side not in sides:
+  def _sides(self) -> tuple[int, ...]:
+    """Returns all sides that windows may have."""
+    if isinstance(self.window, int):
+      return (self.window,)
+    return tuple(self.window)
+
+  def _side(self, window: int | None) -> int:
+    """Returns the side of the windows of a call."""
+    if isinstance(self.window, int) and window is None:
+      return self.window
+    if window is None or window not in self._sides():
+      allowed = ', '.join(map(str, self._sides()))
+      raise ValueError(f'window is {window}, allowed: {allowed}.')
+    return window
+
+  def _projection(self, name: str, channels: int) -> affine.LinearParts:
+    """Returns what projects to queries, keys and values."""
+    return affine.LinearParts(
+      3 * channels,
+      3,
+      dtype=self.dtype,
+      name=name,
+      **affine.xavier(self.qkv_gain),
+    )
+
+  def _bias(self, side: int, time: jax.Array, rows: int) -> dict[str, Any]:
+    """Returns the arguments of the attention that are its bias.
+
+    `rows` is the number of windows of the whole batch.
+    """
+    if not self.has_bias:
+      return {}
+    table = self._tables()[side]
+
+    def of(table: jax.Array) -> jax.Array:
+      bias = relative_position_bias(table, side)
+      if self.time_token == 'separate':  # a token without a place
+        bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 1)))
+      return bias
+
+    if self.time_token != 'bias':
+      return {'bias': table, 'bias_of': of}
+    if not isinstance(self.window, int):
       raise ValueError(
-        f'window is {window}, allowed: {", ".join(map(str, sides))}.'
+        f"time_token = 'bias' needs windows of one side, not {self.window}."
       )
-    assert side is not None
-    normal = nn.initializers.normal(_TABLE_STD)
-    tables = {
+    # One table for each time token.
+    layer = affine.Linear(
+      table.size, name='bias_temb', **affine.xavier(_TABLE_STD)
+    )
+    tables = table + layer(time).reshape(-1, *table.shape)
+    biases = jax.vmap(of)(tables)
+    if len(biases) > 1:
+      biases = jnp.repeat(biases, rows // len(biases), 0)
+    return {'bias': biases}
+
+  def _tables(self) -> dict[int, jax.Array]:
+    """Returns the table of biases of each side that windows may have."""
+    name = 'relative_position_bias_table'
+    has_one = isinstance(self.window, int)
+    return {
       n: parameters.get(
         self,
-        'relative_position_bias_table' + ('' if has_one else f'_{n}'),
-        normal,
+        name if has_one else f'{name}_{n}',
+        nn.initializers.normal(_TABLE_STD),
         ((2 * n - 1) ** 2, self.heads),
       )
-      for n in sides
+      for n in self._sides()
     }
-    return side, tables[side]
+
+  def _time_as_token(self, time: jax.Array, channels: int) -> jax.Array:
+    """Maps (B or 1, D) to a normalised token (B or 1, channels)."""
+    layer = affine.Linear(
+      channels, dtype=self.dtype, name='time_proj', **affine.xavier()
+    )
+    return norms.LayerNorm(1e-6, self.dtype, affine=False)(layer(time))
+
+  def _joined(self, tokens: jax.Array, new: jax.Array) -> jax.Array:
+    """Appends (B or 1, C) to tokens of windows, (B', N, heads, C / heads)."""
+    rows, _, heads, width = tokens.shape
+    new = new.reshape(-1, 1, heads, width)
+    new = jnp.repeat(new, rows // len(new), 0)
+    return jnp.concatenate([tokens, new], 1)
 
 
 class DiffiTBlock(nn.Module):
@@ -224,7 +285,7 @@ class DiffiTBlock(nn.Module):
     x = x + TimeAttention(
       self.heads,
       self.window,
-      self.time_token == 'tmsa',
+      self.time_token,
       self.dropout,
       self.dtype,
       self.attention,
@@ -244,7 +305,10 @@ class DiffiTBlock(nn.Module):
       tokens = rearrange(self._norm('norm_cross', x), 'b h w c -> b (h w) c')
       x = x + look(tokens, context, train, outside).reshape(x.shape)
     h = self._norm('norm2', x)
-    h = self._linear('mlp_fc1', int(channels * self.mlp_ratio))(h)
+    hidden = int(channels * self.mlp_ratio)
+    h = self._linear('mlp_fc1', hidden)(h)
+    if self.time_token == 'mlp':
+      h = h + self._linear('mlp_temb', hidden)(time)[:, None, None]
     h = placement.split(h, -1, 'hidden values')
     h = nn.gelu(h, approximate=True)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)

@@ -1,10 +1,13 @@
-"""DiffiT in image space (arXiv:2312.02139, section 3.2), trained as EDM.
+"""DiffiT in image space (arXiv:2312.02139, section 3.2), and EDM's networks.
 
 A U-shaped network with time-dependent self-attention, inside a preconditioning
 of EDM (arXiv:2206.00364), with its noise levels in training, its non-leaking
-augmentation and its solver. No code of this part of the paper was released.
+augmentation and its solver. No code of this part of the paper was released. The
+network may also be one of EDM's own, DDPM++ or NCSN++ (NVlabs/edm), with their
+attention or with that of DiffiT.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -24,6 +27,7 @@ from pyramid_jax.diffusion import sample_fields
 from pyramid_jax.diffusion import solvers
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.networks import diffit as diffit_lib
+from pyramid_jax.networks import song_unet
 from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import sampled
@@ -34,8 +38,15 @@ from pyramid_jax.systems import system as system_lib
 Batch = system_lib.Batch
 Params = system_lib.Params
 Weights = system_lib.Weights
+Network = diffit_lib.DiffiT | song_unet.SongUNet
+_BUFFERS = song_unet.BUFFERS
 
 FIELDS = {
+  'system.denoiser': Field(
+    'diffit',
+    'The network: of DiffiT, or a U-Net of EDM (song_unet).',
+    choices=('diffit', 'song_unet'),
+  ),
   'diffusion.preconditioning': Field(
     'edm',
     'The preconditioning of the network.',
@@ -74,8 +85,16 @@ FIELDS = {
 }
 
 CHECKS = fields_lib.GENERATIVE_CHECKS
-# The class whose constructor fields are `config.network`.
-network_class = lambda values: diffit_lib.DiffiT
+# The networks, by `config.system.denoiser`.
+NETWORKS: Mapping[str, Any] = {
+  'diffit': diffit_lib.DiffiT,
+  'song_unet': song_unet.SongUNet,
+}
+
+
+def network_class(values: Mapping[str, Any]) -> Any:
+  """Returns the class whose constructor fields are `config.network`."""
+  return NETWORKS[values['system.denoiser']]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +102,7 @@ class DiffiT(sampled.Sampled):
   """The system; see the module docstring and `systems.system.Generative`."""
 
   # The raw network, whose windows must divide the image.
-  network: diffit_lib.DiffiT
+  network: Network
   precond: edm.Preconditioning
   noise_distribution: edm_loss.NoiseDistribution
   # The augmentation of the training images, None without.
@@ -95,8 +114,12 @@ class DiffiT(sampled.Sampled):
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:
     image = jnp.zeros(self.state_shape((1, self.image_size, self.image_size)))
-    params = self.network.init(key, image, jnp.zeros((1,)))['params']
-    return {'generator': {'network': params}}, self.space.extra()
+    variables = self.network.init(key, image, jnp.zeros((1,)))
+    params = {'generator': {'network': variables['params']}}
+    return params, {**self.space.extra(), **_buffers(variables)}
+
+  def generator(self, weights: Weights) -> Any:
+    return {**weights.params['generator'], **_buffers(weights.extra)}
 
   def latent_key(self, key: jax.Array) -> jax.Array:
     return key  # images are not drawn
@@ -112,11 +135,12 @@ class DiffiT(sampled.Sampled):
     if self.augment is not None:
       image, augment_labels = self.augment(image, augment_key)
     inputs = self.training_inputs(weights, drop_key, batch)
-    variables = {'params': weights.params['generator']['network']}
+    tree = self.generator(weights)
 
     def network(x, c_noise):
       return self._call(
-        variables,
+        _buffers(tree),
+        {'params': tree['network']},
         x,
         c_noise,
         inputs,
@@ -134,9 +158,9 @@ class DiffiT(sampled.Sampled):
     )
     return {'generator': (loss, metrics)}, weights.extra
 
-  def _call(self, variables, x, c_noise, inputs, **kwargs):
+  def _call(self, buffers, variables, x, c_noise, inputs, **kwargs):
     # One level for the whole batch is embedded once.
-    levels = jnp.ravel(c_noise)
+    levels, variables = jnp.ravel(c_noise), {**variables, **buffers}
     return self.network.apply(variables, x, levels, inputs.y, **kwargs)
 
   def levels(self, spec: spec_lib.SamplerSpec) -> list[levels_lib.Levels]:
@@ -150,11 +174,16 @@ class DiffiT(sampled.Sampled):
       return edm.predict(self.precond, network, x, level)
 
     return denoiser_lib.Denoiser(
-      call=self._call,
+      call=functools.partial(self._call, _buffers(params)),
       params=params['network'],
       predict=predict,
       cached=False,  # nothing but labels is independent of the level
     )
+
+
+def _buffers(tree: Mapping[str, Any]) -> Params:
+  """Returns the variables of a network that are not trained, if it has any."""
+  return {_BUFFERS: tree[_BUFFERS]} if _BUFFERS in tree else {}
 
 
 def create(config: ConfigDict) -> DiffiT:
@@ -177,17 +206,21 @@ def _network(
   config: ConfigDict,
   encoder: conditioning.Encoder,
   augment: augmentation.Augmentation | None,
-) -> diffit_lib.DiffiT:
+) -> Network:
   """Builds the network, whose labels follow from the rest."""
-  network = diffit_lib.DiffiT(
+  fields = {
     **sampled.network_fields(config),
-    scan_blocks=config.scan_blocks,
-    in_channels=spaces.Pixels().channels,
-    out_channels=spaces.Pixels().channels,
+    'in_channels': spaces.Pixels().channels,
+    'out_channels': spaces.Pixels().channels,
     # The one for none has no row.
-    num_classes=config.condition.num_classes if encoder.widths.classes else 0,
-    augment_dim=0 if augment is None else augment.label_size,
-  )
+    'num_classes': config.condition.num_classes
+    if encoder.widths.classes
+    else 0,
+    'augment_dim': 0 if augment is None else augment.label_size,
+  }
+  if config.system.denoiser == 'diffit':
+    fields['scan_blocks'] = config.scan_blocks
+  network = NETWORKS[config.system.denoiser](**fields)
   network.check_options()
   network.check_size(config.data.image_size, config.data.image_size)
   return network

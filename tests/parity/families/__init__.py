@@ -52,6 +52,7 @@ FAMILIES = {
   'diffit.latent': f'{_HERE}.latent_diffit',
   'edm.precond': f'{_HERE}.edm',
   'edm.sampler': f'{_HERE}.edm',
+  'edm.song_unet': f'{_HERE}.song_unet',
   'frido.msvqgan': f'{_HERE}.msvqgan',
   'frido.pyunet': f'{_HERE}.pyunet',
   'frido.sampler': f'{_HERE}.frido_diffusion',
