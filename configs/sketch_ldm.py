@@ -1,23 +1,27 @@
 r"""Sketch guidance of text-to-image LDM, 256 px: a predictor on its U-Net.
 
 arXiv:2211.13752: nine activations, four hidden layers, Adam, 3000 steps of 16
-images, less than an hour on one A100. The learning rate is not published; 1e-4
-is that of public ports. For a base of the size of Stable Diffusion v1 the
-predictor reads 9280 channels and has 4.9 M parameters. The paper finds edges
-with PiDiNet; here the predictor learns Sobel edges, and config.sketch.edges =
-pidinet with its published weights at config.sketch.edge_weights does as the
-paper. This config was not run.
+images of ImageNet with the names of their classes as captions, less than an
+hour on one A100. The learning rate is not published; 1e-4 is that of public
+ports. For a base of the size of Stable Diffusion v1 the predictor reads 9280
+channels and has 4.9 M parameters. Edges are those of PiDiNet, as in the paper,
+where config.sketch.edge_weights names its published weights, converted, and
+else Sobel's. This config was not run.
 
-  python -m pyramid_jax.main --config=configs/sketch_ldm.py:v1 \
-      --config.sketch.base=BASE --config.data.root=CAPTIONED --workdir=DIR
+  python -m pyramid_jax.main --config=configs/sketch_ldm.py:v1,imagenet \
+      --config.sketch.base=BASE --config.data.root=IMAGENET --workdir=DIR \
+      --config.sketch.edge_weights=PIDINET.npz
 
 BASE is a run of configs/ldm_text.py or, of v1, v2_base and v2, of
 configs/stable_diffusion.py of the same variant, trained or converted from
 published weights; a folder of Stable Diffusion in the layout of diffusers
-serves, too. Reads a folder of images with captions.jsonl.
+serves, too.
 
 Variants:
   small (default), 1p4b, v1, v2_base, v2: the base.
+  captioned (default): a folder of images with captions.jsonl.
+  imagenet: the data of the paper, by their names of classes. A few thousand
+    images were enough there: config.data.ids_file may list them.
   debug: the smallest sizes.
 """
 
@@ -32,7 +36,10 @@ common = config_lib.sibling(__file__, 'common')
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the predictor."""
   variant = config_lib.parse_variants(
-    arg, size=('small', '1p4b', 'v1', 'v2_base', 'v2'), debug=False
+    arg,
+    size=('small', '1p4b', 'v1', 'v2_base', 'v2'),
+    data=('captioned', 'imagenet'),
+    debug=False,
   )
   names = [variant['size'], *(['debug'] if variant['debug'] else [])]
   is_stable = variant['size'].startswith('v')
@@ -40,7 +47,11 @@ def get_config(arg: str = '') -> ConfigDict:
   base = config_lib.sibling(__file__, file).get_config(','.join(names))
   config = common.predictor(base)
   config.name = f'sketch_ldm_{variant["size"]}'
-  config.sketch.edges = 'sobel'
+  config.sketch.edges = 'auto'
+  if variant['data'] == 'imagenet':
+    config.name += '_imagenet'
+    config.data.name = 'imagenet'
+    config.data.crop = 'center'  # Not published.
   config.train.learning_rate = 1e-4
   config.train.batch_size = 16
   config.train.steps = 3000

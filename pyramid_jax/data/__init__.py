@@ -41,8 +41,9 @@ READERS = {
 WITH_CAMERAS = ('image_folder', LATENTS, RECORDS)
 # Other sets have their own.
 WITH_CHECKSUMS = ('image_folder', 'coco', 'openimages', 'visual_genome')
-# That config.data.maps asks for.
-WITH_MAPS = ('shapes', 'image_folder', 'coco', 'ade20k', 'landscapes')
+# With semantic maps, the map 'mask' of config.data.maps. Edges are found and
+# holes drawn in images of every reader.
+WITH_MASKS = ('shapes', 'image_folder', 'coco', 'ade20k', 'landscapes')
 SPLITS = ('train', 'val', 'test')
 # 'tfds/NAME[/CONFIG]' is what TensorFlow Datasets has prepared.
 TFDS = 'tfds/'
@@ -95,10 +96,11 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
     raise ValueError(f'split is {split!r}, must be one of {", ".join(SPLITS)}.')
   missing = missing_inputs(config, (split,))
   name = config.data.name
-  if config.data.maps and name not in (*WITH_MAPS, LATENTS, RECORDS):
+  if 'mask' in config.data.maps and name not in (*WITH_MASKS, LATENTS, RECORDS):
     raise ValueError(
-      f'config.data.maps is {tuple(config.data.maps)}, must be () with'
-      f' config.data.name = {name}: {" and ".join(WITH_MAPS)} alone have maps.'
+      f"config.data.maps is {tuple(config.data.maps)}, must be without 'mask'"
+      f' with config.data.name = {name}: {" and ".join(WITH_MASKS)} alone have'
+      ' semantic maps.'
     )
   if config.data.checksums and name not in WITH_CHECKSUMS:
     raise ValueError(

@@ -80,8 +80,9 @@ FIELDS = {
   ),
   'data.maps': Field(
     (),
-    'Maps that shapes, image_folder, ade20k and landscapes give beside the'
-    ' images, whatever the task.',
+    'Maps beside the images, whatever the task: edges and holes (inpaint_mask)'
+    ' of all data, semantic maps (mask) of shapes, image_folder, coco, ade20k'
+    ' and landscapes.',
     items=str,
     choices=reader.MAPS,
   ),

@@ -157,7 +157,7 @@ VARIANTS = {
   'msvqgan_coco': ('f16f8', 'f8f4'),
   'msvqgan_openimages': ('f16f8', 'f8f4'),
   'msvqgan_shapes': ('gpu', 'long'),
-  'sketch_ldm': ('small', 'v1'),
+  'sketch_ldm': ('small', 'v1', 'v1,imagenet'),
   'stable_diffusion': ('v1', 'v2_base', 'v2'),
   'sketch_shapes': (
     'ldm',

@@ -29,11 +29,11 @@ def test_sets_of_shards_say_which_reader_serves(name):
     data.create(config, 'train')
 
 
-def test_sets_of_boxes_have_no_maps():
+def test_sets_of_boxes_have_no_semantic_maps():
   config = config_lib.base('ldm')
-  config.data.name, config.data.maps = 'openimages', ('edges',)
+  config.data.name, config.data.maps = 'openimages', ('edges', 'mask')
   with pytest.raises(
-    ValueError, match=r"\('edges',\), .* = openimages: shapes"
+    ValueError, match=r"'mask'\), must be without 'mask' .* openimages: shapes"
   ):
     data.create(config, 'train')
 

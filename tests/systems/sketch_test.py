@@ -425,6 +425,15 @@ def test_edges_are_those_of_the_data_or_of_a_detector(load):
   assert by_map.target_edges({}, {'sketch': drawn, 'mask': mask}) is drawn
 
 
+@pytest.mark.parametrize('weights', ['', 'pidinet.pth'])
+def test_without_weights_of_pidinet_edges_are_sobels(load, weights):
+  values = {'sketch__edges': 'auto', 'sketch__edge_weights': weights}
+  source = create(load(**values)).source
+  assert source.kind == ('pidinet' if weights else 'sobel')
+  paths = [part.path for part in source.pretrained_parts().values()]
+  assert paths == [weights] * bool(weights)
+
+
 def test_a_network_may_be_the_detector(load):
   config = load(sketch__edges='pidinet-tiny', sketch__edge_weights='tiny.pth')
   system = create(config)

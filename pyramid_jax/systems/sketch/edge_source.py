@@ -12,6 +12,7 @@ from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pidinet
 from pyramid_jax.networks import pretrained
 from pyramid_jax.systems import system as system_lib
+from pyramid_jax.systems.sketch import fields
 
 
 Batch = system_lib.Batch
@@ -25,7 +26,7 @@ class EdgeSource:
   """Where edges come from if a batch has no sketch."""
 
   # 'true' for those of the data, 'map' for the semantic map, or the name of a
-  # detector.
+  # detector; see `kind_of`.
   kind: str
   weights: str  # path of the weights of a detector that is a network
   classes: int  # the number of classes of a semantic map
@@ -81,6 +82,19 @@ class EdgeSource:
         if self.needed != 'image'
         else 'there is no sketch: give one, or an image to take edges from'
       )
+
+
+def kind_of(edges: str, weights: str) -> str:
+  """Returns the kind of edges that `config.sketch.edges` stands for.
+
+  Args:
+    edges: one of `fields.EDGES`. 'auto' is the detector of arXiv:2211.13752,
+      PiDiNet, where it has weights, and Sobel's filter where it has not.
+    weights: `config.sketch.edge_weights`, '' for none.
+  """
+  if edges != fields.AUTO:
+    return edges
+  return 'pidinet' if weights else 'sobel'
 
 
 def detector(name: str) -> pidinet.PiDiNet:

@@ -9,8 +9,10 @@ from pyramid_jax.networks import pidinet
 
 
 TARGET_SPACES = ('latent', 'pixels')
+AUTO = 'auto'
 EDGES = (
   'true',
+  AUTO,
   *(name for name in edges.DETECTORS if name != 'canny'),
   *pidinet.SIZES,
   'map',
@@ -60,7 +62,8 @@ FIELDS = {
   'sketch.edges': Field(
     'true',
     'The edges that are learned: those of the data (true), those of a'
-    ' detector, or the semantic map with its classes as brightness (map).',
+    ' detector, or the semantic map with its classes as brightness (map); auto'
+    ' is pidinet where sketch.edge_weights names its file, else sobel.',
     choices=EDGES,
   ),
   'sketch.edge_weights': Field(

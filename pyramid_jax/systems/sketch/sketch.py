@@ -343,7 +343,7 @@ def create(config: ConfigDict, base_config: ConfigDict) -> Sketch:
     targets=targets,
     predictors=targets_lib.predictors(config, targets),
     source=sketch_edges.EdgeSource(
-      kind=c.edges,
+      kind=sketch_edges.kind_of(c.edges, c.edge_weights),
       weights=c.edge_weights,
       classes=config.condition.map_classes,
     ),

@@ -11,6 +11,7 @@ import scipy.io
 
 from pyramid_jax import data
 from pyramid_jax import errors
+from pyramid_jax.conditioning import edges
 from pyramid_jax.data import identity
 from pyramid_jax.data.readers import imagenet
 from tests.helpers import archives as made
@@ -256,6 +257,21 @@ def test_names_of_classes_are_texts(tmp_path):
   batch = read(data.create(config, 'train'))
   assert batch['condition_ids'][0].tolist() == [2, 4, 3, 0, 0]
   assert batch['condition_ids'][2].tolist() == [2, 5, 6, 3, 0]
+
+
+def test_maps_of_images_are_found_and_drawn(tmp_path):
+  write_train(tmp_path, 'train')
+  maps = ('edges', 'inpaint_mask')
+  config = config_of(tmp_path, maps=maps, edges='sobel')
+  reader = data.create(config, 'train')
+  batch = read(reader)
+  out = reader.finish(batch)
+  np.testing.assert_array_equal(
+    out['edges'], edges.detector('sobel')(batch['image'])
+  )
+  assert out['inpaint_mask'].shape == out['edges'].shape
+  with pytest.raises(ValueError, match="without 'mask'"):
+    data.create(config_of(tmp_path, maps=('mask',)), 'train')
 
 
 def test_recorded_numbers_of_the_kit_are_no_ranks():
