@@ -31,6 +31,7 @@ from pyramid_jax.files import stores
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import states
 from pyramid_jax.pipeline import settings as settings_lib
+from pyramid_jax.runs import controls
 from pyramid_jax.runs import hashes
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
@@ -87,7 +88,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
 def _evaluate(
   config: ConfigDict, workdir: pathlib.Path, options: Options
 ) -> None:
-  config = predictors.with_conditions(config)
+  config = controls.with_maps(predictors.with_conditions(config))
   evaluator = fidelity.find(config)
   of_images = _of_saved if options.get('samples') else _of_run
   task = of_images(config, workdir, options, evaluator)

@@ -98,7 +98,7 @@ GROUPS: Mapping[str, Group] = {
       'labels': Flag('the objects, separated by commas'),
       'graph': Flag("relations: 'red circle, left of, blue square; ...'"),
       'label': Flag('the class, its name or number'),
-      'map': _file('image of classes'),
+      'map': _file('image of classes or, for a control, of depth'),
       'pitch': Flag('of the camera: descending, eye level or ascending'),
       'depth_of_field': Flag('of the camera: shallow or deep'),
     },

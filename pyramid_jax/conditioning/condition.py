@@ -19,7 +19,7 @@ class Inputs:
     context: (B, L, D) tokens that are attended to, perhaps with places.
     concat: (B, h, w, C) channels on the state's grid, concatenated to it.
     y: (B,) int32 class ids that are embedded with the noise level.
-    control: the maps (B, h, w, C) of a ControlNet, finest stage first.
+    control: for each ControlNet its maps (B, h, w, C), finest stage first.
     concat_noise: (B,) logarithm of the standard deviation of the noise on
       `concat`, which is embedded with the noise level.
     aspect: (B, 2) logarithms of an image's height and width over those of the
@@ -31,7 +31,7 @@ class Inputs:
   context: transformer.Context | None = None
   concat: jax.Array | None = None
   y: jax.Array | None = None
-  control: tuple[jax.Array, ...] | None = None
+  control: tuple[tuple[jax.Array, ...], ...] | None = None
   concat_noise: jax.Array | None = None
   aspect: jax.Array | None = None
   prior: laplacian_loss.Prior | None = None

@@ -8,6 +8,7 @@ zeros: at first it changes nothing.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 from typing import TypeVar
 
@@ -114,3 +115,8 @@ def weighted(
 ) -> list[jax.Array]:
   """Returns the results of a branch times a weight (): 0 = off, 1 = trained."""
   return [(jnp.asarray(weight) * x).astype(x.dtype) for x in control]
+
+
+def summed(controls: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
+  """Returns what several branches of one U-Net add together."""
+  return [functools.reduce(jnp.add, x) for x in zip(*controls, strict=True)]

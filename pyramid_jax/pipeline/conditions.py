@@ -87,8 +87,8 @@ def read(
   """
   image, strength = _edit(request, config)
   rows = condition(request, config, names)
-  sketch = _sketch(request, config)
-  return Given(rows=aligned(rows, image, sketch), strength=strength)
+  maps = [_sketch(request, config), _control_map(request, config)]
+  return Given(rows=aligned(rows, image, *maps), strength=strength)
 
 
 def aligned(*parts: Rows) -> Rows:
@@ -295,3 +295,12 @@ def _sketch(request: request_lib.Request, config: ConfigDict) -> Rows:
     return {}
   _need_condition(request, config, 'sketch')
   return image_rows.sketched(request.sketch, config)
+
+
+def _control_map(request: request_lib.Request, config: ConfigDict) -> Rows:
+  """Returns `mask` (N, H, W) uint8 that controls, not that of the condition."""
+  if request.map is None or 'map' in inputs(config):
+    return {}
+  _need_condition(request, config, 'map')
+  with errors.user_errors():
+    return image_rows.semantic_maps(request.map, config)

@@ -17,6 +17,7 @@ from pyramid_jax.pipeline import pipeline
 from pyramid_jax.pipeline import request as request_lib
 from pyramid_jax.pipeline import settings
 from pyramid_jax.runs import compact
+from pyramid_jax.runs import controls as controls_lib
 from pyramid_jax.runs import loading
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import stopping
@@ -29,6 +30,8 @@ class Options:
 
   sketch: str = ''  # the workdir of a predictor of edges, '' for none
   classifier: str = ''  # the workdir of a classifier, '' for none
+  # By workdir the strengths of controls, None for that of their config.
+  controls: controls_lib.Strengths = dataclasses.field(default_factory=dict)
   step: int | None = None  # the step of a checkpoint, None for the newest
   mesh: Mesh | None = None  # to sample on, None for all devices
 
@@ -42,6 +45,7 @@ def load(
   *,
   sketch: str | os.PathLike[str] | None = None,
   classifier: str | os.PathLike[str] | None = None,
+  control: controls_lib.Paths = (),
   upsampler: str | os.PathLike[str] | None = None,
   step: int | None = None,
   mesh: Mesh | None = None,
@@ -54,8 +58,11 @@ def load(
       comes with the package ('shapes').
     sketch: the workdir of a predictor of edges, which guides it.
     classifier: the workdir of a classifier of noisy states, which guides it.
+    control: the workdir of a run of ladm_control on it, several of them, or
+      {workdir: strength}; what they add to its network is summed.
     upsampler: the source of a model that enlarges its images.
-    step: the step of the checkpoint, None for the newest valid one.
+    step: the step of the checkpoint, with controls that of the first one; None
+      for the newest valid one.
     mesh: the devices to sample on, None for all, each with all of the weights.
 
   Raises:
@@ -64,9 +71,16 @@ def load(
   options = Options(
     sketch='' if sketch is None else os.fspath(sketch),
     classifier='' if classifier is None else os.fspath(classifier),
+    controls=controls_lib.strengths(control),
     step=step,
     mesh=mesh,
   )
+  guide = options.sketch or options.classifier
+  if guide and options.controls:
+    raise errors.UserError(
+      f'{guide} guides, and control={", ".join(options.controls)}: give one of'
+      ' them.'
+    )
   pipe = _open(source, options)
   if upsampler is None:
     return pipe
@@ -131,7 +145,7 @@ def of_run(
       f'{workdir} holds a run of the system {config.system.name!r}, which does'
       ' not sample; --mode=evaluate measures it.'
     )
-  config = predictors.with_conditions(config)
+  config = controls_lib.with_maps(predictors.with_conditions(config))
   names = workdir_lib.read_labels(workdir)
   if request is not None:
     asked = settings.with_request(config, request)
@@ -156,6 +170,8 @@ def open_run(path: pathlib.Path, options: Options) -> pipeline.Pipeline:
   }
   values = {name: path for name, path in named.items() if path}
   config_lib.override(config, values)
+  if options.controls:
+    config, path = controls_lib.on(path, config, options.controls)
   return of_run(config, path, options.step, options.mesh)
 
 

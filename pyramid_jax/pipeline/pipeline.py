@@ -95,7 +95,7 @@ class Pipeline(sampler.Sampler):
     config = self.config
     names = {*conditions.inputs(config), *conditions.optional(config)}
     names |= system.accepts if conditions.edits(config) else set()
-    names |= system.accepts & {'sketch'}
+    names |= system.accepts & {'sketch', 'map'}
     if self.upsampler is not None:
       names |= self.upsampler._own_inputs()
     names |= {'count', 'seed', 'split', *settings_lib.of_sampler(config)}

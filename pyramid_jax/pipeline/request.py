@@ -44,7 +44,8 @@ class Request:
     graph: relations like 'red circle, left of, blue square; ...'.
     label: a class, its name or number from 1; a text may have several,
       separated by commas.
-    map: an image of classes, 8-bit grey values or with a palette.
+    map: an image of classes, or of depth for a control of it, 8-bit grey values
+      or with a palette.
     image: the image to enlarge, to inpaint, or to begin with.
     mask: an image; `image` is painted anew where it is white.
     strength: in (0, 1], the share of the steps that `image` goes through.

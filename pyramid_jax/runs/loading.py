@@ -16,6 +16,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.distributed import sharding
 from pyramid_jax.networks.layers import parameters
+from pyramid_jax.runs import controls
 from pyramid_jax.runs import predictors
 from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import shape_fields
@@ -145,6 +146,7 @@ def load(
     system.check_extra(trees['extra'])
   step = int(trees['step'])
   pretrained.check(frozen, sources.frozen(folder, step), folder)
+  controls.check_bases(config, folder, step)
   weights = system_lib.Weights(
     params=trees['params'],
     frozen=pretrained.in_use(system, frozen),

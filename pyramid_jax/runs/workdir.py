@@ -120,37 +120,40 @@ def read_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def base_config(config: ConfigDict) -> ConfigDict | None:
-  """Returns the config of the run that a system is built on, None without one.
+def others(config: ConfigDict) -> list[ConfigDict]:
+  """Returns the configs of the runs that a system is built on.
 
-  An edge predictor needs one, and a classifier of latents.
+  An edge predictor needs one, and a classifier of latents; the controls that
+  join one of LaDM are more.
 
   Raises:
-    UserError: the run is not named, not there, or damaged.
+    UserError: a run is not named, not there, or damaged.
   """
   name = config.system.name
+  if name == 'ladm_control':
+    return [read_config(x, 'control.also') for x in config.control.also]
   needs = {'sketch': 'activations are read'}
   if name == 'classifier' and config.classifier.space == 'latents':
     needs[name] = 'latents are classified'
   if name not in needs:
-    return None
+    return []
   path = config[name].base
   if not path:
     raise errors.UserError(
       f'config.{name}.base is not set: the workdir of the trained system whose'
       f' {needs[name]}'
     )
-  return read_config(path, f'{name}.base')
+  return [read_config(path, f'{name}.base')]
 
 
 def create_system(config: ConfigDict) -> system_lib.Trainable:
-  """Builds the system of a config, on its base if it has one.
+  """Builds the system of a config, on the runs that it builds on.
 
   Raises:
-    UserError: a config that fits no system, or a base that is not there.
+    UserError: a config that fits no system, or a run that is not there.
   """
   with errors.user_errors():
-    return systems.create(config, base_config(config))
+    return systems.create(config, *others(config))
 
 
 def check_config(config: ConfigDict, workdir: stores.Path) -> None:

@@ -9,8 +9,8 @@ from pyramid_jax.systems import fields
 from pyramid_jax.systems import system as system_lib
 
 
-# The module of each system, with `create(config)`, or `create(config, base)`
-# for a system that builds on the trained run of another.
+# The module of each system, with `create(config)`, or `create(config, *others)`
+# for a system that builds on trained runs.
 SYSTEMS = {
   'adm': 'pyramid_jax.systems.adm',
   'autoencoder': 'pyramid_jax.systems.autoencoder',
@@ -26,12 +26,10 @@ SYSTEMS = {
 }
 
 
-def create(
-  config: ConfigDict, base: ConfigDict | None = None
-) -> system_lib.Trainable:
+def create(config: ConfigDict, *others: ConfigDict) -> system_lib.Trainable:
   """Builds the system that `config.system.name` names.
 
-  `base` is the config of the run that the system builds on, None without one.
+  `others` are the configs of the runs that it builds on.
 
   Raises:
     ValueError: unknown name, or a config that the system cannot serve.
@@ -40,4 +38,4 @@ def create(
   fields.check_value('system.name', name, SYSTEMS)
   make: Callable[..., system_lib.Trainable]
   make = importlib.import_module(SYSTEMS[name]).create
-  return make(config) if base is None else make(config, base)
+  return make(config, *others)

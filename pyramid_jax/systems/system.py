@@ -29,7 +29,7 @@ SAMPLES, RECONSTRUCTIONS, PREDICTIONS, CLASSES = OUTPUTS = (
 CONTINUOUS_LEVELS = 256
 # Requests in addition to the condition of the task.
 EDITS = ('image', 'mask', 'strength')
-REQUESTS = (*EDITS, 'sketch')
+REQUESTS = (*EDITS, 'sketch', 'map')
 
 BHW = tuple[int, int, int]  # batch size, height and width of images
 Condition = condition_lib.Condition

@@ -489,6 +489,7 @@ def test_what_a_resume_may_change(system):
     'data.cache_dir',
     'data.checksums',
     'control.weight',
+    'control.also_weights',
     'sketch.predictor',
     'sketch.beta',
     'sketch.stop_fraction',

@@ -15,7 +15,7 @@ def make(**fields):
   """Returns a system of one stage that has no networks."""
   values = {
     'outputs': system_lib.SAMPLES,
-    'accepts': frozenset(system_lib.REQUESTS),
+    'accepts': frozenset((*system_lib.EDITS, 'sketch')),
     'any_shape': False,
     'stage_count': 1,
     'image_size': 32,

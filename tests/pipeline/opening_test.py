@@ -156,3 +156,31 @@ def test_kinds_of_sources_are_a_table(run, monkeypatch):
   pj.load(run, step=7)
   assert asked == [(run, 7)]
   assert loading.load(None, run).step == 3  # the painter's
+
+
+@pytest.mark.slow
+def test_controls_join_a_run(run, tmp_path):
+  process = loading.load(workdir_lib.read_config(run), run).weights.extra
+  for seed, name in enumerate(('a', 'b')):
+    config = configs.load(
+      'ladm_shapes.py:none,control,debug',
+      data__image_size=16,
+      sample__steps=1,
+      sample__count=2,
+      sample__batch_size=2,
+      control__base=run,
+    )
+    written_run.write(tmp_path / name, config, seed, process)
+  sketch = np.zeros((16, 16), np.uint8)
+  sketch[4] = 255
+
+  def make(*weights):
+    control = dict(zip((tmp_path / 'a', tmp_path / 'b'), weights, strict=False))
+    pipe = pj.load(run, control=control)
+    return pipe(sketch=sketch, seed=1, last_scale=0)
+
+  alone = make(1)
+  np.testing.assert_array_equal(make(1, 0), alone)
+  assert (make(1, 1) != alone).any()
+  with pytest.raises(errors.UserError, match='give one of'):
+    pj.load(run, control=tmp_path / 'a', sketch=tmp_path / 'a')

@@ -136,10 +136,82 @@ def test_only_the_branches_are_trained(built):
   assert set(branches) == {'shared'}
 
 
+def joined(*others, **overrides):
+  """A system whose run the controls of other runs join."""
+  paths = [f'OTHER_{i}' for i in range(len(others))]
+  config = load(control__also=','.join(paths), **overrides)
+  return systems.create(config, *others)
+
+
+def of_both(system, weights, other):
+  """The weights of a run, and as its second control those of another."""
+  frozen = {**weights.frozen, 'control_1': other.params['generator']}
+  return system_lib.Weights(weights.params, frozen, weights.extra)
+
+
+def by_map():
+  return load(
+    control__map='depth', data__maps="('mask',)", condition__map_classes='256'
+  )
+
+
+SEVERAL = {**BATCH, 'mask': (255 * BATCH['edges']).astype(jnp.uint8)}
+
+
+@pytest.mark.slow
+def test_two_controls_without_strength_of_one_are_the_other(built):
+  system, weights = built
+  alone = systems.create(by_map())
+  own, theirs = moved(weights), moved(weights_of(alone, 1))
+  for given, want in (
+    ({'control__also_weights': '0.0'}, sample(system, own, SEVERAL)),
+    ({'control__weight': '0.0'}, sample(alone, theirs, SEVERAL)),
+  ):
+    both = joined(by_map(), **given)
+    got = sample(both, of_both(both, own, theirs), SEVERAL)
+    np.testing.assert_array_equal(got, want)
+  parts = both.pretrained_parts()
+  assert parts['control_1'].path == 'OTHER_0'
+  shapes = jax.eval_shape(parts['control_1'].init, jax.random.key(0))
+  want = jax.tree.map(lambda x: x.shape, theirs.params['generator'])
+  assert jax.tree.map(lambda x: x.shape, shapes) == want
+
+
+class Stub:
+  """A module that returns its control, or multiplies it by its weights."""
+
+  def apply(self, variables, x, control=None, **kwargs):
+    del kwargs
+    params = variables['params']
+    if params is None:
+      return control
+    return [params * control, params * x]
+
+
+def test_what_controls_add_is_weighted_and_summed():
+  x, maps = jnp.float32(5), [jnp.float32(2), jnp.float32(3)]
+  params = {'base': None, 'branches': [jnp.float32(7), jnp.float32(11)]}
+
+  def call(*weights):
+    network = ladm_control.ControlledNetwork(
+      module=Stub(),
+      stage=None,
+      wavelet=0,
+      halvings=0,
+      branches=(Stub(), Stub()),
+      weights=weights,
+    )
+    return network.call({'params': params}, x, maps)
+
+  assert call(0.25, 0.5) == [0.25 * 14 + 0.5 * 33, 0.25 * 35 + 0.5 * 55]
+  assert call(0.0, 1.0) == [33, 55]
+  assert call(0.0, 0.0) is None
+
+
 def test_maps_are_pooled_to_the_stage(built):
   system, _ = built
   one = {'edges': jnp.zeros((1, SIDE, SIDE)).at[0, 3, 5].set(1.0)}
-  fine, coarse = system.inputs(condition_lib.Inputs(), one).control
+  ((fine, coarse),) = system.inputs(condition_lib.Inputs(), one).control
   assert fine.shape == (1, SIDE, SIDE, 1)
   assert coarse.shape == (1, SIDE // 2, SIDE // 2, 1)
   assert coarse[0, 1, 2, 0] == 1  # lines survive
@@ -157,6 +229,23 @@ def test_maps_are_pooled_to_the_stage(built):
 def test_what_does_not_fit_is_refused(overrides, message):
   with pytest.raises(ValueError, match=message):
     systems.create(load(**overrides))
+
+
+def test_controls_that_do_not_fit_are_refused():
+  other = load('none,two,control,debug', network__model_channels='64')
+  with pytest.raises(
+    ValueError, match='network.model_channels is 64 in OTHER_0'
+  ):
+    joined(other)
+  with pytest.raises(ValueError, match="'ladm', must be 'ladm_control' in OT"):
+    joined(load('none,two,debug'))
+  classes = load(
+    control__map='mask', data__maps="('mask',)", condition__map_classes='9'
+  )
+  with pytest.raises(
+    ValueError, match='both depth of 256 .* and mask of 9 cla'
+  ):
+    joined(by_map(), classes)
 
 
 @pytest.mark.parametrize('control', ['edges', 'depth', 'inpaint'])
