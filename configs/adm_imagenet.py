@@ -80,6 +80,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.classifier_scale = scale
   config.sample.to_uint8 = 'truncate'
   config.evaluate.count, config.evaluate.batch_size = 50_000, 64
+  config.evaluate.protocol = 'adm'
   if variant['debug']:
     common.shrink_adm(config)
   return config

@@ -247,6 +247,7 @@ def edm(name: str, batch_size: int) -> ConfigDict:
   config.data.crop = 'center'  # The augmentation shifts and mirrors images.
   config.sample.solver = 'heun'
   config.sample.batch_size = 64
+  config.evaluate.protocol, config.evaluate.count = 'edm', 50_000
   config.sample.to_uint8 = 'half_up'
   return config
 

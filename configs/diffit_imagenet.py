@@ -97,7 +97,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.guidance_power = 0.0 if is_large else 4.0
   config.sample.guidance_channels = 3
   config.sample.to_uint8 = 'truncate'
-  config.evaluate.count, config.evaluate.batch_size = 50_000, 64
+  config.evaluate.update(protocol='adm', count=50_000, batch_size=64)
 
   first = config_lib.sibling(__file__, 'ldm_autoencoder')
   names = 'kl_f8,debug' if variant['debug'] else 'kl_f8'

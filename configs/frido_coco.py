@@ -91,13 +91,13 @@ def _text(config: ConfigDict) -> None:
   config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
   config.condition.drop_full_stops = True
   config.sample.guidance = 1.5
-  config.evaluate.count = 30_000
+  config.evaluate.protocol, config.evaluate.count = 'frido_t2i', 30_000
 
 
 def _text_mini(config: ConfigDict) -> None:
   _text(config)
   config.sample.steps = 100
-  config.evaluate.count = 1000
+  config.evaluate.protocol, config.evaluate.count = 'frido_t2i_mini', 1000
 
 
 def _text_clip(config: ConfigDict) -> None:
@@ -124,14 +124,14 @@ def _layout(config: ConfigDict) -> None:
   config.condition.max_objects = 8
   config.condition.no_tokens = 1024
   config.condition.encode_crop = True
-  config.evaluate.count = 2048
+  config.evaluate.protocol, config.evaluate.count = 'frido_layout', 2048
 
 
 def _layout_mini(config: ConfigDict) -> None:
   _layout(config)
   config.train.batch_size = 12
   config.sample.steps = 100
-  config.evaluate.count = 320
+  config.evaluate.protocol, config.evaluate.count = 'frido_layout_mini', 320
 
 
 def _label(config: ConfigDict) -> None:
@@ -164,4 +164,4 @@ def _scene_graph(config: ConfigDict) -> None:
   config.condition.null_prefix = (101, 102)  # [CLS] and [SEP].
   config.condition.drop_full_stops = True
   config.sample.guidance = 1.5
-  config.evaluate.count = 2048
+  config.evaluate.protocol, config.evaluate.count = 'frido_scene_graph', 2048

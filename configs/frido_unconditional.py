@@ -36,7 +36,7 @@ def get_config(arg: str = '') -> ConfigDict:
   ldm = config_lib.sibling(__file__, 'ldm_unconditional')
   config.data.update(ldm.get_config(variant['model']).data)
   config.train.batch_size = 32
-  config.evaluate.count = 50_000
+  config.evaluate.protocol, config.evaluate.count = 'ldm_uncond', 50_000
   first = config_lib.sibling(__file__, 'msvqgan_openimages')
   config_lib.add_first_stage(config, first.get_config(f'f16f8{debug}'))
   config.first_stage.data.name = config.data.name

@@ -93,6 +93,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.steps = STEPS[levels]
   config.sample.guidance = 2.0
   config.evaluate.count, config.evaluate.batch_size = 50_000, 64
+  config.evaluate.protocol = 'adm'
 
   first = config_lib.sibling(__file__, 'ldm_autoencoder')
   names = 'kl_f8,debug' if variant['debug'] else 'kl_f8'

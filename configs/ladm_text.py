@@ -114,6 +114,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.guidance = 5.0
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 30_000, 32
+  config.evaluate.protocol = 'coco_30k'
   if variant['debug']:
     common.shrink(config, SMALL)
   return config

@@ -191,6 +191,7 @@ def get_config(arg: str = '') -> ConfigDict:
   _set_data(config, model, variant['data'] == 'imagenet')
   config.train.steps = model.steps
   config.train.learning_rate = LEARNING_RATE * config.train.batch_size
+  config.evaluate.protocol, config.evaluate.count = 'first_stage_50k', 50_000
   config.train.log_every = 50
   config.train.checkpoint_every = 5000
   config.train.sample_every = 5000

@@ -56,6 +56,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = config.train.eval_every = 10_000
   config.train.sample_every = 100_000
   config.evaluate.count, config.evaluate.batch_size = 50_000, 64
+  config.evaluate.protocol = ''
   if variant['debug']:
     common.shrink(
       config,

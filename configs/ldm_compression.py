@@ -120,7 +120,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.batch_size = model.batch_size
   config.train.learning_rate = model.learning_rate
   config.sample.steps = 100
-  config.evaluate.count = 5000
+  config.evaluate.protocol, config.evaluate.count = 'ldm_5k', 5000
   config = common.complete_ldm(config, FIRST_STAGES[factor], variant['debug'])
   if variant['debug']:
     # The coarsest level of the network has two cells a side.

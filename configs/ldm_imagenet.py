@@ -65,7 +65,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.steps = 2_900_000
     config.sample.eta = 1.0
     config.sample.classifier_scale = 10.0
-  config.evaluate.count = 50_000
+  config.evaluate.protocol, config.evaluate.count = 'adm', 50_000
   return common.complete_ldm(
     config, 'vq_f4' if v2 else 'vq_f8', variant['debug']
   )

@@ -73,7 +73,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.train.warmup_steps = config.train.decay_steps = 0
     config.train.steps = HALF_EPOCH // config.train.batch_size
   config.sample.steps = 50
-  config.evaluate.count = 30_000
+  config.evaluate.protocol, config.evaluate.count = 'inpaint_30k', 30_000
   return common.complete_ldm(config, FIRST_STAGES[model], variant['debug'])
 
 

@@ -65,7 +65,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.eval_min_objects, config.data.eval_max_objects = 2, OBJECTS
   config.data.crop = 'random-1d' if is_coco else 'random-2d'
   config.data.flip = True
-  config.evaluate.count = 2048
+  config.evaluate.protocol, config.evaluate.count = 'ldm_layout', 2048
   if name == 'coco':
     _set_scratch(config)
   else:

@@ -67,6 +67,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.learning_rate = 1e-6 * 64
   config.train.steps = 860_000
   config.sample.steps, config.sample.eta = 100, 1.0
-  config.evaluate.count = 50_000
+  config.evaluate.protocol, config.evaluate.count = 'sr_50k', 50_000
   first_stage = '' if variant['network'] == 'pixels' else 'vq_f4'
   return common.complete_ldm(config, first_stage, variant['debug'])

@@ -44,7 +44,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.condition.max_length = 77
   config.condition.cond_dropout = 0.1  # The rate is not published.
   config.sample.guidance = 1.5 if variant['guidance'] == 'guided' else 1.0
-  config.evaluate.count = 30_000
+  config.evaluate.protocol, config.evaluate.count = 'coco_30k', 30_000
   if size == 'small':
     config.network = common.attending_unet(num_head_channels=32)
     config.condition.dim, config.condition.depth = 640, 32

@@ -90,7 +90,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.data.eval_ids_file = f'{model}validation'
   config.sample.steps = 500 if model == 'celebahq' else 200
   config.sample.eta = float(model in ('ffhq', 'lsun_bedrooms'))
-  config.evaluate.count = 50_000
+  config.evaluate.protocol, config.evaluate.count = 'ldm_uncond', 50_000
   return common.complete_ldm(
     config, 'kl_f8' if churches else 'vq_f4', variant['debug']
   )

@@ -74,6 +74,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.learning_rate = 1e-4
   config.train.steps = 225_000
   config.sample.solver = 'ddim' if is_second else 'plms'
+  config.evaluate.protocol, config.evaluate.count = 'coco_30k', 30_000
   config.sample.steps = 50
   config.sample.guidance = 9.0 if is_second else 7.5
   return common.complete_ldm(config, 'kl_f8', variant['debug'])

@@ -23,6 +23,7 @@ from pyramid_jax.evaluation import classification
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
+from pyramid_jax.evaluation import protocols
 from pyramid_jax.evaluation import saved_samples
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
@@ -156,12 +157,19 @@ def _of_run(
       decides={**decides, 'examples': found.examples.distinct},
       score=functools.partial(found, run_.weights),
     )
+  protocol = protocols.of(config)
   # Statistics of whole sets need conditions from all over the split.
   shuffle = evaluator is not None and evaluator.reference is not None
   evaluation = scoring.Evaluation(
-    pipe, config, reader, count=config.evaluate.count, shuffle=shuffle
+    pipe,
+    config,
+    reader,
+    count=config.evaluate.count,
+    shuffle=shuffle,
+    protocol=protocol,
   )
   about = f'{workdir}, step {run_.step}, {evaluation.about} of {split}'
+  about += protocols.about(config, evaluation.examples.run_size)
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
   if evaluator is not None:
@@ -197,6 +205,7 @@ def _of_saved(
       errors.MISSING,
     )
   about = f'{images.name}, {images.count} images'
+  about += protocols.about(config, images.count)
   start: dict[str, states.State] = {}
   measure = None
   # Files of ADM have no conditions.

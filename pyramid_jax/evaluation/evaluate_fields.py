@@ -2,9 +2,17 @@
 
 from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
+from pyramid_jax.evaluation import protocols
 
 
 FIELDS = {
+  'evaluate.protocol': Field(
+    '',
+    'The protocol of a published table; empty for as many images as'
+    ' evaluate.count, beside the real images of their conditions.',
+    choices=protocols.NAMES,
+    resumable=True,
+  ),
   'evaluate.count': Field(
     1000,
     'The number of images of a table of scores; the conditions of a smaller'

@@ -1,12 +1,18 @@
 """FID and related scores while images come, batch by batch."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+import math
+
+import jax
+import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import inception
+from pyramid_jax.metrics import score_directions
 from pyramid_jax.metrics import states
 from pyramid_jax.networks import inception as network_lib
 
@@ -15,7 +21,7 @@ from pyramid_jax.networks import inception as network_lib
 KEPT = 50_000
 # Up to so many images their covariance has no full rank.
 FEW = network_lib.FEATURES
-_NAMES = ('samples', 'even', 'odd')  # of the parts
+_HALVES = ('even', 'odd')  # of the real images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,18 +33,31 @@ class FidState:
   # they are; not used where the evaluator has a reference.
   real: str
   real_count: int
-  samples: inception.Parts = (None,)
+  run_size: int  # images of a run; places go from run to run
+  samples: inception.Parts = (None,)  # of each run
   halves: inception.Parts = (None, None)  # of the real images
 
   def update(self, batch: states.Batch) -> 'FidState':
     extract, places = self.evaluator.extract, batch.places
-    features = extract(batch.images)
-    samples = inception.add(self.samples, features, places, KEPT)
+    samples = self._with_samples(batch)
     halves, real = self.halves, batch.reference
     if self.evaluator.reference is None and real is not None and len(real):
-      places, features = places[: len(real)], extract(real)
-      halves = inception.add(halves, features, places, fidelity.KEPT)
+      places = places[: len(real)]
+      keep = fidelity.KEPT
+      halves = inception.add(halves, real, extract(real), places, keep)
     return dataclasses.replace(self, samples=samples, halves=halves)
+
+  def _with_samples(self, batch: states.Batch) -> inception.Parts:
+    features = self.evaluator.extract(batch.images)
+    runs = batch.places // self.run_size
+
+    def of_run(run: int, state: inception.State | None) -> inception.Parts:
+      rows = runs == run
+      some = jax.tree.map(lambda x: np.asarray(x)[rows], features)
+      places = batch.places[rows] - run * self.run_size
+      return inception.add((state,), batch.images[rows], some, places, KEPT)
+
+    return sum((of_run(*x) for x in enumerate(self.samples)), ())
 
   def merge(self, other: 'FidState') -> 'FidState':
     both = lambda a, b: tuple(map(inception.merged, a, b))
@@ -51,14 +70,18 @@ class FidState:
   def finish(self) -> list[bootstrap.Row]:
     """Returns the scores of the samples; too few are a UserError."""
     with errors.user_errors(value=errors.DATA):
-      (samples,) = inception.whole(self.samples)
+      samples = inception.whole(self.samples)
       reference = self.evaluator.reference
       if reference is None:
         even, odd = inception.whole(self.halves)
         reference = fidelity.reference_of(even, odd, self._real)
-      scores = inception.scores(samples, reference.statistics)
-    bounds = {n: reference.ceiling.get(fidelity.plain(n)) for n in scores}
-    return [bootstrap.Row(n, s, bounds[n]) for n, s in scores.items()]
+      runs = [inception.scores(x, reference.statistics) for x in samples]
+    bound = lambda name: reference.ceiling.get(fidelity.plain(name))
+    rows = []
+    for name, score in of_runs(runs).items():
+      against = '' if inception.is_alone(name) else reference.label
+      rows.append(bootstrap.Row(name, score, bound(name), reference=against))
+    return rows
 
   @property
   def _real(self) -> str:
@@ -84,8 +107,12 @@ class FidState:
   @property
   def _parts(self) -> inception.PartsState:
     both = (*self.samples, *self.halves)
-    named = dict(zip(_NAMES, both, strict=True))
+    named = dict(zip(self._names, both, strict=True))
     return inception.PartsState(parts=named)
+
+  @property
+  def _names(self) -> list[str]:
+    return [*(f'run{n}' for n in range(len(self.samples))), *_HALVES]
 
   @property
   def kept(self) -> dict[str, states.Kept]:
@@ -99,16 +126,47 @@ class FidState:
     self, kept: Mapping[str, states.Kept], totals: states.Columns
   ) -> 'FidState':
     found = self._parts.restored(kept, totals).parts
-    samples, *halves = (found[name] for name in _NAMES)
-    return dataclasses.replace(self, samples=(samples,), halves=tuple(halves))
+    parts = tuple(found[name] for name in self._names)
+    runs = len(self.samples)
+    return dataclasses.replace(self, samples=parts[:runs], halves=parts[runs:])
+
+
+def of_runs(
+  runs: Sequence[Mapping[str, bootstrap.Score]],
+) -> dict[str, bootstrap.Score]:
+  """Returns the scores of the run with the least FID, and all others' FID.
+
+  The distances of several runs are there as NAME_run1 and so on, and as
+  NAME_mean with their standard error as interval.
+  """
+  first = next(iter(runs[0]))  # the FID
+  best = dict(min(runs, key=lambda scores: scores[first].value))
+  if len(runs) < 2:
+    return best
+  for name in list(best):
+    if not score_directions.lower_is_better(name.partition('_')[0]):
+      continue
+    each = [scores[name] for scores in runs]
+    best |= {f'{name}_run{i}': score for i, score in enumerate(each, 1)}
+    values = np.array([score.value for score in each])
+    mean = float(values.mean())
+    error = float(values.std(ddof=1) / math.sqrt(len(values)))
+    interval = (mean - error, mean + error)
+    best[f'{name}_mean'] = bootstrap.Score(mean, *interval, best[name].n)
+  return best
 
 
 def start(
-  evaluator: fidelity.FidEvaluator, count: int, real: str, real_count: int
+  evaluator: fidelity.FidEvaluator,
+  count: int,
+  real: str,
+  real_count: int,
+  runs: int = 1,
 ) -> FidState:
   """Returns the state of no images; see `FidState`.
 
-  Fewer than two samples or real images are a UserError.
+  `count` are the samples of each of the `runs`. Fewer than two samples or real
+  images are a UserError.
   """
   counts = {'the samples': count}
   if evaluator.reference is None:
@@ -118,4 +176,10 @@ def start(
       raise errors.UserError(
         f'FID needs at least 2 images, {name} are {number}.', errors.DATA
       )
-  return FidState(evaluator=evaluator, real=real, real_count=real_count)
+  return FidState(
+    evaluator=evaluator,
+    real=real,
+    real_count=real_count,
+    run_size=count,
+    samples=(None,) * runs,
+  )

@@ -20,6 +20,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import shares
 from pyramid_jax.evaluation import image_sources as sources
 from pyramid_jax.evaluation import merging
+from pyramid_jax.evaluation import protocols
 from pyramid_jax.files import digests
 from pyramid_jax.files import stores
 from pyramid_jax.interop import parts
@@ -50,6 +51,12 @@ class Reference:
   # numbers; none of the statistics of a file.
   ceiling: Mapping[str, Score] = dataclasses.field(default_factory=dict)
 
+  @property
+  def label(self) -> str:
+    """Its name, with the hash of images that were read."""
+    digest = self.statistics.digest
+    return f'{self.name}, contents {digest}' if digest else self.name
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FidEvaluator:
@@ -65,7 +72,7 @@ class FidEvaluator:
   def name(self) -> str:
     """What decides its scores, but for real images of a split."""
     reference = self.reference
-    return f'{self.weights}, {"" if reference is None else reference.name}'
+    return f'{self.weights}, {"" if reference is None else reference.label}'
 
   def real(self, config: ConfigDict, split: str, count: int) -> Images | None:
     """Returns the first images of a split, None where there is a reference."""
@@ -145,8 +152,10 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
     mesh=mesh,
     weights=f'{path.name} ({_digest(path)})',
   )
-  if not compare or not config.evaluate.reference:
+  if not compare:
     return evaluator
+  if not config.evaluate.reference:
+    return _with_split(config, evaluator)
   side = network_lib.SIDE
   image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
   apply = network_lib.InceptionV3().apply
@@ -156,6 +165,22 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
     jax.eval_shape(apply, variables, image),
     config.data.workers,
   )
+  return dataclasses.replace(evaluator, reference=reference)
+
+
+def _with_split(config: ConfigDict, evaluator: FidEvaluator) -> FidEvaluator:
+  """Adds all images of the split of a protocol that compares with one."""
+  split = protocols.of(config).reference
+  if split == protocols.CONDITIONS:
+    return evaluator
+  real = sources.of_split(config, split, evaluator.mesh, every=True)
+  logging.info(
+    'reading %s (%d images); --write_reference keeps their statistics',
+    *(real.name, real.count),
+  )
+  even, odd = evaluator.collected(real, KEPT, 2)
+  name = f'{real.name} ({real.count} images)'
+  reference = reference_of(even, odd, name)
   return dataclasses.replace(evaluator, reference=reference)
 
 

@@ -161,11 +161,13 @@ def of_split(
   mesh: Mesh,
   count: int | None = None,
   shuffle: bool = False,
+  every: bool = False,
 ) -> Images:
   """Takes `count` real images of a split, cropped as for evaluation.
 
-  They are `config.evaluate.count` by default, and all images of a split that
-  has fewer. `Reader.finish` runs on the mesh, one of this process alone.
+  They are `config.evaluate.count` by default, and all images with `every` or of
+  a split that has fewer. `Reader.finish` runs on the mesh, one of this process
+  alone.
 
   Raises:
     UserError: data that are not there or cannot be read.
@@ -175,6 +177,8 @@ def of_split(
   with errors.user_errors():
     reader = data.create(still, split)
   count = config.evaluate.count if count is None else count
+  if every:
+    count = len(reader)
   if count > len(reader):
     logging.warning(
       '%d real images of %s are wanted, all %d that it has are taken',

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import json
 import math
+from typing import Any
 
 from pyramid_jax.files import stores
 from pyramid_jax.files import whole_files
@@ -28,7 +29,10 @@ def write(folder: stores.Path, about: str, rows: Sequence[Row]) -> None:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-  """Returns the table: score, its 95 % interval, ceiling and floor."""
+  """Returns the table: score, its 95 % interval, ceiling and floor.
+
+  Lines behind it say which images scores compare with, and their hash.
+  """
   lines = [
     '| score | value | 95 % interval | ceiling | floor | n |',
     '|---|---|---|---|---|---|',
@@ -42,13 +46,25 @@ def to_markdown(rows: Sequence[Row]) -> str:
       f'| {row.name} | {s.value:.4g} | {interval} |'
       f' {number(row.ceiling)} | {number(row.floor)} | {s.n} |'
     )
+  lines += [''] if _references(rows) else []
+  for reference, names in _references(rows).items():
+    lines.append(f'{", ".join(names)}: against {reference}')
   return '\n'.join(lines) + '\n'
 
 
-def to_json(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-  """Returns {name: {value, low, high, n, ceiling, floor}}.
+def _references(rows: Sequence[Row]) -> dict[str, list[str]]:
+  """Returns the names of the scores of each set that is compared with."""
+  names: dict[str, list[str]] = {}
+  for row in rows:
+    if row.reference:
+      names.setdefault(row.reference, []).append(row.name)
+  return names
 
-  An interval that is not known is null.
+
+def to_json(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+  """Returns {name: {value, low, high, n, ceiling, floor, reference}}.
+
+  An interval that is not known is null, and so is a reference.
   """
   value = lambda s: None if s is None else s.value
   known = lambda x: x if math.isfinite(x) else None
@@ -60,6 +76,7 @@ def to_json(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
       'n': row.score.n,
       'ceiling': value(row.ceiling),
       'floor': value(row.floor),
+      'reference': row.reference or None,
     }
     for row in rows
   }

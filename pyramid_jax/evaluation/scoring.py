@@ -19,6 +19,7 @@ from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import measures
+from pyramid_jax.evaluation import protocols
 from pyramid_jax.evaluation import split_examples
 from pyramid_jax.evaluation import unfinished
 from pyramid_jax.metrics import code_uses
@@ -49,8 +50,11 @@ class Evaluation:
     count: int,
     bounds: bool = True,
     shuffle: bool = False,
+    protocol: protocols.Protocol | None = None,
   ):
     """Prepares the scores of `count` images; the weights do not matter.
+
+    By a protocol they are those of each of its runs.
 
     With `bounds` rows have ceilings and floors, with `shuffle` the examples
     come from all over the split. Each example is reconstructed once.
@@ -61,8 +65,9 @@ class Evaluation:
       first_stage = cast(system_lib.Reconstructing, pipe.system)
       count = min(count, len(reader))
     self.examples = split_examples.SplitExamples(
-      config, reader, pipe.mesh, count, shuffle
+      config, reader, pipe.mesh, count, shuffle, protocol
     )
+    bounds = bounds and self.examples.has_own_conditions
     level = measures.level_of(config)
     self._states: dict[str, states.State] = {}
     self._project = False
@@ -86,14 +91,19 @@ class Evaluation:
     """
     examples = self.examples
     real = f'the real images of {split}'
-    start = fid_state.start(evaluator, examples.count, real, examples.distinct)
+    count, distinct = examples.run_size, examples.distinct
+    runs = examples.count // count
+    start = fid_state.start(evaluator, count, real, distinct, runs)
     self._states['fid'] = start
-    return start.notes(examples.count)
+    return start.notes(count)
 
   @property
   def about(self) -> str:
     """How many images are scored, and what was done where examples are few."""
-    count, distinct = self.examples.count, self.examples.distinct
+    count, distinct = self.examples.run_size, self.examples.distinct
+    runs = self.examples.count // count
+    if runs > 1:
+      return f'{runs} runs of {count} images'
     if self._wanted > count:
       return f'all {count} images (of {self._wanted} wanted)'
     if distinct == count:
@@ -158,7 +168,7 @@ class _Made:
         places=places,
         images=rows_lib.composite(made[own], rows, self.project),
         examples=rows,
-        real=real,
+        real=real if self.examples.has_own_conditions else None,
         others=others,
         reference=real,
         codes=[x[own] for x in codes],

@@ -6,11 +6,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax.conditioning import request as request_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.synthetic import condition_alignment
 from pyramid_jax.evaluation import examples as examples_lib
+from pyramid_jax.evaluation import protocols
 from pyramid_jax.metrics import states
+from pyramid_jax.pipeline import rows as rows_lib
 
 
 SEED = 17  # of the order of the conditions
@@ -20,7 +23,7 @@ class SplitExamples:
   """The first `count` examples of a split; programs are compiled once.
 
   Where the split has fewer, its examples repeat in turn: image i has example i
-  modulo their number.
+  modulo their number. In several runs, each has the same examples.
   """
 
   def __init__(
@@ -30,12 +33,24 @@ class SplitExamples:
     mesh: Mesh,
     count: int,
     shuffle: bool = False,
+    protocol: protocols.Protocol | None = None,
   ):
-    """Takes examples from all over the split with `shuffle`."""
-    self.count = count
-    self.distinct = min(count, len(reader))  # the number of examples
+    """Takes examples from all over the split with `shuffle`.
+
+    `count` are the images of a run. A protocol says how many runs there are,
+    how many images an example has, and where classes come from.
+    """
+    runs, each = (1, 1)
+    self._classes: rows_lib.DrawnClasses | None = None
+    if protocol is not None:
+      runs, each = protocol.runs, protocol.per_condition
+      if protocol.classes == protocols.UNIFORM:
+        self._classes = _classes(config, reader)
+    self.run_size, self.count = count, runs * count
+    # The number of examples.
+    self.distinct = min(-(-count // each), len(reader))
     self.size = min(config.evaluate.batch_size, count)  # of a batch
-    self.steps = -(-count // self.size)
+    self.steps = -(-self.count // self.size)
     self._order = batches_lib.Batches(reader, self.size, SEED, shuffle)
     self._seed = config.data.seed
     self._finish = examples_lib.Finisher(config, reader, mesh, self.size)
@@ -70,7 +85,9 @@ class SplitExamples:
     """
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-      return self._order.rows((step * self.size + rows) % self.distinct)
+      places = step * self.size + rows
+      host = self._order.rows(places % self.run_size % self.distinct)
+      return host if self._classes is None else host | self._classes(places)
 
     return self._finish.own(read)
 
@@ -89,6 +106,21 @@ class SplitExamples:
     count = self.fresh(places[self.own(step)])
     return {name: x[:count] for name, x in rows.items()}
 
+  @property
+  def has_own_conditions(self) -> bool:
+    """Whether examples have the conditions of their real images."""
+    return self._classes is None
+
   @functools.cached_property
   def _moved(self) -> np.ndarray:
     return condition_alignment.other_places(self.distinct, self._seed)
+
+
+def _classes(
+  config: ConfigDict, reader: reader_lib.Reader
+) -> rows_lib.DrawnClasses | None:
+  """Returns the source of classes, None of models without classes."""
+  if config.condition.task != 'class':
+    return None
+  count = request_lib.class_count(config, reader.label_names)
+  return rows_lib.DrawnClasses(count=count, seed=config.sample.seed, rest={})

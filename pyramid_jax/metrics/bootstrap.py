@@ -36,6 +36,9 @@ class Row:
   score: Score  # The score of the images.
   ceiling: Score | None = None  # Real images, the same conditions.
   floor: Score | None = None  # Real images, other conditions.
+  # Which images the scored ones are compared with, and their hash; '' for
+  # scores of single images.
+  reference: str = ''
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,6 +22,7 @@ from pyramid_jax.data.pixels import images as images_lib
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
+from pyramid_jax.metrics import image_sets
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
@@ -110,6 +111,7 @@ class State:
   spatial: frechet.Moments  # The moments of the 2023 spatial features.
   splits: inception_score.Splits  # sums of the inception score
   kept: states.Kept  # `features` (M, 2048) float32, averages of some images
+  contents: image_sets.Contents = image_sets.Contents()
 
   @property
   def places(self) -> np.ndarray:
@@ -129,6 +131,7 @@ class State:
       spatial=self.spatial.merge(other.spatial),
       splits=inception_score.merge_splits(self.splits, other.splits),
       kept=self.kept.merge(other.kept),
+      contents=self.contents.merge(other.contents),
     )
 
   @property
@@ -138,7 +141,7 @@ class State:
     for name, moments in (('pool', self.pool), ('spatial', self.spatial)):
       values = dataclasses.asdict(moments)
       arrays |= {f'{name}|{n}': np.asarray(x) for n, x in values.items()}
-    return arrays
+    return arrays | {'contents': self.contents.words}
 
   @classmethod
   def of_totals(cls, totals: states.Columns, kept: states.Kept) -> 'State':
@@ -155,6 +158,7 @@ class State:
       spatial=moments('spatial'),
       splits={int(number): sums for number, sums in splits.items()},
       kept=kept,
+      contents=image_sets.Contents.of_words(totals['contents']),
     )
 
 
@@ -166,14 +170,16 @@ Parts = tuple[State | None, ...]
 
 def add(
   parts: Parts,
+  images: np.ndarray,
   features: Features,
   places: np.ndarray,
   keep: int,
   split_size: int = inception_score.SPLIT_SIZE,
 ) -> Parts:
-  """Returns the states with the images at `places` (B,), whose features given.
+  """Returns the states with (B, H, W, 3) uint8 images and their features.
 
-  Of the first `keep` places the averages are kept, 8 KB an image.
+  Their places are (B,). Of the first `keep` places the averages are kept, 8 KB
+  an image.
   """
 
   def with_part(part: int, state: State | None) -> State | None:
@@ -181,7 +187,9 @@ def add(
     if not rows.any():
       return state
     some = jax.tree.map(lambda x: np.asarray(x)[rows], features)
-    return merged(state, _state(some, places[rows], keep, split_size))
+    new = _state(some, places[rows], keep, split_size)
+    contents = image_sets.Contents.of_images(images[rows])
+    return merged(state, dataclasses.replace(new, contents=contents))
 
   return tuple(with_part(part, state) for part, state in enumerate(parts))
 
@@ -246,7 +254,8 @@ def collect(
   found: Parts = (None,) * parts
   for places, images in batches:
     if len(images):
-      found = add(found, extract(images), places, keep, split_size)
+      features = extract(images)
+      found = add(found, images, features, places, keep, split_size)
   return found
 
 
@@ -284,7 +293,7 @@ def scores(
     ValueError: fewer than two images.
   """
   count = round(samples.pool.count)
-  number = f'{count // 1000}k' if count % 1000 == 0 else str(count)
+  number = states.number(count)
   variant = f'{inception_reference.RESIZE}_{number}'
 
   def distance(moments: frechet.Moments, fit: frechet.Fit) -> bootstrap.Score:
@@ -303,6 +312,11 @@ def scores(
   return out
 
 
+def is_alone(name: str) -> bool:
+  """Whether a score compares with no other images."""
+  return name.startswith('inception_score')
+
+
 def reference_of(state: State) -> inception_reference.Reference:
   """Returns a state as a reference for other images."""
   return inception_reference.Reference(
@@ -310,6 +324,7 @@ def reference_of(state: State) -> inception_reference.Reference:
     spatial=frechet.fit_moments(state.spatial),
     features=state.features,
     count=round(state.pool.count),
+    digest=state.contents.digest,
   )
 
 

@@ -33,6 +33,7 @@ class Reference:
   images: np.ndarray | None = None
   count: int | None = None  # images behind the Gaussians
   own: bool = True  # whether our network made it, not others'
+  digest: str = ''  # see `image_sets.Contents`; '' of a file
 
 
 def read(path: str | os.PathLike[str]) -> Reference:

@@ -180,6 +180,11 @@ def part(prefix: str, columns: Columns) -> dict[str, np.ndarray]:
   }
 
 
+def number(count: int) -> str:
+  """Returns a number of images as the names of scores have it: 50k, 2048."""
+  return f'{count // 1000}k' if count and count % 1000 == 0 else str(count)
+
+
 def rows(
   scores: Mapping[str, bootstrap.Score],
   ceilings: Mapping[str, bootstrap.Score],

@@ -20,7 +20,11 @@ ROWS = [
     bootstrap.Score(1.0, 1.0, 1.0, 30),
     None,
   ),
-  bootstrap.Row('fid_tf1_30', bootstrap.without_interval(7.5, 30), None, None),
+  bootstrap.Row(
+    'fid_tf1_30',
+    bootstrap.without_interval(7.5, 30),
+    reference='VAL (9 images), contents 1f',
+  ),
 ]
 
 
@@ -32,6 +36,8 @@ def test_what_is_not_known_is_a_dash_and_null(tmp_path):
   assert lines[2:] == [
     '| layout_recall | 0.5123 | 0.4 .. 0.6 | 1 | - | 30 |',
     '| fid_tf1_30 | 7.5 | - | - | - | 30 |',
+    '',
+    'fid_tf1_30: against VAL (9 images), contents 1f',
   ]
 
   def refuse(name):
@@ -48,6 +54,7 @@ def test_what_is_not_known_is_a_dash_and_null(tmp_path):
       'n': 30,
       'ceiling': 1.0,
       'floor': None,
+      'reference': None,
     },
     'fid_tf1_30': {
       'value': 7.5,
@@ -56,6 +63,7 @@ def test_what_is_not_known_is_a_dash_and_null(tmp_path):
       'n': 30,
       'ceiling': None,
       'floor': None,
+      'reference': 'VAL (9 images), contents 1f',
     },
   }
 
