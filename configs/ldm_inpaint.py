@@ -10,8 +10,12 @@ the image with its holes in black, and the mask: 7 channels.
   python -m pyramid_jax.main --config=configs/ldm_inpaint.py \
       --config.data.root=PLACES --workdir=DIR
 
-Reads any folder of images and draws the holes at random. The learning rate of
-big warms up and falls to zero in 50000 steps, nearly as the reference's
+Reads Places365 (docs/data.md), any folder of images with
+--config.data.name=image_folder, and draws the holes at random. As in the paper
+(appendix E.2.2), squares of 256 px are cut out of photographs whose shorter
+side has 512 px, the size of the official large images; half of them are
+mirrored, as LaMa does, whose code made the published holes. The learning rate
+of big warms up and falls to zero in 50000 steps, nearly as the reference's
 multiplier does; the batch sizes are that of table 15. The first stage is
 trained in DIR/first_stage unless config.first_stage.checkpoint names one.
 
@@ -59,7 +63,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.condition.task = 'inpaint'
   config.diffusion.linear_end = 0.0205
   config.diffusion.loss_type = 'l1'
-  config.data.crop = 'random-2d'
+  config.data.name = 'places'
+  config.data.short_side = 512
   config.data.flip = True
   config.train.batch_size = 128
   config.train.learning_rate = 1e-6

@@ -10,9 +10,11 @@ is, and with the pixels after a bicubic enlargement.
   python -m pyramid_jax.main --config=configs/ldm_superres.py:bsr \
       --config.data.root=IMAGES --workdir=DIR
 
-Reads any folder of images (bsr), or the official files of ImageNet (bicubic,
-docs/data.md): squares of half the shorter side or more, resized by means over
-areas. The first stage is trained in DIR/first_stage unless
+Reads the official files (docs/data.md) of Open Images (bsr), or of ImageNet
+without images whose shorter side has less than 256 px (bicubic, appendix
+E.3.4): squares of half the shorter side or more, resized by means over areas.
+Any folder of images takes --config.data.name=image_folder
+--config.data.min_side=0. The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one.
 
 Variants:
@@ -60,7 +62,10 @@ def get_config(arg: str = '') -> ConfigDict:
   config.diffusion.linear_end = 0.0155
   config.data.lr_factor = 4
   config.data.degradation = 'bsr_light' if bsr else 'bicubic'
-  config.data.name = 'image_folder' if bsr else 'imagenet'
+  if bsr:
+    config.data.name, config.data.category_subset = 'openimages', 'all'
+  else:
+    config.data.name, config.data.min_side = 'imagenet', 256
   config.data.crop, config.data.eval_crop = 'random-half', 'square'
   config.data.resize = 'area'
   config.train.batch_size = 64

@@ -29,6 +29,7 @@ READERS = {
   'celebahq': (f'{_READERS}.celebahq', 'CelebAHqReader'),
   'ffhq': (f'{_READERS}.ffhq', 'FfhqReader'),
   'lsun': (f'{_READERS}.lsun', 'LsunReader'),
+  'places': (f'{_READERS}.places', 'PlacesReader'),
   'cifar10': (f'{_READERS}.cifar10', 'Cifar10Reader'),
   'ade20k': (f'{_READERS}.map_pairs', 'MapPairsReader'),
   'landscapes': (f'{_READERS}.map_pairs', 'MapPairsReader'),
@@ -49,13 +50,6 @@ SPLITS = ('train', 'val', 'test')
 TFDS = 'tfds/'
 TFDS_READER = (f'{_READERS}.tfds', 'TfdsReader')
 
-_PICTURES = 'train/ and val/ with its images at any depth'
-# Sets that have no reader of their own, and the folder that serves instead.
-FOLDERS = {
-  'places': _PICTURES,
-}
-
-
 # Sets that are downloaded as shards, by tools such as img2dataset.
 SHARDED = ('conceptual_captions', 'laion')
 
@@ -63,12 +57,6 @@ SHARDED = ('conceptual_captions', 'laion')
 def _reader(config: ConfigDict) -> tuple[types.ModuleType, str]:
   """Returns the module of the configured reader, and the name of its class."""
   name = config.data.name
-  if name in FOLDERS:
-    raise ValueError(
-      f'config.data.name is {name!r}, which has no reader yet; use'
-      ' config.data.name = image_folder with config.data.root = a folder that'
-      f' holds {FOLDERS[name]}.'
-    )
   if name in SHARDED:
     raise ValueError(
       f'config.data.name is {name!r}, whose files are shards; use'

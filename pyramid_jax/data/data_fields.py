@@ -225,7 +225,8 @@ FIELDS = {
   ),
   'data.min_side': Field(
     0,
-    'Images of tar shards with a smaller side in pixels are left out.',
+    'Images with a smaller side in pixels are left out, of tar shards and of'
+    ' official sets without boxes.',
     low=0,
     high=ranges.SIDE,
   ),
@@ -257,7 +258,10 @@ _SERVED = {
   'data.image_field': ('parquet',),
   'data.text_field': ('parquet', 'tar_shards'),
   'data.label_field': ('parquet', 'tar_shards'),
-  'data.min_side': ('tar_shards',),
+  'data.min_side': (
+    *('tar_shards', 'imagenet', 'celebahq', 'ffhq', 'lsun', 'places'),
+    *('ade20k', 'landscapes'),
+  ),
   'data.min_similarity': ('tar_shards',),
   'data.nsfw': ('tar_shards',),
 }

@@ -10,12 +10,15 @@ from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax.data import file_reader
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import identity
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.caches import index_cache
 from pyramid_jax.data.pixels import transforms
 from pyramid_jax.data.storage import image_lists
+from pyramid_jax.data.storage import image_sides
 from pyramid_jax.data.storage import image_stores
 
 
@@ -33,6 +36,7 @@ class Selection:
     label_names: the names of the classes; entry 0 is padding.
     described: files that say which images and classes these are, by the names
       that messages give them.
+    left_out: how many images of the split are left out, by reason.
   """
 
   store: image_stores.Store
@@ -42,6 +46,7 @@ class Selection:
   described: Mapping[str, pathlib.Path] = dataclasses.field(
     default_factory=dict
   )
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def listed(
@@ -53,15 +58,43 @@ def listed(
 ) -> Selection:
   """Returns those of the rows that the list of the split names, or all.
 
+  Of these, images with a smaller side than `config.data.min_side` are left out.
   `names` are those by which a list calls the rows, None for those of the store.
+
+  Raises:
+    UserError: the list is of other images, or none is large enough.
   """
   path = image_lists.path_of(config, split)
   described = {f'config.data.{image_lists.field(split)}': path} if path else {}
+  chosen = image_lists.chosen(config, split, names or store.names, rows)
+  large = _large_enough(config, store, chosen)
+  small = len(chosen) - len(large)
   return Selection(
     store=store,
-    rows=image_lists.chosen(config, split, names or store.names, rows),
+    rows=large,
     described=described,
+    left_out={'too_small': small} if small else {},
   )
+
+
+def _large_enough(
+  config: ConfigDict, store: image_stores.Store, rows: Sequence[int]
+) -> Sequence[int]:
+  """Returns the rows of the images of `config.data.min_side` px and more."""
+  least = config.data.min_side
+  if not least:
+    return rows
+  sides = image_sides.shorter(
+    store, rows, index_cache.folder(config), config.data.workers
+  )
+  kept = np.asarray(rows, np.int64)[sides >= least].tolist()
+  if not kept:
+    raise errors.UserError(
+      f'config.data.min_side is {least}, must be at most {sides.max()}: no'
+      f' image of {config.data.root} has larger sides.',
+      errors.DATA,
+    )
+  return kept
 
 
 class StoredReader(file_reader.FileReader):
@@ -98,6 +131,7 @@ class StoredReader(file_reader.FileReader):
     self._labels = np.zeros(count, np.int32) if labels is None else labels
     self.label_names = selection.label_names
     self._described = selection.described
+    self.report |= selection.left_out
     self.id_counts = id_ranges.counts(config, self.label_names, self.tokenizer)
     logging.info('%d images of %s, %s', count, config.data.name, split)
 

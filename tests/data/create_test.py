@@ -13,14 +13,6 @@ def test_unknown_names_list_the_allowed_ones():
     data.create(config, 'dev')
 
 
-@pytest.mark.parametrize('name', data.FOLDERS)
-def test_sets_without_a_reader_say_what_serves_instead(name):
-  config = config_lib.base('ldm')
-  config.data.name = name
-  with pytest.raises(ValueError, match='use config.data.name = image_folder'):
-    data.create(config, 'train')
-
-
 @pytest.mark.parametrize('name', data.SHARDED)
 def test_sets_of_shards_say_which_reader_serves(name):
   config = config_lib.base('ldm')

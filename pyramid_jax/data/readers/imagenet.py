@@ -21,6 +21,7 @@ all others.
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 import re
 
@@ -296,8 +297,8 @@ class ImageNetReader(stored_images.StoredReader):
     if _split(split) in COUNTS and archives.is_archive(found):
       _check_count(found, len(rows), COUNTS[_split(split)])
     kept = np.flatnonzero(classes)
-    selection = stored_images.Selection(
-      store=store,
+    selection = dataclasses.replace(
+      chosen,
       rows=np.asarray(chosen.rows, np.int64)[kept].tolist(),
       labels=classes[kept],
       label_names=names,

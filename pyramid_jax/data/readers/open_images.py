@@ -197,7 +197,7 @@ def _build(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
 class OpenImagesReader(annotated_objects.AnnotatedObjectsReader):
   """Reads a split of Open Images; see the module."""
 
-  tasks = ('none', 'layout', 'label')
+  tasks = ('none', 'layout', 'label', 'superres', 'inpaint')
 
   def __init__(self, config: ConfigDict, split: str):
     """Indexes the boxes; those of training take a minute, once.

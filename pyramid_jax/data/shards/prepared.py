@@ -51,7 +51,7 @@ ENCODINGS: Mapping[str, Mapping[str, Any]] = {
 # have the values with which they were prepared.
 FIXED = (
   *('image_size', 'resize', 'fast_decode', 'year', 'use_stuff'),
-  *('min_area', 'category_file', 'unlisted_categories'),
+  *('min_area', 'min_side', 'category_file', 'unlisted_categories'),
 )
 FIXED_OF: Mapping[bool, tuple[str, ...]] = {  # by whether it is of training
   True: ('crop', 'min_objects', 'max_objects_image', 'ids_file'),

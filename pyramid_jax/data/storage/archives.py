@@ -144,6 +144,19 @@ class Archives:
       data = retries.repeat(lambda: file.read(entry.start, entry.stored), where)
       return _content(data, entry)
 
+  def head(self, row: int, count: int) -> bytes:
+    """Returns the first bytes of a member, all of one that is packed.
+
+    Raises:
+      BrokenImage: as `load` does.
+    """
+    where, entry = self.where(row), self._member(row)
+    if entry.is_packed or entry.stored <= count:
+      return self.load(row)
+    file = self._files[self._table['archive'][row]]
+    with images.unreadable(where):
+      return retries.repeat(lambda: file.read(entry.start, count), where)
+
   def _member(self, row: int) -> Member:
     column = self._table
     return Member(

@@ -9,10 +9,13 @@ import pathlib
 from typing import Protocol
 
 from pyramid_jax import errors
+from pyramid_jax import limits
 from pyramid_jax.data import identity
 from pyramid_jax.data.pixels import images
 from pyramid_jax.data.storage import archives
 from pyramid_jax.data.storage import folder_index
+from pyramid_jax.files import bounded
+from pyramid_jax.files import retries
 from pyramid_jax.files import stores
 
 
@@ -31,6 +34,9 @@ class Store(Protocol):
 
   def load(self, row: int) -> bytes:
     """Returns its content, or raises `images.BrokenImage`."""
+
+  def head(self, row: int, count: int) -> bytes:
+    """Returns its first bytes, at least `count` of them or all."""
 
   def sizes(self, rows: Iterable[int]) -> dict[str, int | None]:
     """Returns the bytes of files by their names, None where it is not known.
@@ -65,6 +71,16 @@ class Folder:
 
   def load(self, row: int) -> bytes:
     return images.load_bytes(self._path / self.names[row])
+
+  def head(self, row: int, count: int) -> bytes:
+    path = self._path / self.names[row]
+
+    def read() -> bytes:
+      with bounded.opened(path, limits.IMAGE_BYTES) as stream:
+        return stream.read(count)
+
+    with images.unreadable(path):
+      return retries.repeat(read, path)
 
   def sizes(self, rows: Iterable[int]) -> dict[str, int | None]:
     return self._sizes([self.names[row] for row in rows])

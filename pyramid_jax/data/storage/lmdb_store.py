@@ -119,6 +119,13 @@ class Lmdb:
     found = {self.names[row]: int(self._sizes[row]) for row in rows}
     return {DATA: size, **found}
 
+  def head(self, row: int, count: int) -> bytes:
+    """Returns the first bytes of an image, or raises `BrokenImage`."""
+    where, size = self.where(row), min(count, int(self._sizes[row]))
+    read = lambda: self._file.read(int(self._starts[row]), size)
+    with images.unreadable(where):
+      return retries.repeat(read, where)
+
   def load(self, row: int) -> bytes:
     """Returns an encoded image, or raises `BrokenImage`."""
     where, size = self.where(row), int(self._sizes[row])

@@ -14,6 +14,7 @@ from pyramid_jax import errors
 from pyramid_jax.conditioning import edges
 from pyramid_jax.data import identity
 from pyramid_jax.data.readers import imagenet
+from pyramid_jax.data.storage import image_sides
 from tests.helpers import archives as made
 from tests.helpers import configs
 
@@ -278,3 +279,55 @@ def test_recorded_numbers_of_the_kit_are_no_ranks():
   ids = imagenet._kit_ids(imagenet.stores.path('meta.mat'), meta())
   assert ids == {1: RETRIEVER, 2: TENCH, 317: GOLDFISH}
   assert json.loads(json.dumps(ids))  # plain numbers and texts
+
+
+@pytest.mark.parametrize('form', ['tar', 'train'])
+def test_images_with_a_shorter_side_are_left_out(tmp_path, form):
+  write_train(tmp_path, form)
+  wide = made.encoded(made.pixels(6, (9, 6)))
+  large = made.encoded(np.resize(made.pixels(7), (600, 7, 3)))
+  noise = np.random.RandomState(0).randint(0, 256, (200, 200, 3), np.uint8)
+  far = made.encoded(noise)
+  assert len(far) > 64 << 10  # only its beginning is read
+  more = {'3': wide, '4': large, '5': far, '6': b'no image'}
+  folder = tmp_path / ('x' if form == 'tar' else 'train') / TENCH
+  made.written(folder, {f'{TENCH}_{k}.JPEG': x for k, x in more.items()})
+  if form == 'tar':
+    files = {f'{TENCH}_{k}.JPEG': x for k, x in more.items()}
+    tar = made.tarred({f'{TENCH}.tar': made.tarred(files)})
+    made.written(tmp_path, {'ILSVRC2012_img_train.tar': tar})
+  fields = {'crop': 'none', 'cache_dir': str(tmp_path / 'cache')}
+  count = lambda least: len(
+    data.create(config_of(tmp_path, min_side=least, **fields), 'train')
+  )
+  # One that is damaged is counted when it is read.
+  assert [count(6), count(7), count(8), count(200)] == [4, 3, 2, 2]
+  reader = data.create(config_of(tmp_path, min_side=7, **fields), 'train')
+  assert reader.report['too_small'] == (1 if form == 'tar' else 5)
+  np.testing.assert_array_equal(reader.decoded(1), noise)
+  (folder / f'{TENCH}_6.JPEG').unlink()
+  if form == 'train':
+    with pytest.raises(errors.UserError, match='is 201, must be at most 200'):
+      count(201)
+
+
+def test_sides_are_kept_until_a_file_changes(tmp_path, monkeypatch):
+  monkeypatch.setattr(image_sides, '_LEAST', 1)
+  write_train(tmp_path, 'train')
+  fields = {'min_side': 4, 'cache_dir': str(tmp_path / 'cache')}
+  measured = []
+  side = image_sides._side
+  monkeypatch.setattr(
+    image_sides, '_side', lambda *args: measured.append(1) or side(*args)
+  )
+  for _ in range(2):
+    data.create(config_of(tmp_path, **fields), 'train')
+  assert len(measured) == 4
+  made.written(
+    tmp_path / 'train', {f'{TENCH}/{TENCH}_19.JPEG': made.encoded(VAL_IMAGE)}
+  )
+  data.create(config_of(tmp_path, **fields), 'train')
+  assert len(measured) == 9
+
+
+VAL_IMAGE = made.pixels(10)

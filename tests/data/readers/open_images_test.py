@@ -258,3 +258,13 @@ def test_blocks_do_not_change_what_is_read(tmp_path, monkeypatch):
   got = read_rows(tmp_path / 'a.csv', [files.HEADER, *rows])
   for name in ('ids', 'boxes', 'area', 'labels', 'flags'):
     np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+
+
+def test_low_resolution_versions_are_of_the_whole_set(root):
+  config = files.make_config(
+    root, 'superres', category_subset='all', crop='random-half', lr_factor=2
+  )
+  reader = data.create(config, 'train')
+  batch = reader.batch(np.arange(2), np.zeros(2, np.uint64))
+  assert batch['image'].shape == (2, 4, 4, 3)
+  assert batch['lr_image'].shape == (2, 2, 2, 3)
