@@ -10,15 +10,17 @@ is, and with the pixels after a bicubic enlargement.
   python -m pyramid_jax.main --config=configs/ldm_superres.py:bsr \
       --config.data.root=IMAGES --workdir=DIR
 
-Reads the official files (docs/data.md) of Open Images (bsr), or of ImageNet
-without images whose shorter side has less than 256 px (bicubic, appendix
-E.3.4): squares of half the shorter side or more, resized by means over areas.
-Any folder of images takes --config.data.name=image_folder
---config.data.min_side=0. The first stage is trained in DIR/first_stage unless
-config.first_stage.checkpoint names one.
+Reads the official files (docs/data.md): Open Images (bsr, bsr_full), or
+ImageNet without images whose shorter side has less than 256 px (bicubic,
+appendix E.3.4): squares of half the shorter side or more, resized by means over
+areas. Any folder of images takes --config.data.name=image_folder, and for
+bicubic --config.data.min_side=0 in addition. The first stage is trained in
+DIR/first_stage unless config.first_stage.checkpoint names one.
 
 Variants:
-  bsr (default): blind degradation, its light version.
+  bsr (default): blind degradation, its light version, as released.
+  bsr_full: blind degradation with the parameters of BSRGAN, which the paper
+    found too strong (appendix D.6.1).
   bicubic: bicubic downsampling.
   released (default): the released U-Net.
   big: a U-Net with which all parameters are 552 M. Its widths are not published
@@ -40,14 +42,15 @@ def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(
     arg,
-    degradation=('bsr', 'bicubic'),
+    degradation=('bsr', 'bsr_full', 'bicubic'),
     network=('released', 'big', 'pixels'),
     debug=False,
   )
-  bsr = variant['degradation'] == 'bsr'
+  degradation = variant['degradation']
+  kinds = {'bsr': 'bsr_light', 'bsr_full': 'bsr', 'bicubic': 'bicubic'}
   big = variant['network'] == 'big'
   name = '' if variant['network'] == 'released' else f'_{variant["network"]}'
-  config = common.ldm(f'ldm_superres_{variant["degradation"]}{name}')
+  config = common.ldm(f'ldm_superres_{degradation}{name}')
   config.network = ConfigDict(
     {
       'model_channels': 256 if big else 160,
@@ -61,11 +64,11 @@ def get_config(arg: str = '') -> ConfigDict:
   config.condition.task = 'superres'
   config.diffusion.linear_end = 0.0155
   config.data.lr_factor = 4
-  config.data.degradation = 'bsr_light' if bsr else 'bicubic'
-  if bsr:
-    config.data.name, config.data.category_subset = 'openimages', 'all'
-  else:
+  config.data.degradation = kinds[degradation]
+  if degradation == 'bicubic':
     config.data.name, config.data.min_side = 'imagenet', 256
+  else:
+    config.data.name, config.data.category_subset = 'openimages', 'all'
   config.data.crop, config.data.eval_crop = 'random-half', 'square'
   config.data.resize = 'area'
   config.train.batch_size = 64
