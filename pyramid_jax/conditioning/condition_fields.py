@@ -114,6 +114,40 @@ FIELDS = {
     ' (gelu).',
     choices=tuple(text_encoders.ACTIVATIONS),
   ),
+  # Of retrieval, whose embeddings have the width `dim`.
+  'condition.neighbours': Field(
+    4,
+    'The number of neighbours on which a training image is conditioned.',
+    low=1,
+    high=ranges.SEQUENCE,
+  ),
+  'condition.prompt_neighbours': Field(
+    0,
+    'The number of neighbours of a text that sampling adds to the text.',
+    low=0,
+    high=ranges.SEQUENCE,
+    resumable=True,
+  ),
+  'condition.neighbour_index': Field(
+    '',
+    'An .npz with the CLIP embeddings of images among which neighbours are'
+    ' sought, or a folder of such files.',
+    resumable=True,
+    path=True,
+  ),
+  'condition.neighbour_rows': Field(
+    '',
+    'The neighbours of training images, written by'
+    ' pyramid_jax.commands.find_neighbours.',
+    resumable=True,
+    path=True,
+  ),
+  'condition.eval_neighbour_rows': Field(
+    '',
+    'The neighbours of the images of val and test.',
+    resumable=True,
+    path=True,
+  ),
   # Of layouts and label sets.
   'condition.no_tokens': Field(
     1024,

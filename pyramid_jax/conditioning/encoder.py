@@ -1,5 +1,6 @@
 """The interface of the encoders of conditions, and what they share."""
 
+from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -78,10 +79,19 @@ class Encoder(Protocol):
     """Whether there is a null condition, as guidance and dropout need it."""
     return True
 
+  def lacking(self, names: Collection[str]) -> list[str]:
+    """Returns those keys that a batch needs and that are not among `names`."""
+    return [name for name in self.example if name not in names]
+
   @property
   def pretrained(self) -> pretrained_lib.PretrainedPart | None:
     """The pretrained weights, None without."""
     return None
+
+  @property
+  def is_released(self) -> bool:
+    """Whether the checkpoints of releases hold pretrained weights."""
+    return True
 
   @property
   def pretrained_name(self) -> str:

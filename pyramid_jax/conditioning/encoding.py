@@ -16,6 +16,7 @@ from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoder as encoder_lib
 from pyramid_jax.conditioning import inpainting
 from pyramid_jax.conditioning import low_resolution
+from pyramid_jax.conditioning import retrieval
 from pyramid_jax.conditioning import semantic_map
 from pyramid_jax.conditioning import tokens
 from pyramid_jax.diffusion.guidance import classifier_free
@@ -35,6 +36,7 @@ TASKS: Mapping[str, Builder] = {
   'map': semantic_map.create,
   'superres': low_resolution.create,
   'inpaint': inpainting.create,
+  retrieval.TASK: retrieval.create,
 }
 ENCODERS: Mapping[str, Builder] = {
   'tokens': tokens.create,

@@ -25,6 +25,7 @@ from pyramid_jax.files import retries
 
 
 TEXT_TASKS = ('text', 'scene_graph')  # tasks whose condition is a text
+PROMPTED = (*TEXT_TASKS, 'retrieval')  # tasks that take a text in sampling
 PRETRAINED = ('clip', 't5')  # encoders with their own tokenizers
 
 WORD_PIECES = 'a WordPiece vocab.txt'

@@ -221,9 +221,9 @@ def _sequence(config: ConfigDict) -> dict[str, Any]:
 def _text(config: ConfigDict) -> dict[str, Any]:
   """Returns `_sequence`, and raises ValueError for a task that is no text."""
   c = config.condition
-  if c.task not in tokenizers.TEXT_TASKS:
+  if c.task not in tokenizers.PROMPTED:
     raise ValueError(
-      f"config.condition.encoder {c.encoder!r} serves the tasks 'text' and"
-      f" 'scene_graph', not {c.task!r}"
+      f'config.condition.encoder {c.encoder!r} serves the tasks'
+      f' {", ".join(tokenizers.PROMPTED)}, not {c.task!r}'
     )
   return _sequence(config)

@@ -7,10 +7,12 @@ import types
 from ml_collections import ConfigDict
 
 from pyramid_jax import files
+from pyramid_jax.conditioning import retrieval
 from pyramid_jax.conditioning import tokenizers
 from pyramid_jax.data import category_lists
 from pyramid_jax.data import id_ranges
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.caches import neighbours
 from pyramid_jax.data.storage import checksums
 
 
@@ -104,6 +106,9 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
       "config.condition.also is 'camera', which config.data.name ="
       f' {name} does not know; use image_folder.'
     )
+  if config.condition.task == retrieval.TASK:
+    images = create(neighbours.without(config), split)
+    return neighbours.reader_of(config, split, images)
   reader = getattr(*_reader(config))(config, split)
   id_ranges.check(config, reader)
   return reader
@@ -149,6 +154,8 @@ def missing_inputs(
   if find is None:  # a reader that makes its data
     return []
   lines = [*find(config, splits), *tokenizers.missing_inputs(config)]
+  if config.condition.task == retrieval.TASK:
+    lines += neighbours.missing_inputs(config, splits)
   listed = config.data.checksums
   line = files.missing(listed, checksums.FIELD) if listed else ''
   return [*lines, line] if line else lines

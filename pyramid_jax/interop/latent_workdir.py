@@ -190,7 +190,7 @@ def _template(system: Any, evaluate: Any = None) -> latent_checkpoint.Weights:
     name: evaluate(part.init, key)
     for name, part in system.pretrained_parts().items()
     # weights that the config names stay where they are
-    if name == FIRST_STAGE or not part.path
+    if name == FIRST_STAGE or (not part.path and system.encoder.is_released)
   }
   # A scale that the checkpoint stores replaces it.
   shape = extra['latent_scale'].shape
@@ -288,7 +288,7 @@ def name_files(config: ConfigDict) -> None:
   ImageNet.
   """
   c = config.condition
-  if c.task in tokenizers.TEXT_TASKS:
+  if c.task in tokenizers.PROMPTED:
     vocabulary = {'tokens': 'bert', 'clip': 'clip_l'}.get(c.encoder, '')
     c.vocab_file = c.vocab_file or vocabulary
     if c.encoder == 'clip':
@@ -341,7 +341,8 @@ def to_official(name: str, workdir: stores.Path) -> dict[str, np.ndarray]:
     return official
   step = int(averaged['step'])
   clip = None
-  if shapes.clip is not None or system.encoder.pretrained is not None:
+  encoder = system.encoder
+  if encoder.pretrained is not None and encoder.is_released:
     part = system.pretrained_parts()['condition']
     tree = jax.eval_shape(part.init, jax.random.key(0))
     with errors.user_errors(value=errors.DATA):

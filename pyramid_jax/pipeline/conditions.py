@@ -38,6 +38,7 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
   'map': ('map',),
   'superres': ('image',),
   'inpaint': ('image', 'mask'),
+  'retrieval': ('prompt',),
 }
 # Those of `config.condition.also` that are needed, too.
 ALSO: Mapping[str, tuple[str, ...]] = {
@@ -176,7 +177,7 @@ def of_task(
     if task == 'scene_graph':
       texts = _texts('graph', request.graph)
       return rows_lib.from_graphs(texts, config, tokenizer(config), names)
-    if task == 'text':
+    if task in ('text', 'retrieval'):
       texts = _texts('prompt', request.prompt)
       return rows_lib.from_text(texts, tokenizer(config))
     if task == 'map':

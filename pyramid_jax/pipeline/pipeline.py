@@ -16,6 +16,7 @@ from pyramid_jax import errors
 from pyramid_jax.distributed import shares
 from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import image_rows
+from pyramid_jax.pipeline import neighbours
 from pyramid_jax.pipeline import request as request_lib
 from pyramid_jax.pipeline import rows as rows_lib
 from pyramid_jax.pipeline import sampler
@@ -172,6 +173,10 @@ class Pipeline(sampler.Sampler):
       self._check_input(name)
     config = settings_lib.with_request(self.config, request)
     given = conditions.read(request, config, self.label_names)
+    with errors.user_errors():
+      given_rows = neighbours.added(
+        given.rows, config, self.system, self.weights, self.mesh
+      )
     start = image_rows.finished_scales(request.coarse_latent)
     extent = self._extent(request, config, start)
     is_plain = given.strength is None and self.upsampler is None
@@ -185,10 +190,10 @@ class Pipeline(sampler.Sampler):
       )
     if request.seed is not None:
       settings = dataclasses.replace(settings, seed=int(request.seed))
-    listed = max((len(x) for x in (*given.rows.values(), *start)), default=1)
+    listed = max((len(x) for x in (*given_rows.values(), *start)), default=1)
     count = listed if listed > 1 else config.sample.count
     count = int(request.count or count)
-    source = self._source(request, config, given.rows, settings, count)
+    source = self._source(request, config, given_rows, settings, count)
     rows = source(np.arange(1))
     self.check(rows, settings)
     self.check_memory(rows, settings, min(config.sample.batch_size, count))

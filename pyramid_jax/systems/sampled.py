@@ -161,7 +161,7 @@ class Sampled:
     spec.check_guidance(self.space.channels, self.stage_count)
 
   def check_rows(self, names: Collection[str]) -> None:
-    lacks = [name for name in self.encoder.example if name not in names]
+    lacks = self.encoder.lacking(names)
     if lacks:
       raise ValueError(f'the condition is missing: {lacks[0]!r} is needed')
 

@@ -18,6 +18,7 @@ from pyramid_jax import placement
 from pyramid_jax.conditioning import stored_tokens
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
+from pyramid_jax.data.caches import added_arrays
 from pyramid_jax.data.caches import text_cache
 from pyramid_jax.data.pixels import buckets as buckets_lib
 from pyramid_jax.distributed import flags
@@ -110,7 +111,8 @@ def prepare(config: ConfigDict, workdir: stores.Path) -> Setup:
       step_system = sampled.with_stored_tokens(system)
       encoder = stored_tokens.text_encoder(sampled.encoder_of(system))
       cache = text_cache.TextCache(config, encoder)
-      reader, null_tokens = text_cache.reader_of(reader, cache), cache.null
+      reader = added_arrays.reader_with(reader, cache)
+      null_tokens = cache.null
     record = data_record.DataRecord.of(train=reader, val=reader_val)
     same_start.check_data(record.facts)
     allow_change = config.data.allow_change

@@ -15,6 +15,7 @@ from pyramid_jax import errors
 from pyramid_jax.commands import cache_texts
 from pyramid_jax.conditioning import encoding
 from pyramid_jax.conditioning import stored_tokens
+from pyramid_jax.data.caches import added_arrays
 from pyramid_jax.data.caches import manifests
 from pyramid_jax.data.caches import text_cache
 from pyramid_jax.distributed import initial
@@ -135,7 +136,7 @@ def test_tokens_are_those_of_the_encoder(made, cache):
   config = config_of(made, **{'condition.cache': cache})
   encoder, texts = opened(config)
   reader = data.create(config, 'train')
-  batch = text_cache.reader_of(reader, texts).batch(
+  batch = added_arrays.reader_with(reader, texts).batch(
     np.arange(6), np.zeros(6, np.uint64)
   )
   weights = initial.evaluate(encoder.init, jax.random.key(0))
@@ -150,7 +151,7 @@ def test_tokens_are_those_of_the_encoder(made, cache):
 def test_conditions_of_training_are_those_of_the_encoder(made, cache):
   config = config_of(made, **{'condition.cache': cache})
   encoder, texts = opened(config)
-  reader = text_cache.reader_of(data.create(config, 'train'), texts)
+  reader = added_arrays.reader_with(data.create(config, 'train'), texts)
   batch = reader.finish(reader.batch(np.arange(6), np.zeros(6, np.uint64)))
   stored = sampled.with_stored_tokens(workdir_lib.create_system(config)).encoder
   assert stored.widths == encoder.widths
@@ -195,7 +196,7 @@ def test_a_run_trains_from_a_cache_and_samples_with_the_encoder(
 def test_what_is_refused(made, cache, tmp_path):
   config = config_of(made, **{'condition.cache': cache})
   _, texts = opened(config)
-  reader = text_cache.reader_of(data.create(config, 'train'), texts)
+  reader = added_arrays.reader_with(data.create(config, 'train'), texts)
   digest = reader.made_by['condition']
   weights = initial.evaluate(part_of(config).init, jax.random.key(0))
   assert digest == hashes.digest(weights)

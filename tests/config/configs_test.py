@@ -130,6 +130,7 @@ VARIANTS = {
   'ldm_imagenet': ('v1', 'v2', 'v2,scale1.25', 'v2,unguided'),
   'ldm_inpaint': ('big', 'big_512', 'vq', 'vq_attn', 'kl_attn', 'pixels'),
   'ldm_layout': ('openimages', 'openimages_512', 'coco', 'coco_tuned'),
+  'ldm_retrieval': ('',),
   'ldm_semantic': ('px256', 'px512'),
   'ldm_shapes': (
     'layout',
@@ -146,7 +147,7 @@ VARIANTS = {
     'class,gpu',
     'inpaint,gpu',
   ),
-  'ldm_superres': ('bsr', 'bicubic', 'bicubic,big', 'bicubic,pixels'),
+  'ldm_superres': ('bsr', 'bsr_full', 'bicubic', 'bicubic,big', 'bicubic,pixels'),
   'ldm_text': ('small', '1p4b', '1p4b,unguided'),
   'ldm_unconditional': (
     'celebahq',
@@ -272,6 +273,7 @@ LDM = (
   ('ldm_imagenet.py:v2', 400.92, 0.512512),
   ('ldm_inpaint.py', 387.25, 0),
   ('ldm_layout.py:openimages', 246.28, 58.86),
+  ('ldm_retrieval.py', 1335.48, 0),
   ('ldm_semantic.py:px256', 215.23, 0.000546),
   ('ldm_superres.py:bsr', 113.62, 0),
   ('ldm_text.py:small', 403.62, 186.15),

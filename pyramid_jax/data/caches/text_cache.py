@@ -14,10 +14,8 @@ cache serves every reader and order of the same texts and the same tokenizer.
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import hashlib
 from typing import Any
-from typing import cast
 
 import jax
 from ml_collections import ConfigDict
@@ -27,8 +25,6 @@ from pyramid_jax import errors
 from pyramid_jax.conditioning import stored_tokens
 from pyramid_jax.conditioning import tokens as tokens_lib
 from pyramid_jax.data import identity
-from pyramid_jax.data import prefetching
-from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.caches import fixed_records
 from pyramid_jax.data.caches import manifests
 from pyramid_jax.files import stores
@@ -123,7 +119,7 @@ def missing_inputs(config: ConfigDict) -> list[str]:
 
 
 class TextCache:
-  """The encoded texts of `config.condition.cache`."""
+  """The encoded texts of `config.condition.cache`, an `added_arrays.Source`."""
 
   def __init__(self, config: ConfigDict, encoder: tokens_lib.PretrainedEncoder):
     """Opens a cache; `encoder` is that of the run.
@@ -149,6 +145,15 @@ class TextCache:
     self.sizes |= file.check()
     self._keys = file.read(np.zeros(1, np.int64))[_KEYS][0]
     self.null = self.tokens(stored_tokens.null_ids(encoder)[None])[0]
+    self.made_by = {PART: self.encoder}
+
+  def arrays(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns `condition_tokens` (B, L', D) of the texts of a batch."""
+    return {stored_tokens.KEY: self.tokens(batch[stored_tokens.IDS])}
+
+  def identity(self) -> identity.Identity:
+    """Returns the encoder, and the sizes of the files."""
+    return {TEXTS: {'encoder': self.encoder, **self.sizes}}
 
   def tokens(self, ids: np.ndarray) -> np.ndarray:
     """Returns the encodings (B, L', D) of ids (B, L) int32.
@@ -172,66 +177,3 @@ class TextCache:
         errors.DATA,
       )
     return found[stored_tokens.KEY]
-
-
-def reader_of(reader: reader_lib.Reader, cache: TextCache) -> 'CachedReader':
-  """Returns a reader with the encodings of its texts."""
-  is_rowwise = isinstance(reader, prefetching.Rowwise)
-  return (CachedRows if is_rowwise else CachedReader)(reader, cache)
-
-
-class CachedReader:
-  """A reader whose batches have the encodings of their texts, too.
-
-  It is a `reader.Reader`; `made_by` is as in `manifests.check_makers`.
-  """
-
-  def __init__(self, reader: reader_lib.Reader, cache: TextCache):
-    self._reader, self._cache = reader, cache
-    self.label_names = reader.label_names
-    self.id_counts = reader.id_counts
-    self.report = reader.report
-    self.buckets = reader.buckets
-    self.made_by = {**getattr(reader, 'made_by', {}), PART: cache.encoder}
-
-  def __len__(self) -> int:
-    return len(self._reader)
-
-  def batch(
-    self, indices: np.ndarray, draws: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """Returns the reader's batch with `condition_tokens` (B, L, D)."""
-    return self._with_tokens(self._reader.batch(indices, draws))
-
-  def _with_tokens(
-    self, batch: Mapping[str, np.ndarray]
-  ) -> dict[str, np.ndarray]:
-    tokens = self._cache.tokens(batch[stored_tokens.IDS])
-    return {**batch, stored_tokens.KEY: tokens}
-
-  def identity(self) -> identity.Identity:
-    """Returns what the reader's examples and the cache are made of."""
-    made = {'encoder': self._cache.encoder, **self._cache.sizes}
-    return {**self._reader.identity(), TEXTS: made}
-
-  def finish(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns what the reader makes of a batch, and the encodings."""
-    return self._reader.finish(batch)
-
-
-class CachedRows(CachedReader):
-  """The same of a reader that is `prefetching.Rowwise`, and so is this."""
-
-  def row(self, index: int, draw: np.uint64) -> dict[str, np.ndarray]:
-    """Returns the arrays of the reader's example."""
-    return self._rows.row(index, draw)
-
-  def stacked(
-    self, rows: Sequence[Mapping[str, np.ndarray]]
-  ) -> dict[str, np.ndarray]:
-    """Returns the batch of examples with `condition_tokens` (B, L, D)."""
-    return self._with_tokens(self._rows.stacked([dict(x) for x in rows]))
-
-  @property
-  def _rows(self) -> prefetching.Rowwise:
-    return cast(prefetching.Rowwise, self._reader)

@@ -65,6 +65,7 @@ FAMILIES = {
   'ldm.kl_loss': f'{_HERE}.first_stage_losses',
   'ldm.lpips': f'{_HERE}.lpips',
   'ldm.plms': f'{_HERE}.ldm_samplers',
+  'ldm.retrieval': f'{_HERE}.retrieval',
   'ldm.unet': f'{_HERE}.unet',
   'ldm.vq': f'{_HERE}.autoencoder',
   'ldm.vq_loss': f'{_HERE}.first_stage_losses',
