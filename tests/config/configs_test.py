@@ -147,7 +147,13 @@ VARIANTS = {
     'class,gpu',
     'inpaint,gpu',
   ),
-  'ldm_superres': ('bsr', 'bsr_full', 'bicubic', 'bicubic,big', 'bicubic,pixels'),
+  'ldm_superres': (
+    'bsr',
+    'bsr_full',
+    'bicubic',
+    'bicubic,big',
+    'bicubic,pixels',
+  ),
   'ldm_text': ('small', '1p4b', '1p4b,unguided'),
   'ldm_unconditional': (
     'celebahq',

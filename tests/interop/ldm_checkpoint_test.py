@@ -30,6 +30,7 @@ DECODER = 'decoder.up.0.block.0.norm1.weight'
 CONDITIONS = {
   'ldm_unconditional:celebahq': (None, 0),
   'ldm_imagenet:v2': ('embedding.weight', 1),
+  'ldm_retrieval:': (None, 0),  # CLIP is no part of the release.
   'ldm_semantic:px256': ('channel_mapper.weight', 1),
   'ldm_superres:bsr': (None, 0),
   'ldm_inpaint:': ('post_quant_conv.bias', -1),
@@ -86,7 +87,8 @@ def test_every_kind_of_condition_there_and_back(name):
   assert not report.unused
   left_out = f'left out, since no step reads it: {", ".join(HEAD)}'
   assert (left_out in report.notes) == name.startswith('ldm_text')
-  np.testing.assert_array_equal(trees.latent_scale, [1.0])
+  scale = 0.22765929 if name.startswith('ldm_retrieval') else 1.0
+  np.testing.assert_allclose(trees.latent_scale, [scale])
   back = latent_checkpoint.to_official(
     trees, system.chain, 0.9999, latent_workdir.layout_of('ldm', system)
   )

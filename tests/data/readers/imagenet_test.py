@@ -15,6 +15,7 @@ from pyramid_jax.conditioning import edges
 from pyramid_jax.data import identity
 from pyramid_jax.data.readers import imagenet
 from pyramid_jax.data.storage import image_sides
+from pyramid_jax.data.storage import image_stores
 from tests.helpers import archives as made
 from tests.helpers import configs
 
@@ -309,6 +310,20 @@ def test_images_with_a_shorter_side_are_left_out(tmp_path, form):
   if form == 'train':
     with pytest.raises(errors.UserError, match='is 201, must be at most 200'):
       count(201)
+
+
+@pytest.mark.parametrize('form', ['tar', 'folder'])
+def test_of_a_large_image_the_beginning_is_read(tmp_path, monkeypatch, form):
+  noise = np.random.RandomState(0).randint(0, 256, (200, 201, 3), np.uint8)
+  files = {'a.png': made.encoded(noise)}
+  made.written(
+    tmp_path, files if form == 'folder' else {'a.tar': made.tarred(files)}
+  )
+  path = tmp_path if form == 'folder' else tmp_path / 'a.tar'
+  store = image_stores.opened(path, tmp_path / 'cache')
+  monkeypatch.delattr(type(store), 'load')
+  sides = image_sides.shorter(store, [0], tmp_path / 'cache', 1)
+  assert sides.tolist() == [200]
 
 
 def test_sides_are_kept_until_a_file_changes(tmp_path, monkeypatch):
