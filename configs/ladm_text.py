@@ -24,12 +24,27 @@ of 1024 px a guess from them.
 A batch of 256 keeps at most 32 devices busy, which must divide each number of
 config.laplacian.stage_batch; docs/scaling.md says how to fill a pod.
 
+A few images of a person, a thing or a style customise a trained model: the
+report (section on finetuning) shows such sets and publishes no numbers. Their
+captions name it by words that mean nothing else, such as 'a photo of sks'; each
+network of a stage is trained on them, those of the model of 256 px and those of
+1024 px.
+
+  python -m pyramid_jax.main --config=configs/ladm_text.py:256,custom \
+      --config.train.init_from=DIR --config.data.root=FEW --workdir=DIR_OWN
+
+FEW is a folder of these images with captions.jsonl. To keep what the model
+knows of a kind of things, images of it that the model has sampled may lie in
+the same folder with their captions (arXiv:2208.12242); nothing of the report is
+known to do so.
+
 Variants:
   256 (default): stages of 64, 128 and 256 px, conditioned on the tokens of a
     pretrained T5 v1.1 XXL and on the camera.
   1k: stages of 256, 512 and 1024 px, all on a grid of 256 through wavelet
     packets, conditioned on the text and on the image of 256 px with added noise
     (arXiv:2106.15282).
+  custom: 1,000 steps on a few images, from config.train.init_from.
   debug: the smallest sizes.
 """
 
@@ -61,7 +76,9 @@ SMALL = {
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of one model of the cascade."""
-  variant = config_lib.parse_variants(arg, size=('256', '1k'), debug=False)
+  variant = config_lib.parse_variants(
+    arg, size=('256', '1k'), custom=False, debug=False
+  )
   is_large = variant['size'] == '1k'
   config = config_lib.base('ladm')
   config.name = f'ladm_text_{variant["size"]}'
@@ -115,6 +132,20 @@ def get_config(arg: str = '') -> ConfigDict:
   config.sample.count = config.sample.batch_size = 16
   config.evaluate.count, config.evaluate.batch_size = 30_000, 32
   config.evaluate.protocol = 'coco_30k'
+  if variant['custom']:
+    _customise(config)
   if variant['debug']:
     common.shrink(config, SMALL)
   return config
+
+
+def _customise(config: ConfigDict) -> None:
+  """Sets a short run on a few images, at a low learning rate."""
+  config.name += '_custom'
+  config.laplacian.stage_batch, config.train.batch_size = (6, 6, 4), 16
+  config.train.learning_rate = 1e-5
+  config.train.steps, config.train.warmup_steps = 1000, 0
+  config.train.checkpoint_every = config.train.sample_every = 250
+  config.train.log_every = 10
+  config.ema.decay = 0.99  # 0.9999 would keep the weights of the base.
+  config.evaluate.count, config.evaluate.protocol = 16, ''

@@ -17,6 +17,7 @@ KEYS = {
   'mask': ('mask',),
   'depth': ('mask',),
   'inpaint': ('image', 'inpaint_mask'),
+  'low_resolution': ('lr_image',),
 }
 
 
@@ -28,7 +29,8 @@ class ControlMap:
   of one channel with values up to 255, the mean of a cell; 'mask' a semantic
   map, one channel for every class, the share of a cell; 'inpaint' the known
   part of an image in [-1, 1], 0 elsewhere, and a mask of cells that are not
-  known as a whole.
+  known as a whole; 'low_resolution' an image of three channels in [-1, 1] that
+  was enlarged, the mean of a cell.
 
   Attributes:
     kind: a key of `KEYS`.
@@ -56,14 +58,15 @@ class ControlMap:
   def example(self, size: int) -> Batch:
     """Returns one row of zeros of `keys`, of images of size x size."""
     shape = (1, size, size)
-    image = {'image': jnp.zeros((*shape, 3))}
+    image = dict.fromkeys(('image', 'lr_image'), jnp.zeros((*shape, 3)))
     maps = {key: jnp.zeros(shape, jnp.uint8) for key in self.keys}
     return {key: image.get(key, x) for key, x in maps.items()}
 
   @property
   def channels(self) -> int:
     """Channels of the result."""
-    return {'mask': self.classes, 'inpaint': 4}.get(self.kind, 1)
+    channels = {'mask': self.classes, 'inpaint': 4, 'low_resolution': 3}
+    return channels.get(self.kind, 1)
 
   def __call__(self, batch: Batch, size: int) -> jax.Array:
     """Returns the map at a grid, (B, size, size, channels) float32.
@@ -91,6 +94,8 @@ class ControlMap:
     if self.kind == 'mask':
       one_hot = jax.nn.one_hot(first, self.classes, dtype=jnp.float32)
       return resampling.average_pool(one_hot, factor)
+    if self.kind == 'low_resolution':
+      return resampling.average_pool(first.astype(jnp.float32), factor)
     hole = (others[0][..., None] > 0).astype(jnp.float32)
     hole = resampling.max_pool(hole, factor)
     known = resampling.average_pool(first.astype(jnp.float32), factor)

@@ -97,7 +97,8 @@ VARIANTS = {
     'long',
     'gpu',
   ),
-  'ladm_text': ('256', '1k'),
+  'ladm_text': ('256', '1k', '256,custom', '1k,custom'),
+  'ladm_upsampler': ('control', 'tuned', 'control,shapes', 'tuned,shapes'),
   'ldm_autoencoder': (
     'kl_f4',
     'kl_f8',

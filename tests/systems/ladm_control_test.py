@@ -239,6 +239,8 @@ def test_controls_that_do_not_fit_are_refused():
     joined(other)
   with pytest.raises(ValueError, match="'ladm', must be 'ladm_control' in OT"):
     joined(load('none,two,debug'))
+  with pytest.raises(ValueError, match='train_base is True, must be False in'):
+    joined(load(control__train_base='True'))
   classes = load(
     control__map='mask', data__maps="('mask',)", condition__map_classes='9'
   )

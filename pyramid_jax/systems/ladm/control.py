@@ -61,6 +61,10 @@ FIELDS = {
     'The map that controls the network.',
     choices=tuple(control_maps.KEYS),
   ),
+  'control.train_base': Field(
+    False,
+    'Whether the base is trained with the branches; its file stays as it is.',
+  ),
   'control.weight': Field(
     1.0,
     'The strength of the control in sampling: 0 for none, 1 as trained.',
@@ -90,6 +94,7 @@ GIVEN_BY = {
   'mask': 'a map',
   'image': 'an image and a mask',
   'inpaint_mask': 'an image and a mask',
+  'lr_image': 'an image',
 }
 network_class = stage_networks.network_class
 
@@ -158,6 +163,8 @@ class LaDMControl(ladm.LaDM):
 
   base_path: str  # the workdir of the base
   controls: tuple[Control, ...]  # that of the branches that are trained first
+  # Whether the difference of the base from its file is trained, too.
+  trains_base: bool
 
   @property
   def _keys(self) -> tuple[str, ...]:
@@ -201,7 +208,10 @@ class LaDMControl(ladm.LaDM):
         k: jax.tree.map(jnp.zeros_like, tree) if k in own else tree
         for k, tree in branch.items()
       }
-    return {'generator': {'branches': branches}}, extra
+    trained = {'branches': branches}
+    if self.trains_base:
+      trained['base'] = jax.tree.map(jnp.zeros_like, base['generator'])
+    return {'generator': trained}, extra
 
   def example_rows(self) -> Batch:
     rows = dict(super().example_rows())
@@ -233,19 +243,23 @@ class LaDMControl(ladm.LaDM):
 
   def generator(self, weights: Weights) -> Any:
     base = jax.lax.stop_gradient(weights.frozen[BASE])
-    moved = [weights.params['generator']['branches']]
+    trained = weights.params['generator']
+    moved = [trained['branches']]
     moved += [
       jax.lax.stop_gradient(weights.frozen[control.part]['branches'])
       for control in self.controls[1:]
     ]
+    now = base
+    if self.trains_base:
+      now = jax.tree.map(jnp.add, base, trained['base'])
     networks = {
       name: {
-        'base': own,
+        'base': now['networks'][name],
         'branches': [_whole(own, x[name]) for x in moved],
       }
       for name, own in base['networks'].items()
     }
-    return {**base, 'networks': networks}
+    return {**now, 'networks': networks}
 
   def network(self, stage: int) -> ControlledNetwork:
     plain = self.networks.of_stage(stage)
@@ -266,6 +280,8 @@ class LaDMControl(ladm.LaDM):
   def inputs(self, inputs: Inputs, batch: Batch) -> Inputs:
     if 'sketch' in batch:  # a sketch in the place of edges
       batch = {**batch, 'edges': (batch['sketch'] + 1.0) / 2.0}
+    if inputs.concat is not None:  # enlarged, with the noise that it has
+      batch = {**batch, 'lr_image': inputs.concat}
     (side,) = {batch[key].shape[1] for key in self._keys}
     maps = tuple(
       tuple(control.map(batch, n) for n in self._sides(side))
@@ -309,25 +325,38 @@ def create(config: ConfigDict, *others: ConfigDict) -> LaDMControl:
     **vars(base),
     base_path=config.control.base,
     controls=(_own(config), *_joined(config, others)),
+    trains_base=config.control.train_base,
   )
 
 
 def _check(config: ConfigDict) -> None:
   """Raises ValueError for a base without branches of this kind."""
-  f = config.laplacian
+  c, f = config.control, config.laplacian
+  conditions = (config.condition.task, config.condition.also)
   for name, value, only, why in (
     ('data.buckets', config.data.buckets, 0, 'maps are squares'),
     ('laplacian.network', f.network, 'unet', 'a branch is of a U-Net'),
     ('laplacian.latent', f.latent, False, 'maps are of images'),
   ):
     fields_lib.check_value(name, value, (only,), f' for ladm_control: {why}')
+  if c.map == 'low_resolution' and 'superres' not in conditions:
+    raise ValueError(
+      f'config.control.map is {c.map!r}, so config.condition.task or'
+      " config.condition.also must be 'superres', not"
+      f' {conditions[0]!r} and {conditions[1]!r}'
+    )
+  if c.train_base and c.also:
+    raise ValueError(
+      f'config.control.also is {tuple(c.also)}, must be () with'
+      ' config.control.train_base: they are of another base'
+    )
 
 
 def _own(config: ConfigDict) -> Control:
   """Returns the control whose branches a run trains."""
   c = config.control
   own = Control(map=_map_of(config), weight=c.weight)
-  lacks = set(own.map.keys) - {'image', *config.data.maps}
+  lacks = set(own.map.keys) - {'image', 'lr_image', *config.data.maps}
   if config.data.name == 'shapes' and lacks:
     raise ValueError(
       f'config.data.maps is {tuple(config.data.maps)}, must have'
@@ -370,6 +399,9 @@ def _check_other(config: ConfigDict, path: str, other: ConfigDict) -> None:
   fields_lib.check_value(
     'system.name', other.system.name, ('ladm_control',), f' in {path}'
   )
+  trains = other.control.train_base
+  reason = f' in {path}, whose base is then another'
+  fields_lib.check_value('control.train_base', trains, (False,), reason)
   for name in _SHARED:
     mine, theirs = config[name].to_dict(), other[name].to_dict()
     differ = sorted(k for k in mine if mine[k] != theirs.get(k))
