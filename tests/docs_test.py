@@ -17,6 +17,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import systems
 from pyramid_jax.commands import options
+from pyramid_jax.commands import panorama
 from pyramid_jax.commands import ship
 from pyramid_jax.config import checks
 from pyramid_jax.config import sections
@@ -234,6 +235,7 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
     mock.patch.object(workdir_lib, 'read_config', return_value=run),
     mock.patch.object(convert, 'convert', stop),
     mock.patch.object(convert, 'export', stop),
+    mock.patch.object(panorama, 'run', stop),
     mock.patch.object(ship, 'ship', stop),
     mock.patch.object(topologies, 'prepare'),
   ):

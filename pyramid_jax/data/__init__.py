@@ -36,6 +36,7 @@ READERS = {
   'ade20k': (f'{_READERS}.map_pairs', 'MapPairsReader'),
   'landscapes': (f'{_READERS}.map_pairs', 'MapPairsReader'),
   'digits': ('pyramid_jax.data.digits', 'DigitsReader'),
+  'hdr': (f'{_READERS}.hdr', 'HdrReader'),
   'parquet': (f'{_READERS}.parquet', 'ParquetReader'),
   'tar_shards': (f'{_READERS}.tar_shards', 'TarShardsReader'),
   LATENTS: (f'{_READERS}.latent_cache', 'LatentReader'),

@@ -18,6 +18,7 @@ SYSTEMS = {
   'diffit': 'pyramid_jax.systems.diffit.image',
   'flow': 'pyramid_jax.systems.flow',
   'frido': 'pyramid_jax.systems.frido',
+  'hdr': 'pyramid_jax.systems.hdr',
   'latent_diffit': 'pyramid_jax.systems.diffit.latent',
   'ladm': 'pyramid_jax.systems.ladm.ladm',
   'ladm_control': 'pyramid_jax.systems.ladm.control',

@@ -70,6 +70,7 @@ VARIANTS = {
     'lsun_churches',
   ),
   'frido_visual_genome': ('layout', 'scene_graph'),
+  'hdr': ('',),
   'ladm_controlnet': ('edges', 'depth', 'inpaint'),
   'ladm_latent_imagenet': ('256', '512'),
   'ladm_latent_shapes': (

@@ -12,23 +12,21 @@ unless `config.data.ids_file` and
 """
 
 from collections.abc import Iterable
-import io
 
 from ml_collections import ConfigDict
 import numpy as np
 
-from pyramid_jax import limits
 from pyramid_jax.data import stored_images
 from pyramid_jax.data.caches import index_cache
+from pyramid_jax.data.pixels import array_files
 from pyramid_jax.data.pixels import images
 from pyramid_jax.data.pixels import transforms
 from pyramid_jax.data.readers import image_folder
 from pyramid_jax.data.storage import image_lists
 from pyramid_jax.data.storage import image_stores
-from pyramid_jax.files import arrays
 
 
-ARRAY = '.npy'
+ARRAY = array_files.SUFFIX
 
 
 def missing_inputs(
@@ -55,25 +53,16 @@ def decode_array(data: bytes, where: str) -> np.ndarray:
   Raises:
     BrokenImage: it is no such array.
   """
-  stream = io.BytesIO(data)
-  try:
-    shape, is_fortran, dtype = arrays.header(stream, ARRAY)
-  except ValueError as error:
-    raise images.BrokenImage(where, f'no array of NumPy: {error}') from None
-  channels, height, width = shape[-3:] if len(shape) > 2 else (0, 0, 0)
-  is_face = channels == 3 and shape[:-3] in ((), (1,)) and dtype == np.uint8
-  count = 3 * height * width
-  if not is_face or is_fortran or not 0 < count <= 3 * limits.IMAGE_PIXELS:
+  pixels = array_files.decode(data, where)
+  channels = pixels.shape[-3] if pixels.ndim > 2 else 0
+  is_one = pixels.shape[:-3] in ((), (1,))
+  if channels != 3 or not is_one or pixels.dtype != np.uint8:
     raise images.BrokenImage(
       where,
-      f'an array {shape} of {dtype}, must be uint8 of the shape'
+      f'an array {pixels.shape} of {pixels.dtype}, must be uint8 of the shape'
       ' (1, 3, 1024, 1024)',
     )
-  rest = len(data) - stream.tell()
-  if rest != count:
-    raise images.BrokenImage(where, f'{rest} of {count} bytes of pixels')
-  pixels = np.frombuffer(data, np.uint8, count, stream.tell())
-  return pixels.reshape(3, height, width).transpose(1, 2, 0)
+  return pixels.reshape(pixels.shape[-3:]).transpose(1, 2, 0)
 
 
 class CelebAHqReader(stored_images.StoredReader):

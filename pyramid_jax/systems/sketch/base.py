@@ -105,7 +105,7 @@ def _stage_shapes(
 def check(config: ConfigDict, base_config: ConfigDict) -> None:
   """Raises ValueError for a base without samples or with other conditions."""
   path = config.sketch.base
-  if base_config.system.name in ('autoencoder', 'sketch'):
+  if base_config.system.name in ('autoencoder', 'hdr', 'sketch'):
     raise ValueError(
       f'config.sketch.base is {path}, a run of the system'
       f' {base_config.system.name!r}, which cannot be sampled by itself'
