@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 
 import jax
@@ -11,7 +12,9 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception
+from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import score_directions
 from pyramid_jax.metrics import states
 from pyramid_jax.networks import inception as network_lib
@@ -21,6 +24,7 @@ from pyramid_jax.networks import inception as network_lib
 KEPT = 50_000
 # Up to so many images their covariance has no full rank.
 FEW = network_lib.FEATURES
+SELF = 'fid_self'  # the reference against itself: 0 but for rounding
 _HALVES = ('even', 'odd')  # of the real images
 
 
@@ -50,12 +54,16 @@ class FidState:
   def _with_samples(self, batch: states.Batch) -> inception.Parts:
     features = self.evaluator.extract(batch.images)
     runs = batch.places // self.run_size
+    shuffled = _shuffled(self.run_size)
 
     def of_run(run: int, state: inception.State | None) -> inception.Parts:
       rows = runs == run
       some = jax.tree.map(lambda x: np.asarray(x)[rows], features)
       places = batch.places[rows] - run * self.run_size
-      return inception.add((state,), batch.images[rows], some, places, KEPT)
+      images = batch.images[rows]
+      return inception.add(
+        (state,), images, some, places, KEPT, shuffled=shuffled
+      )
 
     return sum((of_run(*x) for x in enumerate(self.samples)), ())
 
@@ -77,7 +85,10 @@ class FidState:
         reference = fidelity.reference_of(even, odd, self._real)
       runs = [inception.scores(x, reference.statistics) for x in samples]
     bound = lambda name: reference.ceiling.get(fidelity.plain(name))
-    rows = []
+    fit = reference.statistics.pool
+    zero = frechet.distance(fit, fit)
+    itself = bootstrap.without_interval(zero, reference.statistics.count or 0)
+    rows = [bootstrap.Row(SELF, itself, reference=reference.label)]
     for name, score in of_runs(runs).items():
       against = '' if inception.is_alone(name) else reference.label
       rows.append(bootstrap.Row(name, score, bound(name), reference=against))
@@ -129,6 +140,11 @@ class FidState:
     parts = tuple(found[name] for name in self._names)
     runs = len(self.samples)
     return dataclasses.replace(self, samples=parts[:runs], halves=parts[runs:])
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffled(count: int) -> np.ndarray:
+  return inception_score.shuffled_splits(count)
 
 
 def of_runs(

@@ -25,6 +25,8 @@ from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import image_sets
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score
+from pyramid_jax.metrics import kid
+from pyramid_jax.metrics import nearest
 from pyramid_jax.metrics import precision_recall
 from pyramid_jax.metrics import states
 from pyramid_jax.networks import inception
@@ -110,6 +112,8 @@ class State:
   pool: frechet.Moments  # The moments of the 2048 averages.
   spatial: frechet.Moments  # The moments of the 2023 spatial features.
   splits: inception_score.Splits  # sums of the inception score
+  # Those of torch-fidelity's splits; none where the count was not known.
+  shuffled: inception_score.Splits
   kept: states.Kept  # `features` (M, 2048) float32, averages of some images
   contents: image_sets.Contents = image_sets.Contents()
 
@@ -130,6 +134,7 @@ class State:
       pool=self.pool.merge(other.pool),
       spatial=self.spatial.merge(other.spatial),
       splits=inception_score.merge_splits(self.splits, other.splits),
+      shuffled=inception_score.merge_splits(self.shuffled, other.shuffled),
       kept=self.kept.merge(other.kept),
       contents=self.contents.merge(other.contents),
     )
@@ -138,6 +143,7 @@ class State:
   def totals(self) -> dict[str, np.ndarray]:
     """All but what is kept of single images, as arrays."""
     arrays = {f'split|{n}': sums for n, sums in self.splits.items()}
+    arrays |= {f'shuffled|{n}': sums for n, sums in self.shuffled.items()}
     for name, moments in (('pool', self.pool), ('spatial', self.spatial)):
       values = dataclasses.asdict(moments)
       arrays |= {f'{name}|{n}': np.asarray(x) for n, x in values.items()}
@@ -152,11 +158,15 @@ class State:
       count = float(values.pop('count'))
       return frechet.Moments(count=count, **values)
 
-    splits = states.part('split|', totals)
+    def splits(name: str) -> inception_score.Splits:
+      found = states.part(f'{name}|', totals)
+      return {int(number): sums for number, sums in found.items()}
+
     return cls(
       pool=moments('pool'),
       spatial=moments('spatial'),
-      splits={int(number): sums for number, sums in splits.items()},
+      splits=splits('split'),
+      shuffled=splits('shuffled'),
       kept=kept,
       contents=image_sets.Contents.of_words(totals['contents']),
     )
@@ -175,11 +185,12 @@ def add(
   places: np.ndarray,
   keep: int,
   split_size: int = inception_score.SPLIT_SIZE,
+  shuffled: np.ndarray | None = None,
 ) -> Parts:
   """Returns the states with (B, H, W, 3) uint8 images and their features.
 
   Their places are (B,). Of the first `keep` places the averages are kept, 8 KB
-  an image.
+  an image. `shuffled` are the `inception_score.shuffled_splits` of all places.
   """
 
   def with_part(part: int, state: State | None) -> State | None:
@@ -188,8 +199,14 @@ def add(
       return state
     some = jax.tree.map(lambda x: np.asarray(x)[rows], features)
     new = _state(some, places[rows], keep, split_size)
-    contents = image_sets.Contents.of_images(images[rows])
-    return merged(state, dataclasses.replace(new, contents=contents))
+    new = dataclasses.replace(
+      new, contents=image_sets.Contents.of_images(images[rows])
+    )
+    if shuffled is not None:
+      logits = np.asarray(some.logits_unbiased)
+      sums = inception_score.sums_of(logits, shuffled[places[rows]])
+      new = dataclasses.replace(new, shuffled=sums)
+    return merged(state, new)
 
   return tuple(with_part(part, state) for part, state in enumerate(parts))
 
@@ -276,6 +293,7 @@ def _state(
     pool=frechet.moments(pool),
     spatial=frechet.moments(np.asarray(features.spatial)),
     splits=inception_score.split_sums(logits, places, split_size),
+    shuffled={},
     kept=states.Kept().add(places[kept], {'features': pool[kept]}),
   )
 
@@ -285,9 +303,10 @@ def scores(
 ) -> dict[str, bootstrap.Score]:
   """Returns the scores by name; names say how many images were scored.
 
-  Precision and recall have intervals over images, the inception score one
-  over its splits, the distances none. Scores whose part the reference lacks are
-  left out, and so are precision and recall of too few images.
+  Precision, recall and the share of copies have intervals over images, the
+  inception score one over its splits, the distances none. Scores whose part the
+  reference lacks are left out, and so are those of kept averages where these
+  are too few.
 
   Raises:
     ValueError: fewer than two images.
@@ -304,11 +323,33 @@ def scores(
   if reference.spatial is not None:
     out[f'sfid_{variant}'] = distance(samples.spatial, reference.spatial)
   out[f'inception_score_{number}'] = inception_score.over_splits(samples.splits)
+  if len(samples.shuffled) == inception_score.FIDELITY_SPLITS:
+    shuffled = inception_score.over_splits(samples.shuffled)
+    out[f'inception_score_fidelity_{number}'] = shuffled
   real, ours = reference.features, samples.features
-  if real is not None and min(len(real), len(ours)) > _FEWEST:
+  if real is not None:
+    out |= _of_features(real, ours, number)
+  return out
+
+
+def _of_features(
+  real: np.ndarray, ours: np.ndarray, number: str
+) -> dict[str, bootstrap.Score]:
+  """Returns the scores of kept averages, those for which there are enough."""
+  out, fewest = {}, min(len(real), len(ours))
+  if fewest > _FEWEST:
     precision, recall = precision_recall.precision_recall(real, ours)
     out[f'precision_{number}'] = bootstrap.proportion(precision[0], len(ours))
     out[f'recall_{number}'] = bootstrap.proportion(recall[0], len(real))
+  if fewest >= kid.SUBSET_SIZE:
+    values = kid.of_subsets(ours, real)
+    variant = f'{inception_reference.RESIZE}_{number}'
+    names = {'kid': values.mean(), 'kid_std': values.std()}
+    for name, value in names.items():
+      out[f'{name}_{variant}'] = bootstrap.without_interval(value, len(ours))
+  if len(real) >= nearest.FEWEST:
+    share = nearest.copied_share(real, ours)
+    out[f'copied_{number}'] = bootstrap.proportion(share, len(ours))
   return out
 
 

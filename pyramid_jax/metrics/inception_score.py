@@ -14,6 +14,8 @@ from pyramid_jax.metrics import bootstrap
 
 
 SPLIT_SIZE = 5000  # images, as in openai/guided-diffusion
+# Of toshas/torch-fidelity, which LDM and Frido are scored by.
+FIDELITY_SPLITS, FIDELITY_SEED = 10, 2020
 
 
 # Number of a split -> its images, the sum of p log p, and the sums of the class
@@ -32,14 +34,34 @@ def split_sums(
   Raises:
     ValueError: no images, or an empty split.
   """
-  if split_size < 1 or logits.ndim != 2 or not len(logits):
-    raise ValueError(
-      f'logits must be (N, K) with N > 0 and split_size > 0, got '
-      f'{logits.shape} and {split_size}.'
-    )
+  if split_size < 1:
+    raise ValueError(f'split_size must be > 0, got {split_size}.')
+  return sums_of(logits, places // split_size)
+
+
+def shuffled_splits(count: int) -> np.ndarray:
+  """Returns the numbers (count,) of the splits of shuffled images.
+
+  The image at a place belongs to the split that torch-fidelity puts it in
+  (torch_fidelity/metric_isc.py); some are empty below ten images.
+  """
+  order = np.random.RandomState(FIDELITY_SEED).permutation(count)
+  numbers = np.arange(1, FIDELITY_SPLITS + 1) * count // FIDELITY_SPLITS
+  out = np.empty(count, np.int64)
+  out[order] = np.searchsorted(numbers, np.arange(count), side='right')
+  return out
+
+
+def sums_of(logits: np.ndarray, numbers: np.ndarray) -> Splits:
+  """Returns the sums of images with logits (N, K) in splits `numbers` (N,).
+
+  Raises:
+    ValueError: no images.
+  """
+  if logits.ndim != 2 or not len(logits):
+    raise ValueError(f'logits must be (N, K) with N > 0, got {logits.shape}.')
   log_p = special.log_softmax(np.asarray(logits, np.float64), axis=1)
   p = np.exp(log_p)
-  numbers = places // split_size
   sums = {}
   for number in np.unique(numbers):
     rows = numbers == number

@@ -104,3 +104,16 @@ def test_bad_moments():
   a = frechet.fit(np.eye(3))
   with pytest.raises(ValueError, match='Gaussians of 3 and of 4 numbers'):
     frechet.distance(a, frechet.fit(np.eye(4)))
+
+
+def test_a_million_and_three_rows_keep_their_digits():
+  count = 1_000_003
+  rng = np.random.default_rng(0)
+  mix = rng.normal(size=(4, 4))
+  x = (rng.normal(size=(count, 4)) @ mix + 1000).astype(np.float32)
+  parts = [frechet.moments(p) for p in np.split(x, range(0, count, 4099))]
+  total = functools.reduce(frechet.Moments.merge, parts)
+  assert total.count == count
+  exact = x.astype(np.float64)
+  np.testing.assert_allclose(total.mean, exact.mean(0), rtol=1e-9)
+  np.testing.assert_allclose(total.covariance, np.cov(exact.T), rtol=1e-6)

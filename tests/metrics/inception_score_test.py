@@ -34,9 +34,9 @@ def test_splits_are_in_order_and_the_last_is_shorter():
 
 
 def test_bad_values():
-  with pytest.raises(ValueError, match=r'got \(0, 5\) and 10'):
+  with pytest.raises(ValueError, match=r'N > 0, got \(0, 5\)'):
     split_scores(np.zeros((0, 5)), 10)
-  with pytest.raises(ValueError, match=r'got \(2, 5\) and 0'):
+  with pytest.raises(ValueError, match='must be > 0, got 0'):
     split_scores(np.zeros((2, 5)), 0)
 
 
@@ -59,3 +59,20 @@ def test_sums_of_parts_are_merged():
   )
   assert score.n == 23
   assert np.isnan(inception_score.over_splits({0: sums[0]}).low)
+
+
+def test_shuffled_splits_are_those_of_torch_fidelity():
+  """Recorded with torch-fidelity 0.4.0, in batches of any order."""
+  rng = np.random.RandomState(0)
+  rng.standard_normal((110, 8))
+  logits = (3 * rng.standard_normal((37, 11))).astype(np.float32)
+  numbers = inception_score.shuffled_splits(37)
+  parts = [
+    inception_score.sums_of(logits[rows], numbers[rows])
+    for rows in (slice(20, 37), slice(20))
+  ]
+  splits = inception_score.merge_splits(*parts)
+  values = inception_score.split_scores(splits)
+  np.testing.assert_allclose(values.mean(), 2.204416316891086, rtol=1e-6)
+  np.testing.assert_allclose(values.std(), 0.2996886446021767, rtol=1e-6)
+  assert len(set(inception_score.shuffled_splits(7))) == 7
