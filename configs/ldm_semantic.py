@@ -17,6 +17,11 @@ Squares are cut out of images whose shorter side has 384 px (768 px for 512).
 The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one.
 
+Larger images, as of 1024 px in the paper's figures, take a map of their shape:
+
+  python -m pyramid_jax.main --mode=sample --workdir=DIR --map=MAP.png \
+      --config.sample.shape=1024,1024
+
 Variants:
   px256 (default), px512: pixels.
   debug: the smallest sizes.

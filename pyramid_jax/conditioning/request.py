@@ -347,16 +347,18 @@ def from_map(classes: np.ndarray, config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def from_low_resolution(
-  image: np.ndarray, config: ConfigDict
+  image: np.ndarray, config: ConfigDict, shape: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-  """Returns `lr_image` (1, h, w, 3) of an image (h, w, 3) uint8."""
-  large = config.data.image_size
-  small = large // config.data.lr_factor
+  """Returns `lr_image` (1, h, w, 3) of an image (h, w, 3) uint8.
+
+  `shape` is the height and width to which it is enlarged.
+  """
+  rows, columns = (side // config.data.lr_factor for side in shape)
   height, width, _ = image.shape
-  if (height, width) != (small, small):
+  if (height, width) != (rows, columns):
     raise ValueError(
-      f'the image is {width} x {height} px; the model enlarges {small} x '
-      f'{small} px to {large} x {large} px'
+      f'the image is {width} x {height} px; the model enlarges {columns} x '
+      f'{rows} px to {shape[1]} x {shape[0]} px'
     )
   return {'lr_image': image[None]}
 

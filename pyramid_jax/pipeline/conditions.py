@@ -166,6 +166,7 @@ def of_task(
   names: Sequence[str],
 ) -> Rows:
   """Returns the rows of a task whose inputs are given."""
+  shape = shape_of(request, config)
   with errors.user_errors():
     if task == 'layout':
       layouts = _layouts(request.layout, names)
@@ -181,10 +182,20 @@ def of_task(
       texts = _texts('prompt', request.prompt)
       return rows_lib.from_text(texts, tokenizer(config))
     if task == 'map':
-      return image_rows.semantic_maps(request.map, config)
+      return image_rows.semantic_maps(request.map, config, shape)
     if task == 'inpaint':
-      return image_rows.with_holes(request.image, request.mask, config)
-    return image_rows.low_resolution(request.image, config)
+      images = request.image, request.mask
+      return image_rows.with_holes(*images, config, shape)
+    return image_rows.low_resolution(request.image, config, shape)
+
+
+def shape_of(
+  request: request_lib.Request, config: ConfigDict
+) -> image_rows.Shape:
+  """Returns the height and width of the images of a request, px."""
+  size = config.data.image_size
+  shape = request.shape or tuple(config.sample.get('shape', (0, 0)))
+  return (int(shape[0]), int(shape[1])) if any(shape) else (size, size)
 
 
 def tokenizer(config: ConfigDict) -> tokenizers.Tokenizer:
@@ -275,7 +286,8 @@ def _edit(
   with errors.user_errors():
     if 'mask' not in found:
       return image_rows.squares(request.image, config), strength
-    rows = image_rows.with_holes(request.image, request.mask, config)
+    shape = (config.data.image_size,) * 2
+    rows = image_rows.with_holes(request.image, request.mask, config, shape)
   return rows, strength or 1.0
 
 

@@ -22,19 +22,20 @@ from pyramid_jax.data.pixels import transforms
 
 
 Rows = dict[str, np.ndarray]
+Shape = tuple[int, int]  # height and width of the images, px
 _ROWS = 256  # rows of finished scales that are looked at together
 _REAL = 'biuf'  # kinds of types of numbers
 
 
-def semantic_maps(value: Any, config: ConfigDict) -> Rows:
+def semantic_maps(value: Any, config: ConfigDict, shape: Shape) -> Rows:
   """Returns `mask` (N, H, W) uint8 of maps of classes."""
-  return _stacked(_map(x, config) for x in _several(value, is_flat=True))
+  return _stacked(_map(x, config, shape) for x in _several(value, is_flat=True))
 
 
-def low_resolution(value: Any, config: ConfigDict) -> Rows:
+def low_resolution(value: Any, config: ConfigDict, shape: Shape) -> Rows:
   """Returns `lr_image` (N, h, w, 3) uint8 of images to enlarge."""
   small = [given_images.image(x, 'image') for x in _several(value)]
-  return _stacked(rows_lib.from_low_resolution(x, config) for x in small)
+  return _stacked(rows_lib.from_low_resolution(x, config, shape) for x in small)
 
 
 def squares(value: Any, config: ConfigDict) -> Rows:
@@ -43,7 +44,7 @@ def squares(value: Any, config: ConfigDict) -> Rows:
   return {'image': np.stack([_fitted(x, config)[0] for x in images])}
 
 
-def with_holes(image: Any, mask: Any, config: ConfigDict) -> Rows:
+def with_holes(image: Any, mask: Any, config: ConfigDict, shape: Shape) -> Rows:
   """Returns `image` and `inpaint_mask` (N, H, W) of images and their masks.
 
   One mask serves all images, and one image all masks.
@@ -59,7 +60,7 @@ def with_holes(image: Any, mask: Any, config: ConfigDict) -> Rows:
       ' for all, or one for each.'
     )
   pairs = zip(images, masks, strict=True)
-  return _stacked(_with_hole(image, mask, config) for image, mask in pairs)
+  return _stacked(_with_hole(*pair, config, shape) for pair in pairs)
 
 
 def sketched(value: Any, config: ConfigDict) -> Rows:
@@ -161,41 +162,39 @@ def _stacked(parts: Iterable[Rows]) -> Rows:
   return {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
 
 
-def _map(value: Any, config: ConfigDict) -> Rows:
+def _map(value: Any, config: ConfigDict, shape: Shape) -> Rows:
   classes = given_images.class_map(value, 'map')
-  _warn_of_crop('map', classes.shape)
-  crop = transforms.middle_square(classes.shape)
-  cut = transforms.cut_map(classes, crop, config.data.image_size)
-  return rows_lib.from_map(cut, config)
+  _warn_of_crop('map', classes.shape, shape)
+  crop = transforms.middle(classes.shape, shape)
+  return rows_lib.from_map(transforms.cut_map(classes, crop, shape), config)
 
 
-def _with_hole(image: Any, mask: Any, config: ConfigDict) -> Rows:
+def _with_hole(image: Any, mask: Any, config: ConfigDict, shape: Shape) -> Rows:
   pixels = given_images.image(image, 'image')
   hole = given_images.mask(mask, 'mask')
   names = given_images.title(image, 'image'), given_images.title(mask, 'mask')
   given_images.agree(pixels, hole, names)
-  square, crop = _fitted(pixels, config)
-  return rows_lib.from_holes(
-    square, transforms.cut_map(hole, crop, config.data.image_size)
-  )
+  part, crop = _fitted(pixels, config, shape)
+  return rows_lib.from_holes(part, transforms.cut_map(hole, crop, shape))
 
 
 def _fitted(
-  pixels: np.ndarray, config: ConfigDict
+  pixels: np.ndarray, config: ConfigDict, shape: Shape | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the middle square at the model's size, and where it was."""
-  _warn_of_crop('image', pixels.shape)
-  fit = transforms.Transform(
-    size=config.data.image_size, resize=transforms.resize_bicubic
-  )
-  square, crop, _ = fit(pixels, 0)
-  return square, crop
+  """Returns the middle at the size that is sampled, and where it was."""
+  size = config.data.image_size
+  shape = shape or (size, size)
+  _warn_of_crop('image', pixels.shape, shape)
+  fit = transforms.Transform(size=size, resize=transforms.resize_bicubic)
+  part, crop, _ = fit(pixels, 0, shape)
+  return part, crop
 
 
-def _warn_of_crop(name: str, shape: tuple[int, ...]) -> None:
-  height, width = shape[:2]
-  if height != width:
+def _warn_of_crop(name: str, given: tuple[int, ...], shape: Shape) -> None:
+  (height, width), (rows, columns) = given[:2], shape
+  if height * columns != width * rows:
+    part = 'square' if rows == columns else f'part of {columns} : {rows}'
     logging.warning(
-      '%s is %d x %d px; it is cropped to the square in its middle.',
-      *(name, width, height),
+      '%s is %d x %d px; it is cropped to the %s in its middle.',
+      *(name, width, height, part),
     )

@@ -264,9 +264,8 @@ class Pipeline(sampler.Sampler):
           f'last_scale={last!r}: must be one of {", ".join(names)}.'
         )
       last = names.index(last)
-    shape = request.shape or tuple(config.sample.get('shape', (0, 0)))
-    shape = (int(shape[0]), int(shape[1]))
-    is_square = shape in ((0, 0), (config.data.image_size,) * 2)
+    shape = conditions.shape_of(request, config)
+    is_square = shape == (config.data.image_size,) * 2
     return system_lib.Extent(
       start=start, last=last, shape=None if is_square else shape
     )

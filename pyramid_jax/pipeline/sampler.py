@@ -140,6 +140,8 @@ class Sampler:
     system = self._generative()
     sides = settings.extent.shape or (system.image_size,) * 2
     condition = system.example_condition()
+    if settings.extent.shape is not None:
+      condition = system.condition(weights, _finished(batch))
     stages = system.stages(weights, condition, (1, *sides), settings.spec)
     if settings.strength is not None:
       system.edited(weights, stages, _edit(_finished(batch), settings.strength))

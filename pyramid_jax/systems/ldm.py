@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pyramid_jax import errors
 from pyramid_jax.conditioning import condition as condition_lib
 from pyramid_jax.conditioning import encoding as conditioning
 from pyramid_jax.config import ranges
@@ -71,9 +72,14 @@ FIELDS = {
     False, 'Whether that log variance is trained, one number a timestep.'
   ),
   **sample_fields.WINDOWS,
+  **sample_fields.SHAPE,
   **sample_fields.CLASSIFIER,
 }
-CHECKS = (*fields_lib.GENERATIVE_CHECKS, sample_fields.windows_overlap)
+CHECKS = (
+  *fields_lib.GENERATIVE_CHECKS,
+  sample_fields.windows_overlap,
+  sample_fields.shape_is_whole,
+)
 # The class whose constructor fields are `config.network`.
 network_class = lambda values: unet_lib.UNet
 
@@ -165,6 +171,7 @@ class LDM(sampled.OnChain):
   loss: gaussian.LossSettings
   logvar_init: float  # log variance of the errors of every level
   learn_logvar: bool  # whether it is trained
+  any_shape: ClassVar[bool] = True
   has_windows: ClassVar[bool] = True
 
   def init(self, key: jax.Array) -> tuple[Params, Params]:
@@ -219,8 +226,15 @@ class LDM(sampled.OnChain):
   def stages(
     self, weights: Weights, condition: Condition, shape: BHW, spec: SamplerSpec
   ) -> Stages:
-    size = self.state_shape(shape)
     side, stride = spec.windows
+    self.check_shape(shape[1:], side)
+    size = self.state_shape(shape)
+    given = condition.context.concat
+    if given is not None and given.shape[1:3] != size[1:3]:
+      raise errors.UserError(
+        f'the condition has the grid of {given.shape[1]} x {given.shape[2]},'
+        f' images of {shape[1]} x {shape[2]} px have {size[1]} x {size[2]}'
+      )
     if not side or max(size[1:3]) <= side:
       return super().stages(weights, condition, shape, spec)
     (levels,) = self.levels(spec)
@@ -228,6 +242,26 @@ class LDM(sampled.OnChain):
     tiles = tiling.tiling(size[1:3], side, stride)
     guidance = spec.guidance_of(0)
     return [tiled_stage(network, levels, condition, size, guidance, tiles)]
+
+  def check_shape(self, shape: tuple[int, int], window: int = 0) -> None:
+    """Refuses images (H, W) that the network cannot make.
+
+    `window` is the side of the windows in which larger latents are made, 0 for
+    none.
+
+    Raises:
+      UserError: sides that are no multiples of what the first stage, or it and
+        the coarsest level of the U-Net, make one place of.
+    """
+    factor = self.space.factor
+    is_cut = window and max(shape) > window * factor
+    coarsest = 2 ** (len(self.unet.channel_mult) - 1)
+    cell = factor if is_cut else factor * coarsest
+    if shape[0] % cell or shape[1] % cell:
+      raise errors.UserError(
+        f'an image of {shape[0]} x {shape[1]} px must have sides that are'
+        f' multiples of {cell}'
+      )
 
 
 def create(config: ConfigDict) -> LDM:

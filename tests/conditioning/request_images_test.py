@@ -22,12 +22,18 @@ def test_maps():
 
 def test_low_resolution():
   image = np.zeros((4, 4, 3), np.uint8)
-  rows = request.from_low_resolution(image, _config())
+  rows = request.from_low_resolution(image, _config(), (16, 16))
   assert rows['lr_image'].shape == (1, 4, 4, 3)
   with pytest.raises(
     ValueError, match='is 5 x 4 px; the model enlarges 4 x 4 px to 16 x 16 px'
   ):
-    request.from_low_resolution(np.zeros((4, 5, 3), np.uint8), _config())
+    request.from_low_resolution(
+      np.zeros((4, 5, 3), np.uint8), _config(), (16, 16)
+    )
+  rows = request.from_low_resolution(
+    np.zeros((4, 5, 3), np.uint8), _config(), (16, 20)
+  )
+  assert rows['lr_image'].shape == (1, 4, 5, 3)
 
 
 def test_holes():

@@ -164,24 +164,39 @@ RESIZES: dict[str, Resize] = {
 }
 
 
-def middle_square(shape: tuple[int, ...]) -> np.ndarray:
-  """Returns the crop (4,) x0, y0, x1, y1 of an image (H, W, ...)."""
+def middle(shape: tuple[int, ...], part: Size = (1, 1)) -> np.ndarray:
+  """Returns the largest crop in the middle with the aspect ratio of a part.
+
+  Args:
+    shape: (H, W, ...) of the image.
+    part: height and width, of a square by default.
+
+  Returns:
+    (4,) x0, y0, x1, y1 in [0, 1].
+  """
   height, width = shape[:2]
-  x, y = (0.5 - min(height, width) / side / 2 for side in (width, height))
+  scale = min(height / part[0], width / part[1])
+  x = 0.5 - scale * part[1] / width / 2
+  y = 0.5 - scale * part[0] / height / 2
   return np.array([x, y, 1 - x, 1 - y])
 
 
 def cut_map(
-  values: np.ndarray, crop: np.ndarray, size: int, flipped: bool = False
+  values: np.ndarray,
+  crop: np.ndarray,
+  size: int | Size,
+  flipped: bool = False,
 ) -> np.ndarray:
   """Cuts and resizes a map (H, W) as its image was, by nearest neighbours.
 
   `crop` (4,) is x0, y0, x1, y1 in [0, 1] of the full image, `size` px of both
-  sides of the result, `flipped` whether the image is mirrored.
+  sides of the result, or its height and width, `flipped` whether the image is
+  mirrored.
   """
-  middles = (np.arange(size) + 0.5) / size
+  sizes = (size, size) if isinstance(size, int) else size
   places = []
-  for axis, count in ((1, values.shape[0]), (0, values.shape[1])):
+  for axis, count, side in zip((1, 0), values.shape, sizes, strict=True):
+    middles = (np.arange(side) + 0.5) / side
     part = crop[axis] + middles * (crop[axis + 2] - crop[axis])
     # What lies on the border of two pixels belongs to the second.
     index = np.floor(part * count + 1e-6).astype(np.int64)

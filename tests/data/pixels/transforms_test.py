@@ -78,11 +78,13 @@ def test_area_resize_is_the_mean():
 
 def test_maps_take_their_nearest_values():
   values = np.arange(24).reshape(4, 6)
-  crop = transforms.middle_square(values.shape)
+  crop = transforms.middle(values.shape)
   np.testing.assert_allclose(crop, [1 / 6, 0, 5 / 6, 1])
-  np.testing.assert_allclose(
-    transforms.middle_square((6, 3, 3)), [0, 0.25, 1, 0.75]
-  )
+  np.testing.assert_allclose(transforms.middle((6, 3, 3)), [0, 0.25, 1, 0.75])
+  # A part of 1 : 2 of 4 x 6 pixels has 3 rows.
+  wide = transforms.middle(values.shape, (8, 16))
+  np.testing.assert_allclose(wide, [0, 1 / 8, 1, 7 / 8])
+  assert transforms.cut_map(values, wide, (1, 2)).tolist() == [[13, 16]]
   cut = lambda size, **kwargs: transforms.cut_map(values, crop, size, **kwargs)
   np.testing.assert_array_equal(cut(4), values[:, 1:5])
   np.testing.assert_array_equal(cut(4, flipped=True), values[:, 4:0:-1])
