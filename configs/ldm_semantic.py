@@ -17,13 +17,15 @@ Squares are cut out of images whose shorter side has 384 px (768 px for 512).
 The first stage is trained in DIR/first_stage unless
 config.first_stage.checkpoint names one.
 
-Larger images, as of 1024 px in the paper's figures, take a map of their shape:
+A model of 256 px makes larger images of maps of their shape, as in the paper's
+figure 9, of 1024 x 384 px:
 
   python -m pyramid_jax.main --mode=sample --workdir=DIR --map=MAP.png \
-      --config.sample.shape=1024,1024
+      --config.sample.shape=384,1024
 
 Variants:
   px256 (default), px512: pixels.
+  square (default), wide: the shape of samples; wide is that of figure 9.
   debug: the smallest sizes.
 """
 
@@ -37,7 +39,9 @@ common = config_lib.sibling(__file__, 'common')
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
-  variant = config_lib.parse_variants(arg, size=('px256', 'px512'), debug=False)
+  variant = config_lib.parse_variants(
+    arg, size=('px256', 'px512'), shape=('square', 'wide'), debug=False
+  )
   large = variant['size'] == 'px512'
   config = common.ldm(f'ldm_semantic_{variant["size"]}')
   config.network = ConfigDict(
@@ -61,4 +65,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.batch_size = 8 if large else 48
   config.train.learning_rate = 1e-6 * config.train.batch_size
   config.train.steps = 360_000
+  if variant['shape'] == 'wide':
+    config.sample.shape = (32, 64) if variant['debug'] else (384, 1024)
   return common.complete_ldm(config, 'vq_f4', variant['debug'])

@@ -232,15 +232,22 @@ FIELDS = {
   ),
   'data.min_similarity': Field(
     -1.0,
-    'Images of tar shards whose similarity in the .json is smaller or missing'
-    ' are left out; -1 for none.',
+    'Images of tar shards or parquet tables whose similarity is smaller or'
+    ' missing are left out; -1 for none.',
     low=-1,
+    high=1,
+  ),
+  'data.max_unsafe': Field(
+    1.0,
+    'Rows of parquet tables whose probability of being unsafe, punsafe, is'
+    ' larger or missing are left out; 1 for none.',
+    low=0,
     high=1,
   ),
   'data.nsfw': Field(
     (),
-    "Values of NSFW in the .json of tar shards, such as ('UNLIKELY',); images"
-    ' with others are left out; empty for none.',
+    "Values of NSFW in tar shards or parquet tables, such as ('UNLIKELY',);"
+    ' images with others are left out; empty for none.',
     items=str,
   ),
   'sample.to_uint8': Field(
@@ -259,11 +266,12 @@ _SERVED = {
   'data.text_field': ('parquet', 'tar_shards'),
   'data.label_field': ('parquet', 'tar_shards'),
   'data.min_side': (
-    *('tar_shards', 'imagenet', 'celebahq', 'ffhq', 'lsun', 'places'),
-    *('ade20k', 'landscapes'),
+    *('parquet', 'tar_shards', 'imagenet', 'celebahq', 'ffhq', 'lsun'),
+    *('places', 'ade20k', 'landscapes'),
   ),
-  'data.min_similarity': ('tar_shards',),
-  'data.nsfw': ('tar_shards',),
+  'data.min_similarity': ('parquet', 'tar_shards'),
+  'data.max_unsafe': ('parquet',),
+  'data.nsfw': ('parquet', 'tar_shards'),
 }
 # What was made of the data of another reader keeps the fields of that.
 _MADE = ('latents', 'records')

@@ -133,7 +133,7 @@ VARIANTS = {
   'ldm_inpaint': ('big', 'big_512', 'vq', 'vq_attn', 'kl_attn', 'pixels'),
   'ldm_layout': ('openimages', 'openimages_512', 'coco', 'coco_tuned'),
   'ldm_retrieval': ('',),
-  'ldm_semantic': ('px256', 'px512'),
+  'ldm_semantic': ('px256', 'px512', 'px256,wide'),
   'ldm_shapes': (
     'layout',
     'class',

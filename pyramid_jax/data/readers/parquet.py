@@ -8,6 +8,9 @@ classes: numbers from 0, -1 for none, or names. Classes have the names that
 `datasets` wrote into the files, else those of `config.data.category_file`, else
 their numbers.
 
+`config.data.min_side`, `min_similarity`, `nsfw` and `max_unsafe` leave rows out
+by their columns `width` and `height`, `similarity`, `NSFW` and `punsafe`.
+
 Rows are read in any order, but a row group at a time: see `data.parquet_files`.
 The files may lie in a store, `gs://BUCKET/FOLDER`.
 """
@@ -34,6 +37,7 @@ from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.data.pixels import images
 from pyramid_jax.data.shards import parquet_files
 from pyramid_jax.data.shards import shard_files
+from pyramid_jax.data.shards import table_filters
 
 
 TASKS = ('none', 'text', 'class', 'superres', 'inpaint')
@@ -86,7 +90,14 @@ class ParquetReader(file_reader.FileReader):
         f'the {len(self._paths)} files {SUFFIX} of {d.root} have no rows.',
         errors.DATA,
       )
-    super().__init__(config, split, len(self._rows), 'bicubic')
+    where = f'the {len(self._paths)} files {SUFFIX} of {d.root}'
+    self._places, left_out = table_filters.passing(config, self._rows, where)
+    if not len(self._places):
+      raise errors.UserError(
+        f'no row of {where} is read: {errors.shown(left_out)}.', errors.DATA
+      )
+    super().__init__(config, split, len(self._places), 'bicubic')
+    self.report |= left_out
     self._of_class: Callable[[Any], int]
     self._of_class, self.label_names = self._numbered(config)
     self.id_counts = id_ranges.counts(config, self.label_names, self.tokenizer)
@@ -102,7 +113,10 @@ class ParquetReader(file_reader.FileReader):
         path.name: [count, path.stat().st_size]
         for path, count in zip(self._paths, self._rows.counts, strict=True)
       },
-      identity.SOURCE: {'columns': self._columns},
+      identity.SOURCE: {
+        'columns': self._columns,
+        **{k: v for k, v in (x.field for x in table_filters.of(self._config))},
+      },
       identity.FILES: identity.of_config(self._config),
     }
 
@@ -176,9 +190,10 @@ class ParquetReader(file_reader.FileReader):
 
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`; see `FileReader.cut`."""
-    where = self._rows.where(index)
+    place = int(self._places[index])
+    where = self._rows.where(place)
     with images.unreadable(where):
-      row = self._rows.row(index, self._columns)
+      row = self._rows.row(place, self._columns)
       value = row[self._image]
       data = value['bytes'] if isinstance(value, dict) else value
       if not data:
@@ -200,10 +215,10 @@ class ParquetReader(file_reader.FileReader):
     """
     if not self._text:
       raise ValueError('the configured condition is no text.')
-    for index in range(len(self)):
-      where = self._rows.where(index)
+    for place in self._places.tolist():
+      where = self._rows.where(place)
       with contextlib.suppress(images.BrokenImage), images.unreadable(where):
-        yield _caption(self._rows.row(index, [self._text])[self._text], where)
+        yield _caption(self._rows.row(place, [self._text])[self._text], where)
 
 
 def _class_names(feature: Any) -> list[str]:

@@ -138,6 +138,23 @@ class Rows:
 
     return retries.repeat(read, path)
 
+  def values(self, column: str) -> list[Any]:
+    """Returns the values of a column of all rows, in their order.
+
+    Raises:
+      UserError: a damaged file.
+    """
+    found: list[Any] = []
+    for path, footer in zip(self._paths, self._footers, strict=True):
+      for group in range(footer.num_row_groups):
+        try:
+          table = self._load(path, footer, group, [column])
+        except ValueError as error:
+          what = f'{path}: row group {group} is {error}.'
+          raise errors.UserError(what, errors.DATA) from error
+        found += table[column].to_pylist()
+    return found
+
   def distinct(self, column: str) -> list[Any]:
     """Returns the different numbers or texts of a column, None among them.
 

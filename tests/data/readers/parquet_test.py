@@ -254,3 +254,47 @@ def test_a_reader_can_be_sent_to_another_process(root):
   again = pickle.loads(pickle.dumps(reader._rows))
   assert again.row(3, ['label']) == {'label': 1}
   assert reader.identity()['shards']['train-00000-of-00002.parquet'][0] == 3
+
+
+METADATA = {
+  'image': struct(RED, GREEN, BLUE, (9, 9, 9), (7, 7, 7)),
+  'width': [8, 5, 9, None, 8],
+  'height': [8, 9, 9, 9, 8],
+  'similarity': [0.3, 0.4, 0.2, 0.5, 0.31],
+  'NSFW': ['UNLIKELY', 'UNLIKELY', 'UNLIKELY', 'UNLIKELY', 'UNSURE'],
+  'punsafe': [0.01, 0.5, 0.02, float('nan'), 0.03],
+}
+
+
+@pytest.mark.parametrize(
+  ('fields', 'kept', 'left_out'),
+  [
+    ({'min_side': 8}, [0, 2, 4], {'too_small': 2}),
+    ({'min_similarity': 0.3}, [0, 1, 3, 4], {'low_similarity': 1}),
+    ({'nsfw': ('UNLIKELY',)}, [0, 1, 2, 3], {'unsafe': 1}),
+    ({'max_unsafe': 0.1}, [0, 2, 4], {'unsafe': 2}),
+    (  # A row counts once, for the first reason.
+      {'min_side': 8, 'min_similarity': 0.3, 'max_unsafe': 0.1},
+      [0, 4],
+      {'low_similarity': 1, 'unsafe': 2},
+    ),
+  ],
+)
+def test_rows_are_left_out_by_their_metadata(tmp_path, fields, kept, left_out):
+  path = write(tmp_path / 'x.parquet', METADATA)
+  reader, batch = read_all(of_task(path, **fields))
+  every = [[*RED], [*GREEN], [*BLUE], [9, 9, 9], [7, 7, 7]]
+  assert colours(batch) == [every[i] for i in kept]
+  assert batch['id'].tolist() == list(range(len(kept)))
+  assert left_out.items() <= reader.report.items()
+  plain = data.create(of_task(path), 'train').identity()
+  assert reader.identity() != plain
+
+
+def test_filters_without_their_columns_are_refused(root, tmp_path):
+  message = 'max_unsafe is 0.1, which needs the column punsafe; .* image, label'
+  with pytest.raises(errors.UserError, match=message):
+    data.create(of_task(root, max_unsafe=0.1), 'train')
+  path = write(tmp_path / 'x.parquet', METADATA)
+  with pytest.raises(errors.UserError, match="no row of .*'too_small': 5"):
+    data.create(of_task(path, min_side=10), 'train')
