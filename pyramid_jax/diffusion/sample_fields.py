@@ -196,6 +196,23 @@ CLASSIFIER = {
   ),
 }
 
+# Of guidance by the image of the condition.
+IMAGE = {
+  'sample.image_distance': _field(
+    '',
+    'The distance of the estimate, downsampled, from the low-resolution image,'
+    ' whose gradient guides super-resolution: half the squared error (l2) or'
+    ' LPIPS; empty for no guidance.',
+    choices=('', 'l2', 'lpips'),
+  ),
+  'sample.image_scale': _field(
+    1.0, 'The factor of the gradient of that distance.', low=0, high=1000
+  ),
+  'sample.image_weights': _field(
+    '', 'The weight file of LPIPS for that distance.', path=True
+  ),
+}
+
 # Of sketch guidance, which any generative system can be sampled with.
 SKETCH = {
   'sketch.predictor': _field(

@@ -29,6 +29,8 @@ class SamplerSpec:
       condition.
     classifier_scale: the factor of a classifier's gradient; None where no
       classifier guides.
+    image_scale: the factor of the gradient of a distance from the given image;
+      None where no image guides.
     solver: one of `solvers.SOLVERS`.
     steps: solver steps of every stage, (S,), or of each, coarse to fine.
     spacing: where the steps lie; 'auto' is what suits the solver on a chain,
@@ -48,6 +50,7 @@ class SamplerSpec:
 
   guidance: classifier_free.Guidance | None = None
   classifier_scale: float | None = None
+  image_scale: float | None = None
   solver: str = static('ddim')
   steps: tuple[int, ...] = static((50,))
   spacing: str = static('auto')
@@ -148,6 +151,7 @@ def from_config(config: ConfigDict) -> SamplerSpec:
   options = {name: s[name] for name in names if name in s} | {
     'guidance': _guidance(s),
     'classifier_scale': s.classifier_scale if s.get('classifier') else None,
+    'image_scale': s.image_scale if s.get('image_distance') else None,
     'steps': (s.steps,) if isinstance(s.steps, int) else tuple(s.steps),
     'variance': config.get('diffusion', {}).get('variance', 'fixed_small'),
     'churn': edm_timesteps.Churn(

@@ -149,14 +149,8 @@ class Autoencoder:
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
     if self.perceptual != 'lpips':
       return {}
-    image = jnp.zeros((1, 32, 32, 3))
-    part = pretrained.PretrainedPart(
-      init=lambda key: lpips.LPIPS().init(key, image, image)['params'],
-      family='lpips',
-      path=self.perceptual_path,
-      field='loss.perceptual_weights',
-    )
-    return {'lpips': part}
+    path = self.perceptual_path
+    return {'lpips': lpips_part(path, 'loss.perceptual_weights')}
 
   def losses(
     self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
@@ -278,6 +272,17 @@ def network(config: ConfigDict) -> first_stages.Network:
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
     attention=config.attention,
+  )
+
+
+def lpips_part(path: str, field: str) -> pretrained.PretrainedPart:
+  """Returns the weights of LPIPS that a field of the config names."""
+  image = jnp.zeros((1, 32, 32, 3))
+  return pretrained.PretrainedPart(
+    init=lambda key: lpips.LPIPS().init(key, image, image)['params'],
+    family='lpips',
+    path=path,
+    field=field,
   )
 
 

@@ -28,7 +28,12 @@ from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion import spec as spec_lib
 from pyramid_jax.diffusion import tiling
 from pyramid_jax.diffusion.guidance import classifier_free
+from pyramid_jax.diffusion.guidance import image
+from pyramid_jax.networks import lpips
+from pyramid_jax.networks import params as params_lib
+from pyramid_jax.networks import pretrained
 from pyramid_jax.networks import unet as unet_lib
+from pyramid_jax.systems import autoencoder
 from pyramid_jax.systems import denoiser as denoiser_lib
 from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import sampled
@@ -45,6 +50,8 @@ SamplerSpec = spec_lib.SamplerSpec
 Stages = system_lib.Stages
 Shape = sampled.Shape
 Weights = system_lib.Weights
+
+LPIPS = 'lpips'  # the distance, and the part with its weights
 
 FIELDS = {
   **fields_lib.LOSS_TYPE,
@@ -74,6 +81,7 @@ FIELDS = {
   **sample_fields.WINDOWS,
   **sample_fields.SHAPE,
   **sample_fields.CLASSIFIER,
+  **sample_fields.IMAGE,
 }
 CHECKS = (
   *fields_lib.GENERATIVE_CHECKS,
@@ -171,6 +179,9 @@ class LDM(sampled.OnChain):
   loss: gaussian.LossSettings
   logvar_init: float  # log variance of the errors of every level
   learn_logvar: bool  # whether it is trained
+  # What guides super-resolution, '' for nothing, and the weights of LPIPS.
+  image_distance: str = ''
+  image_weights: str = ''
   any_shape: ClassVar[bool] = True
   has_windows: ClassVar[bool] = True
 
@@ -179,6 +190,13 @@ class LDM(sampled.OnChain):
     if self.learn_logvar:
       params['logvar'] = jnp.full((self.chain.length,), self.logvar_init)
     return {'generator': params}, self.space.extra()
+
+  def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
+    parts = dict(super().pretrained_parts())
+    if self.image_distance == LPIPS:
+      field = 'sample.image_weights'
+      parts[LPIPS] = autoencoder.lpips_part(self.image_weights, field)
+    return parts
 
   def latent_key(self, key: jax.Array) -> jax.Array:
     return jax.random.split(key, 5)[3]
@@ -236,12 +254,35 @@ class LDM(sampled.OnChain):
         f' images of {shape[1]} x {shape[2]} px have {size[1]} x {size[2]}'
       )
     if not side or max(size[1:3]) <= side:
-      return super().stages(weights, condition, shape, spec)
-    (levels,) = self.levels(spec)
-    network = self.denoiser(self.generator(weights), 0)
-    tiles = tiling.tiling(size[1:3], side, stride)
-    guidance = spec.guidance_of(0)
-    return [tiled_stage(network, levels, condition, size, guidance, tiles)]
+      stages = super().stages(weights, condition, shape, spec)
+    else:
+      (levels,) = self.levels(spec)
+      network = self.denoiser(self.generator(weights), 0)
+      tiles = tiling.tiling(size[1:3], side, stride)
+      guidance = spec.guidance_of(0)
+      stages = [tiled_stage(network, levels, condition, size, guidance, tiles)]
+    if not self.image_distance or spec.image_scale is None:
+      return stages
+    distance = self._distance(weights, condition)
+    scale = spec.image_scale
+    return [image.image_guided(stage, distance, scale) for stage in stages]
+
+  def _distance(self, weights: Weights, condition: Condition) -> image.Distance:
+    """Returns how far a latent is from the low-resolution images."""
+    wanted, space = condition.context.concat, self.space
+    assert wanted is not None  # see `create`
+    assert isinstance(space, spaces.Latents)
+
+    def distance(z: jax.Array) -> jax.Array:
+      large = space.decoded(weights, [z])
+      # Downsampled as Pillow's bicubic filter does.
+      small = jax.image.resize(large, wanted.shape, 'cubic', antialias=True)
+      if self.image_distance == LPIPS:
+        tree = weights.frozen[LPIPS]
+        return params_lib.apply(lpips.LPIPS(), tree, small, wanted)
+      return 0.5 * jnp.square(small - wanted).sum((1, 2, 3))
+
+    return distance
 
   def check_shape(self, shape: tuple[int, int], window: int = 0) -> None:
     """Refuses images (H, W) that the network cannot make.
@@ -276,6 +317,14 @@ def create(config: ConfigDict) -> LDM:
   space = spaces.created(config)
   common = sampled.chain_fields(config, space)
   d = config.diffusion
+  is_enlarging = config.condition.task == 'superres' and space.has_latents
+  if config.sample.image_distance and not is_enlarging:
+    fields_lib.check_value(
+      'sample.image_distance',
+      config.sample.image_distance,
+      ('',),
+      ", except for config.condition.task = 'superres' in latents",
+    )
   return LDM(
     **common,
     unet=network(config, space.channels, common['encoder']),
@@ -287,6 +336,8 @@ def create(config: ConfigDict) -> LDM:
     ),
     logvar_init=d.logvar_init,
     learn_logvar=d.learn_logvar,
+    image_distance=config.sample.image_distance,
+    image_weights=config.sample.image_weights,
   )
 
 

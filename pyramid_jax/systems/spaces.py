@@ -176,11 +176,15 @@ class Latents:
 
   def decode(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
     """Returns the images (B, H, W, 3) in [-1, 1] of states."""
+    return jnp.clip(self.decoded(weights, state), -1.0, 1.0)
+
+  def decoded(self, weights: Weights, state: list[jax.Array]) -> jax.Array:
+    """Returns what the first stage makes of states, which is not clipped."""
     scale = weights.extra['latent_scale']
     zs = [z / scale[s] for s, z in enumerate(state)]
     tree = weights.frozen['first_stage']
     image = params_lib.apply(self.first_stage, tree, zs, method='decode')
-    return jnp.clip(image.astype(jnp.float32), -1.0, 1.0)
+    return image.astype(jnp.float32)
 
 
 Space = Pixels | Latents

@@ -155,6 +155,7 @@ VARIANTS = {
     'bicubic',
     'bicubic,big',
     'bicubic,pixels',
+    'bicubic,guided',
   ),
   'ldm_text': ('small', '1p4b', '1p4b,unguided'),
   'ldm_unconditional': (

@@ -22,6 +22,7 @@ PARTS = {
   'decoder': 'decoder',
   'encoder': 'encoder',
   'first_stage': 'first stage',
+  'lpips': 'LPIPS',
   'network': 'network',
   'unet': 'U-Net',
 }

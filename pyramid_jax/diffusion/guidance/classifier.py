@@ -54,9 +54,16 @@ class ClassifierGuidance:
     gradient = self.scale * jax.grad(total)(x)
     if self.form == 'mean':
       return dataclasses.replace(prediction, gradient=gradient)
-    eps = prediction.eps - level.sigma * gradient
-    guided = Prediction.from_eps(x, eps, level)
-    return dataclasses.replace(prediction, x0=guided.x0, eps=guided.eps)
+    return corrected(prediction, x, level, gradient)
+
+
+def corrected(
+  prediction: Prediction, x: jax.Array, level: Levels, gradient: jax.Array
+) -> Prediction:
+  """Returns the prediction whose score has a gradient of x in addition."""
+  eps = prediction.eps - level.sigma * gradient
+  guided = Prediction.from_eps(x, eps, level)
+  return dataclasses.replace(prediction, x0=guided.x0, eps=guided.eps)
 
 
 def form_of(solver: str) -> str:
