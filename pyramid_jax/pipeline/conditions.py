@@ -316,4 +316,5 @@ def _control_map(request: request_lib.Request, config: ConfigDict) -> Rows:
     return {}
   _need_condition(request, config, 'map')
   with errors.user_errors():
-    return image_rows.semantic_maps(request.map, config)
+    shape = shape_of(request, config)
+    return image_rows.semantic_maps(request.map, config, shape)
