@@ -33,6 +33,8 @@ Variants:
   256 (default), 512: pixels.
   released (default), paper: the scale of guidance at 256 px, that of sample.py
     (4.4) or of section 5.8 (4.6); at 512 px both are 1.49.
+  bfloat16 (default), float32: the type of activations, for accelerators or as
+    in MDT and the release.
   debug: the smallest sizes.
 """
 
@@ -47,12 +49,16 @@ common = config_lib.sibling(__file__, 'common')
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(
-    arg, size=('256', '512'), scale=('released', 'paper'), debug=False
+    arg,
+    size=('256', '512'),
+    scale=('released', 'paper'),
+    dtype=('bfloat16', 'float32'),
+    debug=False,
   )
   is_large = variant['size'] == '512'
   config = config_lib.base('latent_diffit')
   config.name = f'diffit_imagenet_{variant["size"]}'
-  config.dtype = 'bfloat16'  # Norms, softmax and the loss are float32.
+  config.dtype = variant['dtype']  # Norms, softmax and the loss are float32.
   # The results of the linear layers of every block are kept. By count, with
   # the attention of XLA, everything that the backward pass reads would be 0.8
   # GB an image at 256 px and 5.4 GB at 512 px.
@@ -89,16 +95,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.train.checkpoint_every = 10_000
   config.train.sample_every = 20_000
 
-  config.sample.solver, config.sample.spacing = 'ddpm', 'iddpm'
-  config.sample.steps = 250
-  config.sample.guidance = 1.49 if is_large else 4.4
-  if variant['scale'] == 'paper' and not is_large:
-    config.sample.guidance = 4.6
-  config.sample.guidance_power = 0.0 if is_large else 4.0
-  config.sample.guidance_channels = 3
-  config.sample.to_uint8 = 'truncate'
-  config.evaluate.update(protocol='adm', count=50_000, batch_size=64)
-
+  _set_sampling(config, is_large, variant['scale'] == 'paper')
   first = config_lib.sibling(__file__, 'ldm_autoencoder')
   names = 'kl_f8,debug' if variant['debug'] else 'kl_f8'
   config_lib.add_first_stage(config, first.get_config(names))
@@ -114,3 +111,16 @@ def get_config(arg: str = '') -> ConfigDict:
       },
     )
   return config
+
+
+def _set_sampling(config: ConfigDict, is_large: bool, as_paper: bool) -> None:
+  """Sets the published protocol; `as_paper` has its guidance at 256 px."""
+  config.sample.solver, config.sample.spacing = 'ddpm', 'iddpm'
+  config.sample.steps = 250
+  config.sample.guidance = 4.6 if as_paper else 4.4
+  config.sample.guidance_power = 4.0
+  if is_large:
+    config.sample.guidance, config.sample.guidance_power = 1.49, 0.0
+  config.sample.guidance_channels = 3
+  config.sample.to_uint8 = 'truncate'
+  config.evaluate.update(protocol='adm', count=50_000, batch_size=64)

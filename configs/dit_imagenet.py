@@ -18,6 +18,8 @@ says.
 
 Variants:
   xl2_256 (default), xl2_512: the released models.
+  bfloat16 (default), float32: the type of activations, for accelerators or as
+    published.
   debug: the smallest sizes.
 """
 
@@ -32,12 +34,15 @@ common = config_lib.sibling(__file__, 'common')
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of the second stage."""
   variant = config_lib.parse_variants(
-    arg, size=('xl2_256', 'xl2_512'), debug=False
+    arg,
+    size=('xl2_256', 'xl2_512'),
+    dtype=('bfloat16', 'float32'),
+    debug=False,
   )
   diffit = config_lib.sibling(__file__, 'diffit_imagenet')
   size = variant['size'].removeprefix('xl2_')
-  names = f'{size},debug' if variant['debug'] else size
-  config = diffit.get_config(names)
+  names = (size, variant['dtype'], *(['debug'] if variant['debug'] else []))
+  config = diffit.get_config(','.join(names))
   config.name = f'dit_imagenet_{variant["size"]}'
   config.system.denoiser = 'dit'
   config.train.batch_size = 2 if variant['debug'] else 256

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
+from pyramid_jax.networks.layers import parameters
 from pyramid_jax.runs import workdir as workdir_lib
 from tests.helpers import configs
 
@@ -65,16 +66,18 @@ def sizes(config: ConfigDict) -> Mapping[str, int]:
 
   Returns:
     {part: number} of each network that is trained and of each that is read;
-    'all' is the sum of those that are trained for one loss, the generator's.
+    'all' is the sum of those that are trained for one loss, the generator's,
+    and so is 'first_stage' of an autoencoder.
   """
   system = workdir_lib.create_system(config)
-  params, _ = jax.eval_shape(system.init, jax.random.key(0))
+  params, _ = parameters.shapes_of(system.init, jax.random.key(0))
   trees = dict(params['generator'])
   for name, part in system.pretrained_parts().items():
-    trees[name] = jax.eval_shape(part.init, jax.random.key(0))
-  return {name: count(tree) for name, tree in trees.items()} | {
-    'all': count(params['generator'])
-  }
+    trees[name] = parameters.shapes_of(part.init, jax.random.key(0))
+  if config.system.name == 'autoencoder':
+    trees['first_stage'] = params['generator']
+  trees['all'] = params['generator']
+  return {name: count(tree) for name, tree in trees.items()}
 
 
 def count(tree: Any) -> int:

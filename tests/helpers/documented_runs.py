@@ -65,16 +65,17 @@ def write(folder: pathlib.Path, name: str) -> None:
     write(folder, base)
   config = configs.load(file, **fields)
   labels = data.create(config, 'test').label_names
-  _write(workdir, config, labels)
+  write_run(workdir, config, labels)
 
 
-def _write(workdir, config, labels):
+def write_run(workdir, config, labels):
+  """Writes a run of random weights, and one of its first stage."""
   system = workdir_lib.create_system(config)
   extra = system_weights.initial_extra(system)
   written_run.write(workdir, config, extra=extra, labels=labels)
   if 'first_stage' in config and not config.first_stage.checkpoint:
     first = config_lib.first_stage(config)
-    _write(workdir / pretrained.FIRST_STAGE, first, labels)
+    write_run(workdir / pretrained.FIRST_STAGE, first, labels)
 
 
 def write_files(folder: pathlib.Path) -> None:
@@ -103,6 +104,6 @@ def write_files(folder: pathlib.Path) -> None:
 def _write_release(folder: pathlib.Path) -> None:
   """Writes `model.ckpt` of Frido in the official names."""
   config = configs.load(RELEASE, condition__vocab_file='vocab.txt')
-  _write(folder / 'released', config, ('padding',))
+  write_run(folder / 'released', config, ('padding',))
   state = latent_workdir.to_official('frido', folder / 'released')
   torch_writer.write_checkpoint(folder / 'model.ckpt', state)

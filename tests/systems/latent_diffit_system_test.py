@@ -382,12 +382,3 @@ def test_specs_of_other_systems_are_refused(changed, message):
 def test_other_systems_learn_no_variance():
   with pytest.raises(ValueError, match="'ldm' predicts no variance"):
     create('ldm_shapes.py:debug', diffusion__variance='learned_range')
-
-
-@pytest.mark.parametrize(
-  ('variant', 'parameters'), [('256', 561_035_232), ('512', 562_382_816)]
-)
-def test_published_sizes(variant, parameters):
-  system = create(f'diffit_imagenet.py:{variant}')
-  shapes, _ = jax.eval_shape(system.init, jax.random.key(0))
-  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
