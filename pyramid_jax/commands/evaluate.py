@@ -23,6 +23,7 @@ from pyramid_jax.evaluation import classification
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
+from pyramid_jax.evaluation import perceptual
 from pyramid_jax.evaluation import protocols
 from pyramid_jax.evaluation import saved_samples
 from pyramid_jax.evaluation import score_table
@@ -174,6 +175,10 @@ def _of_run(
     about += f', guided by {predictors.predictor(config)}'
   if evaluator is not None:
     about += f'; {evaluation.add_fid(evaluator, split)}'
+  measure = perceptual.find(config) if evaluation.has_targets else None
+  if measure is not None:
+    about += f'; {evaluation.add_perceptual(measure)}'
+    decides['lpips'] = measure.weights
   return Task(
     folder=workdir / 'samples',
     about=about,

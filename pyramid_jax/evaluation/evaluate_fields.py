@@ -33,6 +33,13 @@ FIELDS = {
     resumable=True,
     path=True,
   ),
+  'evaluate.lpips': Field(
+    '',
+    'The weight file of LPIPS, for first stages, super-resolution and'
+    ' inpainting; empty for none.',
+    resumable=True,
+    path=True,
+  ),
   'evaluate.reference': Field(
     '',
     'Statistics (.npz) or a folder of images that samples are compared with;'

@@ -19,10 +19,12 @@ from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import measures
+from pyramid_jax.evaluation import perceptual
 from pyramid_jax.evaluation import protocols
 from pyramid_jax.evaluation import split_examples
 from pyramid_jax.evaluation import unfinished
 from pyramid_jax.metrics import code_uses
+from pyramid_jax.metrics import restoration
 from pyramid_jax.metrics import states
 from pyramid_jax.pipeline import rows as rows_lib
 from pyramid_jax.systems import system as system_lib
@@ -68,6 +70,10 @@ class Evaluation:
       config, reader, pipe.mesh, count, shuffle, protocol
     )
     bounds = bounds and self.examples.has_own_conditions
+    # Whether images are to equal given ones.
+    self.has_targets = (
+      first_stage is not None or config.condition.task in restoration.TASKS
+    )
     level = measures.level_of(config)
     self._states: dict[str, states.State] = {}
     self._project = False
@@ -82,6 +88,11 @@ class Evaluation:
     if first_stage is not None:
       codes = code_uses.CodeUses.of_sizes(first_stage.codebooks)
       self._states['codes'] = codes
+
+  def add_perceptual(self, measure: perceptual.Perceptual) -> str:
+    """Adds LPIPS; returns a line about it."""
+    self._states['perceptual'] = states.PerImage(measure=measure)
+    return f'LPIPS by {measure.weights}'
 
   def add_fid(self, evaluator: fidelity.FidEvaluator, split: str) -> str:
     """Adds FID and related scores; returns a line about them.

@@ -2,7 +2,16 @@
 
 # All others, such as accuracies, recalls and decibels, rise.
 LOWER_IS_BETTER = frozenset(
-  ('fid', 'sfid', 'kid', 'copied', 'shape_fd', 'edge_chamfer', 'edge_missed')
+  (
+    'fid',
+    'sfid',
+    'kid',
+    'copied',
+    'lpips',
+    'shape_fd',
+    'edge_chamfer',
+    'edge_missed',
+  )
 )
 
 

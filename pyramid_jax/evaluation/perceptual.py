@@ -1,0 +1,131 @@
+"""LPIPS of images and of the ones that they should equal.
+
+Those are the originals of a first stage, and the whole images of
+super-resolution and inpainting. What tables of first stages call PSIM is this
+distance.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import pathlib
+
+from absl import logging
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from pyramid_jax import errors
+from pyramid_jax import files
+from pyramid_jax import placement
+from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.files import digests
+from pyramid_jax.interop import parts
+from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import states
+from pyramid_jax.networks import lpips
+
+
+WEIGHTS = 'config.evaluate.lpips'
+SCORE = 'lpips'
+
+# (N, H, W, 3) uint8 twice -> (N,)
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Perceptual:
+  """The mean distance as a `states.Measure`."""
+
+  distance: Distance
+  weights: str  # their file and its hash, for messages
+
+  def of_images(self, batch: states.Batch) -> states.Columns:
+    """Returns pairs; images whose targets are not known do not count."""
+    targets = batch.examples.get('image', batch.real)
+    if targets is None or not len(targets):
+      return {}
+    values = np.full(len(batch.images), np.nan)
+    count = len(targets)
+    values[:count] = self.distance(batch.images[:count], targets)
+    return {SCORE: bootstrap.mean_pairs(values)}
+
+  def of_real(self, batch: states.Batch) -> states.Columns:
+    del batch
+    return {}
+
+  def needs_others(self, examples: states.Columns) -> bool:
+    del examples
+    return False
+
+  def rows(
+    self, images: states.Columns, real: states.Columns
+  ) -> list[bootstrap.Row]:
+    del real
+    return states.rows(bootstrap.ratios(images), {}, {})
+
+
+def find(config: ConfigDict) -> Perceptual | None:
+  """Returns the measure, None with a line that says what to put where.
+
+  Raises:
+    UserError: weights that are missing, damaged or of another kind.
+  """
+  given = config.evaluate.lpips
+  missing = (
+    "LPIPS is unavailable: put torchvision's VGG16 and vgg.pth of LPIPS 0.1,"
+    f' separated by a comma, at {WEIGHTS}'
+  )
+  if not given:
+    logging.info('%s; it is not set.', missing)
+    return None
+  paths = files.local_all(given, WEIGHTS)
+  for path in paths:
+    if not path.is_file():
+      text = f'{missing}; {path} is no file.'
+      raise errors.UserError(text, errors.MISSING)
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  shapes = jax.eval_shape(lpips.LPIPS().init, jax.random.key(0), image, image)
+  with errors.user_errors(value=errors.DATA):
+    params = parts.load_part('lpips', given, shapes['params'], WEIGHTS)
+  mesh = mesh_lib.pure_data(jax.local_devices())
+  rows = -(-config.evaluate.batch_size // mesh_lib.pure_data().size)
+  return Perceptual(
+    distance=distance(params, rows * mesh.size, mesh),
+    weights=', '.join(map(_label, paths)),
+  )
+
+
+def _label(path: pathlib.Path) -> str:
+  return f'{path.name} (sha256 {digests.sha256(path)[:8]})'
+
+
+def distance(params: object, size: int, mesh: Mesh) -> Distance:
+  """Returns the distance by parameters of the network, in float32.
+
+  Of `size` pairs at a time, missing ones are filled up with blank ones; the
+  devices of the mesh divide them.
+  """
+  network = lpips.LPIPS()
+  params = jax.device_put(params, mesh_lib.replicated(mesh))
+
+  @jax.jit
+  @functools.partial(placement.within, mesh)
+  def run(params, a, b):
+    scaled = (x.astype(np.float32) / 127.5 - 1 for x in (a, b))
+    with jax.default_matmul_precision('highest'):
+      return network.apply({'params': params}, *scaled)
+
+  def apply(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    found = []
+    for start in range(0, len(images), size):
+      pair = [x[start : start + size] for x in (images, targets)]
+      count = len(pair[0])
+      more = ((0, size - count), *[(0, 0)] * 3)
+      full = {n: np.pad(x, more) for n, x in zip('ab', pair, strict=True)}
+      batch = mesh_lib.spread(mesh, full)
+      found.append(np.asarray(run(params, batch['a'], batch['b']))[:count])
+    return np.concatenate(found)
+
+  return apply
