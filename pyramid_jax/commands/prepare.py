@@ -293,14 +293,14 @@ def _objects(
   }
 
 
-def _config(flags: argparse.Namespace, config: ConfigDict | None) -> ConfigDict:
-  """Returns the config of the flags.
+def _config(flags: argparse.Namespace) -> ConfigDict:
+  """Returns the config of the flags, without overrides.
 
   Raises:
     UserError: neither or both of --config and --source, or a flag that the
       config decides.
   """
-  if (config is None) == (flags.source is None):
+  if (flags.config is None) == (flags.source is None):
     raise errors.UserError(
       'one of --config=FILE.py and --source=NAME:ROOT is needed.'
     )
@@ -311,13 +311,13 @@ def _config(flags: argparse.Namespace, config: ConfigDict | None) -> ConfigDict:
     'data.eval_crop': flags.crop,
   }
   given = {name: value for name, value in given.items() if value is not None}
-  if config is not None:
+  if flags.config is not None:
     if given:
       name = next(iter(given))
       raise errors.UserError(
         f'--{name.partition(".")[2]} is for --source; give --config.{name}.'
       )
-    return config
+    return config_lib.load(flags.config)
   name, colon, root = flags.source.partition(':')
   if not colon or not root:
     raise errors.UserError(f'--source={flags.source} must be NAME:ROOT.')
@@ -350,8 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   at_least = command_line.at_least(0)
   add('--workers', type=at_least, default=0, help='threads; 0: all cores')
 
-  def body(flags: argparse.Namespace, given: ConfigDict | None) -> None:
-    config = _config(flags, given)
+  def body(flags: argparse.Namespace, config: Any) -> None:
     splits = tuple(flags.splits.split(','))
     if not set(splits) <= set(data.SPLITS):
       raise errors.UserError(
@@ -367,4 +366,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers=flags.workers,
       )
 
-  return command_line.run(parser, body, arguments)
+  return command_line.run(parser, body, arguments, _config)

@@ -137,28 +137,36 @@ def _unknown(argument: str, known: Iterable[str]) -> str:
   return f'unknown argument {argument!r}, see --help.'
 
 
+def _named(flags: argparse.Namespace) -> ConfigDict | None:
+  """Returns the config of the flag `--config`, None without it."""
+  name = getattr(flags, 'config', None)
+  return files.load(name) if name else None
+
+
 def run(
   parser: Parser,
   body: Callable[[argparse.Namespace, ConfigDict | None], None],
   arguments: Sequence[str] | None,
+  make: Callable[[argparse.Namespace], ConfigDict | None] = _named,
 ) -> int:
   """Runs a command that may have a flag `--config`; returns its exit code.
 
   Args:
     parser: the parser of its flags.
-    body: called with the flags and the config, None without `--config`.
+    body: called with the flags and the config, None without one.
     arguments: the arguments of the command line; None for those of the process.
+    make: flags -> the config that overrides are for, None without one; that of
+      the flag `--config`, unless other flags make one.
   """
 
   def command() -> None:
     flags, overrides = parser.parse(arguments)
-    name = getattr(flags, 'config', None)
-    if overrides and not name:
+    config = make(flags)
+    if overrides and config is None:
       raise errors.UserError(
         f'--config.{next(iter(overrides))} needs --config=FILE.py[:variant].'
       )
-    config = name and complete(files.load(name), overrides)
-    body(flags, config or None)
+    body(flags, None if config is None else complete(config, overrides))
 
   return exit_code(command)
 

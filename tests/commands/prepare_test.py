@@ -254,6 +254,11 @@ def test_the_command_line(root, tmp_path, capsys):
   source = f'--source=image_folder:{root}'
   assert prepare.main([source, *common, '--task=class', '--workers=1']) == 0
   compare(of_task(root, 'class'), out)
+  # Overrides are for the config that --source makes.
+  more = ['--task=class', '--config.data.resize=area']
+  area = [f'--output={tmp_path}/area', *common[1:], *more]
+  assert prepare.main([source, *area]) == 0
+  compare(of_task(root, 'class', resize='area'), tmp_path / 'area')
   for arguments, words in (
     (common, 'one of --config=FILE.py and --source=NAME:ROOT'),
     ([*common, '--source=image_folder'], 'must be NAME:ROOT'),

@@ -4,6 +4,7 @@ from concurrent import futures
 import os
 import pickle
 import random
+import struct
 
 import numpy as np
 import pytest
@@ -129,6 +130,11 @@ def test_a_tree_of_three_levels_is_that_of_the_library(tmp_path):
   assert store.names == tuple(sorted(key.decode() for key in want))
   for row, name in enumerate(store.names):
     assert store.load(row) == want[name.encode()]
+
+
+def test_pages_of_large_files_have_numbers_of_48_bits():
+  node = struct.pack('<HHHH', 0x1111, 0x2222, 0x3333, 5)
+  assert lmdb_store._child(b'..' + node, 2) == 0x333322221111
 
 
 def test_other_kinds_of_databases_are_refused(tmp_path):
