@@ -20,8 +20,10 @@ from pyramid_jax.conditioning import scene_graph
 _SIDE = 160  # px; smaller images are enlarged to about this
 _GAP = 4  # px around every panel
 _FONT_SIZE = 11  # px
+_LINE_HEIGHT = 13  # px
 _CHARACTERS = 25  # The characters of a line of text on a panel.
 _GREY = 96  # The grey of gaps.
+_Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px
 _LINE = (255, 0, 0)  # The colour of edges on an image.
 _COLOURS = (
   (190, 30, 45),
@@ -173,31 +175,75 @@ def _font() -> Any:
 
 
 def _text_panel(side: tuple[int, int], texts: Sequence[str]) -> Image.Image:
+  """Draws lines of text; what has no room ends in three dots."""
   panel = Image.new('RGB', side, 'white')
-  width = max(8, _CHARACTERS * side[0] // _SIDE)
-  lines = [line for t in texts for line in textwrap.wrap(t, width) or ['']]
-  ImageDraw.Draw(panel).multiline_text(
-    (_GAP, _GAP), '\n'.join(lines), fill='black', font=_font(), spacing=2
-  )
+  canvas, font = ImageDraw.Draw(panel), _font()
+  room = side[0] - 2 * _GAP
+  for width in range(max(8, _CHARACTERS * side[0] // _SIDE), 0, -1):
+    lines = [x for t in texts for x in textwrap.wrap(t, width) or ['']]
+    if all(canvas.textlength(x, font=font) <= room for x in lines):
+      break
+  most = max(1, (side[1] - 2 * _GAP) // _LINE_HEIGHT)
+  if len(lines) > most:
+    lines = [*lines[: most - 1], f'{lines[most - 1][:-3]}...']
+  for i, line in enumerate(lines):
+    place = (_GAP, _GAP + i * _LINE_HEIGHT)
+    canvas.text(place, line, fill='black', font=font)
   return panel
 
 
 def _layout_panel(
   side: tuple[int, int], example: Mapping[str, Any], names: Sequence[str]
 ) -> Image.Image:
+  """Draws boxes, and over all of them their names, side by side."""
   panel = Image.new('RGB', side, 'white')
   canvas, font = ImageDraw.Draw(panel), _font()
-  for j, label in enumerate(_labels(example)):
-    box = np.asarray(example['boxes'][j]) * (*side, *side)
-    x0, y0, x1, y1 = (float(v) for v in box)
+  labels = _labels(example)
+  boxes = np.asarray(example['boxes'])[: len(labels)] * (*side, *side)
+  for j, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
     colour = _COLOURS[j % len(_COLOURS)]
     canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, colour)
+  taken: list[_Box] = []
+  for j, (label, box) in enumerate(zip(labels, boxes.tolist(), strict=True)):
     text = _name(label, names)
-    # Names stay on the panel, whatever box they belong to.
-    x = min(x0 + 2, side[0] - canvas.textlength(text, font=font) - 1)
-    y = min(y0 + 1, side[1] - _FONT_SIZE - 2)
-    canvas.text((max(0.0, x), y), text, fill=colour, font=font)
+    size = (canvas.textlength(text, font=font) + 2, _LINE_HEIGHT)
+    place = _free_place(box, size, side, taken)
+    taken.append(place)
+    colour = _COLOURS[j % len(_COLOURS)]
+    start = (place[0] + 1, place[1])
+    canvas.text(start, text, colour, font, stroke_width=1, stroke_fill='white')
   return panel
+
+
+def _free_place(
+  box: Sequence[float],
+  size: tuple[float, float],
+  side: tuple[int, int],
+  taken: Sequence[_Box],
+) -> _Box:
+  """Returns where a name is written: on the panel, near its box.
+
+  The first place without another name is taken: inside of the box at its upper
+  edge if it has room, above it, below it, or further down the panel.
+  """
+  x0, y0, x1, y1 = box
+  (width, height), last = size, side[1] - size[1]
+  left = max(0.0, min(x0 + 1, side[0] - width - 1))
+  inside = [y0 + 1] if width < x1 - x0 and height < y1 - y0 else []
+  above = [y0 - height - 1] if y0 > height else []
+  tops = [*inside, *above, y1, *np.arange(y0 + 1, last, height / 2)]
+  places = [
+    (left, top, left + width, top + height)
+    for top in (max(0.0, min(float(top), last)) for top in tops)
+  ]
+  return next(
+    (x for x in places if not any(_overlap(x, y) for y in taken)), places[0]
+  )
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+  """Whether two boxes have an area in common."""
+  return all(one[i] < other[i + 2] and other[i] < one[i + 2] for i in range(2))
 
 
 def _overlay(image: np.ndarray, lines: np.ndarray) -> np.ndarray:

@@ -71,6 +71,35 @@ def test_boxes_are_where_they_should_be():
   assert columns.max() <= 130  # the name may be longer than the box
 
 
+def test_names_of_boxes_lie_apart_and_on_the_panel():
+  taken = []
+  for box in [(100, 20, 158, 60)] * 4 + [
+    (0, 0, 160, 160),
+    (150, 150, 160, 160),
+  ]:
+    x0, y0, x1, y1 = place = grids._free_place(box, (70, 13), (160, 160), taken)
+    assert 0 <= x0 < x1 <= 160
+    assert 0 <= y0 < y1 <= 160
+    assert not any(grids._overlap(place, other) for other in taken)
+    taken.append(place)
+  inside, above = (
+    grids._free_place((10, 50, x1, 90), (70, 13), (160, 160), [])
+    for x1 in (90, 60)
+  )
+  assert inside[1] == 51
+  assert above[3] == 49
+
+
+@pytest.mark.parametrize('text', ['W' * 600, 'WWWW ' * 90, 'a long text ' * 60])
+def test_long_texts_stay_on_the_panel(text):
+  batch = {'caption': np.array([text.encode()])}
+  panel = draw('text', batch, n=1)[4:164, 4:164]
+  assert (panel[:, -3:] == 255).all()
+  assert (panel[-3:] == 255).all()
+  drawn = (panel != 255).any(-1).any(-1)
+  assert drawn[130:].any()
+
+
 def test_images_that_are_conditions():
   panel = lambda task: draw(task, n=1)[4:164, 4:164]
   assert (panel('superres') == 99).all()
