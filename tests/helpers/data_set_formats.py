@@ -36,6 +36,7 @@ from tests.helpers import visual_genome_files
 CODES = (errors.DATA, errors.MISSING)
 TENCH, RETRIEVER = 'n01440764', 'n02099601'
 RECORDS = 4  # of a file of CIFAR-10 here
+MANY_CLASSES = {'task': 'class', 'num_classes': limits.VOCABULARY}
 SHARD = 'prepared-train.array_record-00000-of-00001'
 
 
@@ -101,8 +102,8 @@ def write_synset(folder: pathlib.Path) -> None:
 
 
 def read_val(path: pathlib.Path) -> None:
-  fields = {'image_size': 4, 'unlisted_categories': 'drop'}
-  config = configs.of_reader('imagenet', path.parent, 'class', **fields)
+  fields = {'image_size': 4, **MANY_CLASSES}
+  config = configs.of_reader('imagenet', path.parent, **fields)
   read_all(config, path.parent, 'val')
 
 
@@ -164,9 +165,6 @@ def edm(kind: int = zipfile.ZIP_STORED) -> bytes:
   labels = json.dumps({'labels': [[k, v] for k, v in EDM.items()]})
   files = {name: png(i) for i, name in enumerate(EDM)}
   return made.zipped({**files, 'dataset.json': labels.encode()}, kind)
-
-
-MANY_CLASSES = {'task': 'class', 'num_classes': limits.VOCABULARY}
 
 
 def read_zip(path: pathlib.Path) -> None:

@@ -271,7 +271,7 @@ class Prepared:
   @property
   def has_objects(self) -> bool:
     """Whether the data have annotated objects."""
-    return self.manifest['token_flags'] is not None
+    return self.manifest.get('token_flags') is not None
 
   def index(self) -> dict[str, np.ndarray]:
     """Returns the arrays of `object_index.Index`.
