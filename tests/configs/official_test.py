@@ -20,7 +20,6 @@ MOST_PENDING = 2
 QUICK = (
   'diffit.T1.imagenet256',
   'edm.README.cifar10-uncond-vp',
-  'frido.yaml.layout2i_coco_seg',
   'frido.yaml.t2i_coco',
   'ldm.T12.celebahq',
   'ldm.T8.kl-f8-4',
