@@ -158,7 +158,7 @@ def test_kinds_of_sources_are_a_table(run, monkeypatch):
   assert loading.load(None, run).step == 3  # the painter's
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_controls_join_a_run(run, tmp_path):
   process = loading.load(workdir_lib.read_config(run), run).weights.extra
   for seed, name in enumerate(('a', 'b')):

@@ -38,7 +38,7 @@ def shapes_of(tree):
   return jax.tree.map(lambda x: x.shape, tree)
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_the_base_is_the_model_of_a_quarter_of_the_side():
   small = systems.create(configs.load('ladm_text.py:1k'))
   system = systems.create(configs.load('ladm_upsampler.py:tuned'))
