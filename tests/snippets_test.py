@@ -17,6 +17,7 @@ from tests.helpers import documented_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ('README.md', 'docs/sampling.md')
+COMMAND_PAGES = (*PAGES, 'docs/evaluation.md')
 # Added to commands that sample or evaluate.
 FEW = {
   'sample': ['--config.sample.steps=2', '--count=1'],
@@ -50,7 +51,7 @@ def trained(command: str) -> str:
 def shown() -> list[str]:
   lines = [
     line.partition(' #')[0].strip()
-    for page in PAGES
+    for page in COMMAND_PAGES
     for block in blocks(page, '')
     for line in block.splitlines()
   ]

@@ -108,9 +108,11 @@ def _evaluate(
 
     def write() -> None:
       table = score_table.to_markdown(rows)
-      logging.info(f'scores of {task.about}\n{table}')
+      lacks = protocols.lacking(config, [row.name for row in rows])
+      about = task.about + lacks
+      logging.info(f'scores of {about}\n{table}')
       held.check(now=True)
-      score_table.write(task.folder, task.about, rows)
+      score_table.write(task.folder, about, rows)
 
     processes.decided(write)
   store.remove()

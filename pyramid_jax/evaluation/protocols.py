@@ -4,6 +4,7 @@
 and in what this evaluation differs from it.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 
@@ -130,7 +131,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
   'first_stage_50k': Protocol(
     count=50_000,
     reference=CONDITIONS,
-    scores=('fid', 'psnr', 'ssim', 'psim'),
+    scores=('fid', 'psnr', 'ssim', 'lpips'),
     to_uint8='',
     source='CompVis/latent-diffusion: README.md; arXiv:2112.10752, table 8',
   ),
@@ -173,3 +174,17 @@ def about(config: ConfigDict, count: int) -> str:
     differs.append(f'to_uint8 {rule} instead of {protocol.to_uint8}')
   but = f', but {" and ".join(differs)}' if differs else ''
   return f'; protocol {name} ({protocol.source}){but}'
+
+
+def lacking(config: ConfigDict, names: Iterable[str]) -> str:
+  """Returns '; the table lacks ...' of the scores of the published table.
+
+  `names` are those of the scores that there are.
+  """
+  starts = tuple(f'{name}_' for name in names)
+  lacks = [
+    score
+    for score in of(config).scores
+    if not any(start.startswith(f'{score}_') for start in starts)
+  ]
+  return f'; the table lacks {", ".join(lacks)}' if lacks else ''

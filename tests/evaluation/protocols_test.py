@@ -86,3 +86,26 @@ def test_the_run_with_the_least_fid_counts():
   np.testing.assert_allclose([3 - mean.low, mean.high - 3], error)
   assert fid_state.of_runs(runs[:1]) == runs[0]
   assert dataclasses.asdict(got['fid_tf1_4'])['n'] == 4
+
+
+def test_what_a_table_lacks_is_named():
+  config = configs.change(
+    config_lib.base('ldm'), {'evaluate.protocol': 'coco_30k'}
+  )
+  names = ['fid_tf1_30k', 'inception_score_30k', 'clip_scores']
+  got = protocols.lacking(config, names)
+  assert got == '; the table lacks clip_score, cmmd'
+  assert not protocols.lacking(config, [*names, 'clip_score', 'cmmd_30k'])
+  config.evaluate.protocol = ''
+  assert not protocols.lacking(config, [])
+
+
+def test_the_page_has_every_protocol_and_its_numbers():
+  text = (CONFIGS.parent / 'docs' / 'evaluation.md').read_text()
+  lines = [x.split(' | ') for x in text.splitlines() if x.startswith('| `')]
+  shown = {cells[0].strip('| `'): cells for cells in lines}
+  assert shown.keys() == protocols.PROTOCOLS.keys()
+  for name, protocol in protocols.PROTOCOLS.items():
+    runs = f'{protocol.runs} x ' if protocol.runs > 1 else ''
+    assert shown[name][2] == f'{runs}{protocol.count:,}'
+    assert shown[name][3] == protocol.reference
