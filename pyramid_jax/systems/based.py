@@ -42,7 +42,7 @@ def with_first_stage(
 class Based:
   """The sampling of `systems.system.Generative`, done by the base.
 
-  A system adds what guides: `guided`, or more than the base's `stages`.
+  A system adds its guidance, in `guided` or in `stages`.
   """
 
   base: system_lib.Base  # the sampled system

@@ -18,7 +18,7 @@ A = jax.random.normal(jax.random.key(1), SHAPE)  # gradient of log p
 
 
 def log_probability(x, level):
-  return (A * x).sum((1, 2, 3)) * level.time / 100
+  return (A * x).sum((1, 2, 3)) * (0.5 + level.time / 100)
 
 
 def denoise(x, level, context=None, first=True):
@@ -33,8 +33,9 @@ def guidance(form, scale=0.7):
   )
 
 
-def sampled(name, guided, **options):
-  levels = timesteps.spaced_levels(CHAIN, STEPS, solvers.SPACINGS[name])
+def sampled(name, guided, spacing='', **options):
+  spacing = spacing or solvers.SPACINGS[name]
+  levels = timesteps.spaced_levels(CHAIN, STEPS, spacing)
   stage = sampling.Stage(
     segments=(sampling.Segment(levels=levels, denoise=denoise),),
     enter=lambda state, normal: (normal(SHAPE), None),
@@ -53,7 +54,7 @@ def test_the_score_moves_by_the_gradient():
   level = levels_lib.row(timesteps.spaced_levels(CHAIN, 5, 'exact'), 1)
   plain = denoise(X, level)
   found = guidance('score').of(plain, X, level)
-  moved = 0.7 * A * level.time / 100
+  moved = 0.7 * A * (0.5 + level.time / 100)
   score = lambda p: -p.eps / level.sigma
   np.testing.assert_allclose(score(found), score(plain) + moved, rtol=1e-5)
   again = level.alpha * found.x0 + level.sigma * found.eps
@@ -67,13 +68,13 @@ def test_the_mean_of_a_step_moves_by_its_variance_times_the_gradient(variance):
   _, found = sampled('ddpm', guidance('mean'), variance=variance)
   first = levels_lib.row(levels, 0)
   log = first.log_variance if variance == 'fixed_small' else first.log_beta
-  moved = np.exp(log) * 0.7 * A * first.time / 100
+  moved = np.exp(log) * 0.7 * A * (0.5 + first.time / 100)
   np.testing.assert_allclose(found[0] - plain[0], moved, rtol=1e-4, atol=1e-6)
 
 
 def test_the_last_step_of_the_posterior_has_no_variance_to_move_it():
   """Without noise the end is the clean prediction, which is not guided."""
-  levels, found = sampled('ddpm', guidance('mean'))
+  levels, found = sampled('ddpm', guidance('mean'), 'iddpm')
   last = levels_lib.row(levels, STEPS - 1)
   np.testing.assert_allclose(
     found[-1], denoise(found[-2], last).x0, rtol=1e-4, atol=1e-5

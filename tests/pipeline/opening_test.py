@@ -129,7 +129,7 @@ def test_a_first_stage_is_refused_before_it_is_loaded(tmp_path):
   config = configs.load('ldm_autoencoder_shapes.py:debug')
   workdir_lib.write_record(tmp_path, config, ())
   with pytest.raises(
-    errors.UserError, match='a first stage, which reconstructs and does not'
+    errors.UserError, match="'autoencoder', which does not sample"
   ):
     pj.load(tmp_path)
 

@@ -100,7 +100,9 @@ def test_previews_show_what_is_classified():
   assert (np.diff(distance) > 0.02).all()  # PREVIEW_TIMES rise
 
 
-@pytest.mark.parametrize('file', [LDM, IMAGE_DIFFIT])
+@pytest.mark.parametrize(
+  'file', [LDM, pytest.param(IMAGE_DIFFIT, marks=pytest.mark.slow)]
+)
 def test_guidance_makes_the_classes_likelier(file):
   system, weights, spec = guided(file)
   keys = system_lib.image_keys(0, [0, 1, 2])

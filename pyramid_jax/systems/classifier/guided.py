@@ -49,7 +49,7 @@ class Guided(based.Based):
   def losses(
     self, weights: Weights, key: jax.Array, step: jax.Array, batch: Batch
   ) -> tuple[system_lib.Losses, Params]:
-    """Raises: a classifier is trained by itself."""
+    """Raises NotImplementedError: a classifier is trained by itself."""
     raise NotImplementedError
 
   def ema_patterns(self) -> list[str]:
