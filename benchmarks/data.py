@@ -10,7 +10,8 @@ shared memory, and by a bare loop of Pillow on one core; then prepared images by
 their encoding, tar shards of JPEG, and latents of 32 x 32 x 4 with deviations.
 `--files` are empty ones in 1,000 folders, whose index is built and then loaded.
 At last the pipeline's rates beside the images per second that plans promise to
-4 chips, with the cores that a host would need.
+4 chips, with the cores that a host would need. `--small` takes 8 images at a
+time, so that its rates are those of starting threads.
 """
 
 from collections.abc import Callable

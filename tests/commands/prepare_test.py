@@ -93,6 +93,11 @@ def test_records_give_the_examples_of_the_files(root, tmp_path, task, encoding):
   prepare.run(config, out, encoding=encoding, shard_size=3, workers=2)
   assert len(list(out.glob('prepared-train.array_record-0000?-of-00003'))) == 3
   compare(config, out)
+  if task == 'text':
+    for split in ('train', 'val'):
+      own = data.create(config, split)
+      cut = data.create(of_records(config, out), split)
+      assert list(cut.captions()) == list(own.captions())
 
 
 def test_maps_and_cameras(root, tmp_path):

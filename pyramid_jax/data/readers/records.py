@@ -5,6 +5,8 @@ themselves with the crop of the preparation: crops are drawn once, mirroring,
 the order of objects, holes and low-resolution versions with every example.
 """
 
+from collections.abc import Iterator
+import contextlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -51,7 +53,7 @@ class _Records:
     Raises:
       BrokenImage: a record that is damaged.
     """
-    where = f'{self._found.folder}, {self._found.split} record {index}'
+    where = self._where(index)
     try:
       features = tf_example.unpack(self._source[index])
       facts = json_text.loads(features['facts'][0])
@@ -62,6 +64,22 @@ class _Records:
       raise images.BrokenImage(where, f'damaged ({error!r:.80})') from error
     image = images.decode_image(data, where)
     return transforms.Cut(image, crop), fields, features
+
+  def _where(self, index: int) -> str:
+    """Returns what messages call a record."""
+    return f'{self._found.folder}, {self._found.split} record {index}'
+
+  def caption(self, index: int) -> str:
+    """Returns the text of a record, whose image is not decoded.
+
+    Raises:
+      BrokenImage: a record that is damaged.
+    """
+    try:
+      return tf_example.unpack(self._source[index])['caption'][0].decode()
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+      what = f'damaged ({error!r:.80})'
+      raise images.BrokenImage(self._where(index), what) from error
 
 
 class ImageRecords(file_reader.FileReader):
@@ -86,6 +104,18 @@ class ImageRecords(file_reader.FileReader):
     """Returns the shards and what they are of; see `reader.Reader`."""
     lists = identity.of_config(self._config)
     return {**self._found.identity(), identity.FILES: lists}
+
+  def captions(self) -> Iterator[str]:
+    """Yields the texts that examples may have.
+
+    Raises:
+      ValueError: the configured condition is no text.
+    """
+    if self.tokenizer is None:
+      raise ValueError('the configured condition is no text.')
+    for index in range(len(self)):
+      with contextlib.suppress(images.BrokenImage):
+        yield self._records.caption(index)
 
   def example(self, index: int, draw: np.uint64) -> file_reader.Example:
     """Returns one example, or raises `BrokenImage`."""
