@@ -22,6 +22,7 @@ SHAPES = {
   'data.ids_file': '',
   'data.eval_ids_file': '',
   'data.category_file': '',
+  'data.min_side': 0,
 }
 # Fewer steps, and no scores while training: other tests have both.
 SHORT = {'train.steps': 2, 'train.sample_every': 0, 'train.eval_every': 0}
