@@ -42,9 +42,11 @@ def get_config(arg: str = '') -> ConfigDict:
   if variant['task'] == 'class':
     config.condition.num_classes = DIGITS
   config.diffusion.sigma_data = SIGMA_DATA
-  config.train.steps = config.train.decay_steps = 3000
+  # Which digit it is shows at higher levels than the shape of a shape does.
+  config.diffusion.P_mean, config.diffusion.P_std = 0.3, 1.2
+  config.train.steps = config.train.decay_steps = 2500
   config.train.checkpoint_every = config.train.sample_every = 500
-  config.train.eval_every = 1500
+  config.train.eval_every = 1250
   if variant['debug']:
     common.shrink(config, shapes.SMALL)
   return config
