@@ -37,6 +37,25 @@ RUNS = {
     'ladm_shapes.py:layout,control,debug',
     {'control.base': 'runs/ladm'},
   ),
+  'runs/ladm_text': ('ladm_shapes.py:text,debug', {}),
+  'runs/edges': (
+    'ladm_shapes.py:text,control,debug',
+    {'control.base': 'runs/ladm_text'},
+  ),
+  'runs/depth': (
+    'ladm_shapes.py:text,control,debug',
+    {
+      'control.base': 'runs/ladm_text',
+      'control.map': 'depth',
+      'data.maps': ('mask',),
+      'condition.map_classes': 256,
+    },
+  ),
+  'runs/classifier': (
+    'classifier_shapes.py:latents,debug',
+    {'classifier.base': 'runs/ldm_class'},
+  ),
+  'runs/hdr': ('hdr.py:debug', {'data.root': 'hdr'}),
   'runs/sketch': (
     'sketch_shapes.py:ldm,pixels,debug',
     {'sketch.base': 'runs/ldm_text'},
@@ -61,11 +80,18 @@ def write(folder: pathlib.Path, name: str) -> None:
   if (workdir / 'config.json').is_file():
     return
   file, fields = RUNS[name]
-  for base in set(fields.values()) & RUNS.keys():
+  for base in RUNS.keys() & {x for x in fields.values() if isinstance(x, str)}:
     write(folder, base)
   config = configs.load(file, **fields)
-  labels = data.create(config, 'test').label_names
-  write_run(workdir, config, labels)
+  write_run(workdir, config, _labels(file))
+
+
+def _labels(file: str) -> tuple[str, ...]:
+  """Returns the names of labels of a config, none where it needs data."""
+  config = configs.load(file)
+  if config.data.name != 'shapes':
+    return ()
+  return data.create(config, 'test').label_names
 
 
 def write_run(workdir, config, labels):
@@ -93,6 +119,7 @@ def write_files(folder: pathlib.Path) -> None:
   lines = np.full((40, 40), 255, np.uint8)
   lines[10:30, 20] = lines[20, 10:30] = 0
   Image.fromarray(lines).save(folder / 'sketch.png')
+  noise(32).convert('L').save(folder / 'depth.png')
   (folder / 'sketch.svg').write_text(SKETCH)
   (folder / 'layout.json').write_text(
     '[{"label": "red circle", "box": [0.1, 0.1, 0.4, 0.4]}]'
