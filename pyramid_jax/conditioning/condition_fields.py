@@ -137,14 +137,14 @@ FIELDS = {
   ),
   'condition.neighbour_rows': Field(
     '',
-    'The neighbours of training images, written by'
+    'The file of the neighbours of training images, written by'
     ' pyramid_jax.commands.find_neighbours.',
     resumable=True,
     path=True,
   ),
   'condition.eval_neighbour_rows': Field(
     '',
-    'The neighbours of the images of val and test.',
+    'The file of the neighbours of the images of val and test.',
     resumable=True,
     path=True,
   ),

@@ -75,6 +75,7 @@ class PyUNet(unet_trunk.Trunk):
   def contradictions(self) -> dict[str, bool]:
     is_any = self.use_split_head or self.use_stage_expert
     return super().contradictions() | {
+      'channel_mult must start with 1': self.channel_mult[0] != 1,
       'use_split_head and use_stage_expert need split_embed_dim_list': (
         is_any and not self.split_embed_dim_list
       ),

@@ -325,9 +325,14 @@ def create(config: ConfigDict) -> LDM:
       ('',),
       ", except for config.condition.task = 'superres' in latents",
     )
+  unet = network(config, space.channels, common['encoder'])
+  if unet.channel_mult[0] != 1:  # ADM's first layer is as wide as its level
+    raise ValueError(
+      f'config.network.channel_mult is {unet.channel_mult}, must start with 1'
+    )
   return LDM(
     **common,
-    unet=network(config, space.channels, common['encoder']),
+    unet=unet,
     loss=gaussian.LossSettings(
       loss_type=d.loss_type,
       parameterization=d.parameterization,

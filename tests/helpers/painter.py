@@ -22,6 +22,7 @@ def make(**fields):
     'check_spec': lambda spec: None,
     'check_rows': lambda names: None,
     'example_condition': lambda: None,
+    'condition': lambda weights, batch: None,
     'stages': lambda *args: [],
     'edited': lambda *args: [],
     'scale_shape': lambda stage: (2, 2),

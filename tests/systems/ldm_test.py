@@ -369,6 +369,7 @@ def test_deviation_of_values_in_parts(parts):
     ('text,debug', {'condition__also': 'class'}, 'are both tokens'),
     ('map,debug', {'condition__also': 'superres'}, 'are both channels'),
     ('debug', {'diffusion__parameterization': 'x'}, "'x' is not one of"),
+    ('debug', {'network__channel_mult': '(2, 2)'}, 'must start with 1'),
   ],
 )
 def test_fields_that_do_not_fit_are_named(variants, overrides, message):
