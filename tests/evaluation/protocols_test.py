@@ -20,7 +20,11 @@ CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 WITHOUT = (
   'adm_classifier',
   'frido_coco.py:label',
+  'hdr',
+  'ladm_text.py:256,custom',
+  'ladm_upsampler.py:tuned',
   'ldm_classifier',
+  'ldm_retrieval',
   'ldm_semantic',
   'msvqgan_coco',
   'msvqgan_openimages',
