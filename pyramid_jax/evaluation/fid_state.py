@@ -52,7 +52,8 @@ class FidState:
     return dataclasses.replace(self, samples=samples, halves=halves)
 
   def _with_samples(self, batch: states.Batch) -> inception.Parts:
-    features = self.evaluator.extract(batch.images)
+    extract = self.evaluator.extract
+    features = extract(batch.images)
     runs = batch.places // self.run_size
     shuffled = _shuffled(self.run_size)
 

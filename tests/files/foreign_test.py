@@ -17,7 +17,8 @@ RESERVED = {
   # the headers of archives, and what their damage raises
   r'\btarfile\b': ('data/storage/archives.py', 'data/shards/tar_index.py'),
   r'\bimport (dill|cloudpickle|shelve|marshal)\b|torch\.load\b': (),
-  r'\bpickle\b': ('interop/unpickler.py',),  # the one that calls nothing
+  # the one that calls nothing
+  r'\b(import|from) pickle|\bpickle\.\w': ('interop/unpickler.py',),
   r'allow_pickle=True|\bnp\.load\(|\bread_array\(': (),
   r'zipfile\.ZipFile\([^)]*\)': ('files/zips.py', 'runs/array_parts.py'),
 }

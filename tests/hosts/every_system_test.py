@@ -26,6 +26,7 @@ RUNS = {
   'diffit': ('diffit_shapes.py:class,debug', ''),
   'flow': ('flow_shapes.py:class,debug', ''),
   'frido': ('frido_shapes.py:layout,debug', ''),
+  'hdr': ('hdr.py:debug', ''),
   'latent_diffit': ('diffit_latent_shapes.py:class,debug', ''),
   'ladm': (control_run.BASE, ''),
   'ladm_control': (control_run.__file__, 'control.base'),
@@ -119,6 +120,8 @@ class Runs:
       fields['first_stage.checkpoint'] = self.first_stage(system)
     if system in dict(QUICK):
       fields |= SMALLER
+    if system == 'hdr':  # of scenes: its own data are files
+      fields['data.name'] = 'shapes'
     if field:
       fields[field] = self.alone(BASES[system])
     settings = [f'--config.{k}={v}' for k, v in fields.items()]

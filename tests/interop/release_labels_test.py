@@ -151,16 +151,16 @@ def test_labels_of_a_run_and_of_data_must_agree():
 
 def test_texts_have_the_vocabulary_of_their_releases(frido, tmp_path):
   config = config_lib.load(f'{CONFIGS}/frido_coco.py:text_clip,debug')
-  latent_workdir._name_files(config)
+  latent_workdir.name_files(config)
   assert config.condition.vocab_file == config.condition.merges_file == 'clip_l'
   config = config_lib.load(f'{CONFIGS}/ldm_text.py:small,debug')
-  latent_workdir._name_files(config)
+  latent_workdir.name_files(config)
   assert config.condition.vocab_file == 'bert'
   assert config.condition.merges_file == ''
   config.condition.vocab_file = 'mine.txt'
-  latent_workdir._name_files(config)
+  latent_workdir.name_files(config)
   assert config.condition.vocab_file == 'mine.txt'
   config = config_lib.load(f'{CONFIGS}/ldm_imagenet.py:v2,debug')
-  latent_workdir._name_files(config)
+  latent_workdir.name_files(config)
   assert config.data.category_file == 'imagenet'
   assert json.loads((frido[2] / 'labels.json').read_text())[69] == 'Person'
