@@ -134,7 +134,7 @@ def test_exit_codes(tmp_path, capsys):
   assert {path: verify.main([path]) for path in codes} == codes
   captured = capsys.readouterr()
   assert f"{option}: unsupported: mode 'a'" in captured.err
-  assert "unknown family 'ldm.nothing'; known: adm.diffusion" in captured.err
+  assert "unknown family 'ldm.nothing'; known: adm.classifier" in captured.err
   assert 'meta lacks tolerance' in captured.err
   assert "toy: the file lacks 'x'" in captured.err
   assert 'TypeError: a defect' in captured.out

@@ -118,6 +118,11 @@ def build(config: Mapping[str, Any]) -> unet.UNet:
   """
   same = (*TRUNK, 'in_channels')
   handled = {'image_size', 'use_checkpoint'}  # change no number
+  mult = config.get('channel_mult', (1,))
+  if mult[0] != 1:  # the last layer is as wide as if it were
+    raise families.Unsupported(
+      f'channel_mult must start with 1; got channel_mult = {list(mult)}'
+    )
   return checked(unet.UNet(**fields('UNetModel', config, same, handled)))
 
 
