@@ -15,8 +15,9 @@ from tests.helpers import published
 
 
 ROOT = pathlib.Path(__file__).parents[2]
-# What `shapes` does not have: neighbours of images, maps that are no squares.
-WITHOUT_SHAPES = ('ldm_retrieval.py', 'ldm_semantic.py:px256,wide')
+# What `shapes` does not have: neighbours of images, maps that are no squares,
+# more light than white.
+WITHOUT_SHAPES = ('hdr.py', 'ldm_retrieval.py', 'ldm_semantic.py:px256,wide')
 # Several rows share a config.
 CONFIGS = tuple(
   name

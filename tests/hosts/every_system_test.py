@@ -109,6 +109,15 @@ class Runs:
       self._first_stages[system] = file
     return self._first_stages[system]
 
+  def light(self):
+    """Returns a folder of images of high dynamic range."""
+    folder = self._make_folder('light')
+    rng = np.random.default_rng(0)
+    for number in range(16):
+      light = rng.exponential(size=(32, 32, 3)).astype(np.float32)
+      np.save(folder / f'{number}.npy', light)
+    return folder
+
   def train(self, system, count, workdir, *flags, devices=1):
     """Trains a system in some processes."""
     name, field = RUNS[system]
@@ -120,8 +129,8 @@ class Runs:
       fields['first_stage.checkpoint'] = self.first_stage(system)
     if system in dict(QUICK):
       fields |= SMALLER
-    if system == 'hdr':  # of scenes: its own data are files
-      fields['data.name'] = 'shapes'
+    if system == 'hdr':
+      fields['data.root'] = self.light()
     if field:
       fields[field] = self.alone(BASES[system])
     settings = [f'--config.{k}={v}' for k, v in fields.items()]
