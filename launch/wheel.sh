@@ -13,7 +13,7 @@ PYTHON="$(realpath -s "$PYTHON")"
 
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
-git ls-files -z | xargs -0 cp --parents -t "$scratch"
+cp -r setup.py pyproject.toml README.md LICENSE pyramid_jax configs "$scratch"
 "$PYTHON" -m build --outdir "$scratch/made" "$scratch" > /dev/null
 "$PYTHON" -m twine check --strict "$scratch"/made/*
 "$PYTHON" -m pip install --quiet --no-deps --target "$scratch/installed" \
