@@ -247,8 +247,7 @@ def mixing(
 ) -> np.ndarray:
   """Returns the (C, C) matrix that makes correlated noise of independent one.
 
-  numpy.random.multivariate_normal takes a covariance with negative eigenvalues
-  by their magnitudes.
+  Eigenvalues are taken by their magnitudes: rounding leaves negative ones.
 
   Args:
     spread: (C,) in [0, 1].

@@ -5,7 +5,6 @@ import pathlib
 import numpy as np
 from PIL import Image
 import pytest
-from scipy import linalg
 from scipy import ndimage
 
 from pyramid_jax.data import degradation
@@ -134,19 +133,6 @@ def test_correlated_noise_has_the_official_covariance(recorded):
     mixed = degradation.mixing(spread, matrix, 25 / 255)
     same(mixed.T @ mixed, exact, 1e-5)
     same(mixed.T @ mixed, measured, 0.02)
-
-
-def test_covariances_that_are_none_are_taken_as_numpy_takes_them():
-  random = np.random.RandomState(0)
-  while True:
-    spread, matrix = random.rand(3), random.rand(3, 3)
-    turn = linalg.orth(matrix)
-    covariance = np.abs(turn.T @ np.diag(spread) @ turn)
-    if np.linalg.eigvalsh(covariance)[0] < -0.05:
-      break
-  _, values, vectors = np.linalg.svd(covariance)
-  mixed = degradation.mixing(spread, matrix, 1.0)
-  same(mixed.T @ mixed, vectors.T @ np.diag(values) @ vectors, 1e-5)
 
 
 @pytest.mark.parametrize('kind', VERSIONS)
