@@ -8,6 +8,7 @@ guided_diffusion/gaussian_diffusion.py.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -76,13 +77,28 @@ def classifier_guided(
 ) -> sampling.Stage:
   """Guides every call of the denoiser of a stage without bands."""
 
+  def guided(denoise, x, level, first):
+    return guidance.of(denoise(x, level, first), x, level)
+
+  return with_predictions(stage, guided)
+
+
+def with_predictions(
+  stage: sampling.Stage, changed: Callable[..., Prediction]
+) -> sampling.Stage:
+  """Returns a stage whose predictions are others.
+
+  Args:
+    stage: any stage.
+    changed: (denoise, x, level, first) -> prediction, where `denoise` is that
+      of the stage and the others are its arguments.
+  """
+
   def around(step: solver_lib.Step, context: Any) -> solver_lib.Step:
     del context
 
     def guided(carry, at):
-      def denoise(x, level, first):
-        return guidance.of(at.denoise(x, level, first), x, level)
-
+      denoise = functools.partial(changed, at.denoise)
       return step(carry, dataclasses.replace(at, denoise=denoise))
 
     return guided

@@ -9,14 +9,11 @@ that is a Gaussian of variance 1.
 """
 
 from collections.abc import Callable
-import dataclasses
-from typing import Any
 
 import jax
 
 from pyramid_jax.diffusion import sampling
 from pyramid_jax.diffusion.guidance import classifier
-from pyramid_jax.diffusion.solvers import base as solver_lib
 
 
 Distance = Callable[[jax.Array], jax.Array]  # x0 (B, H, W, C) -> (B,)
@@ -33,24 +30,12 @@ def image_guided(
     scale: the factor of the gradient, ().
   """
 
-  def around(step: solver_lib.Step, context: Any) -> solver_lib.Step:
-    del context
+  def guided(denoise, x, level, first):
+    def total(x):
+      prediction = denoise(x, level, first)
+      return distance(prediction.x0).sum(), prediction
 
-    def guided(carry, at):
-      def denoise(x, level, first):
-        def total(x):
-          prediction = at.denoise(x, level, first)
-          return distance(prediction.x0).sum(), prediction
+    slope, prediction = jax.grad(total, has_aux=True)(x)
+    return classifier.corrected(prediction, x, level, -scale * slope)
 
-        slope, prediction = jax.grad(total, has_aux=True)(x)
-        return classifier.corrected(prediction, x, level, -scale * slope)
-
-      return step(carry, dataclasses.replace(at, denoise=denoise))
-
-    return guided
-
-  segments = tuple(
-    dataclasses.replace(segment, around=(around, *segment.around))
-    for segment in stage.segments
-  )
-  return dataclasses.replace(stage, segments=segments)
+  return classifier.with_predictions(stage, guided)
