@@ -177,9 +177,15 @@ def _of_run(
     about += f', guided by {predictors.predictor(config)}'
   if evaluator is not None:
     about += f'; {evaluation.add_fid(evaluator, split)}'
-  measure = perceptual.find(config) if evaluation.has_targets else None
+    if config.condition.task == 'layout' and 'scene_fid' in protocol.scores:
+      about += f'; {evaluation.add_scene_fid(evaluator, split)}'
+  is_diverse = 'diversity' in protocol.scores
+  measure = None
+  if evaluation.has_targets or is_diverse:
+    measure = perceptual.find(config)
   if measure is not None:
-    about += f'; {evaluation.add_perceptual(measure)}'
+    add = evaluation.add_diversity if is_diverse else evaluation.add_perceptual
+    about += f'; {add(measure)}'
     decides['lpips'] = measure.weights
   return Task(
     folder=workdir / 'samples',

@@ -15,15 +15,19 @@ from pyramid_jax import pipeline
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import classification
+from pyramid_jax.evaluation import diversity
 from pyramid_jax.evaluation import edge_prediction
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import measures
 from pyramid_jax.evaluation import perceptual
 from pyramid_jax.evaluation import protocols
+from pyramid_jax.evaluation import scene_fid
 from pyramid_jax.evaluation import split_examples
 from pyramid_jax.evaluation import unfinished
 from pyramid_jax.metrics import code_uses
+from pyramid_jax.metrics import inception_reference
+from pyramid_jax.metrics import object_crops
 from pyramid_jax.metrics import restoration
 from pyramid_jax.metrics import states
 from pyramid_jax.pipeline import rows as rows_lib
@@ -93,6 +97,22 @@ class Evaluation:
     """Adds LPIPS; returns a line about it."""
     self._states['perceptual'] = states.PerImage(measure=measure)
     return f'LPIPS by {measure.weights}'
+
+  def add_diversity(self, measure: perceptual.Perceptual) -> str:
+    """Adds LPIPS of images of one condition; returns a line about it."""
+    found = diversity.Diversity(distance=measure.distance)
+    self._states['diversity'] = states.PerImage(measure=found)
+    return f'diversity by {measure.weights}'
+
+  def add_scene_fid(self, evaluator: fidelity.FidEvaluator, split: str) -> str:
+    """Adds the FID of the objects of layouts; returns a line about it."""
+    extract = evaluator.extract
+    self._states['scene_fid'] = scene_fid.SceneFid(
+      extract=lambda crops: np.asarray(extract(crops).pool),
+      variant=inception_reference.RESIZE,
+      real=f'the real images of {split}',
+    )
+    return f'SceneFID of crops of {object_crops.SIDE} px'
 
   def add_fid(self, evaluator: fidelity.FidEvaluator, split: str) -> str:
     """Adds FID and related scores; returns a line about them.
@@ -167,8 +187,7 @@ class _Made:
     for step in range(first, self.steps):
       all_places, own = self.examples.places(step), self.examples.own(step)
       found = self.examples.at(step)
-      numbers = all_places[0] + np.arange(self.size)
-      made, codes = self.make(found.batch, numbers)
+      made, codes = self.make(found.batch, self.examples.filled(step))
       others = None
       if self.measure is not None and self.measure.needs_others(found.rows):
         others = self.examples.others(step)
@@ -183,7 +202,19 @@ class _Made:
         others=others,
         reference=real,
         codes=[x[own] for x in codes],
+        alike=self._alike(step, made),
       )
+
+  def _alike(self, step: int, made: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Returns what this process counts of `Batch.alike`."""
+    own = self.examples.own(step)
+    found = []
+    for number, rows in enumerate(self.examples.alike(step)):
+      # Of different turns, so that all processes have as many.
+      row = rows[number % len(rows)]
+      if row in own:
+        found.append((int(np.searchsorted(own, row)), made[rows]))
+    return found
 
 
 def maker(pipe: pipeline.Pipeline, settings: pipeline.Settings) -> Maker:

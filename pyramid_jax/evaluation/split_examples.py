@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
+from pyramid_jax import errors
 from pyramid_jax.conditioning import request as request_lib
 from pyramid_jax.data import batches as batches_lib
 from pyramid_jax.data import reader as reader_lib
@@ -23,7 +24,8 @@ class SplitExamples:
   """The first `count` examples of a split; programs are compiled once.
 
   Where the split has fewer, its examples repeat in turn: image i has example i
-  modulo their number. In several runs, each has the same examples.
+  modulo their number. In several runs, each has the same examples. Where a
+  protocol has several images of an example, they are in one batch.
   """
 
   def __init__(
@@ -39,6 +41,9 @@ class SplitExamples:
 
     `count` are the images of a run. A protocol says how many runs there are,
     how many images an example has, and where classes come from.
+
+    Raises:
+      UserError: a batch is too small for the images of an example.
     """
     runs, each = (1, 1)
     self._classes: rows_lib.DrawnClasses | None = None
@@ -50,7 +55,20 @@ class SplitExamples:
     # The number of examples.
     self.distinct = min(-(-count // each), len(reader))
     self.size = min(config.evaluate.batch_size, count)  # of a batch
+    self._each = each
+    if self.size < each:
+      raise errors.UserError(
+        f'config.evaluate.batch_size={config.evaluate.batch_size} and'
+        f' config.evaluate.count={count}: the protocol'
+        f' {config.evaluate.protocol} needs at least {each}, the images of one'
+        ' condition.'
+      )
+    self.size -= self.size % each
+    self._examples = self.size // each  # of a batch
+    self._batches = -(-self.distinct // self._examples)  # with all examples
     self.steps = -(-self.count // self.size)
+    if each > 1:
+      self.steps = self._batches * -(-self.count // (self.distinct * each))
     self._order = batches_lib.Batches(reader, self.size, SEED, shuffle)
     self._seed = config.data.seed
     self._finish = examples_lib.Finisher(config, reader, mesh, self.size)
@@ -65,9 +83,30 @@ class SplitExamples:
       )
 
   def places(self, step: int) -> np.ndarray:
-    """Returns the numbers of the images of a batch, in the last one fewer."""
-    first = step * self.size
-    return np.arange(first, min(first + self.size, self.count))
+    """Returns the numbers of the images of a batch, in some fewer, rising."""
+    if self._each == 1:
+      first = step * self.size
+      return np.arange(first, min(first + self.size, self.count))
+    turn, first = divmod(step, self._batches)
+    first *= self._examples
+    last = min(first + self._examples, self.distinct)
+    turns = turn * self._each + np.arange(self._each)
+    places = turns[:, None] * self.distinct + np.arange(first, last)
+    return places[places < self.count]  # in the order of the turns
+
+  def filled(self, step: int) -> np.ndarray:
+    """Returns the numbers of `size` images, those of the batch first."""
+    if self._each == 1:
+      return step * self.size + np.arange(self.size)
+    return np.resize(self.places(step), self.size)
+
+  def alike(self, step: int) -> list[np.ndarray]:
+    """Returns the rows of a batch that have the same example, if several."""
+    if self._each == 1:
+      return []
+    examples = self.places(step) % self.distinct
+    groups = [np.flatnonzero(examples == x) for x in np.unique(examples)]
+    return [rows for rows in groups if len(rows) > 1]
 
   def own(self, step: int) -> np.ndarray:
     """Returns which images of a batch this process counts, rising."""
@@ -84,8 +123,10 @@ class SplitExamples:
     Those that this process counts are on the host; all processes call it.
     """
 
+    filled = self.filled(step)
+
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-      places = step * self.size + rows
+      places = filled[rows]
       host = self._order.rows(places % self.run_size % self.distinct)
       return host if self._classes is None else host | self._classes(places)
 

@@ -42,7 +42,7 @@ from pyramid_jax.runs import watchdog
 FOLDER = 'evaluation'
 SHARE = 0.02  # of the time, at most, is spent on saving
 _REQUEST = 'request.json'
-_FORMAT = 1
+_FORMAT = 2
 _ROWS = re.compile(r'rows_(\d+)_(\d+)\.npz')
 _TOTALS = re.compile(r'totals_(\d+)\.npz')
 

@@ -5,6 +5,7 @@ With R^T R = S the last trace is the sum of the singular values of R1 R2^T: no
 matrix square root, nothing imaginary, exact for singular covariances too.
 """
 
+from collections.abc import Mapping
 import dataclasses
 
 import numpy as np
@@ -45,6 +46,17 @@ class Moments:
   def covariance(self) -> np.ndarray:
     """(D, D), unbiased; it needs at least two rows."""
     return self.scatter / (self.count - 1)
+
+  @property
+  def arrays(self) -> dict[str, np.ndarray]:
+    """All of it, by name."""
+    return {n: np.asarray(x) for n, x in dataclasses.asdict(self).items()}
+
+  @classmethod
+  def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> 'Moments':
+    """Returns the moments that have these `arrays`."""
+    mean, scatter = arrays['mean'], arrays['scatter']
+    return cls(count=float(arrays['count']), mean=mean, scatter=scatter)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -145,26 +145,20 @@ class State:
     arrays = {f'split|{n}': sums for n, sums in self.splits.items()}
     arrays |= {f'shuffled|{n}': sums for n, sums in self.shuffled.items()}
     for name, moments in (('pool', self.pool), ('spatial', self.spatial)):
-      values = dataclasses.asdict(moments)
-      arrays |= {f'{name}|{n}': np.asarray(x) for n, x in values.items()}
+      arrays |= states.named(f'{name}|', moments.arrays)
     return arrays | {'contents': self.contents.words}
 
   @classmethod
   def of_totals(cls, totals: states.Columns, kept: states.Kept) -> 'State':
     """Returns the state that has these `totals`."""
 
-    def moments(name: str) -> frechet.Moments:
-      values = states.part(f'{name}|', totals)
-      count = float(values.pop('count'))
-      return frechet.Moments(count=count, **values)
-
     def splits(name: str) -> inception_score.Splits:
       found = states.part(f'{name}|', totals)
       return {int(number): sums for number, sums in found.items()}
 
     return cls(
-      pool=moments('pool'),
-      spatial=moments('spatial'),
+      pool=frechet.Moments.of_arrays(states.part('pool|', totals)),
+      spatial=frechet.Moments.of_arrays(states.part('spatial|', totals)),
       splits=splits('split'),
       shuffled=splits('shuffled'),
       kept=kept,

@@ -8,6 +8,7 @@ LOWER_IS_BETTER = frozenset(
     'kid',
     'copied',
     'lpips',
+    'scene_fid',
     'shape_fd',
     'edge_chamfer',
     'edge_missed',
