@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     base = pathlib.Path(folder)
     paths = _photographs(base / 'images', 4 if measuring.SMALL.value else FILES)
     rates = {'images': _decoding(base, paths), **_stored(base, paths)}
-    _indexed(base / 'many')
+    _indexed(base / 'many', base / 'indices')
   _shortfalls(rates)
 
 
@@ -313,7 +313,7 @@ def _latents(folder: pathlib.Path) -> latent_cache.LatentReader:
   return latent_cache.LatentReader(config, 'train')
 
 
-def _indexed(folder: pathlib.Path) -> None:
+def _indexed(folder: pathlib.Path, cache: pathlib.Path) -> None:
   """Prints how long the index of many files takes, built and then loaded."""
   count = 1000 if measuring.SMALL.value else _FILES.value
   if not count:
@@ -328,7 +328,7 @@ def _indexed(folder: pathlib.Path) -> None:
   def rows() -> Iterator[Sequence[str]]:
     for what in ('built', 'loaded'):
       start = time.monotonic()
-      found = folder_index.find_images(folder, 'files', folder / '.index')
+      found = folder_index.find_images(folder, 'files', cache)
       yield what, f'{len(found.files)}', f'{time.monotonic() - start:.2f}'
 
   measuring.print_table(('index', 'files', 's'), rows())

@@ -9,21 +9,29 @@ import numpy as np
 
 
 _MASK = (1 << 64) - 1
+# Of the splitmix64 step.
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def _as_uint64(word) -> np.ndarray:
   if isinstance(word, int):
     word &= _MASK
-  return np.asarray(word).astype(np.uint64)
+  return np.asarray(word).astype(np.uint64, copy=False)
 
 
 def mix64(x: np.ndarray) -> np.ndarray:
   """Scrambles uint64 words of any shape with the splitmix64 step."""
   with np.errstate(over='ignore'):
-    z = x + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
+    return _mixed(x)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+  z = x + _GAMMA
+  z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
+  z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
+  return np.asarray(z ^ (z >> _SHIFTS[2]))
 
 
 def hash64(*words) -> np.ndarray:
@@ -33,9 +41,17 @@ def hash64(*words) -> np.ndarray:
     *words: Python integers (taken modulo 2**64) or integer arrays; their order
       matters.
   """
-  value = np.asarray(0, np.uint64)
-  for word in words:
-    value = mix64(value ^ _as_uint64(word))
+  return extended(np.asarray(0, np.uint64), *words)
+
+
+def extended(value: np.ndarray, *words) -> np.ndarray:
+  """Returns the hash of more words: `value` is that of those before them.
+
+  `extended(hash64(a, b), c)` is `hash64(a, b, c)`.
+  """
+  with np.errstate(over='ignore'):
+    for word in words:
+      value = _mixed(value ^ _as_uint64(word))
   return value
 
 

@@ -46,12 +46,14 @@ def permute(index: np.ndarray, length: int, seed: int, epoch) -> np.ndarray:
   bits = np.uint64(((length - 1).bit_length() + 1) // 2)
   mask = (np.uint64(1) << bits) - np.uint64(1)
   key = np.broadcast_to(hashing.hash64(seed, epoch), index.shape).ravel()
+  # Hashes of all words but the last, which alone differs from lap to lap.
+  keys = hashing.hash64(key, np.arange(_ROUNDS)[:, None])
   value = index.astype(np.uint64).ravel()
   todo = np.arange(value.size)
   while todo.size:
     left, right = value[todo] >> bits, value[todo] & mask
-    for step in range(_ROUNDS):
-      mixed = hashing.hash64(key[todo], step, right) & mask
+    for begun in keys[:, todo]:
+      mixed = hashing.extended(begun, right) & mask
       left, right = right, left ^ mixed
     value[todo] = (left << bits) | right
     todo = todo[value[todo] >= length]

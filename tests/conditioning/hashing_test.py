@@ -18,6 +18,15 @@ def test_words_order_and_sign_matter():
   assert np.unique(grid).size == 12
 
 
+def test_hash_is_continued():
+  words = -5, np.arange(3)[:, None]
+  more = np.arange(4), 2**64 - 1
+  np.testing.assert_array_equal(
+    hashing.extended(hashing.hash64(*words), *more),
+    hashing.hash64(*words, *more),
+  )
+
+
 def test_uniforms_are_uniform():
   u = hashing.uniforms(7, np.arange(20000))
   assert u.min() >= 0

@@ -20,6 +20,7 @@ from pyramid_jax.data import identity
 from pyramid_jax.data.objects import annotated_objects
 from pyramid_jax.data.objects import object_index
 from pyramid_jax.data.pixels import images
+from pyramid_jax.data.pixels import ppm
 from pyramid_jax.data.pixels import transforms
 from pyramid_jax.data.shards import prepared
 from pyramid_jax.data.shards import tf_example
@@ -62,7 +63,8 @@ class _Records:
       data = features['image'][0]
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
       raise images.BrokenImage(where, f'damaged ({error!r:.80})') from error
-    image = images.decode_image(data, where)
+    plain = ppm.pixels(data)
+    image = images.decode_image(data, where) if plain is None else plain
     return transforms.Cut(image, crop), fields, features
 
   def _where(self, index: int) -> str:

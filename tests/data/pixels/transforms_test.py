@@ -407,3 +407,11 @@ def test_lanczos_is_that_of_pillow():
   )
   want = Image.fromarray(image).resize((16, 16), Image.Resampling.LANCZOS)
   np.testing.assert_array_equal(fit(image, 0)[0], np.asarray(want))
+
+
+def test_mirrored_moves_whole_pixels():
+  pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+  for given in (pixels, np.asfortranarray(pixels), pixels[:, ::2]):
+    got = transforms.mirrored(given)
+    np.testing.assert_array_equal(got, given[:, ::-1])
+    assert got.shape == given.shape
