@@ -44,7 +44,12 @@ READERS = {
 }
 WITH_CAMERAS = ('image_folder', LATENTS, RECORDS)
 # Other sets have their own.
-WITH_CHECKSUMS = ('image_folder', 'coco', 'openimages', 'visual_genome')
+# Whose images are files of their own, or may be.
+WITH_CHECKSUMS = (
+  *('image_folder', 'coco', 'openimages', 'visual_genome'),
+  *('imagenet', 'celebahq', 'ffhq', 'lsun', 'ade20k', 'landscapes'),
+  *('places', 'hdr'),
+)
 # With semantic maps, the map 'mask' of config.data.maps. Edges are found and
 # holes drawn in images of every reader.
 WITH_MASKS = ('shapes', 'image_folder', 'coco', 'ade20k', 'landscapes')
@@ -96,7 +101,8 @@ def create(config: ConfigDict, split: str) -> reader_lib.Reader:
   if config.data.checksums and name not in WITH_CHECKSUMS:
     raise ValueError(
       f'config.data.checksums is {config.data.checksums!r}, must be empty with'
-      f' config.data.name = {name}.'
+      f' config.data.name = {name}: the images of {", ".join(WITH_CHECKSUMS)}'
+      ' alone are files of their own.'
     )
   if missing:
     raise FileNotFoundError(f'missing: {"; ".join(missing)}.')

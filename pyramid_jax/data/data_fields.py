@@ -54,9 +54,9 @@ FIELDS = {
   ),
   'data.checksums': Field(
     '',
-    'A list of sha256sum with all images of image_folder, coco, openimages'
-    ' or visual_genome, by names relative to data.root: each is verified'
-    ' whenever it is read, and one that differs is a broken image.',
+    'A list of sha256sum with all images of a set whose images are files of'
+    ' their own, by names relative to data.root: each is verified whenever it'
+    ' is read, and one that differs is a broken image.',
     resumable=True,
     path=True,
   ),

@@ -20,6 +20,7 @@ from pyramid_jax.data.pixels import transforms
 from pyramid_jax.data.storage import image_lists
 from pyramid_jax.data.storage import image_sides
 from pyramid_jax.data.storage import image_stores
+from pyramid_jax.data.storage import verified
 
 
 TASKS = ('none', 'superres', 'inpaint')
@@ -121,10 +122,11 @@ class StoredReader(file_reader.FileReader):
 
     Raises:
       ValueError: another task.
+      UserError: files that `config.data.checksums` lacks or does not serve.
     """
     reader_lib.check_task(config, tasks)
     super().__init__(config, split, len(selection.rows), resize)
-    self._store = selection.store
+    self._store = verified.verified(config, selection.store)
     self._rows = np.asarray(selection.rows, np.int64)
     labels = selection.labels
     count = len(self._rows)
@@ -143,6 +145,7 @@ class StoredReader(file_reader.FileReader):
         **identity.of_files(self._described),
         **identity.of_config(self._config),
       },
+      identity.CHECKSUMS: identity.of_checksums(self._config),
     }
 
   def decoded(self, index: int) -> transforms.AnyImage:

@@ -47,7 +47,11 @@ class Store(Protocol):
 
 
 class Folder:
-  """The files of one folder (see `Store`)."""
+  """The files of one folder (see `Store`).
+
+  Attributes:
+    path: the folder.
+  """
 
   def __init__(
     self,
@@ -63,17 +67,17 @@ class Folder:
       sizes: tells the bytes of some of them; None to ask the file system.
     """
     self.names = names
-    self._path = path
+    self.path = path
     self._sizes = sizes or functools.partial(identity.sizes, path)
 
   def where(self, row: int) -> str:
-    return str(self._path / self.names[row])
+    return str(self.path / self.names[row])
 
   def load(self, row: int) -> bytes:
-    return images.load_bytes(self._path / self.names[row])
+    return images.load_bytes(self.path / self.names[row])
 
   def head(self, row: int, count: int) -> bytes:
-    path = self._path / self.names[row]
+    path = self.path / self.names[row]
 
     def read() -> bytes:
       with bounded.opened(path, limits.IMAGE_BYTES) as stream:

@@ -1,6 +1,7 @@
 """Images that are verified by a list of sha256sum."""
 
 import hashlib
+import io
 import subprocess
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.data.storage import checksums
+from tests.helpers import archives as made
 from tests.helpers import coco_files
 from tests.helpers import configs
 from tests.helpers import folder_run
@@ -146,3 +148,33 @@ def test_sets_that_have_their_own():
   config.data.checksums = 'list'
   with pytest.raises(ValueError, match="checksums is 'list', must be empty"):
     data.create(config, 'train')
+
+
+@pytest.mark.parametrize('kind', ['npy', 'png'])
+def test_files_of_official_sets_are_verified(tmp_path, kind):
+  root = tmp_path / 'faces'
+  for number in range(4):
+    stream = io.BytesIO()
+    if kind == 'npy':
+      np.save(stream, made.pixels(number).transpose(2, 0, 1)[None])
+    else:
+      Image.fromarray(made.pixels(number)).save(stream, 'BMP')
+    name = f'imgHQ{number:05d}.{kind}'
+    made.written(root, {name: stream.getvalue()})
+  subprocess.run('sha256sum * > ../sums', shell=True, cwd=root, check=True)
+  flip(root / f'imgHQ00001.{kind}')
+  fields = {'image_size': 4, 'checksums': str(tmp_path / 'sums')}
+  config = configs.of_reader('celebahq', root, **fields)
+  reader = data.create(config, 'val')
+  assert read(reader)['id'].tolist() == [0, 2, 2, 3]
+  assert reader.identity()['checksums']
+
+
+def test_archives_are_verified_as_a_whole(tmp_path):
+  root, sums = tmp_path / 'faces.zip', tmp_path / 'sums'
+  image = made.encoded(made.pixels(0))
+  root.write_bytes(made.zipped({'imgHQ00000.png': image}))
+  sums.write_text(f'{hashlib.sha256(image).hexdigest()}  imgHQ00000.png\n')
+  config = configs.of_reader('celebahq', root, checksums=str(sums))
+  with pytest.raises(errors.UserError, match='sums, must be empty where .*arc'):
+    data.create(config, 'val')
