@@ -93,10 +93,11 @@ def _group_statistics(
   # Both sums take one pass over the map, about a shift close to the mean: plain
   # E[x^2] - E[x]^2 loses digits. The shift is the group's mean over the first
   # 1 / H of the positions, so at most H units of the last place are lost.
+  # The slice is taken from x itself: of a wider copy, XLA:TPU writes all of it.
   positions = tuple(range(1, x.ndim - 1))
-  x = resampling.wide(x)
-  shift = _group_mean(x[:, :1].mean(positions), num_groups)
-  centred = x - _over_positions(x, shift)
+  first = resampling.wide(x[:, :1])
+  shift = _group_mean(first.mean(positions), num_groups)
+  centred = resampling.wide(x) - _over_positions(x, shift)
   mean = _group_mean(centred.mean(positions), num_groups)
   square = _group_mean((centred**2).mean(positions), num_groups)
   variance = jnp.maximum(square - mean**2, 0)
