@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from absl import app
 from absl import flags
+import planned
 
 from pyramid_jax.planning import topologies
 
@@ -38,7 +39,6 @@ HEAD = ('tokens', 'heads', 'bias', 'kernel', 'HBM, MiB', 'temporary, MiB')
 def _plans(name: str, shapes: tuple[tuple, ...]) -> Iterator[tuple]:
   """Yields the rows of the table."""
   topology = topologies.parse(name)
-  topologies.prepare(topology)
   kernels = ('xla', 'flash') if topology.is_tpu else ('xla',)
   for t, s, heads, width, has_bias in shapes:
     for kernel in kernels:
@@ -62,33 +62,24 @@ def _compiled(
   has_bias: bool,
 ) -> tuple[float, int]:
   """Returns the bytes that move, and those of what is temporary, of a chip."""
-  # jax reads the variables of the topology when it is loaded.
+  mesh = planned.mesh_of(topology)
   from einops import rearrange
   import jax
   import jax.numpy as jnp
-  from jax.sharding import NamedSharding
-  from jax.sharding import PartitionSpec
-  from ml_collections import ConfigDict
 
-  from pyramid_jax import placement
-  from pyramid_jax.distributed import mesh as mesh_lib
   from pyramid_jax.networks.layers import attention
-  from pyramid_jax.planning import program
 
   t, s, heads, width = sizes
-  mesh = topologies.mesh(topology, ConfigDict(dict(data=-1, fsdp=1, tensor=1)))
-  whole = NamedSharding(mesh, PartitionSpec())
 
-  def shape(*dims, dtype=jnp.bfloat16, sharding=whole):
-    return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
-
-  def loss(x, context, weights, bias):
+  def loss(batch, weights):
+    x, context = batch
     context = x if s == t else context
     sources = (x, context, context)
     q, k, v = (
       rearrange(source @ weight, 'b n (h d) -> b n h d', h=heads)
       for source, weight in zip(sources, weights[:3], strict=True)
     )
+    bias = weights[4] if has_bias else None
     out = attention.dot_product_attention(
       q, k, v, bias=bias, implementation=kernel
     )
@@ -96,18 +87,13 @@ def _compiled(
     return jnp.square(out.astype(jnp.float32)).sum()
 
   rows, channels = ROWS * mesh.size, heads * width
-  split = mesh_lib.batch_sharding(mesh)
-  arguments = (
-    shape(rows, t, channels, sharding=split),
-    shape(rows, s, channels, sharding=split),
-    (shape(channels, channels),) * 4,
-    shape(heads, t, s, dtype=jnp.float32) if has_bias else None,
-  )
-  gradients = jax.grad(loss, (0, 1, 2, 3) if has_bias else (0, 1, 2))
-  traced = jax.jit(placement.within(mesh, gradients)).trace(*arguments)
-  compiled = traced.lower().compile()
-  moved = program.Program.of(compiled.as_text()).hbm_bytes
-  return moved, compiled.memory_analysis().temp_size_in_bytes
+  shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.bfloat16)
+  weights = [shape(channels, channels)] * 4
+  if has_bias:
+    weights.append(jax.ShapeDtypeStruct((heads, t, s), jnp.float32))
+  batch = shape(rows, t, channels), shape(rows, s, channels)
+  arguments = planned.placed(mesh, batch, weights)
+  return planned.compiled(mesh, jax.grad(loss, (0, 1)), arguments)
 
 
 def main(_: list[str]) -> None:

@@ -132,6 +132,15 @@ def test_attention_plan():
   assert number(temporary) >= 0
 
 
+def test_residual_plan():
+  rows = table(call_apart('residual_plan'), 'channels')
+  side, least, moved, ratio, temporary = map(number, rows['32'])
+  assert side == 8
+  assert ratio == pytest.approx(moved / least, rel=0.01)
+  assert ratio > 1
+  assert temporary > 0
+
+
 @pytest.mark.slow
 def test_sketch():
   rows = table(call_apart('sketch'), 'sampling')

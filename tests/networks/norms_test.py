@@ -86,6 +86,17 @@ def test_group_norm_keeps_the_input_in_its_own_element_type():
   assert dx.dtype == jnp.bfloat16
 
 
+def test_no_part_of_a_wide_copy_is_read():
+  # A TPU would write all of the copy, twice the bytes of the map.
+  x, scale = jnp.zeros((2, 8, 8, 32), jnp.bfloat16), jnp.ones(32)
+  traced = jax.make_jaxpr(lambda x: norms.group_norm(x, scale, scale, 8, 1e-5))(
+    x
+  )
+  inner = traced.jaxpr.eqns[0].params['call_jaxpr']
+  slices = [e for e in inner.eqns if 'slice' in e.primitive.name]
+  assert [e.invars[0].aval.dtype for e in slices] == [jnp.bfloat16]
+
+
 def test_group_norm_of_bfloat16_has_float32_statistics():
   x = jnp.asarray(_normal(0, 1, 64, 64, 32) + 4, jnp.bfloat16)
   module = norms.GroupNorm(1e-6, dtype=jnp.bfloat16)
