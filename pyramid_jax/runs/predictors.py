@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax import systems
 from pyramid_jax.files import stores
 from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.systems import system as system_lib
@@ -127,11 +128,30 @@ def create_system(
 ) -> system_lib.Trainable:
   """Builds the system of a run, with what guides it.
 
+  The run is built by the config that is given, so that fields which a person
+  sets for sampling, such as `dtype`, hold; the guide by the config that it was
+  trained with.
+
   Raises:
     UserError: a config that fits no system, or a guide that does not fit.
   """
   own, _ = resolve(config, workdir)
-  if own is config or own.system.name == SKETCH:
+  if own is config:
     return workdir_lib.create_system(own)
+  base = _as_trained(config, workdir)
   with errors.user_errors():
-    return guided.create(own, workdir_lib.read_config(workdir))
+    if own.system.name == SKETCH:
+      return systems.create(own, base)
+    return guided.create(own, base)
+
+
+def _as_trained(
+  config: ConfigDict, workdir: str | os.PathLike[str]
+) -> ConfigDict:
+  """Returns the config without the classes of `with_conditions`."""
+  was = workdir_lib.read_config(workdir).condition
+  found = config_lib.from_json(config_lib.to_json(config))
+  if was.task == 'none':
+    found.condition.task = was.task
+    found.condition.num_classes = was.num_classes
+  return found

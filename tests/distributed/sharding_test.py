@@ -27,6 +27,8 @@ SIZES = {'data': 2, 'fsdp': 2, 'tensor': 2}
     ('a/attn/to_out/kernel', (64, 64), P('tensor', 'fsdp')),
     ('a/blocks/attn/qkv/kernel', (64, 192), P(('fsdp', 'tensor'))),
     ('a/blocks/attn/qkv/kernel', (62, 192), P('tensor', 'fsdp')),
+    ('enc_8x8_block0/conv0/kernel', (64, 64), P('fsdp', 'tensor')),  # EDM
+    ('dec_8x8_in1/conv1/kernel', (64, 64), P('tensor', 'fsdp')),
     ('block_1/o/kernel', (64, 64), P('tensor', 'fsdp')),  # T5
     ('decoder/attn_1/q/kernel', (1, 1, 64, 64), P(None, None, None, 'fsdp')),
     ('a/token_emb/embedding', (64, 32), P(None, 'fsdp')),

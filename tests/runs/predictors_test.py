@@ -3,6 +3,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.runs import predictors
+from tests.helpers import configs
 
 
 def write(folder, name, **fields):
@@ -83,3 +84,33 @@ def test_data_tell_what_the_predictor_is_asked_for(tmp_path):
   assert predictors.with_conditions(config).data.maps == ('mask', 'edges')
   config.data.maps = ('mask',)
   assert predictors.with_conditions(config).data.maps == ('mask', 'edges')
+
+
+@pytest.mark.parametrize(
+  ('base', 'guide', 'field'),
+  [
+    ('adm_shapes.py:none', 'classifier_shapes.py:images', 'sample.classifier'),
+    ('diffit_shapes.py', 'classifier_shapes.py:images', 'sample.classifier'),
+    ('ldm_shapes.py:text', 'sketch_shapes.py:ldm', 'sketch.predictor'),
+  ],
+)
+def test_a_guided_run_is_built_by_the_config_that_is_given(
+  tmp_path, base, guide, field
+):
+  run, own = tmp_path / 'run', tmp_path / 'own'
+  colon = ',' if ':' in base else ':'
+  run.mkdir()
+  own.mkdir()
+  config = configs.load(f'{base}{colon}debug')
+  (run / 'config.json').write_text(config_lib.to_json(config))
+  guide_config = configs.load(f'{guide},debug')
+  (own / 'config.json').write_text(config_lib.to_json(guide_config))
+  config_lib.override(config, {field: str(own), 'dtype': 'bfloat16'})
+  config = predictors.with_conditions(config)
+  system = predictors.create_system(config, run)
+  assert _dtype(system.base) == 'bfloat16'
+
+
+def _dtype(base):
+  """Returns the type of the activations of a base."""
+  return (base.unet if hasattr(base, 'unet') else base.network).dtype
