@@ -1,4 +1,4 @@
-r"""First stages of latent diffusion on `shapes`, 32 px, f4, for two CPU cores.
+r"""First stages of latent diffusion on `shapes`, 32 px, for two CPU cores.
 
 A latent is 8 x 8 x 4. Needs no data. Measured results: docs/results.md.
 
@@ -7,6 +7,7 @@ A latent is 8 x 8 x 4. Needs no data. Measured results: docs/results.md.
 
 Variants:
   kl (default), vq: the kind of the autoencoder.
+  f4 (default), f2, f8: the factor of the sides; a latent has as many channels.
   gpu: 128 px, for one large GPU; not measured.
   debug: the smallest sizes.
 """
@@ -18,15 +19,26 @@ from pyramid_jax import config as config_lib
 
 common = config_lib.sibling(__file__, 'common')
 
+# The factor of the sides -> the channel factors of the levels, finest first.
+FACTORS = {'f4': (1, 2, 2), 'f2': (1, 2), 'f8': (1, 2, 2, 2)}
+
 
 def get_config(arg: str = '') -> ConfigDict:
   """Returns the configuration of a first stage."""
   variant = config_lib.parse_variants(
-    arg, network=('kl', 'vq'), gpu=False, debug=False
+    arg,
+    network=('kl', 'vq'),
+    factor=tuple(FACTORS),
+    gpu=False,
+    debug=False,
   )
+  factor = variant['factor']
+  channels = int(factor.removeprefix('f'))
   is_kl = variant['network'] == 'kl'
   config = config_lib.base('autoencoder')
   config.name = f'ldm_autoencoder_shapes_{variant["network"]}'
+  if factor != 'f4':
+    config.name += f'_{factor}'
   config.system.network = variant['network']
   config.network = ConfigDict(
     {
@@ -34,14 +46,14 @@ def get_config(arg: str = '') -> ConfigDict:
       # decoder one at every level: the strided convolutions suffice.
       'ddconfig': {
         'ch': 32,
-        'ch_mult': (1, 2, 2),
+        'ch_mult': FACTORS[factor],
         'num_res_blocks': 0,
         'attn_resolutions': (),
         'attn_type': 'none',
         'resolution': 32,
-        'z_channels': 4,
+        'z_channels': channels,
       },
-      'embed_dim': 4,
+      'embed_dim': channels,
     }
   )
   if not is_kl:
@@ -77,7 +89,7 @@ def get_config(arg: str = '') -> ConfigDict:
       {
         'network.ddconfig.ch': 32,
         'network.ddconfig.num_res_blocks': 0,
-        'network.ddconfig.ch_mult': (1, 1, 1),
+        'network.ddconfig.ch_mult': (1,) * len(FACTORS[factor]),
         **({} if is_kl else {'network.n_embed': 32}),
       },
     )

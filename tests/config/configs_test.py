@@ -121,12 +121,13 @@ VARIANTS = {
     'vqgan_f16_n16384',
     'kl_f4,imagenet',
   ),
-  'ldm_autoencoder_shapes': ('kl', 'vq', 'gpu', 'vq,gpu'),
+  'ldm_autoencoder_shapes': ('kl', 'vq', 'gpu', 'vq,gpu', 'kl,f2', 'vq,f8'),
   'ldm_compression': tuple(
     f'ldm{factor},{data}'
     for factor in (1, 2, 4, 8, 16, 32)
     for data in ('imagenet', 'celebahq')
   ),
+  'ldm_compression_shapes': ('ldm1', 'ldm2', 'ldm4', 'ldm8'),
   'ldm_classifier': ('',),
   'ldm_imagenet': ('v1', 'v2', 'v2,scale1.25', 'v2,unguided'),
   'ldm_inpaint': ('big', 'big_512', 'vq', 'vq_attn', 'kl_attn', 'pixels'),
@@ -331,6 +332,7 @@ def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
     *(f'frido_shapes.py:{v}' for v in VARIANTS['frido_shapes'][:4]),
     *(f'ladm_shapes.py:{v}' for v in VARIANTS['ladm_shapes'][:8]),
     *(f'ldm_shapes.py:{v}' for v in VARIANTS['ldm_shapes'][:9]),
+    *(f'ldm_compression_shapes.py:ldm{n}' for n in (1, 2, 4, 8)),
   ],
 )
 def test_small_networks_stay_below_three_million(variant):
@@ -343,3 +345,17 @@ def test_small_networks_stay_below_three_million(variant):
   for name, tree in trees.items():
     count = sum(leaf.size for leaf in jax.tree.leaves(tree))
     assert count <= 3_000_000, name
+
+
+def test_small_models_of_all_factors_are_of_one_size():
+  counts, shapes = [], []
+  for factor in (1, 2, 4, 8):
+    name = f'ldm_compression_shapes.py:ldm{factor}'
+    config = config_lib.load(f'{CONFIGS}/{name}')
+    system = systems.create(config)
+    assert system.space.factor == factor
+    params, _ = jax.eval_shape(system.init, jax.random.key(0))
+    counts.append(sum(x.size for x in jax.tree.leaves(params['generator'])))
+    shapes.append(system.space.channels)
+  assert max(counts) < 1.1 * min(counts)
+  assert shapes == [3, 2, 4, 8]
