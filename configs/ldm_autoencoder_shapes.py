@@ -33,29 +33,13 @@ def get_config(arg: str = '') -> ConfigDict:
     debug=False,
   )
   factor = variant['factor']
-  channels = int(factor.removeprefix('f'))
   is_kl = variant['network'] == 'kl'
   config = config_lib.base('autoencoder')
   config.name = f'ldm_autoencoder_shapes_{variant["network"]}'
   if factor != 'f4':
     config.name += f'_{factor}'
   config.system.network = variant['network']
-  config.network = ConfigDict(
-    {
-      # The encoder has no residual blocks before its middle block, and the
-      # decoder one at every level: the strided convolutions suffice.
-      'ddconfig': {
-        'ch': 32,
-        'ch_mult': FACTORS[factor],
-        'num_res_blocks': 0,
-        'attn_resolutions': (),
-        'attn_type': 'none',
-        'resolution': 32,
-        'z_channels': channels,
-      },
-      'embed_dim': channels,
-    }
-  )
+  config.network = _network(factor)
   if not is_kl:
     config.network.n_embed = 1024
   config.data.name = 'shapes'
@@ -94,6 +78,29 @@ def get_config(arg: str = '') -> ConfigDict:
       },
     )
   return config
+
+
+def _network(factor: str) -> ConfigDict:
+  """Returns an autoencoder with as many channels as its factor.
+
+  The encoder has no residual blocks before its middle block, and the decoder
+  one at every level: the strided convolutions suffice.
+  """
+  channels = int(factor.removeprefix('f'))
+  return ConfigDict(
+    {
+      'ddconfig': {
+        'ch': 32,
+        'ch_mult': FACTORS[factor],
+        'num_res_blocks': 0,
+        'attn_resolutions': (),
+        'attn_type': 'none',
+        'resolution': 32,
+        'z_channels': channels,
+      },
+      'embed_dim': channels,
+    }
+  )
 
 
 def _enlarge(config: ConfigDict) -> None:

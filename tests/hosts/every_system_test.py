@@ -34,7 +34,7 @@ RUNS = {
   'sketch': ('sketch_shapes.py:diffit,pixels,debug', 'sketch.base'),
 }
 BASES = {'ladm_control': 'ladm', 'sketch': 'latent_diffit'}
-UNSAMPLED = ('autoencoder', 'classifier', 'sketch')
+UNSAMPLED = ('autoencoder', 'classifier', 'hdr', 'sketch')
 STEPS = 5
 FIELDS = {
   'train.steps': STEPS,
