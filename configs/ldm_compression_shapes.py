@@ -35,7 +35,7 @@ class Model:
     mult: the channel factors of its levels, finest first.
     attention: the factors of the levels that attend, of 8 and fewer cells a
       side.
-    steps: the number of updates, which take as much processor time for all.
+    steps: the number of updates, which take about the same processor time.
   """
 
   channels: int
@@ -45,10 +45,10 @@ class Model:
 
 
 MODELS = {
-  1: Model(channels=32, mult=(1, 1, 2, 2), attention=(4, 8), steps=1000),
-  2: Model(channels=32, mult=(1, 2, 2), attention=(2, 4), steps=2000),
-  4: Model(channels=64, mult=(1, 1), attention=(1, 2), steps=3000),
-  8: Model(channels=64, mult=(1, 1), attention=(1, 2), steps=4000),
+  1: Model(channels=32, mult=(1, 1, 2, 2), attention=(4, 8), steps=500),
+  2: Model(channels=32, mult=(1, 2, 2), attention=(2, 4), steps=900),
+  4: Model(channels=64, mult=(1, 1), attention=(1, 2), steps=1200),
+  8: Model(channels=64, mult=(1, 1), attention=(1, 2), steps=1650),
 }
 
 
