@@ -53,7 +53,7 @@ MODELS = {
 
 
 FIRST_STAGE_STEPS = 1200
-EVALUATIONS = 5  # in training
+EVALUATIONS = 5  # The number of those in training.
 
 # The sizes of `debug`; see `common.shrink`.
 SMALL = {
