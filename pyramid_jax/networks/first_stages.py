@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from pyramid_jax.networks import autoencoder
 from pyramid_jax.networks import msvqgan
 from pyramid_jax.networks.layers import affine
-from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.networks.layers import quantizers
 
 
 # The logarithm of a posterior's variance is clamped to these.
@@ -118,6 +118,11 @@ class VQModel(OneScale, kw_only=True):
   n_embed: int  # entries of the codebook
   beta: float = 0.25  # `beta` of `quantizer.VectorQuantizer`
   legacy: bool = True  # `legacy` of `quantizer.VectorQuantizer`
+  # What latents are replaced by: one of `quantizers.CODEBOOKS`. The codes of a
+  # `grid` are a number of levels to the power of `embed_dim`.
+  codebook: str = 'table'
+  gradient: str = 'straight'  # `gradient` of `quantizer.VectorQuantizer`
+  entropy_weight: float = 0.0  # that of `quantizer.VectorQuantizer`
 
   family = 'ldm.vq'
 
@@ -127,8 +132,14 @@ class VQModel(OneScale, kw_only=True):
 
   def setup(self):
     self.setup_networks(double_z=False)
-    self.quantize = quantizer.VectorQuantizer(
-      self.n_embed, self.embed_dim, self.beta, self.legacy
+    self.quantize = quantizers.create(
+      self.codebook,
+      self.n_embed,
+      self.embed_dim,
+      beta=self.beta,
+      legacy=self.legacy,
+      gradient=self.gradient,
+      entropy_weight=self.entropy_weight,
     )
 
   def __call__(
@@ -149,7 +160,7 @@ class VQModel(OneScale, kw_only=True):
     self, image: jax.Array, noise: jax.Array | None = None
   ) -> list[jax.Array]:
     del noise
-    return [self.features_of(image)]
+    return [self.quantize.bounded(self.features_of(image))]
 
   def entries(self, z: jax.Array) -> jax.Array:
     return self.quantize(z)[0]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from pyramid_jax.networks import autoencoder
 from pyramid_jax.networks.layers import affine
 from pyramid_jax.networks.layers import norms
-from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.networks.layers import quantizers
 from pyramid_jax.networks.layers import resampling
 
 
@@ -68,6 +68,11 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
   quant_beta: float = 0.25  # `beta` of `quantizer.VectorQuantizer`
   legacy: bool = True  # `legacy` of `quantizer.VectorQuantizer`
   init_normal: bool = False  # `init_normal` of `quantizer.VectorQuantizer`
+  # What latents are replaced by: one of `quantizers.CODEBOOKS`. The codes of a
+  # `grid` are a number of levels to the power of `embed_dim`.
+  codebook: str = 'table'
+  gradient: str = 'straight'  # `gradient` of `quantizer.VectorQuantizer`
+  entropy_weight: float = 0.0  # that of `quantizer.VectorQuantizer`
   # Channels, and residual blocks, of the networks that merge finished scales
   # into the next; these values in the reference.
   shared_ch: int = 128
@@ -101,10 +106,15 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
     between = range(scales - 1)
     self.encoder = MSEncoder(**self.edconfig, **common)
     self.ms_quant_conv = [pointwise(c) for c in self.embed_dim]
+    of_codebook = {
+      'gradient': self.gradient,
+      'entropy_weight': self.entropy_weight,
+      'beta': self.quant_beta,
+      'legacy': self.legacy,
+      'init_normal': self.init_normal,
+    }
     self.ms_quantize = [
-      quantizer.VectorQuantizer(
-        n, c, self.quant_beta, self.legacy, self.init_normal
-      )
+      quantizers.create(self.codebook, n, c, **of_codebook)
       for n, c in zip(self.n_embed, self.embed_dim, strict=True)
     ]
     self.upsample = [
@@ -161,7 +171,7 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
         conv = self.shared_post_quant_conv[i - 1]
         finished = [conv(upsample(p)) for p in finished]
         x = self.shared_decoder[i - 1](jnp.concatenate([*finished, x], -1))
-      z = self.ms_quant_conv[i](x)
+      z = self.ms_quantize[i].bounded(self.ms_quant_conv[i](x))
       entries, codes, loss = self.ms_quantize[i](z)
       finished.append(entries)
       results.append((z, entries, codes, loss))
