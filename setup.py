@@ -62,7 +62,7 @@ setuptools.setup(
     'einops>=0.8,<0.9',
     'etils[epath]>=1.10,<2',
     'flax>=0.12.8,<0.13',
-    'jax>=0.10.2,<0.12',
+    'jax>=0.10.2,<0.13',
     'ml_collections>=1.1,<2',
     'numpy>=2.0,<3',
     'optax>=0.2.8,<0.3',

@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # The other scripts source this: a virtual environment with the package in it.
-# Sets $PYTHON. Needs nothing but Debian with Python 3.11 or 3.12.
+# Sets $PYTHON. Needs nothing but Debian with Python 3.11, 3.12 or 3.13; the
+# first of $PYTHONS that is there is taken.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 VENV="${VENV:-.venv}"
 PYTHON="$VENV/bin/python"
+PYTHONS="${PYTHONS:-3.11 3.12 3.13}"
 
 find_python() {
-  local name
-  for name in python3.11 python3.12 python3; do
-    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-      echo "$name"
-      return
-    fi
+  local version name
+  for version in $PYTHONS ''; do
+    # pyenv has those that are not chosen beside its own.
+    for name in "python${version:-3}" \
+      "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"${version:-none}".*/bin/python; do
+      if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        echo "$name"
+        return
+      fi
+    done
   done
-  echo 'Python 3.11 or 3.12 is needed: apt-get install python3' >&2
+  echo 'Python 3.11, 3.12 or 3.13 is needed: apt-get install python3' >&2
   return 66
 }
 
