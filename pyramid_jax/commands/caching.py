@@ -56,10 +56,11 @@ def write(
   need = count * shards.layout.size
   errors.check_room(f'{count} records in {folder}', need, folder)
   items = shards.size // versions
-  for done in progress.Progress(range(len(mine)), items, 'shard'):
-    stopping.check()
-    if not shards.is_whole(mine[done]):
-      shards.write(mine[done], make(shards.numbers(mine[done])))
+  with progress.Progress(range(len(mine)), items, 'shard') as numbers:
+    for done in numbers:
+      stopping.check()
+      if not shards.is_whole(mine[done]):
+        shards.write(mine[done], make(shards.numbers(mine[done])))
   processes.barrier()
 
 

@@ -119,11 +119,12 @@ def run(
   ][process::number]
   with futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
     most = max((len(places) for _, _, places in todo), default=0)
-    for done in progress.Progress(range(len(todo)), most, 'shard'):
-      split, name, places = todo[done]
-      if not prepared.is_written(output, name):
-        fill = functools.partial(_fill, pool, makers[split], places)
-        prepared.write_shard(output, name, len(places), fill)
+    with progress.Progress(range(len(todo)), most, 'shard') as numbers:
+      for done in numbers:
+        split, name, places = todo[done]
+        if not prepared.is_written(output, name):
+          fill = functools.partial(_fill, pool, makers[split], places)
+          prepared.write_shard(output, name, len(places), fill)
   processes.barrier()
   if processes.is_main_process():
     replaced = prepared.finish(output, manifest)

@@ -98,11 +98,12 @@ class FidEvaluator:
     own = shares.of_batch(devices, size).own
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-      steps = progress.Progress(range(-(-images.count // size)), size, 'batch')
-      for _, batch in zip(steps, images.batches(size, rows=own), strict=True):
-        if noted is not None:
-          noted(*batch)
-        yield batch
+      count = range(-(-images.count // size))
+      with progress.Progress(count, size, 'batch') as steps:
+        for _, batch in zip(steps, images.batches(size, rows=own), strict=True):
+          if noted is not None:
+            noted(*batch)
+          yield batch
 
     with errors.user_errors(value=errors.DATA):
       found = inception.collect(self.extract, batches(), keep, parts)

@@ -25,6 +25,7 @@ from absl import logging
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import merging
 from pyramid_jax.files import arrays
@@ -84,17 +85,22 @@ def accumulate(
     first, states = store.resumed(states)
   if first:
     logging.info('going on after %d images', first * source.size)
-  steps = progress.Progress(range(first, source.steps), source.size, 'batch')
-  for step, batch in zip(steps, source.batches(first), strict=True):
-    if len(batch.places):
-      states = {name: state.update(batch) for name, state in states.items()}
-    watchdog.beat()
-    if stopping.point():  # here all processes are at the same batch
-      stopping.check()
-    is_last = step + 1 == source.steps
-    if store is not None and (is_last or store.is_due()):
-      states = merging.merged(states, start)
-      store.save(step + 1, states)
+  with progress.Progress(
+    range(first, source.steps),
+    source.size,
+    'batch',
+    memory=memory.in_use,
+  ) as steps:
+    for step, batch in zip(steps, source.batches(first), strict=True):
+      if len(batch.places):
+        states = {name: state.update(batch) for name, state in states.items()}
+      watchdog.beat()
+      if stopping.point():  # here all processes are at the same batch
+        stopping.check()
+      is_last = step + 1 == source.steps
+      if store is not None and (is_last or store.is_due()):
+        states = merging.merged(states, start)
+        store.save(step + 1, states)
   return states if store is not None else merging.merged(states, start)
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from pyramid_jax import errors
+from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import shares
 from pyramid_jax.pipeline import conditions
 from pyramid_jax.pipeline import image_rows
@@ -328,13 +329,16 @@ class Pipeline(sampler.Sampler):
   def _batches(self, plan: Plan, first: int, size: int) -> Iterator[Made]:
     """Yields the images from number `first` on."""
     starts = range(first, plan.count, size)
-    for index in progress.Progress(range(len(starts)), size, 'batch'):
-      stopping.check()
-      start = starts[index]
-      # The last batch is as large as the others, so that one program serves.
-      made = self._made(plan, start + np.arange(size))
-      watchdog.beat()
-      yield made.first(min(size, plan.count - start))
+    with progress.Progress(
+      range(len(starts)), size, 'batch', memory=memory.in_use
+    ) as numbers:
+      for index in numbers:
+        stopping.check()
+        start = starts[index]
+        # The last batch is as large as the others, so that one program serves.
+        made = self._made(plan, start + np.arange(size))
+        watchdog.beat()
+        yield made.first(min(size, plan.count - start))
 
   def _made(self, plan: Plan, numbers: np.ndarray) -> Made:
     """Returns the images with (B,) numbers."""

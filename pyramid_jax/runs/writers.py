@@ -25,6 +25,7 @@ from pyramid_jax.files import stores
 from pyramid_jax.files import whole_files
 from pyramid_jax.runs import events
 from pyramid_jax.runs import grown_file
+from pyramid_jax.runs import status_line
 
 
 METRICS = 'metrics.jsonl'
@@ -43,6 +44,9 @@ def setup() -> None:
   handler = logging.get_absl_handler()
   handler.setFormatter(_Plain())
   handler.addFilter(_in_line)
+  lines = handler.python_handler
+  if not isinstance(lines.stream, status_line.Above):
+    lines.setStream(status_line.Above(lines.stream))
   # Absl's logger is one for all libraries; lines differ by their path.
   logging.get_absl_logger().addFilter(_is_ours)
   std_logging.getLogger('jax._src.xla_bridge').addFilter(_is_no_search)

@@ -17,6 +17,7 @@ import numpy as np
 
 from pyramid_jax import pipeline
 from pyramid_jax.data import batches as batches_lib
+from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import examples as examples_lib
 from pyramid_jax.evaluation import grids
@@ -96,7 +97,9 @@ class Hooks:
       self._writer = writers.MetricWriter(setup.workdir, first)
     self._watch = diverged.Watch(setup, store, first)
     train = setup.config.train
-    self._bar = progress.Progress(range(first, train.steps), train.batch_size)
+    self._bar = progress.Progress(
+      range(first, train.steps), train.batch_size, memory=memory.in_use
+    )
     # One pipeline a run, so that nothing is compiled twice; the weights follow.
     self._pipe = pipeline.Pipeline(
       setup.system,
@@ -151,6 +154,7 @@ class Hooks:
     values = processes.to_host(metrics)
     del values['finite']
     row = {'loss': values.pop('loss'), **values}
+    self._bar.note(f'loss {float(row["loss"]):.4g}')
     row |= {f'eval/{name}': v for name, v in (scores or {}).items()}
     row['images_per_sec'] = self._bar.images_per_sec()
     row['seconds'] = self._bar.seconds()
