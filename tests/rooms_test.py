@@ -26,6 +26,7 @@ FLOORS = {
   'main': 7,
   'commands': 6,
   'planning': 5.5,
+  'report': 4.5,
   'training': 5,
   'evaluation': 4,
   'pipeline': 3.5,

@@ -30,6 +30,15 @@ def configs() -> str:
   )
 
 
+def shipped_name(named: str) -> str | None:
+  """Returns 'NAME:variant,...' of a `--config` that comes along, else None."""
+  path, _, arg = named.partition(':')
+  folder, _, name = path.removesuffix('.py').rpartition('/')
+  known = [file.stem for file in files.shipped()]
+  is_ours = folder in ('', 'configs') and name in known
+  return f'{name}:{arg}' if is_ours else None
+
+
 def _of_file(file: pathlib.Path) -> str:
   words = ast.get_docstring(ast.parse(file.read_text())) or ''
   purpose = ' '.join(words.partition('\n\n')[0].split())

@@ -88,6 +88,9 @@ class Start:
   spent_secs: Mapping[str, float]  # by STEP and the kinds of SPENT
   # Steps by the length of `bin_of`.
   step_secs_bins: Mapping[str, int]
+  config: str = ''  # the --config of the command; '' where it named none
+  host: str = ''  # the machine of process 0
+  versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def steps(self) -> int:
@@ -227,9 +230,11 @@ def _start(values: Mapping[str, Any]) -> Start:
     KeyError, TypeError, ValueError: they are none.
   """
   kinds = get_type_hints(Start)
-  found = {name: values[name] for name in kinds}
-  for name, kind in kinds.items():
-    if not _fits(found[name], kind):
+  # Those of older versions have no values of the newest fields.
+  later = {'config', 'host', 'versions'} - values.keys()
+  found = {name: values[name] for name in kinds.keys() - later}
+  for name in found:
+    if not _fits(found[name], kinds[name]):
       raise ValueError(f'{name} is {found[name]!r}')
   for name in ('began', 'written'):
     if datetime.datetime.fromisoformat(found[name]).tzinfo is None:

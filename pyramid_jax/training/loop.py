@@ -54,14 +54,18 @@ _START_LIMIT = 'train.start_limit_secs'
 
 
 def run(
-  config: ConfigDict, workdir: str | os.PathLike[str], takeover: bool = False
+  config: ConfigDict,
+  workdir: str | os.PathLike[str],
+  takeover: bool = False,
+  named: str | None = None,
 ) -> None:
   """Trains until `config.train.steps`, or resumes an interrupted run.
 
   A config with a first stage and no checkpoint of it trains it first, in
   `WORKDIR/first_stage`. With `takeover` the workdir is used even if another
   process seems to use it. The files that the config names are recorded by their
-  absolute paths, so that later commands work in any folder.
+  absolute paths, so that later commands work in any folder. `named` is the
+  --config of the command, which `throughput.json` has.
 
   Raises:
     UserError: bad or missing input, a workdir that cannot be used, a signal,
@@ -90,7 +94,7 @@ def run(
       with (
         watchdog.watched('the start', start),
         memory.explained(advice),
-        throughput.Meter(stage, folder) as meter,
+        throughput.Meter(stage, folder, named) as meter,
       ):
         _train(stage, folder, locks[folder], meter)
 

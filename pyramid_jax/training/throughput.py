@@ -19,6 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pyramid_jax.distributed import chips
+from pyramid_jax.distributed import host
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import processes
 from pyramid_jax.runs import stopping
@@ -39,9 +40,16 @@ class Meter:
   measure in vain.
   """
 
-  def __init__(self, config: ConfigDict, workdir: str | os.PathLike[str]):
-    """Starts the clock."""
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    named: str | None = None,
+  ):
+    """Starts the clock; `named` is the --config of the command."""
     self._config, self._workdir = config, workdir
+    self._named = named or ''
+    self._host, self._versions = host.described(), host.versions()
     self._began = _time_of_day()
     self._kind, self._since = 'start', time.monotonic()
     self._secs: dict[str, float] = {}
@@ -180,6 +188,9 @@ class Meter:
       compile_secs=self._compile_secs,
       spent_secs=dict(self._secs),
       step_secs_bins=dict(self._bins),
+      config=self._named,
+      host=self._host,
+      versions=self._versions,
     )
 
   def _log(self) -> None:
