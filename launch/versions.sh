@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Runs quick tests on the lowest or on the highest versions that setup.py
 # allows, in an environment of its own: .venv-lowest or .venv-highest. The
-# highest are those of the newest Python at hand, which has newer versions of
-# jax; where .venv has them, its tests ran on them, and nothing is done.
+# highest are those that the Python at hand can have; where .venv has them, its
+# tests ran on them, and nothing is done.
 #
 #   bash launch/versions.sh lowest|highest
 set -euo pipefail
 which="${1:-}"
 case "$which" in
   lowest) resolution=lowest-direct ;;
-  highest) resolution=highest; PYTHONS='3.13 3.12 3.11' ;;
+  highest) resolution=highest ;;
   *) echo 'usage: bash launch/versions.sh lowest|highest' >&2; exit 64 ;;
 esac
 tested="$(dirname "$0")/../.venv"

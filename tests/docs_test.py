@@ -15,6 +15,7 @@ import pytest
 
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
+from pyramid_jax import report
 from pyramid_jax import systems
 from pyramid_jax.commands import options
 from pyramid_jax.commands import panorama
@@ -236,6 +237,7 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
     mock.patch.object(convert, 'convert', stop),
     mock.patch.object(convert, 'export', stop),
     mock.patch.object(panorama, 'run', stop),
+    mock.patch.object(report, 'write', stop),
     mock.patch.object(ship, 'ship', stop),
     mock.patch.object(topologies, 'prepare'),
   ):
