@@ -7,7 +7,7 @@ from pyramid_jax.conditioning import encoding
 from pyramid_jax.config import field as field_lib
 from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
-from pyramid_jax.networks import text_encoders
+from pyramid_jax.networks.layers import prenorm
 
 
 SEQUENCES = ('text', 'layout', 'label', 'scene_graph')
@@ -112,7 +112,7 @@ FIELDS = {
     'quick_gelu',
     "The activation of CLIP's blocks: OpenAI's (quick_gelu) or OpenCLIP's"
     ' (gelu).',
-    choices=tuple(text_encoders.ACTIVATIONS),
+    choices=tuple(prenorm.ACTIVATIONS),
   ),
   # Of retrieval, whose embeddings have the width `dim`.
   'condition.neighbours': Field(

@@ -42,6 +42,9 @@ WORD_SPECIAL = ('<pad>', '<unk>', '<bos>', '<eos>')
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+# The fields that name the files, for messages.
+VOCAB_FIELD = 'config.condition.vocab_file'
+MERGES_FIELD = 'config.condition.merges_file'
 _NAMED = 10  # words that a warning names
 # Words and punctuation of vocabularies of whole words.
 _WORD = r'\w+|[^\w\s]'
@@ -138,8 +141,8 @@ def load_word_piece(path: str, max_length: int) -> Tokenizer:
   Raises:
     ValueError: the file cannot be read or is not a vocabulary.
   """
-  lines = _read(path, 'vocab_file', WORD_PIECES).split('\n')
-  _check_count(len(lines), path, 'vocab_file')
+  lines = _read(path, VOCAB_FIELD, WORD_PIECES).split('\n')
+  _check_count(len(lines), path, VOCAB_FIELD)
   lines = [line.rstrip('\r') for line in lines]
   if not lines[-1]:
     lines.pop()
@@ -163,6 +166,7 @@ def load_clip(
   max_length: int,
   pad_id: int | None = None,
   pad_in_text: bool = False,
+  fields: tuple[str, str] = (VOCAB_FIELD, MERGES_FIELD),
 ) -> Tokenizer:
   """Reads the vocab.json and merges.txt of CLIP: start, pairs, end, pad...
 
@@ -176,17 +180,18 @@ def load_clip(
     max_length: of `Tokenizer`.
     pad_id: of `Tokenizer`, None for the end token.
     pad_in_text: whether the padding token, written in a text, is that token.
+    fields: what names the two files, for messages.
 
   Raises:
     ValueError: a file cannot be read or is not what it should be.
   """
-  ids = clip_vocabulary(vocab)
-  pairs = _clip_merges(merges)
+  ids = clip_vocabulary(vocab, fields[0])
+  pairs = _clip_merges(merges, fields[1])
   unknown = '<|endoftext|>'
-  start, end = _ids_of(ids, ('<|startoftext|>', unknown), vocab)
+  start, end = _ids_of(ids, ('<|startoftext|>', unknown), vocab, fields[0])
   import tokenizers as library
 
-  with _not_a('merges_file', merges, CLIP_MERGES):
+  with _not_a(fields[1], merges, CLIP_MERGES):
     model = library.models.BPE(
       ids, pairs, unk_token=unknown, end_of_word_suffix='</w>'
     )
@@ -214,10 +219,10 @@ def load_t5(path: str, max_length: int) -> Tokenizer:
   Raises:
     ValueError: the file cannot be read or is not what it should be.
   """
-  text = _read(path, 'vocab_file', T5_PIECES)
+  text = _read(path, VOCAB_FIELD, T5_PIECES)
   import tokenizers as library
 
-  with _not_a('vocab_file', path, T5_PIECES):
+  with _not_a(VOCAB_FIELD, path, T5_PIECES):
     _check_patterns(json_text.loads(text))
     pieces = library.Tokenizer.from_str(text)
     pad, end = map(pieces.token_to_id, ('<pad>', '</s>'))
@@ -299,18 +304,15 @@ def _plain(pieces: Any) -> Callable[[str], Pieces]:
 
 def _read(path: str, field: str, what: str) -> str:
   if not path:
-    raise ValueError(f'config.condition.{field} is empty, expected {what}.')
-  found = files.local(path, f'config.condition.{field}')
+    raise ValueError(f'{field} is empty, expected {what}.')
+  found = files.local(path, field)
   try:
     return retries.repeat(lambda: bounded.text(found, limits.JSON_BYTES), found)
   except OSError as error:
     reason = error.strerror or str(error)
   except ValueError as error:
     reason = str(error)
-  raise ValueError(
-    f'cannot read {path} of config.condition.{field}, expected {what}: '
-    f'{reason}.'
-  )
+  raise ValueError(f'cannot read {path} of {field}, expected {what}: {reason}.')
 
 
 @contextlib.contextmanager
@@ -320,20 +322,20 @@ def _not_a(field: str, path: str, what: str) -> Iterator[None]:
     yield
   except Exception as error:  # that package raises nothing more special
     reason = ' '.join(str(error).split())
-    raise ValueError(
-      f'{path} (config.condition.{field}), expected {what}: {reason}'
-    ) from None
+    raise ValueError(f'{path} ({field}), expected {what}: {reason}') from None
 
 
 def _ids_of(
-  ids: Mapping[str, int], special: Sequence[str], path: str
+  ids: Mapping[str, int],
+  special: Sequence[str],
+  path: str,
+  field: str = VOCAB_FIELD,
 ) -> list[int]:
   """Returns the ids of the special tokens, which a vocabulary must have."""
   absent = [token for token in special if token not in ids]
   if absent:
     raise ValueError(
-      f'{path} (config.condition.vocab_file): the vocabulary lacks'
-      f' {", ".join(absent)}.'
+      f'{path} ({field}): the vocabulary lacks {", ".join(absent)}.'
     )
   return [ids[token] for token in special]
 
@@ -341,51 +343,51 @@ def _ids_of(
 def _check_count(count: int, path: str, field: str) -> None:
   if count > limits.VOCABULARY:
     raise ValueError(
-      f'{path} (config.condition.{field}) has {count} entries, at most'
-      f' {limits.VOCABULARY} are read.'
+      f'{path} ({field}) has {count} entries, at most {limits.VOCABULARY} are'
+      ' read.'
     )
 
 
-def clip_vocabulary(path: str) -> dict[str, int]:
-  text = _read(path, 'vocab_file', CLIP_VOCAB)
-  ids = json_text.loads(text, f'{path} (config.condition.vocab_file)')
+def clip_vocabulary(path: str, field: str = VOCAB_FIELD) -> dict[str, int]:
+  text = _read(path, field, CLIP_VOCAB)
+  ids = json_text.loads(text, f'{path} ({field})')
   if isinstance(ids, dict) and isinstance(ids.get('model'), dict):
     ids = ids['model'].get('vocab')  # a tokenizer.json
   values = list(ids.values()) if isinstance(ids, dict) else [ids]
-  _check_count(len(values), path, 'vocab_file')
+  _check_count(len(values), path, field)
   most = np.iinfo(np.int32).max
   if not all(type(value) is int and 0 <= value < most for value in values):
     raise ValueError(
-      f'{path} (config.condition.vocab_file) must be one JSON object of '
-      '{token: id}.'
+      f'{path} ({field}) must be one JSON object of {{token: id}}.'
     )
   return ids
 
 
-def _clip_merges(path: str) -> list[tuple[str, str]]:
+def _clip_merges(path: str, field: str = MERGES_FIELD) -> list[tuple[str, str]]:
   """Returns the merges in the order of their rank."""
   pairs = []
-  text = _read(path, 'merges_file', CLIP_MERGES)
+  text = _read(path, field, CLIP_MERGES)
   lines = text.split('\n')
   if text.lstrip().startswith('{'):
-    lines = _json_merges(text, path)
-  _check_count(len(lines), path, 'merges_file')
+    lines = _json_merges(text, f'{path} ({field})')
+  _check_count(len(lines), path, field)
   for number, line in enumerate(lines, 1):
     parts = line.split()
     if not parts or (number == 1 and line.startswith('#version')):
       continue
     if len(parts) != 2:
       raise ValueError(
-        f'{path} (config.condition.merges_file) line {number} must be two '
-        f'tokens, got {line!r}.'
+        f'{path} ({field}) line {number} must be two tokens, got {line!r}.'
       )
     pairs.append((parts[0], parts[1]))
   return pairs
 
 
-def _json_merges(text: str, path: str) -> list[str]:
-  """Returns the lines of a merges.txt from the text of a tokenizer.json."""
-  what = f'{path} (config.condition.merges_file)'
+def _json_merges(text: str, what: str) -> list[str]:
+  """Returns the lines of a merges.txt from the text of a tokenizer.json.
+
+  `what` names the file, for messages.
+  """
   try:
     merges = json_text.loads(text, what)['model']['merges']
     # two generations: 'a b', and ['a', 'b']

@@ -18,6 +18,7 @@ from PIL import Image
 import scipy
 
 from pyramid_jax.conditioning import hashing
+from pyramid_jax.networks.layers import resampling
 
 
 INTERPOLATIONS = ('linear', 'cubic', 'area')
@@ -124,20 +125,15 @@ def _weights(inputs: int, outputs: int, kind: str) -> np.ndarray:
   scale = inputs / outputs
   if kind == 'area':
     return area_weights(inputs, outputs)
+  if kind == 'cubic':
+    return resampling.cubic_weights(inputs, outputs)
   source = (np.arange(outputs) + 0.5) * scale - 0.5
   if kind == 'parts':
     first = np.floor(np.arange(outputs) * scale)
     part = (np.arange(outputs) + 1) - (first + 1) / scale
     source = first + np.where(part > 0, part % 1, 0)
-  first = np.floor(source).astype(int) - 1
-  taps = first[:, None] + np.arange(4)
-  x = np.abs(source[:, None] - taps)
-  if kind == 'cubic':  # a = -0.75
-    near = ((1.25 * x - 2.25) * x) * x + 1
-    far = ((-0.75 * x + 3.75) * x - 6) * x + 3
-    value = np.where(x <= 1, near, np.where(x < 2, far, 0))
-  else:
-    value = np.maximum(1 - x, 0)
+  taps = np.floor(source).astype(int)[:, None] + np.arange(2)
+  value = np.maximum(1 - np.abs(source[:, None] - taps), 0)
   matrix = np.zeros((outputs, inputs))
   rows = np.arange(outputs)[:, None]
   np.add.at(matrix, (rows, taps.clip(0, inputs - 1)), value)

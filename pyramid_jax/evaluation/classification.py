@@ -31,25 +31,11 @@ Program = Callable[[Any, Any, Any], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Accuracy:
+class Accuracy(states.Means):
   """The means of what is known of single images, as a `states.Measure`."""
 
   def of_images(self, batch: states.Batch) -> states.Columns:
     return {n: bootstrap.mean_pairs(x) for n, x in batch.examples.items()}
-
-  def of_real(self, batch: states.Batch) -> states.Columns:
-    del batch
-    return {}
-
-  def needs_others(self, examples: states.Columns) -> bool:
-    del examples
-    return False
-
-  def rows(
-    self, images: states.Columns, real: states.Columns
-  ) -> list[bootstrap.Row]:
-    del real
-    return states.rows(bootstrap.ratios(images), {}, {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ SCORE = 'diversity_vgg'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Diversity:
+class Diversity(states.Means):
   """The mean over conditions of the mean over pairs, as a `states.Measure`."""
 
   distance: perceptual.Distance
@@ -39,17 +39,3 @@ class Diversity:
       with np.errstate(invalid='ignore'):  # NaN where there is no pair
         values = sums / np.bincount(rows, minlength=len(values))
     return {SCORE: bootstrap.mean_pairs(values)}
-
-  def of_real(self, batch: states.Batch) -> states.Columns:
-    del batch
-    return {}
-
-  def needs_others(self, examples: states.Columns) -> bool:
-    del examples
-    return False
-
-  def rows(
-    self, images: states.Columns, real: states.Columns
-  ) -> list[bootstrap.Row]:
-    del real
-    return states.rows(bootstrap.ratios(images), {}, {})

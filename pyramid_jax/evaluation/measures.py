@@ -60,7 +60,7 @@ def _degradation(config: ConfigDict) -> restoration.Degradation | None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstruction:
+class Reconstruction(states.Means):
   """The scores of a first stage, as a `states.Measure`.
 
   psnr (dB, at most 100, also where nothing differs) and ssim of reconstructions
@@ -81,20 +81,6 @@ class Reconstruction:
         images, batch.examples, self.level
       )
     return columns
-
-  def of_real(self, batch: states.Batch) -> states.Columns:
-    del batch
-    return {}
-
-  def needs_others(self, examples: states.Columns) -> bool:
-    del examples
-    return False
-
-  def rows(
-    self, images: states.Columns, real: states.Columns
-  ) -> list[bootstrap.Row]:
-    del real
-    return states.rows(bootstrap.ratios(images), {}, {})
 
 
 def level_of(config: ConfigDict) -> int | None:

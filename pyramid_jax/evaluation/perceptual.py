@@ -7,7 +7,6 @@ distance.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 import pathlib
 
 from absl import logging
@@ -18,10 +17,10 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import files
-from pyramid_jax import placement
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.files import digests
 from pyramid_jax.interop import parts
+from pyramid_jax.metrics import batched
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import states
 from pyramid_jax.networks import lpips
@@ -35,7 +34,7 @@ Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Perceptual:
+class Perceptual(states.Means):
   """The mean distance as a `states.Measure`."""
 
   distance: Distance
@@ -50,20 +49,6 @@ class Perceptual:
     count = len(targets)
     values[:count] = self.distance(batch.images[:count], targets)
     return {SCORE: bootstrap.mean_pairs(values)}
-
-  def of_real(self, batch: states.Batch) -> states.Columns:
-    del batch
-    return {}
-
-  def needs_others(self, examples: states.Columns) -> bool:
-    del examples
-    return False
-
-  def rows(
-    self, images: states.Columns, real: states.Columns
-  ) -> list[bootstrap.Row]:
-    del real
-    return states.rows(bootstrap.ratios(images), {}, {})
 
 
 def find(config: ConfigDict) -> Perceptual | None:
@@ -108,24 +93,9 @@ def distance(params: object, size: int, mesh: Mesh) -> Distance:
   devices of the mesh divide them.
   """
   network = lpips.LPIPS()
-  params = jax.device_put(params, mesh_lib.replicated(mesh))
 
-  @jax.jit
-  @functools.partial(placement.within, mesh)
-  def run(params, a, b):
+  def program(params, a, b):
     scaled = (x.astype(np.float32) / 127.5 - 1 for x in (a, b))
-    with jax.default_matmul_precision('highest'):
-      return network.apply({'params': params}, *scaled)
+    return network.apply({'params': params}, *scaled)
 
-  def apply(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    found = []
-    for start in range(0, len(images), size):
-      pair = [x[start : start + size] for x in (images, targets)]
-      count = len(pair[0])
-      more = ((0, size - count), *[(0, 0)] * 3)
-      full = {n: np.pad(x, more) for n, x in zip('ab', pair, strict=True)}
-      batch = mesh_lib.spread(mesh, full)
-      found.append(np.asarray(run(params, batch['a'], batch['b']))[:count])
-    return np.concatenate(found)
-
-  return apply
+  return batched.on_host(program, params, size, mesh)

@@ -27,6 +27,7 @@ Path = str | os.PathLike[str]
 HUB = 'hf://'
 # Fields of the config that do not ask for weights -> what they ask for.
 _ROLES = {
+  'clip_tokenizer': 'tokenizer',
   'vocab_file': 'vocabulary',
   'merges_file': 'merges',
   'reference': 'statistics',

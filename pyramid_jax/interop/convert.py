@@ -31,12 +31,15 @@ from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import trained_parts
 from pyramid_jax.interop import weight_file
 from pyramid_jax.interop import weight_sets
+from pyramid_jax.interop.families import clip_vision
+from pyramid_jax.interop.families import dinov2
 from pyramid_jax.interop.families import latent_diffit
 from pyramid_jax.interop.families import pidinet
 from pyramid_jax.interop.families import t5
 from pyramid_jax.networks import inception
 from pyramid_jax.networks import lpips
 from pyramid_jax.networks import text_encoders
+from pyramid_jax.networks import vgg
 from pyramid_jax.runs import stopping
 from pyramid_jax.runs import workdir as workdir_lib
 
@@ -59,7 +62,15 @@ RECORD = 'params.json'
 # arguments of the network's `init`.
 _IMAGE = np.zeros((1, 32, 32, 3), np.float32)
 _LARGE = np.zeros((1, inception.SIDE, inception.SIDE, 3), np.float32)
+_MIDDLE = np.zeros((1, vgg.SIDE, vgg.SIDE, 3), np.float32)
 _TOKENS = np.zeros((1, 8), np.int32)
+
+
+def _patches(network: Any) -> tuple[np.ndarray]:
+  """Returns an image of the smallest size."""
+  return (np.zeros((1, network.patch, network.patch, 3), np.float32),)
+
+
 _SIZED: Mapping[str, tuple[Callable[[State], Any], Callable[[Any], Any]]] = {
   'lpips': (lambda _: lpips.LPIPS(), lambda _: (_IMAGE, _IMAGE)),
   'pidinet': (pidinet.infer, lambda _: (_IMAGE,)),
@@ -68,10 +79,15 @@ _SIZED: Mapping[str, tuple[Callable[[State], Any], Callable[[Any], Any]]] = {
     lambda _: (_TOKENS,),
   ),
   'inception': (lambda _: inception.InceptionV3(), lambda _: (_LARGE,)),
+  'clip_vision': (clip_vision.infer, _patches),
+  'dinov2': (dinov2.infer, _patches),
+  'vgg16': (lambda _: vgg.VGG16(), lambda _: (_MIDDLE,)),
   't5': (t5.infer, lambda _: (_TOKENS,)),
   'diffit.latent': (latent_diffit.infer, latent_diffit.nothing),
 }
-_IN_NO_CONFIG = ('inception', 'lpips', 'pidinet')
+_IN_NO_CONFIG = (
+  *('inception', 'lpips', 'pidinet', 'clip_vision', 'dinov2', 'vgg16'),
+)
 
 
 def convert(flags: argparse.Namespace, config: ConfigDict | None) -> None:

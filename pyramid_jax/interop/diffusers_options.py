@@ -13,7 +13,7 @@ from typing import Any
 from typing import NoReturn
 
 from pyramid_jax import errors
-from pyramid_jax.networks import text_encoders
+from pyramid_jax.networks.layers import prenorm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -330,7 +330,7 @@ def text_encoder(options: Options) -> dict[str, Any]:
   options.choice('model_type', 'clip_text_model', ('clip_text_model',))
   options.choice('layer_norm_eps', 1e-5, (1e-5,))
   options.choice('use_attention_mask', False, (False,))
-  allowed = tuple(text_encoders.ACTIVATIONS)
+  allowed = tuple(prenorm.ACTIVATIONS)
   return {
     'vocab_size': options.integer('vocab_size', 49408),
     'dim': options.integer('hidden_size', 512),

@@ -225,6 +225,12 @@ def stack(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
   return rest | {name: jax.tree.map(joined, *parts)}
 
 
+def count(state: Iterable[str], prefix: str) -> int:
+  """Returns how many blocks PREFIX.0, PREFIX.1 ... the keys of a state name."""
+  found = [re.match(rf'{re.escape(prefix)}\.(\d+)\.', key) for key in state]
+  return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
 def flatten(tree: Any) -> dict[Path, Any]:
   """Flattens nested dicts to `{path: leaf}`."""
   return traverse_util.flatten_dict(flax.core.unfreeze(tree))

@@ -20,8 +20,10 @@ from pyramid_jax.interop import mapping
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.interop import weight_file
 from pyramid_jax.interop import weight_sets
+from pyramid_jax.interop.families import clip_vision
 from pyramid_jax.interop.families import diffusers
 from pyramid_jax.interop.families import diffusers_unet
+from pyramid_jax.interop.families import dinov2
 from pyramid_jax.interop.families import discriminator
 from pyramid_jax.interop.families import dit
 from pyramid_jax.interop.families import inception
@@ -34,6 +36,7 @@ from pyramid_jax.interop.families import song_unet
 from pyramid_jax.interop.families import t5
 from pyramid_jax.interop.families import text_encoders
 from pyramid_jax.interop.families import unet
+from pyramid_jax.interop.families import vgg16
 
 
 State = Mapping[str, np.ndarray]
@@ -117,6 +120,15 @@ FAMILIES = {
     prefixes=('', f'{_CONDITION}transformer.'),
     adapt=text_encoders.adapt_clip,
   ),
+  'clip_vision': Part(rename=clip_vision.rename, adapt=clip_vision.adapt),
+  'dinov2': Part(
+    rename=dinov2.rename,
+    cut=dinov2.cut,
+    join=dinov2.join,
+    unread=dinov2.UNREAD,
+    strict=True,
+  ),
+  'vgg16': Part(rename=vgg16.rename, unread=vgg16.UNREAD, strict=True),
   't5': Part(rename=t5.rename, adapt=t5.adapt, strict=True),
   'class_embedder': _EMBEDDER,
   'spatial_rescaler': _EMBEDDER,

@@ -6,7 +6,6 @@ float64, into states that can be merged: of batches, devices or processes.
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
 import dataclasses
 import functools
 import pathlib
@@ -17,15 +16,15 @@ from jax.sharding import Mesh
 import numpy as np
 
 from pyramid_jax import files
-from pyramid_jax import placement
 from pyramid_jax.data.pixels import images as images_lib
-from pyramid_jax.distributed import mesh as mesh_lib
+from pyramid_jax.metrics import batched
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import image_sets
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import kid
+from pyramid_jax.metrics import named_sets
 from pyramid_jax.metrics import nearest
 from pyramid_jax.metrics import precision_recall
 from pyramid_jax.metrics import states
@@ -78,31 +77,15 @@ def extractor(
   """
   model = network or inception.InceptionV3()
 
-  @jax.jit
-  @functools.partial(placement.within, mesh)
-  def run(variables, images):
+  def program(variables, images):
     return model.apply(variables, inception.preprocess(images))
 
-  def host(outputs: Features, count: int) -> Features:
-    return jax.tree.map(lambda x: np.asarray(x)[:count], outputs)
+  run = batched.on_host(program, variables, batch_size, mesh)
 
   def extract(images: np.ndarray) -> Features:
-    images_lib.check_batch(images)
-    parts = []
-    for start in range(0, len(images), batch_size):
-      part = images[start : start + batch_size]
-      blank = batch_size - len(part)
-      padded = np.pad(part, ((0, blank), (0, 0), (0, 0), (0, 0)))
-      batch = mesh_lib.spread(mesh, {'image': padded})
-      outputs = run(variables, batch['image'])
-      parts.append(host(outputs, len(part)))
-    return _joined(parts)
+    return run(images_lib.check_batch(images))
 
   return extract
-
-
-def _joined(parts: list[Features]) -> Features:
-  return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,49 +188,9 @@ def add(
   return tuple(with_part(part, state) for part, state in enumerate(parts))
 
 
-def merged(a: State | None, b: State | None) -> State | None:
-  """Returns the state of the images of both."""
-  return a.merge(b) if a is not None and b is not None else a or b
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PartsState:
-  """The states of some sets by name, as a `states.State` without scores."""
-
-  parts: Mapping[str, State | None]
-
-  def merge(self, other: 'PartsState') -> 'PartsState':
-    """Returns the states of the images of both."""
-    both = {n: merged(x, other.parts[n]) for n, x in self.parts.items()}
-    return PartsState(parts=both)
-
-  @property
-  def kept(self) -> dict[str, states.Kept]:
-    """The averages of single images, by set."""
-    parts = self.parts.items()
-    return {n: states.Kept() if x is None else x.kept for n, x in parts}
-
-  @property
-  def totals(self) -> dict[str, np.ndarray]:
-    """The rest, `SET|NAME` each."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, state in self.parts.items():
-      if state is not None:
-        arrays |= states.named(f'{name}|', state.totals)
-    return arrays
-
-  def restored(
-    self, kept: Mapping[str, states.Kept], totals: states.Columns
-  ) -> 'PartsState':
-    """Returns the states that have these numbers."""
-
-    def part(name: str) -> State | None:
-      own = states.part(f'{name}|', totals)
-      if not own:
-        return None
-      return State.of_totals(own, kept.get(name, states.Kept()))
-
-    return PartsState(parts={name: part(name) for name in self.parts})
+merged = named_sets.merged
+# The states of some sets by name.
+PartsState = functools.partial(named_sets.Sets, kind=State)
 
 
 def collect(

@@ -6,6 +6,8 @@ LOWER_IS_BETTER = frozenset(
     'fid',
     'sfid',
     'kid',
+    'cmmd',
+    'fd_dinov2',
     'copied',
     'lpips',
     'scene_fid',

@@ -128,6 +128,25 @@ class Measure(Protocol):
     """Returns the scores, given the columns of all images."""
 
 
+class Means:
+  """A `Measure` of means over images, without ceilings and floors.
+
+  `of_images` gives `bootstrap.mean_pairs`.
+  """
+
+  def of_real(self, batch: Batch) -> Columns:
+    del batch
+    return {}
+
+  def needs_others(self, examples: Columns) -> bool:
+    del examples
+    return False
+
+  def rows(self, images: Columns, real: Columns) -> list[Row]:
+    del real
+    return rows(bootstrap.ratios(images), {}, {})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerImage:
   """The state of a measure."""

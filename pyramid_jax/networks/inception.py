@@ -15,9 +15,9 @@ import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
 from pyramid_jax.networks.layers import options
+from pyramid_jax.networks.layers import resampling
 
 
 SIDE = 299  # pixels of the input
@@ -231,19 +231,5 @@ def preprocess(images: jax.Array) -> jax.Array:
   As the graph does it: bilinear without antialiasing, output pixel i at
   i * H / 299 (TensorFlow 1), then (x - 128) / 128.
   """
-  x = images.astype(jnp.float32)
-  for axis in (2, 1):  # the graph's order
-    x = _resize_axis(x, axis)
+  x = resampling.from_corner(images.astype(jnp.float32), (SIDE, SIDE))
   return (x - 128) / 128
-
-
-def _resize_axis(x: jax.Array, axis: int) -> jax.Array:
-  size = x.shape[axis]
-  if size == SIDE:
-    return x
-  place = np.arange(SIDE, dtype=np.float32) * np.float32(size / SIDE)
-  low = place.astype(np.int32)
-  high = np.minimum(low + 1, size - 1)
-  part = np.expand_dims(place - low, [a for a in range(4) if a != axis])
-  below, above = jnp.take(x, low, axis), jnp.take(x, high, axis)
-  return below + (above - below) * part

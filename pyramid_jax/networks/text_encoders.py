@@ -1,19 +1,13 @@
 """Encoders that turn captions, tokens and boxes into a context."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-import functools
-
-from einops import rearrange
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from pyramid_jax import placement
 from pyramid_jax.networks.layers import affine
-from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import embeddings
 from pyramid_jax.networks.layers import norms
+from pyramid_jax.networks.layers import prenorm
 from pyramid_jax.networks.layers import remat
 from pyramid_jax.networks.layers import repeated
 from pyramid_jax.networks.layers import transformer
@@ -127,47 +121,6 @@ class TransformerEncoder(nn.Module):
     return self.to_logits(self(tokens))
 
 
-# The activations of CLIP's feed-forwards, by the names of huggingface/
-# transformers; OpenAI's is an approximation of a GELU, OpenCLIP's is exact.
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
-  'gelu': functools.partial(nn.gelu, approximate=False),
-}
-
-
-class ClipBlock(nn.Module):
-  """Causal self-attention, then a feed-forward, each on a LayerNorm."""
-
-  heads: int
-  mlp_dim: int
-  hidden_act: str = 'quick_gelu'  # a key of `ACTIVATIONS`
-  dtype: jnp.dtype = jnp.float32
-  attention: str = 'auto'
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps (B, N, C) to the same shape."""
-    _, n, dim = x.shape
-    layer = lambda name, features=dim: affine.Linear(
-      features, dtype=self.dtype, name=name
-    )
-    h = norms.LayerNorm(dtype=self.dtype, name='layer_norm1')(x)
-    q, k, v = (
-      rearrange(layer(name)(h), 'b n (h d) -> b n h d', h=self.heads)
-      for name in ('q_proj', 'k_proj', 'v_proj')
-    )
-    q, k, v = (placement.split(part, 2, 'heads') for part in (q, k, v))
-    past = jnp.tril(jnp.ones((n, n), bool))
-    bias = jnp.where(past, 0.0, jnp.finfo(jnp.float32).min)
-    h = attention.dot_product_attention(
-      q, k, v, bias=bias, implementation=self.attention
-    )
-    x = x + layer('out_proj')(rearrange(h, 'b n h d -> b n (h d)'))
-    h = norms.LayerNorm(dtype=self.dtype, name='layer_norm2')(x)
-    h = placement.split(layer('fc1', self.mlp_dim)(h), -1, 'hidden values')
-    return x + layer('fc2')(ACTIVATIONS[self.hidden_act](h))
-
-
 class CLIPTextEncoder(nn.Module):
   """The text tower of CLIP (arXiv:2103.00020); the defaults are ViT-L/14's.
 
@@ -182,7 +135,7 @@ class CLIPTextEncoder(nn.Module):
   depth: int = 12
   heads: int = 12
   mlp_dim: int = 3072  # hidden width of the feed-forwards
-  hidden_act: str = 'quick_gelu'  # a key of `ACTIVATIONS`
+  hidden_act: str = 'quick_gelu'  # a key of `prenorm.ACTIVATIONS`
   # Width of the space shared with images, None without.
   projection_dim: int | None = None
   dtype: jnp.dtype = jnp.float32
@@ -195,8 +148,13 @@ class CLIPTextEncoder(nn.Module):
       self.max_length, self.dim, 0.01, has_rows=False
     )
     self.layers = [
-      ClipBlock(
-        self.heads, self.mlp_dim, self.hidden_act, self.dtype, self.attention
+      prenorm.PreNormBlock(
+        self.heads,
+        self.mlp_dim,
+        self.hidden_act,
+        self.dtype,
+        self.attention,
+        is_causal=True,
       )
       for _ in range(self.depth)
     ]

@@ -21,10 +21,10 @@ from pyramid_jax import placement
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.networks import autoencoder
 from pyramid_jax.networks import t5
-from pyramid_jax.networks import text_encoders
 from pyramid_jax.networks.layers import attention
 from pyramid_jax.networks.layers import blocks
 from pyramid_jax.networks.layers import flash
+from pyramid_jax.networks.layers import prenorm
 from pyramid_jax.networks.layers import remat
 from pyramid_jax.networks.layers import tmsa
 from pyramid_jax.networks.layers import transformer
@@ -238,7 +238,7 @@ def _float32(*shape):
     (autoencoder.AttnBlock(), [(8, 64, 64, 512)], 1),
     (autoencoder.AttnBlock(attention='xla'), [(8, 64, 64, 512)], 0),
     (transformer.CrossAttention(8, 40), [(8, 4096, 320), (8, 77, 32)], 1),
-    (text_encoders.ClipBlock(2, 64), [(8, 77, 64)], 0),
+    (prenorm.PreNormBlock(2, 64, is_causal=True), [(8, 77, 64)], 0),
     (t5.Block(2, 32, 64), [(8, 128, 64), (8, 2, 128, 128)], 0),
     (t5.Block(2, 32, 64), [(8, 1024, 64), (8, 2, 1024, 1024)], 1),
     (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.networks import text_encoders
+from pyramid_jax.networks.layers import prenorm
 
 
 KEY = jax.random.key(0)
@@ -46,7 +47,7 @@ def test_the_head_is_there_where_it_is_requested():
 
 def test_clip_block_equals_the_formula():
   x = jax.random.normal(KEY, (1, 4, 6))
-  block = text_encoders.ClipBlock(heads=2, mlp_dim=10)
+  block = prenorm.PreNormBlock(heads=2, mlp_dim=10, is_causal=True)
   variables = block.init(KEY, x)
   p = jax.tree.map(np.float64, variables['params'])
 

@@ -70,13 +70,12 @@ def infer(state: State) -> t5.T5Encoder:
   absent = [key for key in (_SHARED, _BIAS, q, wi) if key not in state]
   if absent:
     raise ValueError(f'no encoder of T5 v1.1: {absent[0]} is missing')
-  numbers = [re.match(r'encoder\.block\.(\d+)\.', key) for key in state]
   vocab_size, dim = state[_SHARED].shape
   buckets, heads = state[_BIAS].shape
   return t5.T5Encoder(
     vocab_size=vocab_size,
     dim=dim,
-    depth=1 + max(int(n[1]) for n in numbers if n),
+    depth=mapping.count(state, 'encoder.block'),
     heads=heads,
     head_dim=state[q].shape[0] // heads,
     mlp_dim=state[wi].shape[0],

@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from pyramid_jax.interop import mapping
+from pyramid_jax.networks import text_encoders
 
 
 # Parts of an encoder block -> (offset of the official sub-layer, its names).
@@ -43,6 +44,7 @@ def rename(path: mapping.Path) -> tuple[str, str]:
   return mapping.official(key, leaf)
 
 
+CLIP_HEAD_DIM = 64  # of both towers of every published CLIP
 # Our modules of CLIP's text tower, and those of its blocks -> official ones.
 _CLIP = {
   'text_projection': 'text_projection',
@@ -67,9 +69,14 @@ def rename_clip(path: mapping.Path) -> tuple[str, str]:
   *modules, leaf = path
   if modules[0] in _CLIP:
     return mapping.official(_CLIP[modules[0]], leaf)
-  number, part = modules[0].removeprefix('layers_'), modules[1]
-  layer = f'text_model.encoder.layers.{number}.{_CLIP_BLOCK.get(part, part)}'
-  return mapping.official(layer, leaf)
+  return rename_clip_block('text_model.encoder', path)
+
+
+def rename_clip_block(root: str, path: mapping.Path) -> tuple[str, str]:
+  """Returns key and kind of a parameter of a block of either tower of CLIP."""
+  number, part = path[0].removeprefix('layers_'), path[1]
+  layer = f'{root}.layers.{number}.{_CLIP_BLOCK.get(part, part)}'
+  return mapping.official(layer, path[-1])
 
 
 # What openai/CLIP and huggingface/transformers call the same thing.
@@ -89,22 +96,27 @@ _OPENAI_INNER = {
 }
 
 
-def from_openai(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the text tower of an openai/CLIP state dict under the HF keys.
+def from_openai(
+  state: Mapping[str, np.ndarray], names: Mapping[str, str] = _OPENAI
+) -> dict[str, np.ndarray]:
+  """Returns a tower of an openai/CLIP state dict under the HF keys.
 
   Args:
-    state: keys of openai/CLIP: clip/model.py, CLIP; those of its image tower
+    state: keys of openai/CLIP: clip/model.py, CLIP; those of its other tower
       are left out.
+    names: first parts of keys there and here; those of the text tower if not
+      given.
   """
   renamed = {}
   for key, value in state.items():
-    start = next((s for s in _OPENAI if key.startswith(s)), None)
+    start = next((s for s in names if key.startswith(s)), None)
     if start is None:
       continue
-    new = _OPENAI[start] + key.removeprefix(start)
+    new = names[start] + key.removeprefix(start)
     for ours, theirs in _OPENAI_INNER.items():
       new = new.replace(ours, theirs)
-    if start == 'text_projection':  # not transposed there when it is applied
+    # Projections are not transposed there when they are applied.
+    if start in ('text_projection', 'visual.proj'):
       value = value.T
     if match := re.fullmatch(r'(.*)\.in_proj_(weight|bias)', new):
       for part, third in zip('qkv', np.split(value, 3), strict=True):
@@ -143,3 +155,33 @@ def adapt_clip(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
       inner = [key for key in state if key.startswith(prefix)]
       return from_openai({k.removeprefix(prefix): state[k] for k in inner})
   return state
+
+
+def infer_clip(
+  state: Mapping[str, np.ndarray],
+) -> text_encoders.CLIPTextEncoder:
+  """Returns the text tower of a published CLIP, given its weights.
+
+  Raises:
+    ValueError: they are of no text tower with a projection.
+  """
+  state = adapt_clip(state)
+  tokens, places, projection, fc1 = keys = (
+    'text_model.embeddings.token_embedding.weight',
+    'text_model.embeddings.position_embedding.weight',
+    'text_projection.weight',
+    'text_model.encoder.layers.0.mlp.fc1.weight',
+  )
+  absent = [key for key in keys if key not in state]
+  if absent:
+    raise ValueError(f'no text tower of CLIP: {absent[0]} is missing')
+  vocab_size, dim = np.shape(state[tokens])
+  return text_encoders.CLIPTextEncoder(
+    vocab_size=vocab_size,
+    max_length=len(state[places]),
+    dim=dim,
+    depth=mapping.count(state, 'text_model.encoder.layers'),
+    heads=dim // CLIP_HEAD_DIM,
+    mlp_dim=len(state[fc1]),
+    projection_dim=len(state[projection]),
+  )

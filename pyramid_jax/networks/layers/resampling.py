@@ -147,3 +147,48 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x
   shape = (x.shape[0], *size, x.shape[-1])
   return jax.image.resize(x, shape, 'bilinear', antialias=False)
+
+
+def cubic_weights(
+  inputs: int, outputs: int, scale: float | None = None
+) -> np.ndarray:
+  """Returns the (outputs, inputs) float64 matrix of a resize along one axis.
+
+  Cubic with a = -0.75, without antialiasing, as torch's interpolate(mode=
+  'bicubic', align_corners=False) and OpenCV; beyond an edge lies its pixel.
+  An output pixel is `scale` input pixels wide, inputs / outputs if None.
+  """
+  scale = inputs / outputs if scale is None else scale
+  source = (np.arange(outputs) + 0.5) * scale - 0.5
+  taps = np.floor(source).astype(int)[:, None] - 1 + np.arange(4)
+  x = np.abs(source[:, None] - taps)
+  near = ((1.25 * x - 2.25) * x) * x + 1
+  far = ((-0.75 * x + 3.75) * x - 6) * x + 3
+  values = np.where(x <= 1, near, np.where(x < 2, far, 0))
+  matrix = np.zeros((outputs, inputs))
+  rows = np.arange(outputs)[:, None]
+  np.add.at(matrix, (rows, taps.clip(0, inputs - 1)), values)
+  return matrix
+
+
+def from_corner(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Resizes (B, H, W, C) float32 to (B, *size, C) as TensorFlow 1 did.
+
+  Linearly, without antialiasing; output pixel i is at i * in / out, whose
+  corner is that of the input (resize_bilinear, align_corners=False).
+  """
+  for axis in (2, 1):  # the order of that code
+    x = _from_corner(x, axis, size[axis - 1])
+  return x
+
+
+def _from_corner(x: jax.Array, axis: int, out: int) -> jax.Array:
+  size = x.shape[axis]
+  if size == out:
+    return x
+  place = np.arange(out, dtype=np.float32) * np.float32(size / out)
+  low = place.astype(np.int32)
+  high = np.minimum(low + 1, size - 1)
+  part = np.expand_dims(place - low, [a for a in range(4) if a != axis])
+  below, above = jnp.take(x, low, axis), jnp.take(x, high, axis)
+  return below + (above - below) * part
