@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import functools
 import json
@@ -20,9 +21,13 @@ from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import memory
 from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import classification
+from pyramid_jax.evaluation import clip_score
+from pyramid_jax.evaluation import feature_networks
+from pyramid_jax.evaluation import feature_state
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
+from pyramid_jax.evaluation import network_files
 from pyramid_jax.evaluation import perceptual
 from pyramid_jax.evaluation import protocols
 from pyramid_jax.evaluation import saved_samples
@@ -54,6 +59,39 @@ class Task:
   about: str  # the headline of the table
   decides: Mapping[str, Any]  # what decides the numbers, of JSON's types
   score: Callable[[unfinished.Store], list[states.Row]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Networks:
+  """The networks whose features are compared."""
+
+  fid: fidelity.FidEvaluator | None
+  others: Sequence[feature_networks.FeatureNetwork]
+
+  @property
+  def has_any(self) -> bool:
+    return self.fid is not None or bool(self.others)
+
+  @property
+  def compares_with_split(self) -> bool:
+    """Whether real images must come with the samples."""
+    found = [n.real for n in self.others]
+    found += [] if self.fid is None else [self.fid.reference]
+    return None in found
+
+  @property
+  def compares_with_set(self) -> bool:
+    """Whether there are statistics of a whole set."""
+    has_real = any(network.real is not None for network in self.others)
+    return has_real or (self.fid is not None and self.fid.reference is not None)
+
+  @property
+  def decide(self) -> dict[str, Any]:
+    """What of them decides the numbers."""
+    return {
+      'fid': None if self.fid is None else self.fid.name,
+      'features': [network.name for network in self.others],
+    }
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, options: Options) -> None:
@@ -91,15 +129,18 @@ def _evaluate(
   config: ConfigDict, workdir: pathlib.Path, options: Options
 ) -> None:
   config = controls.with_maps(predictors.with_conditions(config))
-  evaluator = fidelity.find(config)
+  networks = _Networks(
+    fid=fidelity.find(config),
+    others=feature_state.with_reference(config, feature_networks.find(config)),
+  )
   of_images = _of_saved if options.get('samples') else _of_run
-  task = of_images(config, workdir, options, evaluator)
+  task = of_images(config, workdir, options, networks)
   store = unfinished.Store(
     task.folder,
     {
       **task.decides,
       'config': json.loads(config_lib.to_json(config)),
-      'fid': None if evaluator is None else evaluator.name,
+      **networks.decide,
     },
   )
   with store.held(options.get('takeover', False)) as held:
@@ -131,7 +172,7 @@ def _of_run(
   config: ConfigDict,
   workdir: pathlib.Path,
   options: Options,
-  evaluator: fidelity.FidEvaluator | None,
+  networks: _Networks,
 ) -> Task:
   """Returns the evaluation of a run on the examples of a split."""
   split = options.get('split') or 'test'
@@ -162,7 +203,7 @@ def _of_run(
     )
   protocol = protocols.of(config)
   # Statistics of whole sets need conditions from all over the split.
-  shuffle = evaluator is not None and evaluator.reference is not None
+  shuffle = networks.compares_with_set
   evaluation = scoring.Evaluation(
     pipe,
     config,
@@ -175,10 +216,16 @@ def _of_run(
   about += protocols.about(config, evaluation.examples.run_size)
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
-  if evaluator is not None:
-    about += f'; {evaluation.add_fid(evaluator, split)}'
+  if networks.fid is not None:
+    about += f'; {evaluation.add_fid(networks.fid, split)}'
     if config.condition.task == 'layout' and 'scene_fid' in protocol.scores:
-      about += f'; {evaluation.add_scene_fid(evaluator, split)}'
+      about += f'; {evaluation.add_scene_fid(networks.fid, split)}'
+  for network in networks.others:
+    about += f'; {evaluation.add_features(network, split)}'
+  clip = clip_score.for_task(config)
+  if clip is not None:
+    about += f'; {evaluation.add_clip_score(clip)}'
+    decides['clip'] = clip.weights
   is_diverse = 'diversity' in protocol.scores
   measure = None
   if evaluation.has_targets or is_diverse:
@@ -203,14 +250,14 @@ def _of_saved(
   config: ConfigDict,
   workdir: pathlib.Path,
   options: Options,
-  evaluator: fidelity.FidEvaluator | None,
+  networks: _Networks,
 ) -> Task:
   """Returns the evaluation of an .npz of images, or of a folder of them."""
   del workdir
   path = stores.path(options['samples'])
   split = options.get('split') or 'test'
   images, conditions = image_sources.of_saved(path, config.data.workers)
-  if evaluator is None and image_sources.saved_file(path) is None:
+  if not networks.has_any and image_sources.saved_file(path) is None:
     raise errors.UserError(
       f'--samples={path}: the folder has no {image_sources.SAMPLES}, and'
       ' without it the conditions of its images are not known; '
@@ -220,24 +267,31 @@ def _of_saved(
   about = f'{images.name}, {images.count} images'
   about += protocols.about(config, images.count)
   start: dict[str, states.State] = {}
-  measure = None
+  measures: dict[str, states.Measure] = {}
   # Files of ADM have no conditions.
-  if conditions.keys() - {'arr_1'} or evaluator is None:
-    measure = saved_samples.measure(config, conditions)
-  if measure is not None:
-    start['images'] = states.PerImage(measure=measure)
+  if conditions.keys() - {'arr_1'} or not networks.has_any:
+    measures, more = _of_conditions(config, conditions)
+    about += more
+    start |= {n: states.PerImage(measure=x) for n, x in measures.items()}
   reference = None
-  if evaluator is not None:
-    reference = evaluator.real(config, split, images.count)
-    real = ('', 0) if reference is None else (reference.name, reference.count)
-    fid = fid_state.start(evaluator, images.count, *real)
+  if networks.compares_with_split:
+    mesh, _ = network_files.local_devices(config)
+    reference = image_sources.of_split(config, split, mesh, images.count)
+  real = ('', 0) if reference is None else (reference.name, reference.count)
+  if networks.fid is not None:
+    fid = fid_state.start(networks.fid, images.count, *real)
     start['fid'] = fid
     about += f'; {fid.notes(images.count)}'
+  for network in networks.others:
+    name = f'{real[0]} ({real[1]} images)'
+    features = feature_state.start(network, images.count, name)
+    start[network.kind.field] = features
+    about += f'; {feature_state.notes(network, name)}'
   source = saved_samples.SavedSamples(
     images=images,
     conditions=conditions,
     size=min(config.evaluate.batch_size, images.count),
-    measure=measure,
+    measures=list(measures.values()),
     seed=config.data.seed,
     reference=reference,
   )
@@ -257,3 +311,19 @@ def _of_saved(
     },
     score=score,
   )
+
+
+def _of_conditions(
+  config: ConfigDict, conditions: saved_samples.Arrays
+) -> tuple[dict[str, states.Measure], str]:
+  """Returns the scores by saved conditions, and a line about them."""
+  found: dict[str, states.Measure] = {}
+  measure = saved_samples.measure(config, conditions)
+  if measure is not None:
+    found['images'] = measure
+  clip = None
+  if clip_score.CAPTION in conditions:
+    clip = clip_score.for_task(config)
+  if clip is None:
+    return found, ''
+  return found | {'clip_score': clip}, f'; CLIP score by {clip.weights}'

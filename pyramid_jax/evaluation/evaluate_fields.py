@@ -40,6 +40,37 @@ FIELDS = {
     resumable=True,
     path=True,
   ),
+  'evaluate.clip': Field(
+    '',
+    'The weight file of CLIP for the CLIP score of captions; empty for none.',
+    resumable=True,
+    path=True,
+  ),
+  'evaluate.clip_tokenizer': Field(
+    '',
+    "CLIP's tokenizer.json, or its vocab.json and merges.txt, separated by a"
+    ' comma, for the CLIP score.',
+    resumable=True,
+    path=True,
+  ),
+  'evaluate.cmmd': Field(
+    '',
+    'The weight file of CLIP ViT-L/14 at 336 px for CMMD; empty for none.',
+    resumable=True,
+    path=True,
+  ),
+  'evaluate.dinov2': Field(
+    '',
+    'The weight file of DINOv2 for FD-DINOv2; empty for none.',
+    resumable=True,
+    path=True,
+  ),
+  'evaluate.vgg16': Field(
+    '',
+    'The weight file of VGG16 for its precision and recall; empty for none.',
+    resumable=True,
+    path=True,
+  ),
   'evaluate.reference': Field(
     '',
     'Statistics (.npz) or a folder of images that samples are compared with;'

@@ -151,17 +151,18 @@ def _shuffled(count: int) -> np.ndarray:
 def of_runs(
   runs: Sequence[Mapping[str, bootstrap.Score]],
 ) -> dict[str, bootstrap.Score]:
-  """Returns the scores of the run with the least FID, and all others' FID.
+  """Returns the scores of the run whose first score is the best, such as FID.
 
   The distances of several runs are there as NAME_run1 and so on, and as
   NAME_mean with their standard error as interval.
   """
-  first = next(iter(runs[0]))  # the FID
-  best = dict(min(runs, key=lambda scores: scores[first].value))
+  first = next(iter(runs[0]))
+  choose = min if score_directions.lower_is_better(first) else max
+  best = dict(choose(runs, key=lambda scores: scores[first].value))
   if len(runs) < 2:
     return best
   for name in list(best):
-    if not score_directions.lower_is_better(name.partition('_')[0]):
+    if not score_directions.lower_is_better(name):
       continue
     each = [scores[name] for scores in runs]
     best |= {f'{name}_run{i}': score for i, score in enumerate(each, 1)}

@@ -17,9 +17,9 @@ import numpy as np
 from pyramid_jax import errors
 from pyramid_jax import files
 from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.distributed import shares
 from pyramid_jax.evaluation import image_sources as sources
 from pyramid_jax.evaluation import merging
+from pyramid_jax.evaluation import network_files
 from pyramid_jax.evaluation import protocols
 from pyramid_jax.files import digests
 from pyramid_jax.files import stores
@@ -29,7 +29,6 @@ from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.networks import inception as network_lib
-from pyramid_jax.runs import progress
 
 
 Images = sources.Images
@@ -74,12 +73,6 @@ class FidEvaluator:
     reference = self.reference
     return f'{self.weights}, {"" if reference is None else reference.label}'
 
-  def real(self, config: ConfigDict, split: str, count: int) -> Images | None:
-    """Returns the first images of a split, None where there is a reference."""
-    if self.reference is not None:
-      return None
-    return sources.of_split(config, split, self.mesh, count)
-
   def collected(
     self,
     images: Images,
@@ -95,15 +88,12 @@ class FidEvaluator:
     """
     devices = mesh_lib.pure_data() if noted is None else self.mesh
     size = self.batch_size // self.mesh.size * devices.size
-    own = shares.of_batch(devices, size).own
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-      count = range(-(-images.count // size))
-      with progress.Progress(count, size, 'batch') as steps:
-        for _, batch in zip(steps, images.batches(size, rows=own), strict=True):
-          if noted is not None:
-            noted(*batch)
-          yield batch
+      for batch in sources.shared(images, size, devices):
+        if noted is not None:
+          noted(*batch)
+        yield batch
 
     with errors.user_errors(value=errors.DATA):
       found = inception.collect(self.extract, batches(), keep, parts)
@@ -139,19 +129,12 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
   with errors.user_errors(value=errors.DATA):
     path = inception.require_weights(config.evaluate.inception, WEIGHTS)
     variables = parts.load_part('inception', path, family.template())
-  # Each process has the features of its own images.
-  mesh = mesh_lib.pure_data(jax.local_devices())
-  rows = -(-config.evaluate.batch_size // mesh_lib.pure_data().size)
-  size = rows * mesh.size
+  mesh, size = network_files.local_devices(config)
   evaluator = FidEvaluator(
-    extract=inception.extractor(
-      jax.device_put(variables, mesh_lib.replicated(mesh)),
-      size,
-      mesh,
-    ),
+    extract=inception.extractor(variables, size, mesh),
     batch_size=size,
     mesh=mesh,
-    weights=f'{path.name} ({_digest(path)})',
+    weights=network_files.label(path),
   )
   if not compare:
     return evaluator

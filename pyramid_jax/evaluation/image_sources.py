@@ -24,9 +24,11 @@ from pyramid_jax.data.pixels import images as data_images
 from pyramid_jax.data.storage import image_files
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import processes
+from pyramid_jax.distributed import shares
 from pyramid_jax.files import arrays
 from pyramid_jax.files import remote_path
 from pyramid_jax.files import stores
+from pyramid_jax.runs import progress
 
 
 SAMPLES = 'samples.npz'  # The images of --mode=sample.
@@ -68,6 +70,20 @@ class Images:
         places = step * size + rows
         places = places[places < self.count]
         yield places, self.finish(next(ready))[: len(places)]
+
+
+def shared(
+  images: Images, size: int, devices: Mesh
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields places and images of those that this process counts.
+
+  Batches of `size` images are shared by the processes of the devices.
+  """
+  own = shares.of_batch(devices, size).own
+  count = range(-(-images.count // size))
+  with progress.Progress(count, size, 'batch') as steps:
+    for _, batch in zip(steps, images.batches(size, rows=own), strict=True):
+      yield batch
 
 
 class _Rows:

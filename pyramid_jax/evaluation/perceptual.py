@@ -7,7 +7,6 @@ distance.
 
 from collections.abc import Callable
 import dataclasses
-import pathlib
 
 from absl import logging
 import jax
@@ -17,8 +16,7 @@ import numpy as np
 
 from pyramid_jax import errors
 from pyramid_jax import files
-from pyramid_jax.distributed import mesh as mesh_lib
-from pyramid_jax.files import digests
+from pyramid_jax.evaluation import network_files
 from pyramid_jax.interop import parts
 from pyramid_jax.metrics import batched
 from pyramid_jax.metrics import bootstrap
@@ -74,16 +72,11 @@ def find(config: ConfigDict) -> Perceptual | None:
   shapes = jax.eval_shape(lpips.LPIPS().init, jax.random.key(0), image, image)
   with errors.user_errors(value=errors.DATA):
     params = parts.load_part('lpips', given, shapes['params'], WEIGHTS)
-  mesh = mesh_lib.pure_data(jax.local_devices())
-  rows = -(-config.evaluate.batch_size // mesh_lib.pure_data().size)
+  mesh, size = network_files.local_devices(config)
   return Perceptual(
-    distance=distance(params, rows * mesh.size, mesh),
-    weights=', '.join(map(_label, paths)),
+    distance=distance(params, size, mesh),
+    weights=', '.join(map(network_files.label, paths)),
   )
-
-
-def _label(path: pathlib.Path) -> str:
-  return f'{path.name} (sha256 {digests.sha256(path)[:8]})'
 
 
 def distance(params: object, size: int, mesh: Mesh) -> Distance:

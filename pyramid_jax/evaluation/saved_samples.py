@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import functools
 
@@ -44,7 +45,7 @@ class SavedSamples:
   images: image_sources.Images
   conditions: Arrays  # of each image, by their example names; may be empty
   size: int  # images of a batch
-  measure: states.Measure | None  # of the conditions
+  measures: Sequence[states.Measure]  # of the conditions
   seed: int  # of the order in which conditions are those of others
   reference: image_sources.Images | None = None  # real images to compare with
 
@@ -56,7 +57,7 @@ class SavedSamples:
   def check(self) -> None:
     """Raises a ValueError for conditions that are not one for each image."""
     count = self.images.count
-    if self.measure is None:
+    if not self.measures:
       return
     for name, rows in self.conditions.items():
       if len(rows) != count:
@@ -91,7 +92,7 @@ class SavedSamples:
       )
 
   def _rows(self, places: np.ndarray) -> dict[str, np.ndarray]:
-    if self.measure is None:
+    if not self.measures:
       return {}
     return {name: rows[places] for name, rows in self.conditions.items()}
 
@@ -100,9 +101,7 @@ class SavedSamples:
   ) -> states.Columns | None:
     """Returns the conditions of other images."""
     count = self.images.count
-    if self.measure is None or count < 2:
-      return None
-    if not self.measure.needs_others(examples):
+    if count < 2 or not any(x.needs_others(examples) for x in self.measures):
       return None
     return self._rows(self._moved[places])
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 from typing import cast
@@ -15,8 +16,11 @@ from pyramid_jax import pipeline
 from pyramid_jax.data import reader as reader_lib
 from pyramid_jax.distributed import processes
 from pyramid_jax.evaluation import classification
+from pyramid_jax.evaluation import clip_score
 from pyramid_jax.evaluation import diversity
 from pyramid_jax.evaluation import edge_prediction
+from pyramid_jax.evaluation import feature_networks
+from pyramid_jax.evaluation import feature_state
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import measures
@@ -81,14 +85,14 @@ class Evaluation:
     level = measures.level_of(config)
     self._states: dict[str, states.State] = {}
     self._project = False
-    self._measure: states.Measure | None
+    measure: states.Measure | None
     if first_stage is None:
-      self._measure = measures.of_samples(config, level, bounds)
+      measure = measures.of_samples(config, level, bounds)
       self._project = config.sample.project
     else:
-      self._measure = measures.Reconstruction(level=level)
-    if self._measure is not None:
-      self._states['images'] = states.PerImage(measure=self._measure)
+      measure = measures.Reconstruction(level=level)
+    if measure is not None:
+      self._states['images'] = states.PerImage(measure=measure)
     if first_stage is not None:
       codes = code_uses.CodeUses.of_sizes(first_stage.codebooks)
       self._states['codes'] = codes
@@ -113,6 +117,25 @@ class Evaluation:
       real=f'the real images of {split}',
     )
     return f'SceneFID of crops of {object_crops.SIDE} px'
+
+  def add_clip_score(self, measure: clip_score.ClipScore) -> str:
+    """Adds how well images fit their captions; returns a line about it."""
+    self._states['clip_score'] = states.PerImage(measure=measure)
+    return f'CLIP score by {measure.weights}'
+
+  def add_features(
+    self, network: feature_networks.FeatureNetwork, split: str
+  ) -> str:
+    """Adds scores on features of a network; returns a line about them.
+
+    Without real images of the network, those of the examples are compared with.
+    """
+    count, examples = self.examples.run_size, self.examples
+    real = f'the real images of {split} ({examples.distinct} images)'
+    self._states[network.kind.field] = feature_state.start(
+      network, count, real, examples.count // count
+    )
+    return feature_state.notes(network, real)
 
   def add_fid(self, evaluator: fidelity.FidEvaluator, split: str) -> str:
     """Adds FID and related scores; returns a line about them.
@@ -155,7 +178,11 @@ class Evaluation:
     source = _Made(
       make=make,
       examples=self.examples,
-      measure=self._measure,
+      measures=[
+        state.measure
+        for state in self._states.values()
+        if isinstance(state, states.PerImage)
+      ],
       project=self._project,
     )
     found = unfinished.accumulate(self._states, source, store)
@@ -168,7 +195,7 @@ class _Made:
 
   make: Maker
   examples: split_examples.SplitExamples
-  measure: states.Measure | None
+  measures: Sequence[states.Measure]
   project: bool  # See `rows.composite`.
 
   @property
@@ -189,7 +216,7 @@ class _Made:
       found = self.examples.at(step)
       made, codes = self.make(found.batch, self.examples.filled(step))
       others = None
-      if self.measure is not None and self.measure.needs_others(found.rows):
+      if any(measure.needs_others(found.rows) for measure in self.measures):
         others = self.examples.others(step)
       places, count = all_places[own], len(own)
       rows = {name: x[:count] for name, x in found.rows.items()}

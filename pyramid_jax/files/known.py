@@ -41,8 +41,44 @@ _CLIP_L = {
   'repository': 'openai/clip-vit-large-patch14',
   'revision': '32bd64288804d66eefd0ccbe215aa642df71cc41',
 }
+# The vocabulary of every CLIP of OpenAI, and its merges.
+_CLIP_PIECES = (
+  File(
+    **_CLIP_L,
+    path='vocab.json',
+    size=961_143,
+    sha256='3f0c4f7d2086b61b38487075278ea9ed04edb53a03cbb045b86c27190fa8fb69',
+  ),
+  File(
+    **_CLIP_L,
+    path='merges.txt',
+    size=524_619,
+    sha256='9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a',
+  ),
+)
 _VAE = 'diffusion_pytorch_model.safetensors'
 _DIT = 'https://dl.fbaipublicfiles.com/DiT/models'
+
+
+def _clip(name: str, sha256: str) -> Mapping[str, tuple[File, ...]]:
+  """Returns the files of a CLIP of OpenAI, whose address has its hash."""
+  site = f'https://openaipublic.azureedge.net/clip/models/{sha256}'
+  file = File(site=site, path=f'{name}.pt', sha256=sha256)
+  return {'weights': (file,), 'tokenizer': _CLIP_PIECES}
+
+
+def _dinov2(letter: str) -> Mapping[str, tuple[File, ...]]:
+  name = f'dinov2_vit{letter}14'
+  site = f'https://dl.fbaipublicfiles.com/dinov2/{name}'
+  return {'weights': (File(site=site, path=f'{name}_pretrain.pth'),)}
+
+
+_VGG16 = File(
+  site='https://download.pytorch.org/models',
+  path='vgg16-397923af.pth',
+  size=553_433_881,
+  sha256='397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0',
+)
 
 # name -> what it has -> the files. Sizes and hashes are those that the owners
 # of the files or several users of them state; an empty one is not known.
@@ -62,24 +98,9 @@ KNOWN: Mapping[str, Mapping[str, tuple[File, ...]]] = {
   },
   # CLIP ViT-L/14. The weights have both encoders; the one of texts is read.
   'clip_l': {
-    'vocabulary': (
-      File(
-        **_CLIP_L,
-        path='vocab.json',
-        size=961_143,
-        sha256='3f0c4f7d2086b61b38487075278ea9ed'
-        '04edb53a03cbb045b86c27190fa8fb69',
-      ),
-    ),
-    'merges': (
-      File(
-        **_CLIP_L,
-        path='merges.txt',
-        size=524_619,
-        sha256='9fd691f7c8039210e0fced15865466c6'
-        '5820d09b63988b0174bfe25de299051a',
-      ),
-    ),
+    'vocabulary': _CLIP_PIECES[:1],
+    'merges': _CLIP_PIECES[1:],
+    'tokenizer': _CLIP_PIECES,
     'weights': (
       File(
         **_CLIP_L,
@@ -132,13 +153,7 @@ KNOWN: Mapping[str, Mapping[str, tuple[File, ...]]] = {
   # The perceptual distance: VGG16 of torchvision, and its weightings.
   'lpips': {
     'weights': (
-      File(
-        site='https://download.pytorch.org/models',
-        path='vgg16-397923af.pth',
-        size=553_433_881,
-        sha256='397923af8e79cdbb6a7127f12361acd7'
-        'a2f83e06b05044ddf496e83de57a5bf0',
-      ),
+      _VGG16,
       File(
         site='https://raw.githubusercontent.com/richzhang/PerceptualSimilarity'
         '/master/lpips/weights/v0.1',
@@ -149,6 +164,29 @@ KNOWN: Mapping[str, Mapping[str, tuple[File, ...]]] = {
       ),
     ),
   },
+  # Networks of scores: CLIP, whose hashes openai/CLIP (clip/clip.py) states,
+  # DINOv2, and VGG16 with its fully connected layers.
+  'clip_b32': _clip(
+    'ViT-B-32',
+    '40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af',
+  ),
+  'clip_b16': _clip(
+    'ViT-B-16',
+    '5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f',
+  ),
+  'clip_l14': _clip(
+    'ViT-L-14',
+    'b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836',
+  ),
+  'clip_l14_336': _clip(
+    'ViT-L-14-336px',
+    '3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02',
+  ),
+  'dinov2_s': _dinov2('s'),
+  'dinov2_b': _dinov2('b'),
+  'dinov2_l': _dinov2('l'),
+  'dinov2_g': _dinov2('g'),
+  'vgg16': {'weights': (_VGG16,)},
   # The Inception network of FID.
   'inception': {
     'weights': (

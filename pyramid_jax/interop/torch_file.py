@@ -1,11 +1,13 @@
 """Reads the tensors of a PyTorch checkpoint without PyTorch.
 
 Both layouts of `torch.save`: the zip archive (`data.pkl` and `data/<key>`,
-since PyTorch 1.6) and the older row of pickles followed by raw storages. The
-pickles go through `unpickler`, so a file can name tensors and nothing else:
-other objects, such as the callbacks of a trainer, are left out.
+since PyTorch 1.6) and the older row of pickles followed by raw storages; also
+archives of TorchScript, whose modules have tensors. The pickles go through
+`unpickler`, so a file can name tensors and nothing else: other objects, such as
+the callbacks of a trainer, are left out.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import io
 import itertools
@@ -35,6 +37,8 @@ _Storage = torch_tensors.Storage
 _Tensor = torch_tensors.Tensor
 _Unknown = torch_tensors.Unknown
 _shown = torch_tensors.shown
+_SCRIPT = '__torch__.'  # how names of TorchScript's modules begin
+_SCRIPT_DEPTH = 32  # of modules in each other
 # Their dictionaries hold tensors, too.
 _OPTIMIZERS = re.compile(r'opt(im.*)?$|.*(optimizer|scheduler|scaler)')
 
@@ -46,7 +50,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   `state_dict` of Lightning. If there are several, the keys of each begin with
   its name and a dot. Arrays are read-only views of the mapped file; bfloat16
   becomes float32. Numbers among tensors are kept, other entries and objects of
-  unknown classes are left out, and so are states of optimizers.
+  unknown classes are left out, and so are states of optimizers. Those of a
+  TorchScript archive are named by the modules that have them.
 
   Raises:
     ValueError: damage, an unknown class that makes tensors, or no tensors.
@@ -90,8 +95,7 @@ def _read_zip(
   if len(heads) != 1 or heads[0].count('/') != 1:
     raise ValueError('the archive has no single <name>/data.pkl')
   root = heads[0].removesuffix('data.pkl')
-  if root + 'constants.pkl' in members:
-    raise ValueError('a TorchScript archive: save its state_dict instead')
+  is_script = root + 'constants.pkl' in members
 
   def member(name: str, most: int | None = None) -> np.ndarray:
     """Returns bytes, mapped where they are stored as they are."""
@@ -120,9 +124,53 @@ def _read_zip(
     return storage
 
   head = io.BytesIO(member('data.pkl', limits.PICKLE_BYTES).tobytes())
-  return unpickler.load(
-    head, torch_tensors.ALLOWED, persistent, unknown, budget
+  names = _script_names(unknown) if is_script else unknown
+  loaded = unpickler.load(
+    head, torch_tensors.ALLOWED, persistent, names, budget
   )
+  return dict(_of_script(loaded, itertools.count())) if is_script else loaded
+
+
+def _script_names(unknown: _Unknown) -> Callable[[str], unpickler.Global]:
+  """Returns what stands for the names of a TorchScript archive.
+
+  Those of its modules, whose code is in the archive and is not looked at, are
+  objects with attributes.
+  """
+
+  def find(name: str) -> unpickler.Global:
+    if not name.startswith(_SCRIPT):
+      return unknown(name)
+    return unpickler.Global(name, lambda *_: unpickler.Object(name))
+
+  return find
+
+
+def _of_script(
+  module: Any, entries: Iterator[int], prefix: str = '', depth: int = 0
+) -> Iterator[tuple[str, _Tensor]]:
+  """Yields the tensors of a module and those in it, by their full names.
+
+  `entries` counts, as in `_state_dicts`.
+
+  Raises:
+    ValueError: a file that is no module, or modules too deep in each other.
+  """
+  state = module.state if isinstance(module, unpickler.Object) else None
+  if not isinstance(state, dict):
+    raise ValueError('a TorchScript archive without a module')
+  for key, value in state.items():
+    if depth > _SCRIPT_DEPTH or next(entries) > limits.PICKLE_STEPS:
+      raise ValueError('modules that hold each other many times')
+    name = f'{prefix}{key}'
+    if len(name) > limits.TENSOR_NAME:
+      raise ValueError(
+        f'a name of {len(name)} characters; limit: {limits.TENSOR_NAME}'
+      )
+    if isinstance(value, _Tensor):
+      yield name, value
+    elif isinstance(value, unpickler.Object):
+      yield from _of_script(value, entries, f'{name}.', depth + 1)
 
 
 def legacy(

@@ -19,5 +19,8 @@ LOWER_IS_BETTER = frozenset(
 
 
 def lower_is_better(name: str) -> bool:
-  """Whether a lower value of a score is the better one."""
-  return name in LOWER_IS_BETTER
+  """Whether a lower value of a score is the better one.
+
+  Its name may have a variant and a number of images: fid_tf1_50k.
+  """
+  return any(f'{name}_'.startswith(f'{x}_') for x in LOWER_IS_BETTER)

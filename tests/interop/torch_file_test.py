@@ -322,6 +322,47 @@ def test_no_tensors(write):
     torch_file.read(write([1]))
 
 
+def module(name, **attributes):
+  """An object of a TorchScript archive."""
+  return torch_writer.Call(
+    torch_writer.Name(f'__torch__.{name}', 'Module'), (), attributes
+  )
+
+
+def write_script(path, value):
+  torch_writer.write_zip(path, value)
+  with zipfile.ZipFile(path, 'a') as archive:
+    archive.writestr('archive/constants.pkl', b'')
+    archive.writestr('archive/code/__torch__.py', b'raise SystemExit')
+
+
+def test_torchscript(tmp_path):
+  """As torch.jit.save writes it: modules in modules, with flags and tensors."""
+  path = tmp_path / 'x.pt'
+  x = np.arange(6, dtype=np.float16).reshape(2, 3)
+  inner = module('nn.Linear', weight=torch_writer.tensor(x), training=False)
+  blocks = module('nn.Sequential', **{'0': inner, '1': module('nn.ReLU', n=1)})
+  scale = torch_writer.tensor(np.float32([2]))
+  top = module('clip.CLIP', blocks=blocks, scale=scale, size=7, hook=None)
+  write_script(path, top)
+  found = torch_file.read(path)
+  assert found.keys() == {'blocks.0.weight', 'scale'}
+  np.testing.assert_array_equal(found['blocks.0.weight'], x)
+
+  write_script(path, {'a': torch_writer.tensor(x)})
+  with pytest.raises(ValueError, match='archive without a module'):
+    torch_file.read(path)
+  deep = inner
+  for _ in range(40):
+    deep = module('m', inner=deep)
+  write_script(path, deep)
+  with pytest.raises(ValueError, match='hold each other many times'):
+    torch_file.read(path)
+  torch_writer.write_zip(path, top)  # not as an archive of TorchScript
+  with pytest.raises(ValueError, match='__torch__.clip.CLIP.Module'):
+    torch_file.read(path)
+
+
 def test_archive_refusals(tmp_path):
   path = tmp_path / 'x.pt'
   torch_writer.write_zip(path, sample())
