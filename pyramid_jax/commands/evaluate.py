@@ -75,9 +75,8 @@ class _Networks:
   @property
   def compares_with_split(self) -> bool:
     """Whether real images must come with the samples."""
-    found = [n.real for n in self.others]
-    found += [] if self.fid is None else [self.fid.reference]
-    return None in found
+    is_alone = any(network.real is None for network in self.others)
+    return is_alone or (self.fid is not None and self.fid.reference is None)
 
   @property
   def compares_with_set(self) -> bool:

@@ -57,7 +57,7 @@ class FeatureState:
     network = self.network
     with errors.user_errors(value=errors.DATA):
       runs = [self.sets.whole(x) for x in self.sets.parts if x not in _HALVES]
-      even, odd = network.real or [self.sets.whole(x) for x in _HALVES]
+      even, odd = network.real or _halves(self.sets)
     real = even.merge(odd)
     name = network.real_name or self.real
     label = f'{name}, contents {real.contents.digest}'
@@ -164,14 +164,18 @@ def with_reference(
           for name, sets in found.items()
         }
     merged = merging.merged_for_all(found, none)
+    name = f'{real.name} ({real.count} images)'
     return [
-      dataclasses.replace(
-        network,
-        real=tuple(merged[str(i)].whole(x) for x in _HALVES),
-        real_name=f'{real.name} ({real.count} images)',
-      )
-      for i, network in enumerate(networks)
+      dataclasses.replace(network, real=_halves(sets), real_name=name)
+      for network, sets in zip(networks, merged.values(), strict=True)
     ]
+
+
+def _halves(
+  sets: Sets,
+) -> tuple[feature_sets.FeatureSet, feature_sets.FeatureSet]:
+  even, odd = (sets.whole(name) for name in _HALVES)
+  return even, odd
 
 
 def _reference(config: ConfigDict) -> sources.Images | None:

@@ -15,6 +15,7 @@ from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import inception
 from pyramid_jax.metrics import inception_score
+from pyramid_jax.metrics import named_sets
 from pyramid_jax.metrics import score_directions
 from pyramid_jax.metrics import states
 from pyramid_jax.networks import inception as network_lib
@@ -117,10 +118,10 @@ class FidState:
     return '; '.join(notes)
 
   @property
-  def _parts(self) -> inception.PartsState:
+  def _parts(self) -> named_sets.Sets[inception.State]:
     both = (*self.samples, *self.halves)
     named = dict(zip(self._names, both, strict=True))
-    return inception.PartsState(parts=named)
+    return inception.sets(named)
 
   @property
   def _names(self) -> list[str]:

@@ -105,7 +105,7 @@ class FidEvaluator:
 def _of_all(parts: inception.Parts) -> inception.Parts:
   """Returns the states of the images of all processes."""
   names = [str(number) for number in range(len(parts))]
-  of = lambda x: inception.PartsState(parts=dict(zip(names, x, strict=True)))
+  of = lambda x: inception.sets(dict(zip(names, x, strict=True)))
   none: inception.Parts = (None,) * len(parts)
   found = merging.merged_for_all({'real': of(parts)}, {'real': of(none)})
   return tuple(found['real'].parts[name] for name in names)

@@ -7,7 +7,6 @@ float64, into states that can be merged: of batches, devices or processes.
 from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -189,8 +188,11 @@ def add(
 
 
 merged = named_sets.merged
-# The states of some sets by name.
-PartsState = functools.partial(named_sets.Sets, kind=State)
+
+
+def sets(parts: Mapping[str, State | None]) -> named_sets.Sets[State]:
+  """Returns the states of some sets by name."""
+  return named_sets.Sets(kind=State, parts=parts)
 
 
 def collect(

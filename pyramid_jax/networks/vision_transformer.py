@@ -1,6 +1,7 @@
 """Transformers of images whose features tables compare: CLIP's and DINOv2's."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from einops import rearrange
 from flax import linen as nn
@@ -133,7 +134,7 @@ class VisionTransformer(nn.Module):
     return jnp.concatenate([table[:1], resized])
 
 
-def clip(**sizes: int) -> VisionTransformer:
+def clip(**sizes: Any) -> VisionTransformer:
   """Returns CLIP's tower of images (openai/CLIP: clip/model.py)."""
   return VisionTransformer(
     **sizes,
