@@ -6,6 +6,7 @@ float64, into states that can be merged: of batches, devices or processes.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
