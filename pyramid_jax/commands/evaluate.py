@@ -215,34 +215,51 @@ def _of_run(
   about += protocols.about(config, evaluation.examples.run_size)
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
-  if networks.fid is not None:
-    about += f'; {evaluation.add_fid(networks.fid, split)}'
-    if config.condition.task == 'layout' and 'scene_fid' in protocol.scores:
-      about += f'; {evaluation.add_scene_fid(networks.fid, split)}'
-  for network in networks.others:
-    about += f'; {evaluation.add_features(network, split)}'
-  clip = clip_score.for_task(config)
-  if clip is not None:
-    about += f'; {evaluation.add_clip_score(clip)}'
-    decides['clip'] = clip.weights
-  is_diverse = 'diversity' in protocol.scores
-  measure = None
-  if evaluation.has_targets or is_diverse:
-    measure = perceptual.find(config)
-  if measure is not None:
-    add = evaluation.add_diversity if is_diverse else evaluation.add_perceptual
-    about += f'; {add(measure)}'
-    decides['lpips'] = measure.weights
+  lines, files = _scored_by_networks(config, evaluation, networks, split)
+  about = '; '.join([about, *lines])
   return Task(
     folder=workdir / 'samples',
     about=about,
     decides={
       **decides,
+      **files,
       'examples': evaluation.examples.distinct,
       'shuffle': shuffle,
     },
     score=functools.partial(evaluation, scoring.maker(pipe, settings)),
   )
+
+
+def _scored_by_networks(
+  config: ConfigDict,
+  evaluation: scoring.Evaluation,
+  networks: _Networks,
+  split: str,
+) -> tuple[list[str], dict[str, str]]:
+  """Adds the scores by networks whose files the config names.
+
+  Returns:
+    A line about each, and the files of those that are not among `networks`.
+  """
+  lines, files, wanted = [], {}, protocols.of(config).scores
+  if networks.fid is not None:
+    lines.append(evaluation.add_fid(networks.fid, split))
+    if config.condition.task == 'layout' and 'scene_fid' in wanted:
+      lines.append(evaluation.add_scene_fid(networks.fid, split))
+  lines += [evaluation.add_features(x, split) for x in networks.others]
+  clip = clip_score.for_task(config)
+  if clip is not None:
+    lines.append(evaluation.add_clip_score(clip))
+    files['clip'] = clip.weights
+  is_diverse = 'diversity' in wanted
+  measure = None
+  if evaluation.has_targets or is_diverse:
+    measure = perceptual.find(config)
+  if measure is not None:
+    add = evaluation.add_diversity if is_diverse else evaluation.add_perceptual
+    lines.append(add(measure))
+    files['lpips'] = measure.weights
+  return lines, files
 
 
 def _of_saved(

@@ -21,6 +21,7 @@ from pyramid_jax.interop.families import dinov2
 from pyramid_jax.interop.families import text_encoders as text_family
 from pyramid_jax.networks import vgg
 from pyramid_jax.networks import vision_transformer
+from pyramid_jax.networks.layers import parameters
 from tests.helpers import feature_files
 from tests.helpers import official_fill
 
@@ -117,7 +118,7 @@ def test_published_sizes():
 
   def count(network, side):
     x = jnp.zeros((1, side, side, 3))
-    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    shapes = parameters.shapes_of(network.init, jax.random.key(0), x)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
   def clip(name, projection):
