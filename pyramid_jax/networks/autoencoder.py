@@ -326,6 +326,11 @@ class FirstStage(nn.Module, kw_only=True):
     """Entries of the codebook of each scale, () without codebooks."""
     return ()
 
+  @property
+  def codebook_names(self) -> tuple[str, ...]:
+    """The submodules that have the trained `embedding` of each scale."""
+    return ()
+
   def encode(
     self, image: jax.Array, noise: jax.Array | None = None
   ) -> list[jax.Array]:

@@ -130,6 +130,10 @@ class VQModel(OneScale, kw_only=True):
   def codebook_sizes(self) -> tuple[int, ...]:
     return (self.n_embed,)
 
+  @property
+  def codebook_names(self) -> tuple[str, ...]:
+    return ('quantize',) if self.codebook == 'table' else ()
+
   def setup(self):
     self.setup_networks(double_z=False)
     self.quantize = quantizers.create(

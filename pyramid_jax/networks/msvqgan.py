@@ -92,6 +92,12 @@ class MSVQGAN(autoencoder.FirstStage, kw_only=True):
   def codebook_sizes(self) -> tuple[int, ...]:
     return tuple(self.n_embed)
 
+  @property
+  def codebook_names(self) -> tuple[str, ...]:
+    if self.codebook != 'table':
+      return ()
+    return tuple(f'ms_quantize_{i}' for i in range(len(self.n_embed)))
+
   def setup(self):
     z_channels = self.edconfig['z_channels']
     scales = len(self.embed_dim)

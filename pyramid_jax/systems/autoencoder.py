@@ -24,6 +24,7 @@ from pyramid_jax.networks import lpips
 from pyramid_jax.networks import params as params_lib
 from pyramid_jax.networks import pretrained
 from pyramid_jax.networks.layers import quantizer
+from pyramid_jax.systems import codebook_upkeep
 from pyramid_jax.systems import fields as fields_lib
 from pyramid_jax.systems import first_stage_losses
 from pyramid_jax.systems import system as system_lib
@@ -35,6 +36,9 @@ Weights = system_lib.Weights
 
 PERCEPTUAL = ('lpips', 'pyramid', 'none')
 LOGVAR = 'logvar'  # the loss that learns the scale of the reconstruction
+CODEBOOKS = 'codebooks'  # the untrained state of `codebook_upkeep`
+ENTRIES = 'embedding'  # the parameter of a codebook
+_RESTARTS = 2  # stream of the latents at which codes start again
 
 FIELDS = {
   'system.network': Field(
@@ -61,6 +65,20 @@ FIELDS = {
   ),
   'loss.codebook_weight': Field(
     1.0, 'The weight of the codebook loss.', low=0, high=ranges.WEIGHT
+  ),
+  'loss.restart_below': Field(
+    0.0,
+    'Codes that are used less than this part of an equal share start again at'
+    ' latents of the batch, in the first step all; 0 for never.',
+    low=0,
+    high=1,
+  ),
+  'loss.codebook_decay': Field(
+    0.0,
+    'The decay of entries that are the running means of their latents; with 0'
+    ' the gradient moves them.',
+    low=0,
+    below=1,
   ),
   'loss.kl_weight': Field(
     1e-6,
@@ -128,6 +146,7 @@ class Autoencoder:
   # The (initial) log variance of the reconstruction, `KLSettings` only.
   logvar: float = 0.0
   train_logvar: bool = False  # whether it is trained
+  upkeep: codebook_upkeep.Upkeep = codebook_upkeep.Upkeep()
   outputs: ClassVar[str] = system_lib.RECONSTRUCTIONS
 
   def example_rows(self) -> Batch:
@@ -144,6 +163,11 @@ class Autoencoder:
       extra['batch_stats'] = variables.get('batch_stats', {})
     if self.train_logvar:
       params[LOGVAR] = {'value': jnp.float32(self.logvar)}
+    if self.upkeep:
+      extra[CODEBOOKS] = {
+        name: self.upkeep.initial(*params['generator'][name][ENTRIES].shape)
+        for name in self.model.codebook_names
+      }
     return params, extra
 
   def pretrained_parts(self) -> Mapping[str, pretrained.PretrainedPart]:
@@ -192,7 +216,35 @@ class Autoencoder:
       losses['discriminator'] = first_stage_losses.discriminator_loss(
         self.settings, real_logits, fake_logits, step
       )
-    return losses, extra
+    return losses, self._observed(key, extra, out)
+
+  def _observed(
+    self, key: jax.Array, extra: Params, out: Mapping[str, Any]
+  ) -> Params:
+    """Returns the untrained state after a batch of these codes."""
+    if not self.upkeep:
+      return extra
+    names = self.model.codebook_names
+    keys = jax.random.split(jax.random.fold_in(key, _RESTARTS), len(names))
+    found = zip(names, out['codes'], out['latents'], keys, strict=True)
+    states = {
+      name: self.upkeep.observed(extra[CODEBOOKS][name], codes, latents, key)
+      for name, codes, latents, key in found
+    }
+    return {**extra, CODEBOOKS: states}
+
+  def settle(self, params: Params, extra: Params) -> tuple[Params, Params]:
+    """Keeps the codebooks in use; see `system.Settling`."""
+    if not self.upkeep:
+      return params, extra
+    generator, states = dict(params['generator']), {}
+    for name, state in extra[CODEBOOKS].items():
+      entries, states[name] = self.upkeep.settled(
+        generator[name][ENTRIES], state
+      )
+      generator[name] = {**generator[name], ENTRIES: entries}
+    params = {**params, 'generator': generator}
+    return params, {**extra, CODEBOOKS: states}
 
   def _noise(self, key: jax.Array, image: tuple[int, ...]) -> jax.Array | None:
     """Returns the noise on the latents of a posterior, None without one."""
@@ -222,7 +274,7 @@ class Autoencoder:
       train=True,
       mutable=['batch_stats'],
     )
-    return logits, jax.lax.stop_gradient(state)
+    return logits, {**extra, **jax.lax.stop_gradient(state)}
 
   def _distance(self, frozen: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     if self.perceptual == 'lpips':
@@ -286,6 +338,21 @@ def lpips_part(path: str, field: str) -> pretrained.PretrainedPart:
   )
 
 
+def _upkeep(
+  config: ConfigDict, model: first_stages.Network
+) -> codebook_upkeep.Upkeep:
+  """Returns what is done to the codebooks; a ValueError if there are none."""
+  upkeep = codebook_upkeep.Upkeep(
+    restart_below=config.loss.restart_below, decay=config.loss.codebook_decay
+  )
+  if upkeep and not model.codebook_names:
+    raise ValueError(
+      f'loss.restart_below is {config.loss.restart_below:g}, must be 0 without'
+      " a codebook whose entries are trained (network.codebook='table')."
+    )
+  return upkeep
+
+
 def create(config: ConfigDict) -> Autoencoder:
   """Builds the system; raises ValueError for fields that do not fit."""
   c = config.loss
@@ -325,6 +392,7 @@ def create(config: ConfigDict) -> Autoencoder:
     perceptual_path=c.perceptual_weights,
     settings=settings,
     image_size=size,
+    upkeep=_upkeep(config, model),
     logvar=c.logvar_init if is_kl else 0.0,
     train_logvar=is_kl and c.train_logvar,
   )

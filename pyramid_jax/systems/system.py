@@ -122,6 +122,19 @@ class OverBatch(Protocol):
 
 
 @runtime_checkable
+class Settling(Protocol):
+  """A system that changes weights after each update, not by a gradient."""
+
+  def settle(self, params: Params, extra: Params) -> tuple[Params, Params]:
+    """Returns params and `extra` as the next step has them; traceable.
+
+    Args:
+      params: {loss name: tree}, the updated weights.
+      extra: what `losses` returned.
+    """
+
+
+@runtime_checkable
 class Measuring(Protocol):
   """A system whose untrained state holds numbers of the first batch."""
 

@@ -177,19 +177,26 @@ def _microbatches(batch: Batch, count: int, mesh: Mesh) -> Batch:
 
 
 def _update(
-  config: ConfigDict, state: TrainState, grads: Any, extra: Any
+  system: system_lib.Trainable,
+  config: ConfigDict,
+  state: TrainState,
+  grads: Any,
+  extra: Any,
 ) -> TrainState:
   """Moves all parameters, then the averages.
 
   They are split as the gradients are.
   """
   tx = optimizer.create(config)
-  params, opt_state = {}, {}
+  moved, opt_state = {}, {}
   for name, tree in state.params.items():
     updates, opt_state[name] = tx.update(
       grads[name], state.opt_state[name], tree
     )
-    params[name] = optax.apply_updates(tree, updates)
+    moved[name] = optax.apply_updates(tree, updates)
+  params: system_lib.Params = moved
+  if isinstance(system, system_lib.Settling):
+    params, extra = system.settle(params, extra)
   count = optimizer.update_count(state.opt_state)
   return TrainState(
     step=state.step + 1,
@@ -270,7 +277,7 @@ def make_step(
     updates = optimizer.update_count(state.opt_state)
     metrics['learning_rate'] = optimizer.learning_rate(config, updates)
     old = dataclasses.replace(state, params=shared(state.params))
-    new = _update(config, old, grads, extra)
+    new = _update(system, config, old, grads, extra)
     new, metrics['finite'] = _checked(config, old, new, finite)
     if config.train.skip_nonfinite:
       metrics['skipped'] = new.step - optimizer.update_count(new.opt_state)
