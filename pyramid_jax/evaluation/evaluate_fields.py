@@ -3,6 +3,8 @@
 from pyramid_jax.config import ranges
 from pyramid_jax.config.field import Field
 from pyramid_jax.evaluation import protocols
+from pyramid_jax.metrics import inception_input
+from pyramid_jax.metrics import inception_reference
 
 
 FIELDS = {
@@ -71,10 +73,23 @@ FIELDS = {
     resumable=True,
     path=True,
   ),
+  'evaluate.resize': Field(
+    'tf1',
+    "How images become Inception's 299 x 299: tf1, as TensorFlow does it in the"
+    " network, or clean, Pillow's bicubic filter, as clean-fid has it.",
+    choices=inception_input.RESIZES,
+    resumable=True,
+  ),
+  'evaluate.reference_layout': Field(
+    'own',
+    'The layout of the file of --write_reference: own, or that of ADM or EDM.',
+    choices=inception_reference.LAYOUTS,
+    resumable=True,
+  ),
   'evaluate.reference': Field(
     '',
-    'Statistics (.npz) or a folder of images that samples are compared with;'
-    ' empty for the real images of the split.',
+    'Statistics (.npz, or .pkl of EDM2) or a folder of images that samples are'
+    ' compared with; empty for the real images of the split.',
     resumable=True,
     path=True,
   ),

@@ -84,7 +84,8 @@ class FidState:
       reference = self.evaluator.reference
       if reference is None:
         even, odd = inception.whole(self.halves)
-        reference = fidelity.reference_of(even, odd, self._real)
+        resize = self.evaluator.resize
+        reference = fidelity.reference_of(even, odd, self._real, resize)
       runs = [inception.scores(x, reference.statistics) for x in samples]
     bound = lambda name: reference.ceiling.get(fidelity.plain(name))
     fit = reference.statistics.pool

@@ -27,6 +27,7 @@ from pyramid_jax.interop import parts
 from pyramid_jax.interop.families import inception as family
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import inception
+from pyramid_jax.metrics import inception_input
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.networks import inception as network_lib
 
@@ -65,6 +66,7 @@ class FidEvaluator:
   batch_size: int  # images at a time
   mesh: Mesh  # the devices of this process, which share them
   weights: str  # their file and its hash, for messages
+  resize: str = inception_input.TF1  # see `inception_input.resized`
   reference: Reference | None = None  # None: the real images of a split
 
   @property
@@ -131,7 +133,10 @@ def create(config: ConfigDict, compare: bool = True) -> FidEvaluator:
     variables = parts.load_part('inception', path, family.template())
   mesh, size = network_files.local_devices(config)
   evaluator = FidEvaluator(
-    extract=inception.extractor(variables, size, mesh),
+    extract=inception.extractor(
+      variables, size, mesh, resize=config.evaluate.resize
+    ),
+    resize=config.evaluate.resize,
     batch_size=size,
     mesh=mesh,
     weights=network_files.label(path),
@@ -164,7 +169,7 @@ def _with_split(config: ConfigDict, evaluator: FidEvaluator) -> FidEvaluator:
   )
   even, odd = evaluator.collected(real, KEPT, 2)
   name = f'{real.name} ({real.count} images)'
-  reference = reference_of(even, odd, name)
+  reference = reference_of(even, odd, name, evaluator.resize)
   return dataclasses.replace(evaluator, reference=reference)
 
 
@@ -173,14 +178,14 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def reference_of(
-  even: inception.State, odd: inception.State, name: str
+  even: inception.State, odd: inception.State, name: str, resize: str
 ) -> Reference:
   """Returns the reference of all real images, given two halves of them."""
   scores: Mapping[str, Score] = {}
   if odd.pool.count > 1:
-    scores = inception.scores(even, inception.reference_of(odd))
+    scores = inception.scores(even, inception.reference_of(odd, resize))
   return Reference(
-    statistics=inception.reference_of(even.merge(odd)),
+    statistics=inception.reference_of(even.merge(odd), resize),
     name=name,
     ceiling={plain(name): score for name, score in scores.items()},
   )
@@ -207,9 +212,10 @@ def _named_reference(
     real = sources.of_folder(path, threads)
     even, odd = evaluator.collected(real, KEPT, 2)
     with errors.user_errors(value=errors.DATA):
-      return reference_of(even, odd, f'{real.name} ({real.count} images)')
+      name = f'{real.name} ({real.count} images)'
+      return reference_of(even, odd, name, evaluator.resize)
   with errors.user_errors(value=errors.DATA):
-    statistics = inception_reference.read(path)
+    statistics = inception_reference.read(path, evaluator.resize)
     pool, spatial = features.pool.shape[1], features.spatial.shape[1]
     have = {'mu': (len(statistics.pool.mean), pool)}
     if statistics.spatial is not None:
@@ -264,9 +270,18 @@ def write_reference(config: ConfigDict, options: Mapping[str, Any]) -> None:
     first.append(images[places < KEPT])
 
   (state,) = evaluator.collected(real, KEPT, noted=noted)
-  statistics = state.pool, state.spatial, state.features
   with errors.user_errors(value=errors.DATA, missing=errors.OUTPUT):
-    inception_reference.write(
-      path, *statistics, np.concatenate(first), digest.hexdigest()
+    statistics = inception_reference.Statistics(
+      mu=state.pool.mean,
+      sigma=state.pool.covariance,
+      mu_s=state.spatial.mean,
+      sigma_s=state.spatial.covariance,
+      images=np.concatenate(first),
+      features=state.features,
+      count=round(state.pool.count),
+      source=digest.hexdigest(),
+      resize=evaluator.resize,
     )
+    layout = config.evaluate.reference_layout
+    inception_reference.write(path, statistics, layout)
   logging.info('statistics of %s in %s', real.name, path)

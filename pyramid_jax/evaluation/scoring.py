@@ -30,7 +30,6 @@ from pyramid_jax.evaluation import scene_fid
 from pyramid_jax.evaluation import split_examples
 from pyramid_jax.evaluation import unfinished
 from pyramid_jax.metrics import code_uses
-from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import object_crops
 from pyramid_jax.metrics import restoration
 from pyramid_jax.metrics import states
@@ -113,7 +112,7 @@ class Evaluation:
     extract = evaluator.extract
     self._states['scene_fid'] = scene_fid.SceneFid(
       extract=lambda crops: np.asarray(extract(crops).pool),
-      variant=inception_reference.RESIZE,
+      variant=evaluator.resize,
       real=f'the real images of {split}',
     )
     return f'SceneFID of crops of {object_crops.SIDE} px'

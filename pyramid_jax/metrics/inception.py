@@ -21,6 +21,7 @@ from pyramid_jax.metrics import batched
 from pyramid_jax.metrics import bootstrap
 from pyramid_jax.metrics import frechet
 from pyramid_jax.metrics import image_sets
+from pyramid_jax.metrics import inception_input
 from pyramid_jax.metrics import inception_reference
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import kid
@@ -68,12 +69,14 @@ def extractor(
   batch_size: int,
   mesh: Mesh,
   network: inception.InceptionV3 | None = None,
+  resize: str = inception_input.TF1,
 ) -> Extract:
   """Returns a function from images to their features on the host.
 
   Of `batch_size` images at a time, missing ones are filled up with blank ones,
   so that one program serves all; the devices of the mesh, which have the
-  variables, divide them. The network is the published one if None.
+  variables, divide them. The network is the published one if None; `resize` is
+  one of `inception_input.RESIZES`.
   """
   model = network or inception.InceptionV3()
 
@@ -83,7 +86,12 @@ def extractor(
   run = batched.on_host(program, variables, batch_size, mesh)
 
   def extract(images: np.ndarray) -> Features:
-    return run(images_lib.check_batch(images))
+    images_lib.check_batch(images)
+    parts = []
+    for start in range(0, len(images), batch_size):
+      part = images[start : start + batch_size]
+      parts.append(run(inception_input.resized(part, resize)))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
   return extract
 
@@ -253,7 +261,7 @@ def scores(
   """
   count = round(samples.pool.count)
   number = states.number(count)
-  variant = f'{inception_reference.RESIZE}_{number}'
+  variant = f'{reference.resize}_{number}'
 
   def distance(moments: frechet.Moments, fit: frechet.Fit) -> bootstrap.Score:
     value = frechet.distance(frechet.fit_moments(moments), fit)
@@ -266,16 +274,17 @@ def scores(
   if len(samples.shuffled) == inception_score.FIDELITY_SPLITS:
     shuffled = inception_score.over_splits(samples.shuffled)
     out[f'inception_score_fidelity_{number}'] = shuffled
-  real, ours = reference.features, samples.features
-  if real is not None:
-    out |= _of_features(real, ours, number)
+  if reference.features is not None:
+    out |= _of_features(reference, samples.features, number)
   return out
 
 
 def _of_features(
-  real: np.ndarray, ours: np.ndarray, number: str
+  reference: inception_reference.Reference, ours: np.ndarray, number: str
 ) -> dict[str, bootstrap.Score]:
   """Returns the scores of kept averages, those for which there are enough."""
+  real = reference.features
+  assert real is not None
   out, fewest = {}, min(len(real), len(ours))
   if fewest > _FEWEST:
     precision, recall = precision_recall.precision_recall(real, ours)
@@ -283,7 +292,7 @@ def _of_features(
     out[f'recall_{number}'] = bootstrap.proportion(recall[0], len(real))
   if fewest >= kid.SUBSET_SIZE:
     values = kid.of_subsets(ours, real)
-    variant = f'{inception_reference.RESIZE}_{number}'
+    variant = f'{reference.resize}_{number}'
     names = {'kid': values.mean(), 'kid_std': values.std()}
     for name, value in names.items():
       out[f'{name}_{variant}'] = bootstrap.without_interval(value, len(ours))
@@ -298,14 +307,17 @@ def is_alone(name: str) -> bool:
   return name.startswith('inception_score')
 
 
-def reference_of(state: State) -> inception_reference.Reference:
-  """Returns a state as a reference for other images."""
+def reference_of(
+  state: State, resize: str = inception_input.TF1
+) -> inception_reference.Reference:
+  """Returns a state as a reference for other images, resized in this way."""
   return inception_reference.Reference(
     pool=frechet.fit_moments(state.pool),
     spatial=frechet.fit_moments(state.spatial),
     features=state.features,
     count=round(state.pool.count),
     digest=state.contents.digest,
+    resize=resize,
   )
 
 

@@ -5,15 +5,12 @@ elsewhere, and here it would take minutes.
 """
 
 import dataclasses
-import json
 import logging
 
 import jax
 import numpy as np
-from PIL import Image
 import pytest
 
-from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax import errors
 from pyramid_jax.commands import evaluate
@@ -29,11 +26,9 @@ from pyramid_jax.metrics import image_sets
 from pyramid_jax.metrics import inception_score
 from pyramid_jax.metrics import precision_recall
 from pyramid_jax.metrics import states
-from pyramid_jax.networks import inception as network_lib
 from pyramid_jax.pipeline import rows as rows_lib
-from tests.helpers import configs
-from tests.helpers import inception_weights
 from tests.helpers import painter
+from tests.helpers import pictures
 
 
 COUNT = 21  # images: with 8 devices the last batch is filled up
@@ -41,47 +36,11 @@ COUNT = 21  # images: with 8 devices the last batch is filled up
 
 @pytest.fixture
 def weights(monkeypatch, tmp_path):
-  """A file of weights, and what they make of images."""
-  network = inception_weights.Small()
-  monkeypatch.setattr(network_lib, 'InceptionV3', lambda: network)
-  variables = inception_weights.variables(network)
-  path = tmp_path / 'weights.safetensors'
-  parts.write('inception', path, variables)
-  run = lambda x: network.apply(variables, network_lib.preprocess(x))
-  return path, lambda images: jax.tree.map(np.asarray, jax.jit(run)(images))
+  return pictures.small_inception(monkeypatch, tmp_path)
 
 
-def make_config(weights, reference='', **fields):
-  """Returns a config; the fields are of the section `data`."""
-  values = {
-    'evaluate.batch_size': 5,  # and 8 on 8 devices
-    'evaluate.inception': weights,
-    'evaluate.reference': reference,
-    'data.image_size': 16,
-  }
-  values |= {f'data.{name}': value for name, value in fields.items()}
-  return configs.change(config_lib.base('ldm'), values).lock()
-
-
-def draw(count, seed, side=10):
-  rng = np.random.default_rng(seed)
-  shades = rng.integers(0, 200, (count, 1, 1, 3))
-  noise = rng.integers(0, 56, (count, side, side, 3))
-  return (shades + noise).astype(np.uint8)
-
-
-def paint(folder, images):
-  folder.mkdir()
-  for i, image in enumerate(images):
-    Image.fromarray(image).save(folder / f'{i:03d}.png')
-  return folder
-
-
-def score(config, folder, **options):
-  evaluate.run(config, folder, options)
-  saved = folder if (folder / 'scores.json').exists() else folder / 'samples'
-  saved = json.loads((saved / 'scores.json').read_text())
-  return saved['scores'], saved['about']
+draw, paint, score = pictures.draw, pictures.paint, pictures.score
+make_config = pictures.make_config
 
 
 def wanted(features, ours, real):
@@ -453,19 +412,3 @@ def test_the_least_of_three_runs_against_the_training_set(
   contents = image_sets.Contents.of_images(real).digest
   assert label == f'the real images of train (30 images), contents {contents}'
   assert table['class_acc']['ceiling'] is None
-
-
-def test_several_images_of_a_condition(mesh, tmp_path):
-  config = make_config('', level=0)
-  reader = data.create(config, 'test')
-  five = dataclasses.replace(protocols.PROTOCOLS['layout_x5'], count=10)
-  examples = split_examples.SplitExamples(
-    config, reader, mesh, 10, protocol=five
-  )
-  assert (examples.count, examples.distinct) == (10, 2)
-  real = np.zeros((10, 16, 16, 3), np.uint8)
-  for step in range(examples.steps):
-    places = examples.places(step)
-    real[places] = examples.at(step).real[: len(places)]
-  assert (real[0] != real[1]).any()
-  np.testing.assert_array_equal(real, np.resize(real[:2], real.shape))

@@ -259,3 +259,13 @@ def test_copies_of_one_image_are_not_diverse():
 
   scores = {row.name: row.score for row in evaluation(of_condition)}
   assert (scores['diversity_vgg'].value, scores['diversity_vgg'].n) == (0, 2)
+
+
+def test_images_of_a_condition_have_its_real_image():
+  found = examples_of(9, 6, 3)
+  real = np.zeros((9, 32, 32, 3), np.uint8)
+  for step in range(found.steps):
+    places = found.places(step)
+    real[places] = found.at(step).real[: len(places)]
+  assert (real[0] != real[1]).any()
+  np.testing.assert_array_equal(real, np.resize(real[:3], real.shape))

@@ -145,7 +145,7 @@ def reference(folder):
     'arr_0': images,
     'n': np.int64(2),
     'feature': np.str_(inception_reference.FEATURE),
-    'resize': np.str_(inception_reference.RESIZE),
+    'resize': np.str_('tf1'),
   }
   return npz(**arrays), inception_reference.read
 

@@ -120,7 +120,12 @@ def test_a_reference(store, tmp_path):
   with pytest.raises(ValueError, match=f'^{ROOT}/reference.npz: not an .npz'):
     inception_reference.read(f'{ROOT}/reference.npz')
   moments = frechet.moments(rows)
-  new = f'{ROOT}/new.npz', moments, moments, rows, np.zeros((1, 2, 2, 3)), 'sum'
+  new = (
+    f'{ROOT}/new.npz',
+    inception_reference.Statistics(
+      mu=moments.mean, sigma=moments.covariance, features=rows
+    ),
+  )
   inception_reference.write(*new)
   got = inception_reference.read(new[0])
   np.testing.assert_allclose(got.pool.mean, moments.mean)
