@@ -27,6 +27,7 @@ from pyramid_jax.evaluation import feature_state
 from pyramid_jax.evaluation import fid_state
 from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import image_sources
+from pyramid_jax.evaluation import judges
 from pyramid_jax.evaluation import network_files
 from pyramid_jax.evaluation import perceptual
 from pyramid_jax.evaluation import protocols
@@ -179,6 +180,7 @@ def _of_run(
     reader = data.create(data.uncached(config), split)
     names = workdir_lib.read_labels(workdir)
     reader_lib.check_labels(config, names, reader.label_names)
+  judged = judges.find(config, reader.label_names)
   run_ = loading.load(config, workdir, options.get('checkpoint_step'))
   stopping.check()
   run_ = loading.to_sample(run_)
@@ -217,6 +219,10 @@ def _of_run(
     about += f', guided by {predictors.predictor(config)}'
   lines, files = _scored_by_networks(config, evaluation, networks, split)
   about = '; '.join([about, *lines])
+  for name, measured in judged.items():
+    evaluation.add_measure(name, measured)
+    about += f'; {name} {measured.judge.label}'
+    decides[name] = measured.judge.label
   return Task(
     folder=workdir / 'samples',
     about=about,

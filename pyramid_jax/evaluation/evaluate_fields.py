@@ -73,6 +73,18 @@ FIELDS = {
     resumable=True,
     path=True,
   ),
+  'evaluate.detector': Field(
+    '',
+    'A function in Python, MODULE:FUNCTION, that finds the objects of images of'
+    ' layouts, for their average precision; empty for none.',
+    resumable=True,
+  ),
+  'evaluate.classifier': Field(
+    '',
+    'A function in Python, MODULE:FUNCTION, that classifies images, or the'
+    ' objects of layouts, for its accuracy; empty for none.',
+    resumable=True,
+  ),
   'evaluate.resize': Field(
     'tf1',
     "How images become Inception's 299 x 299: tf1, as TensorFlow does it in the"

@@ -107,6 +107,10 @@ class Evaluation:
     self._states['diversity'] = states.PerImage(measure=found)
     return f'diversity by {measure.weights}'
 
+  def add_measure(self, name: str, measure: states.Measure) -> None:
+    """Adds scores of single images that need no conditions of others."""
+    self._states[name] = states.PerImage(measure=measure)
+
   def add_scene_fid(self, evaluator: fidelity.FidEvaluator, split: str) -> str:
     """Adds the FID of the objects of layouts; returns a line about it."""
     extract = evaluator.extract
