@@ -25,7 +25,8 @@ RECORDED = np.load(
 SIZES = ('40x61', '57x33', '20x20', '28x28', '29x40')
 
 
-@pytest.mark.parametrize('size', SIZES)
+# Odd numbers of pixels around the square as well.
+@pytest.mark.parametrize('size', [*SIZES, '28x41', '43x28'])
 def test_squares_are_those_of_the_reference_code(size):
   images = RECORDED[f'images/{size}'][None]
   for name, prepare in (('clip', squares.of_clip), ('cmmd', squares.of_cmmd)):
