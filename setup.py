@@ -33,6 +33,7 @@ TEST = [
   'lmdb>=3.0,<4',
   'pytest>=8.4,<10',
   'pytest-xdist>=3.8,<4',
+  'setuptools>=68',  # no part of Python from 3.12 on
 ]
 
 setuptools.setup(

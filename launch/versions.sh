@@ -5,6 +5,7 @@
 # tests ran on them, and nothing is done.
 #
 #   bash launch/versions.sh lowest|highest
+#   PYTHONS=3.13 bash launch/versions.sh highest   # jax above 0.10.2
 set -euo pipefail
 which="${1:-}"
 case "$which" in

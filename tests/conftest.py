@@ -3,6 +3,7 @@
 import collections
 import ctypes
 import gc
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -23,9 +24,10 @@ FLAGS = (
   '--xla_force_host_platform_device_count=8',
   '--xla_backend_optimization_level=0',
   '--xla_llvm_disable_expensive_passes=true',
-  '--xla_cpu_use_fusion_emitters=false',
   '--xla_cpu_parallel_codegen_split_count=4',
 )
+if importlib.metadata.version('jax') < '0.11':  # 0.12 has no such flag
+  FLAGS += ('--xla_cpu_use_fusion_emitters=false',)
 flags = os.environ.get('XLA_FLAGS', '').split()
 given = {flag.partition('=')[0] for flag in flags}
 flags += [flag for flag in FLAGS if flag.partition('=')[0] not in given]

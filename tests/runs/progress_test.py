@@ -161,7 +161,8 @@ def seen_on_a_terminal(*arguments, columns=72):
   parent, child = pty.openpty()
   size = struct.pack('HHHH', 24, columns, 0, 0)
   fcntl.ioctl(child, termios.TIOCSWINSZ, size)
-  environment = {'PATH': os.environ['PATH'], 'TERM': 'xterm'}
+  # Python 3.13 colours tracebacks otherwise.
+  environment = {'PATH': os.environ['PATH'], 'TERM': 'xterm', 'NO_COLOR': '1'}
   process = subprocess.Popen(
     [sys.executable, '-c', PROGRAM, *arguments],
     cwd=ROOT,
