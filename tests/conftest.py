@@ -55,7 +55,7 @@ jax.config.update(
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 # Markers of tests that take many minutes.
-ASKED_FOR = {'hosts', 'pods'}
+ASKED_FOR = {'hosts', 'notebooks', 'pods'}
 
 # Compiled programs are dropped once a process has grown by so much.
 GROWTH_GIB = 0.75

@@ -41,6 +41,18 @@ def _path_of(name: str, part: pretrained.PretrainedPart, workdir: Path) -> Path:
   return part.path or (os.path.join(workdir, name) if is_first_stage else '')
 
 
+def _holder(path: Path) -> stores.Path | None:
+  """Returns the run whose one file has a first stage, None for other paths.
+
+  Args:
+    path: of a part; `first_stage` in the workdir of that run.
+  """
+  folder = stores.path(path)
+  if folder.name != FIRST_STAGE or folder.is_dir():
+    return None
+  return folder.parent if compact.is_there(folder.parent) else None
+
+
 def missing(
   system: system_lib.Trainable, workdir: Path, only: str = ''
 ) -> list[str]:
@@ -53,7 +65,7 @@ def missing(
   for name, part in system.pretrained_parts().items():
     if only in ('', name) and not _path_of(name, part, workdir):
       lines.append(f'config.{part.field} (weights of {name}) is not set')
-    elif only in ('', name) and part.path:
+    elif only in ('', name) and part.path and not _holder(part.path):
       field = f'config.{part.field}'
       lines.append(files.missing(part.path, field, f'weights of {name}'))
   return [line for line in lines if line]
@@ -156,13 +168,14 @@ def load(
     path = _path_of(name, part, workdir)
     if only not in ('', name):
       continue
-    if part.path or stores.path(path).is_dir() or not compact.is_there(workdir):
+    holder = _holder(path)
+    if holder is None:
       with _named(name, config):
         trees[name] = _load(part, path, shapes[name])
     else:
-      here = {'frozen': {name: shapes[name]}}
+      here = {'frozen': {FIRST_STAGE: shapes[name]}}
       with shape_fields.named(config):
-        trees[name] = compact.load(workdir, here)['frozen'][name]
+        trees[name] = compact.load(holder, here)['frozen'][FIRST_STAGE]
   return trees
 
 
