@@ -34,7 +34,7 @@ PAGES = tuple(
   for path in (
     ROOT / 'README.md',
     ROOT / 'CONTRIBUTING.md',
-    *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'docs').rglob('*.md')),
   )
 )
 PROGRAMS = tuple(
@@ -42,7 +42,10 @@ PROGRAMS = tuple(
   for folder in ('configs', 'benchmarks')
   for path in sorted((ROOT / folder).glob('*.py'))
 )
-FOLDERS = ('pyramid_jax', 'configs', 'benchmarks', 'launch', 'docs', 'tests')
+FOLDERS = (
+  *('pyramid_jax', 'configs', 'benchmarks', 'launch', 'docs', 'notebooks'),
+  'tests',
+)
 SKIPPED = ('.git', '.venv', 'runs', 'build', '__pycache__')
 MAIN = 'python -m pyramid_jax.main'
 
