@@ -109,6 +109,7 @@ def test_named_files_are_there(name):
   # What stands after OWNER/REPO: is not ours, up to the end of the sentence.
   text = re.sub(r'\b[\w-]+/[\w-]+: .*?\. (?=[A-Z])', '', joined(name))
   for path in re.findall(r'(?<![\w{}*:/.])[\w./-]+\.(?:py|md|sh|toml)\b', text):
+    path = re.sub(r'^(\.\./)+', '', path)  # of a link from a folder
     if path not in WRITTEN and pathlib.PurePath(path).stem != 'FILE':
       assert is_there(path), path
   roots = '|'.join(FOLDERS)
