@@ -15,6 +15,8 @@ import re
 TABLE = re.compile(r'(?:^\|.*\|\n)+', re.MULTILINE)
 _INTERVAL = re.compile(r'^(-?[\d.]+) \.\. (-?[\d.]+)$')
 _NUMBER = re.compile(r'^\**(-?[\d,]*\.?\d+)\**$')
+# Scores that are no shares, although they may lie below 1.
+_DISTANCES = re.compile(r'shape_fd|tv_|fid|kid|lpips|error|latent')
 _PROGRESS = ('images', 'step', 'steps')  # first columns of curves, best first
 _COLOURS = ('#3f51b5', '#e65100', '#00796b', '#ad1457', '#6a7b00', '#5d4037')
 _LEFT, _WIDTH, _ROW = 170, 420, 24  # px: of names, of the axis, of a score
@@ -74,7 +76,8 @@ def scores(rows: Sequence[Sequence[str]]) -> list[Score]:
     outer = [number(named.get(name, '')) for name in ('floor', 'ceiling')]
     for i in pairs:
       value, interval = number(row[i - 1]), _INTERVAL.match(row[i])
-      if value is None or not 0 <= value <= 1:
+      is_share = value is not None and 0 <= value <= 1
+      if not is_share or _DISTANCES.match(row[0]):
         continue
       found.append(
         Score(

@@ -23,17 +23,18 @@ from pyramid_jax.systems import system as system_lib
 
 PIXELS = 160  # of an enlarged image
 FRAME_MS, LAST_MS = 120, 1500
-LAYOUTS = (
-  [
-    ('red circle', (0.08, 0.1, 0.4, 0.42)),
-    ('blue square', (0.5, 0.5, 0.9, 0.9)),
-  ],
-  [
-    ('green triangle', (0.3, 0.05, 0.65, 0.4)),
-    ('yellow square', (0.05, 0.6, 0.38, 0.93)),
-    ('cyan circle', (0.6, 0.6, 0.93, 0.93)),
-  ],
-  [('magenta circle', (0.2, 0.25, 0.7, 0.75))],
+SIDE = 0.26  # of a box, about that of the objects of `shapes`
+LAYOUTS = tuple(
+  [(name, (x, y, x + SIDE, y + SIDE)) for name, x, y in layout]
+  for layout in (
+    [('red circle', 0.08, 0.1), ('blue square', 0.6, 0.62)],
+    [
+      ('green triangle', 0.37, 0.05),
+      ('yellow square', 0.05, 0.65),
+      ('cyan circle', 0.68, 0.65),
+    ],
+    [('magenta circle', 0.37, 0.2), ('green square', 0.37, 0.6)],
+  )
 )
 
 
