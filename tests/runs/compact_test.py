@@ -8,10 +8,12 @@ import pyramid_jax
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax.commands import ship
+from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.interop import safetensors_file
 from pyramid_jax.runs import compact
 from pyramid_jax.runs import loading
+from pyramid_jax.runs import pretrained
 from pyramid_jax.runs import workdir as workdir_lib
 from tests.helpers import written_run
 
@@ -109,6 +111,19 @@ def test_training_cannot_go_on_from_them(folders):
   config = workdir_lib.read_config(out)
   with pytest.raises(errors.UserError, match='no state of a training run'):
     workdir_lib.check_inputs(workdir_lib.stages(config, out))
+
+
+def test_a_predictor_of_edges_reads_its_first_stage(folders, tmp_path):
+  _, base = folders
+  config = config_lib.load('configs/sketch_shapes.py:frido,layout,pixels,debug')
+  config_lib.override(config, {'sketch.base': str(base)})
+  system = workdir_lib.create_system(config)
+  assert pretrained.missing(system, tmp_path) == []
+  mesh = mesh_lib.create(config.mesh)
+  name = pretrained.FIRST_STAGE
+  got = pretrained.load(system, config, mesh, tmp_path, only=name)[name]
+  weights, _ = weights_of(base)
+  jax.tree.map(np.testing.assert_array_equal, got, weights.frozen[name])
 
 
 def test_first_stages_are_refused(folders, tmp_path, capsys):
