@@ -2,7 +2,7 @@ r"""A classifier of noisy `shapes`, 32 px, for two CPU cores; needs no data.
 
 A small arXiv:2105.05233: one on the latents of a run of
 configs/ldm_shapes.py:class, which it guides, or one on images, which guides
-configs/diffit_shapes.py. Nothing is measured here.
+configs/diffit_shapes.py. Measured on latents: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/classifier_shapes.py \
       --config.classifier.base=LDM --workdir=DIR

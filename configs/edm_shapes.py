@@ -2,8 +2,8 @@ r"""DDPM++ and NCSN++ on `shapes`, 32 px, for two CPU cores; needs no data.
 
 The U-Nets of EDM (arXiv:2206.00364), small, trained and sampled as in
 diffit_shapes.py: an image has one object (level 0), and its class is the
-condition. `tmsa` is table 5 of DiffiT (arXiv:2312.02139) in miniature. It was
-trained for 80 steps only, which took both the same time; there are no scores.
+condition. `tmsa` is table 5 of DiffiT (arXiv:2312.02139) in miniature. Measured
+results of 600 steps: docs/results.md.
 
   python -m pyramid_jax.main --config=configs/edm_shapes.py --workdir=DIR
 

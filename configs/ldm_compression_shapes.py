@@ -45,10 +45,10 @@ class Model:
 
 
 MODELS = {
-  1: Model(channels=32, mult=(1, 1, 2, 2), attention=(4, 8), steps=500),
-  2: Model(channels=32, mult=(1, 2, 2), attention=(2, 4), steps=900),
+  1: Model(channels=32, mult=(1, 1, 2, 2), attention=(4, 8), steps=850),
+  2: Model(channels=32, mult=(1, 2, 2), attention=(2, 4), steps=1250),
   4: Model(channels=64, mult=(1, 1), attention=(1, 2), steps=1200),
-  8: Model(channels=64, mult=(1, 1), attention=(1, 2), steps=1650),
+  8: Model(channels=64, mult=(1, 1), attention=(1, 2), steps=1700),
 }
 
 
