@@ -48,7 +48,8 @@ def config_of(name: str, folder: pathlib.Path) -> ConfigDict:
   if config.system.name == 'sketch':  # Random weights keep no edges.
     configs.change(config, {'sketch.target_space': 'pixels'})
   if config.system.name == 'ladm_control':
-    _write_base(configs.load('ladm_text.py:256,debug'), folder / 'run')
+    base = '1k' if name.startswith('ladm_upsampler.py') else '256'
+    _write_base(configs.load(f'ladm_text.py:{base},debug'), folder / 'run')
     configs.change(config, {'control.base': folder / 'run'})
   return config
 
