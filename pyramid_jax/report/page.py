@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from collections.abc import Sequence
+import importlib.util
 import shlex
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyramid_jax.report.elements import tag
 from pyramid_jax.runs import throughput
 
 
+_COMMANDS = 'pyramid_jax.commands.'
 _MOST_CURVES = 48
 _LONGEST = 300  # characters of a value of the config
 # No script, and nothing from elsewhere, whatever a name says.
@@ -342,8 +344,9 @@ def commands(found: records_lib.Records) -> Sequence[tuple[str, str]]:
       sample += " --prompt='...'"
     result.append(('make samples', sample))
   result.append(('compute scores', f'{program} --mode=evaluate'))
-  name = 'python -m pyramid_jax.commands.'
-  if config.system.name not in _UNSAMPLED:
+  name = f'python -m {_COMMANDS}'
+  has_demo = importlib.util.find_spec(f'{_COMMANDS}demo') is not None
+  if has_demo and config.system.name not in _UNSAMPLED:
     result.append(('try it in a browser', f'{name}demo {workdir}'))
   result.append(('make this page again', f'{name}report {workdir}'))
   return result

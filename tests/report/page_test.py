@@ -123,7 +123,7 @@ def test_a_whole_page(run):
       '1.00 GiB after the first step',
     ),
     *("--mode=sample --count=16 --prompt='...'", 'go on with the training'),
-    *('commands.demo --workdir=', 'step_00000900.png:', 'caption_acc'),
+    *('commands.report --workdir=', 'step_00000900.png:', 'caption_acc'),
   ):
     assert words in found.text, words
   # Everything is in the page, nothing is executed or fetched.
