@@ -115,6 +115,17 @@ def test_evaluation():
   assert all(number(row[0]) > 100 for row in rows.values())
 
 
+def test_evaluation_on_one_device_and_on_eight(tmp_path):
+  """Also from states that another number of devices left."""
+  of = lambda text: text.partition('| score')[2]
+  folder = f'--folder={tmp_path}'
+  one = of(call('evaluation', '--features', folder))
+  eight = of(call_apart('evaluation', '--features'))
+  assert one == eight
+  assert one == of(call_apart('evaluation', '--features', folder))
+  assert '| fid_tf1_12 |' in one
+
+
 def test_latent_cache():
   rows = table(call('latent_cache'), 'shards')
   assert list(rows) == ['200 x 8', '4 x 64']

@@ -26,6 +26,10 @@ from pyramid_jax.networks import lpips
 
 WEIGHTS = 'config.evaluate.lpips'
 SCORE = 'lpips'
+# Of inpainting also that of images of which this share is a hole: the second
+# column of arXiv:2112.10752, table 7, as in arXiv:2109.07161 (from memory).
+HOLES = (0.4, 0.5)
+_OF_HOLES = f'{SCORE}_holes_40_50'
 
 # (N, H, W, 3) uint8 twice -> (N,)
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -46,7 +50,19 @@ class Perceptual(states.Means):
     values = np.full(len(batch.images), np.nan)
     count = len(targets)
     values[:count] = self.distance(batch.images[:count], targets)
-    return {SCORE: bootstrap.mean_pairs(values)}
+    columns = {SCORE: values}
+    if 'inpaint_mask' in batch.examples:
+      shares = (batch.examples['inpaint_mask'] > 0).mean((1, 2))
+      low, high = HOLES
+      is_within = (shares >= low) & (shares < high)
+      columns[_OF_HOLES] = np.where(is_within, values, np.nan)
+    return {n: bootstrap.mean_pairs(x) for n, x in columns.items()}
+
+  def rows(
+    self, images: states.Columns, real: states.Columns
+  ) -> list[bootstrap.Row]:
+    found = super().rows(images, real)
+    return [row for row in found if row.name != _OF_HOLES or row.score.n]
 
 
 def find(config: ConfigDict) -> Perceptual | None:

@@ -79,6 +79,31 @@ def test_images_without_targets_do_not_count(weights):
   np.testing.assert_allclose(row.score.value, value, rtol=1e-4)
 
 
+def test_holes_of_a_size_have_a_row_of_their_own(weights):
+  path, want = weights
+  images, targets = np.random.default_rng(0).integers(
+    0, 256, (2, 4, 32, 32, 3), np.uint8
+  )
+  holes = np.zeros((4, 32, 32))
+  for hole, rows in zip(holes, (13, 16, 15, 5), strict=True):
+    hole[:rows] = 1  # 41, 50, 47 and 16 % of the image
+  start = states.PerImage(measure=perceptual.find(make_config(path)))
+
+  def scores(some):
+    examples = {'image': targets[some], 'inpaint_mask': holes[some]}
+    batch = states.Batch(
+      places=np.arange(len(some)), images=images[some], examples=examples
+    )
+    return {row.name: row.score for row in start.update(batch).finish()}
+
+  found = scores([0, 1, 2, 3])
+  values = want(images, targets)
+  got = found['lpips_holes_40_50']
+  np.testing.assert_allclose(got.value, values[[0, 2]].mean(), rtol=1e-4)
+  assert (got.n, found['lpips'].n) == (2, 4)
+  assert scores([1, 3]).keys() == {'lpips'}
+
+
 def test_a_run(weights, monkeypatch, tmp_path):
   path, _ = weights
   paint = lambda system, weights, keys, batch, *_: (batch['image'], [])
