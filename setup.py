@@ -33,6 +33,9 @@ DOCS = [
   'mkdocstrings[python]>=0.30,<2',
   'pymdown-extensions>=10.14,<14',
 ]
+# The page of `commands.demo`. Only the newest gradio gets security fixes, so
+# there is no upper bound.
+DEMO = ['gradio>=6.25']
 TEST = [
   *DATA,
   *EXAMPLES,
@@ -62,6 +65,7 @@ setuptools.setup(
   package_dir={'pyramid_jax.configs': 'configs'},
   package_data={
     'pyramid_jax': ['models/*/*', 'py.typed'],
+    'pyramid_jax.demo': ['*.css', '*.html', '*.js'],
     'pyramid_jax.data': ['lists/*.csv', 'lists/*.txt'],
   },
   # Lower bound: the oldest version the tests ran on. Upper bound: the first
@@ -104,6 +108,9 @@ setuptools.setup(
     ],
     'data': DATA,
     'docs': DOCS,
+    'demo': DEMO,
+    # Tests of the page in a browser, which has to be on the machine.
+    'browser': [*DEMO, 'playwright>=1.50', 'pytest>=8.4,<10'],
     'examples': EXAMPLES,
     'gcs': GCS,
     'notebooks': NOTEBOOKS,

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 import contextlib
 import faulthandler
 import importlib
-import os
 import pathlib
 import sys
-from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -27,8 +25,6 @@ from pyramid_jax.config import paths
 from pyramid_jax.runs import writers
 
 
-# Programs that took longer to compile are kept; jax keeps those above 1 s.
-_CACHED_SECS, _JAX_SECS = 0.1, 1.0
 _RUNS = pathlib.Path('runs')
 
 
@@ -37,7 +33,9 @@ def main(given: options.CommandLine) -> None:
   if given.mode == options.PLAN:
     _plan(given)
     return
-  _cache_programs()
+  from pyramid_jax.distributed import program_cache  # loads jax
+
+  program_cache.keep()
   config, workdir = _config(given)
   if workdir is None:
     workdir = _RUNS / (config.name or config.system.name)
@@ -94,27 +92,6 @@ def programs() -> dict[str, str]:
       words = ast.get_docstring(tree) or ''
       found[file.stem] = words.partition('\n')[0]
   return found
-
-
-def _cache_programs() -> None:
-  """Keeps compiled programs, so that a second start is quick.
-
-  A setting of the environment or of jax is not changed.
-  """
-  import jax  # slow to import, and not needed for help
-
-  if _setting('jax_compilation_cache_dir') is None:
-    path = pathlib.Path('~/.cache/pyramid_jax/xla').expanduser()
-    jax.config.update('jax_compilation_cache_dir', os.fspath(path))
-  name = 'jax_persistent_cache_min_compile_time_secs'
-  if name.upper() not in os.environ and _setting(name) == _JAX_SECS:
-    jax.config.update(name, _CACHED_SECS)
-
-
-def _setting(name: str) -> Any:
-  import jax
-
-  return getattr(jax.config, name)
 
 
 def _help(arguments: Sequence[str]) -> str:

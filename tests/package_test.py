@@ -112,6 +112,8 @@ def test_a_wheel_has_the_lists_of_categories_and_the_models():
   assert sorted(model) == ['config.json', 'labels.json', 'weights.safetensors']
   wanted = {f'pyramid_jax:models/shapes/{name}' for name in model}
   assert wanted <= set(found)
+  page = {f'pyramid_jax.demo:{x}' for x in ('canvas.js', 'canvas.html')}
+  assert page | {'pyramid_jax.demo:page.css'} <= set(found)
 
 
 def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):

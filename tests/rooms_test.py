@@ -28,6 +28,7 @@ FLOORS = {
   'planning': 5.5,
   'report': 4.5,
   'training': 5,
+  'demo': 4.5,
   'evaluation': 4,
   'pipeline': 3.5,
   'systems': 3,

@@ -66,14 +66,11 @@ def draw(
   for i, image in enumerate(images):
     example = {name: x[i] for name, x in batch.items()}
     sample = _enlarged(image)
-    panels = [sample]
     height, width, _ = sample.shape
-    panel = _condition((width, height), example, task, label_names)
-    if panel is not None:
-      panels.insert(0, np.asarray(panel))
-    lines = example.get('sketch', example.get('edges'))
+    given = condition_panels(example, (width, height), task, label_names)
+    panels = [*given, sample]
+    lines = _lines(example)
     if lines is not None:
-      panels.insert(-1, _enlarged(np.repeat(lines[..., None], 3, axis=-1)))
       panels.append(_enlarged(_overlay(image, lines)))
     if real is not None:
       panels.append(_enlarged(real[i]))
@@ -86,6 +83,37 @@ def draw(
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
   """Returns (N, H, W, 3) uint8 images side by side, in `columns` if given."""
   return Image.fromarray(draw(images, {}, 'none', columns=columns))
+
+
+def condition_panels(
+  example: Mapping[str, Any],
+  side: tuple[int, int],
+  task: str,
+  label_names: Sequence[str] = (),
+) -> list[np.ndarray]:
+  """Draws what an image is conditioned on.
+
+  Args:
+    example: the host arrays of one example, see `draw`.
+    side: width and height of a panel, px.
+    task: see `draw`.
+    label_names: see `draw`.
+
+  Returns:
+    The condition of the task and the edges, (height, width, 3) uint8 each, as
+    far as they are there.
+  """
+  panel, lines = _condition(side, example, task, label_names), _lines(example)
+  found = [] if panel is None else [np.asarray(panel)]
+  if lines is not None:
+    shown = Image.fromarray(np.repeat(lines[..., None], 3, axis=-1))
+    found.append(np.asarray(shown.resize(side, Image.Resampling.NEAREST)))
+  return found
+
+
+def _lines(example: Mapping[str, Any]) -> Any:
+  """Returns the edges of an example, (H, W) uint8, None without them."""
+  return example.get('sketch', example.get('edges'))
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from pyramid_jax.commands import options as options_lib
 from pyramid_jax.commands import requests
 from pyramid_jax.commands import sample
 from pyramid_jax.commands import train
+from pyramid_jax.distributed import program_cache
 from pyramid_jax.pipeline import request as request_lib
 from tests.helpers import command_line
 from tests.helpers import fake_run
@@ -235,17 +236,17 @@ SECS = 'jax_persistent_cache_min_compile_time_secs'
 
 
 def test_the_program_cache_has_a_threshold_of_its_own(updates, monkeypatch):
-  monkeypatch.setattr(main, '_setting', {SECS: 1.0}.get)
-  main._cache_programs()
+  monkeypatch.setattr(program_cache, '_setting', {SECS: 1.0}.get)
+  program_cache.keep()
   assert updates.pop('jax_compilation_cache_dir').endswith('pyramid_jax/xla')
   assert updates == {SECS: 0.1}
 
 
 def test_a_program_cache_that_is_set_is_left_alone(updates, monkeypatch):
   settings = {SECS: 5.0, 'jax_compilation_cache_dir': 'DIR'}
-  monkeypatch.setattr(main, '_setting', settings.get)
-  main._cache_programs()
+  monkeypatch.setattr(program_cache, '_setting', settings.get)
+  program_cache.keep()
   settings[SECS] = 1.0  # the default of jax, and asked for
   monkeypatch.setenv(SECS.upper(), '1.0')
-  main._cache_programs()
+  program_cache.keep()
   assert updates == {}
