@@ -1,7 +1,9 @@
 """Images of a form are those of the pipeline, stage by stage."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from PIL import Image as PILImage
 import pytest
 
 from pyramid_jax import errors
@@ -15,8 +17,10 @@ from pyramid_jax.demo import making
 from pyramid_jax.demo import page
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.pipeline import rows as rows_lib
+from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
 from tests.helpers import demo_page
+from tests.helpers import painter
 from tests.helpers import system_weights
 
 
@@ -45,6 +49,74 @@ def test_controls_follow_from_what_a_model_takes(model):
   assert (controls.edits, controls.sketch, controls.size) == (True, False, 16)
 
 
+def two_stages(system, weights, keys, batch, spec, edit=None, extent=None):
+  """Paints noise in two stages, the second of which shows the first."""
+  del system, weights, batch, spec
+  draw = lambda key, stage, side: jax.random.uniform(
+    jax.random.fold_in(key, stage), (side, side, 3), minval=-1
+  )
+  scales = list(extent.start)
+  last = 1 if extent.last is None else extent.last
+  for stage in range(len(scales), last + 1):
+    fresh = jax.vmap(lambda key, n=stage: draw(key, n, 4 << n))(keys)
+    scales.append(fresh)
+  image = jnp.repeat(jnp.repeat(scales[0], 2, 1), 2, 2)
+  if last == 1:
+    image = 0.5 * image + 0.5 * scales[1]
+  if edit is not None:
+    image = edit.image[:, :8, :8] * edit.strength
+  return image, scales
+
+
+@pytest.fixture
+def painted(monkeypatch):
+  """Returns a model of two stages that needs no program worth the name."""
+  monkeypatch.setattr(system_lib, 'generate', two_stages)
+  system = painter.make(stage_count=2, beta=(1.0, 0.5))
+  mesh = mesh_lib.pure_data(jax.devices()[:1])
+  config = configs.of_task('layout')
+  pipe = pipeline.Pipeline(system, {}, mesh, config, scenes.LABEL_NAMES)
+  return making.Model(pipe=pipe, controls=controls_lib.of(pipe, 'painted'))
+
+
+def test_stages_come_one_after_the_other(painted, tmp_path):
+  values = demo_page.values(count=2, steps=None, guidance=None)
+  asked = form.read(values, painted.controls, tmp_path)
+  first, *states = making.make(painted, asked)
+  assert first.is_compiling
+  assert [(x.done, x.total) for x in states] == [(i, 4) for i in range(1, 5)]
+  layout = values['canvas']['boxes']
+  sketch = form.drawn_sketch([form._NO_SKETCH])
+  given = {'layout': layout, 'count': 2, 'seed': 7, 'sketch': sketch}
+  for stage in (0, 1):
+    found = [image.stages[stage] for image in states[-1].images]
+    wanted = painted.pipe(**given, last_scale=stage)
+    np.testing.assert_array_equal(np.stack(found), wanted)
+  assert not next(making.make(painted, asked)).is_compiling
+
+
+def test_an_edit_is_made_in_one_go(painted, tmp_path):
+  PILImage.new('RGB', (32, 32), (200, 200, 200)).save(tmp_path / 'a.png')
+  file = {'path': str(tmp_path / 'a.png')}
+  values = demo_page.values(steps=None, guidance=None, image=file)
+  asked = form.read(values, painted.controls, tmp_path)
+  *_, last = making.make(painted, asked)
+  assert (last.done, last.total) == (1, 1)
+  assert len(last.images[0].stages) == 1
+  assert last.images[0].condition[-1].shape == (32, 32, 3)  # what is edited
+
+
+def test_the_strength_of_a_sketch_is_a_row(painted, tmp_path):
+  drawn = {'boxes': [demo_page.box()], 'sketch': [demo_page.stroke(0.1, 0.9)]}
+  values = demo_page.values(
+    steps=None, guidance=None, canvas=drawn, sketch_strength=2.0
+  )
+  asked = form.read(values, painted.controls, tmp_path)
+  rows = making._plan(painted, asked).rows(np.arange(3))
+  np.testing.assert_array_equal(rows['sketch_beta'], [[2.0, 1.0]] * 3)
+
+
+@pytest.mark.slow
 def test_images_are_those_of_the_pipeline(model, tmp_path):
   pipe, controls = model.pipe, model.controls
   making.compile_programs(model)
@@ -76,7 +148,7 @@ def test_answers_are_lines_whatever_is_sent(model, tmp_path):
     ({'canvas': {'boxes': [demo_page.box()] * 9}}, '9 objects were asked'),
     ({'canvas': None}, 'draw a box'),
   ):
-    named = demo_page.values(**values)
+    named = demo_page.values(steps=None, **values)
     sent = [named.get(name) for name in form.fields(model.controls)]
     *_, (status, results, _) = page.answers(tab, sent)
     assert 'role="alert"' in status
@@ -98,7 +170,9 @@ def test_examples_are_of_the_validation_data(model, tmp_path):
   np.testing.assert_allclose(boxes[0]['box'], rows['boxes'][0, 0], atol=1e-3)
   assert boxes[0]['label'] in examples.title(found[0])
   for values in found:
-    asked = form.read(demo_page.values(**values), model.controls, tmp_path)
+    asked = form.read(
+      demo_page.values(steps=None, **values), model.controls, tmp_path
+    )
     model.pipe.plan(asked.request)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pyramid_jax.demo import controls as controls_lib
+from tests.helpers import configs
 
 
 def controls(**changes: Any) -> controls_lib.Controls:
@@ -54,12 +55,12 @@ def values(**changes: Any) -> dict[str, Any]:
   return form | changes
 
 
-def pipe(names=('padding', 'a'), needs='layout') -> Any:
+def pipe(**fields: Any) -> Any:
   """Returns what `examples` asks of a model whose data are not there."""
-  data = types.SimpleNamespace(name='coco', lr_factor=4)
-  condition = types.SimpleNamespace(task=needs, also='')
-  config = types.SimpleNamespace(data=data, condition=condition)
-  return types.SimpleNamespace(config=config, label_names=names)
+  config = configs.load('frido_coco.py:layout', data__root='/not/there')
+  return types.SimpleNamespace(
+    config=configs.change(config, fields), label_names=('padding', 'a')
+  )
 
 
 def image(height=32, width=32) -> np.ndarray:
