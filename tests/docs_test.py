@@ -17,6 +17,7 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import report
 from pyramid_jax import systems
+from pyramid_jax.commands import demo
 from pyramid_jax.commands import options
 from pyramid_jax.commands import panorama
 from pyramid_jax.commands import ship
@@ -240,6 +241,7 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
     mock.patch.object(workdir_lib, 'read_config', return_value=run),
     mock.patch.object(convert, 'convert', stop),
     mock.patch.object(convert, 'export', stop),
+    mock.patch.object(demo, 'run', stop),
     mock.patch.object(panorama, 'run', stop),
     mock.patch.object(report, 'write', stop),
     mock.patch.object(ship, 'ship', stop),
