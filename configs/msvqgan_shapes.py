@@ -57,9 +57,6 @@ def get_config(arg: str = '') -> ConfigDict:
       },
       'embed_dim': (8, 8),
       'n_embed': (1024, 1024),
-      'codebook': 'table',
-      'gradient': 'straight',
-      'entropy_weight': 0.0,
       'shared_ch': 64,
       'shared_num_res_blocks': 0,
     }

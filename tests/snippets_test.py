@@ -11,6 +11,7 @@ import shlex
 
 import pytest
 
+from pyramid_jax.files import known
 from tests.helpers import command_line
 from tests.helpers import documented_runs
 
@@ -23,6 +24,9 @@ FEW = {
   'sample': ['--config.sample.steps=2', '--count=1'],
   'evaluate': ['--config.evaluate.count=4', '--config.evaluate.batch_size=4'],
 }
+# Networks of published sizes, whose files are not at hand. What is scored by
+# them is run in tests/evaluation/feature_scores_test.py.
+WEIGHTS = re.compile(r' --config\.evaluate\.(clip\w*|cmmd|dinov2|vgg16)=(\w+)')
 # Configs of commands that train -> where that is run, which takes minutes.
 TRAINED = {
   'configs/frido_shapes.py:text': 'tests/cases/19-empty-prompt/run.sh',
@@ -95,6 +99,9 @@ def smallest(command: str) -> tuple[str, list[str]]:
   """Returns the module of a command and arguments that take seconds."""
   command = re.sub(r' \[--samples=[^]]*\]', '', command)
   command = command.replace('=DIR', '=runs/frido_shapes')
+  for _, name in WEIGHTS.findall(command):
+    assert name in known.KNOWN, name
+  command = WEIGHTS.sub('', command)
   command = command.replace('vocab_file=bert', 'vocab_file=vocab.txt')
   _, _, module, *args = shlex.split(re.sub('[][]', '', command))
   args = [re.sub(r'^(--config=[^:]*)(:.*)?$', debug, arg) for arg in args]

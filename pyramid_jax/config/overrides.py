@@ -39,6 +39,8 @@ def override(config: ConfigDict, values: Mapping[str, str | None]) -> None:
     name = given.removesuffix(plain) + new
     if name != given:
       logging.warning('--config.%s is now called --config.%s.', given, name)
+    if name not in fields and (default := sections.left_out(fields, name)):
+      fields[name] = default[0]
     if name not in fields:
       raise errors.UserError(
         f'--config.{given}: there is no such field of the system'
@@ -52,7 +54,7 @@ def override(config: ConfigDict, values: Mapping[str, str | None]) -> None:
       value = today
     *parents, last = name.split('.')
     section = functools.reduce(ConfigDict.__getitem__, parents, config)
-    with section.ignore_type():
+    with section.ignore_type(), section.unlocked():
       section[last] = value
   paths.expand_all(config)
 

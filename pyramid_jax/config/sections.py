@@ -34,6 +34,8 @@ FIRST_STAGE = 'first_stage.'
 FIRST_STAGE_SYSTEM = 'autoencoder'
 CHECKPOINT = 'checkpoint'  # a field of a nested first stage alone
 NETWORK = 'network.'  # constructor fields of the network, which are free
+_MODULE = ('name', 'parent')  # fields of every module, which are no arguments
+_PLAIN = (bool, int, float, str, tuple)  # types of defaults
 _MAY_BE_NONE = ('blocks', 'depth', 'frequencies')  # ends of such arguments
 _CHECKPOINT_FIELD = field_lib.Field(
   '',
@@ -165,6 +167,32 @@ def network_low(values: field_lib.Values, name: str) -> int | None:
     return None
   low = 0 if (rest or first).endswith(_MAY_BE_NONE) else 1
   return min(low, default) if type(default) is int else low
+
+
+def left_out(values: field_lib.Values, name: str) -> tuple[Any, ...]:
+  """Returns (default,) of an argument of a network that a config leaves out.
+
+  () for other names, and for arguments that fields outside the network set, as
+  `dtype` does.
+
+  Args:
+    values: the flat config.
+    name: see `network_type`.
+  """
+  prefix = FIRST_STAGE if name.startswith(FIRST_STAGE) else ''
+  is_network = name.startswith(prefix + NETWORK)
+  if not is_network or f'{prefix}system.name' not in values:
+    return ()
+  found, field = _network_field(values, name)
+  if found is None:
+    return ()
+  defaults = {
+    f.name: f.default
+    for f in dataclasses.fields(found)
+    if f.name not in _MODULE and f'{prefix}{f.name}' not in values
+  }
+  default = defaults.get(field, dataclasses.MISSING)
+  return (default,) if isinstance(default, _PLAIN) else ()
 
 
 def _network_field(

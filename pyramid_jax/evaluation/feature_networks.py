@@ -73,7 +73,7 @@ class FeatureNetwork:
 
   kind: Kind
   variant: str  # of the network, '' where there is one
-  extract: Extract
+  extractor: Extract
   weights: str  # their file and its hash, for messages
   # Two halves of the real images; None: those that come with the samples.
   real: tuple[Set, Set] | None = None
@@ -136,7 +136,7 @@ def find(config: ConfigDict) -> list[FeatureNetwork]:
     network = FeatureNetwork(
       kind=kind,
       variant=variant,
-      extract=extract,
+      extractor=extract,
       weights=network_files.label(path),
     )
     found.append(network)

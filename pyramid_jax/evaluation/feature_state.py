@@ -124,7 +124,7 @@ def with_images(
   """Adds images (B, H, W, 3) uint8 at places (B,) to sets of these names."""
   if not len(images):
     return sets
-  features = network.extract(images)
+  features = network.extractor(images)
   return sets.added(
     names,
     lambda rows: network.set_of(images[rows], features[rows], places[rows]),

@@ -32,7 +32,7 @@ class SceneFid:
   layout has.
   """
 
-  extract: Extract
+  extractor: Extract
   variant: str  # how crops become the network's input
   real: str  # the name of the real images
   # 'samples', and 'even' and 'odd', those of real images at such places; a set
@@ -50,7 +50,7 @@ class SceneFid:
       sets |= {'even': new[~is_odd], 'odd': new[is_odd]}
       contents = contents.merge(image_sets.Contents.of_images(new))
     moments = {
-      name: frechet.moments(self.extract(crops))
+      name: frechet.moments(self.extractor(crops))
       for name, crops in sets.items()
       if len(crops)
     }

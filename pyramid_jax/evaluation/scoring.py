@@ -115,7 +115,7 @@ class Evaluation:
     """Adds the FID of the objects of layouts; returns a line about it."""
     extract = evaluator.extract
     self._states['scene_fid'] = scene_fid.SceneFid(
-      extract=lambda crops: np.asarray(extract(crops).pool),
+      extractor=lambda crops: np.asarray(extract(crops).pool),
       variant=evaluator.resize,
       real=f'the real images of {split}',
     )

@@ -45,8 +45,10 @@ def _holder(path: Path) -> stores.Path | None:
   """Returns the run whose one file has a first stage, None for other paths.
 
   Args:
-    path: of a part; `first_stage` in the workdir of that run.
+    path: of a part, or its name; `first_stage` in the workdir of that run.
   """
+  if os.fspath(path).startswith(files.HUB):
+    return None
   folder = stores.path(path)
   if folder.name != FIRST_STAGE or folder.is_dir():
     return None

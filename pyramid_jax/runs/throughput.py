@@ -229,6 +229,8 @@ def _start(values: Mapping[str, Any]) -> Start:
   Raises:
     KeyError, TypeError, ValueError: they are none.
   """
+  if not isinstance(values, Mapping):
+    raise TypeError(f'a start is {values!r}')
   kinds = get_type_hints(Start)
   # Those of older versions have no values of the newest fields.
   later = {'config', 'host', 'versions'} - values.keys()

@@ -53,6 +53,27 @@ def test_override(name, text, want):
   assert type(got) is type(want)
 
 
+@pytest.mark.parametrize('prefix', ['', 'first_stage.'])
+def test_arguments_of_a_network_that_a_config_leaves_out(prefix):
+  file = 'frido_shapes.py:layout' if prefix else 'msvqgan_shapes.py'
+  config = config_lib.load(f'configs/{file}').lock()
+  config_lib.override(config, {f'{prefix}network.codebook': 'grid'})
+  flat = config_lib.flatten(config)
+  assert flat[f'{prefix}network.codebook'] == 'grid'
+  assert config.is_locked
+  wrong = {
+    'dtype': 'float32',  # set by a field outside the network
+    'parent': 'x',  # of every module
+    'codebok': 'grid',
+    'ddconfig.width': '3',
+  }
+  for name, text in wrong.items():
+    with pytest.raises(errors.UserError, match='no such field'):
+      config_lib.override(config, {f'{prefix}network.{name}': text})
+  with pytest.raises(errors.UserError, match='must be float'):
+    config_lib.override(config, {f'{prefix}network.entropy_weight': 'x'})
+
+
 @pytest.mark.parametrize(
   ('name', 'nearest'),
   [

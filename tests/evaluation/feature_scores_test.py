@@ -97,7 +97,7 @@ def precision(x, y):
 
 
 def wanted(network, ours, real):
-  a, b = (np.float64(network.extract(x)) for x in (ours, real))
+  a, b = (np.float64(network.extractor(x)) for x in (ours, real))
   return {
     'CMMD': lambda: {'cmmd': discrepancy(a, b)},
     'FD-DINOv2': lambda: {'fd_dinov2_l14': frechet_distance(a, b)},
@@ -310,9 +310,9 @@ def test_the_devices_divide_images(files):
     make_config(evaluate__dinov2=files['evaluate__dinov2'])
   )[0]
   images = draw(11, 3)
-  one = network.extract(images)
+  one = network.extractor(images)
   again = np.concatenate(
-    [network.extract(images[i : i + 1]) for i in range(11)]
+    [network.extractor(images[i : i + 1]) for i in range(11)]
   )
   np.testing.assert_allclose(one, again, atol=1e-5)
   assert jax.device_count() > 1

@@ -61,7 +61,7 @@ def layouts():
 
 
 def start():
-  return scene_fid.SceneFid(extract=extract, variant='tf1', real='val')
+  return scene_fid.SceneFid(extractor=extract, variant='tf1', real='val')
 
 
 def test_scene_fid_is_the_distance_of_the_crops(layouts):

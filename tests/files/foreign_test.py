@@ -18,7 +18,7 @@ RESERVED = {
   r'\btarfile\b': ('data/storage/archives.py', 'data/shards/tar_index.py'),
   r'\bimport (dill|cloudpickle|shelve|marshal)\b|torch\.load\b': (),
   # the one that calls nothing
-  r'\b(import|from) pickle|\bpickle\.\w': ('interop/unpickler.py',),
+  r'\b(import|from) pickle\b|\bpickle\.\w': ('interop/unpickler.py',),
   r'allow_pickle=True|\bnp\.load\(|\bread_array\(': (),
   r'zipfile\.ZipFile\([^)]*\)': ('files/zips.py', 'runs/array_parts.py'),
 }
