@@ -335,7 +335,11 @@ def _indexed(folder: pathlib.Path, cache: pathlib.Path) -> None:
 
 
 def _plans() -> Iterator[tuple[str, float, bool]]:
-  """Yields each planned training run: its name, images/s of a chip, data."""
+  """Yields each planned training run: its name, images/s of a chip, data.
+
+  Of runs that differ by the mesh alone it is the fastest.
+  """
+  fastest: dict[tuple[str, bool], float] = {}
   for file in sorted(ROOT.glob('benchmarks/plans/*/plan.json')):
     given = json.loads((file.parent / 'row.json').read_text())['flags']
     if '--programs=train' not in given:
@@ -343,7 +347,10 @@ def _plans() -> Iterator[tuple[str, float, bool]]:
     plan = json.loads(file.read_text())
     name = f'{plan["config"].removeprefix("configs/")}, {plan["topology"]}'
     rate = plan['images_per_second'] / plan['chips']
-    yield name, rate, '--config.data.name=latents' in given
+    key = name, '--config.data.name=latents' in given
+    fastest[key] = max(rate, fastest.get(key, 0.0))
+  for (name, is_cached), rate in fastest.items():
+    yield name, rate, is_cached
 
 
 def _shortfalls(rates: dict[str, float]) -> None:
