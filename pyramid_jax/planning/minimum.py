@@ -8,8 +8,8 @@ more of the weight (`training.step`); those that every device updates as a whole
 are summed over all. Microbatches repeat what is not kept between them: gathered
 weights and scattered gradients. Frozen weights that are split are gathered once
 for each microbatch. What `tensor` needs depends on the network and is not
-counted, nor is what an optimizer of whole matrices (Muon) gathers. A sampler
-whose weights are replicated needs none.
+counted, nor is what an optimizer of whole matrices exchanges (`training.muon`).
+A sampler whose weights are replicated needs none.
 """
 
 from collections import Counter

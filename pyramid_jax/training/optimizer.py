@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import optax
-import optax.contrib
 
-
-# Of an update of Muon, as large as one of Adam (arXiv:2502.16982).
-MUON_RMS = 0.2
+from pyramid_jax.training import muon
 
 
 def learning_rate(config: ConfigDict, count: jax.Array) -> jax.Array:
@@ -37,8 +34,14 @@ def learning_rate(config: ConfigDict, count: jax.Array) -> jax.Array:
   return rate
 
 
-def create(config: ConfigDict) -> optax.GradientTransformation:
+def create(
+  config: ConfigDict, shardings: muon.Shardings | None = None
+) -> optax.GradientTransformation:
   """Returns the optimizer of the parameters of one loss.
+
+  Args:
+    config: of a run.
+    shardings: of updates over all devices; None for one device.
 
   Raises:
     ValueError: unknown `config.optimizer.name`.
@@ -54,15 +57,13 @@ def create(config: ConfigDict) -> optax.GradientTransformation:
   elif c.name == 'adamw':
     tx = optax.adamw(rate, weight_decay=c.weight_decay, **moments)
   elif c.name == 'muon':
-    tx = optax.contrib.muon(
+    decay = {'weight_decay': c.weight_decay}
+    tx = muon.create(
       rate,
       eps=c.eps,
-      weight_decay=c.weight_decay,
-      adam_b1=c.b1,
-      adam_b2=c.b2,
-      adam_weight_decay=c.weight_decay,
-      muon_weight_dimension_numbers=_matrices,
-      consistent_rms=MUON_RMS,
+      adam=optax.adamw(rate, nesterov=True, **decay, **moments),
+      shardings=shardings,
+      **decay,
     )
   else:
     raise ValueError(
@@ -73,11 +74,6 @@ def create(config: ConfigDict) -> optax.GradientTransformation:
   return tx
 
 
-def is_elementwise(config: ConfigDict) -> bool:
-  """Whether an update of a value depends on no other one; Muon's does."""
-  return config.optimizer.name in ('adam', 'adamw')
-
-
 def update_count(opt_state: Any) -> jax.Array:
   """Returns () int32: the finished updates of {loss name: optimizer state}.
 
@@ -85,25 +81,6 @@ def update_count(opt_state: Any) -> jax.Array:
   """
   # An optimizer has several counts, which go up together.
   return optax.tree.get_all_with_path(opt_state, 'count')[0][1]
-
-
-def _matrices(params: Any) -> Any:
-  """Returns the dimension numbers of the weights that Muon updates: kernels.
-
-  A convolution's kernel is a matrix from its window to the output channels;
-  the first of three axes counts layers that are scanned. The rest (biases,
-  norms, embeddings, codebooks) is left to Adam.
-  """
-
-  def numbers(path, leaf):
-    if path[-1].key != 'kernel' or leaf.ndim not in (2, 3, 4):
-      return None
-    first = 1 if leaf.ndim == 3 else 0
-    return optax.contrib.MuonDimensionNumbers(
-      tuple(range(first, leaf.ndim - 1)), leaf.ndim - 1
-    )
-
-  return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 def initial_averages(

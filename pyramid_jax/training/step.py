@@ -63,8 +63,7 @@ def abstract(
 ) -> TrainState:
   """Returns the shapes of a state, with their shardings.
 
-  The moments of an optimizer that updates each value by itself, and averages,
-  are split over all devices.
+  The moments of the optimizer, and averages, are split over all devices.
 
   Raises:
     UserError: layers that the mesh cannot split, or none that its axis `tensor`
@@ -82,8 +81,7 @@ def abstract(
 
 def updated(tree: Any, mesh: Mesh, config: ConfigDict) -> Any:
   """Returns the shapes of weights, or of what has their paths, in an update."""
-  is_parted = optimizer.is_elementwise(config)
-  return sharding.abstract(tree, mesh, config.mesh.fsdp_min_size, is_parted)
+  return sharding.abstract(tree, mesh, config.mesh.fsdp_min_size, True)
 
 
 def make_measure(
@@ -179,6 +177,7 @@ def _microbatches(batch: Batch, count: int, mesh: Mesh) -> Batch:
 def _update(
   system: system_lib.Trainable,
   config: ConfigDict,
+  tx: optax.GradientTransformation,
   state: TrainState,
   grads: Any,
   extra: Any,
@@ -187,7 +186,6 @@ def _update(
 
   They are split as the gradients are.
   """
-  tx = optimizer.create(config)
   moved, opt_state = {}, {}
   for name, tree in state.params.items():
     updates, opt_state[name] = tx.update(
@@ -238,12 +236,13 @@ def make_step(
   count = config.train.accumulate
   losses = losses_of(system)
   # Splits what an update reads and writes as its moments are.
-  shared = functools.partial(
-    sharding.constrained,
-    mesh=mesh,
-    min_size=config.mesh.fsdp_min_size,
-    over_all=optimizer.is_elementwise(config),
-  )
+  parts: dict[str, Any] = {
+    'min_size': config.mesh.fsdp_min_size,
+    'over_all': True,
+  }
+  shared = functools.partial(sharding.constrained, mesh=mesh, **parts)
+  places = functools.partial(sharding.shardings, mesh=mesh, **parts)
+  tx = optimizer.create(config, places if mesh.size > 1 else None)
 
   def micro(params, *rest):
     *others, batch = rest
@@ -277,7 +276,7 @@ def make_step(
     updates = optimizer.update_count(state.opt_state)
     metrics['learning_rate'] = optimizer.learning_rate(config, updates)
     old = dataclasses.replace(state, params=shared(state.params))
-    new = _update(system, config, old, grads, extra)
+    new = _update(system, config, tx, old, grads, extra)
     new, metrics['finite'] = _checked(config, old, new, finite)
     if config.train.skip_nonfinite:
       metrics['skipped'] = new.step - optimizer.update_count(new.opt_state)

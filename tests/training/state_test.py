@@ -11,6 +11,7 @@ from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.distributed import sharding
 from pyramid_jax.runs import state as run_state
 from pyramid_jax.training import hooks
+from pyramid_jax.training import muon as muon_lib
 from pyramid_jax.training import optimizer
 from pyramid_jax.training import step as state_lib
 from tests.helpers import fake_run
@@ -81,6 +82,21 @@ def test_data_and_fsdp_equal_one_device():
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
     (a, metrics_a),
     (b, metrics_b),
+  )
+
+
+def test_muon_on_a_mesh_equals_one_device():
+  sizes = {'mesh__data': 2, 'mesh__fsdp': 4}
+  name = {'optimizer__name': 'muon'}
+  split = fake_run.config('attention', **sizes, **name)
+  a, _ = run(split, jax.devices(), system=fake_run.System)
+  alone = fake_run.config('attention', **name)
+  b, _ = run(alone, jax.devices()[:1], system=fake_run.System)
+  states = optax.tree.get_all_with_path(a.opt_state, 'mu')
+  split = {x.sharding.spec for _, mu in states for x in jax.tree.leaves(mu)}
+  assert PartitionSpec('data', 'fsdp') in split
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), a, b
   )
 
 
@@ -305,7 +321,7 @@ def test_muon_turns_kernels_by_orthogonal_updates():
     *muon['scanned']['kernel'],
   ):
     values = np.linalg.svd(matrix, compute_uv=False)
-    unit = 0.1 * optimizer.MUON_RMS * np.sqrt(max(matrix.shape))
+    unit = 0.1 * muon_lib.RMS * np.sqrt(max(matrix.shape))
     assert (values > 0.6 * unit).all()
     assert (values < 1.3 * unit).all()
   for layer, leaf in (('dense', 'bias'), ('table', 'embedding')):
