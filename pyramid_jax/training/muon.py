@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -106,7 +107,7 @@ def _momentum() -> optax.GradientTransformation:
 def _orthogonal(updates: Any, eps: float, shardings: Shardings) -> Any:
   """Returns orthogonal updates of kernels (..., C, D), of one size (`RMS`)."""
   leaves, structure = jax.tree.flatten(updates)
-  places = structure.flatten_up_to(shardings(updates))
+  places = jax.tree.leaves(shardings(updates), is_leaf=lambda x: x is None)
   groups: dict[Any, list[int]] = {}
   for number, (leaf, place) in enumerate(zip(leaves, places, strict=True)):
     key = number if place is None else (leaf.shape, place)
@@ -139,7 +140,9 @@ def _of_stack(
   return _through(updates, steps[::-1])[:count].reshape(shape)
 
 
-def _steps(spec: PartitionSpec, mesh: Mesh) -> Iterator[PartitionSpec]:
+def _steps(
+  spec: PartitionSpec, mesh: Mesh | AbstractMesh
+) -> Iterator[PartitionSpec]:
   """Yields how a stack of kernels is split, until each device has its share.
 
   One axis of the mesh after the other goes from a dimension of the kernels to

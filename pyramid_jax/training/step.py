@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
-import functools
 from typing import Any
 
 from clu import metrics as metrics_lib
@@ -236,12 +235,9 @@ def make_step(
   count = config.train.accumulate
   losses = losses_of(system)
   # Splits what an update reads and writes as its moments are.
-  parts: dict[str, Any] = {
-    'min_size': config.mesh.fsdp_min_size,
-    'over_all': True,
-  }
-  shared = functools.partial(sharding.constrained, mesh=mesh, **parts)
-  places = functools.partial(sharding.shardings, mesh=mesh, **parts)
+  size = config.mesh.fsdp_min_size
+  shared = lambda tree: sharding.constrained(tree, mesh, size, over_all=True)
+  places = lambda tree: sharding.shardings(tree, mesh, size, over_all=True)
   tx = optimizer.create(config, places if mesh.size > 1 else None)
 
   def micro(params, *rest):
