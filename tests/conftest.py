@@ -44,6 +44,7 @@ import pytest  # noqa: E402
 from tests.helpers import devices  # noqa: E402
 from tests.helpers import fork_server  # noqa: E402
 from tests.helpers import quick_params  # noqa: E402
+from tests.helpers import turns  # noqa: E402
 
 
 quick_params.install()
@@ -116,7 +117,8 @@ def pytest_collection_modifyitems(config, items):
   """Skips what needs another platform, and puts files with slow tests first.
 
   So no worker is left alone with a long file at the end. What has one of the
-  markers `ASKED_FOR` runs only where the expression of `-m` names it.
+  markers `ASKED_FOR` runs only where the expression of `-m` names it, what
+  takes turns (`tests.helpers.turns`) after some of the commits.
   """
   asked = re.findall(r'\w+', config.option.markexpr or '')
   for item in items:
@@ -126,8 +128,11 @@ def pytest_collection_modifyitems(config, items):
     for platform in {'gpu', 'tpu'} - {jax.default_backend()}:
       if item.get_closest_marker(platform):
         item.add_marker(pytest.mark.skip(reason=f'no {platform} is here'))
+  turns.skip_waiting(config, items)
   slow = collections.Counter(
-    item.path for item in items if item.get_closest_marker('slow')
+    item.path
+    for item in items
+    if item.get_closest_marker('slow') and not item.get_closest_marker('skip')
   )
   items.sort(key=lambda item: -slow[item.path])
 

@@ -4,17 +4,14 @@ A tenth runs with the other tests, another one after each commit; all run with
 the marker `pods`. Whole runs of systems are in tests/commands, too.
 """
 
-import pathlib
-import subprocess
-
 import numpy as np
 import pytest
 
 from tests.helpers import debug_runs
 from tests.helpers import published
+from tests.helpers import turns
 
 
-ROOT = pathlib.Path(__file__).parents[2]
 # What `shapes` does not have: neighbours of images, maps that are no squares,
 # more light than white.
 WITHOUT_SHAPES = ('hdr.py', 'ldm_retrieval.py', 'ldm_semantic.py:px256,wide')
@@ -30,21 +27,10 @@ LONG = ('frido_', 'ladm_')
 PARTS = 10
 
 
-def commits():
-  """Returns the number of commits so far, 0 outside of a repository."""
-  done = subprocess.run(
-    ['git', '-C', str(ROOT), 'rev-list', '--count', 'HEAD'],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return int(done.stdout) if done.returncode == 0 else 0
-
-
 def chosen(number):
   """Returns the configs that run after so many commits."""
   short = [name for name in CONFIGS if not name.startswith(LONG)]
-  return short[number % PARTS :: PARTS]
+  return turns.chosen(short, PARTS, number)
 
 
 def marked(name, now):
@@ -61,7 +47,7 @@ def test_ten_commits_in_a_row_run_all_that_are_short():
 
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
-  'name', [marked(name, chosen(commits())) for name in CONFIGS]
+  'name', [marked(name, chosen(turns.commits())) for name in CONFIGS]
 )
 def test_debug_variants_train_sample_and_score(name, tmp_path):
   (tmp_path / 'base').mkdir()

@@ -72,9 +72,10 @@ TOLERANCE = 1e-6
 MOVED = 1e-5  # by the last step at least, so that other rows would be seen
 LEAST = 1e-2
 SECS = 400
-QUICK = (('frido', 2), ('ldm', 2))  # They run without -m hosts.
+QUICK = (('frido', 2), ('ldm', 2))  # They run without -m hosts, by turns.
+TURNS = pytest.mark.turns(len(QUICK))
 CASES = [
-  pytest.param(*case, marks=() if case in QUICK else pytest.mark.hosts)
+  pytest.param(*case, marks=TURNS if case in QUICK else pytest.mark.hosts)
   for case in itertools.product(RUNS, (2, 4))
 ]
 

@@ -23,6 +23,7 @@ def kl_case(golden):
   return verify.read_case(golden('ldm_kl_loss.npz'))
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_recorded_kl_losses_and_gradients_are_reproduced(kl_case):
   rows = verify.compare(verify.run(kl_case), kl_case, 1e-5)
@@ -78,6 +79,7 @@ def test_unsupported_kl_options(kl_case, options, message):
     verify.run(with_options(kl_case, **options))
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_recorded_losses_and_gradients_are_reproduced(case):
   rows = verify.compare(verify.run(case), case, 1e-5)

@@ -52,6 +52,7 @@ def failures(case, tolerance):
   return [row for row in rows if not row.ok]
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 @pytest.mark.parametrize('file', SAMPLERS)
 def test_recorded_samples_are_reproduced(golden, file):
@@ -59,6 +60,7 @@ def test_recorded_samples_are_reproduced(golden, file):
   assert failures(case, 1e-5) == []
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_recorded_losses_and_gradients_are_reproduced(golden):
   case = verify.read_case(golden(LOSS))
@@ -127,6 +129,7 @@ def filled_case(kind, with_state=True):
   )
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('kind', 'first', 'mean', 'std', 'total'),

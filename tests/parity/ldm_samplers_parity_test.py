@@ -28,6 +28,7 @@ def failures(case, tolerance):
   return [row for row in rows if not row.ok]
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 @pytest.mark.parametrize('file', SAMPLERS)
 def test_recorded_runs_are_reproduced(golden, file):

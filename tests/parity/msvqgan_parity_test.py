@@ -87,6 +87,7 @@ def _template(config, side=32):
   return jax.eval_shape(module.init, jax.random.key(0), image)['params']
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.parametrize('file', FILES)
 def test_recorded_outputs_are_reproduced(golden, file):
   case = verify.read_case(golden(file))
@@ -210,6 +211,7 @@ def test_filled_model_reproduces_the_table():
   np.testing.assert_allclose(got['reconstruction'], got['decoded'], atol=1e-5)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_filled_f16f8_reproduces_the_table():
   got = _filled(_published('f16f8'), 64)
@@ -252,6 +254,7 @@ def test_filled_f16f8_reproduces_the_table():
   np.testing.assert_allclose(got['loss'], 0.02428494, rtol=1e-5)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_filled_f8f4_reproduces_the_table():
   got = _filled(_published('f8f4'), 64)

@@ -68,6 +68,7 @@ def _template(config, **inputs):
   )
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.parametrize('file', FILES)
 def test_recorded_outputs_are_reproduced(golden, file):
   case = verify.read_case(golden(file))
@@ -229,6 +230,7 @@ def test_rows_of_the_reference_table():
     _check(got, shape, first, *sums, name=name)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_rows_of_the_published_size():
   network, params, x, context = _filled(

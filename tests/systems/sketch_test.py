@@ -88,6 +88,7 @@ def weights_of(system):
   return dataclasses.replace(weights, extra=statistics)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('base', sorted(BASES))
 def test_every_base_trains_and_samples(load, base):
   config = load(base)
@@ -141,6 +142,7 @@ def test_pixel_systems_keep_thin_lines(load):
     np.testing.assert_array_equal(target[..., 0] > 0, whole.max((2, 4)) > 0)
 
 
+@pytest.mark.turns(3)
 def test_the_predictor_learns_eight_pictures_by_heart(load):
   system = create(load(sketch__hidden='256,128'))
   weights = weights_of(system)
@@ -230,6 +232,7 @@ def sampler(system, spec):
   return jax.jit(lambda w, b: system_lib.generate(system, w, KEYS, b, spec)[1])
 
 
+@pytest.mark.turns(3)
 @pytest.mark.slow
 def test_sampling_is_steered_by_the_sketch(load):
   config = load()
@@ -302,6 +305,7 @@ def first_gradient(monkeypatch, system, spec, weights, batch, dtype):
   return x, value, gradient
 
 
+@pytest.mark.turns(3)
 @pytest.mark.slow
 def test_the_gradient_through_the_network_is_that_of_differences(
   load, monkeypatch
@@ -331,6 +335,7 @@ def test_the_gradient_through_the_network_is_that_of_differences(
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.slow
 def test_recomputed_activations_give_the_same_gradient(load, monkeypatch):
   gradients = []
@@ -383,6 +388,7 @@ def test_what_the_base_refuses_is_refused(load):
     system.check_spec(spec_lib.from_config(config))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(('base', 'strength'), [('ldm', 0.5), ('ladm', 0.16)])
 def test_a_sketch_guides_the_steps_that_an_image_leaves(load, base, strength):
   config = load(base, sketch__stop_fraction='0.5', sample__steps='4')
