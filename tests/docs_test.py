@@ -16,6 +16,7 @@ import pytest
 from pyramid_jax import config as config_lib
 from pyramid_jax import errors
 from pyramid_jax import report
+from pyramid_jax import results
 from pyramid_jax import systems
 from pyramid_jax.commands import demo
 from pyramid_jax.commands import options
@@ -244,6 +245,7 @@ def parse(module: str, args: list[str], system: str = 'ldm') -> None:
     mock.patch.object(demo, 'run', stop),
     mock.patch.object(panorama, 'run', stop),
     mock.patch.object(report, 'write', stop),
+    mock.patch.object(results, 'chosen', stop),
     mock.patch.object(ship, 'ship', stop),
     mock.patch.object(topologies, 'prepare'),
   ):

@@ -27,6 +27,7 @@ FLOORS = {
   'commands': 6,
   'planning': 5.5,
   'report': 4.5,
+  'results': 4.7,
   'training': 5,
   'demo': 4.5,
   'evaluation': 4,
