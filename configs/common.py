@@ -287,5 +287,7 @@ def complete_ldm(
   changes = {**SMALL_ENCODER, **SMALL_UNET}
   if config.network.get('num_head_channels', -1) > 0:
     changes['network.num_head_channels'] = 16
+  if 'transformer_depth' in config.network:
+    changes['network.transformer_depth'] = 1
   shrink(config, changes)
   return config

@@ -107,8 +107,9 @@ def _help(arguments: Sequence[str]) -> str:
 
 def _dispatch(arguments: Sequence[str]) -> int:
   """Does what a command line says, or another program; returns its code."""
-  if arguments[:1] and arguments[0] in programs():
-    name = f'pyramid_jax.commands.{arguments[0]}'
+  first = arguments[0] if arguments else '-'
+  if not first.startswith('-') and first in programs():
+    name = f'pyramid_jax.commands.{first}'
     return int(importlib.import_module(name).main(arguments[1:]))
   if '--help' in arguments or '-h' in arguments:
     sys.stdout.write(_help(arguments))

@@ -77,7 +77,7 @@ def number(cell):
   return value
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_ldm():
   text = call('ldm', '--parts')
@@ -98,7 +98,7 @@ def test_ldm():
   assert number(table(text, 'steps')['2'][0]) > 0
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_sampling():
   text = call('sampling')
@@ -117,7 +117,7 @@ def test_evaluation():
   assert all(number(row[0]) > 100 for row in rows.values())
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 def test_evaluation_on_one_device_and_on_eight(tmp_path):
   """Also from states that another number of devices left."""
   of = lambda text: text.partition('| score')[2]
@@ -155,7 +155,7 @@ def test_residual_plan():
   assert temporary > 0
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_sketch():
   rows = table(call_apart('sketch'), 'sampling')
@@ -169,7 +169,7 @@ def test_sketch():
   assert all(ratio > 0 for ratio in ratios)
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_ladm():
   text = call_apart('ladm')
@@ -184,7 +184,7 @@ def test_ladm():
   assert number(found[2]) > 0
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 @pytest.mark.parametrize('network', ['latent', 'image'])
 def test_diffit(network):
@@ -198,7 +198,7 @@ def test_diffit(network):
     assert number(share) >= 0
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_paired():
   rows = table(call_apart('paired', f'--base={ROOT}'), 'case')
@@ -208,7 +208,7 @@ def test_paired():
     assert number(used) > 0
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_promises():
   text = call('promises')
@@ -233,7 +233,7 @@ def test_checkpoint_goodput():
   assert whole['below 5 %'] == ['yes']
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_latency():
   rows = table(call_apart('latency'), 'part')
@@ -244,7 +244,7 @@ def test_latency():
   assert number(rows[whole][0]) == pytest.approx(sum(values[:-1]), abs=0.05)
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 def test_data():
   text = call_apart('data', '--workers=1')
   rows = table(text, 'decoding')
@@ -318,7 +318,7 @@ def test_official_code_may_have_the_name_of_a_benchmark(tmp_path):
   assert done.stdout.strip() == f'benchmark {ROOT / "benchmarks" / "ldm.py"}'
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 def test_plans(tmp_path):
   page = tmp_path / 'page.md'

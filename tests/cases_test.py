@@ -68,7 +68,7 @@ def marked(name):
   return pytest.param(name, marks=marks)
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('name', [*map(marked, NAMES)])
 def test_case(name, request):
   folder = request.getfixturevalue('run') if name in TRAINED else 'none'

@@ -294,8 +294,9 @@ def test_commands_are_understood(name, monkeypatch):
         assert arg.partition('=')[0] in known, command
 
 
-@pytest.mark.parametrize('name', PAGES)
-def test_options_are_there(name):
+@functools.cache
+def known_options() -> set[str]:
+  """Returns the options of all programs, and those that are not ours."""
   programs = [
     path
     for path in repository()
@@ -305,14 +306,18 @@ def test_options_are_there(name):
     )
   ]
   scripts = [x for x in repository() if x.startswith('launch/')]
-  known = set.union(
+  return set.union(
     FOREIGN_OPTIONS,
     {f'--{name}' for group in options.GROUPS.values() for name in group.flags},
     *map(options_of, programs),
     *(OPTION.findall((ROOT / script).read_text()) for script in scripts),
   )
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_options_are_there(name):
   for option in OPTION.findall(words(name)):
-    assert option in known, option
+    assert option in known_options(), option
 
 
 @pytest.mark.parametrize('name', [*PAGES, *PROGRAMS])

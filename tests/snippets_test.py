@@ -83,7 +83,7 @@ def write_runs(text: str) -> None:
       documented_runs.write(pathlib.Path(), name)
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize('page', PAGES)
@@ -117,7 +117,7 @@ def debug(found: re.Match[str]) -> str:
   return f'{found[1]}{found[2] + "," if found[2] else ":"}debug'
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize('command', commands())

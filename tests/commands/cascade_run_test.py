@@ -32,7 +32,7 @@ def write(folder, variants, size):
   return config
 
 
-@pytest.mark.turns(3, group='whole runs')
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 def test_small_pictures_are_made_and_enlarged(tmp_path):
@@ -60,7 +60,7 @@ def test_small_pictures_are_made_and_enlarged(tmp_path):
     sample.run(config, first, asked | {'upsampler': str(first)})
 
 
-@pytest.mark.turns(3, group='whole runs')
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 def test_a_painted_part_is_composed_before_it_is_enlarged(tmp_path):

@@ -37,7 +37,7 @@ def write_base(folder, task, first_stage, **fields):
   return config
 
 
-@pytest.mark.turns(3, group='whole runs')
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 def test_from_a_run_to_guided_samples(tmp_path):

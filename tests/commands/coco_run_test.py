@@ -62,7 +62,7 @@ def test_batches_fit_the_system(tmp_path, variant):
   assert value.shape == ()
 
 
-@pytest.mark.turns(3, group='whole runs')
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 def test_both_stages_train_on_coco_files(tmp_path):

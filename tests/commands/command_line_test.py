@@ -70,6 +70,7 @@ def test_training_leaves_both_stages(workdir):
   assert 'eval/layout_recall' in lines(workdir)[2]
 
 
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 def test_sampling_then_scoring(workdir, call_here):
   call('--mode=sample', f'--workdir={workdir}', '--count=3')
@@ -97,6 +98,7 @@ def test_sampling_then_scoring(workdir, call_here):
   assert '| layout_recall |' in (folder / 'scores.md').read_text()
 
 
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 def test_sampling_what_a_person_asks_for(workdir, call_here, tmp_path):
   file = tmp_path / 'layout.json'

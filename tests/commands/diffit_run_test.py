@@ -17,7 +17,7 @@ CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'diffit_shapes.py'
 
 
 @pytest.mark.usefixtures('one_device')
-@pytest.mark.turns(3, group='whole runs')
+@pytest.mark.turns(4, group='whole runs')
 def test_training_sampling_and_scores(tmp_path):
   config = config_lib.load(f'{CONFIG}:debug')
   fields = {

@@ -40,7 +40,7 @@ def load(name, root, **values):
   return configs.load(f'{name}.py:debug', **fixed | values)
 
 
-@pytest.mark.turns(3, group='whole runs')
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['diffit_imagenet', 'ladm_latent_imagenet'])
 def test_from_images_to_latents_to_samples(name, request, tmp_path):

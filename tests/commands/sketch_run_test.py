@@ -28,7 +28,7 @@ def write_base(folder, config, seed=0):
   )
 
 
-@pytest.mark.turns(3, group='whole runs')
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 def test_from_a_run_to_steered_samples(tmp_path, monkeypatch):

@@ -128,6 +128,7 @@ def marked(*case):
   return pytest.param(*case, marks=() if case in QUICK else pytest.mark.pods)
 
 
+@pytest.mark.turns(2, group='meshes')
 @pytest.mark.parametrize(
   ('name', 'mesh'),
   [marked(*case) for case in itertools.product(CONFIGS, MESHES)],
@@ -144,6 +145,7 @@ def test_a_mesh_trains_as_one_device(run, name, mesh):
     assert own_metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
 
 
+@pytest.mark.turns(2, group='meshes')
 @pytest.mark.parametrize(
   'name', [marked(name) for name in CONFIGS if name != 'autoencoder']
 )

@@ -127,6 +127,7 @@ def _programs(name):
   return [_compiled(name, sizes, params) for sizes in (TWO, four, ONE)]
 
 
+@pytest.mark.turns(2, group='meshes')
 @pytest.mark.parametrize('name', NAMES)
 def test_tensor_halves_the_work_of_a_chip(name):
   (two, _), (one, _), _ = _programs(name)

@@ -10,10 +10,12 @@ from pyramid_jax import config as config_lib
 from pyramid_jax import data
 from pyramid_jax.commands import evaluate
 from pyramid_jax.commands import sample
+from pyramid_jax.runs import workdir as workdir_lib
 from pyramid_jax.training import loop
 from tests.helpers import config_systems
 from tests.helpers import configs
 from tests.helpers import documented_runs
+from tests.helpers import system_weights
 
 
 # Fields of official files, which `shapes` does not have.
@@ -51,6 +53,11 @@ def config_of(name: str, folder: pathlib.Path) -> ConfigDict:
     base = '1k' if name.startswith('ladm_upsampler.py') else '256'
     _write_base(configs.load(f'ladm_text.py:{base},debug'), folder / 'run')
     configs.change(config, {'control.base': folder / 'run'})
+  if 'first_stage' in config and not config.first_stage.checkpoint:
+    # Training first stages is the matter of the configs of autoencoders.
+    system = workdir_lib.create_system(config)
+    file = system_weights.write_first_stage(system, folder)
+    configs.change(config, {'first_stage.checkpoint': file})
   return config
 
 

@@ -1,10 +1,13 @@
 """Weights for tests of systems: random numbers in every leaf."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.distributed import initial
+from pyramid_jax.interop import parts
 from pyramid_jax.systems import system as system_lib
 
 
@@ -56,3 +59,19 @@ def weights_of(system):
     frozen={name: fill(tree, 1) for name, tree in shapes.frozen.items()},
     extra=jax.tree.map(lambda s: jnp.full(s.shape, 0.5), shapes.extra),
   )
+
+
+def write_first_stage(system, folder: pathlib.Path) -> pathlib.Path:
+  """Writes the weight file of a first stage that was not trained.
+
+  Args:
+    system: one that has a first stage.
+    folder: exists; the file is written there.
+
+  Returns:
+    The path of the file, for `first_stage.checkpoint`.
+  """
+  part = system.pretrained_parts()['first_stage']
+  path = folder / 'params.safetensors'
+  parts.write(part.family, path, initial.evaluate(part.init, KEY))
+  return path

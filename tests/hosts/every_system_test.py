@@ -4,17 +4,15 @@ import itertools
 import shutil
 import sys
 
-import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 from pyramid_jax import systems
-from pyramid_jax.distributed import initial
-from pyramid_jax.interop import parts
 from tests.helpers import configs
 from tests.helpers import control_run
 from tests.helpers import forked_hosts
+from tests.helpers import system_weights
 from tests.hosts import resumed_hosts_test as compared
 
 
@@ -102,11 +100,9 @@ class Runs:
     How first stages are trained is the matter of the system `autoencoder`.
     """
     if system not in self._first_stages:
-      config = configs.load(RUNS[system][0])
-      part = systems.create(config).pretrained_parts()['first_stage']
-      tree = initial.evaluate(part.init, jax.random.key(0))
-      file = self._make_folder('first_stage') / 'params.safetensors'
-      parts.write(part.family, file, tree)
+      created = systems.create(configs.load(RUNS[system][0]))
+      folder = self._make_folder('first_stage')
+      file = system_weights.write_first_stage(created, folder)
       self._first_stages[system] = file
     return self._first_stages[system]
 

@@ -47,6 +47,7 @@ def files(folder, *names):
   return f'--checkpoint={",".join(paths)}'
 
 
+@pytest.mark.turns(3, group='releases')
 def test_a_workdir_that_samples_and_exports(release, tmp_path, capsys):
   folder, states = release
   workdir = tmp_path / 'run'

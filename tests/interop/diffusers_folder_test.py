@@ -49,6 +49,7 @@ def mesh():
   return mesh_lib.create(config_lib.base('ldm').mesh, jax.devices()[:1])
 
 
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.parametrize('kind', ['1', '2'])
 def test_samples_are_those_of_the_library(folders, kind):
   """The numbers were recorded by diffusers 0.42.1.
@@ -78,6 +79,7 @@ def test_samples_are_those_of_the_library(folders, kind):
     )
 
 
+@pytest.mark.turns(3, group='releases')
 def test_a_folder_is_a_model(folders):
   pipe = pj.load(folders['2'], mesh=mesh())
   assert {'prompt', 'guidance', 'solver', 'steps'} <= {*pipe.requests}

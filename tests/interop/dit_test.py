@@ -150,6 +150,7 @@ def test_the_published_number_of_parameters():
   assert sum(leaf.size for leaf in leaves) + 16**2 * 1152 == 675_129_632
 
 
+@pytest.mark.turns(3, group='releases')
 def test_a_release_becomes_a_workdir_and_back(tmp_path, capsys):
   config = configs.load('dit_imagenet.py:debug')
   system = systems.create(config)

@@ -127,6 +127,7 @@ def flag(name):
   return f'--config={CONFIGS}/{file}.py:{variant},debug'
 
 
+@pytest.mark.turns(3, group='releases')
 def test_a_workdir_that_samples_and_exports(tmp_path, capsys):
   name = 'ldm_unconditional:lsun_churches'
   system = systems.create(load(name))

@@ -136,6 +136,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', OPTIONS)
 def test_options_give_finite_results_that_depend_on_all_inputs(name):
   options, channels = OPTIONS[name]

@@ -81,6 +81,7 @@ def random_weights(network, *arguments):
   )
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   'name',
   [

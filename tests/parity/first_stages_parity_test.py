@@ -108,6 +108,7 @@ def test_conversion_there_and_back_is_exact(golden, file):
     np.testing.assert_array_equal(back[key], value, err_msg=key)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 def test_kl_filled_by_the_formula():
   out = verify.run(sine_case(KL_TINY, noise=True))
   assert out['moments'].shape == (2, 8, 4, 4)
@@ -133,6 +134,7 @@ def test_kl_filled_by_the_formula():
   assert np.abs(out['recon_from_sample'] - out['recon_from_mean']).max() > 0.01
 
 
+@pytest.mark.turns(3, group='recorded cases')
 def test_vq_filled_by_the_formula():
   case = sine_case(VQ_TINY)
   out = verify.run(case)

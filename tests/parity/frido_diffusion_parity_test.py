@@ -67,6 +67,7 @@ def test_recorded_losses_and_gradients_are_reproduced(golden):
   assert failures(case, 2e-5) == []
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_other_options_of_the_loss(golden):
   """Squared error, other weights, other mix: by hand from the outputs."""

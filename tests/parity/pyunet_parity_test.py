@@ -137,6 +137,7 @@ def _filled(config, x_shape, context_shape):
   return network, params, x, context
 
 
+@pytest.mark.turns(3, group='recorded cases')
 def test_rows_of_the_reference_table():
   network, params, x, context = _filled(SMALL, (2, 8, 16, 16), (2, 7, 48))
   t = jnp.array([10, 500])
@@ -260,6 +261,7 @@ def test_rows_of_the_published_size():
     _check(got, (1, 4, 32, 32), rows[stage], *sums[stage])
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.parametrize(
   ('size', 'channels', 'parameters'),
   [(32, 4, 511_678_088), (64, 3, 511_669_446)],

@@ -45,6 +45,7 @@ SMALL = {'n_embed': 48, 'n_layer': 2, 'vocab_size': 100, 'max_seq_len': 16}
 PUBLISHED = {'n_embed': 640, 'n_layer': 32, 'max_seq_len': 77}
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.parametrize(
   ('config', 'tokens', 'first', 'mean', 'std', 'abs_sum'),
   [

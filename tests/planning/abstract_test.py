@@ -48,6 +48,7 @@ def for_tpus(monkeypatch):
   jax.clear_caches()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', QUICK)
 def test_the_training_step_of_every_network_lowers_for_tpus(
   name, tmp_path, for_tpus

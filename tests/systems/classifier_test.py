@@ -100,6 +100,7 @@ def test_previews_show_what_is_classified():
   assert (np.diff(distance) > 0.02).all()  # PREVIEW_TIMES rise
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.parametrize(
   'file', [LDM, pytest.param(IMAGE_DIFFIT, marks=pytest.mark.slow)]
 )

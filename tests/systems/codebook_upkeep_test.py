@@ -77,6 +77,7 @@ def _config(**fields):
   return configs.change(config, {'loss__restart_below': 0.1, **fields})
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.parametrize('decay', [0.0, 0.9])
 def test_a_step_of_training_restarts_codes(decay):
   config = _config(loss__codebook_decay=decay)
@@ -91,7 +92,7 @@ def test_a_step_of_training_restarts_codes(decay):
     np.testing.assert_allclose(uses, 1 / len(uses))
   batch = {'image': jnp.asarray(np.tanh(_normal(0, 4, 32, 32, 3)))}
   weights = system_lib.Weights(state.params, {}, state.extra)
-  _, new = system.losses(weights, jax.random.key(0), state.step, batch)
+  _, new = jax.jit(system.losses)(weights, jax.random.key(0), state.step, batch)
   params, _ = system.settle(state.params, new)
   entries = np.asarray(params['generator']['ms_quantize_1']['embedding'])
   before = state.params['generator']['ms_quantize_1']['embedding']

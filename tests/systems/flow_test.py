@@ -105,6 +105,7 @@ def test_an_euler_step_follows_the_velocity():
   np.testing.assert_allclose(carry.x, x - 0.25 * v, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.turns(3, group='systems')
 def test_the_loss_is_that_of_the_velocity():
   system, weights = built()
   key = jax.random.key(5)
@@ -148,6 +149,7 @@ def test_times_of_training():
   assert float(logit.std()) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.parametrize('solver', ['heun', 'dpmpp_2m'])
 def test_samples_edits_and_guidance(solver):
   system, weights = built()
@@ -169,6 +171,7 @@ def test_samples_edits_and_guidance(solver):
   assert distance(near) < distance(far)
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.slow
 def test_latents_of_a_first_stage():
   system = systems.create(load('latents,debug'))

@@ -38,6 +38,7 @@ def native():
   return system, system_weights.weights_of(system)
 
 
+@pytest.mark.turns(3, group='systems')
 def test_latent_scale_is_measured_before_the_first_step(native):
   system, weights = native
   extra = measuring.measured(system, weights, BATCH)
@@ -62,6 +63,7 @@ def test_latent_scale_is_measured_before_the_first_step(native):
   np.testing.assert_array_equal(later['latent_scale'], 0.5)
 
 
+@pytest.mark.turns(3, group='systems')
 def test_cache_changes_nothing_and_a_coarse_latent_is_built_on(native):
   system, weights = native
   spec = spec_lib.from_config(load())

@@ -86,6 +86,7 @@ def moved(weights):
   )
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('shared', ['True', 'False'])
 def test_at_first_it_is_the_base(shared):
   system = systems.create(load(laplacian__shared=shared))
@@ -106,6 +107,7 @@ def test_at_first_it_is_the_base(shared):
   np.testing.assert_array_equal(sample(idle, there, BATCH), want)
 
 
+@pytest.mark.turns(3)
 def test_the_map_matters_and_a_drawing_takes_its_place(built):
   system, weights = built
   there = moved(weights)
@@ -116,6 +118,7 @@ def test_the_map_matters_and_a_drawing_takes_its_place(built):
   np.testing.assert_allclose(sample(system, there, drawn), one, atol=1e-5)
 
 
+@pytest.mark.turns(3)
 def test_only_the_branches_are_trained(built):
   system, weights = built
 
@@ -158,6 +161,7 @@ def by_map():
 SEVERAL = {**BATCH, 'mask': (255 * BATCH['edges']).astype(jnp.uint8)}
 
 
+@pytest.mark.turns(3)
 @pytest.mark.slow
 def test_two_controls_without_strength_of_one_are_the_other(built):
   system, weights = built
@@ -250,6 +254,7 @@ def test_controls_that_do_not_fit_are_refused():
     joined(by_map(), classes)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('control', ['edges', 'depth', 'inpaint'])
 def test_photographs_with_maps_can_be_trained_on(
   control, tmp_path, monkeypatch

@@ -61,6 +61,7 @@ MORE = [
 ]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   'name',
   [*SYSTEMS, *(pytest.param(x, marks=pytest.mark.slow) for x in MORE)],
