@@ -317,6 +317,7 @@ def test_laplacian_latent_diffit_has_the_published_blocks(size, count):
   assert sum(leaf.size for leaf in leaves) == count
 
 
+@pytest.mark.turns(3, group='published sizes')
 @pytest.mark.parametrize(
   'variant',
   [

@@ -93,6 +93,7 @@ def marked(name):
   return pytest.param(name, marks=() if name in QUICK else pytest.mark.pods)
 
 
+@pytest.mark.turns(3, group='published sizes')
 @pytest.mark.parametrize(
   'name', [marked(row.id) for row in ROWS.values() if row.sizes]
 )

@@ -116,6 +116,7 @@ def test_the_strength_of_a_sketch_is_a_row(painted, tmp_path):
   np.testing.assert_array_equal(rows['sketch_beta'], [[2.0, 1.0]] * 3)
 
 
+@pytest.mark.turns(4, group='whole runs')
 @pytest.mark.slow
 def test_images_are_those_of_the_pipeline(model, tmp_path):
   pipe, controls = model.pipe, model.controls

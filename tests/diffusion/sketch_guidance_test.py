@@ -130,6 +130,7 @@ def length(d):
   return jnp.sqrt(jnp.square(d).sum((1, 2, 3)))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', sorted(SAMPLERS))
 def test_no_strength_is_no_guidance(name):
   solver = SAMPLERS[name]
@@ -355,6 +356,7 @@ def test_steps_are_measured_as_in_a_variance_preserving_chain():
   assert (length(got - mean) < 0.02 * length(x)).all()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('strength', [0.3, 0.5, 0.8])
 @pytest.mark.parametrize('is_masked', [False, True])
 def test_an_edited_stage_is_steered_in_the_steps_that_are_left(

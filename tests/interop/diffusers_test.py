@@ -117,6 +117,7 @@ def test_names_of_the_stable_diffusion_autoencoder():
     assert theirs[key].flat[0] == official[ours].flat[0], key
 
 
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.parametrize(
   'variant', ['kl_f8', 'kl_f32', 'vq_f8', 'vq_f4_noattn']
 )

@@ -156,6 +156,7 @@ def old_names(state):
 
 # Outputs of diffusers 0.42.1 (UNet2DConditionModel and UNet2DModel) whose
 # tensors are filled by their keys in that library.
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.parametrize(
   ('name', 'change', 'mean', 'std', 'first'),
   [
@@ -211,6 +212,7 @@ def test_outputs_of_the_library(name, change, mean, std, first):
   np.testing.assert_allclose(y.ravel()[:4], first, atol=2e-5)
 
 
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.parametrize('name', NETWORKS)
 def test_there_and_back(name):
   heads, tree = heads_of(NETWORKS[name]), template(name)

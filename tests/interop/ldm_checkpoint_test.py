@@ -61,6 +61,7 @@ def release(system, averaged=True):
   return state | latent_checkpoint.schedule_buffers(system.chain)
 
 
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.parametrize('name', sorted(CONDITIONS))
 def test_every_kind_of_condition_there_and_back(name):
   key, count = CONDITIONS[name]

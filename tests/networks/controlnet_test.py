@@ -72,6 +72,7 @@ def _controlled(base, branch, weight=1.0):
   return _run(base, branch, weight)[0]
 
 
+@pytest.mark.turns(3, group='networks')
 def test_at_first_a_branch_changes_nothing(trees):
   base, branch = trees
   want = _plain(base)

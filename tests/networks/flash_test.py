@@ -79,6 +79,7 @@ def _kernel(q, k, v, bias):
   return flash.attend(q, k, v, bias, 0.3)
 
 
+@pytest.mark.turns(3, group='networks')
 @pytest.mark.parametrize(
   ('rows', 'tokens', 'heads', 'width', 'tables'),
   [

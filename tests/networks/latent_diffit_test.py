@@ -65,6 +65,7 @@ def test_paper_depth_is_not_its_parameter_count():
   assert round(sum(s.size for s in shapes) / 1e6, 1) == 600.9
 
 
+@pytest.mark.turns(3, group='networks')
 def test_scan_and_remat_change_no_number():
   plain = _network(scan=False)
   params = _random(plain)

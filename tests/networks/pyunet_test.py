@@ -227,6 +227,7 @@ def test_layout_of_the_published_network():
   assert [i for i, e in enumerate(up) if e.attends] == list(range(9))
 
 
+@pytest.mark.turns(3, group='networks')
 def test_the_cache_replaces_all_that_does_not_depend_on_the_noise():
   network, params, inputs = _make(SMALL | {'use_mscond': True})
 
@@ -275,6 +276,7 @@ def test_the_cache_replaces_all_that_does_not_depend_on_the_noise():
   assert convolutions[0] - convolutions[1] == 3 * gates + 1
 
 
+@pytest.mark.turns(3, group='networks')
 def test_scales_read_their_own_channels_only():
   network, params, inputs, _ = _small()
   want = _apply(network, params, inputs, 0)
@@ -350,6 +352,7 @@ def test_bfloat16_keeps_float32_parameters_and_results():
   assert 1e-5 < error < 0.05
 
 
+@pytest.mark.turns(3, group='networks')
 @pytest.mark.parametrize('grid', [(1, 1), (3, 6)])
 def test_any_grid_works_with_the_same_weights(grid):
   network = pyunet.PyUNet(**GATED)

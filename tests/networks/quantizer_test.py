@@ -230,6 +230,7 @@ def test_gradients_that_are_refused():
     module.init(jax.random.key(0), np.zeros((1, 3)))
 
 
+@pytest.mark.turns(3, group='networks')
 @pytest.mark.parametrize('codebook', quantizers.CODEBOOKS)
 def test_first_stages_code_with_every_quantiser(codebook):
   ddconfig = {'ch': 32, 'ch_mult': (1, 1), 'num_res_blocks': 0, 'z_channels': 4}

@@ -61,6 +61,7 @@ AGAIN = {
 }
 
 
+@pytest.mark.turns(3, group='networks')
 @pytest.mark.parametrize('policy', list(remat.POLICIES))
 def test_what_is_computed_again(policy):
   run, params = gradient(policy)
@@ -92,6 +93,7 @@ def test_convolutions_are_products(policy):
   assert found['conv_general_dilated'] == 3 * 12 + again
 
 
+@pytest.mark.turns(3, group='networks')
 def test_policies_give_the_same_gradients():
   run, params = gradient('none')
   want = jax.jit(run)(params, X)

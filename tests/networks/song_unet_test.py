@@ -114,6 +114,7 @@ def test_tmsa_without_its_weights_is_the_plain_attention():
   assert np.abs(_apply(_network(tmsa=True), moved) - got).max() > 1e-3
 
 
+@pytest.mark.turns(3, group='networks')
 def test_frequencies_are_of_the_variables():
   network = _network(**NCSNPP)
   variables = _random(network)

@@ -101,6 +101,7 @@ def test_result_is_float32_on_the_grid_of_x(options, channels):
   assert out.dtype == jnp.float32
 
 
+@pytest.mark.turns(3, group='networks')
 def test_a_shared_level_and_a_cache_change_nothing():
   network = unet.UNet(**ATTENDING)
   inputs = _inputs(ATTENDING, t=jnp.array([7, 7]))
@@ -138,6 +139,7 @@ def test_refuses(options, changes, message):
     _trace(options, **changes)
 
 
+@pytest.mark.turns(3, group='networks')
 def test_pooled_context_reaches_every_block():
   options = ATTENDING | {'pool_context': True}
   context = jax.random.normal(jax.random.key(1), (B, 5, 12))

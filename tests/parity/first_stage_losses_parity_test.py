@@ -31,6 +31,7 @@ def test_recorded_kl_losses_and_gradients_are_reproduced(kl_case):
   assert [row for row in rows if not row.ok] == []
 
 
+@pytest.mark.turns(3, group='recorded cases')
 def test_kl_options(kl_case):
   """Other weights, the other adversarial loss, a parameter of its own."""
   case = dataclasses.replace(
@@ -59,6 +60,7 @@ def test_kl_options(kl_case):
   assert 0 < out['after/disc_loss'] < 5
 
 
+@pytest.mark.turns(3, group='recorded cases')
 def test_kl_loss_starts_from_the_initial_log_variance(kl_case):
   case = with_options(kl_case, logvar_init=0.3, perceptual_weight=0.0)
   state = {k: v for k, v in case.state.items() if k != 'logvar'}
@@ -87,6 +89,7 @@ def test_recorded_losses_and_gradients_are_reproduced(case):
   assert [row for row in rows if not row.ok] == []
 
 
+@pytest.mark.turns(3, group='recorded cases')
 def test_options(case):
   """Other weights and the other adversarial loss, by hand."""
   case = with_options(
@@ -112,6 +115,7 @@ def test_options(case):
   assert 0 < out['after/disc_loss'] < 5
 
 
+@pytest.mark.turns(3, group='recorded cases')
 def test_condition_of_the_discriminator(case):
   """A condition is put beside the image; of weight zero it does nothing."""
   weight = case.state['discriminator.main.0.weight']

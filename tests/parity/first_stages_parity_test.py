@@ -86,6 +86,7 @@ def check(got, mean, std, first):
   np.testing.assert_allclose(got.ravel()[:4], first, atol=1e-5)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.parametrize('file', FILES)
 def test_recorded_outputs_are_reproduced(golden, file):
   case = verify.read_case(golden(file))

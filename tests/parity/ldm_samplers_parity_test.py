@@ -50,6 +50,7 @@ def ancestral(golden):
   return verify.read_case(golden('ldm_ddpm_t40.npz'))
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_other_options_of_the_loss(ancestral):
   """Absolute error, weights, log variance, x0: by hand from the outputs."""
@@ -84,6 +85,7 @@ def test_other_options_of_the_loss(ancestral):
   np.testing.assert_allclose(out['x_t'][1], step, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_shorter_ancestral_chain(ancestral):
   noise = ancestral.inputs['noise'][:7]
@@ -114,6 +116,7 @@ def test_quadratic_levels_and_temperature(golden):
   np.testing.assert_allclose(out['x_t'][1], want, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.slow
 def test_masks_keep_what_is_known(golden):
   case = verify.read_case(golden('ldm_ddim_s20.npz'))

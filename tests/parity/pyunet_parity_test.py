@@ -78,6 +78,7 @@ def test_recorded_outputs_are_reproduced(golden, file):
   assert [row for row in rows if not row.ok] == []
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.parametrize(
   'name', ['uncond', 'class', 'context', 'context_legacy', 'sss_updown']
 )

@@ -81,6 +81,7 @@ def test_conversion_there_and_back_is_exact(golden, file):
     np.testing.assert_array_equal(back[key], value, err_msg=key)
 
 
+@pytest.mark.turns(3, group='recorded cases')
 @pytest.mark.parametrize(
   ('config', 'mean', 'std', 'first'),
   [
@@ -177,6 +178,7 @@ def _attending(dim, **more):
 FOUR = {'in_channels': 4, 'out_channels': 4}
 
 
+@pytest.mark.turns(3, group='published sizes')
 @pytest.mark.parametrize(
   ('config', 'millions', 'keys'),
   [

@@ -50,6 +50,7 @@ def guided(file=LDM):
   return system, system_weights.weights_of(system), spec
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.parametrize('kind', ['images', 'latents'])
 def test_the_loss_is_the_cross_entropy_of_noised_states(kind):
   base = base_config() if kind == 'latents' else None

@@ -153,6 +153,7 @@ def test_loss_is_zero_for_the_right_answer(parameterization):
     dataclasses.replace(settings, parameterization='noise')
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.parametrize(
   ('parameterization', 'x0'),
   [

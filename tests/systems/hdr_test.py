@@ -68,6 +68,7 @@ def test_saturated_pixels_are_those_near_white():
   assert float(hdr.clipped(jnp.float32(3.0))) == 1
 
 
+@pytest.mark.turns(3, group='systems')
 def test_it_learns_the_light_of_lamps(system):
   weights = weights_of(system)
   batch = {'image': on_curve(lamps())}

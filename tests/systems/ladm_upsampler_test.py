@@ -79,6 +79,7 @@ def test_the_map_is_the_low_resolution_image_with_its_noise():
   np.testing.assert_allclose(coarse, laplacian.down(fine), atol=1e-5)
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.slow
 def test_base_and_branches_are_trained_from_the_base():
   system = create()

@@ -121,6 +121,7 @@ def shapes(config):
   return system, weights, trained, sampled
 
 
+@pytest.mark.turns(3, group='systems')
 @pytest.mark.parametrize('task', TASKS)
 def test_every_task_trains_and_samples(task):
   first = 'vq' if task in ('inpaint', 'text') else 'kl'
@@ -211,6 +212,7 @@ def test_deviation_of_the_initial_text_embeddings():
     assert np.std(table) == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.turns(3, group='systems')
 def test_cache_changes_nothing():
   config = load('class,debug')
   system, spec = systems.create(config), spec_lib.from_config(config)
