@@ -112,8 +112,13 @@ def rows_of(states: States) -> list[states_lib.Row]:
   found: list[states_lib.Row] = []
 
   def finish() -> None:
-    for state in states.values():
+    for name, state in states.items():
+      start = time.monotonic()
+      logging.info('computing the scores of %s', name)
       found.extend(state.finish())
+      seconds = time.monotonic() - start
+      logging.info('scores of %s took %.1f s', name, seconds)
+      watchdog.beat()
 
   processes.decided(finish, _TOPIC)
   return found

@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 import numpy as np
@@ -287,17 +288,26 @@ def _of_features(
   assert real is not None
   out, fewest = {}, min(len(real), len(ours))
   if fewest > _FEWEST:
-    precision, recall = precision_recall.precision_recall(real, ours)
-    out[f'precision_{number}'] = bootstrap.proportion(precision[0], len(ours))
+    logging.info('precision and recall of %s features', number)
+    # Balls for precision and for copies, in one pass over all pairs.
+    radii = precision_recall.radii(real, (*precision_recall.NEIGHBOURS, 1))
+    radii[:, -1] = nearest.limits(radii[:, -1])
+    covered = precision_recall.covered(ours, real, radii)
+    reach = precision_recall.radii(ours)
+    recall = precision_recall.covered(real, ours, reach)
+    out[f'precision_{number}'] = bootstrap.proportion(covered[0], len(ours))
     out[f'recall_{number}'] = bootstrap.proportion(recall[0], len(real))
   if fewest >= kid.SUBSET_SIZE:
+    logging.info('kernel distance of %s features', number)
     values = kid.of_subsets(ours, real)
     variant = f'{reference.resize}_{number}'
     names = {'kid': values.mean(), 'kid_std': values.std()}
     for name, value in names.items():
       out[f'{name}_{variant}'] = bootstrap.without_interval(value, len(ours))
   if len(real) >= nearest.FEWEST:
-    share = nearest.copied_share(real, ours)
+    share = (
+      covered[-1] if fewest > _FEWEST else nearest.copied_share(real, ours)
+    )
     out[f'copied_{number}'] = bootstrap.proportion(share, len(ours))
   return out
 

@@ -31,7 +31,11 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  return (x @ y.T / x.shape[1] + 1) ** 3
+  base = x @ y.T
+  base /= x.shape[1]
+  base += 1
+  # A power of 3 takes ten times as long.
+  return base * base * base
 
 
 def _mean_of_others(x: np.ndarray) -> float:

@@ -24,7 +24,13 @@ def copied_share(real: np.ndarray, samples: np.ndarray) -> float:
       f'features {real.shape} and {samples.shape} must have the same length, '
       f'and the first at least {FEWEST} rows.'
     )
-  reach = precision_recall.radii(real, (1,))[:, 0]
-  limit = np.quantile(reach, QUANTILE)
-  everywhere = np.full((len(real), 1), limit)
-  return float(precision_recall.covered(samples, real, everywhere)[0])
+  reach = limits(precision_recall.radii(real, (1,))[:, 0])
+  return float(precision_recall.covered(samples, real, reach[:, None])[0])
+
+
+def limits(radii: np.ndarray) -> np.ndarray:
+  """Returns the squared distance (N,) below which samples are copies.
+
+  `radii` (N,) are those of the real images to their nearest neighbours.
+  """
+  return np.full(len(radii), np.quantile(radii, QUANTILE))

@@ -6,28 +6,14 @@ part of the samples inside the real set, recall the part of the real images
 inside the set of samples.
 """
 
-from collections.abc import Iterator
 from collections.abc import Sequence
 
 import numpy as np
 
+from pyramid_jax.metrics import distances
+
 
 NEIGHBOURS = (3,)
-_BLOCK = 2000  # rows of distances at a time
-
-
-def _distances(
-  rows: np.ndarray, columns: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
-  """Yields blocks of squared distances, (block, M) float64."""
-  # About a common middle, so that little is lost in the differences.
-  middle = columns.mean(0, dtype=np.float64)
-  a, b = rows - middle, columns - middle
-  square = np.square(b).sum(1)
-  for start in range(0, len(a), _BLOCK):
-    part = a[start : start + _BLOCK]
-    block = np.square(part).sum(1)[:, None] + square - 2 * part @ b.T
-    yield slice(start, start + len(part)), np.maximum(block, 0)
 
 
 def radii(
@@ -49,12 +35,8 @@ def radii(
       f'neighbours are {tuple(neighbours)}, must be 1..{len(features) - 1}: '
       f'there are {len(features)} points.'
     )
-  out = np.empty((len(features), len(neighbours)))
-  places = list(neighbours)
-  for rows, block in _distances(features, features):
-    index = np.arange(rows.start, rows.stop)
-    block[index - rows.start, index] = 0  # the point itself comes first
-    out[rows] = np.partition(block, places, axis=1)[:, places]
+  nearest = distances.to_nearest(features, max(neighbours))
+  out = nearest[:, [k - 1 for k in neighbours]]
   if percentile is not None:
     out[out > np.percentile(out, percentile, axis=0)] = 0
   return out
@@ -67,11 +49,7 @@ def covered(
 
   The balls have the middles (M, D) and the squared radii `reach` (M, K).
   """
-  inside = np.zeros(reach.shape[1])
-  for _, block in _distances(points, features):
-    for k, radius in enumerate(reach.T):
-      inside[k] += (block <= radius).any(1).sum()
-  return inside / len(points)
+  return distances.are_within(points, features, reach).mean(0)
 
 
 def precision_recall(

@@ -60,7 +60,7 @@ def test_cmmd_is_that_of_the_reference_code(monkeypatch):
   x, y = RECORDED['cmmd/x'], RECORDED['cmmd/y']
   got = cmmd.distance(x, y)
   np.testing.assert_allclose(got, RECORDED['cmmd/value'], rtol=1e-9)
-  monkeypatch.setattr(cmmd, '_BLOCK', 7)
+  monkeypatch.setattr(cmmd, '_TILE', 7)
   np.testing.assert_allclose(cmmd.distance(x, y), got, rtol=1e-9)
   kernel = lambda a, b: np.exp(-((a - b) ** 2).sum() / 200)
   mean = lambda p, q: np.mean([[kernel(a, b) for b in q] for a in p])
@@ -92,3 +92,19 @@ def test_sets_of_features_are_merged_and_restored(keep):
     want = frechet.moments(features)
     np.testing.assert_allclose(found.moments.mean, want.mean, rtol=1e-12)
     np.testing.assert_allclose(found.moments.scatter, want.scatter, rtol=1e-9)
+
+
+@pytest.mark.parametrize('length', [1.0, 4.0])
+def test_cmmd_is_the_mean_over_all_pairs(monkeypatch, length):
+  monkeypatch.setattr(cmmd, '_TILE', 11)
+  random = np.random.RandomState(2)
+  x, y = random.randn(40, 6), random.randn(31, 6) + 0.2
+  x, y = (length * z / np.linalg.norm(z, axis=1)[:, None] for z in (x, y))
+
+  def mean(a, b):
+    apart = np.square(a[:, None] - b[None]).sum(-1)
+    return np.expm1(-apart / (2 * cmmd.SIGMA**2)).mean()
+
+  want = cmmd.SCALE * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
+  assert want > 0.1
+  np.testing.assert_allclose(cmmd.distance(x, y), want, rtol=1e-9)

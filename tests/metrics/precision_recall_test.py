@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pyramid_jax.metrics import distances
 from pyramid_jax.metrics import precision_recall
 
 
@@ -20,7 +21,8 @@ def test_blocks_make_the_whole(monkeypatch):
   random = np.random.RandomState(0)
   real = random.randn(41, 5) + 300
   samples = 0.7 * random.randn(30, 5) + 300.5
-  monkeypatch.setattr(precision_recall, '_BLOCK', 7)
+  monkeypatch.setattr(distances, '_TILE', 7)
+  monkeypatch.setattr(distances, '_EXACT', 60)
   d = lambda a, b: np.square(a[:, None] - b[None]).sum(-1)
   neighbours = (3, 5)
   reach = {}
@@ -56,3 +58,22 @@ def test_bad_values():
     precision_recall.radii(x, (4,))
   with pytest.raises(ValueError, match=r'\(4, 3\) and \(4, 2\) must have'):
     precision_recall.precision_recall(x, x[:, :2])
+
+
+@pytest.mark.parametrize('scale', [1e-12, 1.0, 1e12])
+def test_rounding_of_float32_decides_nothing(monkeypatch, scale):
+  """Differences far below its precision, and many neighbours as near."""
+  monkeypatch.setattr(distances, '_TILE', 16)
+  random = np.random.RandomState(1)
+  far = 1e3 * random.randn(3, 4)
+  real = far[random.randint(3, size=60)] + 1e-6 * random.randn(60, 4)
+  real[::7] = real[0]
+  points = real[random.randint(60, size=40)] + 1e-6 * random.randn(40, 4)
+  real, points = scale * real, scale * points
+  d = lambda a, b: np.square(a[:, None] - b[None]).sum(-1)
+  want = np.sort(d(real, real), 1)[:, 1:5]
+  got = precision_recall.radii(real, (1, 2, 3, 4))
+  np.testing.assert_allclose(got, want, rtol=1e-12)
+  inside = (d(points, real)[..., None] <= got).any(1)
+  assert 0 < inside[:, 0].mean() < 1
+  np.testing.assert_array_equal(distances.are_within(points, real, got), inside)

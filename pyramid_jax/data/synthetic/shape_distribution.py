@@ -29,6 +29,7 @@ _SCALES = np.repeat(
   [4.0, 4.0, 0.5, 3.0, 2.0, 2.0, 20.0], [27, 24, 6, 2, 2, 1, 2]
 )
 _FD_RESAMPLES = 100
+_FD_BLOCK = 2000  # features whose products there are at a time
 _REFERENCE = 2**14  # scenes that stand for the exact distribution
 _MAX_COUNT = 12  # objects; more count as this many
 _GRID = 4  # cells of a side for positions
@@ -101,10 +102,39 @@ def shape_fd(features: np.ndarray, real: np.ndarray) -> bootstrap.Score:
   value = frechet.feature_distance(features, real)
   target = frechet.fit(real)
   drawn = [
-    frechet.distance(frechet.fit(np.repeat(features, times, axis=0)), target)
-    for times in bootstrap.resamples(len(features), _FD_RESAMPLES)
+    frechet.distance(frechet.fit_moments(moments), target)
+    for moments in _resampled_moments(features)
   ]
   return bootstrap.centred(value, np.array(drawn), len(features))
+
+
+def _resampled_moments(features: np.ndarray) -> list[frechet.Moments]:
+  """Returns the moments of each resample of features (N, D).
+
+  Sums of features and of their products follow from one product of matrices,
+  block by block, and so do not depend on a fit of all features for each.
+  """
+  drawn = bootstrap.resamples(len(features), _FD_RESAMPLES)
+  middle = features.mean(0)
+  width = features.shape[1]
+  upper = np.triu_indices(width)
+  sums = np.zeros((len(drawn), width))
+  products = np.zeros((len(drawn), len(upper[0])))
+  for start in range(0, len(features), _FD_BLOCK):
+    x = features[start : start + _FD_BLOCK] - middle
+    times = drawn[:, start : start + _FD_BLOCK].astype(np.float64)
+    sums += times @ x
+    products += times @ (x[:, upper[0]] * x[:, upper[1]])
+  found = []
+  for total, product in zip(sums, products, strict=True):
+    scatter = np.empty((width, width))
+    scatter[upper] = scatter.T[upper] = product
+    mean = total / len(features)
+    scatter -= len(features) * np.outer(mean, mean)
+    found.append(
+      frechet.Moments(count=len(features), mean=middle + mean, scatter=scatter)
+    )
+  return found
 
 
 def asked_histograms(examples: Rows) -> Rows:

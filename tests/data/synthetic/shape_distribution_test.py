@@ -6,6 +6,8 @@ import pytest
 from pyramid_jax.data.synthetic import detector
 from pyramid_jax.data.synthetic import scenes
 from pyramid_jax.data.synthetic import shape_distribution
+from pyramid_jax.metrics import bootstrap
+from pyramid_jax.metrics import frechet
 from tests.helpers import shapes_renderer
 
 
@@ -105,3 +107,15 @@ def test_nothing_detected_is_as_far_as_can_be():
   exact = shape_distribution.exact_histograms(1)
   scores = shape_distribution.total_variation(rows, exact)
   assert {s.value for s in scores.values()} == {1.0}
+
+
+def test_resampled_moments_are_those_of_repeated_features(monkeypatch):
+  monkeypatch.setattr(shape_distribution, '_FD_BLOCK', 17)
+  features = np.random.RandomState(0).randn(50, 5) + 30
+  got = shape_distribution._resampled_moments(features)
+  drawn = bootstrap.resamples(50, len(got))
+  for moments, times in zip(got, drawn, strict=True):
+    want = frechet.moments(np.repeat(features, times, axis=0))
+    assert moments.count == want.count
+    np.testing.assert_allclose(moments.mean, want.mean, rtol=1e-12)
+    np.testing.assert_allclose(moments.scatter, want.scatter, atol=1e-10)
