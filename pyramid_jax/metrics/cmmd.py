@@ -87,7 +87,8 @@ def _mean_rest(a: np.ndarray, b: np.ndarray, bound: float) -> float:
       logging.INFO, 'CMMD: %d of %d rows', _SECONDS, rows.start, len(a)
     )
     weights = _weights(a[rows])
-    left = a[rows].astype(kind) / kind(SIGMA**2)
+    left = a[rows].astype(kind)
+    left /= SIGMA**2
     for columns in _tiles(len(b)):
       if a is b and columns.start < rows.start:
         continue
