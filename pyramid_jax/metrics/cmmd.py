@@ -10,6 +10,7 @@ e^s is less than 2e-7, and float32 gives the mean of it to 1e-13.
 """
 
 import math
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -77,7 +78,7 @@ def _mean_rest(a: np.ndarray, b: np.ndarray, bound: float) -> float:
 
   `bound` is the largest |s|; a set and itself take half of the pairs.
   """
-  kind = np.float32 if bound <= _SMALL else np.float64
+  kind: Any = np.float32 if bound <= _SMALL else np.float64
   degree = 4
   while bound**degree / math.factorial(degree) > _LEAST * max(1, bound**3):
     degree += 1
