@@ -83,6 +83,7 @@ def losses(text):
   return [(row['step'], row['loss']) for row in rows]
 
 
+@pytest.mark.turns(4, group='whole runs')
 def test_a_run_on_images_in_a_store(server, served, tmp_path):
   objects, variables = served
   folder = tmp_path / 'work'

@@ -180,7 +180,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize('name', sorted(VARIANTS))
+def marked(name):
+  """Predictors of edges trace their bases, which takes seconds."""
+  turn = pytest.mark.turns(2)
+  return pytest.param(name, marks=turn if name.startswith('sketch_') else ())
+
+
+@pytest.mark.parametrize('name', [*map(marked, sorted(VARIANTS))])
 def test_every_variant_builds_a_system_that_is_valid(name, tmp_path):
   files = {p.stem for p in CONFIGS.glob('*.py')} - {'common'}
   assert set(VARIANTS) == files

@@ -78,6 +78,7 @@ def masked_scale(levels, scale, interval):
   )
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', ['ddim', 'ddpm', 'dpmpp_2m', 'unipc'])
 @pytest.mark.parametrize('interval', [(0.2, 0.705), (0.0, 0.5), (0.6, 1.0)])
 def test_an_interval_equals_a_scale_that_depends_on_the_level(name, interval):

@@ -209,7 +209,7 @@ def test_missing_keys(released, tmp_path, capsys):
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.slow
 def test_allowed_missing_keys_and_a_scalar_scale(released, tmp_path):
   state = {k: v for k, v in released.items() if k not in (QUERY, EMA_KEY)}
@@ -229,7 +229,7 @@ def test_allowed_missing_keys_and_a_scalar_scale(released, tmp_path):
   )
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3, group='releases')
 def test_wrong_shapes_and_schedule(released, tmp_path, capsys):
   wrong = {**released, TOKENS: released[TOKENS][:-1]}
   assert attempt(wrong, tmp_path, '--allow_missing') == errors.DATA
@@ -271,7 +271,7 @@ def test_wrong_inputs(tmp_path, capsys):
   assert "has no part 'bert'; it has discr" in capsys.readouterr().err
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.slow
 def test_frozen_clip_becomes_a_file_of_the_workdir(tmp_path):
   released = make_release('text_clip')
@@ -314,7 +314,7 @@ def of_openai(released):
   }
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.slow
 def test_clip_of_openai_gives_one_token():
   hf = make_release('text_clip')
@@ -402,6 +402,7 @@ def assert_equal_trees(a, b):
     np.testing.assert_array_equal(value, b[path])
 
 
+@pytest.mark.turns(3, group='releases')
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('variant', 'first_stage', 'encoder'),

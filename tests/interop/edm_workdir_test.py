@@ -80,6 +80,7 @@ def test_the_denoiser_is_that_of_the_pickle(loaded, recorded):
   np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
+@pytest.mark.turns(3, group='releases')
 def test_samples_are_those_of_the_official_sampler(loaded, recorded):
   system, weights = loaded
   latents = np.random.RandomState(0).standard_normal((2, 32, 32, 3))

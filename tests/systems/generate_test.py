@@ -64,7 +64,7 @@ def sampler(name):
   return sample
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', FILES)
 def test_an_image_depends_on_its_key_and_condition_alone(name):
   _, weights, _ = made(name)
@@ -105,7 +105,7 @@ def test_one_program_serves_every_scale_of_guidance(name):
   assert len(traced) == 2
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', ['frido', 'ladm'])
 def test_finished_scales_are_built_on_and_the_last_is_chosen(name):
   system, weights, _ = made(name)

@@ -100,7 +100,7 @@ def test_a_network_a_stage_or_one_for_all(shared, separate):
   assert [kernel(f'stage_{s}') for s in (1, 2, 3)] == [48, 12, 3]
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 def test_the_loss_is_that_of_each_stage_on_its_part(separate):
   system, weights = separate.system, separate.weights
   key = jax.random.key(0)
@@ -165,7 +165,7 @@ def denoiser(system, stage):
   return denoised
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 def test_the_sampler_is_a_plain_loop_over_the_stages(separate):
   system, weights = separate.system, separate.weights
   sides = [SIDE // 4, SIDE // 2, SIDE]
@@ -217,7 +217,7 @@ def test_every_resolution_gives_an_image(shared):
   np.testing.assert_allclose(last, np.clip(state[-1][..., :3], -1, 1))
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 def test_guidance_moves_the_clean_prediction(shared):
   def run(guidance):
     spec = shared.spec.replace(guidance=guidance)
@@ -244,7 +244,7 @@ def test_one_program_serves_all_samples_and_scales(shared):
   assert np.abs(images[2] - images[1]).max() > 1e-3
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 def test_starting_from_an_image(shared):
   edit = lambda strength, mask=None: system_lib.Edit(
     BATCH['image'], mask, strength
@@ -375,7 +375,7 @@ def enlarging():
   return system, system_lib.Weights(params=params, frozen={}, extra=extra)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 def test_the_small_picture_is_handed_on_without_a_network():
   system, weights = enlarging()
   small = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3)) - 0.5
@@ -398,7 +398,7 @@ def test_the_small_picture_is_handed_on_without_a_network():
   assert (measured < 1.1 * known).all()
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 def test_training_asks_for_what_the_small_picture_leaves_open():
   system, weights = enlarging()
   small = jax.random.uniform(jax.random.key(1), (6, 8, 8, 3)) - 0.5
@@ -437,7 +437,7 @@ def test_other_solvers_go_band_by_band(separate, solver):
   assert [x.shape[1] for x in state] == [8, 16, 32]
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 def test_networks_are_told_the_shape_of_buckets(shared):
   built = Built(data__buckets='8', sample__steps='1', sample__guidance='1.0')
   own = built.weights.params['generator']['networks']['shared']

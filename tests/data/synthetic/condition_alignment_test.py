@@ -88,6 +88,7 @@ UNMOVED = {
 CHANCE = {'ssim': 0.5, 'pixel_acc': 0.4}
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('task', ORDERED)
 def test_scores_order_clean_blurred_shuffled(task):
   examples, images = _data(LEVELS[task])
