@@ -32,6 +32,7 @@ from pyramid_jax.evaluation import network_files
 from pyramid_jax.evaluation import perceptual
 from pyramid_jax.evaluation import protocols
 from pyramid_jax.evaluation import saved_samples
+from pyramid_jax.evaluation import scales
 from pyramid_jax.evaluation import score_table
 from pyramid_jax.evaluation import scoring
 from pyramid_jax.evaluation import unfinished
@@ -218,6 +219,8 @@ def _of_run(
   if predictors.predictor(config):
     about += f', guided by {predictors.predictor(config)}'
   lines, files = _scored_by_networks(config, evaluation, networks, split)
+  if config.evaluate.per_scale:
+    lines.append(_by_scale(evaluation, pipe, settings))
   about = '; '.join([about, *lines])
   for name, measured in judged.items():
     evaluation.add_measure(name, measured)
@@ -231,9 +234,25 @@ def _of_run(
       **files,
       'examples': evaluation.examples.distinct,
       'shuffle': shuffle,
+      'scales': config.evaluate.per_scale,
     },
     score=functools.partial(evaluation, scoring.maker(pipe, settings)),
   )
+
+
+def _by_scale(
+  evaluation: scoring.Evaluation,
+  pipe: pipeline.Pipeline,
+  settings: pipeline.Settings,
+) -> str:
+  """Adds the scores of coarse scales; a system of one scale is a UserError."""
+  count = scales.count(pipe.system)
+  if count < 2:
+    raise errors.UserError(
+      'config.evaluate.per_scale=True: must be False, for the system'
+      f' {pipe.config.system.name!r} has one scale.'
+    )
+  return evaluation.add_scales(scales.maker(pipe, settings), count)
 
 
 def _scored_by_networks(

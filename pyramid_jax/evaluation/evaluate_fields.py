@@ -29,6 +29,12 @@ FIELDS = {
     resumable=True,
     high=ranges.BATCH,
   ),
+  'evaluate.per_scale': Field(
+    False,
+    'Whether the coarse scales of a pyramid are scored as well, without the'
+    ' finer ones.',
+    resumable=True,
+  ),
   'evaluate.inception': Field(
     '',
     'The weight file of the Inception network; empty for no FID.',

@@ -26,6 +26,7 @@ from pyramid_jax.evaluation import fidelity
 from pyramid_jax.evaluation import measures
 from pyramid_jax.evaluation import perceptual
 from pyramid_jax.evaluation import protocols
+from pyramid_jax.evaluation import scales as scales_lib
 from pyramid_jax.evaluation import scene_fid
 from pyramid_jax.evaluation import split_examples
 from pyramid_jax.evaluation import unfinished
@@ -84,12 +85,15 @@ class Evaluation:
     level = measures.level_of(config)
     self._states: dict[str, states.State] = {}
     self._project = False
+    self._coarse: scales_lib.Coarse | None = None
     measure: states.Measure | None
     if first_stage is None:
       measure = measures.of_samples(config, level, bounds)
+      plain = measures.of_samples(config, level, False)
       self._project = config.sample.project
     else:
-      measure = measures.Reconstruction(level=level)
+      measure = plain = measures.Reconstruction(level=level)
+    self._plain = plain  # without ceilings and floors
     if measure is not None:
       self._states['images'] = states.PerImage(measure=measure)
     if first_stage is not None:
@@ -120,6 +124,23 @@ class Evaluation:
       real=f'the real images of {split}',
     )
     return f'SceneFID of crops of {object_crops.SIDE} px'
+
+  def add_scales(self, coarse: scales_lib.Coarse, scales: int) -> str:
+    """Adds the scores of all scales but the finest; returns a line about them.
+
+    They are the scores of images, and FID where it was added before.
+    """
+    self._coarse = coarse
+    own: dict[str, states.State] = {}
+    if self._plain is not None:
+      own['images'] = states.PerImage(measure=self._plain)
+    if 'fid' in self._states:
+      own['fid'] = self._states['fid']
+    for scale in range(scales - 1):
+      for name, state in own.items():
+        found = scales_lib.OfScale(state=state, scale=scale)
+        self._states[f'{name}_scale_{scale}'] = found
+    return f'the coarser of {scales} scales alone'
 
   def add_clip_score(self, measure: clip_score.ClipScore) -> str:
     """Adds how well images fit their captions; returns a line about it."""
@@ -187,6 +208,7 @@ class Evaluation:
         if isinstance(state, states.PerImage)
       ],
       project=self._project,
+      coarse=self._coarse,
     )
     found = unfinished.accumulate(self._states, source, store)
     return unfinished.rows_of(found)
@@ -200,6 +222,7 @@ class _Made:
   examples: split_examples.SplitExamples
   measures: Sequence[states.Measure]
   project: bool  # See `rows.composite`.
+  coarse: scales_lib.Coarse | None
 
   @property
   def size(self) -> int:
@@ -217,7 +240,9 @@ class _Made:
     for step in range(first, self.steps):
       all_places, own = self.examples.places(step), self.examples.own(step)
       found = self.examples.at(step)
-      made, codes = self.make(found.batch, self.examples.filled(step))
+      numbers = self.examples.filled(step)
+      made, codes = self.make(found.batch, numbers)
+      coarse = self.coarse(found.batch, numbers) if self.coarse else []
       others = None
       if any(measure.needs_others(found.rows) for measure in self.measures):
         others = self.examples.others(step)
@@ -232,6 +257,7 @@ class _Made:
         others=others,
         reference=real,
         codes=[x[own] for x in codes],
+        coarse=[rows_lib.composite(x[own], rows, self.project) for x in coarse],
         alike=self._alike(step, made),
       )
 

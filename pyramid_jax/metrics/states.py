@@ -37,6 +37,8 @@ class Batch:
   # (M, H, W, 3) uint8, the first images of a set of real ones at `places`.
   reference: np.ndarray | None = None
   codes: Sequence[np.ndarray] = ()  # (B, ...) of each codebook
+  # (B, H, W, 3) uint8 of each scale but the finest, if they are scored.
+  coarse: Sequence[np.ndarray] = ()
   # All images (G, H, W, 3) uint8 of a condition that has several, at the row of
   # one of them; the others may be in the batches of other processes.
   alike: Sequence[tuple[int, np.ndarray]] = ()

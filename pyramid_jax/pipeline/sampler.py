@@ -71,7 +71,9 @@ class Sampler:
     self.config = config
     self._generate = _generation(system, mesh, config)
     self._preview = _jitted(_preview, system, mesh, config)
-    self._reconstruct = _jitted(_reconstruct, system, mesh, config)
+    self._reconstruct = _jitted(
+      _reconstruct, system, mesh, config, static_argnames='scales'
+    )
     self._compiled: set[Any] = set()
     self._announced: set[Any] = set()
     self._checked: set[Any] = set()
@@ -280,14 +282,14 @@ class Sampler:
     return _first(count, processes.to_host(images))
 
   def reconstruct(
-    self, batch: Rows, count: int
+    self, batch: Rows, count: int, scales: int | None = None
   ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns uint8 reconstructions of `image`, and the codes of each codebook.
 
-    The first `count` images are (B, H, W, 3), uint8 or floats in [-1, 1].
+    Of the first `count`; `scales` is that of `Reconstructing.reconstruct`.
     """
-    image = self._one_placed(batch['image'])
-    images, codes = self._run(self._reconstruct, self.weights, image)
+    given = self.weights, self._one_placed(batch['image'])
+    images, codes = self._run(self._reconstruct, *given, scales=scales)
     stopping.ready([images, *codes])
     return _first(count, processes.to_host((images, codes)))
 
@@ -463,9 +465,11 @@ def _reconstruct(
   system: system_lib.Reconstructing,
   weights: system_lib.Weights,
   image: jax.Array,
+  scales: int | None,
 ) -> tuple[jax.Array, list[jax.Array]]:
   """The program of first stages; see `Sampler.reconstruct`."""
-  return system.reconstruct(weights, _finished({'image': image})['image'])
+  image = _finished({'image': image})['image']
+  return system.reconstruct(weights, image, scales)
 
 
 def _first(count: int, tree: Any) -> Any:

@@ -304,10 +304,16 @@ class Autoencoder:
     return self.model.codebook_sizes
 
   def reconstruct(
-    self, weights: Weights, image: jax.Array
+    self, weights: Weights, image: jax.Array, scales: int | None = None
   ) -> tuple[jax.Array, list[jax.Array]]:
+    params = weights.params['generator']
+    if scales is not None:
+      zs = params_lib.apply(self.model, params, image, method='encode')
+      zs = [*zs[:scales], *map(jnp.zeros_like, zs[scales:])]
+      made = params_lib.apply(self.model, params, zs, method='decode')
+      return jnp.clip(made, -1.0, 1.0), []
     # A Gaussian posterior is represented by its mean, and has no codes.
-    out = params_lib.apply(self.model, weights.params['generator'], image)
+    out = params_lib.apply(self.model, params, image)
     return jnp.clip(out['reconstruction'], -1.0, 1.0), out.get('codes', [])
 
 

@@ -103,9 +103,10 @@ class Hdr:
     del extra
 
   def reconstruct(
-    self, weights: Weights, image: jax.Array
+    self, weights: Weights, image: jax.Array, scales: int | None = None
   ) -> tuple[jax.Array, list[jax.Array]]:
     """Clips images and predicts what is lost, on the mu-law, in [-1, 1]."""
+    del scales  # there is one
     light = tone_curves.decoded((image + 1.0) / 2.0)
     return 2.0 * self._encoded(weights, clipped(light)) - 1.0, []
 

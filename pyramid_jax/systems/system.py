@@ -168,9 +168,12 @@ class Reconstructing(Trainable, Protocol):
     """The number of codes of each scale, () without a codebook."""
 
   def reconstruct(
-    self, weights: Weights, image: jax.Array
+    self, weights: Weights, image: jax.Array, scales: int | None = None
   ) -> tuple[jax.Array, list[jax.Array]]:
     """Reconstructs images (B, H, W, 3) in [-1, 1].
+
+    The latents of all but the first `scales`, coarse to fine, are 0, and no
+    codes are returned; None for all of them.
 
     Returns:
       Images in [-1, 1], and the codes of each codebook, (B, h, w) int32.
