@@ -11,6 +11,8 @@ import shlex
 
 import pytest
 
+from pyramid_jax import config as config_lib
+from pyramid_jax.evaluation import protocols
 from pyramid_jax.files import known
 from tests.helpers import command_line
 from tests.helpers import documented_runs
@@ -42,8 +44,11 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-  """Returns the commands of the package but those that train, each once."""
-  return [line for line in shown() if not trained(line)]
+  """Returns the commands of the package that are run here, each once.
+
+  Those that train are not, nor those of the published protocols.
+  """
+  return [x for x in shown() if not trained(x) and '=RUN ' not in x]
 
 
 def trained(command: str) -> str:
@@ -129,6 +134,32 @@ def test_commands_run(command, world):
   else:
     code, text = importlib.import_module(module).main(args), ''
   assert code == 0, text
+
+
+def test_each_protocol_has_its_command():
+  """What they have beside one that is run are fields, which are set here."""
+  found = []
+  for block in blocks('docs/evaluation.md', ''):
+    found += re.findall(r'^.* --workdir=RUN (.*)  # (\S+)$', block, re.M)
+  names = []
+  for flags, file in found:
+    values = dict(
+      re.fullmatch(r'--config\.(.+?)=(.+)', flag).groups()
+      for flag in flags.split()
+    )
+    wanted = {name: x for name, x in values.items() if 'reference' not in name}
+    for name, value in wanted.items():
+      if name not in ('evaluate.protocol', 'evaluate.count'):
+        assert value in known.KNOWN, value
+    config = config_lib.load(f'{ROOT}/configs/{file}')
+    own = config.evaluate.protocol
+    typed = {n: int(x) if x.isdigit() else x for n, x in values.items()}
+    config_lib.override(config, typed)
+    protocol = protocols.of(config)
+    assert config.evaluate.protocol in (own, 'layout_x5')
+    assert config.evaluate.count == protocol.count
+    names.append(config.evaluate.protocol)
+  assert names == list(protocols.PROTOCOLS)
 
 
 def test_commands_that_train_are_run():

@@ -56,7 +56,7 @@ def test_scores_of_reconstructions_without_the_fine_scale(evaluation):
     real = _uint8(batch['image'])
     grey = real.mean((1, 2, 3), keepdims=True) + np.zeros(real.shape)
     grey = grey.round().astype(np.uint8)
-    shown.append((real, grey))
+    shown.append((real[:4], grey[:4]))  # without rows that fill the devices
     return [grey]
 
   line = evaluation.add_scales(coarse, scales.count(_Pipe.system))
@@ -101,6 +101,7 @@ def test_a_state_of_a_scale_is_merged_and_read_back():
   assert (row.name, row.score.value, row.score.n) == ('mean_scale_1', 20, 3)
 
 
+@pytest.mark.slow
 def test_a_pyramid_is_decoded_without_its_fine_scale():
   config = config_lib.load('msvqgan_shapes:debug')
   system = systems.create(config)
