@@ -98,6 +98,11 @@ def _lower_bounds(
       yield rows, columns, tile
 
 
+def _places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns rows and columns of what is true, as `nonzero`, but faster."""
+  return np.divmod(np.flatnonzero(mask), mask.shape[1])
+
+
 def of_pairs(
   a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
@@ -152,7 +157,7 @@ def _insert(
     columns = np.argpartition(tile, width - 1, axis=1)[:, :width]
     values = np.take_along_axis(tile, columns, 1)
   else:
-    rows, found = np.nonzero(tile < bounds.max(1)[:, None])
+    rows, found = _places(tile < bounds.max(1)[:, None])
     if not len(rows):
       return
     counts = np.bincount(rows, minlength=len(tile))
@@ -185,7 +190,7 @@ def are_within(
       found = inside[rows, k]
       if found.all():
         continue
-      r, c = np.nonzero(tile <= wider[columns, k])
+      r, c = _places(tile <= wider[columns, k])
       upper = tile[r, c] + errors_a[rows][r] + errors_b[columns][c]
       found[r[upper <= radii[columns, k][c]]] = True
       _settle(
