@@ -1,6 +1,7 @@
 """`--mode=evaluate`: a run or saved images in, a table of scores out."""
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -294,7 +295,6 @@ def _of_saved(
   networks: _Networks,
 ) -> Task:
   """Returns the evaluation of an .npz of images, or of a folder of them."""
-  del workdir
   path = stores.path(options['samples'])
   split = options.get('split') or 'test'
   images, conditions = image_sources.of_saved(path, config.data.workers)
@@ -313,7 +313,11 @@ def _of_saved(
   if conditions.keys() - {'arr_1'} or not networks.has_any:
     measures, more = _of_conditions(config, conditions)
     about += more
-    start |= {n: states.PerImage(measure=x) for n, x in measures.items()}
+  judged = _judged(config, workdir, split, conditions.keys())
+  for name, measured in judged.items():
+    about += f'; {name} {measured.judge.label}'
+  measures |= judged
+  start |= {n: states.PerImage(measure=x) for n, x in measures.items()}
   reference = None
   if networks.compares_with_split:
     mesh, _ = network_files.local_devices(config)
@@ -348,10 +352,37 @@ def _of_saved(
     decides={
       'samples': str(path.resolve()),
       'contents': image_sources.fingerprint(path),
+      **{name: x.judge.label for name, x in judged.items()},
       'split': split,
     },
     score=score,
   )
+
+
+def _judged(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  split: str,
+  conditions: Collection[str],
+) -> dict[str, judges.LayoutPrecision | judges.Accuracy]:
+  """Returns the measures of judges by saved conditions of these names."""
+  if not (config.evaluate.detector or config.evaluate.classifier):
+    return {}
+  names = workdir_lib.read_labels(workdir)
+  if not names:
+    with errors.user_errors():
+      names = data.create(data.uncached(config), split).label_names
+  found = judges.find(config, names)
+  is_class = config.condition.task == 'class'
+  needs = ('class',) if is_class else ('boxes', 'labels', 'n_boxes')
+  missing = [name for name in needs if name not in conditions]
+  if missing:
+    raise errors.UserError(
+      f'--samples has no {", ".join(missing)} of its images, which '
+      f'{" and ".join(f"config.evaluate.{name}" for name in found)} need.',
+      errors.DATA,
+    )
+  return found
 
 
 def _of_conditions(

@@ -196,3 +196,23 @@ def test_a_run_has_them_in_its_table(module, monkeypatch, tmp_path):
   assert (score['value'], score['ceiling'], score['n']) == (0, 0, 10)
   assert 'detector judging:nothing (sha256 ' in table['about']
   assert jax.device_count() == 8
+
+
+def test_saved_samples_are_judged(module, tmp_path):
+  """By their saved layouts; with fewer conditions they are refused."""
+  config = config_of('layout', detector=f'{module}:half')
+  rows = layouts(5, [[0, 0, 0.5, 1]], [1])
+  images = np.zeros((5, 32, 32, 3), np.uint8)
+  np.savez(tmp_path / 'samples.npz', arr_0=images, **rows)
+  (tmp_path / 'labels.json').write_text(json.dumps(NAMES))
+  config = configs.change(
+    config.copy_and_resolve_references().unlock(), {'data.name': 'coco'}
+  )
+  evaluate.run(config, tmp_path, {'samples': tmp_path / 'samples.npz'})
+  table = json.loads((tmp_path / 'scores.json').read_text())
+  score = table['scores']['layout_ap']
+  assert (score['value'], score['n']) == (1, 5)
+  assert 'detector judging:half (sha256 ' in table['about']
+  np.savez(tmp_path / 'bare.npz', arr_0=images, caption=np.zeros(5))
+  with pytest.raises(errors.UserError, match='no boxes, labels, n_boxes of'):
+    evaluate.run(config, tmp_path, {'samples': tmp_path / 'bare.npz'})
