@@ -4,10 +4,13 @@ Runs that a page names have random weights (`tests.helpers.documented_runs`),
 and configs get their variant `debug`; everything else is as it is shown.
 """
 
+from collections.abc import Iterator
+import contextlib
 import importlib
 import pathlib
 import re
 import shlex
+import shutil
 
 import pytest
 
@@ -21,6 +24,7 @@ from tests.helpers import documented_runs
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ('README.md', 'docs/sampling.md')
 COMMAND_PAGES = (*PAGES, 'docs/evaluation.md')
+OFFICIAL = 'runs/official'  # what the README converts
 # Added to commands that sample or evaluate.
 FEW = {
   'sample': ['--config.sample.steps=2', '--count=1'],
@@ -98,7 +102,28 @@ def test_python_runs(page, world):
   names: dict = {}
   for block in shown:
     write_runs(block)
-    exec(compile(block, page, 'exec'), names)
+    with converted(block):
+      exec(compile(block, page, 'exec'), names)
+
+
+@contextlib.contextmanager
+def converted(text: str) -> Iterator[None]:
+  """Has the run that the README converts, for what names it."""
+  if f"'{OFFICIAL}'" not in text:
+    yield
+    return
+  shutil.rmtree(OFFICIAL, ignore_errors=True)
+  module, args = smallest(conversion())
+  assert importlib.import_module(module).main(args) == 0
+  yield
+  shutil.rmtree(OFFICIAL)  # another test converts it
+
+
+def conversion() -> str:
+  """Returns the README's command that writes `OFFICIAL`."""
+  named = [x for x in shown() if f'--workdir={OFFICIAL} ' in x]
+  (found,) = [x for x in named if '.convert ' in x]
+  return found
 
 
 def smallest(command: str) -> tuple[str, list[str]]:
