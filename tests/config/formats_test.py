@@ -23,6 +23,8 @@ CONFIGS = {
   'ladm_shapes_layout': 'ladm_shapes.py:layout,debug',
   'ldm_shapes_class': 'ldm_shapes.py:class,debug',
 }
+# Values of the recipes of that time that are others today.
+CHANGED = {'frido_shapes_layout': {'first_stage.loss.pixel_loss': 'l1'}}
 
 
 def recorded(name):
@@ -42,6 +44,7 @@ def test_recorded_runs_may_resume_with_the_config_of_today(name):
   config_lib.validate(config)
   path = pathlib.Path(__file__).parents[2] / 'configs' / CONFIGS[name]
   today = config_lib.load(str(path))
+  today.update_from_flattened_dict(CHANGED.get(name, {}))
   assert config_lib.resume_differences(config, today) == []
   assert config.to_dict() == today.to_dict()
   assert systems.create(config).image_size == values['data']['image_size']
