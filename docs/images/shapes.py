@@ -39,10 +39,10 @@ LAYOUTS = (
     ('blue square', 0.69, 0.65),
   ),
   (
-    ('green circle', 0.04, 0.04),
-    ('green circle', 0.70, 0.04),
-    ('green circle', 0.04, 0.70),
-    ('green circle', 0.70, 0.70),
+    ('green cross', 0.04, 0.04),
+    ('yellow cross', 0.70, 0.04),
+    ('blue cross', 0.04, 0.70),
+    ('red cross', 0.70, 0.70),
   ),
   (('magenta triangle', 0.37, 0.28), ('yellow square', 0.37, 0.60)),
 )
