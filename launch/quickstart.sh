@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains both stages of Frido on `shapes`, samples, and prints the scores.
-# About 20 minutes on two CPU cores. Run it again to resume after a stop.
+# About 40 minutes of processor time on two CPU cores. Run it again to resume
+# after a stop.
 #
 #   bash launch/quickstart.sh [WORKDIR] [TASK[,variant...]]
 set -euo pipefail
