@@ -49,14 +49,16 @@ def relative_position_bias(table: jax.Array, window: int) -> jax.Array:
   """Returns table[relative_position_index(window)], heads first.
 
   Maps ((2 * window - 1) ** 2, H) to (H, window ** 2, window ** 2) by shifted
-  copies along one direction, then the other: the gradient is a sum over them,
-  where that of a lookup would be scattered.
+  copies along the columns; of these, the keys of a row of queries are one
+  slice. So the largest array is written once, and the gradient is a sum over
+  slices, where that of a lookup would be scattered.
   """
-  x = rearrange(table, '(row column) h -> row column h', row=2 * window - 1)
-  x = _differences(x, window)
-  x = rearrange(x, 'rowa rowb column h -> column rowa rowb h')
-  x = _differences(x, window)
-  return rearrange(x, 'ca cb rowa rowb h -> h (rowa ca) (rowb cb)')
+  x = rearrange(table, '(row column) h -> column row h', row=2 * window - 1)
+  x = _differences(x, window)[:, :, ::-1]
+  x = rearrange(x, 'ca cb row h -> h ca (row cb)')
+  first = [(window - 1 - row) * window for row in range(window)]
+  rows = [x[..., start : start + window**2] for start in first]
+  return rearrange(jnp.stack(rows, 1), 'h rowa ca keys -> h (rowa ca) keys')
 
 
 def _differences(x: jax.Array, n: int) -> jax.Array:
