@@ -11,6 +11,7 @@ import logging
 import pathlib
 import re
 import shutil
+import threading
 import urllib.error
 import urllib.request
 
@@ -20,6 +21,7 @@ import pytest
 
 from pyramid_jax import pipeline
 from pyramid_jax.data.synthetic import scenes
+from pyramid_jax.demo import cards
 from pyramid_jax.demo import controls as controls_lib
 from pyramid_jax.demo import form
 from pyramid_jax.demo import making
@@ -28,6 +30,7 @@ from pyramid_jax.demo import server
 from pyramid_jax.distributed import mesh as mesh_lib
 from pyramid_jax.systems import system as system_lib
 from tests.helpers import configs
+from tests.helpers import demo_page
 from tests.helpers import painter
 
 
@@ -36,6 +39,14 @@ REASON = "needs pip install '.[browser]'"
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 BOMB = """<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><defs>
 <g id="a0"><path d="M0 0h9v9z"/></g>%s</defs><use href="#a9"/></svg>"""
+
+
+# The tasks of the models, with the examples of each.
+TABS = {
+  'layout': ({'canvas': {'boxes': [demo_page.box()]}},),
+  'text': (),
+  'scene_graph': (),
+}
 
 
 def model(title, task):
@@ -62,8 +73,8 @@ def served():
     patch.setattr(system_lib, 'generate', painter.paint)
     patch.setattr(form, 'read', noted)
     tabs = [
-      page_lib.Tab(model=model(title, title), samples=(), uploads=uploads)
-      for title in ('layout', 'text')
+      page_lib.Tab(model=model(title, title), samples=samples, uploads=uploads)
+      for title, samples in TABS.items()
     ]
     page = server.launch(tabs, port=0)
     try:
@@ -213,6 +224,80 @@ def test_another_tab_has_the_controls_of_its_model(served, page):
   assert page.locator('#pj-results .pj-result img:visible').count() == 3
 
 
+def test_an_example_fills_the_form_and_its_image_is_kept(served, page):
+  page.get_by_role('button', name='red circle', exact=True).click()
+  page.wait_for_selector('#pj-canvas .pj-list:visible li')
+  make(page)
+  request = served[1][-1].request
+  assert [x['label'] for x in request.layout] == ['red circle']
+  with page.expect_download() as kept:
+    page.click('#pj-results a:visible')
+  assert kept.value.suggested_filename == f'layout-{request.seed}-0.png'
+  with Image.open(kept.value.path()) as image:
+    assert image.size == (32, 32)
+    assert json.loads(image.info[cards.KEY])['seed'] == request.seed
+  before = page.get_attribute('#pj-results .pj-result img:visible', 'src')
+  page.uncheck('#pj-new-seed:visible input')
+  make(page, 'Made in')
+  assert len(served[1]) == 2
+  assert served[1][-1].request.seed == request.seed
+  after = page.get_attribute('#pj-results .pj-result img:visible', 'src')
+  assert after == before
+  page.click('#pj-clear-all:visible')
+  page.wait_for_function(
+    "document.querySelectorAll('#pj-canvas .pj-list li').length == 0"
+  )
+
+
+def test_relations_are_put_together(served, page):
+  page.get_by_role('tab', name='scene_graph').click()
+  subject, predicate, other = 'red circle', 'above', 'blue square'
+  fields = page.locator('input[role=combobox]:visible')
+  for place, word in enumerate((subject, predicate, other)):
+    fields.nth(place).fill(word)
+    fields.nth(place).press('Enter')
+  page.click('#pj-add:visible')
+  text = page.locator('#pj-graph:visible textarea')
+  page.wait_for_function(
+    "[...document.querySelectorAll('#pj-graph textarea')].some(x => x.value)"
+  )
+  assert text.input_value() == f'{subject}, {predicate}, {other}'
+  make(page)
+  assert served[1][-1].request.graph == text.input_value()
+
+
+def test_a_request_is_cancelled_while_it_runs(page, monkeypatch):
+  made = making.make
+  goes_on = threading.Event()
+  stopped = threading.Event()
+  done = []
+
+  def slow(*arguments):
+    try:
+      for state in made(*arguments):
+        done.append(state.done)
+        yield state
+        if state.done == 1:
+          goes_on.wait(20)
+    finally:
+      stopped.set()
+
+  monkeypatch.setattr(making, 'make', slow)
+  drag(page, (0.1, 0.2), (0.4, 0.6))
+  page.fill('#pj-count:visible input[type=number]', '3')
+  make(page, '1 of 3 stages')
+  page.click('#pj-cancel:visible')
+  page.wait_for_function(
+    "[...document.querySelectorAll('#pj-status')].some("
+    "x => x.innerText.includes('Cancelled'))"
+  )
+  goes_on.set()
+  assert stopped.wait(20)
+  assert done == [0, 1, 2]  # what had begun; the third image is not made
+  monkeypatch.undo()
+  assert 'Made in' in make(page)  # the device is free again
+
+
 # -- Malformed requests -------------------------------------------------------
 
 
@@ -296,7 +381,7 @@ def malformed(url):
   Paths that are no uploads are refused by gradio itself, with a line that has
   no words: `error` is null.
   """
-  layout, text = function(url, 'pj-make')
+  layout, text, _ = function(url, 'pj-make')
   names = form.fields(model('layout', 'layout').controls)
   box = {'label': 'red circle', 'box': [0.1, 0.1, 0.4, 0.4]}
   plain = {
