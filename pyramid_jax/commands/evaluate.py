@@ -135,6 +135,7 @@ def _evaluate(
     fid=fidelity.find(config),
     others=feature_state.with_reference(config, feature_networks.find(config)),
   )
+  _check_scales(config, options)
   of_images = _of_saved if options.get('samples') else _of_run
   task = of_images(config, workdir, options, networks)
   store = unfinished.Store(
@@ -159,6 +160,15 @@ def _evaluate(
 
     processes.decided(write)
   store.remove()
+
+
+def _check_scales(config: ConfigDict, options: Options) -> None:
+  """Refuses the scores of scales of saved samples."""
+  if options.get('samples') and config.evaluate.per_scale:
+    raise errors.UserError(
+      'config.evaluate.per_scale=True: must be False with --samples, of which'
+      ' the coarse scales are not known.'
+    )
 
 
 def _less_memory(config: ConfigDict) -> str:

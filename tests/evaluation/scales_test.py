@@ -1,5 +1,7 @@
 """Scores of the coarse scales of a pyramid."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,8 @@ from pyramid_jax.evaluation import scoring
 from pyramid_jax.metrics import states
 from pyramid_jax.pipeline import settings as settings_lib
 from pyramid_jax.systems import system as system_lib
+from tests.helpers import command_line
+from tests.helpers import documented_runs
 
 
 class _Pipe:
@@ -133,3 +137,36 @@ def test_one_scale_has_no_coarse_one(evaluation):
 
   with pytest.raises(errors.UserError, match='must be False.*has one scale'):
     evaluate._by_scale(evaluation, Alone, None)
+
+
+def test_saved_samples_have_no_scales(tmp_path):
+  config = config_lib.load('frido_shapes:debug').copy_and_resolve_references()
+  config.evaluate.per_scale = True
+  np.savez(tmp_path / 'some.npz', arr_0=np.zeros((2, 32, 32, 3), np.uint8))
+  with pytest.raises(errors.UserError, match='must be False with --samples'):
+    evaluate.run(config, tmp_path, {'samples': tmp_path / 'some.npz'})
+
+
+@pytest.mark.slow
+@pytest.mark.turns(2)
+@pytest.mark.usefixtures('one_device')
+@pytest.mark.parametrize(
+  ('name', 'coarse'), [('runs/frido_shapes', 1), ('runs/ladm', 2)]
+)
+def test_previews_of_the_stages_are_scored(name, coarse, tmp_path):
+  documented_runs.write(tmp_path, name)
+  fields = {'per_scale': True, 'count': 4, 'batch_size': 4}
+  flags = [f'--config.evaluate.{x}={value}' for x, value in fields.items()]
+  code, text = command_line.call(
+    *('--mode=evaluate', f'--workdir={tmp_path / name}', *flags),
+    '--config.sample.steps=2',
+  )
+  assert code == 0, text
+  table = json.loads((tmp_path / name / 'samples' / 'scores.json').read_text())
+  assert f'the coarser of {coarse + 1} scales alone' in table['about']
+  scores = table['scores']
+  for scale in range(coarse):
+    row = scores[f'layout_recall_scale_{scale}']
+    assert row['n'] == scores['layout_recall']['n'] == 4
+    assert np.isfinite(row['value'])
+  assert f'layout_recall_scale_{coarse}' not in scores
