@@ -146,8 +146,8 @@ def _details(
   yield f'### `{row.name}`'
   yield ''
   yield '```'
-  for _, flags in running.commands(row, pathlib.Path('DIR')):
-    yield f'python -m pyramid_jax.main {" ".join(flags)}'
+  for arguments in running.shown(result, row, one.folder):
+    yield f'python -m pyramid_jax.main {arguments}'
   yield '```'
   yield ''
   spent = ', '.join(

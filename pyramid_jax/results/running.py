@@ -85,6 +85,15 @@ def read(folder: pathlib.Path, name: str) -> Result | None:
     ) from error
 
 
+def shown(
+  result: Result, row: rows_lib.Row, folder: pathlib.Path
+) -> Iterator[str]:
+  """Yields the arguments of the commands that made a row; its folder is DIR."""
+  flags = dict(commands(row, folder)) | {'train': list(result.flags)}
+  for arguments in flags.values():
+    yield ' '.join(arguments).replace(os.fspath(folder), 'DIR')
+
+
 def is_done(
   result: Result | None, row: rows_lib.Row, folder: pathlib.Path
 ) -> bool:

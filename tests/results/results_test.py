@@ -99,7 +99,7 @@ def test_a_row_goes_on_where_it_failed(tmp_path, programs):
 
 def test_the_page_has_what_runs_left(tmp_path, programs):
   row = results.Row(name='ladm_text', config='configs/ladm_shapes.py:text')
-  result = results.run(row, tmp_path, tier='cpu')
+  result = results.run(row, tmp_path, tier='cpu', small=True)
   assert set(result.spent_secs) == {'train', 'sample', 'evaluate'}
   page = tmp_path / 'docs' / 'cpu.md'
   done = results.write('cpu', tmp_path, page)
@@ -112,7 +112,8 @@ def test_the_page_has_what_runs_left(tmp_path, programs):
   assert cells == ['0.500 (0.400 .. 0.600)', '-', '-', '-', 'abc1234+']
   assert '| `ldm_text` | not run | - | - | - | - | - | - |' in text
   assert '| real images | - | - | 1.000 | - | - | - | - |' in text
-  assert 'main --config=configs/ladm_shapes.py:text --workdir=DIR/l' in text
+  train = '--config=configs/ladm_shapes.py:text,debug --workdir=DIR/ladm_text'
+  assert f'python -m pyramid_jax.main {train}\n' in text
   (image,) = re.findall(r'!\[Images of ladm_text\]\((.*)\)', text)
   assert (page.parent / image).read_bytes()[:2] == b'\xff\xd8'
   curve = text.partition('validation split')[2]
